@@ -1,0 +1,40 @@
+"""The errors that cross module boundaries. Nothing here imports another module of Penstock."""
+
+from __future__ import annotations
+
+
+class PenstockError(Exception):
+    """An error that Penstock reports to its user as one line, with an exit status.
+
+    ``exit_status`` is what the ``penstock`` command returns for it; docs/exit-statuses.md
+    lists them all.
+    """
+
+    exit_status = 1
+
+
+class SettingsError(PenstockError):
+    """A setting is unknown, malformed or impossible; the text names it and its source."""
+
+    exit_status = 2
+
+
+class ListenError(PenstockError):
+    """A listening address cannot be used; the text names the address and the setting."""
+
+    exit_status = 7
+
+
+class ClientDisconnected(OSError):
+    """The client went away, or stalled past a deadline, before its exchange was complete.
+
+    An ``OSError``, because that is what applications expect of a failed ``wsgi.input.read()``.
+    """
+
+
+class RequestBodyError(OSError):
+    """A streamed request body broke a rule or a limit; ``status`` is the HTTP status for it."""
+
+    def __init__(self, status: int, message: str) -> None:
+        super().__init__(message)
+        self.status = status

@@ -1,0 +1,101 @@
+"""The contract between a transport, which owns sockets and bytes, and the rest of a worker.
+
+A worker's thread is this loop and nothing more::
+
+    while (exchange := transport.next()) is not None:   # all socket work happens in here
+        gateway.handle(exchange)                        # all of PEP 3333 happens in here
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, BinaryIO, Protocol
+
+HeaderList = list[tuple[str, str]]
+
+
+class Exchange(Protocol):
+    """One request, and the means to answer it. One thread at a time uses it."""
+
+    environ: dict[str, Any]
+    """Fresh and complete but for ``wsgi.input`` and ``wsgi.early_hints``; the gateway's to keep."""
+
+    body: BinaryIO | None
+    """The complete request body, at its start; None when the body is to be had by `receive`."""
+
+    request_id: str
+    """Names the request in every log; unique in a worker's life, printable ASCII."""
+
+    head_sent: bool
+    """Whether the response's head has left: from then on `respond` is an error."""
+
+    def receive(self, size: int) -> bytes:
+        """Return 1 to ``size`` bytes of a streamed body, ``b""`` at its end, again and again.
+
+        Sends ``100 Continue`` first where the client waits for it and no response has begun.
+        Raises `ClientDisconnected` where the client left or stalled, and
+        `RequestBodyError` where the body breaks a rule or a limit.
+        """
+
+    def send_informational(self, status: str, headers: Sequence[tuple[str, str]]) -> None:
+        """Send an interim response, such as ``103 Early Hints``, before the final one.
+
+        Does nothing towards an HTTP/1.0 client (RFC 9110, section 15.2). Raises
+        `ClientDisconnected`.
+        """
+
+    def respond(self, status: str, headers: HeaderList, content_length: int | None) -> None:
+        """Set the response's head; nothing is sent yet, and a later call replaces it.
+
+        ``status`` is ``"200 OK"``; status and ``headers`` are valid already (the gateway's
+        task) and hold no ``Content-Length``, ``Transfer-Encoding`` or ``Connection``.
+        ``content_length`` is the body's length in bytes where it is known. The transport adds
+        ``Date``, ``Server``, the framing and the connection's fields.
+        """
+
+    def send(self, data: bytes) -> None:
+        """Send a block of the body (the head first); returns when kernel or out-buffer has it.
+
+        Blocks while more than the out-buffer's bound is unsent; raises `ClientDisconnected`
+        when the client is gone or stalls past the write deadline. ``b""`` sends nothing at all,
+        not even the head. Bytes that the response may not carry (HEAD, 204, 304) are dropped.
+        """
+
+    def send_file(self, descriptor: int, offset: int, count: int) -> None:
+        """Send ``count`` bytes of an open regular file, from ``offset``, as a block of the body.
+
+        The descriptor is duplicated: the caller may close its own when this returns. A file
+        that shrinks in the meantime ends the connection, as a short body does.
+        """
+
+    def finish(self, data: bytes = b"") -> None:
+        """Send ``data`` as the body's last block and end the response; the caller is free then.
+
+        Never blocks: what the kernel does not take is sent by the transport. Raises
+        `ClientDisconnected` only where that is known at once.
+        """
+
+    def abort(self) -> None:
+        """Close so that the client can see that the response is incomplete. Never raises."""
+
+    def close_after_response(self) -> None:
+        """Make this the connection's last response; called before the head is sent."""
+
+    def client_gone(self) -> bool:
+        """Tell whether the client is known to have left. Cheap enough to ask between blocks."""
+
+
+class Transport(Protocol):
+    """Everything between the listening sockets and the gateway. All methods are thread-safe."""
+
+    def next(self) -> Exchange | None:
+        """Block until a request is ready for the application; None for good once drained."""
+
+    def drain(self) -> None:
+        """Accept what waits in the listen queues, then no more; finish what is in flight."""
+
+    def close(self) -> None:
+        """Close every connection and listener now; threads in `next` return None."""
+
+    def snapshot(self) -> dict[str, Any]:
+        """Return counts for logs and for humans: connections, requests, bytes, what is busy."""
