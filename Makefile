@@ -1,0 +1,70 @@
+# Everything happens in the virtual environment VENV: the system's Python is never touched.
+
+VENV ?= .venv
+# The Python that makes VENV; where it is not named, scripts/find-python looks for one.
+PYTHON ?=
+# More arguments, for `make serve ARGS="--bind :9000"` and `make test ARGS="-k chunked"`.
+ARGS ?=
+
+BIN = $(CURDIR)/$(VENV)/bin
+EXAMPLES = examples/requirements.txt
+TEST = $(EXAMPLES) requirements/test.txt
+LINT = $(TEST) requirements/lint.txt
+SOURCES = src tests examples $(wildcard benchmarks)
+SYNC = PYTHON="$(PYTHON)" scripts/sync-venv "$(VENV)"
+PYTEST = "$(BIN)/python" -m pytest
+
+.DEFAULT_GOAL := help
+.PHONY: help serve test suite coverage lint format docs bench clean
+
+help:
+	@echo 'make serve    set everything up and serve the Flask example on http://127.0.0.1:8000/hello'
+	@echo 'make test     set everything up and run the whole test suite'
+	@echo 'make suite    run the tests alone, without the coverage thresholds'
+	@echo 'make lint     check style, format and types'
+	@echo 'make format   put the code into the format that lint asks for'
+	@echo 'make docs     write the generated pages of docs/ anew'
+	@echo 'make bench    run the benchmarks'
+	@echo 'make clean    remove what all of these made'
+
+serve:
+	@$(SYNC) serve $(EXAMPLES)
+	@cd examples && exec "$(BIN)/penstock" flaskapp:app --access-logfile - $(ARGS)
+
+# The whole suite comes last, so that its summary is what one sees.
+test: coverage suite
+
+suite:
+	@$(SYNC) test $(TEST)
+	$(PYTEST) $(ARGS)
+
+# The protocol and the gateway are covered whole, by the tests of their own folder alone.
+coverage:
+	@$(SYNC) test $(TEST)
+	$(PYTEST) tests/http1 -q --cov=penstock.http1 --cov-branch --cov-fail-under=100
+	$(PYTEST) tests/wsgi -q --cov=penstock.wsgi --cov-branch --cov-fail-under=100
+
+lint:
+	@$(SYNC) lint $(LINT)
+	"$(BIN)/ruff" check $(SOURCES)
+	"$(BIN)/ruff" format --check $(SOURCES)
+	"$(BIN)/mypy"
+
+format:
+	@$(SYNC) lint $(LINT)
+	"$(BIN)/ruff" check --fix $(SOURCES)
+	"$(BIN)/ruff" format $(SOURCES)
+
+docs:
+	@$(SYNC) serve $(EXAMPLES)
+	"$(BIN)/python" docs/generate.py
+
+bench:
+	@test -x benchmarks/run || { echo 'There is no benchmarks/run in this checkout.' >&2; exit 1; }
+	@$(SYNC) bench $(EXAMPLES) requirements/bench.txt
+	PATH="$(BIN):$$PATH" benchmarks/run $(ARGS)
+
+clean:
+	rm -rf .venv .venv-* build dist .coverage .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	rm -rf src/*.egg-info examples/db.sqlite3
+	find src tests examples -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,31 @@
+"""What every test may rely on."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Iterator
+
+import pytest
+
+THREADS_END_WITHIN = 10.0
+"""Seconds that a test's threads get to end, once the test itself is over."""
+
+
+@pytest.fixture(autouse=True)
+def no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keep the settings of whoever runs the tests out of them."""
+    for name in list(os.environ):
+        if name.startswith("PENSTOCK_") or name in {"WEB_CONCURRENCY", "PORT", "LISTEN_FDS"}:
+            monkeypatch.delenv(name)
+
+
+@pytest.fixture(autouse=True)
+def no_thread_left_behind() -> Iterator[None]:
+    """Fail the test that leaves a thread running: `running()` promises to join its own."""
+    before = set(threading.enumerate())
+    yield
+    left = [thread for thread in threading.enumerate() if thread not in before]
+    for thread in left:
+        thread.join(THREADS_END_WITHIN)
+    assert not [thread for thread in left if thread.is_alive()]
