@@ -66,5 +66,5 @@ bench:
 
 clean:
 	rm -rf .venv .venv-* build dist .coverage .hypothesis .mypy_cache .pytest_cache .ruff_cache
-	rm -rf src/*.egg-info examples/db.sqlite3
+	rm -rf src/*.egg-info examples/helloworld/db.sqlite3
 	find src tests examples -name __pycache__ -type d -prune -exec rm -rf {} +
