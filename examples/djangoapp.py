@@ -7,6 +7,6 @@ import sys
 
 sys.path.insert(0, "./helloworld")
 
-from helloworld.wsgi import application  # noqa: E402 - found only on the path set above
+from helloworld.wsgi import application
 
 app = application
