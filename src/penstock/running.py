@@ -1,0 +1,72 @@
+"""The Python API behind `penstock.serve` and `penstock.running`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from penstock.listeners import Listener, open_listeners
+from penstock.settings import Settings, settings_from_kwargs
+from penstock.worker import Worker, serve_until_stopped
+
+if TYPE_CHECKING:
+    from wsgiref.types import WSGIApplication
+
+
+@dataclass(frozen=True)
+class RunningServer:
+    """A server in the background. The first of its listeners is the one that is told of."""
+
+    url: str
+    """Such as ``http://127.0.0.1:41231``; for a unix socket ``unix:PATH``."""
+    host: str
+    """The address that is listened on; for a unix socket its path."""
+    port: int
+    """The TCP port; 0 for a unix socket."""
+    worker: Worker
+
+    def snapshot(self) -> dict[str, Any]:
+        """Return what the transport counts: connections, requests and the like."""
+        return self.worker.transport.snapshot()
+
+
+def serve_application(application: WSGIApplication, by_name: dict[str, object]) -> int:
+    """See `penstock.serve`."""
+    settings = settings_from_kwargs(**by_name)
+    listeners = open_listeners(list(settings.bind), settings.backlog)
+    name = getattr(application, "__name__", type(application).__name__)
+    return serve_until_stopped(application, settings, listeners, name)
+
+
+@contextmanager
+def run_in_background(
+    application: WSGIApplication, by_name: dict[str, object]
+) -> Iterator[RunningServer]:
+    """See `penstock.running`."""
+    settings = settings_from_kwargs(
+        **{"bind": ["127.0.0.1:0"], "drain_linger": 0, "access_logfile": None, **by_name}
+    )
+    listeners = open_listeners(list(settings.bind), settings.backlog)
+    worker = Worker(application, settings, listeners)
+    worker.start()
+    try:
+        yield _describe(listeners[0], worker)
+    finally:
+        _stop(worker, settings)
+
+
+def _stop(worker: Worker, settings: Settings) -> None:
+    worker.drain()
+    if not worker.join(settings.graceful_timeout):
+        worker.close()
+        worker.join(1.0)
+    worker.close_logs()
+
+
+def _describe(listener: Listener, worker: Worker) -> RunningServer:
+    address = listener.socket.getsockname()
+    if listener.is_unix:
+        return RunningServer(listener.name, str(address), 0, worker)
+    return RunningServer(listener.name, address[0], address[1], worker)

@@ -1,0 +1,81 @@
+"""The pure-Python transport: the readable reference, on the standard library alone."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from penstock.transport.limits import Limits
+from penstock.transport.python.acceptor import Acceptor
+from penstock.transport.python.crew import Crew
+from penstock.transport.python.exchange import PythonExchange
+from penstock.transport.python.loop import Loop
+
+if TYPE_CHECKING:
+    from penstock.access_log import AccessLog
+    from penstock.listeners import Listener
+    from penstock.trace import Trace
+    from penstock.wsgi.environ import HeaderMap
+
+
+class PythonTransport:
+    """`penstock.transport.Transport` with ``selectors`` and ``socket``.
+
+    ``endpoints`` are listening sockets, each with the environ that its requests begin with.
+    ``threads`` is how many threads will call `next`; more than one are helped by a tender thread
+    (see `crew`).
+    """
+
+    def __init__(
+        self,
+        endpoints: Sequence[tuple[Listener, dict[str, Any]]],
+        *,
+        threads: int,
+        limits: Limits,
+        logger: logging.Logger,
+        access_log: AccessLog | None = None,
+        trace: Trace | None = None,
+        server_header: str | None = "penstock",
+        header_map: HeaderMap = "drop",
+        stream_requests: bool = False,
+        temp_dir: str | None = None,
+        id_prefix: str = "",
+    ) -> None:
+        self._loop = Loop(
+            limits=limits,
+            logger=logger,
+            access_log=access_log,
+            trace=trace,
+            server_header=server_header,
+            header_map=header_map,
+            stream_requests=stream_requests,
+            temp_dir=temp_dir,
+            # With one thread nobody drains a buffer while the application runs, so that a block
+            # has to be with the kernel before the next one is asked for.
+            out_buffer=limits.out_buffer if threads > 1 else 0,
+            id_prefix=id_prefix,
+        )
+        for listener, base_environ in endpoints:
+            acceptor = Acceptor(self._loop, listener, base_environ)
+            self._loop.acceptors.append(acceptor)
+            acceptor.start()
+        self._crew = Crew(self._loop, threads)
+
+    def next(self) -> PythonExchange | None:
+        """See `penstock.transport.Transport.next`."""
+        return self._crew.next()
+
+    def drain(self) -> None:
+        """See `penstock.transport.Transport.drain`."""
+        self._loop.draining = True
+        self._crew.interrupt()
+
+    def close(self) -> None:
+        """See `penstock.transport.Transport.close`."""
+        self._loop.closed = True
+        self._crew.interrupt()
+
+    def snapshot(self) -> dict[str, Any]:
+        """See `penstock.transport.Transport.snapshot`."""
+        return self._loop.snapshot()

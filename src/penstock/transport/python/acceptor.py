@@ -1,0 +1,103 @@
+"""Accepting connections, and not accepting them when that would do harm."""
+
+from __future__ import annotations
+
+import errno
+import socket
+from selectors import EVENT_READ
+from typing import TYPE_CHECKING, Any
+
+from penstock.transport.python.connection import Connection
+
+if TYPE_CHECKING:
+    from penstock.listeners import Listener
+    from penstock.transport.python.loop import Loop
+
+ACCEPT_BATCH = 64
+"""Connections accepted in one turn, so that a flood of them does not hold up the others."""
+
+PAUSE_SECONDS = 0.5
+"""How long accepting rests when the system has no descriptor or memory for another connection.
+
+The waiting connections keep the listener readable: without a rest the loop would spin.
+"""
+
+_EXHAUSTED = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
+
+
+class Acceptor:
+    """One listening socket in the loop. Only the leader touches it."""
+
+    def __init__(self, loop: Loop, listener: Listener, base_environ: dict[str, Any]) -> None:
+        self._loop = loop
+        self.listener = listener
+        self.base_environ = base_environ
+        self.watched = False
+        self._resume_at = 0.0
+        self._complained = False
+
+    def start(self) -> None:
+        """Watch the listening socket."""
+        if not self.watched:
+            self.watched = True
+            self._loop.selector.register(self.listener.socket, EVENT_READ, self)
+
+    def stop(self) -> None:
+        """Stop watching the listening socket; it stays open."""
+        if self.watched:
+            self.watched = False
+            self._loop.selector.unregister(self.listener.socket)
+
+    def pause(self, seconds: float) -> None:
+        """Stop watching for a while; the sweep calls `resume`."""
+        self._resume_at = self._loop.now + seconds
+        self.stop()
+
+    def resume(self) -> None:
+        """Watch again where the pause is over and there is room for another connection."""
+        if self._loop.now >= self._resume_at and self._loop.has_room():
+            self.start()
+
+    def handle_events(self, _mask: int) -> None:
+        """Accept what is waiting, up to a batch."""
+        self.accept(ACCEPT_BATCH)
+
+    def accept(self, most: int) -> int:
+        """Accept at most ``most`` connections and return how many it were."""
+        for count in range(most):
+            if not self._loop.make_room():
+                self.pause(0)
+                return count
+            try:
+                sock, address = self.listener.socket.accept()
+            except BlockingIOError:
+                return count
+            except OSError as error:
+                if error.errno in _EXHAUSTED:
+                    self._rest(error)
+                    return count
+                continue  # that client has gone already (ECONNABORTED and its kind)
+            self._complained = False
+            self._admit(sock, address)
+        return most
+
+    def _admit(self, sock: socket.socket, address: Any) -> None:
+        # Explicitly, and in any case: the application may have set a default timeout.
+        sock.setblocking(False)
+        if self.listener.is_unix:
+            remote_addr, remote_port = "", ""
+        else:
+            remote_addr, remote_port = address[0], str(address[1])
+        connection = Connection(self._loop, sock, self.base_environ, remote_addr, remote_port)
+        self._loop.add(connection)
+
+    def _rest(self, error: OSError) -> None:
+        self.pause(PAUSE_SECONDS)
+        if not self._complained:  # once for each time that it begins, not twice a second
+            self._complained = True
+            self._loop.logger.warning(
+                "cannot accept connections on %s for now: %s; clients wait in the listen queue. "
+                "Raise the limit on open files (ulimit -n) or lower max_connections",
+                self.listener.name,
+                error.strerror,
+            )

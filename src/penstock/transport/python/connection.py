@@ -1,0 +1,517 @@
+"""One client's connection: reading requests off it, and what becomes of it after each.
+
+A connection belongs to the leader, but for the time in which its request is handed out
+(`Phase.HANDED_OUT`): then the thread that answers the request reads and writes the socket, and
+the leader only watches. It comes back through the loop's inbox, so that it changes hands at one
+point, in the leader's own time.
+"""
+
+from __future__ import annotations
+
+import errno
+import io
+import math
+import socket
+import struct
+from enum import Enum
+from selectors import EVENT_READ, EVENT_WRITE
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+from penstock.http1 import (
+    CONNECTION_CLOSED,
+    Data,
+    EndOfMessage,
+    ProtocolError,
+    Request,
+    RequestParser,
+    State,
+    error_response,
+)
+from penstock.transport.limits import LINGER_BYTES, LINGER_IDLE_SECONDS, LINGER_SECONDS
+from penstock.transport.python.exchange import PythonExchange
+from penstock.transport.python.output import Output
+from penstock.transport.python.spool import BodySpool
+from penstock.wsgi.environ import build_environ
+
+if TYPE_CHECKING:
+    from penstock.transport.python.loop import Loop
+    from penstock.transport.python.tap import Tap
+
+RECEIVE_BYTES = 64 * 1024
+"""The most that one read takes: a whole head with its body, as a rule, and no client's monopoly."""
+
+PROCEED = 0
+"""In place of an event mask: go on with what is buffered already."""
+
+CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
+
+_RESET_ON_CLOSE = struct.pack("ii", 1, 0)
+
+
+class Phase(Enum):
+    """What a connection is at."""
+
+    READING = "waiting for a request, or in the middle of one"
+    HANDED_OUT = "its request is with the application"
+    FLUSHING = "the response is finished, and the kernel has not taken all of it"
+    LINGERING = "closed for writing, read from until the client closes too"
+    CLOSED = "closed"
+
+
+class Connection:
+    """One accepted socket. See the module's text for who may touch it when."""
+
+    __slots__ = (
+        "base_environ",
+        "broken",
+        "close_after",
+        "deadline",
+        "discarding",
+        "exchange",
+        "gone",
+        "lingered",
+        "loop",
+        "number",
+        "output",
+        "parser",
+        "phase",
+        "progress",
+        "remote_addr",
+        "remote_port",
+        "request",
+        "requests",
+        "since",
+        "socket",
+        "spool",
+        "stage",
+        "tap",
+        "watched",
+    )
+
+    def __init__(
+        self,
+        loop: Loop,
+        sock: socket.socket,
+        base_environ: dict[str, Any],
+        remote_addr: str,
+        remote_port: str,
+    ) -> None:
+        self.loop = loop
+        self.socket = sock
+        self.base_environ = base_environ
+        self.remote_addr = remote_addr
+        self.remote_port = remote_port
+        self.parser = RequestParser(loop.limits.parser)
+        self.phase = Phase.READING
+        self.stage = State.IDLE  # of the parser, when it last asked for data
+        self.deadline = loop.now + loop.limits.keep_alive
+        self.since = loop.now  # when the stage, or the lingering, began
+        self.number = loop.accepted
+        self.requests = 0
+        self.watched = 0  # the selector's event mask; changed by the leader only
+        self.request: Request | None = None
+        self.spool: BodySpool | None = None
+        self.exchange: PythonExchange | None = None  # finished, and still being flushed
+        self.output: Output | None = None
+        self.progress = 0  # what the client had acknowledged when the deadline was set
+        self.discarding = False  # the body in progress is one that nobody wants any more
+        self.close_after = False  # the response in progress is the connection's last
+        self.broken = False  # the response ended early, and only a reset can show it
+        self.gone = False  # the client has reset the connection
+        self.lingered = 0
+        self.tap: Tap | None = loop.new_tap(self)
+
+    # -- what the leader calls --------------------------------------------------------------
+
+    def handle_events(self, mask: int) -> PythonExchange | None:
+        """Do what the socket is ready for; return a request that became ready."""
+        phase = self.phase
+        if phase is Phase.READING:
+            return self._advance() if mask == PROCEED else self._read()
+        if phase is Phase.HANDED_OUT:
+            self._watch_client(mask)
+        elif phase is Phase.FLUSHING:
+            self._flush()
+        elif phase is Phase.LINGERING:
+            self._discard_input()
+        return None  # CLOSED: the event was older than the closing
+
+    def resume(self) -> None:
+        """Take the connection back from the thread that has answered its request."""
+        if self.phase is not Phase.HANDED_OUT:
+            return
+        if self.broken:
+            self.reset()
+        elif self.output is not None and self.output.size:
+            self.phase = Phase.FLUSHING
+            self.await_output(EVENT_WRITE)
+        else:
+            self._after_response()
+
+    def watch_output(self) -> None:
+        """Drain the output from the loop while the application makes the next block."""
+        if self.phase is Phase.HANDED_OUT and self.output is not None and self.output.size:
+            self.await_output(self.watched | EVENT_WRITE)
+
+    def await_output(self, mask: int) -> None:
+        """Wait until the client takes output, within the write deadline."""
+        assert self.output is not None
+        self.deadline = self.loop.now + self.loop.limits.write_timeout
+        self.progress = self.output.acknowledged()
+        self.loop.watch(self, mask)
+
+    def expire(self, now: float) -> None:
+        """Act on a deadline that has passed at ``now``, with all events before it handled."""
+        if self.phase is Phase.READING:
+            self._expire_reading(now)
+        elif self.phase is Phase.LINGERING:
+            self.close()
+        elif self.output is not None and self.output.size:
+            self._expire_writing()
+        else:
+            self.deadline = math.inf
+
+    def close(self) -> None:
+        """Close now, and forget everything. Not while the request is handed out."""
+        if self.phase is Phase.CLOSED:
+            return
+        self.phase = Phase.CLOSED
+        self.loop.forget(self)
+        if self.spool is not None:
+            self.spool.close()
+            self.spool = None
+        if self.output is not None:
+            self.output.close()
+        self.socket.close()
+
+    def reset(self) -> None:
+        """Close with a reset, which no client can take for a response's proper end."""
+        try:
+            self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
+        except OSError:
+            pass  # gone already
+        self.close()
+
+    def idle(self) -> bool:
+        """Tell whether no request is in progress, not even the first byte of one."""
+        return self.phase is Phase.READING and self.stage is State.IDLE and not self.parser.buffered
+
+    # -- reading a request --------------------------------------------------------------------
+
+    def _read(self) -> PythonExchange | None:
+        try:
+            data = self.socket.recv(RECEIVE_BYTES)
+        except (BlockingIOError, InterruptedError):
+            return None
+        except OSError:
+            self.close()
+            return None
+        if data:
+            if self.tap is not None:
+                self.tap.received(data)
+            self.parser.receive_data(data)
+        else:
+            self.parser.receive_eof()
+        return self._advance()
+
+    def _advance(self) -> PythonExchange | None:
+        """Take events from the parser until a request is complete or it needs more data."""
+        try:
+            while True:
+                event = self.parser.next_event()
+                kind = type(event)
+                if kind is Request:
+                    if self._begin_request(event):  # type: ignore[arg-type]
+                        return self._hand_out(None)
+                elif kind is EndOfMessage:
+                    if not self.discarding:
+                        return self._complete()
+                    self._next_request()
+                    return None
+                elif kind is Data:
+                    if not self.discarding:
+                        self._collect(event.data)  # type: ignore[union-attr]
+                else:
+                    break
+        except ProtocolError as error:
+            self.refuse(error)
+            return None
+        if event is CONNECTION_CLOSED:
+            self.close()
+        else:
+            self._await_data()
+        return None
+
+    def _begin_request(self, request: Request) -> bool:
+        """Look at a request's head; tell whether it goes to the application at once."""
+        self.request = request
+        self.requests += 1
+        self.close_after = False
+        loop = self.loop
+        if self.tap is not None:
+            self.tap.head_received(self.parser.buffered)
+        if loop.header_map == "refuse" and any("_" in name for name in request.fields):
+            raise ProtocolError(
+                400, "A header field's name contains an underscore", setting="header_map"
+            )
+        if not request.body_expected:
+            return False
+        if loop.stream_requests:
+            return True
+        self.spool = BodySpool(loop.limits.body_memory, loop.temp_dir)
+        if request.expect_continue and not self.parser.buffered:
+            self._send_continue()
+        return False
+
+    def _collect(self, data: bytes) -> None:
+        assert self.spool is not None
+        self.spool.write(data)
+        if self.tap is not None:
+            self.tap.body_received(data, self.parser.buffered)
+
+    def _send_continue(self) -> None:
+        # 25 bytes on a connection that waits for them: the kernel has room. Were it otherwise,
+        # the client goes on without (RFC 9110, section 10.1.1).
+        try:
+            self.socket.send(CONTINUE)
+        except OSError:
+            pass
+
+    def _await_data(self) -> None:
+        """Set the deadline for what the parser waits for."""
+        loop = self.loop
+        state = self.parser.state
+        if state is not self.stage:
+            self.stage = state
+            self.since = loop.now
+            if state is State.HEAD:
+                self.deadline = loop.now + loop.limits.header_timeout
+        if state is State.BODY:
+            received = self.spool.size if self.spool is not None else 0
+            self.deadline = self.since + loop.limits.body_allowance(received)
+
+    def _complete(self) -> PythonExchange | None:
+        """Hand a request with its whole body out, or answer it here."""
+        request = self.request
+        assert request is not None
+        body: BinaryIO
+        length = request.content_length
+        if self.spool is None:
+            body = io.BytesIO()
+        else:
+            length = self.spool.size
+            body = self.spool.finish()
+            self.spool = None
+        exchange = self._hand_out(body, length)
+        if request.path == "*":
+            # RFC 9110, section 9.3.7: about the server as a whole, so no application's matter.
+            exchange.respond("200 OK", [], 0)
+            exchange.finish()
+            return None
+        return exchange
+
+    def _hand_out(self, body: BinaryIO | None, length: int | None = None) -> PythonExchange:
+        request = self.request
+        assert request is not None
+        loop = self.loop
+        if body is None:
+            length = request.content_length
+        environ = build_environ(
+            self.base_environ,
+            request,
+            self.remote_addr,
+            self.remote_port,
+            length,
+            loop.header_map,
+        )
+        loop.requests += 1
+        request_id = environ["penstock.request_id"] = f"{loop.id_prefix}{loop.requests:x}"
+        self.phase = Phase.HANDED_OUT
+        self.deadline = math.inf
+        if self.tap is not None:
+            self.tap.handed_out()
+        return PythonExchange(self, request, environ, body, length, request_id)
+
+    # -- while the request is handed out ------------------------------------------------------
+
+    def _watch_client(self, mask: int) -> None:
+        """Note what happens on the socket of a thread that is busy with the application."""
+        watched = self.watched
+        if mask & EVENT_WRITE and watched & EVENT_WRITE:
+            try:
+                drained = self.output is None or self.output.flush()
+            except OSError:
+                self.gone = drained = True  # the next send of the application's thread tells it
+            if drained:
+                watched &= ~EVENT_WRITE
+                self.deadline = math.inf
+        if mask & EVENT_READ and watched & EVENT_READ:
+            # More input (a pipelined request, a body that is streamed), the end of input, or a
+            # reset. It stays readable, so it is no longer watched until the response is done.
+            # The end of input does not mean that the client left: it may have half-closed.
+            watched &= ~EVENT_READ
+            try:
+                self.socket.recv(1, socket.MSG_PEEK)
+            except BlockingIOError:
+                pass
+            except OSError:
+                self.gone = True
+        if self.gone:
+            watched = 0
+        self.loop.watch(self, watched)
+
+    # -- after the response ---------------------------------------------------------------------
+
+    def _flush(self) -> None:
+        assert self.output is not None
+        try:
+            if not self.output.flush():
+                return
+        except OSError as error:
+            self.settle(f"response cut off: {error.strerror or error}")
+            self.reset()
+            return
+        self.settle()
+        if self.request is None:
+            self.linger()  # what was flushed is a refusal
+        else:
+            self._after_response()
+
+    def settle(self, reason: str = "") -> None:
+        """Log the response that has been flushed, or not been flushed because of ``reason``."""
+        if self.exchange is not None:
+            self.exchange.log(reason)
+            self.exchange = None
+
+    def _after_response(self) -> None:
+        request = self.request
+        assert request is not None
+        if not self.close_after:
+            self._next_request()
+        elif not request.keep_alive and self.parser.state is State.DONE and not self.parser.buffered:
+            # The client has said that it sends no more, so that nothing can cross the closing.
+            self.close()
+        else:
+            self.linger()
+
+    def _next_request(self) -> None:
+        loop = self.loop
+        self.phase = Phase.READING
+        self.discarding = False
+        if self.parser.state is not State.DONE:
+            # A streamed body that the application did not read to its end, and that is short
+            # enough to be dropped (`PythonExchange` decided): what follows is the next request.
+            self.discarding = True
+            self.stage = State.BODY
+            self.since = loop.now
+            self.deadline = loop.now + loop.limits.body_timeout
+        else:
+            self.parser.start_next_request()
+            if self.tap is not None:
+                self.tap.message_over(self.parser.buffered)
+            self.request = None
+            self.stage = State.IDLE
+            self.deadline = loop.now + (
+                loop.limits.drain_linger if loop.draining else loop.limits.keep_alive
+            )
+        if self.parser.buffered or self.discarding:
+            loop.batch.append((self, PROCEED))  # behind the others, to be fair to them
+        if self.watched != EVENT_READ:
+            loop.watch(self, EVENT_READ)
+
+    # -- refusing and closing -----------------------------------------------------------------
+
+    def refuse(self, error: ProtocolError) -> None:
+        """Answer a request that breaks a rule or a limit, and close."""
+        loop = self.loop
+        if self.spool is not None:
+            self.spool.close()
+            self.spool = None
+        loop.refused += 1
+        loop.log_refusal(self, error)
+        answer = error_response(error, loop.dates.now(), loop.server_header)
+        if self.request is not None and self.request.method == "HEAD":
+            answer = answer[: answer.index(b"\r\n\r\n") + 4]
+        if self.tap is not None:
+            self.tap.refused(answer)
+        self.request = None
+        self.output = Output(self.socket)
+        self.output.append(answer)
+        self.phase = Phase.FLUSHING
+        self._flush()
+        if self.phase is Phase.FLUSHING:
+            self.await_output(EVENT_WRITE)
+
+    def linger(self) -> None:
+        """Close for writing, and drop what still arrives until the client closes too.
+
+        RFC 9112, section 9.6: closing at once would reset the connection if there is unread
+        input, and the client might never see the response.
+        """
+        try:
+            self.socket.shutdown(socket.SHUT_WR)
+        except OSError:
+            self.close()
+            return
+        self.phase = Phase.LINGERING
+        self.since = self.loop.now
+        self.deadline = self.loop.now + LINGER_IDLE_SECONDS
+        self.loop.watch(self, EVENT_READ)
+
+    def _discard_input(self) -> None:
+        try:
+            count = self.socket.recv_into(self.loop.scratch)
+        except (BlockingIOError, InterruptedError):
+            return
+        except OSError:
+            count = 0
+        self.lingered += count
+        if count == 0 or self.lingered > LINGER_BYTES:
+            self.close()
+            return
+        now = self.loop.now
+        self.deadline = min(now + LINGER_IDLE_SECONDS, self.since + LINGER_SECONDS)
+
+    def _expire_reading(self, now: float) -> None:
+        limits = self.loop.limits
+        if self.discarding or self.stage is State.IDLE:
+            self.close()  # RFC 9112, section 9.5: an idle connection is closed without a word
+        elif self.stage is State.HEAD:
+            self.refuse(
+                ProtocolError(
+                    408,
+                    f"The request's head did not arrive within {limits.header_timeout:g} s",
+                    setting="header_timeout",
+                )
+            )
+        else:
+            self.refuse(
+                ProtocolError(
+                    408,
+                    f"The request's body came too slowly: {limits.body_timeout:g} s and a second "
+                    f"for each {limits.body_min_rate:g} bytes are allowed",
+                    setting="body_timeout",
+                )
+            )
+
+    def _expire_writing(self) -> None:
+        assert self.output is not None
+        if self.is_taking_output():
+            self.deadline = self.loop.now + self.loop.limits.write_timeout
+            return
+        if self.phase is Phase.FLUSHING:
+            self.settle("client stalled: write_timeout")
+            self.reset()
+        else:
+            self.output.fail(TimeoutError(errno.ETIMEDOUT, "the client takes no data"))
+            self.gone = True
+            self.deadline = math.inf
+            self.loop.watch(self, 0)
+
+    def is_taking_output(self) -> bool:
+        """Tell whether the client took a fair amount since the last time that this was asked."""
+        assert self.output is not None
+        limits = self.loop.limits
+        acknowledged = self.output.acknowledged()
+        before, self.progress = self.progress, acknowledged
+        return acknowledged - before >= limits.body_min_rate * limits.write_timeout

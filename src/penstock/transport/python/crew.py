@@ -1,0 +1,204 @@
+"""Who leads: an inline leader, lazy followers, and a tender.
+
+Leadership is a lock. The thread that holds it runs the loop; when a request is ready, it lets go
+of the lock and runs the application itself, so that a fast application never pays for a
+hand-over between threads. Coming back, it takes the lock again, if nobody else has.
+
+Meanwhile the tender, a thread of the transport's own, looks once a tick whether one call has
+lasted a whole tick with nobody leading. If so it wakes a parked thread, which then leads; when
+every thread is busy with the application, the tender itself leads: it reads, writes and keeps
+deadlines, and queues the requests that become ready until a thread is free.
+
+One such promotion a tick would bound how many calls can overlap, so where calls prove slow, the
+leader wakes its successor before it calls.
+
+With one thread there is none of this.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+
+from penstock.transport.python.exchange import PythonExchange
+from penstock.transport.python.loop import Loop
+
+TICK_SECONDS = 0.002
+"""How often the tender looks: the most, about twice, that a slow call holds up its neighbours."""
+
+DROWSY_TICKS = 25
+"""The tender sleeps after so many ticks in which no request came: an idle server does nothing."""
+
+LATE_TICK_SECONDS = 0.003
+"""A tick that comes so much too late shows that the interpreter lock is busy: then another
+thread that leads gains little, and costs switches."""
+
+PATIENCE_TICKS = 4
+"""How many late ticks one call has to last before another thread is made to lead."""
+
+EAGER_SHARE = 0.25
+"""The share of slow calls from which on the leader wakes its successor before it calls."""
+
+
+class Crew:
+    """The threads of one transport and the queue of requests that wait for one of them."""
+
+    def __init__(self, loop: Loop, threads: int) -> None:
+        self._loop = loop
+        self._leadership = threading.Lock()
+        self._ready: deque[PythonExchange] = deque()
+        self._parked: deque[threading.Lock] = deque()  # each held; releasing it wakes its thread
+        self._handed_out = 0  # counts up; unchanged over a tick, the call has lasted it
+        self._over = False
+        self._tender: threading.Thread | None = None
+        self._tender_asleep = False
+        self._tender_alarm = threading.Lock()
+        self._tender_alarm.acquire()
+        if threads > 1:
+            self._tender = threading.Thread(target=self._tend, name="penstock-tender", daemon=True)
+            self._tender.start()
+
+    # -- the application's threads --------------------------------------------------------------
+
+    def next(self) -> PythonExchange | None:
+        """Return the next request for the calling thread; None for good at the end."""
+        while not self._over:
+            exchange = self._take_ready()
+            if exchange is None:
+                if not self._leadership.acquire(blocking=False):
+                    self._park()
+                    continue
+                exchange = self._lead()
+                if exchange is None:
+                    break
+            self._hand_out(exchange)
+            return exchange
+        self._end()
+        return None
+
+    def _take_ready(self) -> PythonExchange | None:
+        try:
+            return self._ready.popleft()
+        except IndexError:
+            return None
+
+    def _lead(self) -> PythonExchange | None:
+        try:
+            return self._loop.run()
+        finally:
+            self._leadership.release()
+
+    def _hand_out(self, exchange: PythonExchange) -> None:
+        exchange.handed_out_at = time.monotonic()
+        self._handed_out += 1
+        if self._tender is None:
+            return
+        if self._loop.slow_share > EAGER_SHARE:
+            self._promote()
+        elif self._tender_asleep:
+            self._wake_tender()
+
+    def _park(self) -> None:
+        ticket = threading.Lock()
+        ticket.acquire()
+        self._parked.append(ticket)
+        # Parked first, looked second: whoever queues a request, or ends it all, does it in the
+        # other order, so that no wake-up is lost. That nobody leads is the tender's to notice.
+        if self._ready or self._over:
+            try:
+                self._parked.remove(ticket)
+            except ValueError:
+                pass  # somebody is waking this thread already
+            else:
+                return
+        ticket.acquire()
+
+    def _wake_parked(self) -> bool:
+        try:
+            ticket = self._parked.pop()  # the last that was parked: its stack is still warm
+        except IndexError:
+            return False
+        ticket.release()
+        return True
+
+    def _promote(self) -> None:
+        """Have somebody lead while the calling thread is in the application."""
+        if not self._leadership.locked() and not self._wake_parked():
+            self._wake_tender()
+
+    # -- the tender -------------------------------------------------------------------------------
+
+    def _wake_tender(self) -> None:
+        try:
+            self._tender_alarm.release()
+        except RuntimeError:
+            pass  # released already
+
+    def _tend(self) -> None:
+        quiet = stalled = 0
+        while not self._over:
+            seen = self._handed_out
+            before = time.monotonic()
+            self._tender_asleep = quiet > DROWSY_TICKS
+            # Looked at again after the flag is up: a request that came in between did not see it.
+            if self._tender_asleep and seen == self._handed_out and self._leadership.locked():
+                self._tender_alarm.acquire()
+                quiet = 0
+            else:
+                self._tender_alarm.acquire(timeout=TICK_SECONDS)
+            self._tender_asleep = False
+            if self._handed_out != seen and self._loop.slow_share <= EAGER_SHARE:
+                quiet = stalled = 0
+                continue
+            quiet += 1
+            if self._leadership.locked():
+                stalled = 0
+                continue
+            late = time.monotonic() - before > TICK_SECONDS + LATE_TICK_SECONDS
+            stalled += 1 if late else PATIENCE_TICKS
+            if stalled >= PATIENCE_TICKS:
+                stalled = 0
+                if not self._wake_parked():
+                    self._tend_loop()
+
+    def _tend_loop(self) -> None:
+        """Lead while every thread is busy; queue what becomes ready."""
+        if not self._leadership.acquire(blocking=False):
+            return
+        over = False
+        try:
+            while not self._parked:
+                exchange = self._loop.run()
+                if exchange is None:
+                    over = True
+                    break
+                self._ready.append(exchange)
+        finally:
+            self._leadership.release()
+        if over:
+            self._end()
+        # The one that is woken takes the request, and leads once it has answered it.
+        elif self._ready:
+            self._wake_parked()
+
+    # -- the end ----------------------------------------------------------------------------------
+
+    def _end(self) -> None:
+        self._over = True
+        while self._wake_parked():
+            pass
+        self._wake_tender()
+
+    def interrupt(self) -> None:
+        """Have somebody see the flags that were set in the loop, whoever is busy with what."""
+        self._loop.wake()
+        # Nobody leads: then a thread that comes back from the application will see them, or the
+        # tender at its next tick. Were all that never to come back (one thread, and it hangs),
+        # the sockets have to be closed from here.
+        if self._loop.closed and self._leadership.acquire(timeout=1.0):
+            try:
+                self._loop.run()
+            finally:
+                self._leadership.release()
+            self._end()

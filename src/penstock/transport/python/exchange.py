@@ -1,0 +1,487 @@
+"""One request that is with the application, and the means to answer it."""
+
+from __future__ import annotations
+
+import contextlib
+import select
+import socket
+import time
+from collections.abc import Sequence
+from selectors import EVENT_READ
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+from penstock.errors import ClientDisconnected, RequestBodyError
+from penstock.http1 import (
+    LAST_CHUNK,
+    Data,
+    EndOfMessage,
+    Framing,
+    ProtocolError,
+    Request,
+    State,
+    choose_framing,
+    encode_chunk,
+    encode_head,
+)
+from penstock.transport import HeaderList
+from penstock.transport.limits import DISCARD_BYTES, JOIN_BYTES
+from penstock.transport.python.output import FileRegion, Output, is_disconnect
+
+if TYPE_CHECKING:
+    from penstock.transport.python.connection import Connection
+
+_CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
+
+_CLOSE = ("Connection", "close")
+_KEEP_ALIVE = ("Connection", "keep-alive")
+_CHUNKED = ("Transfer-Encoding", "chunked")
+
+
+class PythonExchange:
+    """`penstock.transport.Exchange` over one `Connection`, by the thread that handles it."""
+
+    __slots__ = (
+        "_body_over",
+        "_connection",
+        "_content_length",
+        "_continue_owed",
+        "_framing",
+        "_headers",
+        "_received",
+        "_status",
+        "_unread",
+        "_waited",
+        "body",
+        "body_sent",
+        "done",
+        "duration",
+        "environ",
+        "handed_out_at",
+        "head_sent",
+        "request",
+        "request_id",
+    )
+
+    def __init__(
+        self,
+        connection: Connection,
+        request: Request,
+        environ: dict[str, Any],
+        body: BinaryIO | None,
+        body_length: int | None,
+        request_id: str,
+    ) -> None:
+        self._connection = connection
+        self.request = request
+        self.environ = environ
+        self.body = body
+        self.request_id = request_id
+        self.head_sent = False
+        self.done = False
+        self.handed_out_at = 0.0  # set by the crew
+        self.duration = 0.0  # seconds from there to the end of the response
+        self.body_sent = 0  # bytes of the response's body, without framing
+        self._status = ""
+        self._headers: HeaderList = []
+        self._content_length: int | None = None
+        self._framing = Framing.NONE
+        self._received = body_length or 0  # bytes of the request's body
+        if body is None:
+            self._received = 0
+            self._body_over = False
+            self._continue_owed = request.expect_continue
+            self._unread = b""
+            self._waited = 0.0  # seconds for which `receive` has waited for the client
+        else:
+            self._body_over = True
+            self._continue_owed = False
+
+    # -- the request's body, where it is streamed -------------------------------------------
+
+    def receive(self, size: int) -> bytes:
+        """See `penstock.transport.Exchange.receive`."""
+        if not self._unread:
+            if self._body_over:
+                return b""
+            self._unread = self._receive_some()
+        data, self._unread = self._unread[:size], self._unread[size:]
+        return data
+
+    def _receive_some(self) -> bytes:
+        connection = self._connection
+        parser = connection.parser
+        while True:
+            try:
+                event = parser.next_event()
+            except ProtocolError as error:
+                connection.close_after = True
+                raise RequestBodyError(error.status, error.reason) from error
+            kind = type(event)
+            if kind is Data:
+                data: bytes = event.data  # type: ignore[union-attr]
+                self._received += len(data)
+                if connection.tap is not None:
+                    connection.tap.body_received(data, parser.buffered)
+                return data
+            if kind is EndOfMessage:
+                self._body_over = True
+                return b""
+            self._send_continue_if_owed()
+            self._wait_for_input()
+            received = self._read_socket()
+            if received:
+                if connection.tap is not None:
+                    connection.tap.received(received)
+                parser.receive_data(received)
+            else:
+                parser.receive_eof()
+
+    def _read_socket(self) -> bytes:
+        try:
+            return self._connection.socket.recv(JOIN_BYTES)
+        except BlockingIOError:
+            return self._read_socket_again()
+        except OSError as error:
+            raise self._disconnected(error) from error
+
+    def _read_socket_again(self) -> bytes:
+        # Readiness may turn out to be spurious (a segment with a bad checksum).
+        self._wait_for_input()
+        return self._read_socket()
+
+    def _send_continue_if_owed(self) -> None:
+        # PEP 3333 leaves the time to the server; with the first read is the one at which the
+        # application has shown that it wants the body. Never once a response has begun.
+        if self._continue_owed and not self.head_sent:
+            self._continue_owed = False
+            self._transmit(_CONTINUE)
+
+    def _wait_for_input(self) -> None:
+        """Wait until the socket is readable, within what the body's clock allows.
+
+        Only waiting counts: a client is not blamed for an application that reads slowly.
+        """
+        limits = self._connection.loop.limits
+        allowed = limits.body_allowance(self._received) - self._waited
+        before = time.monotonic()
+        poller = select.poll()
+        poller.register(self._connection.socket, select.POLLIN)
+        ready = allowed > 0 and poller.poll(allowed * 1000)
+        self._waited += time.monotonic() - before
+        if not ready:
+            self._connection.close_after = True
+            raise RequestBodyError(408, "the request's body came too slowly (body_timeout)")
+
+    # -- the response ---------------------------------------------------------------------------
+
+    def send_informational(self, status: str, headers: Sequence[tuple[str, str]]) -> None:
+        """See `penstock.transport.Exchange.send_informational`."""
+        if self.request.version == "HTTP/1.1" and not self.head_sent:
+            self._transmit(encode_head(status, headers, ()))
+
+    def respond(self, status: str, headers: HeaderList, content_length: int | None) -> None:
+        """See `penstock.transport.Exchange.respond`."""
+        if self.head_sent:
+            raise RuntimeError("the response's head has been sent already")
+        self._status = status
+        self._headers = headers
+        self._content_length = content_length
+
+    def send(self, data: bytes) -> None:
+        """See `penstock.transport.Exchange.send`."""
+        if not data:
+            return
+        head = b"" if self.head_sent else self._make_head()
+        framing = self._framing
+        if framing is Framing.NONE:
+            if head:
+                self._transmit(head)
+        else:
+            self.body_sent += len(data)
+            if framing is not Framing.CHUNKED:
+                self._transmit(head, data) if head else self._transmit(data)
+            elif len(data) <= JOIN_BYTES:
+                self._transmit(head + encode_chunk(data))
+            else:
+                self._transmit(head + b"%x\r\n" % len(data), data, b"\r\n")
+            self._note_body(data)
+        self._apply_back_pressure()
+
+    def send_file(self, descriptor: int, offset: int, count: int) -> None:
+        """See `penstock.transport.Exchange.send_file`."""
+        if count <= 0:
+            return
+        head = b"" if self.head_sent else self._make_head()
+        framing = self._framing
+        if framing is Framing.CHUNKED:
+            head += b"%x\r\n" % count
+        if head:
+            self._transmit(head)
+        if framing is Framing.NONE:
+            return
+        self.body_sent += count
+        output = self._output()
+        output.append(FileRegion(descriptor, offset, count))
+        if framing is Framing.CHUNKED:
+            output.append(b"\r\n")
+        self._flush(output)
+
+    def finish(self, data: bytes = b"") -> None:
+        """See `penstock.transport.Exchange.finish`."""
+        if self.done:
+            return
+        if not self.head_sent:
+            if self._content_length is None and self.request.method != "HEAD":
+                self._content_length = len(data)
+            head = self._make_head()
+            if data and self._framing is not Framing.NONE:
+                self.body_sent = len(data)
+                self._transmit(head, data)
+                self._note_body(data)
+            else:
+                self._transmit(head)
+        else:
+            framing = self._framing
+            if framing is Framing.CHUNKED:
+                self._transmit(encode_chunk(data) + LAST_CHUNK if data else LAST_CHUNK)
+            elif data and framing is not Framing.NONE:
+                self._transmit(data)
+            if data and framing is not Framing.NONE:
+                self.body_sent += len(data)
+                self._note_body(data)
+        self._end()
+
+    def abort(self) -> None:
+        """See `penstock.transport.Exchange.abort`."""
+        if self.done:
+            return
+        connection = self._connection
+        connection.close_after = True
+        # A body that ends with the connection would look complete; so would a connection that
+        # closes in good order before any response, to a client that retries.
+        connection.broken = (
+            connection.gone or not self.head_sent or self._framing is Framing.CLOSE
+        )
+        self._end("response cut off")
+
+    def close_after_response(self) -> None:
+        """See `penstock.transport.Exchange.close_after_response`."""
+        self._connection.close_after = True
+
+    def client_gone(self) -> bool:
+        """See `penstock.transport.Exchange.client_gone`."""
+        connection = self._connection
+        if not connection.gone:
+            poller = select.poll()
+            poller.register(connection.socket, 0)
+            connection.gone = bool(poller.poll(0))  # POLLERR or POLLHUP, which are always told
+        return connection.gone
+
+    # -- the head -------------------------------------------------------------------------------
+
+    def _make_head(self) -> bytes:
+        request, connection = self.request, self._connection
+        status, length = self._status, self._content_length
+        code = int(status[:3])
+        framing = self._framing = choose_framing(request.method, request.version, code, length)
+        if not self._body_over:
+            self._settle_request_body()
+        added = self._added_fields(framing, code, length)
+        if (
+            connection.close_after
+            or not request.keep_alive
+            or framing is Framing.CLOSE
+            or connection.loop.draining
+        ):
+            connection.close_after = True
+            added.append(_CLOSE)
+        elif request.version == "HTTP/1.0":
+            added.append(_KEEP_ALIVE)
+        self.head_sent = True
+        if connection.tap is not None:
+            connection.tap.head_sent(status, self._headers, added)
+        return encode_head(status, self._headers, added)
+
+    def _added_fields(self, framing: Framing, code: int, length: int | None) -> HeaderList:
+        loop = self._connection.loop
+        date, server = True, loop.server_header
+        for name, _ in self._headers:
+            size = len(name)
+            if size == 4 and name.lower() == "date":
+                date = False
+            elif size == 6 and name.lower() == "server":
+                server = None
+        added: HeaderList = []
+        if date:
+            added.append(("Date", loop.dates.now()))
+        if server:
+            added.append(("Server", server))
+        if framing is Framing.CHUNKED:
+            added.append(_CHUNKED)
+        elif length is not None and code >= 200 and code != 204:
+            # On HEAD and 304 it tells what a GET would have got (RFC 9110, section 8.6).
+            added.append(("Content-Length", str(length)))
+        return added
+
+    def _settle_request_body(self) -> None:
+        """Decide what becomes of a streamed body of which not all has been read.
+
+        What is short is dropped later, for the connection's sake; otherwise the connection
+        ends. In no case is the rest of a body taken for a request.
+        """
+        parser = self._connection.parser
+        if parser.state is State.DONE:
+            return
+        remaining = parser.body_remaining
+        if self._continue_owed or remaining is None or remaining > DISCARD_BYTES:
+            self._connection.close_after = True
+
+    # -- sending --------------------------------------------------------------------------------
+
+    def _transmit(self, *pieces: bytes) -> None:
+        """Send pieces now where the kernel takes them, and queue the rest."""
+        connection = self._connection
+        output = connection.output
+        if output is not None and (output.size or output.failure is not None):
+            for piece in pieces:
+                output.append(piece)
+            self._flush(output)
+            return
+        size = sum(map(len, pieces))
+        try:
+            if size <= JOIN_BYTES or len(pieces) == 1:
+                data = b"".join(pieces)
+                sent = connection.socket.send(data)
+                if sent == size:
+                    return
+                pieces = (data,)
+            else:
+                sent = connection.socket.sendmsg(pieces)
+        except BlockingIOError:
+            sent = 0
+        except OSError as error:
+            raise self._disconnected(error) from error
+        self._keep(pieces, sent)
+
+    def _keep(self, pieces: Sequence[bytes], sent: int) -> None:
+        """Queue what is left of ``pieces`` behind their first ``sent`` bytes."""
+        output = self._output()
+        for piece in pieces:
+            if sent >= len(piece):
+                sent -= len(piece)
+                continue
+            output.append(memoryview(piece)[sent:])
+            sent = 0
+
+    def _output(self) -> Output:
+        connection = self._connection
+        if connection.output is None:
+            connection.output = Output(connection.socket)
+        return connection.output
+
+    def _flush(self, output: Output) -> None:
+        try:
+            output.flush()
+        except OSError as error:
+            raise self._disconnected(error) from error
+
+    def _apply_back_pressure(self) -> None:
+        """Wait while more is unsent than may be; have the loop send what then remains."""
+        connection = self._connection
+        output = connection.output
+        if output is None or not (output.size or output.failure is not None):
+            return
+        self._flush(output)
+        if output.size > connection.loop.out_buffer:
+            self._wait_for_room(output, connection.loop.out_buffer)
+        if output.size:
+            # The block has to be on its way before the application is asked for the next one.
+            connection.loop.post(connection.watch_output, urgent=True)
+
+    def _wait_for_room(self, output: Output, mark: int) -> None:
+        connection = self._connection
+        limit = connection.loop.limits.write_timeout
+        poller = select.poll()
+        poller.register(connection.socket, select.POLLOUT)
+        connection.progress = output.acknowledged()
+        deadline = time.monotonic() + limit
+        while output.size > mark:
+            remaining = deadline - time.monotonic()
+            if remaining <= 0:
+                if not connection.is_taking_output():
+                    connection.gone = True
+                    raise ClientDisconnected("the client stalled past the write deadline")
+                deadline = time.monotonic() + limit
+                continue
+            poller.poll(remaining * 1000)
+            self._flush(output)
+
+    def _disconnected(self, error: OSError) -> ClientDisconnected:
+        if is_disconnect(error):
+            self._connection.gone = True
+        self._connection.close_after = True
+        return ClientDisconnected(f"the client is gone: {error.strerror or error}")
+
+    # -- the end --------------------------------------------------------------------------------
+
+    def _end(self, reason: str = "") -> None:
+        connection = self._connection
+        self.done = True
+        loop = connection.loop
+        self.duration = time.monotonic() - self.handed_out_at
+        loop.note_call(self.duration)
+        if connection.tap is not None:
+            connection.tap.response_over(self.body_sent, reason)
+        output = connection.output
+        unsent = output is not None and output.size > 0
+        if loop.access_log is not None:
+            if unsent and not reason:
+                connection.exchange = self  # logged when it is known what became of it
+            else:
+                self.log(reason)
+        # The leader need not hurry where the client's next request is what wakes it up anyway.
+        loop.post(
+            connection.resume,
+            urgent=unsent
+            or connection.close_after
+            or loop.draining
+            or connection.watched != EVENT_READ
+            or connection.parser.buffered > 0,
+        )
+
+    def log(self, reason: str) -> None:
+        """Write the access log's line."""
+        self._connection.loop.log_exchange(self, reason)
+
+    def _note_body(self, data: bytes) -> None:
+        tap = self._connection.tap
+        if tap is not None:
+            tap.body_sent(data)
+
+    # What the access log asks for.
+
+    @property
+    def status(self) -> str:
+        """The response's status line, such as ``200 OK``; empty when there was none."""
+        return self._status
+
+    @property
+    def response_headers(self) -> HeaderList:
+        """The application's response fields."""
+        return self._headers
+
+    @property
+    def body_received(self) -> int:
+        """How many bytes of the request's body have arrived."""
+        return self._received
+
+    @property
+    def connection(self) -> Connection:
+        """The connection that the request came on."""
+        return self._connection
+
+
+def shut_down_socket(sock: socket.socket) -> None:
+    """End a socket's traffic under the thread that uses it: its next call fails at once."""
+    with contextlib.suppress(OSError):
+        sock.shutdown(socket.SHUT_RDWR)

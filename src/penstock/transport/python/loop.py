@@ -1,0 +1,356 @@
+"""The loop over all sockets. One thread at a time, the leader, runs it.
+
+Who is the leader is `crew`'s matter. Everything here belongs to the leader, but for `post`,
+`note_call`, the draining and closing flags, and the logging functions, which any thread may call.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import selectors
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Protocol
+
+from penstock.access_log import Transaction
+from penstock.http1 import ProtocolError
+from penstock.transport.dates import DateClock
+from penstock.transport.limits import Limits
+from penstock.transport.python.connection import Connection, Phase
+from penstock.transport.python.exchange import PythonExchange, shut_down_socket
+from penstock.transport.python.tap import Tap
+from penstock.transport.python.waker import Waker
+
+if TYPE_CHECKING:
+    from penstock.access_log import AccessLog
+    from penstock.trace import Trace
+    from penstock.transport.python.acceptor import Acceptor
+    from penstock.wsgi.environ import HeaderMap
+
+SLOW_CALL_SECONDS = 0.001
+"""A call of the application from which on it counts as slow (see `crew`)."""
+
+REAP_IDLE_SECONDS = 1.0
+"""At the cap on connections, one that has been idle for so long makes room for a new one."""
+
+
+class Handler(Protocol):
+    """What the selector's keys carry."""
+
+    def handle_events(self, mask: int) -> PythonExchange | None:
+        """Act on the events of ``mask``; return a request that became ready."""
+
+
+class Loop:
+    """The sockets of one transport, and what their connections share."""
+
+    def __init__(
+        self,
+        *,
+        limits: Limits,
+        logger: logging.Logger,
+        access_log: AccessLog | None,
+        trace: Trace | None,
+        server_header: str | None,
+        header_map: HeaderMap,
+        stream_requests: bool,
+        temp_dir: str | None,
+        out_buffer: int,
+        id_prefix: str,
+    ) -> None:
+        self.limits = limits
+        self.logger = logger
+        self.access_log = access_log
+        self.trace = trace
+        self.server_header = server_header
+        self.header_map = header_map
+        self.stream_requests = stream_requests
+        self.temp_dir = temp_dir
+        self.out_buffer = out_buffer
+        self.id_prefix = id_prefix
+        self.dates = DateClock()
+        self.scratch = bytearray(64 * 1024)  # what lingering connections read into
+
+        self.selector = selectors.DefaultSelector()
+        self.batch: deque[tuple[Handler, int]] = deque()  # polled, and not yet handled
+        self.connections: set[Connection] = set()
+        self.acceptors: list[Acceptor] = []
+        self.now = time.monotonic()
+        self._polled_at = self.now
+        self._sweep_interval = limits.sweep_interval()
+        self._next_sweep = self.now
+        self._inbox: deque[Callable[[], None]] = deque()  # appended to by any thread
+        self._polling = False  # the leader is, or is about to be, blocked in the poll
+        self._waker = Waker()
+        self.selector.register(self._waker.reader, selectors.EVENT_READ, self._waker)
+
+        self.draining = False  # set by any thread
+        self.closed = False  # set by any thread
+        self.drained = False  # nothing is left to do, for good
+        self._drain_begun = False
+        self.slow_share = 0.0  # moving share of the application's calls that were slow
+        self.accepted = 0
+        self.requests = 0
+        self.refused = 0
+
+    # -- for any thread -----------------------------------------------------------------------
+
+    def post(self, action: Callable[[], None], *, urgent: bool) -> None:
+        """Have the leader run ``action``: at once if ``urgent``, else by the next event."""
+        self._inbox.append(action)
+        # Appended first, looked at second; the leader sets the flag first and looks at the
+        # inbox second. One of the two sees the other.
+        if urgent and self._polling:
+            self._waker.wake()
+
+    def wake(self) -> None:
+        """End the leader's poll."""
+        self._waker.wake()
+
+    def note_call(self, seconds: float) -> None:
+        """Keep account of how long the application's calls take."""
+        # A lost update between threads costs nothing: it is an estimate.
+        slow = 1.0 if seconds > SLOW_CALL_SECONDS else 0.0
+        self.slow_share += (slow - self.slow_share) * 0.05
+
+    # -- leading --------------------------------------------------------------------------------
+
+    def run(self) -> PythonExchange | None:
+        """Poll, read and write until a request is ready; return it.
+
+        None when there is nothing left to do, for good.
+        """
+        self.now = time.monotonic()
+        inbox, batch = self._inbox, self.batch
+        while True:
+            while inbox:
+                inbox.popleft()()
+            while batch:
+                handler, mask = batch.popleft()
+                try:
+                    exchange = handler.handle_events(mask)
+                except Exception:
+                    self._contain(handler)
+                    continue
+                if exchange is not None:
+                    return exchange
+            if inbox:
+                continue
+            if self._keep_house():
+                return None
+            self._poll()
+
+    def _poll(self) -> None:
+        self._polling = True
+        timeout = 0.0 if self._inbox or self.batch else self._time_to_sweep()
+        events = self.selector.select(timeout)
+        self._polling = False
+        self.now = self._polled_at = time.monotonic()
+        for key, mask in events:
+            self.batch.append((key.data, mask))
+
+    def _time_to_sweep(self) -> float | None:
+        if not self.connections and not self.draining and all(a.watched for a in self.acceptors):
+            return None  # nothing has a deadline
+        return max(0.0, self._next_sweep - time.monotonic())
+
+    def _keep_house(self) -> bool:
+        """Do what is due between two polls; tell whether the loop is at its end."""
+        if self.closed:
+            self._tear_down()
+            return True
+        if self.draining:
+            if not self._drain_begun:
+                self._begin_drain()
+            elif not self.connections and not self.batch:
+                self._tear_down()
+                return True
+        # Measured against the last poll, not against now: what had arrived by then has been
+        # handled, so that nobody is blamed for time that the process itself has lost.
+        if self._polled_at >= self._next_sweep:
+            self._sweep(self._polled_at)
+        return self.drained
+
+    def _sweep(self, now: float) -> None:
+        self._next_sweep = now + self._sweep_interval
+        for connection in [c for c in self.connections if c.deadline <= now]:
+            try:
+                connection.expire(now)
+            except Exception:
+                self._contain(connection)
+        if not self.draining:
+            for acceptor in self.acceptors:
+                acceptor.resume()
+
+    def _contain(self, handler: Handler) -> None:
+        """Confine a defect of ours to the connection that met it."""
+        self.logger.exception("internal error; the connection is closed")
+        if isinstance(handler, Connection) and handler.phase is not Phase.HANDED_OUT:
+            handler.close()
+
+    # -- connections ----------------------------------------------------------------------------
+
+    def add(self, connection: Connection) -> None:
+        """Take a new connection in."""
+        self.accepted += 1
+        self.connections.add(connection)
+        self.watch(connection, selectors.EVENT_READ)
+
+    def watch(self, connection: Connection, mask: int) -> None:
+        """Watch a connection for the events of ``mask``, 0 for none."""
+        watched = connection.watched
+        if mask == watched:
+            return
+        connection.watched = mask
+        if not watched:
+            self.selector.register(connection.socket, mask, connection)
+        elif mask:
+            self.selector.modify(connection.socket, mask, connection)
+        else:
+            # Not only a mask of 0, under which the kernel goes on telling errors.
+            self.selector.unregister(connection.socket)
+
+    def forget(self, connection: Connection) -> None:
+        """Let go of a connection that is about to be closed."""
+        self.watch(connection, 0)
+        self.connections.discard(connection)
+
+    def has_room(self) -> bool:
+        """Tell whether another connection may be accepted."""
+        return len(self.connections) < self.limits.max_connections
+
+    def make_room(self) -> bool:
+        """Tell whether another connection may be accepted, closing an idle one if need be.
+
+        Otherwise whoever holds idle connections open could keep everybody else out until
+        the keep-alive time has run out.
+        """
+        if self.has_room():
+            return True
+        longest_idle = min(
+            (c for c in self.connections if c.idle()), key=lambda c: c.since, default=None
+        )
+        if longest_idle is None or self.now - longest_idle.since < REAP_IDLE_SECONDS:
+            return False
+        longest_idle.close()
+        return True
+
+    # -- the end --------------------------------------------------------------------------------
+
+    def _begin_drain(self) -> None:
+        """Stop accepting, and give idle connections a last short while."""
+        self._drain_begun = True
+        for acceptor in self.acceptors:
+            acceptor.stop()
+            # What waits in the queue was accepted by the kernel: it is served, not reset.
+            acceptor.accept(self.limits.max_connections)
+            acceptor.stop()
+            acceptor.listener.close()
+        until = self.now + self.limits.drain_linger
+        for connection in self.connections:
+            if connection.idle():
+                connection.deadline = min(connection.deadline, until)
+        self._next_sweep = min(self._next_sweep, until)
+        self._sweep_interval = min(self._sweep_interval, 0.05)
+
+    def _tear_down(self) -> None:
+        if self.drained:
+            return
+        self.drained = True
+        for connection in list(self.connections):
+            if connection.phase is Phase.HANDED_OUT:
+                # Its thread still uses the socket: closed under it, the descriptor could
+                # become another connection's.
+                self.watch(connection, 0)
+                shut_down_socket(connection.socket)
+            else:
+                connection.close()
+        for acceptor in self.acceptors:
+            acceptor.stop()
+            acceptor.listener.close()
+        self.selector.close()
+        self._waker.close()
+
+    # -- telling --------------------------------------------------------------------------------
+
+    def new_tap(self, connection: Connection) -> Tap | None:
+        """Return what copies a connection's exchanges to the trace, if there is one."""
+        return None if self.trace is None else Tap(self.trace, connection)
+
+    def log_exchange(self, exchange: PythonExchange, reason: str) -> None:
+        """Write the access log's line for an exchange."""
+        if self.access_log is None:
+            return
+        request, connection = exchange.request, exchange.connection
+        self.access_log.log(
+            Transaction(
+                client_addr=connection.remote_addr,
+                client_port=connection.remote_port,
+                method=request.method,
+                target=request.target,
+                version=request.version,
+                request_line=f"{request.method} {request.target} {request.version}",
+                status=int(exchange.status[:3] or 0),
+                bytes_in=exchange.body_received,
+                bytes_out=exchange.body_sent,
+                duration=exchange.duration,
+                finished_at=time.time(),
+                request_id=exchange.request_id,
+                request_fields=request.fields,
+                response_headers=exchange.response_headers,
+                environ=exchange.environ,
+                reason=reason,
+            )
+        )
+
+    def log_refusal(self, connection: Connection, error: ProtocolError) -> None:
+        """Tell of a request that was refused, in the error log and the access log."""
+        hint = f" (setting: {error.setting})" if error.setting else ""
+        self.logger.info(
+            "refused a request from %s: %d %s%s",
+            connection.remote_addr or "a unix socket",
+            error.status,
+            error.reason,
+            hint,
+        )
+        if self.access_log is None:
+            return
+        request = connection.request
+        self.access_log.log(
+            Transaction(
+                client_addr=connection.remote_addr,
+                client_port=connection.remote_port,
+                method=request.method if request else "-",
+                target=request.target if request else "-",
+                version=request.version if request else "-",
+                request_line=(
+                    f"{request.method} {request.target} {request.version}" if request else "-"
+                ),
+                status=error.status,
+                bytes_in=0,
+                bytes_out=0,
+                duration=self.now - connection.since,
+                finished_at=time.time(),
+                request_id="",
+                request_fields=request.fields if request else {},
+                response_headers=[],
+                environ=None,
+                reason=error.reason,
+            )
+        )
+
+    def snapshot(self) -> dict[str, Any]:
+        """Return counts of what is there now, and of what was since the start."""
+        phases = [c.phase for c in list(self.connections)]
+        return {
+            "connections": len(phases),
+            "connections_accepted": self.accepted,
+            "requests": self.requests,
+            "requests_in_progress": sum(phase is Phase.HANDED_OUT for phase in phases),
+            "requests_refused": self.refused,
+            "draining": self.draining,
+            "slow_share": round(self.slow_share, 3),
+            "next_deadline": min((c.deadline for c in list(self.connections)), default=math.inf),
+        }

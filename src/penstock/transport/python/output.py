@@ -1,0 +1,162 @@
+"""The bytes of a response that the kernel did not take at once."""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+import struct
+import threading
+from collections import deque
+
+try:
+    import fcntl
+    from termios import TIOCOUTQ  # the same request as SIOCOUTQ on a socket
+except ImportError:  # pragma: no cover - not on Linux or macOS
+    fcntl = None  # type: ignore[assignment]
+
+FLUSH_BYTES = 1024 * 1024
+"""The most that one flush sends, so that one fast reader does not hold up the other clients."""
+
+_GONE = frozenset({errno.EPIPE, errno.ECONNRESET, errno.ENOTCONN, errno.EBADF, errno.ETIMEDOUT})
+
+
+class FileRegion:
+    """A part of an open file that is sent with ``sendfile``; owns its descriptor.
+
+    Never mapped into memory: a file that shrinks under a mapping would be a SIGBUS for the
+    whole process; ``sendfile`` just returns 0.
+    """
+
+    __slots__ = ("count", "descriptor", "offset")
+
+    def __init__(self, descriptor: int, offset: int, count: int) -> None:
+        self.descriptor = os.dup(descriptor)  # not inherited by child processes (PEP 446)
+        self.offset = offset
+        self.count = count
+
+    def close(self) -> None:
+        """Close the descriptor."""
+        os.close(self.descriptor)
+
+
+class FileTruncatedError(OSError):
+    """A file became shorter while it was being sent."""
+
+
+class Output:
+    """A queue of blocks and file regions, and the socket that takes them.
+
+    The application's thread appends while the leader drains, so all state is under ``_lock``.
+    """
+
+    __slots__ = ("_lock", "_pieces", "_socket", "failure", "size", "taken")
+
+    def __init__(self, sock: socket.socket) -> None:
+        self._socket = sock
+        self._lock = threading.Lock()
+        self._pieces: deque[memoryview | FileRegion] = deque()
+        self.size = 0  # bytes not yet taken by the kernel
+        self.taken = 0  # bytes that the kernel took from here
+        self.failure: OSError | None = None
+
+    def append(self, piece: bytes | memoryview | FileRegion) -> None:
+        """Queue a piece behind the others."""
+        with self._lock:
+            if isinstance(piece, FileRegion):
+                self._pieces.append(piece)
+                self.size += piece.count
+            else:
+                view = memoryview(piece)
+                self._pieces.append(view)
+                self.size += len(view)
+
+    def flush(self) -> bool:
+        """Send what the kernel takes now, up to `FLUSH_BYTES`; tell whether all is sent.
+
+        Raises ``OSError`` when the connection is lost or a file became shorter, and again at
+        each later call.
+        """
+        with self._lock:
+            if self.failure is not None:
+                raise self.failure
+            try:
+                self._flush()
+            except OSError as error:
+                self.failure = error
+                self._drop()
+                raise
+            return not self._pieces
+
+    def fail(self, error: OSError) -> None:
+        """Give up: drop what is queued, and raise ``error`` at each later flush."""
+        with self._lock:
+            self.failure = error
+            self._drop()
+
+    def _flush(self) -> None:
+        budget = FLUSH_BYTES
+        while self._pieces and budget > 0:
+            piece = self._pieces[0]
+            try:
+                if isinstance(piece, FileRegion):
+                    sent = self._send_region(piece, min(piece.count, budget))
+                    done = piece.count == 0
+                else:
+                    sent = self._socket.send(piece)
+                    done = sent == len(piece)
+                    if not done:
+                        self._pieces[0] = piece[sent:]
+            except BlockingIOError:
+                return
+            self.size -= sent
+            self.taken += sent
+            budget -= sent
+            if done:
+                finished = self._pieces.popleft()
+                if isinstance(finished, FileRegion):
+                    finished.close()
+
+    def _send_region(self, region: FileRegion, count: int) -> int:
+        sent = os.sendfile(self._socket.fileno(), region.descriptor, region.offset, count)
+        if sent == 0:
+            raise FileTruncatedError(errno.EIO, "the file became shorter while it was sent")
+        region.offset += sent
+        region.count -= sent
+        return sent
+
+    def close(self) -> None:
+        """Drop what is queued and free the descriptors."""
+        with self._lock:
+            self._drop()
+
+    def _drop(self) -> None:
+        while self._pieces:
+            piece = self._pieces.popleft()
+            if isinstance(piece, FileRegion):
+                piece.close()
+        self.size = 0
+
+    def acknowledged(self) -> int:
+        """Return how many bytes the client's side has taken, as far as the kernel can tell.
+
+        The send buffer reports room in large steps, so that a slow reader seems to stand still
+        for minutes; what is acknowledged shows it moving.
+        """
+        return self.taken - unacknowledged(self._socket)
+
+
+def unacknowledged(sock: socket.socket) -> int:
+    """Return how many bytes wait in the send buffer or on the wire; 0 where that is unknown."""
+    if fcntl is None:  # pragma: no cover
+        return 0
+    try:
+        answer = fcntl.ioctl(sock.fileno(), TIOCOUTQ, b"\0\0\0\0")
+    except (OSError, ValueError):
+        return 0
+    return int(struct.unpack("i", answer)[0])
+
+
+def is_disconnect(error: OSError) -> bool:
+    """Tell whether an error of ``send`` means that the client is gone."""
+    return error.errno in _GONE

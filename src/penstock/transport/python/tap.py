@@ -1,0 +1,116 @@
+"""Copies a connection's exchanges to the trace, for ``--trace``."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from penstock.transport import HeaderList
+
+if TYPE_CHECKING:
+    from penstock.trace import Trace
+    from penstock.transport.python.connection import Connection
+
+BODY_BYTES = 1024
+"""How much of each body the trace shows."""
+
+
+class Tap:
+    """Collects what goes over one connection and prints a request, then its response, as a whole.
+
+    Whole, because lines of exchanges that run at the same time would be mixed otherwise.
+    """
+
+    def __init__(self, trace: Trace, connection: Connection) -> None:
+        self._trace = trace
+        self._connection = connection
+        self._raw = b""  # received, and not yet attributed to a head or a body
+        self._request_body = b""
+        self._request_length = 0
+        self._request_head = b""
+        self._shown = False
+        self._status = ""
+        self._headers: HeaderList = []
+        self._added: HeaderList = []
+        self._response_body = b""
+        self._response_length = 0
+
+    def received(self, data: bytes) -> None:
+        """Note bytes as they come off the socket."""
+        self._raw += data
+
+    def head_received(self, buffered: int) -> None:
+        """Note that a head ends ``buffered`` bytes before what has been received."""
+        end = len(self._raw) - buffered
+        self._request_head, self._raw = self._raw[:end], self._raw[end:]
+        self._request_body, self._request_length = b"", 0
+        self._shown = False
+        self._status, self._headers, self._added = "", [], []
+        self._response_body, self._response_length = b"", 0
+
+    def body_received(self, data: bytes, buffered: int) -> None:
+        """Note a decoded part of the request's body."""
+        self._raw = self._raw[len(self._raw) - buffered :]
+        self._request_length += len(data)
+        if len(self._request_body) < BODY_BYTES:
+            self._request_body += data[: BODY_BYTES - len(self._request_body)]
+
+    def message_over(self, buffered: int) -> None:
+        """Note that a message ends ``buffered`` bytes before what has been received."""
+        self._raw = self._raw[len(self._raw) - buffered :]
+
+    def handed_out(self) -> None:
+        """Print the request."""
+        self._show_request(self._request_head)
+
+    def _show_request(self, head: bytes) -> None:
+        connection = self._connection
+        self._shown = True
+        peer = connection.remote_addr or "a unix socket"
+        if connection.remote_port:
+            peer = f"{peer}:{connection.remote_port}"
+        self._trace.request(
+            connection.number,
+            connection.requests,
+            peer,
+            head,
+            self._request_body,
+            self._request_length,
+        )
+
+    def head_sent(self, status: str, headers: HeaderList, added: HeaderList) -> None:
+        """Note the response's head: the application's fields and the server's."""
+        self._status, self._headers, self._added = status, headers, added
+
+    def body_sent(self, data: bytes) -> None:
+        """Note a block of the response's body."""
+        self._response_length += len(data)
+        if len(self._response_body) < BODY_BYTES:
+            self._response_body += data[: BODY_BYTES - len(self._response_body)]
+
+    def response_over(self, length: int, note: str) -> None:
+        """Print the response, whose body has ``length`` bytes."""
+        connection = self._connection
+        self._trace.response(
+            connection.number,
+            connection.requests,
+            self._status,
+            self._headers,
+            self._added,
+            self._response_body,
+            length,
+            note,
+        )
+
+    def refused(self, answer: bytes) -> None:
+        """Print a request that was refused, as far as it came, and the server's own answer."""
+        if not self._shown:
+            self._show_request(self._request_head or self._raw[: 4 * BODY_BYTES])
+        head, _, body = answer.partition(b"\r\n\r\n")
+        status, *lines = head.decode("latin-1").split("\r\n")
+        self._added = []
+        for line in lines:
+            name, _, value = line.partition(": ")
+            self._added.append((name, value))
+        self._status, self._headers = status.partition(" ")[2], []
+        self._response_body = body
+        self.response_over(len(body), "refused by the server")

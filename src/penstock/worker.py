@@ -1,0 +1,305 @@
+"""One process that serves: a transport, a gateway, and the threads between them."""
+
+from __future__ import annotations
+
+import gc
+import logging
+import os
+import resource
+import signal
+import socket
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from penstock import __version__
+from penstock.access_log import AccessLog
+from penstock.http1 import ParserLimits
+from penstock.log_sink import LogSink
+from penstock.logs import configure_logging
+from penstock.trace import Trace
+from penstock.transport.limits import Limits
+from penstock.transport.python import PythonTransport
+from penstock.wsgi.environ import base_environ
+from penstock.wsgi.errors import ErrorStream
+from penstock.wsgi.gateway import Gateway
+
+if TYPE_CHECKING:
+    from wsgiref.types import WSGIApplication
+
+    from penstock.listeners import Listener
+    from penstock.settings import Settings
+    from penstock.transport import Transport
+
+LEAVE_SECONDS = 1.0
+"""How much of the graceful timeout is kept for what follows the drain: threads that return, the
+application's own threads and exit handlers."""
+
+STOPPED = 0
+"""Exit status: stopped as told, and nothing was cut off."""
+
+CUT_OFF = 1
+"""Exit status: stopped as told, but requests in progress had to be cut off."""
+
+
+def limits_from(settings: Settings) -> Limits:
+    """Return a transport's limits as the settings have them."""
+    return Limits(
+        parser=ParserLimits(
+            request_line=settings.limit_request_line,
+            fields=settings.limit_request_fields,
+            field_size=settings.limit_request_field_size,
+            head=settings.limit_request_head,
+            chunk_overhead=settings.limit_chunk_overhead,
+            body=settings.max_body,
+        ),
+        body_memory=settings.body_memory,
+        out_buffer=settings.out_buffer,
+        max_connections=settings.max_connections,
+        header_timeout=settings.header_timeout,
+        body_timeout=settings.body_timeout,
+        body_min_rate=settings.body_min_rate,
+        keep_alive=settings.keep_alive,
+        write_timeout=settings.write_timeout,
+        drain_linger=settings.drain_linger,
+    )
+
+
+class Worker:
+    """Everything that serves in one process; usable more than once in it.
+
+    `start`, then `drain` and `join`, or `close`. The listeners become the worker's own.
+    """
+
+    def __init__(
+        self, application: WSGIApplication, settings: Settings, listeners: Sequence[Listener]
+    ) -> None:
+        self.settings = settings
+        self.logger = configure_logging(settings.error_logfile, settings.log_level)
+        self.access_log = self._open_access_log()
+        self.transport: Transport = PythonTransport(
+            [(listener, self._base_environ(listener)) for listener in listeners],
+            threads=settings.threads,
+            limits=limits_from(settings),
+            logger=self.logger,
+            access_log=self.access_log,
+            trace=Trace(LogSink.open("-", setting="trace")) if settings.trace else None,
+            server_header=settings.server_header or None,
+            header_map=settings.header_map,
+            stream_requests=settings.stream_requests,
+            temp_dir=settings.temp_dir,
+            id_prefix=f"{os.getpid():x}-{int(time.time()) & 0xFFFFFF:x}-",
+        )
+        self._gateway = Gateway(application, logger=self.logger, sendfile=settings.sendfile)
+        self._threads = [
+            threading.Thread(target=self._serve, name=f"penstock-{number}", daemon=True)
+            for number in range(1, settings.threads + 1)
+        ]
+
+    def _open_access_log(self) -> AccessLog | None:
+        settings = self.settings
+        if settings.access_logfile is None:
+            return None
+        sink = LogSink.open(settings.access_logfile, setting="access_logfile", stream=1)
+        return AccessLog(sink, settings.access_logformat)
+
+    def _base_environ(self, listener: Listener) -> dict[str, Any]:
+        return base_environ(
+            multithread=self.settings.threads > 1,
+            multiprocess=False,
+            server_name=listener.server_name,
+            server_port=listener.server_port,
+            script_name=self.settings.script_name,
+            errors=ErrorStream(self.logger),
+            software=f"penstock/{__version__}",
+        )
+
+    def start(self) -> None:
+        """Begin to serve."""
+        for thread in self._threads:
+            thread.start()
+
+    def _serve(self) -> None:
+        """The loop of one thread."""
+        while True:
+            try:
+                while (exchange := self.transport.next()) is not None:
+                    self._gateway.handle(exchange)
+                return
+            except BaseException:
+                # A defect of ours, or memory that ran out in the wrong place. The other
+                # connections must not pay for it: the thread goes on.
+                self.logger.critical("internal error in a serving thread", exc_info=True)
+
+    def drain(self) -> None:
+        """Accept what waits in the listen queues, then no more; finish what is in progress."""
+        self.transport.drain()
+
+    def close(self) -> None:
+        """Cut off what is in progress."""
+        self.transport.close()
+
+    def join(self, timeout: float) -> bool:
+        """Wait up to ``timeout`` seconds for the threads; tell whether all have returned."""
+        deadline = time.monotonic() + timeout
+        for thread in self._threads:
+            thread.join(max(0.0, deadline - time.monotonic()))
+        return not any(thread.is_alive() for thread in self._threads)
+
+    def close_logs(self) -> None:
+        """Write out what the access log still holds."""
+        if self.access_log is not None:
+            self.access_log.close()
+
+
+class _Signals:
+    """SIGTERM and SIGINT as values that the main thread waits for.
+
+    The handlers only enqueue; the byte that Python writes to the wake-up descriptor ends the wait.
+    """
+
+    def __init__(self) -> None:
+        self._received: list[int] = []
+        self._reader, self._writer = socket.socketpair()
+        self._reader.setblocking(True)
+        self._writer.setblocking(False)
+        signal.set_wakeup_fd(self._writer.fileno(), warn_on_full_buffer=False)
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._enqueue)
+
+    def _enqueue(self, number: int, _frame: object) -> None:
+        self._received.append(number)
+
+    def wait(self, timeout: float | None = None) -> int | None:
+        """Return the next signal, or None after ``timeout`` seconds."""
+        deadline = None if timeout is None else time.monotonic() + timeout
+        while not self._received:
+            remaining = None if deadline is None else deadline - time.monotonic()
+            if remaining is not None and remaining <= 0:
+                return None
+            self._reader.settimeout(remaining)
+            try:
+                self._reader.recv(64)
+            except TimeoutError:
+                return None
+        return self._received.pop(0)
+
+
+def serve_until_stopped(
+    application: WSGIApplication, settings: Settings, listeners: Sequence[Listener], name: str
+) -> int:
+    """Serve in the main thread's process until a signal; return the exit status.
+
+    ``name`` is what the start-up line calls the application. Raises `SettingsError` where a log
+    cannot be opened, and `ValueError` outside of the main thread.
+    """
+    worker = Worker(application, settings, listeners)
+    # After the application was loaded: what it did to these signals while it was imported would
+    # otherwise keep the server from stopping.
+    signals = _Signals()
+    logger = worker.logger
+    for warning in settings.warnings:
+        logger.warning("%s", warning)
+    check_room_for_files(settings, logger)
+    check_temp_dir(settings, logger)
+    gc.freeze()  # what was imported lives as long as the process: not to be looked at again
+    worker.start()
+    count = settings.threads
+    logger.info(
+        "penstock %s serving %s on %s (python transport, %d %s)",
+        __version__,
+        name,
+        ", ".join(listener.name for listener in listeners),
+        count,
+        "thread" if count == 1 else "threads",
+    )
+    first = signals.wait()
+    return shut_down(worker, graceful=first == signal.SIGTERM, interrupted=signals.wait)
+
+
+def shut_down(
+    worker: Worker, *, graceful: bool, interrupted: Callable[[float], int | None]
+) -> int:
+    """End a worker; return the exit status. ``interrupted`` waits for another signal."""
+    logger, limit = worker.logger, worker.settings.graceful_timeout
+    drained = False
+    if graceful:
+        # 1. Accept what waits in the listen queues, then no more. Idle connections get a moment
+        #    for requests that are under way, and each response says that it is the last.
+        logger.info("stopping: finishing the requests in progress, for up to %g s", limit)
+        worker.drain()
+        # 2. Wait until nothing is in progress, for as long as that may take, or until a second
+        #    signal says that it need not.
+        deadline = time.monotonic() + limit - min(LEAVE_SECONDS, limit / 4)
+        while not (drained := worker.join(0)) and time.monotonic() < deadline:
+            if interrupted(min(0.05, max(0.0, deadline - time.monotonic()))) is not None:
+                logger.info("stopping at once: a second signal")
+                break
+    # 3. Cut off what is left.
+    if not drained:
+        in_progress = worker.transport.snapshot()["requests_in_progress"]
+        if in_progress:
+            logger.warning(
+                "cutting off %d %s in progress%s",
+                in_progress,
+                "request" if in_progress == 1 else "requests",
+                " (setting: graceful_timeout)" if graceful else "",
+            )
+        worker.close()
+        drained = worker.join(0.2) and not in_progress
+    # 4. Write out the logs.
+    logger.info("stopped")
+    worker.close_logs()
+    status = STOPPED if drained or not graceful else CUT_OFF
+    # 5. Leave. Threads and exit handlers of the application get a moment, and no more.
+    _leave_for_certain(status)
+    return status
+
+
+def _leave_for_certain(status: int) -> None:
+    """End the process soon, even if something that runs at exit never returns."""
+
+    def leave() -> None:
+        threading.Event().wait(LEAVE_SECONDS)
+        os._exit(status)
+
+    threading.Thread(target=leave, name="penstock-leave", daemon=True).start()
+
+
+def check_room_for_files(settings: Settings, logger: logging.Logger) -> None:
+    """Raise the limit on open files to what max_connections needs, or warn that it is too low."""
+    # For each connection its socket, and in the worst case a spooled body and a file being sent;
+    # idle ones have neither.
+    wanted = settings.max_connections + settings.threads * 4 + 64
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == resource.RLIM_INFINITY or soft >= wanted:
+        return
+    possible = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (possible, hard))
+    except (OSError, ValueError):
+        possible = soft
+    if possible < wanted:
+        logger.warning(
+            "the limit on open files is %d, so that about %d connections fit at a time; "
+            "raise it (ulimit -n) or lower max_connections (%d)",
+            possible,
+            max(1, possible - 64 - settings.threads * 4),
+            settings.max_connections,
+        )
+
+
+def check_temp_dir(settings: Settings, logger: logging.Logger) -> None:
+    """Warn where large request bodies could not be stored. Small ones need no disk."""
+    try:
+        tempfile.TemporaryFile(dir=settings.temp_dir).close()
+    except OSError as error:
+        logger.warning(
+            "request bodies over %d bytes will be answered with 507: no temporary file can be "
+            "made in %s: %s (setting: temp_dir)",
+            settings.body_memory,
+            settings.temp_dir or "any of the system's directories for them",
+            error.strerror,
+        )
