@@ -6,14 +6,13 @@ from pyramid.config import Configurator
 from pyramid.request import Request
 from pyramid.response import Response
 
+from frameworks.contents import PAGE, PAGE_ETAG, stream, summary
+
 
 class InMemoryRequest(Request):
     """WebOb copies a larger body to a file of its own, and leaves that for the collector."""
 
     request_body_tempfile_limit = 16 * 1024 * 1024
-
-
-from frameworks.contents import PAGE, PAGE_ETAG, stream, summary
 
 
 def upload(request: Request) -> Response:
