@@ -1,0 +1,51 @@
+"""HTTP/1.1 without sockets: bytes to events, and responses to bytes.
+
+Nothing here imports a socket, a thread, a clock or a logger. The way of a request is
+`parser.RequestParser`: the buffer's bytes to lines, `head` to a `Request`, `body` to `Data`.
+"""
+
+from __future__ import annotations
+
+from penstock.http1.errors import ProtocolError
+from penstock.http1.events import (
+    CONNECTION_CLOSED,
+    NEED_DATA,
+    Data,
+    EndOfMessage,
+    Event,
+    Request,
+    Signal,
+    State,
+)
+from penstock.http1.limits import ParserLimits
+from penstock.http1.parser import RequestParser
+from penstock.http1.response import (
+    LAST_CHUNK,
+    REASON_PHRASES,
+    Framing,
+    choose_framing,
+    encode_chunk,
+    encode_head,
+    error_response,
+)
+
+__all__ = [
+    "CONNECTION_CLOSED",
+    "LAST_CHUNK",
+    "NEED_DATA",
+    "REASON_PHRASES",
+    "Data",
+    "EndOfMessage",
+    "Event",
+    "Framing",
+    "ParserLimits",
+    "ProtocolError",
+    "Request",
+    "RequestParser",
+    "Signal",
+    "State",
+    "choose_framing",
+    "encode_chunk",
+    "encode_head",
+    "error_response",
+]

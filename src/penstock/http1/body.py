@@ -1,0 +1,167 @@
+"""The two framings of a request body: by length, and in chunks (RFC 9112, sections 6 and 7)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+from penstock.http1 import grammar, limits
+from penstock.http1.buffer import ReceiveBuffer
+from penstock.http1.errors import ProtocolError
+from penstock.http1.head import parse_fields
+from penstock.http1.limits import ParserLimits
+
+_SIZE_DIGITS = 16  # of a chunk: 64 bits, so that no reader of the same bytes overflows
+
+FORBIDDEN_TRAILERS = frozenset(
+    {"content-length", "transfer-encoding", "host", "connection", "trailer", "expect"}
+)
+"""Fields that frame or route the message: to find them late is an attempt at smuggling.
+
+RFC 9110, section 6.5.1. Others that make no sense there are dropped, as all trailers are.
+"""
+
+
+class BodyReader(Protocol):
+    """Takes a body's bytes out of a buffer, and knows when there are no more."""
+
+    complete: bool
+    """Whether the message has ended."""
+
+    def read(self, buffer: ReceiveBuffer) -> bytes:
+        """Return all content that is buffered; ``b""`` if there is none, now or for good."""
+
+
+class LengthReader:
+    """Reads a body of a known length."""
+
+    __slots__ = ("complete", "remaining")
+
+    def __init__(self, length: int) -> None:
+        self.remaining = length  # bytes of content not yet returned
+        self.complete = False
+
+    def read(self, buffer: ReceiveBuffer) -> bytes:
+        """Return what is buffered of the body."""
+        data = buffer.take(self.remaining)
+        self.remaining -= len(data)
+        self.complete = self.remaining == 0
+        return data
+
+
+class ChunkedReader:
+    """Reads a body in chunks, checks its extensions and trailer fields, and drops those.
+
+    ``_step`` is the method for the element of the grammar that comes next; it consumes what it
+    can, and returns whether the next step may be tried. (A plain function, not a bound method,
+    so that a reader is no reference cycle.)
+    """
+
+    __slots__ = (
+        "_error",
+        "_limits",
+        "_overhead",
+        "_pieces",
+        "_remaining",
+        "_size",
+        "_step",
+        "_trailers",
+        "complete",
+    )
+
+    def __init__(self, bounds: ParserLimits) -> None:
+        self.complete = False
+        self._limits = bounds
+        self._step: Callable[[ChunkedReader, ReceiveBuffer], bool] = ChunkedReader._read_size
+        self._error: ProtocolError | None = None
+        self._pieces: list[bytes | bytearray] = []
+        self._size = 0  # bytes of content announced so far
+        self._remaining = 0  # of these in the chunk at hand, not yet consumed
+        self._overhead = 0  # bytes of extensions, then of trailers
+        self._trailers = 0  # their count
+
+    def read(self, buffer: ReceiveBuffer) -> bytes:
+        """Return the content of all chunks that are buffered, joined."""
+        if self._error is not None:
+            raise self._error
+        try:
+            while self._step(self, buffer):
+                pass
+        except ProtocolError as error:
+            # What came before the fault is handed out first, as it would be had the fault come
+            # in a later packet.
+            self._error = error
+            if not self._pieces:
+                raise
+        content = b"".join(self._pieces)
+        self._pieces.clear()
+        return content
+
+    def _read_size(self, buffer: ReceiveBuffer) -> bool:
+        allowed = self._limits.chunk_overhead - self._overhead
+        line = buffer.take_line(
+            _SIZE_DIGITS + allowed, limits.chunk_extensions_too_long, grammar.CONTROL
+        )
+        if line is None:
+            return False
+        match = grammar.CHUNK_LINE.fullmatch(line)
+        if match is None:
+            raise ProtocolError(400, "A chunk's size line is not valid.", "RFC 9112, section 7.1")
+        digits, extensions = match.groups()
+        self._overhead += len(extensions)
+        self._remaining = int(digits, 16)
+        self._size += self._remaining
+        if self._overhead > self._limits.chunk_overhead:
+            raise limits.chunk_extensions_too_long()
+        if self._size > self._limits.body:
+            raise limits.body_too_large()
+        if self._remaining:
+            self._step = ChunkedReader._read_content
+        else:
+            self._overhead = 0
+            self._step = ChunkedReader._read_trailer
+        return True
+
+    def _read_content(self, buffer: ReceiveBuffer) -> bool:
+        data, start = buffer.data, buffer.start
+        end = min(start + self._remaining, len(data))
+        if end == start:
+            return False
+        self._pieces.append(data[start:end])
+        buffer.consume_to(end)
+        self._remaining -= end - start
+        if self._remaining:
+            return False
+        self._step = ChunkedReader._read_content_end
+        return True
+
+    def _read_content_end(self, buffer: ReceiveBuffer) -> bool:
+        start = buffer.start
+        end = buffer.data[start : start + 2]
+        if end == b"\r\n":
+            buffer.consume_to(start + 2)
+            self._step = ChunkedReader._read_size
+            return True
+        if end and end != b"\r":
+            raise ProtocolError(400, "A chunk does not end in CRLF.", "RFC 9112, section 7.1")
+        return False
+
+    def _read_trailer(self, buffer: ReceiveBuffer) -> bool:
+        allowed = self._limits.chunk_overhead - self._overhead
+        too_long = limits.trailers_too_long
+        if self._trailers == self._limits.fields:
+            allowed, too_long = 0, limits.too_many_fields
+        line = buffer.take_line(allowed, too_long, grammar.CONTROL)
+        if line is None:
+            return False
+        if not line:
+            self.complete = True
+            return False
+        self._trailers += 1
+        self._overhead += len(line)
+        if FORBIDDEN_TRAILERS.intersection(parse_fields([line])):
+            raise ProtocolError(
+                400, "A trailer field frames or routes the message.", "RFC 9110, section 6.5.1"
+            )
+        return True
+

@@ -1,0 +1,89 @@
+"""Bytes received and not yet consumed, and the only place that looks for the end of a line."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+
+from penstock.http1.errors import ProtocolError
+
+_CR, _LF = 0x0D, 0x0A
+
+
+class ReceiveBuffer:
+    """A queue of bytes whose work is linear in what passes through it, however it is split.
+
+    A block that arrives while the buffer is empty, which is nearly every block, is kept as
+    it is, and consuming from it only moves ``start``. Only a remainder is ever copied.
+    """
+
+    __slots__ = ("data", "scanned", "start")
+
+    def __init__(self) -> None:
+        self.data: bytes | bytearray = b""
+        self.start = 0  # what is before has been consumed
+        self.scanned = 0  # no line ends between `start` and here
+
+    def __len__(self) -> int:
+        return len(self.data) - self.start
+
+    def append(self, data: bytes) -> None:
+        """Add what was received."""
+        if not self.data:
+            self.data = data
+            return
+        if isinstance(self.data, bytes):
+            self.data = bytearray(memoryview(self.data)[self.start :])
+        else:
+            del self.data[: self.start]
+        self.scanned = max(self.scanned - self.start, 0)
+        self.start = 0
+        self.data += data
+
+    def clear(self) -> None:
+        """Forget everything, and free its memory."""
+        self.data = b""
+        self.start = self.scanned = 0
+
+    def consume_to(self, end: int) -> None:
+        """Consume what is before the index ``end`` of ``data``."""
+        if end == len(self.data):
+            self.clear()  # an idle connection must not hold on to the last block it received
+        else:
+            self.start = self.scanned = end
+
+    def take(self, size: int) -> bytes:
+        """Consume and return at most ``size`` bytes."""
+        data, start = self.data, self.start
+        end = min(start + size, len(data))
+        self.consume_to(end)
+        return bytes(data[start:end])  # neither slice nor bytes() copies all of a `bytes`
+
+    def take_line(
+        self, limit: int, too_long: Callable[[], ProtocolError], forbidden: re.Pattern[bytes]
+    ) -> str | None:
+        """Consume a line with its CRLF and return it without; None while it is incomplete.
+
+        A line of more than ``limit`` bytes raises ``too_long()``, and a byte that ``forbidden``
+        matches (CR and LF among them) raises too: whichever comes first, as soon as it is there.
+        """
+        data, start = self.data, self.start
+        found = forbidden.search(data, self.scanned)
+        end = found.start() if found else len(data)
+        if end - start > limit:
+            raise too_long()
+        if found is None or data[end : end + 2] == b"\r":
+            self.scanned = end
+            return None
+        if data[end : end + 2] != b"\r\n":
+            raise _forbidden_byte(data[end])
+        self.consume_to(end + 2)
+        return str(data[start:end], "latin-1")
+
+
+def _forbidden_byte(byte: int) -> ProtocolError:
+    if byte == _LF or byte == _CR:
+        return ProtocolError(400, "A line does not end in CRLF.", "RFC 9112, section 2.2")
+    if byte >= 0x80:
+        return ProtocolError(400, "The request line is not ASCII.", "RFC 9112, section 3")
+    return ProtocolError(400, "The request has a control character.", "RFC 9110, section 5.5")

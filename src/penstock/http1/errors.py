@@ -1,0 +1,25 @@
+"""The one error of the HTTP/1.1 parser: what is wrong, and the status that says so."""
+
+from __future__ import annotations
+
+
+class ProtocolError(Exception):
+    """What the client sent is no valid HTTP/1.1 request, or passes a limit.
+
+    ``status`` is the HTTP status to answer with, after which the connection must be closed.
+    ``reason`` is a short sentence for the client and for the log; it never holds a byte that
+    the client sent. ``rule`` names the section of the standard, and ``setting`` the option
+    that moves the limit, where it is one.
+    """
+
+    def __init__(self, status: int, reason: str, rule: str = "", setting: str = "") -> None:
+        super().__init__(status, reason)
+        self.status = status
+        self.reason = reason
+        self.rule = rule
+        self.setting = setting
+
+    def __str__(self) -> str:
+        """Return the reason, and in brackets the rule or the setting behind it."""
+        behind = self.setting or self.rule
+        return f"{self.reason} ({behind})" if behind else self.reason

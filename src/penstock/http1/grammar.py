@@ -1,0 +1,63 @@
+"""The grammar of a request, each rule beside its section.
+
+No pattern can backtrack over more than one run of characters, so all match in linear time.
+"""
+
+from __future__ import annotations
+
+import re
+
+TOKEN = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
+"""RFC 9110, section 5.6.2: methods and field names."""
+
+TOKEN_BYTES = frozenset(b"!#$%&'*+-.^_`|~0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz")
+"""The bytes of a token, to judge the first byte of a request by."""
+
+VERSION = re.compile(r"HTTP/([0-9])\.([0-9])")
+"""RFC 9112, section 2.3: case-sensitive, one digit each."""
+
+TARGET = re.compile(r'[!"$-\[\]-~]+')
+"""RFC 9112, section 3.2: visible ASCII without ``#`` and ``\\``.
+
+Wider than RFC 3986, since browsers send ``{``, ``|`` or ``"`` as they are and no two parsers
+read them differently. A fragment or a backslash they do.
+"""
+
+ABSOLUTE_FORM = re.compile(r"https?://([^/?]*)([^?]*)(?:\?(.*))?", re.IGNORECASE)
+"""RFC 9112, section 3.2.2, and RFC 9110, section 4.2: authority, path and query."""
+
+HOST = re.compile(
+    r"(?:\[[0-9A-Fa-f:.]{2,45}\]"  # IP-literal; no zone: it means nothing to another machine
+    r"|(?:[A-Za-z0-9\-._~!$&'()*+,;=]|%[0-9A-Fa-f]{2})+)"  # IPv4address or reg-name
+    r"(?::[0-9]{0,5})?"
+)
+"""RFC 9112, section 3.2, and RFC 3986, section 3.2.2: ``uri-host [ ":" port ]``, not empty."""
+
+DIGITS = re.compile(r"[0-9]+")
+"""RFC 9110, section 8.6: Content-Length. (``str.isdigit`` and ``int`` take much more.)"""
+
+TRANSFER_CODING = re.compile(
+    r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"
+    r"(?:[ \t]*;[ \t]*[!#$%&'*+\-.^_`|~0-9A-Za-z]+[ \t]*=[ \t]*[!#$%&'*+\-.^_`|~0-9A-Za-z]+)*"
+)
+"""RFC 9112, section 7: a coding and its parameters (quoted values are not worth a 501)."""
+
+CHUNK_LINE = re.compile(
+    r"([0-9A-Fa-f]{1,16})"
+    r"((?:;[ \t]*[!#$%&'*+\-.^_`|~0-9A-Za-z]+"
+    r"(?:[ \t]*=[ \t]*(?:[!#$%&'*+\-.^_`|~0-9A-Za-z]+"
+    r'|"(?:[\t !#-\[\]-~\x80-\xff]|\\[\t -~\x80-\xff])*"))?[ \t]*)*)'
+)
+"""RFC 9112, section 7.1: chunk-size of at most 64 bits, and the chunk extensions.
+
+Blanks are allowed inside the extensions (section 7.1.1), but none next to the size.
+"""
+
+CONTROLS = bytes(byte for byte in range(0x20) if byte != 0x09) + b"\x7f"
+"""RFC 9110, section 5.5: no field value, and nothing else in a head, may hold these."""
+
+CONTROL = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
+"""One of `CONTROLS`."""
+
+NOT_IN_REQUEST_LINE = re.compile(rb"[\x00-\x1f\x7f-\xff]")
+"""RFC 9112, section 3: a request line is visible ASCII and spaces."""

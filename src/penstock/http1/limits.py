@@ -1,0 +1,85 @@
+"""What a request may cost before it is refused."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from penstock.http1.errors import ProtocolError
+
+
+@dataclass(frozen=True, slots=True)
+class ParserLimits:
+    """The bounds of one request. Every one of them holds before the line that breaks it ends."""
+
+    request_line: int = 8190
+    """Bytes of the request line without its CRLF; 414 above. RFC 9112, section 3, wants 8000."""
+
+    fields: int = 100
+    """Field lines of a head, and of a trailer section; 431 above. Browsers send 10 to 30."""
+
+    field_size: int = 8190
+    """Bytes of one field line without its CRLF; 431 above. Holds two cookies of full size."""
+
+    head: int = 65536
+    """Bytes of a whole head with its last CRLF; 431 above. Bounds a connection's memory."""
+
+    chunk_overhead: int = 4096
+    """Bytes of all chunk extensions of one body, and again of its trailer section; 400 above.
+
+    Nobody uses either, so this only has to keep them from being a way to send without end.
+    """
+
+    body: int = 1 << 30
+    """Bytes of a body's content, whichever way it is framed; 413 above. A big upload fits."""
+
+
+def request_line_too_long() -> ProtocolError:
+    """Return the error for a request line above ``request_line``."""
+    return ProtocolError(
+        414, "The request line is too long.", "RFC 9112, section 3", "limit_request_line"
+    )
+
+
+def too_many_fields() -> ProtocolError:
+    """Return the error for more field lines than ``fields``."""
+    return ProtocolError(
+        431, "The request has too many fields.", "RFC 6585, section 5", "limit_request_fields"
+    )
+
+
+def field_too_long() -> ProtocolError:
+    """Return the error for a field line above ``field_size``."""
+    return ProtocolError(
+        431, "A field is too long.", "RFC 6585, section 5", "limit_request_field_size"
+    )
+
+
+def head_too_long() -> ProtocolError:
+    """Return the error for a head above ``head``."""
+    return ProtocolError(
+        431, "The request head is too long.", "RFC 6585, section 5", "limit_request_head"
+    )
+
+
+def chunk_extensions_too_long() -> ProtocolError:
+    """Return the error for chunk extensions above ``chunk_overhead``."""
+    return ProtocolError(
+        400,
+        "The chunk extensions are too long.",
+        "RFC 9112, section 7.1.1",
+        "limit_chunk_overhead",
+    )
+
+
+def trailers_too_long() -> ProtocolError:
+    """Return the error for a trailer section above ``chunk_overhead``."""
+    return ProtocolError(
+        400, "The trailer section is too long.", "RFC 9112, section 7.1.2", "limit_chunk_overhead"
+    )
+
+
+def body_too_large() -> ProtocolError:
+    """Return the error for a body above ``body``."""
+    return ProtocolError(
+        413, "The request body is too large.", "RFC 9110, section 15.5.14", "max_body"
+    )

@@ -1,0 +1,248 @@
+"""Bytes in, events out: the server's side of one HTTP/1.1 connection.
+
+    parser.receive_data(block)                 IDLE
+    parser.next_event() -> Request             BODY
+    parser.next_event() -> Data, any number
+    parser.next_event() -> EndOfMessage        DONE
+    parser.start_next_request()                IDLE
+"""
+
+from __future__ import annotations
+
+from penstock.http1 import grammar, limits
+from penstock.http1.body import BodyReader, ChunkedReader, LengthReader
+from penstock.http1.buffer import ReceiveBuffer
+from penstock.http1.errors import ProtocolError
+from penstock.http1.events import (
+    CONNECTION_CLOSED,
+    NEED_DATA,
+    Data,
+    EndOfMessage,
+    Event,
+    Request,
+    State,
+)
+from penstock.http1.head import parse_fields, parse_request, parse_request_line
+from penstock.http1.limits import ParserLimits
+
+IDLE, HEAD, BODY, DONE, FAILED, CLOSED = State  # an enum's attributes are slow to look up
+
+TRANSITIONS: dict[State, tuple[State, ...]] = {
+    IDLE: (BODY, HEAD, FAILED, CLOSED),  # to BODY where a whole head came at once
+    HEAD: (BODY, FAILED),
+    BODY: (DONE, FAILED),
+    DONE: (IDLE,),
+    FAILED: (),
+    CLOSED: (),
+}
+"""The states that may follow each state."""
+
+_END_OF_MESSAGE = EndOfMessage()
+
+
+class RequestParser:
+    """Reads the requests of one connection. One thread at a time may use it.
+
+    It accepts what RFC 9112 allows a client to send and nothing else, whatever the packets
+    that bring it: the events, joined, depend on the bytes alone. All work is linear in them.
+    """
+
+    __slots__ = (
+        "_body",
+        "_buffer",
+        "_eof",
+        "_error",
+        "_head_size",
+        "_limits",
+        "_lines",
+        "_skipped_line",
+        "_whole_head",
+        "state",
+    )
+
+    def __init__(self, bounds: ParserLimits) -> None:
+        self.state: State = IDLE
+        self._limits = bounds
+        # No line of a head of this size can pass its limit.
+        self._whole_head = min(bounds.request_line, bounds.field_size, bounds.head)
+        self._buffer = ReceiveBuffer()
+        self._eof = False
+        self._error: ProtocolError | None = None
+        self._body: BodyReader | None = None
+        self._lines: list[str] = []  # the lines so far of a head that comes in pieces
+        self._head_size = 0  # bytes in these, with their CRLFs
+        self._skipped_line = False  # whether an empty line preceded this request
+
+    @property
+    def buffered(self) -> int:
+        """Bytes received and not yet consumed: more of this message, or of later ones."""
+        return len(self._buffer)
+
+    @property
+    def body_remaining(self) -> int | None:
+        """Bytes of the body that are still to be received; None where that is not known."""
+        if self.state is DONE:
+            return 0
+        if self.state is not BODY or isinstance(self._body, ChunkedReader):
+            return None
+        if isinstance(self._body, LengthReader):
+            return max(self._body.remaining - len(self._buffer), 0)
+        return 0
+
+    def receive_data(self, data: bytes) -> None:
+        """Take what the client sent; `next_event` tells what it means."""
+        if self._eof:
+            raise RuntimeError("data after the end of the connection")
+        if self._error is None:
+            self._buffer.append(data)
+
+    def receive_eof(self) -> None:
+        """Take notice that the client will send no more."""
+        self._eof = True
+
+    def next_event(self) -> Event:
+        """Return the next event, or a signal that there is none.
+
+        Raises `ProtocolError` where the client broke a rule or a limit, and the same one ever
+        after: answer it, and close. After `EndOfMessage` it returns that until
+        `start_next_request` is called.
+        """
+        try:
+            if self.state is BODY:
+                return self._next_of_body()
+            if self.state is IDLE or self.state is HEAD:
+                return self._next_of_head()
+        except ProtocolError as error:
+            self._error = error
+            self._buffer.clear()
+            self._lines.clear()
+            self._move_to(FAILED)
+            raise
+        if self._error is not None:
+            raise self._error.with_traceback(None)
+        return _END_OF_MESSAGE if self.state is DONE else CONNECTION_CLOSED
+
+    def start_next_request(self) -> None:
+        """Make ready for another request, of which all or a part may be buffered already.
+
+        Raises `RuntimeError` unless the last event was `EndOfMessage`.
+        """
+        self._move_to(IDLE)
+        self._skipped_line = False
+
+    def _move_to(self, state: State) -> None:
+        if state not in TRANSITIONS[self.state]:
+            raise RuntimeError(f"a parser cannot go from {self.state.value} to {state.value}")
+        self.state = state
+
+    def _next_of_head(self) -> Event:
+        lines = self._take_whole_head() or self._take_head_by_lines()
+        if lines is not None:
+            request = parse_request(lines, self._limits.body)
+            self._body = self._body_reader(request)
+            self._move_to(BODY)
+            return request
+        if self._lines or len(self._buffer):
+            if self._eof:
+                raise ProtocolError(400, "The request ends within its head.", "RFC 9112, section 8")
+            if self.state is IDLE:
+                self._move_to(HEAD)
+        elif self._eof:
+            self._move_to(CLOSED)
+            return CONNECTION_CLOSED
+        return NEED_DATA
+
+    def _take_whole_head(self) -> list[str] | None:
+        """Return the lines of a head that is buffered as a whole and has nothing odd about it.
+
+        This is the way of nearly all requests. What it leaves, `_take_head_by_lines` finds
+        in order a fault in, or none.
+        """
+        buffer = self._buffer
+        data, start = buffer.data, buffer.start
+        if self._lines or buffer.scanned != start:
+            return None  # begun line by line already
+        end = data.find(b"\r\n\r\n", start, start + self._whole_head)
+        if end <= start:
+            return None
+        head = data[start:end]
+        lines = str(head, "latin-1").split("\r\n")
+        # Each split took a CR and a LF. Any other control character makes the sums differ.
+        controls = len(head) - len(head.translate(None, grammar.CONTROLS))
+        if controls != 2 * (len(lines) - 1) or len(lines) - 1 > self._limits.fields:
+            return None
+        if not lines[0]:
+            return None
+        buffer.consume_to(end + 4)
+        return lines
+
+    def _take_head_by_lines(self) -> list[str] | None:
+        """Take the lines of a head as far as they came, and return them once they are complete.
+
+        Each line is judged when it ends, or as soon as a byte in it is one too many.
+        """
+        lines = self._lines
+        while (line := self._take_head_line()) is not None:
+            if line:
+                if lines:
+                    parse_fields([line])
+                else:
+                    parse_request_line(line)
+                lines.append(line)
+            elif lines:
+                self._lines = []
+                self._head_size = 0
+                return lines
+            elif self._skipped_line:
+                raise ProtocolError(400, "The request line is empty.", "RFC 9112, section 2.2")
+            else:
+                self._skipped_line = True
+        return None
+
+    def _take_head_line(self) -> str | None:
+        bounds, buffer = self._limits, self._buffer
+        if self._lines:
+            limit, too_long = bounds.field_size, limits.field_too_long
+            forbidden = grammar.CONTROL
+            if len(self._lines) > bounds.fields:
+                limit, too_long = 0, limits.too_many_fields
+        else:
+            limit, too_long = bounds.request_line, limits.request_line_too_long
+            forbidden = grammar.NOT_IN_REQUEST_LINE
+            self._check_first_byte()
+        left = bounds.head - self._head_size - len(b"\r\n\r\n")
+        if left < limit:
+            limit, too_long = left, limits.head_too_long
+        line = buffer.take_line(limit, too_long, forbidden)
+        if line:
+            self._head_size += len(line) + len(b"\r\n")
+        return line
+
+    def _check_first_byte(self) -> None:
+        first = self._buffer.data[self._buffer.start : self._buffer.start + 1]
+        if first and first != b"\r" and first[0] not in grammar.TOKEN_BYTES:
+            raise ProtocolError(400, "The request begins with no method.", "RFC 9112, section 3")
+
+    def _next_of_body(self) -> Event:
+        body = self._body
+        if body is not None:
+            if not body.complete:
+                data = body.read(self._buffer)
+                if data:
+                    return Data(data)
+            if not body.complete:
+                if self._eof:
+                    raise ProtocolError(
+                        400, "The request ends within its body.", "RFC 9112, section 8"
+                    )
+                return NEED_DATA
+            self._body = None
+        self._move_to(DONE)
+        return _END_OF_MESSAGE
+
+    def _body_reader(self, request: Request) -> BodyReader | None:
+        if request.chunked:
+            return ChunkedReader(self._limits)
+        if request.content_length:
+            return LengthReader(request.content_length)
+        return None
