@@ -11,12 +11,15 @@ import pytest
 THREADS_END_WITHIN = 10.0
 """Seconds that a test's threads get to end, once the test itself is over."""
 
+FROM_PLATFORMS = {"WEB_CONCURRENCY", "PORT", "SCRIPT_NAME", "LISTEN_PID", "LISTEN_FDS"}
+"""Variables that are settings without being named after Penstock."""
+
 
 @pytest.fixture(autouse=True)
 def no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
     """Keep the settings of whoever runs the tests out of them."""
     for name in list(os.environ):
-        if name.startswith("PENSTOCK_") or name in {"WEB_CONCURRENCY", "PORT", "LISTEN_FDS"}:
+        if name.startswith("PENSTOCK_") or name in FROM_PLATFORMS:
             monkeypatch.delenv(name)
 
 
