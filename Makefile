@@ -57,7 +57,8 @@ format:
 
 docs:
 	@$(SYNC) serve $(EXAMPLES)
-	"$(BIN)/python" docs/generate.py
+	"$(BIN)/python" -m penstock.settings >docs/settings.md.new
+	mv docs/settings.md.new docs/settings.md
 
 bench:
 	@test -x benchmarks/run || { echo 'There is no benchmarks/run in this checkout.' >&2; exit 1; }
