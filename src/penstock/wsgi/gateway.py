@@ -1,0 +1,220 @@
+"""PEP 3333 from the server's side: call the application, send what it returns, close it."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from http import HTTPStatus
+from typing import TYPE_CHECKING
+
+from penstock.errors import ClientDisconnected, RequestBodyError
+from penstock.wsgi.environ import OUTSIDE_MOUNT
+from penstock.wsgi.file_wrapper import FileWrapper, file_region
+from penstock.wsgi.input import RequestBody
+from penstock.wsgi.response import ProtocolBreach, Response
+
+if TYPE_CHECKING:
+    import logging
+    from collections.abc import Iterable
+    from wsgiref.types import WSGIApplication
+
+    from penstock.transport import Exchange
+
+JOIN_LIMIT = 64 * 1024
+"""Bytes up to which the blocks of a list leave as one: to copy them is cheaper than to send each
+by itself, and this is about what a socket buffer takes at once."""
+
+_CAUSES = 8
+"""How many explicit causes of an exception are looked at: frameworks wrap once or twice."""
+
+
+class Gateway:
+    """Answers exchanges by calling one application. Any number of threads may use it."""
+
+    def __init__(
+        self, application: WSGIApplication, *, logger: logging.Logger, sendfile: bool = True
+    ) -> None:
+        """Set what is called, where failures are logged, and whether the kernel sends files."""
+        self._application = application
+        self._logger = logger
+        self._sendfile = sendfile
+        # Any thread adds to it; two that meet may both warn, which does no harm.
+        self._warned: set[str] = set()
+
+    def handle(self, exchange: Exchange) -> None:
+        """Answer one exchange: it is finished or aborted on return. Never raises."""
+        environ = exchange.environ
+        response = Response(exchange, self._warn_once)
+        body = exchange.body
+        streamed = None
+        if body is None:
+            body = streamed = RequestBody(exchange)
+        environ["wsgi.input"] = body
+        environ["wsgi.early_hints"] = response.early_hints
+        result: Iterable[bytes] | None = None
+        try:
+            if OUTSIDE_MOUNT in environ:
+                _answer_plainly(exchange, HTTPStatus.NOT_FOUND)
+            else:
+                result = self._application(environ, response.start_response)
+                self._send_result(exchange, response, result)
+        except BaseException as error:  # SystemExit as well: no request may end a worker
+            self._handle_failure(exchange, response, error)
+        if result is not None:
+            self._close(exchange, result)
+        # From here on nothing of the exchange hangs on what an application may keep.
+        response.forget_exchange()
+        if streamed is not None:
+            streamed.forget_exchange()
+
+    def _send_result(self, exchange: Exchange, response: Response, result: Iterable[bytes]) -> None:
+        kind = type(result)
+        if kind is list or kind is tuple:
+            block = _joined(result)  # type: ignore[arg-type]
+            if block is not None:
+                response.send_whole(block)
+            else:
+                self._iterate(exchange, response, result)
+        elif result is None or isinstance(result, str | bytes | bytearray | memoryview):
+            raise ProtocolBreach(f"it returned {kind.__name__}, not an iterable of bytes")
+        elif kind is FileWrapper:
+            # A file longer than its Content-Length is cut: so one sends a range of it.
+            if not (self._sendfile and _send_file(response, result)):  # type: ignore[arg-type]
+                self._iterate(exchange, response, result)
+            return
+        else:
+            self._iterate(exchange, response, result)
+        if response.overran:
+            self._logger.error(
+                "%s: the application gave more than its Content-Length of %d bytes; the rest"
+                " is dropped",
+                _describe(exchange),
+                response.content_length,
+            )
+
+    def _iterate(self, exchange: Exchange, response: Response, result: Iterable[bytes]) -> None:
+        only_one = _is_one_block(result)
+        for block in result:
+            if not isinstance(block, bytes):
+                raise ProtocolBreach(f"a block of the body is {type(block).__name__}, not bytes")
+            if response.finished:
+                # What stands behind the last yield was run; there is nothing to send any more.
+                response.overran = bool(block)
+                return
+            if not block:
+                # No send to fail: an application that waits for something asks this way.
+                if exchange.client_gone():
+                    raise ClientDisconnected("the client left while the application was waiting")
+            elif only_one:
+                response.send_whole(block)
+            elif not response.send(block):
+                return
+            if response.finished and type(result) is FileWrapper:
+                return
+        response.end()
+
+    def _handle_failure(self, exchange: Exchange, response: Response, error: BaseException) -> None:
+        try:
+            status = self._log_failure(exchange, error)
+            if response.finished and status is not None:
+                return  # the client has it all; only what the application did afterwards failed
+            if status is None or exchange.head_sent:
+                exchange.abort()
+                return
+            if status != HTTPStatus.INTERNAL_SERVER_ERROR:
+                # Where the request's body is broken, nobody can tell where the next one begins.
+                exchange.close_after_response()
+            _answer_plainly(exchange, status)
+        except BaseException:  # the client left before the answer, or memory is short
+            exchange.abort()
+
+    def _log_failure(self, exchange: Exchange, error: BaseException) -> HTTPStatus | None:
+        """Log an exception that came through the application; return the status it asks for.
+
+        None means that there is nobody to answer.
+        """
+        where = _describe(exchange)
+        cause = _transport_error(error)
+        if isinstance(cause, ClientDisconnected):
+            self._logger.info("%s: client disconnected: %s", where, cause)
+            return None
+        if isinstance(cause, RequestBodyError):
+            self._logger.info("%s: bad request body: %s", where, cause)
+            return HTTPStatus(cause.status)
+        if isinstance(error, ProtocolBreach):  # a traceback would show the gateway alone
+            self._logger.error("%s: the application broke PEP 3333: %s", where, error)
+        else:
+            self._logger.error("%s: the application failed", where, exc_info=error)
+        return HTTPStatus.INTERNAL_SERVER_ERROR
+
+    def _close(self, exchange: Exchange, result: object) -> None:
+        """Call ``close()`` of what the application returned; the response stands in any case."""
+        try:
+            close = getattr(result, "close", None)
+            if close is not None:
+                close()
+        except BaseException as error:
+            with suppress(Exception):  # where memory is short, logging fails as well
+                self._logger.error(
+                    "%s: close() of the response failed", _describe(exchange), exc_info=error
+                )
+
+    def _warn_once(self, message: str) -> None:
+        if message not in self._warned:
+            self._warned.add(message)
+            self._logger.warning("%s (said once)", message)
+
+
+def _joined(blocks: list[bytes] | tuple[bytes, ...]) -> bytes | None:
+    """Return the whole body where it is at hand and not too large to be copied, else None."""
+    if len(blocks) == 1 and type(blocks[0]) is bytes:
+        return blocks[0]
+    size = 0
+    for block in blocks:
+        if not isinstance(block, bytes):
+            raise ProtocolBreach(f"a block of the body is {type(block).__name__}, not bytes")
+        size += len(block)
+    return b"".join(blocks) if size <= JOIN_LIMIT else None
+
+
+def _is_one_block(result: Iterable[bytes]) -> bool:
+    try:
+        return len(result) == 1  # type: ignore[arg-type]
+    except Exception:  # most iterables have no length, some raise what they like
+        return False
+
+
+def _send_file(response: Response, wrapper: FileWrapper) -> bool:
+    """Send a wrapped file by its descriptor; False where it has to be read."""
+    if response.bodiless or not response.code:
+        return False
+    region = file_region(wrapper.filelike)
+    if region is None:
+        return False
+    response.send_file(*region)
+    return True
+
+
+def _answer_plainly(exchange: Exchange, status: HTTPStatus) -> None:
+    text = f"{status.phrase}\n".encode()
+    headers = [("Content-Type", "text/plain; charset=utf-8")]
+    exchange.respond(f"{status.value} {status.phrase}", headers, len(text))
+    exchange.finish(text)
+
+
+def _transport_error(error: BaseException) -> ClientDisconnected | RequestBodyError | None:
+    """Return the transport's exception that this one is, or was raised from."""
+    cause: BaseException | None = error
+    for _ in range(_CAUSES):
+        if isinstance(cause, ClientDisconnected | RequestBodyError):
+            return cause
+        if cause is None:
+            break
+        cause = cause.__cause__
+    return None
+
+
+def _describe(exchange: Exchange) -> str:
+    """Name a request in a log line: what the client sent is escaped, so it forges no line."""
+    environ = exchange.environ
+    line = f"{environ.get('REQUEST_METHOD')} {environ.get('RAW_URI')}"
+    return f"{line.encode('unicode_escape').decode('ascii')} (request {exchange.request_id})"

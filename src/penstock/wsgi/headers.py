@@ -1,0 +1,138 @@
+"""What an application may say in a response's head: the checks of ``start_response``."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from penstock.transport import HeaderList
+
+# Both caches hold what applications say, which is little: the bound is for the application that
+# makes up names or reasons from its input. Any thread may read and write them.
+CACHE_ENTRIES = 1024
+
+# RFC 9112, section 4: the reason may be empty, but the space before it is there.
+_STATUS = re.compile(r"[2-5][0-9]{2} [\t\x20-\x7e\x80-\xff]*")
+# RFC 9110, section 5.6.2: token
+_NAME = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
+# RFC 9110, section 5.5: field-content, with the obs-text that latin-1 allows
+_VALUE = re.compile(r"[\t\x20-\x7e\x80-\xff]*")
+# 18 digits are more bytes than any disk holds, and fit 63 bits.
+_LENGTH = re.compile(r"[0-9]{1,18}")
+
+# Kinds of field name. The connection is the server's: an application that sets its framing
+# would break it (RFC 9110, section 7.6.1; PEP 3333, "Other HTTP Features").
+_PLAIN, _CONTENT_LENGTH, _CONNECTION, _DROPPED, _FORBIDDEN = range(5)
+_SPECIAL = {
+    "content-length": _CONTENT_LENGTH,
+    "connection": _CONNECTION,
+    "keep-alive": _DROPPED,
+    "proxy-authenticate": _FORBIDDEN,
+    "proxy-authorization": _FORBIDDEN,
+    "te": _FORBIDDEN,
+    "trailer": _FORBIDDEN,
+    "trailers": _FORBIDDEN,
+    "transfer-encoding": _FORBIDDEN,
+    "upgrade": _FORBIDDEN,
+}
+
+_codes: dict[str, int] = {}
+_kinds: dict[str, int] = {}
+
+
+class CheckedHeaders(NamedTuple):
+    """An application's response headers, checked, with the server's own business taken out."""
+
+    fields: HeaderList
+    """What is left: neither Content-Length nor a field of the connection."""
+
+    content_length: int | None
+    """The length that the application gave, in bytes."""
+
+    close: bool
+    """Whether the application asked to close the connection."""
+
+
+def check_status(status: str) -> int:
+    """Return the code of a status such as ``"200 OK"``; raises `TypeError` or `ValueError`."""
+    code = _codes.get(status)
+    if code is None:
+        if not isinstance(status, str):
+            raise TypeError(f"the status must be a str, not {type(status).__name__}")
+        if not _STATUS.fullmatch(status):
+            raise ValueError(f"{status!a} is no status: three digits, 200 to 599, space, reason")
+        code = int(status[:3])
+        _remember(_codes, status, code)
+    return code
+
+
+def check_headers(headers: HeaderList) -> CheckedHeaders:
+    """Check response headers, and take out what the server decides.
+
+    Raises `TypeError` for what is no list of pairs of `str`, `ValueError` for what may not
+    stand in a header. No message holds a value: values may be secret, and end up in logs.
+    """
+    if not isinstance(headers, list):
+        raise TypeError(f"the headers must be a list, not {type(headers).__name__}")
+    fields = headers.copy()  # the application keeps its list, and could change it after the check
+    special: list[tuple[int, str]] | None = None
+    for item in fields:
+        if type(item) is not tuple or len(item) != 2:
+            raise TypeError("a header must be a tuple of name and value")
+        name, value = item
+        kind = _kinds.get(name)
+        if kind is None:
+            kind = _learn_kind(name)
+        if type(value) is not str or not value.isascii() or not value.isprintable():
+            _check_value(name, value)
+        if kind:
+            if special is None:
+                special = []
+            special.append((kind, value))
+            if kind == _FORBIDDEN:
+                raise ValueError(f"the header {name} is the server's to send")
+    if special is None:
+        return CheckedHeaders(fields, None, False)
+    # Not by the cache: another thread may have emptied it since.
+    fields = [item for item in fields if item[0].lower() not in _SPECIAL]
+    return CheckedHeaders(fields, _content_length(special), _asks_to_close(special))
+
+
+def _learn_kind(name: str) -> int:
+    if not isinstance(name, str):
+        raise TypeError(f"a header's name must be a str, not {type(name).__name__}")
+    if not _NAME.fullmatch(name):
+        raise ValueError(f"{name!a} is no header name")
+    kind = _SPECIAL.get(name.lower(), _PLAIN)
+    _remember(_kinds, name, kind)
+    return kind
+
+
+def _remember(cache: dict[str, int], key: str, value: int) -> None:
+    if len(cache) >= CACHE_ENTRIES:
+        cache.clear()
+    cache[key] = value
+
+
+def _check_value(name: str, value: str) -> None:
+    if not isinstance(value, str):
+        raise TypeError(f"the value of the header {name} must be a str, not {type(value).__name__}")
+    if not _VALUE.fullmatch(value):
+        raise ValueError(
+            f"the value of the header {name} holds a control character or one beyond latin-1"
+        )
+
+
+def _content_length(special: list[tuple[int, str]]) -> int | None:
+    lengths = [value for kind, value in special if kind == _CONTENT_LENGTH]
+    if not lengths:
+        return None
+    if len(lengths) > 1 or not _LENGTH.fullmatch(lengths[0]):
+        raise ValueError("Content-Length must be one number in plain digits")
+    return int(lengths[0])
+
+
+def _asks_to_close(special: list[tuple[int, str]]) -> bool:
+    options = ",".join(value for kind, value in special if kind == _CONNECTION).lower()
+    return "close" in [option.strip() for option in options.split(",")]

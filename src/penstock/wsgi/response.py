@@ -1,0 +1,236 @@
+"""One response in the making: ``start_response``, ``write``, and when which bytes leave."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from penstock.wsgi.headers import check_headers, check_status
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from types import TracebackType
+
+    from penstock.transport import Exchange, HeaderList
+
+    ExcInfo = (
+        tuple[type[BaseException], BaseException, TracebackType | None] | tuple[None, None, None]
+    )
+
+# RFC 9110, sections 15.3.5, 15.3.6 and 15.4.5: No Content, Reset Content, Not Modified
+_BODILESS_CODES = frozenset({204, 205, 304})
+
+
+class ProtocolBreach(RuntimeError):
+    """The application broke PEP 3333 in a way that no exception of its own tells."""
+
+
+class Response:
+    """What an application has said so far of its response, and what of it has left.
+
+    The attributes begin as class attributes: most responses change only a few of them.
+    """
+
+    status = ""
+    code = 0
+    """The status code; 0 until a call of `start_response` succeeded."""
+    headers: HeaderList
+    content_length: int | None = None
+    """What the application gave or the server found out."""
+    bodiless = False
+    """Whether the client gets no body, whatever the application says."""
+    sent = 0
+    """Bytes of the body that were handed to the exchange."""
+    begun = False
+    """Whether the exchange has the head; it leaves with the first block."""
+    finished = False
+    """Whether the exchange has the whole response."""
+    overran = False
+    """Whether the application gave more than its Content-Length."""
+    _called = False
+    _close = False
+
+    def __init__(self, exchange: Exchange, warn_once: Callable[[str], None]) -> None:
+        self._exchange: Exchange | None = exchange
+        self._warn_once = warn_once
+        # Read now, since middleware may turn HEAD into GET for what it wraps.
+        self._is_head = exchange.environ["REQUEST_METHOD"] == "HEAD"
+
+    # What the application calls
+
+    def start_response(
+        self, status: str, headers: HeaderList, exc_info: ExcInfo | None = None, /
+    ) -> Callable[[bytes], None]:
+        """Take the response's head, return `write`: PEP 3333's second argument to applications.
+
+        Nothing is sent. Raises `TypeError` and `ValueError` for a head that may not be sent,
+        `RuntimeError` for a second call without ``exc_info``, and the exception in ``exc_info``
+        where it is too late to replace the head.
+        """
+        if exc_info is not None:
+            self._replace(exc_info)
+        elif self._called:
+            raise RuntimeError("start_response was called a second time without exc_info")
+        self._called = True
+        code = check_status(status)
+        self.headers, length, self._close = check_headers(headers)
+        if code in _BODILESS_CODES:
+            self.bodiless = True
+            if code != 304:  # RFC 9110, section 8.6: none in a 204; a 205 has an empty body
+                length = None if code == 204 else 0
+        else:
+            self.bodiless = self._is_head
+        self.content_length = length
+        self.status = status
+        self.code = code
+        return self.write
+
+    def write(self, data: bytes, /) -> None:
+        """Send a block of the body at once: what PEP 3333 keeps for old applications.
+
+        Raises `TypeError` for anything but bytes, and `RuntimeError` where the block exceeds
+        the Content-Length or the response is over, with nothing of it sent.
+        """
+        exchange = self._exchange
+        if exchange is None or self.finished or not self.code:
+            raise RuntimeError("write() was called outside of a response")
+        if not isinstance(data, bytes):
+            raise TypeError(f"write() takes bytes, not {type(data).__name__}")
+        if self.bodiless:
+            self._drop(data)
+            return
+        if self.content_length is not None and self.sent + len(data) > self.content_length:
+            raise RuntimeError("write() was given more than the Content-Length")
+        if data:
+            self._begin(exchange)
+            self.sent += len(data)
+            exchange.send(data)
+
+    def early_hints(self, headers: HeaderList, /) -> None:
+        """Send ``103 Early Hints`` (RFC 8297); does nothing once the response has begun.
+
+        Raises `TypeError` and `ValueError` as `start_response` does.
+        """
+        fields = check_headers(headers).fields
+        exchange = self._exchange
+        if exchange is not None and not self.finished and not exchange.head_sent:
+            exchange.send_informational("103 Early Hints", fields)
+
+    # What the gateway calls. All of these raise `ClientDisconnected`.
+
+    def send_whole(self, block: bytes) -> None:
+        """Send the body that the application returned in one piece, and end the response."""
+        size = len(block)
+        length = self.content_length
+        if self.begun or self.bodiless or not self.code or (length is not None and length != size):
+            if block:
+                self.send(block)
+            self.end()
+            return
+        self.content_length = size
+        exchange = self.exchange
+        self._begin(exchange)
+        exchange.finish(block)
+        self.finished = True
+
+    def send(self, block: bytes) -> bool:
+        """Send a block, not empty, of the body that the application returned.
+
+        Ends the response with the Content-Length's last byte. Tells whether the application
+        may have more to do.
+        """
+        self._require_start()
+        if self.bodiless:
+            self._drop(block)
+            self.end()
+            return False
+        exchange = self.exchange
+        self._begin(exchange)
+        if self.content_length is not None:
+            left = self.content_length - self.sent
+            if len(block) >= left:
+                self.overran = len(block) > left
+                self.sent += left
+                exchange.finish(block[:left])
+                self.finished = True
+                return not self.overran
+        self.sent += len(block)
+        exchange.send(block)
+        return True
+
+    def send_file(self, descriptor: int, offset: int, count: int) -> None:
+        """Send a file as all of the returned body, up to the Content-Length, and end."""
+        exchange = self.exchange
+        if self.content_length is None and not self.begun:
+            self.content_length = count
+        if self.content_length is not None:
+            count = min(count, self.content_length - self.sent)
+        self._begin(exchange)
+        self.sent += count
+        if count:
+            exchange.send_file(descriptor, offset, count)
+        self.end()
+
+    def end(self) -> None:
+        """End the response where it has not ended; raises `ProtocolBreach` if it is too short."""
+        if self.finished:
+            return
+        self._require_start()
+        if not self.bodiless:
+            if self.content_length is None and not self.begun:
+                self.content_length = 0
+            if self.content_length is not None and self.sent < self.content_length:
+                raise ProtocolBreach(
+                    f"the body ended after {self.sent} of the {self.content_length} bytes"
+                    " of its Content-Length"
+                )
+        exchange = self.exchange
+        self._begin(exchange)
+        exchange.finish()
+        self.finished = True
+
+    def forget_exchange(self) -> None:
+        """Let go of the exchange: ``environ`` leads here, and an application may keep that."""
+        self._exchange = None
+
+    @property
+    def exchange(self) -> Exchange:
+        """The exchange that is answered; only while it is."""
+        assert self._exchange is not None
+        return self._exchange
+
+    def _replace(self, exc_info: ExcInfo) -> None:
+        try:
+            if not isinstance(exc_info, tuple) or len(exc_info) != 3:
+                raise TypeError("exc_info must be what sys.exc_info() returns")
+            exchange = self._exchange
+            if exchange is None or self.finished or exchange.head_sent:
+                if exc_info[1] is None:
+                    raise RuntimeError("the head has left: it cannot be replaced")
+                raise exc_info[1].with_traceback(exc_info[2])
+        finally:
+            del exc_info  # its traceback holds this frame: a cycle (PEP 3333, "Error Handling")
+        self.code = 0  # where the new head is refused, the old one does not stand either
+        self.begun = False
+        self.sent = 0
+
+    def _require_start(self) -> None:
+        if not self.code:
+            raise ProtocolBreach("start_response was not called, or refused what it was given")
+
+    def _begin(self, exchange: Exchange) -> None:
+        if not self.begun:
+            self.begun = True
+            if self._close:
+                self._warn_once(
+                    "The application sent 'Connection: close'; the connection is the server's:"
+                    " it closes after this response, and the field is left out"
+                )
+                exchange.close_after_response()
+            exchange.respond(self.status, self.headers, self.content_length)
+
+    def _drop(self, block: bytes) -> None:
+        if block and not self._is_head:
+            self._warn_once(
+                f"The application gave a body to a response with status {self.code},"
+                " which has none: it is dropped"
+            )
