@@ -44,8 +44,8 @@ class Transaction:
 
     client_addr: str
     """The client's address; empty for a unix socket."""
-    client_port: int
-    """The client's TCP port; 0 where there is none."""
+    client_port: str
+    """The client's TCP port, as REMOTE_PORT has it; empty for a unix socket."""
     method: str
     """The method, such as ``GET``."""
     target: str
@@ -211,10 +211,11 @@ def _json_format() -> Format:
         path, query = _split_target(transaction.target)
         referer = _json_text(fields.get("referer"))
         finished_at = transaction.finished_at
+        port = transaction.client_port
         return (
             f'{{"time":"{iso_time(finished_at)}.{int(finished_at * 1000) % 1000:03}Z"'
             f',"client.address":{_json_text(transaction.client_addr)}'
-            f',"client.port":{transaction.client_port or "null"}'
+            f',"client.port":{int(port) if port.isdecimal() else "null"}'
             f',"http.request.method":{_json_text(transaction.method)}'
             f',"url.path":{_json_text(path)}'
             f',"url.query":{_json_text(query)}'
@@ -385,7 +386,8 @@ class AccessLog:
     @property
     def dropped(self) -> int:
         """How many lines were lost so far, to a full queue or to a sink that does not take them."""
-        return self._sink.dropped + self._overflowed
+        with self._lock:
+            return self._sink.dropped + self._overflowed
 
     def log(self, transaction: Transaction) -> None:
         """Queue the line for one response. Never blocks, never raises, keeps nothing of it."""
@@ -435,9 +437,9 @@ class AccessLog:
     def _write_batch(self, patience: float) -> None:
         with self._lock:
             lines, self._lines = self._lines, []
-            overflowed, self._overflowed = self._overflowed, 0
             self._characters = 0
-        if overflowed:
-            self._sink.count_dropped(overflowed)
+            # Only this thread writes to the sink, so nobody holds its lock for long.
+            self._sink.count_dropped(self._overflowed)
+            self._overflowed = 0
         if lines:
             self._sink.write("".join(lines), patience=patience)

@@ -34,7 +34,7 @@ class ServerLogger(logging.Logger):
     configuration that names ``penstock`` does: it puts its handlers in the place of ours.
     """
 
-    @property  # type: ignore[override]  # an attribute there, which anyone may set
+    @property
     def disabled(self) -> bool:
         """Always False, whatever it is set to."""
         return False
@@ -61,10 +61,12 @@ class SinkHandler(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         """Write the record. Never blocks, never raises."""
         try:
-            text = format_record(record)
-        except Exception as error:
-            # An argument that does not fit its format: the rest is worth having all the same.
-            text = _unformatted(record, error)
+            self._write(_text_of(record))
+        except Exception:
+            # Memory or stack ran out: whoever logs has enough to do with that.
+            self.sink.count_dropped(1)
+
+    def _write(self, text: str) -> None:
         if self.sink.write(text):
             self._fallen_back = False
         elif self.fallback is not None:
@@ -143,16 +145,15 @@ def format_record(record: logging.LogRecord) -> str:
     for more in (record.exc_text, record.stack_info):
         if more:
             text += "\n" + more
-    return _with_prefix(record, text)
+    return _with_prefix(record.created, record.levelname, text)
 
 
 _TRACEBACKS: Final = logging.Formatter()
 _SEPARATORS: Final = re.compile(r"\r?\n")
 
 
-def _with_prefix(record: logging.LogRecord, text: str) -> str:
-    level = printable(record.levelname)
-    return f"{_record_time(record.created)} [{os.getpid()}] [{level}] {_indented(text)}"
+def _with_prefix(created: float, level: str, text: str) -> str:
+    return f"{_record_time(created)} [{os.getpid()}] [{printable(level)}] {_indented(text)}"
 
 
 def _record_time(created: float) -> str:
@@ -188,12 +189,19 @@ def _escape_sequence(code: int) -> str:
     return f"\\u{code:04x}" if code <= 0xFFFF else f"\\U{code:08x}"
 
 
+def _text_of(record: logging.LogRecord) -> str:
+    try:
+        return format_record(record)
+    except Exception as error:
+        # An argument that does not fit its format, say: the rest is worth having all the same.
+        return _with_prefix(time.time(), record.levelname, _unformatted(record, error))
+
+
 def _unformatted(record: logging.LogRecord, error: Exception) -> str:
     try:
-        text = f"{record.msg!s} (unformatted: {type(error).__name__}: {error})"
+        return f"{record.msg!s} (unformatted: {type(error).__name__}: {error})"
     except Exception:
-        text = f"(a record of {record.name} that cannot be turned into text)"
-    return _with_prefix(record, text)
+        return f"(a record of {record.name} that cannot be turned into text)"
 
 
 def _remove_handlers(logger: logging.Logger) -> None:

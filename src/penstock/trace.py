@@ -108,6 +108,11 @@ class Trace:
         """Print one line about a connection: an error, its closing."""
         self._print([self._info(f"connection {connection_id}: {text}")])
 
+    def close(self) -> None:
+        """Close the output where it is a `LogSink`, which only this trace uses."""
+        if isinstance(self._output, LogSink):
+            self._output.close()
+
     def _print(self, lines: list[str]) -> None:
         self._output.write("\n".join(lines) + "\n")
 

@@ -1,0 +1,198 @@
+"""The access log's queue and its thread, on real files and pipes."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from penstock import access_log
+from penstock.access_log import AccessLog, Transaction
+from penstock.errors import SettingsError
+from penstock.log_sink import LogSink
+
+
+def transaction(target: str = "/", **changes: object) -> Transaction:
+    fields: dict[str, object] = {
+        "client_addr": "127.0.0.1",
+        "client_port": "40000",
+        "method": "GET",
+        "target": target,
+        "version": "HTTP/1.1",
+        "request_line": f"GET {target} HTTP/1.1",
+        "status": 200,
+        "bytes_in": 0,
+        "bytes_out": 5,
+        "duration": 0.25,
+        "finished_at": 0.0,
+        "request_id": "r-1",
+        "request_fields": {},
+        "response_headers": [],
+    }
+    return Transaction(**{**fields, **changes})  # type: ignore[arg-type]
+
+
+def file_log(path: Path, format: str = "%(U)s") -> AccessLog:
+    return AccessLog(LogSink.open(str(path), setting="access_logfile"), format)
+
+
+def test_every_response_has_its_line_in_order(tmp_path: Path) -> None:
+    log = file_log(tmp_path / "log")
+    for number in range(1000):
+        log.log(transaction(f"/{number}"))
+    log.close()
+    assert (tmp_path / "log").read_text().split() == [f"/{number}" for number in range(1000)]
+    assert log.dropped == 0
+
+
+def test_a_line_appears_without_another_one_and_without_a_close() -> None:
+    reader, writer = os.pipe()
+    log = AccessLog(LogSink(writer), "%(U)s")
+    for target in ("/first", "/second"):
+        log.log(transaction(target))
+        # Blocks until the thread has written: a line that waits for company hangs here.
+        assert os.read(reader, 100).decode() == target + "\n"
+    log.close()
+    os.close(reader)
+
+
+def test_lines_of_many_threads_are_all_there(tmp_path: Path) -> None:
+    log = file_log(tmp_path / "log")
+
+    def work(name: int) -> None:
+        for number in range(500):
+            log.log(transaction(f"/{name}/{number}"))
+
+    threads = [threading.Thread(target=work, args=(name,)) for name in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    log.close()
+    lines = (tmp_path / "log").read_text().split()
+    assert sorted(lines) == sorted(f"/{a}/{b}" for a in range(4) for b in range(500))
+
+
+def full_pipe() -> tuple[int, int]:
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+    try:
+        while True:
+            os.write(writer, b"x" * 4095 + b"\n")
+    except BlockingIOError:
+        os.set_blocking(writer, True)
+    return reader, writer
+
+
+def test_faults_44_a_blocked_log_pipe_does_not_block_requests(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(access_log, "MAX_QUEUED_LINES", 100)
+    monkeypatch.setattr(access_log, "PATIENCE_SECONDS", 60.0)
+    reader, writer = full_pipe()
+    log = AccessLog(LogSink(writer), "%(U)s")
+    # The thread may be away with a first batch, which it cannot write.
+    for number in range(1000):
+        log.log(transaction(f"/{number}"))
+    assert 800 <= log.dropped <= 900
+    os.close(reader)  # ends the thread's wait: what it has is lost, too
+    log.close(30.0)
+    assert log.dropped == 1000
+
+
+def test_the_queue_is_bounded_in_characters_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(access_log, "MAX_QUEUED_CHARACTERS", 10_000)
+    monkeypatch.setattr(access_log, "PATIENCE_SECONDS", 60.0)
+    reader, writer = full_pipe()
+    log = AccessLog(LogSink(writer), "%(U)s")
+    for _ in range(100):
+        log.log(transaction("/" + "x" * 999))
+    assert 80 <= log.dropped <= 90
+    os.close(reader)
+    log.close(30.0)
+
+
+def test_close_is_bounded_in_time_where_nobody_reads() -> None:
+    reader, writer = full_pipe()
+    log = AccessLog(LogSink(writer), "%(U)s")
+    log.log(transaction())
+    started = time.monotonic()
+    log.close(0.1)
+    assert time.monotonic() - started < 5.0
+    os.close(reader)
+
+
+def test_after_close_lines_are_dropped_and_counted(tmp_path: Path) -> None:
+    log = file_log(tmp_path / "log")
+    log.close()
+    log.log(transaction())
+    assert log.dropped == 1
+    assert (tmp_path / "log").read_text() == ""
+
+
+def test_lines_that_were_dropped_are_told_of_in_the_log(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(access_log, "MAX_QUEUED_LINES", 1)
+    monkeypatch.setattr(access_log, "GATHER_SECONDS", 60.0)
+    log = file_log(tmp_path / "log", "json")
+    for _ in range(3):
+        log.log(transaction())
+    log.close()
+    notice, line = (json.loads(text) for text in (tmp_path / "log").read_text().splitlines())
+    assert notice["dropped_lines"] == 2
+    assert line["url.path"] == "/"
+
+
+def test_what_cannot_be_formatted_costs_its_line_and_raises_nothing(tmp_path: Path) -> None:
+    log = file_log(tmp_path / "log", "combined")
+    log.log(transaction(finished_at=1e300))
+    log.log(transaction(request_fields=None))
+    log.close()
+    assert log.dropped == 2
+
+
+def test_faults_45_a_jump_of_the_wall_clock_shows_in_the_lines_alone(tmp_path: Path) -> None:
+    log = file_log(tmp_path / "log", "json")
+    for moment in (1_700_000_000.5, 1_731_536_000.5, 1_668_464_000.5):
+        log.log(transaction(finished_at=moment))
+    log.close()
+    times = [json.loads(line)["time"] for line in (tmp_path / "log").read_text().splitlines()]
+    assert times == [
+        "2023-11-14T22:13:20.500Z",
+        "2024-11-13T22:13:20.500Z",
+        "2022-11-14T22:13:20.500Z",
+    ]
+
+
+def test_nothing_of_the_request_is_kept(tmp_path: Path) -> None:
+    log = file_log(tmp_path / "log", "%({x}e)s")
+    environ = {"x": "value"}
+    before = sys.getrefcount(environ)
+    log.log(transaction(environ=environ))
+    assert sys.getrefcount(environ) == before
+    log.close()
+
+
+def test_reopen_follows_a_rotation(tmp_path: Path) -> None:
+    path = tmp_path / "log"
+    log = file_log(path)
+    path.rename(tmp_path / "log.1")
+    log.reopen()
+    log.log(transaction("/new"))
+    log.close()
+    assert path.read_text() == "/new\n"
+
+
+def test_a_format_that_makes_no_sense_is_refused_before_a_thread_runs(tmp_path: Path) -> None:
+    threads = threading.active_count()
+    sink = LogSink.open(str(tmp_path / "log"), setting="access_logfile")
+    with pytest.raises(SettingsError):
+        AccessLog(sink, "combinde")
+    assert threading.active_count() == threads
+    sink.close()

@@ -1,0 +1,267 @@
+"""The server's own logger: its format, what applications do to logging, and failing logs."""
+
+from __future__ import annotations
+
+import io
+import logging
+import logging.config
+import os
+import re
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from penstock import logs
+from penstock.errors import SettingsError
+from penstock.log_sink import LogSink
+from penstock.logs import (
+    SinkHandler,
+    configure_logging,
+    dropped_lines,
+    printable,
+    reopen_logs,
+    server_logger,
+)
+
+RECORD = re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\.\d{3} [+-]\d{4} \[(\d+)\] \[([A-Z]+)\] (.*)")
+
+DJANGO_LIKE = {
+    "version": 1,
+    "disable_existing_loggers": True,
+    "handlers": {"null": {"class": "logging.NullHandler"}},
+    "root": {"handlers": ["null"], "level": "CRITICAL"},
+}
+
+
+@pytest.fixture(autouse=True)
+def _restore_logging() -> Iterator[None]:
+    root, logger = logging.getLogger(), logging.getLogger("penstock")
+    root_before = (list(root.handlers), root.level)
+    mine_before = (list(logger.handlers), logger.level, logger.propagate)
+    logger.handlers = []
+    yield
+    logs._remove_handlers(logger)
+    logging.disable(logging.NOTSET)
+    logger.handlers, logger.propagate = list(mine_before[0]), mine_before[2]
+    logger.setLevel(mine_before[1])
+    root.handlers = root_before[0]
+    root.setLevel(root_before[1])
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "error.log"
+
+
+def test_a_record_is_one_line_with_time_offset_process_and_level(path: Path) -> None:
+    logger = configure_logging(str(path), "info")
+    logger.warning("listening on %s", "http://127.0.0.1:8000")
+    match = RECORD.fullmatch(path.read_text().removesuffix("\n"))
+    assert match is not None
+    assert match.groups() == (str(os.getpid()), "WARNING", "listening on http://127.0.0.1:8000")
+
+
+@pytest.mark.parametrize(
+    ("level", "logged"), [("debug", 5), ("info", 4), ("warning", 3), ("ERROR", 2), ("critical", 1)]
+)
+def test_the_level_is_the_least_that_is_logged(path: Path, level: str, logged: int) -> None:
+    logger = configure_logging(str(path), level)
+    for number in (logging.DEBUG, logging.INFO, logging.WARNING, logging.ERROR, logging.CRITICAL):
+        logger.log(number, "x")
+    assert len(path.read_text().splitlines()) == logged
+
+
+def test_an_unknown_level_is_refused_with_those_there_are(path: Path) -> None:
+    with pytest.raises(SettingsError, match="log_level: 'loud' is none of debug, info"):
+        configure_logging(str(path), "loud")
+
+
+def test_a_file_that_cannot_be_opened_is_refused_by_name(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match=r"error_logfile: cannot open .*missing"):
+        configure_logging(str(tmp_path / "missing" / "log"), "info")
+
+
+def test_root_and_other_loggers_are_left_alone(path: Path) -> None:
+    root = logging.getLogger()
+    other = logging.getLogger("penstocks")
+    before = (list(root.handlers), root.level, type(other))
+    logger = configure_logging(str(path), "info")
+    assert (root.handlers, root.level, type(other)) == before
+    assert not logger.propagate
+
+
+def test_loggers_below_penstock_write_to_the_same_place(path: Path) -> None:
+    configure_logging(str(path), "info")
+    logging.getLogger("penstock.transport").info("from below")
+    assert "from below" in path.read_text()
+
+
+def test_configured_again_it_writes_to_the_new_place_only(path: Path) -> None:
+    other = path.with_name("other.log")
+    configure_logging(str(path), "info")
+    configure_logging(str(other), "info").info("once")
+    assert path.read_text() == ""
+    assert len(other.read_text().splitlines()) == 1
+
+
+def test_the_logger_survives_a_dictconfig_that_disables_existing_loggers(path: Path) -> None:
+    below = logging.getLogger("penstock.before")
+    logger = configure_logging(str(path), "info")
+    later = server_logger("penstock.later")
+    bystander = logging.getLogger("bystander")
+    logging.config.dictConfig(DJANGO_LIKE)
+    assert bystander.disabled
+    for each in (logger, below, later):
+        each.info("still here")
+    assert path.read_text().count("still here") == 3
+    bystander.disabled = False
+
+
+def test_the_logger_survives_logging_disable_and_shutdown(path: Path) -> None:
+    logger = configure_logging(str(path), "info")
+    logging.disable(logging.CRITICAL)
+    logging.shutdown()
+    logger.info("still here")
+    assert "still here" in path.read_text()
+
+
+def test_a_dictconfig_that_names_penstock_is_meant(path: Path) -> None:
+    logger = configure_logging(str(path), "info")
+    logging.config.dictConfig(
+        {**DJANGO_LIKE, "loggers": {"penstock": {"handlers": ["null"], "level": "ERROR"}}}
+    )
+    logger.error("elsewhere")
+    assert path.read_text() == ""
+
+
+def test_an_exception_follows_its_message_indented(path: Path) -> None:
+    logger = configure_logging(str(path), "info")
+    try:
+        raise ValueError("first\n2026-01-31 12:00:00.000 +0000 [1] [INFO] forged\x1b[2J")
+    except ValueError:
+        logger.exception("GET / failed")
+    first, *rest = path.read_text().splitlines()
+    assert first.endswith("[ERROR] GET / failed")
+    assert rest[0] == "  Traceback (most recent call last):"
+    assert rest[-1] == "  2026-01-31 12:00:00.000 +0000 [1] [INFO] forged\\x1b[2J"
+    assert all(line.startswith("  ") for line in rest)
+
+
+def test_a_stack_is_logged_indented_too(path: Path) -> None:
+    configure_logging(str(path), "info").info("here", stack_info=True)
+    assert "\n  Stack (most recent call last):\n" in path.read_text()
+
+
+@pytest.mark.parametrize("attack", ["\n", "\r\n", "\r", "\x0b", "\x0c", "\x85", "\u2028", "\x1b"])
+def test_faults_19_a_message_cannot_forge_a_record(path: Path, attack: str) -> None:
+    logger = configure_logging(str(path), "info")
+    logger.info("bad target %s", f"/{attack}2026-01-31 12:00:00.000 +0000 [1] [INFO] forged")
+    lines = path.read_text().splitlines()
+    assert len([line for line in lines if RECORD.match(line)]) == 1
+    assert all(line.isprintable() for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("line", "shown"),
+    [
+        ("plain\ttext ü 日本 \\", "plain\ttext ü 日本 \\"),
+        ("\x00\x7f\x9b", "\\x00\\x7f\\x9b"),
+        ("\u202e\udc80", "\\u202e\\udc80"),
+        ("\U000e0001", "\\U000e0001"),
+    ],
+)
+def test_printable_keeps_text_in_any_script_and_escapes_what_a_terminal_acts_on(
+    line: str, shown: str
+) -> None:
+    assert printable(line) == shown
+
+
+def test_a_record_that_cannot_be_formatted_is_logged_as_it_is(path: Path) -> None:
+    class Broken:
+        def __str__(self) -> str:
+            raise RuntimeError("no text")
+
+    logger = configure_logging(str(path), "info")
+    logger.info("%d requests", "many")
+    logger.info(Broken())
+    first, second = path.read_text().splitlines()
+    assert "%d requests (unformatted: TypeError" in first
+    assert "a record of penstock that cannot be turned into text" in second
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no /dev/full")
+def test_faults_44_with_a_full_disk_records_go_to_stderr_which_is_told_once(path: Path) -> None:
+    reader, writer = os.pipe()
+    path.symlink_to("/dev/full")
+    handler = SinkHandler(LogSink.open(str(path), setting="error_logfile"), LogSink(writer))
+    logger = configure_logging()
+    logs._remove_handlers(logger)
+    logger.addHandler(handler)
+    logger.error("one")
+    logger.error("two")
+    notice, one, two = os.read(reader, 4096).decode().splitlines()
+    assert notice == (
+        f"penstock: cannot write to {str(path)!r}; logging to standard error until that is"
+        " possible again"
+    )
+    assert (one[-3:], two[-3:]) == ("one", "two")
+    assert dropped_lines() == 2
+    path.unlink()
+    reopen_logs()
+    logger.error("three")
+    text = path.read_text()
+    assert text.startswith("penstock: 2 log lines could not be written here\n")
+    assert text.endswith("three\n")
+    handler.close_sinks()
+    assert os.read(reader, 4096) == b""
+    os.close(reader)
+
+
+def test_faults_44_a_log_that_cannot_be_written_raises_and_prints_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    printed = io.StringIO()
+    monkeypatch.setattr(sys, "stderr", printed)
+    reader, writer = os.pipe()
+    os.close(reader)
+    logger = configure_logging()
+    logs._remove_handlers(logger)
+    logger.addHandler(SinkHandler(LogSink(writer)))
+    assert logging.raiseExceptions
+    logger.error("lost")
+    assert dropped_lines() == 1
+    assert printed.getvalue() == ""
+
+
+def test_faults_28_a_closed_sys_stderr_does_no_harm(monkeypatch: pytest.MonkeyPatch) -> None:
+    closed = io.StringIO()
+    closed.close()
+    reader, writer = os.pipe()
+    logger = configure_logging()
+    logs._remove_handlers(logger)
+    logger.addHandler(SinkHandler(LogSink(writer)))
+    monkeypatch.setattr(sys, "stderr", closed)
+    logger.error("heard")
+    assert os.read(reader, 4096).endswith(b"heard\n")
+    os.close(reader)
+
+
+def test_faults_45_a_wall_clock_beyond_the_calendar_costs_no_exception(path: Path) -> None:
+    logger = configure_logging(str(path), "info")
+    record = logger.makeRecord("penstock", logging.INFO, "", 0, "x", (), None)
+    record.created = 1e300
+    logger.handle(record)
+    logger.info("after")
+    first, second = path.read_text().splitlines()
+    assert "x (unformatted: OverflowError" in first
+    assert second.endswith("after")
+
+
+def test_a_record_without_any_text_is_counted_and_raises_nothing(path: Path) -> None:
+    logger = configure_logging(str(path), "info")
+    record = logger.makeRecord("penstock", logging.INFO, "", 0, "x", (), None)
+    del record.levelname
+    logger.handle(record)
+    assert dropped_lines() == 1
