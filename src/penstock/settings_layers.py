@@ -1,0 +1,165 @@
+"""The places that can give a setting: variables, a file, the platform, systemd.
+
+Each function returns or adds what was given, unchecked, with where it was found. Names that no
+option has are refused here, wherever they stand.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from penstock.errors import SettingsError
+from penstock.options import Option, integer, nearest
+
+Options = Mapping[str, Option]
+Given = dict[str, tuple[object, str]]
+"""What was given for a setting by name, unchecked, and where."""
+
+SYSTEMD_VARIABLES = ("LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES")
+"""What systemd sets beside passed sockets; children must not see it (sd_listen_fds(3))."""
+
+FIRST_PASSED_DESCRIPTOR = 3
+"""SD_LISTEN_FDS_START of sd_listen_fds(3)."""
+
+# Kubernetes puts such variables into every container beside a service that is called "penstock".
+_SERVICE_LINK = re.compile(
+    r"PENSTOCK_SERVICE_(?:HOST|PORT(?:_\w+)?)|PENSTOCK_PORT_[0-9]+_(?:TCP|UDP|SCTP)(?:_\w+)?"
+)
+
+
+def from_variables(options: Options, environ: Mapping[str, str]) -> Given:
+    """Return what the ``PENSTOCK_*`` variables give."""
+    by_variable = {option.variable: name for name, option in options.items()}
+    given: Given = {}
+    for variable, value in sorted(environ.items()):
+        if not variable.startswith("PENSTOCK_") or _SERVICE_LINK.fullmatch(variable):
+            continue
+        if variable == "PENSTOCK_PORT" and "://" in value:  # a service link, too
+            continue
+        if variable not in by_variable:
+            meant = nearest_option(options, variable.removeprefix("PENSTOCK_"))
+            raise unknown(f"environment variable {variable}", meant, "variable")
+        given[by_variable[variable]] = (value, variable)
+    return given
+
+
+def from_file(
+    options: Options, cwd: Path, config_file: str | Path | None, warnings: list[str]
+) -> Given:
+    """Return what ``config_file`` gives, or else the files of the current directory."""
+    own, project = cwd / "penstock.toml", cwd / "pyproject.toml"
+    if config_file is not None:
+        if str(config_file).endswith(".py") or str(config_file).startswith("python:"):
+            raise SettingsError(f"{config_file} (from --config) is Python: allowed is a TOML file")
+        path = cwd / config_file
+        table = _read_table(path, in_project=path.name == project.name)
+        return _from_table(options, table or {}, str(config_file))
+    in_project = _read_table(project, in_project=True) if project.exists() else None
+    if not own.exists():
+        return _from_table(options, in_project or {}, project.name)
+    if in_project is not None:
+        warnings.append("pyproject.toml has a [tool.penstock], not read because of penstock.toml")
+    return _from_table(options, _read_table(own, in_project=False) or {}, own.name)
+
+
+def add_platform_variables(
+    options: Options, given: Given, environ: Mapping[str, str], warnings: list[str]
+) -> None:
+    """Add what platforms set on their own, where nothing that the user wrote says otherwise."""
+    for name, option in options.items():
+        variable = option.platform_variable
+        if name not in given and environ.get(variable):
+            given[name] = (environ[variable], variable)
+    value, source = given.get("workers", (None, ""))
+    if source == "WEB_CONCURRENCY" and convert(options["workers"], value, source) > 1:
+        # Platforms set it to the number of cores unasked: no reason to refuse to start.
+        warnings.append(f"WEB_CONCURRENCY={value} is not followed: one worker process runs")
+        del given["workers"]
+    port = environ.get("PORT")
+    if port and "bind" not in given:
+        kind = integer(0, 65535)
+        try:
+            given["bind"] = ([f"0.0.0.0:{kind.convert(port)}"], "PORT")
+        except (ValueError, TypeError):
+            raise bad_value("bind", port, "PORT", kind.allowed) from None
+
+
+def add_passed_sockets(given: Given, environ: Mapping[str, str], warnings: list[str]) -> None:
+    """Put the sockets that systemd passed in the place of ``bind``."""
+    # The variables of an ancestor that did not clear them name another process in LISTEN_PID.
+    if environ.get("LISTEN_PID") != str(os.getpid()) or "LISTEN_FDS" not in environ:
+        return
+    kind = integer(1, 1000)
+    try:
+        count = kind.convert(environ["LISTEN_FDS"])
+    except (ValueError, TypeError):
+        raise bad_value("bind", environ["LISTEN_FDS"], "LISTEN_FDS", kind.allowed) from None
+    if "bind" in given and given["bind"][1] != "PORT":
+        warnings.append(f"the sockets of LISTEN_FDS replace bind (from {given['bind'][1]})")
+    passed = range(FIRST_PASSED_DESCRIPTOR, FIRST_PASSED_DESCRIPTOR + count)
+    given["bind"] = ([f"fd://{descriptor}" for descriptor in passed], "LISTEN_FDS")
+
+
+def convert(option: Option, value: object, source: str) -> Any:
+    """Return a given value as the server needs it; raises `SettingsError`."""
+    try:
+        return option.kind.convert(value)
+    except (ValueError, TypeError):
+        raise bad_value(option.name, value, source, option.kind.allowed) from None
+
+
+def nearest_option(options: Options, name: str) -> Option | None:
+    """Return the option that a wrong name most likely means, by our names and by others'."""
+    names = {other: option for option in options.values() for other in option.also_called}
+    names |= options
+    found = nearest(name.lower().replace("-", "_"), names)
+    return names[found] if found is not None else None
+
+
+def unknown(
+    what: str, meant: Option | None, spelling: Literal["name", "variable", "flag"]
+) -> SettingsError:
+    """Return the error for a name that no option has."""
+    hint = f"; did you mean {getattr(meant, spelling)!r}?" if meant is not None else ""
+    return SettingsError(f"unknown {what}{hint}")
+
+
+def bad_value(name: str, value: object, source: str, allowed: str) -> SettingsError:
+    """Return the error for a value that is not allowed."""
+    return SettingsError(f"bad value {value!r} for {name} (from {source}): allowed is {allowed}")
+
+
+def _read_table(path: Path, in_project: bool) -> Mapping[str, object] | None:
+    try:
+        content = path.read_bytes()
+        if in_project and b"penstock" not in content:
+            return None  # spares most projects the time to parse it, and us their mistakes in it
+        import tomllib
+
+        table: Any = tomllib.loads(content.decode())
+    except OSError as error:
+        raise SettingsError(f"cannot read the settings file {path}: {error.strerror}") from None
+    except ValueError as error:  # not TOML, or not UTF-8
+        raise SettingsError(f"the settings file {path} is not valid TOML: {error}") from None
+    if in_project:
+        tool = table.get("tool")
+        table = tool.get("penstock") if isinstance(tool, dict) else None
+        if table is not None and not isinstance(table, dict):
+            raise SettingsError(f"tool.penstock in {path} is no table")
+    return table  # type: ignore[no-any-return]
+
+
+def _from_table(options: Options, table: Mapping[str, object], file_name: str) -> Given:
+    given: Given = {}
+    for key, value in table.items():
+        name = key.replace("-", "_")
+        if name not in options:
+            raise unknown(f"setting {key!r} in {file_name}", nearest_option(options, key), "name")
+        if name in given:
+            raise SettingsError(f"{name} is given twice in {file_name}")
+        given[name] = (value, f"{file_name}:{key}")
+    return given
