@@ -15,17 +15,18 @@ SYNC = PYTHON="$(PYTHON)" scripts/sync-venv "$(VENV)"
 PYTEST = "$(BIN)/python" -m pytest
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test suite coverage lint format docs bench clean
+.PHONY: help serve test suite coverage lint format docs install-check bench clean
 
 help:
-	@echo 'make serve    set everything up and serve the Flask example on http://127.0.0.1:8000/hello'
-	@echo 'make test     set everything up and run the whole test suite'
-	@echo 'make suite    run the tests alone, without the coverage thresholds'
-	@echo 'make lint     check style, format and types'
-	@echo 'make format   put the code into the format that lint asks for'
-	@echo 'make docs     write the generated pages of docs/ anew'
-	@echo 'make bench    run the benchmarks'
-	@echo 'make clean    remove what all of these made'
+	@echo 'make serve          set everything up and serve the Flask example on http://127.0.0.1:8000/hello'
+	@echo 'make test           set everything up and run the whole test suite'
+	@echo 'make suite          run the tests alone, without the coverage thresholds'
+	@echo 'make lint           check style, format and types'
+	@echo 'make format         put the code into the format that lint asks for'
+	@echo 'make docs           write the generated pages of docs/ anew'
+	@echo 'make install-check  install into an environment of its own, and run the command there'
+	@echo 'make bench          run the benchmarks'
+	@echo 'make clean          remove what all of these made'
 
 serve:
 	@$(SYNC) serve $(EXAMPLES)
@@ -59,6 +60,13 @@ docs:
 	@$(SYNC) serve $(EXAMPLES)
 	"$(BIN)/python" -m penstock.settings >docs/settings.md.new
 	mv docs/settings.md.new docs/settings.md
+
+# As a user installs it: nothing of the checkout is on the path, nothing of the tools is there.
+install-check:
+	rm -rf .venv-install build
+	"$(or $(PYTHON),$$(scripts/find-python))" -m venv .venv-install
+	.venv-install/bin/python -m pip install --quiet --disable-pip-version-check .
+	cd / && "$(CURDIR)/.venv-install/bin/penstock" --version
 
 bench:
 	@test -x benchmarks/run || { echo 'There is no benchmarks/run in this checkout.' >&2; exit 1; }
