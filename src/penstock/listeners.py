@@ -1,0 +1,345 @@
+"""Listening sockets: TCP over IPv4 and IPv6, unix sockets, and sockets passed by a parent.
+
+An address is taken in two steps. `bind_listeners` takes it, so that a port in use is told at once;
+`Listener.listen` lets clients in, once there is an application to answer them.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import socket
+import stat
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, NoReturn
+
+from penstock.errors import ListenError
+
+DEFAULT_PORT = 8000
+
+_IN_BRACKETS = re.compile(r"\[([0-9A-Fa-f:.%\w]+)\](?::(.*))?")
+_REASONS = {
+    errno.EADDRINUSE: "it is in use by another program",
+    errno.EACCES: "no permission",
+    errno.EPERM: "no permission",
+    errno.EADDRNOTAVAIL: "this machine has no such address",
+    errno.EAFNOSUPPORT: "this machine does not support such addresses",
+    errno.ENOENT: "its directory does not exist",
+    errno.ENOTDIR: "its directory is no directory",
+    errno.EROFS: "its file system is read-only",
+    errno.EBADF: "no such descriptor is open",
+    errno.ENOTSOCK: "the descriptor is no socket",
+}
+_FIRST_UNPRIVILEGED_PORT = 1024
+
+
+@dataclass(frozen=True)
+class Address:
+    """A listening address as it was given, and its parts; those that do not apply are None."""
+
+    text: str
+    host: str | None = None
+    port: int | None = None
+    path: str | None = None
+    """Of a unix socket; it begins with NUL in Linux's abstract namespace."""
+    descriptor: int | None = None
+
+
+class Listener:
+    """A listening socket, and what is told of it to humans and applications."""
+
+    def __init__(self, sock: socket.socket, address: Address, created: str | None = None) -> None:
+        self.socket = sock
+        """Non-blocking, not inherited by children; accepted TCP sockets inherit TCP_NODELAY."""
+        self.is_unix = sock.family == socket.AF_UNIX
+        bound = sock.getsockname()
+        host, port = ("localhost", 80) if self.is_unix else bound[:2]
+        self.server_name = str(host)
+        """SERVER_NAME of requests: the bound address; ``localhost`` for unix sockets."""
+        self.server_port = str(port)
+        """SERVER_PORT of requests; ``80`` for unix sockets."""
+        self.name = _unix_name(bound) if self.is_unix else _url(self.server_name, self.server_port)
+        """For logs and humans: ``http://127.0.0.1:8000``, ``unix:/run/app.sock``."""
+        self._text = address.text
+        # The application may change the directory: the path must still be the same at the end.
+        self._path = os.path.abspath(created) if created is not None else None
+        self._identity = _identity(self._path) if self._path is not None else None
+        self._owner = os.getpid()
+
+    def __repr__(self) -> str:
+        return f"<Listener {self.name}>"
+
+    def listen(self, backlog: int) -> None:
+        """Let clients connect, ``backlog`` of them before they are accepted.
+
+        Raises `ListenError`: a port that another program has bound, but does not listen on, can
+        turn out to be in use only here.
+        """
+        try:
+            self.socket.listen(backlog)
+        except OSError as error:
+            raise _listen_error(self._text, _reason(error)) from None
+
+    def close(self) -> None:
+        """Close the socket, and remove the path of a unix socket that was made here.
+
+        Not in a forked child, and not a path where another program's socket is by now.
+        """
+        self.socket.close()
+        if self._path is None or self._owner != os.getpid():
+            return
+        if _identity(self._path) == self._identity:
+            try:
+                os.unlink(self._path)
+            except OSError:
+                pass  # removed in the meantime, or the directory was made read-only
+        self._path = None
+
+
+def open_listeners(addresses: Iterable[str], backlog: int) -> list[Listener]:
+    """Return listening sockets for all addresses, or raise `ListenError` and leave none open."""
+    listeners = bind_listeners(addresses)
+    try:
+        for listener in listeners:
+            listener.listen(backlog)
+    except ListenError:
+        close_all(listeners)
+        raise
+    return listeners
+
+
+def bind_listeners(addresses: Iterable[str]) -> list[Listener]:
+    """Take all addresses, without letting clients in yet.
+
+    An address is ``host:port``, ``host`` (port 8000), ``:port`` (all IPv4 addresses),
+    ``[::1]:port``, ``unix:PATH``, ``unix:@NAME`` (abstract) or ``fd://N``; port 0 is a free one.
+    Raises `ListenError`, which names the address and the reason; then none stays open.
+    """
+    listeners: list[Listener] = []
+    try:
+        for address in [parse_address(text) for text in addresses]:
+            listeners.append(_bind(address))
+    except ListenError:
+        close_all(listeners)
+        raise
+    return listeners
+
+
+def close_all(listeners: Iterable[Listener]) -> None:
+    """Close every listener."""
+    for listener in listeners:
+        listener.close()
+
+
+def parse_address(text: str) -> Address:
+    """Return the parts of a listening address; raises `ListenError` where it has no such form."""
+    if text.startswith("unix:"):
+        path = text.removeprefix("unix:")
+        path = path.removeprefix("//") if path.startswith("///") else path
+        if path in ("", "@"):
+            raise _listen_error(text, "the path is missing")
+        return Address(text, path="\0" + path[1:] if path.startswith("@") else path)
+    if text.startswith("fd://"):
+        number = text.removeprefix("fd://")
+        if not (number.isascii() and number.isdigit() and len(number) < 8):
+            raise _listen_error(text, "a descriptor is a number, as in fd://3")
+        return Address(text, descriptor=int(number))
+    if "://" in text and not text.startswith("tcp://"):
+        raise _listen_error(text, "an address is host:port, without http://")
+    plain = text.removeprefix("tcp://")
+    if plain.startswith("["):
+        match = _IN_BRACKETS.fullmatch(plain)
+        if match is None:
+            raise _listen_error(text, "an IPv6 address is written [::1]:8000")
+        return Address(text, host=match[1], port=_port(text, match[2]))
+    host, colon, port = plain.rpartition(":")
+    if not colon:
+        host, port = plain, str(DEFAULT_PORT)
+        if host.isdigit():
+            raise _listen_error(text, f"a port alone is written :{host} or 127.0.0.1:{host}")
+    if ":" in host:
+        raise _listen_error(text, "an IPv6 address needs brackets, as in [::1]:8000")
+    return Address(text, host="0.0.0.0" if host in ("", "*") else host, port=_port(text, port))
+
+
+def _port(text: str, port: str | None) -> int:
+    if port is None:
+        return DEFAULT_PORT
+    if not (port.isascii() and port.isdigit() and len(port) <= 5 and int(port) <= 65535):
+        raise _listen_error(text, f"{port!r} is no port: allowed is a number from 0 to 65535")
+    return int(port)
+
+
+def _bind(address: Address) -> Listener:
+    if address.descriptor is not None:
+        return _adopt(address, address.descriptor)
+    if address.path is not None:
+        return _bind_unix(address, address.path)
+    return _bind_tcp(address)
+
+
+def _adopt(address: Address, descriptor: int) -> Listener:
+    try:
+        sock = socket.socket(fileno=descriptor)
+    except OSError as error:
+        raise _listen_error(address.text, _reason(error)) from None
+    try:
+        if sock.family not in (socket.AF_INET, socket.AF_INET6, socket.AF_UNIX):
+            raise _listen_error(address.text, "the socket is neither TCP nor unix")
+        if sock.type != socket.SOCK_STREAM:
+            raise _listen_error(address.text, "the socket is no stream socket")
+        if _is_connected(sock):
+            raise _listen_error(address.text, "the socket is connected, and cannot listen")
+        if not _is_bound(sock):
+            raise _listen_error(address.text, "the socket is bound to no address")
+        _prepare(sock)
+        return Listener(sock, address)
+    except ListenError:
+        # It is whoever passed it that has to close it.
+        sock.detach()
+        raise
+
+
+def _is_connected(sock: socket.socket) -> bool:
+    try:
+        sock.getpeername()
+    except OSError:
+        return False
+    return True
+
+
+def _is_bound(sock: socket.socket) -> bool:
+    place = sock.getsockname()
+    return bool(place if sock.family == socket.AF_UNIX else place[1])
+
+
+def _bind_tcp(address: Address) -> Listener:
+    family, place = _resolve(address)
+    try:
+        sock = socket.socket(family, socket.SOCK_STREAM)
+    except OSError as error:
+        raise _listen_error(address.text, _tcp_reason(address, family, error)) from None
+    try:
+        # Without it, connections of a former run in TIME_WAIT would keep the port taken.
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6:
+            # What [::] means must not depend on the machine, and 0.0.0.0 can be given beside it.
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        sock.bind(place)
+        _prepare(sock)
+        return Listener(sock, address)
+    except OSError as error:
+        sock.close()
+        raise _listen_error(address.text, _tcp_reason(address, family, error)) from None
+
+
+def _resolve(address: Address) -> tuple[socket.AddressFamily, tuple[Any, ...]]:
+    """Return family and socket address; numeric addresses never ask a name server."""
+    host, port = address.host, address.port
+    for flags in (socket.AI_NUMERICHOST, socket.AI_PASSIVE):
+        try:
+            found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=flags)
+        except (socket.gaierror, UnicodeError) as error:
+            reason = error.strerror if isinstance(error, socket.gaierror) else "no valid name"
+            continue
+        # A name with both kinds of address means IPv4, as with other servers.
+        family, _, _, _, place = min(found, key=lambda entry: entry[0] != socket.AF_INET)
+        return family, place
+    _refuse(address.text, f"the host {host!r} cannot be resolved ({reason})")
+
+
+def _bind_unix(address: Address, path: str) -> Listener:
+    abstract = path.startswith("\0")
+    if not abstract:
+        _clear_stale(address, path)
+    try:
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    except OSError as error:
+        raise _listen_error(address.text, _reason(error)) from None
+    try:
+        sock.bind(path)
+        _prepare(sock)
+        return Listener(sock, address, created=None if abstract else path)
+    except OSError as error:
+        sock.close()
+        # "AF_UNIX path too long" is Python's own error, and has no number.
+        reason = _reason(error) if error.errno else "the path is too long for a unix socket"
+        raise _listen_error(address.text, reason) from None
+
+
+def _clear_stale(address: Address, path: str) -> None:
+    """Remove the socket of a server that is no more; refuse what is not ours to remove."""
+    try:
+        if not stat.S_ISSOCK(os.lstat(path).st_mode):
+            _refuse(address.text, "the path exists and is no socket")
+    except OSError:
+        return  # nothing is there, or bind tells better why it cannot be reached
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.setblocking(False)  # a full queue must not hold us up, and proves a listener
+        try:
+            probe.connect(path)
+        except ConnectionRefusedError:
+            pass
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            if error.errno == errno.EAGAIN:
+                _refuse(address.text, _REASONS[errno.EADDRINUSE])
+            _refuse(address.text, f"a socket is there already: {_reason(error)}")
+        else:
+            _refuse(address.text, _REASONS[errno.EADDRINUSE])
+    try:
+        os.unlink(path)
+    except FileNotFoundError:
+        pass
+    except OSError as error:
+        _refuse(address.text, f"cannot remove the socket of a former run: {_reason(error)}")
+
+
+def _prepare(sock: socket.socket) -> None:
+    sock.setblocking(False)
+    sock.set_inheritable(False)
+    if sock.family != socket.AF_UNIX:
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+
+
+def _identity(path: str) -> tuple[int, int] | None:
+    try:
+        status = os.lstat(path)
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
+
+
+def _unix_name(bound: str | bytes) -> str:
+    text = os.fsdecode(bound)
+    return "unix:@" + text[1:] if text.startswith("\0") else "unix:" + text
+
+
+def _url(host: str, port: str) -> str:
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+def _tcp_reason(address: Address, family: socket.AddressFamily, error: OSError) -> str:
+    code = error.errno
+    privileged = 0 < (address.port or 0) < _FIRST_UNPRIVILEGED_PORT
+    if privileged and code in (errno.EACCES, errno.EPERM):
+        return "no permission: ports below 1024 are for privileged users"
+    missing = code in (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)
+    if missing and family == socket.AF_INET6:
+        return "this machine has no such address, or IPv6 is switched off"
+    return _reason(error)
+
+
+def _reason(error: OSError) -> str:
+    return _REASONS.get(error.errno or 0) or error.strerror or str(error)
+
+
+def _listen_error(text: str, reason: str) -> ListenError:
+    return ListenError(f"cannot listen on {text}: {reason} (setting: --bind)")
+
+
+def _refuse(text: str, reason: str) -> NoReturn:
+    raise _listen_error(text, reason)
