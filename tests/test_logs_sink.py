@@ -330,6 +330,7 @@ def test_reopen_does_nothing_without_a_path_and_after_close(
     assert not sink.is_terminal()
 
 
+@pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning")
 def test_a_child_that_is_forked_while_a_thread_writes_can_write_too(make_sink: MakeSink) -> None:
     reader, writer = os.pipe()
     sink = make_sink(writer)
