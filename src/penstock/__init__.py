@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from wsgiref.types import WSGIApplication
 
-    from penstock.running import RunningServer
+    from penstock.api import RunningServer
 
 __version__ = "0.1.0"
 
@@ -33,7 +33,7 @@ def serve(application: WSGIApplication, **settings: object) -> int:
     name: ``bind=["127.0.0.1:8080"]``, ``threads=8``, ``max_body="10MiB"``. Raises
     `penstock.errors.SettingsError` and `penstock.errors.ListenError`.
     """
-    from penstock.running import serve_application
+    from penstock.api import serve_application
 
     return serve_application(application, settings)
 
@@ -45,7 +45,7 @@ def running(application: WSGIApplication, **settings: object) -> Iterator[Runnin
     For tests, above all. On leaving the block requests in progress are finished, within
     ``graceful_timeout``, and all threads and sockets are gone. Settings and errors as for `serve`.
     """
-    from penstock.running import run_in_background
+    from penstock.api import run_in_background
 
     with run_in_background(application, settings) as server:
         yield server
