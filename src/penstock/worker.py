@@ -85,7 +85,7 @@ class Worker:
             limits=limits_from(settings),
             logger=self.logger,
             access_log=self.access_log,
-            trace=Trace(LogSink.open("-", setting="trace")) if settings.trace else None,
+            trace=Trace.to_stderr() if settings.trace else None,
             server_header=settings.server_header or None,
             header_map=settings.header_map,
             stream_requests=settings.stream_requests,
