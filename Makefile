@@ -25,7 +25,7 @@ help:
 	@echo 'make format         put the code into the format that lint asks for'
 	@echo 'make docs           write the generated pages of docs/ anew'
 	@echo 'make install-check  install into an environment of its own, and run the command there'
-	@echo 'make bench          run the benchmarks'
+	@echo 'make bench          measure beside other servers, in an environment of its own, .bench'
 	@echo 'make clean          remove what all of these made'
 
 serve:
@@ -69,11 +69,9 @@ install-check:
 	cd / && "$(CURDIR)/.venv-install/bin/penstock" --version
 
 bench:
-	@test -x benchmarks/run || { echo 'There is no benchmarks/run in this checkout.' >&2; exit 1; }
-	@$(SYNC) bench $(EXAMPLES) requirements/bench.txt
-	PATH="$(BIN):$$PATH" benchmarks/run $(ARGS)
+	@python="$(PYTHON)"; "$${python:-$$(scripts/find-python)}" benchmarks/run.py $(ARGS)
 
 clean:
-	rm -rf .venv .venv-* build dist .coverage .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	rm -rf .venv .venv-* .bench build dist .coverage .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	rm -rf src/*.egg-info examples/helloworld/db.sqlite3
 	find src tests examples -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,1 @@
+"""Measures WSGI servers side by side: what `benchmarks/run.py` is made of."""

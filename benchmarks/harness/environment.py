@@ -1,0 +1,101 @@
+"""Where servers are measured: a virtual environment of its own, two cores, the tools."""
+
+from __future__ import annotations
+
+import os
+import platform
+import resource
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+BENCHMARKS = ROOT / "benchmarks"
+VENV = ROOT / ".bench"
+BIN = VENV / "bin"
+PEERS = "requirements/bench.txt"
+
+DESCRIPTORS = 8192
+"""Enough for some thousand connections, at both ends."""
+
+SETTING_VARIABLES = ("PENSTOCK_", "GUNICORN_", "WEB_CONCURRENCY", "PORT", "PYTHON")
+"""Beginnings of the variables that would change how a server runs, unseen."""
+
+TOOLS = {
+    "wrk": "wrk makes the load. On Debian and Ubuntu: apt-get install wrk",
+    "taskset": "taskset pins programs to cores. On Debian and Ubuntu: apt-get install util-linux",
+}
+
+
+class EnvironmentProblem(Exception):
+    """Something that measuring needs is missing; the text says what, and how to get it."""
+
+
+def prepare() -> None:
+    """Check for the tools and bring the virtual environment to what the peers' pins ask for."""
+    if not sys.platform.startswith("linux"):
+        raise EnvironmentProblem("The benchmarks read /proc and pin to cores: they need Linux.")
+    for tool, advice in TOOLS.items():
+        if shutil.which(tool) is None:
+            raise EnvironmentProblem(f"{tool} is missing. {advice}")
+    _raise_descriptor_limit()
+    # The checkout is installed as editable: what is measured is always what is on the disk.
+    command = ["scripts/sync-venv", str(VENV), "bench", PEERS]
+    variables = {**os.environ, "PYTHON": sys.executable}
+    if subprocess.run(command, check=False, cwd=ROOT, env=variables).returncode:
+        raise EnvironmentProblem(f"The environment {VENV} could not be made; see above.")
+
+
+def cores() -> tuple[int, int]:
+    """Return the core for the server and the one for the load; the same where there is one."""
+    usable = sorted(os.sched_getaffinity(0))
+    return usable[0], usable[-1]
+
+
+def server_variables() -> dict[str, str]:
+    """Return the environment variables that a server is started with."""
+    inherited = {
+        name: value for name, value in os.environ.items() if not name.startswith(SETTING_VARIABLES)
+    }
+    return {**inherited, "PYTHONPATH": str(BENCHMARKS)}
+
+
+def versions(distributions: list[str]) -> list[str]:
+    """Return names with versions: of Python, of the distributions measured, and of wrk."""
+    program = "import sys, importlib.metadata as m; [print(n, m.version(n)) for n in sys.argv[1:]]"
+    listed = subprocess.run(
+        [BIN / "python", "-c", program, *distributions],
+        check=True,
+        capture_output=True,
+        text=True,
+        timeout=30,
+    )
+    python = subprocess.run(
+        [BIN / "python", "--version"], check=True, capture_output=True, text=True, timeout=30
+    )
+    # wrk takes --version for a wrong call, and its status tells so.
+    wrk = subprocess.run(
+        ["wrk", "--version"], check=False, capture_output=True, text=True, timeout=30
+    )
+    return [python.stdout.strip(), *listed.stdout.splitlines(), " ".join(wrk.stdout.split()[:2])]
+
+
+def machine() -> str:
+    """Return what kind of machine this is, in one line."""
+    model = platform.machine()
+    for line in Path("/proc/cpuinfo").read_text().splitlines():
+        if line.startswith("model name"):
+            model = line.partition(":")[2].strip()
+            break
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / (1 << 30)
+    count = len(os.sched_getaffinity(0))
+    kernel = ".".join(platform.release().split(".")[:2])
+    return f"{count} cores of {model}, {memory:.0f} GiB, Linux {kernel}"
+
+
+def _raise_descriptor_limit() -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = DESCRIPTORS if hard == resource.RLIM_INFINITY else min(DESCRIPTORS, hard)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))

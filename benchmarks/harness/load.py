@@ -1,0 +1,91 @@
+"""Load, made with wrk on a core of its own, and what a server did under it."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from dataclasses import dataclass
+
+from harness import environment, processes
+from harness.scenarios import Load
+from harness.servers import Running
+
+SCRIPT = environment.BENCHMARKS / "harness" / "browser.lua"
+GRACE_SECONDS = 30.0
+"""How much longer than asked for wrk may take: it waits for its connections at the end."""
+
+
+@dataclass(frozen=True)
+class Answered:
+    """What wrk counted."""
+
+    requests: int
+    seconds: float
+    p50_ms: float
+    p99_ms: float
+    errors: int
+    """Failed connects, reads and writes, time-outs, and statuses from 400 on."""
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One run of one server under one load."""
+
+    rate: float
+    """Requests per second."""
+    cpu_us: float
+    """Microseconds of the server's processor time for each request, of any load."""
+    p50_ms: float
+    p99_ms: float
+    errors: int
+
+
+def apply(server: Running, load: Load, background: Load | None, seconds: float) -> Sample:
+    """Put load on a server, and another load beside it where one is given, and measure."""
+    loads = [load] if background is None else [load, background]
+    cpu_before = processes.cpu_seconds(server.pid)
+    started = [_start(server.url(each.path), each.connections, seconds) for each in loads]
+    measured, *others = _collect(started, seconds)
+    cpu = processes.cpu_seconds(server.pid) - cpu_before
+    everything = measured.requests + sum(other.requests for other in others)
+    return Sample(
+        rate=measured.requests / measured.seconds,
+        cpu_us=cpu / max(everything, 1) * 1e6,
+        p50_ms=measured.p50_ms,
+        p99_ms=measured.p99_ms,
+        errors=measured.errors + sum(other.errors for other in others),
+    )
+
+
+def parse(output: str) -> Answered:
+    """Read the line of JSON that the script lets wrk end with. Raises `EnvironmentProblem`."""
+    last_line = output.strip().rpartition("\n")[2]
+    if not last_line.startswith("{"):
+        raise environment.EnvironmentProblem(f"wrk failed:\n{output}")
+    counted = json.loads(last_line)
+    return Answered(
+        requests=counted["requests"],
+        seconds=counted["duration_us"] / 1e6,
+        p50_ms=counted["p50_us"] / 1e3,
+        p99_ms=counted["p99_us"] / 1e3,
+        errors=counted["errors"],
+    )
+
+
+def _start(url: str, connections: int, seconds: float) -> subprocess.Popen[str]:
+    command = ["taskset", "-c", str(environment.cores()[1]), "wrk", "--threads", "1"]
+    command += ["--connections", str(connections), "--duration", f"{seconds:g}s"]
+    command += ["--timeout", "10s", "--script", str(SCRIPT), url]
+    return subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=environment.VENV
+    )
+
+
+def _collect(started: list[subprocess.Popen[str]], seconds: float) -> list[Answered]:
+    try:
+        return [parse(each.communicate(timeout=seconds + GRACE_SECONDS)[0]) for each in started]
+    finally:
+        for each in started:
+            if each.poll() is None:
+                each.kill()
+                each.wait()
