@@ -65,6 +65,9 @@ class Gateway:
         response.forget_exchange()
         if streamed is not None:
             streamed.forget_exchange()
+        else:
+            # An environ in a cycle would keep the disk of a spooled body until it is collected.
+            body.close()
 
     def _send_result(self, exchange: Exchange, response: Response, result: Iterable[bytes]) -> None:
         kind = type(result)
