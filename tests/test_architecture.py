@@ -232,6 +232,13 @@ def test_every_public_name_is_typed(module: str) -> None:
     assert not untyped
 
 
+def test_no_module_hides_a_name_of_the_package() -> None:
+    """Importing ``penstock.x`` sets ``x`` in the package, whatever was there before."""
+    modules = {name.removeprefix("penstock.") for name in MODULES}
+    functions = {name for name, _ in public_definitions(TREES["penstock"].body, "penstock")}
+    assert not modules & {name.removeprefix("penstock.") for name in functions}
+
+
 def test_the_package_says_that_it_is_typed() -> None:
     assert (SOURCE / "penstock" / "py.typed").is_file()
 
