@@ -15,6 +15,7 @@ SOURCE = ROOT / "src"
 TESTS = ROOT / "tests"
 
 MODULE_LINES = 600
+TEST_MODULE_LINES = 800  # cases are long, and simple
 FUNCTION_LINES = 50
 
 PURE = ("penstock.http1", "penstock.wsgi")
@@ -53,7 +54,7 @@ def is_type_checking(node: ast.AST) -> bool:
 
 
 def imports_of(module: str, *, outside_functions: bool = False) -> Iterator[Import]:
-    """Yield what a module imports; a name out of a package counts as the package's module."""
+    """Yield what a module imports: of ``from package import name`` the module, if name is one."""
 
     def walk(node: ast.AST, types_only: bool) -> Iterator[Import]:
         if outside_functions and isinstance(node, Function | ast.Lambda):
@@ -112,7 +113,8 @@ def test_nothing_but_the_standard_library_and_penstock_is_imported(module: str) 
     import sys
 
     allowed = sys.stdlib_module_names | {"penstock"}
-    assert {name.partition(".")[0] for name, _ in imports_of(module)} <= allowed
+    needed = {name.partition(".")[0] for name, types_only in imports_of(module) if not types_only}
+    assert needed <= allowed
 
 
 def test_no_import_goes_round_in_a_circle() -> None:
@@ -149,7 +151,8 @@ every_file = pytest.mark.parametrize("path", python_files(SOURCE, TESTS), ids=id
 
 @every_file
 def test_no_module_has_more_than_600_lines(path: Path) -> None:
-    assert len(path.read_text("utf-8").splitlines()) <= MODULE_LINES
+    limit = TEST_MODULE_LINES if path.is_relative_to(TESTS) else MODULE_LINES
+    assert len(path.read_text("utf-8").splitlines()) <= limit
 
 
 def code_lines(source: str) -> set[int]:
