@@ -18,7 +18,7 @@ from penstock import __version__
 from penstock.access_log import AccessLog
 from penstock.http1 import ParserLimits
 from penstock.log_sink import LogSink
-from penstock.logs import configure_logging
+from penstock.logs import configure_logging, reopen_logs
 from penstock.trace import Trace
 from penstock.transport.limits import Limits
 from penstock.transport.python import PythonTransport
@@ -79,13 +79,14 @@ class Worker:
         self.settings = settings
         self.logger = configure_logging(settings.error_logfile, settings.log_level)
         self.access_log = self._open_access_log()
+        self._trace = Trace.to_stderr() if settings.trace else None
         self.transport: Transport = PythonTransport(
             [(listener, self._base_environ(listener)) for listener in listeners],
             threads=settings.threads,
             limits=limits_from(settings),
             logger=self.logger,
             access_log=self.access_log,
-            trace=Trace.to_stderr() if settings.trace else None,
+            trace=self._trace,
             server_header=settings.server_header or None,
             header_map=settings.header_map,
             stream_requests=settings.stream_requests,
@@ -148,14 +149,30 @@ class Worker:
             thread.join(max(0.0, deadline - time.monotonic()))
         return not any(thread.is_alive() for thread in self._threads)
 
+    def reopen_logs(self) -> None:
+        """Open the log files again by their names, after a rotation."""
+        try:
+            reopen_logs()
+            if self.access_log is not None:
+                self.access_log.reopen()
+        except OSError as error:
+            self.logger.error("the logs go on in the old files: %s", error)
+
     def close_logs(self) -> None:
         """Write out what the access log still holds."""
         if self.access_log is not None:
             self.access_log.close()
+        if self._trace is not None:
+            self._trace.close()
+
+
+STOP_GRACEFULLY = frozenset({signal.SIGTERM, signal.SIGHUP})
+STOP_AT_ONCE = frozenset({signal.SIGINT, signal.SIGQUIT})
+REOPEN_LOGS = signal.SIGUSR1
 
 
 class _Signals:
-    """SIGTERM and SIGINT as values that the main thread waits for.
+    """Signals as values that the main thread waits for.
 
     The handlers only enqueue; the byte that Python writes to the wake-up descriptor ends the wait.
     """
@@ -166,7 +183,7 @@ class _Signals:
         self._reader.setblocking(True)
         self._writer.setblocking(False)
         signal.set_wakeup_fd(self._writer.fileno(), warn_on_full_buffer=False)
-        for number in (signal.SIGTERM, signal.SIGINT):
+        for number in {*STOP_GRACEFULLY, *STOP_AT_ONCE, REOPEN_LOGS}:
             signal.signal(number, self._enqueue)
 
     def _enqueue(self, number: int, _frame: object) -> None:
@@ -215,8 +232,9 @@ def serve_until_stopped(
         count,
         "thread" if count == 1 else "threads",
     )
-    first = signals.wait()
-    return shut_down(worker, graceful=first == signal.SIGTERM, interrupted=signals.wait)
+    while (received := signals.wait()) == REOPEN_LOGS:
+        worker.reopen_logs()
+    return shut_down(worker, graceful=received in STOP_GRACEFULLY, interrupted=signals.wait)
 
 
 def shut_down(
@@ -234,7 +252,10 @@ def shut_down(
         #    signal says that it need not.
         deadline = time.monotonic() + limit - min(LEAVE_SECONDS, limit / 4)
         while not (drained := worker.join(0)) and time.monotonic() < deadline:
-            if interrupted(min(0.05, max(0.0, deadline - time.monotonic()))) is not None:
+            received = interrupted(min(0.05, max(0.0, deadline - time.monotonic())))
+            if received == REOPEN_LOGS:
+                worker.reopen_logs()
+            elif received is not None:
                 logger.info("stopping at once: a second signal")
                 break
     # 3. Cut off what is left.

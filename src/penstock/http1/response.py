@@ -53,18 +53,14 @@ def choose_framing(method: str, version: str, status: int, content_length: int |
     return Framing.CLOSE if version == "HTTP/1.0" else Framing.CHUNKED
 
 
-def encode_head(
-    status: str, headers: Iterable[tuple[str, str]], added: Iterable[tuple[str, str]]
-) -> bytes:
-    """Return a response's head: ``status`` (``"200 OK"``), ``headers``, then the ``added`` ones.
+def encode_head(status: str, headers: Iterable[tuple[str, str]], added: str = "") -> bytes:
+    """Return a response's head: ``status`` (``"200 OK"``), ``headers``, then the ``added`` lines.
 
-    All are valid already: this checks nothing but that they are latin-1 (`UnicodeEncodeError`).
+    ``added`` are the server's own fields, each line with its CRLF. All are valid already: this
+    checks nothing but that they are latin-1 (`UnicodeEncodeError`).
     """
-    lines = [f"HTTP/1.1 {status}\r\n"]
-    lines += [f"{name}: {value}\r\n" for name, value in headers]
-    lines += [f"{name}: {value}\r\n" for name, value in added]
-    lines.append("\r\n")
-    return "".join(lines).encode("latin-1")
+    lines = [f"{name}: {value}\r\n" for name, value in headers]
+    return f"HTTP/1.1 {status}\r\n{''.join(lines)}{added}\r\n".encode("latin-1")
 
 
 def encode_chunk(data: bytes) -> bytes:
@@ -74,18 +70,16 @@ def encode_chunk(data: bytes) -> bytes:
     return b"%x\r\n%b\r\n" % (len(data), data)
 
 
-def error_response(error: ProtocolError, date: str, server: str | None) -> bytes:
+def error_response(error: ProtocolError, added: str) -> bytes:
     """Return the whole answer to a request that cannot be served; close after it.
 
-    ``date`` is the value of Date and ``server`` that of Server, None to leave it out. In
-    answer to HEAD, send only what precedes the body.
+    ``added`` are the lines of Date and Server, each with its CRLF. In answer to HEAD, send only
+    what precedes the body.
     """
     body = f"{error.reason}\n".encode("latin-1")
     headers = [("Content-Type", "text/plain; charset=utf-8"), ("Content-Length", str(len(body)))]
     if error.status == 405:
         headers.append(("Allow", ALLOWED_METHODS))
-    headers += [("Connection", "close"), ("Date", date)]
-    if server is not None:
-        headers.append(("Server", server))
+    headers.append(("Connection", "close"))
     phrase = REASON_PHRASES.get(error.status, "")
-    return encode_head(f"{error.status} {phrase}", headers, ()) + body
+    return encode_head(f"{error.status} {phrase}", headers, added) + body

@@ -20,19 +20,32 @@ def imf_fixdate(seconds: float) -> str:
     )
 
 
-class DateClock:
-    """The current Date value, formatted once a second. It follows the wall clock."""
+class ServerFields:
+    """The fields Date and Server of every response, rendered once a second.
 
-    __slots__ = ("_second", "_text")
+    The date follows the wall clock. Any thread may ask: at worst two render the same second.
+    """
 
-    def __init__(self) -> None:
+    __slots__ = ("_second", "_server", "lines")
+
+    def __init__(self, server: str | None) -> None:
+        """``server`` is the value of Server, None to leave it out."""
         self._second = -1
-        self._text = ""
+        self._server = server
+        self.lines = ""
 
     def now(self) -> str:
-        """Return the Date value for this second. Thread-safe: at worst it is formatted twice."""
+        """Return both as header lines, each with its CRLF."""
         second = int(time.time())
         if second != self._second:
-            self._text = imf_fixdate(second)
+            self.lines = self.date_line() + self.server_line()
             self._second = second
-        return self._text
+        return self.lines
+
+    def date_line(self) -> str:
+        """Return the line of Date."""
+        return f"Date: {imf_fixdate(time.time())}\r\n"
+
+    def server_line(self) -> str:
+        """Return the line of Server, or nothing where there is none."""
+        return f"Server: {self._server}\r\n" if self._server else ""

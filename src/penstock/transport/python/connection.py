@@ -140,7 +140,9 @@ class Connection:
         """Take the connection back from the thread that has answered its request."""
         if self.phase is not Phase.HANDED_OUT:
             return
-        if self.broken:
+        if self.loop.drained:
+            self.close()  # it came back after all else was torn down
+        elif self.broken:
             self.reset()
         elif self.output is not None and self.output.size:
             self.phase = Phase.FLUSHING
@@ -429,7 +431,7 @@ class Connection:
             self.spool = None
         loop.refused += 1
         loop.log_refusal(self, error)
-        answer = error_response(error, loop.dates.now(), loop.server_header)
+        answer = error_response(error, loop.server_fields.now())
         if self.request is not None and self.request.method == "HEAD":
             answer = answer[: answer.index(b"\r\n\r\n") + 4]
         if self.tap is not None:

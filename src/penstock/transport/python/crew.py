@@ -75,6 +75,8 @@ class Crew:
             self._hand_out(exchange)
             return exchange
         self._end()
+        with self._leadership:
+            self._loop.run()  # for what came back last, this thread's own exchange perhaps
         return None
 
     def _take_ready(self) -> PythonExchange | None:

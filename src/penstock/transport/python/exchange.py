@@ -32,9 +32,7 @@ if TYPE_CHECKING:
 
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
-_CLOSE = ("Connection", "close")
-_KEEP_ALIVE = ("Connection", "keep-alive")
-_CHUNKED = ("Transfer-Encoding", "chunked")
+NONE, LENGTH, CHUNKED, CLOSE = Framing  # an enum's attributes are slow to look up
 
 
 class PythonExchange:
@@ -84,7 +82,7 @@ class PythonExchange:
         self._status = ""
         self._headers: HeaderList = []
         self._content_length: int | None = None
-        self._framing = Framing.NONE
+        self._framing = NONE
         self._received = body_length or 0  # bytes of the request's body
         if body is None:
             self._received = 0
@@ -154,7 +152,7 @@ class PythonExchange:
         # application has shown that it wants the body. Never once a response has begun.
         if self._continue_owed and not self.head_sent:
             self._continue_owed = False
-            self._transmit(_CONTINUE)
+            self._transmit_one(_CONTINUE)
 
     def _wait_for_input(self) -> None:
         """Wait until the socket is readable, within what the body's clock allows.
@@ -177,7 +175,7 @@ class PythonExchange:
     def send_informational(self, status: str, headers: Sequence[tuple[str, str]]) -> None:
         """See `penstock.transport.Exchange.send_informational`."""
         if self.request.version == "HTTP/1.1" and not self.head_sent:
-            self._transmit(encode_head(status, headers, ()))
+            self._transmit_one(encode_head(status, headers))
 
     def respond(self, status: str, headers: HeaderList, content_length: int | None) -> None:
         """See `penstock.transport.Exchange.respond`."""
@@ -193,19 +191,25 @@ class PythonExchange:
             return
         head = b"" if self.head_sent else self._make_head()
         framing = self._framing
-        if framing is Framing.NONE:
+        if framing is NONE:
             if head:
-                self._transmit(head)
-        else:
-            self.body_sent += len(data)
-            if framing is not Framing.CHUNKED:
-                self._transmit(head, data) if head else self._transmit(data)
-            elif len(data) <= JOIN_BYTES:
-                self._transmit(head + encode_chunk(data))
-            else:
+                self._transmit_one(head)
+            return
+        self.body_sent += len(data)
+        if len(data) > JOIN_BYTES:
+            if framing is CHUNKED:
                 self._transmit(head + b"%x\r\n" % len(data), data, b"\r\n")
-            self._note_body(data)
-        self._apply_back_pressure()
+            else:
+                self._transmit(head, data)
+        elif framing is CHUNKED:
+            self._transmit_one(head + encode_chunk(data))
+        else:
+            self._transmit_one(head + data)
+        connection = self._connection
+        if connection.tap is not None:
+            connection.tap.body_sent(data)
+        if connection.output is not None:
+            self._apply_back_pressure(connection.output)
 
     def send_file(self, descriptor: int, offset: int, count: int) -> None:
         """See `penstock.transport.Exchange.send_file`."""
@@ -213,16 +217,16 @@ class PythonExchange:
             return
         head = b"" if self.head_sent else self._make_head()
         framing = self._framing
-        if framing is Framing.CHUNKED:
+        if framing is CHUNKED:
             head += b"%x\r\n" % count
         if head:
-            self._transmit(head)
-        if framing is Framing.NONE:
+            self._transmit_one(head)
+        if framing is NONE:
             return
         self.body_sent += count
         output = self._output()
         output.append(FileRegion(descriptor, offset, count))
-        if framing is Framing.CHUNKED:
+        if framing is CHUNKED:
             output.append(b"\r\n")
         self._flush(output)
 
@@ -230,26 +234,41 @@ class PythonExchange:
         """See `penstock.transport.Exchange.finish`."""
         if self.done:
             return
-        if not self.head_sent:
-            if self._content_length is None and self.request.method != "HEAD":
-                self._content_length = len(data)
-            head = self._make_head()
-            if data and self._framing is not Framing.NONE:
-                self.body_sent = len(data)
-                self._transmit(head, data)
-                self._note_body(data)
-            else:
-                self._transmit(head)
+        if self.head_sent:
+            self._finish_body(data)
         else:
-            framing = self._framing
-            if framing is Framing.CHUNKED:
-                self._transmit(encode_chunk(data) + LAST_CHUNK if data else LAST_CHUNK)
-            elif data and framing is not Framing.NONE:
-                self._transmit(data)
-            if data and framing is not Framing.NONE:
-                self.body_sent += len(data)
-                self._note_body(data)
+            self._finish_whole(data)
         self._end()
+
+    def _finish_whole(self, data: bytes) -> None:
+        """Send head and body at once."""
+        if self._content_length is None and self.request.method != "HEAD":
+            self._content_length = len(data)
+        head = self._make_head()
+        if not data or self._framing is NONE:
+            self._transmit_one(head)
+            return
+        self.body_sent = len(data)
+        if len(data) <= JOIN_BYTES:
+            self._transmit_one(head + data)
+        else:
+            self._transmit(head, data)
+        if self._connection.tap is not None:
+            self._connection.tap.body_sent(data)
+
+    def _finish_body(self, data: bytes) -> None:
+        """Send the last block, and what ends the body."""
+        framing = self._framing
+        if framing is NONE:
+            return
+        if data:
+            self.body_sent += len(data)
+            if self._connection.tap is not None:
+                self._connection.tap.body_sent(data)
+        if framing is CHUNKED:
+            self._transmit_one(encode_chunk(data) + LAST_CHUNK if data else LAST_CHUNK)
+        elif data:
+            self._transmit_one(data)
 
     def abort(self) -> None:
         """See `penstock.transport.Exchange.abort`."""
@@ -260,7 +279,7 @@ class PythonExchange:
         # A body that ends with the connection would look complete; so would a connection that
         # closes in good order before any response, to a client that retries.
         connection.broken = (
-            connection.gone or not self.head_sent or self._framing is Framing.CLOSE
+            connection.gone or not self.head_sent or self._framing is CLOSE
         )
         self._end("response cut off")
 
@@ -282,46 +301,42 @@ class PythonExchange:
     def _make_head(self) -> bytes:
         request, connection = self.request, self._connection
         status, length = self._status, self._content_length
-        code = int(status[:3])
-        framing = self._framing = choose_framing(request.method, request.version, code, length)
+        framing = self._framing = choose_framing(
+            request.method, request.version, int(status[:3]), length
+        )
         if not self._body_over:
             self._settle_request_body()
-        added = self._added_fields(framing, code, length)
+        added = self._date_and_server()
+        if framing is LENGTH:
+            added = f"{added}Content-Length: {length}\r\n"
+        elif framing is CHUNKED:
+            added += "Transfer-Encoding: chunked\r\n"
+        elif framing is NONE and length is not None and status[:3] != "204":
+            # On HEAD and 304 it tells what a GET would have got (RFC 9110, section 8.6).
+            added = f"{added}Content-Length: {length}\r\n"
         if (
             connection.close_after
             or not request.keep_alive
-            or framing is Framing.CLOSE
+            or framing is CLOSE
             or connection.loop.draining
         ):
             connection.close_after = True
-            added.append(_CLOSE)
+            added += "Connection: close\r\n"
         elif request.version == "HTTP/1.0":
-            added.append(_KEEP_ALIVE)
+            added += "Connection: keep-alive\r\n"
         self.head_sent = True
         if connection.tap is not None:
             connection.tap.head_sent(status, self._headers, added)
         return encode_head(status, self._headers, added)
 
-    def _added_fields(self, framing: Framing, code: int, length: int | None) -> HeaderList:
-        loop = self._connection.loop
-        date, server = True, loop.server_header
-        for name, _ in self._headers:
-            size = len(name)
-            if size == 4 and name.lower() == "date":
-                date = False
-            elif size == 6 and name.lower() == "server":
-                server = None
-        added: HeaderList = []
-        if date:
-            added.append(("Date", loop.dates.now()))
-        if server:
-            added.append(("Server", server))
-        if framing is Framing.CHUNKED:
-            added.append(_CHUNKED)
-        elif length is not None and code >= 200 and code != 204:
-            # On HEAD and 304 it tells what a GET would have got (RFC 9110, section 8.6).
-            added.append(("Content-Length", str(length)))
-        return added
+    def _date_and_server(self) -> str:
+        """Return the lines of Date and Server, but for what the application gave itself."""
+        fields = self._connection.loop.server_fields
+        given = [name.lower() for name, _ in self._headers if len(name) in (4, 6)]
+        if not given or not ("date" in given or "server" in given):
+            return fields.now()
+        date = "" if "date" in given else fields.date_line()
+        return date if "server" in given else date + fields.server_line()
 
     def _settle_request_body(self) -> None:
         """Decide what becomes of a streamed body of which not all has been read.
@@ -338,30 +353,39 @@ class PythonExchange:
 
     # -- sending --------------------------------------------------------------------------------
 
-    def _transmit(self, *pieces: bytes) -> None:
-        """Send pieces now where the kernel takes them, and queue the rest."""
+    def _transmit_one(self, data: bytes) -> None:
+        """Send bytes now where the kernel takes them, and queue the rest."""
         connection = self._connection
-        output = connection.output
-        if output is not None and (output.size or output.failure is not None):
-            for piece in pieces:
-                output.append(piece)
-            self._flush(output)
+        if connection.output is not None and connection.output.busy():
+            self._queue(connection.output, data)
             return
-        size = sum(map(len, pieces))
         try:
-            if size <= JOIN_BYTES or len(pieces) == 1:
-                data = b"".join(pieces)
-                sent = connection.socket.send(data)
-                if sent == size:
-                    return
-                pieces = (data,)
-            else:
-                sent = connection.socket.sendmsg(pieces)
+            sent = connection.socket.send(data)
+        except BlockingIOError:
+            sent = 0
+        except OSError as error:
+            raise self._disconnected(error) from error
+        if sent != len(data):
+            self._keep((data,), sent)
+
+    def _transmit(self, *pieces: bytes) -> None:
+        """Send pieces as one, without copying them together."""
+        connection = self._connection
+        if connection.output is not None and connection.output.busy():
+            self._queue(connection.output, *pieces)
+            return
+        try:
+            sent = connection.socket.sendmsg(pieces)
         except BlockingIOError:
             sent = 0
         except OSError as error:
             raise self._disconnected(error) from error
         self._keep(pieces, sent)
+
+    def _queue(self, output: Output, *pieces: bytes) -> None:
+        for piece in pieces:
+            output.append(piece)
+        self._flush(output)
 
     def _keep(self, pieces: Sequence[bytes], sent: int) -> None:
         """Queue what is left of ``pieces`` behind their first ``sent`` bytes."""
@@ -385,18 +409,17 @@ class PythonExchange:
         except OSError as error:
             raise self._disconnected(error) from error
 
-    def _apply_back_pressure(self) -> None:
+    def _apply_back_pressure(self, output: Output) -> None:
         """Wait while more is unsent than may be; have the loop send what then remains."""
-        connection = self._connection
-        output = connection.output
-        if output is None or not (output.size or output.failure is not None):
+        if not output.busy():
             return
+        loop = self._connection.loop
         self._flush(output)
-        if output.size > connection.loop.out_buffer:
-            self._wait_for_room(output, connection.loop.out_buffer)
+        if output.size > loop.out_buffer:
+            self._wait_for_room(output, loop.out_buffer)
         if output.size:
             # The block has to be on its way before the application is asked for the next one.
-            connection.loop.post(connection.watch_output, urgent=True)
+            loop.post(self._connection.watch_output, urgent=True)
 
     def _wait_for_room(self, output: Output, mark: int) -> None:
         connection = self._connection
@@ -428,35 +451,29 @@ class PythonExchange:
         connection = self._connection
         self.done = True
         loop = connection.loop
-        self.duration = time.monotonic() - self.handed_out_at
-        loop.note_call(self.duration)
+        self.duration = duration = time.monotonic() - self.handed_out_at
+        loop.note_call(duration)
         if connection.tap is not None:
             connection.tap.response_over(self.body_sent, reason)
-        output = connection.output
-        unsent = output is not None and output.size > 0
+        unsent = connection.output is not None and connection.output.size > 0
         if loop.access_log is not None:
             if unsent and not reason:
                 connection.exchange = self  # logged when it is known what became of it
             else:
-                self.log(reason)
+                loop.log_exchange(self, reason)
         # The leader need not hurry where the client's next request is what wakes it up anyway.
         loop.post(
             connection.resume,
-            urgent=unsent
-            or connection.close_after
-            or loop.draining
+            urgent=connection.close_after
             or connection.watched != EVENT_READ
-            or connection.parser.buffered > 0,
+            or connection.parser.buffered > 0
+            or unsent
+            or loop.draining,
         )
 
     def log(self, reason: str) -> None:
         """Write the access log's line."""
         self._connection.loop.log_exchange(self, reason)
-
-    def _note_body(self, data: bytes) -> None:
-        tap = self._connection.tap
-        if tap is not None:
-            tap.body_sent(data)
 
     # What the access log asks for.
 

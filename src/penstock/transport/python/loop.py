@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from penstock.access_log import Transaction
 from penstock.http1 import ProtocolError
-from penstock.transport.dates import DateClock
+from penstock.transport.dates import ServerFields
 from penstock.transport.limits import Limits
 from penstock.transport.python.connection import Connection, Phase
 from penstock.transport.python.exchange import PythonExchange, shut_down_socket
@@ -64,13 +64,12 @@ class Loop:
         self.logger = logger
         self.access_log = access_log
         self.trace = trace
-        self.server_header = server_header
         self.header_map = header_map
         self.stream_requests = stream_requests
         self.temp_dir = temp_dir
         self.out_buffer = out_buffer
         self.id_prefix = id_prefix
-        self.dates = DateClock()
+        self.server_fields = ServerFields(server_header)
         self.scratch = bytearray(64 * 1024)  # what lingering connections read into
 
         self.selector = selectors.DefaultSelector()

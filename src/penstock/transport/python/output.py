@@ -60,6 +60,10 @@ class Output:
         self.taken = 0  # bytes that the kernel took from here
         self.failure: OSError | None = None
 
+    def busy(self) -> bool:
+        """Tell whether what is sent now has to wait behind something, or will fail."""
+        return self.size > 0 or self.failure is not None
+
     def append(self, piece: bytes | memoryview | FileRegion) -> None:
         """Queue a piece behind the others."""
         with self._lock:

@@ -9,6 +9,13 @@ from typing import BinaryIO
 from penstock.http1 import ProtocolError
 
 
+class SpooledBody(io.BufferedRandom):
+    """A body on disk. It lives as long as somebody refers to it, as one in memory does."""
+
+    def __del__(self) -> None:
+        discard(self)
+
+
 class BodySpool:
     """Collects a request body of any size in bounded memory."""
 
@@ -48,8 +55,8 @@ class BodySpool:
         # Unnamed where the system can (O_TMPFILE), unlinked at once where it can't: whatever
         # happens to the process, no file stays behind.
         memory = self._file
-        spooled = tempfile.TemporaryFile(dir=self._directory, prefix="penstock-")  # noqa: SIM115
-        self._file = spooled
+        unnamed = tempfile.TemporaryFile(buffering=0, dir=self._directory)  # noqa: SIM115
+        spooled = self._file = SpooledBody(unnamed)  # type: ignore[arg-type]
         spooled.write(memory.getvalue())  # type: ignore[attr-defined]
         memory.close()
 

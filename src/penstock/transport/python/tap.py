@@ -77,9 +77,10 @@ class Tap:
             self._request_length,
         )
 
-    def head_sent(self, status: str, headers: HeaderList, added: HeaderList) -> None:
-        """Note the response's head: the application's fields and the server's."""
-        self._status, self._headers, self._added = status, headers, added
+    def head_sent(self, status: str, headers: HeaderList, added: str) -> None:
+        """Note the response's head: the application's fields, and the server's as lines."""
+        self._status, self._headers = status, headers
+        self._added = [_split_line(line) for line in added.splitlines()]
 
     def body_sent(self, data: bytes) -> None:
         """Note a block of the response's body."""
@@ -107,10 +108,12 @@ class Tap:
             self._show_request(self._request_head or self._raw[: 4 * BODY_BYTES])
         head, _, body = answer.partition(b"\r\n\r\n")
         status, *lines = head.decode("latin-1").split("\r\n")
-        self._added = []
-        for line in lines:
-            name, _, value = line.partition(": ")
-            self._added.append((name, value))
+        self._added = [_split_line(line) for line in lines]
         self._status, self._headers = status.partition(" ")[2], []
         self._response_body = body
         self.response_over(len(body), "refused by the server")
+
+
+def _split_line(line: str) -> tuple[str, str]:
+    name, _, value = line.partition(": ")
+    return name, value
