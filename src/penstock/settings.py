@@ -7,6 +7,7 @@ systemd replace ``bind``. ``python -m penstock.settings`` prints the reference p
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
@@ -129,7 +130,7 @@ class Settings:
         SWITCH,
         True,
         section="Application",
-        help="Let the kernel send files that the application returns in wsgi.file_wrapper.",
+        help="Whether the kernel sends files that the application returns in wsgi.file_wrapper.",
         reason="It saves a copy; switch it off where a file system returns wrong bytes for it.",
     )
     chdir: str = option(
@@ -415,7 +416,18 @@ def settings_from_kwargs(**by_name: object) -> Settings:
             raise unknown(f"setting {name!r}", nearest_option(OPTIONS, name), "name")
         if OPTIONS[name].command_only:
             raise SettingsError(f"{name} is a setting of the penstock command, not of a program")
-    return _build({name: (value, f"argument {name}") for name, value in by_name.items()}, [])
+    given: Given = {name: (value, f"argument {name}") for name, value in by_name.items()}
+    return with_absolute_paths(_build(given, []))
+
+
+def with_absolute_paths(settings: Settings) -> Settings:
+    """Return settings whose paths stay the same when the application changes the directory."""
+    paths = {
+        name: os.path.abspath(path)
+        for name in ("temp_dir", "access_logfile", "error_logfile")
+        if (path := getattr(settings, name)) not in (None, "-")
+    }
+    return replace(settings, **paths)
 
 
 def native_built() -> bool:

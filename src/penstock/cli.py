@@ -1,0 +1,182 @@
+"""The ``penstock`` command: from what was typed to a server that runs.
+
+What only a later step needs is imported there: ``penstock --version`` has to answer at once.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import TYPE_CHECKING
+
+from penstock import __version__
+from penstock.errors import PenstockError, SettingsError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from penstock.settings import Settings
+
+_USAGE_STATUS = 2
+_INTERRUPTED_STATUS = 130  # 128 + SIGINT, as shells have it
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command and return its exit status; docs/exit-statuses.md lists them.
+
+    ``argv`` is what follows the command's name; by default that of the process.
+    """
+    try:
+        return _run(sys.argv[1:] if argv is None else argv)
+    except PenstockError as error:
+        sys.stderr.write(getattr(error, "traceback", ""))
+        _say("error", error)
+        return error.exit_status
+    except KeyboardInterrupt:
+        return _INTERRUPTED_STATUS
+
+
+def _run(arguments: Sequence[str]) -> int:
+    from penstock.command_line import USAGE, build_parser, parse_command_line
+
+    typed = parse_command_line(arguments)
+    if typed.help:
+        build_parser().print_help()
+        return 0
+    if typed.version:
+        print(_version_text())
+        return 0
+    if typed.application is None:
+        print("Provide a WSGI application object as module:callable", file=sys.stderr)
+        print(f"usage: {USAGE}", file=sys.stderr)
+        return _USAGE_STATUS
+
+    from penstock.settings import load_settings, with_absolute_paths
+
+    settings = load_settings(
+        typed.flags,
+        os.environ,
+        _current_directory(),
+        typed.config_file,
+        on_terminal=sys.stdout is not None and sys.stdout.isatty(),
+    )
+    # Before the application's directory comes first on the path: its modules may have the names of
+    # the standard library's.
+    import penstock.worker  # noqa: F401
+
+    _apply_to_process(settings)
+    settings = with_absolute_paths(settings)
+    _check_places(settings)
+    if typed.check:
+        return _check(typed.application, settings)
+    return _serve(typed.application, settings)
+
+
+def _serve(spec: str, settings: Settings) -> int:
+    from penstock.listeners import bind_listeners, close_all
+    from penstock.loading import load_application, parse_spec
+    from penstock.settings import chosen_transport
+    from penstock.worker import serve_until_stopped
+
+    parse_spec(spec)
+    chosen_transport(settings)
+    # Bound first, so that a port in use is told before a slow import, and listened on last, so
+    # that nobody is let in before there is an application to answer: a client that comes too
+    # early is refused, and tries elsewhere or again.
+    listeners = bind_listeners(settings.bind)
+    try:
+        application = load_application(spec)
+        for listener in listeners:
+            listener.listen(settings.backlog)
+        return serve_until_stopped(application, settings, listeners, spec)
+    finally:
+        close_all(listeners)
+
+
+def _check(spec: str, settings: Settings) -> int:
+    """Load everything that a start would, but take no address: a server may be running on it."""
+    from penstock.listeners import parse_address
+    from penstock.loading import load_application
+    from penstock.settings import OPTIONS, chosen_transport
+
+    for address in settings.bind:
+        parse_address(address)
+    transport = chosen_transport(settings)
+    load_application(spec)
+    for warning in settings.warnings:
+        _say("warning", warning)
+    print(f"{spec} can be served, on the {transport} transport, with these settings:")
+    shown = {name: option.kind.show(getattr(settings, name)) for name, option in OPTIONS.items()}
+    width = max(len(value) for value in shown.values() if len(value) < 40)
+    for name, value in shown.items():
+        print(f"  {name:<24} = {value:<{width}}  ({settings.source_of(name)})")
+    return 0
+
+
+def _apply_to_process(settings: Settings) -> None:
+    """Give the process the directory, the search path, the variables and the mask it asks for."""
+    from penstock.settings_layers import SYSTEMD_VARIABLES
+
+    if "LISTEN_FDS" in settings.source_of("bind"):
+        for variable in SYSTEMD_VARIABLES:
+            os.environ.pop(variable, None)
+    try:
+        os.chdir(settings.chdir)
+    except OSError as error:
+        raise _bad_directory(settings, "chdir", settings.chdir, error.strerror) from None
+    # gunicorn's order: the directories of pythonpath, the current one, all others.
+    wanted = [*map(os.path.abspath, settings.pythonpath), os.getcwd()]
+    sys.path[:] = [*wanted, *(entry for entry in sys.path if entry not in (*wanted, ""))]
+    for assignment in settings.env:
+        name, _, value = assignment.partition("=")
+        os.environ[name] = value
+    if settings.umask is not None:
+        os.umask(settings.umask)
+
+
+def _check_places(settings: Settings) -> None:
+    """Refuse directories that are missing, and a format that cannot be, before a slow import."""
+    from penstock.access_log import compile_format
+
+    compile_format(settings.access_logformat)
+    if settings.temp_dir is not None:
+        from tempfile import TemporaryFile
+
+        try:
+            TemporaryFile(dir=settings.temp_dir).close()
+        except OSError as error:
+            raise _bad_directory(settings, "temp_dir", settings.temp_dir, error.strerror) from None
+    for name in ("access_logfile", "error_logfile"):
+        path = getattr(settings, name)
+        if path in (None, "-"):
+            continue
+        folder = os.path.dirname(path)
+        if not os.path.isdir(folder):
+            raise _bad_directory(settings, name, path, "its directory does not exist")
+        if os.path.isdir(path):
+            raise _bad_directory(settings, name, path, "is a directory")
+
+
+def _bad_directory(settings: Settings, name: str, path: str, reason: str | None) -> SettingsError:
+    source = settings.source_of(name)
+    return SettingsError(f"bad value {path!r} for {name} (from {source}): {reason}")
+
+
+def _current_directory() -> str:
+    try:
+        return os.getcwd()
+    except OSError as error:
+        raise SettingsError(f"there is no current directory: {error.strerror}") from None
+
+
+def _version_text() -> str:
+    from penstock.settings import native_built
+
+    version = ".".join(map(str, sys.version_info[:3]))
+    transport = "native" if native_built() else "python; native not built"
+    return f"penstock {__version__}\n{sys.implementation.name} {version}\ntransport: {transport}"
+
+
+def _say(kind: str, message: object) -> None:
+    text = str(message).replace("\r", " ").replace("\n", " ")  # one line, whatever it quotes
+    print(f"penstock: {kind}: {text}", file=sys.stderr)

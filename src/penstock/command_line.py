@@ -1,0 +1,190 @@
+"""The command line: a parser made from the declared options, and answers to gunicorn's flags."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from typing import Any, NoReturn
+
+from penstock.errors import SettingsError
+from penstock.options import Option, nearest
+from penstock.settings import OPTIONS
+from penstock.settings_layers import nearest_option
+
+USAGE = "penstock [options] module:callable"
+
+_HELP_COLUMNS = 79
+_EPILOG = (
+    "Each setting is also a variable (PENSTOCK_MAX_BODY for --max-body) and a key of "
+    "penstock.toml or of [tool.penstock] in pyproject.toml (max_body). A flag counts most, then "
+    "the variable, then the file. Sizes take B, kB, MB, GB, KiB, MiB, GiB; times take ms, s, m, h."
+)
+
+_TLS = "this version speaks no TLS: let a proxy in front do it"
+_FORKING = "this version runs one worker process, which loads the application itself"
+_SUPERVISED = "systemd or the container's runtime does that"
+_NO_HTTP2 = "this version speaks HTTP/1.1 only"
+_NO_PROXY = "forwarding headers are passed to the application and never acted upon"
+_NO_RECYCLING = "this version does not restart its worker"
+_STRICT = "requests are read strictly, and there is no switch against that"
+_LOGGING = "see --error-logfile, --access-logfile, --access-logformat and --log-level"
+_ONLY_WSGI = "this server serves WSGI over HTTP only"
+
+_GUNICORN_FLAGS: dict[tuple[str, ...], str] = {
+    ("-k", "--worker-class"): "there is one kind of worker, with threads: see --threads",
+    ("-t", "--timeout"): "requests have no time limit here; see --graceful-timeout for stopping",
+    ("--worker-connections",): "see --max-connections",
+    ("--print-config",): "see --check",
+    ("--spew",): "see --trace",
+    ("--worker-tmp-dir",): "workers write no heartbeat files; see --temp-dir for request bodies",
+    ("--keyfile", "--certfile", "--ca-certs", "--cert-reqs", "--ciphers"): _TLS,
+    ("--ssl-version", "--do-handshake-on-connect", "--suppress-ragged-eofs"): _TLS,
+    ("--preload", "--reuse-port"): _FORKING,
+    ("--reload", "--reload-engine", "--reload-extra-file"): _NO_RECYCLING,
+    ("--max-requests", "--max-requests-jitter"): _NO_RECYCLING,
+    ("-D", "--daemon", "-p", "--pid", "-u", "--user", "-g", "--group"): _SUPERVISED,
+    ("--initgroups", "-R", "--enable-stdio-inheritance", "-n", "--name"): _SUPERVISED,
+    ("--http-protocols", "--http2-cleartext", "--http2-max-concurrent-streams"): _NO_HTTP2,
+    ("--http2-initial-window-size", "--http2-max-frame-size"): _NO_HTTP2,
+    ("--http2-max-header-list-size",): _NO_HTTP2,
+    ("--forwarded-allow-ips", "--forwarder-headers"): _NO_PROXY,
+    ("--proxy-protocol", "--proxy-allow-from"): _NO_PROXY,
+    ("--permit-obsolete-folding", "--strip-header-spaces", "--casefold-http-method"): _STRICT,
+    ("--permit-unconventional-http-method",): _STRICT,
+    ("--permit-unconventional-http-version",): _STRICT,
+    ("--http-parser",): "see --transport",
+    ("--log-config", "--log-config-json", "--logger-class", "--capture-output"): _LOGGING,
+    ("--log-syslog", "--log-syslog-to", "--log-syslog-prefix"): _LOGGING,
+    ("--log-syslog-facility", "--disable-redirect-access-to-syslog"): _LOGGING,
+    ("--statsd-host", "--statsd-prefix", "--dogstatsd-tags"): "this version counts nothing",
+    ("--enable-backlog-metric",): "this version counts nothing",
+    ("--control-socket", "--control-socket-mode"): "there is no control socket",
+    ("--no-control-socket",): "there is no control socket, and nothing to switch off",
+    ("--paste", "--paste-global"): "name a factory that loads the file: module:factory('file.ini')",
+    ("--protocol", "--uwsgi-allow-from", "--root-path"): _ONLY_WSGI,
+    ("--asgi-loop", "--asgi-lifespan", "--asgi-disconnect-grace-period"): _ONLY_WSGI,
+    ("--websocket-max-message-size",): _ONLY_WSGI,
+    ("--dirty-app", "--dirty-workers", "--dirty-timeout"): _ONLY_WSGI,
+    ("--dirty-threads", "--dirty-graceful-timeout"): _ONLY_WSGI,
+}
+
+
+@dataclass(frozen=True)
+class CommandLine:
+    """What was typed: the application, the commands among the flags, and the settings."""
+
+    application: str | None
+    config_file: str | None
+    check: bool
+    version: bool
+    help: bool
+    flags: dict[str, object]
+    """What was given for settings, by name, unchecked."""
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise SettingsError(f"{message} (see penstock --help)")
+
+
+class _Refusal(argparse.Action):
+    """A flag that gunicorn has, and penstock has not."""
+
+    def __call__(self, _parser: Any, _names: Any, _values: Any, flag: str | None = None) -> None:
+        raise SettingsError(f"{flag} is a flag of gunicorn, and not of penstock: {self.metavar}")
+
+
+def parse_command_line(arguments: Sequence[str]) -> CommandLine:
+    """Return what was typed; raises `SettingsError` for what no flag means."""
+    typed, rest = build_parser().parse_known_args(arguments)
+    for argument in rest:
+        if argument.startswith("-") and argument != "--":
+            raise SettingsError(_unknown_flag(argument))
+        raise SettingsError(f"{argument!r} is one argument too many: usage: {USAGE}")
+    names = vars(typed)
+    commands = {
+        "application": names.pop("application"),
+        "config_file": names.pop("config", None),
+        "check": names.pop("check", False),
+        "version": names.pop("version", False),
+        "help": names.pop("help", False),
+    }
+    return CommandLine(**commands, flags=names)
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Return the parser of the command line, with a group for each section of the settings."""
+    parser = _Parser(
+        prog="penstock",
+        usage=USAGE,
+        description="Serve a WSGI application over HTTP.",
+        epilog=_EPILOG,
+        formatter_class=lambda prog: argparse.HelpFormatter(
+            prog, max_help_position=28, width=_HELP_COLUMNS
+        ),
+        argument_default=argparse.SUPPRESS,
+        allow_abbrev=False,
+        add_help=False,
+    )
+    parser.add_argument(
+        "application",
+        nargs="?",
+        default=None,
+        metavar="module:callable",
+        help="the application: module, module:callable, module:object.attribute or "
+        "module:factory('argument', key=1)",
+    )
+    commands = parser.add_argument_group("Commands")
+    commands.add_argument("-h", "--help", action="store_true", help="Print this page.")
+    commands.add_argument("--version", action="store_true", help="Print the version.")
+    commands.add_argument(
+        "--check",
+        "--check-config",
+        action="store_true",
+        help="Load the application, print every setting and where it came from, and exit.",
+    )
+    commands.add_argument(
+        "-c", "--config", metavar="FILE", help="TOML file to read in the place of the usual ones."
+    )
+    for section, members in groupby(OPTIONS.values(), key=lambda option: option.section):
+        group = parser.add_argument_group(section)
+        for option in members:
+            _add_option(group, option)
+    for flags, answer in _GUNICORN_FLAGS.items():
+        # argparse has no other place where an action of one's own could keep a text.
+        parser.add_argument(
+            *flags, action=_Refusal, nargs="?", metavar=answer, help=argparse.SUPPRESS
+        )
+    return parser
+
+
+def _add_option(group: argparse._ArgumentGroup, option: Option) -> None:
+    help_text = f"{option.help} [{option.kind.show(option.default)}]".replace("%", "%%")
+    hidden = argparse.SUPPRESS
+    if option.is_switch:
+        # The page shows the form that changes something.
+        off_help, on_help = (help_text, hidden) if option.default else (hidden, help_text)
+        group.add_argument(*option.flags, dest=option.name, action="store_true", help=on_help)
+        group.add_argument(
+            option.negative_flag, dest=option.name, action="store_false", help=off_help
+        )
+        return
+    group.add_argument(
+        *option.flags,
+        dest=option.name,
+        action="append" if option.repeatable else "store",
+        metavar=option.kind.metavar,
+        help=help_text,
+    )
+
+
+def _unknown_flag(argument: str) -> str:
+    flag = argument.partition("=")[0]
+    option = nearest_option(OPTIONS, flag.lstrip("-")) if flag.startswith("--") else None
+    meant = option.flag if option is not None else None
+    if meant is None:
+        meant = nearest(flag, ["--help", "--version", "--check", "--config"])
+    hint = f"; did you mean {meant!r}?" if meant is not None else " (see penstock --help)"
+    return f"unknown flag {flag!r}{hint}"

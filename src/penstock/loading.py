@@ -1,0 +1,264 @@
+"""From ``module:callable`` to the application, with an error of its own for each step that fails.
+
+The steps are: read the specification, import the module, find the attribute, call the factory
+where the specification says so, and make sure of a WSGI application.
+"""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import os
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from types import FunctionType, TracebackType
+from typing import TYPE_CHECKING, Any, cast
+
+from penstock.errors import PenstockError
+from penstock.options import nearest
+
+if TYPE_CHECKING:
+    from wsgiref.types import WSGIApplication
+
+DEFAULT_NAMES = ("application", "app")
+"""Where a module alone is given, these are looked for, in this order."""
+
+_FORMS = "module, module:callable, module:object.attribute or module:factory('argument', key=1)"
+_COROUTINE_FLAGS = 0x80 | 0x200  # inspect.CO_COROUTINE, CO_ASYNC_GENERATOR
+_VARARGS_FLAG = 0x04  # inspect.CO_VARARGS
+
+
+class LoadError(PenstockError):
+    """The application cannot be loaded; the text names the piece that failed."""
+
+    traceback = ""
+    """The application's own part of the traceback, where its code raised; with a line end."""
+
+
+class SpecError(LoadError):
+    """The specification is not of a known form."""
+
+    exit_status = 2
+
+
+class ModuleMissingError(LoadError):
+    """The module itself does not exist; a module that it imports is another matter."""
+
+    exit_status = 3
+
+
+class ApplicationRaisedError(LoadError):
+    """The module raised while it was imported, or the factory while it was called."""
+
+    exit_status = 4
+
+    def __init__(self, message: str, error: BaseException) -> None:
+        super().__init__(f"{message}: {_in_one_line(error)}")
+        self.traceback = _application_traceback(error)
+
+
+class AttributeMissingError(LoadError):
+    """The module, or an object in it, lacks the attribute."""
+
+    exit_status = 5
+
+
+class NotCallableError(LoadError):
+    """What was found, or what the factory returned, is no WSGI application."""
+
+    exit_status = 6
+
+
+@dataclass(frozen=True)
+class Spec:
+    """A specification's parts."""
+
+    text: str
+    module: str
+    attributes: tuple[str, ...] = ()
+    """The names after the colon, one per dot; empty where the module stands alone."""
+    arguments: tuple[tuple[Any, ...], dict[str, Any]] | None = None
+    """What to call the factory with; None where there is no call."""
+
+    @property
+    def place(self) -> str:
+        """The specification without the arguments."""
+        return f"{self.module}:{'.'.join(self.attributes)}"
+
+
+def load_application(text: str) -> WSGIApplication:
+    """Return the application that ``module:callable`` names; raises a `LoadError`."""
+    spec = parse_spec(text)
+    module = _import(spec)
+    found = _find(spec, module)
+    if spec.arguments is not None:
+        found = _call_factory(spec, found)
+    _check_application(spec, found)
+    return cast("WSGIApplication", found)
+
+
+def parse_spec(text: str) -> Spec:
+    """Return the parts of a specification; arguments may only be literals. Raises `SpecError`."""
+    module, colon, rest = text.partition(":")
+    if not all(part.isidentifier() for part in module.split(".")) or module.endswith(".py"):
+        raise SpecError(f"{module!r} is no module name{_path_hint(module, rest)}")
+    if not colon:
+        return Spec(text, module)
+    try:
+        # Leading space would be an indent.
+        expression = ast.parse(rest.strip(), mode="eval").body
+        if not isinstance(expression, ast.Call):
+            return Spec(text, module, _names(expression))
+        arguments = tuple(ast.literal_eval(argument) for argument in expression.args)
+        by_name = {str(key.arg): ast.literal_eval(key.value) for key in expression.keywords}
+        if None in [key.arg for key in expression.keywords]:
+            raise ValueError(rest)
+        return Spec(text, module, _names(expression.func), (arguments, by_name))
+    except (ValueError, SyntaxError, RecursionError, MemoryError, TypeError):
+        raise SpecError(
+            f"cannot read {rest!r} after the colon of {text!r}: allowed is {_FORMS}, "
+            "and arguments are literals"
+        ) from None
+
+
+def _names(expression: ast.expr) -> tuple[str, ...]:
+    if isinstance(expression, ast.Name):
+        return (expression.id,)
+    if isinstance(expression, ast.Attribute):
+        return (*_names(expression.value), expression.attr)
+    raise ValueError(expression)
+
+
+def _path_hint(module: str, rest: str) -> str:
+    """Return a hint for somebody who gave the path of a file."""
+    path = Path(module)
+    if "/" not in module and path.suffix != ".py":
+        return f": allowed is {_FORMS}"
+    named = f"{path.stem}:{rest}" if rest else path.stem
+    folder = f" with --chdir {path.parent}" if path.parent != Path(".") else ""
+    return f", but a path; did you mean {named!r}{folder}?"
+
+
+def _import(spec: Spec) -> Any:
+    try:
+        return importlib.import_module(spec.module)
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # a module may as well call sys.exit()
+        if isinstance(error, ModuleNotFoundError) and _is_ours(spec, error):
+            missing = error.name or spec.module
+            raise ModuleMissingError(_missing_module(spec.module, missing)) from None
+        raise ApplicationRaisedError(f"cannot import module {spec.module!r}", error) from error
+
+
+def _is_ours(spec: Spec, error: ModuleNotFoundError) -> bool:
+    """Tell whether it is our own import that found no module, and not the application's."""
+    wanted = spec.module == error.name or spec.module.startswith(f"{error.name}.")
+    return wanted and _application_part(error.__traceback__) is None
+
+
+def _missing_module(module: str, missing: str) -> str:
+    parent, _, _ = missing.rpartition(".")
+    if parent:
+        kind = "package" if hasattr(sys.modules.get(parent), "__path__") else "module"
+        return f"cannot import {module!r}: the {kind} {parent!r} has no module {missing!r}"
+    meant = nearest(missing, _modules_here())
+    hint = f"; did you mean {meant!r}?" if meant is not None else ""
+    return f"there is no module {missing!r} in {os.getcwd()}, nor elsewhere on Python's path{hint}"
+
+
+def _modules_here() -> list[str]:
+    """Return the names of the modules and packages in the current directory."""
+    with os.scandir() as entries:
+        return [
+            entry.name.removesuffix(".py")
+            for entry in entries
+            if entry.name.endswith(".py") or entry.is_dir()
+        ]
+
+
+def _find(spec: Spec, module: Any) -> Any:
+    if not spec.attributes:
+        for name in DEFAULT_NAMES:
+            if hasattr(module, name):
+                return getattr(module, name)
+        wanted = " nor ".join(repr(name) for name in DEFAULT_NAMES)
+        raise AttributeMissingError(
+            f"module {spec.module!r} has neither {wanted}: say which object is the "
+            f"application, as in {spec.module}:name"
+        )
+    found, path = module, spec.module
+    for name in spec.attributes:
+        owner, separator = (f"module {path!r}", ":") if found is module else (repr(path), ".")
+        try:
+            found = getattr(found, name)
+        except AttributeError:
+            meant = nearest(name, [known for known in dir(found) if not known.startswith("__")])
+            hint = f"; did you mean {meant!r}?" if meant is not None else ""
+            raise AttributeMissingError(f"{owner} has no attribute {name!r}{hint}") from None
+        except Exception as error:  # a property, or the module's own __getattr__
+            raise ApplicationRaisedError(f"cannot get {name!r} of {path!r}", error) from error
+        path += separator + name
+    return found
+
+
+def _call_factory(spec: Spec, factory: Any) -> Any:
+    if not callable(factory):
+        raise NotCallableError(
+            f"{spec.place!r} is of type {type(factory).__name__}, and cannot be called"
+        )
+    arguments, by_name = spec.arguments or ((), {})
+    try:
+        return factory(*arguments, **by_name)
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:
+        raise ApplicationRaisedError(f"the factory {spec.text!r} raised", error) from error
+
+
+def _check_application(spec: Spec, found: Any) -> None:
+    """Refuse what cannot be called with an environ and start_response.
+
+    Only where that is certain: of other callables, the first request tells.
+    """
+    what = repr(spec.text)
+    if spec.arguments is not None:
+        what = f"what the factory {what} returned"
+    if not callable(found):
+        kind = type(found).__name__
+        raise NotCallableError(f"{what} is no WSGI application: its type {kind} is not callable")
+    method = type(found).__call__
+    function = found if isinstance(found, FunctionType) else method
+    if not isinstance(function, FunctionType):
+        return
+    code = function.__code__
+    if code.co_flags & _COROUTINE_FLAGS:
+        raise NotCallableError(f"{what} is no WSGI application: it is async, as ASGI's are")
+    if function is found and code.co_argcount < 2 and not code.co_flags & _VARARGS_FLAG:
+        raise NotCallableError(
+            f"{what} is no WSGI application: it does not take (environ, start_response); "
+            "a factory is written with its arguments, as in module:factory()"
+        )
+
+
+def _in_one_line(error: BaseException) -> str:
+    text = " ".join(str(error).split())
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
+def _application_part(traceback: TracebackType | None) -> TracebackType | None:
+    """Return a traceback from the application's first frame on; None where it has none."""
+    while traceback is not None:
+        file_name = traceback.tb_frame.f_code.co_filename
+        ours = file_name in (__file__, importlib.__file__) or file_name.startswith("<frozen ")
+        if not ours:
+            return traceback
+        traceback = traceback.tb_next
+    return None
+
+
+def _application_traceback(error: BaseException) -> str:
+    from traceback import format_exception  # costs more than all the rest of a good start
+
+    return "".join(format_exception(type(error), error, _application_part(error.__traceback__)))
