@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from penstock.transport import HeaderList
@@ -41,19 +41,6 @@ _codes: dict[str, int] = {}
 _kinds: dict[str, int] = {}
 
 
-class CheckedHeaders(NamedTuple):
-    """An application's response headers, checked, with the server's own business taken out."""
-
-    fields: HeaderList
-    """What is left: neither Content-Length nor a field of the connection."""
-
-    content_length: int | None
-    """The length that the application gave, in bytes."""
-
-    close: bool
-    """Whether the application asked to close the connection."""
-
-
 def check_status(status: str) -> int:
     """Return the code of a status such as ``"200 OK"``; raises `TypeError` or `ValueError`."""
     code = _codes.get(status)
@@ -67,17 +54,21 @@ def check_status(status: str) -> int:
     return code
 
 
-def check_headers(headers: HeaderList) -> CheckedHeaders:
+def check_headers(headers: HeaderList) -> tuple[HeaderList, int | None, bool]:
     """Check response headers, and take out what the server decides.
+
+    Return what is left, the Content-Length in bytes where one was given, and whether the
+    application asked to close the connection.
 
     Raises `TypeError` for what is no list of pairs of `str`, `ValueError` for what may not
     stand in a header. No message holds a value: values may be secret, and end up in logs.
     """
     if not isinstance(headers, list):
         raise TypeError(f"the headers must be a list, not {type(headers).__name__}")
-    fields = headers.copy()  # the application keeps its list, and could change it after the check
-    special: list[tuple[int, str]] | None = None
-    for item in fields:
+    fields: HeaderList = []  # a new list: the application could change its own after the check
+    content_length = None
+    close = False
+    for item in headers:
         if type(item) is not tuple or len(item) != 2:
             raise TypeError("a header must be a tuple of name and value")
         name, value = item
@@ -86,17 +77,17 @@ def check_headers(headers: HeaderList) -> CheckedHeaders:
             kind = _learn_kind(name)
         if type(value) is not str or not value.isascii() or not value.isprintable():
             _check_value(name, value)
-        if kind:
-            if special is None:
-                special = []
-            special.append((kind, value))
-            if kind == _FORBIDDEN:
-                raise ValueError(f"the header {name} is the server's to send")
-    if special is None:
-        return CheckedHeaders(fields, None, False)
-    # Not by the cache: another thread may have emptied it since.
-    fields = [item for item in fields if item[0].lower() not in _SPECIAL]
-    return CheckedHeaders(fields, _content_length(special), _asks_to_close(special))
+        if kind == _PLAIN:
+            fields.append(item)
+        elif kind == _CONTENT_LENGTH:
+            if content_length is not None or not _LENGTH.fullmatch(value):
+                raise ValueError("Content-Length must be one number in plain digits")
+            content_length = int(value)
+        elif kind == _CONNECTION:
+            close = close or "close" in map(str.strip, value.lower().split(","))
+        elif kind == _FORBIDDEN:
+            raise ValueError(f"the header {name} is the server's to send")
+    return fields, content_length, close
 
 
 def _learn_kind(name: str) -> int:
@@ -122,17 +113,3 @@ def _check_value(name: str, value: str) -> None:
         raise ValueError(
             f"the value of the header {name} holds a control character or one beyond latin-1"
         )
-
-
-def _content_length(special: list[tuple[int, str]]) -> int | None:
-    lengths = [value for kind, value in special if kind == _CONTENT_LENGTH]
-    if not lengths:
-        return None
-    if len(lengths) > 1 or not _LENGTH.fullmatch(lengths[0]):
-        raise ValueError("Content-Length must be one number in plain digits")
-    return int(lengths[0])
-
-
-def _asks_to_close(special: list[tuple[int, str]]) -> bool:
-    options = ",".join(value for kind, value in special if kind == _CONNECTION).lower()
-    return "close" in [option.strip() for option in options.split(",")]

@@ -110,7 +110,7 @@ class Response:
 
         Raises `TypeError` and `ValueError` as `start_response` does.
         """
-        fields = check_headers(headers).fields
+        fields, _, _ = check_headers(headers)
         exchange = self._exchange
         if exchange is not None and not self.finished and not exchange.head_sent:
             exchange.send_informational("103 Early Hints", fields)
