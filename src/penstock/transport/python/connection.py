@@ -58,6 +58,11 @@ class Phase(Enum):
     CLOSED = "closed"
 
 
+# An enum's attributes are slow to look up.
+READING, HANDED_OUT, FLUSHING, LINGERING, CLOSED = Phase
+IDLE, HEAD, BODY, DONE = State.IDLE, State.HEAD, State.BODY, State.DONE
+
+
 class Connection:
     """One accepted socket. See the module's text for who may touch it when."""
 
@@ -102,8 +107,8 @@ class Connection:
         self.remote_addr = remote_addr
         self.remote_port = remote_port
         self.parser = RequestParser(loop.limits.parser)
-        self.phase = Phase.READING
-        self.stage = State.IDLE  # of the parser, when it last asked for data
+        self.phase = READING
+        self.stage = IDLE  # of the parser, when it last asked for data
         self.deadline = loop.now + loop.limits.keep_alive
         self.since = loop.now  # when the stage, or the lingering, began
         self.number = loop.accepted
@@ -126,33 +131,33 @@ class Connection:
     def handle_events(self, mask: int) -> PythonExchange | None:
         """Do what the socket is ready for; return a request that became ready."""
         phase = self.phase
-        if phase is Phase.READING:
+        if phase is READING:
             return self._advance() if mask == PROCEED else self._read()
-        if phase is Phase.HANDED_OUT:
+        if phase is HANDED_OUT:
             self._watch_client(mask)
-        elif phase is Phase.FLUSHING:
+        elif phase is FLUSHING:
             self._flush()
-        elif phase is Phase.LINGERING:
+        elif phase is LINGERING:
             self._discard_input()
         return None  # CLOSED: the event was older than the closing
 
     def resume(self) -> None:
         """Take the connection back from the thread that has answered its request."""
-        if self.phase is not Phase.HANDED_OUT:
+        if self.phase is not HANDED_OUT:
             return
         if self.loop.drained:
             self.close()  # it came back after all else was torn down
         elif self.broken:
             self.reset()
         elif self.output is not None and self.output.size:
-            self.phase = Phase.FLUSHING
+            self.phase = FLUSHING
             self.await_output(EVENT_WRITE)
         else:
             self._after_response()
 
     def watch_output(self) -> None:
         """Drain the output from the loop while the application makes the next block."""
-        if self.phase is Phase.HANDED_OUT and self.output is not None and self.output.size:
+        if self.phase is HANDED_OUT and self.output is not None and self.output.size:
             self.await_output(self.watched | EVENT_WRITE)
 
     def await_output(self, mask: int) -> None:
@@ -164,9 +169,9 @@ class Connection:
 
     def expire(self, now: float) -> None:
         """Act on a deadline that has passed at ``now``, with all events before it handled."""
-        if self.phase is Phase.READING:
+        if self.phase is READING:
             self._expire_reading(now)
-        elif self.phase is Phase.LINGERING:
+        elif self.phase is LINGERING:
             self.close()
         elif self.output is not None and self.output.size:
             self._expire_writing()
@@ -175,9 +180,9 @@ class Connection:
 
     def close(self) -> None:
         """Close now, and forget everything. Not while the request is handed out."""
-        if self.phase is Phase.CLOSED:
+        if self.phase is CLOSED:
             return
-        self.phase = Phase.CLOSED
+        self.phase = CLOSED
         self.loop.forget(self)
         if self.spool is not None:
             self.spool.close()
@@ -196,7 +201,7 @@ class Connection:
 
     def idle(self) -> bool:
         """Tell whether no request is in progress, not even the first byte of one."""
-        return self.phase is Phase.READING and self.stage is State.IDLE and not self.parser.buffered
+        return self.phase is READING and self.stage is IDLE and not self.parser.buffered
 
     # -- reading a request --------------------------------------------------------------------
 
@@ -286,9 +291,9 @@ class Connection:
         if state is not self.stage:
             self.stage = state
             self.since = loop.now
-            if state is State.HEAD:
+            if state is HEAD:
                 self.deadline = loop.now + loop.limits.header_timeout
-        if state is State.BODY:
+        if state is BODY:
             received = self.spool.size if self.spool is not None else 0
             self.deadline = self.since + loop.limits.body_allowance(received)
 
@@ -328,7 +333,7 @@ class Connection:
         )
         loop.requests += 1
         request_id = environ["penstock.request_id"] = f"{loop.id_prefix}{loop.requests:x}"
-        self.phase = Phase.HANDED_OUT
+        self.phase = HANDED_OUT
         self.deadline = math.inf
         if self.tap is not None:
             self.tap.handed_out()
@@ -390,7 +395,7 @@ class Connection:
         assert request is not None
         if not self.close_after:
             self._next_request()
-        elif not request.keep_alive and self.parser.state is State.DONE and not self.parser.buffered:
+        elif not request.keep_alive and self.parser.state is DONE and not self.parser.buffered:
             # The client has said that it sends no more, so that nothing can cross the closing.
             self.close()
         else:
@@ -398,13 +403,13 @@ class Connection:
 
     def _next_request(self) -> None:
         loop = self.loop
-        self.phase = Phase.READING
+        self.phase = READING
         self.discarding = False
-        if self.parser.state is not State.DONE:
+        if self.parser.state is not DONE:
             # A streamed body that the application did not read to its end, and that is short
             # enough to be dropped (`PythonExchange` decided): what follows is the next request.
             self.discarding = True
-            self.stage = State.BODY
+            self.stage = BODY
             self.since = loop.now
             self.deadline = loop.now + loop.limits.body_timeout
         else:
@@ -412,7 +417,7 @@ class Connection:
             if self.tap is not None:
                 self.tap.message_over(self.parser.buffered)
             self.request = None
-            self.stage = State.IDLE
+            self.stage = IDLE
             self.deadline = loop.now + (
                 loop.limits.drain_linger if loop.draining else loop.limits.keep_alive
             )
@@ -439,9 +444,9 @@ class Connection:
         self.request = None
         self.output = Output(self.socket)
         self.output.append(answer)
-        self.phase = Phase.FLUSHING
+        self.phase = FLUSHING
         self._flush()
-        if self.phase is Phase.FLUSHING:
+        if self.phase is FLUSHING:
             self.await_output(EVENT_WRITE)
 
     def linger(self) -> None:
@@ -455,7 +460,7 @@ class Connection:
         except OSError:
             self.close()
             return
-        self.phase = Phase.LINGERING
+        self.phase = LINGERING
         self.since = self.loop.now
         self.deadline = self.loop.now + LINGER_IDLE_SECONDS
         self.loop.watch(self, EVENT_READ)
@@ -476,9 +481,9 @@ class Connection:
 
     def _expire_reading(self, now: float) -> None:
         limits = self.loop.limits
-        if self.discarding or self.stage is State.IDLE:
+        if self.discarding or self.stage is IDLE:
             self.close()  # RFC 9112, section 9.5: an idle connection is closed without a word
-        elif self.stage is State.HEAD:
+        elif self.stage is HEAD:
             self.refuse(
                 ProtocolError(
                     408,
@@ -501,7 +506,7 @@ class Connection:
         if self.is_taking_output():
             self.deadline = self.loop.now + self.loop.limits.write_timeout
             return
-        if self.phase is Phase.FLUSHING:
+        if self.phase is FLUSHING:
             self.settle("client stalled: write_timeout")
             self.reset()
         else:

@@ -64,7 +64,7 @@ class Crew:
     def next(self) -> PythonExchange | None:
         """Return the next request for the calling thread; None for good at the end."""
         while not self._over:
-            exchange = self._take_ready()
+            exchange = self._take_ready() if self._ready else None
             if exchange is None:
                 if not self._leadership.acquire(blocking=False):
                     self._park()
@@ -83,7 +83,7 @@ class Crew:
         try:
             return self._ready.popleft()
         except IndexError:
-            return None
+            return None  # another thread was faster
 
     def _lead(self) -> PythonExchange | None:
         try:
