@@ -131,6 +131,8 @@ def _measure(plan: Plan) -> str:
 def _run(scenario: Scenario, candidate: Candidate, seconds: int) -> load.Sample:
     with running(candidate) as server:
         load.apply(server, scenario.load, scenario.background, WARM_UP_SECONDS)
+        # The warm-up ends in the middle of requests; a server may be busy for a while with that.
+        server.wait_until_ready()
         return load.apply(server, scenario.load, scenario.background, seconds)
 
 
@@ -143,9 +145,11 @@ def _text(
     measured |= {footprint.CANDIDATE.peer} if figures else set()
     versions = environment.versions([peer for peer in PEERS if peer in measured])
     parts = [
-        f"{', '.join(versions)}. {environment.machine()}. "
-        f"{plan.rounds} rounds of {plan.seconds} s; {time.strftime('%Y-%m-%d', time.gmtime())}.\n"
+        f"{', '.join(versions)}. {environment.machine()}. Rounds: {plan.rounds}, of "
+        f"{plan.seconds} s; {time.strftime('%Y-%m-%d', time.gmtime())}.\n"
     ]
+    if runs := [run for of_one in samples.values() for each in of_one.values() for run in each]:
+        parts.append(report.disturbance(runs))
     parts += [report.section(scenario, samples[scenario.name]) for scenario in plan.scenarios]
     if figures:
         parts.append(f"### At rest\n\n{report.markdown(report.footprint_table(figures))}\n")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import subprocess
+import time
 from dataclasses import dataclass
 
 from harness import environment, processes
@@ -38,15 +39,20 @@ class Sample:
     p50_ms: float
     p99_ms: float
     errors: int
+    disturbance: float
+    """The share of the server's core that others had, 0.0 to 1.0."""
 
 
 def apply(server: Running, load: Load, background: Load | None, seconds: float) -> Sample:
     """Put load on a server, and another load beside it where one is given, and measure."""
     loads = [load] if background is None else [load, background]
-    cpu_before = processes.cpu_seconds(server.pid)
+    core = environment.cores()[0]
+    began = time.monotonic()
+    cpu_before, core_before = processes.cpu_seconds(server.pid), processes.core_seconds(core)
     started = [_start(server.url(each.path), each.connections, seconds) for each in loads]
     measured, *others = _collect(started, seconds)
     cpu = processes.cpu_seconds(server.pid) - cpu_before
+    others_cpu = processes.core_seconds(core) - core_before - cpu
     everything = measured.requests + sum(other.requests for other in others)
     return Sample(
         rate=measured.requests / measured.seconds,
@@ -54,6 +60,7 @@ def apply(server: Running, load: Load, background: Load | None, seconds: float) 
         p50_ms=measured.p50_ms,
         p99_ms=measured.p99_ms,
         errors=measured.errors + sum(other.errors for other in others),
+        disturbance=max(others_cpu, 0.0) / (time.monotonic() - began),
     )
 
 

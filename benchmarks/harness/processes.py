@@ -31,6 +31,18 @@ def cpu_seconds(pid: int) -> float:
     return ticks / TICKS_PER_SECOND
 
 
+def core_seconds(core: int) -> float:
+    """Return how long a core has run programs so far, and how long its host had others run.
+
+    Interrupts are left out: they serve network and disk, and belong to no process.
+    """
+    for line in _read(PROC / "stat").splitlines():
+        if line.startswith(f"cpu{core} "):
+            user, nice, system, _idle, _wait, _irq, _softirq, steal = map(int, line.split()[1:9])
+            return (user + nice + system + steal) / TICKS_PER_SECOND
+    return 0.0
+
+
 def resident_kib(pid: int) -> int:
     """Return the tree's resident memory in KiB.
 

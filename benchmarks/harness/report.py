@@ -35,6 +35,15 @@ def footprint_table(figures: Iterable[Figure]) -> list[Row]:
     return [["what", "measured", "target"], *rows]
 
 
+def disturbance(runs: Sequence[Sample]) -> str:
+    """Return a sentence on how quiet the machine was."""
+    shares = [run.disturbance for run in runs]
+    return (
+        f"Other processes, and the machine's host, had {statistics.median(shares):.0%} of the "
+        f"server's core in half of the runs, and {max(shares):.0%} in the worst.\n"
+    )
+
+
 def ratio(samples: Samples, candidate: Candidate, peer: str) -> float | None:
     """Return the median, over the rounds, of a rate against a peer's with as many threads.
 

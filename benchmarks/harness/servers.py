@@ -82,6 +82,17 @@ class Running:
     def url(self, path: str) -> str:
         return f"http://{HOST}:{self.port}{path}"
 
+    def wait_until_ready(self) -> None:
+        """Return when the server answers. Raises `EnvironmentProblem` where it does not."""
+        deadline = time.monotonic() + READY_SECONDS
+        while not _answers(self.port):
+            self.check()
+            if time.monotonic() > deadline:
+                raise environment.EnvironmentProblem(
+                    f"{self.candidate} gives no good answer:\n{_log(self)}"
+                )
+            time.sleep(POLL_SECONDS)
+
     def check(self) -> None:
         """Raise `EnvironmentProblem` where the server has ended."""
         if self.process.poll() is not None:
@@ -104,7 +115,7 @@ def running(candidate: Candidate) -> Iterator[Running]:
         )
     server = Running(candidate, process, port)
     try:
-        _wait_until_ready(server)
+        server.wait_until_ready()
         yield server
         server.check()
     finally:
@@ -122,17 +133,6 @@ def _free_port() -> int:
     with socket.create_server((HOST, 0)) as probe:
         port: int = probe.getsockname()[1]
         return port
-
-
-def _wait_until_ready(server: Running) -> None:
-    deadline = time.monotonic() + READY_SECONDS
-    while not _answers(server.port):
-        server.check()
-        if time.monotonic() > deadline:
-            raise environment.EnvironmentProblem(
-                f"{server.candidate} gives no good answer:\n{_log(server)}"
-            )
-        time.sleep(POLL_SECONDS)
 
 
 def _log_path(candidate: Candidate) -> Path:
