@@ -1,4 +1,4 @@
-"""An exchange in memory: what a gateway says to it can be looked at, and what it may not say fails."""
+"""An exchange in memory: a test can look at what a gateway says, and what it may not say fails."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import io
 import logging
 import os
 from collections.abc import Iterable, Sequence
-from typing import Any, BinaryIO
+from typing import IO, Any
 from wsgiref.types import WSGIApplication
 
 from penstock.errors import ClientDisconnected
@@ -103,12 +103,12 @@ class FakeExchange:
         self,
         environ: dict[str, Any] | None = None,
         *,
-        body: bytes | BinaryIO = b"",
+        body: bytes | IO[bytes] = b"",
         chunks: Iterable[bytes | Exception] | None = None,
         gone_after: int | None = None,
     ) -> None:
         self.environ: dict[str, Any] = make_environ() if environ is None else environ
-        self.body: BinaryIO | None = io.BytesIO(body) if isinstance(body, bytes) else body
+        self.body: Any = io.BytesIO(body) if isinstance(body, bytes) else body
         if chunks is not None:
             self.body = None
         self.request_id = "r1"
@@ -191,7 +191,7 @@ class FakeExchange:
             raise ClientDisconnected("the client is gone")
 
     def _send(self, data: bytes) -> None:
-        assert type(data) is bytes or isinstance(data, bytes)
+        assert isinstance(data, bytes)
         assert self.status, "no head was set"
         assert not self.over
         self._check_client()

@@ -7,9 +7,17 @@ from typing import Any
 from wsgiref.types import StartResponse, WSGIApplication
 
 import pytest
+
 from support import applications
 from support.applications import TEXT, OneBlock, length
-from support.fake_exchange import FakeExchange, Records, make_base, make_environ, make_request, serve
+from support.fake_exchange import (
+    FakeExchange,
+    Records,
+    make_base,
+    make_environ,
+    make_request,
+    serve,
+)
 
 Environ = dict[str, Any]
 

@@ -3,16 +3,16 @@ from __future__ import annotations
 import io
 from typing import Any
 from wsgiref.util import request_uri
-from wsgiref.validate import check_environ
+from wsgiref.validate import check_environ  # type: ignore[attr-defined]
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from support.fake_exchange import make_base, make_environ, make_request
 
 from penstock.wsgi import environ as environ_module
-from penstock.wsgi.environ import KEY_CACHE_ENTRIES, OUTSIDE_MOUNT, split_script_name
+from penstock.wsgi.environ import KEY_CACHE_ENTRIES, OUTSIDE_MOUNT, HeaderMap, split_script_name
 from penstock.wsgi.file_wrapper import FileWrapper
+from support.fake_exchange import make_base, make_environ, make_request
 
 
 def environ_of(target: str = "/", base: dict[str, Any] | None = None, **changes: Any) -> Any:
@@ -243,14 +243,18 @@ names = st.text("abcxyz-_0~", min_size=1, max_size=20)
 
 
 @given(
-    path=latin1, query=latin1, fields=st.dictionaries(names, latin1), prefix=st.sampled_from(["", "/a"])
+    path=latin1,
+    query=latin1,
+    fields=st.dictionaries(names, latin1),
+    prefix=st.sampled_from(["", "/a"]),
 )
 def test_pep3333_variables_are_latin1_and_pass_the_validator(
     path: str, query: str, fields: dict[str, str], prefix: str
 ) -> None:
     request = make_request(path="/" + path, query=query, fields=fields)
-    for header_map in ("drop", "dangerous"):
-        environ = make_environ(request, base=make_base(script_name=prefix), header_map=header_map)  # type: ignore[arg-type]
+    header_maps: list[HeaderMap] = ["drop", "dangerous"]
+    for header_map in header_maps:
+        environ = make_environ(request, base=make_base(script_name=prefix), header_map=header_map)
         for key, value in environ.items():
             if "." not in key:
                 assert type(value) is str

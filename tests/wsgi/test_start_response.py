@@ -6,6 +6,7 @@ from typing import Any
 from wsgiref.types import StartResponse
 
 import pytest
+
 from support import applications
 from support.applications import TEXT, length
 from support.fake_exchange import FakeExchange, Records, make_environ, make_request, serve
@@ -95,16 +96,14 @@ def test_pep3333_exc_info_is_raised_again_once_the_head_is_sent() -> None:
         try:
             raise KeyError("too late")
         except KeyError as error:
-            try:
+            with pytest.raises(KeyError) as caught:
                 start_response("500 Oops", [], sys.exc_info())
-            except KeyError as again:
-                assert again is error
-                raised.append(again)
-                raise
+            raised.extend([caught.value, error])
+            raise
 
     log = Records()
     exchange = serve(application, log=log)
-    assert raised
+    assert raised[0] is raised[1]
     assert exchange.aborted
     assert exchange.sent == b"sent"
     assert "KeyError: 'too late'" in log.text

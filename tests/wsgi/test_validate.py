@@ -8,6 +8,7 @@ from wsgiref.types import StartResponse, WSGIApplication
 from wsgiref.validate import validator
 
 import pytest
+
 from support.applications import ALL
 from support.fake_exchange import FakeExchange, Records, make_environ, make_request, serve
 

@@ -67,7 +67,10 @@ class Gateway:
             streamed.forget_exchange()
         else:
             # An environ in a cycle would keep the disk of a spooled body until it is collected.
-            body.close()
+            try:
+                body.close()
+            except Exception:  # a view of it that the application kept: BufferError
+                pass
 
     def _send_result(self, exchange: Exchange, response: Response, result: Iterable[bytes]) -> None:
         kind = type(result)
@@ -136,15 +139,16 @@ class Gateway:
         None means that there is nobody to answer.
         """
         where = _describe(exchange)
+        # Exceptions go to the log as text: one that a record keeps would keep the environ.
         cause = _transport_error(error)
         if isinstance(cause, ClientDisconnected):
-            self._logger.info("%s: client disconnected: %s", where, cause)
+            self._logger.info("%s: client disconnected: %s", where, str(cause))
             return None
         if isinstance(cause, RequestBodyError):
-            self._logger.info("%s: bad request body: %s", where, cause)
+            self._logger.info("%s: bad request body: %s", where, str(cause))
             return HTTPStatus(cause.status)
         if isinstance(error, ProtocolBreach):  # a traceback would show the gateway alone
-            self._logger.error("%s: the application broke PEP 3333: %s", where, error)
+            self._logger.error("%s: the application broke PEP 3333: %s", where, str(error))
         else:
             self._logger.error("%s: the application failed", where, exc_info=error)
         return HTTPStatus.INTERNAL_SERVER_ERROR

@@ -67,7 +67,10 @@ class Response:
         where it is too late to replace the head.
         """
         if exc_info is not None:
-            self._replace(exc_info)
+            try:
+                self._replace(exc_info)
+            finally:
+                exc_info = None  # see _replace
         elif self._called:
             raise RuntimeError("start_response was called a second time without exc_info")
         self._called = True
@@ -208,7 +211,9 @@ class Response:
                     raise RuntimeError("the head has left: it cannot be replaced")
                 raise exc_info[1].with_traceback(exc_info[2])
         finally:
-            del exc_info  # its traceback holds this frame: a cycle (PEP 3333, "Error Handling")
+            # Its traceback comes to hold this frame, which must not hold it in turn: the cycle
+            # would keep the environ until it is collected (PEP 3333, "Error Handling").
+            del exc_info
         self.code = 0  # where the new head is refused, the old one does not stand either
         self.begun = False
         self.sent = 0
