@@ -242,7 +242,11 @@ class PythonExchange:
 
     def _finish_whole(self, data: bytes) -> None:
         """Send head and body at once."""
-        if self._content_length is None and self.request.method != "HEAD":
+        # To HEAD, and with a 304, it would be the length of what is not sent here, which nobody
+        # knows (RFC 9110, section 8.6).
+        if self._content_length is None and not (
+            self.request.method == "HEAD" or self._status.startswith("304")
+        ):
             self._content_length = len(data)
         head = self._make_head()
         if not data or self._framing is NONE:
