@@ -11,6 +11,7 @@ import socket
 import tempfile
 import threading
 import time
+import weakref
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -119,6 +120,7 @@ class Worker:
 
     def start(self) -> None:
         """Begin to serve."""
+        _workers.add(self)
         for thread in self._threads:
             thread.start()
 
@@ -171,11 +173,36 @@ STOP_AT_ONCE = frozenset({signal.SIGINT, signal.SIGQUIT})
 REOPEN_LOGS = signal.SIGUSR1
 
 
+_workers: weakref.WeakSet[Worker] = weakref.WeakSet()
+"""The workers of this process, for the children that an application forks."""
+
+
+def _forget_in_child() -> None:
+    """Make a forked child of an application a process of its own.
+
+    It must not hold on to the clients' connections, and SIGTERM is to end it as any other.
+    """
+    for worker in list(_workers):
+        worker.transport.abandon()
+    _workers.clear()
+    if _Signals.installed:
+        signal.set_wakeup_fd(-1)
+        for number in _Signals.HANDLED:
+            signal.signal(number, signal.SIG_DFL)
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+os.register_at_fork(after_in_child=_forget_in_child)
+
+
 class _Signals:
     """Signals as values that the main thread waits for.
 
     The handlers only enqueue; the byte that Python writes to the wake-up descriptor ends the wait.
     """
+
+    HANDLED = (*STOP_GRACEFULLY, *STOP_AT_ONCE, REOPEN_LOGS)
+    installed = False
 
     def __init__(self) -> None:
         self._received: list[int] = []
@@ -183,8 +210,9 @@ class _Signals:
         self._reader.setblocking(True)
         self._writer.setblocking(False)
         signal.set_wakeup_fd(self._writer.fileno(), warn_on_full_buffer=False)
-        for number in {*STOP_GRACEFULLY, *STOP_AT_ONCE, REOPEN_LOGS}:
+        for number in self.HANDLED:
             signal.signal(number, self._enqueue)
+        _Signals.installed = True
 
     def _enqueue(self, number: int, _frame: object) -> None:
         self._received.append(number)

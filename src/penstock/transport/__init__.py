@@ -99,3 +99,6 @@ class Transport(Protocol):
 
     def snapshot(self) -> dict[str, Any]:
         """Return counts for logs and for humans: connections, requests, bytes, what is busy."""
+
+    def abandon(self) -> None:
+        """Let go of every socket, in a child process that the application forked."""

@@ -79,3 +79,7 @@ class PythonTransport:
     def snapshot(self) -> dict[str, Any]:
         """See `penstock.transport.Transport.snapshot`."""
         return self._loop.snapshot()
+
+    def abandon(self) -> None:
+        """See `penstock.transport.Transport.abandon`."""
+        self._loop.abandon()

@@ -111,7 +111,7 @@ class Connection:
         self.stage = IDLE  # of the parser, when it last asked for data
         self.deadline = loop.now + loop.limits.keep_alive
         self.since = loop.now  # when the stage, or the lingering, began
-        self.number = loop.accepted
+        self.number = loop.accepted + 1
         self.requests = 0
         self.watched = 0  # the selector's event mask; changed by the leader only
         self.request: Request | None = None

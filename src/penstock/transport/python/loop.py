@@ -6,8 +6,11 @@ Who is the leader is `crew`'s matter. Everything here belongs to the leader, but
 
 from __future__ import annotations
 
+import contextlib
+import heapq
 import logging
 import math
+import os
 import selectors
 import time
 from collections import deque
@@ -89,6 +92,7 @@ class Loop:
         self.closed = False  # set by any thread
         self.drained = False  # nothing is left to do, for good
         self._drain_begun = False
+        self._full = False  # accepting pauses until a connection goes
         self.slow_share = 0.0  # moving share of the application's calls that were slow
         self.accepted = 0
         self.requests = 0
@@ -215,26 +219,30 @@ class Loop:
         """Let go of a connection that is about to be closed."""
         self.watch(connection, 0)
         self.connections.discard(connection)
+        if self._full and not self.draining:
+            self._full = False
+            for acceptor in self.acceptors:
+                acceptor.resume()
 
     def has_room(self) -> bool:
         """Tell whether another connection may be accepted."""
         return len(self.connections) < self.limits.max_connections
 
     def make_room(self) -> bool:
-        """Tell whether another connection may be accepted, closing an idle one if need be.
+        """Tell whether another connection may be accepted, closing idle ones if need be.
 
         Otherwise whoever holds idle connections open could keep everybody else out until
         the keep-alive time has run out.
         """
         if self.has_room():
             return True
-        longest_idle = min(
-            (c for c in self.connections if c.idle()), key=lambda c: c.since, default=None
-        )
-        if longest_idle is None or self.now - longest_idle.since < REAP_IDLE_SECONDS:
-            return False
-        longest_idle.close()
-        return True
+        long_ago = self.now - REAP_IDLE_SECONDS
+        idle = [c for c in self.connections if c.since <= long_ago and c.idle()]
+        # A share of them at once, so that not every new connection has to look at all.
+        for connection in heapq.nsmallest(1 + len(idle) // 16, idle, key=lambda c: c.since):
+            connection.close()
+        self._full = not self.has_room()
+        return not self._full
 
     # -- the end --------------------------------------------------------------------------------
 
@@ -265,12 +273,29 @@ class Loop:
                 self.watch(connection, 0)
                 shut_down_socket(connection.socket)
             else:
+                connection.settle("cut off: the server stopped")
                 connection.close()
         for acceptor in self.acceptors:
             acceptor.stop()
             acceptor.listener.close()
         self.selector.close()
         self._waker.close()
+
+    def abandon(self) -> None:
+        """Close all descriptors in a forked child, for the parent's sake.
+
+        A child that kept them would keep clients waiting for an end that the parent has sent
+        long ago. Nothing is unregistered: the epoll instance is still the parent's, too.
+        """
+        sockets = [acceptor.listener.socket for acceptor in self.acceptors]
+        sockets += [connection.socket for connection in list(self.connections)]
+        for sock in sockets:
+            descriptor = sock.detach()
+            if descriptor >= 0:
+                with contextlib.suppress(OSError):
+                    os.close(descriptor)
+        self._waker.close()
+        self.selector.close()
 
     # -- telling --------------------------------------------------------------------------------
 
@@ -291,7 +316,8 @@ class Loop:
                 target=request.target,
                 version=request.version,
                 request_line=f"{request.method} {request.target} {request.version}",
-                status=int(exchange.status[:3] or 0),
+                # 499: nginx's word for a client that left before there was an answer
+                status=int(exchange.status[:3] or 499),
                 bytes_in=exchange.body_received,
                 bytes_out=exchange.body_sent,
                 duration=exchange.duration,

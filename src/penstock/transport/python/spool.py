@@ -56,7 +56,7 @@ class BodySpool:
         # happens to the process, no file stays behind.
         memory = self._file
         unnamed = tempfile.TemporaryFile(buffering=0, dir=self._directory)  # noqa: SIM115
-        spooled = self._file = SpooledBody(unnamed)  # type: ignore[arg-type]
+        spooled = self._file = SpooledBody(unnamed)
         spooled.write(memory.getvalue())  # type: ignore[attr-defined]
         memory.close()
 
