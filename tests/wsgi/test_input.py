@@ -4,7 +4,7 @@ import io
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from penstock.errors import ClientDisconnected, RequestBodyError
@@ -28,6 +28,7 @@ def call(stream: io.BufferedIOBase, name: str, arguments: tuple[Any, ...]) -> An
         return StopIteration
 
 
+@settings(deadline=None)  # a busy machine is no failure
 @given(
     chunks=st.lists(st.text("a\n\r", min_size=1, max_size=6).map(str.encode), max_size=8),
     steps=st.lists(calls, max_size=12),
