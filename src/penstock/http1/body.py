@@ -164,4 +164,3 @@ class ChunkedReader:
                 400, "A trailer field frames or routes the message.", "RFC 9110, section 6.5.1"
             )
         return True
-

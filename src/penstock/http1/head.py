@@ -6,7 +6,6 @@ limits, are for whoever split the bytes into lines.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from functools import lru_cache
 
 from penstock.http1 import grammar
@@ -165,30 +164,39 @@ def _split_other_target(method: str, target: str) -> tuple[str, str, str]:
     return path or "/", query, authority
 
 
-def parse_fields(lines: Iterable[str]) -> dict[str, str]:
+def parse_fields(lines: list[str]) -> dict[str, str]:
     """Return lower-case names to trimmed values, repeated fields joined.
 
     RFC 9112, section 5, and RFC 9110, section 5.3. Raises `ProtocolError`.
     """
     names = _FIELD_NAMES
     fields: dict[str, str] = {}
-    repeats: dict[str, list[str]] = {}
-    for line in lines:
-        name, colon, value = line.partition(":")
-        if not colon:
-            raise ProtocolError(400, "A field line has no colon.", "RFC 9112, section 5")
-        key = names[name]
-        if key in fields:
-            repeats.setdefault(key, [fields[key]]).append(value.strip(" \t"))
-        else:
-            fields[key] = value.strip(" \t")
-    for key, values in repeats.items():
-        if key in _SINGLE_FIELDS:
-            raise ProtocolError(
-                400, "Host, Content-Length or Content-Type is repeated.", "RFC 9110, section 5.3"
-            )
-        fields[key] = (_COOKIE_SEPARATOR if key == "cookie" else ",").join(values)
+    try:
+        for line in lines:
+            name, value = line.split(":", 1)
+            fields[names[name]] = value.strip(" \t")
+    except ValueError:
+        raise ProtocolError(400, "A field line has no colon.", "RFC 9112, section 5") from None
+    if len(fields) != len(lines):
+        _join_repeated(fields, lines)
     return fields
+
+
+def _join_repeated(fields: dict[str, str], lines: list[str]) -> None:
+    """Set each repeated field to all its values, in their order (RFC 9110, section 5.3)."""
+    values: dict[str, list[str]] = {name: [] for name in fields}
+    for line in lines:
+        name, value = line.split(":", 1)
+        values[name.lower()].append(value.strip(" \t"))
+    for name, several in values.items():
+        if len(several) > 1:
+            if name in _SINGLE_FIELDS:
+                raise ProtocolError(
+                    400,
+                    "Host, Content-Length or Content-Type is repeated.",
+                    "RFC 9110, section 5.3",
+                )
+            fields[name] = (_COOKIE_SEPARATOR if name == "cookie" else ",").join(several)
 
 
 @lru_cache(maxsize=256)

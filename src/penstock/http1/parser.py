@@ -1,10 +1,10 @@
 """Bytes in, events out: the server's side of one HTTP/1.1 connection.
 
-    parser.receive_data(block)                 IDLE
-    parser.next_event() -> Request             BODY
-    parser.next_event() -> Data, any number
-    parser.next_event() -> EndOfMessage        DONE
-    parser.start_next_request()                IDLE
+parser.receive_data(block)                 IDLE
+parser.next_event() -> Request             BODY
+parser.next_event() -> Data, any number
+parser.next_event() -> EndOfMessage        DONE
+parser.start_next_request()                IDLE
 """
 
 from __future__ import annotations
@@ -169,9 +169,8 @@ class RequestParser:
         lines = str(head, "latin-1").split("\r\n")
         # Each split took a CR and a LF. Any other control character makes the sums differ.
         controls = len(head) - len(head.translate(None, grammar.CONTROLS))
-        if controls != 2 * (len(lines) - 1) or len(lines) - 1 > self._limits.fields:
-            return None
-        if not lines[0]:
+        fields = len(lines) - 1
+        if controls != 2 * fields or fields > self._limits.fields or not lines[0]:
             return None
         buffer.consume_to(end + 4)
         return lines
@@ -210,7 +209,8 @@ class RequestParser:
             limit, too_long = bounds.request_line, limits.request_line_too_long
             forbidden = grammar.NOT_IN_REQUEST_LINE
             self._check_first_byte()
-        left = bounds.head - self._head_size - len(b"\r\n\r\n")
+        # A line fits if its CRLF and the empty line do; the empty line then fits, too.
+        left = max(bounds.head - self._head_size - len(b"\r\n\r\n"), 0)
         if left < limit:
             limit, too_long = left, limits.head_too_long
         line = buffer.take_line(limit, too_long, forbidden)

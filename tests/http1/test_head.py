@@ -1,0 +1,91 @@
+"""Heads: what is remembered between requests, and the reasons given for a refusal."""
+
+from __future__ import annotations
+
+import pytest
+
+from corpus.case import get
+from penstock.http1 import ProtocolError
+from penstock.http1.head import FieldNames, check_host, parse_content_length, parse_fields
+from support.parsing import parse
+
+
+def test_field_names_are_remembered_up_to_a_bound() -> None:
+    names = FieldNames()
+    for n in range(2 * FieldNames.MAX_COUNT):
+        assert names[f"X-{n}"] == f"x-{n}"
+    assert len(names) == FieldNames.MAX_COUNT
+
+
+def test_long_field_names_are_not_remembered() -> None:
+    names = FieldNames()
+    assert names["X" * 65] == "x" * 65
+    assert not names
+
+
+@pytest.mark.parametrize("name", ["", " ", "a b", "caf\xe9", "a:"])
+def test_a_name_that_is_no_token_is_neither_accepted_nor_remembered(name: str) -> None:
+    names = FieldNames()
+    for _ in range(2):
+        with pytest.raises(ProtocolError):
+            names[name]
+    assert not names
+
+
+@pytest.mark.parametrize(
+    ("line", "rule"),
+    [
+        (" X: y", "RFC 9112, section 5.2"),
+        ("\tX: y", "RFC 9112, section 5.2"),
+        ("X : y", "RFC 9112, section 5.1"),
+        ("X\t: y", "RFC 9112, section 5.1"),
+        (": y", "RFC 9110, section 5.1"),
+        ("X(: y", "RFC 9110, section 5.1"),
+        ("X", "RFC 9112, section 5"),
+    ],
+)
+def test_a_bad_field_line_names_the_rule_it_breaks(line: str, rule: str) -> None:
+    with pytest.raises(ProtocolError) as caught:
+        parse_fields(["A: b", line])
+    assert caught.value.rule == rule
+
+
+def test_many_repeats_are_joined_in_order() -> None:
+    fields = parse_fields([f"X: {n}" for n in range(1000)] + ["Y: z"])
+    assert fields == {"x": ",".join(map(str, range(1000))), "y": "z"}
+
+
+def test_a_host_is_checked_each_time_until_it_is_valid() -> None:
+    for _ in range(2):
+        with pytest.raises(ProtocolError):
+            check_host("a/b")
+    check_host("a")
+
+
+@pytest.mark.parametrize(("value", "length"), [("0", 0), ("000", 0), ("0010", 10), ("10", 10)])
+def test_content_length_is_decimal(value: str, length: int) -> None:
+    assert parse_content_length(value, 10) == length
+
+
+@pytest.mark.parametrize("value", ["11", "9" * 19, "9" * 20, "9" * 5000])
+def test_content_length_above_the_limit_is_too_large_however_large(value: str) -> None:
+    with pytest.raises(ProtocolError) as caught:
+        parse_content_length(value, 10)
+    assert caught.value.status == 413
+
+
+def test_no_reason_repeats_what_the_client_sent() -> None:
+    marker = b"m4rk3r"
+    for raw in (
+        marker + b"\r\n",
+        get(target=marker),
+        get(target=b"/", version=marker),
+        get(marker + b"( : x"),
+        get(b"Host: " + marker),
+        get(b"Transfer-Encoding: " + marker),
+        get(b"Content-Length: " + marker),
+        get(b"Expect: " + marker),
+    ):
+        error = parse([raw]).error
+        assert error is not None
+        assert marker.decode() not in f"{error} {error.reason} {error.rule} {error.setting}"

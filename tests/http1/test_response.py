@@ -1,0 +1,105 @@
+"""The response's side: framing, heads, chunks, and the answer to a broken request."""
+
+from __future__ import annotations
+
+import http
+
+import pytest
+
+from penstock.http1 import (
+    LAST_CHUNK,
+    REASON_PHRASES,
+    Framing,
+    ProtocolError,
+    choose_framing,
+    encode_chunk,
+    encode_head,
+    error_response,
+)
+
+
+@pytest.mark.parametrize("version", ["HTTP/1.0", "HTTP/1.1"])
+@pytest.mark.parametrize("length", [None, 0, 5])
+@pytest.mark.parametrize(
+    ("method", "status"),
+    [("HEAD", 200), ("HEAD", 404), ("GET", 100), ("GET", 103), ("POST", 204), ("GET", 304)],
+)
+def test_RFC9112_6_3_no_body_after_HEAD_nor_in_1xx_204_304(
+    method: str, status: int, version: str, length: int | None
+) -> None:
+    assert choose_framing(method, version, status, length) is Framing.NONE
+
+
+@pytest.mark.parametrize("version", ["HTTP/1.0", "HTTP/1.1"])
+@pytest.mark.parametrize("length", [0, 5])
+@pytest.mark.parametrize("status", [200, 205, 404, 500])
+def test_RFC9110_8_6_a_known_length_is_sent(status: int, version: str, length: int) -> None:
+    assert choose_framing("GET", version, status, length) is Framing.LENGTH
+
+
+def test_RFC9112_6_1_chunks_for_1_1_alone() -> None:
+    assert choose_framing("GET", "HTTP/1.1", 200, None) is Framing.CHUNKED
+    assert choose_framing("GET", "HTTP/1.0", 200, None) is Framing.CLOSE
+
+
+def test_RFC9112_4_head_has_the_application_s_fields_and_then_ours() -> None:
+    assert encode_head("200 OK", [("A", "b"), ("C", "")], "Date: now\r\n") == (
+        b"HTTP/1.1 200 OK\r\nA: b\r\nC: \r\nDate: now\r\n\r\n"
+    )
+    assert encode_head("200 \xe9", [("A", "\xff")]) == b"HTTP/1.1 200 \xe9\r\nA: \xff\r\n\r\n"
+
+
+def test_a_head_of_more_than_latin_1_is_refused() -> None:
+    with pytest.raises(UnicodeEncodeError):
+        encode_head("200 OK", [("A", "\u20ac")])
+
+
+def test_RFC9112_7_1_chunks() -> None:
+    assert encode_chunk(b"hello") == b"5\r\nhello\r\n"
+    assert encode_chunk(b"x" * 255) == b"ff\r\n" + b"x" * 255 + b"\r\n"
+    assert LAST_CHUNK == b"0\r\n\r\n"
+    with pytest.raises(ValueError):
+        encode_chunk(b"")
+
+
+def test_RFC9110_15_every_registered_status_has_its_phrase() -> None:
+    assert REASON_PHRASES[200] == "OK"
+    assert REASON_PHRASES[413] == "Content Too Large"
+    assert {status.value for status in http.HTTPStatus} <= set(REASON_PHRASES)
+
+
+def test_an_error_is_answered_in_short_plain_text_and_closes() -> None:
+    error = ProtocolError(400, "The Host field is missing.", "RFC 9112, section 3.2")
+    added = "Date: Thu, 01 Jan 1970 00:00:00 GMT\r\nServer: Penstock\r\n"
+    assert error_response(error, added) == (
+        b"HTTP/1.1 400 Bad Request\r\n"
+        b"Content-Type: text/plain; charset=utf-8\r\n"
+        b"Content-Length: 27\r\n"
+        b"Connection: close\r\n"
+        b"Date: Thu, 01 Jan 1970 00:00:00 GMT\r\n"
+        b"Server: Penstock\r\n"
+        b"\r\n"
+        b"The Host field is missing.\n"
+    )
+
+
+def test_an_error_of_an_unknown_status_has_no_phrase() -> None:
+    assert error_response(ProtocolError(499, "No."), "").startswith(b"HTTP/1.1 499 \r\n")
+
+
+def test_RFC9110_15_5_6_a_405_lists_what_is_allowed() -> None:
+    assert b"\r\nAllow: GET, " in error_response(ProtocolError(405, "No."), "")
+
+
+@pytest.mark.parametrize(
+    ("error", "text"),
+    [
+        (ProtocolError(400, "No."), "No."),
+        (ProtocolError(400, "No.", "RFC 9112"), "No. (RFC 9112)"),
+        (ProtocolError(413, "No.", "RFC 9110", "max_body"), "No. (max_body)"),
+    ],
+)
+def test_an_error_reads_as_its_reason_and_what_is_behind_it(
+    error: ProtocolError, text: str
+) -> None:
+    assert str(error) == text
