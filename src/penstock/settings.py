@@ -47,7 +47,11 @@ _HEADER_MAPS: Kind[Literal["drop", "refuse", "dangerous"]] = choice("drop", "ref
 _LOG_LEVELS: Kind[Literal["debug", "info", "warning", "error", "critical"]] = choice(
     "debug", "info", "warning", "error", "critical"
 )
-_ADDRESS = text("host:port, [::1]:port, unix:PATH, unix:@NAME or fd://N", "ADDRESS", r"[^\s\0,]+")
+_ADDRESS = text(
+    "host:port, [::1]:port, unix:PATH, unix:@NAME or fd://N",
+    "ADDRESS",
+    r"[^\s\0,](?:[^\0\r\n,]*[^\s\0,])?",
+)
 _PATH = text("a path", "PATH", r"[^\0\n]+")
 _LOG_FILE = text("a path, or - for the standard stream", "FILE", r"[^\0\n]+")
 _ASSIGNMENT = text("KEY=VALUE", "KEY=VALUE", r"[^=\0]+=[^\0]*")

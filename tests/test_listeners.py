@@ -1,0 +1,358 @@
+"""Listening sockets: every form of address, and every reason why one cannot be had."""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+import stat
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+
+import pytest
+
+from penstock.errors import ListenError
+from penstock.listeners import (
+    Listener,
+    bind_listeners,
+    close_all,
+    open_listeners,
+    parse_address,
+)
+
+
+def _has_ipv6() -> bool:
+    try:
+        with socket.socket(socket.AF_INET6) as sock:
+            sock.bind(("::1", 0))
+    except OSError:
+        return False
+    return True
+
+
+needs_ipv6 = pytest.mark.skipif(not _has_ipv6(), reason="IPv6 is off here")
+
+
+@contextmanager
+def opened(*addresses: str) -> Iterator[list[Listener]]:
+    listeners = open_listeners(addresses, 16)
+    try:
+        yield listeners
+    finally:
+        close_all(listeners)
+
+
+def refusal(*addresses: str) -> str:
+    with pytest.raises(ListenError) as error:
+        close_all(open_listeners(addresses, 16))
+    text = str(error.value)
+    assert "\n" not in text
+    assert "--bind" in text
+    return text
+
+
+def port_of(listener: Listener) -> int:
+    return int(listener.server_port)
+
+
+# Forms of an address
+
+
+@pytest.mark.parametrize(
+    ("text", "host", "port"),
+    [
+        ("127.0.0.1:80", "127.0.0.1", 80),
+        ("127.0.0.1", "127.0.0.1", 8000),
+        (":80", "0.0.0.0", 80),
+        ("*:80", "0.0.0.0", 80),
+        ("tcp://127.0.0.1:80", "127.0.0.1", 80),
+        ("[::1]:80", "::1", 80),
+        ("[::]", "::", 8000),
+        ("[fe80::1%eth0]:80", "fe80::1%eth0", 80),
+        ("example.org:0", "example.org", 0),
+    ],
+)
+def test_tcp_addresses_are_read_as_gunicorn_reads_them(text: str, host: str, port: int) -> None:
+    address = parse_address(text)
+    assert (address.host, address.port) == (host, port)
+
+
+@pytest.mark.parametrize(
+    ("text", "path"),
+    [
+        ("unix:/run/x", "/run/x"),
+        ("unix:x.sock", "x.sock"),
+        ("unix:///run/x", "/run/x"),
+        ("unix:@name", "\0name"),
+    ],
+)
+def test_unix_addresses_are_paths_or_abstract_names(text: str, path: str) -> None:
+    assert parse_address(text).path == path
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("127.0.0.1:http", "'http' is no port"),
+        ("127.0.0.1:65536", "from 0 to 65535"),
+        ("127.0.0.1:", "'' is no port"),
+        ("127.0.0.1:-1", "'-1' is no port"),
+        ("8000", "a port alone is written :8000"),
+        ("::1:8000", "needs brackets"),
+        ("[::1", "is written [::1]:8000"),
+        ("http://127.0.0.1:8000", "without http://"),
+        ("unix:", "the path is missing"),
+        ("unix:@", "the path is missing"),
+        ("fd://three", "a descriptor is a number"),
+    ],
+)
+def test_a_malformed_address_is_refused_with_the_right_form(text: str, said: str) -> None:
+    assert f"cannot listen on {text}: " in refusal(text)
+    assert said in refusal(text)
+
+
+# TCP
+
+
+def test_port_zero_is_a_free_port_and_the_name_tells_which() -> None:
+    with opened("127.0.0.1:0") as [listener]:
+        assert port_of(listener) == listener.socket.getsockname()[1] > 0
+        assert listener.name == f"http://127.0.0.1:{listener.server_port}"
+        assert listener.server_name == "127.0.0.1"
+        assert not listener.is_unix
+
+
+def test_tcp_listeners_do_not_block_nor_leak_and_pass_nodelay_on() -> None:
+    with opened("127.0.0.1:0") as [listener]:
+        assert listener.socket.getblocking() is False
+        assert listener.socket.get_inheritable() is False
+        with socket.create_connection(("127.0.0.1", port_of(listener)), timeout=5):
+            listener.socket.settimeout(5)
+            accepted, _ = listener.socket.accept()
+            with accepted:
+                assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+
+
+def test_nobody_is_let_in_before_listen() -> None:
+    [listener] = bind_listeners(["127.0.0.1:0"])
+    with closing(listener):
+        place = ("127.0.0.1", port_of(listener))
+        with pytest.raises(ConnectionRefusedError):
+            socket.create_connection(place, timeout=5)
+        listener.listen(5)
+        socket.create_connection(place, timeout=5).close()
+
+
+@needs_ipv6
+def test_an_explicit_ipv6_address_leaves_ipv4_alone() -> None:
+    with opened("[::]:0") as [six]:
+        assert six.name == f"http://[::]:{six.server_port}"
+        assert six.socket.getsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY)
+        with opened(f"0.0.0.0:{six.server_port}") as [four]:
+            assert four.server_port == six.server_port
+
+
+def test_a_host_name_is_resolved_and_shown_as_its_address() -> None:
+    with opened("localhost:0") as [listener]:
+        assert listener.server_name in ("127.0.0.1", "::1")
+
+
+def test_a_port_in_use_is_told_and_nothing_stays_open() -> None:
+    with opened("127.0.0.1:0") as [holder]:
+        with opened("127.0.0.1:0") as [other]:
+            free = port_of(other)
+        taken = f"127.0.0.1:{holder.server_port}"
+        assert f"cannot listen on {taken}: it is in use" in refusal(f"127.0.0.1:{free}", taken)
+        with opened(f"127.0.0.1:{free}"):
+            pass
+
+
+def test_a_port_bound_elsewhere_can_turn_out_in_use_at_listen() -> None:
+    [first] = bind_listeners(["127.0.0.1:0"])
+    with closing(first):
+        # The kernel lets both bind, as none listens yet.
+        [second] = bind_listeners([f"127.0.0.1:{first.server_port}"])
+        with closing(second):
+            first.listen(5)
+            with pytest.raises(ListenError, match="in use"):
+                second.listen(5)
+
+
+def test_an_address_of_another_machine_is_refused() -> None:
+    assert "this machine has no such address" in refusal("192.0.2.1:8000")  # RFC 5737
+
+
+def test_a_host_that_does_not_resolve_is_refused() -> None:
+    assert "host 'no.such.host.invalid' cannot be resolved" in refusal("no.such.host.invalid:80")
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may use every port")
+def test_a_privileged_port_is_refused_with_the_reason() -> None:
+    assert "ports below 1024" in refusal("127.0.0.1:1")
+
+
+# Unix sockets
+
+
+def test_a_unix_socket_is_made_and_removed(tmp_path: Path) -> None:
+    path = tmp_path / "server.sock"
+    with opened(f"unix:{path}") as [listener]:
+        assert stat.S_ISSOCK(path.stat().st_mode)
+        assert listener.name == f"unix:{path}"
+        assert (listener.server_name, listener.server_port) == ("localhost", "80")
+        assert listener.is_unix
+    assert not path.exists()
+
+
+def test_a_relative_socket_is_removed_from_where_it_was_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with opened("unix:server.sock"):
+        monkeypatch.chdir("/")
+    assert not (tmp_path / "server.sock").exists()
+
+
+def test_an_abstract_socket_has_no_file() -> None:
+    name = f"penstock-test-{os.getpid()}"
+    with opened(f"unix:@{name}") as [listener]:
+        assert listener.name == f"unix:@{name}"
+        with socket.socket(socket.AF_UNIX) as client:
+            client.connect("\0" + name)
+        assert "in use" in refusal(f"unix:@{name}")
+
+
+def test_the_socket_of_a_dead_server_is_taken_over(tmp_path: Path) -> None:
+    path = tmp_path / "stale.sock"
+    with socket.socket(socket.AF_UNIX) as dead:
+        dead.bind(str(path))
+        dead.listen(1)
+    with opened(f"unix:{path}"), socket.socket(socket.AF_UNIX) as client:
+        client.connect(str(path))
+
+
+def test_the_socket_of_a_living_server_is_left_alone(tmp_path: Path) -> None:
+    address = f"unix:{tmp_path}/alive.sock"
+    with opened(address):
+        assert "in use" in refusal(address)
+        with socket.socket(socket.AF_UNIX) as client:
+            client.connect(f"{tmp_path}/alive.sock")
+
+
+def test_a_living_server_with_a_full_queue_is_left_alone(tmp_path: Path) -> None:
+    path = f"{tmp_path}/full.sock"
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(path)
+        server.listen(0)
+        clients = []
+        for _ in range(10):
+            client = socket.socket(socket.AF_UNIX)
+            clients.append(client)
+            client.setblocking(False)
+            if client.connect_ex(path) == errno.EAGAIN:
+                break
+        else:
+            pytest.fail("the queue never filled")
+        assert "in use" in refusal(f"unix:{path}")
+        for client in clients:
+            client.close()
+
+
+def test_a_path_that_another_server_took_over_is_not_removed(tmp_path: Path) -> None:
+    path = tmp_path / "server.sock"
+    with opened(f"unix:{path}"):
+        path.unlink()
+        with socket.socket(socket.AF_UNIX) as successor:
+            successor.bind(str(path))
+            held = path.stat().st_ino
+    assert path.stat().st_ino == held
+
+
+def test_a_forked_child_does_not_remove_the_path(tmp_path: Path) -> None:
+    path = tmp_path / "server.sock"
+    with opened(f"unix:{path}") as [listener]:
+        child = os.fork()
+        if child == 0:
+            listener.close()
+            os._exit(0)
+        os.waitpid(child, 0)
+        assert path.exists()
+
+
+def test_closing_survives_a_path_that_is_gone(tmp_path: Path) -> None:
+    with opened(f"unix:{tmp_path}/s") as [listener]:
+        os.unlink(f"{tmp_path}/s")
+        listener.close()
+
+
+@pytest.mark.parametrize(
+    ("made", "address", "said"),
+    [
+        ("file", "unix:{}/file", "exists and is no socket"),
+        ("", "unix:{}", "exists and is no socket"),
+        ("", "unix:{}/missing/x", "its directory does not exist"),
+        ("file", "unix:{}/file/x", "its directory is no directory"),
+        ("", "unix:{}/" + 110 * "x", "too long"),
+    ],
+)
+def test_a_path_that_cannot_be_had_is_refused_and_left(
+    tmp_path: Path, made: str, address: str, said: str
+) -> None:
+    if made:
+        (tmp_path / made).write_text("precious")
+    assert said in refusal(address.format(tmp_path))
+    assert not made or (tmp_path / made).read_text() == "precious"
+
+
+def test_a_datagram_socket_is_no_stale_listener(tmp_path: Path) -> None:
+    path = tmp_path / "log"
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as other:
+        other.bind(str(path))
+        assert "a socket is there already" in refusal(f"unix:{path}")
+    assert path.exists()
+
+
+# Passed sockets
+
+
+@pytest.mark.parametrize("listening", [True, False])
+def test_a_passed_socket_is_taken_over(listening: bool) -> None:
+    with socket.socket() as parent:
+        parent.bind(("127.0.0.1", 0))
+        if listening:
+            parent.listen(1)
+        descriptor = os.dup(parent.fileno())
+        os.set_inheritable(descriptor, True)
+        with opened(f"fd://{descriptor}") as [listener]:
+            assert listener.name == f"http://127.0.0.1:{parent.getsockname()[1]}"
+            assert listener.socket.get_inheritable() is False
+            assert listener.socket.getblocking() is False
+            socket.create_connection(parent.getsockname(), timeout=5).close()
+
+
+def test_the_path_of_a_passed_unix_socket_is_its_makers_to_remove(tmp_path: Path) -> None:
+    path = tmp_path / "passed.sock"
+    with socket.socket(socket.AF_UNIX) as parent:
+        parent.bind(str(path))
+        with opened(f"fd://{os.dup(parent.fileno())}") as [listener]:
+            assert listener.name == f"unix:{path}"
+    assert path.exists()
+
+
+def test_a_descriptor_that_is_not_open_is_refused() -> None:
+    assert "no such descriptor is open" in refusal("fd://999999")
+
+
+def test_a_descriptor_that_is_a_file_is_refused(tmp_path: Path) -> None:
+    with (tmp_path / "f").open("w") as file:
+        assert "no socket" in refusal(f"fd://{file.fileno()}")
+
+
+def test_a_passed_socket_that_cannot_listen_is_refused_and_stays_open() -> None:
+    one, other = socket.socketpair()
+    with one, other, socket.socket() as unbound, socket.socket(type=socket.SOCK_DGRAM) as datagram:
+        assert "is connected" in refusal(f"fd://{one.fileno()}")
+        assert "bound to no address" in refusal(f"fd://{unbound.fileno()}")
+        assert "no stream socket" in refusal(f"fd://{datagram.fileno()}")
+        os.fstat(one.fileno())

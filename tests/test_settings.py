@@ -1,0 +1,373 @@
+"""Settings: declared once, taken from the right place, refused in one clear line."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+
+from penstock.errors import SettingsError
+from penstock.settings import OPTIONS, Settings, load_settings, settings_from_kwargs
+from penstock.settings_page import settings_page
+
+PAGE = Path(__file__).parents[1] / "docs" / "settings.md"
+
+
+def load(
+    cwd: Path, flags: Mapping[str, object] | None = None, config: str | None = None, **environ: str
+) -> Settings:
+    return load_settings(flags or {}, environ, cwd, config)
+
+
+def message(error: pytest.ExceptionInfo[SettingsError]) -> str:
+    text = str(error.value)
+    assert "\n" not in text
+    return text
+
+
+# Where a setting comes from
+
+
+def test_a_flag_counts_more_than_a_variable_a_file_and_the_default(tmp_path: Path) -> None:
+    (tmp_path / "penstock.toml").write_text("threads = 3\nbacklog = 3\nmax_body = 3\n")
+    settings = load(
+        tmp_path, {"threads": "1"}, PENSTOCK_THREADS="2", PENSTOCK_BACKLOG="2", WEB_CONCURRENCY="1"
+    )
+    given = settings.threads, settings.backlog, settings.max_body, settings.max_connections
+    assert given == (1, 2, 3, 10000)
+    names = ("threads", "backlog", "max_body", "max_connections", "workers")
+    assert [settings.source_of(name) for name in names] == [
+        "--threads",
+        "PENSTOCK_BACKLOG",
+        "penstock.toml:max_body",
+        "default",
+        "WEB_CONCURRENCY",
+    ]
+
+
+def test_pyproject_gives_its_own_table_only(tmp_path: Path) -> None:
+    (tmp_path / "pyproject.toml").write_text("[tool.other]\nx=1\n[tool.penstock]\nkeep-alive='5s'")
+    settings = load(tmp_path)
+    assert settings.keep_alive == 5.0
+    assert settings.source_of("keep_alive") == "pyproject.toml:keep-alive"
+
+
+def test_penstock_toml_replaces_the_table_in_pyproject_and_says_so(tmp_path: Path) -> None:
+    (tmp_path / "pyproject.toml").write_text("[tool.penstock]\nthreads = 9\n")
+    (tmp_path / "penstock.toml").write_text("backlog = 5\n")
+    settings = load(tmp_path)
+    assert (settings.threads, settings.backlog) == (4, 5)
+    assert "penstock.toml" in settings.warnings[0]
+
+
+@pytest.mark.parametrize("text", ["this is [no TOML", "[tool]\nother = 1\n", "tool = 'penstock'\n"])
+def test_a_pyproject_without_our_table_is_left_alone(tmp_path: Path, text: str) -> None:
+    (tmp_path / "pyproject.toml").write_text(text)
+    assert load(tmp_path) == Settings()
+
+
+def test_config_flag_replaces_the_usual_files(tmp_path: Path) -> None:
+    (tmp_path / "penstock.toml").write_text("threads = 9\n")
+    (tmp_path / "other.toml").write_text("backlog = 7\n")
+    settings = load(tmp_path, config="other.toml")
+    assert (settings.threads, settings.backlog) == (4, 7)
+    assert settings.source_of("backlog") == "other.toml:backlog"
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("missing.toml", None, "No such file"),
+        ("broken.toml", b"threads = ", "not valid TOML"),
+        ("latin.toml", b"chdir = '\xe9'", "not valid TOML"),
+        ("gunicorn.conf.py", b"threads = 1", "allowed is a TOML file"),
+        ("twice.toml", b"max_body = 1\nmax-body = 2", "given twice"),
+        ("pyproject.toml", b"[tool]\npenstock = 3", "is no table"),
+        ("unknown.toml", b"thread = 1", "did you mean 'threads'?"),
+        ("table.toml", b"[tool.penstock]\nthreads = 1", "unknown setting 'tool'"),
+    ],
+)
+def test_a_bad_settings_file_is_refused(
+    tmp_path: Path, name: str, content: bytes | None, said: str
+) -> None:
+    if content is not None:
+        (tmp_path / name).write_bytes(content)
+    with pytest.raises(SettingsError) as error:
+        load(tmp_path, config=name)
+    assert said in message(error)
+    assert name in message(error)
+
+
+# What platforms give
+
+
+def test_port_means_all_addresses_as_with_gunicorn(tmp_path: Path) -> None:
+    settings = load(tmp_path, PORT="5000")
+    assert settings.bind == ("0.0.0.0:5000",)
+    assert settings.source_of("bind") == "PORT"
+    assert load(tmp_path, {"bind": ["[::1]:80"]}, PORT="no number").bind == ("[::1]:80",)
+    assert load(tmp_path, PORT="").bind == ("127.0.0.1:8000",)
+
+
+@pytest.mark.parametrize("port", ["many", "65536", "-1", "8" * 5000, "٣"])
+def test_a_port_that_is_none_is_refused(tmp_path: Path, port: str) -> None:
+    with pytest.raises(SettingsError, match="from PORT"):
+        load(tmp_path, PORT=port)
+
+
+def test_several_workers_are_refused_but_web_concurrency_only_warns(tmp_path: Path) -> None:
+    settings = load(tmp_path, WEB_CONCURRENCY="4")
+    assert settings.workers == 1
+    assert settings.source_of("workers") == "default"
+    assert "WEB_CONCURRENCY=4" in settings.warnings[0]
+    with pytest.raises(SettingsError, match=r"workers \(4 from --workers\).*one worker"):
+        load(tmp_path, {"workers": "4"})
+    with pytest.raises(SettingsError, match="from WEB_CONCURRENCY"):
+        load(tmp_path, WEB_CONCURRENCY="many")
+
+
+def test_script_name_comes_from_the_variable_that_gunicorn_reads(tmp_path: Path) -> None:
+    assert load(tmp_path, SCRIPT_NAME="/app").script_name == "/app"
+    with pytest.raises(SettingsError, match="from SCRIPT_NAME"):
+        load(tmp_path, SCRIPT_NAME="/app/")
+
+
+def test_systemd_sockets_replace_bind(tmp_path: Path) -> None:
+    pid = str(os.getpid())
+    settings = load(tmp_path, {"bind": ["127.0.0.1:1"]}, LISTEN_PID=pid, LISTEN_FDS="2")
+    assert settings.bind == ("fd://3", "fd://4")
+    assert settings.source_of("bind") == "LISTEN_FDS"
+    assert "replace bind (from --bind)" in settings.warnings[0]
+    assert load(tmp_path, LISTEN_PID=pid, LISTEN_FDS="1", PORT="1").warnings == ()
+
+
+def test_sockets_passed_to_another_process_are_not_ours(tmp_path: Path) -> None:
+    settings = load(tmp_path, LISTEN_PID=str(os.getpid() + 1), LISTEN_FDS="1")
+    assert settings.bind == ("127.0.0.1:8000",)
+
+
+def test_a_malformed_count_of_passed_sockets_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match="from LISTEN_FDS"):
+        load(tmp_path, LISTEN_PID=str(os.getpid()), LISTEN_FDS="some")
+
+
+def test_requests_are_logged_by_default_on_a_terminal_only(tmp_path: Path) -> None:
+    assert load_settings({}, {}, tmp_path, on_terminal=True).access_logfile == "-"
+    assert load_settings({}, {}, tmp_path, on_terminal=False).access_logfile is None
+    quiet = load_settings({"access_logfile": "none"}, {}, tmp_path, on_terminal=True)
+    assert quiet.access_logfile is None
+
+
+def test_gunicorns_variable_of_arguments_gets_a_warning(tmp_path: Path) -> None:
+    assert "GUNICORN_CMD_ARGS" in load(tmp_path, GUNICORN_CMD_ARGS="-w 3").warnings[0]
+
+
+# Names
+
+
+def test_an_unknown_variable_is_refused_with_the_nearest(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match="PENSTOCK_THREAD; did you mean 'PENSTOCK_THREADS'"):
+        load(tmp_path, PENSTOCK_THREAD="1")
+
+
+def test_variables_that_kubernetes_makes_for_a_service_named_penstock_are_no_settings(
+    tmp_path: Path,
+) -> None:
+    links = {
+        "PENSTOCK_SERVICE_HOST": "10.0.0.1",
+        "PENSTOCK_SERVICE_PORT": "80",
+        "PENSTOCK_SERVICE_PORT_HTTP": "80",
+        "PENSTOCK_PORT": "tcp://10.0.0.1:80",
+        "PENSTOCK_PORT_80_TCP": "tcp://10.0.0.1:80",
+        "PENSTOCK_PORT_80_TCP_ADDR": "10.0.0.1",
+    }
+    assert load(tmp_path, **links) == Settings()
+    with pytest.raises(SettingsError):
+        load(tmp_path, PENSTOCK_PORT="80")
+
+
+@pytest.mark.parametrize(
+    ("theirs", "ours"),
+    [
+        ("keepalive", "keep_alive"),
+        ("accesslog", "access_logfile"),
+        ("errorlog", "error_logfile"),
+        ("loglevel", "log_level"),
+        ("access_log_format", "access_logformat"),
+        ("raw_env", "env"),
+        ("worker_connections", "max_connections"),
+    ],
+)
+def test_gunicorns_names_lead_to_ours(theirs: str, ours: str) -> None:
+    with pytest.raises(SettingsError, match=f"did you mean '{ours}'"):
+        settings_from_kwargs(**{theirs: 1})
+
+
+# Values
+
+
+@pytest.mark.parametrize(
+    ("name", "given", "value"),
+    [
+        ("max_body", "64KiB", 65536),
+        ("max_body", "10MB", 10_000_000),
+        ("max_body", "1.5gib", 3 << 29),
+        ("max_body", "17", 17),
+        ("max_body", 17, 17),
+        ("keep_alive", "500ms", 0.5),
+        ("keep_alive", "5m", 300.0),
+        ("keep_alive", "1h", 3600.0),
+        ("keep_alive", "30", 30.0),
+        ("keep_alive", 2, 2.0),
+        ("bind", "127.0.0.1:0, [::1]:0", ("127.0.0.1:0", "[::1]:0")),
+        ("bind", ["unix:/tmp/a b.sock"], ("unix:/tmp/a b.sock",)),
+        ("trace", "on", True),
+        ("trace", "0", False),
+        ("trace", True, True),
+        ("log_level", "WARNING", "warning"),
+        ("temp_dir", None, None),
+        ("server_header", "", ""),
+        ("access_logfile", "-", "-"),
+    ],
+)
+def test_values_are_read_with_their_units(name: str, given: object, value: object) -> None:
+    assert getattr(settings_from_kwargs(**{name: given}), name) == value
+
+
+@pytest.mark.parametrize(
+    ("name", "given"),
+    [
+        ("threads", 0),
+        ("threads", 1001),
+        ("threads", "4.0"),
+        ("threads", 4.0),
+        ("threads", True),
+        ("threads", "9" * 5000),
+        ("threads", ""),
+        ("max_body", "10 parsecs"),
+        ("max_body", "-1"),
+        ("max_body", "64K"),
+        ("max_body", 1.5),
+        ("keep_alive", float("nan")),
+        ("keep_alive", float("inf")),
+        ("keep_alive", True),
+        ("keep_alive", None),
+        ("keep_alive", "2d"),
+        ("trace", 1),
+        ("trace", "maybe"),
+        ("header_map", "keep"),
+        ("bind", []),
+        ("bind", ""),
+        ("bind", [8000]),
+        ("bind", 8000),
+        ("server_header", "a\r\nSet-Cookie: b"),
+        ("server_header", "grün"),
+        ("script_name", "app"),
+        ("script_name", "/"),
+        ("script_name", "/a//b"),
+        ("error_logfile", ""),
+        ("temp_dir", "a\0b"),
+    ],
+)
+def test_a_value_that_is_not_allowed_is_refused_with_what_is(name: str, given: object) -> None:
+    with pytest.raises(SettingsError) as error:
+        settings_from_kwargs(**{name: given})
+    text = message(error)
+    assert f"{given!r} for {name} (from argument {name})" in text
+    assert f"allowed is {OPTIONS[name].kind.allowed}" in text
+
+
+@pytest.mark.parametrize(
+    ("given", "mask"), [("022", 0o22), ("0o22", 0o22), ("18", 18), ("0", 0), (0o77, 0o77)]
+)
+def test_umask_is_octal_or_decimal_as_with_gunicorn(
+    tmp_path: Path, given: object, mask: int
+) -> None:
+    assert load(tmp_path, {"umask": given}).umask == mask
+
+
+@pytest.mark.parametrize("given", ["0o1000", "-1", "089", "rw"])
+def test_a_umask_out_of_bounds_is_refused(tmp_path: Path, given: str) -> None:
+    with pytest.raises(SettingsError, match="for umask"):
+        load(tmp_path, {"umask": given})
+
+
+def test_env_is_a_list_of_assignments_or_a_table(tmp_path: Path) -> None:
+    (tmp_path / "penstock.toml").write_text('[env]\nA = "1=2"\nB = ""\n')
+    assert load(tmp_path).env == ("A=1=2", "B=")
+    assert load(tmp_path, {"env": ["C=x,y"]}).env == ("C=x,y",)
+    with pytest.raises(SettingsError, match="allowed is KEY=VALUE"):
+        load(tmp_path, {"env": ["=1"]})
+
+
+@pytest.mark.parametrize(
+    ("together", "said"),
+    [
+        ({"limit_request_line": "100KiB"}, "is more than limit_request_head (64KiB from default)"),
+        ({"limit_request_field_size": 2000, "limit_request_head": 1000}, "limit_request_head"),
+        ({"drain_linger": "5s", "graceful_timeout": "1s"}, "is more than graceful_timeout"),
+        ({"bind": ["127.0.0.1:1", "127.0.0.1:1"]}, "has 127.0.0.1:1 twice"),
+    ],
+)
+def test_impossible_combinations_are_refused(together: dict[str, object], said: str) -> None:
+    with pytest.raises(SettingsError) as error:
+        settings_from_kwargs(**together)
+    assert said in message(error)
+
+
+def test_a_short_graceful_timeout_alone_is_possible() -> None:
+    assert settings_from_kwargs(graceful_timeout=0).graceful_timeout == 0.0
+
+
+# The Python API
+
+
+@pytest.mark.parametrize("name", ["chdir", "pythonpath", "env", "umask"])
+def test_what_concerns_the_process_is_refused_from_a_program(name: str) -> None:
+    with pytest.raises(SettingsError, match=f"{name} is a setting of the penstock command"):
+        settings_from_kwargs(**{name: "x"})
+
+
+def test_a_program_gets_no_setting_that_it_did_not_give(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "penstock.toml").write_text("threads = 9\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PENSTOCK_BACKLOG", "9")
+    monkeypatch.setenv("PORT", "9")
+    assert settings_from_kwargs() == Settings()
+
+
+def test_relative_paths_stay_where_they_were_meant(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    settings = settings_from_kwargs(temp_dir="t", access_logfile="-", error_logfile="e.log")
+    assert settings.temp_dir == str(tmp_path / "t")
+    assert settings.error_logfile == str(tmp_path / "e.log")
+    assert settings.access_logfile == "-"
+    assert settings.source_of("temp_dir") == "argument temp_dir"
+
+
+# The declarations
+
+
+@pytest.mark.parametrize("name", OPTIONS)
+def test_every_default_can_be_shown_and_read_back(name: str) -> None:
+    option = OPTIONS[name]
+    assert option.kind.convert(option.default) == option.default
+    shown = option.kind.show(option.default)
+    if isinstance(option.default, (int, float)) and not isinstance(option.default, bool):
+        assert option.kind.convert(shown) == option.default
+
+
+def test_no_flag_and_no_variable_means_two_settings() -> None:
+    flags = [flag for option in OPTIONS.values() for flag in option.flags]
+    assert len(flags) == len(set(flags))
+    assert not {other for option in OPTIONS.values() for other in option.also_called} & set(OPTIONS)
+
+
+def test_the_reference_page_is_what_the_declarations_say() -> None:
+    assert PAGE.read_text() == settings_page(), "run `make docs`"
