@@ -1,0 +1,328 @@
+"""The command as its users run it: real processes, their two streams and their exit statuses."""
+
+from __future__ import annotations
+
+import http.client
+import os
+import re
+import socket
+import sys
+from pathlib import Path
+
+import pytest
+
+from penstock.cli import main
+from support.server_process import ServerProcess, run_penstock
+
+APPLICATION = """
+import os, stat, sys
+
+def app(environ, start_response):
+    start_response("200 OK", [("Content-Type", "text/plain")])
+    return [repr(eval(environ["QUERY_STRING"].replace("%20", " "))).encode()]
+"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "served.py").write_text(APPLICATION)
+    return tmp_path
+
+
+def ask(server: ServerProcess, expression: str) -> str:
+    """Return what an expression is worth in the served application."""
+    connection = http.client.HTTPConnection(*server.address, timeout=10)
+    try:
+        connection.request("GET", "/?" + expression.replace(" ", "%20"))
+        return connection.getresponse().read().decode()
+    finally:
+        connection.close()
+
+
+def error_line(status: int, *arguments: str, cwd: Path, **environ: str) -> str:
+    """Return the one line that the command says before it exits with ``status``."""
+    done = run_penstock(*arguments, cwd=cwd, environ=environ)
+    assert done.returncode == status, done.stderr
+    assert done.stdout == ""
+    assert done.stderr.startswith("penstock: error: ")
+    assert done.stderr.count("\n") == 1
+    return done.stderr
+
+
+# Commands
+
+
+def test_without_an_argument_it_says_what_is_missing(tmp_path: Path) -> None:
+    done = run_penstock(cwd=tmp_path)
+    assert done.returncode == 2
+    assert done.stderr.splitlines() == [
+        "Provide a WSGI application object as module:callable",
+        "usage: penstock [options] module:callable",
+    ]
+
+
+def test_version_names_penstock_python_and_the_transport(tmp_path: Path) -> None:
+    done = run_penstock("--version", cwd=tmp_path, environ={"PENSTOCK_NONSENSE": "1"})
+    first, second, third = done.stdout.splitlines()
+    assert re.fullmatch(r"penstock \d+\.\d+\.\d+", first)
+    assert second == "cpython " + ".".join(map(str, sys.version_info[:3]))
+    assert third.startswith("transport: ")
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_version_imports_none_of_the_server(tmp_path: Path) -> None:
+    code = (
+        "import sys; from penstock.cli import main; main(['--version']);"
+        "print(*sorted({'logging', 'tempfile', 'socket', 'selectors', 'tomllib', 'difflib', "
+        "'penstock.worker'} & set(sys.modules)), file=sys.stderr)"
+    )
+    done = run_python(code, tmp_path)
+    assert done.strip() == ""
+
+
+def run_python(code: str, cwd: Path) -> str:
+    import subprocess
+
+    from support.server_process import checkout_environ
+
+    return subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=cwd,
+        env=checkout_environ(),
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=30,
+    ).stderr
+
+
+def test_help_fits_80_columns_and_names_every_setting(tmp_path: Path) -> None:
+    from penstock.settings import OPTIONS
+
+    done = run_penstock("--help", cwd=tmp_path, environ={"COLUMNS": "200"})
+    assert (done.returncode, done.stderr) == (0, "")
+    assert max(map(len, done.stdout.splitlines())) < 80
+    for option in OPTIONS.values():
+        assert option.flag in done.stdout or option.negative_flag in done.stdout
+    assert "--worker-class" not in done.stdout
+
+
+def test_check_loads_and_prints_every_setting_with_its_source(folder: Path) -> None:
+    (folder / "penstock.toml").write_text('max-body = "5MiB"\n')
+    done = run_penstock(
+        "--check", "served:app", "--threads", "2", cwd=folder, environ={"PORT": "5000"}
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    lines = [" ".join(line.split()) for line in done.stdout.splitlines()]
+    assert "threads = 2 (--threads)" in lines
+    assert "max_body = 5MiB (penstock.toml:max-body)" in lines
+    assert "bind = 0.0.0.0:5000 (PORT)" in lines
+    assert "backlog = 2048 (default)" in lines
+
+
+def test_check_takes_no_address_so_that_it_works_beside_a_running_server(folder: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as holder:
+        address = f"127.0.0.1:{holder.getsockname()[1]}"
+        done = run_penstock("--check-config", "served", "-b", address, cwd=folder)
+        assert done.returncode == 0
+    assert "no port" in error_line(7, "--check", "served", "-b", "127.0.0.1:x", cwd=folder)
+
+
+def test_check_says_what_would_be_warned_of(folder: Path) -> None:
+    done = run_penstock("--check", "served", cwd=folder, environ={"WEB_CONCURRENCY": "3"})
+    assert done.returncode == 0
+    assert done.stderr.startswith("penstock: warning: WEB_CONCURRENCY=3")
+
+
+# What is refused, and with which status (docs/exit-statuses.md)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--thread", "2", "served"], "unknown flag '--thread'; did you mean '--threads'?"),
+        (["--max_body=1", "served"], "did you mean '--max-body'?"),
+        (["--chekc", "served"], "did you mean '--check'?"),
+        (["-x", "served"], "unknown flag '-x'"),
+        (["served", "other"], "'other' is one argument too many"),
+        (["served", "--threads"], "expected one argument"),
+        (["served", "--threads", "many"], "bad value 'many' for threads (from --threads)"),
+        (["served", "-c", "none.toml"], "cannot read the settings file"),
+        (["served", "--chdir", "nowhere"], "for chdir (from --chdir): No such file"),
+        (["served", "--temp-dir", "nowhere"], "for temp_dir (from --temp-dir): No such file"),
+        (["served", "--access-logfile", "no/log"], "for access_logfile (from --access-logfile)"),
+        (["served", "--log-file", "."], "for error_logfile (from --error-logfile): is a directory"),
+        (["served", "--access-logformat", "%(zz)s"], "access_logformat"),
+        (["served", "--transport", "native"], "transport is native (from --transport)"),
+        (["served", "-w", "2"], "workers (2 from --workers)"),
+        (["served:app("], "after the colon"),
+        (["served.py"], "did you mean 'served'?"),
+    ],
+)
+def test_usage_and_settings_are_status_2(folder: Path, arguments: list[str], said: str) -> None:
+    assert said in error_line(2, *arguments, cwd=folder)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["-k", "gevent", "served"], "-k is a flag of gunicorn, and not of penstock: "),
+        (["--worker-class=gthread", "served"], "see --threads"),
+        (["served", "--preload"], "one worker process"),
+        (["--daemon", "served"], "systemd"),
+        (["--certfile", "x.pem", "--keyfile", "y.pem", "served"], "no TLS"),
+        (["served", "--worker-connections", "10"], "see --max-connections"),
+    ],
+)
+def test_gunicorns_flags_are_named_as_its_own_with_what_to_do(
+    folder: Path, arguments: list[str], said: str
+) -> None:
+    assert said in error_line(2, *arguments, cwd=folder)
+
+
+def test_the_environment_and_the_file_are_named_where_they_are_wrong(folder: Path) -> None:
+    assert "PENSTOCK_THREAD;" in error_line(2, "served", cwd=folder, PENSTOCK_THREAD="1")
+    assert "(from PENSTOCK_THREADS)" in error_line(2, "served", cwd=folder, PENSTOCK_THREADS="0")
+    (folder / "penstock.toml").write_text("threads = 0\n")
+    assert "(from penstock.toml:threads)" in error_line(2, "served", cwd=folder)
+
+
+@pytest.mark.parametrize(
+    ("status", "spec", "said"),
+    [
+        (3, "serve", "did you mean 'served'?"),
+        (5, "served:aap", "did you mean 'app'?"),
+        (6, "served:__name__", "not callable"),
+    ],
+)
+def test_each_way_of_not_loading_has_its_status(
+    folder: Path, status: int, spec: str, said: str
+) -> None:
+    assert said in error_line(status, spec, cwd=folder)
+    assert said in error_line(status, "--check", spec, cwd=folder)
+
+
+def test_an_application_that_raises_is_status_4_after_its_traceback(folder: Path) -> None:
+    (folder / "broken.py").write_text("import served\n1 / 0\n")
+    done = run_penstock("broken", cwd=folder)
+    lines = done.stderr.splitlines()
+    assert done.returncode == 4
+    assert lines[0] == "Traceback (most recent call last):"
+    assert "broken.py" in lines[1]
+    assert lines[-1] == (
+        "penstock: error: cannot import module 'broken': ZeroDivisionError: division by zero"
+    )
+
+
+def test_a_port_in_use_is_status_7_and_told_before_the_application_is_imported(
+    folder: Path,
+) -> None:
+    (folder / "marker.py").write_text("open('imported', 'w').close()\n" + APPLICATION)
+    with socket.create_server(("127.0.0.1", 0)) as holder:
+        address = f"127.0.0.1:{holder.getsockname()[1]}"
+        line = error_line(7, "marker", "-b", address, cwd=folder)
+    assert f"cannot listen on {address}: it is in use by another program" in line
+    assert not (folder / "imported").exists()
+
+
+def test_a_failed_load_leaves_no_unix_socket_behind(folder: Path) -> None:
+    error_line(5, "served:nothing", "-b", "unix:here.sock", cwd=folder)
+    assert not (folder / "here.sock").exists()
+
+
+def test_ctrl_c_while_loading_is_status_130(folder: Path) -> None:
+    (folder / "slow.py").write_text(
+        "import os, signal\nos.kill(os.getpid(), signal.SIGINT)\nwhile True: pass\n"
+    )
+    done = run_penstock("slow", "-b", "127.0.0.1:0", cwd=folder)
+    assert done.returncode == 130
+    assert done.stderr == ""
+
+
+def test_main_returns_the_status_to_a_caller(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--version"]) == 0
+    assert main(["--no-such-flag"]) == 2
+    assert "unknown flag '--no-such-flag'" in capsys.readouterr().err
+
+
+# What a server is given
+
+
+def test_nobody_is_let_in_while_the_application_is_loaded(folder: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as finder:
+        port = finder.getsockname()[1]
+    (folder / "prober.py").write_text(
+        "import socket\n"
+        f"refused = socket.socket().connect_ex(('127.0.0.1', {port})) != 0\n" + APPLICATION
+    )
+    with ServerProcess("prober:app", "-b", f"127.0.0.1:{port}", cwd=folder) as server:
+        assert ask(server, "refused") == "True"
+
+
+def test_the_process_is_prepared_as_the_settings_say(folder: Path) -> None:
+    (folder / "inner").mkdir()
+    (folder / "inner" / "served.py").write_text(APPLICATION)
+    (folder / "library").mkdir()
+    arguments = ["--chdir", "inner", "--pythonpath", "../library", "-e", "A=1=2", "-e", "B="]
+    with ServerProcess("served:app", *arguments, "--umask", "027", cwd=folder) as server:
+        assert ask(server, "os.getcwd()") == repr(str(folder / "inner"))
+        path = [str(folder / "library"), str(folder / "inner")]
+        assert ask(server, "sys.path[:2]") == repr(path)
+        assert ask(server, "(os.environ['A'], os.environ['B'])") == "('1=2', '')"
+        assert ask(server, "oct(os.umask(0o027))") == "'0o27'"
+
+
+def test_without_pythonpath_the_current_directory_comes_first(folder: Path) -> None:
+    with ServerProcess("served:app", cwd=folder) as server:
+        assert ask(server, "sys.path[0]") == repr(str(folder))
+
+
+def test_a_module_named_like_one_of_the_standard_library_does_no_harm(folder: Path) -> None:
+    (folder / "selectors.py").write_text("raise ImportError('the wrong one')")
+    safe = ("served:app", "--threads", "1")
+    # -P: as the installed command, Python does not put the directory on the path itself.
+    with ServerProcess(*safe, cwd=folder, python=(sys.executable, "-P")) as server:
+        assert ask(server, "1 + 1") == "2"
+
+
+def test_warnings_are_logged_when_it_serves(folder: Path) -> None:
+    environ = {"WEB_CONCURRENCY": "2"}
+    with ServerProcess("served:app", cwd=folder, environ=environ) as server:
+        assert any("WEB_CONCURRENCY=2 is not followed" in line for line in server.lines)
+
+
+def test_sockets_of_systemd_are_served_and_its_variables_are_gone(folder: Path) -> None:
+    # Python in the place of systemd: sets LISTEN_PID to the process that it turns into.
+    become = (
+        "import os, sys; os.dup2(int(sys.argv[1]), 3); os.environ['LISTEN_PID'] = str(os.getpid());"
+        "os.environ['LISTEN_FDS'] = '1'; os.execv(sys.executable, [sys.executable, *sys.argv[2:]])"
+    )
+    with socket.create_server(("127.0.0.1", 0)) as passed:
+        descriptor = os.dup(passed.fileno())
+        port = passed.getsockname()[1]
+        try:
+            with ServerProcess(
+                "served:app",
+                cwd=folder,
+                python=(sys.executable, "-c", become, str(descriptor)),
+                pass_fds=[descriptor],
+            ) as server:
+                assert server.port == port
+                assert ask(server, "[n for n in os.environ if n.startswith('LISTEN_')]") == "[]"
+                assert ask(server, "os.get_inheritable(3)") == "False"
+        finally:
+            os.close(descriptor)
+
+
+def test_several_addresses_are_served_at_once(folder: Path) -> None:
+    arguments = ["-b", "127.0.0.1:0", "-b", "unix:here.sock"]
+    with ServerProcess("served:app", *arguments, cwd=folder) as server:
+        assert "unix:" in server.start_line
+        assert ask(server, "environ['SERVER_PORT']") == repr(str(server.port))
+        with socket.socket(socket.AF_UNIX) as client:
+            client.settimeout(10)
+            client.connect(str(folder / "here.sock"))
+            client.sendall(b"GET /?environ['SERVER_NAME'] HTTP/1.0\r\n\r\n")
+            with client.makefile("rb") as answer:
+                assert answer.read().endswith(b"'localhost'")
+    assert not (folder / "here.sock").exists()

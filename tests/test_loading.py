@@ -1,0 +1,323 @@
+"""From a specification to an application: each step that fails has its own error and status."""
+
+from __future__ import annotations
+
+import importlib
+import itertools
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from wsgiref.types import WSGIApplication
+
+import pytest
+
+from penstock.loading import (
+    ApplicationRaisedError,
+    AttributeMissingError,
+    LoadError,
+    ModuleMissingError,
+    NotCallableError,
+    SpecError,
+    load_application,
+    parse_spec,
+)
+
+APPLICATION = """
+def app(environ, start_response):
+    start_response("200 OK", [])
+    return [b"app"]
+"""
+
+_numbers = itertools.count()
+
+Write = Callable[..., str]
+
+
+@pytest.fixture
+def write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Write:
+    """Write a module into the current directory and return its name, which no other has."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+
+    def write_module(text: str, name: str = "", **more: str) -> str:
+        name = name or f"loaded_{next(_numbers)}"
+        (tmp_path / f"{name}.py").write_text(text)
+        for other, content in more.items():
+            (tmp_path / f"{other}.py").write_text(content)
+        importlib.invalidate_caches()
+        return name
+
+    return write_module
+
+
+def body_of(application: WSGIApplication) -> list[bytes]:
+    return list(application({}, lambda *_: lambda _: None))
+
+
+def refusal(kind: type[LoadError], spec: str) -> LoadError:
+    with pytest.raises(kind) as error:
+        load_application(spec)
+    assert type(error.value) is kind
+    assert "\n" not in str(error.value)
+    return error.value
+
+
+# What can be loaded
+
+
+def test_an_attribute_of_a_module(write: Write) -> None:
+    assert body_of(load_application(f"{write(APPLICATION)}:app")) == [b"app"]
+
+
+def test_a_module_alone_takes_application_before_app(write: Write) -> None:
+    both = APPLICATION + "def application(e, s): return [b'application']"
+    assert body_of(load_application(write(both))) == [b"application"]
+    assert body_of(load_application(write(APPLICATION))) == [b"app"]
+
+
+def test_an_attribute_of_an_object(write: Write) -> None:
+    name = write(
+        APPLICATION + "class Site: pass\nsite = Site(); site.inner = site; site.wsgi = app"
+    )
+    assert body_of(load_application(f"{name}:site.inner.wsgi")) == [b"app"]
+
+
+@pytest.mark.parametrize(
+    ("call", "said"),
+    [
+        ("make()", b"() {}"),
+        ("make('a', 1)", b"('a', 1) {}"),
+        (" make( 'a:b', key=[1, {'x': None}], other=-1.5 )", b"('a:b',) {'key': [1, {'x': None}], "
+         b"'other': -1.5}"),
+        ("factories.make(True)", b"(True,) {}"),
+    ],
+)  # fmt: skip
+def test_a_factory_is_called_with_literals(write: Write, call: str, said: bytes) -> None:
+    name = write(
+        "def make(*args, **by_name):\n"
+        "    return lambda environ, start_response: [repr(args).encode(), b' ', "
+        "repr(by_name).encode()]\n"
+        "class factories:\n    make = staticmethod(make)\n"
+    )
+    assert b"".join(body_of(load_application(f"{name}:{call}"))) == said
+
+
+def test_objects_classes_and_wrapped_callables_are_applications(write: Write) -> None:
+    name = write(
+        "import functools\n"
+        "class Object:\n    def __call__(self, environ, start_response): return [b'object']\n"
+        "class Response:\n"
+        "    def __init__(self, environ, start_response): pass\n"
+        "    def __iter__(self): return iter([b'class'])\n"
+        "instance = Object()\n"
+        "bound = Object().__call__\n"
+        "partial = functools.partial(lambda prefix, e, s: [prefix], b'partial')\n"
+        "def anything(*args): return [b'anything']\n"
+    )
+    loaded = {
+        attribute: body_of(load_application(f"{name}:{attribute}"))
+        for attribute in ("instance", "Response", "bound", "partial", "anything")
+    }
+    assert loaded == {
+        "instance": [b"object"],
+        "Response": [b"class"],
+        "bound": [b"object"],
+        "partial": [b"partial"],
+        "anything": [b"anything"],
+    }
+
+
+# 2: the specification
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        "",
+        ":app",
+        "a b:app",
+        "mod..ule:app",
+        "module:",
+        "module:a b",
+        "module:app(",
+        "module:1",
+        "module:make(other)",
+        "module:make(open('x'))",
+        "module:make(*[1])",
+        "module:make(**{'a': 1})",
+        "module:make()()",
+        "module:make()[0]",
+        "module:a;b",
+        "module:make({[]: 1})",
+        "module:" + 5000 * "(" + 5000 * ")",
+    ],
+)
+def test_what_has_no_known_form_is_refused_unread(spec: str) -> None:
+    error = refusal(SpecError, spec)
+    assert error.exit_status == 2
+    assert "allowed is" in str(error)
+
+
+@pytest.mark.parametrize(
+    ("spec", "meant"),
+    [
+        ("app.py", "did you mean 'app'?"),
+        ("app.py:make()", "did you mean 'app:make()'?"),
+        ("./site/app.py:app", "did you mean 'app:app' with --chdir site?"),
+        ("site/app:app", "did you mean 'app:app' with --chdir site?"),
+    ],
+)
+def test_a_path_is_refused_with_the_module_that_is_meant(spec: str, meant: str) -> None:
+    assert meant in str(refusal(SpecError, spec))
+
+
+def test_the_parts_of_a_specification() -> None:
+    spec = parse_spec("a.b:c.d(1, k='x')")
+    assert (spec.module, spec.attributes, spec.place) == ("a.b", ("c", "d"), "a.b:c.d")
+    assert spec.arguments == ((1,), {"k": "x"})
+
+
+# 3: the module
+
+
+def test_a_missing_module_is_named_with_the_nearest(write: Write) -> None:
+    write(APPLICATION, name="flaskapp_here")
+    error = refusal(ModuleMissingError, "flaskap_here:app")
+    assert error.exit_status == 3
+    assert "no module 'flaskap_here'" in str(error)
+    assert "did you mean 'flaskapp_here'?" in str(error)
+    assert error.traceback == ""
+
+
+def test_a_missing_submodule_names_its_parent(write: Write) -> None:
+    assert "the package 'json' has no module 'json.nope'" in str(
+        refusal(ModuleMissingError, "json.nope:app")
+    )
+    name = write(APPLICATION)
+    assert f"the module {name!r} has no module" in str(
+        refusal(ModuleMissingError, f"{name}.sub:app")
+    )
+    assert "no module 'nowhere'" in str(refusal(ModuleMissingError, "nowhere.sub:app"))
+
+
+# 4: the application's code
+
+
+def test_a_module_that_imports_a_missing_one_is_not_itself_missing(write: Write) -> None:
+    name = write("def load():\n    import not_installed_here\nload()\n")
+    error = refusal(ApplicationRaisedError, f"{name}:app")
+    assert error.exit_status == 4
+    assert f"cannot import module {name!r}: ModuleNotFoundError: No module" in str(error)
+    assert "import not_installed_here" in error.traceback
+
+
+def test_a_module_that_fails_to_import_itself_is_not_missing(write: Write) -> None:
+    name = f"loaded_{next(_numbers)}"
+    write(f"raise ModuleNotFoundError('gone', name={name!r})", name=name)
+    assert refusal(ApplicationRaisedError, name).exit_status == 4
+
+
+def test_the_traceback_is_the_applications_alone(write: Write) -> None:
+    helper = f"helper_{next(_numbers)}"
+    name = write(f"import {helper}\n", **{helper: "def f():\n    return 1 / 0\nf()\n"})
+    error = refusal(ApplicationRaisedError, f"{name}:app")
+    lines = error.traceback.splitlines()
+    assert lines[0] == "Traceback (most recent call last):"
+    assert f"{name}.py" in lines[1]
+    assert lines[-1] == "ZeroDivisionError: division by zero"
+    assert "penstock" not in error.traceback.replace(str(Path.cwd()), "")
+    assert "importlib" not in error.traceback
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("def app(:\n", "SyntaxError"),
+        ("raise SystemExit(3)\n", "SystemExit: 3"),
+        ("import sys; sys.exit()\n", "SystemExit"),
+        ("raise BaseException('two\\nlines')\n", "BaseException: two lines"),
+        ("def f(): f()\nf()\n", "RecursionError"),
+    ],
+)
+def test_whatever_a_module_raises_is_reported(write: Write, text: str, said: str) -> None:
+    error = refusal(ApplicationRaisedError, f"{write(text)}:app")
+    assert said in str(error)
+    assert said.partition(":")[0] in error.traceback
+
+
+def test_a_factory_that_raises_is_reported_with_its_traceback(write: Write) -> None:
+    name = write("def make():\n    raise SystemExit('no database')\n")
+    error = refusal(ApplicationRaisedError, f"{name}:make()")
+    assert error.exit_status == 4
+    assert f"the factory '{name}:make()' raised: SystemExit: no database" in str(error)
+    assert "in make" in error.traceback
+    assert "takes 0 positional arguments" in str(refusal(ApplicationRaisedError, f"{name}:make(1)"))
+
+
+def test_an_attribute_whose_code_raises_is_reported(write: Write) -> None:
+    name = write("def __getattr__(name):\n    raise RuntimeError('not today')\n")
+    assert "not today" in str(refusal(ApplicationRaisedError, f"{name}:app"))
+
+
+@pytest.mark.parametrize(
+    "text", ["raise KeyboardInterrupt", "def app():\n raise KeyboardInterrupt"]
+)
+def test_an_interrupt_is_no_error_of_the_application(write: Write, text: str) -> None:
+    name = write(text)
+    with pytest.raises(KeyboardInterrupt):
+        load_application(f"{name}:app()")
+
+
+# 5: the attribute
+
+
+def test_a_missing_attribute_is_named_with_the_nearest(write: Write) -> None:
+    name = write(APPLICATION + "class site:\n    wsgi = app\n")
+    error = refusal(AttributeMissingError, f"{name}:aap")
+    assert error.exit_status == 5
+    assert f"module {name!r} has no attribute 'aap'; did you mean 'app'?" == str(error)
+    inner = refusal(AttributeMissingError, f"{name}:site.wsgy")
+    assert f"'{name}:site' has no attribute 'wsgy'; did you mean 'wsgi'?" == str(inner)
+
+
+def test_a_module_alone_without_the_usual_names_says_which(write: Write) -> None:
+    error = refusal(AttributeMissingError, write("x = 1"))
+    assert "neither 'application' nor 'app'" in str(error)
+
+
+# 6: no application
+
+
+@pytest.mark.parametrize(
+    ("expression", "said"),
+    [
+        ("None", "its type NoneType is not callable"),
+        ("'text'", "its type str is not callable"),
+        ("lambda: None", "does not take (environ, start_response)"),
+        ("lambda environ: None", "module:factory()"),
+    ],
+)
+def test_what_cannot_be_called_is_no_application(write: Write, expression: str, said: str) -> None:
+    name = write(f"app = {expression}\nmake = lambda: app\n")
+    error = refusal(NotCallableError, f"{name}:app")
+    assert error.exit_status == 6
+    assert said in str(error)
+    assert "what the factory" in str(refusal(NotCallableError, f"{name}:make()"))
+
+
+def test_a_factory_that_cannot_be_called_is_refused(write: Write) -> None:
+    name = write("app = 1")
+    assert "cannot be called" in str(refusal(NotCallableError, f"{name}:app()"))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "async def app(scope, receive, send): pass",
+        "class A:\n    async def __call__(self, scope, receive, send): pass\napp = A()",
+        "async def app(environ, start_response):\n    yield b''",
+    ],
+)
+def test_an_async_application_is_told_apart(write: Write, text: str) -> None:
+    assert "async" in str(refusal(NotCallableError, f"{write(text)}:app"))
