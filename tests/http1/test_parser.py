@@ -111,6 +111,16 @@ def test_a_connection_may_close_behind_the_CRLF_that_old_clients_add_to_a_body()
     assert parse([post(b"Content-Length: 1", body=b"x") + b"\r\n"], eof=True).closed
 
 
+def test_an_empty_line_before_a_request_is_no_part_of_one() -> None:
+    parser = parser_with()
+    for byte in (b"\r", b"\n", b"\r"):
+        parser.receive_data(byte)
+        assert parser.next_event() is NEED_DATA
+        assert parser.state is State.IDLE
+    parser.receive_eof()
+    assert parser.next_event() is CONNECTION_CLOSED
+
+
 @pytest.mark.parametrize(
     "raw", [get(), post(b"Content-Length: 2", body=b"hi"), chunked(b"2\r\nhi\r\n0\r\n\r\n")]
 )

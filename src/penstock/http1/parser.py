@@ -142,7 +142,7 @@ class RequestParser:
             self._body = self._body_reader(request)
             self._move_to(BODY)
             return request
-        if self._lines or len(self._buffer):
+        if self._lines or self._first_byte() not in (b"", b"\r"):  # CR: of an empty line before it
             if self._eof:
                 raise ProtocolError(400, "The request ends within its head.", "RFC 9112, section 8")
             if self.state is IDLE:
@@ -218,8 +218,11 @@ class RequestParser:
             self._head_size += len(line) + len(b"\r\n")
         return line
 
+    def _first_byte(self) -> bytes | bytearray:
+        return self._buffer.data[self._buffer.start : self._buffer.start + 1]
+
     def _check_first_byte(self) -> None:
-        first = self._buffer.data[self._buffer.start : self._buffer.start + 1]
+        first = self._first_byte()
         if first and first != b"\r" and first[0] not in grammar.TOKEN_BYTES:
             raise ProtocolError(400, "The request begins with no method.", "RFC 9112, section 3")
 
