@@ -15,6 +15,16 @@ FROM_PLATFORMS = {"WEB_CONCURRENCY", "PORT", "SCRIPT_NAME", "LISTEN_PID", "LISTE
 """Variables that are settings without being named after Penstock."""
 
 
+TRANSPORTS = ["python"]
+"""Every transport. What goes over the wire is tested on each, and each gives the same answers."""
+
+
+@pytest.fixture(scope="session", params=TRANSPORTS)
+def transport(request: pytest.FixtureRequest) -> str:
+    """Name the transport to test: ``penstock.running(app, transport=transport)``."""
+    return str(request.param)
+
+
 @pytest.fixture(autouse=True)
 def no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
     """Keep the settings of whoever runs the tests out of them."""
