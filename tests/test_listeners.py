@@ -6,6 +6,8 @@ import errno
 import os
 import socket
 import stat
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -20,6 +22,7 @@ from penstock.listeners import (
     open_listeners,
     parse_address,
 )
+from support.server_process import checkout_environ
 
 
 def _has_ipv6() -> bool:
@@ -50,6 +53,18 @@ def refusal(*addresses: str) -> str:
     assert "\n" not in text
     assert "--bind" in text
     return text
+
+
+def run_python(code: str) -> str:
+    """Return what a program prints that may change its process as it likes."""
+    return subprocess.run(
+        [sys.executable, "-c", code],
+        env=checkout_environ(),
+        stdout=subprocess.PIPE,
+        text=True,
+        check=True,
+        timeout=30,
+    ).stdout
 
 
 def port_of(listener: Listener) -> int:
@@ -187,9 +202,23 @@ def test_a_host_that_does_not_resolve_is_refused() -> None:
     assert "host 'no.such.host.invalid' cannot be resolved" in refusal("no.such.host.invalid:80")
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may use every port")
+def _first_unprivileged_port() -> int:
+    try:
+        return int(Path("/proc/sys/net/ipv4/ip_unprivileged_port_start").read_text())
+    except OSError:
+        return 1024
+
+
+@pytest.mark.skipif(_first_unprivileged_port() == 0, reason="every port is free for all here")
 def test_a_privileged_port_is_refused_with_the_reason() -> None:
-    assert "ports below 1024" in refusal("127.0.0.1:1")
+    # As nobody: only a process of its own can give up root's rights.
+    said = run_python(
+        "import os; from penstock.listeners import bind_listeners\n"
+        "if os.geteuid() == 0: os.setuid(65534)\n"
+        "try: bind_listeners(['127.0.0.1:1'])\n"
+        "except Exception as error: print(error)\n"
+    )
+    assert "no permission: ports below 1024" in said
 
 
 # Unix sockets
@@ -270,14 +299,13 @@ def test_a_path_that_another_server_took_over_is_not_removed(tmp_path: Path) -> 
 
 
 def test_a_forked_child_does_not_remove_the_path(tmp_path: Path) -> None:
-    path = tmp_path / "server.sock"
-    with opened(f"unix:{path}") as [listener]:
-        child = os.fork()
-        if child == 0:
-            listener.close()
-            os._exit(0)
-        os.waitpid(child, 0)
-        assert path.exists()
+    said = run_python(
+        "import os; from penstock.listeners import open_listeners\n"
+        f"[listener] = open_listeners(['unix:{tmp_path}/s'], 1)\n"
+        "if (child := os.fork()) == 0: listener.close(); os._exit(0)\n"
+        f"os.waitpid(child, 0); print(os.path.exists('{tmp_path}/s'))\n"
+    )
+    assert said == "True\n"
 
 
 def test_closing_survives_a_path_that_is_gone(tmp_path: Path) -> None:

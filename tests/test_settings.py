@@ -183,7 +183,7 @@ def test_variables_that_kubernetes_makes_for_a_service_named_penstock_are_no_set
         "PENSTOCK_PORT_80_TCP": "tcp://10.0.0.1:80",
         "PENSTOCK_PORT_80_TCP_ADDR": "10.0.0.1",
     }
-    assert load(tmp_path, **links) == Settings()
+    assert load_settings({}, links, tmp_path) == Settings()
     with pytest.raises(SettingsError):
         load(tmp_path, PENSTOCK_PORT="80")
 
