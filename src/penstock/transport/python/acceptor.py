@@ -54,8 +54,12 @@ class Acceptor:
         self.stop()
 
     def resume(self) -> None:
-        """Watch again where the pause is over and there is room for another connection."""
-        if self._loop.now >= self._resume_at and self._loop.has_room():
+        """Watch again where the pause is over.
+
+        Even without room: an idle connection may be old enough by now to make room for whoever
+        waits (`Loop.make_room`), and if nobody waits there is no event.
+        """
+        if self._loop.now >= self._resume_at:
             self.start()
 
     def handle_events(self, _mask: int) -> None:

@@ -219,6 +219,9 @@ class Loop:
         """Let go of a connection that is about to be closed."""
         self.watch(connection, 0)
         self.connections.discard(connection)
+        if not self.draining:
+            for acceptor in self.acceptors:
+                acceptor.resume()  # whoever waits for the room need not wait for the next sweep
         if self._full and not self.draining:
             self._full = False
             for acceptor in self.acceptors:
