@@ -152,6 +152,16 @@ class ServerProcess:
         """The lines of standard error that have been seen; all of them once it has ended."""
         return list(self._seen)
 
+    def lines_so_far(self) -> list[str]:
+        """Take the lines of standard error that have come by now, and return all of them."""
+        while not self._errors.empty():
+            line = self._errors.get()
+            if line is None:
+                self._errors.put(None)
+                break
+            self._seen.append(line)
+        return self.lines
+
     @property
     def output(self) -> list[str]:
         """The lines of standard output so far."""
