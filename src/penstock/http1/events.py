@@ -28,7 +28,8 @@ class Request:
 
     fields: dict[str, str]
     """Lower-case names to trimmed values. Repeated fields are joined with a comma, ``cookie``
-    with ``"; "``. For an absolute-form target ``host`` is the target's authority.
+    with ``"; "``. For an absolute-form target ``host`` is the target's authority. Not to be
+    changed: requests of one connection that have the same fields share them.
     """
 
     content_length: int | None
@@ -77,6 +78,8 @@ Event: TypeAlias = Request | Data | EndOfMessage | Signal
 
 class State(Enum):
     """Where in a request the parser is."""
+
+    __hash__ = object.__hash__  # an Enum's own is Python code, and each request needs it
 
     IDLE = "idle"
     """No byte of a request was seen."""

@@ -97,6 +97,30 @@ def parse_request(lines: list[str], max_body: int) -> Request:
     )
 
 
+def repeat_request(line: str, last: Request) -> Request | None:
+    """Return the request of a head with request line ``line`` and the same fields as ``last``.
+
+    None where the fields have to be read anew, because what they mean depends on the request
+    line. Raises `ProtocolError`.
+    """
+    method, target, version, path, query, authority = parse_request_line(line)
+    if version != last.version or authority or last.target[0] not in "/*":
+        return None
+    return Request(
+        method,
+        target,
+        version,
+        path,
+        query,
+        last.fields,
+        last.content_length,
+        last.chunked,
+        last.keep_alive,
+        last.expect_continue,
+        last.body_expected,
+    )
+
+
 def parse_request_line(line: str) -> tuple[str, str, str, str, str, str]:
     """Return method, target, version, path, query and authority (``""`` if it names none).
 

@@ -1,0 +1,84 @@
+"""A connection remembers what its last field section meant; no request may mean less for it."""
+
+from __future__ import annotations
+
+import pytest
+
+from penstock.http1 import EndOfMessage, ParserLimits, ProtocolError, Request, RequestParser
+
+FIELDS = b"Host: a.example\r\nCookie: x=1\r\nX-A: 1\r\nX-A: 2\r\n\r\n"
+
+
+def next_request(parser: RequestParser, raw: bytes) -> Request:
+    """Feed a whole request without a body, and take it."""
+    parser.receive_data(raw)
+    request = parser.next_event()
+    assert isinstance(request, Request)
+    assert isinstance(parser.next_event(), EndOfMessage)
+    parser.start_next_request()
+    return request
+
+
+def fresh(raw: bytes) -> Request:
+    """Return what a parser without a memory makes of a request."""
+    return next_request(RequestParser(ParserLimits()), raw)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        b"GET / HTTP/1.1\r\n",
+        b"POST /other?q=1 HTTP/1.1\r\n",
+        b"GET / HTTP/1.0\r\n",
+        b"GET http://b.example/p HTTP/1.1\r\n",
+        b"OPTIONS * HTTP/1.1\r\n",
+    ],
+)
+@pytest.mark.parametrize(
+    "before",
+    [
+        b"GET / HTTP/1.1\r\n",
+        b"GET / HTTP/1.0\r\n",
+        b"GET http://c.example/ HTTP/1.1\r\n",
+        b"OPTIONS * HTTP/1.1\r\n",
+    ],
+)
+def test_RFC9112_9_3_a_request_means_the_same_whatever_came_before_it(
+    before: bytes, line: bytes
+) -> None:
+    parser = RequestParser(ParserLimits())
+    next_request(parser, before + FIELDS)
+    assert next_request(parser, line + FIELDS) == fresh(line + FIELDS)
+    assert next_request(parser, before + FIELDS) == fresh(before + FIELDS)
+
+
+@pytest.mark.parametrize(
+    "line", [b"GET /\x01 HTTP/1.1\r\n", b"GET / HTTP/2.0\r\n", b"GE\xe9T / HTTP/1.1\r\n", b"G\r\n"]
+)
+def test_RFC9112_3_a_bad_request_line_is_refused_before_known_fields_too(line: bytes) -> None:
+    parser = RequestParser(ParserLimits())
+    next_request(parser, b"GET / HTTP/1.1\r\n" + FIELDS)
+    parser.receive_data(line + FIELDS)
+    with pytest.raises(ProtocolError) as known:
+        parser.next_event()
+    with pytest.raises(ProtocolError) as anew:
+        fresh(line + FIELDS)
+    assert (known.value.status, known.value.reason) == (anew.value.status, anew.value.reason)
+
+
+def test_a_repeated_section_brings_its_body_each_time() -> None:
+    parser = RequestParser(ParserLimits())
+    raw = b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\n\r\nhi"
+    for _ in range(3):
+        parser.receive_data(raw)
+        assert isinstance(parser.next_event(), Request)
+        data = parser.next_event()
+        assert getattr(data, "data", None) == b"hi"
+        assert isinstance(parser.next_event(), EndOfMessage)
+        parser.start_next_request()
+
+
+def test_a_large_section_is_not_remembered_for_the_idle_connection_s_sake() -> None:
+    parser = RequestParser(ParserLimits())
+    raw = b"GET / HTTP/1.1\r\nHost: a\r\nCookie: " + b"c" * 4000 + b"\r\n\r\n"
+    assert next_request(parser, raw).fields is not next_request(parser, raw).fields
