@@ -13,10 +13,12 @@ import io
 import math
 import socket
 import struct
+import time
 from enum import Enum
 from selectors import EVENT_READ, EVENT_WRITE
 from typing import TYPE_CHECKING, Any, BinaryIO
 
+from penstock.errors import ClientDisconnected
 from penstock.http1 import (
     CONNECTION_CLOSED,
     Data,
@@ -241,7 +243,10 @@ class Connection:
                 else:
                     break
         except ProtocolError as error:
-            self.refuse(error)
+            if self.discarding:
+                self.linger()  # the request has been answered already
+            else:
+                self.refuse(error)
             return None
         if event is CONNECTION_CLOSED:
             self.close()
@@ -263,7 +268,7 @@ class Connection:
             )
         if not request.body_expected:
             return False
-        if loop.stream_requests:
+        if loop.stream_requests and request.path != "*":
             return True
         self.spool = BodySpool(loop.limits.body_memory, loop.temp_dir)
         if request.expect_continue and not self.parser.buffered:
@@ -311,9 +316,7 @@ class Connection:
             self.spool = None
         exchange = self._hand_out(body, length)
         if request.path == "*":
-            # RFC 9110, section 9.3.7: about the server as a whole, so no application's matter.
-            exchange.respond("200 OK", [], 0)
-            exchange.finish()
+            _answer_options(exchange)
             return None
         return exchange
 
@@ -522,3 +525,13 @@ class Connection:
         acknowledged = self.output.acknowledged()
         before, self.progress = self.progress, acknowledged
         return acknowledged - before >= limits.body_min_rate * limits.write_timeout
+
+
+def _answer_options(exchange: PythonExchange) -> None:
+    """Answer ``OPTIONS *``: about the whole server, so no application's matter (RFC 9110, 9.3.7)."""
+    exchange.handed_out_at = time.monotonic()
+    try:
+        exchange.respond("200 OK", [], 0)
+        exchange.finish()
+    except ClientDisconnected:
+        exchange.abort()
