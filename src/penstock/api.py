@@ -7,8 +7,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from penstock.listeners import Listener, open_listeners
-from penstock.settings import Settings, settings_from_kwargs
+from penstock.listeners import Listener, close_all, open_listeners
+from penstock.settings import Settings, chosen_transport, settings_from_kwargs
 from penstock.worker import Worker, serve_until_stopped
 
 if TYPE_CHECKING:
@@ -35,9 +35,13 @@ class RunningServer:
 def serve_application(application: WSGIApplication, by_name: dict[str, object]) -> int:
     """See `penstock.serve`."""
     settings = settings_from_kwargs(**by_name)
-    listeners = open_listeners(list(settings.bind), settings.backlog)
-    name = getattr(application, "__name__", type(application).__name__)
-    return serve_until_stopped(application, settings, listeners, name)
+    chosen_transport(settings)
+    listeners = open_listeners(settings.bind, settings.backlog)
+    try:
+        name = getattr(application, "__name__", type(application).__name__)
+        return serve_until_stopped(application, settings, listeners, name)
+    finally:
+        close_all(listeners)
 
 
 @contextmanager
@@ -48,13 +52,17 @@ def run_in_background(
     settings = settings_from_kwargs(
         **{"bind": ["127.0.0.1:0"], "drain_linger": 0, "access_logfile": None, **by_name}
     )
-    listeners = open_listeners(list(settings.bind), settings.backlog)
-    worker = Worker(application, settings, listeners)
-    worker.start()
+    chosen_transport(settings)
+    listeners = open_listeners(settings.bind, settings.backlog)
     try:
-        yield _describe(listeners[0], worker)
+        worker = Worker(application, settings, listeners)
+        worker.start()
+        try:
+            yield _describe(listeners[0], worker)
+        finally:
+            _stop(worker, settings)
     finally:
-        _stop(worker, settings)
+        close_all(listeners)
 
 
 def _stop(worker: Worker, settings: Settings) -> None:
@@ -66,7 +74,7 @@ def _stop(worker: Worker, settings: Settings) -> None:
 
 
 def _describe(listener: Listener, worker: Worker) -> RunningServer:
-    address = listener.socket.getsockname()
     if listener.is_unix:
-        return RunningServer(listener.name, str(address), 0, worker)
-    return RunningServer(listener.name, address[0], address[1], worker)
+        return RunningServer(listener.name, listener.name.removeprefix("unix:"), 0, worker)
+    host, port = listener.socket.getsockname()[:2]
+    return RunningServer(listener.name, host, port, worker)

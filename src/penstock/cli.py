@@ -6,6 +6,7 @@ What only a later step needs is imported there: ``penstock --version`` has to an
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from typing import TYPE_CHECKING
 
@@ -84,6 +85,13 @@ def _serve(spec: str, settings: Settings) -> int:
     # that nobody is let in before there is an application to answer: a client that comes too
     # early is refused, and tries elsewhere or again.
     listeners = bind_listeners(settings.bind)
+
+    def leave(_number: int, _frame: object) -> None:
+        close_all(listeners)
+        os._exit(0)  # past whatever the import is doing: nothing has been accepted yet
+
+    # The first process of a container ignores a signal that it has no handler for.
+    signal.signal(signal.SIGTERM, leave)
     try:
         application = load_application(spec)
         for listener in listeners:
