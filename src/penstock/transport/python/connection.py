@@ -528,7 +528,7 @@ class Connection:
 
 
 def _answer_options(exchange: PythonExchange) -> None:
-    """Answer ``OPTIONS *``: about the whole server, so no application's matter (RFC 9110, 9.3.7)."""
+    """Answer ``OPTIONS *``, which is about the server as a whole (RFC 9110, section 9.3.7)."""
     exchange.handed_out_at = time.monotonic()
     try:
         exchange.respond("200 OK", [], 0)
