@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import resource
 import subprocess
 import time
 from dataclasses import dataclass
@@ -40,28 +41,59 @@ class Sample:
     p99_ms: float
     errors: int
     disturbance: float
-    """The share of the server's core that others had, 0.0 to 1.0."""
+    """The share that others had of the server's core or the load's, 0.0 to 1.0; the larger."""
 
 
 def apply(server: Running, load: Load, background: Load | None, seconds: float) -> Sample:
     """Put load on a server, and another load beside it where one is given, and measure."""
     loads = [load] if background is None else [load, background]
-    core = environment.cores()[0]
-    began = time.monotonic()
-    cpu_before, core_before = processes.cpu_seconds(server.pid), processes.core_seconds(core)
+    before = _Clocks.read(server)
     started = [_start(server.url(each.path), each.connections, seconds) for each in loads]
     measured, *others = _collect(started, seconds)
-    cpu = processes.cpu_seconds(server.pid) - cpu_before
-    others_cpu = processes.core_seconds(core) - core_before - cpu
+    after = _Clocks.read(server)
     everything = measured.requests + sum(other.requests for other in others)
     return Sample(
         rate=measured.requests / measured.seconds,
-        cpu_us=cpu / max(everything, 1) * 1e6,
+        cpu_us=(after.server - before.server) / max(everything, 1) * 1e6,
         p50_ms=measured.p50_ms,
         p99_ms=measured.p99_ms,
         errors=measured.errors + sum(other.errors for other in others),
-        disturbance=max(others_cpu, 0.0) / (time.monotonic() - began),
+        disturbance=_disturbance(before, after),
     )
+
+
+@dataclass(frozen=True)
+class _Clocks:
+    """Readings of clocks, in seconds."""
+
+    wall: float
+    server: float
+    """Processor time of the server."""
+    load: float
+    """Processor time of the programs that made the load and have ended."""
+    server_core: float
+    load_core: float
+
+    @classmethod
+    def read(cls, server: Running) -> _Clocks:
+        ended = resource.getrusage(resource.RUSAGE_CHILDREN)
+        return cls(
+            time.monotonic(),
+            processes.cpu_seconds(server.pid),
+            ended.ru_utime + ended.ru_stime,
+            *map(processes.core_seconds, environment.cores()),
+        )
+
+
+def _disturbance(before: _Clocks, after: _Clocks) -> float:
+    on_server_core = after.server_core - before.server_core
+    on_load_core = after.load_core - before.load_core
+    server, load = after.server - before.server, after.load - before.load
+    if len(set(environment.cores())) == 1:
+        others = on_server_core - server - load
+    else:
+        others = max(on_server_core - server, on_load_core - load)
+    return max(others, 0.0) / (after.wall - before.wall)
 
 
 def parse(output: str) -> Answered:

@@ -39,8 +39,9 @@ def disturbance(runs: Sequence[Sample]) -> str:
     """Return a sentence on how quiet the machine was."""
     shares = [run.disturbance for run in runs]
     return (
-        f"Other processes, and the machine's host, had {statistics.median(shares):.0%} of the "
-        f"server's core in half of the runs, and {max(shares):.0%} in the worst.\n"
+        "Other processes, and the machine's host, had at most "
+        f"{statistics.median(shares):.0%} of a core in half of the runs, and {max(shares):.0%} "
+        "in the worst.\n"
     )
 
 
