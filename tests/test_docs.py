@@ -1,0 +1,166 @@
+"""The pages of docs/ lead where they say, and name only what is there."""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from penstock.command_line import parse_command_line
+from penstock.errors import SettingsError
+from penstock.settings import OPTIONS
+
+ROOT = Path(__file__).resolve().parent.parent
+DOCS = ROOT / "docs"
+SOURCE = ROOT / "src" / "penstock"
+PAGES = sorted(DOCS.glob("*.md"))
+
+every_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+
+LINK = re.compile(r"(?<!!)\[[^\]]*\]\(([^)\s]+)\)")
+FENCE = re.compile(r"^```.*?^```$", re.MULTILINE | re.DOTALL)
+CODE_SPAN = re.compile(r"`([^`\n]+)`")
+FLAG = re.compile(r"-{1,2}[A-Za-z][\w-]*")
+
+
+def prose(page: Path) -> str:
+    """The page without its blocks of code."""
+    return FENCE.sub("", page.read_text("utf-8"))
+
+
+def anchors(page: Path) -> set[str]:
+    """What the headings of a page can be linked to by, as forges make it."""
+    found = set()
+    for heading in re.findall(r"^#+ (.+)$", prose(page), re.MULTILINE):
+        kept = re.sub(r"[^\w\- ]", "", heading.lower())
+        found.add(kept.replace(" ", "-"))
+    return found
+
+
+def flags_in(text: str) -> Iterator[str]:
+    """The flags that stand at the beginning of a span of code."""
+    for span in CODE_SPAN.findall(text):
+        if match := FLAG.match(span):
+            yield match.group()
+
+
+def kind_of(flag: str) -> str:
+    """Tell what the command makes of a flag: "taken", "refused" as gunicorn's, or "unknown"."""
+    try:
+        parse_command_line([flag])
+    except SettingsError as error:
+        if "is a flag of gunicorn" in str(error):
+            return "refused"
+        return "unknown" if "unknown flag" in str(error) else "taken"
+    return "taken"
+
+
+def section(page: str, heading: str) -> str:
+    """The text between a heading and the next one."""
+    text = "\n" + prose(DOCS / page)
+    start = text.index(f"\n{heading}\n") + len(heading) + 2
+    end = re.search(r"^#+ ", text[start:], re.MULTILINE)
+    return text[start : start + end.start()] if end else text[start:]
+
+
+def rows(table: str) -> list[list[str]]:
+    """The cells of a table, without its head."""
+    lines = [line for line in table.splitlines() if line.startswith("|")]
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[2:]]
+
+
+@every_page
+def test_every_link_leads_to_a_file_and_a_heading_in_it(page: Path) -> None:
+    broken = []
+    for link in LINK.findall(prose(page)):
+        if "://" in link:
+            continue
+        path, _, anchor = link.partition("#")
+        target = page.parent / path if path else page
+        if not target.exists() or (anchor and anchor not in anchors(target)):
+            broken.append(link)
+    assert not broken
+
+
+@every_page
+def test_the_map_has_every_page(page: Path) -> None:
+    assert page.name == "index.md" or f"]({page.name})" in (DOCS / "index.md").read_text("utf-8")
+
+
+@every_page
+def test_every_flag_is_one_that_the_command_has_or_explains(page: Path) -> None:
+    assert not [flag for flag in flags_in(prose(page)) if kind_of(flag) == "unknown"]
+
+
+@every_page
+def test_every_command_that_is_printed_has_flags_that_exist(page: Path) -> None:
+    commands = re.findall(r"^(?:\$ )?penstock (.+)$", page.read_text("utf-8"), re.MULTILINE)
+    flags = [word for command in commands for word in command.split() if FLAG.fullmatch(word)]
+    assert not [flag for flag in flags if kind_of(flag) == "unknown"]
+
+
+@every_page
+def test_every_variable_of_penstocks_is_a_setting(page: Path) -> None:
+    known = {option.variable for option in OPTIONS.values()}
+    named = set(re.findall(r"`(PENSTOCK_\w+)\b(?!\*)", prose(page)))
+    assert {name for name in named if not name.startswith("PENSTOCK_SERVICE")} - {
+        "PENSTOCK_"
+    } <= known
+
+
+@every_page
+def test_what_is_linked_to_the_settings_reference_is_a_setting(page: Path) -> None:
+    links = re.findall(r"\[`(\w+)`\]\(settings\.md#(\w+)\)", prose(page))
+    assert not [link for link in links if link[0] != link[1] or link[0] not in OPTIONS]
+
+
+@pytest.mark.parametrize("row", rows(section("tutorial.md", "# One request, in seven steps")))
+def test_each_step_of_the_tutorial_names_what_its_file_defines(row: list[str]) -> None:
+    defined = set()
+    for path in re.findall(r"\]\(\.\./src/penstock/([^)]+)\)", row[1]):
+        for node in ast.parse((SOURCE / path).read_text("utf-8")).body:
+            if isinstance(node, ast.FunctionDef | ast.ClassDef):
+                defined.add(node.name)
+            if isinstance(node, ast.ClassDef):
+                methods = [part for part in node.body if isinstance(part, ast.FunctionDef)]
+                defined |= {f"{node.name}.{method.name}" for method in methods}
+    assert set(CODE_SPAN.findall(row[2])) <= defined
+
+
+def test_flags_that_mean_the_same_as_gunicorns_are_taken() -> None:
+    flags = list(flags_in(section("migrating.md", "### Same flag, same meaning")))
+    assert flags
+    assert not [flag for flag in flags if kind_of(flag) != "taken"]
+
+
+def test_flags_of_gunicorn_that_are_not_here_are_refused_by_name() -> None:
+    cells = [row[0] for row in rows(section("migrating.md", "### Not here"))]
+    flags = [flag for cell in cells for flag in flags_in(cell)]
+    assert flags
+    assert not [flag for flag in flags if kind_of(flag) != "refused"]
+
+
+@pytest.mark.parametrize("heading", ["### Other name", "## From waitress", "## From uWSGI"])
+def test_what_the_settings_of_others_become_is_taken(heading: str) -> None:
+    cells = [row[1] for row in rows(section("migrating.md", heading))]
+    flags = [flag for cell in cells for flag in flags_in(cell)]
+    assert flags
+    assert not [flag for flag in flags if kind_of(flag) != "taken"]
+
+
+def test_the_service_does_not_retry_what_cannot_succeed() -> None:
+    """docs/exit-statuses.md: statuses 2 to 7 come again however often it is started."""
+    unit = (ROOT / "deploy" / "penstock.service").read_text("utf-8")
+    page = (DOCS / "exit-statuses.md").read_text("utf-8")
+    assert "\nRestartPreventExitStatus=2 3 4 5 6 7\n" in unit
+    assert "RestartPreventExitStatus=2 3 4 5 6 7" in page
+
+
+def test_the_service_has_longer_to_stop_than_the_server_takes() -> None:
+    unit = (ROOT / "deploy" / "penstock.service").read_text("utf-8")
+    match = re.search(r"^TimeoutStopSec=(\d+)$", unit, re.MULTILINE)
+    assert match is not None
+    assert int(match[1]) > OPTIONS["graceful_timeout"].default
