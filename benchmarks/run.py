@@ -54,7 +54,8 @@ def main() -> int:
     plan = _plan(_arguments())
     try:
         environment.prepare()
-        text = _measure(plan)
+        with environment.sole_run():
+            text = _measure(plan)
     except environment.EnvironmentProblem as problem:
         print(problem, file=sys.stderr)
         return 1

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import platform
 import resource
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -45,6 +48,19 @@ def prepare() -> None:
     variables = {**os.environ, "PYTHON": sys.executable}
     if subprocess.run(command, check=False, cwd=ROOT, env=variables).returncode:
         raise EnvironmentProblem(f"The environment {VENV} could not be made; see above.")
+
+
+@contextmanager
+def sole_run() -> Iterator[None]:
+    """Hold the machine, as far as other runs of the benchmarks in this checkout are concerned."""
+    with (VENV / "lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise EnvironmentProblem(
+                "Another run of the benchmarks is measuring. Two would disturb each other: wait."
+            ) from None
+        yield
 
 
 def cores() -> tuple[int, int]:
