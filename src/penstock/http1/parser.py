@@ -87,7 +87,7 @@ class RequestParser:
     @property
     def buffered(self) -> int:
         """Bytes received and not yet consumed: more of this message, or of later ones."""
-        return len(self._buffer)
+        return len(self._buffer.data) - self._buffer.start
 
     @property
     def body_remaining(self) -> int | None:

@@ -421,6 +421,7 @@ class Connection:
                 self.tap.message_over(self.parser.buffered)
             self.request = None
             self.stage = IDLE
+            self.since = loop.now
             self.deadline = loop.now + (
                 loop.limits.drain_linger if loop.draining else loop.limits.keep_alive
             )

@@ -92,7 +92,6 @@ class Loop:
         self.closed = False  # set by any thread
         self.drained = False  # nothing is left to do, for good
         self._drain_begun = False
-        self._full = False  # accepting pauses until a connection goes
         self.slow_share = 0.0  # moving share of the application's calls that were slow
         self.accepted = 0
         self.requests = 0
@@ -222,10 +221,6 @@ class Loop:
         if not self.draining:
             for acceptor in self.acceptors:
                 acceptor.resume()  # whoever waits for the room need not wait for the next sweep
-        if self._full and not self.draining:
-            self._full = False
-            for acceptor in self.acceptors:
-                acceptor.resume()
 
     def has_room(self) -> bool:
         """Tell whether another connection may be accepted."""
@@ -244,8 +239,7 @@ class Loop:
         # A share of them at once, so that not every new connection has to look at all.
         for connection in heapq.nsmallest(1 + len(idle) // 16, idle, key=lambda c: c.since):
             connection.close()
-        self._full = not self.has_room()
-        return not self._full
+        return self.has_room()
 
     # -- the end --------------------------------------------------------------------------------
 
