@@ -72,6 +72,6 @@ bench:
 	@python="$(PYTHON)"; "$${python:-$$(scripts/find-python)}" benchmarks/run.py $(ARGS)
 
 clean:
-	rm -rf .venv .venv-* .bench build dist .coverage .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	rm -rf .venv .venv-* .bench .bench.lock build dist .coverage .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	rm -rf src/*.egg-info examples/helloworld/db.sqlite3
 	find src tests examples -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -53,8 +53,8 @@ def main() -> int:
     """Run the command; return its exit status."""
     plan = _plan(_arguments())
     try:
-        environment.prepare()
         with environment.sole_run():
+            environment.prepare()
             text = _measure(plan)
     except environment.EnvironmentProblem as problem:
         print(problem, file=sys.stderr)

@@ -17,6 +17,9 @@ ROOT = Path(__file__).resolve().parents[2]
 BENCHMARKS = ROOT / "benchmarks"
 VENV = ROOT / ".bench"
 BIN = VENV / "bin"
+SNAPSHOT = VENV / "snapshot"
+LOCK = ROOT / ".bench.lock"
+"""Beside the environment, not in it: making that anew would remove the lock."""
 PEERS = "requirements/bench.txt"
 
 DESCRIPTORS = 8192
@@ -43,17 +46,18 @@ def prepare() -> None:
         if shutil.which(tool) is None:
             raise EnvironmentProblem(f"{tool} is missing. {advice}")
     _raise_descriptor_limit()
-    # The checkout is installed as editable: what is measured is always what is on the disk.
     command = ["scripts/sync-venv", str(VENV), "bench", PEERS]
     variables = {**os.environ, "PYTHON": sys.executable}
     if subprocess.run(command, check=False, cwd=ROOT, env=variables).returncode:
         raise EnvironmentProblem(f"The environment {VENV} could not be made; see above.")
+    _take_snapshot()
 
 
 @contextmanager
 def sole_run() -> Iterator[None]:
     """Hold the machine, as far as other runs of the benchmarks in this checkout are concerned."""
-    with (VENV / "lock").open("w") as lock:
+    LOCK.parent.mkdir(exist_ok=True)
+    with LOCK.open("w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -74,7 +78,7 @@ def server_variables() -> dict[str, str]:
     inherited = {
         name: value for name, value in os.environ.items() if not name.startswith(SETTING_VARIABLES)
     }
-    return {**inherited, "PYTHONPATH": str(BENCHMARKS)}
+    return {**inherited, "PYTHONPATH": f"{SNAPSHOT}:{BENCHMARKS}"}
 
 
 def versions(distributions: list[str]) -> list[str]:
@@ -108,6 +112,14 @@ def machine() -> str:
     count = len(os.sched_getaffinity(0))
     kernel = ".".join(platform.release().split(".")[:2])
     return f"{count} cores of {model}, {memory:.0f} GiB, Linux {kernel}"
+
+
+def _take_snapshot() -> None:
+    """Copy Penstock as it is now: an edit during the run must not change what is measured."""
+    shutil.rmtree(SNAPSHOT, ignore_errors=True)
+    shutil.copytree(ROOT / "src", SNAPSHOT, ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
+    # A server that compiles itself at its start would keep some of the memory that this takes.
+    subprocess.run([BIN / "python", "-m", "compileall", "-q", SNAPSHOT], check=True, timeout=120)
 
 
 def _raise_descriptor_limit() -> None:

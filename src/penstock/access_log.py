@@ -73,7 +73,7 @@ class Transaction:
     environ: Mapping[str, Any] | None = None
     """The environ, where the request reached an application."""
     reason: str = ""
-    """Why the server answered by itself or cut the response: ``"408 head deadline"``."""
+    """Why the server answered by itself or cut the response, in a short sentence."""
 
 
 def escape(value: str) -> str:

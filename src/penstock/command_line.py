@@ -62,7 +62,11 @@ _GUNICORN_FLAGS: dict[tuple[str, ...], str] = {
     ("--enable-backlog-metric",): "this version counts nothing",
     ("--control-socket", "--control-socket-mode"): "there is no control socket",
     ("--no-control-socket",): "there is no control socket, and nothing to switch off",
-    ("--paste", "--paste-global"): "name a factory that loads the file: module:factory('file.ini')",
+    (
+        "--paste",
+        "--paster",
+        "--paste-global",
+    ): "name a factory that loads the file: module:factory('file.ini')",
     ("--protocol", "--uwsgi-allow-from", "--root-path"): _ONLY_WSGI,
     ("--asgi-loop", "--asgi-lifespan", "--asgi-disconnect-grace-period"): _ONLY_WSGI,
     ("--websocket-max-message-size",): _ONLY_WSGI,

@@ -171,6 +171,9 @@ class Worker:
 STOP_GRACEFULLY = frozenset({signal.SIGTERM, signal.SIGHUP})
 STOP_AT_ONCE = frozenset({signal.SIGINT, signal.SIGQUIT})
 REOPEN_LOGS = signal.SIGUSR1
+WITHOUT_MEANING = frozenset({signal.SIGUSR2, signal.SIGTTIN, signal.SIGTTOU})
+"""What gunicorn's users send to a server with several processes. By default the first would end
+this one, and the next two would suspend it."""
 
 
 _workers: weakref.WeakSet[Worker] = weakref.WeakSet()
@@ -201,7 +204,7 @@ class _Signals:
     The handlers only enqueue; the byte that Python writes to the wake-up descriptor ends the wait.
     """
 
-    HANDLED = (*STOP_GRACEFULLY, *STOP_AT_ONCE, REOPEN_LOGS)
+    HANDLED = (*STOP_GRACEFULLY, *STOP_AT_ONCE, REOPEN_LOGS, *WITHOUT_MEANING)
     installed = False
 
     def __init__(self) -> None:
@@ -211,7 +214,9 @@ class _Signals:
         self._writer.setblocking(False)
         signal.set_wakeup_fd(self._writer.fileno(), warn_on_full_buffer=False)
         for number in self.HANDLED:
-            signal.signal(number, self._enqueue)
+            # One that was ignored when the process began stays so: that is what nohup does.
+            if signal.getsignal(number) != signal.SIG_IGN:
+                signal.signal(number, self._enqueue)
         _Signals.installed = True
 
     def _enqueue(self, number: int, _frame: object) -> None:
@@ -260,14 +265,25 @@ def serve_until_stopped(
         count,
         "thread" if count == 1 else "threads",
     )
-    while (received := signals.wait()) == REOPEN_LOGS:
-        worker.reopen_logs()
+    received = None
+    while received is None:
+        received = told_to_stop(worker, signals.wait())
     return shut_down(worker, graceful=received in STOP_GRACEFULLY, interrupted=signals.wait)
 
 
-def shut_down(
-    worker: Worker, *, graceful: bool, interrupted: Callable[[float], int | None]
-) -> int:
+def told_to_stop(worker: Worker, received: int | None) -> int | None:
+    """Act on a signal that does not stop the server; return one that does."""
+    if received == REOPEN_LOGS:
+        worker.reopen_logs()
+        return None
+    if received in WITHOUT_MEANING:
+        name = signal.Signals(received).name
+        worker.logger.warning("%s has no meaning yet: there is one worker process", name)
+        return None
+    return received
+
+
+def shut_down(worker: Worker, *, graceful: bool, interrupted: Callable[[float], int | None]) -> int:
     """End a worker; return the exit status. ``interrupted`` waits for another signal."""
     logger, limit = worker.logger, worker.settings.graceful_timeout
     drained = False
@@ -281,10 +297,9 @@ def shut_down(
         deadline = time.monotonic() + limit - min(LEAVE_SECONDS, limit / 4)
         while not (drained := worker.join(0)) and time.monotonic() < deadline:
             received = interrupted(min(0.05, max(0.0, deadline - time.monotonic())))
-            if received == REOPEN_LOGS:
-                worker.reopen_logs()
-            elif received is not None:
+            if told_to_stop(worker, received) is not None:
                 logger.info("stopping at once: a second signal")
+                graceful = False
                 break
     # 3. Cut off what is left.
     if not drained:

@@ -9,7 +9,8 @@ class ProtocolError(Exception):
     ``status`` is the HTTP status to answer with, after which the connection must be closed.
     ``reason`` is a short sentence for the client and for the log; it never holds a byte that
     the client sent. ``rule`` names the section of the standard, and ``setting`` the option
-    that moves the limit, where it is one.
+    that moves the limit, where it is one. ``request_line`` is for logs: what the client asked
+    for, where that much of it had arrived, unchecked, and decoded as latin-1.
     """
 
     def __init__(self, status: int, reason: str, rule: str = "", setting: str = "") -> None:
@@ -18,6 +19,7 @@ class ProtocolError(Exception):
         self.reason = reason
         self.rule = rule
         self.setting = setting
+        self.request_line = ""
 
     def __str__(self) -> str:
         """Return the reason, and in brackets the rule or the setting behind it."""

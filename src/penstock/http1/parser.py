@@ -90,6 +90,11 @@ class RequestParser:
         return len(self._buffer.data) - self._buffer.start
 
     @property
+    def request_line(self) -> str:
+        """The request line of a head of which only a part is there; ``""`` before its end."""
+        return self._lines[0] if self._lines else ""
+
+    @property
     def body_remaining(self) -> int | None:
         """Bytes of the body that are still to be received; None where that is not known."""
         if self.state is DONE:
@@ -125,6 +130,7 @@ class RequestParser:
                 return self._next_of_head()
         except ProtocolError as error:
             self._error = error
+            error.request_line = error.request_line or self.request_line
             self._buffer.clear()
             self._lines.clear()
             self._move_to(FAILED)
@@ -194,7 +200,11 @@ class RequestParser:
         if controls != 2 * fields or fields > self._limits.fields or not lines[0]:
             return None
         buffer.consume_to(end + 4)
-        request = parse_request(lines, self._limits.body)
+        try:
+            request = parse_request(lines, self._limits.body)
+        except ProtocolError as error:
+            error.request_line = lines[0]
+            raise
         if len(section) <= REMEMBERED_SECTION:
             self._last_section, self._last_request = bytes(section), request
         return request

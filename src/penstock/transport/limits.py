@@ -51,6 +51,10 @@ class Limits:
         """Return how many seconds a body may have taken by the time ``received`` bytes are here."""
         return self.body_timeout + received / self.body_min_rate
 
+    def least_progress(self) -> float:
+        """Return how many bytes a client has to take within ``write_timeout`` not to be stalled."""
+        return self.body_min_rate * self.write_timeout
+
     def sweep_interval(self) -> float:
         """Return how often deadlines are looked at: fine enough for the shortest of them.
 

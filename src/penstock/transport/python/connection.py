@@ -12,7 +12,6 @@ import errno
 import io
 import math
 import socket
-import struct
 import time
 from enum import Enum
 from selectors import EVENT_READ, EVENT_WRITE
@@ -31,7 +30,7 @@ from penstock.http1 import (
 )
 from penstock.transport.limits import LINGER_BYTES, LINGER_IDLE_SECONDS, LINGER_SECONDS
 from penstock.transport.python.exchange import PythonExchange
-from penstock.transport.python.output import Output
+from penstock.transport.python.output import Output, reset_on_close
 from penstock.transport.python.spool import BodySpool
 from penstock.wsgi.environ import build_environ
 
@@ -46,8 +45,6 @@ PROCEED = 0
 """In place of an event mask: go on with what is buffered already."""
 
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
-
-_RESET_ON_CLOSE = struct.pack("ii", 1, 0)
 
 
 class Phase(Enum):
@@ -69,6 +66,7 @@ class Connection:
     """One accepted socket. See the module's text for who may touch it when."""
 
     __slots__ = (
+        "awaiting_room",
         "base_environ",
         "broken",
         "close_after",
@@ -121,6 +119,7 @@ class Connection:
         self.exchange: PythonExchange | None = None  # finished, and still being flushed
         self.output: Output | None = None
         self.progress = 0  # what the client had acknowledged when the deadline was set
+        self.awaiting_room = False  # the thread that answers waits until there is less output
         self.discarding = False  # the body in progress is one that nobody wants any more
         self.close_after = False  # the response in progress is the connection's last
         self.broken = False  # the response ended early, and only a reset can show it
@@ -159,6 +158,8 @@ class Connection:
 
     def watch_output(self) -> None:
         """Drain the output from the loop while the application makes the next block."""
+        if self.watched & EVENT_WRITE:
+            return  # the deadline stands: an application that trickles does not put it off
         if self.phase is HANDED_OUT and self.output is not None and self.output.size:
             self.await_output(self.watched | EVENT_WRITE)
 
@@ -195,10 +196,7 @@ class Connection:
 
     def reset(self) -> None:
         """Close with a reset, which no client can take for a response's proper end."""
-        try:
-            self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
-        except OSError:
-            pass  # gone already
+        reset_on_close(self.socket)
         self.close()
 
     def idle(self) -> bool:
@@ -426,7 +424,7 @@ class Connection:
                 loop.limits.drain_linger if loop.draining else loop.limits.keep_alive
             )
         if self.parser.buffered or self.discarding:
-            loop.batch.append((self, PROCEED))  # behind the others, to be fair to them
+            loop.unpolled.append(self)
         if self.watched != EVENT_READ:
             loop.watch(self, EVENT_READ)
 
@@ -488,13 +486,13 @@ class Connection:
         if self.discarding or self.stage is IDLE:
             self.close()  # RFC 9112, section 9.5: an idle connection is closed without a word
         elif self.stage is HEAD:
-            self.refuse(
-                ProtocolError(
-                    408,
-                    f"The request's head did not arrive within {limits.header_timeout:g} s",
-                    setting="header_timeout",
-                )
+            error = ProtocolError(
+                408,
+                f"The request's head did not arrive within {limits.header_timeout:g} s",
+                setting="header_timeout",
             )
+            error.request_line = self.parser.request_line
+            self.refuse(error)
         else:
             self.refuse(
                 ProtocolError(
@@ -507,7 +505,8 @@ class Connection:
 
     def _expire_writing(self) -> None:
         assert self.output is not None
-        if self.is_taking_output():
+        # A thread that waits for room keeps the deadline itself.
+        if self.awaiting_room or self._is_taking_output():
             self.deadline = self.loop.now + self.loop.limits.write_timeout
             return
         if self.phase is FLUSHING:
@@ -519,13 +518,11 @@ class Connection:
             self.deadline = math.inf
             self.loop.watch(self, 0)
 
-    def is_taking_output(self) -> bool:
+    def _is_taking_output(self) -> bool:
         """Tell whether the client took a fair amount since the last time that this was asked."""
         assert self.output is not None
-        limits = self.loop.limits
-        acknowledged = self.output.acknowledged()
-        before, self.progress = self.progress, acknowledged
-        return acknowledged - before >= limits.body_min_rate * limits.write_timeout
+        before, self.progress = self.progress, self.output.acknowledged()
+        return self.progress - before >= self.loop.limits.least_progress()
 
 
 def _answer_options(exchange: PythonExchange) -> None:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import select
-import socket
 import time
 from collections.abc import Sequence
 from selectors import EVENT_READ
@@ -282,9 +280,7 @@ class PythonExchange:
         connection.close_after = True
         # A body that ends with the connection would look complete; so would a connection that
         # closes in good order before any response, to a client that retries.
-        connection.broken = (
-            connection.gone or not self.head_sent or self._framing is CLOSE
-        )
+        connection.broken = connection.gone or not self.head_sent or self._framing is CLOSE
         self._end("response cut off")
 
     def close_after_response(self) -> None:
@@ -423,25 +419,36 @@ class PythonExchange:
             self._wait_for_room(output, loop.out_buffer)
         if output.size:
             # The block has to be on its way before the application is asked for the next one.
-            loop.post(self._connection.watch_output, urgent=True)
+            loop.post(self._connection.watch_output)
+            loop.hurry()
 
     def _wait_for_room(self, output: Output, mark: int) -> None:
         connection = self._connection
-        limit = connection.loop.limits.write_timeout
+        connection.awaiting_room = True
+        try:
+            self._wait_until_below(output, mark)
+        finally:
+            connection.awaiting_room = False
+
+    def _wait_until_below(self, output: Output, mark: int) -> None:
+        connection = self._connection
+        limits = connection.loop.limits
         poller = select.poll()
         poller.register(connection.socket, select.POLLOUT)
-        connection.progress = output.acknowledged()
-        deadline = time.monotonic() + limit
+        before = output.acknowledged()
+        deadline = time.monotonic() + limits.write_timeout
         while output.size > mark:
             remaining = deadline - time.monotonic()
-            if remaining <= 0:
-                if not connection.is_taking_output():
-                    connection.gone = True
-                    raise ClientDisconnected("the client stalled past the write deadline")
-                deadline = time.monotonic() + limit
+            if remaining > 0:
+                poller.poll(remaining * 1000)
+                self._flush(output)
                 continue
-            poller.poll(remaining * 1000)
-            self._flush(output)
+            taken = output.acknowledged()
+            if taken - before < limits.least_progress():
+                connection.gone = True
+                raise ClientDisconnected("the client stalled past the write deadline")
+            before = taken
+            deadline = time.monotonic() + limits.write_timeout
 
     def _disconnected(self, error: OSError) -> ClientDisconnected:
         if is_disconnect(error):
@@ -465,15 +472,17 @@ class PythonExchange:
                 connection.exchange = self  # logged when it is known what became of it
             else:
                 loop.log_exchange(self, reason)
+        loop.post(connection.resume)
         # The leader need not hurry where the client's next request is what wakes it up anyway.
-        loop.post(
-            connection.resume,
-            urgent=connection.close_after
+        # Looked at only now: it may just have stopped to watch for that request.
+        if (
+            connection.close_after
             or connection.watched != EVENT_READ
             or connection.parser.buffered > 0
             or unsent
-            or loop.draining,
-        )
+            or loop.draining
+        ):
+            loop.hurry()
 
     def log(self, reason: str) -> None:
         """Write the access log's line."""
@@ -500,9 +509,3 @@ class PythonExchange:
     def connection(self) -> Connection:
         """The connection that the request came on."""
         return self._connection
-
-
-def shut_down_socket(sock: socket.socket) -> None:
-    """End a socket's traffic under the thread that uses it: its next call fails at once."""
-    with contextlib.suppress(OSError):
-        sock.shutdown(socket.SHUT_RDWR)

@@ -21,8 +21,9 @@ from penstock.access_log import Transaction
 from penstock.http1 import ProtocolError
 from penstock.transport.dates import ServerFields
 from penstock.transport.limits import Limits
-from penstock.transport.python.connection import Connection, Phase
-from penstock.transport.python.exchange import PythonExchange, shut_down_socket
+from penstock.transport.python.connection import PROCEED, Connection, Phase
+from penstock.transport.python.exchange import PythonExchange
+from penstock.transport.python.output import cut_off
 from penstock.transport.python.tap import Tap
 from penstock.transport.python.waker import Waker
 
@@ -34,6 +35,9 @@ if TYPE_CHECKING:
 
 SLOW_CALL_SECONDS = 0.001
 """A call of the application from which on it counts as slow (see `crew`)."""
+
+MAX_BACKLOG = 65535
+"""The most connections that a listen queue can hold."""
 
 REAP_IDLE_SECONDS = 1.0
 """At the cap on connections, one that has been idle for so long makes room for a new one."""
@@ -77,6 +81,9 @@ class Loop:
 
         self.selector = selectors.DefaultSelector()
         self.batch: deque[tuple[Handler, int]] = deque()  # polled, and not yet handled
+        # With more input buffered already. Each takes its turn with what the next poll brings: a
+        # client that pipelines keeps nobody waiting.
+        self.unpolled: deque[Handler] = deque()
         self.connections: set[Connection] = set()
         self.acceptors: list[Acceptor] = []
         self.now = time.monotonic()
@@ -99,12 +106,15 @@ class Loop:
 
     # -- for any thread -----------------------------------------------------------------------
 
-    def post(self, action: Callable[[], None], *, urgent: bool) -> None:
-        """Have the leader run ``action``: at once if ``urgent``, else by the next event."""
+    def post(self, action: Callable[[], None]) -> None:
+        """Have the leader run ``action`` by the next event; `hurry` brings that about."""
         self._inbox.append(action)
-        # Appended first, looked at second; the leader sets the flag first and looks at the
+
+    def hurry(self) -> None:
+        """Have the leader look at what was posted now."""
+        # Posted first, looked at second; the leader sets the flag first and looks at the
         # inbox second. One of the two sees the other.
-        if urgent and self._polling:
+        if self._polling:
             self._waker.wake()
 
     def wake(self) -> None:
@@ -146,12 +156,14 @@ class Loop:
 
     def _poll(self) -> None:
         self._polling = True
-        timeout = 0.0 if self._inbox or self.batch else self._time_to_sweep()
+        timeout = 0.0 if self._inbox or self.unpolled else self._time_to_sweep()
         events = self.selector.select(timeout)
         self._polling = False
         self.now = self._polled_at = time.monotonic()
         for key, mask in events:
             self.batch.append((key.data, mask))
+        while self.unpolled:
+            self.batch.append((self.unpolled.popleft(), PROCEED))
 
     def _time_to_sweep(self) -> float | None:
         if not self.connections and not self.draining and all(a.watched for a in self.acceptors):
@@ -166,7 +178,8 @@ class Loop:
         if self.draining:
             if not self._drain_begun:
                 self._begin_drain()
-            elif not self.connections and not self.batch:
+                return False  # what was accepted just now is read before anything expires
+            if not self.connections:
                 self._tear_down()
                 return True
         # Measured against the last poll, not against now: what had arrived by then has been
@@ -224,7 +237,8 @@ class Loop:
 
     def has_room(self) -> bool:
         """Tell whether another connection may be accepted."""
-        return len(self.connections) < self.limits.max_connections
+        # At the end, even beyond the cap: who is left in the queue of a listener is reset.
+        return self._drain_begun or len(self.connections) < self.limits.max_connections
 
     def make_room(self) -> bool:
         """Tell whether another connection may be accepted, closing idle ones if need be.
@@ -249,14 +263,14 @@ class Loop:
         for acceptor in self.acceptors:
             acceptor.stop()
             # What waits in the queue was accepted by the kernel: it is served, not reset.
-            acceptor.accept(self.limits.max_connections)
+            acceptor.accept(MAX_BACKLOG)
             acceptor.stop()
             acceptor.listener.close()
         until = self.now + self.limits.drain_linger
         for connection in self.connections:
             if connection.idle():
                 connection.deadline = min(connection.deadline, until)
-        self._next_sweep = min(self._next_sweep, until)
+        self._next_sweep = self.now
         self._sweep_interval = min(self._sweep_interval, 0.05)
 
     def _tear_down(self) -> None:
@@ -265,12 +279,12 @@ class Loop:
         self.drained = True
         for connection in list(self.connections):
             if connection.phase is Phase.HANDED_OUT:
-                # Its thread still uses the socket: closed under it, the descriptor could
-                # become another connection's.
                 self.watch(connection, 0)
-                shut_down_socket(connection.socket)
+                cut_off(connection.socket)
+            elif connection.phase is Phase.FLUSHING:
+                connection.settle("response cut off: the server stopped")
+                connection.reset()
             else:
-                connection.settle("cut off: the server stopped")
                 connection.close()
         for acceptor in self.acceptors:
             acceptor.stop()
@@ -340,16 +354,18 @@ class Loop:
         if self.access_log is None:
             return
         request = connection.request
+        line = error.request_line
+        if request is not None:
+            line = f"{request.method} {request.target} {request.version}"
+        method, target, version = line.split(" ") if line.count(" ") == 2 else ("-", "-", "-")
         self.access_log.log(
             Transaction(
                 client_addr=connection.remote_addr,
                 client_port=connection.remote_port,
-                method=request.method if request else "-",
-                target=request.target if request else "-",
-                version=request.version if request else "-",
-                request_line=(
-                    f"{request.method} {request.target} {request.version}" if request else "-"
-                ),
+                method=method,
+                target=target,
+                version=version,
+                request_line=line or "-",
                 status=error.status,
                 bytes_in=0,
                 bytes_out=0,
@@ -370,7 +386,9 @@ class Loop:
             "connections": len(phases),
             "connections_accepted": self.accepted,
             "requests": self.requests,
-            "requests_in_progress": sum(phase is Phase.HANDED_OUT for phase in phases),
+            "requests_in_progress": sum(
+                phase in (Phase.HANDED_OUT, Phase.FLUSHING) for phase in phases
+            ),
             "requests_refused": self.refused,
             "draining": self.draining,
             "slow_share": round(self.slow_share, 3),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import socket
@@ -159,6 +160,26 @@ def unacknowledged(sock: socket.socket) -> int:
     except (OSError, ValueError):
         return 0
     return int(struct.unpack("i", answer)[0])
+
+
+_RESET_ON_CLOSE = struct.pack("ii", 1, 0)  # struct linger: on, and for 0 seconds
+
+
+def reset_on_close(sock: socket.socket) -> None:
+    """Have the kernel end a connection with a reset, which no client takes for a proper end."""
+    with contextlib.suppress(OSError):  # gone already
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
+
+
+def cut_off(sock: socket.socket) -> None:
+    """Reset a connection under the thread that uses it: its next call on the socket fails.
+
+    The descriptor stays taken, by a socket that was never connected: closed, its number could
+    become another connection's, and the thread would write to that.
+    """
+    reset_on_close(sock)
+    with contextlib.suppress(OSError), socket.socket() as unconnected:
+        os.dup2(unconnected.fileno(), sock.fileno(), inheritable=False)
 
 
 def is_disconnect(error: OSError) -> bool:
