@@ -5,12 +5,16 @@ Every server serves this same module, so that what differs is the server alone.
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from wsgiref.types import StartResponse, WSGIEnvironment
+
+# Under load, waitress logs a warning for many a request; no server is to be measured logging.
+logging.getLogger("waitress.queue").setLevel(logging.ERROR)
 
 GREETING = b"Hello, world!\n"
 GREETING_HEADERS = [("Content-Type", "text/plain"), ("Content-Length", str(len(GREETING)))]

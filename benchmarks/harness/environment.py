@@ -56,7 +56,6 @@ def prepare() -> None:
 @contextmanager
 def sole_run() -> Iterator[None]:
     """Hold the machine, as far as other runs of the benchmarks in this checkout are concerned."""
-    LOCK.parent.mkdir(exist_ok=True)
     with LOCK.open("w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -117,7 +116,9 @@ def machine() -> str:
 def _take_snapshot() -> None:
     """Copy Penstock as it is now: an edit during the run must not change what is measured."""
     shutil.rmtree(SNAPSHOT, ignore_errors=True)
-    shutil.copytree(ROOT / "src", SNAPSHOT, ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
+    shutil.copytree(
+        ROOT / "src", SNAPSHOT, ignore=shutil.ignore_patterns("__pycache__", "*.egg-info")
+    )
     # A server that compiles itself at its start would keep some of the memory that this takes.
     subprocess.run([BIN / "python", "-m", "compileall", "-q", SNAPSHOT], check=True, timeout=120)
 
