@@ -231,7 +231,7 @@ class Loop:
         """Let go of a connection that is about to be closed."""
         self.watch(connection, 0)
         self.connections.discard(connection)
-        if not self.draining:
+        if not self.draining and not self.closed:
             for acceptor in self.acceptors:
                 acceptor.resume()  # whoever waits for the room need not wait for the next sweep
 

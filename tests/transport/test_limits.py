@@ -1,0 +1,143 @@
+"""What a request may cost, and what a connection may: the answers beyond each limit."""
+
+from __future__ import annotations
+
+import select
+
+import pytest
+
+import penstock
+from support import applications
+from support.serving import Gate, Recorder, connect, eventually, get, post
+from support.wire import Client, chunked
+
+pytestmark = pytest.mark.parametrize("threads", [1, 4])
+
+SMALL = {
+    "limit_request_line": 100,
+    "limit_request_fields": 3,
+    "limit_request_field_size": 80,
+    "limit_request_head": 256,
+    "max_body": 1000,
+}
+
+
+def chunked_post(body: bytes) -> bytes:
+    return b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n" + body
+
+
+@pytest.mark.parametrize(
+    ("data", "status"),
+    [
+        pytest.param(get("/" + "x" * 86), 200, id="request line of 100"),
+        pytest.param(get("/" + "x" * 87), 414, id="request line of 101"),
+        pytest.param(get("/", "a: 1", "b: 2"), 200, id="3 fields"),
+        pytest.param(get("/", "a: 1", "b: 2", "c: 3"), 431, id="4 fields"),
+        pytest.param(get("/", "a: " + "x" * 77), 200, id="field of 80"),
+        pytest.param(get("/", "a: " + "x" * 78), 431, id="field of 81"),
+        pytest.param(get("/" + "x" * 80, "a: " + "x" * 77, "b: " + "x" * 77), 431, id="head"),
+        pytest.param(post(b"x" * 1000), 200, id="body of 1000"),
+        pytest.param(post(b"", length=1001), 413, id="body of 1001"),
+        pytest.param(chunked_post(chunked(b"x" * 500, b"x" * 500)), 200, id="chunks of 1000"),
+        pytest.param(chunked_post(chunked(b"x" * 500, b"x" * 501)), 413, id="chunks of 1001"),
+    ],
+)
+def test_rfc9110_15_5_a_limit_holds_to_the_byte(
+    transport: str, threads: int, data: bytes, status: int
+) -> None:
+    recorder = Recorder()
+    with penstock.running(recorder, transport=transport, threads=threads, **SMALL) as server:
+        with connect(server) as client:
+            client.send(data)
+            response = client.read_response()
+            assert response.status == status
+            if status != 200:
+                assert response.header("Connection") == "close"
+                assert client.read_to_end() == b""
+    assert len(recorder.targets) == (status == 200)
+
+
+@pytest.mark.parametrize("status", [413, 414, 431])
+def test_rfc9112_9_6_a_client_that_sends_on_can_still_read_why_it_was_refused(
+    transport: str, threads: int, status: int
+) -> None:
+    data = {
+        413: post(b"x" * 5_000_000),
+        414: get("/" + "x" * 5_000_000),
+        431: get("/", "a: " + "x" * 5_000_000),
+    }[status]
+    with penstock.running(
+        applications.hello, transport=transport, threads=threads, max_body=1000
+    ) as server:
+        with connect(server) as client:
+            client.send(data)  # all of it is taken, so that no reset overtakes the answer
+            assert client.read_response().status == status
+            assert client.read_to_end() == b""
+
+
+def is_answered(client: Client, seconds: float) -> bool:
+    return bool(select.select([client.socket], [], [], seconds)[0])
+
+
+def test_at_max_connections_accepting_pauses_until_one_closes(transport: str, threads: int) -> None:
+    settings = {"transport": transport, "threads": threads, "max_connections": 3}
+    with penstock.running(applications.hello, **settings) as server:
+        busy = [connect(server) for _ in range(3)]
+        for client in busy:
+            client.send(b"GET / HTTP/1.1\r\n")
+        eventually(lambda: server.snapshot()["connections"] == 3)
+        with connect(server) as waiting:
+            waiting.send(get())
+            assert not is_answered(waiting, 0.3)
+            assert server.snapshot()["connections"] == 3
+            busy.pop().close()
+            assert waiting.read_response().status == 200
+        for client in busy:
+            client.send(b"Host: a\r\n\r\n")
+            assert client.read_response().status == 200
+            client.close()
+
+
+def test_at_max_connections_short_lived_ones_follow_each_other_at_once(
+    transport: str, threads: int
+) -> None:
+    settings = {"transport": transport, "threads": threads, "max_connections": 2}
+    with penstock.running(applications.hello, **settings) as server:
+        clients = [connect(server) for _ in range(50)]
+        for client in clients:
+            client.send(get("/", "Connection: close"))
+        # With a wait for the next sweep between them this would take half a minute.
+        for client in clients:
+            assert client.read_response().status == 200
+            client.close()
+
+
+def test_at_max_connections_the_longest_idle_one_makes_room(transport: str, threads: int) -> None:
+    settings = {"transport": transport, "threads": threads, "max_connections": 3}
+    with penstock.running(applications.hello, **settings) as server:
+        idle = [connect(server) for _ in range(3)]
+        eventually(lambda: server.snapshot()["connections"] == 3)
+        with connect(server) as newcomer:  # before any of them has been idle for long
+            newcomer.send(get())
+            assert newcomer.read_response().status == 200
+        assert any(is_answered(client, 0) for client in idle)
+        for client in idle:
+            client.close()
+
+
+def test_a_request_in_progress_never_makes_room(transport: str, threads: int) -> None:
+    gate = Gate()
+    settings = {"transport": transport, "threads": threads, "max_connections": 2}
+    with penstock.running(gate, **settings) as server:
+        with connect(server) as working, connect(server) as reading, connect(server) as waiting:
+            working.send(get("/wait"))
+            reading.send(post(b"x", length=2))
+            waiting.send(get("/waiting"))
+            eventually(lambda: gate.inside)
+            assert not is_answered(waiting, 1.5)
+            gate.open()
+            reading.send(b"y")
+            assert working.read_response().status == 200
+            assert reading.read_response().status == 200
+            # These two are idle now, and the one that waits comes in.
+            assert waiting.read_response().body == b"/waiting"

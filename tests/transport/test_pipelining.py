@@ -1,0 +1,74 @@
+"""Requests that come before the answer to the last one: in order, bounded, and fair to others."""
+
+from __future__ import annotations
+
+import pytest
+
+import penstock
+from support.serving import Gate, connect, eventually, get, post
+
+pytestmark = pytest.mark.parametrize("threads", [1, 4])
+
+
+def test_rfc9112_9_3_2_a_thousand_requests_are_answered_in_order(
+    transport: str, threads: int
+) -> None:
+    gate = Gate()
+    with penstock.running(gate, transport=transport, threads=threads) as server:
+        with connect(server) as client:
+            client.send(b"".join(get(f"/{number}") for number in range(1000)))
+            for number in range(1000):
+                assert client.read_response().body == b"/%d" % number
+    assert gate.seen == [f"/{number}" for number in range(1000)]
+    assert gate.most == 1  # one connection is served one request at a time
+
+
+def test_rfc9112_9_3_2_bodies_and_heads_that_come_in_odd_pieces(
+    transport: str, threads: int
+) -> None:
+    data = b"".join(post(b"x" * number, target=f"/{number}") for number in range(300))
+    with penstock.running(Gate(), transport=transport, threads=threads) as server:
+        with connect(server) as client:
+            for start in range(0, len(data), 777):
+                client.send(data[start : start + 777])
+            for number in range(300):
+                assert client.read_response().body == b"/%d" % number
+
+
+def test_a_client_that_pipelines_does_not_keep_others_waiting(transport: str, threads: int) -> None:
+    gate = Gate()
+    with penstock.running(gate, transport=transport, threads=threads) as server:
+        with connect(server) as greedy, connect(server) as modest:
+            greedy.send(get("/wait") + get("/greedy") * 2000)
+            eventually(lambda: gate.inside == 1)
+            modest.send(get("/modest"))
+            gate.open()
+            assert modest.read_response().body == b"/modest"
+            for _ in range(2001):
+                greedy.read_response()
+    assert gate.seen.index("/modest") < 200
+
+
+def test_answers_that_are_not_read_stop_a_pipelining_client_not_the_server(
+    transport: str, threads: int
+) -> None:
+    calls = 2000
+    body = b"x" * 50_000
+    seen = []
+
+    def application(environ: object, start_response: object) -> list[bytes]:
+        seen.append(1)
+        start_response("200 OK", [])  # type: ignore[operator]
+        return [body]
+
+    with penstock.running(application, transport=transport, threads=threads) as server:
+        with connect(server, receive_buffer=4096) as greedy:
+            greedy.send(get() * calls)
+            eventually(lambda: len(seen) > 10)
+            with connect(server) as other:
+                for _ in range(20):
+                    assert other.request("GET", "/").status == 200
+            # 100 MB of answers were asked for, and a few can be under way.
+            assert len(seen) < calls / 2
+            for _ in range(calls):
+                assert len(greedy.read_response().body) == len(body)
