@@ -168,7 +168,7 @@ def _text(
     versions = environment.versions([peer for peer in PEERS if peer in measured])
     parts = [
         f"{', '.join(versions)}. {environment.machine()}. Rounds: {plan.rounds}, of "
-        f"{plan.seconds} s; {time.strftime('%Y-%m-%d', time.gmtime())}.\n"
+        f"{plan.seconds} s, a disturbed run taken again up to {plan.retries} times; {time.strftime('%Y-%m-%d', time.gmtime())}.\n"
     ]
     if runs := [run for of_one in samples.values() for each in of_one.values() for run in each]:
         parts.append(report.disturbance(runs))
