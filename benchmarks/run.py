@@ -166,10 +166,10 @@ def _text(
     measured = {candidate.peer for of_one in samples.values() for candidate in of_one}
     measured |= {footprint.CANDIDATE.peer} if figures else set()
     versions = environment.versions([peer for peer in PEERS if peer in measured])
-    parts = [
-        f"{', '.join(versions)}. {environment.machine()}. Rounds: {plan.rounds}, of "
-        f"{plan.seconds} s, a disturbed run taken again up to {plan.retries} times; {time.strftime('%Y-%m-%d', time.gmtime())}.\n"
-    ]
+    how = f"Rounds: {plan.rounds}, of {plan.seconds} s"
+    how += f", a disturbed run taken again up to {plan.retries} times"
+    date = time.strftime("%Y-%m-%d", time.gmtime())
+    parts = [f"{', '.join(versions)}. {environment.machine()}. {how}; {date}.\n"]
     if runs := [run for of_one in samples.values() for each in of_one.values() for run in each]:
         parts.append(report.disturbance(runs))
     parts += [report.section(scenario, samples[scenario.name]) for scenario in plan.scenarios]
