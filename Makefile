@@ -58,7 +58,7 @@ format:
 
 docs:
 	@$(SYNC) serve $(EXAMPLES)
-	"$(BIN)/python" -m penstock.settings >docs/settings.md.new
+	"$(BIN)/python" -m penstock.settings_page >docs/settings.md.new
 	mv docs/settings.md.new docs/settings.md
 
 # As a user installs it: nothing of the checkout is on the path, nothing of the tools is there.

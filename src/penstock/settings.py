@@ -2,7 +2,7 @@
 
 What is given first here wins: a flag, ``PENSTOCK_*`` in the environment, a file, a variable that
 platforms set (``PORT``, ``WEB_CONCURRENCY``, ``SCRIPT_NAME``), the default. Sockets handed over by
-systemd replace ``bind``. ``python -m penstock.settings`` prints the reference page.
+systemd replace ``bind``. `penstock.settings_page` prints the reference page.
 """
 
 from __future__ import annotations
@@ -477,9 +477,3 @@ def _check_possible(settings: Settings) -> None:
     for address in settings.bind:
         if settings.bind.count(address) > 1 and not address.endswith(":0"):
             raise SettingsError(f"{shown('bind')} has {address} twice")
-
-
-if __name__ == "__main__":
-    from penstock.settings_page import settings_page
-
-    print(settings_page(), end="")

@@ -11,7 +11,7 @@ _INTRODUCTION = """\
 # Settings
 
 This page is made from the declarations in `src/penstock/settings.py` by
-`python -m penstock.settings`; change them, and not this page.
+`python -m penstock.settings_page`; change them, and not this page.
 
 A setting can be given in several places. The first of these wins:
 
@@ -79,3 +79,7 @@ def _remark(option: Option) -> str:
 
 def _platform(option: Option) -> str:
     return f", or `{option.platform_variable}`" if option.platform_variable else ""
+
+
+if __name__ == "__main__":
+    print(settings_page(), end="")
