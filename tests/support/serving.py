@@ -44,6 +44,17 @@ def descriptors() -> int:
     return len(os.listdir("/proc/self/fd"))
 
 
+def read_until(client: Client, end: bytes) -> bytes:
+    """Return what the server sends, up to the first receipt that ends so, framing and all."""
+    while not client.buffer.endswith(end):
+        data = client.socket.recv(65536)
+        assert data, f"the server closed after {bytes(client.buffer[-100:])!r}"
+        client.buffer += data
+    data = bytes(client.buffer)
+    client.buffer.clear()
+    return data
+
+
 def get(target: str = "/", *fields: str, version: str = "HTTP/1.1") -> bytes:
     """Return a GET with a Host field and ``fields``."""
     return "\r\n".join([f"GET {target} {version}", "Host: a", *fields, "", ""]).encode()

@@ -1,0 +1,85 @@
+"""More descriptors than select() knows, and fewer than there are clients."""
+
+from __future__ import annotations
+
+import json
+import resource
+import threading
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from support.server_process import ServerProcess
+from support.serving import eventually, get, post
+from support.wire import Client
+
+SUPPORT = Path(__file__).parents[1] / "support"
+
+MANY = 1100
+
+pytestmark = pytest.mark.parametrize("threads", ["1", "4"])
+
+
+@pytest.fixture
+def room_for_many() -> Iterator[None]:
+    """Let this process, which is the clients, have many descriptors."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    needed = MANY + 200
+    if hard != resource.RLIM_INFINITY and hard < needed:
+        pytest.skip(f"this system allows {hard} open files, and the test needs {needed}")
+    if soft != resource.RLIM_INFINITY:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, needed), hard))
+    yield
+    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def usage(client: Client) -> dict[str, Any]:
+    report: dict[str, Any] = json.loads(client.request("GET", "/").body)
+    return report
+
+
+@pytest.mark.parametrize("streamed", ["--stream-requests", "--no-stream-requests"])
+@pytest.mark.usefixtures("room_for_many")
+def test_more_than_1024_connections_are_served(transport: str, threads: str, streamed: str) -> None:
+    arguments = ("self_reporting:app", "--transport", transport, "--threads", threads, streamed)
+    with ServerProcess(*arguments, cwd=SUPPORT) as server, ExitStack() as stack:
+        clients = [stack.enter_context(Client(server.address)) for _ in range(MANY)]
+        for client in clients:
+            client.send(get())
+        for client in clients:
+            assert client.read_response().status == 200
+        assert usage(clients[0])["descriptors"] > 1024
+        for client in clients[-5:]:  # these have the highest descriptors
+            client.send(post(b"", "Expect: 100-continue", length=5))
+            assert client.read_response().status == 100
+            client.send(b"hello")
+            assert json.loads(client.read_response().body)["body"] == 5
+
+
+def test_EMFILE_on_accept_does_not_spin_and_passes(transport: str, threads: str) -> None:
+    limits = {"LIMIT_NOFILE": "64"}
+    arguments = ("self_reporting:app", "--transport", transport, "--threads", threads)
+    with ServerProcess(*arguments, cwd=SUPPORT, environ=limits) as server, ExitStack() as stack:
+        control = stack.enter_context(Client(server.address))
+        assert usage(control)["body"] == 0
+        crowd = [stack.enter_context(Client(server.address)) for _ in range(100)]
+        server.wait_for_line("cannot accept connections .*: Too many open files")
+        before = usage_of_process(server)
+        threading.Event().wait(1.5)
+        assert usage_of_process(server) - before < 0.3
+        for client in crowd[:10]:  # those that were accepted are served
+            assert client.request("HEAD", "/").status == 200
+        for client in crowd[:80]:
+            client.close()
+        for client in crowd[80:]:  # those that were not, now are
+            assert client.request("HEAD", "/").status == 200
+        eventually(lambda: usage(control)["descriptors"] < 60)
+
+
+def usage_of_process(server: ServerProcess) -> float:
+    """Return the seconds of processor time that the server has used so far."""
+    fields = Path(f"/proc/{server.process.pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / 100
