@@ -38,6 +38,9 @@ LEAVE_SECONDS = 1.0
 """How much of the graceful timeout is kept for what follows the drain: threads that return, the
 application's own threads and exit handlers."""
 
+PAUSE_AFTER_ERROR_SECONDS = 0.1
+"""How long a thread rests after an error of the server's own, lest it fills a log with it."""
+
 STOPPED = 0
 """Exit status: stopped as told, and nothing was cut off."""
 
@@ -126,15 +129,20 @@ class Worker:
 
     def _serve(self) -> None:
         """The loop of one thread."""
+        process = os.getpid()
         while True:
             try:
                 while (exchange := self.transport.next()) is not None:
                     self._gateway.handle(exchange)
-                return
+                break
             except BaseException:
                 # A defect of ours, or memory that ran out in the wrong place. The other
-                # connections must not pay for it: the thread goes on.
+                # connections must not pay for it: the thread goes on, but it does not spin.
                 self.logger.critical("internal error in a serving thread", exc_info=True)
+                threading.Event().wait(PAUSE_AFTER_ERROR_SECONDS)
+        if os.getpid() != process:
+            # A view forked, and the child came back here with the parent's view of the world.
+            os._exit(0)
 
     def drain(self) -> None:
         """Accept what waits in the listen queues, then no more; finish what is in progress."""

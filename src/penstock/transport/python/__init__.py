@@ -82,4 +82,5 @@ class PythonTransport:
 
     def abandon(self) -> None:
         """See `penstock.transport.Transport.abandon`."""
+        self._crew.abandon()
         self._loop.abandon()

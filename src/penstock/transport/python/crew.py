@@ -51,6 +51,7 @@ class Crew:
         self._parked: deque[threading.Lock] = deque()  # each held; releasing it wakes its thread
         self._handed_out = 0  # counts up; unchanged over a tick, the call has lasted it
         self._over = False
+        self._abandoned = False
         self._tender: threading.Thread | None = None
         self._tender_asleep = False
         self._tender_alarm = threading.Lock()
@@ -74,6 +75,8 @@ class Crew:
                     break
             self._hand_out(exchange)
             return exchange
+        if self._abandoned:
+            return None
         self._end()
         with self._leadership:
             self._loop.run()  # for what came back last, this thread's own exchange perhaps
@@ -204,3 +207,7 @@ class Crew:
             finally:
                 self._leadership.release()
             self._end()
+
+    def abandon(self) -> None:
+        """End it all in a forked child, without a lock: whoever held one is not there."""
+        self._over = self._abandoned = True
