@@ -188,6 +188,21 @@ _workers: weakref.WeakSet[Worker] = weakref.WeakSet()
 """The workers of this process, for the children that an application forks."""
 
 
+_mask_before = threading.local()
+
+
+def _hold_signals() -> None:
+    """Put signals off over a fork: one to the child must not find the server's handlers there."""
+    if _Signals.installed:
+        _mask_before.fork = signal.pthread_sigmask(signal.SIG_BLOCK, _Signals.HANDLED)
+
+
+def _let_signals_in() -> None:
+    mask = vars(_mask_before).pop("fork", None)
+    if mask is not None:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+
+
 def _forget_in_child() -> None:
     """Make a forked child of an application a process of its own.
 
@@ -201,9 +216,12 @@ def _forget_in_child() -> None:
         for number in _Signals.HANDLED:
             signal.signal(number, signal.SIG_DFL)
         signal.signal(signal.SIGINT, signal.default_int_handler)
+    _let_signals_in()
 
 
-os.register_at_fork(after_in_child=_forget_in_child)
+os.register_at_fork(
+    before=_hold_signals, after_in_parent=_let_signals_in, after_in_child=_forget_in_child
+)
 
 
 class _Signals:
