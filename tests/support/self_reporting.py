@@ -16,6 +16,9 @@ if limit := int(os.environ.get("LIMIT_FSIZE", "0")):
 
 def app(environ: WSGIEnvironment, start_response: StartResponse) -> list[bytes]:
     body = environ["wsgi.input"].read()
+    if environ["PATH_INFO"] == "/plain":
+        start_response("200 OK", [("Content-Type", "text/plain")])
+        return [b"plain"]
     used = resource.getrusage(resource.RUSAGE_SELF)
     report = {
         "body": len(body),

@@ -71,11 +71,14 @@ def test_EMFILE_on_accept_does_not_spin_and_passes(transport: str, threads: str)
         threading.Event().wait(1.5)
         assert usage_of_process(server) - before < 0.3
         for client in crowd[:10]:  # those that were accepted are served
-            assert client.request("HEAD", "/").status == 200
+            assert client.request("GET", "/plain").status == 200
+        # And whoever needs a file meanwhile is told of it, as at any other time.
+        assert control.request("GET", "/").status == 500
+        server.wait_for_line("OSError.*Too many open files")
         for client in crowd[:80]:
             client.close()
         for client in crowd[80:]:  # those that were not, now are
-            assert client.request("HEAD", "/").status == 200
+            assert client.request("GET", "/plain").status == 200
         eventually(lambda: usage(control)["descriptors"] < 60)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 from contextlib import suppress
 from http import HTTPStatus
 from typing import TYPE_CHECKING
@@ -22,6 +23,9 @@ if TYPE_CHECKING:
 JOIN_LIMIT = 64 * 1024
 """Bytes up to which the blocks of a list leave as one: to copy them is cheaper than to send each
 by itself, and this is about what a socket buffer takes at once."""
+
+# Looked up now, because that loads a module: when it is needed, files may have run out.
+_ESCAPE = codecs.getencoder("unicode_escape")
 
 _CAUSES = 8
 """How many explicit causes of an exception are looked at: frameworks wrap once or twice."""
@@ -224,4 +228,5 @@ def _describe(exchange: Exchange) -> str:
     """Name a request in a log line: what the client sent is escaped, so it forges no line."""
     environ = exchange.environ
     line = f"{environ.get('REQUEST_METHOD')} {environ.get('RAW_URI')}"
-    return f"{line.encode('unicode_escape').decode('ascii')} (request {exchange.request_id})"
+    escaped, _ = _ESCAPE(line)
+    return f"{escaped.decode('ascii')} (request {exchange.request_id})"
