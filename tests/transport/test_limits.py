@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import select
+import threading
 
 import pytest
 
@@ -11,7 +12,7 @@ from support import applications
 from support.serving import Gate, Recorder, connect, eventually, get, post
 from support.wire import Client, chunked
 
-pytestmark = pytest.mark.parametrize("threads", [1, 4])
+both = pytest.mark.parametrize("threads", [1, 4])
 
 SMALL = {
     "limit_request_line": 100,
@@ -26,6 +27,7 @@ def chunked_post(body: bytes) -> bytes:
     return b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n" + body
 
 
+@both
 @pytest.mark.parametrize(
     ("data", "status"),
     [
@@ -57,6 +59,7 @@ def test_rfc9110_15_5_a_limit_holds_to_the_byte(
     assert len(recorder.targets) == (status == 200)
 
 
+@both
 @pytest.mark.parametrize("status", [413, 414, 431])
 def test_rfc9112_9_6_a_client_that_sends_on_can_still_read_why_it_was_refused(
     transport: str, threads: int, status: int
@@ -79,6 +82,7 @@ def is_answered(client: Client, seconds: float) -> bool:
     return bool(select.select([client.socket], [], [], seconds)[0])
 
 
+@both
 def test_at_max_connections_accepting_pauses_until_one_closes(transport: str, threads: int) -> None:
     settings = {"transport": transport, "threads": threads, "max_connections": 3}
     with penstock.running(applications.hello, **settings) as server:
@@ -98,6 +102,7 @@ def test_at_max_connections_accepting_pauses_until_one_closes(transport: str, th
             client.close()
 
 
+@both
 def test_at_max_connections_short_lived_ones_follow_each_other_at_once(
     transport: str, threads: int
 ) -> None:
@@ -112,6 +117,7 @@ def test_at_max_connections_short_lived_ones_follow_each_other_at_once(
             client.close()
 
 
+@both
 def test_at_max_connections_the_longest_idle_one_makes_room(transport: str, threads: int) -> None:
     settings = {"transport": transport, "threads": threads, "max_connections": 3}
     with penstock.running(applications.hello, **settings) as server:
@@ -125,6 +131,25 @@ def test_at_max_connections_the_longest_idle_one_makes_room(transport: str, thre
             client.close()
 
 
+def test_a_connection_whose_request_has_just_come_does_not_make_room(transport: str) -> None:
+    gate = Gate()
+    settings = {"transport": transport, "threads": 1, "max_connections": 2}
+    with penstock.running(gate, **settings) as server:
+        with connect(server) as busy, connect(server) as idle:
+            assert idle.request("GET", "/").status == 200
+            busy.send(get("/wait"))
+            eventually(lambda: gate.inside)
+            threading.Event().wait(1.2)  # long enough to be taken for idle
+            with connect(server) as newcomer:  # first in line, and there is no room
+                newcomer.send(get("/newcomer"))
+                idle.send(get("/in-time"))
+                gate.open()
+                assert idle.read_response().body == b"/in-time"
+                assert busy.read_response().body == b"/wait"
+                assert newcomer.read_response().body == b"/newcomer"
+
+
+@both
 def test_a_request_in_progress_never_makes_room(transport: str, threads: int) -> None:
     gate = Gate()
     settings = {"transport": transport, "threads": threads, "max_connections": 2}

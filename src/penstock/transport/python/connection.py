@@ -203,6 +203,13 @@ class Connection:
         """Tell whether no request is in progress, not even the first byte of one."""
         return self.phase is READING and self.stage is IDLE and not self.parser.buffered
 
+    def has_input(self) -> bool:
+        """Tell whether the client has sent something that has not been read yet."""
+        try:
+            return bool(self.socket.recv(1, socket.MSG_PEEK))
+        except OSError:
+            return False
+
     # -- reading a request --------------------------------------------------------------------
 
     def _read(self) -> PythonExchange | None:

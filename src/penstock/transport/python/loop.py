@@ -252,7 +252,8 @@ class Loop:
         idle = [c for c in self.connections if c.since <= long_ago and c.idle()]
         # A share of them at once, so that not every new connection has to look at all.
         for connection in heapq.nsmallest(1 + len(idle) // 16, idle, key=lambda c: c.since):
-            connection.close()
+            if not connection.has_input():
+                connection.close()
         return self.has_room()
 
     # -- the end --------------------------------------------------------------------------------
