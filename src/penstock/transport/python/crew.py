@@ -24,11 +24,18 @@ from collections import deque
 from penstock.transport.python.exchange import PythonExchange
 from penstock.transport.python.loop import Loop
 
-TICK_SECONDS = 0.002
-"""How often the tender looks: the most, about twice, that a slow call holds up its neighbours."""
+TICK_SECONDS = 0.005
+"""How often the tender looks while calls are fast: each look costs two thread switches. A slow
+call holds up its neighbours for up to twice as long, once."""
 
-DROWSY_TICKS = 25
-"""The tender sleeps after so many ticks in which no request came: an idle server does nothing."""
+ALERT_TICK_SECONDS = 0.001
+"""How often it looks for some time after a slow call: where there is one, more will come."""
+
+ALERT_SECONDS = 1.0
+"""How long that time is."""
+
+DROWSY_SECONDS = 0.05
+"""The tender sleeps when no request came for so long: an idle server does nothing."""
 
 LATE_TICK_SECONDS = 0.003
 """A tick that comes so much too late shows that the interpreter lock is busy: then another
@@ -141,29 +148,36 @@ class Crew:
             pass  # released already
 
     def _tend(self) -> None:
-        quiet = stalled = 0
+        seen = self._handed_out
+        stalled = 0
+        changed_at = before = time.monotonic()
+        alert_until = 0.0
         while not self._over:
-            seen = self._handed_out
-            before = time.monotonic()
-            self._tender_asleep = quiet > DROWSY_TICKS
             # Looked at again after the flag is up: a request that came in between did not see it.
+            self._tender_asleep = before - changed_at > DROWSY_SECONDS
             if self._tender_asleep and seen == self._handed_out and self._leadership.locked():
+                tick = 0.0
                 self._tender_alarm.acquire()
-                quiet = 0
             else:
-                self._tender_alarm.acquire(timeout=TICK_SECONDS)
+                tick = ALERT_TICK_SECONDS if before < alert_until else TICK_SECONDS
+                self._tender_alarm.acquire(timeout=tick)
             self._tender_asleep = False
-            if self._handed_out != seen and self._loop.slow_share <= EAGER_SHARE:
-                quiet = stalled = 0
-                continue
-            quiet += 1
+            now = time.monotonic()
+            late = now - before > tick + LATE_TICK_SECONDS
+            before = now
+            if self._handed_out != seen:
+                seen = self._handed_out
+                changed_at = now
+                if self._loop.slow_share <= EAGER_SHARE:
+                    stalled = 0
+                    continue
             if self._leadership.locked():
                 stalled = 0
                 continue
-            late = time.monotonic() - before > TICK_SECONDS + LATE_TICK_SECONDS
             stalled += 1 if late else PATIENCE_TICKS
             if stalled >= PATIENCE_TICKS:
                 stalled = 0
+                alert_until = now + ALERT_SECONDS
                 if not self._wake_parked():
                     self._tend_loop()
 
