@@ -75,13 +75,13 @@ class Acceptor:
             try:
                 sock, address = self.listener.socket.accept()
             except BlockingIOError:
+                self._complained = False  # nobody waits any more: the next time is a new one
                 return count
             except OSError as error:
                 if error.errno in _EXHAUSTED:
                     self._rest(error)
                     return count
                 continue  # that client has gone already (ECONNABORTED and its kind)
-            self._complained = False
             self._admit(sock, address)
         return most
 
