@@ -260,6 +260,8 @@ class _Signals:
                 self._reader.recv(64)
             except TimeoutError:
                 return None
+            except BlockingIOError:
+                pass  # no byte after all: the list tells
         return self._received.pop(0)
 
 
