@@ -230,7 +230,7 @@ def raise_memory_error_while_iterating(environ: Environ) -> Answer:
 
 def start_child(environ: Environ) -> Answer:
     """Start another program that outlives this request; return the sockets that it got."""
-    child = subprocess.Popen(["sleep", "60"], close_fds=False)
+    child = subprocess.Popen(["sleep", "30"], close_fds=False)
     children.append(child.pid)
     return "\n".join(sockets_of(child.pid)).encode()
 
@@ -247,10 +247,16 @@ def sockets_of(pid: int) -> list[str]:
     return [link for link in links if link.startswith("socket:")]
 
 
+def die_with_parent() -> None:
+    """Have the kernel kill this child when its parent ends, whatever becomes of the test."""
+    ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+
+
 def fork_and_stay(environ: Environ) -> Answer:
     """Fork without executing anything, as multiprocessing does; the child waits to be killed."""
     child = os.fork()
     if child == 0:
+        die_with_parent()
         signal.pause()
         os._exit(0)
     children.append(child)
@@ -261,16 +267,32 @@ def fork_and_exit(environ: Environ) -> Answer:
     """Fork, and leave the child as a script would: its SystemExit runs into the server."""
     child = os.fork()
     if child == 0:
+        die_with_parent()
         sys.exit(5)
-    return str(os.waitpid(child, 0)[1]).encode()
+    end = time.monotonic() + 5
+    while (ended := os.waitpid(child, os.WNOHANG)) == (0, 0) and time.monotonic() < end:
+        released.wait(0.01)
+    if ended == (0, 0):
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+        return b"it stayed"
+    return str(os.waitstatus_to_exitcode(ended[1])).encode()
+
+
+def wait_in_child() -> None:
+    die_with_parent()
+    threading.Event().wait(HOLD_AT_MOST)
 
 
 def use_multiprocessing(environ: Environ) -> Answer:
     """Start a worker process and terminate it, which works by SIGTERM."""
-    process = multiprocessing.get_context("fork").Process(target=released.wait, args=(60,))
+    process = multiprocessing.get_context("fork").Process(target=wait_in_child)
     process.start()
     process.terminate()
-    process.join(HOLD_AT_MOST)
+    process.join(5)
+    if process.exitcode is None:
+        process.kill()
+        process.join()
     return str(process.exitcode).encode()
 
 
