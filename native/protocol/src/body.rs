@@ -1,0 +1,211 @@
+//! Request bodies that come in chunks (RFC 9112, section 7.1).
+
+use crate::error::{self, ProtocolError};
+use crate::grammar;
+use crate::head::split_field;
+use crate::input::Input;
+use crate::limits::Limits;
+use crate::lines::{Forbidden, end_of_line};
+
+const SIZE_DIGITS: usize = 16; // of a chunk: 64 bits, so that no reader of the same bytes overflows
+
+/// Fields that frame or route the message: to find them late is an attempt at smuggling.
+///
+/// RFC 9110, section 6.5.1. Others that make no sense there are dropped, as all trailers are.
+const FORBIDDEN_TRAILERS: [&[u8]; 6] = [
+    b"content-length",
+    b"transfer-encoding",
+    b"host",
+    b"connection",
+    b"trailer",
+    b"expect",
+];
+
+/// What a reader of bodies finds next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Piece<'a> {
+    /// Content, freed of its framing; never empty.
+    Data(&'a [u8]),
+    /// The message has ended.
+    End,
+    /// There is none before more is received.
+    Incomplete,
+}
+
+/// The element of the grammar that comes next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Step {
+    Size,
+    Content,
+    ContentEnd,
+    Trailer,
+    Over,
+}
+
+/// Reads a body in chunks, checks its extensions and trailer fields, and drops those.
+#[derive(Debug)]
+pub struct ChunkedReader {
+    step: Step,
+    scanned: usize,  // of the input, up to here no line ends
+    size: u64,       // bytes of content announced so far
+    remaining: u64,  // of these in the chunk at hand, not yet consumed
+    overhead: usize, // bytes of extensions, then of trailers
+    trailers: usize, // their count
+}
+
+impl Default for ChunkedReader {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl ChunkedReader {
+    /// A reader that is at the first chunk.
+    #[must_use]
+    pub const fn new() -> Self {
+        Self {
+            step: Step::Size,
+            scanned: 0,
+            size: 0,
+            remaining: 0,
+            overhead: 0,
+            trailers: 0,
+        }
+    }
+
+    /// The next piece of content in `input`, which has to begin with what the last call left.
+    ///
+    /// # Errors
+    /// Where the framing breaks a rule or a limit. No call may follow that.
+    pub fn read<'a>(
+        &mut self,
+        input: &mut Input<'a>,
+        limits: &Limits,
+    ) -> Result<Piece<'a>, ProtocolError> {
+        loop {
+            let advanced = match self.step {
+                Step::Size => self.read_size(input, limits)?,
+                Step::Content => match self.read_content(input) {
+                    [] => false,
+                    data => return Ok(Piece::Data(data)),
+                },
+                Step::ContentEnd => self.read_content_end(input)?,
+                Step::Trailer => self.read_trailer(input, limits)?,
+                Step::Over => return Ok(Piece::End),
+            };
+            if !advanced {
+                return Ok(Piece::Incomplete);
+            }
+        }
+    }
+
+    fn read_size(&mut self, input: &mut Input<'_>, limits: &Limits) -> Result<bool, ProtocolError> {
+        let allowed = limits.chunk_overhead.saturating_sub(self.overhead);
+        let limit = allowed.saturating_add(SIZE_DIGITS);
+        let Some(line) = self.take_line(input, limit, error::EXTENSIONS_TOO_LONG)? else {
+            return Ok(false);
+        };
+        let (size, extensions) = parse_chunk_line(line).ok_or(error::BAD_CHUNK_LINE)?;
+        self.overhead = self.overhead.saturating_add(extensions);
+        self.remaining = size;
+        self.size = self.size.saturating_add(size);
+        if self.overhead > limits.chunk_overhead {
+            return Err(error::EXTENSIONS_TOO_LONG);
+        }
+        if self.size > limits.body {
+            return Err(error::BODY_TOO_LARGE);
+        }
+        if size == 0 {
+            self.overhead = 0;
+            self.step = Step::Trailer;
+        } else {
+            self.step = Step::Content;
+        }
+        Ok(true)
+    }
+
+    fn read_content<'a>(&mut self, input: &mut Input<'a>) -> &'a [u8] {
+        let data = input.take(usize::try_from(self.remaining).unwrap_or(usize::MAX));
+        self.remaining = self.remaining.saturating_sub(data.len() as u64);
+        if self.remaining == 0 {
+            self.step = Step::ContentEnd;
+        }
+        data
+    }
+
+    fn read_content_end(&mut self, input: &mut Input<'_>) -> Result<bool, ProtocolError> {
+        match input.remaining() {
+            [] | [b'\r'] => Ok(false),
+            [b'\r', b'\n', ..] => {
+                input.take(2);
+                self.step = Step::Size;
+                Ok(true)
+            }
+            _ => Err(error::NO_CHUNK_END),
+        }
+    }
+
+    fn read_trailer(
+        &mut self,
+        input: &mut Input<'_>,
+        limits: &Limits,
+    ) -> Result<bool, ProtocolError> {
+        let allowed = limits.chunk_overhead.saturating_sub(self.overhead);
+        let (limit, too_long) = if self.trailers == limits.fields {
+            (0, error::TOO_MANY_FIELDS)
+        } else {
+            (allowed, error::TRAILERS_TOO_LONG)
+        };
+        let Some(line) = self.take_line(input, limit, too_long)? else {
+            return Ok(false);
+        };
+        if line.is_empty() {
+            self.step = Step::Over;
+            return Ok(true);
+        }
+        self.trailers = self.trailers.saturating_add(1);
+        self.overhead = self.overhead.saturating_add(line.len());
+        let (name, _) = split_field(line)?;
+        if FORBIDDEN_TRAILERS
+            .iter()
+            .any(|forbidden| name.eq_ignore_ascii_case(forbidden))
+        {
+            return Err(error::FORBIDDEN_TRAILER);
+        }
+        Ok(true)
+    }
+
+    fn take_line<'a>(
+        &mut self,
+        input: &mut Input<'a>,
+        limit: usize,
+        too_long: ProtocolError,
+    ) -> Result<Option<&'a [u8]>, ProtocolError> {
+        let bytes = input.remaining();
+        let forbidden = Forbidden::Controls;
+        let end = end_of_line(bytes, 0, &mut self.scanned, limit, too_long, forbidden)?;
+        let Some(end) = end else {
+            return Ok(None);
+        };
+        self.scanned = 0;
+        let line = input.take(end);
+        input.take(2);
+        Ok(Some(line))
+    }
+}
+
+/// The size of a chunk, and the length of its extensions (RFC 9112, section 7.1).
+///
+/// Blanks are allowed inside the extensions (section 7.1.1), but none next to the size.
+fn parse_chunk_line(line: &[u8]) -> Option<(u64, usize)> {
+    let digits = line
+        .iter()
+        .position(|byte| !byte.is_ascii_hexdigit())
+        .unwrap_or(line.len());
+    let (digits, extensions) = line.split_at_checked(digits)?;
+    if digits.len() > SIZE_DIGITS || !grammar::is_chunk_extensions(extensions) {
+        return None;
+    }
+    let size = u64::from_str_radix(std::str::from_utf8(digits).ok()?, 16).ok()?;
+    Some((size, extensions.len()))
+}

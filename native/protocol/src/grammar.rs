@@ -1,0 +1,214 @@
+//! The grammar of a request, each rule beside its section.
+
+const TOKEN: u8 = 1;
+const TARGET: u8 = 2;
+const NAME_OF_HOST: u8 = 4;
+const HEX: u8 = 8;
+const QUOTED: u8 = 16;
+
+static CLASSES: [u8; 256] = classes();
+
+#[expect(
+    clippy::indexing_slicing,
+    clippy::arithmetic_side_effects,
+    reason = "evaluated by the compiler, and bounded by the loop"
+)]
+const fn classes() -> [u8; 256] {
+    let mut classes = [0; 256];
+    let mut index = 0;
+    while index < 256 {
+        let byte = index as u8;
+        let alphanumeric = byte.is_ascii_alphanumeric();
+        let mut class = 0;
+        if alphanumeric
+            || matches!(byte, b'!' | b'#'..=b'\'' | b'*' | b'+' | b'-' | b'.')
+            || matches!(byte, b'^'..=b'`' | b'|' | b'~')
+        {
+            class |= TOKEN;
+        }
+        if byte.is_ascii_graphic() && byte != b'#' && byte != b'\\' {
+            class |= TARGET;
+        }
+        if alphanumeric
+            || matches!(byte, b'-' | b'.' | b'_' | b'~' | b'!' | b'$')
+            || matches!(byte, b'&'..=b',' | b';' | b'=')
+        {
+            class |= NAME_OF_HOST;
+        }
+        if byte.is_ascii_hexdigit() {
+            class |= HEX;
+        }
+        if !is_control(byte) && byte != b'"' && byte != b'\\' {
+            class |= QUOTED;
+        }
+        classes[index] = class;
+        index += 1;
+    }
+    classes
+}
+
+#[expect(
+    clippy::indexing_slicing,
+    reason = "a byte is below the table's length"
+)]
+#[inline]
+fn is(byte: u8, class: u8) -> bool {
+    CLASSES[byte as usize] & class != 0
+}
+
+/// RFC 9110, section 5.6.2: methods and field names.
+#[inline]
+pub fn is_token_byte(byte: u8) -> bool {
+    is(byte, TOKEN)
+}
+
+/// RFC 9110, section 5.6.2.
+pub fn is_token(text: &[u8]) -> bool {
+    !text.is_empty() && text.iter().all(|&byte| is_token_byte(byte))
+}
+
+/// RFC 9112, section 3.2: visible ASCII without `#` and `\`.
+///
+/// Wider than RFC 3986, since browsers send `{`, `|` or `"` as they are and no two parsers
+/// read them differently. A fragment or a backslash they do.
+#[inline]
+pub fn is_target_byte(byte: u8) -> bool {
+    is(byte, TARGET)
+}
+
+/// RFC 9112, section 3.2, and RFC 3986, section 3.2.2: `uri-host [ ":" port ]`, not empty.
+pub fn is_host(text: &[u8]) -> bool {
+    let port = match text {
+        [b'[', literal @ ..] => after_ip_literal(literal),
+        _ => after_reg_name(text),
+    };
+    match port {
+        Some([]) => true,
+        Some([b':', digits @ ..]) => digits.len() <= 5 && digits.iter().all(u8::is_ascii_digit),
+        _ => false,
+    }
+}
+
+/// No zone is allowed in it: that means nothing to another machine.
+fn after_ip_literal(text: &[u8]) -> Option<&[u8]> {
+    let end = text.iter().position(|&byte| byte == b']')?;
+    let (literal, rest) = text.split_at_checked(end)?;
+    let valid = |byte: &u8| is(*byte, HEX) || *byte == b':' || *byte == b'.';
+    let fits = (2..=45).contains(&literal.len()) && literal.iter().all(valid);
+    if fits { rest.get(1..) } else { None }
+}
+
+fn after_reg_name(text: &[u8]) -> Option<&[u8]> {
+    let mut rest = text;
+    loop {
+        rest = match rest {
+            [b'%', high, low, rest @ ..] if is(*high, HEX) && is(*low, HEX) => rest,
+            [byte, rest @ ..] if is(*byte, NAME_OF_HOST) => rest,
+            _ => break,
+        };
+    }
+    (rest.len() < text.len()).then_some(rest)
+}
+
+/// RFC 9112, section 7: a coding and its parameters (quoted values are not worth a 501).
+pub fn is_transfer_coding(text: &[u8]) -> bool {
+    let mut parts = text.split(|&byte| byte == b';');
+    let name = parts.next().unwrap_or_default();
+    let has_parameters = name.len() < text.len();
+    let name = if has_parameters { trim_end(name) } else { name };
+    is_token(name)
+        && parts.all(|parameter| {
+            let mut sides = parameter.splitn(2, |&byte| byte == b'=');
+            let (name, value) = (sides.next(), sides.next());
+            name.is_some_and(|name| is_token(trim(name)))
+                && value.is_some_and(|value| is_token(trim(value)))
+        })
+}
+
+/// RFC 9112, section 7.1.1: `*( ";" name [ "=" value ] )`, with blanks around each part, but
+/// none before the first `;`.
+pub fn is_chunk_extensions(text: &[u8]) -> bool {
+    let mut rest = text;
+    while let [b';', after @ ..] = rest {
+        let Some(after_name) = after_token(trim_start(after)) else {
+            return false;
+        };
+        rest = trim_start(after_name);
+        if let [b'=', value @ ..] = rest {
+            let value = trim_start(value);
+            let after_value = match value {
+                [b'"', quoted @ ..] => after_quoted(quoted),
+                _ => after_token(value),
+            };
+            let Some(after_value) = after_value else {
+                return false;
+            };
+            rest = trim_start(after_value);
+        }
+    }
+    rest.is_empty()
+}
+
+fn after_token(text: &[u8]) -> Option<&[u8]> {
+    let end = text
+        .iter()
+        .position(|&byte| !is_token_byte(byte))
+        .unwrap_or(text.len());
+    if end == 0 { None } else { text.get(end..) }
+}
+
+/// RFC 9110, section 5.6.4: what follows a quoted-string whose opening quote is gone.
+fn after_quoted(text: &[u8]) -> Option<&[u8]> {
+    let mut rest = text;
+    loop {
+        rest = match rest {
+            [b'"', rest @ ..] => return Some(rest),
+            [b'\\', escaped, rest @ ..] if !is_control(*escaped) => rest,
+            [byte, rest @ ..] if is(*byte, QUOTED) => rest,
+            _ => return None,
+        };
+    }
+}
+
+/// RFC 9110, section 5.5: no field value, and nothing else in a head, may hold these.
+pub const fn is_control(byte: u8) -> bool {
+    byte.is_ascii_control() && byte != b'\t'
+}
+
+const fn is_blank(byte: u8) -> bool {
+    byte == b' ' || byte == b'\t'
+}
+
+/// Takes the blanks off the front: SP and HTAB alone (RFC 9110, section 5.6.3).
+#[inline]
+pub fn trim_start(mut text: &[u8]) -> &[u8] {
+    while let [first, rest @ ..] = text {
+        if !is_blank(*first) {
+            break;
+        }
+        text = rest;
+    }
+    text
+}
+
+/// Takes the blanks off the end.
+#[inline]
+pub fn trim_end(mut text: &[u8]) -> &[u8] {
+    while let [rest @ .., last] = text {
+        if !is_blank(*last) {
+            break;
+        }
+        text = rest;
+    }
+    text
+}
+
+/// Takes the blanks off both ends.
+pub fn trim(text: &[u8]) -> &[u8] {
+    trim_start(trim_end(text))
+}
+
+/// The members of a comma-separated list, trimmed, empty ones among them.
+pub fn members(value: &[u8]) -> impl Iterator<Item = &[u8]> {
+    value.split(|&byte| byte == b',').map(trim)
+}

@@ -1,0 +1,39 @@
+//! HTTP/1.1 without sockets: bytes to events, and responses to bytes.
+//!
+//! Nothing here knows of a socket, a thread, a clock, a logger or of Python. The package
+//! `penstock.http1` is the readable reference: same limits, same answers, same words.
+//!
+//! The way of a request is [`Parser`]: it looks at bytes that its caller holds ([`Input`]), tells
+//! what they mean ([`Event`]), and holds none itself. What a packet leaves over, the caller
+//! keeps in a [`Carry`].
+
+#![forbid(unsafe_code)]
+#![cfg_attr(
+    test,
+    allow(
+        clippy::unwrap_used,
+        clippy::expect_used,
+        clippy::panic,
+        clippy::indexing_slicing,
+        clippy::arithmetic_side_effects
+    )
+)]
+
+pub mod body;
+pub mod date;
+pub mod error;
+mod grammar;
+pub mod head;
+pub mod input;
+pub mod limits;
+mod lines;
+pub mod parser;
+mod request_line;
+pub mod response;
+
+pub use error::ProtocolError;
+pub use head::{Field, Head, Span, Version};
+pub use input::{Carry, Input};
+pub use limits::Limits;
+pub use parser::{Event, Parser, State, WrongState};
+pub use response::{Framing, choose_framing};

@@ -1,0 +1,84 @@
+//! The only place that looks for the end of a line.
+
+use crate::error::{self, ProtocolError};
+use crate::grammar::is_control;
+
+/// Which bytes end or break a line.
+#[derive(Clone, Copy)]
+pub enum Forbidden {
+    /// RFC 9110, section 5.5: control characters but HTAB.
+    Controls,
+    /// RFC 9112, section 3: all but visible ASCII and spaces, in a request line.
+    NotAscii,
+}
+
+impl Forbidden {
+    fn find(self, bytes: &[u8]) -> Option<usize> {
+        match self {
+            Self::Controls => find_control(bytes),
+            Self::NotAscii => bytes.iter().position(|&byte| !matches!(byte, b' '..=b'~')),
+        }
+    }
+}
+
+/// Where in `bytes` the line that begins at `start` ends; None while it is incomplete.
+///
+/// `scanned` remembers up to where no line ends, so that no byte is looked at twice. A line of
+/// more than `limit` bytes is `too_long`, and a byte that is `forbidden` breaks it: whichever
+/// comes first, as soon as it is there.
+pub fn end_of_line(
+    bytes: &[u8],
+    start: usize,
+    scanned: &mut usize,
+    limit: usize,
+    too_long: ProtocolError,
+    forbidden: Forbidden,
+) -> Result<Option<usize>, ProtocolError> {
+    let from = (*scanned).max(start);
+    let found = forbidden.find(bytes.get(from..).unwrap_or_default());
+    let end = found.map_or(bytes.len(), |offset| from.saturating_add(offset));
+    if end.saturating_sub(start) > limit {
+        return Err(too_long);
+    }
+    *scanned = end;
+    match bytes.get(end..).unwrap_or_default() {
+        [] | [b'\r'] => Ok(None),
+        [b'\r', b'\n', ..] => Ok(Some(end)),
+        [b'\r' | b'\n', ..] => Err(error::NO_CRLF),
+        [0x80..=0xff, ..] => Err(error::NOT_ASCII),
+        _ => Err(error::CONTROL_CHARACTER),
+    }
+}
+
+/// The first control character but HTAB.
+///
+/// Eight bytes at a time: this is where a head's parsing spends its time.
+#[inline]
+pub fn find_control(bytes: &[u8]) -> Option<usize> {
+    let mut base: usize = 0;
+    let mut rest = bytes;
+    while let Some((word, after)) = rest.split_first_chunk::<8>() {
+        if may_hold_control(u64::from_le_bytes(*word)) {
+            if let Some(offset) = word.iter().position(|&byte| is_control(byte)) {
+                return Some(base.saturating_add(offset));
+            }
+        }
+        base = base.saturating_add(8);
+        rest = after;
+    }
+    let offset = rest.iter().position(|&byte| is_control(byte))?;
+    Some(base.saturating_add(offset))
+}
+
+/// Whether any of the eight bytes is below 0x20 or is 0x7f; HTAB gives a false alarm.
+#[inline]
+const fn may_hold_control(word: u64) -> bool {
+    const ONES: u64 = 0x0101_0101_0101_0101;
+    const HIGHS: u64 = ONES << 7;
+    const SPACES: u64 = ONES << 5;
+    const DELETES: u64 = ONES * 0x7f;
+    let below_space = word.wrapping_sub(SPACES) & !word;
+    let delete = word ^ DELETES;
+    let is_delete = delete.wrapping_sub(ONES) & !delete;
+    (below_space | is_delete) & HIGHS != 0
+}

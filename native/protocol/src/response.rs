@@ -1,0 +1,224 @@
+//! The bytes of a response: its head, its chunks, and the answer to a broken request.
+
+use crate::error::ProtocolError;
+use crate::head::Version;
+
+/// Ends a chunked body, without trailer fields (RFC 9112, section 7.1).
+pub const LAST_CHUNK: &[u8] = b"0\r\n\r\n";
+
+/// Ends the content of a chunk.
+pub const CHUNK_END: &[u8] = b"\r\n";
+
+/// What a client that waits with its body is told (RFC 9110, section 15.2.1).
+pub const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
+
+/// What `Allow` says beside a 405 of ours, which is for CONNECT (RFC 9110, section 15.5.6).
+pub const ALLOWED_METHODS: &str = "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS, TRACE";
+
+/// How a client finds the end of a response's body.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Framing {
+    /// There is no body, and no byte of one may be sent.
+    None,
+    /// By Content-Length.
+    Length,
+    /// By the last chunk.
+    Chunked,
+    /// By the end of the connection.
+    Close,
+}
+
+/// How to frame the response to a request of this `method` and `version`.
+///
+/// `content_length` is in bytes, None if it is not known. RFC 9112, sections 6.1 and 6.3;
+/// RFC 9110, sections 9.3.2, 15.2, 15.3.5 and 15.4.5.
+#[must_use]
+pub fn choose_framing(
+    method: &[u8],
+    version: Version,
+    status: u16,
+    content_length: Option<u64>,
+) -> Framing {
+    if method == b"HEAD" || status < 200 || status == 204 || status == 304 {
+        return Framing::None;
+    }
+    match (content_length, version) {
+        (Some(_), _) => Framing::Length,
+        (None, Version::Http10) => Framing::Close,
+        (None, Version::Http11) => Framing::Chunked,
+    }
+}
+
+/// Appends a response's head to `out`: `status` (`200 OK`), `headers`, then the `added` lines.
+///
+/// `added` are the server's own fields, each line with its CRLF. All are valid already: this
+/// checks nothing.
+pub fn encode_head<'a>(
+    out: &mut Vec<u8>,
+    status: &[u8],
+    headers: impl IntoIterator<Item = (&'a [u8], &'a [u8])>,
+    added: &[u8],
+) {
+    begin_head(out, status);
+    for (name, value) in headers {
+        encode_field(out, name, value);
+    }
+    out.extend_from_slice(added);
+    out.extend_from_slice(b"\r\n");
+}
+
+/// Appends a status line. Field lines follow, and an empty line.
+pub fn begin_head(out: &mut Vec<u8>, status: &[u8]) {
+    out.extend_from_slice(b"HTTP/1.1 ");
+    out.extend_from_slice(status);
+    out.extend_from_slice(b"\r\n");
+}
+
+/// Appends a field line.
+pub fn encode_field(out: &mut Vec<u8>, name: &[u8], value: &[u8]) {
+    out.extend_from_slice(name);
+    out.extend_from_slice(b": ");
+    out.extend_from_slice(value);
+    out.extend_from_slice(b"\r\n");
+}
+
+/// Appends the line of Content-Length.
+pub fn encode_content_length(out: &mut Vec<u8>, length: u64) {
+    out.extend_from_slice(b"Content-Length: ");
+    append_number(out, length, 10);
+    out.extend_from_slice(b"\r\n");
+}
+
+/// Appends the line that begins a chunk of `size` bytes; [`CHUNK_END`] has to follow these.
+///
+/// A `size` of 0 would end the body: then nothing is appended, and nothing may follow.
+pub fn encode_chunk_size(out: &mut Vec<u8>, size: usize) {
+    if size > 0 {
+        append_number(out, size as u64, 16);
+        out.extend_from_slice(b"\r\n");
+    }
+}
+
+/// Appends `data` as one chunk; nothing if it is empty, for that would end the body.
+pub fn encode_chunk(out: &mut Vec<u8>, data: &[u8]) {
+    if !data.is_empty() {
+        encode_chunk_size(out, data.len());
+        out.extend_from_slice(data);
+        out.extend_from_slice(CHUNK_END);
+    }
+}
+
+/// Appends a number without going through a formatter, as each response has one.
+fn append_number(out: &mut Vec<u8>, number: u64, base: u64) {
+    let mut digits = [0; 20];
+    let mut rest = number;
+    let mut used: usize = 0;
+    for place in digits.iter_mut().rev() {
+        // `base` is 10 or 16, and a digit below it.
+        let digit = rest.checked_rem(base).unwrap_or(0) as u8;
+        *place = digit.wrapping_add(if digit < 10 {
+            b'0'
+        } else {
+            b'a'.wrapping_sub(10)
+        });
+        rest = rest.checked_div(base).unwrap_or(0);
+        used = used.wrapping_add(1);
+        if rest == 0 {
+            break;
+        }
+    }
+    let start = digits.len().saturating_sub(used);
+    out.extend_from_slice(digits.get(start..).unwrap_or_default());
+}
+
+/// The whole answer to a request that cannot be served; close after it.
+///
+/// `added` are the lines of Date and Server, each with its CRLF. In answer to HEAD, send only
+/// what precedes the body, which has the length of the reason and a line feed.
+#[must_use]
+pub fn error_response(error: &ProtocolError, added: &str) -> Vec<u8> {
+    let length = error.reason.len().saturating_add(1);
+    let allow = if error.status == 405 {
+        format!("Allow: {ALLOWED_METHODS}\r\n")
+    } else {
+        String::new()
+    };
+    format!(
+        "HTTP/1.1 {} {}\r\nContent-Type: text/plain; charset=utf-8\r\nContent-Length: {length}\r\n\
+         {allow}Connection: close\r\n{added}\r\n{}\n",
+        error.status,
+        reason_phrase(error.status),
+        error.reason,
+    )
+    .into_bytes()
+}
+
+/// The phrase for each registered status (RFC 9110, section 15); empty for any other.
+#[must_use]
+pub const fn reason_phrase(status: u16) -> &'static str {
+    match status {
+        100 => "Continue",
+        101 => "Switching Protocols",
+        102 => "Processing",
+        103 => "Early Hints",
+        200 => "OK",
+        201 => "Created",
+        202 => "Accepted",
+        203 => "Non-Authoritative Information",
+        204 => "No Content",
+        205 => "Reset Content",
+        206 => "Partial Content",
+        207 => "Multi-Status",
+        208 => "Already Reported",
+        226 => "IM Used",
+        300 => "Multiple Choices",
+        301 => "Moved Permanently",
+        302 => "Found",
+        303 => "See Other",
+        304 => "Not Modified",
+        305 => "Use Proxy",
+        307 => "Temporary Redirect",
+        308 => "Permanent Redirect",
+        400 => "Bad Request",
+        401 => "Unauthorized",
+        402 => "Payment Required",
+        403 => "Forbidden",
+        404 => "Not Found",
+        405 => "Method Not Allowed",
+        406 => "Not Acceptable",
+        407 => "Proxy Authentication Required",
+        408 => "Request Timeout",
+        409 => "Conflict",
+        410 => "Gone",
+        411 => "Length Required",
+        412 => "Precondition Failed",
+        413 => "Content Too Large",
+        414 => "URI Too Long",
+        415 => "Unsupported Media Type",
+        416 => "Range Not Satisfiable",
+        417 => "Expectation Failed",
+        418 => "Unused",
+        421 => "Misdirected Request",
+        422 => "Unprocessable Content",
+        423 => "Locked",
+        424 => "Failed Dependency",
+        425 => "Too Early",
+        426 => "Upgrade Required",
+        428 => "Precondition Required",
+        429 => "Too Many Requests",
+        431 => "Request Header Fields Too Large",
+        451 => "Unavailable For Legal Reasons",
+        500 => "Internal Server Error",
+        501 => "Not Implemented",
+        502 => "Bad Gateway",
+        503 => "Service Unavailable",
+        504 => "Gateway Timeout",
+        505 => "HTTP Version Not Supported",
+        506 => "Variant Also Negotiates",
+        507 => "Insufficient Storage",
+        508 => "Loop Detected",
+        510 => "Not Extended",
+        511 => "Network Authentication Required",
+        _ => "",
+    }
+}
