@@ -10,7 +10,17 @@ import pytest
 
 import penstock
 from penstock.api import RunningServer
-from support.serving import TEXT, Environ, Gate, address, connect, eventually, get, post
+from support.serving import (
+    TEXT,
+    Environ,
+    Gate,
+    address,
+    connect,
+    descriptors,
+    eventually,
+    get,
+    post,
+)
 from support.wire import Client
 
 pytestmark = pytest.mark.parametrize("threads", [1, 4])
@@ -182,3 +192,24 @@ def test_close_cuts_off_what_is_in_progress(settings: dict[str, Any], threads: i
             client.close()
         gate.open()
         eventually(lambda: is_over(server))
+
+
+def test_close_frees_what_waited_for_a_thread(settings: dict[str, Any], threads: int) -> None:
+    gate = Gate()
+    before = descriptors()
+    with penstock.running(gate, **settings) as server:
+        clients = block(server, gate, threads)
+        for _ in range(5):
+            clients.append(connect(server))
+            clients[-1].send(get("/queued") * 2)
+        if threads > 1:
+            eventually(lambda: server.snapshot()["requests"] == threads + 5)
+        server.worker.close()
+        for client in clients:
+            assert client.read_to_end() == b""
+            client.close()
+        gate.open()
+        eventually(lambda: is_over(server))
+        eventually(lambda: server.snapshot()["connections"] == 0)
+    assert descriptors() <= before
+    assert "/queued" not in gate.seen

@@ -85,6 +85,9 @@ class Crew:
         if self._abandoned:
             return None
         self._end()
+        while (exchange := self._take_ready()) is not None:  # where the end was not waited for
+            exchange.handed_out_at = time.monotonic()
+            exchange.abort()
         with self._leadership:
             self._loop.run()  # for what came back last, this thread's own exchange perhaps
         return None

@@ -139,6 +139,9 @@ class Loop:
         while True:
             while inbox:
                 inbox.popleft()()
+            if self.closed:
+                self._tear_down()
+                return None  # before anything else is handed out
             while batch:
                 handler, mask = batch.popleft()
                 try:
@@ -172,9 +175,6 @@ class Loop:
 
     def _keep_house(self) -> bool:
         """Do what is due between two polls; tell whether the loop is at its end."""
-        if self.closed:
-            self._tear_down()
-            return True
         if self.draining:
             if not self._drain_begun:
                 self._begin_drain()
