@@ -12,7 +12,7 @@ from harness import environment, processes
 from harness.scenarios import Load
 from harness.servers import Running
 
-SCRIPT = environment.BENCHMARKS / "harness" / "browser.lua"
+SCRIPTS = environment.BENCHMARKS / "harness"
 GRACE_SECONDS = 30.0
 """How much longer than asked for wrk may take: it waits for its connections at the end."""
 
@@ -48,7 +48,7 @@ def apply(server: Running, load: Load, background: Load | None, seconds: float) 
     """Put load on a server, and another load beside it where one is given, and measure."""
     loads = [load] if background is None else [load, background]
     before = _Clocks.read(server)
-    started = [_start(server.url(each.path), each.connections, seconds) for each in loads]
+    started = [_start(server.url(each.path), each, seconds) for each in loads]
     measured, *others = _collect(started, seconds)
     after = _Clocks.read(server)
     everything = measured.requests + sum(other.requests for other in others)
@@ -111,10 +111,10 @@ def parse(output: str) -> Answered:
     )
 
 
-def _start(url: str, connections: int, seconds: float) -> subprocess.Popen[str]:
+def _start(url: str, load: Load, seconds: float) -> subprocess.Popen[str]:
     command = ["taskset", "-c", str(environment.cores()[1]), "wrk", "--threads", "1"]
-    command += ["--connections", str(connections), "--duration", f"{seconds:g}s"]
-    command += ["--timeout", "10s", "--script", str(SCRIPT), url]
+    command += ["--connections", str(load.connections), "--duration", f"{seconds:g}s"]
+    command += ["--timeout", "10s", "--script", str(SCRIPTS / load.script), url]
     return subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=environment.VENV
     )

@@ -13,6 +13,8 @@ class Load:
 
     path: str
     connections: int
+    script: str = "browser.lua"
+    """What wrk sends; a file beside this one."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +44,15 @@ SCENARIOS = (
         "Content-Length: what the server itself costs.",
         candidates=every_peer(1, 4),
         load=Load("/hello", 64),
+    ),
+    Scenario(
+        name="varied",
+        title="Hello world, with fields that change",
+        about="The same, but the Cookie differs from request to request, as in a browser that "
+        "learns new ones: a server that remembers what a connection's fields meant (penstock does) "
+        "has to read them anew each time.",
+        candidates=every_peer(1, 4),
+        load=Load("/hello", 64, script="varied.lua"),
     ),
     Scenario(
         name="blocking",
