@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import resource
 import threading
 from collections.abc import Iterator
@@ -85,4 +86,4 @@ def test_EMFILE_on_accept_does_not_spin_and_passes(transport: str, threads: str)
 def usage_of_process(server: ServerProcess) -> float:
     """Return the seconds of processor time that the server has used so far."""
     fields = Path(f"/proc/{server.process.pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / 100
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
