@@ -124,6 +124,14 @@ def hold(environ: Environ) -> Answer:
     return b"held"
 
 
+def hold_until_file(environ: Environ) -> Answer:
+    """Hold on until a file is there: for a server whose only thread this is."""
+    end = time.monotonic() + HOLD_AT_MOST
+    while not os.path.exists(environ["QUERY_STRING"]) and time.monotonic() < end:
+        released.wait(0.01)
+    return b"held"
+
+
 def release(environ: Environ) -> Answer:
     released.set()
     return b"released"
@@ -371,7 +379,7 @@ PATHS: dict[str, Callable[[Environ], Answer]] = {
     "/" + function.__name__.replace("_", "-"): function
     for function in [
         *(hello, tell, echo, length, read_guarded, reject, see, stream, gigabyte, pattern),
-        *(hold, release, spin, deadlock, wait_for_client),
+        *(hold, hold_until_file, release, spin, deadlock, wait_for_client),
         *(raise_at_call, raise_in_first_block, raise_after_a_block, raise_in_close),
         *(exit_python, exit_at_once, kill_itself, segfault),
         *(recurse, run_out_of_memory, raise_memory_error_while_iterating),

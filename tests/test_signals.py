@@ -1,0 +1,115 @@
+"""What each signal does to a server that runs; how it stops is in test_shutdown."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from pathlib import Path
+
+import pytest
+
+from support.invariant import eventually, faulty_server, probe, unharmed
+from support.server_process import STOP_WITHIN
+from support.wire import Client
+
+
+def test_fault_44_sigusr1_opens_both_logs_again_after_a_rename_and_loses_no_line(
+    tmp_path: Path,
+) -> None:
+    access, errors = tmp_path / "access.log", tmp_path / "error.log"
+    count = 0
+    with faulty_server("--access-logfile", str(access)) as server:
+        with Client(server.address) as client:
+            for _ in range(5):
+                for _ in range(50):
+                    count += 1
+                    assert client.request("GET", f"/hello?{count}").status == 200
+                access.rename(tmp_path / f"access.log.{count}")
+                server.signal(signal.SIGUSR1)
+                assert eventually(access.exists)
+    lines = "".join(path.read_text() for path in tmp_path.glob("access.log*")).splitlines()
+    assert len(lines) == count
+    assert {line.split()[6] for line in lines} == {f"/hello?{n}" for n in range(1, count + 1)}
+    assert not errors.exists()
+
+
+def test_fault_44_sigusr1_opens_the_error_log_again(tmp_path: Path) -> None:
+    # A link to standard error first, so that the start-up line can be waited for.
+    errors = tmp_path / "error.log"
+    errors.symlink_to("/dev/stderr")
+    with faulty_server("--error-logfile", str(errors)) as server:
+        errors.unlink()
+        server.signal(signal.SIGUSR1)
+        assert eventually(errors.exists)
+        with Client(server.address) as client:
+            assert client.request("GET", "/complain?loudly").status == 200
+        assert "complaint loudly" in errors.read_text()
+
+
+def test_a_log_that_cannot_be_opened_again_goes_on_in_the_old_file(tmp_path: Path) -> None:
+    folder = tmp_path / "logs"
+    folder.mkdir()
+    access = folder / "access.log"
+    with faulty_server("--access-logfile", str(access)) as server:
+        with unharmed(server, [r"\[ERROR\] the logs go on in the old files"], bystander=False):
+            folder.rename(tmp_path / "moved")
+            server.signal(signal.SIGUSR1)
+            server.wait_for_line("the logs go on")
+        moved = tmp_path / "moved" / "access.log"
+        lines = moved.read_text().count("\n")
+        probe(server)
+        assert eventually(lambda: moved.read_text().count("\n") > lines)
+
+
+@pytest.mark.parametrize("number", [signal.SIGUSR2, signal.SIGTTIN, signal.SIGTTOU])
+def test_signals_for_several_processes_are_told_to_mean_nothing_and_do_no_harm(
+    number: signal.Signals,
+) -> None:
+    with faulty_server() as server:
+        with unharmed(server, [rf"\[WARNING\] {number.name} has no meaning yet"]):
+            server.signal(number)
+            server.wait_for_line("no meaning")
+
+
+@pytest.mark.parametrize("number", [signal.SIGPIPE, signal.SIGCHLD, signal.SIGWINCH])
+def test_signals_that_come_by_the_way_do_nothing(number: signal.Signals) -> None:
+    with faulty_server() as server:
+        with unharmed(server):
+            for _ in range(20):
+                server.signal(number)
+        assert server.stop() == 0
+
+
+def test_a_signal_that_was_ignored_at_the_start_stays_so() -> None:
+    # What nohup does. The exec keeps it.
+    code = "import os, signal, sys; signal.signal(signal.SIGHUP, signal.SIG_IGN)"
+    code += "; os.execv(sys.executable, [sys.executable, *sys.argv[1:]])"
+    with faulty_server(python=(sys.executable, "-c", code)) as server:
+        with unharmed(server):
+            server.signal(signal.SIGHUP)
+        assert server.process.poll() is None
+
+
+def test_sighup_stops_in_order() -> None:
+    with faulty_server() as server:
+        server.signal(signal.SIGHUP)
+        assert server.wait(STOP_WITHIN) == 0
+        assert "stopped" in server.lines[-1]
+
+
+def test_fault_40_a_process_that_was_halted_for_a_while_blames_no_client() -> None:
+    """A halt as of a laptop, or of a container that gets no processor time."""
+    with faulty_server("--header-timeout", "0.3s", "--keep-alive", "0.3s") as server:
+        with Client(server.address) as client:
+            client.send(b"GET /hello HTTP/1.1\r\n")
+            assert eventually(lambda: len(os.listdir(f"/proc/{server.process.pid}/fd")) > 0)
+            server.signal(signal.SIGSTOP)
+            # The rest arrives in time; it is the server that is late to read it.
+            client.send(b"Host: a\r\n\r\n")
+            client.socket.settimeout(0.6)
+            with pytest.raises(TimeoutError):
+                client.socket.recv(1)
+            server.signal(signal.SIGCONT)
+            client.socket.settimeout(10)
+            assert client.read_response().status == 200
