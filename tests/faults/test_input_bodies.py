@@ -180,7 +180,9 @@ def test_fault_18_oversized_heads_are_refused_with_little_memory(
     server: ServerProcess, head: bytes, status: int
 ) -> None:
     count = 20
-    with unharmed(server, [rf"refused a request from 127.0.0.1: {status} "] * count, growth=8 * MIB):
+    with unharmed(
+        server, [rf"refused a request from 127.0.0.1: {status} "] * count, growth=8 * MIB
+    ):
         clients = [Client(server.address) for _ in range(count)]
         for client in clients:
             try:
@@ -205,7 +207,10 @@ def test_fault_19_nothing_in_a_request_forges_a_line_or_reaches_the_terminal(
                     (b"/raise-at-call?%0a%1b[31m", b"x"),
                 ]:
                     client.send(
-                        b"GET " + target + b" HTTP/1.1\r\nHost: a\r\nUser-Agent: " + agent
+                        b"GET "
+                        + target
+                        + b" HTTP/1.1\r\nHost: a\r\nUser-Agent: "
+                        + agent
                         + b"\r\n\r\n"
                     )
                     assert client.read_response().status in (200, 500)
@@ -218,4 +223,4 @@ def test_fault_19_nothing_in_a_request_forges_a_line_or_reaches_the_terminal(
     assert all(32 <= byte < 127 or byte == 10 for byte in data)
     assert sum(line.startswith(b"127.0.0.1 - - [") for line in data.splitlines()) == 7
     assert data.count(b"\n") == 7
-    assert not [line for line in records if not line[:2] == "20"]
+    assert not [line for line in records if line[:2] != "20"]

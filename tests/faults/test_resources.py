@@ -41,7 +41,7 @@ def test_fault_41_without_descriptors_accepting_rests_and_recovers_by_itself() -
     with faulty_server(python=under("--nofile=48:48")) as server:
         with unharmed(server, [r"\[WARNING\] cannot accept connections .*open files"]) as lines:
             clients = [Client(server.address) for _ in range(80)]
-            assert eventually(lambda: lines.records())
+            assert eventually(lines.records)
             before = processor_seconds(server)
             last = clients[-1]
             last.send(b"GET /hello HTTP/1.1\r\nHost: a\r\n\r\n")
@@ -142,7 +142,9 @@ def test_fault_43_a_body_that_the_disk_does_not_take_is_a_507_and_leaves_no_file
         with unharmed(server, [r"refused .* 507 .*temp_dir"] * 3):
             for _ in range(3):
                 with Client(server.address) as client:
-                    client.send(b"POST /length HTTP/1.1\r\nHost: a\r\nContent-Length: 5000000\r\n\r\n")
+                    client.send(
+                        b"POST /length HTTP/1.1\r\nHost: a\r\nContent-Length: 5000000\r\n\r\n"
+                    )
                     client.send(bytes(5_000_000))
                     response = client.read_response()
                     assert response.status == 507

@@ -96,7 +96,7 @@ def reject(environ: Environ) -> Answer:
 
 def see(environ: Environ) -> Answer:
     state["seen"].append(environ["QUERY_STRING"])
-    return environ["QUERY_STRING"].encode()
+    return str(environ["QUERY_STRING"]).encode()
 
 
 def stream(environ: Environ) -> Answer:
@@ -367,7 +367,7 @@ def jump_a_year(environ: Environ) -> Answer:
 
 def send_file(environ: Environ) -> Answer:
     wrapper: Callable[[Any], Iterable[bytes]] = environ["wsgi.file_wrapper"]
-    return wrapper(open(environ["QUERY_STRING"], "rb"))  # noqa: SIM115
+    return wrapper(open(environ["QUERY_STRING"], "rb"))
 
 
 def complain(environ: Environ) -> Answer:
