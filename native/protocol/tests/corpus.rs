@@ -1,0 +1,310 @@
+//! Every case of the project's corpus, held against what the reference parser said about it.
+//!
+//! `scripts/export-corpus` writes the file; `PENSTOCK_CORPUS` names another one than the
+//! project's, with more mutated cases, say.
+#![allow(clippy::unwrap_used, clippy::panic, clippy::arithmetic_side_effects)]
+#![allow(clippy::indexing_slicing, clippy::expect_used)]
+
+mod support;
+
+use std::collections::HashMap;
+use std::fs;
+use std::path::Path;
+use std::sync::OnceLock;
+
+use penstock_protocol::date::imf_fixdate;
+use penstock_protocol::response::{encode_chunk, encode_head, error_response, reason_phrase};
+use penstock_protocol::{Framing, Limits, ProtocolError, Version, choose_framing, error};
+use serde::Deserialize;
+use support::{Message, Outcome, byte_by_byte, parse, split_at};
+
+/// Bytes as text in latin-1, long runs as pairs of text and count.
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Text {
+    Plain(String),
+    Runs(Vec<(String, usize)>),
+}
+
+fn latin_1(text: &str) -> Vec<u8> {
+    text.chars()
+        .map(|char| u8::try_from(char).unwrap())
+        .collect()
+}
+
+impl Text {
+    fn bytes(&self) -> Vec<u8> {
+        match self {
+            Self::Plain(text) => latin_1(text),
+            Self::Runs(runs) => runs
+                .iter()
+                .flat_map(|(text, count)| latin_1(text).repeat(*count))
+                .collect(),
+        }
+    }
+}
+
+#[derive(Deserialize)]
+struct Corpus {
+    following: String,
+    limits: Vec<Bounds>,
+    dates: Vec<(u64, String)>,
+    responses: Responses,
+    errors: Vec<(String, String, String)>,
+    cases: Vec<Case>,
+}
+
+#[derive(Deserialize)]
+struct Bounds {
+    request_line: usize,
+    fields: usize,
+    field_size: usize,
+    head: usize,
+    chunk_overhead: usize,
+    body: u64,
+}
+
+#[derive(Deserialize)]
+struct Responses {
+    phrases: Vec<(u16, String)>,
+    framings: Vec<(String, String, u16, Option<u64>, String)>,
+    head: String,
+    headers: Vec<(String, String)>,
+    added: String,
+    chunk_of_1000: String,
+}
+
+#[derive(Deserialize)]
+struct Case {
+    name: String,
+    raw: Text,
+    eof: bool,
+    limits: usize,
+    whole: Expected,
+    by_bytes: Option<Expected>,
+}
+
+#[derive(Deserialize)]
+struct Expected {
+    messages: Vec<ExpectedMessage>,
+    error: Option<ExpectedError>,
+    closed: bool,
+}
+
+#[derive(Deserialize)]
+struct ExpectedMessage {
+    method: String,
+    target: Text,
+    version: String,
+    path: Text,
+    query: Text,
+    fields: Vec<(Text, Text)>,
+    content_length: Option<u64>,
+    chunked: bool,
+    keep_alive: bool,
+    expect_continue: bool,
+    body_expected: bool,
+    body: Text,
+    complete: bool,
+}
+
+#[derive(Deserialize)]
+struct ExpectedError {
+    status: u16,
+    reason: String,
+    rule: String,
+    setting: String,
+    request_line: Text,
+}
+
+fn corpus() -> &'static Corpus {
+    static CORPUS: OnceLock<Corpus> = OnceLock::new();
+    CORPUS.get_or_init(|| {
+        let default = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/corpus.json");
+        let path = std::env::var_os("PENSTOCK_CORPUS").map_or(default, Into::into);
+        serde_json::from_str(&fs::read_to_string(path).unwrap()).unwrap()
+    })
+}
+
+impl Case {
+    fn limits(&self) -> Limits {
+        let bounds = &corpus().limits[self.limits];
+        Limits {
+            request_line: bounds.request_line,
+            fields: bounds.fields,
+            field_size: bounds.field_size,
+            head: bounds.head,
+            chunk_overhead: bounds.chunk_overhead,
+            body: bounds.body,
+        }
+    }
+}
+
+fn check(case: &Case, expected: &Expected, outcome: &Outcome) {
+    let name = &case.name;
+    let messages: Vec<Message> = expected.messages.iter().map(message).collect();
+    assert_eq!(outcome.messages, messages, "{name}");
+    assert_eq!(outcome.closed, expected.closed, "{name}");
+    match (&outcome.error, &expected.error) {
+        (None, None) => {}
+        (Some(error), Some(expected)) => {
+            assert_eq!(error.reason, expected.reason, "{name}");
+            assert_eq!(error.status, expected.status, "{name}");
+            assert_eq!(error.rule, expected.rule, "{name}");
+            assert_eq!(error.setting, expected.setting, "{name}");
+            check_request_line(name, &expected.request_line.bytes(), &outcome.request_line);
+        }
+        (error, _) => panic!("{name}: {error:?}"),
+    }
+}
+
+/// The reference forgets the line where a head that came in pieces is refused as a whole.
+fn check_request_line(name: &str, expected: &[u8], line: &[u8]) {
+    assert!(expected.is_empty() || line == expected, "{name}: {line:?}");
+}
+
+fn message(expected: &ExpectedMessage) -> Message {
+    let fields = expected.fields.iter();
+    Message {
+        method: latin_1(&expected.method),
+        target: expected.target.bytes(),
+        version: match expected.version.as_str() {
+            "HTTP/1.0" => "HTTP/1.0",
+            _ => "HTTP/1.1",
+        },
+        path: expected.path.bytes(),
+        query: expected.query.bytes(),
+        fields: fields
+            .map(|(name, value)| (name.bytes(), value.bytes()))
+            .collect(),
+        content_length: expected.content_length,
+        chunked: expected.chunked,
+        keep_alive: expected.keep_alive,
+        expect_continue: expected.expect_continue,
+        body_expected: expected.body_expected,
+        body: expected.body.bytes(),
+        complete: expected.complete,
+    }
+}
+
+#[test]
+fn fed_whole() {
+    for case in &corpus().cases {
+        let raw = case.raw.bytes();
+        let outcome = parse([&raw[..]], case.eof, &case.limits());
+        check(case, &case.whole, &outcome);
+    }
+}
+
+#[test]
+fn fed_byte_by_byte() {
+    for case in &corpus().cases {
+        let raw = case.raw.bytes();
+        let outcome = parse(byte_by_byte(&raw), case.eof, &case.limits());
+        check(
+            case,
+            case.by_bytes.as_ref().unwrap_or(&case.whole),
+            &outcome,
+        );
+    }
+}
+
+#[test]
+fn split_at_random() {
+    let mut random: u64 = 0x9e37_79b9_7f4a_7c15;
+    for case in &corpus().cases {
+        let raw = case.raw.bytes();
+        let whole = parse([&raw[..]], case.eof, &case.limits());
+        for _ in 0..8 {
+            let cuts = [0; 3].map(|_: u64| {
+                random = random
+                    .wrapping_mul(6_364_136_223_846_793_005)
+                    .wrapping_add(1);
+                usize::try_from(random >> 33).unwrap()
+            });
+            let outcome = parse(split_at(&raw, &cuts), case.eof, &case.limits());
+            assert_eq!(
+                outcome.essence(),
+                whole.essence(),
+                "{} at {cuts:?}",
+                case.name
+            );
+        }
+    }
+}
+
+#[test]
+fn with_a_request_behind_it() {
+    let following = latin_1(&corpus().following);
+    let next = parse([&following[..]], false, &Limits::default()).messages;
+    let cases = corpus().cases.iter();
+    for case in cases.filter(|case| !case.eof && case.limits == 0) {
+        let raw = [case.raw.bytes(), following.clone()].concat();
+        let alone = parse([&raw[..raw.len() - following.len()]], false, &case.limits());
+        if alone.error.is_none() && !alone.messages.last().is_some_and(|last| last.complete) {
+            continue; // a mutated case, which takes what follows for a part of itself
+        }
+        let outcome = parse([&raw[..]], false, &case.limits());
+        if alone.error.is_none() {
+            assert_eq!(outcome.messages, [&alone.messages[..], &next[..]].concat());
+        } else {
+            assert_eq!(outcome.essence(), alone.essence(), "{}", case.name);
+        }
+    }
+}
+
+#[test]
+fn the_errors_are_the_references_in_every_word() {
+    let known: HashMap<&str, &ProtocolError> = error::ALL
+        .iter()
+        .map(|error| (error.reason, error))
+        .collect();
+    for (reason, text, response) in &corpus().errors {
+        let error = known.get(reason.as_str()).expect(reason);
+        assert_eq!(&error.to_string(), text);
+        let added = &corpus().responses.added;
+        assert_eq!(error_response(error, added), latin_1(response));
+    }
+    assert_eq!(corpus().errors.len(), known.len(), "each is met by a case");
+}
+
+#[test]
+fn responses_are_the_references_in_every_byte() {
+    let responses = &corpus().responses;
+    for status in 0..700 {
+        let phrase = responses.phrases.iter().find(|phrase| phrase.0 == status);
+        assert_eq!(reason_phrase(status), phrase.map_or("", |phrase| &phrase.1));
+    }
+    for (method, version, status, length, framing) in &responses.framings {
+        let version = match version.as_str() {
+            "HTTP/1.0" => Version::Http10,
+            _ => Version::Http11,
+        };
+        let chosen = match choose_framing(method.as_bytes(), version, *status, *length) {
+            Framing::None => "none",
+            Framing::Length => "length",
+            Framing::Chunked => "chunked",
+            Framing::Close => "close",
+        };
+        assert_eq!(chosen, framing, "{method} {version:?} {status} {length:?}");
+    }
+    let headers: Vec<(Vec<u8>, Vec<u8>)> = responses
+        .headers
+        .iter()
+        .map(|(name, value)| (latin_1(name), latin_1(value)))
+        .collect();
+    let mut head = Vec::new();
+    let borrowed = headers.iter().map(|(name, value)| (&name[..], &value[..]));
+    encode_head(&mut head, b"200 OK", borrowed, responses.added.as_bytes());
+    assert_eq!(head, latin_1(&responses.head));
+    let mut chunk = Vec::new();
+    encode_chunk(&mut chunk, &[b'x'; 1000]);
+    assert_eq!(chunk, latin_1(&responses.chunk_of_1000));
+}
+
+#[test]
+fn dates_are_the_references() {
+    for (seconds, date) in &corpus().dates {
+        assert_eq!(&imf_fixdate(*seconds), date);
+    }
+}

@@ -1,0 +1,168 @@
+"""The corpus, and what the parser here makes of it, as a file for the tests of other parsers.
+
+Each case is there with the whole outcome of feeding it in one block, and of feeding it byte by
+byte where that differs (in words: a fault may be found by another check first). Bytes are
+text in latin-1; a long run in them is ``[text, count]`` within a list of such pairs.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import re
+from collections.abc import Iterator
+from dataclasses import asdict
+from typing import Any
+
+from corpus import requests, vulnerabilities
+from corpus.case import FOLLOWING
+from penstock.http1 import (
+    REASON_PHRASES,
+    ParserLimits,
+    ProtocolError,
+    choose_framing,
+    encode_chunk,
+    encode_head,
+    error_response,
+)
+from penstock.transport.dates import imf_fixdate
+from support.parsing import Message, Outcome, byte_by_byte, parse
+
+LIMITS = (
+    ParserLimits(),
+    ParserLimits(request_line=60, fields=4, field_size=40, head=150, chunk_overhead=12, body=40),
+)
+"""The default ones, and some that short inputs meet."""
+
+MUTATIONS = 400
+"""Cases of the corpus with a few bytes changed, in the file that the project keeps."""
+
+_CHANGES = (b"", b"\r", b"\n", b" ", b"\t", b",", b"\0", b"0", b":", b"\xe9", b";", b"/", b"A")
+_RUN = re.compile(r"(.{1,16}?)\1{31,}", re.DOTALL)
+_DATES = (0, 784111777, 951782400, 1709210096, 2147483648, 4107542400, 253402300799)
+_ADDED = "Date: Thu, 01 Jan 1970 00:00:00 GMT\r\nServer: penstock\r\n"
+
+Text = str | list[tuple[str, int]]
+
+
+def export(mutations: int = MUTATIONS, seed: int = 0) -> str:
+    """Return the file, one case in a line; ``mutations`` cases are made up from the ``seed``."""
+    errors: dict[str, ProtocolError] = {}
+    cases = [*_corpus_cases(errors), *_mutated_cases(mutations, random.Random(seed), errors)]
+    parts: dict[str, Any] = {
+        "following": FOLLOWING.decode("latin-1"),
+        "limits": [asdict(limits) for limits in LIMITS],
+        "dates": [(second, imf_fixdate(second)) for second in _DATES],
+        "responses": _responses(),
+        "errors": [(reason, str(e), _refusal(e)) for reason, e in sorted(errors.items())],
+    }
+    lines = [f"{json.dumps(name)}: {json.dumps(part)},\n" for name, part in parts.items()]
+    return "{\n" + "".join(lines) + '"cases": [\n' + ",\n".join(map(json.dumps, cases)) + "\n]}\n"
+
+
+def _corpus_cases(errors: dict[str, ProtocolError]) -> Iterator[dict[str, Any]]:
+    for case in requests.CASES + vulnerabilities.CASES:
+        yield _case(case.id, case.raw, case.ends_early, 0, errors)
+
+
+def _mutated_cases(
+    count: int, chance: random.Random, errors: dict[str, ProtocolError]
+) -> Iterator[dict[str, Any]]:
+    sources = [c.raw for c in requests.CASES + vulnerabilities.CASES if len(c.raw) < 300]
+
+    def below(bound: int) -> int:
+        return int(chance.random() * bound)  # of all methods, this one gives the same for ever
+
+    for number in range(count):
+        raw = bytearray(sources[below(len(sources))])
+        for _ in range(1 + below(4)):
+            place = below(len(raw) + 1)
+            raw[place : place + below(3)] = _CHANGES[below(len(_CHANGES))]
+        if below(2):
+            raw += FOLLOWING
+        yield _case(f"mutation {number}", bytes(raw), bool(below(2)), below(2), errors)
+
+
+def _case(
+    name: str, raw: bytes, eof: bool, limits: int, errors: dict[str, ProtocolError]
+) -> dict[str, Any]:
+    """Return a case with its two outcomes, and add its errors, by reason, to ``errors``."""
+    outcomes = [
+        parse(blocks, eof=eof, limits=LIMITS[limits]) for blocks in ([raw], byte_by_byte(raw))
+    ]
+    errors |= {outcome.error.reason: outcome.error for outcome in outcomes if outcome.error}
+    whole, by_bytes = map(_outcome, outcomes)
+    case = {"name": name, "raw": _text(raw), "eof": eof, "limits": limits, "whole": whole}
+    return case if by_bytes == whole else case | {"by_bytes": by_bytes}
+
+
+def _outcome(outcome: Outcome) -> dict[str, Any]:
+    return {
+        "messages": [_message(message) for message in outcome.messages],
+        "error": _error(outcome.error) if outcome.error else None,
+        "closed": outcome.closed,
+    }
+
+
+def _message(message: Message) -> dict[str, Any]:
+    request = message.request
+    return {
+        "method": request.method,
+        "target": _text(request.target),
+        "version": request.version,
+        "path": _text(request.path),
+        "query": _text(request.query),
+        "fields": [(_text(name), _text(value)) for name, value in request.fields.items()],
+        "content_length": request.content_length,
+        "chunked": request.chunked,
+        "keep_alive": request.keep_alive,
+        "expect_continue": request.expect_continue,
+        "body_expected": request.body_expected,
+        "body": _text(message.body),
+        "complete": message.complete,
+    }
+
+
+def _error(error: ProtocolError) -> dict[str, Any]:
+    return {
+        "status": error.status,
+        "reason": error.reason,
+        "rule": error.rule,
+        "setting": error.setting,
+        "request_line": _text(error.request_line),
+    }
+
+
+def _refusal(error: ProtocolError) -> str:
+    return error_response(error, _ADDED).decode("latin-1")
+
+
+def _text(data: str | bytes) -> Text:
+    text = data if isinstance(data, str) else data.decode("latin-1")
+    if len(text) < 500:
+        return text
+    pieces: list[tuple[str, int]] = []
+    end = 0
+    for run in _RUN.finditer(text):
+        pieces += [(text[end : run.start()], 1), (run[1], len(run[0]) // len(run[1]))]
+        end = run.end()
+    return [*pieces, (text[end:], 1)]
+
+
+def _responses() -> dict[str, Any]:
+    framings = [
+        (method, version, status, length, choose_framing(method, version, status, length).value)
+        for method in ("GET", "HEAD", "POST")
+        for version in ("HTTP/1.0", "HTTP/1.1")
+        for status in (103, 200, 204, 205, 304, 404, 500)
+        for length in (None, 0, 5)
+    ]
+    headers = [("Content-Type", "text/plain"), ("X-A", "caf\u00e9"), ("X-Empty", "")]
+    return {
+        "phrases": sorted(REASON_PHRASES.items()),
+        "framings": framings,
+        "head": encode_head("200 OK", headers, _ADDED).decode("latin-1"),
+        "headers": headers,
+        "added": _ADDED,
+        "chunk_of_1000": encode_chunk(b"x" * 1000).decode("latin-1"),
+    }
