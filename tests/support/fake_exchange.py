@@ -12,7 +12,7 @@ from wsgiref.types import WSGIApplication
 from penstock.errors import ClientDisconnected
 from penstock.http1 import Request
 from penstock.transport import Exchange, HeaderList
-from penstock.wsgi.environ import HeaderMap, base_environ, build_environ
+from penstock.wsgi.environ import HeaderMap, base_environ, build_environ, client_environ
 from penstock.wsgi.errors import ErrorStream
 from penstock.wsgi.gateway import Gateway
 
@@ -80,13 +80,12 @@ def make_environ(
     header_map: HeaderMap = "drop",
 ) -> dict[str, Any]:
     """Return a finished environ, as a transport makes it."""
-    environ = build_environ(
-        base if base is not None else make_base(),
-        request if request is not None else make_request(),
-        *remote,
-        content_length,
-        header_map,
-    )
+    if base is None:
+        base = make_base()
+    if request is None:
+        request = make_request()
+    client = client_environ(base, request.fields, *remote, header_map)
+    environ = build_environ(client, request, content_length)
     environ["penstock.request_id"] = "r1"
     return environ
 

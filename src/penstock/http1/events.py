@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 from typing import Final, TypeAlias
 
@@ -46,6 +46,9 @@ class Request:
 
     body_expected: bool
     """Whether body bytes follow, as far as the head can tell (an empty chunked body may)."""
+
+    repeated: bool = field(default=False, compare=False)
+    """Whether ``fields`` is the very object that the connection's last request had."""
 
 
 @dataclass(slots=True)

@@ -118,6 +118,7 @@ def repeat_request(line: str, last: Request) -> Request | None:
         last.keep_alive,
         last.expect_continue,
         last.body_expected,
+        True,
     )
 
 

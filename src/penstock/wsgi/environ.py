@@ -8,6 +8,8 @@ from urllib.parse import unquote_to_bytes
 from penstock.wsgi.file_wrapper import FileWrapper
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from penstock import http1
     from penstock.wsgi.errors import ErrorStream
 
@@ -75,28 +77,50 @@ def base_environ(
     return environ
 
 
-def build_environ(
+def client_environ(
     base: dict[str, Any],
-    request: http1.Request,
+    fields: Mapping[str, str],
     remote_addr: str,
     remote_port: str,
-    content_length: int | None,
     header_map: HeaderMap,
+) -> dict[str, Any]:
+    """Return ``base`` with what a client and its header fields add.
+
+    For `build_environ`, and good for each request of a connection that has the same fields.
+    ``remote_port`` is empty for a peer that has none.
+    """
+    environ = base.copy()
+    environ["REMOTE_ADDR"] = remote_addr
+    if remote_port:
+        environ["REMOTE_PORT"] = remote_port
+    keys = _keys
+    for name, value in fields.items():
+        try:
+            key = keys[name]
+        except KeyError:
+            key = _learn_key(name)
+        if key:
+            environ[key] = value
+    if header_map == "dangerous":
+        _add_underscored(environ, fields)
+    return environ
+
+
+def build_environ(
+    client: dict[str, Any], request: http1.Request, content_length: int | None
 ) -> dict[str, Any]:
     """Return a fresh ``environ`` for a request, complete but for what the gateway adds.
 
+    ``client`` is what `client_environ` returned for the request's fields; it stays as it is.
     ``content_length`` is the length of the body in bytes where it is known: a chunked body that
     was buffered then looks like one that came with its Content-Length, for applications that
-    read by CONTENT_LENGTH alone. ``remote_port`` is empty for a peer that has none.
+    read by CONTENT_LENGTH alone.
     """
-    environ = base.copy()
+    environ = client.copy()
     environ["REQUEST_METHOD"] = request.method
     environ["RAW_URI"] = environ["REQUEST_URI"] = request.target
     environ["QUERY_STRING"] = request.query
     environ["SERVER_PROTOCOL"] = request.version
-    environ["REMOTE_ADDR"] = remote_addr
-    if remote_port:
-        environ["REMOTE_PORT"] = remote_port
 
     path = request.path
     if "%" in path:
@@ -106,17 +130,6 @@ def build_environ(
     environ["PATH_INFO"] = path
     if environ["SCRIPT_NAME"]:
         _mount(environ, path)
-
-    keys = _keys
-    for name, value in request.fields.items():
-        try:
-            key = keys[name]
-        except KeyError:
-            key = _learn_key(name)
-        if key:
-            environ[key] = value
-    if header_map == "dangerous":
-        _add_underscored(environ, request.fields)
 
     if request.chunked:
         if content_length is not None:
@@ -168,7 +181,7 @@ def _http_key(name: str) -> str:
     return "HTTP_" + name.upper().replace("-", "_")
 
 
-def _add_underscored(environ: dict[str, Any], fields: dict[str, str]) -> None:
+def _add_underscored(environ: dict[str, Any], fields: Mapping[str, str]) -> None:
     for name, value in fields.items():
         if "_" in name:
             key = _http_key(name)

@@ -32,7 +32,7 @@ from penstock.transport.limits import LINGER_BYTES, LINGER_IDLE_SECONDS, LINGER_
 from penstock.transport.python.exchange import PythonExchange
 from penstock.transport.python.output import Output, reset_on_close
 from penstock.transport.python.spool import BodySpool
-from penstock.wsgi.environ import build_environ
+from penstock.wsgi.environ import build_environ, client_environ
 
 if TYPE_CHECKING:
     from penstock.transport.python.loop import Loop
@@ -69,6 +69,7 @@ class Connection:
         "awaiting_room",
         "base_environ",
         "broken",
+        "client",
         "close_after",
         "deadline",
         "discarding",
@@ -115,6 +116,7 @@ class Connection:
         self.requests = 0
         self.watched = 0  # the selector's event mask; changed by the leader only
         self.request: Request | None = None
+        self.client: dict[str, Any] | None = None  # the environ that repeated fields make
         self.spool: BodySpool | None = None
         self.exchange: PythonExchange | None = None  # finished, and still being flushed
         self.output: Output | None = None
@@ -331,14 +333,18 @@ class Connection:
         loop = self.loop
         if body is None:
             length = request.content_length
-        environ = build_environ(
-            self.base_environ,
-            request,
-            self.remote_addr,
-            self.remote_port,
-            length,
-            loop.header_map,
-        )
+        client = self.client if request.repeated else None
+        if client is None:
+            client = client_environ(
+                self.base_environ,
+                request.fields,
+                self.remote_addr,
+                self.remote_port,
+                loop.header_map,
+            )
+            # Kept for fields that have come twice: the parser remembers none but short ones.
+            self.client = client if request.repeated else None
+        environ = build_environ(client, request, length)
         loop.requests += 1
         request_id = environ["penstock.request_id"] = f"{loop.id_prefix}{loop.requests:x}"
         self.phase = HANDED_OUT

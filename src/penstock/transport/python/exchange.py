@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
+_DATE_OR_SERVER = frozenset({len("Date"), len("Server")})
+
 NONE, LENGTH, CHUNKED, CLOSE = Framing  # an enum's attributes are slow to look up
 
 
@@ -332,9 +334,12 @@ class PythonExchange:
     def _date_and_server(self) -> str:
         """Return the lines of Date and Server, but for what the application gave itself."""
         fields = self._connection.loop.server_fields
-        given = [name.lower() for name, _ in self._headers if len(name) in (4, 6)]
-        if not given or not ("date" in given or "server" in given):
+        for name, _ in self._headers:
+            if len(name) in _DATE_OR_SERVER and name.lower() in ("date", "server"):
+                break
+        else:
             return fields.now()
+        given = {name.lower() for name, _ in self._headers}
         date = "" if "date" in given else fields.date_line()
         return date if "server" in given else date + fields.server_line()
 
