@@ -61,6 +61,33 @@ def test_fault_21_an_exception_in_close_is_logged_and_no_more(server: ServerProc
         assert (response.body, response.complete) == (b"whole", True)
 
 
+@pytest.mark.parametrize("path", ["/return-none", "/return-text", "/set-an-invalid-header"])
+def test_fault_22_a_breach_of_the_interface_is_a_500_and_one_log_line(
+    server: ServerProcess, path: str
+) -> None:
+    with unharmed(server, [rf"\[ERROR\] GET {path} "]):
+        response = ask(server, path)
+        assert response.status == 500
+        assert response.header("Set-Cookie") is None
+
+
+def test_fault_22_a_body_shorter_than_its_content_length_never_looks_complete(
+    server: ServerProcess,
+) -> None:
+    with unharmed(server, [r"\[ERROR\] GET /give-too-little .*5 of the 10 bytes"]):
+        response = ask(server, "/give-too-little")
+        assert response.status == 500 or not response.complete
+
+
+def test_fault_22_a_body_longer_than_its_content_length_is_cut_and_told(
+    server: ServerProcess,
+) -> None:
+    with unharmed(server, [r"\[ERROR\] GET /give-too-much .*Content-Length of 3 bytes"]):
+        with Client(server.address) as client:
+            assert client.request("GET", "/give-too-much").body == b"hel"
+            assert client.request("GET", "/hello").body == b"hello"
+
+
 def test_fault_23_a_body_without_end_is_closed_when_its_client_has_left(
     server: ServerProcess,
 ) -> None:

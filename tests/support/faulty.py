@@ -189,6 +189,29 @@ def raise_after_a_block(environ: Environ) -> Answer:
     return blocks()
 
 
+def return_none(environ: Environ) -> Answer:
+    return None  # type: ignore[return-value]
+
+
+def return_text(environ: Environ) -> Answer:
+    return ["text"]  # type: ignore[list-item]
+
+
+def set_an_invalid_header(environ: Environ) -> Answer:
+    environ["headers"] = [("X-Injected", "a\r\nSet-Cookie: b")]
+    return b"hello"
+
+
+def give_too_little(environ: Environ) -> Answer:
+    environ["headers"] = [("Content-Length", "10")]
+    return b"hello"
+
+
+def give_too_much(environ: Environ) -> Answer:
+    environ["headers"] = [("Content-Length", "3")]
+    return b"hello"
+
+
 class FailingClose:
     def __iter__(self) -> Iterator[bytes]:
         yield b"whole"
@@ -380,6 +403,7 @@ PATHS: dict[str, Callable[[Environ], Answer]] = {
     for function in [
         *(hello, tell, echo, length, read_guarded, reject, see, stream, gigabyte, pattern),
         *(hold, hold_until_file, release, spin, deadlock, wait_for_client),
+        *(return_none, return_text, set_an_invalid_header, give_too_little, give_too_much),
         *(raise_at_call, raise_in_first_block, raise_after_a_block, raise_in_close),
         *(exit_python, exit_at_once, kill_itself, segfault),
         *(recurse, run_out_of_memory, raise_memory_error_while_iterating),
@@ -394,5 +418,6 @@ PATHS: dict[str, Callable[[Environ], Answer]] = {
 def app(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
     """Do what the path says; what it returns is the body."""
     answer = PATHS[environ["PATH_INFO"]](environ)
-    start_response(environ.get("status", "200 OK"), [("Content-Type", "text/plain")])
+    headers = [("Content-Type", "text/plain"), *environ.get("headers", [])]
+    start_response(environ.get("status", "200 OK"), headers)
     return [answer] if isinstance(answer, bytes) else answer

@@ -41,10 +41,13 @@ def eventually(condition: Callable[[], object], within: float = SETTLE_WITHIN) -
     return value
 
 
-def faulty_server(*arguments: str, **settings: Any) -> ServerProcess:
-    """Return a process that serves `support.faulty`, and stops without waiting for stragglers."""
+def faulty_server(*arguments: str, application: str = FAULTY, **process: Any) -> ServerProcess:
+    """Return a process that serves `support.faulty`, and stops without waiting for stragglers.
+
+    ``process`` is what `ServerProcess` takes by name.
+    """
     return ServerProcess(
-        FAULTY, "--drain-linger", "0s", *arguments, **({"cwd": ROOT / "tests"} | settings)
+        application, "--drain-linger", "0s", *arguments, **({"cwd": ROOT / "tests"} | process)
     )
 
 
