@@ -35,9 +35,42 @@ LIMITS = (
 """The default ones, and some that short inputs meet."""
 
 MUTATIONS = 400
-"""Cases of the corpus with a few bytes changed, in the file that the project keeps."""
+"""How many cases more there are in the file that the project keeps: changed ones of the corpus,
+and ones that are made of fragments."""
 
 _CHANGES = (b"", b"\r", b"\n", b" ", b"\t", b",", b"\0", b"0", b":", b"\xe9", b";", b"/", b"A")
+_FRAGMENTS = (
+    b"GET / HTTP/1.1\r\n",
+    b"POST /p?q HTTP/1.0\r\n",
+    b"Host: a\r\n",
+    b"Content-Length: 3\r\n",
+    b"Transfer-Encoding: chunked\r\n",
+    b"Connection:",
+    b"Expect:100-continue",
+    b"X: y\r\n",
+    b"close",
+    b"\r\n",
+    b"\r\n\r\n",
+    b"\r",
+    b"\n",
+    b"0",
+    b"3\r\nabc\r\n",
+    b"abc",
+    b"0\r\n\r\n",
+    b";a=b",
+    b'"',
+    b" ",
+    b"\t",
+    b"\0",
+    b"\xff",
+    b"A" * 45,
+    b"CONNECT",
+    b"HTTP/2.0",
+    b"OPTIONS *",
+    b":",
+    b"http://b/?",
+    b",",
+)
 _RUN = re.compile(r"(.{1,16}?)\1{31,}", re.DOTALL)
 _DATES = (0, 784111777, 951782400, 1709210096, 2147483648, 4107542400, 253402300799)
 _ADDED = "Date: Thu, 01 Jan 1970 00:00:00 GMT\r\nServer: penstock\r\n"
@@ -74,7 +107,10 @@ def _mutated_cases(
         return int(chance.random() * bound)  # of all methods, this one gives the same for ever
 
     for number in range(count):
-        raw = bytearray(sources[below(len(sources))])
+        if number % 4:
+            raw = bytearray(sources[below(len(sources))])
+        else:
+            raw = bytearray().join(_FRAGMENTS[below(len(_FRAGMENTS))] for _ in range(below(16)))
         for _ in range(1 + below(4)):
             place = below(len(raw) + 1)
             raw[place : place + below(3)] = _CHANGES[below(len(_CHANGES))]
