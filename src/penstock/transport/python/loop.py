@@ -161,6 +161,10 @@ class Loop:
         self._polling = True
         timeout = 0.0 if self._inbox or self.unpolled else self._time_to_sweep()
         events = self.selector.select(timeout)
+        if not events and timeout != 0.0:
+            # A process that was halted in the poll comes back with nothing, whatever has arrived
+            # meanwhile; whoever sent it in time must not be taken for late.
+            events = self.selector.select(0.0)
         self._polling = False
         self.now = self._polled_at = time.monotonic()
         for key, mask in events:
