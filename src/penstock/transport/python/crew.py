@@ -196,6 +196,9 @@ class Crew:
                     over = True
                     break
                 self._ready.append(exchange)
+        except Exception:
+            # A defect of ours: without its tender, the crew would hang with its slowest request.
+            self._loop.logger.critical("internal error in the tender", exc_info=True)
         finally:
             self._leadership.release()
         if over:
