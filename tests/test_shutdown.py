@@ -98,7 +98,8 @@ def test_fault_33_sigterm_under_load_loses_no_request(threads: str, keep_alive: 
     assert not lost, f"{len(lost)} of {load.served()}: {lost[:3]}"
     assert all(tally.refused == 1 for tally in load.tallies)
     if keep_alive:
-        assert all(tally.told_to_close == 1 for tally in load.tallies)
+        # One who was told early may have come again before the queue was closed.
+        assert all(tally.told_to_close >= 1 for tally in load.tallies)
     assert "stopped" in server.lines[-1]
 
 
@@ -108,6 +109,15 @@ def in_the_middle_of(server: ServerProcess, path: str, begun: int = 1) -> Client
     client.send(f"GET {path} HTTP/1.1\r\nHost: a\r\n\r\n".encode())
     assert eventually(lambda: json.loads(probe(server, "/tell"))["begun"] == begun)
     return client
+
+
+def refuses_connections(server: ServerProcess) -> bool:
+    """Tell whether the server has closed its listening socket."""
+    try:
+        Client(server.address).close()
+    except ConnectionError:
+        return True
+    return False
 
 
 def seconds_to_exit(server: ServerProcess, number: signal.Signals) -> tuple[int, float]:
@@ -121,7 +131,7 @@ def test_fault_33_a_request_in_flight_is_finished_and_told_that_it_is_the_last()
         with in_the_middle_of(server, "/hold") as client, Client(server.address) as second:
             assert second.request("GET", "/hello").status == 200
             server.signal(signal.SIGTERM)
-            server.wait_for_line("stopping")
+            assert eventually(lambda: refuses_connections(server))
             # A connection that was there before still gets its answer while the server lingers.
             assert second.request("GET", "/release").header("Connection") == "close"
             response = client.read_response()
