@@ -16,6 +16,7 @@ import pytest
 
 from support.invariant import (
     Bystander,
+    descriptors,
     eventually,
     faulty_server,
     probe,
@@ -219,6 +220,27 @@ def test_fault_44_a_log_reader_that_stalls_and_then_leaves_blocks_no_request(
                 for _ in range(100):
                     assert client.request("GET", "/hello").status == 200
         assert server.stop(within=5) == 0
+
+
+def test_fault_44_an_error_log_that_nobody_reads_blocks_no_request(tmp_path: Path) -> None:
+    errors, fifo = tmp_path / "error.log", tmp_path / "fifo"
+    # Standard error first, so that the start-up line can be waited for.
+    errors.symlink_to("/dev/stderr")
+    os.mkfifo(fifo)
+    reader = os.open(fifo, os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        with faulty_server("--error-logfile", str(errors)) as server:
+            errors.unlink()
+            errors.symlink_to(fifo)
+            server.signal(signal.SIGUSR1)
+            assert eventually(lambda: str(fifo) in descriptors(server))
+            with unharmed(server, None) as lines, Client(server.address) as client:
+                for _ in range(300):  # a traceback each: far more than a pipe holds
+                    assert client.request("GET", "/raise-at-call").status == 500
+            # What does not fit there goes to standard error.
+            assert any("the application failed" in line for line in lines.all())
+    finally:
+        os.close(reader)
 
 
 def test_fault_44_a_closed_standard_error_costs_no_request(tmp_path: Path) -> None:
