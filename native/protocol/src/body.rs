@@ -1,8 +1,8 @@
 //! Request bodies that come in chunks (RFC 9112, section 7.1).
 
 use crate::error::{self, ProtocolError};
+use crate::fields::split_field;
 use crate::grammar;
-use crate::head::split_field;
 use crate::input::Input;
 use crate::limits::Limits;
 use crate::lines::{Forbidden, end_of_line};
@@ -165,7 +165,7 @@ impl ChunkedReader {
         }
         self.trailers = self.trailers.saturating_add(1);
         self.overhead = self.overhead.saturating_add(line.len());
-        let (name, _) = split_field(line)?;
+        let name = split_field(line)?.name.of(line);
         if FORBIDDEN_TRAILERS
             .iter()
             .any(|forbidden| name.eq_ignore_ascii_case(forbidden))

@@ -22,6 +22,7 @@
 pub mod body;
 pub mod date;
 pub mod error;
+mod fields;
 mod grammar;
 pub mod head;
 pub mod input;
@@ -30,6 +31,7 @@ mod lines;
 pub mod parser;
 mod request_line;
 pub mod response;
+mod scan;
 
 pub use error::ProtocolError;
 pub use head::{Field, Head, Span, Version};

@@ -58,8 +58,16 @@ pub fn find_control(bytes: &[u8]) -> Option<usize> {
     let mut base: usize = 0;
     let mut rest = bytes;
     while let Some((word, after)) = rest.split_first_chunk::<8>() {
-        if may_hold_control(u64::from_le_bytes(*word)) {
-            if let Some(offset) = word.iter().position(|&byte| is_control(byte)) {
+        let suspects = suspects(u64::from_le_bytes(*word));
+        if suspects != 0 {
+            let first = (suspects.trailing_zeros() / 8) as usize;
+            let is_tab = word.get(first) == Some(&b'\t');
+            let offset = if is_tab {
+                word.iter().position(|&byte| is_control(byte))
+            } else {
+                Some(first)
+            };
+            if let Some(offset) = offset {
                 return Some(base.saturating_add(offset));
             }
         }
@@ -70,9 +78,11 @@ pub fn find_control(bytes: &[u8]) -> Option<usize> {
     Some(base.saturating_add(offset))
 }
 
-/// Whether any of the eight bytes is below 0x20 or is 0x7f; HTAB gives a false alarm.
+/// The high bit of each of the eight bytes that is below 0x20 or is 0x7f.
+///
+/// Only the lowest one is sure: a subtraction may borrow from the bytes above it.
 #[inline]
-const fn may_hold_control(word: u64) -> bool {
+const fn suspects(word: u64) -> u64 {
     const ONES: u64 = 0x0101_0101_0101_0101;
     const HIGHS: u64 = ONES << 7;
     const SPACES: u64 = ONES << 5;
@@ -80,5 +90,5 @@ const fn may_hold_control(word: u64) -> bool {
     let below_space = word.wrapping_sub(SPACES) & !word;
     let delete = word ^ DELETES;
     let is_delete = delete.wrapping_sub(ONES) & !delete;
-    (below_space | is_delete) & HIGHS != 0
+    (below_space | is_delete) & HIGHS
 }

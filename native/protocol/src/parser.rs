@@ -9,9 +9,10 @@
 
 use crate::body::{ChunkedReader, Piece};
 use crate::error::{self, ProtocolError};
-use crate::head::{Head, Scan};
+use crate::head::Head;
 use crate::input::Input;
 use crate::limits::Limits;
+use crate::scan::Scan;
 
 /// What the parser reports.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -1,0 +1,280 @@
+//! Finding the end of a head, and reading it.
+//!
+//! There are two ways to the same answers. A head that is there as a whole and has nothing odd
+//! about it, nearly every one, is read in one pass. What that leaves is judged line by line, as
+//! far as it came, so that the first fault in it is found as soon as it is there.
+
+use crate::error::{self, ProtocolError};
+use crate::fields::{Seen, conclude, split_field};
+use crate::grammar::{self, trim_end, trim_start};
+use crate::head::{Field, Head, Span, Version};
+use crate::input::Input;
+use crate::limits::Limits;
+use crate::lines::{Forbidden, end_of_line, find_control};
+use crate::request_line;
+
+const CRLF: usize = 2;
+
+/// How far a head has been looked at. Offsets count from its first byte.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Scan {
+    line: usize,         // where the line that is being looked for begins
+    scanned: usize,      // no line ends between there and here
+    lines: usize,        // how many precede it
+    request_line: usize, // length of the first
+    skipped_line: bool,  // whether an empty line preceded this request
+}
+
+impl Scan {
+    pub const fn new() -> Self {
+        Self {
+            line: 0,
+            scanned: 0,
+            lines: 0,
+            request_line: 0,
+            skipped_line: false,
+        }
+    }
+
+    /// The length of the request line, 0 before that is known.
+    pub const fn request_line(&self) -> usize {
+        self.request_line
+    }
+
+    /// Returns the size of the head that `input` begins with, once it is complete, and writes
+    /// what it says into `head`. Consumes nothing but an empty line before it.
+    pub fn next(
+        &mut self,
+        input: &mut Input<'_>,
+        limits: &Limits,
+        head: &mut Head,
+    ) -> Result<Option<usize>, ProtocolError> {
+        if self.lines == 0 && self.scanned == 0 {
+            // No line of a head of this size can pass its limit.
+            let most = limits.request_line.min(limits.field_size).min(limits.head);
+            let window = input.remaining();
+            let window = window.get(..most).unwrap_or(window);
+            if let Some((size, seen)) = read_plain_head(window, limits, head) {
+                self.request_line = head_line_length(head);
+                conclude(window, &seen, limits, head)?;
+                return Ok(Some(size));
+            }
+            if let Some(size) = find_whole_head(window, limits) {
+                let bytes = window.get(..size).unwrap_or_default();
+                self.request_line = memchr::memchr(b'\r', bytes).unwrap_or(0);
+                parse_head(bytes, limits, head)?;
+                return Ok(Some(size));
+            }
+        }
+        let Some(size) = self.next_by_lines(input, limits)? else {
+            return Ok(None);
+        };
+        let bytes = input.remaining().get(..size).unwrap_or_default();
+        parse_head(bytes, limits, head)?;
+        Ok(Some(size))
+    }
+
+    /// Looks at the lines of a head as far as they came, and returns its size once it is complete.
+    ///
+    /// Each line is judged when it ends, or as soon as a byte in it is one too many.
+    fn next_by_lines(
+        &mut self,
+        input: &mut Input<'_>,
+        limits: &Limits,
+    ) -> Result<Option<usize>, ProtocolError> {
+        loop {
+            let bytes = input.remaining();
+            let Some(end) = self.end_of_head_line(bytes, limits)? else {
+                return Ok(None);
+            };
+            let next = end.saturating_add(CRLF);
+            let line = bytes.get(self.line..end).unwrap_or_default();
+            if line.is_empty() {
+                if self.lines > 0 {
+                    return Ok(Some(next));
+                }
+                if self.skipped_line {
+                    return Err(error::EMPTY_REQUEST_LINE);
+                }
+                input.take(next);
+                *self = Self {
+                    skipped_line: true,
+                    ..Self::new()
+                };
+                continue;
+            }
+            if self.lines == 0 {
+                request_line::parse(line, &mut Head::default())?;
+                self.request_line = line.len();
+            } else {
+                split_field(line)?;
+            }
+            self.lines = self.lines.saturating_add(1);
+            self.line = next;
+            self.scanned = next;
+        }
+    }
+
+    fn end_of_head_line(
+        &mut self,
+        bytes: &[u8],
+        limits: &Limits,
+    ) -> Result<Option<usize>, ProtocolError> {
+        let (mut limit, mut too_long, forbidden);
+        if self.lines > 0 {
+            (limit, too_long) = (limits.field_size, error::FIELD_TOO_LONG);
+            forbidden = Forbidden::Controls;
+            if self.lines > limits.fields {
+                (limit, too_long) = (0, error::TOO_MANY_FIELDS);
+            }
+        } else {
+            (limit, too_long) = (limits.request_line, error::REQUEST_LINE_TOO_LONG);
+            forbidden = Forbidden::NotAscii;
+            if let Some(&first) = bytes.first() {
+                if first != b'\r' && !grammar::is_token_byte(first) {
+                    return Err(error::NO_METHOD);
+                }
+            }
+        }
+        // A line fits if its CRLF and the empty line do; the empty line then fits, too.
+        let left = limits
+            .head
+            .saturating_sub(self.line)
+            .saturating_sub(2 * CRLF);
+        if left < limit {
+            (limit, too_long) = (left, error::HEAD_TOO_LONG);
+        }
+        end_of_line(
+            bytes,
+            self.line,
+            &mut self.scanned,
+            limit,
+            too_long,
+            forbidden,
+        )
+    }
+}
+
+/// The length of a request line in origin-form: all its versions have eight bytes.
+const fn head_line_length(head: &Head) -> usize {
+    head.target.end.saturating_add(" HTTP/1.1".len())
+}
+
+/// Reads a head that is there as a whole and has nothing odd about it: nearly every one.
+///
+/// Returns its size. What it leaves, the other ways find in order a fault in, or none.
+fn read_plain_head(bytes: &[u8], limits: &Limits, head: &mut Head) -> Option<(usize, Seen)> {
+    let mut at = read_plain_request_line(bytes, head)?;
+    let mut seen = Seen::default();
+    head.fields.clear();
+    loop {
+        let rest = bytes.get(at..)?;
+        if let [b'\r', b'\n', ..] = rest {
+            return Some((at.checked_add(CRLF)?, seen));
+        }
+        let colon = rest
+            .iter()
+            .position(|&byte| !grammar::is_token_byte(byte))?;
+        let (name, after_name) = rest.split_at_checked(colon)?;
+        let [b':', value @ ..] = after_name else {
+            return None;
+        };
+        if name.is_empty() || head.fields.len() == limits.fields {
+            return None;
+        }
+        let value = trim_start(value);
+        let end = find_control(value)?;
+        let (value, line_end) = value.split_at_checked(end)?;
+        let [b'\r', b'\n', after @ ..] = line_end else {
+            return None;
+        };
+        let value_end = bytes.len().checked_sub(line_end.len())?;
+        let value_start = value_end.checked_sub(value.len())?;
+        let value_end = value_start.checked_add(trim_end(value).len())?;
+        let field = Field {
+            name: Span::new(at, at.checked_add(colon)?),
+            value: Span::new(value_start, value_end),
+        };
+        seen.note(name, field.value);
+        head.fields.push(field);
+        at = bytes.len().checked_sub(after.len())?;
+    }
+}
+
+/// Reads `method /path HTTP/1.x` and its CRLF; returns where the next line begins.
+fn read_plain_request_line(bytes: &[u8], head: &mut Head) -> Option<usize> {
+    let space = bytes
+        .iter()
+        .position(|&byte| !grammar::is_token_byte(byte))?;
+    let (method, rest) = bytes.split_at_checked(space)?;
+    let [b' ', rest @ ..] = rest else {
+        return None;
+    };
+    let length = rest
+        .iter()
+        .position(|&byte| !grammar::is_target_byte(byte))?;
+    let (target, rest) = rest.split_at_checked(length)?;
+    head.version = match rest.first_chunk::<11>()? {
+        b" HTTP/1.1\r\n" => Version::Http11,
+        b" HTTP/1.0\r\n" => Version::Http10,
+        _ => return None,
+    };
+    if method.is_empty() || !target.starts_with(b"/") {
+        return None;
+    }
+    request_line::check_method(method).ok()?;
+    head.method = Span::new(0, space);
+    let start = space.checked_add(1)?;
+    let end = start.checked_add(length)?;
+    head.target = Span::new(start, end);
+    head.authority = None;
+    request_line::split_query(head.target, 0, target, head);
+    end.checked_add(11)
+}
+
+/// The size of a head that is there as a whole, and in which all that is wrong is words.
+fn find_whole_head(window: &[u8], limits: &Limits) -> Option<usize> {
+    let end = memchr::memmem::find(window, b"\r\n\r\n")?;
+    let (head, _) = window.split_at_checked(end)?;
+    let mut fields: usize = 0;
+    let mut rest = head;
+    while let Some(at) = find_control(rest) {
+        match rest.split_at_checked(at) {
+            Some(([], _)) if fields == 0 => return None, // an empty line precedes it
+            Some((_, [b'\r', b'\n', after @ ..])) => rest = after,
+            _ => return None,
+        }
+        fields = fields.saturating_add(1);
+    }
+    if head.is_empty() || fields > limits.fields {
+        return None;
+    }
+    end.checked_add(2 * CRLF)
+}
+
+/// Reads a complete head in which every line ends in CRLF and holds no control character.
+fn parse_head(bytes: &[u8], limits: &Limits, head: &mut Head) -> Result<(), ProtocolError> {
+    let end = memchr::memchr(b'\r', bytes).unwrap_or(bytes.len());
+    let (line, _) = bytes.split_at_checked(end).unwrap_or_default();
+    request_line::parse(line, head)?;
+    let mut seen = Seen::default();
+    head.fields.clear();
+    let mut at = end.saturating_add(CRLF);
+    loop {
+        let rest = bytes.get(at..).unwrap_or_default();
+        let end = memchr::memchr(b'\r', rest).unwrap_or(rest.len());
+        let line = rest.get(..end).unwrap_or_default();
+        if line.is_empty() {
+            break;
+        }
+        let field = split_field(line)?;
+        let field = Field {
+            name: field.name.shifted(at),
+            value: field.value.shifted(at),
+        };
+        seen.note(field.name.of(bytes), field.value);
+        head.fields.push(field);
+        at = at.saturating_add(end).saturating_add(CRLF);
+    }
+    conclude(bytes, &seen, limits, head)
+}

@@ -1,0 +1,140 @@
+//! What holds for all bytes: packets do not matter, and nothing panics, spins or grows.
+#![allow(clippy::unwrap_used, clippy::panic, clippy::arithmetic_side_effects)]
+#![allow(clippy::indexing_slicing, clippy::expect_used)]
+
+mod support;
+
+use penstock_protocol::Limits;
+use proptest::prelude::*;
+use proptest::sample::select;
+use support::{byte_by_byte, parse, split_at};
+
+/// Small ones, so that short inputs meet them.
+const SMALL: Limits = Limits {
+    request_line: 60,
+    fields: 4,
+    field_size: 40,
+    head: 150,
+    chunk_overhead: 12,
+    body: 40,
+};
+
+const FRAGMENTS: &[&[u8]] = &[
+    b"GET / HTTP/1.1\r\n",
+    b"POST /p?q HTTP/1.1\r\n",
+    b"Host: a\r\n",
+    b"Host: a\r\n\r\n",
+    b"Content-Length: 3\r\n",
+    b"Transfer-Encoding: chunked\r\n",
+    b"X: y\r\n",
+    b"X:",
+    b"Connection: close\r\n",
+    b"Expect: 100-continue\r\n",
+    b"\r\n",
+    b"\r",
+    b"\n",
+    b"0\r\n\r\n",
+    b"3\r\nabc\r\n",
+    b"3",
+    b";a=b",
+    b"\"",
+    b" ",
+    b"\t",
+    b"\0",
+    b"\xff",
+    b"abc",
+    b"AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA",
+    b"CONNECT",
+    b"HTTP/2.0",
+    b"*",
+    b":",
+    b"http://b/",
+];
+
+/// Heads of requests whose bodies follow, or not.
+const STARTS: &[&[u8]] = &[
+    b"",
+    b"GET / HTTP/1.1\r\nHost: a\r\n\r\n",
+    b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n",
+    b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n\r\n",
+    b"POST / HTTP/1.0\r\nContent-Length: 3\r\n\r\n",
+];
+
+fn streams() -> impl Strategy<Value = Vec<u8>> {
+    let fragments = prop::collection::vec(select(FRAGMENTS), 0..24).prop_map(|all| all.concat());
+    let bytes = prop::collection::vec(any::<u8>(), 0..80);
+    let rest = prop_oneof![3 => fragments, 1 => bytes];
+    (select(STARTS), rest).prop_map(|(start, rest)| [start, &rest[..]].concat())
+}
+
+fn config() -> ProptestConfig {
+    ProptestConfig {
+        cases: 2000,
+        failure_persistence: None,
+        ..ProptestConfig::default()
+    }
+}
+
+proptest! {
+    #![proptest_config(config())]
+
+    #[test]
+    fn events_do_not_depend_on_how_the_bytes_are_split(
+        raw in streams(),
+        cuts in prop::collection::vec(any::<usize>(), 0..8),
+        eof: bool,
+        small: bool,
+    ) {
+        let limits = if small { SMALL } else { Limits::default() };
+        let whole = parse([&raw[..]], eof, &limits);
+        let by_bytes = parse(byte_by_byte(&raw), eof, &limits);
+        prop_assert_eq!(by_bytes.essence(), whole.essence());
+        let split = parse(split_at(&raw, &cuts), eof, &limits);
+        prop_assert_eq!(split.essence(), whole.essence());
+    }
+
+    /// `parse` itself sees that the parser does not spin.
+    #[test]
+    fn what_is_kept_between_packets_is_bounded_by_the_limits(raw in streams()) {
+        let kept = parse(byte_by_byte(&raw), false, &SMALL).most_kept;
+        prop_assert!(kept <= SMALL.head.max(16 + SMALL.chunk_overhead + 1), "{}", kept);
+    }
+
+    #[test]
+    fn arbitrary_bytes_end_in_documented_results(
+        raw in prop::collection::vec(any::<u8>(), 0..2000),
+        eof: bool,
+    ) {
+        let outcome = parse([&raw[..]], eof, &Limits::default());
+        if let Some(error) = outcome.error {
+            prop_assert!((400..600).contains(&error.status));
+        }
+        if eof {
+            prop_assert_eq!(outcome.error.is_none(), outcome.closed);
+        }
+    }
+}
+
+/// No limit holds between a `body` and the end of its type, so sums of sizes must not overflow.
+#[test]
+fn sizes_without_a_limit_do_not_overflow() {
+    let limits = Limits {
+        request_line: usize::MAX,
+        fields: usize::MAX,
+        field_size: usize::MAX,
+        head: usize::MAX,
+        chunk_overhead: usize::MAX,
+        body: u64::MAX,
+    };
+    for raw in [
+        &b"POST / HTTP/1.0\r\nContent-Length: 18446744073709551615\r\n\r\nabc"[..],
+        b"POST / HTTP/1.0\r\nContent-Length: 18446744073709551616\r\n\r\nabc",
+        b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\nffffffffffffffff\r\nab",
+        b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n1;a=b\r\na\r\n0\r\nX: y\r\n",
+    ] {
+        for eof in [false, true] {
+            let whole = parse([raw], eof, &limits);
+            assert_eq!(parse(byte_by_byte(raw), eof, &limits).essence(), whole.essence());
+        }
+    }
+}
