@@ -109,3 +109,32 @@ errors! {
     NO_CHUNK_END = new(400, "A chunk does not end in CRLF.", "RFC 9112, section 7.1");
     FORBIDDEN_TRAILER = new(400, "A trailer field frames or routes the message.", "RFC 9110, section 6.5.1");
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_error_names_its_setting_or_else_its_rule() {
+        assert_eq!(
+            BODY_TOO_LARGE.to_string(),
+            "The request body is too large. (max_body)"
+        );
+        assert_eq!(
+            NO_HOST.to_string(),
+            "The Host field is missing. (RFC 9112, section 3.2)"
+        );
+        assert_eq!(ProtocolError::new(400, "No.", "").to_string(), "No.");
+    }
+
+    #[test]
+    fn no_two_errors_have_the_same_words() {
+        for (index, error) in ALL.iter().enumerate() {
+            assert!(
+                ALL[..index]
+                    .iter()
+                    .all(|other| other.reason != error.reason)
+            );
+        }
+    }
+}

@@ -212,3 +212,117 @@ pub fn trim(text: &[u8]) -> &[u8] {
 pub fn members(value: &[u8]) -> impl Iterator<Item = &[u8]> {
     value.split(|&byte| byte == b',').map(trim)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn all(accepts: impl Fn(&[u8]) -> bool, texts: &[&str]) {
+        for text in texts {
+            assert!(accepts(text.as_bytes()), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn rfc9110_5_6_2_token() {
+        let bytes: Vec<u8> = (0..=255).filter(|&byte| is_token_byte(byte)).collect();
+        let expected =
+            "!#$%&'*+-.0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZ^_`abcdefghijklmnopqrstuvwxyz|~";
+        assert_eq!(bytes, expected.as_bytes());
+        assert!(!is_token(b""));
+    }
+
+    #[test]
+    fn rfc9112_3_2_target() {
+        let refused: Vec<u8> = (0..=255).filter(|&byte| !is_target_byte(byte)).collect();
+        let mut expected: Vec<u8> = (0..=b' ').collect();
+        expected.extend(b"#\\");
+        expected.extend(0x7f..=255);
+        assert_eq!(refused, expected);
+    }
+
+    #[test]
+    fn rfc3986_3_2_2_host() {
+        all(
+            is_host,
+            &[
+                "a",
+                "a.example:8000",
+                "a:",
+                "127.0.0.1:80",
+                "[::1]",
+                "[::1]:65535",
+            ],
+        );
+        all(
+            is_host,
+            &["[::ffff:1.2.3.4]", "a%2Db", "A_b~", "a!$&'()*+,;=", "%41:1"],
+        );
+        let refused = [
+            "", ":80", "a:b", "a:1:2", "a:123456", "[::1", "[::1]x", "[:]", "[]", "[g::]",
+        ];
+        all(|text| !is_host(text), &refused);
+        all(
+            |text| !is_host(text),
+            &["a%4", "a%", "a%g0", "u@a", "a/b", "a b", "caf\u{e9}", "]"],
+        );
+        let longest = "0".repeat(45);
+        assert!(is_host(format!("[{longest}]").as_bytes()));
+        assert!(!is_host(format!("[{longest}0]").as_bytes()));
+    }
+
+    #[test]
+    fn rfc9112_7_transfer_coding() {
+        all(is_transfer_coding, &["gzip", "x;a=b", "x ; a\t=\tb;c=d"]);
+        let refused = [
+            "",
+            ";a=b",
+            "x;",
+            "x;a",
+            "x;=b",
+            "x;a=",
+            "x;a=\"b\"",
+            "g zip",
+            "x;a=b=c",
+        ];
+        all(|text| !is_transfer_coding(text), &refused);
+    }
+
+    #[test]
+    fn rfc9112_7_1_1_chunk_extensions() {
+        all(
+            is_chunk_extensions,
+            &["", ";a", ";a=b", ";a;b=c", "; a\t= b ;c ", ";a=\"\""],
+        );
+        all(
+            is_chunk_extensions,
+            &[";a=\"b;c=d \\\" \\\\\"", ";a=\"caf\u{e9}\""],
+        );
+        let refused = [
+            " ;a",
+            "a",
+            ";",
+            ";=b",
+            ";a=",
+            ";a b",
+            ";a=b c",
+            ";a=\"b",
+            ";a=\"b\\\"",
+            ";a;;b",
+        ];
+        all(|text| !is_chunk_extensions(text), &refused);
+        all(
+            |text| !is_chunk_extensions(text),
+            &[";a=\"b\"c", ";a=\"\n\"", ";a=\"\\\r\"", ";a=\"\\"],
+        );
+    }
+
+    #[test]
+    fn rfc9110_5_6_3_only_sp_and_htab_are_blanks() {
+        assert_eq!(trim(b" \t a b\t "), b"a b");
+        assert_eq!(trim(b" \t "), b"");
+        assert_eq!(trim(b"\x0b\x0c\xa0"), b"\x0b\x0c\xa0");
+        let list: Vec<&[u8]> = members(b"a ,, b").collect();
+        assert_eq!(list, [&b"a"[..], b"", b"b"]);
+    }
+}

@@ -92,3 +92,37 @@ const fn suspects(word: u64) -> u64 {
     let is_delete = delete.wrapping_sub(ONES) & !delete;
     (below_space | is_delete) & HIGHS
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::collection::vec;
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn naive(bytes: &[u8]) -> Option<usize> {
+        bytes.iter().position(|&byte| is_control(byte))
+    }
+
+    #[test]
+    fn each_byte_is_judged_in_each_place_of_a_word() {
+        for byte in 0..=255 {
+            for place in 0..20 {
+                for filler in [b' ', b'~', b'\t', 0x80, 0xff] {
+                    let mut bytes = [filler; 20];
+                    bytes[place] = byte;
+                    assert_eq!(find_control(&bytes), naive(&bytes), "{byte} at {place}");
+                }
+            }
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn words_find_what_bytes_find(
+            bytes in vec(prop_oneof![8 => 0x20..=255_u8, 1 => any::<u8>(), 1 => Just(b'\t')], 0..64),
+        ) {
+            prop_assert_eq!(find_control(&bytes), naive(&bytes));
+        }
+    }
+}

@@ -222,3 +222,41 @@ pub const fn reason_phrase(status: u16) -> &'static str {
         _ => "",
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_are_those_of_the_formatter() {
+        for number in [0, 1, 9, 10, 15, 16, 255, 256, 65_535, 1_000_000, u64::MAX] {
+            let mut line = Vec::new();
+            encode_content_length(&mut line, number);
+            assert_eq!(line, format!("Content-Length: {number}\r\n").into_bytes());
+            if let Some(size) = usize::try_from(number).ok().filter(|&size| size > 0) {
+                line.clear();
+                encode_chunk_size(&mut line, size);
+                assert_eq!(line, format!("{size:x}\r\n").into_bytes());
+            }
+        }
+    }
+
+    #[test]
+    fn rfc9112_7_1_an_empty_chunk_would_end_the_body() {
+        let mut out = Vec::new();
+        encode_chunk(&mut out, b"");
+        encode_chunk_size(&mut out, 0);
+        assert_eq!(out, b"");
+        encode_chunk(&mut out, b"hello");
+        out.extend_from_slice(LAST_CHUNK);
+        assert_eq!(out, b"5\r\nhello\r\n0\r\n\r\n");
+    }
+
+    #[test]
+    fn rfc9110_15_5_6_a_405_tells_what_is_allowed() {
+        let answer = error_response(&crate::error::IS_CONNECT, "");
+        let text = String::from_utf8(answer).unwrap();
+        assert!(text.starts_with("HTTP/1.1 405 Method Not Allowed\r\n"));
+        assert!(text.contains(&format!("\r\nAllow: {ALLOWED_METHODS}\r\n")));
+    }
+}
