@@ -8,6 +8,8 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
+import sys
 import threading
 import time
 from dataclasses import dataclass, field
@@ -15,6 +17,7 @@ from pathlib import Path
 
 import pytest
 
+from penstock.listeners import open_listeners
 from support.invariant import eventually, faulty_server, probe
 from support.server_process import ServerProcess
 from support.wire import Client
@@ -157,6 +160,27 @@ def test_fault_33_connections_in_the_accept_queue_are_served(tmp_path: Path) -> 
                 assert (response.body, response.header("Connection")) == (b"hello", "close")
                 client.close()
         assert server.wait() == 0
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux can ignore newcomers")
+def test_fault_33_newcomers_are_turned_away_before_the_queue_is_emptied() -> None:
+    (listener,) = open_listeners(["127.0.0.1:0"], 10)
+    address = listener.socket.getsockname()
+    with Client(address) as early, socket.socket() as late:
+        listener.turn_newcomers_away()
+        late.settimeout(0.2)
+        with pytest.raises(TimeoutError):
+            late.connect(address)
+        accepted, _ = listener.socket.accept()
+        with pytest.raises(BlockingIOError):
+            listener.socket.accept()
+        # The one that was in time notices nothing, and neither does the end of its connection.
+        early.send(HELLO)
+        with accepted:
+            accepted.settimeout(10)
+            assert accepted.recv(1000) == HELLO
+        assert early.is_closed_by_server()
+    listener.close()
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGQUIT])

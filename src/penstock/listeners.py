@@ -11,6 +11,9 @@ import os
 import re
 import socket
 import stat
+import struct
+import sys
+from array import array
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, NoReturn
@@ -33,6 +36,17 @@ _REASONS = {
     errno.ENOTSOCK: "the descriptor is no socket",
 }
 _FIRST_UNPRIVILEGED_PORT = 1024
+
+_SO_ATTACH_FILTER = 26  # of Linux; the socket module does not have it
+_DROP_SYN = b"".join(
+    struct.pack("HBBI", *instruction)
+    for instruction in [  # a socket filter in classic BPF, over a segment's TCP header
+        (0x30, 0, 0, 13),  # load the byte with the flags
+        (0x45, 0, 1, 0x02),  # where SYN is set,
+        (0x06, 0, 0, 0),  # take nothing of it,
+        (0x06, 0, 0, 0xFFFF_FFFF),  # else all
+    ]
+)
 
 
 @dataclass(frozen=True)
@@ -63,6 +77,7 @@ class Listener:
         self.name = _unix_name(bound) if self.is_unix else _url(self.server_name, self.server_port)
         """For logs and humans: ``http://127.0.0.1:8000``, ``unix:/run/app.sock``."""
         self._text = address.text
+        self._adopted = address.descriptor is not None
         # The application may change the directory: the path must still be the same at the end.
         self._path = os.path.abspath(created) if created is not None else None
         self._identity = _identity(self._path) if self._path is not None else None
@@ -81,6 +96,24 @@ class Listener:
             self.socket.listen(backlog)
         except OSError as error:
             raise _listen_error(self._text, _reason(error)) from None
+
+    def turn_newcomers_away(self) -> None:
+        """Have the kernel ignore new attempts to connect: then the queue can be emptied for good.
+
+        Otherwise who gets into it between the last accept and the closing is reset; whose attempt
+        is ignored tries again a second later. TCP on Linux only, and not a socket that was passed
+        by a parent, which may go on to use it.
+        """
+        if self.is_unix or self._adopted or sys.platform != "linux":
+            return
+        program = array("B", _DROP_SYN)
+        address, size = program.buffer_info()
+        try:
+            self.socket.setsockopt(
+                socket.SOL_SOCKET, _SO_ATTACH_FILTER, struct.pack("HP", size // 8, address)
+            )
+        except OSError:
+            pass  # a kernel without socket filters
 
     def close(self) -> None:
         """Close the socket, and remove the path of a unix socket that was made here.

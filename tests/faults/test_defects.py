@@ -7,15 +7,22 @@ import threading
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
+import pytest
+
 import penstock
 from penstock.transport.python import PythonTransport
+from penstock.transport.python.exchange import PythonExchange
 from support.wire import Client
 
 if TYPE_CHECKING:
     from wsgiref.types import StartResponse
 
+GET = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
 
-def test_fault_30_an_error_in_the_loop_leaves_the_crew_its_tender() -> None:
+
+def test_fault_30_an_error_in_the_loop_leaves_the_crew_its_tender(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     begun, released, hit = threading.Semaphore(0), threading.Event(), threading.Event()
 
     def app(environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
@@ -24,28 +31,32 @@ def test_fault_30_an_error_in_the_loop_leaves_the_crew_its_tender() -> None:
         start_response("200 OK", [])
         return [b"held"]
 
-    def fail() -> None:
-        hit.set()
-        raise LookupError("a defect")
+    with penstock.running(app, threads=2) as server, contextlib.ExitStack() as stack:
+        transport = server.worker.transport
+        assert isinstance(transport, PythonTransport)
+        run = transport._loop.run
 
-    with penstock.running(app, threads=2) as server:
+        def fail_once() -> PythonExchange | None:
+            if hit.is_set():
+                return run()
+            hit.set()
+            raise LookupError("a defect")
+
         address = (server.host, server.port)
-        with contextlib.ExitStack() as stack:
-            first, second, third, fourth = [stack.enter_context(Client(address)) for _ in range(4)]
-            for client in (first, second):
-                client.send(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+        clients = [stack.enter_context(Client(address)) for _ in range(5)]
+        try:
+            for client in clients[:2]:
+                client.send(GET)
                 assert begun.acquire(timeout=10)
-            # Both threads are with the application: it is the tender that leads now.
-            transport = server.worker.transport
-            assert isinstance(transport, PythonTransport)
-            transport._loop.post(fail)
-            transport._loop.hurry()
-            try:
-                for client in (third, fourth):
-                    client.send(b"nonsense\r\n\r\n")
-                    assert client.read_response().status == 400
-                assert hit.is_set()
-            finally:
-                released.set()
-            assert first.read_response().body == b"held"
-            assert second.read_response().body == b"held"
+            # Both threads are with the application, so the tender is to lead: it answers this.
+            clients[2].send(b"nonsense\r\n\r\n")
+            assert clients[2].read_response().status == 400
+            monkeypatch.setattr(transport._loop, "run", fail_once)
+            clients[3].send(GET)  # it is queued, and the tender meets the defect
+            assert hit.wait(10)
+            clients[4].send(b"nonsense\r\n\r\n")
+            assert clients[4].read_response().status == 400
+        finally:
+            released.set()
+        for client in (*clients[:2], clients[3]):
+            assert client.read_response().body == b"held"

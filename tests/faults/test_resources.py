@@ -86,7 +86,7 @@ def test_fault_41_connections_with_descriptors_above_1024_are_served(
     [
         "sendto:error=ENOBUFS:when=2",
         "sendto:error=ENOMEM:when=2",
-        "sendto:error=EAGAIN:when=1+2",
+        "sendto:error=EAGAIN:when=2+2",
         "sendto:error=EINTR:when=1+2",
         "recvfrom:error=EAGAIN:when=1+2",
         "recvfrom:error=EINTR:when=1+2",

@@ -267,6 +267,7 @@ class Loop:
         self._drain_begun = True
         for acceptor in self.acceptors:
             acceptor.stop()
+            acceptor.listener.turn_newcomers_away()
             # What waits in the queue was accepted by the kernel: it is served, not reset.
             acceptor.accept(MAX_BACKLOG)
             acceptor.stop()
