@@ -261,7 +261,8 @@ class Settings:
         20.0,
         section="Deadlines",
         help="Time for a request body, besides what --body-min-rate allows; then 408.",
-        reason="Covers stalls of a bad line at any size of body.",
+        reason="Covers stalls of a bad line at any size of body. However much has come already, "
+        "a body that stands still for 60 s (or for this time, if that is longer) is given up.",
     )
     body_min_rate: int = option(
         size(1, 1 << 30),

@@ -362,9 +362,10 @@ def _leave_for_certain(status: int) -> None:
 
 def check_room_for_files(settings: Settings, logger: logging.Logger) -> None:
     """Raise the limit on open files to what max_connections needs, or warn that it is too low."""
-    # For each connection its socket, and in the worst case a spooled body and a file being sent;
-    # idle ones have neither.
-    wanted = settings.max_connections + settings.threads * 4 + 64
+    # Idle connections have a socket and nothing else; those that a thread is busy with may have
+    # a spooled body and a file to send, and the application opens files of its own.
+    beside = 32 + 4 * settings.threads
+    wanted = settings.max_connections + beside
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft == resource.RLIM_INFINITY or soft >= wanted:
         return
@@ -378,7 +379,7 @@ def check_room_for_files(settings: Settings, logger: logging.Logger) -> None:
             "the limit on open files is %d, so that about %d connections fit at a time; "
             "raise it (ulimit -n) or lower max_connections (%d)",
             possible,
-            max(1, possible - 64 - settings.threads * 4),
+            max(possible - beside, possible // 2),
             settings.max_connections,
         )
 

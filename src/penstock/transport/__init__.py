@@ -33,8 +33,9 @@ class Exchange(Protocol):
         """Return 1 to ``size`` bytes of a streamed body, ``b""`` at its end, again and again.
 
         Sends ``100 Continue`` first where the client waits for it and no response has begun.
-        Raises `ClientDisconnected` where the client left or stalled, and
-        `RequestBodyError` where the body breaks a rule or a limit.
+        Raises `ClientDisconnected` where the client reset the connection, and
+        `RequestBodyError` where the body breaks a rule or a limit, comes too slowly, or ends
+        too early: after that the client may still read an answer.
         """
 
     def send_informational(self, status: str, headers: Sequence[tuple[str, str]]) -> None:

@@ -32,6 +32,13 @@ Copying 64 KiB costs about 5 µs, a second system call about as much.
 """
 
 
+BODY_STALL_SECONDS = 60.0
+"""How long a body may stand still, however fast it came before.
+
+The minimal rate alone would let a gigabyte that arrives in a second buy weeks of silence.
+"""
+
+
 @dataclass(frozen=True, slots=True)
 class Limits:
     """What a transport enforces. Sizes are in bytes, times in seconds on the monotonic clock."""
@@ -47,9 +54,14 @@ class Limits:
     write_timeout: float = 60.0
     drain_linger: float = 2.0
 
-    def body_allowance(self, received: int) -> float:
-        """Return how many seconds a body may have taken by the time ``received`` bytes are here."""
-        return self.body_timeout + received / self.body_min_rate
+    def body_allowance(self, received: int, taken: float) -> float:
+        """Return how many seconds a body may take until its next byte.
+
+        ``received`` bytes have come, and the last of them when the body had taken ``taken``
+        seconds.
+        """
+        by_rate = self.body_timeout + received / self.body_min_rate
+        return min(by_rate, taken + max(BODY_STALL_SECONDS, self.body_timeout))
 
     def least_progress(self) -> float:
         """Return how many bytes a client has to take within ``write_timeout`` not to be stalled."""

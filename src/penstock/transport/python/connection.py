@@ -67,6 +67,7 @@ class Connection:
 
     __slots__ = (
         "awaiting_room",
+        "answered",
         "base_environ",
         "broken",
         "client",
@@ -124,6 +125,7 @@ class Connection:
         self.awaiting_room = False  # the thread that answers waits until there is less output
         self.discarding = False  # the body in progress is one that nobody wants any more
         self.close_after = False  # the response in progress is the connection's last
+        self.answered = False  # the exchange is over; set by its thread
         self.broken = False  # the response ended early, and only a reset can show it
         self.gone = False  # the client has reset the connection
         self.lingered = 0
@@ -144,26 +146,30 @@ class Connection:
             self._discard_input()
         return None  # CLOSED: the event was older than the closing
 
-    def resume(self) -> None:
-        """Take the connection back from the thread that has answered its request."""
+    def attend(self) -> None:
+        """Do what the thread that has the request asks for: see to its output, or take it back."""
         if self.phase is not HANDED_OUT:
-            return
-        if self.loop.drained:
+            return  # it was asked for twice
+        output = self.output
+        unsent = output is not None and output.size > 0
+        if not self.answered:
+            # Drained from here while the application makes the next block. Where that goes on
+            # already the deadline stands: an application that trickles does not put it off.
+            if unsent and not self.watched & EVENT_WRITE:
+                self.await_output(self.watched | EVENT_WRITE)
+        elif self.loop.drained:
             self.close()  # it came back after all else was torn down
         elif self.broken:
             self.reset()
-        elif self.output is not None and self.output.size:
+        elif unsent:
             self.phase = FLUSHING
             self.await_output(EVENT_WRITE)
         else:
             self._after_response()
 
-    def watch_output(self) -> None:
-        """Drain the output from the loop while the application makes the next block."""
-        if self.watched & EVENT_WRITE:
-            return  # the deadline stands: an application that trickles does not put it off
-        if self.phase is HANDED_OUT and self.output is not None and self.output.size:
-            self.await_output(self.watched | EVENT_WRITE)
+    def is_with_a_thread(self) -> bool:
+        """Tell whether a thread still uses the socket."""
+        return self.phase is HANDED_OUT and not self.answered
 
     def await_output(self, mask: int) -> None:
         """Wait until the client takes output, within the write deadline."""
@@ -307,7 +313,8 @@ class Connection:
                 self.deadline = loop.now + loop.limits.header_timeout
         if state is BODY:
             received = self.spool.size if self.spool is not None else 0
-            self.deadline = self.since + loop.limits.body_allowance(received)
+            allowed = loop.limits.body_allowance(received, loop.now - self.since)
+            self.deadline = self.since + allowed
 
     def _complete(self) -> PythonExchange | None:
         """Hand a request with its whole body out, or answer it here."""
@@ -348,6 +355,7 @@ class Connection:
         loop.requests += 1
         request_id = environ["penstock.request_id"] = f"{loop.id_prefix}{loop.requests:x}"
         self.phase = HANDED_OUT
+        self.answered = False
         self.deadline = math.inf
         if self.tap is not None:
             self.tap.handed_out()

@@ -160,7 +160,7 @@ class PythonExchange:
         Only waiting counts: a client is not blamed for an application that reads slowly.
         """
         limits = self._connection.loop.limits
-        allowed = limits.body_allowance(self._received) - self._waited
+        allowed = limits.body_allowance(self._received, self._waited) - self._waited
         before = time.monotonic()
         poller = select.poll()
         poller.register(self._connection.socket, select.POLLIN)
@@ -424,7 +424,7 @@ class PythonExchange:
             self._wait_for_room(output, loop.out_buffer)
         if output.size:
             # The block has to be on its way before the application is asked for the next one.
-            loop.post(self._connection.watch_output)
+            loop.post(self._connection)
             loop.hurry()
 
     def _wait_for_room(self, output: Output, mark: int) -> None:
@@ -477,7 +477,8 @@ class PythonExchange:
                 connection.exchange = self  # logged when it is known what became of it
             else:
                 loop.log_exchange(self, reason)
-        loop.post(connection.resume)
+        connection.answered = True
+        loop.post(connection)
         # The leader need not hurry where the client's next request is what wakes it up anyway.
         # Looked at only now: it may just have stopped to watch for that request.
         if (

@@ -14,7 +14,6 @@ import os
 import selectors
 import time
 from collections import deque
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Protocol
 
 from penstock.access_log import Transaction
@@ -90,7 +89,7 @@ class Loop:
         self._polled_at = self.now
         self._sweep_interval = limits.sweep_interval()
         self._next_sweep = self.now
-        self._inbox: deque[Callable[[], None]] = deque()  # appended to by any thread
+        self._inbox: deque[Connection] = deque()  # appended to by any thread
         self._polling = False  # the leader is, or is about to be, blocked in the poll
         self._waker = Waker()
         self.selector.register(self._waker.reader, selectors.EVENT_READ, self._waker)
@@ -106,9 +105,9 @@ class Loop:
 
     # -- for any thread -----------------------------------------------------------------------
 
-    def post(self, action: Callable[[], None]) -> None:
-        """Have the leader run ``action`` by the next event; `hurry` brings that about."""
-        self._inbox.append(action)
+    def post(self, connection: Connection) -> None:
+        """Have the leader attend to a connection by the next event; `hurry` brings that about."""
+        self._inbox.append(connection)
 
     def hurry(self) -> None:
         """Have the leader look at what was posted now."""
@@ -138,7 +137,11 @@ class Loop:
         inbox, batch = self._inbox, self.batch
         while True:
             while inbox:
-                inbox.popleft()()
+                connection = inbox.popleft()
+                try:
+                    connection.attend()
+                except Exception:
+                    self._contain(connection)
             if self.closed:
                 self._tear_down()
                 return None  # before anything else is handed out
@@ -206,8 +209,8 @@ class Loop:
     def _contain(self, handler: Handler) -> None:
         """Confine a defect of ours to the connection that met it."""
         self.logger.exception("internal error; the connection is closed")
-        if isinstance(handler, Connection) and handler.phase is not Phase.HANDED_OUT:
-            handler.close()
+        if isinstance(handler, Connection) and not handler.is_with_a_thread():
+            handler.reset()
 
     # -- connections ----------------------------------------------------------------------------
 
