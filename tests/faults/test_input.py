@@ -49,7 +49,7 @@ def state(server: ServerProcess) -> dict[str, object]:
 def test_fault_01_a_megabyte_of_nonsense_gets_400_and_one_log_line(
     server: ServerProcess, data: bytes
 ) -> None:
-    with unharmed(server, [r"\[INFO\] refused a request from 127.0.0.1: 4\d\d "]) as lines:
+    with unharmed(server, [r"\[INFO\] refused .* from 127.0.0.1: 4\d\d "]) as lines:
         with Client(server.address) as client:
             try:
                 client.send(data)
@@ -80,7 +80,7 @@ def test_fault_02_a_request_in_one_byte_segments_is_answered_as_one_in_one(
 
 def test_fault_03_slowloris_heads_end_at_a_total_deadline_with_408(server: ServerProcess) -> None:
     count = 300
-    expected = [r"refused a request from 127.0.0.1: 408 .*header_timeout"] * count
+    expected = [r"refused .* from 127.0.0.1: 408 .*header_timeout"] * count
     with unharmed(server, expected):
         clients = [Client(server.address) for _ in range(count)]
         for client in clients:
@@ -107,7 +107,7 @@ def test_fault_04_a_slow_body_ends_with_408_and_never_holds_a_thread(
     server: ServerProcess,
 ) -> None:
     # More of them than there are threads, while a bystander is served.
-    expected = [r"refused a request from 127.0.0.1: 408 .*body_timeout"] * 20
+    expected = [r"refused .* from 127.0.0.1: 408 .*body_timeout"] * 20
     with unharmed(server, expected):
         clients = [Client(server.address) for _ in range(20)]
         for client in clients:

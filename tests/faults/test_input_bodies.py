@@ -33,7 +33,7 @@ def get(target: str) -> bytes:
 def test_fault_13_what_is_pipelined_behind_a_bad_request_never_runs(
     server: ServerProcess,
 ) -> None:
-    with unharmed(server, [r"refused a request from 127.0.0.1: 400 "]):
+    with unharmed(server, [r"refused .* from 127.0.0.1: 400 "]):
         with Client(server.address) as client:
             client.send(get("/see?first") + b"GET  / HTTP/1.1\r\n\r\n" + get("/see?third"))
             assert client.read_response().body == b"first"
@@ -160,7 +160,7 @@ def test_fault_17_one_byte_chunks_cost_time_in_proportion(server: ServerProcess)
 def test_fault_17_framing_that_does_not_end_is_refused(
     server: ServerProcess, body: bytes, status: int
 ) -> None:
-    with unharmed(server, [rf"refused a request from 127.0.0.1: (431|{status}) "]):
+    with unharmed(server, [rf"refused .* from 127.0.0.1: (431|{status}) "]):
         with Client(server.address) as client:
             client.send(CHUNKED + body)
             assert client.read_response().status in (status, 431)
@@ -180,9 +180,7 @@ def test_fault_18_oversized_heads_are_refused_with_little_memory(
     server: ServerProcess, head: bytes, status: int
 ) -> None:
     count = 20
-    with unharmed(
-        server, [rf"refused a request from 127.0.0.1: {status} "] * count, growth=8 * MIB
-    ):
+    with unharmed(server, [rf"refused .* from 127.0.0.1: {status} "] * count, growth=8 * MIB):
         clients = [Client(server.address) for _ in range(count)]
         for client in clients:
             try:
