@@ -39,6 +39,15 @@ pub struct Seen {
 
 impl Seen {
     #[inline]
+    /// Refuses fields whose repetition makes two readers see two different requests.
+    pub const fn refuse_repeated(&self) -> Result<(), ProtocolError> {
+        if self.repeated {
+            Err(error::REPEATED_FIELD)
+        } else {
+            Ok(())
+        }
+    }
+
     /// Takes notice of a field line.
     pub fn note(&mut self, name: &[u8], value: Span) {
         match name.len() {
@@ -68,9 +77,6 @@ pub fn conclude(
     head: &mut Head,
 ) -> Result<(), ProtocolError> {
     let old = head.version == Version::Http10;
-    if seen.repeated {
-        return Err(error::REPEATED_FIELD);
-    }
     match seen.host.map(|host| host.of(bytes)) {
         None if !old => return Err(error::NO_HOST),
         Some(host) if !(old && host.is_empty() || grammar::is_host(host)) => {

@@ -77,6 +77,7 @@ enum Stage {
 pub struct Parser {
     stage: Stage,
     request_line: usize, // length of the one at the start of the input, where it is known
+    sound: usize,        // size of a head there in which every line is sound
     eof: bool,
 }
 
@@ -96,6 +97,7 @@ impl Parser {
                 begun: false,
             },
             request_line: 0,
+            sound: 0,
             eof: false,
         }
     }
@@ -132,6 +134,16 @@ impl Parser {
             .remaining()
             .get(..self.request_line)
             .unwrap_or_default()
+    }
+
+    /// The bytes of a head that was refused although every line of it is sound, for logs: the
+    /// `head` that was passed in then has its fields. `input` is what that call left over.
+    #[must_use]
+    pub fn refused_head<'a>(&self, input: &Input<'a>) -> Option<&'a [u8]> {
+        match self.stage {
+            Stage::Failed(_) if self.sound > 0 => input.remaining().get(..self.sound),
+            _ => None,
+        }
     }
 
     /// Takes notice that the client will send no more than what was received.
@@ -194,9 +206,9 @@ impl Parser {
             return Ok(Event::NeedData);
         };
         let found = scan.next(input, limits, head);
-        self.request_line = scan.request_line();
+        (self.request_line, self.sound) = (scan.request_line(), scan.sound());
         if let Some(size) = found? {
-            self.request_line = 0;
+            (self.request_line, self.sound) = (0, 0);
             self.stage = match (head.chunked, head.content_length) {
                 (true, _) => Stage::Chunked(ChunkedReader::new()),
                 (false, length) => Stage::Length(length.unwrap_or(0)),

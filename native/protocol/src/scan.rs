@@ -22,6 +22,7 @@ pub struct Scan {
     scanned: usize,      // no line ends between there and here
     lines: usize,        // how many precede it
     request_line: usize, // length of the first
+    sound: usize,        // bytes of the head, once it is complete and each line is well-formed
     skipped_line: bool,  // whether an empty line preceded this request
 }
 
@@ -32,6 +33,7 @@ impl Scan {
             scanned: 0,
             lines: 0,
             request_line: 0,
+            sound: 0,
             skipped_line: false,
         }
     }
@@ -39,6 +41,11 @@ impl Scan {
     /// The length of the request line, 0 before that is known.
     pub const fn request_line(&self) -> usize {
         self.request_line
+    }
+
+    /// The size of a head in which every line is sound, 0 before one was found.
+    pub const fn sound(&self) -> usize {
+        self.sound
     }
 
     /// Returns the size of the head that `input` begins with, once it is complete, and writes
@@ -49,28 +56,46 @@ impl Scan {
         limits: &Limits,
         head: &mut Head,
     ) -> Result<Option<usize>, ProtocolError> {
+        let mut seen = Seen::default();
+        let Some(size) = self.read(input, limits, head, &mut seen)? else {
+            return Ok(None);
+        };
+        seen.refuse_repeated()?;
+        self.sound = size;
+        let bytes = input.remaining().get(..size).unwrap_or_default();
+        conclude(bytes, &seen, limits, head)?;
+        Ok(Some(size))
+    }
+
+    fn read(
+        &mut self,
+        input: &mut Input<'_>,
+        limits: &Limits,
+        head: &mut Head,
+        seen: &mut Seen,
+    ) -> Result<Option<usize>, ProtocolError> {
+        let mut whole = None;
         if self.lines == 0 && self.scanned == 0 {
             // No line of a head of this size can pass its limit.
             let most = limits.request_line.min(limits.field_size).min(limits.head);
             let window = input.remaining();
             let window = window.get(..most).unwrap_or(window);
-            if let Some((size, seen)) = read_plain_head(window, limits, head) {
-                self.request_line = head_line_length(head);
-                conclude(window, &seen, limits, head)?;
+            if let Some(size) = read_plain_head(window, limits, head, seen) {
+                self.request_line = plain_request_line(head);
                 return Ok(Some(size));
             }
-            if let Some(size) = find_whole_head(window, limits) {
-                let bytes = window.get(..size).unwrap_or_default();
-                self.request_line = memchr::memchr(b'\r', bytes).unwrap_or(0);
-                parse_head(bytes, limits, head)?;
-                return Ok(Some(size));
-            }
+            whole = find_whole_head(window, limits);
         }
-        let Some(size) = self.next_by_lines(input, limits)? else {
-            return Ok(None);
+        let size = match whole {
+            Some(size) => size,
+            None => match self.next_by_lines(input, limits)? {
+                Some(size) => size,
+                None => return Ok(None),
+            },
         };
         let bytes = input.remaining().get(..size).unwrap_or_default();
-        parse_head(bytes, limits, head)?;
+        self.request_line = memchr::memchr(b'\r', bytes).unwrap_or(0);
+        read_head(bytes, head, seen)?;
         Ok(Some(size))
     }
 
@@ -156,21 +181,26 @@ impl Scan {
 }
 
 /// The length of a request line in origin-form: all its versions have eight bytes.
-const fn head_line_length(head: &Head) -> usize {
+const fn plain_request_line(head: &Head) -> usize {
     head.target.end.saturating_add(" HTTP/1.1".len())
 }
 
 /// Reads a head that is there as a whole and has nothing odd about it: nearly every one.
 ///
 /// Returns its size. What it leaves, the other ways find in order a fault in, or none.
-fn read_plain_head(bytes: &[u8], limits: &Limits, head: &mut Head) -> Option<(usize, Seen)> {
+fn read_plain_head(
+    bytes: &[u8],
+    limits: &Limits,
+    head: &mut Head,
+    seen: &mut Seen,
+) -> Option<usize> {
     let mut at = read_plain_request_line(bytes, head)?;
-    let mut seen = Seen::default();
+    *seen = Seen::default();
     head.fields.clear();
     loop {
         let rest = bytes.get(at..)?;
         if let [b'\r', b'\n', ..] = rest {
-            return Some((at.checked_add(CRLF)?, seen));
+            return at.checked_add(CRLF);
         }
         let colon = rest
             .iter()
@@ -253,11 +283,11 @@ fn find_whole_head(window: &[u8], limits: &Limits) -> Option<usize> {
 }
 
 /// Reads a complete head in which every line ends in CRLF and holds no control character.
-fn parse_head(bytes: &[u8], limits: &Limits, head: &mut Head) -> Result<(), ProtocolError> {
+fn read_head(bytes: &[u8], head: &mut Head, seen: &mut Seen) -> Result<(), ProtocolError> {
     let end = memchr::memchr(b'\r', bytes).unwrap_or(bytes.len());
     let (line, _) = bytes.split_at_checked(end).unwrap_or_default();
     request_line::parse(line, head)?;
-    let mut seen = Seen::default();
+    *seen = Seen::default();
     head.fields.clear();
     let mut at = end.saturating_add(CRLF);
     loop {
@@ -265,7 +295,7 @@ fn parse_head(bytes: &[u8], limits: &Limits, head: &mut Head) -> Result<(), Prot
         let end = memchr::memchr(b'\r', rest).unwrap_or(rest.len());
         let line = rest.get(..end).unwrap_or_default();
         if line.is_empty() {
-            break;
+            return Ok(());
         }
         let field = split_field(line)?;
         let field = Field {
@@ -276,5 +306,4 @@ fn parse_head(bytes: &[u8], limits: &Limits, head: &mut Head) -> Result<(), Prot
         head.fields.push(field);
         at = at.saturating_add(end).saturating_add(CRLF);
     }
-    conclude(bytes, &seen, limits, head)
 }

@@ -189,6 +189,32 @@ fn the_request_line_of_a_head_that_is_refused_as_a_whole_is_known_in_any_split()
 }
 
 #[test]
+fn a_head_that_is_refused_for_what_its_sound_lines_say_together_shows_its_fields() {
+    for (raw, refused) in [
+        ("GET / HTTP/1.1\r\nReferer: x\r\n\r\n", true),
+        ("GET / HTTP/1.2\r\nReferer: x\r\nExpect: y\r\n\r\n", true),
+        ("GET / HTTP/1.1\r\nReferer: x\r\nReferer : x\r\n\r\n", false),
+        (
+            "GET / HTTP/1.1\r\nReferer: x\r\nHost: a\r\nHost: a\r\n\r\n",
+            false,
+        ),
+        ("GET / HTTP/2.0\r\nReferer: x\r\n\r\n", false),
+    ] {
+        for cut in [0, 20] {
+            let mut client = Client::default();
+            client.send(&raw.as_bytes()[..cut]).ok();
+            client.send(&raw.as_bytes()[cut..]).unwrap_err();
+            let input = Input::new(client.carry.remaining());
+            let head = client.parser.refused_head(&input);
+            assert_eq!(head, refused.then_some(raw.as_bytes()));
+            let Some(head) = head else { continue };
+            let fields = client.head.joined_fields(head);
+            assert_eq!(fields[0], (b"referer".to_vec(), b"x"[..].into()));
+        }
+    }
+}
+
+#[test]
 fn body_remaining_is_what_is_still_to_be_received() {
     let mut client = Client::default();
     client.send(b"POST / HTTP/1.1\r\nHost: a\r\n").unwrap();
