@@ -422,6 +422,12 @@ fn a_head_says_nothing_of_the_one_that_it_was_written_over() {
     }
 }
 
+/// An idle connection costs these and its socket, and ten thousand of them may be there.
+#[test]
+fn a_parser_and_an_empty_carry_are_small() {
+    assert!(size_of::<Parser>() + size_of::<Carry>() <= 160);
+}
+
 #[test]
 fn a_carry_holds_no_memory_once_all_is_consumed() {
     let mut carry = Carry::default();
