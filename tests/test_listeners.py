@@ -119,6 +119,9 @@ def test_unix_addresses_are_paths_or_abstract_names(text: str, path: str) -> Non
         ("http://127.0.0.1:8000", "without http://"),
         ("unix:", "the path is missing"),
         ("unix:@", "the path is missing"),
+        ("/run/x.sock", "a path is written unix:/run/x.sock"),
+        ("run/x", "a path is written unix:run/x"),
+        ("x.sock", "a path is written unix:x.sock"),
         ("fd://three", "a descriptor is a number"),
     ],
 )
@@ -181,6 +184,31 @@ def test_a_port_in_use_is_told_and_nothing_stays_open() -> None:
         assert f"cannot listen on {taken}: it is in use" in refusal(f"127.0.0.1:{free}", taken)
         with opened(f"127.0.0.1:{free}"):
             pass
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("127.0.0.1", "127.0.0.1 (127.0.0.1:8000)"),
+        ("tcp://127.0.0.1", "tcp://127.0.0.1 (127.0.0.1:8000)"),
+        (":81", ":81 (0.0.0.0:81)"),
+        ("[::1]", "[::1] ([::1]:8000)"),
+        ("127.0.0.1:80", "127.0.0.1:80"),
+        ("tcp://127.0.0.1:80", "tcp://127.0.0.1:80"),
+        ("[::1]:80", "[::1]:80"),
+        ("unix:/run/x", "unix:/run/x"),
+        ("fd://3", "fd://3"),
+    ],
+)
+def test_an_address_is_shown_with_the_host_and_port_that_it_means(text: str, shown: str) -> None:
+    assert parse_address(text).shown == shown
+
+
+def test_a_host_alone_in_use_is_told_with_its_port(monkeypatch: pytest.MonkeyPatch) -> None:
+    with opened("127.0.0.1:0") as [holder]:
+        monkeypatch.setattr("penstock.listeners.DEFAULT_PORT", port_of(holder))
+        said = refusal("127.0.0.1")
+    assert f"cannot listen on 127.0.0.1 (127.0.0.1:{holder.server_port}): it is in use" in said
 
 
 def test_a_port_bound_elsewhere_can_turn_out_in_use_at_listen() -> None:

@@ -60,6 +60,14 @@ class Address:
     """Of a unix socket; it begins with NUL in Linux's abstract namespace."""
     descriptor: int | None = None
 
+    @property
+    def shown(self) -> str:
+        """The address for messages: as it was given, and what it means where that says less."""
+        if self.host is None:
+            return self.text
+        place = _host_and_port(self.host, str(self.port))
+        return self.text if self.text.endswith(place) else f"{self.text} ({place})"
+
 
 class Listener:
     """A listening socket, and what is told of it to humans and applications."""
@@ -76,7 +84,7 @@ class Listener:
         """SERVER_PORT of requests; ``80`` for unix sockets."""
         self.name = _unix_name(bound) if self.is_unix else _url(self.server_name, self.server_port)
         """For logs and humans: ``http://127.0.0.1:8000``, ``unix:/run/app.sock``."""
-        self._text = address.text
+        self._shown = address.shown
         self._adopted = address.descriptor is not None
         # The application may change the directory: the path must still be the same at the end.
         self._path = os.path.abspath(created) if created is not None else None
@@ -95,7 +103,7 @@ class Listener:
         try:
             self.socket.listen(backlog)
         except OSError as error:
-            raise _listen_error(self._text, _reason(error)) from None
+            raise _listen_error(self._shown, _reason(error)) from None
 
     def turn_newcomers_away(self) -> None:
         """Have the kernel ignore new attempts to connect: then the queue can be emptied for good.
@@ -182,6 +190,8 @@ def parse_address(text: str) -> Address:
     if "://" in text and not text.startswith("tcp://"):
         raise _listen_error(text, "an address is host:port, without http://")
     plain = text.removeprefix("tcp://")
+    if "/" in plain or plain.endswith(".sock"):
+        raise _listen_error(text, f"an address is host:port, and a path is written unix:{plain}")
     if plain.startswith("["):
         match = _IN_BRACKETS.fullmatch(plain)
         if match is None:
@@ -217,16 +227,16 @@ def _adopt(address: Address, descriptor: int) -> Listener:
     try:
         sock = socket.socket(fileno=descriptor)
     except OSError as error:
-        raise _listen_error(address.text, _reason(error)) from None
+        raise _listen_error(address.shown, _reason(error)) from None
     try:
         if sock.family not in (socket.AF_INET, socket.AF_INET6, socket.AF_UNIX):
-            raise _listen_error(address.text, "the socket is neither TCP nor unix")
+            raise _listen_error(address.shown, "the socket is neither TCP nor unix")
         if sock.type != socket.SOCK_STREAM:
-            raise _listen_error(address.text, "the socket is no stream socket")
+            raise _listen_error(address.shown, "the socket is no stream socket")
         if _is_connected(sock):
-            raise _listen_error(address.text, "the socket is connected, and cannot listen")
+            raise _listen_error(address.shown, "the socket is connected, and cannot listen")
         if not _is_bound(sock):
-            raise _listen_error(address.text, "the socket is bound to no address")
+            raise _listen_error(address.shown, "the socket is bound to no address")
         _prepare(sock)
         return Listener(sock, address)
     except ListenError:
@@ -253,7 +263,7 @@ def _bind_tcp(address: Address) -> Listener:
     try:
         sock = socket.socket(family, socket.SOCK_STREAM)
     except OSError as error:
-        raise _listen_error(address.text, _tcp_reason(address, family, error)) from None
+        raise _listen_error(address.shown, _tcp_reason(address, family, error)) from None
     try:
         # Without it, connections of a former run in TIME_WAIT would keep the port taken.
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -265,7 +275,7 @@ def _bind_tcp(address: Address) -> Listener:
         return Listener(sock, address)
     except OSError as error:
         sock.close()
-        raise _listen_error(address.text, _tcp_reason(address, family, error)) from None
+        raise _listen_error(address.shown, _tcp_reason(address, family, error)) from None
 
 
 def _resolve(address: Address) -> tuple[socket.AddressFamily, tuple[Any, ...]]:
@@ -280,7 +290,7 @@ def _resolve(address: Address) -> tuple[socket.AddressFamily, tuple[Any, ...]]:
         # A name with both kinds of address means IPv4, as with other servers.
         family, _, _, _, place = min(found, key=lambda entry: entry[0] != socket.AF_INET)
         return family, place
-    _refuse(address.text, f"the host {host!r} cannot be resolved ({reason})")
+    _refuse(address.shown, f"the host {host!r} cannot be resolved ({reason})")
 
 
 def _bind_unix(address: Address, path: str) -> Listener:
@@ -290,7 +300,7 @@ def _bind_unix(address: Address, path: str) -> Listener:
     try:
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     except OSError as error:
-        raise _listen_error(address.text, _reason(error)) from None
+        raise _listen_error(address.shown, _reason(error)) from None
     try:
         sock.bind(path)
         _prepare(sock)
@@ -299,14 +309,14 @@ def _bind_unix(address: Address, path: str) -> Listener:
         sock.close()
         # "AF_UNIX path too long" is Python's own error, and has no number.
         reason = _reason(error) if error.errno else "the path is too long for a unix socket"
-        raise _listen_error(address.text, reason) from None
+        raise _listen_error(address.shown, reason) from None
 
 
 def _clear_stale(address: Address, path: str) -> None:
     """Remove the socket of a server that is no more; refuse what is not ours to remove."""
     try:
         if not stat.S_ISSOCK(os.lstat(path).st_mode):
-            _refuse(address.text, "the path exists and is no socket")
+            _refuse(address.shown, "the path exists and is no socket")
     except OSError:
         return  # nothing is there, or bind tells better why it cannot be reached
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
@@ -319,16 +329,16 @@ def _clear_stale(address: Address, path: str) -> None:
             return
         except OSError as error:
             if error.errno == errno.EAGAIN:
-                _refuse(address.text, _REASONS[errno.EADDRINUSE])
-            _refuse(address.text, f"a socket is there already: {_reason(error)}")
+                _refuse(address.shown, _REASONS[errno.EADDRINUSE])
+            _refuse(address.shown, f"a socket is there already: {_reason(error)}")
         else:
-            _refuse(address.text, _REASONS[errno.EADDRINUSE])
+            _refuse(address.shown, _REASONS[errno.EADDRINUSE])
     try:
         os.unlink(path)
     except FileNotFoundError:
         pass
     except OSError as error:
-        _refuse(address.text, f"cannot remove the socket of a former run: {_reason(error)}")
+        _refuse(address.shown, f"cannot remove the socket of a former run: {_reason(error)}")
 
 
 def _prepare(sock: socket.socket) -> None:
@@ -352,7 +362,11 @@ def _unix_name(bound: str | bytes) -> str:
 
 
 def _url(host: str, port: str) -> str:
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+    return f"http://{_host_and_port(host, port)}"
+
+
+def _host_and_port(host: str, port: str) -> str:
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def _tcp_reason(address: Address, family: socket.AddressFamily, error: OSError) -> str:
@@ -370,9 +384,9 @@ def _reason(error: OSError) -> str:
     return _REASONS.get(error.errno or 0) or error.strerror or str(error)
 
 
-def _listen_error(text: str, reason: str) -> ListenError:
-    return ListenError(f"cannot listen on {text}: {reason} (setting: --bind)")
+def _listen_error(shown: str, reason: str) -> ListenError:
+    return ListenError(f"cannot listen on {shown}: {reason} (setting: --bind)")
 
 
-def _refuse(text: str, reason: str) -> NoReturn:
-    raise _listen_error(text, reason)
+def _refuse(shown: str, reason: str) -> NoReturn:
+    raise _listen_error(shown, reason)
