@@ -31,7 +31,8 @@ def serve(application: WSGIApplication, **settings: object) -> int:
 
     Only in the main thread, because of the signals. ``settings`` are those of the command line by
     name: ``bind=["127.0.0.1:8080"]``, ``threads=8``, ``max_body="10MiB"``. Raises
-    `penstock.errors.SettingsError` and `penstock.errors.ListenError`.
+    `penstock.errors.SettingsError` and `penstock.errors.ListenError`, ``TypeError`` for what is
+    no application, and ``RuntimeError`` outside of the main thread.
     """
     from penstock.api import serve_application
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -34,6 +35,12 @@ class RunningServer:
 
 def serve_application(application: WSGIApplication, by_name: dict[str, object]) -> int:
     """See `penstock.serve`."""
+    _check_application(application)
+    if threading.current_thread() is not threading.main_thread():
+        raise RuntimeError(
+            "serve() needs the main thread, because that is where Python lets signals be handled; "
+            "elsewhere use penstock.running()"
+        )
     settings = settings_from_kwargs(**by_name)
     chosen_transport(settings)
     listeners = open_listeners(settings.bind, settings.backlog)
@@ -49,6 +56,7 @@ def run_in_background(
     application: WSGIApplication, by_name: dict[str, object]
 ) -> Iterator[RunningServer]:
     """See `penstock.running`."""
+    _check_application(application)
     settings = settings_from_kwargs(
         **{"bind": ["127.0.0.1:0"], "drain_linger": 0, "access_logfile": None, **by_name}
     )
@@ -63,6 +71,18 @@ def run_in_background(
             _stop(worker, settings)
     finally:
         close_all(listeners)
+
+
+def _check_application(application: object) -> None:
+    if callable(application):
+        return
+    hint = ""
+    if isinstance(application, str):
+        hint = "; text such as 'module:callable' is for the penstock command"
+    kind = type(application).__name__
+    raise TypeError(
+        f"an application object is needed, which is a callable: its type {kind!r} is none{hint}"
+    )
 
 
 def _stop(worker: Worker, settings: Settings) -> None:
