@@ -71,7 +71,7 @@ def test_RFC9110_15_every_registered_status_has_its_phrase() -> None:
 def test_an_error_is_answered_in_short_plain_text_and_closes() -> None:
     error = ProtocolError(400, "The Host field is missing.", "RFC 9112, section 3.2")
     added = "Date: Thu, 01 Jan 1970 00:00:00 GMT\r\nServer: Penstock\r\n"
-    assert error_response(error, added) == (
+    assert b"".join(error_response(error, added)) == (
         b"HTTP/1.1 400 Bad Request\r\n"
         b"Content-Type: text/plain; charset=utf-8\r\n"
         b"Content-Length: 27\r\n"
@@ -84,11 +84,11 @@ def test_an_error_is_answered_in_short_plain_text_and_closes() -> None:
 
 
 def test_an_error_of_an_unknown_status_has_no_phrase() -> None:
-    assert error_response(ProtocolError(499, "No."), "").startswith(b"HTTP/1.1 499 \r\n")
+    assert error_response(ProtocolError(499, "No."), "")[0].startswith(b"HTTP/1.1 499 \r\n")
 
 
 def test_RFC9110_15_5_6_a_405_lists_what_is_allowed() -> None:
-    assert b"\r\nAllow: GET, " in error_response(ProtocolError(405, "No."), "")
+    assert b"\r\nAllow: GET, " in error_response(ProtocolError(405, "No."), "")[0]
 
 
 @pytest.mark.parametrize(

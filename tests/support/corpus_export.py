@@ -170,7 +170,7 @@ def _error(error: ProtocolError) -> dict[str, Any]:
 
 
 def _refusal(error: ProtocolError) -> str:
-    return error_response(error, _ADDED).decode("latin-1")
+    return b"".join(error_response(error, _ADDED)).decode("latin-1")
 
 
 def _text(data: str | bytes) -> Text:

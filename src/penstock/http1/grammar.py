@@ -6,6 +6,8 @@ No pattern can backtrack over more than one run of characters, so all match in l
 from __future__ import annotations
 
 import re
+from functools import lru_cache
+from ipaddress import IPv6Address
 
 TOKEN = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 """RFC 9110, section 5.6.2: methods and field names."""
@@ -28,12 +30,37 @@ read them differently. A fragment or a backslash they do.
 ABSOLUTE_FORM = re.compile(r"https?://([^/?]*)([^?]*)(?:\?(.*))?", re.IGNORECASE)
 """RFC 9112, section 3.2.2, and RFC 9110, section 4.2: authority, path and query."""
 
-HOST = re.compile(
-    r"(?:\[[0-9A-Fa-f:.]{2,45}\]"  # IP-literal; no zone: it means nothing to another machine
+_HOST = re.compile(
+    r"(?:\[([0-9A-Fa-f:.]{2,45})\]"  # IPv6address; no zone: another machine cannot know it
     r"|(?:[A-Za-z0-9\-._~!$&'()*+,;=]|%[0-9A-Fa-f]{2})+)"  # IPv4address or reg-name
-    r"(?::[0-9]{0,5})?"
+    r"(?::([0-9]{0,5}))?"
 )
-"""RFC 9112, section 3.2, and RFC 3986, section 3.2.2: ``uri-host [ ":" port ]``, not empty."""
+
+MAX_PORT = 65535
+
+
+@lru_cache(maxsize=256)
+def is_host(text: str) -> bool:
+    """Tell whether ``text`` is ``uri-host [ ":" port ]`` (RFC 9112, section 3.2), not empty.
+
+    What is no address or no port of TCP is refused beyond the letter of the grammar: `urlsplit`
+    raises for it, and so does an application that looks at its own URL. Of the IP-literals
+    (RFC 3986, section 3.2.2) IPvFuture is refused, since no version but 6 was ever defined.
+    """
+    match = _HOST.fullmatch(text)
+    if match is None:
+        return False
+    literal, port = match.groups()
+    return (literal is None or _is_ipv6_address(literal)) and int(port or 0) <= MAX_PORT
+
+
+def _is_ipv6_address(text: str) -> bool:
+    try:
+        IPv6Address(text)
+    except ValueError:
+        return False
+    return True
+
 
 DIGITS = re.compile(r"[0-9]+")
 """RFC 9110, section 8.6: Content-Length. (``str.isdigit`` and ``int`` take much more.)"""

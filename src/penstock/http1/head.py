@@ -57,8 +57,19 @@ _FIELD_NAMES = FieldNames()
 
 def parse_request(lines: list[str], max_body: int) -> Request:
     """Return the request whose head is ``lines``; raises `ProtocolError`."""
-    method, target, version, path, query, authority = parse_request_line(lines[0])
+    line = parse_request_line(lines[0])
     fields = parse_fields(lines[1:])
+    try:
+        return _interpret(line, fields, max_body)
+    except ProtocolError as error:
+        error.fields = fields
+        raise
+
+
+def _interpret(
+    line: tuple[str, str, str, str, str, str], fields: dict[str, str], max_body: int
+) -> Request:
+    method, target, version, path, query, authority = line
     host = fields.get("host")
     if host is None:
         if version != "HTTP/1.0":
@@ -184,7 +195,7 @@ def _split_other_target(method: str, target: str) -> tuple[str, str, str]:
     if not match:
         raise _bad_target()
     authority, path, query = match.groups("")
-    if not grammar.HOST.fullmatch(authority):  # this refuses userinfo too: RFC 9110, 4.2.4
+    if not grammar.is_host(authority):  # this refuses userinfo too: RFC 9110, 4.2.4
         raise _bad_target()
     return path or "/", query, authority
 
@@ -227,7 +238,7 @@ def _join_repeated(fields: dict[str, str], lines: list[str]) -> None:
 @lru_cache(maxsize=256)
 def check_host(host: str) -> None:
     """Raise `ProtocolError` unless ``host`` is a valid value of Host with a name in it."""
-    if not grammar.HOST.fullmatch(host):
+    if not grammar.is_host(host):
         raise ProtocolError(400, "The Host field is not valid.", "RFC 9112, section 3.2")
 
 

@@ -70,11 +70,10 @@ def encode_chunk(data: bytes) -> bytes:
     return b"%x\r\n%b\r\n" % (len(data), data)
 
 
-def error_response(error: ProtocolError, added: str) -> bytes:
-    """Return the whole answer to a request that cannot be served; close after it.
+def error_response(error: ProtocolError, added: str) -> tuple[bytes, bytes]:
+    """Return head and body of the answer to a request that cannot be served; close after it.
 
-    ``added`` are the lines of Date and Server, each with its CRLF. In answer to HEAD, send only
-    what precedes the body.
+    ``added`` are the lines of Date and Server, each with its CRLF. HEAD gets the head alone.
     """
     body = f"{error.reason}\n".encode("latin-1")
     headers = [("Content-Type", "text/plain; charset=utf-8"), ("Content-Length", str(len(body)))]
@@ -82,4 +81,4 @@ def error_response(error: ProtocolError, added: str) -> bytes:
         headers.append(("Allow", ALLOWED_METHODS))
     headers.append(("Connection", "close"))
     phrase = REASON_PHRASES.get(error.status, "")
-    return encode_head(f"{error.status} {phrase}", headers, added) + body
+    return encode_head(f"{error.status} {phrase}", headers, added), body

@@ -19,6 +19,12 @@ has not read yet (RFC 9112, section 9.6).
 LINGER_IDLE_SECONDS = 2.0
 """A lingering connection on which nothing arrives for so long is closed before that."""
 
+DRAIN_HEAD_SECONDS = 2.0
+"""How long a server that stops waits at least for the rest of a head that has begun.
+
+It is not a request yet, and its client may never mean to finish it.
+"""
+
 LINGER_BYTES = 256 * 1024 * 1024
 """How much a lingering connection may still send: more than that is not a late reader."""
 

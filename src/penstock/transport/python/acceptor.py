@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 ACCEPT_BATCH = 64
 """Connections accepted in one turn, so that a flood of them does not hold up the others."""
 
+MAX_BACKLOG = 65535
+"""The most that a listen queue can hold."""
+
 PAUSE_SECONDS = 0.5
 """How long accepting rests when the system has no descriptor or memory for another connection.
 
@@ -66,24 +69,34 @@ class Acceptor:
         """Accept what is waiting, up to a batch."""
         self.accept(ACCEPT_BATCH)
 
-    def accept(self, most: int) -> int:
-        """Accept at most ``most`` connections and return how many it were."""
+    def accept(self, most: int) -> bool:
+        """Accept at most ``most`` connections; tell whether nobody is left in the queue."""
         for count in range(most):
-            if not self._loop.make_room():
+            # Only the first is sure to be there: for others nobody idle is sent away in advance.
+            if not (self._loop.make_room() if count == 0 else self._loop.has_room()):
                 self.pause(0)
-                return count
+                return False
             try:
                 sock, address = self.listener.socket.accept()
             except BlockingIOError:
                 self._complained = False  # nobody waits any more: the next time is a new one
-                return count
+                return True
             except OSError as error:
                 if error.errno in _EXHAUSTED:
                     self._rest(error)
-                    return count
+                    return False
                 continue  # that client has gone already (ECONNABORTED and its kind)
             self._admit(sock, address)
-        return most
+        return False
+
+    def close_when_empty(self) -> bool:
+        """Accept what waits in the queue, and close it once it is empty; tell whether it is."""
+        if self.listener.socket.fileno() < 0:
+            return True
+        if not self.accept(MAX_BACKLOG):
+            return False
+        self.listener.close()
+        return True
 
     def _admit(self, sock: socket.socket, address: Any) -> None:
         # Explicitly, and in any case: the application may have set a default timeout.

@@ -28,9 +28,15 @@ from penstock.http1 import (
     State,
     error_response,
 )
-from penstock.transport.limits import LINGER_BYTES, LINGER_IDLE_SECONDS, LINGER_SECONDS
+from penstock.transport.limits import (
+    DRAIN_HEAD_SECONDS,
+    LINGER_BYTES,
+    LINGER_IDLE_SECONDS,
+    LINGER_SECONDS,
+)
 from penstock.transport.python.exchange import PythonExchange
 from penstock.transport.python.output import Output, reset_on_close
+from penstock.transport.python.records import CLIENT_LEFT, cut_off_message, refused_line
 from penstock.transport.python.spool import BodySpool
 from penstock.wsgi.environ import build_environ, client_environ
 
@@ -66,9 +72,10 @@ class Connection:
     """One accepted socket. See the module's text for who may touch it when."""
 
     __slots__ = (
-        "awaiting_room",
         "answered",
+        "awaiting_room",
         "base_environ",
+        "began",
         "broken",
         "client",
         "close_after",
@@ -112,6 +119,7 @@ class Connection:
         self.phase = READING
         self.stage = IDLE  # of the parser, when it last asked for data
         self.deadline = loop.now + loop.limits.keep_alive
+        self.began = loop.now  # when the first byte of the request was read
         self.since = loop.now  # when the stage, or the lingering, began
         self.number = loop.accepted + 1
         self.requests = 0
@@ -218,6 +226,15 @@ class Connection:
         except OSError:
             return False
 
+    def hurry_up(self) -> None:
+        """Bring the deadline forward where a server that stops need not wait for long."""
+        patience = self.loop.limits.drain_linger
+        if self.phase is READING and self.stage is HEAD:
+            patience = max(patience, DRAIN_HEAD_SECONDS)
+        elif self.phase is not LINGERING and not self.idle():
+            return
+        self.deadline = min(self.deadline, self.loop.now + patience)
+
     # -- reading a request --------------------------------------------------------------------
 
     def _read(self) -> PythonExchange | None:
@@ -226,7 +243,7 @@ class Connection:
         except (BlockingIOError, InterruptedError):
             return None
         except OSError:
-            self.close()
+            self._lose_client()
             return None
         if data:
             if self.tap is not None:
@@ -235,6 +252,15 @@ class Connection:
         else:
             self.parser.receive_eof()
         return self._advance()
+
+    def _lose_client(self) -> None:
+        """Tell of a request that the client broke off by a reset, and close."""
+        if self.stage is not IDLE and not self.discarding:
+            error = ProtocolError(CLIENT_LEFT, "The client reset the connection within it.")
+            error.request_line = self.parser.request_line
+            received = self.spool.size if self.spool is not None else 0
+            self.loop.log_refusal(self, error, received, 0)
+        self.close()
 
     def _advance(self) -> PythonExchange | None:
         """Take events from the parser until a request is complete or it needs more data."""
@@ -271,13 +297,14 @@ class Connection:
         """Look at a request's head; tell whether it goes to the application at once."""
         self.request = request
         self.requests += 1
+        self.began = self.since if self.stage is HEAD else self.loop.now
         self.close_after = False
         loop = self.loop
         if self.tap is not None:
             self.tap.head_received(self.parser.buffered)
         if loop.header_map == "refuse" and any("_" in name for name in request.fields):
             raise ProtocolError(
-                400, "A header field's name contains an underscore", setting="header_map"
+                400, "A header field's name contains an underscore.", setting="header_map"
             )
         if not request.body_expected:
             return False
@@ -301,6 +328,8 @@ class Connection:
             self.socket.send(CONTINUE)
         except OSError:
             pass
+        if self.tap is not None:
+            self.tap.sent_interim("100 Continue")
 
     def _await_data(self) -> None:
         """Set the deadline for what the parser waits for."""
@@ -352,8 +381,7 @@ class Connection:
             # Kept for fields that have come twice: the parser remembers none but short ones.
             self.client = client if request.repeated else None
         environ = build_environ(client, request, length)
-        loop.requests += 1
-        request_id = environ["penstock.request_id"] = f"{loop.id_prefix}{loop.requests:x}"
+        request_id = environ["penstock.request_id"] = loop.new_request_id()
         self.phase = HANDED_OUT
         self.answered = False
         self.deadline = math.inf
@@ -408,19 +436,18 @@ class Connection:
 
     def settle(self, reason: str = "") -> None:
         """Log the response that has been flushed, or not been flushed because of ``reason``."""
-        if self.exchange is not None:
-            self.exchange.log(reason)
-            self.exchange = None
+        exchange, self.exchange = self.exchange, None
+        if exchange is not None:
+            exchange.log(reason)
+            if reason:
+                self.loop.logger.info("%s", cut_off_message(exchange, reason))
 
     def _after_response(self) -> None:
-        request = self.request
-        assert request is not None
         if not self.close_after:
             self._next_request()
-        elif not request.keep_alive and self.parser.state is DONE and not self.parser.buffered:
-            # The client has said that it sends no more, so that nothing can cross the closing.
-            self.close()
         else:
+            # Even where the client has said that it sends no more: old ones send a CRLF behind a
+            # body, and one stray byte would reset the connection under the response.
             self.linger()
 
     def _next_request(self) -> None:
@@ -454,14 +481,18 @@ class Connection:
     def refuse(self, error: ProtocolError) -> None:
         """Answer a request that breaks a rule or a limit, and close."""
         loop = self.loop
+        if self.request is None:
+            self.began = self.since if self.stage is HEAD else loop.now
+        received = 0
         if self.spool is not None:
+            received = self.spool.size
             self.spool.close()
             self.spool = None
-        loop.refused += 1
-        loop.log_refusal(self, error)
-        answer = error_response(error, loop.server_fields.now())
-        if self.request is not None and self.request.method == "HEAD":
-            answer = answer[: answer.index(b"\r\n\r\n") + 4]
+        head, body = error_response(error, loop.server_fields.now())
+        if refused_line(self, error).startswith("HEAD "):
+            body = b""
+        loop.log_refusal(self, error, received, len(body))
+        answer = head + body
         if self.tap is not None:
             self.tap.refused(answer)
         self.request = None
@@ -485,8 +516,13 @@ class Connection:
             return
         self.phase = LINGERING
         self.since = self.loop.now
-        self.deadline = self.loop.now + LINGER_IDLE_SECONDS
+        self.deadline = self.loop.now + self._linger_idle_seconds()
         self.loop.watch(self, EVENT_READ)
+
+    def _linger_idle_seconds(self) -> float:
+        if self.loop.draining:
+            return min(LINGER_IDLE_SECONDS, self.loop.limits.drain_linger)
+        return LINGER_IDLE_SECONDS
 
     def _discard_input(self) -> None:
         try:
@@ -500,16 +536,18 @@ class Connection:
             self.close()
             return
         now = self.loop.now
-        self.deadline = min(now + LINGER_IDLE_SECONDS, self.since + LINGER_SECONDS)
+        self.deadline = min(now + self._linger_idle_seconds(), self.since + LINGER_SECONDS)
 
     def _expire_reading(self, now: float) -> None:
         limits = self.loop.limits
         if self.discarding or self.stage is IDLE:
             self.close()  # RFC 9112, section 9.5: an idle connection is closed without a word
+        elif self.stage is HEAD and self.loop.draining:
+            self.refuse(ProtocolError(503, "The server is stopping."))
         elif self.stage is HEAD:
             error = ProtocolError(
                 408,
-                f"The request's head did not arrive within {limits.header_timeout:g} s",
+                f"The request's head did not arrive within {limits.header_timeout:g} s.",
                 setting="header_timeout",
             )
             error.request_line = self.parser.request_line
@@ -519,7 +557,7 @@ class Connection:
                 ProtocolError(
                     408,
                     f"The request's body came too slowly: {limits.body_timeout:g} s and a second "
-                    f"for each {limits.body_min_rate:g} bytes are allowed",
+                    f"for each {limits.body_min_rate:g} bytes are allowed.",
                     setting="body_timeout",
                 )
             )

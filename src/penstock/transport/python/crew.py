@@ -80,6 +80,8 @@ class Crew:
                 exchange = self._lead()
                 if exchange is None:
                     break
+            elif exchange.drop_if_client_gone():
+                continue  # it has waited for a thread, and its client no longer waits for it
             self._hand_out(exchange)
             return exchange
         if self._abandoned:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import select
 import time
 from collections.abc import Sequence
@@ -23,7 +25,8 @@ from penstock.http1 import (
 )
 from penstock.transport import HeaderList
 from penstock.transport.limits import DISCARD_BYTES, JOIN_BYTES
-from penstock.transport.python.output import FileRegion, Output, is_disconnect
+from penstock.transport.python.output import FileRegion, FileTruncatedError, Output, is_disconnect
+from penstock.transport.python.tap import BODY_BYTES
 
 if TYPE_CHECKING:
     from penstock.transport.python.connection import Connection
@@ -153,6 +156,8 @@ class PythonExchange:
         if self._continue_owed and not self.head_sent:
             self._continue_owed = False
             self._transmit_one(_CONTINUE)
+            if self._connection.tap is not None:
+                self._connection.tap.sent_interim("100 Continue")
 
     def _wait_for_input(self) -> None:
         """Wait until the socket is readable, within what the body's clock allows.
@@ -176,6 +181,8 @@ class PythonExchange:
         """See `penstock.transport.Exchange.send_informational`."""
         if self.request.version == "HTTP/1.1" and not self.head_sent:
             self._transmit_one(encode_head(status, headers))
+            if self._connection.tap is not None:
+                self._connection.tap.sent_interim(status)
 
     def respond(self, status: str, headers: HeaderList, content_length: int | None) -> None:
         """See `penstock.transport.Exchange.respond`."""
@@ -195,7 +202,6 @@ class PythonExchange:
             if head:
                 self._transmit_one(head)
             return
-        self.body_sent += len(data)
         if len(data) > JOIN_BYTES:
             if framing is CHUNKED:
                 self._transmit(head + b"%x\r\n" % len(data), data, b"\r\n")
@@ -205,6 +211,7 @@ class PythonExchange:
             self._transmit_one(head + encode_chunk(data))
         else:
             self._transmit_one(head + data)
+        self.body_sent += len(data)
         connection = self._connection
         if connection.tap is not None:
             connection.tap.body_sent(data)
@@ -215,20 +222,44 @@ class PythonExchange:
         """See `penstock.transport.Exchange.send_file`."""
         if count <= 0:
             return
+        try:
+            region = FileRegion(descriptor, offset, count)
+        except OSError:
+            # No descriptor is left for a second one: then this one has to do, while it is open.
+            self._send_by_reading(descriptor, offset, count)
+            return
+        self._send_region(region)
+
+    def _send_region(self, region: FileRegion) -> None:
         head = b"" if self.head_sent else self._make_head()
-        framing = self._framing
+        framing, count = self._framing, region.count
+        output = self._output()
+        if framing is NONE:
+            region.close()
+            if head:
+                self._transmit_one(head)
+            return
         if framing is CHUNKED:
             head += b"%x\r\n" % count
         if head:
-            self._transmit_one(head)
-        if framing is NONE:
-            return
+            output.append(head)
+        if self._connection.tap is not None:
+            start = os.pread(region.descriptor, min(count, BODY_BYTES), region.offset)
+            self._connection.tap.body_sent(start)
+        output.append(region)
         self.body_sent += count
-        output = self._output()
-        output.append(FileRegion(descriptor, offset, count))
         if framing is CHUNKED:
             output.append(b"\r\n")
         self._flush(output)
+
+    def _send_by_reading(self, descriptor: int, offset: int, count: int) -> None:
+        end = offset + count
+        while offset < end:
+            block = os.pread(descriptor, min(JOIN_BYTES, end - offset), offset)
+            if not block:
+                raise FileTruncatedError(errno.EIO, "the file became shorter while it was sent")
+            self.send(block)
+            offset += len(block)
 
     def finish(self, data: bytes = b"") -> None:
         """See `penstock.transport.Exchange.finish`."""
@@ -252,11 +283,11 @@ class PythonExchange:
         if not data or self._framing is NONE:
             self._transmit_one(head)
             return
-        self.body_sent = len(data)
         if len(data) <= JOIN_BYTES:
             self._transmit_one(head + data)
         else:
             self._transmit(head, data)
+        self.body_sent = len(data)
         if self._connection.tap is not None:
             self._connection.tap.body_sent(data)
 
@@ -265,14 +296,14 @@ class PythonExchange:
         framing = self._framing
         if framing is NONE:
             return
-        if data:
-            self.body_sent += len(data)
-            if self._connection.tap is not None:
-                self._connection.tap.body_sent(data)
         if framing is CHUNKED:
             self._transmit_one(encode_chunk(data) + LAST_CHUNK if data else LAST_CHUNK)
         elif data:
             self._transmit_one(data)
+        if data:
+            self.body_sent += len(data)
+            if self._connection.tap is not None:
+                self._connection.tap.body_sent(data)
 
     def abort(self) -> None:
         """See `penstock.transport.Exchange.abort`."""
@@ -284,6 +315,15 @@ class PythonExchange:
         # closes in good order before any response, to a client that retries.
         connection.broken = connection.gone or not self.head_sent or self._framing is CLOSE
         self._end("response cut off")
+
+    def drop_if_client_gone(self) -> bool:
+        """End an exchange that nobody waits for any more; tell whether it was one."""
+        if not self.client_gone():
+            return False
+        self._connection.broken = self._connection.close_after = True
+        self.handed_out_at = time.monotonic()
+        self._end("the client left before a thread was free")
+        return True
 
     def close_after_response(self) -> None:
         """See `penstock.transport.Exchange.close_after_response`."""

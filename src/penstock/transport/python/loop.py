@@ -16,13 +16,13 @@ import time
 from collections import deque
 from typing import TYPE_CHECKING, Any, Protocol
 
-from penstock.access_log import Transaction
 from penstock.http1 import ProtocolError
 from penstock.transport.dates import ServerFields
 from penstock.transport.limits import Limits
 from penstock.transport.python.connection import PROCEED, Connection, Phase
 from penstock.transport.python.exchange import PythonExchange
 from penstock.transport.python.output import cut_off
+from penstock.transport.python.records import exchange_record, refusal_message, refusal_record
 from penstock.transport.python.tap import Tap
 from penstock.transport.python.waker import Waker
 
@@ -34,9 +34,6 @@ if TYPE_CHECKING:
 
 SLOW_CALL_SECONDS = 0.001
 """A call of the application from which on it counts as slow (see `crew`)."""
-
-MAX_BACKLOG = 65535
-"""The most connections that a listen queue can hold."""
 
 REAP_IDLE_SECONDS = 1.0
 """At the cap on connections, one that has been idle for so long makes room for a new one."""
@@ -98,6 +95,7 @@ class Loop:
         self.closed = False  # set by any thread
         self.drained = False  # nothing is left to do, for good
         self._drain_begun = False
+        self._queues_empty = False
         self.slow_share = 0.0  # moving share of the application's calls that were slow
         self.accepted = 0
         self.requests = 0
@@ -186,7 +184,9 @@ class Loop:
             if not self._drain_begun:
                 self._begin_drain()
                 return False  # what was accepted just now is read before anything expires
-            if not self.connections:
+            if not self._queues_empty:
+                self._empty_queues()
+            elif not self.connections:
                 self._tear_down()
                 return True
         # Measured against the last poll, not against now: what had arrived by then has been
@@ -271,16 +271,19 @@ class Loop:
         for acceptor in self.acceptors:
             acceptor.stop()
             acceptor.listener.turn_newcomers_away()
-            # What waits in the queue was accepted by the kernel: it is served, not reset.
-            acceptor.accept(MAX_BACKLOG)
-            acceptor.stop()
-            acceptor.listener.close()
-        until = self.now + self.limits.drain_linger
+        self._empty_queues()
         for connection in self.connections:
-            if connection.idle():
-                connection.deadline = min(connection.deadline, until)
+            connection.hurry_up()
         self._next_sweep = self.now
         self._sweep_interval = min(self._sweep_interval, 0.05)
+
+    def _empty_queues(self) -> None:
+        """Accept what waits in the listen queues: the kernel has accepted it, so it is served.
+
+        Where there is no room for all of it, the rest waits until others have left.
+        """
+        emptied = [acceptor.close_when_empty() for acceptor in self.acceptors]
+        self._queues_empty = all(emptied)
 
     def _tear_down(self) -> None:
         if self.drained:
@@ -323,70 +326,26 @@ class Loop:
         """Return what copies a connection's exchanges to the trace, if there is one."""
         return None if self.trace is None else Tap(self.trace, connection)
 
+    def new_request_id(self) -> str:
+        """Count a request, and return what names it in the logs."""
+        self.requests += 1
+        return f"{self.id_prefix}{self.requests:x}"
+
     def log_exchange(self, exchange: PythonExchange, reason: str) -> None:
         """Write the access log's line for an exchange."""
-        if self.access_log is None:
-            return
-        request, connection = exchange.request, exchange.connection
-        self.access_log.log(
-            Transaction(
-                client_addr=connection.remote_addr,
-                client_port=connection.remote_port,
-                method=request.method,
-                target=request.target,
-                version=request.version,
-                request_line=f"{request.method} {request.target} {request.version}",
-                # 499: nginx's word for a client that left before there was an answer
-                status=int(exchange.status[:3] or 499),
-                bytes_in=exchange.body_received,
-                bytes_out=exchange.body_sent,
-                duration=exchange.duration,
-                finished_at=time.time(),
-                request_id=exchange.request_id,
-                request_fields=request.fields,
-                response_headers=exchange.response_headers,
-                environ=exchange.environ,
-                reason=reason,
-            )
-        )
+        if self.access_log is not None:
+            self.access_log.log(exchange_record(exchange, reason))
 
-    def log_refusal(self, connection: Connection, error: ProtocolError) -> None:
+    def log_refusal(
+        self, connection: Connection, error: ProtocolError, bytes_in: int, bytes_out: int
+    ) -> None:
         """Tell of a request that was refused, in the error log and the access log."""
-        hint = f" (setting: {error.setting})" if error.setting else ""
-        self.logger.info(
-            "refused a request from %s: %d %s%s",
-            connection.remote_addr or "a unix socket",
-            error.status,
-            error.reason,
-            hint,
-        )
-        if self.access_log is None:
-            return
-        request = connection.request
-        line = error.request_line
-        if request is not None:
-            line = f"{request.method} {request.target} {request.version}"
-        method, target, version = line.split(" ") if line.count(" ") == 2 else ("-", "-", "-")
-        self.access_log.log(
-            Transaction(
-                client_addr=connection.remote_addr,
-                client_port=connection.remote_port,
-                method=method,
-                target=target,
-                version=version,
-                request_line=line or "-",
-                status=error.status,
-                bytes_in=0,
-                bytes_out=0,
-                duration=self.now - connection.since,
-                finished_at=time.time(),
-                request_id="",
-                request_fields=request.fields if request else {},
-                response_headers=[],
-                environ=None,
-                reason=error.reason,
-            )
-        )
+        self.refused += 1
+        request_id = self.new_request_id()
+        self.logger.info("%s", refusal_message(connection, error, request_id))
+        if self.access_log is not None:
+            record = refusal_record(connection, error, request_id, bytes_in, bytes_out)
+            self.access_log.log(record)
 
     def snapshot(self) -> dict[str, Any]:
         """Return counts of what is there now, and of what was since the start."""

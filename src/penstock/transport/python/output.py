@@ -51,13 +51,14 @@ class Output:
     The application's thread appends while the leader drains, so all state is under ``_lock``.
     """
 
-    __slots__ = ("_lock", "_pieces", "_socket", "failure", "size", "taken")
+    __slots__ = ("_lock", "_pieces", "_socket", "failure", "lost", "size", "taken")
 
     def __init__(self, sock: socket.socket) -> None:
         self._socket = sock
         self._lock = threading.Lock()
         self._pieces: deque[memoryview | FileRegion] = deque()
         self.size = 0  # bytes not yet taken by the kernel
+        self.lost = 0  # bytes that were dropped, and never taken by it
         self.taken = 0  # bytes that the kernel took from here
         self.failure: OSError | None = None
 
@@ -88,16 +89,19 @@ class Output:
             try:
                 self._flush()
             except OSError as error:
-                self.failure = error
-                self._drop()
+                self._fail(error)
                 raise
             return not self._pieces
 
     def fail(self, error: OSError) -> None:
         """Give up: drop what is queued, and raise ``error`` at each later flush."""
         with self._lock:
-            self.failure = error
-            self._drop()
+            self._fail(error)
+
+    def _fail(self, error: OSError) -> None:
+        self.failure = error
+        self.lost += self.size
+        self._drop()
 
     def _flush(self) -> None:
         budget = FLUSH_BYTES

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import tempfile
 from typing import BinaryIO
@@ -11,6 +12,10 @@ from penstock.http1 import ProtocolError
 
 class SpooledBody(io.BufferedRandom):
     """A body on disk. It lives as long as somebody refers to it, as one in memory does."""
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        """Return at most ``size`` bytes; all that is left for None and for any negative size."""
+        return super().read(-1 if size is None or size < 0 else size)
 
     def __del__(self) -> None:
         discard(self)
@@ -72,6 +77,6 @@ def discard(body: BinaryIO) -> None:
 
 
 def _no_room(error: OSError) -> ProtocolError:
-    return ProtocolError(
-        507, f"The request body could not be stored: {error.strerror}", setting="temp_dir"
-    )
+    # The client is not told why: the reason may name directories. It is the error's cause.
+    setting = "" if error.errno in (errno.EMFILE, errno.ENFILE) else "temp_dir"
+    return ProtocolError(507, "The request body could not be stored.", setting=setting)

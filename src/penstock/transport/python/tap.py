@@ -42,6 +42,9 @@ class Tap:
         """Note that a head ends ``buffered`` bytes before what has been received."""
         end = len(self._raw) - buffered
         self._request_head, self._raw = self._raw[:end], self._raw[end:]
+        self._begin()
+
+    def _begin(self) -> None:
         self._request_body, self._request_length = b"", 0
         self._shown = False
         self._status, self._headers, self._added = "", [], []
@@ -57,6 +60,9 @@ class Tap:
     def message_over(self, buffered: int) -> None:
         """Note that a message ends ``buffered`` bytes before what has been received."""
         self._raw = self._raw[len(self._raw) - buffered :]
+        # What comes next may be refused before its head is complete.
+        self._request_head = b""
+        self._begin()
 
     def handed_out(self) -> None:
         """Print the request."""
@@ -76,6 +82,10 @@ class Tap:
             self._request_body,
             self._request_length,
         )
+
+    def sent_interim(self, status: str) -> None:
+        """Note an interim response."""
+        self._trace.note(self._connection.number, f"sent HTTP/1.1 {status}")
 
     def head_sent(self, status: str, headers: HeaderList, added: str) -> None:
         """Note the response's head: the application's fields, and the server's as lines."""
