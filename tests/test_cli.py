@@ -6,13 +6,14 @@ import http.client
 import os
 import re
 import socket
+import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
 from penstock.cli import main
-from support.server_process import ServerProcess, run_penstock
+from support.server_process import ServerProcess, checkout_environ, run_penstock
 
 APPLICATION = """
 import os, stat, sys
@@ -81,10 +82,6 @@ def test_version_imports_none_of_the_server(tmp_path: Path) -> None:
 
 
 def run_python(code: str, cwd: Path) -> str:
-    import subprocess
-
-    from support.server_process import checkout_environ
-
     return subprocess.run(
         [sys.executable, "-c", code],
         cwd=cwd,
@@ -230,6 +227,16 @@ def test_a_failed_load_leaves_no_unix_socket_behind(folder: Path) -> None:
     assert not (folder / "here.sock").exists()
 
 
+def test_a_missing_directory_of_pythonpath_is_warned_of(folder: Path) -> None:
+    said = "penstock: warning: pythonpath has 'nowhere' (from --pythonpath), which does not exist"
+    arguments = ["--pythonpath", "nowhere,.", "--check"]
+    done = run_penstock(*arguments, "served", cwd=folder)
+    assert (done.returncode, done.stderr.splitlines()) == (0, [said])
+    # Then, above all: it may be the reason.
+    done = run_penstock(*arguments, "elsewhere", cwd=folder)
+    assert (done.returncode, done.stderr.splitlines()[0]) == (3, said)
+
+
 def test_ctrl_c_while_loading_is_status_130(folder: Path) -> None:
     (folder / "slow.py").write_text(
         "import os, signal\nos.kill(os.getpid(), signal.SIGINT)\nwhile True: pass\n"
@@ -243,6 +250,102 @@ def test_main_returns_the_status_to_a_caller(capsys: pytest.CaptureFixture[str])
     assert main(["--version"]) == 0
     assert main(["--no-such-flag"]) == 2
     assert "unknown flag '--no-such-flag'" in capsys.readouterr().err
+
+
+# Where what it says cannot be written
+
+
+def run_in_shell(redirection: str, *arguments: str, cwd: Path) -> tuple[int, str]:
+    """Return the command's status, and all that is left of what it says."""
+    # Python's own way out of a standard stream that it cannot flush would be status 120.
+    line = f'("$0" -m penstock "$@") {redirection}; echo "status $?"'
+    done = subprocess.run(
+        ["/bin/sh", "-c", line, sys.executable, *arguments],
+        cwd=cwd,
+        env=checkout_environ(),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    said, _, status = done.stdout.rpartition("status ")
+    return int(status), said
+
+
+closed_or_full = pytest.mark.parametrize("place", ["&-", "/dev/full"])
+
+
+@closed_or_full
+@pytest.mark.parametrize(
+    ("status", "spec"),
+    [(2, "--nope"), (2, ""), (3, "nope:app"), (4, "broken"), (5, "served:aap"), (6, "served:sys")],
+)
+def test_the_status_is_right_where_the_message_cannot_be_written(
+    folder: Path, place: str, status: int, spec: str
+) -> None:
+    (folder / "broken.py").write_text("1 / 0\n")
+    arguments = [spec] if spec else []
+    assert run_in_shell(f"2>{place}", *arguments, cwd=folder) == (status, "")
+
+
+@closed_or_full
+def test_a_port_in_use_is_status_7_where_the_message_cannot_be_written(
+    folder: Path, place: str
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as holder:
+        address = f"127.0.0.1:{holder.getsockname()[1]}"
+        arguments = ["served", "-b", address]
+        assert run_in_shell(f"2>{place}", *arguments, cwd=folder) == (7, "")
+
+
+@pytest.mark.parametrize("arguments", [["--version"], ["--help"], ["--check", "served"]])
+def test_output_that_cannot_be_written_is_one_line_and_status_1(
+    folder: Path, arguments: list[str]
+) -> None:
+    status, said = run_in_shell(">/dev/full", *arguments, cwd=folder)
+    assert (status, said) == (
+        1,
+        "penstock: error: cannot write to standard output: No space left on device\n",
+    )
+    assert run_in_shell(">/dev/full 2>&1", *arguments, cwd=folder) == (1, "")
+
+
+@pytest.mark.parametrize("arguments", [["--version"], ["--help"], ["--check", "chatty"]])
+def test_a_reader_that_has_read_enough_is_no_error(folder: Path, arguments: list[str]) -> None:
+    (folder / "chatty.py").write_text("print('x' * 100)\n" + APPLICATION)
+    reader, writer = os.pipe()
+    os.close(reader)
+    with open(writer, "wb") as nobody_reads:
+        done = subprocess.run(
+            [sys.executable, "-m", "penstock", *arguments],
+            cwd=folder,
+            env=checkout_environ() | {"PYTHONUNBUFFERED": ""},  # else its own print fails
+            stdout=nobody_reads,
+            stderr=subprocess.PIPE,
+            timeout=60,
+            check=False,
+        )
+    assert (done.returncode, done.stderr) == (0, b"")
+
+
+def test_a_standard_output_that_the_application_closed_is_told(folder: Path) -> None:
+    (folder / "closer.py").write_text("import sys\nsys.stdout.close()\n" + APPLICATION)
+    line = error_line(1, "--check", "closer", cwd=folder)
+    assert "cannot write to standard output: I/O operation on closed file" in line
+
+
+def test_output_that_nobody_asked_for_is_no_error(folder: Path) -> None:
+    assert run_in_shell(">&-", "--check", "served", cwd=folder) == (0, "")
+
+
+def test_text_that_standard_output_has_no_letters_for_is_escaped(folder: Path) -> None:
+    environ = {"PYTHONIOENCODING": "ascii", "PENSTOCK_TEMP_DIR": "grün"}
+    (folder / "grün").mkdir()
+    done = run_penstock("--check", "served", cwd=folder, environ=environ)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "gr\\xfcn" in done.stdout
 
 
 # What a server is given

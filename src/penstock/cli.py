@@ -11,6 +11,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from penstock import __version__
+from penstock.console import flush_all, print_error, print_out, say
 from penstock.errors import PenstockError, SettingsError
 
 if TYPE_CHECKING:
@@ -30,11 +31,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return _run(sys.argv[1:] if argv is None else argv)
     except PenstockError as error:
-        sys.stderr.write(getattr(error, "traceback", ""))
-        _say("error", error)
+        print_error(getattr(error, "traceback", ""))
+        say("error", error)
         return error.exit_status
     except KeyboardInterrupt:
         return _INTERRUPTED_STATUS
+    finally:
+        flush_all()
 
 
 def _run(arguments: Sequence[str]) -> int:
@@ -42,14 +45,14 @@ def _run(arguments: Sequence[str]) -> int:
 
     typed = parse_command_line(arguments)
     if typed.help:
-        build_parser().print_help()
+        print_out(build_parser().format_help())
         return 0
     if typed.version:
-        print(_version_text())
+        print_out(_version_text())
         return 0
     if typed.application is None:
-        print("Provide a WSGI application object as module:callable", file=sys.stderr)
-        print(f"usage: {USAGE}", file=sys.stderr)
+        missing = "Provide a WSGI application object as module:callable"
+        print_error(f"{missing}\nusage: {USAGE}\n")
         return _USAGE_STATUS
 
     from penstock.settings import load_settings, with_absolute_paths
@@ -66,11 +69,17 @@ def _run(arguments: Sequence[str]) -> int:
     import penstock.worker  # noqa: F401
 
     _apply_to_process(settings)
-    settings = with_absolute_paths(settings)
+    settings = with_absolute_paths(_with_warnings(settings))
     _check_places(settings)
-    if typed.check:
-        return _check(typed.application, settings)
-    return _serve(typed.application, settings)
+    try:
+        if typed.check:
+            return _check(typed.application, settings)
+        return _serve(typed.application, settings)
+    except PenstockError:
+        # No log is open that could have told them, and one may be the reason.
+        for warning in settings.warnings:
+            say("warning", warning)
+        raise
 
 
 def _serve(spec: str, settings: Settings) -> int:
@@ -111,13 +120,14 @@ def _check(spec: str, settings: Settings) -> int:
         parse_address(address)
     transport = chosen_transport(settings)
     load_application(spec)
-    for warning in settings.warnings:
-        _say("warning", warning)
-    print(f"{spec} can be served, on the {transport} transport, with these settings:")
+    lines = [f"{spec} can be served, on the {transport} transport, with these settings:"]
     shown = {name: option.kind.show(getattr(settings, name)) for name, option in OPTIONS.items()}
     width = max(len(value) for value in shown.values() if len(value) < 40)
     for name, value in shown.items():
-        print(f"  {name:<24} = {value:<{width}}  ({settings.source_of(name)})")
+        lines.append(f"  {name:<24} = {value:<{width}}  ({settings.source_of(name)})")
+    print_out("\n".join([*lines, ""]))
+    for warning in settings.warnings:
+        say("warning", warning)
     return 0
 
 
@@ -140,6 +150,19 @@ def _apply_to_process(settings: Settings) -> None:
         os.environ[name] = value
     if settings.umask is not None:
         os.umask(settings.umask)
+
+
+def _with_warnings(settings: Settings) -> Settings:
+    """Return settings that warn of directories to search that are not there."""
+    from dataclasses import replace
+
+    source = settings.source_of("pythonpath")
+    missing = [
+        f"pythonpath has {path!r} (from {source}), which does not exist"
+        for path in settings.pythonpath
+        if not os.path.exists(path)
+    ]
+    return replace(settings, warnings=(*settings.warnings, *missing))
 
 
 def _check_places(settings: Settings) -> None:
@@ -182,9 +205,4 @@ def _version_text() -> str:
 
     version = ".".join(map(str, sys.version_info[:3]))
     transport = "native" if native_built() else "python; native not built"
-    return f"penstock {__version__}\n{sys.implementation.name} {version}\ntransport: {transport}"
-
-
-def _say(kind: str, message: object) -> None:
-    text = str(message).replace("\r", " ").replace("\n", " ")  # one line, whatever it quotes
-    print(f"penstock: {kind}: {text}", file=sys.stderr)
+    return f"penstock {__version__}\n{sys.implementation.name} {version}\ntransport: {transport}\n"
