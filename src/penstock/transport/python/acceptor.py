@@ -72,10 +72,12 @@ class Acceptor:
     def accept(self, most: int) -> bool:
         """Accept at most ``most`` connections; tell whether nobody is left in the queue."""
         for count in range(most):
-            # Only the first is sure to be there: for others nobody idle is sent away in advance.
-            if not (self._loop.make_room() if count == 0 else self._loop.has_room()):
-                self.pause(0)
-                return False
+            if not self._loop.has_room():
+                if count > 0:
+                    return False  # whether anybody else waits is for the next poll to say
+                if not self._loop.make_room():
+                    self.pause(0)
+                    return False
             try:
                 sock, address = self.listener.socket.accept()
             except BlockingIOError:
