@@ -140,6 +140,8 @@ def test_check_says_what_would_be_warned_of(folder: Path) -> None:
         (["--thread", "2", "served"], "unknown flag '--thread'; did you mean '--threads'?"),
         (["--max_body=1", "served"], "did you mean '--max-body'?"),
         (["--chekc", "served"], "did you mean '--check'?"),
+        (["--port=80", "served"], "unknown flag '--port': it is one of other servers"),
+        (["--host", "::1", "served"], "see --bind, which takes host and port together"),
         (["-x", "served"], "unknown flag '-x'"),
         (["served", "other"], "'other' is one argument too many"),
         (["served", "--threads"], "expected one argument"),

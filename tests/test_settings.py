@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from penstock import other_servers
 from penstock.errors import SettingsError
 from penstock.settings import OPTIONS, Settings, load_settings, settings_from_kwargs
 from penstock.settings_page import settings_page
@@ -87,6 +88,8 @@ def test_config_flag_replaces_the_usual_files(tmp_path: Path) -> None:
         ("pyproject.toml", b"[tool]\npenstock = 3", "is no table"),
         ("unknown.toml", b"thread = 1", "did you mean 'threads'?"),
         ("table.toml", b"[tool.penstock]\nthreads = 1", "unknown setting 'tool'"),
+        ("own.toml", b"[penstock]\nthreads = 1", "'penstock' in own.toml: a table; settings are"),
+        ("pyproject.toml", b"[tool.penstock.server]\nx = 1", "keys of [tool.penstock] itself"),
     ],
 )
 def test_a_bad_settings_file_is_refused(
@@ -203,6 +206,51 @@ def test_variables_that_kubernetes_makes_for_a_service_named_penstock_are_no_set
 def test_gunicorns_names_lead_to_ours(theirs: str, ours: str) -> None:
     with pytest.raises(SettingsError, match=f"did you mean '{ours}'"):
         settings_from_kwargs(**{theirs: 1})
+
+
+@pytest.mark.parametrize(
+    ("theirs", "name", "variable"),
+    [
+        ("timeout", "see graceful_timeout for", "see PENSTOCK_GRACEFUL_TIMEOUT for"),
+        ("worker_class", "see threads", "see PENSTOCK_THREADS"),
+        ("preload_app", "one worker process", "one worker process"),
+        ("pidfile", "systemd", "systemd"),
+        ("post_fork", "no hooks", "no hooks"),
+    ],
+)
+def test_gunicorns_settings_are_explained_wherever_they_stand(
+    tmp_path: Path, theirs: str, name: str, variable: str
+) -> None:
+    explained = "it is one of gunicorn, and not of penstock: "
+    with pytest.raises(SettingsError) as argument:
+        settings_from_kwargs(**{theirs: 1})
+    assert f"unknown setting '{theirs}': {explained}" in message(argument)
+    assert name in message(argument)
+    ours = f"PENSTOCK_{theirs.upper()}"
+    with pytest.raises(SettingsError) as environ:
+        load_settings({}, {ours: "1"}, tmp_path)
+    assert f"unknown environment variable {ours}: {explained}" in message(environ)
+    assert variable in message(environ)
+    (tmp_path / "penstock.toml").write_text(theirs.replace("_", "-") + " = 1\n")
+    with pytest.raises(SettingsError) as file:
+        load(tmp_path)
+    assert f"in penstock.toml: {explained}" in message(file)
+    assert name in message(file)
+
+
+@pytest.mark.parametrize("theirs", ["host", "port", "listen", "uds", "unix_socket", "sockets"])
+def test_what_others_call_an_address_leads_to_bind(theirs: str) -> None:
+    with pytest.raises(SettingsError, match="of other servers, and not of penstock: see bind,"):
+        settings_from_kwargs(**{theirs: 3})
+
+
+def test_what_is_said_of_other_servers_names_fits_every_place() -> None:
+    for name in other_servers._BY_NAME:
+        for spelling in ("name", "variable", "flag"):
+            said = other_servers.explain(name, OPTIONS, spelling)
+            assert said is not None
+            assert "{" not in said
+        assert name not in OPTIONS
 
 
 # Values

@@ -10,6 +10,7 @@ from typing import Any, NoReturn
 
 from penstock.errors import SettingsError
 from penstock.options import Option, nearest
+from penstock.other_servers import GUNICORN_FLAGS, explain, spelt
 from penstock.settings import OPTIONS
 from penstock.settings_layers import nearest_option
 
@@ -21,58 +22,6 @@ _EPILOG = (
     "penstock.toml or of [tool.penstock] in pyproject.toml (max_body). A flag counts most, then "
     "the variable, then the file. Sizes take B, kB, MB, GB, KiB, MiB, GiB; times take ms, s, m, h."
 )
-
-_TLS = "this version speaks no TLS: let a proxy in front do it"
-_FORKING = "this version runs one worker process, which loads the application itself"
-_SUPERVISED = "systemd or the container's runtime does that"
-_NO_HTTP2 = "this version speaks HTTP/1.1 only"
-_NO_PROXY = "forwarding headers are passed to the application and never acted upon"
-_NO_RECYCLING = "this version does not restart its worker"
-_STRICT = "requests are read strictly, and there is no switch against that"
-_LOGGING = "see --error-logfile, --access-logfile, --access-logformat and --log-level"
-_ONLY_WSGI = "this server serves WSGI over HTTP only"
-
-_GUNICORN_FLAGS: dict[tuple[str, ...], str] = {
-    ("-k", "--worker-class"): "there is one kind of worker, with threads: see --threads",
-    ("-t", "--timeout"): "requests have no time limit here; see --graceful-timeout for stopping",
-    ("--worker-connections",): "see --max-connections",
-    ("--print-config",): "see --check",
-    ("--spew",): "see --trace",
-    ("--worker-tmp-dir",): "workers write no heartbeat files; see --temp-dir for request bodies",
-    ("--keyfile", "--certfile", "--ca-certs", "--cert-reqs", "--ciphers"): _TLS,
-    ("--ssl-version", "--do-handshake-on-connect", "--suppress-ragged-eofs"): _TLS,
-    ("--preload", "--reuse-port"): _FORKING,
-    ("--reload", "--reload-engine", "--reload-extra-file"): _NO_RECYCLING,
-    ("--max-requests", "--max-requests-jitter"): _NO_RECYCLING,
-    ("-D", "--daemon", "-p", "--pid", "-u", "--user", "-g", "--group"): _SUPERVISED,
-    ("--initgroups", "-R", "--enable-stdio-inheritance", "-n", "--name"): _SUPERVISED,
-    ("--http-protocols", "--http2-cleartext", "--http2-max-concurrent-streams"): _NO_HTTP2,
-    ("--http2-initial-window-size", "--http2-max-frame-size"): _NO_HTTP2,
-    ("--http2-max-header-list-size",): _NO_HTTP2,
-    ("--forwarded-allow-ips", "--forwarder-headers"): _NO_PROXY,
-    ("--proxy-protocol", "--proxy-allow-from"): _NO_PROXY,
-    ("--permit-obsolete-folding", "--strip-header-spaces", "--casefold-http-method"): _STRICT,
-    ("--permit-unconventional-http-method",): _STRICT,
-    ("--permit-unconventional-http-version",): _STRICT,
-    ("--http-parser",): "see --transport",
-    ("--log-config", "--log-config-json", "--logger-class", "--capture-output"): _LOGGING,
-    ("--log-syslog", "--log-syslog-to", "--log-syslog-prefix"): _LOGGING,
-    ("--log-syslog-facility", "--disable-redirect-access-to-syslog"): _LOGGING,
-    ("--statsd-host", "--statsd-prefix", "--dogstatsd-tags"): "this version counts nothing",
-    ("--enable-backlog-metric",): "this version counts nothing",
-    ("--control-socket", "--control-socket-mode"): "there is no control socket",
-    ("--no-control-socket",): "there is no control socket, and nothing to switch off",
-    (
-        "--paste",
-        "--paster",
-        "--paste-global",
-    ): "name a factory that loads the file: module:factory('file.ini')",
-    ("--protocol", "--uwsgi-allow-from", "--root-path"): _ONLY_WSGI,
-    ("--asgi-loop", "--asgi-lifespan", "--asgi-disconnect-grace-period"): _ONLY_WSGI,
-    ("--websocket-max-message-size",): _ONLY_WSGI,
-    ("--dirty-app", "--dirty-workers", "--dirty-timeout"): _ONLY_WSGI,
-    ("--dirty-threads", "--dirty-graceful-timeout"): _ONLY_WSGI,
-}
 
 
 @dataclass(frozen=True)
@@ -156,10 +105,11 @@ def build_parser() -> argparse.ArgumentParser:
         group = parser.add_argument_group(section)
         for option in members:
             _add_option(group, option)
-    for flags, answer in _GUNICORN_FLAGS.items():
+    for flags, answer in GUNICORN_FLAGS.items():
         # argparse has no other place where an action of one's own could keep a text.
+        text = spelt(answer, OPTIONS, "flag")
         parser.add_argument(
-            *flags, action=_Refusal, nargs="?", metavar=answer, help=argparse.SUPPRESS
+            *flags, action=_Refusal, nargs="?", metavar=text, help=argparse.SUPPRESS
         )
     return parser
 
@@ -186,8 +136,13 @@ def _add_option(group: argparse._ArgumentGroup, option: Option) -> None:
 
 def _unknown_flag(argument: str) -> str:
     flag = argument.partition("=")[0]
-    option = nearest_option(OPTIONS, flag.lstrip("-")) if flag.startswith("--") else None
-    meant = option.flag if option is not None else None
+    meant = None
+    if flag.startswith("--"):
+        explanation = explain(flag.removeprefix("--"), OPTIONS, "flag")
+        if explanation is not None:
+            return f"unknown flag {flag!r}: {explanation}"
+        option = nearest_option(OPTIONS, flag.removeprefix("--"))
+        meant = option.flag if option is not None else None
     if meant is None:
         meant = nearest(flag, ["--help", "--version", "--check", "--config"])
     hint = f"; did you mean {meant!r}?" if meant is not None else " (see penstock --help)"

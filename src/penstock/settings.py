@@ -35,7 +35,6 @@ from penstock.settings_layers import (
     convert,
     from_file,
     from_variables,
-    nearest_option,
     unknown,
 )
 
@@ -75,7 +74,7 @@ class Settings:
         section="Listening",
         extra_flags=("-b",),
         repeatable=True,
-        also_called=("listen", "host", "http_socket"),
+        also_called=("http_socket",),
         help="Address to listen on; may be given several times. 0.0.0.0:$PORT where PORT is set.",
         reason="Only this machine can reach it until you say otherwise; a platform that sets PORT "
         "expects to reach it from outside.",
@@ -231,7 +230,8 @@ class Settings:
         section="Limits",
         also_called=("outbuf_high_watermark",),
         help="Unsent bytes of a response to hold before the application has to wait.",
-        reason="Most pages fit, so that a slow client does not hold a thread.",
+        reason="Most pages fit, so that a slow client does not hold a thread. With one thread nothing "
+        "is held between two blocks of a streamed response: nobody could send it meanwhile.",
     )
     max_connections: int = option(
         integer(1, 1000000),
@@ -418,7 +418,7 @@ def settings_from_kwargs(**by_name: object) -> Settings:
     """
     for name in by_name:
         if name not in OPTIONS:
-            raise unknown(f"setting {name!r}", nearest_option(OPTIONS, name), "name")
+            raise unknown(f"setting {name!r}", name, OPTIONS, "name")
         if OPTIONS[name].command_only:
             raise SettingsError(f"{name} is a setting of the penstock command, not of a program")
     given: Given = {name: (value, f"argument {name}") for name, value in by_name.items()}

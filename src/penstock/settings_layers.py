@@ -10,10 +10,11 @@ import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from penstock.errors import SettingsError
 from penstock.options import Option, integer, nearest
+from penstock.other_servers import Spelling, explain
 
 Options = Mapping[str, Option]
 Given = dict[str, tuple[object, str]]
@@ -21,6 +22,8 @@ Given = dict[str, tuple[object, str]]
 
 SYSTEMD_VARIABLES = ("LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES")
 """What systemd sets beside passed sockets; children must not see it (sd_listen_fds(3))."""
+
+_PROJECT = "pyproject.toml"
 
 FIRST_PASSED_DESCRIPTOR = 3
 """SD_LISTEN_FDS_START of sd_listen_fds(3)."""
@@ -41,8 +44,8 @@ def from_variables(options: Options, environ: Mapping[str, str]) -> Given:
         if variable == "PENSTOCK_PORT" and "://" in value:  # a service link, too
             continue
         if variable not in by_variable:
-            meant = nearest_option(options, variable.removeprefix("PENSTOCK_"))
-            raise unknown(f"environment variable {variable}", meant, "variable")
+            name = variable.removeprefix("PENSTOCK_")
+            raise unknown(f"environment variable {variable}", name, options, "variable")
         given[by_variable[variable]] = (value, variable)
     return given
 
@@ -51,7 +54,7 @@ def from_file(
     options: Options, cwd: Path, config_file: str | Path | None, warnings: list[str]
 ) -> Given:
     """Return what ``config_file`` gives, or else the files of the current directory."""
-    own, project = cwd / "penstock.toml", cwd / "pyproject.toml"
+    own, project = cwd / "penstock.toml", cwd / _PROJECT
     if config_file is not None:
         if str(config_file).endswith(".py") or str(config_file).startswith("python:"):
             raise SettingsError(f"{config_file} (from --config) is Python: allowed is a TOML file")
@@ -120,10 +123,13 @@ def nearest_option(options: Options, name: str) -> Option | None:
     return names[found] if found is not None else None
 
 
-def unknown(
-    what: str, meant: Option | None, spelling: Literal["name", "variable", "flag"]
-) -> SettingsError:
-    """Return the error for a name that no option has."""
+def unknown(what: str, name: str, options: Options, spelling: Spelling) -> SettingsError:
+    """Return the error for a name that no option has: ``what`` says the name and its place."""
+    if not any(name.lower() in option.also_called for option in options.values()):
+        explanation = explain(name, options, spelling)
+        if explanation is not None:
+            return SettingsError(f"unknown {what}: {explanation}")
+    meant = nearest_option(options, name)
     hint = f"; did you mean {getattr(meant, spelling)!r}?" if meant is not None else ""
     return SettingsError(f"unknown {what}{hint}")
 
@@ -158,7 +164,11 @@ def _from_table(options: Options, table: Mapping[str, object], file_name: str) -
     for key, value in table.items():
         name = key.replace("-", "_")
         if name not in options:
-            raise unknown(f"setting {key!r} in {file_name}", nearest_option(options, key), "name")
+            what = f"setting {key!r} in {file_name}"
+            if isinstance(value, dict):
+                place = "[tool.penstock]" if Path(file_name).name == _PROJECT else "the file"
+                raise SettingsError(f"unknown {what}: a table; settings are keys of {place} itself")
+            raise unknown(what, name, options, "name")
         if name in given:
             raise SettingsError(f"{name} is given twice in {file_name}")
         given[name] = (value, f"{file_name}:{key}")
