@@ -102,6 +102,7 @@ def test_help_fits_80_columns_and_names_every_setting(tmp_path: Path) -> None:
     for option in OPTIONS.values():
         assert option.flag in done.stdout or option.negative_flag in done.stdout
     assert "--worker-class" not in done.stdout
+    assert "--no-sendfile Whether" not in " ".join(done.stdout.split())
 
 
 def test_check_loads_and_prints_every_setting_with_its_source(folder: Path) -> None:
@@ -143,6 +144,9 @@ def test_check_says_what_would_be_warned_of(folder: Path) -> None:
         (["--port=80", "served"], "unknown flag '--port': it is one of other servers"),
         (["--host", "::1", "served"], "see --bind, which takes host and port together"),
         (["-x", "served"], "unknown flag '-x'"),
+        (["served", "--trace=yes"], "--trace takes no value: write --trace or --no-trace"),
+        (["served", "--no-trace=yes"], "--no-trace takes no value: write --trace or --no-trace"),
+        (["served", "--check=1"], "--check takes no value"),
         (["served", "other"], "'other' is one argument too many"),
         (["served", "--threads"], "expected one argument"),
         (["served", "--threads", "many"], "bad value 'many' for threads (from --threads)"),

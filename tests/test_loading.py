@@ -306,6 +306,15 @@ def test_what_cannot_be_called_is_no_application(write: Write, expression: str, 
     assert "what the factory" in str(refusal(NotCallableError, f"{name}:make()"))
 
 
+def test_an_application_that_is_called_as_a_factory_is_told_so(write: Write) -> None:
+    name = write(APPLICATION + "def make(x): pass\ndef fails(a=1, b=2): raise TypeError('no')\n")
+    error = refusal(ApplicationRaisedError, f"{name}:app()")
+    assert "missing 2 required positional arguments" in str(error)
+    assert str(error).endswith(f"; if it is the application itself, write '{name}:app', without ()")
+    assert "without ()" not in str(refusal(ApplicationRaisedError, f"{name}:make()"))
+    assert "without ()" not in str(refusal(ApplicationRaisedError, f"{name}:fails()"))
+
+
 def test_a_factory_that_cannot_be_called_is_refused(write: Write) -> None:
     name = write("app = 1")
     assert "cannot be called" in str(refusal(NotCallableError, f"{name}:app()"))

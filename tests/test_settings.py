@@ -262,6 +262,8 @@ def test_what_is_said_of_other_servers_names_fits_every_place() -> None:
         ("max_body", "64KiB", 65536),
         ("max_body", "10MB", 10_000_000),
         ("max_body", "1.5gib", 3 << 29),
+        ("max_body", "2TB", 2 * 10**12),
+        ("max_body", "1TiB", 1 << 40),
         ("max_body", "17", 17),
         ("max_body", 17, 17),
         ("keep_alive", "500ms", 0.5),
@@ -325,6 +327,19 @@ def test_a_value_that_is_not_allowed_is_refused_with_what_is(name: str, given: o
     text = message(error)
     assert f"{given!r} for {name} (from argument {name})" in text
     assert f"allowed is {OPTIONS[name].kind.allowed}" in text
+
+
+def test_the_bounds_of_a_size_have_units_that_people_read() -> None:
+    with pytest.raises(SettingsError, match="from 1 to 1024TiB"):
+        settings_from_kwargs(max_body=0)
+
+
+def test_a_variable_that_is_empty_is_called_so(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError) as error:
+        load(tmp_path, PENSTOCK_THREADS="")
+    said = "bad value '' for threads (from PENSTOCK_THREADS, which is empty: unset it, or fill it)"
+    assert said in message(error)
+    assert load(tmp_path, PENSTOCK_TEMP_DIR="").temp_dir is None
 
 
 @pytest.mark.parametrize(

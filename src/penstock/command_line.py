@@ -17,10 +17,12 @@ from penstock.settings_layers import nearest_option
 USAGE = "penstock [options] module:callable"
 
 _HELP_COLUMNS = 79
+_COMMANDS = ("--help", "--version", "--check", "--check-config")
 _EPILOG = (
     "Each setting is also a variable (PENSTOCK_MAX_BODY for --max-body) and a key of "
     "penstock.toml or of [tool.penstock] in pyproject.toml (max_body). A flag counts most, then "
-    "the variable, then the file. Sizes take B, kB, MB, GB, KiB, MiB, GiB; times take ms, s, m, h."
+    "the variable, then the file. Sizes take B, kB, MB, GB, TB, KiB, MiB, GiB, TiB; "
+    "times take ms, s, m, h."
 )
 
 
@@ -51,6 +53,7 @@ class _Refusal(argparse.Action):
 
 def parse_command_line(arguments: Sequence[str]) -> CommandLine:
     """Return what was typed; raises `SettingsError` for what no flag means."""
+    _refuse_values_of_switches(arguments)
     typed, rest = build_parser().parse_known_args(arguments)
     for argument in rest:
         if argument.startswith("-") and argument != "--":
@@ -65,6 +68,21 @@ def parse_command_line(arguments: Sequence[str]) -> CommandLine:
         "help": names.pop("help", False),
     }
     return CommandLine(**commands, flags=names)
+
+
+def _refuse_values_of_switches(arguments: Sequence[str]) -> None:
+    """Refuse ``--trace=yes``; argparse would, but in words of its own."""
+    forms = dict.fromkeys(_COMMANDS, "")
+    for option in OPTIONS.values():
+        if option.is_switch:
+            flags = (*option.flags, option.negative_flag)
+            forms |= dict.fromkeys(flags, f": write {option.flag} or {option.negative_flag}")
+    for argument in arguments:
+        flag, equals, _ = argument.partition("=")
+        if argument == "--":
+            return
+        if equals and flag in forms:
+            raise SettingsError(f"{flag} takes no value{forms[flag]} (see penstock --help)")
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -119,7 +137,7 @@ def _add_option(group: argparse._ArgumentGroup, option: Option) -> None:
     hidden = argparse.SUPPRESS
     if option.is_switch:
         # The page shows the form that changes something.
-        off_help, on_help = (help_text, hidden) if option.default else (hidden, help_text)
+        off_help, on_help = (option.off_help, hidden) if option.default else (hidden, help_text)
         group.add_argument(*option.flags, dest=option.name, action="store_true", help=on_help)
         group.add_argument(
             option.negative_flag, dest=option.name, action="store_false", help=off_help
@@ -144,6 +162,6 @@ def _unknown_flag(argument: str) -> str:
         option = nearest_option(OPTIONS, flag.removeprefix("--"))
         meant = option.flag if option is not None else None
     if meant is None:
-        meant = nearest(flag, ["--help", "--version", "--check", "--config"])
+        meant = nearest(flag, [*_COMMANDS, "--config"])
     hint = f"; did you mean {meant!r}?" if meant is not None else " (see penstock --help)"
     return f"unknown flag {flag!r}{hint}"

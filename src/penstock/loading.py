@@ -53,8 +53,8 @@ class ApplicationRaisedError(LoadError):
 
     exit_status = 4
 
-    def __init__(self, message: str, error: BaseException) -> None:
-        super().__init__(f"{message}: {_in_one_line(error)}")
+    def __init__(self, message: str, error: BaseException, hint: str = "") -> None:
+        super().__init__(f"{message}: {_in_one_line(error)}{hint}")
         self.traceback = _application_traceback(error)
 
 
@@ -214,7 +214,23 @@ def _call_factory(spec: Spec, factory: Any) -> Any:
     except KeyboardInterrupt:
         raise
     except BaseException as error:
-        raise ApplicationRaisedError(f"the factory {spec.text!r} raised", error) from error
+        hint = ""
+        if not arguments and not by_name and _misses_two_arguments(factory, error):
+            hint = f"; if it is the application itself, write {spec.place!r}, without ()"
+        raise ApplicationRaisedError(f"the factory {spec.text!r} raised", error, hint) from error
+
+
+def _misses_two_arguments(function: Any, error: BaseException) -> bool:
+    """Tell whether the call itself failed, of what takes environ and start_response."""
+    if not isinstance(error, TypeError) or _application_part(error.__traceback__) is not None:
+        return False
+    from inspect import signature  # needed for this error only, and the start is timed
+
+    try:
+        signature(function).bind(None, None)
+    except (TypeError, ValueError):
+        return False
+    return True
 
 
 def _check_application(spec: Spec, found: Any) -> None:

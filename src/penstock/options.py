@@ -21,9 +21,11 @@ _SIZE_UNITS = {
     "kb": 1000,
     "mb": 1000**2,
     "gb": 1000**3,
+    "tb": 1000**4,
     "kib": 1 << 10,
     "mib": 1 << 20,
     "gib": 1 << 30,
+    "tib": 1 << 40,
 }
 _DURATION_UNITS = {"": 1.0, "ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
 _WITH_UNIT = re.compile(r"([0-9]+(?:\.[0-9]+)?)[ ]?([A-Za-z]*)", re.ASCII)
@@ -55,6 +57,8 @@ class Option:
     """Why the default is what it is."""
     default: Any = None
     name: str = ""
+    off_help: str = ""
+    """What the negative flag of a switch does, for the help of one that is on by default."""
     extra_flags: tuple[str, ...] = ()
     platform_variable: str = ""
     """A variable that platforms set; it counts less than a file and more than the default."""
@@ -207,7 +211,7 @@ def mode_mask() -> Kind[int]:
 
 def show_size(count: int) -> str:
     """Return a number of bytes in the largest binary unit that says it exactly."""
-    for unit, worth in (("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)):
+    for unit, worth in (("TiB", 1 << 40), ("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)):
         if count and count % worth == 0:
             return f"{count // worth}{unit}"
     return str(count)

@@ -134,6 +134,7 @@ class Settings:
         True,
         section="Application",
         help="Whether the kernel sends files that the application returns in wsgi.file_wrapper.",
+        off_help="Read and send the files of wsgi.file_wrapper here, and not in the kernel.",
         reason="It saves a copy; switch it off where a file system returns wrong bytes for it.",
     )
     chdir: str = option(
@@ -230,8 +231,8 @@ class Settings:
         section="Limits",
         also_called=("outbuf_high_watermark",),
         help="Unsent bytes of a response to hold before the application has to wait.",
-        reason="Most pages fit, so that a slow client does not hold a thread. With one thread nothing "
-        "is held between two blocks of a streamed response: nobody could send it meanwhile.",
+        reason="Most pages fit, so that a slow client does not hold a thread. With one thread "
+        "nothing is held between two blocks of a streamed response: nobody could send it meanwhile.",
     )
     max_connections: int = option(
         integer(1, 1000000),

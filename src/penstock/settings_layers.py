@@ -112,6 +112,9 @@ def convert(option: Option, value: object, source: str) -> Any:
     try:
         return option.kind.convert(value)
     except (ValueError, TypeError):
+        if value == "" and source == option.variable:
+            # Platforms make it easy to set one to nothing where unsetting it was meant.
+            source += ", which is empty: unset it, or fill it"
         raise bad_value(option.name, value, source, option.kind.allowed) from None
 
 

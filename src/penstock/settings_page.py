@@ -29,9 +29,9 @@ Sockets that systemd passes (`LISTEN_FDS`, `LISTEN_PID`) replace `bind`, whereve
 Unknown names and values that are not allowed are refused, and so is what is impossible together.
 Keys of a file may be written with `-` or `_`. A list is an array in a file, a repeated flag, or
 text with commas in a variable; the list of one place replaces the whole list of another. Sizes are
-bytes, or have a unit: `kB`, `MB`, `GB` (powers of 1000), `KiB`, `MiB`, `GiB` (powers of 1024).
-Times are seconds, or have a unit: `ms`, `s`, `m`, `h`. Variables that Kubernetes makes for a
-service called "penstock" (such as `PENSTOCK_SERVICE_HOST`) are left alone.
+bytes, or have a unit: `kB`, `MB`, `GB`, `TB` (powers of 1000), `KiB`, `MiB`, `GiB`, `TiB` (powers
+of 1024). Times are seconds, or have a unit: `ms`, `s`, `m`, `h`. Variables that Kubernetes makes
+for a service called "penstock" (such as `PENSTOCK_SERVICE_HOST`) are left alone.
 
 `penstock.serve(app, ...)` and `penstock.running(app, ...)` take the same settings by name, as
 Python values or as text, and read no file and no variable.
