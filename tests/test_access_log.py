@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
+import queue
 import sys
 import threading
 import time
@@ -196,3 +198,119 @@ def test_a_format_that_makes_no_sense_is_refused_before_a_thread_runs(tmp_path: 
         AccessLog(sink, "combinde")
     assert threading.active_count() == threads
     sink.close()
+
+
+class Told(logging.Handler):
+    """Keeps what is logged, for a test that waits for it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.records: queue.SimpleQueue[str] = queue.SimpleQueue()
+        self.logger = logging.Logger("told")
+        self.logger.addHandler(self)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.records.put(f"{record.levelname}: {record.getMessage()}")
+
+    def next(self) -> str:
+        return self.records.get(timeout=30)
+
+
+def told_log(descriptor: int, told: Told) -> AccessLog:
+    return AccessLog(LogSink(descriptor), "%(U)s", logger=told.logger)
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no /dev/full")
+def test_faults_44_an_access_log_on_a_full_disk_is_warned_of_once_with_the_reason() -> None:
+    told = Told()
+    log = told_log(os.open("/dev/full", os.O_WRONLY), told)
+    log.log(transaction())
+    assert told.next() == (
+        "WARNING: lines of the access log are being lost: No space left on device "
+        "(setting: access_logfile)"
+    )
+    log.log(transaction())
+    log.close()
+    assert log.dropped == 2
+    assert told.records.empty()
+
+
+def test_faults_44_an_access_log_whose_reader_has_gone_is_warned_of() -> None:
+    told = Told()
+    reader, writer = os.pipe()
+    os.close(reader)
+    log = told_log(writer, told)
+    log.log(transaction())
+    assert ": its reader has gone (" in told.next()
+    log.close()
+
+
+def test_faults_44_an_access_log_whose_reader_has_stalled_is_warned_of(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(access_log, "PATIENCE_SECONDS", 0.0)
+    told = Told()
+    reader, writer = full_pipe()
+    log = told_log(writer, told)
+    log.log(transaction())
+    assert ": its reader does not keep up (" in told.next()
+    log.close(0.1)
+    os.close(reader)
+
+
+def test_lines_that_find_the_queue_full_are_warned_of(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(access_log, "MAX_QUEUED_LINES", 1)
+    monkeypatch.setattr(access_log, "GATHER_SECONDS", 60.0)
+    told = Told()
+    log = told_log(os.open(os.devnull, os.O_WRONLY), told)
+    for _ in range(3):
+        log.log(transaction())
+    log.close()
+    assert ": more than 1 wait to be written (" in told.next()
+
+
+def test_a_line_that_cannot_be_formatted_is_warned_of() -> None:
+    told = Told()
+    log = told_log(os.open(os.devnull, os.O_WRONLY), told)
+    log.log(transaction(target=5))  # type: ignore[arg-type]
+    log.close()
+    assert ": a line cannot be formatted: AttributeError" in told.next()
+
+
+def test_the_next_loss_after_a_recovery_is_warned_of_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(access_log, "QUIET_SECONDS", 0.0)
+    target = tmp_path / "log"
+    told = Told()
+    sink = LogSink.open(os.devnull, setting="access_logfile")
+    sink.path = str(target)
+    log = AccessLog(sink, "%(U)s", logger=told.logger)
+    for _ in range(2):
+        target.unlink(missing_ok=True)
+        target.symlink_to("/dev/full")
+        log.reopen()
+        log.log(transaction())
+        assert told.next().startswith("WARNING: lines of the access log are being lost")
+        target.unlink()
+        log.reopen()
+        log.log(transaction())
+        assert told.next() == "INFO: the access log is written again"
+    log.close()
+
+
+def test_a_logger_that_fails_does_not_end_the_access_log(tmp_path: Path) -> None:
+    class Failing(Told):
+        def emit(self, record: logging.LogRecord) -> None:
+            super().emit(record)
+            raise RuntimeError("full as well")
+
+    told = Failing()
+    log = AccessLog(
+        LogSink.open(str(tmp_path / "log"), setting="access_logfile"), "%(U)s", told.logger
+    )
+    log.log(transaction(target=5))  # type: ignore[arg-type]
+    told.next()
+    log.log(transaction("/after"))
+    log.close()
+    assert "/after\n" in (tmp_path / "log").read_text()

@@ -354,6 +354,20 @@ def test_text_that_standard_output_has_no_letters_for_is_escaped(folder: Path) -
     assert "gr\\xfcn" in done.stdout
 
 
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no /dev/full")
+def test_faults_44_a_lost_access_log_is_told_when_it_begins_and_counted_at_the_stop(
+    folder: Path,
+) -> None:
+    with ServerProcess("served:app", "--access-logfile", "/dev/full", cwd=folder) as server:
+        assert ask(server, "1") == "1"
+        server.wait_for_line(r"\[WARNING\] lines of the access log are being lost: No space left")
+        assert ask(server, "2") == "2"
+        assert server.stop() == 0
+    lost = [line for line in server.lines if "access log" in line]
+    assert len(lost) == 2
+    assert lost[1].endswith("[WARNING] 2 lines of the access log were lost")
+
+
 # What a server is given
 
 

@@ -20,6 +20,8 @@ from typing import TYPE_CHECKING, Any, Final
 from penstock.errors import SettingsError
 
 if TYPE_CHECKING:
+    import logging
+
     from penstock.log_sink import LogSink
 
 # A second of a busy worker; beyond it the reader of the log has stalled.
@@ -30,6 +32,9 @@ MAX_QUEUED_CHARACTERS: Final = 8 * 1024 * 1024
 GATHER_SECONDS: Final = 0.05
 # How long the writing thread waits for a slow reader before it drops a batch.
 PATIENCE_SECONDS: Final = 1.0
+# A loss within this time of the last one is part of it, and is not told again: where a reader is
+# a little too slow, the error log must not fill in its place.
+QUIET_SECONDS: Final = 10.0
 
 Format = Callable[["Transaction"], str]
 
@@ -365,17 +370,26 @@ class AccessLog:
     The thread is started here: create the log in the process that serves, after any fork.
     """
 
-    def __init__(self, sink: LogSink, format: str = "combined") -> None:
-        """Take over ``sink``. Raises `SettingsError` for a format that makes no sense."""
+    def __init__(
+        self, sink: LogSink, format: str = "combined", logger: logging.Logger | None = None
+    ) -> None:
+        """Take over ``sink``; ``logger`` is told when lines begin to be lost.
+
+        Raises `SettingsError` for a format that makes no sense.
+        """
         self._format = compile_format(format)
         self._sink = sink
+        self._logger = logger
+        # The writing thread's: when lines were lost last, and None once that is over.
+        self._lost_at: float | None = None
         if format == "json":
             sink.notice = _json_notice
-        # The lock guards the four fields below; it is held for an append or a swap only.
+        # The lock guards the five fields below; it is held for an append or a swap only.
         self._lock = threading.Lock()
         self._lines: list[str] = []
         self._characters = 0
         self._overflowed = 0
+        self._overflow_reason = ""
         self._asleep = False
         self._wake = threading.Event()
         self._closing = threading.Event()
@@ -393,16 +407,18 @@ class AccessLog:
         """Queue the line for one response. Never blocks, never raises, keeps nothing of it."""
         try:
             line = self._format(transaction)
-        except Exception:
+            reason = ""
+        except Exception as error:
             # A field of the wrong type, a wall clock beyond the calendar: the request goes on.
-            line = ""
+            line, reason = "", f"a line cannot be formatted: {type(error).__name__}"
         with self._lock:
             full = len(self._lines) >= MAX_QUEUED_LINES or self._characters >= MAX_QUEUED_CHARACTERS
-            if full or not line or self._closing.is_set():
+            if full or reason or self._closing.is_set():
                 self._overflowed += 1
-                return
-            self._lines.append(line)
-            self._characters += len(line)
+                self._overflow_reason = reason or f"more than {len(self._lines)} wait to be written"
+            else:
+                self._lines.append(line)
+                self._characters += len(line)
             if not self._asleep:
                 return
             self._asleep = False
@@ -417,7 +433,8 @@ class AccessLog:
         self._deadline = time.monotonic() + timeout
         self._closing.set()
         self._wake.set()
-        self._thread.join(timeout)
+        # A little longer than the thread waits for room: then it has counted what is lost.
+        self._thread.join(timeout + GATHER_SECONDS)
         if not self._thread.is_alive():
             self._sink.close()
 
@@ -425,7 +442,7 @@ class AccessLog:
         while not self._closing.is_set():
             with self._lock:
                 # Under the lock: a line is either seen here, or its queueing sees us asleep.
-                self._asleep = not self._lines
+                self._asleep = not self._lines and not self._overflowed
                 if self._asleep:
                     self._wake.clear()
             if self._asleep and not self._closing.is_set():
@@ -440,6 +457,28 @@ class AccessLog:
             self._characters = 0
             # Only this thread writes to the sink, so nobody holds its lock for long.
             self._sink.count_dropped(self._overflowed)
+            reason = self._overflow_reason if self._overflowed else ""
             self._overflowed = 0
-        if lines:
-            self._sink.write("".join(lines), patience=patience)
+        if lines and not self._sink.write("".join(lines), patience=patience):
+            reason = self._sink.failure
+        if self._logger is not None and (lines or reason):
+            try:
+                self._tell(self._logger, reason)
+            except Exception:
+                pass  # an application's own handler: its failure must not end this thread
+
+    def _tell(self, logger: logging.Logger, reason: str) -> None:
+        """Tell when lines begin to be lost, which is what ``reason`` means, and when no more are.
+
+        The error log may well have the same trouble; its sink counts and drops as this one.
+        """
+        now, lost_at = time.monotonic(), self._lost_at
+        if reason:
+            self._lost_at = now
+            if lost_at is None:
+                logger.warning(
+                    "lines of the access log are being lost: %s (setting: access_logfile)", reason
+                )
+        elif lost_at is not None and now - lost_at >= QUIET_SECONDS:
+            self._lost_at = None
+            logger.info("the access log is written again")

@@ -39,7 +39,8 @@ def dropped_notice(count: int) -> str:
 class LogSink:
     """Whole lines to a file, pipe, socket or terminal; what cannot be written is counted.
 
-    ``dropped`` is the number of lines lost so far. All methods are thread-safe.
+    ``dropped`` is the number of lines lost so far, and ``failure`` why a write failed last, in
+    words. All methods are thread-safe.
     """
 
     def __init__(
@@ -49,6 +50,7 @@ class LogSink:
         self.path = path
         self.notice = notice
         self.dropped = 0
+        self.failure = ""
         # An application that closes or redirects descriptors 0 to 2 must not hit the log.
         self._descriptor = fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, 3)
         os.close(descriptor)
@@ -92,8 +94,9 @@ class LogSink:
                 data += b"\n"
             with self._lock:
                 return self._write_lines(data, patience)
-        except Exception:
+        except Exception as error:
             # MemoryError and the like: the request must not pay for its log line.
+            self.failure = type(error).__name__
             self.count_dropped(1)
             return False
 
@@ -159,6 +162,8 @@ class LogSink:
         """Write what can be written; return the number of bytes that were."""
         done = 0
         deadline = time.monotonic() + patience
+        # Unless an error says otherwise, what ends this early is a lack of room.
+        self.failure = "its reader does not keep up"
         try:
             while done < len(data):
                 if self._regular:
@@ -173,8 +178,10 @@ class LogSink:
                     if time.monotonic() >= deadline:
                         break
                     time.sleep(RETRY_SECONDS)
-        except OSError:
-            pass  # Disk full, reader gone, descriptor closed: the caller counts what is lost.
+        except OSError as error:
+            # Disk full, reader gone, descriptor closed: the caller counts what is lost.
+            gone = isinstance(error, BrokenPipeError)
+            self.failure = "its reader has gone" if gone else error.strerror or str(error)
         return done
 
     def _room(self, deadline: float) -> bool:

@@ -232,7 +232,8 @@ class Settings:
         also_called=("outbuf_high_watermark",),
         help="Unsent bytes of a response to hold before the application has to wait.",
         reason="Most pages fit, so that a slow client does not hold a thread. With one thread "
-        "nothing is held between two blocks of a streamed response: nobody could send it meanwhile.",
+        "nothing is held between two blocks of a streamed response: nobody could send it "
+        "meanwhile.",
     )
     max_connections: int = option(
         integer(1, 1000000),

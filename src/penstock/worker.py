@@ -108,7 +108,7 @@ class Worker:
         if settings.access_logfile is None:
             return None
         sink = LogSink.open(settings.access_logfile, setting="access_logfile", stream=1)
-        return AccessLog(sink, settings.access_logformat)
+        return AccessLog(sink, settings.access_logformat, self.logger)
 
     def _base_environ(self, listener: Listener) -> dict[str, Any]:
         return base_environ(
@@ -169,9 +169,12 @@ class Worker:
             self.logger.error("the logs go on in the old files: %s", error)
 
     def close_logs(self) -> None:
-        """Write out what the access log still holds."""
+        """Write out what the access log still holds, and tell what it lost."""
         if self.access_log is not None:
             self.access_log.close()
+            if lost := self.access_log.dropped:
+                lines = "line" if lost == 1 else "lines"
+                self.logger.warning("%d %s of the access log were lost", lost, lines)
         if self._trace is not None:
             self._trace.close()
 
@@ -342,8 +345,8 @@ def shut_down(worker: Worker, *, graceful: bool, interrupted: Callable[[float], 
         worker.close()
         drained = worker.join(0.2) and not in_progress
     # 4. Write out the logs.
-    logger.info("stopped")
     worker.close_logs()
+    logger.info("stopped")
     status = STOPPED if drained or not graceful else CUT_OFF
     # 5. Leave. Threads and exit handlers of the application get a moment, and no more.
     _leave_for_certain(status)
