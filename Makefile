@@ -15,7 +15,7 @@ SYNC = PYTHON="$(PYTHON)" scripts/sync-venv "$(VENV)"
 PYTEST = "$(BIN)/python" -m pytest
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test suite coverage lint format docs install-check bench native-test clean
+.PHONY: help serve test suite coverage lint format docs install-check bench native native-test clean
 
 help:
 	@echo 'make serve          set everything up and serve the Flask example on http://127.0.0.1:8000/hello'
@@ -26,6 +26,7 @@ help:
 	@echo 'make docs           write the generated pages of docs/ anew'
 	@echo 'make install-check  install into an environment of its own, and run the command there'
 	@echo 'make bench          measure beside other servers, in an environment of its own, .bench'
+	@echo 'make native         build the native transport into the checkout; needs cargo'
 	@echo 'make native-test    check style and lints of the Rust in native/, and run its tests'
 	@echo 'make clean          remove what all of these made'
 
@@ -72,6 +73,13 @@ install-check:
 bench:
 	@python="$(PYTHON)"; "$${python:-$$(scripts/find-python)}" benchmarks/run.py $(ARGS)
 
+# A module of the environment's own Python: it is what the tests and `make serve` use then.
+native:
+	@$(SYNC) serve $(EXAMPLES)
+	cd native && PYO3_PYTHON="$(BIN)/python" cargo build --locked --release -p penstock-binding
+	cp native/target/release/lib_native.so src/penstock/_native.so.new
+	mv src/penstock/_native.so.new src/penstock/_native.so
+
 native-test:
 	@if command -v cargo >/dev/null; then \
 		cd native && cargo fmt --check && \
@@ -82,6 +90,6 @@ native-test:
 
 clean:
 	rm -rf .venv .venv-* .bench .bench.lock build dist .coverage .hypothesis .mypy_cache .pytest_cache .ruff_cache
-	rm -rf native/target native/fuzz/target
+	rm -rf native/target native/fuzz/target src/penstock/_native*.so
 	rm -rf src/*.egg-info examples/helloworld/db.sqlite3
 	find src tests examples -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -8,6 +8,8 @@ from collections.abc import Iterator
 
 import pytest
 
+from penstock.settings import native_built
+
 THREADS_END_WITHIN = 10.0
 """Seconds that a test's threads get to end, once the test itself is over."""
 
@@ -15,7 +17,7 @@ FROM_PLATFORMS = {"WEB_CONCURRENCY", "PORT", "SCRIPT_NAME", "LISTEN_PID", "LISTE
 """Variables that are settings without being named after Penstock."""
 
 
-TRANSPORTS = ["python"]
+TRANSPORTS = ["python", "native"] if native_built() else ["python"]
 """Every transport. What goes over the wire is tested on each, and each gives the same answers."""
 
 

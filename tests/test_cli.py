@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from penstock.cli import main
+from penstock.settings import native_built
 from support.server_process import ServerProcess, checkout_environ, run_penstock
 
 APPLICATION = """
@@ -156,7 +157,11 @@ def test_check_says_what_would_be_warned_of(folder: Path) -> None:
         (["served", "--access-logfile", "no/log"], "for access_logfile (from --access-logfile)"),
         (["served", "--log-file", "."], "for error_logfile (from --error-logfile): is a directory"),
         (["served", "--access-logformat", "%(zz)s"], "access_logformat"),
-        (["served", "--transport", "native"], "transport is native (from --transport)"),
+        pytest.param(
+            ["served", "--transport", "native"],
+            "transport is native (from --transport)",
+            marks=pytest.mark.skipif(native_built(), reason="the native transport is built"),
+        ),
         (["served", "-w", "2"], "workers (2 from --workers)"),
         (["served:app("], "after the colon"),
         (["served.py"], "did you mean 'served'?"),

@@ -20,9 +20,9 @@ from penstock.access_log import AccessLog
 from penstock.http1 import ParserLimits
 from penstock.log_sink import LogSink
 from penstock.logs import configure_logging, reopen_logs
+from penstock.settings import chosen_transport
 from penstock.trace import Trace
 from penstock.transport.limits import Limits
-from penstock.transport.python import PythonTransport
 from penstock.wsgi.environ import base_environ
 from penstock.wsgi.errors import ErrorStream
 from penstock.wsgi.gateway import Gateway
@@ -33,6 +33,8 @@ if TYPE_CHECKING:
     from penstock.listeners import Listener
     from penstock.settings import Settings
     from penstock.transport import Transport
+    from penstock.transport.native import NativeTransport
+    from penstock.transport.python import PythonTransport
 
 LEAVE_SECONDS = 1.0
 """How much of the graceful timeout is kept for what follows the drain: threads that return, the
@@ -71,6 +73,17 @@ def limits_from(settings: Settings) -> Limits:
     )
 
 
+def transport_class(settings: Settings) -> type[PythonTransport] | type[NativeTransport]:
+    """Return the transport that the settings ask for; raises `SettingsError` without it."""
+    if chosen_transport(settings) == "native":
+        from penstock.transport.native import NativeTransport
+
+        return NativeTransport
+    from penstock.transport.python import PythonTransport
+
+    return PythonTransport
+
+
 class Worker:
     """Everything that serves in one process; usable more than once in it.
 
@@ -84,7 +97,7 @@ class Worker:
         self.logger = configure_logging(settings.error_logfile, settings.log_level)
         self.access_log = self._open_access_log()
         self._trace = Trace.to_stderr() if settings.trace else None
-        self.transport: Transport = PythonTransport(
+        self.transport: Transport = transport_class(settings)(
             [(listener, self._base_environ(listener)) for listener in listeners],
             threads=settings.threads,
             limits=limits_from(settings),
@@ -289,10 +302,11 @@ def serve_until_stopped(
     worker.start()
     count = settings.threads
     logger.info(
-        "penstock %s serving %s on %s (python transport, %d %s)",
+        "penstock %s serving %s on %s (%s transport, %d %s)",
         __version__,
         name,
         ", ".join(listener.name for listener in listeners),
+        chosen_transport(settings),
         count,
         "thread" if count == 1 else "threads",
     )

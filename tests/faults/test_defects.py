@@ -31,7 +31,10 @@ def test_fault_30_an_error_in_the_loop_leaves_the_crew_its_tender(
         start_response("200 OK", [])
         return [b"held"]
 
-    with penstock.running(app, threads=2) as server, contextlib.ExitStack() as stack:
+    with (
+        penstock.running(app, threads=2, transport="python") as server,
+        contextlib.ExitStack() as stack,
+    ):
         transport = server.worker.transport
         assert isinstance(transport, PythonTransport)
         run = transport._loop.run

@@ -263,7 +263,8 @@ def test_fault_45_a_jump_of_the_wall_clock_moves_no_deadline_and_the_date_follow
 ) -> None:
     # The clock is moved as Python code sees it, which is what freezegun and its kind do, too;
     # the machine's own belongs to others.
-    arguments = ["--header-timeout", "1s", "--keep-alive", "30s"]
+    # So the native transport, which asks the machine, is not tried.
+    arguments = ["--header-timeout", "1s", "--keep-alive", "30s", "--transport", "python"]
     with faulty_server(*arguments) as server:
         with unharmed(server, [r"408 .*header_timeout"]):
             with Client(server.address) as waiting, Client(server.address) as slow:

@@ -1,0 +1,332 @@
+//! One client's connection: reading requests off it, and what becomes of it after each.
+//!
+//! A connection belongs to the leader, but for the time in which its request is handed out
+//! (`Phase::HandedOut`): then the thread that answers the request reads and writes the socket,
+//! and the leader only watches. Its state is under a lock, which nobody holds while waiting for
+//! anything: not for a client, and not for the GIL.
+//!
+//! `reading` and `ending` are the rest of it: requests, and what follows a response.
+
+use crate::diary::{HeadCopy, Record};
+use crate::hub::{Hub, lock};
+use crate::output::Output;
+use crate::poller::{Event, Token};
+use crate::reactor::Desk;
+use crate::spool::Spool;
+use crate::sys::{Fd, Nanos, Peer};
+use crate::tap::Tap;
+use penstock_protocol::{Carry, Parser, State};
+use std::ops::Range;
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard};
+
+/// No deadline.
+pub const NEVER: Nanos = Nanos::MAX;
+
+/// What a connection is at.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u8)]
+pub enum Phase {
+    /// Waiting for a request, or in the middle of one.
+    Reading,
+    /// Its request is with the application.
+    HandedOut,
+    /// The response is finished, and the kernel has not taken all of it.
+    Flushing,
+    /// Closed for writing, read from until the client closes too.
+    Lingering,
+    Closed,
+}
+
+const PHASES: [Phase; 5] = [
+    Phase::Reading,
+    Phase::HandedOut,
+    Phase::Flushing,
+    Phase::Lingering,
+    Phase::Closed,
+];
+
+/// Where the bytes of a request's head are.
+pub enum Source {
+    /// In the leader's buffer, with what they say in the leader's `Head`.
+    Buffer(Range<usize>),
+    /// In the leader's scratch, likewise.
+    Scratch,
+    Copy(Box<HeadCopy>),
+}
+
+/// How the application gets at a request's body.
+pub enum Body {
+    Empty,
+    Collected(Spool),
+    Streamed,
+}
+
+/// A request that is complete as far as it has to be, for the application.
+pub struct Ready {
+    pub connection: Arc<Connection>,
+    /// In the transport's life.
+    pub number: u64,
+    pub source: Source,
+    pub body: Body,
+}
+
+/// One accepted socket. See the module's text for who may touch it when.
+pub struct Connection {
+    pub socket: Fd,
+    pub token: Token,
+    pub peer: Peer,
+    /// The index of the listener that it came in by.
+    pub listener: usize,
+    pub number: u64,
+    deadline: AtomicU64,
+    phase: AtomicU8, // what `Held::phase` is, for whoever only counts
+    heavy: AtomicBool,
+    gone: AtomicBool,
+    state: Mutex<Held>,
+}
+
+/// What is under a connection's lock.
+pub struct Held {
+    pub phase: Phase,
+    /// Of the parser, when it last asked for data.
+    pub stage: State,
+    pub parser: Parser,
+    pub carry: Carry,
+    /// What is carried has not been looked at for the request that begins with it.
+    pub left_over: bool,
+    /// The kernel may hold more input: edges tell of it once.
+    pub readable: bool,
+    /// An event told of input that has not been found yet.
+    pub expected: bool,
+    /// The client has ended its side: the end is still to be read, behind all input.
+    pub ended: bool,
+    pub since: Nanos, // when the stage, or the lingering, began
+    pub requests: u64,
+    /// The head of a request whose body is still to come.
+    pub request: Option<Box<HeadCopy>>,
+    pub spool: Option<Spool>,
+    pub output: Output,
+    pub progress: i64, // what the client had acknowledged when the deadline was set
+    /// The thread that answers waits until there is less output, and keeps the deadline.
+    pub awaiting_room: bool,
+    /// The output waits for the answers to the client's next requests, to leave with them.
+    pub corked: bool,
+    /// `Hub::take_corked` will tell of it.
+    pub listed: bool,
+    /// Requests that were answered in this turn.
+    pub answered_in_turn: u32,
+    /// The body in progress is one that nobody wants any more.
+    pub discarding: bool,
+    /// The thread that answers is done with it.
+    pub answered: bool,
+    /// What is being flushed is a refusal.
+    pub refused: bool,
+    /// The response in progress is the connection's last.
+    pub close_after: bool,
+    /// The response ended early, and only a reset can show it.
+    pub broken: bool,
+    /// Finished, and still being flushed: logged when it is known what became of it.
+    pub record: Option<Box<Record>>,
+    pub lingered: u64,
+    pub tap: Option<Box<Tap>>,
+}
+
+impl Connection {
+    pub fn new(
+        hub: &Hub,
+        socket: Fd,
+        token: Token,
+        peer: Peer,
+        listener: usize,
+        number: u64,
+        now: Nanos,
+    ) -> Self {
+        let tap = hub
+            .options
+            .trace
+            .then(|| Box::new(Tap::new(number, peer_name(peer))));
+        Connection {
+            socket,
+            token,
+            peer,
+            listener,
+            number,
+            deadline: AtomicU64::new(now.saturating_add(hub.options.keep_alive)),
+            phase: AtomicU8::new(Phase::Reading as u8),
+            heavy: AtomicBool::new(false),
+            gone: AtomicBool::new(false),
+            state: Mutex::new(Held {
+                phase: Phase::Reading,
+                stage: State::Idle,
+                parser: Parser::new(),
+                carry: Carry::default(),
+                left_over: false,
+                readable: false,
+                expected: false,
+                ended: false,
+                since: now,
+                requests: 0,
+                request: None,
+                spool: None,
+                output: Output::default(),
+                progress: 0,
+                awaiting_room: false,
+                corked: false,
+                listed: false,
+                answered_in_turn: 0,
+                discarding: false,
+                answered: false,
+                refused: false,
+                close_after: false,
+                broken: false,
+                record: None,
+                lingered: 0,
+                tap,
+            }),
+        }
+    }
+
+    // -- for any thread ---------------------------------------------------------------------
+
+    pub fn lock(&self) -> MutexGuard<'_, Held> {
+        lock(&self.state)
+    }
+
+    pub fn phase(&self) -> Phase {
+        let index = usize::from(self.phase.load(Ordering::Relaxed));
+        PHASES.get(index).copied().unwrap_or(Phase::Closed)
+    }
+
+    pub fn deadline(&self) -> Nanos {
+        self.deadline.load(Ordering::Relaxed)
+    }
+
+    pub fn set_deadline(&self, deadline: Nanos) {
+        self.deadline.store(deadline, Ordering::Relaxed);
+    }
+
+    /// Whether what comes next on it may take long: then it is not done with the GIL held.
+    pub fn is_heavy(&self) -> bool {
+        self.heavy.load(Ordering::Relaxed)
+    }
+
+    pub fn set_heavy(&self, heavy: bool) {
+        self.heavy.store(heavy, Ordering::Relaxed);
+    }
+
+    /// Whether the client is known to have reset the connection.
+    pub fn is_gone(&self) -> bool {
+        self.gone.load(Ordering::Relaxed)
+    }
+
+    pub fn set_gone(&self) {
+        self.gone.store(true, Ordering::Relaxed);
+    }
+
+    pub fn set_phase(&self, held: &mut Held, phase: Phase) {
+        held.phase = phase;
+        self.phase.store(phase as u8, Ordering::Relaxed);
+    }
+
+    /// The thread that answers is done: go on to the next request, or have the leader do so.
+    ///
+    /// Tells whether the leader should hurry. Where it need not, the client's next request is
+    /// what wakes it up anyway.
+    pub fn give_back(self: &Arc<Self>, hub: &Hub, held: &mut Held, now: Nanos) -> bool {
+        let quiet = !held.close_after
+            && !held.broken
+            && held.output.size == 0
+            && !held.readable
+            && held.parser.state() == State::Done
+            && held.carry.remaining().is_empty()
+            && !hub.draining.get()
+            && !hub.closed.get();
+        if quiet {
+            self.begin_next(hub, held, now);
+        } else {
+            held.answered = true;
+            hub.post(Arc::clone(self));
+        }
+        !quiet
+    }
+
+    // -- what the leader calls --------------------------------------------------------------
+
+    /// Do what the socket is ready for; return a request that became ready.
+    pub fn handle_event(
+        self: &Arc<Self>,
+        hub: &Hub,
+        desk: &mut Desk,
+        event: Event,
+    ) -> Option<Ready> {
+        let mut held = self.lock();
+        if event.input || event.ended || event.broken {
+            held.readable = true;
+            held.expected = true;
+            held.ended |= event.ended || event.broken;
+        }
+        if event.broken {
+            self.set_gone();
+        }
+        match held.phase {
+            Phase::Reading => {
+                held.answered_in_turn = 0;
+                self.read(hub, desk, &mut held)
+            }
+            Phase::HandedOut => {
+                if event.room || event.broken {
+                    self.drain_output(hub, desk, &mut held);
+                }
+                None
+            }
+            Phase::Flushing => {
+                if event.room || event.broken {
+                    self.flush(hub, desk, &mut held);
+                }
+                None
+            }
+            Phase::Lingering => {
+                self.discard_input(hub, desk, &mut held);
+                None
+            }
+            Phase::Closed => None, // the event was older than the closing
+        }
+    }
+
+    /// Go on with a connection that was handed back, or that has more to read or to send.
+    pub fn proceed(self: &Arc<Self>, hub: &Hub, desk: &mut Desk) -> Option<Ready> {
+        let mut held = self.lock();
+        match held.phase {
+            Phase::HandedOut if held.answered => {
+                held.answered = false;
+                self.resume(hub, desk, &mut held)
+            }
+            Phase::HandedOut => {
+                self.drain_output(hub, desk, &mut held);
+                None
+            }
+            Phase::Reading => {
+                held.answered_in_turn = 0;
+                self.read(hub, desk, &mut held)
+            }
+            Phase::Flushing => {
+                self.flush(hub, desk, &mut held);
+                None
+            }
+            Phase::Lingering => {
+                self.discard_input(hub, desk, &mut held);
+                None
+            }
+            Phase::Closed => None,
+        }
+    }
+}
+
+/// The address and port of a peer, as logs have it.
+pub fn peer_name(peer: Peer) -> String {
+    match peer {
+        Some((address, port)) => format!("{address}:{port}"),
+        None => "a unix socket".to_owned(),
+    }
+}

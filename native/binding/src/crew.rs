@@ -1,0 +1,367 @@
+//! Who leads: an inline leader, lazy followers, and a watchdog.
+//!
+//! Leadership is a lock. The thread that holds it runs the loop; when a request is ready, it lets
+//! go of the lock and runs the application itself, so that a fast application never pays for a
+//! hand-over between threads. Coming back, it takes the lock again, if nobody else has.
+//!
+//! Meanwhile the watchdog, a thread of the transport's own that never holds the GIL, looks once a
+//! tick whether one call has lasted a whole tick with nobody leading. If so it wakes a parked
+//! thread, which then leads; when every thread is busy with the application, the watchdog itself
+//! leads: it reads, writes and keeps deadlines, and queues the requests that become ready until a
+//! thread is free.
+//!
+//! One such promotion a tick would bound how many calls can overlap, so where calls prove slow,
+//! the leader wakes its successor before it calls.
+//!
+//! With one thread there is none of this.
+
+use crate::connection::{Body, Connection, Ready, Source};
+use crate::diary::HeadCopy;
+use crate::hub::{Flag, Hub, lock};
+use crate::pace::PathHash;
+use crate::reactor::{Desk, Leader, Reactor, Step};
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, TryLockError};
+use std::time::Duration;
+
+/// How often the watchdog looks: the most, about twice, that a slow call holds up its neighbours.
+const TICK: Duration = Duration::from_millis(1);
+
+/// The watchdog sleeps after so many ticks in which no request came: an idle server does nothing.
+const DROWSY_TICKS: u32 = 50;
+
+/// Nobody is to come back to lead: the next thread does.
+const NOBODY: u64 = 0;
+
+static THREADS: AtomicU64 = AtomicU64::new(NOBODY + 1);
+
+thread_local! {
+    /// A number of the thread's own.
+    static ME: u64 = THREADS.fetch_add(1, Ordering::Relaxed);
+}
+
+/// A request that waits for a thread, and needs nothing of the leader's any more.
+pub struct Waiting {
+    pub connection: Arc<Connection>,
+    pub number: u64,
+    pub request: Box<HeadCopy>,
+    pub body: Body,
+}
+
+impl Ready {
+    /// Take along what the leader's desk holds of the request.
+    pub fn own(self, desk: &Desk) -> Waiting {
+        let request = match self.source {
+            Source::Copy(copy) => copy,
+            Source::Buffer(range) => copy(desk.buffer.get(range).unwrap_or(&[]), desk),
+            Source::Scratch => copy(&desk.scratch, desk),
+        };
+        Waiting {
+            connection: self.connection,
+            number: self.number,
+            request,
+            body: self.body,
+        }
+    }
+}
+
+fn copy(bytes: &[u8], desk: &Desk) -> Box<HeadCopy> {
+    Box::new(HeadCopy {
+        bytes: bytes.into(),
+        head: desk.head.clone(),
+    })
+}
+
+/// Where a thread waits to be woken. A wake-up that comes first is not lost.
+#[derive(Default)]
+pub struct Alarm {
+    rung: Mutex<bool>,
+    bell: Condvar,
+}
+
+impl Alarm {
+    pub fn ring(&self) {
+        *lock(&self.rung) = true;
+        self.bell.notify_one();
+    }
+
+    pub fn wait(&self) {
+        let mut rung = lock(&self.rung);
+        while !*rung {
+            rung = self
+                .bell
+                .wait(rung)
+                .unwrap_or_else(std::sync::PoisonError::into_inner);
+        }
+        *rung = false;
+    }
+
+    fn wait_for(&self, time: Duration) {
+        let mut rung = lock(&self.rung);
+        if !*rung {
+            let waited = self.bell.wait_timeout(rung, time);
+            rung = waited.unwrap_or_else(std::sync::PoisonError::into_inner).0;
+        }
+        *rung = false;
+    }
+}
+
+/// The threads of one transport, and the queue of requests that wait for one of them.
+pub struct Crew {
+    leadership: Mutex<Reactor>,
+    led: Flag, // somebody leads
+    // Who led last, and comes back to lead after each call. Others leave it to that thread until
+    // it stalls: two that lead in turn would pass the GIL to and fro, a switch interval each time.
+    inline: AtomicU64,
+    several: bool,
+    ready: Mutex<VecDeque<Waiting>>,
+    parked: Mutex<Vec<Arc<Alarm>>>,
+    handed_out: AtomicU64, // counts up; unchanged over a tick, the call has lasted it
+    over: Flag,
+    watchdog: Alarm,
+    watchdog_asleep: Flag,
+    watchdog_leads: Flag,
+}
+
+/// What a thread without the GIL came to.
+pub enum Turn {
+    Request(Box<Waiting>),
+    /// There are entries in the diary.
+    Tell,
+    /// Others lead, or have led: look again.
+    Again,
+    Over,
+}
+
+impl Crew {
+    pub fn new(reactor: Reactor, threads: usize) -> Self {
+        Crew {
+            leadership: Mutex::new(reactor),
+            led: Flag::default(),
+            inline: AtomicU64::new(NOBODY),
+            several: threads > 1,
+            ready: Mutex::default(),
+            parked: Mutex::default(),
+            handed_out: AtomicU64::new(0),
+            over: Flag::default(),
+            watchdog: Alarm::default(),
+            watchdog_asleep: Flag::default(),
+            watchdog_leads: Flag::default(),
+        }
+    }
+
+    pub fn is_over(&self) -> bool {
+        self.over.get()
+    }
+
+    /// Take a request that waits for a thread.
+    pub fn take_ready(&self) -> Option<Waiting> {
+        lock(&self.ready).pop_front()
+    }
+
+    /// Lead with the GIL held; give what comes of it, and the leader's desk, to `with`.
+    ///
+    /// None where somebody else leads. Never waits: who waited here with the GIL held would
+    /// wait for a leader that waits for the GIL.
+    pub fn lead_attached<T>(&self, hub: &Hub, with: impl FnOnce(Step, &Desk) -> T) -> Option<T> {
+        let mut reactor = self.take_leadership()?;
+        let step = reactor.run(hub, Leader::Attached);
+        let result = with(step, &reactor.desk);
+        self.led.set(false);
+        Some(result)
+    }
+
+    /// Lead without the GIL, or wait until somebody needs this thread.
+    pub fn lead_or_park(&self, hub: &Hub) -> Turn {
+        while !self.is_over() {
+            match self.lead(hub, Leader::Detached) {
+                Some(Turn::Over) => self.end(hub),
+                Some(turn) => return turn,
+                None => self.park(hub),
+            }
+            // Whoever is woken goes on without the GIL, which the call that stalls may keep.
+            if let Some(waiting) = self.take_ready() {
+                return Turn::Request(Box::new(waiting));
+            }
+        }
+        Turn::Over
+    }
+
+    fn take_leadership(&self) -> Option<MutexGuard<'_, Reactor>> {
+        let me = ME.with(|me| *me);
+        let inline = self.inline.load(Ordering::SeqCst);
+        if inline != me && inline != NOBODY {
+            return None;
+        }
+        let reactor = match self.leadership.try_lock() {
+            Ok(reactor) => reactor,
+            Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
+            Err(TryLockError::WouldBlock) => return None,
+        };
+        self.led.set(true);
+        self.inline.store(me, Ordering::SeqCst);
+        Some(reactor)
+    }
+
+    fn lead(&self, hub: &Hub, leader: Leader) -> Option<Turn> {
+        let mut reactor = self.take_leadership()?;
+        let turn = match reactor.run(hub, leader) {
+            Step::Ready(ready) => Turn::Request(Box::new(ready.own(&reactor.desk))),
+            Step::Tell => Turn::Tell,
+            Step::Over => Turn::Over,
+            Step::Blocked | Step::Relieved => Turn::Again,
+        };
+        self.led.set(false);
+        Some(turn)
+    }
+
+    /// Keep account of a request that goes to the application, and see that somebody watches the
+    /// sockets meanwhile if it is likely to take its time.
+    pub fn hand_out(&self, hub: &Hub, path: PathHash) {
+        self.handed_out.fetch_add(1, Ordering::SeqCst);
+        if !self.several {
+            return;
+        }
+        if hub.pace.is_slow(path) {
+            self.promote();
+        } else if self.watchdog_asleep.get() {
+            self.watchdog.ring();
+        }
+    }
+
+    // -- parking --------------------------------------------------------------------------------
+
+    fn park(&self, hub: &Hub) {
+        let alarm = Arc::new(Alarm::default());
+        lock(&self.parked).push(Arc::clone(&alarm));
+        // Parked first, looked second: whoever queues a request, or ends it all, does it in the
+        // other order, so that no wake-up is lost. That nobody leads is the watchdog's to notice.
+        if !lock(&self.ready).is_empty() || self.is_over() {
+            let mut parked = lock(&self.parked);
+            let before = parked.len();
+            parked.retain(|other| !Arc::ptr_eq(other, &alarm));
+            if parked.len() < before {
+                return;
+            }
+            // Somebody is waking this thread already.
+        } else if self.watchdog_leads.get() {
+            hub.relieve.set(true);
+            hub.poller.wake();
+        }
+        alarm.wait();
+    }
+
+    fn wake_parked(&self) -> bool {
+        // The last that was parked: its stack is still warm.
+        let alarm = lock(&self.parked).pop();
+        alarm.map(|alarm| alarm.ring()).is_some()
+    }
+
+    fn someone_leads(&self) -> bool {
+        self.led.get()
+    }
+
+    /// Have somebody lead while the calling thread is in the application.
+    fn promote(&self) {
+        if !self.someone_leads() {
+            self.inline.store(NOBODY, Ordering::SeqCst);
+            if !self.wake_parked() {
+                self.watchdog.ring();
+            }
+        }
+    }
+
+    // -- the watchdog ---------------------------------------------------------------------------
+
+    /// Watch until the end.
+    pub fn watch(&self, hub: &Hub) {
+        let mut seen = self.handed_out.load(Ordering::SeqCst);
+        let mut quiet = 0;
+        while !self.is_over() {
+            // Looked at again after the flag is up: a request that came in between did not see it.
+            self.watchdog_asleep.set(quiet > DROWSY_TICKS);
+            let unchanged = seen == self.handed_out.load(Ordering::SeqCst);
+            if self.watchdog_asleep.get() && unchanged && self.someone_leads() {
+                self.watchdog.wait();
+                quiet = 0;
+            } else {
+                self.watchdog.wait_for(TICK);
+            }
+            self.watchdog_asleep.set(false);
+            let now_seen = self.handed_out.load(Ordering::SeqCst);
+            let changed = std::mem::replace(&mut seen, now_seen) != now_seen;
+            quiet = if changed { 0 } else { quiet + 1 };
+            let vacant = self.inline.load(Ordering::SeqCst) == NOBODY;
+            if (changed && !vacant) || self.is_over() || self.someone_leads() {
+                continue;
+            }
+            self.inline.store(NOBODY, Ordering::SeqCst);
+            if !self.wake_parked() {
+                self.lead_for_all(hub);
+            }
+        }
+    }
+
+    /// Lead while every thread is busy; queue what becomes ready.
+    fn lead_for_all(&self, hub: &Hub) {
+        self.watchdog_leads.set(true);
+        let mut over = false;
+        while lock(&self.parked).is_empty() && !over {
+            match self.lead(hub, Leader::Watchdog) {
+                Some(Turn::Request(waiting)) => lock(&self.ready).push_back(*waiting),
+                Some(Turn::Over) => over = true,
+                Some(Turn::Tell | Turn::Again) | None => break,
+            }
+        }
+        self.watchdog_leads.set(false);
+        self.inline.store(NOBODY, Ordering::SeqCst);
+        if over {
+            self.end(hub);
+        } else {
+            // The one that is woken leads, or takes a request, and leads once it has answered it.
+            self.wake_parked();
+        }
+    }
+
+    // -- the end --------------------------------------------------------------------------------
+
+    /// Wake everybody: there is nothing left to do.
+    pub fn end(&self, hub: &Hub) {
+        self.over.set(true);
+        while self.wake_parked() {}
+        self.watchdog.ring();
+        hub.scribe.ring();
+    }
+
+    /// Run the loop once more, for what came back last. Waits for leadership.
+    pub fn lead_last(&self, hub: &Hub) {
+        let mut reactor = lock(&self.leadership);
+        reactor.run(hub, Leader::Detached);
+    }
+
+    /// Have somebody see the flags that were set in the hub, whoever is busy with what.
+    pub fn interrupt(&self, hub: &Hub) {
+        hub.poller.wake();
+        self.watchdog.ring();
+        if !hub.closed.get() {
+            return;
+        }
+        // Nobody leads: then a thread that comes back from the application will see them, or the
+        // watchdog at its next tick. Were all that never to come back (one thread, and it hangs),
+        // the sockets have to be closed from here.
+        for _ in 0..1000 {
+            self.inline.store(NOBODY, Ordering::SeqCst);
+            if let Some(Turn::Over) = self.lead(hub, Leader::Detached) {
+                self.end(hub);
+                return;
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+
+    /// End it all in a forked child, without a lock: whoever held one is not there.
+    pub fn abandon(&self) {
+        self.over.set(true);
+    }
+}

@@ -1,0 +1,122 @@
+//! What there is to tell, kept until somebody holds the GIL: Python's logs do the writing.
+
+use crate::hub::{Flag, lock};
+use crate::sys::Peer;
+use penstock_protocol::Head;
+use pyo3::prelude::*;
+use pyo3::types::{PyDict, PyList, PyString};
+use std::borrow::Cow;
+use std::sync::Mutex;
+
+/// A request's head on its own, for when the buffer that it came in is used again.
+#[derive(Clone)]
+pub struct HeadCopy {
+    pub bytes: Box<[u8]>,
+    pub head: Head,
+}
+
+/// Why a request is not handed to the application, and what to answer.
+pub struct Refusal {
+    pub status: u16,
+    pub reason: Cow<'static, str>,
+    /// The section of the standard, and the option that moves the limit; empty where none is.
+    pub rule: &'static str,
+    pub setting: &'static str,
+    /// The head, where each line of it was sound: for its fields.
+    pub head: Option<HeadCopy>,
+    /// What the client asked for, where that much had arrived; unchecked.
+    pub request_line: Vec<u8>,
+}
+
+/// One response and what it answers, for the access log.
+pub struct Record {
+    pub peer: Peer,
+    pub request: HeadCopy,
+    pub status: Option<Py<PyString>>,
+    pub headers: Option<Py<PyList>>,
+    pub environ: Py<PyDict>,
+    pub request_id: Py<PyString>,
+    pub bytes_in: u64,
+    pub bytes_out: u64,
+    pub seconds: f64,
+    pub reason: Cow<'static, str>,
+}
+
+/// A request that was refused, for the logs.
+pub struct RefusalNote {
+    pub peer: Peer,
+    pub refusal: Refusal,
+    pub request: Option<HeadCopy>,
+    pub request_id: String,
+    pub bytes_in: u64,
+    pub bytes_out: u64,
+    pub seconds: f64,
+}
+
+/// A request as the trace prints it.
+pub struct TracedRequest {
+    pub connection: u64,
+    pub number: u64,
+    pub peer: String,
+    pub head: Vec<u8>,
+    pub body: Vec<u8>,
+    pub length: u64,
+}
+
+/// Text for status and header fields, in Latin-1: the application's or ours.
+pub enum Fields {
+    None,
+    Application(Py<PyList>),
+}
+
+/// A response as the trace prints it.
+pub struct TracedResponse {
+    pub connection: u64,
+    pub number: u64,
+    pub status: Vec<u8>,
+    pub headers: Fields,
+    pub added: Vec<u8>,
+    pub body: Vec<u8>,
+    pub length: u64,
+    pub note: String,
+}
+
+pub enum Entry {
+    Warning(String),
+    /// A defect of ours, contained.
+    Defect(String),
+    Refused(Box<RefusalNote>),
+    Answered(Box<Record>),
+    Request(Box<TracedRequest>),
+    Response(Box<TracedResponse>),
+    /// The listener of this index is to be closed.
+    CloseListener(usize),
+}
+
+/// A queue of entries. Any thread may write; whoever holds the GIL reads.
+#[derive(Default)]
+pub struct Diary {
+    entries: Mutex<Vec<Entry>>,
+    filled: Flag,
+}
+
+impl Diary {
+    pub fn write(&self, entry: Entry) {
+        lock(&self.entries).push(entry);
+        self.filled.set(true);
+    }
+
+    pub fn is_empty(&self) -> bool {
+        !self.filled.get()
+    }
+
+    /// Take all entries. They may hold the last reference to Python objects, whose end runs
+    /// code of the application: never let go of them under a lock.
+    pub fn take(&self) -> Vec<Entry> {
+        if self.filled.swap(false) {
+            std::mem::take(&mut *lock(&self.entries))
+        } else {
+            Vec::new()
+        }
+    }
+}

@@ -1,0 +1,423 @@
+//! What follows a response, or comes in its place: flushing, lingering, deadlines, closing.
+
+use crate::connection::{Connection, Held, NEVER, Phase, Ready};
+use crate::diary::{Entry, Refusal, RefusalNote};
+use crate::hub::Hub;
+use crate::output::{Flushed, Piece};
+use crate::reactor::Desk;
+use crate::sys::{self, Nanos, SECOND};
+use penstock_protocol::{State, response};
+use std::io;
+use std::sync::Arc;
+
+/// How long a closing connection is read from in all, so that its client can read the answer.
+const LINGER: Nanos = 10 * SECOND;
+
+/// A lingering connection on which nothing arrives for so long is closed before that.
+const LINGER_IDLE: Nanos = 2 * SECOND;
+
+/// How long a server that stops waits at least for the rest of a head that has begun.
+const DRAIN_HEAD: Nanos = 2 * SECOND;
+
+/// How much a lingering connection may still send: more than that is not a late reader.
+const LINGER_BYTES: u64 = 256 * 1024 * 1024;
+
+/// Reads of a lingering connection in one turn.
+const DISCARDS_PER_TURN: usize = 16;
+
+impl Held {
+    /// Whether no request is in progress, not even the first byte of one.
+    pub fn is_idle(&self) -> bool {
+        let begun = self.stage != State::Idle || !self.carry.remaining().is_empty();
+        self.phase == Phase::Reading && !begun && !self.readable
+    }
+}
+
+impl Connection {
+    /// Take the connection back from the thread that has answered its request.
+    pub fn resume(self: &Arc<Self>, hub: &Hub, desk: &mut Desk, held: &mut Held) -> Option<Ready> {
+        if hub.drained.get() {
+            self.close(hub, held); // it came back after all else was torn down
+        } else if held.corked && !held.broken {
+            // The next request is here: it is still this connection's turn.
+            self.begin_next(hub, held, desk.now);
+            return self.read(hub, desk, held);
+        } else if held.broken {
+            self.reset(hub, held);
+        } else if held.output.size > 0 {
+            self.set_phase(held, Phase::Flushing);
+            self.await_output(hub, held, desk.now);
+            self.flush(hub, desk, held);
+        } else {
+            self.after_response(hub, desk, held);
+        }
+        None
+    }
+
+    /// Wait until the client takes output, within the write deadline.
+    pub fn await_output(&self, hub: &Hub, held: &mut Held, now: Nanos) {
+        self.set_deadline(now.saturating_add(hub.options.write_timeout));
+        held.progress = held.output.acknowledged(&self.socket);
+        self.set_heavy(true);
+    }
+
+    /// Send output while the application makes the next block.
+    pub fn drain_output(self: &Arc<Self>, hub: &Hub, desk: &mut Desk, held: &mut Held) {
+        if held.output.size == 0 {
+            return;
+        }
+        if self.deadline() == NEVER {
+            // Once only: an application that trickles does not put the deadline off.
+            self.await_output(hub, held, desk.now);
+        }
+        match held.output.flush(&self.socket) {
+            Ok(Flushed::Blocked) => {}
+            Ok(Flushed::More) => desk.proceed.push_back(Arc::clone(self)),
+            Ok(Flushed::All) => {
+                self.set_deadline(NEVER);
+                self.set_heavy(false);
+            }
+            Err(_) => {
+                self.set_gone(); // the next send of the application's thread tells it
+                self.set_deadline(NEVER);
+                self.set_heavy(false);
+            }
+        }
+    }
+
+    /// Send answers that waited for one that is still being made.
+    pub fn drain_corked(self: &Arc<Self>, hub: &Hub, desk: &mut Desk) {
+        let mut held = self.lock();
+        held.listed = false;
+        if held.corked && held.phase == Phase::HandedOut && !held.answered {
+            held.corked = false;
+            self.drain_output(hub, desk, &mut held);
+        }
+    }
+
+    /// Send what is left of a response that is finished.
+    pub fn flush(self: &Arc<Self>, hub: &Hub, desk: &mut Desk, held: &mut Held) {
+        match held.output.flush(&self.socket) {
+            Ok(Flushed::Blocked) => return,
+            Ok(Flushed::More) => {
+                desk.proceed.push_back(Arc::clone(self));
+                return;
+            }
+            Ok(Flushed::All) => {}
+            Err(error) => {
+                let text = format!("response cut off: {}", sys::error_text(&error));
+                settle(hub, held, text);
+                self.reset(hub, held);
+                return;
+            }
+        }
+        self.set_heavy(false);
+        settle(hub, held, String::new());
+        if held.refused {
+            self.linger(hub, desk, held);
+        } else {
+            self.after_response(hub, desk, held);
+        }
+    }
+
+    fn after_response(self: &Arc<Self>, hub: &Hub, desk: &mut Desk, held: &mut Held) {
+        if !held.close_after {
+            self.begin_next(hub, held, desk.now);
+            if held.readable || held.left_over {
+                desk.proceed.push_back(Arc::clone(self));
+            }
+            return;
+        }
+        // Even where the client has said that it sends no more: old ones send a CRLF behind a body,
+        // and one stray byte would reset the connection under the response.
+        self.linger(hub, desk, held);
+    }
+
+    /// Make ready for the next request, once the current one is answered.
+    pub fn begin_next(&self, hub: &Hub, held: &mut Held, now: Nanos) {
+        let options = &hub.options;
+        self.set_phase(held, Phase::Reading);
+        held.discarding = false;
+        held.since = now;
+        held.left_over = !held.carry.remaining().is_empty();
+        self.set_heavy(false);
+        if held.parser.start_next_request().is_err() {
+            // A streamed body that the application did not read to its end, and that is short
+            // enough to be dropped: what follows is the next request.
+            held.discarding = true;
+            held.stage = State::Body;
+            self.set_deadline(now.saturating_add(options.body_timeout));
+            return;
+        }
+        if let Some(tap) = &mut held.tap {
+            tap.message_over(held.carry.remaining().len());
+        }
+        held.request = None;
+        held.stage = State::Idle;
+        let allowed = if hub.draining.get() {
+            options.drain_linger
+        } else {
+            options.keep_alive
+        };
+        self.set_deadline(now.saturating_add(allowed));
+    }
+
+    // -- refusing and closing -----------------------------------------------------------------
+
+    /// Answer a request that breaks a rule or a limit, and close.
+    pub fn refuse(self: &Arc<Self>, hub: &Hub, desk: &mut Desk, held: &mut Held, refusal: Refusal) {
+        let bytes_in = held.spool.take().map_or(0, |spool| spool.size());
+        hub.count_refusal();
+        let request_id = format!("{}{:x}", hub.options.id_prefix, hub.count_request());
+        let mut answer = Vec::new();
+        write_refusal(hub, &refusal, &mut answer);
+        let request = held.request.take().map(|copy| *copy);
+        let to_head = |copy: &crate::diary::HeadCopy| copy.head.method.of(&copy.bytes) == b"HEAD";
+        if request.as_ref().is_some_and(to_head) || refusal.request_line.starts_with(b"HEAD ") {
+            let end = memchr::memmem::find(&answer, b"\r\n\r\n").unwrap_or(0);
+            answer.truncate(end + 4);
+        }
+        let head = memchr::memmem::find(&answer, b"\r\n\r\n").unwrap_or(0) + 4;
+        let bytes_out = answer.len().saturating_sub(head) as u64;
+        self.trace_refusal(hub, held, request.is_none(), &answer);
+        hub.diary.write(Entry::Refused(Box::new(RefusalNote {
+            peer: self.peer,
+            refusal,
+            request,
+            request_id,
+            bytes_in,
+            bytes_out,
+            seconds: desk.now.saturating_sub(held.since) as f64 / SECOND as f64,
+        })));
+        held.refused = true;
+        held.output.append(Piece::Owned(answer, 0));
+        self.set_phase(held, Phase::Flushing);
+        self.await_output(hub, held, desk.now);
+        self.flush(hub, desk, held);
+    }
+
+    fn trace_refusal(&self, hub: &Hub, held: &mut Held, in_head: bool, answer: &[u8]) {
+        if in_head {
+            held.requests += 1; // refused in its head, which nobody has counted
+        }
+        let number = held.requests;
+        let Some(tap) = &mut held.tap else { return };
+        if !tap.shown() {
+            hub.diary.write(tap.request(number));
+        }
+        let end = memchr::memmem::find(answer, b"\r\n\r\n").unwrap_or(answer.len());
+        let (head, body) = answer.split_at_checked(end).unwrap_or((answer, &[]));
+        let body = body.get(4..).unwrap_or(&[]);
+        let line = memchr::memmem::find(head, b"\r\n").unwrap_or(head.len());
+        let status = head.get(b"HTTP/1.1 ".len()..line).unwrap_or(&[]);
+        tap.head_sent(status, None, head.get(line + 2..).unwrap_or(&[]));
+        tap.body_sent(body);
+        hub.diary
+            .write(tap.response(number, body.len() as u64, "refused by the server"));
+    }
+
+    /// Close for writing, and drop what still arrives until the client closes too.
+    ///
+    /// RFC 9112, section 9.6: closing at once would reset the connection if there is unread
+    /// input, and the client might never see the response.
+    pub fn linger(self: &Arc<Self>, hub: &Hub, desk: &mut Desk, held: &mut Held) {
+        if sys::shutdown_write(&self.socket).is_err() {
+            self.close(hub, held);
+            return;
+        }
+        self.set_phase(held, Phase::Lingering);
+        held.carry = penstock_protocol::Carry::default();
+        held.since = desk.now;
+        self.set_deadline(desk.now.saturating_add(linger_idle(hub)));
+        // What is there already may have had its edge.
+        held.readable = true;
+        self.discard_input(hub, desk, held);
+    }
+
+    pub fn discard_input(self: &Arc<Self>, hub: &Hub, desk: &mut Desk, held: &mut Held) {
+        for _ in 0..DISCARDS_PER_TURN {
+            if !held.readable {
+                return;
+            }
+            match sys::receive(&self.socket, &mut desk.buffer) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    held.readable = false;
+                }
+                Ok(received) if received > 0 => {
+                    held.lingered += received as u64;
+                    if held.lingered > LINGER_BYTES {
+                        self.close(hub, held);
+                        return;
+                    }
+                    let until = desk.now.saturating_add(linger_idle(hub));
+                    self.set_deadline(until.min(held.since.saturating_add(LINGER)));
+                }
+                _ => {
+                    self.close(hub, held);
+                    return;
+                }
+            }
+        }
+        desk.proceed.push_back(Arc::clone(self));
+    }
+
+    /// Close now, and forget everything. Not while the request is handed out.
+    pub fn close(&self, hub: &Hub, held: &mut Held) {
+        if held.phase == Phase::Closed {
+            return;
+        }
+        self.set_phase(held, Phase::Closed);
+        self.set_deadline(NEVER);
+        hub.forget(self.token);
+        held.spool = None;
+        held.request = None;
+        held.output.drop_all();
+        held.carry = penstock_protocol::Carry::default();
+        self.socket.close();
+    }
+
+    /// Close with a reset, which no client can take for a response's proper end.
+    pub fn reset(&self, hub: &Hub, held: &mut Held) {
+        sys::reset_on_close(&self.socket);
+        self.close(hub, held);
+    }
+
+    /// Close a connection whose response is finished, at the end of all.
+    pub fn close_answered(&self, hub: &Hub, held: &mut Held) {
+        held.answered = false;
+        if held.broken || held.output.size > 0 {
+            settle(hub, held, "response cut off: the server stopped".to_owned());
+            self.reset(hub, held);
+        } else {
+            self.close(hub, held);
+        }
+    }
+
+    /// End what a stopping server has no time for.
+    pub fn tear_down(self: &Arc<Self>, hub: &Hub) {
+        let mut held = self.lock();
+        match held.phase {
+            Phase::HandedOut => sys::cut_off(&self.socket),
+            Phase::Flushing => {
+                settle(
+                    hub,
+                    &mut held,
+                    "response cut off: the server stopped".to_owned(),
+                );
+                self.reset(hub, &mut held);
+            }
+            _ => self.close(hub, &mut held),
+        }
+    }
+
+    /// Bring the deadline forward where a server that stops need not wait for long.
+    pub fn hurry_up(&self, hub: &Hub, now: Nanos) {
+        let held = self.lock();
+        let patience = match held.phase {
+            Phase::Reading if held.stage == State::Head => hub.options.drain_linger.max(DRAIN_HEAD),
+            Phase::Lingering => hub.options.drain_linger,
+            _ if held.is_idle() => hub.options.drain_linger,
+            _ => return,
+        };
+        self.set_deadline(self.deadline().min(now.saturating_add(patience)));
+    }
+
+    // -- deadlines ------------------------------------------------------------------------------
+
+    /// Act on a deadline that has passed, with all events before it handled.
+    pub fn expire(self: &Arc<Self>, hub: &Hub, desk: &mut Desk) {
+        let mut held = self.lock();
+        if self.deadline() > desk.now {
+            return; // put off in the meantime
+        }
+        match held.phase {
+            Phase::Reading => self.expire_reading(hub, desk, &mut held),
+            Phase::Lingering => self.close(hub, &mut held),
+            _ if held.output.size > 0 => self.expire_writing(hub, desk, &mut held),
+            _ => self.set_deadline(NEVER),
+        }
+    }
+
+    fn expire_reading(self: &Arc<Self>, hub: &Hub, desk: &mut Desk, held: &mut Held) {
+        let options = &hub.options;
+        let seconds = |time: Nanos| time as f64 / SECOND as f64;
+        let refusal = match held.stage {
+            _ if held.discarding => None,
+            State::Head if hub.draining.get() => Some(Refusal::stopping()),
+            State::Head => {
+                let input = penstock_protocol::Input::new(held.carry.remaining());
+                let allowed = seconds(options.header_timeout);
+                let text = format!("The request's head did not arrive within {allowed} s.");
+                let line = held.parser.request_line(&input);
+                Some(Refusal::late(text, "header_timeout", line))
+            }
+            State::Body => {
+                let (allowed, rate) = (seconds(options.body_timeout), options.body_min_rate);
+                let text = format!(
+                    "The request's body came too slowly: {allowed} s and a second for each \
+                     {rate} bytes are allowed."
+                );
+                Some(Refusal::late(text, "body_timeout", &[]))
+            }
+            _ => None,
+        };
+        match refusal {
+            Some(refusal) => self.refuse(hub, desk, held, refusal),
+            // RFC 9112, section 9.5: an idle connection is closed without a word
+            None => self.close(hub, held),
+        }
+    }
+
+    fn expire_writing(self: &Arc<Self>, hub: &Hub, desk: &mut Desk, held: &mut Held) {
+        // A thread that waits for room keeps the deadline itself.
+        if held.awaiting_room || self.is_taking_output(hub, held) {
+            self.set_deadline(desk.now.saturating_add(hub.options.write_timeout));
+        } else if held.phase == Phase::Flushing {
+            settle(hub, held, "client stalled: write_timeout".to_owned());
+            self.reset(hub, held);
+        } else {
+            held.output
+                .fail(&io::Error::from_raw_os_error(libc::ETIMEDOUT));
+            self.set_gone();
+            self.set_deadline(NEVER);
+        }
+    }
+
+    /// Whether the client took a fair amount since the last time that this was asked.
+    fn is_taking_output(&self, hub: &Hub, held: &mut Held) -> bool {
+        let before = held.progress;
+        held.progress = held.output.acknowledged(&self.socket);
+        (held.progress - before) as f64 >= hub.options.least_progress()
+    }
+}
+
+fn linger_idle(hub: &Hub) -> Nanos {
+    if hub.draining.get() {
+        return LINGER_IDLE.min(hub.options.drain_linger);
+    }
+    LINGER_IDLE
+}
+
+/// Log the response that has been flushed, or not been flushed because of `reason`.
+fn settle(hub: &Hub, held: &mut Held, reason: String) {
+    if let Some(mut record) = held.record.take() {
+        record.bytes_out = record.bytes_out.saturating_sub(held.output.unsent());
+        record.reason = reason.into();
+        hub.diary.write(Entry::Answered(record));
+    }
+}
+
+fn write_refusal(hub: &Hub, refusal: &Refusal, out: &mut Vec<u8>) {
+    let phrase = response::reason_phrase(refusal.status);
+    response::begin_head(out, format!("{} {phrase}", refusal.status).as_bytes());
+    response::encode_field(out, b"Content-Type", b"text/plain; charset=utf-8");
+    response::encode_content_length(out, refusal.reason.len() as u64 + 1);
+    if refusal.status == 405 {
+        response::encode_field(out, b"Allow", response::ALLOWED_METHODS.as_bytes());
+    }
+    response::encode_field(out, b"Connection", b"close");
+    hub.write_server_fields(true, true, out);
+    out.extend_from_slice(b"\r\n");
+    out.extend_from_slice(refusal.reason.as_bytes());
+    out.push(b'\n');
+}

@@ -1,0 +1,402 @@
+//! From a parsed request to the `environ` of PEP 3333; `penstock.wsgi.environ` is the reference.
+
+use crate::ffi::{latin1, latin1_bytes};
+use crate::hub::HeaderMap;
+use crate::sys::Peer;
+use penstock_protocol::{Head, Version, head::separator};
+use pyo3::prelude::*;
+use pyo3::sync::PyOnceLock;
+use pyo3::types::{PyDict, PyString};
+use std::borrow::Cow;
+use std::cell::RefCell;
+
+/// Slots of the caches, and the longest text that they hold. Clients choose names and values, so
+/// both are bounded; a slot that two texts share belongs to the last.
+const NAME_SLOTS: usize = 512;
+const VALUE_SLOTS: usize = 256;
+const CACHED_LENGTH: usize = 128;
+
+/// Declares the keys that requests have in common, as interned text.
+macro_rules! keys {
+    ($($field:ident = $text:literal,)+) => {
+        pub struct Keys { $(pub $field: Py<PyString>,)+ }
+
+        impl Keys {
+            fn new(py: Python<'_>) -> Self {
+                Keys { $($field: PyString::intern(py, $text).unbind(),)+ }
+            }
+        }
+    };
+}
+
+keys! {
+    method = "REQUEST_METHOD",
+    raw_uri = "RAW_URI",
+    request_uri = "REQUEST_URI",
+    query = "QUERY_STRING",
+    protocol = "SERVER_PROTOCOL",
+    path = "PATH_INFO",
+    script_name = "SCRIPT_NAME",
+    outside_mount = "penstock.outside_mount",
+    addr = "REMOTE_ADDR",
+    port = "REMOTE_PORT",
+    content_length = "CONTENT_LENGTH",
+    transfer_encoding = "HTTP_TRANSFER_ENCODING",
+    request_id = "penstock.request_id",
+    input = "wsgi.input",
+    early_hints = "wsgi.early_hints",
+    http10 = "HTTP/1.0",
+    http11 = "HTTP/1.1",
+    get = "GET",
+    empty = "",
+}
+
+static KEYS: PyOnceLock<Keys> = PyOnceLock::new();
+
+pub fn keys(py: Python<'_>) -> &Keys {
+    KEYS.get_or_init(py, || Keys::new(py))
+}
+
+/// What the requests of one listener begin with.
+pub struct Template {
+    dict: Py<PyDict>,
+    mount: Vec<u8>,
+}
+
+impl Template {
+    /// `base` is what `penstock.wsgi.environ.base_environ` returned.
+    pub fn new(py: Python<'_>, base: &Bound<'_, PyDict>, unix: bool) -> PyResult<Self> {
+        let dict = base.copy()?;
+        let keys = keys(py);
+        let mount = match dict.get_item(&keys.script_name)? {
+            Some(text) => latin1_bytes(text.cast::<PyString>()?)?.to_vec(),
+            None => Vec::new(),
+        };
+        // Every request sets these. That they are here already spares the copies their growth.
+        for key in [
+            &keys.method,
+            &keys.raw_uri,
+            &keys.request_uri,
+            &keys.query,
+            &keys.protocol,
+            &keys.path,
+            &keys.addr,
+            &keys.request_id,
+            &keys.input,
+            &keys.early_hints,
+        ] {
+            dict.set_item(key, py.None())?;
+        }
+        if !unix {
+            dict.set_item(&keys.port, py.None())?;
+        }
+        Ok(Template {
+            dict: dict.unbind(),
+            mount,
+        })
+    }
+
+    /// A fresh `environ`, complete but for the request's id and what the gateway adds.
+    ///
+    /// `length` is the body's in bytes, where it is known: a chunked body that was buffered then
+    /// looks like one that came with its Content-Length.
+    pub fn build<'py>(
+        &self,
+        py: Python<'py>,
+        head: &Head,
+        bytes: &[u8],
+        peer: Peer,
+        length: Option<u64>,
+        header_map: HeaderMap,
+    ) -> PyResult<Bound<'py, PyDict>> {
+        let keys = keys(py);
+        let dict = crate::ffi::copy_dict(self.dict.bind(py))?;
+        CACHE.with(|cache| match cache.try_borrow_mut() {
+            Ok(mut cache) => {
+                cache.set_client(py, &dict, peer)?;
+                cache.set_request(py, &dict, head, bytes)?;
+                cache.set_fields(py, &dict, head, bytes)
+            }
+            // The collector ran a finalizer that asked for a request, in the middle of all this.
+            Err(_) => {
+                let mut cache = Cache::default();
+                cache.set_client(py, &dict, peer)?;
+                cache.set_request(py, &dict, head, bytes)?;
+                cache.set_fields(py, &dict, head, bytes)
+            }
+        })?;
+        if header_map == HeaderMap::Dangerous {
+            add_underscored(py, &dict, head, bytes)?;
+        }
+        self.set_path(py, &dict, head.path(bytes))?;
+        if head.chunked {
+            if let Some(length) = length {
+                dict.set_item(&keys.content_length, length.to_string())?;
+                if dict.contains(&keys.transfer_encoding)? {
+                    dict.del_item(&keys.transfer_encoding)?;
+                }
+            }
+        } else if let Some(length) = head.content_length {
+            dict.set_item(&keys.content_length, length.to_string())?;
+        }
+        Ok(dict)
+    }
+
+    fn set_path(&self, py: Python<'_>, dict: &Bound<'_, PyDict>, path: &[u8]) -> PyResult<()> {
+        let keys = keys(py);
+        let decoded = unquote(path);
+        // PATH_INFO is empty or starts with "/" (PEP 3333, "URL Reconstruction").
+        let path: &[u8] = if path == b"*" { b"" } else { &decoded };
+        // OPTIONS * speaks of the whole server, so of everything mounted on it.
+        if self.mount.is_empty() || path.is_empty() {
+            return dict.set_item(&keys.path, latin1(py, path)?);
+        }
+        match path.strip_prefix(self.mount.as_slice()) {
+            // The prefix ends where a path segment ends.
+            Some(rest) if rest.is_empty() || rest.starts_with(b"/") => {
+                dict.set_item(&keys.path, latin1(py, rest)?)
+            }
+            _ => {
+                dict.set_item(&keys.script_name, &keys.empty)?;
+                dict.set_item(&keys.outside_mount, true)?;
+                dict.set_item(&keys.path, latin1(py, path)?)
+            }
+        }
+    }
+}
+
+/// Percent-decoding, as urllib.parse.unquote_to_bytes does it: what is no escape stays.
+fn unquote(text: &[u8]) -> Cow<'_, [u8]> {
+    if memchr::memchr(b'%', text).is_none() {
+        return Cow::Borrowed(text);
+    }
+    let digit = |byte: Option<&u8>| byte.and_then(|byte| (*byte as char).to_digit(16));
+    let mut decoded = Vec::with_capacity(text.len());
+    let mut rest = text;
+    while let Some((&byte, tail)) = rest.split_first() {
+        match (byte, digit(tail.first()), digit(tail.get(1))) {
+            (b'%', Some(high), Some(low)) => {
+                decoded.push((high * 16 + low) as u8);
+                rest = tail.get(2..).unwrap_or(&[]);
+            }
+            _ => {
+                decoded.push(byte);
+                rest = tail;
+            }
+        }
+    }
+    Cow::Owned(decoded)
+}
+
+/// The key of a field in lower or mixed case; None where the field is left out.
+fn key_of(name: &[u8]) -> Option<Vec<u8>> {
+    // An underscore could spell another field's key. Content-Length is set from the body's
+    // framing. Proxy would become HTTP_PROXY, the variable by which a CGI script's HTTP client
+    // finds its proxy ("httpoxy").
+    if name.contains(&b'_')
+        || name.eq_ignore_ascii_case(b"content-length")
+        || name.eq_ignore_ascii_case(b"proxy")
+    {
+        return None;
+    }
+    if name.eq_ignore_ascii_case(b"content-type") {
+        return Some(b"CONTENT_TYPE".to_vec());
+    }
+    Some(http_key(name))
+}
+
+fn http_key(name: &[u8]) -> Vec<u8> {
+    let mut key = b"HTTP_".to_vec();
+    key.extend(name.iter().map(|byte| match byte {
+        b'-' => b'_',
+        byte => byte.to_ascii_uppercase(),
+    }));
+    key
+}
+
+fn add_underscored(
+    py: Python<'_>,
+    dict: &Bound<'_, PyDict>,
+    head: &Head,
+    bytes: &[u8],
+) -> PyResult<()> {
+    for (name, value) in head.joined_fields(bytes) {
+        let key = http_key(&name);
+        let reserved: [&[u8]; 4] = [
+            b"HTTP_CONTENT_LENGTH",
+            b"HTTP_CONTENT_TYPE",
+            b"HTTP_PROXY",
+            b"HTTP_TRANSFER_ENCODING",
+        ];
+        if name.contains(&b'_') && !reserved.contains(&key.as_slice()) {
+            let key = latin1(py, &key)?;
+            // The field that is spelt with "-" stands: a proxy in front may have set it.
+            if !dict.contains(&key)? {
+                dict.set_item(key, latin1(py, &value)?)?;
+            }
+        }
+    }
+    Ok(())
+}
+
+// -- the caches -------------------------------------------------------------------------------
+
+thread_local! {
+    /// A thread's own, so that there is nothing to wait for: the collector can run code of the
+    /// application in the middle of building a dict.
+    static CACHE: RefCell<Cache> = RefCell::default();
+}
+
+/// A text as it was on the wire, and what it is in Python; the second is None for a name whose
+/// field is left out.
+struct Slot {
+    wire: Box<[u8]>,
+    text: Option<Py<PyString>>,
+}
+
+#[derive(Default)]
+struct Cache {
+    names: Vec<Option<Slot>>,
+    values: Vec<Option<Slot>>,
+    client: Option<(Peer, Py<PyString>, Option<Py<PyString>>)>,
+}
+
+fn hash(bytes: &[u8]) -> usize {
+    let mut state = bytes.len() as u64;
+    for chunk in bytes.chunks(8) {
+        let mut word = [0; 8];
+        for (to, from) in word.iter_mut().zip(chunk) {
+            *to = *from;
+        }
+        state =
+            (state.rotate_left(5) ^ u64::from_le_bytes(word)).wrapping_mul(0x517c_c1b7_2722_0a95);
+    }
+    (state >> 40) as usize
+}
+
+impl Cache {
+    fn set_client(&mut self, py: Python<'_>, dict: &Bound<'_, PyDict>, peer: Peer) -> PyResult<()> {
+        let keys = keys(py);
+        if !matches!(&self.client, Some((last, _, _)) if *last == peer) {
+            let (address, port) = match peer {
+                Some((ip, port)) => (ip.to_string(), Some(port.to_string())),
+                None => (String::new(), None),
+            };
+            let port = port.map(|text| PyString::new(py, &text).unbind());
+            self.client = Some((peer, PyString::new(py, &address).unbind(), port));
+        }
+        if let Some((_, address, port)) = &self.client {
+            dict.set_item(&keys.addr, address)?;
+            if let Some(port) = port {
+                dict.set_item(&keys.port, port)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn set_request(
+        &mut self,
+        py: Python<'_>,
+        dict: &Bound<'_, PyDict>,
+        head: &Head,
+        bytes: &[u8],
+    ) -> PyResult<()> {
+        let keys = keys(py);
+        match head.method.of(bytes) {
+            b"GET" => dict.set_item(&keys.method, &keys.get)?,
+            method => dict.set_item(&keys.method, self.value(py, method)?)?,
+        }
+        let target = latin1(py, head.target.of(bytes))?;
+        dict.set_item(&keys.raw_uri, &target)?;
+        dict.set_item(&keys.request_uri, target)?;
+        match head.query.of(bytes) {
+            b"" => dict.set_item(&keys.query, &keys.empty)?,
+            query => dict.set_item(&keys.query, latin1(py, query)?)?,
+        }
+        match head.version {
+            Version::Http10 => dict.set_item(&keys.protocol, &keys.http10),
+            Version::Http11 => dict.set_item(&keys.protocol, &keys.http11),
+        }
+    }
+
+    fn set_fields(
+        &mut self,
+        py: Python<'_>,
+        dict: &Bound<'_, PyDict>,
+        head: &Head,
+        bytes: &[u8],
+    ) -> PyResult<()> {
+        let before = dict.len();
+        let mut set = 0;
+        for field in &head.fields {
+            let value = self.value(py, field.value.of(bytes))?;
+            if let Some(key) = self.key(py, field.name.of(bytes))? {
+                dict.set_item(key, value)?;
+                set += 1;
+            }
+        }
+        if head.authority.is_none() && dict.len() == before + set {
+            return Ok(());
+        }
+        // Some field is repeated, or Host is the target's (RFC 9112, section 3.2.2).
+        for (name, value) in head.joined_fields(bytes) {
+            debug_assert!(!separator(&name).is_empty());
+            if let Some(key) = self.key(py, &name)? {
+                dict.set_item(key, latin1(py, &value)?)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn key<'py>(&mut self, py: Python<'py>, name: &[u8]) -> PyResult<Option<Bound<'py, PyString>>> {
+        let slot = find(&mut self.names, NAME_SLOTS, name);
+        if let Some(Some(slot)) = slot.as_deref() {
+            if *slot.wire == *name {
+                return Ok(slot.text.as_ref().map(|text| text.bind(py).clone()));
+            }
+        }
+        let intern = |key: Vec<u8>| PyString::intern(py, &String::from_utf8_lossy(&key));
+        let text = key_of(name).map(intern);
+        keep(slot, name, text.clone().map(Bound::unbind));
+        Ok(text)
+    }
+
+    fn value<'py>(&mut self, py: Python<'py>, value: &[u8]) -> PyResult<Bound<'py, PyString>> {
+        if value.len() > CACHED_LENGTH {
+            return latin1(py, value);
+        }
+        let slot = find(&mut self.values, VALUE_SLOTS, value);
+        if let Some(Some(Slot {
+            wire,
+            text: Some(text),
+        })) = slot.as_deref()
+        {
+            if **wire == *value {
+                return Ok(text.bind(py).clone());
+            }
+        }
+        let text = latin1(py, value)?;
+        keep(slot, value, Some(text.clone().unbind()));
+        Ok(text)
+    }
+}
+
+fn find<'a>(
+    slots: &'a mut Vec<Option<Slot>>,
+    size: usize,
+    text: &[u8],
+) -> Option<&'a mut Option<Slot>> {
+    if slots.is_empty() {
+        slots.resize_with(size, || None);
+    }
+    slots.get_mut(hash(text) % size)
+}
+
+fn keep(slot: Option<&mut Option<Slot>>, wire: &[u8], text: Option<Py<PyString>>) {
+    if let (Some(slot), true) = (slot, wire.len() <= CACHED_LENGTH) {
+        *slot = Some(Slot {
+            wire: wire.into(),
+            text,
+        });
+    }
+}

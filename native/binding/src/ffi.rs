@@ -1,0 +1,47 @@
+//! The C API where PyO3 has no safe and cheap way. The only module that calls it directly.
+
+use pyo3::exceptions::PyUnicodeEncodeError;
+use pyo3::ffi;
+use pyo3::prelude::*;
+use pyo3::types::{PyDict, PyString};
+
+/// Text of bytes in Latin-1, which is what an environ holds. Fails where memory runs out.
+pub fn latin1<'py>(py: Python<'py>, bytes: &[u8]) -> PyResult<Bound<'py, PyString>> {
+    let pointer = bytes.as_ptr().cast();
+    let size = bytes.len() as ffi::Py_ssize_t;
+    // Safety: pointer and size are those of a slice, the errors argument may be null, and what is
+    // returned is a new reference to a str, or null with an exception set.
+    unsafe {
+        let text = ffi::PyUnicode_DecodeLatin1(pointer, size, std::ptr::null());
+        Ok(Bound::from_owned_ptr_or_err(py, text)?.cast_into_unchecked())
+    }
+}
+
+/// The bytes of a text that Latin-1 can say; an exception for any other.
+pub fn latin1_bytes<'a, 'py: 'a>(
+    text: impl Into<Borrowed<'a, 'py, PyString>>,
+) -> PyResult<&'a [u8]> {
+    let text = text.into();
+    let pointer = text.as_ptr();
+    // Safety: a str is ready (3.12 knows no other, and all that 3.11 makes are), immutable, and
+    // lives as long as the borrow; of kind 1 it holds one byte for each character.
+    unsafe {
+        if ffi::PyUnicode_KIND(pointer) != 1 {
+            return Err(PyUnicodeEncodeError::new_err((
+                "latin-1",
+                text.to_string_lossy().into_owned(),
+                0,
+                1,
+                "ordinal not in range(256)",
+            )));
+        }
+        let data = ffi::PyUnicode_DATA(pointer).cast::<u8>();
+        let size = ffi::PyUnicode_GET_LENGTH(pointer) as usize;
+        Ok(std::slice::from_raw_parts(data, size))
+    }
+}
+
+/// A copy of a dict, with its room for more.
+pub fn copy_dict<'py>(dict: &Bound<'py, PyDict>) -> PyResult<Bound<'py, PyDict>> {
+    dict.copy()
+}

@@ -1,0 +1,338 @@
+//! What the threads of one transport share: options, counts, flags, and the connections.
+
+use crate::connection::{Connection, Phase};
+use crate::crew::Alarm;
+use crate::diary::Diary;
+use crate::pace::Pace;
+use crate::poller::{Poller, Token};
+use crate::sys::{self, Fd, Nanos, Peer};
+use penstock_protocol::{Limits, date};
+use std::io;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+/// Lock a mutex that a panic may have left behind: the panic ended one request, not the state.
+pub fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// What becomes of a field whose name holds `_`.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum HeaderMap {
+    Drop,
+    Refuse,
+    Dangerous,
+}
+
+/// What a transport is told at its making. Sizes in bytes, times in nanoseconds.
+pub struct Options {
+    pub parser: Limits,
+    pub body_memory: u64,
+    pub out_buffer: u64,
+    pub max_connections: usize,
+    pub header_timeout: Nanos,
+    pub body_timeout: Nanos,
+    pub body_min_rate: f64,
+    /// How long a body may stand still, however fast it came before.
+    pub body_stall: Nanos,
+    pub keep_alive: Nanos,
+    pub write_timeout: Nanos,
+    pub drain_linger: Nanos,
+    pub sweep_interval: Nanos,
+    pub server_header: Option<String>,
+    pub header_map: HeaderMap,
+    pub stream_requests: bool,
+    pub temp_dir: PathBuf,
+    pub id_prefix: String,
+    pub trace: bool,
+    pub access_log: bool,
+    /// There is a thread that writes the diary.
+    pub scribe: bool,
+}
+
+impl Options {
+    /// How long a body may take until its next byte; `received` bytes have come, and the last of
+    /// them when the body had taken the time `taken`.
+    pub fn body_allowance(&self, received: u64, taken: Nanos) -> Nanos {
+        let seconds = received as f64 / self.body_min_rate;
+        let by_rate = self
+            .body_timeout
+            .saturating_add((seconds * sys::SECOND as f64) as Nanos);
+        by_rate.min(taken.saturating_add(self.body_stall.max(self.body_timeout)))
+    }
+
+    /// How many bytes a client has to take within `write_timeout` not to be stalled.
+    pub fn least_progress(&self) -> f64 {
+        self.body_min_rate * self.write_timeout as f64 / sys::SECOND as f64
+    }
+}
+
+/// The fields Date and Server, rendered once a second.
+#[derive(Default)]
+struct ServerFields {
+    second: i64,
+    date: Vec<u8>,
+}
+
+/// A flag that any thread may set or read.
+#[derive(Default)]
+pub struct Flag(AtomicBool);
+
+impl Flag {
+    pub fn get(&self) -> bool {
+        self.0.load(Ordering::SeqCst)
+    }
+
+    pub fn set(&self, value: bool) {
+        self.0.store(value, Ordering::SeqCst);
+    }
+
+    pub fn swap(&self, value: bool) -> bool {
+        self.0.swap(value, Ordering::SeqCst)
+    }
+}
+
+/// The connections by their slot. A token names slot and occupant, so that an event that is older
+/// than a closing finds nobody.
+#[derive(Default)]
+struct Registry {
+    slots: Vec<Option<Arc<Connection>>>,
+    free: Vec<u32>,
+    occupant: u64,
+}
+
+const SLOT_BITS: u32 = 24;
+
+impl Registry {
+    fn reserve(&mut self) -> Token {
+        self.occupant = (self.occupant + 1) & ((1 << (62 - SLOT_BITS)) - 1);
+        let slot = self.free.pop().unwrap_or_else(|| {
+            self.slots.push(None);
+            (self.slots.len() - 1) as u32
+        });
+        Token(self.occupant << SLOT_BITS | u64::from(slot))
+    }
+}
+
+fn slot(token: Token) -> usize {
+    (token.0 & ((1 << SLOT_BITS) - 1)) as usize
+}
+
+pub struct Hub {
+    pub options: Options,
+    pub poller: Poller,
+    pub diary: Diary,
+    pub pace: Pace,
+    /// Wakes the thread that writes the diary, where there is one.
+    pub scribe: Alarm,
+    scribe_called: Flag,
+    registry: Mutex<Registry>,
+    // Connections that the leader is to look at: handed back, or with more to read or to send.
+    inbox: Mutex<Vec<Arc<Connection>>>,
+    inbox_filled: Flag,
+    /// The leader is, or is about to be, blocked in the poll.
+    pub polling: Flag,
+    pub draining: Flag,
+    pub closed: Flag,
+    /// Nothing is left to do, for good.
+    pub drained: Flag,
+    pub abandoned: Flag,
+    /// A connection was closed since accepting was last looked at.
+    pub room_made: Flag,
+    /// The watchdog leads, and a thread has come free.
+    pub relieve: Flag,
+    // Handed out while an earlier answer waited to leave with theirs; see `Held::corked`.
+    corked: Mutex<Vec<Arc<Connection>>>,
+    fields: Mutex<ServerFields>,
+    connections: AtomicU64,
+    accepted: AtomicU64,
+    requests: AtomicU64,
+    refused: AtomicU64,
+}
+
+impl Hub {
+    pub fn new(options: Options) -> io::Result<Self> {
+        Ok(Hub {
+            options,
+            poller: Poller::new()?,
+            diary: Diary::default(),
+            pace: Pace::new(),
+            scribe: Alarm::default(),
+            scribe_called: Flag::default(),
+            registry: Mutex::default(),
+            inbox: Mutex::default(),
+            inbox_filled: Flag::default(),
+            polling: Flag::default(),
+            draining: Flag::default(),
+            closed: Flag::default(),
+            drained: Flag::default(),
+            abandoned: Flag::default(),
+            room_made: Flag::default(),
+            relieve: Flag::default(),
+            corked: Mutex::default(),
+            fields: Mutex::default(),
+            connections: AtomicU64::new(0),
+            accepted: AtomicU64::new(0),
+            requests: AtomicU64::new(0),
+            refused: AtomicU64::new(0),
+        })
+    }
+
+    // -- for any thread ---------------------------------------------------------------------
+
+    /// Have the leader look at a connection by the next event; `hurry` brings that about.
+    pub fn post(&self, connection: Arc<Connection>) {
+        lock(&self.inbox).push(connection);
+        self.inbox_filled.set(true);
+    }
+
+    /// Have the leader look at what was posted now.
+    pub fn hurry(&self) {
+        // Posted first, looked at second; the leader sets the flag first and looks at the
+        // inbox second. One of the two sees the other.
+        if self.polling.get() {
+            self.poller.wake();
+        }
+    }
+
+    pub fn has_posts(&self) -> bool {
+        self.inbox_filled.get()
+    }
+
+    /// Take what was posted.
+    pub fn take_posts(&self, into: &mut impl Extend<Arc<Connection>>) {
+        if self.inbox_filled.swap(false) {
+            into.extend(lock(&self.inbox).drain(..));
+        }
+    }
+
+    /// Append the lines of Date and Server, but for what the application gave itself.
+    pub fn write_server_fields(&self, date: bool, server: bool, out: &mut Vec<u8>) {
+        if date {
+            let second = sys::wall_second();
+            let mut fields = lock(&self.fields);
+            if fields.second != second {
+                fields.second = second;
+                let text = date::imf_fixdate(u64::try_from(second).unwrap_or(0));
+                fields.date = format!("Date: {text}\r\n").into_bytes();
+            }
+            out.extend_from_slice(&fields.date);
+        }
+        if let (true, Some(name)) = (server, &self.options.server_header) {
+            out.extend_from_slice(b"Server: ");
+            out.extend_from_slice(name.as_bytes());
+            out.extend_from_slice(b"\r\n");
+        }
+    }
+
+    /// Have the diary written by the thread for that; tell whether there is one.
+    pub fn call_scribe(&self) -> bool {
+        if self.options.scribe && !self.scribe_called.swap(true) {
+            self.scribe.ring();
+        }
+        self.options.scribe
+    }
+
+    /// Wait for such a call.
+    pub fn await_call(&self) {
+        self.scribe.wait();
+        self.scribe_called.set(false);
+    }
+
+    /// Remember a connection whose output waits for an answer that is being made.
+    pub fn note_corked(&self, connection: Arc<Connection>) {
+        lock(&self.corked).push(connection);
+    }
+
+    /// Take these connections.
+    pub fn take_corked(&self) -> Vec<Arc<Connection>> {
+        std::mem::take(&mut *lock(&self.corked))
+    }
+
+    /// Count a request, and return its number in the transport's life.
+    pub fn count_request(&self) -> u64 {
+        self.requests.fetch_add(1, Ordering::Relaxed) + 1
+    }
+
+    pub fn count_refusal(&self) {
+        self.refused.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub fn connection_count(&self) -> usize {
+        self.connections.load(Ordering::Relaxed) as usize
+    }
+
+    pub fn counts(&self) -> [(&'static str, u64); 5] {
+        let busy = |c: &Arc<Connection>| matches!(c.phase(), Phase::HandedOut | Phase::Flushing);
+        let in_progress = self.connections().iter().filter(|c| busy(c)).count();
+        [
+            ("connections", self.connections.load(Ordering::Relaxed)),
+            (
+                "connections_accepted",
+                self.accepted.load(Ordering::Relaxed),
+            ),
+            ("requests", self.requests.load(Ordering::Relaxed)),
+            ("requests_in_progress", in_progress as u64),
+            ("requests_refused", self.refused.load(Ordering::Relaxed)),
+        ]
+    }
+
+    /// All connections there are.
+    pub fn connections(&self) -> Vec<Arc<Connection>> {
+        lock(&self.registry)
+            .slots
+            .iter()
+            .flatten()
+            .cloned()
+            .collect()
+    }
+
+    /// The connections whose deadline has passed at `now`.
+    pub fn expired(&self, now: Nanos) -> Vec<Arc<Connection>> {
+        let registry = lock(&self.registry);
+        let all = registry.slots.iter().flatten();
+        all.filter(|connection| connection.deadline() <= now)
+            .cloned()
+            .collect()
+    }
+
+    // -- for the leader ---------------------------------------------------------------------
+
+    pub fn find(&self, token: Token) -> Option<Arc<Connection>> {
+        let registry = lock(&self.registry);
+        let connection = registry.slots.get(slot(token))?.as_ref()?;
+        (connection.token == token).then(|| Arc::clone(connection))
+    }
+
+    /// Take a new connection in.
+    pub fn add(&self, socket: Fd, peer: Peer, listener: usize, now: Nanos) {
+        let number = self.accepted.fetch_add(1, Ordering::Relaxed) + 1;
+        let mut registry = lock(&self.registry);
+        let token = registry.reserve();
+        if self.poller.add(&socket, token).is_err() {
+            registry.free.push(slot(token) as u32);
+            return; // no memory for it: the socket closes
+        }
+        let connection = Connection::new(self, socket, token, peer, listener, number, now);
+        if let Some(place) = registry.slots.get_mut(slot(token)) {
+            *place = Some(Arc::new(connection));
+        }
+        self.connections.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Let go of a connection that is about to be closed.
+    pub fn forget(&self, token: Token) {
+        let mut registry = lock(&self.registry);
+        if let Some(place) = registry.slots.get_mut(slot(token)) {
+            if place
+                .take_if(|connection| connection.token == token)
+                .is_some()
+            {
+                registry.free.push(slot(token) as u32);
+                self.connections.fetch_sub(1, Ordering::Relaxed);
+                self.room_made.set(true);
+            }
+        }
+    }
+}

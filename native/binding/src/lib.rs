@@ -1,0 +1,36 @@
+//! The native transport of Penstock: `penstock._native`.
+//!
+//! The way of a request: `poller` tells of a socket, `reactor` finds its `connection`, `reading`
+//! makes a request of its bytes, `crew` says which thread gets it, `transport` makes an `exchange`
+//! of it, whose `wire` takes the answer; `ending` is what follows.
+
+mod connection;
+mod crew;
+mod diary;
+mod ending;
+mod environ;
+mod exchange;
+mod ffi;
+mod hub;
+mod output;
+mod pace;
+mod poller;
+mod reactor;
+mod reading;
+mod spool;
+mod sys;
+mod tap;
+mod teller;
+mod transport;
+mod wire;
+
+use pyo3::prelude::*;
+
+/// What does the socket work of a worker, in native code.
+#[pymodule(gil_used = true)]
+mod _native {
+    #[pymodule_export]
+    use crate::exchange::Exchange;
+    #[pymodule_export]
+    use crate::transport::NativeTransport;
+}

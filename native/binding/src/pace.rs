@@ -1,0 +1,92 @@
+//! How long the application's calls take, by path: one slow view says nothing of the others.
+
+use crate::sys::{MILLISECOND, Nanos};
+use std::sync::atomic::{AtomicU8, AtomicU32, Ordering};
+
+/// A call of the application from which on it counts as slow.
+const SLOW_CALL: Nanos = MILLISECOND;
+
+/// Paths are told apart by a byte of their hash, which does for an estimate.
+const PATHS: usize = 256;
+
+/// The share of slow calls, of 254, from which on a path's are led away from beforehand.
+const EAGER_SHARE: u8 = 64;
+
+/// No call of such a path has been seen yet.
+const UNKNOWN: u8 = u8::MAX;
+
+/// Moving shares. A lost update between threads costs nothing: they are estimates.
+pub struct Pace {
+    paths: [AtomicU8; PATHS],
+    all: AtomicU32, // of all calls, as the bits of an f32
+}
+
+/// A path's name in here.
+#[derive(Clone, Copy)]
+pub struct PathHash(u8);
+
+impl PathHash {
+    pub fn of(path: &[u8]) -> Self {
+        let hash = path.iter().fold(0x811c_9dc5_u32, |hash, byte| {
+            (hash ^ u32::from(*byte)).wrapping_mul(0x0100_0193)
+        });
+        PathHash((hash >> 24) as u8)
+    }
+}
+
+impl Pace {
+    pub fn new() -> Self {
+        Pace {
+            paths: [const { AtomicU8::new(UNKNOWN) }; PATHS],
+            all: AtomicU32::new(0),
+        }
+    }
+
+    fn path(&self, path: PathHash) -> &AtomicU8 {
+        let [first, ..] = &self.paths;
+        self.paths.get(usize::from(path.0)).unwrap_or(first)
+    }
+
+    /// Whether the calls of a path have proved slow.
+    pub fn is_slow(&self, path: PathHash) -> bool {
+        let share = self.path(path).load(Ordering::Relaxed);
+        share > EAGER_SHARE && share != UNKNOWN
+    }
+
+    /// Whether the calls of a path have proved fast, of late without exception.
+    pub fn is_fast(&self, path: PathHash) -> bool {
+        self.path(path).load(Ordering::Relaxed) == 0
+    }
+
+    /// The moving share of all calls that were slow.
+    pub fn slow_share(&self) -> f32 {
+        f32::from_bits(self.all.load(Ordering::Relaxed))
+    }
+
+    /// Keep account of a call.
+    pub fn note(&self, path: PathHash, time: Nanos) {
+        let slow = time > SLOW_CALL;
+        let share = self.path(path);
+        let before = match share.load(Ordering::Relaxed) {
+            UNKNOWN => {
+                share.store(0, Ordering::Relaxed);
+                0
+            }
+            before => before,
+        };
+        if slow {
+            share.store(
+                before + (UNKNOWN - 1 - before).div_ceil(8),
+                Ordering::Relaxed,
+            );
+        } else if before > 0 {
+            share.store(before - before.div_ceil(8), Ordering::Relaxed);
+        }
+        let all = self.slow_share();
+        if slow || all > 0.0 {
+            let next = all + (if slow { 1.0 } else { 0.0 } - all) * 0.05;
+            let next = if next < 1e-4 { 0.0 } else { next };
+            self.all.store(next.to_bits(), Ordering::Relaxed);
+        }
+    }
+}

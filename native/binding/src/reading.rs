@@ -1,0 +1,373 @@
+//! Reading requests off a connection, up to where the application takes over.
+
+use crate::connection::{Body, Connection, Held, NEVER, Phase, Ready, Source};
+use crate::diary::{HeadCopy, Refusal};
+use crate::hub::{HeaderMap, Hub, Options};
+use crate::pace::PathHash;
+use crate::reactor::Desk;
+use crate::spool::Spool;
+use crate::sys::{self, Nanos};
+use penstock_protocol::{Event, Head, Input, ProtocolError, State, response};
+use std::borrow::Cow;
+use std::io;
+use std::sync::Arc;
+
+/// Reads in one turn, so that one fast sender does not hold up the other clients.
+const READS_PER_TURN: usize = 16;
+
+/// Bytes of a body from which on reading it is worth letting go of the GIL.
+const HEAVY_BYTES: u64 = 64 * 1024;
+
+/// What a look at the input came to.
+enum Verdict {
+    Ready(Source, Body),
+    MoreInput,
+    /// The body that nobody wanted is over.
+    Discarded,
+    Refused(Refusal),
+    Ended,
+}
+
+impl Refusal {
+    fn of(error: ProtocolError, request_line: &[u8]) -> Self {
+        Refusal {
+            status: error.status,
+            reason: Cow::Borrowed(error.reason),
+            rule: error.rule,
+            setting: error.setting,
+            head: None,
+            request_line: request_line.to_vec(),
+        }
+    }
+
+    pub fn late(reason: String, setting: &'static str, request_line: &[u8]) -> Self {
+        Refusal {
+            status: 408,
+            reason: Cow::Owned(reason),
+            rule: "",
+            setting,
+            head: None,
+            request_line: request_line.to_vec(),
+        }
+    }
+
+    pub fn stopping() -> Self {
+        Refusal {
+            status: 503,
+            reason: Cow::Borrowed("The server is stopping."),
+            rule: "",
+            setting: "",
+            head: None,
+            request_line: Vec::new(),
+        }
+    }
+
+    fn underscore() -> Self {
+        Refusal {
+            status: 400,
+            reason: Cow::Borrowed("A header field's name contains an underscore."),
+            rule: "",
+            setting: "header_map",
+            head: None,
+            request_line: Vec::new(),
+        }
+    }
+
+    fn no_room(error: &io::Error) -> Self {
+        // The client is not told why.
+        let files = matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE));
+        Refusal {
+            status: 507,
+            reason: Cow::Borrowed("The request body could not be stored."),
+            rule: "",
+            setting: if files { "" } else { "temp_dir" },
+            head: None,
+            request_line: Vec::new(),
+        }
+    }
+}
+
+impl Connection {
+    /// Take what the client sent, until a request is complete or it has to send more.
+    pub fn read(self: &Arc<Self>, hub: &Hub, desk: &mut Desk, held: &mut Held) -> Option<Ready> {
+        for _ in 0..READS_PER_TURN {
+            // What the last request left over has to be looked at before more is read.
+            let received = if std::mem::take(&mut held.left_over) {
+                0
+            } else {
+                self.receive(hub, desk, held)?
+            };
+            if let Some(ready) = self.look(hub, desk, held, received) {
+                return Some(ready);
+            }
+            if held.phase != Phase::Reading {
+                return None;
+            }
+        }
+        desk.proceed.push_back(Arc::clone(self)); // it is others' turn
+        None
+    }
+
+    /// Read once; return the number of bytes, or None where there is nothing to look at.
+    fn receive(self: &Arc<Self>, hub: &Hub, desk: &mut Desk, held: &mut Held) -> Option<usize> {
+        if !held.readable {
+            return None;
+        }
+        match sys::receive(&self.socket, &mut desk.buffer) {
+            Ok(0) => {
+                held.readable = false;
+                held.parser.receive_eof();
+                Some(0)
+            }
+            Ok(received) => {
+                held.expected = false;
+                // Less than there was room for is all there was. What comes later has an edge of
+                // its own, but for an end that this event told of.
+                if received < desk.buffer.len() && !held.ended {
+                    held.readable = false;
+                }
+                if let Some(tap) = &mut held.tap {
+                    tap.received(desk.buffer.get(..received).unwrap_or(&[]));
+                }
+                Some(received)
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                // Told of input, and finding none: it is looked for once more, for there is no
+                // second edge.
+                held.readable = std::mem::take(&mut held.expected);
+                if held.readable {
+                    desk.proceed.push_back(Arc::clone(self));
+                }
+                None
+            }
+            Err(_) => {
+                self.close(hub, held);
+                None
+            }
+        }
+    }
+
+    /// Look at the `received` bytes in the leader's buffer behind those that were left over.
+    fn look(
+        self: &Arc<Self>,
+        hub: &Hub,
+        desk: &mut Desk,
+        held: &mut Held,
+        received: usize,
+    ) -> Option<Ready> {
+        match parse(self, hub, desk, held, received) {
+            Verdict::Ready(source, body) => {
+                let number = hub.count_request();
+                self.uncork_for(hub, held, &source, desk);
+                self.set_phase(held, Phase::HandedOut);
+                self.set_deadline(NEVER);
+                self.set_heavy(false);
+                Some(Ready {
+                    connection: Arc::clone(self),
+                    number,
+                    source,
+                    body,
+                })
+            }
+            Verdict::MoreInput => {
+                self.uncork(held);
+                self.await_data(&hub.options, held, desk.now);
+                None
+            }
+            Verdict::Discarded => {
+                self.begin_next(hub, held, desk.now);
+                None
+            }
+            Verdict::Refused(refusal) => {
+                if held.discarding {
+                    self.linger(hub, desk, held); // the request has been answered already
+                } else {
+                    self.refuse(hub, desk, held, refusal);
+                }
+                None
+            }
+            Verdict::Ended => {
+                self.uncork(held);
+                self.close(hub, held);
+                None
+            }
+        }
+    }
+
+    /// Send what waits, unless the request that goes to the application now is answered at once,
+    /// as far as anybody can tell.
+    fn uncork_for(self: &Arc<Self>, hub: &Hub, held: &mut Held, source: &Source, desk: &Desk) {
+        if !held.corked {
+            return;
+        }
+        let path = match source {
+            Source::Buffer(range) => desk
+                .head
+                .path(desk.buffer.get(range.clone()).unwrap_or(&[])),
+            Source::Scratch => desk.head.path(&desk.scratch),
+            Source::Copy(copy) => copy.head.path(&copy.bytes),
+        };
+        if !hub.pace.is_fast(PathHash::of(path)) {
+            self.uncork(held);
+        } else if !std::mem::replace(&mut held.listed, true) {
+            // Should it take its time after all, whoever is made to lead sends what waits.
+            hub.note_corked(Arc::clone(self));
+        }
+    }
+
+    /// Send what waits. What the kernel does not take goes with what comes next, or when there is
+    /// room; an error is met again there.
+    fn uncork(&self, held: &mut Held) {
+        if std::mem::take(&mut held.corked) {
+            let _ = held.output.flush(&self.socket);
+        }
+    }
+
+    /// Set the deadline for what the parser waits for.
+    fn await_data(&self, options: &Options, held: &mut Held, now: Nanos) {
+        let state = held.parser.state();
+        if state != held.stage {
+            held.stage = state;
+            held.since = now;
+            if state == State::Head {
+                self.set_deadline(now.saturating_add(options.header_timeout));
+            }
+        }
+        if state == State::Body {
+            let received = held.spool.as_ref().map_or(0, Spool::size);
+            self.set_deadline(
+                held.since.saturating_add(
+                    options.body_allowance(received, now.saturating_sub(held.since)),
+                ),
+            );
+            let announced = held
+                .request
+                .as_ref()
+                .and_then(|copy| copy.head.content_length);
+            let size = announced.unwrap_or(0).max(received);
+            self.set_heavy(size > HEAVY_BYTES.min(options.body_memory));
+        }
+    }
+}
+
+/// Take events from the parser until a request is complete or it needs more data.
+fn parse(
+    connection: &Connection,
+    hub: &Hub,
+    desk: &mut Desk,
+    held: &mut Held,
+    received: usize,
+) -> Verdict {
+    let options = &hub.options;
+    let Held {
+        parser,
+        carry,
+        spool,
+        request,
+        tap,
+        ..
+    } = held;
+    let Desk {
+        buffer,
+        head,
+        scratch,
+        ..
+    } = desk;
+    let received = buffer.get(..received).unwrap_or(&[]);
+    let carried = !carry.remaining().is_empty();
+    let block = carry.join(received);
+    let mut input = Input::new(block);
+    let mut fresh: &[u8] = &[]; // the head, where it is in this block
+    let mut streams = false;
+    let verdict = loop {
+        match parser.next_event(&mut input, &options.parser, head) {
+            Ok(Event::Request(bytes)) => {
+                fresh = bytes;
+                held.requests += 1;
+                held.close_after = false;
+                if let Some(tap) = tap {
+                    tap.head_received(input.remaining().len());
+                }
+                if options.header_map == HeaderMap::Refuse && has_underscore(head, bytes) {
+                    break Verdict::Refused(Refusal::underscore());
+                }
+                if head.body_expected {
+                    if options.stream_requests && head.path(bytes) != b"*" {
+                        streams = true;
+                        break Verdict::MoreInput;
+                    }
+                    *spool = Some(Spool::new());
+                    if head.expect_continue && input.remaining().is_empty() {
+                        // 25 bytes on a connection that waits for them: the kernel has room. Were
+                        // it otherwise, the client goes on without (RFC 9110, section 10.1.1).
+                        let _ = sys::send(&connection.socket, response::CONTINUE);
+                    }
+                }
+            }
+            Ok(Event::Data(data)) => {
+                if held.discarding {
+                    continue;
+                }
+                let Some(spool) = spool.as_mut() else {
+                    continue;
+                };
+                if let Err(error) = spool.write(data, options.body_memory, &options.temp_dir) {
+                    break Verdict::Refused(Refusal::no_room(&error));
+                }
+                if let Some(tap) = tap {
+                    tap.body_received(data, input.remaining().len());
+                }
+            }
+            Ok(Event::EndOfMessage) if held.discarding => break Verdict::Discarded,
+            Ok(Event::EndOfMessage) => {
+                let body = spool.take().map_or(Body::Empty, Body::Collected);
+                // The place of a fresh head is set below.
+                let source = request.take().map_or(Source::Scratch, Source::Copy);
+                break Verdict::Ready(source, body);
+            }
+            Ok(Event::NeedData) => break Verdict::MoreInput,
+            Ok(Event::ConnectionClosed) => break Verdict::Ended,
+            Err(error) => {
+                let mut refusal = Refusal::of(error, parser.request_line(&input));
+                refusal.head = parser.refused_head(&input).map(|bytes| HeadCopy {
+                    bytes: bytes.into(),
+                    head: head.clone(),
+                });
+                break Verdict::Refused(refusal);
+            }
+        }
+    };
+    let left = input.remaining().len();
+    let verdict = match verdict {
+        Verdict::MoreInput if streams => Verdict::Ready(Source::Scratch, Body::Streamed),
+        other => other,
+    };
+    let verdict = match verdict {
+        Verdict::Ready(Source::Scratch, body) if carried => {
+            scratch.clear();
+            scratch.extend_from_slice(fresh);
+            Verdict::Ready(Source::Scratch, body)
+        }
+        Verdict::Ready(Source::Scratch, body) => {
+            let start = fresh.as_ptr() as usize - block.as_ptr() as usize;
+            Verdict::Ready(Source::Buffer(start..start + fresh.len()), body)
+        }
+        other => {
+            if !fresh.is_empty() && !matches!(other, Verdict::Ready(..)) {
+                *request = Some(Box::new(HeadCopy {
+                    bytes: fresh.into(),
+                    head: head.clone(),
+                }));
+            }
+            other
+        }
+    };
+    carry.keep(received, left);
+    verdict
+}
+
+fn has_underscore(head: &Head, bytes: &[u8]) -> bool {
+    head.fields
+        .iter()
+        .any(|field| field.name.of(bytes).contains(&b'_'))
+}

@@ -1,0 +1,428 @@
+//! The kernel: each system call behind a safe function. The only module that makes any.
+//!
+//! Every `unsafe` block here has the same reason: it calls into the C library with pointers to
+//! memory that a reference in scope keeps alive and of the length it is said to have. What
+//! needs more of a reason has it beside the block.
+
+use std::ffi::CString;
+use std::io;
+use std::mem;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::os::fd::RawFd;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+use std::sync::atomic::{AtomicI32, AtomicU32, AtomicU64, Ordering};
+
+/// Nanoseconds on the monotonic clock.
+pub type Nanos = u64;
+
+pub const SECOND: Nanos = 1_000_000_000;
+pub const MILLISECOND: Nanos = 1_000_000;
+
+/// Descriptors that a forked child has to close, a bit each. A child cannot walk the
+/// connections: a thread that is no more may have held their locks.
+static OURS: [AtomicU64; 16384] = [const { AtomicU64::new(0) }; 16384];
+
+/// Counts the forks between this process and the one that loaded the module.
+static GENERATION: AtomicU32 = AtomicU32::new(0);
+
+/// A descriptor that closes with its owner, but not in a child that was forked since.
+#[derive(Debug)]
+pub struct Fd {
+    number: AtomicI32,
+    generation: u32,
+}
+
+impl Fd {
+    fn new(number: RawFd) -> Self {
+        if let Some((word, bit)) = place(number) {
+            word.fetch_or(bit, Ordering::Relaxed);
+        }
+        Fd {
+            number: AtomicI32::new(number),
+            generation: GENERATION.load(Ordering::Relaxed),
+        }
+    }
+
+    /// The number; -1 once it is closed.
+    pub fn raw(&self) -> RawFd {
+        self.number.load(Ordering::Relaxed)
+    }
+
+    /// Close it now. Further calls do nothing.
+    pub fn close(&self) {
+        let number = self.number.swap(-1, Ordering::Relaxed);
+        if number >= 0 && self.generation == GENERATION.load(Ordering::Relaxed) {
+            if let Some((word, bit)) = place(number) {
+                word.fetch_and(!bit, Ordering::Relaxed);
+            }
+            unsafe { libc::close(number) };
+        }
+    }
+
+    /// Give the number away: it is somebody else's to close.
+    pub fn into_raw(self) -> RawFd {
+        let number = self.number.swap(-1, Ordering::Relaxed);
+        if let Some((word, bit)) = place(number) {
+            word.fetch_and(!bit, Ordering::Relaxed);
+        }
+        number
+    }
+}
+
+impl Drop for Fd {
+    fn drop(&mut self) {
+        self.close();
+    }
+}
+
+fn place(number: RawFd) -> Option<(&'static AtomicU64, u64)> {
+    let number = usize::try_from(number).ok()?;
+    Some((OURS.get(number / 64)?, 1 << (number % 64)))
+}
+
+/// Close every descriptor of the module, in a forked child; the parent keeps its own.
+pub fn close_all_in_child() {
+    GENERATION.fetch_add(1, Ordering::Relaxed);
+    for (index, word) in OURS.iter().enumerate() {
+        let mut bits = word.swap(0, Ordering::Relaxed);
+        while bits != 0 {
+            let number = index * 64 + bits.trailing_zeros() as usize;
+            unsafe { libc::close(number as RawFd) };
+            bits &= bits - 1;
+        }
+    }
+}
+
+fn check(result: libc::c_int) -> io::Result<libc::c_int> {
+    if result < 0 {
+        Err(io::Error::last_os_error())
+    } else {
+        Ok(result)
+    }
+}
+
+fn count(result: isize) -> io::Result<usize> {
+    usize::try_from(result).map_err(|_| io::Error::last_os_error())
+}
+
+fn retry<T>(mut call: impl FnMut() -> io::Result<T>) -> io::Result<T> {
+    loop {
+        match call() {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            other => return other,
+        }
+    }
+}
+
+/// What an error says about the connection: gone for good, or something else.
+pub fn is_disconnect(error: &io::Error) -> bool {
+    matches!(
+        error.raw_os_error(),
+        Some(libc::EPIPE | libc::ECONNRESET | libc::ENOTCONN | libc::EBADF | libc::ETIMEDOUT)
+    )
+}
+
+/// The C library's text for an error, without Rust's "(os error 32)".
+pub fn error_text(error: &io::Error) -> String {
+    let text = error.to_string();
+    match text.find(" (os error ") {
+        Some(end) => text[..end].to_owned(),
+        None => text,
+    }
+}
+
+// -- clocks ---------------------------------------------------------------------------------
+
+fn clock(id: libc::clockid_t) -> libc::timespec {
+    let mut now = libc::timespec {
+        tv_sec: 0,
+        tv_nsec: 0,
+    };
+    unsafe { libc::clock_gettime(id, &mut now) };
+    now
+}
+
+/// The time on the monotonic clock.
+pub fn monotonic() -> Nanos {
+    let now = clock(libc::CLOCK_MONOTONIC);
+    now.tv_sec as u64 * SECOND + now.tv_nsec as u64
+}
+
+/// Seconds since the epoch.
+pub fn wall() -> f64 {
+    let now = clock(libc::CLOCK_REALTIME);
+    now.tv_sec as f64 + now.tv_nsec as f64 / 1e9
+}
+
+/// Whole seconds since the epoch, as the last tick of the kernel had it: good enough for Date.
+pub fn wall_second() -> i64 {
+    #[cfg(target_os = "linux")]
+    return clock(libc::CLOCK_REALTIME_COARSE).tv_sec;
+    #[cfg(not(target_os = "linux"))]
+    return clock(libc::CLOCK_REALTIME).tv_sec;
+}
+
+// -- sockets --------------------------------------------------------------------------------
+
+/// Where a client is; None for a unix socket.
+pub type Peer = Option<(IpAddr, u16)>;
+
+/// Accept a connection, non-blocking and not inherited by programs that the application starts.
+pub fn accept(listener: RawFd) -> io::Result<(Fd, Peer)> {
+    // Safety: all-zero bytes are a valid sockaddr_storage.
+    let mut address: libc::sockaddr_storage = unsafe { mem::zeroed() };
+    let mut length = mem::size_of_val(&address) as libc::socklen_t;
+    let flags = libc::SOCK_NONBLOCK | libc::SOCK_CLOEXEC;
+    let pointer = (&raw mut address).cast::<libc::sockaddr>();
+    let number = check(unsafe { libc::accept4(listener, pointer, &mut length, flags) })?;
+    Ok((Fd::new(number), peer(&address)))
+}
+
+fn peer(address: &libc::sockaddr_storage) -> Peer {
+    match i32::from(address.ss_family) {
+        libc::AF_INET => {
+            // Safety: the family tells that the kernel wrote a sockaddr_in, which fits.
+            let v4 = unsafe { &*(&raw const *address).cast::<libc::sockaddr_in>() };
+            let ip = Ipv4Addr::from(u32::from_be(v4.sin_addr.s_addr));
+            Some((IpAddr::V4(ip), u16::from_be(v4.sin_port)))
+        }
+        libc::AF_INET6 => {
+            // Safety: as above, with a sockaddr_in6.
+            let v6 = unsafe { &*(&raw const *address).cast::<libc::sockaddr_in6>() };
+            let ip = Ipv6Addr::from(v6.sin6_addr.s6_addr);
+            Some((IpAddr::V6(ip), u16::from_be(v6.sin6_port)))
+        }
+        _ => None,
+    }
+}
+
+/// Receive what is there, up to the buffer's size; 0 at the end.
+pub fn receive(socket: &Fd, buffer: &mut [u8]) -> io::Result<usize> {
+    let pointer = buffer.as_mut_ptr().cast();
+    retry(|| count(unsafe { libc::recv(socket.raw(), pointer, buffer.len(), 0) }))
+}
+
+/// Look for input without taking it: an error tells of a reset.
+pub fn peek(socket: &Fd) -> io::Result<usize> {
+    let mut byte = 0u8;
+    let flags = libc::MSG_PEEK | libc::MSG_DONTWAIT;
+    let pointer = (&raw mut byte).cast();
+    retry(|| count(unsafe { libc::recv(socket.raw(), pointer, 1, flags) }))
+}
+
+/// Send what the kernel takes.
+pub fn send(socket: &Fd, data: &[u8]) -> io::Result<usize> {
+    let pointer = data.as_ptr().cast();
+    retry(|| count(unsafe { libc::send(socket.raw(), pointer, data.len(), libc::MSG_NOSIGNAL) }))
+}
+
+/// Send pieces as one, without copying them together.
+pub fn send_pieces(socket: &Fd, pieces: &[&[u8]]) -> io::Result<usize> {
+    let mut vectors = [libc::iovec {
+        iov_base: std::ptr::null_mut(),
+        iov_len: 0,
+    }; 4];
+    let mut used = 0;
+    for (vector, piece) in vectors.iter_mut().zip(pieces) {
+        vector.iov_base = piece.as_ptr().cast_mut().cast();
+        vector.iov_len = piece.len();
+        used += 1;
+    }
+    // Safety: all-zero bytes are a valid msghdr; sendmsg does not write through iov_base.
+    let mut message: libc::msghdr = unsafe { mem::zeroed() };
+    message.msg_iov = vectors.as_mut_ptr();
+    message.msg_iovlen = used;
+    retry(|| count(unsafe { libc::sendmsg(socket.raw(), &message, libc::MSG_NOSIGNAL) }))
+}
+
+/// Send a part of a file; 0 where the file ends before `offset`.
+pub fn send_file(socket: &Fd, file: &Fd, offset: u64, size: usize) -> io::Result<usize> {
+    retry(|| {
+        let mut from = offset as libc::off_t;
+        count(unsafe { libc::sendfile(socket.raw(), file.raw(), &mut from, size) })
+    })
+}
+
+/// Close for writing; the client reads the end.
+pub fn shutdown_write(socket: &Fd) -> io::Result<()> {
+    check(unsafe { libc::shutdown(socket.raw(), libc::SHUT_WR) }).map(drop)
+}
+
+/// Have the closing of a socket be a reset, which no client takes for a proper end.
+pub fn reset_on_close(socket: &Fd) {
+    let linger = libc::linger {
+        l_onoff: 1,
+        l_linger: 0,
+    };
+    let size = mem::size_of_val(&linger) as libc::socklen_t;
+    let pointer = (&raw const linger).cast();
+    // A socket that is gone already refuses it, and needs it no more.
+    unsafe {
+        libc::setsockopt(
+            socket.raw(),
+            libc::SOL_SOCKET,
+            libc::SO_LINGER,
+            pointer,
+            size,
+        )
+    };
+}
+
+/// Reset a connection under the thread that uses it: its next call on the socket fails.
+///
+/// The descriptor stays taken, by a socket that was never connected: closed, its number could
+/// become another connection's, and the thread would write to that.
+pub fn cut_off(socket: &Fd) {
+    reset_on_close(socket);
+    let Ok(unconnected) = check(unsafe { libc::socket(libc::AF_INET, libc::SOCK_STREAM, 0) })
+    else {
+        return;
+    };
+    unsafe { libc::dup3(unconnected, socket.raw(), libc::O_CLOEXEC) };
+    unsafe { libc::close(unconnected) };
+}
+
+/// Bytes that wait in the send buffer or on the wire; 0 where that is unknown.
+pub fn unacknowledged(socket: &Fd) -> u64 {
+    let mut bytes: libc::c_int = 0;
+    match check(unsafe { libc::ioctl(socket.raw(), libc::TIOCOUTQ, &mut bytes) }) {
+        Ok(_) => u64::try_from(bytes).unwrap_or(0),
+        Err(_) => 0,
+    }
+}
+
+/// What `wait_until` waits for.
+#[derive(Clone, Copy)]
+pub enum Readiness {
+    Input,
+    Room,
+    /// Nothing but an error or a hang-up, which are always told.
+    Trouble,
+}
+
+/// Wait on one socket for up to so long; tell whether it is ready (or in an error).
+pub fn wait_until(socket: &Fd, what: Readiness, timeout: Nanos) -> io::Result<bool> {
+    let events = match what {
+        Readiness::Input => libc::POLLIN,
+        Readiness::Room => libc::POLLOUT,
+        Readiness::Trouble => 0,
+    };
+    let mut entry = libc::pollfd {
+        fd: socket.raw(),
+        events,
+        revents: 0,
+    };
+    let milliseconds = timeout.div_ceil(MILLISECOND).min(i32::MAX as u64) as libc::c_int;
+    match check(unsafe { libc::poll(&mut entry, 1, milliseconds) }) {
+        Ok(ready) => Ok(ready > 0),
+        Err(error) if error.kind() == io::ErrorKind::Interrupted => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+// -- files ----------------------------------------------------------------------------------
+
+/// Duplicate a descriptor for ourselves.
+pub fn duplicate(number: RawFd) -> io::Result<Fd> {
+    check(unsafe { libc::fcntl(number, libc::F_DUPFD_CLOEXEC, 0) }).map(Fd::new)
+}
+
+/// Make a file that has no name, or loses it at once: whatever happens, none stays behind.
+pub fn temporary_file(directory: &Path) -> io::Result<Fd> {
+    let c_path = |bytes: &[u8]| CString::new(bytes).map_err(|_| io::ErrorKind::InvalidInput);
+    #[cfg(target_os = "linux")]
+    {
+        let path = c_path(directory.as_os_str().as_bytes())?;
+        let flags = libc::O_TMPFILE | libc::O_RDWR | libc::O_CLOEXEC | libc::O_EXCL;
+        match check(unsafe { libc::open(path.as_ptr(), flags, 0o600) }) {
+            Ok(number) => return Ok(Fd::new(number)),
+            Err(error) => match error.raw_os_error() {
+                // Not every file system knows how to.
+                Some(libc::EISDIR | libc::EOPNOTSUPP | libc::EINVAL) => {}
+                _ => return Err(error),
+            },
+        }
+    }
+    let template = directory.join("penstock-XXXXXX");
+    let path = c_path(template.as_os_str().as_bytes())?.into_raw();
+    // Safety: mkostemp writes the name over the template's last six bytes, in place; the pointer
+    // is from into_raw and goes back to from_raw once.
+    let number = unsafe { libc::mkostemp(path, libc::O_CLOEXEC) };
+    let error = io::Error::last_os_error();
+    let path = unsafe { CString::from_raw(path) };
+    if number < 0 {
+        return Err(error);
+    }
+    unsafe { libc::unlink(path.as_ptr()) };
+    Ok(Fd::new(number))
+}
+
+/// Write all of it to a file.
+pub fn write_all(file: &Fd, mut data: &[u8]) -> io::Result<()> {
+    while !data.is_empty() {
+        let pointer = data.as_ptr().cast();
+        let written = retry(|| count(unsafe { libc::write(file.raw(), pointer, data.len()) }))?;
+        if written == 0 {
+            return Err(io::Error::from_raw_os_error(libc::ENOSPC));
+        }
+        data = data.get(written..).unwrap_or(&[]);
+    }
+    Ok(())
+}
+
+/// Go back to a file's start.
+pub fn rewind(file: &Fd) -> io::Result<()> {
+    match unsafe { libc::lseek(file.raw(), 0, libc::SEEK_SET) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+// -- epoll, for `poller` ----------------------------------------------------------------------
+
+#[cfg(target_os = "linux")]
+pub mod epoll {
+    use super::{Fd, check};
+    use std::io;
+    use std::os::fd::RawFd;
+
+    pub use libc::epoll_event as Event;
+
+    pub fn create() -> io::Result<Fd> {
+        check(unsafe { libc::epoll_create1(libc::EPOLL_CLOEXEC) }).map(Fd::new)
+    }
+
+    pub fn create_eventfd() -> io::Result<Fd> {
+        check(unsafe { libc::eventfd(0, libc::EFD_NONBLOCK | libc::EFD_CLOEXEC) }).map(Fd::new)
+    }
+
+    pub fn add(epoll: &Fd, number: RawFd, events: u32, data: u64) -> io::Result<()> {
+        let mut event = Event { events, u64: data };
+        check(unsafe { libc::epoll_ctl(epoll.raw(), libc::EPOLL_CTL_ADD, number, &mut event) })
+            .map(drop)
+    }
+
+    pub fn remove(epoll: &Fd, number: RawFd) {
+        let mut event = Event { events: 0, u64: 0 };
+        // It may be closed, and so out of it, already.
+        unsafe { libc::epoll_ctl(epoll.raw(), libc::EPOLL_CTL_DEL, number, &mut event) };
+    }
+
+    /// Fill `events` from the front; return how many. An interrupted wait is one without events.
+    pub fn wait(epoll: &Fd, events: &mut [Event], milliseconds: i32) -> io::Result<usize> {
+        let size = events.len() as libc::c_int;
+        let pointer = events.as_mut_ptr();
+        match check(unsafe { libc::epoll_wait(epoll.raw(), pointer, size, milliseconds) }) {
+            Ok(ready) => Ok(ready as usize),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => Ok(0),
+            Err(error) => Err(error),
+        }
+    }
+
+    pub fn signal(eventfd: &Fd) {
+        let one = 1u64.to_ne_bytes();
+        // It fails only where the counter is full, and then it is readable anyway.
+        unsafe { libc::write(eventfd.raw(), one.as_ptr().cast(), one.len()) };
+    }
+}

@@ -1,0 +1,230 @@
+//! Writes the diary into Python's logs: the error log, the access log, the trace.
+
+use crate::diary::{Entry, Fields, HeadCopy, Record, RefusalNote, TracedRequest, TracedResponse};
+use crate::ffi::latin1;
+use crate::sys::{self, Peer};
+use pyo3::prelude::*;
+use pyo3::types::{PyBytes, PyDict, PyList, PyString};
+
+pub struct Teller {
+    pub logger: Py<PyAny>,
+    pub access_log: Option<Py<PyAny>>,
+    pub trace: Option<Py<PyAny>>,
+    /// The class `penstock.access_log.Transaction`.
+    pub transaction: Py<PyAny>,
+    pub listeners: Vec<Py<PyAny>>,
+}
+
+impl Teller {
+    /// Write entries. What a log raises is its own affair, and no request's.
+    pub fn tell(&self, py: Python<'_>, entries: Vec<Entry>) {
+        for entry in entries {
+            if let Err(error) = self.write(py, entry) {
+                error.write_unraisable(py, Some(self.logger.bind(py)));
+            }
+        }
+    }
+
+    fn write(&self, py: Python<'_>, entry: Entry) -> PyResult<()> {
+        match entry {
+            Entry::Warning(text) => self.log(py, "warning", &text),
+            Entry::Defect(text) => self.log(py, "error", &text),
+            Entry::Refused(note) => self.refused(py, &note),
+            Entry::Answered(record) => self.answered(py, &record),
+            Entry::Request(request) => self.trace_request(py, &request),
+            Entry::Response(response) => self.trace_response(py, &response),
+            Entry::CloseListener(index) => match self.listeners.get(index) {
+                Some(listener) => listener.call_method0(py, "close").map(drop),
+                None => Ok(()),
+            },
+        }
+    }
+
+    fn log(&self, py: Python<'_>, level: &str, text: &str) -> PyResult<()> {
+        self.logger.call_method1(py, level, ("%s", text)).map(drop)
+    }
+
+    /// Write the access log's line for a response.
+    pub fn answered(&self, py: Python<'_>, record: &Record) -> PyResult<()> {
+        let Some(log) = &self.access_log else {
+            return Ok(());
+        };
+        let code = match &record.status {
+            Some(status) => {
+                let text = status.bind(py).to_string_lossy().into_owned();
+                text.get(..3)
+                    .and_then(|digits| digits.parse().ok())
+                    .unwrap_or(499)
+            }
+            None => 499, // nginx's word for a client that left before there was an answer
+        };
+        let entry = transaction_of(py, record.peer, Some(&record.request), &[])?;
+        entry.set_item("status", code)?;
+        entry.set_item("bytes_in", record.bytes_in)?;
+        entry.set_item("bytes_out", record.bytes_out)?;
+        entry.set_item("duration", record.seconds)?;
+        entry.set_item("request_id", &record.request_id)?;
+        match &record.headers {
+            Some(headers) => entry.set_item("response_headers", headers)?,
+            None => entry.set_item("response_headers", PyList::empty(py))?,
+        }
+        entry.set_item("environ", &record.environ)?;
+        entry.set_item("reason", record.reason.as_ref())?;
+        let transaction = self.transaction.call(py, (), Some(&entry))?;
+        log.call_method1(py, "log", (transaction,)).map(drop)
+    }
+
+    fn refused(&self, py: Python<'_>, note: &RefusalNote) -> PyResult<()> {
+        let refusal = &note.refusal;
+        let line = match &note.request {
+            Some(copy) => request_line(copy),
+            None => refusal.request_line.clone(),
+        };
+        let mut notes = Vec::new();
+        if !line.is_empty() {
+            // In Latin-1, as the environ has it.
+            notes.push(format!(
+                "\"{}\"",
+                line.iter()
+                    .take(200)
+                    .map(|byte| char::from(*byte))
+                    .collect::<String>()
+            ));
+        }
+        if !refusal.rule.is_empty() {
+            notes.push(refusal.rule.to_owned());
+        }
+        if !refusal.setting.is_empty() {
+            notes.push(format!("setting: {}", refusal.setting));
+        }
+        notes.push(format!("request {}", note.request_id));
+        let client = address(note.peer);
+        let client = if client.is_empty() {
+            "a unix socket"
+        } else {
+            &client
+        };
+        let text = format!(
+            "refused a request from {client}: {} {} ({})",
+            refusal.status,
+            refusal.reason,
+            notes.join("; "),
+        );
+        self.log(py, "info", &text)?;
+        let Some(log) = &self.access_log else {
+            return Ok(());
+        };
+        let entry = transaction_of(py, note.peer, note.request.as_ref(), &refusal.request_line)?;
+        entry.set_item("status", refusal.status)?;
+        entry.set_item("bytes_in", note.bytes_in)?;
+        entry.set_item("bytes_out", note.bytes_out)?;
+        entry.set_item("duration", note.seconds)?;
+        entry.set_item("request_id", &note.request_id)?;
+        if let (None, Some(copy)) = (&note.request, &refusal.head) {
+            entry.set_item("request_fields", fields_of(py, copy)?)?;
+        }
+        entry.set_item("response_headers", PyList::empty(py))?;
+        entry.set_item("environ", py.None())?;
+        entry.set_item("reason", refusal.reason.as_ref())?;
+        let transaction = self.transaction.call(py, (), Some(&entry))?;
+        log.call_method1(py, "log", (transaction,)).map(drop)
+    }
+
+    fn trace_request(&self, py: Python<'_>, request: &TracedRequest) -> PyResult<()> {
+        let Some(trace) = &self.trace else {
+            return Ok(());
+        };
+        let arguments = (
+            request.connection,
+            request.number,
+            &request.peer,
+            PyBytes::new(py, &request.head),
+            PyBytes::new(py, &request.body),
+            request.length,
+        );
+        trace.call_method1(py, "request", arguments).map(drop)
+    }
+
+    fn trace_response(&self, py: Python<'_>, response: &TracedResponse) -> PyResult<()> {
+        let Some(trace) = &self.trace else {
+            return Ok(());
+        };
+        let headers = match &response.headers {
+            Fields::Application(list) => list.clone_ref(py),
+            Fields::None => PyList::empty(py).unbind(),
+        };
+        let added = PyList::empty(py);
+        for line in response.added.split(|byte| *byte == b'\n') {
+            let line = line.strip_suffix(b"\r").unwrap_or(line);
+            if let Some(colon) = memchr::memmem::find(line, b": ") {
+                let (name, value) = line.split_at_checked(colon).unwrap_or((line, b": "));
+                let value = value.get(2..).unwrap_or(&[]);
+                added.append((latin1(py, name)?, latin1(py, value)?))?;
+            }
+        }
+        let arguments = (
+            response.connection,
+            response.number,
+            latin1(py, &response.status)?,
+            headers,
+            added,
+            PyBytes::new(py, &response.body),
+            response.length,
+            &response.note,
+        );
+        trace.call_method1(py, "response", arguments).map(drop)
+    }
+}
+
+fn address(peer: Peer) -> String {
+    peer.map_or(String::new(), |(ip, _)| ip.to_string())
+}
+
+/// The arguments of a `Transaction` that tell of the client and its request.
+fn transaction_of<'py>(
+    py: Python<'py>,
+    peer: Peer,
+    request: Option<&HeadCopy>,
+    line: &[u8],
+) -> PyResult<Bound<'py, PyDict>> {
+    let entry = PyDict::new(py);
+    entry.set_item("client_addr", address(peer))?;
+    let port = peer.map_or(String::new(), |(_, port)| port.to_string());
+    entry.set_item("client_port", port)?;
+    let (line, fields) = match request {
+        Some(copy) => (request_line(copy), fields_of(py, copy)?),
+        None => (line.to_vec(), PyDict::new(py)),
+    };
+    let parts: Vec<&[u8]> = line.split(|byte| *byte == b' ').collect();
+    let (method, target, version) = match parts.as_slice() {
+        [method, target, version] => (*method, *target, *version),
+        _ => (&b"-"[..], &b"-"[..], &b"-"[..]),
+    };
+    entry.set_item("method", latin1(py, method)?)?;
+    entry.set_item("target", latin1(py, target)?)?;
+    entry.set_item("version", latin1(py, version)?)?;
+    let whole: Bound<'_, PyString> = if line.is_empty() {
+        latin1(py, b"-")?
+    } else {
+        latin1(py, &line)?
+    };
+    entry.set_item("request_line", whole)?;
+    entry.set_item("finished_at", sys::wall())?;
+    entry.set_item("request_fields", fields)?;
+    Ok(entry)
+}
+
+fn request_line(copy: &HeadCopy) -> Vec<u8> {
+    let HeadCopy { bytes, head } = copy;
+    let version = head.version.as_str().as_bytes();
+    [head.method.of(bytes), head.target.of(bytes), version].join(&b' ')
+}
+
+/// The fields by their lower-case names.
+fn fields_of<'py>(py: Python<'py>, copy: &HeadCopy) -> PyResult<Bound<'py, PyDict>> {
+    let fields = PyDict::new(py);
+    for (name, value) in copy.head.joined_fields(&copy.bytes) {
+        fields.set_item(latin1(py, &name)?, latin1(py, &value)?)?;
+    }
+    Ok(fields)
+}

@@ -1,0 +1,414 @@
+//! The transport as Python sees it: `penstock.transport.Transport`.
+
+use crate::connection::{Body, Connection};
+use crate::crew::{Crew, Turn, Waiting};
+use crate::diary::HeadCopy;
+use crate::environ::{Template, keys};
+use crate::exchange::Exchange;
+use crate::hub::{HeaderMap, Hub, Options};
+use crate::pace::PathHash;
+use crate::reactor::{Acceptor, Reactor, Step};
+use crate::spool::Spool;
+use crate::sys::{self, Nanos, SECOND};
+use crate::teller::Teller;
+use crate::wire::Wire;
+use penstock_protocol::{Framing, Head, Limits};
+use pyo3::exceptions::PyValueError;
+use pyo3::prelude::*;
+use pyo3::types::{PyBytes, PyDict, PyList, PyString};
+use std::sync::Arc;
+
+/// What a transport and its exchanges have in common.
+pub struct Core {
+    pub hub: Hub,
+    pub crew: Crew,
+    pub teller: Teller,
+    templates: Vec<Template>,
+    bytes_io: Py<PyAny>,
+    /// Makes a file object of a spooled body's descriptor, which becomes its own.
+    open_spooled: Py<PyAny>,
+}
+
+#[pyclass(module = "penstock._native", frozen)]
+pub struct NativeTransport {
+    core: Arc<Core>,
+}
+
+#[pymethods]
+impl NativeTransport {
+    /// `endpoints` are listeners, each with the environ that its requests begin with; `options`
+    /// is an object whose attributes are named as the fields of `Options`.
+    #[new]
+    fn new(
+        py: Python<'_>,
+        endpoints: Vec<(Py<PyAny>, Bound<'_, PyDict>)>,
+        threads: usize,
+        options: &Bound<'_, PyDict>,
+        logs: &Bound<'_, PyDict>,
+    ) -> PyResult<Self> {
+        let mut acceptors = Vec::new();
+        let mut templates = Vec::new();
+        let mut listeners = Vec::new();
+        for (listener, environ) in endpoints {
+            let bound = listener.bind(py);
+            let descriptor = bound.getattr("socket")?.call_method0("fileno")?.extract()?;
+            let name: String = bound.getattr("name")?.extract()?;
+            let unix: bool = bound.getattr("is_unix")?.extract()?;
+            acceptors.push(Acceptor::new(descriptor, name));
+            templates.push(Template::new(py, &environ, unix)?);
+            listeners.push(listener);
+        }
+        let hub = Hub::new(read_options(options)?)?;
+        let reactor = Reactor::new(&hub, acceptors);
+        let log = |name: &str| required(logs, name).map(Bound::unbind);
+        let optional = |name: &str| log(name).map(|log| (!log.is_none(py)).then_some(log));
+        let teller = Teller {
+            logger: log("logger")?,
+            access_log: optional("access_log")?,
+            trace: optional("trace")?,
+            transaction: log("transaction")?,
+            listeners,
+        };
+        Ok(NativeTransport {
+            core: Arc::new(Core {
+                hub,
+                crew: Crew::new(reactor, threads),
+                teller,
+                templates,
+                bytes_io: py.import("io")?.getattr("BytesIO")?.unbind(),
+                open_spooled: log("open_spooled")?,
+            }),
+        })
+    }
+
+    fn next(&self, py: Python<'_>) -> PyResult<Option<Py<Exchange>>> {
+        let core = &self.core;
+        let (hub, crew) = (&core.hub, &core.crew);
+        loop {
+            core.tell(py);
+            if hub.abandoned.get() {
+                return Ok(None); // a forked child: the others' locks and requests are not its own
+            }
+            if crew.is_over() {
+                break;
+            }
+            let mut exchange = None;
+            if let Some(waiting) = crew.take_ready() {
+                exchange = core.deliver_waiting(py, waiting)?;
+            } else {
+                let led = crew.lead_attached(hub, |step, desk| match step {
+                    Step::Ready(ready) => {
+                        use crate::connection::Source;
+                        let (head, bytes) = match &ready.source {
+                            Source::Buffer(range) => {
+                                (&desk.head, desk.buffer.get(range.clone()).unwrap_or(&[]))
+                            }
+                            Source::Scratch => (&desk.head, desk.scratch.as_slice()),
+                            Source::Copy(copy) => (&copy.head, &*copy.bytes),
+                        };
+                        core.deliver(py, ready.connection, ready.number, head, bytes, ready.body)
+                            .map(|exchange| (exchange, true, false))
+                    }
+                    Step::Over => Ok((None, false, true)),
+                    _ => Ok((None, false, false)),
+                });
+                match led.transpose()? {
+                    Some((Some(ready), _, _)) => exchange = Some(ready),
+                    Some((None, true, _)) => continue, // answered by the server itself
+                    Some((None, _, true)) => {
+                        crew.end(hub);
+                        break;
+                    }
+                    _ => {
+                        core.tell(py);
+                        if let Turn::Request(waiting) = py.detach(|| crew.lead_or_park(hub)) {
+                            exchange = core.deliver_waiting(py, *waiting)?;
+                        }
+                    }
+                }
+            }
+            if let Some(exchange) = exchange {
+                let path = {
+                    let mut handed = exchange.borrow_mut(py);
+                    handed.handed_out_at = sys::monotonic();
+                    handed.path
+                };
+                core.tell(py);
+                crew.hand_out(hub, path);
+                return Ok(Some(exchange));
+            }
+        }
+        core.leave(py);
+        Ok(None)
+    }
+
+    fn drain(&self, py: Python<'_>) {
+        self.core.hub.draining.set(true);
+        py.detach(|| self.core.crew.interrupt(&self.core.hub));
+    }
+
+    fn close(&self, py: Python<'_>) {
+        self.core.hub.closed.set(true);
+        py.detach(|| self.core.crew.interrupt(&self.core.hub));
+        self.core.tell(py);
+    }
+
+    fn snapshot<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
+        let hub = &self.core.hub;
+        let snapshot = PyDict::new(py);
+        for (name, count) in py.detach(|| hub.counts()) {
+            snapshot.set_item(name, count)?;
+        }
+        snapshot.set_item("draining", hub.draining.get())?;
+        let share = f64::from(hub.pace.slow_share());
+        snapshot.set_item("slow_share", (share * 1000.0).round() / 1000.0)?;
+        let next = hub.connections().iter().map(|c| c.deadline()).min();
+        let next = next.filter(|deadline| *deadline != crate::connection::NEVER);
+        let next = next.map_or(f64::INFINITY, |deadline| deadline as f64 / SECOND as f64);
+        snapshot.set_item("next_deadline", next)?;
+        Ok(snapshot)
+    }
+
+    /// Let go of every socket, in a child process that the application forked.
+    fn abandon(&self) {
+        self.core.hub.abandoned.set(true);
+        self.core.hub.closed.set(true);
+        self.core.hub.drained.set(true);
+        self.core.crew.abandon();
+        sys::close_all_in_child();
+    }
+
+    /// What the watchdog's thread runs, until the end.
+    fn watch(&self, py: Python<'_>) {
+        let core = &self.core;
+        py.detach(|| core.crew.watch(&core.hub));
+    }
+
+    /// What the scribe's thread runs, until the end: it writes the diary where every other thread
+    /// is busy, and waits for the GIL in the leader's place.
+    fn scribe(&self, py: Python<'_>) {
+        let core = &self.core;
+        while !core.crew.is_over() {
+            py.detach(|| core.hub.await_call());
+            core.tell(py);
+        }
+    }
+}
+
+impl Core {
+    /// Write what there is to tell.
+    fn tell(&self, py: Python<'_>) {
+        if !self.hub.diary.is_empty() && !self.hub.abandoned.get() {
+            self.teller.tell(py, self.hub.diary.take());
+        }
+    }
+
+    /// Finish what is left at the end, for a thread that goes home.
+    fn leave(self: &Arc<Self>, py: Python<'_>) {
+        while let Some(waiting) = self.crew.take_ready() {
+            // Where the end was not waited for.
+            let ready = self.deliver_waiting(py, waiting);
+            if let Ok(Some(exchange)) = ready {
+                let _ = exchange.call_method0(py, "abort");
+            }
+        }
+        py.detach(|| self.crew.lead_last(&self.hub));
+        self.tell(py);
+    }
+
+    fn deliver_waiting(
+        self: &Arc<Self>,
+        py: Python<'_>,
+        waiting: Waiting,
+    ) -> PyResult<Option<Py<Exchange>>> {
+        let Waiting {
+            connection,
+            number,
+            request,
+            body,
+        } = waiting;
+        let exchange = self.deliver(py, connection, number, &request.head, &request.bytes, body)?;
+        if let Some(exchange) = &exchange {
+            if exchange.borrow_mut(py).drop_if_client_gone(py) {
+                return Ok(None); // it waited for a thread, and nobody waits for it any more
+            }
+        }
+        Ok(exchange)
+    }
+
+    /// Make the exchange of a request; None where the server has answered it itself.
+    fn deliver(
+        self: &Arc<Self>,
+        py: Python<'_>,
+        connection: Arc<Connection>,
+        number: u64,
+        head: &Head,
+        bytes: &[u8],
+        body: Body,
+    ) -> PyResult<Option<Py<Exchange>>> {
+        let made = self.make_exchange(py, &connection, number, head, bytes, body);
+        let exchange = match made {
+            Ok(exchange) => Py::new(py, exchange)?,
+            Err(error) => {
+                // Memory is short: the client learns so by a reset.
+                let mut held = connection.lock();
+                held.close_after = true;
+                held.broken = true;
+                connection.give_back(&self.hub, &mut held, sys::monotonic());
+                return Err(error);
+            }
+        };
+        if head.path(bytes) == b"*" {
+            // OPTIONS * is about the server as a whole (RFC 9110, section 9.3.7).
+            exchange.borrow_mut(py).handed_out_at = sys::monotonic();
+            exchange.call_method1(py, "respond", ("200 OK", PyList::empty(py), 0))?;
+            if exchange.call_method0(py, "finish").is_err() {
+                exchange.call_method0(py, "abort")?;
+            }
+            return Ok(None);
+        }
+        Ok(Some(exchange))
+    }
+
+    fn make_exchange(
+        self: &Arc<Self>,
+        py: Python<'_>,
+        connection: &Arc<Connection>,
+        number: u64,
+        head: &Head,
+        bytes: &[u8],
+        body: Body,
+    ) -> PyResult<Exchange> {
+        let options = &self.hub.options;
+        let length = match &body {
+            Body::Collected(spool) => Some(spool.size()),
+            _ => head.content_length,
+        };
+        let Some(template) = self.templates.get(connection.listener) else {
+            return Err(PyValueError::new_err("a connection of no listener"));
+        };
+        let header_map = options.header_map;
+        let environ = template.build(py, head, bytes, connection.peer, length, header_map)?;
+        let id = format!("{}{number:x}", options.id_prefix);
+        let request_id = PyString::new(py, &id);
+        environ.set_item(&keys(py).request_id, &request_id)?;
+        let (body, wire) = self.body(py, connection, head, body)?;
+        if options.trace {
+            let mut held = connection.lock();
+            let on_connection = held.requests;
+            let entry = held.tap.as_mut().map(|tap| tap.request(on_connection));
+            drop(held);
+            if let Some(entry) = entry {
+                self.hub.diary.write(entry);
+            }
+        }
+        let request = options.access_log.then(|| {
+            Box::new(HeadCopy {
+                bytes: bytes.into(),
+                head: head.clone(),
+            })
+        });
+        Ok(Exchange {
+            environ: environ.unbind(),
+            body,
+            request_id: request_id.unbind(),
+            head_sent: false,
+            wire,
+            core: Arc::clone(self),
+            request,
+            is_head: head.method.of(bytes) == b"HEAD",
+            version: head.version,
+            keep_alive: head.keep_alive,
+            path: PathHash::of(head.path(bytes)),
+            handed_out_at: 0,
+            status: None,
+            headers: None,
+            content_length: None,
+            framing: Framing::None,
+            body_sent: 0,
+            done: false,
+        })
+    }
+
+    /// The body as a file object, where it has arrived.
+    fn body(
+        &self,
+        py: Python<'_>,
+        connection: &Arc<Connection>,
+        head: &Head,
+        body: Body,
+    ) -> PyResult<(Option<Py<PyAny>>, Wire)> {
+        let connection = Arc::clone(connection);
+        Ok(match body {
+            Body::Streamed => (None, Wire::streamed(connection, head.expect_continue)),
+            Body::Empty => (
+                Some(self.bytes_io.call0(py)?),
+                Wire::complete(connection, 0),
+            ),
+            Body::Collected(Spool::Memory(collected)) => {
+                let bytes = PyBytes::new_with(py, collected.len(), |bytes| {
+                    bytes.copy_from_slice(&collected);
+                    Ok(())
+                })?;
+                let file = self.bytes_io.call1(py, (bytes,))?;
+                (
+                    Some(file),
+                    Wire::complete(connection, collected.len() as u64),
+                )
+            }
+            Body::Collected(Spool::Disk(file, size)) => {
+                sys::rewind(&file)?;
+                let file = self.open_spooled.call1(py, (file.into_raw(),))?;
+                (Some(file), Wire::complete(connection, size))
+            }
+        })
+    }
+}
+
+fn required<'py>(given: &Bound<'py, PyDict>, name: &str) -> PyResult<Bound<'py, PyAny>> {
+    given
+        .get_item(name)?
+        .ok_or_else(|| PyValueError::new_err(format!("{name} is missing")))
+}
+
+fn read_options(given: &Bound<'_, PyDict>) -> PyResult<Options> {
+    let size = |name: &str| required(given, name)?.extract::<usize>();
+    let large = |name: &str| required(given, name)?.extract::<u64>();
+    let number = |name: &str| required(given, name)?.extract::<f64>();
+    let flag = |name: &str| required(given, name)?.extract::<bool>();
+    let text = |name: &str| required(given, name)?.extract::<String>();
+    let time = |name: &str| number(name).map(|seconds| (seconds * SECOND as f64) as Nanos);
+    Ok(Options {
+        parser: Limits {
+            request_line: size("request_line")?,
+            fields: size("fields")?,
+            field_size: size("field_size")?,
+            head: size("head")?,
+            chunk_overhead: size("chunk_overhead")?,
+            body: large("body")?,
+        },
+        body_memory: large("body_memory")?,
+        out_buffer: large("out_buffer")?,
+        max_connections: size("max_connections")?,
+        header_timeout: time("header_timeout")?,
+        body_timeout: time("body_timeout")?,
+        body_min_rate: number("body_min_rate")?,
+        body_stall: time("body_stall")?,
+        keep_alive: time("keep_alive")?,
+        write_timeout: time("write_timeout")?,
+        drain_linger: time("drain_linger")?,
+        sweep_interval: time("sweep_interval")?,
+        server_header: required(given, "server_header")?.extract()?,
+        header_map: match text("header_map")?.as_str() {
+            "refuse" => HeaderMap::Refuse,
+            "dangerous" => HeaderMap::Dangerous,
+            _ => HeaderMap::Drop,
+        },
+        stream_requests: flag("stream_requests")?,
+        temp_dir: text("temp_dir")?.into(),
+        id_prefix: text("id_prefix")?,
+        trace: flag("trace")?,
+        access_log: flag("access_log")?,
+        scribe: flag("scribe")?,
+    })
+}

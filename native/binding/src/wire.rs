@@ -1,0 +1,377 @@
+//! What an exchange does with its connection's socket. It knows nothing of Python, and waits with
+//! no lock held.
+
+use crate::connection::{Connection, Held, NEVER};
+use crate::hub::Hub;
+use crate::output::{COALESCED_BYTES, Flushed, Piece};
+use crate::sys::{self, Fd, Nanos, Readiness};
+use penstock_protocol::{Event, Head, Input, State, response};
+use pyo3::prelude::*;
+use pyo3::pybacked::PyBackedBytes;
+use pyo3::types::PyBytes;
+use std::io;
+use std::sync::Arc;
+
+/// The most that one read of a streamed body takes.
+const RECEIVE_BYTES: usize = 64 * 1024;
+
+/// An unread request body of at most so many bytes is read and dropped to keep the connection.
+const DISCARD_BYTES: u64 = 256 * 1024;
+
+/// Pipelined requests that are answered before it is others' turn.
+const ANSWERS_PER_TURN: u32 = 16;
+
+/// Why the client cannot be answered, or its body not be read.
+pub enum Failure {
+    Disconnected(String),
+    BadBody(u16, String),
+}
+
+/// A connection in the hands of the thread that answers.
+pub struct Wire {
+    pub connection: Arc<Connection>,
+    /// Bytes of the request's body that have arrived.
+    pub received: u64,
+    body_over: bool,
+    continue_owed: bool,
+    unread: Vec<u8>,
+    waited: Nanos, // for which `receive` has waited for the client
+}
+
+impl Wire {
+    /// For a request whose body has arrived, with so many bytes.
+    pub fn complete(connection: Arc<Connection>, received: u64) -> Self {
+        Wire {
+            connection,
+            received,
+            body_over: true,
+            continue_owed: false,
+            unread: Vec::new(),
+            waited: 0,
+        }
+    }
+
+    /// For a request whose body is still to be read.
+    pub fn streamed(connection: Arc<Connection>, continue_owed: bool) -> Self {
+        Wire {
+            body_over: false,
+            continue_owed,
+            ..Wire::complete(connection, 0)
+        }
+    }
+
+    // -- the request's body, where it is streamed ---------------------------------------------
+
+    /// Have something unread, unless the body is over.
+    pub fn receive(&mut self, hub: &Hub, size: usize, head_sent: bool) -> Result<(), Failure> {
+        let mut buffer = Vec::new();
+        let mut received = 0;
+        while self.unread.is_empty() && !self.body_over && size > 0 {
+            if self.look(hub, buffer.get(..received).unwrap_or(&[]))? {
+                break;
+            }
+            // PEP 3333 leaves the time to the server; with the first read is the one at which the
+            // application has shown that it wants the body. Never once a response has begun.
+            if self.continue_owed && !head_sent {
+                self.continue_owed = false;
+                let mut held = self.connection.lock();
+                send_small(hub, &self.connection, &mut held, response::CONTINUE)?;
+            }
+            self.wait_for_input(hub)?;
+            buffer.resize(RECEIVE_BYTES, 0);
+            received = self.read_socket(&mut buffer)?;
+        }
+        Ok(())
+    }
+
+    /// Look for a part of the body in what was received; tell whether there is one, or its end.
+    fn look(&mut self, hub: &Hub, received: &[u8]) -> Result<bool, Failure> {
+        let mut held = self.connection.lock();
+        let Held {
+            parser, carry, tap, ..
+        } = &mut *held;
+        if let Some(tap) = tap {
+            tap.received(received);
+        }
+        let block = carry.join(received);
+        let mut input = Input::new(block);
+        let mut head = Head::default();
+        let event = parser.next_event(&mut input, &hub.options.parser, &mut head);
+        let left = input.remaining().len();
+        let found = match event {
+            Ok(Event::Data(data)) => {
+                self.unread.extend_from_slice(data);
+                self.received += data.len() as u64;
+                if let Some(tap) = tap {
+                    tap.body_received(data, left);
+                }
+                Ok(true)
+            }
+            Ok(Event::EndOfMessage) => {
+                self.body_over = true;
+                Ok(true)
+            }
+            Ok(_) => Ok(false),
+            Err(error) => Err(Failure::BadBody(error.status, error.reason.to_owned())),
+        };
+        carry.keep(received, left);
+        if found.is_err() {
+            held.close_after = true;
+        }
+        found
+    }
+
+    /// Wait until the socket is readable, within what the body's clock allows.
+    ///
+    /// Only waiting counts: a client is not blamed for an application that reads slowly.
+    fn wait_for_input(&mut self, hub: &Hub) -> Result<(), Failure> {
+        let allowed = hub
+            .options
+            .body_allowance(self.received, self.waited)
+            .saturating_sub(self.waited);
+        let before = sys::monotonic();
+        let mut ready = false;
+        while allowed > 0 && !ready {
+            let left = (before + allowed).saturating_sub(sys::monotonic());
+            if left == 0 {
+                break;
+            }
+            ready =
+                sys::wait_until(&self.connection.socket, Readiness::Input, left).unwrap_or(true);
+        }
+        self.waited += sys::monotonic() - before;
+        if !ready {
+            self.connection.lock().close_after = true;
+            let text = "the request's body came too slowly (body_timeout)";
+            return Err(Failure::BadBody(408, text.to_owned()));
+        }
+        Ok(())
+    }
+
+    fn read_socket(&mut self, buffer: &mut [u8]) -> Result<usize, Failure> {
+        let mut held = self.connection.lock();
+        match sys::receive(&self.connection.socket, buffer) {
+            Ok(0) => {
+                held.parser.receive_eof();
+                held.readable = false;
+                Ok(0)
+            }
+            Ok(size) => Ok(size),
+            // Readiness may turn out to be spurious (a segment with a bad checksum).
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(0),
+            Err(error) => Err(disconnected(&self.connection, &mut held, &error)),
+        }
+    }
+
+    /// Give up to `size` bytes of what is unread.
+    pub fn take_unread<'py>(
+        &mut self,
+        py: Python<'py>,
+        size: usize,
+    ) -> PyResult<Bound<'py, PyBytes>> {
+        let rest = self.unread.split_off(size.min(self.unread.len()));
+        let taken = std::mem::replace(&mut self.unread, rest);
+        PyBytes::new_with(py, taken.len(), |bytes| {
+            bytes.copy_from_slice(&taken);
+            Ok(())
+        })
+    }
+
+    /// Decide what becomes of a streamed body of which not all has been read.
+    ///
+    /// What is short is dropped later, for the connection's sake; otherwise the connection ends.
+    /// In no case is the rest of a body taken for a request.
+    pub fn settle_request_body(&self, held: &mut Held) {
+        if self.body_over || held.parser.state() == State::Done {
+            return;
+        }
+        let remaining = held.parser.body_remaining(held.carry.remaining().len());
+        if self.continue_owed || remaining.is_none_or(|remaining| remaining > DISCARD_BYTES) {
+            held.close_after = true;
+        }
+    }
+
+    // -- the response -----------------------------------------------------------------------------
+
+    /// Send `head`, a block without copying it, and what ends it.
+    pub fn send_large(
+        &self,
+        hub: &Hub,
+        head: &[u8],
+        block: PyBackedBytes,
+        ends: [&'static [u8]; 2],
+    ) -> Result<(), Failure> {
+        let connection = &self.connection;
+        let mut held = connection.lock();
+        let [chunk_end, end] = ends;
+        let sent = if held.output.busy() {
+            Ok(0)
+        } else {
+            sys::send_pieces(&connection.socket, &[head, &block, chunk_end, end])
+        };
+        let mut sent = match sent {
+            Ok(sent) => sent,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => 0,
+            Err(error) => return Err(disconnected(connection, &mut held, &error)),
+        };
+        if sent < head.len() {
+            held.output.append(Piece::Owned(head.to_vec(), sent));
+        }
+        sent = sent.saturating_sub(head.len());
+        let size = block.len();
+        if sent < size {
+            held.output.append(Piece::Held(block, sent));
+        }
+        sent = sent.saturating_sub(size);
+        let tail = [chunk_end, end].concat();
+        if sent < tail.len() {
+            held.output.append(Piece::Owned(tail, sent));
+        }
+        self.flush_queued(hub, &mut held)
+    }
+
+    /// Send a part of a file.
+    pub fn send_region(
+        &self,
+        hub: &Hub,
+        file: Fd,
+        offset: u64,
+        count: u64,
+        end: &[u8],
+    ) -> Result<(), Failure> {
+        let mut held = self.connection.lock();
+        held.output.append(Piece::Region {
+            file,
+            offset,
+            count,
+        });
+        if !end.is_empty() {
+            held.output.append(Piece::Owned(end.to_vec(), 0));
+        }
+        self.flush_queued(hub, &mut held)
+    }
+
+    fn flush_queued(&self, hub: &Hub, held: &mut Held) -> Result<(), Failure> {
+        if held.output.busy() {
+            flush(&self.connection, held)?;
+            watch(hub, &self.connection, held);
+        }
+        Ok(())
+    }
+
+    /// Wait while more is unsent than may be; have the leader send what then remains.
+    pub fn wait_for_room(&self, hub: &Hub) -> Result<(), Failure> {
+        let connection = &self.connection;
+        let mark = hub.options.out_buffer;
+        let mut held = connection.lock();
+        let mut before = held.output.acknowledged(&connection.socket);
+        let mut deadline = sys::monotonic().saturating_add(hub.options.write_timeout);
+        held.awaiting_room = true;
+        let result = loop {
+            match flush(connection, &mut held) {
+                Ok(_) if held.output.size <= mark => break Ok(()),
+                Ok(_) => {}
+                Err(failure) => break Err(failure),
+            }
+            let left = deadline.saturating_sub(sys::monotonic());
+            if left == 0 {
+                let taken = held.output.acknowledged(&connection.socket);
+                if ((taken - before) as f64) < hub.options.least_progress() {
+                    connection.set_gone();
+                    let text = "the client stalled past the write deadline";
+                    break Err(Failure::Disconnected(text.to_owned()));
+                }
+                before = taken;
+                deadline = sys::monotonic().saturating_add(hub.options.write_timeout);
+                continue;
+            }
+            drop(held);
+            let _ = sys::wait_until(&connection.socket, Readiness::Room, left);
+            held = connection.lock();
+        };
+        held.awaiting_room = false;
+        if result.is_ok() {
+            watch(hub, connection, &mut held);
+        }
+        result
+    }
+}
+
+/// Send bytes now where the kernel takes them, and queue the rest.
+pub fn send_small(
+    hub: &Hub,
+    connection: &Connection,
+    held: &mut Held,
+    data: &[u8],
+) -> Result<(), Failure> {
+    if held.output.busy() {
+        // Sent by whoever comes next: this thread where it waits for room, or the leader.
+        if let Err(error) = held.output.check() {
+            return Err(disconnected(connection, held, &error));
+        }
+        held.output.append_copy(data);
+        held.corked = false;
+        watch(hub, connection, held);
+        return Ok(());
+    }
+    let sent = match sys::send(&connection.socket, data) {
+        Ok(sent) => sent,
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => 0,
+        Err(error) => return Err(disconnected(connection, held, &error)),
+    };
+    if sent < data.len() {
+        held.output
+            .append(Piece::Owned(data.get(sent..).unwrap_or(&[]).to_vec(), 0));
+        watch(hub, connection, held);
+    }
+    Ok(())
+}
+
+/// Keep a whole response back, to leave with the next one, where the client pipelines; tell
+/// whether that may be.
+///
+/// Only where the next request is here as a whole, so that its answer follows at once, and only
+/// so many times before it is others' turn.
+pub fn cork(hub: &Hub, held: &mut Held, data: &[u8]) -> bool {
+    let next = held.carry.remaining();
+    let may = held.parser.state() == State::Done
+        && !held.close_after
+        && (held.corked || !held.output.busy())
+        && held.output.size as usize + data.len() <= COALESCED_BYTES
+        && held.answered_in_turn < ANSWERS_PER_TURN
+        && next.first().is_some_and(u8::is_ascii_alphabetic)
+        && !hub.draining.get()
+        && !hub.options.trace
+        && memchr::memmem::find(next, b"\r\n\r\n").is_some();
+    if may {
+        held.output.append_copy(data);
+        held.corked = true;
+        held.answered_in_turn += 1;
+    }
+    may
+}
+
+/// Have the leader send what is queued, within the write deadline.
+fn watch(hub: &Hub, connection: &Connection, held: &mut Held) {
+    if held.output.size > 0 && connection.deadline() == NEVER {
+        connection.await_output(hub, held, sys::monotonic());
+    }
+}
+
+fn flush(connection: &Connection, held: &mut Held) -> Result<Flushed, Failure> {
+    loop {
+        match held.output.flush(&connection.socket) {
+            Ok(Flushed::More) => {} // it is this thread's own time
+            Ok(flushed) => return Ok(flushed),
+            Err(error) => return Err(disconnected(connection, held, &error)),
+        }
+    }
+}
+
+fn disconnected(connection: &Connection, held: &mut Held, error: &io::Error) -> Failure {
+    if sys::is_disconnect(error) {
+        connection.set_gone();
+    }
+    held.close_after = true;
+    Failure::Disconnected(format!("the client is gone: {}", sys::error_text(error)))
+}

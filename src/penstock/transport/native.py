@@ -1,0 +1,131 @@
+"""The native transport: `penstock._native`, in Rust, behind the transport's contract."""
+
+from __future__ import annotations
+
+import logging
+import tempfile
+import threading
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+from penstock import _native
+from penstock.access_log import Transaction
+from penstock.transport.limits import BODY_STALL_SECONDS, Limits
+from penstock.transport.python.spool import SpooledBody
+
+if TYPE_CHECKING:
+    from penstock.access_log import AccessLog
+    from penstock.listeners import Listener
+    from penstock.trace import Trace
+    from penstock.transport import Exchange
+    from penstock.wsgi.environ import HeaderMap
+
+
+class NativeTransport:
+    """`penstock.transport.Transport` over native code.
+
+    ``endpoints`` are listening sockets, each with the environ that its requests begin with.
+    ``threads`` is how many threads will call `next`; more than one are helped by two of
+    the transport's own: one that watches for calls that stall, one that writes to the logs.
+    """
+
+    next: Callable[[], Exchange | None]
+    """See `penstock.transport.Transport.next`. Native itself: each request passes here."""
+
+    def __init__(
+        self,
+        endpoints: Sequence[tuple[Listener, dict[str, Any]]],
+        *,
+        threads: int,
+        limits: Limits,
+        logger: logging.Logger,
+        access_log: AccessLog | None = None,
+        trace: Trace | None = None,
+        server_header: str | None = "penstock",
+        header_map: HeaderMap = "drop",
+        stream_requests: bool = False,
+        temp_dir: str | None = None,
+        id_prefix: str = "",
+    ) -> None:
+        options = {
+            **_limits(limits),
+            # With one thread nobody drains a buffer while the application runs, so that a block
+            # has to be with the kernel before the next one is asked for.
+            "out_buffer": limits.out_buffer if threads > 1 else 0,
+            "server_header": server_header,
+            "header_map": header_map,
+            "stream_requests": stream_requests,
+            "temp_dir": temp_dir or _usual_temp_dir(),
+            "id_prefix": id_prefix,
+            "trace": trace is not None,
+            "access_log": access_log is not None,
+            "scribe": threads > 1,
+        }
+        logs = {
+            "logger": logger,
+            "access_log": access_log,
+            "trace": trace,
+            "transaction": Transaction,
+            "open_spooled": _open_spooled,
+        }
+        self._listeners = [listener for listener, _ in endpoints]
+        self._native = _native.NativeTransport(list(endpoints), threads, options, logs)
+        self.next = self._native.next
+        if threads > 1:
+            for name in ("watch", "scribe"):
+                target = getattr(self._native, name)
+                threading.Thread(target=target, name=f"penstock-{name}", daemon=True).start()
+
+    def drain(self) -> None:
+        """See `penstock.transport.Transport.drain`."""
+        for listener in self._listeners:
+            listener.turn_newcomers_away()
+        self._native.drain()
+
+    def close(self) -> None:
+        """See `penstock.transport.Transport.close`."""
+        self._native.close()
+
+    def snapshot(self) -> dict[str, Any]:
+        """See `penstock.transport.Transport.snapshot`."""
+        return self._native.snapshot()
+
+    def abandon(self) -> None:
+        """See `penstock.transport.Transport.abandon`."""
+        self._native.abandon()
+        for listener in self._listeners:
+            listener.socket.close()
+
+
+def _limits(limits: Limits) -> dict[str, Any]:
+    parser = limits.parser
+    return {
+        "request_line": parser.request_line,
+        "fields": parser.fields,
+        "field_size": parser.field_size,
+        "head": parser.head,
+        "chunk_overhead": parser.chunk_overhead,
+        "body": parser.body,
+        "body_memory": limits.body_memory,
+        "max_connections": limits.max_connections,
+        "header_timeout": limits.header_timeout,
+        "body_timeout": limits.body_timeout,
+        "body_min_rate": limits.body_min_rate,
+        "body_stall": BODY_STALL_SECONDS,
+        "keep_alive": limits.keep_alive,
+        "write_timeout": limits.write_timeout,
+        "drain_linger": limits.drain_linger,
+        "sweep_interval": limits.sweep_interval(),
+    }
+
+
+def _usual_temp_dir() -> str:
+    try:
+        return tempfile.gettempdir()
+    except FileNotFoundError:
+        return "/tmp"  # it cannot be written to, and whoever sends a large body is told so
+
+
+def _open_spooled(descriptor: int) -> BinaryIO:
+    """Return a file object that owns ``descriptor``."""
+    return SpooledBody(open(descriptor, "r+b", buffering=0))
