@@ -187,6 +187,7 @@ def test_CVE_2007_6750_slowloris_cannot_keep_a_head_open_by_trickling(
             client.send(b"GET / HTTP/1.1\r\nHost: a\r\n")
         with connect(server) as other:
             assert other.request("GET", "/").status == 200
+
         def trickle() -> None:
             for client in slow:
                 with suppress(OSError):  # it has been cut off
