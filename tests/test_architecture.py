@@ -21,8 +21,8 @@ FUNCTION_LINES = 50
 PURE = ("penstock.http1", "penstock.wsgi")
 """The packages that know nothing of what is built upon them."""
 
-BENEATH_ALL = {"penstock.errors"}
-"""What any module may import, because it imports nothing of Penstock."""
+BENEATH_ALL = {"penstock.errors", "penstock.statuses"}
+"""What any module may import, because they import nothing of Penstock."""
 
 TYPES_ONLY = {"penstock.wsgi": {"penstock.transport", "penstock.http1"}}
 """What a pure package may import for type checking alone. The gateway is written against the
@@ -108,8 +108,9 @@ def test_http1_imports_nothing_that_waits_or_tells_the_time(module: str) -> None
         assert not imported & NO_INPUT_OR_OUTPUT
 
 
-def test_errors_import_nothing_of_penstock() -> None:
-    assert not [name for name, _ in imports_of("penstock.errors") if within(name, "penstock")]
+@pytest.mark.parametrize("module", sorted(BENEATH_ALL))
+def test_what_any_module_may_import_imports_nothing_of_penstock(module: str) -> None:
+    assert not [name for name, _ in imports_of(module) if within(name, "penstock")]
 
 
 @every_module

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import http
-
 import pytest
 
 from penstock.http1 import (
     LAST_CHUNK,
-    REASON_PHRASES,
     Framing,
     ProtocolError,
     choose_framing,
@@ -60,12 +57,6 @@ def test_RFC9112_7_1_chunks() -> None:
     assert LAST_CHUNK == b"0\r\n\r\n"
     with pytest.raises(ValueError):
         encode_chunk(b"")
-
-
-def test_RFC9110_15_every_registered_status_has_its_phrase() -> None:
-    assert REASON_PHRASES[200] == "OK"
-    assert REASON_PHRASES[413] == "Content Too Large"
-    assert {status.value for status in http.HTTPStatus} <= set(REASON_PHRASES)
 
 
 def test_an_error_is_answered_in_short_plain_text_and_closes() -> None:

@@ -17,7 +17,6 @@ from typing import Any
 from corpus import requests, vulnerabilities
 from corpus.case import FOLLOWING
 from penstock.http1 import (
-    REASON_PHRASES,
     ParserLimits,
     ProtocolError,
     choose_framing,
@@ -25,6 +24,7 @@ from penstock.http1 import (
     encode_head,
     error_response,
 )
+from penstock.statuses import REASON_PHRASES
 from penstock.transport.dates import imf_fixdate
 from support.parsing import Message, Outcome, byte_by_byte, parse
 

@@ -227,7 +227,7 @@ def test_request_body_error_that_passes_through_answers_with_its_status() -> Non
     log = Records()
     chunks: list[bytes | Exception] = [b"ab", RequestBodyError(413, "too large")]
     exchange = serve(reading, exchange=FakeExchange(chunks=chunks), log=log)
-    assert (exchange.status[:4], exchange.closes) == ("413 ", True)
+    assert (exchange.status, exchange.closes) == ("413 Content Too Large", True)
     assert log.text == "INFO GET / (request r1): bad request body: too large"
 
 

@@ -21,7 +21,6 @@ from penstock.http1.limits import ParserLimits
 from penstock.http1.parser import RequestParser
 from penstock.http1.response import (
     LAST_CHUNK,
-    REASON_PHRASES,
     Framing,
     choose_framing,
     encode_chunk,
@@ -33,7 +32,6 @@ __all__ = [
     "CONNECTION_CLOSED",
     "LAST_CHUNK",
     "NEED_DATA",
-    "REASON_PHRASES",
     "Data",
     "EndOfMessage",
     "Event",

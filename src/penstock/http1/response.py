@@ -4,21 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from enum import Enum
-from http import HTTPStatus
 
 from penstock.http1.errors import ProtocolError
+from penstock.statuses import REASON_PHRASES
 
 LAST_CHUNK = b"0\r\n\r\n"
 """Ends a chunked body, without trailer fields (RFC 9112, section 7.1)."""
-
-REASON_PHRASES: dict[int, str] = {status.value: status.phrase for status in HTTPStatus} | {
-    413: "Content Too Large",  # RFC 9110 renamed these; which name HTTPStatus has depends
-    414: "URI Too Long",  # on the version of Python
-    416: "Range Not Satisfiable",
-    418: "Unused",
-    422: "Unprocessable Content",
-}
-"""The phrase for each registered status (RFC 9110, section 15)."""
 
 ALLOWED_METHODS = "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS, TRACE"
 """What ``Allow`` says beside a 405 of ours, which is for CONNECT (RFC 9110, section 15.5.6)."""

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import codecs
 from contextlib import suppress
-from http import HTTPStatus
 from typing import TYPE_CHECKING
 
 from penstock.errors import ClientDisconnected, RequestBodyError
+from penstock.statuses import REASON_PHRASES
 from penstock.wsgi.environ import OUTSIDE_MOUNT
 from penstock.wsgi.file_wrapper import FileWrapper, file_region
 from penstock.wsgi.input import RequestBody
@@ -57,7 +57,7 @@ class Gateway:
         result: Iterable[bytes] | None = None
         try:
             if OUTSIDE_MOUNT in environ:
-                _answer_plainly(exchange, HTTPStatus.NOT_FOUND)
+                _answer_plainly(exchange, 404)
             else:
                 result = self._application(environ, response.start_response)
                 self._send_result(exchange, response, result)
@@ -130,14 +130,14 @@ class Gateway:
             if status is None or exchange.head_sent:
                 exchange.abort()
                 return
-            if status != HTTPStatus.INTERNAL_SERVER_ERROR:
+            if status != 500:
                 # Where the request's body is broken, nobody can tell where the next one begins.
                 exchange.close_after_response()
             _answer_plainly(exchange, status)
         except BaseException:  # the client left before the answer, or memory is short
             exchange.abort()
 
-    def _log_failure(self, exchange: Exchange, error: BaseException) -> HTTPStatus | None:
+    def _log_failure(self, exchange: Exchange, error: BaseException) -> int | None:
         """Log an exception that came through the application; return the status it asks for.
 
         None means that there is nobody to answer.
@@ -150,12 +150,12 @@ class Gateway:
             return None
         if isinstance(cause, RequestBodyError):
             self._logger.info("%s: bad request body: %s", where, str(cause))
-            return HTTPStatus(cause.status)
+            return cause.status
         if isinstance(error, ProtocolBreach):  # a traceback would show the gateway alone
             self._logger.error("%s: the application broke PEP 3333: %s", where, str(error))
         else:
             self._logger.error("%s: the application failed", where, exc_info=error)
-        return HTTPStatus.INTERNAL_SERVER_ERROR
+        return 500
 
     def _close(self, exchange: Exchange, result: object) -> None:
         """Call ``close()`` of what the application returned; the response stands in any case."""
@@ -205,10 +205,11 @@ def _send_file(response: Response, wrapper: FileWrapper) -> bool:
     return True
 
 
-def _answer_plainly(exchange: Exchange, status: HTTPStatus) -> None:
-    text = f"{status.phrase}\n".encode()
+def _answer_plainly(exchange: Exchange, status: int) -> None:
+    phrase = REASON_PHRASES.get(status, "")
+    text = f"{phrase}\n".encode()
     headers = [("Content-Type", "text/plain; charset=utf-8")]
-    exchange.respond(f"{status.value} {status.phrase}", headers, len(text))
+    exchange.respond(f"{status} {phrase}", headers, len(text))
     exchange.finish(text)
 
 
