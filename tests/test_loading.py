@@ -323,6 +323,55 @@ def test_a_factory_that_cannot_be_called_is_refused(write: Write) -> None:
 @pytest.mark.parametrize(
     "text",
     [
+        "def app(environ, start_response, more): pass",
+        "def app(environ, start_response, *, more): pass",
+        "def app(*, environ, start_response): pass",
+        "class A:\n    def __call__(self): pass\napp = A()",
+        "class A:\n    def __call__(self, environ): pass\napp = A()",
+        "class A:\n    def run(self, environ): pass\napp = A().run",
+        "import functools\napp = functools.partial(lambda a, e, s: None, 1, 2)",
+        "class app:\n    def __init__(self): pass\n    def __call__(self, e, s): pass",
+        "class app:\n    def __call__(self, environ, start_response): pass",
+    ],
+)
+def test_PEP3333_what_cannot_take_two_arguments_by_position_is_no_application(
+    write: Write, text: str
+) -> None:
+    name = write(text)
+    error = refusal(NotCallableError, f"{name}:app")
+    assert error.exit_status == 6
+    assert "does not take (environ, start_response) and no more" in str(error)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "def app(environ, start_response, more=None, *, other=None): pass",
+        "class A:\n    __call__ = staticmethod(lambda environ, start_response: None)\napp = A()",
+        "class A:\n    @classmethod\n    def __call__(cls, environ, start_response): pass\n"
+        "app = A()",
+        "def view(request): pass\n@functools.wraps(view)\ndef app(*args): pass",
+        "def view(request): pass\n@functools.wraps(view)\ndef app(environ, start_response): pass",
+        "class A:\n    @functools.wraps(print)\n    def __call__(self, *args): pass\napp = A()",
+        "class Any:\n    def __getattr__(self, name): raise RuntimeError\n"
+        "    def __call__(self, *args): pass\napp = Any()",
+        "class Meta(type):\n    def __call__(cls, *args): pass\n"
+        "class app(metaclass=Meta):\n    def __init__(self): pass",
+        "class Meta(type):\n    def __getattr__(cls, name): raise RuntimeError\n"
+        "class app(metaclass=Meta):\n    def __init__(self): pass",
+        "def app(environ, start_response): pass\napp.__signature__ = 'nonsense'",
+        "app = dict.fromkeys",
+        "app = operator.methodcaller('x')",
+        "app = divmod",
+    ],
+)
+def test_what_may_take_two_arguments_is_left_to_the_first_request(write: Write, text: str) -> None:
+    assert callable(load_application(f"{write(f'import functools, operator{chr(10)}{text}')}:app"))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
         "async def app(scope, receive, send): pass",
         "class A:\n    async def __call__(self, scope, receive, send): pass\napp = A()",
         "async def app(environ, start_response):\n    yield b''",

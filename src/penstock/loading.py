@@ -11,8 +11,10 @@ import importlib
 import os
 import sys
 from dataclasses import dataclass
+from functools import partial
+from inspect import getattr_static, signature
 from pathlib import Path
-from types import FunctionType, TracebackType
+from types import FunctionType, MethodType, TracebackType
 from typing import TYPE_CHECKING, Any, cast
 
 from penstock.errors import PenstockError
@@ -26,7 +28,6 @@ DEFAULT_NAMES = ("application", "app")
 
 _FORMS = "module, module:callable, module:object.attribute or module:factory('argument', key=1)"
 _COROUTINE_FLAGS = 0x80 | 0x200  # inspect.CO_COROUTINE, CO_ASYNC_GENERATOR
-_VARARGS_FLAG = 0x04  # inspect.CO_VARARGS
 
 
 class LoadError(PenstockError):
@@ -224,8 +225,6 @@ def _misses_two_arguments(function: Any, error: BaseException) -> bool:
     """Tell whether the call itself failed, of what takes environ and start_response."""
     if not isinstance(error, TypeError) or _application_part(error.__traceback__) is not None:
         return False
-    from inspect import signature  # needed for this error only, and the start is timed
-
     try:
         signature(function).bind(None, None)
     except (TypeError, ValueError):
@@ -244,18 +243,39 @@ def _check_application(spec: Spec, found: Any) -> None:
     if not callable(found):
         kind = type(found).__name__
         raise NotCallableError(f"{what} is no WSGI application: its type {kind} is not callable")
-    method = type(found).__call__
-    function = found if isinstance(found, FunctionType) else method
-    if not isinstance(function, FunctionType):
-        return
-    code = function.__code__
-    if code.co_flags & _COROUTINE_FLAGS:
+    function = found if isinstance(found, FunctionType) else type(found).__call__
+    if isinstance(function, FunctionType) and function.__code__.co_flags & _COROUTINE_FLAGS:
         raise NotCallableError(f"{what} is no WSGI application: it is async, as ASGI's are")
-    if function is found and code.co_argcount < 2 and not code.co_flags & _VARARGS_FLAG:
+    if _cannot_take_two_arguments(found):
+        hint = "; a factory is written with its arguments, as in module:factory()"
         raise NotCallableError(
-            f"{what} is no WSGI application: it does not take (environ, start_response); "
-            "a factory is written with its arguments, as in module:factory()"
+            f"{what} is no WSGI application: it does not take (environ, start_response) and no "
+            f"more, by position{hint if spec.arguments is None else ''}"
         )
+
+
+def _cannot_take_two_arguments(found: Any) -> bool:
+    """Tell whether a call with two arguments is certain to fail."""
+    given: tuple[None, ...] = (None, None)
+    if isinstance(found, type):
+        if type(found).__call__ is not type.__call__:
+            return False
+    elif not isinstance(found, FunctionType | MethodType | partial):
+        # An instance. Only a plain function is certain to be handed it as its first argument.
+        found = getattr_static(type(found), "__call__", None)
+        given = (None, None, None)
+        if not isinstance(found, FunctionType):
+            return False
+    try:
+        # What a decorator wraps may take something else: a request, say.
+        parameters = signature(found, follow_wrapped=False)
+    except Exception:  # there is none, or what the application put in its place raises
+        return False
+    try:
+        parameters.bind(*given)
+    except TypeError:
+        return True
+    return False
 
 
 def _in_one_line(error: BaseException) -> str:
