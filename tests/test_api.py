@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import os
 import threading
+from pathlib import Path
 from typing import Any
+from wsgiref.types import StartResponse
 
 import pytest
 
 import penstock
+from penstock.errors import SettingsError
 from support.applications import hello
+from support.serving import Environ, connect
 
 
-def start(application: Any) -> None:
-    with penstock.running(application):
+def start(application: Any, **settings: Any) -> None:
+    with penstock.running(application, **settings):
         raise AssertionError("it started")
 
 
@@ -48,4 +52,36 @@ def test_serve_outside_of_the_main_thread_says_so_before_anything_is_opened() ->
     [error] = errors
     assert "serve() needs the main thread" in str(error)
     assert "running()" in str(error)
+    assert os.listdir("/dev/fd") == before
+
+
+def test_two_servers_at_a_time_have_each_its_error_log(tmp_path: Path) -> None:
+    def complain(environ: Environ, start_response: StartResponse) -> list[bytes]:
+        environ["wsgi.errors"].write(f"complaint of {environ['PATH_INFO']}\n")
+        return hello(environ, start_response)
+
+    logs = [tmp_path / "first", tmp_path / "second"]
+    before = os.listdir("/dev/fd")
+    with penstock.running(complain, error_logfile=str(logs[0])) as first:
+        with penstock.running(complain, error_logfile=str(logs[1])) as second:
+            for server, path in [(first, "/1"), (second, "/2")]:
+                with connect(server) as client:
+                    assert client.request("GET", path).status == 200
+        with connect(first) as client:
+            assert client.request("GET", "/3").status == 200
+    said = [[line[-2:] for line in log.read_text().splitlines()] for log in logs]
+    assert said == [["/1", "/3"], ["/2"]]
+    assert os.listdir("/dev/fd") == before
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"access_logfile": "missing/log"}, {"access_logformat": "%(x)s"}]
+)
+def test_a_server_that_cannot_start_leaves_nothing_open(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, wrong: dict[str, str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    before = os.listdir("/dev/fd")
+    with pytest.raises(SettingsError):
+        start(hello, **{"access_logfile": "log", **wrong})
     assert os.listdir("/dev/fd") == before

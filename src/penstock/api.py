@@ -91,6 +91,7 @@ def _stop(worker: Worker, settings: Settings) -> None:
         worker.close()
         worker.join(1.0)
     worker.close_logs()
+    worker.error_log.close()
 
 
 def _describe(listener: Listener, worker: Worker) -> RunningServer:

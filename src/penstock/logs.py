@@ -1,4 +1,4 @@
-"""The server's own messages, through the standard ``logging``, under the name ``penstock``.
+"""The server's own messages, through the standard ``logging``.
 
 A record is one write; every line of it but the first begins with two spaces, so that text from
 a client (in an exception's message, say) cannot pass for a record of its own.
@@ -78,10 +78,6 @@ class SinkHandler(logging.Handler):
                 )
             self.fallback.write(text)
 
-    def reopen(self) -> None:
-        """Open the file anew after a rotation. Raises OSError, and keeps the old one then."""
-        self.sink.reopen()
-
     def handleError(self, record: logging.LogRecord) -> None:
         """Do nothing: the base would print to a standard error that may be closed."""
 
@@ -93,48 +89,74 @@ class SinkHandler(logging.Handler):
             self.fallback.close()
 
 
-def configure_logging(error_logfile: str = "-", log_level: str = "info") -> logging.Logger:
-    """Set up the logger ``penstock`` and return it; the root logger is left alone.
+class ErrorLog:
+    """A server's own messages: a logger, and the file or stream that it writes to.
 
-    ``error_logfile`` is a path, or ``-`` for standard error; ``log_level`` one of debug, info,
-    warning, error and critical. Called again, it replaces what the last call set up. Raises
-    `SettingsError`.
+    Thread-safe.
     """
-    level = _LEVELS.get(log_level.lower())
-    if level is None:
-        raise SettingsError(f"log_level: {log_level!r} is none of {', '.join(_LEVELS)}")
-    sink = LogSink.open(error_logfile, setting="error_logfile")
-    fallback = LogSink.open("-", setting="error_logfile") if sink.path else None
-    logger = server_logger()
-    for child in list(logging.Logger.manager.loggerDict):
-        if child.startswith(LOGGER_NAME + "."):
-            server_logger(child)
-    _remove_handlers(logger)
-    logger.setLevel(level)
-    logger.propagate = False
-    logger.addHandler(SinkHandler(sink, fallback))
+
+    def __init__(
+        self,
+        error_logfile: str = "-",
+        log_level: str = "info",
+        logger: logging.Logger | None = None,
+    ) -> None:
+        """Open the log; the root logger is left alone.
+
+        ``error_logfile`` is a path, or ``-`` for standard error; ``log_level`` one of debug, info,
+        warning, error and critical. ``logger`` is taken over until `close`; without one, the log
+        has a logger of its own, which ``logging.getLogger`` does not find. Raises `SettingsError`.
+        """
+        level = _LEVELS.get(log_level.lower())
+        if level is None:
+            raise SettingsError(f"log_level: {log_level!r} is none of {', '.join(_LEVELS)}")
+        sink = LogSink.open(error_logfile, setting="error_logfile")
+        fallback = LogSink.open("-", setting="error_logfile") if sink.path else None
+        self._handler = SinkHandler(sink, fallback)
+        self._before: tuple[list[logging.Handler], int, bool] | None = None
+        if logger is None:
+            logger = ServerLogger(LOGGER_NAME)
+        else:
+            self._before = (logger.handlers, logger.level, logger.propagate)
+        self.logger = logger
+        logger.handlers = [self._handler]
+        logger.setLevel(level)
+        logger.propagate = False
+
+    @property
+    def dropped(self) -> int:
+        """How many lines could not be written to their place so far."""
+        return self._handler.sink.dropped
+
+    def reopen(self) -> None:
+        """Open the file anew after a rotation. Raises OSError, and keeps the old one then."""
+        self._handler.sink.reopen()
+
+    def close(self) -> None:
+        """Close the log, and give a logger that was taken over back as it was."""
+        # Our own logger keeps its handler, which drops what a thread that was cut off still
+        # logs: without one, logging would print it as it is. And where the application has put
+        # its handlers in the place of ours, it means that.
+        if self._before is not None and self._handler in self.logger.handlers:
+            handlers, level, self.logger.propagate = self._before
+            added = [handler for handler in self.logger.handlers if handler is not self._handler]
+            self.logger.handlers = [*handlers, *added]
+            self.logger.setLevel(level)
+        self._handler.close_sinks()
+
+
+def process_logger() -> logging.Logger:
+    """Return the logger ``penstock``, made proof against being disabled by the application.
+
+    So are those below it that there are.
+    """
+    logger = logging.getLogger(LOGGER_NAME)
+    known = list(logging.Logger.manager.loggerDict)
+    below = [child for child in known if child.startswith(LOGGER_NAME + ".")]
+    for each in (logger, *map(logging.getLogger, below)):
+        # The class is changed, not chosen: someone may have asked for this name before us.
+        each.__class__ = ServerLogger
     return logger
-
-
-def server_logger(name: str = LOGGER_NAME) -> logging.Logger:
-    """Return the logger of that name, made proof against being disabled by the application."""
-    logger = logging.getLogger(name)
-    # The class is changed, not chosen: someone may have asked for this name before us.
-    logger.__class__ = ServerLogger
-    return logger
-
-
-def reopen_logs() -> None:
-    """Open the error log's file anew after a rotation. Raises OSError, and keeps the old one."""
-    for handler in logging.getLogger(LOGGER_NAME).handlers:
-        if isinstance(handler, SinkHandler):
-            handler.reopen()
-
-
-def dropped_lines() -> int:
-    """Return how many lines of the error log could not be written to their place so far."""
-    handlers = logging.getLogger(LOGGER_NAME).handlers
-    return sum(handler.sink.dropped for handler in handlers if isinstance(handler, SinkHandler))
 
 
 def format_record(record: logging.LogRecord) -> str:
@@ -202,10 +224,3 @@ def _unformatted(record: logging.LogRecord, error: Exception) -> str:
         return f"{record.msg!s} (unformatted: {type(error).__name__}: {error})"
     except Exception:
         return f"(a record of {record.name} that cannot be turned into text)"
-
-
-def _remove_handlers(logger: logging.Logger) -> None:
-    for handler in list(logger.handlers):
-        logger.removeHandler(handler)
-        if isinstance(handler, SinkHandler):
-            handler.close_sinks()

@@ -17,9 +17,10 @@ from typing import TYPE_CHECKING, Any
 
 from penstock import __version__
 from penstock.access_log import AccessLog
+from penstock.errors import SettingsError
 from penstock.http1 import ParserLimits
 from penstock.log_sink import LogSink
-from penstock.logs import configure_logging, reopen_logs
+from penstock.logs import ErrorLog, process_logger
 from penstock.settings import chosen_transport
 from penstock.trace import Trace
 from penstock.transport.limits import Limits
@@ -91,13 +92,38 @@ class Worker:
     """
 
     def __init__(
-        self, application: WSGIApplication, settings: Settings, listeners: Sequence[Listener]
+        self,
+        application: WSGIApplication,
+        settings: Settings,
+        listeners: Sequence[Listener],
+        logger: logging.Logger | None = None,
     ) -> None:
+        """Open the logs and take the listeners; ``logger`` is for `ErrorLog`.
+
+        Raises `SettingsError`, and has nothing open then.
+        """
         self.settings = settings
-        self.logger = configure_logging(settings.error_logfile, settings.log_level)
-        self.access_log = self._open_access_log()
-        self._trace = Trace.to_stderr() if settings.trace else None
-        self.transport: Transport = transport_class(settings)(
+        self.error_log = ErrorLog(settings.error_logfile, settings.log_level, logger)
+        self.logger = self.error_log.logger
+        self.access_log: AccessLog | None = None
+        self._trace: Trace | None = None
+        try:
+            self.access_log = self._open_access_log()
+            self._trace = Trace.to_stderr() if settings.trace else None
+            self.transport = self._open_transport(listeners)
+        except BaseException:
+            self.close_logs()
+            self.error_log.close()
+            raise
+        self._gateway = Gateway(application, logger=self.logger, sendfile=settings.sendfile)
+        self._threads = [
+            threading.Thread(target=self._serve, name=f"penstock-{number}", daemon=True)
+            for number in range(1, settings.threads + 1)
+        ]
+
+    def _open_transport(self, listeners: Sequence[Listener]) -> Transport:
+        settings = self.settings
+        return transport_class(settings)(
             [(listener, self._base_environ(listener)) for listener in listeners],
             threads=settings.threads,
             limits=limits_from(settings),
@@ -110,18 +136,17 @@ class Worker:
             temp_dir=settings.temp_dir,
             id_prefix=f"{os.getpid():x}-{int(time.time()) & 0xFFFFFF:x}-",
         )
-        self._gateway = Gateway(application, logger=self.logger, sendfile=settings.sendfile)
-        self._threads = [
-            threading.Thread(target=self._serve, name=f"penstock-{number}", daemon=True)
-            for number in range(1, settings.threads + 1)
-        ]
 
     def _open_access_log(self) -> AccessLog | None:
         settings = self.settings
         if settings.access_logfile is None:
             return None
         sink = LogSink.open(settings.access_logfile, setting="access_logfile", stream=1)
-        return AccessLog(sink, settings.access_logformat, self.logger)
+        try:
+            return AccessLog(sink, settings.access_logformat, self.logger)
+        except SettingsError:
+            sink.close()
+            raise
 
     def _base_environ(self, listener: Listener) -> dict[str, Any]:
         return base_environ(
@@ -175,7 +200,7 @@ class Worker:
     def reopen_logs(self) -> None:
         """Open the log files again by their names, after a rotation."""
         try:
-            reopen_logs()
+            self.error_log.reopen()
             if self.access_log is not None:
                 self.access_log.reopen()
         except OSError as error:
@@ -289,7 +314,7 @@ def serve_until_stopped(
     ``name`` is what the start-up line calls the application. Raises `SettingsError` where a log
     cannot be opened, and `ValueError` outside of the main thread.
     """
-    worker = Worker(application, settings, listeners)
+    worker = Worker(application, settings, listeners, process_logger())
     # After the application was loaded: what it did to these signals while it was imported would
     # otherwise keep the server from stopping.
     signals = _Signals()
