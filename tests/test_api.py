@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 import threading
 from pathlib import Path
 from typing import Any
@@ -85,3 +87,72 @@ def test_a_server_that_cannot_start_leaves_nothing_open(
     with pytest.raises(SettingsError):
         start(hello, **{"access_logfile": "log", **wrong})
     assert os.listdir("/dev/fd") == before
+
+
+SERVE_TWICE = """
+import gc, os, resource, signal, socket, sys, threading, time
+import penstock
+
+path = sys.argv[1]
+
+def app(environ, start_response):
+    start_response("200 OK", [])
+    return [b"hello"]
+
+def ask_and_stop():
+    end = time.monotonic() + 20
+    while time.monotonic() < end:
+        try:
+            with socket.socket(socket.AF_UNIX) as client:
+                client.connect(path)
+                client.sendall(b"GET / HTTP/1.1\\r\\nHost: a\\r\\nConnection: close\\r\\n\\r\\n")
+                if client.recv(1000):
+                    break
+        except OSError:
+            threading.Event().wait(0.01)
+    os.kill(os.getpid(), signal.SIGTERM)
+
+def own(*_):
+    pass
+
+def state():
+    handlers = [signal.getsignal(number) for number in sorted(signal.valid_signals())]
+    wakeup = signal.set_wakeup_fd(-1)
+    signal.set_wakeup_fd(wakeup)
+    files = len(os.listdir("/dev/fd")), resource.getrlimit(resource.RLIMIT_NOFILE)
+    return handlers, wakeup, files, gc.get_freeze_count()
+
+signal.signal(signal.SIGTERM, own)
+soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+resource.setrlimit(resource.RLIMIT_NOFILE, (min(soft, 256), hard))
+reader, writer = socket.socketpair()
+writer.setblocking(False)
+signal.set_wakeup_fd(writer.fileno())
+penstock.running(app)  # so that all is imported
+for _ in range(2):
+    before = state()
+    thread = threading.Thread(target=ask_and_stop)
+    thread.start()
+    status = penstock.serve(app, bind="unix:" + path, drain_linger=0)
+    thread.join()
+    assert status == 0, status
+    for thread in threading.enumerate()[1:]:
+        thread.join(10)
+    assert threading.active_count() == 1, threading.enumerate()
+    assert state() == before, (state(), before)
+assert not threading.Event().wait(1.5)
+os.kill(os.getpid(), signal.SIGTERM)
+print("alive")
+"""
+
+
+def test_serve_gives_the_process_back_as_it_was_and_can_be_called_again(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", SERVE_TWICE, str(tmp_path / "socket")],
+        capture_output=True,
+        check=False,
+        text=True,
+        timeout=60,
+    )
+    assert (done.returncode, done.stdout) == (0, "alive\n"), done.stderr
+    assert [line[-7:] for line in done.stderr.splitlines()].count("stopped") == 2

@@ -29,8 +29,9 @@ __all__ = ["__version__", "running", "serve"]
 def serve(application: WSGIApplication, **settings: object) -> int:
     """Serve ``application`` until SIGTERM or SIGINT; return the exit status.
 
-    Only in the main thread, because of the signals. ``settings`` are those of the command line by
-    name: ``bind=["127.0.0.1:8080"]``, ``threads=8``, ``max_body="10MiB"``. Raises
+    The process is then as it was before, and may serve again. Only in the main thread, because of
+    the signals. ``settings`` are those of the command line by name: ``threads=8``,
+    ``bind=["127.0.0.1:8080"]``, ``max_body="10MiB"``. Raises
     `penstock.errors.SettingsError` and `penstock.errors.ListenError`, ``TypeError`` for what is
     no application, and ``RuntimeError`` outside of the main thread.
     """

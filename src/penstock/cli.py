@@ -105,7 +105,7 @@ def _serve(spec: str, settings: Settings) -> int:
         application = load_application(spec)
         for listener in listeners:
             listener.listen(settings.backlog)
-        return serve_until_stopped(application, settings, listeners, spec)
+        return serve_until_stopped(application, settings, listeners, spec, own_process=True)
     finally:
         close_all(listeners)
 

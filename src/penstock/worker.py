@@ -13,6 +13,7 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack, suppress
 from typing import TYPE_CHECKING, Any
 
 from penstock import __version__
@@ -279,12 +280,29 @@ class _Signals:
         self._reader, self._writer = socket.socketpair()
         self._reader.setblocking(True)
         self._writer.setblocking(False)
-        signal.set_wakeup_fd(self._writer.fileno(), warn_on_full_buffer=False)
-        for number in self.HANDLED:
-            # One that was ignored when the process began stays so: that is what nohup does.
-            if signal.getsignal(number) != signal.SIG_IGN:
-                signal.signal(number, self._enqueue)
+        self._descriptor_before = signal.set_wakeup_fd(
+            self._writer.fileno(), warn_on_full_buffer=False
+        )
+        # One that was ignored when the process began stays so: that is what nohup does.
+        self._handlers_before = {
+            number: signal.signal(number, self._enqueue)
+            for number in self.HANDLED
+            if signal.getsignal(number) != signal.SIG_IGN
+        }
         _Signals.installed = True
+
+    def restore(self) -> None:
+        """Put back the handlers and the wake-up descriptor that were there before."""
+        for number, handler in self._handlers_before.items():
+            # None is a handler that is not Python's, and cannot be put back from here.
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)
+        try:
+            signal.set_wakeup_fd(self._descriptor_before)
+        except (OSError, ValueError):  # it was closed meanwhile
+            signal.set_wakeup_fd(-1)
+        _Signals.installed = False
+        self._reader.close()
+        self._writer.close()
 
     def _enqueue(self, number: int, _frame: object) -> None:
         self._received.append(number)
@@ -307,18 +325,45 @@ class _Signals:
 
 
 def serve_until_stopped(
-    application: WSGIApplication, settings: Settings, listeners: Sequence[Listener], name: str
+    application: WSGIApplication,
+    settings: Settings,
+    listeners: Sequence[Listener],
+    name: str,
+    *,
+    own_process: bool = False,
 ) -> int:
     """Serve in the main thread's process until a signal; return the exit status.
 
-    ``name`` is what the start-up line calls the application. Raises `SettingsError` where a log
-    cannot be opened, and `ValueError` outside of the main thread.
+    ``name`` is what the start-up line calls the application. Afterwards the process is as it was,
+    unless it is the server's own: then nothing may follow but its end, which is certain to come.
+    Raises `SettingsError` where a log cannot be opened, `ValueError` outside of the main thread.
     """
-    worker = Worker(application, settings, listeners, process_logger())
-    # After the application was loaded: what it did to these signals while it was imported would
-    # otherwise keep the server from stopping.
-    signals = _Signals()
-    logger = worker.logger
+    with ExitStack() as undo:
+        worker = Worker(application, settings, listeners, process_logger())
+        undo.callback(worker.error_log.close)
+        # After the application was loaded: what it did to these signals while it was imported
+        # would otherwise keep the server from stopping.
+        signals = _Signals()
+        undo.callback(signals.restore)
+        undo.callback(_limit_files, *resource.getrlimit(resource.RLIMIT_NOFILE))
+        if not gc.get_freeze_count():
+            undo.callback(gc.unfreeze)
+        if own_process:
+            # Handlers and log have to last: signals may still come, and threads that were cut
+            # off may have something to say.
+            undo.pop_all()
+        _start(worker, listeners, name)
+        received = None
+        while received is None:
+            received = told_to_stop(worker, signals.wait())
+        graceful = received in STOP_GRACEFULLY
+        return shut_down(
+            worker, graceful=graceful, interrupted=signals.wait, own_process=own_process
+        )
+
+
+def _start(worker: Worker, listeners: Sequence[Listener], name: str) -> None:
+    logger, settings = worker.logger, worker.settings
     for warning in settings.warnings:
         logger.warning("%s", warning)
     check_room_for_files(settings, logger)
@@ -335,10 +380,6 @@ def serve_until_stopped(
         count,
         "thread" if count == 1 else "threads",
     )
-    received = None
-    while received is None:
-        received = told_to_stop(worker, signals.wait())
-    return shut_down(worker, graceful=received in STOP_GRACEFULLY, interrupted=signals.wait)
 
 
 def told_to_stop(worker: Worker, received: int | None) -> int | None:
@@ -353,8 +394,17 @@ def told_to_stop(worker: Worker, received: int | None) -> int | None:
     return received
 
 
-def shut_down(worker: Worker, *, graceful: bool, interrupted: Callable[[float], int | None]) -> int:
-    """End a worker; return the exit status. ``interrupted`` waits for another signal."""
+def shut_down(
+    worker: Worker,
+    *,
+    graceful: bool,
+    interrupted: Callable[[float], int | None],
+    own_process: bool,
+) -> int:
+    """End a worker, and the process if it is its own; return the exit status.
+
+    ``interrupted`` waits for another signal.
+    """
     logger, limit = worker.logger, worker.settings.graceful_timeout
     drained = False
     if graceful:
@@ -388,7 +438,8 @@ def shut_down(worker: Worker, *, graceful: bool, interrupted: Callable[[float], 
     logger.info("stopped")
     status = STOPPED if drained or not graceful else CUT_OFF
     # 5. Leave. Threads and exit handlers of the application get a moment, and no more.
-    _leave_for_certain(status)
+    if own_process:
+        _leave_for_certain(status)
     return status
 
 
@@ -400,6 +451,11 @@ def _leave_for_certain(status: int) -> None:
         os._exit(status)
 
     threading.Thread(target=leave, name="penstock-leave", daemon=True).start()
+
+
+def _limit_files(soft: int, hard: int) -> None:
+    with suppress(OSError, ValueError):  # that it could be raised says nothing about this
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 def check_room_for_files(settings: Settings, logger: logging.Logger) -> None:
