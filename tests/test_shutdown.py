@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import socket
 import sys
@@ -190,7 +191,8 @@ def test_sigint_and_sigquit_leave_at_once(number: signal.Signals) -> None:
             status, taken = seconds_to_exit(server, number)
             assert (status, client.read_to_end()) == (0, b"")
     assert taken < 3
-    assert [line for line in server.lines if "cutting off 1 request in progress" in line]
+    # The probe has its answer, but its thread may not have come so far as to count it as done.
+    assert [line for line in server.lines if re.search("cutting off [12] requests? in", line)]
 
 
 @pytest.mark.parametrize("second", [signal.SIGTERM, signal.SIGINT])
