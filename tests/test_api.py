@@ -15,6 +15,7 @@ import pytest
 import penstock
 from penstock.errors import SettingsError
 from support.applications import hello
+from support.server_process import checkout_environ
 from support.serving import Environ, connect
 
 
@@ -149,6 +150,7 @@ print("alive")
 def test_serve_gives_the_process_back_as_it_was_and_can_be_called_again(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-c", SERVE_TWICE, str(tmp_path / "socket")],
+        env=checkout_environ(),
         capture_output=True,
         check=False,
         text=True,

@@ -38,9 +38,15 @@ if TYPE_CHECKING:
     from penstock.transport.native import NativeTransport
     from penstock.transport.python import PythonTransport
 
+RESERVE_SECONDS = 2.0
+"""How much of the graceful timeout is kept for what follows the drain, so that a supervisor that
+kills after just this time finds nobody: the next two, and threads that return."""
+
+LOGS_SECONDS = 0.5
+"""How long the access log may take to write out what it holds."""
+
 LEAVE_SECONDS = 1.0
-"""How much of the graceful timeout is kept for what follows the drain: threads that return, the
-application's own threads and exit handlers."""
+"""How long the application's own threads and exit handlers may keep the process after that."""
 
 PAUSE_AFTER_ERROR_SECONDS = 0.1
 """How long a thread rests after an error of the server's own, lest it fills a log with it."""
@@ -210,7 +216,7 @@ class Worker:
     def close_logs(self) -> None:
         """Write out what the access log still holds, and tell what it lost."""
         if self.access_log is not None:
-            self.access_log.close()
+            self.access_log.close(LOGS_SECONDS)
             if lost := self.access_log.dropped:
                 lines = "line" if lost == 1 else "lines"
                 self.logger.warning("%d %s of the access log were lost", lost, lines)
@@ -414,7 +420,7 @@ def shut_down(
         worker.drain()
         # 2. Wait until nothing is in progress, for as long as that may take, or until a second
         #    signal says that it need not.
-        deadline = time.monotonic() + limit - min(LEAVE_SECONDS, limit / 4)
+        deadline = time.monotonic() + limit - min(RESERVE_SECONDS, limit / 4)
         while not (drained := worker.join(0)) and time.monotonic() < deadline:
             received = interrupted(min(0.05, max(0.0, deadline - time.monotonic())))
             if told_to_stop(worker, received) is not None:
