@@ -120,3 +120,17 @@ def test_fault_40_a_process_that_was_halted_for_a_while_blames_no_client() -> No
                 server.signal(signal.SIGCONT)
             client.socket.settimeout(10)
             assert client.read_response().status == 200
+
+
+def test_at_level_debug_the_log_tells_the_settings_that_were_given_and_the_signals() -> None:
+    arguments = ("--log-level", "debug", "--env", "TOKEN=secret", "--threads", "3")
+    with faulty_server(*arguments) as server:
+        server.signal(signal.SIGUSR1)
+        server.wait_for_line("opened again")
+        assert server.stop() == 0
+    text = "\n".join(server.lines)
+    assert "[DEBUG] setting threads = 3 (from --threads)" in text
+    assert "[DEBUG] setting env = (not shown) (from --env)" in text
+    assert "setting max_body" not in text
+    assert "[DEBUG] received SIGUSR1" in text
+    assert "[DEBUG] received SIGTERM" in text

@@ -22,7 +22,7 @@ from penstock.errors import SettingsError
 from penstock.http1 import ParserLimits
 from penstock.log_sink import LogSink
 from penstock.logs import ErrorLog, process_logger
-from penstock.settings import chosen_transport
+from penstock.settings import OPTIONS, chosen_transport
 from penstock.trace import Trace
 from penstock.transport.limits import Limits
 from penstock.wsgi.environ import base_environ
@@ -210,6 +210,7 @@ class Worker:
             self.error_log.reopen()
             if self.access_log is not None:
                 self.access_log.reopen()
+            self.logger.debug("the logs have been opened again")
         except OSError as error:
             self.logger.error("the logs go on in the old files: %s", error)
 
@@ -372,6 +373,12 @@ def _start(worker: Worker, listeners: Sequence[Listener], name: str) -> None:
     logger, settings = worker.logger, worker.settings
     for warning in settings.warnings:
         logger.warning("%s", warning)
+    for option in OPTIONS.values():
+        if (source := settings.source_of(option.name)) != "default":
+            # Variables for the application may well hold its passwords.
+            value = getattr(settings, option.name)
+            shown = option.kind.show(value) if option.name != "env" else "(not shown)"
+            logger.debug("setting %s = %s (from %s)", option.name, shown, source)
     check_room_for_files(settings, logger)
     check_temp_dir(settings, logger)
     gc.freeze()  # what was imported lives as long as the process: not to be looked at again
@@ -390,11 +397,14 @@ def _start(worker: Worker, listeners: Sequence[Listener], name: str) -> None:
 
 def told_to_stop(worker: Worker, received: int | None) -> int | None:
     """Act on a signal that does not stop the server; return one that does."""
+    if received is None:
+        return None
+    name = signal.Signals(received).name
+    worker.logger.debug("received %s", name)
     if received == REOPEN_LOGS:
         worker.reopen_logs()
         return None
     if received in WITHOUT_MEANING:
-        name = signal.Signals(received).name
         worker.logger.warning("%s has no meaning yet: there is one worker process", name)
         return None
     return received

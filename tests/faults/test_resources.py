@@ -183,9 +183,8 @@ def test_fault_43_a_directory_for_bodies_that_is_missing_is_told_at_the_start(
 
 def without_loss(lines: LinesSince) -> list[str]:
     """Return the records but for the one that the access log loses lines, whenever it came."""
-    return [
-        each for each in lines.records() if "lines of the access log are being lost" not in each
-    ]
+    notice = "lines of the access log are being lost"
+    return [record for record in lines.records() if notice not in record]
 
 
 @needs_dev_full

@@ -8,6 +8,7 @@ from urllib.parse import unquote_to_bytes
 from penstock.wsgi.file_wrapper import FileWrapper
 
 if TYPE_CHECKING:
+    import logging
     from collections.abc import Mapping
 
     from penstock import http1
@@ -36,6 +37,36 @@ _LEFT_OUT = frozenset({"content-length", "proxy"})
 _RESERVED = frozenset(
     {"HTTP_CONTENT_LENGTH", "HTTP_CONTENT_TYPE", "HTTP_PROXY", "HTTP_TRANSFER_ENCODING"}
 )
+
+
+class DroppedFields:
+    """Tells an operator of the fields that are left out for their underscore. Thread-safe.
+
+    A field that never arrives is hard to find: each name is warned of, but once, and only so many
+    of them, since clients choose the names.
+    """
+
+    MAX_NAMES = 20
+
+    def __init__(self, logger: logging.Logger) -> None:
+        """Set where the warnings go."""
+        self._logger = logger
+        # Two threads that meet may both warn, which does no harm.
+        self._told: set[str] = set()
+
+    def tell(self, name: str) -> None:
+        """Take notice of a field that was left out; ``name`` is in lower case."""
+        name = name[:KEY_CACHE_NAME_LENGTH]
+        if name in self._told or len(self._told) >= self.MAX_NAMES:
+            self._logger.debug("the field %s was dropped for its underscore", name)
+            return
+        self._told.add(name)
+        self._logger.warning(
+            "the field %s was dropped, as all fields with an underscore are: the application"
+            " could not tell it from %s (said once; setting: header_map)",
+            name,
+            name.replace("_", "-"),
+        )
 
 
 def base_environ(
@@ -83,11 +114,12 @@ def client_environ(
     remote_addr: str,
     remote_port: str,
     header_map: HeaderMap,
+    dropped: DroppedFields | None = None,
 ) -> dict[str, Any]:
     """Return ``base`` with what a client and its header fields add.
 
     For `build_environ`, and good for each request of a connection that has the same fields.
-    ``remote_port`` is empty for a peer that has none.
+    ``remote_port`` is empty for a peer that has none. ``dropped`` is told of what is left out.
     """
     environ = base.copy()
     environ["REMOTE_ADDR"] = remote_addr
@@ -101,6 +133,8 @@ def client_environ(
             key = _learn_key(name)
         if key:
             environ[key] = value
+        elif dropped is not None and "_" in name and header_map == "drop":
+            dropped.tell(name)
     if header_map == "dangerous":
         _add_underscored(environ, fields)
     return environ

@@ -170,7 +170,9 @@ class Gateway:
                 )
 
     def _warn_once(self, message: str) -> None:
-        if message not in self._warned:
+        if message in self._warned:
+            self._logger.debug("%s", message)
+        else:
             self._warned.add(message)
             self._logger.warning("%s (said once)", message)
 

@@ -377,6 +377,7 @@ class Connection:
                 self.remote_addr,
                 self.remote_port,
                 loop.header_map,
+                loop.dropped_fields,
             )
             # Kept for fields that have come twice: the parser remembers none but short ones.
             self.client = client if request.repeated else None

@@ -25,6 +25,7 @@ from penstock.transport.python.output import cut_off
 from penstock.transport.python.records import exchange_record, refusal_message, refusal_record
 from penstock.transport.python.tap import Tap
 from penstock.transport.python.waker import Waker
+from penstock.wsgi.environ import DroppedFields
 
 if TYPE_CHECKING:
     from penstock.access_log import AccessLog
@@ -68,6 +69,7 @@ class Loop:
         self.access_log = access_log
         self.trace = trace
         self.header_map = header_map
+        self.dropped_fields = DroppedFields(logger)
         self.stream_requests = stream_requests
         self.temp_dir = temp_dir
         self.out_buffer = out_buffer
