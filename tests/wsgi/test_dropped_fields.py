@@ -1,0 +1,68 @@
+"""What the log says of header fields that never reach the application."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import pytest
+
+import penstock
+from penstock.wsgi.environ import DroppedFields, HeaderMap, client_environ
+from support.applications import hello
+from support.fake_exchange import Records, make_base
+from support.serving import connect, get
+
+
+def drop(log: Records, *names: str, header_map: HeaderMap = "drop") -> None:
+    dropped = DroppedFields(log.logger)
+    for name in names:
+        client_environ(make_base(), {name: "1", "content-length": "1"}, "", "", header_map, dropped)
+
+
+def test_a_field_that_is_dropped_for_its_underscore_is_warned_of_once_by_name() -> None:
+    log = Records()
+    log.logger.setLevel(logging.INFO)
+    drop(log, "x_token", "x-other", "x_token", "y_token")
+    first, second = log.lines
+    assert first == (
+        "the field x_token was dropped, as all fields with an underscore are: the application"
+        " could not tell it from x-token (said once; setting: header_map)"
+    )
+    assert "y_token" in second
+    assert {record.levelname for record in log.records} == {"WARNING"}
+
+
+def test_at_level_debug_each_dropped_field_is_logged() -> None:
+    log = Records()
+    drop(log, "x_token", "x_token")
+    assert log.text.endswith("DEBUG the field x_token was dropped for its underscore")
+
+
+def test_names_made_up_by_clients_do_not_fill_the_log() -> None:
+    log = Records()
+    log.logger.setLevel(logging.INFO)
+    drop(log, *(f"x_{number}" for number in range(100)))
+    assert len(log.lines) == DroppedFields.MAX_NAMES
+    long = Records()
+    drop(long, "x_" * 4000)
+    assert len(long.lines[0]) < 400
+
+
+@pytest.mark.parametrize("header_map", ["refuse", "dangerous"])
+def test_what_is_refused_or_passed_on_is_not_warned_of(header_map: HeaderMap) -> None:
+    log = Records()
+    drop(log, "x_token", header_map=header_map)
+    assert log.lines == []
+
+
+def test_a_server_tells_its_own_log_of_a_dropped_field(tmp_path: Path) -> None:
+    logs = [tmp_path / "first", tmp_path / "second"]
+    for path in logs:
+        with penstock.running(hello, transport="python", error_logfile=str(path)) as server:
+            with connect(server) as client:
+                for _ in range(2):
+                    client.send(get("/", "X_Token: 1", "X-Fine: 1"))
+                    assert client.read_response().status == 200
+        [line] = path.read_text().splitlines()
+        assert "[WARNING] the field x_token was dropped" in line
