@@ -170,9 +170,7 @@ class Gateway:
                 )
 
     def _warn_once(self, message: str) -> None:
-        if message in self._warned:
-            self._logger.debug("%s", message)
-        else:
+        if message not in self._warned:
             self._warned.add(message)
             self._logger.warning("%s (said once)", message)
 
