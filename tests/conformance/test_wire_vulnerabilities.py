@@ -310,6 +310,42 @@ def test_CVE_2026_42545_a_bad_early_hint_is_refused_as_well(
             assert client.request("GET", "/").status == 500
 
 
+def test_CVE_2026_42544_a_non_ascii_Sec_WebSocket_Protocol_is_passed_on_as_latin_1(
+    transport: str, threads: int
+) -> None:
+    def application(environ: Environ, start_response: StartResponse) -> list[bytes]:
+        start_response("200 OK", TEXT)
+        return [environ["HTTP_SEC_WEBSOCKET_PROTOCOL"].encode("latin-1")]
+
+    with penstock.running(application, transport=transport, threads=threads) as server:
+        with connect(server) as client:
+            for value in (b"caf\xe9", b"caf\xc3\xa9", b"\xff\xfe"):
+                field = b"Sec-WebSocket-Protocol: " + value
+                client.send(b"GET / HTTP/1.1\r\nHost: a\r\n" + field + b"\r\n\r\n")
+                assert client.read_response().body == value
+
+
+def test_gunicorn_20_1_the_8_bytes_behind_Sec_WebSocket_Key1_are_no_body(
+    transport: str, threads: int
+) -> None:
+    """No length announces them: to a proxy in front they are the next request's beginning."""
+    recorder = Recorder()
+    with penstock.running(recorder, transport=transport, threads=threads) as server:
+        with connect(server) as client:
+            client.send(get("/first", "Sec-WebSocket-Key1: x") + b"\0" * 8 + get("/second"))
+            first = client.read_response()
+            assert (first.status, b'"body": ""' in first.body) == (200, True)
+            assert client.read_response().status == 400
+            assert client.read_to_end() == b""
+        with connect(server) as client:
+            smuggled = b"GET /smu"
+            client.send(get("/first", "Sec-WebSocket-Key1: x") + smuggled)
+            assert b'"body": ""' in client.read_response().body
+            client.send(get("/ggled")[len("GET /") :])
+            assert client.read_response().status == 200
+    assert recorder.targets == ["/first", "/first", "/smuggled"]
+
+
 def test_CVE_2014_0242_no_request_sees_data_of_another(transport: str, threads: int) -> None:
     """mod_wsgi gave the Content-Type of an earlier request where a later one had none."""
 
