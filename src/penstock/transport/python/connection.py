@@ -340,6 +340,8 @@ class Connection:
             self.since = loop.now
             if state is HEAD:
                 self.deadline = loop.now + loop.limits.header_timeout
+                if loop.draining:
+                    self.hurry_up()
         if state is BODY:
             received = self.spool.size if self.spool is not None else 0
             allowed = loop.limits.body_allowance(received, loop.now - self.since)
