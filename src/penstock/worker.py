@@ -353,12 +353,11 @@ def serve_until_stopped(
         signals = _Signals()
         undo.callback(signals.restore)
         undo.callback(_limit_files, *resource.getrlimit(resource.RLIMIT_NOFILE))
-        if not gc.get_freeze_count():
-            undo.callback(gc.unfreeze)
         if own_process:
             # Handlers and log have to last: signals may still come, and threads that were cut
             # off may have something to say.
             undo.pop_all()
+            gc.freeze()  # what was imported lives as long as the process: not looked at again
         _start(worker, listeners, name)
         received = None
         while received is None:
@@ -381,7 +380,6 @@ def _start(worker: Worker, listeners: Sequence[Listener], name: str) -> None:
             logger.debug("setting %s = %s (from %s)", option.name, shown, source)
     check_room_for_files(settings, logger)
     check_temp_dir(settings, logger)
-    gc.freeze()  # what was imported lives as long as the process: not to be looked at again
     worker.start()
     count = settings.threads
     logger.info(
