@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import threading
 from collections.abc import Callable, Iterable, Iterator
@@ -143,6 +144,26 @@ def test_a_generator_that_waits_learns_from_empty_blocks_that_its_client_left(
         client.reset()
         assert blocks.was_closed.wait(10)
     assert blocks.closed == 1
+
+
+def test_rfc9112_8_a_response_that_ends_after_its_client_stalled_does_not_look_complete() -> None:
+    """The end of the connection is the end of the body here: it has to be a reset."""
+    stalled = threading.Event()
+
+    def application(environ: Environ, start_response: StartResponse) -> Iterator[bytes]:
+        start_response("200 OK", TEXT)
+        yield bytes(UNDER_WAY)
+        assert stalled.wait(10)
+
+    limits = {"write_timeout": 0.2, "out_buffer": 2 * UNDER_WAY}
+    with penstock.running(application, transport="python", threads=2, **limits) as server:
+        with connect(server, receive_buffer=4096) as client:
+            client.send(get(version="HTTP/1.0"))
+            eventually(lambda: server.snapshot()["next_deadline"] < math.inf)
+            eventually(lambda: server.snapshot()["next_deadline"] == math.inf)
+            stalled.set()
+            with pytest.raises(ConnectionResetError):
+                all(iter(lambda: client.socket.recv(65536), b""))
 
 
 # -- wsgi.file_wrapper ------------------------------------------------------------------------

@@ -165,6 +165,22 @@ def test_a_head_and_a_body_under_way_are_taken_to_their_end(settings: dict[str, 
         eventually(lambda: is_over(server))
 
 
+def test_neither_a_lone_cr_nor_a_head_that_begins_late_holds_up_a_stop(
+    settings: dict[str, Any],
+) -> None:
+    with penstock.running(Gate(), **settings) as server:
+        with connect(server) as odd, connect(server) as late, connect(server) as other:
+            for client in (odd, late, other):
+                assert client.request("GET", "/").status == 200
+            odd.send(b"\r")
+            begin(server)
+            other.send(get())
+            check_last(other, b"/")
+            late.send(b"GET /")
+            assert late.read_response().status == 503
+            eventually(lambda: is_over(server))
+
+
 def test_a_large_response_is_sent_to_its_end(settings: dict[str, Any]) -> None:
     def application(environ: Environ, start_response: StartResponse) -> list[bytes]:
         start_response("200 OK", TEXT)

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import threading
+from wsgiref.types import StartResponse
+
 import pytest
 
 import penstock
-from support.serving import Gate, connect, eventually, get, post
+from support.serving import TEXT, Environ, Gate, connect, eventually, get, post
+from support.wire import DEADLINE, Client
 
 pytestmark = pytest.mark.parametrize("threads", [1, 4])
 
@@ -72,3 +77,42 @@ def test_answers_that_are_not_read_stop_a_pipelining_client_not_the_server(
             assert len(seen) < calls / 2
             for _ in range(calls):
                 assert len(greedy.read_response().body) == len(body)
+
+
+def test_no_more_is_read_of_a_client_that_pipelines_than_is_answered(
+    transport: str, threads: int
+) -> None:
+    requests = get() * 5000
+    may_answer = threading.Semaphore(0)
+
+    def application(environ: Environ, start_response: StartResponse) -> list[bytes]:
+        assert may_answer.acquire(timeout=DEADLINE)
+        start_response("200 OK", TEXT)
+        return [b"answer"]
+
+    def send_all_that_is_taken(client: Client) -> int:
+        sent = 0
+        client.socket.setblocking(False)
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                # Where this cuts a request off is far behind the ones that are answered.
+                sent += client.socket.send(requests)
+        client.socket.settimeout(DEADLINE)
+        return sent
+
+    def answer(client: Client, count: int) -> int:
+        sent = 0
+        for _ in range(count):
+            may_answer.release()
+            assert client.read_response().body == b"answer"
+            sent += send_all_that_is_taken(client)
+        return sent
+
+    with penstock.running(application, transport=transport, threads=threads) as server:
+        with connect(server) as client:
+            send_all_that_is_taken(client)
+            answer(client, 20)  # by then the kernel's buffers have grown as far as they do
+            more = answer(client, 500)
+            client.reset()
+            may_answer.release(2)
+    assert more < 500_000  # these 500 requests have 13,500 bytes; a block for each would be 32 MB

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 from wsgiref.types import StartResponse
 
@@ -228,3 +228,43 @@ def test_heads_without_a_body_are_served_as_ever(settings: dict[str, Any]) -> No
     with penstock.running(application, **settings) as server, connect(server) as client:
         client.send(get("/1") + get("/2") + post(b"x") + get("/3"))
         assert [client.read_response().body for _ in range(4)] == [b"", b"", b"x", b""]
+
+
+class ReadsAtItsClose:
+    """A response of a known length that reads the request's body when it is closed."""
+
+    def __init__(self, body: Any) -> None:
+        self.body = body
+        self.told_to_read = threading.Event()
+        self.outcome: list[object] = []
+
+    def __iter__(self) -> Iterator[bytes]:
+        return iter([b"first"])
+
+    def close(self) -> None:
+        assert self.told_to_read.wait(10)
+        try:
+            self.outcome.append(self.body.read())
+        except OSError as error:
+            self.outcome.append(error)
+
+
+def test_no_body_is_read_after_the_response_lest_it_be_another_requests(
+    settings: dict[str, Any],
+) -> None:
+    late: list[ReadsAtItsClose] = []
+
+    def application(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
+        start_response("200 OK", [*TEXT, ("Content-Length", "5")])
+        if environ["PATH_INFO"] == "/other":
+            return [environ["wsgi.input"].read()]
+        late.append(ReadsAtItsClose(environ["wsgi.input"]))
+        return late[0]
+
+    with penstock.running(application, **settings) as server, connect(server) as client:
+        client.send(post(b"", length=10))
+        assert client.read_response().body == b"first"
+        client.send(b"0123456789" + post(b"other", target="/other"))
+        late[0].told_to_read.set()
+        assert client.read_response().body == b"other"
+        assert isinstance(late[0].outcome[0], OSError)

@@ -12,12 +12,10 @@ import errno
 import io
 import math
 import socket
-import time
 from enum import Enum
 from selectors import EVENT_READ, EVENT_WRITE
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-from penstock.errors import ClientDisconnected
 from penstock.http1 import (
     CONNECTION_CLOSED,
     Data,
@@ -34,7 +32,7 @@ from penstock.transport.limits import (
     LINGER_IDLE_SECONDS,
     LINGER_SECONDS,
 )
-from penstock.transport.python.exchange import PythonExchange
+from penstock.transport.python.exchange import CONTINUE, PythonExchange
 from penstock.transport.python.output import Output, reset_on_close
 from penstock.transport.python.records import CLIENT_LEFT, cut_off_message, refused_line
 from penstock.transport.python.spool import BodySpool
@@ -49,8 +47,6 @@ RECEIVE_BYTES = 64 * 1024
 
 PROCEED = 0
 """In place of an event mask: go on with what is buffered already."""
-
-CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 
 class Phase(Enum):
@@ -90,6 +86,7 @@ class Connection:
         "parser",
         "phase",
         "progress",
+        "queued",
         "remote_addr",
         "remote_port",
         "request",
@@ -129,6 +126,7 @@ class Connection:
         self.spool: BodySpool | None = None
         self.exchange: PythonExchange | None = None  # finished, and still being flushed
         self.output: Output | None = None
+        self.queued = False  # what is buffered already has a turn coming (`Loop.unpolled`)
         self.progress = 0  # what the client had acknowledged when the deadline was set
         self.awaiting_room = False  # the thread that answers waits until there is less output
         self.discarding = False  # the body in progress is one that nobody wants any more
@@ -145,7 +143,12 @@ class Connection:
         """Do what the socket is ready for; return a request that became ready."""
         phase = self.phase
         if phase is READING:
-            return self._advance() if mask == PROCEED else self._read()
+            # What is buffered goes first: a client that pipelines without a pause would fill the
+            # memory if one more block were read for each of its requests.
+            if mask == PROCEED or self.queued:
+                self.queued = False
+                return self._advance()
+            return self._read()
         if phase is HANDED_OUT:
             self._watch_client(mask)
         elif phase is FLUSHING:
@@ -169,10 +172,13 @@ class Connection:
             self.close()  # it came back after all else was torn down
         elif self.broken:
             self.reset()
+        elif output is not None and output.failure is not None:
+            self._cut_off(output.failure)  # after its thread had ended the response
         elif unsent:
             self.phase = FLUSHING
             self.await_output(EVENT_WRITE)
         else:
+            self.settle()  # what was unsent when its thread ended it has left since
             self._after_response()
 
     def is_with_a_thread(self) -> bool:
@@ -231,7 +237,7 @@ class Connection:
         patience = self.loop.limits.drain_linger
         if self.phase is READING and self.stage is HEAD:
             patience = max(patience, DRAIN_HEAD_SECONDS)
-        elif self.phase is not LINGERING and not self.idle():
+        elif not (self.phase is LINGERING or (self.phase is READING and self.stage is IDLE)):
             return
         self.deadline = min(self.deadline, self.loop.now + patience)
 
@@ -361,7 +367,7 @@ class Connection:
             self.spool = None
         exchange = self._hand_out(body, length)
         if request.path == "*":
-            _answer_options(exchange)
+            exchange.answer_options()
             return None
         return exchange
 
@@ -428,14 +434,18 @@ class Connection:
             if not self.output.flush():
                 return
         except OSError as error:
-            self.settle(f"response cut off: {error.strerror or error}")
-            self.reset()
+            self._cut_off(error)
             return
         self.settle()
         if self.request is None:
             self.linger()  # what was flushed is a refusal
         else:
             self._after_response()
+
+    def _cut_off(self, error: OSError) -> None:
+        """Close where a finished response can no longer be sent to its end."""
+        self.settle(f"response cut off: {error.strerror or error}")
+        self.reset()
 
     def settle(self, reason: str = "") -> None:
         """Log the response that has been flushed, or not been flushed because of ``reason``."""
@@ -475,6 +485,7 @@ class Connection:
                 loop.limits.drain_linger if loop.draining else loop.limits.keep_alive
             )
         if self.parser.buffered or self.discarding:
+            self.queued = True
             loop.unpolled.append(self)
         if self.watched != EVENT_READ:
             loop.watch(self, EVENT_READ)
@@ -585,13 +596,3 @@ class Connection:
         assert self.output is not None
         before, self.progress = self.progress, self.output.acknowledged()
         return self.progress - before >= self.loop.limits.least_progress()
-
-
-def _answer_options(exchange: PythonExchange) -> None:
-    """Answer ``OPTIONS *``, which is about the server as a whole (RFC 9110, section 9.3.7)."""
-    exchange.handed_out_at = time.monotonic()
-    try:
-        exchange.respond("200 OK", [], 0)
-        exchange.finish()
-    except ClientDisconnected:
-        exchange.abort()

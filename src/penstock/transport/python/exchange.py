@@ -31,7 +31,7 @@ from penstock.transport.python.tap import BODY_BYTES
 if TYPE_CHECKING:
     from penstock.transport.python.connection import Connection
 
-_CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
+CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 _DATE_OR_SERVER = frozenset({len("Date"), len("Server")})
 
@@ -104,6 +104,9 @@ class PythonExchange:
         if not self._unread:
             if self._body_over:
                 return b""
+            if self.done:
+                # The connection is the leader's again: what arrives may be of another request.
+                raise OSError("the response has ended: the request's body can no longer be read")
             self._unread = self._receive_some()
         data, self._unread = self._unread[:size], self._unread[size:]
         return data
@@ -155,7 +158,7 @@ class PythonExchange:
         # application has shown that it wants the body. Never once a response has begun.
         if self._continue_owed and not self.head_sent:
             self._continue_owed = False
-            self._transmit_one(_CONTINUE)
+            self._transmit_one(CONTINUE)
             if self._connection.tap is not None:
                 self._connection.tap.sent_interim("100 Continue")
 
@@ -300,6 +303,11 @@ class PythonExchange:
             self._transmit_one(encode_chunk(data) + LAST_CHUNK if data else LAST_CHUNK)
         elif data:
             self._transmit_one(data)
+        else:
+            # Nothing is sent that would fail, where the leader found that no more can be.
+            output = self._connection.output
+            if output is not None and output.failure is not None:
+                raise self._disconnected(output.failure)
         if data:
             self.body_sent += len(data)
             if self._connection.tap is not None:
@@ -315,6 +323,15 @@ class PythonExchange:
         # closes in good order before any response, to a client that retries.
         connection.broken = connection.gone or not self.head_sent or self._framing is CLOSE
         self._end("response cut off")
+
+    def answer_options(self) -> None:
+        """Answer ``OPTIONS *``, which is about the server as a whole (RFC 9110, section 9.3.7)."""
+        self.handed_out_at = time.monotonic()
+        try:
+            self.respond("200 OK", [], 0)
+            self.finish()
+        except ClientDisconnected:
+            self.abort()
 
     def drop_if_client_gone(self) -> bool:
         """End an exchange that nobody waits for any more; tell whether it was one."""
