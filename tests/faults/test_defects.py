@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import threading
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
@@ -63,3 +64,28 @@ def test_fault_30_an_error_in_the_loop_leaves_the_crew_its_tender(
             released.set()
         for client in (*clients[:2], clients[3]):
             assert client.read_response().body == b"held"
+
+
+def test_fault_30_a_connection_that_cannot_be_watched_is_closed_and_forgotten(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def app(environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
+        start_response("200 OK", [])
+        return [b"served"]
+
+    with penstock.running(app, threads=1, transport="python") as server:
+        transport = server.worker.transport
+        assert isinstance(transport, PythonTransport)
+        selector = transport._loop.selector
+        register = selector.register
+
+        def fail_once(*arguments: Any) -> Any:
+            monkeypatch.setattr(selector, "register", register)
+            raise OSError(errno.ENOSPC, "no watch is left")
+
+        monkeypatch.setattr(selector, "register", fail_once)
+        with Client((server.host, server.port)) as unlucky:
+            assert unlucky.read_to_end() == b""
+        with Client((server.host, server.port)) as client:
+            assert client.request("GET", "/").body == b"served"
+            assert server.snapshot()["connections"] == 1

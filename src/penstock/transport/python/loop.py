@@ -220,7 +220,10 @@ class Loop:
         """Take a new connection in."""
         self.accepted += 1
         self.connections.add(connection)
-        self.watch(connection, selectors.EVENT_READ)
+        try:
+            self.watch(connection, selectors.EVENT_READ)
+        except OSError:  # no memory, or no watch is left (epoll(7), max_user_watches)
+            self._contain(connection)
 
     def watch(self, connection: Connection, mask: int) -> None:
         """Watch a connection for the events of ``mask``, 0 for none."""
@@ -234,7 +237,8 @@ class Loop:
             self.selector.modify(connection.socket, mask, connection)
         else:
             # Not only a mask of 0, under which the kernel goes on telling errors.
-            self.selector.unregister(connection.socket)
+            with contextlib.suppress(KeyError):  # forgotten when it could not be watched
+                self.selector.unregister(connection.socket)
 
     def forget(self, connection: Connection) -> None:
         """Let go of a connection that is about to be closed."""
