@@ -55,7 +55,6 @@ class PythonExchange:
         "body",
         "body_sent",
         "done",
-        "duration",
         "environ",
         "handed_out_at",
         "head_sent",
@@ -80,7 +79,6 @@ class PythonExchange:
         self.head_sent = False
         self.done = False
         self.handed_out_at = 0.0  # set by the crew
-        self.duration = 0.0  # seconds from there to the end of the response
         self.body_sent = 0  # bytes of the response's body, without framing
         self._status = ""
         self._headers: HeaderList = []
@@ -524,7 +522,7 @@ class PythonExchange:
         connection = self._connection
         self.done = True
         loop = connection.loop
-        self.duration = duration = time.monotonic() - self.handed_out_at
+        duration = time.monotonic() - self.handed_out_at
         loop.note_call(duration)
         if connection.tap is not None:
             connection.tap.response_over(self.body_sent, reason)
