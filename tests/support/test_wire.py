@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import struct
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -93,3 +94,22 @@ def test_connection_that_ends_before_a_response_is_an_error() -> None:
 def test_exchange_returns_all_that_came(bytewise: bool) -> None:
     with answering(b"anything") as address:
         assert exchange(address, b"a request", bytewise=bytewise) == b"anything"
+
+
+def test_a_connection_that_is_reset_at_once_has_ended() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        listener.settimeout(10)
+
+        def reset() -> None:
+            connection, _ = listener.accept()
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            connection.close()
+
+        thread = threading.Thread(target=reset)
+        thread.start()
+        try:
+            # Before or after `connect` has returned: the caller cannot tell.
+            with Client(listener.getsockname()) as client:
+                assert client.is_closed_by_server()
+        finally:
+            thread.join(10)

@@ -57,15 +57,18 @@ class Client:
         if receive_buffer is not None:
             self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
         self.socket.settimeout(DEADLINE)
+        self.buffer = bytearray()
+        self.ended = False
         try:
             self.socket.connect(address)
+        except ConnectionResetError:
+            # Accepted, and reset before this thread had looked: an end as any other.
+            self.ended = True
         except BaseException:
             self.socket.close()
             raise
-        if family != socket.AF_UNIX:
+        if family != socket.AF_UNIX and not self.ended:
             self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        self.buffer = bytearray()
-        self.ended = False
 
     def __enter__(self) -> Self:
         return self
