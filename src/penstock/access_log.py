@@ -171,6 +171,10 @@ def _split_target(target: str) -> tuple[str, str]:
     return path, query
 
 
+COMBINED_TEMPLATE: Final = '%(h)s %(l)s %(u)s %(t)s "%(r)s" %(s)s %(b)s "%(f)s" "%(a)s"'
+"""The template that gives the same lines as ``combined``, and takes longer for it."""
+
+
 def _combined_format() -> Format:
     common_log_time = _SecondCache(_common_log_time)
 
@@ -182,7 +186,7 @@ def _combined_format() -> Format:
             f" {common_log_time(transaction.finished_at)}"
             f' "{_quoted(transaction.request_line)}"'
             f" {transaction.status} {transaction.bytes_out or '-'}"
-            f' "{escape(fields.get("referer", "-"))}" "{escape(fields.get("user-agent", "-"))}"\n'
+            f' "{escape(fields.get("referer") or "-")}" "{escape(fields.get("user-agent") or "-")}"\n'
         )
 
     return combined
@@ -357,6 +361,39 @@ def compile_format(format: str, setting: str = "access_logformat") -> Format:
     return _template_format(format, setting)
 
 
+def line_pieces(format: str) -> list[tuple[str, str]] | None:
+    """Return what lines of a valid format consist of, for those who make them without Python.
+
+    Each piece is a kind and its text: ``("text", " - ")``, ``("atom", "h")``, ``("i", "referer")``
+    and ``("o", "etag")`` with a field's name in lower case, or ``("json", "line")`` for all of a line.
+    None where only Python can make the lines, since they show the application's own objects.
+    """
+    if format == "json":
+        return [("json", "line")]
+    template = COMBINED_TEMPLATE if format == "combined" else format
+    pieces: list[tuple[str, str]] = []
+    end = 0
+    for placeholder in _PLACEHOLDER.finditer(template):
+        pieces.append(("text", template[end : placeholder.start()]))
+        end = placeholder.end()
+        named = _NAMED_ATOM.fullmatch(placeholder[2] or "")
+        if placeholder[1]:
+            pieces.append(("text", "%"))
+        elif named is None:
+            pieces.append(("atom", placeholder[2]))
+        elif named[2] == "e":
+            return None
+        else:
+            pieces.append((named[2], named[1].lower()))
+    pieces.append(("text", template[end:] + "\n"))
+    return [(kind, text) for kind, text in pieces if text]
+
+
+def second_text(format: str) -> Callable[[int], str]:
+    """Return what renders the second in lines of a format, given seconds since the epoch."""
+    return _iso_time if format == "json" else _common_log_time
+
+
 def _json_notice(count: int) -> str:
     now = time.time()
     return (
@@ -377,7 +414,8 @@ class AccessLog:
 
         Raises `SettingsError` for a format that makes no sense.
         """
-        self._format = compile_format(format)
+        self.format = format
+        self._make_line = compile_format(format)
         self._sink = sink
         self._logger = logger
         # The writing thread's: when lines were lost last, and None once that is over.
@@ -406,11 +444,18 @@ class AccessLog:
     def log(self, transaction: Transaction) -> None:
         """Queue the line for one response. Never blocks, never raises, keeps nothing of it."""
         try:
-            line = self._format(transaction)
+            line = self._make_line(transaction)
             reason = ""
         except Exception as error:
             # A field of the wrong type, a wall clock beyond the calendar: the request goes on.
             line, reason = "", f"a line cannot be formatted: {type(error).__name__}"
+        self.log_line(line, reason)
+
+    def log_line(self, line: str, reason: str = "") -> None:
+        """Queue a line that is made already, with its line end. Never blocks, never raises.
+
+        Where there is a ``reason``, the line is none: it tells why there is one less.
+        """
         with self._lock:
             full = len(self._lines) >= MAX_QUEUED_LINES or self._characters >= MAX_QUEUED_CHARACTERS
             if full or reason or self._closing.is_set():

@@ -146,7 +146,9 @@ def test_a_generator_that_waits_learns_from_empty_blocks_that_its_client_left(
     assert blocks.closed == 1
 
 
-def test_rfc9112_8_a_response_that_ends_after_its_client_stalled_does_not_look_complete() -> None:
+def test_rfc9112_8_a_response_that_ends_after_its_client_stalled_does_not_look_complete(
+    transport: str,
+) -> None:
     """The end of the connection is the end of the body here: it has to be a reset."""
     stalled = threading.Event()
 
@@ -156,7 +158,7 @@ def test_rfc9112_8_a_response_that_ends_after_its_client_stalled_does_not_look_c
         assert stalled.wait(10)
 
     limits = {"write_timeout": 0.2, "out_buffer": 2 * UNDER_WAY}
-    with penstock.running(application, transport="python", threads=2, **limits) as server:
+    with penstock.running(application, transport=transport, threads=2, **limits) as server:
         with connect(server, receive_buffer=4096) as client:
             client.send(get(version="HTTP/1.0"))
             eventually(lambda: server.snapshot()["next_deadline"] < math.inf)

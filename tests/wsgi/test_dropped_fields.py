@@ -56,10 +56,10 @@ def test_what_is_refused_or_passed_on_is_not_warned_of(header_map: HeaderMap) ->
     assert log.lines == []
 
 
-def test_a_server_tells_its_own_log_of_a_dropped_field(tmp_path: Path) -> None:
+def test_a_server_tells_its_own_log_of_a_dropped_field(transport: str, tmp_path: Path) -> None:
     logs = [tmp_path / "first", tmp_path / "second"]
     for path in logs:
-        with penstock.running(hello, transport="python", error_logfile=str(path)) as server:
+        with penstock.running(hello, transport=transport, error_logfile=str(path)) as server:
             with connect(server) as client:
                 for _ in range(2):
                     client.send(get("/", "X_Token: 1", "X-Fine: 1"))

@@ -102,6 +102,7 @@ pub struct Held {
     /// The client has ended its side: the end is still to be read, behind all input.
     pub ended: bool,
     pub since: Nanos, // when the stage, or the lingering, began
+    pub began: Nanos, // when the first byte of the request was read
     pub requests: u64,
     /// The head of a request whose body is still to come.
     pub request: Option<Box<HeadCopy>>,
@@ -166,6 +167,7 @@ impl Connection {
                 expected: false,
                 ended: false,
                 since: now,
+                began: now,
                 requests: 0,
                 request: None,
                 spool: None,

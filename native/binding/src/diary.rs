@@ -8,6 +8,9 @@ use pyo3::types::{PyDict, PyList, PyString};
 use std::borrow::Cow;
 use std::sync::Mutex;
 
+/// nginx's status, in logs alone, for a client that left before there was an answer.
+pub const CLIENT_LEFT: u16 = 499;
+
 /// A request's head on its own, for when the buffer that it came in is used again.
 #[derive(Clone)]
 pub struct HeadCopy {
@@ -26,12 +29,15 @@ pub struct Refusal {
     pub head: Option<HeadCopy>,
     /// What the client asked for, where that much had arrived; unchecked.
     pub request_line: Vec<u8>,
+    /// The system's word for why, where it had one.
+    pub cause: Option<String>,
 }
 
 /// One response and what it answers, for the access log.
 pub struct Record {
     pub peer: Peer,
-    pub request: HeadCopy,
+    /// For the access log; None where there is none.
+    pub request: Option<HeadCopy>,
     pub status: Option<Py<PyString>>,
     pub headers: Option<Py<PyList>>,
     pub environ: Py<PyDict>,
@@ -42,7 +48,17 @@ pub struct Record {
     pub reason: Cow<'static, str>,
 }
 
-/// A request that was refused, for the logs.
+impl Record {
+    /// The status code; nginx's for a client that left where there was no answer.
+    pub fn code(&self, py: Python<'_>) -> u16 {
+        let status = self.status.as_ref().map(|status| status.bind(py));
+        let text = status.and_then(|status| status.to_str().ok());
+        let code = text.and_then(|text| text.get(..3)?.parse().ok());
+        code.unwrap_or(CLIENT_LEFT)
+    }
+}
+
+/// A request that was refused, or lost with its client, for the logs.
 pub struct RefusalNote {
     pub peer: Peer,
     pub refusal: Refusal,
@@ -86,7 +102,10 @@ pub enum Entry {
     /// A defect of ours, contained.
     Defect(String),
     Refused(Box<RefusalNote>),
-    Answered(Box<Record>),
+    /// A response that was finished before the kernel had all of it.
+    Settled(Box<Record>),
+    /// What the trace says of a connection, by its number.
+    Note(u64, String),
     Request(Box<TracedRequest>),
     Response(Box<TracedResponse>),
     /// The listener of this index is to be closed.

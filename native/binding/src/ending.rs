@@ -1,7 +1,7 @@
 //! What follows a response, or comes in its place: flushing, lingering, deadlines, closing.
 
 use crate::connection::{Connection, Held, NEVER, Phase, Ready};
-use crate::diary::{Entry, Refusal, RefusalNote};
+use crate::diary::{Entry, HeadCopy, Refusal, RefusalNote};
 use crate::hub::Hub;
 use crate::output::{Flushed, Piece};
 use crate::reactor::Desk;
@@ -44,14 +44,24 @@ impl Connection {
             return self.read(hub, desk, held);
         } else if held.broken {
             self.reset(hub, held);
+        } else if let Err(error) = held.output.check() {
+            self.cut_off(hub, held, &error); // after its thread had ended the response
         } else if held.output.size > 0 {
             self.set_phase(held, Phase::Flushing);
             self.await_output(hub, held, desk.now);
             self.flush(hub, desk, held);
         } else {
+            settle(hub, held, String::new()); // what was unsent has left since
             self.after_response(hub, desk, held);
         }
         None
+    }
+
+    /// Close where a finished response can no longer be sent to its end.
+    fn cut_off(&self, hub: &Hub, held: &mut Held, error: &io::Error) {
+        let text = format!("response cut off: {}", sys::error_text(error));
+        settle(hub, held, text);
+        self.reset(hub, held);
     }
 
     /// Wait until the client takes output, within the write deadline.
@@ -105,9 +115,7 @@ impl Connection {
             }
             Ok(Flushed::All) => {}
             Err(error) => {
-                let text = format!("response cut off: {}", sys::error_text(&error));
-                settle(hub, held, text);
-                self.reset(hub, held);
+                self.cut_off(hub, held, &error);
                 return;
             }
         }
@@ -166,34 +174,53 @@ impl Connection {
 
     /// Answer a request that breaks a rule or a limit, and close.
     pub fn refuse(self: &Arc<Self>, hub: &Hub, desk: &mut Desk, held: &mut Held, refusal: Refusal) {
-        let bytes_in = held.spool.take().map_or(0, |spool| spool.size());
-        hub.count_refusal();
-        let request_id = format!("{}{:x}", hub.options.id_prefix, hub.count_request());
         let mut answer = Vec::new();
         write_refusal(hub, &refusal, &mut answer);
-        let request = held.request.take().map(|copy| *copy);
-        let to_head = |copy: &crate::diary::HeadCopy| copy.head.method.of(&copy.bytes) == b"HEAD";
-        if request.as_ref().is_some_and(to_head) || refusal.request_line.starts_with(b"HEAD ") {
+        let in_head = held.request.is_none();
+        let to_head = |copy: &HeadCopy| copy.head.method.of(&copy.bytes) == b"HEAD";
+        if held.request.as_deref().is_some_and(to_head)
+            || refusal.request_line.starts_with(b"HEAD ")
+        {
             let end = memchr::memmem::find(&answer, b"\r\n\r\n").unwrap_or(0);
             answer.truncate(end + 4);
         }
         let head = memchr::memmem::find(&answer, b"\r\n\r\n").unwrap_or(0) + 4;
         let bytes_out = answer.len().saturating_sub(head) as u64;
-        self.trace_refusal(hub, held, request.is_none(), &answer);
-        hub.diary.write(Entry::Refused(Box::new(RefusalNote {
-            peer: self.peer,
-            refusal,
-            request,
-            request_id,
-            bytes_in,
-            bytes_out,
-            seconds: desk.now.saturating_sub(held.since) as f64 / SECOND as f64,
-        })));
+        self.note_refusal(hub, held, desk.now, refusal, bytes_out);
+        self.trace_refusal(hub, held, in_head, &answer);
         held.refused = true;
         held.output.append(Piece::Owned(answer, 0));
         self.set_phase(held, Phase::Flushing);
         self.await_output(hub, held, desk.now);
         self.flush(hub, desk, held);
+    }
+
+    /// Have the logs tell of a request that was refused, or lost with its client.
+    pub fn note_refusal(
+        &self,
+        hub: &Hub,
+        held: &mut Held,
+        now: Nanos,
+        refusal: Refusal,
+        bytes_out: u64,
+    ) {
+        if held.request.is_none() {
+            held.began = if held.stage == State::Head {
+                held.since
+            } else {
+                now
+            };
+        }
+        hub.count_refusal();
+        hub.diary.write(Entry::Refused(Box::new(RefusalNote {
+            peer: self.peer,
+            refusal,
+            request: held.request.take().map(|copy| *copy),
+            request_id: format!("{}{:x}", hub.options.id_prefix, hub.count_request()),
+            bytes_in: held.spool.take().map_or(0, |spool| spool.size()),
+            bytes_out,
+            seconds: now.saturating_sub(held.began) as f64 / SECOND as f64,
+        })));
     }
 
     fn trace_refusal(&self, hub: &Hub, held: &mut Held, in_head: bool, answer: &[u8]) {
@@ -311,12 +338,11 @@ impl Connection {
     }
 
     /// Bring the deadline forward where a server that stops need not wait for long.
-    pub fn hurry_up(&self, hub: &Hub, now: Nanos) {
-        let held = self.lock();
+    pub fn hurry_up(&self, hub: &Hub, held: &Held, now: Nanos) {
         let patience = match held.phase {
             Phase::Reading if held.stage == State::Head => hub.options.drain_linger.max(DRAIN_HEAD),
             Phase::Lingering => hub.options.drain_linger,
-            _ if held.is_idle() => hub.options.drain_linger,
+            Phase::Reading if held.stage == State::Idle => hub.options.drain_linger,
             _ => return,
         };
         self.set_deadline(self.deadline().min(now.saturating_add(patience)));
@@ -403,7 +429,7 @@ fn settle(hub: &Hub, held: &mut Held, reason: String) {
     if let Some(mut record) = held.record.take() {
         record.bytes_out = record.bytes_out.saturating_sub(held.output.unsent());
         record.reason = reason.into();
-        hub.diary.write(Entry::Answered(record));
+        hub.diary.write(Entry::Settled(record));
     }
 }
 

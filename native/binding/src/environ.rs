@@ -99,7 +99,8 @@ impl Template {
     /// A fresh `environ`, complete but for the request's id and what the gateway adds.
     ///
     /// `length` is the body's in bytes, where it is known: a chunked body that was buffered then
-    /// looks like one that came with its Content-Length.
+    /// looks like one that came with its Content-Length. The second is whether a field was left
+    /// out for the underscore in its name.
     pub fn build<'py>(
         &self,
         py: Python<'py>,
@@ -108,10 +109,10 @@ impl Template {
         peer: Peer,
         length: Option<u64>,
         header_map: HeaderMap,
-    ) -> PyResult<Bound<'py, PyDict>> {
+    ) -> PyResult<(Bound<'py, PyDict>, bool)> {
         let keys = keys(py);
         let dict = crate::ffi::copy_dict(self.dict.bind(py))?;
-        CACHE.with(|cache| match cache.try_borrow_mut() {
+        let underscored = CACHE.with(|cache| match cache.try_borrow_mut() {
             Ok(mut cache) => {
                 cache.set_client(py, &dict, peer)?;
                 cache.set_request(py, &dict, head, bytes)?;
@@ -139,7 +140,7 @@ impl Template {
         } else if let Some(length) = head.content_length {
             dict.set_item(&keys.content_length, length.to_string())?;
         }
-        Ok(dict)
+        Ok((dict, underscored && header_map == HeaderMap::Drop))
     }
 
     fn set_path(&self, py: Python<'_>, dict: &Bound<'_, PyDict>, path: &[u8]) -> PyResult<()> {
@@ -319,24 +320,29 @@ impl Cache {
         }
     }
 
+    /// Tells whether a field with an underscore in its name was left out.
     fn set_fields(
         &mut self,
         py: Python<'_>,
         dict: &Bound<'_, PyDict>,
         head: &Head,
         bytes: &[u8],
-    ) -> PyResult<()> {
+    ) -> PyResult<bool> {
         let before = dict.len();
         let mut set = 0;
+        let mut underscored = false;
         for field in &head.fields {
+            let name = field.name.of(bytes);
             let value = self.value(py, field.value.of(bytes))?;
-            if let Some(key) = self.key(py, field.name.of(bytes))? {
+            if let Some(key) = self.key(py, name)? {
                 dict.set_item(key, value)?;
                 set += 1;
+            } else {
+                underscored |= name.contains(&b'_');
             }
         }
         if head.authority.is_none() && dict.len() == before + set {
-            return Ok(());
+            return Ok(underscored);
         }
         // Some field is repeated, or Host is the target's (RFC 9112, section 3.2.2).
         for (name, value) in head.joined_fields(bytes) {
@@ -345,7 +351,7 @@ impl Cache {
                 dict.set_item(key, latin1(py, &value)?)?;
             }
         }
-        Ok(())
+        Ok(underscored)
     }
 
     fn key<'py>(&mut self, py: Python<'py>, name: &[u8]) -> PyResult<Option<Bound<'py, PyString>>> {

@@ -3,12 +3,14 @@
 use crate::diary::{HeadCopy, Record};
 use crate::ffi::latin1_bytes;
 use crate::hub::Hub;
+use crate::output::FILE_TRUNCATED;
 use crate::pace::PathHash;
 use crate::sys::{self, Nanos, SECOND};
+use crate::tap;
 use crate::transport::Core;
 use crate::wire::{self, Failure, Wire};
 use penstock_protocol::{Framing, Version, choose_framing, response};
-use pyo3::exceptions::PyRuntimeError;
+use pyo3::exceptions::{PyOSError, PyRuntimeError};
 use pyo3::prelude::*;
 use pyo3::pybacked::PyBackedBytes;
 use pyo3::types::{PyBytes, PyDict, PyList, PySequence, PyString, PyTuple};
@@ -58,6 +60,12 @@ pub struct Exchange {
 impl Exchange {
     fn receive<'py>(&mut self, py: Python<'py>, size: usize) -> PyResult<Bound<'py, PyBytes>> {
         self.check_process()?;
+        if self.done && self.wire.awaits_more() {
+            // The connection is the leader's again: what arrives may be of another request.
+            return Err(PyOSError::new_err(
+                "the response has ended: the request's body can no longer be read",
+            ));
+        }
         let (core, wire, head_sent) = (&self.core, &mut self.wire, self.head_sent);
         py.detach(|| wire.receive(&core.hub, size, head_sent))
             .map_err(raised)?;
@@ -82,7 +90,12 @@ impl Exchange {
             response::encode_field(&mut out, latin1_bytes(&name)?, latin1_bytes(&value)?);
         }
         out.extend_from_slice(b"\r\n");
-        self.transmit(py, &out)
+        self.transmit(py, &out)?;
+        if self.hub().options.trace {
+            let text = String::from_utf8_lossy(latin1_bytes(status)?).into_owned();
+            wire::trace_interim(self.hub(), &self.wire.connection, &text);
+        }
+        Ok(())
     }
 
     fn respond(
@@ -137,7 +150,11 @@ impl Exchange {
             return Ok(());
         }
         self.check_process()?;
-        let file = sys::duplicate(descriptor)?;
+        let file = match sys::duplicate(descriptor) {
+            Ok(file) => file,
+            // No descriptor is left for a second one: this one has to do, while it is open.
+            Err(_) => return self.send_by_reading(py, descriptor, offset, count),
+        };
         with_scratch(|out| {
             if !self.head_sent {
                 self.write_head(py, out)?;
@@ -152,6 +169,12 @@ impl Exchange {
                 return Ok(());
             }
             self.body_sent += count;
+            if self.hub().options.trace {
+                let mut start = [0; tap::BODY_BYTES];
+                let size = sys::read_at(file.raw(), &mut start, offset)?;
+                let shown = size.min(usize::try_from(count).unwrap_or(size));
+                self.tap_body(start.get(..shown).unwrap_or(&[]));
+            }
             let chunk_end: &[u8] = if self.framing == Framing::Chunked {
                 b"\r\n"
             } else {
@@ -274,6 +297,30 @@ impl Exchange {
         }
     }
 
+    /// Send a file's part block by block.
+    fn send_by_reading(
+        &mut self,
+        py: Python<'_>,
+        descriptor: i32,
+        mut offset: u64,
+        mut count: u64,
+    ) -> PyResult<()> {
+        let mut buffer = vec![0; JOIN_BYTES];
+        while count > 0 {
+            let most = usize::try_from(count).unwrap_or(JOIN_BYTES).min(JOIN_BYTES);
+            let block = buffer.get_mut(..most).unwrap_or(&mut []);
+            let read = py.detach(|| sys::read_at(descriptor, block, offset))?;
+            if read == 0 {
+                return Err(PyOSError::new_err((libc::EIO, FILE_TRUNCATED)));
+            }
+            let data = PyBytes::new(py, buffer.get(..read).unwrap_or(&[]));
+            self.send(py, &data)?;
+            offset += read as u64;
+            count -= read as u64;
+        }
+        Ok(())
+    }
+
     /// Send the last block, and what ends the body.
     fn finish_body(
         &mut self,
@@ -295,7 +342,11 @@ impl Exchange {
                 self.tap_body(data.as_bytes());
                 self.write_block(py, out, data, end)
             }
-            _ if end.is_empty() => Ok(()),
+            _ if end.is_empty() => {
+                // Nothing is sent that would fail, where the leader found that no more can be.
+                let mut held = self.wire.connection.lock();
+                wire::check_output(&self.wire.connection, &mut held).map_err(raised)
+            }
             _ => self.transmit(py, end),
         }
     }
@@ -459,12 +510,17 @@ impl Exchange {
     fn end(&mut self, py: Python<'_>, reason: &str) {
         self.done = true;
         let now = sys::monotonic();
+        let core = Arc::clone(&self.core);
         let time = now.saturating_sub(self.handed_out_at);
-        self.core.hub.pace.note(self.path, time);
-        let mut record = self.record(py, time, reason);
-        let core = &self.core;
-        let connection = &self.wire.connection;
+        core.hub.pace.note(self.path, time);
+        let connection = Arc::clone(&self.wire.connection);
         let mut held = connection.lock();
+        // Logged when it is known what became of it.
+        let later = held.output.size > 0 && reason.is_empty() && !held.corked;
+        let mut record = None;
+        if self.request.is_some() || later {
+            record = Some(self.record(py, now.saturating_sub(held.began), reason));
+        }
         let number = held.requests;
         if let Some(tap) = &mut held.tap {
             core.hub
@@ -474,8 +530,8 @@ impl Exchange {
         if let Some(record) = &mut record {
             record.bytes_out = record.bytes_out.saturating_sub(held.output.lost());
         }
-        if held.output.size > 0 && reason.is_empty() && !held.corked {
-            held.record = record.take(); // logged when it is known what became of it
+        if later {
+            held.record = record.take();
         }
         let hurry = connection.give_back(&core.hub, &mut held, now);
         drop(held);
@@ -489,11 +545,10 @@ impl Exchange {
         }
     }
 
-    fn record(&mut self, py: Python<'_>, time: Nanos, reason: &str) -> Option<Box<Record>> {
-        let request = self.request.take()?;
-        Some(Box::new(Record {
+    fn record(&mut self, py: Python<'_>, time: Nanos, reason: &str) -> Box<Record> {
+        Box::new(Record {
             peer: self.wire.connection.peer,
-            request: *request,
+            request: self.request.take().map(|copy| *copy),
             status: self.status.as_ref().map(|status| status.clone_ref(py)),
             headers: self.headers.as_ref().map(|headers| headers.clone_ref(py)),
             environ: self.environ.clone_ref(py),
@@ -502,7 +557,7 @@ impl Exchange {
             bytes_out: self.body_sent,
             seconds: time as f64 / SECOND as f64,
             reason: reason.to_owned().into(),
-        }))
+        })
     }
 }
 

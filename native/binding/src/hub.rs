@@ -47,8 +47,8 @@ pub struct Options {
     pub id_prefix: String,
     pub trace: bool,
     pub access_log: bool,
-    /// There is a thread that writes the diary.
-    pub scribe: bool,
+    /// There are several threads, and so a watchdog, and a scribe that writes the diary.
+    pub several: bool,
 }
 
 impl Options {
@@ -228,10 +228,10 @@ impl Hub {
 
     /// Have the diary written by the thread for that; tell whether there is one.
     pub fn call_scribe(&self) -> bool {
-        if self.options.scribe && !self.scribe_called.swap(true) {
+        if self.options.several && !self.scribe_called.swap(true) {
             self.scribe.ring();
         }
-        self.options.scribe
+        self.options.several
     }
 
     /// Wait for such a call.

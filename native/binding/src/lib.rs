@@ -4,6 +4,7 @@
 //! makes a request of its bytes, `crew` says which thread gets it, `transport` makes an `exchange`
 //! of it, whose `wire` takes the answer; `ending` is what follows.
 
+mod access_line;
 mod connection;
 mod crew;
 mod diary;

@@ -11,6 +11,9 @@ const FLUSH_BYTES: u64 = 1024 * 1024;
 /// Small pieces are put together up to this size, to leave in one send.
 pub const COALESCED_BYTES: usize = 64 * 1024;
 
+/// What becomes known when the kernel finds no more of a file.
+pub const FILE_TRUNCATED: &str = "the file became shorter while it was sent";
+
 /// A part of a response.
 pub enum Piece {
     /// Bytes of our own, sent up to an index.
@@ -44,8 +47,7 @@ impl Piece {
                 let size = usize::try_from(most.min(*count)).unwrap_or(usize::MAX);
                 let sent = sys::send_file(socket, file, *offset, size)? as u64;
                 if sent == 0 {
-                    let text = "the file became shorter while it was sent";
-                    return Err(io::Error::new(io::ErrorKind::UnexpectedEof, text));
+                    return Err(io::Error::new(io::ErrorKind::UnexpectedEof, FILE_TRUNCATED));
                 }
                 *offset += sent;
                 *count -= sent;

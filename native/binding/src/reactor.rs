@@ -48,6 +48,8 @@ pub struct Acceptor {
     watched: bool,
     resume_at: Nanos,
     complained: bool,
+    /// At the end: nobody is left in its queue.
+    emptied: bool,
 }
 
 impl Acceptor {
@@ -58,6 +60,7 @@ impl Acceptor {
             watched: false,
             resume_at: 0,
             complained: false,
+            emptied: false,
         }
     }
 }
@@ -102,6 +105,7 @@ pub struct Reactor {
     next_sweep: Nanos,
     sweep_interval: Nanos,
     drain_begun: bool,
+    queues_empty: bool,
 }
 
 impl Reactor {
@@ -122,6 +126,7 @@ impl Reactor {
             next_sweep: now,
             sweep_interval: hub.options.sweep_interval,
             drain_begun: false,
+            queues_empty: false,
         };
         reactor.resume_accepting(hub);
         reactor
@@ -223,7 +228,7 @@ impl Reactor {
                 Token::WAKE => return None,
                 token => match token.as_listener() {
                     Some(index) => {
-                        self.accept(hub, index, ACCEPT_BATCH);
+                        let _ = self.accept(hub, index, ACCEPT_BATCH);
                         return None;
                     }
                     None => hub.find(token)?, // else the event was older than the closing
@@ -245,7 +250,9 @@ impl Reactor {
                 self.begin_drain(hub);
                 return false;
             }
-            if hub.connection_count() == 0 {
+            if !self.queues_empty {
+                self.empty_queues(hub);
+            } else if hub.connection_count() == 0 {
                 self.tear_down(hub);
                 return true;
             }
@@ -299,21 +306,22 @@ impl Reactor {
         }
     }
 
-    fn accept(&mut self, hub: &Hub, index: usize, most: usize) {
+    /// Accept at most `most` connections; tell whether nobody is left in the queue.
+    fn accept(&mut self, hub: &Hub, index: usize, most: usize) -> bool {
         for _ in 0..most {
             if !self.make_room(hub) {
                 self.pause(hub, index, 0);
-                return;
+                return false;
             }
             let Some(acceptor) = self.acceptors.get_mut(index) else {
-                return;
+                return true;
             };
             match sys::accept(acceptor.descriptor) {
                 Ok((socket, peer)) => hub.add(socket, peer, index, self.desk.now),
                 Err(error) => match error.raw_os_error() {
                     Some(libc::EAGAIN) => {
                         acceptor.complained = false; // the next time is a new one
-                        return;
+                        return true;
                     }
                     Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM) => {
                         if !std::mem::replace(&mut acceptor.complained, true) {
@@ -326,16 +334,17 @@ impl Reactor {
                             )));
                         }
                         self.pause(hub, index, ACCEPT_PAUSE);
-                        return;
+                        return false;
                     }
                     Some(libc::EBADF | libc::EINVAL | libc::ENOTSOCK) => {
                         self.pause(hub, index, NEVER / 4);
-                        return; // closed under us
+                        return true; // closed under us
                     }
                     _ => {} // that client has gone already (ECONNABORTED and its kind)
                 },
             }
         }
+        false
     }
 
     fn has_room(&self, hub: &Hub) -> bool {
@@ -376,17 +385,34 @@ impl Reactor {
     fn begin_drain(&mut self, hub: &Hub) {
         self.drain_begun = true;
         for index in 0..self.acceptors.len() {
-            // What waits in the queue was accepted by the kernel: it is served, not reset.
-            self.accept(hub, index, MAX_BACKLOG);
             self.pause(hub, index, 0);
-            hub.diary.write(Entry::CloseListener(index));
         }
+        self.empty_queues(hub);
         for connection in hub.connections() {
-            connection.hurry_up(hub, self.desk.now);
+            connection.hurry_up(hub, &connection.lock(), self.desk.now);
         }
         // After the next poll: what was accepted just now is read before anything expires.
         self.next_sweep = self.desk.now + 1;
         self.sweep_interval = self.sweep_interval.min(50 * MILLISECOND);
+    }
+
+    /// Accept what waits in the listen queues: the kernel has accepted it, so it is served.
+    ///
+    /// Where no descriptor is left for all of it, the rest waits until others have left.
+    fn empty_queues(&mut self, hub: &Hub) {
+        self.queues_empty = true;
+        for index in 0..self.acceptors.len() {
+            let emptied = self.acceptors.get(index).is_none_or(|one| one.emptied)
+                || self.accept(hub, index, MAX_BACKLOG);
+            self.queues_empty &= emptied;
+            match self.acceptors.get_mut(index) {
+                Some(acceptor) if emptied && !acceptor.emptied => {
+                    acceptor.emptied = true;
+                    hub.diary.write(Entry::CloseListener(index));
+                }
+                _ => {}
+            }
+        }
     }
 
     fn tear_down(&mut self, hub: &Hub) {

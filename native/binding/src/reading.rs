@@ -1,12 +1,13 @@
 //! Reading requests off a connection, up to where the application takes over.
 
 use crate::connection::{Body, Connection, Held, NEVER, Phase, Ready, Source};
-use crate::diary::{HeadCopy, Refusal};
-use crate::hub::{HeaderMap, Hub, Options};
+use crate::diary::{CLIENT_LEFT, HeadCopy, Refusal};
+use crate::hub::{HeaderMap, Hub};
 use crate::pace::PathHash;
 use crate::reactor::Desk;
 use crate::spool::Spool;
 use crate::sys::{self, Nanos};
+use crate::wire;
 use penstock_protocol::{Event, Head, Input, ProtocolError, State, response};
 use std::borrow::Cow;
 use std::io;
@@ -24,7 +25,7 @@ enum Verdict {
     MoreInput,
     /// The body that nobody wanted is over.
     Discarded,
-    Refused(Refusal),
+    Refused(Box<Refusal>),
     Ended,
 }
 
@@ -35,54 +36,55 @@ impl Refusal {
             reason: Cow::Borrowed(error.reason),
             rule: error.rule,
             setting: error.setting,
-            head: None,
             request_line: request_line.to_vec(),
+            ..Refusal::plain(error.status, "")
+        }
+    }
+
+    fn plain(status: u16, reason: impl Into<Cow<'static, str>>) -> Self {
+        Refusal {
+            status,
+            reason: reason.into(),
+            rule: "",
+            setting: "",
+            head: None,
+            request_line: Vec::new(),
+            cause: None,
         }
     }
 
     pub fn late(reason: String, setting: &'static str, request_line: &[u8]) -> Self {
         Refusal {
-            status: 408,
-            reason: Cow::Owned(reason),
-            rule: "",
             setting,
-            head: None,
             request_line: request_line.to_vec(),
+            ..Refusal::plain(408, reason)
         }
     }
 
     pub fn stopping() -> Self {
+        Refusal::plain(503, "The server is stopping.")
+    }
+
+    fn lost_client(request_line: &[u8]) -> Self {
         Refusal {
-            status: 503,
-            reason: Cow::Borrowed("The server is stopping."),
-            rule: "",
-            setting: "",
-            head: None,
-            request_line: Vec::new(),
+            request_line: request_line.to_vec(),
+            ..Refusal::plain(CLIENT_LEFT, "The client reset the connection within it.")
         }
     }
 
     fn underscore() -> Self {
         Refusal {
-            status: 400,
-            reason: Cow::Borrowed("A header field's name contains an underscore."),
-            rule: "",
             setting: "header_map",
-            head: None,
-            request_line: Vec::new(),
+            ..Refusal::plain(400, "A header field's name contains an underscore.")
         }
     }
 
     fn no_room(error: &io::Error) -> Self {
-        // The client is not told why.
         let files = matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE));
         Refusal {
-            status: 507,
-            reason: Cow::Borrowed("The request body could not be stored."),
-            rule: "",
             setting: if files { "" } else { "temp_dir" },
-            head: None,
-            request_line: Vec::new(),
+            cause: Some(sys::error_text(error)), // for the log: the client is not told why
+            ..Refusal::plain(507, "The request body could not be stored.")
         }
     }
 }
@@ -141,10 +143,20 @@ impl Connection {
                 None
             }
             Err(_) => {
-                self.close(hub, held);
+                self.lose_client(hub, desk, held);
                 None
             }
         }
+    }
+
+    /// Tell of a request that the client broke off by a reset, and close.
+    fn lose_client(&self, hub: &Hub, desk: &Desk, held: &mut Held) {
+        if held.stage != State::Idle && !held.discarding {
+            let input = Input::new(held.carry.remaining());
+            let refusal = Refusal::lost_client(held.parser.request_line(&input));
+            self.note_refusal(hub, held, desk.now, refusal, 0);
+        }
+        self.close(hub, held);
     }
 
     /// Look at the `received` bytes in the leader's buffer behind those that were left over.
@@ -171,7 +183,7 @@ impl Connection {
             }
             Verdict::MoreInput => {
                 self.uncork(held);
-                self.await_data(&hub.options, held, desk.now);
+                self.await_data(hub, held, desk.now);
                 None
             }
             Verdict::Discarded => {
@@ -182,7 +194,7 @@ impl Connection {
                 if held.discarding {
                     self.linger(hub, desk, held); // the request has been answered already
                 } else {
-                    self.refuse(hub, desk, held, refusal);
+                    self.refuse(hub, desk, held, *refusal);
                 }
                 None
             }
@@ -224,13 +236,17 @@ impl Connection {
     }
 
     /// Set the deadline for what the parser waits for.
-    fn await_data(&self, options: &Options, held: &mut Held, now: Nanos) {
+    fn await_data(&self, hub: &Hub, held: &mut Held, now: Nanos) {
+        let options = &hub.options;
         let state = held.parser.state();
         if state != held.stage {
             held.stage = state;
             held.since = now;
             if state == State::Head {
                 self.set_deadline(now.saturating_add(options.header_timeout));
+                if hub.draining.get() {
+                    self.hurry_up(hub, held, now);
+                }
             }
         }
         if state == State::Body {
@@ -265,12 +281,16 @@ fn parse(
         spool,
         request,
         tap,
+        stage,
+        since,
+        began,
         ..
     } = held;
     let Desk {
         buffer,
         head,
         scratch,
+        now,
         ..
     } = desk;
     let received = buffer.get(..received).unwrap_or(&[]);
@@ -285,11 +305,12 @@ fn parse(
                 fresh = bytes;
                 held.requests += 1;
                 held.close_after = false;
+                *began = if *stage == State::Head { *since } else { *now };
                 if let Some(tap) = tap {
                     tap.head_received(input.remaining().len());
                 }
                 if options.header_map == HeaderMap::Refuse && has_underscore(head, bytes) {
-                    break Verdict::Refused(Refusal::underscore());
+                    break Verdict::Refused(Box::new(Refusal::underscore()));
                 }
                 if head.body_expected {
                     if options.stream_requests && head.path(bytes) != b"*" {
@@ -301,6 +322,7 @@ fn parse(
                         // 25 bytes on a connection that waits for them: the kernel has room. Were
                         // it otherwise, the client goes on without (RFC 9110, section 10.1.1).
                         let _ = sys::send(&connection.socket, response::CONTINUE);
+                        wire::trace_interim(hub, connection, "100 Continue");
                     }
                 }
             }
@@ -312,7 +334,7 @@ fn parse(
                     continue;
                 };
                 if let Err(error) = spool.write(data, options.body_memory, &options.temp_dir) {
-                    break Verdict::Refused(Refusal::no_room(&error));
+                    break Verdict::Refused(Box::new(Refusal::no_room(&error)));
                 }
                 if let Some(tap) = tap {
                     tap.body_received(data, input.remaining().len());
@@ -333,7 +355,7 @@ fn parse(
                     bytes: bytes.into(),
                     head: head.clone(),
                 });
-                break Verdict::Refused(refusal);
+                break Verdict::Refused(Box::new(refusal));
             }
         }
     };

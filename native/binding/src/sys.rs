@@ -371,6 +371,13 @@ pub fn write_all(file: &Fd, mut data: &[u8]) -> io::Result<()> {
     Ok(())
 }
 
+/// Read from a place in a file; 0 where it ends before that.
+pub fn read_at(number: RawFd, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+    let pointer = buffer.as_mut_ptr().cast();
+    let from = offset as libc::off_t;
+    retry(|| count(unsafe { libc::pread(number, pointer, buffer.len(), from) }))
+}
+
 /// Go back to a file's start.
 pub fn rewind(file: &Fd) -> io::Result<()> {
     match unsafe { libc::lseek(file.raw(), 0, libc::SEEK_SET) } {

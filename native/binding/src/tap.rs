@@ -5,7 +5,7 @@ use pyo3::prelude::*;
 use pyo3::types::PyList;
 
 /// How much of each body the trace shows.
-const BODY_BYTES: usize = 1024;
+pub const BODY_BYTES: usize = 1024;
 
 /// How much of a head that was refused is shown.
 const REFUSED_BYTES: usize = 4 * BODY_BYTES;
@@ -42,24 +42,34 @@ impl Tap {
     /// Note that a head ends `buffered` bytes before what has been received.
     pub fn head_received(&mut self, buffered: usize) {
         let rest = self.raw.split_off(self.raw.len().saturating_sub(buffered));
+        let head = std::mem::replace(&mut self.raw, rest);
+        self.begin(head);
+    }
+
+    fn begin(&mut self, head: Vec<u8>) {
         *self = Tap {
             connection: self.connection,
             peer: std::mem::take(&mut self.peer),
-            head: std::mem::replace(&mut self.raw, rest),
             raw: std::mem::take(&mut self.raw),
+            head,
             ..Tap::default()
         };
     }
 
     /// Note a decoded part of the request's body.
     pub fn body_received(&mut self, data: &[u8], buffered: usize) {
-        self.message_over(buffered);
+        self.attribute(buffered);
         self.length += data.len() as u64;
         extend(&mut self.body, data);
     }
 
     /// Note that a message ends `buffered` bytes before what has been received.
     pub fn message_over(&mut self, buffered: usize) {
+        self.attribute(buffered);
+        self.begin(Vec::new()); // what comes next may be refused before its head is complete
+    }
+
+    fn attribute(&mut self, buffered: usize) {
         self.raw.drain(..self.raw.len().saturating_sub(buffered));
     }
 

@@ -1,15 +1,25 @@
 //! Writes the diary into Python's logs: the error log, the access log, the trace.
 
-use crate::diary::{Entry, Fields, HeadCopy, Record, RefusalNote, TracedRequest, TracedResponse};
+use crate::access_line::{LineFormat, request_line};
+use crate::diary::{
+    CLIENT_LEFT, Entry, Fields, HeadCopy, Record, RefusalNote, TracedRequest, TracedResponse,
+};
+use crate::environ::keys;
 use crate::ffi::latin1;
 use crate::sys::{self, Peer};
+use penstock_protocol::Head;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict, PyList, PyString};
 
 pub struct Teller {
     pub logger: Py<PyAny>,
     pub access_log: Option<Py<PyAny>>,
+    /// Makes the lines of plain responses; None where only Python can make the log's lines.
+    pub line_format: Option<LineFormat>,
+    pub log_line: Py<PyString>,
     pub trace: Option<Py<PyAny>>,
+    /// A `penstock.wsgi.environ.DroppedFields`.
+    pub dropped_fields: Py<PyAny>,
     /// The class `penstock.access_log.Transaction`.
     pub transaction: Py<PyAny>,
     pub listeners: Vec<Py<PyAny>>,
@@ -30,7 +40,11 @@ impl Teller {
             Entry::Warning(text) => self.log(py, "warning", &text),
             Entry::Defect(text) => self.log(py, "error", &text),
             Entry::Refused(note) => self.refused(py, &note),
-            Entry::Answered(record) => self.answered(py, &record),
+            Entry::Settled(record) => self.settled(py, &record),
+            Entry::Note(connection, text) => match &self.trace {
+                Some(trace) => trace.call_method1(py, "note", (connection, text)).map(drop),
+                None => Ok(()),
+            },
             Entry::Request(request) => self.trace_request(py, &request),
             Entry::Response(response) => self.trace_response(py, &response),
             Entry::CloseListener(index) => match self.listeners.get(index) {
@@ -44,22 +58,35 @@ impl Teller {
         self.logger.call_method1(py, level, ("%s", text)).map(drop)
     }
 
+    /// Tell of the fields that were left out for the underscores in their names.
+    pub fn tell_of_dropped_fields(
+        &self,
+        py: Python<'_>,
+        head: &Head,
+        bytes: &[u8],
+    ) -> PyResult<()> {
+        for field in &head.fields {
+            let name = field.name.of(bytes);
+            if name.contains(&b'_') {
+                let name = latin1(py, &name.to_ascii_lowercase())?;
+                self.dropped_fields.call_method1(py, "tell", (name,))?;
+            }
+        }
+        Ok(())
+    }
+
     /// Write the access log's line for a response.
     pub fn answered(&self, py: Python<'_>, record: &Record) -> PyResult<()> {
         let Some(log) = &self.access_log else {
             return Ok(());
         };
-        let code = match &record.status {
-            Some(status) => {
-                let text = status.bind(py).to_string_lossy().into_owned();
-                text.get(..3)
-                    .and_then(|digits| digits.parse().ok())
-                    .unwrap_or(499)
+        if let Some(format) = &self.line_format {
+            if let Some(line) = format.line(py, record)? {
+                return log.call_method1(py, &self.log_line, (line,)).map(drop);
             }
-            None => 499, // nginx's word for a client that left before there was an answer
-        };
-        let entry = transaction_of(py, record.peer, Some(&record.request), &[])?;
-        entry.set_item("status", code)?;
+        }
+        let entry = transaction_of(py, record.peer, record.request.as_ref(), &[])?;
+        entry.set_item("status", record.code(py))?;
         entry.set_item("bytes_in", record.bytes_in)?;
         entry.set_item("bytes_out", record.bytes_out)?;
         entry.set_item("duration", record.seconds)?;
@@ -72,6 +99,35 @@ impl Teller {
         entry.set_item("reason", record.reason.as_ref())?;
         let transaction = self.transaction.call(py, (), Some(&entry))?;
         log.call_method1(py, "log", (transaction,)).map(drop)
+    }
+
+    /// Tell of a response that was finished before the kernel had all of it.
+    fn settled(&self, py: Python<'_>, record: &Record) -> PyResult<()> {
+        self.answered(py, record)?;
+        if record.reason.is_empty() {
+            return Ok(());
+        }
+        let environ = record.environ.bind(py);
+        let part = |key: &Py<PyString>| -> PyResult<String> {
+            let text = environ.get_item(key)?.and_then(|text| text.str().ok());
+            Ok(text.map_or(String::new(), |text| {
+                text.to_string_lossy().escape_debug().to_string()
+            }))
+        };
+        let line = match &record.request {
+            Some(HeadCopy { bytes, head }) => {
+                let words = [head.method.of(bytes), head.target.of(bytes)];
+                String::from_utf8_lossy(&words.join(&b' ')).into_owned()
+            }
+            None => format!("{} {}", part(&keys(py).method)?, part(&keys(py).raw_uri)?),
+        };
+        let text = format!(
+            "{line} (request {}) for {}: {}",
+            record.request_id.bind(py).to_string_lossy(),
+            client_name(record.peer),
+            record.reason
+        );
+        self.log(py, "info", &text)
     }
 
     fn refused(&self, py: Python<'_>, note: &RefusalNote) -> PyResult<()> {
@@ -98,16 +154,17 @@ impl Teller {
             notes.push(format!("setting: {}", refusal.setting));
         }
         notes.push(format!("request {}", note.request_id));
-        let client = address(note.peer);
-        let client = if client.is_empty() {
-            "a unix socket"
-        } else {
-            &client
+        let what = match refusal.status {
+            CLIENT_LEFT => "lost",
+            _ => "refused",
         };
+        let cause = refusal.cause.as_ref();
         let text = format!(
-            "refused a request from {client}: {} {} ({})",
+            "{what} a request from {}: {} {}{} ({})",
+            client_name(note.peer),
             refusal.status,
             refusal.reason,
+            cause.map_or(String::new(), |cause| format!(" {cause}.")),
             notes.join("; "),
         );
         self.log(py, "info", &text)?;
@@ -180,6 +237,10 @@ fn address(peer: Peer) -> String {
     peer.map_or(String::new(), |(ip, _)| ip.to_string())
 }
 
+fn client_name(peer: Peer) -> String {
+    peer.map_or("a unix socket".to_owned(), |(ip, _)| ip.to_string())
+}
+
 /// The arguments of a `Transaction` that tell of the client and its request.
 fn transaction_of<'py>(
     py: Python<'py>,
@@ -212,12 +273,6 @@ fn transaction_of<'py>(
     entry.set_item("finished_at", sys::wall())?;
     entry.set_item("request_fields", fields)?;
     Ok(entry)
-}
-
-fn request_line(copy: &HeadCopy) -> Vec<u8> {
-    let HeadCopy { bytes, head } = copy;
-    let version = head.version.as_str().as_bytes();
-    [head.method.of(bytes), head.target.of(bytes), version].join(&b' ')
 }
 
 /// The fields by their lower-case names.

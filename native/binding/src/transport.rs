@@ -1,5 +1,6 @@
 //! The transport as Python sees it: `penstock.transport.Transport`.
 
+use crate::access_line::LineFormat;
 use crate::connection::{Body, Connection};
 use crate::crew::{Crew, Turn, Waiting};
 use crate::diary::HeadCopy;
@@ -62,10 +63,17 @@ impl NativeTransport {
         let reactor = Reactor::new(&hub, acceptors);
         let log = |name: &str| required(logs, name).map(Bound::unbind);
         let optional = |name: &str| log(name).map(|log| (!log.is_none(py)).then_some(log));
+        let line_format = match optional("line_pieces")? {
+            Some(pieces) => Some(LineFormat::new(pieces.bind(py), log("render_second")?)?),
+            None => None,
+        };
         let teller = Teller {
             logger: log("logger")?,
             access_log: optional("access_log")?,
+            line_format,
+            log_line: PyString::intern(py, "log_line").unbind(),
             trace: optional("trace")?,
+            dropped_fields: log("dropped_fields")?,
             transaction: log("transaction")?,
             listeners,
         };
@@ -288,7 +296,11 @@ impl Core {
             return Err(PyValueError::new_err("a connection of no listener"));
         };
         let header_map = options.header_map;
-        let environ = template.build(py, head, bytes, connection.peer, length, header_map)?;
+        let (environ, underscored) =
+            template.build(py, head, bytes, connection.peer, length, header_map)?;
+        if underscored {
+            self.teller.tell_of_dropped_fields(py, head, bytes)?;
+        }
         let id = format!("{}{number:x}", options.id_prefix);
         let request_id = PyString::new(py, &id);
         environ.set_item(&keys(py).request_id, &request_id)?;
@@ -409,6 +421,6 @@ fn read_options(given: &Bound<'_, PyDict>) -> PyResult<Options> {
         id_prefix: text("id_prefix")?,
         trace: flag("trace")?,
         access_log: flag("access_log")?,
-        scribe: flag("scribe")?,
+        several: flag("several")?,
     })
 }

@@ -2,6 +2,7 @@
 //! no lock held.
 
 use crate::connection::{Connection, Held, NEVER};
+use crate::diary::Entry;
 use crate::hub::Hub;
 use crate::output::{COALESCED_BYTES, Flushed, Piece};
 use crate::sys::{self, Fd, Nanos, Readiness};
@@ -76,6 +77,8 @@ impl Wire {
                 self.continue_owed = false;
                 let mut held = self.connection.lock();
                 send_small(hub, &self.connection, &mut held, response::CONTINUE)?;
+                drop(held);
+                trace_interim(hub, &self.connection, "100 Continue");
             }
             self.wait_for_input(hub)?;
             buffer.resize(RECEIVE_BYTES, 0);
@@ -161,6 +164,11 @@ impl Wire {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(0),
             Err(error) => Err(disconnected(&self.connection, &mut held, &error)),
         }
+    }
+
+    /// Whether more of the body would have to be read off the socket.
+    pub fn awaits_more(&self) -> bool {
+        self.unread.is_empty() && !self.body_over
     }
 
     /// Give up to `size` bytes of what is unread.
@@ -297,6 +305,20 @@ impl Wire {
     }
 }
 
+/// Tell the trace, where there is one, of an interim response.
+pub fn trace_interim(hub: &Hub, connection: &Connection, status: &str) {
+    if hub.options.trace {
+        let text = format!("sent HTTP/1.1 {status}");
+        hub.diary.write(Entry::Note(connection.number, text));
+    }
+}
+
+/// Fail where the leader has found that no more can be sent.
+pub fn check_output(connection: &Connection, held: &mut Held) -> Result<(), Failure> {
+    let checked = held.output.check();
+    checked.map_err(|error| disconnected(connection, held, &error))
+}
+
 /// Send bytes now where the kernel takes them, and queue the rest.
 pub fn send_small(
     hub: &Hub,
@@ -306,9 +328,7 @@ pub fn send_small(
 ) -> Result<(), Failure> {
     if held.output.busy() {
         // Sent by whoever comes next: this thread where it waits for room, or the leader.
-        if let Err(error) = held.output.check() {
-            return Err(disconnected(connection, held, &error));
-        }
+        check_output(connection, held)?;
         held.output.append_copy(data);
         held.corked = false;
         watch(hub, connection, held);
@@ -331,10 +351,12 @@ pub fn send_small(
 /// whether that may be.
 ///
 /// Only where the next request is here as a whole, so that its answer follows at once, and only
-/// so many times before it is others' turn.
+/// so many times before it is others' turn. And only where there is a watchdog: should the next
+/// call stall, somebody has to send what waits.
 pub fn cork(hub: &Hub, held: &mut Held, data: &[u8]) -> bool {
     let next = held.carry.remaining();
-    let may = held.parser.state() == State::Done
+    let may = hub.options.several
+        && held.parser.state() == State::Done
         && !held.close_after
         && (held.corked || !held.output.busy())
         && held.output.size as usize + data.len() <= COALESCED_BYTES

@@ -9,9 +9,10 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from penstock import _native
-from penstock.access_log import Transaction
+from penstock.access_log import Transaction, line_pieces, second_text
 from penstock.transport.limits import BODY_STALL_SECONDS, Limits
 from penstock.transport.python.spool import SpooledBody
+from penstock.wsgi.environ import DroppedFields
 
 if TYPE_CHECKING:
     from penstock.access_log import AccessLog
@@ -59,12 +60,16 @@ class NativeTransport:
             "id_prefix": id_prefix,
             "trace": trace is not None,
             "access_log": access_log is not None,
-            "scribe": threads > 1,
+            "several": threads > 1,
         }
+        pieces = line_pieces(access_log.format) if access_log is not None else None
         logs = {
             "logger": logger,
             "access_log": access_log,
+            "line_pieces": pieces,
+            "render_second": second_text(access_log.format) if access_log is not None else None,
             "trace": trace,
+            "dropped_fields": DroppedFields(logger),
             "transaction": Transaction,
             "open_spooled": _open_spooled,
         }

@@ -1,0 +1,334 @@
+//! The access log's line for a plain response, made here since every request pays for it.
+//!
+//! `penstock.access_log` is the reference: it says what a line consists of, and makes those that
+//! need Python (a name in Basic credentials, an environ's variable) or more than ASCII.
+
+use crate::diary::{HeadCopy, Record};
+use crate::ffi::latin1_bytes;
+use crate::hub::lock;
+use crate::sys;
+use penstock_protocol::head::separator;
+use pyo3::exceptions::PyValueError;
+use pyo3::prelude::*;
+use pyo3::types::{PyString, PyTuple};
+use std::borrow::Cow;
+use std::io::Write;
+use std::sync::Mutex;
+
+/// A part of a line.
+enum Piece {
+    /// The same in every line.
+    Text(Vec<u8>),
+    /// One of gunicorn's atoms, by its letter.
+    Atom(u8),
+    /// A request's field by its lower-case name.
+    RequestField(Vec<u8>),
+    /// A response's field by its lower-case name.
+    ResponseField(Vec<u8>),
+    /// The whole line, in JSON.
+    Json,
+}
+
+/// Makes lines of one format.
+pub struct LineFormat {
+    pieces: Vec<Piece>,
+    /// Python's text for a second, and the last that it made.
+    render_second: Py<PyAny>,
+    second: Mutex<(i64, Vec<u8>)>,
+}
+
+/// What is logged of one response, as bytes.
+struct Line<'a> {
+    record: &'a Record,
+    request: &'a HeadCopy,
+    code: u16,
+    at: f64,
+    time: Vec<u8>,
+}
+
+impl LineFormat {
+    /// `pieces` are what `penstock.access_log.line_pieces` returned.
+    pub fn new(pieces: &Bound<'_, PyAny>, render_second: Py<PyAny>) -> PyResult<Self> {
+        let mut read = Vec::new();
+        for piece in pieces.try_iter()? {
+            let (kind, text): (String, String) = piece?.extract()?;
+            read.push(match kind.as_str() {
+                "text" => Piece::Text(text.into_bytes()),
+                "json" => Piece::Json,
+                "i" => Piece::RequestField(text.into_bytes()),
+                "o" => Piece::ResponseField(text.into_bytes()),
+                "atom" => Piece::Atom(text.bytes().next().unwrap_or(b'?')),
+                _ => return Err(PyValueError::new_err(format!("no piece of a line: {kind}"))),
+            });
+        }
+        Ok(LineFormat {
+            pieces: read,
+            render_second,
+            second: Mutex::default(),
+        })
+    }
+
+    /// The line for a response, with its line end; None where the reference has to make it.
+    pub fn line<'py>(
+        &self,
+        py: Python<'py>,
+        record: &Record,
+    ) -> PyResult<Option<Bound<'py, PyString>>> {
+        let Some(request) = &record.request else {
+            return Ok(None);
+        };
+        let at = sys::wall();
+        let line = Line {
+            record,
+            request,
+            code: record.code(py),
+            at,
+            time: self.time(py, at as i64)?,
+        };
+        let mut out = Vec::with_capacity(256);
+        for piece in &self.pieces {
+            let plain = match piece {
+                Piece::Text(text) => {
+                    out.extend_from_slice(text);
+                    true
+                }
+                Piece::Atom(letter) => line.atom(*letter, &mut out),
+                Piece::RequestField(name) => {
+                    quoted(&field(request, name), &mut out);
+                    true
+                }
+                Piece::ResponseField(name) => line.response_field(py, name, &mut out)?,
+                Piece::Json => line.json(py, &mut out)?,
+            };
+            if !plain {
+                return Ok(None);
+            }
+        }
+        // All is ASCII but for the template's own text.
+        Ok(std::str::from_utf8(&out)
+            .ok()
+            .map(|line| PyString::new(py, line)))
+    }
+
+    /// The text of a second, which Python renders once: it knows the time zone.
+    fn time(&self, py: Python<'_>, second: i64) -> PyResult<Vec<u8>> {
+        {
+            let cached = lock(&self.second);
+            if cached.0 == second && !cached.1.is_empty() {
+                return Ok(cached.1.clone());
+            }
+        }
+        let text = self.render_second.call1(py, (second,))?;
+        let text = text.extract::<String>(py)?.into_bytes();
+        *lock(&self.second) = (second, text.clone());
+        Ok(text)
+    }
+}
+
+impl Line<'_> {
+    /// Write an atom; tell whether that was possible.
+    fn atom(&self, letter: u8, out: &mut Vec<u8>) -> bool {
+        let HeadCopy { bytes, head } = self.request;
+        let (path, query) = split_target(head.target.of(bytes));
+        let seconds = self.record.seconds;
+        match letter {
+            b'h' => word(self.address().as_bytes(), out),
+            b'l' => out.push(b'-'),
+            b'u' if field(self.request, b"authorization").is_empty() => out.push(b'-'),
+            b'r' => quoted(&request_line(self.request), out),
+            b'm' => word(head.method.of(bytes), out),
+            b'U' => word(&path, out),
+            b'q' => escape(query, true, out),
+            b'H' => word(head.version.as_str().as_bytes(), out),
+            b's' => number(self.code, out),
+            b'B' => number(self.record.bytes_out, out),
+            b'b' if self.record.bytes_out == 0 => out.push(b'-'),
+            b'b' => number(self.record.bytes_out, out),
+            b'f' => quoted(&field(self.request, b"referer"), out),
+            b'a' => quoted(&field(self.request, b"user-agent"), out),
+            b'T' => number(seconds as u64, out),
+            b'M' => number((seconds * 1e3) as u64, out),
+            b'D' => number((seconds * 1e6) as u64, out),
+            b'L' => print(out, format_args!("{seconds:.6}")),
+            b'p' => print(out, format_args!("<{}>", std::process::id())),
+            b't' => out.extend_from_slice(&self.time),
+            _ => return false,
+        }
+        true
+    }
+
+    fn address(&self) -> String {
+        let peer = self.record.peer;
+        peer.map_or(String::new(), |(address, _)| address.to_string())
+    }
+
+    fn response_field(&self, py: Python<'_>, name: &[u8], out: &mut Vec<u8>) -> PyResult<bool> {
+        let mut found: Vec<u8> = Vec::new();
+        let mut several = false;
+        if let Some(headers) = &self.record.headers {
+            for item in headers.bind(py).iter() {
+                let (field, value) = pair(&item)?;
+                if latin1_bytes(&field)?.eq_ignore_ascii_case(name) {
+                    if std::mem::replace(&mut several, true) {
+                        found.extend_from_slice(b", ");
+                    }
+                    found.extend_from_slice(latin1_bytes(&value)?);
+                }
+            }
+        }
+        quoted(&found, out);
+        Ok(true)
+    }
+
+    fn json(&self, py: Python<'_>, out: &mut Vec<u8>) -> PyResult<bool> {
+        let HeadCopy { bytes, head } = self.request;
+        let (path, query) = split_target(head.target.of(bytes));
+        let milliseconds = (self.at * 1e3) as i64 % 1000;
+        let version = head.version.as_str().trim_start_matches("HTTP/");
+        let record = self.record;
+        let referer = field(self.request, b"referer");
+        out.extend_from_slice(b"{\"time\":\"");
+        out.extend_from_slice(&self.time);
+        print(
+            out,
+            format_args!(".{milliseconds:03}Z\",\"client.address\":"),
+        );
+        let mut plain = json_text(self.address().as_bytes(), out);
+        out.extend_from_slice(b",\"client.port\":");
+        match record.peer {
+            Some((_, port)) => number(port, out),
+            None => out.extend_from_slice(b"null"),
+        }
+        out.extend_from_slice(b",\"http.request.method\":");
+        plain &= json_text(head.method.of(bytes), out);
+        out.extend_from_slice(b",\"url.path\":");
+        plain &= json_text(&path, out);
+        out.extend_from_slice(b",\"url.query\":");
+        plain &= json_text(query, out);
+        out.extend_from_slice(b",\"network.protocol.version\":");
+        plain &= json_text(version.as_bytes(), out);
+        print(
+            out,
+            format_args!(
+                ",\"http.response.status_code\":{},\"http.server.request.duration\":{:.6}\
+                 ,\"http.request.body.size\":{},\"http.response.body.size\":{}\
+                 ,\"user_agent.original\":",
+                self.code, record.seconds, record.bytes_in, record.bytes_out
+            ),
+        );
+        plain &= json_text(&field(self.request, b"user-agent"), out);
+        out.extend_from_slice(b",\"http.request.header.referer\":");
+        let several = !referer.is_empty() && *referer != *b"-";
+        out.extend_from_slice(if several { b"[" } else { b"" });
+        plain &= json_text(&referer, out);
+        out.extend_from_slice(if several { b"]" } else { b"" });
+        print(out, format_args!(",\"process.pid\":{}", std::process::id()));
+        out.extend_from_slice(b",\"request_id\":");
+        plain &= json_text(latin1_bytes(record.request_id.bind(py))?, out);
+        out.extend_from_slice(b",\"reason\":");
+        plain &= json_text(record.reason.as_bytes(), out);
+        out.extend_from_slice(b"}\n");
+        Ok(plain)
+    }
+}
+
+/// A response's field.
+fn pair<'py>(item: &Bound<'py, PyAny>) -> PyResult<(Bound<'py, PyString>, Bound<'py, PyString>)> {
+    let item = item.cast::<PyTuple>()?;
+    let (name, value) = (item.get_item(0)?, item.get_item(1)?);
+    Ok((
+        name.cast_into::<PyString>()?,
+        value.cast_into::<PyString>()?,
+    ))
+}
+
+pub fn request_line(copy: &HeadCopy) -> Vec<u8> {
+    let HeadCopy { bytes, head } = copy;
+    let version = head.version.as_str().as_bytes();
+    [head.method.of(bytes), head.target.of(bytes), version].join(&b' ')
+}
+
+/// The value of a field by its lower-case name, repeated ones joined; empty without it.
+fn field<'a>(copy: &'a HeadCopy, name: &[u8]) -> Cow<'a, [u8]> {
+    let HeadCopy { bytes, head } = copy;
+    if let (b"host", Some(authority)) = (name, head.authority) {
+        return Cow::Borrowed(authority.of(bytes)); // RFC 9112, section 3.2.2
+    }
+    let mut values = head.fields.iter().filter_map(|field| {
+        let same = field.name.of(bytes).eq_ignore_ascii_case(name);
+        same.then(|| field.value.of(bytes))
+    });
+    let mut joined = Cow::Borrowed(values.next().unwrap_or(&[]));
+    for value in values {
+        let all = joined.to_mut();
+        all.extend_from_slice(separator(name));
+        all.extend_from_slice(value);
+    }
+    joined
+}
+
+/// Path and query; the path of an absolute-form target begins behind its authority.
+fn split_target(target: &[u8]) -> (Cow<'_, [u8]>, &[u8]) {
+    let end = memchr::memchr(b'?', target).unwrap_or(target.len());
+    let (path, query) = target.split_at_checked(end).unwrap_or((target, &[]));
+    let query = query.get(1..).unwrap_or(&[]);
+    let scheme = memchr::memmem::find(path, b"://").filter(|_| !path.starts_with(b"/"));
+    let Some(scheme) = scheme else {
+        return (Cow::Borrowed(path), query);
+    };
+    let rest = path.get(scheme + 3..).unwrap_or(&[]);
+    let slash = memchr::memchr(b'/', rest);
+    let path = slash.and_then(|slash| rest.get(slash..)).unwrap_or(b"/");
+    (Cow::Borrowed(path), query)
+}
+
+fn print(out: &mut Vec<u8>, text: std::fmt::Arguments<'_>) {
+    let _ = out.write_fmt(text); // a Vec takes everything
+}
+
+fn number(value: impl Into<u64>, out: &mut Vec<u8>) {
+    print(out, format_args!("{}", value.into()));
+}
+
+fn is_plain(byte: u8) -> bool {
+    matches!(byte, b' '..=b'~') && byte != b'"' && byte != b'\\'
+}
+
+/// Write a value with `\xHH` for what is not plain, and for spaces where they would end it.
+fn escape(value: &[u8], is_word: bool, out: &mut Vec<u8>) {
+    for &byte in value {
+        if is_plain(byte) && !(is_word && byte == b' ') {
+            out.push(byte);
+        } else {
+            print(out, format_args!("\\x{byte:02x}"));
+        }
+    }
+}
+
+fn word(value: &[u8], out: &mut Vec<u8>) {
+    escape(if value.is_empty() { b"-" } else { value }, true, out);
+}
+
+fn quoted(value: &[u8], out: &mut Vec<u8>) {
+    escape(if value.is_empty() { b"-" } else { value }, false, out);
+}
+
+/// Write a JSON string, or null for nothing; tell whether it was plain enough for that.
+fn json_text(value: &[u8], out: &mut Vec<u8>) -> bool {
+    if value.is_empty() || value == b"-" {
+        out.extend_from_slice(b"null");
+        return true;
+    }
+    out.push(b'"');
+    for &byte in value {
+        if is_plain(byte) {
+            out.push(byte);
+        } else if matches!(byte, b'"' | b'\\') {
+            out.extend_from_slice(&[b'\\', byte]);
+        } else {
+            return false;
+        }
+    }
+    out.push(b'"');
+    true
+}
