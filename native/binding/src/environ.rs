@@ -16,6 +16,9 @@ const NAME_SLOTS: usize = 512;
 const VALUE_SLOTS: usize = 256;
 const CACHED_LENGTH: usize = 128;
 
+/// Sets of fields that are kept as dicts: a few KiB each, for each thread.
+const KNOWN_SLOTS: usize = 16;
+
 /// Declares the keys that requests have in common, as interned text.
 macro_rules! keys {
     ($($field:ident = $text:literal,)+) => {
@@ -111,24 +114,18 @@ impl Template {
         header_map: HeaderMap,
     ) -> PyResult<(Bound<'py, PyDict>, bool)> {
         let keys = keys(py);
-        let dict = crate::ffi::copy_dict(self.dict.bind(py))?;
-        let underscored = CACHE.with(|cache| match cache.try_borrow_mut() {
-            Ok(mut cache) => {
-                cache.set_client(py, &dict, peer)?;
-                cache.set_request(py, &dict, head, bytes)?;
-                cache.set_fields(py, &dict, head, bytes)
-            }
+        let base = self.dict.bind(py);
+        let begin = |cache: &mut Cache| {
+            let (dict, underscored) = cache.with_fields(py, base, head, bytes, header_map)?;
+            cache.set_client(py, &dict, peer)?;
+            cache.set_request(py, &dict, head, bytes)?;
+            PyResult::Ok((dict, underscored))
+        };
+        let (dict, underscored) = CACHE.with(|cache| match cache.try_borrow_mut() {
+            Ok(mut cache) => begin(&mut cache),
             // The collector ran a finalizer that asked for a request, in the middle of all this.
-            Err(_) => {
-                let mut cache = Cache::default();
-                cache.set_client(py, &dict, peer)?;
-                cache.set_request(py, &dict, head, bytes)?;
-                cache.set_fields(py, &dict, head, bytes)
-            }
+            Err(_) => begin(&mut Cache::default()),
         })?;
-        if header_map == HeaderMap::Dangerous {
-            add_underscored(py, &dict, head, bytes)?;
-        }
         self.set_path(py, &dict, head.path(bytes))?;
         if head.chunked {
             if let Some(length) = length {
@@ -255,8 +252,16 @@ struct Slot {
     text: Option<Py<PyString>>,
 }
 
+/// What the requests of a listener begin with that have certain fields.
+struct Known {
+    fields: u64, // `Head::recalled`
+    base: Py<PyDict>,
+    dict: Py<PyDict>,
+}
+
 #[derive(Default)]
 struct Cache {
+    known: Vec<Option<Known>>,
     names: Vec<Option<Slot>>,
     values: Vec<Option<Slot>>,
     client: Option<(Peer, Py<PyString>, Option<Py<PyString>>)>,
@@ -276,6 +281,42 @@ fn hash(bytes: &[u8]) -> usize {
 }
 
 impl Cache {
+    /// A copy of `base` with the request's fields; whether one was left out for an underscore.
+    fn with_fields<'py>(
+        &mut self,
+        py: Python<'py>,
+        base: &Bound<'py, PyDict>,
+        head: &Head,
+        bytes: &[u8],
+        header_map: HeaderMap,
+    ) -> PyResult<(Bound<'py, PyDict>, bool)> {
+        let slot = head.recalled as usize % KNOWN_SLOTS;
+        if let (1.., Some(Some(known))) = (head.recalled, self.known.get(slot)) {
+            if known.fields == head.recalled && known.base.is(base) {
+                return Ok((known.dict.bind(py).copy()?, false));
+            }
+        }
+        let dict = base.copy()?;
+        let underscored = self.set_fields(py, &dict, head, bytes)?;
+        if header_map == HeaderMap::Dangerous {
+            add_underscored(py, &dict, head, bytes)?;
+        }
+        if head.recalled > 0 {
+            if self.known.is_empty() {
+                self.known.resize_with(KNOWN_SLOTS, || None);
+            }
+            let known = Known {
+                fields: head.recalled,
+                base: base.clone().unbind(),
+                dict: dict.copy()?.unbind(),
+            };
+            if let Some(place) = self.known.get_mut(slot) {
+                *place = Some(known);
+            }
+        }
+        Ok((dict, underscored))
+    }
+
     fn set_client(&mut self, py: Python<'_>, dict: &Bound<'_, PyDict>, peer: Peer) -> PyResult<()> {
         let keys = keys(py);
         if !matches!(&self.client, Some((last, _, _)) if *last == peer) {

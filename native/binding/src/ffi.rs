@@ -3,7 +3,7 @@
 use pyo3::exceptions::PyUnicodeEncodeError;
 use pyo3::ffi;
 use pyo3::prelude::*;
-use pyo3::types::{PyDict, PyString};
+use pyo3::types::PyString;
 
 /// Text of bytes in Latin-1, which is what an environ holds. Fails where memory runs out.
 pub fn latin1<'py>(py: Python<'py>, bytes: &[u8]) -> PyResult<Bound<'py, PyString>> {
@@ -39,9 +39,4 @@ pub fn latin1_bytes<'a, 'py: 'a>(
         let size = ffi::PyUnicode_GET_LENGTH(pointer) as usize;
         Ok(std::slice::from_raw_parts(data, size))
     }
-}
-
-/// A copy of a dict, with its room for more.
-pub fn copy_dict<'py>(dict: &Bound<'py, PyDict>) -> PyResult<Bound<'py, PyDict>> {
-    dict.copy()
 }

@@ -38,6 +38,42 @@ pub struct Event {
     pub broken: bool,
 }
 
+/// What one poll told. Its room is made once: a poll is too frequent for that.
+pub struct Events {
+    raw: Box<[epoll::Event]>,
+    ready: usize,
+}
+
+impl Default for Events {
+    fn default() -> Self {
+        Events {
+            raw: vec![epoll::Event { events: 0, u64: 0 }; BATCH].into_boxed_slice(),
+            ready: 0,
+        }
+    }
+}
+
+impl Events {
+    pub fn len(&self) -> usize {
+        self.ready
+    }
+
+    /// Take them all.
+    pub fn take(&mut self) -> impl Iterator<Item = Event> + '_ {
+        let ready = std::mem::take(&mut self.ready);
+        self.raw.iter().take(ready).map(|event| {
+            let mask = event.events as i32;
+            Event {
+                token: Token(event.u64),
+                input: mask & libc::EPOLLIN != 0,
+                room: mask & libc::EPOLLOUT != 0,
+                ended: mask & libc::EPOLLRDHUP != 0,
+                broken: mask & (libc::EPOLLERR | libc::EPOLLHUP) != 0,
+            }
+        })
+    }
+}
+
 /// An epoll instance, and a descriptor that ends its wait.
 pub struct Poller {
     epoll: Fd,       // used by the leader, who also closes it
@@ -76,24 +112,14 @@ impl Poller {
         epoll::remove(&self.epoll, number);
     }
 
-    /// Wait for up to so long (None: for ever), and add what happened to `events`.
-    pub fn wait(&self, events: &mut Vec<Event>, timeout: Option<Nanos>) -> io::Result<()> {
-        let mut raw = [epoll::Event { events: 0, u64: 0 }; BATCH];
+    /// Wait for up to so long (None: for ever), and write what happened into `events`.
+    pub fn wait(&self, events: &mut Events, timeout: Option<Nanos>) -> io::Result<()> {
         let milliseconds = match timeout {
             None => -1,
             Some(time) => time.div_ceil(MILLISECOND).min(60_000) as i32,
         };
-        let ready = epoll::wait(&self.epoll, &mut raw, milliseconds)?;
-        events.extend(raw.iter().take(ready).map(|event| {
-            let mask = event.events as i32;
-            Event {
-                token: Token(event.u64),
-                input: mask & libc::EPOLLIN != 0,
-                room: mask & libc::EPOLLOUT != 0,
-                ended: mask & libc::EPOLLRDHUP != 0,
-                broken: mask & (libc::EPOLLERR | libc::EPOLLHUP) != 0,
-            }
-        }));
+        events.ready = 0;
+        events.ready = epoll::wait(&self.epoll, &mut events.raw, milliseconds)?;
         Ok(())
     }
 

@@ -6,9 +6,9 @@
 use crate::connection::{Connection, NEVER, Ready};
 use crate::diary::Entry;
 use crate::hub::Hub;
-use crate::poller::{Event, Token};
+use crate::poller::{Event, Events, Token};
 use crate::sys::{self, MILLISECOND, Nanos, SECOND};
-use penstock_protocol::Head;
+use penstock_protocol::{Head, Memory};
 use std::collections::VecDeque;
 use std::os::fd::RawFd;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -36,6 +36,8 @@ pub struct Desk {
     pub now: Nanos,
     pub buffer: Box<[u8]>,
     pub head: Head,
+    /// What fields mean that clients send again and again.
+    pub memory: Memory,
     pub scratch: Vec<u8>,
     /// With more to do than their turn allowed: they go on with what the next poll brings.
     pub proceed: VecDeque<Arc<Connection>>,
@@ -100,7 +102,7 @@ pub struct Reactor {
     pub desk: Desk,
     acceptors: Vec<Acceptor>,
     batch: VecDeque<Item>,
-    events: Vec<Event>,
+    events: Events,
     polled_at: Nanos,
     next_sweep: Nanos,
     sweep_interval: Nanos,
@@ -116,12 +118,13 @@ impl Reactor {
                 now,
                 buffer: vec![0; RECEIVE_BYTES].into_boxed_slice(),
                 head: Head::default(),
+                memory: Memory::default(),
                 scratch: Vec::new(),
                 proceed: VecDeque::new(),
             },
             acceptors,
             batch: VecDeque::new(),
-            events: Vec::new(),
+            events: Events::default(),
             polled_at: now,
             next_sweep: now,
             sweep_interval: hub.options.sweep_interval,
@@ -195,7 +198,7 @@ impl Reactor {
         };
         // An error here would be a defect of ours: there is nothing that it could tell a client.
         let mut result = hub.poller.wait(&mut self.events, timeout);
-        if result.is_ok() && self.events.is_empty() && timeout != Some(0) {
+        if result.is_ok() && self.events.len() == 0 && timeout != Some(0) {
             // A process that was halted in the poll comes back with nothing, whatever has arrived
             // meanwhile; whoever sent it in time must not be taken for late.
             result = hub.poller.wait(&mut self.events, Some(0));
@@ -208,7 +211,7 @@ impl Reactor {
         }
         self.desk.now = sys::monotonic();
         self.polled_at = self.desk.now;
-        self.batch.extend(self.events.drain(..).map(Item::Event));
+        self.batch.extend(self.events.take().map(Item::Event));
         self.batch
             .extend(self.desk.proceed.drain(..).map(Item::Proceed));
         !self.batch.is_empty() || hub.has_posts()

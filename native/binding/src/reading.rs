@@ -289,6 +289,7 @@ fn parse(
     let Desk {
         buffer,
         head,
+        memory,
         scratch,
         now,
         ..
@@ -300,7 +301,7 @@ fn parse(
     let mut fresh: &[u8] = &[]; // the head, where it is in this block
     let mut streams = false;
     let verdict = loop {
-        match parser.next_event(&mut input, &options.parser, head) {
+        match parser.next_event_recalling(&mut input, &options.parser, head, memory) {
             Ok(Event::Request(bytes)) => {
                 fresh = bytes;
                 held.requests += 1;

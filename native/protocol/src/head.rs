@@ -23,6 +23,10 @@ impl Span {
         Self::new(self.start.saturating_add(by), self.end.saturating_add(by))
     }
 
+    pub(crate) const fn shifted_back(self, by: usize) -> Self {
+        Self::new(self.start.saturating_sub(by), self.end.saturating_sub(by))
+    }
+
     /// These bytes of `head`; empty if it has fewer.
     #[must_use]
     #[inline]
@@ -61,6 +65,22 @@ pub struct Field {
     pub value: Span,
 }
 
+impl Field {
+    pub(crate) const fn shifted(self, by: usize) -> Self {
+        Self {
+            name: self.name.shifted(by),
+            value: self.value.shifted(by),
+        }
+    }
+
+    pub(crate) const fn shifted_back(self, by: usize) -> Self {
+        Self {
+            name: self.name.shifted_back(by),
+            value: self.value.shifted_back(by),
+        }
+    }
+}
+
 /// What a complete and valid head says. One can serve for any number of requests.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Head {
@@ -88,6 +108,8 @@ pub struct Head {
     pub expect_continue: bool,
     /// Whether body bytes follow, as far as the head can tell (an empty chunked body may).
     pub body_expected: bool,
+    /// Names the fields among those that a [`crate::Memory`] holds; 0 where it holds them not.
+    pub recalled: u64,
 }
 
 impl Head {

@@ -12,7 +12,8 @@ use crate::error::{self, ProtocolError};
 use crate::head::Head;
 use crate::input::Input;
 use crate::limits::Limits;
-use crate::scan::Scan;
+use crate::recall::Memory;
+use crate::scan::{self, Scan};
 
 /// What the parser reports.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -181,6 +182,33 @@ impl Parser {
         event
     }
 
+    /// [`Parser::next_event`], for one that may begin with fields that came before: those are not
+    /// read again. The answer is the same, with or without `memory`.
+    ///
+    /// # Errors
+    /// As of [`Parser::next_event`].
+    pub fn next_event_recalling<'a>(
+        &mut self,
+        input: &mut Input<'a>,
+        limits: &Limits,
+        head: &mut Head,
+        memory: &mut Memory,
+    ) -> Result<Event<'a>, ProtocolError> {
+        if let (Stage::Head { scan, .. }, false) = (&self.stage, memory.is_empty()) {
+            if scan.is_fresh() {
+                if let Some(size) = scan::recall(input, limits, head, memory) {
+                    self.stage = Stage::Length(0);
+                    return Ok(Event::Request(input.take(size)));
+                }
+            }
+        }
+        let event = self.next_event(input, limits, head)?;
+        if let Event::Request(bytes) = event {
+            memory.note(bytes, head);
+        }
+        Ok(event)
+    }
+
     /// Makes ready for another request, of which all or a part may have been received already.
     ///
     /// # Errors
@@ -209,6 +237,7 @@ impl Parser {
         (self.request_line, self.sound) = (scan.request_line(), scan.sound());
         if let Some(size) = found? {
             (self.request_line, self.sound) = (0, 0);
+            head.recalled = 0;
             self.stage = match (head.chunked, head.content_length) {
                 (true, _) => Stage::Chunked(ChunkedReader::new()),
                 (false, length) => Stage::Length(length.unwrap_or(0)),

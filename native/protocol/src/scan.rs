@@ -11,6 +11,7 @@ use crate::head::{Field, Head, Span, Version};
 use crate::input::Input;
 use crate::limits::Limits;
 use crate::lines::{Forbidden, end_of_line, find_control};
+use crate::recall::Memory;
 use crate::request_line;
 
 const CRLF: usize = 2;
@@ -48,6 +49,11 @@ impl Scan {
         self.sound
     }
 
+    /// Whether nothing of a head has been looked at.
+    pub const fn is_fresh(&self) -> bool {
+        self.lines == 0 && self.scanned == 0
+    }
+
     /// Returns the size of the head that `input` begins with, once it is complete, and writes
     /// what it says into `head`. Consumes nothing but an empty line before it.
     pub fn next(
@@ -75,11 +81,8 @@ impl Scan {
         seen: &mut Seen,
     ) -> Result<Option<usize>, ProtocolError> {
         let mut whole = None;
-        if self.lines == 0 && self.scanned == 0 {
-            // No line of a head of this size can pass its limit.
-            let most = limits.request_line.min(limits.field_size).min(limits.head);
-            let window = input.remaining();
-            let window = window.get(..most).unwrap_or(window);
+        if self.is_fresh() {
+            let window = window(input, limits);
             if let Some(size) = read_plain_head(window, limits, head, seen) {
                 self.request_line = plain_request_line(head);
                 return Ok(Some(size));
@@ -178,6 +181,29 @@ impl Scan {
             forbidden,
         )
     }
+}
+
+/// What can be read without counting: no line of a head of this size can pass its limit.
+fn window<'a>(input: &Input<'a>, limits: &Limits) -> &'a [u8] {
+    let most = limits.request_line.min(limits.field_size).min(limits.head);
+    let bytes = input.remaining();
+    bytes.get(..most).unwrap_or(bytes)
+}
+
+/// Reads a head whose fields `memory` knows; returns its size. `input` has to begin with it.
+pub fn recall(
+    input: &Input<'_>,
+    limits: &Limits,
+    head: &mut Head,
+    memory: &Memory,
+) -> Option<usize> {
+    let window = window(input, limits);
+    let at = read_plain_request_line(window, head)?;
+    if head.version != Version::Http11 {
+        return None;
+    }
+    let size = memory.recall(window.get(at..)?, at, head)?;
+    at.checked_add(size)
 }
 
 /// The length of a request line in origin-form: all its versions have eight bytes.
@@ -298,10 +324,7 @@ fn read_head(bytes: &[u8], head: &mut Head, seen: &mut Seen) -> Result<(), Proto
             return Ok(());
         }
         let field = split_field(line)?;
-        let field = Field {
-            name: field.name.shifted(at),
-            value: field.value.shifted(at),
-        };
+        let field = field.shifted(at);
         seen.note(field.name.of(bytes), field.value);
         head.fields.push(field);
         at = at.saturating_add(end).saturating_add(CRLF);

@@ -4,10 +4,10 @@
 
 mod support;
 
-use penstock_protocol::Limits;
+use penstock_protocol::{Limits, Memory};
 use proptest::prelude::*;
 use proptest::sample::select;
-use support::{byte_by_byte, parse, split_at};
+use support::{byte_by_byte, parse, parse_recalling, split_at};
 
 /// Small ones, so that short inputs meet them.
 const SMALL: Limits = Limits {
@@ -93,6 +93,23 @@ proptest! {
         prop_assert_eq!(split.essence(), whole.essence());
     }
 
+    #[test]
+    fn what_fields_mean_does_not_depend_on_what_came_before(
+        before in prop::collection::vec(streams(), 0..4),
+        raw in streams(),
+        small: bool,
+    ) {
+        let limits = if small { SMALL } else { Limits::default() };
+        let mut memory = Some(Memory::default());
+        for stream in before.iter().chain([&raw, &raw]) {
+            parse_recalling([&stream[..]], false, &limits, &mut memory);
+        }
+        let plain = parse([&raw[..]], true, &limits);
+        let recalling = parse_recalling([&raw[..]], true, &limits, &mut memory);
+        prop_assert_eq!(recalling.essence(), plain.essence());
+        prop_assert_eq!(recalling.request_line, plain.request_line);
+    }
+
     /// `parse` itself sees that the parser does not spin.
     #[test]
     fn what_is_kept_between_packets_is_bounded_by_the_limits(raw in streams()) {
@@ -136,5 +153,43 @@ fn sizes_without_a_limit_do_not_overflow() {
             let whole = parse([raw], eof, &limits);
             assert_eq!(parse(byte_by_byte(raw), eof, &limits).essence(), whole.essence());
         }
+    }
+}
+
+/// The same fields with other request lines: what they mean is recalled from the second time on,
+/// unless the line changes it.
+#[test]
+fn fields_that_come_again_are_recalled_where_the_request_line_allows_it() {
+    const FIELDS: &str = "Host: a\r\nCookie: x=1\r\nConnection: close\r\n\r\n";
+    let mut memory = Some(Memory::default());
+    for (line, recalled) in [
+        ("GET / HTTP/1.1", 0),
+        ("GET / HTTP/1.1", 1),
+        ("GET /other?q HTTP/1.1", 1),
+        ("HEAD /third HTTP/1.1", 1),
+        ("GET / HTTP/1.0", 0),
+        ("GET http://b/ HTTP/1.1", 0),
+        ("GET nonsense HTTP/1.1", 0),
+    ] {
+        let raw = format!("{line}\r\n{FIELDS}").into_bytes();
+        let limits = Limits::default();
+        let outcome = parse_recalling([&raw[..]], true, &limits, &mut memory);
+        assert_eq!(outcome.recalled, recalled, "{line}");
+        assert_eq!(
+            outcome.essence(),
+            parse([&raw[..]], true, &limits).essence()
+        );
+    }
+}
+
+/// A body's length, and a body, belong to one request.
+#[test]
+fn fields_that_tell_of_a_body_are_not_recalled() {
+    let raw = b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\n\r\nabc";
+    let mut memory = Some(Memory::default());
+    for _ in 0..3 {
+        let outcome = parse_recalling([&raw[..]], true, &Limits::default(), &mut memory);
+        assert_eq!(outcome.recalled, 0);
+        assert_eq!(outcome.messages[0].body, b"abc");
     }
 }

@@ -1,7 +1,7 @@
 //! Feeding the parser in every way that packets may come, and reading what it says.
 #![allow(dead_code, reason = "each test file uses a part of it")]
 
-use penstock_protocol::{Carry, Event, Head, Input, Limits, Parser, ProtocolError};
+use penstock_protocol::{Carry, Event, Head, Input, Limits, Memory, Parser, ProtocolError};
 
 /// A request and as much of its body as came.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -50,6 +50,8 @@ pub struct Outcome {
     pub error: Option<ProtocolError>,
     pub request_line: Vec<u8>,
     pub closed: bool,
+    /// Requests whose fields a memory holds.
+    pub recalled: usize,
     /// The most bytes that were kept from one block for the next.
     pub most_kept: usize,
 }
@@ -68,11 +70,22 @@ pub fn parse<'a>(
     eof: bool,
     limits: &Limits,
 ) -> Outcome {
+    parse_recalling(blocks, eof, limits, &mut None)
+}
+
+/// The same with a memory of the fields of other streams, where there is one.
+pub fn parse_recalling<'a>(
+    blocks: impl IntoIterator<Item = &'a [u8]>,
+    eof: bool,
+    limits: &Limits,
+    memory: &mut Option<Memory>,
+) -> Outcome {
     let mut connection = Connection {
         parser: Parser::new(),
         head: Head::default(),
         limits: *limits,
         outcome: Outcome::default(),
+        memory,
     };
     let mut carry = Carry::default();
     for block in blocks {
@@ -94,25 +107,32 @@ pub fn parse<'a>(
     connection.outcome
 }
 
-struct Connection {
+struct Connection<'m> {
+    memory: &'m mut Option<Memory>,
     parser: Parser,
     head: Head,
     limits: Limits,
     outcome: Outcome,
 }
 
-impl Connection {
+impl Connection<'_> {
     /// Tells whether more may be received.
     fn take_events(&mut self, input: &mut Input<'_>) -> bool {
         // Each event but the last consumes a byte, or ends a message that consumed some.
         for _ in 0..3 * input.remaining().len() + 4 {
-            match self.parser.next_event(input, &self.limits, &mut self.head) {
+            let (parser, limits, head) = (&mut self.parser, &self.limits, &mut self.head);
+            let event = match self.memory {
+                Some(memory) => parser.next_event_recalling(input, limits, head, memory),
+                None => parser.next_event(input, limits, head),
+            };
+            match event {
                 Ok(Event::NeedData) => return true,
                 Ok(Event::ConnectionClosed) => {
                     self.outcome.closed = true;
                     return false;
                 }
                 Ok(Event::Request(bytes)) => {
+                    self.outcome.recalled += usize::from(self.head.recalled > 0);
                     self.outcome.messages.push(Message::new(&self.head, bytes));
                 }
                 Ok(Event::Data(data)) => {
