@@ -3,6 +3,8 @@
 from collections.abc import Mapping, Sequence
 from typing import Any, BinaryIO
 
+from penstock.wsgi.headers import CheckHead
+
 class Exchange:
     """`penstock.transport.Exchange`."""
 
@@ -51,3 +53,11 @@ class NativeTransport:
     def abandon(self) -> None: ...
     def watch(self) -> None: ...
     def scribe(self) -> None: ...
+
+class HeadCheck:
+    """`penstock.wsgi.headers.check_head`, fast for what is plainly right."""
+
+    def __init__(self, reference: CheckHead) -> None: ...
+    def __call__(
+        self, status: str, headers: list[tuple[str, str]]
+    ) -> tuple[int, list[tuple[str, str]], int | None, bool]: ...

@@ -122,7 +122,12 @@ class Worker:
             self.close_logs()
             self.error_log.close()
             raise
-        self._gateway = Gateway(application, logger=self.logger, sendfile=settings.sendfile)
+        self._gateway = Gateway(
+            application,
+            logger=self.logger,
+            sendfile=settings.sendfile,
+            check_head=self.transport.check_head,
+        )
         self._threads = [
             threading.Thread(target=self._serve, name=f"penstock-{number}", daemon=True)
             for number in range(1, settings.threads + 1)

@@ -23,6 +23,7 @@ mod sys;
 mod tap;
 mod teller;
 mod transport;
+mod validate;
 mod wire;
 
 use pyo3::prelude::*;
@@ -34,4 +35,6 @@ mod _native {
     use crate::exchange::Exchange;
     #[pymodule_export]
     use crate::transport::NativeTransport;
+    #[pymodule_export]
+    use crate::validate::HeadCheck;
 }

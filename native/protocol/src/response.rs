@@ -1,6 +1,7 @@
 //! The bytes of a response: its head, its chunks, and the answer to a broken request.
 
 use crate::error::ProtocolError;
+use crate::grammar;
 use crate::head::Version;
 
 /// Ends a chunked body, without trailer fields (RFC 9112, section 7.1).
@@ -47,6 +48,12 @@ pub fn choose_framing(
         (None, Version::Http10) => Framing::Close,
         (None, Version::Http11) => Framing::Chunked,
     }
+}
+
+/// Whether a field may have this name: a token (RFC 9110, section 5.6.2).
+#[must_use]
+pub fn is_field_name(name: &[u8]) -> bool {
+    grammar::is_token(name)
 }
 
 /// Appends a response's head to `out`: `status` (`200 OK`), `headers`, then the `added` lines.

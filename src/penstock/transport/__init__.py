@@ -9,7 +9,10 @@ A worker's thread is this loop and nothing more::
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, BinaryIO, Protocol
+from typing import TYPE_CHECKING, Any, BinaryIO, Protocol
+
+if TYPE_CHECKING:
+    from penstock.wsgi.headers import CheckHead
 
 HeaderList = list[tuple[str, str]]
 
@@ -88,6 +91,10 @@ class Exchange(Protocol):
 
 class Transport(Protocol):
     """Everything between the listening sockets and the gateway. All methods are thread-safe."""
+
+    @property
+    def check_head(self) -> CheckHead:
+        """What the gateway checks heads of responses with: the reference, or as strict and faster."""
 
     def next(self) -> Exchange | None:
         """Block until a request is ready for the application; None for good once drained."""

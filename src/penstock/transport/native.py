@@ -13,6 +13,7 @@ from penstock.access_log import Transaction, line_pieces, second_text
 from penstock.transport.limits import BODY_STALL_SECONDS, Limits
 from penstock.transport.python.spool import SpooledBody
 from penstock.wsgi.environ import DroppedFields
+from penstock.wsgi.headers import check_head
 
 if TYPE_CHECKING:
     from penstock.access_log import AccessLog
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from penstock.trace import Trace
     from penstock.transport import Exchange
     from penstock.wsgi.environ import HeaderMap
+    from penstock.wsgi.headers import CheckHead
 
 
 class NativeTransport:
@@ -29,6 +31,9 @@ class NativeTransport:
     ``threads`` is how many threads will call `next`; more than one are helped by two of
     the transport's own: one that watches for calls that stall, one that writes to the logs.
     """
+
+    check_head: CheckHead = _native.HeadCheck(check_head)
+    """See `penstock.transport.Transport.check_head`."""
 
     next: Callable[[], Exchange | None]
     """See `penstock.transport.Transport.next`. Native itself: each request passes here."""

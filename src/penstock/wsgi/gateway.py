@@ -10,6 +10,7 @@ from penstock.errors import ClientDisconnected, RequestBodyError
 from penstock.statuses import REASON_PHRASES
 from penstock.wsgi.environ import OUTSIDE_MOUNT
 from penstock.wsgi.file_wrapper import FileWrapper, file_region
+from penstock.wsgi.headers import check_head
 from penstock.wsgi.input import RequestBody
 from penstock.wsgi.response import ProtocolBreach, Response
 
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from wsgiref.types import WSGIApplication
 
     from penstock.transport import Exchange
+    from penstock.wsgi.headers import CheckHead
 
 JOIN_LIMIT = 64 * 1024
 """Bytes up to which the blocks of a list leave as one: to copy them is cheaper than to send each
@@ -35,19 +37,30 @@ class Gateway:
     """Answers exchanges by calling one application. Any number of threads may use it."""
 
     def __init__(
-        self, application: WSGIApplication, *, logger: logging.Logger, sendfile: bool = True
+        self,
+        application: WSGIApplication,
+        *,
+        logger: logging.Logger,
+        sendfile: bool = True,
+        check_head: CheckHead = check_head,
     ) -> None:
-        """Set what is called, where failures are logged, and whether the kernel sends files."""
+        """Set what is called, where failures are logged, and whether the kernel sends files.
+
+        ``check_head`` may be replaced by native code that does the same.
+        """
         self._application = application
         self._logger = logger
         self._sendfile = sendfile
+        self._check_head = check_head
         # Any thread adds to it; two that meet may both warn, which does no harm.
         self._warned: set[str] = set()
 
     def handle(self, exchange: Exchange) -> None:
         """Answer one exchange: it is finished or aborted on return. Never raises."""
         environ = exchange.environ
-        response = Response(exchange, self._warn_once)
+        # Asked now, since middleware may turn HEAD into GET for what it wraps.
+        is_head = environ["REQUEST_METHOD"] == "HEAD"
+        response = Response(exchange, is_head, self._warn_once, self._check_head)
         body = exchange.body
         streamed = None
         if body is None:
@@ -60,10 +73,17 @@ class Gateway:
                 _answer_plainly(exchange, 404)
             else:
                 result = self._application(environ, response.start_response)
-                self._send_result(exchange, response, result)
+                # One block in a list is what most applications return.
+                if type(result) is list and len(result) == 1 and type(result[0]) is bytes:
+                    response.send_whole(result[0])
+                else:
+                    self._send_result(exchange, response, result)
+                # A file that is longer is cut, and that is no fault: so one sends a range of it.
+                if response.overran and type(result) is not FileWrapper:
+                    self._tell_of_overrun(exchange, response)
         except BaseException as error:  # SystemExit as well: no request may end a worker
             self._handle_failure(exchange, response, error)
-        if result is not None:
+        if result is not None and type(result) is not list:  # a list has nothing to close
             self._close(exchange, result)
         # From here on nothing of the exchange hangs on what an application may keep.
         response.forget_exchange()
@@ -87,19 +107,18 @@ class Gateway:
         elif result is None or isinstance(result, str | bytes | bytearray | memoryview):
             raise ProtocolBreach(f"it returned {kind.__name__}, not an iterable of bytes")
         elif kind is FileWrapper:
-            # A file longer than its Content-Length is cut: so one sends a range of it.
             if not (self._sendfile and _send_file(response, result)):  # type: ignore[arg-type]
                 self._iterate(exchange, response, result)
-            return
         else:
             self._iterate(exchange, response, result)
-        if response.overran:
-            self._logger.error(
-                "%s: the application gave more than its Content-Length of %d bytes; the rest"
-                " is dropped",
-                _describe(exchange),
-                response.content_length,
-            )
+
+    def _tell_of_overrun(self, exchange: Exchange, response: Response) -> None:
+        self._logger.error(
+            "%s: the application gave more than its Content-Length of %d bytes; the rest"
+            " is dropped",
+            _describe(exchange),
+            response.content_length,
+        )
 
     def _iterate(self, exchange: Exchange, response: Response, result: Iterable[bytes]) -> None:
         only_one = _is_one_block(result)

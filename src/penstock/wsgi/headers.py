@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -39,6 +40,18 @@ _SPECIAL = {
 
 _codes: dict[str, int] = {}
 _kinds: dict[str, int] = {}
+
+
+CheckHead = Callable[[str, "HeaderList"], "tuple[int, HeaderList, int | None, bool]"]
+"""`check_head`, or native code that does the same."""
+
+
+def check_head(status: str, headers: HeaderList) -> tuple[int, HeaderList, int | None, bool]:
+    """Check a response's head as `start_response` is given it.
+
+    Return the status code, and what `check_headers` returns. Raises what the two raise.
+    """
+    return check_status(status), *check_headers(headers)
 
 
 def check_status(status: str) -> int:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from penstock.wsgi.headers import check_headers, check_status
+from penstock.wsgi.headers import check_head, check_headers
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from types import TracebackType
 
     from penstock.transport import Exchange, HeaderList
+    from penstock.wsgi.headers import CheckHead
 
     ExcInfo = (
         tuple[type[BaseException], BaseException, TracebackType | None] | tuple[None, None, None]
@@ -25,35 +26,59 @@ class ProtocolBreach(RuntimeError):
 
 
 class Response:
-    """What an application has said so far of its response, and what of it has left.
+    """What an application has said so far of its response, and what of it has left."""
 
-    The attributes begin as class attributes: most responses change only a few of them.
-    """
+    __slots__ = (
+        "_called",
+        "_check_head",
+        "_close",
+        "_exchange",
+        "_is_head",
+        "_warn_once",
+        "begun",
+        "bodiless",
+        "code",
+        "content_length",
+        "finished",
+        "headers",
+        "overran",
+        "sent",
+        "status",
+    )
 
-    status = ""
-    code = 0
+    status: str
+    code: int
     """The status code; 0 until a call of `start_response` succeeded."""
     headers: HeaderList
-    content_length: int | None = None
+    content_length: int | None
     """What the application gave or the server found out."""
-    bodiless = False
+    bodiless: bool
     """Whether the client gets no body, whatever the application says."""
-    sent = 0
+    sent: int
     """Bytes of the body that were handed to the exchange."""
-    begun = False
+    begun: bool
     """Whether the exchange has the head; it leaves with the first block."""
-    finished = False
+    finished: bool
     """Whether the exchange has the whole response."""
-    overran = False
+    overran: bool
     """Whether the application gave more than its Content-Length."""
-    _called = False
-    _close = False
 
-    def __init__(self, exchange: Exchange, warn_once: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        exchange: Exchange,
+        is_head: bool,
+        warn_once: Callable[[str], None],
+        check_head: CheckHead = check_head,
+    ) -> None:
+        """Begin without a head; ``is_head`` is whether the client asked for nothing else."""
         self._exchange: Exchange | None = exchange
+        self._is_head = is_head
         self._warn_once = warn_once
-        # Read now, since middleware may turn HEAD into GET for what it wraps.
-        self._is_head = exchange.environ["REQUEST_METHOD"] == "HEAD"
+        self._check_head = check_head
+        self._called = self._close = False
+        self.begun = self.finished = self.bodiless = self.overran = False
+        self.code = self.sent = 0
+        self.content_length = None
 
     # What the application calls
 
@@ -74,8 +99,7 @@ class Response:
         elif self._called:
             raise RuntimeError("start_response was called a second time without exc_info")
         self._called = True
-        code = check_status(status)
-        self.headers, length, self._close = check_headers(headers)
+        code, self.headers, length, self._close = self._check_head(status, headers)
         if code in _BODILESS_CODES:
             self.bodiless = True
             if code != 304:  # RFC 9110, section 8.6: none in a 204; a 205 has an empty body
@@ -130,8 +154,12 @@ class Response:
             self.end()
             return
         self.content_length = size
-        exchange = self.exchange
-        self._begin(exchange)
+        exchange = self._exchange
+        assert exchange is not None
+        self.begun = True
+        if self._close:
+            self._say_close(exchange)
+        exchange.respond(self.status, self.headers, size)
         exchange.finish(block)
         self.finished = True
 
@@ -226,12 +254,15 @@ class Response:
         if not self.begun:
             self.begun = True
             if self._close:
-                self._warn_once(
-                    "The application sent 'Connection: close'; the connection is the server's:"
-                    " it closes after this response, and the field is left out"
-                )
-                exchange.close_after_response()
+                self._say_close(exchange)
             exchange.respond(self.status, self.headers, self.content_length)
+
+    def _say_close(self, exchange: Exchange) -> None:
+        self._warn_once(
+            "The application sent 'Connection: close'; the connection is the server's:"
+            " it closes after this response, and the field is left out"
+        )
+        exchange.close_after_response()
 
     def _drop(self, block: bytes) -> None:
         if block and not self._is_head:

@@ -11,6 +11,7 @@ from penstock.transport.python.acceptor import Acceptor
 from penstock.transport.python.crew import Crew
 from penstock.transport.python.exchange import PythonExchange
 from penstock.transport.python.loop import Loop
+from penstock.wsgi.headers import check_head
 
 if TYPE_CHECKING:
     from penstock.access_log import AccessLog
@@ -26,6 +27,9 @@ class PythonTransport:
     ``threads`` is how many threads will call `next`; more than one are helped by a tender thread
     (see `crew`).
     """
+
+    check_head = staticmethod(check_head)
+    """See `penstock.transport.Transport.check_head`."""
 
     def __init__(
         self,

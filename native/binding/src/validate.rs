@@ -1,0 +1,132 @@
+//! The checks of `start_response`, for what is plainly right. `penstock.wsgi.headers.check_head` is
+//! the reference, and judges whatever is not: it knows what to raise, and with which words.
+
+use crate::ffi::latin1_bytes;
+use penstock_protocol::response::is_field_name;
+use pyo3::prelude::*;
+use pyo3::types::{PyList, PyString, PyTuple};
+
+/// More digits than any disk holds bytes.
+const LENGTH_DIGITS: usize = 18;
+
+/// What is known of a response's head: code, fields without Content-Length, length, and whether
+/// the application asked to close the connection.
+type Checked<'py> = (u16, Bound<'py, PyList>, Option<u64>, bool);
+
+/// Checks heads of responses.
+#[pyclass(module = "penstock._native", frozen)]
+pub struct HeadCheck {
+    reference: Py<PyAny>,
+}
+
+#[pymethods]
+impl HeadCheck {
+    /// `reference` is `penstock.wsgi.headers.check_head`.
+    #[new]
+    fn new(reference: Py<PyAny>) -> Self {
+        HeadCheck { reference }
+    }
+
+    fn __call__<'py>(
+        &self,
+        py: Python<'py>,
+        status: &Bound<'py, PyAny>,
+        headers: &Bound<'py, PyAny>,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        match plain(py, status, headers) {
+            Some(checked) => Ok(checked.into_pyobject(py)?.into_any()),
+            None => self.reference.bind(py).call1((status, headers)),
+        }
+    }
+}
+
+/// The result for a head in which nothing is odd; None for any other.
+fn plain<'py>(
+    py: Python<'py>,
+    status: &Bound<'py, PyAny>,
+    headers: &Bound<'py, PyAny>,
+) -> Option<Checked<'py>> {
+    let code = plain_code(text(status)?)?;
+    let headers = headers.cast_exact::<PyList>().ok()?;
+    let mut length = None;
+    let mut fields = Vec::with_capacity(headers.len());
+    for item in headers.iter() {
+        let pair = item.cast_exact::<PyTuple>().ok()?;
+        if pair.len() != 2 {
+            return None;
+        }
+        let (name, value) = (
+            pair.get_borrowed_item(0).ok()?,
+            pair.get_borrowed_item(1).ok()?,
+        );
+        let (name, value) = (text(&name)?, text(&value)?);
+        if !is_field_name(name) || !value.iter().all(|&byte| is_field_byte(byte)) {
+            return None;
+        }
+        if name.len() == 14 && name.eq_ignore_ascii_case(b"content-length") {
+            if length.is_some() {
+                return None;
+            }
+            length = Some(plain_length(value)?);
+        } else if is_the_servers(name) {
+            return None;
+        } else {
+            fields.push(item);
+        }
+    }
+    Some((code, PyList::new(py, fields).ok()?, length, false))
+}
+
+fn text<'a>(object: &'a Bound<'_, PyAny>) -> Option<&'a [u8]> {
+    latin1_bytes(object.cast_exact::<PyString>().ok()?).ok()
+}
+
+/// RFC 9112, section 4: three digits, 200 to 599, a space, and a reason, or none.
+fn plain_code(status: &[u8]) -> Option<u16> {
+    match status {
+        [
+            hundreds @ b'2'..=b'5',
+            tens @ b'0'..=b'9',
+            ones @ b'0'..=b'9',
+            b' ',
+            reason @ ..,
+        ] if reason.iter().all(|&byte| is_field_byte(byte)) => {
+            let digit = |byte: &u8| u16::from(byte & 0x0f);
+            Some(digit(hundreds) * 100 + digit(tens) * 10 + digit(ones))
+        }
+        _ => None,
+    }
+}
+
+fn plain_length(value: &[u8]) -> Option<u64> {
+    if value.is_empty() || value.len() > LENGTH_DIGITS {
+        return None;
+    }
+    value.iter().try_fold(0, |length: u64, byte| {
+        byte.is_ascii_digit()
+            .then(|| length * 10 + u64::from(byte & 0x0f))
+    })
+}
+
+/// RFC 9110, section 5.5: field-content, with the obs-text that Latin-1 allows.
+fn is_field_byte(byte: u8) -> bool {
+    matches!(byte, b'\t' | b' '..=b'~' | 0x80..)
+}
+
+/// The fields of the connection, which are not the application's (RFC 9110, section 7.6.1).
+fn is_the_servers(name: &[u8]) -> bool {
+    const SERVERS: [&[u8]; 9] = [
+        b"te",
+        b"trailer",
+        b"trailers",
+        b"upgrade",
+        b"connection",
+        b"keep-alive",
+        b"transfer-encoding",
+        b"proxy-authenticate",
+        b"proxy-authorization",
+    ];
+    SERVERS
+        .iter()
+        .any(|servers| servers.len() == name.len() && name.eq_ignore_ascii_case(servers))
+}
