@@ -266,7 +266,7 @@ def test_lines_that_find_the_queue_full_are_warned_of(monkeypatch: pytest.Monkey
     for _ in range(3):
         log.log(transaction())
     log.close()
-    assert ": more than 1 wait to be written (" in told.next()
+    assert ": too many wait to be written (" in told.next()
 
 
 def test_a_line_that_cannot_be_formatted_is_warned_of() -> None:

@@ -15,7 +15,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from penstock.errors import SettingsError
 
@@ -36,7 +36,20 @@ PATIENCE_SECONDS: Final = 1.0
 # a little too slow, the error log must not fill in its place.
 QUIET_SECONDS: Final = 10.0
 
+TOO_MANY_WAIT: Final = "too many wait to be written"
+
 Format = Callable[["Transaction"], str]
+
+
+class LineSource(Protocol):
+    """Where lines are made, and kept until they are taken. All thread-safe."""
+
+    def take(self) -> tuple[str, int, int]:
+        """Take all lines as one text; return how many there are, and how many were lost."""
+
+    def is_quiet(self) -> bool:
+        """Tell whether there is nothing to take; if so, the next line calls `AccessLog.wake`."""
+
 
 
 @dataclass(slots=True)
@@ -417,6 +430,7 @@ class AccessLog:
         self.format = format
         self._make_line = compile_format(format)
         self._sink = sink
+        self._source: LineSource | None = None
         self._logger = logger
         # The writing thread's: when lines were lost last, and None once that is over.
         self._lost_at: float | None = None
@@ -441,31 +455,40 @@ class AccessLog:
         with self._lock:
             return self._sink.dropped + self._overflowed
 
-    def log(self, transaction: Transaction) -> None:
-        """Queue the line for one response. Never blocks, never raises, keeps nothing of it."""
+    def line(self, transaction: Transaction) -> str | None:
+        """Return the line for one response, with its line end; None where there can be none."""
         try:
-            line = self._make_line(transaction)
-            reason = ""
+            return self._make_line(transaction)
         except Exception as error:
             # A field of the wrong type, a wall clock beyond the calendar: the request goes on.
-            line, reason = "", f"a line cannot be formatted: {type(error).__name__}"
-        self.log_line(line, reason)
+            self._overflow_reason = f"a line cannot be formatted: {type(error).__name__}"
+            return None
 
-    def log_line(self, line: str, reason: str = "") -> None:
-        """Queue a line that is made already, with its line end. Never blocks, never raises.
-
-        Where there is a ``reason``, the line is none: it tells why there is one less.
-        """
+    def log(self, transaction: Transaction) -> None:
+        """Queue the line for one response. Never blocks, never raises, keeps nothing of it."""
+        line = self.line(transaction)
         with self._lock:
             full = len(self._lines) >= MAX_QUEUED_LINES or self._characters >= MAX_QUEUED_CHARACTERS
-            if full or reason or self._closing.is_set():
+            if line is None or full or self._closing.is_set():
                 self._overflowed += 1
-                self._overflow_reason = reason or f"more than {len(self._lines)} wait to be written"
+                if line is not None:
+                    self._overflow_reason = TOO_MANY_WAIT
             else:
                 self._lines.append(line)
                 self._characters += len(line)
             if not self._asleep:
                 return
+            self._asleep = False
+        self._wake.set()
+
+    def take_from(self, source: LineSource) -> None:
+        """Write the lines of ``source``, too; it calls `wake` where `LineSource` says so."""
+        self._source = source
+        self.wake()  # a thread that sleeps already has not told the source so
+
+    def wake(self) -> None:
+        """Take notice that the source has lines again. Never blocks, never raises."""
+        with self._lock:
             self._asleep = False
         self._wake.set()
 
@@ -487,7 +510,11 @@ class AccessLog:
         while not self._closing.is_set():
             with self._lock:
                 # Under the lock: a line is either seen here, or its queueing sees us asleep.
-                self._asleep = not self._lines and not self._overflowed
+                self._asleep = (
+                    not self._lines
+                    and not self._overflowed
+                    and (self._source is None or self._source.is_quiet())
+                )
                 if self._asleep:
                     self._wake.clear()
             if self._asleep and not self._closing.is_set():
@@ -497,13 +524,18 @@ class AccessLog:
         self._write_batch(max(0.0, self._deadline - time.monotonic()))
 
     def _write_batch(self, patience: float) -> None:
+        made, count, dropped = ("", 0, 0) if self._source is None else self._source.take()
         with self._lock:
             lines, self._lines = self._lines, []
             self._characters = 0
+            self._overflowed += dropped
             # Only this thread writes to the sink, so nobody holds its lock for long.
             self._sink.count_dropped(self._overflowed)
-            reason = self._overflow_reason if self._overflowed else ""
+            reason = (self._overflow_reason or TOO_MANY_WAIT) if self._overflowed else ""
             self._overflowed = 0
+            self._overflow_reason = ""
+        if count:
+            lines.append(made)
         if lines and not self._sink.write("".join(lines), patience=patience):
             reason = self._sink.failure
         if self._logger is not None and (lines or reason):

@@ -10,7 +10,7 @@ import pytest
 
 import penstock
 from conftest import TRANSPORTS
-from support.serving import Environ, connect, get, post
+from support.serving import Environ, connect, eventually, get, post
 
 if TYPE_CHECKING:
     from wsgiref.types import StartResponse
@@ -67,6 +67,21 @@ def lines(transport: str, format: str, path: Path) -> list[str]:
     for pattern, name in WHAT_DIFFERS:
         text = pattern.sub(name, text)
     return text.replace(f":{server.port}", ":PORT").splitlines()
+
+
+def test_lines_are_written_while_the_server_runs(transport: str, tmp_path: Path) -> None:
+    path = tmp_path / "access.log"
+    with (
+        penstock.running(
+            application, transport=transport, access_logfile=str(path), access_logformat="%(U)s"
+        ) as server,
+        connect(server) as client,
+    ):
+        written = ""
+        for target in ("/first", "/second", "/third"):  # each finds the writer asleep again
+            assert client.request("GET", target).status == 200
+            written += f"{target}\n"
+            eventually(lambda: path.read_text() == written)
 
 
 @pytest.mark.skipif(len(TRANSPORTS) < 2, reason="the native transport is not built")

@@ -69,11 +69,7 @@ impl LineFormat {
     }
 
     /// The line for a response, with its line end; None where the reference has to make it.
-    pub fn line<'py>(
-        &self,
-        py: Python<'py>,
-        record: &Record,
-    ) -> PyResult<Option<Bound<'py, PyString>>> {
+    pub fn line(&self, py: Python<'_>, record: &Record) -> PyResult<Option<String>> {
         let Some(request) = &record.request else {
             return Ok(None);
         };
@@ -105,9 +101,7 @@ impl LineFormat {
             }
         }
         // All is ASCII but for the template's own text.
-        Ok(std::str::from_utf8(&out)
-            .ok()
-            .map(|line| PyString::new(py, line)))
+        Ok(String::from_utf8(out).ok())
     }
 
     /// The text of a second, which Python renders once: it knows the time zone.
@@ -129,7 +123,6 @@ impl Line<'_> {
     /// Write an atom; tell whether that was possible.
     fn atom(&self, letter: u8, out: &mut Vec<u8>) -> bool {
         let HeadCopy { bytes, head } = self.request;
-        let (path, query) = split_target(head.target.of(bytes));
         let seconds = self.record.seconds;
         match letter {
             b'h' => word(self.address().as_bytes(), out),
@@ -137,8 +130,8 @@ impl Line<'_> {
             b'u' if field(self.request, b"authorization").is_empty() => out.push(b'-'),
             b'r' => quoted(&request_line(self.request), out),
             b'm' => word(head.method.of(bytes), out),
-            b'U' => word(&path, out),
-            b'q' => escape(query, true, out),
+            b'U' => word(split_target(head.target.of(bytes)).0, out),
+            b'q' => escape(split_target(head.target.of(bytes)).1, true, out),
             b'H' => word(head.version.as_str().as_bytes(), out),
             b's' => number(self.code, out),
             b'B' => number(self.record.bytes_out, out),
@@ -202,7 +195,7 @@ impl Line<'_> {
         out.extend_from_slice(b",\"http.request.method\":");
         plain &= json_text(head.method.of(bytes), out);
         out.extend_from_slice(b",\"url.path\":");
-        plain &= json_text(&path, out);
+        plain &= json_text(path, out);
         out.extend_from_slice(b",\"url.query\":");
         plain &= json_text(query, out);
         out.extend_from_slice(b",\"network.protocol.version\":");
@@ -268,20 +261,23 @@ fn field<'a>(copy: &'a HeadCopy, name: &[u8]) -> Cow<'a, [u8]> {
 }
 
 /// Path and query; the path of an absolute-form target begins behind its authority.
-fn split_target(target: &[u8]) -> (Cow<'_, [u8]>, &[u8]) {
+fn split_target(target: &[u8]) -> (&[u8], &[u8]) {
     let end = memchr::memchr(b'?', target).unwrap_or(target.len());
     let (path, query) = target.split_at_checked(end).unwrap_or((target, &[]));
     let query = query.get(1..).unwrap_or(&[]);
-    let scheme = memchr::memmem::find(path, b"://").filter(|_| !path.starts_with(b"/"));
-    let Some(scheme) = scheme else {
-        return (Cow::Borrowed(path), query);
+    if path.starts_with(b"/") {
+        return (path, query);
+    }
+    let Some(scheme) = memchr::memmem::find(path, b"://") else {
+        return (path, query);
     };
     let rest = path.get(scheme + 3..).unwrap_or(&[]);
     let slash = memchr::memchr(b'/', rest);
     let path = slash.and_then(|slash| rest.get(slash..)).unwrap_or(b"/");
-    (Cow::Borrowed(path), query)
+    (path, query)
 }
 
+/// Write what needs formatting.
 fn print(out: &mut Vec<u8>, text: std::fmt::Arguments<'_>) {
     let _ = out.write_fmt(text); // a Vec takes everything
 }
@@ -296,13 +292,17 @@ fn is_plain(byte: u8) -> bool {
 
 /// Write a value with `\xHH` for what is not plain, and for spaces where they would end it.
 fn escape(value: &[u8], is_word: bool, out: &mut Vec<u8>) {
-    for &byte in value {
-        if is_plain(byte) && !(is_word && byte == b' ') {
-            out.push(byte);
-        } else {
+    let fits = |byte: u8| is_plain(byte) && !(is_word && byte == b' ');
+    let mut rest = value;
+    while let Some(odd) = rest.iter().position(|&byte| !fits(byte)) {
+        let (plain, from_odd) = rest.split_at_checked(odd).unwrap_or((rest, &[]));
+        out.extend_from_slice(plain);
+        if let Some((byte, after)) = from_odd.split_first() {
             print(out, format_args!("\\x{byte:02x}"));
+            rest = after;
         }
     }
+    out.extend_from_slice(rest);
 }
 
 fn word(value: &[u8], out: &mut Vec<u8>) {
@@ -320,15 +320,19 @@ fn json_text(value: &[u8], out: &mut Vec<u8>) -> bool {
         return true;
     }
     out.push(b'"');
-    for &byte in value {
-        if is_plain(byte) {
-            out.push(byte);
-        } else if matches!(byte, b'"' | b'\\') {
-            out.extend_from_slice(&[b'\\', byte]);
-        } else {
-            return false;
+    let mut rest = value;
+    while let Some(odd) = rest.iter().position(|&byte| !is_plain(byte)) {
+        let (plain, from_odd) = rest.split_at_checked(odd).unwrap_or((rest, &[]));
+        out.extend_from_slice(plain);
+        match from_odd.split_first() {
+            Some((&byte @ (b'"' | b'\\'), after)) => {
+                out.extend_from_slice(&[b'\\', byte]);
+                rest = after;
+            }
+            _ => return false,
         }
     }
+    out.extend_from_slice(rest);
     out.push(b'"');
     true
 }

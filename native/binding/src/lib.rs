@@ -13,6 +13,7 @@ mod environ;
 mod exchange;
 mod ffi;
 mod hub;
+mod line_queue;
 mod output;
 mod pace;
 mod poller;
@@ -33,6 +34,8 @@ use pyo3::prelude::*;
 mod _native {
     #[pymodule_export]
     use crate::exchange::Exchange;
+    #[pymodule_export]
+    use crate::line_queue::LineQueue;
     #[pymodule_export]
     use crate::transport::NativeTransport;
     #[pymodule_export]

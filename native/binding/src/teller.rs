@@ -6,6 +6,7 @@ use crate::diary::{
 };
 use crate::environ::keys;
 use crate::ffi::latin1;
+use crate::line_queue::LineQueue;
 use crate::sys::{self, Peer};
 use penstock_protocol::Head;
 use pyo3::prelude::*;
@@ -16,7 +17,7 @@ pub struct Teller {
     pub access_log: Option<Py<PyAny>>,
     /// Makes the lines of plain responses; None where only Python can make the log's lines.
     pub line_format: Option<LineFormat>,
-    pub log_line: Py<PyString>,
+    pub lines: Option<Py<LineQueue>>,
     pub trace: Option<Py<PyAny>>,
     /// A `penstock.wsgi.environ.DroppedFields`.
     pub dropped_fields: Py<PyAny>,
@@ -82,7 +83,7 @@ impl Teller {
         };
         if let Some(format) = &self.line_format {
             if let Some(line) = format.line(py, record)? {
-                return log.call_method1(py, &self.log_line, (line,)).map(drop);
+                return self.queue(py, log, Some(&line));
             }
         }
         let entry = transaction_of(py, record.peer, record.request.as_ref(), &[])?;
@@ -97,8 +98,31 @@ impl Teller {
         }
         entry.set_item("environ", &record.environ)?;
         entry.set_item("reason", record.reason.as_ref())?;
-        let transaction = self.transaction.call(py, (), Some(&entry))?;
-        log.call_method1(py, "log", (transaction,)).map(drop)
+        self.log_transaction(py, log, &entry)
+    }
+
+    /// Have Python make a line, and queue it behind the others.
+    fn log_transaction(
+        &self,
+        py: Python<'_>,
+        log: &Py<PyAny>,
+        entry: &Bound<'_, PyDict>,
+    ) -> PyResult<()> {
+        let transaction = self.transaction.call(py, (), Some(entry))?;
+        let line = log.call_method1(py, "line", (transaction,))?;
+        self.queue(py, log, line.extract::<Option<String>>(py)?.as_deref())
+    }
+
+    /// Queue a line, or count one that could not be made.
+    fn queue(&self, py: Python<'_>, log: &Py<PyAny>, line: Option<&str>) -> PyResult<()> {
+        if self
+            .lines
+            .as_ref()
+            .is_some_and(|lines| lines.get().push(line))
+        {
+            log.call_method0(py, "wake")?;
+        }
+        Ok(())
     }
 
     /// Tell of a response that was finished before the kernel had all of it.
@@ -183,8 +207,7 @@ impl Teller {
         entry.set_item("response_headers", PyList::empty(py))?;
         entry.set_item("environ", py.None())?;
         entry.set_item("reason", refusal.reason.as_ref())?;
-        let transaction = self.transaction.call(py, (), Some(&entry))?;
-        log.call_method1(py, "log", (transaction,)).map(drop)
+        self.log_transaction(py, log, &entry)
     }
 
     fn trace_request(&self, py: Python<'_>, request: &TracedRequest) -> PyResult<()> {

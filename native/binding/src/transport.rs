@@ -71,7 +71,7 @@ impl NativeTransport {
             logger: log("logger")?,
             access_log: optional("access_log")?,
             line_format,
-            log_line: PyString::intern(py, "log_line").unbind(),
+            lines: required(logs, "lines")?.extract()?,
             trace: optional("trace")?,
             dropped_fields: log("dropped_fields")?,
             transaction: log("transaction")?,

@@ -9,7 +9,13 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from penstock import _native
-from penstock.access_log import Transaction, line_pieces, second_text
+from penstock.access_log import (
+    MAX_QUEUED_CHARACTERS,
+    MAX_QUEUED_LINES,
+    Transaction,
+    line_pieces,
+    second_text,
+)
 from penstock.transport.limits import BODY_STALL_SECONDS, Limits
 from penstock.transport.python.spool import SpooledBody
 from penstock.wsgi.environ import DroppedFields
@@ -67,16 +73,14 @@ class NativeTransport:
             "access_log": access_log is not None,
             "several": threads > 1,
         }
-        pieces = line_pieces(access_log.format) if access_log is not None else None
         logs = {
             "logger": logger,
             "access_log": access_log,
-            "line_pieces": pieces,
-            "render_second": second_text(access_log.format) if access_log is not None else None,
             "trace": trace,
             "dropped_fields": DroppedFields(logger),
             "transaction": Transaction,
             "open_spooled": _open_spooled,
+            **_access_lines(access_log),
         }
         self._listeners = [listener for listener, _ in endpoints]
         self._native = _native.NativeTransport(list(endpoints), threads, options, logs)
@@ -105,6 +109,19 @@ class NativeTransport:
         self._native.abandon()
         for listener in self._listeners:
             listener.socket.close()
+
+
+def _access_lines(log: AccessLog | None) -> dict[str, Any]:
+    """Return what native code makes the lines of the access log with."""
+    if log is None:
+        return dict.fromkeys(("lines", "line_pieces", "render_second"))
+    lines = _native.LineQueue(MAX_QUEUED_LINES, MAX_QUEUED_CHARACTERS)
+    log.take_from(lines)
+    return {
+        "lines": lines,
+        "line_pieces": line_pieces(log.format),
+        "render_second": second_text(log.format),
+    }
 
 
 def _limits(limits: Limits) -> dict[str, Any]:
