@@ -30,7 +30,10 @@ mod wire;
 use pyo3::prelude::*;
 
 /// What does the socket work of a worker, in native code.
-#[pymodule(gil_used = true)]
+///
+/// Nothing in here leans on the interpreter's lock: what threads share has locks of its own, and
+/// under none of these is Python called (docs/native.md).
+#[pymodule(gil_used = false)]
 mod _native {
     #[pymodule_export]
     use crate::exchange::Exchange;

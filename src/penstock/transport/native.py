@@ -30,6 +30,10 @@ if TYPE_CHECKING:
     from penstock.wsgi.headers import CheckHead
 
 
+PAUSE_AFTER_ERROR_SECONDS = 0.1
+"""How long a thread of the transport's own rests after an error of ours."""
+
+
 class NativeTransport:
     """`penstock.transport.Transport` over native code.
 
@@ -85,10 +89,26 @@ class NativeTransport:
         self._listeners = [listener for listener, _ in endpoints]
         self._native = _native.NativeTransport(list(endpoints), threads, options, logs)
         self.next = self._native.next
+        self._logger = logger
         if threads > 1:
             for name in ("watch", "scribe"):
-                target = getattr(self._native, name)
-                threading.Thread(target=target, name=f"penstock-{name}", daemon=True).start()
+                thread = threading.Thread(
+                    target=self._keep, args=(getattr(self._native, name),), daemon=True
+                )
+                thread.name = f"penstock-{name}"
+                thread.start()
+
+    def _keep(self, work: Callable[[], None]) -> None:
+        """Run what a thread of the transport's own is for, until its end, whatever happens."""
+        while True:
+            try:
+                work()
+                return
+            except BaseException:
+                # A defect of ours (a panic comes as an exception): the others go on, and so does
+                # this thread, but it does not spin.
+                self._logger.critical("internal error in a thread of the server", exc_info=True)
+                threading.Event().wait(PAUSE_AFTER_ERROR_SECONDS)
 
     def drain(self) -> None:
         """See `penstock.transport.Transport.drain`."""
