@@ -9,7 +9,7 @@ use pyo3::types::PyString;
 pub fn latin1<'py>(py: Python<'py>, bytes: &[u8]) -> PyResult<Bound<'py, PyString>> {
     let pointer = bytes.as_ptr().cast();
     let size = bytes.len() as ffi::Py_ssize_t;
-    // Safety: pointer and size are those of a slice, the errors argument may be null, and what is
+    // SAFETY: pointer and size are those of a slice, the errors argument may be null, and what is
     // returned is a new reference to a str, or null with an exception set.
     unsafe {
         let text = ffi::PyUnicode_DecodeLatin1(pointer, size, std::ptr::null());
@@ -23,7 +23,7 @@ pub fn latin1_bytes<'a, 'py: 'a>(
 ) -> PyResult<&'a [u8]> {
     let text = text.into();
     let pointer = text.as_ptr();
-    // Safety: a str is ready (3.12 knows no other, and all that 3.11 makes are), immutable, and
+    // SAFETY: a str is ready (3.12 knows no other, and all that 3.11 makes are), immutable, and
     // lives as long as the borrow; of kind 1 it holds one byte for each character.
     unsafe {
         if ffi::PyUnicode_KIND(pointer) != 1 {

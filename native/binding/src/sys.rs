@@ -1,8 +1,7 @@
 //! The kernel: each system call behind a safe function. The only module that makes any.
 //!
-//! Every `unsafe` block here has the same reason: it calls into the C library with pointers to
-//! memory that a reference in scope keeps alive and of the length it is said to have. What
-//! needs more of a reason has it beside the block.
+//! What an `unsafe` block here calls in the C library is handed memory that a reference in scope
+//! keeps alive; beside each stands why the call may be made.
 
 use std::ffi::CString;
 use std::io;
@@ -56,6 +55,7 @@ impl Fd {
             if let Some((word, bit)) = place(number) {
                 word.fetch_and(!bit, Ordering::Relaxed);
             }
+            // SAFETY: no pointer is passed; the number is ours, and nobody uses it any more.
             unsafe { libc::close(number) };
         }
     }
@@ -88,6 +88,7 @@ pub fn close_all_in_child() {
         let mut bits = word.swap(0, Ordering::Relaxed);
         while bits != 0 {
             let number = index * 64 + bits.trailing_zeros() as usize;
+            // SAFETY: no pointer is passed; the bits name what this module has opened.
             unsafe { libc::close(number as RawFd) };
             bits &= bits - 1;
         }
@@ -139,6 +140,7 @@ fn clock(id: libc::clockid_t) -> libc::timespec {
         tv_sec: 0,
         tv_nsec: 0,
     };
+    // SAFETY: `now` is a timespec to write to.
     unsafe { libc::clock_gettime(id, &mut now) };
     now
 }
@@ -170,11 +172,12 @@ pub type Peer = Option<(IpAddr, u16)>;
 
 /// Accept a connection, non-blocking and not inherited by programs that the application starts.
 pub fn accept(listener: RawFd) -> io::Result<(Fd, Peer)> {
-    // Safety: all-zero bytes are a valid sockaddr_storage.
+    // SAFETY: all-zero bytes are a valid sockaddr_storage.
     let mut address: libc::sockaddr_storage = unsafe { mem::zeroed() };
     let mut length = mem::size_of_val(&address) as libc::socklen_t;
     let flags = libc::SOCK_NONBLOCK | libc::SOCK_CLOEXEC;
     let pointer = (&raw mut address).cast::<libc::sockaddr>();
+    // SAFETY: `pointer` is to a sockaddr_storage, and `length` is its size.
     let number = check(unsafe { libc::accept4(listener, pointer, &mut length, flags) })?;
     Ok((Fd::new(number), peer(&address)))
 }
@@ -182,13 +185,13 @@ pub fn accept(listener: RawFd) -> io::Result<(Fd, Peer)> {
 fn peer(address: &libc::sockaddr_storage) -> Peer {
     match i32::from(address.ss_family) {
         libc::AF_INET => {
-            // Safety: the family tells that the kernel wrote a sockaddr_in, which fits.
+            // SAFETY: the family tells that the kernel wrote a sockaddr_in, which fits.
             let v4 = unsafe { &*(&raw const *address).cast::<libc::sockaddr_in>() };
             let ip = Ipv4Addr::from(u32::from_be(v4.sin_addr.s_addr));
             Some((IpAddr::V4(ip), u16::from_be(v4.sin_port)))
         }
         libc::AF_INET6 => {
-            // Safety: as above, with a sockaddr_in6.
+            // SAFETY: the family tells that the kernel wrote a sockaddr_in6, which fits.
             let v6 = unsafe { &*(&raw const *address).cast::<libc::sockaddr_in6>() };
             let ip = Ipv6Addr::from(v6.sin6_addr.s6_addr);
             Some((IpAddr::V6(ip), u16::from_be(v6.sin6_port)))
@@ -200,6 +203,7 @@ fn peer(address: &libc::sockaddr_storage) -> Peer {
 /// Receive what is there, up to the buffer's size; 0 at the end.
 pub fn receive(socket: &Fd, buffer: &mut [u8]) -> io::Result<usize> {
     let pointer = buffer.as_mut_ptr().cast();
+    // SAFETY: pointer and length are those of `buffer`.
     retry(|| count(unsafe { libc::recv(socket.raw(), pointer, buffer.len(), 0) }))
 }
 
@@ -208,12 +212,14 @@ pub fn peek(socket: &Fd) -> io::Result<usize> {
     let mut byte = 0u8;
     let flags = libc::MSG_PEEK | libc::MSG_DONTWAIT;
     let pointer = (&raw mut byte).cast();
+    // SAFETY: `pointer` is to a byte to write to.
     retry(|| count(unsafe { libc::recv(socket.raw(), pointer, 1, flags) }))
 }
 
 /// Send what the kernel takes.
 pub fn send(socket: &Fd, data: &[u8]) -> io::Result<usize> {
     let pointer = data.as_ptr().cast();
+    // SAFETY: pointer and length are those of `data`.
     retry(|| count(unsafe { libc::send(socket.raw(), pointer, data.len(), libc::MSG_NOSIGNAL) }))
 }
 
@@ -229,10 +235,11 @@ pub fn send_pieces(socket: &Fd, pieces: &[&[u8]]) -> io::Result<usize> {
         vector.iov_len = piece.len();
         used += 1;
     }
-    // Safety: all-zero bytes are a valid msghdr; sendmsg does not write through iov_base.
+    // SAFETY: all-zero bytes are a valid msghdr.
     let mut message: libc::msghdr = unsafe { mem::zeroed() };
     message.msg_iov = vectors.as_mut_ptr();
     message.msg_iovlen = used;
+    // SAFETY: the vectors are `used` many; sendmsg does not write through their pointers.
     retry(|| count(unsafe { libc::sendmsg(socket.raw(), &message, libc::MSG_NOSIGNAL) }))
 }
 
@@ -240,12 +247,14 @@ pub fn send_pieces(socket: &Fd, pieces: &[&[u8]]) -> io::Result<usize> {
 pub fn send_file(socket: &Fd, file: &Fd, offset: u64, size: usize) -> io::Result<usize> {
     retry(|| {
         let mut from = offset as libc::off_t;
+        // SAFETY: `from` is an offset to read from and to write to.
         count(unsafe { libc::sendfile(socket.raw(), file.raw(), &mut from, size) })
     })
 }
 
 /// Close for writing; the client reads the end.
 pub fn shutdown_write(socket: &Fd) -> io::Result<()> {
+    // SAFETY: no pointer is passed.
     check(unsafe { libc::shutdown(socket.raw(), libc::SHUT_WR) }).map(drop)
 }
 
@@ -258,6 +267,7 @@ pub fn reset_on_close(socket: &Fd) {
     let size = mem::size_of_val(&linger) as libc::socklen_t;
     let pointer = (&raw const linger).cast();
     // A socket that is gone already refuses it, and needs it no more.
+    // SAFETY: pointer and size are those of `linger`.
     unsafe {
         libc::setsockopt(
             socket.raw(),
@@ -275,17 +285,21 @@ pub fn reset_on_close(socket: &Fd) {
 /// become another connection's, and the thread would write to that.
 pub fn cut_off(socket: &Fd) {
     reset_on_close(socket);
+    // SAFETY: no pointer is passed.
     let Ok(unconnected) = check(unsafe { libc::socket(libc::AF_INET, libc::SOCK_STREAM, 0) })
     else {
         return;
     };
+    // SAFETY: no pointer is passed; both numbers are ours.
     unsafe { libc::dup3(unconnected, socket.raw(), libc::O_CLOEXEC) };
+    // SAFETY: no pointer is passed; the number is ours, and used nowhere else.
     unsafe { libc::close(unconnected) };
 }
 
 /// Bytes that wait in the send buffer or on the wire; 0 where that is unknown.
 pub fn unacknowledged(socket: &Fd) -> u64 {
     let mut bytes: libc::c_int = 0;
+    // SAFETY: TIOCOUTQ writes one int.
     match check(unsafe { libc::ioctl(socket.raw(), libc::TIOCOUTQ, &mut bytes) }) {
         Ok(_) => u64::try_from(bytes).unwrap_or(0),
         Err(_) => 0,
@@ -314,6 +328,7 @@ pub fn wait_until(socket: &Fd, what: Readiness, timeout: Nanos) -> io::Result<bo
         revents: 0,
     };
     let milliseconds = timeout.div_ceil(MILLISECOND).min(i32::MAX as u64) as libc::c_int;
+    // SAFETY: `entry` is one pollfd.
     match check(unsafe { libc::poll(&mut entry, 1, milliseconds) }) {
         Ok(ready) => Ok(ready > 0),
         Err(error) if error.kind() == io::ErrorKind::Interrupted => Ok(false),
@@ -325,6 +340,7 @@ pub fn wait_until(socket: &Fd, what: Readiness, timeout: Nanos) -> io::Result<bo
 
 /// Duplicate a descriptor for ourselves.
 pub fn duplicate(number: RawFd) -> io::Result<Fd> {
+    // SAFETY: no pointer is passed.
     check(unsafe { libc::fcntl(number, libc::F_DUPFD_CLOEXEC, 0) }).map(Fd::new)
 }
 
@@ -335,6 +351,7 @@ pub fn temporary_file(directory: &Path) -> io::Result<Fd> {
     {
         let path = c_path(directory.as_os_str().as_bytes())?;
         let flags = libc::O_TMPFILE | libc::O_RDWR | libc::O_CLOEXEC | libc::O_EXCL;
+        // SAFETY: `path` is a C string.
         match check(unsafe { libc::open(path.as_ptr(), flags, 0o600) }) {
             Ok(number) => return Ok(Fd::new(number)),
             Err(error) => match error.raw_os_error() {
@@ -346,14 +363,15 @@ pub fn temporary_file(directory: &Path) -> io::Result<Fd> {
     }
     let template = directory.join("penstock-XXXXXX");
     let path = c_path(template.as_os_str().as_bytes())?.into_raw();
-    // Safety: mkostemp writes the name over the template's last six bytes, in place; the pointer
-    // is from into_raw and goes back to from_raw once.
+    // SAFETY: mkostemp writes the name over the template's last six bytes, in place.
     let number = unsafe { libc::mkostemp(path, libc::O_CLOEXEC) };
     let error = io::Error::last_os_error();
+    // SAFETY: the pointer is from into_raw, and its C string has the same length as then.
     let path = unsafe { CString::from_raw(path) };
     if number < 0 {
         return Err(error);
     }
+    // SAFETY: `path` is a C string.
     unsafe { libc::unlink(path.as_ptr()) };
     Ok(Fd::new(number))
 }
@@ -362,6 +380,7 @@ pub fn temporary_file(directory: &Path) -> io::Result<Fd> {
 pub fn write_all(file: &Fd, mut data: &[u8]) -> io::Result<()> {
     while !data.is_empty() {
         let pointer = data.as_ptr().cast();
+        // SAFETY: pointer and length are those of `data`.
         let written = retry(|| count(unsafe { libc::write(file.raw(), pointer, data.len()) }))?;
         if written == 0 {
             return Err(io::Error::from_raw_os_error(libc::ENOSPC));
@@ -375,11 +394,13 @@ pub fn write_all(file: &Fd, mut data: &[u8]) -> io::Result<()> {
 pub fn read_at(number: RawFd, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
     let pointer = buffer.as_mut_ptr().cast();
     let from = offset as libc::off_t;
+    // SAFETY: pointer and length are those of `buffer`.
     retry(|| count(unsafe { libc::pread(number, pointer, buffer.len(), from) }))
 }
 
 /// Go back to a file's start.
 pub fn rewind(file: &Fd) -> io::Result<()> {
+    // SAFETY: no pointer is passed.
     match unsafe { libc::lseek(file.raw(), 0, libc::SEEK_SET) } {
         0 => Ok(()),
         _ => Err(io::Error::last_os_error()),
@@ -397,15 +418,18 @@ pub mod epoll {
     pub use libc::epoll_event as Event;
 
     pub fn create() -> io::Result<Fd> {
+        // SAFETY: no pointer is passed.
         check(unsafe { libc::epoll_create1(libc::EPOLL_CLOEXEC) }).map(Fd::new)
     }
 
     pub fn create_eventfd() -> io::Result<Fd> {
+        // SAFETY: no pointer is passed.
         check(unsafe { libc::eventfd(0, libc::EFD_NONBLOCK | libc::EFD_CLOEXEC) }).map(Fd::new)
     }
 
     pub fn add(epoll: &Fd, number: RawFd, events: u32, data: u64) -> io::Result<()> {
         let mut event = Event { events, u64: data };
+        // SAFETY: `event` is one epoll_event.
         check(unsafe { libc::epoll_ctl(epoll.raw(), libc::EPOLL_CTL_ADD, number, &mut event) })
             .map(drop)
     }
@@ -413,6 +437,7 @@ pub mod epoll {
     pub fn remove(epoll: &Fd, number: RawFd) {
         let mut event = Event { events: 0, u64: 0 };
         // It may be closed, and so out of it, already.
+        // SAFETY: `event` is one epoll_event.
         unsafe { libc::epoll_ctl(epoll.raw(), libc::EPOLL_CTL_DEL, number, &mut event) };
     }
 
@@ -420,6 +445,7 @@ pub mod epoll {
     pub fn wait(epoll: &Fd, events: &mut [Event], milliseconds: i32) -> io::Result<usize> {
         let size = events.len() as libc::c_int;
         let pointer = events.as_mut_ptr();
+        // SAFETY: pointer and size are those of `events`.
         match check(unsafe { libc::epoll_wait(epoll.raw(), pointer, size, milliseconds) }) {
             Ok(ready) => Ok(ready as usize),
             Err(error) if error.kind() == io::ErrorKind::Interrupted => Ok(0),
@@ -430,6 +456,7 @@ pub mod epoll {
     pub fn signal(eventfd: &Fd) {
         let one = 1u64.to_ne_bytes();
         // It fails only where the counter is full, and then it is readable anyway.
+        // SAFETY: pointer and length are those of `one`.
         unsafe { libc::write(eventfd.raw(), one.as_ptr().cast(), one.len()) };
     }
 }
