@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import importlib
 import itertools
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -201,6 +203,20 @@ def test_a_missing_submodule_names_its_parent(write: Write) -> None:
     assert "no module 'nowhere'" in str(refusal(ModuleMissingError, "nowhere.sub:app"))
 
 
+def test_a_directory_that_cannot_be_listed_has_no_nearest_module(
+    write: Write, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(APPLICATION, name="flaskapp_unseen")
+
+    def scandir() -> None:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(os, "scandir", scandir)  # root, as whom tests may run, lists everything
+    error = refusal(ModuleMissingError, "flaskap_unseen:app")
+    assert "no module 'flaskap_unseen'" in str(error)
+    assert "did you mean" not in str(error)
+
+
 # 4: the application's code
 
 
@@ -255,9 +271,22 @@ def test_a_factory_that_raises_is_reported_with_its_traceback(write: Write) -> N
     assert "takes 0 positional arguments" in str(refusal(ApplicationRaisedError, f"{name}:make(1)"))
 
 
-def test_an_attribute_whose_code_raises_is_reported(write: Write) -> None:
-    name = write("def __getattr__(name):\n    raise RuntimeError('not today')\n")
-    assert "not today" in str(refusal(ApplicationRaisedError, f"{name}:app"))
+@pytest.mark.parametrize("raised", ["RuntimeError", "SystemExit"])
+@pytest.mark.parametrize("attribute", ["", ":app"])
+def test_an_attribute_whose_code_raises_is_reported(
+    write: Write, attribute: str, raised: str
+) -> None:
+    name = write(f"def __getattr__(name):\n    raise {raised}('not today')\n")
+    error = refusal(ApplicationRaisedError, f"{name}{attribute}")
+    assert f"of {name!r}: {raised}: not today" in str(error)
+
+
+def test_an_exception_that_cannot_be_shown_is_named_by_its_type(write: Write) -> None:
+    text = "class Odd(Exception):\n    def __str__(self):\n        raise ValueError\n"
+    name = write(text + "raise Odd")
+    error = refusal(ApplicationRaisedError, f"{name}:app")
+    assert str(error) == f"cannot import module {name!r}: Odd"
+    assert "Odd" in error.traceback
 
 
 @pytest.mark.parametrize(
@@ -279,6 +308,22 @@ def test_a_missing_attribute_is_named_with_the_nearest(write: Write) -> None:
     assert f"module {name!r} has no attribute 'aap'; did you mean 'app'?" == str(error)
     inner = refusal(AttributeMissingError, f"{name}:site.wsgy")
     assert f"'{name}:site' has no attribute 'wsgy'; did you mean 'wsgi'?" == str(inner)
+
+
+def test_an_object_that_cannot_list_its_attributes_has_no_nearest(write: Write) -> None:
+    name = write("class Odd:\n    def __dir__(self):\n        raise ValueError\nsite = Odd()\n")
+    error = refusal(AttributeMissingError, f"{name}:site.app")
+    assert str(error) == f"'{name}:site' has no attribute 'app'"
+
+
+@pytest.mark.parametrize("attribute", ["", ":app"])
+def test_a_file_with_the_name_of_a_module_that_python_has_already_is_told_of(
+    write: Write, tmp_path: Path, attribute: str
+) -> None:
+    write(APPLICATION, name="site")
+    error = refusal(AttributeMissingError, f"site{attribute}")
+    assert f"(it is {sys.modules['site'].__file__}; " in str(error)
+    assert f"{tmp_path / 'site.py'} needs another name)" in str(error)
 
 
 def test_a_module_alone_without_the_usual_names_says_which(write: Write) -> None:

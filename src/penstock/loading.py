@@ -164,44 +164,86 @@ def _missing_module(module: str, missing: str) -> str:
     if parent:
         kind = "package" if hasattr(sys.modules.get(parent), "__path__") else "module"
         return f"cannot import {module!r}: the {kind} {parent!r} has no module {missing!r}"
-    meant = nearest(missing, _modules_here())
-    hint = f"; did you mean {meant!r}?" if meant is not None else ""
+    hint = _did_you_mean(missing, _modules_here())
     return f"there is no module {missing!r} in {os.getcwd()}, nor elsewhere on Python's path{hint}"
+
+
+def _did_you_mean(name: str, known: list[str]) -> str:
+    meant = nearest(name, known)
+    return f"; did you mean {meant!r}?" if meant is not None else ""
 
 
 def _modules_here() -> list[str]:
     """Return the names of the modules and packages in the current directory."""
-    with os.scandir() as entries:
-        return [
-            entry.name.removesuffix(".py")
-            for entry in entries
-            if entry.name.endswith(".py") or entry.is_dir()
-        ]
+    try:
+        with os.scandir() as entries:
+            return [
+                entry.name.removesuffix(".py")
+                for entry in entries
+                if entry.name.endswith(".py") or entry.is_dir()
+            ]
+    except OSError:  # it may be searched, and not be listed
+        return []
 
 
 def _find(spec: Spec, module: Any) -> Any:
     if not spec.attributes:
         for name in DEFAULT_NAMES:
-            if hasattr(module, name):
-                return getattr(module, name)
+            try:
+                return _attribute(module, name, spec.module)
+            except AttributeError:
+                pass
         wanted = " nor ".join(repr(name) for name in DEFAULT_NAMES)
         raise AttributeMissingError(
             f"module {spec.module!r} has neither {wanted}: say which object is the "
-            f"application, as in {spec.module}:name"
+            f"application, as in {spec.module}:name{_other_file(module)}"
         )
     found, path = module, spec.module
     for name in spec.attributes:
         owner, separator = (f"module {path!r}", ":") if found is module else (repr(path), ".")
         try:
-            found = getattr(found, name)
+            found = _attribute(found, name, path)
         except AttributeError:
-            meant = nearest(name, [known for known in dir(found) if not known.startswith("__")])
-            hint = f"; did you mean {meant!r}?" if meant is not None else ""
+            hint = _did_you_mean(name, _attributes(found))
+            if found is module:
+                hint += _other_file(module)
             raise AttributeMissingError(f"{owner} has no attribute {name!r}{hint}") from None
-        except Exception as error:  # a property, or the module's own __getattr__
-            raise ApplicationRaisedError(f"cannot get {name!r} of {path!r}", error) from error
         path += separator + name
     return found
+
+
+def _attribute(owner: Any, name: str, path: str) -> Any:
+    """Return an attribute; raises `AttributeError` where there is none.
+
+    What the code of a property, or of the module's own ``__getattr__``, raises becomes an
+    `ApplicationRaisedError`; ``path`` names the owner in it.
+    """
+    try:
+        return getattr(owner, name)
+    except (AttributeError, KeyboardInterrupt):
+        raise
+    except BaseException as error:  # sys.exit(), too
+        raise ApplicationRaisedError(f"cannot get {name!r} of {path!r}", error) from error
+
+
+def _attributes(found: Any) -> list[str]:
+    """Return the names that may be meant by one that is missing."""
+    try:
+        return [name for name in dir(found) if not name.startswith("__")]
+    except Exception:  # the object's own __dir__
+        return []
+
+
+def _other_file(module: Any) -> str:
+    """Return a hint where the module is not the one that lies here.
+
+    Python looks for no file where a module of that name is there already, as ``site`` always is.
+    """
+    here = os.path.abspath(f"{module.__name__}.py")
+    file = getattr(module, "__file__", None)
+    if not os.path.exists(here) or file is None or os.path.abspath(file) == here:
+        return ""
+    return f" (it is {file}; {here} needs another name)"
 
 
 def _call_factory(spec: Spec, factory: Any) -> Any:
@@ -279,7 +321,10 @@ def _cannot_take_two_arguments(found: Any) -> bool:
 
 
 def _in_one_line(error: BaseException) -> str:
-    text = " ".join(str(error).split())
+    try:
+        text = " ".join(str(error).split())
+    except Exception:  # the error's own __str__
+        text = ""
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 
