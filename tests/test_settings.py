@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pytest
@@ -14,6 +14,8 @@ from penstock.settings import OPTIONS, Settings, load_settings, settings_from_kw
 from penstock.settings_page import settings_page
 
 PAGE = Path(__file__).parents[1] / "docs" / "settings.md"
+
+NOBODY = 65534
 
 
 def load(
@@ -61,6 +63,28 @@ def test_penstock_toml_replaces_the_table_in_pyproject_and_says_so(tmp_path: Pat
     settings = load(tmp_path)
     assert (settings.threads, settings.backlog) == (4, 5)
     assert "penstock.toml" in settings.warnings[0]
+
+
+@pytest.fixture
+def nowhere(tmp_path: Path) -> Iterator[Path]:
+    """Return a directory that this process may not look into."""
+    tmp_path.chmod(0)
+    user = os.geteuid()
+    if user == 0:
+        os.seteuid(NOBODY)  # root looks into any
+    yield tmp_path
+    os.seteuid(user)
+    tmp_path.chmod(0o700)
+
+
+def test_a_directory_that_may_not_be_searched_has_no_settings_file_and_that_is_told(
+    nowhere: Path,
+) -> None:
+    settings = load_settings({"threads": "5"}, {}, nowhere)
+    assert settings.threads == 5
+    assert settings.warnings == (
+        f"no settings file was looked for in {nowhere}: Permission denied",
+    )
 
 
 @pytest.mark.parametrize("text", ["this is [no TOML", "[tool]\nother = 1\n", "tool = 'penstock'\n"])

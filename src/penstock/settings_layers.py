@@ -61,8 +61,14 @@ def from_file(
         path = cwd / config_file
         table = _read_table(path, in_project=path.name == project.name)
         return _from_table(options, table or {}, str(config_file))
-    in_project = _read_table(project, in_project=True) if project.exists() else None
-    if not own.exists():
+    try:
+        there = {path: _is_there(path) for path in (own, project)}
+    except PermissionError as error:
+        # Whoever starts it in another user's directory has --chdir, or is told by that.
+        warnings.append(f"no settings file was looked for in {cwd}: {error.strerror}")
+        return {}
+    in_project = _read_table(project, in_project=True) if there[project] else None
+    if not there[own]:
         return _from_table(options, in_project or {}, project.name)
     if in_project is not None:
         warnings.append("pyproject.toml has a [tool.penstock], not read because of penstock.toml")
@@ -140,6 +146,20 @@ def unknown(what: str, name: str, options: Options, spelling: Spelling) -> Setti
 def bad_value(name: str, value: object, source: str, allowed: str) -> SettingsError:
     """Return the error for a value that is not allowed."""
     return SettingsError(f"bad value {value!r} for {name} (from {source}): allowed is {allowed}")
+
+
+def _is_there(path: Path) -> bool:
+    """Tell whether there is a file; raises `PermissionError` where that cannot be seen.
+
+    ``Path.exists`` raises that in some versions of Python, and denies the file in others.
+    """
+    try:
+        path.stat()
+    except PermissionError:
+        raise
+    except OSError:
+        return False
+    return True
 
 
 def _read_table(path: Path, in_project: bool) -> Mapping[str, object] | None:
