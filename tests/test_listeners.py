@@ -317,6 +317,17 @@ def test_a_living_server_with_a_full_queue_is_left_alone(tmp_path: Path) -> None
             client.close()
 
 
+def test_a_path_that_another_server_took_over_before_listen_is_in_use(tmp_path: Path) -> None:
+    address = f"unix:{tmp_path}/slow.sock"
+    [slow] = bind_listeners([address])
+    with opened(address):  # nobody listens on it yet, as if its server had died
+        with pytest.raises(ListenError, match="in use"):
+            slow.listen(1)
+        slow.close()
+        with socket.socket(socket.AF_UNIX) as client:
+            client.connect(f"{tmp_path}/slow.sock")
+
+
 def test_a_path_that_another_server_took_over_is_not_removed(tmp_path: Path) -> None:
     path = tmp_path / "server.sock"
     with opened(f"unix:{path}"):
@@ -399,6 +410,13 @@ def test_the_path_of_a_passed_unix_socket_is_its_makers_to_remove(tmp_path: Path
 
 def test_a_descriptor_that_is_not_open_is_refused() -> None:
     assert "no such descriptor is open" in refusal("fd://999999")
+
+
+def test_a_descriptor_that_is_given_twice_is_refused() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as parent:
+        passed = os.dup(parent.fileno())
+        with pytest.raises(ListenError, match=f"fd://0{passed}: the descriptor is given twice"):
+            open_listeners([f"fd://{passed}", f"fd://0{passed}"], 1)
 
 
 def test_a_descriptor_that_is_a_file_is_refused(tmp_path: Path) -> None:

@@ -51,14 +51,29 @@ def test_a_log_that_cannot_be_opened_again_goes_on_in_the_old_file(tmp_path: Pat
     folder.mkdir()
     access = folder / "access.log"
     with faulty_server("--access-logfile", str(access)) as server:
-        with unharmed(server, [r"\[ERROR\] the logs go on in the old files"], bystander=False):
+        expected = [r"\[ERROR\] the access log goes on in the old file"]
+        with unharmed(server, expected, bystander=False):
             folder.rename(tmp_path / "moved")
             server.signal(signal.SIGUSR1)
-            server.wait_for_line("the logs go on")
+            server.wait_for_line("the access log goes on")
         moved = tmp_path / "moved" / "access.log"
         lines = moved.read_text().count("\n")
         probe(server)
         assert eventually(lambda: moved.read_text().count("\n") > lines)
+
+
+def test_a_log_that_cannot_be_opened_again_does_not_keep_the_other_from_it(tmp_path: Path) -> None:
+    folder = tmp_path / "logs"
+    folder.mkdir()
+    errors, access = folder / "error.log", tmp_path / "access.log"
+    errors.symlink_to("/dev/stderr")  # so that its lines can be waited for
+    logs = ("--error-logfile", str(errors), "--access-logfile", str(access))
+    with faulty_server(*logs) as server:
+        folder.rename(tmp_path / "moved")
+        access.rename(tmp_path / "access.log.1")
+        server.signal(signal.SIGUSR1)
+        server.wait_for_line("the error log goes on")
+        assert eventually(access.exists)
 
 
 @pytest.mark.parametrize("number", [signal.SIGUSR2, signal.SIGTTIN, signal.SIGTTOU])

@@ -97,9 +97,12 @@ class Listener:
     def listen(self, backlog: int) -> None:
         """Let clients connect, ``backlog`` of them before they are accepted.
 
-        Raises `ListenError`: a port that another program has bound, but does not listen on, can
-        turn out to be in use only here.
+        Raises `ListenError`: an address that another program has bound, but does not listen on,
+        can turn out to be in use only here.
         """
+        if self._path is not None and _identity(self._path) != self._identity:
+            # Nobody who connects to the path would come here.
+            raise _listen_error(self._shown, _REASONS[errno.EADDRINUSE])
         try:
             self.socket.listen(backlog)
         except OSError as error:
@@ -159,8 +162,13 @@ def bind_listeners(addresses: Iterable[str]) -> list[Listener]:
     Raises `ListenError`, which names the address and the reason; then none stays open.
     """
     listeners: list[Listener] = []
+    adopted: set[int] = set()
     try:
         for address in [parse_address(text) for text in addresses]:
+            if address.descriptor is not None:
+                if address.descriptor in adopted:
+                    _refuse(address.shown, "the descriptor is given twice")
+                adopted.add(address.descriptor)
             listeners.append(_bind(address))
     except ListenError:
         close_all(listeners)

@@ -211,13 +211,13 @@ class Worker:
 
     def reopen_logs(self) -> None:
         """Open the log files again by their names, after a rotation."""
-        try:
-            self.error_log.reopen()
-            if self.access_log is not None:
-                self.access_log.reopen()
-            self.logger.debug("the logs have been opened again")
-        except OSError as error:
-            self.logger.error("the logs go on in the old files: %s", error)
+        for kind, log in (("error", self.error_log), ("access", self.access_log)):
+            if log is not None:
+                try:
+                    log.reopen()
+                    self.logger.debug("the %s log has been opened again", kind)
+                except OSError as error:
+                    self.logger.error("the %s log goes on in the old file: %s", kind, error)
 
     def close_logs(self) -> None:
         """Write out what the access log still holds, and tell what it lost."""
