@@ -67,20 +67,38 @@ def test_EMFILE_on_accept_does_not_spin_and_passes(transport: str, threads: str)
         control = stack.enter_context(Client(server.address))
         assert usage(control)["body"] == 0
         crowd = [stack.enter_context(Client(server.address)) for _ in range(100)]
+        control.send(get("/")[:-2])
+        for client in crowd:  # in the middle of a request: idle ones would make room
+            client.send(get("/plain")[:-2])
         server.wait_for_line("cannot accept connections .*: Too many open files")
         before = usage_of_process(server)
         threading.Event().wait(1.5)
         assert usage_of_process(server) - before < 0.3
         for client in crowd[:10]:  # those that were accepted are served
-            assert client.request("GET", "/plain").status == 200
+            client.send(b"\r\n")
+            assert client.read_response().status == 200
         # And whoever needs a file meanwhile is told of it, as at any other time.
-        assert control.request("GET", "/").status == 500
+        control.send(b"\r\n")
+        assert control.read_response().status == 500
         server.wait_for_line("OSError.*Too many open files")
         for client in crowd[:80]:
             client.close()
         for client in crowd[80:]:  # those that were not, now are
-            assert client.request("GET", "/plain").status == 200
+            client.send(b"\r\n")
+            assert client.read_response().status == 200
         eventually(lambda: usage(control)["descriptors"] < 60)
+
+
+def test_fault_41_idle_connections_make_room_where_descriptors_run_out(
+    transport: str, threads: str
+) -> None:
+    limits = {"LIMIT_NOFILE": "64"}
+    arguments = ("self_reporting:app", "--transport", transport, "--threads", threads)
+    with ServerProcess(*arguments, cwd=SUPPORT, environ=limits) as server, ExitStack() as stack:
+        for _ in range(100):
+            stack.enter_context(Client(server.address))
+        with Client(server.address) as newcomer:  # long before any of them expires
+            assert newcomer.request("GET", "/plain").status == 200
 
 
 def usage_of_process(server: ServerProcess) -> float:

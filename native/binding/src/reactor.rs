@@ -327,16 +327,10 @@ impl Reactor {
                         return true;
                     }
                     Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM) => {
-                        if !std::mem::replace(&mut acceptor.complained, true) {
-                            hub.diary.write(Entry::Warning(format!(
-                                "cannot accept connections on {} for now: {}; clients wait in the \
-                                 listen queue. Raise the limit on open files (ulimit -n) or lower \
-                                 max_connections",
-                                acceptor.name,
-                                sys::error_text(&error),
-                            )));
+                        if self.close_idle(hub) {
+                            continue; // so that there is room for whoever waits
                         }
-                        self.pause(hub, index, ACCEPT_PAUSE);
+                        self.rest(hub, index, &error);
                         return false;
                     }
                     Some(libc::EBADF | libc::EINVAL | libc::ENOTSOCK) => {
@@ -350,6 +344,21 @@ impl Reactor {
         false
     }
 
+    /// Pause, and tell why: once for each time that it begins.
+    fn rest(&mut self, hub: &Hub, index: usize, error: &std::io::Error) {
+        if let Some(acceptor) = self.acceptors.get_mut(index) {
+            if !std::mem::replace(&mut acceptor.complained, true) {
+                hub.diary.write(Entry::Warning(format!(
+                    "cannot accept connections on {} for now: {}; clients wait in the listen \
+                     queue. Raise the limit on open files (ulimit -n) or lower max_connections",
+                    acceptor.name,
+                    sys::error_text(error),
+                )));
+            }
+        }
+        self.pause(hub, index, ACCEPT_PAUSE);
+    }
+
     fn has_room(&self, hub: &Hub) -> bool {
         // At the end, even beyond the cap: who is left in the queue of a listener is reset.
         self.drain_begun || hub.connection_count() < hub.options.max_connections
@@ -360,9 +369,15 @@ impl Reactor {
     /// Otherwise whoever holds idle connections open could keep everybody else out until the
     /// keep-alive time has run out.
     fn make_room(&mut self, hub: &Hub) -> bool {
-        if self.has_room(hub) {
-            return true;
+        if !self.has_room(hub) {
+            self.close_idle(hub);
         }
+        self.has_room(hub)
+    }
+
+    /// Close the connections that have been idle for longest; tell whether there were any.
+    fn close_idle(&mut self, hub: &Hub) -> bool {
+        let before = hub.connection_count();
         let long_ago = self.desk.now.saturating_sub(REAP_IDLE);
         let mut idle: Vec<(Nanos, Arc<Connection>)> = Vec::new();
         for connection in hub.connections() {
@@ -379,7 +394,7 @@ impl Reactor {
             }
         }
         hub.room_made.set(false); // by this very accepting
-        self.has_room(hub)
+        hub.connection_count() < before
     }
 
     // -- the end --------------------------------------------------------------------------------

@@ -85,6 +85,8 @@ class Acceptor:
                 return True
             except OSError as error:
                 if error.errno in _EXHAUSTED:
+                    if self._loop.close_idle():
+                        continue
                     self._rest(error)
                     return False
                 continue  # that client has gone already (ECONNABORTED and its kind)

@@ -259,15 +259,20 @@ class Loop:
         Otherwise whoever holds idle connections open could keep everybody else out until
         the keep-alive time has run out.
         """
-        if self.has_room():
-            return True
+        if not self.has_room():
+            self.close_idle()
+        return self.has_room()
+
+    def close_idle(self) -> bool:
+        """Close the connections that have been idle for longest; tell whether there were any."""
+        before = len(self.connections)
         long_ago = self.now - REAP_IDLE_SECONDS
         idle = [c for c in self.connections if c.since <= long_ago and c.idle()]
         # A share of them at once, so that not every new connection has to look at all.
         for connection in heapq.nsmallest(1 + len(idle) // 16, idle, key=lambda c: c.since):
             if not connection.has_input():
                 connection.close()
-        return self.has_room()
+        return len(self.connections) < before
 
     # -- the end --------------------------------------------------------------------------------
 
