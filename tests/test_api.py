@@ -77,16 +77,23 @@ def test_two_servers_at_a_time_have_each_its_error_log(tmp_path: Path) -> None:
     assert os.listdir("/dev/fd") == before
 
 
+@pytest.mark.parametrize("call", [penstock.serve, start])
 @pytest.mark.parametrize(
-    "wrong", [{"access_logfile": "missing/log"}, {"access_logformat": "%(x)s"}]
+    ("wrong", "said"),
+    [
+        ({"access_logfile": "missing/log"}, "access_logfile .*: its directory does not exist"),
+        ({"access_logfile": "/proc/log"}, "access_logfile: cannot open '/proc/log'"),
+        ({"access_logformat": "%(x)s"}, "unknown atom"),
+        ({"temp_dir": "missing"}, "temp_dir \\(from argument temp_dir\\): No such file"),
+    ],
 )
-def test_a_server_that_cannot_start_leaves_nothing_open(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, wrong: dict[str, str]
+def test_a_server_that_cannot_start_says_why_and_leaves_nothing_open(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: Any, wrong: dict[str, str], said: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
     before = os.listdir("/dev/fd")
-    with pytest.raises(SettingsError):
-        start(hello, **{"access_logfile": "log", **wrong})
+    with pytest.raises(SettingsError, match=said):
+        call(hello, bind="127.0.0.1:0", **{"access_logfile": "log", **wrong})
     assert os.listdir("/dev/fd") == before
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from penstock.listeners import Listener, close_all, open_listeners
-from penstock.settings import Settings, chosen_transport, settings_from_kwargs
+from penstock.settings import Settings, check_places, chosen_transport, settings_from_kwargs
 from penstock.worker import Worker, serve_until_stopped
 
 if TYPE_CHECKING:
@@ -42,6 +42,7 @@ def serve_application(application: WSGIApplication, by_name: dict[str, object]) 
             "elsewhere use penstock.running()"
         )
     settings = settings_from_kwargs(**by_name)
+    check_places(settings)
     chosen_transport(settings)
     listeners = open_listeners(settings.bind, settings.backlog)
     try:
@@ -60,6 +61,7 @@ def run_in_background(
     settings = settings_from_kwargs(
         **{"bind": ["127.0.0.1:0"], "drain_linger": 0, "access_logfile": None, **by_name}
     )
+    check_places(settings)
     chosen_transport(settings)
     listeners = open_listeners(settings.bind, settings.backlog)
     try:

@@ -55,7 +55,7 @@ def _run(arguments: Sequence[str]) -> int:
         print_error(f"{missing}\nusage: {USAGE}\n")
         return _USAGE_STATUS
 
-    from penstock.settings import load_settings, with_absolute_paths
+    from penstock.settings import check_places, load_settings, with_absolute_paths
 
     settings = load_settings(
         typed.flags,
@@ -70,7 +70,7 @@ def _run(arguments: Sequence[str]) -> int:
 
     _apply_to_process(settings)
     settings = with_absolute_paths(_with_warnings(settings))
-    _check_places(settings)
+    check_places(settings)  # before a slow import
     try:
         if typed.check:
             return _check(typed.application, settings)
@@ -133,6 +133,7 @@ def _check(spec: str, settings: Settings) -> int:
 
 def _apply_to_process(settings: Settings) -> None:
     """Give the process the directory, the search path, the variables and the mask it asks for."""
+    from penstock.settings import bad_place
     from penstock.settings_layers import SYSTEMD_VARIABLES
 
     if "LISTEN_FDS" in settings.source_of("bind"):
@@ -141,7 +142,7 @@ def _apply_to_process(settings: Settings) -> None:
     try:
         os.chdir(settings.chdir)
     except OSError as error:
-        raise _bad_directory(settings, "chdir", settings.chdir, error.strerror) from None
+        raise bad_place(settings, "chdir", settings.chdir, error.strerror) from None
     # gunicorn's order: the directories of pythonpath, the current one, all others.
     wanted = [*map(os.path.abspath, settings.pythonpath), os.getcwd()]
     sys.path[:] = [*wanted, *(entry for entry in sys.path if entry not in (*wanted, ""))]
@@ -163,34 +164,6 @@ def _with_warnings(settings: Settings) -> Settings:
         if not os.path.exists(path)
     ]
     return replace(settings, warnings=(*settings.warnings, *missing))
-
-
-def _check_places(settings: Settings) -> None:
-    """Refuse directories that are missing, and a format that cannot be, before a slow import."""
-    from penstock.access_log import compile_format
-
-    compile_format(settings.access_logformat)
-    if settings.temp_dir is not None:
-        from tempfile import TemporaryFile
-
-        try:
-            TemporaryFile(dir=settings.temp_dir).close()
-        except OSError as error:
-            raise _bad_directory(settings, "temp_dir", settings.temp_dir, error.strerror) from None
-    for name in ("access_logfile", "error_logfile"):
-        path = getattr(settings, name)
-        if path in (None, "-"):
-            continue
-        folder = os.path.dirname(path)
-        if not os.path.isdir(folder):
-            raise _bad_directory(settings, name, path, "its directory does not exist")
-        if os.path.isdir(path):
-            raise _bad_directory(settings, name, path, "is a directory")
-
-
-def _bad_directory(settings: Settings, name: str, path: str, reason: str | None) -> SettingsError:
-    source = settings.source_of(name)
-    return SettingsError(f"bad value {path!r} for {name} (from {source}): {reason}")
 
 
 def _current_directory() -> str:

@@ -437,6 +437,37 @@ def with_absolute_paths(settings: Settings) -> Settings:
     return replace(settings, **paths)
 
 
+def check_places(settings: Settings) -> None:
+    """Raise `SettingsError` for directories that are missing, and a format that cannot be.
+
+    The paths are absolute already.
+    """
+    from penstock.access_log import compile_format
+
+    compile_format(settings.access_logformat)
+    if settings.temp_dir is not None:
+        from tempfile import TemporaryFile
+
+        try:
+            TemporaryFile(dir=settings.temp_dir).close()
+        except OSError as error:
+            raise bad_place(settings, "temp_dir", settings.temp_dir, error.strerror) from None
+    for name in ("access_logfile", "error_logfile"):
+        path = getattr(settings, name)
+        if path in (None, "-"):
+            continue
+        if not os.path.isdir(os.path.dirname(path)):
+            raise bad_place(settings, name, path, "its directory does not exist")
+        if os.path.isdir(path):
+            raise bad_place(settings, name, path, "is a directory")
+
+
+def bad_place(settings: Settings, name: str, path: str, reason: str | None) -> SettingsError:
+    """Return the error for a path that cannot be used for the setting ``name``."""
+    source = settings.source_of(name)
+    return SettingsError(f"bad value {path!r} for {name} (from {source}): {reason}")
+
+
 def native_built() -> bool:
     """Tell whether this installation has the native transport."""
     from importlib.util import find_spec

@@ -95,8 +95,10 @@ def test_rfc4918_11_5_without_room_for_a_body_it_is_a_507_and_others_go_on(
     transport: str, threads: int, framing: str, tmp_path: Path
 ) -> None:
     settings: dict[str, Any] = {"transport": transport, "threads": threads, "body_memory": LIMIT}
-    missing = str(tmp_path / "missing")
-    with penstock.running(places, **settings, temp_dir=missing) as server:
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    with penstock.running(places, **settings, temp_dir=str(folder)) as server:
+        folder.rmdir()
         with connect(server) as small:
             assert send_body(small, b"x" * LIMIT, framing).status == 200
             before = descriptors()
