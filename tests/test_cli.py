@@ -127,6 +127,24 @@ def test_check_takes_no_address_so_that_it_works_beside_a_running_server(folder:
     assert "no port" in error_line(7, "--check", "served", "-b", "127.0.0.1:x", cwd=folder)
 
 
+@pytest.mark.parametrize(
+    ("arguments", "ends", "status"),
+    [
+        (["--check"], "from served import app", 0),
+        (["--check"], "raise RuntimeError", 4),
+        ([], "raise RuntimeError", 4),
+        ([], "raise KeyboardInterrupt", 130),
+    ],
+)
+def test_fault_29_threads_of_the_application_do_not_keep_the_command_from_ending(
+    folder: Path, arguments: list[str], ends: str, status: int
+) -> None:
+    thread = "import threading\nthreading.Thread(target=threading.Event().wait).start()\n"
+    (folder / "threaded.py").write_text(thread + ends)
+    done = run_penstock(*arguments, "-b", "127.0.0.1:0", "threaded", cwd=folder)
+    assert done.returncode == status
+
+
 def test_check_says_what_would_be_warned_of(folder: Path) -> None:
     done = run_penstock("--check", "served", cwd=folder, environ={"WEB_CONCURRENCY": "3"})
     assert done.returncode == 0

@@ -66,19 +66,25 @@ def _run(arguments: Sequence[str]) -> int:
     )
     # Before the application's directory comes first on the path: its modules may have the names of
     # the standard library's.
-    import penstock.worker  # noqa: F401
+    from penstock.worker import leave_for_certain
 
     _apply_to_process(settings)
     settings = with_absolute_paths(_with_warnings(settings))
     check_places(settings)  # before a slow import
     try:
-        if typed.check:
-            return _check(typed.application, settings)
-        return _serve(typed.application, settings)
-    except PenstockError:
+        if not typed.check:
+            return _serve(typed.application, settings)
+        status = _check(typed.application, settings)
+        leave_for_certain(status)  # the application's import may have started anything
+        return status
+    except PenstockError as error:
         # No log is open that could have told them, and one may be the reason.
         for warning in settings.warnings:
             say("warning", warning)
+        leave_for_certain(error.exit_status)
+        raise
+    except KeyboardInterrupt:
+        leave_for_certain(_INTERRUPTED_STATUS)
         raise
 
 

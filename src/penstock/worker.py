@@ -458,12 +458,12 @@ def shut_down(
     status = STOPPED if drained or not graceful else CUT_OFF
     # 5. Leave. Threads and exit handlers of the application get a moment, and no more.
     if own_process:
-        _leave_for_certain(status)
+        leave_for_certain(status)
     return status
 
 
-def _leave_for_certain(status: int) -> None:
-    """End the process soon, even if something that runs at exit never returns."""
+def leave_for_certain(status: int) -> None:
+    """End the process soon, even if a thread or an exit handler of the application never returns."""
 
     def leave() -> None:
         threading.Event().wait(LEAVE_SECONDS)
