@@ -10,8 +10,9 @@ BIN = $(CURDIR)/$(VENV)/bin
 EXAMPLES = examples/requirements.txt
 TEST = $(EXAMPLES) requirements/test.txt
 LINT = $(TEST) requirements/lint.txt
-SOURCES = src tests examples $(wildcard benchmarks)
+SOURCES = setup.py src tests examples $(wildcard benchmarks)
 SYNC = PYTHON="$(PYTHON)" scripts/sync-venv "$(VENV)"
+NATIVE = scripts/build-native "$(VENV)"
 PYTEST = "$(BIN)/python" -m pytest
 
 .DEFAULT_GOAL := help
@@ -26,12 +27,13 @@ help:
 	@echo 'make docs           write the generated pages of docs/ anew'
 	@echo 'make install-check  install into an environment of its own, and run the command there'
 	@echo 'make bench          measure beside other servers, in an environment of its own, .bench'
-	@echo 'make native         build the native transport into the checkout; needs cargo'
+	@echo 'make native         build the native transport into the checkout, or say why it cannot be'
 	@echo 'make native-test    check style and lints of the Rust in native/, and run its tests'
 	@echo 'make clean          remove what all of these made'
 
 serve:
 	@$(SYNC) serve $(EXAMPLES)
+	@$(NATIVE)
 	@cd examples && exec "$(BIN)/penstock" flaskapp:app --access-logfile - $(ARGS)
 
 # The whole suite comes last, so that its summary is what one sees.
@@ -39,6 +41,7 @@ test: coverage suite
 
 suite:
 	@$(SYNC) test $(TEST)
+	@$(NATIVE)
 	$(PYTEST) $(ARGS)
 
 # The protocol and the gateway are covered whole, by the tests of their own folder alone.
@@ -64,6 +67,7 @@ docs:
 	mv docs/settings.md.new docs/settings.md
 
 # As a user installs it: nothing of the checkout is on the path, nothing of the tools is there.
+# PENSTOCK_NATIVE=require and =skip are for setup.py.
 install-check:
 	rm -rf .venv-install build
 	"$(or $(PYTHON),$$(scripts/find-python))" -m venv .venv-install
@@ -73,12 +77,10 @@ install-check:
 bench:
 	@python="$(PYTHON)"; "$${python:-$$(scripts/find-python)}" benchmarks/run.py $(ARGS)
 
-# A module of the environment's own Python: it is what the tests and `make serve` use then.
+# The tests and `make serve` do this, too, but go on without cargo.
 native:
 	@$(SYNC) serve $(EXAMPLES)
-	cd native && PYO3_PYTHON="$(BIN)/python" cargo build --locked --release -p penstock-binding
-	cp native/target/release/lib_native.so src/penstock/_native.so.new
-	mv src/penstock/_native.so.new src/penstock/_native.so
+	@PENSTOCK_NATIVE=require $(NATIVE)
 
 native-test:
 	@if command -v cargo >/dev/null; then \
