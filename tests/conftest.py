@@ -21,6 +21,11 @@ TRANSPORTS = ["python", "native"] if native_built() else ["python"]
 """Every transport. What goes over the wire is tested on each, and each gives the same answers."""
 
 
+def pytest_report_header() -> str:
+    """Tell what is tested: without the native transport, all else may pass."""
+    return f"transports: {', '.join(TRANSPORTS)}"
+
+
 @pytest.fixture(scope="session", params=TRANSPORTS)
 def transport(request: pytest.FixtureRequest) -> str:
     """Name the transport to test: ``penstock.running(app, transport=transport)``."""

@@ -68,8 +68,48 @@ def test_version_names_penstock_python_and_the_transport(tmp_path: Path) -> None
     first, second, third = done.stdout.splitlines()
     assert re.fullmatch(r"penstock \d+\.\d+\.\d+", first)
     assert second == "cpython " + ".".join(map(str, sys.version_info[:3]))
-    assert third.startswith("transport: ")
+    assert third == f"transport: {'native' if native_built() else 'python; native not built'}"
     assert (done.returncode, done.stderr) == (0, "")
+
+
+def run_without_native(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    """Run the command as where the native transport is not built."""
+    code = (
+        "import sys; sys.modules['penstock._native'] = None; from penstock.cli import main;"
+        "sys.exit(main(sys.argv[1:]))"
+    )
+    return subprocess.run(
+        [sys.executable, "-c", code, *arguments],
+        cwd=cwd,
+        env=checkout_environ(),
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+
+
+def test_where_the_native_transport_is_not_built_version_and_check_say_so(folder: Path) -> None:
+    done = run_without_native("--version", cwd=folder)
+    assert done.stdout.splitlines()[2] == "transport: python; native not built"
+    done = run_without_native("--check", "served", cwd=folder)
+    assert done.stdout.startswith("served can be served, on the python transport, ")
+
+
+def test_a_native_transport_that_is_not_built_is_status_2_and_how_to_get_it(folder: Path) -> None:
+    done = run_without_native("served", "--transport", "native", cwd=folder)
+    assert (done.returncode, done.stderr) == (
+        2,
+        "penstock: error: transport is native (from --transport), which this installation lacks: "
+        "allowed are auto and python, or install anew with cargo on PATH and "
+        "PENSTOCK_NATIVE=require\n",
+    )
+
+
+@pytest.mark.skipif(not native_built(), reason="the native transport is not built")
+def test_auto_is_native_where_that_is_built(folder: Path) -> None:
+    done = run_penstock("--check", "served", "--transport", "auto", cwd=folder)
+    assert done.stdout.startswith("served can be served, on the native transport, ")
 
 
 def test_version_imports_none_of_the_server(tmp_path: Path) -> None:
@@ -175,11 +215,6 @@ def test_check_says_what_would_be_warned_of(folder: Path) -> None:
         (["served", "--access-logfile", "no/log"], "for access_logfile (from --access-logfile)"),
         (["served", "--log-file", "."], "for error_logfile (from --error-logfile): is a directory"),
         (["served", "--access-logformat", "%(zz)s"], "access_logformat"),
-        pytest.param(
-            ["served", "--transport", "native"],
-            "transport is native (from --transport)",
-            marks=pytest.mark.skipif(native_built(), reason="the native transport is built"),
-        ),
         (["served", "-w", "2"], "workers (2 from --workers)"),
         (["served:app("], "after the colon"),
         (["served.py"], "did you mean 'served'?"),

@@ -199,6 +199,10 @@ def test_an_unknown_variable_is_refused_with_the_nearest(tmp_path: Path) -> None
         load(tmp_path, PENSTOCK_THREAD="1")
 
 
+def test_the_variable_that_the_installation_reads_is_no_setting(tmp_path: Path) -> None:
+    assert load(tmp_path, PENSTOCK_NATIVE="require") == Settings()
+
+
 def test_variables_that_kubernetes_makes_for_a_service_named_penstock_are_no_settings(
     tmp_path: Path,
 ) -> None:

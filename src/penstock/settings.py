@@ -480,8 +480,8 @@ def chosen_transport(settings: Settings) -> Literal["native", "python"]:
     if settings.transport == "native" and not native_built():
         source = settings.source_of("transport")
         raise SettingsError(
-            f"transport is native (from {source}), which this installation lacks: "
-            "allowed are auto and python"
+            f"transport is native (from {source}), which this installation lacks: allowed are auto "
+            "and python, or install anew with cargo on PATH and PENSTOCK_NATIVE=require"
         )
     return "native" if settings.transport != "python" and native_built() else "python"
 

@@ -33,6 +33,9 @@ _SERVICE_LINK = re.compile(
     r"PENSTOCK_SERVICE_(?:HOST|PORT(?:_\w+)?)|PENSTOCK_PORT_[0-9]+_(?:TCP|UDP|SCTP)(?:_\w+)?"
 )
 
+# Says to setup.py whether to build the native transport; a container's image may keep it set.
+_OF_INSTALLATION = "PENSTOCK_NATIVE"
+
 
 def from_variables(options: Options, environ: Mapping[str, str]) -> Given:
     """Return what the ``PENSTOCK_*`` variables give."""
@@ -40,6 +43,8 @@ def from_variables(options: Options, environ: Mapping[str, str]) -> Given:
     given: Given = {}
     for variable, value in sorted(environ.items()):
         if not variable.startswith("PENSTOCK_") or _SERVICE_LINK.fullmatch(variable):
+            continue
+        if variable == _OF_INSTALLATION:
             continue
         if variable == "PENSTOCK_PORT" and "://" in value:  # a service link, too
             continue

@@ -3,31 +3,87 @@
 from __future__ import annotations
 
 import ast
+import inspect
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from penstock.settings import native_built
 from support.gil_keeper import KEPT_SECONDS
 from support.server_process import ROOT, ServerProcess
 from support.wire import Client
 
-pytestmark = pytest.mark.skipif(not native_built(), reason="the native transport is not built")
+_native = pytest.importorskip("penstock._native", reason="the native transport is not built")
+
+every_class = pytest.mark.parametrize("kind", [_native.Exchange, _native.NativeTransport])
 
 HERE = Path(__file__).parents[1] / "support"
 
 
-def test_the_stub_names_what_the_module_has() -> None:
-    from penstock import _native
-
+def stub_of(kind: type) -> ast.ClassDef:
     stub = ast.parse((ROOT / "src/penstock/_native.pyi").read_text("utf-8"))
+<<<<<<< HEAD
     for item in stub.body:
         if isinstance(item, ast.ClassDef):
             kind = getattr(_native, item.name)
             named = {part.name for part in item.body if isinstance(part, ast.FunctionDef)}
             public = {name for name in named if name[0] != "_"}
             assert public == {name for name in vars(kind) if name[0] != "_"}
+=======
+    [found] = [
+        item for item in stub.body if isinstance(item, ast.ClassDef) and item.name == kind.__name__
+    ]
+    return found
+
+
+def typed_signature(function: ast.FunctionDef) -> list[tuple[str, object]]:
+    """Return the parameters but for ``self``, each with its default."""
+    given = function.args
+    assert not any([given.posonlyargs, given.kwonlyargs, given.vararg, given.kwarg])
+    defaults = [ast.literal_eval(default) for default in given.defaults]
+    required = [inspect.Parameter.empty] * (len(given.args) - len(defaults))
+    return list(zip((arg.arg for arg in given.args), [*required, *defaults], strict=True))[1:]
+
+
+def real_signature(function: Callable[..., object]) -> list[tuple[str, object]]:
+    parameters = inspect.signature(function).parameters.values()
+    assert {parameter.kind for parameter in parameters} <= {
+        inspect.Parameter.POSITIONAL_ONLY,
+        inspect.Parameter.POSITIONAL_OR_KEYWORD,
+    }
+    return [(each.name, each.default) for each in parameters if each.name != "self"]
+
+
+def test_the_stub_has_every_class_of_the_module_and_no_other() -> None:
+    stub = ast.parse((ROOT / "src/penstock/_native.pyi").read_text("utf-8"))
+    defined = [item for item in stub.body if not isinstance(item, ast.Expr | ast.ImportFrom)]
+    typed = {item.name for item in defined if isinstance(item, ast.ClassDef)}
+    assert len(typed) == len(defined)
+    assert typed == set(_native.__all__)
+    assert typed == {name for name in vars(_native) if name[0] != "_"}
+
+
+@every_class
+def test_the_stub_has_every_member_of_a_class_and_no_other(kind: type) -> None:
+    typed = [item.name for item in stub_of(kind).body if isinstance(item, ast.FunctionDef)]
+    assert len(set(typed)) == len(typed)
+    assert set(typed) - {"__init__"} == {name for name in vars(kind) if name[0] != "_"}
+
+
+@every_class
+def test_the_stub_has_the_signature_of_every_method(kind: type) -> None:
+    for item in stub_of(kind).body:
+        if not isinstance(item, ast.FunctionDef):
+            continue
+        member = vars(kind).get(item.name, kind)  # `__init__` stands for calling the class
+        if item.decorator_list:
+            assert [ast.unparse(decorator) for decorator in item.decorator_list] == ["property"]
+            assert inspect.isgetsetdescriptor(member), item.name
+        else:
+            assert callable(member), item.name
+            assert typed_signature(item) == real_signature(member), item.name
+>>>>>>> bb54f3f (Build the native transport into the checkout before the tests and serving, and hold its stub to it)
 
 
 def test_no_client_waits_for_a_call_that_keeps_the_interpreters_lock() -> None:

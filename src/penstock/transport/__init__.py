@@ -20,17 +20,21 @@ HeaderList = list[tuple[str, str]]
 class Exchange(Protocol):
     """One request, and the means to answer it. One thread at a time uses it."""
 
-    environ: dict[str, Any]
-    """Fresh and complete but for ``wsgi.input`` and ``wsgi.early_hints``; the gateway's to keep."""
+    @property
+    def environ(self) -> dict[str, Any]:
+        """Fresh; complete but for ``wsgi.input``, ``wsgi.early_hints``; the gateway's to keep."""
 
-    body: BinaryIO | None
-    """The complete request body, at its start; None when the body is to be had by `receive`."""
+    @property
+    def body(self) -> BinaryIO | None:
+        """The complete request body, at its start; None when the body is to be had by `receive`."""
 
-    request_id: str
-    """Names the request in every log; unique in a worker's life, printable ASCII."""
+    @property
+    def request_id(self) -> str:
+        """Names the request in every log; unique in a worker's life, printable ASCII."""
 
-    head_sent: bool
-    """Whether the response's head has left: from then on `respond` is an error."""
+    @property
+    def head_sent(self) -> bool:
+        """Whether the response's head has left: from then on `respond` is an error."""
 
     def receive(self, size: int) -> bytes:
         """Return 1 to ``size`` bytes of a streamed body, ``b""`` at its end, again and again.
