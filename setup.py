@@ -48,9 +48,7 @@ class BuildNative(build_ext):
         """Put the module that cargo has made where ``ext`` belongs."""
         place = self.get_ext_fullpath(ext.name)
         self.mkpath(os.path.dirname(place))
-        # Not written in place: a process may have the module that is there in its memory.
-        shutil.copy(target_directory() / "release" / PRODUCT, f"{place}.new")
-        os.replace(f"{place}.new", place)
+        shutil.copy(target_directory() / "release" / PRODUCT, place)
 
 
 class WheelOfWhatIsThere(bdist_wheel):
