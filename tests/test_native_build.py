@@ -186,6 +186,15 @@ def test_a_native_transport_that_is_to_be_skipped_is_not_even_tried(
     assert not (tools / "calls").exists()
 
 
+def test_a_module_of_an_earlier_build_gets_into_no_pure_wheel(unpacked: Path, tools: Path) -> None:
+    put_cargo(tools, WORKS)
+    make_wheel(unpacked, tools)
+    shutil.rmtree(unpacked / "wheels")
+    assert make_wheel(unpacked, tools, "skip") == ([PURE_WHEEL], [])
+    with ZipFile(unpacked / "wheels" / PURE_WHEEL) as archive:
+        assert not [name for name in archive.namelist() if name.endswith(".so")]
+
+
 def test_a_wish_that_does_not_exist_is_an_error(unpacked: Path, tools: Path) -> None:
     wheels, said = make_wheel(unpacked, tools, "required")
     assert wheels == []
