@@ -51,7 +51,6 @@ class LineSource(Protocol):
         """Tell whether there is nothing to take; if so, the next line calls `AccessLog.wake`."""
 
 
-
 @dataclass(slots=True)
 class Transaction:
     """One response and what it answers, as the access log sees it.
@@ -194,12 +193,13 @@ def _combined_format() -> Format:
     def combined(transaction: Transaction) -> str:
         fields = transaction.request_fields
         user = _user(transaction) if "authorization" in fields else "-"
+        referer, agent = fields.get("referer") or "-", fields.get("user-agent") or "-"
         return (
             f"{_word(transaction.client_addr)} - {user}"
             f" {common_log_time(transaction.finished_at)}"
             f' "{_quoted(transaction.request_line)}"'
             f" {transaction.status} {transaction.bytes_out or '-'}"
-            f' "{escape(fields.get("referer") or "-")}" "{escape(fields.get("user-agent") or "-")}"\n'
+            f' "{escape(referer)}" "{escape(agent)}"\n'
         )
 
     return combined
@@ -378,7 +378,8 @@ def line_pieces(format: str) -> list[tuple[str, str]] | None:
     """Return what lines of a valid format consist of, for those who make them without Python.
 
     Each piece is a kind and its text: ``("text", " - ")``, ``("atom", "h")``, ``("i", "referer")``
-    and ``("o", "etag")`` with a field's name in lower case, or ``("json", "line")`` for all of a line.
+    and ``("o", "etag")`` with a field's name in lower case, or ``("json", "line")`` for a whole
+    line.
     None where only Python can make the lines, since they show the application's own objects.
     """
     if format == "json":

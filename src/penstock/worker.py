@@ -463,7 +463,7 @@ def shut_down(
 
 
 def leave_for_certain(status: int) -> None:
-    """End the process soon, even if a thread or an exit handler of the application never returns."""
+    """End the process soon, even if a thread or exit handler of the application never returns."""
 
     def leave() -> None:
         threading.Event().wait(LEAVE_SECONDS)

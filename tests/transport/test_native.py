@@ -16,21 +16,15 @@ from support.wire import Client
 
 _native = pytest.importorskip("penstock._native", reason="the native transport is not built")
 
-every_class = pytest.mark.parametrize("kind", [_native.Exchange, _native.NativeTransport])
+every_class = pytest.mark.parametrize("kind", [getattr(_native, name) for name in _native.__all__])
+
+SPECIAL = {"__init__", "__call__"}
 
 HERE = Path(__file__).parents[1] / "support"
 
 
 def stub_of(kind: type) -> ast.ClassDef:
     stub = ast.parse((ROOT / "src/penstock/_native.pyi").read_text("utf-8"))
-<<<<<<< HEAD
-    for item in stub.body:
-        if isinstance(item, ast.ClassDef):
-            kind = getattr(_native, item.name)
-            named = {part.name for part in item.body if isinstance(part, ast.FunctionDef)}
-            public = {name for name in named if name[0] != "_"}
-            assert public == {name for name in vars(kind) if name[0] != "_"}
-=======
     [found] = [
         item for item in stub.body if isinstance(item, ast.ClassDef) and item.name == kind.__name__
     ]
@@ -68,7 +62,7 @@ def test_the_stub_has_every_class_of_the_module_and_no_other() -> None:
 def test_the_stub_has_every_member_of_a_class_and_no_other(kind: type) -> None:
     typed = [item.name for item in stub_of(kind).body if isinstance(item, ast.FunctionDef)]
     assert len(set(typed)) == len(typed)
-    assert set(typed) - {"__init__"} == {name for name in vars(kind) if name[0] != "_"}
+    assert set(typed) - SPECIAL == {name for name in vars(kind) if name[0] != "_"}
 
 
 @every_class
@@ -83,7 +77,6 @@ def test_the_stub_has_the_signature_of_every_method(kind: type) -> None:
         else:
             assert callable(member), item.name
             assert typed_signature(item) == real_signature(member), item.name
->>>>>>> bb54f3f (Build the native transport into the checkout before the tests and serving, and hold its stub to it)
 
 
 def test_no_client_waits_for_a_call_that_keeps_the_interpreters_lock() -> None:

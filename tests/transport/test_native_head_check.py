@@ -1,4 +1,4 @@
-"""The native check of response heads is `penstock.wsgi.headers.check_head`, whatever it is given."""
+"""The native check of response heads judges as `penstock.wsgi.headers.check_head` does."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ VALUES = st.one_of(
 FIELDS = st.one_of(
     st.tuples(NAMES, VALUES), st.tuples(NAMES), st.lists(NAMES, min_size=2, max_size=2)
 )
-HEADERS = st.one_of(
+HEADERS: st.SearchStrategy[Any] = st.one_of(
     st.lists(st.tuples(NAMES, VALUES), max_size=4),
     st.lists(FIELDS, max_size=3),
     st.sampled_from([None, (), "ab", {}]),

@@ -98,7 +98,7 @@ class Transport(Protocol):
 
     @property
     def check_head(self) -> CheckHead:
-        """What the gateway checks heads of responses with: the reference, or as strict and faster."""
+        """What the gateway checks responses' heads with: the reference, or native code."""
 
     def next(self) -> Exchange | None:
         """Block until a request is ready for the application; None for good once drained."""
