@@ -16,9 +16,9 @@ from penstock.settings import OPTIONS
 ROOT = Path(__file__).resolve().parent.parent
 DOCS = ROOT / "docs"
 SOURCE = ROOT / "src" / "penstock"
-PAGES = sorted(DOCS.glob("*.md"))
+PAGES = sorted(DOCS.rglob("*.md"))
 
-every_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+every_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(DOCS)))
 
 LINK = re.compile(r"(?<!!)\[[^\]]*\]\(([^)\s]+)\)")
 FENCE = re.compile(r"^```.*?^```$", re.MULTILINE | re.DOTALL)
@@ -87,7 +87,8 @@ def test_every_link_leads_to_a_file_and_a_heading_in_it(page: Path) -> None:
 
 @every_page
 def test_the_map_has_every_page(page: Path) -> None:
-    assert page.name == "index.md" or f"]({page.name})" in (DOCS / "index.md").read_text("utf-8")
+    name = page.relative_to(DOCS).as_posix()
+    assert name == "index.md" or f"]({name})" in (DOCS / "index.md").read_text("utf-8")
 
 
 @every_page

@@ -9,9 +9,12 @@ import resource
 import shutil
 import subprocess
 import sys
+import sysconfig
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from applications import FILE_VARIABLE
 
 ROOT = Path(__file__).resolve().parents[2]
 BENCHMARKS = ROOT / "benchmarks"
@@ -20,37 +23,43 @@ BIN = VENV / "bin"
 SNAPSHOT = VENV / "snapshot"
 LOCK = ROOT / ".bench.lock"
 """Beside the environment, not in it: making that anew would remove the lock."""
-PEERS = "requirements/bench.txt"
+DEBIAN = VENV / "debian"
+"""What is unpacked of Debian's packages."""
+SERVED_FILE = VENV / "served-file"
 
-DESCRIPTORS = 8192
-"""Enough for some thousand connections, at both ends."""
+DESCRIPTORS = 20_000
+"""Enough for 10,000 idle connections and the busy ones, at both ends."""
 
 SETTING_VARIABLES = ("PENSTOCK_", "GUNICORN_", "WEB_CONCURRENCY", "PORT", "PYTHON")
 """Beginnings of the variables that would change how a server runs, unseen."""
-
-TOOLS = {
-    "wrk": "wrk makes the load. On Debian and Ubuntu: apt-get install wrk",
-    "taskset": "taskset pins programs to cores. On Debian and Ubuntu: apt-get install util-linux",
-}
 
 
 class EnvironmentProblem(Exception):
     """Something that measuring needs is missing; the text says what, and how to get it."""
 
 
-def prepare() -> None:
-    """Check for the tools and bring the virtual environment to what the peers' pins ask for."""
+def check_platform() -> None:
+    """Raise `EnvironmentProblem` where nothing can be measured."""
     if not sys.platform.startswith("linux"):
         raise EnvironmentProblem("The benchmarks read /proc and pin to cores: they need Linux.")
-    for tool, advice in TOOLS.items():
-        if shutil.which(tool) is None:
-            raise EnvironmentProblem(f"{tool} is missing. {advice}")
-    _raise_descriptor_limit()
-    command = ["scripts/sync-venv", str(VENV), "bench", PEERS]
-    variables = {**os.environ, "PYTHON": sys.executable}
-    if subprocess.run(command, check=False, cwd=ROOT, env=variables).returncode:
-        raise EnvironmentProblem(f"The environment {VENV} could not be made; see above.")
-    _take_snapshot()
+    if shutil.which("taskset") is None:
+        raise EnvironmentProblem(
+            "taskset pins programs to cores, and is missing. "
+            "On Debian and Ubuntu: apt-get install util-linux"
+        )
+
+
+def program(name: str) -> Path | None:
+    """Return where a program is: the environment's own, or else the system's."""
+    folders = [BIN, DEBIAN / "usr/sbin", DEBIAN / "usr/bin", *map(Path, os.get_exec_path())]
+    folders += [Path("/usr/sbin")]  # it holds nginx, and users seldom have it in their path
+    return next((folder / name for folder in folders if (folder / name).is_file()), None)
+
+
+def library_folders() -> list[Path]:
+    """Return where unpacked packages have their libraries."""
+    found = sysconfig.get_config_var("MULTIARCH")
+    return [DEBIAN / "usr/lib" / found, DEBIAN / "usr/lib"] if found else [DEBIAN / "usr/lib"]
 
 
 @contextmanager
@@ -77,27 +86,24 @@ def server_variables() -> dict[str, str]:
     inherited = {
         name: value for name, value in os.environ.items() if not name.startswith(SETTING_VARIABLES)
     }
-    return {**inherited, "PYTHONPATH": f"{SNAPSHOT}:{BENCHMARKS}"}
+    return {
+        **inherited,
+        "PYTHONPATH": f"{SNAPSHOT}:{BENCHMARKS}",
+        "LD_LIBRARY_PATH": ":".join(map(str, library_folders())),
+        FILE_VARIABLE: str(SERVED_FILE),
+    }
 
 
-def versions(distributions: list[str]) -> list[str]:
-    """Return names with versions: of Python, of the distributions measured, and of wrk."""
-    program = "import sys, importlib.metadata as m; [print(n, m.version(n)) for n in sys.argv[1:]]"
-    listed = subprocess.run(
-        [BIN / "python", "-c", program, *distributions],
-        check=True,
-        capture_output=True,
-        text=True,
-        timeout=30,
-    )
-    python = subprocess.run(
-        [BIN / "python", "--version"], check=True, capture_output=True, text=True, timeout=30
-    )
-    # wrk takes --version for a wrong call, and its status tells so.
-    wrk = subprocess.run(
-        ["wrk", "--version"], check=False, capture_output=True, text=True, timeout=30
-    )
-    return [python.stdout.strip(), *listed.stdout.splitlines(), " ".join(wrk.stdout.split()[:2])]
+def versions(distributions: list[str], programs: list[str]) -> list[str]:
+    """Return names with versions: of Python, of distributions, and of wrk or nginx."""
+    listing = "import sys, importlib.metadata as m; [print(n, m.version(n)) for n in sys.argv[1:]]"
+    found = _said("python", "--version") + _said("python", "-c", listing, *distributions)
+    if "nginx" in programs:
+        found += [line.rpartition(": ")[2].replace("/", " ") for line in _said("nginx", "-v")[:1]]
+    if "wrk" in programs:
+        # It takes --version for a wrong call, and says more than that.
+        found += [" ".join(line.split()[:2]) for line in _said("wrk", "--version")[:1]]
+    return found
 
 
 def machine() -> str:
@@ -113,18 +119,31 @@ def machine() -> str:
     return f"{count} cores of {model}, {memory:.0f} GiB, Linux {kernel}"
 
 
-def _take_snapshot() -> None:
-    """Copy Penstock as it is now: an edit during the run must not change what is measured."""
-    shutil.rmtree(SNAPSHOT, ignore_errors=True)
-    shutil.copytree(
-        ROOT / "src", SNAPSHOT, ignore=shutil.ignore_patterns("__pycache__", "*.egg-info")
-    )
-    # A server that compiles itself at its start would keep some of the memory that this takes.
-    subprocess.run([BIN / "python", "-m", "compileall", "-q", SNAPSHOT], check=True, timeout=120)
-
-
-def _raise_descriptor_limit() -> None:
+def raise_descriptor_limit() -> None:
+    """Allow as many connections as the scenarios need, as far as this process may."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = DESCRIPTORS if hard == resource.RLIM_INFINITY else min(DESCRIPTORS, hard)
     if soft != resource.RLIM_INFINITY and soft < wanted:
         resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+
+
+def _said(name: str, *arguments: str) -> list[str]:
+    """Return the lines that a program prints, whatever its status; none where it is missing."""
+    path = program(name)
+    if path is None:
+        return []
+    done = subprocess.run(
+        [str(path), *arguments],
+        check=False,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=30,
+        env=server_variables(),
+    )
+    return done.stdout.splitlines()
+
+
+def descriptors() -> int:
+    """Return how many descriptors this process may have open."""
+    return resource.getrlimit(resource.RLIMIT_NOFILE)[0]

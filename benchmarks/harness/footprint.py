@@ -7,13 +7,14 @@ import statistics
 import subprocess
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from harness import environment, processes
+from harness.idle import idle_connections
 from harness.servers import HOST, Candidate, Running, running
 
-CANDIDATE = Candidate("penstock", 4)
+CANDIDATES = (Candidate("penstock", 4), Candidate("penstock-python", 4))
 REQUESTS = 1000
 IDLE_CONNECTIONS = 1000
 VERSION_RUNS = 10
@@ -23,24 +24,26 @@ VERSION_RUNS = 10
 class Figure:
     """One measured value, and what it should be."""
 
+    peer: str
     name: str
     value: str
     target: str
 
 
-def measure() -> list[Figure]:
-    """Measure everything; takes some seconds."""
-    with running(CANDIDATE) as server:
+def measure(candidate: Candidate) -> list[Figure]:
+    """Measure everything of one server; takes some seconds."""
+    with running(candidate) as server:
         figures = [_memory(server, "after the start")]
         _send_requests(server)
         figures.append(_memory(server, f"after {REQUESTS:,} requests"))
         figures += _idle_connections(server)
-    return [*figures, _version_time()]
+    return [*figures, _version_time(candidate)]
 
 
 def _memory(server: Running, when: str) -> Figure:
     mebibytes = processes.resident_kib(server.pid) / 1024
-    return Figure(f"resident memory of a bare application, {when}", f"{mebibytes:.1f} MiB", "< 30")
+    name = f"resident memory of a bare application, {when}"
+    return Figure(server.candidate.peer, name, f"{mebibytes:.1f} MiB", "< 30")
 
 
 def _send_requests(server: Running) -> None:
@@ -50,22 +53,18 @@ def _send_requests(server: Running) -> None:
 
 
 def _idle_connections(server: Running) -> list[Figure]:
-    """Open connections that send one request each and then stay silent."""
-    memory = processes.resident_kib(server.pid)
-    threads = processes.thread_count(server.pid)
-    with ExitStack() as open_connections:
-        for _ in range(IDLE_CONNECTIONS):
-            _ask(open_connections.enter_context(_connection(server)))
-        each = (processes.resident_kib(server.pid) - memory) / IDLE_CONNECTIONS
+    peer = server.candidate.peer
+    before = processes.thread_count(server.pid)
+    with idle_connections(server, IDLE_CONNECTIONS) as each:
         now = processes.thread_count(server.pid)
     what = f"with {IDLE_CONNECTIONS:,} idle keep-alive connections"
     return [
-        Figure(f"resident memory for each connection, {what}", f"{each:.1f} KiB", "< 20"),
-        Figure(f"threads before, and {what}", f"{threads}, {now}", "the same"),
+        Figure(peer, f"resident memory for each connection, {what}", f"{each:.1f} KiB", "< 20"),
+        Figure(peer, f"threads before, and {what}", f"{before}, {now}", "the same"),
     ]
 
 
-def _version_time() -> Figure:
+def _version_time(candidate: Candidate) -> Figure:
     seconds = []
     for _ in range(VERSION_RUNS):
         started = time.perf_counter()
@@ -79,7 +78,7 @@ def _version_time() -> Figure:
         )
         seconds.append(time.perf_counter() - started)
     name = f"`penstock --version`, median of {VERSION_RUNS} runs"
-    return Figure(name, f"{statistics.median(seconds):.3f} s", "< 0.2")
+    return Figure(candidate.peer, name, f"{statistics.median(seconds):.3f} s", "< 0.2")
 
 
 @contextmanager

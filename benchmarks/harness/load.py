@@ -39,12 +39,17 @@ class Sample:
     """Microseconds of the server's processor time for each request, of any load."""
     p50_ms: float
     p99_ms: float
+    requests: int
     errors: int
     disturbance: float
     """The share that others had of the server's core or the load's, 0.0 to 1.0; the larger."""
+    alone: float | None = None
+    """The rate without what the scenario adds, just before."""
+    idle_kib: float | None = None
+    """KiB resident for each idle connection."""
 
 
-def apply(server: Running, load: Load, background: Load | None, seconds: float) -> Sample:
+def apply(server: Running, load: Load, background: Load | None, seconds: int) -> Sample:
     """Put load on a server, and another load beside it where one is given, and measure."""
     loads = [load] if background is None else [load, background]
     before = _Clocks.read(server)
@@ -57,6 +62,7 @@ def apply(server: Running, load: Load, background: Load | None, seconds: float) 
         cpu_us=(after.server - before.server) / max(everything, 1) * 1e6,
         p50_ms=measured.p50_ms,
         p99_ms=measured.p99_ms,
+        requests=everything,
         errors=measured.errors + sum(other.errors for other in others),
         disturbance=_disturbance(before, after),
     )
@@ -111,16 +117,24 @@ def parse(output: str) -> Answered:
     )
 
 
-def _start(url: str, load: Load, seconds: float) -> subprocess.Popen[str]:
-    command = ["taskset", "-c", str(environment.cores()[1]), "wrk", "--threads", "1"]
-    command += ["--connections", str(load.connections), "--duration", f"{seconds:g}s"]
-    command += ["--timeout", "10s", "--script", str(SCRIPTS / load.script), url]
+def _start(url: str, load: Load, seconds: int) -> subprocess.Popen[str]:
+    command = ["taskset", "-c", str(environment.cores()[1]), str(environment.program("wrk"))]
+    command += ["--threads", "1", "--connections", str(load.connections)]
+    command += ["--duration", f"{seconds}s", "--timeout", "10s"]
+    command += ["--script", str(SCRIPTS / load.script), url]
+    if load.argument is not None:
+        command += ["--", str(load.argument)]
     return subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=environment.VENV
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        cwd=environment.VENV,
+        env=environment.server_variables(),
     )
 
 
-def _collect(started: list[subprocess.Popen[str]], seconds: float) -> list[Answered]:
+def _collect(started: list[subprocess.Popen[str]], seconds: int) -> list[Answered]:
     try:
         return [parse(each.communicate(timeout=seconds + GRACE_SECONDS)[0]) for each in started]
     finally:

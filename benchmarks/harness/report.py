@@ -3,36 +3,51 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from harness.footprint import Figure
 from harness.load import Sample
-from harness.scenarios import Scenario
+from harness.scenarios import FLOOR, NGINX, Scenario
 from harness.servers import Candidate
+from harness.targets import Samples, Verdict, best_peer, is_sound, median, ratio
 
 BEGIN = "<!-- Measured figures begin: benchmarks/run.py writes what stands between these lines. -->"
 END = "<!-- Measured figures end. -->"
 
-COMPARED_WITH = ("waitress", "gunicorn")
-
-Samples = Mapping[Candidate, Sequence[Sample]]
-"""One sample for each round."""
+LONGEST_REASON = 160
+"""Characters of what a server said when it failed."""
 
 Row = Sequence[str]
 
 
-def scenario_table(samples: Samples) -> list[Row]:
+def scenario_table(scenario: Scenario, samples: Samples) -> list[Row]:
     """Return a row for each candidate, after one with the columns' names."""
-    header = ["server", "requests/s", "min", "max", "CPU µs/request", "p50 ms", "p99 ms"]
-    header += [f"x {peer}" for peer in COMPARED_WITH]
-    return [[*header, "errors"], *(_row(candidate, samples) for candidate in samples)]
+    columns = _columns(scenario, samples)
+    header = ["server", *columns]
+    rows = [
+        [str(candidate), *(cell(candidate) for cell in columns.values())] for candidate in samples
+    ]
+    return [header, *rows]
+
+
+def targets_table(verdicts: Iterable[Verdict]) -> list[Row]:
+    """Return a row for each target, after one with the columns' names."""
+    rows = []
+    for verdict in verdicts:
+        target = verdict.target
+        relation = "at most" if target.measure.at_most else "at least"
+        measured = "not measured" if verdict.value is None else f"{verdict.value:.2f}"
+        row = [verdict.scenario.title, str(target.candidate), target.measure.value]
+        row += [f"{relation} {target.bound:g}", measured]
+        rows.append([*row, "yes" if verdict.met else "**no**"])
+    return [["scenario", "server", "what", "target", "measured", "reached"], *rows]
 
 
 def footprint_table(figures: Iterable[Figure]) -> list[Row]:
     """Return a row for each figure, after one with the columns' names."""
-    rows = ([figure.name, figure.value, figure.target] for figure in figures)
-    return [["what", "measured", "target"], *rows]
+    rows = ([figure.peer, figure.name, figure.value, figure.target] for figure in figures)
+    return [["server", "what", "measured", "target"], *rows]
 
 
 def disturbance(runs: Sequence[Sample]) -> str:
@@ -43,19 +58,6 @@ def disturbance(runs: Sequence[Sample]) -> str:
         f"{statistics.median(shares):.0%} of a core in half of the runs, and {max(shares):.0%} "
         "in the worst.\n"
     )
-
-
-def ratio(samples: Samples, candidate: Candidate, peer: str) -> float | None:
-    """Return the median, over the rounds, of a rate against a peer's with as many threads.
-
-    Compared within a round: what slows the machine down for a while slows both.
-    """
-    theirs = samples.get(Candidate(peer, candidate.threads))
-    if not theirs:
-        return None
-    pairs = zip(samples[candidate], theirs, strict=False)
-    ratios = [ours.rate / other.rate for ours, other in pairs if other.rate]
-    return statistics.median(ratios) if ratios else None
 
 
 def markdown(rows: Sequence[Row]) -> str:
@@ -70,10 +72,30 @@ def markdown(rows: Sequence[Row]) -> str:
     return "\n".join(lines)
 
 
-def section(scenario: Scenario, samples: Samples) -> str:
-    """Return what the page says of one scenario."""
-    table = markdown(scenario_table(samples))
-    return f"### {scenario.title}\n\n{scenario.about}\n\n{table}\n"
+def section(
+    scenario: Scenario,
+    samples: Samples,
+    failures: Mapping[Candidate, Sequence[str]],
+    plot: str | None,
+) -> str:
+    """Return what the page says of one scenario; `plot` is the file of its picture."""
+    parts = [f"### {scenario.title}", scenario.about, markdown(scenario_table(scenario, samples))]
+    if told := failure_lines(failures):
+        parts.append("\n".join(told))
+    if plot is not None:
+        parts.append(f"![Requests per second: {scenario.title}]({plot})")
+    return "\n\n".join(parts) + "\n"
+
+
+def failure_lines(failures: Mapping[Candidate, Sequence[str]]) -> list[str]:
+    """Return a line of a list for each candidate of which runs failed."""
+    lines = []
+    for candidate, reasons in failures.items():
+        if reasons:
+            reason = " ".join(reasons[-1].split())[:LONGEST_REASON].replace("`", "'")
+            runs = f"{len(reasons)} run{'s' if len(reasons) > 1 else ''}"
+            lines.append(f"- {candidate}: {runs} failed; `{reason}`")
+    return lines
 
 
 def replace_figures(page: Path, text: str) -> None:
@@ -85,16 +107,53 @@ def replace_figures(page: Path, text: str) -> None:
     page.write_text(f"{before}{BEGIN}\n\n{text.strip()}\n\n{END}{after}", "utf-8")
 
 
-def _row(candidate: Candidate, samples: Samples) -> Row:
-    runs = samples[candidate]
-    rates = [run.rate for run in runs]
-    ratios = (ratio(samples, candidate, peer) for peer in COMPARED_WITH)
-    return [
-        str(candidate),
-        *(f"{rate:,.0f}" for rate in (statistics.median(rates), min(rates), max(rates))),
-        f"{statistics.median(run.cpu_us for run in runs):,.1f}",
-        f"{statistics.median(run.p50_ms for run in runs):,.2f}",
-        f"{statistics.median(run.p99_ms for run in runs):,.2f}",
-        *("" if value is None else f"{value:.2f}" for value in ratios),
-        str(sum(run.errors for run in runs)),
-    ]
+def _columns(scenario: Scenario, samples: Samples) -> dict[str, Callable[[Candidate], str]]:
+    """Return what each cell is made by, by the name of its column."""
+
+    def cell(figure: Callable[[Sample], float | None], digits: int) -> Callable[[Candidate], str]:
+        return lambda candidate: _shown(median(samples[candidate], figure), digits)
+
+    def extreme(choose: Callable[[list[float]], float]) -> Callable[[Candidate], str]:
+        return lambda candidate: _shown(
+            choose(rates) if (rates := [run.rate for run in samples[candidate] if run]) else None, 0
+        )
+
+    def against(other: Candidate) -> Callable[[Candidate], str]:
+        return lambda candidate: _shown(ratio(samples, candidate, other), 2)
+
+    def against_best(candidate: Candidate) -> str:
+        best = best_peer(samples, candidate.threads)
+        return "" if best is None else against(best)(candidate)
+
+    columns = {
+        "requests/s": cell(lambda run: run.rate, _digits(samples)),
+        "min": extreme(min),
+        "max": extreme(max),
+        "CPU µs/request": cell(lambda run: run.cpu_us, 1),
+        "p50 ms": cell(lambda run: run.p50_ms, 2),
+        "p99 ms": cell(lambda run: run.p99_ms, 2),
+        "x best peer": against_best,
+    }
+    columns |= {f"x {other.peer}": against(other) for other in (NGINX, FLOOR) if other in samples}
+    if scenario.with_and_without:
+        columns["x without"] = cell(lambda run: run.alone and run.rate / run.alone, 2)
+    if scenario.idle:
+        columns["KiB/idle"] = cell(lambda run: run.idle_kib, 2)
+    columns["errors"] = lambda candidate: _errors(samples[candidate])
+    return columns
+
+
+def _digits(samples: Samples) -> int:
+    """Return how many decimals a rate needs: that of large bodies is small."""
+    rates = [run.rate for runs in samples.values() for run in runs if run]
+    return 1 if rates and max(rates) < 1000 else 0
+
+
+def _shown(number: float | None, digits: int) -> str:
+    return "" if number is None else f"{number:,.{digits}f}"
+
+
+def _errors(runs: Sequence[Sample | None]) -> str:
+    if not any(runs):
+        return "failed"
+    return f"{sum(run.errors for run in runs if run):,}" + ("" if is_sound(runs) else " (!)")

@@ -1,10 +1,15 @@
-"""The scenarios, as data: which servers, which load, and what is to be seen."""
+"""The scenarios, as data: which servers, which load, what is to be seen, and what to reach."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from enum import Enum
 
-from harness.servers import PEERS, Candidate
+from harness.servers import PEERS, PLAIN, Candidate, Kind, Setup
+
+GREETING_BYTES = 14
+KIB = 1 << 10
+MIB = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -15,6 +20,46 @@ class Load:
     connections: int
     script: str = "browser.lua"
     """What wrk sends; a file beside this one."""
+    argument: int | None = None
+    """For the script."""
+    posted: int | None = None
+    """Bytes of each request's body, where there is one."""
+    answered: int = GREETING_BYTES
+    """Bytes of each response's body: what a server has to give before it is measured."""
+
+
+class Measure(Enum):
+    """What a target is about: a ratio of rates, where nothing else is said."""
+
+    BEST_PEER = "rate against the best WSGI peer"
+    NGINX = "rate against nginx"
+    FLOOR = "rate against the floor"
+    WAITRESS = "rate against waitress"
+    GUNICORN = "rate against gunicorn with its Python parser"
+    ONE_THREAD = "rate against its own with 1 thread"
+    ALONE = "rate against its own without it"
+    LAW = "rate against what is possible"
+    P99_MS = "p99 in ms"
+    IDLE_KIB = "KiB resident for each idle connection"
+
+    @property
+    def at_most(self) -> bool:
+        """Whether less is better."""
+        return self in (Measure.P99_MS, Measure.IDLE_KIB)
+
+
+@dataclass(frozen=True)
+class Target:
+    """What a candidate of ours is to reach."""
+
+    measure: Measure
+    bound: float
+    threads: int = 1
+    peer: str = "penstock"
+
+    @property
+    def candidate(self) -> Candidate:
+        return Candidate(self.peer, self.threads)
 
 
 @dataclass(frozen=True)
@@ -27,13 +72,47 @@ class Scenario:
     about: str
     candidates: tuple[Candidate, ...]
     load: Load
+    targets: tuple[Target, ...] = ()
+    setup: Setup = PLAIN
     background: Load | None = None
     """What else the server is busy with; its requests are not in the rate or the percentiles."""
+    idle: int = 0
+    """So many connections that have asked once and then stay silent."""
+    with_and_without: bool = False
+    """Measure first without background, idle connections and access log."""
+    law: float | None = None
+    """Requests a second that no server can exceed."""
+
+    def plain(self) -> Scenario:
+        """Return what is measured first for `with_and_without`."""
+        setup = replace(self.setup, access_log=False)
+        return replace(self, setup=setup, background=None, idle=0)
 
 
-def every_peer(*threads: int) -> tuple[Candidate, ...]:
-    """Return a candidate for each peer and number of threads."""
-    return tuple(Candidate(peer, number) for peer in PEERS for number in threads)
+def servers(*threads: int) -> tuple[Candidate, ...]:
+    """Return a candidate for each WSGI server and number of threads; with 1 where it has no more.
+
+    gunicorn with its parser in Python is measured where a scenario names it.
+    """
+    return tuple(
+        Candidate(peer.name, number)
+        for peer in PEERS.values()
+        if peer.kind is not Kind.REFERENCE and peer.everywhere
+        for number in (threads if peer.threaded else (1,))
+    )
+
+
+FLOOR = Candidate("floor", 1)
+NGINX = Candidate("nginx", 1)
+SLOW_GUNICORN = Candidate("gunicorn-python", 1)
+LOGGING = tuple(
+    candidate for candidate in servers(1) if PEERS[candidate.peer].access_log is not None
+)
+
+
+def better(bound: float, threads: int = 1) -> Target:
+    """Return the target to be so many times as fast as the best WSGI peer."""
+    return Target(Measure.BEST_PEER, bound, threads)
 
 
 SCENARIOS = (
@@ -42,8 +121,17 @@ SCENARIOS = (
         title="Hello world",
         about="64 keep-alive connections, and an application that returns a short text with its "
         "Content-Length: what the server itself costs.",
-        candidates=every_peer(1, 4),
+        candidates=(*servers(1, 8), SLOW_GUNICORN, NGINX, FLOOR),
         load=Load("/hello", 64),
+        targets=(
+            better(1.2),
+            Target(Measure.NGINX, 1.0),
+            Target(Measure.FLOOR, 0.75),
+            better(1.2, threads=8),
+            Target(Measure.ONE_THREAD, 0.9, threads=8),
+            Target(Measure.WAITRESS, 4.0, peer="penstock-python"),
+            Target(Measure.GUNICORN, 6.0, peer="penstock-python"),
+        ),
     ),
     Scenario(
         name="varied",
@@ -51,39 +139,158 @@ SCENARIOS = (
         about="The same, but the Cookie differs from request to request, as in a browser that "
         "learns new ones: a server that remembers what a connection's fields meant (penstock does) "
         "has to read them anew each time.",
-        candidates=every_peer(1, 4),
+        candidates=servers(1),
         load=Load("/hello", 64, script="varied.lua"),
+    ),
+    Scenario(
+        name="generator",
+        title="Hello world from a generator",
+        about="The application is a generator, and gives no Content-Length: the server has to "
+        "frame the body.",
+        candidates=servers(1),
+        load=Load("/generate", 64),
+        targets=(better(1.2),),
+    ),
+    Scenario(
+        name="pipelined",
+        title="Hello world, pipelined",
+        about="Each connection sends 16 requests at once, and the next 16 when all are answered. "
+        "The percentiles are those of such batches.",
+        candidates=(*servers(1), NGINX, FLOOR),
+        load=Load("/hello", 64, script="pipelined.lua", argument=16),
+        targets=(better(3.0), Target(Measure.NGINX, 2.0)),
+    ),
+    Scenario(
+        name="close",
+        title="A connection for each request",
+        about="Requests with `Connection: close`: 64 clients connect anew for each.",
+        candidates=(*servers(1), NGINX, FLOOR),
+        load=Load("/hello", 64, script="close.lua"),
+        setup=Setup(closing=True),
+        targets=(better(1.1),),
+    ),
+    Scenario(
+        name="flask",
+        title="Flask",
+        about="A Flask application that returns a short text.",
+        candidates=servers(1),
+        load=Load("/hello", 64),
+        setup=Setup("applications_flask:app"),
+        targets=(better(1.0),),
+    ),
+    Scenario(
+        name="django",
+        title="Django",
+        about="A Django application that returns a short text.",
+        candidates=servers(1),
+        load=Load("/hello", 64),
+        setup=Setup("applications_django:app"),
+        targets=(better(1.0),),
+    ),
+    Scenario(
+        name="10-kib",
+        title="A response of 10 KiB",
+        about="64 connections; the body is one block of bytes.",
+        candidates=servers(1),
+        load=Load("/bytes-10-kib", 64, answered=10 * KIB),
+        targets=(better(1.1),),
+    ),
+    Scenario(
+        name="1-mib",
+        title="A response of 1 MiB",
+        about="64 connections; the body is one block of bytes.",
+        candidates=servers(1),
+        load=Load("/bytes-1-mib", 64, answered=MIB),
+        targets=(better(1.1),),
+    ),
+    Scenario(
+        name="chunks",
+        title="A response of 100 blocks",
+        about="64 connections; a generator gives 100 blocks of 1 KiB, without a Content-Length.",
+        candidates=servers(1),
+        load=Load("/chunks", 64, answered=100 * KIB),
+        targets=(better(1.1),),
+    ),
+    Scenario(
+        name="file",
+        title="A file of 100 MiB",
+        about="4 connections; the application gives the file to `wsgi.file_wrapper`, or reads it "
+        "in blocks of 64 KiB where the server has none.",
+        candidates=servers(1),
+        load=Load("/file", 4, answered=100 * MIB),
+        targets=(better(1.1),),
+    ),
+    Scenario(
+        name="post",
+        title="A request of 10 KiB",
+        about="64 connections that post 10 KiB, which the application reads.",
+        candidates=servers(1),
+        load=Load("/take", 64, script="post.lua", argument=10 * KIB, posted=10 * KIB),
+        targets=(better(1.1),),
+    ),
+    Scenario(
+        name="upload",
+        title="A request of 100 MiB",
+        about="4 connections that post 100 MiB, which the application reads in blocks of 64 KiB.",
+        candidates=servers(1),
+        load=Load("/take", 4, script="post.lua", argument=100 * MIB, posted=100 * MIB),
+        targets=(better(1.1),),
     ),
     Scenario(
         name="blocking",
         title="A view that waits for 10 ms",
         about="256 connections on a view that sleeps for 10 ms, as one that waits for a database "
         "does. 64 threads can answer at most 6,400 such requests a second.",
-        candidates=every_peer(64),
+        candidates=servers(64),
         load=Load("/block-10-ms", 256),
+        law=6400.0,
+        targets=(better(1.1, threads=64), Target(Measure.LAW, 0.9, threads=64)),
+    ),
+    Scenario(
+        name="mixed",
+        title="Fast requests beside slow ones",
+        about="32 connections on a fast view, and beside them 5 on a view that sleeps for 50 ms; 8 "
+        "threads. Rate and percentiles are those of the fast requests.",
+        candidates=servers(8),
+        load=Load("/hello", 32),
+        background=Load("/block-50-ms", 5),
+        with_and_without=True,
+        targets=(
+            better(1.5, threads=8),
+            Target(Measure.ALONE, 0.9, threads=8),
+            Target(Measure.P99_MS, 2.5, threads=8),
+        ),
     ),
     Scenario(
         name="computing",
         title="A view that computes for 1 ms",
         about="64 connections on a view that needs the interpreter lock for 1 ms: at most 1,000 "
         "requests a second. More threads cannot help here, but they should not harm.",
-        candidates=every_peer(1, 8),
+        candidates=servers(1, 8),
         load=Load("/compute-1-ms", 64),
+        law=1000.0,
+        targets=(Target(Measure.ONE_THREAD, 0.95, threads=8),),
     ),
     Scenario(
-        name="alone",
-        title="Fast requests alone",
-        about="32 connections, 8 threads: what the next table is to be compared with.",
-        candidates=every_peer(8),
-        load=Load("/hello", 32),
+        name="idle",
+        title="Beside 10,000 idle connections",
+        about="64 busy connections, without and with 10,000 others that have asked once and then "
+        "stay silent. The memory is that of the processes; the kernel keeps some more.",
+        candidates=servers(1),
+        load=Load("/hello", 64),
+        idle=10_000,
+        with_and_without=True,
+        targets=(Target(Measure.ALONE, 0.95), Target(Measure.IDLE_KIB, 1.0)),
     ),
     Scenario(
-        name="beside",
-        title="Fast requests beside slow ones",
-        about="The same 32 connections, and beside them 5 on a view that sleeps for 50 ms. Rate "
-        "and percentiles are those of the fast requests.",
-        candidates=every_peer(8),
-        load=Load("/hello", 32),
-        background=Load("/block-50-ms", 5),
+        name="access-log",
+        title="With an access log",
+        about="64 connections, without and with an access log that goes to a file; the servers "
+        "that can write one.",
+        candidates=LOGGING,
+        load=Load("/hello", 64),
+        setup=Setup(access_log=True),
+        with_and_without=True,
+        targets=(Target(Measure.ALONE, 0.85),),
     ),
 )

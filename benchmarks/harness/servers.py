@@ -11,14 +11,37 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from enum import Enum
 from pathlib import Path
 
 from harness import environment
 
 HOST = "127.0.0.1"
 READY_SECONDS = 20.0
-STOP_SECONDS = 5.0
+ANSWER_SECONDS = 30.0
+"""For one answer: an upload of 100 MiB, where disks are slow."""
+STOP_SECONDS = 2.0
+"""Servers that wait for clients do so in vain: wrk has gone in the middle of requests."""
 POLL_SECONDS = 0.02
+ACCESS_LOG = environment.VENV / "access.log"
+NGINX_FILE = environment.VENV / "nginx.conf"
+
+
+class Kind(Enum):
+    """What a server is measured for."""
+
+    OURS = "ours"
+    PEER = "peer"
+    REFERENCE = "reference"
+    """It serves no WSGI: what is possible."""
+
+
+@dataclass(frozen=True)
+class AccessLog:
+    """The flags that switch a server's access log off and on; {log} is the file."""
+
+    off: str
+    on: str
 
 
 @dataclass(frozen=True)
@@ -26,34 +49,139 @@ class Peer:
     """A server that can be measured."""
 
     name: str
-    """Its distribution's name as well."""
     command: str
-    """Its program is in the environment's bin; {host}, {port} and {threads} are filled in."""
+    """{host}, {port}, {threads}, {application}, {logging}, {closing} and {config} are filled in."""
+    distributions: tuple[str, ...] = ()
+    """What installs it, as requirements/bench.txt pins it; the first one's version counts."""
+    kind: Kind = Kind.PEER
+    threaded: bool = True
+    """Whether it can call the application in more than one thread."""
+    access_log: AccessLog | None = None
+    everywhere: bool = True
+    """Whether it is in every scenario."""
 
 
 _PENSTOCK = """
-    penstock applications:app --bind {host}:{port} --threads {threads} --access-logfile none
+    penstock {application} --bind {host}:{port} --threads {threads} --max-connections 20000
+    {logging}
+"""
+_PENSTOCK_LOG = AccessLog("--access-logfile none", "--access-logfile {log}")
+
+# It has no command of its own.
+_BJOERN = "python {benchmarks}/runners.py bjoern {application} {host} {port}"
+
+_FASTPYSGI = "python {benchmarks}/runners.py fastpysgi {application} {host} {port}"
+
+# It answers as many requests at a time as its backlog is long, and counts idle connections too.
+_GRANIAN = """
+    granian --interface wsgi --host {host} --port {port} --workers 1 --runtime-threads 1
+    --blocking-threads {threads} --backlog 20000 {logging} {application}
+"""
+
+# Of its own it ends idle connections after 2 s, and takes 1,000.
+_GUNICORN = """
+    gunicorn {application} --bind={host}:{port} --workers=1 --worker-class=gthread
+    --threads={threads} --worker-connections=20000 --keep-alive=75 --no-control-socket
+    --log-level=warning {logging}
+"""
+_GUNICORN_LOG = AccessLog("", "--access-logfile {log}")
+
+# With its router, since http11-socket gives each connection a thread for as long as it stays.
+_UWSGI = """
+    uwsgi --http {host}:{port} --http-keepalive --module {application} --processes 1
+    --threads {threads} --die-on-term --max-fd 20000 {logging}
 """
 
 # Of its own it takes 100 connections, too few for some scenarios.
 _WAITRESS = """
-    waitress-serve --listen={host}:{port} --threads={threads} --connection-limit=2000
-    applications:app
-"""
-
-_GUNICORN = """
-    gunicorn applications:app --bind={host}:{port} --workers=1 --worker-class=gthread
-    --threads={threads} --log-level=warning
+    waitress-serve --listen={host}:{port} --threads={threads} --connection-limit=20000
+    --channel-timeout=300 {application}
 """
 
 PEERS = {
     peer.name: peer
     for peer in (
-        Peer("penstock", _PENSTOCK),
-        Peer("waitress", _WAITRESS),
-        Peer("gunicorn", _GUNICORN),
+        Peer(
+            "penstock",
+            _PENSTOCK + "--transport native",
+            ("penstock",),
+            Kind.OURS,
+            access_log=_PENSTOCK_LOG,
+        ),
+        Peer(
+            "penstock-python",
+            _PENSTOCK + "--transport python",
+            ("penstock",),
+            Kind.OURS,
+            access_log=_PENSTOCK_LOG,
+        ),
+        Peer("bjoern", _BJOERN, ("bjoern",), threaded=False),
+        Peer("fastpysgi", _FASTPYSGI, ("fastpysgi",), threaded=False),
+        Peer(
+            "granian",
+            _GRANIAN,
+            ("granian",),
+            access_log=AccessLog("--no-log", "--log --access-log"),
+        ),
+        Peer(
+            "uwsgi",
+            _UWSGI,
+            ("uWSGI",),
+            access_log=AccessLog("--disable-logging", "--logto {log}"),
+        ),
+        Peer(
+            "gunicorn",
+            _GUNICORN + "--http-parser=fast",
+            ("gunicorn", "gunicorn_h1c"),
+            access_log=_GUNICORN_LOG,
+        ),
+        Peer(
+            "gunicorn-python",
+            _GUNICORN + "--http-parser=python",
+            ("gunicorn",),
+            access_log=_GUNICORN_LOG,
+            everywhere=False,
+        ),
+        Peer("waitress", _WAITRESS, ("waitress",)),
+        Peer("nginx", "nginx -c {config}", kind=Kind.REFERENCE, threaded=False),
+        Peer("floor", "floor {port} {closing}", kind=Kind.REFERENCE, threaded=False),
     )
 }
+
+# Of its own it closes a connection after 1,000 requests.
+_NGINX_CONFIG = """
+daemon off;
+worker_processes 1;
+error_log stderr error;
+pid {folder}/nginx.pid;
+events {{ worker_connections 20000; }}
+http {{
+    access_log off;
+    keepalive_requests 1000000000;
+    client_body_temp_path {folder}/nginx-body;
+    proxy_temp_path {folder}/nginx-proxy;
+    fastcgi_temp_path {folder}/nginx-fastcgi;
+    uwsgi_temp_path {folder}/nginx-uwsgi;
+    scgi_temp_path {folder}/nginx-scgi;
+    server {{
+        listen {host}:{port} backlog=2048;
+        location /hello {{ default_type text/plain; return 200 "Hello, world!\\n"; }}
+    }}
+}}
+"""
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What a scenario asks of a server's start."""
+
+    application: str = "applications:app"
+    access_log: bool = False
+    closing: bool = False
+    """Whether clients ask for connections to be closed; the floor does not read what they ask."""
+
+
+PLAIN = Setup()
 
 
 @dataclass(frozen=True)
@@ -98,14 +226,40 @@ class Running:
         if self.process.poll() is not None:
             raise environment.EnvironmentProblem(f"{self.candidate} has ended:\n{_log(self)}")
 
+    def verify(self, path: str, posted: int | None, answered: int) -> None:
+        """Raise `EnvironmentProblem` unless one request for path gets as many bytes as it has to.
+
+        What fails is fast: a server is measured only where it does the work.
+        """
+        status, size = 0, 0
+        connection = http.client.HTTPConnection(HOST, self.port, timeout=ANSWER_SECONDS)
+        try:
+            body = None if posted is None else b"x" * posted
+            connection.request("GET" if body is None else "POST", path, body)
+            response = connection.getresponse()
+            status = response.status
+            while block := response.read(1 << 20):
+                size += len(block)
+        except (OSError, http.client.HTTPException) as error:
+            raise environment.EnvironmentProblem(f"{path} failed: {error!r}") from None
+        finally:
+            connection.close()
+        if (status, size) != (200, answered):
+            raise environment.EnvironmentProblem(
+                f"{path} was answered with status {status} and {size} bytes, not {answered}"
+            )
+
 
 @contextmanager
-def running(candidate: Candidate) -> Iterator[Running]:
+def running(candidate: Candidate, setup: Setup = PLAIN) -> Iterator[Running]:
     """Run a server, pinned to its core, for as long as the block lasts."""
     port = _free_port()
+    if candidate.peer == "nginx":
+        config = _NGINX_CONFIG.format(folder=environment.VENV, host=HOST, port=port)
+        NGINX_FILE.write_text(config)
     with _log_path(candidate).open("wb") as output:
         process = subprocess.Popen(
-            _command(candidate, port),
+            _command(candidate, setup, port),
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,
@@ -120,13 +274,30 @@ def running(candidate: Candidate) -> Iterator[Running]:
         server.check()
     finally:
         _stop(process)
+        ACCESS_LOG.unlink(missing_ok=True)
 
 
-def _command(candidate: Candidate, port: int) -> list[str]:
-    values = {"host": HOST, "port": port, "threads": candidate.threads}
-    program, *rest = PEERS[candidate.peer].command.format(**values).split()
+def _command(candidate: Candidate, setup: Setup, port: int) -> list[str]:
+    peer = PEERS[candidate.peer]
+    logging = ""
+    if peer.access_log is not None:
+        logging = peer.access_log.on if setup.access_log else peer.access_log.off
+    values = {
+        "host": HOST,
+        "port": port,
+        "threads": candidate.threads,
+        "application": setup.application,
+        "logging": logging.format(log=ACCESS_LOG),
+        "closing": "close" if setup.closing else "",
+        "config": NGINX_FILE,
+        "benchmarks": environment.BENCHMARKS,
+    }
+    program, *rest = peer.command.format(**values).split()
+    path = environment.program(program)
+    if path is None:
+        raise environment.EnvironmentProblem(f"{program} is not installed")
     # taskset replaces itself by the server: the process id stays, and threads inherit the core.
-    return ["taskset", "-c", str(environment.cores()[0]), str(environment.BIN / program), *rest]
+    return ["taskset", "-c", str(environment.cores()[0]), str(path), *rest]
 
 
 def _free_port() -> int:
@@ -149,8 +320,8 @@ def _answers(port: int) -> bool:
         connection.request("GET", "/hello")
         response = connection.getresponse()
         response.read()
-        return response.status == 200 and response.getheader("Content-Length") is not None
-    except OSError:
+        return response.status == 200
+    except (OSError, http.client.HTTPException):
         return False
     finally:
         connection.close()
@@ -161,6 +332,10 @@ def _stop(process: subprocess.Popen[bytes]) -> None:
     try:
         process.wait(STOP_SECONDS)
     except subprocess.TimeoutExpired:
-        # The server leads a session of its own: this ends its workers with it.
+        pass
+    # The server leads a session of its own: this ends what workers it may have left.
+    try:
         os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
+    except ProcessLookupError:
+        pass
+    process.wait()

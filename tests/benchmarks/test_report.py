@@ -1,49 +1,84 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from harness import report
-from harness.environment import ROOT, EnvironmentProblem
+from harness import installing, page, report
+from harness.environment import EnvironmentProblem
 from harness.load import Answered, Sample, parse
-from harness.scenarios import SCENARIOS
-from harness.servers import Candidate
+from harness.scenarios import NGINX, SCENARIOS, Load, Measure, Scenario, Target
+from harness.servers import PEERS, Candidate
+from harness.targets import Samples, Verdict
 
 OURS = Candidate("penstock", 4)
 THEIRS = Candidate("waitress", 4)
+SCENARIO = Scenario("name", "Title", "About.", (OURS, THEIRS), Load("/", 1))
 
 
 def sample(rate: float, errors: int = 0) -> Sample:
-    return Sample(rate, cpu_us=20.0, p50_ms=1.0, p99_ms=2.0, errors=errors, disturbance=0.0)
+    return Sample(rate, 20.0, p50_ms=1.0, p99_ms=2.0, requests=9999, errors=errors, disturbance=0.0)
 
 
-def test_a_ratio_compares_runs_of_the_same_round() -> None:
-    samples = {
-        OURS: [sample(400), sample(100), sample(900)],
-        THEIRS: [sample(r) for r in (100, 50, 300)],
-    }
-    assert report.ratio(samples, OURS, "waitress") == 3.0
-
-
-def test_a_ratio_compares_with_as_many_threads_only() -> None:
-    samples = {OURS: [sample(400)], Candidate("waitress", 1): [sample(100)]}
-    assert report.ratio(samples, OURS, "waitress") is None
+def cells(samples: Samples) -> list[dict[str, str]]:
+    header, *rows = report.scenario_table(SCENARIO, samples)
+    return [dict(zip(header, row, strict=True)) for row in rows]
 
 
 def test_a_row_holds_median_extremes_and_all_errors() -> None:
-    samples = {OURS: [sample(3000, errors=1), sample(1000, errors=2), sample(2000)]}
-    header, row = report.scenario_table(samples)
-    cells = dict(zip(header, row, strict=True))
-    assert cells["server"] == "penstock, 4 threads"
-    assert (cells["requests/s"], cells["min"], cells["max"]) == ("2,000", "1,000", "3,000")
-    assert cells["errors"] == "3"
+    [row] = cells({OURS: [sample(3000, errors=1), sample(1000, errors=2), sample(2000)]})
+    assert row["server"] == "penstock, 4 threads"
+    assert (row["requests/s"], row["min"], row["max"]) == ("2,000", "1,000", "3,000")
+    assert row["errors"] == "3"
+
+
+def test_a_row_compares_with_the_best_peer() -> None:
+    ours, theirs = cells({OURS: [sample(100)], THEIRS: [sample(50)]})
+    assert (ours["x best peer"], theirs["x best peer"]) == ("2.00", "1.00")
 
 
 def test_a_server_that_answered_nothing_does_not_break_the_table() -> None:
-    samples = {OURS: [sample(100)], THEIRS: [sample(0)]}
-    assert report.ratio(samples, OURS, "waitress") is None
-    assert len(report.scenario_table(samples)) == 3
+    ours, theirs = cells({OURS: [sample(100)], THEIRS: [sample(0)]})
+    assert (ours["x best peer"], theirs["requests/s"]) == ("", "0.0")
+
+
+def test_a_server_that_failed_has_a_row_and_a_reason() -> None:
+    [row] = cells({THEIRS: [None]})
+    assert (row["requests/s"], row["errors"]) == ("", "failed")
+    lines = report.failure_lines({THEIRS: ["ended:\nwith a `traceback`"], OURS: []})
+    assert lines == ["- waitress, 4 threads: 1 run failed; `ended: with a 'traceback'`"]
+
+
+def test_a_round_that_failed_is_left_out_of_the_median() -> None:
+    [row] = cells({OURS: [sample(3000), None, sample(1000)]})
+    assert row["requests/s"] == "2,000"
+
+
+def test_many_errors_are_marked() -> None:
+    [row] = cells({THEIRS: [sample(100, errors=5000)]})
+    assert row["errors"] == "5,000 (!)"
+
+
+def test_columns_are_there_where_the_scenario_gives_them() -> None:
+    scenario = replace(SCENARIO, idle=10, with_and_without=True)
+    run = replace(sample(90), alone=100.0, idle_kib=0.5)
+    header, row = report.scenario_table(scenario, {NGINX: [sample(45)], OURS: [run]})[::2]
+    shown = dict(zip(header, row, strict=True))
+    assert (shown["x nginx"], shown["x without"], shown["KiB/idle"]) == ("2.00", "0.90", "0.50")
+    assert "x floor" not in shown
+
+
+def test_a_target_that_is_missed_stands_out() -> None:
+    missed = Verdict(SCENARIO, Target(Measure.P99_MS, 2.5), 3.0)
+    reached = Verdict(SCENARIO, Target(Measure.LAW, 0.9), 0.95)
+    unknown = Verdict(SCENARIO, Target(Measure.LAW, 0.9), None)
+    _, *rows = report.targets_table([missed, reached, unknown])
+    assert [row[-3:] for row in rows] == [
+        ["at most 2.5", "3.00", "**no**"],
+        ["at least 0.9", "0.95", "yes"],
+        ["at least 0.9", "not measured", "**no**"],
+    ]
 
 
 def test_columns_of_a_table_are_aligned() -> None:
@@ -56,23 +91,23 @@ def test_columns_of_a_table_are_aligned() -> None:
 
 
 def test_figures_replace_what_stands_between_the_markers(tmp_path: Path) -> None:
-    page = tmp_path / "page.md"
-    page.write_text(f"before\n{report.BEGIN}\nold\n{report.END}\nafter\n", "utf-8")
-    report.replace_figures(page, "new")
-    assert page.read_text("utf-8") == f"before\n{report.BEGIN}\n\nnew\n\n{report.END}\nafter\n"
+    path = tmp_path / "page.md"
+    path.write_text(f"before\n{report.BEGIN}\nold\n{report.END}\nafter\n", "utf-8")
+    report.replace_figures(path, "new")
+    assert path.read_text("utf-8") == f"before\n{report.BEGIN}\n\nnew\n\n{report.END}\nafter\n"
 
 
 def test_figures_are_not_written_into_a_page_without_markers(tmp_path: Path) -> None:
-    page = tmp_path / "page.md"
-    page.write_text("prose", "utf-8")
+    path = tmp_path / "page.md"
+    path.write_text("prose", "utf-8")
     with pytest.raises(ValueError, match="markers"):
-        report.replace_figures(page, "new")
-    assert page.read_text("utf-8") == "prose"
+        report.replace_figures(path, "new")
+    assert path.read_text("utf-8") == "prose"
 
 
 def test_the_page_on_performance_has_the_markers() -> None:
-    page = (ROOT / "docs" / "performance.md").read_text("utf-8")
-    assert page.count(report.BEGIN) == page.count(report.END) == 1
+    text = page.PAGE.read_text("utf-8")
+    assert text.count(report.BEGIN) == text.count(report.END) == 1
 
 
 def test_the_counts_are_on_the_last_line_of_wrk() -> None:
@@ -90,3 +125,17 @@ def test_each_scenario_measures_each_candidate_once() -> None:
     assert len({scenario.name for scenario in SCENARIOS}) == len(SCENARIOS)
     for scenario in SCENARIOS:
         assert len(set(scenario.candidates)) == len(scenario.candidates)
+
+
+def test_each_scenario_has_the_candidates_that_its_targets_are_about() -> None:
+    for scenario in SCENARIOS:
+        assert {target.candidate for target in scenario.targets} <= set(scenario.candidates)
+
+
+def test_each_peer_is_measured_somewhere_and_each_distribution_is_pinned() -> None:
+    measured = {candidate.peer for scenario in SCENARIOS for candidate in scenario.candidates}
+    assert measured == set(PEERS)
+    lines = installing.PINS.read_text("utf-8").splitlines()
+    pinned = {line.partition("==")[0] for line in lines if "==" in line}
+    wanted = {name for peer in PEERS.values() for name in peer.distributions}
+    assert wanted - {"penstock"} <= pinned

@@ -1,0 +1,209 @@
+"""Brings the benchmarks' environment to what is measured: peers, tools, and Penstock itself.
+
+Everything goes into .bench/: packages of Python with pip, those of Debian unpacked there without
+installing them. A peer that cannot be had is left out, with a line that says why.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import sysconfig
+import zlib
+from pathlib import Path
+
+from harness import environment
+from harness.environment import BIN, ROOT, VENV
+from harness.servers import PEERS, Peer
+
+PINS = ROOT / "requirements" / "bench.txt"
+FRAMEWORKS = "examples/requirements.txt"
+STAMPS = VENV / "stamps"
+SNAPSHOT = environment.SNAPSHOT
+INSTALL_SECONDS = 600
+"""Of one distribution, which may have to be compiled."""
+BUILD_SECONDS = 1200
+"""Of the native transport, on a slow machine."""
+
+DEBIAN = {
+    "wrk": ("wrk", "libluajit-5.1-2", "libluajit-5.1-common"),
+    "nginx": ("nginx",),
+}
+"""Debian's packages by the program that they are needed for, with what may not be there."""
+LIBEV = ("libev-dev", "libev4")
+"""bjoern is compiled with it."""
+
+FILE_BYTES = 100 << 20
+
+
+def prepare(peers: list[str]) -> dict[str, str]:
+    """Install everything; return, by the peer's name, why one cannot be measured.
+
+    Raises `EnvironmentProblem` where nothing can be measured at all.
+    """
+    environment.check_platform()
+    environment.raise_descriptor_limit()
+    command = ["scripts/sync-venv", str(VENV), "bench", FRAMEWORKS]
+    variables = {**os.environ, "PYTHON": sys.executable}
+    if subprocess.run(command, check=False, cwd=ROOT, env=variables).returncode:
+        raise environment.EnvironmentProblem(
+            f"The environment {VENV} could not be made; see above."
+        )
+    STAMPS.mkdir(exist_ok=True)
+    if why := _debian("wrk"):
+        raise environment.EnvironmentProblem(f"wrk makes the load: {why}")
+    reasons = {peer: why for peer in peers if (why := _install(PEERS[peer]))}
+    _take_snapshot()
+    if "penstock" in peers and (why := _add_native()):
+        reasons["penstock"] = why
+    _make_file()
+    for peer, why in reasons.items():
+        print(f"{peer} is not measured: {why}", file=sys.stderr)
+    return reasons
+
+
+def _install(peer: Peer) -> str:
+    """Return why a peer cannot be installed; nothing where it is."""
+    if peer.name == "nginx":
+        return _debian("nginx")
+    if peer.name == "floor":
+        return _compile_floor()
+    if peer.name == "bjoern" and (why := _libev()):
+        return why
+    return next((why for name in peer.distributions if (why := _pip(name))), "")
+
+
+def _pip(distribution: str) -> str:
+    """Install a distribution, unless it is there as pinned; return why that fails."""
+    if distribution == "penstock":
+        return ""  # scripts/sync-venv has installed it
+    stamp = STAMPS / distribution
+    wanted = str(zlib.crc32(PINS.read_bytes()))
+    if stamp.exists() and stamp.read_text() == wanted:
+        return ""
+    print(f"Installing {distribution}", file=sys.stderr)
+    command = [str(BIN / "python"), "-m", "pip", "install", "--quiet", "--constraint", str(PINS)]
+    variables = {**os.environ, "PIP_DISABLE_PIP_VERSION_CHECK": "1", "PIP_USER": "0"}
+    variables |= {"CFLAGS": f"-I{environment.DEBIAN}/usr/include", "LDFLAGS": _library_flags()}
+    if why := _attempt([*command, distribution], INSTALL_SECONDS, variables):
+        return f"pip could not install {distribution}: {why}"
+    stamp.write_text(wanted)
+    return ""
+
+
+def _library_flags() -> str:
+    return " ".join(f"-L{folder}" for folder in environment.library_folders())
+
+
+def _debian(program: str) -> str:
+    """Unpack Debian's packages for a program, unless it is there; return why that fails."""
+    if environment.program(program):
+        return ""
+    if why := _unpack(DEBIAN[program]):
+        return f"{program} is missing, and {why}"
+    return "" if environment.program(program) else f"Debian's package has no {program}"
+
+
+def _libev() -> str:
+    include = sysconfig.get_paths()["include"]
+    folders = [Path("/usr/include"), Path(include), environment.DEBIAN / "usr" / "include"]
+    if any((folder / "ev.h").exists() for folder in folders):
+        return ""
+    why = _unpack(LIBEV)
+    return f"ev.h (Debian's libev-dev) is missing, and {why}" if why else ""
+
+
+def _unpack(packages: tuple[str, ...]) -> str:
+    if not (shutil.which("apt-get") and shutil.which("dpkg-deb")):
+        return f"this is no Debian, where {packages[0]} would be fetched from"
+    print(f"Unpacking {', '.join(packages)}", file=sys.stderr)
+    folder = VENV / "packages"
+    folder.mkdir(exist_ok=True)
+    download = ["apt-get", "download", "-q", *packages]
+    if _attempt(download, INSTALL_SECONDS, cwd=folder):
+        # Images often come without lists of packages; only root may fetch them.
+        _attempt(["apt-get", "update", "-q"], INSTALL_SECONDS, cwd=folder)
+        if why := _attempt(download, INSTALL_SECONDS, cwd=folder):
+            return f"apt-get could not download it: {why}"
+    for package in folder.glob("*.deb"):
+        if why := _attempt(["dpkg-deb", "-x", str(package), str(environment.DEBIAN)], 60):
+            return f"{package.name} could not be unpacked: {why}"
+    return ""
+
+
+def _compile_floor() -> str:
+    compiler = shutil.which("cc")
+    if compiler is None:
+        return "it is compiled with cc, which is not installed"
+    source = environment.BENCHMARKS / "floor" / "floor.c"
+    return _attempt([compiler, "-O2", "-o", str(BIN / "floor"), str(source)], 60)
+
+
+def _take_snapshot() -> None:
+    """Copy Penstock as it is now: an edit during the run must not change what is measured."""
+    shutil.rmtree(SNAPSHOT, ignore_errors=True)
+    ignored = shutil.ignore_patterns("__pycache__", "*.egg-info")
+    shutil.copytree(ROOT / "src", SNAPSHOT, ignore=ignored)
+    # A server that compiles itself at its start would keep some of the memory that this takes.
+    subprocess.run([BIN / "python", "-m", "compileall", "-q", SNAPSHOT], check=True, timeout=120)
+
+
+def _add_native() -> str:
+    """Build the native transport into the snapshot; return why there is none.
+
+    A module that `make native` has built is taken only where there is no cargo: it may be older
+    than the source, or made for another Python.
+    """
+    module = SNAPSHOT / "penstock" / "_native.so"
+    if shutil.which("cargo") is None:
+        return _try_native() and "there is no native module, and no cargo to build one"
+    print("Building the native transport", file=sys.stderr)
+    target = VENV / "cargo"
+    variables = {**os.environ, "PYO3_PYTHON": str(BIN / "python"), "CARGO_TARGET_DIR": str(target)}
+    command = ["cargo", "build", "--quiet", "--locked", "--release", "-p", "penstock-binding"]
+    if why := _attempt(command, BUILD_SECONDS, variables, cwd=ROOT / "native"):
+        module.unlink(missing_ok=True)
+        return f"the native transport could not be built: {why}"
+    shutil.copy(target / "release" / "lib_native.so", module)
+    return _try_native()
+
+
+def _try_native() -> str:
+    command = [str(BIN / "python"), "-c", "import penstock._native"]
+    return _attempt(command, 30, environment.server_variables())
+
+
+def _make_file() -> None:
+    path = environment.SERVED_FILE
+    if not path.exists() or path.stat().st_size != FILE_BYTES:
+        with path.open("wb") as file:
+            for _ in range(FILE_BYTES >> 20):
+                file.write(b"x" * (1 << 20))
+
+
+def _attempt(
+    command: list[str],
+    seconds: float,
+    variables: dict[str, str] | None = None,
+    cwd: Path = ROOT,
+) -> str:
+    """Run a command; return the last line that it said where it fails, else nothing."""
+    try:
+        done = subprocess.run(
+            command,
+            check=False,
+            capture_output=True,
+            text=True,
+            timeout=seconds,
+            env=variables,
+            cwd=cwd,
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return str(error)
+    if done.returncode == 0:
+        return ""
+    lines = (done.stderr.strip() or done.stdout.strip()).splitlines()
+    errors = [line.strip() for line in lines if "error" in line.lower()]
+    return (errors or lines or [f"status {done.returncode}"])[-1]

@@ -1,0 +1,112 @@
+"""What is compared with what, and whether a target is reached."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from harness.load import Sample
+from harness.scenarios import FLOOR, NGINX, SLOW_GUNICORN, Measure, Scenario, Target
+from harness.servers import PEERS, Candidate, Kind
+
+Samples = Mapping[Candidate, Sequence[Sample | None]]
+"""What was measured, one for each round; None where that failed."""
+
+TOLERABLE_ERRORS = 0.001
+"""A share of requests. A peer that fails more of them is no measure for others."""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """A target, and what was measured of it."""
+
+    scenario: Scenario
+    target: Target
+    value: float | None
+    """None where it was not measured."""
+
+    @property
+    def met(self) -> bool:
+        """Whether the target is reached, as far as two decimals tell."""
+        if self.value is None:
+            return False
+        shown = round(self.value, 2)
+        return (
+            shown <= self.target.bound
+            if self.target.measure.at_most
+            else (shown >= self.target.bound)
+        )
+
+
+def verdicts(scenario: Scenario, samples: Samples) -> list[Verdict]:
+    """Return one for each target of the scenario whose candidate was to be measured."""
+    return [
+        Verdict(scenario, target, value(scenario, samples, target))
+        for target in scenario.targets
+        if target.candidate in samples
+    ]
+
+
+def value(scenario: Scenario, samples: Samples, target: Target) -> float | None:
+    """Return what was measured for a target; None where something for it is missing."""
+    ours = target.candidate
+    match target.measure:
+        case Measure.BEST_PEER:
+            best = best_peer(samples, ours.threads)
+            return None if best is None else ratio(samples, ours, best)
+        case Measure.NGINX:
+            return ratio(samples, ours, NGINX)
+        case Measure.FLOOR:
+            return ratio(samples, ours, FLOOR)
+        case Measure.WAITRESS:
+            return ratio(samples, ours, Candidate("waitress", ours.threads))
+        case Measure.GUNICORN:
+            return ratio(samples, ours, SLOW_GUNICORN)
+        case Measure.ONE_THREAD:
+            return ratio(samples, ours, Candidate(ours.peer, 1))
+        case Measure.ALONE:
+            return median(samples[ours], lambda run: run.alone and run.rate / run.alone)
+        case Measure.LAW:
+            law = scenario.law
+            return median(samples[ours], lambda run: law and run.rate / law)
+        case Measure.P99_MS:
+            return median(samples[ours], lambda run: run.p99_ms)
+        case Measure.IDLE_KIB:
+            return median(samples[ours], lambda run: run.idle_kib)
+
+
+def best_peer(samples: Samples, threads: int) -> Candidate | None:
+    """Return the fastest WSGI peer with so many threads, or with one where it has no more."""
+    rates = {
+        candidate: rate
+        for candidate in samples
+        if PEERS[candidate.peer].kind is Kind.PEER
+        and candidate.threads == (threads if PEERS[candidate.peer].threaded else 1)
+        and is_sound(samples[candidate])
+        and (rate := median(samples[candidate], lambda run: run.rate))
+    }
+    return max(rates, key=rates.__getitem__, default=None)
+
+
+def is_sound(runs: Sequence[Sample | None]) -> bool:
+    """Whether requests failed seldom enough for the rate to say something."""
+    good = [run for run in runs if run is not None]
+    requests = sum(run.requests for run in good)
+    return sum(run.errors for run in good) <= TOLERABLE_ERRORS * requests
+
+
+def ratio(samples: Samples, candidate: Candidate, other: Candidate) -> float | None:
+    """Return the median, over the rounds, of a rate against another's.
+
+    Compared within a round: what slows the machine down for a while slows both.
+    """
+    pairs = zip(samples.get(candidate, ()), samples.get(other, ()), strict=False)
+    ratios = [ours.rate / theirs.rate for ours, theirs in pairs if ours and theirs and theirs.rate]
+    return statistics.median(ratios) if ratios else None
+
+
+def median(runs: Sequence[Sample | None], figure: Callable[[Sample], float | None]) -> float | None:
+    """Return the median of a figure over the runs that have it."""
+    figures = [found for run in runs if run and (found := figure(run)) is not None]
+    return statistics.median(figures) if figures else None

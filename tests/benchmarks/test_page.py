@@ -1,0 +1,79 @@
+from __future__ import annotations
+
+from pathlib import Path
+from xml.etree import ElementTree
+
+from harness import page, plots, results
+from harness.footprint import Figure
+from harness.load import Sample
+from harness.scenarios import SCENARIOS
+from harness.servers import Candidate
+
+ABOUT = {
+    "rounds": 1,
+    "seconds": 1,
+    "retries": 0,
+    "versions": ["Python 3.11"],
+    "machine": "1 core",
+    "date": "2026-01-01",
+    "missing": {"bjoern": "it could not be installed"},
+}
+HELLO = tuple(scenario for scenario in SCENARIOS if scenario.name == "hello")
+
+
+def sample(rate: float) -> Sample:
+    return Sample(rate, 20.0, 1.0, 2.0, requests=1000, errors=0, disturbance=0.02)
+
+
+def findings(tmp_path: Path) -> page.Findings:
+    found = results.begin(tmp_path / "results", ABOUT)
+    found.add(("hello", Candidate("penstock", 1), 1), sample(30000))
+    found.add(("hello", Candidate("granian", 1), 1), sample(20000))
+    found.add(("hello", Candidate("waitress", 1), 1), "it has ended")
+    found.add_figures([Figure("penstock", "memory", "18 MiB", "< 30")])
+    return page.Findings(found, HELLO)
+
+
+def test_the_page_tells_of_all_that_was_found(tmp_path: Path) -> None:
+    text = findings(tmp_path).text(with_pictures=True)
+    assert "- bjoern: it could not be installed" in text
+    assert "at least 1.2" in text
+    assert "1.50" in text
+    assert "- waitress, 1 thread: 1 run failed; `it has ended`" in text
+    assert "](hello.svg)" in text
+    assert "18 MiB" in text
+
+
+def test_the_page_can_do_without_pictures(tmp_path: Path) -> None:
+    assert ".svg" not in findings(tmp_path).text(with_pictures=False)
+
+
+def test_a_page_of_nothing_measured_can_be_made(tmp_path: Path) -> None:
+    nothing = page.Findings(results.begin(tmp_path / "results", ABOUT), SCENARIOS)
+    assert "0 of" in nothing.text(with_pictures=True)
+    assert len(nothing.pictures()) == len(SCENARIOS) + 1
+
+
+def test_each_picture_that_the_page_shows_is_made(tmp_path: Path) -> None:
+    found = findings(tmp_path)
+    pictures = found.pictures()
+    text = found.text(with_pictures=True)
+    assert all(f"]({name})" in text for name in pictures)
+    assert text.count(".svg)") == len(pictures)
+
+
+def test_a_picture_is_well_formed_and_has_a_bar_for_each_row() -> None:
+    rows = [plots.Bar("<a & b>", 10.0, 8.0, 12.0, ours=True), plots.Bar("c", 0.0, 0.0, 0.0, False)]
+    picture = ElementTree.fromstring(plots.bars("a < b", rows, mark=11.0))
+    name = "{http://www.w3.org/2000/svg}"
+    texts = [element.text for element in picture.iter(f"{name}text")]
+    assert texts == ["a < b", "<a & b>", "10", "c", "0"]
+    # The background is one too.
+    assert len(list(picture.iter(f"{name}rect"))) == 3
+
+
+def test_no_bar_leaves_the_picture() -> None:
+    rows = [plots.Bar("a", 50.0, 40.0, 90.0, ours=True)]
+    picture = ElementTree.fromstring(plots.bars("title", rows))
+    lines = picture.iter("{http://www.w3.org/2000/svg}line")
+    assert max(float(line.attrib["x2"]) for line in lines) <= plots.WIDTH - plots.NUMBERS
