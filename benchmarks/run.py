@@ -26,7 +26,7 @@ RESULTS = environment.VENV / "results.jsonl"
 WARM_UP_SECONDS = 1
 QUIET = 0.1
 """What share of a core others may have in a run; where they have more, it is taken again."""
-START_SECONDS = 1.2
+START_SECONDS = 1.0
 """About what starting, checking and ending a server takes; for the first estimate alone."""
 FAILURES = 2
 """After so many, a peer's runs of a scenario are given up."""
@@ -59,7 +59,8 @@ class Plan:
 
     def seconds_of(self, scenario: Scenario) -> float:
         """Return about how long a run takes."""
-        each = START_SECONDS + WARM_UP_SECONDS + self.seconds
+        measured = max(self.seconds, scenario.least_seconds)
+        each = START_SECONDS + WARM_UP_SECONDS + measured
         return 2 * each if scenario.with_and_without else each
 
 
@@ -239,6 +240,7 @@ def _run(scenario: Scenario, candidate: Candidate, plan: Plan) -> load.Sample:
 
 
 def _sample(scenario: Scenario, candidate: Candidate, seconds: int) -> load.Sample:
+    seconds = max(seconds, scenario.least_seconds)
     alone = None
     if scenario.with_and_without:
         alone = _sample(replace(scenario.plain(), with_and_without=False), candidate, seconds).rate

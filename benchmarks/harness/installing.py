@@ -54,6 +54,8 @@ def prepare(peers: list[str]) -> dict[str, str]:
     STAMPS.mkdir(exist_ok=True)
     if why := _debian("wrk"):
         raise environment.EnvironmentProblem(f"wrk makes the load: {why}")
+    if why := _compile("bulk"):
+        raise environment.EnvironmentProblem(f"bulk makes the load of large responses: {why}")
     reasons = {peer: why for peer in peers if (why := _install(PEERS[peer]))}
     _take_snapshot()
     if "penstock" in peers and (why := _add_native()):
@@ -69,7 +71,7 @@ def _install(peer: Peer) -> str:
     if peer.name == "nginx":
         return _debian("nginx")
     if peer.name == "floor":
-        return _compile_floor()
+        return _compile("floor")
     if peer.name == "bjoern" and (why := _libev()):
         return why
     return next((why for name in peer.distributions if (why := _pip(name))), "")
@@ -133,12 +135,13 @@ def _unpack(packages: tuple[str, ...]) -> str:
     return ""
 
 
-def _compile_floor() -> str:
+def _compile(name: str) -> str:
+    """Compile a program of our own; return why that fails."""
     compiler = shutil.which("cc")
     if compiler is None:
-        return "it is compiled with cc, which is not installed"
-    source = environment.BENCHMARKS / "floor" / "floor.c"
-    return _attempt([compiler, "-O2", "-o", str(BIN / "floor"), str(source)], 60)
+        return "it is compiled with cc (Debian's gcc), which is not installed"
+    source = environment.BENCHMARKS / name / f"{name}.c"
+    return _attempt([compiler, "-O2", "-o", str(BIN / name), str(source)], 60)
 
 
 def _take_snapshot() -> None:

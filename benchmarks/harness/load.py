@@ -1,4 +1,4 @@
-"""Load, made with wrk on a core of its own, and what a server did under it."""
+"""Load, made on a core of its own, and what a server did under it."""
 
 from __future__ import annotations
 
@@ -19,9 +19,10 @@ GRACE_SECONDS = 30.0
 
 @dataclass(frozen=True)
 class Answered:
-    """What wrk counted."""
+    """What wrk or bulk counted."""
 
-    requests: int
+    requests: float
+    """Of large responses, unfinished ones count too."""
     seconds: float
     p50_ms: float
     p99_ms: float
@@ -39,7 +40,7 @@ class Sample:
     """Microseconds of the server's processor time for each request, of any load."""
     p50_ms: float
     p99_ms: float
-    requests: int
+    requests: float
     errors: int
     disturbance: float
     """The share that others had of the server's core or the load's, 0.0 to 1.0; the larger."""
@@ -53,7 +54,7 @@ def apply(server: Running, load: Load, background: Load | None, seconds: int) ->
     """Put load on a server, and another load beside it where one is given, and measure."""
     loads = [load] if background is None else [load, background]
     before = _Clocks.read(server)
-    started = [_start(server.url(each.path), each, seconds) for each in loads]
+    started = [_start(server, each, seconds) for each in loads]
     measured, *others = _collect(started, seconds)
     after = _Clocks.read(server)
     everything = measured.requests + sum(other.requests for other in others)
@@ -103,10 +104,10 @@ def _disturbance(before: _Clocks, after: _Clocks) -> float:
 
 
 def parse(output: str) -> Answered:
-    """Read the line of JSON that the script lets wrk end with. Raises `EnvironmentProblem`."""
+    """Read the line of JSON that wrk's script and bulk end with. Raises `EnvironmentProblem`."""
     last_line = output.strip().rpartition("\n")[2]
     if not last_line.startswith("{"):
-        raise environment.EnvironmentProblem(f"wrk failed:\n{output}")
+        raise environment.EnvironmentProblem(f"the load failed:\n{output}")
     counted = json.loads(last_line)
     return Answered(
         requests=counted["requests"],
@@ -117,13 +118,9 @@ def parse(output: str) -> Answered:
     )
 
 
-def _start(url: str, load: Load, seconds: int) -> subprocess.Popen[str]:
-    command = ["taskset", "-c", str(environment.cores()[1]), str(environment.program("wrk"))]
-    command += ["--threads", "1", "--connections", str(load.connections)]
-    command += ["--duration", f"{seconds}s", "--timeout", "10s"]
-    command += ["--script", str(SCRIPTS / load.script), url]
-    if load.argument is not None:
-        command += ["--", str(load.argument)]
+def _start(server: Running, load: Load, seconds: int) -> subprocess.Popen[str]:
+    command = ["taskset", "-c", str(environment.cores()[1])]
+    command += _bulk(server, load, seconds) if load.bulk else _wrk(server, load, seconds)
     return subprocess.Popen(
         command,
         stdout=subprocess.PIPE,
@@ -132,6 +129,19 @@ def _start(url: str, load: Load, seconds: int) -> subprocess.Popen[str]:
         cwd=environment.VENV,
         env=environment.server_variables(),
     )
+
+
+def _bulk(server: Running, load: Load, seconds: int) -> list[str]:
+    program = str(environment.program("bulk"))
+    return [program, str(server.port), load.path, str(load.connections), str(seconds)]
+
+
+def _wrk(server: Running, load: Load, seconds: int) -> list[str]:
+    command = [str(environment.program("wrk")), "--threads", "1"]
+    command += ["--connections", str(load.connections)]
+    command += ["--duration", f"{seconds}s", "--timeout", "10s"]
+    command += ["--script", str(SCRIPTS / load.script), server.url(load.path)]
+    return command if load.argument is None else [*command, "--", str(load.argument)]
 
 
 def _collect(started: list[subprocess.Popen[str]], seconds: int) -> list[Answered]:

@@ -58,6 +58,14 @@ def thread_count(pid: int) -> int:
     return sum(_field(_read(PROC / str(member) / "status"), "Threads:") for member in tree(pid))
 
 
+def descriptor_count(pid: int) -> int:
+    """Return how many descriptors one process has open."""
+    try:
+        return len(list((PROC / str(pid) / "fd").iterdir()))
+    except (FileNotFoundError, ProcessLookupError):
+        return 0  # it has just ended
+
+
 def _read(path: Path) -> str:
     try:
         return path.read_text()

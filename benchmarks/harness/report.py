@@ -10,7 +10,15 @@ from harness.footprint import Figure
 from harness.load import Sample
 from harness.scenarios import FLOOR, NGINX, Scenario
 from harness.servers import Candidate
-from harness.targets import Samples, Verdict, best_peer, is_sound, median, ratio
+from harness.targets import (
+    Samples,
+    Verdict,
+    best_peer,
+    is_sound,
+    median,
+    ratio,
+    threads_to_compare_with,
+)
 
 BEGIN = "<!-- Measured figures begin: benchmarks/run.py writes what stands between these lines. -->"
 END = "<!-- Measured figures end. -->"
@@ -109,24 +117,26 @@ def replace_figures(page: Path, text: str) -> None:
 
 def _columns(scenario: Scenario, samples: Samples) -> dict[str, Callable[[Candidate], str]]:
     """Return what each cell is made by, by the name of its column."""
+    digits_of_rates = _digits(samples)
 
     def cell(figure: Callable[[Sample], float | None], digits: int) -> Callable[[Candidate], str]:
         return lambda candidate: _shown(median(samples[candidate], figure), digits)
 
     def extreme(choose: Callable[[list[float]], float]) -> Callable[[Candidate], str]:
         return lambda candidate: _shown(
-            choose(rates) if (rates := [run.rate for run in samples[candidate] if run]) else None, 0
+            choose(rates) if (rates := [run.rate for run in samples[candidate] if run]) else None,
+            digits_of_rates,
         )
 
     def against(other: Candidate) -> Callable[[Candidate], str]:
         return lambda candidate: _shown(ratio(samples, candidate, other), 2)
 
     def against_best(candidate: Candidate) -> str:
-        best = best_peer(samples, candidate.threads)
+        best = best_peer(samples, threads_to_compare_with(samples, candidate))
         return "" if best is None else against(best)(candidate)
 
     columns = {
-        "requests/s": cell(lambda run: run.rate, _digits(samples)),
+        "requests/s": cell(lambda run: run.rate, digits_of_rates),
         "min": extreme(min),
         "max": extreme(max),
         "CPU µs/request": cell(lambda run: run.cpu_us, 1),

@@ -24,6 +24,8 @@ class Load:
     """For the script."""
     posted: int | None = None
     """Bytes of each request's body, where there is one."""
+    bulk: bool = False
+    """Made with benchmarks/bulk, since wrk would be slower than the server."""
     answered: int = GREETING_BYTES
     """Bytes of each response's body: what a server has to give before it is measured."""
 
@@ -82,6 +84,8 @@ class Scenario:
     """Measure first without background, idle connections and access log."""
     law: float | None = None
     """Requests a second that no server can exceed."""
+    least_seconds: int = 1
+    """What a run takes at least: where each request takes long, a few would be all there is."""
 
     def plain(self) -> Scenario:
         """Return what is measured first for `with_and_without`."""
@@ -105,6 +109,9 @@ def servers(*threads: int) -> tuple[Candidate, ...]:
 FLOOR = Candidate("floor", 1)
 NGINX = Candidate("nginx", 1)
 SLOW_GUNICORN = Candidate("gunicorn-python", 1)
+SLOW = ("gunicorn", "waitress")
+"""Far from being the best where little is asked of the application; a run of all takes long."""
+FAST_SERVERS = tuple(candidate for candidate in servers(1) if candidate.peer not in SLOW)
 LOGGING = tuple(
     candidate for candidate in servers(1) if PEERS[candidate.peer].access_log is not None
 )
@@ -139,7 +146,7 @@ SCENARIOS = (
         about="The same, but the Cookie differs from request to request, as in a browser that "
         "learns new ones: a server that remembers what a connection's fields meant (penstock does) "
         "has to read them anew each time.",
-        candidates=servers(1),
+        candidates=FAST_SERVERS,
         load=Load("/hello", 64, script="varied.lua"),
     ),
     Scenario(
@@ -147,7 +154,7 @@ SCENARIOS = (
         title="Hello world from a generator",
         about="The application is a generator, and gives no Content-Length: the server has to "
         "frame the body.",
-        candidates=servers(1),
+        candidates=FAST_SERVERS,
         load=Load("/generate", 64),
         targets=(better(1.2),),
     ),
@@ -156,7 +163,7 @@ SCENARIOS = (
         title="Hello world, pipelined",
         about="Each connection sends 16 requests at once, and the next 16 when all are answered. "
         "The percentiles are those of such batches.",
-        candidates=(*servers(1), NGINX, FLOOR),
+        candidates=(*FAST_SERVERS, NGINX, FLOOR),
         load=Load("/hello", 64, script="pipelined.lua", argument=16),
         targets=(better(3.0), Target(Measure.NGINX, 2.0)),
     ),
@@ -164,7 +171,7 @@ SCENARIOS = (
         name="close",
         title="A connection for each request",
         about="Requests with `Connection: close`: 64 clients connect anew for each.",
-        candidates=(*servers(1), NGINX, FLOOR),
+        candidates=(*FAST_SERVERS, NGINX, FLOOR),
         load=Load("/hello", 64, script="close.lua"),
         setup=Setup(closing=True),
         targets=(better(1.1),),
@@ -191,7 +198,7 @@ SCENARIOS = (
         name="10-kib",
         title="A response of 10 KiB",
         about="64 connections; the body is one block of bytes.",
-        candidates=servers(1),
+        candidates=FAST_SERVERS,
         load=Load("/bytes-10-kib", 64, answered=10 * KIB),
         targets=(better(1.1),),
     ),
@@ -200,7 +207,7 @@ SCENARIOS = (
         title="A response of 1 MiB",
         about="64 connections; the body is one block of bytes.",
         candidates=servers(1),
-        load=Load("/bytes-1-mib", 64, answered=MIB),
+        load=Load("/bytes-1-mib", 64, bulk=True, answered=MIB),
         targets=(better(1.1),),
     ),
     Scenario(
@@ -217,14 +224,15 @@ SCENARIOS = (
         about="4 connections; the application gives the file to `wsgi.file_wrapper`, or reads it "
         "in blocks of 64 KiB where the server has none.",
         candidates=servers(1),
-        load=Load("/file", 4, answered=100 * MIB),
+        load=Load("/file", 4, bulk=True, answered=100 * MIB),
+        least_seconds=5,
         targets=(better(1.1),),
     ),
     Scenario(
         name="post",
         title="A request of 10 KiB",
         about="64 connections that post 10 KiB, which the application reads.",
-        candidates=servers(1),
+        candidates=FAST_SERVERS,
         load=Load("/take", 64, script="post.lua", argument=10 * KIB, posted=10 * KIB),
         targets=(better(1.1),),
     ),
@@ -234,6 +242,7 @@ SCENARIOS = (
         about="4 connections that post 100 MiB, which the application reads in blocks of 64 KiB.",
         candidates=servers(1),
         load=Load("/take", 4, script="post.lua", argument=100 * MIB, posted=100 * MIB),
+        least_seconds=5,
         targets=(better(1.1),),
     ),
     Scenario(

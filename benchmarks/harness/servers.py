@@ -88,8 +88,8 @@ _GUNICORN_LOG = AccessLog("", "--access-logfile {log}")
 
 # With its router, since http11-socket gives each connection a thread for as long as it stays.
 _UWSGI = """
-    uwsgi --http {host}:{port} --http-keepalive --module {application} --processes 1
-    --threads {threads} --die-on-term --max-fd 20000 {logging}
+    uwsgi --http {host}:{port} --http-keepalive --http-auto-chunked --module {application}
+    --processes 1 --threads {threads} --die-on-term --max-fd 20000 {logging}
 """
 
 # Of its own it takes 100 connections, too few for some scenarios.

@@ -89,6 +89,15 @@ def best_peer(samples: Samples, threads: int) -> Candidate | None:
     return max(rates, key=rates.__getitem__, default=None)
 
 
+def threads_to_compare_with(samples: Samples, candidate: Candidate) -> int:
+    """Return the number of threads of those that a row of the table is compared with.
+
+    A server without threads is compared with others that have one, where there are such.
+    """
+    found = {each.threads for each in samples if PEERS[each.peer].threaded}
+    return candidate.threads if candidate.threads in found or not found else max(found)
+
+
 def is_sound(runs: Sequence[Sample | None]) -> bool:
     """Whether requests failed seldom enough for the rate to say something."""
     good = [run for run in runs if run is not None]

@@ -57,6 +57,13 @@ def test_peers_without_threads_are_compared_with_whatever_the_threads() -> None:
     assert targets.best_peer(samples, 1) == GRANIAN
 
 
+def test_a_row_without_threads_is_compared_with_one_thread_where_there_is_such() -> None:
+    eight = Candidate("granian", 8)
+    assert targets.threads_to_compare_with({BJOERN: [], eight: []}, BJOERN) == 8
+    assert targets.threads_to_compare_with({BJOERN: [], eight: [], GRANIAN: []}, BJOERN) == 1
+    assert targets.threads_to_compare_with({BJOERN: []}, BJOERN) == 1
+
+
 def test_a_peer_that_fails_requests_is_not_the_best() -> None:
     samples = {BJOERN: [sample(900, errors=2)], GRANIAN: [sample(300, errors=1)]}
     assert targets.best_peer(samples, 1) == GRANIAN

@@ -1,0 +1,284 @@
+"""Count what a request costs in instructions and system calls: `make counts`.
+
+Neither depends on how busy the machine is, so that a check can hold them to a bound. Each is the
+difference of two runs of the same server, a short one and a long one, so that start and stop
+cancel out. 64 keep-alive connections send a request each while the server is stopped, so that it
+finds all of them together, however the system schedules: as under load, the poll is shared by many.
+
+The status is 1 where a bound is exceeded, and 0 where it is not or where something is missing that
+counting needs; what, is printed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import os
+import platform
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+HOST = "127.0.0.1"
+START_SECONDS = 120.0
+"""valgrind takes some ten seconds for what Python does at its start; a busy machine longer."""
+ANSWER_SECONDS = 60.0
+STOP_SECONDS = 60.0
+POLL_SECONDS = 0.1
+STATE_SECONDS = 0.001
+
+CONNECTIONS = 64
+SHORT, LONG = 20, 220
+"""How often each connection asks in the two runs. Caches are filled the first few times."""
+
+MOST_INSTRUCTIONS = 60_000
+"""Measured: 53,600 with CPython 3.11. It repeats itself to 0.1 %, but builds of Python differ."""
+MOST_SYSTEM_CALLS = 2.2
+"""A read and a write, and a share of what the requests of a batch have in common."""
+
+REQUEST = "\r\n".join(
+    [
+        "GET /hello HTTP/1.1",
+        "Host: 127.0.0.1:8000",
+        "User-Agent: Mozilla/5.0 (X11; Linux x86_64; rv:128.0) Gecko/20100101 Firefox/128.0",
+        "Accept: text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8",
+        "Accept-Language: en-GB,en;q=0.7,de;q=0.3",
+        "Accept-Encoding: gzip, deflate, br, zstd",
+        "Connection: keep-alive",
+        "Cookie: csrftoken=Q0f3mYl9uK2vXr7tPz5sWb1nDc8hJg4e; sessionid=7d1c9e5ab3f04826",
+        "Upgrade-Insecure-Requests: 1",
+        "Sec-Fetch-Dest: document",
+        "Sec-Fetch-Mode: navigate",
+        "Sec-Fetch-Site: none",
+        "Sec-Fetch-User: ?1",
+        "Priority: u=0, i",
+        "\r\n",
+    ]
+).encode("ascii")
+"""What harness/browser.lua sends."""
+
+ANSWER = b"\r\n\r\nHello, world!\n"
+
+
+class CountingFailed(Exception):
+    """The server or the tool did not do what is needed; the text says what."""
+
+
+@dataclass(frozen=True)
+class Tool:
+    """A program that runs the server and counts."""
+
+    program: str
+    options: tuple[str, ...]
+    """{report} is filled in: the file that the count is read from."""
+    read: Callable[[str], int]
+    what: str
+    bound: float
+    digits: int
+
+
+def instructions(report: str) -> int:
+    """Return the total from what callgrind wrote. Raises `CountingFailed` where there is none."""
+    for line in report.splitlines():
+        if line.startswith(("totals:", "summary:")):
+            return int(line.split()[1])
+    raise CountingFailed("valgrind reports no total")
+
+
+def system_calls(report: str) -> int:
+    """Return the total from the table of `strace -c`. Raises `CountingFailed` where there is none.
+
+    The columns are: % time, seconds, usecs/call, calls, errors, syscall; errors may be empty.
+    """
+    for line in report.splitlines():
+        if line.endswith(" total"):
+            return int(line.split()[3])
+    raise CountingFailed("strace reports no total")
+
+
+TOOLS = (
+    Tool(
+        "valgrind",
+        ("--tool=callgrind", "--callgrind-out-file={report}", "--log-file={report}.log"),
+        instructions,
+        "instructions",
+        MOST_INSTRUCTIONS,
+        0,
+    ),
+    Tool(
+        "strace",
+        ("-f", "-c", "-o", "{report}"),
+        system_calls,
+        "system calls",
+        MOST_SYSTEM_CALLS,
+        2,
+    ),
+)
+
+
+def main() -> int:
+    """Run the command; return its exit status."""
+    arguments = _arguments()
+    if arguments.transport == "native" and importlib.util.find_spec("penstock._native") is None:
+        print("Skipped: the native module is not built. make native builds it.")
+        return 0
+    exceeded = False
+    for tool in TOOLS:
+        if shutil.which(tool.program) is None:
+            print(f"Skipped: {tool.what} are counted with {tool.program}, which is not installed.")
+            continue
+        try:
+            counted = [_per_request(tool, arguments.transport) for _ in range(arguments.repeat)]
+        except CountingFailed as problem:
+            print(f"{tool.what}: {problem}", file=sys.stderr)
+            return 1
+        bounded = arguments.transport == "native"
+        exceeded |= bounded and min(counted) > tool.bound
+        shown = ", ".join(f"{count:,.{tool.digits}f}" for count in counted)
+        bound = f"; at most {tool.bound:,.{tool.digits}f}" if bounded else ""
+        print(f"{tool.what} per request, {arguments.transport} transport: {shown}{bound}")
+    requests = (LONG - SHORT) * CONNECTIONS
+    print(f"Python {platform.python_version()}, {platform.machine()}; {requests:,} requests")
+    return 1 if exceeded else 0
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description="Count instructions and system calls a request.")
+    parser.add_argument("--transport", choices=("native", "python"), default="native")
+    parser.add_argument("--repeat", type=int, default=1, help="to see whether it repeats itself")
+    return parser.parse_args()
+
+
+def _per_request(tool: Tool, transport: str) -> float:
+    short, long = (_count(tool, transport, times) for times in (SHORT, LONG))
+    return (long - short) / (LONG - SHORT) / CONNECTIONS
+
+
+def _count(tool: Tool, transport: str, times: int) -> int:
+    """Run the server under the tool while all connections ask so often; return the count."""
+    with tempfile.TemporaryDirectory() as folder:
+        report, output = Path(folder) / "report", Path(folder) / "output"
+        port = _free_port()
+        options = [option.format(report=report) for option in tool.options]
+        with output.open("wb") as file:
+            process = subprocess.Popen(
+                [tool.program, *options, *_server(transport, port)],
+                stdin=subprocess.DEVNULL,
+                stdout=file,
+                stderr=subprocess.STDOUT,
+                env=_variables(),
+                cwd=folder,  # where there is no penstock.toml to be read
+                start_new_session=True,
+            )
+        try:
+            _wait_until_up(process, port)
+            server = _pid_of_server(process)
+            _ask(server, port, times)
+            os.kill(server, signal.SIGTERM)
+            process.wait(STOP_SECONDS)
+            return tool.read(report.read_text())
+        except (OSError, CountingFailed, subprocess.TimeoutExpired) as error:
+            said = output.read_text(errors="replace")[-1000:]
+            raise CountingFailed(f"{error}\n{said}") from None
+        finally:
+            _kill(process)
+
+
+def _server(transport: str, port: int) -> list[str]:
+    # With one thread there is no watchdog, whose ticks depend on the time.
+    options = ["--transport", transport, "--bind", f"{HOST}:{port}", "--threads", "1"]
+    command = [sys.executable, "-m", "penstock", "applications:app", *options]
+    return [*command, "--access-logfile", "none"]
+
+
+def _variables() -> dict[str, str]:
+    kept = {name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ}
+    path = f"{ROOT / 'src'}:{ROOT / 'benchmarks'}"
+    return {**kept, "PYTHONPATH": path, "PYTHONHASHSEED": "0"}
+
+
+def _wait_until_up(process: subprocess.Popen[bytes], port: int) -> None:
+    deadline = time.monotonic() + START_SECONDS
+    while True:
+        try:
+            socket.create_connection((HOST, port)).close()
+            return
+        except OSError:
+            if process.poll() is not None or time.monotonic() > deadline:
+                raise
+            time.sleep(POLL_SECONDS)
+
+
+def _pid_of_server(process: subprocess.Popen[bytes]) -> int:
+    # strace has the server as its child; valgrind is the same process as what it runs.
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    return int(children[0]) if children else process.pid
+
+
+def _ask(server: int, port: int, times: int) -> None:
+    with ExitStack() as open_connections:
+        connections = []
+        for _ in range(CONNECTIONS):
+            connection = socket.create_connection((HOST, port), ANSWER_SECONDS)
+            connections.append(open_connections.enter_context(connection))
+        for _ in range(times):
+            _ask_together(server, connections)
+
+
+def _ask_together(server: int, connections: list[socket.socket]) -> None:
+    """Send a request on each connection while the server is stopped, and read the answers."""
+    _wait_for_threads(server, "S")
+    os.kill(server, signal.SIGSTOP)
+    try:
+        _wait_for_threads(server, "Tt")
+        for connection in connections:
+            connection.sendall(REQUEST)
+    finally:
+        os.kill(server, signal.SIGCONT)
+    for connection in connections:
+        answer = b""
+        while not answer.endswith(ANSWER):
+            block = connection.recv(65536)
+            if not block:
+                raise CountingFailed(f"the server closed a connection after {answer[:100]!r}")
+            answer += block
+        if not answer.startswith(b"HTTP/1.1 200 "):
+            raise CountingFailed(f"the server answered {answer[:100]!r}")
+
+
+def _wait_for_threads(server: int, states: str) -> None:
+    """Return when all threads of the server sleep, or are stopped."""
+    deadline = time.monotonic() + ANSWER_SECONDS
+    while True:
+        stats = [task.read_text() for task in Path(f"/proc/{server}/task").glob("*/stat")]
+        # The field after the command, which stands in parentheses, is the state.
+        if stats and all(stat.rpartition(") ")[2][0] in states for stat in stats):
+            return
+        if time.monotonic() > deadline:
+            raise CountingFailed(f"the server's threads do not reach the states {states}")
+        time.sleep(STATE_SECONDS)
+
+
+def _kill(process: subprocess.Popen[bytes]) -> None:
+    if process.poll() is None:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+def _free_port() -> int:
+    with socket.create_server((HOST, 0)) as probe:
+        port: int = probe.getsockname()[1]
+        return port
+
+
+if __name__ == "__main__":
+    sys.exit(main())

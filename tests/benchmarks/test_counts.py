@@ -1,0 +1,29 @@
+from __future__ import annotations
+
+import pytest
+
+import counts
+
+
+def test_instructions_are_in_what_callgrind_writes() -> None:
+    report = "# callgrind format\nevents: Ir\n\nfn=(1) f\n1 5\n\ntotals: 457763958\n"
+    assert counts.instructions(report) == 457763958
+
+
+@pytest.mark.parametrize(
+    "total",
+    [
+        "100.00    0.249093          22     10988       260 total",
+        "100.00    0.249093          22     10988           total",
+    ],
+)
+def test_system_calls_are_in_the_last_line_of_strace(total: str) -> None:
+    report = f"% time     seconds  usecs/call     calls    errors syscall\n{total}\n"
+    assert counts.system_calls(report) == 10988
+
+
+def test_a_report_without_a_total_is_no_count() -> None:
+    with pytest.raises(counts.CountingFailed):
+        counts.instructions("")
+    with pytest.raises(counts.CountingFailed):
+        counts.system_calls("")
