@@ -16,7 +16,7 @@ NATIVE = scripts/build-native "$(VENV)"
 PYTEST = "$(BIN)/python" -m pytest
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test suite coverage lint format docs install-check bench native native-test clean
+.PHONY: help serve test suite coverage lint format docs install-check bench counts soak native native-test clean
 
 help:
 	@echo 'make serve          set everything up and serve the Flask example on http://127.0.0.1:8000/hello'
@@ -27,6 +27,8 @@ help:
 	@echo 'make docs           write the generated pages of docs/ anew'
 	@echo 'make install-check  install into an environment of its own, and run the command there'
 	@echo 'make bench          measure beside other servers, in an environment of its own, .bench'
+	@echo 'make counts         hold instructions and system calls a request to their bounds'
+	@echo 'make soak           send millions of requests, and see that nothing is lost or grows'
 	@echo 'make native         build the native transport into the checkout, or say why it cannot be'
 	@echo 'make native-test    check style and lints of the Rust in native/, and run its tests'
 	@echo 'make clean          remove what all of these made'
@@ -76,6 +78,14 @@ install-check:
 
 bench:
 	@python="$(PYTHON)"; "$${python:-$$(scripts/find-python)}" benchmarks/run.py $(ARGS)
+
+counts:
+	@$(SYNC) serve $(EXAMPLES)
+	@$(NATIVE)
+	"$(BIN)/python" benchmarks/counts.py $(ARGS)
+
+soak:
+	@python="$(PYTHON)"; "$${python:-$$(scripts/find-python)}" benchmarks/soak.py $(ARGS)
 
 # The tests and `make serve` do this, too, but go on without cargo.
 native:

@@ -20,8 +20,14 @@ from harness.targets import (
     threads_to_compare_with,
 )
 
-BEGIN = "<!-- Measured figures begin: benchmarks/run.py writes what stands between these lines. -->"
-END = "<!-- Measured figures end. -->"
+FIGURES = (
+    "<!-- Measured figures begin: benchmarks/run.py writes what stands between these lines. -->",
+    "<!-- Measured figures end. -->",
+)
+COUNTS = (
+    "<!-- Counts begin: benchmarks/counts.py --write writes what stands between these lines. -->",
+    "<!-- Counts end. -->",
+)
 
 LONGEST_REASON = 160
 """Characters of what a server said when it failed."""
@@ -106,13 +112,14 @@ def failure_lines(failures: Mapping[Candidate, Sequence[str]]) -> list[str]:
     return lines
 
 
-def replace_figures(page: Path, text: str) -> None:
-    """Write text between the page's markers. Raises ValueError where they are missing."""
-    before, begin, rest = page.read_text("utf-8").partition(BEGIN)
-    _, end, after = rest.partition(END)
+def replace_figures(page: Path, text: str, markers: tuple[str, str] = FIGURES) -> None:
+    """Write text between a page's markers. Raises ValueError where they are missing."""
+    first, last = markers
+    before, begin, rest = page.read_text("utf-8").partition(first)
+    _, end, after = rest.partition(last)
     if not (begin and end):
         raise ValueError(f"{page} has lost the markers of the measured figures")
-    page.write_text(f"{before}{BEGIN}\n\n{text.strip()}\n\n{END}{after}", "utf-8")
+    page.write_text(f"{before}{first}\n\n{text.strip()}\n\n{last}{after}", "utf-8")
 
 
 def _columns(scenario: Scenario, samples: Samples) -> dict[str, Callable[[Candidate], str]]:

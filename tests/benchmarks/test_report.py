@@ -90,11 +90,15 @@ def test_columns_of_a_table_are_aligned() -> None:
     ]
 
 
-def test_figures_replace_what_stands_between_the_markers(tmp_path: Path) -> None:
+@pytest.mark.parametrize("markers", [report.FIGURES, report.COUNTS])
+def test_figures_replace_what_stands_between_the_markers(
+    tmp_path: Path, markers: tuple[str, str]
+) -> None:
     path = tmp_path / "page.md"
-    path.write_text(f"before\n{report.BEGIN}\nold\n{report.END}\nafter\n", "utf-8")
-    report.replace_figures(path, "new")
-    assert path.read_text("utf-8") == f"before\n{report.BEGIN}\n\nnew\n\n{report.END}\nafter\n"
+    first, last = markers
+    path.write_text(f"before\n{first}\nold\n{last}\nafter\n", "utf-8")
+    report.replace_figures(path, "new", markers)
+    assert path.read_text("utf-8") == f"before\n{first}\n\nnew\n\n{last}\nafter\n"
 
 
 def test_figures_are_not_written_into_a_page_without_markers(tmp_path: Path) -> None:
@@ -107,7 +111,8 @@ def test_figures_are_not_written_into_a_page_without_markers(tmp_path: Path) -> 
 
 def test_the_page_on_performance_has_the_markers() -> None:
     text = page.PAGE.read_text("utf-8")
-    assert text.count(report.BEGIN) == text.count(report.END) == 1
+    for marker in (*report.FIGURES, *report.COUNTS):
+        assert text.count(marker) == 1
 
 
 def test_the_counts_are_on_the_last_line_of_wrk() -> None:
