@@ -26,7 +26,7 @@ RESULTS = environment.VENV / "results.jsonl"
 WARM_UP_SECONDS = 1
 QUIET = 0.1
 """What share of a core others may have in a run; where they have more, it is taken again."""
-START_SECONDS = 1.0
+START_SECONDS = 0.5
 """About what starting, checking and ending a server takes; for the first estimate alone."""
 FAILURES = 2
 """After so many, a peer's runs of a scenario are given up."""
