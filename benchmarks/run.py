@@ -253,7 +253,7 @@ def _sample(scenario: Scenario, candidate: Candidate, seconds: int) -> load.Samp
         if not scenario.idle:
             sample = load.apply(server, asked, scenario.background, seconds)
             return dataclasses.replace(sample, alone=alone)
-        with idle_connections(server, scenario.idle) as each:
+        with idle_connections(server.pid, server.port, scenario.idle) as each:
             sample = load.apply(server, asked, scenario.background, seconds)
             return dataclasses.replace(sample, alone=alone, idle_kib=each)
 

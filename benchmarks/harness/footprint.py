@@ -55,7 +55,7 @@ def _send_requests(server: Running) -> None:
 def _idle_connections(server: Running) -> list[Figure]:
     peer = server.candidate.peer
     before = processes.thread_count(server.pid)
-    with idle_connections(server, IDLE_CONNECTIONS) as each:
+    with idle_connections(server.pid, server.port, IDLE_CONNECTIONS) as each:
         now = processes.thread_count(server.pid)
     what = f"with {IDLE_CONNECTIONS:,} idle keep-alive connections"
     return [

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from harness import environment, processes
-from harness.servers import HOST, Running
+from harness.servers import HOST
 
 REQUEST = b"GET /hello HTTP/1.1\r\nHost: localhost\r\n\r\n"
 ANSWER_SECONDS = 10.0
@@ -16,8 +16,8 @@ SPARE_DESCRIPTORS = 300
 
 
 @contextmanager
-def idle_connections(server: Running, count: int) -> Iterator[float]:
-    """Hold so many idle connections for as long as the block lasts.
+def idle_connections(pid: int, port: int, count: int) -> Iterator[float]:
+    """Hold so many idle connections to the server at a port for as long as the block lasts.
 
     Gives the KiB of resident memory that each takes. Raises `EnvironmentProblem` where a server
     does not take them, or does not keep them.
@@ -27,31 +27,31 @@ def idle_connections(server: Running, count: int) -> Iterator[float]:
         raise environment.EnvironmentProblem(
             f"this process may open {most} connections only (ulimit -n), not {count}"
         )
-    before = processes.resident_kib(server.pid)
+    before = processes.resident_kib(pid)
     held: list[socket.socket] = []
     try:
         for number in range(count):
-            held.append(_asked_once(server, number))
-        yield (processes.resident_kib(server.pid) - before) / count
+            held.append(_asked_once(port, number))
+        yield (processes.resident_kib(pid) - before) / count
         _check_all_open(held)
     finally:
         for connection in held:
             connection.close()
 
 
-def _asked_once(server: Running, number: int) -> socket.socket:
-    connection = socket.create_connection((HOST, server.port), ANSWER_SECONDS)
+def _asked_once(port: int, number: int) -> socket.socket:
+    try:
+        connection = socket.create_connection((HOST, port), ANSWER_SECONDS)
+    except OSError as error:
+        raise environment.EnvironmentProblem(f"connection {number + 1}: {error!r}") from None
     try:
         connection.sendall(REQUEST)
         answer = connection.recv(65536)
+        if not answer.startswith(b"HTTP/1.1 200 "):
+            raise OSError(f"answered {answer[:40]!r}")
     except OSError as error:
         connection.close()
         raise environment.EnvironmentProblem(f"connection {number + 1}: {error!r}") from None
-    if not answer.startswith(b"HTTP/1.1 200 "):
-        connection.close()
-        raise environment.EnvironmentProblem(
-            f"connection {number + 1} was answered {answer[:40]!r}"
-        )
     connection.setblocking(False)
     return connection
 

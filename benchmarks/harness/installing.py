@@ -25,7 +25,7 @@ SNAPSHOT = environment.SNAPSHOT
 INSTALL_SECONDS = 600
 """Of one distribution, which may have to be compiled."""
 BUILD_SECONDS = 1200
-"""Of the native transport, on a slow machine."""
+"""Of the native transport, on a slow machine; it does nothing where that is current."""
 
 DEBIAN = {
     "wrk": ("wrk", "libluajit-5.1-2", "libluajit-5.1-common"),
@@ -57,9 +57,10 @@ def prepare(peers: list[str]) -> dict[str, str]:
     if why := _compile("bulk"):
         raise environment.EnvironmentProblem(f"bulk makes the load of large responses: {why}")
     reasons = {peer: why for peer in peers if (why := _install(PEERS[peer]))}
-    _take_snapshot()
-    if "penstock" in peers and (why := _add_native()):
+    print("Building the native transport, where it is not current", file=sys.stderr)
+    if "penstock" in peers and (why := _build_native()):
         reasons["penstock"] = why
+    _take_snapshot()
     _make_file()
     for peer, why in reasons.items():
         print(f"{peer} is not measured: {why}", file=sys.stderr)
@@ -153,29 +154,11 @@ def _take_snapshot() -> None:
     subprocess.run([BIN / "python", "-m", "compileall", "-q", SNAPSHOT], check=True, timeout=120)
 
 
-def _add_native() -> str:
-    """Build the native transport into the snapshot; return why there is none.
-
-    A module that `make native` has built is taken only where there is no cargo: it may be older
-    than the source, or made for another Python.
-    """
-    module = SNAPSHOT / "penstock" / "_native.so"
-    if shutil.which("cargo") is None:
-        return _try_native() and "there is no native module, and no cargo to build one"
-    print("Building the native transport", file=sys.stderr)
-    target = VENV / "cargo"
-    variables = {**os.environ, "PYO3_PYTHON": str(BIN / "python"), "CARGO_TARGET_DIR": str(target)}
-    command = ["cargo", "build", "--quiet", "--locked", "--release", "-p", "penstock-binding"]
-    if why := _attempt(command, BUILD_SECONDS, variables, cwd=ROOT / "native"):
-        module.unlink(missing_ok=True)
-        return f"the native transport could not be built: {why}"
-    shutil.copy(target / "release" / "lib_native.so", module)
-    return _try_native()
-
-
-def _try_native() -> str:
-    command = [str(BIN / "python"), "-c", "import penstock._native"]
-    return _attempt(command, 30, environment.server_variables())
+def _build_native() -> str:
+    """Build the native transport into the checkout; return why there is none."""
+    variables = {**os.environ, "PENSTOCK_NATIVE": "require"}
+    why = _attempt(["scripts/build-native", str(VENV)], BUILD_SECONDS, variables)
+    return why and f"the native transport could not be built: {why}"
 
 
 def _make_file() -> None:
