@@ -54,8 +54,9 @@ def targets_table(verdicts: Iterable[Verdict]) -> list[Row]:
         measured = "not measured" if verdict.value is None else f"{verdict.value:.2f}"
         row = [verdict.scenario.title, str(target.candidate), target.measure.value]
         row += [f"{relation} {target.bound:g}", measured]
-        rows.append([*row, "yes" if verdict.met else "**no**"])
-    return [["scenario", "server", "what", "target", "measured", "reached"], *rows]
+        by_cpu = "" if verdict.by_cpu is None else f"{verdict.by_cpu:.2f}"
+        rows.append([*row, "yes" if verdict.met else "**no**", by_cpu])
+    return [["scenario", "server", "what", "target", "measured", "reached", "by CPU"], *rows]
 
 
 def footprint_table(figures: Iterable[Figure]) -> list[Row]:

@@ -25,6 +25,8 @@ class Verdict:
     target: Target
     value: float | None
     """None where it was not measured."""
+    by_cpu: float | None = None
+    """The same ratio by processor time for a request, which others disturb less than the rate."""
 
     @property
     def met(self) -> bool:
@@ -42,7 +44,7 @@ class Verdict:
 def verdicts(scenario: Scenario, samples: Samples) -> list[Verdict]:
     """Return one for each target of the scenario whose candidate was to be measured."""
     return [
-        Verdict(scenario, target, value(scenario, samples, target))
+        Verdict(scenario, target, value(scenario, samples, target), by_cpu(samples, target))
         for target in scenario.targets
         if target.candidate in samples
     ]
@@ -76,17 +78,44 @@ def value(scenario: Scenario, samples: Samples, target: Target) -> float | None:
             return median(samples[ours], lambda run: run.idle_kib)
 
 
+def by_cpu(samples: Samples, target: Target) -> float | None:
+    """Return how many times the processor time of ours the other takes for a request.
+
+    None where the target compares with no other server, or something was not measured.
+    """
+    ours = target.candidate
+    match target.measure:
+        case Measure.BEST_PEER:
+            others = sound_peers(samples, ours.threads)
+        case Measure.NGINX:
+            others = [NGINX]
+        case Measure.FLOOR:
+            others = [FLOOR]
+        case _:
+            return None
+    ratios = [cost for other in others if (cost := ratio(samples, other, ours, _cost))]
+    return min(ratios, default=None)
+
+
 def best_peer(samples: Samples, threads: int) -> Candidate | None:
     """Return the fastest WSGI peer with so many threads, or with one where it has no more."""
     rates = {
-        candidate: rate
-        for candidate in samples
-        if PEERS[candidate.peer].kind is Kind.PEER
-        and candidate.threads == (threads if PEERS[candidate.peer].threaded else 1)
-        and is_sound(samples[candidate])
-        and (rate := median(samples[candidate], lambda run: run.rate))
+        candidate: median(samples[candidate], _rate) or 0.0
+        for candidate in sound_peers(samples, threads)
     }
     return max(rates, key=rates.__getitem__, default=None)
+
+
+def sound_peers(samples: Samples, threads: int) -> list[Candidate]:
+    """Return the WSGI peers with so many threads that answered as they have to."""
+    return [
+        candidate
+        for candidate, runs in samples.items()
+        if PEERS[candidate.peer].kind is Kind.PEER
+        and candidate.threads == (threads if PEERS[candidate.peer].threaded else 1)
+        and is_sound(runs)
+        and median(runs, _rate)
+    ]
 
 
 def threads_to_compare_with(samples: Samples, candidate: Candidate) -> int:
@@ -105,13 +134,23 @@ def is_sound(runs: Sequence[Sample | None]) -> bool:
     return sum(run.errors for run in good) <= TOLERABLE_ERRORS * requests
 
 
-def ratio(samples: Samples, candidate: Candidate, other: Candidate) -> float | None:
-    """Return the median, over the rounds, of a rate against another's.
+def ratio(
+    samples: Samples,
+    candidate: Candidate,
+    other: Candidate,
+    figure: Callable[[Sample], float] | None = None,
+) -> float | None:
+    """Return the median, over the rounds, of a rate, or another figure, against another's.
 
     Compared within a round: what slows the machine down for a while slows both.
     """
+    figure = figure or _rate
     pairs = zip(samples.get(candidate, ()), samples.get(other, ()), strict=False)
-    ratios = [ours.rate / theirs.rate for ours, theirs in pairs if ours and theirs and theirs.rate]
+    ratios = [
+        figure(ours) / figure(theirs)
+        for ours, theirs in pairs
+        if ours and theirs and figure(theirs)
+    ]
     return statistics.median(ratios) if ratios else None
 
 
@@ -119,3 +158,11 @@ def median(runs: Sequence[Sample | None], figure: Callable[[Sample], float | Non
     """Return the median of a figure over the runs that have it."""
     figures = [found for run in runs if run and (found := figure(run)) is not None]
     return statistics.median(figures) if figures else None
+
+
+def _rate(run: Sample) -> float:
+    return run.rate
+
+
+def _cost(run: Sample) -> float:
+    return run.cpu_us

@@ -70,14 +70,14 @@ def test_columns_are_there_where_the_scenario_gives_them() -> None:
 
 
 def test_a_target_that_is_missed_stands_out() -> None:
-    missed = Verdict(SCENARIO, Target(Measure.P99_MS, 2.5), 3.0)
+    missed = Verdict(SCENARIO, Target(Measure.P99_MS, 2.5), 3.0, by_cpu=1.25)
     reached = Verdict(SCENARIO, Target(Measure.LAW, 0.9), 0.95)
     unknown = Verdict(SCENARIO, Target(Measure.LAW, 0.9), None)
     _, *rows = report.targets_table([missed, reached, unknown])
-    assert [row[-3:] for row in rows] == [
-        ["at most 2.5", "3.00", "**no**"],
-        ["at least 0.9", "0.95", "yes"],
-        ["at least 0.9", "not measured", "**no**"],
+    assert [row[-4:] for row in rows] == [
+        ["at most 2.5", "3.00", "**no**", "1.25"],
+        ["at least 0.9", "0.95", "yes", ""],
+        ["at least 0.9", "not measured", "**no**", ""],
     ]
 
 

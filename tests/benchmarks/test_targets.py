@@ -101,6 +101,21 @@ def test_each_measure_compares_with_what_it_says(measure: Measure, expected: flo
     assert targets.value(SCENARIO, samples, Target(measure, 1.0)) == expected
 
 
+def test_by_processor_time_the_cheapest_other_counts() -> None:
+    cheap, dear, wrong = (replace(sample(50), cpu_us=cost) for cost in (30.0, 60.0, 1.0))
+    samples = {
+        OURS: [sample(100)],
+        BJOERN: [dear],
+        GRANIAN: [cheap],
+        Candidate("waitress", 1): [replace(wrong, errors=500)],
+        NGINX: [replace(cheap, cpu_us=10.0)],
+    }
+    assert targets.by_cpu(samples, Target(Measure.BEST_PEER, 1.0)) == 1.5
+    assert targets.by_cpu(samples, Target(Measure.NGINX, 1.0)) == 0.5
+    assert targets.by_cpu(samples, Target(Measure.FLOOR, 1.0)) is None
+    assert targets.by_cpu(samples, Target(Measure.ALONE, 1.0)) is None
+
+
 @pytest.mark.parametrize("measure", Measure)
 def test_nothing_measured_is_no_value_and_reaches_no_target(measure: Measure) -> None:
     scenario = replace(SCENARIO, targets=(Target(measure, 1.0),))
