@@ -50,7 +50,7 @@ class HeadCheck:
     """`penstock.wsgi.headers.check_head`, fast for what is plainly right."""
 
     def __init__(self, reference: CheckHead) -> None: ...
-    def __call__(
+    def check(
         self, status: str, headers: list[tuple[str, str]]
     ) -> tuple[int, list[tuple[str, str]], int | None, bool]: ...
 

@@ -16,7 +16,7 @@ if not native_built():
 
 from penstock._native import HeadCheck
 
-native = HeadCheck(check_head)
+native = HeadCheck(check_head).check
 
 
 class Text(str):

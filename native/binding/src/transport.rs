@@ -6,6 +6,7 @@ use crate::crew::{Crew, Turn, Waiting};
 use crate::diary::HeadCopy;
 use crate::environ::{Template, keys};
 use crate::exchange::Exchange;
+use crate::ffi::latin1;
 use crate::hub::{HeaderMap, Hub, Options};
 use crate::pace::PathHash;
 use crate::reactor::{Acceptor, Reactor, Step};
@@ -301,8 +302,7 @@ impl Core {
         if underscored {
             self.teller.tell_of_dropped_fields(py, head, bytes)?;
         }
-        let id = format!("{}{number:x}", options.id_prefix);
-        let request_id = PyString::new(py, &id);
+        let request_id = request_id(py, &options.id_prefix, number)?;
         environ.set_item(&keys(py).request_id, &request_id)?;
         let (body, wire) = self.body(py, connection, head, body)?;
         if options.trace {
@@ -375,6 +375,30 @@ impl Core {
             }
         })
     }
+}
+
+/// What names a request in the logs: the prefix, and the number in hexadecimal.
+fn request_id<'py>(py: Python<'py>, prefix: &str, number: u64) -> PyResult<Bound<'py, PyString>> {
+    let mut text = [0_u8; 64];
+    let mut rest = number;
+    let mut start = text.len();
+    for (index, place) in text.iter_mut().enumerate().rev() {
+        *place = match (rest & 0xf) as u8 {
+            digit @ 0..=9 => b'0' + digit,
+            digit => b'a' + digit - 10,
+        };
+        rest >>= 4;
+        start = index;
+        if rest == 0 {
+            break;
+        }
+    }
+    let before = start.saturating_sub(prefix.len());
+    match text.get_mut(before..start) {
+        Some(place) if place.len() == prefix.len() => place.copy_from_slice(prefix.as_bytes()),
+        _ => return Ok(PyString::new(py, &format!("{prefix}{number:x}"))),
+    }
+    latin1(py, text.get(before..).unwrap_or(&[]))
 }
 
 fn required<'py>(given: &Bound<'py, PyDict>, name: &str) -> PyResult<Bound<'py, PyAny>> {

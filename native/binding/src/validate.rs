@@ -27,7 +27,8 @@ impl HeadCheck {
         HeadCheck { reference }
     }
 
-    fn __call__<'py>(
+    /// See `penstock.wsgi.headers.check_head`. A method, not `__call__`: calling that costs more.
+    fn check<'py>(
         &self,
         py: Python<'py>,
         status: &Bound<'py, PyAny>,

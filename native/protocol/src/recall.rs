@@ -28,6 +28,7 @@ struct Section {
 pub struct Memory {
     slots: Vec<Option<Section>>, // empty before the first section is kept
     sightings: Vec<u32>,
+    recent: usize, // the slot of the section that came last, which comes most often again
     last_id: u64,
 }
 
@@ -42,13 +43,15 @@ impl Memory {
     ///
     /// Only where the request line tells nothing that changes what the fields mean: HTTP/1.1,
     /// and a target without an authority. `at` is where the section begins in the head.
-    pub(crate) fn recall(&self, section: &[u8], at: usize, head: &mut Head) -> Option<usize> {
-        let size = end_of(section)?;
-        let bytes = section.get(..size)?;
-        let known = self.slots.get(slot(hash(bytes)))?.as_ref()?;
-        if *known.bytes != *bytes {
-            return None;
+    pub(crate) fn recall(&mut self, section: &[u8], at: usize, head: &mut Head) -> Option<usize> {
+        if !self.begins_with(section, self.recent) {
+            let bytes = section.get(..end_of(section)?)?;
+            self.recent = slot(hash(bytes));
+            if !self.begins_with(section, self.recent) {
+                return None;
+            }
         }
+        let known = self.slots.get(self.recent)?.as_ref()?;
         head.fields.clear();
         head.fields
             .extend(known.fields.iter().map(|field| field.shifted(at)));
@@ -58,7 +61,13 @@ impl Memory {
         head.expect_continue = false;
         head.body_expected = false;
         head.recalled = known.id;
-        Some(size)
+        Some(known.bytes.len())
+    }
+
+    /// Whether `section` is the one in a slot, which ends where its first empty line is.
+    fn begins_with(&self, section: &[u8], slot: usize) -> bool {
+        let known = self.slots.get(slot).and_then(Option::as_ref);
+        known.is_some_and(|known| section.starts_with(&known.bytes))
     }
 
     /// Keeps what the fields of a head mean that was read and found valid, if they come again.

@@ -195,7 +195,7 @@ pub fn recall(
     input: &Input<'_>,
     limits: &Limits,
     head: &mut Head,
-    memory: &Memory,
+    memory: &mut Memory,
 ) -> Option<usize> {
     let window = window(input, limits);
     let at = read_plain_request_line(window, head)?;

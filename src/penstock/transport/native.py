@@ -42,7 +42,7 @@ class NativeTransport:
     the transport's own: one that watches for calls that stall, one that writes to the logs.
     """
 
-    check_head: CheckHead = _native.HeadCheck(check_head)
+    check_head: CheckHead = _native.HeadCheck(check_head).check
     """See `penstock.transport.Transport.check_head`."""
 
     next: Callable[[], Exchange | None]
