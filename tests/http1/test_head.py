@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from corpus.case import get
+from corpus.case import get, head
 from penstock.http1 import ProtocolError
 from penstock.http1.head import FieldNames, check_host, parse_content_length, parse_fields
-from support.parsing import parse
+from support.parsing import byte_by_byte, parse
 
 
 def test_field_names_are_remembered_up_to_a_bound() -> None:
@@ -89,3 +89,18 @@ def test_no_reason_repeats_what_the_client_sent() -> None:
         error = parse([raw]).error
         assert error is not None
         assert marker.decode() not in f"{error} {error.reason} {error.rule} {error.setting}"
+
+
+def test_a_refused_head_tells_of_the_host_that_its_target_names() -> None:
+    for raw in (get(b"Expect: x", target=b"http://b/"), head(b"GET http://b/ HTTP/1.1", b"Host: /")):
+        error = parse([raw]).error
+        assert error is not None
+        assert error.fields["host"] == "b"
+
+
+def test_a_refused_head_tells_its_request_line_however_it_was_split() -> None:
+    raw = head(b"HEAD / HTTP/1.1", b"X: y")
+    for blocks in ([raw], byte_by_byte(raw)):
+        error = parse(blocks).error
+        assert error is not None
+        assert error.request_line == "HEAD / HTTP/1.1"

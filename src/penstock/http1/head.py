@@ -71,13 +71,13 @@ def _interpret(
 ) -> Request:
     method, target, version, path, query, authority = line
     host = fields.get("host")
+    if authority:
+        fields["host"] = authority  # before anything is refused, for the log
     if host is None:
         if version != "HTTP/1.0":
             raise ProtocolError(400, "The Host field is missing.", "RFC 9112, section 3.2")
     elif host or version != "HTTP/1.0":
         check_host(host)
-    if authority:
-        fields["host"] = authority
     chunked = "transfer-encoding" in fields
     length = None
     if chunked:

@@ -157,7 +157,7 @@ class RequestParser:
         if request is None:
             lines = self._take_head_by_lines()
             if lines is not None:
-                request = parse_request(lines, self._limits.body)
+                request = self._parse_request(lines)
         if request is not None:
             self._body = self._body_reader(request)
             self._move_to(BODY)
@@ -200,14 +200,17 @@ class RequestParser:
         if controls != 2 * fields or fields > self._limits.fields or not lines[0]:
             return None
         buffer.consume_to(end + 4)
-        try:
-            request = parse_request(lines, self._limits.body)
-        except ProtocolError as error:
-            error.request_line = lines[0]
-            raise
+        request = self._parse_request(lines)
         if len(section) <= REMEMBERED_SECTION:
             self._last_section, self._last_request = bytes(section), request
         return request
+
+    def _parse_request(self, lines: list[str]) -> Request:
+        try:
+            return parse_request(lines, self._limits.body)
+        except ProtocolError as error:
+            error.request_line = lines[0]
+            raise
 
     def _repeat_request(self, line: bytes | bytearray) -> Request | None:
         if self._last_request is None:
