@@ -152,7 +152,11 @@ fn check(case: &Case, expected: &Expected, outcome: &Outcome) {
             assert_eq!(error.status, expected.status, "{name}");
             assert_eq!(error.rule, expected.rule, "{name}");
             assert_eq!(error.setting, expected.setting, "{name}");
-            assert_eq!(outcome.request_line, expected.request_line.bytes(), "{name}");
+            assert_eq!(
+                outcome.request_line,
+                expected.request_line.bytes(),
+                "{name}"
+            );
         }
         (error, _) => panic!("{name}: {error:?}"),
     }

@@ -23,16 +23,13 @@ pub struct Message {
 
 impl Message {
     fn new(head: &Head, bytes: &[u8]) -> Self {
-        let fields = head.joined_fields(bytes).into_iter();
         Self {
             method: head.method.of(bytes).to_vec(),
             target: head.target.of(bytes).to_vec(),
             version: head.version.as_str(),
             path: head.path(bytes).to_vec(),
             query: head.query.of(bytes).to_vec(),
-            fields: fields
-                .map(|(name, value)| (name, value.into_owned()))
-                .collect(),
+            fields: joined_fields(head, bytes),
             content_length: head.content_length,
             chunked: head.chunked,
             keep_alive: head.keep_alive,
@@ -43,12 +40,21 @@ impl Message {
     }
 }
 
+fn joined_fields(head: &Head, bytes: &[u8]) -> Vec<(Vec<u8>, Vec<u8>)> {
+    let fields = head.joined_fields(bytes).into_iter();
+    fields
+        .map(|(name, value)| (name, value.into_owned()))
+        .collect()
+}
+
 /// All that a parser said about a stream of bytes.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Outcome {
     pub messages: Vec<Message>,
     pub error: Option<ProtocolError>,
     pub request_line: Vec<u8>,
+    /// The fields of a head that was refused although every line of it is sound.
+    pub refused_fields: Vec<(Vec<u8>, Vec<u8>)>,
     pub closed: bool,
     /// Requests whose fields a memory holds.
     pub recalled: usize,
@@ -146,6 +152,9 @@ impl Connection<'_> {
                 Err(error) => {
                     self.outcome.error = Some(error);
                     self.outcome.request_line = self.parser.request_line(input).to_vec();
+                    if let Some(bytes) = self.parser.refused_head(input) {
+                        self.outcome.refused_fields = joined_fields(&self.head, bytes);
+                    }
                     return false;
                 }
             }

@@ -1,0 +1,114 @@
+//! Tells what the parser makes of bytes, for a test that holds another parser against it.
+//!
+//! Each line of the input is a case in JSON, and is answered by a line: for each way to split its
+//! bytes, what came out, and how much had to be kept from one block for the next. Bytes are text
+//! in latin-1.
+#![allow(clippy::unwrap_used, clippy::panic, clippy::arithmetic_side_effects)]
+#![allow(
+    clippy::indexing_slicing,
+    clippy::expect_used,
+    reason = "a tool of the tests"
+)]
+
+#[path = "../tests/support/mod.rs"]
+mod support;
+
+use std::io::{self, BufRead, Write};
+
+use penstock_protocol::Limits;
+use serde::Deserialize;
+use serde_json::{Value, json};
+use support::{Message, Outcome, parse, split_at};
+
+#[derive(Deserialize)]
+struct Case {
+    raw: String,
+    splits: Vec<Vec<usize>>,
+    eof: bool,
+    limits: Bounds,
+}
+
+#[derive(Deserialize)]
+struct Bounds {
+    request_line: usize,
+    fields: usize,
+    field_size: usize,
+    head: usize,
+    chunk_overhead: usize,
+    body: u64,
+}
+
+fn bytes(text: &str) -> Vec<u8> {
+    let bytes = text.chars().map(|char| u8::try_from(char).unwrap());
+    bytes.collect()
+}
+
+fn text(bytes: &[u8]) -> String {
+    bytes.iter().map(|&byte| char::from(byte)).collect()
+}
+
+fn pairs(fields: &[(Vec<u8>, Vec<u8>)]) -> Vec<(String, String)> {
+    let fields = fields.iter();
+    fields
+        .map(|(name, value)| (text(name), text(value)))
+        .collect()
+}
+
+fn message(message: &Message) -> Value {
+    json!({
+        "method": text(&message.method),
+        "target": text(&message.target),
+        "version": message.version,
+        "path": text(&message.path),
+        "query": text(&message.query),
+        "fields": pairs(&message.fields),
+        "content_length": message.content_length,
+        "chunked": message.chunked,
+        "keep_alive": message.keep_alive,
+        "expect_continue": message.expect_continue,
+        "body_expected": message.body_expected,
+        "body": text(&message.body),
+        "complete": message.complete,
+    })
+}
+
+fn report(outcome: &Outcome) -> Value {
+    let messages: Vec<Value> = outcome.messages.iter().map(message).collect();
+    let error = outcome.error.map(|error| {
+        json!({
+            "status": error.status,
+            "reason": error.reason,
+            "rule": error.rule,
+            "setting": error.setting,
+            "request_line": text(&outcome.request_line),
+            "fields": pairs(&outcome.refused_fields),
+        })
+    });
+    json!({
+        "messages": messages,
+        "error": error,
+        "closed": outcome.closed,
+        "most_kept": outcome.most_kept,
+    })
+}
+
+fn main() {
+    let mut out = io::stdout().lock();
+    for line in io::stdin().lock().lines() {
+        let case: Case = serde_json::from_str(&line.unwrap()).unwrap();
+        let limits = Limits {
+            request_line: case.limits.request_line,
+            fields: case.limits.fields,
+            field_size: case.limits.field_size,
+            head: case.limits.head,
+            chunk_overhead: case.limits.chunk_overhead,
+            body: case.limits.body,
+        };
+        let raw = bytes(&case.raw);
+        let splits = case.splits.iter();
+        let outcomes = splits.map(|cuts| parse(split_at(&raw, cuts), case.eof, &limits));
+        let reports: Vec<Value> = outcomes.map(|outcome| report(&outcome)).collect();
+        writeln!(out, "{}", Value::from(reports)).unwrap();
+        out.flush().unwrap();
+    }
+}
