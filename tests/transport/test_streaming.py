@@ -268,3 +268,16 @@ def test_no_body_is_read_after_the_response_lest_it_be_another_requests(
         late[0].told_to_read.set()
         assert client.read_response().body == b"other"
         assert isinstance(late[0].outcome[0], OSError)
+
+
+def test_a_body_that_is_read_to_its_last_byte_but_not_to_its_end_keeps_nothing_waiting(
+    settings: dict[str, Any],
+) -> None:
+    # The end of the client's side comes while the server still has the body's end to look at.
+    application = Reads(lambda body: bytes(body.read(3)))
+    with penstock.running(application, **settings) as server, connect(server) as client:
+        for _ in range(2):
+            client.send(post(b"xyz"))
+            assert client.read_response().body == b"xyz"
+        client.end_sending()
+        assert client.is_closed_by_server()

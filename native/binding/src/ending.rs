@@ -151,8 +151,10 @@ impl Connection {
         self.set_heavy(false);
         if held.parser.start_next_request().is_err() {
             // A streamed body that the application did not read to its end, and that is short
-            // enough to be dropped: what follows is the next request.
+            // enough to be dropped: what follows is the next request. All of it may have come, so
+            // that nothing more would make anybody look.
             held.discarding = true;
+            held.left_over = true;
             held.stage = State::Body;
             self.set_deadline(now.saturating_add(options.body_timeout));
             return;

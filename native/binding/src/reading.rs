@@ -188,6 +188,7 @@ impl Connection {
             }
             Verdict::Discarded => {
                 self.begin_next(hub, held, desk.now);
+                held.left_over = true; // the end of input, which is told of once, say
                 None
             }
             Verdict::Refused(refusal) => {
