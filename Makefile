@@ -16,7 +16,8 @@ NATIVE = scripts/build-native "$(VENV)"
 PYTEST = "$(BIN)/python" -m pytest
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test suite coverage lint format docs install-check bench counts soak native native-test clean
+.PHONY: help serve test suite coverage lint format docs install-check bench counts soak native
+.PHONY: native-test fuzz native-fuzz asan valgrind clean
 
 help:
 	@echo 'make serve          set everything up and serve the Flask example on http://127.0.0.1:8000/hello'
@@ -31,6 +32,10 @@ help:
 	@echo 'make soak           send millions of requests, and see that nothing is lost or grows'
 	@echo 'make native         build the native transport into the checkout, or say why it cannot be'
 	@echo 'make native-test    check style and lints of the Rust in native/, and run its tests'
+	@echo 'make fuzz           feed both transports the same, at random: CASES=5000 for each test'
+	@echo 'make native-fuzz    run the fuzz targets of native/fuzz for SECONDS=60 each; needs nightly Rust'
+	@echo 'make asan           run the wire tests on native code under AddressSanitizer; needs nightly Rust'
+	@echo 'make valgrind       run them under memcheck; needs valgrind'
 	@echo 'make clean          remove what all of these made'
 
 serve:
@@ -99,6 +104,27 @@ native-test:
 	else \
 		echo 'Skipped: the native tests need cargo, which is not installed.'; \
 	fi
+
+# For as long as one likes: some 80 examples of each test pass in a second, on both transports.
+CASES ?= 5000
+fuzz: native
+	@$(SYNC) test $(TEST)
+	cd native && cargo build --locked --release -p penstock-protocol --example events
+	PENSTOCK_FUZZ_EXAMPLES=$(CASES) $(PYTEST) tests/fuzz -q $(ARGS)
+
+SECONDS ?= 60
+native-fuzz:
+	@$(SYNC) test $(TEST)
+	"$(BIN)/python" scripts/fuzz-seeds
+	command -v cargo-fuzz >/dev/null || cargo install --locked cargo-fuzz
+	cd native && for target in parser chunked_body head; do \
+		cargo +nightly fuzz run $$target -- -max_total_time=$(SECONDS) -max_len=4096 \
+			-timeout=5 -rss_limit_mb=1024 -print_final_stats=1 || exit; \
+	done
+
+asan valgrind:
+	@$(SYNC) test $(TEST)
+	VENV="$(VENV)" scripts/run-checked $@ $(ARGS)
 
 clean:
 	rm -rf .venv .venv-* .bench .bench.lock build dist .coverage .hypothesis .mypy_cache .pytest_cache .ruff_cache

@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from penstock.http1 import ParserLimits
-from support.fuzzing import FUZZ
+from support.fuzzing import fuzz
 from support.native_parser import NativeParser, native_parser, program
 from support.parsing import Message, Outcome, parse
 from support.streams import limits, neighbours, places, split, streams
@@ -69,7 +69,7 @@ def check(
     assert bytewise["most_kept"] <= max(bounds.head, 16 + bounds.chunk_overhead + 1)
 
 
-@FUZZ
+@fuzz(200)
 @given(st.data(), st.one_of(streams, st.binary(max_size=80)), st.booleans(), limits)
 def test_both_parsers_say_the_same_however_the_bytes_are_split(
     native: NativeParser, data: st.DataObject, raw: bytes, eof: bool, bounds: ParserLimits

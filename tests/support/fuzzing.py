@@ -1,6 +1,6 @@
-"""How many examples the fuzzers draw: a few by default, the same ones each time.
+"""How many examples a fuzzer draws: a few by default, the same ones each time.
 
-``PENSTOCK_FUZZ_EXAMPLES`` makes it as many as that, other ones in each run (``make fuzz``).
+``PENSTOCK_FUZZ_EXAMPLES`` makes it as many as that for each test, others in each run: `make fuzz`.
 """
 
 from __future__ import annotations
@@ -11,11 +11,14 @@ from hypothesis import HealthCheck, settings
 
 EXAMPLES = int(os.environ.get("PENSTOCK_FUZZ_EXAMPLES", "0"))
 
-FUZZ = settings(
-    max_examples=EXAMPLES or 200,
-    derandomize=not EXAMPLES,
-    database=None,
-    deadline=None,
-    print_blob=True,
-    suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],
-)
+
+def fuzz(examples: int) -> settings:
+    """Return the settings of a test that draws so many ``examples`` unless told otherwise."""
+    return settings(
+        max_examples=EXAMPLES or examples,
+        derandomize=not EXAMPLES,
+        database=None,
+        deadline=None,
+        print_blob=True,
+        suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],
+    )

@@ -28,13 +28,16 @@ CHANGES = [
 """What takes the place of a few bytes of a request."""
 
 _METHODS = [b"GET", b"POST", b"HEAD", b"OPTIONS", b"PUT"]
-_ODD_METHODS = [b"CONNECT", b"get", b"TRACE", b"X-!#$%&'*+-.^_`|~", b"M" * 32, b"M" * 33, b"", b"G("]
+_ODD_METHODS = [
+    b"CONNECT", b"get", b"TRACE", b"X-!#$%&'*+-.^_`|~", b"M" * 32, b"M" * 33, b"", b"G(",
+]  # fmt: skip
 _TARGETS = [b"/", b"/p?q", b"/%41%zz?%", b"/a/../b//c", b"/?", b"//h/p"]
 _ODD_TARGETS = [
     b"*", b"http://b/", b"HTTP://b:81?x?y", b"https://[::1]:8/p", b"http://", b"http://u@b/",
     b"http:/b", b"/#f", b"\\", b"p", b"/\xc3\xa9", b'/"{|}', b"/%00%0a", b"?q", b"", b"b:80",
     b"/" + b"a" * 70, b"http://[::g]/", b"http://b:99999/", b"ftp://b/", b"/_", b"*?",
 ]  # fmt: skip
+_VERSIONS = [b"HTTP/1.1", b"HTTP/1.1", b"HTTP/1.1", b"HTTP/1.0"]
 _ODD_VERSIONS = [b"HTTP/1.2", b"HTTP/2.0", b"HTTP/0.9", b"http/1.1", b"HTTP/1.10", b"HTTP/1,1", b""]
 
 _FIELDS = [
@@ -56,64 +59,71 @@ _ODD_FIELDS = [
     b"Range: bytes=0-1", b"If-Modified-Since: x", b"Date: x", b"Authorization: Basic YTpi",
 ]  # fmt: skip
 
-_EXTENSIONS = [b"", b"", b"", b"", b";a", b";a=b", b' ;a="b"', b';a="\\""', b"; a = b ", b" ", b";"]
+_EXTENSIONS = [b";a", b";a=b", b';a="b"', b';a="\\""', b"; a = b ", b";a;b\t= c"]
+_ODD_EXTENSIONS = [b"1 ;a", b"1 ", b"1;", b'1;a="', b"1;a=", b"1;" + b"x" * 30, b"1;\x00"]
 _SIZE_LINES = [b"3", b"03", b"0", b"F" * 16, b"F" * 17, b"-1", b"0x3", b"", b"g", b"ffffffff"]
 _TRAILERS = [b"X: y", b"Host: b", b"Content-Length: 3", b"X", b" X: y", b"T: " + b"v" * 20, b"x:"]
 _BLOCKS = [b"a", b"abc", b"\r\n", b"0\r\n\r\n", b"x" * 17, b"\0\xff", b"GET / HTTP/1.1\r\n"]
 
 
-def _mostly(usual: st.SearchStrategy[bytes], odd: list[bytes]) -> st.SearchStrategy[bytes]:
-    """Return ``usual`` in seven cases of eight, and one of ``odd`` in the eighth."""
-    rare = st.sampled_from(odd)
-    return st.integers(0, 7).flatmap(lambda number: rare if number == 7 else usual)
-
-
-_line_ends = _mostly(st.just(b"\r\n"), [b"\n", b"\r", b"\r\r\n", b"\r\n", b"", b" \r\n"])
-_methods = _mostly(st.sampled_from(_METHODS), _ODD_METHODS)
-_targets = _mostly(st.sampled_from(_TARGETS), _ODD_TARGETS)
-_versions = _mostly(st.sampled_from([b"HTTP/1.1", b"HTTP/1.1", b"HTTP/1.0"]), _ODD_VERSIONS)
-_spaces = st.sampled_from([b" "] * 30 + [b"  ", b"\t", b""])
-_fields = st.one_of(st.sampled_from(_FIELDS), st.sampled_from(_FIELDS + _ODD_FIELDS))
+_fields = st.sampled_from(_FIELDS)
+_spaces = st.sampled_from([b"  ", b"\t", b""])
+_line_ends = st.sampled_from([b"\n", b"\r", b"\r\r\n", b"", b" \r\n"])
 _blocks = st.one_of(st.sampled_from(_BLOCKS), st.binary(min_size=1, max_size=6))
+
+PARTS = ["method", "target", "version", "space", "line end", "field", "fields", "chunks", "size"]
+"""Of a request: one of them may be odd."""
 
 
 @st.composite
-def chunks(draw: st.DrawFn) -> bytes:
-    """Return a body in chunks, valid as a rule."""
+def chunks(draw: st.DrawFn, odd: str = "") -> bytes:
+    """Return a body in chunks; what is ``odd`` in it may be its ``"chunks"``."""
     lines = []
     for block in draw(st.lists(_blocks, max_size=3)):
-        size = draw(_mostly(st.just(b"%x" % len(block)), _SIZE_LINES))
-        lines += [size, draw(st.sampled_from(_EXTENSIONS)), draw(_line_ends), block, b"\r\n"]
-    lines.append(draw(st.sampled_from([b"0\r\n"] * 6 + [b"00;x\r\n", b"0\n", b""])))
-    for trailer in draw(st.lists(st.sampled_from(_TRAILERS), max_size=1)):
-        lines += [trailer, draw(_line_ends)]
+        lines += [b"%x" % len(block), b"\r\n", block, b"\r\n"]
+        if draw(st.integers(0, 3)) == 0:
+            lines[-3] = draw(st.sampled_from(_EXTENSIONS)) + b"\r\n"
+    lines += [b"0\r\n", draw(st.sampled_from([b"", b"", b"X: y\r\n", b"A:\r\nB:\r\n"]))]
+    if odd == "chunks":
+        place = draw(st.integers(0, len(lines) - 1))
+        lines[place] = draw(st.sampled_from(_SIZE_LINES + _ODD_EXTENSIONS + _TRAILERS)) + b"\r\n"
     return b"".join([*lines, b"\r\n"])
 
 
 @st.composite
-def made_requests(draw: st.DrawFn) -> bytes:
-    """Return a request by the grammar, where each part may be an odd one."""
-    line = draw(_methods), draw(_spaces), draw(_targets), draw(_spaces), draw(_versions)
-    fields = draw(st.lists(_fields, max_size=4))
-    if draw(st.integers(0, 15)):
-        fields.insert(draw(st.integers(0, len(fields))), b"Host: a")
+def made_requests(draw: st.DrawFn, odd: str = "") -> bytes:
+    """Return a request by the grammar but for the part, of `PARTS`, that is ``odd``."""
+    method = draw(st.sampled_from(_ODD_METHODS if odd == "method" else _METHODS))
+    target = draw(st.sampled_from(_ODD_TARGETS if odd == "target" else _TARGETS))
+    version = draw(st.sampled_from(_ODD_VERSIONS if odd == "version" else _VERSIONS))
+    space = draw(_spaces) if odd == "space" else b" "
+    fields = draw(st.lists(_fields, max_size=3))
+    fields.insert(draw(st.integers(0, len(fields))), b"Host: a")
     framing = draw(st.sampled_from(["none", "none", "length", "chunked"]))
     body = b""
-    if framing == "length":
+    if framing == "length" or odd == "size":
         body = draw(_blocks)
         fields.append(b"Content-Length: %d" % len(body))
-    elif framing == "chunked":
-        body = draw(chunks())
+    elif (framing == "chunked" and version != b"HTTP/1.0") or odd == "chunks":
+        body = draw(chunks(odd))
         fields.append(b"Transfer-Encoding: chunked")
-    lines = [b"".join(line), *fields, b""]
-    return b"".join(line + draw(_line_ends) for line in lines) + body
+    if odd in ("field", "fields"):
+        place = draw(st.integers(0, len(fields)))
+        fields[place : place + (odd == "fields")] = [draw(st.sampled_from(_ODD_FIELDS))]
+    lines = [b"".join((method, b" ", target, space, version)), *fields, b""]
+    ends = [b"\r\n"] * len(lines)
+    if odd == "line end":
+        ends[draw(st.integers(0, len(ends) - 1))] = draw(_line_ends)
+    elif odd == "size":
+        body = draw(st.sampled_from([body[:-1], body + b"a", b""]))
+    return b"".join(map(b"".join, zip(lines, ends, strict=True))) + body
 
 
 @st.composite
 def mutated(draw: st.DrawFn, source: st.SearchStrategy[bytes]) -> bytes:
     """Return what ``source`` gives, with a few of its bytes changed, dropped or added."""
     raw = bytearray(draw(source))
-    for _ in range(draw(st.integers(0, 3))):
+    for _ in range(draw(st.integers(1, 3))):
         place = draw(st.integers(0, len(raw)))
         raw[place : place + draw(st.integers(0, 2))] = draw(st.sampled_from(CHANGES))
     return bytes(raw)
@@ -132,18 +142,33 @@ def neighbours(raw: bytes, seed: int, count: int) -> list[bytes]:
     return near
 
 
+good_requests = st.one_of(made_requests(), st.just(FOLLOWING))
+odd_requests = st.sampled_from(PARTS).flatmap(made_requests)
 corpus_requests = st.sampled_from(CORPUS)
-good_requests = st.sampled_from([FOLLOWING, b"GET /1 HTTP/1.0\r\nConnection: keep-alive\r\n\r\n"])
 
-one_request = st.one_of(
-    made_requests(), corpus_requests, mutated(made_requests()), mutated(corpus_requests)
+any_request = st.one_of(
+    good_requests,
+    odd_requests,
+    odd_requests,
+    corpus_requests,
+    mutated(good_requests),
+    mutated(corpus_requests),
 )
 
-streams = st.tuples(
-    st.lists(st.one_of(good_requests, one_request), max_size=3).map(b"".join),
-    one_request,
+@st.composite
+def again_and_again(draw: st.DrawFn) -> bytes:
+    """Return a request several times, its last one changed: what is remembered must not harm."""
+    raw = draw(st.one_of(good_requests, corpus_requests))
+    return raw * draw(st.integers(1, 3)) + draw(mutated(st.just(raw)))
+
+
+_in_a_row = st.tuples(
+    st.lists(good_requests, max_size=2).map(b"".join),
+    any_request,
     st.sampled_from([b"", FOLLOWING]),
 ).map(b"".join)
+
+streams = st.one_of(_in_a_row, _in_a_row, again_and_again())
 """Requests behind each other, as pipelining clients and smugglers send them."""
 
 limits = st.one_of(

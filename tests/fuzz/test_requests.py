@@ -1,0 +1,123 @@
+"""Both servers are sent the same bytes, whole and split, and answer the same.
+
+The application tells in its response all that it was given, so that what is compared on the
+wire is statuses, environ, bodies, framing, and which requests were served before the end.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from wsgiref.types import StartResponse
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from penstock.api import RunningServer
+from penstock.settings import native_built
+from support.fuzzing import fuzz
+from support.serving import Environ
+from support.streams import neighbours, places, split, streams
+from support.transcripts import CONTINUE, Pair, Transcript, pair, transcript
+
+pytestmark = pytest.mark.skipif(not native_built(), reason="needs the native transport")
+
+NEIGHBOURS = 2
+
+REFUSAL = re.compile(
+    rb"(HTTP/1\.1 [45][0-9]{2}) [^\r]*\r\nContent-Type: text/plain[^\r]*\r\n"
+    rb"Content-Length: [0-9]+\r\nConnection: close\r\n.*\Z",
+    re.DOTALL,
+)
+"""The last answer on a connection, to a request that breaks a rule or a limit."""
+
+OWN = {"REMOTE_ADDR", "REMOTE_PORT", "SERVER_NAME", "SERVER_PORT", "penstock.request_id"}
+"""What differs from one connection, or request, to the next."""
+
+SMALL = {
+    "limit_request_line": 64,
+    "limit_request_fields": 5,
+    "limit_request_field_size": 64,
+    "limit_request_head": 256,
+    "limit_chunk_overhead": 16,
+    "max_body": 40,
+    "body_memory": 4,
+    "header_map": "refuse",
+}
+
+
+def application(environ: Environ, start_response: StartResponse) -> list[bytes]:
+    """Answer with the environ and the body; the path says how that is read."""
+    told = {
+        name: value if isinstance(value, str | int | tuple) else type(value).__name__
+        for name, value in environ.items()
+        if name not in OWN
+    }
+    stream = environ["wsgi.input"]
+    path = environ["PATH_INFO"]
+    if path == "/p":
+        body = stream.read(2)
+    elif path == "//h/p":
+        body = b""
+    elif path.startswith("/a"):
+        body = b"|".join(stream)
+    else:
+        body = stream.read()
+    told["body"] = body.decode("latin-1")
+    start_response("200 OK", [("Content-Type", "application/json")])
+    return [json.dumps(told, sort_keys=True).encode()]
+
+
+CONFIGURATIONS = {
+    "1 thread": {"threads": 1},
+    "4 threads": {"threads": 4, "script_name": "/a", "header_map": "dangerous"},
+    "streamed": {"threads": 2, "stream_requests": True},
+    "small limits": {"threads": 1, **SMALL},
+    "small limits, streamed": {"threads": 1, "stream_requests": True, **SMALL},
+}
+
+
+@pytest.fixture(scope="module", params=CONFIGURATIONS.values(), ids=CONFIGURATIONS.keys())
+def servers(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[tuple[Pair, Path]]:
+    folder = tmp_path_factory.mktemp("sockets")
+    with pair(application, folder, **request.param) as both:
+        yield both, folder
+
+
+def check(servers: tuple[Pair, Path], raw: bytes, cuts: list[int]) -> None:
+    both, folder = servers
+    ways: list[tuple[list[bytes], Path | None]] = [([raw], None), (split(raw, cuts), folder)]
+    answers = []
+    for blocks, sockets in ways:
+        expected, given_back = (
+            transcript(server, blocks, paced_by=sockets and sockets / name)
+            for name, server in (("python", both.python), ("native", both.native))
+        )
+        assert given_back == expected
+        answers.append(expected)
+    assert essence(answers[1]) == essence(answers[0])
+
+
+def essence(answer: Transcript) -> object:
+    """Return what must not depend on how the bytes were split.
+
+    That is all but what of several faults in a request is found first, and whether the client
+    had to be told to go on.
+    """
+    return REFUSAL.sub(rb"\1 refused", answer.sent.replace(CONTINUE, b"")), answer.end
+
+
+@fuzz(100)
+@given(st.data(), streams)
+def test_both_servers_answer_the_same_however_the_bytes_are_split(
+    servers: tuple[Pair, Path], data: st.DataObject, raw: bytes
+) -> None:
+    cuts = data.draw(places(raw))
+    check(servers, raw, cuts)
+    for near in neighbours(raw, data.draw(st.integers(0, 1 << 30)), NEIGHBOURS):
+        check(servers, near, [cut for cut in cuts if cut <= len(near)])

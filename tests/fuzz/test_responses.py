@@ -1,0 +1,57 @@
+"""The same application gives the same bytes on the wire, whichever the transport.
+
+The application is drawn: what it says of its response, how it gives the body, and where it
+breaks the rules or fails. What its own calls gave it back is compared as well.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from penstock.settings import native_built
+from support.behaviours import Application, Behaviour, behaviours, requests_for
+from support.fuzzing import fuzz
+from support.transcripts import Pair, Transcript, pair, transcript
+
+pytestmark = pytest.mark.skipif(not native_built(), reason="needs the native transport")
+
+Servers = tuple[Pair, Application, Path]
+
+CONFIGURATIONS = {
+    "1 thread": {"threads": 1},
+    "4 threads, no sendfile": {"threads": 4, "sendfile": False},
+    "streamed": {"threads": 2, "stream_requests": True, "server_header": ""},
+}
+
+
+@pytest.fixture(scope="module", params=CONFIGURATIONS.values(), ids=CONFIGURATIONS.keys())
+def servers(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Servers]:
+    application = Application()
+    folder = tmp_path_factory.mktemp("sockets")
+    with pair(application, folder, **request.param) as both:
+        yield both, application, folder
+
+
+@fuzz(100)
+@given(st.data(), st.lists(behaviours(), min_size=1, max_size=3), st.booleans())
+def test_an_application_gives_the_same_bytes_on_both_transports(
+    servers: Servers, data: st.DataObject, drawn: list[Behaviour], pipelined: bool
+) -> None:
+    both, application, folder = servers
+    blocks = [data.draw(requests_for(number)) for number in range(len(drawn))]
+    if pipelined:
+        blocks = [b"".join(blocks)]
+    application.behaviours = drawn
+    outcomes: list[tuple[Transcript, list[str]]] = []
+    for name, server in (("python", both.python), ("native", both.native)):
+        application.notes = []
+        sockets = None if pipelined else folder / name
+        outcomes.append((transcript(server, blocks, paced_by=sockets), application.notes))
+    assert outcomes[1] == outcomes[0]
