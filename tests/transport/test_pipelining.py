@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
+from collections.abc import Iterable
 from wsgiref.types import StartResponse
 
 import pytest
@@ -116,3 +117,25 @@ def test_no_more_is_read_of_a_client_that_pipelines_than_is_answered(
             client.reset()
             may_answer.release(2)
     assert more < 500_000  # these 500 requests have 13,500 bytes; a block for each would be 32 MB
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+def test_a_client_that_waits_for_100_continue_gets_the_answers_before_it_and_then_that(
+    transport: str, threads: int, streamed: bool
+) -> None:
+    gate = Gate()
+    waiting = post(b"", "Expect: 100-continue", length=4)
+    settings = {"transport": transport, "threads": threads, "stream_requests": streamed}
+
+    def application(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
+        environ["wsgi.input"].read()
+        return gate(environ, start_response)
+
+    with penstock.running(application, **settings) as server:
+        with connect(server) as client:
+            for _ in range(3):  # so that it is known to be answered at once
+                assert client.request("GET", "/").status == 200
+            client.send(get() * 2 + waiting)
+            assert [client.read_response().status for _ in range(3)] == [200, 200, 100]
+            client.send(b"body")
+            assert client.read_response().status == 200

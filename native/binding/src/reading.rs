@@ -3,6 +3,7 @@
 use crate::connection::{Body, Connection, Held, NEVER, Phase, Ready, Source};
 use crate::diary::{CLIENT_LEFT, HeadCopy, Refusal};
 use crate::hub::{HeaderMap, Hub};
+use crate::output::Output;
 use crate::pace::PathHash;
 use crate::reactor::Desk;
 use crate::spool::Spool;
@@ -321,9 +322,7 @@ fn parse(
                     }
                     *spool = Some(Spool::new());
                     if head.expect_continue && input.remaining().is_empty() {
-                        // 25 bytes on a connection that waits for them: the kernel has room. Were
-                        // it otherwise, the client goes on without (RFC 9110, section 10.1.1).
-                        let _ = sys::send(&connection.socket, response::CONTINUE);
+                        send_continue(connection, &mut held.output, &mut held.corked);
                         wire::trace_interim(hub, connection, "100 Continue");
                     }
                 }
@@ -388,6 +387,18 @@ fn parse(
     };
     carry.keep(received, left);
     verdict
+}
+
+/// Have a client send its body: behind the answers to the requests before it, if those still wait.
+fn send_continue(connection: &Connection, output: &mut Output, corked: &mut bool) {
+    // 25 bytes on a connection that waits for them: the kernel has room. Were it otherwise, the
+    // client goes on without (RFC 9110, section 10.1.1).
+    if std::mem::take(corked) || output.busy() {
+        output.append_copy(response::CONTINUE);
+        let _ = output.flush(&connection.socket); // an error is met again by the answer
+    } else {
+        let _ = sys::send(&connection.socket, response::CONTINUE);
+    }
 }
 
 fn has_underscore(head: &Head, bytes: &[u8]) -> bool {

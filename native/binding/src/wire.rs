@@ -330,7 +330,9 @@ pub fn send_small(
         // Sent by whoever comes next: this thread where it waits for room, or the leader.
         check_output(connection, held)?;
         held.output.append_copy(data);
-        held.corked = false;
+        if std::mem::take(&mut held.corked) {
+            flush(connection, held)?; // nothing but this has kept it from being sent
+        }
         watch(hub, connection, held);
         return Ok(());
     }
