@@ -34,8 +34,8 @@ def native() -> Iterator[NativeParser]:
 
 def as_told(message: Message) -> dict[str, Any]:
     request = message.request
-    names = ("method", "target", "version", "path", "query", "content_length", "chunked")
-    names += ("keep_alive", "expect_continue", "body_expected")
+    names = ["method", "target", "version", "path", "query", "content_length", "chunked"]
+    names += ["keep_alive", "expect_continue", "body_expected"]
     told = {name: getattr(request, name) for name in names}
     told["fields"] = [list(pair) for pair in request.fields.items()]
     return told | {"body": message.body.decode("latin-1"), "complete": message.complete}

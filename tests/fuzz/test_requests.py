@@ -10,13 +10,13 @@ import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 from wsgiref.types import StartResponse
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from penstock.api import RunningServer
 from penstock.settings import native_built
 from support.fuzzing import fuzz
 from support.serving import Environ
@@ -71,7 +71,7 @@ def application(environ: Environ, start_response: StartResponse) -> list[bytes]:
     return [json.dumps(told, sort_keys=True).encode()]
 
 
-CONFIGURATIONS = {
+CONFIGURATIONS: dict[str, dict[str, Any]] = {
     "1 thread": {"threads": 1},
     "4 threads": {"threads": 4, "script_name": "/a", "header_map": "dangerous"},
     "streamed": {"threads": 2, "stream_requests": True},
@@ -80,7 +80,7 @@ CONFIGURATIONS = {
 }
 
 
-@pytest.fixture(scope="module", params=CONFIGURATIONS.values(), ids=CONFIGURATIONS.keys())
+@pytest.fixture(scope="module", params=CONFIGURATIONS.values(), ids=list(CONFIGURATIONS))
 def servers(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[tuple[Pair, Path]]:
@@ -109,7 +109,7 @@ def essence(answer: Transcript) -> object:
     That is all but what of several faults in a request is found first, and whether the client
     had to be told to go on.
     """
-    return REFUSAL.sub(rb"\1 refused", answer.sent.replace(CONTINUE, b"")), answer.end
+    return REFUSAL.sub(rb"\1 refused", answer.sent.replace(CONTINUE, b""))
 
 
 @fuzz(100)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -16,20 +17,21 @@ from hypothesis import strategies as st
 from penstock.settings import native_built
 from support.behaviours import Application, Behaviour, behaviours, requests_for
 from support.fuzzing import fuzz
+from support.serving import eventually
 from support.transcripts import Pair, Transcript, pair, transcript
 
 pytestmark = pytest.mark.skipif(not native_built(), reason="needs the native transport")
 
 Servers = tuple[Pair, Application, Path]
 
-CONFIGURATIONS = {
+CONFIGURATIONS: dict[str, dict[str, Any]] = {
     "1 thread": {"threads": 1},
     "4 threads, no sendfile": {"threads": 4, "sendfile": False},
     "streamed": {"threads": 2, "stream_requests": True, "server_header": ""},
 }
 
 
-@pytest.fixture(scope="module", params=CONFIGURATIONS.values(), ids=CONFIGURATIONS.keys())
+@pytest.fixture(scope="module", params=CONFIGURATIONS.values(), ids=list(CONFIGURATIONS))
 def servers(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Servers]:
@@ -51,7 +53,9 @@ def test_an_application_gives_the_same_bytes_on_both_transports(
     application.behaviours = drawn
     outcomes: list[tuple[Transcript, list[str]]] = []
     for name, server in (("python", both.python), ("native", both.native)):
-        application.notes = []
+        application.notes, application.bodies = [], []
         sockets = None if pipelined else folder / name
-        outcomes.append((transcript(server, blocks, paced_by=sockets), application.notes))
+        answer = transcript(server, blocks, paced_by=sockets)
+        eventually(application.is_idle)
+        outcomes.append((answer, application.notes))
     assert outcomes[1] == outcomes[0]

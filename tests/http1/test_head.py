@@ -92,7 +92,10 @@ def test_no_reason_repeats_what_the_client_sent() -> None:
 
 
 def test_a_refused_head_tells_of_the_host_that_its_target_names() -> None:
-    for raw in (get(b"Expect: x", target=b"http://b/"), head(b"GET http://b/ HTTP/1.1", b"Host: /")):
+    for raw in (
+        get(b"Expect: x", target=b"http://b/"),
+        head(b"GET http://b/ HTTP/1.1", b"Host: /"),
+    ):
         error = parse([raw]).error
         assert error is not None
         assert error.fields["host"] == "b"

@@ -76,11 +76,19 @@ class Application:
 
     behaviours: list[Behaviour] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    bodies: list[Body] = field(default_factory=list)
+
+    def is_idle(self) -> bool:
+        """Tell whether each body was closed: that comes after the response, if not long after."""
+        return all(body.closed for body in self.bodies)
 
     def __call__(self, environ: Environ, start_response: StartResponse) -> Any:
         number = int(environ["PATH_INFO"][1:])
         call = Call(self.behaviours[number], environ, start_response, self.notes)
-        return call.run()
+        result = call.run()
+        if isinstance(result, Body):
+            self.bodies.append(result)
+        return result
 
 
 class Call:
@@ -126,7 +134,7 @@ class Call:
                 yield block
 
     def _wrap(self, content: bytes) -> Any:
-        file = tempfile.TemporaryFile()
+        file = tempfile.TemporaryFile()  # noqa: SIM115 - the wrapper closes it
         file.write(content)
         file.seek(min(len(content), 1))
         return self._environ["wsgi.file_wrapper"](file)
@@ -165,12 +173,14 @@ class Body:
         self._blocks = blocks
         self._close_fails = close_fails
         self._notes = notes
+        self.closed = False
 
     def __iter__(self) -> Iterator[Any]:
         return iter(self._blocks)
 
     def close(self) -> None:
         self._notes.append("closed")
+        self.closed = True
         if self._close_fails:
             raise OSError(os.EX_IOERR, "close() fails, as drawn")
 
@@ -243,7 +253,14 @@ def _starts(draw: st.DrawFn, odd: str, size: int) -> Start:
 @st.composite
 def _odd_steps(draw: st.DrawFn) -> list[Step]:
     odd = draw(st.sampled_from(PARTS))
-    kinds = [_starts(odd, 3), _starts("start", 3), _writes, _hints, _reads, st.builds(Fail)]
+    kinds: list[st.SearchStrategy[Step]] = [
+        _starts(odd, 3),
+        _starts("start", 3),
+        _writes,
+        _hints,
+        _reads,
+        st.builds(Fail),
+    ]
     return draw(st.lists(st.one_of(kinds), min_size=1, max_size=3))
 
 
@@ -270,7 +287,7 @@ def behaviours(draw: st.DrawFn) -> Behaviour:
         place = draw(st.integers(0, len(steps)))
         steps[place : place + draw(st.integers(0, 1))] = draw(_odd_steps())
     elif odd in ("block", "fail"):
-        there = blocks if lazy or odd == "block" else steps
+        there: list[Any] = blocks if lazy or odd == "block" else steps
         what = st.builds(Fail) if odd == "fail" else st.sampled_from(_ODD_BLOCKS)
         there.insert(draw(st.integers(0, len(there))), draw(what))
     if lazy and odd == "close":

@@ -51,9 +51,10 @@ _ODD_FIELDS = [
     b"Transfer-Encoding: gzip, chunked", b"Transfer-Encoding: identity", b"Transfer-Encoding:",
     b"Transfer-Encoding: chunked, chunked", b"transfer-encoding: CHUNKED", b"Transfer-Encoding: x",
     b"Transfer-Encoding: a;b=c,\tchunked", b"Connection: Close, x", b"Connection: x,,keep-alive",
-    b"Connection:", b"Expect: 100-Continue", b"Expect: other", b"Expect: ,100-continue,", b"Expect:",
-    b"Content-Type: b", b"Content-Type:", b"X_Y: z", b"Content_Length: 5", b"Proxy: p", b"X:", b":x",
-    b"X", b" X: y", b"X : y", b"X:\ty\t ", b"\tfolded", b"X: \xe9\xff", b"X: a\tb", b"X: \0", b"",
+    b"Connection:", b"Expect: 100-Continue", b"Expect: other", b"Expect: ,100-continue,",
+    b"Expect:", b"Content-Type: b", b"Content-Type:", b"X_Y: z", b"Content_Length: 5",
+    b"Proxy: p", b"X:", b":x", b"X", b" X: y", b"X : y", b"X:\ty\t ", b"\tfolded",
+    b"X: \xe9\xff", b"X: a\tb", b"X: \0", b"",
     b"X-Forwarded-For: 1.2.3.4", b"Upgrade: h2c", b"Connection: upgrade", b"TE: trailers",
     b"Trailer: X", b"Keep-Alive: 5", b"L: " + b"v" * 50, b"N" * 70 + b": x", b"Cookie:", b"\xe9: x",
     b"Range: bytes=0-1", b"If-Modified-Since: x", b"Date: x", b"Authorization: Basic YTpi",
@@ -130,7 +131,10 @@ def mutated(draw: st.DrawFn, source: st.SearchStrategy[bytes]) -> bytes:
 
 
 def neighbours(raw: bytes, seed: int, count: int) -> list[bytes]:
-    """Return ``count`` streams that differ from ``raw`` in a few bytes: cheaper than a draw each."""
+    """Return ``count`` streams that differ from ``raw`` in a few bytes.
+
+    Cheaper than a draw for each.
+    """
     chance = random.Random(seed)
     near = []
     for _ in range(count):
@@ -154,6 +158,7 @@ any_request = st.one_of(
     mutated(good_requests),
     mutated(corpus_requests),
 )
+
 
 @st.composite
 def again_and_again(draw: st.DrawFn) -> bytes:

@@ -68,10 +68,11 @@ fn streams() -> impl Strategy<Value = Vec<u8>> {
 }
 
 fn config() -> ProptestConfig {
+    let default = ProptestConfig::default(); // with PROPTEST_CASES, for those who want more
     ProptestConfig {
-        cases: 2000,
+        cases: default.cases.max(2000),
         failure_persistence: None,
-        ..ProptestConfig::default()
+        ..default
     }
 }
 
