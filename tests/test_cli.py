@@ -149,7 +149,9 @@ def test_help_fits_80_columns_and_names_every_setting(tmp_path: Path) -> None:
 def test_check_loads_and_prints_every_setting_with_its_source(folder: Path) -> None:
     (folder / "penstock.toml").write_text('max-body = "5MiB"\n')
     done = run_penstock(
-        "--check", "served:app", "--threads", "2", cwd=folder, environ={"PORT": "5000"}
+        *("--check", "served:app", "--threads", "2", "-e", "TOKEN=secret"),
+        cwd=folder,
+        environ={"PORT": "5000"},
     )
     assert (done.returncode, done.stderr) == (0, "")
     lines = [" ".join(line.split()) for line in done.stdout.splitlines()]
@@ -157,6 +159,7 @@ def test_check_loads_and_prints_every_setting_with_its_source(folder: Path) -> N
     assert "max_body = 5MiB (penstock.toml:max-body)" in lines
     assert "bind = 0.0.0.0:5000 (PORT)" in lines
     assert "backlog = 2048 (default)" in lines
+    assert "env = (not shown) (--env)" in lines
 
 
 def test_check_takes_no_address_so_that_it_works_beside_a_running_server(folder: Path) -> None:

@@ -127,7 +127,7 @@ def _check(spec: str, settings: Settings) -> int:
     transport = chosen_transport(settings)
     load_application(spec)
     lines = [f"{spec} can be served, on the {transport} transport, with these settings:"]
-    shown = {name: option.kind.show(getattr(settings, name)) for name, option in OPTIONS.items()}
+    shown = {name: option.show(getattr(settings, name)) for name, option in OPTIONS.items()}
     width = max(len(value) for value in shown.values() if len(value) < 40)
     for name, value in shown.items():
         lines.append(f"  {name:<24} = {value:<{width}}  ({settings.source_of(name)})")

@@ -65,8 +65,14 @@ class Option:
     repeatable: bool = False
     command_only: bool = False
     """Concerns the whole process, so that only the command takes it, and never a Python caller."""
+    secret: bool = False
+    """Its values may well be passwords: where settings are told, they are not shown."""
     also_called: tuple[str, ...] = ()
     """Other servers' names for it, for the hint after an unknown name."""
+
+    def show(self, value: Any) -> str:
+        """Return a value as text for logs and `--check`."""
+        return "(not shown)" if self.secret and value else self.kind.show(value)
 
     @property
     def flag(self) -> str:

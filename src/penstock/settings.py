@@ -160,6 +160,7 @@ class Settings:
         extra_flags=("-e",),
         repeatable=True,
         command_only=True,
+        secret=True,
         also_called=("raw_env",),
         help="Variable to set for the application; may be given several times.",
         reason="The environment is passed on as it is.",

@@ -379,9 +379,7 @@ def _start(worker: Worker, listeners: Sequence[Listener], name: str) -> None:
         logger.warning("%s", warning)
     for option in OPTIONS.values():
         if (source := settings.source_of(option.name)) != "default":
-            # Variables for the application may well hold its passwords.
-            value = getattr(settings, option.name)
-            shown = option.kind.show(value) if option.name != "env" else "(not shown)"
+            shown = option.show(getattr(settings, option.name))
             logger.debug("setting %s = %s (from %s)", option.name, shown, source)
     check_room_for_files(settings, logger)
     check_temp_dir(settings, logger)
