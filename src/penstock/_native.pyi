@@ -1,9 +1,12 @@
 """What does the socket work of a worker, in native code; see docs/native.md."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, BinaryIO
 
+from penstock.transport import Exchange as AnyExchange
 from penstock.wsgi.headers import CheckHead
+from penstock.wsgi.response import ExcInfo, Response
+from penstock.wsgi.response import ResponseFront as AnyResponseFront
 
 class Exchange:
     """`penstock.transport.Exchange`."""
@@ -60,3 +63,24 @@ class LineQueue:
     def __init__(self, most_lines: int, most_bytes: int) -> None: ...
     def take(self) -> tuple[str, int, int]: ...
     def is_quiet(self) -> bool: ...
+
+class ResponseMaker:
+    """What `penstock.transport.ResponseSupport.response_maker` returns the method of."""
+
+    def __init__(self, reference: Callable[[AnyExchange | None, bool], Response]) -> None: ...
+    def make(self, exchange: AnyExchange, is_head: bool) -> AnyResponseFront: ...
+
+class ResponseFront:
+    """`penstock.wsgi.response.ResponseFront`."""
+
+    def start_response(
+        self,
+        status: str,
+        headers: list[tuple[str, str]],
+        exc_info: ExcInfo | None = None,
+    ) -> Callable[[bytes], object]: ...
+    def write(self, data: bytes) -> None: ...
+    def early_hints(self, headers: list[tuple[str, str]]) -> None: ...
+    def send_whole(self, block: bytes) -> bool: ...
+    def reference(self) -> Response: ...
+    def forget_exchange(self) -> None: ...

@@ -126,7 +126,7 @@ class Worker:
             application,
             logger=self.logger,
             sendfile=settings.sendfile,
-            check_head=self.transport.check_head,
+            transport=self.transport,
         )
         self._threads = [
             threading.Thread(target=self._serve, name=f"penstock-{number}", daemon=True)
@@ -180,10 +180,11 @@ class Worker:
     def _serve(self) -> None:
         """The loop of one thread."""
         process = os.getpid()
+        next_exchange, handle = self.transport.next, self._gateway.handle
         while True:
             try:
-                while (exchange := self.transport.next()) is not None:
-                    self._gateway.handle(exchange)
+                while (exchange := next_exchange()) is not None:
+                    handle(exchange)
                 break
             except BaseException:
                 # A defect of ours, or memory that ran out in the wrong place. The other

@@ -47,7 +47,7 @@ def test_the_corpus_sent_again_and_again_leaves_nothing_behind(
     with penstock.running(recorder, **settings) as server:
         send_corpus(server)
         files = descriptors()
-        growth = []
+        growth: list[int] = []
         while not growth or growth[-1] > ALLOWED:
             assert len(growth) < ROUNDS, growth
             recorder.targets.clear()

@@ -402,6 +402,19 @@ impl Exchange {
         py.detach(|| wire.wait_for_room(&core.hub)).map_err(raised)
     }
 
+    /// Send a response whose body is one block.
+    pub fn answer(
+        &mut self,
+        py: Python<'_>,
+        status: Py<PyString>,
+        headers: Py<PyList>,
+        block: &Bound<'_, PyBytes>,
+    ) -> PyResult<()> {
+        let size = block.as_bytes().len() as u64;
+        self.respond(status, headers, Some(size))?;
+        self.finish(py, Some(block))
+    }
+
     // -- the head -------------------------------------------------------------------------------
 
     fn code(&self, py: Python<'_>) -> PyResult<u16> {

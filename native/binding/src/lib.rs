@@ -12,6 +12,7 @@ mod ending;
 mod environ;
 mod exchange;
 mod ffi;
+mod front;
 mod hub;
 mod line_queue;
 mod output;
@@ -37,6 +38,8 @@ use pyo3::prelude::*;
 mod _native {
     #[pymodule_export]
     use crate::exchange::Exchange;
+    #[pymodule_export]
+    use crate::front::{ResponseFront, ResponseMaker};
     #[pymodule_export]
     use crate::line_queue::LineQueue;
     #[pymodule_export]

@@ -11,7 +11,7 @@ const LENGTH_DIGITS: usize = 18;
 
 /// What is known of a response's head: code, fields without Content-Length, length, and whether
 /// the application asked to close the connection.
-type Checked<'py> = (u16, Bound<'py, PyList>, Option<u64>, bool);
+pub type Checked<'py> = (u16, Bound<'py, PyList>, Option<u64>, bool);
 
 /// Checks heads of responses.
 #[pyclass(module = "penstock._native", frozen)]
@@ -42,7 +42,7 @@ impl HeadCheck {
 }
 
 /// The result for a head in which nothing is odd; None for any other.
-fn plain<'py>(
+pub fn plain<'py>(
     py: Python<'py>,
     status: &Bound<'py, PyAny>,
     headers: &Bound<'py, PyAny>,

@@ -8,11 +8,12 @@ A worker's thread is this loop and nothing more::
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, BinaryIO, Protocol
 
 if TYPE_CHECKING:
     from penstock.wsgi.headers import CheckHead
+    from penstock.wsgi.response import Response, ResponseFront
 
 HeaderList = list[tuple[str, str]]
 
@@ -93,12 +94,24 @@ class Exchange(Protocol):
         """Tell whether the client is known to have left. Cheap enough to ask between blocks."""
 
 
-class Transport(Protocol):
-    """Everything between the listening sockets and the gateway. All methods are thread-safe."""
+class ResponseSupport(Protocol):
+    """What a transport may do in native code of the gateway's work on responses."""
 
     @property
     def check_head(self) -> CheckHead:
-        """What the gateway checks responses' heads with: the reference, or native code."""
+        """What checks responses' heads: the reference, or native code that is as strict."""
+
+    def response_maker(
+        self, reference: Callable[[Exchange | None, bool], Response]
+    ) -> Callable[[Exchange, bool], ResponseFront]:
+        """Return what makes a response of an exchange, and of whether the request is a HEAD.
+
+        That is ``reference`` itself, or native code that turns to it for what is not plain.
+        """
+
+
+class Transport(ResponseSupport, Protocol):
+    """Everything between the listening sockets and the gateway. All methods are thread-safe."""
 
     def next(self) -> Exchange | None:
         """Block until a request is ready for the application; None for good once drained."""

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from penstock.transport import Exchange
     from penstock.wsgi.environ import HeaderMap
     from penstock.wsgi.headers import CheckHead
+    from penstock.wsgi.response import Response, ResponseFront
 
 
 PAUSE_AFTER_ERROR_SECONDS = 0.1
@@ -43,7 +44,7 @@ class NativeTransport:
     """
 
     check_head: CheckHead = _native.HeadCheck(check_head).check
-    """See `penstock.transport.Transport.check_head`."""
+    """See `penstock.transport.ResponseSupport.check_head`."""
 
     next: Callable[[], Exchange | None]
     """See `penstock.transport.Transport.next`. Native itself: each request passes here."""
@@ -109,6 +110,12 @@ class NativeTransport:
                 # this thread, but it does not spin.
                 self._logger.critical("internal error in a thread of the server", exc_info=True)
                 threading.Event().wait(PAUSE_AFTER_ERROR_SECONDS)
+
+    def response_maker(
+        self, reference: Callable[[Exchange | None, bool], Response]
+    ) -> Callable[[Exchange, bool], ResponseFront]:
+        """See `penstock.transport.ResponseSupport.response_maker`."""
+        return _native.ResponseMaker(reference).make
 
     def drain(self) -> None:
         """See `penstock.transport.Transport.drain`."""

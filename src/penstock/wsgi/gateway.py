@@ -12,15 +12,14 @@ from penstock.wsgi.environ import OUTSIDE_MOUNT
 from penstock.wsgi.file_wrapper import FileWrapper, file_region
 from penstock.wsgi.headers import check_head
 from penstock.wsgi.input import RequestBody
-from penstock.wsgi.response import ProtocolBreach, Response
+from penstock.wsgi.response import ProtocolBreach, Response, ResponseFront
 
 if TYPE_CHECKING:
     import logging
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
     from wsgiref.types import WSGIApplication
 
-    from penstock.transport import Exchange
-    from penstock.wsgi.headers import CheckHead
+    from penstock.transport import Exchange, ResponseSupport
 
 JOIN_LIMIT = 64 * 1024
 """Bytes up to which the blocks of a list leave as one: to copy them is cheaper than to send each
@@ -42,25 +41,38 @@ class Gateway:
         *,
         logger: logging.Logger,
         sendfile: bool = True,
-        check_head: CheckHead = check_head,
+        transport: ResponseSupport | None = None,
     ) -> None:
         """Set what is called, where failures are logged, and whether the kernel sends files.
 
-        ``check_head`` may be replaced by native code that does the same.
+        ``transport`` may have native code for a part of the responses' work.
         """
         self._application = application
         self._logger = logger
         self._sendfile = sendfile
-        self._check_head = check_head
         # Any thread adds to it; two that meet may both warn, which does no harm.
-        self._warned: set[str] = set()
+        warned: set[str] = set()
+
+        def warn_once(message: str) -> None:
+            if message not in warned:
+                warned.add(message)
+                logger.warning("%s (said once)", message)
+
+        check = check_head if transport is None else transport.check_head
+
+        def make_response(exchange: Exchange | None, is_head: bool) -> Response:
+            return Response(exchange, is_head, warn_once, check)
+
+        self._make_response: Callable[[Exchange, bool], ResponseFront] = (
+            make_response if transport is None else transport.response_maker(make_response)
+        )
 
     def handle(self, exchange: Exchange) -> None:
         """Answer one exchange: it is finished or aborted on return. Never raises."""
         environ = exchange.environ
         # Asked now, since middleware may turn HEAD into GET for what it wraps.
         is_head = environ["REQUEST_METHOD"] == "HEAD"
-        response = Response(exchange, is_head, self._warn_once, self._check_head)
+        response = self._make_response(exchange, is_head)
         body = exchange.body
         streamed = None
         if body is None:
@@ -75,14 +87,12 @@ class Gateway:
                 result = self._application(environ, response.start_response)
                 # One block in a list is what most applications return.
                 if type(result) is list and len(result) == 1 and type(result[0]) is bytes:
-                    response.send_whole(result[0])
+                    if not response.send_whole(result[0]):
+                        self._tell_of_overrun(exchange, response.reference())
                 else:
-                    self._send_result(exchange, response, result)
-                # A file that is longer is cut, and that is no fault: so one sends a range of it.
-                if response.overran and type(result) is not FileWrapper:
-                    self._tell_of_overrun(exchange, response)
+                    self._send_result(exchange, response.reference(), result)
         except BaseException as error:  # SystemExit as well: no request may end a worker
-            self._handle_failure(exchange, response, error)
+            self._handle_failure(exchange, response.reference(), error)
         if result is not None and type(result) is not list:  # a list has nothing to close
             self._close(exchange, result)
         # From here on nothing of the exchange hangs on what an application may keep.
@@ -107,10 +117,14 @@ class Gateway:
         elif result is None or isinstance(result, str | bytes | bytearray | memoryview):
             raise ProtocolBreach(f"it returned {kind.__name__}, not an iterable of bytes")
         elif kind is FileWrapper:
+            # A file longer than its Content-Length is cut: so one sends a range of it.
             if not (self._sendfile and _send_file(response, result)):  # type: ignore[arg-type]
                 self._iterate(exchange, response, result)
+            return
         else:
             self._iterate(exchange, response, result)
+        if response.overran:
+            self._tell_of_overrun(exchange, response)
 
     def _tell_of_overrun(self, exchange: Exchange, response: Response) -> None:
         self._logger.error(
@@ -187,11 +201,6 @@ class Gateway:
                 self._logger.error(
                     "%s: close() of the response failed", _describe(exchange), exc_info=error
                 )
-
-    def _warn_once(self, message: str) -> None:
-        if message not in self._warned:
-            self._warned.add(message)
-            self._logger.warning("%s (said once)", message)
 
 
 def _joined(blocks: list[bytes] | tuple[bytes, ...]) -> bytes | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from penstock.wsgi.headers import check_head, check_headers
 
@@ -23,6 +23,27 @@ _BODILESS_CODES = frozenset({204, 205, 304})
 
 class ProtocolBreach(RuntimeError):
     """The application broke PEP 3333 in a way that no exception of its own tells."""
+
+
+class ResponseFront(Protocol):
+    """What a gateway needs of a response before it knows what the application returns."""
+
+    def start_response(
+        self, status: str, headers: HeaderList, exc_info: ExcInfo | None = None, /
+    ) -> Callable[[bytes], object]:
+        """See `Response.start_response`."""
+
+    def early_hints(self, headers: HeaderList, /) -> None:
+        """See `Response.early_hints`."""
+
+    def send_whole(self, block: bytes) -> bool:
+        """See `Response.send_whole`."""
+
+    def reference(self) -> Response:
+        """Return the response itself, which takes over from here."""
+
+    def forget_exchange(self) -> None:
+        """See `Response.forget_exchange`."""
 
 
 class Response:
@@ -65,13 +86,16 @@ class Response:
 
     def __init__(
         self,
-        exchange: Exchange,
+        exchange: Exchange | None,
         is_head: bool,
         warn_once: Callable[[str], None],
         check_head: CheckHead = check_head,
     ) -> None:
-        """Begin without a head; ``is_head`` is whether the client asked for nothing else."""
-        self._exchange: Exchange | None = exchange
+        """Begin without a head; ``is_head`` is whether the client asked for nothing else.
+
+        Without an ``exchange`` the response is over, and only what comes too late is answered.
+        """
+        self._exchange = exchange
         self._is_head = is_head
         self._warn_once = warn_once
         self._check_head = check_head
@@ -144,15 +168,30 @@ class Response:
 
     # What the gateway calls. All of these raise `ClientDisconnected`.
 
-    def send_whole(self, block: bytes) -> None:
-        """Send the body that the application returned in one piece, and end the response."""
+    def reference(self) -> Response:
+        """Return the response: it stands for itself (see `ResponseFront`)."""
+        return self
+
+    def adopt(self, status: str, code: int, headers: HeaderList, length: int | None) -> None:
+        """Take over a head that was given to, and checked by, a native `ResponseFront`."""
+        self._called = True
+        self.status = status
+        self.code = code
+        self.headers = headers
+        self.content_length = length
+
+    def send_whole(self, block: bytes) -> bool:
+        """Send the body that the application returned in one piece, and end the response.
+
+        Tells whether that was all of it, and no more than its Content-Length.
+        """
         size = len(block)
         length = self.content_length
         if self.begun or self.bodiless or not self.code or (length is not None and length != size):
             if block:
                 self.send(block)
             self.end()
-            return
+            return not self.overran
         self.content_length = size
         exchange = self._exchange
         assert exchange is not None
@@ -162,6 +201,7 @@ class Response:
         exchange.respond(self.status, self.headers, size)
         exchange.finish(block)
         self.finished = True
+        return True
 
     def send(self, block: bytes) -> bool:
         """Send a block, not empty, of the body that the application returned.

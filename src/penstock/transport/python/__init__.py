@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from penstock.transport.limits import Limits
@@ -17,7 +17,9 @@ if TYPE_CHECKING:
     from penstock.access_log import AccessLog
     from penstock.listeners import Listener
     from penstock.trace import Trace
+    from penstock.transport import Exchange
     from penstock.wsgi.environ import HeaderMap
+    from penstock.wsgi.response import Response, ResponseFront
 
 
 class PythonTransport:
@@ -29,7 +31,7 @@ class PythonTransport:
     """
 
     check_head = staticmethod(check_head)
-    """See `penstock.transport.Transport.check_head`."""
+    """See `penstock.transport.ResponseSupport.check_head`."""
 
     def __init__(
         self,
@@ -65,6 +67,12 @@ class PythonTransport:
             self._loop.acceptors.append(acceptor)
             acceptor.start()
         self._crew = Crew(self._loop, threads)
+
+    def response_maker(
+        self, reference: Callable[[Exchange | None, bool], Response]
+    ) -> Callable[[Exchange, bool], ResponseFront]:
+        """See `penstock.transport.ResponseSupport.response_maker`."""
+        return reference
 
     def next(self) -> PythonExchange | None:
         """See `penstock.transport.Transport.next`."""
