@@ -27,8 +27,10 @@ SAMPLE_SECONDS = 1.0
 PROGRESS_SECONDS = 5.0
 SETTLE_SECONDS = 15.0
 """For connections that linger after the last client has gone."""
-WARM_UP = 0.2
-"""The share of requests in which memory may still grow: caches, arenas, threads' stacks."""
+WARM_UP_REQUESTS = 500_000
+"""While so many pass, memory may still grow: caches, arenas, threads' stacks."""
+WINDOW = 0.2
+"""The share of all requests over which memory is looked at, after the warm-up and at the end."""
 MOST_GROWTH_KIB = 2048
 """Of resident memory after that; allocators move a little to and fro."""
 
@@ -166,24 +168,30 @@ def _problems(
     grown = growth_kib(readings)
     print(
         f"resident: {at_rest.resident_kib:,} KiB at rest before, {settled.resident_kib:,} after; "
-        f"under load it grew by {grown:,} KiB; descriptors: {settled.descriptors}"
+        f"descriptors: {at_rest.descriptors} and {settled.descriptors}"
     )
-    if grown > MOST_GROWTH_KIB:
-        found.append(f"resident memory grew by {grown:,} KiB under load")
+    if grown is None:
+        print("too few requests to tell whether memory grows")
+    else:
+        print(f"after the warm-up, resident memory grew by {grown:,} KiB")
+        if grown > MOST_GROWTH_KIB:
+            found.append(f"that is more than {MOST_GROWTH_KIB:,} KiB")
     return found
 
 
-def growth_kib(readings: list[Reading]) -> int:
+def growth_kib(readings: list[Reading]) -> int | None:
     """Return by how much resident memory grew after the warm-up.
 
-    The median of the last fifth of the requests is compared with that of the fifth which follows
-    the warm-up. Zero where there are too few readings to tell.
+    The median at the end is compared with that after the warm-up. None where there are too few
+    readings to tell.
     """
     most = readings[-1].requests
-    early = [r.resident_kib for r in readings if WARM_UP <= r.requests / (most or 1) < 2 * WARM_UP]
-    late = [r.resident_kib for r in readings if r.requests > (1 - WARM_UP) * most]
-    if not (early and late):
-        return 0
+    window = WINDOW * most
+    start = max(window, WARM_UP_REQUESTS)
+    early = [r.resident_kib for r in readings if start <= r.requests < start + window]
+    late = [r.resident_kib for r in readings if r.requests > most - window]
+    if not (early and late) or start + window > most - window:
+        return None
     return round(statistics.median(late) - statistics.median(early))
 
 

@@ -27,3 +27,13 @@ def test_a_report_without_a_total_is_no_count() -> None:
         counts.instructions("")
     with pytest.raises(counts.CountingFailed):
         counts.system_calls("")
+
+
+def test_a_count_is_the_difference_of_the_runs_by_request() -> None:
+    requests = (counts.LONG - counts.SHORT) * counts.CONNECTIONS
+    assert counts.per_request(1_000, 1_000 + 3 * requests) == 3.0
+
+
+def test_a_count_that_cannot_be_right_is_not_taken_for_a_small_one() -> None:
+    with pytest.raises(counts.CountingFailed, match="cannot be right"):
+        counts.per_request(1_000_000, 900_000)

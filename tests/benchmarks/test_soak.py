@@ -72,8 +72,15 @@ def test_a_server_that_is_gone_does_not_hold_the_soak_up() -> None:
     ],
 )
 def test_growth_is_what_comes_after_the_warm_up(resident: list[int], grown: int) -> None:
-    assert soak.growth_kib(readings(*enumerate(resident))) == pytest.approx(grown, abs=5)
+    found = readings(*((number * 10**6, kib) for number, kib in enumerate(resident)))
+    assert soak.growth_kib(found) == pytest.approx(grown, abs=15)
 
 
-def test_too_few_readings_tell_of_no_growth() -> None:
-    assert soak.growth_kib(readings((0, 10))) == 0
+def test_what_comes_in_the_warm_up_is_no_growth_in_a_short_run() -> None:
+    found = readings(*((number * 10**5, 10 * min(number, 5)) for number in range(11)))
+    assert soak.growth_kib(found) == 0
+
+
+def test_too_few_requests_tell_nothing_of_growth() -> None:
+    assert soak.growth_kib(readings((0, 10))) is None
+    assert soak.growth_kib(readings(*((number * 10**4, number) for number in range(11)))) is None
