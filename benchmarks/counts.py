@@ -28,7 +28,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
-from harness import page, report
+from harness import environment, page, report
 
 ROOT = Path(__file__).resolve().parent.parent
 HOST = "127.0.0.1"
@@ -135,6 +135,7 @@ TOOLS = (
 def main() -> int:
     """Run the command; return its exit status."""
     arguments = _arguments()
+    environment.end_as_interrupted()
     exceeded = False
     rows: list[report.Row] = [["transport", "what", "a request", "at most"]]
     for transport in ("native", "python") if arguments.write else (arguments.transport,):
@@ -146,6 +147,9 @@ def main() -> int:
         except CountingFailed as problem:
             print(problem, file=sys.stderr)
             return 1
+        except KeyboardInterrupt:
+            print("Interrupted.", file=sys.stderr)
+            return 130
         for tool, counted in found.items():
             # The pure transport is the reference, and has no bound.
             bound = tool.bound if transport == "native" else math.inf

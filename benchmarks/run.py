@@ -67,6 +67,7 @@ class Plan:
 def main() -> int:
     """Run the command; return its exit status."""
     arguments = _arguments()
+    environment.end_as_interrupted()
     try:
         with environment.sole_run():
             found, scenarios = _stored() if arguments.report else _measured(arguments)

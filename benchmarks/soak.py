@@ -10,6 +10,7 @@ import argparse
 import multiprocessing
 import os
 import queue
+import signal
 import statistics
 import sys
 import time
@@ -54,6 +55,7 @@ def main() -> int:
     """Run the command; return its exit status."""
     arguments = _arguments()
     peer = PEERS[arguments.transport]
+    environment.end_as_interrupted()
     try:
         with environment.sole_run():
             if why := installing.prepare([peer]).get(peer):
@@ -106,6 +108,8 @@ def _soak(server: Running, arguments: argparse.Namespace) -> int:
 
 
 def _client(port: int, arguments: argparse.Namespace, number: int, told: Queue[Tally]) -> None:
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the soak itself ends its clients
     os.sched_setaffinity(0, {environment.cores()[1]})
     share = -(-arguments.requests // arguments.clients)
     soak(port, share, arguments.seconds, arguments.seed + number, told.put)

@@ -7,6 +7,7 @@ import os
 import platform
 import resource
 import shutil
+import signal
 import subprocess
 import sys
 import sysconfig
@@ -73,6 +74,11 @@ def sole_run() -> Iterator[None]:
                 "Another run of the benchmarks is measuring. Two would disturb each other: wait."
             ) from None
         yield
+
+
+def end_as_interrupted() -> None:
+    """Let SIGTERM do what Ctrl-C does: what was started has to be ended, too."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
 
 
 def cores() -> tuple[int, int]:
