@@ -75,6 +75,20 @@ def test_rfc9110_9_3_2_HEAD_has_the_fields_of_GET_and_no_body(ask: Ask) -> None:
     assert first.body == last.body == b"hello"
 
 
+@pytest.mark.parametrize("bytewise", [False, True])
+def test_rfc9110_9_3_2_a_HEAD_that_is_refused_gets_no_body_however_it_comes(
+    transport: str, bytewise: bool
+) -> None:
+    with penstock.running(answering("200 OK"), transport=transport) as server:
+        with connect(server) as client:
+            data = b"HEAD / HTTP/1.1\r\nX: no host\r\n\r\n"
+            (client.send_bytewise if bytewise else client.send)(data)
+            response = client.read_response("HEAD")
+            assert response.status == 400
+            assert int(response.header("Content-Length") or 0) > 0
+            assert client.read_to_end() == b""
+
+
 def test_rfc9110_8_6_HEAD_invents_no_length(ask: Ask) -> None:
     data = get().replace(b"GET", b"HEAD") + get()
     (headed, _), was_closed = ask(answering("200 OK", iter([b"a", b"b"])), data, "HEAD", "GET")
