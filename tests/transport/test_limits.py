@@ -131,6 +131,20 @@ def test_at_max_connections_the_longest_idle_one_makes_room(transport: str, thre
             client.close()
 
 
+@both
+def test_an_idle_connection_stays_where_the_newcomer_takes_the_last_place(
+    transport: str, threads: int
+) -> None:
+    settings = {"transport": transport, "threads": threads, "max_connections": 2}
+    with penstock.running(applications.hello, **settings) as server:
+        with connect(server) as idle:
+            assert idle.request("GET", "/").status == 200
+            threading.Event().wait(1.2)  # long enough to be taken for idle
+            with connect(server) as newcomer:
+                assert newcomer.request("GET", "/").status == 200
+                assert idle.request("GET", "/").status == 200
+
+
 def test_a_connection_whose_request_has_just_come_does_not_make_room(transport: str) -> None:
     gate = Gate()
     settings = {"transport": transport, "threads": 1, "max_connections": 2}

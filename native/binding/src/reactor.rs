@@ -311,10 +311,15 @@ impl Reactor {
 
     /// Accept at most `most` connections; tell whether nobody is left in the queue.
     fn accept(&mut self, hub: &Hub, index: usize, most: usize) -> bool {
-        for _ in 0..most {
-            if !self.make_room(hub) {
-                self.pause(hub, index, 0);
-                return false;
+        for count in 0..most {
+            if !self.has_room(hub) {
+                if count > 0 {
+                    return false; // whether anybody else waits is for the next poll to say
+                }
+                if !self.make_room(hub) {
+                    self.pause(hub, index, 0);
+                    return false;
+                }
             }
             let Some(acceptor) = self.acceptors.get_mut(index) else {
                 return true;
