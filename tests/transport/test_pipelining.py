@@ -10,6 +10,7 @@ from wsgiref.types import StartResponse
 import pytest
 
 import penstock
+from penstock.api import RunningServer
 from support.serving import TEXT, Environ, Gate, connect, eventually, get, post
 from support.wire import DEADLINE, Client
 
@@ -139,3 +140,36 @@ def test_a_client_that_waits_for_100_continue_gets_the_answers_before_it_and_the
             assert [client.read_response().status for _ in range(3)] == [200, 200, 100]
             client.send(b"body")
             assert client.read_response().status == 200
+
+
+def answer_at_once(server: RunningServer, target: str) -> None:
+    """Have the server learn that a target is answered at once, whatever the answer's size."""
+    with connect(server) as client:
+        for _ in range(30):
+            assert client.request("HEAD", target).status == 200
+
+
+@pytest.mark.parametrize("last", [False, True])
+def test_a_large_answer_behind_a_small_one_arrives_as_if_it_were_alone(
+    transport: str, threads: int, last: bool
+) -> None:
+    large = b"x" * 20_000_000
+
+    def application(environ: Environ, start_response: StartResponse) -> list[bytes]:
+        body = large if environ["PATH_INFO"] == "/large" else b"small"
+        start_response("200 OK", [("Content-Length", str(len(body)))])
+        return [body]
+
+    with penstock.running(application, transport=transport, threads=threads) as server:
+        for _ in range(5):
+            answer_at_once(server, "/small")
+            answer_at_once(server, "/large")
+            # The kernel never has all of it, or all of it at once.
+            with connect(server, receive_buffer=None if last else 4096) as client:
+                client.send(get("/small") + get("/large", *["Connection: close"] * last))
+                assert client.read_response().body == b"small"
+                assert len(client.read_response().body) == len(large)
+                if last:
+                    assert client.read_to_end() == b""
+                else:
+                    assert client.request("GET", "/small").body == b"small"

@@ -260,6 +260,7 @@ impl Wire {
     }
 
     fn flush_queued(&self, hub: &Hub, held: &mut Held) -> Result<(), Failure> {
+        held.corked = false; // what waited goes before this, with it
         if held.output.busy() {
             flush(&self.connection, held)?;
             watch(hub, &self.connection, held);
