@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections.abc import Iterable
+from pathlib import Path
 from wsgiref.types import StartResponse
 
 import pytest
@@ -173,3 +174,27 @@ def test_a_large_answer_behind_a_small_one_arrives_as_if_it_were_alone(
                     assert client.read_to_end() == b""
                 else:
                     assert client.request("GET", "/small").body == b"small"
+
+
+def test_what_the_kernel_does_not_take_of_an_answer_does_not_wait_for_the_next_body(
+    transport: str, threads: int, tmp_path: Path
+) -> None:
+    answer = b"x" * 15_000
+
+    def application(environ: Environ, start_response: StartResponse) -> list[bytes]:
+        environ["wsgi.input"].read()
+        start_response("200 OK", TEXT)
+        return [answer]
+
+    settings = {"transport": transport, "threads": threads, "bind": [f"unix:{tmp_path}/s"]}
+    with penstock.running(application, **settings) as server:
+        answer_at_once(server, "/")
+        for count in range(1, 40):  # a unix socket takes some 200 KB: one of these ends there
+            with connect(server) as client:
+                least = server.snapshot()["requests"] + min(count, 10)
+                client.send(get() * count + post(b"", length=5))
+                eventually(lambda least=least: server.snapshot()["requests"] >= least)  # type: ignore[misc]
+                for _ in range(count):
+                    assert client.read_response().body == answer
+                client.send(b"hello")
+                assert client.read_response().body == answer

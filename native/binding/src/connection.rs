@@ -273,6 +273,9 @@ impl Connection {
         }
         match held.phase {
             Phase::Reading => {
+                if event.room {
+                    self.send_rest(&mut held);
+                }
                 held.answered_in_turn = 0;
                 self.read(hub, desk, &mut held)
             }

@@ -230,10 +230,17 @@ impl Connection {
     }
 
     /// Send what waits. What the kernel does not take goes with what comes next, or when there is
-    /// room; an error is met again there.
+    /// room.
     fn uncork(&self, held: &mut Held) {
         if std::mem::take(&mut held.corked) {
-            let _ = held.output.flush(&self.socket);
+            self.send_rest(held);
+        }
+    }
+
+    /// Send what is left of earlier answers while the next request comes in.
+    pub fn send_rest(&self, held: &mut Held) {
+        if held.output.size > 0 && !held.corked {
+            let _ = held.output.flush(&self.socket); // an error is met again by the next answer
         }
     }
 
