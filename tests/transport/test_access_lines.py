@@ -11,9 +11,10 @@ import pytest
 
 import penstock
 from conftest import TRANSPORTS
-from support.serving import Environ, connect, eventually, get, post
+from support.serving import Environ, Gate, connect, eventually, get, post
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from wsgiref.types import StartResponse
 
 EVERY_ATOM = (
@@ -94,3 +95,26 @@ def test_every_transport_makes_the_same_lines(format: str, tmp_path: Path) -> No
     assert len(reference) == len(REQUESTS)
     for other in others:
         assert other == reference
+
+
+@pytest.mark.parametrize("size", [5, 500_000])
+@pytest.mark.parametrize("framing", ["whole", "chunked"])
+def test_bytes_for_a_client_that_has_gone_are_not_logged_as_sent(
+    transport: str, framing: str, size: int, tmp_path: Path
+) -> None:
+    log = tmp_path / "access.log"
+    gate = Gate()
+
+    def application(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
+        gate(environ, start_response)
+        return [b"x" * size] if framing == "whole" else iter([b"x" * size] * 2)
+
+    settings = {"access_logfile": str(log), "access_logformat": "%(B)s"}
+    with penstock.running(application, transport=transport, **settings) as server:
+        with connect(server) as client:
+            client.send(get("/wait"))
+            eventually(lambda: gate.inside)
+            client.reset()
+        gate.open()
+        eventually(log.read_text)
+    assert log.read_text() == "0\n"

@@ -12,6 +12,7 @@ import pytest
 
 import penstock
 from penstock.api import RunningServer
+from penstock.transport import Exchange
 from support.serving import TEXT, Environ, Gate, connect, eventually, get, post
 from support.wire import DEADLINE, Client
 
@@ -198,3 +199,22 @@ def test_what_the_kernel_does_not_take_of_an_answer_does_not_wait_for_the_next_b
                     assert client.read_response().body == answer
                 client.send(b"hello")
                 assert client.read_response().body == answer
+
+
+def test_nothing_is_sent_behind_a_response_that_has_ended(transport: str, threads: int) -> None:
+    exchanges: list[Exchange] = []
+
+    def application(environ: Environ, start_response: StartResponse) -> list[bytes]:
+        # What `write` leads to in a thread that is halted between its checks and the sending.
+        exchanges.append(start_response.__self__.exchange)  # type: ignore[attr-defined]
+        start_response("200 OK", TEXT)
+        return [b"answer"]
+
+    with penstock.running(application, transport=transport, threads=threads) as server:
+        with connect(server) as client:
+            assert client.request("GET", "/").body == b"answer"
+            eventually(lambda: server.snapshot()["requests_in_progress"] == 0)
+            with pytest.raises(RuntimeError, match="has ended"):
+                exchanges[0].send(b"stray")
+            assert client.request("GET", "/").body == b"answer"
+    exchanges.clear()

@@ -11,7 +11,7 @@ import pytest
 
 import penstock
 from support.serving import TEXT, Environ, connect, eventually, get, post, read_until
-from support.wire import Client, chunked
+from support.wire import DEADLINE, Client, chunked
 
 pytestmark = pytest.mark.parametrize("threads", [1, 4])
 
@@ -281,3 +281,61 @@ def test_a_body_that_is_read_to_its_last_byte_but_not_to_its_end_keeps_nothing_w
             assert client.read_response().body == b"xyz"
         client.end_sending()
         assert client.is_closed_by_server()
+
+
+def test_a_thread_of_the_applications_own_that_still_reads_does_not_hold_up_the_response(
+    settings: dict[str, Any],
+) -> None:
+    may_answer = threading.Event()
+    errors: list[BaseException] = []
+
+    def read(body: Any) -> None:
+        try:
+            body.read(5)
+        except OSError as error:
+            errors.append(error)
+
+    def application(environ: Environ, start_response: StartResponse) -> list[bytes]:
+        if environ["PATH_INFO"] == "/":
+            threading.Thread(target=read, args=(environ["wsgi.input"],)).start()
+            assert may_answer.wait(DEADLINE)
+        start_response("200 OK", TEXT)
+        return [b"done"]
+
+    with penstock.running(application, **settings) as server, connect(server) as client:
+        client.send(post(b"", "Expect: 100-continue", length=5))
+        assert client.read_response().status == 100  # so that it reads by now
+        may_answer.set()
+        assert client.read_response().body == b"done"
+        client.send(b"hello" + get("/next"))
+        assert client.read_response().body == b"done"
+        eventually(lambda: errors)
+
+
+def test_a_thread_of_the_applications_own_reads_while_the_response_waits_for_the_client(
+    settings: dict[str, Any],
+) -> None:
+    got: list[bytes] = []
+    over = threading.Event()
+
+    def read(body: Any) -> None:
+        got.extend(iter(lambda: body.read(5), b""))
+        over.set()
+
+    def application(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
+        threading.Thread(target=read, args=(environ["wsgi.input"],)).start()
+        start_response("200 OK", TEXT)
+        yield b"x" * 10_000_000
+        yield b"x" * 10_000_000
+        assert over.wait(DEADLINE)
+
+    with penstock.running(application, **settings) as server:
+        with connect(server, receive_buffer=4096) as client:
+            client.send(post(b"", length=15))
+            assert client.socket.recv(1) == b"H"
+            for part in (b"first", b"secon", b"third"):
+                client.send(part)
+            assert over.wait(DEADLINE)
+            client.buffer += b"H"
+            assert len(client.read_response().body) == 20_000_000
+    assert got == [b"first", b"secon", b"third"]

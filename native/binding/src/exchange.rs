@@ -1,19 +1,20 @@
 //! One request that is with the application, and the means to answer it.
 
+use crate::connection::Connection;
 use crate::diary::{HeadCopy, Record};
 use crate::ffi::latin1_bytes;
 use crate::hub::Hub;
 use crate::output::FILE_TRUNCATED;
 use crate::pace::PathHash;
-use crate::sys::{self, Nanos, SECOND};
+use crate::sys::{self, Fd, Nanos, SECOND};
 use crate::tap;
 use crate::transport::Core;
 use crate::wire::{self, Failure, Wire};
-use penstock_protocol::{Framing, Version, choose_framing, response};
+use penstock_protocol::{Framing, Version, response};
 use pyo3::exceptions::{PyOSError, PyRuntimeError};
 use pyo3::prelude::*;
 use pyo3::pybacked::PyBackedBytes;
-use pyo3::types::{PyBytes, PyDict, PyList, PySequence, PyString, PyTuple};
+use pyo3::types::{PyBytes, PyDict, PyList, PySequence, PyString};
 use std::cell::Cell;
 use std::sync::Arc;
 
@@ -58,30 +59,35 @@ pub struct Exchange {
 
 #[pymethods]
 impl Exchange {
-    fn receive<'py>(&mut self, py: Python<'py>, size: usize) -> PyResult<Bound<'py, PyBytes>> {
-        self.check_process()?;
-        if self.done && self.wire.awaits_more() {
-            // The connection is the leader's again: what arrives may be of another request.
-            return Err(PyOSError::new_err(
-                "the response has ended: the request's body can no longer be read",
-            ));
+    fn receive<'py>(slf: &Bound<'py, Self>, size: usize) -> PyResult<Bound<'py, PyBytes>> {
+        let py = slf.py();
+        let mut buffer = Vec::new();
+        loop {
+            let (connection, patience) = {
+                let mut this = slf.try_borrow_mut()?;
+                match this.receive_some(size, &mut buffer)? {
+                    None => return this.wire.take_unread(py, size),
+                    Some(patience) => (Arc::clone(&this.wire.connection), patience),
+                }
+            };
+            let (waited, ready) = py.detach(|| wire::wait_for_input(&connection, patience));
+            let mut this = slf.try_borrow_mut()?;
+            if !this.done {
+                let late = !ready && waited >= patience;
+                this.wire.note_wait(waited, late).map_err(raised)?;
+            }
         }
-        let (core, wire, head_sent) = (&self.core, &mut self.wire, self.head_sent);
-        py.detach(|| wire.receive(&core.hub, size, head_sent))
-            .map_err(raised)?;
-        wire.take_unread(py, size)
     }
 
     fn send_informational(
         &mut self,
-        py: Python<'_>,
         status: &Bound<'_, PyString>,
         headers: &Bound<'_, PyAny>,
     ) -> PyResult<()> {
         if self.version == Version::Http10 || self.head_sent {
             return Ok(()); // RFC 9110, section 15.2
         }
-        self.check_process()?;
+        self.check_may_send()?;
         let mut out = Vec::new();
         response::begin_head(&mut out, latin1_bytes(status)?);
         let headers = headers.cast::<PySequence>()?;
@@ -90,7 +96,7 @@ impl Exchange {
             response::encode_field(&mut out, latin1_bytes(&name)?, latin1_bytes(&value)?);
         }
         out.extend_from_slice(b"\r\n");
-        self.transmit(py, &out)?;
+        self.transmit(&out)?;
         if self.hub().options.trace {
             let text = String::from_utf8_lossy(latin1_bytes(status)?).into_owned();
             wire::trace_interim(self.hub(), &self.wire.connection, &text);
@@ -98,7 +104,7 @@ impl Exchange {
         Ok(())
     }
 
-    fn respond(
+    pub fn respond(
         &mut self,
         status: Py<PyString>,
         headers: Py<PyList>,
@@ -115,112 +121,104 @@ impl Exchange {
         Ok(())
     }
 
-    fn send(&mut self, py: Python<'_>, data: &Bound<'_, PyBytes>) -> PyResult<()> {
+    fn send(slf: &Bound<'_, Self>, data: &Bound<'_, PyBytes>) -> PyResult<()> {
         let bytes = data.as_bytes();
         if bytes.is_empty() {
             return Ok(());
         }
-        self.check_process()?;
         with_scratch(|out| {
-            if !self.head_sent {
-                self.write_head(py, out)?;
+            {
+                let mut this = slf.try_borrow_mut()?;
+                this.check_may_send()?;
+                if !this.head_sent {
+                    this.write_head(slf.py(), out)?;
+                }
+                if this.framing == Framing::None {
+                    return if out.is_empty() {
+                        Ok(())
+                    } else {
+                        this.transmit(out)
+                    };
+                }
             }
-            if self.framing == Framing::None {
-                return if out.is_empty() {
-                    Ok(())
-                } else {
-                    self.transmit(py, out)
-                };
-            }
-            self.body_sent += bytes.len() as u64;
-            self.tap_body(bytes);
-            self.write_block(py, out, data, b"")?;
-            self.apply_back_pressure(py)
+            Self::write_block(slf, out, data, b"")?;
+            slf.try_borrow_mut()?.count_body(bytes);
+            Self::apply_back_pressure(slf)
         })
     }
 
-    fn send_file(
-        &mut self,
-        py: Python<'_>,
-        descriptor: i32,
-        offset: u64,
-        count: u64,
-    ) -> PyResult<()> {
+    fn send_file(slf: &Bound<'_, Self>, descriptor: i32, offset: u64, count: u64) -> PyResult<()> {
         if count == 0 {
             return Ok(());
         }
-        self.check_process()?;
         let file = match sys::duplicate(descriptor) {
             Ok(file) => file,
             // No descriptor is left for a second one: this one has to do, while it is open.
-            Err(_) => return self.send_by_reading(py, descriptor, offset, count),
+            Err(_) => return Self::send_by_reading(slf, descriptor, offset, count),
         };
-        with_scratch(|out| {
-            if !self.head_sent {
-                self.write_head(py, out)?;
-            }
-            if self.framing == Framing::Chunked {
-                response::encode_chunk_size(out, usize::try_from(count).unwrap_or(usize::MAX));
-            }
-            if !out.is_empty() {
-                self.transmit(py, out)?;
-            }
-            if self.framing == Framing::None {
+        let outlet = {
+            let mut this = slf.try_borrow_mut()?;
+            this.check_may_send()?;
+            with_scratch(|out| this.begin_region(slf.py(), out, &file, offset, count))?;
+            if this.framing == Framing::None {
                 return Ok(());
             }
-            self.body_sent += count;
-            if self.hub().options.trace {
-                let mut start = [0; tap::BODY_BYTES];
-                let size = sys::read_at(file.raw(), &mut start, offset)?;
-                let shown = size.min(usize::try_from(count).unwrap_or(size));
-                self.tap_body(start.get(..shown).unwrap_or(&[]));
-            }
-            let chunk_end: &[u8] = if self.framing == Framing::Chunked {
-                b"\r\n"
-            } else {
-                b""
-            };
-            let (core, wire) = (&self.core, &self.wire);
-            py.detach(|| wire.send_region(&core.hub, file, offset, count, chunk_end))
-                .map_err(raised)
-        })
+            this.outlet()
+        };
+        let chunk_end: &[u8] = if outlet.chunked { b"\r\n" } else { b"" };
+        slf.py()
+            .detach(|| {
+                wire::send_region(
+                    outlet.hub(),
+                    &outlet.connection,
+                    file,
+                    offset,
+                    count,
+                    chunk_end,
+                )
+            })
+            .map_err(raised)
     }
 
     #[pyo3(signature = (data = None))]
-    fn finish(&mut self, py: Python<'_>, data: Option<&Bound<'_, PyBytes>>) -> PyResult<()> {
-        if self.done {
-            return Ok(());
-        }
-        self.check_process()?;
+    pub fn finish(slf: &Bound<'_, Self>, data: Option<&Bound<'_, PyBytes>>) -> PyResult<()> {
+        let head_sent = {
+            let this = slf.try_borrow()?;
+            if this.done {
+                return Ok(());
+            }
+            this.check_process()?;
+            this.head_sent
+        };
         with_scratch(|out| {
-            if self.head_sent {
-                self.finish_body(py, out, data)
+            if head_sent {
+                Self::finish_body(slf, out, data)
             } else {
-                self.finish_whole(py, out, data)
+                Self::finish_whole(slf, out, data)
             }
         })?;
-        self.end(py, "");
-        Ok(())
+        Self::end(slf, "")
     }
 
-    fn abort(&mut self, py: Python<'_>) {
-        if self.done {
-            return;
-        }
-        if self.core.hub.abandoned.get() {
-            self.done = true;
-            return;
-        }
-        let connection = Arc::clone(&self.wire.connection);
+    fn abort(slf: &Bound<'_, Self>) -> PyResult<()> {
         {
+            let mut this = slf.try_borrow_mut()?;
+            if this.done {
+                return Ok(());
+            }
+            if this.core.hub.abandoned.get() {
+                this.done = true;
+                return Ok(());
+            }
+            let connection = &this.wire.connection;
             let mut held = connection.lock();
             held.close_after = true;
             // A body that ends with the connection would look complete; so would a connection
             // that closes in good order before any response, to a client that retries.
-            let unseen = !self.head_sent || self.framing == Framing::Close;
+            let unseen = !this.head_sent || this.framing == Framing::Close;
             held.broken = connection.is_gone() || unseen;
         }
-        self.end(py, "response cut off");
+        Self::end(slf, "response cut off")
     }
 
     fn close_after_response(&mut self) {
@@ -245,7 +243,7 @@ impl Exchange {
 }
 
 impl Exchange {
-    fn hub(&self) -> &Hub {
+    pub fn hub(&self) -> &Hub {
         &self.core.hub
     }
 
@@ -259,52 +257,121 @@ impl Exchange {
         Ok(())
     }
 
+    /// A response that has ended takes nothing more: the connection may be at its next request.
+    fn check_may_send(&self) -> PyResult<()> {
+        if self.done {
+            return Err(PyRuntimeError::new_err("the response has ended"));
+        }
+        self.check_process()
+    }
+
+    /// Look for a part of the streamed body; None where there is one, or its end, else for how
+    /// long to wait for input.
+    fn receive_some(&mut self, size: usize, buffer: &mut Vec<u8>) -> PyResult<Option<Nanos>> {
+        self.check_process()?;
+        if self.done && self.wire.awaits_more() {
+            // The connection is the leader's again: what arrives may be of another request.
+            return Err(PyOSError::new_err(
+                "the response has ended: the request's body can no longer be read",
+            ));
+        }
+        let (core, wire, head_sent) = (&self.core, &mut self.wire, self.head_sent);
+        wire.receive(&core.hub, size, head_sent, buffer)
+            .map_err(raised)
+    }
+
+    /// What sending takes without the GIL. Nobody may have borrowed the exchange then: another
+    /// thread of the application may be about to read the request's body.
+    fn outlet(&self) -> Outlet {
+        Outlet {
+            core: Arc::clone(&self.core),
+            connection: Arc::clone(&self.wire.connection),
+            chunked: self.framing == Framing::Chunked,
+        }
+    }
+
+    fn count_body(&mut self, sent: &[u8]) {
+        self.body_sent += sent.len() as u64;
+        self.tap_body(sent);
+    }
+
     /// Send head and body at once.
     fn finish_whole(
-        &mut self,
-        py: Python<'_>,
+        slf: &Bound<'_, Self>,
         out: &mut Vec<u8>,
         data: Option<&Bound<'_, PyBytes>>,
     ) -> PyResult<()> {
+        let py = slf.py();
+        let mut this = slf.try_borrow_mut()?;
         let bytes = data.map_or(&[][..], |data| data.as_bytes());
         // To HEAD, and with a 304, it would be the length of what is not sent here, which nobody
         // knows (RFC 9110, section 8.6).
-        if self.content_length.is_none() && !self.is_head && self.code(py)? != 304 {
-            self.content_length = Some(bytes.len() as u64);
+        if this.content_length.is_none() && !this.is_head && this.code(py)? != 304 {
+            this.content_length = Some(bytes.len() as u64);
         }
-        self.write_head(py, out)?;
+        this.write_head(py, out)?;
         match data {
-            Some(data) if !bytes.is_empty() && self.framing != Framing::None => {
-                self.body_sent = bytes.len() as u64;
-                self.tap_body(bytes);
+            Some(data) if !bytes.is_empty() && this.framing != Framing::None => {
                 if bytes.len() > JOIN_BYTES {
-                    return self.write_block(py, out, data, b"");
+                    drop(this);
+                    Self::write_block(slf, out, data, b"")?;
+                    slf.try_borrow_mut()?.count_body(bytes);
+                } else {
+                    out.extend_from_slice(bytes);
+                    this.transmit_whole(out)?;
+                    this.count_body(bytes);
                 }
-                out.extend_from_slice(bytes);
-                self.transmit_whole(py, out)
+                Ok(())
             }
-            _ => self.transmit_whole(py, out),
+            _ => this.transmit_whole(out),
         }
     }
 
     /// Send a whole response, now or with the next.
-    fn transmit_whole(&self, py: Python<'_>, data: &[u8]) -> PyResult<()> {
+    fn transmit_whole(&self, data: &[u8]) -> PyResult<()> {
         let corked = wire::cork(self.hub(), &mut self.wire.connection.lock(), data);
-        if corked {
-            Ok(())
-        } else {
-            self.transmit(py, data)
+        if corked { Ok(()) } else { self.transmit(data) }
+    }
+
+    /// Send what precedes a part of a file.
+    fn begin_region(
+        &mut self,
+        py: Python<'_>,
+        out: &mut Vec<u8>,
+        file: &Fd,
+        offset: u64,
+        count: u64,
+    ) -> PyResult<()> {
+        if !self.head_sent {
+            self.write_head(py, out)?;
         }
+        if self.framing == Framing::Chunked {
+            response::encode_chunk_size(out, usize::try_from(count).unwrap_or(usize::MAX));
+        }
+        if !out.is_empty() {
+            self.transmit(out)?;
+        }
+        if self.framing == Framing::None {
+            return Ok(());
+        }
+        self.body_sent += count;
+        if self.hub().options.trace {
+            let mut start = [0; tap::BODY_BYTES];
+            let size = sys::read_at(file.raw(), &mut start, offset)?;
+            let shown = size.min(usize::try_from(count).unwrap_or(size));
+            self.tap_body(start.get(..shown).unwrap_or(&[]));
+        }
+        Ok(())
     }
 
     /// Send a file's part block by block.
     fn send_by_reading(
-        &mut self,
-        py: Python<'_>,
+        slf: &Bound<'_, Self>,
         descriptor: i32,
         mut offset: u64,
         mut count: u64,
     ) -> PyResult<()> {
+        let py = slf.py();
         let mut buffer = vec![0; JOIN_BYTES];
         while count > 0 {
             let most = usize::try_from(count).unwrap_or(JOIN_BYTES).min(JOIN_BYTES);
@@ -314,7 +381,7 @@ impl Exchange {
                 return Err(PyOSError::new_err((libc::EIO, FILE_TRUNCATED)));
             }
             let data = PyBytes::new(py, buffer.get(..read).unwrap_or(&[]));
-            self.send(py, &data)?;
+            Self::send(slf, &data)?;
             offset += read as u64;
             count -= read as u64;
         }
@@ -323,44 +390,42 @@ impl Exchange {
 
     /// Send the last block, and what ends the body.
     fn finish_body(
-        &mut self,
-        py: Python<'_>,
+        slf: &Bound<'_, Self>,
         out: &mut Vec<u8>,
         data: Option<&Bound<'_, PyBytes>>,
     ) -> PyResult<()> {
-        if self.framing == Framing::None {
-            return Ok(());
-        }
-        let end = if self.framing == Framing::Chunked {
-            response::LAST_CHUNK
-        } else {
-            b""
+        let this = slf.try_borrow()?;
+        let end = match this.framing {
+            Framing::None => return Ok(()),
+            Framing::Chunked => response::LAST_CHUNK,
+            _ => b"",
         };
         match data {
             Some(data) if !data.as_bytes().is_empty() => {
-                self.body_sent += data.as_bytes().len() as u64;
-                self.tap_body(data.as_bytes());
-                self.write_block(py, out, data, end)
+                drop(this);
+                Self::write_block(slf, out, data, end)?;
+                slf.try_borrow_mut()?.count_body(data.as_bytes());
+                Ok(())
             }
             _ if end.is_empty() => {
                 // Nothing is sent that would fail, where the leader found that no more can be.
-                let mut held = self.wire.connection.lock();
-                wire::check_output(&self.wire.connection, &mut held).map_err(raised)
+                let mut held = this.wire.connection.lock();
+                wire::check_output(&this.wire.connection, &mut held).map_err(raised)
             }
-            _ => self.transmit(py, end),
+            _ => this.transmit(end),
         }
     }
 
     /// Send `out`, a block in the response's framing, and `end`.
     fn write_block(
-        &mut self,
-        py: Python<'_>,
+        slf: &Bound<'_, Self>,
         out: &mut Vec<u8>,
         data: &Bound<'_, PyBytes>,
         end: &'static [u8],
     ) -> PyResult<()> {
         let bytes = data.as_bytes();
-        let chunked = self.framing == Framing::Chunked;
+        let this = slf.try_borrow()?;
+        let chunked = this.framing == Framing::Chunked;
         if bytes.len() <= JOIN_BYTES {
             if chunked {
                 response::encode_chunk(out, bytes);
@@ -368,7 +433,7 @@ impl Exchange {
                 out.extend_from_slice(bytes);
             }
             out.extend_from_slice(end);
-            return self.transmit(py, out);
+            return this.transmit(out);
         }
         if chunked {
             response::encode_chunk_size(out, bytes.len());
@@ -377,150 +442,76 @@ impl Exchange {
         // not happen under a lock.
         let exact = match data.cast_exact::<PyBytes>() {
             Ok(exact) => exact.clone(),
-            Err(_) => PyBytes::new(py, bytes),
+            Err(_) => PyBytes::new(slf.py(), bytes),
         };
         let block = PyBackedBytes::from(exact);
         let chunk_end: &'static [u8] = if chunked { response::CHUNK_END } else { b"" };
-        let (core, wire, out) = (&self.core, &self.wire, &*out);
-        py.detach(|| wire.send_large(&core.hub, out, block, [chunk_end, end]))
+        let outlet = this.outlet();
+        drop(this);
+        let out = &*out;
+        slf.py()
+            .detach(|| {
+                let ends = [chunk_end, end];
+                wire::send_large(outlet.hub(), &outlet.connection, out, block, ends)
+            })
             .map_err(raised)
     }
 
     /// Send bytes now where the kernel takes them, and queue the rest.
-    fn transmit(&self, _py: Python<'_>, data: &[u8]) -> PyResult<()> {
+    fn transmit(&self, data: &[u8]) -> PyResult<()> {
         let mut held = self.wire.connection.lock();
         let result = wire::send_small(self.hub(), &self.wire.connection, &mut held, data);
         drop(held);
         result.map_err(raised)
     }
 
-    fn apply_back_pressure(&self, py: Python<'_>) -> PyResult<()> {
-        if !self.wire.connection.lock().output.busy() {
-            return Ok(());
-        }
-        let (core, wire) = (&self.core, &self.wire);
-        py.detach(|| wire.wait_for_room(&core.hub)).map_err(raised)
-    }
-
-    /// Send a response whose body is one block.
-    pub fn answer(
-        &mut self,
-        py: Python<'_>,
-        status: Py<PyString>,
-        headers: Py<PyList>,
-        block: &Bound<'_, PyBytes>,
-    ) -> PyResult<()> {
-        let size = block.as_bytes().len() as u64;
-        self.respond(status, headers, Some(size))?;
-        self.finish(py, Some(block))
-    }
-
-    // -- the head -------------------------------------------------------------------------------
-
-    fn code(&self, py: Python<'_>) -> PyResult<u16> {
-        // All statuses have been checked by the gateway: three digits and a space.
-        let Some(status) = &self.status else {
-            return Ok(0);
-        };
-        let digits = latin1_bytes(status.bind(py))?.iter().take(3);
-        Ok(digits.fold(0, |code, digit| {
-            code * 10 + u16::from(digit.wrapping_sub(b'0') % 10)
-        }))
-    }
-
-    fn write_head(&mut self, py: Python<'_>, out: &mut Vec<u8>) -> PyResult<()> {
-        let code = self.code(py)?;
-        let method: &[u8] = if self.is_head { b"HEAD" } else { b"" };
-        self.framing = choose_framing(method, self.version, code, self.content_length);
-        let Some(status) = &self.status else {
-            return Err(PyRuntimeError::new_err("there is no response to send"));
-        };
-        let status = status.bind(py);
-        response::begin_head(out, latin1_bytes(status)?);
-        let (mut date, mut server) = (true, true);
-        if let Some(headers) = &self.headers {
-            for item in headers.bind(py).iter() {
-                let item = item.cast::<PyTuple>()?;
-                let (name, value) = (item.get_borrowed_item(0)?, item.get_borrowed_item(1)?);
-                let (name, value) = (name.cast::<PyString>()?, value.cast::<PyString>()?);
-                let name = latin1_bytes(name)?;
-                date &= !name.eq_ignore_ascii_case(b"date");
-                server &= !name.eq_ignore_ascii_case(b"server");
-                response::encode_field(out, name, latin1_bytes(value)?);
+    fn apply_back_pressure(slf: &Bound<'_, Self>) -> PyResult<()> {
+        let outlet = {
+            let this = slf.try_borrow()?;
+            if !this.wire.connection.lock().output.busy() {
+                return Ok(());
             }
-        }
-        let added = out.len();
-        self.hub().write_server_fields(date, server, out);
-        match (self.framing, self.content_length) {
-            (Framing::Chunked, _) => response::encode_field(out, b"Transfer-Encoding", b"chunked"),
-            (Framing::Length, Some(length)) => response::encode_content_length(out, length),
-            // On HEAD and 304 it tells what a GET would have got (RFC 9110, section 8.6).
-            (Framing::None, Some(length)) if code != 204 => {
-                response::encode_content_length(out, length);
-            }
-            _ => {}
-        }
-        self.write_connection_field(out);
-        if self.hub().options.trace {
-            self.tap_head(py, out.get(added..).unwrap_or(&[]))?;
-        }
-        out.extend_from_slice(b"\r\n");
-        self.head_sent = true;
-        Ok(())
-    }
-
-    fn write_connection_field(&mut self, out: &mut Vec<u8>) {
-        let draining = self.hub().draining.get();
-        let mut held = self.wire.connection.lock();
-        self.wire.settle_request_body(&mut held);
-        if held.close_after || !self.keep_alive || self.framing == Framing::Close || draining {
-            held.close_after = true;
-            out.extend_from_slice(b"Connection: close\r\n");
-        } else if self.version == Version::Http10 {
-            out.extend_from_slice(b"Connection: keep-alive\r\n");
-        }
-    }
-
-    // -- the trace ------------------------------------------------------------------------------
-
-    fn tap_head(&self, py: Python<'_>, added: &[u8]) -> PyResult<()> {
-        let status = match &self.status {
-            Some(status) => latin1_bytes(status.bind(py))?.to_vec(),
-            None => Vec::new(),
+            this.outlet()
         };
-        let headers = self.headers.as_ref().map(|headers| headers.clone_ref(py));
-        if let Some(tap) = &mut self.wire.connection.lock().tap {
-            tap.head_sent(&status, headers, added);
-        }
-        Ok(())
-    }
-
-    fn tap_body(&self, data: &[u8]) {
-        if self.hub().options.trace {
-            if let Some(tap) = &mut self.wire.connection.lock().tap {
-                tap.body_sent(data);
-            }
-        }
+        slf.py()
+            .detach(|| wire::wait_for_room(outlet.hub(), &outlet.connection))
+            .map_err(raised)
     }
 
     /// End an exchange that nobody waits for any more; tell whether it was one.
-    pub fn drop_if_client_gone(&mut self, py: Python<'_>) -> bool {
-        if !self.client_gone() {
-            return false;
-        }
+    pub fn drop_if_client_gone(slf: &Bound<'_, Self>) -> PyResult<bool> {
         {
-            let mut held = self.wire.connection.lock();
+            let mut this = slf.try_borrow_mut()?;
+            if !this.client_gone() {
+                return Ok(false);
+            }
+            let mut held = this.wire.connection.lock();
             held.broken = true;
             held.close_after = true;
+            drop(held);
+            this.handed_out_at = sys::monotonic();
         }
-        self.handed_out_at = sys::monotonic();
-        self.end(py, "the client left before a thread was free");
-        true
+        Self::end(slf, "the client left before a thread was free")?;
+        Ok(true)
     }
 
     // -- the end --------------------------------------------------------------------------------
 
-    fn end(&mut self, py: Python<'_>, reason: &str) {
+    fn end(slf: &Bound<'_, Self>, reason: &str) -> PyResult<()> {
+        let (core, record) = {
+            let mut this = slf.try_borrow_mut()?;
+            (Arc::clone(&this.core), this.give_back(slf.py(), reason))
+        };
+        if let Some(record) = record {
+            if let Err(error) = core.teller.answered(slf.py(), &record) {
+                error.write_unraisable(slf.py(), None);
+            }
+        }
+        Ok(())
+    }
+
+    /// Let go of the connection; return what is to be logged now.
+    fn give_back(&mut self, py: Python<'_>, reason: &str) -> Option<Box<Record>> {
         self.done = true;
         let now = sys::monotonic();
         let core = Arc::clone(&self.core);
@@ -551,11 +542,7 @@ impl Exchange {
         if hurry {
             core.hub.hurry();
         }
-        if let Some(record) = record {
-            if let Err(error) = core.teller.answered(py, &record) {
-                error.write_unraisable(py, None);
-            }
-        }
+        record
     }
 
     fn record(&mut self, py: Python<'_>, time: Nanos, reason: &str) -> Box<Record> {
@@ -571,6 +558,19 @@ impl Exchange {
             seconds: time as f64 / SECOND as f64,
             reason: reason.to_owned().into(),
         })
+    }
+}
+
+/// What sending takes without the GIL.
+struct Outlet {
+    core: Arc<Core>,
+    connection: Arc<Connection>,
+    chunked: bool,
+}
+
+impl Outlet {
+    fn hub(&self) -> &Hub {
+        &self.core.hub
     }
 }
 

@@ -117,10 +117,11 @@ impl ResponseFront {
             let whole = reference.call_method1(intern!(py, "send_whole"), (block,))?;
             return whole.extract();
         };
+        let exchange = exchange.bind(py);
         exchange
-            .bind(py)
-            .borrow_mut()
-            .answer(py, status, fields, block)?;
+            .try_borrow_mut()?
+            .respond(status, fields, Some(size))?;
+        Exchange::finish(exchange, Some(block))?;
         slf.borrow_mut().finished = true;
         Ok(true)
     }

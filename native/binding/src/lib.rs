@@ -20,6 +20,7 @@ mod pace;
 mod poller;
 mod reactor;
 mod reading;
+mod response_head;
 mod spool;
 mod sys;
 mod tap;

@@ -238,7 +238,7 @@ impl Core {
         } = waiting;
         let exchange = self.deliver(py, connection, number, &request.head, &request.bytes, body)?;
         if let Some(exchange) = &exchange {
-            if exchange.borrow_mut(py).drop_if_client_gone(py) {
+            if Exchange::drop_if_client_gone(exchange.bind(py))? {
                 return Ok(None); // it waited for a thread, and nobody waits for it any more
             }
         }

@@ -5,7 +5,7 @@ use crate::connection::{Connection, Held, NEVER};
 use crate::diary::Entry;
 use crate::hub::Hub;
 use crate::output::{COALESCED_BYTES, Flushed, Piece};
-use crate::sys::{self, Fd, Nanos, Readiness};
+use crate::sys::{self, Fd, Nanos, Readiness, SECOND};
 use penstock_protocol::{Event, Head, Input, State, response};
 use pyo3::prelude::*;
 use pyo3::pybacked::PyBackedBytes;
@@ -15,6 +15,10 @@ use std::sync::Arc;
 
 /// The most that one read of a streamed body takes.
 const RECEIVE_BYTES: usize = 64 * 1024;
+
+/// How long a thread waits for the body before it looks whether the response has ended meanwhile:
+/// then the input is no longer its own, and the leader may take it before the thread has woken.
+const RECEIVE_PATIENCE: Nanos = SECOND;
 
 /// An unread request body of at most so many bytes is read and dropped to keep the connection.
 const DISCARD_BYTES: u64 = 256 * 1024;
@@ -63,28 +67,33 @@ impl Wire {
 
     // -- the request's body, where it is streamed ---------------------------------------------
 
-    /// Have something unread, unless the body is over.
-    pub fn receive(&mut self, hub: &Hub, size: usize, head_sent: bool) -> Result<(), Failure> {
-        let mut buffer = Vec::new();
-        let mut received = 0;
-        while self.unread.is_empty() && !self.body_over && size > 0 {
-            if self.look(hub, buffer.get(..received).unwrap_or(&[]))? {
-                break;
-            }
-            // PEP 3333 leaves the time to the server; with the first read is the one at which the
-            // application has shown that it wants the body. Never once a response has begun.
-            if self.continue_owed && !head_sent {
-                self.continue_owed = false;
-                let mut held = self.connection.lock();
-                send_small(hub, &self.connection, &mut held, response::CONTINUE)?;
-                drop(held);
-                trace_interim(hub, &self.connection, "100 Continue");
-            }
-            self.wait_for_input(hub)?;
-            buffer.resize(RECEIVE_BYTES, 0);
-            received = self.read_socket(&mut buffer)?;
+    /// Have something unread, unless the body is over; else tell how long to wait for input.
+    pub fn receive(
+        &mut self,
+        hub: &Hub,
+        size: usize,
+        head_sent: bool,
+        buffer: &mut Vec<u8>,
+    ) -> Result<Option<Nanos>, Failure> {
+        if !self.awaits_more() || size == 0 || self.look(hub, &[])? {
+            return Ok(None);
         }
-        Ok(())
+        // PEP 3333 leaves the time to the server; with the first read is the one at which the
+        // application has shown that it wants the body. Never once a response has begun.
+        if self.continue_owed && !head_sent {
+            self.continue_owed = false;
+            let mut held = self.connection.lock();
+            send_small(hub, &self.connection, &mut held, response::CONTINUE)?;
+            drop(held);
+            trace_interim(hub, &self.connection, "100 Continue");
+        }
+        buffer.resize(RECEIVE_BYTES, 0);
+        let received = self.read_socket(buffer)?;
+        if self.look(hub, buffer.get(..received).unwrap_or(&[]))? {
+            return Ok(None);
+        }
+        let allowed = hub.options.body_allowance(self.received, self.waited);
+        Ok(Some(allowed.saturating_sub(self.waited)))
     }
 
     /// Look for a part of the body in what was received; tell whether there is one, or its end.
@@ -124,31 +133,17 @@ impl Wire {
         found
     }
 
-    /// Wait until the socket is readable, within what the body's clock allows.
+    /// Keep account of a wait; fails where it has been too long.
     ///
     /// Only waiting counts: a client is not blamed for an application that reads slowly.
-    fn wait_for_input(&mut self, hub: &Hub) -> Result<(), Failure> {
-        let allowed = hub
-            .options
-            .body_allowance(self.received, self.waited)
-            .saturating_sub(self.waited);
-        let before = sys::monotonic();
-        let mut ready = false;
-        while allowed > 0 && !ready {
-            let left = (before + allowed).saturating_sub(sys::monotonic());
-            if left == 0 {
-                break;
-            }
-            ready =
-                sys::wait_until(&self.connection.socket, Readiness::Input, left).unwrap_or(true);
+    pub fn note_wait(&mut self, waited: Nanos, late: bool) -> Result<(), Failure> {
+        self.waited += waited;
+        if !late {
+            return Ok(());
         }
-        self.waited += sys::monotonic() - before;
-        if !ready {
-            self.connection.lock().close_after = true;
-            let text = "the request's body came too slowly (body_timeout)";
-            return Err(Failure::BadBody(408, text.to_owned()));
-        }
-        Ok(())
+        self.connection.lock().close_after = true;
+        let text = "the request's body came too slowly (body_timeout)";
+        Err(Failure::BadBody(408, text.to_owned()))
     }
 
     fn read_socket(&mut self, buffer: &mut [u8]) -> Result<usize, Failure> {
@@ -198,112 +193,118 @@ impl Wire {
             held.close_after = true;
         }
     }
+}
 
-    // -- the response -----------------------------------------------------------------------------
+/// Wait until the socket is readable; tell for how long, and whether it is.
+pub fn wait_for_input(connection: &Connection, patience: Nanos) -> (Nanos, bool) {
+    let before = sys::monotonic();
+    let most = patience.min(RECEIVE_PATIENCE);
+    let ready = sys::wait_until(&connection.socket, Readiness::Input, most).unwrap_or(true);
+    (sys::monotonic() - before, patience > 0 && ready)
+}
 
-    /// Send `head`, a block without copying it, and what ends it.
-    pub fn send_large(
-        &self,
-        hub: &Hub,
-        head: &[u8],
-        block: PyBackedBytes,
-        ends: [&'static [u8]; 2],
-    ) -> Result<(), Failure> {
-        let connection = &self.connection;
-        let mut held = connection.lock();
-        let [chunk_end, end] = ends;
-        let sent = if held.output.busy() {
-            Ok(0)
-        } else {
-            sys::send_pieces(&connection.socket, &[head, &block, chunk_end, end])
-        };
-        let mut sent = match sent {
-            Ok(sent) => sent,
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => 0,
-            Err(error) => return Err(disconnected(connection, &mut held, &error)),
-        };
-        if sent < head.len() {
-            held.output.append(Piece::Owned(head.to_vec(), sent));
-        }
-        sent = sent.saturating_sub(head.len());
-        let size = block.len();
-        if sent < size {
-            held.output.append(Piece::Held(block, sent));
-        }
-        sent = sent.saturating_sub(size);
-        let tail = [chunk_end, end].concat();
-        if sent < tail.len() {
-            held.output.append(Piece::Owned(tail, sent));
-        }
-        self.flush_queued(hub, &mut held)
+// -- the response -----------------------------------------------------------------------------
+
+/// Send `head`, a block without copying it, and what ends it.
+pub fn send_large(
+    hub: &Hub,
+    connection: &Connection,
+    head: &[u8],
+    block: PyBackedBytes,
+    ends: [&'static [u8]; 2],
+) -> Result<(), Failure> {
+    let mut held = connection.lock();
+    let [chunk_end, end] = ends;
+    let sent = if held.output.busy() {
+        Ok(0)
+    } else {
+        sys::send_pieces(&connection.socket, &[head, &block, chunk_end, end])
+    };
+    let mut sent = match sent {
+        Ok(sent) => sent,
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => 0,
+        Err(error) => return Err(disconnected(connection, &mut held, &error)),
+    };
+    if sent < head.len() {
+        held.output.append(Piece::Owned(head.to_vec(), sent));
     }
-
-    /// Send a part of a file.
-    pub fn send_region(
-        &self,
-        hub: &Hub,
-        file: Fd,
-        offset: u64,
-        count: u64,
-        end: &[u8],
-    ) -> Result<(), Failure> {
-        let mut held = self.connection.lock();
-        held.output.append(Piece::Region {
-            file,
-            offset,
-            count,
-        });
-        if !end.is_empty() {
-            held.output.append(Piece::Owned(end.to_vec(), 0));
-        }
-        self.flush_queued(hub, &mut held)
+    sent = sent.saturating_sub(head.len());
+    let size = block.len();
+    if sent < size {
+        held.output.append(Piece::Held(block, sent));
     }
-
-    fn flush_queued(&self, hub: &Hub, held: &mut Held) -> Result<(), Failure> {
-        held.corked = false; // what waited goes before this, with it
-        if held.output.busy() {
-            flush(&self.connection, held)?;
-            watch(hub, &self.connection, held);
-        }
-        Ok(())
+    sent = sent.saturating_sub(size);
+    let tail = [chunk_end, end].concat();
+    if sent < tail.len() {
+        held.output.append(Piece::Owned(tail, sent));
     }
+    flush_queued(hub, connection, &mut held)
+}
 
-    /// Wait while more is unsent than may be; have the leader send what then remains.
-    pub fn wait_for_room(&self, hub: &Hub) -> Result<(), Failure> {
-        let connection = &self.connection;
-        let mark = hub.options.out_buffer;
-        let mut held = connection.lock();
-        let mut before = held.output.acknowledged(&connection.socket);
-        let mut deadline = sys::monotonic().saturating_add(hub.options.write_timeout);
-        held.awaiting_room = true;
-        let result = loop {
-            match flush(connection, &mut held) {
-                Ok(_) if held.output.size <= mark => break Ok(()),
-                Ok(_) => {}
-                Err(failure) => break Err(failure),
+/// Send a part of a file.
+pub fn send_region(
+    hub: &Hub,
+    connection: &Connection,
+    file: Fd,
+    offset: u64,
+    count: u64,
+    end: &[u8],
+) -> Result<(), Failure> {
+    let mut held = connection.lock();
+    held.output.append(Piece::Region {
+        file,
+        offset,
+        count,
+    });
+    if !end.is_empty() {
+        held.output.append(Piece::Owned(end.to_vec(), 0));
+    }
+    flush_queued(hub, connection, &mut held)
+}
+
+fn flush_queued(hub: &Hub, connection: &Connection, held: &mut Held) -> Result<(), Failure> {
+    held.corked = false; // what waited goes before this, with it
+    if held.output.busy() {
+        flush(connection, held)?;
+        watch(hub, connection, held);
+    }
+    Ok(())
+}
+
+/// Wait while more is unsent than may be; have the leader send what then remains.
+pub fn wait_for_room(hub: &Hub, connection: &Connection) -> Result<(), Failure> {
+    let mark = hub.options.out_buffer;
+    let mut held = connection.lock();
+    let mut before = held.output.acknowledged(&connection.socket);
+    let mut deadline = sys::monotonic().saturating_add(hub.options.write_timeout);
+    held.awaiting_room = true;
+    let result = loop {
+        match flush(connection, &mut held) {
+            Ok(_) if held.output.size <= mark => break Ok(()),
+            Ok(_) => {}
+            Err(failure) => break Err(failure),
+        }
+        let left = deadline.saturating_sub(sys::monotonic());
+        if left == 0 {
+            let taken = held.output.acknowledged(&connection.socket);
+            if ((taken - before) as f64) < hub.options.least_progress() {
+                connection.set_gone();
+                let text = "the client stalled past the write deadline";
+                break Err(Failure::Disconnected(text.to_owned()));
             }
-            let left = deadline.saturating_sub(sys::monotonic());
-            if left == 0 {
-                let taken = held.output.acknowledged(&connection.socket);
-                if ((taken - before) as f64) < hub.options.least_progress() {
-                    connection.set_gone();
-                    let text = "the client stalled past the write deadline";
-                    break Err(Failure::Disconnected(text.to_owned()));
-                }
-                before = taken;
-                deadline = sys::monotonic().saturating_add(hub.options.write_timeout);
-                continue;
-            }
-            drop(held);
-            let _ = sys::wait_until(&connection.socket, Readiness::Room, left);
-            held = connection.lock();
-        };
-        held.awaiting_room = false;
-        if result.is_ok() {
-            watch(hub, connection, &mut held);
+            before = taken;
+            deadline = sys::monotonic().saturating_add(hub.options.write_timeout);
+            continue;
         }
-        result
+        drop(held);
+        let _ = sys::wait_until(&connection.socket, Readiness::Room, left);
+        held = connection.lock();
+    };
+    held.awaiting_room = false;
+    if result.is_ok() {
+        watch(hub, connection, &mut held);
     }
+    result
 }
 
 /// Tell the trace, where there is one, of an interim response.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import select
+import threading
 import time
 from collections.abc import Sequence
 from selectors import EVENT_READ
@@ -33,6 +34,10 @@ if TYPE_CHECKING:
 
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
+RECEIVE_PATIENCE_SECONDS = 1.0
+"""How long a thread waits for the body before it looks whether the response has ended meanwhile:
+then the input is no longer its own, and the leader may take it before the thread has woken."""
+
 _DATE_OR_SERVER = frozenset({len("Date"), len("Server")})
 
 NONE, LENGTH, CHUNKED, CLOSE = Framing  # an enum's attributes are slow to look up
@@ -49,6 +54,7 @@ class PythonExchange:
         "_framing",
         "_headers",
         "_received",
+        "_receiving",
         "_status",
         "_unread",
         "_waited",
@@ -91,6 +97,9 @@ class PythonExchange:
             self._continue_owed = request.expect_continue
             self._unread = b""
             self._waited = 0.0  # seconds for which `receive` has waited for the client
+            # Held while input is taken, not while it is waited for: an application may read in
+            # another thread than the one that ends the response, and so gives the connection back.
+            self._receiving = threading.Lock()
         else:
             self._body_over = True
             self._continue_owed = False
@@ -99,57 +108,57 @@ class PythonExchange:
 
     def receive(self, size: int) -> bytes:
         """See `penstock.transport.Exchange.receive`."""
-        if not self._unread:
-            if self._body_over:
-                return b""
-            if self.done:
-                # The connection is the leader's again: what arrives may be of another request.
-                raise OSError("the response has ended: the request's body can no longer be read")
-            self._unread = self._receive_some()
+        while not self._unread and not self._body_over:
+            with self._receiving:
+                if self.done:
+                    # The connection is the leader's again: what arrives may be of another request.
+                    raise OSError("the response has ended: its request can no longer be read")
+                waits = not self._receive_some()
+            if waits:
+                self._wait_for_input()
         data, self._unread = self._unread[:size], self._unread[size:]
         return data
 
-    def _receive_some(self) -> bytes:
+    def _receive_some(self) -> bool:
+        """Look for a part of the body; tell whether there is one, or its end."""
+        if self._take_from_parser():
+            return True
+        self._send_continue_if_owed()
+        self._read_socket()
+        return self._take_from_parser()
+
+    def _take_from_parser(self) -> bool:
         connection = self._connection
         parser = connection.parser
-        while True:
-            try:
-                event = parser.next_event()
-            except ProtocolError as error:
-                connection.close_after = True
-                raise RequestBodyError(error.status, error.reason) from error
-            kind = type(event)
-            if kind is Data:
-                data: bytes = event.data  # type: ignore[union-attr]
-                self._received += len(data)
-                if connection.tap is not None:
-                    connection.tap.body_received(data, parser.buffered)
-                return data
-            if kind is EndOfMessage:
-                self._body_over = True
-                return b""
-            self._send_continue_if_owed()
-            self._wait_for_input()
-            received = self._read_socket()
-            if received:
-                if connection.tap is not None:
-                    connection.tap.received(received)
-                parser.receive_data(received)
-            else:
-                parser.receive_eof()
-
-    def _read_socket(self) -> bytes:
         try:
-            return self._connection.socket.recv(JOIN_BYTES)
+            event = parser.next_event()
+        except ProtocolError as error:
+            connection.close_after = True
+            raise RequestBodyError(error.status, error.reason) from error
+        kind = type(event)
+        if kind is Data:
+            self._unread = event.data  # type: ignore[union-attr]
+            self._received += len(self._unread)
+            if connection.tap is not None:
+                connection.tap.body_received(self._unread, parser.buffered)
+        elif kind is EndOfMessage:
+            self._body_over = True
+        return bool(self._unread) or self._body_over
+
+    def _read_socket(self) -> None:
+        connection = self._connection
+        try:
+            received = connection.socket.recv(JOIN_BYTES)
         except BlockingIOError:
-            return self._read_socket_again()
+            return
         except OSError as error:
             raise self._disconnected(error) from error
-
-    def _read_socket_again(self) -> bytes:
-        # Readiness may turn out to be spurious (a segment with a bad checksum).
-        self._wait_for_input()
-        return self._read_socket()
+        if received:
+            if connection.tap is not None:
+                connection.tap.received(received)
+            connection.parser.receive_data(received)
+        else:
+            connection.parser.receive_eof()
 
     def _send_continue_if_owed(self) -> None:
         # PEP 3333 leaves the time to the server; with the first read is the one at which the
@@ -170,9 +179,10 @@ class PythonExchange:
         before = time.monotonic()
         poller = select.poll()
         poller.register(self._connection.socket, select.POLLIN)
-        ready = allowed > 0 and poller.poll(allowed * 1000)
-        self._waited += time.monotonic() - before
-        if not ready:
+        ready = allowed > 0 and poller.poll(min(allowed, RECEIVE_PATIENCE_SECONDS) * 1000)
+        waited = time.monotonic() - before
+        self._waited += waited
+        if not ready and waited >= allowed and not self.done:
             self._connection.close_after = True
             raise RequestBodyError(408, "the request's body came too slowly (body_timeout)")
 
@@ -181,6 +191,7 @@ class PythonExchange:
     def send_informational(self, status: str, headers: Sequence[tuple[str, str]]) -> None:
         """See `penstock.transport.Exchange.send_informational`."""
         if self.request.version == "HTTP/1.1" and not self.head_sent:
+            self._require_open()
             self._transmit_one(encode_head(status, headers))
             if self._connection.tap is not None:
                 self._connection.tap.sent_interim(status)
@@ -197,6 +208,7 @@ class PythonExchange:
         """See `penstock.transport.Exchange.send`."""
         if not data:
             return
+        self._require_open()
         head = b"" if self.head_sent else self._make_head()
         framing = self._framing
         if framing is NONE:
@@ -223,6 +235,7 @@ class PythonExchange:
         """See `penstock.transport.Exchange.send_file`."""
         if count <= 0:
             return
+        self._require_open()
         try:
             region = FileRegion(descriptor, offset, count)
         except OSError:
@@ -230,6 +243,10 @@ class PythonExchange:
             self._send_by_reading(descriptor, offset, count)
             return
         self._send_region(region)
+
+    def _require_open(self) -> None:
+        if self.done:  # the connection may be at its next request
+            raise RuntimeError("the response has ended")
 
     def _send_region(self, region: FileRegion) -> None:
         head = b"" if self.head_sent else self._make_head()
@@ -520,7 +537,11 @@ class PythonExchange:
 
     def _end(self, reason: str = "") -> None:
         connection = self._connection
-        self.done = True
+        if self.body is None:
+            with self._receiving:  # what is being taken off the socket is still of this request
+                self.done = True
+        else:
+            self.done = True
         loop = connection.loop
         duration = time.monotonic() - self.handed_out_at
         loop.note_call(duration)

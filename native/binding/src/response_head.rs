@@ -1,0 +1,94 @@
+//! The head of a response: what the application said, and what the server adds.
+
+use crate::exchange::Exchange;
+use crate::ffi::latin1_bytes;
+use penstock_protocol::{Framing, Version, choose_framing, response};
+use pyo3::exceptions::PyRuntimeError;
+use pyo3::prelude::*;
+use pyo3::types::{PyString, PyTuple};
+
+impl Exchange {
+    pub fn code(&self, py: Python<'_>) -> PyResult<u16> {
+        // All statuses have been checked by the gateway: three digits and a space.
+        let Some(status) = &self.status else {
+            return Ok(0);
+        };
+        let digits = latin1_bytes(status.bind(py))?.iter().take(3);
+        Ok(digits.fold(0, |code, digit| {
+            code * 10 + u16::from(digit.wrapping_sub(b'0') % 10)
+        }))
+    }
+
+    pub fn write_head(&mut self, py: Python<'_>, out: &mut Vec<u8>) -> PyResult<()> {
+        let code = self.code(py)?;
+        let method: &[u8] = if self.is_head { b"HEAD" } else { b"" };
+        self.framing = choose_framing(method, self.version, code, self.content_length);
+        let Some(status) = &self.status else {
+            return Err(PyRuntimeError::new_err("there is no response to send"));
+        };
+        let status = status.bind(py);
+        response::begin_head(out, latin1_bytes(status)?);
+        let (mut date, mut server) = (true, true);
+        if let Some(headers) = &self.headers {
+            for item in headers.bind(py).iter() {
+                let item = item.cast::<PyTuple>()?;
+                let (name, value) = (item.get_borrowed_item(0)?, item.get_borrowed_item(1)?);
+                let (name, value) = (name.cast::<PyString>()?, value.cast::<PyString>()?);
+                let name = latin1_bytes(name)?;
+                date &= !name.eq_ignore_ascii_case(b"date");
+                server &= !name.eq_ignore_ascii_case(b"server");
+                response::encode_field(out, name, latin1_bytes(value)?);
+            }
+        }
+        let added = out.len();
+        self.hub().write_server_fields(date, server, out);
+        match (self.framing, self.content_length) {
+            (Framing::Chunked, _) => response::encode_field(out, b"Transfer-Encoding", b"chunked"),
+            (Framing::Length, Some(length)) => response::encode_content_length(out, length),
+            // On HEAD and 304 it tells what a GET would have got (RFC 9110, section 8.6).
+            (Framing::None, Some(length)) if code != 204 => {
+                response::encode_content_length(out, length);
+            }
+            _ => {}
+        }
+        self.write_connection_field(out);
+        if self.hub().options.trace {
+            self.tap_head(py, out.get(added..).unwrap_or(&[]))?;
+        }
+        out.extend_from_slice(b"\r\n");
+        self.head_sent = true;
+        Ok(())
+    }
+
+    fn write_connection_field(&mut self, out: &mut Vec<u8>) {
+        let draining = self.hub().draining.get();
+        let mut held = self.wire.connection.lock();
+        self.wire.settle_request_body(&mut held);
+        if held.close_after || !self.keep_alive || self.framing == Framing::Close || draining {
+            held.close_after = true;
+            out.extend_from_slice(b"Connection: close\r\n");
+        } else if self.version == Version::Http10 {
+            out.extend_from_slice(b"Connection: keep-alive\r\n");
+        }
+    }
+
+    fn tap_head(&self, py: Python<'_>, added: &[u8]) -> PyResult<()> {
+        let status = match &self.status {
+            Some(status) => latin1_bytes(status.bind(py))?.to_vec(),
+            None => Vec::new(),
+        };
+        let headers = self.headers.as_ref().map(|headers| headers.clone_ref(py));
+        if let Some(tap) = &mut self.wire.connection.lock().tap {
+            tap.head_sent(&status, headers, added);
+        }
+        Ok(())
+    }
+
+    pub fn tap_body(&self, data: &[u8]) {
+        if self.hub().options.trace {
+            if let Some(tap) = &mut self.wire.connection.lock().tap {
+                tap.body_sent(data);
+            }
+        }
+    }
+}
