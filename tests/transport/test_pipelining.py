@@ -206,7 +206,8 @@ def test_nothing_is_sent_behind_a_response_that_has_ended(transport: str, thread
 
     def application(environ: Environ, start_response: StartResponse) -> list[bytes]:
         # What `write` leads to in a thread that is halted between its checks and the sending.
-        exchanges.append(start_response.__self__.exchange)  # type: ignore[attr-defined]
+        response = start_response.__self__.reference()  # type: ignore[attr-defined]
+        exchanges.append(response.exchange)
         start_response("200 OK", TEXT)
         return [b"answer"]
 
