@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ctypes
+import os
+import threading
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
@@ -11,9 +13,20 @@ if TYPE_CHECKING:
 
 KEPT_SECONDS = 3
 
+DROWSY_SECONDS = 0.5
+"""After so long without a request nobody looks any more whether a call lasts."""
+
+
+def keep(*, after: float) -> None:
+    threading.Event().wait(after)
+    os.write(2, b"keeping the lock\n")
+    ctypes.PyDLL(None).usleep(KEPT_SECONDS * 1_000_000)  # a PyDLL does not give the lock up
+
 
 def app(environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
     if environ["PATH_INFO"] == "/keep":
-        ctypes.PyDLL(None).usleep(KEPT_SECONDS * 1_000_000)  # a PyDLL does not give the lock up
+        keep(after=0)
+    elif environ["PATH_INFO"] == "/keep-later":
+        threading.Thread(target=keep, kwargs={"after": DROWSY_SECONDS}).start()
     start_response("200 OK", [("Content-Type", "text/plain")])
     return [b"done"]

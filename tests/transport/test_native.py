@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import inspect
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -93,3 +94,20 @@ def test_no_client_waits_for_a_call_that_keeps_the_interpreters_lock() -> None:
             assert time.monotonic() - begun < KEPT_SECONDS - 0.5
             assert keeper.read_response().body == b"done"
         server.wait_for_line("408 .*header_timeout")
+
+
+def test_no_client_waits_for_a_request_that_waits_for_the_interpreters_lock() -> None:
+    """Nor where the server had nothing to do before, so that nobody looked after its calls."""
+    with ServerProcess("gil_keeper:app", "--transport", "native", cwd=HERE) as server:
+        with Client(server.address) as first:
+            assert first.request("GET", "/keep-later").body == b"done"
+            server.wait_for_line("keeping the lock")
+            begun = time.monotonic()
+            first.send(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+            threading.Event().wait(0.1)  # so that it is taken before there is anything else to do
+            for _ in range(3):
+                with Client(server.address) as other:
+                    other.send(b"nonsense\r\n\r\n")
+                    assert other.read_response().status == 400
+            assert time.monotonic() - begun < KEPT_SECONDS - 0.5
+            assert first.read_response().body == b"done"

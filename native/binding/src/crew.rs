@@ -213,6 +213,10 @@ impl Crew {
             Step::Blocked | Step::Relieved => Turn::Again,
         };
         self.led.set(false);
+        if matches!(turn, Turn::Request(_)) && self.watchdog_asleep.get() {
+            // It waits for the GIL now, which some call may keep, and is not handed out before.
+            self.watchdog.ring();
+        }
         Some(turn)
     }
 
@@ -285,9 +289,8 @@ impl Crew {
             if self.watchdog_asleep.get() && unchanged && self.someone_leads() {
                 self.watchdog.wait();
                 quiet = 0;
-            } else {
-                self.watchdog.wait_for(TICK);
             }
+            self.watchdog.wait_for(TICK);
             self.watchdog_asleep.set(false);
             let now_seen = self.handed_out.load(Ordering::SeqCst);
             let changed = std::mem::replace(&mut seen, now_seen) != now_seen;
