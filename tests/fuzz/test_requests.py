@@ -56,6 +56,7 @@ def application(environ: Environ, start_response: StartResponse) -> list[bytes]:
         for name, value in environ.items()
         if name not in OWN
     }
+    told["wsgi.early_hints"] = callable(environ["wsgi.early_hints"])
     stream = environ["wsgi.input"]
     path = environ["PATH_INFO"]
     if path == "/p":

@@ -6,6 +6,7 @@ use crate::ffi::latin1_bytes;
 use crate::hub::Hub;
 use crate::output::FILE_TRUNCATED;
 use crate::pace::PathHash;
+use crate::scratch::{JOIN_BYTES, with_scratch};
 use crate::sys::{self, Fd, Nanos, SECOND};
 use crate::tap;
 use crate::transport::Core;
@@ -15,20 +16,10 @@ use pyo3::exceptions::{PyOSError, PyRuntimeError};
 use pyo3::prelude::*;
 use pyo3::pybacked::PyBackedBytes;
 use pyo3::types::{PyBytes, PyDict, PyList, PySequence, PyString};
-use std::cell::Cell;
 use std::sync::Arc;
 
 pyo3::import_exception!(penstock.errors, ClientDisconnected);
 pyo3::import_exception!(penstock.errors, RequestBodyError);
-
-/// A body block up to this size is copied behind the head, so that both leave in one send; above,
-/// it is sent from where it is, without the GIL.
-const JOIN_BYTES: usize = 64 * 1024;
-
-thread_local! {
-    /// What the thread writes heads and small blocks into.
-    static SCRATCH: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
-}
 
 /// `penstock.transport.Exchange`, by the thread that handles it.
 #[pyclass(module = "penstock._native", freelist = 64)]
@@ -141,8 +132,7 @@ impl Exchange {
                     };
                 }
             }
-            Self::write_block(slf, out, data, b"")?;
-            slf.try_borrow_mut()?.count_body(bytes);
+            Self::write_counted(slf, out, data, b"")?;
             Self::apply_back_pressure(slf)
         })
     }
@@ -290,6 +280,24 @@ impl Exchange {
         }
     }
 
+    /// Send a block, and count it as far as it has left.
+    fn write_counted(
+        slf: &Bound<'_, Self>,
+        out: &mut Vec<u8>,
+        data: &Bound<'_, PyBytes>,
+        end: &'static [u8],
+    ) -> PyResult<()> {
+        let lost = slf.try_borrow()?.wire.connection.lock().output.lost();
+        let written = Self::write_block(slf, out, data, end);
+        let mut this = slf.try_borrow_mut()?;
+        // A part of a large block may have left before the rest was lost, and what was lost is taken
+        // off in the end.
+        if written.is_ok() || this.wire.connection.lock().output.lost() > lost {
+            this.count_body(data.as_bytes());
+        }
+        written
+    }
+
     fn count_body(&mut self, sent: &[u8]) {
         self.body_sent += sent.len() as u64;
         self.tap_body(sent);
@@ -314,8 +322,7 @@ impl Exchange {
             Some(data) if !bytes.is_empty() && this.framing != Framing::None => {
                 if bytes.len() > JOIN_BYTES {
                     drop(this);
-                    Self::write_block(slf, out, data, b"")?;
-                    slf.try_borrow_mut()?.count_body(bytes);
+                    Self::write_counted(slf, out, data, b"")?;
                 } else {
                     out.extend_from_slice(bytes);
                     this.transmit_whole(out)?;
@@ -403,9 +410,7 @@ impl Exchange {
         match data {
             Some(data) if !data.as_bytes().is_empty() => {
                 drop(this);
-                Self::write_block(slf, out, data, end)?;
-                slf.try_borrow_mut()?.count_body(data.as_bytes());
-                Ok(())
+                Self::write_counted(slf, out, data, end)
             }
             _ if end.is_empty() => {
                 // Nothing is sent that would fail, where the leader found that no more can be.
@@ -572,17 +577,6 @@ impl Outlet {
     fn hub(&self) -> &Hub {
         &self.core.hub
     }
-}
-
-/// Lend the thread's buffer, empty; a block that made it large does not keep it so.
-fn with_scratch<T>(work: impl FnOnce(&mut Vec<u8>) -> T) -> T {
-    let mut out = SCRATCH.take();
-    out.clear();
-    let result = work(&mut out);
-    if out.capacity() <= 4 * JOIN_BYTES {
-        SCRATCH.set(out);
-    }
-    result
 }
 
 /// What a failure on the wire is in Python.

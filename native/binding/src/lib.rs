@@ -21,6 +21,7 @@ mod poller;
 mod reactor;
 mod reading;
 mod response_head;
+mod scratch;
 mod spool;
 mod sys;
 mod tap;

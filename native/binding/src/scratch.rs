@@ -1,0 +1,23 @@
+//! What heads and small blocks are written into before they leave in one send.
+
+use std::cell::Cell;
+
+/// A body block up to this size is copied behind the head, so that both leave in one send; above,
+/// it is sent from where it is, without the GIL.
+pub const JOIN_BYTES: usize = 64 * 1024;
+
+thread_local! {
+    /// What the thread writes heads and small blocks into.
+    static SCRATCH: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
+}
+
+/// Lend the thread's buffer, empty; a block that made it large does not keep it so.
+pub fn with_scratch<T>(work: impl FnOnce(&mut Vec<u8>) -> T) -> T {
+    let mut out = SCRATCH.take();
+    out.clear();
+    let result = work(&mut out);
+    if out.capacity() <= 4 * JOIN_BYTES {
+        SCRATCH.set(out);
+    }
+    result
+}
