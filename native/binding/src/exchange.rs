@@ -202,6 +202,7 @@ impl Exchange {
             }
             let connection = &this.wire.connection;
             let mut held = connection.lock();
+            connection.uncork(&mut held); // what waited is an earlier response, and whole
             held.close_after = true;
             // A body that ends with the connection would look complete; so would a connection
             // that closes in good order before any response, to a client that retries.

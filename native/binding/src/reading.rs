@@ -231,7 +231,7 @@ impl Connection {
 
     /// Send what waits. What the kernel does not take goes with what comes next, or when there is
     /// room.
-    fn uncork(&self, held: &mut Held) {
+    pub fn uncork(&self, held: &mut Held) {
         if std::mem::take(&mut held.corked) {
             self.send_rest(held);
         }
