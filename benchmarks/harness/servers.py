@@ -115,6 +115,14 @@ PEERS = {
             Kind.OURS,
             access_log=_PENSTOCK_LOG,
         ),
+        Peer(
+            "penstock-streaming",
+            _PENSTOCK + "--transport native --stream-requests",
+            ("penstock",),
+            Kind.OURS,
+            access_log=_PENSTOCK_LOG,
+            everywhere=False,
+        ),
         Peer("bjoern", _BJOERN, ("bjoern",), threaded=False),
         Peer("fastpysgi", _FASTPYSGI, ("fastpysgi",), threaded=False),
         Peer(
