@@ -17,7 +17,7 @@ PYTEST = "$(BIN)/python" -m pytest
 
 .DEFAULT_GOAL := help
 .PHONY: help serve test suite coverage lint format docs install-check bench counts soak native
-.PHONY: native-test fuzz native-fuzz asan valgrind clean
+.PHONY: native-test fuzz native-fuzz asan valgrind portable clean
 
 help:
 	@echo 'make serve          set everything up and serve the Flask example on http://127.0.0.1:8000/hello'
@@ -36,6 +36,7 @@ help:
 	@echo 'make native-fuzz    run the fuzz targets of native/fuzz for SECONDS=60 each; needs nightly Rust'
 	@echo 'make asan           run the wire tests on native code under AddressSanitizer; needs nightly Rust'
 	@echo 'make valgrind       run them under memcheck; needs valgrind'
+	@echo 'make portable       run them on what other systems than Linux run; needs a C compiler'
 	@echo 'make clean          remove what all of these made'
 
 serve:
@@ -122,7 +123,7 @@ native-fuzz:
 			-timeout=5 -rss_limit_mb=1024 -print_final_stats=1 || exit; \
 	done
 
-asan valgrind:
+asan valgrind portable:
 	@$(SYNC) test $(TEST)
 	VENV="$(VENV)" scripts/run-checked $@ $(ARGS)
 

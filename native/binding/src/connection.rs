@@ -262,6 +262,7 @@ impl Connection {
         desk: &mut Desk,
         event: Event,
     ) -> Option<Ready> {
+        let event = event.told;
         let mut held = self.lock();
         if event.input || event.ended || event.broken {
             held.readable = true;

@@ -1,10 +1,8 @@
 //! Waiting for sockets: edge-triggered, so that a request needs no call to change what is watched.
 
-use crate::hub::lock;
-use crate::sys::{Fd, MILLISECOND, Nanos, epoll};
+use crate::sys::{self, Fd, MILLISECOND, NO_EVENT, Nanos, Queue, RawEvent, Told};
 use std::io;
 use std::os::fd::RawFd;
-use std::sync::Mutex;
 
 /// Events taken in one poll. A batch is handled before the next poll.
 const BATCH: usize = 256;
@@ -30,24 +28,19 @@ impl Token {
 #[derive(Clone, Copy)]
 pub struct Event {
     pub token: Token,
-    pub input: bool,
-    pub room: bool,
-    /// The client has ended its side: the end comes behind the input.
-    pub ended: bool,
-    /// The connection is no more.
-    pub broken: bool,
+    pub told: Told,
 }
 
 /// What one poll told. Its room is made once: a poll is too frequent for that.
 pub struct Events {
-    raw: Box<[epoll::Event]>,
+    raw: Box<[RawEvent]>,
     ready: usize,
 }
 
 impl Default for Events {
     fn default() -> Self {
         Events {
-            raw: vec![epoll::Event { events: 0, u64: 0 }; BATCH].into_boxed_slice(),
+            raw: vec![NO_EVENT; BATCH].into_boxed_slice(),
             ready: 0,
         }
     }
@@ -62,54 +55,35 @@ impl Events {
     pub fn take(&mut self) -> impl Iterator<Item = Event> + '_ {
         let ready = std::mem::take(&mut self.ready);
         self.raw.iter().take(ready).map(|event| {
-            let mask = event.events as i32;
+            let (token, told) = sys::told(event);
             Event {
-                token: Token(event.u64),
-                input: mask & libc::EPOLLIN != 0,
-                room: mask & libc::EPOLLOUT != 0,
-                ended: mask & libc::EPOLLRDHUP != 0,
-                broken: mask & (libc::EPOLLERR | libc::EPOLLHUP) != 0,
+                token: Token(token),
+                told,
             }
         })
     }
 }
 
-/// An epoll instance, and a descriptor that ends its wait.
-pub struct Poller {
-    epoll: Fd,       // used by the leader, who also closes it
-    wake: Mutex<Fd>, // used by any thread: locked, lest one writes to what its number became
-}
+/// The kernel's queue of events: an epoll instance, or a kqueue.
+pub struct Poller(Queue);
 
 impl Poller {
     pub fn new() -> io::Result<Self> {
-        let poller = Poller {
-            epoll: epoll::create()?,
-            wake: Mutex::new(epoll::create_eventfd()?),
-        };
-        // Edge-triggered: each write makes an event, and nobody has to read the counter.
-        let events = (libc::EPOLLIN | libc::EPOLLET) as u32;
-        epoll::add(
-            &poller.epoll,
-            lock(&poller.wake).raw(),
-            events,
-            Token::WAKE.0,
-        )?;
-        Ok(poller)
+        Queue::new(Token::WAKE.0).map(Poller)
     }
 
     /// Watch a connection for all that can happen, once for its whole life.
     pub fn add(&self, socket: &Fd, token: Token) -> io::Result<()> {
-        let events = libc::EPOLLIN | libc::EPOLLOUT | libc::EPOLLRDHUP | libc::EPOLLET;
-        epoll::add(&self.epoll, socket.raw(), events as u32, token.0)
+        self.0.add(socket.raw(), token.0)
     }
 
     /// Watch a listening socket: as long as somebody waits, each poll tells.
     pub fn add_listener(&self, number: RawFd, token: Token) -> io::Result<()> {
-        epoll::add(&self.epoll, number, libc::EPOLLIN as u32, token.0)
+        self.0.add_listener(number, token.0)
     }
 
     pub fn remove(&self, number: RawFd) {
-        epoll::remove(&self.epoll, number);
+        self.0.remove_listener(number);
     }
 
     /// Wait for up to so long (None: for ever), and write what happened into `events`.
@@ -119,18 +93,17 @@ impl Poller {
             Some(time) => time.div_ceil(MILLISECOND).min(60_000) as i32,
         };
         events.ready = 0;
-        events.ready = epoll::wait(&self.epoll, &mut events.raw, milliseconds)?;
+        events.ready = self.0.wait(&mut events.raw, milliseconds)?;
         Ok(())
     }
 
     /// End the wait in progress, or the next one. Any thread may call it.
     pub fn wake(&self) {
-        epoll::signal(&lock(&self.wake));
+        self.0.wake();
     }
 
     /// Close it all, at the end: later wake-ups go nowhere.
     pub fn close(&self) {
-        self.epoll.close();
-        lock(&self.wake).close();
+        self.0.close();
     }
 }

@@ -1,5 +1,7 @@
 //! The kernel: each system call behind a safe function. The only module that makes any.
 //!
+//! What differs between systems is in `sys/linux.rs` and `sys/portable.rs`.
+//!
 //! What an `unsafe` block here calls in the C library is handed memory that a reference in scope
 //! keeps alive; beside each stands why the call may be made.
 
@@ -11,6 +13,27 @@ use std::os::fd::RawFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::sync::atomic::{AtomicI32, AtomicU32, AtomicU64, Ordering};
+
+#[cfg(all(target_os = "linux", not(feature = "portable")))]
+#[path = "sys/linux.rs"]
+mod platform;
+#[cfg(not(all(target_os = "linux", not(feature = "portable"))))]
+#[path = "sys/portable.rs"]
+mod platform;
+
+use platform::SEND_FLAGS;
+pub use platform::{NO_EVENT, Queue, RawEvent, told};
+
+/// What an event says of a socket.
+#[derive(Clone, Copy)]
+pub struct Told {
+    pub input: bool,
+    pub room: bool,
+    /// The client has ended its side: the end comes behind the input.
+    pub ended: bool,
+    /// The connection is no more.
+    pub broken: bool,
+}
 
 /// Nanoseconds on the monotonic clock.
 pub type Nanos = u64;
@@ -175,10 +198,8 @@ pub fn accept(listener: RawFd) -> io::Result<(Fd, Peer)> {
     // SAFETY: all-zero bytes are a valid sockaddr_storage.
     let mut address: libc::sockaddr_storage = unsafe { mem::zeroed() };
     let mut length = mem::size_of_val(&address) as libc::socklen_t;
-    let flags = libc::SOCK_NONBLOCK | libc::SOCK_CLOEXEC;
     let pointer = (&raw mut address).cast::<libc::sockaddr>();
-    // SAFETY: `pointer` is to a sockaddr_storage, and `length` is its size.
-    let number = check(unsafe { libc::accept4(listener, pointer, &mut length, flags) })?;
+    let number = platform::accept(listener, pointer, &mut length)?;
     Ok((Fd::new(number), peer(&address)))
 }
 
@@ -220,7 +241,7 @@ pub fn peek(socket: &Fd) -> io::Result<usize> {
 pub fn send(socket: &Fd, data: &[u8]) -> io::Result<usize> {
     let pointer = data.as_ptr().cast();
     // SAFETY: pointer and length are those of `data`.
-    retry(|| count(unsafe { libc::send(socket.raw(), pointer, data.len(), libc::MSG_NOSIGNAL) }))
+    retry(|| count(unsafe { libc::send(socket.raw(), pointer, data.len(), SEND_FLAGS) }))
 }
 
 /// Send pieces as one, without copying them together.
@@ -238,18 +259,14 @@ pub fn send_pieces(socket: &Fd, pieces: &[&[u8]]) -> io::Result<usize> {
     // SAFETY: all-zero bytes are a valid msghdr.
     let mut message: libc::msghdr = unsafe { mem::zeroed() };
     message.msg_iov = vectors.as_mut_ptr();
-    message.msg_iovlen = used;
+    message.msg_iovlen = used as _; // its type differs
     // SAFETY: the vectors are `used` many; sendmsg does not write through their pointers.
-    retry(|| count(unsafe { libc::sendmsg(socket.raw(), &message, libc::MSG_NOSIGNAL) }))
+    retry(|| count(unsafe { libc::sendmsg(socket.raw(), &message, SEND_FLAGS) }))
 }
 
 /// Send a part of a file; 0 where the file ends before `offset`.
 pub fn send_file(socket: &Fd, file: &Fd, offset: u64, size: usize) -> io::Result<usize> {
-    retry(|| {
-        let mut from = offset as libc::off_t;
-        // SAFETY: `from` is an offset to read from and to write to.
-        count(unsafe { libc::sendfile(socket.raw(), file.raw(), &mut from, size) })
-    })
+    platform::send_file(socket.raw(), file.raw(), offset, size)
 }
 
 /// Close for writing; the client reads the end.
@@ -290,20 +307,15 @@ pub fn cut_off(socket: &Fd) {
     else {
         return;
     };
-    // SAFETY: no pointer is passed; both numbers are ours.
-    unsafe { libc::dup3(unconnected, socket.raw(), libc::O_CLOEXEC) };
+    platform::replace(unconnected, socket.raw());
     // SAFETY: no pointer is passed; the number is ours, and used nowhere else.
     unsafe { libc::close(unconnected) };
 }
 
 /// Bytes that wait in the send buffer or on the wire; 0 where that is unknown.
 pub fn unacknowledged(socket: &Fd) -> u64 {
-    let mut bytes: libc::c_int = 0;
-    // SAFETY: TIOCOUTQ writes one int.
-    match check(unsafe { libc::ioctl(socket.raw(), libc::TIOCOUTQ, &mut bytes) }) {
-        Ok(_) => u64::try_from(bytes).unwrap_or(0),
-        Err(_) => 0,
-    }
+    let bytes = platform::unacknowledged(socket.raw()).unwrap_or(0);
+    u64::try_from(bytes).unwrap_or(0)
 }
 
 /// What `wait_until` waits for.
@@ -347,19 +359,8 @@ pub fn duplicate(number: RawFd) -> io::Result<Fd> {
 /// Make a file that has no name, or loses it at once: whatever happens, none stays behind.
 pub fn temporary_file(directory: &Path) -> io::Result<Fd> {
     let c_path = |bytes: &[u8]| CString::new(bytes).map_err(|_| io::ErrorKind::InvalidInput);
-    #[cfg(target_os = "linux")]
-    {
-        let path = c_path(directory.as_os_str().as_bytes())?;
-        let flags = libc::O_TMPFILE | libc::O_RDWR | libc::O_CLOEXEC | libc::O_EXCL;
-        // SAFETY: `path` is a C string.
-        match check(unsafe { libc::open(path.as_ptr(), flags, 0o600) }) {
-            Ok(number) => return Ok(Fd::new(number)),
-            Err(error) => match error.raw_os_error() {
-                // Not every file system knows how to.
-                Some(libc::EISDIR | libc::EOPNOTSUPP | libc::EINVAL) => {}
-                _ => return Err(error),
-            },
-        }
+    if let Some(opened) = platform::open_unnamed(&c_path(directory.as_os_str().as_bytes())?) {
+        return opened.map(Fd::new);
     }
     let template = directory.join("penstock-XXXXXX");
     let path = c_path(template.as_os_str().as_bytes())?.into_raw();
@@ -404,59 +405,5 @@ pub fn rewind(file: &Fd) -> io::Result<()> {
     match unsafe { libc::lseek(file.raw(), 0, libc::SEEK_SET) } {
         0 => Ok(()),
         _ => Err(io::Error::last_os_error()),
-    }
-}
-
-// -- epoll, for `poller` ----------------------------------------------------------------------
-
-#[cfg(target_os = "linux")]
-pub mod epoll {
-    use super::{Fd, check};
-    use std::io;
-    use std::os::fd::RawFd;
-
-    pub use libc::epoll_event as Event;
-
-    pub fn create() -> io::Result<Fd> {
-        // SAFETY: no pointer is passed.
-        check(unsafe { libc::epoll_create1(libc::EPOLL_CLOEXEC) }).map(Fd::new)
-    }
-
-    pub fn create_eventfd() -> io::Result<Fd> {
-        // SAFETY: no pointer is passed.
-        check(unsafe { libc::eventfd(0, libc::EFD_NONBLOCK | libc::EFD_CLOEXEC) }).map(Fd::new)
-    }
-
-    pub fn add(epoll: &Fd, number: RawFd, events: u32, data: u64) -> io::Result<()> {
-        let mut event = Event { events, u64: data };
-        // SAFETY: `event` is one epoll_event.
-        check(unsafe { libc::epoll_ctl(epoll.raw(), libc::EPOLL_CTL_ADD, number, &mut event) })
-            .map(drop)
-    }
-
-    pub fn remove(epoll: &Fd, number: RawFd) {
-        let mut event = Event { events: 0, u64: 0 };
-        // It may be closed, and so out of it, already.
-        // SAFETY: `event` is one epoll_event.
-        unsafe { libc::epoll_ctl(epoll.raw(), libc::EPOLL_CTL_DEL, number, &mut event) };
-    }
-
-    /// Fill `events` from the front; return how many. An interrupted wait is one without events.
-    pub fn wait(epoll: &Fd, events: &mut [Event], milliseconds: i32) -> io::Result<usize> {
-        let size = events.len() as libc::c_int;
-        let pointer = events.as_mut_ptr();
-        // SAFETY: pointer and size are those of `events`.
-        match check(unsafe { libc::epoll_wait(epoll.raw(), pointer, size, milliseconds) }) {
-            Ok(ready) => Ok(ready as usize),
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => Ok(0),
-            Err(error) => Err(error),
-        }
-    }
-
-    pub fn signal(eventfd: &Fd) {
-        let one = 1u64.to_ne_bytes();
-        // It fails only where the counter is full, and then it is readable anyway.
-        // SAFETY: pointer and length are those of `one`.
-        unsafe { libc::write(eventfd.raw(), one.as_ptr().cast(), one.len()) };
     }
 }

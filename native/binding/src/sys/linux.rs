@@ -1,0 +1,155 @@
+//! What Linux has, and has better than others: one call where they need several, and epoll.
+
+use super::{Fd, Told, check, count, retry};
+use crate::hub::lock;
+use std::ffi::CStr;
+use std::io;
+use std::os::fd::RawFd;
+use std::sync::Mutex;
+
+/// No signal for a connection that is gone: the error does.
+pub const SEND_FLAGS: libc::c_int = libc::MSG_NOSIGNAL;
+
+/// Accept a connection, non-blocking and not inherited by programs that the application starts.
+pub fn accept(
+    listener: RawFd,
+    address: *mut libc::sockaddr,
+    length: &mut libc::socklen_t,
+) -> io::Result<RawFd> {
+    let flags = libc::SOCK_NONBLOCK | libc::SOCK_CLOEXEC;
+    // SAFETY: the caller's `address` is to `length` bytes.
+    check(unsafe { libc::accept4(listener, address, length, flags) })
+}
+
+/// Have the kernel send a part of a file; 0 where the file ends before `offset`.
+pub fn send_file(socket: RawFd, file: RawFd, offset: u64, size: usize) -> io::Result<usize> {
+    retry(|| {
+        let mut from = offset as libc::off_t;
+        // SAFETY: `from` is an offset to read from and to write to.
+        count(unsafe { libc::sendfile(socket, file, &mut from, size) })
+    })
+}
+
+/// Put `from` in the place of `to`, not to be inherited by programs.
+pub fn replace(from: RawFd, to: RawFd) {
+    // SAFETY: no pointer is passed.
+    unsafe { libc::dup3(from, to, libc::O_CLOEXEC) };
+}
+
+/// Open a file without a name, where the file system knows how to; None where not.
+pub fn open_unnamed(directory: &CStr) -> Option<io::Result<RawFd>> {
+    let flags = libc::O_TMPFILE | libc::O_RDWR | libc::O_CLOEXEC | libc::O_EXCL;
+    // SAFETY: `directory` is a C string.
+    match check(unsafe { libc::open(directory.as_ptr(), flags, 0o600) }) {
+        Err(error) => match error.raw_os_error() {
+            Some(libc::EISDIR | libc::EOPNOTSUPP | libc::EINVAL) => None,
+            _ => Some(Err(error)),
+        },
+        opened => Some(opened),
+    }
+}
+
+/// Bytes that wait in the send buffer or on the wire.
+pub fn unacknowledged(socket: RawFd) -> io::Result<libc::c_int> {
+    let mut bytes: libc::c_int = 0;
+    // SAFETY: TIOCOUTQ writes one int.
+    check(unsafe { libc::ioctl(socket, libc::TIOCOUTQ, &mut bytes) })?;
+    Ok(bytes)
+}
+
+/// What the kernel tells of one descriptor.
+pub type RawEvent = libc::epoll_event;
+
+pub const NO_EVENT: RawEvent = RawEvent { events: 0, u64: 0 };
+
+/// What an event says, and the number that the descriptor was added with.
+pub fn told(event: &RawEvent) -> (u64, Told) {
+    let mask = event.events as i32;
+    let told = Told {
+        input: mask & libc::EPOLLIN != 0,
+        room: mask & libc::EPOLLOUT != 0,
+        ended: mask & libc::EPOLLRDHUP != 0,
+        broken: mask & (libc::EPOLLERR | libc::EPOLLHUP) != 0,
+    };
+    (event.u64, told)
+}
+
+/// An epoll instance, and a descriptor that ends its wait.
+pub struct Queue {
+    epoll: Fd,       // used by the leader, who also closes it
+    wake: Mutex<Fd>, // used by any thread: locked, lest one writes to what its number became
+}
+
+impl Queue {
+    /// `wake` is the number that a wake-up is told with.
+    pub fn new(wake: u64) -> io::Result<Self> {
+        // SAFETY: no pointer is passed.
+        let epoll = check(unsafe { libc::epoll_create1(libc::EPOLL_CLOEXEC) }).map(Fd::new)?;
+        let flags = libc::EFD_NONBLOCK | libc::EFD_CLOEXEC;
+        // SAFETY: no pointer is passed.
+        let eventfd = check(unsafe { libc::eventfd(0, flags) }).map(Fd::new)?;
+        let queue = Queue {
+            epoll,
+            wake: Mutex::new(eventfd),
+        };
+        // Edge-triggered: each write makes an event, and nobody has to read the counter.
+        let number = lock(&queue.wake).raw();
+        queue.watch(number, libc::EPOLLIN | libc::EPOLLET, wake)?;
+        Ok(queue)
+    }
+
+    /// Tell of all that happens on a socket, once each time.
+    pub fn add(&self, socket: RawFd, token: u64) -> io::Result<()> {
+        let events = libc::EPOLLIN | libc::EPOLLOUT | libc::EPOLLRDHUP | libc::EPOLLET;
+        self.watch(socket, events, token)
+    }
+
+    /// Tell in each wait that somebody is in a listener's queue.
+    pub fn add_listener(&self, listener: RawFd, token: u64) -> io::Result<()> {
+        self.watch(listener, libc::EPOLLIN, token)
+    }
+
+    pub fn remove_listener(&self, listener: RawFd) {
+        let mut event = NO_EVENT;
+        let epoll = self.epoll.raw();
+        // It may be closed, and so out of it, already.
+        // SAFETY: `event` is one epoll_event.
+        unsafe { libc::epoll_ctl(epoll, libc::EPOLL_CTL_DEL, listener, &mut event) };
+    }
+
+    fn watch(&self, number: RawFd, events: i32, token: u64) -> io::Result<()> {
+        let mut event = RawEvent {
+            events: events as u32,
+            u64: token,
+        };
+        let epoll = self.epoll.raw();
+        // SAFETY: `event` is one epoll_event.
+        check(unsafe { libc::epoll_ctl(epoll, libc::EPOLL_CTL_ADD, number, &mut event) }).map(drop)
+    }
+
+    /// Fill `events` from the front; return how many. An interrupted wait is one without events.
+    pub fn wait(&self, events: &mut [RawEvent], milliseconds: i32) -> io::Result<usize> {
+        let (pointer, size) = (events.as_mut_ptr(), events.len() as libc::c_int);
+        // SAFETY: pointer and size are those of `events`.
+        match check(unsafe { libc::epoll_wait(self.epoll.raw(), pointer, size, milliseconds) }) {
+            Ok(ready) => Ok(ready as usize),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => Ok(0),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// End the wait in progress, or the next one. Any thread may call it.
+    pub fn wake(&self) {
+        let one = 1u64.to_ne_bytes();
+        let eventfd = lock(&self.wake);
+        // It fails only where the counter is full, and then it is readable anyway.
+        // SAFETY: pointer and length are those of `one`.
+        unsafe { libc::write(eventfd.raw(), one.as_ptr().cast(), one.len()) };
+    }
+
+    /// Close it all, at the end: later wake-ups go nowhere.
+    pub fn close(&self) {
+        self.epoll.close();
+        lock(&self.wake).close();
+    }
+}
