@@ -1,0 +1,99 @@
+"""What a transport's own response objects leave to `penstock.wsgi.response.Response`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import TYPE_CHECKING, Any
+
+from penstock.transport import Exchange
+from penstock.wsgi.gateway import Gateway
+from penstock.wsgi.headers import CheckHead, check_head
+from penstock.wsgi.response import Response
+from support.fake_exchange import FakeExchange, Records, make_environ, serve
+
+if TYPE_CHECKING:
+    from wsgiref.types import StartResponse
+
+    from penstock.transport import HeaderList
+
+Environ = dict[str, Any]
+Reference = Callable[[Exchange | None, bool], Response]
+
+
+class Front:
+    """Takes the first head itself, as native code does, and leaves the rest to the reference."""
+
+    def __init__(self, response: Response) -> None:
+        self._response = response
+        self._head: tuple[str, int, HeaderList, int | None] | None = None
+
+    def start_response(
+        self, status: str, headers: HeaderList, exc_info: Any = None, /
+    ) -> Callable[[bytes], object]:
+        code, fields, length, _ = check_head(status, headers)
+        self._head = status, code, fields, length
+        return self.write
+
+    def write(self, data: bytes, /) -> None:
+        self.reference().write(data)
+
+    def early_hints(self, headers: HeaderList, /) -> None:
+        self.reference().early_hints(headers)
+
+    def send_whole(self, block: bytes) -> bool:
+        return self.reference().send_whole(block)
+
+    def reference(self) -> Response:
+        if self._head is not None:
+            self._response.adopt(*self._head)
+            self._head = None
+        return self._response
+
+    def forget_exchange(self) -> None:
+        self._response.forget_exchange()
+
+
+class Support:
+    """A transport, as far as a gateway asks for its help."""
+
+    check_head: CheckHead = staticmethod(check_head)
+
+    def response_maker(self, reference: Reference) -> Callable[[Exchange, bool], Front]:
+        return lambda exchange, is_head: Front(reference(exchange, is_head))
+
+
+def answer(result: Callable[[Any], Iterable[bytes]], headers: HeaderList) -> FakeExchange:
+    """Return what becomes of a response that a front began."""
+
+    def application(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
+        return result(start_response("201 Created", headers))
+
+    exchange = FakeExchange(make_environ())
+    checked: Exchange = exchange
+    Gateway(application, logger=Records().logger, transport=Support()).handle(checked)
+    return exchange
+
+
+def test_the_reference_goes_on_with_the_head_that_a_front_was_given() -> None:
+    def written(write: Callable[[bytes], object]) -> list[bytes]:
+        write(b"abc")
+        return []
+
+    for result in (lambda write: iter([b"ab", b"c"]), lambda write: [b"abc"], written):
+        exchange = answer(result, [("X-A", "1"), ("Content-Length", "3")])
+        assert (exchange.finished, exchange.sent) == (True, b"abc")
+        assert (exchange.status, exchange.headers) == ("201 Created", [("X-A", "1")])
+        assert exchange.content_length == 3
+
+
+def test_rfc9112_9_6_a_response_of_several_blocks_may_ask_for_the_close_too() -> None:
+    def application(environ: Environ, start_response: StartResponse) -> Iterator[bytes]:
+        start_response("200 OK", [("Connection", "close")])
+        yield b"a"
+        yield b"b"
+
+    log = Records()
+    exchange = serve(application, log=log)
+    assert exchange.sent == b"ab"
+    assert exchange.closes
+    assert "the connection is the server's" in log.text
