@@ -13,7 +13,7 @@ import os
 import re
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
@@ -340,19 +340,27 @@ def _time_atom() -> Format:
     return lambda transaction: common_log_time(transaction.finished_at)
 
 
+def _parts(template: str) -> Iterator[str | re.Match[str]]:
+    """Yield a template's own text and the placeholders in it, in order, up to the line end."""
+    end = 0
+    for placeholder in _PLACEHOLDER.finditer(template):
+        yield template[end : placeholder.start()]
+        yield placeholder
+        end = placeholder.end()
+    yield template[end:] + "\n"
+
+
 def _template_format(template: str, setting: str) -> Format:
     pattern = ""
     atoms: list[Format] = []
-    end = 0
-    for placeholder in _PLACEHOLDER.finditer(template):
-        pattern += template[end : placeholder.start()]
-        end = placeholder.end()
-        if placeholder[1]:
+    for part in _parts(template):
+        if isinstance(part, str):
+            pattern += part
+        elif part[1]:
             pattern += "%%"
         else:
-            atoms.append(_atom(placeholder, setting))
+            atoms.append(_atom(part, setting))
             pattern += "%s"
-    pattern += template[end:] + "\n"
     return lambda transaction: pattern % tuple([atom(transaction) for atom in atoms])
 
 
@@ -386,20 +394,17 @@ def line_pieces(format: str) -> list[tuple[str, str]] | None:
         return [("json", "line")]
     template = COMBINED_TEMPLATE if format == "combined" else format
     pieces: list[tuple[str, str]] = []
-    end = 0
-    for placeholder in _PLACEHOLDER.finditer(template):
-        pieces.append(("text", template[end : placeholder.start()]))
-        end = placeholder.end()
-        named = _NAMED_ATOM.fullmatch(placeholder[2] or "")
-        if placeholder[1]:
+    for part in _parts(template):
+        if isinstance(part, str):
+            pieces.append(("text", part))
+        elif part[1]:
             pieces.append(("text", "%"))
-        elif named is None:
-            pieces.append(("atom", placeholder[2]))
+        elif not (named := _NAMED_ATOM.fullmatch(part[2])):
+            pieces.append(("atom", part[2]))
         elif named[2] == "e":
             return None
         else:
             pieces.append((named[2], named[1].lower()))
-    pieces.append(("text", template[end:] + "\n"))
     return [(kind, text) for kind, text in pieces if text]
 
 
@@ -462,7 +467,8 @@ class AccessLog:
             return self._make_line(transaction)
         except Exception as error:
             # A field of the wrong type, a wall clock beyond the calendar: the request goes on.
-            self._overflow_reason = f"a line cannot be formatted: {type(error).__name__}"
+            with self._lock:
+                self._overflow_reason = f"a line cannot be formatted: {type(error).__name__}"
             return None
 
     def log(self, transaction: Transaction) -> None:
