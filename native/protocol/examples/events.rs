@@ -15,10 +15,9 @@ mod support;
 
 use std::io::{self, BufRead, Write};
 
-use penstock_protocol::Limits;
 use serde::Deserialize;
 use serde_json::{Value, json};
-use support::{Message, Outcome, parse, split_at};
+use support::{Bounds, Message, Outcome, parse, split_at};
 
 #[derive(Deserialize)]
 struct Case {
@@ -26,16 +25,6 @@ struct Case {
     splits: Vec<Vec<usize>>,
     eof: bool,
     limits: Bounds,
-}
-
-#[derive(Deserialize)]
-struct Bounds {
-    request_line: usize,
-    fields: usize,
-    field_size: usize,
-    head: usize,
-    chunk_overhead: usize,
-    body: u64,
 }
 
 fn bytes(text: &str) -> Vec<u8> {
@@ -96,14 +85,7 @@ fn main() {
     let mut out = io::stdout().lock();
     for line in io::stdin().lock().lines() {
         let case: Case = serde_json::from_str(&line.unwrap()).unwrap();
-        let limits = Limits {
-            request_line: case.limits.request_line,
-            fields: case.limits.fields,
-            field_size: case.limits.field_size,
-            head: case.limits.head,
-            chunk_overhead: case.limits.chunk_overhead,
-            body: case.limits.body,
-        };
+        let limits = case.limits.limits();
         let raw = bytes(&case.raw);
         let splits = case.splits.iter();
         let outcomes = splits.map(|cuts| parse(split_at(&raw, cuts), case.eof, &limits));

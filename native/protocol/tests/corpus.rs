@@ -16,7 +16,7 @@ use penstock_protocol::date::imf_fixdate;
 use penstock_protocol::response::{encode_chunk, encode_head, error_response, reason_phrase};
 use penstock_protocol::{Framing, Limits, ProtocolError, Version, choose_framing, error};
 use serde::Deserialize;
-use support::{Message, Outcome, byte_by_byte, parse, split_at};
+use support::{Bounds, Message, Outcome, byte_by_byte, parse, split_at};
 
 /// Bytes as text in latin-1, long runs as pairs of text and count.
 #[derive(Deserialize)]
@@ -52,16 +52,6 @@ struct Corpus {
     responses: Responses,
     errors: Vec<(String, String, String)>,
     cases: Vec<Case>,
-}
-
-#[derive(Deserialize)]
-struct Bounds {
-    request_line: usize,
-    fields: usize,
-    field_size: usize,
-    head: usize,
-    chunk_overhead: usize,
-    body: u64,
 }
 
 #[derive(Deserialize)]
@@ -128,15 +118,7 @@ fn corpus() -> &'static Corpus {
 
 impl Case {
     fn limits(&self) -> Limits {
-        let bounds = &corpus().limits[self.limits];
-        Limits {
-            request_line: bounds.request_line,
-            fields: bounds.fields,
-            field_size: bounds.field_size,
-            head: bounds.head,
-            chunk_overhead: bounds.chunk_overhead,
-            body: bounds.body,
-        }
+        corpus().limits[self.limits].limits()
     }
 }
 

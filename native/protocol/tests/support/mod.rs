@@ -3,6 +3,30 @@
 
 use penstock_protocol::{Carry, Event, Head, Input, Limits, Memory, Parser, ProtocolError};
 
+/// Limits as JSON has them.
+#[derive(serde::Deserialize)]
+pub struct Bounds {
+    request_line: usize,
+    fields: usize,
+    field_size: usize,
+    head: usize,
+    chunk_overhead: usize,
+    body: u64,
+}
+
+impl Bounds {
+    pub const fn limits(&self) -> Limits {
+        Limits {
+            request_line: self.request_line,
+            fields: self.fields,
+            field_size: self.field_size,
+            head: self.head,
+            chunk_overhead: self.chunk_overhead,
+            body: self.body,
+        }
+    }
+}
+
 /// A request and as much of its body as came.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Message {
