@@ -6,7 +6,7 @@
 use crate::diary::{HeadCopy, Record};
 use crate::ffi::latin1_bytes;
 use crate::hub::lock;
-use crate::sys;
+use crate::sys::{self, Peer};
 use penstock_protocol::head::separator;
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
@@ -93,7 +93,10 @@ impl LineFormat {
                     quoted(&field(request, name), &mut out);
                     true
                 }
-                Piece::ResponseField(name) => line.response_field(py, name, &mut out)?,
+                Piece::ResponseField(name) => {
+                    line.response_field(py, name, &mut out)?;
+                    true
+                }
                 Piece::Json => line.json(py, &mut out)?,
             };
             if !plain {
@@ -125,7 +128,7 @@ impl Line<'_> {
         let HeadCopy { bytes, head } = self.request;
         let seconds = self.record.seconds;
         match letter {
-            b'h' => word(self.address().as_bytes(), out),
+            b'h' => word(address(self.record.peer).as_bytes(), out),
             b'l' => out.push(b'-'),
             b'u' if field(self.request, b"authorization").is_empty() => out.push(b'-'),
             b'r' => quoted(&request_line(self.request), out),
@@ -150,12 +153,7 @@ impl Line<'_> {
         true
     }
 
-    fn address(&self) -> String {
-        let peer = self.record.peer;
-        peer.map_or(String::new(), |(address, _)| address.to_string())
-    }
-
-    fn response_field(&self, py: Python<'_>, name: &[u8], out: &mut Vec<u8>) -> PyResult<bool> {
+    fn response_field(&self, py: Python<'_>, name: &[u8], out: &mut Vec<u8>) -> PyResult<()> {
         let mut found: Vec<u8> = Vec::new();
         let mut several = false;
         if let Some(headers) = &self.record.headers {
@@ -170,7 +168,7 @@ impl Line<'_> {
             }
         }
         quoted(&found, out);
-        Ok(true)
+        Ok(())
     }
 
     fn json(&self, py: Python<'_>, out: &mut Vec<u8>) -> PyResult<bool> {
@@ -186,7 +184,7 @@ impl Line<'_> {
             out,
             format_args!(".{milliseconds:03}Z\",\"client.address\":"),
         );
-        let mut plain = json_text(self.address().as_bytes(), out);
+        let mut plain = json_text(address(self.record.peer).as_bytes(), out);
         out.extend_from_slice(b",\"client.port\":");
         match record.peer {
             Some((_, port)) => number(port, out),
@@ -233,6 +231,11 @@ fn pair<'py>(item: &Bound<'py, PyAny>) -> PyResult<(Bound<'py, PyString>, Bound<
         name.cast_into::<PyString>()?,
         value.cast_into::<PyString>()?,
     ))
+}
+
+/// A client's address; empty for a unix socket.
+pub fn address(peer: Peer) -> String {
+    peer.map_or(String::new(), |(ip, _)| ip.to_string())
 }
 
 pub fn request_line(copy: &HeadCopy) -> Vec<u8> {

@@ -1,6 +1,6 @@
 //! Writes the diary into Python's logs: the error log, the access log, the trace.
 
-use crate::access_line::{LineFormat, request_line};
+use crate::access_line::{LineFormat, address, request_line};
 use crate::diary::{
     CLIENT_LEFT, Entry, Fields, HeadCopy, Record, RefusalNote, TracedRequest, TracedResponse,
 };
@@ -254,10 +254,6 @@ impl Teller {
         );
         trace.call_method1(py, "response", arguments).map(drop)
     }
-}
-
-fn address(peer: Peer) -> String {
-    peer.map_or(String::new(), |(ip, _)| ip.to_string())
 }
 
 fn client_name(peer: Peer) -> String {
