@@ -161,6 +161,37 @@ def choice(*names: S) -> Kind[S]:
     return Kind(" or ".join(names), "{" + ",".join(names) + "}", _key_error_is_value_error(convert))
 
 
+def word_or(word: S, kind: Kind[T]) -> Kind[T | S]:
+    """A kind with one more value, which is a word."""
+
+    def convert(value: object) -> T | S:
+        if isinstance(value, str) and value.lower() == word:
+            return word
+        return kind.convert(value)
+
+    def show(value: T | S) -> str:
+        return word if value == word else kind.show(cast(T, value))
+
+    return Kind(f"{word}, or {kind.allowed}", kind.metavar, convert, show)
+
+
+def memory_bound() -> Kind[int | float]:
+    """A number of bytes, or a share of the memory that the container may have."""
+    bytes_ = size(1 << 20, 1 << 50)
+
+    def convert(value: object) -> int | float:
+        if isinstance(value, str) and value.endswith("%"):
+            value = float(value[:-1]) / 100
+        if isinstance(value, float):
+            return _within(value, 0.01, 1.0)
+        return bytes_.convert(value)
+
+    def show(value: int | float) -> str:
+        return f"{value * 100:g}%" if isinstance(value, float) else bytes_.show(value)
+
+    return Kind(f"{bytes_.allowed}, or a share such as 40%", "SIZE", convert, show)
+
+
 def text(allowed: str, metavar: str, pattern: str) -> Kind[str]:
     """Text that matches a pattern as a whole."""
     compiled = re.compile(pattern)

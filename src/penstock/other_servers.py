@@ -15,11 +15,9 @@ Spelling = Literal["name", "variable", "flag"]
 """How a setting is spelt where it is spoken of: the attributes of `Option`."""
 
 _TLS = "this version speaks no TLS: let a proxy in front do it"
-_FORKING = "this version runs one worker process, which loads the application itself"
 _SUPERVISED = "systemd or the container's runtime does that"
 _NO_HTTP2 = "this version speaks HTTP/1.1 only"
 _NO_PROXY = "forwarding headers are passed to the application and never acted upon"
-_NO_RECYCLING = "this version does not restart its worker"
 _STRICT = "requests are read strictly, and there is no switch against that"
 _LOGGING = "see {error_logfile}, {access_logfile}, {access_logformat} and {log_level}"
 _ONLY_WSGI = "this server serves WSGI over HTTP only"
@@ -30,18 +28,17 @@ _SPECIFIED = "the command's argument names the application, as module:callable"
 
 GUNICORN_FLAGS: Final[Mapping[tuple[str, ...], str]] = {
     ("-k", "--worker-class"): "there is one kind of worker, with threads: see {threads}",
-    ("-t", "--timeout"): "requests have no time limit here; see {graceful_timeout} for stopping",
     ("--worker-connections",): "see {max_connections}",
     ("--print-config",): "see penstock --check",
     ("--spew",): "see {trace}",
     ("--worker-tmp-dir",): "workers write no heartbeat files; see {temp_dir} for request bodies",
     ("--keyfile", "--certfile", "--ca-certs", "--cert-reqs", "--ciphers"): _TLS,
     ("--ssl-version", "--do-handshake-on-connect", "--suppress-ragged-eofs"): _TLS,
-    ("--preload", "--reuse-port"): _FORKING,
-    ("--reload", "--reload-engine", "--reload-extra-file"): _NO_RECYCLING,
-    ("--max-requests", "--max-requests-jitter"): _NO_RECYCLING,
-    ("-D", "--daemon", "-p", "--pid", "-u", "--user", "-g", "--group"): _SUPERVISED,
-    ("--initgroups", "-R", "--enable-stdio-inheritance", "-n", "--name"): _SUPERVISED,
+    ("--reuse-port",): "workers share the listening sockets, so that none has a queue of its own",
+    ("--reload-engine",): "see {reload}, which takes watchfiles where that is installed",
+    ("-D", "--daemon"): _SUPERVISED,
+    ("--initgroups",): "see {user}, which has the groups of that user",
+    ("-R", "--enable-stdio-inheritance"): _SUPERVISED,
     ("--http-protocols", "--http2-cleartext", "--http2-max-concurrent-streams"): _NO_HTTP2,
     ("--http2-initial-window-size", "--http2-max-frame-size"): _NO_HTTP2,
     ("--http2-max-header-list-size",): _NO_HTTP2,
@@ -56,8 +53,8 @@ GUNICORN_FLAGS: Final[Mapping[tuple[str, ...], str]] = {
     ("--log-syslog-facility", "--disable-redirect-access-to-syslog"): _LOGGING,
     ("--statsd-host", "--statsd-prefix", "--dogstatsd-tags"): _NO_METRICS,
     ("--enable-backlog-metric",): _NO_METRICS,
-    ("--control-socket", "--control-socket-mode"): "there is no control socket",
-    ("--no-control-socket",): "there is no control socket, and nothing to switch off",
+    ("--control-socket-mode",): "see {control}: the same user and root alone may use it",
+    ("--no-control-socket",): "see {control}, which can be off",
     (
         "--paste",
         "--paster",
@@ -72,9 +69,7 @@ GUNICORN_FLAGS: Final[Mapping[tuple[str, ...], str]] = {
 
 _GUNICORN_NAMES: Final[Mapping[tuple[str, ...], str]] = {
     # What a file of gunicorn's calls otherwise than its flags, or what only a file can have.
-    ("preload_app",): _FORKING,
-    ("reload_extra_files",): _NO_RECYCLING,
-    ("pidfile", "proc_name", "default_proc_name"): _SUPERVISED,
+    ("default_proc_name",): _SUPERVISED,
     ("logconfig", "logconfig_dict", "logconfig_json"): _LOGGING,
     ("syslog", "syslog_addr", "syslog_prefix", "syslog_facility"): _LOGGING,
     ("proxy_allow_ips", "secure_scheme_headers"): _NO_PROXY,
@@ -99,7 +94,8 @@ _OTHERS_NAMES: Final[Mapping[tuple[str, ...], str]] = {
     ("clear_untrusted_proxy_headers", "log_untrusted_proxy_headers"): _NO_PROXY,
     ("url_scheme", "proxy_headers"): _NO_PROXY,
     ("ssl_keyfile", "ssl_certfile", "ssl_keyfile_password", "ssl_ca_certs"): _TLS,
-    ("limit_max_requests", "reload_dir", "reload_dirs"): _NO_RECYCLING,
+    ("limit_max_requests",): "see {max_requests}",
+    ("reload_dir", "reload_dirs"): "see {reload} and {reload_extra_file}",
     ("interface", "loop", "ws", "lifespan"): _ONLY_WSGI,
     ("env_file",): "see {env}",
     ("expose_tracebacks",): "tracebacks go to the log alone",

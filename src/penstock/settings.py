@@ -28,6 +28,7 @@ from penstock.options import (
     size,
     text,
 )
+from penstock.settings_processes import SECTIONS, ProcessSettings
 from penstock.settings_layers import (
     Given,
     add_passed_sockets,
@@ -62,7 +63,7 @@ _PREFIX = text("nothing, or a path that begins with / and does not end with it",
 
 
 @dataclass(frozen=True, kw_only=True)
-class Settings:
+class Settings(ProcessSettings):
     """The server's settings, checked and complete. Made by `load_settings` and the like.
 
     Sizes are bytes, times are seconds. Building one directly checks nothing; tests may.
@@ -101,16 +102,6 @@ class Settings:
         also_called=("blocking_threads",),
         help="Requests that the application handles at the same time.",
         reason="One blocked request stalls nobody, and few applications need more per core.",
-    )
-    workers: int = option(
-        integer(1, 1000),
-        1,
-        section="Workers and threads",
-        extra_flags=("-w",),
-        platform_variable="WEB_CONCURRENCY",
-        also_called=("processes",),
-        help="Worker processes. This version runs exactly one.",
-        reason="One process is what this version can run.",
     )
     stream_requests: bool = option(
         SWITCH,
@@ -374,8 +365,10 @@ class Settings:
 
 OPTIONS: dict[str, Option] = {
     declared.name: replace(declared.metadata["option"], name=declared.name)
-    for declared in fields(Settings)
-    if "option" in declared.metadata
+    for declared in sorted(
+        (declared for declared in fields(Settings) if "option" in declared.metadata),
+        key=lambda declared: SECTIONS.index(declared.metadata["option"].section),
+    )
 }
 """Every option by its name, in the order of the reference page."""
 
@@ -402,7 +395,7 @@ def load_settings(
     ):
         for name, entry in layer.items():
             given.setdefault(name, entry)
-    add_platform_variables(OPTIONS, given, environ, warnings)
+    add_platform_variables(OPTIONS, given, environ)
     add_passed_sockets(given, environ, warnings)
     if "GUNICORN_CMD_ARGS" in environ:
         warnings.append("GUNICORN_CMD_ARGS is not read: use flags, PENSTOCK_* or penstock.toml")
@@ -502,8 +495,11 @@ def _check_possible(settings: Settings) -> None:
         value = OPTIONS[name].kind.show(getattr(settings, name))
         return f"{name} ({value} from {settings.source_of(name)})"
 
-    if settings.workers > 1:
-        raise SettingsError(f"{shown('workers')} cannot be: one worker process runs; see --threads")
+    for process in ("workers", "preload", "reload", "max_requests", "max_age", "max_memory"):
+        if not settings.supervisor and getattr(settings, process) != OPTIONS[process].default:
+            raise SettingsError(f"{shown(process)} needs a supervisor, and {shown('supervisor')}")
+    if settings.preload and settings.reload:
+        raise SettingsError(f"{shown('preload')} and {shown('reload')} exclude each other")
     for part in ("limit_request_line", "limit_request_field_size"):
         if getattr(settings, part) > settings.limit_request_head:
             raise SettingsError(f"{shown(part)} is more than {shown('limit_request_head')}")

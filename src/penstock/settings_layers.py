@@ -81,18 +81,13 @@ def from_file(
 
 
 def add_platform_variables(
-    options: Options, given: Given, environ: Mapping[str, str], warnings: list[str]
+    options: Options, given: Given, environ: Mapping[str, str]
 ) -> None:
     """Add what platforms set on their own, where nothing that the user wrote says otherwise."""
     for name, option in options.items():
         variable = option.platform_variable
         if name not in given and environ.get(variable):
             given[name] = (environ[variable], variable)
-    value, source = given.get("workers", (None, ""))
-    if source == "WEB_CONCURRENCY" and convert(options["workers"], value, source) > 1:
-        # Platforms set it to the number of cores unasked: no reason to refuse to start.
-        warnings.append(f"WEB_CONCURRENCY={value} is not followed: one worker process runs")
-        del given["workers"]
     port = environ.get("PORT")
     if port and "bind" not in given:
         kind = integer(0, 65535)

@@ -116,8 +116,21 @@ class Transport(ResponseSupport, Protocol):
     def next(self) -> Exchange | None:
         """Block until a request is ready for the application; None for good once drained."""
 
-    def drain(self) -> None:
-        """Accept what waits in the listen queues, then no more; finish what is in flight."""
+    def drain(self, *, hand_over: bool = False) -> None:
+        """Accept what waits in the listen queues, then no more; finish what is in flight.
+
+        With ``hand_over`` others accept on the same sockets: then their queues are left to them,
+        and the sockets are let go of at once. A later call without it has no effect.
+        """
+
+    def give_up(self, reason: str) -> int:
+        """Give up what is still with the application; return how many requests that were.
+
+        For a process that is about to end with threads that never come back. Clients to which
+        nothing was sent get 504; each request has its line in the access log, with 504 (or the
+        status that was sent) and ``reason``. A thread that does come back finds its exchange
+        over.
+        """
 
     def close(self) -> None:
         """Close every connection and listener now; threads in `next` return None."""

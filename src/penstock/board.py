@@ -1,0 +1,209 @@
+"""What the processes of a server tell one another in shared memory: beats, counts, and requests.
+
+A board is anonymous memory that forked children share: nothing is written to a disk, and it can
+still be read when the worker that wrote it is dead or hangs. There is a slot for each worker, and
+in it a record for each of the worker's threads.
+
+Every number is a word of eight bytes in the machine's own order, written by one side alone and in
+one store, so that nobody needs a lock. The native transport writes the same words; the numbers here
+are the layout, and a test compares the two.
+"""
+
+from __future__ import annotations
+
+import mmap
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+WORD = 8
+SLOT_WORDS = 16
+"""Words in front of a slot's records."""
+RECORD_BYTES = 512
+"""Bytes of a thread's record: eight words, and then text."""
+
+# -- the words of a slot, and who writes them ----------------------------------------------------
+
+STATE = 0
+"""`FREE` and the like. The worker's."""
+PID = 1
+"""The worker's."""
+BEAT = 2
+"""When the watchdog's thread last ran, in monotonic nanoseconds: it needs the GIL for that."""
+READY = 3
+"""1 where the worker wants requests from a load balancer. The worker's and the supervisor's."""
+CONNECTIONS = 4
+"""Open connections. The transport's, as are all of the next."""
+ACCEPTING = 5
+"""1 where it would accept a connection now: not drained, not all threads busy, not out of files."""
+POLLED = 6
+"""When the transport last looked at its sockets, in monotonic nanoseconds; 1 while it waits there."""
+STARTED = 7
+"""Requests handed to the application so far."""
+WAITING = 8
+"""Requests that wait for a thread."""
+ACCEPTED = 9
+"""Connections accepted so far."""
+LIVE = 10
+"""1 while something moves. The watchdog's."""
+
+# -- the words of a thread's record --------------------------------------------------------------
+
+NUMBER = 0
+"""The request that the thread is in, counted from 1; 0 outside. Written last at the beginning."""
+SINCE = 1
+"""When the application was called, in monotonic nanoseconds."""
+THREAD = 2
+"""The thread's `threading.get_ident()`."""
+DEADLINE = 3
+"""When the call is to be over, in monotonic nanoseconds; 0 is never."""
+INTERRUPTED = 4
+"""The number of the request that the watchdog has raised `RequestTimeout` in. The watchdog's."""
+LENGTHS = 5
+"""Lengths of method, client, id and target in bytes, 16 bits each, lowest first."""
+
+_TEXTS = ((64, 24), (88, 56), (144, 64), (208, 304))
+"""Where method, client, id and target stand in a record, and how long they may be."""
+
+FREE, BOOTING, SERVING, DRAINING, STUCK = range(5)
+STATES = ("free", "booting", "serving", "draining", "stuck")
+"""The states of a worker, in the words of those who read of them."""
+
+
+@dataclass(frozen=True)
+class RequestInProgress:
+    """A request that is with the application, as a board has it."""
+
+    thread: int
+    """Which of the worker's records holds it, from 0."""
+    ident: int
+    """The thread's `threading.get_ident()`."""
+    number: int
+    method: str
+    target: str
+    """Cut off after 304 bytes."""
+    client: str
+    """Address and port; empty for a unix socket."""
+    request_id: str
+    since: float
+    """When the application was called, on the monotonic clock, in seconds."""
+    deadline: float | None
+    """When the call is to be over, on the same clock."""
+
+    @property
+    def age(self) -> float:
+        """How long the call has lasted, in seconds."""
+        return time.monotonic() - self.since
+
+    def __str__(self) -> str:
+        """Return what a log says of it."""
+        client = self.client or "a unix socket"
+        return (
+            f"{self.method} {self.target} (request {self.request_id}, {self.age:.1f} s old, "
+            f"from {client})"
+        )
+
+
+class Board:
+    """The shared memory of the workers that were started with the same settings."""
+
+    def __init__(self, slots: int, threads: int) -> None:
+        """Make room for ``slots`` workers of ``threads`` threads each."""
+        self.threads = threads
+        self.slot_bytes = SLOT_WORDS * WORD + threads * RECORD_BYTES
+        self.memory = mmap.mmap(-1, slots * self.slot_bytes)
+        self.slots = [Slot(self, index) for index in range(slots)]
+
+    def take(self) -> Slot | None:
+        """Return a free slot, cleared and marked as booting; None when there is none."""
+        for slot in self.slots:
+            if slot.words[STATE] == FREE:
+                slot.clear()
+                slot.words[STATE] = BOOTING
+                return slot
+        return None
+
+
+class Slot:
+    """What one worker tells."""
+
+    def __init__(self, board: Board, index: int) -> None:
+        self.board = board
+        self.index = index
+        begin = index * board.slot_bytes
+        self.bytes = memoryview(board.memory)[begin : begin + board.slot_bytes]
+        self.words = self.bytes[: SLOT_WORDS * WORD].cast("Q")
+        """The words of the slot, by the names above: ``slot.words[CONNECTIONS]``."""
+        self.records = [Record(self, number) for number in range(board.threads)]
+
+    def clear(self) -> None:
+        """Make it free, and forget all that is in it."""
+        self.bytes[:] = bytes(len(self.bytes))
+
+    def requests(self) -> Iterator[RequestInProgress]:
+        """Yield what is with the application just now."""
+        for record in self.records:
+            request = record.read()
+            if request is not None:
+                yield request
+
+
+class Record:
+    """What one thread is in. Its own thread writes, and anybody reads."""
+
+    def __init__(self, slot: Slot, number: int) -> None:
+        self.number = number
+        begin = SLOT_WORDS * WORD + number * RECORD_BYTES
+        self._bytes = slot.bytes[begin : begin + RECORD_BYTES]
+        self.words = self._bytes[: 8 * WORD].cast("Q")
+
+    def begin(
+        self,
+        number: int,
+        since: int,
+        deadline: int,
+        texts: tuple[bytes, bytes, bytes, bytes],
+    ) -> None:
+        """Write down a request: ``texts`` are method, client, id and target; times as above."""
+        lengths = 0
+        for shift, (begin, most), text in zip(range(0, 64, 16), _TEXTS, texts, strict=True):
+            piece = text[:most]
+            self._bytes[begin : begin + len(piece)] = piece
+            lengths |= len(piece) << shift
+        words = self.words
+        words[LENGTHS] = lengths
+        words[SINCE] = since
+        words[DEADLINE] = deadline
+        words[NUMBER] = number
+
+    def end(self) -> None:
+        """Say that the thread has come back from the application."""
+        self.words[NUMBER] = 0
+
+    def read(self) -> RequestInProgress | None:
+        """Return the request that the thread is in, if it is in one."""
+        words = self.words
+        number = words[NUMBER]
+        if number == 0:
+            return None
+        lengths = words[LENGTHS]
+        method, client, request_id, target = (
+            bytes(self._bytes[begin : begin + min(lengths >> shift & 0xFFFF, most)]).decode(
+                "latin-1"
+            )
+            for shift, (begin, most) in zip(range(0, 64, 16), _TEXTS, strict=True)
+        )
+        ident, since, deadline = words[THREAD], words[SINCE], words[DEADLINE]
+        if words[NUMBER] != number:  # it was over in the meantime
+            return None
+        return RequestInProgress(
+            thread=self.number,
+            ident=ident,
+            number=number,
+            method=method,
+            target=target,
+            client=client,
+            request_id=request_id,
+            since=since / 1e9,
+            deadline=deadline / 1e9 if deadline else None,
+        )
