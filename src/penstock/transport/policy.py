@@ -38,3 +38,9 @@ class Policy:
     """Path that is answered with whether something moves."""
     ready_path: str | None = None
     """Path that is answered with whether requests are wanted."""
+    settle: Callable[[], None] | None = None
+    """Called in `next` by a thread whose call was interrupted (the record's INTERRUPTED).
+
+    An exception that was raised in the thread from outside may still be pending then: the transport
+    calls again until this returns.
+    """
