@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from penstock.listeners import Listener, close_all, open_listeners
+from penstock.process import serve_until_stopped
 from penstock.settings import Settings, check_places, chosen_transport, settings_from_kwargs
-from penstock.worker import Worker, serve_until_stopped
+from penstock.worker import Worker
 
 if TYPE_CHECKING:
     from wsgiref.types import WSGIApplication
@@ -65,8 +66,8 @@ def run_in_background(
     chosen_transport(settings)
     listeners = open_listeners(settings.bind, settings.backlog)
     try:
-        worker = Worker(application, settings, listeners)
-        worker.start()
+        worker = Worker(settings, listeners)
+        worker.start(application)
         try:
             yield _describe(listeners[0], worker)
         finally:

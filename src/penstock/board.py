@@ -114,6 +114,11 @@ class Board:
         self.memory = mmap.mmap(-1, slots * self.slot_bytes)
         self.slots = [Slot(self, index) for index in range(slots)]
 
+    @property
+    def is_private(self) -> bool:
+        """Whether a single worker has it for itself."""
+        return len(self.slots) == 1
+
     def take(self) -> Slot | None:
         """Return a free slot, cleared and marked as booting; None when there is none."""
         for slot in self.slots:

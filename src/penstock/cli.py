@@ -66,7 +66,7 @@ def _run(arguments: Sequence[str]) -> int:
     )
     # Before the application's directory comes first on the path: its modules may have the names of
     # the standard library's.
-    from penstock.worker import leave_for_certain
+    from penstock.process import leave_for_certain
 
     _apply_to_process(settings)
     settings = with_absolute_paths(_with_warnings(settings))
@@ -91,8 +91,8 @@ def _run(arguments: Sequence[str]) -> int:
 def _serve(spec: str, settings: Settings) -> int:
     from penstock.listeners import bind_listeners, close_all
     from penstock.loading import load_application, parse_spec
+    from penstock.process import serve_until_stopped
     from penstock.settings import chosen_transport
-    from penstock.worker import serve_until_stopped
 
     parse_spec(spec)
     chosen_transport(settings)

@@ -84,6 +84,7 @@ class Listener:
         """SERVER_PORT of requests; ``80`` for unix sockets."""
         self.name = _unix_name(bound) if self.is_unix else _url(self.server_name, self.server_port)
         """For logs and humans: ``http://127.0.0.1:8000``, ``unix:/run/app.sock``."""
+        self.address = address
         self._shown = address.shown
         self._adopted = address.descriptor is not None
         # The application may change the directory: the path must still be the same at the end.
@@ -113,8 +114,9 @@ class Listener:
 
         Otherwise who gets into it between the last accept and the closing is reset; whose attempt
         is ignored tries again a second later. TCP on Linux only, and not a socket that was passed
-        by a parent, which may go on to use it.
+        by a parent, which may go on to use it. The path of a unix socket is removed.
         """
+        self._unlink()
         if self.is_unix or self._adopted or sys.platform != "linux":
             return
         program = array("B", _DROP_SYN)
@@ -132,6 +134,13 @@ class Listener:
         Not in a forked child, and not a path where another program's socket is by now.
         """
         self.socket.close()
+        self._unlink()
+
+    def disown(self) -> None:
+        """Leave the path of a unix socket to another process, which has the socket too."""
+        self._path = None
+
+    def _unlink(self) -> None:
         if self._path is None or self._owner != os.getpid():
             return
         if _identity(self._path) == self._identity:
@@ -154,8 +163,12 @@ def open_listeners(addresses: Iterable[str], backlog: int) -> list[Listener]:
     return listeners
 
 
-def bind_listeners(addresses: Iterable[str]) -> list[Listener]:
+def bind_listeners(
+    addresses: Iterable[str], inherited: Iterable[tuple[str, int]] = ()
+) -> list[Listener]:
     """Take all addresses, without letting clients in yet.
+
+    ``inherited`` are addresses that a predecessor has bound, each with its socket's descriptor.
 
     An address is ``host:port``, ``host`` (port 8000), ``:port`` (all IPv4 addresses),
     ``[::1]:port``, ``unix:PATH``, ``unix:@NAME`` (abstract) or ``fd://N``; port 0 is a free one.
@@ -163,13 +176,19 @@ def bind_listeners(addresses: Iterable[str]) -> list[Listener]:
     """
     listeners: list[Listener] = []
     adopted: set[int] = set()
+    bound = list(inherited)
     try:
         for address in [parse_address(text) for text in addresses]:
             if address.descriptor is not None:
                 if address.descriptor in adopted:
                     _refuse(address.shown, "the descriptor is given twice")
                 adopted.add(address.descriptor)
-            listeners.append(_bind(address))
+            taken = next((pair for pair in bound if pair[0] == address.text), None)
+            if taken is None:
+                listeners.append(_bind(address))
+            else:
+                bound.remove(taken)
+                listeners.append(_inherit(address, taken[1]))
     except ListenError:
         close_all(listeners)
         raise
@@ -229,6 +248,14 @@ def _bind(address: Address) -> Listener:
     if address.path is not None:
         return _bind_unix(address, address.path)
     return _bind_tcp(address)
+
+
+def _inherit(address: Address, descriptor: int) -> Listener:
+    sock = socket.socket(fileno=descriptor)
+    _prepare(sock)
+    path = address.path
+    created = path if path is not None and not path.startswith("\0") else None
+    return Listener(sock, address, created=created)
 
 
 def _adopt(address: Address, descriptor: int) -> Listener:

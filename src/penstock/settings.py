@@ -28,7 +28,6 @@ from penstock.options import (
     size,
     text,
 )
-from penstock.settings_processes import SECTIONS, ProcessSettings
 from penstock.settings_layers import (
     Given,
     add_passed_sockets,
@@ -38,6 +37,7 @@ from penstock.settings_layers import (
     from_variables,
     unknown,
 )
+from penstock.settings_processes import SECTIONS, ProcessSettings
 
 DEFAULT_BIND = ("127.0.0.1:8000",)
 

@@ -1,0 +1,276 @@
+"""The process that serves: what its main thread does from the start-up checks to the exit."""
+
+from __future__ import annotations
+
+import gc
+import logging
+import os
+import resource
+import signal
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack, suppress
+from typing import TYPE_CHECKING
+
+from penstock import __version__
+from penstock.board import READY
+from penstock.logs import process_logger
+from penstock.settings import OPTIONS, chosen_transport
+from penstock.signals import Signals
+from penstock.worker import Worker
+
+if TYPE_CHECKING:
+    from wsgiref.types import WSGIApplication
+
+    from penstock.listeners import Listener
+    from penstock.settings import Settings
+
+RESERVE_SECONDS = 2.0
+"""How much of the graceful timeout is kept for what follows the drain, so that a supervisor that
+kills after just this time finds nobody: the next two, and threads that return."""
+
+LEAVE_SECONDS = 1.0
+"""How long the application's own threads and exit handlers may keep the process after that."""
+
+STOPPED = 0
+"""Exit status: stopped as told, and nothing was cut off."""
+
+CUT_OFF = 1
+"""Exit status: stopped as told, but requests in progress had to be cut off."""
+
+STOP_GRACEFULLY = frozenset({signal.SIGTERM, signal.SIGHUP})
+STOP_AT_ONCE = frozenset({signal.SIGINT, signal.SIGQUIT})
+REOPEN_LOGS = signal.SIGUSR1
+WITHOUT_MEANING = frozenset({signal.SIGUSR2, signal.SIGTTIN, signal.SIGTTOU})
+"""What gunicorn's users send to a server with several processes. By default the first would end
+this one, and the next two would suspend it."""
+HANDLED = (*STOP_GRACEFULLY, *STOP_AT_ONCE, REOPEN_LOGS, *WITHOUT_MEANING)
+
+
+def serve_until_stopped(
+    application: WSGIApplication,
+    settings: Settings,
+    listeners: Sequence[Listener],
+    name: str,
+    *,
+    own_process: bool = False,
+) -> int:
+    """Serve in the main thread's process until a signal; return the exit status.
+
+    ``name`` is what the start-up line calls the application. Afterwards the process is as it was,
+    unless it is the server's own: then nothing may follow but its end, which is certain to come.
+    Raises `SettingsError` where a log cannot be opened, `ValueError` outside of the main thread.
+    """
+    with ExitStack() as undo:
+        worker = Worker(settings, listeners, process_logger())
+        undo.callback(worker.error_log.close)
+        # After the application was loaded: what it did to these signals while it was imported
+        # would otherwise keep the server from stopping.
+        signals = Signals(HANDLED)
+        undo.callback(signals.restore)
+        undo.callback(_limit_files, *resource.getrlimit(resource.RLIMIT_NOFILE))
+        if own_process:
+            # Handlers and log have to last: signals may still come, and threads that were cut
+            # off may have something to say.
+            undo.pop_all()
+            gc.freeze()  # what was imported lives as long as the process: not looked at again
+        _start(worker, application, listeners, name)
+        received = None
+        while received is None:
+            received = told_to_stop(worker, signals.wait())
+        graceful = received in STOP_GRACEFULLY
+        return shut_down(
+            worker, graceful=graceful, interrupted=signals.wait, own_process=own_process
+        )
+
+
+def _start(
+    worker: Worker, application: WSGIApplication, listeners: Sequence[Listener], name: str
+) -> None:
+    tell_settings(worker.settings, worker.logger)
+    worker.start(application)
+    tell_serving(worker.settings, worker.logger, listeners, name)
+
+
+def tell_settings(settings: Settings, logger: logging.Logger) -> None:
+    """Log what is to be said of the settings, and of the process that they meet."""
+    for warning in settings.warnings:
+        logger.warning("%s", warning)
+    for option in OPTIONS.values():
+        if (source := settings.source_of(option.name)) != "default":
+            shown = option.show(getattr(settings, option.name))
+            logger.debug("setting %s = %s (from %s)", option.name, shown, source)
+    check_room_for_files(settings, logger)
+    check_temp_dir(settings, logger)
+
+
+def tell_serving(
+    settings: Settings,
+    logger: logging.Logger,
+    listeners: Sequence[Listener],
+    name: str,
+    workers: str = "",
+) -> None:
+    """Log the start-up line; ``workers`` says how many there are."""
+    count = settings.threads
+    logger.info(
+        "penstock %s serving %s on %s (%s transport, %s%d %s)",
+        __version__,
+        name,
+        ", ".join(listener.name for listener in listeners),
+        chosen_transport(settings),
+        workers,
+        count,
+        "thread" if count == 1 else "threads",
+    )
+
+
+def told_to_stop(worker: Worker, received: int | None) -> int | None:
+    """Act on a signal that does not stop the server; return one that does."""
+    if received is None:
+        return None
+    name = signal.Signals(received).name
+    worker.logger.debug("received %s", name)
+    if received == REOPEN_LOGS:
+        worker.reopen_logs()
+        return None
+    if received in WITHOUT_MEANING:
+        worker.logger.warning("%s has no meaning without a supervisor", name)
+        return None
+    return received
+
+
+def shut_down(
+    worker: Worker,
+    *,
+    graceful: bool,
+    interrupted: Callable[[float], int | None],
+    own_process: bool,
+    hand_over: bool = False,
+) -> int:
+    """End a worker, and the process if it is its own; return the exit status.
+
+    ``interrupted`` waits for another signal. With ``hand_over`` other processes accept on the
+    same sockets, and the listen queues are theirs.
+    """
+    logger, settings = worker.logger, worker.settings
+    drained = False
+    if graceful:
+        # 1. Have load balancers look elsewhere, for as long as they take to notice. Who supervises
+        #    workers has done that already.
+        worker.slot.words[READY] = 0
+        if worker.slot.board.is_private:
+            graceful = _wait_unready(worker, interrupted)
+    if graceful:
+        # 2. Accept what waits in the listen queues, then no more. Idle connections get a moment
+        #    for requests that are under way, and each response says that it is the last.
+        limit = settings.graceful_timeout
+        logger.info("stopping: finishing the requests in progress, for up to %g s", limit)
+        worker.drain(hand_over=hand_over)
+        # 3. Wait until nothing is in progress, for as long as that may take, or until a second
+        #    signal says that it need not.
+        drained, graceful = _wait_drained(worker, interrupted)
+    # 4. Cut off what is left.
+    if not drained:
+        in_progress = worker.transport.snapshot()["requests_in_progress"]
+        if in_progress:
+            logger.warning(
+                "cutting off %d %s in progress%s",
+                in_progress,
+                "request" if in_progress == 1 else "requests",
+                " (setting: graceful_timeout)" if graceful else "",
+            )
+        worker.close()
+        drained = worker.join(0.2) and not in_progress
+    # 5. Write out the logs.
+    worker.close_logs()
+    logger.info("stopped")
+    status = STOPPED if drained or not graceful else CUT_OFF
+    # 6. Leave. Threads and exit handlers of the application get a moment, and no more.
+    if own_process:
+        leave_for_certain(status)
+    return status
+
+
+def _wait_unready(worker: Worker, interrupted: Callable[[float], int | None]) -> bool:
+    """Go on accepting for the delay that the settings want; tell whether nothing broke it off."""
+    delay = worker.settings.shutdown_delay
+    end = time.monotonic() + delay
+    if delay:
+        worker.logger.info("stopping in %g s: not ready any more (setting: shutdown_delay)", delay)
+    while (remaining := end - time.monotonic()) > 0:
+        if told_to_stop(worker, interrupted(remaining)) is not None:
+            worker.logger.info("stopping at once: a second signal")
+            return False
+    return True
+
+
+def _wait_drained(
+    worker: Worker, interrupted: Callable[[float], int | None]
+) -> tuple[bool, bool]:
+    """Wait for the drain; tell whether all is done, and whether nothing broke the wait off."""
+    limit = worker.settings.graceful_timeout
+    deadline = time.monotonic() + limit - min(RESERVE_SECONDS, limit / 4)
+    while not (drained := worker.join(0)) and time.monotonic() < deadline:
+        if worker.only_stuck_left():
+            break
+        received = interrupted(min(0.05, max(0.0, deadline - time.monotonic())))
+        if told_to_stop(worker, received) is not None:
+            worker.logger.info("stopping at once: a second signal")
+            return False, False
+    return drained, True
+
+
+def leave_for_certain(status: int) -> None:
+    """End the process soon, even if a thread or exit handler of the application never returns."""
+
+    def leave() -> None:
+        threading.Event().wait(LEAVE_SECONDS)
+        os._exit(status)
+
+    threading.Thread(target=leave, name="penstock-leave", daemon=True).start()
+
+
+def _limit_files(soft: int, hard: int) -> None:
+    with suppress(OSError, ValueError):  # that it could be raised says nothing about this
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def check_room_for_files(settings: Settings, logger: logging.Logger) -> None:
+    """Raise the limit on open files to what max_connections needs, or warn that it is too low."""
+    # Idle connections have a socket and nothing else; those that a thread is busy with may have
+    # a spooled body and a file to send, and the application opens files of its own.
+    beside = 32 + 4 * settings.threads
+    wanted = settings.max_connections + beside
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == resource.RLIM_INFINITY or soft >= wanted:
+        return
+    possible = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (possible, hard))
+    except (OSError, ValueError):
+        possible = soft
+    if possible < wanted:
+        logger.warning(
+            "the limit on open files is %d, so that about %d connections fit at a time; "
+            "raise it (ulimit -n) or lower max_connections (%d)",
+            possible,
+            max(possible - beside, possible // 2),
+            settings.max_connections,
+        )
+
+
+def check_temp_dir(settings: Settings, logger: logging.Logger) -> None:
+    """Warn where large request bodies could not be stored. Small ones need no disk."""
+    try:
+        tempfile.TemporaryFile(dir=settings.temp_dir).close()
+    except OSError as error:
+        logger.warning(
+            "request bodies over %d bytes will be answered with 507: no temporary file can be "
+            "made in %s: %s (setting: temp_dir)",
+            settings.body_memory,
+            settings.temp_dir or "any of the system's directories for them",
+            error.strerror,
+        )
