@@ -35,9 +35,9 @@ READY = 3
 CONNECTIONS = 4
 """Open connections. The transport's, as are all of the next."""
 ACCEPTING = 5
-"""1 where it would accept a connection now: not drained, not all threads busy, not out of files."""
+"""1 where it would accept now: it does not drain, has a free thread, and is not short of files."""
 POLLED = 6
-"""When the transport last looked at its sockets, in monotonic nanoseconds; 1 while it waits there."""
+"""When the transport last looked at its sockets, in monotonic nanoseconds; 1 while it waits."""
 STARTED = 7
 """Requests handed to the application so far."""
 WAITING = 8

@@ -15,8 +15,9 @@ from penstock.console import flush_all, print_error, print_out, say
 from penstock.errors import PenstockError, SettingsError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
+    from penstock.command_line import CommandLine
     from penstock.settings import Settings
 
 _USAGE_STATUS = 2
@@ -55,28 +56,26 @@ def _run(arguments: Sequence[str]) -> int:
         print_error(f"{missing}\nusage: {USAGE}\n")
         return _USAGE_STATUS
 
-    from penstock.settings import check_places, load_settings, with_absolute_paths
-
-    settings = load_settings(
-        typed.flags,
-        os.environ,
-        _current_directory(),
-        typed.config_file,
-        on_terminal=sys.stdout is not None and sys.stdout.isatty(),
-    )
     # Before the application's directory comes first on the path: its modules may have the names of
     # the standard library's.
     from penstock.process import leave_for_certain
 
-    _apply_to_process(settings)
-    settings = with_absolute_paths(_with_warnings(settings))
-    check_places(settings)  # before a slow import
+    directory, environ = _current_directory(), dict(os.environ)
+
+    def read_settings() -> Settings:
+        return _read_settings(typed, environ, directory)
+
+    settings = read_settings()
     try:
-        if not typed.check:
-            return _serve(typed.application, settings)
-        status = _check(typed.application, settings)
-        leave_for_certain(status)  # the application's import may have started anything
-        return status
+        if typed.check:
+            _prepare_process(settings)
+            status = _check(typed.application, settings)
+            leave_for_certain(status)  # the application's import may have started anything
+            return status
+        if settings.supervisor:
+            return _supervise(typed.application, settings, read_settings)
+        _prepare_process(settings)
+        return _serve(typed.application, settings)
     except PenstockError as error:
         # No log is open that could have told them, and one may be the reason.
         for warning in settings.warnings:
@@ -88,17 +87,56 @@ def _run(arguments: Sequence[str]) -> int:
         raise
 
 
-def _serve(spec: str, settings: Settings) -> int:
+def _read_settings(typed: CommandLine, environ: dict[str, str], directory: str) -> Settings:
+    """Return the settings as they are now, and change to the directory that they name."""
+    from penstock.settings import (
+        bad_place,
+        check_places,
+        chosen_transport,
+        load_settings,
+        with_absolute_paths,
+    )
+
+    on_terminal = sys.stdout is not None and sys.stdout.isatty()
+    settings = load_settings(
+        typed.flags, environ, directory, typed.config_file, on_terminal=on_terminal
+    )
+    try:
+        os.chdir(os.path.join(directory, settings.chdir))
+    except OSError as error:
+        raise bad_place(settings, "chdir", settings.chdir, error.strerror) from None
+    settings = with_absolute_paths(_with_warnings(settings))
+    check_places(settings)  # before a slow import
+    chosen_transport(settings)
+    return settings
+
+
+def _supervise(spec: str, settings: Settings, read_settings: Callable[[], Settings]) -> int:
     from penstock.listeners import bind_listeners, close_all
-    from penstock.loading import load_application, parse_spec
-    from penstock.process import serve_until_stopped
-    from penstock.settings import chosen_transport
+    from penstock.loading import parse_spec
+    from penstock.supervisor import Launch, Supervisor
 
     parse_spec(spec)
-    chosen_transport(settings)
+    if settings.umask is not None:
+        os.umask(settings.umask)  # unix sockets have their modes from it
     # Bound first, so that a port in use is told before a slow import, and listened on last, so
     # that nobody is let in before there is an application to answer: a client that comes too
     # early is refused, and tries elsewhere or again.
+    listeners = bind_listeners(settings.bind)
+    launch = Launch(spec, settings, read_settings, _prepare_process)
+    try:
+        return Supervisor(launch, listeners).run()
+    finally:
+        close_all(listeners)
+
+
+def _serve(spec: str, settings: Settings) -> int:
+    """Serve in this process, without a supervisor."""
+    from penstock.listeners import bind_listeners, close_all
+    from penstock.loading import load_application, parse_spec
+    from penstock.process import serve_until_stopped
+
+    parse_spec(spec)
     listeners = bind_listeners(settings.bind)
 
     def leave(_number: int, _frame: object) -> None:
@@ -137,18 +175,13 @@ def _check(spec: str, settings: Settings) -> int:
     return 0
 
 
-def _apply_to_process(settings: Settings) -> None:
-    """Give the process the directory, the search path, the variables and the mask it asks for."""
-    from penstock.settings import bad_place
+def _prepare_process(settings: Settings) -> None:
+    """Give the process the search path, the variables and the mask that the settings ask for."""
     from penstock.settings_layers import SYSTEMD_VARIABLES
 
     if "LISTEN_FDS" in settings.source_of("bind"):
         for variable in SYSTEMD_VARIABLES:
             os.environ.pop(variable, None)
-    try:
-        os.chdir(settings.chdir)
-    except OSError as error:
-        raise bad_place(settings, "chdir", settings.chdir, error.strerror) from None
     # gunicorn's order: the directories of pythonpath, the current one, all others.
     wanted = [*map(os.path.abspath, settings.pythonpath), os.getcwd()]
     sys.path[:] = [*wanted, *(entry for entry in sys.path if entry not in (*wanted, ""))]

@@ -207,9 +207,7 @@ def _wait_unready(worker: Worker, interrupted: Callable[[float], int | None]) ->
     return True
 
 
-def _wait_drained(
-    worker: Worker, interrupted: Callable[[float], int | None]
-) -> tuple[bool, bool]:
+def _wait_drained(worker: Worker, interrupted: Callable[[float], int | None]) -> tuple[bool, bool]:
     """Wait for the drain; tell whether all is done, and whether nothing broke the wait off."""
     limit = worker.settings.graceful_timeout
     deadline = time.monotonic() + limit - min(RESERVE_SECONDS, limit / 4)

@@ -80,9 +80,7 @@ def from_file(
     return _from_table(options, _read_table(own, in_project=False) or {}, own.name)
 
 
-def add_platform_variables(
-    options: Options, given: Given, environ: Mapping[str, str]
-) -> None:
+def add_platform_variables(options: Options, given: Given, environ: Mapping[str, str]) -> None:
     """Add what platforms set on their own, where nothing that the user wrote says otherwise."""
     for name, option in options.items():
         variable = option.platform_variable

@@ -10,6 +10,7 @@ from typing import Literal
 
 from penstock.options import (
     SWITCH,
+    Kind,
     duration,
     integer,
     listing,
@@ -36,6 +37,8 @@ SECTIONS = (
 
 _DAY = 86400.0
 _YEAR = 365 * _DAY
+_AUTO: Literal["auto"] = "auto"
+_WORKERS: Kind[int | Literal["auto"]] = word_or(_AUTO, integer(1, 1000))
 _PATH = text("a path", "PATH", r"[^\0\n]+")
 _URL_PATH = text("a path of URLs such as /healthz", "PATH", r"/[!-~]*")
 _ACCOUNT = text("a name or a number", "NAME", r"[^\0\n:/,]+")
@@ -53,7 +56,7 @@ class ProcessSettings:
     """What concerns processes. Sizes are bytes, times are seconds."""
 
     workers: int | Literal["auto"] = option(
-        word_or("auto", integer(1, 1000)),
+        _WORKERS,
         1,
         section="Workers and threads",
         extra_flags=("-w",),

@@ -7,12 +7,12 @@ import os
 import threading
 import time
 import weakref
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from penstock import __version__
 from penstock.access_log import AccessLog
-from penstock.board import DRAINING, READY, SERVING, STATE, Board, Slot
+from penstock.board import DRAINING, READY, SERVING, STATE, Board, RequestInProgress, Slot
 from penstock.errors import SettingsError
 from penstock.http1 import ParserLimits
 from penstock.log_sink import LogSink
@@ -94,6 +94,7 @@ class Worker:
         *,
         slot: Slot | None = None,
         multiprocess: bool = False,
+        on_stuck: Callable[[RequestInProgress], None] | None = None,
     ) -> None:
         """Open the logs; ``logger`` is for `ErrorLog`.
 

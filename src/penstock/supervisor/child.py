@@ -1,0 +1,226 @@
+"""What runs in a worker's process, from the fork to its end."""
+
+from __future__ import annotations
+
+import faulthandler
+import gc
+import logging
+import os
+import selectors
+import signal
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NoReturn
+
+from penstock.board import PID, STATE, STUCK, RequestInProgress, Slot
+from penstock.console import flush_all
+from penstock.errors import PenstockError
+from penstock.logs import process_logger
+from penstock.process import shut_down
+from penstock.signals import Signals
+from penstock.supervisor.channel import Channel
+from penstock.worker import Worker
+
+if TYPE_CHECKING:
+    from wsgiref.types import WSGIApplication
+
+    from penstock.listeners import Listener
+    from penstock.settings import Settings
+
+DUMP_SIGNAL = signal.SIGURG
+"""Has C code write the stacks of a worker whose interpreter may be stuck.
+
+By default it is ignored, so that it does no harm where it comes too early.
+"""
+
+FAILED_TO_BOOT = 3
+"""Exit status of a worker that could not serve; it has told the supervisor why."""
+
+_SIGNALS = (
+    signal.SIGTERM,
+    signal.SIGINT,
+    signal.SIGQUIT,
+    signal.SIGHUP,
+    signal.SIGUSR1,
+    signal.SIGUSR2,
+    signal.SIGTTIN,
+    signal.SIGTTOU,
+    signal.SIGWINCH,
+)
+
+_logger = logging.getLogger("penstock")
+
+
+@dataclass(frozen=True)
+class Assignment:
+    """What a worker's process is given when it is forked."""
+
+    settings: Settings
+    listeners: Sequence[Listener]
+    slot: Slot
+    channel: Channel
+    """The worker's end."""
+    dump: int
+    """Descriptor that stacks are written to by `faulthandler`."""
+    load: Callable[[], WSGIApplication]
+    prepare: Callable[[], None]
+    """Makes the process what the settings want: variables, search path, user, title."""
+    multiprocess: bool
+
+
+def run(assignment: Assignment, abandon: Callable[[], None]) -> NoReturn:
+    """Serve until told to leave; the process ends with it.
+
+    ``abandon`` lets go of what was the parent's alone: another worker's line, held open here, would
+    keep that one from seeing that the supervisor is gone.
+    """
+    status = FAILED_TO_BOOT
+    try:
+        abandon()
+        status = _Child(assignment).run()
+    except PenstockError as error:
+        _report(assignment.channel, str(error), getattr(error, "traceback", ""), error.exit_status)
+    except BaseException as error:
+        from traceback import format_exc
+
+        _report(assignment.channel, f"{type(error).__name__}: {error}", format_exc(), 1)
+    finally:
+        flush_all()
+        os._exit(status)
+
+
+def _report(channel: Channel, message: str, traceback: str, status: int) -> None:
+    channel.socket.setblocking(True)
+    channel.send({"event": "failed", "message": message, "traceback": traceback, "status": status})
+
+
+class _Child:
+    """The main thread of a worker's process."""
+
+    def __init__(self, assignment: Assignment) -> None:
+        self._assignment = assignment
+        self._channel = assignment.channel
+        self._orders: deque[str] = deque()
+        self._worker: Worker
+        self._signals: Signals
+        self._selector: selectors.BaseSelector
+
+    def run(self) -> int:
+        """Boot, serve and leave; return the exit status."""
+        assignment = self._assignment
+        # 1. Be ready to tell where it hangs, whatever the application does from here on.
+        faulthandler.enable(assignment.dump, all_threads=True)
+        faulthandler.register(DUMP_SIGNAL, assignment.dump, all_threads=True, chain=False)
+        # A terminal's Ctrl-C goes to the supervisor, too, which says what to do.
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        assignment.slot.words[PID] = os.getpid()
+        self._channel.send({"event": "hello", "pid": os.getpid()})
+        # 2. Open the logs while that is allowed, then become who the settings want.
+        self._worker = Worker(
+            assignment.settings,
+            assignment.listeners,
+            process_logger(),
+            slot=assignment.slot,
+            multiprocess=assignment.multiprocess,
+            on_stuck=self._tell_stuck,
+        )
+        assignment.prepare()
+        # 3. Load the application.
+        application = assignment.load()
+        # After that: what it did to signals while it was imported would keep orders from coming.
+        self._signals = Signals(_SIGNALS)
+        self._selector = selectors.DefaultSelector()
+        self._selector.register(self._signals, selectors.EVENT_READ)
+        self._selector.register(self._channel, selectors.EVENT_READ)
+        gc.collect()
+        gc.freeze()  # what was imported lives as long as the process: not looked at again
+        # 4. Say so, and let clients in when told: where others serve, only all together.
+        self._channel.send({"event": "ready"})
+        order = self._await("go", "leave", "stop", "quit")
+        if order != "go":
+            return 0
+        self._worker.start(application)
+        self._channel.send({"event": "serving"})
+        # 5. Serve until told otherwise.
+        order = self._await("leave", "stop", "quit")
+        return self._leave(order)
+
+    def _leave(self, order: str) -> int:
+        orphaned = self._channel.ended
+        status = shut_down(
+            self._worker,
+            graceful=order != "quit",
+            interrupted=self._interrupted,
+            own_process=True,
+            hand_over=order == "leave" and not orphaned,
+        )
+        return status
+
+    # -- orders -----------------------------------------------------------------------------------
+
+    def _await(self, *wanted: str) -> str:
+        """Return the first order of these; others are followed meanwhile."""
+        while True:
+            order = self._next(None)
+            if order in wanted:
+                return order
+            if order is not None:
+                self._follow(order)
+
+    def _interrupted(self, timeout: float) -> int | None:
+        """Return a signal that ends a graceful end, within ``timeout`` seconds."""
+        order = self._next(timeout)
+        if order == "quit":
+            return signal.SIGQUIT
+        if order is not None:
+            self._follow(order)
+        return None
+
+    def _follow(self, order: str) -> None:
+        if order == "reopen":
+            self._worker.reopen_logs()
+        elif order == "stacks":
+            self._channel.send({"event": "stacks", "text": self._worker.describe_stacks()})
+
+    def _next(self, timeout: float | None) -> str | None:
+        """Return the next order, or None after ``timeout`` seconds."""
+        deadline = None if timeout is None else time.monotonic() + timeout
+        while not self._orders:
+            remaining = None if deadline is None else max(0.0, deadline - time.monotonic())
+            self._selector.select(remaining)
+            while (number := self._signals.take()) is not None:
+                self._take_signal(number)
+            self._take_messages()
+            if remaining == 0.0:
+                break
+        return self._orders.popleft() if self._orders else None
+
+    def _take_signal(self, number: int) -> None:
+        if number in (signal.SIGINT, signal.SIGQUIT):
+            self._orders.append("quit")
+        elif number == signal.SIGUSR1:
+            self._orders.append("reopen")
+        elif number == signal.SIGTERM:
+            # Process managers send it to all processes of a server at once. What is to be done,
+            # and when, is for the supervisor to say: a successor first, or the end of all.
+            self._channel.send({"event": "asked to stop"})
+            if self._channel.ended:
+                self._orders.append("stop")
+
+    def _take_messages(self) -> None:
+        if self._channel.ended:
+            return
+        for message in self._channel.receive():
+            self._orders.append(str(message["do"]))
+        self._channel.flush()
+        if self._channel.ended:
+            self._selector.unregister(self._channel)
+            _logger.warning("the supervisor is gone: finishing what is in progress, and leaving")
+            self._orders.append("stop")
+
+    def _tell_stuck(self, request: RequestInProgress) -> None:
+        """Have the supervisor put another worker in this one's place; for the watchdog."""
+        self._assignment.slot.words[STATE] = STUCK
+        self._channel.send({"event": "stuck", "request": str(request)})

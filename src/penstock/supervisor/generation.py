@@ -1,0 +1,158 @@
+"""The workers that were started with the same settings and the same code."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+from penstock.board import Board, Slot
+from penstock.supervisor.channel import Channel
+from penstock.supervisor.processes import Stage, WorkerProcess
+
+if TYPE_CHECKING:
+    from penstock.listeners import Listener
+    from penstock.settings import Settings
+
+SPARE_SLOTS = 64
+"""Places on a board beyond two for each worker: for workers that were asked for later (TTIN)."""
+
+HEALTHY_SECONDS = 1.0
+"""A worker that has served for so long did not die of how it was started."""
+
+EARLY_DEATHS = 2
+"""So many in a row that died earlier are replaced at once: somebody may have killed them."""
+
+FIRST_PAUSE_SECONDS = 1.0
+"""The pause after one more; it doubles with each that follows."""
+
+LONGEST_PAUSE_SECONDS = 30.0
+"""The longest pause between two attempts to start a worker."""
+
+
+@dataclass(frozen=True)
+class Ends:
+    """What a new worker gets of the lines to the supervisor: they are closed here afterwards."""
+
+    channel: Channel
+    dump: int
+
+
+class Spawner(Protocol):
+    """What makes the process of a worker."""
+
+    def spawn(self, slot: Slot, ends: Ends) -> int:
+        """Fork a worker; return its process id, or 0 where it will tell that itself."""
+
+
+class Generation:
+    """Workers that were started with the same settings and the same code."""
+
+    def __init__(
+        self,
+        number: int,
+        settings: Settings,
+        wanted: int,
+        listeners: Sequence[Listener],
+        logger: logging.Logger,
+    ) -> None:
+        """Make room for ``wanted`` workers; none is started yet."""
+        self.number = number
+        self.settings = settings
+        self.wanted = wanted
+        self.listeners = list(listeners)
+        self.board = Board(2 * wanted + SPARE_SLOTS, settings.threads)
+        self.workers: list[WorkerProcess] = []
+        self.spawner: Spawner
+        self.paused_until = 0.0
+        self._early_deaths = 0
+        self._logger = logger
+
+    def __str__(self) -> str:
+        """Return what logs call it."""
+        return f"generation {self.number}"
+
+    @property
+    def members(self) -> list[WorkerProcess]:
+        """The workers that serve or will, but for those that another is about to replace."""
+        return [w for w in self.workers if w.is_member and w.replaced_by is None]
+
+    @property
+    def serving(self) -> list[WorkerProcess]:
+        """The workers that serve."""
+        return [worker for worker in self.workers if worker.stage is Stage.SERVING]
+
+    def spawn(
+        self, number: int, register: Callable[[WorkerProcess], None], replaces: WorkerProcess | None
+    ) -> WorkerProcess | None:
+        """Start a worker; None where it cannot be: that is logged, and tried again later.
+
+        ``register`` is called with what is known of it, before its process begins.
+        """
+        slot = self.board.take()
+        if slot is None:
+            self._logger.error("no room for another worker: %d are there", len(self.workers))
+            self.pause()
+            return None
+        channel, child_channel = Channel.pair()
+        dump, child_dump = os.pipe2(os.O_CLOEXEC)
+        os.set_blocking(dump, False)
+        worker = WorkerProcess(number, self.number, slot, channel, dump, self.settings)
+        if replaces is not None:
+            worker.replaces = replaces
+            replaces.replaced_by = worker
+        self.workers.append(worker)
+        register(worker)
+        try:
+            worker.pid = self.spawner.spawn(slot, Ends(child_channel, child_dump))
+        except OSError as error:
+            self._logger.error("cannot start a worker: %s", error.strerror)
+            self.discard(worker)
+            self.pause()
+            return None
+        finally:
+            child_channel.close()
+            os.close(child_dump)
+        return worker
+
+    def discard(self, worker: WorkerProcess) -> None:
+        """Forget a worker that has ended; it still knows whom it was to replace."""
+        worker.stage = Stage.ENDED
+        if worker.replaces is not None:
+            worker.replaces.replaced_by = None
+        if worker.replaced_by is not None:
+            worker.replaced_by.replaces = None
+        self.workers.remove(worker)
+        worker.release()
+
+    def note_death(self, worker: WorkerProcess) -> float:
+        """Keep account of one that ended without being told; return the pause before the next."""
+        served = time.monotonic() - worker.serving_since if worker.serving_since else 0.0
+        if served >= HEALTHY_SECONDS:
+            self._early_deaths = 0
+            return 0.0
+        self._early_deaths += 1
+        if self._early_deaths <= EARLY_DEATHS:
+            return 0.0
+        return self.pause()
+
+    def pause(self) -> float:
+        """Start no worker for a while; return how long, in seconds."""
+        doublings = max(0, self._early_deaths - EARLY_DEATHS - 1)
+        seconds = min(FIRST_PAUSE_SECONDS * 2.0 ** min(doublings, 16), LONGEST_PAUSE_SECONDS)
+        self.paused_until = time.monotonic() + seconds
+        return seconds
+
+    def end_all(self, because: str) -> None:
+        """Have every worker leave: those that serve finish what is in progress."""
+        for worker in list(self.workers):
+            worker.leave(because)
+
+    def kill_all(self, because: str) -> None:
+        """Kill every worker."""
+        for worker in list(self.workers):
+            worker.kill(because, signal.SIGKILL)

@@ -1,0 +1,172 @@
+"""What the supervisor knows of each worker's process."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import TYPE_CHECKING
+
+from penstock.board import BEAT, STARTED
+from penstock.supervisor.channel import Channel, Message
+
+if TYPE_CHECKING:
+    from penstock.board import Slot
+    from penstock.settings import Settings
+
+MAX_DUMP_BYTES = 256 << 10
+"""How much of what a worker's C code writes about its stacks is kept."""
+
+
+class Stage(Enum):
+    """How far a worker is. It only ever goes on to a later one."""
+
+    BOOTING = "booting"
+    READY = "ready"
+    """It has loaded the application, and waits to be let serve."""
+    STARTING = "starting"
+    """It was told to serve, and has not said yet that it does."""
+    SERVING = "serving"
+    LEAVING = "leaving"
+    ENDED = "ended"
+
+
+@dataclass(eq=False)
+class WorkerProcess:
+    """One worker, from its fork until it is reaped and its slot is free again."""
+
+    number: int
+    """Counts the workers of the server, from 1."""
+    generation: int
+    slot: Slot
+    channel: Channel
+    dump: int
+    """Descriptor from which what the worker's C code writes about its stacks is read."""
+    settings: Settings
+    pid: int = 0
+    """0 until it is known: a worker that another process forks for us tells it."""
+    stage: Stage = Stage.BOOTING
+    since: float = field(default_factory=time.monotonic)
+    """When it was forked."""
+    serving_since: float = 0.0
+    replaces: WorkerProcess | None = None
+    """The worker that leaves once this one serves."""
+    replaced_by: WorkerProcess | None = None
+    leaving_because: str = ""
+    must_end_by: float | None = None
+    """When it is killed if it has not left."""
+    killed_because: str = ""
+    """Why the supervisor has killed it; empty where it has not."""
+    failure: Message | None = None
+    """What it said when it could not boot."""
+    dumped: bytearray = field(default_factory=bytearray)
+    told_to_stop: bool = False
+    stuck: str = ""
+    """The request that did not end when it was told to."""
+    exit_status: int | None = None
+    """As ``waitpid`` has it; None until it is reaped."""
+    requests_limit: int = 0
+    age_limit: float = 0.0
+    next_stage: Callable[[], None] | None = None
+
+    def __post_init__(self) -> None:
+        """Draw the limits at which it is recycled."""
+        settings = self.settings
+        if settings.max_requests:
+            jitter = random.randint(0, settings.max_requests_jitter)
+            self.requests_limit = settings.max_requests + jitter
+        if settings.max_age:
+            self.age_limit = settings.max_age + random.uniform(0, settings.max_age_jitter)
+
+    def __str__(self) -> str:
+        """Return what logs call it."""
+        return f"worker {self.number} (pid {self.pid or '?'})"
+
+    @property
+    def age(self) -> float:
+        """Seconds since it was forked."""
+        return time.monotonic() - self.since
+
+    @property
+    def requests(self) -> int:
+        """Requests that it has handed to the application."""
+        return self.slot.words[STARTED]
+
+    @property
+    def is_booting(self) -> bool:
+        """Whether it does not serve yet."""
+        return self.stage in (Stage.BOOTING, Stage.READY, Stage.STARTING)
+
+    @property
+    def is_member(self) -> bool:
+        """Whether it is one of those that serve or will."""
+        return self.stage not in (Stage.LEAVING, Stage.ENDED)
+
+    @property
+    def beat_age(self) -> float | None:
+        """Seconds since its watchdog last ran; None where it has not begun to."""
+        beat = self.slot.words[BEAT]
+        return time.monotonic() - beat / 1e9 if beat else None
+
+    def order(self, what: str) -> None:
+        """Send an order."""
+        self.channel.send({"do": what})
+
+    def let_serve(self) -> None:
+        """Have it let clients in."""
+        if self.stage is Stage.READY:
+            self.stage = Stage.STARTING
+            self.order("go")
+
+    def leave(self, because: str, *, last: bool = False) -> None:
+        """Have it finish what is in progress, and end.
+
+        With ``last`` nobody else accepts any more, so that it empties the listen queues.
+        """
+        if self.stage is Stage.ENDED or (self.stage is Stage.LEAVING and not last):
+            return
+        if self.stage is Stage.BOOTING:
+            self.kill(because, signal.SIGTERM)
+            self.must_end_by = time.monotonic() + 1.0
+        elif self.stage is not Stage.LEAVING:
+            self.order("stop" if last else "leave")
+            # It cuts off what is left by itself a little earlier.
+            self.must_end_by = time.monotonic() + self.settings.graceful_timeout + 0.5
+        self.stage = Stage.LEAVING
+        self.leaving_because = self.leaving_because or because
+
+    def quit(self) -> None:
+        """Have it cut off what is in progress, and end."""
+        if self.stage is Stage.ENDED:
+            return
+        if self.stage is Stage.BOOTING:
+            self.kill("it was told to stop at once", signal.SIGKILL)
+        else:
+            self.order("quit")
+            self.must_end_by = time.monotonic() + 2.0
+        self.stage = Stage.LEAVING
+
+    def kill(self, because: str, number: signal.Signals = signal.SIGKILL) -> None:
+        """Send a signal that ends it."""
+        self.killed_because = because
+        if self.pid and self.exit_status is None:
+            with suppress(ProcessLookupError):
+                os.kill(self.pid, number)
+
+    def read_dump(self) -> None:
+        """Take what its C code has written about its stacks."""
+        with suppress(OSError):
+            while data := os.read(self.dump, 1 << 16):
+                if len(self.dumped) < MAX_DUMP_BYTES:
+                    self.dumped += data
+
+    def release(self) -> None:
+        """Let go of what belongs to it, once it is reaped."""
+        self.channel.close()
+        os.close(self.dump)
+        self.slot.clear()

@@ -1,0 +1,74 @@
+"""A reload: a new generation that serves before the old one leaves, or else never was."""
+
+from __future__ import annotations
+
+import logging
+
+from penstock.supervisor.channel import Message
+from penstock.supervisor.fleet import Answer, Outcome
+from penstock.supervisor.generation import Generation
+from penstock.supervisor.processes import Stage, WorkerProcess
+from penstock.supervisor.workforce import Workforce
+
+
+class Reload:
+    """One reload, from its first worker to its success or its failure.
+
+    A single worker goes ahead: new code that does not start costs no more than that. Nobody lets
+    clients in before all are ready, so that there is nothing to take back where one is not.
+    """
+
+    def __init__(
+        self,
+        workforce: Workforce,
+        coming: Generation,
+        logger: logging.Logger,
+        answers: list[Answer],
+    ) -> None:
+        """Start the first worker of ``coming``, which is one of the workforce's already."""
+        self.coming = coming
+        self.answers = answers
+        self._workforce = workforce
+        self._logger = logger
+        self._all_started = False
+
+    def start(self) -> None:
+        """Send the first worker ahead."""
+        self._workforce.fill(self.coming, most=1)
+
+    def on_ready(self) -> bool:
+        """Start the other workers; tell whether all are ready to serve."""
+        if not self._all_started:
+            self._all_started = True
+            self._workforce.fill(self.coming)
+        waiting = [w for w in self.coming.members if w.stage is Stage.READY]
+        return len(waiting) >= self.coming.wanted
+
+    def let_serve(self) -> None:
+        """Have all let clients in."""
+        for worker in self.coming.members:
+            worker.let_serve()
+
+    def is_complete(self) -> bool:
+        """Tell whether all serve."""
+        return len(self.coming.serving) >= self.coming.wanted
+
+    def give_up(self, worker: WorkerProcess | None, failure: Message) -> None:
+        """Take the new generation back."""
+        who = f"{worker}: " if worker is not None else ""
+        message = f"not reloaded, the old workers go on: {who}{failure['message']}"
+        traceback = failure.get("traceback")
+        self._logger.error("%s%s", message, f"\n{traceback}" if traceback else "")
+        for other in list(self.coming.workers):
+            if other.stage is Stage.SERVING:
+                other.leave("the reload was taken back")
+            else:
+                other.leaving_because = "the reload was taken back"
+                other.quit()
+        self.answer(False, message)
+
+    def answer(self, done: bool, message: str) -> None:
+        """Tell those who asked for it how it ended."""
+        for answer in self.answers:
+            answer(Outcome(done, message))
+        self.answers.clear()

@@ -1,0 +1,62 @@
+"""What the supervisor asks the system: memory, terminals, addresses."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from penstock.listeners import Listener, bind_listeners
+
+if TYPE_CHECKING:
+    from penstock.settings import Settings
+
+
+def has_terminal() -> bool:
+    """Tell whether the process has a controlling terminal, whose size may change."""
+    try:
+        os.close(os.open("/dev/tty", os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC))
+    except OSError:
+        return False
+    return True
+
+
+def rebind(settings: Settings, before: Settings, listeners: Sequence[Listener]) -> list[Listener]:
+    """Return the listeners for new settings: those that stay, and others that are bound now.
+
+    Raises `ListenError`, and has bound nothing then.
+    """
+    if settings.bind == before.bind:
+        return list(listeners)
+    left = list(listeners)
+    result: list[Listener | None] = []
+    missing: list[str] = []
+    for text in settings.bind:
+        there = next((each for each in left if each.address.text == text), None)
+        if there is not None:
+            left.remove(there)
+        else:
+            missing.append(text)
+        result.append(there)
+    fresh = iter(bind_listeners(missing))
+    return [each if each is not None else next(fresh) for each in result]
+
+
+def wanted_workers(settings: Settings, logger: logging.Logger) -> int:
+    """Return the number of workers that the settings ask for."""
+    if settings.workers == "auto":
+        return 1
+    return settings.workers
+
+
+def memory_limit(settings: Settings) -> int | None:
+    return None
+
+
+def resident_memory(pid: int) -> int | None:
+    return None
+
+
+def oom_kills() -> int | None:
+    return None

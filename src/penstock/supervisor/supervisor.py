@@ -1,0 +1,460 @@
+"""The supervisor: a process that looks after the workers, and never serves a request itself.
+
+It is single-threaded and imports no application, so that nothing an application does can hurt it.
+Signal handlers only enqueue; everything is decided in the loop, in one thread.
+"""
+
+from __future__ import annotations
+
+import signal
+import time
+from enum import Enum
+from typing import TYPE_CHECKING
+
+from penstock.board import READY
+from penstock.errors import PenstockError
+from penstock.listeners import close_all
+from penstock.logs import ErrorLog, process_logger
+from penstock.process import CUT_OFF, STOPPED, tell_serving, tell_settings
+from penstock.signals import Signals
+from penstock.supervisor.channel import Message
+from penstock.supervisor.fleet import Answer, ControlError, Outcome
+from penstock.supervisor.forker import Forker
+from penstock.supervisor.generation import Generation
+from penstock.supervisor.loop import Loop
+from penstock.supervisor.processes import Stage, WorkerProcess
+from penstock.supervisor.recycling import reason_to_recycle
+from penstock.supervisor.reload import Reload
+from penstock.supervisor.resources import (
+    has_terminal,
+    memory_limit,
+    oom_kills,
+    rebind,
+    resident_memory,
+    wanted_workers,
+)
+from penstock.supervisor.workforce import Workforce
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from penstock.listeners import Listener
+    from penstock.settings import Settings
+    from penstock.supervisor.launch import Launch
+
+BUSY_SECONDS = 0.05
+"""How often the supervisor looks while something changes: a worker boots, or leaves."""
+
+WATCHFUL_SECONDS = 0.25
+"""How often it looks where workers are to be replaced at a number of requests, or the like."""
+
+IDLE_SECONDS = 1.0
+"""How often it looks otherwise: at heartbeats, above all."""
+
+SIGNALS = (
+    signal.SIGTERM,
+    signal.SIGINT,
+    signal.SIGQUIT,
+    signal.SIGHUP,
+    signal.SIGUSR1,
+    signal.SIGUSR2,
+    signal.SIGTTIN,
+    signal.SIGTTOU,
+    signal.SIGWINCH,
+    signal.SIGCHLD,
+)
+
+
+class Phase(Enum):
+    """What the server is about."""
+
+    STARTING = "starting"
+    SERVING = "serving"
+    RELOADING = "reloading"
+    STOPPING = "stopping"
+
+
+class BootError(PenstockError):
+    """The first workers could not start; told as the same failure of a single process is."""
+
+    def __init__(self, failure: Message) -> None:
+        super().__init__(str(failure["message"]))
+        self.traceback = str(failure.get("traceback", ""))
+        self.exit_status = int(failure.get("status", 1))
+
+
+class Supervisor:
+    """Looks after the workers from the first start to the stop."""
+
+    def __init__(self, launch: Launch, listeners: Sequence[Listener]) -> None:
+        """Open the log; the listeners are bound, and not listened on yet.
+
+        Raises `SettingsError`.
+        """
+        self.launch = launch
+        self.settings = launch.settings
+        self.listeners = list(listeners)
+        self.error_log = ErrorLog(
+            self.settings.error_logfile, self.settings.log_level, process_logger()
+        )
+        self.logger = self.error_log.logger
+        self.phase = Phase.STARTING
+        self.loop = Loop(self.logger)
+        self.workforce = Workforce(self.loop, self.logger, self, oom_kills)
+        self.current: Generation
+        self.reload: Reload | None = None
+        self._signals: Signals
+        self._generations = 0
+        self._start_failure: Message | None = None
+        self._stop_at = 0.0
+        """When the workers are told, on the monotonic clock: after the shutdown delay."""
+        self._workers_told = False
+        self._cut_off = False
+        self._stop_answers: list[Answer] = []
+
+    # -- from the start to the end ----------------------------------------------------------------
+
+    def run(self) -> int:
+        """Serve until told to stop; return the exit status. Raises `BootError`."""
+        self._signals = Signals(SIGNALS)
+        self.loop.watch(self._signals.fileno(), self)
+        tell_settings(self.settings, self.logger)
+        self.current = self._new_generation(self.settings, self.listeners)
+        self.workforce.fill(self.current)
+        while not self._is_over():
+            self.loop.turn(self._pause())
+            self._tick()
+        close_all(self.listeners)
+        if self._start_failure is not None:
+            raise BootError(self._start_failure)
+        self.logger.info("stopped")
+        for answer in self._stop_answers:
+            answer(Outcome(True, "stopped"))
+        return CUT_OFF if self._cut_off else STOPPED
+
+    def _is_over(self) -> bool:
+        return self.phase is Phase.STOPPING and self._workers_told and not any(self.workforce)
+
+    def _pause(self) -> float:
+        if self.phase is not Phase.SERVING:
+            return BUSY_SECONDS
+        if any(worker.stage is not Stage.SERVING for worker in self.workforce):
+            return BUSY_SECONDS
+        settings = self.settings
+        recycled = settings.max_requests or settings.max_age or settings.max_memory
+        return WATCHFUL_SECONDS if recycled else IDLE_SECONDS
+
+    def _tick(self) -> None:
+        self.workforce.check_deadlines()
+        if self.phase is Phase.STOPPING:
+            if not self._workers_told and time.monotonic() >= self._stop_at:
+                self._tell_workers_to_stop()
+            return
+        self._recycle()
+        self.workforce.fill(self.current)
+
+    def handle_events(self, _mask: int) -> None:
+        """Act on the signals that have come."""
+        while (number := self._signals.take()) is not None:
+            self._act_on(signal.Signals(number))
+
+    def _act_on(self, number: signal.Signals) -> None:
+        if number == signal.SIGCHLD:
+            self.workforce.reap()
+            return
+        self.logger.debug("received %s", number.name)
+        try:
+            if number == signal.SIGTERM:
+                self.stop(graceful=self.phase is not Phase.STOPPING)
+            elif number in (signal.SIGINT, signal.SIGQUIT):
+                self.stop(graceful=False)
+            elif number == signal.SIGHUP:
+                self.begin_reload()
+            elif number == signal.SIGUSR1:
+                self.reopen_logs()
+            elif number == signal.SIGTTIN:
+                self.scale(self.current.wanted + 1)
+            elif number == signal.SIGTTOU:
+                self.scale(max(1, self.current.wanted - 1))
+            elif number == signal.SIGWINCH:
+                self._act_on_winch()
+        except ControlError as error:
+            self.logger.error("%s: %s", number.name, error)
+
+    # -- what workers do (Director) ---------------------------------------------------------------
+
+    def on_ready(self, worker: WorkerProcess) -> None:
+        """See `Director.on_ready`."""
+        reload = self.reload
+        if reload is not None and worker.generation == reload.coming.number:
+            if reload.on_ready():
+                self._let_in(reload.coming)
+        elif self.phase is Phase.STARTING:
+            members = self.current.members
+            if len(members) >= self.current.wanted and all(
+                member.stage is Stage.READY for member in members
+            ):
+                self._let_in(self.current)
+        elif self.phase is not Phase.STOPPING:
+            worker.let_serve()
+
+    def on_serving(self, worker: WorkerProcess) -> None:
+        """See `Director.on_serving`."""
+        reload = self.reload
+        if reload is not None and worker.generation == reload.coming.number:
+            if reload.is_complete():
+                self._complete_reload(reload)
+        elif self.phase is Phase.STARTING:
+            if len(self.current.serving) >= self.current.wanted:
+                self._complete_start()
+        elif worker.replaces is not None:
+            worker.replaces.leave(worker.replaces.leaving_because)
+            worker.replaces = None
+
+    def on_boot_failure(self, worker: WorkerProcess, failure: Message) -> None:
+        """See `Director.on_boot_failure`."""
+        reload = self.reload
+        if reload is not None and worker.generation == reload.coming.number:
+            self._end_reload()
+            reload.give_up(worker, failure)
+        elif self.phase is Phase.STARTING:
+            if self._start_failure is None:
+                self._start_failure = failure
+                self.stop(graceful=False)
+        elif self.phase is Phase.SERVING and worker.generation == self.current.number:
+            traceback = failure.get("traceback")
+            self.logger.error(
+                "%s could not start: %s; the next attempt is in %g s%s",
+                worker,
+                failure["message"],
+                self.current.pause(),
+                f"\n{traceback}" if traceback else "",
+            )
+
+    def on_crash(self, worker: WorkerProcess, pause: float) -> None:
+        """See `Director.on_crash`."""
+        if self.phase is Phase.STOPPING:
+            self._cut_off = True
+        elif pause and worker.generation == self.current.number:
+            self.logger.critical(
+                "workers end soon after their start, again and again: the next one is started in "
+                "%g s; %d of %d serve",
+                pause,
+                len(self.current.serving),
+                self.current.wanted,
+            )
+        self._tick()  # a successor starts at once
+
+    def on_left(self, worker: WorkerProcess, clean: bool) -> None:
+        """See `Director.on_left`."""
+        if self.phase is Phase.STOPPING and not clean:
+            self._cut_off = True
+        self._forget_empty_generations()
+
+    def on_message(self, worker: WorkerProcess, message: Message) -> None:
+        """See `Director.on_message`."""
+        event = message["event"]
+        if event == "asked to stop":
+            worker.told_to_stop = True
+        elif event == "stuck":
+            worker.stuck = str(message["request"])
+
+    def _abandon(self) -> None:
+        """Let go, in a forked child, of what is the supervisor's alone."""
+        self.workforce.abandon()
+        self.loop.close()
+
+    # -- generations ------------------------------------------------------------------------------
+
+    def _new_generation(self, settings: Settings, listeners: Sequence[Listener]) -> Generation:
+        self._generations += 1
+        wanted = wanted_workers(settings, self.logger)
+        generation = Generation(self._generations, settings, wanted, listeners, self.logger)
+        generation.spawner = Forker(self.launch, generation, self._abandon)
+        self.workforce.generations.append(generation)
+        return generation
+
+    def _forget_empty_generations(self) -> None:
+        coming = self.reload.coming if self.reload is not None else None
+        self.workforce.generations = [
+            generation
+            for generation in self.workforce.generations
+            if generation.workers or generation is self.current or generation is coming
+        ]
+
+    def _let_in(self, generation: Generation) -> None:
+        """Have a generation's workers let clients in: all of them are ready."""
+        try:
+            for listener in generation.listeners:
+                listener.listen(generation.settings.backlog)
+        except PenstockError as error:
+            failure = {"message": str(error), "status": error.exit_status}
+            self.on_boot_failure(generation.members[0], failure)
+            return
+        for worker in generation.members:
+            worker.let_serve()
+
+    def _complete_start(self) -> None:
+        self.phase = Phase.SERVING
+        self._tell_serving()
+
+    def _tell_serving(self) -> None:
+        count = self.current.wanted
+        tell_serving(
+            self.settings,
+            self.logger,
+            self.listeners,
+            self.launch.application,
+            f"{count} {'worker' if count == 1 else 'workers'} of ",
+        )
+
+    def begin_reload(self, answer: Answer | None = None) -> None:
+        """Start a new generation with settings and code as they are now.
+
+        Raises `ControlError` where the settings cannot be, or the server is stopping.
+        """
+        if self.phase is Phase.STOPPING:
+            raise ControlError("the server is stopping")
+        if self.phase is Phase.STARTING:
+            raise ControlError("the server is still starting")
+        if self.reload is not None:
+            # What was changed since is what is wanted now.
+            self.reload.give_up(None, {"message": "another reload has come"})
+            self._end_reload()
+        self.logger.info("reloading settings and code")
+        try:
+            settings = self.launch.read_settings()
+            listeners = rebind(settings, self.settings, self.listeners)
+        except PenstockError as error:
+            traceback = getattr(error, "traceback", "")
+            message = f"not reloaded, all goes on as it was: {error}"
+            self.logger.error("%s%s", message, f"\n{traceback}" if traceback else "")
+            if answer is not None:
+                answer(Outcome(False, message))
+            return
+        for warning in settings.warnings:
+            self.logger.warning("%s", warning)
+        coming = self._new_generation(settings, listeners)
+        self.phase = Phase.RELOADING
+        self.reload = Reload(
+            self.workforce, coming, self.logger, [answer] if answer is not None else []
+        )
+        self.reload.start()
+
+    def _complete_reload(self, reload: Reload) -> None:
+        old, self.current = self.current, reload.coming
+        self.settings = self.current.settings
+        removed = [each for each in self.listeners if each not in self.current.listeners]
+        self.listeners = self.current.listeners
+        self._end_reload()
+        old.end_all(f"{self.current} serves in its place")
+        close_all(removed)
+        self._reopen_own_log()
+        self._tell_serving()
+        reload.answer(True, f"reloaded: {self.current} serves")
+
+    def _end_reload(self) -> None:
+        self.reload = None
+        if self.phase is Phase.RELOADING:
+            self.phase = Phase.SERVING
+        self._forget_empty_generations()
+
+    def _recycle(self) -> None:
+        """Replace one worker that is due, unless one is being replaced."""
+        if self.phase is not Phase.SERVING or time.monotonic() < self.current.paused_until:
+            return
+        if any(worker.replaced_by is not None for worker in self.current.workers):
+            return
+        limit = memory_limit(self.settings)
+        for worker in self.current.serving:
+            reason = reason_to_recycle(worker, resident_memory, limit)
+            if reason:
+                self.replace(worker, reason)
+                return
+
+    def replace(self, worker: WorkerProcess, reason: str) -> None:
+        """Start a successor; the worker leaves when that one serves."""
+        self.logger.info("%s is replaced: %s", worker, reason)
+        worker.leaving_because = reason
+        self.workforce.spawn(self.current, replaces=worker)
+
+    def scale(self, workers: int) -> None:
+        """Want so many workers from now on. Raises `ControlError` where there is no room."""
+        if self.phase is not Phase.SERVING:
+            raise ControlError(f"the server is {self.phase.value}: the number of workers stays")
+        most = len(self.current.board.slots) // 2
+        if not 1 <= workers <= most:
+            raise ControlError(f"{workers} is no number of workers: allowed is 1 to {most}")
+        if workers != self.current.wanted:
+            self.logger.info("%d workers are wanted, not %d", workers, self.current.wanted)
+            self.current.wanted = workers
+            self.current.paused_until = 0.0
+            self.workforce.fill(self.current)
+
+    def _act_on_winch(self) -> None:
+        """Do as gunicorn does: in the background, have the workers leave; else, it is a resize."""
+        if has_terminal():
+            self.logger.debug("a terminal was resized")
+            return
+        self.logger.info("SIGWINCH: the workers leave; SIGTTIN or SIGHUP starts some again")
+        self.current.wanted = 0
+        self.current.end_all("SIGWINCH was received")
+
+    def reopen_logs(self) -> None:
+        """Open the log files again by their names, after a rotation."""
+        self._reopen_own_log()
+        for worker in self.workforce:
+            worker.order("reopen")
+
+    def _reopen_own_log(self) -> None:
+        try:
+            self.error_log.reopen()
+        except OSError as error:
+            self.logger.error("the error log goes on in the old file: %s", error)
+
+    # -- the stop ---------------------------------------------------------------------------------
+
+    def stop(self, *, graceful: bool, answer: Answer | None = None) -> None:
+        """Stop the server: gracefully, or at once where it is told so a second time."""
+        if answer is not None:
+            self._stop_answers.append(answer)
+        first = self.phase is not Phase.STOPPING
+        self.phase = Phase.STOPPING
+        if first and graceful:
+            # 1. No load balancer is to send any more, but who comes is served for a while.
+            for worker in self.workforce:
+                worker.slot.words[READY] = 0
+            self._give_reload_up()
+            delay = self.settings.shutdown_delay
+            self._stop_at = time.monotonic() + delay
+            if delay:
+                self.logger.info(
+                    "stopping in %g s: not ready any more (setting: shutdown_delay)", delay
+                )
+            else:
+                self._tell_workers_to_stop()
+            return
+        # 2. At once: whatever was told before.
+        if first:
+            self._give_reload_up()
+        self.logger.info("stopping at once")
+        self._workers_told = True
+        for worker in self.workforce:
+            worker.leaving_because = worker.leaving_because or "the server stops at once"
+            worker.quit()
+
+    def _give_reload_up(self) -> None:
+        reload = self.reload
+        if reload is not None:
+            self.reload = None
+            reload.give_up(None, {"message": "the server stops"})
+
+    def _tell_workers_to_stop(self) -> None:
+        """Have all workers empty the listen queues, finish what is in progress, and leave."""
+        self._workers_told = True
+        limit = self.settings.graceful_timeout
+        self.logger.info("stopping: finishing the requests in progress, for up to %g s", limit)
+        for listener in self.listeners:
+            listener.turn_newcomers_away()
+        for worker in self.workforce:
+            worker.leave("the server stops", last=True)

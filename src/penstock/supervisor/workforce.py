@@ -1,0 +1,257 @@
+"""All workers of a server: their messages, their deadlines, and their ends."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator
+from typing import Protocol
+
+from penstock.board import RequestInProgress
+from penstock.supervisor.channel import Message
+from penstock.supervisor.generation import Generation
+from penstock.supervisor.loop import Loop
+from penstock.supervisor.obituary import Death, requests_lost
+from penstock.supervisor.processes import Stage, WorkerProcess
+
+
+class Director(Protocol):
+    """Who decides what is to be done about what workers say and do."""
+
+    def on_ready(self, worker: WorkerProcess) -> None:
+        """Act on a worker that has loaded the application, and waits to be let serve."""
+
+    def on_serving(self, worker: WorkerProcess) -> None:
+        """Act on a worker that has begun to serve."""
+
+    def on_boot_failure(self, worker: WorkerProcess, failure: Message) -> None:
+        """Act on the end of a worker that has never served; ``failure`` says why."""
+
+    def on_crash(self, worker: WorkerProcess, pause: float) -> None:
+        """Act on the end of a worker that nobody has told to; the next one comes after a pause."""
+
+    def on_left(self, worker: WorkerProcess, clean: bool) -> None:
+        """Act on the end of a worker that was told to; ``clean`` if nothing was cut off."""
+
+    def on_message(self, worker: WorkerProcess, message: Message) -> None:
+        """Act on what else a worker says."""
+
+
+class Workforce:
+    """The workers of all generations that still have some."""
+
+    def __init__(
+        self,
+        loop: Loop,
+        logger: logging.Logger,
+        director: Director,
+        out_of_memory: Callable[[], int | None],
+    ) -> None:
+        """Have no workers yet; ``out_of_memory`` counts what the kernel killed for want of it."""
+        self.generations: list[Generation] = []
+        self.unclaimed: dict[int, int] = {}
+        """Processes that have ended and that no worker has claimed yet, with their status."""
+        self._loop = loop
+        self._logger = logger
+        self._director = director
+        self._count_oom = out_of_memory
+        self._oom_kills = out_of_memory()
+        self._number = 0
+
+    def __iter__(self) -> Iterator[WorkerProcess]:
+        """Yield every worker that has not ended."""
+        for generation in list(self.generations):
+            yield from list(generation.workers)
+
+    def find(self, pid: int) -> WorkerProcess | None:
+        """Return the worker with this process id."""
+        return next((worker for worker in self if worker.pid == pid), None)
+
+    def generation_of(self, worker: WorkerProcess) -> Generation:
+        """Return the generation that a worker belongs to."""
+        return next(g for g in self.generations if g.number == worker.generation)
+
+    def spawn(
+        self, generation: Generation, replaces: WorkerProcess | None = None
+    ) -> WorkerProcess | None:
+        """Start a worker, one that replaces another perhaps; None where that fails."""
+        self._number += 1
+        return generation.spawn(self._number, self._watch, replaces)
+
+    def fill(self, generation: Generation, most: int = 1000) -> None:
+        """Start what is missing, ``most`` workers at once; have those leave that are too many."""
+        if time.monotonic() < generation.paused_until:
+            return
+        missing = generation.wanted - len(generation.members)
+        for _ in range(min(missing, most)):
+            if self.spawn(generation) is None:
+                break
+        for worker in sorted(generation.members, key=lambda w: w.since)[generation.wanted :]:
+            worker.leave("fewer workers are wanted")
+
+    # -- what they say ----------------------------------------------------------------------------
+
+    def _watch(self, worker: WorkerProcess) -> None:
+        self._loop.watch(worker.channel.fileno(), _Line(self, worker))
+        self._loop.watch(worker.dump, _Dump(self._loop, worker))
+
+    def listen_to(self, worker: WorkerProcess) -> None:
+        """Act on what a worker has said."""
+        if worker.channel.ended:
+            return
+        messages = worker.channel.receive()
+        if worker.channel.ended:
+            self._loop.forget(worker.channel.fileno())
+        for message in messages:
+            self._take(worker, message)
+
+    def _take(self, worker: WorkerProcess, message: Message) -> None:
+        event = message["event"]
+        if event == "hello":
+            worker.pid = int(message["pid"])
+            if worker.pid in self.unclaimed:
+                self._end(worker, self.unclaimed.pop(worker.pid))
+        elif event == "failed":
+            worker.failure = message
+        elif event == "ready" and worker.stage is Stage.BOOTING:
+            worker.stage = Stage.READY
+            self._director.on_ready(worker)
+        elif event == "serving" and worker.stage is Stage.STARTING:
+            worker.stage = Stage.SERVING
+            worker.serving_since = time.monotonic()
+            self._director.on_serving(worker)
+        else:
+            self._director.on_message(worker, message)
+
+    # -- their deadlines --------------------------------------------------------------------------
+
+    def check_deadlines(self) -> None:
+        """Kill what does not boot, or does not leave, in time."""
+        now = time.monotonic()
+        for worker in self:
+            settings = worker.settings
+            if worker.is_booting and worker.stage is not Stage.READY:
+                if not worker.killed_because and worker.age > settings.boot_timeout:
+                    worker.kill(
+                        f"it was not ready within {settings.boot_timeout:g} s "
+                        "(setting: boot_timeout)"
+                    )
+            elif worker.must_end_by is not None and now > worker.must_end_by:
+                worker.must_end_by = None
+                worker.kill("it had not ended in time (setting: graceful_timeout)")
+            worker.channel.flush()
+
+    # -- their ends -------------------------------------------------------------------------------
+
+    def reap(self) -> None:
+        """Take note of every child that has ended."""
+        while True:
+            try:
+                pid, status = os.waitpid(-1, os.WNOHANG)
+            except ChildProcessError:
+                return
+            if pid == 0:
+                return
+            for worker in self:  # one that was forked by another process tells its id itself
+                if worker.pid == 0:
+                    self.listen_to(worker)
+            worker_ended = self.find(pid)
+            if worker_ended is not None:
+                self._end(worker_ended, status)
+            else:
+                self.unclaimed[pid] = status
+
+    def _end(self, worker: WorkerProcess, status: int) -> None:
+        worker.exit_status = status
+        self.listen_to(worker)
+        if worker.stage is Stage.ENDED:
+            return
+        worker.read_dump()
+        self._loop.forget(worker.channel.fileno())
+        self._loop.forget(worker.dump)
+        generation = self.generation_of(worker)
+        stage = worker.stage
+        requests = list(worker.slot.requests())
+        death = Death(status, worker.killed_because, self._memory_ran_out())
+        told = stage is Stage.LEAVING
+        if told:
+            self._tell_of_leaving(worker, death, requests)
+        elif not worker.is_booting or worker.failure is None:
+            self._tell_of_crash(worker, death, requests)
+        was_booting = worker.is_booting
+        pause = 0.0 if told else generation.note_death(worker)
+        generation.discard(worker)
+        if told:
+            self._director.on_left(worker, clean=status == 0)
+        elif was_booting:
+            failure = worker.failure or {"message": f"it {death.describe()}", "status": 1}
+            self._director.on_boot_failure(worker, failure)
+        else:
+            self._director.on_crash(worker, pause)
+
+    def _memory_ran_out(self) -> bool:
+        before, self._oom_kills = self._oom_kills, self._count_oom()
+        return before is not None and self._oom_kills is not None and self._oom_kills > before
+
+    def _tell_of_leaving(
+        self, worker: WorkerProcess, death: Death, requests: list[RequestInProgress]
+    ) -> None:
+        if death.signal or requests:
+            self._logger.warning(
+                "%s, told to leave because %s, %s%s",
+                worker,
+                worker.leaving_because,
+                death.describe(),
+                requests_lost(requests),
+            )
+        else:
+            self._logger.info("%s has left: %s", worker, worker.leaving_because)
+
+    def _tell_of_crash(
+        self, worker: WorkerProcess, death: Death, requests: list[RequestInProgress]
+    ) -> None:
+        self._logger.error("%s %s%s", worker, death.describe(), requests_lost(requests))
+        if worker.dumped:
+            text = worker.dumped.decode("utf-8", "backslashreplace")
+            self._logger.error("what %s was doing:\n%s", worker, text)
+
+    def signal_all(self, number: signal.Signals) -> None:
+        """Send a signal to every worker."""
+        for worker in self:
+            if worker.pid:
+                os.kill(worker.pid, number)
+
+    def abandon(self) -> None:
+        """Close the lines to all workers, in a forked child: they are the supervisor's."""
+        for worker in self:
+            worker.channel.close()
+            os.close(worker.dump)
+
+
+class _Line:
+    """A worker's channel in the loop."""
+
+    def __init__(self, workforce: Workforce, worker: WorkerProcess) -> None:
+        self._workforce = workforce
+        self._worker = worker
+
+    def handle_events(self, _mask: int) -> None:
+        """Listen to the worker."""
+        self._workforce.listen_to(self._worker)
+
+
+class _Dump:
+    """What a worker's C code writes about its stacks, in the loop."""
+
+    def __init__(self, loop: Loop, worker: WorkerProcess) -> None:
+        self._loop = loop
+        self._worker = worker
+
+    def handle_events(self, _mask: int) -> None:
+        """Take what has come; nothing comes after the worker's end."""
+        before = len(self._worker.dumped)
+        self._worker.read_dump()
+        if len(self._worker.dumped) == before:
+            self._loop.forget(self._worker.dump)
