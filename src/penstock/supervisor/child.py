@@ -38,6 +38,9 @@ By default it is ignored, so that it does no harm where it comes too early.
 FAILED_TO_BOOT = 3
 """Exit status of a worker that could not serve; it has told the supervisor why."""
 
+INTERRUPTED = 130
+"""Exit status of one that was interrupted while it loaded: 128 + SIGINT, as shells have it."""
+
 _SIGNALS = (
     signal.SIGTERM,
     signal.SIGINT,
@@ -81,17 +84,21 @@ def run(assignment: Assignment, abandon: Callable[[], None]) -> NoReturn:
         abandon()
         status = _Child(assignment).run()
     except PenstockError as error:
-        _report(assignment.channel, str(error), getattr(error, "traceback", ""), error.exit_status)
+        report(assignment.channel, str(error), getattr(error, "traceback", ""), error.exit_status)
+    except KeyboardInterrupt:
+        report(assignment.channel, "interrupted", "", INTERRUPTED)
     except BaseException as error:
         from traceback import format_exc
 
-        _report(assignment.channel, f"{type(error).__name__}: {error}", format_exc(), 1)
+        report(assignment.channel, f"{type(error).__name__}: {error}", format_exc(), 1)
     finally:
         flush_all()
         os._exit(status)
 
 
-def _report(channel: Channel, message: str, traceback: str, status: int) -> None:
+def report(channel: Channel, message: str, traceback: str, status: int) -> None:
+    """Tell the supervisor why this process cannot serve; ``status`` is its exit status then."""
+    """Tell the supervisor why this process cannot serve; waits for it to listen."""
     channel.socket.setblocking(True)
     channel.send({"event": "failed", "message": message, "traceback": traceback, "status": status})
 
@@ -113,8 +120,8 @@ class _Child:
         # 1. Be ready to tell where it hangs, whatever the application does from here on.
         faulthandler.enable(assignment.dump, all_threads=True)
         faulthandler.register(DUMP_SIGNAL, assignment.dump, all_threads=True, chain=False)
-        # A terminal's Ctrl-C goes to the supervisor, too, which says what to do.
-        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        # A terminal's Ctrl-C goes to the supervisor, too: as long as nobody is served, both end.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
         assignment.slot.words[PID] = os.getpid()
         self._channel.send({"event": "hello", "pid": os.getpid()})
         # 2. Open the logs while that is allowed, then become who the settings want.

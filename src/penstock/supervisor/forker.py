@@ -24,6 +24,20 @@ class Forker:
         self._generation = generation
         self._abandon = abandon
 
+        self.is_ready = True
+
+    def begin(self) -> None:
+        """Do nothing: it is ready."""
+
+    def check_deadline(self) -> None:
+        """Do nothing: it is ready."""
+
+    def end(self) -> None:
+        """Do nothing: there is nothing to let go of."""
+
+    def abandon(self) -> None:
+        """Do nothing: there is nothing to let go of."""
+
     def spawn(self, slot: Slot, ends: Ends) -> int:
         """See `penstock.supervisor.generation.Spawner.spawn`."""
         # The supervisor has one thread, so that nothing is left half done in the child.

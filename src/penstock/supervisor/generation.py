@@ -43,10 +43,28 @@ class Ends:
 
 
 class Spawner(Protocol):
-    """What makes the process of a worker."""
+    """What makes the processes of a generation's workers."""
+
+    is_ready: bool
+    """Whether it can make one now."""
+
+    def begin(self) -> None:
+        """Begin to become ready, where that takes something."""
+
+    def check_deadline(self) -> None:
+        """Give up where that takes too long."""
+
+    def end(self) -> None:
+        """Let go of what it has: no more workers are wanted."""
+
+    def abandon(self) -> None:
+        """Let go of it in a forked child."""
 
     def spawn(self, slot: Slot, ends: Ends) -> int:
-        """Fork a worker; return its process id, or 0 where it will tell that itself."""
+        """Fork a worker; return its process id, or 0 where it will tell that itself.
+
+        Raises OSError where that cannot be.
+        """
 
 
 class Generation:

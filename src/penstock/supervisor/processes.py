@@ -108,10 +108,14 @@ class WorkerProcess:
         return self.stage not in (Stage.LEAVING, Stage.ENDED)
 
     @property
+    def beat(self) -> int:
+        """When its watchdog last ran, in monotonic nanoseconds; 0 where it has not begun to."""
+        return self.slot.words[BEAT]
+
+    @property
     def beat_age(self) -> float | None:
         """Seconds since its watchdog last ran; None where it has not begun to."""
-        beat = self.slot.words[BEAT]
-        return time.monotonic() - beat / 1e9 if beat else None
+        return time.monotonic() - self.beat / 1e9 if self.beat else None
 
     def order(self, what: str) -> None:
         """Send an order."""

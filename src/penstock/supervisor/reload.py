@@ -25,29 +25,26 @@ class Reload:
         logger: logging.Logger,
         answers: list[Answer],
     ) -> None:
-        """Start the first worker of ``coming``, which is one of the workforce's already."""
+        """Prepare it; ``coming`` is one of the workforce's generations already."""
         self.coming = coming
         self.answers = answers
         self._workforce = workforce
         self._logger = logger
-        self._all_started = False
+        self._first_is_ready = False
 
-    def start(self) -> None:
-        """Send the first worker ahead."""
-        self._workforce.fill(self.coming, most=1)
+    def proceed(self) -> None:
+        """Start what can be started now: one worker, and when that one is ready all others."""
+        if self._first_is_ready:
+            self._workforce.fill(self.coming)
+        elif not self.coming.members:
+            self._workforce.fill(self.coming, most=1)
 
     def on_ready(self) -> bool:
         """Start the other workers; tell whether all are ready to serve."""
-        if not self._all_started:
-            self._all_started = True
-            self._workforce.fill(self.coming)
+        self._first_is_ready = True
+        self.proceed()
         waiting = [w for w in self.coming.members if w.stage is Stage.READY]
         return len(waiting) >= self.coming.wanted
-
-    def let_serve(self) -> None:
-        """Have all let clients in."""
-        for worker in self.coming.members:
-            worker.let_serve()
 
     def is_complete(self) -> bool:
         """Tell whether all serve."""

@@ -18,10 +18,13 @@ from penstock.logs import ErrorLog, process_logger
 from penstock.process import CUT_OFF, STOPPED, tell_serving, tell_settings
 from penstock.signals import Signals
 from penstock.supervisor.channel import Message
+from penstock.supervisor.child import INTERRUPTED
 from penstock.supervisor.fleet import Answer, ControlError, Outcome
 from penstock.supervisor.forker import Forker
 from penstock.supervisor.generation import Generation
+from penstock.supervisor.heartbeats import Heartbeats, beat_limit
 from penstock.supervisor.loop import Loop
+from penstock.supervisor.nursery import Nursery, adopt_orphans
 from penstock.supervisor.processes import Stage, WorkerProcess
 from penstock.supervisor.recycling import reason_to_recycle
 from penstock.supervisor.reload import Reload
@@ -105,6 +108,8 @@ class Supervisor:
         self.reload: Reload | None = None
         self._signals: Signals
         self._generations = 0
+        self.heartbeats = Heartbeats()
+        self._beats_due = 0.0
         self._start_failure: Message | None = None
         self._stop_at = 0.0
         """When the workers are told, on the monotonic clock: after the shutdown delay."""
@@ -125,7 +130,11 @@ class Supervisor:
             self.loop.turn(self._pause())
             self._tick()
         close_all(self.listeners)
+        for generation in self.workforce.generations:
+            generation.spawner.end()
         if self._start_failure is not None:
+            if self._start_failure["status"] == INTERRUPTED:
+                raise KeyboardInterrupt
             raise BootError(self._start_failure)
         self.logger.info("stopped")
         for answer in self._stop_answers:
@@ -136,7 +145,7 @@ class Supervisor:
         return self.phase is Phase.STOPPING and self._workers_told and not any(self.workforce)
 
     def _pause(self) -> float:
-        if self.phase is not Phase.SERVING:
+        if self.phase is not Phase.SERVING or not self.current.spawner.is_ready:
             return BUSY_SECONDS
         if any(worker.stage is not Stage.SERVING for worker in self.workforce):
             return BUSY_SECONDS
@@ -146,10 +155,13 @@ class Supervisor:
 
     def _tick(self) -> None:
         self.workforce.check_deadlines()
+        self._replace_hung()
         if self.phase is Phase.STOPPING:
             if not self._workers_told and time.monotonic() >= self._stop_at:
                 self._tell_workers_to_stop()
             return
+        if self.reload is not None:
+            self.reload.proceed()
         self._recycle()
         self.workforce.fill(self.current)
 
@@ -167,6 +179,8 @@ class Supervisor:
             if number == signal.SIGTERM:
                 self.stop(graceful=self.phase is not Phase.STOPPING)
             elif number in (signal.SIGINT, signal.SIGQUIT):
+                if number == signal.SIGINT and self.phase is Phase.STARTING:
+                    self._fail_start({"message": "interrupted", "status": INTERRUPTED})
                 self.stop(graceful=False)
             elif number == signal.SIGHUP:
                 self.begin_reload()
@@ -218,9 +232,7 @@ class Supervisor:
             self._end_reload()
             reload.give_up(worker, failure)
         elif self.phase is Phase.STARTING:
-            if self._start_failure is None:
-                self._start_failure = failure
-                self.stop(graceful=False)
+            self._fail_start(failure)
         elif self.phase is Phase.SERVING and worker.generation == self.current.number:
             traceback = failure.get("traceback")
             self.logger.error(
@@ -230,6 +242,29 @@ class Supervisor:
                 self.current.pause(),
                 f"\n{traceback}" if traceback else "",
             )
+
+    def _on_load_failure(self, generation: Generation, failure: Message) -> None:
+        """Act on an application that could not be preloaded, or whose process has ended."""
+        reload = self.reload
+        if reload is not None and generation is reload.coming:
+            self._end_reload()
+            reload.give_up(None, failure)
+        elif self.phase is Phase.STARTING:
+            self._fail_start(failure)
+        elif self.phase is Phase.SERVING and generation is self.current:
+            traceback = failure.get("traceback")
+            self.logger.error(
+                "the application is preloaded again in %g s, because %s%s",
+                generation.pause(),
+                failure["message"],
+                f"\n{traceback}" if traceback else "",
+            )
+
+    def _fail_start(self, failure: Message) -> None:
+        if self._start_failure is None:
+            self._start_failure = failure
+            self.phase = Phase.STOPPING
+            self._quit_workers()
 
     def on_crash(self, worker: WorkerProcess, pause: float) -> None:
         """See `Director.on_crash`."""
@@ -270,17 +305,30 @@ class Supervisor:
         self._generations += 1
         wanted = wanted_workers(settings, self.logger)
         generation = Generation(self._generations, settings, wanted, listeners, self.logger)
-        generation.spawner = Forker(self.launch, generation, self._abandon)
+        if settings.preload and self._can_preload():
+            generation.spawner = Nursery(
+                self.launch, generation, self.loop, self._abandon, self._on_load_failure
+            )
+        else:
+            generation.spawner = Forker(self.launch, generation, self._abandon)
         self.workforce.generations.append(generation)
         return generation
 
+    def _can_preload(self) -> bool:
+        if adopt_orphans():
+            return True
+        self.logger.warning(
+            "preload is not followed: this system cannot hand a worker over to the process that "
+            "looks after it; each worker loads the application itself"
+        )
+        return False
+
     def _forget_empty_generations(self) -> None:
         coming = self.reload.coming if self.reload is not None else None
-        self.workforce.generations = [
-            generation
-            for generation in self.workforce.generations
-            if generation.workers or generation is self.current or generation is coming
-        ]
+        for generation in list(self.workforce.generations):
+            if not generation.workers and generation not in (self.current, coming):
+                generation.spawner.end()
+                self.workforce.generations.remove(generation)
 
     def _let_in(self, generation: Generation) -> None:
         """Have a generation's workers let clients in: all of them are ready."""
@@ -339,7 +387,7 @@ class Supervisor:
         self.reload = Reload(
             self.workforce, coming, self.logger, [answer] if answer is not None else []
         )
-        self.reload.start()
+        self.reload.proceed()
 
     def _complete_reload(self, reload: Reload) -> None:
         old, self.current = self.current, reload.coming
@@ -371,6 +419,18 @@ class Supervisor:
             if reason:
                 self.replace(worker, reason)
                 return
+
+    def _replace_hung(self) -> None:
+        """Kill the workers in which nothing moves; others come in their places."""
+        if time.monotonic() < self._beats_due:
+            return
+        self._beats_due = time.monotonic() + IDLE_SECONDS
+        for worker in self.heartbeats.hung(list(self.workforce)):
+            limit = beat_limit(worker) or 0.0
+            worker.kill(
+                f"nothing has moved in it for {limit:g} s: native code keeps the interpreter lock, "
+                "or its main thread is gone (settings: timeout, timeout_grace)"
+            )
 
     def replace(self, worker: WorkerProcess, reason: str) -> None:
         """Start a successor; the worker leaves when that one serves."""
@@ -419,6 +479,7 @@ class Supervisor:
         if answer is not None:
             self._stop_answers.append(answer)
         first = self.phase is not Phase.STOPPING
+        graceful = graceful and self.phase is not Phase.STARTING  # nobody was let in yet
         self.phase = Phase.STOPPING
         if first and graceful:
             # 1. No load balancer is to send any more, but who comes is served for a while.
@@ -438,6 +499,9 @@ class Supervisor:
         if first:
             self._give_reload_up()
         self.logger.info("stopping at once")
+        self._quit_workers()
+
+    def _quit_workers(self) -> None:
         self._workers_told = True
         for worker in self.workforce:
             worker.leaving_because = worker.leaving_because or "the server stops at once"

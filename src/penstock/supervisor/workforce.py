@@ -84,6 +84,9 @@ class Workforce:
         """Start what is missing, ``most`` workers at once; have those leave that are too many."""
         if time.monotonic() < generation.paused_until:
             return
+        if not generation.spawner.is_ready:
+            generation.spawner.begin()
+            return
         missing = generation.wanted - len(generation.members)
         for _ in range(min(missing, most)):
             if self.spawn(generation) is None:
@@ -130,6 +133,8 @@ class Workforce:
     def check_deadlines(self) -> None:
         """Kill what does not boot, or does not leave, in time."""
         now = time.monotonic()
+        for generation in self.generations:
+            generation.spawner.check_deadline()
         for worker in self:
             settings = worker.settings
             if worker.is_booting and worker.stage is not Stage.READY:
@@ -198,13 +203,14 @@ class Workforce:
     def _tell_of_leaving(
         self, worker: WorkerProcess, death: Death, requests: list[RequestInProgress]
     ) -> None:
-        if death.signal or requests:
+        if death.signal or requests or worker.failure is not None:
             self._logger.warning(
-                "%s, told to leave because %s, %s%s",
+                "%s, told to leave because %s, %s%s%s",
                 worker,
                 worker.leaving_because,
                 death.describe(),
                 requests_lost(requests),
+                _told(worker),
             )
         else:
             self._logger.info("%s has left: %s", worker, worker.leaving_because)
@@ -212,7 +218,9 @@ class Workforce:
     def _tell_of_crash(
         self, worker: WorkerProcess, death: Death, requests: list[RequestInProgress]
     ) -> None:
-        self._logger.error("%s %s%s", worker, death.describe(), requests_lost(requests))
+        self._logger.error(
+            "%s %s%s%s", worker, death.describe(), requests_lost(requests), _told(worker)
+        )
         if worker.dumped:
             text = worker.dumped.decode("utf-8", "backslashreplace")
             self._logger.error("what %s was doing:\n%s", worker, text)
@@ -228,6 +236,14 @@ class Workforce:
         for worker in self:
             worker.channel.close()
             os.close(worker.dump)
+        for generation in self.generations:
+            generation.spawner.abandon()
+
+
+def _told(worker: WorkerProcess) -> str:
+    """Return what a worker itself has said of its end, where it could."""
+    failure = worker.failure
+    return f"\n{failure['message']}\n{failure.get('traceback', '')}" if failure else ""
 
 
 class _Line:

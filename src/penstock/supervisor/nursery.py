@@ -1,0 +1,241 @@
+"""Preloading: a process that loads the application once, and is then forked for each worker.
+
+It stands between the supervisor, which never imports an application, and the workers, which share
+the memory of what it has imported. A worker is forked twice over, and so has the supervisor, which
+adopts orphans, for its parent: its end is told there, and the nursery may go before it.
+"""
+
+from __future__ import annotations
+
+import gc
+import json
+import logging
+import os
+import signal
+import socket
+import sys
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from typing import TYPE_CHECKING, NoReturn
+
+from penstock.errors import PenstockError
+from penstock.loading import load_application
+from penstock.logs import ErrorLog, process_logger
+from penstock.supervisor import child
+from penstock.supervisor.channel import Channel, Message
+from penstock.supervisor.generation import Ends, Generation
+from penstock.supervisor.survivors import name_survivors, open_descriptors
+
+if TYPE_CHECKING:
+    from wsgiref.types import WSGIApplication
+
+    from penstock.board import Slot
+    from penstock.supervisor.launch import Launch
+    from penstock.supervisor.loop import Loop
+
+_PR_SET_CHILD_SUBREAPER = 36
+_MESSAGE_BYTES = 64
+_IGNORED = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGHUP, signal.SIGUSR1,
+            signal.SIGUSR2, signal.SIGTTIN, signal.SIGTTOU)  # fmt: skip
+
+
+def adopt_orphans() -> bool:
+    """Have orphans below this process become its children; tell whether the system can do that."""
+    if sys.platform != "linux":
+        return False
+    import ctypes
+
+    libc = ctypes.CDLL(None, use_errno=True)
+    return int(libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)) == 0
+
+
+class Nursery:
+    """Makes workers of one generation, which share an application that was loaded before.
+
+    The supervisor's side of it: a `penstock.supervisor.generation.Spawner`.
+    """
+
+    def __init__(
+        self,
+        launch: Launch,
+        generation: Generation,
+        loop: Loop,
+        abandon: Callable[[], None],
+        on_failure: Callable[[Generation, Message], None],
+    ) -> None:
+        """``on_failure`` is told why the application could not be loaded."""
+        self.pid = 0
+        self.is_ready = False
+        self._launch = launch
+        self._generation = generation
+        self._loop = loop
+        self._abandon = abandon
+        self._on_failure = on_failure
+        self._channel: Channel | None = None
+        self._failure: Message | None = None
+        self._since = 0.0
+
+    def begin(self) -> None:
+        """Start the process that loads the application, unless it is there."""
+        if self._channel is not None:
+            return
+        self._failure = None
+        self._since = time.monotonic()
+        self._channel, theirs = Channel.pair()
+        self.pid = os.fork()
+        if self.pid == 0:
+            _Nurse(self._launch, self._generation, theirs, self._abandon_all).run()
+        theirs.close()
+        self._loop.watch(self._channel.fileno(), self)
+
+    def _abandon_all(self) -> None:
+        self._abandon()
+        if self._channel is not None:
+            self._channel.close()
+
+    def spawn(self, slot: Slot, ends: Ends) -> int:
+        """See `penstock.supervisor.generation.Spawner.spawn`. Raises OSError."""
+        if self._channel is None:
+            raise OSError(0, "the process that has loaded the application is gone")
+        order = json.dumps({"slot": slot.index}).encode().ljust(_MESSAGE_BYTES)
+        descriptors = [ends.channel.fileno(), ends.dump]
+        try:
+            socket.send_fds(self._channel.socket, [order], descriptors)
+        except BlockingIOError:
+            raise OSError(
+                0, "the process that has loaded the application does not answer"
+            ) from None
+        return 0
+
+    def check_deadline(self) -> None:
+        """Give up a load that takes too long."""
+        limit = self._generation.settings.boot_timeout
+        if self._channel is None or self.is_ready or time.monotonic() - self._since < limit:
+            return
+        self._failure = {
+            "message": f"the application was not loaded within {limit:g} s (setting: boot_timeout)",
+            "status": 1,
+        }
+        self.end(signal.SIGKILL)
+
+    def handle_events(self, _mask: int) -> None:
+        """Act on what the process says, or on its end."""
+        if self._channel is None:
+            return
+        for message in self._channel.receive():
+            if message["event"] == "loaded":
+                self.is_ready = True
+            else:
+                self._failure = message
+        if self._channel.ended:
+            self._close()
+            failure = self._failure or {"message": "the process that loads it ended", "status": 1}
+            self._on_failure(self._generation, failure)
+
+    def end(self, number: signal.Signals | None = None) -> None:
+        """Have the process end: it does when nobody has the other end of its line."""
+        if number is not None and self.pid:
+            with suppress(ProcessLookupError):
+                os.kill(self.pid, number)
+        elif self._channel is not None:
+            self._close()
+
+    def _close(self) -> None:
+        if self._channel is not None:
+            self._loop.forget(self._channel.fileno())
+            self._channel.close()
+        self._channel = None
+        self.is_ready = False
+
+    def abandon(self) -> None:
+        """Close the line in a forked child."""
+        if self._channel is not None:
+            self._channel.close()
+
+
+class _Nurse:
+    """What runs in the process that loads the application."""
+
+    def __init__(
+        self, launch: Launch, generation: Generation, channel: Channel, abandon: Callable[[], None]
+    ) -> None:
+        self._launch = launch
+        self._generation = generation
+        self._channel = channel
+        self._abandon = abandon
+        self._application: WSGIApplication
+
+    def run(self) -> NoReturn:
+        """Load the application, then fork workers until the supervisor closes the line."""
+        settings = self._generation.settings
+        try:
+            self._abandon()
+            for number in _IGNORED:
+                # Not SIG_IGN, which the workers would keep. It ends when the supervisor wants it.
+                signal.signal(number, _do_nothing)
+            logger = ErrorLog(settings.error_logfile, settings.log_level, process_logger()).logger
+            before = open_descriptors()
+            self._launch.prepare(settings)
+            self._application = load_application(self._launch.application)
+            _warn_of_survivors(logger, before)
+            gc.collect()
+            gc.freeze()  # a collection in a worker would write to, and so copy, all these pages
+            self._channel.send({"event": "loaded"})
+            self._serve()
+        except PenstockError as error:
+            child.report(
+                self._channel, str(error), getattr(error, "traceback", ""), error.exit_status
+            )
+        except BaseException as error:
+            from traceback import format_exc
+
+            child.report(self._channel, f"{type(error).__name__}: {error}", format_exc(), 1)
+        finally:
+            os._exit(0)
+
+    def _serve(self) -> None:
+        sock = self._channel.socket
+        sock.setblocking(True)
+        while True:
+            data, descriptors, _flags, _address = socket.recv_fds(
+                sock, _MESSAGE_BYTES, 2, socket.MSG_WAITALL
+            )
+            if not data:
+                return
+            self._fork(json.loads(data)["slot"], *descriptors)
+
+    def _fork(self, index: int, channel: int, dump: int) -> None:
+        pid = os.fork()
+        if pid:
+            os.close(channel)
+            os.close(dump)
+            os.waitpid(pid, 0)
+            return
+        if os.fork():
+            os._exit(0)  # its child is an orphan now, and the supervisor's
+        for number in _IGNORED:
+            if signal.getsignal(number) is _do_nothing:
+                signal.signal(number, signal.SIG_DFL)
+        generation = self._generation
+        os.set_inheritable(dump, False)
+        assignment = child.Assignment(
+            settings=generation.settings,
+            listeners=generation.listeners,
+            slot=generation.board.slots[index],
+            channel=Channel(socket.socket(fileno=channel)),
+            dump=dump,
+            load=lambda: self._application,
+            prepare=lambda: self._launch.prepare(generation.settings),
+            multiprocess=generation.wanted > 1,
+        )
+        child.run(assignment, self._channel.close)
+
+
+def _warn_of_survivors(logger: logging.Logger, before: frozenset[int]) -> None:
+    for what in name_survivors(before):
+        logger.warning("preload: %s; make it in the worker instead, after the fork", what)
+
+
+def _do_nothing(_number: int, _frame: object) -> None:
+    pass
