@@ -12,6 +12,7 @@ are the layout, and a test compares the two.
 from __future__ import annotations
 
 import mmap
+import struct
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -60,10 +61,18 @@ DEADLINE = 3
 INTERRUPTED = 4
 """The number of the request that the watchdog has raised `RequestTimeout` in. The watchdog's."""
 LENGTHS = 5
-"""Lengths of method, client, id and target in bytes, 16 bits each, lowest first."""
+"""Lengths of method, client, id and target in bytes: 16 bits each, in this order in memory."""
 
-_TEXTS = ((64, 24), (88, 56), (144, 64), (208, 304))
+TEXTS = ((64, 24), (88, 56), (144, 64), (208, 304))
 """Where method, client, id and target stand in a record, and how long they may be."""
+
+_MOST_OF_TARGET = TEXTS[3][1]
+
+# The lengths, the two words that are left over, and the texts, in one call: a record is written for
+# each request.
+_texts = struct.Struct(f"@4H{2 * WORD}x" + "".join(f"{most}s" for _, most in TEXTS))
+_pack_texts = _texts.pack_into
+_TEXTS_AT = LENGTHS * WORD
 
 FREE, BOOTING, SERVING, DRAINING, STUCK = range(5)
 STATES = ("free", "booting", "serving", "draining", "stuck")
@@ -167,16 +176,31 @@ class Record:
         number: int,
         since: int,
         deadline: int,
-        texts: tuple[bytes, bytes, bytes, bytes],
+        method: str,
+        client: bytes,
+        request_id: str,
+        target: str,
     ) -> None:
-        """Write down a request: ``texts`` are method, client, id and target; times as above."""
-        lengths = 0
-        for shift, (begin, most), text in zip(range(0, 64, 16), _TEXTS, texts, strict=True):
-            piece = text[:most]
-            self._bytes[begin : begin + len(piece)] = piece
-            lengths |= len(piece) << shift
+        """Write down a request; the times are monotonic nanoseconds, the texts are latin-1.
+
+        Each text is cut off where its place ends. ``client`` is encoded already: it is the same
+        for all requests of a connection.
+        """
+        if len(target) > _MOST_OF_TARGET:
+            target = target[:_MOST_OF_TARGET]
+        _pack_texts(
+            self._bytes,
+            _TEXTS_AT,
+            len(method),
+            len(client),
+            len(request_id),
+            len(target),
+            method.encode("latin-1"),
+            client,
+            request_id.encode("latin-1"),
+            target.encode("latin-1"),
+        )
         words = self.words
-        words[LENGTHS] = lengths
         words[SINCE] = since
         words[DEADLINE] = deadline
         words[NUMBER] = number
@@ -191,13 +215,7 @@ class Record:
         number = words[NUMBER]
         if number == 0:
             return None
-        lengths = words[LENGTHS]
-        method, client, request_id, target = (
-            bytes(self._bytes[begin : begin + min(lengths >> shift & 0xFFFF, most)]).decode(
-                "latin-1"
-            )
-            for shift, (begin, most) in zip(range(0, 64, 16), _TEXTS, strict=True)
-        )
+        *lengths, method, client, request_id, target = _texts.unpack_from(self._bytes, _TEXTS_AT)
         ident, since, deadline = words[THREAD], words[SINCE], words[DEADLINE]
         if words[NUMBER] != number:  # it was over in the meantime
             return None
@@ -205,10 +223,10 @@ class Record:
             thread=self.number,
             ident=ident,
             number=number,
-            method=method,
-            target=target,
-            client=client,
-            request_id=request_id,
+            method=method[: lengths[0]].decode("latin-1"),
+            target=target[: lengths[3]].decode("latin-1"),
+            client=client[: lengths[1]].decode("latin-1"),
+            request_id=request_id[: lengths[2]].decode("latin-1"),
             since=since / 1e9,
             deadline=deadline / 1e9 if deadline else None,
         )

@@ -20,6 +20,7 @@ from penstock.logs import ErrorLog
 from penstock.settings import chosen_transport
 from penstock.trace import Trace
 from penstock.transport.limits import Limits
+from penstock.transport.policy import Policy
 from penstock.wsgi.environ import base_environ
 from penstock.wsgi.errors import ErrorStream
 from penstock.wsgi.gateway import Gateway
@@ -125,10 +126,13 @@ class Worker:
 
     def _open_transport(self, listeners: Sequence[Listener]) -> Transport:
         settings = self.settings
+        slot = Board(1, settings.threads).take()
+        assert slot is not None
         return transport_class(settings)(
             [(listener, self._base_environ(listener)) for listener in listeners],
             threads=settings.threads,
             limits=limits_from(settings),
+            policy=Policy(slot=slot),
             logger=self.logger,
             access_log=self.access_log,
             trace=self._trace,

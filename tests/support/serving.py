@@ -7,25 +7,34 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 from wsgiref.types import StartResponse
 
 from support.wire import DEADLINE, Client
-
-if TYPE_CHECKING:
-    from penstock.api import RunningServer
 
 Environ = dict[str, Any]
 
 TEXT = [("Content-Type", "text/plain")]
 
 
-def address(server: RunningServer) -> tuple[str, int] | str:
+class Place(Protocol):
+    """A server, as far as it has to be known to connect to it."""
+
+    @property
+    def host(self) -> str:
+        """The address, or the path of a unix socket."""
+
+    @property
+    def port(self) -> int:
+        """The TCP port; 0 for a unix socket."""
+
+
+def address(server: Place) -> tuple[str, int] | str:
     """Return where a `support.wire.Client` finds the server."""
     return (server.host, server.port) if server.port else server.host
 
 
-def connect(server: RunningServer, *, receive_buffer: int | None = None) -> Client:
+def connect(server: Place, *, receive_buffer: int | None = None) -> Client:
     """Return a client that is connected to the server."""
     return Client(address(server), receive_buffer=receive_buffer)
 

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from penstock.listeners import Listener
     from penstock.trace import Trace
     from penstock.transport import Exchange
+    from penstock.transport.policy import Policy
     from penstock.wsgi.environ import HeaderMap
     from penstock.wsgi.headers import CheckHead
     from penstock.wsgi.response import Response, ResponseFront
@@ -55,6 +56,7 @@ class NativeTransport:
         *,
         threads: int,
         limits: Limits,
+        policy: Policy,
         logger: logging.Logger,
         access_log: AccessLog | None = None,
         trace: Trace | None = None,

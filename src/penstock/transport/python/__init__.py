@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from penstock.listeners import Listener
     from penstock.trace import Trace
     from penstock.transport import Exchange
+    from penstock.transport.policy import Policy
     from penstock.wsgi.environ import HeaderMap
     from penstock.wsgi.response import Response, ResponseFront
 
@@ -39,6 +40,7 @@ class PythonTransport:
         *,
         threads: int,
         limits: Limits,
+        policy: Policy,
         logger: logging.Logger,
         access_log: AccessLog | None = None,
         trace: Trace | None = None,
@@ -50,6 +52,7 @@ class PythonTransport:
     ) -> None:
         self._loop = Loop(
             limits=limits,
+            policy=policy,
             logger=logger,
             access_log=access_log,
             trace=trace,
@@ -66,7 +69,7 @@ class PythonTransport:
             acceptor = Acceptor(self._loop, listener, base_environ)
             self._loop.acceptors.append(acceptor)
             acceptor.start()
-        self._crew = Crew(self._loop, threads)
+        self._crew = Crew(self._loop, policy, threads)
 
     def response_maker(
         self, reference: Callable[[Exchange | None, bool], Response]

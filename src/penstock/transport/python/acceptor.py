@@ -44,12 +44,14 @@ class Acceptor:
         if not self.watched:
             self.watched = True
             self._loop.selector.register(self.listener.socket, EVENT_READ, self)
+            self._loop.tell_accepting()
 
     def stop(self) -> None:
         """Stop watching the listening socket; it stays open."""
         if self.watched:
             self.watched = False
             self._loop.selector.unregister(self.listener.socket)
+            self._loop.tell_accepting()
 
     def pause(self, seconds: float) -> None:
         """Stop watching for a while; the sweep calls `resume`."""

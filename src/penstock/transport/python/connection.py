@@ -84,6 +84,7 @@ class Connection:
         "number",
         "output",
         "parser",
+        "peer",
         "phase",
         "progress",
         "queued",
@@ -112,6 +113,7 @@ class Connection:
         self.base_environ = base_environ
         self.remote_addr = remote_addr
         self.remote_port = remote_port
+        self.peer = f"{remote_addr}:{remote_port}".encode("latin-1") if remote_port else b""
         self.parser = RequestParser(loop.limits.parser)
         self.phase = READING
         self.stage = IDLE  # of the parser, when it last asked for data

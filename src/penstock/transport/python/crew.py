@@ -21,8 +21,11 @@ import threading
 import time
 from collections import deque
 
+from penstock.board import WAITING
+from penstock.transport.policy import Policy
 from penstock.transport.python.exchange import PythonExchange
 from penstock.transport.python.loop import Loop
+from penstock.transport.python.seats import Hall, Seat
 
 TICK_SECONDS = 0.005
 """How often the tender looks while calls are fast: each look costs two thread switches. A slow
@@ -51,8 +54,10 @@ EAGER_SHARE = 0.25
 class Crew:
     """The threads of one transport and the queue of requests that wait for one of them."""
 
-    def __init__(self, loop: Loop, threads: int) -> None:
+    def __init__(self, loop: Loop, policy: Policy, threads: int) -> None:
         self._loop = loop
+        self._hall = Hall(policy, threads, loop.logger)
+        self._slot_words = policy.slot.words
         self._leadership = threading.Lock()
         self._ready: deque[PythonExchange] = deque()
         self._parked: deque[threading.Lock] = deque()  # each held; releasing it wakes its thread
@@ -71,6 +76,9 @@ class Crew:
 
     def next(self) -> PythonExchange | None:
         """Return the next request for the calling thread; None for good at the end."""
+        seat = self._hall.seat()
+        if seat.exchange is not None:
+            self._hall.end(seat)
         while not self._over:
             exchange = self._take_ready() if self._ready else None
             if exchange is None:
@@ -82,7 +90,7 @@ class Crew:
                     break
             elif exchange.drop_if_client_gone():
                 continue  # it has waited for a thread, and its client no longer waits for it
-            self._hand_out(exchange)
+            self._hand_out(seat, exchange)
             return exchange
         if self._abandoned:
             return None
@@ -96,9 +104,11 @@ class Crew:
 
     def _take_ready(self) -> PythonExchange | None:
         try:
-            return self._ready.popleft()
+            exchange = self._ready.popleft()
         except IndexError:
             return None  # another thread was faster
+        self._slot_words[WAITING] = len(self._ready)
+        return exchange
 
     def _lead(self) -> PythonExchange | None:
         try:
@@ -106,8 +116,8 @@ class Crew:
         finally:
             self._leadership.release()
 
-    def _hand_out(self, exchange: PythonExchange) -> None:
-        exchange.handed_out_at = time.monotonic()
+    def _hand_out(self, seat: Seat, exchange: PythonExchange) -> None:
+        self._hall.begin(seat, exchange)
         self._handed_out += 1
         if self._tender is None:
             return
@@ -198,6 +208,7 @@ class Crew:
                     over = True
                     break
                 self._ready.append(exchange)
+                self._slot_words[WAITING] = len(self._ready)
         except Exception:
             # A defect of ours: without its tender, the crew would hang with its slowest request.
             self._loop.logger.critical("internal error in the tender", exc_info=True)

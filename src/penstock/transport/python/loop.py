@@ -16,6 +16,7 @@ import time
 from collections import deque
 from typing import TYPE_CHECKING, Any, Protocol
 
+from penstock.board import ACCEPTED, ACCEPTING, CONNECTIONS, POLLED
 from penstock.http1 import ProtocolError
 from penstock.transport.dates import ServerFields
 from penstock.transport.limits import Limits
@@ -30,6 +31,7 @@ from penstock.wsgi.environ import DroppedFields
 if TYPE_CHECKING:
     from penstock.access_log import AccessLog
     from penstock.trace import Trace
+    from penstock.transport.policy import Policy
     from penstock.transport.python.acceptor import Acceptor
     from penstock.wsgi.environ import HeaderMap
 
@@ -54,6 +56,7 @@ class Loop:
         self,
         *,
         limits: Limits,
+        policy: Policy,
         logger: logging.Logger,
         access_log: AccessLog | None,
         trace: Trace | None,
@@ -65,6 +68,7 @@ class Loop:
         id_prefix: str,
     ) -> None:
         self.limits = limits
+        self._slot_words = policy.slot.words
         self.logger = logger
         self.access_log = access_log
         self.trace = trace
@@ -163,13 +167,16 @@ class Loop:
     def _poll(self) -> None:
         self._polling = True
         timeout = 0.0 if self._inbox or self.unpolled else self._time_to_sweep()
+        if timeout != 0.0:
+            self._slot_words[POLLED] = 1
         events = self.selector.select(timeout)
         if not events and timeout != 0.0:
             # A process that was halted in the poll comes back with nothing, whatever has arrived
             # meanwhile; whoever sent it in time must not be taken for late.
             events = self.selector.select(0.0)
         self._polling = False
-        self.now = self._polled_at = time.monotonic()
+        now = self._slot_words[POLLED] = time.monotonic_ns()
+        self.now = self._polled_at = now / 1e9
         for key, mask in events:
             self.batch.append((key.data, mask))
         while self.unpolled:
@@ -220,6 +227,8 @@ class Loop:
         """Take a new connection in."""
         self.accepted += 1
         self.connections.add(connection)
+        self._slot_words[ACCEPTED] = self.accepted
+        self._slot_words[CONNECTIONS] = len(self.connections)
         try:
             self.watch(connection, selectors.EVENT_READ)
         except OSError:  # no memory, or no watch is left (epoll(7), max_user_watches)
@@ -244,9 +253,15 @@ class Loop:
         """Let go of a connection that is about to be closed."""
         self.watch(connection, 0)
         self.connections.discard(connection)
+        self._slot_words[CONNECTIONS] = len(self.connections)
         if not self.draining and not self.closed:
             for acceptor in self.acceptors:
                 acceptor.resume()  # whoever waits for the room need not wait for the next sweep
+
+    def tell_accepting(self) -> None:
+        """Tell on the board whether a newcomer would be accepted now."""
+        able = not self.draining and all(acceptor.watched for acceptor in self.acceptors)
+        self._slot_words[ACCEPTING] = able
 
     def has_room(self) -> bool:
         """Tell whether another connection may be accepted."""

@@ -1,0 +1,133 @@
+"""What each of the application's threads is in, as the board and the crew see it."""
+
+from __future__ import annotations
+
+import threading
+import time
+from itertools import count
+from typing import TYPE_CHECKING
+
+from penstock.board import INTERRUPTED, NUMBER, STARTED, THREAD, Board
+
+if TYPE_CHECKING:
+    import logging
+
+    from penstock.board import Record
+    from penstock.transport.policy import Policy
+    from penstock.transport.python.exchange import PythonExchange
+
+LONGEST_SECONDS = 1e9
+"""A timeout is cut off here, at thirty years: deadlines are words of 64 bits."""
+
+SETTLE_ATTEMPTS = 5
+"""How often `Policy.settle` is called for one interruption: each exception ends one attempt."""
+
+
+class Seat:
+    """One thread's record, and the exchange that it has. Its own thread writes."""
+
+    __slots__ = ("exchange", "record", "words")
+
+    def __init__(self, record: Record) -> None:
+        self.record = record
+        self.words = record.words
+        self.exchange: PythonExchange | None = None
+        self.words[THREAD] = threading.get_ident()
+
+
+class Hall:
+    """All seats, and what is the same for each: the policy and the counts."""
+
+    def __init__(self, policy: Policy, threads: int, logger: logging.Logger) -> None:
+        self._policy = policy
+        self._logger = logger
+        self._threads = threads
+        self._slot_words = policy.slot.words
+        self._timeout_ns = _nanoseconds(policy.timeout)
+        self._numbers = count(1)
+        self._indexes = count()
+        # Appended to and popped from, and never anything else, so that no lock is needed.
+        self._occupied: list[None] = []
+        self.seats: list[Seat] = []
+        self._local = threading.local()
+
+    def seat(self) -> Seat:
+        """Return the calling thread's seat."""
+        try:
+            return self._local.seat  # type: ignore[no-any-return]
+        except AttributeError:
+            seat = self._local.seat = self._new_seat()
+            return seat
+
+    def _new_seat(self) -> Seat:
+        records = self._policy.slot.records
+        index = next(self._indexes)
+        # Whoever comes when all of them are taken writes where nobody reads.
+        record = records[index] if index < len(records) else Board(1, 1).slots[0].records[0]
+        seat = Seat(record)
+        self.seats.append(seat)
+        return seat
+
+    def full(self) -> bool:
+        """Tell whether every thread is with the application."""
+        return len(self._occupied) >= self._threads
+
+    def begin(self, seat: Seat, exchange: PythonExchange) -> None:
+        """Note that a thread goes to the application with an exchange."""
+        since = time.monotonic_ns()
+        exchange.handed_out_at = since / 1e9
+        allowed = self._timeout_ns
+        if self._policy.timeout_for is not None:
+            allowed = self._timeout_for(exchange)
+        deadline = 0
+        if allowed:
+            deadline = since + allowed
+            exchange.environ["penstock.deadline"] = deadline / 1e9
+        number = next(self._numbers)
+        request = exchange.request
+        seat.record.begin(
+            number,
+            since,
+            deadline,
+            request.method,
+            exchange.connection.peer,
+            exchange.request_id,
+            request.target,
+        )
+        self._slot_words[STARTED] = number
+        self._occupied.append(None)
+        seat.exchange = exchange
+
+    def end(self, seat: Seat) -> None:
+        """Note that a thread has come back, and settle what interrupted it."""
+        words = seat.words
+        # The watchdog looks at the number once more after it has written INTERRUPTED, and this
+        # is the other order: either it does not interrupt, or this waits for what it raised.
+        words[NUMBER] = 0
+        if words[INTERRUPTED]:
+            self._settle(seat)
+        seat.exchange = None
+        self._occupied.pop()
+
+    def _settle(self, seat: Seat) -> None:
+        for _ in range(SETTLE_ATTEMPTS):
+            try:
+                seat.words[INTERRUPTED] = 0
+                if self._policy.settle is not None:
+                    self._policy.settle()
+                return
+            except BaseException:
+                continue  # what was raised from outside has come now
+
+    def _timeout_for(self, exchange: PythonExchange) -> int:
+        environ, timeout_for = exchange.environ, self._policy.timeout_for
+        assert timeout_for is not None
+        try:
+            return _nanoseconds(timeout_for(environ["SCRIPT_NAME"] + environ["PATH_INFO"]))
+        except Exception:
+            self._logger.exception("cannot tell the timeout of %s", exchange.request.path)
+            return self._timeout_ns
+
+
+def _nanoseconds(seconds: float) -> int:
+    return max(0, int(min(seconds, LONGEST_SECONDS) * 1e9))

@@ -1,0 +1,127 @@
+"""A transport with threads that serve, without a worker: its slot on the board is the test's."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from penstock.access_log import AccessLog
+from penstock.board import SERVING, STATE, Board, Slot
+from penstock.listeners import Listener, open_listeners
+from penstock.log_sink import LogSink
+from penstock.settings import settings_from_kwargs
+from penstock.transport.limits import Limits
+from penstock.transport.policy import Policy
+from penstock.worker import transport_class
+from penstock.wsgi.environ import base_environ
+from penstock.wsgi.errors import ErrorStream
+from penstock.wsgi.gateway import Gateway
+from support.wire import DEADLINE
+
+if TYPE_CHECKING:
+    from wsgiref.types import WSGIApplication
+
+    from penstock.transport import Transport
+
+LOGGER = logging.getLogger("penstock.tests")
+
+
+@dataclass
+class BareServer:
+    """A transport and its threads; for `support.serving.connect` it is a server as any other."""
+
+    host: str
+    port: int
+    transport: Transport
+    slot: Slot
+    listener: Listener
+    threads: list[threading.Thread]
+
+    def snapshot(self) -> dict[str, Any]:
+        """Return what the transport counts."""
+        return self.transport.snapshot()
+
+    def word(self, name: int) -> int:
+        """Return a word of the slot."""
+        return int(self.slot.words[name])
+
+    def is_over(self) -> bool:
+        """Tell whether all threads have come back for good."""
+        return not any(thread.is_alive() for thread in self.threads)
+
+
+@contextmanager
+def serving(
+    application: WSGIApplication,
+    transport: str,
+    *,
+    threads: int = 1,
+    slot: Slot | None = None,
+    listener: Listener | None = None,
+    limits: Limits | None = None,
+    access_log: Path | None = None,
+    stream_requests: bool = False,
+    **policy: Any,
+) -> Iterator[BareServer]:
+    """Serve with a transport by name; ``policy`` are fields of `Policy` besides the slot.
+
+    Without a ``slot`` the board has this one alone. Without a ``listener`` there is a new one.
+    ``access_log`` is a file for lines of status, path and reason. At the end all is closed.
+    """
+    slot = slot or Board(1, threads).take()
+    assert slot is not None
+    listener = listener or open_listeners(["127.0.0.1:0"], 1024)[0]
+    host, port = listener.socket.getsockname()[:2]
+    log = None
+    if access_log is not None:
+        log = AccessLog(LogSink.open(str(access_log), setting="access_logfile"), "json", LOGGER)
+    made: Transport = transport_class(settings_from_kwargs(transport=transport))(
+        [(listener, _environ(listener, threads))],
+        threads=threads,
+        limits=limits or Limits(),
+        policy=Policy(slot=slot, **policy),
+        logger=LOGGER,
+        access_log=log,
+        stream_requests=stream_requests,
+    )
+    gateway = Gateway(application, logger=LOGGER, transport=made)
+    workers = [threading.Thread(target=_serve, args=(made, gateway)) for _ in range(threads)]
+    slot.words[STATE] = SERVING
+    for thread in workers:
+        thread.start()
+    try:
+        yield BareServer(host, port, made, slot, listener, workers)
+    finally:
+        made.close()
+        for thread in workers:
+            thread.join(DEADLINE)
+        if log is not None:
+            log.close(DEADLINE)
+        with suppress(OSError):
+            listener.close()
+
+
+def _environ(listener: Listener, threads: int) -> dict[str, Any]:
+    return base_environ(
+        multithread=threads > 1,
+        multiprocess=False,
+        server_name=listener.server_name,
+        server_port=listener.server_port,
+        errors=ErrorStream(LOGGER),
+        software="penstock",
+    )
+
+
+def _serve(transport: Transport, gateway: Gateway) -> None:
+    while True:
+        try:
+            while (exchange := transport.next()) is not None:
+                gateway.handle(exchange)
+            return
+        except Exception:
+            LOGGER.exception("an exception in a serving thread")
