@@ -14,6 +14,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from penstock.errors import RequestTimeout
+
 if TYPE_CHECKING:
     from wsgiref.types import WSGIApplication
 
@@ -21,7 +23,7 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
-__all__ = ["__version__", "running", "serve"]
+__all__ = ["RequestTimeout", "__version__", "running", "serve"]
 
 # What these functions need is imported by them: `penstock --version` has to answer at once.
 

@@ -38,3 +38,16 @@ class RequestBodyError(OSError):
     def __init__(self, status: int, message: str) -> None:
         super().__init__(message)
         self.status = status
+
+
+class RequestTimeout(BaseException):
+    """Raised in a call of the application that has lasted for as long as it may.
+
+    By the server, from outside, between any two steps of the application's Python code (settings:
+    ``timeout``, ``timeout_for``); `penstock.RequestTimeout` is the same. The client gets 504 where
+    nothing was sent yet, and the thread serves on. An application may catch it to say something
+    better; it is raised once in a request.
+
+    A ``BaseException``, as ``KeyboardInterrupt`` is, so that the ``except Exception`` of a
+    framework does not take it for an error of the application's and answer 500.
+    """

@@ -13,14 +13,16 @@ from typing import TYPE_CHECKING, Any
 from penstock import __version__
 from penstock.access_log import AccessLog
 from penstock.board import DRAINING, READY, SERVING, STATE, Board, RequestInProgress, Slot
-from penstock.errors import SettingsError
+from penstock.errors import RequestTimeout, SettingsError
 from penstock.http1 import ParserLimits
 from penstock.log_sink import LogSink
 from penstock.logs import ErrorLog
 from penstock.settings import chosen_transport
+from penstock.timeouts import shortest_timeout, timeouts_by_path
 from penstock.trace import Trace
 from penstock.transport.limits import Limits
 from penstock.transport.policy import Policy
+from penstock.watchdog import Watchdog
 from penstock.wsgi.environ import base_environ
 from penstock.wsgi.errors import ErrorStream
 from penstock.wsgi.gateway import Gateway
@@ -30,7 +32,7 @@ if TYPE_CHECKING:
 
     from penstock.listeners import Listener
     from penstock.settings import Settings
-    from penstock.transport import Transport
+    from penstock.transport import Exchange, Transport
     from penstock.transport.native import NativeTransport
     from penstock.transport.python import PythonTransport
 
@@ -100,16 +102,24 @@ class Worker:
         """Open the logs; ``logger`` is for `ErrorLog`.
 
         ``slot`` is its place on a board that it shares with others; without one it has a board of
-        its own. ``multiprocess`` tells whether there may be other workers. Raises `SettingsError`,
-        and has nothing open then.
+        its own. ``multiprocess`` tells whether there may be other workers. ``on_stuck`` is
+        `Watchdog`'s. Raises `SettingsError`, and has nothing open then.
         """
         self.settings = settings
         self.slot = slot if slot is not None else _slot_of_its_own(settings)
         self.transport: Transport
         self._listeners = listeners
         self._multiprocess = multiprocess
+        self._timeout_for = timeouts_by_path(settings)
         self.error_log = ErrorLog(settings.error_logfile, settings.log_level, logger)
         self.logger = self.error_log.logger
+        self._watchdog = Watchdog(
+            self.slot,
+            shortest=shortest_timeout(settings),
+            grace=settings.timeout_grace,
+            logger=self.logger,
+            on_stuck=on_stuck,
+        )
         self.access_log: AccessLog | None = None
         self._trace: Trace | None = None
         try:
@@ -132,7 +142,7 @@ class Worker:
             [(listener, self._base_environ(listener)) for listener in listeners],
             threads=settings.threads,
             limits=limits_from(settings),
-            policy=Policy(slot=slot),
+            policy=self._policy(),
             logger=self.logger,
             access_log=self.access_log,
             trace=self._trace,
@@ -141,6 +151,17 @@ class Worker:
             stream_requests=settings.stream_requests,
             temp_dir=settings.temp_dir,
             id_prefix=f"{os.getpid():x}-{int(time.time()) & 0xFFFFFF:x}-",
+        )
+
+    def _policy(self) -> Policy:
+        settings = self.settings
+        return Policy(
+            slot=self.slot,
+            timeout=settings.timeout,
+            timeout_for=self._timeout_for,
+            health_path=settings.health_path,
+            ready_path=settings.ready_path,
+            settle=self._watchdog.settle,
         )
 
     def _open_access_log(self) -> AccessLog | None:
@@ -178,30 +199,47 @@ class Worker:
             logger=self.logger,
             sendfile=self.settings.sendfile,
             transport=self.transport,
+            timeout_of=self._timeout_for or (lambda path: self.settings.timeout),
         )
         self.slot.words[STATE] = SERVING
         self.slot.words[READY] = 1
         _workers.add(self)
+        self._watchdog.start()
         for thread in self._threads:
             thread.start()
 
     def _serve(self) -> None:
-        """The loop of one thread."""
+        """The life of one thread."""
         process = os.getpid()
-        next_exchange, handle = self.transport.next, self._gateway.handle
-        while True:
+        over = False
+        while not over:
             try:
-                while (exchange := next_exchange()) is not None:
-                    handle(exchange)
-                break
+                over = self._serve_until_error()
             except BaseException:
-                # A defect of ours, or memory that ran out in the wrong place. The other
-                # connections must not pay for it: the thread goes on, but it does not spin.
-                self.logger.critical("internal error in a serving thread", exc_info=True)
-                threading.Event().wait(PAUSE_AFTER_ERROR_SECONDS)
+                # RequestTimeout, which came while an error of ours was being told of.
+                continue
         if os.getpid() != process:
             # A view forked, and the child came back here with the parent's view of the world.
             os._exit(0)
+
+    def _serve_until_error(self) -> bool:
+        """Run the loop of one thread; tell whether it has come to its end."""
+        next_exchange, handle = self.transport.next, self._gateway.handle
+        exchange: Exchange | None = None
+        try:
+            while (exchange := next_exchange()) is not None:
+                handle(exchange)
+            return True
+        except RequestTimeout:
+            # It came before the gateway began, or after its end: then there is nothing to abort.
+            if exchange is not None:
+                exchange.abort()
+        except BaseException:
+            # A defect of ours, or memory that ran out in the wrong place. The other
+            # connections must not pay for it: the thread goes on, but it does not spin.
+            self.logger.critical("internal error in a serving thread", exc_info=True)
+            threading.Event().wait(PAUSE_AFTER_ERROR_SECONDS)
+        return False
 
     def drain(self, *, hand_over: bool = False) -> None:
         """Accept what waits in the listen queues, then no more; finish what is in progress.
@@ -247,7 +285,8 @@ class Worker:
                     self.logger.error("the %s log goes on in the old file: %s", kind, error)
 
     def close_logs(self) -> None:
-        """Write out what the access log still holds, and tell what it lost."""
+        """Write out what the access log still holds, and tell what it lost; deadlines end here."""
+        self._watchdog.stop()
         if self.access_log is not None:
             self.access_log.close(LOGS_SECONDS)
             if lost := self.access_log.dropped:

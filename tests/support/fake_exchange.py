@@ -119,6 +119,7 @@ class FakeExchange:
         self.sent = b""
         self.informational: list[tuple[str, HeaderList]] = []
         self.finished = self.aborted = self.closes = False
+        self.reason = ""
         self.gone_after = gone_after
         self._chunks = list(chunks or [])
         self._method = self.environ["REQUEST_METHOD"]
@@ -170,8 +171,12 @@ class FakeExchange:
             assert len(self.sent) == self.content_length
 
     def abort(self) -> None:
-        self.events.append("abort")
-        self.aborted = True
+        if not self.over:
+            self.events.append("abort")
+            self.aborted = True
+
+    def explain(self, reason: str) -> None:
+        self.reason = reason
 
     def close_after_response(self) -> None:
         assert not self.head_sent

@@ -85,7 +85,14 @@ class Exchange(Protocol):
         """
 
     def abort(self) -> None:
-        """Close so that the client can see that the response is incomplete. Never raises."""
+        """Close so that the client can see that the response is incomplete.
+
+        Never raises of itself. It ends what a call of the above left half-done when it was
+        interrupted, and does nothing where the response is over.
+        """
+
+    def explain(self, reason: str) -> None:
+        """Set the reason that the access log's line tells; the last before the end counts."""
 
     def close_after_response(self) -> None:
         """Make this the connection's last response; called before the head is sent."""

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import codecs
 from contextlib import suppress
-from typing import TYPE_CHECKING
+from types import FunctionType
+from typing import TYPE_CHECKING, Any
 
-from penstock.errors import ClientDisconnected, RequestBodyError
+from penstock.errors import ClientDisconnected, RequestBodyError, RequestTimeout
 from penstock.statuses import REASON_PHRASES
 from penstock.wsgi.environ import OUTSIDE_MOUNT
 from penstock.wsgi.file_wrapper import FileWrapper, file_region
@@ -17,7 +18,7 @@ from penstock.wsgi.response import ProtocolBreach, Response, ResponseFront
 if TYPE_CHECKING:
     import logging
     from collections.abc import Callable, Iterable
-    from wsgiref.types import WSGIApplication
+    from wsgiref.types import StartResponse, WSGIApplication
 
     from penstock.transport import Exchange, ResponseSupport
 
@@ -27,6 +28,9 @@ by itself, and this is about what a socket buffer takes at once."""
 
 # Looked up now, because that loads a module: when it is needed, files may have run out.
 _ESCAPE = codecs.getencoder("unicode_escape")
+
+_CONNECTION_GOES_ON = frozenset({500, 504})
+"""The statuses of failures that are not the request's."""
 
 _CAUSES = 8
 """How many explicit causes of an exception are looked at: frameworks wrap once or twice."""
@@ -42,12 +46,16 @@ class Gateway:
         logger: logging.Logger,
         sendfile: bool = True,
         transport: ResponseSupport | None = None,
+        timeout_of: Callable[[str], float] | None = None,
     ) -> None:
         """Set what is called, where failures are logged, and whether the kernel sends files.
 
-        ``transport`` may have native code for a part of the responses' work.
+        ``transport`` may have native code for a part of the responses' work. ``timeout_of`` tells
+        how long a call of a path may last, in seconds, which the logs repeat.
         """
         self._application = application
+        self._is_function = type(application) is FunctionType
+        self._timeout_of = timeout_of
         self._logger = logger
         self._sendfile = sendfile
         # Any thread adds to it; two that meet may both warn, which does no harm.
@@ -68,43 +76,72 @@ class Gateway:
         )
 
     def handle(self, exchange: Exchange) -> None:
-        """Answer one exchange: it is finished or aborted on return. Never raises."""
-        environ = exchange.environ
-        # Asked now, since middleware may turn HEAD into GET for what it wraps.
-        is_head = environ["REQUEST_METHOD"] == "HEAD"
-        response = self._make_response(exchange, is_head)
-        body = exchange.body
-        streamed = None
-        if body is None:
-            body = streamed = RequestBody(exchange)
-        environ["wsgi.input"] = body
-        environ["wsgi.early_hints"] = response.early_hints
-        result: Iterable[bytes] | None = None
+        """Answer one exchange: it is finished or aborted on return.
+
+        Raises nothing but `RequestTimeout`, and that only before the first step or after the last.
+        It comes once at most, but anywhere, also between two steps of this and where another
+        exception is being dealt with: CPython looks for it where a call returns and a loop turns.
+        """
+        response = body = result = None
+        left: list[object] | None = None  # holds the result until its close() is called
         try:
+            environ = exchange.environ
+            # Asked now, since middleware may turn HEAD into GET for what it wraps.
+            is_head = environ["REQUEST_METHOD"] == "HEAD"
+            response = self._make_response(exchange, is_head)
+            body = exchange.body
+            if body is None:
+                body = RequestBody(exchange)
+            environ["wsgi.input"] = body
+            environ["wsgi.early_hints"] = response.early_hints
             if OUTSIDE_MOUNT in environ:
                 _answer_plainly(exchange, 404)
             else:
-                result = self._application(environ, response.start_response)
+                if self._is_function:  # what it returns is stored before anything can be raised
+                    result = self._application(environ, response.start_response)
+                else:
+                    result = self._call(environ, response.start_response)
                 # One block in a list is what most applications return.
                 if type(result) is list and len(result) == 1 and type(result[0]) is bytes:
                     if not response.send_whole(result[0]):
                         self._tell_of_overrun(exchange, response.reference())
                 else:
                     self._send_result(exchange, response.reference(), result)
+                if type(result) is not list:  # a list has nothing to close
+                    left = [result]
+                    self._close(exchange, left)
+            _let_go(response, body)
         except BaseException as error:  # SystemExit as well: no request may end a worker
-            self._handle_failure(exchange, response.reference(), error)
-        if result is not None and type(result) is not list:  # a list has nothing to close
-            self._close(exchange, result)
-        # From here on nothing of the exchange hangs on what an application may keep.
-        response.forget_exchange()
-        if streamed is not None:
-            streamed.forget_exchange()
-        else:
-            # An environ in a cycle would keep the disk of a spooled body until it is collected.
+            if left is None:
+                left = [result]
             try:
-                body.close()
-            except Exception:  # a view of it that the application kept: BufferError
-                pass
+                self._recover(exchange, response, body, left, error)
+            except BaseException as late:
+                self._recover(exchange, response, body, left, late)
+
+    def _call(self, environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
+        """Call an application that is no plain function; what it returns is never lost.
+
+        Where a call of such an object returns, an exception from outside may be raised in place of
+        what it returned, which nobody could close then. A loop over `map` has it first.
+        """
+        for result in map(self._application, (environ,), (start_response,)):
+            return result
+        raise ProtocolBreach("it raised StopIteration")
+
+    def _recover(
+        self,
+        exchange: Exchange,
+        response: ResponseFront | None,
+        body: object,
+        left: list[object],
+        error: BaseException,
+    ) -> None:
+        """Bring an exchange to its end after an exception, and again if that was interrupted."""
+        self._handle_failure(exchange, response, error)
+        if left[0] is not None:
+            self._close(exchange, left)
+        _let_go(response, body)
 
     def _send_result(self, exchange: Exchange, response: Response, result: Iterable[bytes]) -> None:
         kind = type(result)
@@ -155,18 +192,22 @@ class Gateway:
                 return
         response.end()
 
-    def _handle_failure(self, exchange: Exchange, response: Response, error: BaseException) -> None:
+    def _handle_failure(
+        self, exchange: Exchange, response: ResponseFront | None, error: BaseException
+    ) -> None:
         try:
             status = self._log_failure(exchange, error)
-            if response.finished and status is not None:
+            if status is not None and response is not None and response.reference().finished:
                 return  # the client has it all; only what the application did afterwards failed
             if status is None or exchange.head_sent:
                 exchange.abort()
                 return
-            if status != 500:
+            if status not in _CONNECTION_GOES_ON:
                 # Where the request's body is broken, nobody can tell where the next one begins.
                 exchange.close_after_response()
             _answer_plainly(exchange, status)
+        except RequestTimeout:
+            raise  # `handle` begins again, and there will be no other
         except BaseException:  # the client left before the answer, or memory is short
             exchange.abort()
 
@@ -177,30 +218,60 @@ class Gateway:
         """
         where = _describe(exchange)
         # Exceptions go to the log as text: one that a record keeps would keep the environ.
-        cause = _transport_error(error)
+        cause = _known_error(error)
         if isinstance(cause, ClientDisconnected):
             self._logger.info("%s: client disconnected: %s", where, str(cause))
             return None
         if isinstance(cause, RequestBodyError):
             self._logger.info("%s: bad request body: %s", where, str(cause))
             return cause.status
+        if isinstance(cause, RequestTimeout):
+            self._tell_of_timeout(exchange, where)
+            return 504
         if isinstance(error, ProtocolBreach):  # a traceback would show the gateway alone
             self._logger.error("%s: the application broke PEP 3333: %s", where, str(error))
         else:
             self._logger.error("%s: the application failed", where, exc_info=error)
         return 500
 
-    def _close(self, exchange: Exchange, result: object) -> None:
+    def _tell_of_timeout(self, exchange: Exchange, where: str) -> None:
+        environ = exchange.environ
+        after = ""
+        if self._timeout_of is not None:
+            path = f"{environ.get('SCRIPT_NAME', '')}{environ.get('PATH_INFO', '')}"
+            after = f" after {self._timeout_of(path):g} s"
+        exchange.explain(f"timeout{after}")
+        self._logger.error("%s: timeout%s (settings: timeout, timeout_for)", where, after)
+
+    def _close(self, exchange: Exchange, left: list[object]) -> None:
         """Call ``close()`` of what the application returned; the response stands in any case."""
         try:
-            close = getattr(result, "close", None)
+            close = getattr(left[0], "close", None)
+            left[0] = None  # from here on it has been called, whatever becomes of that
             if close is not None:
                 close()
+        except RequestTimeout:
+            raise
         except BaseException as error:
+            left[0] = None
             with suppress(Exception):  # where memory is short, logging fails as well
                 self._logger.error(
                     "%s: close() of the response failed", _describe(exchange), exc_info=error
                 )
+
+
+def _let_go(response: ResponseFront | None, body: object) -> None:
+    """See to it that nothing of an exchange hangs on what an application may keep."""
+    if response is not None:
+        response.forget_exchange()
+    if type(body) is RequestBody:
+        body.forget_exchange()
+    elif body is not None:
+        # An environ in a cycle would keep the disk of a spooled body until it is collected.
+        try:
+            body.close()  # type: ignore[attr-defined]
+        except Exception:  # a view of it that the application kept: BufferError
+            pass
 
 
 def _joined(blocks: list[bytes] | tuple[bytes, ...]) -> bytes | None:
@@ -241,11 +312,13 @@ def _answer_plainly(exchange: Exchange, status: int) -> None:
     exchange.finish(text)
 
 
-def _transport_error(error: BaseException) -> ClientDisconnected | RequestBodyError | None:
-    """Return the transport's exception that this one is, or was raised from."""
+def _known_error(
+    error: BaseException,
+) -> ClientDisconnected | RequestBodyError | RequestTimeout | None:
+    """Return the server's exception that this one is, or was raised from."""
     cause: BaseException | None = error
     for _ in range(_CAUSES):
-        if isinstance(cause, ClientDisconnected | RequestBodyError):
+        if isinstance(cause, ClientDisconnected | RequestBodyError | RequestTimeout):
             return cause
         if cause is None:
             break

@@ -64,6 +64,7 @@ class PythonExchange:
         "environ",
         "handed_out_at",
         "head_sent",
+        "reason",
         "request",
         "request_id",
     )
@@ -86,6 +87,7 @@ class PythonExchange:
         self.done = False
         self.handed_out_at = 0.0  # set by the crew
         self.body_sent = 0  # bytes of the response's body, without framing
+        self.reason = ""  # what the application's end is explained by, for the logs
         self._status = ""
         self._headers: HeaderList = []
         self._content_length: int | None = None
@@ -337,7 +339,7 @@ class PythonExchange:
         # A body that ends with the connection would look complete; so would a connection that
         # closes in good order before any response, to a client that retries.
         connection.broken = connection.gone or not self.head_sent or self._framing is CLOSE
-        self._end("response cut off")
+        self._end(self.reason or "response cut off")
 
     def answer_options(self) -> None:
         """Answer ``OPTIONS *``, which is about the server as a whole (RFC 9110, section 9.3.7)."""
@@ -356,6 +358,10 @@ class PythonExchange:
         self.handed_out_at = time.monotonic()
         self._end("the client left before a thread was free")
         return True
+
+    def explain(self, reason: str) -> None:
+        """See `penstock.transport.Exchange.explain`."""
+        self.reason = reason
 
     def close_after_response(self) -> None:
         """See `penstock.transport.Exchange.close_after_response`."""
@@ -546,7 +552,7 @@ class PythonExchange:
         duration = time.monotonic() - self.handed_out_at
         loop.note_call(duration)
         if connection.tap is not None:
-            connection.tap.response_over(self.body_sent, reason)
+            connection.tap.response_over(self.body_sent, reason or self.reason)
         unsent = connection.output is not None and connection.output.size > 0
         if loop.access_log is not None:
             if unsent and not reason:

@@ -36,7 +36,7 @@ def exchange_record(exchange: PythonExchange, reason: str) -> Transaction:
         request_fields=request.fields,
         response_headers=exchange.response_headers,
         environ=exchange.environ,
-        reason=reason,
+        reason=reason or exchange.reason,
     )
 
 

@@ -1,0 +1,50 @@
+"""How long a call of the application may last, by its path."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from fnmatch import fnmatchcase
+from functools import lru_cache
+from typing import TYPE_CHECKING
+
+from penstock.options import duration
+
+if TYPE_CHECKING:
+    from penstock.settings import Settings
+
+REMEMBERED_PATHS = 256
+"""Paths whose timeout is known without a look at the patterns; a path may have some kilobytes."""
+
+_TIME = duration(0, 365 * 86400.0)
+
+
+def _patterns(settings: Settings) -> list[tuple[str, float]]:
+    pairs = (entry.split("=", 1) for entry in settings.timeout_for)
+    return [(pattern, _TIME.convert(time.strip())) for pattern, time in pairs]
+
+
+def timeouts_by_path(settings: Settings) -> Callable[[str], float] | None:
+    """Return what tells the timeout of a path in seconds, 0 for none; None if all are the same.
+
+    A path is SCRIPT_NAME and PATH_INFO as the environ has them. The first pattern that matches
+    counts; ``*`` stands for slashes, too. Thread-safe.
+    """
+    patterns = _patterns(settings)
+    if not patterns:
+        return None
+    usual = settings.timeout
+
+    @lru_cache(REMEMBERED_PATHS)
+    def timeout_of(path: str) -> float:
+        for pattern, timeout in patterns:
+            if fnmatchcase(path, pattern):
+                return timeout
+        return usual
+
+    return timeout_of
+
+
+def shortest_timeout(settings: Settings) -> float:
+    """Return the least of all timeouts in seconds; 0 where there is none."""
+    timeouts = [settings.timeout, *(timeout for _, timeout in _patterns(settings))]
+    return min(filter(None, timeouts), default=0.0)
