@@ -1,0 +1,229 @@
+"""What the control groups of this process allow it: processors, memory, and who was killed for it.
+
+A container's limits are those of its control groups, while most of ``/proc`` shows the whole
+machine. Both versions of the interface are read, and both at a time where a system mixes them.
+A limit of a group binds all that are beneath it, so that each is looked for from the process's own
+group up to the root of what can be seen. Whatever is missing or unreadable limits nothing.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+UNLIMITED = 1 << 60
+"""Version 1 writes "no limit" as the largest number of pages that fits, which depends on their
+size; no machine has so many bytes."""
+
+_PAGE = os.sysconf("SC_PAGE_SIZE")
+_OCTAL = re.compile(r"\\([0-7]{3})")
+
+
+@dataclass(frozen=True)
+class _Mount:
+    """A place where a hierarchy of control groups can be seen."""
+
+    root: PurePosixPath
+    """Which of its groups stands at ``point``."""
+    point: Path
+    controllers: frozenset[str] | None
+    """None for version 2, which has all in one hierarchy."""
+
+
+class Cgroups:
+    """The control groups of a process, found once; what they hold is read at each call."""
+
+    def __init__(self, root: str | Path = "/", process: int | str = "self") -> None:
+        """Find the groups of ``process`` by the ``/proc`` and ``/sys`` beneath ``root``."""
+        base = Path(root)
+        groups = dict(_groups(_lines(base / "proc" / str(process) / "cgroup")))
+        mounts = list(_mounts(base, process)) or _usual_mounts(base)
+        self._unified = _chain(mounts, groups.get(None), None)
+        self._memory = _chain(mounts, groups.get("memory"), "memory")
+        self._cpu = _chain(mounts, groups.get("cpu"), "cpu")
+        self._proc = base / "proc"
+
+    def cpu_quota(self) -> float | None:
+        """Return how many processors' time the process may take, or None for any."""
+        quotas = [*map(_quota, self._unified), *map(_quota_1, self._cpu)]
+        return min((quota for quota in quotas if quota is not None), default=None)
+
+    def memory_limit(self) -> int | None:
+        """Return how many bytes of memory the process and its like may have, or None for any."""
+        limits = [
+            *_numbers(self._unified, "memory.max"),
+            # Above this one nobody is killed, but all are slowed down until nothing moves.
+            *_numbers(self._unified, "memory.high"),
+            *_numbers(self._memory, "memory.limit_in_bytes"),
+            *(_entry(group / "memory.stat", "hierarchical_memory_limit") for group in self._memory),
+        ]
+        return min((limit for limit in limits if limit is not None and limit < UNLIMITED),
+                   default=None)  # fmt: skip
+
+    def memory_current(self) -> int | None:
+        """Return how many bytes the process's group holds now, caches of files included."""
+        return next(
+            (
+                number
+                for number in (
+                    *_numbers(self._unified[:1], "memory.current"),
+                    *_numbers(self._memory[:1], "memory.usage_in_bytes"),
+                )
+                if number is not None
+            ),
+            None,
+        )
+
+    def oom_kills(self) -> int | None:
+        """Return how many processes of the group the kernel has killed for want of memory.
+
+        Compare two calls: a number that has grown tells who sent a SIGKILL. None where the kernel
+        does not tell.
+        """
+        files = [
+            *(group / "memory.events" for group in self._unified[:1]),
+            *(group / "memory.oom_control" for group in self._memory[:1]),
+        ]
+        counts = [_entry(file, "oom_kill") for file in files]
+        return max((count for count in counts if count is not None), default=None)
+
+    def machine_memory(self) -> int | None:
+        """Return how many bytes of memory the machine has, or None where it does not tell."""
+        for line in _lines(self._proc / "meminfo"):
+            if match := re.fullmatch(r"MemTotal:\s+([0-9]+) kB", line):
+                return int(match[1]) * 1024
+        return None
+
+    def available_memory(self) -> int | None:
+        """Return the limit, or the machine's memory where that is less."""
+        amounts = (self.memory_limit(), self.machine_memory())
+        return min((amount for amount in amounts if amount is not None), default=None)
+
+
+def resident_memory(pid: int, root: str | Path = "/") -> int | None:
+    """Return the bytes of memory that a process has resident; None when it is gone.
+
+    What it shares with others, as after a fork, counts for each of them.
+    """
+    words = _text(Path(root) / "proc" / str(pid) / "statm").split()
+    return int(words[1]) * _PAGE if len(words) > 1 and words[1].isdigit() else None
+
+
+def _groups(lines: Iterable[str]) -> Iterator[tuple[str | None, PurePosixPath]]:
+    """Yield the group for each controller; that of version 2 has None in its place.
+
+    The lines are ``hierarchy:controllers:path``; the path may have colons of its own.
+    """
+    for line in lines:
+        number, _, rest = line.partition(":")
+        controllers, _, path = rest.partition(":")
+        group = PurePosixPath(path.removesuffix(" (deleted)") or "/")
+        if number == "0" and not controllers:
+            yield None, group
+        for controller in controllers.split(",") if controllers else ():
+            yield controller, group
+
+
+def _mounts(base: Path, process: int | str) -> Iterator[_Mount]:
+    """Yield the mounted hierarchies; proc_pid_mountinfo(5) has the fields."""
+    for line in _lines(base / "proc" / str(process) / "mountinfo"):
+        before, separator, after = line.partition(" - ")
+        fields, rest = before.split(" "), after.split(" ")
+        if not separator or len(fields) < 6 or not rest[0].startswith("cgroup"):
+            continue
+        root, point = (PurePosixPath(_unescaped(field)) for field in fields[3:5])
+        controllers = None if rest[0] == "cgroup2" else frozenset(rest[-1].split(","))
+        yield _Mount(root, _beneath(base, point), controllers)
+
+
+def _usual_mounts(base: Path) -> list[_Mount]:
+    """Return where they are mounted where ``/proc`` does not tell."""
+    top = base / "sys" / "fs" / "cgroup"
+    root = PurePosixPath("/")
+    return [
+        _Mount(root, top, None),
+        *(_Mount(root, top / name, frozenset({name})) for name in ("memory", "cpu")),
+    ]
+
+
+def _chain(
+    mounts: Iterable[_Mount], group: PurePosixPath | None, controller: str | None
+) -> list[Path]:
+    """Return the directories of a group and of those above it, its own first.
+
+    A hierarchy may be mounted several times, whole and in part: all that are seen count.
+    """
+    found: list[Path] = []
+    for mount in mounts:
+        if group is None or (controller is None) != (mount.controllers is None):
+            continue
+        if mount.controllers is not None and controller not in mount.controllers:
+            continue
+        inner = PurePosixPath(".")
+        # Elsewhere: what is mounted is the container's own, and the path is the host's, or one
+        # from outside the namespace (/../x).
+        if group.is_relative_to(mount.root) and ".." not in group.parts:
+            inner = group.relative_to(mount.root)
+        own = mount.point / inner
+        while not own.is_dir() and own != mount.point:
+            own = own.parent
+        above = own.relative_to(mount.point).parts
+        found += [mount.point.joinpath(*above[:depth]) for depth in range(len(above), -1, -1)]
+    return sorted(dict.fromkeys(found), key=lambda path: -len(path.parts))
+
+
+def _quota(group: Path) -> float | None:
+    """Read ``cpu.max``: ``max 100000`` or ``350000 100000``, in microseconds."""
+    words = _text(group / "cpu.max").split()
+    return _share(words[0], words[1]) if len(words) == 2 else None
+
+
+def _quota_1(group: Path) -> float | None:
+    return _share(
+        _text(group / "cpu.cfs_quota_us").strip(), _text(group / "cpu.cfs_period_us").strip()
+    )
+
+
+def _share(quota: str, period: str) -> float | None:
+    # Version 1 writes no quota as -1, version 2 as max: neither is all digits.
+    if not (quota.isdigit() and period.isdigit() and int(quota) and int(period)):
+        return None
+    return int(quota) / int(period)
+
+
+def _numbers(groups: Iterable[Path], name: str) -> Iterator[int | None]:
+    """Yield what a file of each group says; None for ``max``, and where there is none."""
+    for group in groups:
+        text = _text(group / name).strip()
+        yield int(text) if text.isdigit() else None
+
+
+def _entry(file: Path, name: str) -> int | None:
+    """Return the number after a name in a file that has one of each on a line."""
+    for line in _lines(file):
+        key, _, value = line.partition(" ")
+        if key == name and value.isdigit():
+            return int(value)
+    return None
+
+
+def _unescaped(field: str) -> str:
+    return _OCTAL.sub(lambda match: chr(int(match[1], 8)), field)
+
+
+def _beneath(base: Path, point: PurePosixPath) -> Path:
+    return base.joinpath(*point.parts[1:])
+
+
+def _lines(file: Path) -> list[str]:
+    return _text(file).splitlines()
+
+
+def _text(file: Path) -> str:
+    try:
+        return file.read_text("utf-8", "surrogateescape")
+    except OSError:
+        return ""
