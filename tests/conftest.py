@@ -14,6 +14,7 @@ THREADS_END_WITHIN = 10.0
 """Seconds that a test's threads get to end, once the test itself is over."""
 
 FROM_PLATFORMS = {"WEB_CONCURRENCY", "PORT", "SCRIPT_NAME", "LISTEN_PID", "LISTEN_FDS"}
+FROM_PLATFORMS |= {"GUNICORN_CMD_ARGS", "NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID"}
 """Variables that are settings without being named after Penstock."""
 
 

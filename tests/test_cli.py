@@ -160,6 +160,7 @@ def test_check_loads_and_prints_every_setting_with_its_source(folder: Path) -> N
     assert "bind = 0.0.0.0:5000 (PORT)" in lines
     assert "backlog = 2048 (default)" in lines
     assert "env = (not shown) (--env)" in lines
+    assert "workers = 1 (default)" in lines
 
 
 def test_check_takes_no_address_so_that_it_works_beside_a_running_server(folder: Path) -> None:
@@ -189,9 +190,10 @@ def test_fault_29_threads_of_the_application_do_not_keep_the_command_from_ending
 
 
 def test_check_says_what_would_be_warned_of(folder: Path) -> None:
-    done = run_penstock("--check", "served", cwd=folder, environ={"WEB_CONCURRENCY": "3"})
+    environ = {"GUNICORN_CMD_ARGS": "--statsd-host localhost:8125"}
+    done = run_penstock("--check", "served", cwd=folder, environ=environ)
     assert done.returncode == 0
-    assert done.stderr.startswith("penstock: warning: WEB_CONCURRENCY=3")
+    assert done.stderr.startswith("penstock: warning: GUNICORN_CMD_ARGS has statsd_host, which")
 
 
 # What is refused, and with which status (docs/exit-statuses.md)
@@ -218,7 +220,9 @@ def test_check_says_what_would_be_warned_of(folder: Path) -> None:
         (["served", "--access-logfile", "no/log"], "for access_logfile (from --access-logfile)"),
         (["served", "--log-file", "."], "for error_logfile (from --error-logfile): is a directory"),
         (["served", "--access-logformat", "%(zz)s"], "access_logformat"),
-        (["served", "-w", "2"], "workers (2 from --workers)"),
+        (["served", "-w", "0"], "bad value '0' for workers (from --workers)"),
+        (["served", "-w", "2", "--no-supervisor"], "workers (2 from --workers) needs a supervisor"),
+        (["served", "-t", "soon"], "bad value 'soon' for timeout (from --timeout)"),
         (["served:app("], "after the colon"),
         (["served.py"], "did you mean 'served'?"),
     ],
@@ -232,7 +236,7 @@ def test_usage_and_settings_are_status_2(folder: Path, arguments: list[str], sai
     [
         (["-k", "gevent", "served"], "-k is a flag of gunicorn, and not of penstock: "),
         (["--worker-class=gthread", "served"], "see --threads"),
-        (["served", "--preload"], "one worker process"),
+        (["served", "--reuse-port"], "workers share the listening sockets"),
         (["--daemon", "served"], "systemd"),
         (["--certfile", "x.pem", "--keyfile", "y.pem", "served"], "no TLS"),
         (["served", "--worker-connections", "10"], "see --max-connections"),
@@ -470,9 +474,9 @@ def test_a_module_named_like_one_of_the_standard_library_does_no_harm(folder: Pa
 
 
 def test_warnings_are_logged_when_it_serves(folder: Path) -> None:
-    environ = {"WEB_CONCURRENCY": "2"}
+    environ = {"GUNICORN_CMD_ARGS": "--statsd-host localhost:8125"}
     with ServerProcess("served:app", cwd=folder, environ=environ) as server:
-        assert any("WEB_CONCURRENCY=2 is not followed" in line for line in server.lines)
+        assert any("[WARNING] GUNICORN_CMD_ARGS has" in line for line in server.lines)
 
 
 def test_sockets_of_systemd_are_served_and_its_variables_are_gone(folder: Path) -> None:

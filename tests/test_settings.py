@@ -107,7 +107,6 @@ def test_config_flag_replaces_the_usual_files(tmp_path: Path) -> None:
         ("missing.toml", None, "No such file"),
         ("broken.toml", b"threads = ", "not valid TOML"),
         ("latin.toml", b"chdir = '\xe9'", "not valid TOML"),
-        ("gunicorn.conf.py", b"threads = 1", "allowed is a TOML file"),
         ("twice.toml", b"max_body = 1\nmax-body = 2", "given twice"),
         ("pyproject.toml", b"[tool]\npenstock = 3", "is no table"),
         ("unknown.toml", b"thread = 1", "did you mean 'threads'?"),
@@ -144,13 +143,13 @@ def test_a_port_that_is_none_is_refused(tmp_path: Path, port: str) -> None:
         load(tmp_path, PORT=port)
 
 
-def test_several_workers_are_refused_but_web_concurrency_only_warns(tmp_path: Path) -> None:
+def test_web_concurrency_is_the_number_of_workers_where_nothing_else_says_it(
+    tmp_path: Path,
+) -> None:
     settings = load(tmp_path, WEB_CONCURRENCY="4")
-    assert settings.workers == 1
-    assert settings.source_of("workers") == "default"
-    assert "WEB_CONCURRENCY=4" in settings.warnings[0]
-    with pytest.raises(SettingsError, match=r"workers \(4 from --workers\).*one worker"):
-        load(tmp_path, {"workers": "4"})
+    assert (settings.workers, settings.source_of("workers")) == (4, "WEB_CONCURRENCY")
+    assert load(tmp_path, {"workers": "2"}, WEB_CONCURRENCY="4").workers == 2
+    assert load(tmp_path, WEB_CONCURRENCY="").workers == 1
     with pytest.raises(SettingsError, match="from WEB_CONCURRENCY"):
         load(tmp_path, WEB_CONCURRENCY="many")
 
@@ -185,10 +184,6 @@ def test_requests_are_logged_by_default_on_a_terminal_only(tmp_path: Path) -> No
     assert load_settings({}, {}, tmp_path, on_terminal=False).access_logfile is None
     quiet = load_settings({"access_logfile": "none"}, {}, tmp_path, on_terminal=True)
     assert quiet.access_logfile is None
-
-
-def test_gunicorns_variable_of_arguments_gets_a_warning(tmp_path: Path) -> None:
-    assert "GUNICORN_CMD_ARGS" in load(tmp_path, GUNICORN_CMD_ARGS="-w 3").warnings[0]
 
 
 # Names
@@ -229,6 +224,10 @@ def test_variables_that_kubernetes_makes_for_a_service_named_penstock_are_no_set
         ("access_log_format", "access_logformat"),
         ("raw_env", "env"),
         ("worker_connections", "max_connections"),
+        ("preload_app", "preload"),
+        ("pidfile", "pid"),
+        ("proc_name", "name"),
+        ("reload_extra_files", "reload_extra_file"),
     ],
 )
 def test_gunicorns_names_lead_to_ours(theirs: str, ours: str) -> None:
@@ -239,11 +238,10 @@ def test_gunicorns_names_lead_to_ours(theirs: str, ours: str) -> None:
 @pytest.mark.parametrize(
     ("theirs", "name", "variable"),
     [
-        ("timeout", "see graceful_timeout for", "see PENSTOCK_GRACEFUL_TIMEOUT for"),
         ("worker_class", "see threads", "see PENSTOCK_THREADS"),
-        ("preload_app", "one worker process", "one worker process"),
-        ("pidfile", "systemd", "systemd"),
-        ("post_fork", "no hooks", "no hooks"),
+        ("initgroups", "see user", "see PENSTOCK_USER"),
+        ("daemon", "systemd", "systemd"),
+        ("post_fork", "in a gunicorn.conf.py", "in a gunicorn.conf.py"),
     ],
 )
 def test_gunicorns_settings_are_explained_wherever_they_stand(
@@ -308,6 +306,10 @@ def test_what_is_said_of_other_servers_names_fits_every_place() -> None:
         ("temp_dir", None, None),
         ("server_header", "", ""),
         ("access_logfile", "-", "-"),
+        ("timeout", "2m", 120.0),
+        ("timeout_for", "/reports/*=5m, /slow=0", ("/reports/*=5m", "/slow=0")),
+        ("health_path", "/healthz", "/healthz"),
+        ("ready_path", "none", None),
     ],
 )
 def test_values_are_read_with_their_units(name: str, given: object, value: object) -> None:
@@ -347,6 +349,9 @@ def test_values_are_read_with_their_units(name: str, given: object, value: objec
         ("script_name", "/a//b"),
         ("error_logfile", ""),
         ("temp_dir", "a\0b"),
+        ("timeout_for", "5m"),
+        ("timeout_for", "/a=soon"),
+        ("health_path", "healthz"),
     ],
 )
 def test_a_value_that_is_not_allowed_is_refused_with_what_is(name: str, given: object) -> None:
@@ -385,6 +390,53 @@ def test_a_umask_out_of_bounds_is_refused(tmp_path: Path, given: str) -> None:
         load(tmp_path, {"umask": given})
 
 
+@pytest.mark.parametrize(
+    ("name", "given", "value"),
+    [
+        ("workers", "auto", "auto"),
+        ("workers", "AUTO", "auto"),
+        ("workers", "12", 12),
+        ("max_memory", "40%", 0.4),
+        ("max_memory", 0.4, 0.4),
+        ("max_memory", "512MiB", 512 << 20),
+        ("max_memory", "none", None),
+        ("user", "www-data", "www-data"),
+        ("user", "unchanged", None),
+    ],
+)
+def test_settings_of_processes_are_read(
+    tmp_path: Path, name: str, given: object, value: object
+) -> None:
+    assert getattr(load(tmp_path, {name: given}), name) == value
+
+
+@pytest.mark.parametrize(
+    ("name", "given"),
+    [("workers", "0"), ("workers", "some"), ("max_memory", "0%"), ("max_memory", "101%"),
+     ("max_memory", "many%"), ("max_memory", "1"), ("max_memory", True), ("user", "a:b")],
+)  # fmt: skip
+def test_settings_of_processes_have_bounds(tmp_path: Path, name: str, given: object) -> None:
+    with pytest.raises(SettingsError, match=f"for {name}"):
+        load(tmp_path, {name: given})
+
+
+@pytest.mark.parametrize(
+    ("together", "said"),
+    [
+        ({"supervisor": False, "workers": "2"}, "workers (2 from --workers) needs a supervisor"),
+        ({"supervisor": False, "max_memory": "50%"}, "max_memory (50% from --max-memory) needs"),
+        ({"supervisor": False, "reload": True}, "reload (true from --reload) needs a supervisor"),
+        ({"preload": True, "reload": True}, "exclude each other"),
+    ],
+)
+def test_impossible_combinations_of_processes_are_refused(
+    tmp_path: Path, together: dict[str, object], said: str
+) -> None:
+    with pytest.raises(SettingsError) as error:
+        load(tmp_path, together)
+    assert said in message(error)
+
+
 def test_env_is_a_list_of_assignments_or_a_table(tmp_path: Path) -> None:
     (tmp_path / "penstock.toml").write_text('[env]\nA = "1=2"\nB = ""\n')
     assert load(tmp_path).env == ("A=1=2", "B=")
@@ -415,7 +467,7 @@ def test_a_short_graceful_timeout_alone_is_possible() -> None:
 # The Python API
 
 
-@pytest.mark.parametrize("name", ["chdir", "pythonpath", "env", "umask"])
+@pytest.mark.parametrize("name", ["chdir", "pythonpath", "env", "umask", "workers", "user", "pid"])
 def test_what_concerns_the_process_is_refused_from_a_program(name: str) -> None:
     with pytest.raises(SettingsError, match=f"{name} is a setting of the penstock command"):
         settings_from_kwargs(**{name: "x"})

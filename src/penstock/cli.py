@@ -51,10 +51,6 @@ def _run(arguments: Sequence[str]) -> int:
     if typed.version:
         print_out(_version_text())
         return 0
-    if typed.application is None:
-        missing = "Provide a WSGI application object as module:callable"
-        print_error(f"{missing}\nusage: {USAGE}\n")
-        return _USAGE_STATUS
 
     # Before the application's directory comes first on the path: its modules may have the names of
     # the standard library's.
@@ -66,16 +62,21 @@ def _run(arguments: Sequence[str]) -> int:
         return _read_settings(typed, environ, directory)
 
     settings = read_settings()
+    application = typed.application or settings.application
+    if application is None:
+        missing = "Provide a WSGI application object as module:callable"
+        print_error(f"{missing}\nusage: {USAGE}\n")
+        return _USAGE_STATUS
     try:
         if typed.check:
             _prepare_process(settings)
-            status = _check(typed.application, settings)
+            status = _check(application, settings)
             leave_for_certain(status)  # the application's import may have started anything
             return status
         if settings.supervisor:
-            return _supervise(typed.application, settings, read_settings)
+            return _supervise(application, settings, read_settings)
         _prepare_process(settings)
-        return _serve(typed.application, settings)
+        return _serve(application, settings)
     except PenstockError as error:
         # No log is open that could have told them, and one may be the reason.
         for warning in settings.warnings:
@@ -169,7 +170,7 @@ def _check(spec: str, settings: Settings) -> int:
     width = max(len(value) for value in shown.values() if len(value) < 40)
     for name, value in shown.items():
         lines.append(f"  {name:<24} = {value:<{width}}  ({settings.source_of(name)})")
-    print_out("\n".join([*lines, ""]))
+    print_out("\n".join([*lines, *settings.notes, ""]))
     for warning in settings.warnings:
         say("warning", warning)
     return 0

@@ -117,7 +117,11 @@ def build_parser() -> argparse.ArgumentParser:
         help="Load the application, print every setting and where it came from, and exit.",
     )
     commands.add_argument(
-        "-c", "--config", metavar="FILE", help="TOML file to read in the place of the usual ones."
+        "-c",
+        "--config",
+        metavar="FILE",
+        help="Settings file to read in the place of the usual ones: TOML, or Python as gunicorn "
+        "has it (FILE.py or python:MODULE).",
     )
     for section, members in groupby(OPTIONS.values(), key=lambda option: option.section):
         group = parser.add_argument_group(section)

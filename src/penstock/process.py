@@ -96,6 +96,8 @@ def _start(
 
 def tell_settings(settings: Settings, logger: logging.Logger) -> None:
     """Log what is to be said of the settings, and of the process that they meet."""
+    for note in settings.notes:
+        logger.info("%s", note)
     for warning in settings.warnings:
         logger.warning("%s", warning)
     for option in OPTIONS.values():

@@ -1,8 +1,9 @@
 """Every setting, declared once: name, type, default, flag, variable, TOML key, help and reason.
 
-What is given first here wins: a flag, ``PENSTOCK_*`` in the environment, a file, a variable that
-platforms set (``PORT``, ``WEB_CONCURRENCY``, ``SCRIPT_NAME``), the default. Sockets handed over by
-systemd replace ``bind``. `penstock.settings_page` prints the reference page.
+What is given first here wins: a flag, ``PENSTOCK_*`` in the environment, ``GUNICORN_CMD_ARGS``, a
+file, a ``gunicorn.conf.py``, a variable that platforms set (``PORT``, ``WEB_CONCURRENCY``,
+``SCRIPT_NAME``), the default. Sockets handed over by systemd replace ``bind``.
+`penstock.settings_page` prints the reference page.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from penstock.errors import SettingsError
 from penstock.options import (
@@ -38,6 +39,9 @@ from penstock.settings_layers import (
     unknown,
 )
 from penstock.settings_processes import SECTIONS, ProcessSettings
+
+if TYPE_CHECKING:
+    from penstock.gunicorn_hooks import Hooks
 
 DEFAULT_BIND = ("127.0.0.1:8000",)
 
@@ -357,6 +361,12 @@ class Settings(ProcessSettings):
     """Where each setting that is not a default came from."""
     warnings: tuple[str, ...] = field(default=(), compare=False, repr=False)
     """What the user should be told once the log is open, one line each."""
+    notes: tuple[str, ...] = field(default=(), compare=False, repr=False)
+    """What was read of gunicorn's, one line each."""
+    application: str | None = field(default=None, compare=False, repr=False)
+    """What a gunicorn.conf.py has as ``wsgi_app``: counts where none is typed."""
+    hooks: Hooks | None = field(default=None, compare=False, repr=False)
+    """The hooks of a gunicorn.conf.py, if it has any."""
 
     def source_of(self, name: str) -> str:
         """Return where a setting came from: ``--threads``, ``penstock.toml:threads``..."""
@@ -389,19 +399,28 @@ def load_settings(
     """
     warnings: list[str] = []
     given: Given = {name: (value, OPTIONS[name].flag) for name, value in flags.items()}
-    for layer in (
-        from_variables(OPTIONS, environ),
-        from_file(OPTIONS, Path(cwd), config_file, warnings),
-    ):
+    from penstock.gunicorn_config import from_gunicorn, is_python
+
+    theirs = from_gunicorn(
+        OPTIONS, environ, Path(cwd), None if config_file is None else str(config_file)
+    )
+    layers = [from_variables(OPTIONS, environ), theirs.arguments]
+    if theirs.config is None or not is_python(theirs.config):
+        layers.append(from_file(OPTIONS, Path(cwd), theirs.config, warnings))
+    for layer in (*layers, theirs.file):
         for name, entry in layer.items():
             given.setdefault(name, entry)
+    warnings += theirs.warnings
     add_platform_variables(OPTIONS, given, environ)
     add_passed_sockets(given, environ, warnings)
-    if "GUNICORN_CMD_ARGS" in environ:
-        warnings.append("GUNICORN_CMD_ARGS is not read: use flags, PENSTOCK_* or penstock.toml")
     if on_terminal:
         given.setdefault("access_logfile", ("-", "default on a terminal"))
-    return _build(given, warnings)
+    return replace(
+        _build(given, warnings),
+        notes=tuple(theirs.notes),
+        application=theirs.application,
+        hooks=theirs.hooks,
+    )
 
 
 def settings_from_kwargs(**by_name: object) -> Settings:

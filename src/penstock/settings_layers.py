@@ -61,8 +61,6 @@ def from_file(
     """Return what ``config_file`` gives, or else the files of the current directory."""
     own, project = cwd / "penstock.toml", cwd / _PROJECT
     if config_file is not None:
-        if str(config_file).endswith(".py") or str(config_file).startswith("python:"):
-            raise SettingsError(f"{config_file} (from --config) is Python: allowed is a TOML file")
         path = cwd / config_file
         table = _read_table(path, in_project=path.name == project.name)
         return _from_table(options, table or {}, str(config_file))

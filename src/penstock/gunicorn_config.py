@@ -1,0 +1,363 @@
+"""What gunicorn's own places give: a gunicorn.conf.py, and the variable GUNICORN_CMD_ARGS.
+
+Both name settings as gunicorn does. What means the same here becomes a setting of ours; what has no
+meaning here is told by name with the reason, and never refused: a team that moves should be able to
+start with the files that it has.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shlex
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, NoReturn
+
+from penstock.errors import SettingsError
+from penstock.gunicorn_settings import GUNICORN_SETTINGS, HOOKS, GunicornSetting
+from penstock.options import Option
+from penstock.other_servers import spelt
+
+if TYPE_CHECKING:
+    from importlib.machinery import ModuleSpec
+
+    from penstock.gunicorn_hooks import Hooks
+
+Given = dict[str, tuple[object, str]]
+"""As in `penstock.settings_layers`."""
+
+ARGUMENTS = "GUNICORN_CMD_ARGS"
+USUAL_FILE = "gunicorn.conf.py"
+
+_FILE, _MODULE = "file:", "python:"
+_MODULE_NAME = "__config__"
+"""What a file is called while it runs, as with gunicorn: classes in it ask for it."""
+
+_OUR_WORKER_CLASSES = {"sync", "gthread", "SyncWorker", "ThreadWorker"}
+
+_LONGEST_LINE = 1 << 20
+"""The largest limit_request_line and limit_request_field_size that there can be."""
+_USUAL_HEAD = 64 << 10
+_MOST_FIELDS = 10000
+_MOST_BACKLOG = 65535
+_SHORTEST_KEEP_ALIVE = 0.1
+
+
+class ConfigFileError(SettingsError):
+    """A configuration file in Python raised."""
+
+    traceback = ""
+    """The file's own part of the traceback, with a line end."""
+
+
+@dataclass
+class FromGunicorn:
+    """What was found."""
+
+    arguments: Given = field(default_factory=dict)
+    """From GUNICORN_CMD_ARGS."""
+    file: Given = field(default_factory=dict)
+    """From the file in Python."""
+    config: str | None = None
+    """The file that was asked for, by the command or by GUNICORN_CMD_ARGS."""
+    application: str | None = None
+    """What the file has as ``wsgi_app``."""
+    hooks: Hooks | None = None
+    notes: list[str] = field(default_factory=list)
+    """What was read, for the log."""
+    warnings: list[str] = field(default_factory=list)
+
+
+def is_python(config: str) -> bool:
+    """Tell whether a settings file is one of gunicorn's, and not TOML."""
+    if config.endswith(".toml"):
+        return False
+    return config.startswith((_FILE, _MODULE)) or config.endswith((".py", ".pyc"))
+
+
+def from_gunicorn(
+    options: Mapping[str, Option], environ: Mapping[str, str], cwd: Path, config: str | None
+) -> FromGunicorn:
+    """Return what gunicorn's places give; ``config`` is the file that the command was given.
+
+    Without one, a gunicorn.conf.py in ``cwd`` is read, as gunicorn does. Raises `SettingsError`.
+    """
+    found = FromGunicorn(config=config)
+    ignored: dict[str, tuple[str, object]] = {}
+    if arguments := environ.get(ARGUMENTS):
+        values = _parse(arguments)
+        in_arguments = values.pop("config", None)
+        found.config = config if config is not None else _text_or_none(in_arguments)
+        found.arguments = _ours(values, lambda _: ARGUMENTS)
+        found.application = _text_or_none(values.get("wsgi_app"))
+        ignored |= {name: (ARGUMENTS, value) for name, value in values.items()}
+        found.notes.append(f"{ARGUMENTS} was read: {', '.join(values) or 'no settings'}")
+    location = found.config
+    if location is None and os.path.exists(cwd / USUAL_FILE):
+        location = USUAL_FILE
+    if location is not None and is_python(location):
+        values = _read(location, cwd, found)
+        ignored = {name: (_shown(location), value) for name, value in values.items()} | ignored
+    elif location is not None:
+        found.config = _shown(location)
+    found.warnings += _tell_ignored(ignored, options)
+    return found
+
+
+def _read(location: str, cwd: Path, found: FromGunicorn) -> dict[str, object]:
+    """Run a file; return what gunicorn knows of it."""
+    shown = _shown(location)
+    names = _run(location, cwd)
+    # Whatever else a file defines is its own business, as with gunicorn.
+    values = {name: names[name] for name in names if name in GUNICORN_SETTINGS}
+    functions = {name: names[name] for name in HOOKS if names.get(name) is not None}
+    found.file = _ours(values, lambda name: f"{shown}:{name}")
+    found.application = _text_or_none(values.get("wsgi_app"))
+    told = [name for name in values if values[name] is not None]
+    if functions:
+        from penstock.gunicorn_hooks import Hooks, checked_hook
+
+        found.hooks = Hooks(
+            {name: checked_hook(name, value, shown) for name, value in functions.items()}, values
+        )
+        told.append(f"hooks {', '.join(functions)}")
+    found.notes.append(f"{shown} was read: {', '.join(told) or 'no settings'}")
+    return values
+
+
+# -- from gunicorn's names and values to ours -----------------------------------------------------
+
+
+def _ours(values: Mapping[str, object], source_of: Callable[[str], str]) -> Given:
+    given: Given = {}
+    for name, value in values.items():
+        row = GUNICORN_SETTINGS[name]
+        if not row.ours or value is None or (name == "control_socket_disable" and not value):
+            continue
+        if row.ours in given and name == "control_socket":  # after the one that switches it off
+            continue
+        given[row.ours] = (_converted(row, value), source_of(name))
+    _make_room(given)
+    return given
+
+
+def _converted(row: GunicornSetting, value: object) -> object:
+    """Return a value as our setting takes it: unchecked, but of the right shape."""
+    if isinstance(value, str):
+        value = value.strip()
+        if row.takes == "list":  # gunicorn does not look for commas
+            value = [value]
+    change = _CHANGES.get(row.name)
+    return change(value) if change is not None else value
+
+
+def _count(least: int, most: int, for_none: int | None = None) -> Callable[[object], object]:
+    """Return a change of a number: gunicorn rounds it down, and 0 may mean "without a limit"."""
+
+    def change(value: object) -> object:
+        number = _number(value)
+        if number is None:
+            return value
+        if for_none is not None and number <= 0:
+            return for_none
+        return min(int(number), most) if number >= least else int(number)
+
+    return change
+
+
+def _number(value: object) -> float | None:
+    if isinstance(value, str):
+        try:
+            return int(value, 0)
+        except ValueError:
+            return None
+    return value if isinstance(value, (int, float)) and not isinstance(value, bool) else None
+
+
+def _keep_alive(value: object) -> object:
+    return _SHORTEST_KEEP_ALIVE if _number(value) == 0 else value
+
+
+def _account(value: object) -> object:
+    return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
+
+
+_CHANGES: Mapping[str, Callable[[object], object]] = {
+    "workers": _count(1, 1000),
+    "threads": _count(1, 1000),
+    "backlog": _count(1, _MOST_BACKLOG),
+    "worker_connections": _count(1, 1_000_000),
+    "max_requests": _count(0, 1 << 53),
+    "max_requests_jitter": _count(0, 1 << 53),
+    "limit_request_line": _count(1, _LONGEST_LINE, _LONGEST_LINE),
+    "limit_request_field_size": _count(1, _LONGEST_LINE, _LONGEST_LINE),
+    "limit_request_fields": _count(1, _MOST_FIELDS, _MOST_FIELDS),
+    "keepalive": _keep_alive,
+    "user": _account,
+    "group": _account,
+    "control_socket_disable": lambda _: "off",
+}
+
+
+def _make_room(given: Given) -> None:
+    """Let a head be as long as its parts may be: gunicorn has no limit for it as a whole."""
+    for name in ("limit_request_line", "limit_request_field_size"):
+        value, source = given.get(name, (0, ""))
+        if isinstance(value, int) and value > _USUAL_HEAD:
+            given["limit_request_head"] = (_LONGEST_LINE + _USUAL_HEAD, source)
+
+
+def _tell_ignored(
+    values: Mapping[str, tuple[str, object]], options: Mapping[str, Option]
+) -> list[str]:
+    """Return a line for each reason that something is not followed, with all that it concerns."""
+    by_reason: dict[tuple[str, str], list[str]] = {}
+    for name, (place, value) in values.items():
+        row = GUNICORN_SETTINGS[name]
+        asks_for_nothing = value is None or value == row.default or not value
+        if name == "worker_class":
+            asks_for_nothing = _is_our_worker_class(value)
+        elif row.ours or row.silent:
+            continue
+        if not asks_for_nothing:
+            by_reason.setdefault((place, row.instead), []).append(name)
+    return [
+        f"{place} has {', '.join(names)}, which {'has' if len(names) == 1 else 'have'} no meaning "
+        f"here: {spelt(reason, options, 'name')}"
+        for (place, reason), names in by_reason.items()
+    ]
+
+
+def _is_our_worker_class(value: object) -> bool:
+    name = value if isinstance(value, str) else getattr(value, "__name__", "")
+    return name.rpartition(".")[2] in _OUR_WORKER_CLASSES
+
+
+def _text_or_none(value: object) -> str | None:
+    return value.strip() if isinstance(value, str) and value.strip() else None
+
+
+# -- the variable ---------------------------------------------------------------------------------
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise SettingsError(f"{ARGUMENTS}: {message}")
+
+
+def _parse(arguments: str) -> dict[str, object]:
+    """Return what gunicorn's flags in a line of text give, by gunicorn's names."""
+    parser = _Parser(argument_default=argparse.SUPPRESS, add_help=False)
+    parser.add_argument("args", nargs="*")  # gunicorn takes no application from it
+    for row in GUNICORN_SETTINGS.values():
+        if not row.flags:
+            continue
+        if row.takes == "switch":
+            worth = not row.flags[0].startswith("--no-") or row.name == "control_socket_disable"
+            parser.add_argument(*row.flags, dest=row.name, action="store_const", const=worth)
+        elif row.takes == "maybe":
+            parser.add_argument(*row.flags, dest=row.name, nargs="?", const="auto")
+        else:
+            action = "append" if row.takes == "list" else "store"
+            parser.add_argument(*row.flags, dest=row.name, action=action)
+    try:
+        words = shlex.split(arguments)
+    except ValueError as error:
+        raise SettingsError(f"{ARGUMENTS} cannot be read as a command line: {error}") from None
+    values = vars(parser.parse_args(words))
+    values.pop("args", None)
+    return values
+
+
+# -- the file -------------------------------------------------------------------------------------
+
+
+def _shown(location: str) -> str:
+    return location.removeprefix(_FILE)
+
+
+def _run(location: str, cwd: Path) -> dict[str, object]:
+    """Run a configuration file anew, and return what it defines.
+
+    As with gunicorn, the current directory is searched for what it imports.
+    """
+    path = str(cwd)
+    sys.path.insert(0, path)
+    try:
+        if location.startswith(_MODULE):
+            spec = _spec_of_module(location.removeprefix(_MODULE))
+        else:
+            spec = _spec_of_file(cwd / _shown(location), location)
+        return vars(_executed(spec, _shown(location)))
+    finally:
+        # What the file itself has put on the path stays there.
+        if path in sys.path:
+            sys.path.remove(path)
+
+
+def _spec_of_file(path: Path, location: str) -> ModuleSpec:
+    from importlib.machinery import SourceFileLoader
+    from importlib.util import spec_from_file_location
+
+    if not path.is_file():
+        raise SettingsError(f"cannot read the settings file {path}: there is no such file")
+    loader = None if path.suffix == ".pyc" else SourceFileLoader(_MODULE_NAME, str(path))
+    spec = spec_from_file_location(_MODULE_NAME, path, loader=loader)
+    if spec is None:
+        raise SettingsError(f"cannot read the settings file {location} as Python")
+    return spec
+
+
+def _spec_of_module(name: str) -> ModuleSpec:
+    from importlib.util import find_spec
+
+    try:
+        # One that was imported before says where it is; it is run anew all the same.
+        spec = find_spec(name)
+    except (ImportError, ValueError, AttributeError):
+        spec = None
+    if spec is None or spec.loader is None:
+        raise SettingsError(f"there is no module {name!r} to read settings from ({_MODULE}{name})")
+    return spec
+
+
+def _executed(spec: ModuleSpec, shown: str) -> ModuleType:
+    from importlib.util import module_from_spec
+
+    before = sys.modules.get(spec.name)
+    module = module_from_spec(spec)
+    sys.modules[spec.name] = module
+    writes_bytecode, sys.dont_write_bytecode = sys.dont_write_bytecode, True
+    try:
+        assert spec.loader is not None
+        spec.loader.exec_module(module)
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # it may as well call sys.exit()
+        if before is None:
+            del sys.modules[spec.name]
+        else:
+            sys.modules[spec.name] = before
+        raise _failure(error, shown) from error
+    finally:
+        sys.dont_write_bytecode = writes_bytecode
+    return module
+
+
+def _failure(error: BaseException, shown: str) -> ConfigFileError:
+    from traceback import TracebackException
+
+    text = " ".join(str(error).split())
+    failed = ConfigFileError(f"{shown} raised {type(error).__name__}: {text}".rstrip(": "))
+    told = TracebackException.from_exception(error)
+    told.stack[:] = [frame for frame in told.stack if not _is_machinery(frame.filename)]
+    failed.traceback = "".join(told.format())
+    return failed
+
+
+def _is_machinery(file_name: str) -> bool:
+    return file_name == __file__ or file_name.startswith("<frozen ")

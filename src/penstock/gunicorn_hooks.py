@@ -1,0 +1,396 @@
+"""The hooks of a gunicorn.conf.py: functions that the server calls as it goes.
+
+Their signatures are gunicorn's. What they are handed are plain objects with the attributes that
+hooks use in practice; each says below what it has.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from inspect import signature
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+from penstock.errors import PenstockError, SettingsError
+from penstock.gunicorn_settings import GUNICORN_SETTINGS, HOOKS
+from penstock.wsgi.file_wrapper import FileWrapper
+
+if TYPE_CHECKING:
+    from wsgiref.types import StartResponse, WSGIApplication
+
+    from penstock.settings import Settings
+
+Function = Callable[..., object]
+
+PROPAGATED = frozenset({"on_starting"})
+"""Hooks whose failure ends the start, as with gunicorn; that of others is logged."""
+
+_LEAST_ARGUMENTS = {"post_request": 2}
+"""Where the last arguments may be left out."""
+
+
+class HookError(PenstockError):
+    """A hook that has to succeed has raised."""
+
+    traceback = ""
+    """The hook's, with a line end."""
+
+
+class Config:
+    """The settings as hooks see them, ``server.cfg``: by gunicorn's names, and by ours.
+
+    What has no meaning here is as the file gave it, or gunicorn's default.
+    """
+
+    def __init__(self, settings: Settings, given: Mapping[str, object] | None = None) -> None:
+        """Show settings; ``given`` is what a gunicorn.conf.py has, by gunicorn's names."""
+        self._settings = settings
+        self._given = dict(given or {})
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("_"):
+            raise AttributeError(name)
+        row = GUNICORN_SETTINGS.get(name)
+        if row is None:
+            return getattr(self._settings, name)
+        if name == "control_socket_disable":
+            return self._settings.control == "off"
+        if row.ours:
+            value = getattr(self._settings, row.ours)
+            return list(value) if isinstance(value, tuple) else value
+        return self._given.get(name, row.default)
+
+    @property
+    def env(self) -> dict[str, str]:
+        """The variables of ``raw_env``."""
+        return dict(entry.partition("=")[::2] for entry in self._settings.env)
+
+    @property
+    def address(self) -> list[str]:
+        """What is listened on, as it was given."""
+        return list(self._settings.bind)
+
+
+@dataclass(eq=False)
+class Server:
+    """What hooks are handed as ``server``: the supervisor, filled in and kept up by it."""
+
+    pid: int
+    log: logging.Logger
+    cfg: Config
+    address: list[str] = field(default_factory=list)
+    """What is listened on, such as ``http://127.0.0.1:8000``."""
+    num_workers: int = 1
+    """How many workers are wanted."""
+    WORKERS: dict[int, WorkerOfServer] = field(default_factory=dict)
+    """The workers that there are, by their process ids."""
+    proc_name: str = ""
+    """The name in the titles of processes."""
+
+
+@dataclass(eq=False)
+class WorkerOfServer:
+    """What hooks are handed as ``worker``: one worker process."""
+
+    age: int
+    """Counts the workers from 1, in the order of their starts."""
+    ppid: int
+    log: logging.Logger
+    cfg: Config
+    pid: int | str = "[booting]"
+    nr: int = 0
+    """How many requests it has begun; kept where there is a hook for requests."""
+    booted: bool = False
+    """Whether the application has been loaded."""
+    alive: bool = True
+    """False once it has been told to leave."""
+    aborted: bool = False
+    """Whether it was given up because it hung."""
+
+    def __str__(self) -> str:
+        """Return what gunicorn's logs say of it."""
+        return f"<Worker {self.pid}>"
+
+
+class Request:
+    """What hooks are handed as ``req``; hooks may set attributes of their own on it."""
+
+    def __init__(self, environ: Mapping[str, Any]) -> None:
+        self.method: str = environ["REQUEST_METHOD"]
+        self.uri: str = environ.get("RAW_URI", "")
+        """The target as the client sent it."""
+        parts = urlsplit("//h" + self.uri) if self.uri.startswith("/") else urlsplit(self.uri)
+        self.path = parts.path
+        """As the client sent it; the application's is in PATH_INFO."""
+        self.query: str = environ.get("QUERY_STRING", "")
+        self.fragment = ""
+        version = str(environ.get("SERVER_PROTOCOL", "HTTP/1.1")).removeprefix("HTTP/")
+        self.version = tuple(int(part) for part in version.split(".") if part.isdigit())
+        """Such as ``(1, 1)``."""
+        self.headers = list(_headers(environ))
+        """Names in capitals and values; fields that came several times are joined."""
+        self.scheme: str = environ.get("wsgi.url_scheme", "http")
+        port = environ.get("REMOTE_PORT")
+        address = environ.get("REMOTE_ADDR", "")
+        self.remote_addr = (address, int(port)) if port else address
+        """Address and port of the other end; only the address where there is no port."""
+        self.peer_addr = self.remote_addr
+
+
+class Response:
+    """What hooks are handed as ``resp``."""
+
+    def __init__(self) -> None:
+        self.status: str | None = None
+        """Such as ``200 OK``; None where the application failed before it."""
+        self.headers: list[tuple[str, str]] = []
+        """Those of the application."""
+        self.sent = 0
+        """Bytes of the body that the application gave; a file that the kernel sends is not
+        counted."""
+
+    @property
+    def status_code(self) -> int:
+        """The number in the status; 500 where the application failed before it."""
+        return int(self.status[:3]) if self.status else 500
+
+    @property
+    def headers_sent(self) -> bool:
+        """Whether some of the body was given."""
+        return self.sent > 0
+
+
+class Hooks:
+    """The hooks that a file has. Calling one that it has not costs nothing."""
+
+    def __init__(
+        self,
+        functions: Mapping[str, Function] | None = None,
+        given: Mapping[str, object] | None = None,
+    ) -> None:
+        """Take checked functions by their names; ``given`` is for `Config`."""
+        self._functions = dict(functions or {})
+        self.given = dict(given or {})
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._functions
+
+    def __bool__(self) -> bool:
+        return bool(self._functions)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The names of the hooks that there are, in gunicorn's order."""
+        return tuple(name for name in HOOKS if name in self._functions)
+
+    def config(self, settings: Settings) -> Config:
+        """Return the settings for `Server` and `WorkerOfServer`."""
+        return Config(settings, self.given)
+
+    def call(self, name: str, *arguments: object, logger: logging.Logger) -> bool:
+        """Call a hook if there is one; tell whether all is well.
+
+        What it raises is logged, ``SystemExit`` too; of those in `PROPAGATED` it comes out as a
+        `HookError`.
+        """
+        function = self._functions.get(name)
+        if function is None:
+            return True
+        try:
+            function(*arguments)
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:  # a hook must not end the supervisor unasked
+            if name in PROPAGATED:
+                raise _hook_error(name, error) from error
+            logger.error("the hook %s failed", name, exc_info=error)
+            return False
+        return True
+
+    def wrap(self, application: WSGIApplication, worker: WorkerOfServer) -> WSGIApplication:
+        """Return an application that calls ``pre_request`` and ``post_request`` around this one.
+
+        Without these hooks that is the application itself. What ``pre_request`` raises is the
+        request's failure, as with gunicorn: the answer is 500.
+        """
+        before, after = (self._functions.get(name) for name in ("pre_request", "post_request"))
+        if before is None and after is None:
+            return application
+        return partial(_call_around, application, worker, before, after)
+
+
+def checked_hook(name: str, value: object, source: str) -> Function:
+    """Return a hook as the server calls it; raises `SettingsError` for what cannot be called so.
+
+    Text is the place of a function, as in ``package.module.function``.
+    """
+    if isinstance(value, str):
+        value = _imported(name, value, source)
+    if not callable(value):
+        kind = type(value).__name__
+        raise SettingsError(f"{name} (from {source}) is of type {kind}, and no function")
+    wanted = HOOKS[name]
+    for count in range(len(wanted), _LEAST_ARGUMENTS.get(name, len(wanted)) - 1, -1):
+        if _takes(value, count):
+            return value if count == len(wanted) else _first_only(value, count)
+    raise SettingsError(
+        f"{name} (from {source}) has to take {len(wanted)} "
+        f"{'argument' if len(wanted) == 1 else 'arguments'}: {name}({', '.join(wanted)})"
+    )
+
+
+def _imported(name: str, path: str, source: str) -> object:
+    import importlib
+
+    module, _, attribute = path.rpartition(".")
+    try:
+        return getattr(importlib.import_module(module), attribute)
+    except Exception as error:
+        raise SettingsError(
+            f"{name} (from {source}) is {path!r}, which cannot be imported as "
+            f"module.function: {type(error).__name__}: {error}"
+        ) from None
+
+
+def _takes(function: Function, count: int) -> bool:
+    try:
+        parameters = signature(function)
+    except (TypeError, ValueError):  # of C, and it does not tell
+        return True
+    try:
+        parameters.bind(*[None] * count)
+    except TypeError:
+        return False
+    return True
+
+
+def _first_only(function: Function, count: int) -> Function:
+    def call(*arguments: object) -> object:
+        return function(*arguments[:count])
+
+    return call
+
+
+def _hook_error(name: str, error: BaseException) -> HookError:
+    from traceback import format_exception
+
+    text = " ".join(str(error).split())
+    failed = HookError(f"the hook {name} raised {type(error).__name__}: {text}".rstrip(": "))
+    own = error.__traceback__.tb_next if error.__traceback__ else None  # not our own call of it
+    failed.traceback = "".join(format_exception(type(error), error, own))
+    return failed
+
+
+def _headers(environ: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    for key, value in environ.items():
+        if key.startswith("HTTP_"):
+            yield key.removeprefix("HTTP_").replace("_", "-"), value
+        elif key in ("CONTENT_TYPE", "CONTENT_LENGTH") and value:
+            yield key.replace("_", "-"), value
+
+
+def _call_around(
+    application: WSGIApplication,
+    worker: WorkerOfServer,
+    before: Function | None,
+    after: Function | None,
+    environ: dict[str, Any],
+    start_response: StartResponse,
+) -> Iterable[bytes]:
+    """Serve a request between its two hooks."""
+    request, response = Request(environ), Response()
+    done = partial(_after, after, worker, request, environ, response)
+    if before is not None:
+        before(worker, request)
+    worker.nr += 1
+    if after is None:
+        return application(environ, start_response)
+    try:
+        result = application(environ, _watched(start_response, response))
+    except BaseException:
+        done()
+        raise
+    # What the kernel sends must come through as it is, and what is no iterable of bytes is the
+    # gateway's to refuse.
+    if type(result) is FileWrapper or not _is_iterable(result):
+        done()
+        return result
+    kind = _SizedBody if hasattr(type(result), "__len__") else _Body
+    return kind(result, response, done)
+
+
+def _is_iterable(result: object) -> bool:
+    return hasattr(type(result), "__iter__") and not isinstance(result, str | bytes | bytearray)
+
+
+def _after(
+    after: Function | None,
+    worker: WorkerOfServer,
+    request: Request,
+    environ: dict[str, Any],
+    response: Response,
+) -> None:
+    if after is None:
+        return
+    try:
+        after(worker, request, environ, response)
+    except Exception as error:  # the response stands
+        worker.log.error("the hook post_request failed", exc_info=error)
+
+
+def _watched(start_response: StartResponse, response: Response) -> StartResponse:
+    def start(
+        status: str, headers: list[tuple[str, str]], exc_info: Any = None, /
+    ) -> Callable[[bytes], object]:
+        write = start_response(status, headers, exc_info)
+        response.status, response.headers = status, headers
+
+        def write_counted(block: bytes, /) -> object:
+            response.sent += len(block)
+            return write(block)
+
+        return write_counted
+
+    return start
+
+
+class _Body:
+    """A response's iterable that tells when it is over."""
+
+    def __init__(self, body: Iterable[bytes], response: Response, done: Callable[[], None]) -> None:
+        self._body = body
+        self._blocks: Iterator[bytes] | None = None
+        self._response = response
+        self._done: Callable[[], None] | None = done
+
+    def __iter__(self) -> Iterator[bytes]:
+        return self
+
+    def __next__(self) -> bytes:
+        if self._blocks is None:
+            self._blocks = iter(self._body)
+        block = next(self._blocks)
+        if isinstance(block, bytes):
+            self._response.sent += len(block)
+        return block
+
+    def close(self) -> None:
+        """Close the application's own, and call the hook: once."""
+        done, self._done = self._done, None
+        try:
+            close = getattr(self._body, "close", None)
+            if close is not None:
+                close()
+        finally:
+            if done is not None:
+                done()
+
+
+class _SizedBody(_Body):
+    """One whose number of blocks is known; with one block, its length is the response's."""
+
+    def __len__(self) -> int:
+        return len(self._body)  # type: ignore[arg-type]
