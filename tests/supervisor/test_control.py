@@ -1,0 +1,747 @@
+"""The control socket and the probes: what is answered, to whom, at which addresses."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import re
+import select
+import socket
+import stat
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from penstock.control_address import auto_names
+from penstock.errors import ListenError
+from penstock.supervisor.control import open_control
+from penstock.supervisor.fleet import Outcome
+from penstock.supervisor.service import MAX_CONNECTIONS, Service
+from support.fleets import ControlLoop, connect, worker
+from support.serving import eventually
+from support.wire import DEADLINE, Client, Response
+
+on_linux = pytest.mark.skipif(sys.platform != "linux", reason="abstract names are Linux's alone")
+
+
+@pytest.fixture
+def loop(tmp_path: Path) -> Iterator[ControlLoop]:
+    loop = ControlLoop()
+    loop.control(str(tmp_path / "control.sock"))
+    with loop:
+        yield loop
+
+
+@pytest.fixture
+def client(loop: ControlLoop) -> Iterator[Client]:
+    with connect(loop.services[0]) as client:
+        yield client
+
+
+def value_of(response: Response) -> Any:
+    assert response.header("Content-Type") == "application/json"
+    assert response.body.isascii()
+    return json.loads(response.body)
+
+
+def error_of(response: Response) -> str:
+    return str(value_of(response)["error"])
+
+
+# Questions
+
+
+def test_the_status_is_the_fleets_with_ready_and_live(loop: ControlLoop, client: Client) -> None:
+    loop.fleet.ready = False
+    value = value_of(client.request("GET", "/status"))
+    assert value == loop.fleet.status() | {"ready": False, "live": True}
+
+
+def test_workers_and_requests_are_the_fleets(loop: ControlLoop, client: Client) -> None:
+    assert value_of(client.request("GET", "/workers")) == {"workers": loop.fleet.rows}
+    assert value_of(client.request("GET", "/requests")) == {"requests": loop.fleet.in_progress}
+
+
+def test_an_answer_is_not_to_be_kept(client: Client) -> None:
+    assert client.request("GET", "/status").header("Cache-Control") == "no-store"
+
+
+def test_what_clients_have_sent_is_escaped(loop: ControlLoop, client: Client) -> None:
+    loop.fleet.in_progress[0]["target"] = "/\x1b[2J\x9b\u00e9"
+    response = client.request("GET", "/requests")
+    assert value_of(response)["requests"][0]["target"] == "/\x1b[2J\x9b\u00e9"
+    assert not set(response.body) & {0x1B, 0x9B}
+
+
+@pytest.mark.parametrize(("query", "asked"), [("", None), ("?worker=102", 102), ("?worker=1", 102)])
+def test_stacks_come_when_the_fleet_has_them(
+    loop: ControlLoop, client: Client, query: str, asked: int | None
+) -> None:
+    client.send(f"GET /stacks{query} HTTP/1.1\r\nHost: a\r\n\r\n".encode())
+    assert loop.settle_stacks({102: "Thread 1:\n  here"}) == asked
+    assert value_of(client.read_response()) == {"stacks": {"102": "Thread 1:\n  here"}}
+
+
+def test_other_clients_are_answered_while_one_waits_for_stacks(
+    loop: ControlLoop, client: Client
+) -> None:
+    client.send(b"GET /stacks HTTP/1.1\r\nHost: a\r\n\r\n")
+    with connect(loop.services[0]) as other:
+        assert other.request("GET", "/status").status == 200
+    loop.settle_stacks({})
+    assert value_of(client.read_response()) == {"stacks": {}}
+
+
+def test_a_slot_means_the_worker_of_the_newest_generation(
+    loop: ControlLoop, client: Client
+) -> None:
+    loop.fleet.rows = [worker(0, 7, generation=2), worker(0, 6), worker(1, 5)]
+    client.send(b"GET /stacks?worker=0 HTTP/1.1\r\nHost: a\r\n\r\n")
+    assert loop.settle_stacks({}) == 7
+    assert client.read_response().status == 200
+
+
+def test_a_process_id_counts_more_than_a_slot(loop: ControlLoop, client: Client) -> None:
+    loop.fleet.rows = [worker(1, 5), worker(2, 1)]
+    client.send(b"GET /stacks?worker=1 HTTP/1.1\r\nHost: a\r\n\r\n")
+    assert loop.settle_stacks({}) == 1
+    assert client.read_response().status == 200
+
+
+# Commands
+
+
+@pytest.mark.parametrize(
+    ("target", "asked"),
+    [
+        ("/reload", ("reload",)),
+        ("/upgrade", ("upgrade",)),
+        ("/scale?workers=3", ("scale", 3)),
+        ("/recycle?worker=101", ("recycle", 101)),
+        ("/recycle?worker=1", ("recycle", 102)),
+        ("/stop", ("stop", True)),
+        ("/stop?now=1", ("stop", False)),
+    ],
+)
+def test_a_command_is_answered_with_its_outcome(
+    loop: ControlLoop, client: Client, target: str, asked: tuple[Any, ...]
+) -> None:
+    client.send(f"POST {target} HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n\r\n".encode())
+    assert loop.fleet.asked.get(timeout=DEADLINE) == asked
+    loop.settle(Outcome(True, "as it was told"))
+    response = client.read_response()
+    assert (response.status, value_of(response)) == (200, {"message": "as it was told"})
+
+
+def test_a_command_is_logged_with_who_gave_it(loop: ControlLoop, client: Client) -> None:
+    loop.fleet.at_once = Outcome(True, "")
+    assert client.request("POST", "/reload").status == 200
+    who = f"process {os.getpid()} of user {os.getuid()}"
+    assert loop.messages.texts == [f"INFO: control: reload, asked for by {who}"]
+
+
+def test_a_command_that_fails_in_the_end_says_why(loop: ControlLoop, client: Client) -> None:
+    client.send(b"POST /reload HTTP/1.1\r\nHost: a\r\n\r\n")
+    loop.settle(Outcome(False, "rolled back: SyntaxError"))
+    response = client.read_response()
+    assert (response.status, error_of(response)) == (500, "rolled back: SyntaxError")
+
+
+def test_a_command_that_cannot_begin_says_why(loop: ControlLoop, client: Client) -> None:
+    loop.fleet.refusal = "a reload is in progress"
+    response = client.request("POST", "/reload")
+    assert (response.status, error_of(response)) == (409, "a reload is in progress")
+
+
+def test_a_command_need_not_be_waited_for(loop: ControlLoop, client: Client) -> None:
+    response = client.request("POST", "/reload?wait=0")
+    assert (response.status, value_of(response)) == (202, {"message": "reload has begun"})
+    loop.settle(Outcome(False, "of no interest any more"))
+    assert client.request("GET", "/workers").status == 200
+
+
+def test_an_outcome_that_is_known_at_once_is_told_without_waiting(
+    loop: ControlLoop, client: Client
+) -> None:
+    loop.fleet.at_once = Outcome(False, "no such file")
+    response = client.request("POST", "/upgrade?wait=0")
+    assert (response.status, error_of(response)) == (500, "no such file")
+
+
+def test_an_outcome_goes_nowhere_when_its_client_has_left(loop: ControlLoop) -> None:
+    with connect(loop.services[0]) as leaving:
+        leaving.send(b"POST /reload HTTP/1.1\r\nHost: a\r\n\r\n")
+        answer = loop.fleet.answers.get(timeout=DEADLINE)
+    loop.call(lambda: answer(Outcome(True, "nobody hears this")))
+    with connect(loop.services[0]) as other:
+        assert other.request("GET", "/status").status == 200
+
+
+def test_an_outcome_that_never_comes_is_not_waited_for_for_ever(
+    loop: ControlLoop, client: Client
+) -> None:
+    client.send(b"POST /reload HTTP/1.1\r\nHost: a\r\n\r\n")
+    loop.fleet.answers.get(timeout=DEADLINE)
+    loop.expire(3601)
+    assert client.read_response().status == 504
+
+
+def test_what_was_answered_before_the_end_still_arrives(tmp_path: Path) -> None:
+    loop = ControlLoop()
+    service = loop.control(str(tmp_path / "control.sock"))
+    with loop, connect(service) as client:
+        client.send(b"POST /stop HTTP/1.1\r\nHost: a\r\n\r\n")
+        answer = loop.fleet.answers.get(timeout=DEADLINE)
+
+        def stop() -> None:
+            answer(Outcome(True, "stopped"))
+            service.close()
+
+        loop.call(stop)
+        assert value_of(client.read_response()) == {"message": "stopped"}
+        assert client.is_closed_by_server()
+
+
+# What is wrongly asked
+
+
+@pytest.mark.parametrize(
+    ("method", "target", "status", "said"),
+    [
+        ("GET", "/", 404, "there are /recycle, /reload, "),
+        ("GET", "/healthz", 404, "there is no such path"),
+        ("GET", "/status?x=1", 400, "the query can have nothing in it"),
+        ("GET", "/stacks?pid=1", 400, "the query can have worker in it"),
+        ("GET", "/stacks?worker=", 400, "give worker=N, a whole number"),
+        ("GET", "/stacks?worker=-1", 400, "give worker=N, a whole number"),
+        ("GET", "/stacks?worker=%D9%A1", 400, "give worker=N, a whole number"),
+        ("GET", "/stacks?worker=99", 404, "no worker has the process id or the slot 99"),
+        ("GET", "/stacks?worker", 400, "the query is to be name=value"),
+        ("POST", "/scale", 400, "give workers=N, a whole number from 1 to 1000"),
+        ("POST", "/scale?workers=0", 400, "from 1 to 1000"),
+        ("POST", "/scale?workers=1001", 400, "from 1 to 1000"),
+        ("POST", "/scale?workers=2&workers=3", 400, "given twice"),
+        ("POST", "/scale?workers=2&now=1", 400, "can have wait, workers in it"),
+        ("POST", "/recycle?worker=99", 404, "no worker"),
+        ("POST", "/stop?now=yes", 400, "now is 0 or 1"),
+        ("POST", "/reload?wait=no", 400, "wait is 0 or 1"),
+    ],
+)
+def test_what_is_wrongly_asked_is_refused_with_the_reason(
+    client: Client, method: str, target: str, status: int, said: str
+) -> None:
+    response = client.request(method, target)
+    assert response.status == status
+    assert said in error_of(response)
+
+
+@pytest.mark.parametrize(("method", "target"), [("GET", "/reload"), ("HEAD", "/stop")])
+def test_nothing_is_changed_by_a_method_that_is_safe(
+    loop: ControlLoop, client: Client, method: str, target: str
+) -> None:
+    response = client.request(method, target)
+    assert (response.status, response.header("Allow")) == (405, "POST")
+    assert loop.fleet.asked.empty()
+
+
+def test_a_question_is_no_post(client: Client) -> None:
+    response = client.request("POST", "/status")
+    assert (response.status, response.header("Allow")) == (405, "GET, HEAD")
+
+
+def test_a_defect_is_logged_and_answered(loop: ControlLoop, client: Client) -> None:
+    loop.fleet.broken = True
+    response = client.request("GET", "/status")
+    assert (response.status, response.body) == (500, b"internal error; see the log\n")
+    assert "ERROR: internal error" in loop.messages.texts[0]
+    assert client.request("GET", "/workers").status == 200
+
+
+# HTTP
+
+
+def test_requests_on_one_connection_are_answered_in_their_order(
+    loop: ControlLoop, client: Client
+) -> None:
+    client.send(
+        b"GET /stacks HTTP/1.1\r\nHost: a\r\n\r\n"
+        b"HEAD /status HTTP/1.1\r\nHost: a\r\n\r\n"
+        b"POST /scale?workers=0 HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\n\r\n{}"
+        b"GET /workers HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"
+    )
+    loop.settle_stacks({})
+    assert value_of(client.read_response()) == {"stacks": {}}
+    head = client.read_response("HEAD")
+    assert (head.status, head.body) == (200, b"")
+    assert int(head.header("Content-Length") or 0) > 0
+    assert client.read_response().status == 400
+    last = client.read_response()
+    assert (last.status, last.header("Connection")) == (200, "close")
+    assert client.is_closed_by_server()
+
+
+def test_a_request_may_come_in_pieces(client: Client) -> None:
+    client.send_bytewise(b"GET /workers HTTP/1.1\r\nHost: a\r\n\r\n")
+    assert client.read_response().status == 200
+
+
+def test_a_client_that_has_ended_its_side_is_answered(client: Client) -> None:
+    client.send(b"GET /workers HTTP/1.1\r\nHost: a\r\n\r\n")
+    client.end_sending()
+    assert client.read_response().status == 200
+    assert client.is_closed_by_server()
+
+
+def test_an_http_1_0_client_gets_an_answer_and_an_end(client: Client) -> None:
+    client.send(b"GET /workers HTTP/1.0\r\n\r\n")
+    response = client.read_response()
+    assert (response.status, response.header("Connection")) == (200, "close")
+    assert client.is_closed_by_server()
+
+
+def test_a_client_that_waits_to_send_a_body_is_told_to(loop: ControlLoop, client: Client) -> None:
+    loop.fleet.at_once = Outcome(True, "")
+    client.send(
+        b"POST /reload HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\nContent-Length: 2\r\n\r\n"
+    )
+    assert client.read_response().status == 100
+    client.send(b"{}")
+    assert client.read_response().status == 200
+
+
+@pytest.mark.parametrize(
+    ("sent", "status"),
+    [
+        (b"\x16\x03\x01 TLS\r\n\r\n", 400),
+        (b"GET /status\r\n\r\n", 400),
+        (b"GET /status HTTP/1.1\r\n\r\n", 400),
+        (b"GET /%b HTTP/1.1\r\n" % (b"x" * 5000), 414),
+        (b"GET / HTTP/1.1\r\nHost: a\r\n" + b"A: %b\r\n" % (b"b" * 4000) * 3, 431),
+        (b"POST /reload HTTP/1.1\r\nHost: a\r\nContent-Length: 9000\r\n\r\n", 413),
+        (b"CONNECT a:1 HTTP/1.1\r\nHost: a\r\n\r\n", 405),
+    ],
+)
+def test_what_is_no_request_or_too_large_is_refused_and_ends_the_connection(
+    loop: ControlLoop, client: Client, sent: bytes, status: int
+) -> None:
+    client.send(sent)
+    assert client.read_response().status == status
+    assert client.is_closed_by_server()
+    assert loop.fleet.asked.empty()
+
+
+def test_half_a_request_is_waited_for_for_a_short_time(loop: ControlLoop, client: Client) -> None:
+    client.send(b"GET /sta")
+    service = loop.services[0]
+    eventually(lambda: any(not c.is_idle() for c in list(service._connections)))
+    loop.expire(4.0)
+    loop.expire(5.1)
+    assert client.read_response().status == 408
+    assert client.is_closed_by_server()
+
+
+def test_an_idle_connection_is_closed_after_a_minute(loop: ControlLoop, client: Client) -> None:
+    assert client.request("GET", "/workers").status == 200
+    loop.expire(59)
+    assert client.request("GET", "/workers").status == 200
+    loop.expire(60.1)
+    assert client.is_closed_by_server()
+
+
+def test_a_client_that_does_not_read_its_answer_holds_nobody_up(loop: ControlLoop) -> None:
+    loop.fleet.rows = [worker(number, 1000 + number) for number in range(5000)]
+    with connect(loop.services[0]) as slow, connect(loop.services[0]) as other:
+        slow.send(b"GET /workers HTTP/1.1\r\nHost: a\r\n\r\n")
+        assert other.request("GET", "/status").status == 200
+        assert len(value_of(slow.read_response())["workers"]) == 5000
+        slow.send(b"GET /workers HTTP/1.1\r\nHost: a\r\n\r\n")
+        assert other.request("GET", "/status").status == 200
+        loop.expire(5.1)
+        assert not slow.read_response().complete
+
+
+# Many connections
+
+
+def test_the_connection_that_has_been_idle_for_longest_makes_room(
+    loop: ControlLoop, client: Client
+) -> None:
+    service = loop.services[0]
+    assert client.request("GET", "/status").status == 200
+    others = [connect(service) for _ in range(MAX_CONNECTIONS - 1)]
+    try:
+        for other in others:
+            assert other.request("GET", "/status").status == 200
+        assert client.request("GET", "/status").status == 200  # the first is now the youngest
+        with connect(service) as newcomer:
+            assert newcomer.request("GET", "/status").status == 200
+            assert others[0].is_closed_by_server()
+            assert client.request("GET", "/status").status == 200
+    finally:
+        for other in others:
+            other.close()
+
+
+def test_whoever_comes_while_all_connections_are_busy_waits_for_the_first_that_ends(
+    loop: ControlLoop,
+) -> None:
+    service = loop.services[0]
+    busy = [connect(service) for _ in range(MAX_CONNECTIONS)]
+    try:
+        for each in busy:
+            each.send(b"POST /reload HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
+        answers = [loop.fleet.answers.get(timeout=DEADLINE) for _ in busy]
+        with connect(service) as newcomer:
+            newcomer.send(b"GET /status HTTP/1.1\r\nHost: a\r\n\r\n")
+            assert not select.select([newcomer.socket], [], [], 0.05)[0]
+            loop.call(lambda: answers[0](Outcome(True, "")))
+            assert busy[0].read_response().status == 200
+            busy[0].close()
+            assert newcomer.read_response().status == 200
+    finally:
+        for each in busy:
+            each.close()
+
+
+EXHAUSTED = """
+import os, resource, sys
+from support.fleets import ControlLoop, connect
+from support.serving import eventually
+
+loop = ControlLoop()
+service = loop.control(sys.argv[1])
+with loop:
+    spare = [connect(service).socket for _ in range(2)]
+    client = connect(service)
+    assert client.request("GET", "/status").status == 200
+    client.send(b"POST /reload HTTP/1.1\\r\\nHost: a\\r\\n\\r\\n")
+    answer = loop.fleet.answers.get(timeout=10)
+    for sock in spare:  # busy, too: nobody can make room
+        sock.sendall(b"POST /reload HTTP/1.1\\r\\nHost: a\\r\\n\\r\\n")
+    loop.fleet.answers.get(timeout=10), loop.fleet.answers.get(timeout=10)
+    import socket
+    waiting = [socket.socket(socket.AF_UNIX) for _ in range(3)]
+    used = max(map(int, os.listdir("/proc/self/fd")))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (used, used + 100))
+    while True:
+        try:
+            os.dup(0)
+        except OSError:
+            break
+    waiting[0].connect(sys.argv[1])
+    eventually(lambda: any("cannot accept" in text for text in loop.messages.texts))
+    loop.expire(1)
+    loop.expire(2)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (used + 100, used + 100))
+    waiting[0].settimeout(10)
+    waiting[0].sendall(b"GET /status HTTP/1.1\\r\\nHost: a\\r\\n\\r\\n")
+    assert waiting[0].recv(100).startswith(b"HTTP/1.1 200")
+    assert len([text for text in loop.messages.texts if "cannot accept" in text]) == 1
+    print("survived")
+os._exit(0)
+"""
+
+
+def run_python(code: str, *arguments: str, **options: Any) -> subprocess.CompletedProcess[str]:
+    path = os.pathsep.join(filter(None, sys.path))
+    return subprocess.run(
+        [sys.executable, "-c", code, *arguments],
+        env=os.environ | {"PYTHONPATH": path},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+        **options,
+    )
+
+
+@on_linux
+def test_a_lack_of_descriptors_is_told_once_and_survived(tmp_path: Path) -> None:
+    result = run_python(EXHAUSTED, str(tmp_path / "control.sock"))
+    assert result.stdout == "survived\n", result.stderr
+
+
+# Who may
+
+
+OTHER_USER = """
+import os, sys
+from support.wire import Client  # which another user may not be able to read
+os.setgid(65534)
+os.setuid(65534)
+client = Client(sys.argv[1].replace("@", "\\0", 1))
+response = client.request("POST", "/stop")
+print(response.status, response.body.decode())
+assert client.is_closed_by_server()
+"""
+
+
+@on_linux
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else")
+def test_another_user_is_refused_and_named_in_the_log_once() -> None:
+    loop = ControlLoop()
+    service = loop.control(f"@penstock-test/{os.getpid()}")
+    address = service.name.removeprefix("unix:")
+    with loop:
+        for _ in range(2):
+            result = run_python(OTHER_USER, address, cwd="/")
+            assert result.stdout.startswith("403 "), result.stderr
+            assert "only root may use this socket, and you are user 65534" in result.stdout
+        assert loop.fleet.asked.empty()
+        [line] = loop.messages.texts
+        assert re.fullmatch(
+            r"WARNING: control: refused process \d+ of user 65534: "
+            r"only root and user 0 may ask",
+            line,
+        )
+
+
+SILENT_USER = """
+import os, socket, sys
+os.setgid(65534)
+os.setuid(65534)
+address = sys.argv[1].replace("@", "\\0", 1)
+held = []
+for _ in range(int(sys.argv[2])):
+    sock = socket.socket(socket.AF_UNIX)
+    sock.connect(address)
+    held.append(sock)
+print("held", flush=True)
+sys.stdin.read()
+"""
+
+
+@on_linux
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else")
+def test_another_user_cannot_keep_the_owner_out() -> None:
+    loop = ControlLoop()
+    service = loop.control(f"@penstock-test/{os.getpid()}")
+    address = service.name.removeprefix("unix:")
+    with loop, connect(service) as early:
+        assert early.request("GET", "/status").status == 200
+        process = subprocess.Popen(
+            [sys.executable, "-c", SILENT_USER, address, str(MAX_CONNECTIONS + 10)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+        )
+        with process:
+            assert process.stdout is not None
+            assert process.stdout.readline() == b"held\n"
+            assert early.request("GET", "/status").status == 200
+            with connect(service) as newcomer:
+                assert newcomer.request("GET", "/status").status == 200
+
+
+# Addresses
+
+
+@on_linux
+def test_auto_is_an_abstract_name_with_the_process_id() -> None:
+    loop = ControlLoop()
+    assert loop.control("auto").name == f"unix:@penstock/{os.getpid()}"
+    loop.close()
+
+
+@on_linux
+def test_auto_takes_another_name_where_a_container_beside_has_the_first() -> None:
+    first, second = ControlLoop(), ControlLoop()
+    first.control("auto")
+    assert second.control("auto").name == f"unix:@penstock/{os.getpid()}.2"
+    first.close()
+    second.close()
+
+
+@on_linux
+def test_auto_that_cannot_be_had_is_a_warning_and_no_error() -> None:
+    held = []
+    for name in auto_names(os.getpid()):
+        held.append(socket.socket(socket.AF_UNIX))
+        held[-1].bind("\0" + name[1:])
+    loop = ControlLoop()
+    assert open_control("auto", loop.fleet, loop.selector, loop.logger) is None
+    [text] = loop.messages.texts
+    assert text.startswith("WARNING: no control socket: cannot listen on unix:@penstock/")
+    for sock in held:
+        sock.close()
+    loop.close()
+
+
+def test_off_is_no_socket() -> None:
+    loop = ControlLoop()
+    assert open_control("off", loop.fleet, loop.selector, loop.logger) is None
+    assert not loop.messages.texts
+    loop.close()
+
+
+def refusal(address: str) -> str:
+    loop = ControlLoop()
+    with pytest.raises(ListenError) as caught:
+        open_control(address, loop.fleet, loop.selector, loop.logger)
+    loop.close()
+    return str(caught.value)
+
+
+def test_a_path_is_for_its_owner_alone_and_goes_with_the_server(tmp_path: Path) -> None:
+    path = tmp_path / "control.sock"
+    umask = os.umask(0)
+    try:
+        loop = ControlLoop()
+        loop.control(str(path))
+        assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    finally:
+        assert os.umask(umask) == 0
+    loop.close()
+    assert not path.exists()
+
+
+def test_a_path_of_a_server_that_runs_is_refused(tmp_path: Path) -> None:
+    path = str(tmp_path / "control.sock")
+    loop = ControlLoop()
+    loop.control(path)
+    text = refusal(path)
+    assert "it is in use by another program" in text
+    assert text.endswith("(setting: --control)")
+    loop.close()
+
+
+def test_the_socket_of_a_former_run_is_replaced(tmp_path: Path) -> None:
+    path = tmp_path / "control.sock"
+    with socket.socket(socket.AF_UNIX) as former:
+        former.bind(str(path))
+    loop = ControlLoop()
+    service = loop.control(str(path))
+    with loop, connect(service) as client:
+        assert client.request("GET", "/status").status == 200
+
+
+def test_a_path_without_its_directory_is_refused(tmp_path: Path) -> None:
+    assert "its directory does not exist" in refusal(str(tmp_path / "none" / "control.sock"))
+
+
+def test_a_file_is_not_replaced_by_a_socket(tmp_path: Path) -> None:
+    (tmp_path / "notes").write_text("mine", "utf-8")
+    assert "exists and is no socket" in refusal(str(tmp_path / "notes"))
+
+
+@on_linux
+def test_a_name_that_is_taken_is_refused() -> None:
+    loop = ControlLoop()
+    loop.control("@penstock-test/taken")
+    assert "in use by another program (setting: --control)" in refusal("@penstock-test/taken")
+    loop.close()
+
+
+def test_an_address_without_a_name_is_refused() -> None:
+    assert refusal("@") == "cannot listen on @: the path is missing (setting: --control)"
+
+
+@pytest.mark.parametrize("kind", ["path", pytest.param("name", marks=on_linux)])
+def test_a_socket_is_handed_to_a_successor_without_a_gap(tmp_path: Path, kind: str) -> None:
+    address = str(tmp_path / "control.sock") if kind == "path" else f"@penstock-test/{os.getpid()}"
+    old = ControlLoop()
+    service = old.control(address)
+    with old, connect(service) as client:
+        client.send(b"POST /upgrade HTTP/1.1\r\nHost: a\r\n\r\n")
+        answer = old.fleet.answers.get(timeout=DEADLINE)
+        new = ControlLoop()
+        passed = os.dup(service.listener.socket.fileno())
+        successor = new.control(address, inherited=passed)
+        old.call(lambda: service.stop_accepting(keep_path=True))
+        old.call(lambda: answer(Outcome(True, "process 2 serves")))
+        assert value_of(client.read_response()) == {"message": "process 2 serves"}
+        with new, connect(successor) as other:
+            new.fleet.application = "new:app"
+            assert value_of(other.request("GET", "/status"))["application"] == "new:app"
+    assert not (tmp_path / "control.sock").exists()
+
+
+FORKING = """
+import os, sys
+from support.fleets import ControlLoop, connect
+path = sys.argv[1]
+loop = ControlLoop()
+service = loop.control(path)
+client = connect(service)
+service.handle_events(1)
+before = len(os.listdir("/proc/self/fd"))
+pid = os.fork()
+if pid == 0:
+    service.abandon()
+    left = len(os.listdir("/proc/self/fd"))
+    service.close()
+    os._exit(before - left)
+_, status = os.waitpid(pid, 0)
+assert os.waitstatus_to_exitcode(status) == 2, status
+with loop:
+    assert client.request("GET", "/status").status == 200
+assert not os.path.exists(path)
+print("served")
+client.close()
+"""
+
+
+@on_linux
+def test_a_forked_worker_lets_go_without_disturbing_the_supervisor(tmp_path: Path) -> None:
+    result = run_python(FORKING, str(tmp_path / "control.sock"))
+    assert result.stdout == "served\n", result.stderr
+
+
+# Probes
+
+
+@pytest.mark.parametrize(
+    ("path", "ready", "live", "expected"),
+    [
+        ("/healthz", True, True, (200, b"ok\n")),
+        ("/healthz", False, True, (200, b"ok\n")),
+        ("/healthz", True, False, (503, b"no\n")),
+        ("/readyz", True, True, (200, b"ok\n")),
+        ("/readyz", False, True, (503, b"no\n")),
+        ("/", True, True, (404, b"there are /healthz and /readyz\n")),
+        ("/status", True, True, (404, b"there are /healthz and /readyz\n")),
+        ("/reload", True, True, (404, b"there are /healthz and /readyz\n")),
+    ],
+)
+def test_probes_learn_whether_it_is_live_and_ready_and_nothing_else(
+    path: str, ready: bool, live: bool, expected: tuple[int, bytes]
+) -> None:
+    loop = ControlLoop()
+    address = loop.admin()
+    loop.fleet.ready, loop.fleet.live = ready, live
+    with loop, Client(address) as client:
+        response = client.request("GET", path)
+        assert (response.status, response.body) == expected
+        assert response.header("Cache-Control") == "no-store"
+        head = client.request("HEAD", path)
+        assert (head.status, head.body) == (expected[0], b"")
+        assert client.request("POST", path).status == 404
+    assert loop.fleet.asked.empty()
+
+
+def test_the_address_for_probes_that_is_in_use_is_an_error_of_that_setting() -> None:
+    loop = ControlLoop()
+    _, port = loop.admin()
+    with pytest.raises(ListenError, match=r"in use by another program \(setting: --admin\)"):
+        loop.admin(f"127.0.0.1:{port}")
+    loop.close()
+
+
+def test_probes_and_control_share_a_loop(tmp_path: Path) -> None:
+    loop = ControlLoop()
+    service: Service = loop.control(str(tmp_path / "control.sock"))
+    address = loop.admin()
+    with loop, Client(address) as probe, connect(service) as client:
+        assert probe.request("GET", "/readyz").status == 200
+        assert client.request("GET", "/status").status == 200
+
+
+def test_nothing_is_due_while_nobody_is_connected(tmp_path: Path) -> None:
+    loop = ControlLoop()
+    service = loop.control(str(tmp_path / "control.sock"))
+    assert service.next_deadline() == math.inf
+    loop.close()
