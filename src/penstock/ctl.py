@@ -1,0 +1,265 @@
+"""The ``penstockctl`` command: ask a running server, or tell it what to do.
+
+It talks to the supervisor alone, over the control socket: it works when every worker is stuck, too.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NoReturn
+
+from penstock import __version__, ctl_tables
+from penstock.console import flush_all, print_error, print_out
+from penstock.control_address import AUTO, OFF
+from penstock.ctl_client import (
+    PROBE_SECONDS,
+    CannotReach,
+    Found,
+    Reply,
+    ServerLeft,
+    ask,
+    find_servers,
+)
+from penstock.errors import PenstockError
+from penstock.logs import printable
+
+DONE, FAILED, USAGE, UNREACHABLE = range(4)
+"""The exit statuses: done; refused, failed or rolled back; wrongly asked; no server answers."""
+
+QUESTION_SECONDS = 30.0
+"""For an answer to a question. Stacks of a worker that hangs take the supervisor some seconds."""
+
+COMMAND_SECONDS = 600.0
+"""For the outcome of a command: applications boot within a minute, and requests end in another."""
+
+_MOST_SECONDS = 86400.0
+_INTERRUPTED = 130  # 128 + SIGINT, as shells have it
+_VARIABLE = "PENSTOCK_CONTROL"
+_HOW_TO_LOOK = (
+    "name the address that the server was started with: --control @NAME or --control PATH "
+    "(the servers of this user are in /proc/net/unix as @penstock/PID; those of other users are "
+    "for these and for root)"
+)
+
+_EPILOG = (
+    "WORKER is a process id or the number of a slot, as the table of workers has them. Exit "
+    "status: 0 done, 1 refused, failed or rolled back, 2 wrongly asked, or there are several "
+    "servers, 3 no server answers."
+)
+
+
+class _Usage(Exception):
+    """What was typed cannot be done; the text says why."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command, and return its exit status; ``argv`` is what follows the command's name."""
+    try:
+        typed = build_parser().parse_args(sys.argv[1:] if argv is None else argv)
+        return _run(typed)
+    except _Usage as error:
+        _complain(error)
+        return USAGE
+    except CannotReach as error:
+        _complain(error)
+        return UNREACHABLE
+    except PenstockError as error:  # standard output cannot be written
+        _complain(error)
+        return FAILED
+    except KeyboardInterrupt:
+        return _INTERRUPTED
+    finally:
+        flush_all()
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise _Usage(f"{message} (see {self.prog} --help)")
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Return the parser of the command line. What holds for all commands may stand after them."""
+    common = _common(argparse.SUPPRESS)
+    parser = _Parser(
+        prog="penstockctl",
+        description="Ask a running Penstock, or tell it what to do.",
+        epilog=_EPILOG,
+        parents=[_common(None)],
+        allow_abbrev=False,
+    )
+    parser.add_argument("--version", action="version", version=f"penstockctl {__version__}")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+
+    def add(name: str, help: str) -> argparse.ArgumentParser:
+        return commands.add_parser(
+            name, help=help, description=help, parents=[common], allow_abbrev=False
+        )
+
+    add("status", "Show what is true of the server as a whole.")
+    add("workers", "Show the workers.")
+    add("requests", "Show what is with the application just now.")
+    add("stacks", "Show the Python stacks of a worker, or of all.").add_argument(
+        "worker", nargs="?", type=_whole, metavar="WORKER"
+    )
+    changing = [
+        add("reload", "Replace all workers by ones with new settings and code."),
+        add("upgrade", "Replace the supervisor, too."),
+        add("scale", "Have N workers."),
+        add("recycle", "Replace a worker."),
+        add("stop", "Stop the server."),
+    ]
+    changing[2].add_argument("workers", type=_whole, metavar="N")
+    changing[3].add_argument("worker", type=_whole, metavar="WORKER")
+    changing[4].add_argument("--now", action="store_true", help="Cut off the requests in progress.")
+    for command in changing:
+        command.add_argument(
+            "--no-wait",
+            dest="wait",
+            action="store_false",
+            help="Do not wait for the outcome.",
+        )
+    return parser
+
+
+def _common(default: object) -> _Parser:
+    parser = _Parser(add_help=False, argument_default=default)
+    parser.add_argument(
+        "--control",
+        metavar="ADDRESS",
+        help=f"The server's control socket: @NAME or PATH [{_VARIABLE}, or the one server there "
+        "is].",
+    )
+    parser.add_argument(
+        "--json", action="store_true", default=default or False, help="Print the server's own JSON."
+    )
+    parser.add_argument(
+        "--timeout",
+        type=_seconds,
+        metavar="S",
+        help=f"Seconds to wait for the answer [{QUESTION_SECONDS:g}, for the outcome of a "
+        f"command {COMMAND_SECONDS:g}].",
+    )
+    return parser
+
+
+def _whole(value: str) -> int:
+    if not (value.isascii() and value.isdigit() and len(value) < 20):
+        raise argparse.ArgumentTypeError(f"{value!r} is no whole number")
+    return int(value)
+
+
+def _seconds(value: str) -> float:
+    try:
+        seconds = float(value.removesuffix("s"))
+    except ValueError:
+        seconds = 0.0
+    if not 0 < seconds <= _MOST_SECONDS:
+        raise argparse.ArgumentTypeError(f"{value!r} is no number of seconds up to a day")
+    return seconds
+
+
+# -- asking ----------------------------------------------------------------------------------------
+
+
+def _run(typed: argparse.Namespace) -> int:
+    command = str(typed.command)
+    address = typed.control or _address_from(os.environ) or _only_server()
+    if command in _SHOWN:
+        target = f"/{command}"
+        if command == "stacks" and typed.worker is not None:
+            target += f"?worker={typed.worker}"
+        reply = ask(address, "GET", target, typed.timeout or QUESTION_SECONDS)
+        return _show(reply, typed.json, _SHOWN[command])
+    try:
+        reply = ask(address, "POST", _target(typed), typed.timeout or COMMAND_SECONDS)
+    except ServerLeft:
+        if command != "stop":
+            raise
+        # It ended before it could say so, which it was told to.
+        message = "the server has stopped"
+        reply = Reply(200, json.dumps({"message": message}, indent=2) + "\n", {"message": message})
+    return _show(reply, typed.json, lambda value, width: f"{ctl_tables.text(value['message'])}\n")
+
+
+_SHOWN: dict[str, Callable[[Mapping[str, Any], int | None], str]] = {
+    "status": ctl_tables.status,
+    "workers": ctl_tables.workers,
+    "requests": ctl_tables.requests,
+    "stacks": ctl_tables.stacks,
+}
+
+
+def _target(typed: argparse.Namespace) -> str:
+    query = [] if typed.wait else ["wait=0"]
+    if typed.command == "scale":
+        query.append(f"workers={typed.workers}")
+    elif typed.command == "recycle":
+        query.append(f"worker={typed.worker}")
+    elif typed.command == "stop" and typed.now:
+        query.append("now=1")
+    return f"/{typed.command}" + ("?" + "&".join(query) if query else "")
+
+
+def _show(reply: Reply, as_json: bool, show: Callable[[Mapping[str, Any], int | None], str]) -> int:
+    failed = reply.status >= 300
+    if as_json:
+        print_out(reply.text)
+    elif failed:
+        _complain(reply.value.get("error", f"the server answered with status {reply.status}"))
+    else:
+        try:
+            print_out(show(reply.value, _width()))
+        except (KeyError, TypeError, AttributeError, ValueError):
+            raise CannotReach(
+                "the answer is not one that this version understands; --json prints it as it is"
+            ) from None
+    return FAILED if failed else DONE
+
+
+def _width() -> int | None:
+    """Return how many columns there are; None where it is no terminal, and nothing is cut."""
+    if sys.stdout is None or not sys.stdout.isatty():
+        return None
+    return shutil.get_terminal_size().columns
+
+
+# -- finding ---------------------------------------------------------------------------------------
+
+
+def _address_from(environ: Mapping[str, str]) -> str | None:
+    """Return the address that the server's own variable gives, where it gives one."""
+    value = environ.get(_VARIABLE, "")
+    return None if value.lower() in ("", AUTO, OFF) else value
+
+
+def _only_server() -> str:
+    servers = find_servers()
+    if len(servers) == 1:
+        return servers[0].address
+    if not servers:
+        raise CannotReach(f"no server was found; {_HOW_TO_LOOK}")
+    print_error("".join(f"  --control {_described(server)}\n" for server in servers))
+    raise _Usage(f"there are {len(servers)} servers: choose one of those above")
+
+
+def _described(server: Found) -> str:
+    try:
+        application = ask(server.address, "GET", "/status", PROBE_SECONDS).value.get("application")
+    except CannotReach:
+        application = "(no answer)"
+    name = ctl_tables.text(application)
+    return f"{server.address}  pid {server.peer.pid}, user {server.peer.uid}, {name}"
+
+
+def _complain(error: object) -> None:
+    text = str(error).replace("\r", " ").replace("\n", " ")  # one line, whatever it quotes
+    print_error(f"penstockctl: error: {printable(text)}\n")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,147 @@
+"""What penstockctl prints for people: tables, ages, sizes, and nothing a terminal would act on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from penstock.logs import printable
+
+_GAP = "  "
+_MORE = "…"
+_UNKNOWN = "-"
+
+Row = Mapping[str, Any]
+Cell = Callable[[Row], str]
+
+
+def age(seconds: float | None) -> str:
+    """Return ``3.2s``, ``4m05s``, ``3h12m`` or ``2d04h``; ``-`` for None. Negative with a sign."""
+    if seconds is None:
+        return _UNKNOWN
+    if seconds < 0:
+        return "-" + age(-seconds)
+    if seconds < 99.95:
+        return f"{seconds:.1f}s"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes}m{rest:02}s"
+    hours, minutes = divmod(minutes, 60)
+    if hours < 48:
+        return f"{hours}h{minutes:02}m"
+    days, hours = divmod(hours, 24)
+    return f"{days}d{hours:02}h"
+
+
+def size(count: int | None) -> str:
+    """Return a number of bytes as ``84.3 MiB``; ``-`` for None."""
+    if count is None:
+        return _UNKNOWN
+    number = float(count)
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if number < 999.95:
+            return f"{number:.0f} {unit}" if unit == "B" else f"{number:.1f} {unit}"
+        number /= 1024
+    return f"{number:.1f} TiB"
+
+
+def text(value: object) -> str:
+    """Return a value as text on one line, with what a terminal might act on as escapes."""
+    return _UNKNOWN if value is None else printable(str(value)).replace("\t", "\\t")
+
+
+def _of(name: str, show: Callable[[Any], str] = text) -> Cell:
+    return lambda row: show(row.get(name))
+
+
+_WORKERS: dict[str, Cell] = {
+    "SLOT": _of("slot"),
+    "PID": _of("pid"),
+    "GEN": _of("generation"),
+    "STATE": _of("state"),
+    "AGE": _of("age", age),
+    "REQUESTS": _of("requests"),
+    "CONNS": _of("connections"),
+    "WAITING": _of("waiting"),
+    "BUSY": lambda row: f"{text(row.get('busy'))}/{text(row.get('threads'))}",
+    "MEMORY": _of("memory", size),
+    "BEAT": _of("beat", age),
+}
+
+_REQUESTS: dict[str, Cell] = {
+    "WORKER": _of("pid"),
+    "SLOT": _of("slot"),
+    "THREAD": _of("thread"),
+    "AGE": _of("age", age),
+    "LEFT": _of("deadline", age),
+    "CLIENT": lambda row: text(row.get("client") or "unix"),
+    "ID": _of("id"),
+    "REQUEST": lambda row: f"{text(row.get('method'))} {text(row.get('target'))}",
+}
+
+_LEFT_ALIGNED = {"STATE", "CLIENT", "ID", "REQUEST"}
+
+
+def workers(value: Row, width: int | None) -> str:
+    """Return the table of workers, no line longer than ``width`` where that is not None."""
+    return _table(_WORKERS, value["workers"], width) or "no workers\n"
+
+
+def requests(value: Row, width: int | None) -> str:
+    """Return the table of requests, likewise."""
+    return _table(_REQUESTS, value["requests"], width) or "no requests in progress\n"
+
+
+def stacks(value: Row, _width: int | None) -> str:
+    """Return the stacks of each worker under a heading; their lines are not cut."""
+    parts = []
+    for pid, stack in value["stacks"].items():
+        lines = "\n".join(text(line) for line in str(stack).rstrip("\n").split("\n"))
+        parts.append(f"worker {text(pid)}\n{lines}\n")
+    return "\n".join(parts) or "no workers\n"
+
+
+def status(value: Row, width: int | None) -> str:
+    """Return what is true of the server, a line each."""
+    counts: Mapping[str, Any] = value.get("counts") or {}
+    lines = {
+        "state": f"{text(value.get('state'))} for {age(value.get('age'))}",
+        "application": text(value.get("application")),
+        "version": text(value.get("version")),
+        "pid": text(value.get("pid")),
+        "generation": text(value.get("generation")),
+        "listeners": ", ".join(text(name) for name in value.get("listeners", ())),
+        "transport": text(value.get("transport")),
+        "workers": f"{text(value.get('workers'))} of {text(value.get('threads'))} threads",
+        "ready": _yes(value.get("ready")),
+        "live": _yes(value.get("live")),
+    }
+    lines |= {text(name): text(count) for name, count in counts.items()}
+    longest = max(map(len, lines))
+    return "".join(cut(f"{name:<{longest}}{_GAP}{what}", width) for name, what in lines.items())
+
+
+def _yes(value: object) -> str:
+    return "yes" if value else "no"
+
+
+def _table(columns: Mapping[str, Cell], rows: Sequence[Row], width: int | None) -> str:
+    if not rows:
+        return ""
+    cells = [list(columns), *([cell(row) for cell in columns.values()] for row in rows)]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    lines = []
+    for row in cells:
+        parts = [
+            f"{cell:<{size}}" if name in _LEFT_ALIGNED else f"{cell:>{size}}"
+            for name, size, cell in zip(columns, widths, row, strict=True)
+        ]
+        lines.append(cut(_GAP.join(parts).rstrip(), width))
+    return "".join(lines)
+
+
+def cut(line: str, width: int | None) -> str:
+    """Return a line, its end included, that fits into a terminal of ``width`` columns."""
+    if width is not None and len(line) > width:
+        line = line[: max(0, width - 1)] + _MORE
+    return line + "\n"
