@@ -41,9 +41,8 @@ _MOST_SECONDS = 86400.0
 _INTERRUPTED = 130  # 128 + SIGINT, as shells have it
 _VARIABLE = "PENSTOCK_CONTROL"
 _HOW_TO_LOOK = (
-    "name the address that the server was started with: --control @NAME or --control PATH "
-    "(the servers of this user are in /proc/net/unix as @penstock/PID; those of other users are "
-    "for these and for root)"
+    "one in a container is seen from within it, and one of another user by that user and root; one "
+    "with an address of its own is reached by --control @NAME or --control PATH"
 )
 
 _EPILOG = (

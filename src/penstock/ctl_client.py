@@ -21,7 +21,9 @@ PROBE_SECONDS = 1.0
 MOST_BYTES = 64 * 1024 * 1024
 """Of an answer: the stacks of a thousand workers stay below."""
 
-_SOCKETS = "/proc/net/unix"
+SOCKETS = "/proc/net/unix"
+"""Where Linux lists the unix sockets of a network namespace (proc(5))."""
+
 _ACCEPTS = 0x10000  # __SO_ACCEPTCON among the flags: it listens
 
 
@@ -68,10 +70,10 @@ def find_servers() -> list[Found]:
 
 def _listening_names() -> list[str]:
     try:
-        with open(_SOCKETS, encoding="utf-8", errors="surrogateescape") as table:
+        with open(SOCKETS, encoding="utf-8", errors="surrogateescape") as table:
             rows = [line.split() for line in table][1:]
     except OSError as error:
-        raise CannotReach(f"cannot look for servers in {_SOCKETS}: {error.strerror}") from None
+        raise CannotReach(f"cannot look for servers in {SOCKETS}: {error.strerror}") from None
     # Num RefCount Protocol Flags Type St Inode Path, as proc(5) has it.
     names = {row[7] for row in rows if len(row) == 8 and int(row[3], 16) & _ACCEPTS}
     return sorted(name for name in names if AUTO_NAME.fullmatch(name))
@@ -100,18 +102,19 @@ def ask(address: str, method: str, target: str, timeout: float) -> Reply:
     try:
         connection.request(method, target)
         response = connection.getresponse()
-        body = response.read(MOST_BYTES)
-        whole = not response.read(1)
+        if response.length is None or response.length > MOST_BYTES:
+            raise _not_ours(address)
+        body = response.read()
     except (OSError, http.client.HTTPException) as error:
         if late.is_set() or isinstance(error, TimeoutError):
             raise CannotReach(f"no answer from {address} within {timeout:g} s") from None
-        raise ServerLeft(f"the server at {address} left without an answer") from None
+        if isinstance(error, (OSError, http.client.IncompleteRead)):
+            raise ServerLeft(f"the server at {address} left without an answer") from None
+        raise _not_ours(address) from None
     finally:
         timer.cancel()
         connection.close()
         sock.close()
-    if late.is_set() or not whole:
-        raise CannotReach(f"no complete answer from {address} within {timeout:g} s")
     return _read(address, response.status, body)
 
 
@@ -126,8 +129,12 @@ def _read(address: str, status: int, body: bytes) -> Reply:
     except ValueError:
         value = None
     if not isinstance(value, dict):
-        raise CannotReach(f"what answers at {address} is no control socket of Penstock's")
+        raise _not_ours(address)
     return Reply(status, text, value)
+
+
+def _not_ours(address: str) -> CannotReach:
+    return CannotReach(f"what answers at {address} is no control socket of Penstock's")
 
 
 def _connect(address: str, timeout: float) -> socket.socket:

@@ -1,0 +1,590 @@
+"""penstockctl: what it asks, what it prints, and the status that it ends with."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import socket
+import subprocess
+import sys
+import termios
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from penstock import __version__, ctl, ctl_client, ctl_tables
+from penstock.supervisor.fleet import Outcome
+from penstock.supervisor.service import BACKLOG
+from support.fleets import ControlLoop, request, worker
+from support.server_process import checkout_environ
+from support.wire import DEADLINE
+
+on_linux = pytest.mark.skipif(sys.platform != "linux", reason="abstract names are Linux's alone")
+as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else")
+
+Capture = pytest.CaptureFixture[str]
+
+
+class Server:
+    """A server that can be asked, and the command that asks it."""
+
+    def __init__(self, loop: ControlLoop, address: str, capture: Capture) -> None:
+        self.loop = loop
+        self.fleet = loop.fleet
+        self.address = address
+        self._capture = capture
+
+    def run(self, *arguments: str) -> tuple[int, str, str]:
+        """Run the command on this server; return its status, output and complaints."""
+        status = ctl.main(["--control", self.address, *arguments])
+        return status, *self._capture.readouterr()
+
+    def lines(self, *arguments: str) -> list[str]:
+        """Run a command that succeeds, and return what it prints."""
+        status, out, err = self.run(*arguments)
+        assert (status, err) == (ctl.DONE, "")
+        return out.splitlines()
+
+    @contextmanager
+    def meanwhile(self, function: Callable[..., object], *arguments: Any) -> Iterator[None]:
+        """Call a function in another thread while the command waits."""
+        thread = threading.Thread(target=function, args=arguments)
+        thread.start()
+        yield
+        thread.join(DEADLINE)
+
+
+@pytest.fixture
+def server(tmp_path: Path, capsys: Capture) -> Iterator[Server]:
+    loop = ControlLoop()
+    address = str(tmp_path / "control.sock")
+    loop.control(address)
+    with loop:
+        yield Server(loop, address, capsys)
+
+
+# What is printed
+
+
+def test_the_status_is_a_line_for_each_thing(server: Server) -> None:
+    assert server.lines("status") == [
+        "state        serving for 75.0s",
+        "application  shop:app",
+        "version      1.0",
+        f"pid          {os.getpid()}",
+        "generation   1",
+        "listeners    http://127.0.0.1:8000",
+        "transport    native",
+        "workers      2 of 4 threads",
+        "ready        yes",
+        "live         yes",
+        "requests     2468",
+        "crashed      0",
+    ]
+
+
+def test_workers_are_an_aligned_table(server: Server) -> None:
+    server.fleet.rows = [
+        worker(0, 101),
+        worker(1, 23456, state="draining", age=4000.0, memory=None, beat=None, busy=4),
+    ]
+    assert server.lines("workers") == [
+        "SLOT    PID  GEN  STATE       AGE  REQUESTS  CONNS  WAITING  BUSY    MEMORY  BEAT",
+        "   0    101    1  serving    3.2s      1234      7        0   1/4  84.3 MiB  0.1s",
+        "   1  23456    1  draining  1h06m      1234      7        0   4/4         -     -",
+    ]
+
+
+def test_requests_are_an_aligned_table(server: Server) -> None:
+    server.fleet.in_progress.append(
+        request(102, "/", method="POST", age=0.04, client="", id="4f2b-77", deadline=None)
+    )
+    assert server.lines("requests") == [
+        "WORKER  SLOT  THREAD    AGE   LEFT  CLIENT             ID       REQUEST",
+        "   101     0       2  12.3s  17.7s  203.0.113.7:51234  4f2a-1   GET /reports/7",
+        "   102     0       2   0.0s      -  unix               4f2b-77  POST /",
+    ]
+
+
+def test_no_rows_are_a_sentence(server: Server) -> None:
+    server.fleet.in_progress = []
+    server.fleet.rows = []
+    assert server.lines("requests") == ["no requests in progress"]
+    assert server.lines("workers") == ["no workers"]
+
+
+def test_stacks_stand_under_their_worker(server: Server) -> None:
+    with server.meanwhile(server.loop.settle_stacks, {101: "Thread 1\n  here\n", 102: "none"}):
+        lines = server.lines("stacks")
+    assert lines == ["worker 101", "Thread 1", "  here", "", "worker 102", "none"]
+
+
+@pytest.mark.parametrize("number", ["102", "1"])
+def test_a_worker_is_named_by_process_id_or_slot(server: Server, number: str) -> None:
+    asked: list[int | None] = []
+    with server.meanwhile(lambda: asked.append(server.loop.settle_stacks({102: "here"}))):
+        assert server.lines("stacks", number) == ["worker 102", "here"]
+    assert asked == [102]
+
+
+@pytest.mark.parametrize("command", ["status", "requests", "workers"])
+def test_nothing_that_a_terminal_would_act_on_is_printed(server: Server, command: str) -> None:
+    evil = "/\x1b]0;x\x07\r\n\x9b\t\u202e"
+    server.fleet.application = evil
+    server.fleet.in_progress = [request(101, evil, client=evil, id=evil, method=evil)]
+    server.fleet.rows = [worker(0, 101, state=evil)]
+    _, out, _ = server.run(command)
+    assert not set(out) & set("\x1b\x07\r\x9b\t\u202e")
+    assert "/\\x1b]0;x\\x07\\x0d\\x0a\\x9b\\t\\u202e" in out
+
+
+def test_stacks_keep_their_lines_and_nothing_else(server: Server) -> None:
+    with server.meanwhile(server.loop.settle_stacks, {101: "one\n\x1b[2Jtwo\rthree"}):
+        assert server.lines("stacks") == ["worker 101", "one", "\\x1b[2Jtwo\\x0dthree"]
+
+
+def test_json_is_the_servers_own(server: Server) -> None:
+    server.fleet.in_progress[0]["target"] = "/\x9b"
+    status, out, _ = server.run("requests", "--json")
+    assert status == ctl.DONE
+    assert out.isascii()
+    assert json.loads(out) == {"requests": server.fleet.in_progress}
+
+
+def test_lines_fit_the_terminal_and_are_whole_without_one(server: Server) -> None:
+    server.fleet.in_progress = [request(101, "/" + "x" * 300)]
+    assert len(server.lines("requests")[1]) > 300
+    assert all(len(line) <= 60 for line in on_terminal(60, "--control", server.address, "requests"))
+
+
+def on_terminal(columns: int, *arguments: str) -> list[str]:
+    """Run the command on a terminal that is so wide, and return the lines it shows."""
+    terminal, end = pty.openpty()
+    termios.tcsetwinsize(end, (24, columns))
+    environ = checkout_environ()
+    environ.pop("COLUMNS", None)
+    command = [sys.executable, "-m", "penstock.ctl", *arguments]
+    with subprocess.Popen(command, stdout=end, stdin=subprocess.DEVNULL, env=environ) as process:
+        assert process.wait(DEADLINE) == ctl.DONE
+    os.close(end)
+    shown = b""
+    try:
+        while block := os.read(terminal, 65536):
+            shown += block
+    except OSError:  # EIO, which is the end of a terminal
+        pass
+    os.close(terminal)
+    lines = shown.decode().splitlines()
+    assert len(lines) == 2
+    assert lines[1].endswith("…")
+    return lines
+
+
+@pytest.mark.parametrize(
+    ("seconds", "shown"),
+    [
+        (None, "-"),
+        (0.0, "0.0s"),
+        (3.21, "3.2s"),
+        (99.9, "99.9s"),
+        (99.96, "1m40s"),
+        (245, "4m05s"),
+        (3599.7, "1h00m"),
+        (11520, "3h12m"),
+        (187_200, "2d04h"),
+        (-1.5, "-1.5s"),
+    ],
+)
+def test_ages_are_short(seconds: float | None, shown: str) -> None:
+    assert ctl_tables.age(seconds) == shown
+
+
+@pytest.mark.parametrize(
+    ("count", "shown"),
+    [(None, "-"), (0, "0 B"), (1023, "1.0 KiB"), (88_400_000, "84.3 MiB"), (1 << 50, "1024.0 TiB")],
+)
+def test_sizes_are_short(count: int | None, shown: str) -> None:
+    assert ctl_tables.size(count) == shown
+
+
+# Commands
+
+
+@pytest.mark.parametrize(
+    ("typed", "asked"),
+    [
+        (("reload",), ("reload",)),
+        (("upgrade",), ("upgrade",)),
+        (("scale", "3"), ("scale", 3)),
+        (("recycle", "101"), ("recycle", 101)),
+        (("recycle", "0"), ("recycle", 101)),
+        (("stop",), ("stop", True)),
+        (("stop", "--now"), ("stop", False)),
+    ],
+)
+def test_a_command_waits_for_its_outcome(
+    server: Server, typed: tuple[str, ...], asked: tuple[Any, ...]
+) -> None:
+    with server.meanwhile(server.loop.settle, Outcome(True, "as it was told")):
+        assert server.lines(*typed) == ["as it was told"]
+    assert server.fleet.asked.get(timeout=DEADLINE) == asked
+
+
+def test_a_command_need_not_be_waited_for(server: Server) -> None:
+    assert server.lines("reload", "--no-wait") == ["reload has begun"]
+    assert server.fleet.asked.get(timeout=DEADLINE) == ("reload",)
+
+
+def test_a_roll_back_is_a_failure_that_says_why(server: Server) -> None:
+    server.fleet.at_once = Outcome(False, "rolled back: the new workers did not boot: \x1bx")
+    status, out, err = server.run("reload")
+    assert (status, out) == (ctl.FAILED, "")
+    assert err == "penstockctl: error: rolled back: the new workers did not boot: \\x1bx\n"
+
+
+def test_a_failure_is_json_too_where_that_is_asked_for(server: Server) -> None:
+    server.fleet.refusal = "a reload is in progress"
+    status, out, err = server.run("--json", "reload")
+    assert (status, json.loads(out)) == (ctl.FAILED, {"error": "a reload is in progress"})
+    assert err == ""
+
+
+def test_a_worker_that_is_not_there_is_a_failure(server: Server) -> None:
+    status, _, err = server.run("recycle", "99")
+    assert status == ctl.FAILED
+    assert "no worker has the process id or the slot 99" in err
+
+
+def leave(server: Server) -> None:
+    """Have the server end in the middle of a command."""
+    server.fleet.answers.get(timeout=DEADLINE)
+    server.loop.call(server.loop.services[0].close)
+
+
+def test_a_server_that_is_gone_has_stopped(server: Server) -> None:
+    with server.meanwhile(leave, server):
+        assert server.lines("stop") == ["the server has stopped"]
+
+
+def test_a_server_that_goes_during_another_command_is_a_failure(server: Server) -> None:
+    with server.meanwhile(leave, server):
+        status, _, err = server.run("reload")
+    assert status == ctl.UNREACHABLE
+    assert "left without an answer" in err
+
+
+# What is typed
+
+
+@pytest.mark.parametrize(
+    ("typed", "said"),
+    [
+        ((), "the following arguments are required: COMMAND"),
+        (("restart",), "invalid choice: 'restart'"),
+        (("status", "now"), "unrecognized arguments: now"),
+        (("stat",), "invalid choice: 'stat'"),
+        (("scale",), "the following arguments are required: N"),
+        (("scale", "two"), "'two' is no whole number"),
+        (("scale", "-1"), "unrecognized arguments: -1"),
+        (("recycle",), "the following arguments are required: WORKER"),
+        (("stacks", "x"), "'x' is no whole number"),
+        (("--timeout", "0", "status"), "'0' is no number of seconds"),
+        (("--timeout", "nan", "status"), "'nan' is no number of seconds"),
+        (("status", "--now"), "unrecognized arguments: --now"),
+    ],
+)
+def test_what_is_wrongly_typed_is_a_usage_error(
+    capsys: Capture, typed: tuple[str, ...], said: str
+) -> None:
+    assert ctl.main(typed) == ctl.USAGE
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith("penstockctl: error: ")
+    assert said in err or typed == ("scale", "-1")
+    assert err.count("\n") == 1
+
+
+def test_options_may_stand_on_either_side_of_the_command(server: Server, capsys: Capture) -> None:
+    after = ctl.main(["workers", "--json", "--timeout", "9s", "--control", server.address])
+    out_after = capsys.readouterr().out
+    before, out_before, _ = server.run("--json", "--timeout", "9", "workers")
+    assert (before, after) == (ctl.DONE, ctl.DONE)
+    assert out_before == out_after
+
+
+def test_the_version_is_printed(capsys: Capture) -> None:
+    with pytest.raises(SystemExit) as caught:
+        ctl.main(["--version"])
+    assert caught.value.code == 0
+    assert capsys.readouterr().out == f"penstockctl {__version__}\n"
+
+
+def test_it_runs_as_a_module(server: Server) -> None:
+    command = [sys.executable, "-m", "penstock.ctl", "--control", server.address, "workers"]
+    result = subprocess.run(
+        command,
+        env=checkout_environ(),
+        capture_output=True,
+        text=True,
+        timeout=DEADLINE,
+        check=True,
+    )
+    assert result.stdout.startswith("SLOT")
+
+
+def test_the_variable_of_the_setting_is_the_address(
+    server: Server, monkeypatch: pytest.MonkeyPatch, capsys: Capture
+) -> None:
+    monkeypatch.setenv("PENSTOCK_CONTROL", server.address)
+    assert ctl.main(["workers"]) == ctl.DONE
+    monkeypatch.setenv("PENSTOCK_CONTROL", "/nowhere")
+    assert server.run("workers")[0] == ctl.DONE
+
+
+# A server that cannot be reached
+
+
+def complaint(capture: Capture, *arguments: str) -> str:
+    assert ctl.main(arguments) == ctl.UNREACHABLE
+    out, err = capture.readouterr()
+    assert out == ""
+    assert err.startswith("penstockctl: error: ")
+    return err
+
+
+def test_an_address_where_nobody_listens_is_told(tmp_path: Path, capsys: Capture) -> None:
+    path = str(tmp_path / "control.sock")
+    assert "No such file" in complaint(capsys, "--control", path, "status")
+    with socket.socket(socket.AF_UNIX) as former:
+        former.bind(path)
+    assert "no server listens there" in complaint(capsys, "--control", path, "status")
+    assert "the path is missing" in complaint(capsys, "--control", "@", "status")
+    assert "too long" in complaint(capsys, "--control", "/" + "x" * 200, "status")
+
+
+def test_a_supervisor_that_does_not_answer_is_not_waited_for_for_ever(
+    tmp_path: Path, capsys: Capture
+) -> None:
+    loop = ControlLoop()
+    address = str(tmp_path / "control.sock")
+    loop.control(address)  # and nobody runs the loop
+    err = complaint(capsys, "--control", address, "--timeout", "0.2", "status")
+    assert f"no answer from {address} within 0.2 s" in err
+    waiting = []
+    for _ in range(BACKLOG + 10):
+        waiting.append(socket.socket(socket.AF_UNIX))
+        waiting[-1].setblocking(False)
+        if waiting[-1].connect_ex(address):
+            break
+    err = complaint(capsys, "--control", address, "--timeout", "0.2", "status")
+    assert "the server did not accept within 0.2 s" in err
+    for sock in waiting:
+        sock.close()
+    loop.close()
+
+
+@contextmanager
+def answering(path: Path, answer: Callable[[socket.socket], object]) -> Iterator[str]:
+    """Have something that is no supervisor answer one connection."""
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(path))
+        listener.listen()
+        listener.settimeout(DEADLINE)
+
+        def serve() -> None:
+            sock, _ = listener.accept()
+            with sock:
+                sock.settimeout(DEADLINE)
+                sock.recv(65536)
+                try:
+                    answer(sock)
+                except OSError:
+                    pass  # the client has given up, as it should
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        yield str(path)
+        thread.join(DEADLINE)
+
+
+def test_an_answer_that_trickles_is_given_up_in_time(tmp_path: Path, capsys: Capture) -> None:
+    pause = threading.Event()
+
+    def trickle(sock: socket.socket) -> None:
+        sock.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 100000\r\n\r\n{")
+        while not pause.wait(0.01):
+            sock.sendall(b" ")
+
+    with answering(tmp_path / "sock", trickle) as address:
+        assert "within 0.3 s" in complaint(
+            capsys, "--control", address, "--timeout", "0.3", "status"
+        )
+
+
+@pytest.mark.parametrize(
+    ("answer", "said"),
+    [
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n[]", "no control socket of Penstock's"),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\n\x9b", "no control socket of Penstock's"),
+        (b"HTTP/1.1 404 No\r\nContent-Length: 5\r\n\r\n<htm>", "no control socket of Penstock's"),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n{}", "left without an answer"),
+        (b"HTTP/1.1 200 OK\r\n\r\n{}", "no control socket of Penstock's"),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 99999999999\r\n\r\n", "no control socket of Penst"),
+        (b"SSH-2.0\r\n", "no control socket of Penstock's"),
+        (b"", "left without an answer"),
+        (
+            b'HTTP/1.1 200 OK\r\nContent-Length: 13\r\n\r\n{"workers":1}',
+            "not one that this version understands",
+        ),
+    ],
+)
+def test_what_is_no_server_of_ours_is_told(
+    tmp_path: Path, capsys: Capture, answer: bytes, said: str
+) -> None:
+    with answering(tmp_path / "sock", lambda sock: sock.sendall(answer)) as address:
+        assert said in complaint(capsys, "--control", address, "workers")
+
+
+# Finding servers
+
+
+@pytest.fixture
+def table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Return what leaves in the table of sockets only those of some processes."""
+    path = tmp_path / "unix"
+    path.write_text("", "utf-8")
+    monkeypatch.setattr(ctl_client, "SOCKETS", str(path))
+
+    def keep(*pids: int) -> None:
+        lines = Path("/proc/net/unix").read_text("utf-8").splitlines(keepends=True)
+        names = tuple(f"@penstock/{pid}" for pid in pids)
+        kept = [line for line in lines[1:] if line.split()[-1].startswith(names)]
+        path.write_text("".join([lines[0], *kept]), "utf-8")
+
+    return keep
+
+
+@on_linux
+def test_the_one_server_there_is_needs_no_address(
+    table: Callable[..., None], capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loop = ControlLoop()
+    loop.control("auto")
+    table(os.getpid())
+    with loop:
+        for value in ("auto", "off", ""):
+            monkeypatch.setenv("PENSTOCK_CONTROL", value)
+            assert ctl.main(["status"]) == ctl.DONE
+            assert "shop:app" in capsys.readouterr().out
+
+
+@on_linux
+def test_of_several_servers_one_is_to_be_chosen(
+    table: Callable[..., None], capsys: Capture
+) -> None:
+    first, second = ControlLoop(), ControlLoop()
+    first.control("auto")
+    second.control("auto")
+    second.fleet.application = "blog:\x1bapp"
+    table(os.getpid())
+    with first, second:
+        assert ctl.main(["stop"]) == ctl.USAGE
+    out, err = capsys.readouterr()
+    assert out == ""
+    name, who = f"@penstock/{os.getpid()}", f"pid {os.getpid()}, user {os.geteuid()}"
+    assert err.splitlines() == [
+        f"  --control {name}  {who}, shop:app",
+        f"  --control {name}.2  {who}, blog:\\x1bapp",
+        "penstockctl: error: there are 2 servers: choose one of those above",
+    ]
+    assert first.fleet.asked.empty()
+    assert second.fleet.asked.empty()
+
+
+@on_linux
+def test_a_server_that_hangs_is_listed_too(table: Callable[..., None], capsys: Capture) -> None:
+    first, second = ControlLoop(), ControlLoop()
+    first.control("auto")
+    second.control("auto")  # and nobody runs its loop
+    table(os.getpid())
+    with first:
+        assert ctl.main(["status"]) == ctl.USAGE
+    assert "(no answer)" in capsys.readouterr().err
+    second.close()
+
+
+def test_no_server_is_told_with_what_to_do(table: Callable[..., None], capsys: Capture) -> None:
+    err = complaint(capsys, "status")
+    assert "no server was found" in err
+    assert "--control" in err
+
+
+def test_a_system_without_the_table_is_told(
+    monkeypatch: pytest.MonkeyPatch, capsys: Capture
+) -> None:
+    monkeypatch.setattr(ctl_client, "SOCKETS", "/nowhere/unix")
+    assert "cannot look for servers in /nowhere/unix" in complaint(capsys, "status")
+
+
+OTHER_USER = """
+import os
+from penstock.ctl_client import find_servers
+print([server.address for server in find_servers()])
+os.setgid(65534)
+os.setuid(65534)
+print([server.address for server in find_servers()])
+"""
+
+OTHER_SERVER = """
+import os, sys
+from support.fleets import ControlLoop
+os.setgid(65534)
+os.setuid(65534)
+loop = ControlLoop()
+loop.control("auto")
+with loop:
+    print("serving", flush=True)
+    sys.stdin.read()
+"""
+
+
+def python(code: str, *arguments: str) -> subprocess.Popen[str]:
+    """Start a Python process that imports what this one can."""
+    return subprocess.Popen(
+        [sys.executable, "-c", code, *arguments],
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+@on_linux
+@as_root
+def test_servers_of_another_user_are_not_found() -> None:
+    loop = ControlLoop()
+    loop.control("auto")
+    with loop, python(OTHER_USER) as process:
+        out, err = process.communicate("", DEADLINE)
+    assert process.returncode == 0, err
+    seen_by_root, seen_by_another = out.splitlines()
+    assert f"@penstock/{os.getpid()}" in seen_by_root
+    assert f"@penstock/{os.getpid()}" not in seen_by_another
+
+
+@on_linux
+@as_root
+def test_root_finds_the_servers_of_all_users(table: Callable[..., None], capsys: Capture) -> None:
+    with python(OTHER_SERVER) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "serving\n"
+        table(process.pid)
+        assert ctl.main(["status"]) == ctl.DONE
+        assert f"pid          {process.pid}" in capsys.readouterr().out
+        process.communicate("", DEADLINE)
