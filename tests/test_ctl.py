@@ -73,7 +73,8 @@ def server(tmp_path: Path, capsys: Capture) -> Iterator[Server]:
 
 def test_the_status_is_a_line_for_each_thing(server: Server) -> None:
     assert server.lines("status") == [
-        "state        serving for 75.0s",
+        "state        serving",
+        "age          75.0s",
         "application  shop:app",
         "version      1.0",
         f"pid          {os.getpid()}",

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import argparse
 import ast
 import re
+import shlex
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from penstock import ctl
 from penstock.command_line import parse_command_line
 from penstock.errors import SettingsError
 from penstock.settings import OPTIONS
+from penstock.supervisor.fleet import RequestRow, Status, WorkerRow
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCS = ROOT / "docs"
@@ -58,6 +62,17 @@ def kind_of(flag: str) -> str:
     return "taken"
 
 
+def flags_of_penstockctl() -> set[str]:
+    found: set[str] = set()
+    parsers: list[argparse.ArgumentParser] = [ctl.build_parser()]
+    for parser in parsers:
+        for action in parser._actions:
+            found.update(action.option_strings)
+            if isinstance(action, argparse._SubParsersAction):
+                parsers.extend(action.choices.values())
+    return found
+
+
 def section(page: str, heading: str) -> str:
     """The text between a heading and the next one."""
     text = "\n" + prose(DOCS / page)
@@ -93,7 +108,29 @@ def test_the_map_has_every_page(page: Path) -> None:
 
 @every_page
 def test_every_flag_is_one_that_the_command_has_or_explains(page: Path) -> None:
-    assert not [flag for flag in flags_in(prose(page)) if kind_of(flag) == "unknown"]
+    unknown = {flag for flag in flags_in(prose(page)) if kind_of(flag) == "unknown"}
+    assert not unknown - flags_of_penstockctl()
+
+
+@every_page
+def test_every_command_of_penstockctl_that_is_printed_can_be_typed(page: Path) -> None:
+    for command in re.findall(r"^\$ penstockctl (.+)$", page.read_text("utf-8"), re.MULTILINE):
+        ctl.build_parser().parse_args(shlex.split(command, comments=True))
+
+
+@pytest.mark.parametrize(
+    ("heading", "row"),
+    [
+        ("### `GET /status`", Status),
+        ("### `GET /workers`", WorkerRow),
+        ("### `GET /requests`", RequestRow),
+    ],
+)
+def test_the_fields_of_the_control_socket_are_all_described(heading: str, row: type) -> None:
+    table = rows(section("control.md", heading))
+    described = [name for cells in table for name in CODE_SPAN.findall(cells[0])]
+    added = ["ready", "live"] if row is Status else []
+    assert described == [*row.__annotations__, *added]
 
 
 @every_page

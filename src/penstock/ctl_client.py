@@ -73,7 +73,9 @@ def _listening_names() -> list[str]:
         with open(SOCKETS, encoding="utf-8", errors="surrogateescape") as table:
             rows = [line.split() for line in table][1:]
     except OSError as error:
-        raise CannotReach(f"cannot look for servers in {SOCKETS}: {error.strerror}") from None
+        raise CannotReach(
+            f"cannot look for servers in {SOCKETS}: {error.strerror}; name one with --control"
+        ) from None
     # Num RefCount Protocol Flags Type St Inode Path, as proc(5) has it.
     names = {row[7] for row in rows if len(row) == 8 and int(row[3], 16) & _ACCEPTS}
     return sorted(name for name in names if AUTO_NAME.fullmatch(name))

@@ -105,7 +105,8 @@ def status(value: Row, width: int | None) -> str:
     """Return what is true of the server, a line each."""
     counts: Mapping[str, Any] = value.get("counts") or {}
     lines = {
-        "state": f"{text(value.get('state'))} for {age(value.get('age'))}",
+        "state": text(value.get("state")),
+        "age": age(value.get("age")),
         "application": text(value.get("application")),
         "version": text(value.get("version")),
         "pid": text(value.get("pid")),

