@@ -632,8 +632,9 @@ def test_a_file_is_not_replaced_by_a_socket(tmp_path: Path) -> None:
 @on_linux
 def test_a_name_that_is_taken_is_refused() -> None:
     loop = ControlLoop()
-    loop.control("@penstock-test/taken")
-    assert "in use by another program (setting: --control)" in refusal("@penstock-test/taken")
+    name = f"@penstock-test/{os.getpid()}"
+    loop.control(name)
+    assert "in use by another program (setting: --control)" in refusal(name)
     loop.close()
 
 
