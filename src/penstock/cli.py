@@ -15,10 +15,12 @@ from penstock.console import flush_all, print_error, print_out, say
 from penstock.errors import PenstockError, SettingsError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
     from penstock.command_line import CommandLine
     from penstock.settings import Settings
+    from penstock.supervisor.launch import Launch
+    from penstock.supervisor.upgrade import Predecessor
 
 _USAGE_STATUS = 2
 _INTERRUPTED_STATUS = 130  # 128 + SIGINT, as shells have it
@@ -55,7 +57,10 @@ def _run(arguments: Sequence[str]) -> int:
     # Before the application's directory comes first on the path: its modules may have the names of
     # the standard library's.
     from penstock.process import leave_for_certain
+    from penstock.supervisor.launch import Launch
+    from penstock.supervisor.upgrade import find_predecessor
 
+    predecessor = find_predecessor()
     directory, environ = _current_directory(), dict(os.environ)
 
     def read_settings() -> Settings:
@@ -74,7 +79,10 @@ def _run(arguments: Sequence[str]) -> int:
             leave_for_certain(status)  # the application's import may have started anything
             return status
         if settings.supervisor:
-            return _supervise(application, settings, read_settings)
+            launch = Launch(
+                directory, environ, application, settings, read_settings, _prepare_process
+            )
+            return _supervise(launch, predecessor)
         _prepare_process(settings)
         return _serve(application, settings)
     except PenstockError as error:
@@ -112,21 +120,22 @@ def _read_settings(typed: CommandLine, environ: dict[str, str], directory: str) 
     return settings
 
 
-def _supervise(spec: str, settings: Settings, read_settings: Callable[[], Settings]) -> int:
+def _supervise(launch: Launch, predecessor: Predecessor | None) -> int:
     from penstock.listeners import bind_listeners, close_all
     from penstock.loading import parse_spec
-    from penstock.supervisor import Launch, Supervisor
+    from penstock.supervisor import Supervisor
 
-    parse_spec(spec)
+    settings = launch.settings
+    parse_spec(launch.application)
     if settings.umask is not None:
         os.umask(settings.umask)  # unix sockets have their modes from it
     # Bound first, so that a port in use is told before a slow import, and listened on last, so
     # that nobody is let in before there is an application to answer: a client that comes too
     # early is refused, and tries elsewhere or again.
-    listeners = bind_listeners(settings.bind)
-    launch = Launch(spec, settings, read_settings, _prepare_process)
+    inherited = predecessor.listeners if predecessor is not None else []
+    listeners = bind_listeners(settings.bind, inherited)
     try:
-        return Supervisor(launch, listeners).run()
+        return Supervisor(launch, listeners, predecessor).run()
     finally:
         close_all(listeners)
 

@@ -136,6 +136,14 @@ class Listener:
         self.socket.close()
         self._unlink()
 
+    def give_to(self, uid: int, gid: int) -> None:
+        """Give the path of a unix socket that was made here to a user, who may be a proxy's."""
+        if self._path is not None:
+            try:
+                os.chown(self._path, uid, gid)
+            except OSError:
+                pass  # it was removed meanwhile, or lies where nobody owns anything
+
     def disown(self) -> None:
         """Leave the path of a unix socket to another process, which has the socket too."""
         self._path = None

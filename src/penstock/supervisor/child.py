@@ -10,13 +10,16 @@ import selectors
 import signal
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NoReturn
 
 from penstock.board import PID, STATE, STUCK, RequestInProgress, Slot
 from penstock.console import flush_all
 from penstock.errors import PenstockError
+from penstock.gunicorn_hooks import Hooks, WorkerOfServer
+from penstock.identity import Identity, become, set_title, title_of
 from penstock.logs import process_logger
 from penstock.process import shut_down
 from penstock.signals import Signals
@@ -26,8 +29,9 @@ from penstock.worker import Worker
 if TYPE_CHECKING:
     from wsgiref.types import WSGIApplication
 
-    from penstock.listeners import Listener
-    from penstock.settings import Settings
+    from penstock.gunicorn_hooks import Server
+    from penstock.supervisor.generation import Generation
+    from penstock.supervisor.launch import Launch
 
 DUMP_SIGNAL = signal.SIGURG
 """Has C code write the stacks of a worker whose interpreter may be stuck.
@@ -60,17 +64,18 @@ _logger = logging.getLogger("penstock")
 class Assignment:
     """What a worker's process is given when it is forked."""
 
-    settings: Settings
-    listeners: Sequence[Listener]
+    number: int
+    """Counts the workers of the server, from 1."""
+    launch: Launch
+    generation: Generation
+    server: Server
+    """What gunicorn's hooks are handed."""
     slot: Slot
     channel: Channel
     """The worker's end."""
     dump: int
     """Descriptor that stacks are written to by `faulthandler`."""
     load: Callable[[], WSGIApplication]
-    prepare: Callable[[], None]
-    """Makes the process what the settings want: variables, search path, user, title."""
-    multiprocess: bool
 
 
 def run(assignment: Assignment, abandon: Callable[[], None]) -> NoReturn:
@@ -108,39 +113,42 @@ class _Child:
 
     def __init__(self, assignment: Assignment) -> None:
         self._assignment = assignment
+        self._settings = assignment.generation.settings
+        self._hooks = self._settings.hooks or Hooks()
         self._channel = assignment.channel
         self._orders: deque[str] = deque()
         self._worker: Worker
+        self._facade: WorkerOfServer
         self._signals: Signals
         self._selector: selectors.BaseSelector
 
     def run(self) -> int:
         """Boot, serve and leave; return the exit status."""
-        assignment = self._assignment
+        assignment, settings = self._assignment, self._settings
         # 1. Be ready to tell where it hangs, whatever the application does from here on.
-        faulthandler.enable(assignment.dump, all_threads=True)
-        faulthandler.register(DUMP_SIGNAL, assignment.dump, all_threads=True, chain=False)
-        # A terminal's Ctrl-C goes to the supervisor, too: as long as nobody is served, both end.
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-        assignment.slot.words[PID] = os.getpid()
-        self._channel.send({"event": "hello", "pid": os.getpid()})
+        self._introduce_itself()
         # 2. Open the logs while that is allowed, then become who the settings want.
         self._worker = Worker(
-            assignment.settings,
-            assignment.listeners,
+            settings,
+            assignment.generation.listeners,
             process_logger(),
             slot=assignment.slot,
-            multiprocess=assignment.multiprocess,
+            multiprocess=assignment.generation.wanted > 1,
             on_stuck=self._tell_stuck,
         )
-        assignment.prepare()
+        self._call_hook("post_fork", assignment.server, self._facade)
+        if assignment.generation.identity is not None:
+            self._become(assignment.generation.identity)
+        assignment.launch.prepare(settings)
         # 3. Load the application.
         application = assignment.load()
+        self._facade.booted = True
         # After that: what it did to signals while it was imported would keep orders from coming.
         self._signals = Signals(_SIGNALS)
         self._selector = selectors.DefaultSelector()
         self._selector.register(self._signals, selectors.EVENT_READ)
         self._selector.register(self._channel, selectors.EVENT_READ)
+        self._call_hook("post_worker_init", self._facade)
         gc.collect()
         gc.freeze()  # what was imported lives as long as the process: not looked at again
         # 4. Say so, and let clients in when told: where others serve, only all together.
@@ -148,22 +156,53 @@ class _Child:
         order = self._await("go", "leave", "stop", "quit")
         if order != "go":
             return 0
-        self._worker.start(application)
+        self._worker.start(self._hooks.wrap(application, self._facade))
         self._channel.send({"event": "serving"})
         # 5. Serve until told otherwise.
-        order = self._await("leave", "stop", "quit")
-        return self._leave(order)
+        return self._leave(self._await("leave", "stop", "quit"))
+
+    def _introduce_itself(self) -> None:
+        assignment = self._assignment
+        faulthandler.enable(assignment.dump, all_threads=True)
+        faulthandler.register(DUMP_SIGNAL, assignment.dump, all_threads=True, chain=False)
+        # A terminal's Ctrl-C goes to the supervisor, too: as long as nobody is served, both end.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        pid = os.getpid()
+        assignment.slot.words[PID] = pid
+        self._channel.send({"event": "hello", "pid": pid})
+        server = assignment.server
+        self._facade = WorkerOfServer(
+            assignment.number, server.pid, process_logger(), server.cfg, pid
+        )
+        title = title_of(self._settings, assignment.launch.application)
+        set_title(f"worker {assignment.number}", title)
+
+    def _become(self, identity: Identity) -> None:
+        """Give up privileges; the log files are this user's, so that they can be opened again."""
+        settings = self._settings
+        if not identity.is_current():
+            for path in (settings.error_logfile, settings.access_logfile):
+                if path not in (None, "-"):
+                    with suppress(OSError):  # a file system that has no owners
+                        identity.own(path)
+        become(identity)
 
     def _leave(self, order: str) -> int:
-        orphaned = self._channel.ended
+        self._facade.alive = False
+        if order == "quit":
+            self._call_hook("worker_int", self._facade)
         status = shut_down(
             self._worker,
             graceful=order != "quit",
             interrupted=self._interrupted,
             own_process=True,
-            hand_over=order == "leave" and not orphaned,
+            hand_over=order == "leave" and not self._channel.ended,
         )
+        self._call_hook("worker_exit", self._assignment.server, self._facade)
         return status
+
+    def _call_hook(self, name: str, *arguments: object) -> None:
+        self._hooks.call(name, *arguments, logger=self._worker.logger)
 
     # -- orders -----------------------------------------------------------------------------------
 
@@ -230,4 +269,6 @@ class _Child:
     def _tell_stuck(self, request: RequestInProgress) -> None:
         """Have the supervisor put another worker in this one's place; for the watchdog."""
         self._assignment.slot.words[STATE] = STUCK
+        self._facade.aborted = True
+        self._call_hook("worker_abort", self._facade)
         self._channel.send({"event": "stuck", "request": str(request)})

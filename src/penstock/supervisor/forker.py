@@ -7,24 +7,31 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from penstock.loading import load_application
-from penstock.supervisor import child
+from penstock.supervisor.child import Assignment, run
 from penstock.supervisor.generation import Ends, Generation
 
 if TYPE_CHECKING:
     from penstock.board import Slot
+    from penstock.gunicorn_hooks import Server
     from penstock.supervisor.launch import Launch
 
 
 class Forker:
     """Makes workers of one generation, which load the application themselves."""
 
-    def __init__(self, launch: Launch, generation: Generation, abandon: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        launch: Launch,
+        generation: Generation,
+        server: Server,
+        abandon: Callable[[], None],
+    ) -> None:
         """``abandon`` lets go, in a child, of what is the supervisor's alone."""
+        self.is_ready = True
         self._launch = launch
         self._generation = generation
+        self._server = server
         self._abandon = abandon
-
-        self.is_ready = True
 
     def begin(self) -> None:
         """Do nothing: it is ready."""
@@ -38,23 +45,23 @@ class Forker:
     def abandon(self) -> None:
         """Do nothing: there is nothing to let go of."""
 
-    def spawn(self, slot: Slot, ends: Ends) -> int:
+    def spawn(self, number: int, slot: Slot, ends: Ends) -> int:
         """See `penstock.supervisor.generation.Spawner.spawn`."""
         # The supervisor has one thread, so that nothing is left half done in the child.
         pid = os.fork()
         if pid == 0:
-            child.run(self._assignment(slot, ends), self._abandon)
+            launch, generation = self._launch, self._generation
+            run(
+                Assignment(
+                    number=number,
+                    launch=launch,
+                    generation=generation,
+                    server=self._server,
+                    slot=slot,
+                    channel=ends.channel,
+                    dump=ends.dump,
+                    load=lambda: load_application(launch.application),
+                ),
+                self._abandon,
+            )
         return pid
-
-    def _assignment(self, slot: Slot, ends: Ends) -> child.Assignment:
-        generation, launch = self._generation, self._launch
-        return child.Assignment(
-            settings=generation.settings,
-            listeners=generation.listeners,
-            slot=slot,
-            channel=ends.channel,
-            dump=ends.dump,
-            load=lambda: load_application(launch.application),
-            prepare=lambda: launch.prepare(generation.settings),
-            multiprocess=generation.wanted > 1,
-        )

@@ -15,6 +15,7 @@ from penstock.supervisor.channel import Channel
 from penstock.supervisor.processes import Stage, WorkerProcess
 
 if TYPE_CHECKING:
+    from penstock.identity import Identity
     from penstock.listeners import Listener
     from penstock.settings import Settings
 
@@ -60,8 +61,8 @@ class Spawner(Protocol):
     def abandon(self) -> None:
         """Let go of it in a forked child."""
 
-    def spawn(self, slot: Slot, ends: Ends) -> int:
-        """Fork a worker; return its process id, or 0 where it will tell that itself.
+    def spawn(self, number: int, slot: Slot, ends: Ends) -> int:
+        """Fork a worker, the ``number``-th of the server; return its process id, or 0 where it will tell that itself.
 
         Raises OSError where that cannot be.
         """
@@ -76,6 +77,7 @@ class Generation:
         settings: Settings,
         wanted: int,
         listeners: Sequence[Listener],
+        identity: Identity | None,
         logger: logging.Logger,
     ) -> None:
         """Make room for ``wanted`` workers; none is started yet."""
@@ -83,6 +85,8 @@ class Generation:
         self.settings = settings
         self.wanted = wanted
         self.listeners = list(listeners)
+        self.identity = identity
+        """Who the workers are to be."""
         self.board = Board(2 * wanted + SPARE_SLOTS, settings.threads)
         self.workers: list[WorkerProcess] = []
         self.spawner: Spawner
@@ -126,7 +130,7 @@ class Generation:
         self.workers.append(worker)
         register(worker)
         try:
-            worker.pid = self.spawner.spawn(slot, Ends(child_channel, child_dump))
+            worker.pid = self.spawner.spawn(number, slot, Ends(child_channel, child_dump))
         except OSError as error:
             self._logger.error("cannot start a worker: %s", error.strerror)
             self.discard(worker)

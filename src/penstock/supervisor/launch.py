@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -14,6 +14,10 @@ if TYPE_CHECKING:
 class Launch:
     """What was typed, and what came of it."""
 
+    directory: str
+    """Where it was typed."""
+    environ: Mapping[str, str]
+    """The environment as it was then."""
     application: str
     """As it was named: ``module:callable``."""
     settings: Settings

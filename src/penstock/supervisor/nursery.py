@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from wsgiref.types import WSGIApplication
 
     from penstock.board import Slot
+    from penstock.gunicorn_hooks import Server
     from penstock.supervisor.launch import Launch
     from penstock.supervisor.loop import Loop
 
@@ -60,6 +61,7 @@ class Nursery:
         self,
         launch: Launch,
         generation: Generation,
+        server: Server,
         loop: Loop,
         abandon: Callable[[], None],
         on_failure: Callable[[Generation, Message], None],
@@ -69,6 +71,7 @@ class Nursery:
         self.is_ready = False
         self._launch = launch
         self._generation = generation
+        self._server = server
         self._loop = loop
         self._abandon = abandon
         self._on_failure = on_failure
@@ -85,7 +88,7 @@ class Nursery:
         self._channel, theirs = Channel.pair()
         self.pid = os.fork()
         if self.pid == 0:
-            _Nurse(self._launch, self._generation, theirs, self._abandon_all).run()
+            _Nurse(self._launch, self._generation, self._server, theirs, self._abandon_all).run()
         theirs.close()
         self._loop.watch(self._channel.fileno(), self)
 
@@ -94,11 +97,11 @@ class Nursery:
         if self._channel is not None:
             self._channel.close()
 
-    def spawn(self, slot: Slot, ends: Ends) -> int:
+    def spawn(self, number: int, slot: Slot, ends: Ends) -> int:
         """See `penstock.supervisor.generation.Spawner.spawn`. Raises OSError."""
         if self._channel is None:
             raise OSError(0, "the process that has loaded the application is gone")
-        order = json.dumps({"slot": slot.index}).encode().ljust(_MESSAGE_BYTES)
+        order = json.dumps({"number": number, "slot": slot.index}).encode().ljust(_MESSAGE_BYTES)
         descriptors = [ends.channel.fileno(), ends.dump]
         try:
             socket.send_fds(self._channel.socket, [order], descriptors)
@@ -158,8 +161,14 @@ class _Nurse:
     """What runs in the process that loads the application."""
 
     def __init__(
-        self, launch: Launch, generation: Generation, channel: Channel, abandon: Callable[[], None]
+        self,
+        launch: Launch,
+        generation: Generation,
+        server: Server,
+        channel: Channel,
+        abandon: Callable[[], None],
     ) -> None:
+        self._server = server
         self._launch = launch
         self._generation = generation
         self._channel = channel
@@ -203,9 +212,10 @@ class _Nurse:
             )
             if not data:
                 return
-            self._fork(json.loads(data)["slot"], *descriptors)
+            order = json.loads(data)
+            self._fork(order["number"], order["slot"], *descriptors)
 
-    def _fork(self, index: int, channel: int, dump: int) -> None:
+    def _fork(self, number: int, index: int, channel: int, dump: int) -> None:
         pid = os.fork()
         if pid:
             os.close(channel)
@@ -220,14 +230,14 @@ class _Nurse:
         generation = self._generation
         os.set_inheritable(dump, False)
         assignment = child.Assignment(
-            settings=generation.settings,
-            listeners=generation.listeners,
+            number=number,
+            launch=self._launch,
+            generation=generation,
+            server=self._server,
             slot=generation.board.slots[index],
             channel=Channel(socket.socket(fileno=channel)),
             dump=dump,
             load=lambda: self._application,
-            prepare=lambda: self._launch.prepare(generation.settings),
-            multiprocess=generation.wanted > 1,
         )
         child.run(assignment, self._channel.close)
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import logging
 import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from penstock.cgroups import Cgroups
 from penstock.listeners import Listener, bind_listeners
 
 if TYPE_CHECKING:
@@ -43,20 +43,10 @@ def rebind(settings: Settings, before: Settings, listeners: Sequence[Listener]) 
     return [each if each is not None else next(fresh) for each in result]
 
 
-def wanted_workers(settings: Settings, logger: logging.Logger) -> int:
-    """Return the number of workers that the settings ask for."""
-    if settings.workers == "auto":
-        return 1
-    return settings.workers
-
-
-def memory_limit(settings: Settings) -> int | None:
-    return None
-
-
-def resident_memory(pid: int) -> int | None:
-    return None
-
-
-def oom_kills() -> int | None:
-    return None
+def worker_memory(settings: Settings, cgroups: Cgroups) -> int | None:
+    """Return how many bytes a worker may have resident by the settings; None for any number."""
+    bound = settings.max_memory
+    if isinstance(bound, float):
+        available = cgroups.available_memory()
+        return None if available is None else int(bound * available)
+    return bound

@@ -6,37 +6,40 @@ Signal handlers only enqueue; everything is decided in the loop, in one thread.
 
 from __future__ import annotations
 
+import os
 import signal
 import time
+from dataclasses import replace
 from enum import Enum
 from typing import TYPE_CHECKING
 
 from penstock.board import READY
+from penstock.cgroups import Cgroups, resident_memory
 from penstock.errors import PenstockError
+from penstock.identity import identity_of
 from penstock.listeners import close_all
 from penstock.logs import ErrorLog, process_logger
+from penstock.notify import Notifier
 from penstock.process import CUT_OFF, STOPPED, tell_serving, tell_settings
 from penstock.signals import Signals
 from penstock.supervisor.channel import Message
 from penstock.supervisor.child import INTERRUPTED
+from penstock.supervisor.commands import Commands
 from penstock.supervisor.fleet import Answer, ControlError, Outcome
 from penstock.supervisor.forker import Forker
 from penstock.supervisor.generation import Generation
 from penstock.supervisor.heartbeats import Heartbeats, beat_limit
+from penstock.supervisor.hooks import ServerHooks
 from penstock.supervisor.loop import Loop
 from penstock.supervisor.nursery import Nursery, adopt_orphans
 from penstock.supervisor.processes import Stage, WorkerProcess
 from penstock.supervisor.recycling import reason_to_recycle
 from penstock.supervisor.reload import Reload
-from penstock.supervisor.resources import (
-    has_terminal,
-    memory_limit,
-    oom_kills,
-    rebind,
-    resident_memory,
-    wanted_workers,
-)
+from penstock.supervisor.resources import has_terminal, rebind, worker_memory
+from penstock.supervisor.surroundings import Surroundings
+from penstock.supervisor.upgrade import Upgrade
 from penstock.supervisor.workforce import Workforce
+from penstock.worker_count import count_workers
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -44,6 +47,7 @@ if TYPE_CHECKING:
     from penstock.listeners import Listener
     from penstock.settings import Settings
     from penstock.supervisor.launch import Launch
+    from penstock.supervisor.upgrade import Predecessor
 
 BUSY_SECONDS = 0.05
 """How often the supervisor looks while something changes: a worker boots, or leaves."""
@@ -89,47 +93,77 @@ class BootError(PenstockError):
 class Supervisor:
     """Looks after the workers from the first start to the stop."""
 
-    def __init__(self, launch: Launch, listeners: Sequence[Listener]) -> None:
+    def __init__(
+        self,
+        launch: Launch,
+        listeners: Sequence[Listener],
+        predecessor: Predecessor | None = None,
+    ) -> None:
         """Open the log; the listeners are bound, and not listened on yet.
 
-        Raises `SettingsError`.
+        ``predecessor`` is the supervisor that this one is to replace. Raises `SettingsError`.
         """
         self.launch = launch
         self.settings = launch.settings
         self.listeners = list(listeners)
+        self.pid = os.getpid()
         self.error_log = ErrorLog(
             self.settings.error_logfile, self.settings.log_level, process_logger()
         )
         self.logger = self.error_log.logger
         self.phase = Phase.STARTING
         self.loop = Loop(self.logger)
-        self.workforce = Workforce(self.loop, self.logger, self, oom_kills)
+        self.hooks = ServerHooks(self.settings, launch.application, listeners, self.logger)
+        self.cgroups = Cgroups()
+        self.workforce = Workforce(self.loop, self.logger, self, self.hooks, self.cgroups.oom_kills)
         self.current: Generation
         self.reload: Reload | None = None
+        self.upgrade: Upgrade | None = None
+        self.heartbeats = Heartbeats()
+        self.commands = Commands(self)
+        self._predecessor = predecessor
+        self._surroundings = Surroundings(
+            self.settings, launch.application, self.logger, Notifier(), predecessor
+        )
         self._signals: Signals
         self._generations = 0
-        self.heartbeats = Heartbeats()
         self._beats_due = 0.0
         self._start_failure: Message | None = None
         self._stop_at = 0.0
         """When the workers are told, on the monotonic clock: after the shutdown delay."""
         self._workers_told = False
+        self._handing_over = False
         self._cut_off = False
         self._stop_answers: list[Answer] = []
 
     # -- from the start to the end ----------------------------------------------------------------
 
     def run(self) -> int:
-        """Serve until told to stop; return the exit status. Raises `BootError`."""
+        """Serve until told to stop; return the exit status.
+
+        Raises a `PenstockError` where it cannot start, and KeyboardInterrupt where it is
+        interrupted before it serves.
+        """
         self._signals = Signals(SIGNALS)
         self.loop.watch(self._signals.fileno(), self)
-        tell_settings(self.settings, self.logger)
-        self.current = self._new_generation(self.settings, self.listeners)
-        self.workforce.fill(self.current)
-        while not self._is_over():
-            self.loop.turn(self._pause())
-            self._tick()
-        close_all(self.listeners)
+        try:
+            self._surroundings.open(self.commands, self.loop.selector)
+            tell_settings(self.settings, self.logger)
+            self.hooks.call("on_starting")
+            self.current = self._new_generation(self.settings, self.listeners)
+            if self._predecessor is not None:
+                self.loop.watch(self._predecessor.channel.fileno(), Farewell(self))
+            self.workforce.fill(self.current)
+            while not self._is_over():
+                self.loop.turn(self._pause())
+                self._tick()
+            return self._end()
+        finally:
+            self._surroundings.close()
+
+    def _end(self) -> int:
+        if not self._handing_over:
+            close_all(self.listeners)
         for generation in self.workforce.generations:
             generation.spawner.end()
         if self._start_failure is not None:
@@ -137,6 +171,7 @@ class Supervisor:
                 raise KeyboardInterrupt
             raise BootError(self._start_failure)
         self.logger.info("stopped")
+        self.hooks.call("on_exit")
         for answer in self._stop_answers:
             answer(Outcome(True, "stopped"))
         return CUT_OFF if self._cut_off else STOPPED
@@ -145,25 +180,47 @@ class Supervisor:
         return self.phase is Phase.STOPPING and self._workers_told and not any(self.workforce)
 
     def _pause(self) -> float:
-        if self.phase is not Phase.SERVING or not self.current.spawner.is_ready:
-            return BUSY_SECONDS
-        if any(worker.stage is not Stage.SERVING for worker in self.workforce):
-            return BUSY_SECONDS
+        """Return how long to wait for something to happen, in seconds."""
+        now = time.monotonic()
+        busy = (
+            self.phase is not Phase.SERVING
+            or self.upgrade is not None
+            or self.commands.is_waiting
+            or not self.current.spawner.is_ready
+            or any(worker.stage is not Stage.SERVING for worker in self.workforce)
+        )
         settings = self.settings
-        recycled = settings.max_requests or settings.max_age or settings.max_memory
-        return WATCHFUL_SECONDS if recycled else IDLE_SECONDS
+        watchful = settings.max_requests or settings.max_age or settings.max_memory
+        longest = BUSY_SECONDS if busy else WATCHFUL_SECONDS if watchful else IDLE_SECONDS
+        return max(0.0, min(longest, self._surroundings.next_due() - now))
 
     def _tick(self) -> None:
         self.workforce.check_deadlines()
+        self._surroundings.tick(time.monotonic())
+        self.commands.tick()
         self._replace_hung()
         if self.phase is Phase.STOPPING:
             if not self._workers_told and time.monotonic() >= self._stop_at:
                 self._tell_workers_to_stop()
             return
+        if self.upgrade is not None:
+            self.upgrade.check_deadline()
+            if self.upgrade.is_over:
+                self.upgrade = None
         if self.reload is not None:
             self.reload.proceed()
         self._recycle()
         self.workforce.fill(self.current)
+
+    @property
+    def state(self) -> str:
+        """What the server is about, in one word."""
+        return "upgrading" if self.upgrade is not None else self.phase.value
+
+    @property
+    def wants_requests(self) -> bool:
+        """Whether the server as a whole wants requests."""
+        return self.phase in (Phase.SERVING, Phase.RELOADING)
 
     def handle_events(self, _mask: int) -> None:
         """Act on the signals that have come."""
@@ -186,6 +243,8 @@ class Supervisor:
                 self.begin_reload()
             elif number == signal.SIGUSR1:
                 self.reopen_logs()
+            elif number == signal.SIGUSR2:
+                self.begin_upgrade()
             elif number == signal.SIGTTIN:
                 self.scale(self.current.wanted + 1)
             elif number == signal.SIGTTOU:
@@ -291,26 +350,46 @@ class Supervisor:
         event = message["event"]
         if event == "asked to stop":
             worker.told_to_stop = True
+            self._recycle()
         elif event == "stuck":
             worker.stuck = str(message["request"])
+            self._recycle()
+        elif event == "stacks":
+            self.commands.take_stacks(worker, str(message["text"]))
 
     def _abandon(self) -> None:
         """Let go, in a forked child, of what is the supervisor's alone."""
         self.workforce.abandon()
+        self._surroundings.abandon()
+        if self.upgrade is not None:
+            self.upgrade.abandon()
+        if self._predecessor is not None:
+            self._predecessor.channel.close()
         self.loop.close()
 
     # -- generations ------------------------------------------------------------------------------
 
     def _new_generation(self, settings: Settings, listeners: Sequence[Listener]) -> Generation:
+        """Return a generation without workers; raises `SettingsError` for who cannot be."""
+        identity = identity_of(settings)
+        count = count_workers(settings, self.cgroups)
+        if settings.workers == "auto":
+            self.logger.info("%s", count)
         self._generations += 1
-        wanted = wanted_workers(settings, self.logger)
-        generation = Generation(self._generations, settings, wanted, listeners, self.logger)
+        generation = Generation(
+            self._generations, settings, count.number, listeners, identity, self.logger
+        )
+        if identity is not None:
+            for listener in listeners:
+                listener.give_to(identity.uid, identity.gid)
+        self.hooks.use(settings, listeners)
+        server = self.hooks.server
         if settings.preload and self._can_preload():
             generation.spawner = Nursery(
-                self.launch, generation, self.loop, self._abandon, self._on_load_failure
+                self.launch, generation, server, self.loop, self._abandon, self._on_load_failure
             )
         else:
-            generation.spawner = Forker(self.launch, generation, self._abandon)
+            generation.spawner = Forker(self.launch, generation, server, self._abandon)
         self.workforce.generations.append(generation)
         return generation
 
@@ -344,7 +423,11 @@ class Supervisor:
 
     def _complete_start(self) -> None:
         self.phase = Phase.SERVING
+        self.hooks.scale(self.current.wanted)
         self._tell_serving()
+        self.hooks.call("when_ready")
+        if self._predecessor is not None:
+            self._predecessor.tell_ready()
 
     def _tell_serving(self) -> None:
         count = self.current.wanted
@@ -355,6 +438,8 @@ class Supervisor:
             self.launch.application,
             f"{count} {'worker' if count == 1 else 'workers'} of ",
         )
+        noun = "worker" if count == 1 else "workers"
+        self._surroundings.notifier.ready(f"serving with {count} {noun}")
 
     def begin_reload(self, answer: Answer | None = None) -> None:
         """Start a new generation with settings and code as they are now.
@@ -370,24 +455,33 @@ class Supervisor:
             self.reload.give_up(None, {"message": "another reload has come"})
             self._end_reload()
         self.logger.info("reloading settings and code")
+        self._surroundings.notifier.reloading("reloading")
         try:
             settings = self.launch.read_settings()
             listeners = rebind(settings, self.settings, self.listeners)
+            coming = self._new_generation(settings, listeners)
         except PenstockError as error:
             traceback = getattr(error, "traceback", "")
             message = f"not reloaded, all goes on as it was: {error}"
             self.logger.error("%s%s", message, f"\n{traceback}" if traceback else "")
+            self._surroundings.notifier.ready("serving; the last reload failed")
             if answer is not None:
                 answer(Outcome(False, message))
             return
-        for warning in settings.warnings:
-            self.logger.warning("%s", warning)
-        coming = self._new_generation(settings, listeners)
+        self._tell_of_new_settings(settings)
+        self.hooks.call("on_reload")
         self.phase = Phase.RELOADING
         self.reload = Reload(
             self.workforce, coming, self.logger, [answer] if answer is not None else []
         )
         self.reload.proceed()
+
+    def _tell_of_new_settings(self, settings: Settings) -> None:
+        for warning in settings.warnings:
+            self.logger.warning("%s", warning)
+        for name in ("pid", "control", "admin", "name"):
+            if getattr(settings, name) != getattr(self.settings, name):
+                self.logger.warning("%s has changed; that takes an upgrade (SIGUSR2)", name)
 
     def _complete_reload(self, reload: Reload) -> None:
         old, self.current = self.current, reload.coming
@@ -395,9 +489,11 @@ class Supervisor:
         removed = [each for each in self.listeners if each not in self.current.listeners]
         self.listeners = self.current.listeners
         self._end_reload()
+        self.launch = replace(self.launch, settings=self.settings)
         old.end_all(f"{self.current} serves in its place")
         close_all(removed)
         self._reopen_own_log()
+        self.hooks.scale(self.current.wanted)
         self._tell_serving()
         reload.answer(True, f"reloaded: {self.current} serves")
 
@@ -413,11 +509,11 @@ class Supervisor:
             return
         if any(worker.replaced_by is not None for worker in self.current.workers):
             return
-        limit = memory_limit(self.settings)
+        limit = worker_memory(self.settings, self.cgroups)
         for worker in self.current.serving:
             reason = reason_to_recycle(worker, resident_memory, limit)
             if reason:
-                self.replace(worker, reason)
+                self.replace_worker(worker, reason)
                 return
 
     def _replace_hung(self) -> None:
@@ -432,7 +528,7 @@ class Supervisor:
                 "or its main thread is gone (settings: timeout, timeout_grace)"
             )
 
-    def replace(self, worker: WorkerProcess, reason: str) -> None:
+    def replace_worker(self, worker: WorkerProcess, reason: str) -> None:
         """Start a successor; the worker leaves when that one serves."""
         self.logger.info("%s is replaced: %s", worker, reason)
         worker.leaving_because = reason
@@ -448,6 +544,7 @@ class Supervisor:
         if workers != self.current.wanted:
             self.logger.info("%d workers are wanted, not %d", workers, self.current.wanted)
             self.current.wanted = workers
+            self.hooks.scale(workers)
             self.current.paused_until = 0.0
             self.workforce.fill(self.current)
 
@@ -472,6 +569,59 @@ class Supervisor:
         except OSError as error:
             self.logger.error("the error log goes on in the old file: %s", error)
 
+    # -- the upgrade ------------------------------------------------------------------------------
+
+    def begin_upgrade(self, answer: Answer | None = None) -> None:
+        """Start a new supervisor, which takes the sockets over. Raises `ControlError`."""
+        if self.phase is not Phase.SERVING:
+            raise ControlError(f"the server is {self.phase.value}: no upgrade now")
+        if self.upgrade is not None:
+            raise ControlError("an upgrade is on its way already")
+        if self._predecessor is not None:
+            raise ControlError("the last upgrade is not over: the old supervisor still ends")
+        if self.pid == 1:
+            raise ControlError(
+                "as process 1 of a container this one cannot be replaced: SIGHUP takes new code in"
+            )
+        self.logger.info("upgrading: starting a new supervisor")
+        self.hooks.call("pre_exec")
+        self.upgrade = Upgrade(self.loop, self.logger, self._hand_over)
+        if answer is not None:
+            self.upgrade.answers.append(answer)
+        try:
+            self.upgrade.start(
+                self.launch,
+                self.listeners,
+                self._surroundings.descriptors(),
+                self._surroundings.notifier.variables_for,
+                self._abandon,
+            )
+        except OSError as error:
+            self.upgrade = None
+            raise ControlError(f"cannot start a new supervisor: {error.strerror}") from None
+
+    def _hand_over(self) -> None:
+        """Leave: the new supervisor serves, and has all sockets."""
+        assert self.upgrade is not None
+        self.logger.info("process %d serves in this one's place: leaving", self.upgrade.pid)
+        self._surroundings.notifier.hand_over(self.upgrade.pid)
+        self._surroundings.hand_over()
+        self.phase = Phase.STOPPING
+        self._handing_over = self._workers_told = True
+        for listener in self.listeners:
+            listener.disown()
+            listener.close()
+        for worker in self.workforce:
+            worker.leave("a new supervisor serves")
+
+    def predecessor_left(self) -> None:
+        """Take over what the old supervisor had for itself: it has ended."""
+        assert self._predecessor is not None
+        self.loop.forget(self._predecessor.channel.fileno())
+        self._predecessor.channel.close()
+        self._predecessor = None
+        self._surroundings.predecessor_left()
+
     # -- the stop ---------------------------------------------------------------------------------
 
     def stop(self, *, graceful: bool, answer: Answer | None = None) -> None:
@@ -479,6 +629,11 @@ class Supervisor:
         if answer is not None:
             self._stop_answers.append(answer)
         first = self.phase is not Phase.STOPPING
+        if first:
+            self._surroundings.notifier.stopping("stopping")
+            if self.upgrade is not None:
+                self.upgrade.fail("the server stops")
+                self.upgrade = None
         graceful = graceful and self.phase is not Phase.STARTING  # nobody was let in yet
         self.phase = Phase.STOPPING
         if first and graceful:
@@ -519,6 +674,18 @@ class Supervisor:
         limit = self.settings.graceful_timeout
         self.logger.info("stopping: finishing the requests in progress, for up to %g s", limit)
         for listener in self.listeners:
-            listener.turn_newcomers_away()
+            if self._predecessor is None:
+                listener.turn_newcomers_away()
         for worker in self.workforce:
             worker.leave("the server stops", last=True)
+
+
+class Farewell:
+    """The line to a predecessor, in the loop: its end is the predecessor's."""
+
+    def __init__(self, supervisor: Supervisor) -> None:
+        self._supervisor = supervisor
+
+    def handle_events(self, _mask: int) -> None:
+        """Take note of the end."""
+        self._supervisor.predecessor_left()

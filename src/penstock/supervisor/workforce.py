@@ -12,6 +12,7 @@ from typing import Protocol
 from penstock.board import RequestInProgress
 from penstock.supervisor.channel import Message
 from penstock.supervisor.generation import Generation
+from penstock.supervisor.hooks import ServerHooks
 from penstock.supervisor.loop import Loop
 from penstock.supervisor.obituary import Death, requests_lost
 from penstock.supervisor.processes import Stage, WorkerProcess
@@ -47,6 +48,7 @@ class Workforce:
         loop: Loop,
         logger: logging.Logger,
         director: Director,
+        hooks: ServerHooks,
         out_of_memory: Callable[[], int | None],
     ) -> None:
         """Have no workers yet; ``out_of_memory`` counts what the kernel killed for want of it."""
@@ -56,9 +58,12 @@ class Workforce:
         self._loop = loop
         self._logger = logger
         self._director = director
+        self._hooks = hooks
         self._count_oom = out_of_memory
         self._oom_kills = out_of_memory()
         self._number = 0
+        self.counts = {"started": 0, "crashed": 0, "killed": 0}
+        """Workers so far: all that were started, those that ended untold, those that were killed."""
 
     def __iter__(self) -> Iterator[WorkerProcess]:
         """Yield every worker that has not ended."""
@@ -78,7 +83,12 @@ class Workforce:
     ) -> WorkerProcess | None:
         """Start a worker, one that replaces another perhaps; None where that fails."""
         self._number += 1
-        return generation.spawn(self._number, self._watch, replaces)
+        self.counts["started"] += 1
+        self._hooks.call("pre_fork", self._hooks.worker(self._number))
+        worker = generation.spawn(self._number, self._watch, replaces)
+        if worker is not None and worker.pid:
+            self._hooks.add(worker.number, worker.pid)
+        return worker
 
     def fill(self, generation: Generation, most: int = 1000) -> None:
         """Start what is missing, ``most`` workers at once; have those leave that are too many."""
@@ -113,7 +123,9 @@ class Workforce:
     def _take(self, worker: WorkerProcess, message: Message) -> None:
         event = message["event"]
         if event == "hello":
-            worker.pid = int(message["pid"])
+            if worker.pid == 0:
+                worker.pid = int(message["pid"])
+                self._hooks.add(worker.number, worker.pid)
             if worker.pid in self.unclaimed:
                 self._end(worker, self.unclaimed.pop(worker.pid))
         elif event == "failed":
@@ -187,7 +199,10 @@ class Workforce:
             self._tell_of_crash(worker, death, requests)
         was_booting = worker.is_booting
         pause = 0.0 if told else generation.note_death(worker)
+        self.counts["killed"] += bool(worker.killed_because and not worker.is_booting)
+        self.counts["crashed"] += not told
         generation.discard(worker)
+        self._hooks.remove(worker.number, worker.pid)
         if told:
             self._director.on_left(worker, clean=status == 0)
         elif was_booting:

@@ -1,0 +1,67 @@
+"""gunicorn's hooks, called where the supervisor and its workers come by."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from penstock.gunicorn_hooks import Hooks, Server, WorkerOfServer
+from penstock.identity import title_of
+
+if TYPE_CHECKING:
+    from penstock.listeners import Listener
+    from penstock.settings import Settings
+
+
+class ServerHooks:
+    """The hooks of the settings in force, and the ``server`` that they are handed."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        application: str,
+        listeners: Sequence[Listener],
+        logger: logging.Logger,
+    ) -> None:
+        self._logger = logger
+        self._application = application
+        self._hooks = Hooks()
+        self.server = Server(pid=os.getpid(), log=logger, cfg=self._hooks.config(settings))
+        self.use(settings, listeners)
+
+    def use(self, settings: Settings, listeners: Sequence[Listener]) -> None:
+        """Take the hooks of other settings from now on."""
+        self._hooks = settings.hooks or Hooks()
+        self.server.cfg = self._hooks.config(settings)
+        self.server.address = [listener.name for listener in listeners]
+        self.server.proc_name = title_of(settings, self._application)
+
+    def call(self, name: str, *arguments: object) -> None:
+        """Call a hook with the server and more; raises `HookError` for ``on_starting`` alone."""
+        self._hooks.call(name, self.server, *arguments, logger=self._logger)
+
+    def worker(self, number: int, pid: int = 0) -> WorkerOfServer:
+        """Return what a hook is handed for a worker; ``pid`` is 0 before the fork."""
+        worker = WorkerOfServer(number, os.getpid(), self._logger, self.server.cfg)
+        if pid:
+            worker.pid = pid
+        return worker
+
+    def add(self, number: int, pid: int) -> None:
+        """Take note of a worker that has been forked."""
+        self.server.WORKERS[pid] = self.worker(number, pid)
+
+    def remove(self, number: int, pid: int) -> None:
+        """Take note of the end of a worker, and call ``child_exit``."""
+        worker = self.server.WORKERS.pop(pid, None) or self.worker(number, pid)
+        worker.alive = False
+        self.call("child_exit", worker)
+
+    def scale(self, new: int) -> None:
+        """Take note of how many workers are wanted, and call ``nworkers_changed``."""
+        old = self.server.num_workers
+        self.server.num_workers = new
+        if new != old:
+            self.call("nworkers_changed", new, old)
