@@ -379,6 +379,11 @@ class Service:
         """The address, for logs and humans."""
         return self.listener.name
 
+    @property
+    def is_connected(self) -> bool:
+        """Whether there is a connection: to somebody who may wait for an answer."""
+        return bool(self._connections)
+
     # -- what the loop calls --------------------------------------------------------------------
 
     def handle_events(self, _mask: int) -> None:

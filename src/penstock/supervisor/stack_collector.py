@@ -1,0 +1,91 @@
+"""The stacks of workers, for somebody who asks: by themselves where they answer, else by C code."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+
+from penstock.supervisor.fleet import StacksAnswer
+from penstock.supervisor.processes import Stage, WorkerProcess
+
+ANSWER_SECONDS = 2.0
+"""For a worker to answer: its main thread needs the interpreter lock for a moment."""
+
+DUMP_SECONDS = 1.0
+"""For C code to write the stacks of a worker that has not answered."""
+
+NO_ANSWER = "it did not answer, and wrote nothing: the process may be halted"
+GONE = "it has ended meanwhile"
+
+
+class StackCollector:
+    """Collects stacks for any number of people at once."""
+
+    def __init__(self, ask_for_dump: Callable[[WorkerProcess], None]) -> None:
+        """``ask_for_dump`` has a worker's C code write its stacks to `WorkerProcess.dumped`."""
+        self._ask_for_dump = ask_for_dump
+        self._asked: dict[WorkerProcess, float] = {}  # workers that were asked, and when
+        self._dumping: dict[WorkerProcess, float] = {}  # those that did not answer, since when
+        self._collections: list[_Collection] = []
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether `tick` is to be called soon again."""
+        return bool(self._collections)
+
+    def ask(self, workers: Sequence[WorkerProcess], answer: StacksAnswer) -> None:
+        """Collect the stacks of these workers; ``answer`` is called within some seconds."""
+        now = time.monotonic()
+        self._collections.append(_Collection(list(workers), answer))
+        for worker in workers:
+            if worker not in self._asked and worker not in self._dumping:
+                self._asked[worker] = now
+                worker.order("stacks")
+        self._finish()
+
+    def on_stacks(self, worker: WorkerProcess, text: str) -> None:
+        """Take what a worker says of its stacks."""
+        self._asked.pop(worker, None)
+        if self._dumping.pop(worker, None) is not None:
+            worker.dumped.clear()  # or else it would be told of the worker's end
+        self._settle(worker, text)
+
+    def tick(self, now: float) -> None:
+        """See who has not answered in time, or has ended; ``now`` is on the monotonic clock."""
+        for worker, since in list(self._asked.items()):
+            if worker.stage is Stage.ENDED:
+                del self._asked[worker]
+                self._settle(worker, GONE)
+            elif now - since >= ANSWER_SECONDS:
+                del self._asked[worker]
+                self._dumping[worker] = now
+                self._ask_for_dump(worker)
+        for worker, since in list(self._dumping.items()):
+            if worker.stage is Stage.ENDED or now - since >= DUMP_SECONDS:
+                del self._dumping[worker]
+                text = worker.dumped.decode("utf-8", "backslashreplace")
+                worker.dumped.clear()
+                gone = worker.stage is Stage.ENDED
+                self._settle(worker, text or (GONE if gone else NO_ANSWER))
+
+    def _settle(self, worker: WorkerProcess, text: str) -> None:
+        for collection in self._collections:
+            if worker in collection.missing:
+                collection.missing.remove(worker)
+                collection.found[worker.pid] = text
+        self._finish()
+
+    def _finish(self) -> None:
+        finished = [each for each in self._collections if not each.missing]
+        self._collections = [each for each in self._collections if each.missing]
+        for collection in finished:
+            collection.answer(dict(sorted(collection.found.items())))
+
+
+class _Collection:
+    """What one who asks has got so far."""
+
+    def __init__(self, missing: list[WorkerProcess], answer: StacksAnswer) -> None:
+        self.missing = missing
+        self.answer = answer
+        self.found: dict[int, str] = {}
