@@ -46,8 +46,9 @@ def test_the_version_has_its_place_in_the_changelog() -> None:
     assert f"## [{penstock.__version__}]" in (ROOT / "CHANGELOG.md").read_text("utf-8")
 
 
-def test_the_command_is_there_to_be_called() -> None:
-    module, _, name = PROJECT["scripts"]["penstock"].partition(":")
+@pytest.mark.parametrize("command", ["penstock", "penstockctl"])
+def test_the_command_is_there_to_be_called(command: str) -> None:
+    module, _, name = PROJECT["scripts"][command].partition(":")
     assert callable(getattr(importlib.import_module(module), name))
 
 

@@ -296,6 +296,15 @@ def test_only_a_worker_that_serves_can_be_recycled(here: Here) -> None:
         here.reception.recycle(9, here.outcomes.append)
 
 
+@pytest.mark.parametrize("phase", [Phase.STARTING, Phase.STOPPING])
+def test_no_worker_is_recycled_while_the_server_starts_or_stops(here: Here, phase: Phase) -> None:
+    here.supervisor.fake.add(7)
+    here.supervisor.phase = phase
+    with pytest.raises(ControlError, match=f"the server is {phase.value}"):
+        here.reception.recycle(7, here.outcomes.append)
+    assert here.supervisor.told == []
+
+
 # Addresses
 
 

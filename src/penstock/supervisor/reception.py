@@ -303,6 +303,9 @@ class Reception:
 
     def recycle(self, pid: int, answer: Answer) -> None:
         """See `Fleet.recycle`."""
+        phase = self._supervisor.phase.value
+        if phase != "serving":
+            raise ControlError(f"the server is {phase}: no worker is replaced by hand meanwhile")
         worker = self._find(pid)
         if worker.stage is not Stage.SERVING:
             raise ControlError(f"{worker} does not serve: it is {worker.stage.value}")
