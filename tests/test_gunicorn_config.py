@@ -13,6 +13,7 @@ from penstock.command_line import parse_command_line
 from penstock.errors import SettingsError
 from penstock.gunicorn_config import ConfigFileError, is_python
 from penstock.gunicorn_settings import GUNICORN_SETTINGS, HOOKS, GunicornSetting
+from penstock.other_servers import GUNICORN_FLAGS
 from penstock.settings import OPTIONS, Settings, load_settings
 from support.server_process import ServerProcess, run_penstock
 
@@ -405,7 +406,9 @@ def test_every_flag_of_gunicorn_is_taken_or_refused_by_name_on_our_command_line(
     for flag in row.flags:
         if said := refusal(flag, row):
             assert f"{flag} is a flag of gunicorn, and not of penstock: " in said
-            assert row.instead
+            assert row.flags in GUNICORN_FLAGS
+        else:
+            assert row.flags not in GUNICORN_FLAGS
 
 
 # The command

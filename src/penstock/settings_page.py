@@ -10,18 +10,22 @@ from penstock.settings import OPTIONS
 _INTRODUCTION = """\
 # Settings
 
-This page is made from the declarations in `src/penstock/settings.py` by
-`python -m penstock.settings_page`; change them, and not this page.
+This page is made from the declarations in `src/penstock/settings.py` and
+`src/penstock/settings_processes.py` by `python -m penstock.settings_page`; change them, and not
+this page.
 
 A setting can be given in several places. The first of these wins:
 
 1. a flag of the command;
 2. the environment variable, `PENSTOCK_` and the name in capitals;
-3. a TOML file: the one of `-c FILE`, or else `penstock.toml`, or else the table `[tool.penstock]`
+3. `GUNICORN_CMD_ARGS`, with gunicorn's flags;
+4. a TOML file: the one of `-c FILE`, or else `penstock.toml`, or else the table `[tool.penstock]`
    of `pyproject.toml`, both in the directory where the command is typed;
-4. a variable that platforms set: `PORT` (listen on that port of all IPv4 addresses),
+5. `gunicorn.conf.py` in that directory. `-c FILE` replaces it, and may name such a file itself:
+   [migrating.md](migrating.md#from-gunicorn) tells how it is read;
+6. a variable that platforms set: `PORT` (listen on that port of all IPv4 addresses),
    `WEB_CONCURRENCY` and `SCRIPT_NAME`;
-5. the default.
+7. the default.
 
 Sockets that systemd passes (`LISTEN_FDS`, `LISTEN_PID`) replace `bind`, wherever it was given.
 `penstock --check module:callable` prints every setting and where it came from.

@@ -1,0 +1,73 @@
+"""The page of gunicorn's settings, docs/gunicorn-settings.md, made from the table."""
+
+from __future__ import annotations
+
+from penstock.gunicorn_settings import GUNICORN_SETTINGS, HOOKS, GunicornSetting
+from penstock.other_servers import GUNICORN_FLAGS
+from penstock.settings import OPTIONS
+
+_INTRODUCTION = """\
+# gunicorn's settings, one by one
+
+This page is made from the table in `src/penstock/gunicorn_settings.py` by
+`python -m penstock.gunicorn_page`; change that, and not this page. How the settings are read is
+told in [migrating.md](migrating.md#from-gunicorn).
+
+Compared with gunicorn 27.0.1. "Here" is the setting that it becomes, whether it stands in a
+`gunicorn.conf.py` or in `GUNICORN_CMD_ARGS`. A dash means that it has no meaning here, which is
+told once, as a warning, where it asks for something. A flag that is refused is refused only where
+it is typed.
+
+| gunicorn | Flags | Typed | Here | Remark |
+|---|---|---|---|---|
+"""
+
+_HOOKS = """
+## Hooks
+
+| Hook | When it is called |
+|---|---|
+"""
+
+_WHEN = {
+    "on_starting": "in the supervisor, before anything is started; what it raises ends the start",
+    "on_reload": "in the supervisor, when a reload begins",
+    "when_ready": "in the supervisor, when it is about to start workers",
+    "pre_fork": "in the supervisor, before a worker is started",
+    "post_fork": "in the worker, before the application is loaded",
+    "post_worker_init": "in the worker, when the application is loaded",
+    "worker_int": "in the worker, when it is told to stop at once",
+    "worker_abort": "in the worker, when it is given up because a request hangs",
+    "pre_exec": "in the supervisor, before the new one of an upgrade is started",
+    "pre_request": "in the worker's thread, before the application; what it raises is answered "
+    "with 500",
+    "post_request": "in the worker's thread, after the response was closed; the last two arguments "
+    "may be left out",
+    "child_exit": "in the supervisor, when a worker has ended",
+    "worker_exit": "in the worker, when it is about to end",
+    "nworkers_changed": "in the supervisor, when another number of workers is wanted; `None` is "
+    "the old one at the start",
+    "on_exit": "in the supervisor, when it is about to end",
+}
+
+
+def gunicorn_page() -> str:
+    """Return the page, in Markdown."""
+    rows = [_row(row) for row in GUNICORN_SETTINGS.values()]
+    hooks = [f"| `{name}({', '.join(HOOKS[name])})` | {_WHEN[name]} |\n" for name in HOOKS]
+    return "".join([_INTRODUCTION, *rows, _HOOKS, *hooks])
+
+
+def _row(row: GunicornSetting) -> str:
+    links = {name: f"[`{name}`](settings.md#{name})" for name in OPTIONS}
+    here = links[row.ours] if row.ours else "-"
+    if row.silent:
+        here = "needs no setting"
+    remark = row.differs if row.ours else row.instead
+    flags = ", ".join(f"`{flag}`" for flag in row.flags) or "-"
+    typed = ("refused" if row.flags in GUNICORN_FLAGS else "taken") if row.flags else "-"
+    return f"| `{row.name}` | {flags} | {typed} | {here} | {remark.format_map(links)} |\n"
+
+
+if __name__ == "__main__":
+    print(gunicorn_page(), end="")
