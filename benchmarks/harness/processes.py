@@ -66,6 +66,49 @@ def descriptor_count(pid: int) -> int:
         return 0  # it has just ended
 
 
+def peer_ports(pid: int) -> set[int]:
+    """Return the ports of all clients that a process has TCP connections with, over IPv4.
+
+    That is exact while the process stands still (SIGSTOP).
+    """
+    inodes = set()
+    for link in _links(PROC / str(pid) / "fd"):
+        if link.startswith("socket:["):
+            inodes.add(link[len("socket:[") : -1])
+    ports = set()
+    for line in _read(PROC / "net" / "tcp").splitlines()[1:]:
+        fields = line.split()
+        if fields[9] in inodes:
+            ports.add(int(fields[2].rpartition(":")[2], 16))
+    return ports - {0}
+
+
+def _links(folder: Path) -> list[str]:
+    found = []
+    for path in folder.iterdir():
+        try:
+            found.append(os.readlink(path))
+        except FileNotFoundError:
+            pass  # closed in the meantime
+    return found
+
+
+def state(pid: int) -> str:
+    """Return the letter of a process's state, ``Z`` for one that has ended; empty without it."""
+    return _read(PROC / str(pid) / "stat").rpartition(")")[2].strip()[:1]
+
+
+def session_members(session: int) -> list[int]:
+    """Return the processes of a session that have not ended."""
+    found = []
+    for folder in PROC.iterdir():
+        if folder.name.isdigit():
+            fields = _read(folder / "stat").rpartition(")")[2].split()
+            if fields and fields[0] != "Z" and int(fields[3]) == session:
+                found.append(int(folder.name))
+    return found
+
+
 def _read(path: Path) -> str:
     try:
         return path.read_text()

@@ -70,18 +70,26 @@ class ServerProcess:
         environ: Mapping[str, str] | None = None,
         python: Sequence[str] = (sys.executable,),
         pass_fds: Sequence[int] = (),
+        new_session: bool = False,
+        bind: str | None = "127.0.0.1:0",
     ) -> None:
-        """Start the process; `wait_until_serving` waits for it. ``environ`` adds variables."""
-        bound = any(re.match(r"-b|--bind", argument) for argument in arguments)
+        """Start the process; `wait_until_serving` waits for it. ``environ`` adds variables.
+
+        ``bind`` is where it listens unless an argument says so; None leaves it to a file. With
+        ``new_session`` all that it starts can be told by the session's number, its own.
+        """
         command = [*python, "-m", "penstock", *arguments]
+        if bind and not any(re.match(r"-b|--bind", argument) for argument in arguments):
+            command += ["--bind", bind]
         self.process = subprocess.Popen(
-            command if bound else [*command, "--bind", "127.0.0.1:0"],
+            command,
             cwd=cwd,
             env=checkout_environ() | dict(environ or {}),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             pass_fds=pass_fds,
+            start_new_session=new_session,
         )
         self.url = ""
         self.host = ""

@@ -1,0 +1,167 @@
+"""A worker that dies: whom that costs an answer, how soon it is replaced, and what the log tells."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import time
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from harness import processes
+from support.invariant import eventually
+from support.lifecycle import Supervised, halt, write_app
+from support.load import Load
+from support.wire import Client
+
+DEATHS = {
+    "SIGKILL": "SIGKILL",
+    "segfault": "SIGSEGV",
+    "exit": "7",
+    "abort": "SIGABRT",
+}
+"""How the application ends its worker, and what the log calls that."""
+
+SUCCESSOR_WITHIN = 1.0
+"""Seconds, and as much again for a machine that is busy with other tests."""
+
+
+def is_dead(pid: int) -> bool:
+    return processes.state(pid) in ("", "Z")
+
+
+@pytest.mark.parametrize("how", DEATHS)
+def test_fault_25_a_worker_that_dies_has_a_successor_within_a_second(
+    tmp_path: Path, transport: str, how: str
+) -> None:
+    with Supervised(tmp_path, "--transport", transport) as server:
+        (old,) = server.workers()
+        with Client(server.address) as client:
+            client.send(f"GET /die?1&{how} HTTP/1.1\r\nHost: a\r\n\r\n".encode())
+            assert client.read_to_end() == b""
+        begin = time.monotonic()
+        # Nobody is refused meanwhile: who comes waits in the queue.
+        version, new = server.served_by()
+        assert time.monotonic() - begin < 2 * SUCCESSOR_WITHIN
+        assert version == "one"
+        assert new != old
+        assert server.wait_for_workers(1) == {new}
+        line = server.wait_for_line(rf"\b{old}\b.*{DEATHS[how]}")
+        assert re.search(r"\[(ERROR|CRITICAL)\]", line)
+        assert server.stop() == 0
+
+
+def test_the_log_names_what_a_dead_worker_was_at(tmp_path: Path, transport: str) -> None:
+    with Supervised(tmp_path, "--transport", transport) as server:
+        (old,) = server.workers()
+        with server.begin("/hold?5&", "held") as held:
+            name, port = held.socket.getsockname()
+            os.kill(old, signal.SIGKILL)
+            assert held.read_to_end() == b""
+        line = server.wait_for_line(r"GET /hold\?5&")
+        told = re.search(r"GET (\S+) \(request (\S+), ([\d.]+) s old, from (\S+)\)", line)
+        assert told, line
+        assert told[4] == f"{name}:{port}"
+        assert re.fullmatch(r"[\x21-\x7e]+", told[2])
+        assert float(told[3]) < 30
+        server.wait_for_workers(1, {old})
+        assert re.search(rf"\b{old}\b.*SIGKILL", "\n".join(server.lines_so_far()))
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSEGV])
+def test_fault_31_only_connections_of_the_dead_worker_fail(
+    tmp_path: Path, transport: str, number: signal.Signals
+) -> None:
+    with Supervised(tmp_path, "-w", "2", "--transport", transport) as server:
+        killed: dict[int, set[int]] = {}
+        with Load(server.address, keep_alive=12, closing=6) as load:
+            for _ in range(3):
+                load.wait_for(200)
+                before = server.wait_for_workers(2)
+                victim = min(before)
+                # While it stands still nothing is accepted or closed: just its clients may fail.
+                halt(victim)
+                killed[victim] = processes.peer_ports(victim)
+                os.kill(victim, number)
+                os.kill(victim, signal.SIGCONT)
+                eventually(partial(is_dead, victim))
+                server.wait_for_workers(2, {victim})
+        counts = load.counts
+        theirs = set().union(*killed.values())
+        assert not [str(loss) for loss in counts.losses if loss.port not in theirs]
+        assert len(counts.losses) <= len(theirs)
+        assert counts.refused == 0
+        assert len(counts.servers) >= 4, counts
+        assert server.stop() == 0
+
+
+def test_a_worker_that_crashes_again_and_again_is_held_back_loudly_and_others_serve(
+    tmp_path: Path, transport: str
+) -> None:
+    # All that are started after the first two die while they boot.
+    count = tmp_path / "count"
+    crash = (
+        "import os, pathlib\n"
+        f"count = pathlib.Path({str(count)!r})\n"
+        "with count.open('a') as file:\n"
+        "    file.write('.')\n"
+        "if count.stat().st_size > 2:\n"
+        "    os.kill(os.getpid(), 11)\n"
+    )
+    write_app(tmp_path, "one", crash)
+    with Supervised(tmp_path, "-w", "2", "--transport", transport) as server:
+        victim, healthy = sorted(server.wait_for_workers(2))
+        with Load(server.address, keep_alive=0, closing=4) as load:
+            os.kill(victim, signal.SIGKILL)
+            server.wait_for_line(r"\[(ERROR|CRITICAL)\].*(again|in a row|times|back)", within=15)
+            load.wait_for(200)
+            tried = count.stat().st_size
+            assert healthy in server.workers()
+        counts = load.counts
+        assert counts.refused == 0
+        # The victim was at requests of its own.
+        assert len(counts.losses) <= 4, counts
+        assert tried <= 12, "it is started without a pause"
+        write_app(tmp_path, "two")
+        server.wait_for_workers(2, {victim})
+        assert eventually(lambda: server.served_by()[0] == "two", 15)
+        assert server.stop() == 0
+
+
+def test_fault_32_workers_of_a_dead_supervisor_finish_and_leave_the_port(
+    tmp_path: Path, transport: str
+) -> None:
+    with Supervised(
+        tmp_path, "-w", "2", "--transport", transport, "--drain-linger", "0s"
+    ) as server:
+        workers = server.workers()
+        with server.begin("/hold?3&", "held") as held:
+            os.kill(server.supervisor, signal.SIGKILL)
+            server.process.wait(10)
+            # What it was at is finished, and nobody else takes the port for that.
+            eventually(lambda: len(server.members()) < 2)
+            assert len(server.members()) == 1
+            server.let_go("held")
+            assert held.read_response().body.startswith(b"3 one:")
+        assert workers
+        server.wait_until_all_have_left()
+        with pytest.raises(ConnectionRefusedError):
+            Client(server.address)
+        with Supervised(tmp_path, "--bind", f"127.0.0.1:{server.port}") as successor:
+            assert successor.served_by()[0] == "one"
+            assert successor.stop() == 0
+
+
+def test_fault_32_a_dead_supervisor_under_load_loses_nothing(
+    tmp_path: Path, transport: str
+) -> None:
+    with Supervised(tmp_path, "-w", "2", "--transport", transport) as server:
+        with Load(server.address, keep_alive=8, closing=4, until_refused=True) as load:
+            load.wait_for(300)
+            os.kill(server.supervisor, signal.SIGKILL)
+            counts = load.join()
+        server.wait_until_all_have_left()
+    counts.check()

@@ -1,0 +1,131 @@
+"""A request that takes too long: it is named, it is ended, and no other one pays for it."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import time
+from pathlib import Path
+
+from support.invariant import eventually
+from support.lifecycle import Supervised, halt
+from support.load import Load
+from support.wire import Client
+
+
+def test_a_request_over_its_timeout_gets_504_and_its_thread_serves_on(
+    tmp_path: Path, transport: str
+) -> None:
+    arguments = ("--timeout", "0.6s", "--transport", transport, "--threads", "2")
+    with Supervised(tmp_path, *arguments) as server:
+        before = server.workers()
+        with Load(server.address, keep_alive=2, closing=2) as load:
+            response = server.ask(f"/hold?7&{tmp_path}/never")
+            assert response.status == 504
+            load.wait_for(20)
+        load.counts.check()
+        warning = server.wait_for_line(r"\[WARNING\].*GET /hold\?7&")
+        assert re.search(r"request \S+", warning)
+        assert server.workers() == before
+        assert server.stop() == 0
+    assert "lifecycle_app.py" in "\n".join(server.lines)  # its stack
+
+
+def test_a_request_that_does_not_end_costs_its_worker_and_no_other_request(
+    tmp_path: Path, transport: str
+) -> None:
+    access = tmp_path / "access.log"
+    arguments = ("--timeout", "0.5s", "--timeout-grace", "0.5s", "--threads", "3")
+    more = ("--graceful-timeout", "3s", "--access-logfile", str(access), "--transport", transport)
+    with Supervised(tmp_path, *arguments, "--timeout-for", "/hold=20s", *more) as server:
+        (old,) = server.workers()
+        with server.begin("/hold?4&", "other") as other:
+            with server.begin("/deaf?3&", "stuck") as stuck:
+                with Load(server.address, keep_alive=3, closing=3) as load:
+                    server.wait_for_line("lifecycle_app.py.*in deaf")
+                    load.wait_until(lambda: len(server.workers() - {old}) == 1)
+                    load.wait_for(50)
+                    # Its sibling has time to finish.
+                    server.let_go("other")
+                    assert other.read_response().body.startswith(b"4 one:")
+                    server.wait_for_workers(1, {old})
+                    assert b" 504 " in stuck.read_to_end()[:20]
+        assert server.stop() == 0
+    load.counts.check()
+    assert load.counts.refused == 0
+    lines = [line for line in access.read_text().splitlines() if "/deaf?3&" in line]
+    assert len(lines) == 1
+    assert '" 504 ' in lines[0]
+
+
+def test_a_worker_whose_lock_native_code_keeps_is_noticed_told_and_replaced(
+    tmp_path: Path, transport: str
+) -> None:
+    arguments = ("--timeout", "1s", "--timeout-grace", "0.5s", "--graceful-timeout", "1s")
+    with Supervised(tmp_path, "-w", "2", *arguments, "--transport", transport) as server:
+        old = server.workers()
+        with server.begin("/keep-the-gil?6&", "stuck") as stuck:
+            server.wait_for_line("in keep_the_gil", 25)
+            server.wait_for_line(r"GET /keep-the-gil\?6&")
+            assert eventually(lambda: len(server.workers() - old) == 1, 25)
+            stuck.read_to_end()
+            assert eventually(lambda: len(server.workers() & old) == 1)
+        with Load(server.address, keep_alive=2, closing=4) as load:
+            load.wait_for(50)
+        load.counts.check()
+        assert server.stop() == 0
+
+
+def test_fault_40_a_worker_that_is_halted_is_not_shot(tmp_path: Path, transport: str) -> None:
+    arguments = ("--timeout", "0.5s", "--timeout-grace", "0.3s", "--transport", transport)
+    with Supervised(tmp_path, *arguments) as server:
+        (worker,) = server.workers()
+        halt(worker)
+        try:
+            with Client(server.address) as client:
+                client.send(b"GET /echo?1 HTTP/1.1\r\nHost: a\r\n\r\n")
+                client.socket.settimeout(3)
+                try:
+                    assert client.socket.recv(1) == b"", "a halted worker answers"
+                    raise AssertionError("the connection was closed")
+                except TimeoutError:
+                    pass
+                assert server.workers() == {worker}
+                os.kill(worker, signal.SIGCONT)
+                client.socket.settimeout(10)
+                assert client.read_response().status == 200
+        finally:
+            if worker in server.members():
+                os.kill(worker, signal.SIGCONT)
+        assert server.workers() == {worker}
+        assert server.stop() == 0
+
+
+def test_fault_40_a_server_that_is_halted_as_a_whole_goes_on_as_before(
+    tmp_path: Path, transport: str
+) -> None:
+    arguments = ("--timeout", "0.5s", "--timeout-grace", "0.3s", "--transport", transport)
+    with Supervised(tmp_path, "-w", "2", *arguments) as server:
+        workers = server.workers()
+        with Load(server.address, keep_alive=4, closing=4) as load:
+            load.wait_for(100)
+            everybody = [server.supervisor, *workers]
+            for pid in everybody:
+                halt(pid)
+            # As a container that gets no processor time, or a machine that sleeps.
+            until = time.monotonic() + 2
+            eventually(lambda: time.monotonic() > until)
+            for pid in everybody:
+                os.kill(pid, signal.SIGCONT)
+            load.wait_for(100)
+        assert server.workers() == workers
+        assert server.stop() == 0
+    load.counts.check()
+
+
+def test_the_application_is_told_its_deadline(tmp_path: Path, transport: str) -> None:
+    with Supervised(tmp_path, "--timeout", "9s", "--transport", transport) as server:
+        assert 6 < float(server.ask("/left").body.split()[0]) <= 9
+    with Supervised(tmp_path, "--timeout", "0", "--transport", transport) as server:
+        assert server.ask("/left").body.startswith(b"none")

@@ -1,0 +1,185 @@
+"""Where a server of several processes can run: as PID 1, as anybody, on a read-only disk."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from support.invariant import eventually
+from support.lifecycle import Supervised, parent_of
+from support.load import Load
+
+UNSHARE = shutil.which("unshare")
+
+
+def may_unshare(*flags: str) -> bool:
+    """Tell whether this user may have namespaces of its own."""
+    if UNSHARE is None:
+        return False
+    return (
+        subprocess.run([UNSHARE, *flags, "true"], capture_output=True, check=False).returncode == 0
+    )
+
+
+needs_pid_namespace = pytest.mark.skipif(
+    not may_unshare("-fp", "--mount-proc"), reason="no PID namespace may be made here"
+)
+needs_mounts = pytest.mark.skipif(
+    not may_unshare("-m"), reason="no mount namespace may be made here"
+)
+needs_root = pytest.mark.skipif(os.getuid() != 0, reason="only root may change the user")
+
+
+@needs_pid_namespace
+def test_fault_39_as_pid_1_it_stops_on_sigterm_and_reaps_strangers(
+    tmp_path: Path, transport: str
+) -> None:
+    assert UNSHARE is not None
+    python = (UNSHARE, "-fp", "--mount-proc", "--kill-child", sys.executable)
+    with Supervised(tmp_path, "-w", "2", "--transport", transport, python=python) as server:
+        # The first process is unshare; its child is the server, and PID 1 of what it sees.
+        (server.supervisor,) = [p for p in server.members() if parent_of(p) == server.process.pid]
+        with Load(server.address, keep_alive=2, closing=2) as load:
+            load.wait_for(20)
+            for number in range(5):
+                assert server.ask(f"/stray?{number}").status == 200
+            server.wait_for_workers(2)
+            load.wait_for(20)
+        load.counts.check()
+
+        def zombies() -> list[str]:
+            names = [f"/proc/{pid}/stat" for pid in os.listdir("/proc") if pid.isdigit()]
+            stats = []
+            for name in names:
+                try:
+                    stats.append(Path(name).read_text())
+                except (FileNotFoundError, ProcessLookupError):
+                    pass
+            fields = [stat.rpartition(")")[2].split() for stat in stats]
+            return [f[1] for f in fields if f[0] == "Z" and int(f[1]) == server.supervisor]
+
+        assert eventually(lambda: not zombies()), zombies()
+        server.signal(signal.SIGTERM)
+        assert server.wait() == 0
+    assert not [line for line in server.lines if "[ERROR]" in line or "[CRITICAL]" in line]
+
+
+@needs_mounts
+def test_it_starts_as_anybody_without_a_home_on_a_disk_that_cannot_be_written(
+    tmp_path: Path, transport: str
+) -> None:
+    """USERS 25: a read-only root, an arbitrary user id, no HOME, no /tmp."""
+    assert UNSHARE is not None
+    setpriv = shutil.which("setpriv")
+    if setpriv is None:
+        pytest.skip("setpriv is not installed")
+    readable(tmp_path)
+    # Every mount that could be written becomes read-only, in a namespace of the server's own.
+    script = (
+        "mount --make-rprivate / && "
+        "for m in $(cut -d' ' -f5 /proc/self/mountinfo | sort -u); do "
+        'case "$m" in /proc*|/sys*|/dev*) ;; *) mount -o remount,bind,ro "$m" || exit 77;; esac; '
+        "done && mount -t tmpfs -o ro none /dev/shm 2>/dev/null; "
+        'exec "$0" "$@"'
+    )
+    python = (
+        *(UNSHARE, "-m", "sh", "-c", script, "env", "-u", "HOME", "-u", "TMPDIR"),
+        *(setpriv, "--reuid=54321", "--regid=54321", "--clear-groups", sys.executable),
+    )
+    with Supervised(tmp_path, "-w", "2", "--transport", transport, python=python) as server:
+        with Load(server.address, keep_alive=2, closing=2) as load:
+            load.wait_for(50)
+            old = server.workers()
+            server.signal(signal.SIGHUP)
+            server.wait_for_workers(2, old)
+            load.wait_for(50)
+        assert server.ask("/identity").body.startswith(b"54321 54321 [] ")
+        with pytest.raises(OSError), open(f"/proc/{server.supervisor}/root{tmp_path}/x", "w"):
+            pass
+        assert server.stop() == 0
+    assert load.counts.refused == 0
+    assert not [line for line in server.lines if "[ERROR]" in line], server.lines
+
+
+def readable(folder: Path) -> None:
+    """Let anybody come to a folder of a test's: pytest's are its own user's."""
+    for path in [folder, *folder.parents]:
+        if path.stat().st_uid == os.getuid() and path != Path("/"):
+            path.chmod(path.stat().st_mode | 0o555)
+
+
+@needs_root
+def test_workers_run_as_the_user_and_group_that_were_asked_for(
+    tmp_path: Path, transport: str
+) -> None:
+    readable(tmp_path)
+    arguments = ("-u", "nobody", "-g", "nogroup", "--umask", "027", "--transport", transport)
+    access = tmp_path / "access.log"
+    with Supervised(tmp_path, *arguments, "--access-logfile", str(access)) as server:
+        import grp
+        import pwd
+
+        uid, gid = pwd.getpwnam("nobody").pw_uid, grp.getgrnam("nogroup").gr_gid
+        told = server.ask("/identity").body.decode()
+        assert told.startswith(f"{uid} {gid} "), told
+        # root's groups are gone
+        assert " [0" not in told
+        assert os.stat(f"/proc/{server.supervisor}").st_uid == 0
+        (old,) = server.workers()
+        os.kill(old, signal.SIGKILL)
+        server.wait_for_workers(1, {old})
+        assert server.ask("/identity").body.decode().startswith(f"{uid} {gid} ")
+        assert server.stop() == 0
+    assert "/identity" in access.read_text()
+
+
+@needs_root
+def test_a_user_that_does_not_exist_is_an_error_at_the_start(tmp_path: Path) -> None:
+    server = Supervised(tmp_path, "-u", "nobody-of-this-name")
+    try:
+        assert server.wait() == 2
+        assert "nobody-of-this-name" in "\n".join(server.lines)
+    finally:
+        server.kill()
+
+
+def test_fault_46_a_stale_pid_file_is_taken_over(tmp_path: Path) -> None:
+    child = subprocess.Popen(["true"])
+    child.wait()
+    pid_file = tmp_path / "pid"
+    pid_file.write_text(f"{child.pid}\n")
+    with Supervised(tmp_path, "--pid", str(pid_file)) as server:
+        assert int(pid_file.read_text()) == server.supervisor
+        assert server.stop() == 0
+    assert not pid_file.exists()
+
+
+def test_fault_46_the_pid_file_of_a_server_that_runs_is_an_error(tmp_path: Path) -> None:
+    pid_file = tmp_path / "pid"
+    with Supervised(tmp_path, "--pid", str(pid_file)) as server:
+        second = Supervised(tmp_path, "--pid", str(pid_file))
+        try:
+            assert second.wait() != 0
+            assert str(server.supervisor) in "\n".join(second.lines)
+        finally:
+            second.kill()
+        assert int(pid_file.read_text()) == server.supervisor
+        assert server.stop() == 0
+
+
+def test_no_descriptor_leads_to_a_file_that_was_made_for_the_heartbeat(tmp_path: Path) -> None:
+    with Supervised(tmp_path, "-w", "2") as server:
+        for pid in server.members():
+            for name in os.listdir(f"/proc/{pid}/fd"):
+                link = os.readlink(f"/proc/{pid}/fd/{name}")
+                assert not link.startswith(("/tmp", "/dev/shm", "/var")), link
+            maps = Path(f"/proc/{pid}/maps").read_text()
+            shared = [line for line in maps.splitlines() if " rw-s " in line]
+            assert not [line for line in shared if "/dev/zero" not in line], shared
+        assert server.stop() == 0

@@ -1,0 +1,154 @@
+"""A server of several processes that is told to stop loses nothing, and does not take for ever."""
+
+from __future__ import annotations
+
+import signal
+from pathlib import Path
+
+import pytest
+
+from support.invariant import eventually
+from support.lifecycle import Supervised
+from support.load import Load
+from support.wire import Client
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_fault_33_sigterm_under_load_loses_no_request(
+    tmp_path: Path, transport: str, workers: str
+) -> None:
+    with Supervised(tmp_path, "-w", workers, "--transport", transport) as server:
+        with Load(server.address, keep_alive=8, closing=8, until_refused=True) as load:
+            load.wait_for(400)
+            server.signal(signal.SIGTERM)
+            counts = load.join()
+        assert server.wait() == 0
+        assert not server.members()
+    counts.check()
+    assert counts.announced >= 8
+    assert counts.refused == 16
+    assert "stopped" in server.lines[-1]
+
+
+def test_fault_33_idle_connections_may_ask_once_more_while_the_server_lingers(
+    tmp_path: Path, transport: str
+) -> None:
+    with Supervised(tmp_path, "-w", "2", "--transport", transport) as server:
+        # They rest for longer than a drain without lingering would take.
+        with Load(server.address, keep_alive=24, closing=0, pause=0.3, until_refused=True) as load:
+            load.wait_for(48)
+            server.signal(signal.SIGTERM)
+            counts = load.join()
+        assert server.wait() == 0
+    counts.check()
+    assert counts.closed_idle == 0
+    assert counts.announced >= 24
+
+
+def test_a_request_in_progress_is_finished_before_the_server_leaves(
+    tmp_path: Path, transport: str
+) -> None:
+    with Supervised(tmp_path, "-w", "2", "--transport", transport) as server:
+        with (
+            server.begin("/hold?1&", "first") as first,
+            server.begin("/hold?2&", "second") as second,
+        ):
+            server.signal(signal.SIGTERM)
+            server.wait_for_line("stopping")
+            server.let_go("first")
+            server.let_go("second")
+            for number, client in ((b"1", first), (b"2", second)):
+                response = client.read_response()
+                assert response.body.startswith(number)
+                assert response.header("Connection") == "close"
+        assert server.wait() == 0
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGQUIT])
+def test_sigint_and_sigquit_leave_at_once(
+    tmp_path: Path, transport: str, number: signal.Signals
+) -> None:
+    with Supervised(tmp_path, "-w", "2", "--transport", transport) as server:
+        with server.begin("/hold?1&", "held") as client:
+            status, taken = server.seconds_to_exit(number)
+            assert (status, client.read_to_end()) == (0, b"")
+        assert taken < 3
+        assert not server.members()
+
+
+@pytest.mark.parametrize("second", [signal.SIGTERM, signal.SIGINT])
+def test_fault_33_a_second_signal_leaves_at_once(
+    tmp_path: Path, transport: str, second: signal.Signals
+) -> None:
+    with Supervised(
+        tmp_path, "-w", "2", "--transport", transport, "--graceful-timeout", "60s"
+    ) as server:
+        with server.begin("/hold?1&", "held") as client:
+            server.signal(signal.SIGTERM)
+            server.wait_for_line("stopping")
+            status, taken = server.seconds_to_exit(second)
+            assert (status, client.read_to_end()) == (0, b"")
+        assert taken < 3
+        assert not server.members()
+
+
+@pytest.mark.parametrize("view", ["/stubborn?1&", "/deaf?1&", "/keep-the-gil?1&"])
+def test_what_never_ends_delays_the_stop_by_graceful_timeout_at_most(
+    tmp_path: Path, transport: str, view: str
+) -> None:
+    with Supervised(
+        tmp_path, "-w", "2", "--transport", transport, "--graceful-timeout", "2s"
+    ) as server:
+        with server.begin(view, "held"):
+            status, taken = server.seconds_to_exit(signal.SIGTERM)
+        assert taken < 2 + 2  # half a second and more for a busy machine
+        assert status == 1
+        assert not server.members()
+    assert any("graceful_timeout" in line for line in server.lines)
+
+
+def test_with_a_shutdown_delay_readiness_is_negative_at_once_and_clients_are_served_on(
+    tmp_path: Path, transport: str
+) -> None:
+    arguments = ("--shutdown-delay", "1.5s", "--ready-path", "/readyz", "--health-path", "/healthz")
+    with Supervised(tmp_path, "-w", "2", "--transport", transport, *arguments) as server:
+        assert server.ask("/readyz").status == 200
+        with Load(server.address, keep_alive=6, closing=6, until_refused=True) as load:
+            load.wait_for(100)
+            server.signal(signal.SIGTERM)
+            assert eventually(lambda: server.ask("/readyz").status == 503, 1)
+            # All of them: a balancer asks whichever worker it comes to.
+            assert {server.ask("/readyz").status for _ in range(20)} == {503}
+            load.wait_for(100)
+            assert server.ask("/healthz").status == 200
+            assert load.counts.refused == 0
+            counts = load.join()
+        assert server.wait() == 0
+    counts.check()
+
+
+def test_a_second_signal_ends_a_shutdown_delay(tmp_path: Path) -> None:
+    with Supervised(tmp_path, "--shutdown-delay", "50s") as server:
+        server.signal(signal.SIGTERM)
+        server.wait_for_line("stopping|shutdown_delay")
+        status, taken = server.seconds_to_exit(signal.SIGTERM)
+        assert (status, taken < 3) == (0, True)
+
+
+def test_a_stop_while_workers_boot_is_a_stop(tmp_path: Path) -> None:
+    (tmp_path / "shop.py").write_text("import threading\nthreading.Event().wait(30)\n")
+    server = Supervised(tmp_path, "-w", "2")
+    try:
+        assert eventually(lambda: len(server.workers()) == 2)
+        status, taken = server.seconds_to_exit(signal.SIGTERM)
+        assert (status, taken < 3) == (0, True)
+        assert not server.members()
+    finally:
+        server.kill()
+
+
+def test_the_port_is_free_when_the_server_has_left(tmp_path: Path, transport: str) -> None:
+    with Supervised(tmp_path, "-w", "2", "--transport", transport) as server:
+        assert server.stop() == 0
+        with pytest.raises(ConnectionRefusedError):
+            Client(server.address)

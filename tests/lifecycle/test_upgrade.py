@@ -1,0 +1,122 @@
+"""SIGUSR2 puts a new supervisor in the old one's place, on its listeners; or changes nothing."""
+
+from __future__ import annotations
+
+import os
+import signal
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from support.invariant import eventually
+from support.lifecycle import Supervised, write_app
+from support.load import Load
+
+
+def has_left(server: Supervised, pid: int) -> bool:
+    return pid not in server.members()
+
+
+def upgraded(server: Supervised, pid_file: Path) -> bool:
+    """Tell whether another supervisor has written its number, and follow it."""
+    new = int(pid_file.read_text() or 0)
+    if new in (0, server.supervisor):
+        return False
+    server.supervisor = new
+    return True
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_fault_36_an_upgrade_under_load_loses_no_request(
+    tmp_path: Path, transport: str, workers: str
+) -> None:
+    pid_file = tmp_path / "pid"
+    with Supervised(
+        tmp_path, "-w", workers, "--transport", transport, "--pid", str(pid_file)
+    ) as server:
+        first = server.supervisor
+        assert int(pid_file.read_text()) == first
+        with Load(server.address, keep_alive=8, closing=8) as load:
+            load.wait_for(200)
+            write_app(tmp_path, "two")
+            server.signal(signal.SIGUSR2)
+            load.wait_until(lambda: upgraded(server, pid_file))
+            assert server.process.wait(20) == 0  # the old one leaves by itself
+            server.wait_for_workers(int(workers))
+            load.wait_for(200)
+            assert server.served_by()[0] == "two"
+        assert server.supervisor != first
+        assert int(pid_file.read_text()) == server.supervisor
+        server.stop()
+        assert not pid_file.exists()
+    load.counts.check()
+    assert load.counts.refused == 0
+    assert {tag.partition(":")[0] for tag in load.counts.servers} == {"one", "two"}
+
+
+def test_an_upgrade_follows_an_upgrade(tmp_path: Path, transport: str) -> None:
+    pid_file = tmp_path / "pid"
+    with Supervised(tmp_path, "--transport", transport, "--pid", str(pid_file)) as server:
+        with Load(server.address, keep_alive=4, closing=4) as load:
+            for version in ("two", "three"):
+                old = server.supervisor
+                write_app(tmp_path, version)
+                server.signal(signal.SIGUSR2)
+                load.wait_until(lambda: upgraded(server, pid_file))
+                load.wait_until(partial(has_left, server, old))
+                assert server.served_by()[0] == version
+        server.stop()
+    load.counts.check()
+
+
+def test_fault_36_code_that_does_not_load_is_rolled_back(tmp_path: Path, transport: str) -> None:
+    pid_file = tmp_path / "pid"
+    with Supervised(
+        tmp_path, "-w", "2", "--transport", transport, "--pid", str(pid_file)
+    ) as server:
+        old = server.workers()
+        with Load(server.address, keep_alive=4, closing=4) as load:
+            (tmp_path / "shop.py").write_text("raise LookupError('on purpose')\n")
+            server.signal(signal.SIGUSR2)
+            server.wait_for_line("LookupError: on purpose")
+            server.wait_for_line(
+                r"\[(ERROR|CRITICAL|WARNING)\].*(old|roll|goes? on|remain|serving)"
+            )
+            load.wait_for(50)
+            assert eventually(lambda: set(server.members()) == old | {server.supervisor})
+            assert int(pid_file.read_text()) == server.supervisor
+            write_app(tmp_path, "two")
+            server.signal(signal.SIGUSR2)
+            load.wait_until(lambda: upgraded(server, pid_file))
+            load.wait_until(lambda: not old & set(server.members()))
+        assert server.served_by()[0] == "two"
+        server.stop()
+    load.counts.check()
+
+
+def test_an_upgrade_that_hangs_is_rolled_back(tmp_path: Path) -> None:
+    with Supervised(tmp_path, "--boot-timeout", "1s") as server:
+        old = set(server.members())
+        write_app(tmp_path, "two", "import threading; threading.Event().wait(30)")
+        server.signal(signal.SIGUSR2)
+        server.wait_for_line("boot_timeout")
+        assert eventually(lambda: set(server.members()) == old)
+        assert server.served_by()[0] == "one"
+        assert server.stop() == 0
+
+
+def test_a_supervisor_that_takes_over_and_dies_leaves_no_port_without_a_server(
+    tmp_path: Path,
+) -> None:
+    """Killed before it serves: the old one goes on."""
+    with Supervised(tmp_path) as server:
+        old = set(server.members())
+        write_app(tmp_path, "two", "import threading; threading.Event().wait(30)")
+        server.signal(signal.SIGUSR2)
+        assert eventually(lambda: len(server.members()) >= 4)
+        for pid in set(server.members()) - old:
+            os.kill(pid, signal.SIGKILL)
+        assert eventually(lambda: set(server.members()) == old)
+        assert server.served_by()[0] == "one"
+        assert server.stop() == 0
