@@ -17,6 +17,7 @@ PYTEST = "$(BIN)/python" -m pytest
 
 .DEFAULT_GOAL := help
 .PHONY: help serve test suite coverage lint format docs install-check bench counts soak native
+.PHONY: lifecycle-soak
 .PHONY: native-test fuzz native-fuzz asan valgrind portable clean
 
 help:
@@ -30,6 +31,7 @@ help:
 	@echo 'make bench          measure beside other servers, in an environment of its own, .bench'
 	@echo 'make counts         hold instructions and system calls a request to their bounds'
 	@echo 'make soak           send millions of requests, and see that nothing is lost or grows'
+	@echo 'make lifecycle-soak reload, kill, recycle and upgrade under load, and count what is lost'
 	@echo 'make native         build the native transport into the checkout, or say why it cannot be'
 	@echo 'make native-test    check style and lints of the Rust in native/, and run its tests'
 	@echo 'make fuzz           feed both transports the same, at random: CASES=5000 for each test'
@@ -94,6 +96,12 @@ counts:
 
 soak:
 	@python="$(PYTHON)"; "$${python:-$$(scripts/find-python)}" benchmarks/soak.py $(ARGS)
+
+# It shares the tests' load, which counts exactly.
+lifecycle-soak:
+	@$(SYNC) test $(TEST)
+	@$(NATIVE)
+	PYTHONPATH=src:tests "$(BIN)/python" benchmarks/lifecycle_soak.py $(ARGS)
 
 # The tests and `make serve` do this, too, but go on without cargo.
 native:

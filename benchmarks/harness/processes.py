@@ -49,8 +49,12 @@ def resident_kib(pid: int) -> int:
     Counted by walking the page tables (smaps_rollup): VmRSS in `status` is kept in counters per
     processor, and may be off by some hundred KiB.
     """
-    rollups = (_read(PROC / str(member) / "smaps_rollup") for member in tree(pid))
-    return sum(_field(rollup, "Rss:") for rollup in rollups)
+    return sum(own_resident_kib(member) for member in tree(pid))
+
+
+def own_resident_kib(pid: int) -> int:
+    """Return the resident memory of one process in KiB; 0 without it."""
+    return _field(_read(PROC / str(pid) / "smaps_rollup"), "Rss:")
 
 
 def thread_count(pid: int) -> int:

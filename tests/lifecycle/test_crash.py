@@ -1,4 +1,4 @@
-"""A worker that dies: whom that costs an answer, how soon it is replaced, and what the log tells."""
+"""A worker that dies: whom that costs an answer, how soon it is replaced, what the log tells."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A worker that has served or lived long enough, or is too large, is replaced, and nobody notices."""
+"""A worker that has served or lived for long, or is too large, is replaced, and nobody notices."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""SIGHUP puts new code and settings in place of old ones, and loses nothing; or it changes nothing."""
+"""SIGHUP puts new code and settings in place, and loses nothing; or it changes nothing."""
 
 from __future__ import annotations
 

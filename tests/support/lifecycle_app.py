@@ -27,6 +27,8 @@ Answer = bytes | Iterable[bytes]
 HOLD_AT_MOST = 30.0
 """Seconds that a request is held: a test that failed must not leave a process behind."""
 
+BLOCK = bytes(512 * 1024)
+
 hoard: list[bytes] = []
 
 
@@ -52,6 +54,11 @@ def upload(environ: Environ) -> Answer:
     while block := environ["wsgi.input"].read(65536):
         found = zlib.crc32(block, found)
     return b"%b:%08x" % (number(environ), found)
+
+
+def large(environ: Environ) -> Answer:
+    """Answer with what no socket takes at once."""
+    return number(environ) + b" " + BLOCK
 
 
 def work(environ: Environ) -> Answer:
@@ -168,7 +175,20 @@ def make(version: str) -> WSGIApplication:
     views: dict[str, Callable[[Environ], Answer]] = {
         "/" + view.__name__.replace("_", "-"): view
         for view in [
-            *(echo, upload, work, hold, stubborn, deaf, deadlock, keep_the_gil, die, grow, left),
+            *(
+                echo,
+                upload,
+                large,
+                work,
+                hold,
+                stubborn,
+                deaf,
+                deadlock,
+                keep_the_gil,
+                die,
+                grow,
+                left,
+            ),
             *(identity, stray, pieces),
         ]
     }

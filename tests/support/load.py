@@ -268,6 +268,11 @@ class Load:
         self._thread.join(within)
         return self.stop()
 
+    @property
+    def is_alive(self) -> bool:
+        """Whether it goes on."""
+        return self._thread.is_alive()
+
     def wait_for(self, answers: int, within: float = 30.0) -> None:
         """Wait until so many more requests have been answered."""
         wanted = self.counts.answered + answers
