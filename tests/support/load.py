@@ -460,7 +460,7 @@ class _Client:
             now = time.monotonic()
             counts.answered += 1
             counts.slowest = max(counts.slowest, now - self._since)
-            self._server = response.body[len(asked.answer) :].decode("latin-1")
+            self._server = response.body[len(asked.answer) - 1 :].rpartition(b" ")[2].decode()
             counts.servers[self._server] += 1
             self._earlier += 1
             self._rest(now, response.header("Connection") == "close")
