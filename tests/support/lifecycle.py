@@ -72,10 +72,14 @@ class Supervised(ServerProcess):
         self, count: int, without: set[int] | frozenset[int] = frozenset()
     ) -> set[int]:
         """Wait until there are just so many workers, none of them among some others."""
-        eventually(lambda: len(self.workers()) == count and not self.workers() & without)
-        found = self.workers()
-        assert len(found) == count, (found, without, self.lines_so_far())
-        assert not found & without, (found, without, self.lines_so_far())
+        found: set[int] = set()
+
+        def are_there() -> bool:
+            nonlocal found
+            found = self.workers()
+            return len(found) == count and not found & without
+
+        assert eventually(are_there), (found, without, self.lines_so_far())
         return found
 
     def ask(self, target: str = "/echo?0", **headers: str) -> Response:

@@ -54,6 +54,8 @@ class WorkerProcess:
     since: float = field(default_factory=time.monotonic)
     """When it was forked."""
     serving_since: float = 0.0
+    let_in: bool = False
+    """It may have accepted connections."""
     replaces: WorkerProcess | None = None
     """The worker that leaves once this one serves."""
     replaced_by: WorkerProcess | None = None
@@ -124,6 +126,7 @@ class WorkerProcess:
     def let_serve(self) -> None:
         """Have it let clients in."""
         if self.stage is Stage.READY:
+            self.let_in = True
             self.stage = Stage.STARTING
             self.order("go")
 
@@ -135,6 +138,8 @@ class WorkerProcess:
         if self.stage is Stage.ENDED or (self.stage is Stage.LEAVING and not last):
             return
         if self.stage is Stage.BOOTING:
+            # One that has just become ready, and has not been heard yet, takes no signal for that.
+            self.order("quit")
             self.kill(because, signal.SIGTERM)
             self.must_end_by = time.monotonic() + 1.0
         elif self.stage is not Stage.LEAVING:

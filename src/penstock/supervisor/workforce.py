@@ -204,7 +204,7 @@ class Workforce:
         generation.discard(worker)
         self._hooks.remove(worker.number, worker.pid)
         if told:
-            self._director.on_left(worker, clean=status == 0)
+            self._director.on_left(worker, clean=status == 0 or not worker.let_in)
         elif was_booting:
             failure = worker.failure or {"message": f"it {death.describe()}", "status": 1}
             self._director.on_boot_failure(worker, failure)
@@ -218,7 +218,8 @@ class Workforce:
     def _tell_of_leaving(
         self, worker: WorkerProcess, death: Death, requests: list[RequestInProgress]
     ) -> None:
-        if death.signal or requests or worker.failure is not None:
+        # One that never served had nothing to lose, and why it could not was told of another.
+        if worker.let_in and (death.signal or requests or worker.failure is not None):
             self._logger.warning(
                 "%s, told to leave because %s, %s%s%s",
                 worker,
