@@ -62,7 +62,9 @@ class Spawner(Protocol):
         """Let go of it in a forked child."""
 
     def spawn(self, number: int, slot: Slot, ends: Ends) -> int:
-        """Fork a worker, the ``number``-th of the server; return its process id, or 0 where it will tell that itself.
+        """Fork a worker, the ``number``-th of the server.
+
+        Return its process id, or 0 where it will tell that itself.
 
         Raises OSError where that cannot be.
         """

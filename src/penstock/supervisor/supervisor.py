@@ -9,8 +9,7 @@ from __future__ import annotations
 import os
 import signal
 import time
-from dataclasses import replace
-from enum import Enum
+from dataclasses import replace as with_changes
 from typing import TYPE_CHECKING
 
 from penstock.board import READY
@@ -19,25 +18,32 @@ from penstock.errors import PenstockError
 from penstock.identity import identity_of
 from penstock.listeners import close_all
 from penstock.logs import ErrorLog, process_logger
-from penstock.notify import Notifier
 from penstock.process import CUT_OFF, STOPPED, tell_serving, tell_settings
 from penstock.signals import Signals
 from penstock.supervisor.channel import Message
 from penstock.supervisor.child import INTERRUPTED
-from penstock.supervisor.commands import Commands
 from penstock.supervisor.fleet import Answer, ControlError, Outcome
 from penstock.supervisor.forker import Forker
 from penstock.supervisor.generation import Generation
-from penstock.supervisor.heartbeats import Heartbeats, beat_limit
+from penstock.supervisor.heartbeats import ask_for_dump
 from penstock.supervisor.hooks import ServerHooks
 from penstock.supervisor.loop import Loop
 from penstock.supervisor.nursery import Nursery, adopt_orphans
+from penstock.supervisor.phases import (
+    BUSY_SECONDS,
+    IDLE_SECONDS,
+    SIGNALS,
+    WATCHFUL_SECONDS,
+    BootError,
+    Phase,
+)
 from penstock.supervisor.processes import Stage, WorkerProcess
-from penstock.supervisor.recycling import reason_to_recycle
+from penstock.supervisor.reception import Reception
 from penstock.supervisor.reload import Reload
-from penstock.supervisor.resources import has_terminal, rebind, worker_memory
+from penstock.supervisor.resources import has_terminal, rebind
 from penstock.supervisor.surroundings import Surroundings
-from penstock.supervisor.upgrade import Upgrade
+from penstock.supervisor.turnover import Turnover
+from penstock.supervisor.upgrade import Farewell, Upgrade
 from penstock.supervisor.workforce import Workforce
 from penstock.worker_count import count_workers
 
@@ -48,46 +54,6 @@ if TYPE_CHECKING:
     from penstock.settings import Settings
     from penstock.supervisor.launch import Launch
     from penstock.supervisor.upgrade import Predecessor
-
-BUSY_SECONDS = 0.05
-"""How often the supervisor looks while something changes: a worker boots, or leaves."""
-
-WATCHFUL_SECONDS = 0.25
-"""How often it looks where workers are to be replaced at a number of requests, or the like."""
-
-IDLE_SECONDS = 1.0
-"""How often it looks otherwise: at heartbeats, above all."""
-
-SIGNALS = (
-    signal.SIGTERM,
-    signal.SIGINT,
-    signal.SIGQUIT,
-    signal.SIGHUP,
-    signal.SIGUSR1,
-    signal.SIGUSR2,
-    signal.SIGTTIN,
-    signal.SIGTTOU,
-    signal.SIGWINCH,
-    signal.SIGCHLD,
-)
-
-
-class Phase(Enum):
-    """What the server is about."""
-
-    STARTING = "starting"
-    SERVING = "serving"
-    RELOADING = "reloading"
-    STOPPING = "stopping"
-
-
-class BootError(PenstockError):
-    """The first workers could not start; told as the same failure of a single process is."""
-
-    def __init__(self, failure: Message) -> None:
-        super().__init__(str(failure["message"]))
-        self.traceback = str(failure.get("traceback", ""))
-        self.exit_status = int(failure.get("status", 1))
 
 
 class Supervisor:
@@ -116,18 +82,17 @@ class Supervisor:
         self.hooks = ServerHooks(self.settings, launch.application, listeners, self.logger)
         self.cgroups = Cgroups()
         self.workforce = Workforce(self.loop, self.logger, self, self.hooks, self.cgroups.oom_kills)
+        self._turnover = Turnover(self.workforce, self.cgroups, self.logger)
         self.current: Generation
         self.reload: Reload | None = None
-        self.upgrade: Upgrade | None = None
-        self.heartbeats = Heartbeats()
-        self.commands = Commands(self)
+        self._upgrade: Upgrade | None = None
         self._predecessor = predecessor
-        self._surroundings = Surroundings(
-            self.settings, launch.application, self.logger, Notifier(), predecessor
+        self.reception = Reception(
+            self, launch.application, self.loop.selector, self.logger, resident_memory, ask_for_dump
         )
+        self._surroundings = Surroundings(self.settings, launch.application, self.logger)
         self._signals: Signals
         self._generations = 0
-        self._beats_due = 0.0
         self._start_failure: Message | None = None
         self._stop_at = 0.0
         """When the workers are told, on the monotonic clock: after the shutdown delay."""
@@ -147,18 +112,23 @@ class Supervisor:
         self._signals = Signals(SIGNALS)
         self.loop.watch(self._signals.fileno(), self)
         try:
-            self._surroundings.open(self.commands, self.loop.selector)
+            self._surroundings.open(has_predecessor=self._predecessor is not None)
+            inherited = self._predecessor.services if self._predecessor is not None else None
+            self.reception.open(self.settings, inherited)
             tell_settings(self.settings, self.logger)
             self.hooks.call("on_starting")
             self.current = self._new_generation(self.settings, self.listeners)
             if self._predecessor is not None:
-                self.loop.watch(self._predecessor.channel.fileno(), Farewell(self))
+                self.loop.watch(
+                    self._predecessor.channel.fileno(), Farewell(self._forget_predecessor)
+                )
             self.workforce.fill(self.current)
             while not self._is_over():
                 self.loop.turn(self._pause())
                 self._tick()
             return self._end()
         finally:
+            self.reception.close()
             self._surroundings.close()
 
     def _end(self) -> int:
@@ -184,43 +154,33 @@ class Supervisor:
         now = time.monotonic()
         busy = (
             self.phase is not Phase.SERVING
-            or self.upgrade is not None
-            or self.commands.is_waiting
+            or self._upgrade is not None
+            or self.reception.is_busy
             or not self.current.spawner.is_ready
             or any(worker.stage is not Stage.SERVING for worker in self.workforce)
         )
         settings = self.settings
         watchful = settings.max_requests or settings.max_age or settings.max_memory
         longest = BUSY_SECONDS if busy else WATCHFUL_SECONDS if watchful else IDLE_SECONDS
-        return max(0.0, min(longest, self._surroundings.next_due() - now))
+        return max(0.0, min(longest, self._surroundings.next_due - now))
 
     def _tick(self) -> None:
         self.workforce.check_deadlines()
         self._surroundings.tick(time.monotonic())
-        self.commands.tick()
-        self._replace_hung()
+        self.reception.tick()
+        self._turnover.end_hung()
         if self.phase is Phase.STOPPING:
             if not self._workers_told and time.monotonic() >= self._stop_at:
                 self._tell_workers_to_stop()
             return
-        if self.upgrade is not None:
-            self.upgrade.check_deadline()
-            if self.upgrade.is_over:
-                self.upgrade = None
+        if self._upgrade is not None:
+            self._upgrade.check_deadline()
+            if self._upgrade.is_over:
+                self._upgrade = None
         if self.reload is not None:
             self.reload.proceed()
         self._recycle()
         self.workforce.fill(self.current)
-
-    @property
-    def state(self) -> str:
-        """What the server is about, in one word."""
-        return "upgrading" if self.upgrade is not None else self.phase.value
-
-    @property
-    def wants_requests(self) -> bool:
-        """Whether the server as a whole wants requests."""
-        return self.phase in (Phase.SERVING, Phase.RELOADING)
 
     def handle_events(self, _mask: int) -> None:
         """Act on the signals that have come."""
@@ -232,27 +192,26 @@ class Supervisor:
             self.workforce.reap()
             return
         self.logger.debug("received %s", number.name)
+        actions = {
+            signal.SIGTERM: lambda: self.stop(graceful=self.phase is not Phase.STOPPING),
+            signal.SIGINT: self._interrupt,
+            signal.SIGQUIT: lambda: self.stop(graceful=False),
+            signal.SIGHUP: self.begin_reload,
+            signal.SIGUSR1: self.reopen_logs,
+            signal.SIGUSR2: self.upgrade,
+            signal.SIGTTIN: lambda: self.scale(self.current.wanted + 1),
+            signal.SIGTTOU: lambda: self.scale(max(1, self.current.wanted - 1)),
+            signal.SIGWINCH: self._act_on_winch,
+        }
         try:
-            if number == signal.SIGTERM:
-                self.stop(graceful=self.phase is not Phase.STOPPING)
-            elif number in (signal.SIGINT, signal.SIGQUIT):
-                if number == signal.SIGINT and self.phase is Phase.STARTING:
-                    self._fail_start({"message": "interrupted", "status": INTERRUPTED})
-                self.stop(graceful=False)
-            elif number == signal.SIGHUP:
-                self.begin_reload()
-            elif number == signal.SIGUSR1:
-                self.reopen_logs()
-            elif number == signal.SIGUSR2:
-                self.begin_upgrade()
-            elif number == signal.SIGTTIN:
-                self.scale(self.current.wanted + 1)
-            elif number == signal.SIGTTOU:
-                self.scale(max(1, self.current.wanted - 1))
-            elif number == signal.SIGWINCH:
-                self._act_on_winch()
+            actions[number]()
         except ControlError as error:
             self.logger.error("%s: %s", number.name, error)
+
+    def _interrupt(self) -> None:
+        if self.phase is Phase.STARTING:
+            self._fail_start({"message": "interrupted", "status": INTERRUPTED})
+        self.stop(graceful=False)
 
     # -- what workers do (Director) ---------------------------------------------------------------
 
@@ -355,14 +314,15 @@ class Supervisor:
             worker.stuck = str(message["request"])
             self._recycle()
         elif event == "stacks":
-            self.commands.take_stacks(worker, str(message["text"]))
+            self.reception.stacks.on_stacks(worker, str(message["text"]))
 
     def _abandon(self) -> None:
         """Let go, in a forked child, of what is the supervisor's alone."""
         self.workforce.abandon()
+        self.reception.abandon()
         self._surroundings.abandon()
-        if self.upgrade is not None:
-            self.upgrade.abandon()
+        if self._upgrade is not None:
+            self._upgrade.abandon()
         if self._predecessor is not None:
             self._predecessor.channel.close()
         self.loop.close()
@@ -479,7 +439,7 @@ class Supervisor:
     def _tell_of_new_settings(self, settings: Settings) -> None:
         for warning in settings.warnings:
             self.logger.warning("%s", warning)
-        for name in ("pid", "control", "admin", "name"):
+        for name in ("pid", "name"):
             if getattr(settings, name) != getattr(self.settings, name):
                 self.logger.warning("%s has changed; that takes an upgrade (SIGUSR2)", name)
 
@@ -489,7 +449,8 @@ class Supervisor:
         removed = [each for each in self.listeners if each not in self.current.listeners]
         self.listeners = self.current.listeners
         self._end_reload()
-        self.launch = replace(self.launch, settings=self.settings)
+        self.launch = with_changes(self.launch, settings=self.settings)
+        self.reception.follow(self.settings)
         old.end_all(f"{self.current} serves in its place")
         close_all(removed)
         self._reopen_own_log()
@@ -503,36 +464,13 @@ class Supervisor:
             self.phase = Phase.SERVING
         self._forget_empty_generations()
 
-    def _recycle(self) -> None:
-        """Replace one worker that is due, unless one is being replaced."""
-        if self.phase is not Phase.SERVING or time.monotonic() < self.current.paused_until:
-            return
-        if any(worker.replaced_by is not None for worker in self.current.workers):
-            return
-        limit = worker_memory(self.settings, self.cgroups)
-        for worker in self.current.serving:
-            reason = reason_to_recycle(worker, resident_memory, limit)
-            if reason:
-                self.replace_worker(worker, reason)
-                return
-
-    def _replace_hung(self) -> None:
-        """Kill the workers in which nothing moves; others come in their places."""
-        if time.monotonic() < self._beats_due:
-            return
-        self._beats_due = time.monotonic() + IDLE_SECONDS
-        for worker in self.heartbeats.hung(list(self.workforce)):
-            limit = beat_limit(worker) or 0.0
-            worker.kill(
-                f"nothing has moved in it for {limit:g} s: native code keeps the interpreter lock, "
-                "or its main thread is gone (settings: timeout, timeout_grace)"
-            )
-
-    def replace_worker(self, worker: WorkerProcess, reason: str) -> None:
+    def replace(self, worker: WorkerProcess, reason: str) -> None:
         """Start a successor; the worker leaves when that one serves."""
-        self.logger.info("%s is replaced: %s", worker, reason)
-        worker.leaving_because = reason
-        self.workforce.spawn(self.current, replaces=worker)
+        self._turnover.replace(self.current, worker, reason)
+
+    def _recycle(self) -> None:
+        if self.phase is Phase.SERVING:
+            self._turnover.recycle(self.current)
 
     def scale(self, workers: int) -> None:
         """Want so many workers from now on. Raises `ControlError` where there is no room."""
@@ -571,11 +509,11 @@ class Supervisor:
 
     # -- the upgrade ------------------------------------------------------------------------------
 
-    def begin_upgrade(self, answer: Answer | None = None) -> None:
+    def upgrade(self, answer: Answer | None = None) -> None:
         """Start a new supervisor, which takes the sockets over. Raises `ControlError`."""
         if self.phase is not Phase.SERVING:
             raise ControlError(f"the server is {self.phase.value}: no upgrade now")
-        if self.upgrade is not None:
+        if self._upgrade is not None:
             raise ControlError("an upgrade is on its way already")
         if self._predecessor is not None:
             raise ControlError("the last upgrade is not over: the old supervisor still ends")
@@ -585,27 +523,27 @@ class Supervisor:
             )
         self.logger.info("upgrading: starting a new supervisor")
         self.hooks.call("pre_exec")
-        self.upgrade = Upgrade(self.loop, self.logger, self._hand_over)
+        self._upgrade = Upgrade(self.loop, self.logger, self._hand_over)
         if answer is not None:
-            self.upgrade.answers.append(answer)
+            self._upgrade.answers.append(answer)
         try:
-            self.upgrade.start(
+            self._upgrade.start(
                 self.launch,
                 self.listeners,
-                self._surroundings.descriptors(),
+                self.reception.descriptors(),
                 self._surroundings.notifier.variables_for,
                 self._abandon,
             )
         except OSError as error:
-            self.upgrade = None
+            self._upgrade = None
             raise ControlError(f"cannot start a new supervisor: {error.strerror}") from None
 
     def _hand_over(self) -> None:
         """Leave: the new supervisor serves, and has all sockets."""
-        assert self.upgrade is not None
-        self.logger.info("process %d serves in this one's place: leaving", self.upgrade.pid)
-        self._surroundings.notifier.hand_over(self.upgrade.pid)
-        self._surroundings.hand_over()
+        assert self._upgrade is not None
+        self.logger.info("process %d serves in this one's place: leaving", self._upgrade.pid)
+        self._surroundings.notifier.hand_over(self._upgrade.pid)
+        self.reception.hand_over()
         self.phase = Phase.STOPPING
         self._handing_over = self._workers_told = True
         for listener in self.listeners:
@@ -614,7 +552,7 @@ class Supervisor:
         for worker in self.workforce:
             worker.leave("a new supervisor serves")
 
-    def predecessor_left(self) -> None:
+    def _forget_predecessor(self) -> None:
         """Take over what the old supervisor had for itself: it has ended."""
         assert self._predecessor is not None
         self.loop.forget(self._predecessor.channel.fileno())
@@ -631,9 +569,9 @@ class Supervisor:
         first = self.phase is not Phase.STOPPING
         if first:
             self._surroundings.notifier.stopping("stopping")
-            if self.upgrade is not None:
-                self.upgrade.fail("the server stops")
-                self.upgrade = None
+            if self._upgrade is not None:
+                self._upgrade.fail("the server stops")
+                self._upgrade = None
         graceful = graceful and self.phase is not Phase.STARTING  # nobody was let in yet
         self.phase = Phase.STOPPING
         if first and graceful:
@@ -678,14 +616,3 @@ class Supervisor:
                 listener.turn_newcomers_away()
         for worker in self.workforce:
             worker.leave("the server stops", last=True)
-
-
-class Farewell:
-    """The line to a predecessor, in the loop: its end is the predecessor's."""
-
-    def __init__(self, supervisor: Supervisor) -> None:
-        self._supervisor = supervisor
-
-    def handle_events(self, _mask: int) -> None:
-        """Take note of the end."""
-        self._supervisor.predecessor_left()

@@ -1,8 +1,8 @@
 """An upgrade: a new supervisor, of the code as it is installed now, takes the sockets over.
 
 The new one is started as the old one was, with the same arguments, and inherits the listening
-sockets, so that no connection is refused and none is lost in their queues. When its workers serve it
-says so, and the old one leaves; if it ends before that, the old one goes on.
+sockets, so that no connection is refused and none is lost in their queues. When its workers serve,
+it says so, and the old one leaves; if it ends before that, the old one goes on.
 """
 
 from __future__ import annotations
@@ -49,6 +49,17 @@ class Predecessor:
     def tell_ready(self) -> None:
         """Say that the workers serve: now the other one may leave."""
         self.channel.send({"event": "ready", "pid": os.getpid()})
+
+
+class Farewell:
+    """The line to a predecessor, in the loop: its end is the predecessor's."""
+
+    def __init__(self, on_end: Callable[[], None]) -> None:
+        self._on_end = on_end
+
+    def handle_events(self, _mask: int) -> None:
+        """Take note of the end; the predecessor says nothing before it."""
+        self._on_end()
 
 
 def find_predecessor() -> Predecessor | None:

@@ -63,7 +63,7 @@ class Workforce:
         self._oom_kills = out_of_memory()
         self._number = 0
         self.counts = {"started": 0, "crashed": 0, "killed": 0}
-        """Workers so far: all that were started, those that ended untold, those that were killed."""
+        """Workers so far: all that were started, those that ended untold, those we killed."""
 
     def __iter__(self) -> Iterator[WorkerProcess]:
         """Yield every worker that has not ended."""
