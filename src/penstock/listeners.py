@@ -109,16 +109,16 @@ class Listener:
         except OSError as error:
             raise _listen_error(self._shown, _reason(error)) from None
 
-    def turn_newcomers_away(self) -> None:
-        """Have the kernel ignore new attempts to connect: then the queue can be emptied for good.
+    def turn_newcomers_away(self) -> bool:
+        """Have the kernel ignore new attempts to connect; tell whether it does.
 
-        Otherwise who gets into it between the last accept and the closing is reset; whose attempt
+        Then the queue can be emptied for good. Otherwise who gets into it between the last accept and the closing is reset; whose attempt
         is ignored tries again a second later. TCP on Linux only, and not a socket that was passed
         by a parent, which may go on to use it. The path of a unix socket is removed.
         """
         self._unlink()
         if self.is_unix or self._adopted or sys.platform != "linux":
-            return
+            return False
         program = array("B", _DROP_SYN)
         address, size = program.buffer_info()
         try:
@@ -126,7 +126,8 @@ class Listener:
                 socket.SOL_SOCKET, _SO_ATTACH_FILTER, struct.pack("HP", size // 8, address)
             )
         except OSError:
-            pass  # a kernel without socket filters
+            return False  # a kernel without socket filters
+        return True
 
     def close(self) -> None:
         """Close the socket, and remove the path of a unix socket that was made here.

@@ -20,7 +20,7 @@ def logged(path: Path) -> list[tuple[str, int, str]]:
     """Return path, status and reason of each line in the access log."""
     lines = [json.loads(line) for line in path.read_text().splitlines()]
     return sorted(
-        (line["url.path"], line["http.response.status_code"], line.get("reason", ""))
+        (line["url.path"], line["http.response.status_code"], line.get("reason") or "")
         for line in lines
     )
 
@@ -104,6 +104,7 @@ def test_what_is_not_with_the_application_is_left_alone(transport: str) -> None:
     with serving(Gate(), transport) as server, connect(server) as client:
         assert server.transport.give_up(REASON) == 0
         assert client.request("GET", "/").status == 200
+        eventually(lambda: not list(server.slot.requests()))
         assert server.transport.give_up(REASON) == 0
         assert client.request("GET", "/").status == 200
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -14,7 +15,7 @@ from support.serving import Gate, Recorder, connect, eventually, get, post
 from support.transports import BareServer, serving
 from support.wire import Client, Response
 
-PATHS = {"health_path": "/healthz", "ready_path": "/readyz"}
+PATHS: dict[str, Any] = {"health_path": "/healthz", "ready_path": "/readyz"}
 
 
 def ask(server: BareServer, target: str, method: str = "GET") -> Response:

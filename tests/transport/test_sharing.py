@@ -1,4 +1,4 @@
-"""Workers that accept on the same sockets: each takes its share, and leaves what it cannot serve."""
+"""Workers that accept on the same sockets: each takes its share, and what it can serve."""
 
 from __future__ import annotations
 

@@ -13,6 +13,9 @@ HEALTHY = b"ok\n"
 UNHEALTHY = b"no\n"
 """The body of one that is 503."""
 
+GIVEN_UP = "The application did not answer in time."
+"""What a client is told whose request is given up."""
+
 STALE_BEAT_SECONDS = 10.0
 """A worker whose watchdog has not run for so long is not live: something keeps the GIL."""
 

@@ -69,6 +69,7 @@ class PythonTransport:
             acceptor = Acceptor(self._loop, listener, base_environ)
             self._loop.acceptors.append(acceptor)
             acceptor.start()
+        self._loop.tell_accepting()
         self._crew = Crew(self._loop, policy, threads)
 
     def response_maker(
@@ -81,10 +82,18 @@ class PythonTransport:
         """See `penstock.transport.Transport.next`."""
         return self._crew.next()
 
-    def drain(self) -> None:
+    def drain(self, *, hand_over: bool = False) -> None:
         """See `penstock.transport.Transport.drain`."""
+        if hand_over:
+            self._loop.handing_over = True
         self._loop.draining = True
         self._crew.interrupt()
+        if hand_over:
+            self._crew.lead_briefly(self._loop.hand_listeners_over)
+
+    def give_up(self, reason: str) -> int:
+        """See `penstock.transport.Transport.give_up`."""
+        return self._crew.give_up(reason)
 
     def close(self) -> None:
         """See `penstock.transport.Transport.close`."""

@@ -8,6 +8,14 @@ from selectors import EVENT_READ
 from typing import TYPE_CHECKING, Any
 
 from penstock.transport.python.connection import Connection
+from penstock.transport.python.sharing import (
+    DEFERRAL_SECONDS,
+    HELD_SECONDS,
+    MAX_DEFERRALS,
+    SHARED_BATCH,
+    Neighbours,
+    fair,
+)
 
 if TYPE_CHECKING:
     from penstock.listeners import Listener
@@ -36,27 +44,42 @@ class Acceptor:
         self.listener = listener
         self.base_environ = base_environ
         self.watched = False
+        self.able = True
+        """Whether there was room for a connection, and a descriptor, when last looked at."""
+        self.held = False
+        """Whether newcomers are left in the queue because every thread is busy."""
+        self.lets_nobody_in = False
+        """Whether the kernel ignores who tries to connect now; see `begin_drain`."""
         self._resume_at = 0.0
         self._complained = False
+        self._deferrals = 0  # in a row
 
     def start(self) -> None:
         """Watch the listening socket."""
-        if not self.watched:
+        if not self.watched and self.is_open():
             self.watched = True
+            self.held = False
             self._loop.selector.register(self.listener.socket, EVENT_READ, self)
-            self._loop.tell_accepting()
+            if not self.able:
+                self.able = True
+                self._loop.tell_accepting()
 
     def stop(self) -> None:
         """Stop watching the listening socket; it stays open."""
         if self.watched:
             self.watched = False
             self._loop.selector.unregister(self.listener.socket)
-            self._loop.tell_accepting()
+
+    def is_open(self) -> bool:
+        """Tell whether the listening socket is open."""
+        return self.listener.socket.fileno() >= 0
 
     def pause(self, seconds: float) -> None:
         """Stop watching for a while; the sweep calls `resume`."""
         self._resume_at = self._loop.now + seconds
         self.stop()
+        self.able = False
+        self._loop.tell_accepting()
 
     def resume(self) -> None:
         """Watch again where the pause is over.
@@ -67,9 +90,49 @@ class Acceptor:
         if self._loop.now >= self._resume_at:
             self.start()
 
+    def _look_away(self, seconds: float) -> None:
+        """Leave who waits to other workers for a while that is shorter than any sweep."""
+        self._resume_at = self._loop.now + seconds
+        self.stop()
+        self._loop.look_again_at = min(self._loop.look_again_at, self._resume_at)
+
+    def look_again(self) -> None:
+        """End the looking away where its time is over."""
+        if not self.watched and self.able:
+            self.resume()
+            if not self.watched and self.is_open():
+                self._loop.look_again_at = min(self._loop.look_again_at, self._resume_at)
+
     def handle_events(self, _mask: int) -> None:
         """Accept what is waiting, up to a batch."""
-        self.accept(ACCEPT_BATCH)
+        neighbours = self._loop.neighbours
+        if neighbours is None or self._loop.draining:
+            self.accept(ACCEPT_BATCH)
+        elif not self._loop.full or self._is_for_us(neighbours):
+            self._accept_share(neighbours)
+
+    def _is_for_us(self, neighbours: Neighbours) -> bool:
+        """Tell whether to accept although every thread is busy."""
+        if self._loop.has_checks and neighbours.fewest() is None:
+            return True  # nobody else would answer a health check
+        # What is accepted would wait for these threads, and may be in better hands.
+        self.held = True
+        self._look_away(HELD_SECONDS)
+        return False
+
+    def _accept_share(self, neighbours: Neighbours) -> None:
+        for _ in range(SHARED_BATCH):
+            if fair(len(self._loop.connections), neighbours.fewest()):
+                self._deferrals = 0
+            elif self._deferrals < MAX_DEFERRALS:
+                self._deferrals += 1
+                self._look_away(DEFERRAL_SECONDS)
+                return
+            if self.accept(1):
+                self._deferrals = 0
+                return
+            if not self.watched:
+                return
 
     def accept(self, most: int) -> bool:
         """Accept at most ``most`` connections; tell whether nobody is left in the queue."""
@@ -95,14 +158,25 @@ class Acceptor:
             self._admit(sock, address)
         return False
 
+    def begin_drain(self) -> None:
+        """Have no newcomers come into the queue any more, where that can be brought about."""
+        if self.is_open():
+            self.lets_nobody_in = self.listener.turn_newcomers_away()
+            self.start()
+
     def close_when_empty(self) -> bool:
         """Accept what waits in the queue, and close it once it is empty; tell whether it is."""
-        if self.listener.socket.fileno() < 0:
+        if not self.is_open():
             return True
         if not self.accept(MAX_BACKLOG):
             return False
-        self.listener.close()
+        self.close()
         return True
+
+    def close(self) -> None:
+        """Close the listening socket, whoever waits in its queue."""
+        self.stop()
+        self.listener.close()
 
     def _admit(self, sock: socket.socket, address: Any) -> None:
         # Explicitly, and in any case: the application may have set a default timeout.

@@ -8,11 +8,9 @@ point, in the leader's own time.
 
 from __future__ import annotations
 
-import errno
 import io
 import math
 import socket
-from enum import Enum
 from selectors import EVENT_READ, EVENT_WRITE
 from typing import TYPE_CHECKING, Any, BinaryIO
 
@@ -27,15 +25,19 @@ from penstock.http1 import (
     error_response,
 )
 from penstock.transport.limits import (
-    DRAIN_HEAD_SECONDS,
     LINGER_BYTES,
     LINGER_IDLE_SECONDS,
     LINGER_SECONDS,
 )
-from penstock.transport.python.exchange import CONTINUE, PythonExchange
+from penstock.transport.policy import DEPARTED_SECONDS
+from penstock.transport.python.deadlines import await_output, hurry_up
+from penstock.transport.python.exchange import PythonExchange
 from penstock.transport.python.output import Output, reset_on_close
+from penstock.transport.python.phases import Phase
+from penstock.transport.python.presence import Presence
 from penstock.transport.python.records import CLIENT_LEFT, cut_off_message, refused_line
 from penstock.transport.python.spool import BodySpool
+from penstock.transport.python.streamed import CONTINUE
 from penstock.wsgi.environ import build_environ, client_environ
 
 if TYPE_CHECKING:
@@ -49,16 +51,6 @@ PROCEED = 0
 """In place of an event mask: go on with what is buffered already."""
 
 
-class Phase(Enum):
-    """What a connection is at."""
-
-    READING = "waiting for a request, or in the middle of one"
-    HANDED_OUT = "its request is with the application"
-    FLUSHING = "the response is finished, and the kernel has not taken all of it"
-    LINGERING = "closed for writing, read from until the client closes too"
-    CLOSED = "closed"
-
-
 # An enum's attributes are slow to look up.
 READING, HANDED_OUT, FLUSHING, LINGERING, CLOSED = Phase
 IDLE, HEAD, BODY, DONE = State.IDLE, State.HEAD, State.BODY, State.DONE
@@ -68,6 +60,7 @@ class Connection:
     """One accepted socket. See the module's text for who may touch it when."""
 
     __slots__ = (
+        "accepted_at",
         "answered",
         "awaiting_room",
         "base_environ",
@@ -77,8 +70,8 @@ class Connection:
         "close_after",
         "deadline",
         "discarding",
+        "ended_at",
         "exchange",
-        "gone",
         "lingered",
         "loop",
         "number",
@@ -86,6 +79,7 @@ class Connection:
         "parser",
         "peer",
         "phase",
+        "presence",
         "progress",
         "queued",
         "remote_addr",
@@ -97,6 +91,7 @@ class Connection:
         "spool",
         "stage",
         "tap",
+        "unseen_since",
         "watched",
     )
 
@@ -119,6 +114,8 @@ class Connection:
         self.stage = IDLE  # of the parser, when it last asked for data
         self.deadline = loop.now + loop.limits.keep_alive
         self.began = loop.now  # when the first byte of the request was read
+        self.accepted_at = loop.now
+        self.unseen_since = loop.unseen_since  # it has waited to be accepted, but no longer
         self.since = loop.now  # when the stage, or the lingering, began
         self.number = loop.accepted + 1
         self.requests = 0
@@ -135,7 +132,8 @@ class Connection:
         self.close_after = False  # the response in progress is the connection's last
         self.answered = False  # the exchange is over; set by its thread
         self.broken = False  # the response ended early, and only a reset can show it
-        self.gone = False  # the client has reset the connection
+        self.presence = Presence(sock)
+        self.ended_at = math.inf  # when the end of input was seen, while the request is handed out
         self.lingered = 0
         self.tap: Tap | None = loop.new_tap(self)
 
@@ -169,7 +167,7 @@ class Connection:
             # Drained from here while the application makes the next block. Where that goes on
             # already the deadline stands: an application that trickles does not put it off.
             if unsent and not self.watched & EVENT_WRITE:
-                self.await_output(self.watched | EVENT_WRITE)
+                await_output(self, self.watched | EVENT_WRITE)
         elif self.loop.drained:
             self.close()  # it came back after all else was torn down
         elif self.broken:
@@ -178,7 +176,7 @@ class Connection:
             self._cut_off(output.failure)  # after its thread had ended the response
         elif unsent:
             self.phase = FLUSHING
-            self.await_output(EVENT_WRITE)
+            await_output(self, EVENT_WRITE)
         else:
             self.settle()  # what was unsent when its thread ended it has left since
             self._after_response()
@@ -186,24 +184,6 @@ class Connection:
     def is_with_a_thread(self) -> bool:
         """Tell whether a thread still uses the socket."""
         return self.phase is HANDED_OUT and not self.answered
-
-    def await_output(self, mask: int) -> None:
-        """Wait until the client takes output, within the write deadline."""
-        assert self.output is not None
-        self.deadline = self.loop.now + self.loop.limits.write_timeout
-        self.progress = self.output.acknowledged()
-        self.loop.watch(self, mask)
-
-    def expire(self, now: float) -> None:
-        """Act on a deadline that has passed at ``now``, with all events before it handled."""
-        if self.phase is READING:
-            self._expire_reading(now)
-        elif self.phase is LINGERING:
-            self.close()
-        elif self.output is not None and self.output.size:
-            self._expire_writing()
-        else:
-            self.deadline = math.inf
 
     def close(self) -> None:
         """Close now, and forget everything. Not while the request is handed out."""
@@ -234,15 +214,6 @@ class Connection:
         except OSError:
             return False
 
-    def hurry_up(self) -> None:
-        """Bring the deadline forward where a server that stops need not wait for long."""
-        patience = self.loop.limits.drain_linger
-        if self.phase is READING and self.stage is HEAD:
-            patience = max(patience, DRAIN_HEAD_SECONDS)
-        elif not (self.phase is LINGERING or (self.phase is READING and self.stage is IDLE)):
-            return
-        self.deadline = min(self.deadline, self.loop.now + patience)
-
     # -- reading a request --------------------------------------------------------------------
 
     def _read(self) -> PythonExchange | None:
@@ -259,7 +230,28 @@ class Connection:
             self.parser.receive_data(data)
         else:
             self.parser.receive_eof()
-        return self._advance()
+        exchange = self._advance()
+        if exchange is not None and self._has_departed():
+            exchange.drop()
+            return None
+        return exchange
+
+    def _has_departed(self) -> bool:
+        """Tell whether a request may have lain in the kernel for long, with its client's end.
+
+        For a single thread, which looks at no socket while it is with the application. When the
+        end came is not known, only that nobody has looked for so long.
+        """
+        loop = self.loop
+        unseen_since = loop.unseen_since
+        if self.requests == 1 and unseen_since <= self.accepted_at:
+            unseen_since = self.unseen_since  # what the first poll brings may be as old
+        if loop.now - unseen_since < DEPARTED_SECONDS:
+            return False
+        try:
+            return not self.socket.recv(1, socket.MSG_PEEK)
+        except OSError:
+            return False  # nothing is there, or a reset, which has its own way of being noticed
 
     def _lose_client(self) -> None:
         """Tell of a request that the client broke off by a reset, and close."""
@@ -316,7 +308,7 @@ class Connection:
             )
         if not request.body_expected:
             return False
-        if loop.stream_requests and request.path != "*":
+        if loop.stream_requests and not loop.own_answers.wants(request):
             return True
         self.spool = BodySpool(loop.limits.body_memory, loop.temp_dir)
         if request.expect_continue and not self.parser.buffered:
@@ -349,7 +341,7 @@ class Connection:
             if state is HEAD:
                 self.deadline = loop.now + loop.limits.header_timeout
                 if loop.draining:
-                    self.hurry_up()
+                    hurry_up(self)
         if state is BODY:
             received = self.spool.size if self.spool is not None else 0
             allowed = loop.limits.body_allowance(received, loop.now - self.since)
@@ -368,8 +360,9 @@ class Connection:
             body = self.spool.finish()
             self.spool = None
         exchange = self._hand_out(body, length)
-        if request.path == "*":
-            exchange.answer_options()
+        own_answers = self.loop.own_answers
+        if request.path in own_answers.paths and own_answers.wants(request):
+            own_answers.answer(exchange)
             return None
         return exchange
 
@@ -389,12 +382,14 @@ class Connection:
                 loop.header_map,
                 loop.dropped_fields,
             )
+            client["penstock.client_gone"] = self.presence
             # Kept for fields that have come twice: the parser remembers none but short ones.
             self.client = client if request.repeated else None
         environ = build_environ(client, request, length)
         request_id = environ["penstock.request_id"] = loop.new_request_id()
         self.phase = HANDED_OUT
         self.answered = False
+        self.ended_at = math.inf
         self.deadline = math.inf
         if self.tap is not None:
             self.tap.handed_out()
@@ -409,7 +404,9 @@ class Connection:
             try:
                 drained = self.output is None or self.output.flush()
             except OSError:
-                self.gone = drained = True  # the next send of the application's thread tells it
+                self.presence.gone = drained = (
+                    True  # the next send of the application's thread tells it
+                )
             if drained:
                 watched &= ~EVENT_WRITE
                 self.deadline = math.inf
@@ -419,12 +416,13 @@ class Connection:
             # The end of input does not mean that the client left: it may have half-closed.
             watched &= ~EVENT_READ
             try:
-                self.socket.recv(1, socket.MSG_PEEK)
+                if not self.socket.recv(1, socket.MSG_PEEK):
+                    self.ended_at = self.loop.now
             except BlockingIOError:
                 pass
             except OSError:
-                self.gone = True
-        if self.gone:
+                self.presence.gone = True
+        if self.presence.gone:
             watched = 0
         self.loop.watch(self, watched)
 
@@ -517,7 +515,7 @@ class Connection:
         self.phase = FLUSHING
         self._flush()
         if self.phase is FLUSHING:
-            self.await_output(EVENT_WRITE)
+            await_output(self, EVENT_WRITE)
 
     def linger(self) -> None:
         """Close for writing, and drop what still arrives until the client closes too.
@@ -553,48 +551,3 @@ class Connection:
             return
         now = self.loop.now
         self.deadline = min(now + self._linger_idle_seconds(), self.since + LINGER_SECONDS)
-
-    def _expire_reading(self, now: float) -> None:
-        limits = self.loop.limits
-        if self.discarding or self.stage is IDLE:
-            self.close()  # RFC 9112, section 9.5: an idle connection is closed without a word
-        elif self.stage is HEAD and self.loop.draining:
-            self.refuse(ProtocolError(503, "The server is stopping."))
-        elif self.stage is HEAD:
-            error = ProtocolError(
-                408,
-                f"The request's head did not arrive within {limits.header_timeout:g} s.",
-                setting="header_timeout",
-            )
-            error.request_line = self.parser.request_line
-            self.refuse(error)
-        else:
-            self.refuse(
-                ProtocolError(
-                    408,
-                    f"The request's body came too slowly: {limits.body_timeout:g} s and a second "
-                    f"for each {limits.body_min_rate:g} bytes are allowed.",
-                    setting="body_timeout",
-                )
-            )
-
-    def _expire_writing(self) -> None:
-        assert self.output is not None
-        # A thread that waits for room keeps the deadline itself.
-        if self.awaiting_room or self._is_taking_output():
-            self.deadline = self.loop.now + self.loop.limits.write_timeout
-            return
-        if self.phase is FLUSHING:
-            self.settle("client stalled: write_timeout")
-            self.reset()
-        else:
-            self.output.fail(TimeoutError(errno.ETIMEDOUT, "the client takes no data"))
-            self.gone = True
-            self.deadline = math.inf
-            self.loop.watch(self, 0)
-
-    def _is_taking_output(self) -> bool:
-        """Tell whether the client took a fair amount since the last time that this was asked."""
-        assert self.output is not None
-        before, self.progress = self.progress, self.output.acknowledged()
-        return self.progress - before >= self.loop.limits.least_progress()

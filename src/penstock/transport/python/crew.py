@@ -12,7 +12,8 @@ deadlines, and queues the requests that become ready until a thread is free.
 One such promotion a tick would bound how many calls can overlap, so where calls prove slow, the
 leader wakes its successor before it calls.
 
-With one thread there is none of this.
+With one thread there is none of this, but for a tender where health checks are to be answered while
+the thread is with the application.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
+from collections.abc import Callable
 
 from penstock.board import WAITING
 from penstock.transport.policy import Policy
@@ -68,7 +70,7 @@ class Crew:
         self._tender_asleep = False
         self._tender_alarm = threading.Lock()
         self._tender_alarm.acquire()
-        if threads > 1:
+        if threads > 1 or loop.has_checks:
             self._tender = threading.Thread(target=self._tend, name="penstock-tender", daemon=True)
             self._tender.start()
 
@@ -79,6 +81,9 @@ class Crew:
         seat = self._hall.seat()
         if seat.exchange is not None:
             self._hall.end(seat)
+            if self._loop.full:
+                self._loop.full = False
+                self._loop.hurry()  # the tender leaves newcomers alone while there is no thread
         while not self._over:
             exchange = self._take_ready() if self._ready else None
             if exchange is None:
@@ -88,7 +93,7 @@ class Crew:
                 exchange = self._lead()
                 if exchange is None:
                     break
-            elif exchange.drop_if_client_gone():
+            elif exchange.drop_if_departed():
                 continue  # it has waited for a thread, and its client no longer waits for it
             self._hand_out(seat, exchange)
             return exchange
@@ -131,8 +136,10 @@ class Crew:
         ticket.acquire()
         self._parked.append(ticket)
         # Parked first, looked second: whoever queues a request, or ends it all, does it in the
-        # other order, so that no wake-up is lost. That nobody leads is the tender's to notice.
-        if self._ready or self._over:
+        # other order, so that no wake-up is lost. That nobody leads is the tender's to notice, but
+        # where there is none, leadership may have been taken for a moment (`lead_briefly`).
+        unled = self._tender is None and not self._leadership.locked()
+        if self._ready or self._over or unled:
             try:
                 self._parked.remove(ticket)
             except ValueError:
@@ -203,6 +210,10 @@ class Crew:
         over = False
         try:
             while not self._parked:
+                # Set first, looked at second; who comes back does it in the other order.
+                self._loop.full = True
+                if not self._hall.full():
+                    self._loop.full = False
                 exchange = self._loop.run()
                 if exchange is None:
                     over = True
@@ -213,6 +224,7 @@ class Crew:
             # A defect of ours: without its tender, the crew would hang with its slowest request.
             self._loop.logger.critical("internal error in the tender", exc_info=True)
         finally:
+            self._loop.full = False
             self._leadership.release()
         if over:
             self._end()
@@ -240,6 +252,28 @@ class Crew:
             finally:
                 self._leadership.release()
             self._end()
+
+    def lead_briefly(self, work: Callable[[], object]) -> None:
+        """Do work of the leader's where nobody leads: every thread may be with the application."""
+        if not self._leadership.acquire(blocking=False):
+            return  # the leader was woken, and does it
+        try:
+            work()
+        finally:
+            self._leadership.release()
+        self._wake_parked()
+
+    def give_up(self, reason: str) -> int:
+        """See `penstock.transport.Transport.give_up`."""
+        count = 0
+        for seat in list(self._hall.seats):
+            exchange = seat.exchange
+            if exchange is not None and exchange.give_up(reason):
+                count += 1
+        if count:
+            self._loop.wake()
+            self.lead_briefly(self._loop.attend_posted)
+        return count
 
     def abandon(self) -> None:
         """End it all in a forked child, without a lock: whoever held one is not there."""

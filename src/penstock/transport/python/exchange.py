@@ -5,17 +5,14 @@ from __future__ import annotations
 import errno
 import os
 import select
-import threading
 import time
 from collections.abc import Sequence
 from selectors import EVENT_READ
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-from penstock.errors import ClientDisconnected, RequestBodyError
+from penstock.errors import ClientDisconnected
 from penstock.http1 import (
     LAST_CHUNK,
-    Data,
-    EndOfMessage,
     Framing,
     ProtocolError,
     Request,
@@ -23,20 +20,19 @@ from penstock.http1 import (
     choose_framing,
     encode_chunk,
     encode_head,
+    error_response,
 )
 from penstock.transport import HeaderList
 from penstock.transport.limits import DISCARD_BYTES, JOIN_BYTES
+from penstock.transport.policy import DEPARTED_SECONDS, GIVEN_UP
 from penstock.transport.python.output import FileRegion, FileTruncatedError, Output, is_disconnect
+from penstock.transport.python.streamed import StreamedBody
 from penstock.transport.python.tap import BODY_BYTES
 
 if TYPE_CHECKING:
     from penstock.transport.python.connection import Connection
 
-CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
-
-RECEIVE_PATIENCE_SECONDS = 1.0
-"""How long a thread waits for the body before it looks whether the response has ended meanwhile:
-then the input is no longer its own, and the leader may take it before the thread has woken."""
+GATEWAY_TIMEOUT = "504 Gateway Timeout"
 
 _DATE_OR_SERVER = frozenset({len("Date"), len("Server")})
 
@@ -47,17 +43,14 @@ class PythonExchange:
     """`penstock.transport.Exchange` over one `Connection`, by the thread that handles it."""
 
     __slots__ = (
-        "_body_over",
+        "_body_length",
         "_connection",
         "_content_length",
-        "_continue_owed",
         "_framing",
+        "_given_up",
         "_headers",
-        "_received",
-        "_receiving",
         "_status",
-        "_unread",
-        "_waited",
+        "_streamed",
         "body",
         "body_sent",
         "done",
@@ -67,6 +60,7 @@ class PythonExchange:
         "reason",
         "request",
         "request_id",
+        "silent",
     )
 
     def __init__(
@@ -85,108 +79,22 @@ class PythonExchange:
         self.request_id = request_id
         self.head_sent = False
         self.done = False
+        self.silent = False  # it has no line in the access log
         self.handed_out_at = 0.0  # set by the crew
         self.body_sent = 0  # bytes of the response's body, without framing
         self.reason = ""  # what the application's end is explained by, for the logs
         self._status = ""
         self._headers: HeaderList = []
+        self._given_up = False
         self._content_length: int | None = None
         self._framing = NONE
-        self._received = body_length or 0  # bytes of the request's body
-        if body is None:
-            self._received = 0
-            self._body_over = False
-            self._continue_owed = request.expect_continue
-            self._unread = b""
-            self._waited = 0.0  # seconds for which `receive` has waited for the client
-            # Held while input is taken, not while it is waited for: an application may read in
-            # another thread than the one that ends the response, and so gives the connection back.
-            self._receiving = threading.Lock()
-        else:
-            self._body_over = True
-            self._continue_owed = False
-
-    # -- the request's body, where it is streamed -------------------------------------------
+        self._body_length = body_length or 0
+        self._streamed = StreamedBody(connection, request) if body is None else None
 
     def receive(self, size: int) -> bytes:
         """See `penstock.transport.Exchange.receive`."""
-        while not self._unread and not self._body_over:
-            with self._receiving:
-                if self.done:
-                    # The connection is the leader's again: what arrives may be of another request.
-                    raise OSError("the response has ended: its request can no longer be read")
-                waits = not self._receive_some()
-            if waits:
-                self._wait_for_input()
-        data, self._unread = self._unread[:size], self._unread[size:]
-        return data
-
-    def _receive_some(self) -> bool:
-        """Look for a part of the body; tell whether there is one, or its end."""
-        if self._take_from_parser():
-            return True
-        self._send_continue_if_owed()
-        self._read_socket()
-        return self._take_from_parser()
-
-    def _take_from_parser(self) -> bool:
-        connection = self._connection
-        parser = connection.parser
-        try:
-            event = parser.next_event()
-        except ProtocolError as error:
-            connection.close_after = True
-            raise RequestBodyError(error.status, error.reason) from error
-        kind = type(event)
-        if kind is Data:
-            self._unread = event.data  # type: ignore[union-attr]
-            self._received += len(self._unread)
-            if connection.tap is not None:
-                connection.tap.body_received(self._unread, parser.buffered)
-        elif kind is EndOfMessage:
-            self._body_over = True
-        return bool(self._unread) or self._body_over
-
-    def _read_socket(self) -> None:
-        connection = self._connection
-        try:
-            received = connection.socket.recv(JOIN_BYTES)
-        except BlockingIOError:
-            return
-        except OSError as error:
-            raise self._disconnected(error) from error
-        if received:
-            if connection.tap is not None:
-                connection.tap.received(received)
-            connection.parser.receive_data(received)
-        else:
-            connection.parser.receive_eof()
-
-    def _send_continue_if_owed(self) -> None:
-        # PEP 3333 leaves the time to the server; with the first read is the one at which the
-        # application has shown that it wants the body. Never once a response has begun.
-        if self._continue_owed and not self.head_sent:
-            self._continue_owed = False
-            self._transmit_one(CONTINUE)
-            if self._connection.tap is not None:
-                self._connection.tap.sent_interim("100 Continue")
-
-    def _wait_for_input(self) -> None:
-        """Wait until the socket is readable, within what the body's clock allows.
-
-        Only waiting counts: a client is not blamed for an application that reads slowly.
-        """
-        limits = self._connection.loop.limits
-        allowed = limits.body_allowance(self._received, self._waited) - self._waited
-        before = time.monotonic()
-        poller = select.poll()
-        poller.register(self._connection.socket, select.POLLIN)
-        ready = allowed > 0 and poller.poll(min(allowed, RECEIVE_PATIENCE_SECONDS) * 1000)
-        waited = time.monotonic() - before
-        self._waited += waited
-        if not ready and waited >= allowed and not self.done:
-            self._connection.close_after = True
-            raise RequestBodyError(408, "the request's body came too slowly (body_timeout)")
+        assert self._streamed is not None
+        return self._streamed.receive(self, size)
 
     # -- the response ---------------------------------------------------------------------------
 
@@ -194,13 +102,14 @@ class PythonExchange:
         """See `penstock.transport.Exchange.send_informational`."""
         if self.request.version == "HTTP/1.1" and not self.head_sent:
             self._require_open()
-            self._transmit_one(encode_head(status, headers))
+            self.transmit(encode_head(status, headers))
             if self._connection.tap is not None:
                 self._connection.tap.sent_interim(status)
 
     def respond(self, status: str, headers: HeaderList, content_length: int | None) -> None:
         """See `penstock.transport.Exchange.respond`."""
         if self.head_sent:
+            self._require_open()
             raise RuntimeError("the response's head has been sent already")
         self._status = status
         self._headers = headers
@@ -215,7 +124,7 @@ class PythonExchange:
         framing = self._framing
         if framing is NONE:
             if head:
-                self._transmit_one(head)
+                self.transmit(head)
             return
         if len(data) > JOIN_BYTES:
             if framing is CHUNKED:
@@ -223,9 +132,9 @@ class PythonExchange:
             else:
                 self._transmit(head, data)
         elif framing is CHUNKED:
-            self._transmit_one(head + encode_chunk(data))
+            self.transmit(head + encode_chunk(data))
         else:
-            self._transmit_one(head + data)
+            self.transmit(head + data)
         self.body_sent += len(data)
         connection = self._connection
         if connection.tap is not None:
@@ -247,6 +156,8 @@ class PythonExchange:
         self._send_region(region)
 
     def _require_open(self) -> None:
+        if self._given_up:
+            raise ClientDisconnected("the server has given the request up")
         if self.done:  # the connection may be at its next request
             raise RuntimeError("the response has ended")
 
@@ -257,7 +168,7 @@ class PythonExchange:
         if framing is NONE:
             region.close()
             if head:
-                self._transmit_one(head)
+                self.transmit(head)
             return
         if framing is CHUNKED:
             head += b"%x\r\n" % count
@@ -301,10 +212,10 @@ class PythonExchange:
             self._content_length = len(data)
         head = self._make_head()
         if not data or self._framing is NONE:
-            self._transmit_one(head)
+            self.transmit(head)
             return
         if len(data) <= JOIN_BYTES:
-            self._transmit_one(head + data)
+            self.transmit(head + data)
         else:
             self._transmit(head, data)
         self.body_sent = len(data)
@@ -317,14 +228,14 @@ class PythonExchange:
         if framing is NONE:
             return
         if framing is CHUNKED:
-            self._transmit_one(encode_chunk(data) + LAST_CHUNK if data else LAST_CHUNK)
+            self.transmit(encode_chunk(data) + LAST_CHUNK if data else LAST_CHUNK)
         elif data:
-            self._transmit_one(data)
+            self.transmit(data)
         else:
             # Nothing is sent that would fail, where the leader found that no more can be.
             output = self._connection.output
             if output is not None and output.failure is not None:
-                raise self._disconnected(output.failure)
+                raise self.disconnected(output.failure)
         if data:
             self.body_sent += len(data)
             if self._connection.tap is not None:
@@ -338,25 +249,48 @@ class PythonExchange:
         connection.close_after = True
         # A body that ends with the connection would look complete; so would a connection that
         # closes in good order before any response, to a client that retries.
-        connection.broken = connection.gone or not self.head_sent or self._framing is CLOSE
+        connection.broken = connection.presence.gone or not self.head_sent or self._framing is CLOSE
         self._end(self.reason or "response cut off")
 
-    def answer_options(self) -> None:
-        """Answer ``OPTIONS *``, which is about the server as a whole (RFC 9110, section 9.3.7)."""
-        self.handed_out_at = time.monotonic()
-        try:
-            self.respond("200 OK", [], 0)
-            self.finish()
-        except ClientDisconnected:
-            self.abort()
-
-    def drop_if_client_gone(self) -> bool:
+    def drop_if_departed(self) -> bool:
         """End an exchange that nobody waits for any more; tell whether it was one."""
-        if not self.client_gone():
+        ended_for = time.monotonic() - self._connection.ended_at
+        if ended_for < DEPARTED_SECONDS and not self.client_gone():
             return False
+        self.drop()
+        return True
+
+    def drop(self) -> None:
+        """End an exchange whose client left before a thread was free."""
         self._connection.broken = self._connection.close_after = True
         self.handed_out_at = time.monotonic()
         self._end("the client left before a thread was free")
+
+    def give_up(self, reason: str) -> bool:
+        """End an exchange under the thread that has it; tell whether it was not over yet.
+
+        That thread may be in any of the methods. It sets ``head_sent``, and then looks at ``done``;
+        here it is the other order: so there are never two heads.
+        """
+        if not self._claim_end():
+            return False
+        connection = self._connection
+        connection.close_after = self._given_up = True
+        if self.head_sent:
+            connection.broken = True
+        else:
+            self.head_sent = True
+            self._status, self._headers = GATEWAY_TIMEOUT, []
+            error = ProtocolError(int(GATEWAY_TIMEOUT[:3]), GIVEN_UP)
+            head, body = error_response(error, connection.loop.server_fields.now())
+            if self.request.method == "HEAD":
+                body = b""
+            self.body_sent = len(body)
+            try:
+                self.transmit(head + body)
+            except ClientDisconnected:
+                connection.broken = True
+        self._give_back(reason)
         return True
 
     def explain(self, reason: str) -> None:
@@ -369,12 +303,7 @@ class PythonExchange:
 
     def client_gone(self) -> bool:
         """See `penstock.transport.Exchange.client_gone`."""
-        connection = self._connection
-        if not connection.gone:
-            poller = select.poll()
-            poller.register(connection.socket, 0)
-            connection.gone = bool(poller.poll(0))  # POLLERR or POLLHUP, which are always told
-        return connection.gone
+        return self._connection.presence()
 
     # -- the head -------------------------------------------------------------------------------
 
@@ -384,8 +313,8 @@ class PythonExchange:
         framing = self._framing = choose_framing(
             request.method, request.version, int(status[:3]), length
         )
-        if not self._body_over:
-            self._settle_request_body()
+        if self._streamed is not None and not self._streamed.over:
+            self._settle_request_body(self._streamed)
         added = self._date_and_server()
         if framing is LENGTH:
             added = f"{added}Content-Length: {length}\r\n"
@@ -405,6 +334,8 @@ class PythonExchange:
         elif request.version == "HTTP/1.0":
             added += "Connection: keep-alive\r\n"
         self.head_sent = True
+        if self.done:
+            self._require_open()
         if connection.tap is not None:
             connection.tap.head_sent(status, self._headers, added)
         return encode_head(status, self._headers, added)
@@ -421,7 +352,7 @@ class PythonExchange:
         date = "" if "date" in given else fields.date_line()
         return date if "server" in given else date + fields.server_line()
 
-    def _settle_request_body(self) -> None:
+    def _settle_request_body(self, streamed: StreamedBody) -> None:
         """Decide what becomes of a streamed body of which not all has been read.
 
         What is short is dropped later, for the connection's sake; otherwise the connection
@@ -431,12 +362,12 @@ class PythonExchange:
         if parser.state is State.DONE:
             return
         remaining = parser.body_remaining
-        if self._continue_owed or remaining is None or remaining > DISCARD_BYTES:
+        if streamed.continue_owed or remaining is None or remaining > DISCARD_BYTES:
             self._connection.close_after = True
 
     # -- sending --------------------------------------------------------------------------------
 
-    def _transmit_one(self, data: bytes) -> None:
+    def transmit(self, data: bytes) -> None:
         """Send bytes now where the kernel takes them, and queue the rest."""
         connection = self._connection
         if connection.output is not None and connection.output.busy():
@@ -447,7 +378,7 @@ class PythonExchange:
         except BlockingIOError:
             sent = 0
         except OSError as error:
-            raise self._disconnected(error) from error
+            raise self.disconnected(error) from error
         if sent != len(data):
             self._keep((data,), sent)
 
@@ -462,7 +393,7 @@ class PythonExchange:
         except BlockingIOError:
             sent = 0
         except OSError as error:
-            raise self._disconnected(error) from error
+            raise self.disconnected(error) from error
         self._keep(pieces, sent)
 
     def _queue(self, output: Output, *pieces: bytes) -> None:
@@ -490,7 +421,7 @@ class PythonExchange:
         try:
             output.flush()
         except OSError as error:
-            raise self._disconnected(error) from error
+            raise self.disconnected(error) from error
 
     def _apply_back_pressure(self, output: Output) -> None:
         """Wait while more is unsent than may be; have the loop send what then remains."""
@@ -528,33 +459,47 @@ class PythonExchange:
                 continue
             taken = output.acknowledged()
             if taken - before < limits.least_progress():
-                connection.gone = True
+                connection.presence.gone = True
                 raise ClientDisconnected("the client stalled past the write deadline")
             before = taken
             deadline = time.monotonic() + limits.write_timeout
 
-    def _disconnected(self, error: OSError) -> ClientDisconnected:
+    def disconnected(self, error: OSError) -> ClientDisconnected:
+        """Return what is to be raised where the socket failed."""
         if is_disconnect(error):
-            self._connection.gone = True
+            self._connection.presence.gone = True
         self._connection.close_after = True
         return ClientDisconnected(f"the client is gone: {error.strerror or error}")
 
     # -- the end --------------------------------------------------------------------------------
 
-    def _end(self, reason: str = "") -> None:
-        connection = self._connection
-        if self.body is None:
-            with self._receiving:  # what is being taken off the socket is still of this request
-                self.done = True
+    def _claim_end(self) -> bool:
+        """Mark the exchange as over; tell whether it was not. One of two threads gets to do it."""
+        # Nothing is called between the look and the store, so that no other thread runs there.
+        if self._streamed is None:
+            over, self.done = self.done, True
         else:
-            self.done = True
+            with (
+                self._streamed.taking
+            ):  # what is being taken off the socket is still of this request
+                over, self.done = self.done, True
+        return not over
+
+    def _end(self, reason: str = "") -> None:
+        if self._claim_end():
+            self._give_back(reason)
+
+    def _give_back(self, reason: str) -> None:
+        """Tell of an exchange that is over, and give the connection back to the leader."""
+        connection = self._connection
         loop = connection.loop
         duration = time.monotonic() - self.handed_out_at
-        loop.note_call(duration)
+        if not self.silent:
+            loop.note_call(duration)
         if connection.tap is not None:
             connection.tap.response_over(self.body_sent, reason or self.reason)
         unsent = connection.output is not None and connection.output.size > 0
-        if loop.access_log is not None:
+        if loop.access_log is not None and not self.silent:
             if unsent and not reason:
                 connection.exchange = self  # logged when it is known what became of it
             else:
@@ -591,7 +536,7 @@ class PythonExchange:
     @property
     def body_received(self) -> int:
         """How many bytes of the request's body have arrived."""
-        return self._received
+        return self._body_length if self._streamed is None else self._streamed.received
 
     @property
     def connection(self) -> Connection:

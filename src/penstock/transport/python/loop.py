@@ -20,10 +20,14 @@ from penstock.board import ACCEPTED, ACCEPTING, CONNECTIONS, POLLED
 from penstock.http1 import ProtocolError
 from penstock.transport.dates import ServerFields
 from penstock.transport.limits import Limits
-from penstock.transport.python.connection import PROCEED, Connection, Phase
+from penstock.transport.python.connection import PROCEED, Connection
+from penstock.transport.python.deadlines import expire, hurry_up
 from penstock.transport.python.exchange import PythonExchange
+from penstock.transport.python.health import OwnAnswers
 from penstock.transport.python.output import cut_off
+from penstock.transport.python.phases import Phase
 from penstock.transport.python.records import exchange_record, refusal_message, refusal_record
+from penstock.transport.python.sharing import Neighbours
 from penstock.transport.python.tap import Tap
 from penstock.transport.python.waker import Waker
 from penstock.wsgi.environ import DroppedFields
@@ -40,6 +44,17 @@ SLOW_CALL_SECONDS = 0.001
 
 REAP_IDLE_SECONDS = 1.0
 """At the cap on connections, one that has been idle for so long makes room for a new one."""
+
+HANDSHAKE_SECONDS = 1.0
+"""How long a server that stops accepts from clients whose first segment came before: their
+handshake is under way, and they would be reset. Who comes later is ignored by the kernel for so
+long, and refused then."""
+
+LAST_CALL_SECONDS = 0.1
+"""How long who is accepted at the very end has at least for a request to arrive."""
+
+MOMENT_SECONDS = 0.001
+"""A poll that lasts no longer has waited for nothing: what it brings was there before."""
 
 
 class Handler(Protocol):
@@ -69,6 +84,9 @@ class Loop:
     ) -> None:
         self.limits = limits
         self._slot_words = policy.slot.words
+        self.neighbours = Neighbours(policy.slot) if len(policy.slot.board.slots) > 1 else None
+        self.own_answers = OwnAnswers(self, policy)
+        self.has_checks = policy.health_path is not None or policy.ready_path is not None
         self.logger = logger
         self.access_log = access_log
         self.trace = trace
@@ -90,8 +108,10 @@ class Loop:
         self.acceptors: list[Acceptor] = []
         self.now = time.monotonic()
         self._polled_at = self.now
+        self.unseen_since = self.now  # what the last poll brought has arrived after this
         self._sweep_interval = limits.sweep_interval()
         self._next_sweep = self.now
+        self.look_again_at = math.inf  # when an acceptor that left newcomers to others does
         self._inbox: deque[Connection] = deque()  # appended to by any thread
         self._polling = False  # the leader is, or is about to be, blocked in the poll
         self._waker = Waker()
@@ -99,9 +119,13 @@ class Loop:
 
         self.draining = False  # set by any thread
         self.closed = False  # set by any thread
+        self.handing_over = False  # set by any thread, before `draining`
+        self.full = False  # every thread is with the application, and the tender leads
+        self._told_full = False
         self.drained = False  # nothing is left to do, for good
         self._drain_begun = False
-        self._queues_empty = False
+        self._listening = True  # not all listeners are closed
+        self._handshakes_until = math.inf
         self.slow_share = 0.0  # moving share of the application's calls that were slow
         self.accepted = 0
         self.requests = 0
@@ -140,12 +164,8 @@ class Loop:
         self.now = time.monotonic()
         inbox, batch = self._inbox, self.batch
         while True:
-            while inbox:
-                connection = inbox.popleft()
-                try:
-                    connection.attend()
-                except Exception:
-                    self._contain(connection)
+            if inbox:
+                self.attend_posted()
             if self.closed:
                 self._tear_down()
                 return None  # before anything else is handed out
@@ -164,11 +184,23 @@ class Loop:
                 return None
             self._poll()
 
+    def attend_posted(self) -> None:
+        """Attend to the connections that threads have posted."""
+        inbox = self._inbox
+        while inbox:
+            connection = inbox.popleft()
+            try:
+                connection.attend()
+            except Exception:
+                self._contain(connection)
+
     def _poll(self) -> None:
         self._polling = True
         timeout = 0.0 if self._inbox or self.unpolled else self._time_to_sweep()
+        before = self._polled_at
         if timeout != 0.0:
             self._slot_words[POLLED] = 1
+            asleep_at = time.monotonic()
         events = self.selector.select(timeout)
         if not events and timeout != 0.0:
             # A process that was halted in the poll comes back with nothing, whatever has arrived
@@ -177,6 +209,9 @@ class Loop:
         self._polling = False
         now = self._slot_words[POLLED] = time.monotonic_ns()
         self.now = self._polled_at = now / 1e9
+        if timeout != 0.0 and self.now - asleep_at > MOMENT_SECONDS:
+            before = self.now  # what it waited for came just now
+        self.unseen_since = before
         for key, mask in events:
             self.batch.append((key.data, mask))
         while self.unpolled:
@@ -185,7 +220,7 @@ class Loop:
     def _time_to_sweep(self) -> float | None:
         if not self.connections and not self.draining and all(a.watched for a in self.acceptors):
             return None  # nothing has a deadline
-        return max(0.0, self._next_sweep - time.monotonic())
+        return max(0.0, min(self._next_sweep, self.look_again_at) - time.monotonic())
 
     def _keep_house(self) -> bool:
         """Do what is due between two polls; tell whether the loop is at its end."""
@@ -193,27 +228,45 @@ class Loop:
             if not self._drain_begun:
                 self._begin_drain()
                 return False  # what was accepted just now is read before anything expires
-            if not self._queues_empty:
+            if self._listening:
                 self._empty_queues()
-            elif not self.connections:
+            if not self._listening and not self.connections:
                 self._tear_down()
                 return True
+        if self._told_full is not self.full:
+            self._tell_full()
+        if self._polled_at >= self.look_again_at:
+            self._look_again()
         # Measured against the last poll, not against now: what had arrived by then has been
         # handled, so that nobody is blamed for time that the process itself has lost.
         if self._polled_at >= self._next_sweep:
             self._sweep(self._polled_at)
         return self.drained
 
+    def _tell_full(self) -> None:
+        """Act on that every thread is busy now, or that one has come back."""
+        self._told_full = self.full
+        self.tell_accepting()
+        if not self.full:
+            for acceptor in self.acceptors:
+                if acceptor.held:
+                    acceptor.start()
+
+    def _look_again(self) -> None:
+        """Have the acceptors look that left newcomers to other workers."""
+        self.look_again_at = math.inf
+        for acceptor in self.acceptors:
+            acceptor.look_again()
+
     def _sweep(self, now: float) -> None:
         self._next_sweep = now + self._sweep_interval
         for connection in [c for c in self.connections if c.deadline <= now]:
             try:
-                connection.expire(now)
+                expire(connection, now)
             except Exception:
                 self._contain(connection)
-        if not self.draining:
-            for acceptor in self.acceptors:
-                acceptor.resume()
+        for acceptor in self.acceptors:
+            acceptor.resume()
 
     def _contain(self, handler: Handler) -> None:
         """Confine a defect of ours to the connection that met it."""
@@ -233,6 +286,10 @@ class Loop:
             self.watch(connection, selectors.EVENT_READ)
         except OSError:  # no memory, or no watch is left (epoll(7), max_user_watches)
             self._contain(connection)
+            return
+        if self._drain_begun:
+            hurry_up(connection)
+            connection.deadline = max(connection.deadline, self.now + LAST_CALL_SECONDS)
 
     def watch(self, connection: Connection, mask: int) -> None:
         """Watch a connection for the events of ``mask``, 0 for none."""
@@ -254,14 +311,14 @@ class Loop:
         self.watch(connection, 0)
         self.connections.discard(connection)
         self._slot_words[CONNECTIONS] = len(self.connections)
-        if not self.draining and not self.closed:
+        if not self.closed and not self.drained:
             for acceptor in self.acceptors:
                 acceptor.resume()  # whoever waits for the room need not wait for the next sweep
 
     def tell_accepting(self) -> None:
         """Tell on the board whether a newcomer would be accepted now."""
-        able = not self.draining and all(acceptor.watched for acceptor in self.acceptors)
-        self._slot_words[ACCEPTING] = able
+        able = all(acceptor.able for acceptor in self.acceptors)
+        self._slot_words[ACCEPTING] = able and not self.draining and not self.full
 
     def has_room(self) -> bool:
         """Tell whether another connection may be accepted."""
@@ -292,24 +349,42 @@ class Loop:
     # -- the end --------------------------------------------------------------------------------
 
     def _begin_drain(self) -> None:
-        """Stop accepting, and give idle connections a last short while."""
+        """Accept the last ones, or leave them to others; give idle connections a short while."""
         self._drain_begun = True
-        for acceptor in self.acceptors:
-            acceptor.stop()
-            acceptor.listener.turn_newcomers_away()
-        self._empty_queues()
+        if self.handing_over:
+            self.hand_listeners_over()
+        else:
+            for acceptor in self.acceptors:
+                acceptor.begin_drain()
+            self._handshakes_until = self.now + HANDSHAKE_SECONDS
+            self._empty_queues()
+        self.tell_accepting()
         for connection in self.connections:
-            connection.hurry_up()
+            hurry_up(connection)
         self._next_sweep = self.now
         self._sweep_interval = min(self._sweep_interval, 0.05)
+
+    def hand_listeners_over(self) -> None:
+        """Let go of the listeners: other processes accept on the same sockets."""
+        for acceptor in self.acceptors:
+            acceptor.close()
+        self._listening = False
+        self.tell_accepting()
 
     def _empty_queues(self) -> None:
         """Accept what waits in the listen queues: the kernel has accepted it, so it is served.
 
-        Where there is no room for all of it, the rest waits until others have left.
+        Where there is no room for all of it, the rest waits until others have left. A queue into
+        which nobody new comes stays open for a while, for handshakes that are under way.
         """
-        emptied = [acceptor.close_when_empty() for acceptor in self.acceptors]
-        self._queues_empty = all(emptied)
+        if self.handing_over:
+            self.hand_listeners_over()
+            return
+        last = not self.connections or self.now >= self._handshakes_until
+        for acceptor in self.acceptors:
+            if last or not acceptor.lets_nobody_in:
+                acceptor.close_when_empty()
+        self._listening = any(acceptor.is_open() for acceptor in self.acceptors)
 
     def _tear_down(self) -> None:
         if self.drained:

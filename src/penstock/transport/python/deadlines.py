@@ -1,0 +1,94 @@
+"""By when a connection has to come on, and what becomes of it where it does not."""
+
+from __future__ import annotations
+
+import errno
+import math
+from typing import TYPE_CHECKING
+
+from penstock.http1 import ProtocolError, State
+from penstock.transport.limits import DRAIN_HEAD_SECONDS
+from penstock.transport.python.phases import Phase
+
+if TYPE_CHECKING:
+    from penstock.transport.python.connection import Connection
+
+
+def await_output(connection: Connection, mask: int) -> None:
+    """Wait until the client takes output, within the write deadline; watch the events of `mask`."""
+    assert connection.output is not None
+    connection.deadline = connection.loop.now + connection.loop.limits.write_timeout
+    connection.progress = connection.output.acknowledged()
+    connection.loop.watch(connection, mask)
+
+
+def hurry_up(connection: Connection) -> None:
+    """Bring the deadline forward where a server that stops need not wait for long."""
+    patience = connection.loop.limits.drain_linger
+    reading = connection.phase is Phase.READING
+    if reading and connection.stage is State.HEAD:
+        patience = max(patience, DRAIN_HEAD_SECONDS)
+    elif not (connection.phase is Phase.LINGERING or (reading and connection.stage is State.IDLE)):
+        return
+    connection.deadline = min(connection.deadline, connection.loop.now + patience)
+
+
+def expire(connection: Connection, now: float) -> None:
+    """Act on a deadline that has passed at ``now``, with all events before it handled."""
+    if connection.phase is Phase.READING:
+        _expire_reading(connection)
+    elif connection.phase is Phase.LINGERING:
+        connection.close()
+    elif connection.output is not None and connection.output.size:
+        _expire_writing(connection)
+    else:
+        connection.deadline = math.inf
+
+
+def _expire_reading(connection: Connection) -> None:
+    limits = connection.loop.limits
+    if connection.discarding or connection.stage is State.IDLE:
+        connection.close()  # RFC 9112, section 9.5: an idle connection is closed without a word
+    elif connection.stage is State.HEAD and connection.loop.draining:
+        connection.refuse(ProtocolError(503, "The server is stopping."))
+    elif connection.stage is State.HEAD:
+        error = ProtocolError(
+            408,
+            f"The request's head did not arrive within {limits.header_timeout:g} s.",
+            setting="header_timeout",
+        )
+        error.request_line = connection.parser.request_line
+        connection.refuse(error)
+    else:
+        connection.refuse(
+            ProtocolError(
+                408,
+                f"The request's body came too slowly: {limits.body_timeout:g} s and a second "
+                f"for each {limits.body_min_rate:g} bytes are allowed.",
+                setting="body_timeout",
+            )
+        )
+
+
+def _expire_writing(connection: Connection) -> None:
+    output = connection.output
+    assert output is not None
+    # A thread that waits for room keeps the deadline itself.
+    if connection.awaiting_room or _is_taking_output(connection):
+        connection.deadline = connection.loop.now + connection.loop.limits.write_timeout
+        return
+    if connection.phase is Phase.FLUSHING:
+        connection.settle("client stalled: write_timeout")
+        connection.reset()
+    else:
+        output.fail(TimeoutError(errno.ETIMEDOUT, "the client takes no data"))
+        connection.presence.gone = True
+        connection.deadline = math.inf
+        connection.loop.watch(connection, 0)
+
+
+def _is_taking_output(connection: Connection) -> bool:
+    """Tell whether the client took a fair amount since the last time that this was asked."""
+    assert connection.output is not None
+    before, connection.progress = connection.progress, connection.output.acknowledged()
+    return connection.progress - before >= connection.loop.limits.least_progress()

@@ -1,0 +1,65 @@
+"""What is answered without the application: health and readiness checks, and ``OPTIONS *``."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+from penstock.board import BEAT, LIVE, READY
+from penstock.errors import ClientDisconnected
+from penstock.transport.policy import HEALTHY, STALE_BEAT_SECONDS, UNHEALTHY
+
+if TYPE_CHECKING:
+    from penstock.http1 import Request
+    from penstock.transport.policy import Policy
+    from penstock.transport.python.exchange import PythonExchange
+    from penstock.transport.python.loop import Loop
+
+WHOLE_SERVER = "*"
+"""The path of ``OPTIONS *``, which is about the server as a whole (RFC 9110, section 9.3.7)."""
+
+_HEADERS = [("Content-Type", "text/plain"), ("Cache-Control", "no-store")]
+
+
+class OwnAnswers:
+    """The requests that a transport answers itself. The leader calls it."""
+
+    def __init__(self, loop: Loop, policy: Policy) -> None:
+        self._loop = loop
+        self._words = policy.slot.words
+        checks = {policy.health_path: self._is_live, policy.ready_path: self._is_ready}
+        self._checks = {path: check for path, check in checks.items() if path is not None}
+        self.paths = frozenset({WHOLE_SERVER, *self._checks})
+        """The paths that are worth asking for: most requests have another one."""
+
+    def wants(self, request: Request) -> bool:
+        """Tell whether a request is answered here."""
+        if request.path == WHOLE_SERVER:
+            return True
+        return request.path in self._checks and request.method in ("GET", "HEAD")
+
+    def answer(self, exchange: PythonExchange) -> None:
+        """Answer a request that is wanted."""
+        exchange.handed_out_at = time.monotonic()
+        check = self._checks.get(exchange.request.path)
+        try:
+            if check is None:
+                exchange.respond("200 OK", [], 0)
+                exchange.finish()
+                return
+            exchange.silent = True
+            well = check()
+            body = HEALTHY if well else UNHEALTHY
+            status = "200 OK" if well else "503 Service Unavailable"
+            exchange.respond(status, _HEADERS, len(body))
+            exchange.finish(body)
+        except ClientDisconnected:
+            exchange.abort()
+
+    def _is_ready(self) -> bool:
+        return self._words[READY] == 1 and not self._loop.draining
+
+    def _is_live(self) -> bool:
+        beat = self._words[BEAT]
+        fresh = beat == 0 or time.monotonic_ns() - beat < STALE_BEAT_SECONDS * 1e9
+        return self._words[LIVE] == 1 and fresh

@@ -1,0 +1,59 @@
+"""Which worker accepts, where several have the same listening sockets.
+
+The kernel wakes them all, and whoever is quickest would take what comes: with connections that are
+kept alive, one worker may then have most of them for good. So each looks at the others' counts on
+the board before it accepts, and leaves newcomers for a moment to one that has fewer. Nobody decides
+for another: were the board wrong, newcomers would come a little later, and none be lost.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+from penstock.board import ACCEPTING, CONNECTIONS, POLLED, SERVING, STATE
+
+if TYPE_CHECKING:
+    from penstock.board import Slot
+
+DEFERRAL_SECONDS = 0.002
+"""For how long newcomers are left to a worker that has fewer connections."""
+
+MAX_DEFERRALS = 5
+"""So often in a row; then they are accepted anyway."""
+
+HELD_SECONDS = 0.01
+"""How often a worker with all its threads busy looks whether newcomers are its own to take."""
+
+SHARED_BATCH = 16
+"""Connections accepted in one turn: other workers wake up meanwhile, and count."""
+
+RESPONSIVE_NANOSECONDS = 10_000_000
+"""A worker that has not looked at its sockets for so long is with its application, and may stay."""
+
+
+class Neighbours:
+    """The other workers on the board, as far as they would accept."""
+
+    def __init__(self, slot: Slot) -> None:
+        self._others = [other.words for other in slot.board.slots if other is not slot]
+
+    def fewest(self) -> int | None:
+        """Return the fewest connections of those that would accept now; None if none would."""
+        long_ago = time.monotonic_ns() - RESPONSIVE_NANOSECONDS
+        fewest: int | None = None
+        for words in self._others:
+            if words[STATE] != SERVING or words[ACCEPTING] != 1:
+                continue
+            polled = words[POLLED]
+            if polled == 1 or polled >= long_ago:
+                count = words[CONNECTIONS]
+                if fewest is None or count < fewest:
+                    fewest = count
+        return fewest
+
+
+def fair(own: int, fewest: int | None) -> bool:
+    """Tell whether a worker with ``own`` connections may accept beside one with ``fewest``."""
+    # The slack saves waiting, and an eighth of many stays well below what would be unfair.
+    return fewest is None or own <= fewest + 1 + (fewest >> 3)
