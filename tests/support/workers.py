@@ -49,5 +49,6 @@ def begin(worker: WorkerProcess, thread: int, age: float, left: float | None, ta
     """Have a thread of a worker be in a request."""
     now = time.monotonic_ns()
     deadline = now + int(left * 1e9) if left is not None else 0
-    texts = (b"GET", b"203.0.113.7:1", b"id-1", target.encode())
-    worker.slot.records[thread].begin(1, now - int(age * 1e9), deadline, texts)
+    since = now - int(age * 1e9)
+    record = worker.slot.records[thread]
+    record.begin(1, since, deadline, "GET", b"203.0.113.7:1", "id-1", target)
