@@ -7,6 +7,7 @@
 //!
 //! `reading` and `ending` are the rest of it: requests, and what follows a response.
 
+use crate::departure::ClientGone;
 use crate::diary::{HeadCopy, Record};
 use crate::hub::{Hub, lock};
 use crate::output::Output;
@@ -16,9 +17,10 @@ use crate::spool::Spool;
 use crate::sys::{Fd, Nanos, Peer};
 use crate::tap::Tap;
 use penstock_protocol::{Carry, Parser, State};
+use pyo3::prelude::*;
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 
 /// No deadline.
 pub const NEVER: Nanos = Nanos::MAX;
@@ -69,6 +71,8 @@ pub struct Ready {
     pub number: u64,
     pub source: Source,
     pub body: Body,
+    /// Its client has ended its side, and nobody has looked for long.
+    pub departed: bool,
 }
 
 /// One accepted socket. See the module's text for who may touch it when.
@@ -83,6 +87,10 @@ pub struct Connection {
     phase: AtomicU8, // what `Held::phase` is, for whoever only counts
     heavy: AtomicBool,
     gone: AtomicBool,
+    /// The peer as the board has it.
+    name: OnceLock<Box<[u8]>>,
+    /// What its requests' `penstock.client_gone` is. It refers to the connection weakly.
+    pub asker: OnceLock<Py<ClientGone>>,
     state: Mutex<Held>,
 }
 
@@ -101,6 +109,8 @@ pub struct Held {
     pub expected: bool,
     /// The client has ended its side: the end is still to be read, behind all input.
     pub ended: bool,
+    /// When that was found.
+    pub ended_at: Nanos,
     pub since: Nanos, // when the stage, or the lingering, began
     pub began: Nanos, // when the first byte of the request was read
     pub requests: u64,
@@ -147,16 +157,23 @@ impl Connection {
             .options
             .trace
             .then(|| Box::new(Tap::new(number, peer_name(peer))));
+        let patience = if hub.draining.get() {
+            hub.options.drain_linger + 1 // what it has sent is read before it expires
+        } else {
+            hub.options.keep_alive
+        };
         Connection {
             socket,
             token,
             peer,
             listener,
             number,
-            deadline: AtomicU64::new(now.saturating_add(hub.options.keep_alive)),
+            deadline: AtomicU64::new(now.saturating_add(patience)),
             phase: AtomicU8::new(Phase::Reading as u8),
             heavy: AtomicBool::new(false),
             gone: AtomicBool::new(false),
+            name: OnceLock::new(),
+            asker: OnceLock::new(),
             state: Mutex::new(Held {
                 phase: Phase::Reading,
                 stage: State::Idle,
@@ -166,6 +183,7 @@ impl Connection {
                 readable: false,
                 expected: false,
                 ended: false,
+                ended_at: NEVER,
                 since: now,
                 began: now,
                 requests: 0,
@@ -215,6 +233,14 @@ impl Connection {
 
     pub fn set_heavy(&self, heavy: bool) {
         self.heavy.store(heavy, Ordering::Relaxed);
+    }
+
+    /// Address and port, once they are asked for; empty for a unix socket.
+    pub fn name(&self) -> &[u8] {
+        self.name.get_or_init(|| match self.peer {
+            Some((address, port)) => format!("{address}:{port}").into_bytes().into(),
+            None => Box::default(),
+        })
     }
 
     /// Whether the client is known to have reset the connection.
@@ -267,7 +293,10 @@ impl Connection {
         if event.input || event.ended || event.broken {
             held.readable = true;
             held.expected = true;
-            held.ended |= event.ended || event.broken;
+            if (event.ended || event.broken) && !held.ended {
+                held.ended = true;
+                held.ended_at = desk.now;
+            }
         }
         if event.broken {
             self.set_gone();

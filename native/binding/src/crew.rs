@@ -13,13 +13,16 @@
 //! One such promotion a tick would bound how many calls can overlap, so where calls prove slow,
 //! the leader wakes its successor before it calls.
 //!
-//! With one thread there is none of this.
+//! With one thread there is none of this, but for the watchdog where there are checks to answer.
 
+use crate::board::{STARTED, WAITING};
 use crate::connection::{Body, Connection, Ready, Source};
 use crate::diary::HeadCopy;
 use crate::hub::{Flag, Hub, lock};
 use crate::pace::PathHash;
 use crate::reactor::{Desk, Leader, Reactor, Step};
+use crate::seats;
+use crate::sys::Nanos;
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, TryLockError};
@@ -34,19 +37,16 @@ const DROWSY_TICKS: u32 = 50;
 /// Nobody is to come back to lead: the next thread does.
 const NOBODY: u64 = 0;
 
-static THREADS: AtomicU64 = AtomicU64::new(NOBODY + 1);
-
-thread_local! {
-    /// A number of the thread's own.
-    static ME: u64 = THREADS.fetch_add(1, Ordering::Relaxed);
-}
-
 /// A request that waits for a thread, and needs nothing of the leader's any more.
 pub struct Waiting {
     pub connection: Arc<Connection>,
     pub number: u64,
     pub request: Box<HeadCopy>,
     pub body: Body,
+    /// When it was found to be complete.
+    pub since: Nanos,
+    /// Its client had left by then.
+    pub departed: bool,
 }
 
 impl Ready {
@@ -62,6 +62,8 @@ impl Ready {
             number: self.number,
             request,
             body: self.body,
+            since: desk.now,
+            departed: self.departed,
         }
     }
 }
@@ -114,7 +116,6 @@ pub struct Crew {
     // Who led last, and comes back to lead after each call. Others leave it to that thread until
     // it stalls: two that lead in turn would pass the GIL to and fro, a switch interval each time.
     inline: AtomicU64,
-    several: bool,
     ready: Mutex<VecDeque<Waiting>>,
     parked: Mutex<Vec<Arc<Alarm>>>,
     handed_out: AtomicU64, // counts up; unchanged over a tick, the call has lasted it
@@ -135,12 +136,11 @@ pub enum Turn {
 }
 
 impl Crew {
-    pub fn new(reactor: Reactor, threads: usize) -> Self {
+    pub fn new(reactor: Reactor) -> Self {
         Crew {
             leadership: Mutex::new(reactor),
             led: Flag::default(),
             inline: AtomicU64::new(NOBODY),
-            several: threads > 1,
             ready: Mutex::default(),
             parked: Mutex::default(),
             handed_out: AtomicU64::new(0),
@@ -156,8 +156,17 @@ impl Crew {
     }
 
     /// Take a request that waits for a thread.
-    pub fn take_ready(&self) -> Option<Waiting> {
-        lock(&self.ready).pop_front()
+    pub fn take_ready(&self, hub: &Hub) -> Option<Waiting> {
+        let mut ready = lock(&self.ready);
+        let waiting = ready.pop_front()?;
+        hub.board.set(WAITING, ready.len() as u64);
+        Some(waiting)
+    }
+
+    fn queue(&self, hub: &Hub, waiting: Waiting) {
+        let mut ready = lock(&self.ready);
+        ready.push_back(waiting);
+        hub.board.set(WAITING, ready.len() as u64);
     }
 
     /// Lead with the GIL held; give what comes of it, and the leader's desk, to `with`.
@@ -181,7 +190,7 @@ impl Crew {
                 None => self.park(hub),
             }
             // Whoever is woken goes on without the GIL, which the call that stalls may keep.
-            if let Some(waiting) = self.take_ready() {
+            if let Some(waiting) = self.take_ready(hub) {
                 return Turn::Request(Box::new(waiting));
             }
         }
@@ -189,7 +198,7 @@ impl Crew {
     }
 
     fn take_leadership(&self) -> Option<MutexGuard<'_, Reactor>> {
-        let me = ME.with(|me| *me);
+        let me = seats::me();
         let inline = self.inline.load(Ordering::SeqCst);
         if inline != me && inline != NOBODY {
             return None;
@@ -220,11 +229,16 @@ impl Crew {
         Some(turn)
     }
 
-    /// Keep account of a request that goes to the application, and see that somebody watches the
-    /// sockets meanwhile if it is likely to take its time.
-    pub fn hand_out(&self, hub: &Hub, path: PathHash) {
-        self.handed_out.fetch_add(1, Ordering::SeqCst);
-        if !self.several {
+    /// Count a request that goes to the application; return which one it is, from 1.
+    pub fn count(&self, hub: &Hub) -> u64 {
+        let number = self.handed_out.fetch_add(1, Ordering::SeqCst) + 1;
+        hub.board.set(STARTED, number);
+        number
+    }
+
+    /// See that somebody watches the sockets meanwhile, if the call is likely to take its time.
+    pub fn look_after(&self, hub: &Hub, path: PathHash) {
+        if !hub.options.attended {
             return;
         }
         if hub.pace.is_slow(path) {
@@ -312,7 +326,7 @@ impl Crew {
         let mut over = false;
         while lock(&self.parked).is_empty() && !over {
             match self.lead(hub, Leader::Watchdog) {
-                Some(Turn::Request(waiting)) => lock(&self.ready).push_back(*waiting),
+                Some(Turn::Request(waiting)) => self.queue(hub, *waiting),
                 Some(Turn::Over) => over = true,
                 Some(Turn::Tell | Turn::Again) | None => break,
             }
@@ -347,6 +361,13 @@ impl Crew {
     pub fn interrupt(&self, hub: &Hub) {
         hub.poller.wake();
         self.watchdog.ring();
+        if hub.handing_over.get() && !hub.closed.get() {
+            // Whoever leads is awake by now. Where nobody does, others need not wait for the thread
+            // that comes back: it might never.
+            if let Ok(mut reactor) = self.leadership.try_lock() {
+                reactor.hand_over(hub);
+            }
+        }
         if !hub.closed.get() {
             return;
         }

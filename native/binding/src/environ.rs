@@ -46,6 +46,8 @@ keys! {
     content_length = "CONTENT_LENGTH",
     transfer_encoding = "HTTP_TRANSFER_ENCODING",
     request_id = "penstock.request_id",
+    deadline = "penstock.deadline",
+    client_gone = "penstock.client_gone",
     input = "wsgi.input",
     early_hints = "wsgi.early_hints",
     http10 = "HTTP/1.0",
@@ -67,8 +69,14 @@ pub struct Template {
 }
 
 impl Template {
-    /// `base` is what `penstock.wsgi.environ.base_environ` returned.
-    pub fn new(py: Python<'_>, base: &Bound<'_, PyDict>, unix: bool) -> PyResult<Self> {
+    /// `base` is what `penstock.wsgi.environ.base_environ` returned; `deadlines` is whether requests
+    /// have any.
+    pub fn new(
+        py: Python<'_>,
+        base: &Bound<'_, PyDict>,
+        unix: bool,
+        deadlines: bool,
+    ) -> PyResult<Self> {
         let dict = base.copy()?;
         let keys = keys(py);
         let mount = match dict.get_item(&keys.script_name)? {
@@ -85,10 +93,14 @@ impl Template {
             &keys.path,
             &keys.addr,
             &keys.request_id,
+            &keys.client_gone,
             &keys.input,
             &keys.early_hints,
         ] {
             dict.set_item(key, py.None())?;
+        }
+        if deadlines {
+            dict.set_item(&keys.deadline, py.None())?;
         }
         if !unix {
             dict.set_item(&keys.port, py.None())?;
@@ -99,7 +111,8 @@ impl Template {
         })
     }
 
-    /// A fresh `environ`, complete but for the request's id and what the gateway adds.
+    /// A fresh `environ`, complete but for the request's id, its deadline, what tells whether its
+    /// client has gone, and what the gateway adds.
     ///
     /// `length` is the body's in bytes, where it is known: a chunked body that was buffered then
     /// looks like one that came with its Content-Length. The second is whether a field was left
@@ -163,7 +176,16 @@ impl Template {
     }
 }
 
+/// The path of PATH_INFO with SCRIPT_NAME.
+pub fn whole_path<'a>(head: &Head, bytes: &'a [u8]) -> Cow<'a, [u8]> {
+    match head.path(bytes) {
+        b"*" => Cow::Borrowed(b""),
+        path => unquote(path),
+    }
+}
+
 /// Percent-decoding, as urllib.parse.unquote_to_bytes does it: what is no escape stays.
+#[inline(always)]
 fn unquote(text: &[u8]) -> Cow<'_, [u8]> {
     if memchr::memchr(b'%', text).is_none() {
         return Cow::Borrowed(text);

@@ -46,6 +46,8 @@ pub struct Exchange {
     pub framing: Framing,
     pub body_sent: u64,
     pub done: bool,
+    /// Its thread did not come back in time, and finds it over.
+    pub given_up: bool,
 }
 
 #[pymethods]
@@ -101,6 +103,9 @@ impl Exchange {
         headers: Py<PyList>,
         content_length: Option<u64>,
     ) -> PyResult<()> {
+        if self.given_up {
+            self.check_process()?;
+        }
         if self.head_sent {
             return Err(PyRuntimeError::new_err(
                 "the response's head has been sent already",
@@ -218,18 +223,8 @@ impl Exchange {
         }
     }
 
-    fn client_gone(&self) -> bool {
-        if self.core.hub.abandoned.get() {
-            return true;
-        }
-        let connection = &self.wire.connection;
-        if !connection.is_gone() {
-            let trouble = sys::wait_until(&connection.socket, sys::Readiness::Trouble, 0);
-            if trouble.unwrap_or(true) {
-                connection.set_gone();
-            }
-        }
-        connection.is_gone()
+    pub fn client_gone(&self) -> bool {
+        self.core.hub.abandoned.get() || self.wire.connection.find_gone()
     }
 }
 
@@ -240,6 +235,9 @@ impl Exchange {
 
     /// A child that the application forked has no client: the parent answers.
     fn check_process(&self) -> PyResult<()> {
+        if self.given_up {
+            return Err(ClientDisconnected::new_err("the request was given up"));
+        }
         if self.hub().abandoned.get() {
             return Err(ClientDisconnected::new_err(
                 "the connection is the parent process's",
@@ -250,10 +248,11 @@ impl Exchange {
 
     /// A response that has ended takes nothing more: the connection may be at its next request.
     fn check_may_send(&self) -> PyResult<()> {
+        self.check_process()?;
         if self.done {
             return Err(PyRuntimeError::new_err("the response has ended"));
         }
-        self.check_process()
+        Ok(())
     }
 
     /// Look for a part of the streamed body; None where there is one, or its end, else for how
@@ -305,7 +304,8 @@ impl Exchange {
     }
 
     /// Send head and body at once.
-    fn finish_whole(
+    #[inline(always)]
+    pub fn finish_whole(
         slf: &Bound<'_, Self>,
         out: &mut Vec<u8>,
         data: Option<&Bound<'_, PyBytes>>,
@@ -484,26 +484,9 @@ impl Exchange {
             .map_err(raised)
     }
 
-    /// End an exchange that nobody waits for any more; tell whether it was one.
-    pub fn drop_if_client_gone(slf: &Bound<'_, Self>) -> PyResult<bool> {
-        {
-            let mut this = slf.try_borrow_mut()?;
-            if !this.client_gone() {
-                return Ok(false);
-            }
-            let mut held = this.wire.connection.lock();
-            held.broken = true;
-            held.close_after = true;
-            drop(held);
-            this.handed_out_at = sys::monotonic();
-        }
-        Self::end(slf, "the client left before a thread was free")?;
-        Ok(true)
-    }
-
     // -- the end --------------------------------------------------------------------------------
 
-    fn end(slf: &Bound<'_, Self>, reason: &str) -> PyResult<()> {
+    pub fn end(slf: &Bound<'_, Self>, reason: &str) -> PyResult<()> {
         let (core, record) = {
             let mut this = slf.try_borrow_mut()?;
             (Arc::clone(&this.core), this.give_back(slf.py(), reason))

@@ -1,9 +1,11 @@
 //! What the threads of one transport share: options, counts, flags, and the connections.
 
+use crate::board::{ACCEPTED, Board, CONNECTIONS};
 use crate::connection::{Connection, Phase};
 use crate::crew::Alarm;
 use crate::diary::Diary;
 use crate::pace::Pace;
+use crate::policy::Checks;
 use crate::poller::{Poller, Token};
 use crate::sys::{self, Fd, Nanos, Peer};
 use penstock_protocol::{Limits, date};
@@ -47,8 +49,13 @@ pub struct Options {
     pub id_prefix: String,
     pub trace: bool,
     pub access_log: bool,
-    /// There are several threads, and so a watchdog, and a scribe that writes the diary.
-    pub several: bool,
+    /// There is a watchdog, and a scribe that writes the diary: several threads call `next`, or
+    /// checks have to be answered while the one that does is with the application.
+    pub attended: bool,
+    /// What the server itself answers.
+    pub checks: Checks,
+    /// A queued request is dropped whose client has ended its side for so long.
+    pub departed: Nanos,
 }
 
 impl Options {
@@ -121,6 +128,7 @@ fn slot(token: Token) -> usize {
 
 pub struct Hub {
     pub options: Options,
+    pub board: Board,
     pub poller: Poller,
     pub diary: Diary,
     pub pace: Pace,
@@ -134,6 +142,10 @@ pub struct Hub {
     /// The leader is, or is about to be, blocked in the poll.
     pub polling: Flag,
     pub draining: Flag,
+    /// A drain leaves who waits in the listen queues to others.
+    pub handing_over: Flag,
+    /// In a drain: the listeners that let nobody in who was not about to come in.
+    lasting: Mutex<Vec<bool>>,
     pub closed: Flag,
     /// Nothing is left to do, for good.
     pub drained: Flag,
@@ -152,9 +164,10 @@ pub struct Hub {
 }
 
 impl Hub {
-    pub fn new(options: Options) -> io::Result<Self> {
+    pub fn new(options: Options, board: Board) -> io::Result<Self> {
         Ok(Hub {
             options,
+            board,
             poller: Poller::new()?,
             diary: Diary::default(),
             pace: Pace::new(),
@@ -165,6 +178,8 @@ impl Hub {
             inbox_filled: Flag::default(),
             polling: Flag::default(),
             draining: Flag::default(),
+            handing_over: Flag::default(),
+            lasting: Mutex::default(),
             closed: Flag::default(),
             drained: Flag::default(),
             abandoned: Flag::default(),
@@ -194,6 +209,16 @@ impl Hub {
         if self.polling.get() {
             self.poller.wake();
         }
+    }
+
+    /// Say which listeners need not be closed as soon as nobody is left in their queues.
+    pub fn set_lasting(&self, lasting: Vec<bool>) {
+        *lock(&self.lasting) = lasting;
+    }
+
+    /// Whether a listener is such a one.
+    pub fn is_lasting(&self, index: usize) -> bool {
+        lock(&self.lasting).get(index).copied().unwrap_or(false)
     }
 
     pub fn has_posts(&self) -> bool {
@@ -228,10 +253,10 @@ impl Hub {
 
     /// Have the diary written by the thread for that; tell whether there is one.
     pub fn call_scribe(&self) -> bool {
-        if self.options.several && !self.scribe_called.swap(true) {
+        if self.options.attended && !self.scribe_called.swap(true) {
             self.scribe.ring();
         }
-        self.options.several
+        self.options.attended
     }
 
     /// Wait for such a call.
@@ -318,7 +343,9 @@ impl Hub {
         if let Some(place) = registry.slots.get_mut(slot(token)) {
             *place = Some(Arc::new(connection));
         }
-        self.connections.fetch_add(1, Ordering::Relaxed);
+        let connections = self.connections.fetch_add(1, Ordering::Relaxed) + 1;
+        self.board.set(CONNECTIONS, connections);
+        self.board.set(ACCEPTED, number);
     }
 
     /// Let go of a connection that is about to be closed.
@@ -330,7 +357,8 @@ impl Hub {
                 .is_some()
             {
                 registry.free.push(slot(token) as u32);
-                self.connections.fetch_sub(1, Ordering::Relaxed);
+                let connections = self.connections.fetch_sub(1, Ordering::Relaxed) - 1;
+                self.board.set(CONNECTIONS, connections);
                 self.room_made.set(true);
             }
         }

@@ -4,9 +4,13 @@
 //! makes a request of its bytes, `crew` says which thread gets it, `transport` makes an `exchange`
 //! of it, whose `wire` takes the answer; `ending` is what follows.
 
+mod accepting;
 mod access_line;
+mod board;
+mod checks;
 mod connection;
 mod crew;
+mod departure;
 mod diary;
 mod ending;
 mod environ;
@@ -17,11 +21,13 @@ mod hub;
 mod line_queue;
 mod output;
 mod pace;
+mod policy;
 mod poller;
 mod reactor;
 mod reading;
 mod response_head;
 mod scratch;
+mod seats;
 mod spool;
 mod sys;
 mod tap;

@@ -3,33 +3,20 @@
 //! Nothing here knows of Python. A leader that holds the GIL is told where it should let go of it:
 //! when the poll would block, and before work that takes long.
 
-use crate::connection::{Connection, NEVER, Ready};
+use crate::accepting::{ACCEPT_BATCH, Acceptor, Sharing};
+use crate::board::POLLED;
+use crate::connection::{Connection, Ready, Source};
 use crate::diary::Entry;
 use crate::hub::Hub;
 use crate::poller::{Event, Events, Token};
-use crate::sys::{self, MILLISECOND, Nanos, SECOND};
+use crate::sys::{self, MILLISECOND, Nanos};
 use penstock_protocol::{Head, Memory};
 use std::collections::VecDeque;
-use std::os::fd::RawFd;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 /// The most that one read takes: a whole head with its body, as a rule, and no client's monopoly.
 const RECEIVE_BYTES: usize = 64 * 1024;
-
-/// Connections accepted in one turn, so that a flood of them does not hold up the others.
-const ACCEPT_BATCH: usize = 64;
-
-/// The most connections that a listen queue can hold.
-const MAX_BACKLOG: usize = 65535;
-
-/// How long accepting rests when the system has no descriptor or memory for another connection.
-///
-/// The waiting connections keep the listener readable: without a rest the loop would spin.
-const ACCEPT_PAUSE: Nanos = SECOND / 2;
-
-/// At the cap on connections, one that has been idle for so long makes room for a new one.
-const REAP_IDLE: Nanos = SECOND;
 
 /// What the leader works with: one set for all connections, so that an idle one has none.
 pub struct Desk {
@@ -41,28 +28,17 @@ pub struct Desk {
     pub scratch: Vec<u8>,
     /// With more to do than their turn allowed: they go on with what the next poll brings.
     pub proceed: VecDeque<Arc<Connection>>,
+    /// What is handled now was told of long ago, and more may have come since.
+    pub late: bool,
 }
 
-/// A listening socket.
-pub struct Acceptor {
-    pub descriptor: RawFd,
-    pub name: String,
-    watched: bool,
-    resume_at: Nanos,
-    complained: bool,
-    /// At the end: nobody is left in its queue.
-    emptied: bool,
-}
-
-impl Acceptor {
-    pub fn new(descriptor: RawFd, name: String) -> Self {
-        Acceptor {
-            descriptor,
-            name,
-            watched: false,
-            resume_at: 0,
-            complained: false,
-            emptied: false,
+impl Desk {
+    /// What a request's head says, and its bytes.
+    pub fn head_of<'a>(&'a self, source: &'a Source) -> (&'a Head, &'a [u8]) {
+        match source {
+            Source::Buffer(range) => (&self.head, self.buffer.get(range.clone()).unwrap_or(&[])),
+            Source::Scratch => (&self.head, &self.scratch),
+            Source::Copy(copy) => (&copy.head, &copy.bytes),
         }
     }
 }
@@ -92,7 +68,7 @@ pub enum Step {
     Over,
 }
 
-enum Item {
+pub enum Item {
     Event(Event),
     Proceed(Arc<Connection>),
 }
@@ -100,14 +76,16 @@ enum Item {
 /// The leader's state: whoever holds its lock leads.
 pub struct Reactor {
     pub desk: Desk,
-    acceptors: Vec<Acceptor>,
-    batch: VecDeque<Item>,
+    pub acceptors: Vec<Acceptor>,
+    pub sharing: Sharing,
+    pub batch: VecDeque<Item>,
     events: Events,
     polled_at: Nanos,
     next_sweep: Nanos,
     sweep_interval: Nanos,
-    drain_begun: bool,
-    queues_empty: bool,
+    pub drain_begun: bool,
+    /// In a drain: nobody was left in them.
+    pub queues_empty: bool,
 }
 
 impl Reactor {
@@ -121,8 +99,10 @@ impl Reactor {
                 memory: Memory::default(),
                 scratch: Vec::new(),
                 proceed: VecDeque::new(),
+                late: false,
             },
             acceptors,
+            sharing: Sharing::default(),
             batch: VecDeque::new(),
             events: Events::default(),
             polled_at: now,
@@ -138,6 +118,10 @@ impl Reactor {
     /// Poll, read and write until there is a reason to come back.
     pub fn run(&mut self, hub: &Hub, leader: Leader) -> Step {
         self.desk.now = sys::monotonic();
+        if self.desk.now.saturating_sub(self.polled_at) >= hub.options.departed {
+            self.desk.late = true;
+        }
+        self.note_busy(hub, leader == Leader::Watchdog);
         if leader != Leader::Attached {
             for connection in hub.take_corked() {
                 connection.drain_corked(hub, &mut self.desk);
@@ -194,8 +178,11 @@ impl Reactor {
         let timeout = match leader {
             Leader::Attached => Some(0),
             _ if pending => Some(0),
-            _ => self.time_to_sweep(hub),
+            _ => self.time_to_wait(hub),
         };
+        if timeout != Some(0) {
+            hub.board.note_wait();
+        }
         // An error here would be a defect of ours: there is nothing that it could tell a client.
         let mut result = hub.poller.wait(&mut self.events, timeout);
         if result.is_ok() && self.events.len() == 0 && timeout != Some(0) {
@@ -211,18 +198,22 @@ impl Reactor {
         }
         self.desk.now = sys::monotonic();
         self.polled_at = self.desk.now;
+        hub.board.set(POLLED, self.desk.now);
+        self.desk.late = false;
         self.batch.extend(self.events.take().map(Item::Event));
         self.batch
             .extend(self.desk.proceed.drain(..).map(Item::Proceed));
+        self.note_polled();
         !self.batch.is_empty() || hub.has_posts()
     }
 
-    fn time_to_sweep(&self, hub: &Hub) -> Option<Nanos> {
+    fn time_to_wait(&self, hub: &Hub) -> Option<Nanos> {
         let accepting = self.acceptors.iter().all(|acceptor| acceptor.watched);
         if hub.connection_count() == 0 && !hub.draining.get() && accepting {
             return None; // nothing has a deadline
         }
-        Some(self.next_sweep.saturating_sub(sys::monotonic()))
+        let next = self.next_sweep.min(self.sharing.look_again);
+        Some(next.saturating_sub(sys::monotonic()))
     }
 
     fn handle(&mut self, hub: &Hub, item: Item) -> Option<Ready> {
@@ -253,14 +244,22 @@ impl Reactor {
                 self.begin_drain(hub);
                 return false;
             }
-            if !self.queues_empty {
-                self.empty_queues(hub);
-            } else if hub.connection_count() == 0 {
+            if hub.handing_over.get() {
+                self.hand_over(hub); // perhaps after the drain had begun without
+            }
+            if !self.queues_empty || hub.connection_count() == 0 {
+                self.empty_queues(hub); // a last time, too
+            }
+            if self.queues_empty && hub.connection_count() == 0 {
                 self.tear_down(hub);
                 return true;
             }
-        } else if hub.room_made.swap(false) {
-            self.resume_accepting(hub); // whoever waits need not wait for the next sweep
+        } else {
+            let room_made = hub.room_made.swap(false);
+            if room_made {
+                self.resume_accepting(hub); // whoever waits need not wait for the next sweep
+            }
+            self.look_again(hub, room_made);
         }
         // Measured against the last poll, not against now: what had arrived by then has been
         // handled, so that nobody is blamed for time that the process itself has lost.
@@ -285,157 +284,23 @@ impl Reactor {
         }
     }
 
-    // -- accepting ------------------------------------------------------------------------------
-
-    /// Watch the listeners again whose pause is over.
-    ///
-    /// Even without room: an idle connection may be old enough by now to make room for whoever
-    /// waits, and if nobody waits there is no event.
-    fn resume_accepting(&mut self, hub: &Hub) {
-        for (index, acceptor) in self.acceptors.iter_mut().enumerate() {
-            if !acceptor.watched && self.desk.now >= acceptor.resume_at {
-                let token = Token::listener(index);
-                acceptor.watched = hub.poller.add_listener(acceptor.descriptor, token).is_ok();
-            }
-        }
-    }
-
-    fn pause(&mut self, hub: &Hub, index: usize, time: Nanos) {
-        if let Some(acceptor) = self.acceptors.get_mut(index) {
-            acceptor.resume_at = self.desk.now + time;
-            if std::mem::take(&mut acceptor.watched) {
-                hub.poller.remove(acceptor.descriptor);
-            }
-        }
-    }
-
-    /// Accept at most `most` connections; tell whether nobody is left in the queue.
-    fn accept(&mut self, hub: &Hub, index: usize, most: usize) -> bool {
-        for count in 0..most {
-            if !self.has_room(hub) {
-                if count > 0 {
-                    return false; // whether anybody else waits is for the next poll to say
-                }
-                if !self.make_room(hub) {
-                    self.pause(hub, index, 0);
-                    return false;
-                }
-            }
-            let Some(acceptor) = self.acceptors.get_mut(index) else {
-                return true;
-            };
-            match sys::accept(acceptor.descriptor) {
-                Ok((socket, peer)) => hub.add(socket, peer, index, self.desk.now),
-                Err(error) => match error.raw_os_error() {
-                    Some(libc::EAGAIN) => {
-                        acceptor.complained = false; // the next time is a new one
-                        return true;
-                    }
-                    Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM) => {
-                        if self.close_idle(hub) {
-                            continue; // so that there is room for whoever waits
-                        }
-                        self.rest(hub, index, &error);
-                        return false;
-                    }
-                    Some(libc::EBADF | libc::EINVAL | libc::ENOTSOCK) => {
-                        self.pause(hub, index, NEVER / 4);
-                        return true; // closed under us
-                    }
-                    _ => {} // that client has gone already (ECONNABORTED and its kind)
-                },
-            }
-        }
-        false
-    }
-
-    /// Pause, and tell why: once for each time that it begins.
-    fn rest(&mut self, hub: &Hub, index: usize, error: &std::io::Error) {
-        if let Some(acceptor) = self.acceptors.get_mut(index) {
-            if !std::mem::replace(&mut acceptor.complained, true) {
-                hub.diary.write(Entry::Warning(format!(
-                    "cannot accept connections on {} for now: {}; clients wait in the listen \
-                     queue. Raise the limit on open files (ulimit -n) or lower max_connections",
-                    acceptor.name,
-                    sys::error_text(error),
-                )));
-            }
-        }
-        self.pause(hub, index, ACCEPT_PAUSE);
-    }
-
-    fn has_room(&self, hub: &Hub) -> bool {
-        // At the end, even beyond the cap: who is left in the queue of a listener is reset.
-        self.drain_begun || hub.connection_count() < hub.options.max_connections
-    }
-
-    /// Tell whether another connection may be accepted, closing idle ones if need be.
-    ///
-    /// Otherwise whoever holds idle connections open could keep everybody else out until the
-    /// keep-alive time has run out.
-    fn make_room(&mut self, hub: &Hub) -> bool {
-        if !self.has_room(hub) {
-            self.close_idle(hub);
-        }
-        self.has_room(hub)
-    }
-
-    /// Close the connections that have been idle for longest; tell whether there were any.
-    fn close_idle(&mut self, hub: &Hub) -> bool {
-        let before = hub.connection_count();
-        let long_ago = self.desk.now.saturating_sub(REAP_IDLE);
-        let mut idle: Vec<(Nanos, Arc<Connection>)> = Vec::new();
-        for connection in hub.connections() {
-            let held = connection.lock();
-            if held.since <= long_ago && held.is_idle() {
-                idle.push((held.since, Arc::clone(&connection)));
-            }
-        }
-        idle.sort_by_key(|(since, _)| *since);
-        // A share of them at once, so that not every new connection has to look at all.
-        for (_, connection) in idle.iter().take(1 + idle.len() / 16) {
-            if !matches!(sys::peek(&connection.socket), Ok(size) if size > 0) {
-                connection.close(hub, &mut connection.lock());
-            }
-        }
-        hub.room_made.set(false); // by this very accepting
-        hub.connection_count() < before
-    }
-
     // -- the end --------------------------------------------------------------------------------
 
-    /// Stop accepting, and give idle connections a last short while.
-    fn begin_drain(&mut self, hub: &Hub) {
+    /// Accept who waits, or leave them to others, and give idle connections a last short while.
+    pub fn begin_drain(&mut self, hub: &Hub) {
         self.drain_begun = true;
-        for index in 0..self.acceptors.len() {
-            self.pause(hub, index, 0);
+        self.tell_accepting(hub);
+        if hub.handing_over.get() {
+            self.hand_over(hub);
+        } else {
+            self.empty_queues(hub);
         }
-        self.empty_queues(hub);
         for connection in hub.connections() {
             connection.hurry_up(hub, &connection.lock(), self.desk.now);
         }
         // After the next poll: what was accepted just now is read before anything expires.
         self.next_sweep = self.desk.now + 1;
         self.sweep_interval = self.sweep_interval.min(50 * MILLISECOND);
-    }
-
-    /// Accept what waits in the listen queues: the kernel has accepted it, so it is served.
-    ///
-    /// Where no descriptor is left for all of it, the rest waits until others have left.
-    fn empty_queues(&mut self, hub: &Hub) {
-        self.queues_empty = true;
-        for index in 0..self.acceptors.len() {
-            let emptied = self.acceptors.get(index).is_none_or(|one| one.emptied)
-                || self.accept(hub, index, MAX_BACKLOG);
-            self.queues_empty &= emptied;
-            match self.acceptors.get_mut(index) {
-                Some(acceptor) if emptied && !acceptor.emptied => {
-                    acceptor.emptied = true;
-                    hub.diary.write(Entry::CloseListener(index));
-                }
-                _ => {}
-            }
-        }
     }
 
     fn tear_down(&mut self, hub: &Hub) {
@@ -458,10 +323,7 @@ impl Reactor {
                 None
             });
         }
-        for index in 0..self.acceptors.len() {
-            self.pause(hub, index, 0);
-            hub.diary.write(Entry::CloseListener(index));
-        }
+        self.hand_over(hub);
         hub.poller.close();
     }
 }

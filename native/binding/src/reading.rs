@@ -1,5 +1,6 @@
 //! Reading requests off a connection, up to where the application takes over.
 
+use crate::checks::is_check;
 use crate::connection::{Body, Connection, Held, NEVER, Phase, Ready, Source};
 use crate::diary::{CLIENT_LEFT, HeadCopy, Refusal};
 use crate::hub::{HeaderMap, Hub};
@@ -170,6 +171,10 @@ impl Connection {
     ) -> Option<Ready> {
         match parse(self, hub, desk, held, received) {
             Verdict::Ready(source, body) => {
+                if let Some(check) = self.check_asked_for(hub, desk, &source) {
+                    self.answer_check(hub, desk, held, check);
+                    return None;
+                }
                 let number = hub.count_request();
                 self.uncork_for(hub, held, &source, desk);
                 self.set_phase(held, Phase::HandedOut);
@@ -180,6 +185,7 @@ impl Connection {
                     number,
                     source,
                     body,
+                    departed: self.has_departed(hub, held, desk),
                 })
             }
             Verdict::MoreInput => {
@@ -214,14 +220,8 @@ impl Connection {
         if !held.corked {
             return;
         }
-        let path = match source {
-            Source::Buffer(range) => desk
-                .head
-                .path(desk.buffer.get(range.clone()).unwrap_or(&[])),
-            Source::Scratch => desk.head.path(&desk.scratch),
-            Source::Copy(copy) => copy.head.path(&copy.bytes),
-        };
-        if !hub.pace.is_fast(PathHash::of(path)) {
+        let (head, bytes) = desk.head_of(source);
+        if !hub.pace.is_fast(PathHash::of(head.path(bytes))) {
             self.uncork(held);
         } else if !std::mem::replace(&mut held.listed, true) {
             // Should it take its time after all, whoever is made to lead sends what waits.
@@ -323,7 +323,8 @@ fn parse(
                     break Verdict::Refused(Box::new(Refusal::underscore()));
                 }
                 if head.body_expected {
-                    if options.stream_requests && head.path(bytes) != b"*" {
+                    let own = head.path(bytes) == b"*" || is_check(hub, head, bytes);
+                    if options.stream_requests && !own {
                         streams = true;
                         break Verdict::MoreInput;
                     }

@@ -71,10 +71,15 @@ impl Fd {
         self.number.load(Ordering::Relaxed)
     }
 
+    /// Whether this process opened it: not in a child that was forked since.
+    pub fn is_ours(&self) -> bool {
+        self.generation == GENERATION.load(Ordering::Relaxed)
+    }
+
     /// Close it now. Further calls do nothing.
     pub fn close(&self) {
         let number = self.number.swap(-1, Ordering::Relaxed);
-        if number >= 0 && self.generation == GENERATION.load(Ordering::Relaxed) {
+        if number >= 0 && self.is_ours() {
             if let Some((word, bit)) = place(number) {
                 word.fetch_and(!bit, Ordering::Relaxed);
             }
@@ -186,6 +191,12 @@ pub fn wall_second() -> i64 {
     return clock(libc::CLOCK_REALTIME_COARSE).tv_sec;
     #[cfg(not(target_os = "linux"))]
     return clock(libc::CLOCK_REALTIME).tv_sec;
+}
+
+/// The calling thread, as Python's `threading.get_ident` has it.
+pub fn thread_ident() -> u64 {
+    // SAFETY: no pointer is passed.
+    unsafe { libc::pthread_self() as u64 }
 }
 
 // -- sockets --------------------------------------------------------------------------------
@@ -316,6 +327,29 @@ pub fn cut_off(socket: &Fd) {
 pub fn unacknowledged(socket: &Fd) -> u64 {
     let bytes = platform::unacknowledged(socket.raw()).unwrap_or(0);
     u64::try_from(bytes).unwrap_or(0)
+}
+
+/// How long ago the last bytes were received; None where that is unknown, as for unix sockets.
+#[cfg(target_os = "linux")]
+pub fn since_received(socket: &Fd) -> Option<Nanos> {
+    // Of `struct tcp_info` (linux/tcp.h): eight fields of a byte, then such of four. In
+    // milliseconds.
+    const LAST_DATA_RECEIVED: usize = 13;
+    let mut fields = [0_u32; LAST_DATA_RECEIVED + 1];
+    let mut length = mem::size_of_val(&fields) as libc::socklen_t;
+    let (level, option) = (libc::IPPROTO_TCP, libc::TCP_INFO);
+    let pointer = (&raw mut fields).cast();
+    // SAFETY: pointer and length are those of `fields`, which the kernel fills as far as they go.
+    check(unsafe { libc::getsockopt(socket.raw(), level, option, pointer, &mut length) }).ok()?;
+    let [.., last] = fields;
+    let whole = length as usize == mem::size_of_val(&fields);
+    whole.then_some(u64::from(last) * MILLISECOND)
+}
+
+/// How long ago the last bytes were received; None where that is unknown.
+#[cfg(not(target_os = "linux"))]
+pub fn since_received(_: &Fd) -> Option<Nanos> {
+    None
 }
 
 /// What `wait_until` waits for.

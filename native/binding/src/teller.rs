@@ -59,6 +59,19 @@ impl Teller {
         self.logger.call_method1(py, level, ("%s", text)).map(drop)
     }
 
+    /// Tell of an exception that is nobody else's to tell of.
+    pub fn tell_of_failure(&self, py: Python<'_>, error: PyErr, text: &str) {
+        let told = || -> PyResult<()> {
+            let options = PyDict::new(py);
+            options.set_item("exc_info", error.value(py))?;
+            let error = self.logger.bind(py).getattr("error")?;
+            error.call(("%s", text), Some(&options)).map(drop)
+        };
+        if let Err(error) = told() {
+            error.write_unraisable(py, Some(self.logger.bind(py)));
+        }
+    }
+
     /// Tell of the fields that were left out for the underscores in their names.
     pub fn tell_of_dropped_fields(
         &self,

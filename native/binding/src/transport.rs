@@ -1,6 +1,8 @@
 //! The transport as Python sees it: `penstock.transport.Transport`.
 
+use crate::accepting::Acceptor;
 use crate::access_line::LineFormat;
+use crate::board::{self, Board};
 use crate::connection::{Body, Connection};
 use crate::crew::{Crew, Turn, Waiting};
 use crate::diary::HeadCopy;
@@ -9,7 +11,9 @@ use crate::exchange::Exchange;
 use crate::ffi::latin1;
 use crate::hub::{HeaderMap, Hub, Options};
 use crate::pace::PathHash;
-use crate::reactor::{Acceptor, Reactor, Step};
+use crate::policy::{Checks, Policy};
+use crate::reactor::{Reactor, Step};
+use crate::seats::{Seat, Seats};
 use crate::spool::Spool;
 use crate::sys::{self, Nanos, SECOND};
 use crate::teller::Teller;
@@ -17,7 +21,7 @@ use crate::wire::Wire;
 use penstock_protocol::{Framing, Head, Limits};
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
-use pyo3::types::{PyBytes, PyDict, PyList, PyString};
+use pyo3::types::{PyBytes, PyDict, PyFloat, PyList};
 use std::sync::Arc;
 
 /// What a transport and its exchanges have in common.
@@ -25,6 +29,8 @@ pub struct Core {
     pub hub: Hub,
     pub crew: Crew,
     pub teller: Teller,
+    policy: Policy,
+    seats: Seats,
     templates: Vec<Template>,
     bytes_io: Py<PyAny>,
     /// Makes a file object of a spooled body's descriptor, which becomes its own.
@@ -38,29 +44,32 @@ pub struct NativeTransport {
 
 #[pymethods]
 impl NativeTransport {
-    /// `endpoints` are listeners, each with the environ that its requests begin with; `options`
-    /// is an object whose attributes are named as the fields of `Options`.
+    /// `endpoints` are listeners, each with the environ that its requests begin with; `policy` is a
+    /// `penstock.transport.policy.Policy`; `options` has items that are named as the fields of
+    /// `Options`.
     #[new]
     fn new(
         py: Python<'_>,
         endpoints: Vec<(Py<PyAny>, Bound<'_, PyDict>)>,
-        threads: usize,
+        policy: &Bound<'_, PyAny>,
         options: &Bound<'_, PyDict>,
         logs: &Bound<'_, PyDict>,
     ) -> PyResult<Self> {
         let mut acceptors = Vec::new();
         let mut templates = Vec::new();
         let mut listeners = Vec::new();
+        let board = Board::new(&policy.getattr("slot")?)?;
+        let policy = Policy::new(policy)?;
         for (listener, environ) in endpoints {
             let bound = listener.bind(py);
             let descriptor = bound.getattr("socket")?.call_method0("fileno")?.extract()?;
             let name: String = bound.getattr("name")?.extract()?;
             let unix: bool = bound.getattr("is_unix")?.extract()?;
             acceptors.push(Acceptor::new(descriptor, name));
-            templates.push(Template::new(py, &environ, unix)?);
+            templates.push(Template::new(py, &environ, unix, policy.limits_calls())?);
             listeners.push(listener);
         }
-        let hub = Hub::new(read_options(options)?)?;
+        let hub = Hub::new(read_options(options)?, board)?;
         let reactor = Reactor::new(&hub, acceptors);
         let log = |name: &str| required(logs, name).map(Bound::unbind);
         let optional = |name: &str| log(name).map(|log| (!log.is_none(py)).then_some(log));
@@ -81,8 +90,10 @@ impl NativeTransport {
         Ok(NativeTransport {
             core: Arc::new(Core {
                 hub,
-                crew: Crew::new(reactor, threads),
+                crew: Crew::new(reactor),
                 teller,
+                policy,
+                seats: Seats::new(),
                 templates,
                 bytes_io: py.import("io")?.getattr("BytesIO")?.unbind(),
                 open_spooled: log("open_spooled")?,
@@ -93,36 +104,39 @@ impl NativeTransport {
     fn next(&self, py: Python<'_>) -> PyResult<Option<Py<Exchange>>> {
         let core = &self.core;
         let (hub, crew) = (&core.hub, &core.crew);
+        if hub.abandoned.get() {
+            return Ok(None); // a forked child: the others' locks, requests and board are not its own
+        }
+        let seat = core.come_back(py);
         loop {
             core.tell(py);
             if hub.abandoned.get() {
-                return Ok(None); // a forked child: the others' locks and requests are not its own
+                return Ok(None);
             }
             if crew.is_over() {
                 break;
             }
             let mut exchange = None;
-            if let Some(waiting) = crew.take_ready() {
-                exchange = core.deliver_waiting(py, waiting)?;
+            if let Some(waiting) = crew.take_ready(hub) {
+                exchange = core.deliver_waiting(py, &seat, waiting)?;
             } else {
                 let led = crew.lead_attached(hub, |step, desk| match step {
                     Step::Ready(ready) => {
-                        use crate::connection::Source;
-                        let (head, bytes) = match &ready.source {
-                            Source::Buffer(range) => {
-                                (&desk.head, desk.buffer.get(range.clone()).unwrap_or(&[]))
-                            }
-                            Source::Scratch => (&desk.head, desk.scratch.as_slice()),
-                            Source::Copy(copy) => (&copy.head, &*copy.bytes),
-                        };
-                        core.deliver(py, ready.connection, ready.number, head, bytes, ready.body)
-                            .map(|exchange| (exchange, true, false))
+                        let (head, bytes) = desk.head_of(&ready.source);
+                        let (connection, number) = (ready.connection, ready.number);
+                        core.deliver(py, &seat, connection, number, head, bytes, ready.body)
+                            .map(|exchange| (exchange, true, ready.departed))
                     }
                     Step::Over => Ok((None, false, true)),
                     _ => Ok((None, false, false)),
                 });
                 match led.transpose()? {
-                    Some((Some(ready), _, _)) => exchange = Some(ready),
+                    Some((Some(ready), _, departed)) => {
+                        if departed && Exchange::drop_if_client_gone(ready.bind(py), true)? {
+                            continue;
+                        }
+                        exchange = Some(ready);
+                    }
                     Some((None, true, _)) => continue, // answered by the server itself
                     Some((None, _, true)) => {
                         crew.end(hub);
@@ -131,29 +145,40 @@ impl NativeTransport {
                     _ => {
                         core.tell(py);
                         if let Turn::Request(waiting) = py.detach(|| crew.lead_or_park(hub)) {
-                            exchange = core.deliver_waiting(py, *waiting)?;
+                            exchange = core.deliver_waiting(py, &seat, *waiting)?;
                         }
                     }
                 }
             }
             if let Some(exchange) = exchange {
-                let path = {
-                    let mut handed = exchange.borrow_mut(py);
-                    handed.handed_out_at = sys::monotonic();
-                    handed.path
-                };
                 core.tell(py);
-                crew.hand_out(hub, path);
+                core.hand_out(py, &seat, &exchange);
                 return Ok(Some(exchange));
             }
         }
-        core.leave(py);
+        core.leave(py, &seat);
         Ok(None)
     }
 
-    fn drain(&self, py: Python<'_>) {
+    /// `lasting` are the listeners, by their order, at which the kernel turns newcomers away.
+    fn drain(&self, py: Python<'_>, hand_over: bool, lasting: Vec<bool>) {
+        if hand_over {
+            self.core.hub.handing_over.set(true);
+        } else {
+            self.core.hub.set_lasting(lasting);
+        }
         self.core.hub.draining.set(true);
         py.detach(|| self.core.crew.interrupt(&self.core.hub));
+        self.core.tell(py);
+    }
+
+    /// See `penstock.transport.Transport.give_up`.
+    fn give_up(&self, py: Python<'_>, reason: &str) -> PyResult<usize> {
+        let mut count = 0;
+        for exchange in self.core.seats.take_all() {
+            count += usize::from(Exchange::give_up(exchange.bind(py), reason)?);
+        }
+        Ok(count)
     }
 
     fn close(&self, py: Python<'_>) {
@@ -193,6 +218,16 @@ impl NativeTransport {
         py.detach(|| core.crew.watch(&core.hub));
     }
 
+    /// The numbers of the board's layout by their names, for a test to compare.
+    fn board_layout<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
+        let layout = PyDict::new(py);
+        for (name, number) in board::LAYOUT {
+            layout.set_item(name, number)?;
+        }
+        layout.set_item("TEXTS", board::TEXTS)?;
+        Ok(layout)
+    }
+
     /// What the scribe's thread runs, until the end: it writes the diary where every other thread
     /// is busy, and waits for the GIL in the leader's place.
     fn scribe(&self, py: Python<'_>) {
@@ -212,15 +247,39 @@ impl Core {
         }
     }
 
+    /// Note that the calling thread is with nothing, and settle what interrupted its last call.
+    fn come_back(&self, py: Python<'_>) -> Arc<Seat> {
+        let board = &self.hub.board;
+        let seat = self.seats.mine(board);
+        if seat.record.as_ref().is_some_and(|it| board.end(it)) {
+            self.policy.settle(py);
+        }
+        seat
+    }
+
+    /// Keep account of what the calling thread takes to the application.
+    fn hand_out(&self, py: Python<'_>, seat: &Seat, exchange: &Py<Exchange>) {
+        let number = self.crew.count(&self.hub);
+        seat.keep(Some(exchange.clone_ref(py)));
+        if let Some(record) = &seat.record {
+            self.hub.board.begin(record, number);
+        }
+        if self.hub.options.attended {
+            let path = exchange.borrow(py).path;
+            self.crew.look_after(&self.hub, path);
+        }
+    }
+
     /// Finish what is left at the end, for a thread that goes home.
-    fn leave(self: &Arc<Self>, py: Python<'_>) {
-        while let Some(waiting) = self.crew.take_ready() {
+    fn leave(self: &Arc<Self>, py: Python<'_>, seat: &Seat) {
+        while let Some(waiting) = self.crew.take_ready(&self.hub) {
             // Where the end was not waited for.
-            let ready = self.deliver_waiting(py, waiting);
+            let ready = self.deliver_waiting(py, seat, waiting);
             if let Ok(Some(exchange)) = ready {
                 let _ = exchange.call_method0(py, "abort");
             }
         }
+        seat.keep(None);
         py.detach(|| self.crew.lead_last(&self.hub));
         self.tell(py);
     }
@@ -228,6 +287,7 @@ impl Core {
     fn deliver_waiting(
         self: &Arc<Self>,
         py: Python<'_>,
+        seat: &Seat,
         waiting: Waiting,
     ) -> PyResult<Option<Py<Exchange>>> {
         let Waiting {
@@ -235,10 +295,16 @@ impl Core {
             number,
             request,
             body,
+            since,
+            departed,
         } = waiting;
-        let exchange = self.deliver(py, connection, number, &request.head, &request.bytes, body)?;
+        let client = Arc::clone(&connection);
+        let (head, bytes) = (&request.head, &request.bytes);
+        let exchange = self.deliver(py, seat, connection, number, head, bytes, body)?;
         if let Some(exchange) = &exchange {
-            if Exchange::drop_if_client_gone(exchange.bind(py))? {
+            let before = sys::monotonic().saturating_sub(self.hub.options.departed);
+            let departed = departed || client.had_ended(before, since);
+            if Exchange::drop_if_client_gone(exchange.bind(py), departed)? {
                 return Ok(None); // it waited for a thread, and nobody waits for it any more
             }
         }
@@ -246,16 +312,18 @@ impl Core {
     }
 
     /// Make the exchange of a request; None where the server has answered it itself.
+    #[expect(clippy::too_many_arguments, reason = "what a request consists of")]
     fn deliver(
         self: &Arc<Self>,
         py: Python<'_>,
+        seat: &Seat,
         connection: Arc<Connection>,
         number: u64,
         head: &Head,
         bytes: &[u8],
         body: Body,
     ) -> PyResult<Option<Py<Exchange>>> {
-        let made = self.make_exchange(py, &connection, number, head, bytes, body);
+        let made = self.make_exchange(py, seat, &connection, number, head, bytes, body);
         let exchange = match made {
             Ok(exchange) => Py::new(py, exchange)?,
             Err(error) => {
@@ -269,7 +337,6 @@ impl Core {
         };
         if head.path(bytes) == b"*" {
             // OPTIONS * is about the server as a whole (RFC 9110, section 9.3.7).
-            exchange.borrow_mut(py).handed_out_at = sys::monotonic();
             exchange.call_method1(py, "respond", ("200 OK", PyList::empty(py), 0))?;
             if exchange.call_method0(py, "finish").is_err() {
                 exchange.call_method0(py, "abort")?;
@@ -279,9 +346,11 @@ impl Core {
         Ok(Some(exchange))
     }
 
+    #[expect(clippy::too_many_arguments, reason = "what a request consists of")]
     fn make_exchange(
         self: &Arc<Self>,
         py: Python<'_>,
+        seat: &Seat,
         connection: &Arc<Connection>,
         number: u64,
         head: &Head,
@@ -302,8 +371,18 @@ impl Core {
         if underscored {
             self.teller.tell_of_dropped_fields(py, head, bytes)?;
         }
-        let request_id = request_id(py, &options.id_prefix, number)?;
+        let id = RequestId::new(&options.id_prefix, number);
+        let request_id = latin1(py, id.bytes())?;
         environ.set_item(&keys(py).request_id, &request_id)?;
+        environ.set_item(&keys(py).client_gone, connection.asker(py)?)?;
+        let timeout = self.policy.timeout(py, &self.teller, head, bytes);
+        let since = sys::monotonic();
+        let deadline = self.set_deadline(&environ, since, timeout)?;
+        if let Some(record) = &seat.record {
+            let (method, target) = (head.method.of(bytes), head.target.of(bytes));
+            let texts = [method, connection.name(), id.bytes(), target];
+            self.hub.board.describe(record, texts, since, deadline);
+        }
         let (body, wire) = self.body(py, connection, head, body)?;
         if options.trace {
             let mut held = connection.lock();
@@ -332,17 +411,41 @@ impl Core {
             version: head.version,
             keep_alive: head.keep_alive,
             path: PathHash::of(head.path(bytes)),
-            handed_out_at: 0,
+            handed_out_at: since,
             status: None,
             headers: None,
             content_length: None,
             framing: Framing::None,
             body_sent: 0,
             done: false,
+            given_up: false,
         })
     }
 
+    /// Tell the application until when it has time; return that, 0 for ever.
+    #[inline(always)]
+    fn set_deadline(
+        &self,
+        environ: &Bound<'_, PyDict>,
+        since: Nanos,
+        timeout: Nanos,
+    ) -> PyResult<Nanos> {
+        let py = environ.py();
+        let key = &keys(py).deadline;
+        if timeout > 0 {
+            let deadline = since.saturating_add(timeout);
+            let seconds = deadline as f64 / SECOND as f64;
+            environ.set_item(key, PyFloat::new(py, seconds))?;
+            return Ok(deadline);
+        }
+        if self.policy.limits_calls() {
+            environ.del_item(key)?; // that of other paths
+        }
+        Ok(0)
+    }
+
     /// The body as a file object, where it has arrived.
+    #[inline(always)]
     fn body(
         &self,
         py: Python<'_>,
@@ -378,27 +481,52 @@ impl Core {
 }
 
 /// What names a request in the logs: the prefix, and the number in hexadecimal.
-fn request_id<'py>(py: Python<'py>, prefix: &str, number: u64) -> PyResult<Bound<'py, PyString>> {
-    let mut text = [0_u8; 64];
-    let mut rest = number;
-    let mut start = text.len();
-    for (index, place) in text.iter_mut().enumerate().rev() {
-        *place = match (rest & 0xf) as u8 {
-            digit @ 0..=9 => b'0' + digit,
-            digit => b'a' + digit - 10,
-        };
-        rest >>= 4;
-        start = index;
-        if rest == 0 {
-            break;
+struct RequestId {
+    text: [u8; 64],
+    start: usize,
+    /// For a prefix that is longer than a worker's.
+    long: Vec<u8>,
+}
+
+impl RequestId {
+    #[inline(always)]
+    fn new(prefix: &str, number: u64) -> Self {
+        let mut text = [0_u8; 64];
+        let mut rest = number;
+        let mut start = text.len();
+        for (index, place) in text.iter_mut().enumerate().rev() {
+            *place = match (rest & 0xf) as u8 {
+                digit @ 0..=9 => b'0' + digit,
+                digit => b'a' + digit - 10,
+            };
+            rest >>= 4;
+            start = index;
+            if rest == 0 {
+                break;
+            }
+        }
+        let mut long = Vec::new();
+        let before = start.saturating_sub(prefix.len());
+        match text.get_mut(before..start) {
+            Some(place) if place.len() == prefix.len() => {
+                place.copy_from_slice(prefix.as_bytes());
+            }
+            _ => long = format!("{prefix}{number:x}").into_bytes(),
+        }
+        RequestId {
+            text,
+            start: before,
+            long,
         }
     }
-    let before = start.saturating_sub(prefix.len());
-    match text.get_mut(before..start) {
-        Some(place) if place.len() == prefix.len() => place.copy_from_slice(prefix.as_bytes()),
-        _ => return Ok(PyString::new(py, &format!("{prefix}{number:x}"))),
+
+    fn bytes(&self) -> &[u8] {
+        if self.long.is_empty() {
+            self.text.get(self.start..).unwrap_or(&[])
+        } else {
+            &self.long
+        }
     }
-    latin1(py, text.get(before..).unwrap_or(&[]))
 }
 
 fn required<'py>(given: &Bound<'py, PyDict>, name: &str) -> PyResult<Bound<'py, PyAny>> {
@@ -413,6 +541,7 @@ fn read_options(given: &Bound<'_, PyDict>) -> PyResult<Options> {
     let number = |name: &str| required(given, name)?.extract::<f64>();
     let flag = |name: &str| required(given, name)?.extract::<bool>();
     let text = |name: &str| required(given, name)?.extract::<String>();
+    let bytes = |name: &str| required(given, name)?.extract::<Option<Vec<u8>>>();
     let time = |name: &str| number(name).map(|seconds| (seconds * SECOND as f64) as Nanos);
     Ok(Options {
         parser: Limits {
@@ -445,6 +574,14 @@ fn read_options(given: &Bound<'_, PyDict>) -> PyResult<Options> {
         id_prefix: text("id_prefix")?,
         trace: flag("trace")?,
         access_log: flag("access_log")?,
-        several: flag("several")?,
+        attended: flag("attended")?,
+        checks: Checks {
+            health_path: bytes("health_path")?,
+            ready_path: bytes("ready_path")?,
+            healthy: required(given, "healthy")?.extract()?,
+            unhealthy: required(given, "unhealthy")?.extract()?,
+            stale_beat: time("stale_beat")?,
+        },
+        departed: time("departed")?,
     })
 }

@@ -359,7 +359,7 @@ pub fn send_small(
 /// call stall, somebody has to send what waits.
 pub fn cork(hub: &Hub, held: &mut Held, data: &[u8]) -> bool {
     let next = held.carry.remaining();
-    let may = hub.options.several
+    let may = hub.options.attended
         && held.parser.state() == State::Done
         && !held.close_after
         && (held.corked || !held.output.busy())

@@ -17,6 +17,12 @@ from penstock.access_log import (
     second_text,
 )
 from penstock.transport.limits import BODY_STALL_SECONDS, Limits
+from penstock.transport.policy import (
+    DEPARTED_SECONDS,
+    HEALTHY,
+    STALE_BEAT_SECONDS,
+    UNHEALTHY,
+)
 from penstock.transport.python.spool import SpooledBody
 from penstock.wsgi.environ import DroppedFields
 from penstock.wsgi.headers import check_head
@@ -40,8 +46,9 @@ class NativeTransport:
     """`penstock.transport.Transport` over native code.
 
     ``endpoints`` are listening sockets, each with the environ that its requests begin with.
-    ``threads`` is how many threads will call `next`; more than one are helped by two of
-    the transport's own: one that watches for calls that stall, one that writes to the logs.
+    ``threads`` is how many threads will call `next`. More than one are helped by two of the
+    transport's own: one that watches for calls that stall, one that writes to the logs. So is a
+    single one where ``policy`` has checks to be answered while it is with the application.
     """
 
     check_head: CheckHead = _native.HeadCheck(check_head).check
@@ -66,8 +73,11 @@ class NativeTransport:
         temp_dir: str | None = None,
         id_prefix: str = "",
     ) -> None:
+        checks = policy.health_path is not None or policy.ready_path is not None
+        attended = threads > 1 or checks
         options = {
             **_limits(limits),
+            **_checks(policy),
             # With one thread nobody drains a buffer while the application runs, so that a block
             # has to be with the kernel before the next one is asked for.
             "out_buffer": limits.out_buffer if threads > 1 else 0,
@@ -78,7 +88,7 @@ class NativeTransport:
             "id_prefix": id_prefix,
             "trace": trace is not None,
             "access_log": access_log is not None,
-            "several": threads > 1,
+            "attended": attended,
         }
         logs = {
             "logger": logger,
@@ -90,10 +100,11 @@ class NativeTransport:
             **_access_lines(access_log),
         }
         self._listeners = [listener for listener, _ in endpoints]
-        self._native = _native.NativeTransport(list(endpoints), threads, options, logs)
+        self._handed_over = False
+        self._native = _native.NativeTransport(list(endpoints), policy, options, logs)
         self.next = self._native.next
         self._logger = logger
-        if threads > 1:
+        if attended:
             for name in ("watch", "scribe"):
                 thread = threading.Thread(
                     target=self._keep, args=(getattr(self._native, name),), daemon=True
@@ -119,11 +130,17 @@ class NativeTransport:
         """See `penstock.transport.ResponseSupport.response_maker`."""
         return _native.ResponseMaker(reference).make
 
-    def drain(self) -> None:
+    def drain(self, *, hand_over: bool = False) -> None:
         """See `penstock.transport.Transport.drain`."""
-        for listener in self._listeners:
-            listener.turn_newcomers_away()
-        self._native.drain()
+        self._handed_over |= hand_over
+        lasting = []
+        if not self._handed_over:
+            lasting = [listener.turn_newcomers_away() for listener in self._listeners]
+        self._native.drain(self._handed_over, lasting)
+
+    def give_up(self, reason: str) -> int:
+        """See `penstock.transport.Transport.give_up`."""
+        return self._native.give_up(reason)
 
     def close(self) -> None:
         """See `penstock.transport.Transport.close`."""
@@ -172,6 +189,18 @@ def _limits(limits: Limits) -> dict[str, Any]:
         "write_timeout": limits.write_timeout,
         "drain_linger": limits.drain_linger,
         "sweep_interval": limits.sweep_interval(),
+    }
+
+
+def _checks(policy: Policy) -> dict[str, Any]:
+    health, ready = policy.health_path, policy.ready_path
+    return {
+        "health_path": None if health is None else health.encode("latin-1"),
+        "ready_path": None if ready is None else ready.encode("latin-1"),
+        "healthy": HEALTHY,
+        "unhealthy": UNHEALTHY,
+        "stale_beat": STALE_BEAT_SECONDS,
+        "departed": DEPARTED_SECONDS,
     }
 
 

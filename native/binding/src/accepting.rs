@@ -1,0 +1,354 @@
+//! Accepting connections: not where that would do harm, and not more than the worker's share.
+//!
+//! Workers that share listeners are all told of whoever waits. Each accepts in small steps, and
+//! leaves the rest for a moment to those that have fewer connections and look at their sockets.
+
+use crate::board::ACCEPTING;
+use crate::connection::{Connection, NEVER};
+use crate::diary::Entry;
+use crate::hub::Hub;
+use crate::poller::Token;
+use crate::reactor::{Item, Reactor};
+use crate::sys::{self, MILLISECOND, Nanos, SECOND};
+use std::os::fd::RawFd;
+use std::sync::Arc;
+
+/// Connections accepted in one turn, so that a flood of them does not hold up the others.
+pub const ACCEPT_BATCH: usize = 64;
+
+/// The most connections that a listen queue can hold.
+const MAX_BACKLOG: usize = 65535;
+
+/// How long accepting rests when the system has no descriptor or memory for another connection.
+///
+/// The waiting connections keep the listener readable: without a rest the loop would spin.
+const ACCEPT_PAUSE: Nanos = SECOND / 2;
+
+/// At the cap on connections, one that has been idle for so long makes room for a new one.
+const REAP_IDLE: Nanos = SECOND;
+
+/// For how long who waits is left to workers with fewer connections: they are awake by then.
+const DEFERRAL: Nanos = 2 * MILLISECOND;
+
+/// Somebody who was left to others so often in a row is accepted: they do not come to it.
+const MOST_DEFERRALS: u32 = 5;
+
+/// How many connections more than the fewest another worker has are no reason to defer, and one
+/// more for each so many that it has: a burst need not be shared out one by one.
+const SLACK: u64 = 1;
+const SHARE_OF_SLACK: u64 = 16;
+
+/// How long a worker waits that has no thread free, until it looks whether others accept.
+const BUSY_PAUSE: Nanos = 10 * MILLISECOND;
+
+/// A listening socket.
+pub struct Acceptor {
+    pub descriptor: RawFd,
+    pub name: String,
+    pub watched: bool,
+    resume_at: Nanos,
+    /// Who waits is left to other workers, until then.
+    left: bool,
+    complained: bool,
+    closed: bool,
+}
+
+impl Acceptor {
+    pub fn new(descriptor: RawFd, name: String) -> Self {
+        Acceptor {
+            descriptor,
+            name,
+            watched: false,
+            resume_at: 0,
+            left: false,
+            complained: false,
+            closed: false,
+        }
+    }
+}
+
+/// How this worker and its siblings share those who wait.
+pub struct Sharing {
+    /// Every thread is with the application.
+    all_busy: bool,
+    /// How often in a row who waits was left to others.
+    deferrals: u32,
+    /// No room or no descriptor was left.
+    exhausted: bool,
+    /// When listeners are to be watched again that were left to others.
+    pub look_again: Nanos,
+}
+
+impl Default for Sharing {
+    fn default() -> Self {
+        Sharing {
+            all_busy: false,
+            deferrals: 0,
+            exhausted: false,
+            look_again: NEVER,
+        }
+    }
+}
+
+impl Reactor {
+    /// Watch the listeners again whose pause is over.
+    ///
+    /// Even without room: an idle connection may be old enough by now to make room for whoever
+    /// waits, and if nobody waits there is no event.
+    pub fn resume_accepting(&mut self, hub: &Hub) {
+        for (index, acceptor) in self.acceptors.iter_mut().enumerate() {
+            if !acceptor.watched && !acceptor.closed && self.desk.now >= acceptor.resume_at {
+                let token = Token::listener(index);
+                acceptor.watched = hub.poller.add_listener(acceptor.descriptor, token).is_ok();
+                acceptor.left = false;
+                self.sharing.exhausted = false;
+            }
+        }
+        self.tell_accepting(hub);
+    }
+
+    /// Say whether another connection would be accepted.
+    pub fn tell_accepting(&self, hub: &Hub) {
+        let refuses = hub.draining.get() || self.sharing.all_busy || self.sharing.exhausted;
+        hub.board.set(ACCEPTING, u64::from(!refuses));
+    }
+
+    pub fn pause(&mut self, hub: &Hub, index: usize, time: Nanos) {
+        if let Some(acceptor) = self.acceptors.get_mut(index) {
+            acceptor.resume_at = self.desk.now + time;
+            if std::mem::take(&mut acceptor.watched) {
+                hub.poller.remove(acceptor.descriptor);
+            }
+        }
+    }
+
+    /// Pause where there is no room, or nothing to make it of.
+    fn pause_exhausted(&mut self, hub: &Hub, index: usize, time: Nanos) {
+        self.pause(hub, index, time);
+        self.sharing.exhausted = true;
+        self.queues_empty = false; // in a drain: looked at again
+        self.tell_accepting(hub);
+    }
+
+    /// Accept at most `most` connections; tell whether nobody is left in the queue.
+    pub fn accept(&mut self, hub: &Hub, index: usize, most: usize) -> bool {
+        let shares = hub.board.is_shared() && !self.drain_begun;
+        let insists = self.sharing.deferrals >= MOST_DEFERRALS;
+        for count in 0..most {
+            if shares && self.leaves_to_others(hub, index, insists) {
+                return false;
+            }
+            if !self.has_room(hub) {
+                if count > 0 {
+                    return false; // whether anybody else waits is for the next poll to say
+                }
+                if !self.make_room(hub) {
+                    self.pause_exhausted(hub, index, 0);
+                    return false;
+                }
+            }
+            let Some(acceptor) = self.acceptors.get_mut(index).filter(|it| !it.closed) else {
+                return true;
+            };
+            match sys::accept(acceptor.descriptor) {
+                Ok((socket, peer)) => {
+                    self.sharing.deferrals = 0;
+                    hub.add(socket, peer, index, self.desk.now);
+                }
+                Err(error) => match error.raw_os_error() {
+                    Some(libc::EAGAIN) => {
+                        acceptor.complained = false; // the next time is a new one
+                        return true;
+                    }
+                    Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM) => {
+                        if self.close_idle(hub) {
+                            continue; // so that there is room for whoever waits
+                        }
+                        self.rest(hub, index, &error);
+                        return false;
+                    }
+                    Some(libc::EBADF | libc::EINVAL | libc::ENOTSOCK) => {
+                        self.pause(hub, index, NEVER / 4);
+                        return true; // closed under us
+                    }
+                    _ => {} // that client has gone already (ECONNABORTED and its kind)
+                },
+            }
+        }
+        false
+    }
+
+    /// Pause, and tell why: once for each time that it begins.
+    fn rest(&mut self, hub: &Hub, index: usize, error: &std::io::Error) {
+        if let Some(acceptor) = self.acceptors.get_mut(index) {
+            if !std::mem::replace(&mut acceptor.complained, true) {
+                hub.diary.write(Entry::Warning(format!(
+                    "cannot accept connections on {} for now: {}; clients wait in the listen \
+                     queue. Raise the limit on open files (ulimit -n) or lower max_connections",
+                    acceptor.name,
+                    sys::error_text(error),
+                )));
+            }
+        }
+        self.pause_exhausted(hub, index, ACCEPT_PAUSE);
+    }
+
+    fn has_room(&self, hub: &Hub) -> bool {
+        // At the end, even beyond the cap: who is left in the queue of a listener is reset.
+        self.drain_begun || hub.connection_count() < hub.options.max_connections
+    }
+
+    /// Tell whether another connection may be accepted, closing idle ones if need be.
+    ///
+    /// Otherwise whoever holds idle connections open could keep everybody else out until the
+    /// keep-alive time has run out.
+    fn make_room(&mut self, hub: &Hub) -> bool {
+        if !self.has_room(hub) {
+            self.close_idle(hub);
+        }
+        self.has_room(hub)
+    }
+
+    /// Close the connections that have been idle for longest; tell whether there were any.
+    fn close_idle(&mut self, hub: &Hub) -> bool {
+        let before = hub.connection_count();
+        let long_ago = self.desk.now.saturating_sub(REAP_IDLE);
+        let mut idle: Vec<(Nanos, Arc<Connection>)> = Vec::new();
+        for connection in hub.connections() {
+            let held = connection.lock();
+            if held.since <= long_ago && held.is_idle() {
+                idle.push((held.since, Arc::clone(&connection)));
+            }
+        }
+        idle.sort_by_key(|(since, _)| *since);
+        // A share of them at once, so that not every new connection has to look at all.
+        for (_, connection) in idle.iter().take(1 + idle.len() / 16) {
+            if !matches!(sys::peek(&connection.socket), Ok(size) if size > 0) {
+                connection.close(hub, &mut connection.lock());
+            }
+        }
+        hub.room_made.set(false); // by this very accepting
+        hub.connection_count() < before
+    }
+
+    // -- sharing with other workers -------------------------------------------------------------
+
+    /// Tell whether who waits is left to others; then the listener is looked at again later.
+    fn leaves_to_others(&mut self, hub: &Hub, index: usize, insists: bool) -> bool {
+        let time = if self.sharing.all_busy {
+            // Somebody has to answer the checks; all else waits best where any worker can take it.
+            if hub.options.checks.any() && hub.board.fewest_of_others(self.desk.now).is_none() {
+                return false;
+            }
+            BUSY_PAUSE
+        } else if !insists && self.has_more_than_others(hub) {
+            self.sharing.deferrals += 1;
+            DEFERRAL
+        } else {
+            return false;
+        };
+        self.pause(hub, index, time);
+        if let Some(acceptor) = self.acceptors.get_mut(index) {
+            acceptor.left = true;
+        }
+        self.sharing.look_again = self.sharing.look_again.min(self.desk.now + time);
+        true
+    }
+
+    fn has_more_than_others(&self, hub: &Hub) -> bool {
+        let own = hub.connection_count() as u64;
+        let others = hub.board.fewest_of_others(self.desk.now);
+        others.is_some_and(|fewest| own > fewest + SLACK + fewest / SHARE_OF_SLACK)
+    }
+
+    /// Watch listeners again that were left to others, whether or not their time has come.
+    fn look_at_left(&mut self, hub: &Hub) {
+        self.sharing.look_again = NEVER;
+        for acceptor in self.acceptors.iter_mut().filter(|it| it.left) {
+            acceptor.resume_at = 0;
+        }
+        self.resume_accepting(hub);
+    }
+
+    /// Keep in mind whether every thread is with the application.
+    pub fn note_busy(&mut self, hub: &Hub, all_busy: bool) {
+        if std::mem::replace(&mut self.sharing.all_busy, all_busy) != all_busy {
+            if !all_busy && !self.drain_begun {
+                self.look_at_left(hub);
+            }
+            self.tell_accepting(hub);
+        }
+    }
+
+    /// Do what is due for those who were left to others.
+    pub fn look_again(&mut self, hub: &Hub, room_made: bool) {
+        if self.sharing.look_again == NEVER {
+            return;
+        }
+        let due = self.desk.now >= self.sharing.look_again;
+        let may = room_made && !self.sharing.all_busy && !self.has_more_than_others(hub);
+        if due || may {
+            self.look_at_left(hub);
+        }
+    }
+
+    /// Forget how often somebody was left to others, where nobody waits any more: they came to it.
+    pub fn note_polled(&mut self) {
+        let waits =
+            |item: &Item| matches!(item, Item::Event(event) if event.token.as_listener().is_some());
+        let looked = self.acceptors.iter().all(|acceptor| acceptor.watched);
+        if self.sharing.deferrals > 0 && looked && !self.batch.iter().any(waits) {
+            self.sharing.deferrals = 0;
+        }
+    }
+
+    // -- the end --------------------------------------------------------------------------------
+
+    /// Accept what waits in the listen queues: the kernel has accepted it, so it is served.
+    ///
+    /// Where no descriptor is left for all of it, the rest waits until others have left. A listener
+    /// at which the kernel turns newcomers away stays open: a handshake may have been under way.
+    pub fn empty_queues(&mut self, hub: &Hub) {
+        self.queues_empty = true;
+        let mut all = true;
+        for index in 0..self.acceptors.len() {
+            let Some(acceptor) = self.acceptors.get(index) else {
+                continue;
+            };
+            if acceptor.closed {
+                continue;
+            }
+            let emptied = self.accept(hub, index, MAX_BACKLOG);
+            all &= emptied;
+            if emptied && !hub.is_lasting(index) {
+                self.close_listener(hub, index);
+            }
+        }
+        self.queues_empty = all;
+        for acceptor in &mut self.acceptors {
+            acceptor.resume_at = 0;
+        }
+        if all {
+            self.resume_accepting(hub);
+        }
+    }
+
+    /// Have a listener closed, by whoever holds the GIL.
+    pub fn close_listener(&mut self, hub: &Hub, index: usize) {
+        self.pause(hub, index, 0);
+        if let Some(acceptor) = self.acceptors.get_mut(index) {
+            if !std::mem::replace(&mut acceptor.closed, true) {
+                hub.diary.write(Entry::CloseListener(index));
+            }
+        }
+    }
+
+    /// Leave the listeners, and who waits there, to others.
+    pub fn hand_over(&mut self, hub: &Hub) {
+        for index in 0..self.acceptors.len() {
+            self.close_listener(hub, index);
+        }
+        self.queues_empty = true;
+        self.tell_accepting(hub);
+    }
+}

@@ -1,0 +1,128 @@
+//! What a transport is told of the server around it; `penstock.transport.policy` is the reference.
+
+use crate::board::{BEAT, Board, LIVE, READY};
+use crate::environ::whole_path;
+use crate::ffi::latin1;
+use crate::hub::Hub;
+use crate::sys::{self, Nanos, SECOND};
+use crate::teller::Teller;
+use penstock_protocol::Head;
+use pyo3::prelude::*;
+
+/// A timeout is cut off here, at thirty years: deadlines are words of 64 bits.
+const LONGEST_SECONDS: f64 = 1e9;
+
+/// How often a thread is asked to settle what interrupted its call: an exception that another
+/// thread raises in it may come with any of its instructions, but each comes once.
+const MOST_SETTLES: usize = 8;
+
+/// The paths that the server itself answers, and how it is told what.
+#[derive(Default)]
+pub struct Checks {
+    pub health_path: Option<Vec<u8>>,
+    pub ready_path: Option<Vec<u8>>,
+    pub healthy: Vec<u8>,
+    pub unhealthy: Vec<u8>,
+    /// A worker whose watchdog has not run for so long is not live.
+    pub stale_beat: Nanos,
+}
+
+impl Checks {
+    pub fn any(&self) -> bool {
+        self.health_path.is_some() || self.ready_path.is_some()
+    }
+
+    /// Whether a path is asked for that all is well at; None where it is the application's.
+    pub fn judge(&self, hub: &Hub, method: &[u8], path: &[u8]) -> Option<bool> {
+        if !matches!(method, b"GET" | b"HEAD") {
+            return None;
+        }
+        if self.health_path.as_deref() == Some(path) {
+            Some(self.is_live(&hub.board))
+        } else if self.ready_path.as_deref() == Some(path) {
+            Some(hub.board.get(READY) == 1 && !hub.draining.get())
+        } else {
+            None
+        }
+    }
+
+    fn is_live(&self, board: &Board) -> bool {
+        let beat = board.get(BEAT);
+        let fresh = beat == 0 || sys::monotonic().saturating_sub(beat) < self.stale_beat;
+        board.get(LIVE) == 1 && fresh
+    }
+}
+
+/// What there is of it in Python.
+pub struct Policy {
+    timeout: Nanos,
+    timeout_for: Option<Py<PyAny>>,
+    settle: Option<Py<PyAny>>,
+}
+
+impl Policy {
+    /// `given` is a `penstock.transport.policy.Policy`.
+    pub fn new(given: &Bound<'_, PyAny>) -> PyResult<Self> {
+        let optional = |name: &str| -> PyResult<Option<Py<PyAny>>> {
+            let value = given.getattr(name)?;
+            Ok((!value.is_none()).then(|| value.unbind()))
+        };
+        Ok(Policy {
+            timeout: nanos(given.getattr("timeout")?.extract()?),
+            timeout_for: optional("timeout_for")?,
+            settle: optional("settle")?,
+        })
+    }
+
+    /// Whether calls have deadlines, as far as one can tell beforehand.
+    pub fn limits_calls(&self) -> bool {
+        self.timeout > 0 || self.timeout_for.is_some()
+    }
+
+    /// How long a call may last for a path, decoded; 0 is for ever.
+    #[inline(always)]
+    pub fn timeout(&self, py: Python<'_>, teller: &Teller, head: &Head, bytes: &[u8]) -> Nanos {
+        match &self.timeout_for {
+            None => self.timeout,
+            Some(ask) => self.ask(py, teller, ask, head, bytes),
+        }
+    }
+
+    #[cold]
+    fn ask(
+        &self,
+        py: Python<'_>,
+        teller: &Teller,
+        timeout_for: &Py<PyAny>,
+        head: &Head,
+        bytes: &[u8],
+    ) -> Nanos {
+        let asked = latin1(py, &whole_path(head, bytes))
+            .and_then(|path| timeout_for.bind(py).call1((path,)))
+            .and_then(|seconds| seconds.extract::<f64>());
+        match asked {
+            Ok(seconds) => nanos(seconds),
+            Err(error) => {
+                let path = String::from_utf8_lossy(head.path(bytes)).into_owned();
+                let text = format!("cannot tell the timeout of {path}");
+                teller.tell_of_failure(py, error, &text);
+                self.timeout
+            }
+        }
+    }
+
+    /// Settle what interrupted the thread's call.
+    pub fn settle(&self, py: Python<'_>) {
+        let Some(settle) = &self.settle else { return };
+        for _ in 0..MOST_SETTLES {
+            if settle.call0(py).is_ok() {
+                return;
+            }
+        }
+    }
+}
+
+/// Nanoseconds of seconds; 0 where they are none, or less.
+fn nanos(seconds: f64) -> Nanos {
+    (seconds.min(LONGEST_SECONDS) * SECOND as f64) as Nanos
+}

@@ -1,0 +1,95 @@
+//! What each thread that calls `next` has of its own: a record on the board, and what it is with.
+
+use crate::board::{Board, Record, THREAD};
+use crate::exchange::Exchange;
+use crate::hub::lock;
+use crate::sys;
+use pyo3::prelude::*;
+use std::cell::RefCell;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+
+static THREADS: AtomicU64 = AtomicU64::new(1);
+static CREWS: AtomicU64 = AtomicU64::new(1);
+
+thread_local! {
+    /// A number of the thread's own.
+    static ME: u64 = THREADS.fetch_add(1, Ordering::Relaxed);
+
+    /// Where the thread was found last: the number of its crew, and the seat.
+    static LAST: RefCell<Option<(u64, Arc<Seat>)>> = const { RefCell::new(None) };
+}
+
+/// The calling thread's number in this process, from 1.
+pub fn me() -> u64 {
+    ME.with(|me| *me)
+}
+
+/// A thread's place.
+pub struct Seat {
+    thread: u64,
+    /// On the board; None where there are no more.
+    pub record: Option<Record>,
+    with: Mutex<Option<Py<Exchange>>>,
+}
+
+impl Seat {
+    /// Keep in mind what the thread is with, or that it is with nothing; return what it was with.
+    pub fn keep(&self, exchange: Option<Py<Exchange>>) -> Option<Py<Exchange>> {
+        std::mem::replace(&mut *lock(&self.with), exchange)
+    }
+}
+
+/// The seats of one crew.
+pub struct Seats {
+    crew: u64,
+    all: Mutex<Vec<Arc<Seat>>>,
+}
+
+impl Seats {
+    pub fn new() -> Self {
+        Seats {
+            crew: CREWS.fetch_add(1, Ordering::Relaxed),
+            all: Mutex::default(),
+        }
+    }
+
+    /// The calling thread's; the first that ask have a record.
+    pub fn mine(&self, board: &Board) -> Arc<Seat> {
+        let known = LAST.with_borrow(|last| match last {
+            Some((crew, seat)) if *crew == self.crew => Some(Arc::clone(seat)),
+            _ => None,
+        });
+        known.unwrap_or_else(|| {
+            let seat = self.find(board);
+            // The last reference to another crew's seat ends outside of the borrow.
+            drop(LAST.replace(Some((self.crew, Arc::clone(&seat)))));
+            seat
+        })
+    }
+
+    fn find(&self, board: &Board) -> Arc<Seat> {
+        let mut all = lock(&self.all);
+        if let Some(seat) = all.iter().find(|seat| seat.thread == me()) {
+            return Arc::clone(seat);
+        }
+        let record = board.record(all.len());
+        if let Some(record) = &record {
+            let ident = board.record_word(record, THREAD);
+            ident.store(sys::thread_ident(), Ordering::Relaxed);
+        }
+        let seat = Arc::new(Seat {
+            thread: me(),
+            record,
+            with: Mutex::default(),
+        });
+        all.push(Arc::clone(&seat));
+        seat
+    }
+
+    /// What threads are with, taken from them.
+    pub fn take_all(&self) -> Vec<Py<Exchange>> {
+        let seats = lock(&self.all).clone();
+        seats.iter().filter_map(|seat| seat.keep(None)).collect()
+    }
+}
