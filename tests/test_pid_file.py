@@ -63,6 +63,14 @@ def test_a_file_of_a_process_that_is_gone_is_replaced(path: Path) -> None:
     assert path.read_text() == f"{os.getpid()}\n"
 
 
+def test_a_file_of_a_process_that_has_ended_and_was_not_waited_for_is_replaced(path: Path) -> None:
+    with subprocess.Popen([sys.executable, "-c", ""], stdout=subprocess.PIPE) as process:
+        assert os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT) is not None
+        path.write_text(f"{process.pid}\n")
+        PidFile(str(path)).create()
+    assert path.read_text() == f"{os.getpid()}\n"
+
+
 def test_a_file_with_this_process_own_id_is_replaced(path: Path) -> None:
     """In a container that was restarted the server often has the number it had before."""
     path.write_text(f"{os.getpid()}\n")
@@ -93,13 +101,16 @@ def test_a_number_that_another_program_has_since_is_not_the_writers(path: Path, 
 
 def test_a_younger_process_of_penstocks_is_believed_all_the_same(path: Path) -> None:
     """The clock may have been set since: the name counts more."""
-    code = "import penstock; input()"
+    code = "import penstock; print('here', flush=True); input()"
     with subprocess.Popen(
         [sys.executable, "-c", code],
         stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
         env=checkout_environ(),
     ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"here\n"
         path.write_text(f"{process.pid}\n")
         os.utime(path, (LONG_AGO, LONG_AGO))
         with pytest.raises(SettingsError, match=f"process {process.pid}"):

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cached_property, partial
 from inspect import signature
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -119,25 +119,43 @@ class Request:
     """What hooks are handed as ``req``; hooks may set attributes of their own on it."""
 
     def __init__(self, environ: Mapping[str, Any]) -> None:
+        self._environ = environ
         self.method: str = environ["REQUEST_METHOD"]
         self.uri: str = environ.get("RAW_URI", "")
         """The target as the client sent it."""
-        parts = urlsplit("//h" + self.uri) if self.uri.startswith("/") else urlsplit(self.uri)
-        self.path = parts.path
-        """As the client sent it; the application's is in PATH_INFO."""
         self.query: str = environ.get("QUERY_STRING", "")
         self.fragment = ""
-        version = str(environ.get("SERVER_PROTOCOL", "HTTP/1.1")).removeprefix("HTTP/")
-        self.version = tuple(int(part) for part in version.split(".") if part.isdigit())
-        """Such as ``(1, 1)``."""
-        self.headers = list(_headers(environ))
-        """Names in capitals and values; fields that came several times are joined."""
         self.scheme: str = environ.get("wsgi.url_scheme", "http")
-        port = environ.get("REMOTE_PORT")
-        address = environ.get("REMOTE_ADDR", "")
-        self.remote_addr = (address, int(port)) if port else address
+
+    # What follows is made when somebody asks for it: most hooks want little.
+
+    @cached_property
+    def path(self) -> str:
+        """The path as the client sent it; the application's is in PATH_INFO."""
+        uri = self.uri
+        return urlsplit("//h" + uri if uri.startswith("/") else uri).path
+
+    @cached_property
+    def version(self) -> tuple[int, ...]:
+        """Such as ``(1, 1)``."""
+        text = str(self._environ.get("SERVER_PROTOCOL", "HTTP/1.1")).removeprefix("HTTP/")
+        return tuple(int(part) for part in text.split(".") if part.isdigit())
+
+    @cached_property
+    def headers(self) -> list[tuple[str, str]]:
+        """Names in capitals and values; fields that came several times are joined."""
+        return list(_headers(self._environ))
+
+    @cached_property
+    def remote_addr(self) -> tuple[str, int] | str:
         """Address and port of the other end; only the address where there is no port."""
-        self.peer_addr = self.remote_addr
+        address, port = self._environ.get("REMOTE_ADDR", ""), self._environ.get("REMOTE_PORT")
+        return (address, int(port)) if port else address
+
+    @property
+    def peer_addr(self) -> tuple[str, int] | str:
+        """The same: no forwarding field is acted upon."""
+        return self.remote_addr
 
 
 class Response:

@@ -106,20 +106,23 @@ def _is_held(path: str, pid: int) -> bool:
     except OSError:
         pass  # another user's
     try:
+        state, started = _state_and_start(pid)
+        if state == b"Z":  # it has ended, and its parent has not looked
+            return False
         with open(f"/proc/{pid}/cmdline", "rb") as command_line:
             named = _NAME_IN_COMMANDS in command_line.read()
-        return named or _started(pid) <= os.stat(path).st_mtime + _CLOCK_SECONDS
+        return named or started <= os.stat(path).st_mtime + _CLOCK_SECONDS
     except (OSError, ValueError, IndexError):
         return True  # nobody tells: believe the file
 
 
-def _started(pid: int) -> float:
-    """Return when a process began, in seconds of the epoch; proc_pid_stat(5)."""
+def _state_and_start(pid: int) -> tuple[bytes, float]:
+    """Return a process's state, and when it began in seconds of the epoch; proc_pid_stat(5)."""
     with open(f"/proc/{pid}/stat", "rb") as stat:
         # The second field is a name in parentheses, which may hold anything.
-        ticks = int(stat.read().rpartition(b")")[2].split()[19])
+        fields = stat.read().rpartition(b")")[2].split()
     with open("/proc/stat", "rb") as lines:
         for line in lines:
             if line.startswith(b"btime "):
-                return int(line.split()[1]) + ticks / _TICKS
+                return fields[0], int(line.split()[1]) + int(fields[19]) / _TICKS
     raise ValueError("no btime")
