@@ -114,7 +114,8 @@ class Listener:
 
         Then the queue can be emptied for good. Otherwise who gets into it between the last accept
         and the closing is reset; whose attempt is ignored tries again a second later. TCP on Linux
-        only, and not a socket that was passed by a parent, which may go on to use it. The path of a unix socket is removed.
+        only, and not a socket that was passed by a parent, which may go on to use it. The path of
+        a unix socket is removed.
         """
         self._unlink()
         if self.is_unix or self._adopted or sys.platform != "linux":

@@ -169,14 +169,15 @@ def shut_down(
         # 2. Accept what waits in the listen queues, then no more. Idle connections get a moment
         #    for requests that are under way, and each response says that it is the last.
         limit = settings.graceful_timeout
-        logger.info("stopping: finishing the requests in progress, for up to %g s", limit)
+        level = logging.INFO if worker.slot.board.is_private else logging.DEBUG
+        logger.log(level, "stopping: finishing the requests in progress, for up to %g s", limit)
         worker.drain(hand_over=hand_over)
         # 3. Wait until nothing is in progress, for as long as that may take, or until a second
         #    signal says that it need not.
         drained, graceful = _wait_drained(worker, interrupted)
-    # 4. Cut off what is left.
+    # 4. Cut off what is left. Who was sent nothing is told 504.
     if not drained:
-        in_progress = worker.transport.snapshot()["requests_in_progress"]
+        in_progress = worker.give_up(_why_cut_off(worker, graceful))
         if in_progress:
             logger.warning(
                 "cutting off %d %s in progress%s",
@@ -188,12 +189,21 @@ def shut_down(
         drained = worker.join(0.2) and not in_progress
     # 5. Write out the logs.
     worker.close_logs()
-    logger.info("stopped")
+    logger.log(logging.INFO if worker.slot.board.is_private else logging.DEBUG, "stopped")
     status = STOPPED if drained or not graceful else CUT_OFF
     # 6. Leave. Threads and exit handlers of the application get a moment, and no more.
     if own_process:
         leave_for_certain(status)
     return status
+
+
+def _why_cut_off(worker: Worker, graceful: bool) -> str:
+    """Return what the access log says of requests that are cut off."""
+    if worker.only_stuck_left():
+        return "timeout: the call did not end when it was told to"
+    if graceful:
+        return "cut off: not over within the graceful timeout"
+    return "cut off: the server stopped at once"
 
 
 def _wait_unready(worker: Worker, interrupted: Callable[[float], int | None]) -> bool:

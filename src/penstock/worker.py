@@ -248,7 +248,7 @@ class Worker:
         """
         self.slot.words[READY] = 0
         self.slot.words[STATE] = DRAINING
-        self.transport.drain(**({"hand_over": True} if hand_over else {}))
+        self.transport.drain(hand_over=hand_over)
 
     def abandon(self) -> None:
         """Let go of every socket, in a forked child."""
@@ -262,6 +262,13 @@ class Worker:
             for request in self.slot.requests()
         )
         return stuck > 0 and int(self.transport.snapshot()["connections"]) <= stuck
+
+    def give_up(self, reason: str) -> int:
+        """Answer for what is still with the application; return how many requests that were.
+
+        ``reason`` is for the access log; of a call that has outlived its timeout, that is said.
+        """
+        return self.transport.give_up(reason)
 
     def close(self) -> None:
         """Cut off what is in progress."""

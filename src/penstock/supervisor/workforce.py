@@ -13,6 +13,7 @@ from penstock.board import RequestInProgress
 from penstock.supervisor.channel import Message
 from penstock.supervisor.generation import Generation
 from penstock.supervisor.hooks import ServerHooks
+from penstock.supervisor.last_lines import BAD_GATEWAY, GATEWAY_TIMEOUT, log_last_lines
 from penstock.supervisor.loop import Loop
 from penstock.supervisor.obituary import Death, requests_lost
 from penstock.supervisor.processes import Stage, WorkerProcess
@@ -191,12 +192,15 @@ class Workforce:
         generation = self.generation_of(worker)
         stage = worker.stage
         requests = list(worker.slot.requests())
-        death = Death(status, worker.killed_because, self._memory_ran_out())
+        death = Death(worker.exit_status, worker.killed_because, self._memory_ran_out())
         told = stage is Stage.LEAVING
         if told:
             self._tell_of_leaving(worker, death, requests)
         elif not worker.is_booting or worker.failure is None:
             self._tell_of_crash(worker, death, requests)
+        if death.signal or not told:  # else it has written them itself
+            status = GATEWAY_TIMEOUT if worker.killed_because else BAD_GATEWAY
+            log_last_lines(worker.settings, requests, status, f"the worker {death.describe()}")
         was_booting = worker.is_booting
         pause = 0.0 if told else generation.note_death(worker)
         self.counts["killed"] += bool(worker.killed_because and not worker.is_booting)
