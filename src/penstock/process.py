@@ -177,13 +177,14 @@ def shut_down(
         drained, graceful = _wait_drained(worker, interrupted)
     # 4. Cut off what is left. Who was sent nothing is told 504.
     if not drained:
-        in_progress = worker.give_up(_why_cut_off(worker, graceful))
+        stuck = worker.only_stuck_left()
+        in_progress = worker.give_up(_why_cut_off(stuck, graceful))
         if in_progress:
             logger.warning(
                 "cutting off %d %s in progress%s",
                 in_progress,
                 "request" if in_progress == 1 else "requests",
-                " (setting: graceful_timeout)" if graceful else "",
+                "" if stuck or not graceful else " (setting: graceful_timeout)",
             )
         worker.close()
         drained = worker.join(0.2) and not in_progress
@@ -197,9 +198,9 @@ def shut_down(
     return status
 
 
-def _why_cut_off(worker: Worker, graceful: bool) -> str:
+def _why_cut_off(stuck: bool, graceful: bool) -> str:
     """Return what the access log says of requests that are cut off."""
-    if worker.only_stuck_left():
+    if stuck:
         return "timeout: the call did not end when it was told to"
     if graceful:
         return "cut off: not over within the graceful timeout"

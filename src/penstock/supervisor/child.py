@@ -20,10 +20,11 @@ from penstock.console import flush_all
 from penstock.errors import PenstockError
 from penstock.gunicorn_hooks import Hooks, WorkerOfServer
 from penstock.identity import Identity, become, set_title, title_of
-from penstock.logs import process_logger
+from penstock.logs import SinkHandler, process_logger
 from penstock.process import shut_down
 from penstock.signals import Signals
 from penstock.supervisor.channel import Channel
+from penstock.supervisor.kinship import end_with_parent, outlive_parent
 from penstock.worker import Worker
 
 if TYPE_CHECKING:
@@ -127,7 +128,9 @@ class _Child:
         assignment, settings = self._assignment, self._settings
         # 1. Be ready to tell where it hangs, whatever the application does from here on.
         self._introduce_itself()
-        # 2. Open the logs while that is allowed, then become who the settings want.
+        # 2. Open the logs while that is allowed, then become who the settings want. The parent's
+        #    log is let go of: after a rotation it would keep the old file.
+        inherited = [each for each in process_logger().handlers if isinstance(each, SinkHandler)]
         self._worker = Worker(
             settings,
             assignment.generation.listeners,
@@ -136,12 +139,19 @@ class _Child:
             multiprocess=assignment.generation.wanted > 1,
             on_stuck=self._tell_stuck,
         )
+        for handler in inherited:
+            handler.close_sinks()
         self._call_hook("post_fork", assignment.server, self._facade)
         if assignment.generation.identity is not None:
             self._become(assignment.generation.identity)
         assignment.launch.prepare(settings)
-        # 3. Load the application.
+        # 3. Load the application. Nobody is listened to meanwhile: an orphan that hangs in an
+        #    import would hold the port for ever. (One that was forked by another process than the
+        #    supervisor has the application already.)
+        if os.getppid() == assignment.server.pid:
+            end_with_parent(assignment.server.pid)
         application = assignment.load()
+        outlive_parent()
         self._facade.booted = True
         # After that: what it did to signals while it was imported would keep orders from coming.
         self._signals = Signals(_SIGNALS)

@@ -13,7 +13,6 @@ import logging
 import os
 import signal
 import socket
-import sys
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -25,6 +24,7 @@ from penstock.logs import ErrorLog, process_logger
 from penstock.supervisor import child
 from penstock.supervisor.channel import Channel, Message
 from penstock.supervisor.generation import Ends, Generation
+from penstock.supervisor.kinship import end_with_parent, outlive_parent
 from penstock.supervisor.survivors import name_survivors, open_descriptors
 
 if TYPE_CHECKING:
@@ -35,20 +35,9 @@ if TYPE_CHECKING:
     from penstock.supervisor.launch import Launch
     from penstock.supervisor.loop import Loop
 
-_PR_SET_CHILD_SUBREAPER = 36
 _MESSAGE_BYTES = 64
 _IGNORED = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGHUP, signal.SIGUSR1,
             signal.SIGUSR2, signal.SIGTTIN, signal.SIGTTOU)  # fmt: skip
-
-
-def adopt_orphans() -> bool:
-    """Have orphans below this process become its children; tell whether the system can do that."""
-    if sys.platform != "linux":
-        return False
-    import ctypes
-
-    libc = ctypes.CDLL(None, use_errno=True)
-    return int(libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)) == 0
 
 
 class Nursery:
@@ -179,6 +168,7 @@ class _Nurse:
         """Load the application, then fork workers until the supervisor closes the line."""
         settings = self._generation.settings
         try:
+            end_with_parent(self._server.pid)
             self._abandon()
             for number in _IGNORED:
                 # Not SIG_IGN, which the workers would keep. It ends when the supervisor wants it.
@@ -190,6 +180,7 @@ class _Nurse:
             _warn_of_survivors(logger, before)
             gc.collect()
             gc.freeze()  # a collection in a worker would write to, and so copy, all these pages
+            outlive_parent()  # from here on the end of the line is enough
             self._channel.send({"event": "loaded"})
             self._serve()
         except PenstockError as error:

@@ -27,8 +27,9 @@ from penstock.supervisor.forker import Forker
 from penstock.supervisor.generation import Generation
 from penstock.supervisor.heartbeats import ask_for_dump
 from penstock.supervisor.hooks import ServerHooks
+from penstock.supervisor.kinship import adopt_orphans
 from penstock.supervisor.loop import Loop
-from penstock.supervisor.nursery import Nursery, adopt_orphans
+from penstock.supervisor.nursery import Nursery
 from penstock.supervisor.phases import (
     BUSY_SECONDS,
     IDLE_SECONDS,
@@ -41,9 +42,9 @@ from penstock.supervisor.processes import Stage, WorkerProcess
 from penstock.supervisor.reception import Reception
 from penstock.supervisor.reload import Reload
 from penstock.supervisor.resources import has_terminal, rebind
+from penstock.supervisor.succession import Succession
 from penstock.supervisor.surroundings import Surroundings
 from penstock.supervisor.turnover import Turnover
-from penstock.supervisor.upgrade import Farewell, Upgrade
 from penstock.supervisor.workforce import Workforce
 from penstock.worker_count import count_workers
 
@@ -85,17 +86,23 @@ class Supervisor:
         self._turnover = Turnover(self.workforce, self.cgroups, self.logger)
         self.current: Generation
         self.reload: Reload | None = None
-        self._upgrade: Upgrade | None = None
-        self._predecessor = predecessor
         self.reception = Reception(
             self, launch.application, self.loop.selector, self.logger, resident_memory, ask_for_dump
         )
         self._surroundings = Surroundings(self.settings, launch.application, self.logger)
+        self._succession = Succession(
+            predecessor,
+            self.loop,
+            self.logger,
+            self._surroundings.predecessor_left,
+            self._hand_over,
+        )
         self._signals: Signals
         self._generations = 0
         self._start_failure: Message | None = None
         self._stop_at = 0.0
         """When the workers are told, on the monotonic clock: after the shutdown delay."""
+        self._told_to_stop = False
         self._workers_told = False
         self._handing_over = False
         self._cut_off = False
@@ -112,16 +119,13 @@ class Supervisor:
         self._signals = Signals(SIGNALS)
         self.loop.watch(self._signals.fileno(), self)
         try:
-            self._surroundings.open(has_predecessor=self._predecessor is not None)
-            inherited = self._predecessor.services if self._predecessor is not None else None
+            predecessor = self._succession.predecessor
+            self._surroundings.open(has_predecessor=predecessor is not None)
+            inherited = predecessor.services if predecessor is not None else None
             self.reception.open(self.settings, inherited)
             tell_settings(self.settings, self.logger)
             self.hooks.call("on_starting")
             self.current = self._new_generation(self.settings, self.listeners)
-            if self._predecessor is not None:
-                self.loop.watch(
-                    self._predecessor.channel.fileno(), Farewell(self._forget_predecessor)
-                )
             self.workforce.fill(self.current)
             while not self._is_over():
                 self.loop.turn(self._pause())
@@ -154,7 +158,7 @@ class Supervisor:
         now = time.monotonic()
         busy = (
             self.phase is not Phase.SERVING
-            or self._upgrade is not None
+            or self._succession.is_under_way
             or self.reception.is_busy
             or not self.current.spawner.is_ready
             or any(worker.stage is not Stage.SERVING for worker in self.workforce)
@@ -165,18 +169,18 @@ class Supervisor:
         return max(0.0, min(longest, self._surroundings.next_due - now))
 
     def _tick(self) -> None:
+        self.workforce.reap()  # whatever has become of the signal
         self.workforce.check_deadlines()
         self._surroundings.tick(time.monotonic())
         self.reception.tick()
         self._turnover.end_hung()
         if self.phase is Phase.STOPPING:
-            if not self._workers_told and time.monotonic() >= self._stop_at:
-                self._tell_workers_to_stop()
+            if not self._workers_told:
+                self.workforce.fill(self.current)
+                if time.monotonic() >= self._stop_at:
+                    self._tell_workers_to_stop()
             return
-        if self._upgrade is not None:
-            self._upgrade.check_deadline()
-            if self._upgrade.is_over:
-                self._upgrade = None
+        self._succession.tick()
         if self.reload is not None:
             self.reload.proceed()
         self._recycle()
@@ -193,7 +197,7 @@ class Supervisor:
             return
         self.logger.debug("received %s", number.name)
         actions = {
-            signal.SIGTERM: lambda: self.stop(graceful=self.phase is not Phase.STOPPING),
+            signal.SIGTERM: lambda: self.stop(graceful=not self._told_to_stop),
             signal.SIGINT: self._interrupt,
             signal.SIGQUIT: lambda: self.stop(graceful=False),
             signal.SIGHUP: self.begin_reload,
@@ -227,7 +231,7 @@ class Supervisor:
                 member.stage is Stage.READY for member in members
             ):
                 self._let_in(self.current)
-        elif self.phase is not Phase.STOPPING:
+        elif not self._workers_told:
             worker.let_serve()
 
     def on_serving(self, worker: WorkerProcess) -> None:
@@ -321,10 +325,7 @@ class Supervisor:
         self.workforce.abandon()
         self.reception.abandon()
         self._surroundings.abandon()
-        if self._upgrade is not None:
-            self._upgrade.abandon()
-        if self._predecessor is not None:
-            self._predecessor.channel.close()
+        self._succession.abandon()
         self.loop.close()
 
     # -- generations ------------------------------------------------------------------------------
@@ -386,8 +387,7 @@ class Supervisor:
         self.hooks.scale(self.current.wanted)
         self._tell_serving()
         self.hooks.call("when_ready")
-        if self._predecessor is not None:
-            self._predecessor.tell_ready()
+        self._succession.tell_ready()
 
     def _tell_serving(self) -> None:
         count = self.current.wanted
@@ -513,36 +513,28 @@ class Supervisor:
         """Start a new supervisor, which takes the sockets over. Raises `ControlError`."""
         if self.phase is not Phase.SERVING:
             raise ControlError(f"the server is {self.phase.value}: no upgrade now")
-        if self._upgrade is not None:
+        if self._succession.is_under_way:
             raise ControlError("an upgrade is on its way already")
-        if self._predecessor is not None:
+        if self._succession.predecessor is not None:
             raise ControlError("the last upgrade is not over: the old supervisor still ends")
         if self.pid == 1:
             raise ControlError(
                 "as process 1 of a container this one cannot be replaced: SIGHUP takes new code in"
             )
-        self.logger.info("upgrading: starting a new supervisor")
         self.hooks.call("pre_exec")
-        self._upgrade = Upgrade(self.loop, self.logger, self._hand_over)
-        if answer is not None:
-            self._upgrade.answers.append(answer)
-        try:
-            self._upgrade.start(
-                self.launch,
-                self.listeners,
-                self.reception.descriptors(),
-                self._surroundings.notifier.variables_for,
-                self._abandon,
-            )
-        except OSError as error:
-            self._upgrade = None
-            raise ControlError(f"cannot start a new supervisor: {error.strerror}") from None
+        self._succession.begin(
+            self.launch,
+            self.listeners,
+            self.reception.descriptors(),
+            self._surroundings.notifier.variables_for,
+            self._abandon,
+            answer,
+        )
 
-    def _hand_over(self) -> None:
-        """Leave: the new supervisor serves, and has all sockets."""
-        assert self._upgrade is not None
-        self.logger.info("process %d serves in this one's place: leaving", self._upgrade.pid)
-        self._surroundings.notifier.hand_over(self._upgrade.pid)
+    def _hand_over(self, pid: int) -> None:
+        """Leave: a new supervisor serves, and has all sockets."""
+        self.logger.info("process %d serves in this one's place: leaving", pid)
+        self._surroundings.notifier.hand_over(pid)
         self.reception.hand_over()
         self.phase = Phase.STOPPING
         self._handing_over = self._workers_told = True
@@ -552,26 +544,19 @@ class Supervisor:
         for worker in self.workforce:
             worker.leave("a new supervisor serves")
 
-    def _forget_predecessor(self) -> None:
-        """Take over what the old supervisor had for itself: it has ended."""
-        assert self._predecessor is not None
-        self.loop.forget(self._predecessor.channel.fileno())
-        self._predecessor.channel.close()
-        self._predecessor = None
-        self._surroundings.predecessor_left()
-
     # -- the stop ---------------------------------------------------------------------------------
 
     def stop(self, *, graceful: bool, answer: Answer | None = None) -> None:
         """Stop the server: gracefully, or at once where it is told so a second time."""
         if answer is not None:
             self._stop_answers.append(answer)
+        self._told_to_stop = True
+        if graceful and self._handing_over:
+            return  # it leaves already
         first = self.phase is not Phase.STOPPING
         if first:
             self._surroundings.notifier.stopping("stopping")
-            if self._upgrade is not None:
-                self._upgrade.fail("the server stops")
-                self._upgrade = None
+            self._succession.give_up("the server stops")
         graceful = graceful and self.phase is not Phase.STARTING  # nobody was let in yet
         self.phase = Phase.STOPPING
         if first and graceful:
@@ -612,7 +597,6 @@ class Supervisor:
         limit = self.settings.graceful_timeout
         self.logger.info("stopping: finishing the requests in progress, for up to %g s", limit)
         for listener in self.listeners:
-            if self._predecessor is None:
-                listener.turn_newcomers_away()
+            listener.turn_newcomers_away()
         for worker in self.workforce:
             worker.leave("the server stops", last=True)

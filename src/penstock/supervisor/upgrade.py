@@ -51,17 +51,6 @@ class Predecessor:
         self.channel.send({"event": "ready", "pid": os.getpid()})
 
 
-class Farewell:
-    """The line to a predecessor, in the loop: its end is the predecessor's."""
-
-    def __init__(self, on_end: Callable[[], None]) -> None:
-        self._on_end = on_end
-
-    def handle_events(self, _mask: int) -> None:
-        """Take note of the end; the predecessor says nothing before it."""
-        self._on_end()
-
-
 def find_predecessor() -> Predecessor | None:
     """Return what the environment tells of a predecessor, and forget the variable."""
     text = os.environ.pop(VARIABLE, None)

@@ -55,7 +55,8 @@ class Workforce:
         """Have no workers yet; ``out_of_memory`` counts what the kernel killed for want of it."""
         self.generations: list[Generation] = []
         self.unclaimed: dict[int, int] = {}
-        """Processes that have ended and that no worker has claimed yet, with their status."""
+        """Processes that have ended, with their status, one of which may be a worker's that has
+        not told its process id yet."""
         self._loop = loop
         self._logger = logger
         self._director = director
@@ -165,6 +166,8 @@ class Workforce:
 
     def reap(self) -> None:
         """Take note of every child that has ended."""
+        if not any(worker.pid == 0 for worker in self):
+            self.unclaimed.clear()
         while True:
             try:
                 pid, status = os.waitpid(-1, os.WNOHANG)
@@ -178,8 +181,9 @@ class Workforce:
             worker_ended = self.find(pid)
             if worker_ended is not None:
                 self._end(worker_ended, status)
-            else:
+            elif any(worker.pid == 0 for worker in self):
                 self.unclaimed[pid] = status
+            # Else it is a stranger's, as process 1 of a container gets to reap them.
 
     def _end(self, worker: WorkerProcess, status: int) -> None:
         worker.exit_status = status
