@@ -74,7 +74,7 @@ class Succession:
         abandon: Callable[[], None],
         answer: Answer | None,
     ) -> None:
-        """Start a successor, as `Upgrade.start` does; raises `ControlError` where that cannot be."""
+        """Start a successor, as `Upgrade.start` does; raises `ControlError` where it cannot."""
         self._logger.info("upgrading: starting a new supervisor")
         upgrade = Upgrade(self._loop, self._logger, self._hand_over)
         if answer is not None:
