@@ -164,14 +164,14 @@ class Watchdog:
         pause = 0.0
         while not self._over.wait(pause):
             try:
-                pause = self._look()
+                pause = self.look()
             except Exception:
                 # A defect of ours, or memory that ran out. Without deadlines and beats the worker
                 # would be taken for dead.
                 pause = LONGEST_LOOK_SECONDS
                 self._logger.critical("internal error in the watchdog", exc_info=True)
 
-    def _look(self) -> float:
+    def look(self) -> float:
         """Look at every thread once; return in how many seconds to look again."""
         now = time.monotonic()
         self._slot.words[BEAT] = int(now * 1e9)
@@ -255,8 +255,7 @@ class Watchdog:
 
     def _give_up(self, record: Record, seen: _Seen) -> None:
         """Say that a call cannot be ended: from here on the worker is of no use."""
-        notes = {request.ident: _described(request) for request in self._slot.requests()}
-        stacks = all_stacks(notes)
+        stacks = worker_stacks(self._slot)
         request = _still(record, seen)
         if request is None:
             return
@@ -282,6 +281,11 @@ class Watchdog:
                 words[STATE] = SERVING
                 words[READY] = 1
                 self._logger.warning("no thread is stuck any more")
+
+
+def worker_stacks(slot: Slot) -> str:
+    """Return the stacks of all threads of this process, and what request each is in, for a log."""
+    return all_stacks({request.ident: _described(request) for request in slot.requests()})
 
 
 def _still(record: Record, seen: _Seen) -> RequestInProgress | None:

@@ -22,7 +22,7 @@ from penstock.timeouts import shortest_timeout, timeouts_by_path
 from penstock.trace import Trace
 from penstock.transport.limits import Limits
 from penstock.transport.policy import Policy
-from penstock.watchdog import Watchdog
+from penstock.watchdog import Watchdog, worker_stacks
 from penstock.wsgi.environ import base_environ
 from penstock.wsgi.errors import ErrorStream
 from penstock.wsgi.gateway import Gateway
@@ -280,6 +280,10 @@ class Worker:
         for thread in self._threads:
             thread.join(max(0.0, deadline - time.monotonic()))
         return not any(thread.is_alive() for thread in self._threads)
+
+    def describe_stacks(self) -> str:
+        """Return the Python stacks of all threads, with the request that each is in."""
+        return worker_stacks(self.slot)
 
     def reopen_logs(self) -> None:
         """Open the log files again by their names, after a rotation."""
