@@ -449,7 +449,10 @@ class AccessLog:
         self._overflowed = 0
         self._overflow_reason = ""
         self._asleep = False
-        self._wake = threading.Event()
+        # Released to wake the writing thread. Not an Event: an exception from outside, such as
+        # RequestTimeout, may come between any two steps of one, and leave its lock taken.
+        self._alarm = threading.Lock()
+        self._alarm.acquire()
         self._closing = threading.Event()
         self._deadline = 0.0
         self._thread = threading.Thread(target=self._write, name="access-log", daemon=True)
@@ -483,10 +486,8 @@ class AccessLog:
             else:
                 self._lines.append(line)
                 self._characters += len(line)
-            if not self._asleep:
-                return
-            self._asleep = False
-        self._wake.set()
+            if self._asleep:
+                self._ring()
 
     def take_from(self, source: LineSource) -> None:
         """Write the lines of ``source``, too; it calls `wake` where `LineSource` says so."""
@@ -496,8 +497,15 @@ class AccessLog:
     def wake(self) -> None:
         """Take notice that the source has lines again. Never blocks, never raises."""
         with self._lock:
-            self._asleep = False
-        self._wake.set()
+            self._ring()
+
+    def _ring(self) -> None:
+        """Wake the writing thread, under the lock. The last step is what makes others do without."""
+        try:
+            self._alarm.release()
+        except RuntimeError:
+            pass  # it is about to wake already
+        self._asleep = False
 
     def reopen(self) -> None:
         """Open the file anew after a rotation. Raises OSError, and keeps the old one then."""
@@ -507,7 +515,8 @@ class AccessLog:
         """Write what is queued, for at most ``timeout`` seconds, and close the sink."""
         self._deadline = time.monotonic() + timeout
         self._closing.set()
-        self._wake.set()
+        with self._lock:
+            self._ring()
         # A little longer than the thread waits for room: then it has counted what is lost.
         self._thread.join(timeout + GATHER_SECONDS)
         if not self._thread.is_alive():
@@ -522,10 +531,9 @@ class AccessLog:
                     and not self._overflowed
                     and (self._source is None or self._source.is_quiet())
                 )
-                if self._asleep:
-                    self._wake.clear()
-            if self._asleep and not self._closing.is_set():
-                self._wake.wait()
+                asleep = self._asleep
+            if asleep and not self._closing.is_set():
+                self._alarm.acquire()
             self._closing.wait(GATHER_SECONDS)
             self._write_batch(PATIENCE_SECONDS)
         self._write_batch(max(0.0, self._deadline - time.monotonic()))

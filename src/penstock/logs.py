@@ -58,6 +58,20 @@ class SinkHandler(logging.Handler):
         # Guarded by the handler's own lock, which logging holds around emit.
         self._fallen_back = False
 
+    def handle(self, record: logging.LogRecord) -> bool:
+        """Emit the record, unless a filter is against that; tell which."""
+        # As the base does, but for the lock: taken by a call, it would stay taken where
+        # RequestTimeout comes between that and the next step.
+        kept = self.filter(record)
+        if not kept:
+            return False
+        if isinstance(kept, logging.LogRecord):
+            record = kept
+        assert self.lock is not None
+        with self.lock:
+            self.emit(record)
+        return True
+
     def emit(self, record: logging.LogRecord) -> None:
         """Write the record. Never blocks, never raises."""
         try:

@@ -136,8 +136,6 @@ class Worker:
 
     def _open_transport(self, listeners: Sequence[Listener]) -> Transport:
         settings = self.settings
-        slot = Board(1, settings.threads).take()
-        assert slot is not None
         return transport_class(settings)(
             [(listener, self._base_environ(listener)) for listener in listeners],
             threads=settings.threads,

@@ -430,7 +430,9 @@ fn linger_idle(hub: &Hub) -> Nanos {
 fn settle(hub: &Hub, held: &mut Held, reason: String) {
     if let Some(mut record) = held.record.take() {
         record.bytes_out = record.bytes_out.saturating_sub(held.output.unsent());
-        record.reason = reason.into();
+        if !reason.is_empty() {
+            record.reason = reason.into();
+        }
         hub.diary.write(Entry::Settled(record));
     }
 }

@@ -12,7 +12,7 @@ use crate::tap;
 use crate::transport::Core;
 use crate::wire::{self, Failure, Wire};
 use penstock_protocol::{Framing, Version, response};
-use pyo3::exceptions::{PyOSError, PyRuntimeError};
+use pyo3::exceptions::{PyException, PyOSError, PyRuntimeError};
 use pyo3::prelude::*;
 use pyo3::pybacked::PyBackedBytes;
 use pyo3::types::{PyBytes, PyDict, PyList, PySequence, PyString};
@@ -48,6 +48,8 @@ pub struct Exchange {
     pub done: bool,
     /// Its thread did not come back in time, and finds it over.
     pub given_up: bool,
+    /// Why its response is what it is, for the access log; empty where there is nothing to say.
+    pub reason: String,
 }
 
 #[pymethods]
@@ -195,7 +197,7 @@ impl Exchange {
         Self::end(slf, "")
     }
 
-    fn abort(slf: &Bound<'_, Self>) -> PyResult<()> {
+    pub fn abort(slf: &Bound<'_, Self>) -> PyResult<()> {
         {
             let mut this = slf.try_borrow_mut()?;
             if this.done {
@@ -214,7 +216,15 @@ impl Exchange {
             let unseen = !this.head_sent || this.framing == Framing::Close;
             held.broken = connection.is_gone() || unseen;
         }
-        Self::end(slf, "response cut off")
+        let reason = std::mem::take(&mut slf.try_borrow_mut()?.reason);
+        if reason.is_empty() {
+            return Self::end(slf, "response cut off");
+        }
+        Self::end(slf, &reason)
+    }
+
+    fn explain(&mut self, reason: String) {
+        self.reason = reason;
     }
 
     fn close_after_response(&mut self) {
@@ -492,8 +502,13 @@ impl Exchange {
             (Arc::clone(&this.core), this.give_back(slf.py(), reason))
         };
         if let Some(record) = record {
-            if let Err(error) = core.teller.answered(slf.py(), &record) {
-                error.write_unraisable(slf.py(), None);
+            let py = slf.py();
+            let mut told = core.teller.answered(py, &record);
+            if matches!(&told, Err(error) if !error.is_instance_of::<PyException>(py)) {
+                told = core.teller.answered(py, &record); // it was interrupted from outside, once
+            }
+            if let Err(error) = told {
+                error.write_unraisable(py, None);
             }
         }
         Ok(())
@@ -545,7 +560,11 @@ impl Exchange {
             bytes_in: self.wire.received,
             bytes_out: self.body_sent,
             seconds: time as f64 / SECOND as f64,
-            reason: reason.to_owned().into(),
+            reason: if reason.is_empty() {
+                std::mem::take(&mut self.reason).into()
+            } else {
+                reason.to_owned().into()
+            },
         })
     }
 }

@@ -133,7 +133,10 @@ impl Teller {
             .as_ref()
             .is_some_and(|lines| lines.get().push(line))
         {
-            log.call_method0(py, "wake")?;
+            // A call that is interrupted from outside is so once, and its line is queued already.
+            if log.call_method0(py, "wake").is_err() {
+                log.call_method0(py, "wake")?;
+            }
         }
         Ok(())
     }

@@ -253,6 +253,10 @@ impl Core {
         let seat = self.seats.mine(board);
         if seat.record.as_ref().is_some_and(|it| board.end(it)) {
             self.policy.settle(py);
+            // What interrupted the call may have come before Python code had the exchange.
+            if let Some(left) = seat.keep(None) {
+                let _ = Exchange::abort(left.bind(py));
+            }
         }
         seat
     }
@@ -419,6 +423,7 @@ impl Core {
             body_sent: 0,
             done: false,
             given_up: false,
+            reason: String::new(),
         })
     }
 

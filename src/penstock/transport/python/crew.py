@@ -122,14 +122,14 @@ class Crew:
             self._leadership.release()
 
     def _hand_out(self, seat: Seat, exchange: PythonExchange) -> None:
-        self._hall.begin(seat, exchange)
         self._handed_out += 1
-        if self._tender is None:
-            return
-        if self._loop.slow_share > EAGER_SHARE:
-            self._promote()
-        elif self._tender_asleep:
-            self._wake_tender()
+        if self._tender is not None:
+            if self._loop.slow_share > EAGER_SHARE:
+                self._promote()
+            elif self._tender_asleep:
+                self._wake_tender()
+        # At the end: from here on this thread may be interrupted, and it wakes others above.
+        self._hall.begin(seat, exchange)
 
     def _park(self) -> None:
         ticket = threading.Lock()

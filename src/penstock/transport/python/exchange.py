@@ -46,7 +46,9 @@ class PythonExchange:
         "_body_length",
         "_connection",
         "_content_length",
+        "_end_reason",
         "_framing",
+        "_given_back",
         "_given_up",
         "_headers",
         "_status",
@@ -85,6 +87,8 @@ class PythonExchange:
         self.reason = ""  # what the application's end is explained by, for the logs
         self._status = ""
         self._headers: HeaderList = []
+        self._end_reason = ""
+        self._given_back = False
         self._given_up = False
         self._content_length: int | None = None
         self._framing = NONE
@@ -244,6 +248,7 @@ class PythonExchange:
     def abort(self) -> None:
         """See `penstock.transport.Exchange.abort`."""
         if self.done:
+            self._complete_end()
             return
         connection = self._connection
         connection.close_after = True
@@ -272,10 +277,11 @@ class PythonExchange:
         That thread may be in any of the methods. It sets ``head_sent``, and then looks at ``done``;
         here it is the other order: so there are never two heads.
         """
+        self._given_up = not self.done
         if not self._claim_end():
             return False
         connection = self._connection
-        connection.close_after = self._given_up = True
+        connection.close_after = True
         if self.head_sent:
             connection.broken = True
         else:
@@ -486,25 +492,39 @@ class PythonExchange:
         return not over
 
     def _end(self, reason: str = "") -> None:
+        self._end_reason = reason
         if self._claim_end():
             self._give_back(reason)
+
+    def _complete_end(self) -> None:
+        """End what `_end` has claimed, where that was interrupted."""
+        if self._given_up:  # by another thread, which is at it
+            return
+        if not self._given_back:
+            self._give_back(self._end_reason)
+        elif self._connection.answered:  # perhaps nobody has been told so yet
+            self._connection.loop.post(self._connection)
+            self._connection.loop.hurry()
 
     def _give_back(self, reason: str) -> None:
         """Tell of an exchange that is over, and give the connection back to the leader."""
         connection = self._connection
         loop = connection.loop
         duration = time.monotonic() - self.handed_out_at
-        if not self.silent:
-            loop.note_call(duration)
         if connection.tap is not None:
             connection.tap.response_over(self.body_sent, reason or self.reason)
         unsent = connection.output is not None and connection.output.size > 0
-        if loop.access_log is not None and not self.silent:
-            if unsent and not reason:
-                connection.exchange = self  # logged when it is known what became of it
-            else:
-                loop.log_exchange(self, reason)
-        connection.answered = True
+        if not self.silent:
+            loop.note_call(duration)
+            if loop.access_log is not None:
+                if unsent and not reason:
+                    connection.exchange = self  # logged when it is known what became of it
+                else:
+                    loop.log_exchange(self, reason)
+            # Where this is interrupted and begins again, there are rather two lines than none.
+            self.silent = True
+        # Nothing is called in between, so that no exception from outside comes there.
+        self._given_back = connection.answered = True
         loop.post(connection)
         # The leader need not hurry where the client's next request is what wakes it up anyway.
         # Looked at only now: it may just have stopped to watch for that request.

@@ -83,8 +83,11 @@ class Hall:
         if allowed:
             deadline = since + allowed
             exchange.environ["penstock.deadline"] = deadline / 1e9
-        number = next(self._numbers)
+        number = self._slot_words[STARTED] = next(self._numbers)
         request = exchange.request
+        self._occupied.append(None)
+        seat.exchange = exchange
+        # At the end, because from here on the watchdog may interrupt this thread.
         seat.record.begin(
             number,
             since,
@@ -94,9 +97,6 @@ class Hall:
             exchange.request_id,
             request.target,
         )
-        self._slot_words[STARTED] = number
-        self._occupied.append(None)
-        seat.exchange = exchange
 
     def end(self, seat: Seat) -> None:
         """Note that a thread has come back, and settle what interrupted it."""
@@ -106,6 +106,9 @@ class Hall:
         words[NUMBER] = 0
         if words[INTERRUPTED]:
             self._settle(seat)
+            # It may have been interrupted at any step, or before it had the exchange.
+            if seat.exchange is not None:
+                seat.exchange.abort()
         seat.exchange = None
         self._occupied.pop()
 
