@@ -500,7 +500,7 @@ class AccessLog:
             self._ring()
 
     def _ring(self) -> None:
-        """Wake the writing thread, under the lock. The last step is what makes others do without."""
+        """Wake the writing thread, with the lock held. The last step makes others do without."""
         try:
             self._alarm.release()
         except RuntimeError:

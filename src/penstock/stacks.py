@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import threading
 import traceback
 from collections.abc import Mapping
 from types import FrameType
+from typing import Final
 
 MOST_FRAMES = 50
 """Frames of one stack that are shown, the innermost: what matters is where it stands."""
+
+PACKAGE: Final = os.path.dirname(os.path.abspath(__file__)) + os.sep
+"""What the files of the server's own code begin with."""
+
+THREADING: Final = threading.Thread.start.__code__.co_filename
 
 
 def stack_text(frame: FrameType | None) -> str:
@@ -23,9 +30,15 @@ def stack_text(frame: FrameType | None) -> str:
     )
     del frame
     cut = len(frames) > MOST_FRAMES
-    shown = traceback.StackSummary.from_list(list(reversed(frames[:MOST_FRAMES])))
+    shown = list(reversed(frames[:MOST_FRAMES]))
+    while len(shown) > 1 and _is_the_servers(shown[0].filename):
+        del shown[0]  # what leads to an application is the same for all
     lines = ["  (outer calls are left out)\n"] if cut else []
-    return "".join([*lines, *shown.format()]).rstrip("\n")
+    return "".join([*lines, *traceback.StackSummary.from_list(shown).format()]).rstrip("\n")
+
+
+def _is_the_servers(file: str) -> bool:
+    return file == THREADING or file.startswith(PACKAGE)
 
 
 def stack_of(ident: int) -> str:

@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import ctypes
 import logging
-import os
 import sys
 import threading
 import time
@@ -41,7 +40,7 @@ from penstock.board import (
     Slot,
 )
 from penstock.errors import RequestTimeout
-from penstock.stacks import all_stacks, stack_of
+from penstock.stacks import PACKAGE, THREADING, all_stacks, stack_of
 
 SHORTEST_LOOK_SECONDS = 0.02
 """The least time between two looks, but for `DELICATE_LOOK_SECONDS`."""
@@ -62,12 +61,10 @@ not run at all: stopped by a signal, or with its machine. That is not the calls'
 STOP_SECONDS = 1.0
 """How long to wait for the thread's end, which takes no time unless a log handler blocks."""
 
-_PACKAGE: Final = os.path.dirname(os.path.abspath(__file__)) + os.sep
-
 _DELICATE_FILES: Final = frozenset(
     {
         logging.Logger.handle.__code__.co_filename,
-        threading.Thread.start.__code__.co_filename,
+        THREADING,
         "<frozen importlib._bootstrap>",
         "<frozen importlib._bootstrap_external>",
     }
@@ -308,4 +305,4 @@ def _stands_delicately(ident: int) -> bool:
     if frame is None:
         return False
     file = frame.f_code.co_filename
-    return file in _DELICATE_FILES or file.startswith(_PACKAGE)
+    return file in _DELICATE_FILES or file.startswith(PACKAGE)

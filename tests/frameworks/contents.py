@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import time
 from collections.abc import Iterator
 
 PAGE = "A page that is worth keeping.\n" * 20
@@ -20,3 +21,9 @@ def stream() -> Iterator[bytes]:
     """Yield the blocks of a body whose length nobody states."""
     for number in range(STREAM_BLOCKS):
         yield b"%d" % (number % 10) * STREAM_BLOCK_SIZE
+
+
+def hang() -> None:
+    """Take time in small pieces, without end."""
+    while True:
+        time.sleep(0.001)

@@ -9,7 +9,7 @@ from django.http import HttpRequest, HttpResponse, StreamingHttpResponse
 from django.urls import path
 from django.views.decorators.http import etag
 
-from frameworks.contents import PAGE, PAGE_ETAG, stream, summary
+from frameworks.contents import PAGE, PAGE_ETAG, hang, stream, summary
 
 if not settings.configured:
     settings.configure(
@@ -51,7 +51,13 @@ def text(content: str) -> HttpResponse:
     return HttpResponse(content, content_type="text/plain; charset=utf-8")
 
 
+def hanging(request: HttpRequest) -> HttpResponse:
+    hang()
+    return text("")
+
+
 urlpatterns = [
+    path("hang", hanging),
     path("upload", upload),
     path("body", body),
     path("stream", streamed),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import flask
 
-from frameworks.contents import PAGE, PAGE_ETAG, stream, summary
+from frameworks.contents import PAGE, PAGE_ETAG, hang, stream, summary
 
 site = flask.Flask(__name__)
 
@@ -31,6 +31,12 @@ def page() -> flask.Response:
     response.set_etag(PAGE_ETAG)
     response.make_conditional(flask.request)
     return response
+
+
+@site.get("/hang")
+def hanging() -> str:
+    hang()
+    return ""
 
 
 @site.get("/cookies")
