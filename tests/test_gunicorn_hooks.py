@@ -111,7 +111,7 @@ def post_fork(server, worker):
                            server.cfg.control_socket_disable, server.cfg.address))
     server.log.warning("%s", sorted(server.WORKERS))
     assert not worker.booted and worker.alive and worker.age and worker.nr == 0 and worker.ppid
-    assert server.num_workers and isinstance(server.address, list)
+    assert server.num_workers is None and isinstance(server.address, list)
 """,
     )
     log.logger.setLevel(logging.INFO)

@@ -83,10 +83,13 @@ class Server:
     cfg: Config
     address: list[str] = field(default_factory=list)
     """What is listened on, such as ``http://127.0.0.1:8000``."""
-    num_workers: int = 1
-    """How many workers are wanted."""
+    num_workers: int | None = None
+    """How many workers are wanted; None until that is known."""
     WORKERS: dict[int, WorkerOfServer] = field(default_factory=dict)
     """The workers that there are, by their process ids."""
+    starting: dict[int, WorkerOfServer] = field(default_factory=dict)
+    """Those that have no process yet, by their ages. Each is the same object for all hooks: some
+    note in ``pre_fork`` what ``post_fork`` and ``child_exit`` are to know."""
     proc_name: str = ""
     """The name in the titles of processes."""
 

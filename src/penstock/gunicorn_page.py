@@ -32,7 +32,7 @@ _HOOKS = """
 _WHEN = {
     "on_starting": "in the supervisor, before anything is started; what it raises ends the start",
     "on_reload": "in the supervisor, when a reload begins",
-    "when_ready": "in the supervisor, when it is about to start workers",
+    "when_ready": "in the supervisor, when its first workers serve",
     "pre_fork": "in the supervisor, before a worker is started",
     "post_fork": "in the worker, before the application is loaded",
     "post_worker_init": "in the worker, when the application is loaded",

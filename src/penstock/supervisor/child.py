@@ -25,7 +25,7 @@ from penstock.process import shut_down
 from penstock.signals import Signals
 from penstock.supervisor.channel import Channel
 from penstock.supervisor.kinship import end_with_parent, outlive_parent
-from penstock.worker import Worker
+from penstock.worker import Worker, transport_class
 
 if TYPE_CHECKING:
     from wsgiref.types import WSGIApplication
@@ -141,10 +141,11 @@ class _Child:
         )
         for handler in inherited:
             handler.close_sinks()
+        assignment.launch.prepare(settings)  # hooks see the variables and the search path, too
         self._call_hook("post_fork", assignment.server, self._facade)
         if assignment.generation.identity is not None:
+            transport_class(settings)  # its modules may be where only root may read
             self._become(assignment.generation.identity)
-        assignment.launch.prepare(settings)
         # 3. Load the application. Nobody is listened to meanwhile: an orphan that hangs in an
         #    import would hold the port for ever. (One that was forked by another process than the
         #    supervisor has the application already.)
@@ -181,9 +182,11 @@ class _Child:
         assignment.slot.words[PID] = pid
         self._channel.send({"event": "hello", "pid": pid})
         server = assignment.server
-        self._facade = WorkerOfServer(
-            assignment.number, server.pid, process_logger(), server.cfg, pid
+        # That of pre_fork, unless a process in between has forked this one.
+        self._facade = server.starting.pop(assignment.number, None) or WorkerOfServer(
+            assignment.number, server.pid, process_logger(), server.cfg
         )
+        self._facade.pid = pid
         title = title_of(self._settings, assignment.launch.application)
         set_title(f"worker {assignment.number}", title)
 

@@ -42,22 +42,24 @@ class ServerHooks:
         """Call a hook with the server and more; raises `HookError` for ``on_starting`` alone."""
         self._hooks.call(name, self.server, *arguments, logger=self._logger)
 
-    def worker(self, number: int, pid: int = 0) -> WorkerOfServer:
-        """Return what a hook is handed for a worker; ``pid`` is 0 before the fork."""
-        worker = WorkerOfServer(number, os.getpid(), self._logger, self.server.cfg)
-        if pid:
-            worker.pid = pid
-        return worker
+    def begin(self, number: int) -> None:
+        """Call ``pre_fork`` for a worker that is about to be forked."""
+        self.server.starting[number] = worker = self._worker(number)
+        self.call("pre_fork", worker)
 
     def add(self, number: int, pid: int) -> None:
         """Take note of a worker that has been forked."""
-        self.server.WORKERS[pid] = self.worker(number, pid)
+        worker = self.server.starting.pop(number, None) or self._worker(number)
+        worker.pid = pid
+        self.server.WORKERS[pid] = worker
 
     def remove(self, number: int, pid: int) -> None:
-        """Take note of the end of a worker, and call ``child_exit``."""
-        worker = self.server.WORKERS.pop(pid, None) or self.worker(number, pid)
-        worker.alive = False
-        self.call("child_exit", worker)
+        """Take note of the end of a worker, and call ``child_exit`` if it has had a process."""
+        self.server.starting.pop(number, None)
+        worker = self.server.WORKERS.pop(pid, None)
+        if worker is not None:
+            worker.alive = False
+            self.call("child_exit", worker)
 
     def scale(self, new: int) -> None:
         """Take note of how many workers are wanted, and call ``nworkers_changed``."""
@@ -65,3 +67,6 @@ class ServerHooks:
         self.server.num_workers = new
         if new != old:
             self.call("nworkers_changed", new, old)
+
+    def _worker(self, number: int) -> WorkerOfServer:
+        return WorkerOfServer(number, os.getpid(), self._logger, self.server.cfg)

@@ -56,6 +56,9 @@ if TYPE_CHECKING:
     from penstock.supervisor.launch import Launch
     from penstock.supervisor.upgrade import Predecessor
 
+_RELOAD_FAILED = "serving; the last reload failed"
+"""systemd waits for this, too: a service that has said that it reloads is not active until then."""
+
 
 class Supervisor:
     """Looks after the workers from the first start to the stop."""
@@ -251,8 +254,7 @@ class Supervisor:
         """See `Director.on_boot_failure`."""
         reload = self.reload
         if reload is not None and worker.generation == reload.coming.number:
-            self._end_reload()
-            reload.give_up(worker, failure)
+            self._take_back(reload, worker, failure)
         elif self.phase is Phase.STARTING:
             self._fail_start(failure)
         elif self.phase is Phase.SERVING and worker.generation == self.current.number:
@@ -269,8 +271,7 @@ class Supervisor:
         """Act on an application that could not be preloaded, or whose process has ended."""
         reload = self.reload
         if reload is not None and generation is reload.coming:
-            self._end_reload()
-            reload.give_up(None, failure)
+            self._take_back(reload, None, failure)
         elif self.phase is Phase.STARTING:
             self._fail_start(failure)
         elif self.phase is Phase.SERVING and generation is self.current:
@@ -424,7 +425,7 @@ class Supervisor:
             traceback = getattr(error, "traceback", "")
             message = f"not reloaded, all goes on as it was: {error}"
             self.logger.error("%s%s", message, f"\n{traceback}" if traceback else "")
-            self._surroundings.notifier.ready("serving; the last reload failed")
+            self._surroundings.notifier.ready(_RELOAD_FAILED)
             if answer is not None:
                 answer(Outcome(False, message))
             return
@@ -457,6 +458,12 @@ class Supervisor:
         self.hooks.scale(self.current.wanted)
         self._tell_serving()
         reload.answer(True, f"reloaded: {self.current} serves")
+
+    def _take_back(self, reload: Reload, worker: WorkerProcess | None, failure: Message) -> None:
+        self._end_reload()
+        self.hooks.use(self.settings, self.listeners)
+        self._surroundings.notifier.ready(_RELOAD_FAILED)
+        reload.give_up(worker, failure)
 
     def _end_reload(self) -> None:
         self.reload = None

@@ -86,9 +86,11 @@ class Workforce:
         """Start a worker, one that replaces another perhaps; None where that fails."""
         self._number += 1
         self.counts["started"] += 1
-        self._hooks.call("pre_fork", self._hooks.worker(self._number))
+        self._hooks.begin(self._number)
         worker = generation.spawn(self._number, self._watch, replaces)
-        if worker is not None and worker.pid:
+        if worker is None:
+            self._hooks.remove(self._number, 0)
+        elif worker.pid:
             self._hooks.add(worker.number, worker.pid)
         return worker
 
