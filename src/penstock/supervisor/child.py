@@ -183,7 +183,8 @@ class _Child:
         self._channel.send({"event": "hello", "pid": pid})
         server = assignment.server
         # That of pre_fork, unless a process in between has forked this one.
-        self._facade = server.starting.pop(assignment.number, None) or WorkerOfServer(
+        known = server.starting.pop(assignment.number, None)
+        self._facade = known or WorkerOfServer(
             assignment.number, server.pid, process_logger(), server.cfg
         )
         self._facade.pid = pid

@@ -129,6 +129,7 @@ class Supervisor:
             tell_settings(self.settings, self.logger)
             self.hooks.call("on_starting")
             self.current = self._new_generation(self.settings, self.listeners)
+            self.hooks.scale(self.current.wanted)  # before pre_fork: some count workers by it
             self.workforce.fill(self.current)
             while not self._is_over():
                 self.loop.turn(self._pause())
@@ -385,7 +386,6 @@ class Supervisor:
 
     def _complete_start(self) -> None:
         self.phase = Phase.SERVING
-        self.hooks.scale(self.current.wanted)
         self._tell_serving()
         self.hooks.call("when_ready")
         self._succession.tell_ready()
