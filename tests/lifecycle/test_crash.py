@@ -6,6 +6,7 @@ import os
 import re
 import signal
 import time
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
@@ -86,7 +87,8 @@ def test_fault_31_only_connections_of_the_dead_worker_fail(
                 halt(victim)
                 killed[victim] = processes.peer_ports(victim)
                 os.kill(victim, number)
-                os.kill(victim, signal.SIGCONT)
+                with suppress(ProcessLookupError):
+                    os.kill(victim, signal.SIGCONT)
                 eventually(partial(is_dead, victim))
                 server.wait_for_workers(2, {victim})
         counts = load.counts
@@ -116,7 +118,9 @@ def test_a_worker_that_crashes_again_and_again_is_held_back_loudly_and_others_se
         victim, healthy = sorted(server.wait_for_workers(2))
         with Load(server.address, keep_alive=0, closing=4) as load:
             os.kill(victim, signal.SIGKILL)
-            server.wait_for_line(r"\[(ERROR|CRITICAL)\].*(again and again|the next attempt)", within=15)
+            server.wait_for_line(
+                r"\[(ERROR|CRITICAL)\].*(again and again|the next attempt)", within=15
+            )
             load.wait_for(200)
             tried = count.stat().st_size
             assert healthy in server.workers()

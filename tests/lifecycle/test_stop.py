@@ -54,7 +54,8 @@ def test_a_request_in_progress_is_finished_before_the_server_leaves(
             server.begin("/hold?2&", "second") as second,
         ):
             server.signal(signal.SIGTERM)
-            server.wait_for_line("stopping")
+            for _ in range(3):  # the supervisor, and each worker
+                server.wait_for_line("stopping")
             server.let_go("first")
             server.let_go("second")
             for number, client in ((b"1", first), (b"2", second)):

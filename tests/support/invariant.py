@@ -44,10 +44,16 @@ def eventually(condition: Callable[[], object], within: float = SETTLE_WITHIN) -
 def faulty_server(*arguments: str, application: str = FAULTY, **process: Any) -> ServerProcess:
     """Return a process that serves `support.faulty`, and stops without waiting for stragglers.
 
-    ``process`` is what `ServerProcess` takes by name.
+    It serves alone: what is measured here is of the process that serves, and what a supervisor does
+    about a worker is tested in tests/lifecycle. ``process`` is what `ServerProcess` takes by name.
     """
     return ServerProcess(
-        application, "--drain-linger", "0s", *arguments, **({"cwd": ROOT / "tests"} | process)
+        application,
+        "--no-supervisor",
+        "--drain-linger",
+        "0s",
+        *arguments,
+        **({"cwd": ROOT / "tests"} | process),
     )
 
 
