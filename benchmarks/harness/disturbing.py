@@ -107,8 +107,8 @@ class Disturber:
         server.signal(signal.SIGUSR2)
         end = time.monotonic() + UPGRADE_SECONDS
         while time.monotonic() < end:
-            pid = int(pid_file.read_text() or 0) if pid_file.exists() else 0
-            if pid not in (0, before):
+            # While the old supervisor is there, the new one's file has a name of its own.
+            if pid_file.exists() and (pid := int(pid_file.read_text())) != before:
                 server.supervisor = pid
                 self.done["upgrade"] += 1
                 return

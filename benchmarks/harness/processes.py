@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 PROC = Path("/proc")
@@ -13,8 +14,9 @@ def tree(pid: int) -> list[int]:
     """Return the process and all its descendants, parents first."""
     found = [pid]
     for parent in found:  # grows while it is walked
-        for task in (PROC / str(parent) / "task").glob("*/children"):
-            found += [int(child) for child in _read(task).split()]
+        tasks = PROC / str(parent) / "task"
+        for task in _names(tasks):
+            found += [int(child) for child in _read(tasks / task / "children").split()]
     return found
 
 
@@ -75,26 +77,45 @@ def peer_ports(pid: int) -> set[int]:
 
     That is exact while the process stands still (SIGSTOP).
     """
-    inodes = set()
-    for link in _links(PROC / str(pid) / "fd"):
-        if link.startswith("socket:["):
-            inodes.add(link[len("socket:[") : -1])
-    ports = set()
+    return {_port(remote) for _, remote, state in _sockets(pid) if state != _LISTEN}
+
+
+def listening_ports(pid: int) -> set[int]:
+    """Return the ports that a process listens on, over IPv4."""
+    return {_port(local) for local, _, state in _sockets(pid) if state == _LISTEN}
+
+
+_LISTEN = "0A"
+
+
+def _sockets(pid: int) -> Iterator[tuple[str, str, str]]:
+    """Yield both addresses and the state of each TCP socket that a process has open."""
+    links = _links(PROC / str(pid) / "fd")
     for line in _read(PROC / "net" / "tcp").splitlines()[1:]:
         fields = line.split()
-        if fields[9] in inodes:
-            ports.add(int(fields[2].rpartition(":")[2], 16))
-    return ports - {0}
+        if f"socket:[{fields[9]}]" in links:
+            yield fields[1], fields[2], fields[3]
 
 
-def _links(folder: Path) -> list[str]:
-    found = []
-    for path in folder.iterdir():
+def _port(address: str) -> int:
+    return int(address.rpartition(":")[2], 16)
+
+
+def _links(folder: Path) -> set[str]:
+    found = set()
+    for name in _names(folder):
         try:
-            found.append(os.readlink(path))
-        except FileNotFoundError:
+            found.add(os.readlink(folder / name))
+        except (FileNotFoundError, ProcessLookupError):
             pass  # closed in the meantime
     return found
+
+
+def _names(folder: Path) -> list[str]:
+    try:
+        return os.listdir(folder)
+    except (FileNotFoundError, ProcessLookupError):
+        return []  # it has just ended
 
 
 def state(pid: int) -> str:

@@ -63,9 +63,11 @@ def test_old_workers_finish_what_they_are_at_while_new_ones_serve(
 ) -> None:
     with Supervised(tmp_path, "--transport", transport) as server:
         with server.begin("/hold?8&", "held") as held:
+            (old,) = server.workers()
             write_app(tmp_path, "two")
             server.signal(signal.SIGHUP)
-            assert eventually(lambda: server.served_by()[0] == "two")
+            server.wait_until_it_lets_go(old)
+            assert server.served_by()[0] == "two"
             server.let_go("held")
             response = held.read_response()
             assert response.body.startswith(b"8 one:")

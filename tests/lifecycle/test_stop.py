@@ -13,6 +13,12 @@ from support.load import Load
 from support.wire import Client
 
 
+def was_cut_off(client: Client) -> bool:
+    """Tell whether nothing came that looks like the application's answer."""
+    answer = client.read_to_end()
+    return answer == b"" or answer.startswith(b"HTTP/1.1 504 ")
+
+
 @pytest.mark.parametrize("workers", ["1", "2"])
 def test_fault_33_sigterm_under_load_loses_no_request(
     tmp_path: Path, transport: str, workers: str
@@ -53,9 +59,10 @@ def test_a_request_in_progress_is_finished_before_the_server_leaves(
             server.begin("/hold?1&", "first") as first,
             server.begin("/hold?2&", "second") as second,
         ):
+            workers = server.workers()
             server.signal(signal.SIGTERM)
-            for _ in range(3):  # the supervisor, and each worker
-                server.wait_for_line("stopping")
+            for worker in workers:
+                server.wait_until_it_lets_go(worker)
             server.let_go("first")
             server.let_go("second")
             for number, client in ((b"1", first), (b"2", second)):
@@ -72,7 +79,8 @@ def test_sigint_and_sigquit_leave_at_once(
     with Supervised(tmp_path, "-w", "2", "--transport", transport) as server:
         with server.begin("/hold?1&", "held") as client:
             status, taken = server.seconds_to_exit(number)
-            assert (status, client.read_to_end()) == (0, b"")
+            assert status == 0
+            assert was_cut_off(client)
         assert taken < 3
         assert not server.members()
 
@@ -88,7 +96,8 @@ def test_fault_33_a_second_signal_leaves_at_once(
             server.signal(signal.SIGTERM)
             server.wait_for_line("stopping")
             status, taken = server.seconds_to_exit(second)
-            assert (status, client.read_to_end()) == (0, b"")
+            assert status == 0
+            assert was_cut_off(client)
         assert taken < 3
         assert not server.members()
 

@@ -20,8 +20,8 @@ def has_left(server: Supervised, pid: int) -> bool:
 
 def upgraded(server: Supervised, pid_file: Path) -> bool:
     """Tell whether another supervisor has written its number, and follow it."""
-    new = int(pid_file.read_text() or 0)
-    if new in (0, server.supervisor):
+    # While the old supervisor is there, the new one's file has a name of its own.
+    if not pid_file.exists() or (new := int(pid_file.read_text())) == server.supervisor:
         return False
     server.supervisor = new
     return True

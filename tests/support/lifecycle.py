@@ -82,6 +82,14 @@ class Supervised(ServerProcess):
         assert eventually(are_there), (found, without, self.lines_so_far())
         return found
 
+    def wait_until_it_lets_go(self, worker: int) -> None:
+        """Wait until a worker has no listening socket any more: it drains."""
+        assert eventually(lambda: self.port not in processes.listening_ports(worker))
+
+    def serving(self) -> set[int]:
+        """Return the workers that have begun to serve: those that have threads."""
+        return {pid for pid in self.workers() if processes.thread_count(pid) > 1}
+
     def ask(self, target: str = "/echo?0", **headers: str) -> Response:
         """Ask on a connection of its own."""
         with Client(self.address) as client:
@@ -163,7 +171,8 @@ def parent_of(pid: int) -> int:
 
 def _is_supervisor(pid: int) -> bool:
     """Tell whether a process has workers of its own, or was started as a command."""
-    return any(parent_of(other) == pid for other in processes.tree(pid)[1:])
+    members = processes.session_members(os.getsid(pid)) if processes.state(pid) else []
+    return any(parent_of(other) == pid for other in members)
 
 
 def server_of(response: Response) -> tuple[str, int]:

@@ -322,8 +322,16 @@ class Supervisor:
         elif event == "stacks":
             self.reception.stacks.on_stacks(worker, str(message["text"]))
 
-    def _abandon(self) -> None:
-        """Let go, in a forked child, of what is the supervisor's alone."""
+    def _abandon(self, kept: Sequence[Listener]) -> None:
+        """Let go, in a forked child, of what is the supervisor's alone, and of other listeners.
+
+        An address that a reload removes would stay open in a child that holds on to it: clients
+        could connect, and nobody would answer.
+        """
+        for generation in self.workforce.generations:
+            for listener in generation.listeners:
+                if listener not in kept:
+                    listener.socket.close()
         self.workforce.abandon()
         self.reception.abandon()
         self._surroundings.abandon()
@@ -347,12 +355,16 @@ class Supervisor:
                 listener.give_to(identity.uid, identity.gid)
         self.hooks.use(settings, listeners)
         server = self.hooks.server
+
+        def abandon() -> None:
+            self._abandon(generation.listeners)
+
         if settings.preload and self._can_preload():
             generation.spawner = Nursery(
-                self.launch, generation, server, self.loop, self._abandon, self._on_load_failure
+                self.launch, generation, server, self.loop, abandon, self._on_load_failure
             )
         else:
-            generation.spawner = Forker(self.launch, generation, server, self._abandon)
+            generation.spawner = Forker(self.launch, generation, server, abandon)
         self.workforce.generations.append(generation)
         return generation
 
@@ -534,7 +546,7 @@ class Supervisor:
             self.listeners,
             self.reception.descriptors(),
             self._surroundings.notifier.variables_for,
-            self._abandon,
+            lambda: self._abandon(self.listeners),
             answer,
         )
 
