@@ -11,8 +11,11 @@ from pathlib import Path
 
 import pytest
 
+from penstock import board
 from support.gil_keeper import KEPT_SECONDS
 from support.server_process import ROOT, ServerProcess
+from support.serving import Gate
+from support.transports import serving
 from support.wire import Client
 
 _native = pytest.importorskip("penstock._native", reason="the native transport is not built")
@@ -111,3 +114,12 @@ def test_no_client_waits_for_a_request_that_waits_for_the_interpreters_lock() ->
                     assert other.read_response().status == 400
             assert time.monotonic() - begun < KEPT_SECONDS - 0.5
             assert first.read_response().body == b"done"
+
+
+def test_the_board_has_the_layout_that_native_code_writes() -> None:
+    with serving(Gate(), "native") as server:
+        layout = server.transport._native.board_layout()  # type: ignore[attr-defined]
+    assert len(layout) >= 20
+    assert layout == {name: getattr(board, name) for name in layout}
+    words = {"STATE", "CONNECTIONS", "ACCEPTING", "POLLED", "STARTED", "WAITING", "ACCEPTED"}
+    assert words <= set(layout)
