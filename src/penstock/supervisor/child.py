@@ -20,8 +20,10 @@ from penstock.console import flush_all
 from penstock.errors import PenstockError
 from penstock.gunicorn_hooks import Hooks, WorkerOfServer
 from penstock.identity import Identity, become, set_title, title_of
+from penstock.loading import SpecError
 from penstock.logs import SinkHandler, process_logger
 from penstock.process import shut_down
+from penstock.reloader import Watch, keep_young_code_out_of_the_cache
 from penstock.signals import Signals
 from penstock.supervisor.channel import Channel
 from penstock.supervisor.kinship import end_with_parent, outlive_parent
@@ -31,6 +33,7 @@ if TYPE_CHECKING:
     from wsgiref.types import WSGIApplication
 
     from penstock.gunicorn_hooks import Server
+    from penstock.reloader import State
     from penstock.supervisor.generation import Generation
     from penstock.supervisor.launch import Launch
 
@@ -77,6 +80,8 @@ class Assignment:
     dump: int
     """Descriptor that stacks are written to by `faulthandler`."""
     load: Callable[[], WSGIApplication]
+    watches: bool = False
+    """It watches the application's files from the start, with ``--reload``."""
 
 
 def run(assignment: Assignment, abandon: Callable[[], None]) -> NoReturn:
@@ -89,24 +94,38 @@ def run(assignment: Assignment, abandon: Callable[[], None]) -> NoReturn:
     try:
         abandon()
         status = _Child(assignment).run()
-    except PenstockError as error:
-        report(assignment.channel, str(error), getattr(error, "traceback", ""), error.exit_status)
-    except KeyboardInterrupt:
-        report(assignment.channel, "interrupted", "", INTERRUPTED)
     except BaseException as error:
-        from traceback import format_exc
-
-        report(assignment.channel, f"{type(error).__name__}: {error}", format_exc(), 1)
+        report(assignment.channel, error)
     finally:
         flush_all()
         os._exit(status)
 
 
-def report(channel: Channel, message: str, traceback: str, status: int) -> None:
-    """Tell the supervisor why this process cannot serve; ``status`` is its exit status then."""
-    """Tell the supervisor why this process cannot serve; waits for it to listen."""
+def report(channel: Channel, error: BaseException, watched: int = 0) -> None:
+    """Tell the supervisor why this process cannot serve; waits for it to listen.
+
+    ``watched`` is how many files it goes on watching; otherwise, it is to end.
+    """
+    message, traceback, status = f"{type(error).__name__}: {error}", "", 1
+    if isinstance(error, PenstockError):
+        message, status = str(error), error.exit_status
+        traceback = getattr(error, "traceback", "")
+    elif isinstance(error, KeyboardInterrupt):
+        message, status = "interrupted", INTERRUPTED
+    else:
+        from traceback import format_exception
+
+        traceback = "".join(format_exception(error))
     channel.socket.setblocking(True)
-    channel.send({"event": "failed", "message": message, "traceback": traceback, "status": status})
+    channel.send(
+        {
+            "event": "failed",
+            "message": message,
+            "traceback": traceback,
+            "status": status,
+            "watched": watched,
+        }
+    )
 
 
 class _Child:
@@ -118,6 +137,7 @@ class _Child:
         self._hooks = self._settings.hooks or Hooks()
         self._channel = assignment.channel
         self._orders: deque[str] = deque()
+        self._watch: Watch | None = None
         self._worker: Worker
         self._facade: WorkerOfServer
         self._signals: Signals
@@ -151,7 +171,7 @@ class _Child:
         #    supervisor has the application already.)
         if os.getppid() == assignment.server.pid:
             end_with_parent(assignment.server.pid)
-        application = assignment.load()
+        application = self._load()
         outlive_parent()
         self._facade.booted = True
         # After that: what it did to signals while it was imported would keep orders from coming.
@@ -171,6 +191,32 @@ class _Child:
         self._channel.send({"event": "serving"})
         # 5. Serve until told otherwise.
         return self._leave(self._await("leave", "stop", "quit"))
+
+    def _load(self) -> WSGIApplication:
+        """Return the application, whose files are watched where the settings want it."""
+        assignment, settings = self._assignment, self._settings
+        if not settings.reload:
+            return assignment.load()
+        keep_young_code_out_of_the_cache()
+        watch = self._watch = Watch(settings.reload_extra_file, self._tell_changed)
+        if assignment.watches:
+            watch.begin()
+        try:
+            application = assignment.load()
+        except (KeyboardInterrupt, SpecError):  # no save can mend a name that is none
+            raise
+        except BaseException as error:
+            # The next save may be of a file that nobody else knows of.
+            report(self._channel, error, watch.failed(error))
+            flush_all()
+            while not self._channel.ended:
+                self._channel.receive()  # it waits: `report` has made it
+            raise
+        watch.loaded()
+        return application
+
+    def _tell_changed(self, files: dict[str, State]) -> None:
+        self._channel.send({"event": "changed", "files": files})
 
     def _introduce_itself(self) -> None:
         assignment = self._assignment
@@ -203,6 +249,8 @@ class _Child:
 
     def _leave(self, order: str) -> int:
         self._facade.alive = False
+        if self._watch is not None:
+            self._watch.end()
         if order == "quit":
             self._call_hook("worker_int", self._facade)
         status = shut_down(
@@ -243,6 +291,8 @@ class _Child:
             self._worker.reopen_logs()
         elif order == "stacks":
             self._channel.send({"event": "stacks", "text": self._worker.describe_stacks()})
+        elif order == "watch" and self._watch is not None:
+            self._watch.begin()
 
     def _next(self, timeout: float | None) -> str | None:
         """Return the next order, or None after ``timeout`` seconds."""

@@ -61,6 +61,7 @@ class Forker:
                     channel=ends.channel,
                     dump=ends.dump,
                     load=lambda: load_application(launch.application),
+                    watches=ends.watches,
                 ),
                 self._abandon,
             )

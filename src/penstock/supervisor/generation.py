@@ -41,6 +41,8 @@ class Ends:
 
     channel: Channel
     dump: int
+    watches: bool = False
+    """The worker is to watch the application's files."""
 
 
 class Spawner(Protocol):
@@ -126,13 +128,17 @@ class Generation:
         dump, child_dump = os.pipe2(os.O_CLOEXEC)
         os.set_blocking(dump, False)
         worker = WorkerProcess(number, self.number, slot, channel, dump, self.settings)
+        # Somebody who serves already takes the watch over sooner, and knows what was loaded first.
+        worker.watches = self.settings.reload and not self.members
         if replaces is not None:
             worker.replaces = replaces
             replaces.replaced_by = worker
         self.workers.append(worker)
         register(worker)
         try:
-            worker.pid = self.spawner.spawn(number, slot, Ends(child_channel, child_dump))
+            worker.pid = self.spawner.spawn(
+                number, slot, Ends(child_channel, child_dump, worker.watches)
+            )
         except OSError as error:
             self._logger.error("cannot start a worker: %s", error.strerror)
             self.discard(worker)
@@ -146,12 +152,16 @@ class Generation:
     def discard(self, worker: WorkerProcess) -> None:
         """Forget a worker that has ended; it still knows whom it was to replace."""
         worker.stage = Stage.ENDED
+        self.unlink(worker)
+        self.workers.remove(worker)
+        worker.release()
+
+    def unlink(self, worker: WorkerProcess) -> None:
+        """Have a worker neither be replaced nor replace another one."""
         if worker.replaces is not None:
             worker.replaces.replaced_by = None
         if worker.replaced_by is not None:
             worker.replaced_by.replaces = None
-        self.workers.remove(worker)
-        worker.release()
 
     def note_death(self, worker: WorkerProcess) -> float:
         """Keep account of one that ended without being told; return the pause before the next."""

@@ -18,7 +18,6 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import TYPE_CHECKING, NoReturn
 
-from penstock.errors import PenstockError
 from penstock.loading import load_application
 from penstock.logs import ErrorLog, process_logger
 from penstock.supervisor import child
@@ -183,14 +182,8 @@ class _Nurse:
             outlive_parent()  # from here on the end of the line is enough
             self._channel.send({"event": "loaded"})
             self._serve()
-        except PenstockError as error:
-            child.report(
-                self._channel, str(error), getattr(error, "traceback", ""), error.exit_status
-            )
         except BaseException as error:
-            from traceback import format_exc
-
-            child.report(self._channel, f"{type(error).__name__}: {error}", format_exc(), 1)
+            child.report(self._channel, error)
         finally:
             os._exit(0)
 

@@ -105,7 +105,7 @@ def state_of(worker: WorkerProcess) -> str:
     """Return what a worker is about, in the words of those who read of it."""
     if worker.slot.words[STATE] == STUCK:
         return "stuck"
-    if worker.is_booting:
+    if worker.is_booting or worker.stage is Stage.FAILED:
         return "booting"
     return "serving" if worker.stage is Stage.SERVING else "draining"
 

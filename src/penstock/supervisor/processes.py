@@ -32,6 +32,8 @@ class Stage(Enum):
     STARTING = "starting"
     """It was told to serve, and has not said yet that it does."""
     SERVING = "serving"
+    FAILED = "failed"
+    """It could not load the application, and watches its files (setting: reload)."""
     LEAVING = "leaving"
     ENDED = "ended"
 
@@ -67,6 +69,8 @@ class WorkerProcess:
     failure: Message | None = None
     """What it said when it could not boot."""
     dumped: bytearray = field(default_factory=bytearray)
+    watches: bool = False
+    """It was told to watch the application's files."""
     told_to_stop: bool = False
     stuck: str = ""
     """The request that did not end when it was told to."""
@@ -107,7 +111,7 @@ class WorkerProcess:
     @property
     def is_member(self) -> bool:
         """Whether it is one of those that serve or will."""
-        return self.stage not in (Stage.LEAVING, Stage.ENDED)
+        return self.stage not in (Stage.FAILED, Stage.LEAVING, Stage.ENDED)
 
     @property
     def beat(self) -> int:
@@ -137,7 +141,9 @@ class WorkerProcess:
         """
         if self.stage is Stage.ENDED or (self.stage is Stage.LEAVING and not last):
             return
-        if self.stage is Stage.BOOTING:
+        if self.stage is Stage.FAILED:
+            self.kill(because)  # it does nothing that could be finished
+        elif self.stage is Stage.BOOTING:
             # One that has just become ready, and has not been heard yet, takes no signal for that.
             self.order("quit")
             self.kill(because, signal.SIGTERM)
@@ -153,7 +159,7 @@ class WorkerProcess:
         """Have it cut off what is in progress, and end."""
         if self.stage is Stage.ENDED:
             return
-        if self.stage is Stage.BOOTING:
+        if self.stage in (Stage.BOOTING, Stage.FAILED):
             self.kill("it was told to stop at once", signal.SIGKILL)
         else:
             self.order("quit")

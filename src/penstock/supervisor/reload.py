@@ -57,6 +57,8 @@ class Reload:
         traceback = failure.get("traceback")
         self._logger.error("%s%s", message, f"\n{traceback}" if traceback else "")
         for other in list(self.coming.workers):
+            if other.stage is Stage.FAILED:
+                continue  # it watches what it could not load
             if other.stage is Stage.SERVING:
                 other.leave("the reload was taken back")
             else:

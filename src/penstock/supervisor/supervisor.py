@@ -22,6 +22,7 @@ from penstock.process import CUT_OFF, STOPPED, tell_serving, tell_settings
 from penstock.signals import Signals
 from penstock.supervisor.channel import Message
 from penstock.supervisor.child import INTERRUPTED
+from penstock.supervisor.edits import Edits
 from penstock.supervisor.fleet import Answer, ControlError, Outcome
 from penstock.supervisor.forker import Forker
 from penstock.supervisor.generation import Generation
@@ -92,6 +93,7 @@ class Supervisor:
         self.reception = Reception(
             self, launch.application, self.loop.selector, self.logger, resident_memory, ask_for_dump
         )
+        self._edits = Edits(self, self.workforce, self.logger)
         self._surroundings = Surroundings(self.settings, launch.application, self.logger)
         self._succession = Succession(
             predecessor,
@@ -187,6 +189,7 @@ class Supervisor:
         self._succession.tick()
         if self.reload is not None:
             self.reload.proceed()
+        self._edits.tick()
         self._recycle()
         self.workforce.fill(self.current)
 
@@ -253,11 +256,14 @@ class Supervisor:
 
     def on_boot_failure(self, worker: WorkerProcess, failure: Message) -> None:
         """See `Director.on_boot_failure`."""
-        reload = self.reload
+        reload, watched = self.reload, self._edits.keep_lookout(worker)
         if reload is not None and worker.generation == reload.coming.number:
             self._take_back(reload, worker, failure)
         elif self.phase is Phase.STARTING:
-            self._fail_start(failure)
+            if watched:
+                self._edits.wait(worker, failure)
+            else:
+                self._fail_start(failure)
         elif self.phase is Phase.SERVING and worker.generation == self.current.number:
             traceback = failure.get("traceback")
             self.logger.error(
@@ -321,6 +327,8 @@ class Supervisor:
             self._recycle()
         elif event == "stacks":
             self.reception.stacks.on_stacks(worker, str(message["text"]))
+        elif event == "changed":
+            self._edits.take(message["files"])
 
     def _abandon(self, kept: Sequence[Listener]) -> None:
         """Let go, in a forked child, of what is the supervisor's alone, and of other listeners.
@@ -396,8 +404,14 @@ class Supervisor:
         for worker in generation.members:
             worker.let_serve()
 
+    @property
+    def is_starting(self) -> bool:
+        """Whether nothing was ever served."""
+        return self.phase is Phase.STARTING
+
     def _complete_start(self) -> None:
         self.phase = Phase.SERVING
+        self._edits.all_is_well()
         self._tell_serving()
         self.hooks.call("when_ready")
         self._succession.tell_ready()
@@ -422,7 +436,11 @@ class Supervisor:
         if self.phase is Phase.STOPPING:
             raise ControlError("the server is stopping")
         if self.phase is Phase.STARTING:
-            raise ControlError("the server is still starting")
+            if not self._edits.retry():
+                raise ControlError("the server is still starting")
+            if answer is not None:
+                answer(Outcome(True, "the start is tried again"))
+            return
         if self.reload is not None:
             # What was changed since is what is wanted now.
             self.reload.give_up(None, {"message": "another reload has come"})
@@ -462,6 +480,7 @@ class Supervisor:
         removed = [each for each in self.listeners if each not in self.current.listeners]
         self.listeners = self.current.listeners
         self._end_reload()
+        self._edits.all_is_well()
         self.launch = with_changes(self.launch, settings=self.settings)
         self.reception.follow(self.settings)
         old.end_all(f"{self.current} serves in its place")

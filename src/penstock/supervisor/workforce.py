@@ -134,6 +134,8 @@ class Workforce:
                 self._end(worker, self.unclaimed.pop(worker.pid))
         elif event == "failed":
             worker.failure = message
+            if message["watched"] and worker.stage is Stage.BOOTING:
+                self._note_failure(worker, message)
         elif event == "ready" and worker.stage is Stage.BOOTING:
             worker.stage = Stage.READY
             self._director.on_ready(worker)
@@ -143,6 +145,15 @@ class Workforce:
             self._director.on_serving(worker)
         else:
             self._director.on_message(worker, message)
+
+    def _note_failure(self, worker: WorkerProcess, failure: Message) -> None:
+        """Count one as ended that is there only to watch the files it could not load."""
+        generation = self.generation_of(worker)
+        worker.stage = Stage.FAILED
+        generation.unlink(worker)
+        generation.note_death(worker)
+        self.counts["crashed"] += 1
+        self._director.on_boot_failure(worker, failure)
 
     # -- their deadlines --------------------------------------------------------------------------
 
@@ -199,7 +210,7 @@ class Workforce:
         stage = worker.stage
         requests = list(worker.slot.requests())
         death = Death(worker.exit_status, worker.killed_because, self._memory_ran_out())
-        told = stage is Stage.LEAVING
+        told = stage in (Stage.LEAVING, Stage.FAILED)
         if told:
             self._tell_of_leaving(worker, death, requests)
         elif not worker.is_booting or worker.failure is None:
@@ -209,7 +220,7 @@ class Workforce:
             log_last_lines(worker.settings, requests, status, f"the worker {death.describe()}")
         was_booting = worker.is_booting
         pause = 0.0 if told else generation.note_death(worker)
-        self.counts["killed"] += bool(worker.killed_because and not worker.is_booting)
+        self.counts["killed"] += bool(worker.killed_because and worker.serving_since)
         self.counts["crashed"] += not told
         generation.discard(worker)
         self._hooks.remove(worker.number, worker.pid)
@@ -239,7 +250,8 @@ class Workforce:
                 _told(worker),
             )
         else:
-            self._logger.info("%s has left: %s", worker, worker.leaving_because)
+            because = worker.leaving_because or "it could not load the application"
+            self._logger.info("%s has left: %s", worker, because)
 
     def _tell_of_crash(
         self, worker: WorkerProcess, death: Death, requests: list[RequestInProgress]
