@@ -55,7 +55,7 @@ def failing(folder: Path, *arguments: str) -> Iterator[Supervised]:
 
 
 def serves(server: Supervised, version: str) -> bool:
-    return eventually(lambda: server.served_by()[0] == version)
+    return bool(eventually(lambda: server.served_by()[0] == version))
 
 
 def changes(server: Supervised) -> list[str]:
@@ -66,6 +66,11 @@ def watching(server: Supervised) -> list[int]:
     """Return the process ids of those that have begun to watch so far."""
     lines = [line for line in server.lines_so_far() if "for changes, " in line]
     return [int(line.partition("[")[2].partition("]")[0]) for line in lines]
+
+
+def watchers(server: Supervised, count: int) -> bool:
+    """Wait until so many have begun to watch."""
+    return bool(eventually(lambda: len(watching(server)) == count))
 
 
 def in_place(folder: Path, version: str) -> None:
@@ -251,15 +256,15 @@ def test_of_several_workers_one_watches_and_another_takes_over(
 ) -> None:
     with reloading(tmp_path, "-w", "3") as server:
         for count in (1, 2):
-            assert eventually(lambda count=count: len(watching(server)) == count)
+            assert watchers(server, count)
             assert watching(server)[-1] in server.workers()
             os.kill(watching(server)[-1], signal.SIGKILL)
-        assert eventually(lambda: len(watching(server)) == 3)
+        assert watchers(server, 3)
         old = server.wait_for_workers(3)
         write_app(tmp_path, "two")
         server.wait_for_workers(3, old)
         assert server.served_by()[0] == "two"
-        assert eventually(lambda: len(watching(server)) == 4)
+        assert watchers(server, 4)
         assert server.stop() == 0
     assert len(watching(server)) == 4
 

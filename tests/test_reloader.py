@@ -1,0 +1,180 @@
+"""Which files are watched with --reload, and what counts as a change."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import os
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from penstock.reloader import State, Watch, files_of, state_of
+from support.invariant import eventually
+
+LONG_AGO = 1_500_000_000
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """Return a folder from which modules are imported; those of a test are forgotten after it."""
+    before = set(sys.modules)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    yield tmp_path
+    for name in set(sys.modules) - before:
+        del sys.modules[name]
+
+
+def write(path: Path, text: str) -> Path:
+    """Write a file, so long ago that nobody can have read it before that."""
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(text)
+    os.utime(path, (LONG_AGO, LONG_AGO))
+    return path
+
+
+def watch(*more: str) -> Watch:
+    """Return a watch that was made long after all files were written, as far as it can tell."""
+    found = Watch(more, lambda _: None)
+    found._began = found._looked = found._began + 10**12
+    return found
+
+
+def known(found: Watch) -> set[str]:
+    return set(found._states)
+
+
+def test_what_nobody_edits_is_not_watched(folder: Path) -> None:
+    write(folder / "edited_module.py", "import json, pytest, penstock\n")
+    importlib.import_module("edited_module")
+    found = watch()
+    found.loaded()
+    assert str(folder / "edited_module.py") in known(found)
+    others = {os.path.dirname(os.path.abspath(sys.modules[name].__file__ or "")) for name in
+              ("json", "pytest", "penstock")}  # fmt: skip
+    assert not [path for path in known(found) if os.path.dirname(path) in others]
+
+
+def test_a_module_that_loads_itself_when_it_is_asked_is_not_asked(folder: Path) -> None:
+    write(folder / "lazy_module.py", "raise AssertionError('loaded')\n")
+    spec = importlib.util.find_spec("lazy_module")
+    assert spec is not None
+    assert spec.loader is not None
+    spec.loader = importlib.util.LazyLoader(spec.loader)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["lazy_module"] = module
+    spec.loader.exec_module(module)
+    found = watch()
+    found.loaded()
+    assert str(folder / "lazy_module.py") in known(found)
+
+
+def test_whatever_else_is_among_the_modules_does_no_harm(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Odd:
+        def __getattribute__(self, name: str) -> object:
+            raise RuntimeError(name)
+
+    for name, odd in (("odd_one", None), ("odd_two", 7), ("odd_three", Odd())):
+        monkeypatch.setitem(sys.modules, name, odd)
+    watch().loaded()
+
+
+def test_a_change_is_news_until_it_is_told(folder: Path) -> None:
+    path = write(folder / "page.html", "one")
+    found = watch(str(path))
+    found.loaded()
+    assert found.look() == {}
+    path.write_text("changed")
+    assert found.look() == {str(path): state_of(str(path))}
+    assert found.look() == {str(path): state_of(str(path))}
+    path.unlink()
+    assert found.look() == {str(path): None}
+
+
+def test_a_file_that_is_renamed_into_place_is_a_change_whatever_its_times_are(
+    folder: Path,
+) -> None:
+    path, new = write(folder / "page.html", "one"), write(folder / "new.html", "two")
+    found = watch(str(path))
+    found.loaded()
+    new.rename(path)
+    assert list(found.look()) == [str(path)]
+
+
+def test_what_changes_between_the_load_and_the_first_look_is_a_change(folder: Path) -> None:
+    path = write(folder / "hasty_module.py", "value = 1\n")
+    found = Watch((), lambda _: None)
+    importlib.import_module("hasty_module")
+    # With the time of the old one, as `cp -p` and archives do it.
+    write(path, "value = 2\n")
+    found.loaded()
+    assert found.look()[str(path)] == state_of(str(path))
+
+
+def test_directories_and_patterns_are_read_anew_each_time(folder: Path) -> None:
+    words, pages = folder / "words", folder / "pages"
+    write(words / "one.txt", "one")
+    write(pages / "one.html", "one")
+    found = watch(str(words), str(pages / "*.html"), str(folder / "not-there-yet"))
+    found.loaded()
+    found._looked -= 10**12
+    assert known(found) >= {str(words / "one.txt"), str(pages / "one.html")}
+    added = [write(words / "two.txt", "2"), write(pages / "two.html", "2")]
+    added.append(write(folder / "not-there-yet", "3"))
+    write(pages / "two.txt", "not of the pattern")
+    assert set(found.look()) == {str(path) for path in added}
+
+
+def error_of(name: str) -> BaseException:
+    with pytest.raises(BaseException) as caught:
+        importlib.import_module(name)
+    return caught.value
+
+
+def test_the_files_of_an_error_are_those_it_passed_through_and_the_one_it_is_about(
+    folder: Path,
+) -> None:
+    outer = write(folder / "outer_module.py", "import inner_module\n")
+    inner = write(
+        folder / "inner_module.py",
+        "try:\n    import worst_module\nexcept SyntaxError as error:\n"
+        "    raise LookupError from error\n",
+    )
+    worst = write(folder / "worst_module.py", "def (:\n")
+    found = files_of(error_of("outer_module")) - {__file__}
+    assert found == {str(outer), str(inner), str(worst)}
+
+
+def test_a_module_that_is_missing_is_looked_for_where_it_would_be_found(folder: Path) -> None:
+    write(folder / "some_package" / "__init__.py", "")
+    user = write(folder / "user_module.py", "import some_package.part\n")
+    package = folder / "some_package"
+    assert files_of(error_of("user_module")) - {__file__} == {
+        str(user), str(package / "part.py"), str(package / "part" / "__init__.py")
+    }  # fmt: skip
+    write(user, "import nowhere_module\n")
+    places = files_of(error_of("user_module"))
+    assert places >= {str(folder / "nowhere_module.py"), str(folder / "nowhere_module/__init__.py")}
+
+
+def test_the_thread_tells_each_change_once_and_ends(folder: Path) -> None:
+    path = write(folder / "page.html", "one")
+    told: list[dict[str, State]] = []
+    found = Watch([str(path)], told.append)
+    found._began = found._looked = found._began + 10**12
+    found.loaded()
+    found.begin()
+    found.begin()
+    assert len([t for t in threading.enumerate() if t.name == "penstock-reload"]) == 1
+    for text in ("a change", "another change"):
+        path.write_text(text)
+        assert eventually(lambda: bool(told))
+        assert told == [{str(path): state_of(str(path))}]
+        told.clear()
+    found.end()
