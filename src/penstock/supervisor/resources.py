@@ -1,7 +1,8 @@
-"""What the supervisor asks the system: memory, terminals, addresses."""
+"""What the supervisor asks the system, and does about settings that have changed."""
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -41,6 +42,15 @@ def rebind(settings: Settings, before: Settings, listeners: Sequence[Listener]) 
         result.append(there)
     fresh = iter(bind_listeners(missing))
     return [each if each is not None else next(fresh) for each in result]
+
+
+def tell_of_new_settings(settings: Settings, before: Settings, logger: logging.Logger) -> None:
+    """Log what is to be said of settings that a reload has read, where they do not take effect."""
+    for warning in settings.warnings:
+        logger.warning("%s", warning)
+    for name in ("pid", "name"):
+        if getattr(settings, name) != getattr(before, name):
+            logger.warning("%s has changed; that takes an upgrade (SIGUSR2)", name)
 
 
 def worker_memory(settings: Settings, cgroups: Cgroups) -> int | None:

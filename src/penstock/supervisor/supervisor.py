@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING
 from penstock.board import READY
 from penstock.cgroups import Cgroups, resident_memory
 from penstock.errors import PenstockError
-from penstock.identity import identity_of
 from penstock.listeners import close_all
 from penstock.logs import ErrorLog, process_logger
 from penstock.process import CUT_OFF, STOPPED, tell_serving, tell_settings
@@ -24,13 +23,11 @@ from penstock.supervisor.channel import Message
 from penstock.supervisor.child import INTERRUPTED
 from penstock.supervisor.edits import Edits
 from penstock.supervisor.fleet import Answer, ControlError, Outcome
-from penstock.supervisor.forker import Forker
+from penstock.supervisor.founding import Founder
 from penstock.supervisor.generation import Generation
 from penstock.supervisor.heartbeats import ask_for_dump
 from penstock.supervisor.hooks import ServerHooks
-from penstock.supervisor.kinship import adopt_orphans
 from penstock.supervisor.loop import Loop
-from penstock.supervisor.nursery import Nursery
 from penstock.supervisor.phases import (
     BUSY_SECONDS,
     IDLE_SECONDS,
@@ -42,12 +39,11 @@ from penstock.supervisor.phases import (
 from penstock.supervisor.processes import Stage, WorkerProcess
 from penstock.supervisor.reception import Reception
 from penstock.supervisor.reload import Reload
-from penstock.supervisor.resources import has_terminal, rebind
+from penstock.supervisor.resources import has_terminal, rebind, tell_of_new_settings
 from penstock.supervisor.succession import Succession
 from penstock.supervisor.surroundings import Surroundings
 from penstock.supervisor.turnover import Turnover
 from penstock.supervisor.workforce import Workforce
-from penstock.worker_count import count_workers
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -87,6 +83,9 @@ class Supervisor:
         self.hooks = ServerHooks(self.settings, launch.application, listeners, self.logger)
         self.cgroups = Cgroups()
         self.workforce = Workforce(self.loop, self.logger, self, self.hooks, self.cgroups.oom_kills)
+        self._founder = Founder(
+            self.loop, self.logger, self.hooks, self.cgroups, self._abandon, self._on_load_failure
+        )
         self._turnover = Turnover(self.workforce, self.cgroups, self.logger)
         self.current: Generation
         self.reload: Reload | None = None
@@ -103,7 +102,6 @@ class Supervisor:
             self._hand_over,
         )
         self._signals: Signals
-        self._generations = 0
         self._start_failure: Message | None = None
         self._stop_at = 0.0
         """When the workers are told, on the monotonic clock: after the shutdown delay."""
@@ -349,48 +347,13 @@ class Supervisor:
     # -- generations ------------------------------------------------------------------------------
 
     def _new_generation(self, settings: Settings, listeners: Sequence[Listener]) -> Generation:
-        """Return a generation without workers; raises `SettingsError` for who cannot be."""
-        identity = identity_of(settings)
-        count = count_workers(settings, self.cgroups)
-        if settings.workers == "auto":
-            self.logger.info("%s", count)
-        self._generations += 1
-        generation = Generation(
-            self._generations, settings, count.number, listeners, identity, self.logger
-        )
-        if identity is not None:
-            for listener in listeners:
-                listener.give_to(identity.uid, identity.gid)
-        self.hooks.use(settings, listeners)
-        server = self.hooks.server
-
-        def abandon() -> None:
-            self._abandon(generation.listeners)
-
-        if settings.preload and self._can_preload():
-            generation.spawner = Nursery(
-                self.launch, generation, server, self.loop, abandon, self._on_load_failure
-            )
-        else:
-            generation.spawner = Forker(self.launch, generation, server, abandon)
+        generation = self._founder.found(self.launch, settings, listeners)
         self.workforce.generations.append(generation)
         return generation
 
-    def _can_preload(self) -> bool:
-        if adopt_orphans():
-            return True
-        self.logger.warning(
-            "preload is not followed: this system cannot hand a worker over to the process that "
-            "looks after it; each worker loads the application itself"
-        )
-        return False
-
     def _forget_empty_generations(self) -> None:
         coming = self.reload.coming if self.reload is not None else None
-        for generation in list(self.workforce.generations):
-            if not generation.workers and generation not in (self.current, coming):
-                generation.spawner.end()
-                self.workforce.generations.remove(generation)
+        self.workforce.forget_empty(self.current, coming)
 
     def _let_in(self, generation: Generation) -> None:
         """Have a generation's workers let clients in: all of them are ready."""
@@ -459,20 +422,13 @@ class Supervisor:
             if answer is not None:
                 answer(Outcome(False, message))
             return
-        self._tell_of_new_settings(settings)
+        tell_of_new_settings(settings, self.settings, self.logger)
         self.hooks.call("on_reload")
         self.phase = Phase.RELOADING
         self.reload = Reload(
             self.workforce, coming, self.logger, [answer] if answer is not None else []
         )
         self.reload.proceed()
-
-    def _tell_of_new_settings(self, settings: Settings) -> None:
-        for warning in settings.warnings:
-            self.logger.warning("%s", warning)
-        for name in ("pid", "name"):
-            if getattr(settings, name) != getattr(self.settings, name):
-                self.logger.warning("%s has changed; that takes an upgrade (SIGUSR2)", name)
 
     def _complete_reload(self, reload: Reload) -> None:
         old, self.current = self.current, reload.coming

@@ -150,6 +150,8 @@ def _become(
 ) -> NoReturn:
     """Turn this forked child into the new supervisor."""
     try:
+        # Control and health are the old supervisor's own, and closed here with the rest.
+        kept = {name: os.dup(descriptor) for name, descriptor in services.items()}
         abandon()
         passed = [each for each in listeners if each.address.descriptor is not None]
         told = {
@@ -160,11 +162,11 @@ def _become(
                 for each in listeners
                 if each not in passed
             ],
-            "services": dict(services),
+            "services": kept,
         }
         for each in listeners:
             each.socket.set_inheritable(True)
-        for descriptor in (channel.fileno(), *services.values()):
+        for descriptor in (channel.fileno(), *kept.values()):
             os.set_inheritable(descriptor, True)
         environ = {**launch.environ, **variables(os.getpid()), VARIABLE: json.dumps(told)}
         if "LISTEN_FDS" in launch.settings.source_of("bind"):

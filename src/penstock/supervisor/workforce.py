@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import signal
 import time
 from collections.abc import Callable, Iterator
 from typing import Protocol
@@ -263,11 +262,12 @@ class Workforce:
             text = worker.dumped.decode("utf-8", "backslashreplace")
             self._logger.error("what %s was doing:\n%s", worker, text)
 
-    def signal_all(self, number: signal.Signals) -> None:
-        """Send a signal to every worker."""
-        for worker in self:
-            if worker.pid:
-                os.kill(worker.pid, number)
+    def forget_empty(self, *kept: Generation | None) -> None:
+        """Forget the generations whose last worker has left, but for those that are ``kept``."""
+        for generation in list(self.generations):
+            if not generation.workers and generation not in kept:
+                generation.spawner.end()
+                self.generations.remove(generation)
 
     def abandon(self) -> None:
         """Close the lines to all workers, in a forked child: they are the supervisor's."""
