@@ -38,7 +38,7 @@ def stack_text(frame: FrameType | None) -> str:
 
 
 def _is_the_servers(file: str) -> bool:
-    return file == THREADING or file.startswith(PACKAGE)
+    return file in (THREADING, "<frozen runpy>") or file.startswith(PACKAGE)
 
 
 def stack_of(ident: int) -> str:
@@ -47,12 +47,15 @@ def stack_of(ident: int) -> str:
 
 
 def all_stacks(notes: Mapping[int, str]) -> str:
-    """Return the stacks of all threads of this process; ``notes`` tell more, by identifier."""
+    """Return the stacks of all threads of this process.
+
+    ``notes`` tell more, by identifier; threads that have one come first.
+    """
     names = {thread.ident: thread.name for thread in threading.enumerate()}
     parts = []
     for ident, frame in sys._current_frames().items():
         title = f"thread {names.get(ident, 'unknown to Python')}"
         if note := notes.get(ident):
             title = f"{title}: {note}"
-        parts.append(f"{title}\n{stack_text(frame)}")
-    return "\n".join(parts)
+        parts.append((not note, f"{title}\n{stack_text(frame)}"))
+    return "\n".join(text for _, text in sorted(parts))
