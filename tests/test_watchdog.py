@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import re
+import select
 import sys
 import threading
 import time
@@ -95,7 +96,7 @@ class Call:
     def here_it_hangs(self) -> None:
         while not self._let_go:
             try:
-                time.sleep(0.001)
+                select.select([], [], [], 0.001)
             except RequestTimeout:
                 if not self.deaf:
                     raise
