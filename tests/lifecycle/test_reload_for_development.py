@@ -180,6 +180,20 @@ def test_a_server_that_waits_for_a_save_goes_on_when_nobody_watches(tmp_path: Pa
         server.wait_until_serving()
 
 
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_a_first_start_that_dies_without_a_word_is_tried_again(
+    tmp_path: Path, watcher: str, workers: str
+) -> None:
+    (tmp_path / "shop.py").write_text("import os; os._exit(11)\n")
+    with failing(tmp_path, "-w", workers) as server:
+        server.wait_for_line("could not start: .* 11; the next attempt is in 1 s")
+        server.wait_for_line("could not start: .* 11; the next attempt is in 1 s")
+        write_app(tmp_path, "two")
+        server.wait_until_serving()
+        server.wait_for_workers(int(workers))
+        assert server.served_by()[0] == "two"
+
+
 def test_a_module_that_the_edit_adds_is_watched(tmp_path: Path, watcher: str) -> None:
     with reloading(tmp_path) as server:
         helper = tmp_path / "helper.py"

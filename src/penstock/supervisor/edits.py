@@ -52,7 +52,7 @@ class Edits:
         generation = self._supervisor.current
         if not generation.settings.reload:
             return
-        if self._waits and not self._lookouts():
+        if math.isinf(generation.paused_until) and not self._lookouts():
             self._start_over("nobody watches any more")
         members = generation.members
         serving = [worker for worker in members if worker.stage is Stage.SERVING]
@@ -84,28 +84,39 @@ class Edits:
         except ControlError as error:
             self._logger.error("not reloaded: %s", error)
 
-    def keep_lookout(self, worker: WorkerProcess) -> bool:
-        """Keep a worker that could not boot, if it watches, and no other; tell whether it does."""
-        if worker.stage is not Stage.FAILED:
-            return False
-        for other in self._lookouts():
-            if other is not worker:
-                other.leave("another one watches")
-        return True
+    def keep_lookout(self, worker: WorkerProcess) -> None:
+        """Keep a worker that could not boot, if it watches, and no other."""
+        if worker.stage is Stage.FAILED:
+            for other in self._lookouts():
+                if other is not worker:
+                    other.leave("another one watches")
 
-    def wait(self, worker: WorkerProcess, failure: Message) -> None:
-        """Start no worker before a file changes: the first start has failed."""
-        count = failure["watched"]
+    def wait(self, worker: WorkerProcess, failure: Message) -> bool:
+        """Start no other worker for now, after a first start that has failed.
+
+        Tell whether that is any use: some failures no save can mend.
+        """
+        generation = self._supervisor.current
+        if worker.stage is Stage.FAILED:
+            count = failure["watched"]
+            until = "waiting for a change of "
+            until += "1 file" if count == 1 else f"one of {count} files"
+            generation.paused_until = math.inf
+        elif generation.settings.reload and _died_without_a_word(worker, failure):
+            until = f"the next attempt is in {generation.pause():g} s"
+        else:
+            return False
+        traceback = failure.get("traceback")
         self._logger.error(
-            "%s could not start: %s; waiting for a change of %s\n%s",
+            "%s could not start: %s; %s%s",
             worker,
             failure["message"],
-            "1 file" if count == 1 else f"one of {count} files",
-            failure["traceback"],
+            until,
+            f"\n{traceback}" if traceback else "",
         )
         self._waits = True
         self._end_others(worker, "the application could not be loaded")
-        self._supervisor.current.paused_until = math.inf
+        return True
 
     def all_is_well(self) -> None:
         """Dismiss the lookout: the code that was edited serves."""
@@ -135,6 +146,11 @@ class Edits:
             if worker is not than and worker.stage is not Stage.FAILED:
                 worker.leaving_because = because
                 worker.quit()
+
+
+def _died_without_a_word(worker: WorkerProcess, failure: Message) -> bool:
+    """Tell whether nobody knows why it failed, nor then which files have to do with it."""
+    return worker.stage is Stage.ENDED and "watched" not in failure
 
 
 def _names(paths: list[str]) -> str:

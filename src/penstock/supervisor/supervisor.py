@@ -254,13 +254,12 @@ class Supervisor:
 
     def on_boot_failure(self, worker: WorkerProcess, failure: Message) -> None:
         """See `Director.on_boot_failure`."""
-        reload, watched = self.reload, self._edits.keep_lookout(worker)
+        reload = self.reload
+        self._edits.keep_lookout(worker)
         if reload is not None and worker.generation == reload.coming.number:
             self._take_back(reload, worker, failure)
         elif self.phase is Phase.STARTING:
-            if watched:
-                self._edits.wait(worker, failure)
-            else:
+            if not self._edits.wait(worker, failure):
                 self._fail_start(failure)
         elif self.phase is Phase.SERVING and worker.generation == self.current.number:
             traceback = failure.get("traceback")
