@@ -173,6 +173,17 @@ def test_a_timeout_before_there_is_a_response_is_a_504() -> None:
     assert (exchange.finished, exchange.status) == (True, "504 Gateway Timeout")
 
 
+def test_a_timeout_with_a_view_of_the_body_kept_is_a_504_all_the_same() -> None:
+    kept = []
+
+    def application(environ: Environ, start_response: StartResponse) -> list[bytes]:
+        kept.append(environ["wsgi.input"].getbuffer())
+        raise RequestTimeout
+
+    assert serve(application, exchange=FakeExchange(body=b"abc")).status == "504 Gateway Timeout"
+    kept.pop().release()
+
+
 def test_an_application_object_that_raises_stop_iteration_is_told_of() -> None:
     class Application:
         def __call__(self, environ: Environ, start_response: StartResponse) -> list[bytes]:

@@ -82,7 +82,7 @@ class Gateway:
         It comes once at most, but anywhere, also between two steps of this and where another
         exception is being dealt with: CPython looks for it where a call returns and a loop turns.
         """
-        response = body = result = None
+        response = body = streamed = result = None
         left: list[object] | None = None  # holds the result until its close() is called
         try:
             environ = exchange.environ
@@ -91,7 +91,7 @@ class Gateway:
             response = self._make_response(exchange, is_head)
             body = exchange.body
             if body is None:
-                body = RequestBody(exchange)
+                body = streamed = RequestBody(exchange)
             environ["wsgi.input"] = body
             environ["wsgi.early_hints"] = response.early_hints
             if OUTSIDE_MOUNT in environ:
@@ -110,7 +110,15 @@ class Gateway:
                 if type(result) is not list:  # a list has nothing to close
                     left = [result]
                     self._close(exchange, left)
-            _let_go(response, body)
+            # As `_let_go` does, which would cost as much again: each request comes here.
+            response.forget_exchange()
+            if streamed is not None:
+                streamed.forget_exchange()
+            else:
+                try:
+                    body.close()
+                except Exception:
+                    pass
         except BaseException as error:  # SystemExit as well: no request may end a worker
             if left is None:
                 left = [result]
