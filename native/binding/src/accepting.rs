@@ -3,7 +3,7 @@
 //! Workers that share listeners are all told of whoever waits. Each accepts in small steps, and
 //! leaves the rest for a moment to those that have fewer connections and look at their sockets.
 
-use crate::board::ACCEPTING;
+use crate::board::{ACCEPTING, STARTED};
 use crate::connection::{Connection, NEVER};
 use crate::diary::Entry;
 use crate::hub::Hub;
@@ -15,6 +15,10 @@ use std::sync::Arc;
 
 /// Connections accepted in one turn, so that a flood of them does not hold up the others.
 pub const ACCEPT_BATCH: usize = 64;
+
+/// Connections accepted in one turn where other workers may accept them as well: what they send is
+/// served in between, so that no worker takes more than it comes to.
+const SHARED_BATCH: usize = 4;
 
 /// The most connections that a listen queue can hold.
 const MAX_BACKLOG: usize = 65535;
@@ -30,8 +34,10 @@ const REAP_IDLE: Nanos = SECOND;
 /// For how long who waits is left to workers with fewer connections: they are awake by then.
 const DEFERRAL: Nanos = 2 * MILLISECOND;
 
-/// Somebody who was left to others so often in a row is accepted: they do not come to it.
+/// Somebody who was left to others so often in a row is accepted: they do not come to it. The next
+/// time it is two, then four: they may be halted.
 const MOST_DEFERRALS: u32 = 5;
+const MOST_DOUBLINGS: u32 = 6;
 
 /// How many connections more than the fewest another worker has are no reason to defer, and one
 /// more for each so many that it has: a burst need not be shared out one by one.
@@ -73,6 +79,10 @@ pub struct Sharing {
     all_busy: bool,
     /// How often in a row who waits was left to others.
     deferrals: u32,
+    /// How often in a row they did not come to it.
+    in_vain: u32,
+    /// The requests handed out, less those for which newcomers were let in; while all are busy.
+    started: u64,
     /// No room or no descriptor was left.
     exhausted: bool,
     /// When listeners are to be watched again that were left to others.
@@ -84,9 +94,33 @@ impl Default for Sharing {
         Sharing {
             all_busy: false,
             deferrals: 0,
+            in_vain: 0,
+            started: 0,
             exhausted: false,
             look_again: NEVER,
         }
+    }
+}
+
+impl Sharing {
+    /// Keep in mind that somebody was accepted, because they were left to others in vain or not.
+    fn accepted(&mut self, insists: bool) {
+        if !insists {
+            self.in_vain = 0;
+        } else if self.deferrals > 0 {
+            self.in_vain += 1;
+        }
+        self.deferrals = 0;
+    }
+
+    /// Whether a thread has come free for which nobody was let in yet; then somebody is.
+    fn take_freed(&mut self, hub: &Hub) -> bool {
+        let started = hub.board.get(STARTED);
+        let since = self
+            .started
+            .max(started.saturating_sub(SHARED_BATCH as u64));
+        self.started = (since + 1).min(started);
+        since < started
     }
 }
 
@@ -133,6 +167,7 @@ impl Reactor {
     /// Accept at most `most` connections; tell whether nobody is left in the queue.
     pub fn accept(&mut self, hub: &Hub, index: usize, most: usize) -> bool {
         let shares = hub.board.is_shared() && !self.drain_begun;
+        let most = if shares { most.min(self.step()) } else { most };
         let insists = self.sharing.deferrals >= MOST_DEFERRALS;
         for count in 0..most {
             if shares && self.leaves_to_others(hub, index, insists) {
@@ -152,7 +187,7 @@ impl Reactor {
             };
             match sys::accept(acceptor.descriptor) {
                 Ok((socket, peer)) => {
-                    self.sharing.deferrals = 0;
+                    self.sharing.accepted(insists);
                     hub.add(socket, peer, index, self.desk.now);
                 }
                 Err(error) => match error.raw_os_error() {
@@ -233,11 +268,24 @@ impl Reactor {
 
     // -- sharing with other workers -------------------------------------------------------------
 
+    /// The most connections that are accepted in this turn.
+    fn step(&self) -> usize {
+        let sharing = &self.sharing;
+        if sharing.deferrals < MOST_DEFERRALS {
+            return SHARED_BATCH;
+        }
+        1 << sharing.in_vain.min(MOST_DOUBLINGS)
+    }
+
     /// Tell whether who waits is left to others; then the listener is looked at again later.
     fn leaves_to_others(&mut self, hub: &Hub, index: usize, insists: bool) -> bool {
         let time = if self.sharing.all_busy {
-            // Somebody has to answer the checks; all else waits best where any worker can take it.
-            if hub.options.checks.any() && hub.board.fewest_of_others(self.desk.now).is_none() {
+            // Who waits can be taken by any worker as long as they wait here. Where none has a thread
+            // free, somebody has to answer the checks, and as many may come in as threads have come
+            // free: they took what was waiting, and would keep newcomers out for good.
+            if hub.board.fewest_of_others(self.desk.now).is_none()
+                && (hub.options.checks.any() || self.sharing.take_freed(hub))
+            {
                 return false;
             }
             BUSY_PAUSE
@@ -273,6 +321,7 @@ impl Reactor {
     /// Keep in mind whether every thread is with the application.
     pub fn note_busy(&mut self, hub: &Hub, all_busy: bool) {
         if std::mem::replace(&mut self.sharing.all_busy, all_busy) != all_busy {
+            self.sharing.started = hub.board.get(STARTED);
             if !all_busy && !self.drain_begun {
                 self.look_at_left(hub);
             }
@@ -297,8 +346,10 @@ impl Reactor {
         let waits =
             |item: &Item| matches!(item, Item::Event(event) if event.token.as_listener().is_some());
         let looked = self.acceptors.iter().all(|acceptor| acceptor.watched);
-        if self.sharing.deferrals > 0 && looked && !self.batch.iter().any(waits) {
+        let deferred = self.sharing.deferrals + self.sharing.in_vain > 0;
+        if deferred && looked && !self.batch.iter().any(waits) {
             self.sharing.deferrals = 0;
+            self.sharing.in_vain = 0;
         }
     }
 

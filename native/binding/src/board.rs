@@ -52,7 +52,7 @@ pub const TEXTS: [(usize, usize); 4] = [(64, 24), (88, 56), (144, 64), (208, 304
 const WAITS: u64 = 1;
 
 /// A worker that has not looked at its sockets for so long is not counted on to accept.
-const RESPONSIVE: Nanos = 2 * MILLISECOND;
+const RESPONSIVE: Nanos = 10 * MILLISECOND;
 
 /// Where the record of a thread begins, of the board that gave it out.
 pub struct Record {

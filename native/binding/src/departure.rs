@@ -1,18 +1,15 @@
 //! Clients that leave before they are answered, and requests that the server itself gives up.
 
 use crate::connection::{Connection, Held, Phase};
+use crate::diary::Refusal;
+use crate::ending::write_refusal;
 use crate::exchange::Exchange;
 use crate::hub::Hub;
 use crate::reactor::Desk;
-use crate::scratch::with_scratch;
 use crate::sys::{self, Nanos, Readiness};
-use penstock_protocol::Framing;
 use pyo3::prelude::*;
-use pyo3::types::{PyBytes, PyList, PyString};
+use pyo3::types::PyString;
 use std::sync::{Arc, Weak};
-
-/// What a client is told whose request was given up.
-const GIVEN_UP: &[u8] = b"The request took too long.\n";
 
 /// `penstock.client_gone` of an environ: a connection's own, whichever of its requests asks.
 #[pyclass(module = "penstock._native", frozen)]
@@ -104,10 +101,9 @@ impl Exchange {
 
     /// End an exchange whose thread does not come back; tell whether it was still in progress.
     pub fn give_up(slf: &Bound<'_, Self>, reason: &str) -> PyResult<bool> {
-        let py = slf.py();
-        let head_sent = {
+        {
             let mut this = slf.try_borrow_mut()?;
-            if this.done || this.core.hub.abandoned.get() {
+            if this.done || this.hub().abandoned.get() {
                 return Ok(false);
             }
             this.given_up = true;
@@ -115,25 +111,29 @@ impl Exchange {
             let mut held = connection.lock();
             connection.uncork(&mut held); // what waited is an earlier response, and whole
             held.close_after = true;
-            if this.head_sent {
-                held.broken = connection.is_gone() || this.framing == Framing::Close;
-            } else {
-                drop(held);
-                let fields = [("Content-Type", "text/plain; charset=utf-8")];
-                this.status = Some(PyString::new(py, "504 Gateway Timeout").unbind());
-                this.headers = Some(PyList::new(py, fields)?.unbind());
-                this.content_length = Some(GIVEN_UP.len() as u64);
-            }
-            this.head_sent
-        };
-        if !head_sent {
-            let body = PyBytes::new(py, GIVEN_UP);
-            let sent = with_scratch(|out| Self::finish_whole(slf, out, Some(&body)));
-            if sent.is_err() {
-                slf.try_borrow()?.wire.connection.lock().broken = true;
+            held.broken = this.head_sent;
+            drop(held);
+            if !this.head_sent && this.answer_given_up(slf.py()).is_err() {
+                connection.lock().broken = true;
             }
         }
         Self::end(slf, reason)?;
         Ok(true)
+    }
+
+    fn answer_given_up(&mut self, py: Python<'_>) -> PyResult<()> {
+        let refusal = Refusal::given_up(&self.hub().options.given_up);
+        let mut answer = Vec::new();
+        write_refusal(self.hub(), &refusal, &mut answer);
+        let head = memchr::memmem::find(&answer, b"\r\n\r\n").map_or(0, |end| end + 4);
+        if self.is_head {
+            answer.truncate(head);
+        }
+        self.head_sent = true;
+        self.status = Some(PyString::new(py, "504 Gateway Timeout").unbind());
+        self.headers = None;
+        self.transmit(&answer)?;
+        self.count_body(answer.get(head..).unwrap_or(&[]));
+        Ok(())
     }
 }

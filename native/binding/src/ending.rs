@@ -437,7 +437,7 @@ fn settle(hub: &Hub, held: &mut Held, reason: String) {
     }
 }
 
-fn write_refusal(hub: &Hub, refusal: &Refusal, out: &mut Vec<u8>) {
+pub fn write_refusal(hub: &Hub, refusal: &Refusal, out: &mut Vec<u8>) {
     let phrase = response::reason_phrase(refusal.status);
     response::begin_head(out, format!("{} {phrase}", refusal.status).as_bytes());
     response::encode_field(out, b"Content-Type", b"text/plain; charset=utf-8");

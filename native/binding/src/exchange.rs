@@ -308,14 +308,14 @@ impl Exchange {
         written
     }
 
-    fn count_body(&mut self, sent: &[u8]) {
+    pub fn count_body(&mut self, sent: &[u8]) {
         self.body_sent += sent.len() as u64;
         self.tap_body(sent);
     }
 
     /// Send head and body at once.
     #[inline(always)]
-    pub fn finish_whole(
+    fn finish_whole(
         slf: &Bound<'_, Self>,
         out: &mut Vec<u8>,
         data: Option<&Bound<'_, PyBytes>>,
@@ -474,7 +474,7 @@ impl Exchange {
     }
 
     /// Send bytes now where the kernel takes them, and queue the rest.
-    fn transmit(&self, data: &[u8]) -> PyResult<()> {
+    pub fn transmit(&self, data: &[u8]) -> PyResult<()> {
         let mut held = self.wire.connection.lock();
         let result = wire::send_small(self.hub(), &self.wire.connection, &mut held, data);
         drop(held);

@@ -52,6 +52,8 @@ pub struct Options {
     /// There is a watchdog, and a scribe that writes the diary: several threads call `next`, or
     /// checks have to be answered while the one that does is with the application.
     pub attended: bool,
+    /// What a client is told whose request is given up.
+    pub given_up: String,
     /// What the server itself answers.
     pub checks: Checks,
     /// A queued request is dropped whose client has ended its side for so long.

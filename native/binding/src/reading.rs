@@ -63,6 +63,10 @@ impl Refusal {
         }
     }
 
+    pub fn given_up(reason: &str) -> Self {
+        Refusal::plain(504, reason.to_owned())
+    }
+
     pub fn stopping() -> Self {
         Refusal::plain(503, "The server is stopping.")
     }

@@ -580,6 +580,7 @@ fn read_options(given: &Bound<'_, PyDict>) -> PyResult<Options> {
         trace: flag("trace")?,
         access_log: flag("access_log")?,
         attended: flag("attended")?,
+        given_up: text("given_up")?,
         checks: Checks {
             health_path: bytes("health_path")?,
             ready_path: bytes("ready_path")?,

@@ -19,6 +19,7 @@ from penstock.access_log import (
 from penstock.transport.limits import BODY_STALL_SECONDS, Limits
 from penstock.transport.policy import (
     DEPARTED_SECONDS,
+    GIVEN_UP,
     HEALTHY,
     STALE_BEAT_SECONDS,
     UNHEALTHY,
@@ -78,6 +79,7 @@ class NativeTransport:
         options = {
             **_limits(limits),
             **_checks(policy),
+            "given_up": GIVEN_UP,
             # With one thread nobody drains a buffer while the application runs, so that a block
             # has to be with the kernel before the next one is asked for.
             "out_buffer": limits.out_buffer if threads > 1 else 0,
