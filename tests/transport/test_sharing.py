@@ -71,8 +71,9 @@ def test_who_has_more_than_another_gives_it_time_and_then_accepts(
         pretend(other, MANY)
         with held(server, 10):
             pretend(other, 0)
+            assert seconds_to_answer(server) > 0.003
             for _ in range(3):  # the other one never does
-                assert seconds_to_answer(server) > 0.003
+                seconds_to_answer(server)
 
 
 @pytest.mark.parametrize("threads", [1, 3])

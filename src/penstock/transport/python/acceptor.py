@@ -11,7 +11,7 @@ from penstock.transport.python.connection import Connection
 from penstock.transport.python.sharing import (
     DEFERRAL_SECONDS,
     HELD_SECONDS,
-    MAX_DEFERRALS,
+    PATIENCE_SECONDS,
     SHARED_BATCH,
     Neighbours,
     fair,
@@ -52,7 +52,8 @@ class Acceptor:
         """Whether the kernel ignores who tries to connect now; see `begin_drain`."""
         self._resume_at = 0.0
         self._complained = False
-        self._deferrals = 0  # in a row
+        self._deferring = False  # somebody waits who is another worker's to accept
+        self._patient_until = 0.0
 
     def start(self) -> None:
         """Watch the listening socket."""
@@ -96,6 +97,11 @@ class Acceptor:
         self.stop()
         self._loop.look_again_at = min(self._loop.look_again_at, self._resume_at)
 
+    def reconsider(self) -> None:
+        """Look again at once: a connection has ended, so that this worker has fewer."""
+        if self._deferring and not self.watched:
+            self.start()
+
     def look_again(self) -> None:
         """End the looking away where its time is over."""
         if not self.watched and self.able:
@@ -121,18 +127,27 @@ class Acceptor:
         return False
 
     def _accept_share(self, neighbours: Neighbours) -> None:
+        """Accept while this worker has no more than its share; else leave who waits to another."""
+        loop = self._loop
         for _ in range(SHARED_BATCH):
-            if fair(len(self._loop.connections), neighbours.fewest()):
-                self._deferrals = 0
-            elif self._deferrals < MAX_DEFERRALS:
-                self._deferrals += 1
-                self._look_away(DEFERRAL_SECONDS)
+            if not fair(len(loop.connections), neighbours.fewest()):
+                self._defer()
                 return
-            if self.accept(1):
-                self._deferrals = 0
+            self._deferring = False
+            if self.accept(1) or not self.watched:
                 return
-            if not self.watched:
-                return
+
+    def _defer(self) -> None:
+        now = self._loop.now
+        if not self._deferring or now > self._patient_until + PATIENCE_SECONDS:
+            self._deferring = True
+            self._patient_until = now + PATIENCE_SECONDS
+        elif now >= self._patient_until:
+            # Nobody has come for them. One at a time: the other one may just be slow to wake up.
+            self._deferring = not self.accept(1)
+            self._patient_until = now + DEFERRAL_SECONDS
+        if self.able:
+            self._look_away(DEFERRAL_SECONDS)
 
     def accept(self, most: int) -> bool:
         """Accept at most ``most`` connections; tell whether nobody is left in the queue."""

@@ -314,6 +314,7 @@ class Loop:
         if not self.closed and not self.drained:
             for acceptor in self.acceptors:
                 acceptor.resume()  # whoever waits for the room need not wait for the next sweep
+                acceptor.reconsider()
 
     def tell_accepting(self) -> None:
         """Tell on the board whether a newcomer would be accepted now."""

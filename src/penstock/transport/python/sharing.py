@@ -17,10 +17,10 @@ if TYPE_CHECKING:
     from penstock.board import Slot
 
 DEFERRAL_SECONDS = 0.002
-"""For how long newcomers are left to a worker that has fewer connections."""
+"""For how long newcomers are left to a worker that has fewer connections, before the next look."""
 
-MAX_DEFERRALS = 5
-"""So often in a row; then they are accepted anyway."""
+PATIENCE_SECONDS = 0.01
+"""For how long in all; then they are accepted anyway, one at each look."""
 
 HELD_SECONDS = 0.01
 """How often a worker with all its threads busy looks whether newcomers are its own to take."""
@@ -28,8 +28,10 @@ HELD_SECONDS = 0.01
 SHARED_BATCH = 16
 """Connections accepted in one turn: other workers wake up meanwhile, and count."""
 
-RESPONSIVE_NANOSECONDS = 10_000_000
-"""A worker that has not looked at its sockets for so long is with its application, and may stay."""
+RESPONSIVE_NANOSECONDS = 25_000_000
+"""A worker that has not looked at its sockets for so long is with its application, and may stay.
+
+On a busy machine, one that is only waiting for a processor takes ten milliseconds to come."""
 
 
 class Neighbours:
