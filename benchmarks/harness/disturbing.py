@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from harness import processes
-from support.lifecycle import Supervised, halt, write_app
+from support.lifecycle import Supervised, halt, number_in, write_app
 from support.load import Loss
 
 EXCUSED_SECONDS = 1.0
@@ -108,7 +108,7 @@ class Disturber:
         end = time.monotonic() + UPGRADE_SECONDS
         while time.monotonic() < end:
             # While the old supervisor is there, the new one's file has a name of its own.
-            if pid_file.exists() and (pid := int(pid_file.read_text())) != before:
+            if (pid := number_in(pid_file)) not in (0, before):
                 server.supervisor = pid
                 self.done["upgrade"] += 1
                 return

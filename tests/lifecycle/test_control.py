@@ -30,7 +30,7 @@ def test_control_tells_and_does(tmp_path: Path, transport: str) -> None:
         status = told(server, "status")
         assert status["pid"] == server.supervisor
         assert status["workers"] == 2
-        assert {row["pid"] for row in told(server, "workers")} == server.workers()
+        assert {row["pid"] for row in told(server, "workers")["workers"]} == server.workers()
         with Load(server.address, keep_alive=4, closing=4) as load:
             old = server.workers()
             write_app(tmp_path, "two")
@@ -57,7 +57,7 @@ def test_control_names_requests_and_stacks_when_every_worker_is_stuck(
         with ExitStack() as stuck:
             for number in ("1", "2"):
                 stuck.enter_context(server.begin(f"/keep-the-gil?{number}&", f"stuck{number}"))
-            rows = told(server, "requests")
+            rows = told(server, "requests")["requests"]
             targets = sorted(row["target"].partition("&")[0] for row in rows)
             assert targets == ["/keep-the-gil?1", "/keep-the-gil?2"]
             assert {row["pid"] for row in rows} == server.workers()

@@ -66,9 +66,9 @@ def test_a_worker_whose_lock_native_code_keeps_is_noticed_told_and_replaced(
     with Supervised(tmp_path, "-w", "2", *arguments, "--transport", transport) as server:
         old = server.workers()
         with server.begin("/keep-the-gil?6&", "stuck") as stuck:
-            server.wait_for_line("in keep_the_gil", 25)
-            server.wait_for_line(r"GET /keep-the-gil\?6&")
-            assert eventually(lambda: len(server.workers() - old) == 1, 25)
+            server.wait_for_line(r"GET /keep-the-gil\?6&", 25)
+            server.wait_for_line("in keep_the_gil")  # its stack
+            assert eventually(lambda: len(server.workers() - old) == 1)
             stuck.read_to_end()
             assert eventually(lambda: len(server.workers() & old) == 1)
         with Load(server.address, keep_alive=2, closing=4) as load:

@@ -34,19 +34,19 @@ def test_the_application_is_loaded_once_and_its_memory_is_shared(
         with Load(server.address, keep_alive=4, closing=4) as load:
             load.wait_for(200)
         load.counts.check()
-        for pid in server.workers():
+        for pid in server.serving():
             own = rollup(pid, "Private_Dirty")
             # Half of it would be the worker's own after one collection without gc.freeze().
             assert own < rollup(pid, "Rss") / 2
-        (first, *_) = sorted(server.workers())
+        (first, *_) = sorted(server.serving())
         os.kill(first, signal.SIGKILL)
-        server.wait_for_workers(2, {first})
+        server.wait_for_serving(2, {first})
         assert (tmp_path / "imports").read_text() == "."
         # A reload loads anew.
-        old = server.workers()
+        old = server.serving()
         write_app(tmp_path, "two", LARGE)
         server.signal(signal.SIGHUP)
-        server.wait_for_workers(2, old)
+        server.wait_for_serving(2, old)
         assert server.served_by()[0] == "two"
         assert server.stop() == 0
     assert not [line for line in server.lines if "[WARNING]" in line]
@@ -73,14 +73,14 @@ def test_what_does_not_survive_a_fork_is_named(tmp_path: Path) -> None:
 
 def test_a_preloaded_application_that_does_not_load_is_rolled_back(tmp_path: Path) -> None:
     with Supervised(tmp_path, "--preload") as server:
-        old = server.workers()
+        old = server.serving()
         (tmp_path / "shop.py").write_text("raise LookupError('on purpose')\n")
         server.signal(signal.SIGHUP)
         server.wait_for_line("LookupError: on purpose")
         assert server.served_by()[0] == "one"
-        assert server.workers() == old
+        assert server.serving() == old
         write_app(tmp_path, "two")
         server.signal(signal.SIGHUP)
-        server.wait_for_workers(1, old)
+        server.wait_for_serving(1, old)
         assert server.served_by()[0] == "two"
         assert server.stop() == 0

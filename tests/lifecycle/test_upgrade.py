@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from support.invariant import eventually
-from support.lifecycle import Supervised, write_app
+from support.lifecycle import Supervised, number_in, write_app
 from support.load import Load
 
 
@@ -21,7 +21,8 @@ def has_left(server: Supervised, pid: int) -> bool:
 def upgraded(server: Supervised, pid_file: Path) -> bool:
     """Tell whether another supervisor has written its number, and follow it."""
     # While the old supervisor is there, the new one's file has a name of its own.
-    if not pid_file.exists() or (new := int(pid_file.read_text())) == server.supervisor:
+    new = number_in(pid_file)
+    if new in (0, server.supervisor):
         return False
     server.supervisor = new
     return True

@@ -82,6 +82,20 @@ class Supervised(ServerProcess):
         assert eventually(are_there), (found, without, self.lines_so_far())
         return found
 
+    def wait_for_serving(
+        self, count: int, without: set[int] | frozenset[int] = frozenset()
+    ) -> set[int]:
+        """Do the same for workers that serve, whatever other processes there are (--preload)."""
+        found: set[int] = set()
+
+        def are_there() -> bool:
+            nonlocal found
+            found = self.serving()
+            return len(found) == count and not found & without
+
+        assert eventually(are_there), (found, without, self.lines_so_far())
+        return found
+
     def wait_until_it_lets_go(self, worker: int) -> None:
         """Wait until a worker has no listening socket any more: it drains."""
         assert eventually(lambda: self.port not in processes.listening_ports(worker))
@@ -173,6 +187,14 @@ def _is_supervisor(pid: int) -> bool:
     """Tell whether a process has workers of its own, or was started as a command."""
     members = processes.session_members(os.getsid(pid)) if processes.state(pid) else []
     return any(parent_of(other) == pid for other in members)
+
+
+def number_in(path: Path) -> int:
+    """Return the process id in a file; 0 without it."""
+    try:
+        return int(path.read_text())
+    except FileNotFoundError:
+        return 0
 
 
 def server_of(response: Response) -> tuple[str, int]:
