@@ -19,6 +19,8 @@ from support.load import Loss
 EXCUSED_SECONDS = 1.0
 """A client of a killed worker learns of it at once; a little more, for a machine that is busy."""
 
+ASK_AGAIN_SECONDS = 1.0
+
 UPGRADE_SECONDS = 30.0
 """An upgrade that takes longer has failed."""
 
@@ -103,10 +105,14 @@ class Disturber:
 
     def _upgrade(self) -> None:
         server, pid_file = self._server, Path(self._server.folder, "pid")
-        before = server.supervisor
-        server.signal(signal.SIGUSR2)
+        before, begun = server.supervisor, self._upgrades_begun()
         end = time.monotonic() + UPGRADE_SECONDS
+        asked = 0.0
         while time.monotonic() < end:
+            # During a reload it is refused, and has to be asked for again.
+            if time.monotonic() - asked > ASK_AGAIN_SECONDS and self._upgrades_begun() == begun:
+                asked = time.monotonic()
+                server.signal(signal.SIGUSR2)
             # While the old supervisor is there, the new one's file has a name of its own.
             if (pid := number_in(pid_file)) not in (0, before):
                 server.supervisor = pid
@@ -114,3 +120,6 @@ class Disturber:
                 return
             time.sleep(0.02)
         self.done["upgrade that failed"] += 1
+
+    def _upgrades_begun(self) -> int:
+        return sum("upgrading: starting" in line for line in self._server.lines_so_far())
