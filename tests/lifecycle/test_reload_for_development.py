@@ -121,13 +121,12 @@ def test_a_broken_edit_is_shown_and_the_next_save_mends_it(
 
 
 @pytest.mark.parametrize("what", BROKEN)
-@pytest.mark.parametrize("workers", ["1", "2"])
 def test_a_first_start_that_fails_is_shown_and_the_next_save_mends_it(
-    tmp_path: Path, watcher: str, what: str, workers: str
+    tmp_path: Path, watcher: str, what: str
 ) -> None:
     code, told = BROKEN[what]
     (tmp_path / "shop.py").write_text(code + "\n")
-    with failing(tmp_path, "-w", workers) as server:
+    with failing(tmp_path, "-w", "2") as server:
         server.wait_for_line("waiting for a change")
         server.wait_for_workers(1)  # the one that watches
         # A save that mends nothing is one more attempt.
@@ -137,7 +136,7 @@ def test_a_first_start_that_fails_is_shown_and_the_next_save_mends_it(
         write_app(tmp_path, "two")
         server.wait_until_serving()
         assert server.served_by()[0] == "two"
-        server.wait_for_workers(int(workers))
+        server.wait_for_workers(2)
         write_app(tmp_path, "three")
         assert serves(server, "three")
         assert server.stop() == 0
