@@ -107,6 +107,27 @@ def test_a_file_that_is_renamed_into_place_is_a_change_whatever_its_times_are(
     assert list(found.look()) == [str(path)]
 
 
+def test_a_file_that_is_removed_and_written_anew_is_one_change(folder: Path) -> None:
+    path = write(folder / "page.html", "one")
+    found = watch(str(path))
+    found.loaded()
+    path.unlink()
+    changed = found.look()
+    assert changed == {str(path): None}
+    path.write_text("two")
+    assert found._settled(changed) == {str(path): state_of(str(path))}
+
+
+def test_a_change_that_is_taken_back_at_once_is_none(folder: Path) -> None:
+    path = write(folder / "page.html", "one")
+    found = watch(str(path))
+    found.loaded()
+    aside = path.rename(folder / "aside")
+    changed = found.look()
+    aside.rename(path)
+    assert found._settled(changed) == {}
+
+
 def test_what_changes_between_the_load_and_the_first_look_is_a_change(folder: Path) -> None:
     path = write(folder / "hasty_module.py", "value = 1\n")
     found = Watch((), lambda _: None)

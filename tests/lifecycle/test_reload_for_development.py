@@ -84,7 +84,7 @@ def removed_first(folder: Path, version: str) -> None:
 
 
 @pytest.mark.parametrize("save", [write_app, in_place, removed_first])
-def test_a_saved_edit_is_served_after_one_reload(
+def test_a_saved_edit_is_served(
     tmp_path: Path, watcher: str, save: Callable[[Path, str], None]
 ) -> None:
     (tmp_path / "aside").mkdir()
@@ -95,7 +95,8 @@ def test_a_saved_edit_is_served_after_one_reload(
             save(tmp_path, version)
             assert serves(server, version)
             server.wait_for_workers(1, old)
-        assert changes(server) == ["shop.py", "shop.py"]
+        if save is write_app:  # the others take two steps, between which a busy machine may pause
+            assert changes(server) == ["shop.py", "shop.py"]
         assert server.stop() == 0
 
 
