@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 import threading
@@ -41,9 +42,25 @@ def _is_the_servers(file: str) -> bool:
     return file in (THREADING, "<frozen runpy>") or file.startswith(PACKAGE)
 
 
+def current_frames() -> dict[int, FrameType]:
+    """Return the innermost frame of each thread, by ``threading.get_ident()``.
+
+    Without the garbage collector: CPython holds a lock on all threads meanwhile, and waits for
+    ever where a collection that its own allocations start frees a ``threading.local``, which takes
+    that lock (gh-106883 of CPython, mended in 3.12 and later).
+    """
+    collects = gc.isenabled()
+    gc.disable()
+    try:
+        return sys._current_frames()
+    finally:
+        if collects:
+            gc.enable()
+
+
 def stack_of(ident: int) -> str:
     """Return the stack of a thread by its ``threading.get_ident()``."""
-    return stack_text(sys._current_frames().get(ident))
+    return stack_text(current_frames().get(ident))
 
 
 def all_stacks(notes: Mapping[int, str]) -> str:
@@ -53,7 +70,7 @@ def all_stacks(notes: Mapping[int, str]) -> str:
     """
     names = {thread.ident: thread.name for thread in threading.enumerate()}
     parts = []
-    for ident, frame in sys._current_frames().items():
+    for ident, frame in current_frames().items():
         title = f"thread {names.get(ident, 'unknown to Python')}"
         if note := notes.get(ident):
             title = f"{title}: {note}"

@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import ctypes
 import logging
-import sys
 import threading
 import time
 from collections.abc import Callable
@@ -40,7 +39,7 @@ from penstock.board import (
     Slot,
 )
 from penstock.errors import RequestTimeout
-from penstock.stacks import PACKAGE, THREADING, all_stacks, stack_of
+from penstock.stacks import PACKAGE, THREADING, all_stacks, current_frames, stack_of
 
 SHORTEST_LOOK_SECONDS = 0.02
 """The least time between two looks, but for `DELICATE_LOOK_SECONDS`."""
@@ -301,7 +300,7 @@ def _stands_delicately(ident: int) -> bool:
 
     Where the exception comes is where the thread stands now, or soon after.
     """
-    frame = sys._current_frames().get(ident)
+    frame = current_frames().get(ident)
     if frame is None:
         return False
     file = frame.f_code.co_filename

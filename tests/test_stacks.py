@@ -1,0 +1,54 @@
+"""Looking at the stacks of other threads, without harm to them."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+from support.server_process import checkout_environ
+
+DEADLINE = 30.0
+
+# A collection that begins while CPython makes the frames of fifty threads known, and that frees a
+# threading.local: with sys._current_frames alone, 3.11 waits for ever for a lock that it holds.
+COLLECTING = """
+import gc, threading
+from penstock.stacks import current_frames
+
+class Cycle:
+    def __init__(self):
+        self.me, self.local = self, threading.local()
+
+gc.disable()
+for _ in range(5):
+    over = threading.Event()
+    threads = [threading.Thread(target=over.wait) for _ in range(50)]
+    for thread in threads:
+        thread.start()
+    gc.collect()
+    for _ in range(5):
+        Cycle()
+    gc.set_threshold(gc.get_count()[0] + 10)
+    gc.enable()
+    assert len(current_frames()) == 51
+    assert gc.isenabled()
+    gc.disable()
+    over.set()
+    for thread in threads:
+        thread.join()
+current_frames()
+assert not gc.isenabled()
+print("over")
+"""
+
+
+def test_gh106883_a_collection_does_not_stop_the_process_while_stacks_are_taken() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", COLLECTING],
+        env=checkout_environ(),
+        capture_output=True,
+        text=True,
+        timeout=DEADLINE,
+        check=False,
+    )
+    assert (done.stdout, done.returncode) == ("over\n", 0), done.stderr
