@@ -261,7 +261,7 @@ class Supervisor:
         elif self.phase is Phase.STARTING:
             if not self._edits.wait(worker, failure):
                 self._fail_start(failure)
-        elif self.phase is Phase.SERVING and worker.generation == self.current.number:
+        elif not self._workers_told and worker.generation == self.current.number:
             traceback = failure.get("traceback")
             self.logger.error(
                 "%s could not start: %s; the next attempt is in %g s%s",
@@ -278,7 +278,7 @@ class Supervisor:
             self._take_back(reload, None, failure)
         elif self.phase is Phase.STARTING:
             self._fail_start(failure)
-        elif self.phase is Phase.SERVING and generation is self.current:
+        elif not self._workers_told and generation is self.current:
             traceback = failure.get("traceback")
             self.logger.error(
                 "the application is preloaded again in %g s, because %s%s",
@@ -305,7 +305,7 @@ class Supervisor:
                 len(self.current.serving),
                 self.current.wanted,
             )
-        self._tick()  # a successor starts at once
+        # A successor starts with the next tick, which follows at once.
 
     def on_left(self, worker: WorkerProcess, clean: bool) -> None:
         """See `Director.on_left`."""
