@@ -47,6 +47,8 @@ ACCEPTED = 9
 """Connections accepted so far."""
 LIVE = 10
 """1 while something moves. The watchdog's."""
+IN_USE = 11
+"""Of the first slot alone: how many slots, from the first, may be in use. The supervisor's."""
 
 # -- the words of a thread's record --------------------------------------------------------------
 
@@ -134,8 +136,22 @@ class Board:
             if slot.words[STATE] == FREE:
                 slot.clear()
                 slot.words[STATE] = BOOTING
+                self._tell_in_use()
                 return slot
         return None
+
+    def in_use(self) -> list[Slot]:
+        """Return the slots that may be in use: few, as a board has room to spare."""
+        return self.slots[: self.slots[0].words[IN_USE]]
+
+    def _tell_in_use(self) -> None:
+        used = [slot.index + 1 for slot in self.slots if slot.words[STATE] != FREE]
+        self.slots[0].words[IN_USE] = max(used, default=0)
+
+    def give_back(self, slot: Slot) -> None:
+        """Make a slot free, and forget all that is in it."""
+        slot.clear()
+        self._tell_in_use()
 
 
 class Slot:
@@ -151,7 +167,7 @@ class Slot:
         self.records = [Record(self, number) for number in range(board.threads)]
 
     def clear(self) -> None:
-        """Make it free, and forget all that is in it."""
+        """Set all of it to 0."""
         self.bytes[:] = bytes(len(self.bytes))
 
     def requests(self) -> Iterator[RequestInProgress]:

@@ -34,6 +34,7 @@ layout! {
     WAITING = 8,
     ACCEPTED = 9,
     LIVE = 10,
+    IN_USE = 11,
     // of a record
     NUMBER = 0,
     SINCE = 1,
@@ -139,7 +140,8 @@ impl Board {
     /// The fewest connections that another worker has which would accept one now; None where no
     /// other would.
     pub fn fewest_of_others(&self, now: Nanos) -> Option<u64> {
-        (0..self.slots)
+        let in_use = self.word_of(0, IN_USE).load(Ordering::Relaxed);
+        (0..self.slots.min(in_use as usize))
             .filter(|slot| *slot != self.index)
             .filter(|slot| {
                 let word = |word| self.word_of(*slot, word).load(Ordering::Relaxed);

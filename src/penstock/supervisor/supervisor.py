@@ -94,13 +94,8 @@ class Supervisor:
         )
         self._edits = Edits(self, self.workforce, self.logger)
         self._surroundings = Surroundings(self.settings, launch.application, self.logger)
-        self._succession = Succession(
-            predecessor,
-            self.loop,
-            self.logger,
-            self._surroundings.predecessor_left,
-            self._hand_over,
-        )
+        left = self._surroundings.predecessor_left
+        self._succession = Succession(predecessor, self.loop, self.logger, left, self._hand_over)
         self._signals: Signals
         self._start_failure: Message | None = None
         self._stop_at = 0.0
@@ -409,11 +404,13 @@ class Supervisor:
             self._end_reload()
         self.logger.info("reloading settings and code")
         self._surroundings.notifier.reloading("reloading")
+        listeners = self.listeners
         try:
             settings = self.launch.read_settings()
             listeners = rebind(settings, self.settings, self.listeners)
             coming = self._new_generation(settings, listeners)
         except PenstockError as error:
+            self._close_unused(listeners)
             traceback = getattr(error, "traceback", "")
             message = f"not reloaded, all goes on as it was: {error}"
             self.logger.error("%s%s", message, f"\n{traceback}" if traceback else "")
@@ -451,7 +448,13 @@ class Supervisor:
         self._surroundings.notifier.ready(_RELOAD_FAILED)
         reload.give_up(worker, failure)
 
+    def _close_unused(self, listeners: Sequence[Listener]) -> None:
+        """Close what a reload has bound that came to nothing."""
+        close_all(each for each in listeners if each not in self.listeners)
+
     def _end_reload(self) -> None:
+        if self.reload is not None:
+            self._close_unused(self.reload.coming.listeners)
         self.reload = None
         if self.phase is Phase.RELOADING:
             self.phase = Phase.SERVING
@@ -581,7 +584,7 @@ class Supervisor:
     def _give_reload_up(self) -> None:
         reload = self.reload
         if reload is not None:
-            self.reload = None
+            self._end_reload()
             reload.give_up(None, {"message": "the server stops"})
 
     def _tell_workers_to_stop(self) -> None:

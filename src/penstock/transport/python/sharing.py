@@ -38,14 +38,16 @@ class Neighbours:
     """The other workers on the board, as far as they would accept."""
 
     def __init__(self, slot: Slot) -> None:
-        self._others = [other.words for other in slot.board.slots if other is not slot]
+        self._slot = slot
 
     def fewest(self) -> int | None:
         """Return the fewest connections of those that would accept now; None if none would."""
         long_ago = time.monotonic_ns() - RESPONSIVE_NANOSECONDS
         fewest: int | None = None
-        for words in self._others:
-            if words[STATE] != SERVING or words[ACCEPTING] != 1:
+        own = self._slot
+        for slot in own.board.in_use():
+            words = slot.words
+            if slot is own or words[STATE] != SERVING or words[ACCEPTING] != 1:
                 continue
             polled = words[POLLED]
             if polled == 1 or polled >= long_ago:
