@@ -31,6 +31,11 @@ const ACCEPT_PAUSE: Nanos = SECOND / 2;
 /// At the cap on connections, one that has been idle for so long makes room for a new one.
 const REAP_IDLE: Nanos = SECOND;
 
+/// How long a server that stops accepts from clients whose first segment came before: their
+/// handshake is under way, and they would be reset. Who comes later is ignored by the kernel for so
+/// long, and refused then.
+pub const HANDSHAKE: Nanos = SECOND;
+
 /// For how long who waits is left to workers with fewer connections: they are awake by then.
 const DEFERRAL: Nanos = 2 * MILLISECOND;
 
@@ -160,7 +165,6 @@ impl Reactor {
     fn pause_exhausted(&mut self, hub: &Hub, index: usize, time: Nanos) {
         self.pause(hub, index, time);
         self.sharing.exhausted = true;
-        self.queues_empty = false; // in a drain: looked at again
         self.tell_accepting(hub);
     }
 
@@ -310,7 +314,7 @@ impl Reactor {
     }
 
     /// Watch listeners again that were left to others, whether or not their time has come.
-    fn look_at_left(&mut self, hub: &Hub) {
+    pub fn look_at_left(&mut self, hub: &Hub) {
         self.sharing.look_again = NEVER;
         for acceptor in self.acceptors.iter_mut().filter(|it| it.left) {
             acceptor.resume_at = 0;
@@ -357,31 +361,17 @@ impl Reactor {
 
     /// Accept what waits in the listen queues: the kernel has accepted it, so it is served.
     ///
-    /// Where no descriptor is left for all of it, the rest waits until others have left. A listener
-    /// at which the kernel turns newcomers away stays open: a handshake may have been under way.
+    /// Where no descriptor is left for all of it, the rest waits until others have left. A queue
+    /// into which nobody new comes stays open for a while, for handshakes that are under way.
     pub fn empty_queues(&mut self, hub: &Hub) {
-        self.queues_empty = true;
-        let mut all = true;
+        let last = hub.connection_count() == 0 || self.desk.now >= self.handshakes_until;
         for index in 0..self.acceptors.len() {
-            let Some(acceptor) = self.acceptors.get(index) else {
-                continue;
-            };
-            if acceptor.closed {
-                continue;
-            }
-            let emptied = self.accept(hub, index, MAX_BACKLOG);
-            all &= emptied;
-            if emptied && !hub.is_lasting(index) {
+            let open = self.acceptors.get(index).is_some_and(|it| !it.closed);
+            if open && (last || !hub.is_lasting(index)) && self.accept(hub, index, MAX_BACKLOG) {
                 self.close_listener(hub, index);
             }
         }
-        self.queues_empty = all;
-        for acceptor in &mut self.acceptors {
-            acceptor.resume_at = 0;
-        }
-        if all {
-            self.resume_accepting(hub);
-        }
+        self.listening = self.acceptors.iter().any(|acceptor| !acceptor.closed);
     }
 
     /// Have a listener closed, by whoever holds the GIL.
@@ -399,7 +389,7 @@ impl Reactor {
         for index in 0..self.acceptors.len() {
             self.close_listener(hub, index);
         }
-        self.queues_empty = true;
+        self.listening = false;
         self.tell_accepting(hub);
     }
 }

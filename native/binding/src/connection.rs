@@ -14,7 +14,7 @@ use crate::output::Output;
 use crate::poller::{Event, Token};
 use crate::reactor::Desk;
 use crate::spool::Spool;
-use crate::sys::{Fd, Nanos, Peer};
+use crate::sys::{Fd, MILLISECOND, Nanos, Peer};
 use crate::tap::Tap;
 use penstock_protocol::{Carry, Parser, State};
 use pyo3::prelude::*;
@@ -24,6 +24,9 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 
 /// No deadline.
 pub const NEVER: Nanos = Nanos::MAX;
+
+/// How long who is accepted at the very end has at least for a request to arrive.
+const LAST_CALL: Nanos = 100 * MILLISECOND;
 
 /// What a connection is at.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -158,7 +161,7 @@ impl Connection {
             .trace
             .then(|| Box::new(Tap::new(number, peer_name(peer))));
         let patience = if hub.draining.get() {
-            hub.options.drain_linger + 1 // what it has sent is read before it expires
+            hub.options.drain_linger.max(LAST_CALL)
         } else {
             hub.options.keep_alive
         };

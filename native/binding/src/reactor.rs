@@ -3,7 +3,7 @@
 //! Nothing here knows of Python. A leader that holds the GIL is told where it should let go of it:
 //! when the poll would block, and before work that takes long.
 
-use crate::accepting::{ACCEPT_BATCH, Acceptor, Sharing};
+use crate::accepting::{ACCEPT_BATCH, Acceptor, HANDSHAKE, Sharing};
 use crate::board::POLLED;
 use crate::connection::{Connection, Ready, Source};
 use crate::diary::Entry;
@@ -84,8 +84,10 @@ pub struct Reactor {
     next_sweep: Nanos,
     sweep_interval: Nanos,
     pub drain_begun: bool,
-    /// In a drain: nobody was left in them.
-    pub queues_empty: bool,
+    /// Some listener is open.
+    pub listening: bool,
+    /// In a drain: until then somebody may come whose handshake was under way.
+    pub handshakes_until: Nanos,
 }
 
 impl Reactor {
@@ -109,7 +111,8 @@ impl Reactor {
             next_sweep: now,
             sweep_interval: hub.options.sweep_interval,
             drain_begun: false,
-            queues_empty: false,
+            listening: true,
+            handshakes_until: 0,
         };
         reactor.resume_accepting(hub);
         reactor
@@ -247,10 +250,10 @@ impl Reactor {
             if hub.handing_over.get() {
                 self.hand_over(hub); // perhaps after the drain had begun without
             }
-            if !self.queues_empty || hub.connection_count() == 0 {
-                self.empty_queues(hub); // a last time, too
+            if self.listening {
+                self.empty_queues(hub);
             }
-            if self.queues_empty && hub.connection_count() == 0 {
+            if !self.listening && hub.connection_count() == 0 {
                 self.tear_down(hub);
                 return true;
             }
@@ -293,6 +296,8 @@ impl Reactor {
         if hub.handing_over.get() {
             self.hand_over(hub);
         } else {
+            self.handshakes_until = self.desk.now + HANDSHAKE;
+            self.look_at_left(hub);
             self.empty_queues(hub);
         }
         for connection in hub.connections() {
