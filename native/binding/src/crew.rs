@@ -384,6 +384,16 @@ impl Crew {
         }
     }
 
+    /// Go on with what was given up, where the thread that would do it is the one that hangs.
+    pub fn attend(&self, hub: &Hub) {
+        let Ok(mut reactor) = self.leadership.try_lock() else {
+            return; // somebody leads, and has been told to hurry
+        };
+        for ready in reactor.attend(hub) {
+            self.queue(hub, ready.own(&reactor.desk));
+        }
+    }
+
     /// End it all in a forked child, without a lock: whoever held one is not there.
     pub fn abandon(&self) {
         self.over.set(true);

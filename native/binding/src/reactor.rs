@@ -174,6 +174,15 @@ impl Reactor {
         }
     }
 
+    /// Do what other threads have posted, and nothing that waits; return what became ready.
+    pub fn attend(&mut self, hub: &Hub) -> Vec<Ready> {
+        self.desk.now = sys::monotonic();
+        let mut posts = Vec::new();
+        hub.take_posts(&mut posts);
+        let posts = posts.into_iter().map(Item::Proceed);
+        posts.filter_map(|item| self.handle(hub, item)).collect()
+    }
+
     /// Poll; tell whether there is something to do.
     fn poll(&mut self, hub: &Hub, leader: Leader) -> bool {
         hub.polling.set(true);

@@ -178,6 +178,8 @@ impl NativeTransport {
         for exchange in self.core.seats.take_all() {
             count += usize::from(Exchange::give_up(exchange.bind(py), reason)?);
         }
+        py.detach(|| self.core.crew.attend(&self.core.hub));
+        self.core.tell(py);
         Ok(count)
     }
 
