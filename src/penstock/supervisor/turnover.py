@@ -29,6 +29,7 @@ class Turnover:
 
     def recycle(self, generation: Generation) -> None:
         """Replace one worker that is due, unless one is being replaced."""
+        self._retire_stuck(generation)
         if time.monotonic() < generation.paused_until:
             return
         if any(worker.replaced_by is not None for worker in generation.workers):
@@ -39,6 +40,14 @@ class Turnover:
             if reason:
                 self.replace(generation, worker, reason)
                 return
+
+    def _retire_stuck(self, generation: Generation) -> None:
+        """Have a worker with a stuck request accept no more, where others do."""
+        for worker in generation.serving:
+            if worker.stuck and worker.replaced_by is None and len(generation.serving) > 1:
+                reason = reason_to_recycle(worker, None)
+                self._logger.info("%s is replaced: %s", worker, reason)
+                worker.leave(reason)
 
     def replace(self, generation: Generation, worker: WorkerProcess, reason: str) -> None:
         """Start a successor; the worker leaves when that one serves."""
