@@ -129,12 +129,10 @@ def admin(port: int, path: str) -> int:
         connection.close()
 
 
-def test_the_admin_address_answers_when_every_worker_is_stuck(
-    tmp_path: Path, transport: str
-) -> None:
+def test_the_admin_address_answers_when_every_worker_is_stuck(tmp_path: Path) -> None:
     port = free_port()
     arguments = ("--admin", f"127.0.0.1:{port}", "--threads", "1", "--graceful-timeout", "1s")
-    with Supervised(tmp_path, *arguments, "--transport", transport) as server:
+    with Supervised(tmp_path, *arguments) as server:
         assert admin(port, "/healthz") == 200
         assert admin(port, "/readyz") == 200
         with server.begin("/keep-the-gil?1&", "stuck"):

