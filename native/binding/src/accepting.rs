@@ -347,11 +347,15 @@ impl Reactor {
 
     /// Forget how often somebody was left to others, where nobody waits any more: they came to it.
     pub fn note_polled(&mut self) {
-        let waits =
-            |item: &Item| matches!(item, Item::Event(event) if event.token.as_listener().is_some());
+        if self.sharing.deferrals + self.sharing.in_vain == 0 {
+            return;
+        }
         let looked = self.acceptors.iter().all(|acceptor| acceptor.watched);
-        let deferred = self.sharing.deferrals + self.sharing.in_vain > 0;
-        if deferred && looked && !self.batch.iter().any(waits) {
+        let waits = |item: &Item| match item {
+            Item::Event(event) => event.token.as_listener().is_some(),
+            Item::Proceed(_) => false,
+        };
+        if looked && !self.batch.iter().any(waits) {
             self.sharing.deferrals = 0;
             self.sharing.in_vain = 0;
         }

@@ -25,6 +25,7 @@ mod policy;
 mod poller;
 mod reactor;
 mod reading;
+mod request_id;
 mod response_head;
 mod scratch;
 mod seats;

@@ -228,6 +228,7 @@ impl Reactor {
         Some(next.saturating_sub(sys::monotonic()))
     }
 
+    #[inline(always)]
     fn handle(&mut self, hub: &Hub, item: Item) -> Option<Ready> {
         let connection = match &item {
             Item::Event(event) => match event.token {

@@ -13,6 +13,7 @@ use crate::hub::{HeaderMap, Hub, Options};
 use crate::pace::PathHash;
 use crate::policy::{Checks, Policy};
 use crate::reactor::{Reactor, Step};
+use crate::request_id::RequestId;
 use crate::seats::{Seat, Seats};
 use crate::spool::Spool;
 use crate::sys::{self, Nanos, SECOND};
@@ -176,7 +177,11 @@ impl NativeTransport {
     fn give_up(&self, py: Python<'_>, reason: &str) -> PyResult<usize> {
         let mut count = 0;
         for exchange in self.core.seats.take_all() {
-            count += usize::from(Exchange::give_up(exchange.bind(py), reason)?);
+            match Exchange::give_up(exchange.bind(py), reason) {
+                Ok(given_up) => count += usize::from(given_up),
+                // One that its thread uses at this moment, where there is no GIL.
+                Err(error) => error.write_unraisable(py, None),
+            }
         }
         py.detach(|| self.core.crew.attend(&self.core.hub));
         self.core.tell(py);
@@ -484,55 +489,6 @@ impl Core {
                 (Some(file), Wire::complete(connection, size))
             }
         })
-    }
-}
-
-/// What names a request in the logs: the prefix, and the number in hexadecimal.
-struct RequestId {
-    text: [u8; 64],
-    start: usize,
-    /// For a prefix that is longer than a worker's.
-    long: Vec<u8>,
-}
-
-impl RequestId {
-    #[inline(always)]
-    fn new(prefix: &str, number: u64) -> Self {
-        let mut text = [0_u8; 64];
-        let mut rest = number;
-        let mut start = text.len();
-        for (index, place) in text.iter_mut().enumerate().rev() {
-            *place = match (rest & 0xf) as u8 {
-                digit @ 0..=9 => b'0' + digit,
-                digit => b'a' + digit - 10,
-            };
-            rest >>= 4;
-            start = index;
-            if rest == 0 {
-                break;
-            }
-        }
-        let mut long = Vec::new();
-        let before = start.saturating_sub(prefix.len());
-        match text.get_mut(before..start) {
-            Some(place) if place.len() == prefix.len() => {
-                place.copy_from_slice(prefix.as_bytes());
-            }
-            _ => long = format!("{prefix}{number:x}").into_bytes(),
-        }
-        RequestId {
-            text,
-            start: before,
-            long,
-        }
-    }
-
-    fn bytes(&self) -> &[u8] {
-        if self.long.is_empty() {
-            self.text.get(self.start..).unwrap_or(&[])
-        } else {
-            &self.long
-        }
     }
 }
 
