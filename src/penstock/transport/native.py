@@ -107,12 +107,14 @@ class NativeTransport:
         self.next = self._native.next
         self._logger = logger
         if attended:
-            for name in ("watch", "scribe"):
-                thread = threading.Thread(
-                    target=self._keep, args=(getattr(self._native, name),), daemon=True
-                )
-                thread.name = f"penstock-{name}"
-                thread.start()
+            self._attend()
+
+    def _attend(self) -> None:
+        for name in ("watch", "scribe"):
+            work = getattr(self._native, name)
+            thread = threading.Thread(target=self._keep, args=(work,), daemon=True)
+            thread.name = f"penstock-{name}"
+            thread.start()
 
     def _keep(self, work: Callable[[], None]) -> None:
         """Run what a thread of the transport's own is for, until its end, whatever happens."""

@@ -67,6 +67,21 @@ class Handler(Protocol):
 class Loop:
     """The sockets of one transport, and what their connections share."""
 
+    # How each begins.
+    draining = False  # set by any thread
+    closed = False  # set by any thread
+    handing_over = False  # set by any thread, before `draining`
+    full = False  # every thread is with the application, and the tender leads
+    _told_full = False
+    drained = False  # nothing is left to do, for good
+    _drain_begun = False
+    _listening = True  # not all listeners are closed
+    _handshakes_until = math.inf
+    slow_share = 0.0  # moving share of the application's calls that were slow
+    accepted = 0
+    requests = 0
+    refused = 0
+
     def __init__(
         self,
         *,
@@ -116,20 +131,6 @@ class Loop:
         self._polling = False  # the leader is, or is about to be, blocked in the poll
         self._waker = Waker()
         self.selector.register(self._waker.reader, selectors.EVENT_READ, self._waker)
-
-        self.draining = False  # set by any thread
-        self.closed = False  # set by any thread
-        self.handing_over = False  # set by any thread, before `draining`
-        self.full = False  # every thread is with the application, and the tender leads
-        self._told_full = False
-        self.drained = False  # nothing is left to do, for good
-        self._drain_begun = False
-        self._listening = True  # not all listeners are closed
-        self._handshakes_until = math.inf
-        self.slow_share = 0.0  # moving share of the application's calls that were slow
-        self.accepted = 0
-        self.requests = 0
-        self.refused = 0
 
     # -- for any thread -----------------------------------------------------------------------
 
