@@ -235,7 +235,7 @@ def test_usage_and_settings_are_status_2(folder: Path, arguments: list[str], sai
     ("arguments", "said"),
     [
         (["-k", "gevent", "served"], "-k is a flag of gunicorn, and not of penstock: "),
-        (["--worker-class=gthread", "served"], "see --threads"),
+        (["--worker-class=tornado", "served"], "see --threads"),
         (["served", "--reuse-port"], "workers share the listening sockets"),
         (["--daemon", "served"], "systemd"),
         (["--certfile", "x.pem", "--keyfile", "y.pem", "served"], "no TLS"),
@@ -514,3 +514,9 @@ def test_several_addresses_are_served_at_once(folder: Path) -> None:
             with client.makefile("rb") as answer:
                 assert answer.read().endswith(b"'localhost'")
     assert not (folder / "here.sock").exists()
+
+
+@pytest.mark.parametrize("worker_class", ["sync", "gthread"])
+def test_gunicorns_plain_worker_classes_need_no_word(folder: Path, worker_class: str) -> None:
+    done = run_penstock("-k", worker_class, "served", "--check", cwd=folder)
+    assert (done.returncode, done.stderr) == (0, "")

@@ -9,6 +9,7 @@ from itertools import groupby
 from typing import Any, NoReturn
 
 from penstock.errors import SettingsError
+from penstock.gunicorn_settings import is_our_worker_class
 from penstock.options import Option, nearest
 from penstock.other_servers import GUNICORN_FLAGS, explain, spelt
 from penstock.settings import OPTIONS
@@ -47,7 +48,9 @@ class _Parser(argparse.ArgumentParser):
 class _Refusal(argparse.Action):
     """A flag that gunicorn has, and penstock has not."""
 
-    def __call__(self, _parser: Any, _names: Any, _values: Any, flag: str | None = None) -> None:
+    def __call__(self, _parser: Any, _names: Any, value: Any, flag: str | None = None) -> None:
+        if "--worker-class" in self.option_strings and is_our_worker_class(value):
+            return  # it asks for what there is anyway; many a Dockerfile has it
         raise SettingsError(f"{flag} is a flag of gunicorn, and not of penstock: {self.metavar}")
 
 

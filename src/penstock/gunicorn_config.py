@@ -18,7 +18,12 @@ from types import ModuleType
 from typing import TYPE_CHECKING, NoReturn
 
 from penstock.errors import SettingsError
-from penstock.gunicorn_settings import GUNICORN_SETTINGS, HOOKS, GunicornSetting
+from penstock.gunicorn_settings import (
+    GUNICORN_SETTINGS,
+    HOOKS,
+    GunicornSetting,
+    is_our_worker_class,
+)
 from penstock.options import Option
 from penstock.other_servers import spelt
 
@@ -37,7 +42,6 @@ _FILE, _MODULE = "file:", "python:"
 _MODULE_NAME = "__config__"
 """What a file is called while it runs, as with gunicorn: classes in it ask for it."""
 
-_OUR_WORKER_CLASSES = {"sync", "gthread", "SyncWorker", "ThreadWorker"}
 
 _LONGEST_LINE = 1 << 20
 """The largest limit_request_line and limit_request_field_size that there can be."""
@@ -220,7 +224,7 @@ def _tell_ignored(
         row = GUNICORN_SETTINGS[name]
         asks_for_nothing = value is None or value == row.default or not value
         if name == "worker_class":
-            asks_for_nothing = _is_our_worker_class(value)
+            asks_for_nothing = is_our_worker_class(value)
         elif row.ours or row.silent:
             continue
         if not asks_for_nothing:
@@ -230,11 +234,6 @@ def _tell_ignored(
         f"here: {spelt(reason, options, 'name')}"
         for (place, reason), names in by_reason.items()
     ]
-
-
-def _is_our_worker_class(value: object) -> bool:
-    name = value if isinstance(value, str) else getattr(value, "__name__", "")
-    return name.rpartition(".")[2] in _OUR_WORKER_CLASSES
 
 
 def _text_or_none(value: object) -> str | None:

@@ -230,3 +230,12 @@ HOOKS: Final[Mapping[str, tuple[str, ...]]] = {
     "on_exit": ("server",),
 }
 """The hooks that are called here, with their arguments."""
+
+
+_OUR_WORKER_CLASSES = {"sync", "gthread", "SyncWorker", "ThreadWorker"}
+
+
+def is_our_worker_class(value: object) -> bool:
+    """Tell whether a worker class of gunicorn asks for no more than what there is here."""
+    name = value if isinstance(value, str) else getattr(value, "__name__", "")
+    return name.rpartition(".")[2] in _OUR_WORKER_CLASSES
