@@ -13,6 +13,7 @@ import pytest
 import penstock
 from penstock.transport.python import PythonTransport
 from penstock.transport.python.exchange import PythonExchange
+from penstock.transport.python.loop import Loop
 from support.wire import Client
 
 if TYPE_CHECKING:
@@ -36,13 +37,11 @@ def test_fault_30_an_error_in_the_loop_leaves_the_crew_its_tender(
         penstock.running(app, threads=2, transport="python") as server,
         contextlib.ExitStack() as stack,
     ):
-        transport = server.worker.transport
-        assert isinstance(transport, PythonTransport)
-        run = transport._loop.run
+        run = Loop.run
 
-        def fail_once() -> PythonExchange | None:
+        def fail_once(loop: Loop) -> PythonExchange | None:
             if hit.is_set():
-                return run()
+                return run(loop)
             hit.set()
             raise LookupError("a defect")
 
@@ -55,7 +54,7 @@ def test_fault_30_an_error_in_the_loop_leaves_the_crew_its_tender(
             # Both threads are with the application, so the tender is to lead: it answers this.
             clients[2].send(b"nonsense\r\n\r\n")
             assert clients[2].read_response().status == 400
-            monkeypatch.setattr(transport._loop, "run", fail_once)
+            monkeypatch.setattr(Loop, "run", fail_once)
             clients[3].send(GET)  # it is queued, and the tender meets the defect
             assert hit.wait(10)
             clients[4].send(b"nonsense\r\n\r\n")

@@ -290,4 +290,5 @@ def test_connections_that_come_and_go_are_all_served(transport: str) -> None:
             with connect(servers[0]) as client:
                 client.send(get("/", "Connection: close"))
                 assert client.read_response().status == 200
-        assert all(server.word(ACCEPTED) > 20 for server in servers)
+        # Which of them takes one that comes alone is nobody's business.
+        assert sum(server.word(ACCEPTED) for server in servers) == 200

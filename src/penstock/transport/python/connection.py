@@ -60,7 +60,6 @@ class Connection:
     """One accepted socket. See the module's text for who may touch it when."""
 
     __slots__ = (
-        "accepted_at",
         "answered",
         "awaiting_room",
         "base_environ",
@@ -72,6 +71,7 @@ class Connection:
         "discarding",
         "ended_at",
         "exchange",
+        "late",
         "lingered",
         "loop",
         "number",
@@ -91,7 +91,6 @@ class Connection:
         "spool",
         "stage",
         "tap",
-        "unseen_since",
         "watched",
     )
 
@@ -114,8 +113,7 @@ class Connection:
         self.stage = IDLE  # of the parser, when it last asked for data
         self.deadline = loop.now + loop.limits.keep_alive
         self.began = loop.now  # when the first byte of the request was read
-        self.accepted_at = loop.now
-        self.unseen_since = loop.unseen_since  # it has waited to be accepted, but no longer
+        self.late = loop.now >= loop.late_from  # it may have waited for long to be accepted
         self.since = loop.now  # when the stage, or the lingering, began
         self.number = loop.accepted + 1
         self.requests = 0
@@ -231,23 +229,23 @@ class Connection:
         else:
             self.parser.receive_eof()
         exchange = self._advance()
-        if exchange is not None and self._has_departed():
-            exchange.drop()
-            return None
-        return exchange
+        if exchange is None or not (self.late or self.loop.now >= self.loop.late_from):
+            return exchange
+        if not self._has_departed():
+            return exchange
+        exchange.drop()
+        return None
 
     def _has_departed(self) -> bool:
-        """Tell whether a request may have lain in the kernel for long, with its client's end.
+        """Tell whether a request that may have lain in the kernel for long has nobody behind it.
 
         For a single thread, which looks at no socket while it is with the application. When the
-        end came is not known, only that nobody has looked for so long.
+        end of input came is not known, only that nobody has looked for so long.
         """
         loop = self.loop
-        unseen_since = loop.unseen_since
-        if self.requests == 1 and unseen_since <= self.accepted_at:
-            unseen_since = self.unseen_since  # what the first poll brings may be as old
-        if loop.now - unseen_since < DEPARTED_SECONDS:
-            return False
+        self.late = False
+        if loop.now < loop.late_from and loop.late_from - DEPARTED_SECONDS > self.since:
+            return False  # it waited to be accepted, but its request came later than the next poll
         try:
             return not self.socket.recv(1, socket.MSG_PEEK)
         except OSError:
@@ -360,9 +358,9 @@ class Connection:
             body = self.spool.finish()
             self.spool = None
         exchange = self._hand_out(body, length)
-        own_answers = self.loop.own_answers
-        if request.path in own_answers.paths and own_answers.wants(request):
-            own_answers.answer(exchange)
+        loop = self.loop
+        if request.path in loop.own_paths and loop.own_answers.wants(request):
+            loop.own_answers.answer(exchange)
             return None
         return exchange
 

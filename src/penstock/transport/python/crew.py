@@ -22,6 +22,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from functools import partial
 
 from penstock.board import WAITING
 from penstock.transport.policy import Policy
@@ -272,7 +273,7 @@ class Crew:
                 count += 1
         if count:
             self._loop.wake()
-            self.lead_briefly(self._loop.attend_posted)
+            self.lead_briefly(partial(self._loop.run, only_posted=True))
         return count
 
     def abandon(self) -> None:

@@ -1,14 +1,13 @@
 """The loop over all sockets. One thread at a time, the leader, runs it.
 
 Who is the leader is `crew`'s matter. Everything here belongs to the leader, but for `post`,
-`note_call`, the draining and closing flags, and the logging functions, which any thread may call.
+`hurry`, `wake`, the draining and closing flags, and what `Shared` has, which any thread may call.
 """
 
 from __future__ import annotations
 
 import contextlib
 import heapq
-import logging
 import math
 import os
 import selectors
@@ -17,30 +16,20 @@ from collections import deque
 from typing import TYPE_CHECKING, Any, Protocol
 
 from penstock.board import ACCEPTED, ACCEPTING, CONNECTIONS, POLLED
-from penstock.http1 import ProtocolError
-from penstock.transport.dates import ServerFields
-from penstock.transport.limits import Limits
+from penstock.transport.policy import DEPARTED_SECONDS
 from penstock.transport.python.connection import PROCEED, Connection
 from penstock.transport.python.deadlines import expire, hurry_up
 from penstock.transport.python.exchange import PythonExchange
 from penstock.transport.python.health import OwnAnswers
 from penstock.transport.python.output import cut_off
 from penstock.transport.python.phases import Phase
-from penstock.transport.python.records import exchange_record, refusal_message, refusal_record
+from penstock.transport.python.shared import Shared
 from penstock.transport.python.sharing import Neighbours
-from penstock.transport.python.tap import Tap
 from penstock.transport.python.waker import Waker
-from penstock.wsgi.environ import DroppedFields
 
 if TYPE_CHECKING:
-    from penstock.access_log import AccessLog
-    from penstock.trace import Trace
     from penstock.transport.policy import Policy
     from penstock.transport.python.acceptor import Acceptor
-    from penstock.wsgi.environ import HeaderMap
-
-SLOW_CALL_SECONDS = 0.001
-"""A call of the application from which on it counts as slow (see `crew`)."""
 
 REAP_IDLE_SECONDS = 1.0
 """At the cap on connections, one that has been idle for so long makes room for a new one."""
@@ -64,54 +53,48 @@ class Handler(Protocol):
         """Act on the events of ``mask``; return a request that became ready."""
 
 
-class Loop:
-    """The sockets of one transport, and what their connections share."""
+class Loop(Shared):
+    """The sockets of one transport."""
 
-    # How each begins.
-    draining = False  # set by any thread
-    closed = False  # set by any thread
-    handing_over = False  # set by any thread, before `draining`
-    full = False  # every thread is with the application, and the tender leads
-    _told_full = False
-    drained = False  # nothing is left to do, for good
-    _drain_begun = False
-    _listening = True  # not all listeners are closed
-    _handshakes_until = math.inf
-    slow_share = 0.0  # moving share of the application's calls that were slow
-    accepted = 0
-    requests = 0
-    refused = 0
+    # Slots, because each request looks at some of these a few times.
+    __slots__ = (
+        "_drain_begun",
+        "_handshakes_until",
+        "_inbox",
+        "_listening",
+        "_next_sweep",
+        "_polled_at",
+        "_polling",
+        "_slot_words",
+        "_sweep_interval",
+        "_told_full",
+        "_waker",
+        "acceptors",
+        "batch",
+        "connections",
+        "drained",
+        "full",
+        "handing_over",
+        "has_checks",
+        "late_from",
+        "look_again_at",
+        "neighbours",
+        "now",
+        "own_answers",
+        "own_paths",
+        "scratch",
+        "selector",
+        "unpolled",
+    )
 
-    def __init__(
-        self,
-        *,
-        limits: Limits,
-        policy: Policy,
-        logger: logging.Logger,
-        access_log: AccessLog | None,
-        trace: Trace | None,
-        server_header: str | None,
-        header_map: HeaderMap,
-        stream_requests: bool,
-        temp_dir: str | None,
-        out_buffer: int,
-        id_prefix: str,
-    ) -> None:
-        self.limits = limits
+    def __init__(self, policy: Policy, **shared: Any) -> None:
+        """``shared`` is what `Shared` takes."""
+        super().__init__(**shared)
         self._slot_words = policy.slot.words
         self.neighbours = Neighbours(policy.slot) if len(policy.slot.board.slots) > 1 else None
         self.own_answers = OwnAnswers(self, policy)
+        self.own_paths = self.own_answers.paths
         self.has_checks = policy.health_path is not None or policy.ready_path is not None
-        self.logger = logger
-        self.access_log = access_log
-        self.trace = trace
-        self.header_map = header_map
-        self.dropped_fields = DroppedFields(logger)
-        self.stream_requests = stream_requests
-        self.temp_dir = temp_dir
-        self.out_buffer = out_buffer
-        self.id_prefix = id_prefix
-        self.server_fields = ServerFields(server_header)
         self.scratch = bytearray(64 * 1024)  # what lingering connections read into
 
         self.selector = selectors.DefaultSelector()
@@ -123,14 +106,23 @@ class Loop:
         self.acceptors: list[Acceptor] = []
         self.now = time.monotonic()
         self._polled_at = self.now
-        self.unseen_since = self.now  # what the last poll brought has arrived after this
-        self._sweep_interval = limits.sweep_interval()
+        # What the last poll brought may have lain in the kernel for long, where it is so late.
+        self.late_from = math.inf
+        self._sweep_interval = self.limits.sweep_interval()
         self._next_sweep = self.now
         self.look_again_at = math.inf  # when an acceptor that left newcomers to others does
         self._inbox: deque[Connection] = deque()  # appended to by any thread
         self._polling = False  # the leader is, or is about to be, blocked in the poll
         self._waker = Waker()
         self.selector.register(self._waker.reader, selectors.EVENT_READ, self._waker)
+
+        self.handing_over = False  # set by any thread, before `draining`
+        self.full = False  # every thread is with the application, and the tender leads
+        self._told_full = False
+        self.drained = False  # nothing is left to do, for good
+        self._drain_begun = False
+        self._listening = True  # not all listeners are closed
+        self._handshakes_until = math.inf
 
     # -- for any thread -----------------------------------------------------------------------
 
@@ -149,24 +141,25 @@ class Loop:
         """End the leader's poll."""
         self._waker.wake()
 
-    def note_call(self, seconds: float) -> None:
-        """Keep account of how long the application's calls take."""
-        # A lost update between threads costs nothing: it is an estimate.
-        slow = 1.0 if seconds > SLOW_CALL_SECONDS else 0.0
-        self.slow_share += (slow - self.slow_share) * 0.05
-
     # -- leading --------------------------------------------------------------------------------
 
-    def run(self) -> PythonExchange | None:
+    def run(self, *, only_posted: bool = False) -> PythonExchange | None:
         """Poll, read and write until a request is ready; return it.
 
-        None when there is nothing left to do, for good.
+        None when there is nothing left to do, for good. With ``only_posted`` attend to what was
+        posted, and to nothing else.
         """
         self.now = time.monotonic()
         inbox, batch = self._inbox, self.batch
         while True:
-            if inbox:
-                self.attend_posted()
+            while inbox:
+                connection = inbox.popleft()
+                try:
+                    connection.attend()
+                except Exception:
+                    self._contain(connection)
+            if only_posted:
+                return None
             if self.closed:
                 self._tear_down()
                 return None  # before anything else is handed out
@@ -185,23 +178,13 @@ class Loop:
                 return None
             self._poll()
 
-    def attend_posted(self) -> None:
-        """Attend to the connections that threads have posted."""
-        inbox = self._inbox
-        while inbox:
-            connection = inbox.popleft()
-            try:
-                connection.attend()
-            except Exception:
-                self._contain(connection)
-
     def _poll(self) -> None:
         self._polling = True
-        timeout = 0.0 if self._inbox or self.unpolled else self._time_to_sweep()
-        before = self._polled_at
+        began = time.monotonic()
+        timeout = 0.0 if self._inbox or self.unpolled else self._time_to_sweep(began)
+        unseen_since = self._polled_at
         if timeout != 0.0:
             self._slot_words[POLLED] = 1
-            asleep_at = time.monotonic()
         events = self.selector.select(timeout)
         if not events and timeout != 0.0:
             # A process that was halted in the poll comes back with nothing, whatever has arrived
@@ -210,18 +193,18 @@ class Loop:
         self._polling = False
         now = self._slot_words[POLLED] = time.monotonic_ns()
         self.now = self._polled_at = now / 1e9
-        if timeout != 0.0 and self.now - asleep_at > MOMENT_SECONDS:
-            before = self.now  # what it waited for came just now
-        self.unseen_since = before
+        if self.now - began > MOMENT_SECONDS:
+            unseen_since = self.now  # what it waited for came just now
+        self.late_from = unseen_since + DEPARTED_SECONDS
         for key, mask in events:
             self.batch.append((key.data, mask))
         while self.unpolled:
             self.batch.append((self.unpolled.popleft(), PROCEED))
 
-    def _time_to_sweep(self) -> float | None:
+    def _time_to_sweep(self, now: float) -> float | None:
         if not self.connections and not self.draining and all(a.watched for a in self.acceptors):
             return None  # nothing has a deadline
-        return max(0.0, min(self._next_sweep, self.look_again_at) - time.monotonic())
+        return max(0.0, min(self._next_sweep, self.look_again_at) - now)
 
     def _keep_house(self) -> bool:
         """Do what is due between two polls; tell whether the loop is at its end."""
@@ -422,33 +405,6 @@ class Loop:
                     os.close(descriptor)
         self._waker.close()
         self.selector.close()
-
-    # -- telling --------------------------------------------------------------------------------
-
-    def new_tap(self, connection: Connection) -> Tap | None:
-        """Return what copies a connection's exchanges to the trace, if there is one."""
-        return None if self.trace is None else Tap(self.trace, connection)
-
-    def new_request_id(self) -> str:
-        """Count a request, and return what names it in the logs."""
-        self.requests += 1
-        return f"{self.id_prefix}{self.requests:x}"
-
-    def log_exchange(self, exchange: PythonExchange, reason: str) -> None:
-        """Write the access log's line for an exchange."""
-        if self.access_log is not None:
-            self.access_log.log(exchange_record(exchange, reason))
-
-    def log_refusal(
-        self, connection: Connection, error: ProtocolError, bytes_in: int, bytes_out: int
-    ) -> None:
-        """Tell of a request that was refused, in the error log and the access log."""
-        self.refused += 1
-        request_id = self.new_request_id()
-        self.logger.info("%s", refusal_message(connection, error, request_id))
-        if self.access_log is not None:
-            record = refusal_record(connection, error, request_id, bytes_in, bytes_out)
-            self.access_log.log(record)
 
     def snapshot(self) -> dict[str, Any]:
         """Return counts of what is there now, and of what was since the start."""

@@ -1,0 +1,110 @@
+"""What all connections of a transport share, whatever thread has them: limits, logs, and counts."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING
+
+from penstock.http1 import ProtocolError
+from penstock.transport.dates import ServerFields
+from penstock.transport.limits import Limits
+from penstock.transport.python.records import exchange_record, refusal_message, refusal_record
+from penstock.transport.python.tap import Tap
+from penstock.wsgi.environ import DroppedFields
+
+if TYPE_CHECKING:
+    from penstock.access_log import AccessLog
+    from penstock.trace import Trace
+    from penstock.transport.python.connection import Connection
+    from penstock.transport.python.exchange import PythonExchange
+    from penstock.wsgi.environ import HeaderMap
+
+SLOW_CALL_SECONDS = 0.001
+"""A call of the application from which on it counts as slow (see `crew`)."""
+
+
+class Shared:
+    """The part of a `Loop` that any thread may use."""
+
+    __slots__ = (
+        "accepted",
+        "access_log",
+        "closed",
+        "draining",
+        "dropped_fields",
+        "header_map",
+        "id_prefix",
+        "limits",
+        "logger",
+        "out_buffer",
+        "refused",
+        "requests",
+        "server_fields",
+        "slow_share",
+        "stream_requests",
+        "temp_dir",
+        "trace",
+    )
+
+    def __init__(
+        self,
+        *,
+        limits: Limits,
+        logger: logging.Logger,
+        access_log: AccessLog | None,
+        trace: Trace | None,
+        server_header: str | None,
+        header_map: HeaderMap,
+        stream_requests: bool,
+        temp_dir: str | None,
+        out_buffer: int,
+        id_prefix: str,
+    ) -> None:
+        self.limits = limits
+        self.logger = logger
+        self.access_log = access_log
+        self.trace = trace
+        self.header_map = header_map
+        self.dropped_fields = DroppedFields(logger)
+        self.stream_requests = stream_requests
+        self.temp_dir = temp_dir
+        self.out_buffer = out_buffer
+        self.id_prefix = id_prefix
+        self.server_fields = ServerFields(server_header)
+        self.draining = False  # set by any thread
+        self.closed = False  # set by any thread
+        self.slow_share = 0.0  # moving share of the application's calls that were slow
+        self.accepted = 0
+        self.requests = 0
+        self.refused = 0
+
+    def note_call(self, seconds: float) -> None:
+        """Keep account of how long the application's calls take."""
+        # A lost update between threads costs nothing: it is an estimate.
+        slow = 1.0 if seconds > SLOW_CALL_SECONDS else 0.0
+        self.slow_share += (slow - self.slow_share) * 0.05
+
+    def new_tap(self, connection: Connection) -> Tap | None:
+        """Return what copies a connection's exchanges to the trace, if there is one."""
+        return None if self.trace is None else Tap(self.trace, connection)
+
+    def new_request_id(self) -> str:
+        """Count a request, and return what names it in the logs."""
+        self.requests += 1
+        return f"{self.id_prefix}{self.requests:x}"
+
+    def log_exchange(self, exchange: PythonExchange, reason: str) -> None:
+        """Write the access log's line for an exchange."""
+        if self.access_log is not None:
+            self.access_log.log(exchange_record(exchange, reason))
+
+    def log_refusal(
+        self, connection: Connection, error: ProtocolError, bytes_in: int, bytes_out: int
+    ) -> None:
+        """Tell of a request that was refused, in the error log and the access log."""
+        self.refused += 1
+        request_id = self.new_request_id()
+        self.logger.info("%s", refusal_message(connection, error, request_id))
+        if self.access_log is not None:
+            record = refusal_record(connection, error, request_id, bytes_in, bytes_out)
+            self.access_log.log(record)
