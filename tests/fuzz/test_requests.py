@@ -56,7 +56,8 @@ def application(environ: Environ, start_response: StartResponse) -> list[bytes]:
         for name, value in environ.items()
         if name not in OWN
     }
-    told["wsgi.early_hints"] = callable(environ["wsgi.early_hints"])
+    for name in ("wsgi.early_hints", "penstock.client_gone"):
+        told[name] = callable(environ[name])
     stream = environ["wsgi.input"]
     path = environ["PATH_INFO"]
     if path == "/p":
