@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import socket
+import threading
+import time
 
 import pytest
 
-from penstock.board import ACCEPTING
+from penstock.board import ACCEPTING, POLLED, SERVING, STATE, Board
 from penstock.listeners import Listener, open_listeners, parse_address
 from support.serving import Gate, connect, eventually, get
 from support.transports import serving
@@ -101,3 +103,31 @@ def test_a_handshake_that_ends_within_the_drain_is_served(transport: str, thread
                     assert (response.body, response.header("Connection")) == (body, "close")
         eventually(server.is_over)
         assert listener.socket.fileno() < 0
+
+
+def test_who_hands_over_while_newcomers_are_left_to_others_does_not_spin(transport: str) -> None:
+    """The time at which it would have looked at them again has no meaning any more."""
+    gate = Gate()
+    board = Board(2, 2)
+    own, other = board.take(), board.take()
+    assert other is not None
+    listener, others = shared_listener()
+    with others, serving(gate, transport, threads=2, slot=own, listener=listener) as server:
+        busy = [connect(server) for _ in range(2)]
+        for client in busy:
+            client.send(get("/wait"))
+        eventually(lambda: gate.inside == 2)
+        eventually(lambda: server.word(ACCEPTING) == 0)
+        other.words[STATE], other.words[ACCEPTING], other.words[POLLED] = SERVING, 1, 1
+        with connect(server):  # it is nobody's, and looked at again and again
+            threading.Event().wait(0.05)
+            server.transport.drain(hand_over=True)
+            eventually(lambda: listener.socket.fileno() < 0)
+            before = time.process_time()
+            threading.Event().wait(0.5)
+            assert time.process_time() - before < 0.05
+        gate.open()
+        for client in busy:
+            assert client.read_response().body == b"/wait"
+            client.close()
+        eventually(server.is_over)

@@ -394,6 +394,7 @@ impl Reactor {
             self.close_listener(hub, index);
         }
         self.listening = false;
+        self.sharing.look_again = NEVER; // there is nothing to look at any more
         self.tell_accepting(hub);
     }
 }
