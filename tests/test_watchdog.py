@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from types import FrameType
 
 import pytest
 
@@ -311,6 +312,28 @@ def many_switches() -> Iterator[None]:
     sys.setswitchinterval(1e-5)
     yield
     sys.setswitchinterval(before)
+
+
+def test_what_was_settled_is_neither_pending_nor_looked_for() -> None:
+    slot = slot_of()
+    watchdog = watchdog_of(slot, Records())
+    watchdog.settle()
+    seen: list[str] = []
+
+    def trace(frame: FrameType, event: str, argument: object) -> None:
+        seen.append(event)
+
+    def traced() -> None:
+        pass
+
+    # CPython 3.11 never gets past the first step of a function that is traced while it looks.
+    before = sys.gettrace()
+    sys.settrace(trace)
+    try:
+        traced()
+    finally:
+        sys.settrace(before)
+    assert "call" in seen
 
 
 def test_an_interruption_hits_its_own_call_and_nothing_else(many_switches: None) -> None:
