@@ -103,7 +103,9 @@ class Watch:
             rest = [r for r in life if r.at - life[0].at >= SETTLED_SECONDS]
             if len(rest) > 2 * SETTLED_SECONDS:
                 settled.append(rest)
-        for rest in [*settled, [*settled[0], *settled[-1]]] if settled else []:
+        if len(settled) > 1:
+            settled.append([*settled[0], *settled[-1]])
+        for rest in settled:
             third = len(rest) // 3
             early, late = rest[:third], rest[-third:]
             grown = _resident(late) - _resident(early)

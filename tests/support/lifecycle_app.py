@@ -93,10 +93,9 @@ def stubborn(environ: Environ) -> Answer:
 
 
 def deaf(environ: Environ) -> Answer:
-    """Wait in one call of C, which no exception reaches, for some seconds."""
+    """Wait in one call of C, which no exception reaches."""
     Path(argument(environ)).with_suffix(".begun").touch()
-    threading.Event().wait(HOLD_AT_MOST)
-    return number(environ)
+    return deadlock(environ)
 
 
 def deadlock(environ: Environ) -> Answer:
@@ -110,7 +109,7 @@ def deadlock(environ: Environ) -> Answer:
 def keep_the_gil(environ: Environ) -> Answer:
     """Stay in native code that does not give the interpreter's lock up."""
     Path(argument(environ)).with_suffix(".begun").touch()
-    getattr(ctypes.PyDLL(None), "sleep")(int(HOLD_AT_MOST))  # noqa: B009
+    ctypes.PyDLL(None)["sleep"](int(HOLD_AT_MOST))
     return number(environ)
 
 

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import logging
 import os
+import select
+import threading
+import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -12,6 +15,15 @@ from penstock.listeners import Listener, bind_listeners
 
 if TYPE_CHECKING:
     from penstock.settings import Settings
+
+
+HANDSHAKE_SECONDS = 1.0
+"""How long an address that goes is still accepted at: a client's handshake may be under way."""
+
+LONGEST_SECONDS = 2.0
+"""After so long it goes, whoever waits there."""
+
+LOOK_SECONDS = 0.01
 
 
 def has_terminal() -> bool:
@@ -42,6 +54,25 @@ def rebind(settings: Settings, before: Settings, listeners: Sequence[Listener]) 
         result.append(there)
     fresh = iter(bind_listeners(missing))
     return [each if each is not None else next(fresh) for each in result]
+
+
+def run_dry(listeners: Sequence[Listener]) -> None:
+    """Turn newcomers away at addresses that go, until the workers have accepted who waits there.
+
+    The supervisor does nothing else meanwhile, for a second or two; the workers go on.
+    """
+    if not listeners:
+        return
+    begun = time.monotonic()
+    lasting = [listener for listener in listeners if listener.turn_newcomers_away()]
+    earliest = begun + HANDSHAKE_SECONDS if lasting else begun
+    queues = select.poll()
+    for listener in listeners:
+        queues.register(listener.socket, select.POLLIN)
+    while (now := time.monotonic()) < begun + LONGEST_SECONDS:
+        if now >= earliest and not queues.poll(0):
+            return
+        threading.Event().wait(LOOK_SECONDS)
 
 
 def tell_of_new_settings(settings: Settings, before: Settings, logger: logging.Logger) -> None:

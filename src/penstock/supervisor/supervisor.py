@@ -39,7 +39,7 @@ from penstock.supervisor.phases import (
 from penstock.supervisor.processes import Stage, WorkerProcess
 from penstock.supervisor.reception import Reception
 from penstock.supervisor.reload import Reload
-from penstock.supervisor.resources import has_terminal, rebind, tell_of_new_settings
+from penstock.supervisor.resources import has_terminal, rebind, run_dry, tell_of_new_settings
 from penstock.supervisor.succession import Succession
 from penstock.supervisor.surroundings import Surroundings
 from penstock.supervisor.turnover import Turnover
@@ -435,6 +435,7 @@ class Supervisor:
         self._edits.all_is_well()
         self.launch = with_changes(self.launch, settings=self.settings)
         self.reception.follow(self.settings)
+        run_dry(removed)
         old.end_all(f"{self.current} serves in its place")
         close_all(removed)
         self._reopen_own_log()
