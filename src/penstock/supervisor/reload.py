@@ -50,12 +50,21 @@ class Reload:
         """Tell whether all serve."""
         return len(self.coming.serving) >= self.coming.wanted
 
-    def give_up(self, worker: WorkerProcess | None, failure: Message) -> None:
-        """Take the new generation back."""
+    def fail(self, worker: WorkerProcess | None, failure: Message) -> None:
+        """Take the new generation back, because of a failure, of that worker if it was one's."""
         who = f"{worker}: " if worker is not None else ""
         message = f"not reloaded, the old workers go on: {who}{failure['message']}"
         traceback = failure.get("traceback")
         self._logger.error("%s%s", message, f"\n{traceback}" if traceback else "")
+        self._take_back(message)
+
+    def give_up(self, because: str) -> None:
+        """Take the new generation back, because something else is wanted by now."""
+        message = f"this reload is given up: {because}"
+        self._logger.info("%s", message)
+        self._take_back(message)
+
+    def _take_back(self, message: str) -> None:
         for other in list(self.coming.workers):
             if other.stage is Stage.FAILED:
                 continue  # it watches what it could not load

@@ -400,7 +400,7 @@ class Supervisor:
             return
         if self.reload is not None:
             # What was changed since is what is wanted now.
-            self.reload.give_up(None, {"message": "another reload has come"})
+            self.reload.give_up("another one has come")
             self._end_reload()
         self.logger.info("reloading settings and code")
         self._surroundings.notifier.reloading("reloading")
@@ -447,7 +447,7 @@ class Supervisor:
         self._end_reload()
         self.hooks.use(self.settings, self.listeners)
         self._surroundings.notifier.ready(_RELOAD_FAILED)
-        reload.give_up(worker, failure)
+        reload.fail(worker, failure)
 
     def _close_unused(self, listeners: Sequence[Listener]) -> None:
         """Close what a reload has bound that came to nothing."""
@@ -586,7 +586,7 @@ class Supervisor:
         reload = self.reload
         if reload is not None:
             self._end_reload()
-            reload.give_up(None, {"message": "the server stops"})
+            reload.give_up("the server stops")
 
     def _tell_workers_to_stop(self) -> None:
         """Have all workers empty the listen queues, finish what is in progress, and leave."""
