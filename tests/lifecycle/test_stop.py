@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from support.invariant import eventually
-from support.lifecycle import Supervised
+from support.lifecycle import Supervised, write_app
 from support.load import Load
 from support.wire import Client
 
@@ -162,3 +162,22 @@ def test_the_port_is_free_when_the_server_has_left(tmp_path: Path, transport: st
         assert server.stop() == 0
         with pytest.raises(ConnectionRefusedError):
             Client(server.address)
+
+
+@pytest.mark.parametrize("told", [signal.SIGTERM, signal.SIGHUP])
+def test_fault_29_exit_handlers_of_the_application_run_in_its_worker(
+    tmp_path: Path, told: signal.Signals
+) -> None:
+    write_app(tmp_path, "one")
+    with (tmp_path / "shop.py").open("a") as module:
+        module.write(
+            "import atexit, os, pathlib, threading\n"
+            "atexit.register(threading.Event().wait, 60)  # the first, and so the last to run\n"
+            "atexit.register(lambda: pathlib.Path('left').write_text(str(os.getpid())))\n"
+        )
+    with Supervised(tmp_path) as server:
+        [worker] = server.workers()
+        server.signal(told)
+        assert eventually(lambda: (tmp_path / "left").exists())
+        assert eventually(lambda: (tmp_path / "left").read_text() == str(worker))
+        assert eventually(lambda: worker not in server.members())

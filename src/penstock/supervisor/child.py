@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import faulthandler
 import gc
 import logging
@@ -94,6 +95,9 @@ def run(assignment: Assignment, abandon: Callable[[], None]) -> NoReturn:
     try:
         abandon()
         status = _Child(assignment).run()
+        # The interpreter does not end as it would otherwise, up through the supervisor's own
+        # frames; they have a second for it (`leave_for_certain`).
+        atexit._run_exitfuncs()
     except BaseException as error:
         report(assignment.channel, error)
     finally:
