@@ -178,6 +178,6 @@ def test_fault_29_exit_handlers_of_the_application_run_in_its_worker(
     with Supervised(tmp_path) as server:
         [worker] = server.workers()
         server.signal(told)
-        assert eventually(lambda: (tmp_path / "left").exists())
+        assert eventually((tmp_path / "left").exists)
         assert eventually(lambda: (tmp_path / "left").read_text() == str(worker))
         assert eventually(lambda: worker not in server.members())
