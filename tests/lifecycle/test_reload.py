@@ -49,9 +49,10 @@ def test_fault_34_many_reloads_at_once_are_one_after_the_other(
     with Supervised(tmp_path, "-w", "2", "--transport", transport) as server:
         old = server.workers()
         with Load(server.address, keep_alive=4, closing=4) as load:
-            for _ in range(10):
+            # Each finds the one before further on its way: booting, being let in, serving.
+            for turn in range(1, 25):
                 server.signal(signal.SIGHUP)
-                load.wait_for(5)
+                load.wait_for(25 * turn)
             server.wait_for_workers(2, old)
         assert len(server.workers()) == 2
         assert server.stop() == 0

@@ -68,7 +68,7 @@ class Reload:
         for other in list(self.coming.workers):
             if other.stage is Stage.FAILED:
                 continue  # it watches what it could not load
-            if other.stage is Stage.SERVING:
+            if other.let_in:  # though it may not have said yet that it serves
                 other.leave("the reload was taken back")
             else:
                 other.leaving_because = "the reload was taken back"

@@ -1,0 +1,51 @@
+"""A reload that is taken back: who was let in already is finished, and nobody is cut off."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from typing import cast
+
+import pytest
+
+from penstock.settings import Settings
+from penstock.supervisor.fleet import Outcome
+from penstock.supervisor.generation import Generation
+from penstock.supervisor.processes import Stage
+from penstock.supervisor.reload import Reload
+from penstock.supervisor.workforce import Workforce
+from support.workers import Workers
+
+LOGGER = logging.getLogger("penstock.tests")
+
+
+@pytest.fixture
+def workers() -> Iterator[Workers]:
+    workers = Workers()
+    yield workers
+    workers.close()
+
+
+def orders_when_taken_back(workers: Workers, stage: Stage, *, let_in: bool) -> list[str]:
+    """Return what a worker is told from when it is let serve until its generation is no more."""
+    worker = workers.add(1, stage)
+    if let_in:
+        worker.let_serve()
+    coming = Generation(2, Settings(), 1, [], None, LOGGER)
+    coming.workers.append(worker)
+    outcomes: list[Outcome] = []
+    # Taking back needs none of the other workers.
+    reload = Reload(cast(Workforce, None), coming, LOGGER, [outcomes.append])
+    reload.give_up(None, {"message": "on purpose"})
+    assert [outcome.done for outcome in outcomes] == [False]
+    return [str(message["do"]) for message in workers.lines[1].receive()]
+
+
+def test_a_worker_that_was_let_in_finishes_though_it_has_not_said_yet_that_it_serves(
+    workers: Workers,
+) -> None:
+    assert orders_when_taken_back(workers, Stage.READY, let_in=True) == ["go", "leave"]
+
+
+def test_a_worker_that_was_not_let_in_ends_at_once(workers: Workers) -> None:
+    assert orders_when_taken_back(workers, Stage.READY, let_in=False) == ["quit"]
