@@ -12,13 +12,10 @@ import penstock
 from corpus import requests, vulnerabilities
 from corpus.case import FOLLOWING, Case
 from penstock.api import RunningServer
+from support.asking import check_answer, send
 from support.serving import Recorder, connect, get
-from support.wire import Client, Response
 
 CASES = [*requests.CASES, *vulnerabilities.CASES]
-
-BYTEWISE = 4096
-"""Bytes at each end of a case that are sent one by one; what is between them goes in blocks."""
 
 each_case = pytest.mark.parametrize("case", CASES, ids=lambda case: case.id)
 
@@ -36,68 +33,6 @@ def target(transport: str, request: pytest.FixtureRequest) -> Iterator[Target]:
     recorder = Recorder()
     with penstock.running(recorder, transport=transport, threads=request.param) as server:
         yield Target(server, recorder)
-
-
-def send_in_pieces(client: Client, data: bytes) -> None:
-    first, middle, last = data[:BYTEWISE], data[BYTEWISE:-BYTEWISE], data[BYTEWISE:][-BYTEWISE:]
-    client.send_bytewise(first)
-    for start in range(0, len(middle), 997):
-        client.send(middle[start : start + 997])
-    client.send_bytewise(last)
-
-
-def send(client: Client, case: Case, data: bytes, *, in_pieces: bool) -> None:
-    try:
-        if in_pieces:
-            send_in_pieces(client, data)
-        else:
-            client.send(data)
-        if case.ends_early:
-            client.end_sending()
-    except (BrokenPipeError, ConnectionResetError):
-        assert case.status is not None, "the server closed within a valid request"
-
-
-def final_response(client: Client, case: Case) -> Response:
-    response = client.read_response(case.method)
-    while response.status == 100:
-        assert case.expect_continue
-        response = client.read_response(case.method)
-    return response
-
-
-def check_answer(client: Client, case: Case) -> None:
-    response = final_response(client, case)
-    if case.status is not None:
-        check_refusal(client, response, case.status)
-        return
-    assert response.status == 200
-    assert response.header("Connection") == {
-        ("HTTP/1.1", False): "close",
-        ("HTTP/1.0", False): "close",
-        ("HTTP/1.0", True): "keep-alive",
-    }.get((case.version, case.keep_alive))
-    if case.path == "*":
-        assert (response.body, response.header("Content-Length")) == (b"", "0")
-    elif case.method != "HEAD":
-        assert json.loads(response.body) == {
-            "REQUEST_METHOD": case.method,
-            "RAW_URI": case.target,
-            "QUERY_STRING": case.query,
-            "SERVER_PROTOCOL": case.version,
-            "body": case.body.decode("latin-1"),
-        }
-
-
-def check_refusal(client: Client, response: Response, status: int) -> None:
-    """RFC 9112, section 9.6: the refusal says that it is the last word, and it is."""
-    assert response.status == status
-    assert response.header("Connection") == "close"
-    assert str(response.header("Content-Type")).startswith("text/plain")
-    assert 0 < len(response.body) < 300
-    assert response.header("Date")
-    assert response.header("Server") == "penstock"
-    assert client.read_to_end() == b""
 
 
 @each_case

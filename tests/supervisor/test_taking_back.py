@@ -36,7 +36,7 @@ def orders_when_taken_back(workers: Workers, stage: Stage, *, let_in: bool) -> l
     outcomes: list[Outcome] = []
     # Taking back needs none of the other workers.
     reload = Reload(cast(Workforce, None), coming, LOGGER, [outcomes.append])
-    reload.give_up(None, {"message": "on purpose"})
+    reload.give_up("on purpose")
     assert [outcome.done for outcome in outcomes] == [False]
     return [str(message["do"]) for message in workers.lines[1].receive()]
 
