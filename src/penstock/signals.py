@@ -9,6 +9,19 @@ import threading
 import time
 from collections.abc import Iterable
 
+FROM_OUTSIDE = (
+    signal.SIGTERM,
+    signal.SIGINT,
+    signal.SIGQUIT,
+    signal.SIGHUP,
+    signal.SIGUSR1,
+    signal.SIGUSR2,
+    signal.SIGTTIN,
+    signal.SIGTTOU,
+    signal.SIGWINCH,
+)
+"""What people and process managers send to the processes of a server."""
+
 
 class Signals:
     """Signals as values that the main thread waits for.

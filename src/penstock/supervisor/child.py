@@ -25,7 +25,7 @@ from penstock.loading import SpecError
 from penstock.logs import SinkHandler, process_logger
 from penstock.process import shut_down
 from penstock.reloader import Watch, keep_young_code_out_of_the_cache
-from penstock.signals import Signals
+from penstock.signals import FROM_OUTSIDE, Signals
 from penstock.supervisor.channel import Channel
 from penstock.supervisor.kinship import end_with_parent, outlive_parent
 from penstock.worker import Worker, transport_class
@@ -50,17 +50,6 @@ FAILED_TO_BOOT = 3
 INTERRUPTED = 130
 """Exit status of one that was interrupted while it loaded: 128 + SIGINT, as shells have it."""
 
-_SIGNALS = (
-    signal.SIGTERM,
-    signal.SIGINT,
-    signal.SIGQUIT,
-    signal.SIGHUP,
-    signal.SIGUSR1,
-    signal.SIGUSR2,
-    signal.SIGTTIN,
-    signal.SIGTTOU,
-    signal.SIGWINCH,
-)
 
 _logger = logging.getLogger("penstock")
 
@@ -179,7 +168,7 @@ class _Child:
         outlive_parent()
         self._facade.booted = True
         # After that: what it did to signals while it was imported would keep orders from coming.
-        self._signals = Signals(_SIGNALS)
+        self._signals = Signals(FROM_OUTSIDE)
         self._selector = selectors.DefaultSelector()
         self._selector.register(self._signals, selectors.EVENT_READ)
         self._selector.register(self._channel, selectors.EVENT_READ)

@@ -6,6 +6,7 @@ import signal
 from enum import Enum
 
 from penstock.errors import PenstockError
+from penstock.signals import FROM_OUTSIDE
 from penstock.supervisor.channel import Message
 
 BUSY_SECONDS = 0.05
@@ -17,18 +18,7 @@ WATCHFUL_SECONDS = 0.25
 IDLE_SECONDS = 1.0
 """How often it looks otherwise: at heartbeats, above all."""
 
-SIGNALS = (
-    signal.SIGTERM,
-    signal.SIGINT,
-    signal.SIGQUIT,
-    signal.SIGHUP,
-    signal.SIGUSR1,
-    signal.SIGUSR2,
-    signal.SIGTTIN,
-    signal.SIGTTOU,
-    signal.SIGWINCH,
-    signal.SIGCHLD,
-)
+SIGNALS = (*FROM_OUTSIDE, signal.SIGCHLD)
 
 
 class Phase(Enum):
