@@ -171,3 +171,35 @@ def test_fault_32_a_dead_supervisor_under_load_loses_nothing(
             counts = load.join()
         server.wait_until_all_have_left()
     counts.check()
+
+
+def test_fault_32_a_worker_that_boots_does_not_outlive_its_supervisor(tmp_path: Path) -> None:
+    """However long the import hangs: nobody would ever let it serve, and it has the sockets."""
+    with Supervised(tmp_path, "--drain-linger", "0s") as server:
+        write_app(tmp_path, "two", "import threading; threading.Event().wait(30)")
+        old = server.workers()
+        server.signal(signal.SIGHUP)
+        assert eventually(lambda: len(server.workers()) > len(old))
+        os.kill(server.supervisor, signal.SIGKILL)
+        server.process.wait(10)
+        server.wait_until_all_have_left()
+        with pytest.raises(ConnectionRefusedError):
+            Client(server.address)
+
+
+def test_fault_31_the_log_of_requests_has_a_line_for_each_that_ended_with_its_worker(
+    tmp_path: Path, transport: str
+) -> None:
+    access = tmp_path / "access.log"
+    arguments = ("--access-logfile", str(access), "--transport", transport)
+    with Supervised(tmp_path, *arguments) as server:
+        (old,) = server.workers()
+        with server.begin("/hold?5&", "held") as held:
+            os.kill(old, signal.SIGKILL)
+            assert held.read_to_end() == b""
+        server.wait_for_workers(1, {old})
+        assert server.ask("/echo?6").status == 200
+        assert server.stop() == 0
+    lines = access.read_text().splitlines()
+    assert len([line for line in lines if "/hold?5&" in line]) == 1, lines
+    assert len([line for line in lines if "/echo?6 " in line]) == 1, lines
