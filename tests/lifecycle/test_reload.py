@@ -59,6 +59,23 @@ def test_fault_34_many_reloads_at_once_are_one_after_the_other(
     load.counts.check()
 
 
+def test_idle_connections_may_ask_once_more_before_their_worker_leaves(
+    tmp_path: Path, transport: str
+) -> None:
+    with Supervised(tmp_path, "-w", "2", "--transport", transport) as server:
+        with Load(server.address, keep_alive=24, closing=0, pause=0.2) as load:
+            load.wait_for(48)
+            old = server.workers()
+            server.signal(signal.SIGHUP)
+            server.wait_for_workers(2, old)
+            load.wait_for(48)
+        assert server.stop() == 0
+    load.counts.check()
+    # Each was told that it is the last, and none was closed without a word.
+    assert load.counts.closed_idle == 0
+    assert load.counts.announced >= 24
+
+
 def test_old_workers_finish_what_they_are_at_while_new_ones_serve(
     tmp_path: Path, transport: str
 ) -> None:
