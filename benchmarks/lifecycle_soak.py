@@ -127,7 +127,7 @@ def _told(counts: Counts, disturber: Disturber, watch: Watch) -> list[str]:
     print(f"{counts.answered:,} requests answered on {counts.connections:,} connections")
     print(f"{counts.refused} connections refused, {counts.closed_idle} closed while idle")
     print(f"the longest wait for an answer: {counts.slowest:.2f} s")
-    print(f"done: {described(disturber.done)}")
+    print(f"done: {described(disturber.done)}; recycled by the server: {disturber.recycled()}")
     print(f"generations that answered: {len({tag.partition(':')[0] for tag in counts.servers})}")
     print(f"worker processes that answered: {len(counts.servers):,}")
     print(

@@ -121,5 +121,12 @@ class Disturber:
             time.sleep(0.02)
         self.done["upgrade that failed"] += 1
 
+    def recycled(self) -> int:
+        """Return how many workers the server has replaced by itself."""
+        return sum("] worker " in line and " is replaced: " in line for line in self._lines())
+
+    def _lines(self) -> list[str]:
+        return self._server.lines_so_far()
+
     def _upgrades_begun(self) -> int:
-        return sum("upgrading: starting" in line for line in self._server.lines_so_far())
+        return sum("upgrading: starting" in line for line in self._lines())

@@ -70,7 +70,7 @@ class Watch:
         print(
             "part  requests/s  supervisor KiB  descriptors  workers KiB (median, most)  descriptors"
         )
-        size = max(1, len(readings) // PARTS)
+        size = max(1, -(-len(readings) // PARTS))
         parts = [readings[start : start + size] for start in range(0, len(readings), size)]
         for number, part in enumerate(parts, 1):
             self._print(number, part)
