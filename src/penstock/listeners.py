@@ -72,7 +72,14 @@ class Address:
 class Listener:
     """A listening socket, and what is told of it to humans and applications."""
 
-    def __init__(self, sock: socket.socket, address: Address, created: str | None = None) -> None:
+    def __init__(
+        self,
+        sock: socket.socket,
+        address: Address,
+        created: str | None = None,
+        passed: str | None = None,
+    ) -> None:
+        """``created`` is the path that was made for it; ``passed``, one that a predecessor made."""
         self.socket = sock
         """Non-blocking, not inherited by children; accepted TCP sockets inherit TCP_NODELAY."""
         self.is_unix = sock.family == socket.AF_UNIX
@@ -90,6 +97,7 @@ class Listener:
         # The application may change the directory: the path must still be the same at the end.
         self._path = os.path.abspath(created) if created is not None else None
         self._identity = _identity(self._path) if self._path is not None else None
+        self._passed = os.path.abspath(passed) if passed is not None else None
         self._owner = os.getpid()
 
     def __repr__(self) -> str:
@@ -146,6 +154,17 @@ class Listener:
             except OSError:
                 pass  # it was removed meanwhile, or lies where nobody owns anything
 
+    @property
+    def is_lost(self) -> bool:
+        """Whether the path of a unix socket was removed: no client finds it any more."""
+        return self._path is not None and _identity(self._path) is None
+
+    def take_over(self) -> None:
+        """Have the path of a unix socket for one's own: whoever made it leaves."""
+        if self._passed is not None:
+            self._path, self._passed = self._passed, None
+            self._identity = _identity(self._path)
+
     def disown(self) -> None:
         """Leave the path of a unix socket to another process, which has the socket too."""
         self._path = None
@@ -178,7 +197,8 @@ def bind_listeners(
 ) -> list[Listener]:
     """Take all addresses, without letting clients in yet.
 
-    ``inherited`` are addresses that a predecessor has bound, each with its socket's descriptor.
+    ``inherited`` are addresses that a predecessor has bound, each with its socket's descriptor; a
+    socket that is not wanted any more is closed.
 
     An address is ``host:port``, ``host`` (port 8000), ``:port`` (all IPv4 addresses),
     ``[::1]:port``, ``unix:PATH``, ``unix:@NAME`` (abstract) or ``fd://N``; port 0 is a free one.
@@ -202,6 +222,9 @@ def bind_listeners(
     except ListenError:
         close_all(listeners)
         raise
+    for _, descriptor in bound:
+        # Kept open, it would go on to let clients in that nobody answers.
+        os.close(descriptor)
     return listeners
 
 
@@ -264,8 +287,8 @@ def _inherit(address: Address, descriptor: int) -> Listener:
     sock = socket.socket(fileno=descriptor)
     _prepare(sock)
     path = address.path
-    created = path if path is not None and not path.startswith("\0") else None
-    return Listener(sock, address, created=created)
+    passed = path if path is not None and not path.startswith("\0") else None
+    return Listener(sock, address, passed=passed)
 
 
 def _adopt(address: Address, descriptor: int) -> Listener:

@@ -384,6 +384,7 @@ def test_sockets_with_a_name_of_their_own_are_passed_to_a_successor(
     assert set(passed) == {"control", "admin"}
     successor.reception.open(wanted, passed)
     here.reception.hand_over()
+    successor.reception.take_over()
     assert successor.ask(wanted.control, "GET", "/status").status == 200
     assert successor.ask(address, "GET", "/healthz").status == 200
     here.reception.close()

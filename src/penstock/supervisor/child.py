@@ -9,6 +9,7 @@ import logging
 import os
 import selectors
 import signal
+import threading
 import time
 from collections import deque
 from collections.abc import Callable
@@ -84,14 +85,22 @@ def run(assignment: Assignment, abandon: Callable[[], None]) -> NoReturn:
     try:
         abandon()
         status = _Child(assignment).run()
-        # The interpreter does not end as it would otherwise, up through the supervisor's own
-        # frames; they have a second for it (`leave_for_certain`).
-        atexit._run_exitfuncs()
+        _run_exit_handlers()
     except BaseException as error:
         report(assignment.channel, error)
     finally:
         flush_all()
         os._exit(status)
+
+
+def _run_exit_handlers() -> None:
+    """Have the application end as it does where the interpreter ends by itself.
+
+    How long that may take, `leave_for_certain` sees to.
+    """
+    # Waits for threads that are no daemons, and for pools of them.
+    threading._shutdown()  # type: ignore[attr-defined]
+    atexit._run_exitfuncs()
 
 
 def report(channel: Channel, error: BaseException, watched: int = 0) -> None:

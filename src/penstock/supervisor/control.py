@@ -254,8 +254,8 @@ def _bind_control(text: str, inherited: int | None) -> Listener:
             sock = socket.socket(fileno=inherited)
             sock.setblocking(False)
             sock.set_inheritable(False)
-            created = None if path.startswith("\0") else path
-            listener = Listener(sock, Address(text, path=path), created=created)
+            passed = None if path.startswith("\0") else path
+            listener = Listener(sock, Address(text, path=path), passed=passed)
         else:
             shown = "unix:@" + path[1:] if path.startswith("\0") else "unix:" + path
             [listener] = bind_listeners([shown])

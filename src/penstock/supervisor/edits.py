@@ -11,6 +11,7 @@ from penstock.reloader import State
 from penstock.supervisor.channel import Message
 from penstock.supervisor.fleet import ControlError
 from penstock.supervisor.generation import Generation
+from penstock.supervisor.phases import traceback_of
 from penstock.supervisor.processes import Stage, WorkerProcess
 from penstock.supervisor.workforce import Workforce
 
@@ -106,13 +107,12 @@ class Edits:
             until = f"the next attempt is in {generation.pause():g} s"
         else:
             return False
-        traceback = failure.get("traceback")
         self._logger.error(
             "%s could not start: %s; %s%s",
             worker,
             failure["message"],
             until,
-            f"\n{traceback}" if traceback else "",
+            traceback_of(failure),
         )
         self._waits = True
         self._end_others(worker, "the application could not be loaded")

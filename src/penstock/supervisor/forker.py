@@ -39,6 +39,9 @@ class Forker:
     def check_deadline(self) -> None:
         """Do nothing: it is ready."""
 
+    def note_end(self, pid: int) -> None:
+        """Do nothing: it has no process of its own."""
+
     def end(self) -> None:
         """Do nothing: there is nothing to let go of."""
 
@@ -63,6 +66,11 @@ class Forker:
                     load=lambda: load_application(launch.application),
                     watches=ends.watches,
                 ),
-                self._abandon,
+                self._move_out,
             )
         return pid
+
+    def _move_out(self) -> None:
+        """Let go of what is the supervisor's; it may have been elsewhere since, in a reload."""
+        self._abandon()
+        os.chdir(self._generation.directory)

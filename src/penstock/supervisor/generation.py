@@ -57,6 +57,9 @@ class Spawner(Protocol):
     def check_deadline(self) -> None:
         """Give up where that takes too long."""
 
+    def note_end(self, pid: int) -> None:
+        """Take note of a process that has ended, and may have been its own."""
+
     def end(self) -> None:
         """Let go of what it has: no more workers are wanted."""
 
@@ -89,6 +92,8 @@ class Generation:
         self.settings = settings
         self.wanted = wanted
         self.listeners = list(listeners)
+        self.directory = os.getcwd()
+        """Where its workers start: another generation's may be elsewhere."""
         self.identity = identity
         """Who the workers are to be."""
         self.board = Board(2 * wanted + SPARE_SLOTS, settings.threads)
@@ -112,6 +117,11 @@ class Generation:
         """The workers that serve."""
         return [worker for worker in self.workers if worker.stage is Stage.SERVING]
 
+    def listen(self) -> None:
+        """Let clients connect. Raises `ListenError`."""
+        for listener in self.listeners:
+            listener.listen(self.settings.backlog)
+
     def spawn(
         self, number: int, register: Callable[[WorkerProcess], None], replaces: WorkerProcess | None
     ) -> WorkerProcess | None:
@@ -124,9 +134,13 @@ class Generation:
             self._logger.error("no room for another worker: %d are there", len(self.workers))
             self.pause()
             return None
-        channel, child_channel = Channel.pair()
-        dump, child_dump = os.pipe2(os.O_CLOEXEC)
-        os.set_blocking(dump, False)
+        try:
+            channel, child_channel, dump, child_dump = _open_lines()
+        except OSError as error:
+            self._logger.error("cannot start a worker: %s", error.strerror)
+            self.board.give_back(slot)
+            self.pause()
+            return None
         worker = WorkerProcess(number, self.number, slot, channel, dump, self.settings)
         # Somebody who serves already takes the watch over sooner, and knows what was loaded first.
         worker.watches = self.settings.reload and not self.members
@@ -190,3 +204,16 @@ class Generation:
         """Kill every worker."""
         for worker in list(self.workers):
             worker.kill(because, signal.SIGKILL)
+
+
+def _open_lines() -> tuple[Channel, Channel, int, int]:
+    """Return both ends of a new worker's channel, and of its dump. Raises OSError."""
+    channel, child_channel = Channel.pair()
+    try:
+        dump, child_dump = os.pipe2(os.O_CLOEXEC)
+    except OSError:
+        channel.close()
+        child_channel.close()
+        raise
+    os.set_blocking(dump, False)
+    return channel, child_channel, dump, child_dump

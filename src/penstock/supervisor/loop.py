@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import selectors
+from collections.abc import Callable
+from functools import partial
 from typing import Protocol
 
 
@@ -39,11 +41,16 @@ class Loop:
             # An earlier one may have forgotten it.
             if self.selector.get_map().get(key.fd) is not key:
                 continue
-            try:
-                handler.handle_events(mask)
-            except Exception:
-                # A defect of ours must not take the server down with it.
-                self._logger.critical("internal error in the supervisor", exc_info=True)
+            self.guard(partial(handler.handle_events, mask))
+
+    def guard(self, call: Callable[[], None]) -> bool:
+        """Call what, with a defect of ours, must not end the server; tell whether all is well."""
+        try:
+            call()
+        except Exception:
+            self._logger.critical("internal error in the supervisor", exc_info=True)
+            return False
+        return True
 
     def close(self) -> None:
         """Close the loop; the descriptors stay open."""

@@ -73,12 +73,21 @@ class Nursery:
             return
         self._failure = None
         self._since = time.monotonic()
-        self._channel, theirs = Channel.pair()
-        self.pid = os.fork()
-        if self.pid == 0:
-            _Nurse(self._launch, self._generation, self._server, theirs, self._abandon_all).run()
-        theirs.close()
+        try:
+            self._channel, theirs = Channel.pair()
+            try:
+                self.pid = os.fork()
+                if self.pid == 0:
+                    self._load(theirs)
+            finally:
+                theirs.close()
+        except OSError as error:
+            self._fail({"message": f"cannot start a process for it: {error.strerror}", "status": 1})
+            return
         self._loop.watch(self._channel.fileno(), self)
+
+    def _load(self, channel: Channel) -> NoReturn:
+        _Nurse(self._launch, self._generation, self._server, channel, self._abandon_all).run()
 
     def _abandon_all(self) -> None:
         self._abandon()
@@ -104,14 +113,20 @@ class Nursery:
         limit = self._generation.settings.boot_timeout
         if self._channel is None or self.is_ready or time.monotonic() - self._since < limit:
             return
-        self._failure = {
-            "message": f"the application was not loaded within {limit:g} s (setting: boot_timeout)",
-            "status": 1,
-        }
-        self.end(signal.SIGKILL)
+        message = f"the application was not loaded within {limit:g} s (setting: boot_timeout)"
+        self._fail({"message": message, "status": 1})
 
     def handle_events(self, _mask: int) -> None:
         """Act on what the process says, or on its end."""
+        self._listen()
+
+    def note_end(self, pid: int) -> None:
+        """Act on its end, though a child of the application may hold the other end of the line."""
+        if pid == self.pid:
+            self.pid = 0
+            self._listen()
+
+    def _listen(self) -> None:
         if self._channel is None:
             return
         for message in self._channel.receive():
@@ -119,20 +134,18 @@ class Nursery:
                 self.is_ready = True
             else:
                 self._failure = message
-        if self._channel.ended:
-            self._close()
-            failure = self._failure or {"message": "the process that loads it ended", "status": 1}
-            self._on_failure(self._generation, failure)
+        if self._channel.ended or not self.pid:
+            self._fail(self._failure or {"message": "the process that loads it ended", "status": 1})
 
-    def end(self, number: signal.Signals | None = None) -> None:
-        """Have the process end: it does when nobody has the other end of its line."""
-        if number is not None and self.pid:
+    def _fail(self, failure: Message) -> None:
+        self.end()
+        self._on_failure(self._generation, failure)
+
+    def end(self) -> None:
+        """End the process, whatever the import of the application is about."""
+        if self.pid:  # not reaped yet, or else `note_end` had been told
             with suppress(ProcessLookupError):
-                os.kill(self.pid, number)
-        elif self._channel is not None:
-            self._close()
-
-    def _close(self) -> None:
+                os.kill(self.pid, signal.SIGKILL)
         if self._channel is not None:
             self._loop.forget(self._channel.fileno())
             self._channel.close()
@@ -174,6 +187,7 @@ class _Nurse:
                 signal.signal(number, _do_nothing)
             logger = ErrorLog(settings.error_logfile, settings.log_level, process_logger()).logger
             before = open_descriptors()
+            os.chdir(self._generation.directory)
             self._launch.prepare(settings)
             self._application = load_application(self._launch.application)
             _warn_of_survivors(logger, before)

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import signal
 from enum import Enum
+from typing import TYPE_CHECKING
 
 from penstock.errors import PenstockError
 from penstock.signals import FROM_OUTSIDE
 from penstock.supervisor.channel import Message
+
+if TYPE_CHECKING:
+    from penstock.settings import Settings
 
 BUSY_SECONDS = 0.05
 """How often the supervisor looks while something changes: a worker boots, or leaves."""
@@ -19,6 +23,20 @@ IDLE_SECONDS = 1.0
 """How often it looks otherwise: at heartbeats, above all."""
 
 SIGNALS = (*FROM_OUTSIDE, signal.SIGCHLD)
+
+
+def longest_pause(settings: Settings, *, busy: bool) -> float:
+    """Return how long the supervisor may look away, in seconds."""
+    if busy:
+        return BUSY_SECONDS
+    watchful = settings.max_requests or settings.max_age or settings.max_memory
+    return WATCHFUL_SECONDS if watchful else IDLE_SECONDS
+
+
+def traceback_of(failure: Message) -> str:
+    """Return what follows the log line of a failure: nothing where there is no traceback."""
+    traceback = failure.get("traceback")
+    return f"\n{traceback}" if traceback else ""
 
 
 class Phase(Enum):

@@ -62,6 +62,8 @@ class WorkerProcess:
     """The worker that leaves once this one serves."""
     replaced_by: WorkerProcess | None = None
     leaving_because: str = ""
+    must_boot_by: float = 0.0
+    """When it is killed if it has not become ready, and later, if it has not begun to serve."""
     must_end_by: float | None = None
     """When it is killed if it has not left."""
     killed_because: str = ""
@@ -81,8 +83,9 @@ class WorkerProcess:
     next_stage: Callable[[], None] | None = None
 
     def __post_init__(self) -> None:
-        """Draw the limits at which it is recycled."""
+        """Set when it has to be ready, and draw the limits at which it is recycled."""
         settings = self.settings
+        self.must_boot_by = self.since + settings.boot_timeout
         if settings.max_requests:
             jitter = random.randint(0, settings.max_requests_jitter)
             self.requests_limit = settings.max_requests + jitter
@@ -132,6 +135,8 @@ class WorkerProcess:
         if self.stage is Stage.READY:
             self.let_in = True
             self.stage = Stage.STARTING
+            # It may have waited for others, for as long as each of them took.
+            self.must_boot_by = time.monotonic() + self.settings.boot_timeout
             self.order("go")
 
     def leave(self, because: str, *, last: bool = False) -> None:
@@ -159,9 +164,10 @@ class WorkerProcess:
         """Have it cut off what is in progress, and end."""
         if self.stage is Stage.ENDED:
             return
-        if self.stage in (Stage.BOOTING, Stage.FAILED):
+        if self.stage in (Stage.BOOTING, Stage.FAILED) and self.pid:
             self.kill("it was told to stop at once", signal.SIGKILL)
         else:
+            # Nor is there somebody to kill where another process has not forked it yet.
             self.order("quit")
             self.must_end_by = time.monotonic() + 2.0
         self.stage = Stage.LEAVING
@@ -173,12 +179,17 @@ class WorkerProcess:
             with suppress(ProcessLookupError):
                 os.kill(self.pid, number)
 
-    def read_dump(self) -> None:
-        """Take what its C code has written about its stacks."""
-        with suppress(OSError):
+    def read_dump(self) -> bool:
+        """Take what its C code has written about its stacks; tell whether more may come."""
+        try:
             while data := os.read(self.dump, 1 << 16):
                 if len(self.dumped) < MAX_DUMP_BYTES:
                     self.dumped += data
+        except BlockingIOError:
+            return True
+        except OSError:
+            pass
+        return False
 
     def release(self) -> None:
         """Let go of what belongs to it, once it is reaped."""

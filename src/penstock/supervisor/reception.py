@@ -198,6 +198,11 @@ class Reception:
         self.stacks.tick(now)
         self._settle()
 
+    def take_over(self) -> None:
+        """Have the sockets that a predecessor passed for one's own."""
+        for service in self._services.values():
+            service.listener.take_over()
+
     def hand_over(self) -> None:
         """Let nobody in any more: a successor has the sockets. Answers still go out."""
         for service in self._services.values():

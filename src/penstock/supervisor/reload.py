@@ -7,6 +7,7 @@ import logging
 from penstock.supervisor.channel import Message
 from penstock.supervisor.fleet import Answer, Outcome
 from penstock.supervisor.generation import Generation
+from penstock.supervisor.phases import traceback_of
 from penstock.supervisor.processes import Stage, WorkerProcess
 from penstock.supervisor.workforce import Workforce
 
@@ -54,8 +55,7 @@ class Reload:
         """Take the new generation back, because of a failure, of that worker if it was one's."""
         who = f"{worker}: " if worker is not None else ""
         message = f"not reloaded, the old workers go on: {who}{failure['message']}"
-        traceback = failure.get("traceback")
-        self._logger.error("%s%s", message, f"\n{traceback}" if traceback else "")
+        self._logger.error("%s%s", message, traceback_of(failure))
         self._take_back(message)
 
     def give_up(self, because: str) -> None:

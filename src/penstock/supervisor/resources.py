@@ -38,11 +38,12 @@ def has_terminal() -> bool:
 def rebind(settings: Settings, before: Settings, listeners: Sequence[Listener]) -> list[Listener]:
     """Return the listeners for new settings: those that stay, and others that are bound now.
 
-    Raises `ListenError`, and has bound nothing then.
+    One whose path somebody has removed is bound anew: nobody comes to it any more. Raises
+    `ListenError`, and has bound nothing then.
     """
-    if settings.bind == before.bind:
-        return list(listeners)
-    left = list(listeners)
+    left = [each for each in listeners if not each.is_lost]
+    if settings.bind == before.bind and len(left) == len(listeners):
+        return left
     result: list[Listener | None] = []
     missing: list[str] = []
     for text in settings.bind:
@@ -73,6 +74,19 @@ def run_dry(listeners: Sequence[Listener]) -> None:
         if now >= earliest and not queues.poll(0):
             return
         threading.Event().wait(LOOK_SECONDS)
+
+
+def take_over(listeners: Sequence[Listener]) -> None:
+    """Have what a predecessor passed for one's own."""
+    for listener in listeners:
+        listener.take_over()
+
+
+def hand_over(listeners: Sequence[Listener]) -> None:
+    """Leave the sockets to a successor, which has them too."""
+    for listener in listeners:
+        listener.disown()
+        listener.close()
 
 
 def tell_of_new_settings(settings: Settings, before: Settings, logger: logging.Logger) -> None:

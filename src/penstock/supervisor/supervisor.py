@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import signal
 import time
+from contextlib import suppress
 from dataclasses import replace as with_changes
 from typing import TYPE_CHECKING
 
@@ -19,6 +20,7 @@ from penstock.listeners import close_all
 from penstock.logs import ErrorLog, process_logger
 from penstock.process import CUT_OFF, STOPPED, tell_serving, tell_settings
 from penstock.signals import Signals
+from penstock.supervisor import resources
 from penstock.supervisor.channel import Message
 from penstock.supervisor.child import INTERRUPTED
 from penstock.supervisor.edits import Edits
@@ -29,17 +31,16 @@ from penstock.supervisor.heartbeats import ask_for_dump
 from penstock.supervisor.hooks import ServerHooks
 from penstock.supervisor.loop import Loop
 from penstock.supervisor.phases import (
-    BUSY_SECONDS,
     IDLE_SECONDS,
     SIGNALS,
-    WATCHFUL_SECONDS,
     BootError,
     Phase,
+    longest_pause,
+    traceback_of,
 )
 from penstock.supervisor.processes import Stage, WorkerProcess
 from penstock.supervisor.reception import Reception
 from penstock.supervisor.reload import Reload
-from penstock.supervisor.resources import has_terminal, rebind, run_dry, tell_of_new_settings
 from penstock.supervisor.succession import Succession
 from penstock.supervisor.surroundings import Surroundings
 from penstock.supervisor.turnover import Turnover
@@ -104,6 +105,8 @@ class Supervisor:
         self._workers_told = False
         self._handing_over = False
         self._cut_off = False
+        self._failing = False
+        """The last tick has failed, of a defect of ours: the next one takes its time."""
         self._stop_answers: list[Answer] = []
 
     # -- from the start to the end ----------------------------------------------------------------
@@ -127,8 +130,8 @@ class Supervisor:
             self.hooks.scale(self.current.wanted)  # before pre_fork: some count workers by it
             self.workforce.fill(self.current)
             while not self._is_over():
-                self.loop.turn(self._pause())
-                self._tick()
+                self.loop.turn(IDLE_SECONDS if self._failing else self._pause())
+                self._failing = not self.loop.guard(self._tick)
             return self._end()
         finally:
             self.reception.close()
@@ -162,9 +165,7 @@ class Supervisor:
             or not self.current.spawner.is_ready
             or any(worker.stage is not Stage.SERVING for worker in self.workforce)
         )
-        settings = self.settings
-        watchful = settings.max_requests or settings.max_age or settings.max_memory
-        longest = BUSY_SECONDS if busy else WATCHFUL_SECONDS if watchful else IDLE_SECONDS
+        longest = longest_pause(self.settings, busy=busy)
         return max(0.0, min(longest, self._surroundings.next_due - now))
 
     def _tick(self) -> None:
@@ -243,6 +244,8 @@ class Supervisor:
         elif self.phase is Phase.STARTING:
             if len(self.current.serving) >= self.current.wanted:
                 self._complete_start()
+        elif self.phase is Phase.STOPPING:
+            worker.slot.words[READY] = 0  # as of those who were there when the delay began
         elif worker.replaces is not None:
             worker.replaces.leave(worker.replaces.leaving_because)
             worker.replaces = None
@@ -257,13 +260,12 @@ class Supervisor:
             if not self._edits.wait(worker, failure):
                 self._fail_start(failure)
         elif not self._workers_told and worker.generation == self.current.number:
-            traceback = failure.get("traceback")
             self.logger.error(
                 "%s could not start: %s; the next attempt is in %g s%s",
                 worker,
                 failure["message"],
                 self.current.pause(),
-                f"\n{traceback}" if traceback else "",
+                traceback_of(failure),
             )
 
     def _on_load_failure(self, generation: Generation, failure: Message) -> None:
@@ -274,12 +276,11 @@ class Supervisor:
         elif self.phase is Phase.STARTING:
             self._fail_start(failure)
         elif not self._workers_told and generation is self.current:
-            traceback = failure.get("traceback")
             self.logger.error(
                 "the application is preloaded again in %g s, because %s%s",
                 generation.pause(),
                 failure["message"],
-                f"\n{traceback}" if traceback else "",
+                traceback_of(failure),
             )
 
     def _fail_start(self, failure: Message) -> None:
@@ -328,11 +329,7 @@ class Supervisor:
         An address that a reload removes would stay open in a child that holds on to it: clients
         could connect, and nobody would answer.
         """
-        for generation in self.workforce.generations:
-            for listener in generation.listeners:
-                if listener not in kept:
-                    listener.socket.close()
-        self.workforce.abandon()
+        self.workforce.abandon(kept)
         self.reception.abandon()
         self._surroundings.abandon()
         self._succession.abandon()
@@ -352,8 +349,7 @@ class Supervisor:
     def _let_in(self, generation: Generation) -> None:
         """Have a generation's workers let clients in: all of them are ready."""
         try:
-            for listener in generation.listeners:
-                listener.listen(generation.settings.backlog)
+            generation.listen()
         except PenstockError as error:
             failure = {"message": str(error), "status": error.exit_status}
             self.on_boot_failure(generation.members[0], failure)
@@ -371,6 +367,8 @@ class Supervisor:
         self._edits.all_is_well()
         self._tell_serving()
         self.hooks.call("when_ready")
+        resources.take_over(self.listeners)
+        self.reception.take_over()
         self._succession.tell_ready()
 
     def _tell_serving(self) -> None:
@@ -407,10 +405,11 @@ class Supervisor:
         listeners = self.listeners
         try:
             settings = self.launch.read_settings()
-            listeners = rebind(settings, self.settings, self.listeners)
+            listeners = resources.rebind(settings, self.settings, self.listeners)
             coming = self._new_generation(settings, listeners)
         except PenstockError as error:
             self._close_unused(listeners)
+            self._resume_settings()
             traceback = getattr(error, "traceback", "")
             message = f"not reloaded, all goes on as it was: {error}"
             self.logger.error("%s%s", message, f"\n{traceback}" if traceback else "")
@@ -418,7 +417,7 @@ class Supervisor:
             if answer is not None:
                 answer(Outcome(False, message))
             return
-        tell_of_new_settings(settings, self.settings, self.logger)
+        resources.tell_of_new_settings(settings, self.settings, self.logger)
         self.hooks.call("on_reload")
         self.phase = Phase.RELOADING
         self.reload = Reload(
@@ -435,7 +434,7 @@ class Supervisor:
         self._edits.all_is_well()
         self.launch = with_changes(self.launch, settings=self.settings)
         self.reception.follow(self.settings)
-        run_dry(removed)
+        resources.run_dry(removed)
         old.end_all(f"{self.current} serves in its place")
         close_all(removed)
         self._reopen_own_log()
@@ -445,9 +444,15 @@ class Supervisor:
 
     def _take_back(self, reload: Reload, worker: WorkerProcess | None, failure: Message) -> None:
         self._end_reload()
-        self.hooks.use(self.settings, self.listeners)
+        self._resume_settings()
         self._surroundings.notifier.ready(_RELOAD_FAILED)
         reload.fail(worker, failure)
+
+    def _resume_settings(self) -> None:
+        """Be again what the settings in force make of this process."""
+        self.hooks.use(self.settings, self.listeners)
+        with suppress(OSError):  # it was removed
+            os.chdir(self.current.directory)
 
     def _close_unused(self, listeners: Sequence[Listener]) -> None:
         """Close what a reload has bound that came to nothing."""
@@ -485,9 +490,11 @@ class Supervisor:
 
     def _act_on_winch(self) -> None:
         """Do as gunicorn does: in the background, have the workers leave; else, it is a resize."""
-        if has_terminal():
+        if resources.has_terminal():
             self.logger.debug("a terminal was resized")
             return
+        if self.phase is Phase.STARTING:
+            raise ControlError("the server is still starting")
         self.logger.info("SIGWINCH: the workers leave; SIGTTIN or SIGHUP starts some again")
         self.current.wanted = 0
         self.current.end_all("SIGWINCH was received")
@@ -495,8 +502,7 @@ class Supervisor:
     def reopen_logs(self) -> None:
         """Open the log files again by their names, after a rotation."""
         self._reopen_own_log()
-        for worker in self.workforce:
-            worker.order("reopen")
+        self.workforce.order("reopen")
 
     def _reopen_own_log(self) -> None:
         try:
@@ -534,12 +540,10 @@ class Supervisor:
         self._surroundings.notifier.hand_over(pid)
         self.reception.hand_over()
         self.phase = Phase.STOPPING
+        self._give_reload_up()
         self._handing_over = self._workers_told = True
-        for listener in self.listeners:
-            listener.disown()
-            listener.close()
-        for worker in self.workforce:
-            worker.leave("a new supervisor serves")
+        resources.hand_over(self.listeners)
+        self.workforce.leave("a new supervisor serves")
 
     # -- the stop ---------------------------------------------------------------------------------
 
@@ -578,9 +582,7 @@ class Supervisor:
 
     def _quit_workers(self) -> None:
         self._workers_told = True
-        for worker in self.workforce:
-            worker.leaving_because = worker.leaving_because or "the server stops at once"
-            worker.quit()
+        self.workforce.quit("the server stops at once")
 
     def _give_reload_up(self) -> None:
         reload = self.reload
@@ -595,5 +597,4 @@ class Supervisor:
         self.logger.info("stopping: finishing the requests in progress, for up to %g s", limit)
         for listener in self.listeners:
             listener.turn_newcomers_away()
-        for worker in self.workforce:
-            worker.leave("the server stops", last=True)
+        self.workforce.leave("the server stops", last=True)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Callable, Iterator
-from typing import Protocol
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Protocol
 
 from penstock.board import RequestInProgress
 from penstock.supervisor.channel import Message
@@ -16,6 +16,9 @@ from penstock.supervisor.last_lines import BAD_GATEWAY, GATEWAY_TIMEOUT, log_las
 from penstock.supervisor.loop import Loop
 from penstock.supervisor.obituary import Death, requests_lost
 from penstock.supervisor.processes import Stage, WorkerProcess
+
+if TYPE_CHECKING:
+    from penstock.listeners import Listener
 
 
 class Director(Protocol):
@@ -122,6 +125,8 @@ class Workforce:
             self._loop.forget(worker.channel.fileno())
         for message in messages:
             self._take(worker, message)
+        if worker.channel.ended:
+            self._lose(worker)
 
     def _take(self, worker: WorkerProcess, message: Message) -> None:
         event = message["event"]
@@ -129,6 +134,8 @@ class Workforce:
             if worker.pid == 0:
                 worker.pid = int(message["pid"])
                 self._hooks.add(worker.number, worker.pid)
+                if worker.killed_because:
+                    worker.kill(worker.killed_because)  # there was nobody to kill then
             if worker.pid in self.unclaimed:
                 self._end(worker, self.unclaimed.pop(worker.pid))
         elif event == "failed":
@@ -164,14 +171,18 @@ class Workforce:
         for worker in self:
             settings = worker.settings
             if worker.is_booting and worker.stage is not Stage.READY:
-                if not worker.killed_because and worker.age > settings.boot_timeout:
+                if not worker.killed_because and now > worker.must_boot_by:
                     worker.kill(
                         f"it was not ready within {settings.boot_timeout:g} s "
                         "(setting: boot_timeout)"
                     )
+                    if not worker.pid:
+                        self.generation_of(worker).spawner.end()  # another one may do better
+                    self._lose(worker)
             elif worker.must_end_by is not None and now > worker.must_end_by:
                 worker.must_end_by = None
                 worker.kill("it had not ended in time (setting: graceful_timeout)")
+                self._lose(worker)
             worker.channel.flush()
 
     # -- their ends -------------------------------------------------------------------------------
@@ -190,12 +201,29 @@ class Workforce:
             for worker in self:  # one that was forked by another process tells its id itself
                 if worker.pid == 0:
                     self.listen_to(worker)
+            for generation in list(self.generations):
+                generation.spawner.note_end(pid)
             worker_ended = self.find(pid)
             if worker_ended is not None:
                 self._end(worker_ended, status)
             elif any(worker.pid == 0 for worker in self):
                 self.unclaimed[pid] = status
             # Else it is a stranger's, as process 1 of a container gets to reap them.
+
+    def _lose(self, worker: WorkerProcess) -> None:
+        """Give up one whose process nobody has heard of: no end of it will be told.
+
+        Another process was to fork it, and could not, has ended, or hangs. Should it come later
+        all the same, it finds its line closed, and leaves.
+        """
+        self.listen_to(worker)
+        if worker.pid or worker.stage is Stage.ENDED:
+            return
+        worker.failure = {
+            "message": worker.killed_because or "the process that preloads has not forked it",
+            "status": 1,
+        }
+        self._end(worker, 0)
 
     def _end(self, worker: WorkerProcess, status: int) -> None:
         worker.exit_status = status
@@ -269,8 +297,28 @@ class Workforce:
                 generation.spawner.end()
                 self.generations.remove(generation)
 
-    def abandon(self) -> None:
-        """Close the lines to all workers, in a forked child: they are the supervisor's."""
+    def order(self, what: str) -> None:
+        """Send an order to every worker."""
+        for worker in self:
+            worker.order(what)
+
+    def leave(self, because: str, *, last: bool = False) -> None:
+        """Have every worker leave, as `WorkerProcess.leave` does it."""
+        for worker in self:
+            worker.leave(because, last=last)
+
+    def quit(self, because: str) -> None:
+        """Have every worker cut off what is in progress, and end."""
+        for worker in self:
+            worker.leaving_because = worker.leaving_because or because
+            worker.quit()
+
+    def abandon(self, kept: Sequence[Listener]) -> None:
+        """Close, in a forked child, the lines to all workers, and all listeners but these."""
+        for generation in self.generations:
+            for listener in generation.listeners:
+                if listener not in kept:
+                    listener.socket.close()
         for worker in self:
             worker.channel.close()
             os.close(worker.dump)
@@ -305,7 +353,5 @@ class _Dump:
 
     def handle_events(self, _mask: int) -> None:
         """Take what has come; nothing comes after the worker's end."""
-        before = len(self._worker.dumped)
-        self._worker.read_dump()
-        if len(self._worker.dumped) == before:
+        if not self._worker.read_dump():
             self._loop.forget(self._worker.dump)

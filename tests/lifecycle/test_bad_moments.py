@@ -1,0 +1,248 @@
+"""What comes at a bad moment: ends, signals and shortages while the server is about something."""
+
+from __future__ import annotations
+
+import os
+import resource
+import signal
+import socket
+from pathlib import Path
+
+import pytest
+
+from support.invariant import eventually
+from support.lifecycle import Supervised, halt, write_app
+
+
+def settings(folder: Path, text: str) -> None:
+    (folder / "penstock.toml").write_text(text)
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def connects(address: str | tuple[str, int]) -> bool:
+    """Tell whether somebody listens."""
+    family = socket.AF_UNIX if isinstance(address, str) else socket.AF_INET
+    with socket.socket(family) as sock:
+        try:
+            sock.connect(address)
+        except OSError:
+            return False
+    return True
+
+
+def answer_at(path: Path) -> bytes:
+    """Ask over a unix socket."""
+    with socket.socket(socket.AF_UNIX) as sock:
+        sock.settimeout(10)
+        sock.connect(str(path))
+        sock.sendall(b"GET /echo?1 HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
+        received = b""
+        while data := sock.recv(65536):
+            received += data
+    return received
+
+
+def nursery_of(server: Supervised) -> int:
+    """Return the process that has preloaded the application: it has no thread but the first."""
+    [nursery] = server.workers() - server.serving()
+    return nursery
+
+
+def test_each_worker_of_a_reload_may_take_the_boot_timeout(tmp_path: Path) -> None:
+    """The first waits for the others: its time does not run meanwhile."""
+    with Supervised(tmp_path, "-w", "2", "--boot-timeout", "3s") as server:
+        old = server.workers()
+        write_app(tmp_path, "two", "import time; time.sleep(1.8)")
+        server.signal(signal.SIGHUP)
+        server.wait_for_workers(2, old)
+        assert server.served_by()[0] == "two"
+        assert server.stop() == 0
+
+
+def test_an_upgrade_that_fails_leaves_the_paths_of_unix_sockets(tmp_path: Path) -> None:
+    path, control = tmp_path / "sock", tmp_path / "control"
+    services = ("--control", str(control), "--admin", f"unix:{tmp_path}/admin")
+    with Supervised(tmp_path, *services, bind=f"unix:{path}") as server:
+        (tmp_path / "shop.py").write_text("raise LookupError('on purpose')\n")
+        server.signal(signal.SIGUSR2)
+        server.wait_for_line("not upgraded")
+        assert eventually(lambda: len(server.members()) == 2)
+        assert b" 200 " in answer_at(path)
+        assert connects(str(control))
+        assert connects(str(tmp_path / "admin"))
+        assert server.stop() == 0
+
+
+def test_a_worker_that_the_preloading_process_takes_with_it_is_started_again(
+    tmp_path: Path,
+) -> None:
+    with Supervised(tmp_path, "--preload", "--boot-timeout", "60s") as server:
+        nursery = nursery_of(server)
+        old = server.serving()
+        halt(nursery)
+        server.signal(signal.SIGTTIN)
+        server.wait_for_line("2 workers are wanted")
+        os.kill(nursery, signal.SIGKILL)
+        server.wait_for_serving(2)
+        assert old <= server.serving()
+        assert server.stop() == 0
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_stop_does_not_wait_for_a_worker_that_was_not_forked_yet(
+    tmp_path: Path, number: signal.Signals
+) -> None:
+    with Supervised(tmp_path, "--preload") as server:
+        nursery = nursery_of(server)
+        halt(nursery)
+        server.signal(signal.SIGTTIN)
+        server.wait_for_line("2 workers are wanted")
+        status, taken = server.seconds_to_exit(number)
+        assert (status, taken < 5) == (0, True)
+        os.kill(nursery, signal.SIGCONT)
+        server.wait_until_all_have_left()
+
+
+def test_a_worker_that_is_forked_too_late_leaves(tmp_path: Path) -> None:
+    with Supervised(tmp_path, "--preload", "--boot-timeout", "1s") as server:
+        nursery = nursery_of(server)
+        old = server.serving()
+        halt(nursery)
+        server.signal(signal.SIGTTIN)
+        server.wait_for_line("2 workers are wanted")
+        server.wait_for_line("boot_timeout")
+        server.signal(signal.SIGTTOU)
+        server.wait_for_line("1 workers are wanted")
+        if nursery in server.members():
+            os.kill(nursery, signal.SIGCONT)
+        assert eventually(lambda: server.serving() == old and len(server.workers()) <= 2)
+        assert server.stop() == 0
+
+
+def test_preloads_that_are_given_up_end(tmp_path: Path) -> None:
+    with Supervised(tmp_path, "--preload") as server:
+        before = len(server.members())
+        write_app(tmp_path, "two", "import time; time.sleep(20)")
+        for _ in range(5):
+            server.signal(signal.SIGHUP)
+            server.wait_for_line("reloading settings")
+        assert eventually(lambda: len(server.members()) <= before + 1, 5), server.members()
+        assert server.stop() == 0
+
+
+def test_a_reload_that_fails_leaves_the_directory(tmp_path: Path) -> None:
+    """A worker that is started afterwards finds the code that the others have."""
+    first, second = tmp_path / "first", tmp_path / "second"
+    for folder in (first, second):
+        folder.mkdir()
+    write_app(first, "one")
+    (second / "shop.py").write_text("raise LookupError('on purpose')\n")
+    (tmp_path / "shop.py").write_text("raise LookupError('nobody looks here')\n")
+    settings(tmp_path, "chdir = 'first'\n")
+    with Supervised(tmp_path) as server:
+        [old] = server.workers()
+        settings(tmp_path, "chdir = 'second'\n")
+        server.signal(signal.SIGHUP)
+        server.wait_for_line("not reloaded")
+        os.kill(old, signal.SIGKILL)
+        server.wait_for_workers(1, {old})
+        assert server.served_by()[0] == "one"
+        assert server.stop() == 0
+
+
+def test_a_worker_runs_the_exit_handlers_of_its_application(tmp_path: Path) -> None:
+    write_app(tmp_path, "one", "import atexit; atexit.register(lambda: open('left', 'w').close())")
+    with Supervised(tmp_path) as server:
+        assert server.stop() == 0
+    assert (tmp_path / "left").exists()
+
+
+def test_exit_handlers_that_hang_delay_nothing_for_long(tmp_path: Path) -> None:
+    hang = "import atexit, threading; atexit.register(threading.Event().wait, 60)"
+    write_app(tmp_path, "one", hang)
+    with Supervised(tmp_path) as server:
+        _, taken = server.seconds_to_exit(signal.SIGTERM)
+        assert taken < 5
+
+
+def test_a_successor_that_starts_in_the_shutdown_delay_is_not_ready(tmp_path: Path) -> None:
+    with Supervised(tmp_path, "--shutdown-delay", "30s", "--ready-path", "/readyz") as server:
+        [old] = server.workers()
+        server.signal(signal.SIGTERM)
+        server.wait_for_line("shutdown_delay")
+        os.kill(old, signal.SIGKILL)
+        server.wait_for_serving(1, {old})
+        assert eventually(lambda: server.ask("/echo?1").status == 200)
+        assert eventually(lambda: server.ask("/readyz").status == 503, 2)
+        server.signal(signal.SIGQUIT)
+        server.wait_until_all_have_left()
+
+
+@pytest.mark.parametrize("preload", [(), ("--preload",)])
+def test_a_supervisor_without_descriptors_goes_on_and_recovers(
+    tmp_path: Path, preload: tuple[str, ...]
+) -> None:
+    with Supervised(tmp_path, *preload) as server:
+        limits = resource.prlimit(server.supervisor, resource.RLIMIT_NOFILE)
+        used = max(map(int, os.listdir(f"/proc/{server.supervisor}/fd")))
+        resource.prlimit(server.supervisor, resource.RLIMIT_NOFILE, (used + 1, limits[1]))
+        old = server.serving()
+        server.signal(signal.SIGTTIN)
+        server.wait_for_line("cannot start")
+        assert server.served_by()[1] in old
+        resource.prlimit(server.supervisor, resource.RLIMIT_NOFILE, limits)
+        server.wait_for_serving(2)
+        assert old <= server.serving()
+        assert server.stop() == 0
+
+
+def test_an_upgrade_lets_go_of_an_address_that_is_not_wanted_any_more(tmp_path: Path) -> None:
+    first, second = free_port(), free_port()
+    settings(tmp_path, f"bind = ['127.0.0.1:{first}', '127.0.0.1:{second}']\npid = 'pid'\n")
+    with Supervised(tmp_path, bind=None) as server:
+        assert connects(("127.0.0.1", second))
+        settings(tmp_path, f"bind = ['127.0.0.1:{first}']\npid = 'pid'\n")
+        server.signal(signal.SIGUSR2)
+        assert server.process.wait(20) == 0
+        server.supervisor = int((tmp_path / "pid").read_text())
+        assert connects(("127.0.0.1", first))
+        assert not connects(("127.0.0.1", second))
+        server.stop()
+
+
+def test_a_child_that_the_application_forks_while_it_loads_does_not_keep_the_port(
+    tmp_path: Path,
+) -> None:
+    fork = """
+import os, time
+if os.fork() == 0:
+    time.sleep(60)
+    os._exit(0)
+"""
+    write_app(tmp_path, "one", fork)
+    with Supervised(tmp_path) as server:
+        server.signal(signal.SIGTERM)
+        assert server.process.wait(20) == 0
+        assert not connects(server.address)
+        with socket.socket() as again:
+            again.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            again.bind(server.address)
+            again.listen()
+        server.kill()
+
+
+def test_fault_46_a_reload_makes_the_path_of_a_unix_socket_again(tmp_path: Path) -> None:
+    path = tmp_path / "sock"
+    with Supervised(tmp_path, bind=f"unix:{path}") as server:
+        old = server.workers()
+        path.unlink()
+        server.signal(signal.SIGHUP)
+        server.wait_for_workers(1, old)
+        assert b" 200 " in answer_at(path)
+        assert server.stop() == 0
+    assert not path.exists()
