@@ -142,7 +142,7 @@ def _supervise(launch: Launch, predecessor: Predecessor | None) -> int:
 
 def _serve(spec: str, settings: Settings) -> int:
     """Serve in this process, without a supervisor."""
-    from penstock.listeners import bind_listeners, close_all
+    from penstock.listeners import bind_listeners, close_all, kept_from_children
     from penstock.loading import load_application, parse_spec
     from penstock.process import serve_until_stopped
 
@@ -156,7 +156,8 @@ def _serve(spec: str, settings: Settings) -> int:
     # The first process of a container ignores a signal that it has no handler for.
     signal.signal(signal.SIGTERM, leave)
     try:
-        application = load_application(spec)
+        with kept_from_children(listeners):
+            application = load_application(spec)
         for listener in listeners:
             listener.listen(settings.backlog)
         return serve_until_stopped(application, settings, listeners, spec, own_process=True)

@@ -14,7 +14,8 @@ import stat
 import struct
 import sys
 from array import array
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
@@ -226,6 +227,31 @@ def bind_listeners(
         # Kept open, it would go on to let clients in that nobody answers.
         os.close(descriptor)
     return listeners
+
+
+@contextmanager
+def kept_from_children(listeners: Iterable[Listener]) -> Iterator[None]:
+    """Have children that an application forks meanwhile, as it is loaded, not keep the ports.
+
+    One that outlives the server would leave its clients waiting, and the next start without a port.
+    """
+    _kept_from_children.extend(listeners)
+    try:
+        yield
+    finally:
+        _kept_from_children.clear()
+
+
+_kept_from_children: list[Listener] = []
+
+
+def _let_go_in_child() -> None:
+    for listener in _kept_from_children:
+        listener.socket.close()
+    _kept_from_children.clear()
+
+
+os.register_at_fork(after_in_child=_let_go_in_child)
 
 
 def close_all(listeners: Iterable[Listener]) -> None:

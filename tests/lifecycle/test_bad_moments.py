@@ -28,6 +28,7 @@ def connects(address: str | tuple[str, int]) -> bool:
     """Tell whether somebody listens."""
     family = socket.AF_UNIX if isinstance(address, str) else socket.AF_INET
     with socket.socket(family) as sock:
+        sock.settimeout(2)
         try:
             sock.connect(address)
         except OSError:
@@ -215,8 +216,9 @@ def test_an_upgrade_lets_go_of_an_address_that_is_not_wanted_any_more(tmp_path: 
         server.stop()
 
 
-def test_a_child_that_the_application_forks_while_it_loads_does_not_keep_the_port(
-    tmp_path: Path,
+@pytest.mark.parametrize("how", ["", "--preload", "--no-supervisor"])
+def test_fault_27_a_child_that_is_forked_while_the_application_loads_does_not_keep_the_port(
+    tmp_path: Path, how: str
 ) -> None:
     fork = """
 import os, time
@@ -225,15 +227,35 @@ if os.fork() == 0:
     os._exit(0)
 """
     write_app(tmp_path, "one", fork)
-    with Supervised(tmp_path) as server:
+    with Supervised(tmp_path, *filter(None, [how])) as server:
         server.signal(signal.SIGTERM)
         assert server.process.wait(20) == 0
-        assert not connects(server.address)
-        with socket.socket() as again:
-            again.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            again.bind(server.address)
-            again.listen()
+        assert server.members()  # it goes on
+        with socket.create_server(server.address):
+            pass
         server.kill()
+
+
+def test_a_worker_that_is_too_large_from_the_start_is_not_replaced_for_that(
+    tmp_path: Path,
+) -> None:
+    """No successor would be smaller."""
+    with Supervised(tmp_path, "--max-memory", "8MiB") as server:
+        old = server.workers()
+        server.wait_for_line(r"\[WARNING\].*max_memory")
+        server.signal(signal.SIGTTIN)
+        server.wait_for_line(r"\[WARNING\].*max_memory")
+        assert old < server.wait_for_workers(2)
+        assert server.stop() == 0
+
+
+def test_exit_handlers_have_their_time_where_the_graceful_timeout_is_short(
+    tmp_path: Path,
+) -> None:
+    write_app(tmp_path, "one", "import atexit, time; atexit.register(time.sleep, 0.7)")
+    with Supervised(tmp_path, "--graceful-timeout", "0s") as server:
+        assert server.stop() == 0
+        assert not any("killed" in line for line in server.lines)
 
 
 def test_fault_46_a_reload_makes_the_path_of_a_unix_socket_again(tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ from penstock.console import flush_all
 from penstock.errors import PenstockError
 from penstock.gunicorn_hooks import Hooks, WorkerOfServer
 from penstock.identity import Identity, become, set_title, title_of
+from penstock.listeners import kept_from_children
 from penstock.loading import SpecError
 from penstock.logs import SinkHandler, process_logger
 from penstock.process import shut_down
@@ -173,7 +174,8 @@ class _Child:
         #    supervisor has the application already.)
         if os.getppid() == assignment.server.pid:
             end_with_parent(assignment.server.pid)
-        application = self._load()
+        with kept_from_children(assignment.generation.listeners):
+            application = self._load()
         outlive_parent()
         self._facade.booted = True
         # After that: what it did to signals while it was imported would keep orders from coming.

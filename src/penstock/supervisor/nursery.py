@@ -18,6 +18,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import TYPE_CHECKING, NoReturn
 
+from penstock.listeners import kept_from_children
 from penstock.loading import load_application
 from penstock.logs import ErrorLog, process_logger
 from penstock.supervisor import child
@@ -189,7 +190,8 @@ class _Nurse:
             before = open_descriptors()
             os.chdir(self._generation.directory)
             self._launch.prepare(settings)
-            self._application = load_application(self._launch.application)
+            with kept_from_children(self._generation.listeners):
+                self._application = load_application(self._launch.application)
             _warn_of_survivors(logger, before)
             gc.collect()
             gc.freeze()  # a collection in a worker would write to, and so copy, all these pages

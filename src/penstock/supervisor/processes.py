@@ -78,6 +78,8 @@ class WorkerProcess:
     """The request that did not end when it was told to."""
     exit_status: int | None = None
     """As ``waitpid`` has it; None until it is reaped."""
+    too_large_from_start: bool | None = None
+    """It had more memory than it may have when it began to serve; None before that is known."""
     requests_limit: int = 0
     age_limit: float = 0.0
     next_stage: Callable[[], None] | None = None
@@ -155,8 +157,10 @@ class WorkerProcess:
             self.must_end_by = time.monotonic() + 1.0
         elif self.stage is not Stage.LEAVING:
             self.order("stop" if last else "leave")
-            # It cuts off what is left by itself a little earlier.
-            self.must_end_by = time.monotonic() + self.settings.graceful_timeout + 0.5
+            # It cuts off what is left by itself a little earlier. Where the time is short, what
+            # follows that, exit handlers above all, takes longer than the rest of it.
+            limit = self.settings.graceful_timeout
+            self.must_end_by = time.monotonic() + max(limit + 0.5, limit * 0.75 + 2.0)
         self.stage = Stage.LEAVING
         self.leaving_because = self.leaving_because or because
 

@@ -35,6 +35,8 @@ class Turnover:
         if any(worker.replaced_by is not None for worker in generation.workers):
             return
         limit = worker_memory(generation.settings, self._cgroups)
+        if limit is not None:
+            self._exempt(generation, limit)
         for worker in generation.serving:
             reason = reason_to_recycle(worker, limit)
             if reason:
@@ -48,6 +50,19 @@ class Turnover:
                 reason = reason_to_recycle(worker, None)
                 self._logger.info("%s is replaced: %s", worker, reason)
                 worker.leave(reason)
+
+    def _exempt(self, generation: Generation, limit: int) -> None:
+        """See who was too large from the start: their successors would be as large, for ever."""
+        for worker in generation.serving:
+            if worker.too_large_from_start is None:
+                size = resident_memory(worker.pid)
+                worker.too_large_from_start = size is not None and size >= limit
+                if worker.too_large_from_start:
+                    self._logger.warning(
+                        "%s has %s of memory from the start, and is not replaced for that: raise "
+                        "max_memory, which comes to %s",
+                        worker, show_size((size or 0) >> 20 << 20), show_size(limit >> 20 << 20),
+                    )  # fmt: skip
 
     def replace(self, generation: Generation, worker: WorkerProcess, reason: str) -> None:
         """Start a successor; the worker leaves when that one serves."""
@@ -84,7 +99,7 @@ def reason_to_recycle(worker: WorkerProcess, memory_limit: int | None) -> str:
         return f"it has answered {worker.requests} requests (setting: max_requests)"
     if worker.age_limit and worker.age >= worker.age_limit:
         return f"it is {show_duration(round(worker.age))} old (setting: max_age)"
-    if memory_limit is not None:
+    if memory_limit is not None and not worker.too_large_from_start:
         size = resident_memory(worker.pid)
         if size is not None and size >= memory_limit:
             return f"it has {show_size(size >> 20 << 20)} of memory (setting: max_memory)"
