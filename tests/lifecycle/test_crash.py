@@ -6,7 +6,6 @@ import os
 import re
 import signal
 import time
-from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
@@ -72,10 +71,7 @@ def test_the_log_names_what_a_dead_worker_was_at(tmp_path: Path, transport: str)
         assert re.search(rf"\b{old}\b.*SIGKILL", "\n".join(server.lines_so_far()))
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSEGV])
-def test_fault_31_only_connections_of_the_dead_worker_fail(
-    tmp_path: Path, transport: str, number: signal.Signals
-) -> None:
+def test_fault_31_only_connections_of_the_dead_worker_fail(tmp_path: Path, transport: str) -> None:
     with Supervised(tmp_path, "-w", "2", "--transport", transport) as server:
         killed: dict[int, set[int]] = {}
         with Load(server.address, keep_alive=12, closing=6) as load:
@@ -84,11 +80,10 @@ def test_fault_31_only_connections_of_the_dead_worker_fail(
                 before = server.wait_for_workers(2)
                 victim = min(before)
                 # While it stands still nothing is accepted or closed: just its clients may fail.
+                # (Of a signal that it could handle it would die running, and accept meanwhile.)
                 halt(victim)
                 killed[victim] = processes.peer_ports(victim)
-                os.kill(victim, number)
-                with suppress(ProcessLookupError):
-                    os.kill(victim, signal.SIGCONT)
+                os.kill(victim, signal.SIGKILL)
                 eventually(partial(is_dead, victim))
                 server.wait_for_workers(2, {victim})
         counts = load.counts
