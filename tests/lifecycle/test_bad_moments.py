@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import resource
+import shutil
 import signal
 import socket
 from pathlib import Path
@@ -11,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from support.invariant import eventually
-from support.lifecycle import Supervised, halt, write_app
+from support.lifecycle import Supervised, halt, number_in, write_app
+from support.wire import Client
 
 
 def settings(folder: Path, text: str) -> None:
@@ -268,3 +270,63 @@ def test_fault_46_a_reload_makes_the_path_of_a_unix_socket_again(tmp_path: Path)
         assert b" 200 " in answer_at(path)
         assert server.stop() == 0
     assert not path.exists()
+
+
+@pytest.mark.parametrize("how", ["", "--preload"])
+def test_fault_44_a_worker_starts_in_anothers_place_though_the_logs_cannot_be_opened(
+    tmp_path: Path, how: str
+) -> None:
+    logs = tmp_path / "logs"
+    logs.mkdir()
+    error_log, access_log = str(logs / "error"), str(logs / "access")
+    server = Supervised(
+        tmp_path,
+        *filter(None, ["--access-logfile", access_log, "--error-logfile", error_log, how]),
+    )
+    try:
+        path = logs / "error"
+        assert eventually(lambda: path.exists() and " serving " in path.read_text())
+        [old] = server.serving()
+        shutil.rmtree(logs)
+        os.kill(old, signal.SIGKILL)
+        server.wait_for_serving(1, {old})
+        server.wait_for_line("cannot open .*logs/error")
+        server.wait_for_line("cannot open .*logs/access")
+        assert server.stop() == 0
+    finally:
+        server.kill()
+
+
+def test_while_a_new_supervisor_starts_the_old_one_answers_probes_and_commands(
+    tmp_path: Path,
+) -> None:
+    admin = free_port()
+    with Supervised(tmp_path, "--admin", f"127.0.0.1:{admin}", "--pid", "pid") as server:
+        first = server.supervisor
+        write_app(tmp_path, "two", "import threading; threading.Event().wait(1)")
+        server.signal(signal.SIGUSR2)
+        server.wait_for_line("upgrading")
+        found = set()
+        while server.process.poll() is None:
+            with Client(("127.0.0.1", admin)) as client:
+                found.add(client.request("GET", "/readyz").status)
+        assert found == {200}
+        assert number_in(tmp_path / "pid") != first
+        server.supervisor = number_in(tmp_path / "pid")
+        server.stop()
+
+
+def test_fault_32_a_worker_that_hangs_in_a_hook_ends_with_the_supervisor(tmp_path: Path) -> None:
+    (tmp_path / "gunicorn.conf.py").write_text(
+        "import pathlib, threading\n"
+        "def post_fork(server, worker):\n"
+        "    pathlib.Path('begun').touch()\n"
+        "    threading.Event().wait(30)\n"
+    )
+    server = Supervised(tmp_path)
+    try:
+        assert eventually((tmp_path / "begun").exists)
+        os.kill(server.supervisor, signal.SIGKILL)
+        server.wait_until_all_have_left()
+    finally:
+        server.kill()

@@ -655,7 +655,7 @@ def test_a_socket_is_handed_to_a_successor_without_a_gap(tmp_path: Path, kind: s
         successor = new.control(address, inherited=passed)
         old.call(lambda: service.stop_accepting(keep_path=True))
         old.call(lambda: answer(Outcome(True, "process 2 serves")))
-        new.call(successor.listener.take_over)
+        new.call(successor.take_over)
         assert value_of(client.read_response()) == {"message": "process 2 serves"}
         with new, connect(successor) as other:
             new.fleet.application = "new:app"

@@ -15,15 +15,17 @@ from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
+from dataclasses import replace as with_changes
 from typing import TYPE_CHECKING, NoReturn
 
 from penstock.board import PID, STATE, STUCK, RequestInProgress, Slot
 from penstock.console import flush_all
-from penstock.errors import PenstockError
+from penstock.errors import PenstockError, SettingsError
 from penstock.gunicorn_hooks import Hooks, WorkerOfServer
 from penstock.identity import Identity, become, set_title, title_of
 from penstock.listeners import kept_from_children
 from penstock.loading import SpecError
+from penstock.log_sink import LogSink
 from penstock.logs import SinkHandler, process_logger
 from penstock.process import shut_down
 from penstock.reloader import Watch, keep_young_code_out_of_the_cache
@@ -37,6 +39,7 @@ if TYPE_CHECKING:
 
     from penstock.gunicorn_hooks import Server
     from penstock.reloader import State
+    from penstock.settings import Settings
     from penstock.supervisor.generation import Generation
     from penstock.supervisor.launch import Launch
 
@@ -74,6 +77,8 @@ class Assignment:
     load: Callable[[], WSGIApplication]
     watches: bool = False
     """It watches the application's files from the start, with ``--reload``."""
+    lenient: bool = False
+    """It does without a log that cannot be opened: others like it serve already."""
 
 
 def run(assignment: Assignment, abandon: Callable[[], None]) -> NoReturn:
@@ -131,6 +136,24 @@ def report(channel: Channel, error: BaseException, watched: int = 0) -> None:
     )
 
 
+def _with_logs_that_open(settings: Settings, troubles: list[SettingsError]) -> Settings:
+    """Return settings with standard streams for files that have become impossible.
+
+    A worker that takes another one's place must serve, though a log's directory was removed, say.
+    """
+    changes: dict[str, str] = {}
+    for name in ("error_logfile", "access_logfile"):
+        path = getattr(settings, name)
+        if path in (None, "-"):
+            continue
+        try:
+            LogSink.open(path, setting=name).close()
+        except SettingsError as error:
+            changes[name] = "-"
+            troubles.append(error)
+    return with_changes(settings, **changes)  # type: ignore[arg-type]
+
+
 class _Child:
     """The main thread of a worker's process."""
 
@@ -149,19 +172,25 @@ class _Child:
     def run(self) -> int:
         """Boot, serve and leave; return the exit status."""
         assignment, settings = self._assignment, self._settings
-        # 1. Be ready to tell where it hangs, whatever the application does from here on.
+        # 1. Be ready to tell where it hangs, whatever the application does from here on. Nobody is
+        #    listened to meanwhile: an orphan that hangs in a hook, or in an import, would hold the
+        #    port for ever.
         self._introduce_itself()
+        self._end_with_supervisor()
         # 2. Open the logs while that is allowed, then become who the settings want. The parent's
         #    log is let go of: after a rotation it would keep the old file.
         inherited = [each for each in process_logger().handlers if isinstance(each, SinkHandler)]
+        troubles: list[SettingsError] = []
         self._worker = Worker(
-            settings,
+            _with_logs_that_open(settings, troubles) if assignment.lenient else settings,
             assignment.generation.listeners,
             process_logger(),
             slot=assignment.slot,
             multiprocess=assignment.generation.wanted > 1,
             on_stuck=self._tell_stuck,
         )
+        for trouble in troubles:
+            self._worker.logger.error("%s: its lines go to a standard stream instead", trouble)
         for handler in inherited:
             handler.close_sinks()
         assignment.launch.prepare(settings)  # hooks see the variables and the search path, too
@@ -169,11 +198,8 @@ class _Child:
         if assignment.generation.identity is not None:
             transport_class(settings)  # its modules may be where only root may read
             self._become(assignment.generation.identity)
-        # 3. Load the application. Nobody is listened to meanwhile: an orphan that hangs in an
-        #    import would hold the port for ever. (One that was forked by another process than the
-        #    supervisor has the application already.)
-        if os.getppid() == assignment.server.pid:
-            end_with_parent(assignment.server.pid)
+            self._end_with_supervisor()  # whoever becomes another user has forgotten it
+        # 3. Load the application.
         with kept_from_children(assignment.generation.listeners):
             application = self._load()
         outlive_parent()
@@ -195,6 +221,11 @@ class _Child:
         self._channel.send({"event": "serving"})
         # 5. Serve until told otherwise.
         return self._leave(self._await("leave", "stop", "quit"))
+
+    def _end_with_supervisor(self) -> None:
+        # One that was forked by another process has the application already.
+        if os.getppid() == self._assignment.server.pid:
+            end_with_parent(self._assignment.server.pid)
 
     def _load(self) -> WSGIApplication:
         """Return the application, whose files are watched where the settings want it."""

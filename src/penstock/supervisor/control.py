@@ -208,7 +208,8 @@ def open_control(
         listener = _bind_control(address, inherited)
     if listener is None:
         return None
-    return Service(listener, selector, logger, control.respond, control.admit)
+    waits = inherited is not None
+    return Service(listener, selector, logger, control.respond, control.admit, waits=waits)
 
 
 def open_admin(
@@ -226,7 +227,9 @@ def open_admin(
         _listen(listener)
     except ListenError as error:
         raise _under("admin", error) from None
-    return Service(listener, selector, logger, Health(fleet).respond)
+    # Until this process serves, the other one is who can tell of the server's health.
+    waits = inherited is not None
+    return Service(listener, selector, logger, Health(fleet).respond, waits=waits)
 
 
 def _bind_auto(logger: logging.Logger) -> Listener | None:

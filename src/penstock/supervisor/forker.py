@@ -65,6 +65,7 @@ class Forker:
                     dump=ends.dump,
                     load=lambda: load_application(launch.application),
                     watches=ends.watches,
+                    lenient=ends.has_served,
                 ),
                 self._move_out,
             )

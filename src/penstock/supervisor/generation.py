@@ -43,6 +43,8 @@ class Ends:
     dump: int
     watches: bool = False
     """The worker is to watch the application's files."""
+    has_served: bool = False
+    """Others of the generation could serve: what has gone since is to be done without."""
 
 
 class Spawner(Protocol):
@@ -99,6 +101,8 @@ class Generation:
         self.board = Board(2 * wanted + SPARE_SLOTS, settings.threads)
         self.workers: list[WorkerProcess] = []
         self.spawner: Spawner
+        self.has_served = False
+        """A worker of it has served: its settings are in order."""
         self.paused_until = 0.0
         self._early_deaths = 0
         self._logger = logger
@@ -151,7 +155,7 @@ class Generation:
         register(worker)
         try:
             worker.pid = self.spawner.spawn(
-                number, slot, Ends(child_channel, child_dump, worker.watches)
+                number, slot, Ends(child_channel, child_dump, worker.watches, self.has_served)
             )
         except OSError as error:
             self._logger.error("cannot start a worker: %s", error.strerror)

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from penstock.supervisor.launch import Launch
     from penstock.supervisor.loop import Loop
 
-_MESSAGE_BYTES = 64
+_MESSAGE_BYTES = 96
 _IGNORED = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGHUP, signal.SIGUSR1,
             signal.SIGUSR2, signal.SIGTTIN, signal.SIGTTOU)  # fmt: skip
 
@@ -99,7 +99,8 @@ class Nursery:
         """See `penstock.supervisor.generation.Spawner.spawn`. Raises OSError."""
         if self._channel is None:
             raise OSError(0, "the process that has loaded the application is gone")
-        order = json.dumps({"number": number, "slot": slot.index}).encode().ljust(_MESSAGE_BYTES)
+        what = {"number": number, "slot": slot.index, "lenient": ends.has_served}
+        order = json.dumps(what).encode().ljust(_MESSAGE_BYTES)
         descriptors = [ends.channel.fileno(), ends.dump]
         try:
             socket.send_fds(self._channel.socket, [order], descriptors)
@@ -213,9 +214,9 @@ class _Nurse:
             if not data:
                 return
             order = json.loads(data)
-            self._fork(order["number"], order["slot"], *descriptors)
+            self._fork(order, *descriptors)
 
-    def _fork(self, number: int, index: int, channel: int, dump: int) -> None:
+    def _fork(self, order: Message, channel: int, dump: int) -> None:
         pid = os.fork()
         if pid:
             os.close(channel)
@@ -230,14 +231,15 @@ class _Nurse:
         generation = self._generation
         os.set_inheritable(dump, False)
         assignment = child.Assignment(
-            number=number,
+            number=order["number"],
             launch=self._launch,
             generation=generation,
             server=self._server,
-            slot=generation.board.slots[index],
+            slot=generation.board.slots[order["slot"]],
             channel=Channel(socket.socket(fileno=channel)),
             dump=dump,
             load=lambda: self._application,
+            lenient=order["lenient"],
         )
         child.run(assignment, self._channel.close)
 

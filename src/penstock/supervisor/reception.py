@@ -122,6 +122,7 @@ class Reception:
         self._services: dict[str, Service] = {}  # by the setting that names their address
         self._addresses: dict[str, str | None] = {}
         self._leaving: list[Service] = []
+        self._handed_over = False
         self._awaited: list[tuple[Callable[[], Outcome | None], Answer]] = []
 
     # -- addresses ------------------------------------------------------------------------------
@@ -201,10 +202,11 @@ class Reception:
     def take_over(self) -> None:
         """Have the sockets that a predecessor passed for one's own."""
         for service in self._services.values():
-            service.listener.take_over()
+            service.take_over()
 
     def hand_over(self) -> None:
         """Let nobody in any more: a successor has the sockets. Answers still go out."""
+        self._handed_over = True
         for service in self._services.values():
             service.stop_accepting(keep_path=True)
 
@@ -251,6 +253,8 @@ class Reception:
 
     def is_ready(self) -> bool:
         """See `Fleet.is_ready`."""
+        if self._handed_over:
+            return True  # asked on a connection from before: the successor serves
         starting_or_stopping = self._supervisor.phase.value in ("starting", "stopping")
         return not starting_or_stopping and self._overview.is_ready()
 

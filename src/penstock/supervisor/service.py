@@ -355,8 +355,12 @@ class Service:
         logger: logging.Logger,
         respond: Respond,
         admit: Admit | None = None,
+        *,
+        waits: bool = False,
     ) -> None:
-        """Begin to accept. The keys' data are objects with ``handle_events(mask)``.
+        """Begin to accept, unless it ``waits`` for `take_over`.
+
+        The keys' data are objects with ``handle_events(mask)``.
 
         ``listener`` listens already. `close` closes it; raises OSError where the selector cannot
         take it.
@@ -372,7 +376,8 @@ class Service:
         self._closed = False
         self._resume_at = math.inf  # when accepting goes on, where it rests
         self._complained = False
-        self._watch()
+        if not waits:
+            self._watch()
 
     @property
     def name(self) -> str:
@@ -422,6 +427,11 @@ class Service:
             self.guard(connection, partial(connection.expire, now))
         if now >= self._resume_at:
             self._watch()
+
+    def take_over(self) -> None:
+        """Begin to accept on the socket that a predecessor passed, which was its own until now."""
+        self.listener.take_over()
+        self._watch()
 
     def stop_accepting(self, *, keep_path: bool = False) -> None:
         """Accept no more; who is connected still gets answers. May be called again.

@@ -148,6 +148,7 @@ class Workforce:
         elif event == "serving" and worker.stage is Stage.STARTING:
             worker.stage = Stage.SERVING
             worker.serving_since = time.monotonic()
+            self.generation_of(worker).has_served = True
             self._director.on_serving(worker)
         else:
             self._director.on_message(worker, message)
