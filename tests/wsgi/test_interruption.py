@@ -17,7 +17,7 @@ import pytest
 from penstock.errors import RequestTimeout
 from penstock.wsgi import gateway
 from penstock.wsgi.environ import OUTSIDE_MOUNT
-from penstock.wsgi.gateway import Gateway
+from penstock.wsgi.gateway import Gateway, lossless
 from penstock.wsgi.headers import check_head
 from support import fake_exchange
 from support.applications import TEXT, Environ, length
@@ -300,10 +300,7 @@ def inject(application: WSGIApplication, at: int, **changes: Any) -> tuple[Injec
     chunks = [b"ab", b"c"] if application is writes else None
     exchange = FakeExchange(make_environ() | changes, chunks=chunks)
     handler = Gateway(application, logger=Records().logger, timeout_of=minutes)
-    functions = {Gateway._call.__code__}
-    if hasattr(application, "__code__"):
-        functions.add(application.__code__)
-    injector = Injector(at, functions)
+    injector = Injector(at, {lossless(application).__code__})
     before = sys.gettrace()
     sys.settrace(injector)
     try:

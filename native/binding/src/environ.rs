@@ -83,21 +83,23 @@ impl Template {
             Some(text) => latin1_bytes(text.cast::<PyString>()?)?.to_vec(),
             None => Vec::new(),
         };
-        // Every request sets these. That they are here already spares the copies their growth.
-        for key in [
-            &keys.method,
-            &keys.raw_uri,
-            &keys.request_uri,
-            &keys.query,
-            &keys.protocol,
-            &keys.path,
-            &keys.addr,
-            &keys.request_id,
-            &keys.client_gone,
-            &keys.input,
-            &keys.early_hints,
+        // Every request has these. That they are here already spares the copies their growth; and
+        // three need not be set where they are what they are for most requests.
+        let none = &py.None();
+        for (key, value) in [
+            (&keys.method, keys.get.as_any()),
+            (&keys.raw_uri, none),
+            (&keys.request_uri, none),
+            (&keys.query, keys.empty.as_any()),
+            (&keys.protocol, keys.http11.as_any()),
+            (&keys.path, none),
+            (&keys.addr, none),
+            (&keys.request_id, none),
+            (&keys.client_gone, none),
+            (&keys.input, none),
+            (&keys.early_hints, none),
         ] {
-            dict.set_item(key, py.None())?;
+            dict.set_item(key, value)?;
         }
         if deadlines {
             dict.set_item(&keys.deadline, py.None())?;
@@ -131,15 +133,15 @@ impl Template {
         let begin = |cache: &mut Cache| {
             let (dict, underscored) = cache.with_fields(py, base, head, bytes, header_map)?;
             cache.set_client(py, &dict, peer)?;
-            cache.set_request(py, &dict, head, bytes)?;
-            PyResult::Ok((dict, underscored))
+            let target = cache.set_request(py, &dict, head, bytes)?;
+            PyResult::Ok((dict, underscored, target))
         };
-        let (dict, underscored) = CACHE.with(|cache| match cache.try_borrow_mut() {
+        let (dict, underscored, target) = CACHE.with(|cache| match cache.try_borrow_mut() {
             Ok(mut cache) => begin(&mut cache),
             // The collector ran a finalizer that asked for a request, in the middle of all this.
             Err(_) => begin(&mut Cache::default()),
         })?;
-        self.set_path(py, &dict, head.path(bytes))?;
+        self.set_path(py, &dict, head, bytes, target)?;
         if head.chunked {
             if let Some(length) = length {
                 dict.set_item(&keys.content_length, length.to_string())?;
@@ -153,9 +155,21 @@ impl Template {
         Ok((dict, underscored && header_map == HeaderMap::Drop))
     }
 
-    fn set_path(&self, py: Python<'_>, dict: &Bound<'_, PyDict>, path: &[u8]) -> PyResult<()> {
+    fn set_path(
+        &self,
+        py: Python<'_>,
+        dict: &Bound<'_, PyDict>,
+        head: &Head,
+        bytes: &[u8],
+        target: Bound<'_, PyString>,
+    ) -> PyResult<()> {
         let keys = keys(py);
+        let path = head.path(bytes);
         let decoded = unquote(path);
+        let plain = matches!(decoded, Cow::Borrowed(_)) && self.mount.is_empty();
+        if plain && head.path == head.target && path != b"*" {
+            return dict.set_item(&keys.path, target);
+        }
         // PATH_INFO is empty or starts with "/" (PEP 3333, "URL Reconstruction").
         let path: &[u8] = if path == b"*" { b"" } else { &decoded };
         // OPTIONS * speaks of the whole server, so of everything mounted on it.
@@ -358,29 +372,31 @@ impl Cache {
         Ok(())
     }
 
-    fn set_request(
+    /// Returns the target.
+    fn set_request<'py>(
         &mut self,
-        py: Python<'_>,
+        py: Python<'py>,
         dict: &Bound<'_, PyDict>,
         head: &Head,
         bytes: &[u8],
-    ) -> PyResult<()> {
+    ) -> PyResult<Bound<'py, PyString>> {
         let keys = keys(py);
-        match head.method.of(bytes) {
-            b"GET" => dict.set_item(&keys.method, &keys.get)?,
-            method => dict.set_item(&keys.method, self.value(py, method)?)?,
-        }
         let target = latin1(py, head.target.of(bytes))?;
         dict.set_item(&keys.raw_uri, &target)?;
-        dict.set_item(&keys.request_uri, target)?;
-        match head.query.of(bytes) {
-            b"" => dict.set_item(&keys.query, &keys.empty)?,
-            query => dict.set_item(&keys.query, latin1(py, query)?)?,
+        dict.set_item(&keys.request_uri, &target)?;
+        // The template has what these are otherwise.
+        let method = head.method.of(bytes);
+        if method != b"GET" {
+            dict.set_item(&keys.method, self.value(py, method)?)?;
         }
-        match head.version {
-            Version::Http10 => dict.set_item(&keys.protocol, &keys.http10),
-            Version::Http11 => dict.set_item(&keys.protocol, &keys.http11),
+        let query = head.query.of(bytes);
+        if !query.is_empty() {
+            dict.set_item(&keys.query, latin1(py, query)?)?;
         }
+        if head.version == Version::Http10 {
+            dict.set_item(&keys.protocol, &keys.http10)?;
+        }
+        Ok(target)
     }
 
     /// Tells whether a field with an underscore in its name was left out.

@@ -53,8 +53,7 @@ class Gateway:
         ``transport`` may have native code for a part of the responses' work. ``timeout_of`` tells
         how long a call of a path may last, in seconds, which the logs repeat.
         """
-        self._application = application
-        self._is_function = type(application) is FunctionType
+        self._application = lossless(application)
         self._timeout_of = timeout_of
         self._logger = logger
         self._sendfile = sendfile
@@ -97,19 +96,16 @@ class Gateway:
             if OUTSIDE_MOUNT in environ:
                 _answer_plainly(exchange, 404)
             else:
-                if self._is_function:  # what it returns is stored before anything can be raised
-                    result = self._application(environ, response.start_response)
-                else:
-                    result = self._call(environ, response.start_response)
+                result = self._application(environ, response.start_response)
                 # One block in a list is what most applications return.
                 if type(result) is list and len(result) == 1 and type(result[0]) is bytes:
                     if not response.send_whole(result[0]):
                         self._tell_of_overrun(exchange, response.reference())
                 else:
                     self._send_result(exchange, response.reference(), result)
-                if type(result) is not list:  # a list has nothing to close
-                    left = [result]
-                    self._close(exchange, left)
+                    if type(result) is not list:  # a list has nothing to close
+                        left = [result]
+                        self._close(exchange, left)
             # As `_let_go` does, which would cost as much again: each request comes here.
             response.forget_exchange()
             if streamed is not None:
@@ -126,16 +122,6 @@ class Gateway:
                 self._recover(exchange, response, body, left, error)
             except BaseException as late:
                 self._recover(exchange, response, body, left, late)
-
-    def _call(self, environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
-        """Call an application that is no plain function; what it returns is never lost.
-
-        Where a call of such an object returns, an exception from outside may be raised in place of
-        what it returned, which nobody could close then. A loop over `map` has it first.
-        """
-        for result in map(self._application, (environ,), (start_response,)):
-            return result
-        raise ProtocolBreach("it raised StopIteration")
 
     def _recover(
         self,
@@ -266,6 +252,24 @@ class Gateway:
                 self._logger.error(
                     "%s: close() of the response failed", _describe(exchange), exc_info=error
                 )
+
+
+def lossless(application: WSGIApplication) -> WSGIApplication:
+    """Return what calls the application, so that what that returns is never lost.
+
+    What a function returns is stored before anything else can be raised. Where a call of another
+    object returns, an exception from outside may be raised in place of what it returned, which
+    nobody could close then. A loop over `map` has it first.
+    """
+    if type(application) is FunctionType:
+        return application
+
+    def call(environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
+        for result in map(application, (environ,), (start_response,)):
+            return result
+        raise ProtocolBreach("it raised StopIteration")
+
+    return call
 
 
 def _let_go(response: ResponseFront | None, body: object) -> None:
