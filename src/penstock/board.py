@@ -197,10 +197,10 @@ class Record:
         request_id: str,
         target: str,
     ) -> None:
-        """Write down a request; the times are monotonic nanoseconds, the texts are latin-1.
+        """Write down a request; the times are monotonic nanoseconds.
 
-        Each text is cut off where its place ends. ``client`` is encoded already: it is the same
-        for all requests of a connection.
+        The target is latin-1, method and id are ASCII. Each text is cut off where its place ends.
+        ``client`` is encoded already: it is the same for all requests of a connection.
         """
         if len(target) > _MOST_OF_TARGET:
             target = target[:_MOST_OF_TARGET]
@@ -211,9 +211,9 @@ class Record:
             len(client),
             len(request_id),
             len(target),
-            method.encode("latin-1"),
+            method.encode(),
             client,
-            request_id.encode("latin-1"),
+            request_id.encode(),
             target.encode("latin-1"),
         )
         words = self.words

@@ -60,6 +60,7 @@ class Crew:
     def __init__(self, loop: Loop, policy: Policy, threads: int) -> None:
         self._loop = loop
         self._hall = Hall(policy, threads, loop.logger)
+        self._local = threading.local()  # with each thread's own seat
         self._slot_words = policy.slot.words
         self._leadership = threading.Lock()
         self._ready: deque[PythonExchange] = deque()
@@ -79,7 +80,10 @@ class Crew:
 
     def next(self) -> PythonExchange | None:
         """Return the next request for the calling thread; None for good at the end."""
-        seat = self._hall.seat()
+        try:
+            seat: Seat = self._local.seat
+        except AttributeError:
+            seat = self._local.seat = self._hall.new_seat()
         if seat.exchange is not None:
             self._hall.end(seat)
             if self._loop.full:
@@ -102,7 +106,7 @@ class Crew:
             return None
         self._end()
         while (exchange := self._take_ready()) is not None:  # where the end was not waited for
-            exchange.handed_out_at = time.monotonic()
+            exchange.handed_out_at = time.monotonic_ns()
             exchange.abort()
         with self._leadership:
             self._loop.run()  # for what came back last, this thread's own exchange perhaps

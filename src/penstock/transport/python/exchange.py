@@ -44,7 +44,6 @@ class PythonExchange:
 
     __slots__ = (
         "_body_length",
-        "_connection",
         "_content_length",
         "_end_reason",
         "_framing",
@@ -55,6 +54,7 @@ class PythonExchange:
         "_streamed",
         "body",
         "body_sent",
+        "connection",
         "done",
         "environ",
         "handed_out_at",
@@ -74,7 +74,7 @@ class PythonExchange:
         body_length: int | None,
         request_id: str,
     ) -> None:
-        self._connection = connection
+        self.connection = connection
         self.request = request
         self.environ = environ
         self.body = body
@@ -82,7 +82,7 @@ class PythonExchange:
         self.head_sent = False
         self.done = False
         self.silent = False  # it has no line in the access log
-        self.handed_out_at = 0.0  # set by the crew
+        self.handed_out_at = 0  # in monotonic nanoseconds; set by the crew
         self.body_sent = 0  # bytes of the response's body, without framing
         self.reason = ""  # what the application's end is explained by, for the logs
         self._status = ""
@@ -107,8 +107,8 @@ class PythonExchange:
         if self.request.version == "HTTP/1.1" and not self.head_sent:
             self._require_open()
             self.transmit(encode_head(status, headers))
-            if self._connection.tap is not None:
-                self._connection.tap.sent_interim(status)
+            if self.connection.tap is not None:
+                self.connection.tap.sent_interim(status)
 
     def respond(self, status: str, headers: HeaderList, content_length: int | None) -> None:
         """See `penstock.transport.Exchange.respond`."""
@@ -140,7 +140,7 @@ class PythonExchange:
         else:
             self.transmit(head + data)
         self.body_sent += len(data)
-        connection = self._connection
+        connection = self.connection
         if connection.tap is not None:
             connection.tap.body_sent(data)
         if connection.output is not None:
@@ -178,9 +178,9 @@ class PythonExchange:
             head += b"%x\r\n" % count
         if head:
             output.append(head)
-        if self._connection.tap is not None:
+        if self.connection.tap is not None:
             start = os.pread(region.descriptor, min(count, BODY_BYTES), region.offset)
-            self._connection.tap.body_sent(start)
+            self.connection.tap.body_sent(start)
         output.append(region)
         self.body_sent += count
         if framing is CHUNKED:
@@ -223,8 +223,8 @@ class PythonExchange:
         else:
             self._transmit(head, data)
         self.body_sent = len(data)
-        if self._connection.tap is not None:
-            self._connection.tap.body_sent(data)
+        if self.connection.tap is not None:
+            self.connection.tap.body_sent(data)
 
     def _finish_body(self, data: bytes) -> None:
         """Send the last block, and what ends the body."""
@@ -237,20 +237,20 @@ class PythonExchange:
             self.transmit(data)
         else:
             # Nothing is sent that would fail, where the leader found that no more can be.
-            output = self._connection.output
+            output = self.connection.output
             if output is not None and output.failure is not None:
                 raise self.disconnected(output.failure)
         if data:
             self.body_sent += len(data)
-            if self._connection.tap is not None:
-                self._connection.tap.body_sent(data)
+            if self.connection.tap is not None:
+                self.connection.tap.body_sent(data)
 
     def abort(self) -> None:
         """See `penstock.transport.Exchange.abort`."""
         if self.done:
             self._complete_end()
             return
-        connection = self._connection
+        connection = self.connection
         connection.close_after = True
         # A body that ends with the connection would look complete; so would a connection that
         # closes in good order before any response, to a client that retries.
@@ -259,7 +259,7 @@ class PythonExchange:
 
     def drop_if_departed(self) -> bool:
         """End an exchange that nobody waits for any more; tell whether it was one."""
-        ended_for = time.monotonic() - self._connection.ended_at
+        ended_for = time.monotonic() - self.connection.ended_at
         if ended_for < DEPARTED_SECONDS and not self.client_gone():
             return False
         self.drop()
@@ -267,8 +267,8 @@ class PythonExchange:
 
     def drop(self) -> None:
         """End an exchange whose client left before a thread was free."""
-        self._connection.broken = self._connection.close_after = True
-        self.handed_out_at = time.monotonic()
+        self.connection.broken = self.connection.close_after = True
+        self.handed_out_at = time.monotonic_ns()
         self._end("the client left before a thread was free")
 
     def give_up(self, reason: str) -> bool:
@@ -280,7 +280,7 @@ class PythonExchange:
         self._given_up = not self.done
         if not self._claim_end():
             return False
-        connection = self._connection
+        connection = self.connection
         connection.close_after = True
         if self.head_sent:
             connection.broken = True
@@ -305,16 +305,16 @@ class PythonExchange:
 
     def close_after_response(self) -> None:
         """See `penstock.transport.Exchange.close_after_response`."""
-        self._connection.close_after = True
+        self.connection.close_after = True
 
     def client_gone(self) -> bool:
         """See `penstock.transport.Exchange.client_gone`."""
-        return self._connection.presence()
+        return self.connection.presence()
 
     # -- the head -------------------------------------------------------------------------------
 
     def _make_head(self) -> bytes:
-        request, connection = self.request, self._connection
+        request, connection = self.request, self.connection
         status, length = self._status, self._content_length
         framing = self._framing = choose_framing(
             request.method, request.version, int(status[:3]), length
@@ -348,7 +348,7 @@ class PythonExchange:
 
     def _date_and_server(self) -> str:
         """Return the lines of Date and Server, but for what the application gave itself."""
-        fields = self._connection.loop.server_fields
+        fields = self.connection.loop.server_fields
         for name, _ in self._headers:
             if len(name) in _DATE_OR_SERVER and name.lower() in ("date", "server"):
                 break
@@ -364,18 +364,18 @@ class PythonExchange:
         What is short is dropped later, for the connection's sake; otherwise the connection
         ends. In no case is the rest of a body taken for a request.
         """
-        parser = self._connection.parser
+        parser = self.connection.parser
         if parser.state is State.DONE:
             return
         remaining = parser.body_remaining
         if streamed.continue_owed or remaining is None or remaining > DISCARD_BYTES:
-            self._connection.close_after = True
+            self.connection.close_after = True
 
     # -- sending --------------------------------------------------------------------------------
 
     def transmit(self, data: bytes) -> None:
         """Send bytes now where the kernel takes them, and queue the rest."""
-        connection = self._connection
+        connection = self.connection
         if connection.output is not None and connection.output.busy():
             self._queue(connection.output, data)
             return
@@ -390,7 +390,7 @@ class PythonExchange:
 
     def _transmit(self, *pieces: bytes) -> None:
         """Send pieces as one, without copying them together."""
-        connection = self._connection
+        connection = self.connection
         if connection.output is not None and connection.output.busy():
             self._queue(connection.output, *pieces)
             return
@@ -418,7 +418,7 @@ class PythonExchange:
             sent = 0
 
     def _output(self) -> Output:
-        connection = self._connection
+        connection = self.connection
         if connection.output is None:
             connection.output = Output(connection.socket)
         return connection.output
@@ -433,17 +433,17 @@ class PythonExchange:
         """Wait while more is unsent than may be; have the loop send what then remains."""
         if not output.busy():
             return
-        loop = self._connection.loop
+        loop = self.connection.loop
         self._flush(output)
         if output.size > loop.out_buffer:
             self._wait_for_room(output, loop.out_buffer)
         if output.size:
             # The block has to be on its way before the application is asked for the next one.
-            loop.post(self._connection)
+            loop.post(self.connection)
             loop.hurry()
 
     def _wait_for_room(self, output: Output, mark: int) -> None:
-        connection = self._connection
+        connection = self.connection
         connection.awaiting_room = True
         try:
             self._wait_until_below(output, mark)
@@ -451,7 +451,7 @@ class PythonExchange:
             connection.awaiting_room = False
 
     def _wait_until_below(self, output: Output, mark: int) -> None:
-        connection = self._connection
+        connection = self.connection
         limits = connection.loop.limits
         poller = select.poll()
         poller.register(connection.socket, select.POLLOUT)
@@ -473,8 +473,8 @@ class PythonExchange:
     def disconnected(self, error: OSError) -> ClientDisconnected:
         """Return what is to be raised where the socket failed."""
         if is_disconnect(error):
-            self._connection.presence.gone = True
-        self._connection.close_after = True
+            self.connection.presence.gone = True
+        self.connection.close_after = True
         return ClientDisconnected(f"the client is gone: {error.strerror or error}")
 
     # -- the end --------------------------------------------------------------------------------
@@ -493,7 +493,11 @@ class PythonExchange:
 
     def _end(self, reason: str = "") -> None:
         self._end_reason = reason
-        if self._claim_end():
+        if self._streamed is not None:
+            over = not self._claim_end()
+        else:  # as `_claim_end` does, without the call: each request comes here
+            over, self.done = self.done, True
+        if not over:
             self._give_back(reason)
 
     def _complete_end(self) -> None:
@@ -502,15 +506,15 @@ class PythonExchange:
             return
         if not self._given_back:
             self._give_back(self._end_reason)
-        elif self._connection.answered:  # perhaps nobody has been told so yet
-            self._connection.loop.post(self._connection)
-            self._connection.loop.hurry()
+        elif self.connection.answered:  # perhaps nobody has been told so yet
+            self.connection.loop.post(self.connection)
+            self.connection.loop.hurry()
 
     def _give_back(self, reason: str) -> None:
         """Tell of an exchange that is over, and give the connection back to the leader."""
-        connection = self._connection
+        connection = self.connection
         loop = connection.loop
-        duration = time.monotonic() - self.handed_out_at
+        duration = time.monotonic_ns() - self.handed_out_at
         if connection.tap is not None:
             connection.tap.response_over(self.body_sent, reason or self.reason)
         unsent = connection.output is not None and connection.output.size > 0
@@ -539,7 +543,7 @@ class PythonExchange:
 
     def log(self, reason: str) -> None:
         """Write the access log's line."""
-        self._connection.loop.log_exchange(self, reason)
+        self.connection.loop.log_exchange(self, reason)
 
     # What the access log asks for.
 
@@ -557,8 +561,3 @@ class PythonExchange:
     def body_received(self) -> int:
         """How many bytes of the request's body have arrived."""
         return self._body_length if self._streamed is None else self._streamed.received
-
-    @property
-    def connection(self) -> Connection:
-        """The connection that the request came on."""
-        return self._connection

@@ -11,6 +11,7 @@ from penstock.board import INTERRUPTED, NUMBER, STARTED, THREAD, Board
 
 if TYPE_CHECKING:
     import logging
+    from collections.abc import Callable
 
     from penstock.board import Record
     from penstock.transport.policy import Policy
@@ -40,26 +41,17 @@ class Hall:
 
     def __init__(self, policy: Policy, threads: int, logger: logging.Logger) -> None:
         self._policy = policy
+        self._timeout_for = policy.timeout_for
         self._logger = logger
         self._threads = threads
         self._slot_words = policy.slot.words
         self._timeout_ns = _nanoseconds(policy.timeout)
         self._numbers = count(1)
         self._indexes = count()
-        # Appended to and popped from, and never anything else, so that no lock is needed.
-        self._occupied: list[None] = []
         self.seats: list[Seat] = []
-        self._local = threading.local()
 
-    def seat(self) -> Seat:
-        """Return the calling thread's seat."""
-        try:
-            return self._local.seat  # type: ignore[no-any-return]
-        except AttributeError:
-            seat = self._local.seat = self._new_seat()
-            return seat
-
-    def _new_seat(self) -> Seat:
+    def new_seat(self) -> Seat:
+        """Return a seat for the calling thread, which has none yet."""
         records = self._policy.slot.records
         index = next(self._indexes)
         # Whoever comes when all of them are taken writes where nobody reads.
@@ -70,22 +62,21 @@ class Hall:
 
     def full(self) -> bool:
         """Tell whether every thread is with the application."""
-        return len(self._occupied) >= self._threads
+        occupied = sum(seat.exchange is not None for seat in list(self.seats))
+        return occupied >= self._threads
 
     def begin(self, seat: Seat, exchange: PythonExchange) -> None:
         """Note that a thread goes to the application with an exchange."""
-        since = time.monotonic_ns()
-        exchange.handed_out_at = since / 1e9
+        since = exchange.handed_out_at = time.monotonic_ns()
         allowed = self._timeout_ns
-        if self._policy.timeout_for is not None:
-            allowed = self._timeout_for(exchange)
+        if self._timeout_for is not None:
+            allowed = self._ask_timeout(self._timeout_for, exchange)
         deadline = 0
         if allowed:
             deadline = since + allowed
             exchange.environ["penstock.deadline"] = deadline / 1e9
         number = self._slot_words[STARTED] = next(self._numbers)
         request = exchange.request
-        self._occupied.append(None)
         seat.exchange = exchange
         # At the end, because from here on the watchdog may interrupt this thread.
         seat.record.begin(
@@ -110,7 +101,6 @@ class Hall:
             if seat.exchange is not None:
                 seat.exchange.abort()
         seat.exchange = None
-        self._occupied.pop()
 
     def _settle(self, seat: Seat) -> None:
         for _ in range(SETTLE_ATTEMPTS):
@@ -122,9 +112,8 @@ class Hall:
             except BaseException:
                 continue  # what was raised from outside has come now
 
-    def _timeout_for(self, exchange: PythonExchange) -> int:
-        environ, timeout_for = exchange.environ, self._policy.timeout_for
-        assert timeout_for is not None
+    def _ask_timeout(self, timeout_for: Callable[[str], float], exchange: PythonExchange) -> int:
+        environ = exchange.environ
         try:
             return _nanoseconds(timeout_for(environ["SCRIPT_NAME"] + environ["PATH_INFO"]))
         except Exception:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from penstock.transport.python.exchange import PythonExchange
     from penstock.wsgi.environ import HeaderMap
 
-SLOW_CALL_SECONDS = 0.001
+SLOW_CALL_NS = 1_000_000
 """A call of the application from which on it counts as slow (see `crew`)."""
 
 
@@ -78,10 +78,10 @@ class Shared:
         self.requests = 0
         self.refused = 0
 
-    def note_call(self, seconds: float) -> None:
+    def note_call(self, nanoseconds: int) -> None:
         """Keep account of how long the application's calls take."""
         # A lost update between threads costs nothing: it is an estimate.
-        slow = 1.0 if seconds > SLOW_CALL_SECONDS else 0.0
+        slow = 1.0 if nanoseconds > SLOW_CALL_NS else 0.0
         self.slow_share += (slow - self.slow_share) * 0.05
 
     def new_tap(self, connection: Connection) -> Tap | None:
