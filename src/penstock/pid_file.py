@@ -33,10 +33,15 @@ class PidFile:
         self._pid = os.getpid()
         self._write(self.path)
 
-    def move_to(self, path: str) -> None:
-        """Have the file at ``path`` from now on; raises `SettingsError`, and stays then."""
+    def move_to(self, path: str, left_by: int = 0) -> None:
+        """Have the file at ``path`` from now on; raises `SettingsError`, and stays then.
+
+        ``left_by`` is the process id of a predecessor that was killed: it may be about to end, and
+        still seem to run.
+        """
         path = os.path.abspath(path)
-        self._check_free(path)
+        if _read(path) != left_by:
+            self._check_free(path)
         self._write(path)
         if path != self.path:
             self.remove()

@@ -330,3 +330,24 @@ def test_fault_32_a_worker_that_hangs_in_a_hook_ends_with_the_supervisor(tmp_pat
         server.wait_until_all_have_left()
     finally:
         server.kill()
+
+
+def test_a_supervisor_that_dies_in_an_upgrade_leaves_the_listeners_to_the_new_one(
+    tmp_path: Path, transport: str
+) -> None:
+    pid_file = tmp_path / "pid"
+    with Supervised(tmp_path, "--transport", transport, "--pid", str(pid_file)) as server:
+        old = server.workers()
+        begin = f"import pathlib, threading; pathlib.Path({str(tmp_path / 'begun')!r}).touch()"
+        write_app(tmp_path, "two", f"{begin}; threading.Event().wait(1)")
+        server.signal(signal.SIGUSR2)
+        assert eventually((tmp_path / "begun").exists)
+        os.kill(server.supervisor, signal.SIGKILL)
+        server.process.wait(20)
+        server.wait_for_line(" serving ")
+        assert eventually(lambda: not old & set(server.members()))
+        server.supervisor = number_in(pid_file)
+        for _ in range(5):
+            assert server.served_by()[0] == "two"
+        server.signal(signal.SIGTERM)
+        server.wait_until_all_have_left()

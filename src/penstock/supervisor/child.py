@@ -163,6 +163,7 @@ class _Child:
         self._hooks = self._settings.hooks or Hooks()
         self._channel = assignment.channel
         self._orders: deque[str] = deque()
+        self._shares = False  # another supervisor has the listeners, too
         self._watch: Watch | None = None
         self._worker: Worker
         self._facade: WorkerOfServer
@@ -293,7 +294,7 @@ class _Child:
             graceful=order != "quit",
             interrupted=self._interrupted,
             own_process=True,
-            hand_over=order == "leave" and not self._channel.ended,
+            hand_over=order == "leave" and (self._shares or not self._channel.ended),
         )
         self._call_hook("worker_exit", self._assignment.server, self._facade)
         return status
@@ -326,6 +327,8 @@ class _Child:
             self._worker.reopen_logs()
         elif order == "stacks":
             self._channel.send({"event": "stacks", "text": self._worker.describe_stacks()})
+        elif order in ("share", "own"):
+            self._shares = order == "share"
         elif order == "watch" and self._watch is not None:
             self._watch.begin()
 
@@ -363,7 +366,8 @@ class _Child:
         if self._channel.ended:
             self._selector.unregister(self._channel)
             _logger.warning("the supervisor is gone: finishing what is in progress, and leaving")
-            self._orders.append("stop")
+            # Where a new one has taken the listeners over, nobody is to be turned away from them.
+            self._orders.append("leave" if self._shares else "stop")
 
     def _tell_stuck(self, request: RequestInProgress) -> None:
         """Have the supervisor put another worker in this one's place; for the watchdog."""

@@ -73,6 +73,8 @@ class WorkerProcess:
     dumped: bytearray = field(default_factory=bytearray)
     watches: bool = False
     """It was told to watch the application's files."""
+    shares: bool = False
+    """It was told that another supervisor has the listeners, too."""
     told_to_stop: bool = False
     stuck: str = ""
     """The request that did not end when it was told to."""

@@ -25,12 +25,12 @@ class Succession:
         predecessor: Predecessor | None,
         loop: Loop,
         logger: logging.Logger,
-        on_end: Callable[[], None],
+        on_end: Callable[[int], None],
         on_successor: Callable[[int], None],
     ) -> None:
         """Watch the line to the predecessor, if there is one.
 
-        ``on_end`` is called when it has ended, ``on_successor`` with the process id of a
+        ``on_end`` is called with its process id when it has ended, ``on_successor`` with that of a
         successor when that one serves.
         """
         self._predecessor = predecessor
@@ -57,8 +57,8 @@ class Succession:
         if self._predecessor is not None:
             self._loop.forget(self._predecessor.channel.fileno())
             self._predecessor.channel.close()
-            self._predecessor = None
-            self._on_end()
+            pid, self._predecessor = self._predecessor.pid, None
+            self._on_end(pid)
 
     def tell_ready(self) -> None:
         """Let the predecessor leave: this one serves."""

@@ -181,6 +181,7 @@ class Supervisor:
                     self._tell_workers_to_stop()
             return
         self._succession.tick()
+        self.workforce.share(self._succession.is_under_way)
         if self.reload is not None:
             self.reload.proceed()
         self._edits.tick()
@@ -483,9 +484,8 @@ class Supervisor:
             raise ControlError(f"{workers} is no number of workers: allowed is 1 to {most}")
         if workers != self.current.wanted:
             self.logger.info("%d workers are wanted, not %d", workers, self.current.wanted)
-            self.current.wanted = workers
             self.hooks.scale(workers)
-            self.current.paused_until = 0.0
+            self.current.wanted, self.current.paused_until = workers, 0.0
             self.workforce.fill(self.current)
 
     def _act_on_winch(self) -> None:

@@ -51,11 +51,11 @@ class Surroundings:
         """When `tick` is to be called next at the latest, on the monotonic clock."""
         return float("inf") if self.notifier.watchdog_interval is None else self._watchdog_due
 
-    def predecessor_left(self) -> None:
-        """Take the pid file's own name: the old supervisor is gone."""
+    def predecessor_left(self, pid: int) -> None:
+        """Take the pid file's own name: the old supervisor, whose process id is told, is gone."""
         if self._pid_file is not None and self._settings.pid is not None:
             try:
-                self._pid_file.move_to(self._settings.pid)
+                self._pid_file.move_to(self._settings.pid, left_by=pid)
             except PenstockError as error:
                 self._logger.error("%s", error)
 

@@ -303,6 +303,13 @@ class Workforce:
         for worker in self:
             worker.order(what)
 
+    def share(self, shares: bool) -> None:
+        """Tell every worker whether another supervisor has the listeners, too."""
+        for worker in self:
+            if worker.shares != shares:
+                worker.shares = shares
+                worker.order("share" if shares else "own")
+
     def leave(self, because: str, *, last: bool = False) -> None:
         """Have every worker leave, as `WorkerProcess.leave` does it."""
         for worker in self:
