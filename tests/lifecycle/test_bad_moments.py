@@ -251,6 +251,26 @@ def test_a_worker_that_is_too_large_from_the_start_is_not_replaced_for_that(
         assert server.stop() == 0
 
 
+def test_a_worker_that_never_served_leaves_though_its_threads_go_on(tmp_path: Path) -> None:
+    with Supervised(tmp_path, "-w", "2") as server:
+        # The first is ready, and the second never is.
+        code = """
+import os, threading
+if not os.path.exists('first'):
+    open('first', 'w').close()
+    threading.Thread(target=threading.Event().wait, args=(60,)).start()
+else:
+    open('second', 'w').close()
+    threading.Event().wait(60)
+"""
+        write_app(tmp_path, "two", code)
+        server.signal(signal.SIGHUP)
+        assert eventually((tmp_path / "second").exists)
+        status, taken = server.seconds_to_exit(signal.SIGTERM)
+        assert (status, taken < 5) == (0, True)
+        assert not any("graceful_timeout" in line for line in server.lines)
+
+
 def test_exit_handlers_have_their_time_where_the_graceful_timeout_is_short(
     tmp_path: Path,
 ) -> None:

@@ -27,7 +27,7 @@ from penstock.listeners import kept_from_children
 from penstock.loading import SpecError
 from penstock.log_sink import LogSink
 from penstock.logs import SinkHandler, process_logger
-from penstock.process import shut_down
+from penstock.process import leave_for_certain, shut_down
 from penstock.reloader import Watch, keep_young_code_out_of_the_cache
 from penstock.signals import FROM_OUTSIDE, Signals
 from penstock.supervisor.channel import Channel
@@ -217,6 +217,7 @@ class _Child:
         self._channel.send({"event": "ready"})
         order = self._await("go", "leave", "stop", "quit")
         if order != "go":
+            leave_for_certain(0)
             return 0
         self._worker.start(self._hooks.wrap(application, self._facade))
         self._channel.send({"event": "serving"})
