@@ -176,8 +176,12 @@ class Connection:
             self.phase = FLUSHING
             await_output(self, EVENT_WRITE)
         else:
-            self.settle()  # what was unsent when its thread ended it has left since
-            self._after_response()
+            if self.exchange is not None:
+                self.settle()  # what was unsent when its thread ended it has left since
+            if self.close_after:
+                self._after_response()
+            else:  # as `_after_response` does, without the call: each request comes here
+                self._next_request()
 
     def is_with_a_thread(self) -> bool:
         """Tell whether a thread still uses the socket."""

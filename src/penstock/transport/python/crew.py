@@ -24,7 +24,7 @@ from collections import deque
 from collections.abc import Callable
 from functools import partial
 
-from penstock.board import WAITING
+from penstock.board import INTERRUPTED, NUMBER, WAITING
 from penstock.transport.policy import Policy
 from penstock.transport.python.exchange import PythonExchange
 from penstock.transport.python.loop import Loop
@@ -85,7 +85,13 @@ class Crew:
         except AttributeError:
             seat = self._local.seat = self._hall.new_seat()
         if seat.exchange is not None:
-            self._hall.end(seat)
+            words = seat.words
+            # The watchdog looks at the number once more after it has written INTERRUPTED, and this
+            # is the other order: either it does not interrupt, or this waits for what it raised.
+            words[NUMBER] = 0
+            if words[INTERRUPTED]:
+                self._hall.settle(seat)
+            seat.exchange = None
             if self._loop.full:
                 self._loop.full = False
                 self._loop.hurry()  # the tender leaves newcomers alone while there is no thread
@@ -100,7 +106,11 @@ class Crew:
                     break
             elif exchange.drop_if_departed():
                 continue  # it has waited for a thread, and its client no longer waits for it
-            self._hand_out(seat, exchange)
+            self._handed_out += 1
+            if self._tender is not None:
+                self._look_after()
+            # At the end: from here on this thread may be interrupted, and it wakes others above.
+            self._hall.begin(seat, exchange)
             return exchange
         if self._abandoned:
             return None
@@ -126,15 +136,12 @@ class Crew:
         finally:
             self._leadership.release()
 
-    def _hand_out(self, seat: Seat, exchange: PythonExchange) -> None:
-        self._handed_out += 1
-        if self._tender is not None:
-            if self._loop.slow_share > EAGER_SHARE:
-                self._promote()
-            elif self._tender_asleep:
-                self._wake_tender()
-        # At the end: from here on this thread may be interrupted, and it wakes others above.
-        self._hall.begin(seat, exchange)
+    def _look_after(self) -> None:
+        """See that somebody watches the sockets while the calling thread is away."""
+        if self._loop.slow_share > EAGER_SHARE:
+            self._promote()
+        elif self._tender_asleep:
+            self._wake_tender()
 
     def _park(self) -> None:
         ticket = threading.Lock()

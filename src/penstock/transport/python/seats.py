@@ -7,7 +7,7 @@ import time
 from itertools import count
 from typing import TYPE_CHECKING
 
-from penstock.board import INTERRUPTED, NUMBER, STARTED, THREAD, Board
+from penstock.board import INTERRUPTED, STARTED, THREAD, Board
 
 if TYPE_CHECKING:
     import logging
@@ -89,20 +89,14 @@ class Hall:
             request.target,
         )
 
-    def end(self, seat: Seat) -> None:
-        """Note that a thread has come back, and settle what interrupted it."""
-        words = seat.words
-        # The watchdog looks at the number once more after it has written INTERRUPTED, and this
-        # is the other order: either it does not interrupt, or this waits for what it raised.
-        words[NUMBER] = 0
-        if words[INTERRUPTED]:
-            self._settle(seat)
-            # It may have been interrupted at any step, or before it had the exchange.
-            if seat.exchange is not None:
-                seat.exchange.abort()
-        seat.exchange = None
+    def settle(self, seat: Seat) -> None:
+        """Take what interrupted a thread that has come back, and see that its exchange is over."""
+        self._take_interruption(seat)
+        # It may have been interrupted at any step, or before it had the exchange.
+        if seat.exchange is not None:
+            seat.exchange.abort()
 
-    def _settle(self, seat: Seat) -> None:
+    def _take_interruption(self, seat: Seat) -> None:
         for _ in range(SETTLE_ATTEMPTS):
             try:
                 seat.words[INTERRUPTED] = 0
