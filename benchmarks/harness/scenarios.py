@@ -40,6 +40,7 @@ class Measure(Enum):
     GUNICORN = "rate against gunicorn with its Python parser"
     ONE_THREAD = "rate against its own with 1 thread"
     ALONE = "rate against its own without it"
+    UNSUPERVISED = "rate against its own without supervisor and deadlines"
     LAW = "rate against what is possible"
     P99_MS = "p99 in ms"
     IDLE_KIB = "KiB resident for each idle connection"
@@ -138,6 +139,22 @@ SCENARIOS = (
             Target(Measure.ONE_THREAD, 0.9, threads=8),
             Target(Measure.WAITRESS, 4.0, peer="penstock-python"),
             Target(Measure.GUNICORN, 6.0, peer="penstock-python"),
+        ),
+    ),
+    Scenario(
+        name="supervised",
+        title="Hello world, supervised",
+        about="What the supervisor and the deadlines of requests cost: Penstock as it is, alone "
+        "(`--no-supervisor --timeout 0`), and with two workers, which share the one core here.",
+        candidates=tuple(
+            Candidate(peer, threads)
+            for threads in (1, 4)
+            for peer in ("penstock", "penstock-alone", "penstock-two")
+        ),
+        load=Load("/hello", 64),
+        targets=(
+            Target(Measure.UNSUPERVISED, 0.98),
+            Target(Measure.UNSUPERVISED, 0.98, threads=4),
         ),
     ),
     Scenario(

@@ -123,6 +123,22 @@ PEERS = {
             access_log=_PENSTOCK_LOG,
             everywhere=False,
         ),
+        Peer(
+            "penstock-alone",
+            _PENSTOCK + "--transport native --no-supervisor --timeout 0",
+            ("penstock",),
+            Kind.OURS,
+            access_log=_PENSTOCK_LOG,
+            everywhere=False,
+        ),
+        Peer(
+            "penstock-two",
+            _PENSTOCK + "--transport native --workers 2",
+            ("penstock",),
+            Kind.OURS,
+            access_log=_PENSTOCK_LOG,
+            everywhere=False,
+        ),
         Peer("bjoern", _BJOERN, ("bjoern",), threaded=False),
         Peer("fastpysgi", _FASTPYSGI, ("fastpysgi",), threaded=False),
         Peer(

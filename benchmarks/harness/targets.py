@@ -67,6 +67,8 @@ def value(scenario: Scenario, samples: Samples, target: Target) -> float | None:
             return ratio(samples, ours, SLOW_GUNICORN)
         case Measure.ONE_THREAD:
             return ratio(samples, ours, Candidate(ours.peer, 1))
+        case Measure.UNSUPERVISED:
+            return ratio(samples, ours, Candidate("penstock-alone", ours.threads))
         case Measure.ALONE:
             return median(samples[ours], lambda run: run.alone and run.rate / run.alone)
         case Measure.LAW:
