@@ -9,7 +9,7 @@ from itertools import groupby
 from typing import Any, NoReturn
 
 from penstock.errors import SettingsError
-from penstock.gunicorn_settings import is_our_worker_class
+from penstock.gunicorn.settings import is_our_worker_class
 from penstock.options import Option, nearest
 from penstock.other_servers import GUNICORN_FLAGS, explain, spelt
 from penstock.settings import OPTIONS

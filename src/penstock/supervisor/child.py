@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, NoReturn
 from penstock.board import PID, STATE, STUCK, RequestInProgress, Slot
 from penstock.console import flush_all
 from penstock.errors import PenstockError, SettingsError
-from penstock.gunicorn_hooks import Hooks, WorkerOfServer
+from penstock.gunicorn.hooks import Hooks, WorkerOfServer
 from penstock.identity import Identity, become, set_title, title_of
 from penstock.listeners import kept_from_children
 from penstock.loading import SpecError
@@ -37,7 +37,7 @@ from penstock.worker import Worker, transport_class
 if TYPE_CHECKING:
     from wsgiref.types import WSGIApplication
 
-    from penstock.gunicorn_hooks import Server
+    from penstock.gunicorn.hooks import Server
     from penstock.reloader import State
     from penstock.settings import Settings
     from penstock.supervisor.generation import Generation

@@ -12,7 +12,7 @@ from penstock.supervisor.generation import Ends, Generation
 
 if TYPE_CHECKING:
     from penstock.board import Slot
-    from penstock.gunicorn_hooks import Server
+    from penstock.gunicorn.hooks import Server
     from penstock.supervisor.launch import Launch
 
 

@@ -7,7 +7,7 @@ import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from penstock.gunicorn_hooks import Hooks, Server, WorkerOfServer
+from penstock.gunicorn.hooks import Hooks, Server, WorkerOfServer
 from penstock.identity import title_of
 
 if TYPE_CHECKING:

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from wsgiref.types import WSGIApplication
 
     from penstock.board import Slot
-    from penstock.gunicorn_hooks import Server
+    from penstock.gunicorn.hooks import Server
     from penstock.supervisor.launch import Launch
     from penstock.supervisor.loop import Loop
 

@@ -18,7 +18,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, NoReturn
 
 from penstock.errors import SettingsError
-from penstock.gunicorn_settings import (
+from penstock.gunicorn.settings import (
     GUNICORN_SETTINGS,
     HOOKS,
     GunicornSetting,
@@ -30,7 +30,7 @@ from penstock.other_servers import spelt
 if TYPE_CHECKING:
     from importlib.machinery import ModuleSpec
 
-    from penstock.gunicorn_hooks import Hooks
+    from penstock.gunicorn.hooks import Hooks
 
 Given = dict[str, tuple[object, str]]
 """As in `penstock.settings_layers`."""
@@ -123,7 +123,7 @@ def _read(location: str, cwd: Path, found: FromGunicorn) -> dict[str, object]:
     found.application = _text_or_none(values.get("wsgi_app"))
     told = [name for name in values if values[name] is not None]
     if functions:
-        from penstock.gunicorn_hooks import Hooks, checked_hook
+        from penstock.gunicorn.hooks import Hooks, checked_hook
 
         found.hooks = Hooks(
             {name: checked_hook(name, value, shown) for name, value in functions.items()}, values

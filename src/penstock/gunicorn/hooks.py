@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from penstock.errors import PenstockError, SettingsError
-from penstock.gunicorn_settings import GUNICORN_SETTINGS, HOOKS
+from penstock.gunicorn.settings import GUNICORN_SETTINGS, HOOKS
 from penstock.wsgi.file_wrapper import FileWrapper
 
 if TYPE_CHECKING:

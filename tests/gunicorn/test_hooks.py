@@ -15,7 +15,7 @@ import pytest
 
 import penstock
 from penstock.errors import SettingsError
-from penstock.gunicorn_hooks import (
+from penstock.gunicorn.hooks import (
     Config,
     HookError,
     Hooks,
@@ -24,7 +24,7 @@ from penstock.gunicorn_hooks import (
     WorkerOfServer,
     checked_hook,
 )
-from penstock.gunicorn_settings import HOOKS
+from penstock.gunicorn.settings import HOOKS
 from penstock.settings import Settings, load_settings
 from penstock.wsgi.file_wrapper import FileWrapper
 from support.serving import connect, get
@@ -210,7 +210,7 @@ def test_on_starting_ends_the_start_with_its_traceback(log: Log) -> None:
     ) as error:
         Hooks({"on_starting": fails}).call("on_starting", None, logger=log.logger)
     assert "in fails" in error.value.traceback
-    assert "penstock/gunicorn_hooks.py" not in error.value.traceback
+    assert "penstock/gunicorn/hooks.py" not in error.value.traceback
 
 
 # Around requests

@@ -11,8 +11,8 @@ import pytest
 
 from penstock.command_line import parse_command_line
 from penstock.errors import SettingsError
-from penstock.gunicorn_config import ConfigFileError, is_python
-from penstock.gunicorn_settings import GUNICORN_SETTINGS, HOOKS, GunicornSetting
+from penstock.gunicorn.config import ConfigFileError, is_python
+from penstock.gunicorn.settings import GUNICORN_SETTINGS, HOOKS, GunicornSetting
 from penstock.other_servers import GUNICORN_FLAGS
 from penstock.settings import OPTIONS, Settings, load_settings
 from support.server_process import ServerProcess, run_penstock
@@ -159,7 +159,7 @@ def test_a_file_that_raises_is_refused_with_its_own_traceback(
         load(tmp_path, content)
     assert said in str(error.value)
     assert traceback in error.value.traceback
-    assert "gunicorn_config.py" not in error.value.traceback
+    assert "gunicorn/config.py" not in error.value.traceback
     assert "importlib" not in error.value.traceback
     assert "__config__" not in sys.modules
 
