@@ -114,11 +114,12 @@ def tell_serving(
     listeners: Sequence[Listener],
     name: str,
     workers: str = "",
+    because: str = "",
 ) -> None:
-    """Log the start-up line; ``workers`` says how many there are."""
+    """Log the start-up line; ``workers`` says how many there are, ``because`` why so many."""
     count = settings.threads
     logger.info(
-        "penstock %s serving %s on %s (%s transport, %s%d %s)",
+        "penstock %s serving %s on %s (%s transport, %s%d %s%s)",
         __version__,
         name,
         ", ".join(listener.name for listener in listeners),
@@ -126,6 +127,7 @@ def tell_serving(
         workers,
         count,
         "thread" if count == 1 else "threads",
+        f"; so many workers: {because}" if because else "",
     )
 
 

@@ -233,3 +233,22 @@ def test_a_reload_opens_the_logs_by_their_names(tmp_path: Path, transport: str) 
         assert server.stop() == 0
     assert "/echo?1 " in (tmp_path / "access.log.1").read_text()
     assert "/echo?2 " in access.read_text()
+
+
+def test_a_reload_takes_the_supervisor_to_another_log(tmp_path: Path) -> None:
+    settings = tmp_path / "penstock.toml"
+    settings.write_text("error_logfile = 'first.log'\n")
+    first, second = tmp_path / "first.log", tmp_path / "second.log"
+    server = Supervised(tmp_path)
+    try:
+        eventually(lambda: first.exists() and "serving shop:app" in first.read_text())
+        settings.write_text("error_logfile = 'second.log'\nlog_level = 'debug'\n")
+        server.signal(signal.SIGHUP)
+        eventually(lambda: second.exists() and "serving shop:app" in second.read_text())
+        before = first.read_text()
+        server.signal(signal.SIGTERM)
+        assert server.wait() == 0
+    finally:
+        server.kill()
+    assert "[DEBUG] received SIGTERM" in second.read_text()
+    assert first.read_text() == before

@@ -54,12 +54,12 @@ class Founder:
         """Return a generation without workers; raises `SettingsError` for who cannot be."""
         identity = identity_of(settings)
         count = count_workers(settings, self._cgroups)
-        if settings.workers == "auto":
-            self._logger.info("%s", count)
         self._founded += 1
         generation = Generation(
             self._founded, settings, count.number, listeners, identity, self._logger
         )
+        if settings.workers == "auto":
+            generation.because = count.because
         if identity is not None:
             for listener in listeners:
                 listener.give_to(identity.uid, identity.gid)

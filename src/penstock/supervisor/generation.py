@@ -98,6 +98,8 @@ class Generation:
         """Where its workers start: another generation's may be elsewhere."""
         self.identity = identity
         """Who the workers are to be."""
+        self.because = ""
+        """Why there are so many workers, where that was found out."""
         self.board = Board(2 * wanted + SPARE_SLOTS, settings.threads)
         self.workers: list[WorkerProcess] = []
         self.spawner: Spawner
@@ -110,6 +112,11 @@ class Generation:
     def __str__(self) -> str:
         """Return what logs call it."""
         return f"generation {self.number}"
+
+    @property
+    def size(self) -> str:
+        """How many workers are wanted, in words."""
+        return f"{self.wanted} {'worker' if self.wanted == 1 else 'workers'}"
 
     @property
     def members(self) -> list[WorkerProcess]:

@@ -11,7 +11,9 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from penstock.cgroups import Cgroups
+from penstock.errors import SettingsError
 from penstock.listeners import Listener, bind_listeners
+from penstock.logs import ErrorLog
 
 if TYPE_CHECKING:
     from penstock.settings import Settings
@@ -87,6 +89,29 @@ def hand_over(listeners: Sequence[Listener]) -> None:
     for listener in listeners:
         listener.disown()
         listener.close()
+
+
+def reopen_log(log: ErrorLog) -> None:
+    """Open the supervisor's log again by its name."""
+    try:
+        log.reopen()
+    except OSError as error:
+        log.logger.error("the error log goes on in the old file: %s", error)
+
+
+def renew_log(log: ErrorLog, before: Settings, settings: Settings) -> ErrorLog:
+    """Return the supervisor's log as a reload wants it: the same one, or another."""
+    place = (settings.error_logfile, settings.log_level)
+    if place == (before.error_logfile, before.log_level):
+        reopen_log(log)
+        return log
+    try:
+        fresh = ErrorLog(*place, log.logger)
+    except SettingsError as error:  # the directory has gone since the workers opened theirs
+        log.logger.error("the supervisor's log goes on as it was: %s", error)
+        return log
+    log.close()
+    return fresh
 
 
 def tell_of_new_settings(settings: Settings, before: Settings, logger: logging.Logger) -> None:

@@ -373,16 +373,16 @@ class Supervisor:
         self._succession.tell_ready()
 
     def _tell_serving(self) -> None:
-        count = self.current.wanted
+        current = self.current
         tell_serving(
             self.settings,
             self.logger,
             self.listeners,
             self.launch.application,
-            f"{count} {'worker' if count == 1 else 'workers'} of ",
+            f"{current.size} of ",
+            current.because,
         )
-        noun = "worker" if count == 1 else "workers"
-        self._surroundings.notifier.ready(f"serving with {count} {noun}")
+        self._surroundings.notifier.ready(f"serving with {current.size}")
 
     def begin_reload(self, answer: Answer | None = None) -> None:
         """Start a new generation with settings and code as they are now.
@@ -438,7 +438,7 @@ class Supervisor:
         resources.run_dry(removed)
         old.end_all(f"{self.current} serves in its place")
         close_all(removed)
-        self._reopen_own_log()
+        self.error_log = resources.renew_log(self.error_log, old.settings, self.settings)
         self.hooks.scale(self.current.wanted)
         self._tell_serving()
         reload.answer(True, f"reloaded: {self.current} serves")
@@ -501,14 +501,8 @@ class Supervisor:
 
     def reopen_logs(self) -> None:
         """Open the log files again by their names, after a rotation."""
-        self._reopen_own_log()
+        resources.reopen_log(self.error_log)
         self.workforce.order("reopen")
-
-    def _reopen_own_log(self) -> None:
-        try:
-            self.error_log.reopen()
-        except OSError as error:
-            self.logger.error("the error log goes on in the old file: %s", error)
 
     # -- the upgrade ------------------------------------------------------------------------------
 
