@@ -257,6 +257,13 @@ class Injector:
         return self._step
 
 
+every_step_is_shown = pytest.mark.skipif(
+    sys.version_info >= (3, 13),
+    reason="a trace function is not shown every instruction any more; 3.11 and 3.12 look for "
+    "exceptions at the same points",
+)
+
+
 def one_block(environ: Environ, start_response: StartResponse) -> list[bytes]:
     start_response("200 OK", [TEXT])
     return [b"a"]
@@ -328,9 +335,10 @@ def at_every_step(
         if not injector.where:
             break
         at += 1
-    assert at > 20
+    assert at > 10
 
 
+@every_step_is_shown
 @pytest.mark.parametrize(
     "application", [one_block, generator, fails, writes, too_long, wraps_a_file]
 )
@@ -339,11 +347,13 @@ def test_a_timeout_at_any_step_ends_the_exchange(application: WSGIApplication) -
         pass
 
 
+@every_step_is_shown
 def test_a_timeout_at_any_step_ends_a_request_outside_of_the_mount() -> None:
     for _ in at_every_step(lambda: one_block, **{OUTSIDE_MOUNT: True}):
         pass
 
 
+@every_step_is_shown
 @pytest.mark.parametrize("error", [None, ValueError])
 @pytest.mark.parametrize("blocks", [[b"a", b"b"], [b"a", 1]])
 def test_a_timeout_at_any_step_closes_what_an_object_returned_once(
@@ -354,6 +364,7 @@ def test_a_timeout_at_any_step_closes_what_an_object_returned_once(
         assert result.closes == result.returned, where
 
 
+@every_step_is_shown
 @pytest.mark.parametrize("error", [None, ValueError])
 @pytest.mark.parametrize("blocks", [[b"a", b"b"], [b"a", 1]])
 def test_a_timeout_at_any_step_closes_what_a_function_returned_once(
