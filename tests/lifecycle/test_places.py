@@ -90,7 +90,7 @@ def test_it_starts_as_anybody_without_a_home_on_a_disk_that_cannot_be_written(
     )
     python = (
         *(UNSHARE, "-m", "sh", "-c", script, "env", "-u", "HOME", "-u", "TMPDIR"),
-        *(setpriv, "--reuid=54321", "--regid=54321", "--clear-groups", sys.executable),
+        *(setpriv, "--reuid=54321", "--regid=54321", "--clear-groups", public_python()),
     )
     with Supervised(tmp_path, "-w", "2", "--transport", transport, python=python) as server:
         with Load(server.address, keep_alive=2, closing=2) as load:
