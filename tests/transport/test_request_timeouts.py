@@ -443,3 +443,48 @@ def test_calls_that_end_about_when_they_time_out_lose_nothing(
     assert set(sent) - broken <= set(logged) <= set(sent)
     assert logged.total() <= len(sent) * 1.01
     assert logs.error == ""
+
+
+def reads(environ: Environ, start_response: StartResponse) -> list[bytes]:
+    environ["wsgi.input"].read()
+    start_response("200 OK", TEXT)
+    return [environ["PATH_INFO"].encode()]
+
+
+@pytest.mark.parametrize("sent", [b"", b"some"])
+def test_a_call_that_waits_for_its_clients_body_is_interrupted(
+    transport: str, logs: Logs, sent: bytes
+) -> None:
+    settings: dict[str, Any] = {
+        "threads": 1,
+        "timeout": 0.2,
+        "timeout_grace": 20,
+        "stream_requests": True,
+    }
+    with penstock.running(reads, transport=transport, **settings, **logs.settings) as server:
+        with connect(server) as client:
+            client.send(b"POST /slow HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n\r\n" + sent)
+            assert client.read_response().status == 504
+        with connect(server) as client:
+            assert client.request("GET", "/next").body == b"/next"
+    assert "is stuck" not in logs.error
+
+
+def pours(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
+    start_response("200 OK", TEXT)
+    if environ["PATH_INFO"] == "/next":
+        return [b"/next"]
+    return (bytes(100_000) for _ in range(1000))
+
+
+def test_a_call_that_waits_until_its_client_takes_more_is_interrupted(
+    transport: str, logs: Logs
+) -> None:
+    settings: dict[str, Any] = {"threads": 1, "timeout": 0.2, "timeout_grace": 20}
+    with penstock.running(pours, transport=transport, **settings, **logs.settings) as server:
+        with connect(server) as client:
+            client.send(get("/all"))
+            with connect(server) as other:
+                assert other.request("GET", "/next").body == b"/next"
+    assert "is out of time" in logs.error
+    assert "is stuck" not in logs.error

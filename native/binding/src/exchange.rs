@@ -66,10 +66,16 @@ impl Exchange {
                 }
             };
             let (waited, ready) = py.detach(|| wire::wait_for_input(&connection, patience));
-            let mut this = slf.try_borrow_mut()?;
-            if !this.done {
-                let late = !ready && waited >= patience;
-                this.wire.note_wait(waited, late).map_err(raised)?;
+            let core = {
+                let mut this = slf.try_borrow_mut()?;
+                if !this.done {
+                    let late = !ready && waited >= patience;
+                    this.wire.note_wait(waited, late).map_err(raised)?;
+                }
+                Arc::clone(&this.core)
+            };
+            if !ready {
+                core.be_interrupted(py)?;
             }
         }
     }
@@ -489,9 +495,12 @@ impl Exchange {
             }
             this.outlet()
         };
-        slf.py()
-            .detach(|| wire::wait_for_room(outlet.hub(), &outlet.connection))
-            .map_err(raised)
+        let py = slf.py();
+        let mut awaited = wire::RoomAwaited::new(outlet.hub(), &outlet.connection);
+        while !py.detach(|| awaited.wait()).map_err(raised)? {
+            outlet.core.be_interrupted(py)?;
+        }
+        Ok(())
     }
 
     // -- the end --------------------------------------------------------------------------------

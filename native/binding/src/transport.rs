@@ -36,6 +36,8 @@ pub struct Core {
     bytes_io: Py<PyAny>,
     /// Makes a file object of a spooled body's descriptor, which becomes its own.
     open_spooled: Py<PyAny>,
+    /// A function of Python that does nothing.
+    does_nothing: Py<PyAny>,
 }
 
 #[pyclass(module = "penstock._native", frozen)]
@@ -98,6 +100,7 @@ impl NativeTransport {
                 templates,
                 bytes_io: py.import("io")?.getattr("BytesIO")?.unbind(),
                 open_spooled: log("open_spooled")?,
+                does_nothing: py.eval(c"lambda: None", None, None)?.unbind(),
             }),
         })
     }
@@ -252,6 +255,11 @@ impl Core {
         if !self.hub.diary.is_empty() && !self.hub.abandoned.get() {
             self.teller.tell(py, self.hub.diary.take());
         }
+    }
+
+    /// Raise what was raised in the calling thread from outside, which only Python code looks for.
+    pub fn be_interrupted(&self, py: Python<'_>) -> PyResult<()> {
+        self.does_nothing.call0(py).map(drop)
     }
 
     /// Note that the calling thread is with nothing, and settle what interrupted its last call.

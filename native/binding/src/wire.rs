@@ -5,7 +5,7 @@ use crate::connection::{Connection, Held, NEVER};
 use crate::diary::Entry;
 use crate::hub::Hub;
 use crate::output::{COALESCED_BYTES, Flushed, Piece};
-use crate::sys::{self, Fd, Nanos, Readiness, SECOND};
+use crate::sys::{self, Fd, MILLISECOND, Nanos, Readiness};
 use penstock_protocol::{Event, Head, Input, State, response};
 use pyo3::prelude::*;
 use pyo3::pybacked::PyBackedBytes;
@@ -16,9 +16,10 @@ use std::sync::Arc;
 /// The most that one read of a streamed body takes.
 const RECEIVE_BYTES: usize = 64 * 1024;
 
-/// How long a thread waits for the body before it looks whether the response has ended meanwhile:
-/// then the input is no longer its own, and the leader may take it before the thread has woken.
-const RECEIVE_PATIENCE: Nanos = SECOND;
+/// How long a thread waits for a client before it looks whether it was interrupted, or whether the
+/// response has ended meanwhile: then the input is no longer its own, and the leader may take it
+/// before the thread has woken.
+const LONGEST_WAIT: Nanos = 100 * MILLISECOND;
 
 /// An unread request body of at most so many bytes is read and dropped to keep the connection.
 const DISCARD_BYTES: u64 = 256 * 1024;
@@ -198,7 +199,7 @@ impl Wire {
 /// Wait until the socket is readable; tell for how long, and whether it is.
 pub fn wait_for_input(connection: &Connection, patience: Nanos) -> (Nanos, bool) {
     let before = sys::monotonic();
-    let most = patience.min(RECEIVE_PATIENCE);
+    let most = patience.min(LONGEST_WAIT);
     let ready = sys::wait_until(&connection.socket, Readiness::Input, most).unwrap_or(true);
     (sys::monotonic() - before, patience > 0 && ready)
 }
@@ -271,40 +272,65 @@ fn flush_queued(hub: &Hub, connection: &Connection, held: &mut Held) -> Result<(
     Ok(())
 }
 
-/// Wait while more is unsent than may be; have the leader send what then remains.
-pub fn wait_for_room(hub: &Hub, connection: &Connection) -> Result<(), Failure> {
-    let mark = hub.options.out_buffer;
-    let mut held = connection.lock();
-    let mut before = held.output.acknowledged(&connection.socket);
-    let mut deadline = sys::monotonic().saturating_add(hub.options.write_timeout);
-    held.awaiting_room = true;
-    let result = loop {
-        match flush(connection, &mut held) {
-            Ok(_) if held.output.size <= mark => break Ok(()),
-            Ok(_) => {}
-            Err(failure) => break Err(failure),
+/// A thread's waiting until no more is unsent than may be.
+pub struct RoomAwaited<'a> {
+    hub: &'a Hub,
+    connection: &'a Connection,
+    /// What the client had taken when the deadline was set.
+    before: i64,
+    deadline: Nanos,
+}
+
+impl<'a> RoomAwaited<'a> {
+    pub fn new(hub: &'a Hub, connection: &'a Connection) -> Self {
+        let mut held = connection.lock();
+        held.awaiting_room = true;
+        RoomAwaited {
+            hub,
+            connection,
+            before: held.output.acknowledged(&connection.socket),
+            deadline: sys::monotonic().saturating_add(hub.options.write_timeout),
         }
-        let left = deadline.saturating_sub(sys::monotonic());
-        if left == 0 {
-            let taken = held.output.acknowledged(&connection.socket);
-            if ((taken - before) as f64) < hub.options.least_progress() {
-                connection.set_gone();
-                let text = "the client stalled past the write deadline";
-                break Err(Failure::Disconnected(text.to_owned()));
-            }
-            before = taken;
-            deadline = sys::monotonic().saturating_add(hub.options.write_timeout);
-            continue;
-        }
-        drop(held);
-        let _ = sys::wait_until(&connection.socket, Readiness::Room, left);
-        held = connection.lock();
-    };
-    held.awaiting_room = false;
-    if result.is_ok() {
-        watch(hub, connection, &mut held);
     }
-    result
+
+    /// Wait for a while; tell whether there is room. The leader sends what then remains.
+    pub fn wait(&mut self) -> Result<bool, Failure> {
+        let Self {
+            hub, connection, ..
+        } = *self;
+        let until = sys::monotonic().saturating_add(LONGEST_WAIT);
+        loop {
+            let mut held = connection.lock();
+            flush(connection, &mut held)?;
+            if held.output.size <= hub.options.out_buffer {
+                watch(hub, connection, &mut held);
+                return Ok(true);
+            }
+            let now = sys::monotonic();
+            if now >= self.deadline {
+                let taken = held.output.acknowledged(&connection.socket);
+                if ((taken - self.before) as f64) < hub.options.least_progress() {
+                    connection.set_gone();
+                    let text = "the client stalled past the write deadline";
+                    return Err(Failure::Disconnected(text.to_owned()));
+                }
+                self.before = taken;
+                self.deadline = now.saturating_add(hub.options.write_timeout);
+            }
+            if now >= until {
+                return Ok(false);
+            }
+            drop(held);
+            let left = self.deadline.min(until) - now;
+            let _ = sys::wait_until(&connection.socket, Readiness::Room, left);
+        }
+    }
+}
+
+impl Drop for RoomAwaited<'_> {
+    fn drop(&mut self) {
+        self.connection.lock().awaiting_room = false;
+    }
 }
 
 /// Tell the trace, where there is one, of an interim response.

@@ -26,7 +26,7 @@ from penstock.transport import HeaderList
 from penstock.transport.limits import DISCARD_BYTES, JOIN_BYTES
 from penstock.transport.policy import DEPARTED_SECONDS, GIVEN_UP
 from penstock.transport.python.output import FileRegion, FileTruncatedError, Output, is_disconnect
-from penstock.transport.python.streamed import StreamedBody
+from penstock.transport.python.streamed import LONGEST_WAIT_SECONDS, StreamedBody
 from penstock.transport.python.tap import BODY_BYTES
 
 if TYPE_CHECKING:
@@ -460,7 +460,7 @@ class PythonExchange:
         while output.size > mark:
             remaining = deadline - time.monotonic()
             if remaining > 0:
-                poller.poll(remaining * 1000)
+                poller.poll(min(remaining, LONGEST_WAIT_SECONDS) * 1000)
                 self._flush(output)
                 continue
             taken = output.acknowledged()

@@ -18,9 +18,10 @@ if TYPE_CHECKING:
 
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
-RECEIVE_PATIENCE_SECONDS = 1.0
-"""How long a thread waits for the body before it looks whether the response has ended meanwhile:
-then the input is no longer its own, and the leader may take it before the thread has woken."""
+LONGEST_WAIT_SECONDS = 0.1
+"""How long a thread waits for a client before it looks whether it was interrupted, or whether the
+response has ended meanwhile: then the input is no longer its own, and the leader may take it before
+the thread has woken."""
 
 
 class StreamedBody:
@@ -112,7 +113,7 @@ class StreamedBody:
         before = time.monotonic()
         poller = select.poll()
         poller.register(self._connection.socket, select.POLLIN)
-        ready = allowed > 0 and poller.poll(min(allowed, RECEIVE_PATIENCE_SECONDS) * 1000)
+        ready = allowed > 0 and poller.poll(min(allowed, LONGEST_WAIT_SECONDS) * 1000)
         waited = time.monotonic() - before
         self._waited += waited
         if not ready and waited >= allowed and not exchange.done:
