@@ -310,7 +310,13 @@ impl Reactor {
     fn has_more_than_others(&self, hub: &Hub) -> bool {
         let own = hub.connection_count() as u64;
         let others = hub.board.fewest_of_others(self.desk.now);
-        others.is_some_and(|fewest| own > fewest + SLACK + fewest / SHARE_OF_SLACK)
+        others.is_some_and(|fewest| {
+            // There is no slack where who is accepted may have to wait for a thread, and would not
+            // with the other.
+            let waits = own >= hub.board.threads();
+            let slack = if waits { 0 } else { SLACK };
+            own > fewest + slack + fewest / SHARE_OF_SLACK
+        })
     }
 
     /// Watch listeners again that were left to others, whether or not their time has come.

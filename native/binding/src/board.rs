@@ -100,6 +100,11 @@ impl Board {
         }
     }
 
+    /// How many calls of the application each worker can make at a time.
+    pub fn threads(&self) -> u64 {
+        self.records as u64
+    }
+
     /// Whether there may be siblings.
     pub fn is_shared(&self) -> bool {
         self.slots > 1

@@ -130,7 +130,7 @@ class Acceptor:
         """Accept while this worker has no more than its share; else leave who waits to another."""
         loop = self._loop
         for _ in range(SHARED_BATCH):
-            if not fair(len(loop.connections), neighbours.fewest()):
+            if not fair(len(loop.connections), neighbours.fewest(), neighbours.threads):
                 self._defer()
                 return
             self._deferring = False

@@ -39,6 +39,7 @@ class Neighbours:
 
     def __init__(self, slot: Slot) -> None:
         self._slot = slot
+        self.threads = slot.board.threads
 
     def fewest(self) -> int | None:
         """Return the fewest connections of those that would accept now; None if none would."""
@@ -57,7 +58,14 @@ class Neighbours:
         return fewest
 
 
-def fair(own: int, fewest: int | None) -> bool:
-    """Tell whether a worker with ``own`` connections may accept beside one with ``fewest``."""
-    # The slack saves waiting, and an eighth of many stays well below what would be unfair.
-    return fewest is None or own <= fewest + 1 + (fewest >> 3)
+def fair(own: int, fewest: int | None, threads: int) -> bool:
+    """Tell whether a worker with ``own`` connections may accept beside one with ``fewest``.
+
+    ``threads`` is how many calls each of them can make at a time.
+    """
+    if fewest is None:
+        return True
+    # The slack saves waiting, and an eighth of many stays well below what would be unfair. There
+    # is none where what is accepted may have to wait for a thread, and would not with the other.
+    slack = 1 if own < threads else 0
+    return own <= fewest + slack + (fewest >> 3)
