@@ -411,6 +411,8 @@ def sharp_watchdog(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     sys.setswitchinterval(before)
 
 
+# It may come in a finalizer, where Python says so on standard error, and forgets it.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @threads
 def test_calls_that_end_about_when_they_time_out_lose_nothing(
     transport: str, threads: int, logs: Logs, sharp_watchdog: None

@@ -92,9 +92,8 @@ class Crew:
             if words[INTERRUPTED]:
                 self._hall.settle(seat)
             seat.exchange = None
-            if self._loop.full:
-                self._loop.full = False
-                self._loop.hurry()  # the tender leaves newcomers alone while there is no thread
+            if self._loop.ask_full is not None:
+                self._loop.wake()  # the tender leads, and leaves newcomers alone without a thread
         while not self._over:
             exchange = self._take_ready() if self._ready else None
             if exchange is None:
@@ -109,6 +108,9 @@ class Crew:
             self._handed_out += 1
             if self._tender is not None:
                 self._look_after()
+                if self._loop.ask_full is not None:
+                    seat.exchange = exchange  # so that it is counted
+                    self._loop.wake()  # the tender leads, and may leave newcomers alone from now on
             # At the end: from here on this thread may be interrupted, and it wakes others above.
             self._hall.begin(seat, exchange)
             return exchange
@@ -220,12 +222,9 @@ class Crew:
         if not self._leadership.acquire(blocking=False):
             return
         over = False
+        self._loop.ask_full = self._hall.full
         try:
             while not self._parked:
-                # Set first, looked at second; who comes back does it in the other order.
-                self._loop.full = True
-                if not self._hall.full():
-                    self._loop.full = False
                 exchange = self._loop.run()
                 if exchange is None:
                     over = True
@@ -236,6 +235,7 @@ class Crew:
             # A defect of ours: without its tender, the crew would hang with its slowest request.
             self._loop.logger.critical("internal error in the tender", exc_info=True)
         finally:
+            self._loop.ask_full = None
             self._loop.full = False
             self._leadership.release()
         if over:

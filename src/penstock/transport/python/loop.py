@@ -13,6 +13,7 @@ import os
 import selectors
 import time
 from collections import deque
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Protocol
 
 from penstock.board import ACCEPTED, ACCEPTING, CONNECTIONS, POLLED
@@ -70,6 +71,7 @@ class Loop(Shared):
         "_told_full",
         "_waker",
         "acceptors",
+        "ask_full",
         "batch",
         "connections",
         "drained",
@@ -117,6 +119,7 @@ class Loop(Shared):
         self.selector.register(self._waker.reader, selectors.EVENT_READ, self._waker)
 
         self.handing_over = False  # set by any thread, before `draining`
+        self.ask_full: Callable[[], bool] | None = None  # set while the tender leads
         self.full = False  # every thread is with the application, and the tender leads
         self._told_full = False
         self.drained = False  # nothing is left to do, for good
@@ -217,6 +220,8 @@ class Loop(Shared):
             if not self._listening and not self.connections:
                 self._tear_down()
                 return True
+        if self.ask_full is not None:
+            self.full = self.ask_full()
         if self._told_full is not self.full:
             self._tell_full()
         if self._polled_at >= self.look_again_at:
