@@ -156,7 +156,8 @@ def test_a_close_that_was_announced_is_no_loss() -> None:
 
     counts = count(behave, lambda counts: counts.announced >= 5)
     counts.check()
-    assert counts.answered == 2 * counts.connections
+    # The last connection may not have come to its second answer.
+    assert 2 * counts.announced <= counts.answered <= 2 * counts.connections
 
 
 @pytest.mark.parametrize("closing", [False, True])
