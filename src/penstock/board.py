@@ -77,8 +77,9 @@ _pack_texts = _texts.pack_into
 _TEXTS_AT = LENGTHS * WORD
 
 FREE, BOOTING, SERVING, DRAINING, STUCK = range(5)
-STATES = ("free", "booting", "serving", "draining", "stuck")
-"""The states of a worker, in the words of those who read of them."""
+
+STALE_BEAT_SECONDS = 10.0
+"""A worker whose watchdog has not run for so long is not live: something keeps the GIL."""
 
 
 @dataclass(frozen=True)
@@ -169,6 +170,18 @@ class Slot:
     def clear(self) -> None:
         """Set all of it to 0."""
         self.bytes[:] = bytes(len(self.bytes))
+
+    @property
+    def beat_age(self) -> float | None:
+        """Seconds since the watchdog last ran; None where it has not begun to."""
+        beat = self.words[BEAT]
+        return max(0.0, (time.monotonic_ns() - beat) / 1e9) if beat else None
+
+    @property
+    def is_live(self) -> bool:
+        """Whether something moves in the worker."""
+        age = self.beat_age
+        return self.words[LIVE] == 1 and (age is None or age < STALE_BEAT_SECONDS)
 
     def requests(self) -> Iterator[RequestInProgress]:
         """Yield what is with the application just now."""

@@ -6,10 +6,19 @@ from collections.abc import Iterator
 
 import pytest
 
-from penstock.board import BEAT, CONNECTIONS, LIVE, READY, STARTED, STATE, STUCK, WAITING
+from penstock.board import (
+    BEAT,
+    CONNECTIONS,
+    LIVE,
+    READY,
+    STALE_BEAT_SECONDS,
+    STARTED,
+    STATE,
+    STUCK,
+    WAITING,
+)
 from penstock.supervisor.overview import Overview
 from penstock.supervisor.processes import Stage
-from penstock.transport.policy import STALE_BEAT_SECONDS
 from support.workers import Workers, begin
 
 

@@ -9,8 +9,7 @@ from typing import Any
 
 import pytest
 
-from penstock.board import BEAT, LIVE, READY, STARTED
-from penstock.transport.policy import STALE_BEAT_SECONDS
+from penstock.board import BEAT, LIVE, READY, STALE_BEAT_SECONDS, STARTED
 from support.serving import Gate, Recorder, connect, eventually, get, post
 from support.transports import BareServer, serving
 from support.wire import Client, Response

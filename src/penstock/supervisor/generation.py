@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import signal
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -210,11 +209,6 @@ class Generation:
         """Have every worker leave: those that serve finish what is in progress."""
         for worker in list(self.workers):
             worker.leave(because)
-
-    def kill_all(self, because: str) -> None:
-        """Kill every worker."""
-        for worker in list(self.workers):
-            worker.kill(because, signal.SIGKILL)
 
 
 def _open_lines() -> tuple[Channel, Channel, int, int]:

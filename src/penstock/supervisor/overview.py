@@ -10,9 +10,7 @@ from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
 from penstock.board import (
-    BEAT,
     CONNECTIONS,
-    LIVE,
     READY,
     STARTED,
     STATE,
@@ -22,7 +20,6 @@ from penstock.board import (
 )
 from penstock.supervisor.fleet import RequestRow, WorkerRow
 from penstock.supervisor.processes import Stage, WorkerProcess
-from penstock.transport.policy import STALE_BEAT_SECONDS
 
 if TYPE_CHECKING:
     from penstock.board import Slot
@@ -68,7 +65,9 @@ class Overview:
 
     def is_ready(self) -> bool:
         """Tell whether at least one worker wants requests and can answer them."""
-        return any(worker.slot.words[READY] == 1 and _moves(worker) for worker in self._serving())
+        return any(
+            worker.slot.words[READY] == 1 and worker.slot.is_live for worker in self._serving()
+        )
 
     def is_live(self) -> bool:
         """Tell whether something moves in at least one worker.
@@ -77,14 +76,14 @@ class Overview:
         slow start, is nothing that a restart of the whole would mend.
         """
         serving = self._serving()
-        return not serving or any(map(_moves, serving))
+        return not serving or any(worker.slot.is_live for worker in serving)
 
     def _serving(self) -> list[WorkerProcess]:
         return [worker for worker in self._workers if worker.stage is Stage.SERVING]
 
     def _worker_row(self, worker: WorkerProcess) -> WorkerRow:
         words = worker.slot.words
-        beat = words[BEAT]
+        beat = worker.slot.beat_age
         return {
             "slot": worker.slot.index,
             "pid": worker.pid,
@@ -97,7 +96,7 @@ class Overview:
             "busy": _busy(worker.slot),
             "threads": worker.slot.board.threads,
             "memory": self._resident_memory(worker.pid) if worker.pid else None,
-            "beat": round(max(0.0, time.monotonic() - beat / 1e9), _DIGITS) if beat else None,
+            "beat": round(beat, _DIGITS) if beat is not None else None,
         }
 
 
@@ -108,13 +107,6 @@ def state_of(worker: WorkerProcess) -> str:
     if worker.is_booting or worker.stage is Stage.FAILED:
         return "booting"
     return "serving" if worker.stage is Stage.SERVING else "draining"
-
-
-def _moves(worker: WorkerProcess) -> bool:
-    words = worker.slot.words
-    beat = words[BEAT]
-    fresh = beat == 0 or time.monotonic() - beat / 1e9 < STALE_BEAT_SECONDS
-    return words[LIVE] == 1 and fresh
 
 
 def _busy(slot: Slot) -> int:

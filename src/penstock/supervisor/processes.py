@@ -6,7 +6,6 @@ import os
 import random
 import signal
 import time
-from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from enum import Enum
@@ -84,7 +83,6 @@ class WorkerProcess:
     """It had more memory than it may have when it began to serve; None before that is known."""
     requests_limit: int = 0
     age_limit: float = 0.0
-    next_stage: Callable[[], None] | None = None
 
     def __post_init__(self) -> None:
         """Set when it has to be ready, and draw the limits at which it is recycled."""
@@ -124,11 +122,6 @@ class WorkerProcess:
     def beat(self) -> int:
         """When its watchdog last ran, in monotonic nanoseconds; 0 where it has not begun to."""
         return self.slot.words[BEAT]
-
-    @property
-    def beat_age(self) -> float | None:
-        """Seconds since its watchdog last ran; None where it has not begun to."""
-        return time.monotonic() - self.beat / 1e9 if self.beat else None
 
     def order(self, what: str) -> None:
         """Send an order."""

@@ -411,9 +411,9 @@ class Supervisor:
         except PenstockError as error:
             self._close_unused(listeners)
             self._resume_settings()
-            traceback = getattr(error, "traceback", "")
+            traceback = traceback_of({"traceback": getattr(error, "traceback", "")})
             message = f"not reloaded, all goes on as it was: {error}"
-            self.logger.error("%s%s", message, f"\n{traceback}" if traceback else "")
+            self.logger.error("%s%s", message, traceback)
             self._surroundings.notifier.ready(_RELOAD_FAILED)
             if answer is not None:
                 answer(Outcome(False, message))

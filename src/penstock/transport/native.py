@@ -16,12 +16,12 @@ from penstock.access_log import (
     line_pieces,
     second_text,
 )
+from penstock.board import STALE_BEAT_SECONDS
 from penstock.transport.limits import BODY_STALL_SECONDS, Limits
 from penstock.transport.policy import (
     DEPARTED_SECONDS,
     GIVEN_UP,
     HEALTHY,
-    STALE_BEAT_SECONDS,
     UNHEALTHY,
 )
 from penstock.transport.python.spool import SpooledBody

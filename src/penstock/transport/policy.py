@@ -16,9 +16,6 @@ UNHEALTHY = b"no\n"
 GIVEN_UP = "The application did not answer in time."
 """What a client is told whose request is given up."""
 
-STALE_BEAT_SECONDS = 10.0
-"""A worker whose watchdog has not run for so long is not live: something keeps the GIL."""
-
 DEPARTED_SECONDS = 0.5
 """A queued request whose client has ended its side for so long is dropped.
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
-from penstock.board import BEAT, LIVE, READY
+from penstock.board import READY
 from penstock.errors import ClientDisconnected
-from penstock.transport.policy import HEALTHY, STALE_BEAT_SECONDS, UNHEALTHY
+from penstock.transport.policy import HEALTHY, UNHEALTHY
 
 if TYPE_CHECKING:
     from penstock.http1 import Request
@@ -26,7 +26,7 @@ class OwnAnswers:
 
     def __init__(self, loop: Loop, policy: Policy) -> None:
         self._loop = loop
-        self._words = policy.slot.words
+        self._slot = policy.slot
         checks = {policy.health_path: self._is_live, policy.ready_path: self._is_ready}
         self._checks = {path: check for path, check in checks.items() if path is not None}
         self.paths = frozenset({WHOLE_SERVER, *self._checks})
@@ -57,9 +57,7 @@ class OwnAnswers:
             exchange.abort()
 
     def _is_ready(self) -> bool:
-        return self._words[READY] == 1 and not self._loop.draining
+        return self._slot.words[READY] == 1 and not self._loop.draining
 
     def _is_live(self) -> bool:
-        beat = self._words[BEAT]
-        fresh = beat == 0 or time.monotonic_ns() - beat < STALE_BEAT_SECONDS * 1e9
-        return self._words[LIVE] == 1 and fresh
+        return self._slot.is_live
