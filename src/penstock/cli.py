@@ -11,8 +11,8 @@ import sys
 from typing import TYPE_CHECKING
 
 from penstock import __version__
-from penstock.console import flush_all, print_error, print_out, say
 from penstock.errors import PenstockError, SettingsError
+from penstock.system.standard_streams import flush_all, print_error, print_out, say
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

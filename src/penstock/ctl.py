@@ -14,7 +14,6 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NoReturn
 
 from penstock import __version__, ctl_tables
-from penstock.console import flush_all, print_error, print_out
 from penstock.control_address import AUTO, OFF
 from penstock.ctl_client import (
     PROBE_SECONDS,
@@ -27,6 +26,7 @@ from penstock.ctl_client import (
 )
 from penstock.errors import PenstockError
 from penstock.logs import printable
+from penstock.system.standard_streams import flush_all, print_error, print_out
 
 DONE, FAILED, USAGE, UNREACHABLE = range(4)
 """The exit statuses: done; refused, failed or rolled back; wrongly asked; no server answers."""

@@ -18,7 +18,7 @@ from penstock import __version__
 from penstock.board import READY
 from penstock.logs import process_logger
 from penstock.settings import OPTIONS, chosen_transport
-from penstock.signals import Signals
+from penstock.system.signals import Signals
 from penstock.worker import Worker
 
 if TYPE_CHECKING:

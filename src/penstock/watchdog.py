@@ -39,7 +39,7 @@ from penstock.board import (
     Slot,
 )
 from penstock.errors import RequestTimeout
-from penstock.stacks import PACKAGE, THREADING, all_stacks, current_frames, stack_of
+from penstock.system.stacks import PACKAGE, THREADING, all_stacks, current_frames, stack_of
 
 SHORTEST_LOOK_SECONDS = 0.02
 """The least time between two looks, but for `DELICATE_LOOK_SECONDS`."""

@@ -7,7 +7,7 @@ import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from penstock.cgroups import Cgroups
+from penstock.system.cgroups import Cgroups
 
 if TYPE_CHECKING:
     from penstock.settings import Settings

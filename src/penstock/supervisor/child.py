@@ -19,19 +19,19 @@ from dataclasses import replace as with_changes
 from typing import TYPE_CHECKING, NoReturn
 
 from penstock.board import PID, STATE, STUCK, RequestInProgress, Slot
-from penstock.console import flush_all
 from penstock.errors import PenstockError, SettingsError
 from penstock.gunicorn.hooks import Hooks, WorkerOfServer
-from penstock.identity import Identity, become, set_title, title_of
 from penstock.listeners import kept_from_children
 from penstock.loading import SpecError
 from penstock.log_sink import LogSink
 from penstock.logs import SinkHandler, process_logger
 from penstock.process import leave_for_certain, shut_down
 from penstock.reloader import Watch, keep_young_code_out_of_the_cache
-from penstock.signals import FROM_OUTSIDE, Signals
 from penstock.supervisor.channel import Channel
-from penstock.supervisor.kinship import end_with_parent, outlive_parent
+from penstock.system.prctl import end_with_parent, outlive_parent
+from penstock.system.privileges import Identity, become, set_title, title_of
+from penstock.system.signals import FROM_OUTSIDE, Signals
+from penstock.system.standard_streams import flush_all
 from penstock.worker import Worker, transport_class
 
 if TYPE_CHECKING:

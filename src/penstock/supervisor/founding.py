@@ -6,14 +6,14 @@ import logging
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-from penstock.cgroups import Cgroups
-from penstock.identity import identity_of
 from penstock.supervisor.channel import Message
 from penstock.supervisor.forker import Forker
 from penstock.supervisor.generation import Generation
 from penstock.supervisor.hooks import ServerHooks
-from penstock.supervisor.kinship import adopt_orphans
 from penstock.supervisor.nursery import Nursery
+from penstock.system.cgroups import Cgroups
+from penstock.system.prctl import adopt_orphans
+from penstock.system.privileges import identity_of
 from penstock.worker_count import count_workers
 
 if TYPE_CHECKING:

@@ -14,9 +14,9 @@ from penstock.supervisor.channel import Channel
 from penstock.supervisor.processes import Stage, WorkerProcess
 
 if TYPE_CHECKING:
-    from penstock.identity import Identity
     from penstock.listeners import Listener
     from penstock.settings import Settings
+    from penstock.system.privileges import Identity
 
 SPARE_SLOTS = 64
 """Places on a board beyond two for each worker: for workers that were asked for later (TTIN)."""

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from penstock.gunicorn.hooks import Hooks, Server, WorkerOfServer
-from penstock.identity import title_of
+from penstock.system.privileges import title_of
 
 if TYPE_CHECKING:
     from penstock.listeners import Listener

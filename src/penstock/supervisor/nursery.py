@@ -24,8 +24,8 @@ from penstock.logs import ErrorLog, process_logger
 from penstock.supervisor import child
 from penstock.supervisor.channel import Channel, Message
 from penstock.supervisor.generation import Ends, Generation
-from penstock.supervisor.kinship import end_with_parent, outlive_parent
-from penstock.supervisor.survivors import name_survivors, open_descriptors
+from penstock.system.fork_safety import name_survivors, open_descriptors
+from penstock.system.prctl import end_with_parent, outlive_parent
 
 if TYPE_CHECKING:
     from wsgiref.types import WSGIApplication

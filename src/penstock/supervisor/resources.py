@@ -10,10 +10,10 @@ import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from penstock.cgroups import Cgroups
 from penstock.errors import SettingsError
 from penstock.listeners import Listener, bind_listeners
 from penstock.logs import ErrorLog
+from penstock.system.cgroups import Cgroups
 
 if TYPE_CHECKING:
     from penstock.settings import Settings

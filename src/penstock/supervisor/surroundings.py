@@ -6,9 +6,9 @@ import logging
 from typing import TYPE_CHECKING
 
 from penstock.errors import PenstockError
-from penstock.identity import set_title, title_of
-from penstock.notify import Notifier
-from penstock.pid_file import PidFile
+from penstock.system.pid_file import PidFile
+from penstock.system.privileges import set_title, title_of
+from penstock.system.systemd import Notifier
 
 if TYPE_CHECKING:
     from penstock.settings import Settings

@@ -5,13 +5,13 @@ from __future__ import annotations
 import logging
 import time
 
-from penstock.cgroups import Cgroups, resident_memory
 from penstock.options import show_duration, show_size
 from penstock.supervisor.generation import Generation
 from penstock.supervisor.heartbeats import Heartbeats, beat_limit
 from penstock.supervisor.processes import Stage, WorkerProcess
 from penstock.supervisor.resources import worker_memory
 from penstock.supervisor.workforce import Workforce
+from penstock.system.cgroups import Cgroups, resident_memory
 
 BEAT_SECONDS = 1.0
 """How often the heartbeats are looked at."""

@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from penstock.notify import Notifier
+from penstock.system.systemd import Notifier
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 DEPLOY = ROOT / "deploy"
 
 

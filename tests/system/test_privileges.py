@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 
 from penstock.errors import SettingsError
-from penstock.identity import Identity, become, identity_of, title_of
 from penstock.settings import Settings
+from penstock.system.privileges import Identity, become, identity_of, title_of
 from support.server_process import checkout_environ
 
 NOBODY = pwd.getpwnam("nobody")
@@ -46,7 +46,7 @@ BECOME = """
 import json, os
 from dataclasses import replace
 from penstock.settings import Settings
-from penstock.identity import become, identity_of
+from penstock.system.privileges import become, identity_of
 home = os.environ.get("HOME")
 become(identity_of(replace(Settings(), user={user!r}, group={group!r})))
 try:
@@ -127,7 +127,7 @@ import os
 from dataclasses import replace
 from penstock.errors import SettingsError
 from penstock.settings import Settings
-from penstock.identity import become, identity_of
+from penstock.system.privileges import become, identity_of
 if os.geteuid() == 0:
     os.setgroups([]); os.setresgid(4243, 4243, 4243); os.setresuid(4242, 4242, 4242)
 own = replace(Settings(), user=str(os.getuid()), group=str(os.getgid()))
@@ -166,7 +166,7 @@ def test_the_title_has_the_name_or_else_the_application() -> None:
 
 
 def test_a_title_is_set_where_the_package_is_installed(tmp_path: Path) -> None:
-    code = "from penstock.identity import set_title; print(set_title('worker 2', 'shop'))"
+    code = "from penstock.system.privileges import set_title; print(set_title('worker 2', 'shop'))"
     (tmp_path / "setproctitle.py").write_text("def setproctitle(title): print(title)\n")
     environ = {"PYTHONPATH": f"{tmp_path}:{checkout_environ()['PYTHONPATH']}"}
     assert run(code, environ) == "penstock: worker 2 [shop]\nTrue\n"
@@ -174,7 +174,9 @@ def test_a_title_is_set_where_the_package_is_installed(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("module", ["raise ImportError", "raise RuntimeError", ""])
 def test_without_a_package_that_works_titles_stay_as_they_are(tmp_path: Path, module: str) -> None:
-    code = "from penstock.identity import set_title; print(set_title('supervisor', 'shop'))"
+    code = (
+        "from penstock.system.privileges import set_title; print(set_title('supervisor', 'shop'))"
+    )
     (tmp_path / "setproctitle.py").write_text(module)
     environ = {"PYTHONPATH": f"{tmp_path}:{checkout_environ()['PYTHONPATH']}"}
     assert run(code, environ) == "False\n"

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from penstock.cgroups import Cgroups, resident_memory
 from penstock.settings import Settings
+from penstock.system.cgroups import Cgroups, resident_memory
 from penstock.worker_count import WORKER_BYTES, count_workers
 
 MIB = 1 << 20

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from penstock.errors import SettingsError
-from penstock.pid_file import PidFile
+from penstock.system.pid_file import PidFile
 from support.server_process import checkout_environ
 
 LONG_AGO = 1_000_000_000
@@ -128,7 +128,7 @@ def test_what_another_has_written_since_is_not_removed(path: Path) -> None:
 
 def test_a_forked_child_removes_nothing(path: Path) -> None:
     code = (
-        "import os, sys; from penstock.pid_file import PidFile; file = PidFile(sys.argv[1]);"
+        "import os, sys; from penstock.system.pid_file import PidFile; file = PidFile(sys.argv[1]);"
         "file.create(); child = os.fork(); file.remove() if child == 0 else os.waitpid(child, 0);"
         "os._exit(0)"
     )

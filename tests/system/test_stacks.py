@@ -13,7 +13,7 @@ DEADLINE = 30.0
 # threading.local: with sys._current_frames alone, 3.11 waits for ever for a lock that it holds.
 COLLECTING = """
 import gc, threading
-from penstock.stacks import current_frames
+from penstock.system.stacks import current_frames
 
 class Cycle:
     def __init__(self):
