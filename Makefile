@@ -73,7 +73,7 @@ format:
 
 docs:
 	@$(SYNC) serve $(EXAMPLES)
-	"$(BIN)/python" -m penstock.settings_page >docs/settings.md.new
+	"$(BIN)/python" -m penstock.config.reference_page >docs/settings.md.new
 	mv docs/settings.md.new docs/settings.md
 	"$(BIN)/python" -m penstock.gunicorn.page >docs/gunicorn-settings.md.new
 	mv docs/gunicorn-settings.md.new docs/gunicorn-settings.md

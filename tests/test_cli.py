@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from penstock.cli import main
-from penstock.settings import native_built
+from penstock.config.settings import native_built
 from support.server_process import ServerProcess, checkout_environ, run_penstock
 
 APPLICATION = """
@@ -135,7 +135,7 @@ def run_python(code: str, cwd: Path) -> str:
 
 
 def test_help_fits_80_columns_and_names_every_setting(tmp_path: Path) -> None:
-    from penstock.settings import OPTIONS
+    from penstock.config.settings import OPTIONS
 
     done = run_penstock("--help", cwd=tmp_path, environ={"COLUMNS": "200"})
     assert (done.returncode, done.stderr) == (0, "")

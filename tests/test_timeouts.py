@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from penstock.settings import settings_from_kwargs
+from penstock.config.settings import settings_from_kwargs
 from penstock.timeouts import REMEMBERED_PATHS, shortest_timeout, timeouts_by_path
 
 

@@ -8,9 +8,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from penstock.config.settings import Settings, check_places, chosen_transport, settings_from_kwargs
 from penstock.listeners import Listener, close_all, open_listeners
 from penstock.process import serve_until_stopped
-from penstock.settings import Settings, check_places, chosen_transport, settings_from_kwargs
 from penstock.worker import Worker
 
 if TYPE_CHECKING:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from penstock.command_line import CommandLine
-    from penstock.settings import Settings
+    from penstock.config.settings import Settings
     from penstock.supervisor.launch import Launch
     from penstock.supervisor.upgrade import Predecessor
 
@@ -98,7 +98,7 @@ def _run(arguments: Sequence[str]) -> int:
 
 def _read_settings(typed: CommandLine, environ: dict[str, str], directory: str) -> Settings:
     """Return the settings as they are now, and change to the directory that they name."""
-    from penstock.settings import (
+    from penstock.config.settings import (
         bad_place,
         check_places,
         chosen_transport,
@@ -167,9 +167,9 @@ def _serve(spec: str, settings: Settings) -> int:
 
 def _check(spec: str, settings: Settings) -> int:
     """Load everything that a start would, but take no address: a server may be running on it."""
+    from penstock.config.settings import OPTIONS, chosen_transport
     from penstock.listeners import parse_address
     from penstock.loading import load_application
-    from penstock.settings import OPTIONS, chosen_transport
 
     for address in settings.bind:
         parse_address(address)
@@ -188,7 +188,7 @@ def _check(spec: str, settings: Settings) -> int:
 
 def _prepare_process(settings: Settings) -> None:
     """Give the process the search path, the variables and the mask that the settings ask for."""
-    from penstock.settings_layers import SYSTEMD_VARIABLES
+    from penstock.config.sources import SYSTEMD_VARIABLES
 
     if "LISTEN_FDS" in settings.source_of("bind"):
         for variable in SYSTEMD_VARIABLES:
@@ -224,7 +224,7 @@ def _current_directory() -> str:
 
 
 def _version_text() -> str:
-    from penstock.settings import native_built
+    from penstock.config.settings import native_built
 
     version = ".".join(map(str, sys.version_info[:3]))
     transport = "native" if native_built() else "python; native not built"

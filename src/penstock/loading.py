@@ -17,8 +17,8 @@ from pathlib import Path
 from types import FunctionType, MethodType, TracebackType
 from typing import TYPE_CHECKING, Any, cast
 
+from penstock.config.options import nearest
 from penstock.errors import PenstockError
-from penstock.options import nearest
 
 if TYPE_CHECKING:
     from wsgiref.types import WSGIApplication

@@ -16,16 +16,16 @@ from typing import TYPE_CHECKING
 
 from penstock import __version__
 from penstock.board import READY
+from penstock.config.settings import OPTIONS, chosen_transport
 from penstock.logs import process_logger
-from penstock.settings import OPTIONS, chosen_transport
 from penstock.system.signals import Signals
 from penstock.worker import Worker
 
 if TYPE_CHECKING:
     from wsgiref.types import WSGIApplication
 
+    from penstock.config.settings import Settings
     from penstock.listeners import Listener
-    from penstock.settings import Settings
 
 RESERVE_SECONDS = 2.0
 """How much of the graceful timeout is kept for what follows the drain, so that a supervisor that

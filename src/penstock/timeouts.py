@@ -7,10 +7,10 @@ from fnmatch import fnmatchcase
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
-from penstock.options import duration
+from penstock.config.options import duration
 
 if TYPE_CHECKING:
-    from penstock.settings import Settings
+    from penstock.config.settings import Settings
 
 REMEMBERED_PATHS = 256
 """Paths whose timeout is known without a look at the patterns; a path may have some kilobytes."""

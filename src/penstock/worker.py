@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any
 from penstock import __version__
 from penstock.access_log import AccessLog
 from penstock.board import DRAINING, READY, SERVING, STATE, Board, RequestInProgress, Slot
+from penstock.config.settings import chosen_transport
 from penstock.errors import RequestTimeout, SettingsError
 from penstock.http1 import ParserLimits
 from penstock.log_sink import LogSink
 from penstock.logs import ErrorLog
-from penstock.settings import chosen_transport
 from penstock.timeouts import shortest_timeout, timeouts_by_path
 from penstock.trace import Trace
 from penstock.transport.limits import Limits
@@ -30,8 +30,8 @@ from penstock.wsgi.gateway import Gateway
 if TYPE_CHECKING:
     from wsgiref.types import WSGIApplication
 
+    from penstock.config.settings import Settings
     from penstock.listeners import Listener
-    from penstock.settings import Settings
     from penstock.transport import Exchange, Transport
     from penstock.transport.native import NativeTransport
     from penstock.transport.python import PythonTransport

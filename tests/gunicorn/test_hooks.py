@@ -14,6 +14,7 @@ from wsgiref.types import StartResponse
 import pytest
 
 import penstock
+from penstock.config.settings import Settings, load_settings
 from penstock.errors import SettingsError
 from penstock.gunicorn.hooks import (
     Config,
@@ -25,7 +26,6 @@ from penstock.gunicorn.hooks import (
     checked_hook,
 )
 from penstock.gunicorn.settings import HOOKS
-from penstock.settings import Settings, load_settings
 from penstock.wsgi.file_wrapper import FileWrapper
 from support.serving import connect, get
 

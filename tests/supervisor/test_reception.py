@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pytest
 
+from penstock.config.settings import Settings
 from penstock.errors import ListenError
 from penstock.listeners import Listener
-from penstock.settings import Settings
 from penstock.supervisor.fleet import Answer, ControlError, Outcome
 from penstock.supervisor.processes import Stage, WorkerProcess
 from penstock.supervisor.reception import Reception

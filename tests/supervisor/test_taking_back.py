@@ -8,7 +8,7 @@ from typing import cast
 
 import pytest
 
-from penstock.settings import Settings
+from penstock.config.settings import Settings
 from penstock.supervisor.fleet import Outcome
 from penstock.supervisor.generation import Generation
 from penstock.supervisor.processes import Stage

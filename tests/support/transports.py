@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 from penstock.access_log import AccessLog
 from penstock.board import SERVING, STATE, Board, Slot
+from penstock.config.settings import settings_from_kwargs
 from penstock.listeners import Listener, open_listeners
 from penstock.log_sink import LogSink
-from penstock.settings import settings_from_kwargs
 from penstock.transport.limits import Limits
 from penstock.transport.policy import Policy
 from penstock.worker import transport_class

@@ -6,7 +6,7 @@ import os
 import time
 
 from penstock.board import BEAT, LIVE, READY, Board
-from penstock.settings import Settings
+from penstock.config.settings import Settings
 from penstock.supervisor.channel import Channel
 from penstock.supervisor.processes import Stage, WorkerProcess
 

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from penstock.settings import Settings
+from penstock.config.settings import Settings
+from penstock.config.worker_count import WORKER_BYTES, count_workers
 from penstock.system.cgroups import Cgroups, resident_memory
-from penstock.worker_count import WORKER_BYTES, count_workers
 
 MIB = 1 << 20
 TOP = "sys/fs/cgroup"

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
+from penstock.config.settings import Settings
 from penstock.errors import SettingsError
-from penstock.settings import Settings
 from penstock.system.privileges import Identity, become, identity_of, title_of
 from support.server_process import checkout_environ
 
@@ -45,7 +45,7 @@ def run(code: str, environ: dict[str, str] | None = None) -> str:
 BECOME = """
 import json, os
 from dataclasses import replace
-from penstock.settings import Settings
+from penstock.config.settings import Settings
 from penstock.system.privileges import become, identity_of
 home = os.environ.get("HOME")
 become(identity_of(replace(Settings(), user={user!r}, group={group!r})))
@@ -126,7 +126,7 @@ def test_somebody_without_rights_may_stay_and_not_change() -> None:
 import os
 from dataclasses import replace
 from penstock.errors import SettingsError
-from penstock.settings import Settings
+from penstock.config.settings import Settings
 from penstock.system.privileges import become, identity_of
 if os.geteuid() == 0:
     os.setgroups([]); os.setresgid(4243, 4243, 4243); os.setresuid(4242, 4242, 4242)

@@ -17,6 +17,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, NoReturn
 
+from penstock.config.options import Option
+from penstock.config.other_servers import spelt
 from penstock.errors import SettingsError
 from penstock.gunicorn.settings import (
     GUNICORN_SETTINGS,
@@ -24,8 +26,6 @@ from penstock.gunicorn.settings import (
     GunicornSetting,
     is_our_worker_class,
 )
-from penstock.options import Option
-from penstock.other_servers import spelt
 
 if TYPE_CHECKING:
     from importlib.machinery import ModuleSpec
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from penstock.gunicorn.hooks import Hooks
 
 Given = dict[str, tuple[object, str]]
-"""As in `penstock.settings_layers`."""
+"""As in `penstock.config.sources`."""
 
 ARGUMENTS = "GUNICORN_CMD_ARGS"
 USUAL_FILE = "gunicorn.conf.py"

@@ -21,7 +21,7 @@ from penstock.wsgi.file_wrapper import FileWrapper
 if TYPE_CHECKING:
     from wsgiref.types import StartResponse, WSGIApplication
 
-    from penstock.settings import Settings
+    from penstock.config.settings import Settings
 
 Function = Callable[..., object]
 

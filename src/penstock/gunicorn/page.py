@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from penstock.config.other_servers import GUNICORN_FLAGS
+from penstock.config.settings import OPTIONS
 from penstock.gunicorn.settings import GUNICORN_SETTINGS, HOOKS, GunicornSetting
-from penstock.other_servers import GUNICORN_FLAGS
-from penstock.settings import OPTIONS
 
 _INTRODUCTION = """\
 # gunicorn's settings, one by one

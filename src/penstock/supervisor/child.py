@@ -37,9 +37,9 @@ from penstock.worker import Worker, transport_class
 if TYPE_CHECKING:
     from wsgiref.types import WSGIApplication
 
+    from penstock.config.settings import Settings
     from penstock.gunicorn.hooks import Server
     from penstock.reloader import State
-    from penstock.settings import Settings
     from penstock.supervisor.generation import Generation
     from penstock.supervisor.launch import Launch
 

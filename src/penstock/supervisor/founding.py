@@ -6,6 +6,7 @@ import logging
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
+from penstock.config.worker_count import count_workers
 from penstock.supervisor.channel import Message
 from penstock.supervisor.forker import Forker
 from penstock.supervisor.generation import Generation
@@ -14,11 +15,10 @@ from penstock.supervisor.nursery import Nursery
 from penstock.system.cgroups import Cgroups
 from penstock.system.prctl import adopt_orphans
 from penstock.system.privileges import identity_of
-from penstock.worker_count import count_workers
 
 if TYPE_CHECKING:
+    from penstock.config.settings import Settings
     from penstock.listeners import Listener
-    from penstock.settings import Settings
     from penstock.supervisor.launch import Launch
     from penstock.supervisor.loop import Loop
 

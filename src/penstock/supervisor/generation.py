@@ -14,8 +14,8 @@ from penstock.supervisor.channel import Channel
 from penstock.supervisor.processes import Stage, WorkerProcess
 
 if TYPE_CHECKING:
+    from penstock.config.settings import Settings
     from penstock.listeners import Listener
-    from penstock.settings import Settings
     from penstock.system.privileges import Identity
 
 SPARE_SLOTS = 64

@@ -11,8 +11,8 @@ from penstock.gunicorn.hooks import Hooks, Server, WorkerOfServer
 from penstock.system.privileges import title_of
 
 if TYPE_CHECKING:
+    from penstock.config.settings import Settings
     from penstock.listeners import Listener
-    from penstock.settings import Settings
 
 
 class ServerHooks:

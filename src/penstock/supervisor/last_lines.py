@@ -15,7 +15,7 @@ from penstock.log_sink import LogSink
 
 if TYPE_CHECKING:
     from penstock.board import RequestInProgress
-    from penstock.settings import Settings
+    from penstock.config.settings import Settings
 
 BAD_GATEWAY = 502
 """The status, in the log alone, of a request whose worker crashed."""

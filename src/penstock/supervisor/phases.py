@@ -11,7 +11,7 @@ from penstock.supervisor.channel import Message
 from penstock.system.signals import FROM_OUTSIDE
 
 if TYPE_CHECKING:
-    from penstock.settings import Settings
+    from penstock.config.settings import Settings
 
 BUSY_SECONDS = 0.05
 """How often the supervisor looks while something changes: a worker boots, or leaves."""

@@ -16,7 +16,7 @@ from penstock.supervisor.channel import Channel, Message
 
 if TYPE_CHECKING:
     from penstock.board import Slot
-    from penstock.settings import Settings
+    from penstock.config.settings import Settings
 
 MAX_DUMP_BYTES = 256 << 10
 """How much of what a worker's C code writes about its stacks is kept."""

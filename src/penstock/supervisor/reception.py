@@ -12,8 +12,8 @@ from enum import Enum
 from typing import TYPE_CHECKING, Protocol
 
 from penstock import __version__
+from penstock.config.settings import chosen_transport
 from penstock.errors import ListenError
-from penstock.settings import chosen_transport
 from penstock.supervisor.control import open_admin, open_control
 from penstock.supervisor.fleet import (
     Answer,
@@ -32,8 +32,8 @@ if TYPE_CHECKING:
     import logging
     import selectors
 
+    from penstock.config.settings import Settings
     from penstock.listeners import Listener
-    from penstock.settings import Settings
     from penstock.supervisor.service import Service
 
 BY_HAND = "penstockctl recycle"

@@ -16,7 +16,7 @@ from penstock.logs import ErrorLog
 from penstock.system.cgroups import Cgroups
 
 if TYPE_CHECKING:
-    from penstock.settings import Settings
+    from penstock.config.settings import Settings
 
 
 HANDSHAKE_SECONDS = 1.0

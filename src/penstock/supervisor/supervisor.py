@@ -49,8 +49,8 @@ from penstock.system.signals import Signals
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from penstock.config.settings import Settings
     from penstock.listeners import Listener
-    from penstock.settings import Settings
     from penstock.supervisor.launch import Launch
     from penstock.supervisor.upgrade import Predecessor
 

@@ -11,7 +11,7 @@ from penstock.system.privileges import set_title, title_of
 from penstock.system.systemd import Notifier
 
 if TYPE_CHECKING:
-    from penstock.settings import Settings
+    from penstock.config.settings import Settings
 
 _SUCCESSORS_SUFFIX = ".2"
 """gunicorn's: of the pid file, as long as the old supervisor is there."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 
-from penstock.options import show_duration, show_size
+from penstock.config.options import show_duration, show_size
 from penstock.supervisor.generation import Generation
 from penstock.supervisor.heartbeats import Heartbeats, beat_limit
 from penstock.supervisor.processes import Stage, WorkerProcess

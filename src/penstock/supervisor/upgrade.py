@@ -19,7 +19,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NoReturn
 
-from penstock.settings_layers import FIRST_PASSED_DESCRIPTOR
+from penstock.config.sources import FIRST_PASSED_DESCRIPTOR
 from penstock.supervisor.channel import Channel
 from penstock.supervisor.fleet import Answer, Outcome
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from penstock.errors import SettingsError
 
 if TYPE_CHECKING:
-    from penstock.settings import Settings
+    from penstock.config.settings import Settings
 
 # Bits of CapEff in /proc/PID/status; capabilities(7).
 _CAP_SETGID = 1 << 6

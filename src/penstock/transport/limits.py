@@ -1,6 +1,6 @@
 """The limits and deadlines of a transport, in one frozen object.
 
-The user's names for them, and the reasons for the defaults, are in ``penstock.settings``.
+The user's names for them, and the reasons for the defaults, are in ``penstock.config.settings``.
 """
 
 from __future__ import annotations

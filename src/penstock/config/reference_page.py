@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from itertools import groupby
 
-from penstock.options import Option
-from penstock.settings import OPTIONS
+from penstock.config.options import Option
+from penstock.config.settings import OPTIONS
 
 _INTRODUCTION = """\
 # Settings
 
-This page is made from the declarations in `src/penstock/settings.py` and
-`src/penstock/settings_processes.py` by `python -m penstock.settings_page`; change them, and not
+This page is made from the declarations in `src/penstock/config/settings.py` and
+`src/penstock/config/process_settings.py` by `python -m penstock.config.reference_page`; change them, and not
 this page.
 
 A setting can be given in several places. The first of these wins:

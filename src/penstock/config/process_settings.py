@@ -1,6 +1,6 @@
 """The settings of processes: how many there are, how long each lives, and who may tell them what.
 
-They are a part of `penstock.settings.Settings`, which says how an option is declared.
+They are a part of `penstock.config.settings.Settings`, which says how an option is declared.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from penstock.options import (
+from penstock.config.options import (
     SWITCH,
     Kind,
     duration,

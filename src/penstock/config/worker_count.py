@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from penstock.system.cgroups import Cgroups
 
 if TYPE_CHECKING:
-    from penstock.settings import Settings
+    from penstock.config.settings import Settings
 
 WORKER_BYTES = 128 << 20
 """Memory that one worker is taken to need.

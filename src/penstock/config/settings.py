@@ -3,7 +3,7 @@
 What is given first here wins: a flag, ``PENSTOCK_*`` in the environment, ``GUNICORN_CMD_ARGS``, a
 file, a ``gunicorn.conf.py``, a variable that platforms set (``PORT``, ``WEB_CONCURRENCY``,
 ``SCRIPT_NAME``), the default. Sockets handed over by systemd replace ``bind``.
-`penstock.settings_page` prints the reference page.
+`penstock.config.reference_page` prints the reference page.
 """
 
 from __future__ import annotations
@@ -14,8 +14,7 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from penstock.errors import SettingsError
-from penstock.options import (
+from penstock.config.options import (
     SWITCH,
     Kind,
     Option,
@@ -29,7 +28,8 @@ from penstock.options import (
     size,
     text,
 )
-from penstock.settings_layers import (
+from penstock.config.process_settings import SECTIONS, ProcessSettings
+from penstock.config.sources import (
     Given,
     add_passed_sockets,
     add_platform_variables,
@@ -38,7 +38,7 @@ from penstock.settings_layers import (
     from_variables,
     unknown,
 )
-from penstock.settings_processes import SECTIONS, ProcessSettings
+from penstock.errors import SettingsError
 
 if TYPE_CHECKING:
     from penstock.gunicorn.hooks import Hooks

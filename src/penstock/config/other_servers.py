@@ -10,8 +10,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Final, Literal
 
+from penstock.config.options import Option
 from penstock.gunicorn.settings import GUNICORN_SETTINGS, HOOKS
-from penstock.options import Option
 
 Spelling = Literal["name", "variable", "flag"]
 """How a setting is spelt where it is spoken of: the attributes of `Option`."""

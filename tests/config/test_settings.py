@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from penstock import other_servers
+from penstock.config import other_servers
+from penstock.config.reference_page import settings_page
+from penstock.config.settings import OPTIONS, Settings, load_settings, settings_from_kwargs
 from penstock.errors import SettingsError
-from penstock.settings import OPTIONS, Settings, load_settings, settings_from_kwargs
-from penstock.settings_page import settings_page
 
-PAGE = Path(__file__).parents[1] / "docs" / "settings.md"
+PAGE = Path(__file__).parents[2] / "docs" / "settings.md"
 
 NOBODY = 65534
 

@@ -12,9 +12,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from penstock.config.options import Option, integer, nearest
+from penstock.config.other_servers import Spelling, explain
 from penstock.errors import SettingsError
-from penstock.options import Option, integer, nearest
-from penstock.other_servers import Spelling, explain
 
 Options = Mapping[str, Option]
 Given = dict[str, tuple[object, str]]
