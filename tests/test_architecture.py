@@ -18,7 +18,7 @@ MODULE_LINES = 600
 TEST_MODULE_LINES = 800  # cases are long, and simple
 FUNCTION_LINES = 50
 
-OPTIONAL = {"penstock.reloader": {"watchfiles"}}
+OPTIONAL = {"penstock.app.file_watcher": {"watchfiles"}}
 """What a module takes where it is installed, and does without elsewhere."""
 
 PURE = ("penstock.http1", "penstock.wsgi")

@@ -121,8 +121,8 @@ def _read_settings(typed: CommandLine, environ: dict[str, str], directory: str) 
 
 
 def _supervise(launch: Launch, predecessor: Predecessor | None) -> int:
+    from penstock.app.loading import parse_spec
     from penstock.listeners import bind_listeners, close_all
-    from penstock.loading import parse_spec
     from penstock.supervisor import Supervisor
 
     settings = launch.settings
@@ -142,8 +142,8 @@ def _supervise(launch: Launch, predecessor: Predecessor | None) -> int:
 
 def _serve(spec: str, settings: Settings) -> int:
     """Serve in this process, without a supervisor."""
+    from penstock.app.loading import load_application, parse_spec
     from penstock.listeners import bind_listeners, close_all, kept_from_children
-    from penstock.loading import load_application, parse_spec
     from penstock.process import serve_until_stopped
 
     parse_spec(spec)
@@ -167,9 +167,9 @@ def _serve(spec: str, settings: Settings) -> int:
 
 def _check(spec: str, settings: Settings) -> int:
     """Load everything that a start would, but take no address: a server may be running on it."""
+    from penstock.app.loading import load_application
     from penstock.config.settings import OPTIONS, chosen_transport
     from penstock.listeners import parse_address
-    from penstock.loading import load_application
 
     for address in settings.bind:
         parse_address(address)

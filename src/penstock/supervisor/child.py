@@ -18,15 +18,15 @@ from dataclasses import dataclass
 from dataclasses import replace as with_changes
 from typing import TYPE_CHECKING, NoReturn
 
+from penstock.app.file_watcher import Watch, keep_young_code_out_of_the_cache
+from penstock.app.loading import SpecError
 from penstock.board import PID, STATE, STUCK, RequestInProgress, Slot
 from penstock.errors import PenstockError, SettingsError
 from penstock.gunicorn.hooks import Hooks, WorkerOfServer
 from penstock.listeners import kept_from_children
-from penstock.loading import SpecError
 from penstock.log_sink import LogSink
 from penstock.logs import SinkHandler, process_logger
 from penstock.process import leave_for_certain, shut_down
-from penstock.reloader import Watch, keep_young_code_out_of_the_cache
 from penstock.supervisor.channel import Channel
 from penstock.system.prctl import end_with_parent, outlive_parent
 from penstock.system.privileges import Identity, become, set_title, title_of
@@ -37,9 +37,9 @@ from penstock.worker import Worker, transport_class
 if TYPE_CHECKING:
     from wsgiref.types import WSGIApplication
 
+    from penstock.app.file_watcher import State
     from penstock.config.settings import Settings
     from penstock.gunicorn.hooks import Server
-    from penstock.reloader import State
     from penstock.supervisor.generation import Generation
     from penstock.supervisor.launch import Launch
 

@@ -7,7 +7,7 @@ import math
 import os
 from typing import Protocol
 
-from penstock.reloader import State
+from penstock.app.file_watcher import State
 from penstock.supervisor.channel import Message
 from penstock.supervisor.fleet import ControlError
 from penstock.supervisor.generation import Generation

@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from penstock.loading import load_application
+from penstock.app.loading import load_application
 from penstock.supervisor.child import Assignment, run
 from penstock.supervisor.generation import Ends, Generation
 

@@ -18,8 +18,8 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import TYPE_CHECKING, NoReturn
 
+from penstock.app.loading import load_application
 from penstock.listeners import kept_from_children
-from penstock.loading import load_application
 from penstock.logs import ErrorLog, process_logger
 from penstock.supervisor import child
 from penstock.supervisor.channel import Channel, Message

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from penstock.reloader import State, Watch, files_of, state_of
+from penstock.app.file_watcher import State, Watch, files_of, state_of
 from support.invariant import eventually
 
 LONG_AGO = 1_500_000_000

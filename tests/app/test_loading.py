@@ -13,7 +13,7 @@ from wsgiref.types import WSGIApplication
 
 import pytest
 
-from penstock.loading import (
+from penstock.app.loading import (
     ApplicationRaisedError,
     AttributeMissingError,
     LoadError,

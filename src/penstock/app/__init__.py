@@ -1,0 +1,1 @@
+"""The application: loading it, and watching its files for changes."""
