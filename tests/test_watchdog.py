@@ -14,7 +14,8 @@ from types import FrameType
 
 import pytest
 
-from penstock.board import (
+from penstock.errors import RequestTimeout
+from penstock.telemetry.scoreboard import (
     BEAT,
     INTERRUPTED,
     LIVE,
@@ -29,7 +30,6 @@ from penstock.board import (
     RequestInProgress,
     Slot,
 )
-from penstock.errors import RequestTimeout
 from penstock.watchdog import (
     DELICATE_LOOK_SECONDS,
     LONGEST_LOOK_SECONDS,

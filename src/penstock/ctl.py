@@ -25,8 +25,8 @@ from penstock.ctl_client import (
     find_servers,
 )
 from penstock.errors import PenstockError
-from penstock.logs import printable
 from penstock.system.standard_streams import flush_all, print_error, print_out
+from penstock.telemetry.error_log import printable
 
 DONE, FAILED, USAGE, UNREACHABLE = range(4)
 """The exit statuses: done; refused, failed or rolled back; wrongly asked; no server answers."""

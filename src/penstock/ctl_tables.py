@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from penstock.logs import printable
+from penstock.telemetry.error_log import printable
 
 _GAP = "  "
 _MORE = "…"

@@ -15,10 +15,10 @@ from contextlib import ExitStack, suppress
 from typing import TYPE_CHECKING
 
 from penstock import __version__
-from penstock.board import READY
 from penstock.config.settings import OPTIONS, chosen_transport
-from penstock.logs import process_logger
 from penstock.system.signals import Signals
+from penstock.telemetry.error_log import process_logger
+from penstock.telemetry.scoreboard import READY
 from penstock.worker import Worker
 
 if TYPE_CHECKING:

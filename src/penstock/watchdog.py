@@ -22,7 +22,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
-from penstock.board import (
+from penstock.errors import RequestTimeout
+from penstock.system.stacks import PACKAGE, THREADING, all_stacks, current_frames, stack_of
+from penstock.telemetry.scoreboard import (
     BEAT,
     DEADLINE,
     INTERRUPTED,
@@ -38,8 +40,6 @@ from penstock.board import (
     RequestInProgress,
     Slot,
 )
-from penstock.errors import RequestTimeout
-from penstock.system.stacks import PACKAGE, THREADING, all_stacks, current_frames, stack_of
 
 SHORTEST_LOOK_SECONDS = 0.02
 """The least time between two looks, but for `DELICATE_LOOK_SECONDS`."""

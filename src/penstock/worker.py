@@ -11,15 +11,23 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from penstock import __version__
-from penstock.access_log import AccessLog
-from penstock.board import DRAINING, READY, SERVING, STATE, Board, RequestInProgress, Slot
 from penstock.config.settings import chosen_transport
 from penstock.errors import RequestTimeout, SettingsError
 from penstock.http1 import ParserLimits
-from penstock.log_sink import LogSink
-from penstock.logs import ErrorLog
+from penstock.telemetry.access_log import AccessLog
+from penstock.telemetry.error_log import ErrorLog
+from penstock.telemetry.log_sink import LogSink
+from penstock.telemetry.scoreboard import (
+    DRAINING,
+    READY,
+    SERVING,
+    STATE,
+    Board,
+    RequestInProgress,
+    Slot,
+)
+from penstock.telemetry.trace import Trace
 from penstock.timeouts import shortest_timeout, timeouts_by_path
-from penstock.trace import Trace
 from penstock.transport.limits import Limits
 from penstock.transport.policy import Policy
 from penstock.watchdog import Watchdog, worker_stacks

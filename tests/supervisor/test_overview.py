@@ -6,7 +6,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from penstock.board import (
+from penstock.supervisor.overview import Overview
+from penstock.supervisor.processes import Stage
+from penstock.telemetry.scoreboard import (
     BEAT,
     CONNECTIONS,
     LIVE,
@@ -17,8 +19,6 @@ from penstock.board import (
     STUCK,
     WAITING,
 )
-from penstock.supervisor.overview import Overview
-from penstock.supervisor.processes import Stage
 from support.workers import Workers, begin
 
 

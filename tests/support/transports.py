@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from penstock.access_log import AccessLog
-from penstock.board import SERVING, STATE, Board, Slot
 from penstock.config.settings import settings_from_kwargs
 from penstock.listeners import Listener, open_listeners
-from penstock.log_sink import LogSink
+from penstock.telemetry.access_log import AccessLog
+from penstock.telemetry.log_sink import LogSink
+from penstock.telemetry.scoreboard import SERVING, STATE, Board, Slot
 from penstock.transport.limits import Limits
 from penstock.transport.policy import Policy
 from penstock.worker import transport_class

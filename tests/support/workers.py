@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 import time
 
-from penstock.board import BEAT, LIVE, READY, Board
 from penstock.config.settings import Settings
 from penstock.supervisor.channel import Channel
 from penstock.supervisor.processes import Stage, WorkerProcess
+from penstock.telemetry.scoreboard import BEAT, LIVE, READY, Board
 
 
 class Workers:

@@ -9,7 +9,8 @@ from wsgiref.types import StartResponse
 
 import pytest
 
-from penstock.board import (
+from penstock.listeners import open_listeners
+from penstock.telemetry.scoreboard import (
     ACCEPTED,
     ACCEPTING,
     CONNECTIONS,
@@ -20,7 +21,6 @@ from penstock.board import (
     WAITING,
     Board,
 )
-from penstock.listeners import open_listeners
 from support.serving import Environ, Gate, connect, eventually, get
 from support.transports import serving
 from support.wire import Client

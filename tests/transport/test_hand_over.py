@@ -8,8 +8,8 @@ import time
 
 import pytest
 
-from penstock.board import ACCEPTING, POLLED, SERVING, STATE, Board
 from penstock.listeners import Listener, open_listeners, parse_address
+from penstock.telemetry.scoreboard import ACCEPTING, POLLED, SERVING, STATE, Board
 from support.serving import Gate, connect, eventually, get
 from support.transports import serving
 from support.wire import DEADLINE, Client

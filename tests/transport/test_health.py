@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from penstock.board import BEAT, LIVE, READY, STALE_BEAT_SECONDS, STARTED
+from penstock.telemetry.scoreboard import BEAT, LIVE, READY, STALE_BEAT_SECONDS, STARTED
 from support.serving import Gate, Recorder, connect, eventually, get, post
 from support.transports import BareServer, serving
 from support.wire import Client, Response

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from penstock import board
+from penstock.telemetry import scoreboard as board
 from support.gil_keeper import KEPT_SECONDS
 from support.server_process import ROOT, ServerProcess
 from support.serving import Gate

@@ -10,7 +10,8 @@ from contextlib import ExitStack, contextmanager
 
 import pytest
 
-from penstock.board import (
+from penstock.listeners import Listener, open_listeners, parse_address
+from penstock.telemetry.scoreboard import (
     ACCEPTED,
     ACCEPTING,
     CONNECTIONS,
@@ -21,7 +22,6 @@ from penstock.board import (
     Board,
     Slot,
 )
-from penstock.listeners import Listener, open_listeners, parse_address
 from support.serving import Gate, connect, eventually, get
 from support.transports import BareServer, serving
 from support.wire import DEADLINE, Client

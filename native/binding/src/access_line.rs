@@ -1,6 +1,6 @@
 //! The access log's line for a plain response, made here since every request pays for it.
 //!
-//! `penstock.access_log` is the reference: it says what a line consists of, and makes those that
+//! `penstock.telemetry.access_log` is the reference: it says what a line consists of, and makes those that
 //! need Python (a name in Basic credentials, an environ's variable) or more than ASCII.
 
 use crate::diary::{HeadCopy, Record};
@@ -47,7 +47,7 @@ struct Line<'a> {
 }
 
 impl LineFormat {
-    /// `pieces` are what `penstock.access_log.line_pieces` returned.
+    /// `pieces` are what `penstock.telemetry.access_log.line_pieces` returned.
     pub fn new(pieces: &Bound<'_, PyAny>, render_second: Py<PyAny>) -> PyResult<Self> {
         let mut read = Vec::new();
         for piece in pieces.try_iter()? {

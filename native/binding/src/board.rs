@@ -1,4 +1,4 @@
-//! What the processes of a server tell one another in shared memory; `penstock.board` is the
+//! What the processes of a server tell one another in shared memory; `penstock.telemetry.scoreboard` is the
 //! reference, and a test compares the layout.
 //!
 //! Words are written in one store each, by one side alone, so that nobody needs a lock.
@@ -14,7 +14,7 @@ macro_rules! layout {
     ($($name:ident = $number:literal,)+) => {
         $(pub const $name: usize = $number;)+
 
-        /// The numbers by their names in `penstock.board`.
+        /// The numbers by their names in `penstock.telemetry.scoreboard`.
         pub const LAYOUT: &[(&str, usize)] = &[$((stringify!($name), $name),)+];
     };
 }
@@ -70,7 +70,7 @@ pub struct Board {
 }
 
 impl Board {
-    /// `slot` is a `penstock.board.Slot`.
+    /// `slot` is a `penstock.telemetry.scoreboard.Slot`.
     pub fn new(slot: &Bound<'_, PyAny>) -> PyResult<Self> {
         let board = slot.getattr("board")?;
         let memory = PyBuffer::<u8>::get(&board.getattr("memory")?)?;

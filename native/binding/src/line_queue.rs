@@ -12,7 +12,7 @@ struct Queued {
     dropped: usize,
 }
 
-/// What `penstock.access_log.AccessLog` takes its lines from. Bounded: see `push`.
+/// What `penstock.telemetry.access_log.AccessLog` takes its lines from. Bounded: see `push`.
 #[pyclass(module = "penstock._native", frozen)]
 pub struct LineQueue {
     most_lines: usize,

@@ -21,7 +21,7 @@ pub struct Teller {
     pub trace: Option<Py<PyAny>>,
     /// A `penstock.wsgi.environ.DroppedFields`.
     pub dropped_fields: Py<PyAny>,
-    /// The class `penstock.access_log.Transaction`.
+    /// The class `penstock.telemetry.access_log.Transaction`.
     pub transaction: Py<PyAny>,
     pub listeners: Vec<Py<PyAny>>,
 }

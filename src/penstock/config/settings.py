@@ -455,7 +455,7 @@ def check_places(settings: Settings) -> None:
 
     The paths are absolute already.
     """
-    from penstock.access_log import compile_format
+    from penstock.telemetry.access_log import compile_format
 
     compile_format(settings.access_logformat)
     if settings.temp_dir is not None:

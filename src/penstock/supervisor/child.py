@@ -20,18 +20,18 @@ from typing import TYPE_CHECKING, NoReturn
 
 from penstock.app.file_watcher import Watch, keep_young_code_out_of_the_cache
 from penstock.app.loading import SpecError
-from penstock.board import PID, STATE, STUCK, RequestInProgress, Slot
 from penstock.errors import PenstockError, SettingsError
 from penstock.gunicorn.hooks import Hooks, WorkerOfServer
 from penstock.listeners import kept_from_children
-from penstock.log_sink import LogSink
-from penstock.logs import SinkHandler, process_logger
 from penstock.process import leave_for_certain, shut_down
 from penstock.supervisor.channel import Channel
 from penstock.system.prctl import end_with_parent, outlive_parent
 from penstock.system.privileges import Identity, become, set_title, title_of
 from penstock.system.signals import FROM_OUTSIDE, Signals
 from penstock.system.standard_streams import flush_all
+from penstock.telemetry.error_log import SinkHandler, process_logger
+from penstock.telemetry.log_sink import LogSink
+from penstock.telemetry.scoreboard import PID, STATE, STUCK, RequestInProgress, Slot
 from penstock.worker import Worker, transport_class
 
 if TYPE_CHECKING:

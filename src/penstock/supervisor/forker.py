@@ -11,9 +11,9 @@ from penstock.supervisor.child import Assignment, run
 from penstock.supervisor.generation import Ends, Generation
 
 if TYPE_CHECKING:
-    from penstock.board import Slot
     from penstock.gunicorn.hooks import Server
     from penstock.supervisor.launch import Launch
+    from penstock.telemetry.scoreboard import Slot
 
 
 class Forker:

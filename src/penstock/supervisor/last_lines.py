@@ -9,13 +9,13 @@ import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from penstock.access_log import Transaction, compile_format
 from penstock.errors import SettingsError
-from penstock.log_sink import LogSink
+from penstock.telemetry.access_log import Transaction, compile_format
+from penstock.telemetry.log_sink import LogSink
 
 if TYPE_CHECKING:
-    from penstock.board import RequestInProgress
     from penstock.config.settings import Settings
+    from penstock.telemetry.scoreboard import RequestInProgress
 
 BAD_GATEWAY = 502
 """The status, in the log alone, of a request whose worker crashed."""

@@ -20,20 +20,20 @@ from typing import TYPE_CHECKING, NoReturn
 
 from penstock.app.loading import load_application
 from penstock.listeners import kept_from_children
-from penstock.logs import ErrorLog, process_logger
 from penstock.supervisor import child
 from penstock.supervisor.channel import Channel, Message
 from penstock.supervisor.generation import Ends, Generation
 from penstock.system.fork_safety import name_survivors, open_descriptors
 from penstock.system.prctl import end_with_parent, outlive_parent
+from penstock.telemetry.error_log import ErrorLog, process_logger
 
 if TYPE_CHECKING:
     from wsgiref.types import WSGIApplication
 
-    from penstock.board import Slot
     from penstock.gunicorn.hooks import Server
     from penstock.supervisor.launch import Launch
     from penstock.supervisor.loop import Loop
+    from penstock.telemetry.scoreboard import Slot
 
 _MESSAGE_BYTES = 96
 _IGNORED = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGHUP, signal.SIGUSR1,

@@ -7,7 +7,7 @@ import signal
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from penstock.board import RequestInProgress
+from penstock.telemetry.scoreboard import RequestInProgress
 
 _HINTS = {
     signal.SIGSEGV: "native code reached for memory that is not its own",

@@ -9,7 +9,9 @@ import time
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
-from penstock.board import (
+from penstock.supervisor.fleet import RequestRow, WorkerRow
+from penstock.supervisor.processes import Stage, WorkerProcess
+from penstock.telemetry.scoreboard import (
     CONNECTIONS,
     READY,
     STARTED,
@@ -18,11 +20,9 @@ from penstock.board import (
     WAITING,
     RequestInProgress,
 )
-from penstock.supervisor.fleet import RequestRow, WorkerRow
-from penstock.supervisor.processes import Stage, WorkerProcess
 
 if TYPE_CHECKING:
-    from penstock.board import Slot
+    from penstock.telemetry.scoreboard import Slot
 
 _DIGITS = 3  # of seconds that are told: milliseconds
 

@@ -11,12 +11,12 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import TYPE_CHECKING
 
-from penstock.board import BEAT, STARTED
 from penstock.supervisor.channel import Channel, Message
+from penstock.telemetry.scoreboard import BEAT, STARTED
 
 if TYPE_CHECKING:
-    from penstock.board import Slot
     from penstock.config.settings import Settings
+    from penstock.telemetry.scoreboard import Slot
 
 MAX_DUMP_BYTES = 256 << 10
 """How much of what a worker's C code writes about its stacks is kept."""

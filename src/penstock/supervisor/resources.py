@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 
 from penstock.errors import SettingsError
 from penstock.listeners import Listener, bind_listeners
-from penstock.logs import ErrorLog
 from penstock.system.cgroups import Cgroups
+from penstock.telemetry.error_log import ErrorLog
 
 if TYPE_CHECKING:
     from penstock.config.settings import Settings

@@ -13,10 +13,8 @@ from contextlib import suppress
 from dataclasses import replace as with_changes
 from typing import TYPE_CHECKING
 
-from penstock.board import READY
 from penstock.errors import PenstockError
 from penstock.listeners import close_all
-from penstock.logs import ErrorLog, process_logger
 from penstock.process import CUT_OFF, STOPPED, tell_serving, tell_settings
 from penstock.supervisor import resources
 from penstock.supervisor.channel import Message
@@ -45,6 +43,8 @@ from penstock.supervisor.turnover import Turnover
 from penstock.supervisor.workforce import Workforce
 from penstock.system.cgroups import Cgroups, resident_memory
 from penstock.system.signals import Signals
+from penstock.telemetry.error_log import ErrorLog, process_logger
+from penstock.telemetry.scoreboard import READY
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -9,14 +9,14 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from penstock import _native
-from penstock.access_log import (
+from penstock.telemetry.access_log import (
     MAX_QUEUED_CHARACTERS,
     MAX_QUEUED_LINES,
     Transaction,
     line_pieces,
     second_text,
 )
-from penstock.board import STALE_BEAT_SECONDS
+from penstock.telemetry.scoreboard import STALE_BEAT_SECONDS
 from penstock.transport.limits import BODY_STALL_SECONDS, Limits
 from penstock.transport.policy import (
     DEPARTED_SECONDS,
@@ -29,9 +29,9 @@ from penstock.wsgi.environ import DroppedFields
 from penstock.wsgi.headers import check_head
 
 if TYPE_CHECKING:
-    from penstock.access_log import AccessLog
     from penstock.listeners import Listener
-    from penstock.trace import Trace
+    from penstock.telemetry.access_log import AccessLog
+    from penstock.telemetry.trace import Trace
     from penstock.transport import Exchange
     from penstock.transport.policy import Policy
     from penstock.wsgi.environ import HeaderMap

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from penstock.board import Slot
+from penstock.telemetry.scoreboard import Slot
 
 HEALTHY = b"ok\n"
 """The body of a health or readiness check's answer that is 200."""

@@ -14,9 +14,9 @@ from penstock.transport.python.loop import Loop
 from penstock.wsgi.headers import check_head
 
 if TYPE_CHECKING:
-    from penstock.access_log import AccessLog
     from penstock.listeners import Listener
-    from penstock.trace import Trace
+    from penstock.telemetry.access_log import AccessLog
+    from penstock.telemetry.trace import Trace
     from penstock.transport import Exchange
     from penstock.transport.policy import Policy
     from penstock.wsgi.environ import HeaderMap

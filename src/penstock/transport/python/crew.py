@@ -24,7 +24,7 @@ from collections import deque
 from collections.abc import Callable
 from functools import partial
 
-from penstock.board import INTERRUPTED, NUMBER, WAITING
+from penstock.telemetry.scoreboard import INTERRUPTED, NUMBER, WAITING
 from penstock.transport.policy import Policy
 from penstock.transport.python.exchange import PythonExchange
 from penstock.transport.python.loop import Loop

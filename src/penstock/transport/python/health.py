@@ -5,8 +5,8 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
-from penstock.board import READY
 from penstock.errors import ClientDisconnected
+from penstock.telemetry.scoreboard import READY
 from penstock.transport.policy import HEALTHY, UNHEALTHY
 
 if TYPE_CHECKING:

@@ -16,7 +16,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Protocol
 
-from penstock.board import ACCEPTED, ACCEPTING, CONNECTIONS, POLLED
+from penstock.telemetry.scoreboard import ACCEPTED, ACCEPTING, CONNECTIONS, POLLED
 from penstock.transport.policy import DEPARTED_SECONDS
 from penstock.transport.python.connection import PROCEED, Connection
 from penstock.transport.python.deadlines import expire, hurry_up

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
-from penstock.access_log import Transaction
+from penstock.telemetry.access_log import Transaction
 
 if TYPE_CHECKING:
     from penstock.http1 import ProtocolError

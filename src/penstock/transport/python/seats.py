@@ -7,13 +7,13 @@ import time
 from itertools import count
 from typing import TYPE_CHECKING
 
-from penstock.board import INTERRUPTED, STARTED, THREAD, Board
+from penstock.telemetry.scoreboard import INTERRUPTED, STARTED, THREAD, Board
 
 if TYPE_CHECKING:
     import logging
     from collections.abc import Callable
 
-    from penstock.board import Record
+    from penstock.telemetry.scoreboard import Record
     from penstock.transport.policy import Policy
     from penstock.transport.python.exchange import PythonExchange
 

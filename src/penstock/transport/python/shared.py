@@ -13,8 +13,8 @@ from penstock.transport.python.tap import Tap
 from penstock.wsgi.environ import DroppedFields
 
 if TYPE_CHECKING:
-    from penstock.access_log import AccessLog
-    from penstock.trace import Trace
+    from penstock.telemetry.access_log import AccessLog
+    from penstock.telemetry.trace import Trace
     from penstock.transport.python.connection import Connection
     from penstock.transport.python.exchange import PythonExchange
     from penstock.wsgi.environ import HeaderMap

@@ -11,10 +11,10 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
-from penstock.board import ACCEPTING, CONNECTIONS, POLLED, SERVING, STATE
+from penstock.telemetry.scoreboard import ACCEPTING, CONNECTIONS, POLLED, SERVING, STATE
 
 if TYPE_CHECKING:
-    from penstock.board import Slot
+    from penstock.telemetry.scoreboard import Slot
 
 DEFERRAL_SECONDS = 0.002
 """For how long newcomers are left to a worker that has fewer connections, before the next look."""

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from penstock.transport import HeaderList
 
 if TYPE_CHECKING:
-    from penstock.trace import Trace
+    from penstock.telemetry.trace import Trace
     from penstock.transport.python.connection import Connection
 
 BODY_BYTES = 1024

@@ -13,7 +13,7 @@ import time
 from typing import Final
 
 from penstock.errors import SettingsError
-from penstock.log_sink import LogSink
+from penstock.telemetry.log_sink import LogSink
 
 LOGGER_NAME: Final = "penstock"
 

@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from penstock.board import (
+from penstock.telemetry.scoreboard import (
     BOOTING,
     DEADLINE,
     FREE,

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from penstock.errors import SettingsError
-from penstock.log_sink import LogSink
+from penstock.telemetry.log_sink import LogSink
 
 MakeSink = Callable[[int], LogSink]
 needs_dev_full = pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no /dev/full")
@@ -356,7 +356,7 @@ def test_a_child_that_is_forked_while_a_thread_writes_can_write_too(make_sink: M
 
 
 def run_python(code: str, shell_redirection: str = "") -> subprocess.CompletedProcess[str]:
-    source = Path(__file__).resolve().parent.parent / "src"
+    source = Path(__file__).resolve().parents[2] / "src"
     return subprocess.run(
         ["/bin/sh", "-c", f'exec "$0" -c "$1" {shell_redirection}', sys.executable, code],
         capture_output=True,
@@ -369,7 +369,7 @@ def run_python(code: str, shell_redirection: str = "") -> subprocess.CompletedPr
 
 OPEN_BOTH = """
 import os
-from penstock.log_sink import LogSink
+from penstock.telemetry.log_sink import LogSink
 out = LogSink.open("-", setting="access_logfile", stream=1)
 err = LogSink.open("-", setting="error_logfile", stream=2)
 """

@@ -14,14 +14,14 @@ from pathlib import Path
 import pytest
 
 from penstock.errors import SettingsError
-from penstock.log_sink import LogSink
-from penstock.logs import (
+from penstock.telemetry.error_log import (
     ErrorLog,
     ServerLogger,
     SinkHandler,
     printable,
     process_logger,
 )
+from penstock.telemetry.log_sink import LogSink
 
 RECORD = re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\.\d{3} [+-]\d{4} \[(\d+)\] \[([A-Z]+)\] (.*)")
 

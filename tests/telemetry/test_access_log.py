@@ -13,10 +13,10 @@ from pathlib import Path
 
 import pytest
 
-from penstock import access_log
-from penstock.access_log import AccessLog, Transaction
 from penstock.errors import SettingsError
-from penstock.log_sink import LogSink
+from penstock.telemetry import access_log
+from penstock.telemetry.access_log import AccessLog, Transaction
+from penstock.telemetry.log_sink import LogSink
 
 
 def transaction(target: str = "/", **changes: object) -> Transaction:

@@ -13,8 +13,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from penstock.access_log import Transaction, compile_format, escape
 from penstock.errors import SettingsError
+from penstock.telemetry.access_log import Transaction, compile_format, escape
 
 MOMENT = 1_769_860_800.123  # 2026-01-31 12:00:00 UTC
 

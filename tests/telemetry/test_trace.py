@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from penstock.log_sink import LogSink
-from penstock.trace import MAX_BODY_BYTES, Trace, visible
+from penstock.telemetry.log_sink import LogSink
+from penstock.telemetry.trace import MAX_BODY_BYTES, Trace, visible
 
 HEAD = b"POST /hello?x=1 HTTP/1.1\r\nHost: localhost\r\nContent-Length: 5\r\n\r\n"
 

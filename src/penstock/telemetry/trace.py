@@ -11,7 +11,7 @@ import re
 from collections.abc import Sequence
 from typing import Final, Protocol
 
-from penstock.log_sink import LogSink
+from penstock.telemetry.log_sink import LogSink
 
 # Enough to recognise a body; a trace is for reading.
 MAX_BODY_BYTES: Final = 1024

@@ -22,7 +22,7 @@ from penstock.errors import SettingsError
 if TYPE_CHECKING:
     import logging
 
-    from penstock.log_sink import LogSink
+    from penstock.telemetry.log_sink import LogSink
 
 # A second of a busy worker; beyond it the reader of the log has stalled.
 MAX_QUEUED_LINES: Final = 10_000

@@ -1,0 +1,1 @@
+"""What the server reports: the logs, the trace, and the scoreboard in shared memory."""
