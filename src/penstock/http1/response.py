@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from enum import Enum
 
 from penstock.http1.errors import ProtocolError
-from penstock.statuses import REASON_PHRASES
+from penstock.http1.reason_phrases import REASON_PHRASES
 
 LAST_CHUNK = b"0\r\n\r\n"
 """Ends a chunked body, without trailer fields (RFC 9112, section 7.1)."""

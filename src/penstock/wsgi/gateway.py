@@ -8,7 +8,7 @@ from types import FunctionType
 from typing import TYPE_CHECKING, Any
 
 from penstock.errors import ClientDisconnected, RequestBodyError, RequestTimeout
-from penstock.statuses import REASON_PHRASES
+from penstock.http1.reason_phrases import REASON_PHRASES
 from penstock.wsgi.environ import OUTSIDE_MOUNT
 from penstock.wsgi.file_wrapper import FileWrapper, file_region
 from penstock.wsgi.headers import check_head

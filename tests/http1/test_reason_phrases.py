@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from http import HTTPStatus
 
-from penstock.statuses import REASON_PHRASES
+from penstock.http1.reason_phrases import REASON_PHRASES
 
 
 def test_RFC9110_15_every_registered_status_has_its_phrase() -> None:
