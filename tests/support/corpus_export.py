@@ -25,7 +25,7 @@ from penstock.http1 import (
     error_response,
 )
 from penstock.http1.reason_phrases import REASON_PHRASES
-from penstock.transport.dates import imf_fixdate
+from penstock.transport.date import imf_fixdate
 from support.parsing import Message, Outcome, byte_by_byte, parse
 
 LIMITS = (

@@ -34,7 +34,7 @@ from penstock.http1 import (
     error_response,
 )
 from penstock.http1.reason_phrases import REASON_PHRASES
-from penstock.transport.dates import ServerFields
+from penstock.transport.date import ServerFields
 
 if TYPE_CHECKING:
     import logging

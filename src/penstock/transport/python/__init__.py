@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from penstock.transport.limits import Limits
 from penstock.transport.python.acceptor import Acceptor
-from penstock.transport.python.crew import Crew
 from penstock.transport.python.exchange import PythonExchange
+from penstock.transport.python.leader_followers import Crew
 from penstock.transport.python.loop import Loop
 from penstock.wsgi.headers import check_head
 

@@ -7,8 +7,7 @@ import socket
 from selectors import EVENT_READ
 from typing import TYPE_CHECKING, Any
 
-from penstock.transport.python.connection import Connection
-from penstock.transport.python.sharing import (
+from penstock.transport.python.accept_balancing import (
     DEFERRAL_SECONDS,
     HELD_SECONDS,
     PATIENCE_SECONDS,
@@ -16,6 +15,7 @@ from penstock.transport.python.sharing import (
     Neighbours,
     fair,
 )
+from penstock.transport.python.connection import Connection
 
 if TYPE_CHECKING:
     from penstock.listeners import Listener

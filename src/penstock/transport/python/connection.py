@@ -31,13 +31,13 @@ from penstock.transport.limits import (
 )
 from penstock.transport.policy import DEPARTED_SECONDS
 from penstock.transport.python.deadlines import await_output, hurry_up
+from penstock.transport.python.disconnect import Presence
 from penstock.transport.python.exchange import PythonExchange
 from penstock.transport.python.output import Output, reset_on_close
 from penstock.transport.python.phases import Phase
-from penstock.transport.python.presence import Presence
 from penstock.transport.python.records import CLIENT_LEFT, cut_off_message, refused_line
 from penstock.transport.python.spool import BodySpool
-from penstock.transport.python.streamed import CONTINUE
+from penstock.transport.python.streamed_body import CONTINUE
 from penstock.wsgi.environ import build_environ, client_environ
 
 if TYPE_CHECKING:

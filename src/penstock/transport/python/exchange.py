@@ -26,7 +26,7 @@ from penstock.transport import HeaderList
 from penstock.transport.limits import DISCARD_BYTES, JOIN_BYTES
 from penstock.transport.policy import DEPARTED_SECONDS, GIVEN_UP
 from penstock.transport.python.output import FileRegion, FileTruncatedError, Output, is_disconnect
-from penstock.transport.python.streamed import LONGEST_WAIT_SECONDS, StreamedBody
+from penstock.transport.python.streamed_body import LONGEST_WAIT_SECONDS, StreamedBody
 from penstock.transport.python.tap import BODY_BYTES
 
 if TYPE_CHECKING:

@@ -18,14 +18,14 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from penstock.telemetry.scoreboard import ACCEPTED, ACCEPTING, CONNECTIONS, POLLED
 from penstock.transport.policy import DEPARTED_SECONDS
+from penstock.transport.python.accept_balancing import Neighbours
 from penstock.transport.python.connection import PROCEED, Connection
 from penstock.transport.python.deadlines import expire, hurry_up
 from penstock.transport.python.exchange import PythonExchange
-from penstock.transport.python.health import OwnAnswers
 from penstock.transport.python.output import cut_off
+from penstock.transport.python.own_answers import OwnAnswers
 from penstock.transport.python.phases import Phase
 from penstock.transport.python.shared import Shared
-from penstock.transport.python.sharing import Neighbours
 from penstock.transport.python.waker import Waker
 
 if TYPE_CHECKING:

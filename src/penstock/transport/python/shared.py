@@ -6,7 +6,7 @@ import logging
 from typing import TYPE_CHECKING
 
 from penstock.http1 import ProtocolError
-from penstock.transport.dates import ServerFields
+from penstock.transport.date import ServerFields
 from penstock.transport.limits import Limits
 from penstock.transport.python.records import exchange_record, refusal_message, refusal_record
 from penstock.transport.python.tap import Tap

@@ -28,7 +28,7 @@ from penstock.telemetry.scoreboard import INTERRUPTED, NUMBER, WAITING
 from penstock.transport.policy import Policy
 from penstock.transport.python.exchange import PythonExchange
 from penstock.transport.python.loop import Loop
-from penstock.transport.python.seats import Hall, Seat
+from penstock.transport.python.thread_slots import Hall, Seat
 
 TICK_SECONDS = 0.005
 """How often the tender looks while calls are fast: each look costs two thread switches. A slow
