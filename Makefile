@@ -75,7 +75,7 @@ docs:
 	@$(SYNC) serve $(EXAMPLES)
 	"$(BIN)/python" -m penstock.config.reference_page >docs/settings.md.new
 	mv docs/settings.md.new docs/settings.md
-	"$(BIN)/python" -m penstock.gunicorn.page >docs/gunicorn-settings.md.new
+	"$(BIN)/python" -m penstock.compat.gunicorn.reference_page >docs/gunicorn-settings.md.new
 	mv docs/gunicorn-settings.md.new docs/gunicorn-settings.md
 
 # As a user installs it: nothing of the checkout is on the path, nothing of the tools is there.

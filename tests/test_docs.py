@@ -13,10 +13,10 @@ import pytest
 
 from penstock import ctl
 from penstock.command_line import parse_command_line
+from penstock.compat.gunicorn.reference_page import gunicorn_page
+from penstock.compat.gunicorn.settings import GUNICORN_SETTINGS, HOOKS
 from penstock.config.settings import OPTIONS
 from penstock.errors import SettingsError
-from penstock.gunicorn.page import gunicorn_page
-from penstock.gunicorn.settings import GUNICORN_SETTINGS, HOOKS
 from penstock.supervisor.fleet import RequestRow, Status, WorkerRow
 
 ROOT = Path(__file__).resolve().parent.parent

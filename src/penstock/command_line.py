@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import Any, NoReturn
 
+from penstock.compat.gunicorn.settings import is_our_worker_class
 from penstock.config.options import Option, nearest
 from penstock.config.other_servers import GUNICORN_FLAGS, explain, spelt
 from penstock.config.settings import OPTIONS
 from penstock.config.sources import nearest_option
 from penstock.errors import SettingsError
-from penstock.gunicorn.settings import is_our_worker_class
 
 USAGE = "penstock [options] module:callable"
 

@@ -2,7 +2,7 @@
 
 For every place that such a name can turn up in: flags, variables, files, programs. In the texts,
 ``{threads}`` stands for a setting of ours, which is spelt as that place has it. gunicorn's own are
-in `penstock.gunicorn.settings`.
+in `penstock.compat.gunicorn.settings`.
 """
 
 from __future__ import annotations
@@ -10,8 +10,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Final, Literal
 
+from penstock.compat.gunicorn.settings import GUNICORN_SETTINGS, HOOKS
 from penstock.config.options import Option
-from penstock.gunicorn.settings import GUNICORN_SETTINGS, HOOKS
 
 Spelling = Literal["name", "variable", "flag"]
 """How a setting is spelt where it is spoken of: the attributes of `Option`."""

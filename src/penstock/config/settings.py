@@ -41,7 +41,7 @@ from penstock.config.sources import (
 from penstock.errors import SettingsError
 
 if TYPE_CHECKING:
-    from penstock.gunicorn.hooks import Hooks
+    from penstock.compat.gunicorn.hooks import Hooks
 
 DEFAULT_BIND = ("127.0.0.1:8000",)
 
@@ -399,7 +399,7 @@ def load_settings(
     """
     warnings: list[str] = []
     given: Given = {name: (value, OPTIONS[name].flag) for name, value in flags.items()}
-    from penstock.gunicorn.config import from_gunicorn, is_python
+    from penstock.compat.gunicorn.config import from_gunicorn, is_python
 
     theirs = from_gunicorn(
         OPTIONS, environ, Path(cwd), None if config_file is None else str(config_file)

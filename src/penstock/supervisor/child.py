@@ -20,8 +20,8 @@ from typing import TYPE_CHECKING, NoReturn
 
 from penstock.app.file_watcher import Watch, keep_young_code_out_of_the_cache
 from penstock.app.loading import SpecError
+from penstock.compat.gunicorn.hooks import Hooks, WorkerOfServer
 from penstock.errors import PenstockError, SettingsError
-from penstock.gunicorn.hooks import Hooks, WorkerOfServer
 from penstock.listeners import kept_from_children
 from penstock.process import leave_for_certain, shut_down
 from penstock.supervisor.channel import Channel
@@ -38,8 +38,8 @@ if TYPE_CHECKING:
     from wsgiref.types import WSGIApplication
 
     from penstock.app.file_watcher import State
+    from penstock.compat.gunicorn.hooks import Server
     from penstock.config.settings import Settings
-    from penstock.gunicorn.hooks import Server
     from penstock.supervisor.generation import Generation
     from penstock.supervisor.launch import Launch
 

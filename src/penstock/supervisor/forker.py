@@ -11,7 +11,7 @@ from penstock.supervisor.child import Assignment, run
 from penstock.supervisor.generation import Ends, Generation
 
 if TYPE_CHECKING:
-    from penstock.gunicorn.hooks import Server
+    from penstock.compat.gunicorn.hooks import Server
     from penstock.supervisor.launch import Launch
     from penstock.telemetry.scoreboard import Slot
 

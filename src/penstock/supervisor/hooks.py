@@ -7,7 +7,7 @@ import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from penstock.gunicorn.hooks import Hooks, Server, WorkerOfServer
+from penstock.compat.gunicorn.hooks import Hooks, Server, WorkerOfServer
 from penstock.system.privileges import title_of
 
 if TYPE_CHECKING:

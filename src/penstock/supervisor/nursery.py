@@ -30,7 +30,7 @@ from penstock.telemetry.error_log import ErrorLog, process_logger
 if TYPE_CHECKING:
     from wsgiref.types import WSGIApplication
 
-    from penstock.gunicorn.hooks import Server
+    from penstock.compat.gunicorn.hooks import Server
     from penstock.supervisor.launch import Launch
     from penstock.supervisor.loop import Loop
     from penstock.telemetry.scoreboard import Slot

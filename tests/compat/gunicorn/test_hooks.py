@@ -14,9 +14,7 @@ from wsgiref.types import StartResponse
 import pytest
 
 import penstock
-from penstock.config.settings import Settings, load_settings
-from penstock.errors import SettingsError
-from penstock.gunicorn.hooks import (
+from penstock.compat.gunicorn.hooks import (
     Config,
     HookError,
     Hooks,
@@ -25,7 +23,9 @@ from penstock.gunicorn.hooks import (
     WorkerOfServer,
     checked_hook,
 )
-from penstock.gunicorn.settings import HOOKS
+from penstock.compat.gunicorn.settings import HOOKS
+from penstock.config.settings import Settings, load_settings
+from penstock.errors import SettingsError
 from penstock.wsgi.file_wrapper import FileWrapper
 from support.serving import connect, get
 
@@ -210,7 +210,7 @@ def test_on_starting_ends_the_start_with_its_traceback(log: Log) -> None:
     ) as error:
         Hooks({"on_starting": fails}).call("on_starting", None, logger=log.logger)
     assert "in fails" in error.value.traceback
-    assert "penstock/gunicorn/hooks.py" not in error.value.traceback
+    assert "penstock/compat/gunicorn/hooks.py" not in error.value.traceback
 
 
 # Around requests

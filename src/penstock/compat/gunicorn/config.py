@@ -17,20 +17,20 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, NoReturn
 
-from penstock.config.options import Option
-from penstock.config.other_servers import spelt
-from penstock.errors import SettingsError
-from penstock.gunicorn.settings import (
+from penstock.compat.gunicorn.settings import (
     GUNICORN_SETTINGS,
     HOOKS,
     GunicornSetting,
     is_our_worker_class,
 )
+from penstock.config.options import Option
+from penstock.config.other_servers import spelt
+from penstock.errors import SettingsError
 
 if TYPE_CHECKING:
     from importlib.machinery import ModuleSpec
 
-    from penstock.gunicorn.hooks import Hooks
+    from penstock.compat.gunicorn.hooks import Hooks
 
 Given = dict[str, tuple[object, str]]
 """As in `penstock.config.sources`."""
@@ -123,7 +123,7 @@ def _read(location: str, cwd: Path, found: FromGunicorn) -> dict[str, object]:
     found.application = _text_or_none(values.get("wsgi_app"))
     told = [name for name in values if values[name] is not None]
     if functions:
-        from penstock.gunicorn.hooks import Hooks, checked_hook
+        from penstock.compat.gunicorn.hooks import Hooks, checked_hook
 
         found.hooks = Hooks(
             {name: checked_hook(name, value, shown) for name, value in functions.items()}, values

@@ -210,7 +210,7 @@ _PROTOCOL: Final = (
 GUNICORN_SETTINGS: Final[Mapping[str, GunicornSetting]] = {
     row.name: row for row in (*_SERVER, *_LOGS, *_PROTOCOL)
 }
-"""All of them by name but the hooks, which `penstock.gunicorn.hooks` has."""
+"""All of them by name but the hooks, which `penstock.compat.gunicorn.hooks` has."""
 
 HOOKS: Final[Mapping[str, tuple[str, ...]]] = {
     "on_starting": ("server",),

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+from penstock.compat.gunicorn.settings import GUNICORN_SETTINGS, HOOKS, GunicornSetting
 from penstock.config.other_servers import GUNICORN_FLAGS
 from penstock.config.settings import OPTIONS
-from penstock.gunicorn.settings import GUNICORN_SETTINGS, HOOKS, GunicornSetting
 
 _INTRODUCTION = """\
 # gunicorn's settings, one by one
 
-This page is made from the table in `src/penstock/gunicorn/settings.py` by
-`python -m penstock.gunicorn.page`; change that, and not this page. How the settings are read is
+This page is made from the table in `src/penstock/compat/gunicorn/settings.py` by
+`python -m penstock.compat.gunicorn.reference_page`; change that, and not this page. How the settings are read is
 told in [migrating.md](migrating.md#from-gunicorn).
 
 Compared with gunicorn 27.0.1. "Here" is the setting that it becomes, whether it stands in a

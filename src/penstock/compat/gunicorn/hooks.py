@@ -14,8 +14,8 @@ from inspect import signature
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
+from penstock.compat.gunicorn.settings import GUNICORN_SETTINGS, HOOKS
 from penstock.errors import PenstockError, SettingsError
-from penstock.gunicorn.settings import GUNICORN_SETTINGS, HOOKS
 from penstock.wsgi.file_wrapper import FileWrapper
 
 if TYPE_CHECKING:

@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 
 from penstock.command_line import parse_command_line
+from penstock.compat.gunicorn.config import ConfigFileError, is_python
+from penstock.compat.gunicorn.settings import GUNICORN_SETTINGS, HOOKS, GunicornSetting
 from penstock.config.other_servers import GUNICORN_FLAGS
 from penstock.config.settings import OPTIONS, Settings, load_settings
 from penstock.errors import SettingsError
-from penstock.gunicorn.config import ConfigFileError, is_python
-from penstock.gunicorn.settings import GUNICORN_SETTINGS, HOOKS, GunicornSetting
 from support.server_process import ServerProcess, run_penstock
 
 APPLICATION = """
