@@ -116,7 +116,7 @@ def test_version_imports_none_of_the_server(tmp_path: Path) -> None:
     code = (
         "import sys; from penstock.cli import main; main(['--version']);"
         "print(*sorted({'logging', 'tempfile', 'socket', 'selectors', 'tomllib', 'difflib', "
-        "'penstock.worker'} & set(sys.modules)), file=sys.stderr)"
+        "'penstock.worker.worker'} & set(sys.modules)), file=sys.stderr)"
     )
     done = run_python(code, tmp_path)
     assert done.strip() == ""

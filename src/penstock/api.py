@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from penstock.config.settings import Settings, check_places, chosen_transport, settings_from_kwargs
 from penstock.listeners import Listener, close_all, open_listeners
-from penstock.process import serve_until_stopped
-from penstock.worker import Worker
+from penstock.worker.main import serve_until_stopped
+from penstock.worker.worker import Worker
 
 if TYPE_CHECKING:
     from wsgiref.types import WSGIApplication

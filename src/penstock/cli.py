@@ -56,9 +56,9 @@ def _run(arguments: Sequence[str]) -> int:
 
     # Before the application's directory comes first on the path: its modules may have the names of
     # the standard library's.
-    from penstock.process import leave_for_certain
     from penstock.supervisor.launch import Launch
     from penstock.supervisor.upgrade import find_predecessor
+    from penstock.worker.main import leave_for_certain
 
     predecessor = find_predecessor()
     directory, environ = _current_directory(), dict(os.environ)
@@ -144,7 +144,7 @@ def _serve(spec: str, settings: Settings) -> int:
     """Serve in this process, without a supervisor."""
     from penstock.app.loading import load_application, parse_spec
     from penstock.listeners import bind_listeners, close_all, kept_from_children
-    from penstock.process import serve_until_stopped
+    from penstock.worker.main import serve_until_stopped
 
     parse_spec(spec)
     listeners = bind_listeners(settings.bind)

@@ -17,7 +17,7 @@ from penstock.telemetry.log_sink import LogSink
 from penstock.telemetry.scoreboard import SERVING, STATE, Board, Slot
 from penstock.transport.limits import Limits
 from penstock.transport.policy import Policy
-from penstock.worker import transport_class
+from penstock.worker.worker import transport_class
 from penstock.wsgi.environ import base_environ
 from penstock.wsgi.errors import ErrorStream
 from penstock.wsgi.gateway import Gateway

@@ -6,9 +6,9 @@ import os
 import time
 
 from penstock.config.settings import Settings
-from penstock.supervisor.channel import Channel
 from penstock.supervisor.processes import Stage, WorkerProcess
 from penstock.telemetry.scoreboard import BEAT, LIVE, READY, Board
+from penstock.worker.channel import Channel
 
 
 class Workers:

@@ -23,8 +23,8 @@ from wsgiref.types import StartResponse
 import pytest
 
 import penstock
-from penstock import watchdog
 from penstock.telemetry.scoreboard import LIVE, READY, SERVING, STATE, STUCK
+from penstock.worker.worker import deadlines as watchdog
 from support.server_process import ServerProcess
 from support.serving import TEXT, Environ, Gate, connect, eventually, get
 from support.wire import Client

@@ -8,12 +8,12 @@ import os
 from typing import Protocol
 
 from penstock.app.file_watcher import State
-from penstock.supervisor.channel import Message
 from penstock.supervisor.fleet import ControlError
 from penstock.supervisor.generation import Generation
 from penstock.supervisor.phases import traceback_of
 from penstock.supervisor.processes import Stage, WorkerProcess
 from penstock.supervisor.workforce import Workforce
+from penstock.worker.channel import Message
 
 _MOST_NAMES = 3
 """So many files are named in the log; of more, the number is told."""

@@ -7,8 +7,8 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from penstock.app.loading import load_application
-from penstock.supervisor.child import Assignment, run
 from penstock.supervisor.generation import Ends, Generation
+from penstock.worker.child import Assignment, run
 
 if TYPE_CHECKING:
     from penstock.compat.gunicorn.hooks import Server

@@ -7,7 +7,6 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from penstock.config.worker_count import count_workers
-from penstock.supervisor.channel import Message
 from penstock.supervisor.forker import Forker
 from penstock.supervisor.generation import Generation
 from penstock.supervisor.hooks import ServerHooks
@@ -15,6 +14,7 @@ from penstock.supervisor.nursery import Nursery
 from penstock.system.cgroups import Cgroups
 from penstock.system.prctl import adopt_orphans
 from penstock.system.privileges import identity_of
+from penstock.worker.channel import Message
 
 if TYPE_CHECKING:
     from penstock.config.settings import Settings

@@ -9,9 +9,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
-from penstock.supervisor.channel import Channel
 from penstock.supervisor.processes import Stage, WorkerProcess
 from penstock.telemetry.scoreboard import Board, Slot
+from penstock.worker.channel import Channel
 
 if TYPE_CHECKING:
     from penstock.config.settings import Settings

@@ -7,8 +7,8 @@ import time
 from contextlib import suppress
 from dataclasses import dataclass
 
-from penstock.supervisor.child import DUMP_SIGNAL
 from penstock.supervisor.processes import Stage, WorkerProcess
+from penstock.worker.child import DUMP_SIGNAL
 
 HALT_SECONDS = 5.0
 """A turn of the supervisor that came so much too late was halted itself, as the workers were."""

@@ -20,12 +20,12 @@ from typing import TYPE_CHECKING, NoReturn
 
 from penstock.app.loading import load_application
 from penstock.listeners import kept_from_children
-from penstock.supervisor import child
-from penstock.supervisor.channel import Channel, Message
 from penstock.supervisor.generation import Ends, Generation
 from penstock.system.fork_safety import name_survivors, open_descriptors
 from penstock.system.prctl import end_with_parent, outlive_parent
 from penstock.telemetry.error_log import ErrorLog, process_logger
+from penstock.worker.channel import Channel, Message
+from penstock.worker.worker import child
 
 if TYPE_CHECKING:
     from wsgiref.types import WSGIApplication

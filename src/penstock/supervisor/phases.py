@@ -7,8 +7,8 @@ from enum import Enum
 from typing import TYPE_CHECKING
 
 from penstock.errors import PenstockError
-from penstock.supervisor.channel import Message
 from penstock.system.signals import FROM_OUTSIDE
+from penstock.worker.channel import Message
 
 if TYPE_CHECKING:
     from penstock.config.settings import Settings

@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import TYPE_CHECKING
 
-from penstock.supervisor.channel import Channel, Message
 from penstock.telemetry.scoreboard import BEAT, STARTED
+from penstock.worker.channel import Channel, Message
 
 if TYPE_CHECKING:
     from penstock.config.settings import Settings

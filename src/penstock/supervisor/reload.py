@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import logging
 
-from penstock.supervisor.channel import Message
 from penstock.supervisor.fleet import Answer, Outcome
 from penstock.supervisor.generation import Generation
 from penstock.supervisor.phases import traceback_of
 from penstock.supervisor.processes import Stage, WorkerProcess
 from penstock.supervisor.workforce import Workforce
+from penstock.worker.channel import Message
 
 
 class Reload:

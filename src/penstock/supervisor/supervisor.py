@@ -15,10 +15,7 @@ from typing import TYPE_CHECKING
 
 from penstock.errors import PenstockError
 from penstock.listeners import close_all
-from penstock.process import CUT_OFF, STOPPED, tell_serving, tell_settings
 from penstock.supervisor import resources
-from penstock.supervisor.channel import Message
-from penstock.supervisor.child import INTERRUPTED
 from penstock.supervisor.edits import Edits
 from penstock.supervisor.fleet import Answer, ControlError, Outcome
 from penstock.supervisor.founding import Founder
@@ -45,6 +42,9 @@ from penstock.system.cgroups import Cgroups, resident_memory
 from penstock.system.signals import Signals
 from penstock.telemetry.error_log import ErrorLog, process_logger
 from penstock.telemetry.scoreboard import READY
+from penstock.worker.channel import Message
+from penstock.worker.child import INTERRUPTED
+from penstock.worker.main import CUT_OFF, STOPPED, tell_serving, tell_settings
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

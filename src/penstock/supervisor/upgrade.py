@@ -20,8 +20,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, NoReturn
 
 from penstock.config.sources import FIRST_PASSED_DESCRIPTOR
-from penstock.supervisor.channel import Channel
 from penstock.supervisor.fleet import Answer, Outcome
+from penstock.worker.channel import Channel
 
 if TYPE_CHECKING:
     from penstock.listeners import Listener

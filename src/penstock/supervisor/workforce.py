@@ -8,7 +8,6 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Protocol
 
-from penstock.supervisor.channel import Message
 from penstock.supervisor.generation import Generation
 from penstock.supervisor.hooks import ServerHooks
 from penstock.supervisor.last_lines import BAD_GATEWAY, GATEWAY_TIMEOUT, log_last_lines
@@ -16,6 +15,7 @@ from penstock.supervisor.loop import Loop
 from penstock.supervisor.obituary import Death, requests_lost
 from penstock.supervisor.processes import Stage, WorkerProcess
 from penstock.telemetry.scoreboard import RequestInProgress
+from penstock.worker.channel import Message
 
 if TYPE_CHECKING:
     from penstock.listeners import Listener

@@ -19,7 +19,7 @@ from penstock.config.settings import OPTIONS, chosen_transport
 from penstock.system.signals import Signals
 from penstock.telemetry.error_log import process_logger
 from penstock.telemetry.scoreboard import READY
-from penstock.worker import Worker
+from penstock.worker.worker import Worker
 
 if TYPE_CHECKING:
     from wsgiref.types import WSGIApplication

@@ -23,8 +23,6 @@ from penstock.app.loading import SpecError
 from penstock.compat.gunicorn.hooks import Hooks, WorkerOfServer
 from penstock.errors import PenstockError, SettingsError
 from penstock.listeners import kept_from_children
-from penstock.process import leave_for_certain, shut_down
-from penstock.supervisor.channel import Channel
 from penstock.system.prctl import end_with_parent, outlive_parent
 from penstock.system.privileges import Identity, become, set_title, title_of
 from penstock.system.signals import FROM_OUTSIDE, Signals
@@ -32,7 +30,9 @@ from penstock.system.standard_streams import flush_all
 from penstock.telemetry.error_log import SinkHandler, process_logger
 from penstock.telemetry.log_sink import LogSink
 from penstock.telemetry.scoreboard import PID, STATE, STUCK, RequestInProgress, Slot
-from penstock.worker import Worker, transport_class
+from penstock.worker.channel import Channel
+from penstock.worker.main import leave_for_certain, shut_down
+from penstock.worker.worker import Worker, transport_class
 
 if TYPE_CHECKING:
     from wsgiref.types import WSGIApplication

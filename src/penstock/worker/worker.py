@@ -27,10 +27,10 @@ from penstock.telemetry.scoreboard import (
     Slot,
 )
 from penstock.telemetry.trace import Trace
-from penstock.timeouts import shortest_timeout, timeouts_by_path
 from penstock.transport.limits import Limits
 from penstock.transport.policy import Policy
-from penstock.watchdog import Watchdog, worker_stacks
+from penstock.worker.deadlines import Watchdog, worker_stacks
+from penstock.worker.timeouts import shortest_timeout, timeouts_by_path
 from penstock.wsgi.environ import base_environ
 from penstock.wsgi.errors import ErrorStream
 from penstock.wsgi.gateway import Gateway

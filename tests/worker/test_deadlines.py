@@ -30,7 +30,7 @@ from penstock.telemetry.scoreboard import (
     RequestInProgress,
     Slot,
 )
-from penstock.watchdog import (
+from penstock.worker.deadlines import (
     DELICATE_LOOK_SECONDS,
     LONGEST_LOOK_SECONDS,
     SHORTEST_LOOK_SECONDS,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from penstock.config.settings import settings_from_kwargs
-from penstock.timeouts import REMEMBERED_PATHS, shortest_timeout, timeouts_by_path
+from penstock.worker.timeouts import REMEMBERED_PATHS, shortest_timeout, timeouts_by_path
 
 
 def test_without_patterns_there_is_nothing_to_ask() -> None:

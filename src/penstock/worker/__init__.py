@@ -1,0 +1,1 @@
+"""One process that serves: its main function, its threads and their deadlines."""
