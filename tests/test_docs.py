@@ -11,13 +11,13 @@ from pathlib import Path
 
 import pytest
 
-from penstock import ctl
 from penstock.command_line import parse_command_line
 from penstock.compat.gunicorn.reference_page import gunicorn_page
 from penstock.compat.gunicorn.settings import GUNICORN_SETTINGS, HOOKS
 from penstock.config.settings import OPTIONS
+from penstock.control import penstockctl as ctl
+from penstock.control.commands import RequestRow, Status, WorkerRow
 from penstock.errors import SettingsError
-from penstock.supervisor.fleet import RequestRow, Status, WorkerRow
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCS = ROOT / "docs"

@@ -9,7 +9,7 @@ from typing import cast
 import pytest
 
 from penstock.config.settings import Settings
-from penstock.supervisor.fleet import Outcome
+from penstock.control.commands import Outcome
 from penstock.supervisor.generation import Generation
 from penstock.supervisor.processes import Stage
 from penstock.supervisor.reload import Reload

@@ -14,8 +14,7 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Any, Self
 
-from penstock.supervisor.control import open_admin, open_control
-from penstock.supervisor.fleet import (
+from penstock.control.commands import (
     Answer,
     ControlError,
     Outcome,
@@ -24,7 +23,8 @@ from penstock.supervisor.fleet import (
     Status,
     WorkerRow,
 )
-from penstock.supervisor.service import Service
+from penstock.control.http_service import Service
+from penstock.control.server import open_admin, open_control
 from support.wire import DEADLINE, Client
 
 

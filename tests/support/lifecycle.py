@@ -132,7 +132,7 @@ class Supervised(ServerProcess):
     ) -> subprocess.CompletedProcess[str]:
         """Run ``penstockctl`` for the server that was started with ``--control``."""
         return subprocess.run(
-            [sys.executable, "-m", "penstock.ctl", *arguments],
+            [sys.executable, "-m", "penstock.control.penstockctl", *arguments],
             cwd=self.folder,
             env=checkout_environ(),
             stdin=subprocess.DEVNULL,

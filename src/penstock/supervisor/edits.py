@@ -8,7 +8,7 @@ import os
 from typing import Protocol
 
 from penstock.app.file_watcher import State
-from penstock.supervisor.fleet import ControlError
+from penstock.control.commands import ControlError
 from penstock.supervisor.generation import Generation
 from penstock.supervisor.phases import traceback_of
 from penstock.supervisor.processes import Stage, WorkerProcess

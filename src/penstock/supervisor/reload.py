@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 
-from penstock.supervisor.fleet import Answer, Outcome
+from penstock.control.commands import Answer, Outcome
 from penstock.supervisor.generation import Generation
 from penstock.supervisor.phases import traceback_of
 from penstock.supervisor.processes import Stage, WorkerProcess

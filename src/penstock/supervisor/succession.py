@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from penstock.supervisor.fleet import Answer, ControlError
+from penstock.control.commands import Answer, ControlError
 from penstock.supervisor.upgrade import Predecessor, Upgrade
 
 if TYPE_CHECKING:

@@ -13,11 +13,12 @@ from contextlib import suppress
 from dataclasses import replace as with_changes
 from typing import TYPE_CHECKING
 
+from penstock.control.commands import Answer, ControlError, Outcome
+from penstock.control.requests import Reception
 from penstock.errors import PenstockError
 from penstock.listeners import close_all
 from penstock.supervisor import resources
 from penstock.supervisor.edits import Edits
-from penstock.supervisor.fleet import Answer, ControlError, Outcome
 from penstock.supervisor.founding import Founder
 from penstock.supervisor.generation import Generation
 from penstock.supervisor.heartbeats import ask_for_dump
@@ -32,7 +33,6 @@ from penstock.supervisor.phases import (
     traceback_of,
 )
 from penstock.supervisor.processes import Stage, WorkerProcess
-from penstock.supervisor.reception import Reception
 from penstock.supervisor.reload import Reload
 from penstock.supervisor.succession import Succession
 from penstock.supervisor.surroundings import Surroundings

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, NoReturn
 
 from penstock.config.sources import FIRST_PASSED_DESCRIPTOR
-from penstock.supervisor.fleet import Answer, Outcome
+from penstock.control.commands import Answer, Outcome
 from penstock.worker.channel import Channel
 
 if TYPE_CHECKING:

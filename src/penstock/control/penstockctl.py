@@ -13,9 +13,10 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NoReturn
 
-from penstock import __version__, ctl_tables
-from penstock.control_address import AUTO, OFF
-from penstock.ctl_client import (
+from penstock import __version__
+from penstock.control import tables as ctl_tables
+from penstock.control.address import AUTO, OFF
+from penstock.control.client import (
     PROBE_SECONDS,
     CannotReach,
     Found,

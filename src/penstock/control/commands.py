@@ -52,7 +52,7 @@ class WorkerRow(TypedDict):
     pid: int
     generation: int
     state: str
-    """One of `penstock.supervisor.overview.STATES`."""
+    """One of `penstock.control.status.STATES`."""
     age: float
     requests: int
     """Handed to the application so far."""

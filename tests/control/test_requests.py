@@ -14,11 +14,11 @@ from pathlib import Path
 import pytest
 
 from penstock.config.settings import Settings
+from penstock.control.commands import Answer, ControlError, Outcome
+from penstock.control.requests import Reception
 from penstock.errors import ListenError
 from penstock.listeners import Listener
-from penstock.supervisor.fleet import Answer, ControlError, Outcome
 from penstock.supervisor.processes import Stage, WorkerProcess
-from penstock.supervisor.reception import Reception
 from support.fleets import Messages
 from support.wire import Client, Response
 from support.workers import Workers, begin

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from penstock.supervisor.overview import Overview
+from penstock.control.status import Overview
 from penstock.supervisor.processes import Stage
 from penstock.telemetry.scoreboard import (
     BEAT,

@@ -17,11 +17,11 @@ from typing import Any
 
 import pytest
 
-from penstock.control_address import auto_names
+from penstock.control.address import auto_names
+from penstock.control.commands import Outcome
+from penstock.control.http_service import MAX_CONNECTIONS, Service
+from penstock.control.server import open_control
 from penstock.errors import ListenError
-from penstock.supervisor.control import open_control
-from penstock.supervisor.fleet import Outcome
-from penstock.supervisor.service import MAX_CONNECTIONS, Service
 from support.fleets import ControlLoop, connect, worker
 from support.serving import eventually
 from support.wire import DEADLINE, Client, Response

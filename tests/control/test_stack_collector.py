@@ -7,14 +7,14 @@ from collections.abc import Iterator
 
 import pytest
 
-from penstock.supervisor.processes import Stage, WorkerProcess
-from penstock.supervisor.stack_collector import (
+from penstock.control.stack_collector import (
     ANSWER_SECONDS,
     DUMP_SECONDS,
     GONE,
     NO_ANSWER,
     StackCollector,
 )
+from penstock.supervisor.processes import Stage, WorkerProcess
 from support.workers import Workers
 
 

@@ -13,7 +13,7 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
-from penstock.control_address import AUTO_NAME, Peer, peer_of, socket_path
+from penstock.control.address import AUTO_NAME, Peer, peer_of, socket_path
 
 PROBE_SECONDS = 1.0
 """For a server that was found to say what it serves: its supervisor answers at once, or hangs."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 
-from penstock.supervisor.fleet import StacksAnswer
+from penstock.control.commands import StacksAnswer
 from penstock.supervisor.processes import Stage, WorkerProcess
 
 ANSWER_SECONDS = 2.0

@@ -13,9 +13,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from penstock import __version__
 from penstock.config.settings import chosen_transport
-from penstock.errors import ListenError
-from penstock.supervisor.control import open_admin, open_control
-from penstock.supervisor.fleet import (
+from penstock.control.commands import (
     Answer,
     ControlError,
     Outcome,
@@ -24,17 +22,19 @@ from penstock.supervisor.fleet import (
     Status,
     WorkerRow,
 )
-from penstock.supervisor.overview import Overview
+from penstock.control.server import open_admin, open_control
+from penstock.control.stack_collector import StackCollector
+from penstock.control.status import Overview
+from penstock.errors import ListenError
 from penstock.supervisor.processes import Stage, WorkerProcess
-from penstock.supervisor.stack_collector import StackCollector
 
 if TYPE_CHECKING:
     import logging
     import selectors
 
     from penstock.config.settings import Settings
+    from penstock.control.http_service import Service
     from penstock.listeners import Listener
-    from penstock.supervisor.service import Service
 
 BY_HAND = "penstockctl recycle"
 """Why a worker is replaced, for the log."""

@@ -15,11 +15,11 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl
 
-from penstock.control_address import AUTO, HAS_ABSTRACT_NAMES, OFF, Peer, auto_names, socket_path
+from penstock.control.address import AUTO, HAS_ABSTRACT_NAMES, OFF, Peer, auto_names, socket_path
+from penstock.control.commands import Answer, ControlError, Fleet, Outcome
+from penstock.control.http_service import BACKLOG, Reply, Send, Service
 from penstock.errors import ListenError
 from penstock.listeners import Address, Listener, bind_listeners
-from penstock.supervisor.fleet import Answer, ControlError, Fleet, Outcome
-from penstock.supervisor.service import BACKLOG, Reply, Send, Service
 from penstock.transport.policy import HEALTHY, UNHEALTHY
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
-from penstock.supervisor.fleet import RequestRow, WorkerRow
+from penstock.control.commands import RequestRow, WorkerRow
 from penstock.supervisor.processes import Stage, WorkerProcess
 from penstock.telemetry.scoreboard import (
     CONNECTIONS,

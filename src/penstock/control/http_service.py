@@ -20,7 +20,7 @@ from enum import Enum
 from functools import partial
 from typing import TYPE_CHECKING
 
-from penstock.control_address import Peer, peer_of
+from penstock.control.address import Peer, peer_of
 from penstock.http1 import (
     CONNECTION_CLOSED,
     NEED_DATA,

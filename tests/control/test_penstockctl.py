@@ -17,9 +17,12 @@ from typing import Any
 
 import pytest
 
-from penstock import __version__, ctl, ctl_client, ctl_tables
-from penstock.supervisor.fleet import Outcome
-from penstock.supervisor.service import BACKLOG
+from penstock import __version__
+from penstock.control import client as ctl_client
+from penstock.control import penstockctl as ctl
+from penstock.control import tables as ctl_tables
+from penstock.control.commands import Outcome
+from penstock.control.http_service import BACKLOG
 from support.fleets import ControlLoop, request, worker
 from support.server_process import checkout_environ
 from support.wire import DEADLINE
@@ -169,7 +172,7 @@ def on_terminal(columns: int, *arguments: str) -> list[str]:
     termios.tcsetwinsize(end, (24, columns))
     environ = checkout_environ()
     environ.pop("COLUMNS", None)
-    command = [sys.executable, "-m", "penstock.ctl", *arguments]
+    command = [sys.executable, "-m", "penstock.control.penstockctl", *arguments]
     with subprocess.Popen(command, stdout=end, stdin=subprocess.DEVNULL, env=environ) as process:
         assert process.wait(DEADLINE) == ctl.DONE
     os.close(end)
@@ -326,7 +329,14 @@ def test_the_version_is_printed(capsys: Capture) -> None:
 
 
 def test_it_runs_as_a_module(server: Server) -> None:
-    command = [sys.executable, "-m", "penstock.ctl", "--control", server.address, "workers"]
+    command = [
+        sys.executable,
+        "-m",
+        "penstock.control.penstockctl",
+        "--control",
+        server.address,
+        "workers",
+    ]
     result = subprocess.run(
         command,
         env=checkout_environ(),
@@ -534,7 +544,7 @@ def test_a_system_without_the_table_is_told(
 
 OTHER_USER = """
 import os
-from penstock.ctl_client import find_servers
+from penstock.control.client import find_servers
 print([server.address for server in find_servers()])
 os.setgid(65534)
 os.setuid(65534)

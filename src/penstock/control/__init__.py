@@ -1,0 +1,1 @@
+"""The control plane: what an operator asks a running server, and who answers."""
