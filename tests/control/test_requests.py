@@ -18,7 +18,7 @@ from penstock.control.commands import Answer, ControlError, Outcome
 from penstock.control.requests import Reception
 from penstock.errors import ListenError
 from penstock.listeners import Listener
-from penstock.supervisor.processes import Stage, WorkerProcess
+from penstock.supervisor.worker_process import Stage, WorkerProcess
 from support.fleets import Messages
 from support.wire import Client, Response
 from support.workers import Workers, begin

@@ -14,7 +14,7 @@ from penstock.control.stack_collector import (
     NO_ANSWER,
     StackCollector,
 )
-from penstock.supervisor.processes import Stage, WorkerProcess
+from penstock.supervisor.worker_process import Stage, WorkerProcess
 from support.workers import Workers
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from penstock.control.status import Overview
-from penstock.supervisor.processes import Stage
+from penstock.supervisor.worker_process import Stage
 from penstock.telemetry.scoreboard import (
     BEAT,
     CONNECTIONS,

@@ -11,9 +11,9 @@ import pytest
 from penstock.config.settings import Settings
 from penstock.control.commands import Outcome
 from penstock.supervisor.generation import Generation
-from penstock.supervisor.processes import Stage
+from penstock.supervisor.pool import Workforce
 from penstock.supervisor.reload import Reload
-from penstock.supervisor.workforce import Workforce
+from penstock.supervisor.worker_process import Stage
 from support.workers import Workers
 
 LOGGER = logging.getLogger("penstock.tests")

@@ -6,7 +6,7 @@ import os
 import time
 
 from penstock.config.settings import Settings
-from penstock.supervisor.processes import Stage, WorkerProcess
+from penstock.supervisor.worker_process import Stage, WorkerProcess
 from penstock.telemetry.scoreboard import BEAT, LIVE, READY, Board
 from penstock.worker.channel import Channel
 

@@ -26,7 +26,7 @@ from penstock.control.server import open_admin, open_control
 from penstock.control.stack_collector import StackCollector
 from penstock.control.status import Overview
 from penstock.errors import ListenError
-from penstock.supervisor.processes import Stage, WorkerProcess
+from penstock.supervisor.worker_process import Stage, WorkerProcess
 
 if TYPE_CHECKING:
     import logging

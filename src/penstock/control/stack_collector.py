@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Sequence
 
 from penstock.control.commands import StacksAnswer
-from penstock.supervisor.processes import Stage, WorkerProcess
+from penstock.supervisor.worker_process import Stage, WorkerProcess
 
 ANSWER_SECONDS = 2.0
 """For a worker to answer: its main thread needs the interpreter lock for a moment."""

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
 from penstock.control.commands import RequestRow, WorkerRow
-from penstock.supervisor.processes import Stage, WorkerProcess
+from penstock.supervisor.worker_process import Stage, WorkerProcess
 from penstock.telemetry.scoreboard import (
     CONNECTIONS,
     READY,

@@ -10,7 +10,7 @@ from penstock.config.worker_count import count_workers
 from penstock.supervisor.forker import Forker
 from penstock.supervisor.generation import Generation
 from penstock.supervisor.hooks import ServerHooks
-from penstock.supervisor.nursery import Nursery
+from penstock.supervisor.preloader import Nursery
 from penstock.system.cgroups import Cgroups
 from penstock.system.prctl import adopt_orphans
 from penstock.system.privileges import identity_of

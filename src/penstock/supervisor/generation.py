@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
-from penstock.supervisor.processes import Stage, WorkerProcess
+from penstock.supervisor.worker_process import Stage, WorkerProcess
 from penstock.telemetry.scoreboard import Board, Slot
 from penstock.worker.channel import Channel
 

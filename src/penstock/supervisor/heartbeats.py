@@ -7,7 +7,7 @@ import time
 from contextlib import suppress
 from dataclasses import dataclass
 
-from penstock.supervisor.processes import Stage, WorkerProcess
+from penstock.supervisor.worker_process import Stage, WorkerProcess
 from penstock.worker.child import DUMP_SIGNAL
 
 HALT_SECONDS = 5.0

@@ -7,8 +7,8 @@ import logging
 from penstock.control.commands import Answer, Outcome
 from penstock.supervisor.generation import Generation
 from penstock.supervisor.phases import traceback_of
-from penstock.supervisor.processes import Stage, WorkerProcess
-from penstock.supervisor.workforce import Workforce
+from penstock.supervisor.pool import Workforce
+from penstock.supervisor.worker_process import Stage, WorkerProcess
 from penstock.worker.channel import Message
 
 

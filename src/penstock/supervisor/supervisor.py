@@ -18,7 +18,7 @@ from penstock.control.requests import Reception
 from penstock.errors import PenstockError
 from penstock.listeners import close_all
 from penstock.supervisor import resources
-from penstock.supervisor.edits import Edits
+from penstock.supervisor.autoreload import Edits
 from penstock.supervisor.founding import Founder
 from penstock.supervisor.generation import Generation
 from penstock.supervisor.heartbeats import ask_for_dump
@@ -32,12 +32,12 @@ from penstock.supervisor.phases import (
     longest_pause,
     traceback_of,
 )
-from penstock.supervisor.processes import Stage, WorkerProcess
+from penstock.supervisor.pool import Workforce
+from penstock.supervisor.predecessor import Succession
+from penstock.supervisor.process_environment import Surroundings
+from penstock.supervisor.recycling import Turnover
 from penstock.supervisor.reload import Reload
-from penstock.supervisor.succession import Succession
-from penstock.supervisor.surroundings import Surroundings
-from penstock.supervisor.turnover import Turnover
-from penstock.supervisor.workforce import Workforce
+from penstock.supervisor.worker_process import Stage, WorkerProcess
 from penstock.system.cgroups import Cgroups, resident_memory
 from penstock.system.signals import Signals
 from penstock.telemetry.error_log import ErrorLog, process_logger

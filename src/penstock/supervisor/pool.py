@@ -8,12 +8,12 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Protocol
 
+from penstock.supervisor.exit_report import Death, requests_lost
 from penstock.supervisor.generation import Generation
 from penstock.supervisor.hooks import ServerHooks
 from penstock.supervisor.last_lines import BAD_GATEWAY, GATEWAY_TIMEOUT, log_last_lines
 from penstock.supervisor.loop import Loop
-from penstock.supervisor.obituary import Death, requests_lost
-from penstock.supervisor.processes import Stage, WorkerProcess
+from penstock.supervisor.worker_process import Stage, WorkerProcess
 from penstock.telemetry.scoreboard import RequestInProgress
 from penstock.worker.channel import Message
 

@@ -8,9 +8,9 @@ import time
 from penstock.config.options import show_duration, show_size
 from penstock.supervisor.generation import Generation
 from penstock.supervisor.heartbeats import Heartbeats, beat_limit
-from penstock.supervisor.processes import Stage, WorkerProcess
+from penstock.supervisor.pool import Workforce
 from penstock.supervisor.resources import worker_memory
-from penstock.supervisor.workforce import Workforce
+from penstock.supervisor.worker_process import Stage, WorkerProcess
 from penstock.system.cgroups import Cgroups, resident_memory
 
 BEAT_SECONDS = 1.0

@@ -11,8 +11,8 @@ from penstock.app.file_watcher import State
 from penstock.control.commands import ControlError
 from penstock.supervisor.generation import Generation
 from penstock.supervisor.phases import traceback_of
-from penstock.supervisor.processes import Stage, WorkerProcess
-from penstock.supervisor.workforce import Workforce
+from penstock.supervisor.pool import Workforce
+from penstock.supervisor.worker_process import Stage, WorkerProcess
 from penstock.worker.channel import Message
 
 _MOST_NAMES = 3
