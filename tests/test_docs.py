@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from penstock.command_line import parse_command_line
+from penstock.cli.arguments import parse_command_line
 from penstock.compat.gunicorn.reference_page import gunicorn_page
 from penstock.compat.gunicorn.settings import GUNICORN_SETTINGS, HOOKS
 from penstock.config.settings import OPTIONS

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from penstock.command_line import parse_command_line
+from penstock.cli.arguments import parse_command_line
 from penstock.compat.gunicorn.config import ConfigFileError, is_python
 from penstock.compat.gunicorn.settings import GUNICORN_SETTINGS, HOOKS, GunicornSetting
 from penstock.config.other_servers import GUNICORN_FLAGS

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from penstock.cli import main
+from penstock.cli.command import main
 from penstock.config.settings import native_built
 from support.server_process import ServerProcess, checkout_environ, run_penstock
 
@@ -75,7 +75,7 @@ def test_version_names_penstock_python_and_the_transport(tmp_path: Path) -> None
 def run_without_native(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
     """Run the command as where the native transport is not built."""
     code = (
-        "import sys; sys.modules['penstock._native'] = None; from penstock.cli import main;"
+        "import sys; sys.modules['penstock._native'] = None; from penstock.cli.command import main;"
         "sys.exit(main(sys.argv[1:]))"
     )
     return subprocess.run(
@@ -114,7 +114,7 @@ def test_auto_is_native_where_that_is_built(folder: Path) -> None:
 
 def test_version_imports_none_of_the_server(tmp_path: Path) -> None:
     code = (
-        "import sys; from penstock.cli import main; main(['--version']);"
+        "import sys; from penstock.cli.command import main; main(['--version']);"
         "print(*sorted({'logging', 'tempfile', 'socket', 'selectors', 'tomllib', 'difflib', "
         "'penstock.worker.worker'} & set(sys.modules)), file=sys.stderr)"
     )

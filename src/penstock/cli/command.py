@@ -17,7 +17,7 @@ from penstock.system.standard_streams import flush_all, print_error, print_out, 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from penstock.command_line import CommandLine
+    from penstock.cli.arguments import CommandLine
     from penstock.config.settings import Settings
     from penstock.supervisor.launch import Launch
     from penstock.supervisor.upgrade import Predecessor
@@ -44,7 +44,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(arguments: Sequence[str]) -> int:
-    from penstock.command_line import USAGE, build_parser, parse_command_line
+    from penstock.cli.arguments import USAGE, build_parser, parse_command_line
 
     typed = parse_command_line(arguments)
     if typed.help:
