@@ -1,4 +1,4 @@
-"""What is told of workers, from their boards and the supervisor's own knowledge."""
+"""What is told of workers, from their scoreboards and the supervisor's own knowledge."""
 
 from __future__ import annotations
 

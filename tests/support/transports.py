@@ -1,4 +1,4 @@
-"""A transport with threads that serve, without a worker: its slot on the board is the test's."""
+"""A transport with threads that serve, without a worker: the test owns its slot."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from penstock.config.settings import settings_from_kwargs
 from penstock.listeners import Listener, open_listeners
 from penstock.telemetry.access_log import AccessLog
 from penstock.telemetry.log_sink import LogSink
-from penstock.telemetry.scoreboard import SERVING, STATE, Board, Slot
+from penstock.telemetry.scoreboard import SERVING, STATE, Scoreboard, Slot
 from penstock.transport.limits import Limits
 from penstock.transport.policy import Policy
 from penstock.worker.worker import transport_class
@@ -70,10 +70,10 @@ def serving(
 ) -> Iterator[BareServer]:
     """Serve with a transport by name; ``policy`` are fields of `Policy` besides the slot.
 
-    Without a ``slot`` the board has this one alone. Without a ``listener`` there is a new one.
+    Without a ``slot`` the scoreboard has this one alone. Without a ``listener`` there is a new one.
     ``access_log`` is a file for lines of status, path and reason. At the end all is closed.
     """
-    slot = slot or Board(1, threads).take()
+    slot = slot or Scoreboard(1, threads).take()
     assert slot is not None
     listener = listener or open_listeners(["127.0.0.1:0"], 1024)[0]
     host, port = listener.socket.getsockname()[:2]

@@ -1,4 +1,4 @@
-"""Workers as the supervisor knows them, without processes: boards, lines and stages."""
+"""Workers as the supervisor knows them, without processes: scoreboards, lines and stages."""
 
 from __future__ import annotations
 
@@ -7,22 +7,22 @@ import time
 
 from penstock.config.settings import Settings
 from penstock.supervisor.worker_process import Stage, WorkerProcess
-from penstock.telemetry.scoreboard import BEAT, LIVE, READY, Board
+from penstock.telemetry.scoreboard import BEAT, LIVE, READY, Scoreboard
 from penstock.worker.channel import Channel
 
 
 class Workers:
-    """Some workers, on a board of their own; `lines` are their ends of the channels."""
+    """Some workers, on a scoreboard of their own; `lines` are their ends of the channels."""
 
     def __init__(self) -> None:
-        self.board = Board(8, 2)
+        self.scoreboard = Scoreboard(8, 2)
         self.all: list[WorkerProcess] = []
         self.lines: dict[int, Channel] = {}
         self._dumps: list[int] = []
 
     def add(self, pid: int, stage: Stage = Stage.SERVING, generation: int = 1) -> WorkerProcess:
         """Add one in which all is well."""
-        slot = self.board.take()
+        slot = self.scoreboard.take()
         assert slot is not None
         channel, self.lines[pid] = Channel.pair()
         reader, writer = os.pipe()

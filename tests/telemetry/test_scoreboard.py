@@ -1,4 +1,4 @@
-"""The board: what a worker writes is what others read, from wherever they look."""
+"""The scoreboard: what a worker writes is what others read, from wherever they look."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ from penstock.telemetry.scoreboard import (
     TEXTS,
     THREAD,
     WORD,
-    Board,
     Record,
+    Scoreboard,
     Slot,
 )
 
 
 def taken(threads: int = 1) -> Slot:
-    slot = Board(1, threads).take()
+    slot = Scoreboard(1, threads).take()
     assert slot is not None
     return slot
 
@@ -42,16 +42,16 @@ def begin(record: Record, *, number: int = 1, deadline: int = 0, target: str = "
 
 
 def test_a_slot_is_taken_once_and_cleared_for_the_next() -> None:
-    board = Board(2, 1)
-    first, second = board.take(), board.take()
+    scoreboard = Scoreboard(2, 1)
+    first, second = scoreboard.take(), scoreboard.take()
     assert first is not None
     assert second is not None
     assert first.index != second.index
-    assert board.take() is None
+    assert scoreboard.take() is None
     begin(first.records[0])
     first.clear()
     assert first.words[STATE] == FREE
-    again = board.take()
+    again = scoreboard.take()
     assert again is first
     assert again.words[STATE] == BOOTING
     assert list(again.requests()) == []

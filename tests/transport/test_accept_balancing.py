@@ -19,7 +19,7 @@ from penstock.telemetry.scoreboard import (
     POLLED,
     SERVING,
     STATE,
-    Board,
+    Scoreboard,
     Slot,
 )
 from support.serving import Gate, connect, eventually, get
@@ -29,9 +29,9 @@ from support.wire import DEADLINE, Client
 MANY = 1000
 
 
-def board(slots: int, threads: int = 1) -> list[Slot]:
-    """Return the slots of a new board, all taken."""
-    made = Board(slots, threads)
+def scoreboard(slots: int, threads: int = 1) -> list[Slot]:
+    """Return the slots of a new scoreboard, all taken."""
+    made = Scoreboard(slots, threads)
     taken = [made.take() for _ in range(slots)]
     return [slot for slot in taken if slot is not None]
 
@@ -66,7 +66,7 @@ def held(server: BareServer, count: int) -> Iterator[list[Client]]:
 def test_who_has_more_than_another_gives_it_time_and_then_accepts(
     transport: str, threads: int
 ) -> None:
-    own, other = board(2, threads)
+    own, other = scoreboard(2, threads)
     with serving(Gate(), transport, threads=threads, slot=own) as server:
         pretend(other, MANY)
         with held(server, 10):
@@ -83,7 +83,7 @@ def test_who_has_more_than_another_gives_it_time_and_then_accepts(
     ids=["drains", "does not accept", "does not look", "has more"],
 )
 def test_nobody_waits_for_another_that(transport: str, threads: int, word: int, value: int) -> None:
-    own, other = board(2, threads)
+    own, other = scoreboard(2, threads)
     with serving(Gate(), transport, threads=threads, slot=own) as server:
         pretend(other, MANY)
         with held(server, 10):
@@ -94,7 +94,7 @@ def test_nobody_waits_for_another_that(transport: str, threads: int, word: int, 
 
 @pytest.mark.parametrize("threads", [1, 3])
 def test_what_waits_is_left_to_a_worker_that_has_fewer(transport: str, threads: int) -> None:
-    own, other = board(2, threads)
+    own, other = scoreboard(2, threads)
     (listener,) = open_listeners(["127.0.0.1:0"], 64)
     with listener.socket.dup() as others, ExitStack() as stack:
         others.settimeout(DEADLINE)
@@ -141,7 +141,7 @@ def test_with_all_threads_busy_newcomers_are_the_others(
     transport: str, threads: int, health: str | None
 ) -> None:
     gate = Gate()
-    own, other = board(2, threads)
+    own, other = scoreboard(2, threads)
     (listener,) = open_listeners(["127.0.0.1:0"], 64)
     with (
         listener.socket.dup() as others,
@@ -168,7 +168,7 @@ def test_with_all_workers_busy_newcomers_wait_for_the_first_that_comes_free(
     transport: str, threads: int
 ) -> None:
     gate = Gate()
-    own, other = board(2, threads)
+    own, other = scoreboard(2, threads)
     with serving(gate, transport, threads=threads, slot=own) as server:
         clients = busy(server, gate, threads)
         pretend(other, 0)
@@ -187,7 +187,7 @@ def test_what_was_left_is_taken_when_the_other_accepts_no_more(
     transport: str, threads: int
 ) -> None:
     gate = Gate()
-    own, other = board(2, threads)
+    own, other = scoreboard(2, threads)
     with serving(gate, transport, threads=threads, slot=own, health_path="/healthz") as server:
         clients = busy(server, gate, threads)
         pretend(other, 0)
@@ -202,7 +202,7 @@ def test_what_was_left_is_taken_when_the_other_accepts_no_more(
 
 
 @pytest.mark.parametrize("threads", [2, 3])
-def test_alone_on_its_board_a_busy_worker_accepts(transport: str, threads: int) -> None:
+def test_alone_on_its_scoreboard_a_busy_worker_accepts(transport: str, threads: int) -> None:
     gate = Gate()
     with serving(gate, transport, threads=threads) as server:
         clients = busy(server, gate, threads)
@@ -213,11 +213,11 @@ def test_alone_on_its_board_a_busy_worker_accepts(transport: str, threads: int) 
 
 @contextmanager
 def family(transport: str, workers: int, threads: int) -> Iterator[list[BareServer]]:
-    """Serve with several transports that share a board and a listening socket."""
+    """Serve with several transports that share a scoreboard and a listening socket."""
     (listener,) = open_listeners(["127.0.0.1:0"], 1024)
     with ExitStack() as stack:
         servers = []
-        for slot in board(workers, threads):
+        for slot in scoreboard(workers, threads):
             copy = listener.socket.dup()
             copy.setblocking(False)
             own = Listener(copy, parse_address("127.0.0.1:0"))

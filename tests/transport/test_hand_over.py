@@ -9,7 +9,7 @@ import time
 import pytest
 
 from penstock.listeners import Listener, open_listeners, parse_address
-from penstock.telemetry.scoreboard import ACCEPTING, POLLED, SERVING, STATE, Board
+from penstock.telemetry.scoreboard import ACCEPTING, POLLED, SERVING, STATE, Scoreboard
 from support.serving import Gate, connect, eventually, get
 from support.transports import serving
 from support.wire import DEADLINE, Client
@@ -108,8 +108,8 @@ def test_a_handshake_that_ends_within_the_drain_is_served(transport: str, thread
 def test_who_hands_over_while_newcomers_are_left_to_others_does_not_spin(transport: str) -> None:
     """The time at which it would have looked at them again has no meaning any more."""
     gate = Gate()
-    board = Board(2, 2)
-    own, other = board.take(), board.take()
+    scoreboard = Scoreboard(2, 2)
+    own, other = scoreboard.take(), scoreboard.take()
     assert other is not None
     listener, others = shared_listener()
     with others, serving(gate, transport, threads=2, slot=own, listener=listener) as server:

@@ -35,7 +35,7 @@ def check(response: Response, status: int) -> None:
 
 
 @pytest.mark.parametrize("threads", [1, 4])
-def test_ready_is_what_the_board_says(transport: str, threads: int) -> None:
+def test_ready_is_what_the_scoreboard_says(transport: str, threads: int) -> None:
     with serving(Gate(), transport, threads=threads, **PATHS) as server:
         check(ask(server, "/readyz"), 503)
         server.slot.words[READY] = 1

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from penstock.telemetry import scoreboard as board
+from penstock.telemetry import scoreboard
 from support.gil_keeper import KEPT_SECONDS
 from support.server_process import ROOT, ServerProcess
 from support.serving import Gate
@@ -116,11 +116,11 @@ def test_no_client_waits_for_a_request_that_waits_for_the_interpreters_lock() ->
             assert first.read_response().body == b"done"
 
 
-def test_the_board_has_the_layout_that_native_code_writes() -> None:
+def test_the_scoreboard_has_the_layout_that_native_code_writes() -> None:
     with serving(Gate(), "native") as server:
-        layout = server.transport._native.board_layout()  # type: ignore[attr-defined]
+        layout = server.transport._native.scoreboard_layout()  # type: ignore[attr-defined]
     layout["TEXTS"] = tuple(layout["TEXTS"])
     assert len(layout) >= 20
-    assert layout == {name: getattr(board, name) for name in layout}
+    assert layout == {name: getattr(scoreboard, name) for name in layout}
     words = {"STATE", "CONNECTIONS", "ACCEPTING", "POLLED", "STARTED", "WAITING", "ACCEPTED"}
     assert words <= set(layout)

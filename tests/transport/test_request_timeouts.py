@@ -24,7 +24,7 @@ import pytest
 
 import penstock
 from penstock.telemetry.scoreboard import LIVE, READY, SERVING, STATE, STUCK
-from penstock.worker.worker import deadlines as watchdog
+from penstock.worker import deadlines as watchdog
 from support.server_process import ServerProcess
 from support.serving import TEXT, Environ, Gate, connect, eventually, get
 from support.wire import Client

@@ -1,4 +1,4 @@
-"""What a transport writes on the board: what each thread is in, and counts."""
+"""What a transport writes on the scoreboard: what each thread is in, and counts."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from penstock.telemetry.scoreboard import (
     POLLED,
     STARTED,
     WAITING,
-    Board,
+    Scoreboard,
 )
 from support.serving import Environ, Gate, connect, eventually, get
 from support.transports import serving
 from support.wire import Client
 
 
-def test_what_is_with_the_application_is_on_the_board(transport: str) -> None:
+def test_what_is_with_the_application_is_on_the_scoreboard(transport: str) -> None:
     gate = Gate()
     idents: list[int] = []
 
@@ -92,7 +92,7 @@ def test_each_thread_has_a_record_of_its_own(transport: str) -> None:
 
 def test_threads_beyond_the_boards_records_serve_as_well(transport: str) -> None:
     gate = Gate()
-    slot = Board(1, 1).take()
+    slot = Scoreboard(1, 1).take()
     with serving(gate, transport, threads=3, slot=slot) as server:
         clients = [connect(server) for _ in range(3)]
         for client in clients:

@@ -1,4 +1,4 @@
-"""What the watchdog does about calls, on a board that the test writes itself."""
+"""What the watchdog does about calls, on a scoreboard that the test writes itself."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ from penstock.telemetry.scoreboard import (
     STATE,
     STUCK,
     THREAD,
-    Board,
     Record,
     RequestInProgress,
+    Scoreboard,
     Slot,
 )
 from penstock.worker.deadlines import (
@@ -44,7 +44,7 @@ GRACE = 0.1
 
 
 def slot_of(threads: int = 1) -> Slot:
-    slot = Board(1, threads).take()
+    slot = Scoreboard(1, threads).take()
     assert slot is not None
     slot.words[STATE] = SERVING
     slot.words[READY] = 1

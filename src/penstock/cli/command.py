@@ -123,7 +123,7 @@ def _read_settings(typed: CommandLine, environ: dict[str, str], directory: str) 
 def _supervise(launch: Launch, predecessor: Predecessor | None) -> int:
     from penstock.app.loading import parse_spec
     from penstock.listeners import bind_listeners, close_all
-    from penstock.supervisor import Supervisor
+    from penstock.supervisor.supervisor import Supervisor
 
     settings = launch.settings
     parse_spec(launch.application)

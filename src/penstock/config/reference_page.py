@@ -11,8 +11,8 @@ _INTRODUCTION = """\
 # Settings
 
 This page is made from the declarations in `src/penstock/config/settings.py` and
-`src/penstock/config/process_settings.py` by `python -m penstock.config.reference_page`; change them, and not
-this page.
+`src/penstock/config/process_settings.py` by `python -m penstock.config.reference_page`; change
+them, and not this page.
 
 A setting can be given in several places. The first of these wins:
 

@@ -1,4 +1,4 @@
-"""What the supervisor can tell of its workers without asking them: their boards, and what it knows.
+"""What the supervisor knows of its workers without asking them, from the scoreboard and by itself.
 
 That is what makes the answers come when every worker is stuck.
 """
@@ -94,7 +94,7 @@ class Overview:
             "connections": words[CONNECTIONS],
             "waiting": words[WAITING],
             "busy": _busy(worker.slot),
-            "threads": worker.slot.board.threads,
+            "threads": worker.slot.scoreboard.threads,
             "memory": self._resident_memory(worker.pid) if worker.pid else None,
             "beat": round(beat, _DIGITS) if beat is not None else None,
         }

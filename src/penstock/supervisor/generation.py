@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 from penstock.supervisor.worker_process import Stage, WorkerProcess
-from penstock.telemetry.scoreboard import Board, Slot
+from penstock.telemetry.scoreboard import Scoreboard, Slot
 from penstock.worker.channel import Channel
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from penstock.system.privileges import Identity
 
 SPARE_SLOTS = 64
-"""Places on a board beyond two for each worker: for workers that were asked for later (TTIN)."""
+"""Slots on a scoreboard beyond two for each worker: for workers that TTIN adds later."""
 
 HEALTHY_SECONDS = 1.0
 """A worker that has served for so long did not die of how it was started."""
@@ -99,7 +99,7 @@ class Generation:
         """Who the workers are to be."""
         self.because = ""
         """Why there are so many workers, where that was found out."""
-        self.board = Board(2 * wanted + SPARE_SLOTS, settings.threads)
+        self.scoreboard = Scoreboard(2 * wanted + SPARE_SLOTS, settings.threads)
         self.workers: list[WorkerProcess] = []
         self.spawner: Spawner
         self.has_served = False
@@ -139,7 +139,7 @@ class Generation:
 
         ``register`` is called with what is known of it, before its process begins.
         """
-        slot = self.board.take()
+        slot = self.scoreboard.take()
         if slot is None:
             self._logger.error("no room for another worker: %d are there", len(self.workers))
             self.pause()
@@ -148,7 +148,7 @@ class Generation:
             channel, child_channel, dump, child_dump = _open_lines()
         except OSError as error:
             self._logger.error("cannot start a worker: %s", error.strerror)
-            self.board.give_back(slot)
+            self.scoreboard.give_back(slot)
             self.pause()
             return None
         worker = WorkerProcess(number, self.number, slot, channel, dump, self.settings)

@@ -1,6 +1,6 @@
 """Lines of the access log for requests that ended with their worker.
 
-The worker can write none any more: what is known of its requests is on the board.
+The worker can write none any more: what is known of its requests is on the scoreboard.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ GATEWAY_TIMEOUT = 504
 """The status, in the log alone, of a request whose worker was killed because it hung."""
 
 _VERSION = "HTTP/1.1"
-"""A board does not tell the version; clients of 1.0 are few."""
+"""A scoreboard does not tell the version; clients of 1.0 are few."""
 
 
 def log_last_lines(

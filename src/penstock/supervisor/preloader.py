@@ -24,8 +24,8 @@ from penstock.supervisor.generation import Ends, Generation
 from penstock.system.fork_safety import name_survivors, open_descriptors
 from penstock.system.prctl import end_with_parent, outlive_parent
 from penstock.telemetry.error_log import ErrorLog, process_logger
+from penstock.worker import child
 from penstock.worker.channel import Channel, Message
-from penstock.worker.worker import child
 
 if TYPE_CHECKING:
     from wsgiref.types import WSGIApplication
@@ -235,7 +235,7 @@ class _Nurse:
             launch=self._launch,
             generation=generation,
             server=self._server,
-            slot=generation.board.slots[order["slot"]],
+            slot=generation.scoreboard.slots[order["slot"]],
             channel=Channel(socket.socket(fileno=channel)),
             dump=dump,
             load=lambda: self._application,

@@ -479,7 +479,7 @@ class Supervisor:
         """Want so many workers from now on. Raises `ControlError` where there is no room."""
         if self.phase is not Phase.SERVING:
             raise ControlError(f"the server is {self.phase.value}: the number of workers stays")
-        most = len(self.current.board.slots) // 2
+        most = len(self.current.scoreboard.slots) // 2
         if not 1 <= workers <= most:
             raise ControlError(f"{workers} is no number of workers: allowed is 1 to {most}")
         if workers != self.current.wanted:

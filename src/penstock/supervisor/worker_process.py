@@ -194,4 +194,4 @@ class WorkerProcess:
         """Let go of what belongs to it, once it is reaped."""
         self.channel.close()
         os.close(self.dump)
-        self.slot.board.give_back(self.slot)
+        self.slot.scoreboard.give_back(self.slot)

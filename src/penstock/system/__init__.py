@@ -1,1 +1,1 @@
-"""What the server asks of the operating system: control groups, privileges, signals, stacks, systemd."""
+"""What the server asks of the system: control groups, privileges, signals, stacks, systemd."""

@@ -1,8 +1,8 @@
 """What the processes of a server tell one another in shared memory: beats, counts, and requests.
 
-A board is anonymous memory that forked children share: nothing is written to a disk, and it can
-still be read when the worker that wrote it is dead or hangs. There is a slot for each worker, and
-in it a record for each of the worker's threads.
+A scoreboard is anonymous memory that forked children share: nothing is written to a disk, and it
+can still be read when the worker that wrote it is dead or hangs. There is a slot for each worker,
+and in it a record for each of the worker's threads.
 
 Every number is a word of eight bytes in the machine's own order, written by one side alone and in
 one store, so that nobody needs a lock. The native transport writes the same words; the numbers here
@@ -84,7 +84,7 @@ STALE_BEAT_SECONDS = 10.0
 
 @dataclass(frozen=True)
 class RequestInProgress:
-    """A request that is with the application, as a board has it."""
+    """A request that is with the application, as a scoreboard has it."""
 
     thread: int
     """Which of the worker's records holds it, from 0."""
@@ -116,7 +116,7 @@ class RequestInProgress:
         )
 
 
-class Board:
+class Scoreboard:
     """The shared memory of the workers that were started with the same settings."""
 
     def __init__(self, slots: int, threads: int) -> None:
@@ -142,7 +142,7 @@ class Board:
         return None
 
     def in_use(self) -> list[Slot]:
-        """Return the slots that may be in use: few, as a board has room to spare."""
+        """Return the slots that may be in use: few, as a scoreboard has room to spare."""
         return self.slots[: self.slots[0].words[IN_USE]]
 
     def _tell_in_use(self) -> None:
@@ -158,14 +158,14 @@ class Board:
 class Slot:
     """What one worker tells."""
 
-    def __init__(self, board: Board, index: int) -> None:
-        self.board = board
+    def __init__(self, scoreboard: Scoreboard, index: int) -> None:
+        self.scoreboard = scoreboard
         self.index = index
-        begin = index * board.slot_bytes
-        self.bytes = memoryview(board.memory)[begin : begin + board.slot_bytes]
+        begin = index * scoreboard.slot_bytes
+        self.bytes = memoryview(scoreboard.memory)[begin : begin + scoreboard.slot_bytes]
         self.words = self.bytes[: SLOT_WORDS * WORD].cast("Q")
         """The words of the slot, by the names above: ``slot.words[CONNECTIONS]``."""
-        self.records = [Record(self, number) for number in range(board.threads)]
+        self.records = [Record(self, number) for number in range(scoreboard.threads)]
 
     def clear(self) -> None:
         """Set all of it to 0."""

@@ -29,7 +29,7 @@ class Policy:
     """What a transport is told of the server around it, besides its limits."""
 
     slot: Slot
-    """The worker's place on the board, which the transport keeps."""
+    """The worker's place on the scoreboard, which the transport keeps."""
     timeout: float = 0.0
     """Seconds that a call of the application may last; 0 is for ever."""
     timeout_for: Callable[[str], float] | None = None

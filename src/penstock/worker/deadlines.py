@@ -1,8 +1,8 @@
 """Who keeps the deadlines of calls: says what a call hangs in, interrupts it, or gives it up.
 
-The board knows what each thread is in, and until when. At half of a call's time there is a warning
-with the thread's stack; at its deadline `RequestTimeout` is raised in the thread; and where it is
-still in the same call some time after that, nothing but the end of the process can help.
+The scoreboard has what each thread is in, and until when. At half of a call's time there is a
+warning with the thread's stack; at its deadline `RequestTimeout` is raised in the thread; and where
+it is still in the same call some time after that, nothing but the end of the process can help.
 
 The exception must not hit the next request, nor be lost by it. A thread that leaves a call writes
 the record's NUMBER = 0 first, and then looks whether INTERRUPTED is the number of that call; the

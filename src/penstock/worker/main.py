@@ -165,13 +165,13 @@ def shut_down(
         # 1. Have load balancers look elsewhere, for as long as they take to notice. Who supervises
         #    workers has done that already.
         worker.slot.words[READY] = 0
-        if worker.slot.board.is_private:
+        if worker.slot.scoreboard.is_private:
             graceful = _wait_unready(worker, interrupted)
     if graceful:
         # 2. Accept what waits in the listen queues, then no more. Idle connections get a moment
         #    for requests that are under way, and each response says that it is the last.
         limit = settings.graceful_timeout
-        level = logging.INFO if worker.slot.board.is_private else logging.DEBUG
+        level = logging.INFO if worker.slot.scoreboard.is_private else logging.DEBUG
         logger.log(level, "stopping: finishing the requests in progress, for up to %g s", limit)
         worker.drain(hand_over=hand_over)
         # 3. Wait until nothing is in progress, for as long as that may take, or until a second
@@ -192,7 +192,7 @@ def shut_down(
         drained = worker.join(0.2) and not in_progress
     # 5. Write out the logs.
     worker.close_logs()
-    logger.log(logging.INFO if worker.slot.board.is_private else logging.DEBUG, "stopped")
+    logger.log(logging.INFO if worker.slot.scoreboard.is_private else logging.DEBUG, "stopped")
     status = STOPPED if drained or not graceful else CUT_OFF
     # 6. Leave. Threads and exit handlers of the application get a moment, and no more.
     if own_process:

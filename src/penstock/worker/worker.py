@@ -22,8 +22,8 @@ from penstock.telemetry.scoreboard import (
     READY,
     SERVING,
     STATE,
-    Board,
     RequestInProgress,
+    Scoreboard,
     Slot,
 )
 from penstock.telemetry.trace import Trace
@@ -86,8 +86,8 @@ def transport_class(settings: Settings) -> type[PythonTransport] | type[NativeTr
 
 
 def _slot_of_its_own(settings: Settings) -> Slot:
-    slot = Board(1, settings.threads).take()
-    assert slot is not None  # the only one of a new board
+    slot = Scoreboard(1, settings.threads).take()
+    assert slot is not None  # the only one of a new scoreboard
     return slot
 
 
@@ -109,9 +109,9 @@ class Worker:
     ) -> None:
         """Open the logs; ``logger`` is for `ErrorLog`.
 
-        ``slot`` is its place on a board that it shares with others; without one it has a board of
-        its own. ``multiprocess`` tells whether there may be other workers. ``on_stuck`` is
-        `Watchdog`'s. Raises `SettingsError`, and has nothing open then.
+        ``slot`` is its place on a scoreboard that it shares with others; without one it makes a
+        scoreboard for itself. ``multiprocess`` tells whether there may be other workers.
+        ``on_stuck`` is `Watchdog`'s. Raises `SettingsError`, and has nothing open then.
         """
         self.settings = settings
         self.slot = slot if slot is not None else _slot_of_its_own(settings)

@@ -10,8 +10,8 @@ _INTRODUCTION = """\
 # gunicorn's settings, one by one
 
 This page is made from the table in `src/penstock/compat/gunicorn/settings.py` by
-`python -m penstock.compat.gunicorn.reference_page`; change that, and not this page. How the settings are read is
-told in [migrating.md](migrating.md#from-gunicorn).
+`python -m penstock.compat.gunicorn.reference_page`; change that, and not this page. How the
+settings are read is told in [migrating.md](migrating.md#from-gunicorn).
 
 Compared with gunicorn 27.0.1. "Here" is the setting that it becomes, whether it stands in a
 `gunicorn.conf.py` or in `GUNICORN_CMD_ARGS`. A dash means that it has no meaning here, which is

@@ -2,8 +2,8 @@
 
 The kernel wakes them all, and whoever is quickest would take what comes: with connections that are
 kept alive, one worker may then have most of them for good. So each looks at the others' counts on
-the board before it accepts, and leaves newcomers for a moment to one that has fewer. Nobody decides
-for another: were the board wrong, newcomers would come a little later, and none be lost.
+the scoreboard before it accepts, and leaves newcomers for a moment to one that has fewer. No worker
+decides for another: a wrong scoreboard would delay new connections a little, and lose none.
 """
 
 from __future__ import annotations
@@ -35,18 +35,18 @@ On a busy machine, one that is only waiting for a processor takes ten millisecon
 
 
 class Neighbours:
-    """The other workers on the board, as far as they would accept."""
+    """The other workers on the scoreboard, as far as they would accept."""
 
     def __init__(self, slot: Slot) -> None:
         self._slot = slot
-        self.threads = slot.board.threads
+        self.threads = slot.scoreboard.threads
 
     def fewest(self) -> int | None:
         """Return the fewest connections of those that would accept now; None if none would."""
         long_ago = time.monotonic_ns() - RESPONSIVE_NANOSECONDS
         fewest: int | None = None
         own = self._slot
-        for slot in own.board.in_use():
+        for slot in own.scoreboard.in_use():
             words = slot.words
             if slot is own or words[STATE] != SERVING or words[ACCEPTING] != 1:
                 continue

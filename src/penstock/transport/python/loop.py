@@ -93,7 +93,7 @@ class Loop(Shared):
         """``shared`` is what `Shared` takes."""
         super().__init__(**shared)
         self._slot_words = policy.slot.words
-        self.neighbours = Neighbours(policy.slot) if len(policy.slot.board.slots) > 1 else None
+        self.neighbours = Neighbours(policy.slot) if len(policy.slot.scoreboard.slots) > 1 else None
         self.own_answers = OwnAnswers(self, policy)
         self.own_paths = self.own_answers.paths
         self.has_checks = policy.health_path is not None or policy.ready_path is not None
@@ -306,7 +306,7 @@ class Loop(Shared):
                 acceptor.reconsider()
 
     def tell_accepting(self) -> None:
-        """Tell on the board whether a newcomer would be accepted now."""
+        """Tell on the scoreboard whether a newcomer would be accepted now."""
         able = all(acceptor.able for acceptor in self.acceptors)
         self._slot_words[ACCEPTING] = able and not self.draining and not self.full
 

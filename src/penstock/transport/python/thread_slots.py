@@ -1,4 +1,4 @@
-"""What each of the application's threads is in, as the board and the crew see it."""
+"""What each of the application's threads is in, as the scoreboard and the crew see it."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import time
 from itertools import count
 from typing import TYPE_CHECKING
 
-from penstock.telemetry.scoreboard import INTERRUPTED, STARTED, THREAD, Board
+from penstock.telemetry.scoreboard import INTERRUPTED, STARTED, THREAD, Scoreboard
 
 if TYPE_CHECKING:
     import logging
@@ -55,7 +55,7 @@ class Hall:
         records = self._policy.slot.records
         index = next(self._indexes)
         # Whoever comes when all of them are taken writes where nobody reads.
-        record = records[index] if index < len(records) else Board(1, 1).slots[0].records[0]
+        record = records[index] if index < len(records) else Scoreboard(1, 1).slots[0].records[0]
         seat = Seat(record)
         self.seats.append(seat)
         return seat
