@@ -3,12 +3,12 @@
 //! Workers that share listeners are all told of whoever waits. Each accepts in small steps, and
 //! leaves the rest for a moment to those that have fewer connections and look at their sockets.
 
-use crate::board::{ACCEPTING, STARTED};
 use crate::connection::{Connection, NEVER};
 use crate::diary::Entry;
 use crate::hub::Hub;
 use crate::poller::Token;
 use crate::reactor::{Item, Reactor};
+use crate::scoreboard::{ACCEPTING, STARTED};
 use crate::sys::{self, MILLISECOND, Nanos, SECOND};
 use std::os::fd::RawFd;
 use std::sync::Arc;
@@ -120,7 +120,7 @@ impl Sharing {
 
     /// Whether a thread has come free for which nobody was let in yet; then somebody is.
     fn take_freed(&mut self, hub: &Hub) -> bool {
-        let started = hub.board.get(STARTED);
+        let started = hub.scoreboard.get(STARTED);
         let since = self
             .started
             .max(started.saturating_sub(SHARED_BATCH as u64));
@@ -149,7 +149,7 @@ impl Reactor {
     /// Say whether another connection would be accepted.
     pub fn tell_accepting(&self, hub: &Hub) {
         let refuses = hub.draining.get() || self.sharing.all_busy || self.sharing.exhausted;
-        hub.board.set(ACCEPTING, u64::from(!refuses));
+        hub.scoreboard.set(ACCEPTING, u64::from(!refuses));
     }
 
     pub fn pause(&mut self, hub: &Hub, index: usize, time: Nanos) {
@@ -170,7 +170,7 @@ impl Reactor {
 
     /// Accept at most `most` connections; tell whether nobody is left in the queue.
     pub fn accept(&mut self, hub: &Hub, index: usize, most: usize) -> bool {
-        let shares = hub.board.is_shared() && !self.drain_begun;
+        let shares = hub.scoreboard.is_shared() && !self.drain_begun;
         let most = if shares { most.min(self.step()) } else { most };
         let insists = self.sharing.deferrals >= MOST_DEFERRALS;
         for count in 0..most {
@@ -287,7 +287,7 @@ impl Reactor {
             // Who waits can be taken by any worker as long as they wait here. Where none has a thread
             // free, somebody has to answer the checks, and as many may come in as threads have come
             // free: they took what was waiting, and would keep newcomers out for good.
-            if hub.board.fewest_of_others(self.desk.now).is_none()
+            if hub.scoreboard.fewest_of_others(self.desk.now).is_none()
                 && (hub.options.checks.any() || self.sharing.take_freed(hub))
             {
                 return false;
@@ -309,11 +309,11 @@ impl Reactor {
 
     fn has_more_than_others(&self, hub: &Hub) -> bool {
         let own = hub.connection_count() as u64;
-        let others = hub.board.fewest_of_others(self.desk.now);
+        let others = hub.scoreboard.fewest_of_others(self.desk.now);
         others.is_some_and(|fewest| {
             // There is no slack where who is accepted may have to wait for a thread, and would not
             // with the other.
-            let waits = own >= hub.board.threads();
+            let waits = own >= hub.scoreboard.threads();
             let slack = if waits { 0 } else { SLACK };
             own > fewest + slack + fewest / SHARE_OF_SLACK
         })
@@ -331,7 +331,7 @@ impl Reactor {
     /// Keep in mind whether every thread is with the application.
     pub fn note_busy(&mut self, hub: &Hub, all_busy: bool) {
         if std::mem::replace(&mut self.sharing.all_busy, all_busy) != all_busy {
-            self.sharing.started = hub.board.get(STARTED);
+            self.sharing.started = hub.scoreboard.get(STARTED);
             if !all_busy && !self.drain_begun {
                 self.look_at_left(hub);
             }

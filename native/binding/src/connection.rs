@@ -90,7 +90,7 @@ pub struct Connection {
     phase: AtomicU8, // what `Held::phase` is, for whoever only counts
     heavy: AtomicBool,
     gone: AtomicBool,
-    /// The peer as the board has it.
+    /// The peer as the scoreboard has it.
     name: OnceLock<Box<[u8]>>,
     /// What its requests' `penstock.client_gone` is. It refers to the connection weakly.
     pub asker: OnceLock<Py<ClientGone>>,

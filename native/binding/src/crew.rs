@@ -15,12 +15,12 @@
 //!
 //! With one thread there is none of this, but for the watchdog where there are checks to answer.
 
-use crate::board::{STARTED, WAITING};
 use crate::connection::{Body, Connection, Ready, Source};
 use crate::diary::HeadCopy;
 use crate::hub::{Flag, Hub, lock};
 use crate::pace::PathHash;
 use crate::reactor::{Desk, Leader, Reactor, Step};
+use crate::scoreboard::{STARTED, WAITING};
 use crate::seats;
 use crate::sys::Nanos;
 use std::collections::VecDeque;
@@ -159,14 +159,14 @@ impl Crew {
     pub fn take_ready(&self, hub: &Hub) -> Option<Waiting> {
         let mut ready = lock(&self.ready);
         let waiting = ready.pop_front()?;
-        hub.board.set(WAITING, ready.len() as u64);
+        hub.scoreboard.set(WAITING, ready.len() as u64);
         Some(waiting)
     }
 
     fn queue(&self, hub: &Hub, waiting: Waiting) {
         let mut ready = lock(&self.ready);
         ready.push_back(waiting);
-        hub.board.set(WAITING, ready.len() as u64);
+        hub.scoreboard.set(WAITING, ready.len() as u64);
     }
 
     /// Lead with the GIL held; give what comes of it, and the leader's desk, to `with`.
@@ -232,7 +232,7 @@ impl Crew {
     /// Count a request that goes to the application; return which one it is, from 1.
     pub fn count(&self, hub: &Hub) -> u64 {
         let number = self.handed_out.fetch_add(1, Ordering::SeqCst) + 1;
-        hub.board.set(STARTED, number);
+        hub.scoreboard.set(STARTED, number);
         number
     }
 

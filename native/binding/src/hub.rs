@@ -1,12 +1,12 @@
 //! What the threads of one transport share: options, counts, flags, and the connections.
 
-use crate::board::{ACCEPTED, Board, CONNECTIONS};
 use crate::connection::{Connection, Phase};
 use crate::crew::Alarm;
 use crate::diary::Diary;
 use crate::pace::Pace;
 use crate::policy::Checks;
 use crate::poller::{Poller, Token};
+use crate::scoreboard::{ACCEPTED, CONNECTIONS, Scoreboard};
 use crate::sys::{self, Fd, Nanos, Peer};
 use penstock_protocol::{Limits, date};
 use std::io;
@@ -130,7 +130,7 @@ fn slot(token: Token) -> usize {
 
 pub struct Hub {
     pub options: Options,
-    pub board: Board,
+    pub scoreboard: Scoreboard,
     pub poller: Poller,
     pub diary: Diary,
     pub pace: Pace,
@@ -166,10 +166,10 @@ pub struct Hub {
 }
 
 impl Hub {
-    pub fn new(options: Options, board: Board) -> io::Result<Self> {
+    pub fn new(options: Options, scoreboard: Scoreboard) -> io::Result<Self> {
         Ok(Hub {
             options,
-            board,
+            scoreboard,
             poller: Poller::new()?,
             diary: Diary::default(),
             pace: Pace::new(),
@@ -346,8 +346,8 @@ impl Hub {
             *place = Some(Arc::new(connection));
         }
         let connections = self.connections.fetch_add(1, Ordering::Relaxed) + 1;
-        self.board.set(CONNECTIONS, connections);
-        self.board.set(ACCEPTED, number);
+        self.scoreboard.set(CONNECTIONS, connections);
+        self.scoreboard.set(ACCEPTED, number);
     }
 
     /// Let go of a connection that is about to be closed.
@@ -360,7 +360,7 @@ impl Hub {
             {
                 registry.free.push(slot(token) as u32);
                 let connections = self.connections.fetch_sub(1, Ordering::Relaxed) - 1;
-                self.board.set(CONNECTIONS, connections);
+                self.scoreboard.set(CONNECTIONS, connections);
                 self.room_made.set(true);
             }
         }

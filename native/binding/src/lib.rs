@@ -6,7 +6,6 @@
 
 mod accepting;
 mod access_line;
-mod board;
 mod checks;
 mod connection;
 mod crew;
@@ -27,6 +26,7 @@ mod reactor;
 mod reading;
 mod request_id;
 mod response_head;
+mod scoreboard;
 mod scratch;
 mod seats;
 mod spool;

@@ -1,9 +1,9 @@
 //! What a transport is told of the server around it; `penstock.transport.policy` is the reference.
 
-use crate::board::{BEAT, Board, LIVE, READY};
 use crate::environ::whole_path;
 use crate::ffi::latin1;
 use crate::hub::Hub;
+use crate::scoreboard::{BEAT, LIVE, READY, Scoreboard};
 use crate::sys::{self, Nanos, SECOND};
 use crate::teller::Teller;
 use penstock_protocol::Head;
@@ -38,18 +38,18 @@ impl Checks {
             return None;
         }
         if self.health_path.as_deref() == Some(path) {
-            Some(self.is_live(&hub.board))
+            Some(self.is_live(&hub.scoreboard))
         } else if self.ready_path.as_deref() == Some(path) {
-            Some(hub.board.get(READY) == 1 && !hub.draining.get())
+            Some(hub.scoreboard.get(READY) == 1 && !hub.draining.get())
         } else {
             None
         }
     }
 
-    fn is_live(&self, board: &Board) -> bool {
-        let beat = board.get(BEAT);
+    fn is_live(&self, scoreboard: &Scoreboard) -> bool {
+        let beat = scoreboard.get(BEAT);
         let fresh = beat == 0 || sys::monotonic().saturating_sub(beat) < self.stale_beat;
-        board.get(LIVE) == 1 && fresh
+        scoreboard.get(LIVE) == 1 && fresh
     }
 }
 

@@ -4,11 +4,11 @@
 //! when the poll would block, and before work that takes long.
 
 use crate::accepting::{ACCEPT_BATCH, Acceptor, HANDSHAKE, Sharing};
-use crate::board::POLLED;
 use crate::connection::{Connection, Ready, Source};
 use crate::diary::Entry;
 use crate::hub::Hub;
 use crate::poller::{Event, Events, Token};
+use crate::scoreboard::POLLED;
 use crate::sys::{self, MILLISECOND, Nanos};
 use penstock_protocol::{Head, Memory};
 use std::collections::VecDeque;
@@ -193,7 +193,7 @@ impl Reactor {
             _ => self.time_to_wait(hub),
         };
         if timeout != Some(0) {
-            hub.board.note_wait();
+            hub.scoreboard.note_wait();
         }
         // An error here would be a defect of ours: there is nothing that it could tell a client.
         let mut result = hub.poller.wait(&mut self.events, timeout);
@@ -210,7 +210,7 @@ impl Reactor {
         }
         self.desk.now = sys::monotonic();
         self.polled_at = self.desk.now;
-        hub.board.set(POLLED, self.desk.now);
+        hub.scoreboard.set(POLLED, self.desk.now);
         self.desk.late = false;
         self.batch.extend(self.events.take().map(Item::Event));
         self.batch

@@ -1,8 +1,8 @@
-//! What each thread that calls `next` has of its own: a record on the board, and what it is with.
+//! What each thread that calls `next` has of its own: a record on the scoreboard, and what it is with.
 
-use crate::board::{Board, Record, THREAD};
 use crate::exchange::Exchange;
 use crate::hub::lock;
+use crate::scoreboard::{Record, Scoreboard, THREAD};
 use crate::sys;
 use pyo3::prelude::*;
 use std::cell::RefCell;
@@ -28,7 +28,7 @@ pub fn me() -> u64 {
 /// A thread's place.
 pub struct Seat {
     thread: u64,
-    /// On the board; None where there are no more.
+    /// On the scoreboard; None where there are no more.
     pub record: Option<Record>,
     with: Mutex<Option<Py<Exchange>>>,
 }
@@ -55,27 +55,27 @@ impl Seats {
     }
 
     /// The calling thread's; the first that ask have a record.
-    pub fn mine(&self, board: &Board) -> Arc<Seat> {
+    pub fn mine(&self, scoreboard: &Scoreboard) -> Arc<Seat> {
         let known = LAST.with_borrow(|last| match last {
             Some((crew, seat)) if *crew == self.crew => Some(Arc::clone(seat)),
             _ => None,
         });
         known.unwrap_or_else(|| {
-            let seat = self.find(board);
+            let seat = self.find(scoreboard);
             // The last reference to another crew's seat ends outside of the borrow.
             drop(LAST.replace(Some((self.crew, Arc::clone(&seat)))));
             seat
         })
     }
 
-    fn find(&self, board: &Board) -> Arc<Seat> {
+    fn find(&self, scoreboard: &Scoreboard) -> Arc<Seat> {
         let mut all = lock(&self.all);
         if let Some(seat) = all.iter().find(|seat| seat.thread == me()) {
             return Arc::clone(seat);
         }
-        let record = board.record(all.len());
+        let record = scoreboard.record(all.len());
         if let Some(record) = &record {
-            let ident = board.record_word(record, THREAD);
+            let ident = scoreboard.record_word(record, THREAD);
             ident.store(sys::thread_ident(), Ordering::Relaxed);
         }
         let seat = Arc::new(Seat {

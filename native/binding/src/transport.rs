@@ -2,7 +2,6 @@
 
 use crate::accepting::Acceptor;
 use crate::access_line::LineFormat;
-use crate::board::{self, Board};
 use crate::connection::{Body, Connection};
 use crate::crew::{Crew, Turn, Waiting};
 use crate::diary::HeadCopy;
@@ -14,6 +13,7 @@ use crate::pace::PathHash;
 use crate::policy::{Checks, Policy};
 use crate::reactor::{Reactor, Step};
 use crate::request_id::RequestId;
+use crate::scoreboard::{self, Scoreboard};
 use crate::seats::{Seat, Seats};
 use crate::spool::Spool;
 use crate::sys::{self, Nanos, SECOND};
@@ -61,7 +61,7 @@ impl NativeTransport {
         let mut acceptors = Vec::new();
         let mut templates = Vec::new();
         let mut listeners = Vec::new();
-        let board = Board::new(&policy.getattr("slot")?)?;
+        let scoreboard = Scoreboard::new(&policy.getattr("slot")?)?;
         let policy = Policy::new(policy)?;
         for (listener, environ) in endpoints {
             let bound = listener.bind(py);
@@ -72,7 +72,7 @@ impl NativeTransport {
             templates.push(Template::new(py, &environ, unix, policy.limits_calls())?);
             listeners.push(listener);
         }
-        let hub = Hub::new(read_options(options)?, board)?;
+        let hub = Hub::new(read_options(options)?, scoreboard)?;
         let reactor = Reactor::new(&hub, acceptors);
         let log = |name: &str| required(logs, name).map(Bound::unbind);
         let optional = |name: &str| log(name).map(|log| (!log.is_none(py)).then_some(log));
@@ -109,7 +109,7 @@ impl NativeTransport {
         let core = &self.core;
         let (hub, crew) = (&core.hub, &core.crew);
         if hub.abandoned.get() {
-            return Ok(None); // a forked child: the others' locks, requests and board are not its own
+            return Ok(None); // a forked child: the others' locks, requests and scoreboard are not its own
         }
         let seat = core.come_back(py);
         loop {
@@ -228,13 +228,13 @@ impl NativeTransport {
         py.detach(|| core.crew.watch(&core.hub));
     }
 
-    /// The numbers of the board's layout by their names, for a test to compare.
-    fn board_layout<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
+    /// The numbers of the scoreboard's layout by their names, for a test to compare.
+    fn scoreboard_layout<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
         let layout = PyDict::new(py);
-        for (name, number) in board::LAYOUT {
+        for (name, number) in scoreboard::LAYOUT {
             layout.set_item(name, number)?;
         }
-        layout.set_item("TEXTS", board::TEXTS)?;
+        layout.set_item("TEXTS", scoreboard::TEXTS)?;
         Ok(layout)
     }
 
@@ -264,9 +264,9 @@ impl Core {
 
     /// Note that the calling thread is with nothing, and settle what interrupted its last call.
     fn come_back(&self, py: Python<'_>) -> Arc<Seat> {
-        let board = &self.hub.board;
-        let seat = self.seats.mine(board);
-        if seat.record.as_ref().is_some_and(|it| board.end(it)) {
+        let scoreboard = &self.hub.scoreboard;
+        let seat = self.seats.mine(scoreboard);
+        if seat.record.as_ref().is_some_and(|it| scoreboard.end(it)) {
             self.policy.settle(py);
             // What interrupted the call may have come before Python code had the exchange.
             if let Some(left) = seat.keep(None) {
@@ -281,7 +281,7 @@ impl Core {
         let number = self.crew.count(&self.hub);
         seat.keep(Some(exchange.clone_ref(py)));
         if let Some(record) = &seat.record {
-            self.hub.board.begin(record, number);
+            self.hub.scoreboard.begin(record, number);
         }
         if self.hub.options.attended {
             let path = exchange.borrow(py).path;
@@ -400,7 +400,7 @@ impl Core {
         if let Some(record) = &seat.record {
             let (method, target) = (head.method.of(bytes), head.target.of(bytes));
             let texts = [method, connection.name(), id.bytes(), target];
-            self.hub.board.describe(record, texts, since, deadline);
+            self.hub.scoreboard.describe(record, texts, since, deadline);
         }
         let (body, wire) = self.body(py, connection, head, body)?;
         if options.trace {

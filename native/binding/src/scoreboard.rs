@@ -55,13 +55,13 @@ const WAITS: u64 = 1;
 /// A worker that has not looked at its sockets for so long is not counted on to accept.
 const RESPONSIVE: Nanos = 10 * MILLISECOND;
 
-/// Where the record of a thread begins, of the board that gave it out.
+/// Where the record of a thread begins, of the scoreboard that gave it out.
 pub struct Record {
     begin: usize,
 }
 
 /// A worker's slot, and those of its siblings.
-pub struct Board {
+pub struct Scoreboard {
     memory: PyBuffer<u8>,
     slots: usize,
     slot_bytes: usize,
@@ -69,16 +69,16 @@ pub struct Board {
     records: usize,
 }
 
-impl Board {
+impl Scoreboard {
     /// `slot` is a `penstock.telemetry.scoreboard.Slot`.
     pub fn new(slot: &Bound<'_, PyAny>) -> PyResult<Self> {
-        let board = slot.getattr("board")?;
-        let memory = PyBuffer::<u8>::get(&board.getattr("memory")?)?;
-        let this = Board {
-            slots: board.getattr("slots")?.len()?,
-            slot_bytes: board.getattr("slot_bytes")?.extract()?,
+        let scoreboard = slot.getattr("scoreboard")?;
+        let memory = PyBuffer::<u8>::get(&scoreboard.getattr("memory")?)?;
+        let this = Scoreboard {
+            slots: scoreboard.getattr("slots")?.len()?,
+            slot_bytes: scoreboard.getattr("slot_bytes")?.extract()?,
             index: slot.getattr("index")?.extract()?,
-            records: board.getattr("threads")?.extract()?,
+            records: scoreboard.getattr("threads")?.extract()?,
             memory,
         };
         let least = this
@@ -96,7 +96,7 @@ impl Board {
         if sound {
             Ok(this)
         } else {
-            Err(PyValueError::new_err("the board has another layout"))
+            Err(PyValueError::new_err("the scoreboard has another layout"))
         }
     }
 
