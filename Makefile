@@ -77,6 +77,8 @@ docs:
 	mv docs/settings.md.new docs/settings.md
 	"$(BIN)/python" -m penstock.compat.gunicorn.reference_page >docs/gunicorn-settings.md.new
 	mv docs/gunicorn-settings.md.new docs/gunicorn-settings.md
+	"$(BIN)/python" -m penstock.telemetry.messages_page >docs/messages.md.new
+	mv docs/messages.md.new docs/messages.md
 
 # As a user installs it: nothing of the checkout is on the path, nothing of the tools is there.
 # PENSTOCK_NATIVE=require and =skip are for setup.py.

@@ -24,7 +24,7 @@ OPTIONAL = {"penstock.app.file_watcher": {"watchfiles"}}
 PURE = ("penstock.http1", "penstock.wsgi")
 """The packages that know nothing of what is built upon them."""
 
-BENEATH_ALL = {"penstock.errors", "penstock.http1.reason_phrases"}
+BENEATH_ALL = {"penstock.errors", "penstock.messages", "penstock.http1.reason_phrases"}
 """What any module may import, because they import nothing of Penstock."""
 
 TYPES_ONLY = {"penstock.wsgi": {"penstock.transport", "penstock.http1"}}

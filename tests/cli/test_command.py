@@ -425,12 +425,12 @@ def test_faults_44_a_lost_access_log_is_told_when_it_begins_and_counted_at_the_s
 ) -> None:
     with ServerProcess("served:app", "--access-logfile", "/dev/full", cwd=folder) as server:
         assert ask(server, "1") == "1"
-        server.wait_for_line(r"\[WARNING\] lines of the access log are being lost: No space left")
+        server.wait_for_line(r"\[WARNING\] PEN-5010 the access log is losing lines: No space left")
         assert ask(server, "2") == "2"
         assert server.stop() == 0
     lost = [line for line in server.lines if "access log" in line]
     assert len(lost) == 2
-    assert lost[1].endswith("[WARNING] 2 lines of the access log were lost")
+    assert "[WARNING] PEN-5011 the access log has lost lines: 2 in all" in lost[1]
 
 
 # What a server is given

@@ -183,7 +183,7 @@ def test_fault_43_a_directory_for_bodies_that_is_missing_is_told_at_the_start(
 
 def without_loss(lines: LinesSince) -> list[str]:
     """Return the records but for the one that the access log loses lines, whenever it came."""
-    notice = "lines of the access log are being lost"
+    notice = "the access log is losing lines"
     return [record for record in lines.records() if notice not in record]
 
 

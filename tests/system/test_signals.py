@@ -51,7 +51,7 @@ def test_a_log_that_cannot_be_opened_again_goes_on_in_the_old_file(tmp_path: Pat
     folder.mkdir()
     access = folder / "access.log"
     with faulty_server("--access-logfile", str(access)) as server:
-        expected = [r"\[ERROR\] the access log goes on in the old file"]
+        expected = [r"\[ERROR\] PEN-5040 the access log could not be opened again"]
         with unharmed(server, expected, bystander=False):
             folder.rename(tmp_path / "moved")
             server.signal(signal.SIGUSR1)

@@ -226,7 +226,7 @@ def test_faults_44_an_access_log_on_a_full_disk_is_warned_of_once_with_the_reaso
     log = told_log(os.open("/dev/full", os.O_WRONLY), told)
     log.log(transaction())
     assert told.next() == (
-        "WARNING: lines of the access log are being lost: No space left on device "
+        "WARNING: PEN-5010 the access log is losing lines: No space left on device "
         "(setting: access_logfile)"
     )
     log.log(transaction())
@@ -291,7 +291,7 @@ def test_the_next_loss_after_a_recovery_is_warned_of_again(
         target.symlink_to("/dev/full")
         log.reopen()
         log.log(transaction())
-        assert told.next().startswith("WARNING: lines of the access log are being lost")
+        assert told.next().startswith("WARNING: PEN-5010 the access log is losing lines")
         target.unlink()
         log.reopen()
         log.log(transaction())

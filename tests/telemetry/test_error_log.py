@@ -274,8 +274,8 @@ def test_faults_44_with_a_full_disk_records_go_to_stderr_which_is_told_once(path
     logger.error("two")
     notice, one, two = os.read(reader, 4096).decode().splitlines()
     assert notice == (
-        f"penstock: cannot write to {str(path)!r}; logging to standard error until that is"
-        " possible again"
+        f"penstock: PEN-5030 cannot write to {str(path)!r}; logging to standard error until that is"
+        " possible again (setting: error_logfile)"
     )
     assert (one[-3:], two[-3:]) == ("one", "two")
     assert handler.sink.dropped == 2
@@ -283,7 +283,7 @@ def test_faults_44_with_a_full_disk_records_go_to_stderr_which_is_told_once(path
     handler.sink.reopen()
     logger.error("three")
     text = path.read_text()
-    assert text.startswith("penstock: 2 log lines could not be written here\n")
+    assert text.startswith("penstock: PEN-5020 log lines could not be written here: 2\n")
     assert text.endswith("three\n")
     handler.close_sinks()
     assert os.read(reader, 4096) == b""

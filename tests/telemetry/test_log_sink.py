@@ -112,7 +112,9 @@ def test_faults_44_the_first_line_after_an_outage_says_how_many_are_missing(
     assert sink.write("three\n")
     assert sink.write("four\n")
     sink.close()
-    assert target.read_text() == ("penstock: 2 log lines could not be written here\nthree\nfour\n")
+    assert target.read_text() == (
+        "penstock: PEN-5020 log lines could not be written here: 2\nthree\nfour\n"
+    )
     assert sink.dropped == 2
 
 
@@ -139,7 +141,7 @@ def test_faults_44_a_full_pipe_does_not_block_and_its_flags_stay_as_they_were(
     os.read(reader, select.PIPE_BUF)
     assert sink.write("found\n")
     assert os.read(reader, select.PIPE_BUF) == (
-        b"penstock: 1 log line could not be written here\nfound\n"
+        b"penstock: PEN-5020 log lines could not be written here: 1\nfound\n"
     )
 
 
@@ -155,7 +157,7 @@ def test_a_line_that_is_written_in_part_is_completed_before_the_next(
     received = os.read(reader, select.PIPE_BUF)
     assert sink.write("next\n")
     received += os.read(reader, select.PIPE_BUF)
-    notice = "penstock: 2 log lines could not be written here\n"
+    notice = "penstock: PEN-5020 log lines could not be written here: 2\n"
     assert received.decode() == long + notice + "next\n"
     assert sink.dropped == 2
 

@@ -10,6 +10,7 @@ import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from penstock import messages
 from penstock.errors import SettingsError
 from penstock.listeners import Listener, bind_listeners
 from penstock.system.cgroups import Cgroups
@@ -96,7 +97,9 @@ def reopen_log(log: ErrorLog) -> None:
     try:
         log.reopen()
     except OSError as error:
-        log.logger.error("the error log goes on in the old file: %s", error)
+        messages.LOG_FILE_NOT_REOPENED.log(
+            log.logger, kind="error", error=error, setting="error_logfile"
+        )
 
 
 def renew_log(log: ErrorLog, before: Settings, settings: Settings) -> ErrorLog:
@@ -108,7 +111,7 @@ def renew_log(log: ErrorLog, before: Settings, settings: Settings) -> ErrorLog:
     try:
         fresh = ErrorLog(*place, log.logger)
     except SettingsError as error:  # the directory has gone since the workers opened theirs
-        log.logger.error("the supervisor's log goes on as it was: %s", error)
+        messages.SUPERVISOR_LOG_NOT_RENEWED.log(log.logger, error=error)
         return log
     log.close()
     return fresh

@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
+from penstock import messages
 from penstock.errors import SettingsError
 
 if TYPE_CHECKING:
@@ -568,9 +569,7 @@ class AccessLog:
         if reason:
             self._lost_at = now
             if lost_at is None:
-                logger.warning(
-                    "lines of the access log are being lost: %s (setting: access_logfile)", reason
-                )
+                messages.ACCESS_LOG_LINES_LOST.log(logger, reason=reason)
         elif lost_at is not None and now - lost_at >= QUIET_SECONDS:
             self._lost_at = None
             logger.info("the access log is written again")

@@ -12,6 +12,7 @@ import re
 import time
 from typing import Final
 
+from penstock import messages
 from penstock.errors import SettingsError
 from penstock.telemetry.log_sink import LogSink
 
@@ -86,10 +87,8 @@ class SinkHandler(logging.Handler):
         elif self.fallback is not None:
             if not self._fallen_back:
                 self._fallen_back = True
-                self.fallback.write(
-                    f"penstock: cannot write to {self.sink.path!r}; logging to standard error"
-                    " until that is possible again\n"
-                )
+                notice = messages.ERROR_LOG_UNWRITABLE.render(path=self.sink.path)
+                self.fallback.write(f"penstock: {notice}\n")
             self.fallback.write(text)
 
     def handleError(self, record: logging.LogRecord) -> None:

@@ -19,6 +19,7 @@ import weakref
 from collections.abc import Callable
 from typing import Final
 
+from penstock import messages
 from penstock.errors import SettingsError
 
 # Logs name clients and what they asked for: not for everyone on the machine to read.
@@ -33,7 +34,7 @@ _OPEN_FLAGS: Final = os.O_WRONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 
 def dropped_notice(count: int) -> str:
     """Return the line that says that ``count`` lines are missing, as plain text."""
-    return f"penstock: {count} log line{'' if count == 1 else 's'} could not be written here\n"
+    return f"penstock: {messages.LINES_NOT_WRITTEN.render(lines=count)}\n"
 
 
 class LogSink:

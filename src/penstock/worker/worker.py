@@ -10,7 +10,7 @@ import weakref
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from penstock import __version__
+from penstock import __version__, messages
 from penstock.config.settings import chosen_transport
 from penstock.errors import RequestTimeout, SettingsError
 from penstock.http1 import ParserLimits
@@ -243,7 +243,7 @@ class Worker:
         except BaseException:
             # A defect of ours, or memory that ran out in the wrong place. The other
             # connections must not pay for it: the thread goes on, but it does not spin.
-            self.logger.critical("internal error in a serving thread", exc_info=True)
+            messages.SERVING_THREAD_DEFECT.log(self.logger, exc_info=True)
             threading.Event().wait(PAUSE_AFTER_ERROR_SECONDS)
         return False
 
@@ -299,7 +299,9 @@ class Worker:
                     log.reopen()
                     self.logger.debug("the %s log has been opened again", kind)
                 except OSError as error:
-                    self.logger.error("the %s log goes on in the old file: %s", kind, error)
+                    messages.LOG_FILE_NOT_REOPENED.log(
+                        self.logger, kind=kind, error=error, setting=f"{kind}_logfile"
+                    )
 
     def close_logs(self) -> None:
         """Write out what the access log still holds, and tell what it lost; deadlines end here."""
@@ -307,8 +309,7 @@ class Worker:
         if self.access_log is not None:
             self.access_log.close(LOGS_SECONDS)
             if lost := self.access_log.dropped:
-                lines = "line" if lost == 1 else "lines"
-                self.logger.warning("%d %s of the access log were lost", lost, lines)
+                messages.ACCESS_LOG_LINES_LOST_IN_ALL.log(self.logger, lines=lost)
         if self._trace is not None:
             self._trace.close()
 
