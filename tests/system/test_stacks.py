@@ -5,6 +5,8 @@ from __future__ import annotations
 import subprocess
 import sys
 
+import penstock
+from penstock.system.stacks import PACKAGE
 from support.server_process import checkout_environ
 
 DEADLINE = 30.0
@@ -52,3 +54,7 @@ def test_gh106883_a_collection_does_not_stop_the_process_while_stacks_are_taken(
         check=False,
     )
     assert (done.stdout, done.returncode) == ("over\n", 0), done.stderr
+
+
+def test_the_servers_own_code_is_the_whole_package() -> None:
+    assert penstock.__file__ == f"{PACKAGE}__init__.py"

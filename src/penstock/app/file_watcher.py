@@ -19,6 +19,8 @@ from collections.abc import Callable, Iterable, Iterator
 from types import TracebackType
 from typing import Any
 
+from penstock.system.stacks import PACKAGE
+
 State = tuple[int, int, int] | None
 """A file's time of change (ns), size and number (inode); None where there is none.
 
@@ -306,7 +308,7 @@ def _other_peoples_directories() -> tuple[str, ...]:
     kinds = ("stdlib", "platstdlib", "purelib", "platlib")
     found = {sysconfig.get_path(kind) for kind in kinds}
     found |= {path for path in sys.path if os.path.basename(path).endswith("-packages")}
-    found.add(os.path.dirname(os.path.abspath(__file__)))
+    found.add(PACKAGE)
     return tuple(os.path.join(os.path.abspath(path), "") for path in found if path)
 
 

@@ -14,7 +14,7 @@ from typing import Final
 MOST_FRAMES = 50
 """Frames of one stack that are shown, the innermost: what matters is where it stands."""
 
-PACKAGE: Final = os.path.dirname(os.path.abspath(__file__)) + os.sep
+PACKAGE: Final = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
 """What the files of the server's own code begin with."""
 
 THREADING: Final = threading.Thread.start.__code__.co_filename
