@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from penstock.config.settings import native_built
+from penstock.config.checks import native_built
 
 THREADS_END_WITHIN = 10.0
 """Seconds that a test's threads get to end, once the test itself is over."""

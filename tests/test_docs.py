@@ -13,7 +13,7 @@ import pytest
 
 from penstock.cli.arguments import parse_command_line
 from penstock.compat.gunicorn.reference_page import gunicorn_page
-from penstock.compat.gunicorn.settings import GUNICORN_SETTINGS, HOOKS
+from penstock.config.gunicorn_settings import GUNICORN_SETTINGS, HOOKS
 from penstock.config.settings import OPTIONS
 from penstock.control import penstockctl as ctl
 from penstock.control.commands import RequestRow, Status, WorkerRow

@@ -8,8 +8,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from penstock.config.settings import Settings, check_places, chosen_transport, settings_from_kwargs
+from penstock.config.checks import check_places, chosen_transport
+from penstock.config.settings import Settings
+from penstock.config.sources import settings_from_kwargs
 from penstock.listeners import Listener, close_all, open_listeners
+from penstock.telemetry.access_log import compile_format
 from penstock.worker.main import serve_until_stopped
 from penstock.worker.worker import Worker
 
@@ -43,6 +46,7 @@ def serve_application(application: WSGIApplication, by_name: dict[str, object]) 
             "elsewhere use penstock.running()"
         )
     settings = settings_from_kwargs(**by_name)
+    compile_format(settings.access_logformat)
     check_places(settings)
     chosen_transport(settings)
     listeners = open_listeners(settings.bind, settings.backlog)
@@ -62,6 +66,7 @@ def run_in_background(
     settings = settings_from_kwargs(
         **{"bind": ["127.0.0.1:0"], "drain_linger": 0, "access_logfile": None, **by_name}
     )
+    compile_format(settings.access_logformat)
     check_places(settings)
     chosen_transport(settings)
     listeners = open_listeners(settings.bind, settings.backlog)

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from penstock.cli.command import main
-from penstock.config.settings import native_built
+from penstock.config.checks import native_built
 from support.server_process import ServerProcess, checkout_environ, run_penstock
 
 APPLICATION = """

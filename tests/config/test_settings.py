@@ -8,9 +8,11 @@ from pathlib import Path
 
 import pytest
 
+from penstock.cli.settings import load_settings
 from penstock.config import other_servers
 from penstock.config.reference_page import settings_page
-from penstock.config.settings import OPTIONS, Settings, load_settings, settings_from_kwargs
+from penstock.config.settings import OPTIONS, Settings
+from penstock.config.sources import settings_from_kwargs
 from penstock.errors import SettingsError
 
 PAGE = Path(__file__).parents[2] / "docs" / "settings.md"

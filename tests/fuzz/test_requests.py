@@ -17,7 +17,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from penstock.config.settings import native_built
+from penstock.config.checks import native_built
 from support.fuzzing import fuzz
 from support.serving import Environ
 from support.streams import neighbours, places, split, streams

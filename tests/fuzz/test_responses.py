@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from penstock.config.settings import native_built
+from penstock.config.checks import native_built
 from support.behaviours import Application, Behaviour, behaviours, requests_for
 from support.fuzzing import fuzz
 from support.serving import eventually

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from penstock.config.settings import settings_from_kwargs
+from penstock.config.sources import settings_from_kwargs
 from penstock.listeners import Listener, open_listeners
 from penstock.telemetry.access_log import AccessLog
 from penstock.telemetry.log_sink import LogSink

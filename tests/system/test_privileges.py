@@ -13,9 +13,10 @@ from pathlib import Path
 
 import pytest
 
+from penstock.config.identity import identity_of, title_of
 from penstock.config.settings import Settings
 from penstock.errors import SettingsError
-from penstock.system.privileges import Identity, become, identity_of, title_of
+from penstock.system.privileges import Identity, become
 from support.server_process import checkout_environ
 
 NOBODY = pwd.getpwnam("nobody")
@@ -46,7 +47,8 @@ BECOME = """
 import json, os
 from dataclasses import replace
 from penstock.config.settings import Settings
-from penstock.system.privileges import become, identity_of
+from penstock.config.identity import identity_of
+from penstock.system.privileges import become
 home = os.environ.get("HOME")
 become(identity_of(replace(Settings(), user={user!r}, group={group!r})))
 try:
@@ -127,7 +129,8 @@ import os
 from dataclasses import replace
 from penstock.errors import SettingsError
 from penstock.config.settings import Settings
-from penstock.system.privileges import become, identity_of
+from penstock.config.identity import identity_of
+from penstock.system.privileges import become
 if os.geteuid() == 0:
     os.setgroups([]); os.setresgid(4243, 4243, 4243); os.setresuid(4242, 4242, 4242)
 own = replace(Settings(), user=str(os.getuid()), group=str(os.getgid()))

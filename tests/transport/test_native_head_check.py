@@ -8,7 +8,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from penstock.config.settings import native_built
+from penstock.config.checks import native_built
 from penstock.wsgi.headers import check_head
 
 if not native_built():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from penstock.config.settings import settings_from_kwargs
+from penstock.config.sources import settings_from_kwargs
 from penstock.worker.timeouts import REMEMBERED_PATHS, shortest_timeout, timeouts_by_path
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import Any, NoReturn
 
-from penstock.compat.gunicorn.settings import is_our_worker_class
+from penstock.config.gunicorn_settings import is_our_worker_class
 from penstock.config.options import Option, nearest
 from penstock.config.other_servers import GUNICORN_FLAGS, explain, spelt
 from penstock.config.settings import OPTIONS

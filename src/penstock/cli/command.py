@@ -98,13 +98,14 @@ def _run(arguments: Sequence[str]) -> int:
 
 def _read_settings(typed: CommandLine, environ: dict[str, str], directory: str) -> Settings:
     """Return the settings as they are now, and change to the directory that they name."""
-    from penstock.config.settings import (
+    from penstock.cli.settings import load_settings
+    from penstock.config.checks import (
         bad_place,
         check_places,
         chosen_transport,
-        load_settings,
         with_absolute_paths,
     )
+    from penstock.telemetry.access_log import compile_format
 
     on_terminal = sys.stdout is not None and sys.stdout.isatty()
     settings = load_settings(
@@ -115,7 +116,9 @@ def _read_settings(typed: CommandLine, environ: dict[str, str], directory: str) 
     except OSError as error:
         raise bad_place(settings, "chdir", settings.chdir, error.strerror) from None
     settings = with_absolute_paths(_with_warnings(settings))
-    check_places(settings)  # before a slow import
+    # Before a slow import.
+    compile_format(settings.access_logformat)
+    check_places(settings)
     chosen_transport(settings)
     return settings
 
@@ -168,7 +171,8 @@ def _serve(spec: str, settings: Settings) -> int:
 def _check(spec: str, settings: Settings) -> int:
     """Load everything that a start would, but take no address: a server may be running on it."""
     from penstock.app.loading import load_application
-    from penstock.config.settings import OPTIONS, chosen_transport
+    from penstock.config.checks import chosen_transport
+    from penstock.config.settings import OPTIONS
     from penstock.listeners import parse_address
 
     for address in settings.bind:
@@ -224,7 +228,7 @@ def _current_directory() -> str:
 
 
 def _version_text() -> str:
-    from penstock.config.settings import native_built
+    from penstock.config.checks import native_built
 
     version = ".".join(map(str, sys.version_info[:3]))
     transport = "native" if native_built() else "python; native not built"

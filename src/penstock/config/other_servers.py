@@ -2,7 +2,7 @@
 
 For every place that such a name can turn up in: flags, variables, files, programs. In the texts,
 ``{threads}`` stands for a setting of ours, which is spelt as that place has it. gunicorn's own are
-in `penstock.compat.gunicorn.settings`.
+in `penstock.config.gunicorn_settings`.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Final, Literal
 
-from penstock.compat.gunicorn.settings import GUNICORN_SETTINGS, HOOKS
+from penstock.config.gunicorn_settings import GUNICORN_SETTINGS, HOOKS
 from penstock.config.options import Option
 
 Spelling = Literal["name", "variable", "flag"]

@@ -10,9 +10,8 @@ from penstock.config.settings import OPTIONS
 _INTRODUCTION = """\
 # Settings
 
-This page is made from the declarations in `src/penstock/config/settings.py` and
-`src/penstock/config/process_settings.py` by `python -m penstock.config.reference_page`; change
-them, and not this page.
+`make docs` writes this page from the declarations in `src/penstock/config/settings.py`. Change the
+declarations, not this page.
 
 A setting can be given in several places. The first of these wins:
 

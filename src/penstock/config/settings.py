@@ -1,18 +1,15 @@
 """Every setting, declared once: name, type, default, flag, variable, TOML key, help and reason.
 
-What is given first here wins: a flag, ``PENSTOCK_*`` in the environment, ``GUNICORN_CMD_ARGS``, a
-file, a ``gunicorn.conf.py``, a variable that platforms set (``PORT``, ``WEB_CONCURRENCY``,
-``SCRIPT_NAME``), the default. Sockets handed over by systemd replace ``bind``.
-`penstock.config.reference_page` prints the reference page.
+A setting costs its declaration here, in the order of ``--help`` and of docs/settings.md, and the
+code that reads it. Flag, variable, TOML key, help text, validation, the list of ``--check`` and the
+page come from the declaration; `make docs` writes the page.
 """
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, replace
-from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from penstock.config.options import (
     SWITCH,
@@ -22,30 +19,19 @@ from penstock.config.options import (
     duration,
     integer,
     listing,
+    memory_bound,
     mode_mask,
     option,
     optional,
     size,
     text,
+    word_or,
 )
-from penstock.config.process_settings import SECTIONS, ProcessSettings
-from penstock.config.sources import (
-    Given,
-    add_passed_sockets,
-    add_platform_variables,
-    convert,
-    from_file,
-    from_variables,
-    unknown,
-)
-from penstock.errors import SettingsError
-
-if TYPE_CHECKING:
-    from penstock.compat.gunicorn.hooks import Hooks
 
 DEFAULT_BIND = ("127.0.0.1:8000",)
 
 _DAY = 86400.0
+_YEAR = 365 * _DAY
 _TRANSPORTS: Kind[Literal["auto", "native", "python"]] = choice("auto", "native", "python")
 _HEADER_MAPS: Kind[Literal["drop", "refuse", "dangerous"]] = choice("drop", "refuse", "dangerous")
 _LOG_LEVELS: Kind[Literal["debug", "info", "warning", "error", "critical"]] = choice(
@@ -64,14 +50,28 @@ _LOG_FORMAT = text("combined, json or a template such as '%(h)s %(r)s'", "FORMAT
 _SERVER_NAME = text("printable ASCII, or nothing", "TEXT", r"(?:[!-~](?:[ -~]*[!-~])?)?")
 _PREFIX = text("nothing, or a path that begins with / and does not end with it", "PATH",
                r"(?:(?:/[^/\0\r\n?#]+)+)?")  # fmt: skip
+_AUTO: Literal["auto"] = "auto"
+_WORKERS: Kind[int | Literal["auto"]] = word_or(_AUTO, integer(1, 1000))
+_URL_PATH = text("a path of URLs such as /healthz", "PATH", r"/[!-~]*")
+_ACCOUNT = text("a name or a number", "NAME", r"[^\0\n:/,]+")
+_TITLE = text("a name", "NAME", r"[^\0\n]+")
+_PATH_TIMEOUT = text(
+    "PATTERN=TIME such as /reports/*=5m", "PATTERN=TIME",
+    r"/[^\0\r\n=,]*=[ ]?[0-9]+(?:\.[0-9]+)?[ ]?(?:ms|s|m|h)?",
+)  # fmt: skip
+_CONTROL = text("auto, off, @NAME or a path", "ADDRESS", r"[^\0\r\n]+")
+_ADMIN = text("host:port, [::1]:port or unix:PATH", "ADDRESS", r"[^\s\0,]+")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Settings(ProcessSettings):
-    """The server's settings, checked and complete. Made by `load_settings` and the like.
+class Settings:
+    """The server's settings, checked and complete.
 
-    Sizes are bytes, times are seconds. Building one directly checks nothing; tests may.
+    `penstock.cli.settings` makes those of the command, `penstock.config.sources` those of a Python
+    program. Sizes are bytes, times are seconds. Building one directly checks nothing; tests may.
     """
+
+    # -- Listening ---------------------------------------------------------------------------------
 
     bind: tuple[str, ...] = option(
         listing(_ADDRESS, least=1),
@@ -91,6 +91,41 @@ class Settings(ProcessSettings):
         help="Connections that may wait in the kernel to be accepted.",
         reason="Room for a burst; the kernel lowers it to net.core.somaxconn.",
     )
+
+    # -- Workers and threads -----------------------------------------------------------------------
+
+    workers: int | Literal["auto"] = option(
+        _WORKERS,
+        1,
+        section="Workers and threads",
+        extra_flags=("-w",),
+        platform_variable="WEB_CONCURRENCY",
+        command_only=True,
+        also_called=("processes",),
+        help="Worker processes; auto takes as many as the container's CPU and memory allow.",
+        reason="One serves most applications, and a number must not depend on the machine unasked.",
+    )
+    supervisor: bool = option(
+        SWITCH,
+        True,
+        section="Workers and threads",
+        command_only=True,
+        also_called=("master",),
+        help="Whether a process of its own looks after the workers.",
+        off_help="Serve in the one process that was started: nothing heals, reloads or recycles.",
+        reason="A crash heals, and a reload loses nothing, even with one worker.",
+    )
+    preload: bool = option(
+        SWITCH,
+        False,
+        section="Workers and threads",
+        command_only=True,
+        also_called=("preload_app",),
+        help="Load the application once, before the workers are forked, which then share memory.",
+        off_help="Have each worker load the application itself.",
+        reason="Threads, sockets and locks that an application makes while it is imported do not "
+        "survive a fork.",
+    )
     transport: Literal["auto", "native", "python"] = option(
         _TRANSPORTS,
         "auto",
@@ -107,6 +142,92 @@ class Settings(ProcessSettings):
         help="Requests that the application handles at the same time.",
         reason="One blocked request stalls nobody, and few applications need more per core.",
     )
+
+    # -- Life cycle --------------------------------------------------------------------------------
+
+    boot_timeout: float = option(
+        duration(0.1, _DAY),
+        60.0,
+        section="Life cycle",
+        command_only=True,
+        help="Time for a new worker to load the application and be ready.",
+        reason="Large applications take some ten seconds to import, and a hung one must be told.",
+    )
+    shutdown_delay: float = option(
+        duration(0, _DAY),
+        0.0,
+        section="Life cycle",
+        help="Time for which to go on accepting, with readiness negative, when told to stop.",
+        reason="Nothing is in front that would have to notice; behind a load balancer that goes "
+        "on sending for a while, set it to that while.",
+    )
+    max_requests: int = option(
+        integer(0, 1 << 53),
+        0,
+        section="Life cycle",
+        command_only=True,
+        help="Requests after which a worker is replaced; 0 means never.",
+        reason="An application that does not leak needs no new process.",
+    )
+    max_requests_jitter: int = option(
+        integer(0, 1 << 53),
+        0,
+        section="Life cycle",
+        command_only=True,
+        also_called=("max_requests_delta",),
+        help="Up to so many requests more, at random, so that workers are not replaced together.",
+        reason="Of no use without max_requests; workers are replaced one at a time in any case.",
+    )
+    max_age: float = option(
+        duration(0, _YEAR),
+        0.0,
+        section="Life cycle",
+        command_only=True,
+        also_called=("max_worker_lifetime", "workers_lifetime"),
+        help="Age at which a worker is replaced; 0 means never.",
+        reason="An application that does not leak needs no new process.",
+    )
+    max_age_jitter: float = option(
+        duration(0, _YEAR),
+        0.0,
+        section="Life cycle",
+        command_only=True,
+        help="Up to so much time more, at random.",
+        reason="Of no use without max_age; workers are replaced one at a time in any case.",
+    )
+    max_memory: int | float | None = option(
+        optional(memory_bound(), "none"),
+        None,
+        section="Life cycle",
+        command_only=True,
+        also_called=("reload_on_rss", "workers_max_rss"),
+        help="Resident memory at which a worker is replaced: a size, or a share of the "
+        "container's limit such as 40%.",
+        reason="What is too much depends on the application.",
+    )
+    reload: bool = option(
+        SWITCH,
+        False,
+        section="Life cycle",
+        command_only=True,
+        also_called=("py_autoreload", "autoreload"),
+        help="Reload when a file of the application changes: for development.",
+        reason="It watches files all the time, and a half-written edit must not reach production.",
+    )
+    reload_extra_file: tuple[str, ...] = option(
+        listing(_PATH),
+        (),
+        section="Life cycle",
+        repeatable=True,
+        command_only=True,
+        also_called=("reload_extra_files", "touch_reload"),
+        help="Another file, or pattern of files, that --reload watches; may be given several "
+        "times.",
+        reason="What is imported is watched already.",
+    )
+
+    # -- Application -------------------------------------------------------------------------------
+
     stream_requests: bool = option(
         SWITCH,
         False,
@@ -169,6 +290,9 @@ class Settings(ProcessSettings):
         help="Mask for the modes of new files and unix sockets: 022 is octal, 18 is decimal.",
         reason="Whoever starts the process has chosen one already.",
     )
+
+    # -- Limits ------------------------------------------------------------------------------------
+
     limit_request_line: int = option(
         size(64, 1 << 20),
         8190,
@@ -247,6 +371,34 @@ class Settings(ProcessSettings):
         help="Directory for the temporary files of long request bodies.",
         reason="The system's own, which TMPDIR can change.",
     )
+
+    # -- Deadlines ---------------------------------------------------------------------------------
+
+    timeout: float = option(
+        duration(0, _DAY),
+        30.0,
+        section="Deadlines",
+        extra_flags=("-t",),
+        also_called=("harakiri", "request_timeout"),
+        help="Time for one call of the application; then it is ended, with 504. 0 means none.",
+        reason="Nobody waits longer for a page, and what hangs must be named.",
+    )
+    timeout_for: tuple[str, ...] = option(
+        listing(_PATH_TIMEOUT),
+        (),
+        section="Deadlines",
+        repeatable=True,
+        help="The timeout of paths that match a pattern, as in '/reports/*=5m'; the first that "
+        "matches counts; may be given several times.",
+        reason="Exceptions are the application's to know.",
+    )
+    timeout_grace: float = option(
+        duration(0.1, _DAY),
+        5.0,
+        section="Deadlines",
+        help="Time for a call to end after its timeout, before its worker is replaced.",
+        reason="Enough to roll a transaction back.",
+    )
     header_timeout: float = option(
         duration(0.1, _DAY),
         30.0,
@@ -299,6 +451,9 @@ class Settings(ProcessSettings):
         help="Time for which a stopping server answers requests that were on their way.",
         reason="A request needs a round trip to cross with the news that its connection ends.",
     )
+
+    # -- Requests and responses --------------------------------------------------------------------
+
     header_map: Literal["drop", "refuse", "dangerous"] = option(
         _HEADER_MAPS,
         "drop",
@@ -315,6 +470,87 @@ class Settings(ProcessSettings):
         help="What the Server field says where the application sets none; empty text sends none.",
         reason="Names the product and, as RFC 9110 section 10.2.4 advises, not its version.",
     )
+
+    # -- Control and health ------------------------------------------------------------------------
+
+    health_path: str | None = option(
+        optional(_URL_PATH, "none"),
+        None,
+        section="Control and health",
+        help="Path that the server itself answers with 200 while something moves, else with 503.",
+        reason="Every path is the application's until you say otherwise.",
+    )
+    ready_path: str | None = option(
+        optional(_URL_PATH, "none"),
+        None,
+        section="Control and health",
+        help="Path that the server itself answers with 200 while it wants requests, else with 503.",
+        reason="Every path is the application's until you say otherwise.",
+    )
+    admin: str | None = option(
+        optional(_ADMIN, "none"),
+        None,
+        section="Control and health",
+        command_only=True,
+        help="Address on which the supervisor answers /healthz and /readyz.",
+        reason="No port is opened that nobody asked for.",
+    )
+    control: str = option(
+        _CONTROL,
+        "auto",
+        section="Control and health",
+        command_only=True,
+        also_called=("control_socket", "stats"),
+        help="Where penstockctl reaches the server: auto is an abstract unix socket, for the same "
+        "user and root alone; @NAME names one; off is none.",
+        reason="Nothing is written to disk, and nobody else can reach it.",
+    )
+
+    # -- Identity ----------------------------------------------------------------------------------
+
+    user: str | None = option(
+        optional(_ACCOUNT, "unchanged"),
+        None,
+        section="Identity",
+        extra_flags=("-u",),
+        command_only=True,
+        also_called=("uid",),
+        help="User that workers run as, with that user's groups.",
+        reason="Whoever starts the server has chosen one already.",
+    )
+    group: str | None = option(
+        optional(_ACCOUNT, "unchanged"),
+        None,
+        section="Identity",
+        extra_flags=("-g",),
+        command_only=True,
+        also_called=("gid",),
+        help="Group that workers run as.",
+        reason="The user's own.",
+    )
+    pid: str | None = option(
+        optional(_PATH, "none"),
+        None,
+        section="Identity",
+        extra_flags=("-p",),
+        command_only=True,
+        also_called=("pidfile",),
+        help="File to write the supervisor's process id to.",
+        reason="Process managers know it without a file.",
+    )
+    name: str | None = option(
+        optional(_TITLE, "none"),
+        None,
+        section="Identity",
+        extra_flags=("-n",),
+        command_only=True,
+        also_called=("proc_name", "procname"),
+        help="Name in the titles of processes (where the package setproctitle is installed).",
+        reason="The application's own name.",
+    )
+
+    # -- Logs --------------------------------------------------------------------------------------
+
     access_logfile: str | None = option(
         optional(_LOG_FILE, "none"),
         None,
@@ -365,8 +601,12 @@ class Settings(ProcessSettings):
     """What was read of gunicorn's, one line each."""
     application: str | None = field(default=None, compare=False, repr=False)
     """What a gunicorn.conf.py has as ``wsgi_app``: counts where none is typed."""
-    hooks: Hooks | None = field(default=None, compare=False, repr=False)
-    """The hooks of a gunicorn.conf.py, if it has any."""
+    hooks: Mapping[str, Callable[..., object]] = field(
+        default_factory=dict, compare=False, repr=False
+    )
+    """The hooks that a gunicorn.conf.py defines, by name."""
+    gunicorn: Mapping[str, object] = field(default_factory=dict, compare=False, repr=False)
+    """The settings of a gunicorn.conf.py as it has them, by gunicorn's names."""
 
     def source_of(self, name: str) -> str:
         """Return where a setting came from: ``--threads``, ``penstock.toml:threads``..."""
@@ -375,155 +615,7 @@ class Settings(ProcessSettings):
 
 OPTIONS: dict[str, Option] = {
     declared.name: replace(declared.metadata["option"], name=declared.name)
-    for declared in sorted(
-        (declared for declared in fields(Settings) if "option" in declared.metadata),
-        key=lambda declared: SECTIONS.index(declared.metadata["option"].section),
-    )
+    for declared in fields(Settings)
+    if "option" in declared.metadata
 }
-"""Every option by its name, in the order of the reference page."""
-
-
-def load_settings(
-    flags: Mapping[str, object],
-    environ: Mapping[str, str],
-    cwd: str | Path,
-    config_file: str | Path | None = None,
-    *,
-    on_terminal: bool = False,
-) -> Settings:
-    """Return the settings of the command, from every place that can give one.
-
-    ``flags`` holds, by the setting's name, what was typed: text, a list of text for repeatable
-    flags, a bool for switches. ``config_file`` is read in the place of the files in ``cwd``.
-    ``on_terminal`` tells whether standard output is a terminal. Raises `SettingsError`.
-    """
-    warnings: list[str] = []
-    given: Given = {name: (value, OPTIONS[name].flag) for name, value in flags.items()}
-    from penstock.compat.gunicorn.config import from_gunicorn, is_python
-
-    theirs = from_gunicorn(
-        OPTIONS, environ, Path(cwd), None if config_file is None else str(config_file)
-    )
-    layers = [from_variables(OPTIONS, environ), theirs.arguments]
-    if theirs.config is None or not is_python(theirs.config):
-        layers.append(from_file(OPTIONS, Path(cwd), theirs.config, warnings))
-    for layer in (*layers, theirs.file):
-        for name, entry in layer.items():
-            given.setdefault(name, entry)
-    warnings += theirs.warnings
-    add_platform_variables(OPTIONS, given, environ)
-    add_passed_sockets(given, environ, warnings)
-    if on_terminal:
-        given.setdefault("access_logfile", ("-", "default on a terminal"))
-    return replace(
-        _build(given, warnings),
-        notes=tuple(theirs.notes),
-        application=theirs.application,
-        hooks=theirs.hooks,
-    )
-
-
-def settings_from_kwargs(**by_name: object) -> Settings:
-    """Return the settings that a Python program gives by name, checked as the command's are.
-
-    A program says all it wants itself: no file and no variable is read, and without
-    ``access_logfile`` no request is logged. What concerns the whole process (``chdir``,
-    ``pythonpath``, ``env``, ``umask``) belongs to the program, and is refused. Raises
-    `SettingsError`.
-    """
-    for name in by_name:
-        if name not in OPTIONS:
-            raise unknown(f"setting {name!r}", name, OPTIONS, "name")
-        if OPTIONS[name].command_only:
-            raise SettingsError(f"{name} is a setting of the penstock command, not of a program")
-    given: Given = {name: (value, f"argument {name}") for name, value in by_name.items()}
-    return with_absolute_paths(_build(given, []))
-
-
-def with_absolute_paths(settings: Settings) -> Settings:
-    """Return settings whose paths stay the same when the application changes the directory."""
-    paths = {
-        name: os.path.abspath(path)
-        for name in ("temp_dir", "access_logfile", "error_logfile")
-        if (path := getattr(settings, name)) not in (None, "-")
-    }
-    return replace(settings, **paths)
-
-
-def check_places(settings: Settings) -> None:
-    """Raise `SettingsError` for directories that are missing, and a format that cannot be.
-
-    The paths are absolute already.
-    """
-    from penstock.telemetry.access_log import compile_format
-
-    compile_format(settings.access_logformat)
-    if settings.temp_dir is not None:
-        from tempfile import TemporaryFile
-
-        try:
-            TemporaryFile(dir=settings.temp_dir).close()
-        except OSError as error:
-            raise bad_place(settings, "temp_dir", settings.temp_dir, error.strerror) from None
-    for name in ("access_logfile", "error_logfile"):
-        path = getattr(settings, name)
-        if path in (None, "-"):
-            continue
-        if not os.path.isdir(os.path.dirname(path)):
-            raise bad_place(settings, name, path, "its directory does not exist")
-        if os.path.isdir(path):
-            raise bad_place(settings, name, path, "is a directory")
-
-
-def bad_place(settings: Settings, name: str, path: str, reason: str | None) -> SettingsError:
-    """Return the error for a path that cannot be used for the setting ``name``."""
-    source = settings.source_of(name)
-    return SettingsError(f"bad value {path!r} for {name} (from {source}): {reason}")
-
-
-def native_built() -> bool:
-    """Tell whether this installation has the native transport."""
-    from importlib.util import find_spec
-
-    return find_spec("penstock._native") is not None
-
-
-def chosen_transport(settings: Settings) -> Literal["native", "python"]:
-    """Return the transport to use; raises `SettingsError` for one that is not built."""
-    if settings.transport == "native" and not native_built():
-        source = settings.source_of("transport")
-        raise SettingsError(
-            f"transport is native (from {source}), which this installation lacks: allowed are auto "
-            "and python, or install anew with cargo on PATH and PENSTOCK_NATIVE=require"
-        )
-    return "native" if settings.transport != "python" and native_built() else "python"
-
-
-def _build(given: Given, warnings: Iterable[str]) -> Settings:
-    values = {name: convert(OPTIONS[name], *entry) for name, entry in given.items()}
-    sources = {name: source for name, (_, source) in given.items()}
-    settings = Settings(**values, sources=sources, warnings=tuple(warnings))
-    _check_possible(settings)
-    return settings
-
-
-def _check_possible(settings: Settings) -> None:
-    """Refuse what is allowed one by one, and impossible together."""
-
-    def shown(name: str) -> str:
-        value = OPTIONS[name].kind.show(getattr(settings, name))
-        return f"{name} ({value} from {settings.source_of(name)})"
-
-    for process in ("workers", "preload", "reload", "max_requests", "max_age", "max_memory"):
-        if not settings.supervisor and getattr(settings, process) != OPTIONS[process].default:
-            raise SettingsError(f"{shown(process)} needs a supervisor, and {shown('supervisor')}")
-    if settings.preload and settings.reload:
-        raise SettingsError(f"{shown('preload')} and {shown('reload')} exclude each other")
-    for part in ("limit_request_line", "limit_request_field_size"):
-        if getattr(settings, part) > settings.limit_request_head:
-            raise SettingsError(f"{shown(part)} is more than {shown('limit_request_head')}")
-    if "drain_linger" in settings.sources and settings.drain_linger > settings.graceful_timeout:
-        raise SettingsError(f"{shown('drain_linger')} is more than {shown('graceful_timeout')}")
-    for address in settings.bind:
-        if settings.bind.count(address) > 1 and not address.endswith(":0"):
-            raise SettingsError(f"{shown('bind')} has {address} twice")
+"""Every option by its name, in the order of ``--help`` and of the reference page."""

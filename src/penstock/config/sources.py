@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from penstock.config.checks import check_possible, with_absolute_paths
 from penstock.config.options import Option, integer, nearest
 from penstock.config.other_servers import Spelling, explain
+from penstock.config.settings import OPTIONS, Settings
 from penstock.errors import SettingsError
 
 Options = Mapping[str, Option]
@@ -107,6 +109,32 @@ def add_passed_sockets(given: Given, environ: Mapping[str, str], warnings: list[
         warnings.append(f"the sockets of LISTEN_FDS replace bind (from {given['bind'][1]})")
     passed = range(FIRST_PASSED_DESCRIPTOR, FIRST_PASSED_DESCRIPTOR + count)
     given["bind"] = ([f"fd://{descriptor}" for descriptor in passed], "LISTEN_FDS")
+
+
+def settings_from_kwargs(**by_name: object) -> Settings:
+    """Return the settings that a Python program gives by name, checked as the command's are.
+
+    A program says all it wants itself: no file and no variable is read, and without
+    ``access_logfile`` no request is logged. What concerns the whole process (``chdir``,
+    ``pythonpath``, ``env``, ``umask``) belongs to the program, and is refused. Raises
+    `SettingsError`.
+    """
+    for name in by_name:
+        if name not in OPTIONS:
+            raise unknown(f"setting {name!r}", name, OPTIONS, "name")
+        if OPTIONS[name].command_only:
+            raise SettingsError(f"{name} is a setting of the penstock command, not of a program")
+    given: Given = {name: (value, f"argument {name}") for name, value in by_name.items()}
+    return with_absolute_paths(build(given, []))
+
+
+def build(given: Given, warnings: Iterable[str]) -> Settings:
+    """Return settings from what was given, converted and checked. Raises `SettingsError`."""
+    values = {name: convert(OPTIONS[name], *entry) for name, entry in given.items()}
+    sources = {name: source for name, (_, source) in given.items()}
+    settings = Settings(**values, sources=sources, warnings=tuple(warnings))
+    check_possible(settings)
+    return settings
 
 
 def convert(option: Option, value: object, source: str) -> Any:

@@ -12,7 +12,7 @@ from enum import Enum
 from typing import TYPE_CHECKING, Protocol
 
 from penstock import __version__
-from penstock.config.settings import chosen_transport
+from penstock.config.checks import chosen_transport
 from penstock.control.commands import (
     Answer,
     ControlError,

@@ -6,6 +6,7 @@ import logging
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
+from penstock.config.identity import identity_of
 from penstock.config.worker_count import count_workers
 from penstock.supervisor.forker import Forker
 from penstock.supervisor.generation import Generation
@@ -13,7 +14,6 @@ from penstock.supervisor.hooks import ServerHooks
 from penstock.supervisor.preloader import Nursery
 from penstock.system.cgroups import Cgroups
 from penstock.system.prctl import adopt_orphans
-from penstock.system.privileges import identity_of
 from penstock.worker.channel import Message
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from penstock.compat.gunicorn.hooks import Hooks, Server, WorkerOfServer
-from penstock.system.privileges import title_of
+from penstock.config.identity import title_of
 
 if TYPE_CHECKING:
     from penstock.config.settings import Settings
@@ -33,7 +33,7 @@ class ServerHooks:
 
     def use(self, settings: Settings, listeners: Sequence[Listener]) -> None:
         """Take the hooks of other settings from now on."""
-        self._hooks = settings.hooks or Hooks()
+        self._hooks = Hooks(settings.hooks, settings.gunicorn)
         self.server.cfg = self._hooks.config(settings)
         self.server.address = [listener.name for listener in listeners]
         self.server.proc_name = title_of(settings, self._application)

@@ -5,9 +5,10 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING
 
+from penstock.config.identity import title_of
 from penstock.errors import PenstockError
 from penstock.system.pid_file import PidFile
-from penstock.system.privileges import set_title, title_of
+from penstock.system.privileges import set_title
 from penstock.system.systemd import Notifier
 
 if TYPE_CHECKING:

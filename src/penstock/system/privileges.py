@@ -7,23 +7,15 @@ USER and LOGNAME are left as they are, as gunicorn leaves them; ``--env`` sets t
 
 from __future__ import annotations
 
-import grp
 import importlib
 import os
-import pwd
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from penstock.errors import SettingsError
 
-if TYPE_CHECKING:
-    from penstock.config.settings import Settings
-
 # Bits of CapEff in /proc/PID/status; capabilities(7).
-_CAP_SETGID = 1 << 6
-_CAP_SETUID = 1 << 7
-
-_LARGEST_ID = (1 << 32) - 2  # the one above it means "leave it alone" to the kernel
+CAP_SETGID = 1 << 6
+CAP_SETUID = 1 << 7
 
 
 @dataclass(frozen=True)
@@ -48,25 +40,6 @@ class Identity:
         os.chown(path, self.uid, self.gid)
 
 
-def identity_of(settings: Settings) -> Identity | None:
-    """Return who workers are to be; None where the settings leave it alone.
-
-    Raises `SettingsError` for names that there are not, and for what this process may not become.
-    """
-    if settings.user is None and settings.group is None:
-        return None
-    uid, account = _user(settings)
-    gid = _group(settings, account)
-    if account is not None:
-        # What the user may read by way of another group, as after a login.
-        groups = tuple(sorted(set(os.getgrouplist(account.pw_name, gid))))
-    else:
-        groups = (gid,)
-    identity = Identity(uid, gid, groups)
-    _check_allowed(settings, identity)
-    return identity
-
-
 def become(identity: Identity) -> None:
     """Give this process, and all that it forks, an identity; raises `SettingsError`.
 
@@ -75,7 +48,7 @@ def become(identity: Identity) -> None:
     if identity.is_current():
         return
     try:
-        if os.geteuid() == 0 or _capabilities() & _CAP_SETGID:
+        if os.geteuid() == 0 or capabilities() & CAP_SETGID:
             os.setgroups(identity.groups)
         os.setresgid(identity.gid, identity.gid, identity.gid)
         os.setresuid(identity.uid, identity.uid, identity.uid)
@@ -92,11 +65,6 @@ def become(identity: Identity) -> None:
         )
 
 
-def title_of(settings: Settings, application: str) -> str:
-    """Return the name for titles: that of the settings, or the application's as it was typed."""
-    return settings.name if settings.name is not None else application
-
-
 def set_title(role: str, name: str) -> bool:
     """Call this process ``penstock: ROLE [NAME]`` where the package setproctitle is installed.
 
@@ -109,54 +77,7 @@ def set_title(role: str, name: str) -> bool:
     return True
 
 
-def _user(settings: Settings) -> tuple[int, pwd.struct_passwd | None]:
-    """Return the number of the user, and the entry of the database where there is one."""
-    name = settings.user
-    if name is None:
-        return os.geteuid(), None
-    try:
-        account = pwd.getpwnam(name)
-    except KeyError:
-        if not _is_number(name):
-            raise _wrong(settings, "user", "there is no such user") from None
-        try:
-            account = pwd.getpwuid(int(name))
-        except KeyError:
-            return int(name), None
-    return account.pw_uid, account
-
-
-def _group(settings: Settings, account: pwd.struct_passwd | None) -> int:
-    name = settings.group
-    if name is not None:
-        try:
-            return grp.getgrnam(name).gr_gid
-        except KeyError:
-            if not _is_number(name):
-                raise _wrong(settings, "group", "there is no such group") from None
-            return int(name)
-    if account is not None:
-        return account.pw_gid
-    # Otherwise it would keep the group of root.
-    raise _wrong(
-        settings, "user", "the system has no entry for it, so that its group is not known: set "
-        "group as well",
-    )  # fmt: skip
-
-
-def _check_allowed(settings: Settings, identity: Identity) -> None:
-    if identity.is_current() or os.geteuid() == 0:
-        return
-    capabilities = _capabilities()
-    uid_allowed = identity.uid == os.geteuid() or capabilities & _CAP_SETUID
-    gid_allowed = identity.gid == os.getegid() or capabilities & _CAP_SETGID
-    for name, allowed in (("user", uid_allowed), ("group", gid_allowed)):
-        if not allowed:
-            given = name if getattr(settings, name) is not None else "user"
-            raise _wrong(settings, given, "only root may change to it; start as root, or as it")
-
-
-def _capabilities() -> int:
+def capabilities() -> int:
     """Return the effective capabilities of this process; 0 where the system does not tell."""
     try:
         with open("/proc/self/status", "rb") as status:
@@ -166,12 +87,3 @@ def _capabilities() -> int:
     except (OSError, ValueError, IndexError):
         pass
     return 0
-
-
-def _is_number(name: str) -> bool:
-    return name.isascii() and name.isdigit() and len(name) <= 10 and int(name) <= _LARGEST_ID
-
-
-def _wrong(settings: Settings, name: str, reason: str) -> SettingsError:
-    value, source = getattr(settings, name), settings.source_of(name)
-    return SettingsError(f"bad value {value!r} for {name} (from {source}): {reason}")

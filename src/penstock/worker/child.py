@@ -21,10 +21,11 @@ from typing import TYPE_CHECKING, NoReturn
 from penstock.app.file_watcher import Watch, keep_young_code_out_of_the_cache
 from penstock.app.loading import SpecError
 from penstock.compat.gunicorn.hooks import Hooks, WorkerOfServer
+from penstock.config.identity import title_of
 from penstock.errors import PenstockError, SettingsError
 from penstock.listeners import kept_from_children
 from penstock.system.prctl import end_with_parent, outlive_parent
-from penstock.system.privileges import Identity, become, set_title, title_of
+from penstock.system.privileges import Identity, become, set_title
 from penstock.system.signals import FROM_OUTSIDE, Signals
 from penstock.system.standard_streams import flush_all
 from penstock.telemetry.error_log import SinkHandler, process_logger
@@ -160,7 +161,7 @@ class _Child:
     def __init__(self, assignment: Assignment) -> None:
         self._assignment = assignment
         self._settings = assignment.generation.settings
-        self._hooks = self._settings.hooks or Hooks()
+        self._hooks = Hooks(self._settings.hooks, self._settings.gunicorn)
         self._channel = assignment.channel
         self._orders: deque[str] = deque()
         self._shares = False  # another supervisor has the listeners, too

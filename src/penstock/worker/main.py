@@ -15,7 +15,8 @@ from contextlib import ExitStack, suppress
 from typing import TYPE_CHECKING
 
 from penstock import __version__
-from penstock.config.settings import OPTIONS, chosen_transport
+from penstock.config.checks import chosen_transport
+from penstock.config.settings import OPTIONS
 from penstock.system.signals import Signals
 from penstock.telemetry.error_log import process_logger
 from penstock.telemetry.scoreboard import READY

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from penstock import __version__, messages
-from penstock.config.settings import chosen_transport
+from penstock.config.checks import chosen_transport
 from penstock.errors import RequestTimeout, SettingsError
 from penstock.http1 import ParserLimits
 from penstock.telemetry.access_log import AccessLog

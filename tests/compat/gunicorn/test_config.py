@@ -10,10 +10,11 @@ from pathlib import Path
 import pytest
 
 from penstock.cli.arguments import parse_command_line
+from penstock.cli.settings import load_settings
 from penstock.compat.gunicorn.config import ConfigFileError, is_python
-from penstock.compat.gunicorn.settings import GUNICORN_SETTINGS, HOOKS, GunicornSetting
+from penstock.config.gunicorn_settings import GUNICORN_SETTINGS, HOOKS, GunicornSetting
 from penstock.config.other_servers import GUNICORN_FLAGS
-from penstock.config.settings import OPTIONS, Settings, load_settings
+from penstock.config.settings import OPTIONS, Settings
 from penstock.errors import SettingsError
 from support.server_process import ServerProcess, run_penstock
 
@@ -62,7 +63,7 @@ def test_a_gunicorn_conf_py_in_the_current_directory_is_read_and_that_is_told(
 
 def test_without_one_nothing_is_told(tmp_path: Path) -> None:
     settings = load(tmp_path)
-    assert (settings, settings.notes, settings.hooks) == (Settings(), (), None)
+    assert (settings, settings.notes, settings.hooks) == (Settings(), (), {})
 
 
 def test_it_counts_less_than_penstocks_own_file_and_all_above_and_more_than_the_platform(

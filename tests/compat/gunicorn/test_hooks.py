@@ -14,6 +14,7 @@ from wsgiref.types import StartResponse
 import pytest
 
 import penstock
+from penstock.cli.settings import load_settings
 from penstock.compat.gunicorn.hooks import (
     Config,
     HookError,
@@ -23,8 +24,8 @@ from penstock.compat.gunicorn.hooks import (
     WorkerOfServer,
     checked_hook,
 )
-from penstock.compat.gunicorn.settings import HOOKS
-from penstock.config.settings import Settings, load_settings
+from penstock.config.gunicorn_settings import HOOKS
+from penstock.config.settings import Settings
 from penstock.errors import SettingsError
 from penstock.wsgi.file_wrapper import FileWrapper
 from support.serving import connect, get
@@ -68,9 +69,8 @@ def server_of(log: Log, settings: Settings | None = None) -> Server:
 
 def hooks_of(cwd: Path, content: str) -> Hooks:
     (cwd / "gunicorn.conf.py").write_text(content)
-    hooks = load_settings({}, {}, cwd).hooks
-    assert hooks is not None
-    return hooks
+    settings = load_settings({}, {}, cwd)
+    return Hooks(settings.hooks, settings.gunicorn)
 
 
 # As they are in the wild
@@ -168,7 +168,7 @@ def test_what_is_no_function_is_refused(tmp_path: Path) -> None:
 
 def test_none_is_no_hook(tmp_path: Path) -> None:
     (tmp_path / "gunicorn.conf.py").write_text("post_fork = None\n")
-    assert load_settings({}, {}, tmp_path).hooks is None
+    assert load_settings({}, {}, tmp_path).hooks == {}
 
 
 @pytest.mark.parametrize("count", [2, 3, 4])

@@ -17,7 +17,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, NoReturn
 
-from penstock.compat.gunicorn.settings import (
+from penstock.config.gunicorn_settings import (
     GUNICORN_SETTINGS,
     HOOKS,
     GunicornSetting,
@@ -29,8 +29,6 @@ from penstock.errors import SettingsError
 
 if TYPE_CHECKING:
     from importlib.machinery import ModuleSpec
-
-    from penstock.compat.gunicorn.hooks import Hooks
 
 Given = dict[str, tuple[object, str]]
 """As in `penstock.config.sources`."""
@@ -70,7 +68,10 @@ class FromGunicorn:
     """The file that was asked for, by the command or by GUNICORN_CMD_ARGS."""
     application: str | None = None
     """What the file has as ``wsgi_app``."""
-    hooks: Hooks | None = None
+    hooks: dict[str, Callable[..., object]] = field(default_factory=dict)
+    """The hooks that the file defines, checked, by name."""
+    values: Mapping[str, object] = field(default_factory=dict)
+    """The settings of the file as it has them, by gunicorn's names."""
     notes: list[str] = field(default_factory=list)
     """What was read, for the log."""
     warnings: list[str] = field(default_factory=list)
@@ -123,11 +124,10 @@ def _read(location: str, cwd: Path, found: FromGunicorn) -> dict[str, object]:
     found.application = _text_or_none(values.get("wsgi_app"))
     told = [name for name in values if values[name] is not None]
     if functions:
-        from penstock.compat.gunicorn.hooks import Hooks, checked_hook
+        from penstock.compat.gunicorn.hooks import checked_hook
 
-        found.hooks = Hooks(
-            {name: checked_hook(name, value, shown) for name, value in functions.items()}, values
-        )
+        found.hooks = {name: checked_hook(name, functions[name], shown) for name in functions}
+        found.values = values
         told.append(f"hooks {', '.join(functions)}")
     found.notes.append(f"{shown} was read: {', '.join(told) or 'no settings'}")
     return values

@@ -14,7 +14,7 @@ from inspect import signature
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from penstock.compat.gunicorn.settings import GUNICORN_SETTINGS, HOOKS
+from penstock.config.gunicorn_settings import GUNICORN_SETTINGS, HOOKS
 from penstock.errors import PenstockError, SettingsError
 from penstock.wsgi.file_wrapper import FileWrapper
 

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from penstock.compat.gunicorn.settings import GUNICORN_SETTINGS, HOOKS, GunicornSetting
+from penstock.config.gunicorn_settings import GUNICORN_SETTINGS, HOOKS, GunicornSetting
 from penstock.config.other_servers import GUNICORN_FLAGS
 from penstock.config.settings import OPTIONS
 
 _INTRODUCTION = """\
 # gunicorn's settings, one by one
 
-This page is made from the table in `src/penstock/compat/gunicorn/settings.py` by
-`python -m penstock.compat.gunicorn.reference_page`; change that, and not this page. How the
-settings are read is told in [migrating.md](migrating.md#from-gunicorn).
+`make docs` writes this page from the table in `src/penstock/config/gunicorn_settings.py`. Change the
+table, not this page. [migrating.md](migrating.md#from-gunicorn) explains how the settings are read.
 
 Compared with gunicorn 27.0.1. "Here" is the setting that it becomes, whether it stands in a
 `gunicorn.conf.py` or in `GUNICORN_CMD_ARGS`. A dash means that it has no meaning here, which is

@@ -1,0 +1,62 @@
+"""The settings of the command, from every place that can give one.
+
+The first of these places counts: a flag, ``PENSTOCK_*`` in the environment, ``GUNICORN_CMD_ARGS``,
+a TOML file, a ``gunicorn.conf.py``, a variable that platforms set (``PORT``, ``WEB_CONCURRENCY``,
+``SCRIPT_NAME``), the default. Sockets that systemd passes replace ``bind``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+from penstock.compat.gunicorn.config import from_gunicorn, is_python
+from penstock.config.settings import OPTIONS, Settings
+from penstock.config.sources import (
+    Given,
+    add_passed_sockets,
+    add_platform_variables,
+    build,
+    from_file,
+    from_variables,
+)
+
+
+def load_settings(
+    flags: Mapping[str, object],
+    environ: Mapping[str, str],
+    cwd: str | Path,
+    config_file: str | Path | None = None,
+    *,
+    on_terminal: bool = False,
+) -> Settings:
+    """Return the settings of the command, from every place that can give one.
+
+    ``flags`` holds, by the setting's name, what was typed: text, a list of text for repeatable
+    flags, a bool for switches. ``config_file`` is read in the place of the files in ``cwd``.
+    ``on_terminal`` tells whether standard output is a terminal. Raises `SettingsError`.
+    """
+    warnings: list[str] = []
+    given: Given = {name: (value, OPTIONS[name].flag) for name, value in flags.items()}
+    theirs = from_gunicorn(
+        OPTIONS, environ, Path(cwd), None if config_file is None else str(config_file)
+    )
+    layers = [from_variables(OPTIONS, environ), theirs.arguments]
+    if theirs.config is None or not is_python(theirs.config):
+        layers.append(from_file(OPTIONS, Path(cwd), theirs.config, warnings))
+    for layer in (*layers, theirs.file):
+        for name, entry in layer.items():
+            given.setdefault(name, entry)
+    warnings += theirs.warnings
+    add_platform_variables(OPTIONS, given, environ)
+    add_passed_sockets(given, environ, warnings)
+    if on_terminal:
+        given.setdefault("access_logfile", ("-", "default on a terminal"))
+    return replace(
+        build(given, warnings),
+        notes=tuple(theirs.notes),
+        application=theirs.application,
+        hooks=theirs.hooks,
+        gunicorn=theirs.values,
+    )

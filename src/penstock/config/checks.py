@@ -1,0 +1,88 @@
+"""Checks of whole settings: impossible combinations, missing directories, the transport."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+from typing import Literal
+
+from penstock.config.settings import OPTIONS, Settings
+from penstock.errors import SettingsError
+
+
+def with_absolute_paths(settings: Settings) -> Settings:
+    """Return settings whose paths stay the same when the application changes the directory."""
+    paths = {
+        name: os.path.abspath(path)
+        for name in ("temp_dir", "access_logfile", "error_logfile")
+        if (path := getattr(settings, name)) not in (None, "-")
+    }
+    return replace(settings, **paths)
+
+
+def check_places(settings: Settings) -> None:
+    """Raise `SettingsError` for directories that do not exist.
+
+    The paths are absolute already.
+    """
+    if settings.temp_dir is not None:
+        from tempfile import TemporaryFile
+
+        try:
+            TemporaryFile(dir=settings.temp_dir).close()
+        except OSError as error:
+            raise bad_place(settings, "temp_dir", settings.temp_dir, error.strerror) from None
+    for name in ("access_logfile", "error_logfile"):
+        path = getattr(settings, name)
+        if path in (None, "-"):
+            continue
+        if not os.path.isdir(os.path.dirname(path)):
+            raise bad_place(settings, name, path, "its directory does not exist")
+        if os.path.isdir(path):
+            raise bad_place(settings, name, path, "is a directory")
+
+
+def bad_place(settings: Settings, name: str, path: str, reason: str | None) -> SettingsError:
+    """Return the error for a path that cannot be used for the setting ``name``."""
+    source = settings.source_of(name)
+    return SettingsError(f"bad value {path!r} for {name} (from {source}): {reason}")
+
+
+def native_built() -> bool:
+    """Tell whether this installation has the native transport."""
+    from importlib.util import find_spec
+
+    return find_spec("penstock._native") is not None
+
+
+def chosen_transport(settings: Settings) -> Literal["native", "python"]:
+    """Return the transport to use; raises `SettingsError` for one that is not built."""
+    if settings.transport == "native" and not native_built():
+        source = settings.source_of("transport")
+        raise SettingsError(
+            f"transport is native (from {source}), which this installation lacks: allowed are auto "
+            "and python, or install anew with cargo on PATH and PENSTOCK_NATIVE=require"
+        )
+    return "native" if settings.transport != "python" and native_built() else "python"
+
+
+def check_possible(settings: Settings) -> None:
+    """Refuse what is allowed one by one, and impossible together."""
+
+    def shown(name: str) -> str:
+        value = OPTIONS[name].kind.show(getattr(settings, name))
+        return f"{name} ({value} from {settings.source_of(name)})"
+
+    for process in ("workers", "preload", "reload", "max_requests", "max_age", "max_memory"):
+        if not settings.supervisor and getattr(settings, process) != OPTIONS[process].default:
+            raise SettingsError(f"{shown(process)} needs a supervisor, and {shown('supervisor')}")
+    if settings.preload and settings.reload:
+        raise SettingsError(f"{shown('preload')} and {shown('reload')} exclude each other")
+    for part in ("limit_request_line", "limit_request_field_size"):
+        if getattr(settings, part) > settings.limit_request_head:
+            raise SettingsError(f"{shown(part)} is more than {shown('limit_request_head')}")
+    if "drain_linger" in settings.sources and settings.drain_linger > settings.graceful_timeout:
+        raise SettingsError(f"{shown('drain_linger')} is more than {shown('graceful_timeout')}")
+    for address in settings.bind:
+        if settings.bind.count(address) > 1 and not address.endswith(":0"):
+            raise SettingsError(f"{shown('bind')} has {address} twice")

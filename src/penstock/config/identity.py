@@ -1,0 +1,93 @@
+"""Who the workers run as, and what the processes are called, according to the settings."""
+
+from __future__ import annotations
+
+import grp
+import os
+import pwd
+
+from penstock.config.settings import Settings
+from penstock.errors import SettingsError
+from penstock.system.privileges import CAP_SETGID, CAP_SETUID, Identity, capabilities
+
+_LARGEST_ID = (1 << 32) - 2  # the one above it means "leave it alone" to the kernel
+
+
+def identity_of(settings: Settings) -> Identity | None:
+    """Return who workers are to be; None where the settings leave it alone.
+
+    Raises `SettingsError` for names that there are not, and for what this process may not become.
+    """
+    if settings.user is None and settings.group is None:
+        return None
+    uid, account = _user(settings)
+    gid = _group(settings, account)
+    if account is not None:
+        # What the user may read by way of another group, as after a login.
+        groups = tuple(sorted(set(os.getgrouplist(account.pw_name, gid))))
+    else:
+        groups = (gid,)
+    identity = Identity(uid, gid, groups)
+    _check_allowed(settings, identity)
+    return identity
+
+
+def title_of(settings: Settings, application: str) -> str:
+    """Return the name for titles: that of the settings, or the application's as it was typed."""
+    return settings.name if settings.name is not None else application
+
+
+def _user(settings: Settings) -> tuple[int, pwd.struct_passwd | None]:
+    """Return the number of the user, and the entry of the database where there is one."""
+    name = settings.user
+    if name is None:
+        return os.geteuid(), None
+    try:
+        account = pwd.getpwnam(name)
+    except KeyError:
+        if not _is_number(name):
+            raise _wrong(settings, "user", "there is no such user") from None
+        try:
+            account = pwd.getpwuid(int(name))
+        except KeyError:
+            return int(name), None
+    return account.pw_uid, account
+
+
+def _group(settings: Settings, account: pwd.struct_passwd | None) -> int:
+    name = settings.group
+    if name is not None:
+        try:
+            return grp.getgrnam(name).gr_gid
+        except KeyError:
+            if not _is_number(name):
+                raise _wrong(settings, "group", "there is no such group") from None
+            return int(name)
+    if account is not None:
+        return account.pw_gid
+    # Otherwise it would keep the group of root.
+    raise _wrong(
+        settings, "user", "the system has no entry for it, so that its group is not known: set "
+        "group as well",
+    )  # fmt: skip
+
+
+def _check_allowed(settings: Settings, identity: Identity) -> None:
+    if identity.is_current() or os.geteuid() == 0:
+        return
+    held = capabilities()
+    uid_allowed = identity.uid == os.geteuid() or held & CAP_SETUID
+    gid_allowed = identity.gid == os.getegid() or held & CAP_SETGID
+    for name, allowed in (("user", uid_allowed), ("group", gid_allowed)):
+        if not allowed:
+            given = name if getattr(settings, name) is not None else "user"
+            raise _wrong(settings, given, "only root may change to it; start as root, or as it")
+
+
+def _is_number(name: str) -> bool:
+    return name.isascii() and name.isdigit() and len(name) <= 10 and int(name) <= _LARGEST_ID
+
+
+def _wrong(settings: Settings, name: str, reason: str) -> SettingsError:
+    value, source = getattr(settings, name), settings.source_of(name)
+    return SettingsError(f"bad value {value!r} for {name} (from {source}): {reason}")
