@@ -81,15 +81,15 @@ class Settings:
         repeatable=True,
         also_called=("http_socket",),
         help="Address to listen on; may be given several times. 0.0.0.0:$PORT where PORT is set.",
-        reason="Only this machine can reach it until you say otherwise; a platform that sets PORT "
-        "expects to reach it from outside.",
+        reason="Only this machine can connect until you ask for more. A platform that sets PORT "
+        "connects from outside.",
     )
     backlog: int = option(
         integer(1, 65535),
         2048,
         section="Listening",
         help="Connections that may wait in the kernel to be accepted.",
-        reason="Room for a burst; the kernel lowers it to net.core.somaxconn.",
+        reason="Enough for a burst. The kernel lowers it to net.core.somaxconn.",
     )
 
     # -- Workers and threads -----------------------------------------------------------------------
@@ -102,8 +102,10 @@ class Settings:
         platform_variable="WEB_CONCURRENCY",
         command_only=True,
         also_called=("processes",),
-        help="Worker processes; auto takes as many as the container's CPU and memory allow.",
-        reason="One serves most applications, and a number must not depend on the machine unasked.",
+        help="Number of worker processes; auto takes as many as the container's CPU and memory "
+        "allow.",
+        reason="One worker serves most applications, and the number should not depend on the "
+        "machine unless you ask for that.",
     )
     supervisor: bool = option(
         SWITCH,
@@ -111,9 +113,11 @@ class Settings:
         section="Workers and threads",
         command_only=True,
         also_called=("master",),
-        help="Whether a process of its own looks after the workers.",
-        off_help="Serve in the one process that was started: nothing heals, reloads or recycles.",
-        reason="A crash heals, and a reload loses nothing, even with one worker.",
+        help="Run a supervisor process that starts, watches and replaces the workers.",
+        off_help="Serve in the one process that was started: no restart after a crash, no reload, "
+        "no recycling.",
+        reason="The supervisor restarts a worker that crashes, and reloads without losing a "
+        "request, even with one worker.",
     )
     preload: bool = option(
         SWITCH,
@@ -121,26 +125,28 @@ class Settings:
         section="Workers and threads",
         command_only=True,
         also_called=("preload_app",),
-        help="Load the application once, before the workers are forked, which then share memory.",
-        off_help="Have each worker load the application itself.",
-        reason="Threads, sockets and locks that an application makes while it is imported do not "
-        "survive a fork.",
+        help="Load the application once, before the workers are forked, so that they share memory.",
+        off_help="Let each worker load the application itself.",
+        reason="Threads, sockets and locks that an application creates while it is imported do "
+        "not survive a fork.",
     )
     transport: Literal["auto", "native", "python"] = option(
         _TRANSPORTS,
         "auto",
         section="Workers and threads",
         also_called=("http_parser",),
-        help="What does the socket work: native code, pure Python, or the best there is.",
-        reason="Native where it is built, and Python everywhere else.",
+        help="Implementation of the socket work: native code, pure Python, or auto for the faster "
+        "one that is installed.",
+        reason="The native transport where it is built, the Python transport everywhere else.",
     )
     threads: int = option(
         integer(1, 1000),
         4,
         section="Workers and threads",
         also_called=("blocking_threads",),
-        help="Requests that the application handles at the same time.",
-        reason="One blocked request stalls nobody, and few applications need more per core.",
+        help="Requests that the application handles at the same time in each worker.",
+        reason="A blocked request does not stall the others, and few applications need more "
+        "threads per core.",
     )
 
     # -- Life cycle --------------------------------------------------------------------------------
@@ -150,24 +156,26 @@ class Settings:
         60.0,
         section="Life cycle",
         command_only=True,
-        help="Time for a new worker to load the application and be ready.",
-        reason="Large applications take some ten seconds to import, and a hung one must be told.",
+        help="Time for a new worker to load the application and become ready.",
+        reason="Large applications take ten seconds or so to import, and an import that hangs "
+        "must be reported.",
     )
     shutdown_delay: float = option(
         duration(0, _DAY),
         0.0,
         section="Life cycle",
-        help="Time for which to go on accepting, with readiness negative, when told to stop.",
-        reason="Nothing is in front that would have to notice; behind a load balancer that goes "
-        "on sending for a while, set it to that while.",
+        help="Time to go on accepting connections after the signal to stop, with readiness "
+        "negative.",
+        reason="Without a load balancer no time is needed. Behind one that needs time to notice, "
+        "set it to that time.",
     )
     max_requests: int = option(
         integer(0, 1 << 53),
         0,
         section="Life cycle",
         command_only=True,
-        help="Requests after which a worker is replaced; 0 means never.",
-        reason="An application that does not leak needs no new process.",
+        help="Requests after which a worker is recycled; 0 means never.",
+        reason="An application that does not leak memory needs no new process.",
     )
     max_requests_jitter: int = option(
         integer(0, 1 << 53),
@@ -175,8 +183,10 @@ class Settings:
         section="Life cycle",
         command_only=True,
         also_called=("max_requests_delta",),
-        help="Up to so many requests more, at random, so that workers are not replaced together.",
-        reason="Of no use without max_requests; workers are replaced one at a time in any case.",
+        help="Random number of requests, up to this one, added to max_requests, so that workers "
+        "are not recycled together.",
+        reason="Has no effect without max_requests. Workers are recycled one at a time in any "
+        "case.",
     )
     max_age: float = option(
         duration(0, _YEAR),
@@ -184,16 +194,16 @@ class Settings:
         section="Life cycle",
         command_only=True,
         also_called=("max_worker_lifetime", "workers_lifetime"),
-        help="Age at which a worker is replaced; 0 means never.",
-        reason="An application that does not leak needs no new process.",
+        help="Age at which a worker is recycled; 0 means never.",
+        reason="An application that does not leak memory needs no new process.",
     )
     max_age_jitter: float = option(
         duration(0, _YEAR),
         0.0,
         section="Life cycle",
         command_only=True,
-        help="Up to so much time more, at random.",
-        reason="Of no use without max_age; workers are replaced one at a time in any case.",
+        help="Random time, up to this one, added to max_age.",
+        reason="Has no effect without max_age. Workers are recycled one at a time in any case.",
     )
     max_memory: int | float | None = option(
         optional(memory_bound(), "none"),
@@ -201,9 +211,9 @@ class Settings:
         section="Life cycle",
         command_only=True,
         also_called=("reload_on_rss", "workers_max_rss"),
-        help="Resident memory at which a worker is replaced: a size, or a share of the "
+        help="Resident memory at which a worker is recycled: a size, or a share of the "
         "container's limit such as 40%.",
-        reason="What is too much depends on the application.",
+        reason="How much is too much depends on the application.",
     )
     reload: bool = option(
         SWITCH,
@@ -211,8 +221,8 @@ class Settings:
         section="Life cycle",
         command_only=True,
         also_called=("py_autoreload", "autoreload"),
-        help="Reload when a file of the application changes: for development.",
-        reason="It watches files all the time, and a half-written edit must not reach production.",
+        help="Reload when a file of the application changes; for development.",
+        reason="Watching files costs time, and a half-finished edit must not reach production.",
     )
     reload_extra_file: tuple[str, ...] = option(
         listing(_PATH),
@@ -223,7 +233,7 @@ class Settings:
         also_called=("reload_extra_files", "touch_reload"),
         help="Another file, or pattern of files, that --reload watches; may be given several "
         "times.",
-        reason="What is imported is watched already.",
+        reason="Files of imported modules are watched without it.",
     )
 
     # -- Application -------------------------------------------------------------------------------
@@ -232,9 +242,10 @@ class Settings:
         SWITCH,
         False,
         section="Application",
-        help="Call the application after the head, and read the body while it asks for it.",
-        reason="With whole bodies, slow clients never hold a thread, and a chunked body has a "
-        "length.",
+        help="Call the application when the head is complete, and read the body while the "
+        "application reads it.",
+        reason="When whole bodies are read first, a slow client never holds a thread, and a "
+        "chunked body has a length.",
     )
     script_name: str = option(
         _PREFIX,
@@ -249,24 +260,25 @@ class Settings:
         SWITCH,
         True,
         section="Application",
-        help="Whether the kernel sends files that the application returns in wsgi.file_wrapper.",
-        off_help="Read and send the files of wsgi.file_wrapper here, and not in the kernel.",
-        reason="It saves a copy; switch it off where a file system returns wrong bytes for it.",
+        help="Let the kernel send files that the application returns in wsgi.file_wrapper.",
+        off_help="Read and send the files of wsgi.file_wrapper in the server, without sendfile(2).",
+        reason="It saves a copy. Switch it off on a file system that returns wrong bytes for "
+        "sendfile(2).",
     )
     chdir: str = option(
         _PATH,
         ".",
         section="Application",
         command_only=True,
-        help="Directory to change to before loading; other relative paths count from it.",
-        reason="The directory where the command is typed.",
+        help="Directory to change to before loading; other relative paths start there.",
+        reason="The directory in which the command is run.",
     )
     pythonpath: tuple[str, ...] = option(
         listing(_PATH),
         (),
         section="Application",
         command_only=True,
-        help="Directories, with commas between, to search for modules before all others.",
+        help="Directories, separated by commas, to search for modules before all others.",
         reason="The current directory is always searched.",
     )
     env: tuple[str, ...] = option(
@@ -278,8 +290,8 @@ class Settings:
         command_only=True,
         secret=True,
         also_called=("raw_env",),
-        help="Variable to set for the application; may be given several times.",
-        reason="The environment is passed on as it is.",
+        help="Environment variable to set for the application; may be given several times.",
+        reason="The environment is passed on unchanged.",
     )
     umask: int | None = option(
         optional(mode_mask(), "unchanged"),
@@ -288,7 +300,7 @@ class Settings:
         extra_flags=("-m",),
         command_only=True,
         help="Mask for the modes of new files and unix sockets: 022 is octal, 18 is decimal.",
-        reason="Whoever starts the process has chosen one already.",
+        reason="The process keeps the mask that it was started with.",
     )
 
     # -- Limits ------------------------------------------------------------------------------------
@@ -297,14 +309,14 @@ class Settings:
         size(64, 1 << 20),
         8190,
         section="Limits",
-        help="Longest request line; beyond it the answer is 414.",
-        reason="Longer than any browser's addresses, and what Apache allows.",
+        help="Longest request line; a longer one is answered with 414.",
+        reason="Longer than the longest URL of any browser, and Apache's limit.",
     )
     limit_request_fields: int = option(
         integer(1, 10000),
         100,
         section="Limits",
-        help="Most header fields of a request; beyond it the answer is 431.",
+        help="Most header fields of a request; more are answered with 431.",
         reason="Browsers behind several proxies send about 40.",
     )
     limit_request_field_size: int = option(
@@ -312,38 +324,40 @@ class Settings:
         8190,
         section="Limits",
         extra_flags=("--limit-request-field_size",),
-        help="Longest header field line; beyond it the answer is 431.",
-        reason="Holds the 4 KiB that browsers allow a cookie, twice.",
+        help="Longest header field line; a longer one is answered with 431.",
+        reason="Twice the 4 KiB that browsers allow for a cookie.",
     )
     limit_request_head: int = option(
         size(256, 16 << 20),
         64 << 10,
         section="Limits",
-        help="Longest request head in all; beyond it the answer is 431.",
-        reason="Bounds what an unfinished head can hold, whatever the other limits allow.",
+        help="Longest request head in total; a longer one is answered with 431.",
+        reason="Bounds the memory that an unfinished head can hold, whatever the other limits "
+        "allow.",
     )
     limit_chunk_overhead: int = option(
         size(16, 1 << 20),
         4 << 10,
         section="Limits",
-        help="Chunk extensions, and trailers, of one body; beyond it the answer is 400.",
-        reason="Hardly anybody sends either, and none of it reaches the application.",
+        help="Bytes of chunk extensions, and of trailers, of one body; more are answered with 400.",
+        reason="Very few clients send either, and the application sees neither.",
     )
     max_body: int = option(
         size(1, 1 << 50),
         1 << 30,
         section="Limits",
         also_called=("client_max_body_size", "max_request_body_size", "limit_request_body"),
-        help="Longest request body; beyond it the answer is 413.",
-        reason="Uploads work at once, and no single request can fill a usual disk.",
+        help="Longest request body; a longer one is answered with 413.",
+        reason="Uploads work without configuration, and one request cannot fill a usual disk.",
     )
     body_memory: int = option(
         size(0, 1 << 30),
         64 << 10,
         section="Limits",
         also_called=("inbuf_overflow", "client_body_buffer_size"),
-        help="Bytes of a request body to hold in memory; a longer one goes to a temporary file.",
-        reason="Forms fit; a thousand uploads at once take 64 MiB.",
+        help="Bytes of a request body to hold in memory; the rest of a longer body is spooled to "
+        "a temporary file.",
+        reason="Forms fit. A thousand uploads at the same time take 64 MiB.",
     )
     out_buffer: int = option(
         size(16 << 10, 1 << 30),
@@ -351,17 +365,18 @@ class Settings:
         section="Limits",
         also_called=("outbuf_high_watermark",),
         help="Unsent bytes of a response to hold before the application has to wait.",
-        reason="Most pages fit, so that a slow client does not hold a thread. With one thread "
-        "nothing is held between two blocks of a streamed response: nobody could send it "
-        "meanwhile.",
+        reason="Most pages fit, so a slow client does not hold a thread. With one thread nothing "
+        "is held between two blocks of a streamed response, because no other thread could send "
+        "it.",
     )
     max_connections: int = option(
         integer(1, 1000000),
         10000,
         section="Limits",
         also_called=("worker_connections", "connection_limit"),
-        help="Open connections above which no more are accepted until some close.",
-        reason="An idle connection costs little; twice this many descriptors are seldom allowed.",
+        help="Open connections above which the worker accepts no more until some close.",
+        reason="An idle connection costs little. Few systems allow more than twice as many "
+        "descriptors.",
     )
     temp_dir: str | None = option(
         optional(_PATH, "system"),
@@ -369,7 +384,7 @@ class Settings:
         section="Limits",
         also_called=("worker_tmp_dir", "tmp_upload_dir"),
         help="Directory for the temporary files of long request bodies.",
-        reason="The system's own, which TMPDIR can change.",
+        reason="The directory of the system, which TMPDIR can change.",
     )
 
     # -- Deadlines ---------------------------------------------------------------------------------
@@ -381,16 +396,16 @@ class Settings:
         extra_flags=("-t",),
         also_called=("harakiri", "request_timeout"),
         help="Time for one call of the application; then it is ended, with 504. 0 means none.",
-        reason="Nobody waits longer for a page, and what hangs must be named.",
+        reason="Few clients wait longer for a page, and a call that hangs must be reported.",
     )
     timeout_for: tuple[str, ...] = option(
         listing(_PATH_TIMEOUT),
         (),
         section="Deadlines",
         repeatable=True,
-        help="The timeout of paths that match a pattern, as in '/reports/*=5m'; the first that "
-        "matches counts; may be given several times.",
-        reason="Exceptions are the application's to know.",
+        help="The timeout of paths that match a pattern, as in '/reports/*=5m'; the first pattern "
+        "that matches counts; may be given several times.",
+        reason="Only the application's authors know which paths are slow.",
     )
     timeout_grace: float = option(
         duration(0.1, _DAY),
@@ -404,22 +419,24 @@ class Settings:
         30.0,
         section="Deadlines",
         help="Time for a whole request head, from its first byte; then the answer is 408.",
-        reason="Enough for the worst line; bounds what a client that trickles can hold.",
+        reason="Enough on the slowest link, and bounds what a client that sends byte by byte can "
+        "hold.",
     )
     body_timeout: float = option(
         duration(0.1, _DAY),
         20.0,
         section="Deadlines",
-        help="Time for a request body, besides what --body-min-rate allows; then 408.",
-        reason="Covers stalls of a bad line at any size of body. However much has come already, "
-        "a body that stands still for 60 s (or for this time, if that is longer) is given up.",
+        help="Time for a request body, in addition to what --body-min-rate allows; then the "
+        "answer is 408.",
+        reason="Covers stalls of a bad link at any size of body. A body of which nothing arrives "
+        "for 60 s (or for this time, if that is longer) ends with 408 however much has arrived.",
     )
     body_min_rate: int = option(
         size(1, 1 << 30),
         500,
         section="Deadlines",
-        help="Bytes a second that a request body has to arrive at in the long run.",
-        reason="Slower than any line that people use, and fast enough to end an attack.",
+        help="Average bytes a second at which a request body has to arrive.",
+        reason="Slower than any link in use, and fast enough to end an attack with slow bodies.",
     )
     keep_alive: float = option(
         duration(0.1, _DAY),
@@ -427,29 +444,32 @@ class Settings:
         section="Deadlines",
         also_called=("keepalive", "keepalive_timeout", "channel_timeout"),
         help="Time that a connection may wait for its next request.",
-        reason="Longer than the 60 s of common load balancers, so that they close first.",
+        reason="Longer than the 60 s of common load balancers, so that the load balancer closes "
+        "first.",
     )
     write_timeout: float = option(
         duration(0.1, _DAY),
         60.0,
         section="Deadlines",
         also_called=("send_timeout",),
-        help="Time without progress after which a client that does not read is cut off.",
-        reason="Outlasts a change of networks on a telephone.",
+        help="Time without progress after which the connection of a client that does not read is "
+        "closed.",
+        reason="Longer than a telephone needs to change networks.",
     )
     graceful_timeout: float = option(
         duration(0, _DAY),
         30.0,
         section="Deadlines",
-        help="Time for requests in flight when the server is told to stop.",
+        help="Time for requests in progress when the server stops.",
         reason="The time that Kubernetes gives before it kills.",
     )
     drain_linger: float = option(
         duration(0, 60.0),
         2.0,
         section="Deadlines",
-        help="Time for which a stopping server answers requests that were on their way.",
-        reason="A request needs a round trip to cross with the news that its connection ends.",
+        help="Time for which a stopping server answers requests that were sent before the client "
+        "saw its connection close.",
+        reason="A request can cross the close on the network: it needs one round trip.",
     )
 
     # -- Requests and responses --------------------------------------------------------------------
@@ -460,15 +480,17 @@ class Settings:
         section="Requests and responses",
         help="Header fields with an underscore in their names: drop them, refuse the request, or "
         "pass them on, which is dangerous.",
-        reason="In the environ, X_Real_IP and X-Real-IP are the same, and only one is a proxy's.",
+        reason="In the environ, X_Real_IP and X-Real-IP are the same key, and a proxy sets only "
+        "one of them.",
     )
     server_header: str = option(
         _SERVER_NAME,
         "penstock",
         section="Requests and responses",
         also_called=("ident", "server_name"),
-        help="What the Server field says where the application sets none; empty text sends none.",
-        reason="Names the product and, as RFC 9110 section 10.2.4 advises, not its version.",
+        help="Value of the Server field where the application sets none; empty text sends no "
+        "field.",
+        reason="Names the product but, as RFC 9110, section 10.2.4, advises, not its version.",
     )
 
     # -- Control and health ------------------------------------------------------------------------
@@ -477,15 +499,15 @@ class Settings:
         optional(_URL_PATH, "none"),
         None,
         section="Control and health",
-        help="Path that the server itself answers with 200 while something moves, else with 503.",
-        reason="Every path is the application's until you say otherwise.",
+        help="Path that the server answers itself: 200 while the worker makes progress, else 503.",
+        reason="Every path belongs to the application unless you say otherwise.",
     )
     ready_path: str | None = option(
         optional(_URL_PATH, "none"),
         None,
         section="Control and health",
-        help="Path that the server itself answers with 200 while it wants requests, else with 503.",
-        reason="Every path is the application's until you say otherwise.",
+        help="Path that the server answers itself: 200 while the worker wants requests, else 503.",
+        reason="Every path belongs to the application unless you say otherwise.",
     )
     admin: str | None = option(
         optional(_ADMIN, "none"),
@@ -493,7 +515,7 @@ class Settings:
         section="Control and health",
         command_only=True,
         help="Address on which the supervisor answers /healthz and /readyz.",
-        reason="No port is opened that nobody asked for.",
+        reason="The server opens no port that you did not ask for.",
     )
     control: str = option(
         _CONTROL,
@@ -501,9 +523,9 @@ class Settings:
         section="Control and health",
         command_only=True,
         also_called=("control_socket", "stats"),
-        help="Where penstockctl reaches the server: auto is an abstract unix socket, for the same "
-        "user and root alone; @NAME names one; off is none.",
-        reason="Nothing is written to disk, and nobody else can reach it.",
+        help="Address of the control socket for penstockctl: auto is an abstract unix socket that "
+        "only the same user and root can use; @NAME names one; off opens none.",
+        reason="The abstract socket leaves no file on disk, and other users cannot use it.",
     )
 
     # -- Identity ----------------------------------------------------------------------------------
@@ -515,8 +537,8 @@ class Settings:
         extra_flags=("-u",),
         command_only=True,
         also_called=("uid",),
-        help="User that workers run as, with that user's groups.",
-        reason="Whoever starts the server has chosen one already.",
+        help="User that the workers run as, with that user's groups.",
+        reason="The process keeps the user that it was started as.",
     )
     group: str | None = option(
         optional(_ACCOUNT, "unchanged"),
@@ -525,8 +547,8 @@ class Settings:
         extra_flags=("-g",),
         command_only=True,
         also_called=("gid",),
-        help="Group that workers run as.",
-        reason="The user's own.",
+        help="Group that the workers run as.",
+        reason="The group of the user.",
     )
     pid: str | None = option(
         optional(_PATH, "none"),
@@ -536,7 +558,7 @@ class Settings:
         command_only=True,
         also_called=("pidfile",),
         help="File to write the supervisor's process id to.",
-        reason="Process managers know it without a file.",
+        reason="Process managers know the process id without a file.",
     )
     name: str | None = option(
         optional(_TITLE, "none"),
@@ -545,8 +567,8 @@ class Settings:
         extra_flags=("-n",),
         command_only=True,
         also_called=("proc_name", "procname"),
-        help="Name in the titles of processes (where the package setproctitle is installed).",
-        reason="The application's own name.",
+        help="Name in the titles of the processes (where the package setproctitle is installed).",
+        reason="The name of the application as it was typed.",
     )
 
     # -- Logs --------------------------------------------------------------------------------------
@@ -556,15 +578,17 @@ class Settings:
         None,
         section="Logs",
         also_called=("accesslog", "access_log"),
-        help="Where to log requests; - is standard output. On by default on a terminal only.",
-        reason="Somebody who tries it wants to see requests; a service asks for its logs.",
+        help="File for the access log; - is standard output. By default on only if that is a "
+        "terminal.",
+        reason="On a terminal you want to see requests; a service asks for its logs.",
     )
     access_logformat: str = option(
         _LOG_FORMAT,
         "combined",
         section="Logs",
         also_called=("access_log_format", "log_format"),
-        help="combined, json, or a template with gunicorn's %(name)s atoms.",
+        help="Format of the access log: combined, json, or a template with gunicorn's %(name)s "
+        "atoms.",
         reason="Every log reader knows it.",
     )
     error_logfile: str = option(
@@ -573,7 +597,7 @@ class Settings:
         section="Logs",
         extra_flags=("--log-file",),
         also_called=("errorlog", "error_log", "logfile"),
-        help="Where to log events and errors; - is standard error.",
+        help="File for the error log; - is standard error.",
         reason="Containers, systemd and terminals all read it.",
     )
     log_level: Literal["debug", "info", "warning", "error", "critical"] = option(
@@ -582,7 +606,7 @@ class Settings:
         section="Logs",
         also_called=("loglevel",),
         help="Least severe events to log.",
-        reason="Starts, stops and everything unusual, and nothing for each request.",
+        reason="Starts, stops and everything unusual, but no line for each request.",
     )
     trace: bool = option(
         SWITCH,
@@ -590,17 +614,17 @@ class Settings:
         section="Logs",
         also_called=("spew",),
         help="Print every request and response on standard error, in the manner of curl -v.",
-        reason="It is for learning and for finding faults, and costs much.",
+        reason="It is for learning and for finding faults, and it is slow.",
     )
 
     sources: Mapping[str, str] = field(default_factory=dict, compare=False, repr=False)
-    """Where each setting that is not a default came from."""
+    """The source of each setting that is not a default."""
     warnings: tuple[str, ...] = field(default=(), compare=False, repr=False)
-    """What the user should be told once the log is open, one line each."""
+    """Warnings to log when the log is open, one line each."""
     notes: tuple[str, ...] = field(default=(), compare=False, repr=False)
-    """What was read of gunicorn's, one line each."""
+    """What was read of gunicorn's files and variables, one line each."""
     application: str | None = field(default=None, compare=False, repr=False)
-    """What a gunicorn.conf.py has as ``wsgi_app``: counts where none is typed."""
+    """``wsgi_app`` of a gunicorn.conf.py: the application where the command line names none."""
     hooks: Mapping[str, Callable[..., object]] = field(
         default_factory=dict, compare=False, repr=False
     )
@@ -609,7 +633,7 @@ class Settings:
     """The settings of a gunicorn.conf.py as it has them, by gunicorn's names."""
 
     def source_of(self, name: str) -> str:
-        """Return where a setting came from: ``--threads``, ``penstock.toml:threads``..."""
+        """Return the source of a setting: ``--threads``, ``penstock.toml:threads``, ``default``."""
         return self.sources.get(name, "default")
 
 

@@ -9,8 +9,9 @@ from penstock.config.settings import OPTIONS
 _INTRODUCTION = """\
 # gunicorn's settings, one by one
 
-`make docs` writes this page from the table in `src/penstock/config/gunicorn_settings.py`. Change the
-table, not this page. [migrating.md](migrating.md#from-gunicorn) explains how the settings are read.
+`make docs` writes this page from the table in `src/penstock/config/gunicorn_settings.py`. Change
+the table, not this page. [migrating.md](migrating.md#from-gunicorn) explains how the settings are
+read.
 
 Compared with gunicorn 27.0.1. "Here" is the setting that it becomes, whether it stands in a
 `gunicorn.conf.py` or in `GUNICORN_CMD_ARGS`. A dash means that it has no meaning here, which is
