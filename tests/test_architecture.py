@@ -14,7 +14,7 @@ ROOT = Path(__file__).resolve().parent.parent
 SOURCE = ROOT / "src"
 TESTS = ROOT / "tests"
 
-MODULE_LINES = 600
+MODULE_LINES = 700
 TEST_MODULE_LINES = 800  # cases are long, and simple
 FUNCTION_LINES = 50
 
