@@ -131,8 +131,7 @@ def test_every_command_of_penstockctl_that_is_printed_can_be_typed(page: Path) -
 def test_the_fields_of_the_control_socket_are_all_described(heading: str, row: type) -> None:
     table = rows(section("control.md", heading))
     described = [name for cells in table for name in CODE_SPAN.findall(cells[0])]
-    added = ["ready", "live"] if row is Status else []
-    assert described == [*row.__annotations__, *added]
+    assert described == [*row.__annotations__]
 
 
 @every_page

@@ -21,9 +21,18 @@ from penstock import __version__
 from penstock.control import client as ctl_client
 from penstock.control import penstockctl as ctl
 from penstock.control import tables as ctl_tables
-from penstock.control.commands import Outcome
-from penstock.control.http_service import BACKLOG
-from support.fleets import ControlLoop, request, worker
+from penstock.control.commands import (
+    Command,
+    ControlError,
+    Outcome,
+    Recycle,
+    Reload,
+    Scale,
+    Stop,
+    Upgrade,
+)
+from penstock.control.connection import BACKLOG
+from support.control_loop import ControlLoop, request, worker
 from support.server_process import checkout_environ
 from support.wire import DEADLINE
 
@@ -38,7 +47,7 @@ class Server:
 
     def __init__(self, loop: ControlLoop, address: str, capture: Capture) -> None:
         self.loop = loop
-        self.fleet = loop.fleet
+        self.fake = loop.fake
         self.address = address
         self._capture = capture
 
@@ -93,7 +102,7 @@ def test_the_status_is_a_line_for_each_thing(server: Server) -> None:
 
 
 def test_workers_are_an_aligned_table(server: Server) -> None:
-    server.fleet.rows = [
+    server.fake.rows = [
         worker(0, 101),
         worker(1, 23456, state="draining", age=4000.0, memory=None, beat=None, busy=4),
     ]
@@ -105,7 +114,7 @@ def test_workers_are_an_aligned_table(server: Server) -> None:
 
 
 def test_requests_are_an_aligned_table(server: Server) -> None:
-    server.fleet.in_progress.append(
+    server.fake.in_progress.append(
         request(102, "/", method="POST", age=0.04, client="", id="4f2b-77", deadline=None)
     )
     assert server.lines("requests") == [
@@ -116,8 +125,8 @@ def test_requests_are_an_aligned_table(server: Server) -> None:
 
 
 def test_no_rows_are_a_sentence(server: Server) -> None:
-    server.fleet.in_progress = []
-    server.fleet.rows = []
+    server.fake.in_progress = []
+    server.fake.rows = []
     assert server.lines("requests") == ["no requests in progress"]
     assert server.lines("workers") == ["no workers"]
 
@@ -133,15 +142,15 @@ def test_a_worker_is_named_by_process_id_or_slot(server: Server, number: str) ->
     asked: list[int | None] = []
     with server.meanwhile(lambda: asked.append(server.loop.settle_stacks({102: "here"}))):
         assert server.lines("stacks", number) == ["worker 102", "here"]
-    assert asked == [102]
+    assert asked == [int(number)]
 
 
 @pytest.mark.parametrize("command", ["status", "requests", "workers"])
 def test_nothing_that_a_terminal_would_act_on_is_printed(server: Server, command: str) -> None:
     evil = "/\x1b]0;x\x07\r\n\x9b\t\u202e"
-    server.fleet.application = evil
-    server.fleet.in_progress = [request(101, evil, client=evil, id=evil, method=evil)]
-    server.fleet.rows = [worker(0, 101, state=evil)]
+    server.fake.application = evil
+    server.fake.in_progress = [request(101, evil, client=evil, id=evil, method=evil)]
+    server.fake.rows = [worker(0, 101, state=evil)]
     _, out, _ = server.run(command)
     assert not set(out) & set("\x1b\x07\r\x9b\t\u202e")
     assert "/\\x1b]0;x\\x07\\x0d\\x0a\\x9b\\t\\u202e" in out
@@ -153,15 +162,15 @@ def test_stacks_keep_their_lines_and_nothing_else(server: Server) -> None:
 
 
 def test_json_is_the_servers_own(server: Server) -> None:
-    server.fleet.in_progress[0]["target"] = "/\x9b"
+    server.fake.in_progress[0]["target"] = "/\x9b"
     status, out, _ = server.run("requests", "--json")
     assert status == ctl.DONE
     assert out.isascii()
-    assert json.loads(out) == {"requests": server.fleet.in_progress}
+    assert json.loads(out) == {"requests": server.fake.in_progress}
 
 
 def test_lines_fit_the_terminal_and_are_whole_without_one(server: Server) -> None:
-    server.fleet.in_progress = [request(101, "/" + "x" * 300)]
+    server.fake.in_progress = [request(101, "/" + "x" * 300)]
     assert len(server.lines("requests")[1]) > 300
     assert all(len(line) <= 60 for line in on_terminal(60, "--control", server.address, "requests"))
 
@@ -222,43 +231,44 @@ def test_sizes_are_short(count: int | None, shown: str) -> None:
 @pytest.mark.parametrize(
     ("typed", "asked"),
     [
-        (("reload",), ("reload",)),
-        (("upgrade",), ("upgrade",)),
-        (("scale", "3"), ("scale", 3)),
-        (("recycle", "101"), ("recycle", 101)),
-        (("recycle", "0"), ("recycle", 101)),
-        (("stop",), ("stop", True)),
-        (("stop", "--now"), ("stop", False)),
+        (("reload",), Reload()),
+        (("upgrade",), Upgrade()),
+        (("scale", "3"), Scale(3)),
+        (("recycle", "101"), Recycle(101)),
+        (("recycle", "0"), Recycle(0)),
+        (("stop",), Stop(graceful=True)),
+        (("stop", "--now"), Stop(graceful=False)),
     ],
 )
 def test_a_command_waits_for_its_outcome(
-    server: Server, typed: tuple[str, ...], asked: tuple[Any, ...]
+    server: Server, typed: tuple[str, ...], asked: Command
 ) -> None:
     with server.meanwhile(server.loop.settle, Outcome(True, "as it was told")):
         assert server.lines(*typed) == ["as it was told"]
-    assert server.fleet.asked.get(timeout=DEADLINE) == asked
+    assert server.fake.asked.get(timeout=DEADLINE) == asked
 
 
 def test_a_command_need_not_be_waited_for(server: Server) -> None:
     assert server.lines("reload", "--no-wait") == ["reload has begun"]
-    assert server.fleet.asked.get(timeout=DEADLINE) == ("reload",)
+    assert server.fake.asked.get(timeout=DEADLINE) == Reload()
 
 
 def test_a_roll_back_is_a_failure_that_says_why(server: Server) -> None:
-    server.fleet.at_once = Outcome(False, "rolled back: the new workers did not boot: \x1bx")
+    server.fake.at_once = Outcome(False, "rolled back: the new workers did not boot: \x1bx")
     status, out, err = server.run("reload")
     assert (status, out) == (ctl.FAILED, "")
     assert err == "penstockctl: error: rolled back: the new workers did not boot: \\x1bx\n"
 
 
 def test_a_failure_is_json_too_where_that_is_asked_for(server: Server) -> None:
-    server.fleet.refusal = "a reload is in progress"
+    server.fake.refusal = ControlError("a reload is in progress")
     status, out, err = server.run("--json", "reload")
     assert (status, json.loads(out)) == (ctl.FAILED, {"error": "a reload is in progress"})
     assert err == ""
 
 
 def test_a_worker_that_is_not_there_is_a_failure(server: Server) -> None:
+    server.fake.refusal = ControlError("no worker has the process id or the slot 99", 404)
     status, _, err = server.run("recycle", "99")
     assert status == ctl.FAILED
     assert "no worker has the process id or the slot 99" in err
@@ -266,7 +276,7 @@ def test_a_worker_that_is_not_there_is_a_failure(server: Server) -> None:
 
 def leave(server: Server) -> None:
     """Have the server end in the middle of a command."""
-    server.fleet.answers.get(timeout=DEADLINE)
+    server.fake.replies.get(timeout=DEADLINE)
     server.loop.call(server.loop.services[0].close)
 
 
@@ -501,7 +511,7 @@ def test_of_several_servers_one_is_to_be_chosen(
     first, second = ControlLoop(), ControlLoop()
     first.control("auto")
     second.control("auto")
-    second.fleet.application = "blog:\x1bapp"
+    second.fake.application = "blog:\x1bapp"
     table(os.getpid())
     with first, second:
         assert ctl.main(["stop"]) == ctl.USAGE
@@ -513,8 +523,8 @@ def test_of_several_servers_one_is_to_be_chosen(
         f"  --control {name}.2  {who}, blog:\\x1bapp",
         "penstockctl: error: there are 2 servers: choose one of those above",
     ]
-    assert first.fleet.asked.empty()
-    assert second.fleet.asked.empty()
+    assert first.fake.asked.empty()
+    assert second.fake.asked.empty()
 
 
 @on_linux
@@ -553,7 +563,7 @@ print([server.address for server in find_servers()])
 
 OTHER_SERVER = """
 import os, sys
-from support.fleets import ControlLoop
+from support.control_loop import ControlLoop
 os.setgid(65534)
 os.setuid(65534)
 loop = ControlLoop()

@@ -18,11 +18,20 @@ from typing import Any
 import pytest
 
 from penstock.control.address import auto_names
-from penstock.control.commands import Outcome
-from penstock.control.http_service import MAX_CONNECTIONS, Service
+from penstock.control.commands import (
+    Command,
+    ControlError,
+    Outcome,
+    Recycle,
+    Reload,
+    Scale,
+    Stop,
+    Upgrade,
+)
+from penstock.control.connection import MAX_CONNECTIONS, Service
 from penstock.control.server import open_control
 from penstock.errors import ListenError
-from support.fleets import ControlLoop, connect, worker
+from support.control_loop import ControlLoop, connect, worker
 from support.serving import eventually
 from support.wire import DEADLINE, Client, Response
 
@@ -56,15 +65,15 @@ def error_of(response: Response) -> str:
 # Questions
 
 
-def test_the_status_is_the_fleets_with_ready_and_live(loop: ControlLoop, client: Client) -> None:
-    loop.fleet.ready = False
+def test_the_status_is_the_supervisors(loop: ControlLoop, client: Client) -> None:
+    loop.fake.ready = False
     value = value_of(client.request("GET", "/status"))
-    assert value == loop.fleet.status() | {"ready": False, "live": True}
+    assert value == loop.fake.status()
 
 
-def test_workers_and_requests_are_the_fleets(loop: ControlLoop, client: Client) -> None:
-    assert value_of(client.request("GET", "/workers")) == {"workers": loop.fleet.rows}
-    assert value_of(client.request("GET", "/requests")) == {"requests": loop.fleet.in_progress}
+def test_workers_and_requests_are_the_supervisors(loop: ControlLoop, client: Client) -> None:
+    assert value_of(client.request("GET", "/workers")) == {"workers": loop.fake.rows}
+    assert value_of(client.request("GET", "/requests")) == {"requests": loop.fake.in_progress}
 
 
 def test_an_answer_is_not_to_be_kept(client: Client) -> None:
@@ -72,14 +81,14 @@ def test_an_answer_is_not_to_be_kept(client: Client) -> None:
 
 
 def test_what_clients_have_sent_is_escaped(loop: ControlLoop, client: Client) -> None:
-    loop.fleet.in_progress[0]["target"] = "/\x1b[2J\x9b\u00e9"
+    loop.fake.in_progress[0]["target"] = "/\x1b[2J\x9b\u00e9"
     response = client.request("GET", "/requests")
     assert value_of(response)["requests"][0]["target"] == "/\x1b[2J\x9b\u00e9"
     assert not set(response.body) & {0x1B, 0x9B}
 
 
-@pytest.mark.parametrize(("query", "asked"), [("", None), ("?worker=102", 102), ("?worker=1", 102)])
-def test_stacks_come_when_the_fleet_has_them(
+@pytest.mark.parametrize(("query", "asked"), [("", None), ("?worker=102", 102), ("?worker=1", 1)])
+def test_stacks_come_when_the_supervisor_has_them(
     loop: ControlLoop, client: Client, query: str, asked: int | None
 ) -> None:
     client.send(f"GET /stacks{query} HTTP/1.1\r\nHost: a\r\n\r\n".encode())
@@ -97,49 +106,32 @@ def test_other_clients_are_answered_while_one_waits_for_stacks(
     assert value_of(client.read_response()) == {"stacks": {}}
 
 
-def test_a_slot_means_the_worker_of_the_newest_generation(
-    loop: ControlLoop, client: Client
-) -> None:
-    loop.fleet.rows = [worker(0, 7, generation=2), worker(0, 6), worker(1, 5)]
-    client.send(b"GET /stacks?worker=0 HTTP/1.1\r\nHost: a\r\n\r\n")
-    assert loop.settle_stacks({}) == 7
-    assert client.read_response().status == 200
-
-
-def test_a_process_id_counts_more_than_a_slot(loop: ControlLoop, client: Client) -> None:
-    loop.fleet.rows = [worker(1, 5), worker(2, 1)]
-    client.send(b"GET /stacks?worker=1 HTTP/1.1\r\nHost: a\r\n\r\n")
-    assert loop.settle_stacks({}) == 1
-    assert client.read_response().status == 200
-
-
 # Commands
 
 
 @pytest.mark.parametrize(
     ("target", "asked"),
     [
-        ("/reload", ("reload",)),
-        ("/upgrade", ("upgrade",)),
-        ("/scale?workers=3", ("scale", 3)),
-        ("/recycle?worker=101", ("recycle", 101)),
-        ("/recycle?worker=1", ("recycle", 102)),
-        ("/stop", ("stop", True)),
-        ("/stop?now=1", ("stop", False)),
+        ("/reload", Reload()),
+        ("/upgrade", Upgrade()),
+        ("/scale?workers=3", Scale(3)),
+        ("/recycle?worker=101", Recycle(101)),
+        ("/stop", Stop(graceful=True)),
+        ("/stop?now=1", Stop(graceful=False)),
     ],
 )
 def test_a_command_is_answered_with_its_outcome(
-    loop: ControlLoop, client: Client, target: str, asked: tuple[Any, ...]
+    loop: ControlLoop, client: Client, target: str, asked: Command
 ) -> None:
     client.send(f"POST {target} HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n\r\n".encode())
-    assert loop.fleet.asked.get(timeout=DEADLINE) == asked
+    assert loop.fake.asked.get(timeout=DEADLINE) == asked
     loop.settle(Outcome(True, "as it was told"))
     response = client.read_response()
     assert (response.status, value_of(response)) == (200, {"message": "as it was told"})
 
 
 def test_a_command_is_logged_with_who_gave_it(loop: ControlLoop, client: Client) -> None:
-    loop.fleet.at_once = Outcome(True, "")
+    loop.fake.at_once = Outcome(True, "")
     assert client.request("POST", "/reload").status == 200
     who = f"process {os.getpid()} of user {os.getuid()}"
     assert loop.messages.texts == [f"INFO: control: reload, asked for by {who}"]
@@ -153,9 +145,15 @@ def test_a_command_that_fails_in_the_end_says_why(loop: ControlLoop, client: Cli
 
 
 def test_a_command_that_cannot_begin_says_why(loop: ControlLoop, client: Client) -> None:
-    loop.fleet.refusal = "a reload is in progress"
+    loop.fake.refusal = ControlError("a reload is in progress")
     response = client.request("POST", "/reload")
     assert (response.status, error_of(response)) == (409, "a reload is in progress")
+
+
+def test_a_refusal_has_the_status_of_its_kind(loop: ControlLoop, client: Client) -> None:
+    loop.fake.refusal = ControlError("no worker has the slot 99", 404)
+    response = client.request("POST", "/recycle?worker=99")
+    assert (response.status, error_of(response)) == (404, "no worker has the slot 99")
 
 
 def test_a_command_need_not_be_waited_for(loop: ControlLoop, client: Client) -> None:
@@ -168,7 +166,7 @@ def test_a_command_need_not_be_waited_for(loop: ControlLoop, client: Client) -> 
 def test_an_outcome_that_is_known_at_once_is_told_without_waiting(
     loop: ControlLoop, client: Client
 ) -> None:
-    loop.fleet.at_once = Outcome(False, "no such file")
+    loop.fake.at_once = Outcome(False, "no such file")
     response = client.request("POST", "/upgrade?wait=0")
     assert (response.status, error_of(response)) == (500, "no such file")
 
@@ -176,8 +174,8 @@ def test_an_outcome_that_is_known_at_once_is_told_without_waiting(
 def test_an_outcome_goes_nowhere_when_its_client_has_left(loop: ControlLoop) -> None:
     with connect(loop.services[0]) as leaving:
         leaving.send(b"POST /reload HTTP/1.1\r\nHost: a\r\n\r\n")
-        answer = loop.fleet.answers.get(timeout=DEADLINE)
-    loop.call(lambda: answer(Outcome(True, "nobody hears this")))
+        reply = loop.fake.replies.get(timeout=DEADLINE)
+    loop.call(lambda: reply(Outcome(True, "nobody hears this")))
     with connect(loop.services[0]) as other:
         assert other.request("GET", "/status").status == 200
 
@@ -186,7 +184,7 @@ def test_an_outcome_that_never_comes_is_not_waited_for_for_ever(
     loop: ControlLoop, client: Client
 ) -> None:
     client.send(b"POST /reload HTTP/1.1\r\nHost: a\r\n\r\n")
-    loop.fleet.answers.get(timeout=DEADLINE)
+    loop.fake.replies.get(timeout=DEADLINE)
     loop.expire(3601)
     assert client.read_response().status == 504
 
@@ -196,10 +194,10 @@ def test_what_was_answered_before_the_end_still_arrives(tmp_path: Path) -> None:
     service = loop.control(str(tmp_path / "control.sock"))
     with loop, connect(service) as client:
         client.send(b"POST /stop HTTP/1.1\r\nHost: a\r\n\r\n")
-        answer = loop.fleet.answers.get(timeout=DEADLINE)
+        reply = loop.fake.replies.get(timeout=DEADLINE)
 
         def stop() -> None:
-            answer(Outcome(True, "stopped"))
+            reply(Outcome(True, "stopped"))
             service.close()
 
         loop.call(stop)
@@ -220,14 +218,12 @@ def test_what_was_answered_before_the_end_still_arrives(tmp_path: Path) -> None:
         ("GET", "/stacks?worker=", 400, "give worker=N, a whole number"),
         ("GET", "/stacks?worker=-1", 400, "give worker=N, a whole number"),
         ("GET", "/stacks?worker=%D9%A1", 400, "give worker=N, a whole number"),
-        ("GET", "/stacks?worker=99", 404, "no worker has the process id or the slot 99"),
         ("GET", "/stacks?worker", 400, "the query is to be name=value"),
         ("POST", "/scale", 400, "give workers=N, a whole number from 1 to 1000"),
         ("POST", "/scale?workers=0", 400, "from 1 to 1000"),
         ("POST", "/scale?workers=1001", 400, "from 1 to 1000"),
         ("POST", "/scale?workers=2&workers=3", 400, "given twice"),
         ("POST", "/scale?workers=2&now=1", 400, "can have wait, workers in it"),
-        ("POST", "/recycle?worker=99", 404, "no worker"),
         ("POST", "/stop?now=yes", 400, "now is 0 or 1"),
         ("POST", "/reload?wait=no", 400, "wait is 0 or 1"),
     ],
@@ -246,7 +242,7 @@ def test_nothing_is_changed_by_a_method_that_is_safe(
 ) -> None:
     response = client.request(method, target)
     assert (response.status, response.header("Allow")) == (405, "POST")
-    assert loop.fleet.asked.empty()
+    assert loop.fake.asked.empty()
 
 
 def test_a_question_is_no_post(client: Client) -> None:
@@ -255,7 +251,7 @@ def test_a_question_is_no_post(client: Client) -> None:
 
 
 def test_a_defect_is_logged_and_answered(loop: ControlLoop, client: Client) -> None:
-    loop.fleet.broken = True
+    loop.fake.broken = True
     response = client.request("GET", "/status")
     assert (response.status, response.body) == (500, b"internal error; see the log\n")
     assert "ERROR: internal error" in loop.messages.texts[0]
@@ -305,7 +301,7 @@ def test_an_http_1_0_client_gets_an_answer_and_an_end(client: Client) -> None:
 
 
 def test_a_client_that_waits_to_send_a_body_is_told_to(loop: ControlLoop, client: Client) -> None:
-    loop.fleet.at_once = Outcome(True, "")
+    loop.fake.at_once = Outcome(True, "")
     client.send(
         b"POST /reload HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\nContent-Length: 2\r\n\r\n"
     )
@@ -332,13 +328,13 @@ def test_what_is_no_request_or_too_large_is_refused_and_ends_the_connection(
     client.send(sent)
     assert client.read_response().status == status
     assert client.is_closed_by_server()
-    assert loop.fleet.asked.empty()
+    assert loop.fake.asked.empty()
 
 
 def test_half_a_request_is_waited_for_for_a_short_time(loop: ControlLoop, client: Client) -> None:
     client.send(b"GET /sta")
     service = loop.services[0]
-    eventually(lambda: any(not c.is_idle() for c in list(service._connections)))
+    eventually(lambda: any(not c.is_idle for c in list(service._connections)))
     loop.expire(4.0)
     loop.expire(5.1)
     assert client.read_response().status == 408
@@ -354,7 +350,7 @@ def test_an_idle_connection_is_closed_after_a_minute(loop: ControlLoop, client: 
 
 
 def test_a_client_that_does_not_read_its_answer_holds_nobody_up(loop: ControlLoop) -> None:
-    loop.fleet.rows = [worker(number, 1000 + number) for number in range(5000)]
+    loop.fake.rows = [worker(number, 1000 + number) for number in range(5000)]
     with connect(loop.services[0]) as slow, connect(loop.services[0]) as other:
         slow.send(b"GET /workers HTTP/1.1\r\nHost: a\r\n\r\n")
         assert other.request("GET", "/status").status == 200
@@ -395,11 +391,11 @@ def test_whoever_comes_while_all_connections_are_busy_waits_for_the_first_that_e
     try:
         for each in busy:
             each.send(b"POST /reload HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
-        answers = [loop.fleet.answers.get(timeout=DEADLINE) for _ in busy]
+        replies = [loop.fake.replies.get(timeout=DEADLINE) for _ in busy]
         with connect(service) as newcomer:
             newcomer.send(b"GET /status HTTP/1.1\r\nHost: a\r\n\r\n")
             assert not select.select([newcomer.socket], [], [], 0.05)[0]
-            loop.call(lambda: answers[0](Outcome(True, "")))
+            loop.call(lambda: replies[0](Outcome(True, "")))
             assert busy[0].read_response().status == 200
             busy[0].close()
             assert newcomer.read_response().status == 200
@@ -410,7 +406,7 @@ def test_whoever_comes_while_all_connections_are_busy_waits_for_the_first_that_e
 
 EXHAUSTED = """
 import os, resource, sys
-from support.fleets import ControlLoop, connect
+from support.control_loop import ControlLoop, connect
 from support.serving import eventually
 
 loop = ControlLoop()
@@ -420,10 +416,10 @@ with loop:
     client = connect(service)
     assert client.request("GET", "/status").status == 200
     client.send(b"POST /reload HTTP/1.1\\r\\nHost: a\\r\\n\\r\\n")
-    answer = loop.fleet.answers.get(timeout=10)
+    reply = loop.fake.replies.get(timeout=10)
     for sock in spare:  # busy, too: nobody can make room
         sock.sendall(b"POST /reload HTTP/1.1\\r\\nHost: a\\r\\n\\r\\n")
-    loop.fleet.answers.get(timeout=10), loop.fleet.answers.get(timeout=10)
+    loop.fake.replies.get(timeout=10), loop.fake.replies.get(timeout=10)
     import socket
     waiting = [socket.socket(socket.AF_UNIX) for _ in range(3)]
     used = max(map(int, os.listdir("/proc/self/fd")))
@@ -492,7 +488,7 @@ def test_another_user_is_refused_and_named_in_the_log_once() -> None:
             result = run_python(OTHER_USER, address, cwd="/")
             assert result.stdout.startswith("403 "), result.stderr
             assert "only root may use this socket, and you are user 65534" in result.stdout
-        assert loop.fleet.asked.empty()
+        assert loop.fake.asked.empty()
         [line] = loop.messages.texts
         assert re.fullmatch(
             r"WARNING: control: refused process \d+ of user 65534: "
@@ -563,7 +559,7 @@ def test_auto_that_cannot_be_had_is_a_warning_and_no_error() -> None:
         held.append(socket.socket(socket.AF_UNIX))
         held[-1].bind("\0" + name[1:])
     loop = ControlLoop()
-    assert open_control("auto", loop.fleet, loop.selector, loop.logger) is None
+    assert open_control("auto", loop.fake.handle, loop.selector, loop.logger) is None
     [text] = loop.messages.texts
     assert text.startswith("WARNING: no control socket: cannot listen on unix:@penstock/")
     for sock in held:
@@ -574,7 +570,7 @@ def test_auto_that_cannot_be_had_is_a_warning_and_no_error() -> None:
 @pytest.mark.parametrize("word", ["off", "OFF"])
 def test_off_is_no_socket(word: str) -> None:
     loop = ControlLoop()
-    assert open_control(word, loop.fleet, loop.selector, loop.logger) is None
+    assert open_control(word, loop.fake.handle, loop.selector, loop.logger) is None
     assert not loop.messages.texts
     loop.close()
 
@@ -582,7 +578,7 @@ def test_off_is_no_socket(word: str) -> None:
 def refusal(address: str) -> str:
     loop = ControlLoop()
     with pytest.raises(ListenError) as caught:
-        open_control(address, loop.fleet, loop.selector, loop.logger)
+        open_control(address, loop.fake.handle, loop.selector, loop.logger)
     loop.close()
     return str(caught.value)
 
@@ -649,28 +645,28 @@ def test_a_socket_is_handed_to_a_successor_without_a_gap(tmp_path: Path, kind: s
     service = old.control(address)
     with old, connect(service) as client:
         client.send(b"POST /upgrade HTTP/1.1\r\nHost: a\r\n\r\n")
-        answer = old.fleet.answers.get(timeout=DEADLINE)
+        reply = old.fake.replies.get(timeout=DEADLINE)
         new = ControlLoop()
         passed = os.dup(service.listener.socket.fileno())
         successor = new.control(address, inherited=passed)
         old.call(lambda: service.stop_accepting(keep_path=True))
-        old.call(lambda: answer(Outcome(True, "process 2 serves")))
+        old.call(lambda: reply(Outcome(True, "process 2 serves")))
         new.call(successor.take_over)
         assert value_of(client.read_response()) == {"message": "process 2 serves"}
         with new, connect(successor) as other:
-            new.fleet.application = "new:app"
+            new.fake.application = "new:app"
             assert value_of(other.request("GET", "/status"))["application"] == "new:app"
     assert not (tmp_path / "control.sock").exists()
 
 
 FORKING = """
 import os, sys
-from support.fleets import ControlLoop, connect
+from support.control_loop import ControlLoop, connect
 path = sys.argv[1]
 loop = ControlLoop()
 service = loop.control(path)
 client = connect(service)
-service.handle_events(1)
+service.accept()
 before = len(os.listdir("/proc/self/fd"))
 pid = os.fork()
 if pid == 0:
@@ -715,7 +711,7 @@ def test_probes_learn_whether_it_is_live_and_ready_and_nothing_else(
 ) -> None:
     loop = ControlLoop()
     address = loop.admin()
-    loop.fleet.ready, loop.fleet.live = ready, live
+    loop.fake.ready, loop.fake.live = ready, live
     with loop, Client(address) as client:
         response = client.request("GET", path)
         assert (response.status, response.body) == expected
@@ -723,7 +719,7 @@ def test_probes_learn_whether_it_is_live_and_ready_and_nothing_else(
         head = client.request("HEAD", path)
         assert (head.status, head.body) == (expected[0], b"")
         assert client.request("POST", path).status == 404
-    assert loop.fleet.asked.empty()
+    assert loop.fake.asked.empty()
 
 
 def test_the_address_for_probes_that_is_in_use_is_an_error_of_that_setting() -> None:

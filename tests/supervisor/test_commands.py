@@ -1,26 +1,37 @@
-"""What is between those who ask and the supervisor: addresses, and outcomes that are waited for."""
+"""Commands of control clients: what the supervisor answers, and outcomes that are waited for."""
 
 from __future__ import annotations
 
-import logging
 import os
-import selectors
 import time
 from collections.abc import Iterator
 from dataclasses import replace
 from enum import Enum
-from pathlib import Path
+from typing import Any, cast
 
 import pytest
 
 from penstock.config.settings import Settings
-from penstock.control.commands import Answer, ControlError, Outcome
-from penstock.control.requests import Reception
-from penstock.errors import ListenError
+from penstock.control.commands import (
+    Answer,
+    Command,
+    ControlError,
+    Outcome,
+    Question,
+    Recycle,
+    Reload,
+    Scale,
+    ShowRequests,
+    ShowStacks,
+    ShowStatus,
+    ShowWorkers,
+    Stop,
+    Upgrade,
+)
 from penstock.listeners import Listener
+from penstock.supervisor.commands import Commands
+from penstock.supervisor.supervisor import Supervisor
 from penstock.supervisor.worker_process import Stage, WorkerProcess
-from support.fleets import Messages
-from support.wire import Client, Response
 from support.workers import Workers, begin
 
 
@@ -87,52 +98,39 @@ class FakeSupervisor:
         self.told.append(("stop", graceful, answer))
 
 
-class Here:
-    """A reception, its supervisor, and the loop that both would run in."""
+class Asking:
+    """Commands, and the fake supervisor that they are for."""
 
     def __init__(self) -> None:
         self.supervisor = FakeSupervisor()
-        self.selector = selectors.DefaultSelector()
-        self.messages = Messages()
-        logger = logging.Logger("penstock.test")
-        logger.addHandler(self.messages)
-        self.dumps: list[WorkerProcess] = []
-        self.reception = Reception(
-            self.supervisor, "shop:app", self.selector, logger, lambda pid: 4096, self.dumps.append
-        )
-        self.outcomes: list[Outcome] = []
+        self.commands = Commands(cast(Supervisor, self.supervisor), "shop:app")
+        self.answers: list[Any] = []
 
-    def turn(self) -> None:
-        """Do what is to be done now."""
-        for _ in range(3):  # accept, read, write
-            for key, mask in self.selector.select(0.05):
-                key.data.handle_events(mask)
-        self.reception.tick()
+    def ask(self, asked: Question | Command) -> Any:
+        """Ask, and return the answer if there is one already."""
+        before = len(self.answers)
+        self.commands.handle(asked, self.answers.append)
+        return self.answers[-1] if len(self.answers) > before else None
 
-    def ask(self, address: str | tuple[str, int], method: str, target: str) -> Response:
-        """Ask by a socket."""
-        with Client(address) as client:
-            client.send(f"{method} {target} HTTP/1.1\r\nHost: a\r\n\r\n".encode())
-            self.turn()
-            return client.read_response()
+    def tick(self) -> None:
+        """Have the supervisor check what is waited for."""
+        self.commands.tick(time.monotonic())
 
 
 @pytest.fixture
-def here() -> Iterator[Here]:
-    here = Here()
+def here() -> Iterator[Asking]:
+    here = Asking()
     yield here
-    here.reception.close()
     here.supervisor.fake.close()
-    here.selector.close()
 
 
 # Questions
 
 
-def test_the_status_is_put_together_from_what_there_is(here: Here) -> None:
+def test_the_status_is_put_together_from_what_there_is(here: Asking) -> None:
     worker = here.supervisor.fake.add(7)
     begin(worker, 0, 2.0, None, "/")
-    status = here.reception.status()
+    status = here.ask(ShowStatus())
     assert abs(status["since"] + status["age"] - time.time()) < 5
     assert status | {"since": 0, "age": 0} == {
         "version": status["version"],
@@ -147,254 +145,177 @@ def test_the_status_is_put_together_from_what_there_is(here: Here) -> None:
         "threads": Settings().threads,
         "workers": 1,
         "counts": status["counts"],
+        "ready": True,
+        "live": True,
     }
     assert status["transport"] in ("native", "python")
     assert status["counts"]["in_progress"] == 1
-    assert here.reception.workers()[0]["memory"] == 4096
-    assert here.reception.requests()[0]["target"] == "/"
+    assert here.ask(ShowWorkers())["workers"][0]["pid"] == 7
+    assert here.ask(ShowRequests())["requests"][0]["target"] == "/"
 
 
 @pytest.mark.parametrize(
     ("phase", "ready"), [(Phase.STARTING, False), (Phase.SERVING, True), (Phase.STOPPING, False)]
 )
 def test_it_is_ready_neither_before_it_serves_nor_once_it_stops(
-    here: Here, phase: Phase, ready: bool
+    here: Asking, phase: Phase, ready: bool
 ) -> None:
     here.supervisor.fake.add(7)
     here.supervisor.phase = phase
-    assert here.reception.is_ready() is ready
-    assert here.reception.is_live()
+    status = here.ask(ShowStatus())
+    assert (status["ready"], status["live"]) == (ready, True)
+    here.commands.handed_over = True
+    assert here.ask(ShowStatus())["ready"]  # a successor serves
 
 
-def test_stacks_are_those_of_one_worker_or_of_all_that_are_known(here: Here) -> None:
+def test_stacks_are_those_of_one_worker_or_of_all_that_are_known(here: Asking) -> None:
     first, second = here.supervisor.fake.add(7), here.supervisor.fake.add(8)
     here.supervisor.fake.add(0, Stage.BOOTING)
-    answers: list[dict[int, str]] = []
-    here.reception.ask_stacks(8, answers.append)
-    here.reception.ask_stacks(None, answers.append)
-    assert here.reception.is_busy
-    here.reception.stacks.on_stacks(second, "there")
-    here.reception.stacks.on_stacks(first, "here")
-    assert answers == [{8: "there"}, {7: "here", 8: "there"}]
-    with pytest.raises(ControlError, match="no worker has the process id 99"):
-        here.reception.ask_stacks(99, answers.append)
+    assert here.ask(ShowStacks(8)) is None
+    assert here.ask(ShowStacks(None)) is None
+    assert here.commands.is_busy
+    here.commands.stacks.on_stacks(second, "there")
+    here.commands.stacks.on_stacks(first, "here")
+    assert here.answers == [{"stacks": {"8": "there"}}, {"stacks": {"7": "here", "8": "there"}}]
+
+
+def test_a_worker_is_named_by_its_process_id_or_else_by_its_slot(here: Asking) -> None:
+    first = here.supervisor.fake.add(7)
+    here.supervisor.fake.add(0, Stage.BOOTING)  # its process id is not known yet
+    assert here.commands._find(7) is first
+    assert here.commands._find(first.slot.index) is first
+    for number in (99, 2):
+        with pytest.raises(ControlError, match=f"process id or the slot {number}") as caught:
+            here.ask(ShowStacks(number))
+        assert caught.value.status == 404
+
+
+def test_a_process_id_counts_more_than_a_slot(here: Asking) -> None:
+    here.supervisor.fake.add(5)
+    here.supervisor.fake.add(6)
+    third = here.supervisor.fake.add(1)
+    assert here.commands._find(1) is third
+
+
+def test_a_slot_means_the_worker_of_the_newest_generation(here: Asking) -> None:
+    old, new = here.supervisor.fake.add(6, generation=1), here.supervisor.fake.add(7, generation=2)
+    new.slot = old.slot  # of another scoreboard, at the same place
+    assert here.commands._find(old.slot.index) is new
+    new.slot = here.supervisor.fake.scoreboard.slots[1]
 
 
 # Commands
 
 
-def test_what_the_supervisor_answers_itself_is_passed_on(here: Here) -> None:
-    def answer(outcome: Outcome) -> None:
-        raise AssertionError("nobody has answered")
-
-    here.reception.reload(answer)
-    here.reception.upgrade(answer)
-    here.reception.stop(False, answer)
-    expected: list[tuple[object, ...]] = [
-        ("reload", answer),
-        ("upgrade", answer),
-        ("stop", False, answer),
-    ]
-    assert here.supervisor.told == expected
+def test_what_the_supervisor_answers_itself_is_passed_on(here: Asking) -> None:
+    for asked in (Reload(), Upgrade(), Stop(graceful=False)):
+        assert here.ask(asked) is None
+    reply = here.answers.append
+    assert here.supervisor.told == [("reload", reply), ("upgrade", reply), ("stop", False, reply)]
 
 
-def test_a_scale_is_over_when_there_are_as_many_workers(here: Here) -> None:
+def test_a_scale_is_over_when_there_are_as_many_workers(here: Asking) -> None:
     fake = here.supervisor.fake
     fake.add(7)
-    here.reception.scale(2, here.outcomes.append)
+    here.ask(Scale(2))
     second = fake.add(8, Stage.BOOTING)
-    here.reception.tick()
-    assert here.reception.is_busy
-    assert here.outcomes == []
+    here.tick()
+    assert here.commands.is_busy
+    assert here.answers == []
     second.stage = Stage.SERVING
-    here.reception.tick()
-    assert here.outcomes == [Outcome(True, "2 workers serve")]
-    assert not here.reception.is_busy
-    here.reception.scale(1, here.outcomes.append)
+    here.tick()
+    assert here.answers == [Outcome(True, "2 workers serve")]
+    assert not here.commands.is_busy
+    here.ask(Scale(1))
     second.stage = Stage.LEAVING
-    here.reception.tick()
-    assert here.outcomes[1:] == [Outcome(True, "1 worker serves")]
+    here.tick()
+    assert here.answers[1:] == [Outcome(True, "1 worker serves")]
 
 
-def test_a_scale_that_changes_nothing_is_over_at_once(here: Here) -> None:
+def test_a_scale_that_changes_nothing_is_over_at_once(here: Asking) -> None:
     here.supervisor.fake.add(7)
-    here.reception.scale(1, here.outcomes.append)
-    assert here.outcomes == [Outcome(True, "1 worker serves")]
+    here.ask(Scale(1))
+    assert here.answers == [Outcome(True, "1 worker serves")]
 
 
-def test_a_scale_that_cannot_begin_is_refused(here: Here) -> None:
+def test_a_scale_that_cannot_begin_is_refused(here: Asking) -> None:
     with pytest.raises(ControlError, match="no room"):
-        here.reception.scale(9, here.outcomes.append)
-    assert not here.reception.is_busy
+        here.ask(Scale(9))
+    assert not here.commands.is_busy
 
 
-def test_a_scale_is_overtaken_by_the_next_and_by_a_reload(here: Here) -> None:
-    here.reception.scale(3, here.outcomes.append)
-    here.reception.scale(2, here.outcomes.append)
-    here.reception.tick()
+def test_a_scale_is_overtaken_by_the_next_and_by_a_reload(here: Asking) -> None:
+    here.ask(Scale(3))
+    here.ask(Scale(2))
+    here.tick()
     overtaken = Outcome(False, "something else was asked for in the meantime")
-    assert here.outcomes == [overtaken]
+    assert here.answers == [overtaken]
     here.supervisor.current = Generation(here.supervisor.fake)
-    here.reception.tick()
-    assert here.outcomes == [overtaken, overtaken]
+    here.tick()
+    assert here.answers == [overtaken, overtaken]
 
 
-def test_a_scale_does_not_wait_for_workers_that_do_not_boot(here: Here) -> None:
+def test_a_scale_does_not_wait_for_workers_that_do_not_boot(here: Asking) -> None:
     here.supervisor.current.settings = replace(Settings(), boot_timeout=0.0)
     here.supervisor.fake.add(7)
-    here.reception.scale(2, here.outcomes.append)
-    here.reception.tick()
-    assert here.outcomes == [Outcome(False, "only 1 of 2 workers serve by now")]
+    here.ask(Scale(2))
+    here.tick()
+    assert here.answers == [Outcome(False, "only 1 of 2 workers serve by now")]
 
 
-def test_a_recycling_is_over_when_the_worker_has_gone(here: Here) -> None:
+def test_a_recycling_is_over_when_the_worker_has_gone(here: Asking) -> None:
     worker = here.supervisor.fake.add(7)
-    here.reception.recycle(7, here.outcomes.append)
+    here.ask(Recycle(7))
     assert here.supervisor.told == [("replace", 7, "penstockctl recycle")]
     successor = worker.replaced_by
     assert successor is not None
     successor.stage = Stage.SERVING
     worker.stage = Stage.LEAVING
-    here.reception.tick()
-    assert here.outcomes == []
+    here.tick()
+    assert here.answers == []
     worker.stage = Stage.ENDED
     worker.replaced_by = None
-    here.reception.tick()
-    assert here.outcomes == [
+    here.tick()
+    assert here.answers == [
         Outcome(True, "worker 7 (pid 7) was replaced by worker 8 (pid 8)"),
     ]
 
 
-def test_a_recycling_fails_when_the_successor_does(here: Here) -> None:
+def test_a_recycling_fails_when_the_successor_does(here: Asking) -> None:
     worker = here.supervisor.fake.add(7)
-    here.reception.recycle(7, here.outcomes.append)
+    here.ask(Recycle(7))
     worker.replaced_by = None
-    here.reception.tick()
+    here.tick()
     text = "worker 7 (pid 7) goes on: its successor could not start"
-    assert here.outcomes == [Outcome(False, text)]
+    assert here.answers == [Outcome(False, text)]
 
 
-def test_a_worker_that_is_being_replaced_is_not_replaced_twice(here: Here) -> None:
+def test_a_worker_that_is_being_replaced_is_not_replaced_twice(here: Asking) -> None:
     worker = here.supervisor.fake.add(7)
-    here.reception.recycle(7, here.outcomes.append)
-    here.reception.recycle(7, here.outcomes.append)
+    here.ask(Recycle(7))
+    here.ask(Recycle(7))
     assert len(here.supervisor.told) == 1
     worker.stage = Stage.ENDED
-    here.reception.tick()
-    assert [outcome.done for outcome in here.outcomes] == [True, True]
+    here.tick()
+    assert [outcome.done for outcome in here.answers] == [True, True]
 
 
-def test_only_a_worker_that_serves_can_be_recycled(here: Here) -> None:
+def test_only_a_worker_that_serves_can_be_recycled(here: Asking) -> None:
     here.supervisor.fake.add(7, Stage.BOOTING)
     with pytest.raises(ControlError, match=r"worker 7 \(pid 7\) does not serve: it is booting"):
-        here.reception.recycle(7, here.outcomes.append)
-    with pytest.raises(ControlError, match="no worker has the process id 8"):
-        here.reception.recycle(8, here.outcomes.append)
+        here.ask(Recycle(7))
+    with pytest.raises(ControlError, match="no worker has the process id or the slot 8"):
+        here.ask(Recycle(8))
     here.supervisor.has_room = False
     here.supervisor.fake.add(9)
     with pytest.raises(ControlError, match="no successor"):
-        here.reception.recycle(9, here.outcomes.append)
+        here.ask(Recycle(9))
 
 
 @pytest.mark.parametrize("phase", [Phase.STARTING, Phase.STOPPING])
-def test_no_worker_is_recycled_while_the_server_starts_or_stops(here: Here, phase: Phase) -> None:
+def test_no_worker_is_recycled_while_the_server_starts_or_stops(here: Asking, phase: Phase) -> None:
     here.supervisor.fake.add(7)
     here.supervisor.phase = phase
     with pytest.raises(ControlError, match=f"the server is {phase.value}"):
-        here.reception.recycle(7, here.outcomes.append)
+        here.ask(Recycle(7))
     assert here.supervisor.told == []
-
-
-# Addresses
-
-
-def settings(control: str, admin: str | None = None) -> Settings:
-    return replace(Settings(), control=control, admin=admin)
-
-
-def admin_address(here: Here) -> tuple[str, int]:
-    host, port = here.reception._services["admin"].listener.socket.getsockname()
-    return host, port
-
-
-def test_both_addresses_are_opened_and_answered(here: Here, tmp_path: Path) -> None:
-    path = str(tmp_path / "control.sock")
-    here.reception.open(settings(path, "127.0.0.1:0"))
-    here.supervisor.fake.add(7)
-    assert here.ask(path, "GET", "/workers").status == 200
-    assert here.ask(admin_address(here), "GET", "/readyz").status == 200
-    here.reception.close()
-    assert not os.path.exists(path)
-
-
-def test_nothing_is_open_where_one_address_cannot_be(here: Here, tmp_path: Path) -> None:
-    path = str(tmp_path / "control.sock")
-    with pytest.raises(ListenError, match=r"setting: --admin"):
-        here.reception.open(settings(path, "unix:" + str(tmp_path / "none" / "admin.sock")))
-    assert not os.path.exists(path)
-    assert here.reception.descriptors() == {}
-
-
-def test_addresses_that_stay_are_left_alone_in_a_reload(here: Here, tmp_path: Path) -> None:
-    same = settings(str(tmp_path / "control.sock"), "127.0.0.1:0")
-    here.reception.open(same)
-    before = here.reception.descriptors()
-    here.reception.follow(same)
-    assert here.reception.descriptors() == before
-
-
-def test_addresses_that_change_are_followed_and_the_old_one_answers_who_waits(
-    here: Here, tmp_path: Path
-) -> None:
-    old, new = str(tmp_path / "old.sock"), str(tmp_path / "new.sock")
-    here.reception.open(settings(old))
-    with Client(old) as waiting:
-        waiting.send(b"POST /reload HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
-        here.turn()
-        here.reception.follow(settings(new, "127.0.0.1:0"))
-        assert not os.path.exists(old)
-        assert here.ask(new, "GET", "/status").status == 200
-        assert here.ask(admin_address(here), "GET", "/healthz").status == 200
-        [(_, answer)] = here.supervisor.told
-        answer(Outcome(True, "reloaded"))  # type: ignore[operator]
-        assert waiting.read_response().status == 200
-    here.turn()
-    assert here.reception._leaving == []
-    here.reception.follow(settings("off"))
-    assert not os.path.exists(new)
-    assert here.reception.descriptors() == {}
-
-
-def test_an_address_that_cannot_be_followed_leaves_the_old_one(here: Here, tmp_path: Path) -> None:
-    path = str(tmp_path / "control.sock")
-    here.reception.open(settings(path))
-    here.reception.follow(settings(str(tmp_path / "none" / "control.sock")))
-    assert here.ask(path, "GET", "/status").status == 200
-    assert "ERROR: control stays as it was: cannot listen" in "\n".join(here.messages.texts)
-
-
-def test_sockets_with_a_name_of_their_own_are_passed_to_a_successor(
-    here: Here, tmp_path: Path
-) -> None:
-    wanted = settings(str(tmp_path / "control.sock"), "127.0.0.1:0")
-    here.reception.open(wanted)
-    address = admin_address(here)
-    successor = Here()
-    passed = {name: os.dup(number) for name, number in here.reception.descriptors().items()}
-    assert set(passed) == {"control", "admin"}
-    successor.reception.open(wanted, passed)
-    here.reception.hand_over()
-    successor.reception.take_over()
-    assert successor.ask(wanted.control, "GET", "/status").status == 200
-    assert successor.ask(address, "GET", "/healthz").status == 200
-    here.reception.close()
-    assert successor.ask(wanted.control, "GET", "/status").status == 200
-    successor.reception.close()
-    successor.supervisor.fake.close()
-    successor.selector.close()
-    assert not os.path.exists(wanted.control)
-
-
-def test_the_socket_of_auto_is_not_passed_since_the_process_is_in_its_name(here: Here) -> None:
-    here.reception.open(settings("auto"))
-    assert here.reception.descriptors() == {}

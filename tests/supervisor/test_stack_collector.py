@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 import pytest
 
-from penstock.control.stack_collector import (
+from penstock.control.commands import Outcome
+from penstock.supervisor.stack_collector import (
     ANSWER_SECONDS,
     DUMP_SECONDS,
     GONE,
@@ -30,14 +32,18 @@ class Asked:
 
     def __init__(self) -> None:
         self.dumps: list[int] = []
-        self.answers: list[dict[int, str]] = []
+        self.answers: list[dict[str, str]] = []
         self.collector = StackCollector(self._dump)
 
     def _dump(self, worker: WorkerProcess) -> None:
         self.dumps.append(worker.pid)
 
     def ask(self, *workers: WorkerProcess) -> None:
-        self.collector.ask(workers, self.answers.append)
+        def reply(answer: Outcome | Mapping[str, Any]) -> None:
+            assert not isinstance(answer, Outcome)
+            self.answers.append(answer["stacks"])
+
+        self.collector.ask(workers, reply)
 
     def later(self, seconds: float) -> None:
         self.collector.tick(time.monotonic() + seconds)
@@ -53,7 +59,7 @@ def test_workers_that_answer_are_told_together(workers: Workers) -> None:
     assert asked.answers == []
     assert asked.collector.is_busy
     asked.collector.on_stacks(second, "there")
-    assert asked.answers == [{7: "there", 8: "here"}]
+    assert asked.answers == [{"7": "there", "8": "here"}]
     assert not asked.collector.is_busy
     assert asked.dumps == []
 
@@ -75,7 +81,7 @@ def test_one_that_does_not_answer_is_made_to_write_by_c_code(workers: Workers) -
     asked.later(ANSWER_SECONDS)
     assert asked.answers == []
     asked.later(ANSWER_SECONDS + DUMP_SECONDS)
-    assert asked.answers == [{7: "Current thread 0x1:\n  File \\xff", 8: "here"}]
+    assert asked.answers == [{"7": "Current thread 0x1:\n  File \\xff", "8": "here"}]
     assert not hung.dumped  # which would be told again when it ends
 
 
@@ -84,7 +90,7 @@ def test_one_that_writes_nothing_either_is_said_to_be_halted(workers: Workers) -
     asked.ask(workers.add(7))
     asked.later(ANSWER_SECONDS)
     asked.later(ANSWER_SECONDS + DUMP_SECONDS)
-    assert asked.answers == [{7: NO_ANSWER}]
+    assert asked.answers == [{"7": NO_ANSWER}]
 
 
 def test_an_answer_that_comes_while_c_code_writes_is_taken(workers: Workers) -> None:
@@ -94,7 +100,7 @@ def test_an_answer_that_comes_while_c_code_writes_is_taken(workers: Workers) -> 
     asked.later(ANSWER_SECONDS)
     worker.dumped += b"half of it"
     asked.collector.on_stacks(worker, "here")
-    assert asked.answers == [{7: "here"}]
+    assert asked.answers == [{"7": "here"}]
     assert not worker.dumped
 
 
@@ -105,7 +111,7 @@ def test_an_answer_that_comes_too_late_is_dropped(workers: Workers) -> None:
     asked.later(ANSWER_SECONDS)
     asked.later(ANSWER_SECONDS + DUMP_SECONDS)
     asked.collector.on_stacks(worker, "here")
-    assert asked.answers == [{7: NO_ANSWER}]
+    assert asked.answers == [{"7": NO_ANSWER}]
 
 
 @pytest.mark.parametrize("dumping", [False, True])
@@ -117,7 +123,7 @@ def test_one_that_ends_meanwhile_is_not_waited_for(workers: Workers, dumping: bo
         asked.later(ANSWER_SECONDS)
     worker.stage = Stage.ENDED
     asked.later(0)
-    assert asked.answers == [{7: GONE}]
+    assert asked.answers == [{"7": GONE}]
 
 
 def test_several_who_ask_get_the_same_answer_of_a_worker(workers: Workers) -> None:
@@ -127,6 +133,6 @@ def test_several_who_ask_get_the_same_answer_of_a_worker(workers: Workers) -> No
     asked.ask(first)
     assert workers.lines[7].receive() == [{"do": "stacks"}]
     asked.collector.on_stacks(first, "here")
-    assert asked.answers == [{7: "here"}]
+    assert asked.answers == [{"7": "here"}]
     asked.collector.on_stacks(second, "there")
-    assert asked.answers == [{7: "here"}, {7: "here", 8: "there"}]
+    assert asked.answers == [{"7": "here"}, {"7": "here", "8": "there"}]

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from penstock.control.status import Overview
+from penstock.supervisor.status import Overview
 from penstock.supervisor.worker_process import Stage
 from penstock.telemetry.scoreboard import (
     BEAT,

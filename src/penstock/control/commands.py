@@ -1,24 +1,114 @@
-"""What control needs of the supervisor: what it is asked, and what it can be told to do.
+"""What a client can ask of the supervisor: commands as typed values, and the tables of answers.
 
-`control` is written against the protocol `Fleet` here, and knows nothing else of the supervisor.
-The tables are, field for field, the JSON that clients get: docs/control.md describes them.
+The control server turns a request into one of these values and passes it to the supervisor. The
+tables are, field for field, the JSON that clients get: docs/control.md describes them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Protocol, TypedDict
+from typing import Any, TypedDict
 
 from penstock.errors import PenstockError
 
 
 class ControlError(PenstockError):
-    """What was asked for cannot be done; the text says why."""
+    """The command is refused; the text says why."""
+
+    def __init__(
+        self, message: str, status: int = 409, fields: tuple[tuple[str, str], ...] = ()
+    ) -> None:
+        """``status`` and ``fields`` are those of the HTTP response."""
+        super().__init__(message)
+        self.status = status
+        self.fields = fields
+
+
+@dataclass(frozen=True)
+class ShowStatus:
+    """Return a `Status`."""
+
+
+@dataclass(frozen=True)
+class ShowWorkers:
+    """Return the workers of all generations: ``{"workers": [WorkerRow, ...]}``."""
+
+
+@dataclass(frozen=True)
+class ShowRequests:
+    """Return the requests in the application, the oldest first: ``{"requests": [...]}``."""
+
+
+@dataclass(frozen=True)
+class ShowStacks:
+    """Collect Python stacks: ``{"stacks": {process id: text}}``; the answer takes seconds."""
+
+    worker: int | None
+    """Process id or slot; None for all workers."""
+
+
+@dataclass(frozen=True)
+class Reload:
+    """Start a new generation. The outcome is known when it serves or was rolled back."""
+
+
+@dataclass(frozen=True)
+class Upgrade:
+    """Start a new supervisor. The outcome is known when it serves or was rolled back."""
+
+
+@dataclass(frozen=True)
+class Scale:
+    """Change the number of workers. The outcome is known when that many serve."""
+
+    workers: int
+
+
+@dataclass(frozen=True)
+class Recycle:
+    """Replace a worker. The outcome is known when its successor serves and it has ended."""
+
+    worker: int
+    """Process id or slot."""
+
+
+@dataclass(frozen=True)
+class Stop:
+    """Stop the server. The outcome is known just before the supervisor ends."""
+
+    graceful: bool
+
+
+Question = ShowStatus | ShowWorkers | ShowRequests | ShowStacks
+Command = Reload | Upgrade | Scale | Recycle | Stop
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a command ended."""
+
+    done: bool
+    message: str
+    """One line for people: what was done, or what failed and which state the server is in now."""
+
+
+Answer = Callable[[Outcome], None]
+"""Takes the outcome of a command, once, at any later time, in the supervisor's thread."""
+
+Reply = Callable[[Outcome | Mapping[str, Any]], None]
+"""Takes the outcome of a command, or the JSON object that answers a question, once."""
+
+Handle = Callable[[Question | Command, Reply], None]
+"""Executes a command or answers a question. Returns at once.
+
+It raises `ControlError` where it refuses, and the reply is not called then. Otherwise the reply is
+called once, before it returns or later.
+"""
 
 
 class Status(TypedDict):
-    """What is true of the server as a whole. Times are seconds."""
+    """The state of the server. Times are seconds."""
 
     version: str
     pid: int
@@ -30,9 +120,9 @@ class Status(TypedDict):
     generation: int
     """The generation that takes new connections, counted from 1."""
     since: float
-    """When the supervisor began, on the wall clock, since the epoch."""
+    """When the supervisor started, on the wall clock, since the epoch."""
     age: float
-    """How long ago that was, on the monotonic clock."""
+    """Time since then, on the monotonic clock."""
     listeners: list[str]
     """``http://127.0.0.1:8000``, ``unix:/run/app.sock``."""
     transport: str
@@ -41,18 +131,22 @@ class Status(TypedDict):
     workers: int
     """How many workers are wanted."""
     counts: dict[str, int]
-    """What has happened so far, and what there is now: ``requests``, ``crashed``, and so on."""
+    """Workers in each state, and sums over the workers: ``connections``, ``requests`` ..."""
+    ready: bool
+    """At least one worker wants requests, and the server does not stop."""
+    live: bool
+    """At least one worker makes progress, or is about to be started."""
 
 
 class WorkerRow(TypedDict):
     """One worker. Times are seconds, memory is bytes."""
 
     slot: int
-    """Its place, which its successor may have after it; counted from 0."""
+    """The index of its slot on the scoreboard, from 0; a successor may use it again."""
     pid: int
     generation: int
     state: str
-    """One of `penstock.control.status.STATES`."""
+    """One of `penstock.supervisor.status.STATES`."""
     age: float
     requests: int
     """Handed to the application so far."""
@@ -61,16 +155,16 @@ class WorkerRow(TypedDict):
     waiting: int
     """Requests that wait for a thread."""
     busy: int
-    """Threads that are in the application."""
+    """Threads in the application."""
     threads: int
     memory: int | None
-    """Resident; None where the system does not tell."""
+    """Resident; None where the system does not report it."""
     beat: float | None
-    """How long ago its watchdog last ran; None before it has."""
+    """Time since its last heartbeat; None before the first one."""
 
 
 class RequestRow(TypedDict):
-    """One request that is with the application. Times are seconds."""
+    """One request in the application. Times are seconds."""
 
     pid: int
     slot: int
@@ -83,61 +177,4 @@ class RequestRow(TypedDict):
     """Address and port; empty for a unix socket."""
     id: str
     deadline: float | None
-    """What is left until its deadline, negative after it; None where it has none."""
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """How a command ended, once that is known."""
-
-    done: bool
-    message: str
-    """One line for humans: what was done, or what went wrong and what is so now."""
-
-
-Answer = Callable[[Outcome], None]
-"""Takes a command's outcome, once, at any later time in the supervisor's own thread."""
-
-StacksAnswer = Callable[[dict[int, str]], None]
-"""Takes the stacks of workers by process id; the text tells of one that did not answer in time."""
-
-
-class Fleet(Protocol):
-    """The supervisor as control sees it. All calls return at once, in the supervisor's thread.
-
-    A command raises `ControlError` where it cannot even begin, and then its answer is not called;
-    otherwise it is called once, from within the command or later.
-    """
-
-    def status(self) -> Status:
-        """Return what is true of the server as a whole."""
-
-    def workers(self) -> list[WorkerRow]:
-        """Return the workers of all generations, in the order of their slots."""
-
-    def requests(self) -> list[RequestRow]:
-        """Return what is with the application, the oldest first."""
-
-    def ask_stacks(self, pid: int | None, answer: StacksAnswer) -> None:
-        """Collect the Python stacks of one worker, or of all, within a deadline of its own."""
-
-    def reload(self, answer: Answer) -> None:
-        """Start a new generation; the outcome is known when it serves, or was rolled back."""
-
-    def upgrade(self, answer: Answer) -> None:
-        """Start a new supervisor; the outcome is known when it serves, or was rolled back."""
-
-    def scale(self, workers: int, answer: Answer) -> None:
-        """Want so many workers; the outcome is known when there are as many."""
-
-    def recycle(self, pid: int, answer: Answer) -> None:
-        """Replace a worker; the outcome is known when its successor serves and it has left."""
-
-    def stop(self, graceful: bool, answer: Answer) -> None:
-        """Stop the server; the outcome is known just before the supervisor ends."""
-
-    def is_ready(self) -> bool:
-        """Tell whether requests are wanted: booted, neither draining nor stopping, not stuck."""
-
-    def is_live(self) -> bool:
-        """Tell whether something moves in at least one worker, or is about to."""
+    """Time left until its deadline, negative after it; None without a deadline."""

@@ -1,24 +1,24 @@
-"""A small HTTP/1.1 server on somebody else's selector: for control and health, not for the public.
+"""Connections of the control socket and of ``--admin``: HTTP/1.1 for probes and for people.
 
-It never blocks: the loop that it lives in also looks after the workers. It reads with the parser of
-`penstock.http1`, answers a connection's requests in their order, each now or later, and takes up
-little: few connections, small requests, and a deadline for everything that is waited for.
+Parsing and framing are those of `penstock.http1`. This module adds the socket: it never blocks,
+because the loop that it runs in also looks after the workers. It answers the requests of a
+connection in their order, each now or later. It limits connections, sizes and waits.
 """
 
 from __future__ import annotations
 
 import contextlib
 import errno
+import json
+import logging
 import math
 import os
 import selectors
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass
-from enum import Enum
-from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from penstock.control.address import Peer, peer_of
 from penstock.http1 import (
@@ -37,316 +37,292 @@ from penstock.http1.reason_phrases import REASON_PHRASES
 from penstock.transport.date import ServerFields
 
 if TYPE_CHECKING:
-    import logging
-
     from penstock.listeners import Listener
 
 MAX_CONNECTIONS = 64
-"""Probes and people, not traffic; each costs the supervisor a descriptor."""
+"""Enough for probes and people; each costs the supervisor a descriptor."""
 
 REQUEST_SECONDS = 5.0
-"""For a request, from its first byte to its last: it is one packet."""
+"""From the first byte of a request to its last: a request is one packet."""
 
 WRITE_SECONDS = 5.0
-"""For the client to take a part of the answer."""
+"""For the client to read a part of the response."""
 
 IDLE_SECONDS = 60.0
-"""For the next request on a connection: probes come every ten seconds or so."""
+"""For the next request on a connection: probes come about every ten seconds."""
 
 ANSWER_SECONDS = 3600.0
-"""For the answer to be found: a reload waits for an application that may boot for long."""
+"""For the outcome of a command: a reload waits for an application that may boot for long."""
 
 REFUSED_SECONDS = 1.0
-"""For somebody who is not let in to send a request, to which the answer can be no."""
+"""For a client of another user to send a request, to which the response is 403."""
 
 LINGER_SECONDS = 1.0
-"""For the client to read an answer that ended the connection, and to close it."""
+"""For the client to read the last response and to close the connection."""
 
 REST_SECONDS = 0.5
-"""How long accepting rests when the system has no descriptor for another connection."""
+"""How long accepting pauses when the system has no descriptor for another connection."""
 
 BACKLOG = 64
-"""Connections that wait to be accepted: as many as there may be."""
+"""Connections that wait to be accepted: as many as may be open."""
 
 LIMITS = ParserLimits(
     request_line=4096, fields=64, field_size=4096, head=8192, chunk_overhead=1024, body=8192
 )
-"""Of a request: nothing that is asked here is longer than a line."""
+"""Limits of a request: every request defined here is shorter than a line."""
 
 _RECEIVE_BYTES = 8192
 _ACCEPT_BATCH = 16
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 _EXHAUSTED = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 _WOULD_BLOCK = (BlockingIOError, InterruptedError)
+_TEXT = "text/plain; charset=utf-8"
 
 
 @dataclass(frozen=True)
-class Reply:
-    """A response, without what its connection adds."""
+class Response:
+    """A response without the fields that its connection adds."""
 
     status: int
     body: bytes
-    content_type: str
+    content_type: str = _TEXT
     fields: tuple[tuple[str, str], ...] = ()
 
+    @classmethod
+    def json(
+        cls, status: int, value: Mapping[str, Any], fields: tuple[tuple[str, str], ...] = ()
+    ) -> Response:
+        """Return a response with a JSON object.
 
-Send = Callable[[Reply], None]
-"""Takes the response to one request: the first call counts, at any later time."""
+        It is ASCII, so that a terminal does not act on bytes that a client of the server has sent.
+        """
+        body = json.dumps(value, indent=2).encode("ascii") + b"\n"
+        return cls(status, body, "application/json", fields)
+
+
+Send = Callable[[Response], None]
+"""Takes the response to one request; the first call counts, at any later time."""
 
 Respond = Callable[[Request, Peer | None, Send], None]
-"""Is called with each complete request, and has to call `Send` in the end."""
+"""Is called with each complete request. It calls `Send` now or later."""
 
-Admit = Callable[[Peer | None], Reply | None]
-"""Tells what to answer, whatever is asked, to somebody who may not ask; None lets them in."""
-
-
-class _Phase(Enum):
-    READING = "waiting for a request, or in the middle of one"
-    ANSWERING = "the answer to its request is not known yet"
-    WRITING = "the kernel has not taken all of the answer"
-    LINGERING = "closed for writing, read from until the client closes too"
-    CLOSED = "closed"
+Admit = Callable[[Peer | None], Response | None]
+"""Returns the response to a client that may not use the service; None where it may."""
 
 
-_READING, _ANSWERING, _WRITING, _LINGERING, _CLOSED = _Phase
+class _Late(Exception):
+    """The deadline of a wait has passed."""
 
 
-def close_descriptor(sock: socket.socket) -> None:
-    """Close a socket's descriptor and nothing else."""
-    descriptor = sock.detach()
-    if descriptor >= 0:
-        with contextlib.suppress(OSError):
-            os.close(descriptor)
+@dataclass(frozen=True)
+class _Wait:
+    """What a connection waits for: events of its socket, and a deadline."""
+
+    events: int
+    """A mask of the selector; 0 while the response is not known yet."""
+    deadline: float
+    """On the monotonic clock."""
+
+
+Steps = Generator[_Wait, None, None]
 
 
 class Connection:
-    """One accepted socket."""
+    """One accepted socket. Its life is the generator `_run`, which the loop resumes."""
 
     def __init__(
-        self, service: Service, sock: socket.socket, peer: Peer | None, refusal: Reply | None
+        self, service: Service, sock: socket.socket, peer: Peer | None, refusal: Response | None
     ) -> None:
-        self._service = service
+        """Wait for a request; ``refusal`` is the response to a client that may not ask."""
         self.socket = sock
-        self._peer = peer
         self.refusal = refusal
-        """What is answered to somebody who may not ask."""
-        self._parser = RequestParser(LIMITS)
-        self._request: Request | None = None
-        self._output = b""
-        self._close_after = False
-        self._phase = _READING
-        self._proceeding = False  # in `_proceed`, which then need not be called
-        self._watched = 0
+        self.is_idle = True
+        """No byte of a request has come since the last response."""
         self.since = time.monotonic()
         """When the last request was answered."""
-        patience = IDLE_SECONDS if refusal is None else REFUSED_SECONDS
-        self.deadline = self.since + patience
+        self.deadline = math.inf
         """When `expire` is due, on the monotonic clock."""
+        self._service = service
+        self._peer = peer
+        self._parser = RequestParser(LIMITS)
+        self._watched = 0
+        self._steps = self._run() if refusal is None else self._refuse(refusal)
 
-    def handle_events(self, _mask: int) -> None:
-        """Do what the socket is ready for."""
-        if self._phase is _READING:
-            self._service.guard(self, self._read)
-        elif self._phase is _WRITING:
-            self._service.guard(self, self._proceed)
-        elif self._phase is _LINGERING:
-            self._service.guard(self, self._discard)
+    # -- what the loop calls --------------------------------------------------------------------
+
+    def proceed(self) -> None:
+        """Run until the next wait: at the start, when the socket is ready, with a response."""
+        self._resume(self._steps.__next__)
 
     def expire(self, now: float) -> None:
         """Act on the deadline if it has passed at ``now``."""
-        if now < self.deadline:
-            return
-        if self._phase is _ANSWERING:
-            text = "no outcome within an hour; it may still come\n"
-            self._answer(Reply(504, text.encode(), "text/plain; charset=utf-8"))
-        elif self._phase is _READING and self.refusal is not None:
-            self._refuse_peer(self.refusal)
-        elif self._phase is _READING and not self.is_idle():
-            self._fail(ProtocolError(408, "The request did not arrive in time."))
-        else:
+        if now >= self.deadline:
+            self._resume(lambda: self._steps.throw(_Late()))
+
+    def _resume(self, step: Callable[[], _Wait]) -> None:
+        """Run until the next wait. A defect, or a lack of memory, ends this connection only."""
+        try:
+            wait = step()
+            self.deadline = wait.deadline
+            self._watch(wait.events)
+        except (StopIteration, _Late, OSError):
+            self.close()
+        except Exception:
+            self._service.logger.exception(
+                "internal error on %s; a connection is closed", self._service.name
+            )
             self.close()
 
-    def is_idle(self) -> bool:
-        """Tell whether no byte of a request has come since the last answer."""
-        state = self._parser.state
-        return self._phase is _READING and state is State.IDLE and not self._parser.buffered
+    def _watch(self, events: int) -> None:
+        """Wait for these events of the socket. Raises OSError."""
+        watched, self._watched = self._watched, events
+        selector = self._service.selector
+        if events == watched:
+            return
+        if not watched:
+            selector.register(self.socket, events, self.proceed)
+        elif events:
+            selector.modify(self.socket, events, self.proceed)
+        else:
+            selector.unregister(self.socket)
 
     def has_input(self) -> bool:
-        """Tell whether the client has sent something that has not been read yet."""
+        """Return True if the client has sent bytes that have not been read yet."""
         try:
             return bool(self.socket.recv(1, socket.MSG_PEEK))
         except OSError:
             return False
 
-    def watch(self, mask: int) -> None:
-        """Have the selector look for the events of ``mask``, 0 for none. Raises OSError."""
-        watched, selector = self._watched, self._service.selector
-        if mask == watched:
-            return
-        if not watched:
-            selector.register(self.socket, mask, self)
-        elif mask:
-            selector.modify(self.socket, mask, self)
-        else:
-            selector.unregister(self.socket)
-        self._watched = mask
-
     def close(self) -> None:
         """Close at once."""
-        if self._phase is _CLOSED:
-            return
-        self._phase = _CLOSED
         self.deadline = math.inf
-        self.watch(0)
-        self.socket.close()
-        self._service.forget(self)
+        if self.socket.fileno() >= 0:
+            with contextlib.suppress(KeyError, ValueError):  # registering it has failed
+                self._watch(0)
+            self.socket.close()
+            self._service.forget(self)
 
     def abandon(self) -> None:
-        """Close the descriptor in a forked child, without a word to client and selector."""
-        self._phase = _CLOSED
+        """Close the descriptor in a forked child, and nothing else: the parent has the client."""
         close_descriptor(self.socket)
 
-    # -- reading --------------------------------------------------------------------------------
+    # -- the life of a connection ---------------------------------------------------------------
 
-    def _read(self) -> None:
-        try:
-            data = self.socket.recv(_RECEIVE_BYTES)
-        except _WOULD_BLOCK:
-            return
-        except OSError:
-            self.close()
-            return
-        if self.refusal is not None and data:
-            self._refuse_peer(self.refusal)
-            return
-        if self.is_idle():
-            self.deadline = time.monotonic() + REQUEST_SECONDS
-        if data:
-            self._parser.receive_data(data)
-        else:
-            self._parser.receive_eof()
-        self._proceed()
-
-    def _proceed(self) -> None:
-        """Parse, answer and write for as long as there is something to do now."""
-        self._proceeding = True
-        try:
-            while (self._phase is _READING and self._parse()) or (
-                self._phase is _WRITING and self._flush()
-            ):
-                pass
-        finally:
-            self._proceeding = False
-
-    def _parse(self) -> bool:
-        """Take the next event of the parser; tell whether there may be something to do after it."""
-        try:
-            event = self._parser.next_event()
-        except ProtocolError as error:
-            self._fail(error)
-            return True
-        if event is NEED_DATA:
-            self.watch(selectors.EVENT_READ)
-            return False
-        if event is CONNECTION_CLOSED:
-            self.close()
-        elif isinstance(event, Request):
-            self._request = event
-            if event.body_expected and event.expect_continue and not self._parser.buffered:
-                with contextlib.suppress(OSError):  # whoever cannot take that gets no answer either
-                    self.socket.send(_CONTINUE)
-        elif isinstance(event, EndOfMessage):
-            self._ask()
-        return True  # a piece of a body is dropped: there is no use for it here
-
-    def _ask(self) -> None:
-        request = self._request
-        assert request is not None
-        self._phase = _ANSWERING
-        self.deadline = time.monotonic() + ANSWER_SECONDS
-        self._close_after = not request.keep_alive or request.version == "HTTP/1.0"
-
-        def send(reply: Reply) -> None:
-            if self._request is request:
-                self._answer(reply)
-
-        self._service.ask(request, self._peer, send)
-        if self._phase is _ANSWERING:
-            self.watch(0)
-
-    # -- answering ------------------------------------------------------------------------------
-
-    def _answer(self, reply: Reply) -> None:
-        if self._phase is not _ANSWERING:
-            return
-        request, self._request = self._request, None
-        bodiless = request is not None and request.method == "HEAD"
-        self._parser.start_next_request()
-        self._write(self._service.encode(reply, bodiless, self._close_after))
-
-    def _refuse_peer(self, refusal: Reply) -> None:
-        self._close_after = True
-        self._write(self._service.encode(refusal, False, True))
-
-    def _fail(self, error: ProtocolError) -> None:
-        self._close_after = True
-        head, body = error_response(error, self._service.date_line())
-        self._write(head if error.request_line.startswith("HEAD ") else head + body)
-
-    def _write(self, output: bytes) -> None:
-        self._output = output
-        self._phase = _WRITING
-        self.deadline = time.monotonic() + WRITE_SECONDS
-        if not self._proceeding:
-            self._proceed()
-
-    def _flush(self) -> bool:
-        """Write what the kernel takes; tell whether that was all, and the connection goes on."""
-        try:
-            sent = self.socket.send(self._output)
-        except _WOULD_BLOCK:
-            sent = 0
-        except OSError:
-            self.close()
-            return False
-        if sent:
-            self._output = self._output[sent:]
-            self.deadline = time.monotonic() + WRITE_SECONDS
-        if self._output:
-            self.watch(selectors.EVENT_WRITE)
-            return False
-        if self._close_after:
-            self._linger()
-            return False
-        self._phase = _READING
-        self.since = time.monotonic()
-        patience = REQUEST_SECONDS if self._parser.buffered else IDLE_SECONDS
-        self.deadline = self.since + patience
-        return True
-
-    def _linger(self) -> None:
-        """End the connection so that the answer arrives: a close with unread input resets it."""
-        self._phase = _LINGERING
-        self.deadline = time.monotonic() + LINGER_SECONDS
-        try:
-            self.socket.shutdown(socket.SHUT_WR)
-            self.watch(selectors.EVENT_READ)
-        except OSError:
-            self.close()
-
-    def _discard(self) -> None:
-        try:
-            if self.socket.recv(_RECEIVE_BYTES):
+    def _run(self) -> Steps:
+        """Answer requests until one of them, the client or a deadline ends the connection."""
+        close = False
+        while not close:
+            try:
+                request = yield from self._read_request()
+            except ProtocolError as error:
+                head, body = error_response(error, self._service.date_line())
+                yield from self._write(
+                    head if error.request_line.startswith("HEAD ") else head + body
+                )
+                break
+            if request is None:
                 return
-        except _WOULD_BLOCK:
-            return
-        except OSError:
+            close = not request.keep_alive or request.version == "HTTP/1.0"
+            response = yield from self._answer(request)
+            self._parser.start_next_request()
+            bodiless = request.method == "HEAD"
+            yield from self._write(self._service.encode(response, bodiless, close))
+            self.since = time.monotonic()
+        yield from self._linger()
+
+    def _refuse(self, refusal: Response) -> Steps:
+        """Send a refusal with the first byte that comes, or after a moment without one."""
+        try:
+            if not (yield from self._receive(time.monotonic() + REFUSED_SECONDS)):
+                return
+        except _Late:
             pass
-        self.close()
+        yield from self._write(self._service.encode(refusal, False, True))
+        yield from self._linger()
+
+    def _read_request(self) -> Generator[_Wait, None, Request | None]:
+        """Return the next request; None at the end of the connection. Raises `ProtocolError`."""
+        parser = self._parser
+        patience = REQUEST_SECONDS if parser.buffered else IDLE_SECONDS
+        deadline = time.monotonic() + patience
+        request: Request | None = None
+        while True:
+            event = parser.next_event()
+            if event is NEED_DATA:
+                self.is_idle = parser.state is State.IDLE and not parser.buffered
+                try:
+                    data = yield from self._receive(deadline)
+                except _Late:
+                    if self.is_idle:
+                        return None
+                    raise ProtocolError(408, "The request did not arrive in time.") from None
+                if self.is_idle:
+                    deadline = time.monotonic() + REQUEST_SECONDS
+                    self.is_idle = False
+                if data:
+                    parser.receive_data(data)
+                else:
+                    parser.receive_eof()
+            elif event is CONNECTION_CLOSED:
+                return None
+            elif isinstance(event, Request):
+                request = event
+                if request.body_expected and request.expect_continue and not parser.buffered:
+                    with contextlib.suppress(OSError):  # such a client gets no response either
+                        self.socket.send(_CONTINUE)
+            elif isinstance(event, EndOfMessage):
+                return request
+            # A piece of a body is dropped: no request needs one.
+
+    def _answer(self, request: Request) -> Generator[_Wait, None, Response]:
+        """Return the response to a request, when it is known."""
+        found: list[Response] = []
+        waits = False
+
+        def send(response: Response) -> None:
+            found.append(response)
+            if waits and len(found) == 1:
+                self.proceed()
+
+        self._service.respond(request, self._peer, send)
+        if not found:
+            waits = True
+            try:
+                yield _Wait(0, time.monotonic() + ANSWER_SECONDS)
+            except _Late:
+                return Response(504, b"no outcome within an hour; it may still come\n")
+            finally:
+                waits = False
+        return found[0]
+
+    def _receive(self, deadline: float) -> Generator[_Wait, None, bytes]:
+        """Return what the client sends next; empty at the end of its stream."""
+        while True:
+            yield _Wait(selectors.EVENT_READ, deadline)
+            with contextlib.suppress(*_WOULD_BLOCK):
+                return self.socket.recv(_RECEIVE_BYTES)
+
+    def _write(self, output: bytes) -> Steps:
+        """Send a response; each part that the client reads gives it more time."""
+        view = memoryview(output)
+        deadline = time.monotonic() + WRITE_SECONDS
+        while view:
+            try:
+                view = view[self.socket.send(view) :]
+                deadline = time.monotonic() + WRITE_SECONDS
+            except _WOULD_BLOCK:
+                yield _Wait(selectors.EVENT_WRITE, deadline)
+
+    def _linger(self) -> Steps:
+        """Wait for the client to close: a close with unread input would reset the response."""
+        deadline = time.monotonic() + LINGER_SECONDS
+        self.socket.shutdown(socket.SHUT_WR)
+        while (yield from self._receive(deadline)):
+            pass
 
 
 class Service:
-    """A listener and its connections. One thread, that of the selector's loop, may use it."""
+    """A listener and its connections. Only the thread of the selector's loop may use it."""
 
     def __init__(
         self,
@@ -360,61 +336,65 @@ class Service:
     ) -> None:
         """Begin to accept, unless it ``waits`` for `take_over`.
 
-        The keys' data are objects with ``handle_events(mask)``.
-
-        ``listener`` listens already. `close` closes it; raises OSError where the selector cannot
-        take it.
+        ``listener`` listens already; `close` closes it. The data of the selector's keys are
+        functions that the loop calls when the socket is ready. Raises OSError where the selector
+        cannot take the listener.
         """
         self.listener = listener
         self.selector = selector
-        self._logger = logger
+        self.logger = logger
         self._respond = respond
         self._admit = admit
         self._fields = ServerFields(None)
         self._connections: set[Connection] = set()
         self._watching = False
         self._closed = False
-        self._resume_at = math.inf  # when accepting goes on, where it rests
-        self._complained = False
+        self._resume_at = math.inf  # when accepting goes on after a pause
+        self._reported = False  # the lack of descriptors
         if not waits:
             self._watch()
 
     @property
     def name(self) -> str:
-        """The address, for logs and humans."""
+        """The address, for logs and people."""
         return self.listener.name
 
     @property
     def is_connected(self) -> bool:
-        """Whether there is a connection: to somebody who may wait for an answer."""
+        """Whether there is a connection, whose client may wait for a response."""
         return bool(self._connections)
 
     # -- what the loop calls --------------------------------------------------------------------
 
-    def handle_events(self, _mask: int) -> None:
-        """Accept what waits, up to a batch."""
+    def accept(self) -> None:
+        """Accept the connections that wait, up to a batch."""
         for count in range(_ACCEPT_BATCH):
             if self._closed:
                 return  # the event is older than that
             if len(self._connections) >= MAX_CONNECTIONS:
                 if count > 0:
-                    return  # whether anybody else waits is for the next poll to say
+                    return  # the next poll tells whether another client waits
                 if not self._close_idle():
                     self._unwatch()  # until one is closed
                     return
             try:
                 sock, _address = self.listener.socket.accept()
             except _WOULD_BLOCK:
-                self._complained = False
+                self._reported = False
                 return
             except OSError as error:
                 if error.errno not in _EXHAUSTED:
                     continue  # that client has gone already (ECONNABORTED and its kind)
                 if not self._close_idle():
-                    self._rest(error)
+                    self._pause(error)
                     return
                 continue
-            self._take(sock)
+            sock.setblocking(False)
+            peer = peer_of(sock) if sock.family == socket.AF_UNIX else None
+            refusal = self._admit(peer) if self._admit is not None else None
+            connection = Connection(self, sock, peer, refusal)
+            self._connections.add(connection)
+            connection.proceed()
 
     def next_deadline(self) -> float:
         """Return when `expire` is due next, on the monotonic clock; infinity for never."""
@@ -424,17 +404,17 @@ class Service:
     def expire(self, now: float) -> None:
         """Act on the deadlines that have passed at ``now``, on the monotonic clock."""
         for connection in list(self._connections):
-            self.guard(connection, partial(connection.expire, now))
+            connection.expire(now)
         if now >= self._resume_at:
             self._watch()
 
     def take_over(self) -> None:
-        """Begin to accept on the socket that a predecessor passed, which was its own until now."""
+        """Begin to accept on the socket that a predecessor passed and used until now."""
         self.listener.take_over()
         self._watch()
 
     def stop_accepting(self, *, keep_path: bool = False) -> None:
-        """Accept no more; who is connected still gets answers. May be called again.
+        """Accept no more; connected clients still get responses. May be called again.
 
         ``keep_path`` leaves the path of a unix socket where it is: another process has the socket.
         """
@@ -448,7 +428,7 @@ class Service:
             self.listener.close()
 
     def close(self, *, keep_path: bool = False) -> None:
-        """Close everything now. What was answered just before has been sent."""
+        """Close everything now. Responses that were given just before have been sent."""
         self.stop_accepting(keep_path=keep_path)
         for connection in list(self._connections):
             connection.close()
@@ -463,70 +443,55 @@ class Service:
 
     # -- what connections call ------------------------------------------------------------------
 
-    def ask(self, request: Request, peer: Peer | None, send: Send) -> None:
-        """Have a request answered; a defect of ours is answered, too."""
+    def respond(self, request: Request, peer: Peer | None, send: Send) -> None:
+        """Have a request answered; a defect is answered with 500."""
         try:
             self._respond(request, peer, send)
         except Exception:
-            self._logger.exception("internal error in answering %s", self.name)
-            send(Reply(500, b"internal error; see the log\n", "text/plain; charset=utf-8"))
+            self.logger.exception("internal error in a response on %s", self.name)
+            send(Response(500, b"internal error; see the log\n"))
 
-    def guard(self, connection: Connection, call: Callable[[], None]) -> None:
-        """Confine a defect of ours, or a lack of memory, to the connection that met it."""
-        try:
-            call()
-        except Exception:
-            self._logger.exception("internal error on %s; a connection is closed", self.name)
-            connection.close()
-
-    def encode(self, reply: Reply, bodiless: bool, close: bool) -> bytes:
-        """Return a response's bytes; ``bodiless`` where it answers HEAD."""
+    def encode(self, response: Response, bodiless: bool, close: bool) -> bytes:
+        """Return the bytes of a response; ``bodiless`` where it answers HEAD."""
         fields = [
-            ("Content-Type", reply.content_type),
-            ("Content-Length", str(len(reply.body))),
+            ("Content-Type", response.content_type),
+            ("Content-Length", str(len(response.body))),
             ("Cache-Control", "no-store"),
-            *reply.fields,
+            *response.fields,
         ]
         if close:
             fields.append(("Connection", "close"))
-        status = f"{reply.status} {REASON_PHRASES.get(reply.status, '')}"
-        return encode_head(status, fields, self.date_line()) + (b"" if bodiless else reply.body)
+        status = f"{response.status} {REASON_PHRASES.get(response.status, '')}"
+        head = encode_head(status, fields, self.date_line())
+        return head if bodiless else head + response.body
 
     def date_line(self) -> str:
         """Return the line of Date, with its CRLF."""
         return self._fields.now()
 
     def forget(self, connection: Connection) -> None:
-        """Let go of a connection that is closed, which makes room for another."""
+        """Remove a closed connection, which makes room for another."""
         self._connections.discard(connection)
         if self._resume_at == math.inf:
             self._watch()
 
     # -- accepting ------------------------------------------------------------------------------
 
-    def _take(self, sock: socket.socket) -> None:
-        sock.setblocking(False)
-        peer = peer_of(sock) if sock.family == socket.AF_UNIX else None
-        refusal = self._admit(peer) if self._admit is not None else None
-        connection = Connection(self, sock, peer, refusal)
-        self._connections.add(connection)
-        self.guard(connection, partial(connection.watch, selectors.EVENT_READ))
-
     def _close_idle(self) -> bool:
-        """Close the connection that is missed least; tell whether there was one."""
+        """Close the connection that has been idle for longest; return False if none is idle."""
         refused = [c for c in self._connections if c.refusal is not None]
-        idle = refused or [c for c in self._connections if c.is_idle() and not c.has_input()]
+        idle = refused or [c for c in self._connections if c.is_idle and not c.has_input()]
         if not idle:
             return False
         min(idle, key=lambda connection: connection.since).close()
         return True
 
-    def _rest(self, error: OSError) -> None:
+    def _pause(self, error: OSError) -> None:
         self._unwatch()
         self._resume_at = time.monotonic() + REST_SECONDS
-        if not self._complained:  # once for each time that it begins, not twice a second
-            self._complained = True
-            self._logger.warning(
+        if not self._reported:  # once per shortage, not twice a second
+            self._reported = True
+            self.logger.warning(
                 "cannot accept connections on %s for now: %s. Raise the limit on open files "
                 "(ulimit -n)",
                 self.name,
@@ -535,7 +500,7 @@ class Service:
 
     def _watch(self) -> None:
         if not self._watching and not self._closed:
-            self.selector.register(self.listener.socket, selectors.EVENT_READ, self)
+            self.selector.register(self.listener.socket, selectors.EVENT_READ, self.accept)
             self._watching = True
         self._resume_at = math.inf
 
@@ -543,3 +508,11 @@ class Service:
         if self._watching:
             self._watching = False
             self.selector.unregister(self.listener.socket)
+
+
+def close_descriptor(sock: socket.socket) -> None:
+    """Close the descriptor of a socket and nothing else."""
+    descriptor = sock.detach()
+    if descriptor >= 0:
+        with contextlib.suppress(OSError):
+            os.close(descriptor)

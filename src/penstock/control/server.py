@@ -1,23 +1,37 @@
-"""What can be asked of the supervisor over HTTP, by whom, and at which addresses.
+"""The control server: what can be asked over HTTP, by which clients, and at which addresses.
 
 There are two services: the control socket, for ``penstockctl`` and people of the same user, and
-``--admin``, for the probes of whoever supervises the server. docs/control.md describes both.
+``--admin``, for the probes of a process manager. docs/control.md describes both.
 """
 
 from __future__ import annotations
 
-import json
 import os
 import socket
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl
 
 from penstock.control.address import AUTO, HAS_ABSTRACT_NAMES, OFF, Peer, auto_names, socket_path
-from penstock.control.commands import Answer, ControlError, Fleet, Outcome
-from penstock.control.http_service import BACKLOG, Reply, Send, Service
+from penstock.control.commands import (
+    Command,
+    ControlError,
+    Handle,
+    Outcome,
+    Question,
+    Recycle,
+    Reload,
+    Scale,
+    ShowRequests,
+    ShowStacks,
+    ShowStatus,
+    ShowWorkers,
+    Stop,
+    Upgrade,
+)
+from penstock.control.connection import BACKLOG, Response, Send, Service
 from penstock.errors import ListenError
 from penstock.listeners import Address, Listener, bind_listeners
 from penstock.transport.policy import HEALTHY, UNHEALTHY
@@ -26,181 +40,308 @@ if TYPE_CHECKING:
     import logging
     import selectors
 
+    from penstock.config.settings import Settings
     from penstock.http1 import Request
 
 MOST_WORKERS = 1000
-"""The most that can be asked for, as in the setting ``workers``."""
+"""The largest number of workers that can be asked for, as in the setting ``workers``."""
 
-TOLD_SECONDS = 60.0
-"""Somebody who is not let in is logged once in so long: nobody else may fill the log."""
+REFUSAL_LOG_SECONDS = 60.0
+"""A user that is refused is logged once in this time: another user cannot fill the log."""
 
+_REFUSALS_REMEMBERED = 100
 _OWNER_ONLY = 0o177
 """The umask that leaves a socket's path to its owner: mode 0600."""
-
-_TOLD_AT_ONCE = 100
-_TEXT = "text/plain; charset=utf-8"
-_JSON = "application/json"
 
 Query = dict[str, str]
 
 
-class _Refusal(Exception):
-    """A request that is answered with an error, and its status."""
+class ControlServer:
+    """The services at the addresses of the settings ``control`` and ``admin``."""
 
-    def __init__(self, status: int, message: str, fields: tuple[tuple[str, str], ...] = ()) -> None:
-        super().__init__(message)
-        self.status = status
-        self.fields = fields
-
-
-class Control:
-    """Answers what comes over the control socket."""
-
-    def __init__(self, fleet: Fleet, logger: logging.Logger) -> None:
-        self._fleet = fleet
+    def __init__(
+        self, handle: Handle, selector: selectors.BaseSelector, logger: logging.Logger
+    ) -> None:
+        """Open nothing yet; ``handle`` executes what clients ask for."""
+        self._handle = handle
+        self._selector = selector
         self._logger = logger
-        self._told: dict[int, float] = {}  # who was not let in, and when that was logged
-        self._questions: dict[str, Callable[[], Mapping[str, Any]]] = {
-            "/status": self._status,
-            "/workers": lambda: {"workers": fleet.workers()},
-            "/requests": lambda: {"requests": fleet.requests()},
-        }
-        self._commands: dict[str, Callable[[Query, Answer], None]] = {
-            "/reload": lambda query, answer: fleet.reload(answer),
-            "/upgrade": lambda query, answer: fleet.upgrade(answer),
-            "/stop": lambda query, answer: fleet.stop(not _flag(query, "now", False), answer),
-            "/scale": lambda query, answer: fleet.scale(_workers_of(query), answer),
-            "/recycle": lambda query, answer: fleet.recycle(self._worker_of(query), answer),
+        self._services: dict[str, Service] = {}  # by the setting that names their address
+        self._addresses: dict[str, str | None] = {}
+        self._closing: list[Service] = []
+
+    def open(self, settings: Settings, inherited: Mapping[str, int] | None = None) -> None:
+        """Open what the settings ask for; raises `ListenError`, and has opened nothing then.
+
+        ``inherited`` are the sockets that a predecessor passed, by ``control`` and ``admin``.
+        """
+        passed = inherited or {}
+        try:
+            for setting in ("control", "admin"):
+                self._open(setting, getattr(settings, setting), passed.get(setting))
+        except ListenError:
+            self.close()
+            raise
+
+    def follow(self, settings: Settings) -> None:
+        """Use the addresses of new settings; one that cannot be opened stays as it was.
+
+        A client that waits for the outcome of the reload gets it, even at an address that closes.
+        """
+        for setting in ("control", "admin"):
+            address = getattr(settings, setting)
+            if address == self._addresses.get(setting):
+                continue
+            before = self._services.pop(setting, None)
+            try:
+                self._open(setting, address, None)
+            except ListenError as error:
+                self._logger.error("%s stays as it was: %s", setting, error)
+                if before is not None:
+                    self._services[setting] = before
+                continue
+            if before is not None:
+                before.stop_accepting()
+                self._closing.append(before)
+
+    def _open(self, setting: str, address: str | None, inherited: int | None) -> None:
+        service = None
+        if address is not None:
+            open_service = open_control if setting == "control" else open_admin
+            service = open_service(
+                address, self._handle, self._selector, self._logger, inherited=inherited
+            )
+        self._addresses[setting] = address
+        if service is not None:
+            self._services[setting] = service
+            self._logger.debug("%s: on %s", setting, service.name)
+
+    def descriptors(self) -> dict[str, int]:
+        """Return the sockets to pass to a successor, by ``control`` and ``admin``.
+
+        The socket of ``auto`` is not passed: it has the process id in its name.
+        """
+        return {
+            setting: service.listener.socket.fileno()
+            for setting, service in self._services.items()
+            if (self._addresses[setting] or "").lower() != AUTO
         }
 
-    def admit(self, peer: Peer | None) -> Reply | None:
-        """Let root and the server's own user in, and tell all others why not.
+    def tick(self, now: float) -> None:
+        """Act on the deadlines of connections that have passed at ``now``."""
+        for service in self._all():
+            service.expire(now)
+        self._closing = [service for service in self._closing if service.is_connected]
 
-        Where the system does not tell who it is, the mode of the path has kept others out.
+    def take_over(self) -> None:
+        """Begin to accept on the sockets that a predecessor passed."""
+        for service in self._services.values():
+            service.take_over()
+
+    def hand_over(self) -> None:
+        """Accept no more: a successor has the sockets. Responses still go out."""
+        for service in self._services.values():
+            service.stop_accepting(keep_path=True)
+
+    def close(self) -> None:
+        """Close everything. Responses that were given just before have been sent."""
+        for service in self._all():
+            service.close()
+        self._services.clear()
+        self._closing.clear()
+
+    def abandon(self) -> None:
+        """Close all descriptors in a forked child; the parent keeps its own."""
+        for service in self._all():
+            service.abandon()
+
+    def _all(self) -> list[Service]:
+        return [*self._services.values(), *self._closing]
+
+
+# -- what can be asked ---------------------------------------------------------------------------
+
+
+class ControlSocket:
+    """Answers the requests of the control socket."""
+
+    def __init__(self, handle: Handle, logger: logging.Logger) -> None:
+        self._handle = handle
+        self._logger = logger
+        self._refused: dict[int, float] = {}  # users, and when their refusal was logged
+
+    def admit(self, peer: Peer | None) -> Response | None:
+        """Return None for root and the server's own user, and a refusal for others.
+
+        Where the system does not report the peer, the mode of the path has kept others out.
         """
         own = os.geteuid()
         if peer is None or peer.uid in (0, own):
             return None
         now = time.monotonic()
-        if now - self._told.get(peer.uid, -TOLD_SECONDS) >= TOLD_SECONDS:
-            if len(self._told) >= _TOLD_AT_ONCE:
-                self._told.clear()
-            self._told[peer.uid] = now
+        if now - self._refused.get(peer.uid, -REFUSAL_LOG_SECONDS) >= REFUSAL_LOG_SECONDS:
+            if len(self._refused) >= _REFUSALS_REMEMBERED:
+                self._refused.clear()
+            self._refused[peer.uid] = now
             self._logger.warning(
                 "control: refused process %d of user %d: only root and user %d may ask",
                 peer.pid,
                 peer.uid,
                 own,
             )
-        who = "root" if own == 0 else f"root and user {own}"
-        return _error(403, f"only {who} may use this socket, and you are user {peer.uid}")
+        allowed = "root" if own == 0 else f"root and user {own}"
+        return _error(403, f"only {allowed} may use this socket, and you are user {peer.uid}")
 
     def respond(self, request: Request, peer: Peer | None, send: Send) -> None:
         """Answer a request, now or later."""
         try:
-            self._respond(request, peer, send)
-        except _Refusal as refusal:
-            send(_error(refusal.status, str(refusal), refusal.fields))
+            asked, wait = parse_command(request)
+            name = request.path[1:]
+            if isinstance(asked, Command):
+                client = f"process {peer.pid} of user {peer.uid}" if peer else "an unknown process"
+                self._logger.info("control: %s, asked for by %s", name, client)
+            self._handle(asked, lambda answer: send(_response(answer)))
+            if not wait:  # the first response is sent: the outcome, where it is known already
+                send(Response.json(202, {"message": f"{name} has begun"}))
         except ControlError as error:
-            send(_error(409, str(error)))
-
-    def _respond(self, request: Request, peer: Peer | None, send: Send) -> None:
-        path = request.path
-        if path in self._commands:
-            _check_method(request, "POST")
-            self._command(path, _query_of(request), peer, send)
-        elif path == "/stacks":
-            _check_method(request, "GET", "HEAD")
-            self._stacks(_only(_query_of(request), "worker"), send)
-        elif path in self._questions:
-            _check_method(request, "GET", "HEAD")
-            _only(_query_of(request))
-            send(_json(200, self._questions[path]()))
-        else:
-            known = ", ".join(sorted([*self._questions, "/stacks", *self._commands]))
-            raise _Refusal(404, f"there is no such path; there are {known}")
-
-    # -- questions ------------------------------------------------------------------------------
-
-    def _status(self) -> Mapping[str, Any]:
-        fleet = self._fleet
-        return {**fleet.status(), "ready": fleet.is_ready(), "live": fleet.is_live()}
-
-    def _stacks(self, query: Query, send: Send) -> None:
-        pid = self._worker_of(query) if "worker" in query else None
-
-        def answer(stacks: dict[int, str]) -> None:
-            send(_json(200, {"stacks": {str(pid): text for pid, text in stacks.items()}}))
-
-        self._fleet.ask_stacks(pid, answer)
-
-    def _worker_of(self, query: Query) -> int:
-        """Return the process id of the worker that a query names by that, or by its slot."""
-        number = _number(query, "worker", 0, sys.maxsize)
-        workers = self._fleet.workers()
-        for worker in workers:
-            if worker["pid"] == number:
-                return number
-        found = [worker for worker in workers if worker["slot"] == number]
-        if not found:
-            raise _Refusal(404, f"no worker has the process id or the slot {number}")
-        # Two generations may have a worker in a slot of that number: the newer one is meant.
-        return max(found, key=lambda worker: worker["generation"])["pid"]
-
-    # -- commands -------------------------------------------------------------------------------
-
-    def _command(self, path: str, query: Query, peer: Peer | None, send: Send) -> None:
-        allowed = {"/stop": ("now",), "/scale": ("workers",), "/recycle": ("worker",)}
-        _only(query, "wait", *allowed.get(path, ()))
-        wait = _flag(query, "wait", True)
-        self._logger.info("control: %s, asked for by %s", path[1:], _told(peer))
-
-        def answer(outcome: Outcome) -> None:
-            if outcome.done:
-                send(_json(200, {"message": outcome.message}))
-            else:
-                send(_error(500, outcome.message))
-
-        self._commands[path](query, answer)
-        if not wait:  # the outcome counts where it is known already: the first answer is sent
-            send(_json(202, {"message": f"{path[1:]} has begun"}))
+            send(_error(error.status, str(error), error.fields))
 
 
-class Health:
+def _response(answer: Outcome | Mapping[str, Any]) -> Response:
+    if not isinstance(answer, Outcome):
+        return Response.json(200, answer)
+    if answer.done:
+        return Response.json(200, {"message": answer.message})
+    return _error(500, answer.message)
+
+
+def _error(status: int, message: str, fields: tuple[tuple[str, str], ...] = ()) -> Response:
+    return Response.json(status, {"error": message}, fields)
+
+
+def parse_command(request: Request) -> tuple[Question | Command, bool]:
+    """Return what a request asks for, and whether the client waits for the outcome.
+
+    Raises `ControlError` with the status of the response.
+    """
+    known = _QUESTIONS | _COMMANDS
+    path = request.path
+    if path not in known:
+        raise ControlError(f"there is no such path; there are {', '.join(sorted(known))}", 404)
+    is_command = path in _COMMANDS
+    methods = ("POST",) if is_command else ("GET", "HEAD")
+    if request.method not in methods:
+        allow = (("Allow", ", ".join(methods)),)
+        raise ControlError(f"the method is to be {methods[0]}", 405, allow)
+    query = _query_of(request, ("wait", *known[path]) if is_command else known[path])
+    wait = _flag(query, "wait", True)
+    match path:
+        case "/status":
+            return ShowStatus(), wait
+        case "/workers":
+            return ShowWorkers(), wait
+        case "/requests":
+            return ShowRequests(), wait
+        case "/stacks":
+            return ShowStacks(_worker_of(query) if "worker" in query else None), wait
+        case "/reload":
+            return Reload(), wait
+        case "/upgrade":
+            return Upgrade(), wait
+        case "/scale":
+            return Scale(_number(query, "workers", 1, MOST_WORKERS)), wait
+        case "/recycle":
+            return Recycle(_worker_of(query)), wait
+    return Stop(graceful=not _flag(query, "now", False)), wait
+
+
+_QUESTIONS = {"/status": (), "/workers": (), "/requests": (), "/stacks": ("worker",)}
+"""The paths of questions, each with the names that its query may have."""
+
+_COMMANDS = {
+    "/reload": (),
+    "/upgrade": (),
+    "/scale": ("workers",),
+    "/recycle": ("worker",),
+    "/stop": ("now",),
+}
+"""The paths of commands, likewise. Each may have ``wait``, too."""
+
+
+def _query_of(request: Request, known: tuple[str, ...]) -> Query:
+    """Return the query; a misspelt name is an error, so that it is not ignored."""
+    try:
+        pairs = parse_qsl(request.query, keep_blank_values=True, strict_parsing=True)
+    except ValueError:
+        pairs = []
+        if request.query:
+            raise ControlError("the query is to be name=value", 400) from None
+    query = dict(pairs)
+    if len(query) < len(pairs):
+        raise ControlError("a name is given twice in the query", 400)
+    if not query.keys() <= set(known):
+        allowed = ", ".join(known) or "nothing"
+        raise ControlError(f"the query can have {allowed} in it", 400)
+    return query
+
+
+def _number(query: Query, name: str, least: int, most: int) -> int:
+    text = query.get(name, "")
+    if not (text.isascii() and text.isdigit() and len(text) < 20 and least <= int(text) <= most):
+        bounds = f" from {least} to {most}" if most < sys.maxsize else ""
+        raise ControlError(f"give {name}=N, a whole number{bounds}", 400)
+    return int(text)
+
+
+def _worker_of(query: Query) -> int:
+    return _number(query, "worker", 0, sys.maxsize)
+
+
+def _flag(query: Query, name: str, default: bool) -> bool:
+    value = query.get(name, "1" if default else "0")
+    if value not in ("0", "1"):
+        raise ControlError(f"{name} is 0 or 1", 400)
+    return value == "1"
+
+
+class Probes:
     """Answers the probes of ``--admin``."""
 
-    def __init__(self, fleet: Fleet) -> None:
-        self._checks = {"/healthz": fleet.is_live, "/readyz": fleet.is_ready}
+    def __init__(self, handle: Handle) -> None:
+        self._handle = handle
 
     def respond(self, request: Request, _peer: Peer | None, send: Send) -> None:
         """Answer a request."""
-        check = self._checks.get(request.path)
-        if check is None or request.method not in ("GET", "HEAD"):
-            send(Reply(404, b"there are /healthz and /readyz\n", _TEXT))
-        elif check():
-            send(Reply(200, HEALTHY, _TEXT))
-        else:
-            send(Reply(503, UNHEALTHY, _TEXT))
+        field = {"/healthz": "live", "/readyz": "ready"}.get(request.path)
+        if field is None or request.method not in ("GET", "HEAD"):
+            send(Response(404, b"there are /healthz and /readyz\n"))
+            return
+
+        def reply(status: Outcome | Mapping[str, Any]) -> None:
+            assert not isinstance(status, Outcome)
+            send(Response(200, HEALTHY) if status[field] else Response(503, UNHEALTHY))
+
+        self._handle(ShowStatus(), reply)
 
 
-# -- addresses -------------------------------------------------------------------------------------
+# -- addresses -----------------------------------------------------------------------------------
 
 
 def open_control(
     address: str,
-    fleet: Fleet,
+    handle: Handle,
     selector: selectors.BaseSelector,
     logger: logging.Logger,
     *,
     inherited: int | None = None,
 ) -> Service | None:
-    """Open the control socket that the setting ``control`` asks for; None where there is none.
+    """Open the control socket of the setting ``control``; return None where there is none.
 
     ``inherited`` is the descriptor of the socket at that address which a predecessor passed; it
-    is owned from here on. Raises `ListenError` where an address was given that cannot be used; what
-    ``auto`` cannot have is a warning in the log.
+    is owned from here on. Raises `ListenError` for an address that was given and cannot be used;
+    where ``auto`` cannot have a socket, that is a warning in the log.
     """
-    control = Control(fleet, logger)
+    control = ControlSocket(handle, logger)
     listener = None
     if address.lower() == AUTO:
         listener = _bind_auto(logger)
@@ -214,7 +355,7 @@ def open_control(
 
 def open_admin(
     address: str,
-    fleet: Fleet,
+    handle: Handle,
     selector: selectors.BaseSelector,
     logger: logging.Logger,
     *,
@@ -227,9 +368,9 @@ def open_admin(
         _listen(listener)
     except ListenError as error:
         raise _under("admin", error) from None
-    # Until this process serves, the other one is who can tell of the server's health.
+    # Until this process serves, its predecessor answers the probes.
     waits = inherited is not None
-    return Service(listener, selector, logger, Health(fleet).respond, waits=waits)
+    return Service(listener, selector, logger, Probes(handle).respond, waits=waits)
 
 
 def _bind_auto(logger: logging.Logger) -> Listener | None:
@@ -265,7 +406,7 @@ def _bind_control(text: str, inherited: int | None) -> Listener:
         _listen(listener)
     except ListenError as error:
         raise _under("control", error) from None
-    except OSError as error:  # what was passed is no socket
+    except OSError as error:  # the passed descriptor is not a socket
         raise ListenError(
             f"cannot listen on {text}: {error.strerror} (setting: --control)"
         ) from None
@@ -276,7 +417,7 @@ def _bind_control(text: str, inherited: int | None) -> Listener:
 
 def _listen(listener: Listener) -> None:
     try:
-        # Once more where it listens already: clients are told that we are who listens (unix(7)).
+        # Again, where it listens already: SO_PEERCRED then reports this process (unix(7)).
         listener.listen(BACKLOG)
     except ListenError:
         listener.close()
@@ -284,68 +425,5 @@ def _listen(listener: Listener) -> None:
 
 
 def _under(setting: str, error: ListenError) -> ListenError:
-    """Return the error with the setting that the address is from."""
+    """Return the error with the name of the setting that gave the address."""
     return ListenError(str(error).replace("(setting: --bind)", f"(setting: --{setting})"))
-
-
-# -- requests and replies --------------------------------------------------------------------------
-
-
-def _check_method(request: Request, *allowed: str) -> None:
-    if request.method not in allowed:
-        methods = ", ".join(allowed)
-        raise _Refusal(405, f"the method is to be {allowed[0]}", (("Allow", methods),))
-
-
-def _query_of(request: Request) -> Query:
-    try:
-        pairs = parse_qsl(request.query, keep_blank_values=True, strict_parsing=True)
-    except ValueError:
-        pairs = []
-        if request.query:
-            raise _Refusal(400, "the query is to be name=value") from None
-    query = dict(pairs)
-    if len(query) < len(pairs):
-        raise _Refusal(400, "a name is given twice in the query")
-    return query
-
-
-def _only(query: Query, *known: str) -> Query:
-    """Return the query, or refuse it where it has other names: a misspelt one must not be lost."""
-    for name in query:
-        if name not in known:
-            raise _Refusal(400, f"the query can have {', '.join(known) or 'nothing'} in it")
-    return query
-
-
-def _number(query: Query, name: str, least: int, most: int) -> int:
-    text = query.get(name, "")
-    if not (text.isascii() and text.isdigit() and len(text) < 20 and least <= int(text) <= most):
-        bounds = f" from {least} to {most}" if most < sys.maxsize else ""
-        raise _Refusal(400, f"give {name}=N, a whole number{bounds}")
-    return int(text)
-
-
-def _workers_of(query: Query) -> int:
-    return _number(query, "workers", 1, MOST_WORKERS)
-
-
-def _flag(query: Query, name: str, default: bool) -> bool:
-    value = query.get(name, "1" if default else "0")
-    if value not in ("0", "1"):
-        raise _Refusal(400, f"{name} is 0 or 1")
-    return value == "1"
-
-
-def _json(status: int, value: Mapping[str, Any]) -> Reply:
-    # ASCII, so that no terminal acts on what a client of the server has sent.
-    return Reply(status, json.dumps(value, indent=2).encode("ascii") + b"\n", _JSON)
-
-
-def _error(status: int, message: str, fields: tuple[tuple[str, str], ...] = ()) -> Reply:
-    body = json.dumps({"error": message}, indent=2).encode("ascii") + b"\n"
-    return Reply(status, body, _JSON, fields)
-
-
-def _told(peer: Peer | None) -> str:
-    return "somebody" if peer is None else f"process {peer.pid} of user {peer.uid}"

@@ -113,8 +113,12 @@ class Workforce:
     # -- what they say ----------------------------------------------------------------------------
 
     def _watch(self, worker: WorkerProcess) -> None:
-        self._loop.watch(worker.channel.fileno(), _Line(self, worker))
-        self._loop.watch(worker.dump, _Dump(self._loop, worker))
+        def read_dump() -> None:
+            if not worker.read_dump():  # nothing follows after the worker's end
+                self._loop.forget(worker.dump)
+
+        self._loop.watch(worker.channel.fileno(), lambda: self.listen_to(worker))
+        self._loop.watch(worker.dump, read_dump)
 
     def listen_to(self, worker: WorkerProcess) -> None:
         """Act on what a worker has said."""
@@ -338,28 +342,3 @@ def _told(worker: WorkerProcess) -> str:
     """Return what a worker itself has said of its end, where it could."""
     failure = worker.failure
     return f"\n{failure['message']}\n{failure.get('traceback', '')}" if failure else ""
-
-
-class _Line:
-    """A worker's channel in the loop."""
-
-    def __init__(self, workforce: Workforce, worker: WorkerProcess) -> None:
-        self._workforce = workforce
-        self._worker = worker
-
-    def handle_events(self, _mask: int) -> None:
-        """Listen to the worker."""
-        self._workforce.listen_to(self._worker)
-
-
-class _Dump:
-    """What a worker's C code writes about its stacks, in the loop."""
-
-    def __init__(self, loop: Loop, worker: WorkerProcess) -> None:
-        self._loop = loop
-        self._worker = worker
-
-    def handle_events(self, _mask: int) -> None:
-        """Take what has come; nothing comes after the worker's end."""
-        if not self._worker.read_dump():
-            self._loop.forget(self._worker.dump)

@@ -40,7 +40,7 @@ class Succession:
         self._on_end = on_end
         self._on_successor = on_successor
         if predecessor is not None:
-            loop.watch(predecessor.channel.fileno(), self)
+            loop.watch(predecessor.channel.fileno(), self._on_predecessor_end)
 
     @property
     def predecessor(self) -> Predecessor | None:
@@ -52,7 +52,7 @@ class Succession:
         """Whether a successor is being started."""
         return self._upgrade is not None
 
-    def handle_events(self, _mask: int) -> None:
+    def _on_predecessor_end(self) -> None:
         """Take note of the predecessor's end: it says nothing before it."""
         if self._predecessor is not None:
             self._loop.forget(self._predecessor.channel.fileno())

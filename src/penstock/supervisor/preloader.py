@@ -85,7 +85,7 @@ class Nursery:
         except OSError as error:
             self._fail({"message": f"cannot start a process for it: {error.strerror}", "status": 1})
             return
-        self._loop.watch(self._channel.fileno(), self)
+        self._loop.watch(self._channel.fileno(), self._listen)
 
     def _load(self, channel: Channel) -> NoReturn:
         _Nurse(self._launch, self._generation, self._server, channel, self._abandon_all).run()
@@ -117,10 +117,6 @@ class Nursery:
             return
         message = f"the application was not loaded within {limit:g} s (setting: boot_timeout)"
         self._fail({"message": message, "status": 1})
-
-    def handle_events(self, _mask: int) -> None:
-        """Act on what the process says, or on its end."""
-        self._listen()
 
     def note_end(self, pid: int) -> None:
         """Act on its end, though a child of the application may hold the other end of the line."""

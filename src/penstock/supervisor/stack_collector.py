@@ -1,11 +1,11 @@
-"""The stacks of workers, for somebody who asks: by themselves where they answer, else by C code."""
+"""Collects the stacks of workers: from the workers where they answer, else written by C code."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
 
-from penstock.control.commands import StacksAnswer
+from penstock.control.commands import Reply
 from penstock.supervisor.worker_process import Stage, WorkerProcess
 
 ANSWER_SECONDS = 2.0
@@ -15,28 +15,28 @@ DUMP_SECONDS = 1.0
 """For C code to write the stacks of a worker that has not answered."""
 
 NO_ANSWER = "it did not answer, and wrote nothing: the process may be halted"
-GONE = "it has ended meanwhile"
+GONE = "it has ended"
 
 
 class StackCollector:
-    """Collects stacks for any number of people at once."""
+    """Collects stacks for any number of clients at once."""
 
     def __init__(self, ask_for_dump: Callable[[WorkerProcess], None]) -> None:
         """``ask_for_dump`` has a worker's C code write its stacks to `WorkerProcess.dumped`."""
         self._ask_for_dump = ask_for_dump
-        self._asked: dict[WorkerProcess, float] = {}  # workers that were asked, and when
-        self._dumping: dict[WorkerProcess, float] = {}  # those that did not answer, since when
+        self._asked: dict[WorkerProcess, float] = {}  # by the time of the order
+        self._dumping: dict[WorkerProcess, float] = {}  # workers that did not answer, by time
         self._collections: list[_Collection] = []
 
     @property
     def is_busy(self) -> bool:
-        """Whether `tick` is to be called soon again."""
+        """Whether `tick` is to be called again soon."""
         return bool(self._collections)
 
-    def ask(self, workers: Sequence[WorkerProcess], answer: StacksAnswer) -> None:
-        """Collect the stacks of these workers; ``answer`` is called within some seconds."""
+    def ask(self, workers: Sequence[WorkerProcess], reply: Reply) -> None:
+        """Collect the stacks of these workers; ``reply`` is called within seconds."""
         now = time.monotonic()
-        self._collections.append(_Collection(list(workers), answer))
+        self._collections.append(_Collection(list(workers), reply))
         for worker in workers:
             if worker not in self._asked and worker not in self._dumping:
                 self._asked[worker] = now
@@ -44,18 +44,18 @@ class StackCollector:
         self._finish()
 
     def on_stacks(self, worker: WorkerProcess, text: str) -> None:
-        """Take what a worker says of its stacks."""
+        """Take the stacks that a worker has sent."""
         self._asked.pop(worker, None)
         if self._dumping.pop(worker, None) is not None:
-            worker.dumped.clear()  # or else it would be told of the worker's end
-        self._settle(worker, text)
+            worker.dumped.clear()  # or else the worker's end would be logged with it
+        self._take(worker, text)
 
     def tick(self, now: float) -> None:
-        """See who has not answered in time, or has ended; ``now`` is on the monotonic clock."""
+        """Act on workers that have not answered in time, or have ended; ``now`` is monotonic."""
         for worker, since in list(self._asked.items()):
             if worker.stage is Stage.ENDED:
                 del self._asked[worker]
-                self._settle(worker, GONE)
+                self._take(worker, GONE)
             elif now - since >= ANSWER_SECONDS:
                 del self._asked[worker]
                 self._dumping[worker] = now
@@ -66,9 +66,9 @@ class StackCollector:
                 text = worker.dumped.decode("utf-8", "backslashreplace")
                 worker.dumped.clear()
                 gone = worker.stage is Stage.ENDED
-                self._settle(worker, text or (GONE if gone else NO_ANSWER))
+                self._take(worker, text or (GONE if gone else NO_ANSWER))
 
-    def _settle(self, worker: WorkerProcess, text: str) -> None:
+    def _take(self, worker: WorkerProcess, text: str) -> None:
         for collection in self._collections:
             if worker in collection.missing:
                 collection.missing.remove(worker)
@@ -79,13 +79,14 @@ class StackCollector:
         finished = [each for each in self._collections if not each.missing]
         self._collections = [each for each in self._collections if each.missing]
         for collection in finished:
-            collection.answer(dict(sorted(collection.found.items())))
+            stacks = {str(pid): text for pid, text in sorted(collection.found.items())}
+            collection.reply({"stacks": stacks})
 
 
 class _Collection:
-    """What one who asks has got so far."""
+    """The stacks that one client waits for."""
 
-    def __init__(self, missing: list[WorkerProcess], answer: StacksAnswer) -> None:
+    def __init__(self, missing: list[WorkerProcess], reply: Reply) -> None:
         self.missing = missing
-        self.answer = answer
+        self.reply = reply
         self.found: dict[int, str] = {}

@@ -14,14 +14,14 @@ from dataclasses import replace as with_changes
 from typing import TYPE_CHECKING
 
 from penstock.control.commands import Answer, ControlError, Outcome
-from penstock.control.requests import Reception
+from penstock.control.server import ControlServer
 from penstock.errors import PenstockError
 from penstock.listeners import close_all
 from penstock.supervisor import resources
 from penstock.supervisor.autoreload import Edits
+from penstock.supervisor.commands import Commands
 from penstock.supervisor.founding import Founder
 from penstock.supervisor.generation import Generation
-from penstock.supervisor.heartbeats import ask_for_dump
 from penstock.supervisor.hooks import ServerHooks
 from penstock.supervisor.loop import Loop
 from penstock.supervisor.phases import (
@@ -38,7 +38,7 @@ from penstock.supervisor.process_environment import Surroundings
 from penstock.supervisor.recycling import Turnover
 from penstock.supervisor.reload import Reload
 from penstock.supervisor.worker_process import Stage, WorkerProcess
-from penstock.system.cgroups import Cgroups, resident_memory
+from penstock.system.cgroups import Cgroups
 from penstock.system.signals import Signals
 from penstock.telemetry.error_log import ErrorLog, process_logger
 from penstock.telemetry.scoreboard import READY
@@ -90,9 +90,8 @@ class Supervisor:
         self._turnover = Turnover(self.workforce, self.cgroups, self.logger)
         self.current: Generation
         self.reload: Reload | None = None
-        self.reception = Reception(
-            self, launch.application, self.loop.selector, self.logger, resident_memory, ask_for_dump
-        )
+        self.commands = Commands(self, launch.application)
+        self.control = ControlServer(self.commands.handle, self.loop.selector, self.logger)
         self._edits = Edits(self, self.workforce, self.logger)
         self._surroundings = Surroundings(self.settings, launch.application, self.logger)
         left = self._surroundings.predecessor_left
@@ -118,12 +117,12 @@ class Supervisor:
         interrupted before it serves.
         """
         self._signals = Signals(SIGNALS)
-        self.loop.watch(self._signals.fileno(), self)
+        self.loop.watch(self._signals.fileno(), self._take_signals)
         try:
             predecessor = self._succession.predecessor
             self._surroundings.open(has_predecessor=predecessor is not None)
             inherited = predecessor.services if predecessor is not None else None
-            self.reception.open(self.settings, inherited)
+            self.control.open(self.settings, inherited)
             tell_settings(self.settings, self.logger)
             self.hooks.call("on_starting")
             self.current = self._new_generation(self.settings, self.listeners)
@@ -134,7 +133,7 @@ class Supervisor:
                 self._failing = not self.loop.guard(self._tick)
             return self._end()
         finally:
-            self.reception.close()
+            self.control.close()
             self._surroundings.close()
 
     def _end(self) -> int:
@@ -161,7 +160,7 @@ class Supervisor:
         busy = (
             self.phase is not Phase.SERVING
             or self._succession.is_under_way
-            or self.reception.is_busy
+            or self.commands.is_busy
             or not self.current.spawner.is_ready
             or any(worker.stage is not Stage.SERVING for worker in self.workforce)
         )
@@ -172,7 +171,9 @@ class Supervisor:
         self.workforce.reap()  # whatever has become of the signal
         self.workforce.check_deadlines()
         self._surroundings.tick(time.monotonic())
-        self.reception.tick()
+        now = time.monotonic()
+        self.control.tick(now)
+        self.commands.tick(now)
         self._turnover.end_hung()
         if self.phase is Phase.STOPPING:
             if not self._workers_told:
@@ -188,7 +189,7 @@ class Supervisor:
         self._recycle()
         self.workforce.fill(self.current)
 
-    def handle_events(self, _mask: int) -> None:
+    def _take_signals(self) -> None:
         """Act on the signals that have come."""
         while (number := self._signals.take()) is not None:
             self._act_on(signal.Signals(number))
@@ -320,7 +321,7 @@ class Supervisor:
             worker.stuck = str(message["request"])
             self._recycle()
         elif event == "stacks":
-            self.reception.stacks.on_stacks(worker, str(message["text"]))
+            self.commands.stacks.on_stacks(worker, str(message["text"]))
         elif event == "changed":
             self._edits.take(message["files"])
 
@@ -331,7 +332,7 @@ class Supervisor:
         could connect, and nobody would answer.
         """
         self.workforce.abandon(kept)
-        self.reception.abandon()
+        self.control.abandon()
         self._surroundings.abandon()
         self._succession.abandon()
         self.loop.close()
@@ -369,7 +370,7 @@ class Supervisor:
         self._tell_serving()
         self.hooks.call("when_ready")
         resources.take_over(self.listeners)
-        self.reception.take_over()
+        self.control.take_over()
         self._succession.tell_ready()
 
     def _tell_serving(self) -> None:
@@ -434,7 +435,7 @@ class Supervisor:
         self._end_reload()
         self._edits.all_is_well()
         self.launch = with_changes(self.launch, settings=self.settings)
-        self.reception.follow(self.settings)
+        self.control.follow(self.settings)
         resources.run_dry(removed)
         old.end_all(f"{self.current} serves in its place")
         close_all(removed)
@@ -522,7 +523,7 @@ class Supervisor:
         self._succession.begin(
             self.launch,
             self.listeners,
-            self.reception.descriptors(),
+            self.control.descriptors(),
             self._surroundings.notifier.variables_for,
             lambda: self._abandon(self.listeners),
             answer,
@@ -532,7 +533,8 @@ class Supervisor:
         """Leave: a new supervisor serves, and has all sockets."""
         self.logger.info("process %d serves in this one's place: leaving", pid)
         self._surroundings.notifier.hand_over(pid)
-        self.reception.hand_over()
+        self.control.hand_over()
+        self.commands.handed_over = True
         self.phase = Phase.STOPPING
         self._give_reload_up()
         self._handing_over = self._workers_told = True

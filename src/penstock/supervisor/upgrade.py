@@ -100,10 +100,10 @@ class Upgrade:
         if self.pid == 0:
             _become(launch, listeners, services, theirs, variables, abandon)
         theirs.close()
-        self._loop.watch(self._channel.fileno(), self)
+        self._loop.watch(self._channel.fileno(), self._listen)
 
-    def handle_events(self, _mask: int) -> None:
-        """Listen to the new supervisor."""
+    def _listen(self) -> None:
+        """Act on the messages of the new supervisor, or on its end."""
         for message in self._channel.receive():
             if message["event"] == "ready" and not self.is_over:
                 self.is_over = True

@@ -1,4 +1,4 @@
-"""A fleet of no processes, and a supervisor's loop in a thread, for what is asked of them."""
+"""A supervisor without processes, and its loop in a thread, for clients of the control server."""
 
 from __future__ import annotations
 
@@ -15,15 +15,20 @@ from types import TracebackType
 from typing import Any, Self
 
 from penstock.control.commands import (
-    Answer,
+    Command,
     ControlError,
     Outcome,
+    Question,
+    Reply,
     RequestRow,
-    StacksAnswer,
+    ShowRequests,
+    ShowStacks,
+    ShowStatus,
+    ShowWorkers,
     Status,
     WorkerRow,
 )
-from penstock.control.http_service import Service
+from penstock.control.connection import Service
 from penstock.control.server import open_admin, open_control
 from support.wire import DEADLINE, Client
 
@@ -63,8 +68,8 @@ def request(pid: int, target: str, **changes: Any) -> RequestRow:
     return row | changes  # type: ignore[return-value]
 
 
-class FakeFleet:
-    """Answers from what it is given, and keeps what it was told; commands wait for `settle`."""
+class FakeSupervisor:
+    """Answers from what it is given, and keeps what it was asked; commands wait for `settle`."""
 
     def __init__(self) -> None:
         self.rows = [worker(0, 101), worker(1, 102)]
@@ -73,17 +78,16 @@ class FakeFleet:
         self.ready = True
         self.live = True
         self.broken = False
-        self.refusal = ""
+        self.refusal: ControlError | None = None
         """Why no command can begin."""
         self.at_once: Outcome | None = None
-        """What commands answer from within."""
-        self.asked: queue.SimpleQueue[tuple[Any, ...]] = queue.SimpleQueue()
-        self.answers: queue.SimpleQueue[Answer] = queue.SimpleQueue()
-        self.stacks: queue.SimpleQueue[tuple[int | None, StacksAnswer]] = queue.SimpleQueue()
+        """What commands answer before they return."""
+        self.asked: queue.SimpleQueue[Command] = queue.SimpleQueue()
+        self.replies: queue.SimpleQueue[Reply] = queue.SimpleQueue()
+        self.stacks: queue.SimpleQueue[tuple[int | None, Reply]] = queue.SimpleQueue()
 
     def status(self) -> Status:
-        if self.broken:
-            raise ZeroDivisionError("a defect")
+        """Return the state of the server."""
         return {
             "version": "1.0",
             "pid": os.getpid(),
@@ -97,46 +101,30 @@ class FakeFleet:
             "threads": 4,
             "workers": 2,
             "counts": {"requests": 2468, "crashed": 0},
+            "ready": self.ready,
+            "live": self.live,
         }
 
-    def workers(self) -> list[WorkerRow]:
-        return self.rows
-
-    def requests(self) -> list[RequestRow]:
-        return self.in_progress
-
-    def ask_stacks(self, pid: int | None, answer: StacksAnswer) -> None:
-        self.stacks.put((pid, answer))
-
-    def reload(self, answer: Answer) -> None:
-        self._begin(answer, "reload")
-
-    def upgrade(self, answer: Answer) -> None:
-        self._begin(answer, "upgrade")
-
-    def scale(self, workers: int, answer: Answer) -> None:
-        self._begin(answer, "scale", workers)
-
-    def recycle(self, pid: int, answer: Answer) -> None:
-        self._begin(answer, "recycle", pid)
-
-    def stop(self, graceful: bool, answer: Answer) -> None:
-        self._begin(answer, "stop", graceful)
-
-    def is_ready(self) -> bool:
-        return self.ready
-
-    def is_live(self) -> bool:
-        return self.live
-
-    def _begin(self, answer: Answer, *asked: Any) -> None:
-        if self.refusal:
-            raise ControlError(self.refusal)
-        self.asked.put(asked)
-        if self.at_once is not None:
-            answer(self.at_once)
+    def handle(self, asked: Question | Command, reply: Reply) -> None:
+        """See `penstock.control.commands.Handle`."""
+        if isinstance(asked, ShowStatus):
+            if self.broken:
+                raise ZeroDivisionError("a defect")
+            reply(self.status())
+        elif isinstance(asked, ShowWorkers):
+            reply({"workers": self.rows})
+        elif isinstance(asked, ShowRequests):
+            reply({"requests": self.in_progress})
+        elif isinstance(asked, ShowStacks):
+            self.stacks.put((asked.worker, reply))
         else:
-            self.answers.put(answer)
+            if self.refusal is not None:
+                raise self.refusal
+            self.asked.put(asked)
+            if self.at_once is not None:
+                reply(self.at_once)
+            else:
+                self.replies.put(reply)
 
 
 class Messages(logging.Handler):
@@ -154,7 +142,7 @@ class ControlLoop:
     """A loop in a thread, with what a test opens in it before: ``with loop:``."""
 
     def __init__(self) -> None:
-        self.fleet = FakeFleet()
+        self.fake = FakeSupervisor()
         self.selector = selectors.DefaultSelector()
         self.messages = Messages()
         self.logger = logging.Logger("penstock.test")
@@ -163,19 +151,21 @@ class ControlLoop:
         self._calls: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self._reader, self._writer = socket.socketpair()
         self._ended = False
-        self.selector.register(self._reader, selectors.EVENT_READ, self)
+        self.selector.register(self._reader, selectors.EVENT_READ, self._take_calls)
         self._thread = threading.Thread(target=self._run)
 
     def control(self, address: str, *, inherited: int | None = None) -> Service:
         """Open a control socket; before the loop runs."""
-        service = open_control(address, self.fleet, self.selector, self.logger, inherited=inherited)
+        service = open_control(
+            address, self.fake.handle, self.selector, self.logger, inherited=inherited
+        )
         assert service is not None
         self.services.append(service)
         return service
 
     def admin(self, address: str = "127.0.0.1:0") -> tuple[str, int]:
         """Open a service for probes; before the loop runs. Return where it is."""
-        service = open_admin(address, self.fleet, self.selector, self.logger)
+        service = open_admin(address, self.fake.handle, self.selector, self.logger)
         self.services.append(service)
         host, port = service.listener.socket.getsockname()
         return host, port
@@ -208,22 +198,22 @@ class ControlLoop:
         self._writer.send(b"!")
 
     def settle(self, outcome: Outcome) -> None:
-        """Give the outcome of the command that the fleet was told first."""
-        answer = self.fleet.answers.get(timeout=DEADLINE)
-        self.call(lambda: answer(outcome))
+        """Give the outcome of the command that was asked for first."""
+        reply = self.fake.replies.get(timeout=DEADLINE)
+        self.call(lambda: reply(outcome))
 
     def settle_stacks(self, stacks: dict[int, str]) -> int | None:
-        """Give the stacks that the fleet was asked for; return whose they were to be."""
-        pid, answer = self.fleet.stacks.get(timeout=DEADLINE)
-        self.call(lambda: answer(stacks))
-        return pid
+        """Give the stacks that were asked for; return the number of the worker in the command."""
+        worker, reply = self.fake.stacks.get(timeout=DEADLINE)
+        self.call(lambda: reply({"stacks": {str(pid): text for pid, text in stacks.items()}}))
+        return worker
 
     def expire(self, seconds: float) -> None:
         """Have so much time pass at once."""
         for service in self.services:
             self.call(lambda service=service: service.expire(time.monotonic() + seconds))  # type: ignore[misc]
 
-    def handle_events(self, _mask: int) -> None:
+    def _take_calls(self) -> None:
         for _ in self._reader.recv(4096):
             self._calls.get()()
 
@@ -234,8 +224,8 @@ class ControlLoop:
         while not self._ended:
             due = min([math.inf, *(service.next_deadline() for service in self.services)])
             timeout = max(0.0, due - time.monotonic()) if due < math.inf else None
-            for key, mask in self.selector.select(timeout):
-                key.data.handle_events(mask)
+            for key, _ in self.selector.select(timeout):
+                key.data()
             for service in self.services:
                 service.expire(time.monotonic())
 

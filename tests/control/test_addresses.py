@@ -1,0 +1,143 @@
+"""The addresses of the control server: opened, followed in a reload, passed to a successor."""
+
+from __future__ import annotations
+
+import logging
+import os
+import selectors
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from penstock.config.settings import Settings
+from penstock.control.commands import Outcome
+from penstock.control.server import ControlServer
+from penstock.errors import ListenError
+from support.control_loop import FakeSupervisor, Messages
+from support.wire import Client, Response
+
+
+class Here:
+    """A control server and the loop that it runs in."""
+
+    def __init__(self) -> None:
+        self.fake = FakeSupervisor()
+        self.selector = selectors.DefaultSelector()
+        self.messages = Messages()
+        logger = logging.Logger("penstock.test")
+        logger.addHandler(self.messages)
+        self.server = ControlServer(self.fake.handle, self.selector, logger)
+
+    def turn(self) -> None:
+        """Do what is to be done now."""
+        for _ in range(3):  # accept, read, write
+            for key, _mask in self.selector.select(0.05):
+                key.data()
+        self.server.tick(time.monotonic())
+
+    def ask(self, address: str | tuple[str, int], method: str, target: str) -> Response:
+        """Ask by a socket."""
+        with Client(address) as client:
+            client.send(f"{method} {target} HTTP/1.1\r\nHost: a\r\n\r\n".encode())
+            self.turn()
+            return client.read_response()
+
+
+@pytest.fixture
+def here() -> Iterator[Here]:
+    here = Here()
+    yield here
+    here.server.close()
+    here.selector.close()
+
+
+def settings(control: str, admin: str | None = None) -> Settings:
+    return replace(Settings(), control=control, admin=admin)
+
+
+def admin_address(here: Here) -> tuple[str, int]:
+    host, port = here.server._services["admin"].listener.socket.getsockname()
+    return host, port
+
+
+def test_both_addresses_are_opened_and_answered(here: Here, tmp_path: Path) -> None:
+    path = str(tmp_path / "control.sock")
+    here.server.open(settings(path, "127.0.0.1:0"))
+    assert here.ask(path, "GET", "/workers").status == 200
+    assert here.ask(admin_address(here), "GET", "/readyz").status == 200
+    here.server.close()
+    assert not os.path.exists(path)
+
+
+def test_nothing_is_open_where_one_address_cannot_be(here: Here, tmp_path: Path) -> None:
+    path = str(tmp_path / "control.sock")
+    with pytest.raises(ListenError, match=r"setting: --admin"):
+        here.server.open(settings(path, "unix:" + str(tmp_path / "none" / "admin.sock")))
+    assert not os.path.exists(path)
+    assert here.server.descriptors() == {}
+
+
+def test_addresses_that_stay_are_left_alone_in_a_reload(here: Here, tmp_path: Path) -> None:
+    same = settings(str(tmp_path / "control.sock"), "127.0.0.1:0")
+    here.server.open(same)
+    before = here.server.descriptors()
+    here.server.follow(same)
+    assert here.server.descriptors() == before
+
+
+def test_addresses_that_change_are_followed_and_the_old_one_answers_who_waits(
+    here: Here, tmp_path: Path
+) -> None:
+    old, new = str(tmp_path / "old.sock"), str(tmp_path / "new.sock")
+    here.server.open(settings(old))
+    with Client(old) as waiting:
+        waiting.send(b"POST /reload HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
+        here.turn()
+        here.server.follow(settings(new, "127.0.0.1:0"))
+        assert not os.path.exists(old)
+        assert here.ask(new, "GET", "/status").status == 200
+        assert here.ask(admin_address(here), "GET", "/healthz").status == 200
+        here.fake.replies.get_nowait()(Outcome(True, "reloaded"))
+        assert waiting.read_response().status == 200
+    here.turn()
+    assert here.server._closing == []
+    here.server.follow(settings("off"))
+    assert not os.path.exists(new)
+    assert here.server.descriptors() == {}
+
+
+def test_an_address_that_cannot_be_followed_leaves_the_old_one(here: Here, tmp_path: Path) -> None:
+    path = str(tmp_path / "control.sock")
+    here.server.open(settings(path))
+    here.server.follow(settings(str(tmp_path / "none" / "control.sock")))
+    assert here.ask(path, "GET", "/status").status == 200
+    assert "ERROR: control stays as it was: cannot listen" in "\n".join(here.messages.texts)
+
+
+def test_sockets_with_a_name_of_their_own_are_passed_to_a_successor(
+    here: Here, tmp_path: Path
+) -> None:
+    wanted = settings(str(tmp_path / "control.sock"), "127.0.0.1:0")
+    here.server.open(wanted)
+    address = admin_address(here)
+    successor = Here()
+    passed = {name: os.dup(number) for name, number in here.server.descriptors().items()}
+    assert set(passed) == {"control", "admin"}
+    successor.server.open(wanted, passed)
+    here.server.hand_over()
+    successor.server.take_over()
+    assert successor.ask(wanted.control, "GET", "/status").status == 200
+    assert successor.ask(address, "GET", "/healthz").status == 200
+    here.server.close()
+    assert successor.ask(wanted.control, "GET", "/status").status == 200
+    successor.server.close()
+    successor.selector.close()
+    assert not os.path.exists(wanted.control)
+
+
+def test_the_socket_of_auto_is_not_passed_since_the_process_is_in_its_name(here: Here) -> None:
+    here.server.open(settings("auto"))
+    assert here.server.descriptors() == {}
