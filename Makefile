@@ -65,6 +65,7 @@ lint:
 	"$(BIN)/ruff" check $(SOURCES)
 	"$(BIN)/ruff" format --check $(SOURCES)
 	"$(BIN)/mypy"
+	@"$(BIN)/python" scripts/report-length
 
 format:
 	@$(SYNC) lint $(LINT)

@@ -1,35 +1,50 @@
-"""The rules of the code's shape: what may import what, and how long anything may be."""
+"""The rules of the code's shape: what may import what, and what each module and name has."""
 
 from __future__ import annotations
 
 import ast
-import io
-import tokenize
+import sys
 from collections.abc import Iterator
 from pathlib import Path
-
-import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 SOURCE = ROOT / "src"
 TESTS = ROOT / "tests"
 
-MODULE_LINES = 700
-TEST_MODULE_LINES = 800  # cases are long, and simple
-FUNCTION_LINES = 50
+ROOMS = [
+    {"__main__"},
+    {"api"},
+    {"cli"},
+    {"supervisor"},
+    {"control"},
+    {"worker"},
+    {"compat"},
+    {"transport"},
+    {"wsgi"},
+    {"http1"},
+    {"edge"},
+    {"telemetry"},
+    {"app"},
+    {"listeners"},
+    {"config"},
+    {"system"},
+    {"errors", "messages"},
+]
+"""Rooms and modules of the package, the highest first. Each imports from below it alone."""
 
 OPTIONAL = {"penstock.app.file_watcher": {"watchfiles"}}
 """What a module takes where it is installed, and does without elsewhere."""
 
-PURE = ("penstock.http1", "penstock.wsgi")
-"""The packages that know nothing of what is built upon them."""
-
 BENEATH_ALL = {"penstock.errors", "penstock.messages", "penstock.http1.reason_phrases"}
 """What any module may import, because they import nothing of Penstock."""
 
-TYPES_ONLY = {"penstock.wsgi": {"penstock.transport", "penstock.http1"}}
-"""What a pure package may import for type checking alone. The gateway is written against the
-contract, and the environ is built from a parsed request; neither is there when they are tested."""
+PURE = {
+    "penstock.http1": set[str](),
+    "penstock.wsgi": {"penstock.transport", "penstock.http1"},
+}
+"""The rooms that import nothing of Penstock but `BENEATH_ALL`, and the rooms that they import for
+type checking alone. The gateway is written against the contract of a transport, and the environ is
+built from a parsed request; neither is there when they are tested."""
 
 NO_INPUT_OR_OUTPUT = {"socket", "ssl", "select", "selectors", "threading", "time", "logging"}
 NO_INPUT_OR_OUTPUT |= {"asyncio", "os", "signal", "subprocess", "queue", "multiprocessing"}
@@ -46,7 +61,6 @@ def name_of(path: Path) -> str:
 
 MODULES = {name_of(path): path for path in sorted(SOURCE.rglob("*.py"))}
 TREES = {name: ast.parse(path.read_text("utf-8")) for name, path in MODULES.items()}
-every_module = pytest.mark.parametrize("module", MODULES)
 
 
 def is_type_checking(node: ast.AST) -> bool:
@@ -93,36 +107,93 @@ def within(module: str, package: str) -> bool:
     return module == package or module.startswith(package + ".")
 
 
-@every_module
-def test_http1_and_wsgi_import_nothing_above_them(module: str) -> None:
-    package = next((package for package in PURE if within(module, package)), None)
-    for imported, types_only in imports_of(module) if package else ():
-        assert package is not None
-        if not within(imported, "penstock") or within(imported, package):
-            continue
-        allowed = BENEATH_ALL | (TYPES_ONLY.get(package, set()) if types_only else set())
-        assert imported in allowed, f"{module} imports {imported}"
+def room_of(module: str) -> str:
+    """Return the room that a module of the package is in: ``""`` for the package itself."""
+    return module.split(".")[1] if "." in module else ""
 
 
-@every_module
-def test_http1_imports_nothing_that_waits_or_tells_the_time(module: str) -> None:
-    if within(module, "penstock.http1"):
-        imported = {name.partition(".")[0] for name, _ in imports_of(module)}
-        assert not imported & NO_INPUT_OR_OUTPUT
+HEIGHT = {room: -height for height, rooms in enumerate(ROOMS) for room in rooms}
 
 
-@pytest.mark.parametrize("module", sorted(BENEATH_ALL))
-def test_what_any_module_may_import_imports_nothing_of_penstock(module: str) -> None:
-    assert not [name for name, _ in imports_of(module) if within(name, "penstock")]
+def test_every_module_is_in_a_room() -> None:
+    unknown = {module for module in MODULES if room_of(module) not in HEIGHT | {"": 0}}
+    assert not unknown, "give it a room, or add the room to ROOMS"
 
 
-@every_module
-def test_nothing_but_the_standard_library_and_penstock_is_imported(module: str) -> None:
-    import sys
+def upward_imports() -> Iterator[tuple[str, str]]:
+    for module in MODULES:
+        own = room_of(module)
+        for imported, types_only in imports_of(module):
+            other = room_of(imported)
+            if not within(imported, "penstock") or imported in BENEATH_ALL or types_only:
+                continue
+            if own and other and own != other and HEIGHT[other] > HEIGHT[own]:
+                yield module, imported
 
-    allowed = sys.stdlib_module_names | {"penstock"} | OPTIONAL.get(module, set())
-    needed = {name.partition(".")[0] for name, types_only in imports_of(module) if not types_only}
-    assert needed <= allowed
+
+def test_every_import_goes_down_to_a_lower_room() -> None:
+    """An import for type checking alone may go up: it is not there when the program runs."""
+    found = sorted(set(upward_imports()))
+    assert not found, "these imports go upward"
+
+
+def test_the_package_is_imported_for_its_version_alone() -> None:
+    found = [
+        f"{module} imports {alias.name}"
+        for module, tree in TREES.items()
+        if room_of(module) not in ("__main__", "api")
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ImportFrom) and absolute(module, node) == "penstock"
+        for alias in node.names
+        if f"penstock.{alias.name}" not in MODULES and alias.name not in {"__version__", "_native"}
+    ]
+    assert not found
+
+
+def test_http1_and_wsgi_import_nothing_of_penstock_but_errors() -> None:
+    found = [
+        f"{module} imports {imported}"
+        for module in MODULES
+        for package, for_types in PURE.items()
+        if within(module, package)
+        for imported, types_only in imports_of(module)
+        if within(imported, "penstock") and not within(imported, package)
+        if imported not in BENEATH_ALL | (for_types if types_only else set())
+    ]
+    assert not found
+
+
+def test_http1_imports_nothing_that_waits_or_reads_a_clock() -> None:
+    found = [
+        f"{module} imports {imported}"
+        for module in MODULES
+        if within(module, "penstock.http1")
+        for imported, _ in imports_of(module)
+        if imported.partition(".")[0] in NO_INPUT_OR_OUTPUT
+    ]
+    assert not found
+
+
+def test_what_any_module_may_import_imports_nothing_of_penstock() -> None:
+    found = {
+        module: imported
+        for module in BENEATH_ALL
+        for imported, types_only in imports_of(module)
+        if within(imported, "penstock") and not types_only
+    }
+    assert not found
+
+
+def test_nothing_but_the_standard_library_and_penstock_is_imported() -> None:
+    found = [
+        f"{module} imports {imported}"
+        for module in MODULES
+        for imported, types_only in imports_of(module)
+        if not types_only
+        if imported.partition(".")[0]
+        not in sys.stdlib_module_names | {"penstock"} | OPTIONAL.get(module, set())
+    ]
+    assert not found
 
 
 def test_no_import_goes_round_in_a_circle() -> None:
@@ -141,55 +212,14 @@ def test_no_import_goes_round_in_a_circle() -> None:
     assert not edges, f"a circle runs through some of {sorted(edges)}"
 
 
-@every_module
-def test_every_module_postpones_its_annotations(module: str) -> None:
-    if len(TREES[module].body) > 1:  # more than a docstring
-        assert ("__future__", False) in set(imports_of(module))
-
-
-def python_files(*folders: Path) -> list[Path]:
-    return sorted(path for folder in folders for path in folder.rglob("*.py"))
-
-
-def identify(path: object) -> str:
-    return str(path.relative_to(ROOT)) if isinstance(path, Path) else repr(path)
-
-
-every_file = pytest.mark.parametrize("path", python_files(SOURCE, TESTS), ids=identify)
-
-
-@every_file
-def test_no_module_has_more_than_600_lines(path: Path) -> None:
-    limit = TEST_MODULE_LINES if path.is_relative_to(TESTS) else MODULE_LINES
-    assert len(path.read_text("utf-8").splitlines()) <= limit
-
-
-def code_lines(source: str) -> set[int]:
-    """Return the numbers of the lines that hold more than a comment."""
-    blank = {tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT}
-    lines: set[int] = set()
-    for token in tokenize.generate_tokens(io.StringIO(source).readline):
-        if token.type not in blank | {tokenize.ENDMARKER}:
-            lines.update(range(token.start[0], token.end[0] + 1))
-    return lines
-
-
-def lines_of(node: Function, code: set[int]) -> int:
-    """Count a function's lines of code: without docstring, blank and comment lines."""
-    lines = code & set(range(node.lineno, (node.end_lineno or node.lineno) + 1))
-    first = node.body[0]
-    if isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant):
-        lines -= set(range(first.lineno, (first.end_lineno or first.lineno) + 1))
-    return len(lines)
-
-
-@every_file
-def test_no_function_has_more_than_50_lines_of_code(path: Path) -> None:
-    source = path.read_text("utf-8")
-    code = code_lines(source)
-    functions = [node for node in ast.walk(ast.parse(source)) if isinstance(node, Function)]
-    long = {node.name: lines_of(node, code) for node in functions}
-    assert not {name: lines for name, lines in long.items() if lines > FUNCTION_LINES}
+def test_every_module_postpones_its_annotations() -> None:
+    found = [
+        module
+        for module, tree in TREES.items()
+        if len(tree.body) > 1  # more than a docstring
+        if ("__future__", False) not in set(imports_of(module))
+    ]
+    assert not found
 
 
 def public_definitions(body: list[ast.stmt], prefix: str) -> Iterator[tuple[str, ast.AST]]:
@@ -204,8 +234,8 @@ def public_definitions(body: list[ast.stmt], prefix: str) -> Iterator[tuple[str,
                 yield from public_definitions(node.body, f"{prefix}.{node.name}")
 
 
-def is_told_elsewhere(node: ast.AST) -> bool:
-    """Tell whether another definition has the docstring: an overload's, a setter's, a base's."""
+def is_documented_elsewhere(node: ast.AST) -> bool:
+    """Return True if another definition has the docstring: an overload's, a setter's, a base's."""
     decorators = {
         getattr(name, "attr", getattr(name, "id", ""))
         for name in getattr(node, "decorator_list", [])
@@ -213,14 +243,13 @@ def is_told_elsewhere(node: ast.AST) -> bool:
     return bool(decorators & {"overload", "setter", "deleter", "override"})
 
 
-@every_module
-def test_every_public_name_has_a_docstring(module: str) -> None:
-    tree = TREES[module]
-    missing = [] if ast.get_docstring(tree) else [module]
-    for name, node in public_definitions(tree.body, module):
-        assert isinstance(node, Function | ast.ClassDef)
-        if not ast.get_docstring(node) and not is_told_elsewhere(node):
-            missing.append(name)
+def test_every_public_name_has_a_docstring() -> None:
+    missing = [module for module, tree in TREES.items() if not ast.get_docstring(tree)]
+    for module, tree in TREES.items():
+        for name, node in public_definitions(tree.body, module):
+            assert isinstance(node, Function | ast.ClassDef)
+            if not ast.get_docstring(node) and not is_documented_elsewhere(node):
+                missing.append(name)
     assert not missing
 
 
@@ -234,11 +263,11 @@ def untyped_parts(node: Function) -> list[str]:
     return [name for name in untyped if name not in {"self", "cls"}]
 
 
-@every_module
-def test_every_public_name_is_typed(module: str) -> None:
+def test_every_public_name_is_typed() -> None:
     untyped = {
         name: parts
-        for name, node in public_definitions(TREES[module].body, module)
+        for module, tree in TREES.items()
+        for name, node in public_definitions(tree.body, module)
         if isinstance(node, Function) and (parts := untyped_parts(node))
     }
     assert not untyped
@@ -255,19 +284,22 @@ def test_the_package_says_that_it_is_typed() -> None:
     assert (SOURCE / "penstock" / "py.typed").is_file()
 
 
-@pytest.mark.parametrize("path", python_files(TESTS), ids=identify)
-def test_no_test_sleeps(path: Path) -> None:
+def test_no_test_sleeps() -> None:
     """A test waits for the event itself; an application under test may well sleep on an Event."""
-    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
-        if isinstance(node, ast.Attribute):
-            assert node.attr != "sleep", f"line {node.lineno} sleeps"
-        elif isinstance(node, ast.ImportFrom):
-            assert "sleep" not in {alias.name for alias in node.names}, f"line {node.lineno}"
+    found = []
+    for path in sorted(TESTS.rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+            if isinstance(node, ast.Attribute):
+                names = {node.attr}
+            elif isinstance(node, ast.ImportFrom):
+                names = {alias.name for alias in node.names}
+            else:
+                continue
+            if "sleep" in names:
+                found.append(f"{path.relative_to(ROOT)}:{node.lineno}")
+    assert not found
 
 
-@pytest.mark.parametrize(
-    "folder", [path for path in TESTS.rglob("*") if path.is_dir()], ids=identify
-)
-def test_no_test_folder_is_a_package(folder: Path) -> None:
+def test_no_test_folder_is_a_package() -> None:
     """Two packages of one name would hide each other's modules."""
-    assert not (folder / "__init__.py").exists()
+    assert not [str(path.relative_to(ROOT)) for path in TESTS.rglob("__init__.py")]
