@@ -3,8 +3,9 @@
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, BinaryIO
 
+from penstock.telemetry.scoreboard import Slot
 from penstock.transport import Exchange as AnyExchange
-from penstock.transport.policy import Policy
+from penstock.transport.config import TransportConfig
 from penstock.wsgi.headers import CheckHead
 from penstock.wsgi.response import ExcInfo, Response
 from penstock.wsgi.response import ResponseFront as AnyResponseFront
@@ -39,9 +40,9 @@ class NativeTransport:
     def __init__(
         self,
         endpoints: Sequence[tuple[Any, dict[str, Any]]],
-        policy: Policy,
-        options: Mapping[str, Any],
+        config: TransportConfig,
         logs: Mapping[str, Any],
+        slot: Slot,
     ) -> None: ...
     def next(self) -> Exchange | None: ...
     def drain(self, hand_over: bool, lasting: list[bool]) -> None: ...

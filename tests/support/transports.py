@@ -15,8 +15,7 @@ from penstock.listeners import Listener, open_listeners
 from penstock.telemetry.access_log import AccessLog
 from penstock.telemetry.log_sink import LogSink
 from penstock.telemetry.scoreboard import SERVING, STATE, Scoreboard, Slot
-from penstock.transport.limits import Limits
-from penstock.transport.policy import Policy
+from penstock.transport.config import TransportConfig
 from penstock.worker.worker import transport_class
 from penstock.wsgi.environ import base_environ
 from penstock.wsgi.errors import ErrorStream
@@ -63,12 +62,10 @@ def serving(
     threads: int = 1,
     slot: Slot | None = None,
     listener: Listener | None = None,
-    limits: Limits | None = None,
     access_log: Path | None = None,
-    stream_requests: bool = False,
-    **policy: Any,
+    **config: Any,
 ) -> Iterator[BareServer]:
-    """Serve with a transport by name; ``policy`` are fields of `Policy` besides the slot.
+    """Serve with a transport by name; ``config`` are fields of `TransportConfig`.
 
     Without a ``slot`` the scoreboard has this one alone. Without a ``listener`` there is a new one.
     ``access_log`` is a file for lines of status, path and reason. At the end all is closed.
@@ -82,12 +79,10 @@ def serving(
         log = AccessLog(LogSink.open(str(access_log), setting="access_logfile"), "json", LOGGER)
     made: Transport = transport_class(settings_from_kwargs(transport=transport))(
         [(listener, _environ(listener, threads))],
-        threads=threads,
-        limits=limits or Limits(),
-        policy=Policy(slot=slot, **policy),
+        TransportConfig(threads=threads, **config),
+        slot=slot,
         logger=LOGGER,
         access_log=log,
-        stream_requests=stream_requests,
     )
     gateway = Gateway(application, logger=LOGGER, transport=made)
     workers = [threading.Thread(target=_serve, args=(made, gateway)) for _ in range(threads)]

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from penstock.transport.policy import DEPARTED_SECONDS
+from penstock.transport.config import TransportConfig
 from support.serving import Gate, connect, eventually, get
 from support.transports import serving
 from support.wire import Client
 
-LONG = DEPARTED_SECONDS + 0.3
+LONG = TransportConfig().disconnect_seconds + 0.3
 
 
 def statuses(path: Path) -> dict[str, int]:

@@ -1,4 +1,4 @@
-//! What a transport is told of the server around it; `penstock.transport.policy` is the reference.
+//! What a transport is told of the server around it.
 
 use crate::environ::whole_path;
 use crate::ffi::latin1;
@@ -8,9 +8,6 @@ use crate::sys::{self, Nanos, SECOND};
 use crate::teller::Teller;
 use penstock_protocol::Head;
 use pyo3::prelude::*;
-
-/// A timeout is cut off here, at thirty years: deadlines are words of 64 bits.
-const LONGEST_SECONDS: f64 = 1e9;
 
 /// How often a thread is asked to settle what interrupted its call: an exception that another
 /// thread raises in it may come with any of its instructions, but each comes once.
@@ -56,19 +53,23 @@ impl Checks {
 /// What there is of it in Python.
 pub struct Policy {
     timeout: Nanos,
+    /// The longest timeout, in seconds: deadlines are words of 64 bits.
+    longest: f64,
     timeout_for: Option<Py<PyAny>>,
     settle: Option<Py<PyAny>>,
 }
 
 impl Policy {
-    /// `given` is a `penstock.transport.policy.Policy`.
-    pub fn new(given: &Bound<'_, PyAny>) -> PyResult<Self> {
+    /// `config` is a `penstock.transport.config.TransportConfig`.
+    pub fn new(config: &Bound<'_, PyAny>) -> PyResult<Self> {
         let optional = |name: &str| -> PyResult<Option<Py<PyAny>>> {
-            let value = given.getattr(name)?;
+            let value = config.getattr(name)?;
             Ok((!value.is_none()).then(|| value.unbind()))
         };
+        let longest = config.getattr("longest_timeout_seconds")?.extract()?;
         Ok(Policy {
-            timeout: nanos(given.getattr("timeout")?.extract()?),
+            timeout: nanos(config.getattr("timeout")?.extract()?, longest),
+            longest,
             timeout_for: optional("timeout_for")?,
             settle: optional("settle")?,
         })
@@ -101,7 +102,7 @@ impl Policy {
             .and_then(|path| timeout_for.bind(py).call1((path,)))
             .and_then(|seconds| seconds.extract::<f64>());
         match asked {
-            Ok(seconds) => nanos(seconds),
+            Ok(seconds) => nanos(seconds, self.longest),
             Err(error) => {
                 let path = String::from_utf8_lossy(head.path(bytes)).into_owned();
                 let text = format!("cannot tell the timeout of {path}");
@@ -123,6 +124,6 @@ impl Policy {
 }
 
 /// Nanoseconds of seconds; 0 where they are none, or less.
-fn nanos(seconds: f64) -> Nanos {
-    (seconds.min(LONGEST_SECONDS) * SECOND as f64) as Nanos
+fn nanos(seconds: f64, longest: f64) -> Nanos {
+    (seconds.min(longest) * SECOND as f64) as Nanos
 }

@@ -47,22 +47,21 @@ pub struct NativeTransport {
 
 #[pymethods]
 impl NativeTransport {
-    /// `endpoints` are listeners, each with the environ that its requests begin with; `policy` is a
-    /// `penstock.transport.policy.Policy`; `options` has items that are named as the fields of
-    /// `Options`.
+    /// `endpoints` are listeners, each with the environ that its requests begin with; `config` is a
+    /// `penstock.transport.config.TransportConfig`; `slot` is the worker's place on the scoreboard.
     #[new]
     fn new(
         py: Python<'_>,
         endpoints: Vec<(Py<PyAny>, Bound<'_, PyDict>)>,
-        policy: &Bound<'_, PyAny>,
-        options: &Bound<'_, PyDict>,
+        config: &Bound<'_, PyAny>,
         logs: &Bound<'_, PyDict>,
+        slot: &Bound<'_, PyAny>,
     ) -> PyResult<Self> {
         let mut acceptors = Vec::new();
         let mut templates = Vec::new();
         let mut listeners = Vec::new();
-        let scoreboard = Scoreboard::new(&policy.getattr("slot")?)?;
-        let policy = Policy::new(policy)?;
+        let scoreboard = Scoreboard::new(slot)?;
+        let policy = Policy::new(config)?;
         for (listener, environ) in endpoints {
             let bound = listener.bind(py);
             let descriptor = bound.getattr("socket")?.call_method0("fileno")?.extract()?;
@@ -72,7 +71,7 @@ impl NativeTransport {
             templates.push(Template::new(py, &environ, unix, policy.limits_calls())?);
             listeners.push(listener);
         }
-        let hub = Hub::new(read_options(options)?, scoreboard)?;
+        let hub = Hub::new(read_options(config, logs)?, scoreboard)?;
         let reactor = Reactor::new(&hub, acceptors);
         let log = |name: &str| required(logs, name).map(Bound::unbind);
         let optional = |name: &str| log(name).map(|log| (!log.is_none(py)).then_some(log));
@@ -506,54 +505,64 @@ fn required<'py>(given: &Bound<'py, PyDict>, name: &str) -> PyResult<Bound<'py, 
         .ok_or_else(|| PyValueError::new_err(format!("{name} is missing")))
 }
 
-fn read_options(given: &Bound<'_, PyDict>) -> PyResult<Options> {
-    let size = |name: &str| required(given, name)?.extract::<usize>();
-    let large = |name: &str| required(given, name)?.extract::<u64>();
-    let number = |name: &str| required(given, name)?.extract::<f64>();
-    let flag = |name: &str| required(given, name)?.extract::<bool>();
-    let text = |name: &str| required(given, name)?.extract::<String>();
-    let bytes = |name: &str| required(given, name)?.extract::<Option<Vec<u8>>>();
+fn read_options(config: &Bound<'_, PyAny>, logs: &Bound<'_, PyDict>) -> PyResult<Options> {
+    let get = |name: &str| config.getattr(name);
+    let size = |name: &str| get(name)?.extract::<usize>();
+    let large = |name: &str| get(name)?.extract::<u64>();
+    let number = |name: &str| get(name)?.extract::<f64>();
+    let text = |name: &str| get(name)?.extract::<String>();
     let time = |name: &str| number(name).map(|seconds| (seconds * SECOND as f64) as Nanos);
+    let path = |name: &str| -> PyResult<Option<Vec<u8>>> {
+        let path = get(name)?;
+        if path.is_none() {
+            return Ok(None);
+        }
+        path.call_method1("encode", ("latin-1",))?
+            .extract()
+            .map(Some)
+    };
+    let parser = get("parser")?;
+    let most = |name: &str| parser.getattr(name)?.extract::<usize>();
     Ok(Options {
         parser: Limits {
-            request_line: size("request_line")?,
-            fields: size("fields")?,
-            field_size: size("field_size")?,
-            head: size("head")?,
-            chunk_overhead: size("chunk_overhead")?,
-            body: large("body")?,
+            request_line: most("request_line")?,
+            fields: most("fields")?,
+            field_size: most("field_size")?,
+            head: most("head")?,
+            chunk_overhead: most("chunk_overhead")?,
+            body: parser.getattr("body")?.extract()?,
         },
         body_memory: large("body_memory")?,
-        out_buffer: large("out_buffer")?,
+        out_buffer: large("unsent_limit")?,
         max_connections: size("max_connections")?,
         header_timeout: time("header_timeout")?,
         body_timeout: time("body_timeout")?,
         body_min_rate: number("body_min_rate")?,
-        body_stall: time("body_stall")?,
+        body_stall: time("body_stall_seconds")?,
         keep_alive: time("keep_alive")?,
         write_timeout: time("write_timeout")?,
         drain_linger: time("drain_linger")?,
         sweep_interval: time("sweep_interval")?,
-        server_header: required(given, "server_header")?.extract()?,
+        server_header: get("server_header")?.extract()?,
         header_map: match text("header_map")?.as_str() {
             "refuse" => HeaderMap::Refuse,
             "dangerous" => HeaderMap::Dangerous,
             _ => HeaderMap::Drop,
         },
-        stream_requests: flag("stream_requests")?,
-        temp_dir: text("temp_dir")?.into(),
+        stream_requests: get("stream_requests")?.extract()?,
+        temp_dir: text("spool_dir")?.into(),
         id_prefix: text("id_prefix")?,
-        trace: flag("trace")?,
-        access_log: flag("access_log")?,
-        attended: flag("attended")?,
-        given_up: text("given_up")?,
+        trace: !required(logs, "trace")?.is_none(),
+        access_log: !required(logs, "access_log")?.is_none(),
+        attended: get("has_stall_monitor")?.extract()?,
+        given_up: text("timed_out")?,
         checks: Checks {
-            health_path: bytes("health_path")?,
-            ready_path: bytes("ready_path")?,
-            healthy: required(given, "healthy")?.extract()?,
-            unhealthy: required(given, "unhealthy")?.extract()?,
-            stale_beat: time("stale_beat")?,
+            health_path: path("health_path")?,
+            ready_path: path("ready_path")?,
+            healthy: get("healthy")?.extract()?,
+            unhealthy: get("unhealthy")?.extract()?,
+            stale_beat: time("stale_beat_seconds")?,
         },
-        departed: time("departed")?,
+        departed: time("disconnect_seconds")?,
     })
 }

@@ -34,7 +34,7 @@ from penstock.control.commands import (
 from penstock.control.connection import BACKLOG, Response, Send, Service
 from penstock.errors import ListenError
 from penstock.listeners import Address, Listener, bind_listeners
-from penstock.transport.policy import HEALTHY, UNHEALTHY
+from penstock.transport.config import HEALTHY, UNHEALTHY
 
 if TYPE_CHECKING:
     import logging

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import tempfile
 import threading
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, BinaryIO
@@ -16,14 +15,6 @@ from penstock.telemetry.access_log import (
     line_pieces,
     second_text,
 )
-from penstock.telemetry.scoreboard import STALE_BEAT_SECONDS
-from penstock.transport.limits import BODY_STALL_SECONDS, Limits
-from penstock.transport.policy import (
-    DEPARTED_SECONDS,
-    GIVEN_UP,
-    HEALTHY,
-    UNHEALTHY,
-)
 from penstock.transport.python.spool import SpooledBody
 from penstock.wsgi.environ import DroppedFields
 from penstock.wsgi.headers import check_head
@@ -31,10 +22,10 @@ from penstock.wsgi.headers import check_head
 if TYPE_CHECKING:
     from penstock.listeners import Listener
     from penstock.telemetry.access_log import AccessLog
+    from penstock.telemetry.scoreboard import Slot
     from penstock.telemetry.trace import Trace
     from penstock.transport import Exchange
-    from penstock.transport.policy import Policy
-    from penstock.wsgi.environ import HeaderMap
+    from penstock.transport.config import TransportConfig
     from penstock.wsgi.headers import CheckHead
     from penstock.wsgi.response import Response, ResponseFront
 
@@ -47,9 +38,7 @@ class NativeTransport:
     """`penstock.transport.Transport` over native code.
 
     ``endpoints`` are listening sockets, each with the environ that its requests begin with.
-    ``threads`` is how many threads will call `next`. More than one are helped by two of the
-    transport's own: one that watches for calls that stall, one that writes to the logs. So is a
-    single one where ``policy`` has checks to be answered while it is with the application.
+    ``slot`` is the worker's place on the scoreboard, which the transport keeps up to date.
     """
 
     check_head: CheckHead = _native.HeadCheck(check_head).check
@@ -61,37 +50,13 @@ class NativeTransport:
     def __init__(
         self,
         endpoints: Sequence[tuple[Listener, dict[str, Any]]],
+        config: TransportConfig,
         *,
-        threads: int,
-        limits: Limits,
-        policy: Policy,
+        slot: Slot,
         logger: logging.Logger,
         access_log: AccessLog | None = None,
         trace: Trace | None = None,
-        server_header: str | None = "penstock",
-        header_map: HeaderMap = "drop",
-        stream_requests: bool = False,
-        temp_dir: str | None = None,
-        id_prefix: str = "",
     ) -> None:
-        checks = policy.health_path is not None or policy.ready_path is not None
-        attended = threads > 1 or checks
-        options = {
-            **_limits(limits),
-            **_checks(policy),
-            "given_up": GIVEN_UP,
-            # With one thread nobody drains a buffer while the application runs, so that a block
-            # has to be with the kernel before the next one is asked for.
-            "out_buffer": limits.out_buffer if threads > 1 else 0,
-            "server_header": server_header,
-            "header_map": header_map,
-            "stream_requests": stream_requests,
-            "temp_dir": temp_dir or _usual_temp_dir(),
-            "id_prefix": id_prefix,
-            "trace": trace is not None,
-            "access_log": access_log is not None,
-            "attended": attended,
-        }
         logs = {
             "logger": logger,
             "access_log": access_log,
@@ -103,10 +68,10 @@ class NativeTransport:
         }
         self._listeners = [listener for listener, _ in endpoints]
         self._handed_over = False
-        self._native = _native.NativeTransport(list(endpoints), policy, options, logs)
+        self._native = _native.NativeTransport(list(endpoints), config, logs, slot)
         self.next = self._native.next
         self._logger = logger
-        if attended:
+        if config.has_stall_monitor:
             self._attend()
 
     def _attend(self) -> None:
@@ -172,47 +137,6 @@ def _access_lines(log: AccessLog | None) -> dict[str, Any]:
         "line_pieces": line_pieces(log.format),
         "render_second": second_text(log.format),
     }
-
-
-def _limits(limits: Limits) -> dict[str, Any]:
-    parser = limits.parser
-    return {
-        "request_line": parser.request_line,
-        "fields": parser.fields,
-        "field_size": parser.field_size,
-        "head": parser.head,
-        "chunk_overhead": parser.chunk_overhead,
-        "body": parser.body,
-        "body_memory": limits.body_memory,
-        "max_connections": limits.max_connections,
-        "header_timeout": limits.header_timeout,
-        "body_timeout": limits.body_timeout,
-        "body_min_rate": limits.body_min_rate,
-        "body_stall": BODY_STALL_SECONDS,
-        "keep_alive": limits.keep_alive,
-        "write_timeout": limits.write_timeout,
-        "drain_linger": limits.drain_linger,
-        "sweep_interval": limits.sweep_interval(),
-    }
-
-
-def _checks(policy: Policy) -> dict[str, Any]:
-    health, ready = policy.health_path, policy.ready_path
-    return {
-        "health_path": None if health is None else health.encode("latin-1"),
-        "ready_path": None if ready is None else ready.encode("latin-1"),
-        "healthy": HEALTHY,
-        "unhealthy": UNHEALTHY,
-        "stale_beat": STALE_BEAT_SECONDS,
-        "departed": DEPARTED_SECONDS,
-    }
-
-
-def _usual_temp_dir() -> str:
-    try:
-        return tempfile.gettempdir()
-    except FileNotFoundError:
-        return "/tmp"  # it cannot be written to, and whoever sends a large body is told so
 
 
 def _open_spooled(descriptor: int) -> BinaryIO:

@@ -8,10 +8,12 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Sequence
+from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
 from penstock import __version__, messages
 from penstock.config.checks import chosen_transport
+from penstock.config.settings import OPTIONS
 from penstock.errors import RequestTimeout, SettingsError
 from penstock.http1 import ParserLimits
 from penstock.telemetry.access_log import AccessLog
@@ -27,8 +29,7 @@ from penstock.telemetry.scoreboard import (
     Slot,
 )
 from penstock.telemetry.trace import Trace
-from penstock.transport.limits import Limits
-from penstock.transport.policy import Policy
+from penstock.transport.config import TransportConfig
 from penstock.worker.deadlines import Watchdog, worker_stacks
 from penstock.worker.timeouts import shortest_timeout, timeouts_by_path
 from penstock.wsgi.environ import base_environ
@@ -51,9 +52,14 @@ PAUSE_AFTER_ERROR_SECONDS = 0.1
 """How long a thread rests after an error of the server's own, lest it fills a log with it."""
 
 
-def limits_from(settings: Settings) -> Limits:
-    """Return a transport's limits as the settings have them."""
-    return Limits(
+def transport_config(settings: Settings, **given: Any) -> TransportConfig:
+    """Return what the settings say to a transport; ``given`` are fields besides the settings.
+
+    A field that is named as a setting has its value.
+    """
+    named = {field.name for field in fields(TransportConfig)}
+    return TransportConfig(
+        **{name: getattr(settings, name) for name in OPTIONS if name in named - given.keys()},
         parser=ParserLimits(
             request_line=settings.limit_request_line,
             fields=settings.limit_request_fields,
@@ -62,15 +68,7 @@ def limits_from(settings: Settings) -> Limits:
             chunk_overhead=settings.limit_chunk_overhead,
             body=settings.max_body,
         ),
-        body_memory=settings.body_memory,
-        out_buffer=settings.out_buffer,
-        max_connections=settings.max_connections,
-        header_timeout=settings.header_timeout,
-        body_timeout=settings.body_timeout,
-        body_min_rate=settings.body_min_rate,
-        keep_alive=settings.keep_alive,
-        write_timeout=settings.write_timeout,
-        drain_linger=settings.drain_linger,
+        **given,
     )
 
 
@@ -144,30 +142,20 @@ class Worker:
 
     def _open_transport(self, listeners: Sequence[Listener]) -> Transport:
         settings = self.settings
+        config = transport_config(
+            settings,
+            server_header=settings.server_header or None,
+            timeout_for=self._timeout_for,
+            id_prefix=f"{os.getpid():x}-{int(time.time()) & 0xFFFFFF:x}-",
+            settle=self._watchdog.settle,
+        )
         return transport_class(settings)(
             [(listener, self._base_environ(listener)) for listener in listeners],
-            threads=settings.threads,
-            limits=limits_from(settings),
-            policy=self._policy(),
+            config,
+            slot=self.slot,
             logger=self.logger,
             access_log=self.access_log,
             trace=self._trace,
-            server_header=settings.server_header or None,
-            header_map=settings.header_map,
-            stream_requests=settings.stream_requests,
-            temp_dir=settings.temp_dir,
-            id_prefix=f"{os.getpid():x}-{int(time.time()) & 0xFFFFFF:x}-",
-        )
-
-    def _policy(self) -> Policy:
-        settings = self.settings
-        return Policy(
-            slot=self.slot,
-            timeout=settings.timeout,
-            timeout_for=self._timeout_for,
-            health_path=settings.health_path,
-            ready_path=settings.ready_path,
-            settle=self._watchdog.settle,
         )
 
     def _open_access_log(self) -> AccessLog | None:

@@ -6,7 +6,6 @@ import logging
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from penstock.transport.limits import Limits
 from penstock.transport.python.acceptor import Acceptor
 from penstock.transport.python.exchange import PythonExchange
 from penstock.transport.python.leader_followers import Crew
@@ -16,10 +15,10 @@ from penstock.wsgi.headers import check_head
 if TYPE_CHECKING:
     from penstock.listeners import Listener
     from penstock.telemetry.access_log import AccessLog
+    from penstock.telemetry.scoreboard import Slot
     from penstock.telemetry.trace import Trace
     from penstock.transport import Exchange
-    from penstock.transport.policy import Policy
-    from penstock.wsgi.environ import HeaderMap
+    from penstock.transport.config import TransportConfig
     from penstock.wsgi.response import Response, ResponseFront
 
 
@@ -27,8 +26,7 @@ class PythonTransport:
     """`penstock.transport.Transport` with ``selectors`` and ``socket``.
 
     ``endpoints`` are listening sockets, each with the environ that its requests begin with.
-    ``threads`` is how many threads will call `next`; more than one are helped by a tender thread
-    (see `crew`).
+    ``slot`` is the worker's place on the scoreboard, which the transport keeps up to date.
     """
 
     check_head = staticmethod(check_head)
@@ -37,40 +35,20 @@ class PythonTransport:
     def __init__(
         self,
         endpoints: Sequence[tuple[Listener, dict[str, Any]]],
+        config: TransportConfig,
         *,
-        threads: int,
-        limits: Limits,
-        policy: Policy,
+        slot: Slot,
         logger: logging.Logger,
         access_log: AccessLog | None = None,
         trace: Trace | None = None,
-        server_header: str | None = "penstock",
-        header_map: HeaderMap = "drop",
-        stream_requests: bool = False,
-        temp_dir: str | None = None,
-        id_prefix: str = "",
     ) -> None:
-        self._loop = Loop(
-            limits=limits,
-            policy=policy,
-            logger=logger,
-            access_log=access_log,
-            trace=trace,
-            server_header=server_header,
-            header_map=header_map,
-            stream_requests=stream_requests,
-            temp_dir=temp_dir,
-            # With one thread nobody drains a buffer while the application runs, so that a block
-            # has to be with the kernel before the next one is asked for.
-            out_buffer=limits.out_buffer if threads > 1 else 0,
-            id_prefix=id_prefix,
-        )
+        self._loop = Loop(slot, config=config, logger=logger, access_log=access_log, trace=trace)
         for listener, base_environ in endpoints:
             acceptor = Acceptor(self._loop, listener, base_environ)
             self._loop.acceptors.append(acceptor)
             acceptor.start()
         self._loop.tell_accepting()
-        self._crew = Crew(self._loop, policy, threads)
+        self._crew = Crew(self._loop, slot)
 
     def response_maker(
         self, reference: Callable[[Exchange | None, bool], Response]

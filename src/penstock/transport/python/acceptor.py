@@ -21,18 +21,6 @@ if TYPE_CHECKING:
     from penstock.listeners import Listener
     from penstock.transport.python.loop import Loop
 
-ACCEPT_BATCH = 64
-"""Connections accepted in one turn, so that a flood of them does not hold up the others."""
-
-MAX_BACKLOG = 65535
-"""The most that a listen queue can hold."""
-
-PAUSE_SECONDS = 0.5
-"""How long accepting rests when the system has no descriptor or memory for another connection.
-
-The waiting connections keep the listener readable: without a rest the loop would spin.
-"""
-
 _EXHAUSTED = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 
 
@@ -113,13 +101,13 @@ class Acceptor:
         """Accept what is waiting, up to a batch."""
         neighbours = self._loop.neighbours
         if neighbours is None or self._loop.draining:
-            self.accept(ACCEPT_BATCH)
+            self.accept(self._loop.config.accept_batch)
         elif not self._loop.full or self._is_for_us(neighbours):
             self._accept_share(neighbours)
 
     def _is_for_us(self, neighbours: Neighbours) -> bool:
         """Tell whether to accept although every thread is busy."""
-        if self._loop.has_checks and neighbours.fewest() is None:
+        if self._loop.config.has_checks and neighbours.fewest() is None:
             return True  # nobody else would answer a health check
         # What is accepted would wait for these threads, and may be in better hands.
         self.held = True
@@ -183,7 +171,7 @@ class Acceptor:
         """Accept what waits in the queue, and close it once it is empty; tell whether it is."""
         if not self.is_open():
             return True
-        if not self.accept(MAX_BACKLOG):
+        if not self.accept(self._loop.config.max_backlog):
             return False
         self.close()
         return True
@@ -204,7 +192,7 @@ class Acceptor:
         self._loop.add(connection)
 
     def _rest(self, error: OSError) -> None:
-        self.pause(PAUSE_SECONDS)
+        self.pause(self._loop.config.accept_pause_seconds)
         if not self._complained:  # once for each time that it begins, not twice a second
             self._complained = True
             self._loop.logger.warning(

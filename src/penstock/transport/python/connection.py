@@ -24,18 +24,12 @@ from penstock.http1 import (
     State,
     error_response,
 )
-from penstock.transport.limits import (
-    LINGER_BYTES,
-    LINGER_IDLE_SECONDS,
-    LINGER_SECONDS,
-)
-from penstock.transport.policy import DEPARTED_SECONDS
 from penstock.transport.python.deadlines import await_output, hurry_up
 from penstock.transport.python.disconnect import Presence
 from penstock.transport.python.exchange import PythonExchange
 from penstock.transport.python.output import Output, reset_on_close
 from penstock.transport.python.phases import Phase
-from penstock.transport.python.records import CLIENT_LEFT, cut_off_message, refused_line
+from penstock.transport.python.records import cut_off_message, refused_line
 from penstock.transport.python.spool import BodySpool
 from penstock.transport.python.streamed_body import CONTINUE
 from penstock.wsgi.environ import build_environ, client_environ
@@ -43,9 +37,6 @@ from penstock.wsgi.environ import build_environ, client_environ
 if TYPE_CHECKING:
     from penstock.transport.python.loop import Loop
     from penstock.transport.python.tap import Tap
-
-RECEIVE_BYTES = 64 * 1024
-"""The most that one read takes: a whole head with its body, as a rule, and no client's monopoly."""
 
 PROCEED = 0
 """In place of an event mask: go on with what is buffered already."""
@@ -108,10 +99,10 @@ class Connection:
         self.remote_addr = remote_addr
         self.remote_port = remote_port
         self.peer = f"{remote_addr}:{remote_port}".encode("latin-1") if remote_port else b""
-        self.parser = RequestParser(loop.limits.parser)
+        self.parser = RequestParser(loop.config.parser)
         self.phase = READING
         self.stage = IDLE  # of the parser, when it last asked for data
-        self.deadline = loop.now + loop.limits.keep_alive
+        self.deadline = loop.now + loop.config.keep_alive
         self.began = loop.now  # when the first byte of the request was read
         self.late = loop.now >= loop.late_from  # it may have waited for long to be accepted
         self.since = loop.now  # when the stage, or the lingering, began
@@ -220,7 +211,7 @@ class Connection:
 
     def _read(self) -> PythonExchange | None:
         try:
-            data = self.socket.recv(RECEIVE_BYTES)
+            data = self.socket.recv(self.loop.config.receive_bytes)
         except (BlockingIOError, InterruptedError):
             return None
         except OSError:
@@ -248,7 +239,10 @@ class Connection:
         """
         loop = self.loop
         self.late = False
-        if loop.now < loop.late_from and loop.late_from - DEPARTED_SECONDS > self.since:
+        if (
+            loop.now < loop.late_from
+            and loop.late_from - loop.config.disconnect_seconds > self.since
+        ):
             return False  # it waited to be accepted, but its request came later than the next poll
         try:
             return not self.socket.recv(1, socket.MSG_PEEK)
@@ -258,7 +252,9 @@ class Connection:
     def _lose_client(self) -> None:
         """Tell of a request that the client broke off by a reset, and close."""
         if self.stage is not IDLE and not self.discarding:
-            error = ProtocolError(CLIENT_LEFT, "The client reset the connection within it.")
+            error = ProtocolError(
+                self.loop.config.client_left_status, "The client reset the connection within it."
+            )
             error.request_line = self.parser.request_line
             received = self.spool.size if self.spool is not None else 0
             self.loop.log_refusal(self, error, received, 0)
@@ -304,15 +300,15 @@ class Connection:
         loop = self.loop
         if self.tap is not None:
             self.tap.head_received(self.parser.buffered)
-        if loop.header_map == "refuse" and any("_" in name for name in request.fields):
+        if loop.config.header_map == "refuse" and any("_" in name for name in request.fields):
             raise ProtocolError(
                 400, "A header field's name contains an underscore.", setting="header_map"
             )
         if not request.body_expected:
             return False
-        if loop.stream_requests and not loop.own_answers.wants(request):
+        if loop.config.stream_requests and not loop.own_answers.wants(request):
             return True
-        self.spool = BodySpool(loop.limits.body_memory, loop.temp_dir)
+        self.spool = BodySpool(loop.config.body_memory, loop.config.temp_dir)
         if request.expect_continue and not self.parser.buffered:
             self._send_continue()
         return False
@@ -341,12 +337,12 @@ class Connection:
             self.stage = state
             self.since = loop.now
             if state is HEAD:
-                self.deadline = loop.now + loop.limits.header_timeout
+                self.deadline = loop.now + loop.config.header_timeout
                 if loop.draining:
                     hurry_up(self)
         if state is BODY:
             received = self.spool.size if self.spool is not None else 0
-            allowed = loop.limits.body_allowance(received, loop.now - self.since)
+            allowed = loop.config.body_allowance(received, loop.now - self.since)
             self.deadline = self.since + allowed
 
     def _complete(self) -> PythonExchange | None:
@@ -381,7 +377,7 @@ class Connection:
                 request.fields,
                 self.remote_addr,
                 self.remote_port,
-                loop.header_map,
+                loop.config.header_map,
                 loop.dropped_fields,
             )
             client["penstock.client_gone"] = self.presence
@@ -475,7 +471,7 @@ class Connection:
             self.discarding = True
             self.stage = BODY
             self.since = loop.now
-            self.deadline = loop.now + loop.limits.body_timeout
+            self.deadline = loop.now + loop.config.body_timeout
         else:
             self.parser.start_next_request()
             if self.tap is not None:
@@ -484,7 +480,7 @@ class Connection:
             self.stage = IDLE
             self.since = loop.now
             self.deadline = loop.now + (
-                loop.limits.drain_linger if loop.draining else loop.limits.keep_alive
+                loop.config.drain_linger if loop.draining else loop.config.keep_alive
             )
         if self.parser.buffered or self.discarding:
             self.queued = True
@@ -512,7 +508,7 @@ class Connection:
         if self.tap is not None:
             self.tap.refused(answer)
         self.request = None
-        self.output = Output(self.socket)
+        self.output = Output(self.socket, loop.config.flush_bytes)
         self.output.append(answer)
         self.phase = FLUSHING
         self._flush()
@@ -536,9 +532,10 @@ class Connection:
         self.loop.watch(self, EVENT_READ)
 
     def _linger_idle_seconds(self) -> float:
+        config = self.loop.config
         if self.loop.draining:
-            return min(LINGER_IDLE_SECONDS, self.loop.limits.drain_linger)
-        return LINGER_IDLE_SECONDS
+            return min(config.linger_idle_seconds, config.drain_linger)
+        return config.linger_idle_seconds
 
     def _discard_input(self) -> None:
         try:
@@ -548,8 +545,9 @@ class Connection:
         except OSError:
             count = 0
         self.lingered += count
-        if count == 0 or self.lingered > LINGER_BYTES:
+        if count == 0 or self.lingered > self.loop.config.linger_bytes:
             self.close()
             return
         now = self.loop.now
-        self.deadline = min(now + self._linger_idle_seconds(), self.since + LINGER_SECONDS)
+        until = self.since + self.loop.config.linger_seconds
+        self.deadline = min(now + self._linger_idle_seconds(), until)

@@ -7,7 +7,6 @@ import math
 from typing import TYPE_CHECKING
 
 from penstock.http1 import ProtocolError, State
-from penstock.transport.limits import DRAIN_HEAD_SECONDS
 from penstock.transport.python.phases import Phase
 
 if TYPE_CHECKING:
@@ -17,17 +16,17 @@ if TYPE_CHECKING:
 def await_output(connection: Connection, mask: int) -> None:
     """Wait until the client takes output, within the write deadline; watch the events of `mask`."""
     assert connection.output is not None
-    connection.deadline = connection.loop.now + connection.loop.limits.write_timeout
+    connection.deadline = connection.loop.now + connection.loop.config.write_timeout
     connection.progress = connection.output.acknowledged()
     connection.loop.watch(connection, mask)
 
 
 def hurry_up(connection: Connection) -> None:
     """Bring the deadline forward where a server that stops need not wait for long."""
-    patience = connection.loop.limits.drain_linger
+    patience = connection.loop.config.drain_linger
     reading = connection.phase is Phase.READING
     if reading and connection.stage is State.HEAD:
-        patience = max(patience, DRAIN_HEAD_SECONDS)
+        patience = max(patience, connection.loop.config.drain_head_seconds)
     elif not (connection.phase is Phase.LINGERING or (reading and connection.stage is State.IDLE)):
         return
     connection.deadline = min(connection.deadline, connection.loop.now + patience)
@@ -46,7 +45,7 @@ def expire(connection: Connection, now: float) -> None:
 
 
 def _expire_reading(connection: Connection) -> None:
-    limits = connection.loop.limits
+    config = connection.loop.config
     if connection.discarding or connection.stage is State.IDLE:
         connection.close()  # RFC 9112, section 9.5: an idle connection is closed without a word
     elif connection.stage is State.HEAD and connection.loop.draining:
@@ -54,7 +53,7 @@ def _expire_reading(connection: Connection) -> None:
     elif connection.stage is State.HEAD:
         error = ProtocolError(
             408,
-            f"The request's head did not arrive within {limits.header_timeout:g} s.",
+            f"The request's head did not arrive within {config.header_timeout:g} s.",
             setting="header_timeout",
         )
         error.request_line = connection.parser.request_line
@@ -63,8 +62,8 @@ def _expire_reading(connection: Connection) -> None:
         connection.refuse(
             ProtocolError(
                 408,
-                f"The request's body came too slowly: {limits.body_timeout:g} s and a second "
-                f"for each {limits.body_min_rate:g} bytes are allowed.",
+                f"The request's body came too slowly: {config.body_timeout:g} s and a second "
+                f"for each {config.body_min_rate:g} bytes are allowed.",
                 setting="body_timeout",
             )
         )
@@ -75,7 +74,7 @@ def _expire_writing(connection: Connection) -> None:
     assert output is not None
     # A thread that waits for room keeps the deadline itself.
     if connection.awaiting_room or _is_taking_output(connection):
-        connection.deadline = connection.loop.now + connection.loop.limits.write_timeout
+        connection.deadline = connection.loop.now + connection.loop.config.write_timeout
         return
     if connection.phase is Phase.FLUSHING:
         connection.settle("client stalled: write_timeout")
@@ -91,4 +90,4 @@ def _is_taking_output(connection: Connection) -> bool:
     """Tell whether the client took a fair amount since the last time that this was asked."""
     assert connection.output is not None
     before, connection.progress = connection.progress, connection.output.acknowledged()
-    return connection.progress - before >= connection.loop.limits.least_progress()
+    return connection.progress - before >= connection.loop.config.least_progress

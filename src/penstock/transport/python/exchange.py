@@ -23,11 +23,8 @@ from penstock.http1 import (
     error_response,
 )
 from penstock.transport import HeaderList
-from penstock.transport.limits import DISCARD_BYTES, JOIN_BYTES
-from penstock.transport.policy import DEPARTED_SECONDS, GIVEN_UP
 from penstock.transport.python.output import FileRegion, FileTruncatedError, Output, is_disconnect
-from penstock.transport.python.streamed_body import LONGEST_WAIT_SECONDS, StreamedBody
-from penstock.transport.python.tap import BODY_BYTES
+from penstock.transport.python.streamed_body import StreamedBody
 
 if TYPE_CHECKING:
     from penstock.transport.python.connection import Connection
@@ -130,7 +127,7 @@ class PythonExchange:
             if head:
                 self.transmit(head)
             return
-        if len(data) > JOIN_BYTES:
+        if len(data) > self.connection.loop.config.join_bytes:
             if framing is CHUNKED:
                 self._transmit(head + b"%x\r\n" % len(data), data, b"\r\n")
             else:
@@ -179,7 +176,8 @@ class PythonExchange:
         if head:
             output.append(head)
         if self.connection.tap is not None:
-            start = os.pread(region.descriptor, min(count, BODY_BYTES), region.offset)
+            shown = min(count, self.connection.loop.config.trace_body_bytes)
+            start = os.pread(region.descriptor, shown, region.offset)
             self.connection.tap.body_sent(start)
         output.append(region)
         self.body_sent += count
@@ -189,8 +187,9 @@ class PythonExchange:
 
     def _send_by_reading(self, descriptor: int, offset: int, count: int) -> None:
         end = offset + count
+        most = self.connection.loop.config.join_bytes
         while offset < end:
-            block = os.pread(descriptor, min(JOIN_BYTES, end - offset), offset)
+            block = os.pread(descriptor, min(most, end - offset), offset)
             if not block:
                 raise FileTruncatedError(errno.EIO, "the file became shorter while it was sent")
             self.send(block)
@@ -218,7 +217,7 @@ class PythonExchange:
         if not data or self._framing is NONE:
             self.transmit(head)
             return
-        if len(data) <= JOIN_BYTES:
+        if len(data) <= self.connection.loop.config.join_bytes:
             self.transmit(head + data)
         else:
             self._transmit(head, data)
@@ -260,7 +259,7 @@ class PythonExchange:
     def drop_if_departed(self) -> bool:
         """End an exchange that nobody waits for any more; tell whether it was one."""
         ended_for = time.monotonic() - self.connection.ended_at
-        if ended_for < DEPARTED_SECONDS and not self.client_gone():
+        if ended_for < self.connection.loop.config.disconnect_seconds and not self.client_gone():
             return False
         self.drop()
         return True
@@ -287,7 +286,7 @@ class PythonExchange:
         else:
             self.head_sent = True
             self._status, self._headers = GATEWAY_TIMEOUT, []
-            error = ProtocolError(int(GATEWAY_TIMEOUT[:3]), GIVEN_UP)
+            error = ProtocolError(int(GATEWAY_TIMEOUT[:3]), connection.loop.config.timed_out)
             head, body = error_response(error, connection.loop.server_fields.now())
             if self.request.method == "HEAD":
                 body = b""
@@ -368,7 +367,8 @@ class PythonExchange:
         if parser.state is State.DONE:
             return
         remaining = parser.body_remaining
-        if streamed.continue_owed or remaining is None or remaining > DISCARD_BYTES:
+        most = self.connection.loop.config.discard_bytes
+        if streamed.continue_owed or remaining is None or remaining > most:
             self.connection.close_after = True
 
     # -- sending --------------------------------------------------------------------------------
@@ -420,7 +420,7 @@ class PythonExchange:
     def _output(self) -> Output:
         connection = self.connection
         if connection.output is None:
-            connection.output = Output(connection.socket)
+            connection.output = Output(connection.socket, connection.loop.config.flush_bytes)
         return connection.output
 
     def _flush(self, output: Output) -> None:
@@ -435,8 +435,9 @@ class PythonExchange:
             return
         loop = self.connection.loop
         self._flush(output)
-        if output.size > loop.out_buffer:
-            self._wait_for_room(output, loop.out_buffer)
+        limit = loop.config.unsent_limit
+        if output.size > limit:
+            self._wait_for_room(output, limit)
         if output.size:
             # The block has to be on its way before the application is asked for the next one.
             loop.post(self.connection)
@@ -452,23 +453,23 @@ class PythonExchange:
 
     def _wait_until_below(self, output: Output, mark: int) -> None:
         connection = self.connection
-        limits = connection.loop.limits
+        config = connection.loop.config
         poller = select.poll()
         poller.register(connection.socket, select.POLLOUT)
         before = output.acknowledged()
-        deadline = time.monotonic() + limits.write_timeout
+        deadline = time.monotonic() + config.write_timeout
         while output.size > mark:
             remaining = deadline - time.monotonic()
             if remaining > 0:
-                poller.poll(min(remaining, LONGEST_WAIT_SECONDS) * 1000)
+                poller.poll(min(remaining, config.wait_slice_seconds) * 1000)
                 self._flush(output)
                 continue
             taken = output.acknowledged()
-            if taken - before < limits.least_progress():
+            if taken - before < config.least_progress:
                 connection.presence.gone = True
                 raise ClientDisconnected("the client stalled past the write deadline")
             before = taken
-            deadline = time.monotonic() + limits.write_timeout
+            deadline = time.monotonic() + config.write_timeout
 
     def disconnected(self, error: OSError) -> ClientDisconnected:
         """Return what is to be raised where the socket failed."""

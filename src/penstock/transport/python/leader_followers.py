@@ -24,8 +24,7 @@ from collections import deque
 from collections.abc import Callable
 from functools import partial
 
-from penstock.telemetry.scoreboard import INTERRUPTED, NUMBER, WAITING
-from penstock.transport.policy import Policy
+from penstock.telemetry.scoreboard import INTERRUPTED, NUMBER, WAITING, Slot
 from penstock.transport.python.exchange import PythonExchange
 from penstock.transport.python.loop import Loop
 from penstock.transport.python.thread_slots import Hall, Seat
@@ -40,9 +39,6 @@ ALERT_TICK_SECONDS = 0.001
 ALERT_SECONDS = 1.0
 """How long that time is."""
 
-DROWSY_SECONDS = 0.05
-"""The tender sleeps when no request came for so long: an idle server does nothing."""
-
 LATE_TICK_SECONDS = 0.003
 """A tick that comes so much too late shows that the interpreter lock is busy: then another
 thread that leads gains little, and costs switches."""
@@ -50,18 +46,16 @@ thread that leads gains little, and costs switches."""
 PATIENCE_TICKS = 4
 """How many late ticks one call has to last before another thread is made to lead."""
 
-EAGER_SHARE = 0.25
-"""The share of slow calls from which on the leader wakes its successor before it calls."""
-
 
 class Crew:
     """The threads of one transport and the queue of requests that wait for one of them."""
 
-    def __init__(self, loop: Loop, policy: Policy, threads: int) -> None:
+    def __init__(self, loop: Loop, slot: Slot) -> None:
         self._loop = loop
-        self._hall = Hall(policy, threads, loop.logger)
+        self._config = loop.config
+        self._hall = Hall(loop.config, slot, loop.logger)
         self._local = threading.local()  # with each thread's own seat
-        self._slot_words = policy.slot.words
+        self._slot_words = slot.words
         self._leadership = threading.Lock()
         self._ready: deque[PythonExchange] = deque()
         self._parked: deque[threading.Lock] = deque()  # each held; releasing it wakes its thread
@@ -72,7 +66,7 @@ class Crew:
         self._tender_asleep = False
         self._tender_alarm = threading.Lock()
         self._tender_alarm.acquire()
-        if threads > 1 or loop.has_checks:
+        if loop.config.has_stall_monitor:
             self._tender = threading.Thread(target=self._tend, name="penstock-tender", daemon=True)
             self._tender.start()
 
@@ -140,7 +134,7 @@ class Crew:
 
     def _look_after(self) -> None:
         """See that somebody watches the sockets while the calling thread is away."""
-        if self._loop.slow_share > EAGER_SHARE:
+        if self._loop.slow_share > self._config.slow_share:
             self._promote()
         elif self._tender_asleep:
             self._wake_tender()
@@ -190,7 +184,7 @@ class Crew:
         alert_until = 0.0
         while not self._over:
             # Looked at again after the flag is up: a request that came in between did not see it.
-            self._tender_asleep = before - changed_at > DROWSY_SECONDS
+            self._tender_asleep = before - changed_at > self._config.monitor_idle_seconds
             if self._tender_asleep and seen == self._handed_out and self._leadership.locked():
                 tick = 0.0
                 self._tender_alarm.acquire()
@@ -204,7 +198,7 @@ class Crew:
             if self._handed_out != seen:
                 seen = self._handed_out
                 changed_at = now
-                if self._loop.slow_share <= EAGER_SHARE:
+                if self._loop.slow_share <= self._config.slow_share:
                     stalled = 0
                     continue
             if self._leadership.locked():

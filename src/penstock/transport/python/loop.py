@@ -17,7 +17,6 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Protocol
 
 from penstock.telemetry.scoreboard import ACCEPTED, ACCEPTING, CONNECTIONS, POLLED
-from penstock.transport.policy import DEPARTED_SECONDS
 from penstock.transport.python.accept_balancing import Neighbours
 from penstock.transport.python.connection import PROCEED, Connection
 from penstock.transport.python.deadlines import expire, hurry_up
@@ -29,19 +28,8 @@ from penstock.transport.python.shared import Shared
 from penstock.transport.python.waker import Waker
 
 if TYPE_CHECKING:
-    from penstock.transport.policy import Policy
+    from penstock.telemetry.scoreboard import Slot
     from penstock.transport.python.acceptor import Acceptor
-
-REAP_IDLE_SECONDS = 1.0
-"""At the cap on connections, one that has been idle for so long makes room for a new one."""
-
-HANDSHAKE_SECONDS = 1.0
-"""How long a server that stops accepts from clients whose first segment came before: their
-handshake is under way, and they would be reset. Who comes later is ignored by the kernel for so
-long, and refused then."""
-
-LAST_CALL_SECONDS = 0.1
-"""How long who is accepted at the very end has at least for a request to arrive."""
 
 MOMENT_SECONDS = 0.001
 """A poll that lasts no longer has waited for nothing: what it brings was there before."""
@@ -77,7 +65,6 @@ class Loop(Shared):
         "drained",
         "full",
         "handing_over",
-        "has_checks",
         "late_from",
         "look_again_at",
         "neighbours",
@@ -89,15 +76,14 @@ class Loop(Shared):
         "unpolled",
     )
 
-    def __init__(self, policy: Policy, **shared: Any) -> None:
+    def __init__(self, slot: Slot, **shared: Any) -> None:
         """``shared`` is what `Shared` takes."""
         super().__init__(**shared)
-        self._slot_words = policy.slot.words
-        self.neighbours = Neighbours(policy.slot) if len(policy.slot.scoreboard.slots) > 1 else None
-        self.own_answers = OwnAnswers(self, policy)
+        self._slot_words = slot.words
+        self.neighbours = Neighbours(slot) if len(slot.scoreboard.slots) > 1 else None
+        self.own_answers = OwnAnswers(self, slot)
         self.own_paths = self.own_answers.paths
-        self.has_checks = policy.health_path is not None or policy.ready_path is not None
-        self.scratch = bytearray(64 * 1024)  # what lingering connections read into
+        self.scratch = bytearray(self.config.receive_bytes)  # what lingering connections read into
 
         self.selector = selectors.DefaultSelector()
         self.batch: deque[tuple[Handler, int]] = deque()  # polled, and not yet handled
@@ -110,7 +96,7 @@ class Loop(Shared):
         self._polled_at = self.now
         # What the last poll brought may have lain in the kernel for long, where it is so late.
         self.late_from = math.inf
-        self._sweep_interval = self.limits.sweep_interval()
+        self._sweep_interval = self.config.sweep_interval
         self._next_sweep = self.now
         self.look_again_at = math.inf  # when an acceptor that left newcomers to others does
         self._inbox: deque[Connection] = deque()  # appended to by any thread
@@ -198,7 +184,7 @@ class Loop(Shared):
         self.now = self._polled_at = now / 1e9
         if self.now - began > MOMENT_SECONDS:
             unseen_since = self.now  # what it waited for came just now
-        self.late_from = unseen_since + DEPARTED_SECONDS
+        self.late_from = unseen_since + self.config.disconnect_seconds
         for key, mask in events:
             self.batch.append((key.data, mask))
         while self.unpolled:
@@ -278,7 +264,9 @@ class Loop(Shared):
             return
         if self._drain_begun:
             hurry_up(connection)
-            connection.deadline = max(connection.deadline, self.now + LAST_CALL_SECONDS)
+            connection.deadline = max(
+                connection.deadline, self.now + self.config.drain_accepted_seconds
+            )
 
     def watch(self, connection: Connection, mask: int) -> None:
         """Watch a connection for the events of ``mask``, 0 for none."""
@@ -313,7 +301,7 @@ class Loop(Shared):
     def has_room(self) -> bool:
         """Tell whether another connection may be accepted."""
         # At the end, even beyond the cap: who is left in the queue of a listener is reset.
-        return self._drain_begun or len(self.connections) < self.limits.max_connections
+        return self._drain_begun or len(self.connections) < self.config.max_connections
 
     def make_room(self) -> bool:
         """Tell whether another connection may be accepted, closing idle ones if need be.
@@ -328,7 +316,7 @@ class Loop(Shared):
     def close_idle(self) -> bool:
         """Close the connections that have been idle for longest; tell whether there were any."""
         before = len(self.connections)
-        long_ago = self.now - REAP_IDLE_SECONDS
+        long_ago = self.now - self.config.evict_idle_seconds
         idle = [c for c in self.connections if c.since <= long_ago and c.idle()]
         # A share of them at once, so that not every new connection has to look at all.
         for connection in heapq.nsmallest(1 + len(idle) // 16, idle, key=lambda c: c.since):
@@ -346,7 +334,7 @@ class Loop(Shared):
         else:
             for acceptor in self.acceptors:
                 acceptor.begin_drain()
-            self._handshakes_until = self.now + HANDSHAKE_SECONDS
+            self._handshakes_until = self.now + self.config.drain_handshake_seconds
             self._empty_queues()
         self.tell_accepting()
         for connection in self.connections:

@@ -16,9 +16,6 @@ try:
 except ImportError:  # pragma: no cover - not on Linux or macOS
     fcntl = None  # type: ignore[assignment]
 
-FLUSH_BYTES = 1024 * 1024
-"""The most that one flush sends, so that one fast reader does not hold up the other clients."""
-
 _GONE = frozenset({errno.EPIPE, errno.ECONNRESET, errno.ENOTCONN, errno.EBADF, errno.ETIMEDOUT})
 
 
@@ -51,10 +48,12 @@ class Output:
     The application's thread appends while the leader drains, so all state is under ``_lock``.
     """
 
-    __slots__ = ("_lock", "_pieces", "_socket", "failure", "lost", "size", "taken")
+    __slots__ = ("_lock", "_most", "_pieces", "_socket", "failure", "lost", "size", "taken")
 
-    def __init__(self, sock: socket.socket) -> None:
+    def __init__(self, sock: socket.socket, most: int) -> None:
+        """``most`` is how many bytes one flush sends."""
         self._socket = sock
+        self._most = most
         self._lock = threading.Lock()
         self._pieces: deque[memoryview | FileRegion] = deque()
         self.size = 0  # bytes not yet taken by the kernel
@@ -78,7 +77,7 @@ class Output:
                 self.size += len(view)
 
     def flush(self) -> bool:
-        """Send what the kernel takes now, up to `FLUSH_BYTES`; tell whether all is sent.
+        """Send what the kernel takes now, up to the most for one turn; tell whether all is sent.
 
         Raises ``OSError`` when the connection is lost or a file became shorter, and again at
         each later call.
@@ -104,7 +103,7 @@ class Output:
         self._drop()
 
     def _flush(self) -> None:
-        budget = FLUSH_BYTES
+        budget = self._most
         while self._pieces and budget > 0:
             piece = self._pieces[0]
             try:

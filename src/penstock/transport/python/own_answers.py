@@ -7,11 +7,10 @@ from typing import TYPE_CHECKING
 
 from penstock.errors import ClientDisconnected
 from penstock.telemetry.scoreboard import READY
-from penstock.transport.policy import HEALTHY, UNHEALTHY
 
 if TYPE_CHECKING:
     from penstock.http1 import Request
-    from penstock.transport.policy import Policy
+    from penstock.telemetry.scoreboard import Slot
     from penstock.transport.python.exchange import PythonExchange
     from penstock.transport.python.loop import Loop
 
@@ -24,10 +23,11 @@ _HEADERS = [("Content-Type", "text/plain"), ("Cache-Control", "no-store")]
 class OwnAnswers:
     """The requests that a transport answers itself. The leader calls it."""
 
-    def __init__(self, loop: Loop, policy: Policy) -> None:
+    def __init__(self, loop: Loop, slot: Slot) -> None:
         self._loop = loop
-        self._slot = policy.slot
-        checks = {policy.health_path: self._is_live, policy.ready_path: self._is_ready}
+        self._slot = slot
+        config = loop.config
+        checks = {config.health_path: self._is_live, config.ready_path: self._is_ready}
         self._checks = {path: check for path, check in checks.items() if path is not None}
         self.paths = frozenset({WHOLE_SERVER, *self._checks})
         """The paths that are worth asking for: most requests have another one."""
@@ -49,7 +49,7 @@ class OwnAnswers:
                 return
             exchange.silent = True
             well = check()
-            body = HEALTHY if well else UNHEALTHY
+            body = self._loop.config.healthy if well else self._loop.config.unhealthy
             status = "200 OK" if well else "503 Service Unavailable"
             exchange.respond(status, _HEADERS, len(body))
             exchange.finish(body)

@@ -12,9 +12,6 @@ if TYPE_CHECKING:
     from penstock.transport.python.connection import Connection
     from penstock.transport.python.exchange import PythonExchange
 
-CLIENT_LEFT = 499
-"""nginx's status, in logs alone, for a client that left before there was an answer."""
-
 
 def exchange_record(exchange: PythonExchange, reason: str) -> Transaction:
     """Return the access log's record of an exchange; ``reason`` tells what cut it short."""
@@ -27,7 +24,7 @@ def exchange_record(exchange: PythonExchange, reason: str) -> Transaction:
         target=request.target,
         version=request.version,
         request_line=f"{request.method} {request.target} {request.version}",
-        status=int(exchange.status[:3] or CLIENT_LEFT),
+        status=int(exchange.status[:3] or connection.loop.config.client_left_status),
         bytes_in=exchange.body_received,
         bytes_out=max(0, exchange.body_sent - lost),
         duration=time.monotonic() - connection.began,
@@ -86,8 +83,9 @@ def refusal_message(connection: Connection, error: ProtocolError, request_id: st
         f"setting: {error.setting}" if error.setting else "",
         f"request {request_id}",
     ]
+    what = "lost" if error.status == connection.loop.config.client_left_status else "refused"
     return (
-        f"{'lost' if error.status == CLIENT_LEFT else 'refused'} a request from "
+        f"{what} a request from "
         f"{connection.remote_addr or 'a unix socket'}: "
         f"{error.status} {error.reason}{because} ({'; '.join(filter(None, notes))})"
     )

@@ -6,8 +6,8 @@ import logging
 from typing import TYPE_CHECKING
 
 from penstock.http1 import ProtocolError
+from penstock.transport.config import TransportConfig
 from penstock.transport.date import ServerFields
-from penstock.transport.limits import Limits
 from penstock.transport.python.records import exchange_record, refusal_message, refusal_record
 from penstock.transport.python.tap import Tap
 from penstock.wsgi.environ import DroppedFields
@@ -17,10 +17,6 @@ if TYPE_CHECKING:
     from penstock.telemetry.trace import Trace
     from penstock.transport.python.connection import Connection
     from penstock.transport.python.exchange import PythonExchange
-    from penstock.wsgi.environ import HeaderMap
-
-SLOW_CALL_NS = 1_000_000
-"""A call of the application from which on it counts as slow (see `crew`)."""
 
 
 class Shared:
@@ -30,47 +26,31 @@ class Shared:
         "accepted",
         "access_log",
         "closed",
+        "config",
         "draining",
         "dropped_fields",
-        "header_map",
-        "id_prefix",
-        "limits",
         "logger",
-        "out_buffer",
         "refused",
         "requests",
         "server_fields",
         "slow_share",
-        "stream_requests",
-        "temp_dir",
         "trace",
     )
 
     def __init__(
         self,
         *,
-        limits: Limits,
+        config: TransportConfig,
         logger: logging.Logger,
         access_log: AccessLog | None,
         trace: Trace | None,
-        server_header: str | None,
-        header_map: HeaderMap,
-        stream_requests: bool,
-        temp_dir: str | None,
-        out_buffer: int,
-        id_prefix: str,
     ) -> None:
-        self.limits = limits
+        self.config = config
         self.logger = logger
         self.access_log = access_log
         self.trace = trace
-        self.header_map = header_map
         self.dropped_fields = DroppedFields(logger)
-        self.stream_requests = stream_requests
-        self.temp_dir = temp_dir
-        self.out_buffer = out_buffer
-        self.id_prefix = id_prefix
-        self.server_fields = ServerFields(server_header)
+        self.server_fields = ServerFields(config.server_header)
         self.draining = False  # set by any thread
         self.closed = False  # set by any thread
         self.slow_share = 0.0  # moving share of the application's calls that were slow
@@ -81,7 +61,7 @@ class Shared:
     def note_call(self, nanoseconds: int) -> None:
         """Keep account of how long the application's calls take."""
         # A lost update between threads costs nothing: it is an estimate.
-        slow = 1.0 if nanoseconds > SLOW_CALL_NS else 0.0
+        slow = 1.0 if nanoseconds > self.config.slow_call_seconds * 1e9 else 0.0
         self.slow_share += (slow - self.slow_share) * 0.05
 
     def new_tap(self, connection: Connection) -> Tap | None:
@@ -91,7 +71,7 @@ class Shared:
     def new_request_id(self) -> str:
         """Count a request, and return what names it in the logs."""
         self.requests += 1
-        return f"{self.id_prefix}{self.requests:x}"
+        return f"{self.config.id_prefix}{self.requests:x}"
 
     def log_exchange(self, exchange: PythonExchange, reason: str) -> None:
         """Write the access log's line for an exchange."""

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 
 from penstock.errors import RequestBodyError
 from penstock.http1 import Data, EndOfMessage, ProtocolError
-from penstock.transport.limits import JOIN_BYTES
 
 if TYPE_CHECKING:
     from penstock.http1 import Request
@@ -17,11 +16,6 @@ if TYPE_CHECKING:
     from penstock.transport.python.exchange import PythonExchange
 
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
-
-LONGEST_WAIT_SECONDS = 0.1
-"""How long a thread waits for a client before it looks whether it was interrupted, or whether the
-response has ended meanwhile: then the input is no longer its own, and the leader may take it before
-the thread has woken."""
 
 
 class StreamedBody:
@@ -82,7 +76,7 @@ class StreamedBody:
     def _read_socket(self, exchange: PythonExchange) -> None:
         connection = self._connection
         try:
-            received = connection.socket.recv(JOIN_BYTES)
+            received = connection.socket.recv(connection.loop.config.receive_bytes)
         except BlockingIOError:
             return
         except OSError as error:
@@ -108,12 +102,12 @@ class StreamedBody:
 
         Only waiting counts: a client is not blamed for an application that reads slowly.
         """
-        limits = self._connection.loop.limits
-        allowed = limits.body_allowance(self.received, self._waited) - self._waited
+        config = self._connection.loop.config
+        allowed = config.body_allowance(self.received, self._waited) - self._waited
         before = time.monotonic()
         poller = select.poll()
         poller.register(self._connection.socket, select.POLLIN)
-        ready = allowed > 0 and poller.poll(min(allowed, LONGEST_WAIT_SECONDS) * 1000)
+        ready = allowed > 0 and poller.poll(min(allowed, config.wait_slice_seconds) * 1000)
         waited = time.monotonic() - before
         self._waited += waited
         if not ready and waited >= allowed and not exchange.done:

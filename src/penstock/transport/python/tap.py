@@ -10,9 +10,6 @@ if TYPE_CHECKING:
     from penstock.telemetry.trace import Trace
     from penstock.transport.python.connection import Connection
 
-BODY_BYTES = 1024
-"""How much of each body the trace shows."""
-
 
 class Tap:
     """Collects what goes over one connection and prints a request, then its response, as a whole.
@@ -23,6 +20,7 @@ class Tap:
     def __init__(self, trace: Trace, connection: Connection) -> None:
         self._trace = trace
         self._connection = connection
+        self._most = connection.loop.config.trace_body_bytes
         self._raw = b""  # received, and not yet attributed to a head or a body
         self._request_body = b""
         self._request_length = 0
@@ -54,8 +52,8 @@ class Tap:
         """Note a decoded part of the request's body."""
         self._raw = self._raw[len(self._raw) - buffered :]
         self._request_length += len(data)
-        if len(self._request_body) < BODY_BYTES:
-            self._request_body += data[: BODY_BYTES - len(self._request_body)]
+        if len(self._request_body) < self._most:
+            self._request_body += data[: self._most - len(self._request_body)]
 
     def message_over(self, buffered: int) -> None:
         """Note that a message ends ``buffered`` bytes before what has been received."""
@@ -95,8 +93,8 @@ class Tap:
     def body_sent(self, data: bytes) -> None:
         """Note a block of the response's body."""
         self._response_length += len(data)
-        if len(self._response_body) < BODY_BYTES:
-            self._response_body += data[: BODY_BYTES - len(self._response_body)]
+        if len(self._response_body) < self._most:
+            self._response_body += data[: self._most - len(self._response_body)]
 
     def response_over(self, length: int, note: str) -> None:
         """Print the response, whose body has ``length`` bytes."""
@@ -117,7 +115,7 @@ class Tap:
         if self._connection.request is None:
             self._connection.requests += 1  # refused in its head, which nobody has counted
         if not self._shown:
-            self._show_request(self._request_head or self._raw[: 4 * BODY_BYTES])
+            self._show_request(self._request_head or self._raw[: 4 * self._most])
         head, _, body = answer.partition(b"\r\n\r\n")
         status, *lines = head.decode("latin-1").split("\r\n")
         self._added = [_split_line(line) for line in lines]

@@ -13,15 +13,12 @@ if TYPE_CHECKING:
     import logging
     from collections.abc import Callable
 
-    from penstock.telemetry.scoreboard import Record
-    from penstock.transport.policy import Policy
+    from penstock.telemetry.scoreboard import Record, Slot
+    from penstock.transport.config import TransportConfig
     from penstock.transport.python.exchange import PythonExchange
 
-LONGEST_SECONDS = 1e9
-"""A timeout is cut off here, at thirty years: deadlines are words of 64 bits."""
-
 SETTLE_ATTEMPTS = 5
-"""How often `Policy.settle` is called for one interruption: each exception ends one attempt."""
+"""How often `settle` is called for one interruption: each exception ends one attempt."""
 
 
 class Seat:
@@ -39,20 +36,20 @@ class Seat:
 class Hall:
     """All seats, and what is the same for each: the policy and the counts."""
 
-    def __init__(self, policy: Policy, threads: int, logger: logging.Logger) -> None:
-        self._policy = policy
-        self._timeout_for = policy.timeout_for
+    def __init__(self, config: TransportConfig, slot: Slot, logger: logging.Logger) -> None:
+        self._config = config
+        self._slot = slot
+        self._timeout_for = config.timeout_for
         self._logger = logger
-        self._threads = threads
-        self._slot_words = policy.slot.words
-        self._timeout_ns = _nanoseconds(policy.timeout)
+        self._slot_words = slot.words
+        self._timeout_ns = self._nanoseconds(config.timeout)
         self._numbers = count(1)
         self._indexes = count()
         self.seats: list[Seat] = []
 
     def new_seat(self) -> Seat:
         """Return a seat for the calling thread, which has none yet."""
-        records = self._policy.slot.records
+        records = self._slot.records
         index = next(self._indexes)
         # Whoever comes when all of them are taken writes where nobody reads.
         record = records[index] if index < len(records) else Scoreboard(1, 1).slots[0].records[0]
@@ -63,7 +60,7 @@ class Hall:
     def full(self) -> bool:
         """Tell whether every thread is with the application."""
         occupied = sum(seat.exchange is not None for seat in list(self.seats))
-        return occupied >= self._threads
+        return occupied >= self._config.threads
 
     def begin(self, seat: Seat, exchange: PythonExchange) -> None:
         """Note that a thread goes to the application with an exchange."""
@@ -100,8 +97,8 @@ class Hall:
         for _ in range(SETTLE_ATTEMPTS):
             try:
                 seat.words[INTERRUPTED] = 0
-                if self._policy.settle is not None:
-                    self._policy.settle()
+                if self._config.settle is not None:
+                    self._config.settle()
                 return
             except BaseException:
                 continue  # what was raised from outside has come now
@@ -109,11 +106,10 @@ class Hall:
     def _ask_timeout(self, timeout_for: Callable[[str], float], exchange: PythonExchange) -> int:
         environ = exchange.environ
         try:
-            return _nanoseconds(timeout_for(environ["SCRIPT_NAME"] + environ["PATH_INFO"]))
+            return self._nanoseconds(timeout_for(environ["SCRIPT_NAME"] + environ["PATH_INFO"]))
         except Exception:
             self._logger.exception("cannot tell the timeout of %s", exchange.request.path)
             return self._timeout_ns
 
-
-def _nanoseconds(seconds: float) -> int:
-    return max(0, int(min(seconds, LONGEST_SECONDS) * 1e9))
+    def _nanoseconds(self, seconds: float) -> int:
+        return max(0, int(min(seconds, self._config.longest_timeout_seconds) * 1e9))

@@ -1,0 +1,223 @@
+"""Everything that both transports need to know, in one frozen object.
+
+The worker builds it from the settings. The transport in Python reads its attributes, and so does
+the one in Rust: neither has a copy of a value that is declared here. The settings, with the reasons
+for their defaults, are in ``penstock.config.settings``; after them come the constants that no
+setting changes, each with its reason.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from penstock.http1 import ParserLimits
+from penstock.telemetry.scoreboard import STALE_BEAT_SECONDS
+
+if TYPE_CHECKING:
+    from penstock.wsgi.environ import HeaderMap
+
+HEALTHY = b"ok\n"
+"""The body of a health or readiness check's 200."""
+
+UNHEALTHY = b"no\n"
+"""The body of a health or readiness check's 503."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TransportConfig:
+    """Settings and constants of a transport. Sizes are bytes, times are seconds."""
+
+    # -- settings -------------------------------------------------------------------------------
+
+    threads: int = 1
+    """How many threads call `Transport.next`."""
+    parser: ParserLimits = field(default_factory=ParserLimits)
+    body_memory: int = 64 * 1024
+    out_buffer: int = 1024 * 1024
+    max_connections: int = 10_000
+    header_timeout: float = 30.0
+    body_timeout: float = 20.0
+    body_min_rate: float = 500.0
+    keep_alive: float = 75.0
+    write_timeout: float = 60.0
+    drain_linger: float = 2.0
+    timeout: float = 0.0
+    """How long a call of the application may last; 0 is without end."""
+    timeout_for: Callable[[str], float] | None = None
+    """Returns the same for a path (SCRIPT_NAME with PATH_INFO), where paths differ."""
+    health_path: str | None = None
+    """The path at which the transport answers whether the worker makes progress."""
+    ready_path: str | None = None
+    """The path at which the transport answers whether the worker wants requests."""
+    server_header: str | None = "penstock"
+    """The value of ``Server``; None leaves the field out."""
+    header_map: HeaderMap = "drop"
+    stream_requests: bool = False
+    temp_dir: str | None = None
+    """The directory for spooled bodies; None is the system's."""
+    id_prefix: str = ""
+    """What each request id begins with; differs between workers."""
+    settle: Callable[[], None] | None = None
+    """Called in `next` by a thread whose call was interrupted (the record's INTERRUPTED).
+
+    An exception that was raised in the thread from outside may still be pending then: the transport
+    calls again until this returns.
+    """
+
+    # -- constants: accepting -------------------------------------------------------------------
+
+    accept_batch: int = 64
+    """Connections accepted in one turn, so that a burst of them does not hold up the others."""
+    max_backlog: int = 65535
+    """The most connections that a listen queue can hold."""
+    accept_pause_seconds: float = 0.5
+    """How long accepting pauses when the system has no descriptor or memory for a connection.
+
+    The waiting connections keep the listener readable: without a pause the loop would spin.
+    """
+    evict_idle_seconds: float = 1.0
+    """At ``max_connections``, a connection that was idle for this long makes room for a new one."""
+
+    # -- constants: reading ---------------------------------------------------------------------
+
+    body_stall_seconds: float = 60.0
+    """How long a body may stand still, however fast it came before.
+
+    The minimal rate alone would let a gigabyte that arrives in a second buy weeks of silence.
+    """
+    receive_bytes: int = 64 * 1024
+    """The most bytes that one read of a socket takes."""
+    discard_bytes: int = 256 * 1024
+    """An unread request body up to this size is read and dropped to keep the connection."""
+    wait_slice_seconds: float = 0.1
+    """How long a thread waits for its client before it looks whether the response has ended
+    meanwhile. Then the input is the leader's, which may take it before the thread has woken."""
+
+    # -- constants: writing ---------------------------------------------------------------------
+
+    join_bytes: int = 64 * 1024
+    """A body block up to this size is copied behind the head, so that both leave in one send.
+
+    Copying 64 KiB costs about 5 µs, a second system call about as much.
+    """
+    flush_bytes: int = 1024 * 1024
+    """The most bytes of one connection that one turn of the leader sends: others wait meanwhile."""
+
+    # -- constants: ending ----------------------------------------------------------------------
+
+    linger_seconds: float = 10.0
+    """How long a closing connection is read from in all, so that its client can read the answer.
+
+    Closing with unread input makes the kernel send RST, which can destroy a response that the
+    client has not read yet (RFC 9112, section 9.6).
+    """
+    linger_idle_seconds: float = 2.0
+    """A lingering connection on which nothing arrives for this long is closed before that."""
+    linger_bytes: int = 256 * 1024 * 1024
+    """How much a lingering connection may still send: with more, its client is no late reader."""
+    drain_head_seconds: float = 2.0
+    """How long a draining transport waits at least for the rest of a head that has begun.
+
+    It is not a request yet, and its client may never mean to finish it.
+    """
+    drain_handshake_seconds: float = 1.0
+    """How long a draining transport accepts clients whose first segment came before the drain.
+
+    Their handshake is under way, and closing the listener would reset them. The kernel ignores
+    later clients for this long, and refuses them then.
+    """
+    drain_accepted_seconds: float = 0.1
+    """How long a connection that was accepted during a drain has at least to send a request."""
+    disconnect_seconds: float = 0.5
+    """A queued request whose client has ended its side for this long is dropped.
+
+    A client that half-closes to say that the request is complete waits for an answer, and cannot be
+    told from one that has left; on a server with a free thread the question does not come up.
+    """
+
+    # -- constants: threads ---------------------------------------------------------------------
+
+    slow_call_seconds: float = 0.001
+    """A call of the application that lasts longer counts as slow."""
+    slow_share: float = 0.25
+    """With a larger share of slow calls, the leader wakes its successor before it calls."""
+    monitor_idle_seconds: float = 0.05
+    """The stall monitor sleeps when no request came for this long: an idle server does nothing."""
+    longest_timeout_seconds: float = 1e9
+    """A longer timeout is cut to this, thirty years: deadlines are words of 64 bits."""
+
+    # -- constants: what a client or a log is sent ----------------------------------------------
+
+    healthy: bytes = HEALTHY
+    unhealthy: bytes = UNHEALTHY
+    stale_beat_seconds: float = STALE_BEAT_SECONDS
+    """A worker that has not written its beat for this long fails its health check."""
+    timed_out: str = "The application did not answer in time."
+    """The reason in the 504 to a client whose request took too long."""
+    client_left_status: int = 499
+    """The status in the logs, as nginx has it, where the client left before there was an answer."""
+    trace_body_bytes: int = 1024
+    """How much of a body the trace shows."""
+
+    # -- what follows from these ----------------------------------------------------------------
+
+    @property
+    def has_checks(self) -> bool:
+        """Whether the transport answers health or readiness checks."""
+        return self.health_path is not None or self.ready_path is not None
+
+    @property
+    def has_stall_monitor(self) -> bool:
+        """Whether a thread of the transport leads where all others are with the application."""
+        return self.threads > 1 or self.has_checks
+
+    @property
+    def unsent_limit(self) -> int:
+        """How many bytes of a response may wait unsent while the application goes on.
+
+        With one thread no other drains a buffer while the application runs, so that the kernel has
+        to take a block before the next one is asked for.
+        """
+        return self.out_buffer if self.threads > 1 else 0
+
+    @property
+    def spool_dir(self) -> str:
+        """The directory for spooled bodies."""
+        if self.temp_dir is not None:
+            return self.temp_dir
+        try:
+            return tempfile.gettempdir()
+        except FileNotFoundError:
+            return "/tmp"  # not writable: the client that sends a large body gets an error
+
+    @property
+    def sweep_interval(self) -> float:
+        """How often deadlines are looked at: fine enough for the shortest of them.
+
+        A second in production; short timeouts, as tests use them, are kept to a tenth.
+        """
+        shortest = min(
+            self.header_timeout,
+            self.body_timeout,
+            self.keep_alive,
+            self.write_timeout,
+            self.drain_linger or self.keep_alive,
+        )
+        return min(1.0, max(0.01, shortest / 10))
+
+    @property
+    def least_progress(self) -> float:
+        """How many bytes a client has to take within ``write_timeout`` not to be stalled."""
+        return self.body_min_rate * self.write_timeout
+
+    def body_allowance(self, received: int, taken: float) -> float:
+        """Return how many seconds a body may take until its next byte.
+
+        ``received`` bytes have come, and the last of them when the body had taken ``taken``
+        seconds.
+        """
+        by_rate = self.body_timeout + received / self.body_min_rate
+        return min(by_rate, taken + max(self.body_stall_seconds, self.body_timeout))
