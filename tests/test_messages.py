@@ -16,7 +16,7 @@ ROOT = Path(__file__).resolve().parent.parent
 SOURCE = ROOT / "src" / "penstock"
 NATIVE = ROOT / "native"
 
-NOT_YET_CONVERTED = {"control", "supervisor", "worker", "transport", "wsgi", "compat"}
+NOT_YET_CONVERTED = {"control", "supervisor", "compat"}
 """The rooms that still log at these levels without an id. It only ever shrinks."""
 
 APPLICATION_TEXT = {"wsgi/errors.py"}

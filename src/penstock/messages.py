@@ -83,6 +83,141 @@ class Notice:
         return self.message.text % self.arguments if self.arguments else self.message.text
 
 
+# -- 2: listeners and connections ---------------------------------------------------------------
+
+ACCEPT_PAUSED: Final = Message(
+    "PEN-2010",
+    WARNING,
+    "accepting connections on %(listener)s is paused: %(error)s; clients wait in the listen queue."
+    " Raise the limit on open files (ulimit -n) or lower max_connections",
+    "The kernel gave the worker no new connection, mostly because the process or the system has no"
+    " file descriptor left. The worker tries again every half a second. The message is logged once"
+    " for each time that this begins.",
+    "Raise the limit on open files (`ulimit -n`, `LimitNOFILE=` of systemd), or lower"
+    " `max_connections`. If the application leaks file descriptors, correct that.",
+)
+
+TIMEOUT_FOR_FAILED: Final = Message(
+    "PEN-2110",
+    ERROR,
+    "the timeout of %(path)s could not be looked up, and the setting timeout applies",
+    "Looking up `timeout_for` for a request's path failed. The traceback follows.",
+    "Report the traceback as a bug of Penstock, with the setting `timeout_for`.",
+)
+
+CONNECTION_DEFECT: Final = Message(
+    "PEN-2910",
+    ERROR,
+    "a connection was closed because of an internal error%(detail)s",
+    "A defect of the server, or memory ran out at a bad place. Only this connection is closed.",
+    "Report it as a bug of Penstock, with the traceback if there is one.",
+)
+
+POLL_FAILED: Final = Message(
+    "PEN-2920",
+    ERROR,
+    "waiting for the sockets failed: %(error)s",
+    "The system call that waits for events on the worker's sockets failed. The worker tries again.",
+    "Report it as a bug of Penstock, with the error and the version of the kernel.",
+)
+
+STALL_MONITOR_DEFECT: Final = Message(
+    "PEN-2930",
+    CRITICAL,
+    "the stall monitor met an internal error and goes on",
+    "A defect of the server in the thread that wakes another thread when a call takes long. The"
+    " traceback follows.",
+    "Report the traceback as a bug of Penstock.",
+)
+
+TRANSPORT_THREAD_DEFECT: Final = Message(
+    "PEN-2940",
+    CRITICAL,
+    "the transport's thread %(thread)s met an internal error and goes on",
+    "A defect of the server in a thread that watches for stalled calls or writes logs. The"
+    " traceback follows.",
+    "Report the traceback as a bug of Penstock.",
+)
+
+# -- 3: the application --------------------------------------------------------------------------
+
+APPLICATION_FAILED: Final = Message(
+    "PEN-3010",
+    ERROR,
+    "%(request)s: the application failed",
+    "The application raised an exception that it did not catch; the traceback follows. The client"
+    " gets 500, or the connection is closed if a part of the response has been sent.",
+    "Correct the application. The id of the request is also in the access log.",
+)
+
+APPLICATION_BROKE_PEP3333: Final = Message(
+    "PEN-3020",
+    ERROR,
+    "%(request)s: the application broke PEP 3333: %(error)s",
+    "The application returned something that is not a valid response by PEP 3333. The client gets"
+    " 500, or the connection is closed if a part of the response has been sent.",
+    "Correct the application or its framework as the error says.",
+)
+
+APPLICATION_EXCEEDED_CONTENT_LENGTH: Final = Message(
+    "PEN-3030",
+    ERROR,
+    "%(request)s: the application gave more than its Content-Length of %(length)d bytes; the rest"
+    " is dropped",
+    "The client got a complete response of the length that the application announced. What the"
+    " application gave beyond it was not sent.",
+    "Correct the Content-Length, or leave it to the server.",
+)
+
+APPLICATION_CLOSE_FAILED: Final = Message(
+    "PEN-3040",
+    ERROR,
+    "%(request)s: close() of the response failed",
+    "The application returned an iterable whose `close()` raised an exception; the traceback"
+    " follows. The response itself is not affected.",
+    "Correct `close()` in the application or its middleware; what it releases may have leaked.",
+)
+
+APPLICATION_TIMEOUT: Final = Message(
+    "PEN-3050",
+    ERROR,
+    "%(request)s: timeout%(after)s (settings: timeout, timeout_for)",
+    "The application's call lasted longer than its timeout. The client gets 504, or the connection"
+    " is closed if a part of the response has been sent.",
+    "Find out where the call waits: the stack is in the log. Make it faster, or raise `timeout_for`"
+    " for its path. docs/deadlines.md describes what an application can do itself.",
+)
+
+APPLICATION_SENT_CLOSE: Final = Message(
+    "PEN-3110",
+    WARNING,
+    "the application sent the field Connection: close, which was left out; the server closes the"
+    " connection after this response (logged once)",
+    "The connection belongs to the server (PEP 3333 forbids such fields). It understands the wish"
+    " and closes the connection; later responses with the field are not logged.",
+    "Remove the field from the application's response.",
+)
+
+APPLICATION_SENT_NEEDLESS_BODY: Final = Message(
+    "PEN-3120",
+    WARNING,
+    "the application gave a body to a response with status %(status)d, which has none: it was"
+    " dropped (logged once)",
+    "Responses with this status have no body (RFC 9110). The rest of the response was sent.",
+    "Return no body with this status.",
+)
+
+FIELD_DROPPED: Final = Message(
+    "PEN-3210",
+    WARNING,
+    "the field %(field)s was dropped, as all fields with an underscore are: the application"
+    " could not tell it from %(with_hyphens)s (logged once; setting: header_map)",
+    "In the environ, `x_token` and `x-token` would both be `HTTP_X_TOKEN`; a client could use the"
+    " one to pass for the other, so the server keeps only names with hyphens.",
+    "Send the field with hyphens. If nothing in front of the server relies on fields with hyphens,"
+    " `header_map` can be set to keep both.",
+)
+
 # -- 5: logs ------------------------------------------------------------------------------------
 
 ACCESS_LOG_LINES_LOST: Final = Message(
@@ -124,6 +259,15 @@ ERROR_LOG_UNWRITABLE: Final = Message(
     " open the file again.",
 )
 
+LOG_FILE_NOT_OPENED: Final = Message(
+    "PEN-5035",
+    ERROR,
+    "%(error)s; lines of this log go to a standard stream instead",
+    "A worker that replaces another one could not open a log file by its name. It serves all the"
+    " same.",
+    "Correct what the error names (a missing directory, permissions), then reload.",
+)
+
 LOG_FILE_NOT_REOPENED: Final = Message(
     "PEN-5040",
     ERROR,
@@ -135,6 +279,104 @@ LOG_FILE_NOT_REOPENED: Final = Message(
 )
 
 # -- 6: the worker ------------------------------------------------------------------------------
+
+OPEN_FILES_LIMIT: Final = Message(
+    "PEN-6010",
+    WARNING,
+    "the limit on open files is %(limit)d, so that about %(room)d connections fit at a time;"
+    " raise it (ulimit -n) or lower max_connections (%(max_connections)d)",
+    "Each connection takes a file descriptor. The server raised the limit as far as the system"
+    " allows, and it is still lower than what `max_connections` needs.",
+    "Raise the hard limit (`ulimit -Hn`, `LimitNOFILE=` of systemd, `nofile` in limits.conf), or"
+    " set `max_connections` to what fits.",
+)
+
+NO_TEMPORARY_FILES: Final = Message(
+    "PEN-6020",
+    WARNING,
+    "request bodies over %(body_memory)d bytes will be answered with 507: no temporary file can be"
+    " made in %(directory)s: %(error)s (setting: temp_dir)",
+    "Larger request bodies are stored in temporary files, and the directory for them cannot be"
+    " used. Smaller bodies are kept in memory and work.",
+    "Create the directory, correct its permissions or free space; or set `temp_dir` to a directory"
+    " that the worker can write to.",
+)
+
+CALL_AT_HALF_OF_TIMEOUT: Final = Message(
+    "PEN-6110",
+    WARNING,
+    "%(request)s has used half of its %(timeout)g s (settings: timeout, timeout_for); its thread is"
+    " in:\n%(stack)s",
+    "The application has held the request for half of the time that it may take. Nothing is ended"
+    " yet.",
+    "Read the stack: it shows where the call is. If the path needs longer, raise `timeout_for` for"
+    " it.",
+)
+
+CALL_INTERRUPTED: Final = Message(
+    "PEN-6120",
+    ERROR,
+    "%(request)s is out of time: RequestTimeout is raised in its thread (settings: timeout,"
+    " timeout_for), which was in:\n%(stack)s",
+    "The application has held the request for longer than it may.",
+    "Read the stack: it shows where the call was. Make it faster, or raise `timeout_for` for its"
+    " path.",
+)
+
+CALL_STUCK: Final = Message(
+    "PEN-6130",
+    CRITICAL,
+    "%(request)s is stuck: it goes on %(grace)g s after RequestTimeout was raised in its thread"
+    " (setting: timeout_grace). All threads of the process:\n%(stacks)s",
+    "The call did not end when it was told to. The worker is not ready any more, and the supervisor"
+    " replaces it.",
+    "Read the stacks: C code that does not return, or code that catches every exception, is the"
+    " usual cause.",
+)
+
+NO_CALL_STUCK: Final = Message(
+    "PEN-6140",
+    WARNING,
+    "no thread is stuck any more",
+    "The calls that PEN-6130 reported have returned, and the server is ready again.",
+    "Look at the calls that PEN-6130 reported.",
+)
+
+SIGNAL_WITHOUT_MEANING: Final = Message(
+    "PEN-6210",
+    WARNING,
+    "%(signal)s was ignored: it has no meaning without a supervisor",
+    "The signal reloads, scales or upgrades the workers of a supervisor, and this process serves"
+    " without one.",
+    "Start the server with a supervisor to use the signal, or restart it.",
+)
+
+REQUESTS_CUT_OFF: Final = Message(
+    "PEN-6220",
+    WARNING,
+    "requests in progress are cut off: %(requests)d (%(reason)s)",
+    "The worker stops and these requests did not end in time. Clients to which nothing was sent get"
+    " 504; other responses end incomplete.",
+    "Raise `graceful_timeout`, or make the requests shorter. After a second signal, or a request to"
+    " stop at once, this is what was asked for.",
+)
+
+SUPERVISOR_GONE: Final = Message(
+    "PEN-6230",
+    WARNING,
+    "the supervisor has gone; the worker finishes the requests in progress and exits",
+    "The supervisor was killed, so nothing would restart or stop this worker.",
+    "Start the server again, and let a process manager such as systemd do that. The kernel's log"
+    " says if it was killed for its memory.",
+)
+
+DEADLINES_DEFECT: Final = Message(
+    "PEN-6900",
+    CRITICAL,
+    "the thread that watches deadlines met an internal error and goes on",
+    "A defect of the server, or memory ran out at a bad place. The traceback follows.",
+    "Report the traceback as a bug of Penstock.",
+)
 
 SERVING_THREAD_DEFECT: Final = Message(
     "PEN-6910",

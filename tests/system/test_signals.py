@@ -81,7 +81,7 @@ def test_signals_for_several_processes_are_told_to_mean_nothing_and_do_no_harm(
     number: signal.Signals,
 ) -> None:
     with faulty_server() as server:
-        with unharmed(server, [rf"\[WARNING\] {number.name} has no meaning without a supervisor"]):
+        with unharmed(server, [rf"\[WARNING\] PEN-6210 {number.name} was ignored"]):
             server.signal(number)
             server.wait_for_line("no meaning")
 

@@ -70,7 +70,7 @@ def test_EMFILE_on_accept_does_not_spin_and_passes(transport: str, threads: str)
         control.send(get("/")[:-2])
         for client in crowd:  # in the middle of a request: idle ones would make room
             client.send(get("/plain")[:-2])
-        server.wait_for_line("cannot accept connections .*: Too many open files")
+        server.wait_for_line("PEN-2010 accepting connections on .* is paused: Too many open files")
         before = usage_of_process(server)
         threading.Event().wait(1.5)
         assert usage_of_process(server) - before < 0.3

@@ -194,7 +194,7 @@ def test_sigint_and_sigquit_leave_at_once(number: signal.Signals) -> None:
             assert client.read_to_end() == b""
     assert taken < 3
     # The probe has its answer, but its thread may not have come so far as to count it as done.
-    assert [line for line in server.lines if re.search("cutting off [12] requests? in", line)]
+    assert [line for line in server.lines if re.search("requests in progress are cut off: [12] ", line)]
 
 
 @pytest.mark.parametrize("second", [signal.SIGTERM, signal.SIGINT])
@@ -223,7 +223,7 @@ def test_a_stuck_request_delays_the_stop_by_graceful_timeout_at_most(
                 status, taken = seconds_to_exit(server, signal.SIGTERM)
     assert taken < 2 + 1.5  # half a second and more for a busy machine
     assert status == 1
-    cut = [line for line in server.lines if "cutting off" in line]
+    cut = [line for line in server.lines if "are cut off" in line]
     assert len(cut) == 1
     assert "graceful_timeout" in cut[0]
 

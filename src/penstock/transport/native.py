@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-from penstock import _native
+from penstock import _native, messages
 from penstock.telemetry.access_log import (
     MAX_QUEUED_CHARACTERS,
     MAX_QUEUED_LINES,
@@ -77,11 +77,11 @@ class NativeTransport:
     def _attend(self) -> None:
         for name in ("watch", "scribe"):
             work = getattr(self._native, name)
-            thread = threading.Thread(target=self._keep, args=(work,), daemon=True)
+            thread = threading.Thread(target=self._keep, args=(work, name), daemon=True)
             thread.name = f"penstock-{name}"
             thread.start()
 
-    def _keep(self, work: Callable[[], None]) -> None:
+    def _keep(self, work: Callable[[], None], name: str) -> None:
         """Run what a thread of the transport's own is for, until its end, whatever happens."""
         while True:
             try:
@@ -90,7 +90,7 @@ class NativeTransport:
             except BaseException:
                 # A defect of ours (a panic comes as an exception): the others go on, and so does
                 # this thread, but it does not spin.
-                self._logger.critical("internal error in a thread of the server", exc_info=True)
+                messages.TRANSPORT_THREAD_DEFECT.log(self._logger, thread=name, exc_info=True)
                 threading.Event().wait(PAUSE_AFTER_ERROR_SECONDS)
 
     def response_maker(

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from dataclasses import replace as with_changes
 from typing import TYPE_CHECKING, NoReturn
 
+from penstock import messages
 from penstock.app.file_watcher import Watch, keep_young_code_out_of_the_cache
 from penstock.app.loading import SpecError
 from penstock.compat.gunicorn.hooks import Hooks, WorkerOfServer
@@ -192,7 +193,7 @@ class _Child:
             on_stuck=self._tell_stuck,
         )
         for trouble in troubles:
-            self._worker.logger.error("%s: its lines go to a standard stream instead", trouble)
+            messages.LOG_FILE_NOT_OPENED.log(self._worker.logger, error=trouble)
         for handler in inherited:
             handler.close_sinks()
         assignment.launch.prepare(settings)  # hooks see the variables and the search path, too
@@ -367,7 +368,7 @@ class _Child:
         self._channel.flush()
         if self._channel.ended:
             self._selector.unregister(self._channel)
-            _logger.warning("the supervisor is gone: finishing what is in progress, and leaving")
+            messages.SUPERVISOR_GONE.log(_logger)
             # Where a new one has taken the listeners over, nobody is to be turned away from them.
             self._orders.append("leave" if self._shares else "stop")
 

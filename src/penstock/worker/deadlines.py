@@ -22,6 +22,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
+from penstock import messages
 from penstock.errors import RequestTimeout
 from penstock.system.stacks import PACKAGE, THREADING, all_stacks, current_frames, stack_of
 from penstock.telemetry.scoreboard import (
@@ -170,7 +171,7 @@ class Watchdog:
                 # A defect of ours, or memory that ran out. Without deadlines and beats the worker
                 # would be taken for dead.
                 pause = LONGEST_LOOK_SECONDS
-                self._logger.critical("internal error in the watchdog", exc_info=True)
+                messages.DEADLINES_DEFECT.log(self._logger, exc_info=True)
 
     def look(self) -> float:
         """Look at every thread once; return in how many seconds to look again."""
@@ -226,11 +227,12 @@ class Watchdog:
     def _warn(self, record: Record, seen: _Seen, timeout: float) -> None:
         stack = stack_of(record.words[THREAD])
         if request := _still(record, seen):
-            self._logger.warning(
-                "%s has used half of its %g s (settings: timeout, timeout_for); its thread is in:\n"
-                "%s",
-                _described(request), round(timeout, 3), stack,
-            )  # fmt: skip
+            messages.CALL_AT_HALF_OF_TIMEOUT.log(
+                self._logger,
+                request=_described(request),
+                timeout=round(timeout, 3),
+                stack=stack,
+            )
 
     def _interrupt(self, record: Record, seen: _Seen, *, patient: bool) -> bool:
         """Raise `RequestTimeout` in a thread; False where, being ``patient``, one rather waits."""
@@ -247,11 +249,7 @@ class Watchdog:
             if raised:
                 _set_async_exception(ident, RequestTimeout)
         if raised and request is not None:
-            self._logger.error(
-                "%s is out of time: RequestTimeout is raised in its thread (settings: timeout,"
-                " timeout_for), which was in:\n%s",
-                _described(request), stack,
-            )  # fmt: skip
+            messages.CALL_INTERRUPTED.log(self._logger, request=_described(request), stack=stack)
         return True
 
     def _give_up(self, record: Record, seen: _Seen) -> None:
@@ -263,11 +261,9 @@ class Watchdog:
         seen.stuck = self._any_stuck = True
         self._slot.words[READY] = 0
         self._slot.words[STATE] = STUCK
-        self._logger.critical(
-            "%s is stuck: it goes on %g s after RequestTimeout was raised in its thread (setting:"
-            " timeout_grace). All threads of the process:\n%s",
-            _described(request), self._grace, stacks,
-        )  # fmt: skip
+        messages.CALL_STUCK.log(
+            self._logger, request=_described(request), grace=self._grace, stacks=stacks
+        )
         if self._on_stuck is not None and not self._told:
             self._told = True
             self._on_stuck(request)
@@ -281,7 +277,7 @@ class Watchdog:
             if words[STATE] == STUCK:  # else it is being stopped
                 words[STATE] = SERVING
                 words[READY] = 1
-                self._logger.warning("no thread is stuck any more")
+                messages.NO_CALL_STUCK.log(self._logger)
 
 
 def worker_stacks(slot: Slot) -> str:

@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
 from typing import TYPE_CHECKING
 
-from penstock import __version__
+from penstock import __version__, messages
 from penstock.config.checks import chosen_transport
 from penstock.config.settings import OPTIONS
 from penstock.system.signals import Signals
@@ -142,7 +142,7 @@ def told_to_stop(worker: Worker, received: int | None) -> int | None:
         worker.reopen_logs()
         return None
     if received in WITHOUT_MEANING:
-        worker.logger.warning("%s has no meaning without a supervisor", name)
+        messages.SIGNAL_WITHOUT_MEANING.log(worker.logger, signal=name)
         return None
     return received
 
@@ -161,6 +161,8 @@ def shut_down(
     same sockets, and the listen queues are theirs.
     """
     logger, settings = worker.logger, worker.settings
+    # A supervisor says this once for all of its workers.
+    tell = logger.info if worker.slot.scoreboard.is_private else logger.debug
     drained = False
     if graceful:
         # 1. Have load balancers look elsewhere, for as long as they take to notice. Who supervises
@@ -172,8 +174,7 @@ def shut_down(
         # 2. Accept what waits in the listen queues, then no more. Idle connections get a moment
         #    for requests that are under way, and each response says that it is the last.
         limit = settings.graceful_timeout
-        level = logging.INFO if worker.slot.scoreboard.is_private else logging.DEBUG
-        logger.log(level, "stopping: finishing the requests in progress, for up to %g s", limit)
+        tell("stopping: finishing the requests in progress, for up to %g s", limit)
         worker.drain(hand_over=hand_over)
         # 3. Wait until nothing is in progress, for as long as that may take, or until a second
         #    signal says that it need not.
@@ -183,17 +184,19 @@ def shut_down(
         stuck = worker.only_stuck_left()
         in_progress = worker.give_up(_why_cut_off(stuck, graceful))
         if in_progress:
-            logger.warning(
-                "cutting off %d %s in progress%s",
-                in_progress,
-                "request" if in_progress == 1 else "requests",
-                "" if stuck or not graceful else " (setting: graceful_timeout)",
-            )
+            reason = "told to stop at once"
+            if stuck:
+                reason = "their calls did not end at their timeouts"
+            elif graceful:
+                reason = (
+                    f"not over within graceful_timeout, which is {settings.graceful_timeout:g} s"
+                )
+            messages.REQUESTS_CUT_OFF.log(logger, requests=in_progress, reason=reason)
         worker.close()
         drained = worker.join(0.2) and not in_progress
     # 5. Write out the logs.
     worker.close_logs()
-    logger.log(logging.INFO if worker.slot.scoreboard.is_private else logging.DEBUG, "stopped")
+    tell("stopped")
     status = STOPPED if drained or not graceful else CUT_OFF
     # 6. Leave. Threads and exit handlers of the application get a moment, and no more.
     if own_process:
@@ -267,12 +270,11 @@ def check_room_for_files(settings: Settings, logger: logging.Logger) -> None:
     except (OSError, ValueError):
         possible = soft
     if possible < wanted:
-        logger.warning(
-            "the limit on open files is %d, so that about %d connections fit at a time; "
-            "raise it (ulimit -n) or lower max_connections (%d)",
-            possible,
-            max(possible - beside, possible // 2),
-            settings.max_connections,
+        messages.OPEN_FILES_LIMIT.log(
+            logger,
+            limit=possible,
+            room=max(possible - beside, possible // 2),
+            max_connections=settings.max_connections,
         )
 
 
@@ -281,10 +283,9 @@ def check_temp_dir(settings: Settings, logger: logging.Logger) -> None:
     try:
         tempfile.TemporaryFile(dir=settings.temp_dir).close()
     except OSError as error:
-        logger.warning(
-            "request bodies over %d bytes will be answered with 507: no temporary file can be "
-            "made in %s: %s (setting: temp_dir)",
-            settings.body_memory,
-            settings.temp_dir or "any of the system's directories for them",
-            error.strerror,
+        messages.NO_TEMPORARY_FILES.log(
+            logger,
+            body_memory=settings.body_memory,
+            directory=settings.temp_dir or "any of the system's directories for them",
+            error=error.strerror,
         )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Literal, TextIO
 from urllib.parse import unquote_to_bytes
 
+from penstock import messages
 from penstock.wsgi.file_wrapper import FileWrapper
 
 if TYPE_CHECKING:
@@ -61,12 +62,7 @@ class DroppedFields:
             self._logger.debug("the field %s was dropped for its underscore", name)
             return
         self._told.add(name)
-        self._logger.warning(
-            "the field %s was dropped, as all fields with an underscore are: the application"
-            " could not tell it from %s (said once; setting: header_map)",
-            name,
-            name.replace("_", "-"),
-        )
+        messages.FIELD_DROPPED.log(self._logger, field=name, with_hyphens=name.replace("_", "-"))
 
 
 def base_environ(

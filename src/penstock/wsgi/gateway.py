@@ -7,6 +7,7 @@ from contextlib import suppress
 from types import FunctionType
 from typing import TYPE_CHECKING, Any
 
+from penstock import messages
 from penstock.errors import ClientDisconnected, RequestBodyError, RequestTimeout
 from penstock.http1.reason_phrases import REASON_PHRASES
 from penstock.wsgi.environ import OUTSIDE_MOUNT
@@ -60,10 +61,11 @@ class Gateway:
         # Any thread adds to it; two that meet may both warn, which does no harm.
         warned: set[str] = set()
 
-        def warn_once(message: str) -> None:
-            if message not in warned:
-                warned.add(message)
-                logger.warning("%s (said once)", message)
+        def warn_once(notice: messages.Notice) -> None:
+            text = str(notice)
+            if text not in warned:
+                warned.add(text)
+                notice.log(logger)
 
         check = check_head if transport is None else transport.check_head
 
@@ -158,11 +160,8 @@ class Gateway:
             self._tell_of_overrun(exchange, response)
 
     def _tell_of_overrun(self, exchange: Exchange, response: Response) -> None:
-        self._logger.error(
-            "%s: the application gave more than its Content-Length of %d bytes; the rest"
-            " is dropped",
-            _describe(exchange),
-            response.content_length,
+        messages.APPLICATION_EXCEEDED_CONTENT_LENGTH.log(
+            self._logger, request=_describe(exchange), length=response.content_length
         )
 
     def _iterate(self, exchange: Exchange, response: Response, result: Iterable[bytes]) -> None:
@@ -223,9 +222,9 @@ class Gateway:
             self._tell_of_timeout(exchange, where)
             return 504
         if isinstance(error, ProtocolBreach):  # a traceback would show the gateway alone
-            self._logger.error("%s: the application broke PEP 3333: %s", where, str(error))
+            messages.APPLICATION_BROKE_PEP3333.log(self._logger, request=where, error=str(error))
         else:
-            self._logger.error("%s: the application failed", where, exc_info=error)
+            messages.APPLICATION_FAILED.log(self._logger, request=where, exc_info=error)
         return 500
 
     def _tell_of_timeout(self, exchange: Exchange, where: str) -> None:
@@ -235,7 +234,7 @@ class Gateway:
             path = f"{environ.get('SCRIPT_NAME', '')}{environ.get('PATH_INFO', '')}"
             after = f" after {self._timeout_of(path):g} s"
         exchange.explain(f"timeout{after}")
-        self._logger.error("%s: timeout%s (settings: timeout, timeout_for)", where, after)
+        messages.APPLICATION_TIMEOUT.log(self._logger, request=where, after=after)
 
     def _close(self, exchange: Exchange, left: list[object]) -> None:
         """Call ``close()`` of what the application returned; the response stands in any case."""
@@ -249,8 +248,8 @@ class Gateway:
         except BaseException as error:
             left[0] = None
             with suppress(Exception):  # where memory is short, logging fails as well
-                self._logger.error(
-                    "%s: close() of the response failed", _describe(exchange), exc_info=error
+                messages.APPLICATION_CLOSE_FAILED.log(
+                    self._logger, request=_describe(exchange), exc_info=error
                 )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Protocol
 
+from penstock import messages
 from penstock.wsgi.headers import check_head, check_headers
 
 if TYPE_CHECKING:
@@ -88,7 +89,7 @@ class Response:
         self,
         exchange: Exchange | None,
         is_head: bool,
-        warn_once: Callable[[str], None],
+        warn_once: Callable[[messages.Notice], None],
         check_head: CheckHead = check_head,
     ) -> None:
         """Begin without a head; ``is_head`` is whether the client asked for nothing else.
@@ -298,15 +299,9 @@ class Response:
             exchange.respond(self.status, self.headers, self.content_length)
 
     def _say_close(self, exchange: Exchange) -> None:
-        self._warn_once(
-            "The application sent 'Connection: close'; the connection is the server's:"
-            " it closes after this response, and the field is left out"
-        )
+        self._warn_once(messages.APPLICATION_SENT_CLOSE.notice())
         exchange.close_after_response()
 
     def _drop(self, block: bytes) -> None:
         if block and not self._is_head:
-            self._warn_once(
-                f"The application gave a body to a response with status {self.code},"
-                " which has none: it is dropped"
-            )
+            self._warn_once(messages.APPLICATION_SENT_NEEDLESS_BODY.notice(status=self.code))

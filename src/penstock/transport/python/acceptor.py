@@ -7,6 +7,7 @@ import socket
 from selectors import EVENT_READ
 from typing import TYPE_CHECKING, Any
 
+from penstock import messages
 from penstock.transport.python.accept_balancing import (
     DEFERRAL_SECONDS,
     HELD_SECONDS,
@@ -195,9 +196,6 @@ class Acceptor:
         self.pause(self._loop.config.accept_pause_seconds)
         if not self._complained:  # once for each time that it begins, not twice a second
             self._complained = True
-            self._loop.logger.warning(
-                "cannot accept connections on %s for now: %s; clients wait in the listen queue. "
-                "Raise the limit on open files (ulimit -n) or lower max_connections",
-                self.listener.name,
-                error.strerror,
+            messages.ACCEPT_PAUSED.log(
+                self._loop.logger, listener=self.listener.name, error=error.strerror
             )

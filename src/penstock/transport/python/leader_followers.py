@@ -24,6 +24,7 @@ from collections import deque
 from collections.abc import Callable
 from functools import partial
 
+from penstock import messages
 from penstock.telemetry.scoreboard import INTERRUPTED, NUMBER, WAITING, Slot
 from penstock.transport.python.exchange import PythonExchange
 from penstock.transport.python.loop import Loop
@@ -227,7 +228,7 @@ class Crew:
                 self._slot_words[WAITING] = len(self._ready)
         except Exception:
             # A defect of ours: without its tender, the crew would hang with its slowest request.
-            self._loop.logger.critical("internal error in the tender", exc_info=True)
+            messages.STALL_MONITOR_DEFECT.log(self._loop.logger, exc_info=True)
         finally:
             self._loop.ask_full = None
             self._loop.full = False

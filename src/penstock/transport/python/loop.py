@@ -16,6 +16,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Protocol
 
+from penstock import messages
 from penstock.telemetry.scoreboard import ACCEPTED, ACCEPTING, CONNECTIONS, POLLED
 from penstock.transport.python.accept_balancing import Neighbours
 from penstock.transport.python.connection import PROCEED, Connection
@@ -245,7 +246,7 @@ class Loop(Shared):
 
     def _contain(self, handler: Handler) -> None:
         """Confine a defect of ours to the connection that met it."""
-        self.logger.exception("internal error; the connection is closed")
+        messages.CONNECTION_DEFECT.log(self.logger, detail="", exc_info=True)
         if isinstance(handler, Connection) and not handler.is_with_a_thread():
             handler.reset()
 

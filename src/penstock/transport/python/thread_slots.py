@@ -7,6 +7,7 @@ import time
 from itertools import count
 from typing import TYPE_CHECKING
 
+from penstock import messages
 from penstock.telemetry.scoreboard import INTERRUPTED, STARTED, THREAD, Scoreboard
 
 if TYPE_CHECKING:
@@ -108,7 +109,7 @@ class Hall:
         try:
             return self._nanoseconds(timeout_for(environ["SCRIPT_NAME"] + environ["PATH_INFO"]))
         except Exception:
-            self._logger.exception("cannot tell the timeout of %s", exchange.request.path)
+            messages.TIMEOUT_FOR_FAILED.log(self._logger, path=exchange.request.path, exc_info=True)
             return self._timeout_ns
 
     def _nanoseconds(self, seconds: float) -> int:
