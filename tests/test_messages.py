@@ -16,7 +16,7 @@ ROOT = Path(__file__).resolve().parent.parent
 SOURCE = ROOT / "src" / "penstock"
 NATIVE = ROOT / "native"
 
-NOT_YET_CONVERTED = {"control", "supervisor", "compat"}
+NOT_YET_CONVERTED = {"control", "supervisor"}
 """The rooms that still log at these levels without an id. It only ever shrinks."""
 
 APPLICATION_TEXT = {"wsgi/errors.py"}
@@ -25,7 +25,7 @@ APPLICATION_TEXT = {"wsgi/errors.py"}
 DIRECT_CALLS = {"warn", "warning", "error", "exception", "critical", "fatal"}
 WITH_ARGUMENTS = {"log", "notice", "render"}
 ARGUMENT = re.compile(r"%\((\w+)\)")
-RUST_CALL = re.compile(r"\blog_message\(\s*\w+,\s*\"(\w+)\",\s*&\[(.*?)\]", re.DOTALL)
+RUST_CALL = re.compile(r"\bmessage\(\s*\"(\w+)\",\s*\[(.*?)\],?\s*\)", re.DOTALL)
 RUST_ARGUMENT = re.compile(r"\(\s*\"(\w+)\",")
 
 TREES = {
@@ -66,6 +66,11 @@ def test_each_id_is_used_once_and_belongs_to_a_part() -> None:
 def test_the_declarations_are_in_the_order_of_their_ids() -> None:
     ids = [message.id for message in MESSAGES.values()]
     assert ids == sorted(ids)
+
+
+def test_the_levels_are_those_of_logging() -> None:
+    levels = (messages.WARNING, messages.ERROR, messages.CRITICAL)
+    assert levels == (logging.WARNING, logging.ERROR, logging.CRITICAL)
 
 
 def test_each_message_is_a_warning_or_worse_and_says_what_to_do() -> None:

@@ -18,10 +18,16 @@ together. Nothing here imports another module of Penstock, so that any module ca
 
 from __future__ import annotations
 
-import logging
 from dataclasses import dataclass, field
-from logging import CRITICAL, ERROR, WARNING
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    import logging
+
+# As in logging, which a command that logs nothing does not have to import.
+WARNING: Final = 30
+ERROR: Final = 40
+CRITICAL: Final = 50
 
 
 @dataclass(frozen=True)
@@ -65,7 +71,7 @@ class Message:
 
     def render(self, **arguments: object) -> str:
         """Return the text with the id before it, for a place that takes no log records."""
-        return f"{self.id} {self.notice(**arguments)}"
+        return self.notice(**arguments).render()
 
 
 @dataclass(frozen=True)
@@ -79,9 +85,67 @@ class Notice:
         """Log the message."""
         self.message.log(logger, **self.arguments)
 
+    def render(self) -> str:
+        """Return the text with the id before it."""
+        return f"{self.message.id} {self}"
+
     def __str__(self) -> str:
         return self.message.text % self.arguments if self.arguments else self.message.text
 
+
+# -- 1: settings and start-up -------------------------------------------------------------------
+
+SETTINGS_FILES_NOT_READABLE: Final = Message(
+    "PEN-1010",
+    WARNING,
+    "no settings file was looked for in %(directory)s: %(error)s",
+    "The server may not look into the directory that it was started in, so `penstock.toml`,"
+    " `pyproject.toml` and `gunicorn.conf.py` there have no effect.",
+    "Start the server in a directory that its user can read, or name the file with `-c`.",
+)
+
+TWO_SETTINGS_FILES: Final = Message(
+    "PEN-1020",
+    WARNING,
+    "the table [tool.penstock] of pyproject.toml was not read because there is a penstock.toml",
+    "Both files are in the directory that the server was started in; only one of them is read.",
+    "Move all settings to one of the two.",
+)
+
+BIND_REPLACED: Final = Message(
+    "PEN-1030",
+    WARNING,
+    "the sockets of LISTEN_FDS replace bind (from %(source)s)",
+    "systemd passed sockets to the server, and these are what it listens on; the addresses of"
+    " `bind` have no effect.",
+    "Remove `bind`, or the socket unit.",
+)
+
+PYTHONPATH_MISSING: Final = Message(
+    "PEN-1040",
+    WARNING,
+    "pythonpath has %(path)r (from %(source)s), which does not exist",
+    "Nothing can be imported from this directory.",
+    "Correct the path, or remove it.",
+)
+
+GUNICORN_SETTINGS_IGNORED: Final = Message(
+    "PEN-1110",
+    WARNING,
+    "%(place)s has %(names)s, without effect here: %(instead)s",
+    "These settings of gunicorn have no effect in Penstock. The message says what is there instead."
+    " docs/gunicorn-settings.md lists every setting.",
+    "Remove the settings, or use what the message names.",
+)
+
+HOOK_FAILED: Final = Message(
+    "PEN-1120",
+    ERROR,
+    "the hook %(hook)s failed",
+    "A function of `gunicorn.conf.py` raised an exception; the traceback follows. The server goes"
+    " on as if the hook had returned.",
+    "Correct the hook.",
+)
 
 # -- 2: listeners and connections ---------------------------------------------------------------
 

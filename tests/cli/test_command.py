@@ -193,7 +193,7 @@ def test_check_says_what_would_be_warned_of(folder: Path) -> None:
     environ = {"GUNICORN_CMD_ARGS": "--statsd-host localhost:8125"}
     done = run_penstock("--check", "served", cwd=folder, environ=environ)
     assert done.returncode == 0
-    assert done.stderr.startswith("penstock: warning: GUNICORN_CMD_ARGS has statsd_host, which")
+    assert done.stderr.startswith("penstock: warning: PEN-1110 GUNICORN_CMD_ARGS has statsd_host,")
 
 
 # What is refused, and with which status (docs/exit-statuses.md)
@@ -299,7 +299,10 @@ def test_a_failed_load_leaves_no_unix_socket_behind(folder: Path) -> None:
 
 
 def test_a_missing_directory_of_pythonpath_is_warned_of(folder: Path) -> None:
-    said = "penstock: warning: pythonpath has 'nowhere' (from --pythonpath), which does not exist"
+    said = (
+        "penstock: warning: PEN-1040 pythonpath has 'nowhere' (from --pythonpath), which does not"
+        " exist"
+    )
     arguments = ["--pythonpath", "nowhere,.", "--check"]
     done = run_penstock(*arguments, "served", cwd=folder)
     assert (done.returncode, done.stderr.splitlines()) == (0, [said])
@@ -476,7 +479,7 @@ def test_a_module_named_like_one_of_the_standard_library_does_no_harm(folder: Pa
 def test_warnings_are_logged_when_it_serves(folder: Path) -> None:
     environ = {"GUNICORN_CMD_ARGS": "--statsd-host localhost:8125"}
     with ServerProcess("served:app", cwd=folder, environ=environ) as server:
-        assert any("[WARNING] GUNICORN_CMD_ARGS has" in line for line in server.lines)
+        assert any("[WARNING] PEN-1110 GUNICORN_CMD_ARGS has" in line for line in server.lines)
 
 
 def test_sockets_of_systemd_are_served_and_its_variables_are_gone(folder: Path) -> None:

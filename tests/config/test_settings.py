@@ -64,7 +64,7 @@ def test_penstock_toml_replaces_the_table_in_pyproject_and_says_so(tmp_path: Pat
     (tmp_path / "penstock.toml").write_text("backlog = 5\n")
     settings = load(tmp_path)
     assert (settings.threads, settings.backlog) == (4, 5)
-    assert "penstock.toml" in settings.warnings[0]
+    assert "penstock.toml" in str(settings.warnings[0])
 
 
 @pytest.fixture
@@ -84,9 +84,8 @@ def test_a_directory_that_may_not_be_searched_has_no_settings_file_and_that_is_t
 ) -> None:
     settings = load_settings({"threads": "5"}, {}, nowhere)
     assert settings.threads == 5
-    assert settings.warnings == (
-        f"no settings file was looked for in {nowhere}: Permission denied",
-    )
+    (warning,) = settings.warnings
+    assert str(warning) == f"no settings file was looked for in {nowhere}: Permission denied"
 
 
 @pytest.mark.parametrize("text", ["this is [no TOML", "[tool]\nother = 1\n", "tool = 'penstock'\n"])
@@ -167,7 +166,7 @@ def test_systemd_sockets_replace_bind(tmp_path: Path) -> None:
     settings = load(tmp_path, {"bind": ["127.0.0.1:1"]}, LISTEN_PID=pid, LISTEN_FDS="2")
     assert settings.bind == ("fd://3", "fd://4")
     assert settings.source_of("bind") == "LISTEN_FDS"
-    assert "replace bind (from --bind)" in settings.warnings[0]
+    assert "replace bind (from --bind)" in str(settings.warnings[0])
     assert load(tmp_path, LISTEN_PID=pid, LISTEN_FDS="1", PORT="1").warnings == ()
 
 

@@ -41,7 +41,9 @@ def under(*limits: str) -> tuple[str, ...]:
 @needs_prlimit
 def test_fault_41_without_descriptors_accepting_rests_and_recovers_by_itself() -> None:
     with faulty_server(python=under("--nofile=48:48")) as server:
-        with unharmed(server, [r"\[WARNING\] PEN-2010 accepting connections .*open files"]) as lines:
+        with unharmed(
+            server, [r"\[WARNING\] PEN-2010 accepting connections .*open files"]
+        ) as lines:
             clients = [Client(server.address) for _ in range(80)]
             assert eventually(lines.records)
             before = processor_seconds(server)

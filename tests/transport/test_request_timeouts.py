@@ -100,14 +100,16 @@ def test_a_call_that_hangs_is_warned_of_then_answered_504_and_its_thread_serves_
         rf"GET /hang\?a=1 \(request {first['request_id']}, 0\.\d s old, from 127\.0\.0\.1:{port}\)"
     )
     warning = re.search(
-        rf"\[WARNING\] {named} has used half of its 0\.4 s \(settings: timeout, timeout_for\);"
+        rf"\[WARNING\] PEN-6110 {named} has used half of its 0\.4 s \(settings: timeout, timeout_for\);"
         r" its thread is in:\n(  .*\n)+",
         logs.error,
     )
     assert warning
     assert "in spin\n" in warning[0]
     assert warning[0].index("in hangs\n") < warning[0].index("in spin\n")
-    error = re.search(rf"\[ERROR\] {named} is out of time: RequestTimeout is raised", logs.error)
+    error = re.search(
+        rf"\[ERROR\] PEN-6120 {named} is out of time: RequestTimeout is raised", logs.error
+    )
     assert error
     assert (
         f"GET /hang?a=1 (request {first['request_id']}): timeout after 0.4 s"

@@ -194,7 +194,9 @@ def test_sigint_and_sigquit_leave_at_once(number: signal.Signals) -> None:
             assert client.read_to_end() == b""
     assert taken < 3
     # The probe has its answer, but its thread may not have come so far as to count it as done.
-    assert [line for line in server.lines if re.search("requests in progress are cut off: [12] ", line)]
+    assert [
+        line for line in server.lines if re.search("requests in progress are cut off: [12] ", line)
+    ]
 
 
 @pytest.mark.parametrize("second", [signal.SIGTERM, signal.SIGINT])

@@ -178,7 +178,9 @@ def test_body_longer_than_its_content_length_is_cut_and_logged(result: Any) -> N
     exchange = serve(returning(result, length(3)), log=log)
     assert exchange.finished
     assert exchange.sent == b"abc"
-    assert log.text.startswith("ERROR GET / (request r1): the application gave more than its")
+    assert log.text.startswith(
+        "ERROR PEN-3030 GET / (request r1): the application gave more than its"
+    )
 
 
 def test_application_that_gives_too_much_is_not_asked_for_more() -> None:

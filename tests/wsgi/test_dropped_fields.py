@@ -26,7 +26,7 @@ def test_a_field_that_is_dropped_for_its_underscore_is_warned_of_once_by_name() 
     drop(log, "x_token", "x-other", "x_token", "y_token")
     first, second = log.lines
     assert first == (
-        "the field x_token was dropped, as all fields with an underscore are: the application"
+        "PEN-3210 the field x_token was dropped, as all fields with an underscore are: the application"
         " could not tell it from x-token (logged once; setting: header_map)"
     )
     assert "y_token" in second
@@ -65,4 +65,4 @@ def test_a_server_tells_its_own_log_of_a_dropped_field(transport: str, tmp_path:
                     client.send(get("/", "X_Token: 1", "X-Fine: 1"))
                     assert client.read_response().status == 200
         [line] = path.read_text().splitlines()
-        assert "[WARNING] the field x_token was dropped" in line
+        assert "[WARNING] PEN-3210 the field x_token was dropped" in line

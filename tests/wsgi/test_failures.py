@@ -60,7 +60,9 @@ def test_faults_21_error_before_the_head_is_a_plain_500(error: BaseException) ->
     assert exchange.status == "500 Internal Server Error"
     assert exchange.headers == [("Content-Type", "text/plain; charset=utf-8")]
     assert exchange.sent == b"Internal Server Error\n"
-    assert log.lines == [r"POST /a?b=\x1b[0m\r\nforged (request r1): the application failed"]
+    assert log.lines == [
+        r"PEN-3010 POST /a?b=\x1b[0m\r\nforged (request r1): the application failed"
+    ]
     assert log.records[0].levelname == "ERROR"
     assert type(error).__name__ in log.text
     assert "Traceback" in log.text
@@ -113,7 +115,7 @@ def test_environ_that_the_application_emptied_can_still_be_described() -> None:
 
     log = Records()
     assert serve(application, log=log).status == "500 Internal Server Error"
-    assert log.lines == ["None None (request r1): the application failed"]
+    assert log.lines == ["PEN-3010 None None (request r1): the application failed"]
 
 
 class BrokenLogger:

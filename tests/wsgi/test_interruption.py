@@ -72,7 +72,9 @@ def test_a_timeout_before_the_head_is_a_plain_504_and_the_connection_goes_on() -
     assert exchange.sent == b"Gateway Timeout\n"
     assert not exchange.closes
     assert exchange.reason == "timeout after 30 s"
-    assert log.lines == ["GET / (request r1): timeout after 30 s (settings: timeout, timeout_for)"]
+    assert log.lines == [
+        "PEN-3050 GET / (request r1): timeout after 30 s (settings: timeout, timeout_for)"
+    ]
     assert log.records[0].levelname == "ERROR"
 
 

@@ -96,4 +96,4 @@ def test_rfc9112_9_6_a_response_of_several_blocks_may_ask_for_the_close_too() ->
     exchange = serve(application, log=log)
     assert exchange.sent == b"ab"
     assert exchange.closes
-    assert "the connection is the server's" in log.text
+    assert "the application sent the field Connection: close" in log.text

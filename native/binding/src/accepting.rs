@@ -4,7 +4,7 @@
 //! leaves the rest for a moment to those that have fewer connections and look at their sockets.
 
 use crate::connection::{Connection, NEVER};
-use crate::diary::Entry;
+use crate::diary::{Entry, message};
 use crate::hub::Hub;
 use crate::poller::Token;
 use crate::reactor::{Item, Reactor};
@@ -221,12 +221,13 @@ impl Reactor {
     fn rest(&mut self, hub: &Hub, index: usize, error: &std::io::Error) {
         if let Some(acceptor) = self.acceptors.get_mut(index) {
             if !std::mem::replace(&mut acceptor.complained, true) {
-                hub.diary.write(Entry::Warning(format!(
-                    "cannot accept connections on {} for now: {}; clients wait in the listen \
-                     queue. Raise the limit on open files (ulimit -n) or lower max_connections",
-                    acceptor.name,
-                    sys::error_text(error),
-                )));
+                hub.diary.write(message(
+                    "ACCEPT_PAUSED",
+                    [
+                        ("listener", acceptor.name.clone()),
+                        ("error", sys::error_text(error).to_string()),
+                    ],
+                ));
             }
         }
         self.pause_exhausted(hub, index, ACCEPT_PAUSE);

@@ -98,9 +98,8 @@ pub struct TracedResponse {
 }
 
 pub enum Entry {
-    Warning(String),
-    /// A defect of ours, contained.
-    Defect(String),
+    /// A message of `penstock.messages`: its name there, and its arguments.
+    Message(&'static str, Vec<(&'static str, String)>),
     Refused(Box<RefusalNote>),
     /// A response that was finished before the kernel had all of it.
     Settled(Box<Record>),
@@ -110,6 +109,14 @@ pub enum Entry {
     Response(Box<TracedResponse>),
     /// The listener of this index is to be closed.
     CloseListener(usize),
+}
+
+/// A message of level WARNING or above: its name in `penstock.messages`, and its arguments.
+pub fn message<const N: usize>(
+    name: &'static str,
+    arguments: [(&'static str, String); N],
+) -> Entry {
+    Entry::Message(name, arguments.into())
 }
 
 /// A queue of entries. Any thread may write; whoever holds the GIL reads.

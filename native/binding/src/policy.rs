@@ -104,9 +104,8 @@ impl Policy {
         match asked {
             Ok(seconds) => nanos(seconds, self.longest),
             Err(error) => {
-                let path = String::from_utf8_lossy(head.path(bytes)).into_owned();
-                let text = format!("cannot tell the timeout of {path}");
-                teller.tell_of_failure(py, error, &text);
+                let path = String::from_utf8_lossy(head.path(bytes));
+                teller.log_timeout_for_failed(py, &path, &error);
                 self.timeout
             }
         }

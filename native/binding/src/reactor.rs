@@ -5,7 +5,7 @@
 
 use crate::accepting::{ACCEPT_BATCH, Acceptor, HANDSHAKE, Sharing};
 use crate::connection::{Connection, Ready, Source};
-use crate::diary::Entry;
+use crate::diary::message;
 use crate::hub::Hub;
 use crate::poller::{Event, Events, Token};
 use crate::scoreboard::POLLED;
@@ -205,7 +205,7 @@ impl Reactor {
         hub.polling.set(false);
         if let Err(error) = result {
             hub.diary
-                .write(Entry::Defect(format!("the poll failed: {error}")));
+                .write(message("POLL_FAILED", [("error", error.to_string())]));
             std::thread::sleep(std::time::Duration::from_millis(10));
         }
         self.desk.now = sys::monotonic();
@@ -367,8 +367,9 @@ fn contained(
             let text = text
                 .or_else(|| panic.downcast_ref::<&str>().copied())
                 .unwrap_or("panic");
-            let line = format!("internal error; the connection is closed: {text}");
-            hub.diary.write(Entry::Defect(line));
+            let detail = format!(": {text}");
+            hub.diary
+                .write(message("CONNECTION_DEFECT", [("detail", detail)]));
             let mut held = connection.lock();
             if held.phase != crate::connection::Phase::HandedOut {
                 connection.close(hub, &mut held);

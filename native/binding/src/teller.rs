@@ -38,8 +38,13 @@ impl Teller {
 
     fn write(&self, py: Python<'_>, entry: Entry) -> PyResult<()> {
         match entry {
-            Entry::Warning(text) => self.log(py, "warning", &text),
-            Entry::Defect(text) => self.log(py, "error", &text),
+            Entry::Message(name, arguments) => {
+                let options = PyDict::new(py);
+                for (name, value) in arguments {
+                    options.set_item(name, value)?;
+                }
+                self.log_message(py, name, &options)
+            }
             Entry::Refused(note) => self.refused(py, &note),
             Entry::Settled(record) => self.settled(py, &record),
             Entry::Note(connection, text) => match &self.trace {
@@ -55,19 +60,32 @@ impl Teller {
         }
     }
 
-    fn log(&self, py: Python<'_>, level: &str, text: &str) -> PyResult<()> {
-        self.logger.call_method1(py, level, ("%s", text)).map(drop)
+    fn log_info(&self, py: Python<'_>, text: &str) -> PyResult<()> {
+        self.logger.call_method1(py, "info", ("%s", text)).map(drop)
     }
 
-    /// Tell of an exception that is nobody else's to tell of.
-    pub fn tell_of_failure(&self, py: Python<'_>, error: PyErr, text: &str) {
-        let told = || -> PyResult<()> {
-            let options = PyDict::new(py);
-            options.set_item("exc_info", error.value(py))?;
-            let error = self.logger.bind(py).getattr("error")?;
-            error.call(("%s", text), Some(&options)).map(drop)
+    /// Log a message of `penstock.messages` by its name there.
+    fn log_message(
+        &self,
+        py: Python<'_>,
+        name: &str,
+        arguments: &Bound<'_, PyDict>,
+    ) -> PyResult<()> {
+        let message = py.import("penstock.messages")?.getattr(name)?;
+        message
+            .call_method("log", (&self.logger,), Some(arguments))
+            .map(drop)
+    }
+
+    /// Log that the timeout of a path could not be looked up, with the exception.
+    pub fn log_timeout_for_failed(&self, py: Python<'_>, path: &str, error: &PyErr) {
+        let logged = || -> PyResult<()> {
+            let arguments = PyDict::new(py);
+            arguments.set_item("path", path)?;
+            arguments.set_item("exc_info", error.value(py))?;
+            self.log_message(py, "TIMEOUT_FOR_FAILED", &arguments)
         };
-        if let Err(error) = told() {
+        if let Err(error) = logged() {
             error.write_unraisable(py, Some(self.logger.bind(py)));
         }
     }
@@ -167,7 +185,7 @@ impl Teller {
             client_name(record.peer),
             record.reason
         );
-        self.log(py, "info", &text)
+        self.log_info(py, &text)
     }
 
     fn refused(&self, py: Python<'_>, note: &RefusalNote) -> PyResult<()> {
@@ -207,7 +225,7 @@ impl Teller {
             cause.map_or(String::new(), |cause| format!(" {cause}.")),
             notes.join("; "),
         );
-        self.log(py, "info", &text)?;
+        self.log_info(py, &text)?;
         let Some(log) = &self.access_log else {
             return Ok(());
         };

@@ -88,7 +88,7 @@ def _run(arguments: Sequence[str]) -> int:
     except PenstockError as error:
         # No log is open that could have told them, and one may be the reason.
         for warning in settings.warnings:
-            say("warning", warning)
+            say("warning", warning.render())
         leave_for_certain(error.exit_status)
         raise
     except KeyboardInterrupt:
@@ -186,7 +186,7 @@ def _check(spec: str, settings: Settings) -> int:
         lines.append(f"  {name:<24} = {value:<{width}}  ({settings.source_of(name)})")
     print_out("\n".join([*lines, *settings.notes, ""]))
     for warning in settings.warnings:
-        say("warning", warning)
+        say("warning", warning.render())
     return 0
 
 
@@ -211,9 +211,11 @@ def _with_warnings(settings: Settings) -> Settings:
     """Return settings that warn of directories to search that are not there."""
     from dataclasses import replace
 
+    from penstock import messages
+
     source = settings.source_of("pythonpath")
     missing = [
-        f"pythonpath has {path!r} (from {source}), which does not exist"
+        messages.PYTHONPATH_MISSING.notice(path=path, source=source)
         for path in settings.pythonpath
         if not os.path.exists(path)
     ]

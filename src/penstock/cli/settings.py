@@ -21,6 +21,7 @@ from penstock.config.sources import (
     from_file,
     from_variables,
 )
+from penstock.messages import Notice
 
 
 def load_settings(
@@ -37,7 +38,7 @@ def load_settings(
     flags, a bool for switches. ``config_file`` is read in the place of the files in ``cwd``.
     ``on_terminal`` tells whether standard output is a terminal. Raises `SettingsError`.
     """
-    warnings: list[str] = []
+    warnings: list[Notice] = []
     given: Given = {name: (value, OPTIONS[name].flag) for name, value in flags.items()}
     theirs = from_gunicorn(
         OPTIONS, environ, Path(cwd), None if config_file is None else str(config_file)

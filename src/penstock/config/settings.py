@@ -27,6 +27,7 @@ from penstock.config.options import (
     text,
     word_or,
 )
+from penstock.messages import Notice
 
 DEFAULT_BIND = ("127.0.0.1:8000",)
 
@@ -619,7 +620,7 @@ class Settings:
 
     sources: Mapping[str, str] = field(default_factory=dict, compare=False, repr=False)
     """The source of each setting that is not a default."""
-    warnings: tuple[str, ...] = field(default=(), compare=False, repr=False)
+    warnings: tuple[Notice, ...] = field(default=(), compare=False, repr=False)
     """Warnings to log when the log is open, one line each."""
     notes: tuple[str, ...] = field(default=(), compare=False, repr=False)
     """What was read of gunicorn's files and variables, one line each."""

@@ -12,11 +12,13 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from penstock import messages
 from penstock.config.checks import check_possible, with_absolute_paths
 from penstock.config.options import Option, integer, nearest
 from penstock.config.other_servers import Spelling, explain
 from penstock.config.settings import OPTIONS, Settings
 from penstock.errors import SettingsError
+from penstock.messages import Notice
 
 Options = Mapping[str, Option]
 Given = dict[str, tuple[object, str]]
@@ -58,7 +60,7 @@ def from_variables(options: Options, environ: Mapping[str, str]) -> Given:
 
 
 def from_file(
-    options: Options, cwd: Path, config_file: str | Path | None, warnings: list[str]
+    options: Options, cwd: Path, config_file: str | Path | None, warnings: list[Notice]
 ) -> Given:
     """Return what ``config_file`` gives, or else the files of the current directory."""
     own, project = cwd / "penstock.toml", cwd / _PROJECT
@@ -70,13 +72,15 @@ def from_file(
         there = {path: _is_there(path) for path in (own, project)}
     except PermissionError as error:
         # Whoever starts it in another user's directory has --chdir, or is told by that.
-        warnings.append(f"no settings file was looked for in {cwd}: {error.strerror}")
+        warnings.append(
+            messages.SETTINGS_FILES_NOT_READABLE.notice(directory=cwd, error=error.strerror)
+        )
         return {}
     in_project = _read_table(project, in_project=True) if there[project] else None
     if not there[own]:
         return _from_table(options, in_project or {}, project.name)
     if in_project is not None:
-        warnings.append("pyproject.toml has a [tool.penstock], not read because of penstock.toml")
+        warnings.append(messages.TWO_SETTINGS_FILES.notice())
     return _from_table(options, _read_table(own, in_project=False) or {}, own.name)
 
 
@@ -95,7 +99,7 @@ def add_platform_variables(options: Options, given: Given, environ: Mapping[str,
             raise bad_value("bind", port, "PORT", kind.allowed) from None
 
 
-def add_passed_sockets(given: Given, environ: Mapping[str, str], warnings: list[str]) -> None:
+def add_passed_sockets(given: Given, environ: Mapping[str, str], warnings: list[Notice]) -> None:
     """Put the sockets that systemd passed in the place of ``bind``."""
     # The variables of an ancestor that did not clear them name another process in LISTEN_PID.
     if environ.get("LISTEN_PID") != str(os.getpid()) or "LISTEN_FDS" not in environ:
@@ -106,7 +110,7 @@ def add_passed_sockets(given: Given, environ: Mapping[str, str], warnings: list[
     except (ValueError, TypeError):
         raise bad_value("bind", environ["LISTEN_FDS"], "LISTEN_FDS", kind.allowed) from None
     if "bind" in given and given["bind"][1] != "PORT":
-        warnings.append(f"the sockets of LISTEN_FDS replace bind (from {given['bind'][1]})")
+        warnings.append(messages.BIND_REPLACED.notice(source=given["bind"][1]))
     passed = range(FIRST_PASSED_DESCRIPTOR, FIRST_PASSED_DESCRIPTOR + count)
     given["bind"] = ([f"fd://{descriptor}" for descriptor in passed], "LISTEN_FDS")
 
@@ -128,7 +132,7 @@ def settings_from_kwargs(**by_name: object) -> Settings:
     return with_absolute_paths(build(given, []))
 
 
-def build(given: Given, warnings: Iterable[str]) -> Settings:
+def build(given: Given, warnings: Iterable[Notice]) -> Settings:
     """Return settings from what was given, converted and checked. Raises `SettingsError`."""
     values = {name: convert(OPTIONS[name], *entry) for name, entry in given.items()}
     sources = {name: source for name, (_, source) in given.items()}

@@ -120,7 +120,7 @@ def renew_log(log: ErrorLog, before: Settings, settings: Settings) -> ErrorLog:
 def tell_of_new_settings(settings: Settings, before: Settings, logger: logging.Logger) -> None:
     """Log what is to be said of settings that a reload has read, where they do not take effect."""
     for warning in settings.warnings:
-        logger.warning("%s", warning)
+        warning.log(logger)
     for name in ("pid", "name"):
         if getattr(settings, name) != getattr(before, name):
             logger.warning("%s has changed; that takes an upgrade (SIGUSR2)", name)

@@ -100,7 +100,7 @@ def tell_settings(settings: Settings, logger: logging.Logger) -> None:
     for note in settings.notes:
         logger.info("%s", note)
     for warning in settings.warnings:
-        logger.warning("%s", warning)
+        warning.log(logger)
     for option in OPTIONS.values():
         if (source := settings.source_of(option.name)) != "default":
             shown = option.show(getattr(settings, option.name))

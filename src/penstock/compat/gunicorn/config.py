@@ -17,6 +17,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, NoReturn
 
+from penstock import messages
 from penstock.config.gunicorn_settings import (
     GUNICORN_SETTINGS,
     HOOKS,
@@ -26,6 +27,7 @@ from penstock.config.gunicorn_settings import (
 from penstock.config.options import Option
 from penstock.config.other_servers import spelt
 from penstock.errors import SettingsError
+from penstock.messages import Notice
 
 if TYPE_CHECKING:
     from importlib.machinery import ModuleSpec
@@ -74,7 +76,7 @@ class FromGunicorn:
     """The settings of the file as it has them, by gunicorn's names."""
     notes: list[str] = field(default_factory=list)
     """What was read, for the log."""
-    warnings: list[str] = field(default_factory=list)
+    warnings: list[Notice] = field(default_factory=list)
 
 
 def is_python(config: str) -> bool:
@@ -217,7 +219,7 @@ def _make_room(given: Given) -> None:
 
 def _tell_ignored(
     values: Mapping[str, tuple[str, object]], options: Mapping[str, Option]
-) -> list[str]:
+) -> list[Notice]:
     """Return a line for each reason that something is not followed, with all that it concerns."""
     by_reason: dict[tuple[str, str], list[str]] = {}
     for name, (place, value) in values.items():
@@ -230,8 +232,9 @@ def _tell_ignored(
         if not asks_for_nothing:
             by_reason.setdefault((place, row.instead), []).append(name)
     return [
-        f"{place} has {', '.join(names)}, which {'has' if len(names) == 1 else 'have'} no meaning "
-        f"here: {spelt(reason, options, 'name')}"
+        messages.GUNICORN_SETTINGS_IGNORED.notice(
+            place=place, names=", ".join(names), instead=spelt(reason, options, "name")
+        )
         for (place, reason), names in by_reason.items()
     ]
 

@@ -14,6 +14,7 @@ from inspect import signature
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
+from penstock import messages
 from penstock.config.gunicorn_settings import GUNICORN_SETTINGS, HOOKS
 from penstock.errors import PenstockError, SettingsError
 from penstock.wsgi.file_wrapper import FileWrapper
@@ -227,7 +228,7 @@ class Hooks:
         except BaseException as error:  # a hook must not end the supervisor unasked
             if name in PROPAGATED:
                 raise _hook_error(name, error) from error
-            logger.error("the hook %s failed", name, exc_info=error)
+            messages.HOOK_FAILED.log(logger, hook=name, exc_info=error)
             return False
         return True
 
@@ -359,7 +360,7 @@ def _after(
     try:
         after(worker, request, environ, response)
     except Exception as error:  # the response stands
-        worker.log.error("the hook post_request failed", exc_info=error)
+        messages.HOOK_FAILED.log(worker.log, hook="post_request", exc_info=error)
 
 
 def _watched(start_response: StartResponse, response: Response) -> StartResponse:
