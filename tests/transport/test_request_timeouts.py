@@ -100,8 +100,8 @@ def test_a_call_that_hangs_is_warned_of_then_answered_504_and_its_thread_serves_
         rf"GET /hang\?a=1 \(request {first['request_id']}, 0\.\d s old, from 127\.0\.0\.1:{port}\)"
     )
     warning = re.search(
-        rf"\[WARNING\] PEN-6110 {named} has used half of its 0\.4 s \(settings: timeout, timeout_for\);"
-        r" its thread is in:\n(  .*\n)+",
+        rf"\[WARNING\] PEN-6110 {named} has used half of its 0\.4 s"
+        r" \(settings: timeout, timeout_for\); its thread is in:\n(  .*\n)+",
         logs.error,
     )
     assert warning

@@ -173,8 +173,8 @@ def test_at_half_of_its_time_a_call_is_warned_of_once_with_its_stack() -> None:
     call.end()
     assert [record.levelname for record in log.records] == ["WARNING"]
     assert re.match(
-        r"PEN-6110 GET /a\?b=\\x1b1 \(request id-1, 20\.\d s old, from 192\.0\.2\.1:4000\) has used half of"
-        r" its 30 s \(settings: timeout, timeout_for\); its thread is in:\n",
+        r"PEN-6110 GET /a\?b=\\x1b1 \(request id-1, 20\.\d s old, from 192\.0\.2\.1:4000\) has used"
+        r" half of its 30 s \(settings: timeout, timeout_for\); its thread is in:\n",
         log.lines[0],
     )
     assert "in here_it_hangs\n" in log.lines[0]

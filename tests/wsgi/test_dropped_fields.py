@@ -26,8 +26,8 @@ def test_a_field_that_is_dropped_for_its_underscore_is_warned_of_once_by_name() 
     drop(log, "x_token", "x-other", "x_token", "y_token")
     first, second = log.lines
     assert first == (
-        "PEN-3210 the field x_token was dropped, as all fields with an underscore are: the application"
-        " could not tell it from x-token (logged once; setting: header_map)"
+        "PEN-3210 the field x_token was dropped, as all fields with an underscore are: the"
+        " application could not tell it from x-token (logged once; setting: header_map)"
     )
     assert "y_token" in second
     assert {record.levelname for record in log.records} == {"WARNING"}
