@@ -9,32 +9,13 @@ use crate::hub::Hub;
 use crate::poller::Token;
 use crate::reactor::{Item, Reactor};
 use crate::scoreboard::{ACCEPTING, STARTED};
-use crate::sys::{self, MILLISECOND, Nanos, SECOND};
+use crate::sys::{self, MILLISECOND, Nanos};
 use std::os::fd::RawFd;
 use std::sync::Arc;
-
-/// Connections accepted in one turn, so that a flood of them does not hold up the others.
-pub const ACCEPT_BATCH: usize = 64;
 
 /// Connections accepted in one turn where other workers may accept them as well: what they send is
 /// served in between, so that no worker takes more than it comes to.
 const SHARED_BATCH: usize = 4;
-
-/// The most connections that a listen queue can hold.
-const MAX_BACKLOG: usize = 65535;
-
-/// How long accepting rests when the system has no descriptor or memory for another connection.
-///
-/// The waiting connections keep the listener readable: without a rest the loop would spin.
-const ACCEPT_PAUSE: Nanos = SECOND / 2;
-
-/// At the cap on connections, one that has been idle for so long makes room for a new one.
-const REAP_IDLE: Nanos = SECOND;
-
-/// How long a server that stops accepts from clients whose first segment came before: their
-/// handshake is under way, and they would be reset. Who comes later is ignored by the kernel for so
-/// long, and refused then.
-pub const HANDSHAKE: Nanos = SECOND;
 
 /// For how long who waits is left to workers with fewer connections: they are awake by then.
 const DEFERRAL: Nanos = 2 * MILLISECOND;
@@ -230,7 +211,7 @@ impl Reactor {
                 ));
             }
         }
-        self.pause_exhausted(hub, index, ACCEPT_PAUSE);
+        self.pause_exhausted(hub, index, hub.options.accept_pause);
     }
 
     fn has_room(&self, hub: &Hub) -> bool {
@@ -252,7 +233,7 @@ impl Reactor {
     /// Close the connections that have been idle for longest; tell whether there were any.
     fn close_idle(&mut self, hub: &Hub) -> bool {
         let before = hub.connection_count();
-        let long_ago = self.desk.now.saturating_sub(REAP_IDLE);
+        let long_ago = self.desk.now.saturating_sub(hub.options.evict_idle);
         let mut idle: Vec<(Nanos, Arc<Connection>)> = Vec::new();
         for connection in hub.connections() {
             let held = connection.lock();
@@ -378,7 +359,10 @@ impl Reactor {
         let last = hub.connection_count() == 0 || self.desk.now >= self.handshakes_until;
         for index in 0..self.acceptors.len() {
             let open = self.acceptors.get(index).is_some_and(|it| !it.closed);
-            if open && (last || !hub.is_lasting(index)) && self.accept(hub, index, MAX_BACKLOG) {
+            if open
+                && (last || !hub.is_lasting(index))
+                && self.accept(hub, index, hub.options.max_backlog)
+            {
                 self.close_listener(hub, index);
             }
         }

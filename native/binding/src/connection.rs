@@ -14,7 +14,7 @@ use crate::output::Output;
 use crate::poller::{Event, Token};
 use crate::reactor::Desk;
 use crate::spool::Spool;
-use crate::sys::{Fd, MILLISECOND, Nanos, Peer};
+use crate::sys::{Fd, Nanos, Peer};
 use crate::tap::Tap;
 use penstock_protocol::{Carry, Parser, State};
 use pyo3::prelude::*;
@@ -24,9 +24,6 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 
 /// No deadline.
 pub const NEVER: Nanos = Nanos::MAX;
-
-/// How long who is accepted at the very end has at least for a request to arrive.
-const LAST_CALL: Nanos = 100 * MILLISECOND;
 
 /// What a connection is at.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -161,7 +158,7 @@ impl Connection {
             .trace
             .then(|| Box::new(Tap::new(number, peer_name(peer))));
         let patience = if hub.draining.get() {
-            hub.options.drain_linger.max(LAST_CALL)
+            hub.options.drain_linger.max(hub.options.drain_accepted)
         } else {
             hub.options.keep_alive
         };
@@ -192,7 +189,7 @@ impl Connection {
                 requests: 0,
                 request: None,
                 spool: None,
-                output: Output::default(),
+                output: Output::new(hub.options.flush_bytes),
                 progress: 0,
                 awaiting_room: false,
                 corked: false,

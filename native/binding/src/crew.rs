@@ -31,9 +31,6 @@ use std::time::Duration;
 /// How often the watchdog looks: the most, about twice, that a slow call holds up its neighbours.
 const TICK: Duration = Duration::from_millis(1);
 
-/// The watchdog sleeps after so many ticks in which no request came: an idle server does nothing.
-const DROWSY_TICKS: u32 = 50;
-
 /// Nobody is to come back to lead: the next thread does.
 const NOBODY: u64 = 0;
 
@@ -296,9 +293,10 @@ impl Crew {
     pub fn watch(&self, hub: &Hub) {
         let mut seen = self.handed_out.load(Ordering::SeqCst);
         let mut quiet = 0;
+        let idle_ticks = hub.options.monitor_idle / TICK.as_nanos() as Nanos;
         while !self.is_over() {
             // Looked at again after the flag is up: a request that came in between did not see it.
-            self.watchdog_asleep.set(quiet > DROWSY_TICKS);
+            self.watchdog_asleep.set(quiet > idle_ticks);
             let unchanged = seen == self.handed_out.load(Ordering::SeqCst);
             if self.watchdog_asleep.get() && unchanged && self.someone_leads() {
                 self.watchdog.wait();

@@ -10,18 +10,6 @@ use penstock_protocol::{State, response};
 use std::io;
 use std::sync::Arc;
 
-/// How long a closing connection is read from in all, so that its client can read the answer.
-const LINGER: Nanos = 10 * SECOND;
-
-/// A lingering connection on which nothing arrives for so long is closed before that.
-const LINGER_IDLE: Nanos = 2 * SECOND;
-
-/// How long a server that stops waits at least for the rest of a head that has begun.
-const DRAIN_HEAD: Nanos = 2 * SECOND;
-
-/// How much a lingering connection may still send: more than that is not a late reader.
-const LINGER_BYTES: u64 = 256 * 1024 * 1024;
-
 /// Reads of a lingering connection in one turn.
 const DISCARDS_PER_TURN: usize = 16;
 
@@ -274,12 +262,12 @@ impl Connection {
                 }
                 Ok(received) if received > 0 => {
                     held.lingered += received as u64;
-                    if held.lingered > LINGER_BYTES {
+                    if held.lingered > hub.options.linger_bytes {
                         self.close(hub, held);
                         return;
                     }
                     let until = desk.now.saturating_add(linger_idle(hub));
-                    self.set_deadline(until.min(held.since.saturating_add(LINGER)));
+                    self.set_deadline(until.min(held.since.saturating_add(hub.options.linger)));
                 }
                 _ => {
                     self.close(hub, held);
@@ -342,7 +330,9 @@ impl Connection {
     /// Bring the deadline forward where a server that stops need not wait for long.
     pub fn hurry_up(&self, hub: &Hub, held: &Held, now: Nanos) {
         let patience = match held.phase {
-            Phase::Reading if held.stage == State::Head => hub.options.drain_linger.max(DRAIN_HEAD),
+            Phase::Reading if held.stage == State::Head => {
+                hub.options.drain_linger.max(hub.options.drain_head)
+            }
             Phase::Lingering => hub.options.drain_linger,
             Phase::Reading if held.stage == State::Idle => hub.options.drain_linger,
             _ => return,
@@ -421,9 +411,9 @@ impl Connection {
 
 fn linger_idle(hub: &Hub) -> Nanos {
     if hub.draining.get() {
-        return LINGER_IDLE.min(hub.options.drain_linger);
+        return hub.options.linger_idle.min(hub.options.drain_linger);
     }
-    LINGER_IDLE
+    hub.options.linger_idle
 }
 
 /// Log the response that has been flushed, or not been flushed because of `reason`.

@@ -6,7 +6,7 @@ use crate::ffi::latin1_bytes;
 use crate::hub::Hub;
 use crate::output::FILE_TRUNCATED;
 use crate::pace::PathHash;
-use crate::scratch::{JOIN_BYTES, with_scratch};
+use crate::scratch::with_scratch;
 use crate::sys::{self, Fd, Nanos, SECOND};
 use crate::tap;
 use crate::transport::Core;
@@ -58,22 +58,23 @@ impl Exchange {
         let py = slf.py();
         let mut buffer = Vec::new();
         loop {
-            let (connection, patience) = {
+            let (connection, patience, core) = {
                 let mut this = slf.try_borrow_mut()?;
-                match this.receive_some(size, &mut buffer)? {
-                    None => return this.wire.take_unread(py, size),
-                    Some(patience) => (Arc::clone(&this.wire.connection), patience),
-                }
+                let Some(patience) = this.receive_some(size, &mut buffer)? else {
+                    return this.wire.take_unread(py, size);
+                };
+                let connection = Arc::clone(&this.wire.connection);
+                (connection, patience, Arc::clone(&this.core))
             };
-            let (waited, ready) = py.detach(|| wire::wait_for_input(&connection, patience));
-            let core = {
+            let (waited, ready) =
+                py.detach(|| wire::wait_for_input(&core.hub, &connection, patience));
+            {
                 let mut this = slf.try_borrow_mut()?;
                 if !this.done {
                     let late = !ready && waited >= patience;
                     this.wire.note_wait(waited, late).map_err(raised)?;
                 }
-                Arc::clone(&this.core)
-            };
+            }
             if !ready {
                 core.be_interrupted(py)?;
             }
@@ -337,7 +338,7 @@ impl Exchange {
         this.write_head(py, out)?;
         match data {
             Some(data) if !bytes.is_empty() && this.framing != Framing::None => {
-                if bytes.len() > JOIN_BYTES {
+                if bytes.len() > this.hub().options.join_bytes {
                     drop(this);
                     Self::write_counted(slf, out, data, b"")?;
                 } else {
@@ -396,9 +397,10 @@ impl Exchange {
         mut count: u64,
     ) -> PyResult<()> {
         let py = slf.py();
-        let mut buffer = vec![0; JOIN_BYTES];
+        let join_bytes = slf.try_borrow()?.hub().options.join_bytes;
+        let mut buffer = vec![0; join_bytes];
         while count > 0 {
-            let most = usize::try_from(count).unwrap_or(JOIN_BYTES).min(JOIN_BYTES);
+            let most = usize::try_from(count).unwrap_or(join_bytes).min(join_bytes);
             let block = buffer.get_mut(..most).unwrap_or(&mut []);
             let read = py.detach(|| sys::read_at(descriptor, block, offset))?;
             if read == 0 {
@@ -448,7 +450,7 @@ impl Exchange {
         let bytes = data.as_bytes();
         let this = slf.try_borrow()?;
         let chunked = this.framing == Framing::Chunked;
-        if bytes.len() <= JOIN_BYTES {
+        if bytes.len() <= this.hub().options.join_bytes {
             if chunked {
                 response::encode_chunk(out, bytes);
             } else {

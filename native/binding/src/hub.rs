@@ -58,6 +58,25 @@ pub struct Options {
     pub checks: Checks,
     /// A queued request is dropped whose client has ended its side for so long.
     pub departed: Nanos,
+    // What follows are constants: `penstock.transport.config` has the reasons.
+    pub accept_batch: usize,
+    pub max_backlog: usize,
+    pub accept_pause: Nanos,
+    pub evict_idle: Nanos,
+    pub receive_bytes: usize,
+    pub discard_bytes: u64,
+    pub wait_slice: Nanos,
+    pub flush_bytes: u64,
+    pub join_bytes: usize,
+    pub linger: Nanos,
+    pub linger_idle: Nanos,
+    pub linger_bytes: u64,
+    pub drain_head: Nanos,
+    pub drain_handshake: Nanos,
+    pub drain_accepted: Nanos,
+    pub slow_call: Nanos,
+    pub slow_share: f64,
+    pub monitor_idle: Nanos,
 }
 
 impl Options {
@@ -167,12 +186,13 @@ pub struct Hub {
 
 impl Hub {
     pub fn new(options: Options, scoreboard: Scoreboard) -> io::Result<Self> {
+        let pace = Pace::new(options.slow_call, options.slow_share);
         Ok(Hub {
             options,
             scoreboard,
             poller: Poller::new()?,
             diary: Diary::default(),
-            pace: Pace::new(),
+            pace,
             scribe: Alarm::default(),
             scribe_called: Flag::default(),
             registry: Mutex::default(),

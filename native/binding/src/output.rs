@@ -5,9 +5,6 @@ use pyo3::pybacked::PyBackedBytes;
 use std::collections::VecDeque;
 use std::io;
 
-/// The most that one flush sends, so that one fast reader does not hold up the other clients.
-const FLUSH_BYTES: u64 = 1024 * 1024;
-
 /// Small pieces are put together up to this size, to leave in one send.
 pub const COALESCED_BYTES: usize = 64 * 1024;
 
@@ -78,6 +75,8 @@ pub enum Flushed {
 #[derive(Default)]
 pub struct Output {
     pieces: VecDeque<Piece>,
+    /// The most bytes that one flush sends.
+    most: u64,
     /// Bytes not yet taken by the kernel.
     pub size: u64,
     taken: u64,
@@ -86,6 +85,14 @@ pub struct Output {
 }
 
 impl Output {
+    /// `most` is how many bytes one flush sends.
+    pub fn new(most: u64) -> Self {
+        Output {
+            most,
+            ..Output::default()
+        }
+    }
+
     /// Whether what is sent now has to wait behind something, or will fail.
     pub fn busy(&self) -> bool {
         self.size > 0 || self.failure.is_some()
@@ -107,12 +114,12 @@ impl Output {
         }
     }
 
-    /// Send what the kernel takes now.
+    /// Send what the kernel takes now, up to the most for one turn.
     ///
     /// An error (the connection is lost, a file became shorter) comes again at each later call.
     pub fn flush(&mut self, socket: &Fd) -> io::Result<Flushed> {
         self.check()?;
-        let mut budget = FLUSH_BYTES;
+        let mut budget = self.most;
         while budget > 0 {
             let Some(piece) = self.pieces.front_mut() else {
                 return Ok(Flushed::All);

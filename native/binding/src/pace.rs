@@ -1,16 +1,10 @@
 //! How long the application's calls take, by path: one slow view says nothing of the others.
 
-use crate::sys::{MILLISECOND, Nanos};
+use crate::sys::Nanos;
 use std::sync::atomic::{AtomicU8, AtomicU32, Ordering};
-
-/// A call of the application from which on it counts as slow.
-const SLOW_CALL: Nanos = MILLISECOND;
 
 /// Paths are told apart by a byte of their hash, which does for an estimate.
 const PATHS: usize = 256;
-
-/// The share of slow calls, of 254, from which on a path's are led away from beforehand.
-const EAGER_SHARE: u8 = 64;
 
 /// No call of such a path has been seen yet.
 const UNKNOWN: u8 = u8::MAX;
@@ -18,6 +12,10 @@ const UNKNOWN: u8 = u8::MAX;
 /// Moving shares. A lost update between threads costs nothing: they are estimates.
 pub struct Pace {
     paths: [AtomicU8; PATHS],
+    /// A call that lasts longer counts as slow.
+    slow_call: Nanos,
+    /// The share of slow calls, as a path has it, above which the path counts as slow.
+    slow_share: u8,
     all: AtomicU32, // of all calls, as the bits of an f32
 }
 
@@ -35,8 +33,11 @@ impl PathHash {
 }
 
 impl Pace {
-    pub fn new() -> Self {
+    /// `slow_share` is a share of 1.
+    pub fn new(slow_call: Nanos, slow_share: f64) -> Self {
         Pace {
+            slow_call,
+            slow_share: (slow_share * f64::from(UNKNOWN - 1)).round() as u8,
             paths: [const { AtomicU8::new(UNKNOWN) }; PATHS],
             all: AtomicU32::new(0),
         }
@@ -50,7 +51,7 @@ impl Pace {
     /// Whether the calls of a path have proved slow.
     pub fn is_slow(&self, path: PathHash) -> bool {
         let share = self.path(path).load(Ordering::Relaxed);
-        share > EAGER_SHARE && share != UNKNOWN
+        share > self.slow_share && share != UNKNOWN
     }
 
     /// Whether the calls of a path have proved fast, of late without exception.
@@ -65,7 +66,7 @@ impl Pace {
 
     /// Keep account of a call.
     pub fn note(&self, path: PathHash, time: Nanos) {
-        let slow = time > SLOW_CALL;
+        let slow = time > self.slow_call;
         let share = self.path(path);
         let before = match share.load(Ordering::Relaxed) {
             UNKNOWN => {

@@ -3,7 +3,7 @@
 //! Nothing here knows of Python. A leader that holds the GIL is told where it should let go of it:
 //! when the poll would block, and before work that takes long.
 
-use crate::accepting::{ACCEPT_BATCH, Acceptor, HANDSHAKE, Sharing};
+use crate::accepting::{Acceptor, Sharing};
 use crate::connection::{Connection, Ready, Source};
 use crate::diary::message;
 use crate::hub::Hub;
@@ -14,9 +14,6 @@ use penstock_protocol::{Head, Memory};
 use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-
-/// The most that one read takes: a whole head with its body, as a rule, and no client's monopoly.
-const RECEIVE_BYTES: usize = 64 * 1024;
 
 /// What the leader works with: one set for all connections, so that an idle one has none.
 pub struct Desk {
@@ -96,7 +93,7 @@ impl Reactor {
         let mut reactor = Reactor {
             desk: Desk {
                 now,
-                buffer: vec![0; RECEIVE_BYTES].into_boxed_slice(),
+                buffer: vec![0; hub.options.receive_bytes].into_boxed_slice(),
                 head: Head::default(),
                 memory: Memory::default(),
                 scratch: Vec::new(),
@@ -235,7 +232,7 @@ impl Reactor {
                 Token::WAKE => return None,
                 token => match token.as_listener() {
                     Some(index) => {
-                        let _ = self.accept(hub, index, ACCEPT_BATCH);
+                        let _ = self.accept(hub, index, hub.options.accept_batch);
                         return None;
                     }
                     None => hub.find(token)?, // else the event was older than the closing
@@ -306,7 +303,7 @@ impl Reactor {
         if hub.handing_over.get() {
             self.hand_over(hub);
         } else {
-            self.handshakes_until = self.desk.now + HANDSHAKE;
+            self.handshakes_until = self.desk.now + hub.options.drain_handshake;
             self.look_at_left(hub);
             self.empty_queues(hub);
         }

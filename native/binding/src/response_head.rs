@@ -63,7 +63,8 @@ impl Exchange {
     fn write_connection_field(&mut self, out: &mut Vec<u8>) {
         let draining = self.hub().draining.get();
         let mut held = self.wire.connection.lock();
-        self.wire.settle_request_body(&mut held);
+        let discard_bytes = self.hub().options.discard_bytes;
+        self.wire.settle_request_body(discard_bytes, &mut held);
         if held.close_after || !self.keep_alive || self.framing == Framing::Close || draining {
             held.close_after = true;
             out.extend_from_slice(b"Connection: close\r\n");

@@ -2,9 +2,8 @@
 
 use std::cell::Cell;
 
-/// A body block up to this size is copied behind the head, so that both leave in one send; above,
-/// it is sent from where it is, without the GIL.
-pub const JOIN_BYTES: usize = 64 * 1024;
+/// A buffer that a large block has made larger than this is freed again.
+const MOST_KEPT: usize = 256 * 1024;
 
 thread_local! {
     /// What the thread writes heads and small blocks into.
@@ -16,7 +15,7 @@ pub fn with_scratch<T>(work: impl FnOnce(&mut Vec<u8>) -> T) -> T {
     let mut out = SCRATCH.take();
     out.clear();
     let result = work(&mut out);
-    if out.capacity() <= 4 * JOIN_BYTES {
+    if out.capacity() <= MOST_KEPT {
         SCRATCH.set(out);
     }
     result

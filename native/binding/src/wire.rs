@@ -5,7 +5,7 @@ use crate::connection::{Connection, Held, NEVER};
 use crate::diary::Entry;
 use crate::hub::Hub;
 use crate::output::{COALESCED_BYTES, Flushed, Piece};
-use crate::sys::{self, Fd, MILLISECOND, Nanos, Readiness};
+use crate::sys::{self, Fd, Nanos, Readiness};
 use penstock_protocol::{Event, Head, Input, State, response};
 use pyo3::prelude::*;
 use pyo3::pybacked::PyBackedBytes;
@@ -14,16 +14,6 @@ use std::io;
 use std::sync::Arc;
 
 /// The most that one read of a streamed body takes.
-const RECEIVE_BYTES: usize = 64 * 1024;
-
-/// How long a thread waits for a client before it looks whether it was interrupted, or whether the
-/// response has ended meanwhile: then the input is no longer its own, and the leader may take it
-/// before the thread has woken.
-const LONGEST_WAIT: Nanos = 100 * MILLISECOND;
-
-/// An unread request body of at most so many bytes is read and dropped to keep the connection.
-const DISCARD_BYTES: u64 = 256 * 1024;
-
 /// Pipelined requests that are answered before it is others' turn.
 const ANSWERS_PER_TURN: u32 = 16;
 
@@ -88,7 +78,7 @@ impl Wire {
             drop(held);
             trace_interim(hub, &self.connection, "100 Continue");
         }
-        buffer.resize(RECEIVE_BYTES, 0);
+        buffer.resize(hub.options.receive_bytes, 0);
         let received = self.read_socket(buffer)?;
         if self.look(hub, buffer.get(..received).unwrap_or(&[]))? {
             return Ok(None);
@@ -184,22 +174,22 @@ impl Wire {
     /// Decide what becomes of a streamed body of which not all has been read.
     ///
     /// What is short is dropped later, for the connection's sake; otherwise the connection ends.
-    /// In no case is the rest of a body taken for a request.
-    pub fn settle_request_body(&self, held: &mut Held) {
+    /// `discard_bytes` counts as short. In no case is the rest of a body taken for a request.
+    pub fn settle_request_body(&self, discard_bytes: u64, held: &mut Held) {
         if self.body_over || held.parser.state() == State::Done {
             return;
         }
         let remaining = held.parser.body_remaining(held.carry.remaining().len());
-        if self.continue_owed || remaining.is_none_or(|remaining| remaining > DISCARD_BYTES) {
+        if self.continue_owed || remaining.is_none_or(|remaining| remaining > discard_bytes) {
             held.close_after = true;
         }
     }
 }
 
 /// Wait until the socket is readable; tell for how long, and whether it is.
-pub fn wait_for_input(connection: &Connection, patience: Nanos) -> (Nanos, bool) {
+pub fn wait_for_input(hub: &Hub, connection: &Connection, patience: Nanos) -> (Nanos, bool) {
     let before = sys::monotonic();
-    let most = patience.min(LONGEST_WAIT);
+    let most = patience.min(hub.options.wait_slice);
     let ready = sys::wait_until(&connection.socket, Readiness::Input, most).unwrap_or(true);
     (sys::monotonic() - before, patience > 0 && ready)
 }
@@ -298,7 +288,7 @@ impl<'a> RoomAwaited<'a> {
         let Self {
             hub, connection, ..
         } = *self;
-        let until = sys::monotonic().saturating_add(LONGEST_WAIT);
+        let until = sys::monotonic().saturating_add(hub.options.wait_slice);
         loop {
             let mut held = connection.lock();
             flush(connection, &mut held)?;

@@ -30,7 +30,7 @@ from penstock.transport.python.exchange import PythonExchange
 from penstock.transport.python.loop import Loop
 from penstock.transport.python.thread_slots import Hall, Seat
 
-TICK_SECONDS = 0.005
+CALM_TICK_SECONDS = 0.005
 """How often the tender looks while calls are fast: each look costs two thread switches. A slow
 call holds up its neighbours for up to twice as long, once."""
 
@@ -190,7 +190,7 @@ class Crew:
                 tick = 0.0
                 self._tender_alarm.acquire()
             else:
-                tick = ALERT_TICK_SECONDS if before < alert_until else TICK_SECONDS
+                tick = ALERT_TICK_SECONDS if before < alert_until else CALM_TICK_SECONDS
                 self._tender_alarm.acquire(timeout=tick)
             self._tender_asleep = False
             now = time.monotonic()
