@@ -9,25 +9,40 @@ import pytest
 from corpus.case import FOLLOWING, Case, chunked, get
 from corpus.vulnerabilities import CASES
 from penstock.http1 import ParserLimits, ProtocolError, RequestParser
+from support.batches import by_source, check_each
 from support.parsing import byte_by_byte, parse
 from support.parsing_cases import check, check_followed
 
-each_case = pytest.mark.parametrize("case", CASES, ids=lambda case: case.id)
+SOURCES = by_source(CASES)
+
+every_source = pytest.mark.parametrize("source", SOURCES)
 
 
-@each_case
-def test_fed_whole(case: Case) -> None:
+def check_whole(case: Case) -> None:
     check(case, parse([case.raw]))
 
 
-@each_case
-def test_fed_byte_by_byte(case: Case) -> None:
+def check_byte_by_byte(case: Case) -> None:
     check(case, parse(byte_by_byte(case.raw)))
 
 
-@each_case
-def test_with_bytes_behind_it(case: Case) -> None:
+def check_with_bytes_behind(case: Case) -> None:
     check_followed(case, parse([case.raw + FOLLOWING]))
+
+
+@every_source
+def test_fed_whole(source: str) -> None:
+    check_each(SOURCES[source], check_whole)
+
+
+@every_source
+def test_fed_byte_by_byte(source: str) -> None:
+    check_each(SOURCES[source], check_byte_by_byte)
+
+
+@every_source
+def test_with_bytes_behind_them(source: str) -> None:
+    check_each(SOURCES[source], check_with_bytes_behind)
 
 
 def test_every_case_has_a_name_of_its_own() -> None:

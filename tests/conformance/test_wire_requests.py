@@ -9,15 +9,11 @@ from dataclasses import dataclass
 import pytest
 
 import penstock
-from corpus import requests, vulnerabilities
 from corpus.case import FOLLOWING, Case
 from penstock.api import RunningServer
 from support.asking import check_answer, send
+from support.batches import EVERY_CASE, SENTINELS, check_each
 from support.serving import Recorder, connect, get
-
-CASES = [*requests.CASES, *vulnerabilities.CASES]
-
-each_case = pytest.mark.parametrize("case", CASES, ids=lambda case: case.id)
 
 
 @dataclass
@@ -27,47 +23,75 @@ class Target:
     server: RunningServer
     recorder: Recorder
 
+    def check_whole(self, case: Case) -> None:
+        with connect(self.server) as client:
+            send(client, case, case.raw, in_pieces=False)
+            check_answer(client, case)
 
-@pytest.fixture(scope="module", params=[1, 4], ids=["1 thread", "4 threads"])
-def target(transport: str, request: pytest.FixtureRequest) -> Iterator[Target]:
+    def check_byte_by_byte(self, case: Case) -> None:
+        with connect(self.server) as client:
+            send(client, case, case.raw, in_pieces=True)
+            check_answer(client, case)
+
+    def check_followed(self, case: Case) -> None:
+        self.recorder.targets.clear()
+        with connect(self.server) as client:
+            send(client, case, case.raw + FOLLOWING, in_pieces=False)
+            check_answer(client, case)
+            if case.status is None and case.keep_alive:
+                response = client.read_response()
+                assert response.status == 200
+                assert json.loads(response.body)["RAW_URI"] == "/following"
+                assert self.recorder.targets[-1] == "/following"
+            else:
+                assert client.read_to_end() == b""
+        with connect(self.server) as client:  # by now, it would have been called
+            client.send(get("/afterwards", "Connection: close"))
+            assert client.read_response().status == 200
+        wanted = case.status is None and case.keep_alive
+        assert self.recorder.targets.count("/following") == wanted
+        if case.status is not None:
+            assert self.recorder.targets == ["/afterwards"]
+
+
+def running(transport: str, threads: int) -> Iterator[Target]:
     recorder = Recorder()
-    with penstock.running(recorder, transport=transport, threads=request.param) as server:
+    with penstock.running(recorder, transport=transport, threads=threads) as server:
         yield Target(server, recorder)
 
 
-@each_case
-def test_case_fed_whole(target: Target, case: Case) -> None:
-    with connect(target.server) as client:
-        send(client, case, case.raw, in_pieces=False)
-        check_answer(client, case)
+@pytest.fixture(scope="module")
+def target(transport: str) -> Iterator[Target]:
+    yield from running(transport, threads=1)
 
 
-@each_case
-def test_case_fed_byte_by_byte(target: Target, case: Case) -> None:
-    with connect(target.server) as client:
-        send(client, case, case.raw, in_pieces=True)
-        check_answer(client, case)
+@pytest.fixture(scope="module")
+def threaded(transport: str) -> Iterator[Target]:
+    yield from running(transport, threads=4)
 
 
-@pytest.mark.parametrize(
-    "case", [case for case in CASES if not case.ends_early], ids=lambda case: case.id
-)
-def test_case_with_a_request_behind_it(target: Target, case: Case) -> None:
-    target.recorder.targets.clear()
-    with connect(target.server) as client:
-        send(client, case, case.raw + FOLLOWING, in_pieces=False)
-        check_answer(client, case)
-        if case.status is None and case.keep_alive:
-            response = client.read_response()
-            assert response.status == 200
-            assert json.loads(response.body)["RAW_URI"] == "/following"
-            assert target.recorder.targets[-1] == "/following"
-        else:
-            assert client.read_to_end() == b""
-    with connect(target.server) as client:  # by now, it would have been called
-        client.send(get("/afterwards", "Connection: close"))
-        assert client.read_response().status == 200
-    wanted = case.status is None and case.keep_alive
-    assert target.recorder.targets.count("/following") == wanted
-    if case.status is not None:
-        assert target.recorder.targets == ["/afterwards"]
+every_source = pytest.mark.parametrize("source", EVERY_CASE)
+
+
+@every_source
+def test_cases_fed_whole(target: Target, source: str) -> None:
+    check_each(EVERY_CASE[source], target.check_whole)
+
+
+@every_source
+def test_cases_with_a_request_behind_them(target: Target, source: str) -> None:
+    cases = [case for case in EVERY_CASE[source] if not case.ends_early]
+    check_each(cases, target.check_followed)
+
+
+@every_source
+def test_cases_fed_byte_by_byte(target: Target, source: str) -> None:
+    check_each(SENTINELS[source], target.check_byte_by_byte)
+
+
+@every_source
+def test_cases_to_four_threads(threaded: Target, source: str) -> None:
+    cases = SENTINELS[source]
+    check_each(cases, threaded.check_whole)
+    check_each(cases, threaded.check_byte_by_byte)
+    check_each([case for case in cases if not case.ends_early], threaded.check_followed)

@@ -122,7 +122,7 @@ def test_the_time_is_local_with_its_offset_as_apache_writes_it(expected: str) ->
         ("M", "1234"),
         ("D", "1234567"),
         ("L", "1.234567"),
-        ("p", f"<{os.getpid()}>"),
+        pytest.param("p", f"<{os.getpid()}>", id="p"),
         ("{X-Id}i", "42"),
         ("{Missing}i", "-"),
         ("{content-type}o", "text/plain"),
