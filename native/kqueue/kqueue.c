@@ -1,7 +1,8 @@
-/* A kqueue on top of epoll, as far as native/binding/src/sys/portable.rs uses one.
+/* kqueue(2) on top of epoll, as far as native/binding/src/sys/portable.rs uses it.
  *
- * For tests alone: with it, what macOS and the BSDs run is tested on Linux. It does what kqueue(2)
- * says: a socket's two directions are two events, and the end of one is EV_EOF in its event.
+ * For tests only: with it, the code for macOS and the BSDs is tested on Linux. It behaves as
+ * kqueue(2) says: the two directions of a socket are two events, and the end of a direction is
+ * EV_EOF in its event.
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -24,11 +25,11 @@ struct kevent {
     void *udata;
 };
 
-/* What a descriptor was added with; both directions of a socket have the same. */
+/* The udata that a descriptor was added with; both directions of a socket have the same one. */
 static void *tokens[DESCRIPTORS];
 
-/* An eventfd: what is EVFILT_USER there is a descriptor here. All kqueues have the same, since nobody
- * tells when one is closed; that a wake-up wakes the others as well does no harm. */
+/* The eventfd that stands for EVFILT_USER. All kqueues share it, because this code is not told when
+ * one is closed. A wake-up therefore wakes all of them, which does no harm. */
 static int waker = -1;
 
 __attribute__((constructor)) static void make_waker(void) {
@@ -59,42 +60,43 @@ static int apply(int queue, const struct kevent *change) {
         return epoll_ctl(queue, EPOLL_CTL_DEL, descriptor, NULL);
     if (!(change->flags & EV_CLEAR))
         return watch(queue, descriptor, EPOLLIN, change->udata);
-    if (change->filter == EVFILT_READ) /* the other direction comes next, for both */
+    if (change->filter == EVFILT_READ) /* the change for writing follows, and adds both */
         return 0;
     return watch(queue, descriptor, EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLET, change->udata);
 }
 
-static int told(struct kevent *events, const struct epoll_event *event) {
+/* Writes the kevents that `event` stands for, one for each direction, and returns their number. */
+static int translate(struct kevent *events, const struct epoll_event *event) {
     int count = 0;
-    uint32_t mask = event->events, over = EPOLLHUP | EPOLLERR;
+    uint32_t mask = event->events, ended = EPOLLHUP | EPOLLERR;
     struct kevent base = {.ident = (uintptr_t)event->data.fd, .udata = tokens[event->data.fd]};
-    if (mask & EPOLLERR) /* some error: to ask which would take it from the socket */
+    if (mask & EPOLLERR) /* any error: asking for the right one would clear it on the socket */
         base.fflags = ECONNRESET;
-    if (mask & (EPOLLIN | EPOLLRDHUP | over)) {
+    if (mask & (EPOLLIN | EPOLLRDHUP | ended)) {
         events[count] = base;
         events[count].filter = EVFILT_READ;
-        events[count++].flags = mask & (EPOLLRDHUP | over) ? EV_EOF : 0;
+        events[count++].flags = mask & (EPOLLRDHUP | ended) ? EV_EOF : 0;
     }
-    if (mask & (EPOLLOUT | over)) {
+    if (mask & (EPOLLOUT | ended)) {
         events[count] = base;
         events[count].filter = EVFILT_WRITE;
-        events[count++].flags = mask & over ? EV_EOF : 0;
+        events[count++].flags = mask & ended ? EV_EOF : 0;
     }
     return count;
 }
 
-int kevent(int queue, const struct kevent *changes, int given, struct kevent *events, int taken,
+int kevent(int queue, const struct kevent *changes, int given, struct kevent *events, int room,
            const struct timespec *timeout) {
     struct epoll_event ready[BATCH];
-    int at_once = taken / 2 < BATCH ? taken / 2 : BATCH, found, count = 0;
+    int at_once = room / 2 < BATCH ? room / 2 : BATCH, found, count = 0;
     for (int index = 0; index < given; index++)
         if (apply(queue, &changes[index]) < 0)
             return -1;
-    if (taken == 0)
+    if (room == 0)
         return 0;
     found = epoll_wait(queue, ready, at_once,
                        timeout ? (int)(timeout->tv_sec * 1000 + timeout->tv_nsec / 1000000) : -1);
     for (int index = 0; index < found; index++)
-        count += told(&events[count], &ready[index]);
+        count += translate(&events[count], &ready[index]);
     return found < 0 ? -1 : count;
 }

@@ -1,4 +1,4 @@
-//! A chunked body is read alike however it is split, and only content comes out of it.
+//! The result for a chunked body does not depend on how it is split, and only content comes out of it.
 #![no_main]
 
 #[path = "../../protocol/tests/support/mod.rs"]

@@ -1,4 +1,4 @@
-//! Every span of a head lies within its bytes, and holds what its part of the grammar allows.
+//! Every span of a head lies within its bytes, and holds only what its part of the grammar allows.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;

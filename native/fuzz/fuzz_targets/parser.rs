@@ -1,4 +1,4 @@
-//! Packets do not matter: requests that follow each other, in any split, with any limits.
+//! The result for pipelined requests does not depend on how the bytes are split, whatever the limits.
 #![no_main]
 
 #[path = "../../protocol/tests/support/mod.rs"]

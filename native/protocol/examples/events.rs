@@ -1,13 +1,13 @@
-//! Tells what the parser makes of bytes, for a test that holds another parser against it.
+//! Prints what the parser returns for given bytes, so that a test can compare another parser with it.
 //!
-//! Each line of the input is a case in JSON, and is answered by a line: for each way to split its
-//! bytes, what came out, and how much had to be kept from one block for the next. Bytes are text
-//! in latin-1.
+//! Each line of the input is a case in JSON. The program answers it with a line that has, for each
+//! way to split the case's bytes, what the parser returned and how many bytes had to be kept from
+//! one block to the next. Bytes are written as text in latin-1.
 #![allow(clippy::unwrap_used, clippy::panic, clippy::arithmetic_side_effects)]
 #![allow(
     clippy::indexing_slicing,
     clippy::expect_used,
-    reason = "a tool of the tests"
+    reason = "a tool for tests"
 )]
 
 #[path = "../tests/support/mod.rs"]

@@ -1,4 +1,5 @@
-//! Prints how many nanoseconds a head takes, by kinds of request; nothing judges the figures.
+//! Prints how many nanoseconds it takes to parse a head, for several kinds of request. No test
+//! checks the figures.
 //!
 //! `cargo run --release --example heads`
 #![allow(clippy::arithmetic_side_effects, reason = "figures for a human")]

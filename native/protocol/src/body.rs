@@ -7,11 +7,12 @@ use crate::input::Input;
 use crate::limits::Limits;
 use crate::lines::{Forbidden, end_of_line};
 
-const SIZE_DIGITS: usize = 16; // of a chunk: 64 bits, so that no reader of the same bytes overflows
+/// Hexadecimal digits of a chunk's size. They make 64 bits, which no other recipient overflows on.
+const SIZE_DIGITS: usize = 16;
 
-/// Fields that frame or route the message: to find them late is an attempt at smuggling.
+/// Fields that frame or route the message. In a trailer section they are a smuggling attempt.
 ///
-/// RFC 9110, section 6.5.1. Others that make no sense there are dropped, as all trailers are.
+/// RFC 9110, section 6.5.1. All other trailer fields are dropped.
 const FORBIDDEN_TRAILERS: [&[u8]; 6] = [
     b"content-length",
     b"transfer-encoding",
@@ -21,36 +22,36 @@ const FORBIDDEN_TRAILERS: [&[u8]; 6] = [
     b"expect",
 ];
 
-/// What a reader of bodies finds next.
+/// What a body reader returns.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Piece<'a> {
-    /// Content, freed of its framing; never empty.
+    /// Content without its framing; never empty.
     Data(&'a [u8]),
     /// The message has ended.
     End,
-    /// There is none before more is received.
+    /// More has to be received first.
     Incomplete,
 }
 
-/// The element of the grammar that comes next.
+/// The part of a chunked body that comes next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Step {
     Size,
     Content,
     ContentEnd,
     Trailer,
-    Over,
+    Ended,
 }
 
-/// Reads a body in chunks, checks its extensions and trailer fields, and drops those.
+/// Reads a chunked body. It checks the chunk extensions and trailer fields, and drops them.
 #[derive(Debug)]
 pub struct ChunkedReader {
     step: Step,
-    scanned: usize,  // of the input, up to here no line ends
-    size: u64,       // bytes of content announced so far
-    remaining: u64,  // of these in the chunk at hand, not yet consumed
-    overhead: usize, // bytes of extensions, then of trailers
-    trailers: usize, // their count
+    scanned: usize,  // no line ends before this index of the input
+    size: u64,       // bytes of content in all chunks announced so far
+    remaining: u64,  // bytes of the current chunk that are not yet consumed
+    overhead: usize, // bytes of chunk extensions, then of trailer fields
+    trailers: usize, // number of trailer fields
 }
 
 impl Default for ChunkedReader {
@@ -60,7 +61,7 @@ impl Default for ChunkedReader {
 }
 
 impl ChunkedReader {
-    /// A reader that is at the first chunk.
+    /// A reader at the first chunk.
     #[must_use]
     pub const fn new() -> Self {
         Self {
@@ -73,10 +74,11 @@ impl ChunkedReader {
         }
     }
 
-    /// The next piece of content in `input`, which has to begin with what the last call left.
+    /// Returns the next piece of content. `input` has to begin with what the last call left
+    /// unconsumed.
     ///
     /// # Errors
-    /// Where the framing breaks a rule or a limit. No call may follow that.
+    /// If the framing breaks a rule or a limit. After that, `read` may not be called again.
     pub fn read<'a>(
         &mut self,
         input: &mut Input<'a>,
@@ -91,7 +93,7 @@ impl ChunkedReader {
                 },
                 Step::ContentEnd => self.read_content_end(input)?,
                 Step::Trailer => self.read_trailer(input, limits)?,
-                Step::Over => return Ok(Piece::End),
+                Step::Ended => return Ok(Piece::End),
             };
             if !advanced {
                 return Ok(Piece::Incomplete);
@@ -160,7 +162,7 @@ impl ChunkedReader {
             return Ok(false);
         };
         if line.is_empty() {
-            self.step = Step::Over;
+            self.step = Step::Ended;
             return Ok(true);
         }
         self.trailers = self.trailers.saturating_add(1);
@@ -194,9 +196,9 @@ impl ChunkedReader {
     }
 }
 
-/// The size of a chunk, and the length of its extensions (RFC 9112, section 7.1).
+/// Returns the size of a chunk and the length of its extensions (RFC 9112, section 7.1).
 ///
-/// Blanks are allowed inside the extensions (section 7.1.1), but none next to the size.
+/// Blanks are allowed inside the extensions (section 7.1.1), but not next to the size.
 fn parse_chunk_line(line: &[u8]) -> Option<(u64, usize)> {
     let digits = line
         .iter()

@@ -1,6 +1,7 @@
 //! The Date field (RFC 9110, section 5.6.7).
 
-const DAYS: [&str; 7] = ["Thu", "Fri", "Sat", "Sun", "Mon", "Tue", "Wed"]; // the epoch's first
+/// The days of the week, from that of the epoch's first day on.
+const DAYS: [&str; 7] = ["Thu", "Fri", "Sat", "Sun", "Mon", "Tue", "Wed"];
 const MONTHS: [(&str, u64); 12] = [
     ("Jan", 31),
     ("Feb", 28),
@@ -15,10 +16,11 @@ const MONTHS: [(&str, u64); 12] = [
     ("Nov", 30),
     ("Dec", 31),
 ];
-const DAYS_IN_400_YEARS: u64 = 146_097; // after which the calendar repeats
-const LAST_SECOND: u64 = 253_402_300_799; // of the year 9999: there is no room for a fifth digit
+const DAYS_IN_400_YEARS: u64 = 146_097; // after these the calendar repeats
+/// The last second of the year 9999. The format has no room for a fifth digit.
+const LAST_SECOND: u64 = 253_402_300_799;
 
-/// `seconds` since the epoch as `Sun, 06 Nov 1994 08:49:37 GMT`.
+/// Returns `seconds` since the epoch as `Sun, 06 Nov 1994 08:49:37 GMT`.
 #[must_use]
 pub fn imf_fixdate(seconds: u64) -> String {
     let seconds = seconds.min(LAST_SECOND);
@@ -34,7 +36,7 @@ pub fn imf_fixdate(seconds: u64) -> String {
     )
 }
 
-/// Year, month and day of the month, `days` after the epoch.
+/// Returns year, month and day of the month of the day that is `days` after the epoch.
 #[expect(
     clippy::arithmetic_side_effects,
     reason = "no day is later than in the year 9999"

@@ -1,24 +1,25 @@
-//! The one error of the HTTP/1.1 parser, and everything a client can be told by it.
+//! The error type of the HTTP/1.1 parser, and every error that it returns.
 
 use std::fmt;
 
-/// What the client sent is no valid HTTP/1.1 request, or passes a limit.
+/// What the client sent is not a valid HTTP/1.1 request, or passes a limit.
 ///
-/// The connection must be closed after the answer. No text holds a byte that the client sent.
+/// The connection must be closed after the answer. No text in it holds a byte that the client
+/// sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ProtocolError {
     /// The HTTP status to answer with.
     pub status: u16,
     /// A short sentence for the client and for the log.
     pub reason: &'static str,
-    /// The section of the standard, empty if none is meant.
+    /// The section of the standard; empty if there is none.
     pub rule: &'static str,
-    /// The option that moves the limit, empty where it is none.
+    /// The setting that changes the limit; empty if the error is not about a limit.
     pub setting: &'static str,
 }
 
 impl ProtocolError {
-    /// An error that breaks a rule.
+    /// An error for a request that breaks a rule.
     #[must_use]
     pub const fn new(status: u16, reason: &'static str, rule: &'static str) -> Self {
         Self {
@@ -45,7 +46,7 @@ impl ProtocolError {
 }
 
 impl fmt::Display for ProtocolError {
-    /// The reason, and in brackets the setting or the rule behind it.
+    /// The reason, followed by the setting or else the rule in parentheses.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match (self.setting, self.rule) {
             ("", "") => f.write_str(self.reason),
@@ -60,7 +61,7 @@ macro_rules! errors {
     ($($name:ident = $make:ident($($argument:expr),+);)+) => {
         $(pub(crate) const $name: ProtocolError = ProtocolError::$make($($argument),+);)+
 
-        /// Every error that this crate can tell of.
+        /// Every error that this crate returns.
         pub const ALL: &[ProtocolError] = &[$($name),+];
     };
 }

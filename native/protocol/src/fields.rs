@@ -1,11 +1,12 @@
-//! Field lines, one by one and together (RFC 9112, sections 5 and 6).
+//! Field lines: each line by itself, and what all of a head say together (RFC 9112, sections 5
+//! and 6).
 
 use crate::error::{self, ProtocolError};
 use crate::grammar::{self, trim_end, trim_start};
 use crate::head::{Field, Head, Span, Version};
 use crate::limits::Limits;
 
-/// Where in a field line its name and its trimmed value are (RFC 9112, section 5).
+/// Returns where in a field line its name and its trimmed value are (RFC 9112, section 5).
 pub fn split_field(line: &[u8]) -> Result<Field, ProtocolError> {
     let colon = memchr::memchr(b':', line).ok_or(error::NO_COLON)?;
     let name = line.get(..colon).unwrap_or_default();
@@ -18,16 +19,16 @@ pub fn split_field(line: &[u8]) -> Result<Field, ProtocolError> {
     }
     let value = line.get(colon.saturating_add(1)..).unwrap_or_default();
     let start = line.len().saturating_sub(trim_start(value).len());
-    let end = start.max(trim_end(line).len()); // a value of blanks alone is trimmed from the front
+    let end = start.max(trim_end(line).len()); // a value of only blanks is trimmed from the front
     Ok(Field {
         name: Span::new(0, colon),
         value: Span::new(start, end),
     })
 }
 
-/// The fields that say something about the message itself.
+/// The fields that this parser acts on, as far as the lines read so far have them.
 #[derive(Default)]
-pub struct Seen {
+pub struct KnownFields {
     host: Option<Span>,
     content_length: Option<Span>,
     content_type: bool,
@@ -37,9 +38,10 @@ pub struct Seen {
     expect: bool,
 }
 
-impl Seen {
+impl KnownFields {
+    /// Refuses the repetition of fields of which one recipient may use the first line and another
+    /// one the last.
     #[inline]
-    /// Refuses fields whose repetition makes two readers see two different requests.
     pub const fn refuse_repeated(&self) -> Result<(), ProtocolError> {
         if self.repeated {
             Err(error::REPEATED_FIELD)
@@ -48,8 +50,8 @@ impl Seen {
         }
     }
 
-    /// Takes notice of a field line.
-    pub fn note(&mut self, name: &[u8], value: Span) {
+    /// Records a field line.
+    pub fn record(&mut self, name: &[u8], value: Span) {
         match name.len() {
             4 if name.eq_ignore_ascii_case(b"host") => {
                 self.repeated |= self.host.replace(value).is_some();
@@ -69,40 +71,40 @@ impl Seen {
     }
 }
 
-/// Finds out what the fields of a head say together, and whether they may.
-pub fn conclude(
+/// Checks the fields of a head against each other, and writes what they say together into `head`.
+pub fn interpret(
     bytes: &[u8],
-    seen: &Seen,
+    known: &KnownFields,
     limits: &Limits,
     head: &mut Head,
 ) -> Result<(), ProtocolError> {
     let old = head.version == Version::Http10;
-    match seen.host.map(|host| host.of(bytes)) {
+    match known.host.map(|host| host.of(bytes)) {
         None if !old => return Err(error::NO_HOST),
         Some(host) if !(old && host.is_empty() || grammar::is_host(host)) => {
             return Err(error::BAD_HOST);
         }
         _ => {}
     }
-    head.chunked = seen.transfer_encoding;
+    head.chunked = known.transfer_encoding;
     head.content_length = None;
-    if seen.transfer_encoding {
+    if known.transfer_encoding {
         if old {
             return Err(error::CODING_IN_1_0);
         }
-        if seen.content_length.is_some() {
+        if known.content_length.is_some() {
             return Err(error::LENGTH_AND_CODING);
         }
         check_transfer_encoding(bytes, head)?;
-    } else if let Some(length) = seen.content_length {
+    } else if let Some(length) = known.content_length {
         head.content_length = Some(parse_content_length(length.of(bytes), limits.body)?);
     }
     head.body_expected = head.chunked || head.content_length.is_some_and(|length| length > 0);
     head.keep_alive = !old;
-    if seen.connection {
+    if known.connection {
         head.keep_alive = asks_keep_alive(bytes, head);
     }
-    head.expect_continue = seen.expect && asks_continue(bytes, head)? && head.body_expected;
+    head.expect_continue = known.expect && asks_continue(bytes, head)? && head.body_expected;
     Ok(())
 }
 
@@ -122,7 +124,7 @@ fn parse_content_length(value: &[u8], most: u64) -> Result<u64, ProtocolError> {
     Ok(length)
 }
 
-/// Refuses a body that is not chunked and nothing else (RFC 9112, sections 6.1 and 6.3).
+/// Refuses every Transfer-Encoding except a single `chunked` (RFC 9112, sections 6.1 and 6.3).
 fn check_transfer_encoding(bytes: &[u8], head: &Head) -> Result<(), ProtocolError> {
     let mut codings = head.members(bytes, b"transfer-encoding").peekable();
     let mut others = 0_usize;
@@ -134,7 +136,7 @@ fn check_transfer_encoding(bytes: &[u8], head: &Head) -> Result<(), ProtocolErro
                 (false, _) => Err(error::BAD_CODING),
             };
         }
-        // `identity` is no coding since RFC 7230, and some recipients let it undo `chunked`.
+        // `identity` is not a coding since RFC 7230, and some recipients let it undo `chunked`.
         let name = coding.split(|&byte| byte == b';').next().map(trim_end);
         let name = name.unwrap_or_default();
         if name.eq_ignore_ascii_case(b"chunked")
@@ -148,7 +150,7 @@ fn check_transfer_encoding(bytes: &[u8], head: &Head) -> Result<(), ProtocolErro
     Err(error::BAD_CODING)
 }
 
-/// Tells whether the connection may persist (RFC 9112, section 9.3).
+/// Returns true if the client lets the connection persist (RFC 9112, section 9.3).
 fn asks_keep_alive(bytes: &[u8], head: &Head) -> bool {
     let mut keep_alive = head.version == Version::Http11;
     for option in head.members(bytes, b"connection") {
@@ -160,7 +162,7 @@ fn asks_keep_alive(bytes: &[u8], head: &Head) -> bool {
     keep_alive
 }
 
-/// Tells whether the client waits for a 100; an HTTP/1.0 client gets none.
+/// Returns true if the client may wait for a 100. An HTTP/1.0 client is never sent one.
 fn asks_continue(bytes: &[u8], head: &Head) -> Result<bool, ProtocolError> {
     let mut asks = false;
     for member in head.members(bytes, b"expect") {

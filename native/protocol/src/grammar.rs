@@ -1,4 +1,4 @@
-//! The grammar of a request, each rule beside its section.
+//! The grammar of a request. Each rule names its section of the standard.
 
 use std::net::Ipv6Addr;
 
@@ -69,20 +69,20 @@ pub fn is_token(text: &[u8]) -> bool {
     !text.is_empty() && text.iter().all(|&byte| is_token_byte(byte))
 }
 
-/// RFC 9112, section 3.2: visible ASCII without `#` and `\`.
+/// RFC 9112, section 3.2: visible ASCII except `#` and `\`.
 ///
-/// Wider than RFC 3986, since browsers send `{`, `|` or `"` as they are and no two parsers
-/// read them differently. A fragment or a backslash they do.
+/// Wider than RFC 3986, because browsers send `{`, `|` and `"` without encoding them, and all
+/// parsers read those alike. They do not read a fragment or a backslash alike.
 #[inline]
 pub fn is_target_byte(byte: u8) -> bool {
     is(byte, TARGET)
 }
 
-/// `uri-host [ ":" port ]` (RFC 9112, section 3.2), not empty.
+/// Returns true for `uri-host [ ":" port ]` (RFC 9112, section 3.2) that is not empty.
 ///
-/// What is no address or no port of TCP is refused beyond the letter of the grammar: libraries
-/// that applications look at their own URL with raise for it. Of the IP-literals (RFC 3986,
-/// section 3.2.2) IPvFuture is refused, since no version but 6 was ever defined.
+/// It refuses more than the grammar does: an IP-literal that is not an address, and a port above
+/// 65535. The libraries with which applications parse their own URL raise for those. IPvFuture
+/// (RFC 3986, section 3.2.2) is refused because no version except 6 was ever defined.
 pub fn is_host(text: &[u8]) -> bool {
     let rest = match text {
         [b'[', literal @ ..] => after_ip_literal(literal),
@@ -95,7 +95,7 @@ pub fn is_host(text: &[u8]) -> bool {
     }
 }
 
-/// At most five digits, none among them, of a number that is a port.
+/// Returns true for a number up to 65535 in at most five digits, and for no digits at all.
 fn is_port(text: &[u8]) -> bool {
     let number = text.iter().try_fold(0_u16, |number, digit| {
         let digit = digit.is_ascii_digit().then_some(digit & 0x0f)?;
@@ -104,7 +104,8 @@ fn is_port(text: &[u8]) -> bool {
     text.len() <= 5 && number.is_some()
 }
 
-/// No zone is allowed in it: that means nothing to another machine.
+/// Returns what follows an IPv6 address and its `]`. A zone is refused: it has no meaning on
+/// another machine.
 fn after_ip_literal(text: &[u8]) -> Option<&[u8]> {
     let end = text.iter().position(|&byte| byte == b']')?;
     let (literal, rest) = text.split_at_checked(end)?;
@@ -127,7 +128,10 @@ fn after_reg_name(text: &[u8]) -> Option<&[u8]> {
     (rest.len() < text.len()).then_some(rest)
 }
 
-/// RFC 9112, section 7: a coding and its parameters (quoted values are not worth a 501).
+/// RFC 9112, section 7: a coding and its parameters.
+///
+/// Parameters with quoted values are refused. The only difference is that the client gets a 400
+/// instead of a 501.
 pub fn is_transfer_coding(text: &[u8]) -> bool {
     let mut parts = text.split(|&byte| byte == b';');
     let name = parts.next().unwrap_or_default();
@@ -142,8 +146,8 @@ pub fn is_transfer_coding(text: &[u8]) -> bool {
         })
 }
 
-/// RFC 9112, section 7.1.1: `*( ";" name [ "=" value ] )`, with blanks around each part, but
-/// none before the first `;`.
+/// RFC 9112, section 7.1.1: `*( ";" name [ "=" value ] )`, with blanks around each part but not
+/// before the first `;`.
 pub fn is_chunk_extensions(text: &[u8]) -> bool {
     let mut rest = text;
     while let [b';', after @ ..] = rest {
@@ -174,7 +178,7 @@ fn after_token(text: &[u8]) -> Option<&[u8]> {
     if end == 0 { None } else { text.get(end..) }
 }
 
-/// RFC 9110, section 5.6.4: what follows a quoted-string whose opening quote is gone.
+/// RFC 9110, section 5.6.4: what follows a quoted-string; `text` begins after its opening quote.
 fn after_quoted(text: &[u8]) -> Option<&[u8]> {
     let mut rest = text;
     loop {
@@ -187,7 +191,7 @@ fn after_quoted(text: &[u8]) -> Option<&[u8]> {
     }
 }
 
-/// RFC 9110, section 5.5: no field value, and nothing else in a head, may hold these.
+/// RFC 9110, section 5.5: a byte that neither a field value nor any other part of a head may hold.
 pub const fn is_control(byte: u8) -> bool {
     byte.is_ascii_control() && byte != b'\t'
 }
@@ -196,7 +200,7 @@ const fn is_blank(byte: u8) -> bool {
     byte == b' ' || byte == b'\t'
 }
 
-/// Takes the blanks off the front: SP and HTAB alone (RFC 9110, section 5.6.3).
+/// Removes blanks at the start: only SP and HTAB (RFC 9110, section 5.6.3).
 #[inline]
 pub fn trim_start(mut text: &[u8]) -> &[u8] {
     while let [first, rest @ ..] = text {
@@ -208,7 +212,7 @@ pub fn trim_start(mut text: &[u8]) -> &[u8] {
     text
 }
 
-/// Takes the blanks off the end.
+/// Removes blanks at the end.
 #[inline]
 pub fn trim_end(mut text: &[u8]) -> &[u8] {
     while let [rest @ .., last] = text {
@@ -220,12 +224,12 @@ pub fn trim_end(mut text: &[u8]) -> &[u8] {
     text
 }
 
-/// Takes the blanks off both ends.
+/// Removes blanks at both ends.
 pub fn trim(text: &[u8]) -> &[u8] {
     trim_start(trim_end(text))
 }
 
-/// The members of a comma-separated list, trimmed, empty ones among them.
+/// Returns the trimmed members of a comma-separated list, empty ones included.
 pub fn members(value: &[u8]) -> impl Iterator<Item = &[u8]> {
     value.split(|&byte| byte == b',').map(trim)
 }

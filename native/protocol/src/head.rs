@@ -1,4 +1,4 @@
-//! What a head says.
+//! The content of a request's head.
 
 use std::borrow::Cow;
 use std::collections::HashMap;
@@ -10,7 +10,7 @@ use crate::grammar::members;
 pub struct Span {
     /// The index of the first byte.
     pub start: usize,
-    /// The index behind the last byte.
+    /// The index after the last byte.
     pub end: usize,
 }
 
@@ -27,7 +27,7 @@ impl Span {
         Self::new(self.start.saturating_sub(by), self.end.saturating_sub(by))
     }
 
-    /// These bytes of `head`; empty if it has fewer.
+    /// Returns these bytes of `head`; empty if it has fewer.
     #[must_use]
     #[inline]
     pub fn of(self, head: &[u8]) -> &[u8] {
@@ -35,7 +35,7 @@ impl Span {
     }
 }
 
-/// The version that a request is treated as.
+/// The protocol version of a request.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Version {
     /// HTTP/1.0.
@@ -56,12 +56,12 @@ impl Version {
     }
 }
 
-/// A field line: a name in the case that it was sent in, and a value freed of blanks around it.
+/// A field line: a name as it was sent, and a value without the blanks around it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Field {
     /// A token.
     pub name: Span,
-    /// Text in latin-1, without control characters but HTAB; it may be empty.
+    /// Text in latin-1 that holds no control character except HTAB; it may be empty.
     pub value: Span,
 }
 
@@ -81,39 +81,40 @@ impl Field {
     }
 }
 
-/// What a complete and valid head says. One can serve for any number of requests.
+/// What a complete and valid head says. One value can be reused for any number of requests.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Head {
-    /// A token of at most 32 bytes, in the case it was sent in.
+    /// A token of at most 32 bytes, as it was sent.
     pub method: Span,
-    /// The request target exactly as received.
+    /// The request target as it was sent.
     pub target: Span,
     /// The version to answer in.
     pub version: Version,
-    /// The target's path, undecoded; empty where an absolute-form has none ([`Head::path`]).
+    /// The target's path, not decoded; empty if an absolute-form has none (see [`Head::path`]).
     pub path: Span,
-    /// What follows the target's first `?`, undecoded; empty if nothing does.
+    /// What follows the target's first `?`, not decoded; empty if nothing does.
     pub query: Span,
-    /// Of an absolute-form target: it replaces the value of Host (RFC 9112, section 3.2.2).
+    /// The authority of an absolute-form target. It replaces the value of Host (RFC 9112, section
+    /// 3.2.2).
     pub authority: Option<Span>,
-    /// The field lines in their order, repeated ones among them.
+    /// All field lines in the order in which they were sent, repeated ones included.
     pub fields: Vec<Field>,
     /// The value of Content-Length in bytes; None if there is no such field.
     pub content_length: Option<u64>,
-    /// Whether the body comes in chunks.
+    /// Whether the body is chunked.
     pub chunked: bool,
     /// Whether the client lets the connection persist.
     pub keep_alive: bool,
-    /// Whether the client may hold its body back until it sees `100 Continue`.
+    /// Whether the client may wait for `100 Continue` before it sends the body.
     pub expect_continue: bool,
-    /// Whether body bytes follow, as far as the head can tell (an empty chunked body may).
+    /// Whether a body follows. True for a chunked body too, which may turn out to be empty.
     pub body_expected: bool,
     /// Names the fields among those that a [`crate::Memory`] holds; 0 where it holds them not.
     pub recalled: u64,
 }
 
 impl Head {
-    /// The target's path, undecoded; `/` where it is empty, `*` for `OPTIONS *`.
+    /// Returns the target's path, not decoded; `/` if it is empty, `*` for `OPTIONS *`.
     #[must_use]
     pub fn path<'a>(&self, head: &'a [u8]) -> &'a [u8] {
         match self.path.of(head) {
@@ -122,10 +123,10 @@ impl Head {
         }
     }
 
-    /// Lower-case names and values, in the order of each name's first line: repeated fields
-    /// joined by their [`separator`], Host replaced by the target's authority.
+    /// Returns lower-case names and values in the order of each name's first line. The values of
+    /// repeated fields are joined by their [`separator`]; an authority in the target replaces Host.
     ///
-    /// Convenient, and not made for speed. RFC 9110, section 5.3.
+    /// Not made for speed. RFC 9110, section 5.3.
     #[must_use]
     pub fn joined_fields<'a>(&self, head: &'a [u8]) -> Vec<(Vec<u8>, Cow<'a, [u8]>)> {
         let mut joined: Vec<(Vec<u8>, Cow<'a, [u8]>)> = Vec::new();
@@ -157,7 +158,8 @@ impl Head {
         joined
     }
 
-    /// The members of a list field, over all of its lines. Equal to those of the joined value.
+    /// Returns the members of a list field over all of its lines: the same as those of the joined
+    /// value.
     pub(crate) fn members<'a>(
         &self,
         head: &'a [u8],
@@ -170,9 +172,10 @@ impl Head {
     }
 }
 
-/// What stands between the values of repeated fields; `name` is in lower case.
+/// Returns what joins the values of repeated fields; `name` is in lower case.
 ///
-/// RFC 9110, section 5.3; RFC 9113, section 8.2.3: a comma is a part of a cookie's value.
+/// A comma (RFC 9110, section 5.3), but not for `cookie`, where a comma can be a part of the value
+/// (RFC 9113, section 8.2.3).
 #[must_use]
 pub fn separator(name: &[u8]) -> &'static [u8] {
     if name == b"cookie" { b"; " } else { b"," }

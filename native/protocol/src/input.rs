@@ -1,13 +1,13 @@
-//! The bytes that a parser looks at, and those that one packet leaves over for the next.
+//! The bytes that a parser looks at, and those that it leaves unconsumed until more arrive.
 
-/// A block of received bytes, of which a part has been consumed.
+/// A block of received bytes, and how much of it has been consumed.
 #[derive(Clone, Copy, Debug)]
 pub struct Input<'a> {
     rest: &'a [u8],
 }
 
 impl<'a> Input<'a> {
-    /// Nothing of `block` is consumed yet.
+    /// An input of which nothing has been consumed.
     #[must_use]
     pub const fn new(block: &'a [u8]) -> Self {
         Self { rest: block }
@@ -27,37 +27,37 @@ impl<'a> Input<'a> {
     }
 }
 
-/// What a connection has received and not consumed; it holds no memory while that is nothing.
+/// What a connection has received and not consumed. An empty one holds no heap memory.
 ///
-/// The loop reads into a buffer of its own, and copies here only what the parser left over:
+/// The event loop reads into its own buffer, and copies here only what the parser did not consume:
 ///
 /// ```
 /// # use penstock_protocol::{Carry, Input};
 /// # let (mut carry, received) = (Carry::default(), &b"GET /"[..]);
-/// let block = carry.join(received); // `received` itself, if nothing was left over before
+/// let block = carry.join(received); // `received` itself, if nothing was left before
 /// let mut input = Input::new(block);
 /// // ... take events from a parser ...
 /// let left = input.remaining().len();
 /// carry.keep(received, left);
 /// ```
 ///
-/// All copying is linear in what passes through, however it is split.
+/// Copying is linear in the number of received bytes, however they are split into packets.
 #[derive(Debug, Default)]
 pub struct Carry {
     bytes: Vec<u8>,
-    start: usize, // what is before has been consumed
+    start: usize, // the bytes before this index have been consumed
 }
 
 impl Carry {
-    /// What was left over.
+    /// The bytes that have not been consumed.
     #[must_use]
     pub fn remaining(&self) -> &[u8] {
         self.bytes.get(self.start..).unwrap_or_default()
     }
 
-    /// What was left over with `received` behind it: the next block to look at.
+    /// The unconsumed bytes followed by `received`: the next block to parse.
     ///
-    /// [`Carry::keep`] is to be called before the next `join`.
+    /// The caller calls [`Carry::keep`] before the next `join`.
     pub fn join<'a>(&'a mut self, received: &'a [u8]) -> &'a [u8] {
         if self.bytes.is_empty() {
             return received;
@@ -73,7 +73,7 @@ impl Carry {
     /// Keeps the last `left` bytes of the block that `join` returned for the same `received`.
     pub fn keep(&mut self, received: &[u8], left: usize) {
         if left == 0 {
-            *self = Self::default(); // an idle connection must not hold on to memory
+            *self = Self::default(); // an idle connection must not hold memory
         } else if self.bytes.is_empty() {
             let from = received.len().saturating_sub(left);
             self.bytes

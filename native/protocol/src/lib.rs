@@ -1,11 +1,11 @@
 //! HTTP/1.1 without sockets: bytes to events, and responses to bytes.
 //!
-//! Nothing here knows of a socket, a thread, a clock, a logger or of Python. The package
-//! `penstock.http1` is the readable reference: same limits, same answers, same words.
+//! Nothing here uses a socket, a thread, a clock, a logger or Python. The package
+//! `penstock.http1` is the readable reference: it has the same limits, answers and error texts.
 //!
-//! The way of a request is [`Parser`]: it looks at bytes that its caller holds ([`Input`]), tells
-//! what they mean ([`Event`]), and holds none itself. What a packet leaves over, the caller
-//! keeps in a [`Carry`].
+//! A request is read by [`Parser`]. It looks at bytes that its caller holds ([`Input`]), returns
+//! what they mean ([`Event`]), and stores none of them. The caller keeps the bytes that one packet
+//! leaves unconsumed in a [`Carry`].
 
 #![forbid(unsafe_code)]
 #![cfg_attr(

@@ -1,19 +1,22 @@
-//! What a request may cost before it is refused.
+//! The limits of one request.
 
-/// The bounds of one request. Every one of them holds before the line that breaks it ends.
+/// The limits of one request. A line that passes one is refused before the line has ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
-    /// Bytes of the request line without its CRLF; 414 above. RFC 9112, section 3, wants 8000.
+    /// Bytes of the request line without its CRLF; 414 above. RFC 9112, section 3, asks for at
+    /// least 8000.
     pub request_line: usize,
     /// Field lines of a head, and of a trailer section; 431 above. Browsers send 10 to 30.
     pub fields: usize,
-    /// Bytes of one field line without its CRLF; 431 above. Holds two cookies of full size.
+    /// Bytes of one field line without its CRLF; 431 above. Two cookies of full size fit.
     pub field_size: usize,
-    /// Bytes of a whole head with its last CRLF; 431 above. Bounds a connection's memory.
+    /// Bytes of a whole head with its last CRLF; 431 above. This bounds a connection's memory.
     pub head: usize,
-    /// Bytes of all chunk extensions of one body, and again of its trailer section; 400 above.
+    /// Bytes of all chunk extensions of one body, and also of its trailer section; 400 above.
+    ///
+    /// Both are hardly ever used: the limit only stops a client that sends them without end.
     pub chunk_overhead: usize,
-    /// Bytes of a body's content, whichever way it is framed; 413 above. A big upload fits.
+    /// Bytes of a body's content, however it is framed; 413 above. A large upload fits.
     pub body: u64,
 }
 

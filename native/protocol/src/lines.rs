@@ -1,14 +1,14 @@
-//! The only place that looks for the end of a line.
+//! Finding the end of a line. Nothing else in this crate searches for one byte by byte.
 
 use crate::error::{self, ProtocolError};
 use crate::grammar::is_control;
 
-/// Which bytes end or break a line.
+/// The bytes that end a line or are not allowed in it.
 #[derive(Clone, Copy)]
 pub enum Forbidden {
-    /// RFC 9110, section 5.5: control characters but HTAB.
+    /// In any line: control characters except HTAB (RFC 9110, section 5.5).
     Controls,
-    /// RFC 9112, section 3: all but visible ASCII and spaces, in a request line.
+    /// In a request line: all except visible ASCII and spaces (RFC 9112, section 3).
     NotAscii,
 }
 
@@ -21,11 +21,14 @@ impl Forbidden {
     }
 }
 
-/// Where in `bytes` the line that begins at `start` ends; None while it is incomplete.
+/// Returns the index in `bytes` at which the line that begins at `start` ends; None while the line
+/// is incomplete.
 ///
-/// `scanned` remembers up to where no line ends, so that no byte is looked at twice. A line of
-/// more than `limit` bytes is `too_long`, and a byte that is `forbidden` breaks it: whichever
-/// comes first, as soon as it is there.
+/// `scanned` is the index before which no line ends: no byte is looked at twice.
+///
+/// # Errors
+/// `too_long` for a line of more than `limit` bytes, and an error for a byte that is `forbidden`:
+/// the one that comes first in the line, as soon as its byte has been received.
 pub fn end_of_line(
     bytes: &[u8],
     start: usize,
@@ -50,9 +53,9 @@ pub fn end_of_line(
     }
 }
 
-/// The first control character but HTAB.
+/// Returns the index of the first control character that is not HTAB.
 ///
-/// Eight bytes at a time: this is where a head's parsing spends its time.
+/// It looks at eight bytes at a time, because parsing a head spends most of its time here.
 #[inline]
 pub fn find_control(bytes: &[u8]) -> Option<usize> {
     let mut base: usize = 0;
@@ -78,9 +81,9 @@ pub fn find_control(bytes: &[u8]) -> Option<usize> {
     Some(base.saturating_add(offset))
 }
 
-/// The high bit of each of the eight bytes that is below 0x20 or is 0x7f.
+/// Sets the high bit of each of the eight bytes that is below 0x20 or is 0x7f.
 ///
-/// Only the lowest one is sure: a subtraction may borrow from the bytes above it.
+/// Only the lowest bit that is set is reliable: the subtraction may borrow from the bytes above.
 #[inline]
 const fn suspects(word: u64) -> u64 {
     const ONES: u64 = 0x0101_0101_0101_0101;

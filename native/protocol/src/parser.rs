@@ -15,40 +15,40 @@ use crate::limits::Limits;
 use crate::recall::Memory;
 use crate::scan::{self, Scan};
 
-/// What the parser reports.
+/// What the parser returns.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Event<'a> {
-    /// A complete and valid head. What it says is in the [`Head`] that was passed in, whose
-    /// spans are ranges of these bytes.
+    /// The bytes of a complete and valid head. The [`Head`] that was passed in holds what it says;
+    /// its spans are ranges of these bytes.
     Request(&'a [u8]),
-    /// A piece of the body, freed of its framing; never empty.
+    /// A piece of the body without its framing; never empty.
     Data(&'a [u8]),
     /// The request is complete. Trailer fields were checked and dropped.
     EndOfMessage,
-    /// There is no event before more is received, or the end of it.
+    /// More has to be received, or the end of the input, before there is another event.
     NeedData,
-    /// The client closed between two requests, and there will be no other.
+    /// The client closed between two requests: there are no more events.
     ConnectionClosed,
 }
 
 /// Where in a request the parser is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum State {
-    /// No byte of a request was seen.
+    /// No byte of a request has been received.
     Idle,
-    /// Part of a head was seen.
+    /// A part of a head has been received.
     Head,
-    /// The head was handed out; the message has not ended.
+    /// The head has been returned; the message has not ended.
     Body,
     /// The message has ended; [`Parser::start_next_request`] begins another.
     Done,
-    /// The client broke a rule or a limit; nothing it sends is looked at any more.
+    /// The client broke a rule or a limit; the parser discards everything it sends after that.
     Failed,
     /// The client closed the connection between two requests.
     Closed,
 }
 
-/// [`Parser::start_next_request`] was called in this state, in which a request is not over.
+/// [`Parser::start_next_request`] was called in this state, in which a request has not ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct WrongState(pub State);
 
@@ -60,25 +60,29 @@ impl std::fmt::Display for WrongState {
 
 impl std::error::Error for WrongState {}
 
+/// Where in a request the parser is, with what it needs to know there.
 #[derive(Debug)]
-enum Stage {
+enum Position {
     Head { scan: Scan, begun: bool },
-    Length(u64), // bytes of the body not handed out yet; 0 where there is none
+    Length(u64), // bytes of the body that have not been returned yet; 0 if there is no body
     Chunked(ChunkedReader),
     Done,
     Failed(ProtocolError),
     Closed,
 }
 
-/// Reads the requests of one connection; holds a few numbers, and no bytes.
+/// Reads the requests of one connection. It stores a few numbers and no received bytes.
 ///
-/// It accepts what RFC 9112 allows a client to send and nothing else, whatever the packets
-/// that bring it: the events, joined, depend on the bytes alone. All work is linear in them.
+/// It accepts what RFC 9112 allows a client to send, and nothing else. The events, with the pieces
+/// of a body joined, depend only on the bytes and not on how packets split them. All work is
+/// linear in the number of bytes.
 #[derive(Debug)]
 pub struct Parser {
-    stage: Stage,
-    request_line: usize, // length of the one at the start of the input, where it is known
-    sound: usize,        // size of a head there in which every line is sound
+    position: Position,
+    request_line: usize, // length of the request line at the start of the input; 0 if unknown
+    /// Size of the head at the start of the input, if it was refused although each of its lines is
+    /// well-formed; otherwise 0.
+    well_formed: usize,
     eof: bool,
 }
 
@@ -93,12 +97,12 @@ impl Parser {
     #[must_use]
     pub const fn new() -> Self {
         Self {
-            stage: Stage::Head {
+            position: Position::Head {
                 scan: Scan::new(),
                 begun: false,
             },
             request_line: 0,
-            sound: 0,
+            well_formed: 0,
             eof: false,
         }
     }
@@ -106,29 +110,30 @@ impl Parser {
     /// Where in a request the parser is.
     #[must_use]
     pub const fn state(&self) -> State {
-        match self.stage {
-            Stage::Head { begun: false, .. } => State::Idle,
-            Stage::Head { begun: true, .. } => State::Head,
-            Stage::Length(_) | Stage::Chunked(_) => State::Body,
-            Stage::Done => State::Done,
-            Stage::Failed(_) => State::Failed,
-            Stage::Closed => State::Closed,
+        match self.position {
+            Position::Head { begun: false, .. } => State::Idle,
+            Position::Head { begun: true, .. } => State::Head,
+            Position::Length(_) | Position::Chunked(_) => State::Body,
+            Position::Done => State::Done,
+            Position::Failed(_) => State::Failed,
+            Position::Closed => State::Closed,
         }
     }
 
-    /// Bytes of the body that are still to be received, where `buffered` are there and not
-    /// consumed; None where that is not known.
+    /// Returns how many bytes of the body are still to be received, if `buffered` bytes have been
+    /// received and not consumed; None if that is not known.
     #[must_use]
     pub const fn body_remaining(&self, buffered: usize) -> Option<u64> {
-        match self.stage {
-            Stage::Done => Some(0),
-            Stage::Length(remaining) => Some(remaining.saturating_sub(buffered as u64)),
+        match self.position {
+            Position::Done => Some(0),
+            Position::Length(remaining) => Some(remaining.saturating_sub(buffered as u64)),
             _ => None,
         }
     }
 
-    /// The request line of a head of which only a part is there, or which was refused; empty
-    /// before it is complete. `input` is what the last call of [`Parser::next_event`] left over.
+    /// Returns the request line of a head that is incomplete or was refused; empty while the line
+    /// itself is incomplete. `input` is what the last call of [`Parser::next_event`] left
+    /// unconsumed.
     #[must_use]
     pub fn request_line<'a>(&self, input: &Input<'a>) -> &'a [u8] {
         input
@@ -137,56 +142,60 @@ impl Parser {
             .unwrap_or_default()
     }
 
-    /// The bytes of a head that was refused although every line of it is sound, for logs: the
-    /// `head` that was passed in then has its fields. `input` is what that call left over.
+    /// Returns the bytes of a head that was refused although every line of it is well-formed. The
+    /// `head` that was passed in then has its fields. For logs. `input` is what the call that
+    /// failed left unconsumed.
     #[must_use]
     pub fn refused_head<'a>(&self, input: &Input<'a>) -> Option<&'a [u8]> {
-        match self.stage {
-            Stage::Failed(_) if self.sound > 0 => input.remaining().get(..self.sound),
+        match self.position {
+            Position::Failed(_) if self.well_formed > 0 => {
+                input.remaining().get(..self.well_formed)
+            }
             _ => None,
         }
     }
 
-    /// Takes notice that the client will send no more than what was received.
+    /// Records that the client has closed its side: it sends no more than what was received.
     pub const fn receive_eof(&mut self) {
         self.eof = true;
     }
 
-    /// The next event in `input`, of which it consumes what it needs no more.
+    /// Returns the next event in `input`, and consumes the bytes that it no longer needs.
     ///
-    /// `input` has to begin with what the last call left over. The bytes of an incomplete head
-    /// are left over; for [`Event::Request`], `head` is written anew.
+    /// `input` has to begin with what the last call left unconsumed, such as the bytes of an
+    /// incomplete head. With [`Event::Request`], all of `head` has been overwritten.
     ///
     /// # Errors
-    /// Where the client broke a rule or a limit, and the same one ever after: answer it, and
-    /// close. The first time nothing is consumed, for [`Parser::request_line`].
+    /// If the client broke a rule or a limit; every later call returns the same error. The caller
+    /// answers with it and closes the connection. The first call that fails consumes nothing, so
+    /// that [`Parser::request_line`] still finds its bytes.
     pub fn next_event<'a>(
         &mut self,
         input: &mut Input<'a>,
         limits: &Limits,
         head: &mut Head,
     ) -> Result<Event<'a>, ProtocolError> {
-        let event = match self.stage {
-            Stage::Head { .. } => self.next_of_head(input, limits, head),
-            Stage::Length(_) | Stage::Chunked(_) => self.next_of_body(input, limits),
-            Stage::Done => Ok(Event::EndOfMessage),
-            Stage::Closed => Ok(Event::ConnectionClosed),
-            Stage::Failed(error) => {
+        let event = match self.position {
+            Position::Head { .. } => self.next_of_head(input, limits, head),
+            Position::Length(_) | Position::Chunked(_) => self.next_of_body(input, limits),
+            Position::Done => Ok(Event::EndOfMessage),
+            Position::Closed => Ok(Event::ConnectionClosed),
+            Position::Failed(error) => {
                 input.take(usize::MAX);
                 return Err(error);
             }
         };
         if let Err(error) = event {
-            self.stage = Stage::Failed(error);
+            self.position = Position::Failed(error);
         }
         event
     }
 
-    /// [`Parser::next_event`], for one that may begin with fields that came before: those are not
-    /// read again. The answer is the same, with or without `memory`.
+    /// Does what [`Parser::next_event`] does, but does not parse a field section again that
+    /// `cache` has. The result is the same with and without a cache.
     ///
     /// # Errors
-    /// As of [`Parser::next_event`].
+    /// Those of [`Parser::next_event`].
     pub fn next_event_recalling<'a>(
         &mut self,
         input: &mut Input<'a>,
@@ -194,10 +203,10 @@ impl Parser {
         head: &mut Head,
         memory: &mut Memory,
     ) -> Result<Event<'a>, ProtocolError> {
-        if let (Stage::Head { scan, .. }, false) = (&self.stage, memory.is_empty()) {
+        if let (Position::Head { scan, .. }, false) = (&self.position, memory.is_empty()) {
             if scan.is_fresh() {
                 if let Some(size) = scan::recall(input, limits, head, memory) {
-                    self.stage = Stage::Length(0);
+                    self.position = Position::Length(0);
                     return Ok(Event::Request(input.take(size)));
                 }
             }
@@ -209,12 +218,12 @@ impl Parser {
         Ok(event)
     }
 
-    /// Makes ready for another request, of which all or a part may have been received already.
+    /// Prepares for the next request, of which a part or all may have been received already.
     ///
     /// # Errors
-    /// Unless the last event was [`Event::EndOfMessage`].
+    /// If the last event was not [`Event::EndOfMessage`].
     pub const fn start_next_request(&mut self) -> Result<(), WrongState> {
-        if !matches!(self.stage, Stage::Done) {
+        if !matches!(self.position, Position::Done) {
             return Err(WrongState(self.state()));
         }
         *self = Self {
@@ -230,28 +239,28 @@ impl Parser {
         limits: &Limits,
         head: &mut Head,
     ) -> Result<Event<'a>, ProtocolError> {
-        let Stage::Head { scan, begun } = &mut self.stage else {
+        let Position::Head { scan, begun } = &mut self.position else {
             return Ok(Event::NeedData);
         };
         let found = scan.next(input, limits, head);
-        (self.request_line, self.sound) = (scan.request_line(), scan.sound());
+        (self.request_line, self.well_formed) = (scan.request_line(), scan.well_formed());
         if let Some(size) = found? {
-            (self.request_line, self.sound) = (0, 0);
+            (self.request_line, self.well_formed) = (0, 0);
             head.recalled = 0;
-            self.stage = match (head.chunked, head.content_length) {
-                (true, _) => Stage::Chunked(ChunkedReader::new()),
-                (false, length) => Stage::Length(length.unwrap_or(0)),
+            self.position = match (head.chunked, head.content_length) {
+                (true, _) => Position::Chunked(ChunkedReader::new()),
+                (false, length) => Position::Length(length.unwrap_or(0)),
             };
             return Ok(Event::Request(input.take(size)));
         }
-        // A CR may be the one of an empty line before a request, which is no part of it.
+        // A CR may belong to an empty line before the request, which is not a part of it.
         if !matches!(input.remaining().first(), None | Some(b'\r')) {
             *begun = true;
             if self.eof {
                 return Err(error::ENDS_IN_HEAD);
             }
         } else if self.eof {
-            self.stage = Stage::Closed;
+            self.position = Position::Closed;
             return Ok(Event::ConnectionClosed);
         }
         Ok(Event::NeedData)
@@ -262,9 +271,9 @@ impl Parser {
         input: &mut Input<'a>,
         limits: &Limits,
     ) -> Result<Event<'a>, ProtocolError> {
-        let piece = match &mut self.stage {
-            Stage::Length(0) => Piece::End,
-            Stage::Length(remaining) => {
+        let piece = match &mut self.position {
+            Position::Length(0) => Piece::End,
+            Position::Length(remaining) => {
                 let data = input.take(usize::try_from(*remaining).unwrap_or(usize::MAX));
                 *remaining = remaining.saturating_sub(data.len() as u64);
                 if data.is_empty() {
@@ -273,7 +282,7 @@ impl Parser {
                     Piece::Data(data)
                 }
             }
-            Stage::Chunked(reader) => reader.read(input, limits)?,
+            Position::Chunked(reader) => reader.read(input, limits)?,
             _ => Piece::End,
         };
         match piece {
@@ -281,7 +290,7 @@ impl Parser {
             Piece::Incomplete if self.eof => Err(error::ENDS_IN_BODY),
             Piece::Incomplete => Ok(Event::NeedData),
             Piece::End => {
-                self.stage = Stage::Done;
+                self.position = Position::Done;
                 Ok(Event::EndOfMessage)
             }
         }

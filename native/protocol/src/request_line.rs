@@ -1,10 +1,13 @@
-//! The request line (RFC 9112, section 3). It is handed lines without control characters.
+//! The request line (RFC 9112, section 3).
+//!
+//! No line that is passed in here holds a control character: the caller has checked that.
 
 use crate::error::{self, ProtocolError};
 use crate::grammar;
 use crate::head::{Head, Span, Version};
 
-/// Characters of a method; the longest registered one has 17. RFC 9110, section 9.1: 501.
+/// The most bytes of a method; 501 above (RFC 9110, section 9.1). The longest registered one
+/// has 17.
 const MAX_METHOD: usize = 32;
 
 /// Writes what `line` says into `head`; its spans count from the start of the line.
@@ -45,7 +48,7 @@ fn parse_version(version: &[u8]) -> Result<Version, ProtocolError> {
     }
 }
 
-/// Refuses a method that is a token, and yet none for this server.
+/// Refuses a method that is a valid token but that this server does not implement.
 pub fn check_method(method: &[u8]) -> Result<(), ProtocolError> {
     if method == b"CONNECT" {
         return Err(error::IS_CONNECT);
@@ -69,7 +72,8 @@ fn split_target(method: &[u8], target: &[u8], head: &mut Head) -> Result<(), Pro
         split_query(head.target, 0, target, head);
         return Ok(());
     }
-    // RFC 9112, section 3.2.2, and RFC 9110, section 4.2: scheme, authority, path and query.
+    // The absolute-form (RFC 9112, section 3.2.2; RFC 9110, section 4.2): scheme, authority, path
+    // and query.
     let scheme = [&b"http://"[..], b"https://"].into_iter().find(|scheme| {
         let start = target.get(..scheme.len());
         start.is_some_and(|start| start.eq_ignore_ascii_case(scheme))
@@ -80,7 +84,7 @@ fn split_target(method: &[u8], target: &[u8], head: &mut Head) -> Result<(), Pro
         .iter()
         .position(|&byte| byte == b'/' || byte == b'?')
         .unwrap_or(rest.len());
-    // This refuses userinfo too: RFC 9110, section 4.2.4.
+    // This also refuses userinfo (RFC 9110, section 4.2.4).
     if !rest.get(..end).is_some_and(grammar::is_host) {
         return Err(error::BAD_TARGET);
     }
@@ -94,7 +98,8 @@ fn split_target(method: &[u8], target: &[u8], head: &mut Head) -> Result<(), Pro
     Ok(())
 }
 
-/// Splits what follows `path`, an offset in `target`, at its first `?`.
+/// Sets the path and the query of `head`: `target` from the offset `path` on, split at its first
+/// `?`. `span` is where the target is in the head.
 pub fn split_query(span: Span, path: usize, target: &[u8], head: &mut Head) {
     let rest = target.get(path..).unwrap_or_default();
     let start = span.start.saturating_add(path);

@@ -1,11 +1,11 @@
 //! Finding the end of a head, and reading it.
 //!
-//! There are two ways to the same answers. A head that is there as a whole and has nothing odd
-//! about it, nearly every one, is read in one pass. What that leaves is judged line by line, as
-//! far as it came, so that the first fault in it is found as soon as it is there.
+//! There are two ways, with the same results. Nearly every head has been received whole and has
+//! nothing unusual in it: it is read in one pass. All others are checked line by line, as far as
+//! they have been received, so that the first fault is found as soon as its byte is there.
 
 use crate::error::{self, ProtocolError};
-use crate::fields::{Seen, conclude, split_field};
+use crate::fields::{KnownFields, interpret, split_field};
 use crate::grammar::{self, trim_end, trim_start};
 use crate::head::{Field, Head, Span, Version};
 use crate::input::Input;
@@ -16,14 +16,14 @@ use crate::request_line;
 
 const CRLF: usize = 2;
 
-/// How far a head has been looked at. Offsets count from its first byte.
+/// How far a head has been scanned. Offsets count from its first byte.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Scan {
-    line: usize,         // where the line that is being looked for begins
-    scanned: usize,      // no line ends between there and here
-    lines: usize,        // how many precede it
-    request_line: usize, // length of the first
-    sound: usize,        // bytes of the head, once it is complete and each line is well-formed
+    line: usize,         // where the current line begins
+    scanned: usize,      // no line ends between `line` and this offset
+    lines: usize,        // number of lines before the current one
+    request_line: usize, // length of the request line, once it is known
+    well_formed: usize,  // size of the head, once it is complete and each line is well-formed
     skipped_line: bool,  // whether an empty line preceded this request
 }
 
@@ -34,42 +34,42 @@ impl Scan {
             scanned: 0,
             lines: 0,
             request_line: 0,
-            sound: 0,
+            well_formed: 0,
             skipped_line: false,
         }
     }
 
-    /// The length of the request line, 0 before that is known.
+    /// The length of the request line; 0 while it is unknown.
     pub const fn request_line(&self) -> usize {
         self.request_line
     }
 
-    /// The size of a head in which every line is sound, 0 before one was found.
-    pub const fn sound(&self) -> usize {
-        self.sound
+    /// The size of a complete head in which every line is well-formed; 0 if there is none.
+    pub const fn well_formed(&self) -> usize {
+        self.well_formed
     }
 
-    /// Whether nothing of a head has been looked at.
+    /// Returns true if no byte of a head has been scanned.
     pub const fn is_fresh(&self) -> bool {
         self.lines == 0 && self.scanned == 0
     }
 
-    /// Returns the size of the head that `input` begins with, once it is complete, and writes
-    /// what it says into `head`. Consumes nothing but an empty line before it.
+    /// Returns the size of the head at the start of `input` once it is complete, and writes what
+    /// it says into `head`. Consumes nothing except an empty line before the head.
     pub fn next(
         &mut self,
         input: &mut Input<'_>,
         limits: &Limits,
         head: &mut Head,
     ) -> Result<Option<usize>, ProtocolError> {
-        let mut seen = Seen::default();
-        let Some(size) = self.read(input, limits, head, &mut seen)? else {
+        let mut known = KnownFields::default();
+        let Some(size) = self.read(input, limits, head, &mut known)? else {
             return Ok(None);
         };
-        seen.refuse_repeated()?;
-        self.sound = size;
+        known.refuse_repeated()?;
+        self.well_formed = size;
         let bytes = input.remaining().get(..size).unwrap_or_default();
-        conclude(bytes, &seen, limits, head)?;
+        interpret(bytes, &known, limits, head)?;
         Ok(Some(size))
     }
 
@@ -78,12 +78,12 @@ impl Scan {
         input: &mut Input<'_>,
         limits: &Limits,
         head: &mut Head,
-        seen: &mut Seen,
+        known: &mut KnownFields,
     ) -> Result<Option<usize>, ProtocolError> {
         let mut whole = None;
         if self.is_fresh() {
             let window = window(input, limits);
-            if let Some(size) = read_plain_head(window, limits, head, seen) {
+            if let Some(size) = read_plain_head(window, limits, head, known) {
                 self.request_line = plain_request_line(head);
                 return Ok(Some(size));
             }
@@ -98,13 +98,14 @@ impl Scan {
         };
         let bytes = input.remaining().get(..size).unwrap_or_default();
         self.request_line = memchr::memchr(b'\r', bytes).unwrap_or(0);
-        read_head(bytes, head, seen)?;
+        read_head(bytes, head, known)?;
         Ok(Some(size))
     }
 
-    /// Looks at the lines of a head as far as they came, and returns its size once it is complete.
+    /// Checks the lines of a head that have been received, and returns its size once it is
+    /// complete.
     ///
-    /// Each line is judged when it ends, or as soon as a byte in it is one too many.
+    /// A line is checked when it ends; its length and its bytes are checked as they arrive.
     fn next_by_lines(
         &mut self,
         input: &mut Input<'_>,
@@ -164,7 +165,8 @@ impl Scan {
                 }
             }
         }
-        // A line fits if its CRLF and the empty line do; the empty line then fits, too.
+        // A line fits if its CRLF and the empty line after it fit too: so the empty line always
+        // fits.
         let left = limits
             .head
             .saturating_sub(self.line)
@@ -183,7 +185,8 @@ impl Scan {
     }
 }
 
-/// What can be read without counting: no line of a head of this size can pass its limit.
+/// The part of the input that needs no counting: in a head that is this short, no line can pass
+/// its limit.
 fn window<'a>(input: &Input<'a>, limits: &Limits) -> &'a [u8] {
     let most = limits.request_line.min(limits.field_size).min(limits.head);
     let bytes = input.remaining();
@@ -206,22 +209,23 @@ pub fn recall(
     at.checked_add(size)
 }
 
-/// The length of a request line in origin-form: all its versions have eight bytes.
+/// The length of a request line in origin-form, given that each version has eight bytes.
 const fn plain_request_line(head: &Head) -> usize {
     head.target.end.saturating_add(" HTTP/1.1".len())
 }
 
-/// Reads a head that is there as a whole and has nothing odd about it: nearly every one.
+/// Reads a head that has been received whole and has nothing unusual in it, and returns its size.
 ///
-/// Returns its size. What it leaves, the other ways find in order a fault in, or none.
+/// Nearly all heads are read here. None leaves the head to the functions that check line by line:
+/// they accept it, or find its first fault.
 fn read_plain_head(
     bytes: &[u8],
     limits: &Limits,
     head: &mut Head,
-    seen: &mut Seen,
+    known: &mut KnownFields,
 ) -> Option<usize> {
     let mut at = read_plain_request_line(bytes, head)?;
-    *seen = Seen::default();
+    *known = KnownFields::default();
     head.fields.clear();
     loop {
         let rest = bytes.get(at..)?;
@@ -251,7 +255,7 @@ fn read_plain_head(
             name: Span::new(at, at.checked_add(colon)?),
             value: Span::new(value_start, value_end),
         };
-        seen.note(name, field.value);
+        known.record(name, field.value);
         head.fields.push(field);
         at = bytes.len().checked_sub(after.len())?;
     }
@@ -288,7 +292,8 @@ fn read_plain_request_line(bytes: &[u8], head: &mut Head) -> Option<usize> {
     end.checked_add(11)
 }
 
-/// The size of a head that is there as a whole, and in which all that is wrong is words.
+/// Returns the size of a head that has been received whole and whose line ends, bytes and number
+/// of lines are valid. What its lines say may still be wrong.
 fn find_whole_head(window: &[u8], limits: &Limits) -> Option<usize> {
     let end = memchr::memmem::find(window, b"\r\n\r\n")?;
     let (head, _) = window.split_at_checked(end)?;
@@ -308,12 +313,12 @@ fn find_whole_head(window: &[u8], limits: &Limits) -> Option<usize> {
     end.checked_add(2 * CRLF)
 }
 
-/// Reads a complete head in which every line ends in CRLF and holds no control character.
-fn read_head(bytes: &[u8], head: &mut Head, seen: &mut Seen) -> Result<(), ProtocolError> {
+/// Reads a complete head in which every line ends in CRLF and no line holds a control character.
+fn read_head(bytes: &[u8], head: &mut Head, known: &mut KnownFields) -> Result<(), ProtocolError> {
     let end = memchr::memchr(b'\r', bytes).unwrap_or(bytes.len());
     let (line, _) = bytes.split_at_checked(end).unwrap_or_default();
     request_line::parse(line, head)?;
-    *seen = Seen::default();
+    *known = KnownFields::default();
     head.fields.clear();
     let mut at = end.saturating_add(CRLF);
     loop {
@@ -325,7 +330,7 @@ fn read_head(bytes: &[u8], head: &mut Head, seen: &mut Seen) -> Result<(), Proto
         }
         let field = split_field(line)?;
         let field = field.shifted(at);
-        seen.note(field.name.of(bytes), field.value);
+        known.record(field.name.of(bytes), field.value);
         head.fields.push(field);
         at = at.saturating_add(end).saturating_add(CRLF);
     }

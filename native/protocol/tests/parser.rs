@@ -1,4 +1,4 @@
-//! The parser's life: states, ends, early judgement, limits, and what it still expects.
+//! The parser's states, the end of input, early refusal, limits, and how much it still expects.
 #![allow(clippy::unwrap_used, clippy::panic, clippy::arithmetic_side_effects)]
 #![allow(clippy::indexing_slicing, clippy::expect_used)]
 
@@ -116,7 +116,7 @@ fn the_next_request_starts_only_after_the_end_of_the_one_before() {
 }
 
 #[test]
-fn a_client_that_half_closes_behind_its_request_is_served() {
+fn a_client_that_half_closes_after_its_request_is_served() {
     let mut client = Client::default();
     client.parser.receive_eof();
     let raw = chunked("2\r\nhi\r\n0\r\n\r\n");
@@ -128,7 +128,7 @@ fn a_client_that_half_closes_behind_its_request_is_served() {
 }
 
 #[test]
-fn after_a_fault_the_same_error_comes_for_ever_and_nothing_is_held() {
+fn after_an_error_every_call_returns_it_and_consumes_everything() {
     let mut client = Client::default();
     client.send(b"GET / HTTP/1.1\r\nHost: a\r\n").unwrap();
     let error = client.send(b"X : y\r\n").unwrap_err();
@@ -189,7 +189,7 @@ fn the_request_line_of_a_head_that_is_refused_as_a_whole_is_known_in_any_split()
 }
 
 #[test]
-fn a_head_that_is_refused_for_what_its_sound_lines_say_together_shows_its_fields() {
+fn a_head_that_is_refused_although_its_lines_are_well_formed_shows_its_fields() {
     for (raw, refused) in [
         ("GET / HTTP/1.1\r\nReferer: x\r\n\r\n", true),
         ("GET / HTTP/1.2\r\nReferer: x\r\nExpect: y\r\n\r\n", true),
@@ -237,7 +237,7 @@ fn body_remaining_is_what_is_still_to_be_received() {
 }
 
 #[test]
-fn content_before_a_broken_chunk_comes_before_the_error() {
+fn content_before_a_broken_chunk_is_returned_before_the_error() {
     let mut client = Client::default();
     client.send(&chunked("1\r\nx\r\nzz\r\n")).unwrap();
     assert_eq!(client.send(b""), Ok(Reply::Data(b"x".to_vec())));
@@ -247,7 +247,7 @@ fn content_before_a_broken_chunk_comes_before_the_error() {
 }
 
 #[test]
-fn a_block_of_a_body_is_handed_on_without_a_copy() {
+fn a_block_of_a_body_is_returned_without_a_copy() {
     let mut client = Client::default();
     client.send(&post("Content-Length: 65536\r\n", "")).unwrap();
     let block = vec![b'x'; 65536];
@@ -410,7 +410,7 @@ fn the_absolute_form_names_the_host_and_its_path_is_never_empty() {
 }
 
 #[test]
-fn a_head_says_nothing_of_the_one_that_it_was_written_over() {
+fn a_reused_head_keeps_nothing_of_the_request_before() {
     let first = b"OPTIONS http://b/p?q HTTP/1.0\r\nConnection: keep-alive\r\nX: y\r\n\r\n";
     let second = chunked("0\r\n\r\n");
     let third = post("Content-Length: 3\r\nExpect: 100-continue\r\n", "abc");
@@ -422,14 +422,14 @@ fn a_head_says_nothing_of_the_one_that_it_was_written_over() {
     }
 }
 
-/// An idle connection costs these and its socket, and ten thousand of them may be there.
+/// An idle connection costs these two and its socket, and a worker may have ten thousand of them.
 #[test]
 fn a_parser_and_an_empty_carry_are_small() {
     assert!(size_of::<Parser>() + size_of::<Carry>() <= 160);
 }
 
 #[test]
-fn a_carry_holds_no_memory_once_all_is_consumed() {
+fn a_carry_holds_no_heap_memory_once_everything_is_consumed() {
     let mut carry = Carry::default();
     assert_eq!(carry.join(b"abc"), b"abc");
     carry.keep(b"abc", 2);

@@ -1,4 +1,5 @@
-//! What holds for all bytes: packets do not matter, and nothing panics, spins or grows.
+//! Properties that hold for all bytes: the result does not depend on how they are split into
+//! packets, nothing panics or loops for ever, and what is kept stays within its bound.
 #![allow(clippy::unwrap_used, clippy::panic, clippy::arithmetic_side_effects)]
 #![allow(clippy::indexing_slicing, clippy::expect_used)]
 
@@ -9,7 +10,7 @@ use proptest::prelude::*;
 use proptest::sample::select;
 use support::{byte_by_byte, parse, parse_recalling, split_at};
 
-/// Small ones, so that short inputs meet them.
+/// Small limits, so that short inputs reach them.
 const SMALL: Limits = Limits {
     request_line: 60,
     fields: 4,
@@ -51,7 +52,7 @@ const FRAGMENTS: &[&[u8]] = &[
     b"http://b/",
 ];
 
-/// Heads of requests whose bodies follow, or not.
+/// Heads of requests with and without a body.
 const STARTS: &[&[u8]] = &[
     b"",
     b"GET / HTTP/1.1\r\nHost: a\r\n\r\n",
@@ -68,7 +69,7 @@ fn streams() -> impl Strategy<Value = Vec<u8>> {
 }
 
 fn config() -> ProptestConfig {
-    let default = ProptestConfig::default(); // with PROPTEST_CASES, for those who want more
+    let default = ProptestConfig::default(); // PROPTEST_CASES in the environment asks for more
     ProptestConfig {
         cases: default.cases.max(2000),
         failure_persistence: None,
@@ -95,7 +96,7 @@ proptest! {
     }
 
     #[test]
-    fn what_fields_mean_does_not_depend_on_what_came_before(
+    fn what_fields_mean_does_not_depend_on_earlier_requests(
         before in prop::collection::vec(streams(), 0..4),
         raw in streams(),
         small: bool,
@@ -111,15 +112,15 @@ proptest! {
         prop_assert_eq!(recalling.request_line, plain.request_line);
     }
 
-    /// `parse` itself sees that the parser does not spin.
+    /// `parse` itself checks that the parser does not loop for ever.
     #[test]
-    fn what_is_kept_between_packets_is_bounded_by_the_limits(raw in streams()) {
+    fn the_bytes_kept_between_packets_are_bounded_by_the_limits(raw in streams()) {
         let kept = parse(byte_by_byte(&raw), false, &SMALL).most_kept;
         prop_assert!(kept <= SMALL.head.max(16 + SMALL.chunk_overhead + 1), "{}", kept);
     }
 
     #[test]
-    fn arbitrary_bytes_end_in_documented_results(
+    fn arbitrary_bytes_give_requests_or_an_error_status(
         raw in prop::collection::vec(any::<u8>(), 0..2000),
         eof: bool,
     ) {
@@ -133,7 +134,7 @@ proptest! {
     }
 }
 
-/// No limit holds between a `body` and the end of its type, so sums of sizes must not overflow.
+/// With the largest limits that the types allow, no sum of sizes may overflow.
 #[test]
 fn sizes_without_a_limit_do_not_overflow() {
     let limits = Limits {
@@ -157,10 +158,10 @@ fn sizes_without_a_limit_do_not_overflow() {
     }
 }
 
-/// The same fields with other request lines: what they mean is recalled from the second time on,
-/// unless the line changes it.
+/// The same fields with different request lines: the cache has them from the second time on, unless
+/// the request line changes what they mean.
 #[test]
-fn fields_that_come_again_are_recalled_where_the_request_line_allows_it() {
+fn repeated_fields_come_from_the_cache_unless_the_request_line_changes_their_meaning() {
     const FIELDS: &str = "Host: a\r\nCookie: x=1\r\nConnection: close\r\n\r\n";
     let mut memory = Some(Memory::default());
     for (line, recalled) in [
@@ -183,9 +184,9 @@ fn fields_that_come_again_are_recalled_where_the_request_line_allows_it() {
     }
 }
 
-/// A body's length, and a body, belong to one request.
+/// The length of a body, like the body, belongs to one request.
 #[test]
-fn fields_that_tell_of_a_body_are_not_recalled() {
+fn fields_that_announce_a_body_do_not_come_from_the_cache() {
     let raw = b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\n\r\nabc";
     let mut memory = Some(Memory::default());
     for _ in 0..3 {

@@ -1,9 +1,9 @@
-//! Feeding the parser in every way that packets may come, and reading what it says.
+//! Feeds the parser with bytes that are split in any way, and collects what it returns.
 #![allow(dead_code, reason = "each test file uses a part of it")]
 
 use penstock_protocol::{Carry, Event, Head, Input, Limits, Memory, Parser, ProtocolError};
 
-/// Limits as JSON has them.
+/// The limits, as they are written in JSON.
 #[derive(serde::Deserialize)]
 pub struct Bounds {
     request_line: usize,
@@ -27,7 +27,7 @@ impl Bounds {
     }
 }
 
-/// A request and as much of its body as came.
+/// A request, and the part of its body that was received.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Message {
     pub method: Vec<u8>,
@@ -71,30 +71,30 @@ fn joined_fields(head: &Head, bytes: &[u8]) -> Vec<(Vec<u8>, Vec<u8>)> {
         .collect()
 }
 
-/// All that a parser said about a stream of bytes.
+/// Everything that a parser returned for a stream of bytes.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Outcome {
     pub messages: Vec<Message>,
     pub error: Option<ProtocolError>,
     pub request_line: Vec<u8>,
-    /// The fields of a head that was refused although every line of it is sound.
+    /// The fields of a head that was refused although every line of it is well-formed.
     pub refused_fields: Vec<(Vec<u8>, Vec<u8>)>,
     pub closed: bool,
     /// Requests whose fields a memory holds.
     pub recalled: usize,
-    /// The most bytes that were kept from one block for the next.
+    /// The most bytes that were kept from one block to the next.
     pub most_kept: usize,
 }
 
 impl Outcome {
-    /// What must not depend on how the bytes were split.
+    /// The part that must not depend on how the bytes were split.
     pub fn essence(&self) -> (&[Message], Option<u16>, bool) {
         let status = self.error.map(|error| error.status);
         (&self.messages, status, self.closed)
     }
 }
 
-/// Feeds `blocks` to a parser one after the other, and takes every event.
+/// Feeds `blocks` to a parser one after the other, and collects every event.
 pub fn parse<'a>(
     blocks: impl IntoIterator<Item = &'a [u8]>,
     eof: bool,
@@ -146,7 +146,7 @@ struct Connection<'m> {
 }
 
 impl Connection<'_> {
-    /// Tells whether more may be received.
+    /// Returns true if the parser takes more bytes.
     fn take_events(&mut self, input: &mut Input<'_>) -> bool {
         // Each event but the last consumes a byte, or ends a message that consumed some.
         for _ in 0..3 * input.remaining().len() + 4 {
@@ -183,7 +183,7 @@ impl Connection<'_> {
                 }
             }
         }
-        panic!("the parser spins");
+        panic!("the parser does not end");
     }
 
     fn last(&mut self) -> &mut Message {
@@ -196,7 +196,8 @@ pub fn byte_by_byte(raw: &[u8]) -> impl Iterator<Item = &[u8]> {
     raw.chunks(1)
 }
 
-/// Blocks that end at `cuts`, which need not be sorted, nor lie within `raw`.
+/// Blocks that end at `cuts`. These may be in any order, and may lie beyond `raw`: a cut counts
+/// modulo its length.
 pub fn split_at<'a>(raw: &'a [u8], cuts: &[usize]) -> Vec<&'a [u8]> {
     let mut cuts: Vec<usize> = cuts.iter().map(|cut| cut % (raw.len() + 1)).collect();
     cuts.sort_unstable();
