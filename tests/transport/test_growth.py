@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import gc
 import sys
+import weakref
+from wsgiref.types import StartResponse
 
 import pytest
 
@@ -11,7 +13,7 @@ import penstock
 from corpus import requests, vulnerabilities
 from corpus.case import FOLLOWING
 from penstock.api import RunningServer
-from support.serving import Recorder, descriptors, eventually
+from support.serving import TEXT, Environ, Recorder, connect, descriptors, eventually
 from support.transcripts import SILENT, transcript
 
 CASES = [case.raw for case in requests.CASES + vulnerabilities.CASES if len(case.raw) < 10_000]
@@ -56,3 +58,28 @@ def test_the_corpus_sent_again_and_again_leaves_nothing_behind(
             recorder.targets.clear()
             growth.append(blocks_allocated() - before)
         assert descriptors() <= files
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_a_thread_that_waits_keeps_nothing_of_its_last_request(
+    transport: str, threads: int
+) -> None:
+    """For hours, where there are more threads than requests."""
+
+    class Kept:
+        """What an application puts into its environ."""
+
+    kept: list[weakref.ref[Kept]] = []
+
+    def application(environ: Environ, start_response: StartResponse) -> list[bytes]:
+        environ["test.kept"] = thing = Kept()
+        kept.append(weakref.ref(thing))
+        start_response("200 OK", TEXT)
+        return [b"done"]
+
+    with penstock.running(application, transport=transport, threads=threads) as server:
+        with connect(server) as client:
+            for _ in range(3):
+                assert client.request("GET", "/").status == 200
+            eventually(lambda: not [each for each in kept if each() is not None])
+    assert len(kept) == 3

@@ -32,7 +32,7 @@ impl Connection {
         if !checks.any() {
             return None;
         }
-        let (head, bytes) = desk.head_of(source);
+        let (head, bytes) = desk.read.head_of(source);
         let method = head.method.of(bytes);
         Some(Check {
             well: checks.judge(hub, method, head.path(bytes))?,
@@ -61,7 +61,6 @@ impl Connection {
         if !check.is_head {
             answer.extend_from_slice(body);
         }
-        held.corked = false; // what waited leaves before it
         held.output.append(Piece::Owned(answer, 0));
         self.set_phase(held, Phase::Flushing);
         self.await_output(hub, held, desk.now);

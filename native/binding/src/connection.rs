@@ -121,10 +121,8 @@ pub struct Held {
     pub progress: i64, // what the client had acknowledged when the deadline was set
     /// The thread that answers waits until there is less output, and keeps the deadline.
     pub awaiting_room: bool,
-    /// The output waits for the answers to the client's next requests, to leave with them.
-    pub corked: bool,
-    /// `Hub::take_corked` will tell of it.
-    pub listed: bool,
+    /// The leader has it in a queue of connections that go on later: each stands there once.
+    pub queued: bool,
     /// Requests that were answered in this turn.
     pub answered_in_turn: u32,
     /// The body in progress is one that nobody wants any more.
@@ -192,8 +190,7 @@ impl Connection {
                 output: Output::new(hub.options.flush_bytes),
                 progress: 0,
                 awaiting_room: false,
-                corked: false,
-                listed: false,
+                queued: false,
                 answered_in_turn: 0,
                 discarding: false,
                 answered: false,
@@ -274,7 +271,7 @@ impl Connection {
             self.begin_next(hub, held, now);
         } else {
             held.answered = true;
-            hub.post(Arc::clone(self));
+            hub.post(self, held);
         }
         !quiet
     }
@@ -332,6 +329,7 @@ impl Connection {
     /// Go on with a connection that was handed back, or that has more to read or to send.
     pub fn proceed(self: &Arc<Self>, hub: &Hub, desk: &mut Desk) -> Option<Ready> {
         let mut held = self.lock();
+        held.queued = false;
         match held.phase {
             Phase::HandedOut if held.answered => {
                 held.answered = false;

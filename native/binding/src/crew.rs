@@ -19,7 +19,7 @@ use crate::connection::{Body, Connection, Ready, Source};
 use crate::diary::HeadCopy;
 use crate::hub::{Flag, Hub, lock};
 use crate::pace::PathHash;
-use crate::reactor::{Desk, Leader, Reactor, Step};
+use crate::reactor::{Desk, Leader, Reactor, ReadBuffers, Step};
 use crate::scoreboard::{STARTED, WAITING};
 use crate::seats;
 use crate::sys::Nanos;
@@ -51,8 +51,13 @@ impl Ready {
     pub fn own(self, desk: &Desk) -> Waiting {
         let request = match self.source {
             Source::Copy(copy) => copy,
-            Source::Buffer(range) => copy(desk.buffer.get(range).unwrap_or(&[]), desk),
-            Source::Scratch => copy(&desk.scratch, desk),
+            source => {
+                let (head, bytes) = desk.read.head_of(&source);
+                Box::new(HeadCopy {
+                    bytes: bytes.into(),
+                    head: head.clone(),
+                })
+            }
         };
         Waiting {
             connection: self.connection,
@@ -63,13 +68,6 @@ impl Ready {
             departed: self.departed,
         }
     }
-}
-
-fn copy(bytes: &[u8], desk: &Desk) -> Box<HeadCopy> {
-    Box::new(HeadCopy {
-        bytes: bytes.into(),
-        head: desk.head.clone(),
-    })
 }
 
 /// Where a thread waits to be woken. A wake-up that comes first is not lost.
@@ -122,6 +120,18 @@ pub struct Crew {
     watchdog_leads: Flag,
 }
 
+/// Leadership, for as long as this lives, however its holder ends.
+struct Leading<'a> {
+    led: &'a Flag,
+    reactor: MutexGuard<'a, Reactor>,
+}
+
+impl Drop for Leading<'_> {
+    fn drop(&mut self) {
+        self.led.set(false);
+    }
+}
+
 /// What a thread without the GIL came to.
 pub enum Turn {
     Request(Box<Waiting>),
@@ -166,16 +176,24 @@ impl Crew {
         hub.scoreboard.set(WAITING, ready.len() as u64);
     }
 
-    /// Lead with the GIL held; give what comes of it, and the leader's desk, to `with`.
+    /// Lead with the GIL held, as [`Reactor::run`] does; a request that is ready is in `buffers`
+    /// then, which the leader's are exchanged for.
     ///
-    /// None where somebody else leads. Never waits: who waited here with the GIL held would
-    /// wait for a leader that waits for the GIL.
-    pub fn lead_attached<T>(&self, hub: &Hub, with: impl FnOnce(Step, &Desk) -> T) -> Option<T> {
-        let mut reactor = self.take_leadership()?;
-        let step = reactor.run(hub, Leader::Attached);
-        let result = with(step, &reactor.desk);
-        self.led.set(false);
-        Some(result)
+    /// None where another thread leads. Never waits: a thread that waited here with the GIL held
+    /// would wait for a leader that waits for the GIL. When this returns, the calling thread no
+    /// longer leads: what it makes of the request may run any Python code.
+    pub fn lead_attached(
+        &self,
+        hub: &Hub,
+        buffers: &mut Box<ReadBuffers>,
+        until: &mut Nanos,
+    ) -> Option<Step> {
+        let mut leading = self.take_leadership()?;
+        let step = leading.reactor.run(hub, Leader::Attached, until);
+        if matches!(step, Step::Ready(_)) {
+            std::mem::swap(&mut leading.reactor.desk.read, buffers);
+        }
+        Some(step)
     }
 
     /// Lead without the GIL, or wait until somebody needs this thread.
@@ -194,31 +212,41 @@ impl Crew {
         Turn::Over
     }
 
-    fn take_leadership(&self) -> Option<MutexGuard<'_, Reactor>> {
-        let me = seats::me();
-        let inline = self.inline.load(Ordering::SeqCst);
-        if inline != me && inline != NOBODY {
-            return None;
-        }
+    /// Lead, unless another thread does. A thread that panicked as the leader leads no more.
+    fn try_lead(&self) -> Option<Leading<'_>> {
         let reactor = match self.leadership.try_lock() {
             Ok(reactor) => reactor,
             Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
             Err(TryLockError::WouldBlock) => return None,
         };
         self.led.set(true);
+        Some(Leading {
+            led: &self.led,
+            reactor,
+        })
+    }
+
+    fn take_leadership(&self) -> Option<Leading<'_>> {
+        let me = seats::me();
+        let inline = self.inline.load(Ordering::SeqCst);
+        if inline != me && inline != NOBODY {
+            return None;
+        }
+        let leading = self.try_lead()?;
         self.inline.store(me, Ordering::SeqCst);
-        Some(reactor)
+        Some(leading)
     }
 
     fn lead(&self, hub: &Hub, leader: Leader) -> Option<Turn> {
-        let mut reactor = self.take_leadership()?;
-        let turn = match reactor.run(hub, leader) {
+        let mut leading = self.take_leadership()?;
+        let reactor = &mut *leading.reactor;
+        let turn = match reactor.run(hub, leader, &mut 0) {
             Step::Ready(ready) => Turn::Request(Box::new(ready.own(&reactor.desk))),
             Step::Tell => Turn::Tell,
             Step::Over => Turn::Over,
             Step::Blocked | Step::Relieved => Turn::Again,
         };
-        self.led.set(false);
+        drop(leading);
         if matches!(turn, Turn::Request(_)) && self.watchdog_asleep.get() {
             // It waits for the GIL now, which some call may keep, and is not handed out before.
             self.watchdog.ring();
@@ -352,7 +380,7 @@ impl Crew {
     /// Run the loop once more, for what came back last. Waits for leadership.
     pub fn lead_last(&self, hub: &Hub) {
         let mut reactor = lock(&self.leadership);
-        reactor.run(hub, Leader::Detached);
+        reactor.run(hub, Leader::Detached, &mut 0);
     }
 
     /// Have somebody see the flags that were set in the hub, whoever is busy with what.
@@ -362,8 +390,8 @@ impl Crew {
         if hub.handing_over.get() && !hub.closed.get() {
             // Whoever leads is awake by now. Where nobody does, others need not wait for the thread
             // that comes back: it might never.
-            if let Ok(mut reactor) = self.leadership.try_lock() {
-                reactor.hand_over(hub);
+            if let Some(mut leading) = self.try_lead() {
+                leading.reactor.hand_over(hub);
             }
         }
         if !hub.closed.get() {
@@ -384,11 +412,11 @@ impl Crew {
 
     /// Go on with what was given up, where the thread that would do it is the one that hangs.
     pub fn attend(&self, hub: &Hub) {
-        let Ok(mut reactor) = self.leadership.try_lock() else {
-            return; // somebody leads, and has been told to hurry
+        let Some(mut leading) = self.try_lead() else {
+            return; // another thread leads, and has been told to hurry
         };
-        for ready in reactor.attend(hub) {
-            self.queue(hub, ready.own(&reactor.desk));
+        for waiting in leading.reactor.attend(hub) {
+            self.queue(hub, waiting);
         }
     }
 

@@ -2,7 +2,6 @@
 
 use crate::connection::{Connection, Held, Phase};
 use crate::diary::Refusal;
-use crate::ending::write_refusal;
 use crate::exchange::Exchange;
 use crate::hub::Hub;
 use crate::reactor::Desk;
@@ -123,17 +122,12 @@ impl Exchange {
 
     fn answer_given_up(&mut self, py: Python<'_>) -> PyResult<()> {
         let refusal = Refusal::given_up(&self.hub().options.given_up);
-        let mut answer = Vec::new();
-        write_refusal(self.hub(), &refusal, &mut answer);
-        let head = memchr::memmem::find(&answer, b"\r\n\r\n").map_or(0, |end| end + 4);
-        if self.is_head {
-            answer.truncate(head);
-        }
+        let answer = self.hub().error_response(&refusal, self.is_head);
         self.head_sent = true;
         self.status = Some(PyString::new(py, "504 Gateway Timeout").unbind());
         self.headers = None;
-        self.transmit(&answer)?;
-        self.count_body(answer.get(head..).unwrap_or(&[]));
+        self.transmit(&[&answer.head[..], &answer.body].concat())?;
+        self.count_body(&answer.body);
         Ok(())
     }
 }

@@ -6,7 +6,8 @@ use crate::hub::Hub;
 use crate::output::{Flushed, Piece};
 use crate::reactor::Desk;
 use crate::sys::{self, Nanos, SECOND};
-use penstock_protocol::{State, response};
+use penstock_protocol::State;
+use penstock_protocol::response::ErrorResponse;
 use std::io;
 use std::sync::Arc;
 
@@ -26,7 +27,7 @@ impl Connection {
     pub fn resume(self: &Arc<Self>, hub: &Hub, desk: &mut Desk, held: &mut Held) -> Option<Ready> {
         if hub.drained.get() {
             self.close(hub, held); // it came back after all else was torn down
-        } else if held.corked && !held.broken {
+        } else if held.output.is_corked() && !held.broken {
             // The next request is here: it is still this connection's turn.
             self.begin_next(hub, held, desk.now);
             return self.read(hub, desk, held);
@@ -70,7 +71,7 @@ impl Connection {
         }
         match held.output.flush(&self.socket) {
             Ok(Flushed::Blocked) => {}
-            Ok(Flushed::More) => desk.proceed.push_back(Arc::clone(self)),
+            Ok(Flushed::More) => desk.defer(self, held),
             Ok(Flushed::All) => {
                 self.set_deadline(NEVER);
                 self.set_heavy(false);
@@ -83,22 +84,12 @@ impl Connection {
         }
     }
 
-    /// Send answers that waited for one that is still being made.
-    pub fn drain_corked(self: &Arc<Self>, hub: &Hub, desk: &mut Desk) {
-        let mut held = self.lock();
-        held.listed = false;
-        if held.corked && held.phase == Phase::HandedOut && !held.answered {
-            held.corked = false;
-            self.drain_output(hub, desk, &mut held);
-        }
-    }
-
     /// Send what is left of a response that is finished.
     pub fn flush(self: &Arc<Self>, hub: &Hub, desk: &mut Desk, held: &mut Held) {
         match held.output.flush(&self.socket) {
             Ok(Flushed::Blocked) => return,
             Ok(Flushed::More) => {
-                desk.proceed.push_back(Arc::clone(self));
+                desk.defer(self, held);
                 return;
             }
             Ok(Flushed::All) => {}
@@ -120,7 +111,7 @@ impl Connection {
         if !held.close_after {
             self.begin_next(hub, held, desk.now);
             if held.readable || held.left_over {
-                desk.proceed.push_back(Arc::clone(self));
+                desk.defer(self, held);
             }
             return;
         }
@@ -164,20 +155,14 @@ impl Connection {
 
     /// Answer a request that breaks a rule or a limit, and close.
     pub fn refuse(self: &Arc<Self>, hub: &Hub, desk: &mut Desk, held: &mut Held, refusal: Refusal) {
-        let mut answer = Vec::new();
-        write_refusal(hub, &refusal, &mut answer);
         let in_head = held.request.is_none();
-        let to_head = |copy: &HeadCopy| copy.head.method.of(&copy.bytes) == b"HEAD";
-        if held.request.as_deref().is_some_and(to_head)
-            || refusal.request_line.starts_with(b"HEAD ")
-        {
-            let end = memchr::memmem::find(&answer, b"\r\n\r\n").unwrap_or(0);
-            answer.truncate(end + 4);
-        }
-        let head = memchr::memmem::find(&answer, b"\r\n\r\n").unwrap_or(0) + 4;
-        let bytes_out = answer.len().saturating_sub(head) as u64;
-        self.note_refusal(hub, held, desk.now, refusal, bytes_out);
+        let method_is_head = |copy: &HeadCopy| copy.head.method.of(&copy.bytes) == b"HEAD";
+        let to_head = held.request.as_deref().is_some_and(method_is_head)
+            || refusal.request_line.starts_with(b"HEAD ");
+        let answer = hub.error_response(&refusal, to_head);
+        self.note_refusal(hub, held, desk.now, refusal, answer.body.len() as u64);
         self.trace_refusal(hub, held, in_head, &answer);
+        let answer = [answer.head, answer.body].concat();
         held.refused = true;
         held.output.append(Piece::Owned(answer, 0));
         self.set_phase(held, Phase::Flushing);
@@ -213,7 +198,7 @@ impl Connection {
         })));
     }
 
-    fn trace_refusal(&self, hub: &Hub, held: &mut Held, in_head: bool, answer: &[u8]) {
+    fn trace_refusal(&self, hub: &Hub, held: &mut Held, in_head: bool, answer: &ErrorResponse) {
         if in_head {
             held.requests += 1; // refused in its head, which nobody has counted
         }
@@ -222,9 +207,7 @@ impl Connection {
         if !tap.shown() {
             hub.diary.write(tap.request(number));
         }
-        let end = memchr::memmem::find(answer, b"\r\n\r\n").unwrap_or(answer.len());
-        let (head, body) = answer.split_at_checked(end).unwrap_or((answer, &[]));
-        let body = body.get(4..).unwrap_or(&[]);
+        let (head, body) = (&answer.head[..], &answer.body[..]);
         let line = memchr::memmem::find(head, b"\r\n").unwrap_or(head.len());
         let status = head.get(b"HTTP/1.1 ".len()..line).unwrap_or(&[]);
         tap.head_sent(status, None, head.get(line + 2..).unwrap_or(&[]));
@@ -256,7 +239,7 @@ impl Connection {
             if !held.readable {
                 return;
             }
-            match sys::receive(&self.socket, &mut desk.buffer) {
+            match sys::receive(&self.socket, &mut desk.read.buffer) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     held.readable = false;
                 }
@@ -275,7 +258,7 @@ impl Connection {
                 }
             }
         }
-        desk.proceed.push_back(Arc::clone(self));
+        desk.defer(self, held);
     }
 
     /// Close now, and forget everything. Not while the request is handed out.
@@ -425,19 +408,4 @@ fn settle(hub: &Hub, held: &mut Held, reason: String) {
         }
         hub.diary.write(Entry::Settled(record));
     }
-}
-
-pub fn write_refusal(hub: &Hub, refusal: &Refusal, out: &mut Vec<u8>) {
-    let phrase = response::reason_phrase(refusal.status);
-    response::begin_head(out, format!("{} {phrase}", refusal.status).as_bytes());
-    response::encode_field(out, b"Content-Type", b"text/plain; charset=utf-8");
-    response::encode_content_length(out, refusal.reason.len() as u64 + 1);
-    if refusal.status == 405 {
-        response::encode_field(out, b"Allow", response::ALLOWED_METHODS.as_bytes());
-    }
-    response::encode_field(out, b"Connection", b"close");
-    hub.write_server_fields(true, true, out);
-    out.extend_from_slice(b"\r\n");
-    out.extend_from_slice(refusal.reason.as_bytes());
-    out.push(b'\n');
 }

@@ -527,7 +527,9 @@ impl Exchange {
 
     /// Let go of the connection; return what is to be logged now.
     fn give_back(&mut self, py: Python<'_>, reason: &str) -> Option<Box<Record>> {
-        self.done = true;
+        if std::mem::replace(&mut self.done, true) {
+            return None; // the connection may be at its next request already
+        }
         let now = sys::monotonic();
         let core = Arc::clone(&self.core);
         let time = now.saturating_sub(self.handed_out_at);
@@ -535,7 +537,7 @@ impl Exchange {
         let connection = Arc::clone(&self.wire.connection);
         let mut held = connection.lock();
         // Logged when it is known what became of it.
-        let later = held.output.size > 0 && reason.is_empty() && !held.corked;
+        let later = held.output.size > 0 && reason.is_empty() && !held.output.is_corked();
         let mut record = None;
         if self.request.is_some() || later {
             record = Some(self.record(py, now.saturating_sub(held.began), reason));
@@ -577,6 +579,23 @@ impl Exchange {
                 reason.to_owned().into()
             },
         })
+    }
+}
+
+impl Drop for Exchange {
+    /// Reset the connection of an exchange that was never ended: after a defect of ours, or where
+    /// memory ran out. Its client, and a server that drains, would wait for it for ever.
+    fn drop(&mut self) {
+        if self.done || self.hub().abandoned.get() {
+            return;
+        }
+        let connection = Arc::clone(&self.wire.connection);
+        let mut held = connection.lock();
+        held.close_after = true;
+        held.broken = true;
+        connection.give_back(self.hub(), &mut held, sys::monotonic());
+        drop(held);
+        self.hub().hurry();
     }
 }
 

@@ -1,13 +1,14 @@
 //! What the threads of one transport share: options, counts, flags, and the connections.
 
-use crate::connection::{Connection, Phase};
+use crate::connection::{Connection, Held, Phase};
 use crate::crew::Alarm;
-use crate::diary::Diary;
+use crate::diary::{Diary, Refusal};
 use crate::pace::Pace;
 use crate::policy::Checks;
 use crate::poller::{Poller, Token};
 use crate::scoreboard::{ACCEPTED, CONNECTIONS, Scoreboard};
 use crate::sys::{self, Fd, Nanos, Peer};
+use penstock_protocol::response::{self, ErrorResponse};
 use penstock_protocol::{Limits, date};
 use std::io;
 use std::path::PathBuf;
@@ -175,8 +176,6 @@ pub struct Hub {
     pub room_made: Flag,
     /// The watchdog leads, and a thread has come free.
     pub relieve: Flag,
-    // Handed out while an earlier answer waited to leave with theirs; see `Held::corked`.
-    corked: Mutex<Vec<Arc<Connection>>>,
     fields: Mutex<ServerFields>,
     connections: AtomicU64,
     accepted: AtomicU64,
@@ -207,7 +206,6 @@ impl Hub {
             abandoned: Flag::default(),
             room_made: Flag::default(),
             relieve: Flag::default(),
-            corked: Mutex::default(),
             fields: Mutex::default(),
             connections: AtomicU64::new(0),
             accepted: AtomicU64::new(0),
@@ -218,10 +216,12 @@ impl Hub {
 
     // -- for any thread ---------------------------------------------------------------------
 
-    /// Have the leader look at a connection by the next event; `hurry` brings that about.
-    pub fn post(&self, connection: Arc<Connection>) {
-        lock(&self.inbox).push(connection);
-        self.inbox_filled.set(true);
+    /// Have the next leader look at a connection; `hurry` has one look at once.
+    pub fn post(&self, connection: &Arc<Connection>, held: &mut Held) {
+        if !std::mem::replace(&mut held.queued, true) {
+            lock(&self.inbox).push(Arc::clone(connection));
+            self.inbox_filled.set(true);
+        }
     }
 
     /// Have the leader look at what was posted now.
@@ -273,6 +273,14 @@ impl Hub {
         }
     }
 
+    /// What the server itself answers to a request that the application does not get, or does not
+    /// answer in time.
+    pub fn error_response(&self, refusal: &Refusal, to_head: bool) -> ErrorResponse {
+        let mut added = Vec::new();
+        self.write_server_fields(true, true, &mut added);
+        response::error_response(refusal.status, &refusal.reason, to_head, &added)
+    }
+
     /// Have the diary written by the thread for that; tell whether there is one.
     pub fn call_scribe(&self) -> bool {
         if self.options.attended && !self.scribe_called.swap(true) {
@@ -285,16 +293,6 @@ impl Hub {
     pub fn await_call(&self) {
         self.scribe.wait();
         self.scribe_called.set(false);
-    }
-
-    /// Remember a connection whose output waits for an answer that is being made.
-    pub fn note_corked(&self, connection: Arc<Connection>) {
-        lock(&self.corked).push(connection);
-    }
-
-    /// Take these connections.
-    pub fn take_corked(&self) -> Vec<Arc<Connection>> {
-        std::mem::take(&mut *lock(&self.corked))
     }
 
     /// Count a request, and return its number in the transport's life.

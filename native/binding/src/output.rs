@@ -79,6 +79,7 @@ pub struct Output {
     most: u64,
     /// Bytes not yet taken by the kernel.
     pub size: u64,
+    corked: bool,
     taken: u64,
     lost: u64,
     failure: Option<(i32, String)>,
@@ -114,10 +115,26 @@ impl Output {
         }
     }
 
+    /// Keep all of it back, until something is flushed: it leaves with what follows.
+    pub fn cork(&mut self) {
+        self.corked = self.size > 0;
+    }
+
+    /// Whether all of it is kept back. Then there is something to send.
+    pub fn is_corked(&self) -> bool {
+        self.corked
+    }
+
+    /// Keep nothing back; return whether something was.
+    pub fn uncork(&mut self) -> bool {
+        std::mem::take(&mut self.corked)
+    }
+
     /// Send what the kernel takes now, up to the most for one turn.
     ///
     /// An error (the connection is lost, a file became shorter) comes again at each later call.
     pub fn flush(&mut self, socket: &Fd) -> io::Result<Flushed> {
+        self.corked = false;
         self.check()?;
         let mut budget = self.most;
         while budget > 0 {
@@ -179,6 +196,7 @@ impl Output {
     pub fn drop_all(&mut self) {
         self.pieces.clear();
         self.size = 0;
+        self.corked = false;
     }
 
     /// How many bytes the client's side has taken, as far as the kernel can tell.

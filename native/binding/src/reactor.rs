@@ -4,7 +4,8 @@
 //! when the poll would block, and before work that takes long.
 
 use crate::accepting::{Acceptor, Sharing};
-use crate::connection::{Connection, Ready, Source};
+use crate::connection::{Connection, Held, Ready, Source};
+use crate::crew::Waiting;
 use crate::diary::message;
 use crate::hub::Hub;
 use crate::poller::{Event, Events, Token};
@@ -15,27 +16,56 @@ use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
-/// What the leader works with: one set for all connections, so that an idle one has none.
-pub struct Desk {
-    pub now: Nanos,
+/// How long a leader may hold the interpreter lock while it serves what needs no application:
+/// other threads may want the lock.
+const ATTACHED_TIME: Nanos = MILLISECOND;
+
+/// What bytes are read into, and what they say. A thread that takes a request takes the buffers
+/// with it and leaves its own, so that it need not lead while it runs Python code.
+pub struct ReadBuffers {
     pub buffer: Box<[u8]>,
     pub head: Head,
-    /// What fields mean that clients send again and again.
-    pub memory: Memory,
     pub scratch: Vec<u8>,
-    /// With more to do than their turn allowed: they go on with what the next poll brings.
-    pub proceed: VecDeque<Arc<Connection>>,
-    /// What is handled now was told of long ago, and more may have come since.
-    pub late: bool,
 }
 
-impl Desk {
+impl ReadBuffers {
+    /// `size` is the most that one read takes: a whole head with its body, as a rule, and no
+    /// client's monopoly.
+    pub fn new(size: usize) -> Self {
+        ReadBuffers {
+            buffer: vec![0; size].into_boxed_slice(),
+            head: Head::default(),
+            scratch: Vec::new(),
+        }
+    }
+
     /// What a request's head says, and its bytes.
     pub fn head_of<'a>(&'a self, source: &'a Source) -> (&'a Head, &'a [u8]) {
         match source {
             Source::Buffer(range) => (&self.head, self.buffer.get(range.clone()).unwrap_or(&[])),
             Source::Scratch => (&self.head, &self.scratch),
             Source::Copy(copy) => (&copy.head, &copy.bytes),
+        }
+    }
+}
+
+/// What the leader works with: one set for all connections, so that an idle one has none.
+pub struct Desk {
+    pub now: Nanos,
+    pub read: Box<ReadBuffers>,
+    /// What fields mean that clients send again and again.
+    pub memory: Memory,
+    /// With more to do than their turn allowed: they go on with what the next poll brings.
+    proceed: VecDeque<Arc<Connection>>,
+    /// What is handled now was told of long ago, and more may have come since.
+    pub late: bool,
+}
+
+impl Desk {
+    /// Have the connection go on after the next poll: it has had its turn.
+    pub fn defer(&mut self, connection: &Arc<Connection>, held: &mut Held) {
+        if !std::mem::replace(&mut held.queued, true) {
+            self.proceed.push_back(Arc::clone(connection));
         }
     }
 }
@@ -93,10 +123,8 @@ impl Reactor {
         let mut reactor = Reactor {
             desk: Desk {
                 now,
-                buffer: vec![0; hub.options.receive_bytes].into_boxed_slice(),
-                head: Head::default(),
+                read: Box::new(ReadBuffers::new(hub.options.receive_bytes)),
                 memory: Memory::default(),
-                scratch: Vec::new(),
                 proceed: VecDeque::new(),
                 late: false,
             },
@@ -116,17 +144,22 @@ impl Reactor {
     }
 
     /// Poll, read and write until there is a reason to come back.
-    pub fn run(&mut self, hub: &Hub, leader: Leader) -> Step {
+    ///
+    /// `until` is when a leader that holds the interpreter lock has to give it up; 0 has that time
+    /// begin now. It passes while the server answers requests itself, one after the other.
+    pub fn run(&mut self, hub: &Hub, leader: Leader, until: &mut Nanos) -> Step {
         self.desk.now = sys::monotonic();
+        if leader == Leader::Attached {
+            if *until == 0 {
+                *until = self.desk.now + ATTACHED_TIME;
+            } else if self.desk.now >= *until {
+                return Step::Blocked;
+            }
+        }
         if self.desk.now.saturating_sub(self.polled_at) >= hub.options.departed {
             self.desk.late = true;
         }
         self.note_busy(hub, leader == Leader::Watchdog);
-        if leader != Leader::Attached {
-            for connection in hub.take_corked() {
-                connection.drain_corked(hub, &mut self.desk);
-            }
-        }
         loop {
             self.take_posts(hub);
             if hub.closed.get() {
@@ -148,11 +181,14 @@ impl Reactor {
             if self.keep_house(hub) {
                 return Step::Over;
             }
-            if leader != Leader::Attached && !hub.diary.is_empty() && !hub.call_scribe() {
+            if !hub.diary.is_empty() && (leader == Leader::Attached || !hub.call_scribe()) {
                 return Step::Tell;
             }
             if leader == Leader::Watchdog && hub.relieve.swap(false) {
                 return Step::Relieved;
+            }
+            if leader == Leader::Attached && self.desk.now >= *until {
+                return Step::Blocked;
             }
             if !self.poll(hub, leader) && leader == Leader::Attached {
                 return Step::Blocked;
@@ -171,13 +207,19 @@ impl Reactor {
         }
     }
 
-    /// Do what other threads have posted, and nothing that waits; return what became ready.
-    pub fn attend(&mut self, hub: &Hub) -> Vec<Ready> {
+    /// Do what other threads have posted, and nothing that waits; return what became ready. Each
+    /// request is copied before the next connection is read into the same buffers.
+    pub fn attend(&mut self, hub: &Hub) -> Vec<Waiting> {
         self.desk.now = sys::monotonic();
         let mut posts = Vec::new();
         hub.take_posts(&mut posts);
-        let posts = posts.into_iter().map(Item::Proceed);
-        posts.filter_map(|item| self.handle(hub, item)).collect()
+        let mut waiting = Vec::new();
+        for connection in posts {
+            if let Some(ready) = self.handle(hub, Item::Proceed(connection)) {
+                waiting.push(ready.own(&self.desk));
+            }
+        }
+        waiting
     }
 
     /// Poll; tell whether there is something to do.

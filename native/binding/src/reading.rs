@@ -6,7 +6,7 @@ use crate::diary::{CLIENT_LEFT, HeadCopy, Refusal};
 use crate::hub::{HeaderMap, Hub};
 use crate::output::Output;
 use crate::pace::PathHash;
-use crate::reactor::Desk;
+use crate::reactor::{Desk, ReadBuffers};
 use crate::spool::Spool;
 use crate::sys::{self, Nanos};
 use crate::wire;
@@ -112,7 +112,7 @@ impl Connection {
                 return None;
             }
         }
-        desk.proceed.push_back(Arc::clone(self)); // it is others' turn
+        desk.defer(self, held); // it is others' turn
         None
     }
 
@@ -121,7 +121,7 @@ impl Connection {
         if !held.readable {
             return None;
         }
-        match sys::receive(&self.socket, &mut desk.buffer) {
+        match sys::receive(&self.socket, &mut desk.read.buffer) {
             Ok(0) => {
                 held.readable = false;
                 held.parser.receive_eof();
@@ -131,11 +131,11 @@ impl Connection {
                 held.expected = false;
                 // Less than there was room for is all there was. What comes later has an edge of
                 // its own, but for an end that this event told of.
-                if received < desk.buffer.len() && !held.ended {
+                if received < desk.read.buffer.len() && !held.ended {
                     held.readable = false;
                 }
                 if let Some(tap) = &mut held.tap {
-                    tap.received(desk.buffer.get(..received).unwrap_or(&[]));
+                    tap.received(desk.read.buffer.get(..received).unwrap_or(&[]));
                 }
                 Some(received)
             }
@@ -144,7 +144,7 @@ impl Connection {
                 // second edge.
                 held.readable = std::mem::take(&mut held.expected);
                 if held.readable {
-                    desk.proceed.push_back(Arc::clone(self));
+                    desk.defer(self, held);
                 }
                 None
             }
@@ -221,29 +221,29 @@ impl Connection {
     /// Send what waits, unless the request that goes to the application now is answered at once,
     /// as far as anybody can tell.
     fn uncork_for(self: &Arc<Self>, hub: &Hub, held: &mut Held, source: &Source, desk: &Desk) {
-        if !held.corked {
+        if !held.output.is_corked() {
             return;
         }
-        let (head, bytes) = desk.head_of(source);
+        let (head, bytes) = desk.read.head_of(source);
         if !hub.pace.is_fast(PathHash::of(head.path(bytes))) {
             self.uncork(held);
-        } else if !std::mem::replace(&mut held.listed, true) {
-            // Should it take its time after all, whoever is made to lead sends what waits.
-            hub.note_corked(Arc::clone(self));
+        } else {
+            // Should the call take its time after all, the next leader sends what waits.
+            hub.post(self, held);
         }
     }
 
     /// Send what waits. What the kernel does not take goes with what comes next, or when there is
     /// room.
     pub fn uncork(&self, held: &mut Held) {
-        if std::mem::take(&mut held.corked) {
+        if held.output.uncork() {
             self.send_rest(held);
         }
     }
 
     /// Send what is left of earlier answers while the next request comes in.
     pub fn send_rest(&self, held: &mut Held) {
-        if held.output.size > 0 && !held.corked {
+        if held.output.size > 0 && !held.output.is_corked() {
             let _ = held.output.flush(&self.socket); // an error is met again by the next answer
         }
     }
@@ -300,13 +300,13 @@ fn parse(
         ..
     } = held;
     let Desk {
+        read, memory, now, ..
+    } = desk;
+    let ReadBuffers {
         buffer,
         head,
-        memory,
         scratch,
-        now,
-        ..
-    } = desk;
+    } = &mut **read;
     let received = buffer.get(..received).unwrap_or(&[]);
     let carried = !carry.remaining().is_empty();
     let block = carry.join(received);
@@ -334,7 +334,7 @@ fn parse(
                     }
                     *spool = Some(Spool::new());
                     if head.expect_continue && input.remaining().is_empty() {
-                        send_continue(connection, &mut held.output, &mut held.corked);
+                        send_continue(connection, &mut held.output);
                         wire::trace_interim(hub, connection, "100 Continue");
                     }
                 }
@@ -402,10 +402,10 @@ fn parse(
 }
 
 /// Have a client send its body: behind the answers to the requests before it, if those still wait.
-fn send_continue(connection: &Connection, output: &mut Output, corked: &mut bool) {
+fn send_continue(connection: &Connection, output: &mut Output) {
     // 25 bytes on a connection that waits for them: the kernel has room. Were it otherwise, the
     // client goes on without (RFC 9110, section 10.1.1).
-    if std::mem::take(corked) || output.busy() {
+    if output.busy() {
         output.append_copy(response::CONTINUE);
         let _ = output.flush(&connection.socket); // an error is met again by the answer
     } else {

@@ -67,6 +67,7 @@ pub struct Scoreboard {
     slot_bytes: usize,
     index: usize,
     records: usize,
+    words: usize,
 }
 
 impl Scoreboard {
@@ -79,6 +80,7 @@ impl Scoreboard {
             slot_bytes: scoreboard.getattr("slot_bytes")?.extract()?,
             index: slot.getattr("index")?.extract()?,
             records: scoreboard.getattr("threads")?.extract()?,
+            words: memory.len_bytes() / WORD,
             memory,
         };
         let least = this
@@ -91,6 +93,7 @@ impl Scoreboard {
             && this.index < this.slots
             && this.slot_bytes % WORD == 0
             && this.memory.buf_ptr() as usize % WORD == 0
+            && this.words > 0
             && this.memory.is_c_contiguous()
             && !this.memory.readonly();
         if sound {
@@ -110,18 +113,17 @@ impl Scoreboard {
         self.slots > 1
     }
 
-    /// A word, by its place in bytes.
-    fn at(&self, offset: usize) -> &AtomicU64 {
-        // No slot and no record reaches beyond the memory, as was checked at the beginning.
-        debug_assert!(offset % WORD == 0 && offset + WORD <= self.memory.len_bytes());
+    /// The word with this index in the memory; the last one for any that is beyond it.
+    fn at(&self, index: usize) -> &AtomicU64 {
+        let index = index.min(self.words - 1);
         // SAFETY: the buffer stays where it is as long as `self` holds it; the place is within it
-        // and aligned, and whoever else uses it reads and writes whole words.
-        unsafe { AtomicU64::from_ptr(self.memory.buf_ptr().cast::<u8>().add(offset).cast()) }
+        // and aligned, and other users of the memory read and write whole words.
+        unsafe { AtomicU64::from_ptr(self.memory.buf_ptr().cast::<u64>().add(index)) }
     }
 
     fn word_of(&self, slot: usize, word: usize) -> &AtomicU64 {
         let slot = slot.min(self.slots - 1);
-        self.at(slot * self.slot_bytes + word.min(SLOT_WORDS - 1) * WORD)
+        self.at(slot * self.slot_bytes / WORD + word.min(SLOT_WORDS - 1))
     }
 
     /// A word of the own slot.
@@ -168,7 +170,7 @@ impl Scoreboard {
 
     /// A word of a record.
     pub fn record_word(&self, record: &Record, word: usize) -> &AtomicU64 {
-        self.at(record.begin + word.min(RECORD_BYTES / WORD - 1) * WORD)
+        self.at(record.begin / WORD + word.min(RECORD_BYTES / WORD - 1))
     }
 
     /// Write down a request: method, client, id and target. Nobody reads it before `begin`. A
@@ -192,7 +194,7 @@ impl Scoreboard {
     /// Write a text where it belongs, as far as it fits; return its length there.
     fn write_text(&self, record: &Record, (begin, most): (usize, usize), text: &[u8]) -> u64 {
         let size = text.len().min(most);
-        debug_assert!(begin + most <= RECORD_BYTES);
+        let size = size.min(RECORD_BYTES.saturating_sub(begin));
         // SAFETY: the place is within the record, which is this thread's alone to write, and so
         // within the buffer, which nothing in this process refers to; others tell from NUMBER
         // whether what they have read was whole.

@@ -256,22 +256,16 @@ pub fn send(socket: &Fd, data: &[u8]) -> io::Result<usize> {
 }
 
 /// Send pieces as one, without copying them together.
-pub fn send_pieces(socket: &Fd, pieces: &[&[u8]]) -> io::Result<usize> {
-    let mut vectors = [libc::iovec {
-        iov_base: std::ptr::null_mut(),
-        iov_len: 0,
-    }; 4];
-    let mut used = 0;
-    for (vector, piece) in vectors.iter_mut().zip(pieces) {
-        vector.iov_base = piece.as_ptr().cast_mut().cast();
-        vector.iov_len = piece.len();
-        used += 1;
-    }
+pub fn send_pieces<const COUNT: usize>(socket: &Fd, pieces: [&[u8]; COUNT]) -> io::Result<usize> {
+    let mut vectors = pieces.map(|piece| libc::iovec {
+        iov_base: piece.as_ptr().cast_mut().cast(),
+        iov_len: piece.len(),
+    });
     // SAFETY: all-zero bytes are a valid msghdr.
     let mut message: libc::msghdr = unsafe { mem::zeroed() };
     message.msg_iov = vectors.as_mut_ptr();
-    message.msg_iovlen = used as _; // its type differs
-    // SAFETY: the vectors are `used` many; sendmsg does not write through their pointers.
+    message.msg_iovlen = COUNT as _; // its type differs
+    // SAFETY: the vectors are `COUNT` many; sendmsg does not write through their pointers.
     retry(|| count(unsafe { libc::sendmsg(socket.raw(), &message, SEND_FLAGS) }))
 }
 

@@ -11,7 +11,7 @@ use crate::ffi::latin1;
 use crate::hub::{HeaderMap, Hub, Options};
 use crate::pace::PathHash;
 use crate::policy::{Checks, Policy};
-use crate::reactor::{Reactor, Step};
+use crate::reactor::{Reactor, ReadBuffers, Step};
 use crate::request_id::RequestId;
 use crate::scoreboard::{self, Scoreboard};
 use crate::seats::{Seat, Seats};
@@ -23,6 +23,7 @@ use penstock_protocol::{Framing, Head, Limits};
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict, PyFloat, PyList};
+use std::cell::Cell;
 use std::sync::Arc;
 
 /// What a transport and its exchanges have in common.
@@ -38,6 +39,17 @@ pub struct Core {
     open_spooled: Py<PyAny>,
     /// A function of Python that does nothing.
     does_nothing: Py<PyAny>,
+}
+
+thread_local! {
+    /// What the thread leaves in place of the leader's buffers when it takes a request.
+    static BUFFERS: Cell<Option<Box<ReadBuffers>>> = const { Cell::new(None) };
+}
+
+/// The calling thread's buffers, made with the first request that it takes.
+fn take_buffers(hub: &Hub) -> Box<ReadBuffers> {
+    let known = BUFFERS.take();
+    known.unwrap_or_else(|| Box::new(ReadBuffers::new(hub.options.receive_bytes)))
 }
 
 #[pyclass(module = "penstock._native", frozen)]
@@ -111,6 +123,8 @@ impl NativeTransport {
             return Ok(None); // a forked child: the others' locks, requests and scoreboard are not its own
         }
         let seat = core.come_back(py);
+        let mut buffers = take_buffers(hub);
+        let mut until = 0;
         loop {
             core.tell(py);
             if hub.abandoned.get() {
@@ -123,39 +137,37 @@ impl NativeTransport {
             if let Some(waiting) = crew.take_ready(hub) {
                 exchange = core.deliver_waiting(py, &seat, waiting)?;
             } else {
-                let led = crew.lead_attached(hub, |step, desk| match step {
-                    Step::Ready(ready) => {
-                        let (head, bytes) = desk.head_of(&ready.source);
+                match crew.lead_attached(hub, &mut buffers, &mut until) {
+                    Some(Step::Ready(ready)) => {
+                        let (head, bytes) = buffers.head_of(&ready.source);
                         let (connection, number) = (ready.connection, ready.number);
-                        core.deliver(py, &seat, connection, number, head, bytes, ready.body)
-                            .map(|exchange| (exchange, true, ready.departed))
-                    }
-                    Step::Over => Ok((None, false, true)),
-                    _ => Ok((None, false, false)),
-                });
-                match led.transpose()? {
-                    Some((Some(ready), _, departed)) => {
-                        if departed && Exchange::drop_if_client_gone(ready.bind(py), true)? {
-                            continue;
+                        exchange =
+                            core.deliver(py, &seat, connection, number, head, bytes, ready.body)?;
+                        if let (true, Some(ready)) = (ready.departed, &exchange) {
+                            if Exchange::drop_if_client_gone(ready.bind(py), true)? {
+                                continue;
+                            }
                         }
-                        exchange = Some(ready);
                     }
-                    Some((None, true, _)) => continue, // answered by the server itself
-                    Some((None, _, true)) => {
+                    Some(Step::Over) => {
                         crew.end(hub);
                         break;
                     }
                     _ => {
                         core.tell(py);
+                        // What the thread was with last is not kept while it waits.
+                        seat.keep(None);
                         if let Turn::Request(waiting) = py.detach(|| crew.lead_or_park(hub)) {
                             exchange = core.deliver_waiting(py, &seat, *waiting)?;
                         }
+                        until = 0;
                     }
                 }
             }
             if let Some(exchange) = exchange {
                 core.tell(py);
                 core.hand_out(py, &seat, &exchange);
+                BUFFERS.set(Some(buffers));
                 return Ok(Some(exchange));
             }
         }

@@ -209,7 +209,7 @@ pub fn send_large(
     let sent = if held.output.busy() {
         Ok(0)
     } else {
-        sys::send_pieces(&connection.socket, &[head, &block, chunk_end, end])
+        sys::send_pieces(&connection.socket, [head, &block, chunk_end, end])
     };
     let mut sent = match sent {
         Ok(sent) => sent,
@@ -254,7 +254,6 @@ pub fn send_region(
 }
 
 fn flush_queued(hub: &Hub, connection: &Connection, held: &mut Held) -> Result<(), Failure> {
-    held.corked = false; // what waited goes before this, with it
     if held.output.busy() {
         flush(connection, held)?;
         watch(hub, connection, held);
@@ -348,7 +347,7 @@ pub fn send_small(
         // Sent by whoever comes next: this thread where it waits for room, or the leader.
         check_output(connection, held)?;
         held.output.append_copy(data);
-        if std::mem::take(&mut held.corked) {
+        if held.output.uncork() {
             flush(connection, held)?; // nothing but this has kept it from being sent
         }
         watch(hub, connection, held);
@@ -378,7 +377,7 @@ pub fn cork(hub: &Hub, held: &mut Held, data: &[u8]) -> bool {
     let may = hub.options.attended
         && held.parser.state() == State::Done
         && !held.close_after
-        && (held.corked || !held.output.busy())
+        && (held.output.is_corked() || !held.output.busy())
         && held.output.size as usize + data.len() <= COALESCED_BYTES
         && held.answered_in_turn < ANSWERS_PER_TURN
         && next.first().is_some_and(u8::is_ascii_alphabetic)
@@ -387,7 +386,7 @@ pub fn cork(hub: &Hub, held: &mut Held, data: &[u8]) -> bool {
         && memchr::memmem::find(next, b"\r\n\r\n").is_some();
     if may {
         held.output.append_copy(data);
-        held.corked = true;
+        held.output.cork();
         held.answered_in_turn += 1;
     }
     may

@@ -1,6 +1,5 @@
 //! The bytes of a response: its head, its chunks, and the answer to a broken request.
 
-use crate::error::ProtocolError;
 use crate::grammar;
 use crate::head::Version;
 
@@ -56,25 +55,8 @@ pub fn is_field_name(name: &[u8]) -> bool {
     grammar::is_token(name)
 }
 
-/// Appends a response's head to `out`: `status` (`200 OK`), `headers`, then the `added` lines.
-///
-/// `added` are the server's own fields, each line with its CRLF. All are valid already: this
-/// checks nothing.
-pub fn encode_head<'a>(
-    out: &mut Vec<u8>,
-    status: &[u8],
-    headers: impl IntoIterator<Item = (&'a [u8], &'a [u8])>,
-    added: &[u8],
-) {
-    begin_head(out, status);
-    for (name, value) in headers {
-        encode_field(out, name, value);
-    }
-    out.extend_from_slice(added);
-    out.extend_from_slice(b"\r\n");
-}
-
-/// Appends a status line. Field lines follow, and an empty line.
+/// Appends a status line (`200 OK`). Field lines follow, and an empty line. All are valid already:
+/// nothing is checked here.
 pub fn begin_head(out: &mut Vec<u8>, status: &[u8]) {
     out.extend_from_slice(b"HTTP/1.1 ");
     out.extend_from_slice(status);
@@ -138,26 +120,39 @@ fn append_number(out: &mut Vec<u8>, number: u64, base: u64) {
     out.extend_from_slice(digits.get(start..).unwrap_or_default());
 }
 
-/// The whole answer to a request that cannot be served; close after it.
+/// The server's own answer to a request that it does not serve.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ErrorResponse {
+    /// The status line, the fields and the empty line.
+    pub head: Vec<u8>,
+    /// The reason and a line feed; empty in answer to HEAD.
+    pub body: Vec<u8>,
+}
+
+/// The whole answer to a request that the server does not serve; close the connection after it.
 ///
-/// `added` are the lines of Date and Server, each with its CRLF. In answer to HEAD, send only
-/// what precedes the body, which has the length of the reason and a line feed.
+/// `added` are the lines of Date and Server, each with its CRLF.
 #[must_use]
-pub fn error_response(error: &ProtocolError, added: &str) -> Vec<u8> {
-    let length = error.reason.len().saturating_add(1);
-    let allow = if error.status == 405 {
-        format!("Allow: {ALLOWED_METHODS}\r\n")
+pub fn error_response(status: u16, reason: &str, to_head: bool, added: &[u8]) -> ErrorResponse {
+    let mut head = Vec::new();
+    begin_head(
+        &mut head,
+        format!("{status} {}", reason_phrase(status)).as_bytes(),
+    );
+    encode_field(&mut head, b"Content-Type", b"text/plain; charset=utf-8");
+    encode_content_length(&mut head, (reason.len() as u64).saturating_add(1));
+    if status == 405 {
+        encode_field(&mut head, b"Allow", ALLOWED_METHODS.as_bytes());
+    }
+    encode_field(&mut head, b"Connection", b"close");
+    head.extend_from_slice(added);
+    head.extend_from_slice(b"\r\n");
+    let body = if to_head {
+        Vec::new()
     } else {
-        String::new()
+        [reason.as_bytes(), b"\n"].concat()
     };
-    format!(
-        "HTTP/1.1 {} {}\r\nContent-Type: text/plain; charset=utf-8\r\nContent-Length: {length}\r\n\
-         {allow}Connection: close\r\n{added}\r\n{}\n",
-        error.status,
-        reason_phrase(error.status),
-        error.reason,
-    )
-    .into_bytes()
+    ErrorResponse { head, body }
 }
 
 /// The phrase for each registered status (RFC 9110, section 15); empty for any other.
@@ -261,8 +256,9 @@ mod tests {
 
     #[test]
     fn rfc9110_15_5_6_a_405_tells_what_is_allowed() {
-        let answer = error_response(&crate::error::IS_CONNECT, "");
-        let text = String::from_utf8(answer).unwrap();
+        let error = crate::error::IS_CONNECT;
+        let answer = error_response(error.status, error.reason, false, b"");
+        let text = String::from_utf8(answer.head).unwrap();
         assert!(text.starts_with("HTTP/1.1 405 Method Not Allowed\r\n"));
         assert!(text.contains(&format!("\r\nAllow: {ALLOWED_METHODS}\r\n")));
     }

@@ -13,7 +13,9 @@ use std::path::Path;
 use std::sync::OnceLock;
 
 use penstock_protocol::date::imf_fixdate;
-use penstock_protocol::response::{encode_chunk, encode_head, error_response, reason_phrase};
+use penstock_protocol::response::{
+    begin_head, encode_chunk, encode_field, error_response, reason_phrase,
+};
 use penstock_protocol::{Framing, Limits, ProtocolError, Version, choose_framing, error};
 use serde::Deserialize;
 use support::{Bounds, Message, Outcome, byte_by_byte, parse, split_at};
@@ -243,7 +245,10 @@ fn the_errors_are_the_references_in_every_word() {
         let error = known.get(reason.as_str()).expect(reason);
         assert_eq!(&error.to_string(), text);
         let added = &corpus().responses.added;
-        assert_eq!(error_response(error, added), latin_1(response));
+        let answer = error_response(error.status, error.reason, false, added.as_bytes());
+        assert_eq!([&answer.head[..], &answer.body].concat(), latin_1(response));
+        let to_head = error_response(error.status, error.reason, true, added.as_bytes());
+        assert_eq!((to_head.head, to_head.body), (answer.head, Vec::new()));
     }
     assert_eq!(corpus().errors.len(), known.len(), "each is met by a case");
 }
@@ -274,8 +279,12 @@ fn responses_are_the_references_in_every_byte() {
         .map(|(name, value)| (latin_1(name), latin_1(value)))
         .collect();
     let mut head = Vec::new();
-    let borrowed = headers.iter().map(|(name, value)| (&name[..], &value[..]));
-    encode_head(&mut head, b"200 OK", borrowed, responses.added.as_bytes());
+    begin_head(&mut head, b"200 OK");
+    for (name, value) in &headers {
+        encode_field(&mut head, name, value);
+    }
+    head.extend_from_slice(responses.added.as_bytes());
+    head.extend_from_slice(b"\r\n");
     assert_eq!(head, latin_1(&responses.head));
     let mut chunk = Vec::new();
     encode_chunk(&mut chunk, &[b'x'; 1000]);

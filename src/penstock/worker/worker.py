@@ -223,6 +223,7 @@ class Worker:
         try:
             while (exchange := next_exchange()) is not None:
                 handle(exchange)
+                exchange = None  # a thread that waits keeps nothing of its last request
             return True
         except RequestTimeout:
             # It came before the gateway began, or after its end: then there is nothing to abort.

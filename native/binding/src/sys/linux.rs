@@ -22,12 +22,67 @@ pub fn accept(
 }
 
 /// Have the kernel send a part of a file; 0 where the file ends before `offset`.
+///
+/// `sendfile` knows no MSG_NOSIGNAL: the signal is blocked in the calling thread meanwhile, and
+/// taken away where it came. An application may have restored its default action, which is to end
+/// the process. Blocked for good, it would stay so in the programs that the application starts.
 pub fn send_file(socket: RawFd, file: RawFd, offset: u64, size: usize) -> io::Result<usize> {
-    retry(|| {
+    let blocked = SigpipeBlocked::new();
+    let sent = retry(|| {
         let mut from = offset as libc::off_t;
         // SAFETY: `from` is an offset to read from and to write to.
         count(unsafe { libc::sendfile(socket, file, &mut from, size) })
-    })
+    });
+    if matches!(&sent, Err(error) if error.raw_os_error() == Some(libc::EPIPE)) {
+        blocked.take_pending();
+    }
+    sent
+}
+
+/// SIGPIPE is blocked in the thread that made this, until it is dropped.
+struct SigpipeBlocked {
+    only_sigpipe: libc::sigset_t,
+    /// It was not blocked before.
+    newly: bool,
+}
+
+impl SigpipeBlocked {
+    fn new() -> Self {
+        // SAFETY: all-zero bytes are a valid sigset_t, and each call gets one to read or write.
+        unsafe {
+            let mut only_sigpipe: libc::sigset_t = std::mem::zeroed();
+            let mut before: libc::sigset_t = std::mem::zeroed();
+            libc::sigemptyset(&mut only_sigpipe);
+            libc::sigaddset(&mut only_sigpipe, libc::SIGPIPE);
+            libc::pthread_sigmask(libc::SIG_BLOCK, &only_sigpipe, &mut before);
+            SigpipeBlocked {
+                only_sigpipe,
+                newly: libc::sigismember(&before, libc::SIGPIPE) == 0,
+            }
+        }
+    }
+
+    /// Take the signal away that a call has just raised, unless the thread had it blocked anyway.
+    fn take_pending(&self) {
+        let at_once = libc::timespec {
+            tv_sec: 0,
+            tv_nsec: 0,
+        };
+        if self.newly {
+            // SAFETY: a set and a time to read; what is known of the signal is not asked for.
+            unsafe { libc::sigtimedwait(&self.only_sigpipe, std::ptr::null_mut(), &at_once) };
+        }
+    }
+}
+
+impl Drop for SigpipeBlocked {
+    fn drop(&mut self) {
+        if self.newly {
+            let only_sigpipe = &self.only_sigpipe;
+            // SAFETY: a set to read; what was before is not asked for.
+            unsafe { libc::pthread_sigmask(libc::SIG_UNBLOCK, only_sigpipe, std::ptr::null_mut()) };
+        }
+    }
 }
 
 /// Put `from` in the place of `to`, not to be inherited by programs.

@@ -12,7 +12,12 @@ use kqueue::{
     EV_ADD, EV_CLEAR, EV_DELETE, EV_EOF, EVFILT_READ, EVFILT_USER, EVFILT_WRITE, NOTE_TRIGGER,
 };
 
-/// None: Python has the signal for a connection that is gone ignored.
+/// No signal for a connection that is gone: the error does.
+#[cfg(not(target_vendor = "apple"))]
+pub const SEND_FLAGS: libc::c_int = libc::MSG_NOSIGNAL;
+
+/// None: each socket has an option for it ([`accept`]).
+#[cfg(target_vendor = "apple")]
 pub const SEND_FLAGS: libc::c_int = 0;
 
 /// The most of a file that is read to be sent at once.
@@ -36,6 +41,17 @@ pub fn accept(
         return Err(error);
     }
     close_on_exec(number);
+    #[cfg(target_vendor = "apple")]
+    {
+        let one: libc::c_int = 1;
+        let (pointer, size) = (
+            (&raw const one).cast(),
+            size_of::<libc::c_int>() as libc::socklen_t,
+        );
+        let (level, option) = (libc::SOL_SOCKET, libc::SO_NOSIGPIPE);
+        // SAFETY: pointer and size are those of `one`. It fails where the client is gone already.
+        unsafe { libc::setsockopt(number, level, option, pointer, size) };
+    }
     Ok(number)
 }
 
