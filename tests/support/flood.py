@@ -47,13 +47,12 @@ class Flood:
         unsent = {each: memoryview(self._request) for each in self._sockets}
         answers = bytearray(1 << 20)  # MSG_TRUNC: the kernel counts them, and copies nothing
         with selectors.DefaultSelector() as selector:
-            for each in self._sockets:
-                each.setblocking(False)
-                selector.register(each, selectors.EVENT_READ | selectors.EVENT_WRITE)
+            for one in self._sockets:
+                one.setblocking(False)
+                selector.register(one, selectors.EVENT_READ | selectors.EVENT_WRITE, one)
             while not self._over.is_set():
                 for key, events in selector.select(PAUSE_SECONDS):
-                    each = key.fileobj
-                    assert isinstance(each, socket.socket)
+                    each: socket.socket = key.data
                     if events & selectors.EVENT_READ:
                         self.received += each.recv_into(answers, 0, socket.MSG_TRUNC)
                     if events & selectors.EVENT_WRITE:

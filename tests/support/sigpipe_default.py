@@ -1,6 +1,4 @@
-"""An application that restores the default action of SIGPIPE, which ends the process, and sends a
-large file: for a process of its own.
-"""
+"""An application for a process of its own: SIGPIPE would end it, and it sends a large file."""
 
 from __future__ import annotations
 
@@ -18,7 +16,7 @@ FILE_BYTES = 64 * 1024 * 1024
 
 signal.signal(signal.SIGPIPE, signal.SIG_DFL)
 
-_file = tempfile.TemporaryFile()
+_file = tempfile.TemporaryFile()  # noqa: SIM115 (open for the life of the process)
 _file.truncate(FILE_BYTES)
 
 
@@ -27,6 +25,7 @@ def app(environ: dict[str, Any], start_response: StartResponse) -> Iterable[byte
         start_response("200 OK", [("Content-Length", str(FILE_BYTES))])
         file = os.fdopen(os.dup(_file.fileno()), "rb")
         file.seek(0)
-        return environ["wsgi.file_wrapper"](file)
+        wrapped: Iterable[bytes] = environ["wsgi.file_wrapper"](file)
+        return wrapped
     start_response("200 OK", [("Content-Type", "text/plain")])
     return [str(os.getpid()).encode()]
