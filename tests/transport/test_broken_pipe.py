@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from conftest import TRANSPORTS
 from support.server_process import ServerProcess
 from support.serving import get
 from support.wire import Client
@@ -13,6 +14,7 @@ from support.wire import Client
 HERE = Path(__file__).parents[1] / "support"
 
 
+@pytest.mark.parametrize("transport", [each for each in TRANSPORTS if each == "native"])
 @pytest.mark.parametrize("threads", [1, 2])
 def test_no_sigpipe_where_the_application_restores_its_default_action(
     transport: str, threads: int
