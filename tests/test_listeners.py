@@ -109,10 +109,10 @@ def test_unix_addresses_are_paths_or_abstract_names(text: str, path: str) -> Non
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("127.0.0.1:http", "'http' is no port"),
+        ("127.0.0.1:http", "'http' is not a port"),
         ("127.0.0.1:65536", "from 0 to 65535"),
-        ("127.0.0.1:", "'' is no port"),
-        ("127.0.0.1:-1", "'-1' is no port"),
+        ("127.0.0.1:", "'' is not a port"),
+        ("127.0.0.1:-1", "'-1' is not a port"),
         ("8000", "a port alone is written :8000"),
         ("::1:8000", "needs brackets"),
         ("[::1", "is written [::1]:8000"),
@@ -239,7 +239,7 @@ def _first_unprivileged_port() -> int:
 
 @pytest.mark.skipif(_first_unprivileged_port() == 0, reason="every port is free for all here")
 def test_a_privileged_port_is_refused_with_the_reason() -> None:
-    # As nobody: only a process of its own can give up root's rights. It may not be allowed to read
+    # As another user: only a process of its own can give up root's rights. It may be unable to read
     # Python's library then, and takes what resolving needs before.
     said = run_python(
         "import os, encodings.idna; from penstock.listeners import bind_listeners\n"
@@ -320,7 +320,7 @@ def test_a_living_server_with_a_full_queue_is_left_alone(tmp_path: Path) -> None
 def test_a_path_that_another_server_took_over_before_listen_is_in_use(tmp_path: Path) -> None:
     address = f"unix:{tmp_path}/slow.sock"
     [slow] = bind_listeners([address])
-    with opened(address):  # nobody listens on it yet, as if its server had died
+    with opened(address):  # not listened on yet, as if its server had died
         with pytest.raises(ListenError, match="in use"):
             slow.listen(1)
         slow.close()
@@ -357,10 +357,10 @@ def test_closing_survives_a_path_that_is_gone(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("made", "address", "said"),
     [
-        ("file", "unix:{}/file", "exists and is no socket"),
-        ("", "unix:{}", "exists and is no socket"),
+        ("file", "unix:{}/file", "exists and is not a socket"),
+        ("", "unix:{}", "exists and is not a socket"),
         ("", "unix:{}/missing/x", "its directory does not exist"),
-        ("file", "unix:{}/file/x", "its directory is no directory"),
+        ("file", "unix:{}/file/x", "part of its path is not a directory"),
         ("", "unix:{}/" + 110 * "x", "too long"),
     ],
 )
@@ -377,7 +377,7 @@ def test_a_datagram_socket_is_no_stale_listener(tmp_path: Path) -> None:
     path = tmp_path / "log"
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as other:
         other.bind(str(path))
-        assert "a socket is there already" in refusal(f"unix:{path}")
+        assert "there is a socket at this path" in refusal(f"unix:{path}")
     assert path.exists()
 
 
@@ -421,13 +421,13 @@ def test_a_descriptor_that_is_given_twice_is_refused() -> None:
 
 def test_a_descriptor_that_is_a_file_is_refused(tmp_path: Path) -> None:
     with (tmp_path / "f").open("w") as file:
-        assert "no socket" in refusal(f"fd://{file.fileno()}")
+        assert "not a socket" in refusal(f"fd://{file.fileno()}")
 
 
 def test_a_passed_socket_that_cannot_listen_is_refused_and_stays_open() -> None:
     one, other = socket.socketpair()
     with one, other, socket.socket() as unbound, socket.socket(type=socket.SOCK_DGRAM) as datagram:
         assert "is connected" in refusal(f"fd://{one.fileno()}")
-        assert "bound to no address" in refusal(f"fd://{unbound.fileno()}")
-        assert "no stream socket" in refusal(f"fd://{datagram.fileno()}")
+        assert "not bound to an address" in refusal(f"fd://{unbound.fileno()}")
+        assert "not a stream socket" in refusal(f"fd://{datagram.fileno()}")
         os.fstat(one.fileno())

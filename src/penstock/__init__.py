@@ -25,17 +25,17 @@ __version__ = "0.1.0"
 
 __all__ = ["RequestTimeout", "__version__", "running", "serve"]
 
-# What these functions need is imported by them: `penstock --version` has to answer at once.
+# The functions import what they need: `penstock --version` must be fast.
 
 
 def serve(application: WSGIApplication, **settings: object) -> int:
     """Serve ``application`` until SIGTERM or SIGINT; return the exit status.
 
-    The process is then as it was before, and may serve again. Only in the main thread, because of
-    the signals. ``settings`` are those of the command line by name: ``threads=8``,
-    ``bind=["127.0.0.1:8080"]``, ``max_body="10MiB"``. Raises
-    `penstock.errors.SettingsError` and `penstock.errors.ListenError`, ``TypeError`` for what is
-    no application, and ``RuntimeError`` outside of the main thread.
+    It has to be called in the main thread, because of the signals. Afterwards the process is as it
+    was before, and may serve again. ``settings`` are those of the command line by name:
+    ``threads=8``, ``bind=["127.0.0.1:8080"]``, ``max_body="10MiB"``. Raises
+    `penstock.errors.SettingsError` and `penstock.errors.ListenError`, ``TypeError`` if the
+    application is not callable, and ``RuntimeError`` outside the main thread.
     """
     from penstock.api import serve_application
 
@@ -46,8 +46,9 @@ def serve(application: WSGIApplication, **settings: object) -> int:
 def running(application: WSGIApplication, **settings: object) -> Iterator[RunningServer]:
     """Serve ``application`` in the background, on a free port unless ``bind`` is given.
 
-    For tests, above all. On leaving the block requests in progress are finished, within
-    ``graceful_timeout``, and all threads and sockets are gone. Settings and errors as for `serve`.
+    Mainly for tests. At the end of the block the server finishes the requests in progress, within
+    ``graceful_timeout``, and closes all threads and sockets. Settings and errors are those of
+    `serve`.
     """
     from penstock.api import run_in_background
 

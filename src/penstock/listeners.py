@@ -1,7 +1,7 @@
 """Listening sockets: TCP over IPv4 and IPv6, unix sockets, and sockets passed by a parent.
 
-An address is taken in two steps. `bind_listeners` takes it, so that a port in use is told at once;
-`Listener.listen` lets clients in, once there is an application to answer them.
+Opening takes two steps. `bind_listeners` binds the address, so that a port in use is reported at
+once. `Listener.listen` lets clients connect, when there is an application to answer them.
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ _REASONS = {
     errno.EADDRNOTAVAIL: "this machine has no such address",
     errno.EAFNOSUPPORT: "this machine does not support such addresses",
     errno.ENOENT: "its directory does not exist",
-    errno.ENOTDIR: "its directory is no directory",
+    errno.ENOTDIR: "part of its path is not a directory",
     errno.EROFS: "its file system is read-only",
     errno.EBADF: "no such descriptor is open",
-    errno.ENOTSOCK: "the descriptor is no socket",
+    errno.ENOTSOCK: "the descriptor is not a socket",
 }
 _FIRST_UNPRIVILEGED_PORT = 1024
 
@@ -43,27 +43,27 @@ _DROP_SYN = b"".join(
     struct.pack("HBBI", *instruction)
     for instruction in [  # a socket filter in classic BPF, over a segment's TCP header
         (0x30, 0, 0, 13),  # load the byte with the flags
-        (0x45, 0, 1, 0x02),  # where SYN is set,
-        (0x06, 0, 0, 0),  # take nothing of it,
-        (0x06, 0, 0, 0xFFFF_FFFF),  # else all
+        (0x45, 0, 1, 0x02),  # if SYN is set,
+        (0x06, 0, 0, 0),  # drop the segment,
+        (0x06, 0, 0, 0xFFFF_FFFF),  # else accept it whole
     ]
 )
 
 
 @dataclass(frozen=True)
 class Address:
-    """A listening address as it was given, and its parts; those that do not apply are None."""
+    """A listening address as given, and its parts. Parts that do not apply are None."""
 
     text: str
     host: str | None = None
     port: int | None = None
     path: str | None = None
-    """Of a unix socket; it begins with NUL in Linux's abstract namespace."""
+    """The path of a unix socket; it begins with NUL in Linux's abstract namespace."""
     descriptor: int | None = None
 
     @property
     def shown(self) -> str:
-        """The address for messages: as it was given, and what it means where that says less."""
+        """The address for messages: as given, with host and port added if they are not obvious."""
         if self.host is None:
             return self.text
         place = _host_and_port(self.host, str(self.port))
@@ -71,7 +71,7 @@ class Address:
 
 
 class Listener:
-    """A listening socket, and what is told of it to humans and applications."""
+    """A listening socket, with its name for logs and its address for applications."""
 
     def __init__(
         self,
@@ -80,22 +80,22 @@ class Listener:
         created: str | None = None,
         passed: str | None = None,
     ) -> None:
-        """``created`` is the path that was made for it; ``passed``, one that a predecessor made."""
+        """``created`` is the path that was created for it; ``passed``, that of a predecessor."""
         self.socket = sock
         """Non-blocking, not inherited by children; accepted TCP sockets inherit TCP_NODELAY."""
         self.is_unix = sock.family == socket.AF_UNIX
         bound = sock.getsockname()
         host, port = ("localhost", 80) if self.is_unix else bound[:2]
         self.server_name = str(host)
-        """SERVER_NAME of requests: the bound address; ``localhost`` for unix sockets."""
+        """SERVER_NAME of requests: the bound address, or ``localhost`` for a unix socket."""
         self.server_port = str(port)
-        """SERVER_PORT of requests; ``80`` for unix sockets."""
+        """SERVER_PORT of requests: the bound port, or ``80`` for a unix socket."""
         self.name = _unix_name(bound) if self.is_unix else _url(self.server_name, self.server_port)
-        """For logs and humans: ``http://127.0.0.1:8000``, ``unix:/run/app.sock``."""
+        """The name for logs: ``http://127.0.0.1:8000``, ``unix:/run/app.sock``."""
         self.address = address
         self._shown = address.shown
         self._adopted = address.descriptor is not None
-        # The application may change the directory: the path must still be the same at the end.
+        # Absolute, because the application may change the directory before the path is removed.
         self._path = os.path.abspath(created) if created is not None else None
         self._identity = _identity(self._path) if self._path is not None else None
         self._passed = os.path.abspath(passed) if passed is not None else None
@@ -105,26 +105,26 @@ class Listener:
         return f"<Listener {self.name}>"
 
     def listen(self, backlog: int) -> None:
-        """Let clients connect, ``backlog`` of them before they are accepted.
+        """Let clients connect: up to ``backlog`` of them wait to be accepted.
 
-        Raises `ListenError`: an address that another program has bound, but does not listen on,
-        can turn out to be in use only here.
+        Raises `ListenError`: an address that another program has bound without listening on it is
+        found to be in use only here.
         """
         if self._path is not None and _identity(self._path) != self._identity:
-            # Nobody who connects to the path would come here.
+            # Another socket has the path: clients would never reach this one.
             raise _listen_error(self._shown, _REASONS[errno.EADDRINUSE])
         try:
             self.socket.listen(backlog)
         except OSError as error:
             raise _listen_error(self._shown, _reason(error)) from None
 
-    def turn_newcomers_away(self) -> bool:
-        """Have the kernel ignore new attempts to connect; tell whether it does.
+    def ignore_new_connections(self) -> bool:
+        """Make the kernel ignore new attempts to connect. Return True if it does.
 
-        Then the queue can be emptied for good. Otherwise who gets into it between the last accept
-        and the closing is reset; whose attempt is ignored tries again a second later. TCP on Linux
-        only, and not a socket that was passed by a parent, which may go on to use it. The path of
-        a unix socket is removed.
+        Then the accept queue can be emptied completely. Otherwise a client that enters the queue
+        between the last accept and the close is reset; a client whose attempt is ignored tries
+        again a second later. For TCP on Linux only, and not for a socket that a parent passed,
+        because the parent may go on using it. The path of a unix socket is removed.
         """
         self._unlink()
         if self.is_unix or self._adopted or sys.platform != "linux":
@@ -140,34 +140,34 @@ class Listener:
         return True
 
     def close(self) -> None:
-        """Close the socket, and remove the path of a unix socket that was made here.
+        """Close the socket, and remove the path of a unix socket that this process created.
 
-        Not in a forked child, and not a path where another program's socket is by now.
+        The path stays in a forked child, and where another program has put its socket since.
         """
         self.socket.close()
         self._unlink()
 
     def give_to(self, uid: int, gid: int) -> None:
-        """Give the path of a unix socket that was made here to a user, who may be a proxy's."""
+        """Change the owner of the path of a unix socket that this process created."""
         if self._path is not None:
             try:
                 os.chown(self._path, uid, gid)
             except OSError:
-                pass  # it was removed meanwhile, or lies where nobody owns anything
+                pass  # the path was removed, or its file system has no owners
 
     @property
     def is_lost(self) -> bool:
-        """Whether the path of a unix socket was removed: no client finds it any more."""
+        """Whether the path of a unix socket was removed: clients cannot find it any more."""
         return self._path is not None and _identity(self._path) is None
 
     def take_over(self) -> None:
-        """Have the path of a unix socket for one's own: whoever made it leaves."""
+        """Become the owner of the path of a unix socket: the predecessor that created it ends."""
         if self._passed is not None:
             self._path, self._passed = self._passed, None
             self._identity = _identity(self._path)
 
     def disown(self) -> None:
-        """Leave the path of a unix socket to another process, which has the socket too."""
+        """Leave the path of a unix socket to another process that has the socket, too."""
         self._path = None
 
     def _unlink(self) -> None:
@@ -177,12 +177,12 @@ class Listener:
             try:
                 os.unlink(self._path)
             except OSError:
-                pass  # removed in the meantime, or the directory was made read-only
+                pass  # removed in the meantime, or the directory is read-only by now
         self._path = None
 
 
 def open_listeners(addresses: Iterable[str], backlog: int) -> list[Listener]:
-    """Return listening sockets for all addresses, or raise `ListenError` and leave none open."""
+    """Return listening sockets for all addresses. Raises `ListenError`, and then none is open."""
     listeners = bind_listeners(addresses)
     try:
         for listener in listeners:
@@ -196,14 +196,14 @@ def open_listeners(addresses: Iterable[str], backlog: int) -> list[Listener]:
 def bind_listeners(
     addresses: Iterable[str], inherited: Iterable[tuple[str, int]] = ()
 ) -> list[Listener]:
-    """Take all addresses, without letting clients in yet.
+    """Return a bound socket for each address; clients cannot connect yet.
 
-    ``inherited`` are addresses that a predecessor has bound, each with its socket's descriptor; a
-    socket that is not wanted any more is closed.
+    ``inherited`` are addresses that a predecessor has bound, each with its socket's descriptor. A
+    socket whose address is not in ``addresses`` is closed.
 
     An address is ``host:port``, ``host`` (port 8000), ``:port`` (all IPv4 addresses),
-    ``[::1]:port``, ``unix:PATH``, ``unix:@NAME`` (abstract) or ``fd://N``; port 0 is a free one.
-    Raises `ListenError`, which names the address and the reason; then none stays open.
+    ``[::1]:port``, ``unix:PATH``, ``unix:@NAME`` (abstract) or ``fd://N``. Port 0 is a free port.
+    Raises `ListenError`, which names the address and the reason; then no socket stays open.
     """
     listeners: list[Listener] = []
     adopted: set[int] = set()
@@ -224,16 +224,17 @@ def bind_listeners(
         close_all(listeners)
         raise
     for _, descriptor in bound:
-        # Kept open, it would go on to let clients in that nobody answers.
+        # An open socket would go on to accept clients that no process answers.
         os.close(descriptor)
     return listeners
 
 
 @contextmanager
 def kept_from_children(listeners: Iterable[Listener]) -> Iterator[None]:
-    """Have children that an application forks meanwhile, as it is loaded, not keep the ports.
+    """Close the listeners in children that the application forks while it is loaded.
 
-    One that outlives the server would leave its clients waiting, and the next start without a port.
+    A child that outlives the server would keep the port: its clients would wait for ever, and the
+    next start would fail.
     """
     _kept_from_children.extend(listeners)
     try:
@@ -245,13 +246,13 @@ def kept_from_children(listeners: Iterable[Listener]) -> Iterator[None]:
 _kept_from_children: list[Listener] = []
 
 
-def _let_go_in_child() -> None:
+def _close_in_child() -> None:
     for listener in _kept_from_children:
         listener.socket.close()
     _kept_from_children.clear()
 
 
-os.register_at_fork(after_in_child=_let_go_in_child)
+os.register_at_fork(after_in_child=_close_in_child)
 
 
 def close_all(listeners: Iterable[Listener]) -> None:
@@ -261,7 +262,7 @@ def close_all(listeners: Iterable[Listener]) -> None:
 
 
 def parse_address(text: str) -> Address:
-    """Return the parts of a listening address; raises `ListenError` where it has no such form."""
+    """Return the parts of a listening address. Raises `ListenError` if it is malformed."""
     if text.startswith("unix:"):
         path = text.removeprefix("unix:")
         path = path.removeprefix("//") if path.startswith("///") else path
@@ -297,7 +298,7 @@ def _port(text: str, port: str | None) -> int:
     if port is None:
         return DEFAULT_PORT
     if not (port.isascii() and port.isdigit() and len(port) <= 5 and int(port) <= 65535):
-        raise _listen_error(text, f"{port!r} is no port: allowed is a number from 0 to 65535")
+        raise _listen_error(text, f"{port!r} is not a port: allowed is a number from 0 to 65535")
     return int(port)
 
 
@@ -326,15 +327,15 @@ def _adopt(address: Address, descriptor: int) -> Listener:
         if sock.family not in (socket.AF_INET, socket.AF_INET6, socket.AF_UNIX):
             raise _listen_error(address.shown, "the socket is neither TCP nor unix")
         if sock.type != socket.SOCK_STREAM:
-            raise _listen_error(address.shown, "the socket is no stream socket")
+            raise _listen_error(address.shown, "the socket is not a stream socket")
         if _is_connected(sock):
             raise _listen_error(address.shown, "the socket is connected, and cannot listen")
         if not _is_bound(sock):
-            raise _listen_error(address.shown, "the socket is bound to no address")
+            raise _listen_error(address.shown, "the socket is not bound to an address")
         _prepare(sock)
         return Listener(sock, address)
     except ListenError:
-        # It is whoever passed it that has to close it.
+        # The process that passed the descriptor has to close it.
         sock.detach()
         raise
 
@@ -359,10 +360,10 @@ def _bind_tcp(address: Address) -> Listener:
     except OSError as error:
         raise _listen_error(address.shown, _tcp_reason(address, family, error)) from None
     try:
-        # Without it, connections of a former run in TIME_WAIT would keep the port taken.
+        # Without it, connections of an earlier run in TIME_WAIT would keep the port in use.
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if family == socket.AF_INET6:
-            # What [::] means must not depend on the machine, and 0.0.0.0 can be given beside it.
+            # [::] must mean the same on every machine, and allow 0.0.0.0 beside it.
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         sock.bind(place)
         _prepare(sock)
@@ -373,15 +374,15 @@ def _bind_tcp(address: Address) -> Listener:
 
 
 def _resolve(address: Address) -> tuple[socket.AddressFamily, tuple[Any, ...]]:
-    """Return family and socket address; numeric addresses never ask a name server."""
+    """Return the family and the socket address. Numeric addresses need no name server."""
     host, port = address.host, address.port
     for flags in (socket.AI_NUMERICHOST, socket.AI_PASSIVE):
         try:
             found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=flags)
         except (socket.gaierror, UnicodeError) as error:
-            reason = error.strerror if isinstance(error, socket.gaierror) else "no valid name"
+            reason = error.strerror if isinstance(error, socket.gaierror) else "not a valid name"
             continue
-        # A name with both kinds of address means IPv4, as with other servers.
+        # A name with addresses of both kinds means IPv4, as with other servers.
         family, _, _, _, place = min(found, key=lambda entry: entry[0] != socket.AF_INET)
         return family, place
     _refuse(address.shown, f"the host {host!r} cannot be resolved ({reason})")
@@ -401,20 +402,20 @@ def _bind_unix(address: Address, path: str) -> Listener:
         return Listener(sock, address, created=None if abstract else path)
     except OSError as error:
         sock.close()
-        # "AF_UNIX path too long" is Python's own error, and has no number.
+        # "AF_UNIX path too long" is an error of Python's own, without a number.
         reason = _reason(error) if error.errno else "the path is too long for a unix socket"
         raise _listen_error(address.shown, reason) from None
 
 
 def _clear_stale(address: Address, path: str) -> None:
-    """Remove the socket of a server that is no more; refuse what is not ours to remove."""
+    """Remove the socket of a server that has ended. Refuse a path that holds anything else."""
     try:
         if not stat.S_ISSOCK(os.lstat(path).st_mode):
-            _refuse(address.shown, "the path exists and is no socket")
+            _refuse(address.shown, "the path exists and is not a socket")
     except OSError:
-        return  # nothing is there, or bind tells better why it cannot be reached
+        return  # there is no such path, or bind gives a better reason
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-        probe.setblocking(False)  # a full queue must not hold us up, and proves a listener
+        probe.setblocking(False)  # a full queue must not block, and proves that a server listens
         try:
             probe.connect(path)
         except ConnectionRefusedError:
@@ -424,7 +425,7 @@ def _clear_stale(address: Address, path: str) -> None:
         except OSError as error:
             if error.errno == errno.EAGAIN:
                 _refuse(address.shown, _REASONS[errno.EADDRINUSE])
-            _refuse(address.shown, f"a socket is there already: {_reason(error)}")
+            _refuse(address.shown, f"there is a socket at this path: {_reason(error)}")
         else:
             _refuse(address.shown, _REASONS[errno.EADDRINUSE])
     try:
@@ -432,7 +433,7 @@ def _clear_stale(address: Address, path: str) -> None:
     except FileNotFoundError:
         pass
     except OSError as error:
-        _refuse(address.shown, f"cannot remove the socket of a former run: {_reason(error)}")
+        _refuse(address.shown, f"cannot remove the socket of an earlier run: {_reason(error)}")
 
 
 def _prepare(sock: socket.socket) -> None:

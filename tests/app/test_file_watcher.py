@@ -30,7 +30,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 
 def write(path: Path, text: str) -> Path:
-    """Write a file, so long ago that nobody can have read it before that."""
+    """Write a file with a modification time of long ago, before anything can have read it."""
     path.parent.mkdir(exist_ok=True)
     path.write_text(text)
     os.utime(path, (LONG_AGO, LONG_AGO))
@@ -115,7 +115,7 @@ def test_a_file_that_is_removed_and_written_anew_is_one_change(folder: Path) -> 
     changed = found.look()
     assert changed == {str(path): None}
     path.write_text("two")
-    assert found._settled(changed) == {str(path): state_of(str(path))}
+    assert found._all_changes(changed) == {str(path): state_of(str(path))}
 
 
 def test_a_change_that_is_taken_back_at_once_is_none(folder: Path) -> None:
@@ -125,7 +125,7 @@ def test_a_change_that_is_taken_back_at_once_is_none(folder: Path) -> None:
     aside = path.rename(folder / "aside")
     changed = found.look()
     aside.rename(path)
-    assert found._settled(changed) == {}
+    assert found._all_changes(changed) == {}
 
 
 def test_what_changes_between_the_load_and_the_first_look_is_a_change(folder: Path) -> None:

@@ -109,7 +109,7 @@ def test_config_flag_replaces_the_usual_files(tmp_path: Path) -> None:
         ("broken.toml", b"threads = ", "not valid TOML"),
         ("latin.toml", b"chdir = '\xe9'", "not valid TOML"),
         ("twice.toml", b"max_body = 1\nmax-body = 2", "given twice"),
-        ("pyproject.toml", b"[tool]\npenstock = 3", "is no table"),
+        ("pyproject.toml", b"[tool]\npenstock = 3", "is not a table"),
         ("unknown.toml", b"thread = 1", "did you mean 'threads'?"),
         ("table.toml", b"[tool.penstock]\nthreads = 1", "unknown setting 'tool'"),
         ("own.toml", b"[penstock]\nthreads = 1", "'penstock' in own.toml: a table; settings are"),
@@ -240,7 +240,7 @@ def test_gunicorns_names_lead_to_ours(theirs: str, ours: str) -> None:
     ("theirs", "name", "variable"),
     [
         ("worker_class", "see threads", "see PENSTOCK_THREADS"),
-        ("initgroups", "see user", "see PENSTOCK_USER"),
+        ("initgroups", "user always", "PENSTOCK_USER always"),
         ("daemon", "systemd", "systemd"),
         ("post_fork", "in a gunicorn.conf.py", "in a gunicorn.conf.py"),
     ],
@@ -248,7 +248,7 @@ def test_gunicorns_names_lead_to_ours(theirs: str, ours: str) -> None:
 def test_gunicorns_settings_are_explained_wherever_they_stand(
     tmp_path: Path, theirs: str, name: str, variable: str
 ) -> None:
-    explained = "it is one of gunicorn, and not of penstock: "
+    explained = "it is a setting of gunicorn, not of penstock: "
     with pytest.raises(SettingsError) as argument:
         settings_from_kwargs(**{theirs: 1})
     assert f"unknown setting '{theirs}': {explained}" in message(argument)
@@ -267,7 +267,7 @@ def test_gunicorns_settings_are_explained_wherever_they_stand(
 
 @pytest.mark.parametrize("theirs", ["host", "port", "listen", "uds", "unix_socket", "sockets"])
 def test_what_others_call_an_address_leads_to_bind(theirs: str) -> None:
-    with pytest.raises(SettingsError, match="of other servers, and not of penstock: see bind,"):
+    with pytest.raises(SettingsError, match="of other servers, not of penstock: see bind,"):
         settings_from_kwargs(**{theirs: 3})
 
 
@@ -371,7 +371,8 @@ def test_the_bounds_of_a_size_have_units_that_people_read() -> None:
 def test_a_variable_that_is_empty_is_called_so(tmp_path: Path) -> None:
     with pytest.raises(SettingsError) as error:
         load(tmp_path, PENSTOCK_THREADS="")
-    said = "bad value '' for threads (from PENSTOCK_THREADS, which is empty: unset it, or fill it)"
+    source = "PENSTOCK_THREADS, which is empty: unset it or give it a value"
+    said = f"bad value '' for threads (from {source})"
     assert said in message(error)
     assert load(tmp_path, PENSTOCK_TEMP_DIR="").temp_dir is None
 
@@ -470,7 +471,7 @@ def test_a_short_graceful_timeout_alone_is_possible() -> None:
 
 @pytest.mark.parametrize("name", ["chdir", "pythonpath", "env", "umask", "workers", "user", "pid"])
 def test_what_concerns_the_process_is_refused_from_a_program(name: str) -> None:
-    with pytest.raises(SettingsError, match=f"{name} is a setting of the penstock command"):
+    with pytest.raises(SettingsError, match=f"{name} is a setting of the penstock command alone"):
         settings_from_kwargs(**{name: "x"})
 
 

@@ -24,7 +24,7 @@ BROKEN = {
     "no application": ("", "app"),
 }
 
-WATCHERS = {"looking": "looked at every 0.5 s", "watchfiles": "told by watchfiles"}
+WATCHERS = {"looking": "for changes, every 0.5 s", "watchfiles": "for changes, with watchfiles"}
 
 
 @pytest.fixture(params=WATCHERS)

@@ -1,4 +1,4 @@
-"""Users, groups and titles: wrong ones are told before a fork, right ones are taken for good."""
+"""Users, groups and titles: wrong names are refused before a fork; a change cannot be undone."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from support.server_process import checkout_environ
 
 NOBODY = pwd.getpwnam("nobody")
 
-as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root may become somebody else")
+as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root may become another user")
 
 
 def asked(**given: str) -> Settings:
@@ -30,7 +30,7 @@ def asked(**given: str) -> Settings:
 
 
 def run(code: str, environ: dict[str, str] | None = None) -> str:
-    """Run code in a process of its own, which may become whoever it likes."""
+    """Run code in a process of its own, which may become any user."""
     done = subprocess.run(
         [sys.executable, "-c", code],
         env=checkout_environ() | (environ or {}),
@@ -141,8 +141,8 @@ for other in ({"user": "0", "group": str(os.getgid())}, {"user": str(os.getuid()
     except SettingsError as error:
         print(error)
 """
-    said = "(from default): only root may change to it; start as root, or as it"
-    lines = [f"bad value '0' for {name} {said}" for name in ("user", "group")]
+    said = "(from default): only root may change to another {0}: start as root or as this {0}"
+    lines = [f"bad value '0' for {name} {said.format(name)}" for name in ("user", "group")]
     assert run(code).splitlines() == lines
 
 

@@ -55,7 +55,7 @@ def test_a_log_that_cannot_be_opened_again_goes_on_in_the_old_file(tmp_path: Pat
         with unharmed(server, expected, bystander=False):
             folder.rename(tmp_path / "moved")
             server.signal(signal.SIGUSR1)
-            server.wait_for_line("the access log goes on")
+            server.wait_for_line("the access log could not be opened again")
         moved = tmp_path / "moved" / "access.log"
         lines = moved.read_text().count("\n")
         probe(server)
@@ -72,7 +72,7 @@ def test_a_log_that_cannot_be_opened_again_does_not_keep_the_other_from_it(tmp_p
         folder.rename(tmp_path / "moved")
         access.rename(tmp_path / "access.log.1")
         server.signal(signal.SIGUSR1)
-        server.wait_for_line("the error log goes on")
+        server.wait_for_line("the error log could not be opened again")
         assert eventually(access.exists)
 
 
@@ -113,7 +113,7 @@ def test_sighup_stops_in_order() -> None:
 
 
 def is_halted(pid: int) -> bool:
-    """Tell whether all threads of a process stand still: a signal takes a moment to do so."""
+    """Return True if all threads of a process are stopped: the signal takes a moment."""
     stats = [path.read_text() for path in Path(f"/proc/{pid}/task").glob("*/stat")]
     return all(stat.rpartition(")")[2].split()[0] == "T" for stat in stats)
 

@@ -78,7 +78,7 @@ def test_a_later_drain_without_it_changes_nothing(transport: str) -> None:
 class HandshakeUnderWay(Listener):
     """Stands for a client whose first segment came before newcomers were turned away."""
 
-    def turn_newcomers_away(self) -> bool:
+    def ignore_new_connections(self) -> bool:
         return True
 
 

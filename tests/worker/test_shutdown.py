@@ -168,7 +168,7 @@ def test_fault_33_newcomers_are_turned_away_before_the_queue_is_emptied() -> Non
     (listener,) = open_listeners(["127.0.0.1:0"], 10)
     address = listener.socket.getsockname()
     with Client(address) as early, socket.socket() as late:
-        listener.turn_newcomers_away()
+        listener.ignore_new_connections()
         late.settimeout(0.2)
         with pytest.raises(TimeoutError):
             late.connect(address)

@@ -8,7 +8,7 @@ BASE_DIR = Path(__file__).resolve().parent.parent
 SECRET_KEY = "an example needs no secret, and has none to keep"
 DEBUG = True
 
-# With DEBUG on, an empty list lets localhost in and nobody else.
+# With DEBUG on, an empty list allows localhost only.
 ALLOWED_HOSTS = []
 
 INSTALLED_APPS = [

@@ -1,7 +1,7 @@
-"""Watching the files of an application for changes, with ``--reload``: for development.
+"""Watching the files of an application for changes, with ``--reload``; for development.
 
-A worker watches: it knows what was imported. What it reports is a file's *state*; whoever is told
-can see from it whether a change is news, and so may be told by several workers.
+A worker watches, because it knows which modules were imported. It reports the *state* of a file.
+From the state the supervisor sees whether a change is new, so several workers may report it.
 """
 
 from __future__ import annotations
@@ -22,74 +22,74 @@ from typing import Any
 from penstock.system.stacks import PACKAGE
 
 State = tuple[int, int, int] | None
-"""A file's time of change (ns), size and number (inode); None where there is none.
+"""The modification time (ns), size and inode of a file; None if it does not exist.
 
-An editor that renames a new file into place changes the number, whatever the times are.
+An editor that renames a new file into place changes the inode, whatever the times are.
 """
 
 LOOK_SECONDS = 0.5
-"""How often the files are looked at where nothing tells of changes."""
+"""Interval of the checks of all files where the operating system reports no changes."""
 
 CHECK_SECONDS = 1.0
-"""How often they are where `watchfiles` does: not every file system tells it of every change."""
+"""The same with `watchfiles`: not every file system reports every change to it."""
 
 QUIET_SECONDS = 0.08
-"""Nothing may change for so long before a change is told: one save is often several writes."""
+"""A change is reported after this time without another: one save is often several writes."""
 
 ABSENT_SECONDS = 0.5
-"""The same where a file is gone: some editors remove it before they write it anew."""
+"""The same where a file is missing: some editors remove a file before they write it again."""
 
 LONGEST_SECONDS = 3.0
-"""A change is told after this time at the latest, whatever else goes on changing."""
+"""A change is reported after this time at the latest, even if files go on changing."""
 
 CLOCK_NS = 20_000_000
-"""How far a file system's clock may be behind: it ticks with the kernel's timer, 10 ms apart."""
+"""How far the clock of a file system may be behind: it advances with the kernel's 10 ms timer."""
 
 CACHE_SECONDS = 2.0
-"""Code this young is not put into ``__pycache__``: there, times of change are whole seconds."""
+"""Code this young is not written to ``__pycache__``, which has modification times in seconds."""
 
 _UNKNOWN: State = (-1, -1, -1)
-"""Of what was loaded from a file that may have changed since: it equals no state."""
+"""The state of a file that may have changed since it was loaded: it equals no real state."""
 
 _logger = logging.getLogger("penstock")
 
 
 class Watch:
-    """Looks at the files of this process's modules, and at others, from before they are loaded.
+    """Watches the files of this process's modules, and other files.
 
-    `begin` starts a thread that does so until `end`. The rest may be called from any thread.
+    Create it before the application is loaded. `begin` starts a thread that watches until `end`.
+    The other methods may be called from any thread.
     """
 
-    def __init__(self, more: Iterable[str], tell: Callable[[dict[str, State]], None]) -> None:
-        """To be made before the application is loaded.
+    def __init__(self, more: Iterable[str], report: Callable[[dict[str, State]], None]) -> None:
+        """Watch modules, and ``more``: other files, patterns of files, and directories.
 
-        ``more`` are other files, patterns of files and directories; ``tell`` is called with the
-        new states of the files that have changed.
+        ``report`` is called with the new states of the files that have changed.
         """
         self._more = tuple(more)
-        self._tell = tell
+        self._report = report
         self._began = self._looked = time.time_ns()
-        self._lock = threading.Lock()  # guards the next two, and the time above
-        self._states: dict[str, State] = {}  # as loaded, or as told
-        self._modules: dict[str, str | None] = {}  # each one's file, where it is to be watched
-        self._others = _other_peoples_directories()
+        self._lock = threading.Lock()  # guards _looked, _states and _modules
+        self._states: dict[str, State] = {}  # as loaded, or as reported
+        self._modules: dict[str, str | None] = {}  # the file of each, or None: not watched
+        self._others = _unedited_directories()
         self._loaded = threading.Event()
         self._over = threading.Event()
         self._thread: threading.Thread | None = None
 
     def begin(self) -> None:
-        """Watch from now on, unless that is done already."""
+        """Start the thread, unless it is running."""
         if self._thread is None:
             self._thread = threading.Thread(target=self._run, name="penstock-reload", daemon=True)
             self._thread.start()
 
     def loaded(self) -> None:
-        """Take note of what was loaded: there is a first state of all of it."""
+        """Record the state of the files that were loaded, when the application is loaded."""
         self.look()
         self._loaded.set()
 
     def failed(self, error: BaseException) -> int:
-        """Take note of a load that has failed, and watch; return how many files are watched."""
+        """Record a load that failed, and start to watch. Return the number of watched files."""
         self.look()
         with self._lock:
             for path in files_of(error):
@@ -99,18 +99,18 @@ class Watch:
         return len(self._states)
 
     def end(self) -> None:
-        """Watch no more."""
+        """Stop watching."""
         self._over.set()
 
     # -- the files --------------------------------------------------------------------------------
 
     def look(self) -> dict[str, State]:
-        """Return the files that have changed since they were loaded or told, and their states."""
+        """Return the files that changed since they were loaded or reported, and their states."""
         with self._lock:
             since, self._looked = self._looked, time.time_ns()
             for path in (*self._files_of_new_modules(), *self._more_files()):
                 if path not in self._states:
-                    # It was read after the look before; what has changed since may be newer.
+                    # The file was read after the previous look, and may have changed since then.
                     self._states[path] = _first_state(path, since)
             found = {path: state_of(path) for path in self._states}
             return {path: state for path, state in found.items() if state != self._states[path]}
@@ -143,29 +143,29 @@ class Watch:
         while not self._over.is_set():
             changed = self.look()
             if changed:
-                changed = self._settled(changed)
+                changed = self._all_changes(changed)
             if changed and not self._over.is_set():
                 with self._lock:
                     self._states.update(changed)
-                self._tell(changed)
+                self._report(changed)
             if notices is None and self._loaded.is_set():
-                # Not before: what the application imports is not to wait for what we do.
+                # Not earlier: the import of watchfiles must not delay those of the application.
                 notices = _Notices.find(self._over)
-                self._introduce(notices)
+                self._log_start(notices)
             if notices is None or not notices.wait(self._states):
-                # What the load has brought is worth a look at once.
+                # Look at the loaded files at once.
                 pause = self._over if self._loaded.is_set() else self._loaded
                 pause.wait(LOOK_SECONDS)
 
-    def _introduce(self, notices: _Notices) -> None:
+    def _log_start(self, notices: _Notices) -> None:
         count = len(self._states)
-        how = "told by watchfiles" if notices.work else f"looked at every {LOOK_SECONDS:g} s"
+        how = "with watchfiles" if notices.work else f"every {LOOK_SECONDS:g} s"
         _logger.info(
             "watching %d %s for changes, %s", count, "file" if count == 1 else "files", how
         )
 
-    def _settled(self, changed: dict[str, State]) -> dict[str, State]:
-        """Return what has changed once nothing moves any more."""
+    def _all_changes(self, changed: dict[str, State]) -> dict[str, State]:
+        """Wait until no file changes any more, and return all changes."""
         end = time.monotonic() + LONGEST_SECONDS
         while time.monotonic() < end:
             if self._over.wait(ABSENT_SECONDS if None in changed.values() else QUIET_SECONDS):
@@ -177,9 +177,9 @@ class Watch:
 
 
 class _Notices:
-    """Waits for a notice of the operating system, by `watchfiles`, that something may have changed.
+    """Waits for the operating system to report, through `watchfiles`, that files may have changed.
 
-    Where that is not installed, or fails, there are none.
+    Without `watchfiles`, or when it fails, there are no reports.
     """
 
     def __init__(self, library: Any, over: threading.Event) -> None:
@@ -193,14 +193,14 @@ class _Notices:
     def find(cls, over: threading.Event) -> _Notices:
         try:
             import watchfiles
-        except Exception as error:  # whatever the application has put in the way
+        except Exception as error:  # the application may have a module of that name
             if not isinstance(error, ModuleNotFoundError):
                 _logger.debug("watchfiles is not used: %s: %s", type(error).__name__, error)
             return cls(None, over)
         return cls(watchfiles, over)
 
     def wait(self, paths: Iterable[str]) -> bool:
-        """Wait for a notice on the directories of some files; tell whether that can be done."""
+        """Wait for a report on the directories of files. Return False if that is impossible."""
         if not self.work:
             return False
         directories = frozenset(filter(os.path.isdir, {os.path.dirname(path) for path in paths}))
@@ -209,10 +209,10 @@ class _Notices:
                 self._directories = directories
                 self._notices = self._watch(directories)
             next(self._notices)
-        except Exception as error:  # the limit on watches (inotify), above all
+        except Exception as error:  # most often the limit on watches of inotify
             self.work = False
             _logger.debug(
-                "watchfiles cannot watch, so files are looked at every %g s: %s",
+                "watchfiles failed; the files are looked at every %g s instead: %s",
                 LOOK_SECONDS,
                 error or type(error).__name__,
             )
@@ -221,7 +221,7 @@ class _Notices:
     def _watch(self, directories: Iterable[str]) -> Iterator[object]:
         found: Iterator[object] = self._library.watch(
             *directories,
-            watch_filter=None,  # the files' states tell what counts
+            watch_filter=None,  # the states of the files decide
             debounce=200,
             step=20,
             stop_event=self._over,
@@ -243,21 +243,21 @@ def state_of(path: str) -> State:
 
 
 def _first_state(path: str, since: int) -> State:
-    """Return the state of what was loaded from a file after the time ``since``."""
+    """Return the state of a file that was loaded after the time ``since``."""
     try:
         found = os.stat(path)
     except (OSError, ValueError):
         return None
-    # st_ctime: unlike st_mtime, nobody can set it, and a rename sets it.
+    # st_ctime cannot be set by programs, unlike st_mtime, and a rename updates it.
     if found.st_ctime_ns > since - CLOCK_NS:
         return _UNKNOWN
     return found.st_mtime_ns, found.st_size, found.st_ino
 
 
 def files_of(error: BaseException) -> set[str]:
-    """Return the files that have to do with an error: a save of one of them may mend it.
+    """Return the files that are involved in an error: a change of one of them may correct it.
 
-    They need not exist, such as those in which a missing module might be.
+    They need not exist, such as the files in which a missing module might be.
     """
     found: set[str] = set()
     pending: list[BaseException | None] = [error]
@@ -273,7 +273,7 @@ def files_of(error: BaseException) -> set[str]:
         elif isinstance(one, ModuleNotFoundError) and one.name:
             found.update(_places_for(one.name))
         pending += [one.__cause__, one.__context__]
-    others = _other_peoples_directories()
+    others = _unedited_directories()
     paths = {os.path.abspath(path) for path in found if not path.startswith("<")}
     return {path for path in paths if not path.startswith(others)}
 
@@ -294,17 +294,17 @@ def _places_for(name: str) -> Iterator[str]:
 
 
 def _file_of(module: object) -> str | None:
-    """Return a module's file; whatever a module does when it is asked for an attribute."""
+    """Return a module's file. Runs no code of the module, which may define ``__getattr__``."""
     try:
-        # A module that is loaded lazily would be by any other way.
+        # Any other access would load a module that is loaded lazily.
         file = object.__getattribute__(module, "__dict__").get("__file__")
     except Exception:
         return None
     return file if isinstance(file, str) else None
 
 
-def _other_peoples_directories() -> tuple[str, ...]:
-    """Return where the files are that nobody edits: Python's, what was installed, and our own."""
+def _unedited_directories() -> tuple[str, ...]:
+    """Return the directories of Python, of installed packages and of Penstock: not watched."""
     kinds = ("stdlib", "platstdlib", "purelib", "platlib")
     found = {sysconfig.get_path(kind) for kind in kinds}
     found |= {path for path in sys.path if os.path.basename(path).endswith("-packages")}
@@ -313,10 +313,10 @@ def _other_peoples_directories() -> tuple[str, ...]:
 
 
 def keep_young_code_out_of_the_cache() -> None:
-    """Have this process not put into ``__pycache__`` what was saved just before, or is saved now.
+    """Keep this process from writing code that was saved a moment ago to ``__pycache__``.
 
-    What is there counts as current if the source's time of change, in whole seconds, and its size
-    are the same: a second save within the second would not be noticed by any process to come.
+    A file there counts as current if it has the source's modification time, in whole seconds, and
+    size. After a second save within the same second, later processes would run the old code.
     """
     began = time.time()
     write = importlib.machinery.SourceFileLoader.set_data
@@ -326,7 +326,7 @@ def keep_young_code_out_of_the_cache() -> None:
     ) -> None:
         try:
             saved = os.stat(importlib.util.source_from_cache(path)).st_mtime
-        except (OSError, ValueError):  # it is nothing of the cache
+        except (OSError, ValueError):  # not a file of the cache
             saved = 0.0
         if saved < began - CACHE_SECONDS:
             write(self, path, data, **rest)

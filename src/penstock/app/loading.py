@@ -1,7 +1,7 @@
-"""From ``module:callable`` to the application, with an error of its own for each step that fails.
+"""From ``module:callable`` to the application, with a separate error for each step that fails.
 
-The steps are: read the specification, import the module, find the attribute, call the factory
-where the specification says so, and make sure of a WSGI application.
+The steps are: parse the specification, import the module, find the attribute, call the factory
+if the specification says so, and check that the result is a WSGI application.
 """
 
 from __future__ import annotations
@@ -24,27 +24,27 @@ if TYPE_CHECKING:
     from wsgiref.types import WSGIApplication
 
 DEFAULT_NAMES = ("application", "app")
-"""Where a module alone is given, these are looked for, in this order."""
+"""The names to try, in this order, if the specification names only a module."""
 
 _FORMS = "module, module:callable, module:object.attribute or module:factory('argument', key=1)"
 _COROUTINE_FLAGS = 0x80 | 0x200  # inspect.CO_COROUTINE, CO_ASYNC_GENERATOR
 
 
 class LoadError(PenstockError):
-    """The application cannot be loaded; the text names the piece that failed."""
+    """The application cannot be loaded. The text names the step that failed."""
 
     traceback = ""
-    """The application's own part of the traceback, where its code raised; with a line end."""
+    """If the application's code raised: its part of the traceback, with a line end."""
 
 
 class SpecError(LoadError):
-    """The specification is not of a known form."""
+    """The specification does not have a known form."""
 
     exit_status = 2
 
 
 class ModuleMissingError(LoadError):
-    """The module itself does not exist; a module that it imports is another matter."""
+    """The module itself does not exist, as opposed to a module that it imports."""
 
     exit_status = 3
 
@@ -60,13 +60,13 @@ class ApplicationRaisedError(LoadError):
 
 
 class AttributeMissingError(LoadError):
-    """The module, or an object in it, lacks the attribute."""
+    """The module, or an object in it, does not have the attribute."""
 
     exit_status = 5
 
 
 class NotCallableError(LoadError):
-    """What was found, or what the factory returned, is no WSGI application."""
+    """The object, or what the factory returned, is not a WSGI application."""
 
     exit_status = 6
 
@@ -78,9 +78,9 @@ class Spec:
     text: str
     module: str
     attributes: tuple[str, ...] = ()
-    """The names after the colon, one per dot; empty where the module stands alone."""
+    """The names after the colon, split at the dots; empty if there is no colon."""
     arguments: tuple[tuple[Any, ...], dict[str, Any]] | None = None
-    """What to call the factory with; None where there is no call."""
+    """The arguments for the factory; None if the object is not to be called."""
 
     @property
     def place(self) -> str:
@@ -89,7 +89,7 @@ class Spec:
 
 
 def load_application(text: str) -> WSGIApplication:
-    """Return the application that ``module:callable`` names; raises a `LoadError`."""
+    """Return the application that ``module:callable`` names. Raises a `LoadError`."""
     spec = parse_spec(text)
     module = _import(spec)
     found = _find(spec, module)
@@ -100,14 +100,14 @@ def load_application(text: str) -> WSGIApplication:
 
 
 def parse_spec(text: str) -> Spec:
-    """Return the parts of a specification; arguments may only be literals. Raises `SpecError`."""
+    """Return the parts of a specification. Arguments have to be literals. Raises `SpecError`."""
     module, colon, rest = text.partition(":")
     if not all(part.isidentifier() for part in module.split(".")) or module.endswith(".py"):
-        raise SpecError(f"{module!r} is no module name{_path_hint(module, rest)}")
+        raise SpecError(f"{module!r} is not a module name{_path_hint(module, rest)}")
     if not colon:
         return Spec(text, module)
     try:
-        # Leading space would be an indent.
+        # Python would take leading space for an indent.
         expression = ast.parse(rest.strip(), mode="eval").body
         if not isinstance(expression, ast.Call):
             return Spec(text, module, _names(expression))
@@ -132,7 +132,7 @@ def _names(expression: ast.expr) -> tuple[str, ...]:
 
 
 def _path_hint(module: str, rest: str) -> str:
-    """Return a hint for somebody who gave the path of a file."""
+    """Return a hint for a specification that is the path of a file."""
     path = Path(module)
     if "/" not in module and path.suffix != ".py":
         return f": allowed is {_FORMS}"
@@ -146,15 +146,15 @@ def _import(spec: Spec) -> Any:
         return importlib.import_module(spec.module)
     except KeyboardInterrupt:
         raise
-    except BaseException as error:  # a module may as well call sys.exit()
-        if isinstance(error, ModuleNotFoundError) and _is_ours(spec, error):
+    except BaseException as error:  # a module may call sys.exit()
+        if isinstance(error, ModuleNotFoundError) and _module_is_missing(spec, error):
             missing = error.name or spec.module
             raise ModuleMissingError(_missing_module(spec.module, missing)) from None
         raise ApplicationRaisedError(f"cannot import module {spec.module!r}", error) from error
 
 
-def _is_ours(spec: Spec, error: ModuleNotFoundError) -> bool:
-    """Tell whether it is our own import that found no module, and not the application's."""
+def _module_is_missing(spec: Spec, error: ModuleNotFoundError) -> bool:
+    """Return True if the specification's module is missing, and not one that it imports."""
     wanted = spec.module == error.name or spec.module.startswith(f"{error.name}.")
     return wanted and _application_part(error.__traceback__) is None
 
@@ -165,7 +165,7 @@ def _missing_module(module: str, missing: str) -> str:
         kind = "package" if hasattr(sys.modules.get(parent), "__path__") else "module"
         return f"cannot import {module!r}: the {kind} {parent!r} has no module {missing!r}"
     hint = _did_you_mean(missing, _modules_here())
-    return f"there is no module {missing!r} in {os.getcwd()}, nor elsewhere on Python's path{hint}"
+    return f"there is no module {missing!r} in {os.getcwd()} or elsewhere on Python's path{hint}"
 
 
 def _did_you_mean(name: str, known: list[str]) -> str:
@@ -182,7 +182,7 @@ def _modules_here() -> list[str]:
                 for entry in entries
                 if entry.name.endswith(".py") or entry.is_dir()
             ]
-    except OSError:  # it may be searched, and not be listed
+    except OSError:  # the directory may be searchable and not readable
         return []
 
 
@@ -213,21 +213,21 @@ def _find(spec: Spec, module: Any) -> Any:
 
 
 def _attribute(owner: Any, name: str, path: str) -> Any:
-    """Return an attribute; raises `AttributeError` where there is none.
+    """Return an attribute. Raises `AttributeError` if there is none.
 
-    What the code of a property, or of the module's own ``__getattr__``, raises becomes an
-    `ApplicationRaisedError`; ``path`` names the owner in it.
+    If the code of a property, or of the module's own ``__getattr__``, raises another exception,
+    that becomes an `ApplicationRaisedError`, which names the owner by ``path``.
     """
     try:
         return getattr(owner, name)
     except (AttributeError, KeyboardInterrupt):
         raise
-    except BaseException as error:  # sys.exit(), too
+    except BaseException as error:  # also sys.exit()
         raise ApplicationRaisedError(f"cannot get {name!r} of {path!r}", error) from error
 
 
 def _attributes(found: Any) -> list[str]:
-    """Return the names that may be meant by one that is missing."""
+    """Return the names of attributes, for the hint after a missing one."""
     try:
         return [name for name in dir(found) if not name.startswith("__")]
     except Exception:  # the object's own __dir__
@@ -235,9 +235,9 @@ def _attributes(found: Any) -> list[str]:
 
 
 def _other_file(module: Any) -> str:
-    """Return a hint where the module is not the one that lies here.
+    """Return a hint if the module is not the file of that name in the current directory.
 
-    Python looks for no file where a module of that name is there already, as ``site`` always is.
+    Python does not look for a file if a module of that name is already imported, as ``site`` is.
     """
     here = os.path.abspath(f"{module.__name__}.py")
     file = getattr(module, "__file__", None)
@@ -249,7 +249,7 @@ def _other_file(module: Any) -> str:
 def _call_factory(spec: Spec, factory: Any) -> Any:
     if not callable(factory):
         raise NotCallableError(
-            f"{spec.place!r} is of type {type(factory).__name__}, and cannot be called"
+            f"{spec.place!r} is of type {type(factory).__name__} and cannot be called"
         )
     arguments, by_name = spec.arguments or ((), {})
     try:
@@ -264,7 +264,7 @@ def _call_factory(spec: Spec, factory: Any) -> Any:
 
 
 def _misses_two_arguments(function: Any, error: BaseException) -> bool:
-    """Tell whether the call itself failed, of what takes environ and start_response."""
+    """Return True if the call failed because the function takes environ and start_response."""
     if not isinstance(error, TypeError) or _application_part(error.__traceback__) is not None:
         return False
     try:
@@ -275,43 +275,43 @@ def _misses_two_arguments(function: Any, error: BaseException) -> bool:
 
 
 def _check_application(spec: Spec, found: Any) -> None:
-    """Refuse what cannot be called with an environ and start_response.
+    """Refuse an object that cannot be called with environ and start_response.
 
-    Only where that is certain: of other callables, the first request tells.
+    Only if that is certain. Of other callables, the first request shows it.
     """
     what = repr(spec.text)
     if spec.arguments is not None:
         what = f"what the factory {what} returned"
     if not callable(found):
         kind = type(found).__name__
-        raise NotCallableError(f"{what} is no WSGI application: its type {kind} is not callable")
+        raise NotCallableError(f"{what} is not a WSGI application: its type {kind} is not callable")
     function = found if isinstance(found, FunctionType) else type(found).__call__
     if isinstance(function, FunctionType) and function.__code__.co_flags & _COROUTINE_FLAGS:
-        raise NotCallableError(f"{what} is no WSGI application: it is async, as ASGI's are")
+        raise NotCallableError(f"{what} is not a WSGI application: it is async, as in ASGI")
     if _cannot_take_two_arguments(found):
         hint = "; a factory is written with its arguments, as in module:factory()"
         raise NotCallableError(
-            f"{what} is no WSGI application: it does not take (environ, start_response) and no "
-            f"more, by position{hint if spec.arguments is None else ''}"
+            f"{what} is not a WSGI application: it cannot be called with the two positional "
+            f"arguments (environ, start_response){hint if spec.arguments is None else ''}"
         )
 
 
 def _cannot_take_two_arguments(found: Any) -> bool:
-    """Tell whether a call with two arguments is certain to fail."""
+    """Return True if a call with two arguments is certain to fail."""
     given: tuple[None, ...] = (None, None)
     if isinstance(found, type):
         if type(found).__call__ is not type.__call__:
             return False
     elif not isinstance(found, FunctionType | MethodType | partial):
-        # An instance. Only a plain function is certain to be handed it as its first argument.
+        # An instance. Only a plain function is certain to get it as its first argument.
         found = getattr_static(type(found), "__call__", None)
         given = (None, None, None)
         if not isinstance(found, FunctionType):
             return False
     try:
-        # What a decorator wraps may take something else: a request, say.
+        # The function that a decorator wraps may take other arguments, such as a request.
         parameters = signature(found, follow_wrapped=False)
-    except Exception:  # there is none, or what the application put in its place raises
+    except Exception:  # there is no signature, or the application's __signature__ raises
         return False
     try:
         parameters.bind(*given)
@@ -329,7 +329,7 @@ def _in_one_line(error: BaseException) -> str:
 
 
 def _application_part(traceback: TracebackType | None) -> TracebackType | None:
-    """Return a traceback from the application's first frame on; None where it has none."""
+    """Return the traceback from the application's first frame on; None without such a frame."""
     while traceback is not None:
         file_name = traceback.tb_frame.f_code.co_filename
         ours = file_name in (__file__, importlib.__file__) or file_name.startswith("<frozen ")
@@ -340,6 +340,6 @@ def _application_part(traceback: TracebackType | None) -> TracebackType | None:
 
 
 def _application_traceback(error: BaseException) -> str:
-    from traceback import format_exception  # costs more than all the rest of a good start
+    from traceback import format_exception  # its import takes longer than the rest of the start
 
     return "".join(format_exception(type(error), error, _application_part(error.__traceback__)))

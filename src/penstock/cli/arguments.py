@@ -1,4 +1,4 @@
-"""The command line: a parser made from the declared options, and answers to gunicorn's flags."""
+"""The command line: a parser made from the declared options, and errors for gunicorn's flags."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ _HELP_COLUMNS = 79
 _COMMANDS = ("--help", "--version", "--check", "--check-config")
 _EPILOG = (
     "Each setting is also a variable (PENSTOCK_MAX_BODY for --max-body) and a key of "
-    "penstock.toml or of [tool.penstock] in pyproject.toml (max_body). A flag counts most, then "
-    "the variable, then the file. Sizes take B, kB, MB, GB, TB, KiB, MiB, GiB, TiB; "
-    "times take ms, s, m, h."
+    "penstock.toml or of [tool.penstock] in pyproject.toml (max_body). A flag overrides the "
+    "variable, and the variable overrides the file. Units of sizes: B, kB, MB, GB, TB, KiB, MiB, "
+    "GiB, TiB; of times: ms, s, m, h."
 )
 
 
 @dataclass(frozen=True)
 class CommandLine:
-    """What was typed: the application, the commands among the flags, and the settings."""
+    """The typed command line: the application, the commands among the flags, and the settings."""
 
     application: str | None
     config_file: str | None
@@ -37,7 +37,7 @@ class CommandLine:
     version: bool
     help: bool
     flags: dict[str, object]
-    """What was given for settings, by name, unchecked."""
+    """The values of the settings' flags by the settings' names, unchecked."""
 
 
 class _Parser(argparse.ArgumentParser):
@@ -45,23 +45,23 @@ class _Parser(argparse.ArgumentParser):
         raise SettingsError(f"{message} (see penstock --help)")
 
 
-class _Refusal(argparse.Action):
-    """A flag that gunicorn has, and penstock has not."""
+class _RefusedFlag(argparse.Action):
+    """A flag that gunicorn has and Penstock does not have."""
 
     def __call__(self, _parser: Any, _names: Any, value: Any, flag: str | None = None) -> None:
         if "--worker-class" in self.option_strings and is_our_worker_class(value):
-            return  # it asks for what there is anyway; many a Dockerfile has it
-        raise SettingsError(f"{flag} is a flag of gunicorn, and not of penstock: {self.metavar}")
+            return  # many a Dockerfile has it, and it changes nothing here
+        raise SettingsError(f"{flag} is a flag of gunicorn, not of penstock: {self.metavar}")
 
 
 def parse_command_line(arguments: Sequence[str]) -> CommandLine:
-    """Return what was typed; raises `SettingsError` for what no flag means."""
+    """Return the parsed command line. Raises `SettingsError` for an unknown flag."""
     _refuse_values_of_switches(arguments)
     typed, rest = build_parser().parse_known_args(arguments)
     for argument in rest:
         if argument.startswith("-") and argument != "--":
             raise SettingsError(_unknown_flag(argument))
-        raise SettingsError(f"{argument!r} is one argument too many: usage: {USAGE}")
+        raise SettingsError(f"unexpected argument {argument!r}: usage: {USAGE}")
     names = vars(typed)
     commands = {
         "application": names.pop("application"),
@@ -74,7 +74,7 @@ def parse_command_line(arguments: Sequence[str]) -> CommandLine:
 
 
 def _refuse_values_of_switches(arguments: Sequence[str]) -> None:
-    """Refuse ``--trace=yes``; argparse would, but in words of its own."""
+    """Refuse ``--trace=yes`` with a better message than that of argparse."""
     forms = dict.fromkeys(_COMMANDS, "")
     for option in OPTIONS.values():
         if option.is_switch:
@@ -117,24 +117,24 @@ def build_parser() -> argparse.ArgumentParser:
         "--check",
         "--check-config",
         action="store_true",
-        help="Load the application, print every setting and where it came from, and exit.",
+        help="Load the application, print every setting and its source, and exit.",
     )
     commands.add_argument(
         "-c",
         "--config",
         metavar="FILE",
-        help="Settings file to read in the place of the usual ones: TOML, or Python as gunicorn "
-        "has it (FILE.py or python:MODULE).",
+        help="Settings file to read instead of the default ones: TOML, or Python as for gunicorn "
+        "(FILE.py or python:MODULE).",
     )
     for section, members in groupby(OPTIONS.values(), key=lambda option: option.section):
         group = parser.add_argument_group(section)
         for option in members:
             _add_option(group, option)
     for flags, answer in GUNICORN_FLAGS.items():
-        # argparse has no other place where an action of one's own could keep a text.
+        # An action can keep a text of its own only in one of the attributes of argparse.
         text = spelt(answer, OPTIONS, "flag")
         parser.add_argument(
-            *flags, action=_Refusal, nargs="?", metavar=text, help=argparse.SUPPRESS
+            *flags, action=_RefusedFlag, nargs="?", metavar=text, help=argparse.SUPPRESS
         )
     return parser
 
@@ -143,7 +143,7 @@ def _add_option(group: argparse._ArgumentGroup, option: Option) -> None:
     help_text = f"{option.help} [{option.kind.show(option.default)}]".replace("%", "%%")
     hidden = argparse.SUPPRESS
     if option.is_switch:
-        # The page shows the form that changes something.
+        # The help page shows the flag that changes the default.
         off_help, on_help = (option.off_help, hidden) if option.default else (hidden, help_text)
         group.add_argument(*option.flags, dest=option.name, action="store_true", help=on_help)
         group.add_argument(

@@ -1,6 +1,6 @@
-"""The ``penstock`` command: from what was typed to a server that runs.
+"""The ``penstock`` command: from the command line to a running server.
 
-What only a later step needs is imported there: ``penstock --version`` has to answer at once.
+Modules that only a later step needs are imported there: ``penstock --version`` must be fast.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ _INTERRUPTED_STATUS = 130  # 128 + SIGINT, as shells have it
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command and return its exit status; docs/exit-statuses.md lists them.
+    """Run the command and return its exit status. docs/exit-statuses.md lists the statuses.
 
-    ``argv`` is what follows the command's name; by default that of the process.
+    ``argv`` are the arguments after the command's name; by default those of the process.
     """
     try:
         return _run(sys.argv[1:] if argv is None else argv)
@@ -54,8 +54,8 @@ def _run(arguments: Sequence[str]) -> int:
         print_out(_version_text())
         return 0
 
-    # Before the application's directory comes first on the path: its modules may have the names of
-    # the standard library's.
+    # Imported before the application's directory is put first on the path, because its modules
+    # may have the names of modules of the standard library.
     from penstock.supervisor.launch import Launch
     from penstock.supervisor.upgrade import find_predecessor
     from penstock.worker.main import leave_for_certain
@@ -76,7 +76,7 @@ def _run(arguments: Sequence[str]) -> int:
         if typed.check:
             _prepare_process(settings)
             status = _check(application, settings)
-            leave_for_certain(status)  # the application's import may have started anything
+            leave_for_certain(status)  # the application's import may have started threads
             return status
         if settings.supervisor:
             launch = Launch(
@@ -86,7 +86,7 @@ def _run(arguments: Sequence[str]) -> int:
         _prepare_process(settings)
         return _serve(application, settings)
     except PenstockError as error:
-        # No log is open that could have told them, and one may be the reason.
+        # No log is open that could have shown the warnings, and one of them may be the reason.
         for warning in settings.warnings:
             say("warning", warning.render())
         leave_for_certain(error.exit_status)
@@ -97,7 +97,7 @@ def _run(arguments: Sequence[str]) -> int:
 
 
 def _read_settings(typed: CommandLine, environ: dict[str, str], directory: str) -> Settings:
-    """Return the settings as they are now, and change to the directory that they name."""
+    """Read the settings, and change to the directory that they name."""
     from penstock.cli.settings import load_settings
     from penstock.config.checks import (
         bad_place,
@@ -132,9 +132,9 @@ def _supervise(launch: Launch, predecessor: Predecessor | None) -> int:
     parse_spec(launch.application)
     if settings.umask is not None:
         os.umask(settings.umask)  # unix sockets have their modes from it
-    # Bound first, so that a port in use is told before a slow import, and listened on last, so
-    # that nobody is let in before there is an application to answer: a client that comes too
-    # early is refused, and tries elsewhere or again.
+    # Bound first, so that a port in use is reported before a slow import. Listened on last, so
+    # that no client is accepted before an application can answer it: a client that comes too
+    # early gets a refused connection, and tries elsewhere or again.
     inherited = predecessor.listeners if predecessor is not None else []
     listeners = bind_listeners(settings.bind, inherited)
     try:
@@ -154,9 +154,9 @@ def _serve(spec: str, settings: Settings) -> int:
 
     def leave(_number: int, _frame: object) -> None:
         close_all(listeners)
-        os._exit(0)  # past whatever the import is doing: nothing has been accepted yet
+        os._exit(0)  # the import may be doing anything, and no connection was accepted yet
 
-    # The first process of a container ignores a signal that it has no handler for.
+    # The kernel ignores a signal to the first process of a container that has no handler for it.
     signal.signal(signal.SIGTERM, leave)
     try:
         with kept_from_children(listeners):
@@ -169,7 +169,7 @@ def _serve(spec: str, settings: Settings) -> int:
 
 
 def _check(spec: str, settings: Settings) -> int:
-    """Load everything that a start would, but take no address: a server may be running on it."""
+    """Load all that a start loads, but bind no address: a server may be running on it."""
     from penstock.app.loading import load_application
     from penstock.config.checks import chosen_transport
     from penstock.config.settings import OPTIONS
@@ -179,7 +179,7 @@ def _check(spec: str, settings: Settings) -> int:
         parse_address(address)
     transport = chosen_transport(settings)
     load_application(spec)
-    lines = [f"{spec} can be served, on the {transport} transport, with these settings:"]
+    lines = [f"{spec} can be served on the {transport} transport with these settings:"]
     shown = {name: option.show(getattr(settings, name)) for name, option in OPTIONS.items()}
     width = max(len(value) for value in shown.values() if len(value) < 40)
     for name, value in shown.items():
@@ -191,7 +191,7 @@ def _check(spec: str, settings: Settings) -> int:
 
 
 def _prepare_process(settings: Settings) -> None:
-    """Give the process the search path, the variables and the mask that the settings ask for."""
+    """Set the search path, the variables and the umask of the process as the settings say."""
     from penstock.config.sources import SYSTEMD_VARIABLES
 
     if "LISTEN_FDS" in settings.source_of("bind"):
@@ -208,7 +208,7 @@ def _prepare_process(settings: Settings) -> None:
 
 
 def _with_warnings(settings: Settings) -> Settings:
-    """Return settings that warn of directories to search that are not there."""
+    """Return the settings with a warning for each directory of ``pythonpath`` that is missing."""
     from dataclasses import replace
 
     from penstock import messages

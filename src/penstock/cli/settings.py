@@ -32,32 +32,32 @@ def load_settings(
     *,
     on_terminal: bool = False,
 ) -> Settings:
-    """Return the settings of the command, from every place that can give one.
+    """Return the settings of the command, from all sources.
 
-    ``flags`` holds, by the setting's name, what was typed: text, a list of text for repeatable
-    flags, a bool for switches. ``config_file`` is read in the place of the files in ``cwd``.
-    ``on_terminal`` tells whether standard output is a terminal. Raises `SettingsError`.
+    ``flags`` holds the typed flags by the setting's name: text, a list of text for repeatable
+    flags, a bool for switches. ``config_file`` is read instead of the files in ``cwd``.
+    ``on_terminal`` is True if standard output is a terminal. Raises `SettingsError`.
     """
     warnings: list[Notice] = []
     given: Given = {name: (value, OPTIONS[name].flag) for name, value in flags.items()}
-    theirs = from_gunicorn(
+    gunicorn = from_gunicorn(
         OPTIONS, environ, Path(cwd), None if config_file is None else str(config_file)
     )
-    layers = [from_variables(OPTIONS, environ), theirs.arguments]
-    if theirs.config is None or not is_python(theirs.config):
-        layers.append(from_file(OPTIONS, Path(cwd), theirs.config, warnings))
-    for layer in (*layers, theirs.file):
+    layers = [from_variables(OPTIONS, environ), gunicorn.arguments]
+    if gunicorn.config is None or not is_python(gunicorn.config):
+        layers.append(from_file(OPTIONS, Path(cwd), gunicorn.config, warnings))
+    for layer in (*layers, gunicorn.file):
         for name, entry in layer.items():
             given.setdefault(name, entry)
-    warnings += theirs.warnings
+    warnings += gunicorn.warnings
     add_platform_variables(OPTIONS, given, environ)
     add_passed_sockets(given, environ, warnings)
     if on_terminal:
         given.setdefault("access_logfile", ("-", "default on a terminal"))
     return replace(
         build(given, warnings),
-        notes=tuple(theirs.notes),
-        application=theirs.application,
-        hooks=theirs.hooks,
-        gunicorn=theirs.values,
+        notes=tuple(gunicorn.notes),
+        application=gunicorn.application,
+        hooks=gunicorn.hooks,
+        gunicorn=gunicorn.values,
     )

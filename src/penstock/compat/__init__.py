@@ -1,1 +1,1 @@
-"""What the users of other servers bring along: their settings, files and hooks."""
+"""Compatibility with other servers: the settings, files and hooks that their users have."""

@@ -1,1 +1,1 @@
-"""The settings: each declared once, the sources that set them, and their reference page."""
+"""The settings: each declared once, their sources, their checks, and the reference page."""

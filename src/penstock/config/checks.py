@@ -1,4 +1,4 @@
-"""Checks of whole settings: impossible combinations, missing directories, the transport."""
+"""Checks of complete settings: impossible combinations, missing directories, the transport."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from penstock.errors import SettingsError
 
 
 def with_absolute_paths(settings: Settings) -> Settings:
-    """Return settings whose paths stay the same when the application changes the directory."""
+    """Return the settings with absolute paths: the application may change the directory."""
     paths = {
         name: os.path.abspath(path)
         for name in ("temp_dir", "access_logfile", "error_logfile")
@@ -21,10 +21,7 @@ def with_absolute_paths(settings: Settings) -> Settings:
 
 
 def check_places(settings: Settings) -> None:
-    """Raise `SettingsError` for directories that do not exist.
-
-    The paths are absolute already.
-    """
+    """Raise `SettingsError` for directories that do not exist. The paths are absolute."""
     if settings.temp_dir is not None:
         from tempfile import TemporaryFile
 
@@ -49,25 +46,25 @@ def bad_place(settings: Settings, name: str, path: str, reason: str | None) -> S
 
 
 def native_built() -> bool:
-    """Tell whether this installation has the native transport."""
+    """Return True if this installation has the native transport."""
     from importlib.util import find_spec
 
     return find_spec("penstock._native") is not None
 
 
 def chosen_transport(settings: Settings) -> Literal["native", "python"]:
-    """Return the transport to use; raises `SettingsError` for one that is not built."""
+    """Return the transport to use. Raises `SettingsError` for one that is not built."""
     if settings.transport == "native" and not native_built():
         source = settings.source_of("transport")
         raise SettingsError(
-            f"transport is native (from {source}), which this installation lacks: allowed are auto "
-            "and python, or install anew with cargo on PATH and PENSTOCK_NATIVE=require"
+            f"transport is native (from {source}), which this installation lacks: set auto or "
+            "python, or reinstall with cargo on PATH and PENSTOCK_NATIVE=require"
         )
     return "native" if settings.transport != "python" and native_built() else "python"
 
 
 def check_possible(settings: Settings) -> None:
-    """Refuse what is allowed one by one, and impossible together."""
+    """Raise `SettingsError` for settings that are allowed alone, but not together."""
 
     def shown(name: str) -> str:
         value = OPTIONS[name].kind.show(getattr(settings, name))

@@ -1,7 +1,7 @@
-"""gunicorn's settings, one by one, and what becomes of each of them here.
+"""gunicorn's settings: for each, the setting of Penstock that it becomes, or what to use instead.
 
-Compared with gunicorn 27.0.1. In the texts, ``{threads}`` stands for a setting of ours, which is
-spelt as the place wants it where it is told.
+As of gunicorn 27.0.1. In the texts, ``{threads}`` stands for a setting of Penstock, spelt as the
+place needs it where the text is shown.
 """
 
 from __future__ import annotations
@@ -11,40 +11,40 @@ from dataclasses import dataclass
 from typing import Final, Literal
 
 Takes = Literal["value", "list", "switch", "maybe"]
-"""What stands after a flag: a value, one of several, nothing, or a value that may be left out."""
+"""What follows a flag: a value, one value of several, nothing, or an optional value."""
 
 
 @dataclass(frozen=True)
 class GunicornSetting:
-    """One of gunicorn's settings."""
+    """One setting of gunicorn."""
 
     name: str
-    """As a gunicorn.conf.py has it."""
+    """The name in a gunicorn.conf.py."""
     flags: tuple[str, ...] = ()
     default: object = None
-    """gunicorn's own; to give it explicitly asks for nothing."""
+    """gunicorn's default. A file that sets it explicitly gets no warning."""
     ours: str = ""
-    """The setting here that it becomes; empty where there is none."""
+    """The setting of Penstock that it becomes; empty if there is none."""
     differs: str = ""
-    """What is to be known about it, where it becomes one."""
+    """How the setting of Penstock differs, if there is one."""
     instead: str = ""
-    """What there is in its place, where it becomes none or its flag is not ours."""
+    """What to use instead, if there is no such setting or no such flag."""
     silent: bool = False
-    """Whether it needs no word, although it becomes no setting: it is done, or read otherwise."""
+    """No warning although it becomes no setting: Penstock does it anyway, or reads it elsewhere."""
     takes: Takes = "value"
 
 
-_TLS = "this version speaks no TLS: let a proxy in front do it"
+_TLS = "this version has no TLS: use a proxy that terminates it"
 _SUPERVISED = "systemd or the container's runtime does that"
 _NO_HTTP2 = "this version speaks HTTP/1.1 only"
-_NO_PROXY = "forwarding headers are passed to the application and never acted upon"
-_STRICT = "requests are read strictly, and there is no switch against that"
+_NO_PROXY = "the server passes forwarding headers to the application, and does not evaluate them"
+_STRICT = "the parser is strict, and no setting makes it lenient"
 _LOGGING = "see {error_logfile}, {access_logfile}, {access_logformat} and {log_level}"
 _ONLY_WSGI = "this server serves WSGI over HTTP only"
-_NO_METRICS = "this version counts nothing"
+_NO_METRICS = "this version exports no metrics"
 _NO_DIRTY = "there are no such processes: use a task queue"
 _PASTE = "name a factory that loads the file: module:factory('file.ini')"
-_CHECKED = "penstock --check prints every setting, and where it came from"
+_CHECKED = "penstock --check prints every setting and its source"
 _WORKER_CLASS = "there is one kind of worker, with threads: see {threads}"
 _LOCAL = "127.0.0.1,::1"
 
@@ -77,73 +77,73 @@ def _done(
 
 _SERVER: Final = (
     _done("config", "-c --config", "-c takes a TOML file, a Python file or python:module"),
-    _done("wsgi_app", "", "it is the application, where none is typed"),
+    _done("wsgi_app", "", "it names the application if the command line names none"),
     _taken("bind", "-b --bind", "bind", ["127.0.0.1:8000"], takes="list"),
     _taken("backlog", "--backlog", "backlog", 2048),
-    _taken("workers", "-w --workers", "workers", 1, "auto is possible, too"),
-    _done("worker_class", "-k --worker-class", f"{_WORKER_CLASS}; sync and gthread ask for no more",
+    _taken("workers", "-w --workers", "workers", 1, "auto is allowed, too"),
+    _done("worker_class", "-k --worker-class", f"{_WORKER_CLASS}; sync and gthread are accepted",
           "sync"),
     _taken("threads", "--threads", "threads", 1,
            "4 is the default; one thread means one request at a time in each worker"),
     _taken("worker_connections", "--worker-connections", "max_connections", 1000,
            "10,000 is the default", instead="see {max_connections}"),
     _taken("max_requests", "--max-requests", "max_requests", 0,
-           "the successor serves before the worker leaves"),
+           "the successor serves before the worker drains"),
     _taken("max_requests_jitter", "--max-requests-jitter", "max_requests_jitter", 0),
     _taken("timeout", "-t --timeout", "timeout", 30,
-           "for each request, with threads too; the worker is replaced only where that has to be"),
+           "for each request, with threads, too; the worker is replaced only if the call does not "
+           "end"),
     _taken("graceful_timeout", "--graceful-timeout", "graceful_timeout", 30),
     _taken("keepalive", "--keep-alive", "keep_alive", 2,
-           "75 s is the default; 0 becomes the shortest there is, 0.1 s"),
+           "75 s is the default; 0 becomes 0.1 s, the minimum"),
     _taken("limit_request_line", "--limit-request-line", "limit_request_line", 4094,
-           "8190 is the default; 0 becomes the longest there is, 1 MiB"),
+           "8190 is the default; 0 becomes 1 MiB, the maximum"),
     _taken("limit_request_fields", "--limit-request-fields", "limit_request_fields", 100),
     _taken("limit_request_field_size", "--limit-request-field_size", "limit_request_field_size",
-           8190, "0 becomes the longest there is, 1 MiB"),
+           8190, "0 becomes 1 MiB, the maximum"),
     _taken("reload", "--reload", "reload", False, takes="switch"),
     _not_here("reload_engine", "--reload-engine",
-              "see {reload}, which takes watchfiles where that is installed", "auto"),
+              "see {reload}, which uses watchfiles if that is installed", "auto"),
     _taken("reload_extra_files", "--reload-extra-file", "reload_extra_file", [], takes="list"),
-    _switch("spew", "--spew", "it prints each executed line; see {trace} for what goes over the "
-            "wire"),
+    _switch("spew", "--spew", "it prints each executed line; see {trace} for requests"),
     _done("check_config", "--check-config", _CHECKED, False, "switch"),
     _done("print_config", "--print-config", _CHECKED, False, "switch"),
     _taken("preload_app", "--preload", "preload", False, takes="switch"),
     _taken("sendfile", "--no-sendfile", "sendfile", takes="switch"),
     _switch("reuse_port", "--reuse-port",
-            "workers share the listening sockets, so that none has a queue of its own"),
+            "the workers share the listening sockets; no worker has a queue of its own"),
     _taken("chdir", "--chdir", "chdir"),
     _switch("daemon", "-D --daemon", _SUPERVISED),
     _taken("raw_env", "-e --env", "env", [], takes="list"),
     _taken("pidfile", "-p --pid", "pid"),
     _not_here("worker_tmp_dir", "--worker-tmp-dir",
-              "workers write no heartbeat files; see {temp_dir} for request bodies"),
+              "workers write no heartbeat files; {temp_dir} is for request bodies"),
     _taken("user", "-u --user", "user", differs="with that user's groups"),
     _taken("group", "-g --group", "group"),
-    _taken("umask", "-m --umask", "umask", differs="left alone by default"),
-    _done("initgroups", "--initgroups", "see {user}, which has the groups of that user", False,
+    _taken("umask", "-m --umask", "umask", differs="unchanged by default"),
+    _done("initgroups", "--initgroups", "{user} always brings the groups of that user", False,
           "switch"),
-    _taken("tmp_upload_dir", "", "temp_dir", differs="it is used"),
+    _taken("tmp_upload_dir", "", "temp_dir", differs="gunicorn ignores it; Penstock uses it"),
     _taken("proc_name", "-n --name", "name"),
-    _done("default_proc_name", "", "the application's own name is the default", "gunicorn"),
+    _done("default_proc_name", "", "the default is the application's name", "gunicorn"),
     _taken("pythonpath", "--pythonpath", "pythonpath"),
     _not_here("paste", "--paste --paster", _PASTE),
     _not_here("raw_paste_global_conf", "--paste-global", _PASTE, [], "list"),
     _taken("control_socket", "--control-socket", "control",
-           differs="for penstockctl; an abstract socket is the default, and no file",
+           differs="for penstockctl; the default is an abstract socket without a file",
            instead="see {control}"),
     _not_here("control_socket_mode", "--control-socket-mode",
-              "see {control}: the same user and root alone may use it", 0o600),
+              "see {control}: only the same user and root can use it", 0o600),
     _taken("control_socket_disable", "--no-control-socket", "control", False, "it becomes off",
-           takes="switch", instead="see {control}, which can be off"),
+           takes="switch", instead="set {control} to off"),
 )  # fmt: skip
 
 _LOGS: Final = (
     _taken("accesslog", "--access-logfile", "access_logfile",
-           differs="on by default if standard output is a terminal"),
+           differs="by default on if standard output is a terminal"),
     _switch("disable_redirect_access_to_syslog", "--disable-redirect-access-to-syslog", _LOGGING),
     _taken("access_log_format", "--access-logformat", "access_logformat",
-           differs="the same atoms; combined and json besides"),
+           differs="the same atoms; also combined and json"),
     _taken("errorlog", "--error-logfile --log-file", "error_logfile", "-"),
     _taken("loglevel", "--log-level", "log_level", "info"),
     _switch("capture_output", "--capture-output", _LOGGING),
@@ -210,7 +210,7 @@ _PROTOCOL: Final = (
 GUNICORN_SETTINGS: Final[Mapping[str, GunicornSetting]] = {
     row.name: row for row in (*_SERVER, *_LOGS, *_PROTOCOL)
 }
-"""All of them by name but the hooks, which `penstock.compat.gunicorn.hooks` has."""
+"""All settings by name, without the hooks."""
 
 HOOKS: Final[Mapping[str, tuple[str, ...]]] = {
     "on_starting": ("server",),
@@ -229,13 +229,13 @@ HOOKS: Final[Mapping[str, tuple[str, ...]]] = {
     "nworkers_changed": ("server", "new_value", "old_value"),
     "on_exit": ("server",),
 }
-"""The hooks that are called here, with their arguments."""
+"""The hooks that Penstock calls, and their arguments."""
 
 
 _OUR_WORKER_CLASSES = {"sync", "gthread", "SyncWorker", "ThreadWorker"}
 
 
 def is_our_worker_class(value: object) -> bool:
-    """Tell whether a worker class of gunicorn asks for no more than what there is here."""
+    """Return True if a worker class of gunicorn asks for nothing that Penstock lacks."""
     name = value if isinstance(value, str) else getattr(value, "__name__", "")
     return name.rpartition(".")[2] in _OUR_WORKER_CLASSES

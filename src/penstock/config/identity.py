@@ -1,4 +1,4 @@
-"""Who the workers run as, and what the processes are called, according to the settings."""
+"""The identity that workers get, and the name of the processes, as the settings say."""
 
 from __future__ import annotations
 
@@ -10,20 +10,21 @@ from penstock.config.settings import Settings
 from penstock.errors import SettingsError
 from penstock.system.privileges import CAP_SETGID, CAP_SETUID, Identity, capabilities
 
-_LARGEST_ID = (1 << 32) - 2  # the one above it means "leave it alone" to the kernel
+_LARGEST_ID = (1 << 32) - 2  # the id above it means "unchanged" to the kernel
 
 
 def identity_of(settings: Settings) -> Identity | None:
-    """Return who workers are to be; None where the settings leave it alone.
+    """Return the identity for the workers, or None if the settings name no user and no group.
 
-    Raises `SettingsError` for names that there are not, and for what this process may not become.
+    Names are looked up before any process is forked, so that a wrong name ends the start. Raises
+    `SettingsError` for an unknown name, and for an identity that this process may not change to.
     """
     if settings.user is None and settings.group is None:
         return None
     uid, account = _user(settings)
     gid = _group(settings, account)
     if account is not None:
-        # What the user may read by way of another group, as after a login.
+        # The user's supplementary groups as well, as after a login.
         groups = tuple(sorted(set(os.getgrouplist(account.pw_name, gid))))
     else:
         groups = (gid,)
@@ -33,12 +34,12 @@ def identity_of(settings: Settings) -> Identity | None:
 
 
 def title_of(settings: Settings, application: str) -> str:
-    """Return the name for titles: that of the settings, or the application's as it was typed."""
+    """Return the name for process titles: the setting ``name``, or the application as typed."""
     return settings.name if settings.name is not None else application
 
 
 def _user(settings: Settings) -> tuple[int, pwd.struct_passwd | None]:
-    """Return the number of the user, and the entry of the database where there is one."""
+    """Return the user's id, and the user's entry in the database if there is one."""
     name = settings.user
     if name is None:
         return os.geteuid(), None
@@ -65,11 +66,12 @@ def _group(settings: Settings, account: pwd.struct_passwd | None) -> int:
             return int(name)
     if account is not None:
         return account.pw_gid
-    # Otherwise it would keep the group of root.
+    # Without a group the worker would keep the group of root.
     raise _wrong(
-        settings, "user", "the system has no entry for it, so that its group is not known: set "
-        "group as well",
-    )  # fmt: skip
+        settings,
+        "user",
+        "the system has no entry for this user, so its group is not known: set group as well",
+    )
 
 
 def _check_allowed(settings: Settings, identity: Identity) -> None:
@@ -81,7 +83,8 @@ def _check_allowed(settings: Settings, identity: Identity) -> None:
     for name, allowed in (("user", uid_allowed), ("group", gid_allowed)):
         if not allowed:
             given = name if getattr(settings, name) is not None else "user"
-            raise _wrong(settings, given, "only root may change to it; start as root, or as it")
+            reason = f"only root may change to another {given}: start as root or as this {given}"
+            raise _wrong(settings, given, reason)
 
 
 def _is_number(name: str) -> bool:

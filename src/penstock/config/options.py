@@ -1,8 +1,8 @@
-"""How an option is declared, and the kinds of value that options take.
+"""How an option is declared, and the kinds of values that options take.
 
-A kind turns what a flag, a variable, a TOML file or a Python caller gives into the value that the
-server works with, and back into text. Every kind takes text, because flags and variables have
-nothing else, and the natural Python type.
+A kind converts the value of a flag, a variable, a TOML file or a Python caller into the value that
+the server works with, and back into text. Every kind accepts text, because flags and variables
+hold only text, and the natural Python type.
 """
 
 from __future__ import annotations
@@ -35,9 +35,9 @@ _TRUTHS |= {"false": False, "no": False, "off": False, "0": False}
 
 @dataclass(frozen=True)
 class Kind(Generic[T]):
-    """A kind of value: what is allowed, in words, and how to read and show it.
+    """A kind of value: what is allowed, in words, and how to convert and show a value.
 
-    ``convert`` raises ``ValueError`` or ``TypeError`` for what is not allowed.
+    ``convert`` raises ``ValueError`` or ``TypeError`` for a value that is not allowed.
     """
 
     allowed: str
@@ -48,27 +48,27 @@ class Kind(Generic[T]):
 
 @dataclass(frozen=True)
 class Option:
-    """One option as it is declared: everything that flag, variable, file, help and page need."""
+    """One option as declared: all that flag, variable, file, help text and page are made from."""
 
     kind: Kind[Any]
     section: str
     help: str
     reason: str
-    """Why the default is what it is."""
+    """The reason for the default."""
     default: Any = None
     name: str = ""
     off_help: str = ""
-    """What the negative flag of a switch does, for the help of one that is on by default."""
+    """Of a switch that is on by default: what its negative flag does, for ``--help``."""
     extra_flags: tuple[str, ...] = ()
     platform_variable: str = ""
-    """A variable that platforms set; it counts less than a file and more than the default."""
+    """A variable that platforms set. It overrides the default, and nothing else."""
     repeatable: bool = False
     command_only: bool = False
-    """Concerns the whole process, so that only the command takes it, and never a Python caller."""
+    """The option concerns the whole process: the command accepts it, a Python caller may not."""
     secret: bool = False
-    """Its values may well be passwords: where settings are told, they are not shown."""
+    """The values may be passwords: logs and ``--check`` do not show them."""
     also_called: tuple[str, ...] = ()
-    """Other servers' names for it, for the hint after an unknown name."""
+    """Other servers' names for this option, for the hint after an unknown name."""
 
     def show(self, value: Any) -> str:
         """Return a value as text for logs and `--check`."""
@@ -109,14 +109,14 @@ def option(kind: Kind[T], default: T, **declaration: Any) -> T:
 
 
 def nearest(name: str, known: Iterable[str]) -> str | None:
-    """Return the known name that a mistyped one most likely means."""
-    from difflib import get_close_matches  # needed for errors only, and the start is timed
+    """Return the known name that a mistyped name most likely means, or None."""
+    from difflib import get_close_matches  # imported for errors only, to keep the start short
 
     return next(iter(get_close_matches(name, list(known), n=1)), None)
 
 
 def integer(minimum: int, maximum: int) -> Kind[int]:
-    """A whole number within bounds."""
+    """Return the kind of whole numbers within bounds."""
 
     def convert(value: object) -> int:
         if isinstance(value, str):
@@ -127,7 +127,10 @@ def integer(minimum: int, maximum: int) -> Kind[int]:
 
 
 def size(minimum: int, maximum: int) -> Kind[int]:
-    """A number of bytes, with or without a unit; decimal (kB) and binary (KiB) units differ."""
+    """Return the kind of numbers of bytes, with or without a unit.
+
+    Decimal units (kB) and binary units (KiB) differ.
+    """
 
     def convert(value: object) -> int:
         if isinstance(value, str):
@@ -139,7 +142,7 @@ def size(minimum: int, maximum: int) -> Kind[int]:
 
 
 def duration(minimum: float, maximum: float) -> Kind[float]:
-    """A time in seconds, with or without a unit."""
+    """Return the kind of times in seconds, with or without a unit."""
 
     def convert(value: object) -> float:
         if isinstance(value, str):
@@ -153,7 +156,7 @@ def duration(minimum: float, maximum: float) -> Kind[float]:
 
 
 def choice(*names: S) -> Kind[S]:
-    """One of a few names, in any case."""
+    """Return the kind that allows these names, in upper or lower case."""
 
     def convert(value: object) -> S:
         return {str(name): name for name in names}[_text(value).lower()]
@@ -162,7 +165,7 @@ def choice(*names: S) -> Kind[S]:
 
 
 def word_or(word: S, kind: Kind[T]) -> Kind[T | S]:
-    """A kind with one more value, which is a word."""
+    """Return a kind that allows one word in addition to the values of ``kind``."""
 
     def convert(value: object) -> T | S:
         if isinstance(value, str) and value.lower() == word:
@@ -176,7 +179,7 @@ def word_or(word: S, kind: Kind[T]) -> Kind[T | S]:
 
 
 def memory_bound() -> Kind[int | float]:
-    """A number of bytes, or a share of the memory that the container may have."""
+    """Return the kind of bounds on memory: bytes, or a share of the container's limit."""
     bytes_ = size(1 << 20, 1 << 50)
 
     def convert(value: object) -> int | float:
@@ -193,7 +196,7 @@ def memory_bound() -> Kind[int | float]:
 
 
 def text(allowed: str, metavar: str, pattern: str) -> Kind[str]:
-    """Text that matches a pattern as a whole."""
+    """Return the kind of text that matches a pattern as a whole."""
     compiled = re.compile(pattern)
 
     def convert(value: object) -> str:
@@ -205,7 +208,7 @@ def text(allowed: str, metavar: str, pattern: str) -> Kind[str]:
 
 
 def optional(kind: Kind[T], none: str) -> Kind[T | None]:
-    """A kind that may also be absent; ``none`` is the word for that, as is empty text."""
+    """Return a kind that also allows None, given as the word ``none`` or as empty text."""
 
     def convert(value: object) -> T | None:
         return None if value is None or value in ("", none) else kind.convert(value)
@@ -217,7 +220,7 @@ def optional(kind: Kind[T], none: str) -> Kind[T | None]:
 
 
 def listing(item: Kind[str], least: int = 0) -> Kind[tuple[str, ...]]:
-    """A list: of a repeated flag, of a TOML array, or of text with commas between its items."""
+    """Return the kind of lists: a repeated flag, a TOML array, or text with commas."""
 
     def convert(value: object) -> tuple[str, ...]:
         if isinstance(value, str):
@@ -235,7 +238,7 @@ def listing(item: Kind[str], least: int = 0) -> Kind[tuple[str, ...]]:
 
 
 def mode_mask() -> Kind[int]:
-    """A file mode mask: ``022`` and ``0o22`` are octal, ``18`` is decimal."""
+    """Return the kind of file mode masks: ``022`` and ``0o22`` are octal, ``18`` is decimal."""
 
     def convert(value: object) -> int:
         if isinstance(value, str):
@@ -247,7 +250,7 @@ def mode_mask() -> Kind[int]:
 
 
 def show_size(count: int) -> str:
-    """Return a number of bytes in the largest binary unit that says it exactly."""
+    """Return a number of bytes as text, in the largest binary unit that is exact."""
     for unit, worth in (("TiB", 1 << 40), ("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)):
         if count and count % worth == 0:
             return f"{count // worth}{unit}"
@@ -255,7 +258,7 @@ def show_size(count: int) -> str:
 
 
 def show_duration(seconds: float) -> str:
-    """Return a time in seconds with its unit."""
+    """Return a time in seconds as text, with its unit."""
     return f"{seconds:g}s"
 
 
@@ -293,7 +296,7 @@ def _whole(value: object) -> int:
 
 
 def _within(value: T, minimum: T, maximum: T) -> T:
-    # Written so that a NaN, which compares false with everything, is refused too.
+    # In this form a NaN, for which every comparison is false, is refused, too.
     if minimum <= value <= maximum:  # type: ignore[operator]
         return value
     raise ValueError(value)
@@ -305,4 +308,4 @@ SWITCH: Kind[bool] = Kind(
     _key_error_is_value_error(_convert_switch),
     lambda value: "true" if value else "false",
 )
-"""On or off: a flag without a value, ``--trace`` and ``--no-trace``."""
+"""The kind of switches: a flag without a value, ``--trace`` and ``--no-trace``."""

@@ -1,8 +1,8 @@
-"""What other servers' settings are called, and what there is here in their place.
+"""The names of other servers' settings, and what to use instead.
 
-For every place that such a name can turn up in: flags, variables, files, programs. In the texts,
-``{threads}`` stands for a setting of ours, which is spelt as that place has it. gunicorn's own are
-in `penstock.config.gunicorn_settings`.
+For the error after an unknown name in a flag, a variable, a file or a program. In the texts,
+``{threads}`` stands for a setting of Penstock, spelt as in the place of the unknown name.
+gunicorn's settings are in `penstock.config.gunicorn_settings`.
 """
 
 from __future__ import annotations
@@ -14,26 +14,26 @@ from penstock.config.gunicorn_settings import GUNICORN_SETTINGS, HOOKS
 from penstock.config.options import Option
 
 Spelling = Literal["name", "variable", "flag"]
-"""How a setting is spelt where it is spoken of: the attributes of `Option`."""
+"""How to spell a setting in a message: one of these attributes of `Option`."""
 
-_TLS = "this version speaks no TLS: let a proxy in front do it"
-_NO_PROXY = "forwarding headers are passed to the application and never acted upon"
+_TLS = "this version has no TLS: use a proxy that terminates it"
+_NO_PROXY = "the server passes forwarding headers to the application, and does not evaluate them"
 _ONLY_WSGI = "this server serves WSGI over HTTP only"
-_HOOK = "hooks are functions in a gunicorn.conf.py, which the flag -c reads"
+_HOOK = "hooks are functions in a gunicorn.conf.py, which the flag -c names"
 _ADDRESS = "see {bind}, which takes host and port together, as in 127.0.0.1:8000"
 
 _OURS_TOO: Final = {"config", "check_config"}
-"""What the command has itself, beside the settings."""
+"""Flags that the command itself has, beside those of the settings."""
 
 GUNICORN_FLAGS: Final[Mapping[tuple[str, ...], str]] = {
     row.flags: row.instead
     for row in GUNICORN_SETTINGS.values()
     if row.flags and row.instead and row.name not in _OURS_TOO
 }
-"""Flags that only gunicorn has."""
+"""Flags of gunicorn that Penstock does not have, and what to use instead."""
 
 _OTHERS_NAMES: Final[Mapping[tuple[str, ...], str]] = {
-    # Of waitress and uvicorn, as flags and as arguments.
+    # waitress and uvicorn, as flags and as arguments.
     ("host", "port", "listen"): _ADDRESS,
     ("unix_socket", "uds"): "see {bind}, as in unix:/run/app.sock",
     ("unix_socket_perms",): "see {umask}: mode 600 is a mask of 0177",
@@ -53,16 +53,16 @@ _OTHERS_NAMES: Final[Mapping[tuple[str, ...], str]] = {
 
 
 def explain(name: str, options: Mapping[str, Option], spelling: Spelling) -> str | None:
-    """Return what to do about ``name``, a setting of another server; None for any other name."""
+    """Return what to use instead of another server's setting; None for any other name."""
     found = _BY_NAME.get(name.lower().replace("-", "_"))
     if found is None:
         return None
     server, answer = found
-    return f"it is one of {server}, and not of penstock: {spelt(answer, options, spelling)}"
+    return f"it is a setting of {server}, not of penstock: {spelt(answer, options, spelling)}"
 
 
 def spelt(answer: str, options: Mapping[str, Option], spelling: Spelling) -> str:
-    """Return a text of the tables with our settings as they are spelt in that place."""
+    """Return a text of the tables with Penstock's settings spelt as ``spelling`` says."""
     return answer.format_map({name: getattr(ours, spelling) for name, ours in options.items()})
 
 

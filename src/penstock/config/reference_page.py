@@ -1,4 +1,4 @@
-"""The settings reference, docs/settings.md, made from the declarations."""
+"""Writes docs/settings.md, the reference of all settings, from the declarations."""
 
 from __future__ import annotations
 
@@ -16,30 +16,30 @@ declarations, not this page.
 A setting can be given in several places. The first of these wins:
 
 1. a flag of the command;
-2. the environment variable, `PENSTOCK_` and the name in capitals;
+2. the environment variable: `PENSTOCK_` and the name in capitals;
 3. `GUNICORN_CMD_ARGS`, with gunicorn's flags;
-4. a TOML file: the one of `-c FILE`, or else `penstock.toml`, or else the table `[tool.penstock]`
-   of `pyproject.toml`, both in the directory where the command is typed;
-5. `gunicorn.conf.py` in that directory. `-c FILE` replaces it, and may name such a file itself:
-   [migrating.md](migrating.md#from-gunicorn) tells how it is read;
+4. a TOML file: the file of `-c FILE`, or else `penstock.toml`, or else the table `[tool.penstock]`
+   of `pyproject.toml`, both in the directory where the command is run;
+5. `gunicorn.conf.py` in that directory. `-c FILE` replaces it, and FILE may itself be such a file:
+   [migrating.md](migrating.md#from-gunicorn) explains how it is read;
 6. a variable that platforms set: `PORT` (listen on that port of all IPv4 addresses),
    `WEB_CONCURRENCY` and `SCRIPT_NAME`;
 7. the default.
 
-Sockets that systemd passes (`LISTEN_FDS`, `LISTEN_PID`) replace `bind`, wherever it was given.
-`penstock --check module:callable` prints every setting and where it came from.
+Sockets that systemd passes (`LISTEN_FDS`, `LISTEN_PID`) replace `bind`, whatever its source.
+`penstock --check module:callable` prints every setting and its source.
 
-Unknown names and values that are not allowed are refused, and so is what is impossible together.
+The server refuses unknown names, values that are not allowed, and impossible combinations.
 Keys of a file may be written with `-` or `_`. A list is an array in a file, a repeated flag, or
-text with commas in a variable; the list of one place replaces the whole list of another. Sizes are
+text with commas in a variable. Lists are not merged: the list of the first source counts. Sizes are
 bytes, or have a unit: `kB`, `MB`, `GB`, `TB` (powers of 1000), `KiB`, `MiB`, `GiB`, `TiB` (powers
-of 1024). Times are seconds, or have a unit: `ms`, `s`, `m`, `h`. Variables that Kubernetes makes
-for a service called "penstock" (such as `PENSTOCK_SERVICE_HOST`) are left alone.
+of 1024). Times are seconds, or have a unit: `ms`, `s`, `m`, `h`. Variables that Kubernetes sets
+for a service called "penstock" (such as `PENSTOCK_SERVICE_HOST`) are ignored.
 
 `penstock.serve(app, ...)` and `penstock.running(app, ...)` take the same settings by name, as
-Python values or as text, and read no file and no variable.
+Python values or as text. They read no file and no variable.
 
-A file can look like this:
+For example:
 
 ```toml
 bind = ["127.0.0.1:8000", "unix:/run/app.sock"]
@@ -51,7 +51,7 @@ access_logfile = "-"
 
 
 def settings_page() -> str:
-    """Return the reference page, in Markdown."""
+    """Return the page, in Markdown."""
     parts = [_INTRODUCTION]
     for section, members in groupby(OPTIONS.values(), key=lambda option: option.section):
         parts.append(f"## {section}\n")
@@ -77,7 +77,9 @@ def _entry(option: Option) -> str:
 
 def _remark(option: Option) -> str:
     repeated = " (may be given several times)" if option.repeatable else ""
-    return repeated + (" (the command only, no Python caller)" if option.command_only else "")
+    return repeated + (
+        " (for the command only, not for Python callers)" if option.command_only else ""
+    )
 
 
 def _platform(option: Option) -> str:

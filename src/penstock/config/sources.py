@@ -1,7 +1,8 @@
-"""The places that can give a setting: variables, a file, the platform, systemd.
+"""The sources of settings: variables, TOML files, the platform, systemd, a Python program.
 
-Each function returns or adds what was given, unchecked, with where it was found. Names that no
-option has are refused here, wherever they stand.
+Each function returns or adds the values that its source gives, unchecked, and names the source of
+each. An unknown name is refused here, whatever its source. `build` converts and checks the values.
+`penstock.cli.settings` decides which source counts first.
 """
 
 from __future__ import annotations
@@ -22,35 +23,35 @@ from penstock.messages import Notice
 
 Options = Mapping[str, Option]
 Given = dict[str, tuple[object, str]]
-"""What was given for a setting by name, unchecked, and where."""
+"""By the name of a setting: the value that was given, unchecked, and its source."""
 
 SYSTEMD_VARIABLES = ("LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES")
-"""What systemd sets beside passed sockets; children must not see it (sd_listen_fds(3))."""
+"""Variables that systemd sets with passed sockets. Children must not see them: sd_listen_fds(3)."""
 
 _PROJECT = "pyproject.toml"
 
 FIRST_PASSED_DESCRIPTOR = 3
 """SD_LISTEN_FDS_START of sd_listen_fds(3)."""
 
-# Kubernetes puts such variables into every container beside a service that is called "penstock".
+# Kubernetes sets such variables in every container of a namespace with a service "penstock".
 _SERVICE_LINK = re.compile(
     r"PENSTOCK_SERVICE_(?:HOST|PORT(?:_\w+)?)|PENSTOCK_PORT_[0-9]+_(?:TCP|UDP|SCTP)(?:_\w+)?"
 )
 
-# Says to setup.py whether to build the native transport; a container's image may keep it set.
-_OF_INSTALLATION = "PENSTOCK_NATIVE"
+# setup.py reads it to decide on the native transport; an image may leave it set.
+_INSTALLATION_VARIABLE = "PENSTOCK_NATIVE"
 
 
 def from_variables(options: Options, environ: Mapping[str, str]) -> Given:
-    """Return what the ``PENSTOCK_*`` variables give."""
+    """Return the settings that the ``PENSTOCK_*`` variables give."""
     by_variable = {option.variable: name for name, option in options.items()}
     given: Given = {}
     for variable, value in sorted(environ.items()):
         if not variable.startswith("PENSTOCK_") or _SERVICE_LINK.fullmatch(variable):
             continue
-        if variable == _OF_INSTALLATION:
+        if variable == _INSTALLATION_VARIABLE:
             continue
-        if variable == "PENSTOCK_PORT" and "://" in value:  # a service link, too
+        if variable == "PENSTOCK_PORT" and "://" in value:  # another variable of Kubernetes
             continue
         if variable not in by_variable:
             name = variable.removeprefix("PENSTOCK_")
@@ -62,7 +63,7 @@ def from_variables(options: Options, environ: Mapping[str, str]) -> Given:
 def from_file(
     options: Options, cwd: Path, config_file: str | Path | None, warnings: list[Notice]
 ) -> Given:
-    """Return what ``config_file`` gives, or else the files of the current directory."""
+    """Return the settings of ``config_file``, or else of the TOML files in ``cwd``."""
     own, project = cwd / "penstock.toml", cwd / _PROJECT
     if config_file is not None:
         path = cwd / config_file
@@ -71,7 +72,7 @@ def from_file(
     try:
         there = {path: _is_there(path) for path in (own, project)}
     except PermissionError as error:
-        # Whoever starts it in another user's directory has --chdir, or is told by that.
+        # Not an error: the server may be started in another user's directory.
         warnings.append(
             messages.SETTINGS_FILES_NOT_READABLE.notice(directory=cwd, error=error.strerror)
         )
@@ -85,7 +86,7 @@ def from_file(
 
 
 def add_platform_variables(options: Options, given: Given, environ: Mapping[str, str]) -> None:
-    """Add what platforms set on their own, where nothing that the user wrote says otherwise."""
+    """Add the variables that platforms set, for settings that the user has not given."""
     for name, option in options.items():
         variable = option.platform_variable
         if name not in given and environ.get(variable):
@@ -100,8 +101,8 @@ def add_platform_variables(options: Options, given: Given, environ: Mapping[str,
 
 
 def add_passed_sockets(given: Given, environ: Mapping[str, str], warnings: list[Notice]) -> None:
-    """Put the sockets that systemd passed in the place of ``bind``."""
-    # The variables of an ancestor that did not clear them name another process in LISTEN_PID.
+    """Replace ``bind`` by the sockets that systemd passed."""
+    # Variables that an ancestor did not clear name another process in LISTEN_PID.
     if environ.get("LISTEN_PID") != str(os.getpid()) or "LISTEN_FDS" not in environ:
         return
     kind = integer(1, 1000)
@@ -118,16 +119,15 @@ def add_passed_sockets(given: Given, environ: Mapping[str, str], warnings: list[
 def settings_from_kwargs(**by_name: object) -> Settings:
     """Return the settings that a Python program gives by name, checked as the command's are.
 
-    A program says all it wants itself: no file and no variable is read, and without
-    ``access_logfile`` no request is logged. What concerns the whole process (``chdir``,
-    ``pythonpath``, ``env``, ``umask``) belongs to the program, and is refused. Raises
-    `SettingsError`.
+    No file and no variable is read, and without ``access_logfile`` no request is logged. Settings
+    that concern the whole process (``chdir``, ``pythonpath``, ``env``, ``umask``) are refused: the
+    process belongs to the program. Raises `SettingsError`.
     """
     for name in by_name:
         if name not in OPTIONS:
             raise unknown(f"setting {name!r}", name, OPTIONS, "name")
         if OPTIONS[name].command_only:
-            raise SettingsError(f"{name} is a setting of the penstock command, not of a program")
+            raise SettingsError(f"{name} is a setting of the penstock command alone")
     given: Given = {name: (value, f"argument {name}") for name, value in by_name.items()}
     return with_absolute_paths(build(given, []))
 
@@ -142,18 +142,18 @@ def build(given: Given, warnings: Iterable[Notice]) -> Settings:
 
 
 def convert(option: Option, value: object, source: str) -> Any:
-    """Return a given value as the server needs it; raises `SettingsError`."""
+    """Return a given value, converted. Raises `SettingsError` if it is not allowed."""
     try:
         return option.kind.convert(value)
     except (ValueError, TypeError):
         if value == "" and source == option.variable:
-            # Platforms make it easy to set one to nothing where unsetting it was meant.
-            source += ", which is empty: unset it, or fill it"
+            # On many platforms it is easy to empty a variable instead of unsetting it.
+            source += ", which is empty: unset it or give it a value"
         raise bad_value(option.name, value, source, option.kind.allowed) from None
 
 
 def nearest_option(options: Options, name: str) -> Option | None:
-    """Return the option that a wrong name most likely means, by our names and by others'."""
+    """Return the option that an unknown name most likely means: Penstock's or another server's."""
     names = {other: option for option in options.values() for other in option.also_called}
     names |= options
     found = nearest(name.lower().replace("-", "_"), names)
@@ -161,7 +161,7 @@ def nearest_option(options: Options, name: str) -> Option | None:
 
 
 def unknown(what: str, name: str, options: Options, spelling: Spelling) -> SettingsError:
-    """Return the error for a name that no option has: ``what`` says the name and its place."""
+    """Return the error for an unknown name. ``what`` describes the name and its source."""
     if not any(name.lower() in option.also_called for option in options.values()):
         explanation = explain(name, options, spelling)
         if explanation is not None:
@@ -177,9 +177,9 @@ def bad_value(name: str, value: object, source: str, allowed: str) -> SettingsEr
 
 
 def _is_there(path: Path) -> bool:
-    """Tell whether there is a file; raises `PermissionError` where that cannot be seen.
+    """Return True if the file exists. Raises `PermissionError` if the directory is not readable.
 
-    ``Path.exists`` raises that in some versions of Python, and denies the file in others.
+    In that case ``Path.exists`` raises in some versions of Python, and returns False in others.
     """
     try:
         path.stat()
@@ -194,7 +194,7 @@ def _read_table(path: Path, in_project: bool) -> Mapping[str, object] | None:
     try:
         content = path.read_bytes()
         if in_project and b"penstock" not in content:
-            return None  # spares most projects the time to parse it, and us their mistakes in it
+            return None  # most projects: no time to parse it, and no error for their mistakes
         import tomllib
 
         table: Any = tomllib.loads(content.decode())
@@ -206,7 +206,7 @@ def _read_table(path: Path, in_project: bool) -> Mapping[str, object] | None:
         tool = table.get("tool")
         table = tool.get("penstock") if isinstance(tool, dict) else None
         if table is not None and not isinstance(table, dict):
-            raise SettingsError(f"tool.penstock in {path} is no table")
+            raise SettingsError(f"tool.penstock in {path} is not a table")
     return table  # type: ignore[no-any-return]
 
 

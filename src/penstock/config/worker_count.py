@@ -1,4 +1,4 @@
-"""How many workers ``--workers auto`` means here, and why."""
+"""The number of workers that ``--workers auto`` means on this machine, and the reason."""
 
 from __future__ import annotations
 
@@ -13,36 +13,37 @@ if TYPE_CHECKING:
     from penstock.config.settings import Settings
 
 WORKER_BYTES = 128 << 20
-"""Memory that one worker is taken to need.
+"""Memory that one worker is assumed to need.
 
-One of a Django project with a single view has 43 MB resident, 31 MB of them its own. Real ones come
-to two or three times that, with their database drivers, models and templates.
+A worker of a Django project with a single view has 43 MB resident, 31 MB of them not shared. Real
+projects need two or three times as much for their database drivers, models and templates.
 """
 
 SUPERVISOR_BYTES = 64 << 20
-"""Memory that is left for the supervisor and what else runs in the container, such as a shell."""
+"""Memory that is reserved for the supervisor and other processes, such as a shell."""
 
 
 @dataclass(frozen=True)
 class WorkerCount:
-    """A number of workers, and how it was come to."""
+    """A number of workers, and the reason for it."""
 
     number: int
     because: str
-    """Such as ``CPU quota 3.5, 8 CPUs allowed, memory 2 GiB for about 15``; or the setting."""
+    """For example ``CPU quota 3.5, 8 CPUs allowed, memory 2 GiB for about 15``."""
 
     def __str__(self) -> str:
-        """Return what the start-up line says: ``4 workers: CPU quota 3.5, ...``."""
+        """Return the text for the start-up line: ``4 workers: CPU quota 3.5, ...``."""
         return f"{self.number} {'worker' if self.number == 1 else 'workers'}: {self.because}"
 
 
 def count_workers(
     settings: Settings, cgroups: Cgroups | None = None, cpus: int | None = None
 ) -> WorkerCount:
-    """Return how many workers the settings mean.
+    """Return the number of workers that the settings ask for.
 
-    For ``auto``, as many as the processors that the process may use, rounded up, as far as memory
-    allows, and at least one. ``cgroups`` and ``cpus`` replace what is found out about this process.
+    ``auto`` means one worker for each processor that the process may use, rounded up, but no more
+    than the memory allows, and at least one. ``cgroups`` and ``cpus`` are those of this process by
+    default.
     """
     if settings.workers != "auto":
         return WorkerCount(settings.workers, f"workers from {settings.source_of('workers')}")
@@ -65,7 +66,7 @@ def count_workers(
 def _allowed_cpus() -> int:
     """Return how many processors this process may run on.
 
-    Not how many the machine has: a container, ``taskset`` and cpusets may allow fewer.
+    The machine may have more: a container, ``taskset`` or a cpuset can restrict the process.
     """
     if hasattr(os, "sched_getaffinity"):
         return max(1, len(os.sched_getaffinity(0)))

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, NoReturn
 from penstock.app.loading import load_application
 from penstock.listeners import kept_from_children
 from penstock.supervisor.generation import Ends, Generation
-from penstock.system.fork_safety import name_survivors, open_descriptors
+from penstock.system.fork_safety import fork_hazards, open_descriptors
 from penstock.system.prctl import end_with_parent, outlive_parent
 from penstock.telemetry.error_log import ErrorLog, process_logger
 from penstock.worker import child
@@ -241,7 +241,7 @@ class _Nurse:
 
 
 def _warn_of_survivors(logger: logging.Logger, before: frozenset[int]) -> None:
-    for what in name_survivors(before):
+    for what in fork_hazards(before):
         logger.warning("preload: %s; make it in the worker instead, after the fork", what)
 
 

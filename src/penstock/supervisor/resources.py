@@ -68,7 +68,7 @@ def run_dry(listeners: Sequence[Listener]) -> None:
     if not listeners:
         return
     begun = time.monotonic()
-    lasting = [listener for listener in listeners if listener.turn_newcomers_away()]
+    lasting = [listener for listener in listeners if listener.ignore_new_connections()]
     earliest = begun + HANDSHAKE_SECONDS if lasting else begun
     queues = select.poll()
     for listener in listeners:

@@ -592,5 +592,5 @@ class Supervisor:
         limit = self.settings.graceful_timeout
         self.logger.info("stopping: finishing the requests in progress, for up to %g s", limit)
         for listener in self.listeners:
-            listener.turn_newcomers_away()
+            listener.ignore_new_connections()
         self.workforce.leave("the server stops", last=True)

@@ -1,1 +1,1 @@
-"""What the server asks of the system: control groups, privileges, signals, stacks, systemd."""
+"""The operating system: control groups, privileges, signals, stacks, pid file, systemd."""

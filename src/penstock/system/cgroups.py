@@ -1,9 +1,9 @@
-"""What the control groups of this process allow it: processors, memory, and who was killed for it.
+"""The limits of the process's control groups: processors, memory, and kills for lack of memory.
 
-A container's limits are those of its control groups, while most of ``/proc`` shows the whole
-machine. Both versions of the interface are read, and both at a time where a system mixes them.
-A limit of a group binds all that are beneath it, so that each is looked for from the process's own
-group up to the root of what can be seen. Whatever is missing or unreadable limits nothing.
+A container's limits are those of its control groups; most of ``/proc`` shows the whole machine.
+Both versions of the interface are read, also on a system that mixes them. A limit of a group
+applies to all groups below it, so each limit is looked up in the process's own group and in every
+visible group above it. A file that is missing or unreadable limits nothing.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 UNLIMITED = 1 << 60
-"""Version 1 writes "no limit" as the largest number of pages that fits, which depends on their
-size; no machine has so many bytes."""
+"""Version 1 writes "no limit" as the largest number of whole pages, which depends on the page size.
+No machine has this number of bytes."""
 
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 _OCTAL = re.compile(r"\\([0-7]{3})")
@@ -24,17 +24,17 @@ _OCTAL = re.compile(r"\\([0-7]{3})")
 
 @dataclass(frozen=True)
 class _Mount:
-    """A place where a hierarchy of control groups can be seen."""
+    """A mounted hierarchy of control groups."""
 
     root: PurePosixPath
-    """Which of its groups stands at ``point``."""
+    """The group that is mounted at ``point``."""
     point: Path
     controllers: frozenset[str] | None
-    """None for version 2, which has all in one hierarchy."""
+    """None for version 2, which has all controllers in one hierarchy."""
 
 
 class Cgroups:
-    """The control groups of a process, found once; what they hold is read at each call."""
+    """The control groups of a process. They are found once; their files are read at each call."""
 
     def __init__(self, root: str | Path = "/", process: int | str = "self") -> None:
         """Find the groups of ``process`` by the ``/proc`` and ``/sys`` beneath ``root``."""
@@ -47,15 +47,15 @@ class Cgroups:
         self._proc = base / "proc"
 
     def cpu_quota(self) -> float | None:
-        """Return how many processors' time the process may take, or None for any."""
+        """Return the quota in processors (3.5 is three and a half), or None without a quota."""
         quotas = [*map(_quota, self._unified), *map(_quota_1, self._cpu)]
         return min((quota for quota in quotas if quota is not None), default=None)
 
     def memory_limit(self) -> int | None:
-        """Return how many bytes of memory the process and its like may have, or None for any."""
+        """Return the limit of the process's group in bytes of memory, or None without a limit."""
         limits = [
             *_numbers(self._unified, "memory.max"),
-            # Above this one nobody is killed, but all are slowed down until nothing moves.
+            # Above memory.high the kernel kills no process, but slows all of them to a standstill.
             *_numbers(self._unified, "memory.high"),
             *_numbers(self._memory, "memory.limit_in_bytes"),
             *(_entry(group / "memory.stat", "hierarchical_memory_limit") for group in self._memory),
@@ -64,7 +64,7 @@ class Cgroups:
                    default=None)  # fmt: skip
 
     def memory_current(self) -> int | None:
-        """Return how many bytes the process's group holds now, caches of files included."""
+        """Return the bytes that the process's group uses now, including the page cache."""
         return next(
             (
                 number
@@ -78,10 +78,10 @@ class Cgroups:
         )
 
     def oom_kills(self) -> int | None:
-        """Return how many processes of the group the kernel has killed for want of memory.
+        """Return how many processes of the group the kernel has killed for lack of memory.
 
-        Compare two calls: a number that has grown tells who sent a SIGKILL. None where the kernel
-        does not tell.
+        If the number has grown between two calls, the kernel sent the SIGKILL. Return None where
+        the kernel does not report the number.
         """
         files = [
             *(group / "memory.events" for group in self._unified[:1]),
@@ -91,7 +91,7 @@ class Cgroups:
         return max((count for count in counts if count is not None), default=None)
 
     def machine_memory(self) -> int | None:
-        """Return how many bytes of memory the machine has, or None where it does not tell."""
+        """Return the bytes of memory of the machine, or None where that is not known."""
         for line in _lines(self._proc / "meminfo"):
             if match := re.fullmatch(r"MemTotal:\s+([0-9]+) kB", line):
                 return int(match[1]) * 1024
@@ -104,18 +104,18 @@ class Cgroups:
 
 
 def resident_memory(pid: int, root: str | Path = "/") -> int | None:
-    """Return the bytes of memory that a process has resident; None when it is gone.
+    """Return the resident memory of a process in bytes, or None if it has ended.
 
-    What it shares with others, as after a fork, counts for each of them.
+    Memory that processes share, as after a fork, counts for each of them.
     """
     words = _text(Path(root) / "proc" / str(pid) / "statm").split()
     return int(words[1]) * _PAGE if len(words) > 1 and words[1].isdigit() else None
 
 
 def _groups(lines: Iterable[str]) -> Iterator[tuple[str | None, PurePosixPath]]:
-    """Yield the group for each controller; that of version 2 has None in its place.
+    """Yield each controller and its group; the controller is None for version 2.
 
-    The lines are ``hierarchy:controllers:path``; the path may have colons of its own.
+    The lines are ``hierarchy:controllers:path``; the path may contain colons.
     """
     for line in lines:
         number, _, rest = line.partition(":")
@@ -128,7 +128,7 @@ def _groups(lines: Iterable[str]) -> Iterator[tuple[str | None, PurePosixPath]]:
 
 
 def _mounts(base: Path, process: int | str) -> Iterator[_Mount]:
-    """Yield the mounted hierarchies; proc_pid_mountinfo(5) has the fields."""
+    """Yield the mounted hierarchies. proc_pid_mountinfo(5) documents the fields."""
     for line in _lines(base / "proc" / str(process) / "mountinfo"):
         before, separator, after = line.partition(" - ")
         fields, rest = before.split(" "), after.split(" ")
@@ -140,7 +140,7 @@ def _mounts(base: Path, process: int | str) -> Iterator[_Mount]:
 
 
 def _usual_mounts(base: Path) -> list[_Mount]:
-    """Return where they are mounted where ``/proc`` does not tell."""
+    """Return the usual mounts, for systems where ``/proc`` does not list them."""
     top = base / "sys" / "fs" / "cgroup"
     root = PurePosixPath("/")
     return [
@@ -152,9 +152,9 @@ def _usual_mounts(base: Path) -> list[_Mount]:
 def _chain(
     mounts: Iterable[_Mount], group: PurePosixPath | None, controller: str | None
 ) -> list[Path]:
-    """Return the directories of a group and of those above it, its own first.
+    """Return the directories of a group and of the groups above it, its own first.
 
-    A hierarchy may be mounted several times, whole and in part: all that are seen count.
+    A hierarchy may be mounted several times, whole and in part: every mount counts.
     """
     found: list[Path] = []
     for mount in mounts:
@@ -163,8 +163,8 @@ def _chain(
         if mount.controllers is not None and controller not in mount.controllers:
             continue
         inner = PurePosixPath(".")
-        # Elsewhere: what is mounted is the container's own, and the path is the host's, or one
-        # from outside the namespace (/../x).
+        # Otherwise the mount is the container's own, and the path is the host's, or one from
+        # outside the namespace (/../x).
         if group.is_relative_to(mount.root) and ".." not in group.parts:
             inner = group.relative_to(mount.root)
         own = mount.point / inner
@@ -195,14 +195,14 @@ def _share(quota: str, period: str) -> float | None:
 
 
 def _numbers(groups: Iterable[Path], name: str) -> Iterator[int | None]:
-    """Yield what a file of each group says; None for ``max``, and where there is none."""
+    """Yield the number in a file of each group; None for ``max`` and for a missing file."""
     for group in groups:
         text = _text(group / name).strip()
         yield int(text) if text.isdigit() else None
 
 
 def _entry(file: Path, name: str) -> int | None:
-    """Return the number after a name in a file that has one of each on a line."""
+    """Return the number after ``name`` in a file with one name and one number on each line."""
     for line in _lines(file):
         key, _, value = line.partition(" ")
         if key == name and value.isdigit():

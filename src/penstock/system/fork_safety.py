@@ -1,4 +1,4 @@
-"""What an application has made while it was loaded, and that does not survive a fork."""
+"""Fork safety: the threads, sockets and held locks that an application made while it loaded."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ _LOCKS = (type(threading.Lock()), type(threading.RLock()))
 
 
 def open_descriptors() -> frozenset[int]:
-    """Return the numbers of all open descriptors; none where the system does not tell."""
+    """Return the numbers of all open descriptors; empty where the system does not list them."""
     try:
         return frozenset(int(name) for name in os.listdir("/proc/self/fd"))
     except OSError:
         return frozenset()
 
 
-def name_survivors(before: frozenset[int]) -> list[str]:
-    """Return what is alive now and should not be forked: threads, sockets, locks that are held.
+def fork_hazards(before: frozenset[int]) -> list[str]:
+    """Return a line for each thread, socket and held lock that a fork would break.
 
     ``before`` are the descriptors that were open before the application was loaded.
     """
@@ -69,7 +69,7 @@ def _place(address: object) -> str:
 
 
 def _held_locks() -> Iterator[str]:
-    """Yield the locks that somebody holds: in a worker, nobody would ever release them."""
+    """Yield the locks that are held: in a forked worker no thread would ever release them."""
     plain: dict[type, bool] = {}
     for owner in gc.get_objects():
         kind = type(owner)
@@ -82,13 +82,14 @@ def _held_locks() -> Iterator[str]:
             continue
         for key, value in list(vars(owner).items()):
             if isinstance(value, _LOCKS) and repr(value).startswith("<locked"):
-                yield f"the lock {key!r} of {name} is held, and will be for ever in the workers"
+                yield f"the lock {key!r} of {name} is held, and stays held in the workers"
 
 
 def _keeps_attributes_plainly(kind: type) -> bool:
-    """Tell whether looking at the attributes of such an object runs no code of its own.
+    """Return True if reading the attributes of such an object runs none of its own code.
 
-    Classes are left out, and so are threads: one that runs holds locks, and was named already.
+    Return False for classes, and for threads: a running thread holds locks, and is reported as a
+    thread.
     """
     if issubclass(kind, type | threading.Thread):
         return False

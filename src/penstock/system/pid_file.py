@@ -1,4 +1,7 @@
-"""The file that tells the supervisor's process id: never half-written, never another's."""
+"""The pid file, which holds the supervisor's process id.
+
+It is never half-written, and the file of another running server is never replaced.
+"""
 
 from __future__ import annotations
 
@@ -11,18 +14,18 @@ from penstock.errors import SettingsError
 _NAME_IN_COMMANDS = b"penstock"
 _TICKS = os.sysconf("SC_CLK_TCK")
 _CLOCK_SECONDS = 60.0
-"""How far a file's time may be off that of a process, before it counts as older."""
+"""A file counts as older than a process only if their times differ by more than this."""
 
 
 class PidFile:
-    """A pid file; `create` it, `remove` it at the end.
+    """A pid file: `create` it at the start, `remove` it at the end.
 
-    While a server is being upgraded the new supervisor writes ``PID.2``, and moves it to ``PID``
-    when the old one has left, as with gunicorn.
+    During an upgrade the new supervisor writes ``PID.2``, and moves it to ``PID`` when the old
+    supervisor has ended, as gunicorn does.
     """
 
     def __init__(self, path: str, source: str = "--pid") -> None:
-        """Name the file; ``source`` says where the setting ``pid`` was given, for errors."""
+        """Name the file. ``source`` is the source of the setting ``pid``, for error messages."""
         self.path = os.path.abspath(path)
         self._source = source
         self._pid = 0
@@ -34,10 +37,10 @@ class PidFile:
         self._write(self.path)
 
     def move_to(self, path: str, left_by: int = 0) -> None:
-        """Have the file at ``path`` from now on; raises `SettingsError`, and stays then.
+        """Move the file to ``path``. On an error it stays where it is: raises `SettingsError`.
 
-        ``left_by`` is the process id of a predecessor that was killed: it may be about to end, and
-        still seem to run.
+        ``left_by`` is the process id of a predecessor that was killed. A file that holds it may be
+        replaced although that process may still seem to run.
         """
         path = os.path.abspath(path)
         if _read(path) != left_by:
@@ -48,9 +51,10 @@ class PidFile:
         self.path = path
 
     def remove(self) -> None:
-        """Remove the file if it holds this process's id still; never raises.
+        """Remove the file if it still holds this process's id. Never raises.
 
-        A process that was forked since removes nothing, nor does one whose file was replaced.
+        A process that was forked since then removes nothing, and neither does one whose file was
+        replaced.
         """
         if self._pid == os.getpid() and _read(self.path) == self._pid:
             with suppress(OSError):
@@ -62,13 +66,13 @@ class PidFile:
             return
         raise SettingsError(
             f"the pid file {path} (pid from {self._source}) belongs to process {holder}, which "
-            "runs: stop that one first, or set another with --pid"
+            "is running: stop that process first, or set another file with --pid"
         )
 
     def _write(self, path: str) -> None:
         try:
-            # A file of its own that is renamed: readers never see half a number, and a symbolic
-            # link that somebody put at the path is replaced and not followed.
+            # A temporary file is renamed: readers never see half a number, and a symbolic link at
+            # the path is replaced and not followed.
             descriptor, temporary = tempfile.mkstemp(
                 dir=os.path.dirname(path), prefix=f".{os.path.basename(path)}."
             )
@@ -88,7 +92,7 @@ class PidFile:
 
 
 def _read(path: str) -> int | None:
-    """Return the process id in a file; None where there is none to be read."""
+    """Return the process id in a file, or None if the file cannot be read or holds none."""
     try:
         with open(path, "rb") as file:
             text = file.read(32).strip()
@@ -98,11 +102,11 @@ def _read(path: str) -> int | None:
 
 
 def _is_held(path: str, pid: int) -> bool:
-    """Tell whether the process that wrote a file runs.
+    """Return True if the process that wrote a file is running.
 
-    After a restart of the machine, or of a container that keeps its files, some other process may
-    have that number: one that is younger than the file did not write it. As the clock may have been
-    set meanwhile, that alone is not enough.
+    After a restart of the machine, or of a container that keeps its files, another process may
+    have the same id: a process that is younger than the file did not write it. The clock may have
+    been set in the meantime, so the command line counts as well.
     """
     try:
         os.kill(pid, 0)
@@ -112,17 +116,17 @@ def _is_held(path: str, pid: int) -> bool:
         pass  # another user's
     try:
         state, started = _state_and_start(pid)
-        if state == b"Z":  # it has ended, and its parent has not looked
+        if state == b"Z":  # it has ended, and its parent has not waited for it yet
             return False
         with open(f"/proc/{pid}/cmdline", "rb") as command_line:
             named = _NAME_IN_COMMANDS in command_line.read()
         return named or started <= os.stat(path).st_mtime + _CLOCK_SECONDS
     except (OSError, ValueError, IndexError):
-        return True  # nobody tells: believe the file
+        return True  # the system does not say: believe the file
 
 
 def _state_and_start(pid: int) -> tuple[bytes, float]:
-    """Return a process's state, and when it began in seconds of the epoch; proc_pid_stat(5)."""
+    """Return a process's state and its start time in seconds since the epoch; proc_pid_stat(5)."""
     with open(f"/proc/{pid}/stat", "rb") as stat:
         # The second field is a name in parentheses, which may hold anything.
         fields = stat.read().rpartition(b")")[2].split()

@@ -1,4 +1,4 @@
-"""What Linux can do for parents and children: prctl(2). Elsewhere nothing is done."""
+"""prctl(2) of Linux for parent and child processes. On other systems these functions do nothing."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ _PR_SET_CHILD_SUBREAPER = 36
 
 
 def adopt_orphans() -> bool:
-    """Have orphans below this process become its children; tell whether the system can do that."""
+    """Make this process the parent of orphans below it. Return True if the system supports that."""
     return _prctl(_PR_SET_CHILD_SUBREAPER, 1)
 
 
 def end_with_parent(parent: int) -> None:
-    """Have this process be killed when ``parent``, whose process id that is, ends.
+    """Let the kernel kill this process when ``parent`` (a process id) ends.
 
-    For the time in which it does not listen to anybody, as while it imports an application.
+    For the time in which this process reads no messages, such as while it imports an application.
     """
     if _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL) and os.getppid() != parent:
-        os._exit(1)  # that has happened already, and nobody will be told of it
+        os._exit(1)  # the parent ended before the call, so no signal will come
 
 
 def outlive_parent() -> None:
-    """Take `end_with_parent` back."""
+    """Undo `end_with_parent`."""
     _prctl(_PR_SET_PDEATHSIG, 0)
 
 

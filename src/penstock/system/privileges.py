@@ -1,8 +1,7 @@
-"""Who a worker runs as, and what its processes are called.
+"""The user and the groups of a process, its capabilities, and its title.
 
-Names are looked up before anything is forked, so that a wrong one is told at once. Whoever becomes
-another user does so for good: all of the process's user and group ids change, none is saved. HOME,
-USER and LOGNAME are left as they are, as gunicorn leaves them; ``--env`` sets them.
+`become` cannot be undone: all user and group ids of the process change, and none is saved. HOME,
+USER and LOGNAME stay unchanged, as under gunicorn; ``--env`` sets them.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ CAP_SETUID = 1 << 7
 
 @dataclass(frozen=True)
 class Identity:
-    """User, group and further groups for a process to have, all of them known to be possible."""
+    """The user, the group and the supplementary groups that a process should have."""
 
     uid: int
     gid: int
@@ -28,7 +27,7 @@ class Identity:
     """Supplementary groups, in order."""
 
     def is_current(self) -> bool:
-        """Tell whether this process has it already, and can get back to no other."""
+        """Return True if this process has this identity, and cannot change to another."""
         return (
             os.getresuid() == (self.uid,) * 3
             and os.getresgid() == (self.gid,) * 3
@@ -36,14 +35,14 @@ class Identity:
         )
 
     def own(self, path: str) -> None:
-        """Give a file to this user, as a log that has to be opened again. Raises OSError."""
+        """Give a file to this user, such as a log that the worker opens again. Raises OSError."""
         os.chown(path, self.uid, self.gid)
 
 
 def become(identity: Identity) -> None:
-    """Give this process, and all that it forks, an identity; raises `SettingsError`.
+    """Change this process, and all that it forks later, to an identity. Raises `SettingsError`.
 
-    Groups come first: afterwards the right to change them is gone.
+    The groups change first, because the process loses the right to change them with its user id.
     """
     if identity.is_current():
         return
@@ -58,27 +57,27 @@ def become(identity: Identity) -> None:
             f"cannot become user {identity.uid} and group {identity.gid}: {reason} "
             "(settings: user, group)"
         ) from None
-    if not identity.is_current():  # a sandbox may allow the calls, and ignore them
+    if not identity.is_current():  # a sandbox may accept the calls and ignore them
         raise SettingsError(
-            f"this process did not become user {identity.uid} and group {identity.gid}, though "
-            "the system said so (settings: user, group)"
+            f"this process did not become user {identity.uid} and group {identity.gid}, although "
+            "the system reported success (settings: user, group)"
         )
 
 
 def set_title(role: str, name: str) -> bool:
-    """Call this process ``penstock: ROLE [NAME]`` where the package setproctitle is installed.
+    """Set the process title to ``penstock: ROLE [NAME]`` if the package setproctitle is installed.
 
-    ``role`` is ``supervisor``, or ``worker 2``. Tell whether it was done.
+    ``role`` is ``supervisor`` or, say, ``worker 2``. Return True if the title was set.
     """
     try:
         importlib.import_module("setproctitle").setproctitle(f"penstock: {role} [{name}]")
-    except Exception:  # it is not there, or not in working order: the title is a nicety
+    except Exception:  # the package is missing or broken: the server works without a title
         return False
     return True
 
 
 def capabilities() -> int:
-    """Return the effective capabilities of this process; 0 where the system does not tell."""
+    """Return the bits of this process's effective capabilities; 0 where they are not known."""
     try:
         with open("/proc/self/status", "rb") as status:
             for line in status:

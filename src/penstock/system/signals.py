@@ -1,4 +1,4 @@
-"""Signals as values that the main thread waits for."""
+"""Signals as values: the handlers enqueue them, and the main thread waits for the next one."""
 
 from __future__ import annotations
 
@@ -20,23 +20,23 @@ FROM_OUTSIDE = (
     signal.SIGTTOU,
     signal.SIGWINCH,
 )
-"""What people and process managers send to the processes of a server."""
+"""The signals that people and process managers send to the processes of a server."""
 
 
 class Signals:
-    """Signals as values that the main thread waits for.
+    """A queue of the signals that the process receives.
 
     The handlers only enqueue; the byte that Python writes to the wake-up descriptor ends the wait.
-    A child that is forked meanwhile has none of it: there each signal does what it does by default.
+    A forked child inherits none of this: in it every signal has its default effect.
     """
 
     installed: Signals | None = None
-    """The one that handles the process's signals now."""
+    """The instance that handles the process's signals now."""
 
     def __init__(self, numbers: Iterable[int]) -> None:
-        """Begin to enqueue the signals of these numbers; raises `ValueError` in another thread.
+        """Begin to enqueue these signals. Raises `ValueError` outside the main thread.
 
-        One that was ignored when the process began stays so: that is what nohup does.
+        A signal that was ignored when the process started stays ignored, as nohup requires.
         """
         self._received: list[int] = []
         self._reader, self._writer = socket.socketpair()
@@ -53,17 +53,17 @@ class Signals:
         Signals.installed = self
 
     def fileno(self) -> int:
-        """Return what becomes readable when a signal has come."""
+        """Return the descriptor that becomes readable when a signal has arrived."""
         return self._reader.fileno()
 
     def restore(self) -> None:
-        """Put back the handlers and the wake-up descriptor that were there before."""
+        """Restore the handlers and the wake-up descriptor that were set before."""
         for number, handler in self._handlers_before.items():
-            # None is a handler that is not Python's, and cannot be put back from here.
+            # None means a handler that was not set by Python, which cannot be restored here.
             signal.signal(number, signal.SIG_DFL if handler is None else handler)
         try:
             signal.set_wakeup_fd(self._descriptor_before)
-        except (OSError, ValueError):  # it was closed meanwhile
+        except (OSError, ValueError):  # the descriptor was closed in the meantime
             signal.set_wakeup_fd(-1)
         Signals.installed = None
         self._reader.close()
@@ -73,7 +73,7 @@ class Signals:
         self._received.append(number)
 
     def take(self) -> int | None:
-        """Return the next signal that has come, or None. Never waits."""
+        """Return the next signal that has arrived, or None. Never waits."""
         if not self._received:
             try:
                 self._reader.recv(64)
@@ -94,13 +94,13 @@ class Signals:
             except TimeoutError:
                 return None
             except BlockingIOError:
-                pass  # no byte after all: the list tells
+                pass  # another wait took the byte: the list is what counts
             finally:
                 self._reader.setblocking(False)
         return self._received.pop(0)
 
-    def forget(self) -> None:
-        """Do without, in a forked child."""
+    def reset_in_child(self) -> None:
+        """Reset the signals to their defaults, in a forked child."""
         signal.set_wakeup_fd(-1)
         for number in self._handlers_before:
             signal.signal(number, signal.SIG_DFL)
@@ -111,32 +111,32 @@ class Signals:
         self._writer.close()
 
     def block(self) -> set[int | signal.Signals]:
-        """Put the signals off; return the mask that was in force before."""
+        """Block the signals. Return the signal mask that was in force before."""
         return signal.pthread_sigmask(signal.SIG_BLOCK, self._handlers_before)
 
 
 _mask_before = threading.local()
 
 
-def _hold_signals() -> None:
-    """Put signals off over a fork: one to the child must not find the server's handlers there."""
+def _block_signals() -> None:
+    """Block signals during a fork: a signal to the child must not run the server's handlers."""
     if Signals.installed is not None:
         _mask_before.fork = Signals.installed.block()
 
 
-def _let_signals_in() -> None:
+def _unblock_signals() -> None:
     mask = vars(_mask_before).pop("fork", None)
     if mask is not None:
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
 
-def _forget_in_child() -> None:
-    """Make a forked child a process of its own: SIGTERM is to end it as any other."""
+def _reset_in_child() -> None:
+    """Reset the signals in a forked child, so that SIGTERM ends it like any other process."""
     if Signals.installed is not None:
-        Signals.installed.forget()
-    _let_signals_in()
+        Signals.installed.reset_in_child()
+    _unblock_signals()
 
 
 os.register_at_fork(
-    before=_hold_signals, after_in_parent=_let_signals_in, after_in_child=_forget_in_child
+    before=_block_signals, after_in_parent=_unblock_signals, after_in_child=_reset_in_child
 )

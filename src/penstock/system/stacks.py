@@ -12,20 +12,20 @@ from types import FrameType
 from typing import Final
 
 MOST_FRAMES = 50
-"""Frames of one stack that are shown, the innermost: what matters is where it stands."""
+"""Frames of one stack that are shown: the innermost ones, which show where the thread is."""
 
 PACKAGE: Final = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
-"""What the files of the server's own code begin with."""
+"""The directory of the server's own code, with a separator at the end."""
 
 THREADING: Final = threading.Thread.start.__code__.co_filename
 
 
 def stack_text(frame: FrameType | None) -> str:
-    """Return the stack that ends in ``frame``, the most recent call last, as tracebacks have it."""
+    """Return the stack that ends in ``frame``, the most recent call last, as in a traceback."""
     if frame is None:
         return "  (no Python code)"
-    # Without the source, which the formatting reads: the frames are let go of as soon as they can
-    # be, because their thread's objects live as long as they do.
+    # Without the source lines, which the formatting reads later: the frames are released as early
+    # as possible, because they keep the objects of their thread alive.
     frames = traceback.StackSummary.extract(
         traceback.walk_stack(frame), limit=MOST_FRAMES + 1, lookup_lines=False
     )
@@ -33,7 +33,7 @@ def stack_text(frame: FrameType | None) -> str:
     cut = len(frames) > MOST_FRAMES
     shown = list(reversed(frames[:MOST_FRAMES]))
     while len(shown) > 1 and _is_the_servers(shown[0].filename):
-        del shown[0]  # what leads to an application is the same for all
+        del shown[0]  # the calls that lead to the application are the same in every stack
     lines = ["  (outer calls are left out)\n"] if cut else []
     return "".join([*lines, *traceback.StackSummary.from_list(shown).format()]).rstrip("\n")
 
@@ -45,9 +45,9 @@ def _is_the_servers(file: str) -> bool:
 def current_frames() -> dict[int, FrameType]:
     """Return the innermost frame of each thread, by ``threading.get_ident()``.
 
-    Without the garbage collector: CPython holds a lock on all threads meanwhile, and waits for
-    ever where a collection that its own allocations start frees a ``threading.local``, which takes
-    that lock (gh-106883 of CPython, mended in 3.12 and later).
+    The garbage collector is off during the call: CPython holds a lock on all threads, and
+    deadlocks where a collection that its own allocations start frees a ``threading.local``, which
+    takes that lock (gh-106883 of CPython, fixed in 3.12).
     """
     collects = gc.isenabled()
     gc.disable()
@@ -66,7 +66,7 @@ def stack_of(ident: int) -> str:
 def all_stacks(notes: Mapping[int, str]) -> str:
     """Return the stacks of all threads of this process.
 
-    ``notes`` tell more, by identifier; threads that have one come first.
+    ``notes`` has a remark for some threads, by identifier; these threads come first.
     """
     names = {thread.ident: thread.name for thread in threading.enumerate()}
     parts = []

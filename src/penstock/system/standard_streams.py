@@ -1,7 +1,7 @@
-"""What the command prints, and what becomes of that where its streams cannot be written.
+"""Printing to the standard streams, also where they are closed or cannot be written.
 
-A standard stream that keeps what it could not write fails once more when the interpreter ends,
-and its complaint replaces the exit status. So a stream that failed is turned away from its place.
+A standard stream that could not write its buffer fails once more when the interpreter ends, and
+that error replaces the exit status. So a stream that failed is redirected to the null device.
 """
 
 from __future__ import annotations
@@ -14,41 +14,41 @@ from penstock.errors import PenstockError
 
 
 def print_out(text: str) -> None:
-    """Print to standard output; raises `PenstockError` where that cannot be written.
+    """Print to standard output. Raises `PenstockError` if it cannot be written.
 
-    Where it was closed at the start, or its reader has gone (``| head -1``), nobody wants it.
+    If it was closed at the start, or its reader has ended (``| head -1``), print nothing.
     """
     try:
         _write(sys.stdout, text)
     except BrokenPipeError:
-        _give_up(sys.stdout)
+        _discard(sys.stdout)
     except (OSError, ValueError) as error:
-        _give_up(sys.stdout)
+        _discard(sys.stdout)
         reason = getattr(error, "strerror", None) or error
         raise PenstockError(f"cannot write to standard output: {reason}") from None
 
 
 def print_error(text: str) -> None:
-    """Print to standard error if that can be done; never raises, for the exit status says more."""
+    """Print to standard error if possible. Never raises: the exit status matters more."""
     try:
         _write(sys.stderr, text)
     except (OSError, ValueError):
-        _give_up(sys.stderr)
+        _discard(sys.stderr)
 
 
 def say(kind: str, message: object) -> None:
     """Print one line for the user to standard error: ``penstock: error: ...``."""
-    text = str(message).replace("\r", " ").replace("\n", " ")  # one line, whatever it quotes
+    text = str(message).replace("\r", " ").replace("\n", " ")  # one line, also with quoted text
     print_error(f"penstock: {kind}: {text}\n")
 
 
 def flush_all() -> None:
-    """Write out what an application has printed too, or give it up."""
+    """Flush both streams, with what the application has printed, or discard their buffers."""
     for stream in (sys.stdout, sys.stderr):
         try:
             _write(stream, "")
-        except Exception:  # of an object that the application has put there, it may be any
-            _give_up(stream)
+        except Exception:  # the application may have replaced the stream by any object
+            _discard(stream)
 
 
 def _write(stream: TextIO | None, text: str) -> None:
@@ -59,13 +59,13 @@ def _write(stream: TextIO | None, text: str) -> None:
     stream.flush()
 
 
-def _give_up(stream: TextIO | None) -> None:
-    """Let what a stream still holds go nowhere."""
-    nowhere = os.open(os.devnull, os.O_WRONLY)
+def _discard(stream: TextIO | None) -> None:
+    """Redirect a stream to the null device, so that its buffer is discarded."""
+    null = os.open(os.devnull, os.O_WRONLY)
     try:
         if stream is not None:
-            os.dup2(nowhere, stream.fileno())
+            os.dup2(null, stream.fileno())
     except Exception:
-        pass  # closed, or no file at all: then it holds nothing of ours either
+        pass  # closed, or not a file: then its buffer holds nothing of the server's either
     finally:
-        os.close(nowhere)
+        os.close(null)

@@ -104,7 +104,7 @@ class NativeTransport:
         self._handed_over |= hand_over
         lasting = []
         if not self._handed_over:
-            lasting = [listener.turn_newcomers_away() for listener in self._listeners]
+            lasting = [listener.ignore_new_connections() for listener in self._listeners]
         self._native.drain(self._handed_over, lasting)
 
     def give_up(self, reason: str) -> int:

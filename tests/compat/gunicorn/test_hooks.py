@@ -162,7 +162,7 @@ def test_each_hook_takes_gunicorns_arguments_and_no_other_number(name: str) -> N
 
 
 def test_what_is_no_function_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(SettingsError, match=r"post_fork .* is of type int, and no function"):
+    with pytest.raises(SettingsError, match=r"post_fork .* is of type int, not a function"):
         hooks_of(tmp_path, "post_fork = 3\n")
 
 

@@ -1,1 +1,1 @@
-"""What a team that moves from gunicorn has: its settings, its files, its hooks."""
+"""Compatibility with gunicorn: its configuration files and its hooks."""

@@ -1,8 +1,8 @@
-"""What gunicorn's own places give: a gunicorn.conf.py, and the variable GUNICORN_CMD_ARGS.
+"""Reading gunicorn's sources of settings: gunicorn.conf.py and the variable GUNICORN_CMD_ARGS.
 
-Both name settings as gunicorn does. What means the same here becomes a setting of ours; what has no
-meaning here is told by name with the reason, and never refused: a team that moves should be able to
-start with the files that it has.
+Both use gunicorn's names. A setting that Penstock has becomes a setting of Penstock. For any other,
+a warning names it and gives the reason; it is never refused, so that a team that moves can start
+with the files it has.
 """
 
 from __future__ import annotations
@@ -40,11 +40,11 @@ USUAL_FILE = "gunicorn.conf.py"
 
 _FILE, _MODULE = "file:", "python:"
 _MODULE_NAME = "__config__"
-"""What a file is called while it runs, as with gunicorn: classes in it ask for it."""
+"""The name of the file's module while it runs, as under gunicorn: pickle and classes use it."""
 
 
 _LONGEST_LINE = 1 << 20
-"""The largest limit_request_line and limit_request_field_size that there can be."""
+"""The maximum of limit_request_line and limit_request_field_size."""
 _USUAL_HEAD = 64 << 10
 _MOST_FIELDS = 10000
 _MOST_BACKLOG = 65535
@@ -55,32 +55,32 @@ class ConfigFileError(SettingsError):
     """A configuration file in Python raised."""
 
     traceback = ""
-    """The file's own part of the traceback, with a line end."""
+    """The file's part of the traceback, with a line end."""
 
 
 @dataclass
 class FromGunicorn:
-    """What was found."""
+    """What gunicorn's sources give."""
 
     arguments: Given = field(default_factory=dict)
     """From GUNICORN_CMD_ARGS."""
     file: Given = field(default_factory=dict)
-    """From the file in Python."""
+    """From the Python file."""
     config: str | None = None
-    """The file that was asked for, by the command or by GUNICORN_CMD_ARGS."""
+    """The file that the command or GUNICORN_CMD_ARGS names."""
     application: str | None = None
-    """What the file has as ``wsgi_app``."""
+    """``wsgi_app`` of the file, or of GUNICORN_CMD_ARGS."""
     hooks: dict[str, Callable[..., object]] = field(default_factory=dict)
     """The hooks that the file defines, checked, by name."""
     values: Mapping[str, object] = field(default_factory=dict)
     """The settings of the file as it has them, by gunicorn's names."""
     notes: list[str] = field(default_factory=list)
-    """What was read, for the log."""
+    """What was read, one line each, for the log."""
     warnings: list[Notice] = field(default_factory=list)
 
 
 def is_python(config: str) -> bool:
-    """Tell whether a settings file is one of gunicorn's, and not TOML."""
+    """Return True if a settings file is Python, as gunicorn's are, and not TOML."""
     if config.endswith(".toml"):
         return False
     return config.startswith((_FILE, _MODULE)) or config.endswith((".py", ".pyc"))
@@ -89,9 +89,9 @@ def is_python(config: str) -> bool:
 def from_gunicorn(
     options: Mapping[str, Option], environ: Mapping[str, str], cwd: Path, config: str | None
 ) -> FromGunicorn:
-    """Return what gunicorn's places give; ``config`` is the file that the command was given.
+    """Return what gunicorn's sources give. ``config`` is the file that the command names, if any.
 
-    Without one, a gunicorn.conf.py in ``cwd`` is read, as gunicorn does. Raises `SettingsError`.
+    Without it, a gunicorn.conf.py in ``cwd`` is read, as gunicorn does. Raises `SettingsError`.
     """
     found = FromGunicorn(config=config)
     ignored: dict[str, tuple[str, object]] = {}
@@ -111,27 +111,27 @@ def from_gunicorn(
         ignored = {name: (_shown(location), value) for name, value in values.items()} | ignored
     elif location is not None:
         found.config = _shown(location)
-    found.warnings += _tell_ignored(ignored, options)
+    found.warnings += _warn_of_ignored(ignored, options)
     return found
 
 
 def _read(location: str, cwd: Path, found: FromGunicorn) -> dict[str, object]:
-    """Run a file; return what gunicorn knows of it."""
+    """Run a file, and return the names in it that are settings of gunicorn."""
     shown = _shown(location)
     names = _run(location, cwd)
-    # Whatever else a file defines is its own business, as with gunicorn.
+    # As under gunicorn, other names in the file are ignored.
     values = {name: names[name] for name in names if name in GUNICORN_SETTINGS}
     functions = {name: names[name] for name in HOOKS if names.get(name) is not None}
     found.file = _ours(values, lambda name: f"{shown}:{name}")
     found.application = _text_or_none(values.get("wsgi_app"))
-    told = [name for name in values if values[name] is not None]
+    read = [name for name in values if values[name] is not None]
     if functions:
         from penstock.compat.gunicorn.hooks import checked_hook
 
         found.hooks = {name: checked_hook(name, functions[name], shown) for name in functions}
         found.values = values
-        told.append(f"hooks {', '.join(functions)}")
-    found.notes.append(f"{shown} was read: {', '.join(told) or 'no settings'}")
+        read.append(f"hooks {', '.join(functions)}")
+    found.notes.append(f"{shown} was read: {', '.join(read) or 'no settings'}")
     return values
 
 
@@ -144,25 +144,25 @@ def _ours(values: Mapping[str, object], source_of: Callable[[str], str]) -> Give
         row = GUNICORN_SETTINGS[name]
         if not row.ours or value is None or (name == "control_socket_disable" and not value):
             continue
-        if row.ours in given and name == "control_socket":  # after the one that switches it off
+        if row.ours in given and name == "control_socket":  # control_socket_disable came first
             continue
         given[row.ours] = (_converted(row, value), source_of(name))
-    _make_room(given)
+    _raise_head_limit(given)
     return given
 
 
 def _converted(row: GunicornSetting, value: object) -> object:
-    """Return a value as our setting takes it: unchecked, but of the right shape."""
+    """Return a value in the form that Penstock's setting takes, unchecked."""
     if isinstance(value, str):
         value = value.strip()
-        if row.takes == "list":  # gunicorn does not look for commas
+        if row.takes == "list":  # gunicorn does not split at commas
             value = [value]
     change = _CHANGES.get(row.name)
     return change(value) if change is not None else value
 
 
 def _count(least: int, most: int, for_none: int | None = None) -> Callable[[object], object]:
-    """Return a change of a number: gunicorn rounds it down, and 0 may mean "without a limit"."""
+    """Return a conversion of numbers: gunicorn rounds down, and 0 may mean "no limit"."""
 
     def change(value: object) -> object:
         number = _number(value)
@@ -209,27 +209,27 @@ _CHANGES: Mapping[str, Callable[[object], object]] = {
 }
 
 
-def _make_room(given: Given) -> None:
-    """Let a head be as long as its parts may be: gunicorn has no limit for it as a whole."""
+def _raise_head_limit(given: Given) -> None:
+    """Raise the limit of the head to that of its parts: gunicorn has no limit for the whole."""
     for name in ("limit_request_line", "limit_request_field_size"):
         value, source = given.get(name, (0, ""))
         if isinstance(value, int) and value > _USUAL_HEAD:
             given["limit_request_head"] = (_LONGEST_LINE + _USUAL_HEAD, source)
 
 
-def _tell_ignored(
+def _warn_of_ignored(
     values: Mapping[str, tuple[str, object]], options: Mapping[str, Option]
 ) -> list[Notice]:
-    """Return a line for each reason that something is not followed, with all that it concerns."""
+    """Return a warning for each reason to ignore settings, with the names of these settings."""
     by_reason: dict[tuple[str, str], list[str]] = {}
     for name, (place, value) in values.items():
         row = GUNICORN_SETTINGS[name]
-        asks_for_nothing = value is None or value == row.default or not value
+        has_no_effect = value is None or value == row.default or not value
         if name == "worker_class":
-            asks_for_nothing = is_our_worker_class(value)
+            has_no_effect = is_our_worker_class(value)
         elif row.ours or row.silent:
             continue
-        if not asks_for_nothing:
+        if not has_no_effect:
             by_reason.setdefault((place, row.instead), []).append(name)
     return [
         messages.GUNICORN_SETTINGS_IGNORED.notice(
@@ -252,9 +252,9 @@ class _Parser(argparse.ArgumentParser):
 
 
 def _parse(arguments: str) -> dict[str, object]:
-    """Return what gunicorn's flags in a line of text give, by gunicorn's names."""
+    """Return the values of gunicorn's flags in a line of text, by gunicorn's names."""
     parser = _Parser(argument_default=argparse.SUPPRESS, add_help=False)
-    parser.add_argument("args", nargs="*")  # gunicorn takes no application from it
+    parser.add_argument("args", nargs="*")  # gunicorn ignores an application in it
     for row in GUNICORN_SETTINGS.values():
         if not row.flags:
             continue
@@ -283,9 +283,9 @@ def _shown(location: str) -> str:
 
 
 def _run(location: str, cwd: Path) -> dict[str, object]:
-    """Run a configuration file anew, and return what it defines.
+    """Run a configuration file, also one that ran before, and return the names it defines.
 
-    As with gunicorn, the current directory is searched for what it imports.
+    As under gunicorn, it can import modules from the current directory.
     """
     path = str(cwd)
     sys.path.insert(0, path)
@@ -296,7 +296,7 @@ def _run(location: str, cwd: Path) -> dict[str, object]:
             spec = _spec_of_file(cwd / _shown(location), location)
         return vars(_executed(spec, _shown(location)))
     finally:
-        # What the file itself has put on the path stays there.
+        # Directories that the file itself added stay on the path.
         if path in sys.path:
             sys.path.remove(path)
 
@@ -318,7 +318,7 @@ def _spec_of_module(name: str) -> ModuleSpec:
     from importlib.util import find_spec
 
     try:
-        # One that was imported before says where it is; it is run anew all the same.
+        # For a module that was imported before, this finds its spec; the module runs again.
         spec = find_spec(name)
     except (ImportError, ValueError, AttributeError):
         spec = None
@@ -339,7 +339,7 @@ def _executed(spec: ModuleSpec, shown: str) -> ModuleType:
         spec.loader.exec_module(module)
     except KeyboardInterrupt:
         raise
-    except BaseException as error:  # it may as well call sys.exit()
+    except BaseException as error:  # the file may call sys.exit()
         if before is None:
             del sys.modules[spec.name]
         else:
@@ -355,9 +355,9 @@ def _failure(error: BaseException, shown: str) -> ConfigFileError:
 
     text = " ".join(str(error).split())
     failed = ConfigFileError(f"{shown} raised {type(error).__name__}: {text}".rstrip(": "))
-    told = TracebackException.from_exception(error)
-    told.stack[:] = [frame for frame in told.stack if not _is_machinery(frame.filename)]
-    failed.traceback = "".join(told.format())
+    shortened = TracebackException.from_exception(error)
+    shortened.stack[:] = [frame for frame in shortened.stack if not _is_machinery(frame.filename)]
+    failed.traceback = "".join(shortened.format())
     return failed
 
 

@@ -1,7 +1,7 @@
-"""The hooks of a gunicorn.conf.py: functions that the server calls as it goes.
+"""The hooks of a gunicorn.conf.py: functions that the server calls at certain events.
 
-Their signatures are gunicorn's. What they are handed are plain objects with the attributes that
-hooks use in practice; each says below what it has.
+Their signatures are gunicorn's. Their arguments are plain objects with the attributes that hooks
+use in practice; the classes below document them.
 """
 
 from __future__ import annotations
@@ -27,27 +27,27 @@ if TYPE_CHECKING:
 Function = Callable[..., object]
 
 PROPAGATED = frozenset({"on_starting"})
-"""Hooks whose failure ends the start, as with gunicorn; that of others is logged."""
+"""Hooks whose exception ends the start, as under gunicorn. Those of other hooks are logged."""
 
 _LEAST_ARGUMENTS = {"post_request": 2}
-"""Where the last arguments may be left out."""
+"""The hooks whose last arguments may be missing, and how many arguments they need."""
 
 
 class HookError(PenstockError):
-    """A hook that has to succeed has raised."""
+    """A hook that has to succeed raised an exception."""
 
     traceback = ""
-    """The hook's, with a line end."""
+    """The hook's part of the traceback, with a line end."""
 
 
 class Config:
-    """The settings as hooks see them, ``server.cfg``: by gunicorn's names, and by ours.
+    """The settings as hooks see them, ``server.cfg``: by gunicorn's names and by Penstock's.
 
-    What has no meaning here is as the file gave it, or gunicorn's default.
+    A setting that Penstock does not have has the value in the file, or gunicorn's default.
     """
 
     def __init__(self, settings: Settings, given: Mapping[str, object] | None = None) -> None:
-        """Show settings; ``given`` is what a gunicorn.conf.py has, by gunicorn's names."""
+        """Show ``settings``. ``given`` has the values of a gunicorn.conf.py by gunicorn's names."""
         self._settings = settings
         self._given = dict(given or {})
 
@@ -71,129 +71,128 @@ class Config:
 
     @property
     def address(self) -> list[str]:
-        """What is listened on, as it was given."""
+        """The addresses of ``bind``, as they were given."""
         return list(self._settings.bind)
 
 
 @dataclass(eq=False)
 class Server:
-    """What hooks are handed as ``server``: the supervisor, filled in and kept up by it."""
+    """The argument ``server`` of hooks: the supervisor, which keeps the attributes up to date."""
 
     pid: int
     log: logging.Logger
     cfg: Config
     address: list[str] = field(default_factory=list)
-    """What is listened on, such as ``http://127.0.0.1:8000``."""
+    """The listeners, such as ``http://127.0.0.1:8000``."""
     num_workers: int | None = None
-    """How many workers are wanted; None until that is known."""
+    """The wanted number of workers; None until that is known."""
     WORKERS: dict[int, WorkerOfServer] = field(default_factory=dict)
-    """The workers that there are, by their process ids."""
+    """The worker processes, by process id."""
     starting: dict[int, WorkerOfServer] = field(default_factory=dict)
-    """Those that have no process yet, by their ages. Each is the same object for all hooks: some
-    note in ``pre_fork`` what ``post_fork`` and ``child_exit`` are to know."""
+    """Workers without a process yet, by age. All hooks get the same object for a worker: some set
+    an attribute in ``pre_fork`` and read it in ``post_fork`` and ``child_exit``."""
     proc_name: str = ""
-    """The name in the titles of processes."""
+    """The name in process titles."""
 
 
 @dataclass(eq=False)
 class WorkerOfServer:
-    """What hooks are handed as ``worker``: one worker process."""
+    """The argument ``worker`` of hooks: one worker process."""
 
     age: int
-    """Counts the workers from 1, in the order of their starts."""
+    """The number of the worker, counted from 1 in the order of their starts."""
     ppid: int
     log: logging.Logger
     cfg: Config
     pid: int | str = "[booting]"
     nr: int = 0
-    """How many requests it has begun; kept where there is a hook for requests."""
+    """The number of requests it has begun; counted only if there is a hook for requests."""
     booted: bool = False
-    """Whether the application has been loaded."""
+    """Whether the application is loaded."""
     alive: bool = True
-    """False once it has been told to leave."""
+    """False once the worker was told to stop."""
     aborted: bool = False
-    """Whether it was given up because it hung."""
+    """Whether the worker was ended because it hung."""
 
     def __str__(self) -> str:
-        """Return what gunicorn's logs say of it."""
+        """Return the worker's name as gunicorn logs it."""
         return f"<Worker {self.pid}>"
 
 
 class Request:
-    """What hooks are handed as ``req``; hooks may set attributes of their own on it."""
+    """The argument ``req`` of hooks. Hooks may set attributes of their own on it."""
 
     def __init__(self, environ: Mapping[str, Any]) -> None:
         self._environ = environ
         self.method: str = environ["REQUEST_METHOD"]
         self.uri: str = environ.get("RAW_URI", "")
-        """The target as the client sent it."""
+        """The request target as the client sent it."""
         self.query: str = environ.get("QUERY_STRING", "")
         self.fragment = ""
         self.scheme: str = environ.get("wsgi.url_scheme", "http")
 
-    # What follows is made when somebody asks for it: most hooks want little.
+    # The rest is computed on first use: most hooks need little of it.
 
     @cached_property
     def path(self) -> str:
-        """The path as the client sent it; the application's is in PATH_INFO."""
+        """The path as the client sent it; PATH_INFO has the decoded one."""
         uri = self.uri
         return urlsplit("//h" + uri if uri.startswith("/") else uri).path
 
     @cached_property
     def version(self) -> tuple[int, ...]:
-        """Such as ``(1, 1)``."""
+        """The version of HTTP, such as ``(1, 1)``."""
         text = str(self._environ.get("SERVER_PROTOCOL", "HTTP/1.1")).removeprefix("HTTP/")
         return tuple(int(part) for part in text.split(".") if part.isdigit())
 
     @cached_property
     def headers(self) -> list[tuple[str, str]]:
-        """Names in capitals and values; fields that came several times are joined."""
+        """The names, in capitals, and the values. Fields that came several times are joined."""
         return list(_headers(self._environ))
 
     @cached_property
     def remote_addr(self) -> tuple[str, int] | str:
-        """Address and port of the other end; only the address where there is no port."""
+        """The address and the port of the peer; only the address if there is no port."""
         address, port = self._environ.get("REMOTE_ADDR", ""), self._environ.get("REMOTE_PORT")
         return (address, int(port)) if port else address
 
     @property
     def peer_addr(self) -> tuple[str, int] | str:
-        """The same: no forwarding field is acted upon."""
+        """The same as `remote_addr`: the server evaluates no forwarding field."""
         return self.remote_addr
 
 
 class Response:
-    """What hooks are handed as ``resp``."""
+    """The argument ``resp`` of hooks."""
 
     def __init__(self) -> None:
         self.status: str | None = None
-        """Such as ``200 OK``; None where the application failed before it."""
+        """The status, such as ``200 OK``; None if the application failed before it set one."""
         self.headers: list[tuple[str, str]] = []
-        """Those of the application."""
+        """The header fields of the application."""
         self.sent = 0
-        """Bytes of the body that the application gave; a file that the kernel sends is not
-        counted."""
+        """Bytes of the body that the application returned, without a file that the kernel sends."""
 
     @property
     def status_code(self) -> int:
-        """The number in the status; 500 where the application failed before it."""
+        """The status code; 500 if the application failed before it set one."""
         return int(self.status[:3]) if self.status else 500
 
     @property
     def headers_sent(self) -> bool:
-        """Whether some of the body was given."""
+        """Whether the application has returned some of the body."""
         return self.sent > 0
 
 
 class Hooks:
-    """The hooks that a file has. Calling one that it has not costs nothing."""
+    """The hooks that a file defines. Calling a hook that it does not define does nothing."""
 
     def __init__(
         self,
         functions: Mapping[str, Function] | None = None,
         given: Mapping[str, object] | None = None,
     ) -> None:
-        """Take checked functions by their names; ``given`` is for `Config`."""
+        """Take checked functions by name. ``given`` is for `Config`."""
         self._functions = dict(functions or {})
         self.given = dict(given or {})
 
@@ -205,18 +204,18 @@ class Hooks:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The names of the hooks that there are, in gunicorn's order."""
+        """The names of the defined hooks, in gunicorn's order."""
         return tuple(name for name in HOOKS if name in self._functions)
 
     def config(self, settings: Settings) -> Config:
-        """Return the settings for `Server` and `WorkerOfServer`."""
+        """Return the `Config` for `Server` and `WorkerOfServer`."""
         return Config(settings, self.given)
 
     def call(self, name: str, *arguments: object, logger: logging.Logger) -> bool:
-        """Call a hook if there is one; tell whether all is well.
+        """Call a hook if it is defined. Return False if it raised an exception.
 
-        What it raises is logged, ``SystemExit`` too; of those in `PROPAGATED` it comes out as a
-        `HookError`.
+        The exception is logged, also ``SystemExit``. For the hooks in `PROPAGATED` it is raised as
+        a `HookError`.
         """
         function = self._functions.get(name)
         if function is None:
@@ -225,7 +224,7 @@ class Hooks:
             function(*arguments)
         except KeyboardInterrupt:
             raise
-        except BaseException as error:  # a hook must not end the supervisor unasked
+        except BaseException as error:  # a hook must not end the supervisor
             if name in PROPAGATED:
                 raise _hook_error(name, error) from error
             messages.HOOK_FAILED.log(logger, hook=name, exc_info=error)
@@ -235,8 +234,8 @@ class Hooks:
     def wrap(self, application: WSGIApplication, worker: WorkerOfServer) -> WSGIApplication:
         """Return an application that calls ``pre_request`` and ``post_request`` around this one.
 
-        Without these hooks that is the application itself. What ``pre_request`` raises is the
-        request's failure, as with gunicorn: the answer is 500.
+        Without these hooks return the application itself. If ``pre_request`` raises, the request
+        fails with 500, as under gunicorn.
         """
         before, after = (self._functions.get(name) for name in ("pre_request", "post_request"))
         if before is None and after is None:
@@ -245,15 +244,15 @@ class Hooks:
 
 
 def checked_hook(name: str, value: object, source: str) -> Function:
-    """Return a hook as the server calls it; raises `SettingsError` for what cannot be called so.
+    """Return a hook as the server calls it. Raises `SettingsError` if it cannot be called so.
 
-    Text is the place of a function, as in ``package.module.function``.
+    Text names a function, as in ``package.module.function``.
     """
     if isinstance(value, str):
         value = _imported(name, value, source)
     if not callable(value):
         kind = type(value).__name__
-        raise SettingsError(f"{name} (from {source}) is of type {kind}, and no function")
+        raise SettingsError(f"{name} (from {source}) is of type {kind}, not a function")
     wanted = HOOKS[name]
     for count in range(len(wanted), _LEAST_ARGUMENTS.get(name, len(wanted)) - 1, -1):
         if _takes(value, count):
@@ -280,7 +279,7 @@ def _imported(name: str, path: str, source: str) -> object:
 def _takes(function: Function, count: int) -> bool:
     try:
         parameters = signature(function)
-    except (TypeError, ValueError):  # of C, and it does not tell
+    except (TypeError, ValueError):  # a function of C without a signature
         return True
     try:
         parameters.bind(*[None] * count)
@@ -301,7 +300,7 @@ def _hook_error(name: str, error: BaseException) -> HookError:
 
     text = " ".join(str(error).split())
     failed = HookError(f"the hook {name} raised {type(error).__name__}: {text}".rstrip(": "))
-    own = error.__traceback__.tb_next if error.__traceback__ else None  # not our own call of it
+    own = error.__traceback__.tb_next if error.__traceback__ else None  # without the server's call
     failed.traceback = "".join(format_exception(type(error), error, own))
     return failed
 
@@ -322,7 +321,7 @@ def _call_around(
     environ: dict[str, Any],
     start_response: StartResponse,
 ) -> Iterable[bytes]:
-    """Serve a request between its two hooks."""
+    """Serve a request, with its two hooks before and after."""
     request, response = Request(environ), Response()
     done = partial(_after, after, worker, request, environ, response)
     if before is not None:
@@ -335,8 +334,7 @@ def _call_around(
     except BaseException:
         done()
         raise
-    # What the kernel sends must come through as it is, and what is no iterable of bytes is the
-    # gateway's to refuse.
+    # A file for the kernel has to pass unchanged, and the gateway refuses what is not iterable.
     if type(result) is FileWrapper or not _is_iterable(result):
         done()
         return result
@@ -359,7 +357,7 @@ def _after(
         return
     try:
         after(worker, request, environ, response)
-    except Exception as error:  # the response stands
+    except Exception as error:  # the response is complete, and stays as it is
         messages.HOOK_FAILED.log(worker.log, hook="post_request", exc_info=error)
 
 
@@ -380,7 +378,7 @@ def _watched(start_response: StartResponse, response: Response) -> StartResponse
 
 
 class _Body:
-    """A response's iterable that tells when it is over."""
+    """A response's iterable that calls a function when it is closed."""
 
     def __init__(self, body: Iterable[bytes], response: Response, done: Callable[[], None]) -> None:
         self._body = body
@@ -400,7 +398,7 @@ class _Body:
         return block
 
     def close(self) -> None:
-        """Close the application's own, and call the hook: once."""
+        """Close the application's iterable, then call the hook, once."""
         done, self._done = self._done, None
         try:
             close = getattr(self._body, "close", None)
@@ -412,7 +410,7 @@ class _Body:
 
 
 class _SizedBody(_Body):
-    """One whose number of blocks is known; with one block, its length is the response's."""
+    """A body with a known number of blocks: the length of a single block is the response's."""
 
     def __len__(self) -> int:
         return len(self._body)  # type: ignore[arg-type]

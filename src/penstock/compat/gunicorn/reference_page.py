@@ -1,4 +1,4 @@
-"""The page of gunicorn's settings, docs/gunicorn-settings.md, made from the table."""
+"""Writes docs/gunicorn-settings.md, the page of gunicorn's settings, from the table."""
 
 from __future__ import annotations
 
@@ -13,10 +13,9 @@ _INTRODUCTION = """\
 the table, not this page. [migrating.md](migrating.md#from-gunicorn) explains how the settings are
 read.
 
-Compared with gunicorn 27.0.1. "Here" is the setting that it becomes, whether it stands in a
-`gunicorn.conf.py` or in `GUNICORN_CMD_ARGS`. A dash means that it has no meaning here, which is
-told once, as a warning, where it asks for something. A flag that is refused is refused only where
-it is typed.
+As of gunicorn 27.0.1. "Here" is the setting of Penstock that it becomes, in a `gunicorn.conf.py` as
+in `GUNICORN_CMD_ARGS`. A dash means that Penstock ignores it, with a warning if its value differs
+from gunicorn's default. "Refused" is about the command line of `penstock` alone.
 
 | gunicorn | Flags | Typed | Here | Remark |
 |---|---|---|---|---|
@@ -30,23 +29,23 @@ _HOOKS = """
 """
 
 _WHEN = {
-    "on_starting": "in the supervisor, before anything is started; what it raises ends the start",
+    "on_starting": "in the supervisor, before any worker is started; an exception ends the start",
     "on_reload": "in the supervisor, when a reload begins",
     "when_ready": "in the supervisor, when its first workers serve",
     "pre_fork": "in the supervisor, before a worker is started",
     "post_fork": "in the worker, before the application is loaded",
     "post_worker_init": "in the worker, when the application is loaded",
     "worker_int": "in the worker, when it is told to stop at once",
-    "worker_abort": "in the worker, when it is given up because a request hangs",
-    "pre_exec": "in the supervisor, before the new one of an upgrade is started",
-    "pre_request": "in the worker's thread, before the application; what it raises is answered "
+    "worker_abort": "in the worker, when it is ended because a request hangs",
+    "pre_exec": "in the supervisor, before an upgrade starts the new supervisor",
+    "pre_request": "in the thread of the request, before the application; an exception is answered "
     "with 500",
-    "post_request": "in the worker's thread, after the response was closed; the last two arguments "
-    "may be left out",
+    "post_request": "in the thread of the request, after the response was closed; the last two "
+    "arguments are optional",
     "child_exit": "in the supervisor, when a worker has ended",
     "worker_exit": "in the worker, when it is about to end",
-    "nworkers_changed": "in the supervisor, when another number of workers is wanted; `None` is "
-    "the old one at the start",
+    "nworkers_changed": "in the supervisor, when the wanted number of workers changes; the old "
+    "value is `None` at the start",
     "on_exit": "in the supervisor, when it is about to end",
 }
 

@@ -165,7 +165,7 @@ class Acceptor:
     def begin_drain(self) -> None:
         """Have no newcomers come into the queue any more, where that can be brought about."""
         if self.is_open():
-            self.lets_nobody_in = self.listener.turn_newcomers_away()
+            self.lets_nobody_in = self.listener.ignore_new_connections()
             self.start()
 
     def close_when_empty(self) -> bool:

@@ -1,0 +1,151 @@
+"""The words of the code and of the documentation: plain, and one name for each thing.
+
+docs/glossary.md has the names.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+
+FORMER_NAMES = (
+    "nursery",
+    "founding",
+    "kinship",
+    "obituary",
+    "obituaries",
+    "teller",
+    "scribe",
+    "diary",
+    "survivors",
+    "lookout",
+    "tender",
+    "hall",
+    "neighbours",
+    "desk",
+    "crew",
+    "hub",
+    "workforce",
+    "reception",
+)
+"""Names of an earlier version, which a reader has to translate. docs/glossary.md has today's."""
+
+RIDDLES = (
+    "whoever",
+    "whomever",
+    "lest",
+    "let(?:s|ting)? go of",
+    "so many",
+    "has it that",
+    "come(?:s)? by",
+    "is told of",
+    "are told of",
+    "what becomes of",
+    "at hand",
+    "somebody",
+    "anybody",
+    "nobody",
+    "everybody",
+    "newcomers",
+    "at leisure",
+    "for good",
+    "tells? whether",
+    "telling whether",
+)
+"""Phrases that hide who acts, or that have to be read twice."""
+
+WORD = re.compile(rf"(?<![\w`])(?:{'|'.join((*FORMER_NAMES, *RIDDLES))})(?![\w`])", re.IGNORECASE)
+
+NAMES_IN_CODE = {
+    "nobody": re.compile(r"nobody(?:['\"]|\s*=|:|\b.*(?:user|group|uid|gid))|NOBODY"),
+}
+"""Where such a word is a name of the system's: the user nobody."""
+
+PLACES = ("src", "docs", "tests", "native", "benchmarks", "examples", "deploy", "scripts")
+PAGES = ("README.md", "SECURITY.md", "CONTRIBUTING.md", "CHANGELOG.md", "Makefile")
+KINDS = {".py", ".pyi", ".rs", ".md", ".toml", ".service", ".socket", ".sh", ""}
+LEFT_OUT = {"tests/test_language.py"}
+
+NOT_YET: tuple[str, ...] = (
+    "src/penstock/http1/",
+    "src/penstock/transport/",
+    "src/penstock/wsgi/",
+    "src/penstock/supervisor/",
+    "src/penstock/control/",
+    "src/penstock/worker/",
+    "src/penstock/telemetry/",
+    "src/penstock/_native.pyi",
+    "src/penstock/api.py",
+    "src/penstock/errors.py",
+    "src/penstock/messages.py",
+    "native/",
+    "benchmarks/",
+    "scripts/",
+    "tests/benchmarks/",
+    "tests/conformance/",
+    "tests/control/",
+    "tests/corpus/",
+    "tests/faults/",
+    "tests/frameworks/",
+    "tests/fuzz/",
+    "tests/http1/",
+    "tests/lifecycle/",
+    "tests/native/",
+    "tests/supervisor/",
+    "tests/support/",
+    "tests/telemetry/",
+    "tests/test_architecture.py",
+    "tests/conftest.py",
+    "tests/transport/",
+    "tests/worker/",
+    "tests/wsgi/",
+    "docs/control.md",
+    "docs/deadlines.md",
+    "docs/exit-statuses.md",
+    "docs/index.md",
+    "docs/lifecycle.md",
+    "docs/load-balancers.md",
+    "docs/logging.md",
+    "docs/messages.md",
+    "docs/migrating.md",
+    "docs/native.md",
+    "docs/not-supported.md",
+    "docs/operations.md",
+    "docs/performance/",
+    "docs/threads.md",
+    "docs/tutorial.md",
+    "README.md",
+    "CONTRIBUTING.md",
+    "CHANGELOG.md",
+)
+"""Rooms that are still being rewritten: paths from the root of the repository."""
+
+
+def files() -> list[Path]:
+    found = [path for place in PLACES for path in sorted((ROOT / place).rglob("*"))]
+    found += [ROOT / page for page in PAGES]
+    return [path for path in found if path.is_file() and path.suffix in KINDS and is_text(path)]
+
+
+def is_text(path: Path) -> bool:
+    name = path.relative_to(ROOT).as_posix()
+    parts = path.relative_to(ROOT).parts
+    generated = {"target", "__pycache__", "node_modules"} & {*parts}
+    if generated or any(part.endswith(".egg-info") for part in parts) or name in LEFT_OUT:
+        return False
+    return not name.startswith(NOT_YET)
+
+
+def test_the_words_are_those_of_the_glossary() -> None:
+    found = []
+    for path in files():
+        for number, line in enumerate(path.read_text("utf-8").splitlines(), 1):
+            for match in WORD.finditer(line):
+                allowed = NAMES_IN_CODE.get(match.group().lower())
+                if allowed is None or not allowed.search(line):
+                    found.append(
+                        f"{path.relative_to(ROOT)}:{number}: {match.group()!r}: {line.strip()}"
+                    )
+    assert not found, "\n".join(["see docs/glossary.md for the names:", *found])
