@@ -98,7 +98,7 @@ class Notice:
 SETTINGS_FILES_NOT_READABLE: Final = Message(
     "PEN-1010",
     WARNING,
-    "no settings file was looked for in %(directory)s: %(error)s",
+    "cannot look for a settings file in %(directory)s: %(error)s",
     "The server may not look into the directory that it was started in, so `penstock.toml`,"
     " `pyproject.toml` and `gunicorn.conf.py` there have no effect.",
     "Start the server in a directory that its user can read, or name the file with `-c`.",

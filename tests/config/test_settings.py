@@ -85,7 +85,7 @@ def test_a_directory_that_may_not_be_searched_has_no_settings_file_and_that_is_t
     settings = load_settings({"threads": "5"}, {}, nowhere)
     assert settings.threads == 5
     (warning,) = settings.warnings
-    assert str(warning) == f"no settings file was looked for in {nowhere}: Permission denied"
+    assert str(warning) == f"cannot look for a settings file in {nowhere}: Permission denied"
 
 
 @pytest.mark.parametrize("text", ["this is [no TOML", "[tool]\nother = 1\n", "tool = 'penstock'\n"])
