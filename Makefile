@@ -14,16 +14,21 @@ SOURCES = setup.py src tests examples $(wildcard benchmarks)
 SYNC = PYTHON="$(PYTHON)" scripts/sync-venv "$(VENV)"
 NATIVE = scripts/build-native "$(VENV)"
 PYTEST = "$(BIN)/python" -m pytest
+# Processes that run tests side by side. A test waits more than it computes, so there are more of them
+# than cores; with too many, tests that measure time would measure each other.
+JOBS ?= 4
+PARALLEL = -n $(JOBS) --dist worksteal
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test suite coverage lint format docs install-check bench counts soak native
+.PHONY: help serve test test-all announce suite parallel coverage lint format docs install-check bench counts soak native
 .PHONY: lifecycle-soak
 .PHONY: native-test fuzz native-fuzz asan valgrind portable clean
 
 help:
 	@echo 'make serve          set everything up and serve the Flask example on http://127.0.0.1:8000/hello'
-	@echo 'make test           set everything up and run the whole test suite'
-	@echo 'make suite          run the tests alone, without the coverage thresholds'
+	@echo 'make test           set everything up and run the test suite: 5 minutes on two cores'
+	@echo 'make test-all       the same with every combination of transports, threads and ways of feeding'
+	@echo 'make suite          run tests one by one: make suite ARGS="tests/wsgi -k close"'
 	@echo 'make lint           check style, format and types'
 	@echo 'make format         put the code into the format that lint asks for'
 	@echo 'make docs           write the generated pages of docs/ anew'
@@ -46,8 +51,21 @@ serve:
 	@$(NATIVE)
 	@cd examples && exec "$(BIN)/penstock" flaskapp:app --access-logfile - $(ARGS)
 
-# The whole suite comes last, so that its summary is what one sees.
-test: coverage suite
+# The suite comes last, so that its summary is what one sees.
+test: announce coverage parallel
+
+announce:
+	@echo 'make test takes up to 5 minutes on two quiet cores, once $(VENV) is set up.'
+
+parallel:
+	@$(SYNC) test $(TEST)
+	@$(NATIVE)
+	$(PYTEST) $(PARALLEL) $(ARGS)
+
+test-all:
+	@echo 'make test-all takes up to 10 minutes on two quiet cores, once $(VENV) is set up.'
+	@$(MAKE) --no-print-directory coverage native-test
+	@TEST_MATRIX=whole $(MAKE) --no-print-directory parallel
 
 suite:
 	@$(SYNC) test $(TEST)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import threading
 from collections.abc import Iterator
 
@@ -20,6 +21,21 @@ FROM_PLATFORMS |= {"GUNICORN_CMD_ARGS", "NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCH
 
 TRANSPORTS = ["python", "native"] if native_built() else ["python"]
 """Every transport. What goes over the wire is tested on each, and each gives the same answers."""
+
+
+def pytest_configure() -> None:
+    """Stop ignoring the signals that a shell makes its background jobs ignore.
+
+    A process that a test starts would ignore them, too, and SIGINT could not stop it.
+    """
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    if signal.getsignal(signal.SIGQUIT) is signal.SIG_IGN:
+        signal.signal(signal.SIGQUIT, signal.SIG_DFL)
+    if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+        # `nohup make test` goes on when its terminal is closed. A program that is started resets
+        # a handler to the default, other than SIG_IGN, which it inherits.
+        signal.signal(signal.SIGHUP, lambda *_: None)
 
 
 def pytest_report_header() -> str:

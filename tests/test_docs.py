@@ -199,3 +199,24 @@ def test_the_service_has_longer_to_stop_than_the_server_takes() -> None:
     match = re.search(r"^TimeoutStopSec=(\d+)$", unit, re.MULTILINE)
     assert match is not None
     assert int(match[1]) > OPTIONS["graceful_timeout"].default
+
+
+FAULT_ROW = re.compile(r"^\| (\d+) \|.*\| (.*) \|$", re.MULTILINE)
+FAULT_IN_A_NAME = re.compile(r"^\s*(?:async )?def test_\w*?(?=faults?_\d)(\w+)", re.MULTILINE)
+
+
+def faults_in_tests() -> set[int]:
+    """The numbers behind ``fault_`` or ``faults_`` in the names of all tests."""
+    found: set[int] = set()
+    for path in (ROOT / "tests").rglob("test_*.py"):
+        for name in FAULT_IN_A_NAME.findall(path.read_text("utf-8")):
+            for numbers in re.findall(r"faults?((?:_(?:and_)?\d+)+)", name):
+                found.update(int(number) for number in re.findall(r"\d+", numbers))
+    return found
+
+
+def test_the_faults_that_tests_name_are_those_that_the_list_says_are_tested() -> None:
+    rows = FAULT_ROW.findall((DOCS / "faults.md").read_text("utf-8"))
+    assert [int(number) for number, _ in rows] == list(range(1, 51))
+    tested = {int(number) for number, does in rows if not does.startswith("not tested")}
+    assert faults_in_tests() == tested

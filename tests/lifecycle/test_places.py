@@ -7,6 +7,8 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -34,6 +36,14 @@ needs_mounts = pytest.mark.skipif(
     not may_unshare("-m"), reason="no mount namespace may be made here"
 )
 needs_root = pytest.mark.skipif(os.getuid() != 0, reason="only root may change the user")
+
+
+@pytest.fixture
+def public_folder() -> Iterator[Path]:
+    """A folder that every user can read. Above `tmp_path` are folders of one user alone."""
+    with tempfile.TemporaryDirectory(prefix="penstock-test-") as name:
+        Path(name).chmod(0o755)
+        yield Path(name)
 
 
 @needs_pid_namespace
@@ -72,14 +82,13 @@ def test_fault_39_as_pid_1_it_stops_on_sigterm_and_reaps_strangers(
 
 @needs_mounts
 def test_it_starts_as_anybody_without_a_home_on_a_disk_that_cannot_be_written(
-    tmp_path: Path, transport: str
+    public_folder: Path, transport: str
 ) -> None:
-    """USERS 25: a read-only root, an arbitrary user id, no HOME, no /tmp."""
+    """A read-only root, an arbitrary user id, no HOME, no /tmp."""
     assert UNSHARE is not None
     setpriv = shutil.which("setpriv")
     if setpriv is None:
         pytest.skip("setpriv is not installed")
-    readable(tmp_path)
     # Every mount that could be written becomes read-only, in a namespace of the server's own.
     script = (
         "mount --make-rprivate / && "
@@ -92,7 +101,7 @@ def test_it_starts_as_anybody_without_a_home_on_a_disk_that_cannot_be_written(
         *(UNSHARE, "-m", "sh", "-c", script, "env", "-u", "HOME", "-u", "TMPDIR"),
         *(setpriv, "--reuid=54321", "--regid=54321", "--clear-groups", public_python()),
     )
-    with Supervised(tmp_path, "-w", "2", "--transport", transport, python=python) as server:
+    with Supervised(public_folder, "-w", "2", "--transport", transport, python=python) as server:
         with Load(server.address, keep_alive=2, closing=2) as load:
             load.wait_for(50)
             old = server.workers()
@@ -100,18 +109,11 @@ def test_it_starts_as_anybody_without_a_home_on_a_disk_that_cannot_be_written(
             server.wait_for_workers(2, old)
             load.wait_for(50)
         assert server.ask("/identity").body.startswith(b"54321 54321 [] ")
-        with pytest.raises(OSError), open(f"/proc/{server.supervisor}/root{tmp_path}/x", "w"):
+        with pytest.raises(OSError), open(f"/proc/{server.supervisor}/root{public_folder}/x", "w"):
             pass
         assert server.stop() == 0
     assert load.counts.refused == 0
     assert not [line for line in server.lines if "[ERROR]" in line], server.lines
-
-
-def readable(folder: Path) -> None:
-    """Let anybody come to a folder of a test's: pytest's are its own user's."""
-    for path in [folder, *folder.parents]:
-        if path.stat().st_uid == os.getuid() and path != Path("/"):
-            path.chmod(path.stat().st_mode | 0o555)
 
 
 def public_python() -> str:
@@ -128,13 +130,14 @@ def public_python() -> str:
 
 @needs_root
 def test_workers_run_as_the_user_and_group_that_were_asked_for(
-    tmp_path: Path, transport: str
+    public_folder: Path, transport: str
 ) -> None:
-    readable(tmp_path)
     arguments = ("-u", "nobody", "-g", "nogroup", "--umask", "027", "--transport", transport)
-    access = tmp_path / "access.log"
+    access = public_folder / "access.log"
     python = (public_python(),)
-    with Supervised(tmp_path, *arguments, "--access-logfile", str(access), python=python) as server:
+    with Supervised(
+        public_folder, *arguments, "--access-logfile", str(access), python=python
+    ) as server:
         import grp
         import pwd
 
