@@ -3,11 +3,12 @@
 //! `penstock.telemetry.access_log` is the reference: it says what a line consists of, and makes those that
 //! need Python (a name in Basic credentials, an environ's variable) or more than ASCII.
 
-use crate::diary::{HeadCopy, Record};
 use crate::ffi::latin1_bytes;
-use crate::hub::lock;
-use crate::sys::{self, Peer};
+use crate::record::Record;
 use penstock_protocol::head::separator;
+use penstock_reactor::log_queue::HeadCopy;
+use penstock_reactor::shared::lock;
+use penstock_reactor::sys::{self, Peer};
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::types::{PyString, PyTuple};

@@ -1,13 +1,13 @@
 //! Clients that leave before they are answered, and requests that the server itself gives up.
 
-use crate::connection::{Connection, Held, Phase};
-use crate::diary::Refusal;
 use crate::exchange::Exchange;
-use crate::hub::Hub;
-use crate::reactor::Desk;
-use crate::sys::{self, Nanos, Readiness};
+use penstock_reactor::connection::Connection;
+use penstock_reactor::log_queue::Refusal;
+use penstock_reactor::sys;
+use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
 use pyo3::types::PyString;
+use std::any::Any;
 use std::sync::{Arc, Weak};
 
 /// `penstock.client_gone` of an environ: a connection's own, whichever of its requests asks.
@@ -27,57 +27,23 @@ impl ClientGone {
     }
 }
 
-impl Connection {
-    /// What answers for `penstock.client_gone`.
-    pub fn asker(self: &Arc<Self>, py: Python<'_>) -> PyResult<&Py<ClientGone>> {
-        if let Some(asker) = self.asker.get() {
-            return Ok(asker);
-        }
-        let connection = Arc::downgrade(self);
-        let made = Py::new(py, ClientGone { connection })?;
-        Ok(self.asker.get_or_init(|| made))
+/// The connection's `penstock.client_gone`, made for its first request.
+pub fn client_gone<'a>(
+    py: Python<'_>,
+    connection: &'a Arc<Connection>,
+) -> PyResult<&'a Py<ClientGone>> {
+    let known = connection.companion.get();
+    if let Some(known) = known.and_then(|made| made.downcast_ref()) {
+        return Ok(known);
     }
-
-    /// Look whether the client has left, as far as that can be known at once.
-    pub fn find_gone(&self) -> bool {
-        if self.is_gone() || !self.socket.is_ours() {
-            return true;
-        }
-        let trouble = sys::wait_until(&self.socket, Readiness::Trouble, 0).unwrap_or(true);
-        // Asked afterwards: another connection may have got the number of a socket that was closed.
-        if self.phase() == Phase::Closed {
-            return true;
-        }
-        if trouble {
-            self.set_gone();
-        }
-        trouble
-    }
-
-    /// Whether the client has ended its side, and its request had waited for long before anybody
-    /// looked: for a thread that was busy, in the kernel or in the listen queue.
-    pub fn has_departed(&self, hub: &Hub, held: &Held, desk: &Desk) -> bool {
-        if !held.ended && !desk.late {
-            return false;
-        }
-        // Behind an earlier request of its own it has waited for that one's answer.
-        let departed = hub.options.departed;
-        if held.requests > 1 && desk.now.saturating_sub(held.since) < departed {
-            return false;
-        }
-        if !held.ended && !matches!(sys::peek(&self.socket), Ok(0)) {
-            return false;
-        }
-        match sys::since_received(&self.socket) {
-            Some(time) => time >= departed,
-            None => desk.late,
-        }
-    }
-
-    /// Whether a request's client had ended its side at `before`, while it waited since `since`.
-    pub fn had_ended(&self, before: Nanos, since: Nanos) -> bool {
-        since <= before && self.lock().ended_at <= before
-    }
+    let made = ClientGone {
+        connection: Arc::downgrade(connection),
+    };
+    let made: Box<dyn Any + Send + Sync> = Box::new(Py::new(py, made)?);
+    let made = connection.companion.get_or_init(|| made);
+    made.downcast_ref().ok_or_else(|| {
+        PyRuntimeError::new_err("the connection belongs to another kind of transport")
+    })
 }
 
 impl Exchange {

@@ -1,21 +1,23 @@
 //! One request that is with the application, and the means to answer it.
 
-use crate::connection::Connection;
-use crate::diary::{HeadCopy, Record};
 use crate::ffi::latin1_bytes;
-use crate::hub::Hub;
-use crate::output::FILE_TRUNCATED;
-use crate::pace::PathHash;
+use crate::record::Record;
 use crate::scratch::with_scratch;
-use crate::sys::{self, Fd, Nanos, SECOND};
-use crate::tap;
 use crate::transport::Core;
-use crate::wire::{self, Failure, Wire};
 use penstock_protocol::{Framing, Version, response};
+use penstock_reactor::connection::Connection;
+use penstock_reactor::exchange_trace::BODY_BYTES;
+use penstock_reactor::log_queue::HeadCopy;
+use penstock_reactor::output::FILE_TRUNCATED;
+use penstock_reactor::shared::Hub;
+use penstock_reactor::slow_path_estimate::PathHash;
+use penstock_reactor::sys::{self, Fd, Nanos, SECOND};
+use penstock_reactor::wire::{self, Failure, Wire};
 use pyo3::exceptions::{PyException, PyOSError, PyRuntimeError};
 use pyo3::prelude::*;
 use pyo3::pybacked::PyBackedBytes;
 use pyo3::types::{PyBytes, PyDict, PyList, PySequence, PyString};
+use std::any::Any;
 use std::sync::Arc;
 
 pyo3::import_exception!(penstock.errors, ClientDisconnected);
@@ -61,7 +63,7 @@ impl Exchange {
             let (connection, patience, core) = {
                 let mut this = slf.try_borrow_mut()?;
                 let Some(patience) = this.receive_some(size, &mut buffer)? else {
-                    return this.wire.take_unread(py, size);
+                    return Ok(PyBytes::new(py, &this.wire.take_unread(size)));
                 };
                 let connection = Arc::clone(&this.wire.connection);
                 (connection, patience, Arc::clone(&this.core))
@@ -381,7 +383,7 @@ impl Exchange {
         }
         self.body_sent += count;
         if self.hub().options.trace {
-            let mut start = [0; tap::BODY_BYTES];
+            let mut start = [0; BODY_BYTES];
             let size = sys::read_at(file.raw(), &mut start, offset)?;
             let shown = size.min(usize::try_from(count).unwrap_or(size));
             self.tap_body(start.get(..shown).unwrap_or(&[]));
@@ -552,7 +554,7 @@ impl Exchange {
             record.bytes_out = record.bytes_out.saturating_sub(held.output.lost());
         }
         if later {
-            held.record = record.take();
+            held.record = record.take().map(|record| record as Box<dyn Any + Send>);
         }
         let hurry = connection.give_back(&core.hub, &mut held, now);
         drop(held);

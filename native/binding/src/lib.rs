@@ -4,38 +4,23 @@
 //! makes a request of its bytes, `crew` says which thread gets it, `transport` makes an `exchange`
 //! of it, whose `wire` takes the answer; `ending` is what follows.
 
-mod accepting;
 mod access_line;
-mod checks;
-mod connection;
-mod crew;
 mod departure;
-mod diary;
-mod ending;
 mod environ;
 mod exchange;
 mod ffi;
 mod front;
-mod hub;
 mod line_queue;
-mod output;
-mod pace;
 mod policy;
-mod poller;
-mod reactor;
-mod reading;
+mod record;
 mod request_id;
 mod response_head;
 mod scoreboard;
 mod scratch;
 mod seats;
-mod spool;
-mod sys;
-mod tap;
 mod teller;
 mod transport;
 mod validate;
-mod wire;
 
 use pyo3::prelude::*;
 

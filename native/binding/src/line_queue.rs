@@ -1,6 +1,6 @@
 //! Lines of the access log between the threads that make them and the one that writes them.
 
-use crate::hub::{Flag, lock};
+use penstock_reactor::shared::{Flag, lock};
 use pyo3::prelude::*;
 use pyo3::types::PyString;
 use std::sync::Mutex;

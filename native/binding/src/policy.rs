@@ -2,53 +2,14 @@
 
 use crate::environ::whole_path;
 use crate::ffi::latin1;
-use crate::hub::Hub;
-use crate::scoreboard::{BEAT, LIVE, READY, Scoreboard};
-use crate::sys::{self, Nanos, SECOND};
 use crate::teller::Teller;
 use penstock_protocol::Head;
+use penstock_reactor::sys::{Nanos, SECOND};
 use pyo3::prelude::*;
 
 /// How often a thread is asked to settle what interrupted its call: an exception that another
 /// thread raises in it may come with any of its instructions, but each comes once.
 const MOST_SETTLES: usize = 8;
-
-/// The paths that the server itself answers, and how it is told what.
-#[derive(Default)]
-pub struct Checks {
-    pub health_path: Option<Vec<u8>>,
-    pub ready_path: Option<Vec<u8>>,
-    pub healthy: Vec<u8>,
-    pub unhealthy: Vec<u8>,
-    /// A worker whose watchdog has not run for so long is not live.
-    pub stale_beat: Nanos,
-}
-
-impl Checks {
-    pub fn any(&self) -> bool {
-        self.health_path.is_some() || self.ready_path.is_some()
-    }
-
-    /// Whether a path is asked for that all is well at; None where it is the application's.
-    pub fn judge(&self, hub: &Hub, method: &[u8], path: &[u8]) -> Option<bool> {
-        if !matches!(method, b"GET" | b"HEAD") {
-            return None;
-        }
-        if self.health_path.as_deref() == Some(path) {
-            Some(self.is_live(&hub.scoreboard))
-        } else if self.ready_path.as_deref() == Some(path) {
-            Some(hub.scoreboard.get(READY) == 1 && !hub.draining.get())
-        } else {
-            None
-        }
-    }
-
-    fn is_live(&self, scoreboard: &Scoreboard) -> bool {
-        let beat = scoreboard.get(BEAT);
-        let fresh = beat == 0 || sys::monotonic().saturating_sub(beat) < self.stale_beat;
-        scoreboard.get(LIVE) == 1 && fresh
-    }
-}
 
 /// What there is of it in Python.
 pub struct Policy {

@@ -73,12 +73,28 @@ impl Exchange {
         }
     }
 
+    /// The application's fields, copied.
+    fn fields(&self, py: Python<'_>) -> PyResult<Vec<(Vec<u8>, Vec<u8>)>> {
+        let mut fields = Vec::new();
+        for item in self
+            .headers
+            .iter()
+            .flat_map(|headers| headers.bind(py).iter())
+        {
+            let item = item.cast::<PyTuple>()?;
+            let (name, value) = (item.get_borrowed_item(0)?, item.get_borrowed_item(1)?);
+            let (name, value) = (name.cast::<PyString>()?, value.cast::<PyString>()?);
+            fields.push((latin1_bytes(name)?.to_vec(), latin1_bytes(value)?.to_vec()));
+        }
+        Ok(fields)
+    }
+
     fn tap_head(&self, py: Python<'_>, added: &[u8]) -> PyResult<()> {
         let status = match &self.status {
             Some(status) => latin1_bytes(status.bind(py))?.to_vec(),
             None => Vec::new(),
         };
-        let headers = self.headers.as_ref().map(|headers| headers.clone_ref(py));
+        let headers = self.fields(py)?;
         if let Some(tap) = &mut self.wire.connection.lock().tap {
             tap.head_sent(&status, headers, added);
         }

@@ -1,28 +1,20 @@
 //! What each thread that calls `next` has of its own: a record on the scoreboard, and what it is with.
 
 use crate::exchange::Exchange;
-use crate::hub::lock;
-use crate::scoreboard::{Record, Scoreboard, THREAD};
-use crate::sys;
+use penstock_reactor::leader_followers::thread_number;
+use penstock_reactor::scoreboard::{Record, Scoreboard, THREAD};
+use penstock_reactor::shared::lock;
+use penstock_reactor::sys;
 use pyo3::prelude::*;
 use std::cell::RefCell;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
-static THREADS: AtomicU64 = AtomicU64::new(1);
 static CREWS: AtomicU64 = AtomicU64::new(1);
 
 thread_local! {
-    /// A number of the thread's own.
-    static ME: u64 = THREADS.fetch_add(1, Ordering::Relaxed);
-
     /// Where the thread was found last: the number of its crew, and the seat.
     static LAST: RefCell<Option<(u64, Arc<Seat>)>> = const { RefCell::new(None) };
-}
-
-/// The calling thread's number in this process, from 1.
-pub fn me() -> u64 {
-    ME.with(|me| *me)
 }
 
 /// A thread's place.
@@ -70,7 +62,7 @@ impl Seats {
 
     fn find(&self, scoreboard: &Scoreboard) -> Arc<Seat> {
         let mut all = lock(&self.all);
-        if let Some(seat) = all.iter().find(|seat| seat.thread == me()) {
+        if let Some(seat) = all.iter().find(|seat| seat.thread == thread_number()) {
             return Arc::clone(seat);
         }
         let record = scoreboard.record(all.len());
@@ -79,7 +71,7 @@ impl Seats {
             ident.store(sys::thread_ident(), Ordering::Relaxed);
         }
         let seat = Arc::new(Seat {
-            thread: me(),
+            thread: thread_number(),
             record,
             with: Mutex::default(),
         });

@@ -1,14 +1,15 @@
 //! Writes the diary into Python's logs: the error log, the access log, the trace.
 
 use crate::access_line::{LineFormat, address, request_line};
-use crate::diary::{
-    CLIENT_LEFT, Entry, Fields, HeadCopy, Record, RefusalNote, TracedRequest, TracedResponse,
-};
 use crate::environ::keys;
 use crate::ffi::latin1;
 use crate::line_queue::LineQueue;
-use crate::sys::{self, Peer};
+use crate::record::Record;
 use penstock_protocol::Head;
+use penstock_reactor::log_queue::{
+    CLIENT_LEFT, Entry, HeadCopy, RefusalNote, TracedRequest, TracedResponse,
+};
+use penstock_reactor::sys::{self, Peer};
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict, PyList, PyString};
 
@@ -46,7 +47,16 @@ impl Teller {
                 self.log_message(py, name, &options)
             }
             Entry::Refused(note) => self.refused(py, &note),
-            Entry::Settled(record) => self.settled(py, &record),
+            Entry::Settled(record, unsent, reason) => match record.downcast::<Record>() {
+                Ok(mut record) => {
+                    record.bytes_out = record.bytes_out.saturating_sub(unsent);
+                    if !reason.is_empty() {
+                        record.reason = reason.into();
+                    }
+                    self.settled(py, &record)
+                }
+                Err(_) => Ok(()), // no other kind is made here
+            },
             Entry::Note(connection, text) => match &self.trace {
                 Some(trace) => trace.call_method1(py, "note", (connection, text)).map(drop),
                 None => Ok(()),
@@ -263,10 +273,10 @@ impl Teller {
         let Some(trace) = &self.trace else {
             return Ok(());
         };
-        let headers = match &response.headers {
-            Fields::Application(list) => list.clone_ref(py),
-            Fields::None => PyList::empty(py).unbind(),
-        };
+        let headers = PyList::empty(py);
+        for (name, value) in &response.headers {
+            headers.append((latin1(py, name)?, latin1(py, value)?))?;
+        }
         let added = PyList::empty(py);
         for line in response.added.split(|byte| *byte == b'\n') {
             let line = line.strip_suffix(b"\r").unwrap_or(line);

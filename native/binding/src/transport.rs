@@ -1,25 +1,28 @@
 //! The transport as Python sees it: `penstock.transport.Transport`.
 
-use crate::accepting::Acceptor;
 use crate::access_line::LineFormat;
-use crate::connection::{Body, Connection};
-use crate::crew::{Crew, Turn, Waiting};
-use crate::diary::HeadCopy;
+use crate::departure::client_gone;
 use crate::environ::{Template, keys};
 use crate::exchange::Exchange;
 use crate::ffi::latin1;
-use crate::hub::{HeaderMap, Hub, Options};
-use crate::pace::PathHash;
-use crate::policy::{Checks, Policy};
-use crate::reactor::{Reactor, ReadBuffers, Step};
+use crate::policy::Policy;
 use crate::request_id::RequestId;
-use crate::scoreboard::{self, Scoreboard};
+use crate::scoreboard::open;
 use crate::seats::{Seat, Seats};
-use crate::spool::Spool;
-use crate::sys::{self, Nanos, SECOND};
 use crate::teller::Teller;
-use crate::wire::Wire;
 use penstock_protocol::{Framing, Head, Limits};
+use penstock_reactor::accepting::Acceptor;
+use penstock_reactor::connection::{Body, Connection};
+use penstock_reactor::event_loop::{Reactor, ReadBuffers, Step};
+use penstock_reactor::leader_followers::{Crew, Turn, Waiting};
+use penstock_reactor::log_queue::HeadCopy;
+use penstock_reactor::own_answers::Checks;
+use penstock_reactor::scoreboard;
+use penstock_reactor::shared::{HeaderMap, Hub, Options};
+use penstock_reactor::slow_path_estimate::PathHash;
+use penstock_reactor::spool::Spool;
+use penstock_reactor::sys::{self, Nanos, SECOND};
+use penstock_reactor::wire::Wire;
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict, PyFloat, PyList};
@@ -72,7 +75,7 @@ impl NativeTransport {
         let mut acceptors = Vec::new();
         let mut templates = Vec::new();
         let mut listeners = Vec::new();
-        let scoreboard = Scoreboard::new(slot)?;
+        let scoreboard = open(slot)?;
         let policy = Policy::new(config)?;
         for (listener, environ) in endpoints {
             let bound = listener.bind(py);
@@ -218,7 +221,7 @@ impl NativeTransport {
         let share = f64::from(hub.pace.slow_share());
         snapshot.set_item("slow_share", (share * 1000.0).round() / 1000.0)?;
         let next = hub.connections().iter().map(|c| c.deadline()).min();
-        let next = next.filter(|deadline| *deadline != crate::connection::NEVER);
+        let next = next.filter(|deadline| *deadline != penstock_reactor::connection::NEVER);
         let next = next.map_or(f64::INFINITY, |deadline| deadline as f64 / SECOND as f64);
         snapshot.set_item("next_deadline", next)?;
         Ok(snapshot)
@@ -404,7 +407,7 @@ impl Core {
         let id = RequestId::new(&options.id_prefix, number);
         let request_id = latin1(py, id.bytes())?;
         environ.set_item(&keys(py).request_id, &request_id)?;
-        environ.set_item(&keys(py).client_gone, connection.asker(py)?)?;
+        environ.set_item(&keys(py).client_gone, client_gone(py, connection)?)?;
         let timeout = self.policy.timeout(py, &self.teller, head, bytes);
         let since = sys::monotonic();
         let deadline = self.set_deadline(&environ, since, timeout)?;

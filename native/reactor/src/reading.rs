@@ -1,12 +1,12 @@
 //! Reading requests off a connection, up to where the application takes over.
 
-use crate::checks::is_check;
 use crate::connection::{Body, Connection, Held, NEVER, Phase, Ready, Source};
-use crate::diary::{CLIENT_LEFT, HeadCopy, Refusal};
-use crate::hub::{HeaderMap, Hub};
+use crate::event_loop::{Desk, ReadBuffers};
+use crate::log_queue::{CLIENT_LEFT, HeadCopy, Refusal};
 use crate::output::Output;
-use crate::pace::PathHash;
-use crate::reactor::{Desk, ReadBuffers};
+use crate::own_answers::is_check;
+use crate::shared::{HeaderMap, Hub};
+use crate::slow_path_estimate::PathHash;
 use crate::spool::Spool;
 use crate::sys::{self, Nanos};
 use crate::wire;
@@ -332,7 +332,7 @@ fn parse(
                         streams = true;
                         break Verdict::MoreInput;
                     }
-                    *spool = Some(Spool::new());
+                    *spool = Some(Spool::default());
                     if head.expect_continue && input.remaining().is_empty() {
                         send_continue(connection, &mut held.output);
                         wire::trace_interim(hub, connection, "100 Continue");

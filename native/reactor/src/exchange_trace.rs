@@ -1,8 +1,6 @@
 //! Copies a connection's exchanges for `--trace`: a request, then its response, as a whole.
 
-use crate::diary::{Entry, Fields, TracedRequest, TracedResponse};
-use pyo3::prelude::*;
-use pyo3::types::PyList;
+use crate::log_queue::{Entry, TracedRequest, TracedResponse};
 
 /// How much of each body the trace shows.
 pub const BODY_BYTES: usize = 1024;
@@ -20,7 +18,7 @@ pub struct Tap {
     length: u64,
     shown: bool,
     status: Vec<u8>,
-    headers: Option<Py<PyList>>,
+    headers: Vec<(Vec<u8>, Vec<u8>)>,
     added: Vec<u8>,
     answer: Vec<u8>,
 }
@@ -97,7 +95,7 @@ impl Tap {
     }
 
     /// Note the response's head: the application's fields, and the server's as lines.
-    pub fn head_sent(&mut self, status: &[u8], headers: Option<Py<PyList>>, added: &[u8]) {
+    pub fn head_sent(&mut self, status: &[u8], headers: Vec<(Vec<u8>, Vec<u8>)>, added: &[u8]) {
         self.status = status.to_vec();
         self.headers = headers;
         self.added = added.to_vec();
@@ -114,10 +112,7 @@ impl Tap {
             connection: self.connection,
             number,
             status: std::mem::take(&mut self.status),
-            headers: self
-                .headers
-                .take()
-                .map_or(Fields::None, Fields::Application),
+            headers: std::mem::take(&mut self.headers),
             added: std::mem::take(&mut self.added),
             body: std::mem::take(&mut self.answer),
             length,

@@ -1,11 +1,50 @@
 //! Checks of health and readiness, answered in the transport: without a thread, and unlogged.
 
 use crate::connection::{Connection, Held, Phase, Source};
-use crate::hub::Hub;
+use crate::event_loop::Desk;
 use crate::output::Piece;
-use crate::reactor::Desk;
+use crate::scoreboard::{BEAT, LIVE, READY, Scoreboard};
+use crate::shared::Hub;
+use crate::sys::{self, Nanos};
 use penstock_protocol::{Head, Version, response};
 use std::sync::Arc;
+
+/// The paths that the server itself answers, and how it is told what.
+#[derive(Default)]
+pub struct Checks {
+    pub health_path: Option<Vec<u8>>,
+    pub ready_path: Option<Vec<u8>>,
+    pub healthy: Vec<u8>,
+    pub unhealthy: Vec<u8>,
+    /// A worker whose watchdog has not run for so long is not live.
+    pub stale_beat: Nanos,
+}
+
+impl Checks {
+    pub fn any(&self) -> bool {
+        self.health_path.is_some() || self.ready_path.is_some()
+    }
+
+    /// Whether a path is asked for that all is well at; None where it is the application's.
+    pub fn judge(&self, hub: &Hub, method: &[u8], path: &[u8]) -> Option<bool> {
+        if !matches!(method, b"GET" | b"HEAD") {
+            return None;
+        }
+        if self.health_path.as_deref() == Some(path) {
+            Some(self.is_live(&hub.scoreboard))
+        } else if self.ready_path.as_deref() == Some(path) {
+            Some(hub.scoreboard.get(READY) == 1 && !hub.draining.get())
+        } else {
+            None
+        }
+    }
+
+    fn is_live(&self, scoreboard: &Scoreboard) -> bool {
+        let beat = scoreboard.get(BEAT);
+        let fresh = beat == 0 || sys::monotonic().saturating_sub(beat) < self.stale_beat;
+        scoreboard.get(LIVE) == 1 && fresh
+    }
+}
 
 /// What is to be answered.
 pub struct Check {

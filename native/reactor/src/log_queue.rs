@@ -1,10 +1,9 @@
 //! What there is to tell, kept until somebody holds the GIL: Python's logs do the writing.
 
-use crate::hub::{Flag, lock};
+use crate::shared::{Flag, lock};
 use crate::sys::Peer;
 use penstock_protocol::Head;
-use pyo3::prelude::*;
-use pyo3::types::{PyDict, PyList, PyString};
+use std::any::Any;
 use std::borrow::Cow;
 use std::sync::Mutex;
 
@@ -33,31 +32,6 @@ pub struct Refusal {
     pub cause: Option<String>,
 }
 
-/// One response and what it answers, for the access log.
-pub struct Record {
-    pub peer: Peer,
-    /// For the access log; None where there is none.
-    pub request: Option<HeadCopy>,
-    pub status: Option<Py<PyString>>,
-    pub headers: Option<Py<PyList>>,
-    pub environ: Py<PyDict>,
-    pub request_id: Py<PyString>,
-    pub bytes_in: u64,
-    pub bytes_out: u64,
-    pub seconds: f64,
-    pub reason: Cow<'static, str>,
-}
-
-impl Record {
-    /// The status code; nginx's for a client that left where there was no answer.
-    pub fn code(&self, py: Python<'_>) -> u16 {
-        let status = self.status.as_ref().map(|status| status.bind(py));
-        let text = status.and_then(|status| status.to_str().ok());
-        let code = text.and_then(|text| text.get(..3)?.parse().ok());
-        code.unwrap_or(CLIENT_LEFT)
-    }
-}
-
 /// A request that was refused, or lost with its client, for the logs.
 pub struct RefusalNote {
     pub peer: Peer,
@@ -79,18 +53,13 @@ pub struct TracedRequest {
     pub length: u64,
 }
 
-/// Text for status and header fields, in Latin-1: the application's or ours.
-pub enum Fields {
-    None,
-    Application(Py<PyList>),
-}
-
 /// A response as the trace prints it.
 pub struct TracedResponse {
     pub connection: u64,
     pub number: u64,
     pub status: Vec<u8>,
-    pub headers: Fields,
+    /// The application's fields: names and values in Latin-1.
+    pub headers: Vec<(Vec<u8>, Vec<u8>)>,
     pub added: Vec<u8>,
     pub body: Vec<u8>,
     pub length: u64,
@@ -101,8 +70,9 @@ pub enum Entry {
     /// A message of `penstock.messages`: its name there, and its arguments.
     Message(&'static str, Vec<(&'static str, String)>),
     Refused(Box<RefusalNote>),
-    /// A response that was finished before the kernel had all of it.
-    Settled(Box<Record>),
+    /// A response that was finished before the kernel had all of it: `Held::record`, the bytes that
+    /// were never sent, and why; empty where all went well.
+    Settled(Box<dyn Any + Send>, u64, String),
     /// What the trace says of a connection, by its number.
     Note(u64, String),
     Request(Box<TracedRequest>),

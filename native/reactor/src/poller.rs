@@ -47,8 +47,8 @@ impl Default for Events {
 }
 
 impl Events {
-    pub fn len(&self) -> usize {
-        self.ready
+    pub fn is_empty(&self) -> bool {
+        self.ready == 0
     }
 
     /// Take them all.

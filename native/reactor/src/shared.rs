@@ -1,12 +1,12 @@
 //! What the threads of one transport share: options, counts, flags, and the connections.
 
 use crate::connection::{Connection, Held, Phase};
-use crate::crew::Alarm;
-use crate::diary::{Diary, Refusal};
-use crate::pace::Pace;
-use crate::policy::Checks;
+use crate::leader_followers::Alarm;
+use crate::log_queue::{Diary, Refusal};
+use crate::own_answers::Checks;
 use crate::poller::{Poller, Token};
 use crate::scoreboard::{ACCEPTED, CONNECTIONS, Scoreboard};
+use crate::slow_path_estimate::Pace;
 use crate::sys::{self, Fd, Nanos, Peer};
 use penstock_protocol::response::{self, ErrorResponse};
 use penstock_protocol::{Limits, date};

@@ -4,11 +4,11 @@
 //! leaves the rest for a moment to those that have fewer connections and look at their sockets.
 
 use crate::connection::{Connection, NEVER};
-use crate::diary::{Entry, message};
-use crate::hub::Hub;
+use crate::event_loop::{Item, Reactor};
+use crate::log_queue::{Entry, message};
 use crate::poller::Token;
-use crate::reactor::{Item, Reactor};
 use crate::scoreboard::{ACCEPTING, STARTED};
+use crate::shared::Hub;
 use crate::sys::{self, MILLISECOND, Nanos};
 use std::os::fd::RawFd;
 use std::sync::Arc;

@@ -1,10 +1,10 @@
 //! What follows a response, or comes in its place: flushing, lingering, deadlines, closing.
 
 use crate::connection::{Connection, Held, NEVER, Phase, Ready};
-use crate::diary::{Entry, HeadCopy, Refusal, RefusalNote};
-use crate::hub::Hub;
+use crate::event_loop::Desk;
+use crate::log_queue::{Entry, HeadCopy, Refusal, RefusalNote};
 use crate::output::{Flushed, Piece};
-use crate::reactor::Desk;
+use crate::shared::Hub;
 use crate::sys::{self, Nanos, SECOND};
 use penstock_protocol::State;
 use penstock_protocol::response::ErrorResponse;
@@ -210,7 +210,7 @@ impl Connection {
         let (head, body) = (&answer.head[..], &answer.body[..]);
         let line = memchr::memmem::find(head, b"\r\n").unwrap_or(head.len());
         let status = head.get(b"HTTP/1.1 ".len()..line).unwrap_or(&[]);
-        tap.head_sent(status, None, head.get(line + 2..).unwrap_or(&[]));
+        tap.head_sent(status, Vec::new(), head.get(line + 2..).unwrap_or(&[]));
         tap.body_sent(body);
         hub.diary
             .write(tap.response(number, body.len() as u64, "refused by the server"));
@@ -401,11 +401,8 @@ fn linger_idle(hub: &Hub) -> Nanos {
 
 /// Log the response that has been flushed, or not been flushed because of `reason`.
 fn settle(hub: &Hub, held: &mut Held, reason: String) {
-    if let Some(mut record) = held.record.take() {
-        record.bytes_out = record.bytes_out.saturating_sub(held.output.unsent());
-        if !reason.is_empty() {
-            record.reason = reason.into();
-        }
-        hub.diary.write(Entry::Settled(record));
+    if let Some(record) = held.record.take() {
+        hub.diary
+            .write(Entry::Settled(record, held.output.unsent(), reason));
     }
 }

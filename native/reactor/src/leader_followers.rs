@@ -16,12 +16,11 @@
 //! With one thread there is none of this, but for the watchdog where there are checks to answer.
 
 use crate::connection::{Body, Connection, Ready, Source};
-use crate::diary::HeadCopy;
-use crate::hub::{Flag, Hub, lock};
-use crate::pace::PathHash;
-use crate::reactor::{Desk, Leader, Reactor, ReadBuffers, Step};
+use crate::event_loop::{Desk, Leader, Reactor, ReadBuffers, Step};
+use crate::log_queue::HeadCopy;
 use crate::scoreboard::{STARTED, WAITING};
-use crate::seats;
+use crate::shared::{Flag, Hub, lock};
+use crate::slow_path_estimate::PathHash;
 use crate::sys::Nanos;
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -33,6 +32,18 @@ const TICK: Duration = Duration::from_millis(1);
 
 /// Nobody is to come back to lead: the next thread does.
 const NOBODY: u64 = 0;
+
+static THREADS: AtomicU64 = AtomicU64::new(1);
+
+thread_local! {
+    /// A number of the thread's own.
+    static NUMBER: u64 = THREADS.fetch_add(1, Ordering::Relaxed);
+}
+
+/// The calling thread's number in this process, from 1.
+pub fn thread_number() -> u64 {
+    NUMBER.with(|number| *number)
+}
 
 /// A request that waits for a thread, and needs nothing of the leader's any more.
 pub struct Waiting {
@@ -227,7 +238,7 @@ impl Crew {
     }
 
     fn take_leadership(&self) -> Option<Leading<'_>> {
-        let me = seats::me();
+        let me = thread_number();
         let inline = self.inline.load(Ordering::SeqCst);
         if inline != me && inline != NOBODY {
             return None;

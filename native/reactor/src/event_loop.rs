@@ -5,11 +5,11 @@
 
 use crate::accepting::{Acceptor, Sharing};
 use crate::connection::{Connection, Held, Ready, Source};
-use crate::crew::Waiting;
-use crate::diary::message;
-use crate::hub::Hub;
+use crate::leader_followers::Waiting;
+use crate::log_queue::message;
 use crate::poller::{Event, Events, Token};
 use crate::scoreboard::POLLED;
+use crate::shared::Hub;
 use crate::sys::{self, MILLISECOND, Nanos};
 use penstock_protocol::{Head, Memory};
 use std::collections::VecDeque;
@@ -236,7 +236,7 @@ impl Reactor {
         }
         // An error here would be a defect of ours: there is nothing that it could tell a client.
         let mut result = hub.poller.wait(&mut self.events, timeout);
-        if result.is_ok() && self.events.len() == 0 && timeout != Some(0) {
+        if result.is_ok() && self.events.is_empty() && timeout != Some(0) {
             // A process that was halted in the poll comes back with nothing, whatever has arrived
             // meanwhile; whoever sent it in time must not be taken for late.
             result = hub.poller.wait(&mut self.events, Some(0));

@@ -2,14 +2,11 @@
 //! no lock held.
 
 use crate::connection::{Connection, Held, NEVER};
-use crate::diary::Entry;
-use crate::hub::Hub;
+use crate::log_queue::Entry;
 use crate::output::{COALESCED_BYTES, Flushed, Piece};
+use crate::shared::Hub;
 use crate::sys::{self, Fd, Nanos, Readiness};
 use penstock_protocol::{Event, Head, Input, State, response};
-use pyo3::prelude::*;
-use pyo3::pybacked::PyBackedBytes;
-use pyo3::types::PyBytes;
 use std::io;
 use std::sync::Arc;
 
@@ -158,17 +155,9 @@ impl Wire {
     }
 
     /// Give up to `size` bytes of what is unread.
-    pub fn take_unread<'py>(
-        &mut self,
-        py: Python<'py>,
-        size: usize,
-    ) -> PyResult<Bound<'py, PyBytes>> {
+    pub fn take_unread(&mut self, size: usize) -> Vec<u8> {
         let rest = self.unread.split_off(size.min(self.unread.len()));
-        let taken = std::mem::replace(&mut self.unread, rest);
-        PyBytes::new_with(py, taken.len(), |bytes| {
-            bytes.copy_from_slice(&taken);
-            Ok(())
-        })
+        std::mem::replace(&mut self.unread, rest)
     }
 
     /// Decide what becomes of a streamed body of which not all has been read.
@@ -201,7 +190,7 @@ pub fn send_large(
     hub: &Hub,
     connection: &Connection,
     head: &[u8],
-    block: PyBackedBytes,
+    block: impl AsRef<[u8]> + Send + 'static,
     ends: [&'static [u8]; 2],
 ) -> Result<(), Failure> {
     let mut held = connection.lock();
@@ -209,7 +198,7 @@ pub fn send_large(
     let sent = if held.output.busy() {
         Ok(0)
     } else {
-        sys::send_pieces(&connection.socket, [head, &block, chunk_end, end])
+        sys::send_pieces(&connection.socket, [head, block.as_ref(), chunk_end, end])
     };
     let mut sent = match sent {
         Ok(sent) => sent,
@@ -220,9 +209,9 @@ pub fn send_large(
         held.output.append(Piece::Owned(head.to_vec(), sent));
     }
     sent = sent.saturating_sub(head.len());
-    let size = block.len();
+    let size = block.as_ref().len();
     if sent < size {
-        held.output.append(Piece::Held(block, sent));
+        held.output.append(Piece::Held(Box::new(block), sent));
     }
     sent = sent.saturating_sub(size);
     let tail = [chunk_end, end].concat();

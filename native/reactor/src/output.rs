@@ -1,7 +1,6 @@
 //! The bytes of a response that the kernel did not take at once.
 
 use crate::sys::{self, Fd};
-use pyo3::pybacked::PyBackedBytes;
 use std::collections::VecDeque;
 use std::io;
 
@@ -16,7 +15,7 @@ pub enum Piece {
     /// Bytes of our own, sent up to an index.
     Owned(Vec<u8>, usize),
     /// Bytes that the application made: held, not copied.
-    Held(PyBackedBytes, usize),
+    Held(Box<dyn AsRef<[u8]> + Send>, usize),
     /// A part of a file. Never mapped into memory: a file that shrinks under a mapping would be
     /// a SIGBUS for the whole process; sendfile just returns 0.
     Region { file: Fd, offset: u64, count: u64 },
@@ -26,7 +25,7 @@ impl Piece {
     fn size(&self) -> u64 {
         match self {
             Piece::Owned(data, at) => data.len().saturating_sub(*at) as u64,
-            Piece::Held(data, at) => data.len().saturating_sub(*at) as u64,
+            Piece::Held(data, at) => (**data).as_ref().len().saturating_sub(*at) as u64,
             Piece::Region { count, .. } => *count,
         }
     }
@@ -35,7 +34,7 @@ impl Piece {
     fn send(&mut self, socket: &Fd, most: u64) -> io::Result<u64> {
         match self {
             Piece::Owned(data, at) => send_from(socket, data, at),
-            Piece::Held(data, at) => send_from(socket, data, at),
+            Piece::Held(data, at) => send_from(socket, (**data).as_ref(), at),
             Piece::Region {
                 file,
                 offset,

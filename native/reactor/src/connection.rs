@@ -7,17 +7,16 @@
 //!
 //! `reading` and `ending` are the rest of it: requests, and what follows a response.
 
-use crate::departure::ClientGone;
-use crate::diary::{HeadCopy, Record};
-use crate::hub::{Hub, lock};
+use crate::event_loop::Desk;
+use crate::exchange_trace::Tap;
+use crate::log_queue::HeadCopy;
 use crate::output::Output;
 use crate::poller::{Event, Token};
-use crate::reactor::Desk;
+use crate::shared::{Hub, lock};
 use crate::spool::Spool;
 use crate::sys::{Fd, Nanos, Peer};
-use crate::tap::Tap;
 use penstock_protocol::{Carry, Parser, State};
-use pyo3::prelude::*;
+use std::any::Any;
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
@@ -89,8 +88,8 @@ pub struct Connection {
     gone: AtomicBool,
     /// The peer as the scoreboard has it.
     name: OnceLock<Box<[u8]>>,
-    /// What its requests' `penstock.client_gone` is. It refers to the connection weakly.
-    pub asker: OnceLock<Py<ClientGone>>,
+    /// What the user of this crate keeps for each connection. It refers to that weakly, if at all.
+    pub companion: OnceLock<Box<dyn Any + Send + Sync>>,
     state: Mutex<Held>,
 }
 
@@ -136,7 +135,7 @@ pub struct Held {
     /// The response ended early, and only a reset can show it.
     pub broken: bool,
     /// Finished, and still being flushed: logged when it is known what became of it.
-    pub record: Option<Box<Record>>,
+    pub record: Option<Box<dyn Any + Send>>,
     pub lingered: u64,
     pub tap: Option<Box<Tap>>,
 }
@@ -171,7 +170,7 @@ impl Connection {
             heavy: AtomicBool::new(false),
             gone: AtomicBool::new(false),
             name: OnceLock::new(),
-            asker: OnceLock::new(),
+            companion: OnceLock::new(),
             state: Mutex::new(Held {
                 phase: Phase::Reading,
                 stage: State::Idle,

@@ -10,11 +10,13 @@ pub enum Spool {
     Disk(Fd, u64),
 }
 
-impl Spool {
-    pub fn new() -> Self {
+impl Default for Spool {
+    fn default() -> Self {
         Spool::Memory(Vec::new())
     }
+}
 
+impl Spool {
     /// Bytes collected so far.
     pub fn size(&self) -> u64 {
         match self {

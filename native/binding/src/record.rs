@@ -1,0 +1,32 @@
+//! One response and what it answers, for the access log.
+
+use penstock_reactor::log_queue::{CLIENT_LEFT, HeadCopy};
+use penstock_reactor::sys::Peer;
+use pyo3::prelude::*;
+use pyo3::types::{PyDict, PyList, PyString};
+use std::borrow::Cow;
+
+/// One response and what it answers, for the access log.
+pub struct Record {
+    pub peer: Peer,
+    /// For the access log; None where there is none.
+    pub request: Option<HeadCopy>,
+    pub status: Option<Py<PyString>>,
+    pub headers: Option<Py<PyList>>,
+    pub environ: Py<PyDict>,
+    pub request_id: Py<PyString>,
+    pub bytes_in: u64,
+    pub bytes_out: u64,
+    pub seconds: f64,
+    pub reason: Cow<'static, str>,
+}
+
+impl Record {
+    /// The status code; nginx's for a client that left where there was no answer.
+    pub fn code(&self, py: Python<'_>) -> u16 {
+        let status = self.status.as_ref().map(|status| status.bind(py));
+        let text = status.and_then(|status| status.to_str().ok());
+        let code = text.and_then(|text| text.get(..3)?.parse().ok());
+        code.unwrap_or(CLIENT_LEFT)
+    }
+}

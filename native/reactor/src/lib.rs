@@ -1,0 +1,24 @@
+//! The event loop of a worker: sockets, connections, threads that lead or follow, deadlines.
+//!
+//! Nothing in here knows of Python. The way of a request: `poller` returns an event of a socket,
+//! `event_loop` finds its `connection`, `reading` makes a request of its bytes, `leader_followers`
+//! decides which thread gets it, `wire` takes the answer; `ending` is what follows.
+
+pub mod accepting;
+pub mod connection;
+pub mod disconnect;
+pub mod ending;
+pub mod event_loop;
+pub mod exchange_trace;
+pub mod leader_followers;
+pub mod log_queue;
+pub mod output;
+pub mod own_answers;
+pub mod poller;
+pub mod reading;
+pub mod scoreboard;
+pub mod shared;
+pub mod slow_path_estimate;
+pub mod spool;
+pub mod sys;
+pub mod wire;

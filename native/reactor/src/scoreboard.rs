@@ -1,0 +1,249 @@
+//! What the processes of a server tell one another in shared memory; `penstock.telemetry.scoreboard` is the
+//! reference, and a test compares the layout.
+//!
+//! Words are written in one store each, by one side alone, so that nobody needs a lock.
+
+use crate::sys::{MILLISECOND, Nanos};
+use std::any::Any;
+use std::ptr::NonNull;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// Declares the numbers of the layout, and a list of them for the test.
+macro_rules! layout {
+    ($($name:ident = $number:literal,)+) => {
+        $(pub const $name: usize = $number;)+
+
+        /// The numbers by their names in `penstock.telemetry.scoreboard`.
+        pub const LAYOUT: &[(&str, usize)] = &[$((stringify!($name), $name),)+];
+    };
+}
+
+layout! {
+    WORD = 8,
+    SLOT_WORDS = 16,
+    RECORD_BYTES = 512,
+    // of a slot
+    STATE = 0,
+    BEAT = 2,
+    READY = 3,
+    CONNECTIONS = 4,
+    ACCEPTING = 5,
+    POLLED = 6,
+    STARTED = 7,
+    WAITING = 8,
+    ACCEPTED = 9,
+    LIVE = 10,
+    IN_USE = 11,
+    // of a record
+    NUMBER = 0,
+    SINCE = 1,
+    THREAD = 2,
+    DEADLINE = 3,
+    INTERRUPTED = 4,
+    LENGTHS = 5,
+    // a value of STATE
+    SERVING = 2,
+}
+
+/// Where method, client, id and target stand in a record, and how long they may be.
+pub const TEXTS: [(usize, usize); 4] = [(64, 24), (88, 56), (144, 64), (208, 304)];
+
+/// The value of POLLED while the leader waits for events.
+const WAITS: u64 = 1;
+
+/// A worker that has not looked at its sockets for so long is not counted on to accept.
+const RESPONSIVE: Nanos = 10 * MILLISECOND;
+
+/// Where the record of a thread begins, of the scoreboard that gave it out.
+pub struct Record {
+    begin: usize,
+}
+
+/// Memory that other processes may share.
+pub struct Memory {
+    start: NonNull<u8>,
+    bytes: usize,
+    _owner: Box<dyn Any + Send + Sync>,
+}
+
+// SAFETY: whole words of it are read and written, in one step each, and any thread may do so.
+unsafe impl Send for Memory {}
+// SAFETY: likewise.
+unsafe impl Sync for Memory {}
+
+impl Memory {
+    /// # Safety
+    /// So many bytes from `start` on stay where they are, and may be written to, as long as `owner`
+    /// exists; no Rust reference but to atomic words leads there.
+    pub unsafe fn new(start: NonNull<u8>, bytes: usize, owner: Box<dyn Any + Send + Sync>) -> Self {
+        Memory {
+            start,
+            bytes,
+            _owner: owner,
+        }
+    }
+}
+
+/// What a scoreboard consists of, and which slot is the own one.
+pub struct Shape {
+    pub slots: usize,
+    pub slot_bytes: usize,
+    pub index: usize,
+    /// In each slot.
+    pub records: usize,
+}
+
+/// A worker's slot, and those of its siblings.
+pub struct Scoreboard {
+    memory: Memory,
+    slots: usize,
+    slot_bytes: usize,
+    index: usize,
+    records: usize,
+    words: usize,
+}
+
+impl Scoreboard {
+    /// None where the memory does not have this shape.
+    pub fn new(memory: Memory, shape: &Shape) -> Option<Self> {
+        let this = Scoreboard {
+            slots: shape.slots,
+            slot_bytes: shape.slot_bytes,
+            index: shape.index,
+            records: shape.records,
+            words: memory.bytes / WORD,
+            memory,
+        };
+        let least = this
+            .records
+            .checked_mul(RECORD_BYTES)
+            .and_then(|bytes| bytes.checked_add(SLOT_WORDS * WORD));
+        let all = this.slots.checked_mul(this.slot_bytes);
+        let sound = least.is_some_and(|least| least <= this.slot_bytes)
+            && all.is_some_and(|all| all <= this.memory.bytes)
+            && this.index < this.slots
+            && this.slot_bytes % WORD == 0
+            && this.memory.start.addr().get() % WORD == 0
+            && this.words > 0;
+        sound.then_some(this)
+    }
+
+    /// How many calls of the application each worker can make at a time.
+    pub fn threads(&self) -> u64 {
+        self.records as u64
+    }
+
+    /// Whether there may be siblings.
+    pub fn is_shared(&self) -> bool {
+        self.slots > 1
+    }
+
+    /// The word with this index in the memory; the last one for any that is beyond it.
+    fn at(&self, index: usize) -> &AtomicU64 {
+        let index = index.min(self.words - 1);
+        // SAFETY: the buffer stays where it is as long as `self` holds it; the place is within it
+        // and aligned, and other users of the memory read and write whole words.
+        unsafe { AtomicU64::from_ptr(self.memory.start.as_ptr().cast::<u64>().add(index)) }
+    }
+
+    fn word_of(&self, slot: usize, word: usize) -> &AtomicU64 {
+        let slot = slot.min(self.slots - 1);
+        self.at(slot * self.slot_bytes / WORD + word.min(SLOT_WORDS - 1))
+    }
+
+    /// A word of the own slot.
+    pub fn word(&self, word: usize) -> &AtomicU64 {
+        self.word_of(self.index, word)
+    }
+
+    pub fn get(&self, word: usize) -> u64 {
+        self.word(word).load(Ordering::Relaxed)
+    }
+
+    pub fn set(&self, word: usize, value: u64) {
+        self.word(word).store(value, Ordering::Relaxed);
+    }
+
+    /// Say that the leader waits for events.
+    pub fn note_wait(&self) {
+        self.set(POLLED, WAITS);
+    }
+
+    /// The fewest connections that another worker has which would accept one now; None where no
+    /// other would.
+    pub fn fewest_of_others(&self, now: Nanos) -> Option<u64> {
+        let in_use = self.word_of(0, IN_USE).load(Ordering::Relaxed);
+        (0..self.slots.min(in_use as usize))
+            .filter(|slot| *slot != self.index)
+            .filter(|slot| {
+                let word = |word| self.word_of(*slot, word).load(Ordering::Relaxed);
+                let polled = word(POLLED);
+                let responsive = polled == WAITS || polled.saturating_add(RESPONSIVE) >= now;
+                word(STATE) == SERVING as u64 && word(ACCEPTING) == 1 && responsive
+            })
+            .map(|slot| self.word_of(slot, CONNECTIONS).load(Ordering::Relaxed))
+            .min()
+    }
+
+    // -- the record of a thread -----------------------------------------------------------------
+
+    /// The record of the thread with this index; None where there are no more.
+    pub fn record(&self, index: usize) -> Option<Record> {
+        let begin = self.index * self.slot_bytes + SLOT_WORDS * WORD + index * RECORD_BYTES;
+        (index < self.records).then_some(Record { begin })
+    }
+
+    /// A word of a record.
+    pub fn record_word(&self, record: &Record, word: usize) -> &AtomicU64 {
+        self.at(record.begin / WORD + word.min(RECORD_BYTES / WORD - 1))
+    }
+
+    /// Write down a request: method, client, id and target. Nobody reads it before `begin`. A
+    /// deadline of 0 is none.
+    pub fn describe(&self, record: &Record, texts: [&[u8]; 4], since: Nanos, deadline: Nanos) {
+        let set = |word, value| {
+            self.record_word(record, word)
+                .store(value, Ordering::Relaxed)
+        };
+        let [method, client, id, target] = texts;
+        let [method_at, client_at, id_at, target_at] = TEXTS;
+        let lengths = self.write_text(record, method_at, method)
+            | self.write_text(record, client_at, client) << 16
+            | self.write_text(record, id_at, id) << 32
+            | self.write_text(record, target_at, target) << 48;
+        set(LENGTHS, lengths);
+        set(SINCE, since);
+        set(DEADLINE, deadline);
+    }
+
+    /// Write a text where it belongs, as far as it fits; return its length there.
+    fn write_text(&self, record: &Record, (begin, most): (usize, usize), text: &[u8]) -> u64 {
+        let size = text.len().min(most);
+        let size = size.min(RECORD_BYTES.saturating_sub(begin));
+        // SAFETY: the place is within the record, which is this thread's alone to write, and so
+        // within the buffer, which nothing in this process refers to; others tell from NUMBER
+        // whether what they have read was whole.
+        unsafe {
+            let place = self.memory.start.as_ptr();
+            let place = place.add(record.begin + begin);
+            std::ptr::copy_nonoverlapping(text.as_ptr(), place, size);
+        }
+        size as u64
+    }
+
+    /// Say that the request that was described is with the application.
+    pub fn begin(&self, record: &Record, number: u64) {
+        self.record_word(record, NUMBER)
+            .store(number, Ordering::Release);
+    }
+
+    /// Say that the thread has come back; tell whether the call was interrupted meanwhile.
+    pub fn end(&self, record: &Record) -> bool {
+        // Written first, looked at second; whoever interrupts does it in the other order.
+        let number = self.record_word(record, NUMBER).swap(0, Ordering::SeqCst);
+        let interrupted = self.record_word(record, INTERRUPTED);
+        number != 0
+            && interrupted.load(Ordering::SeqCst) != 0
+            && interrupted.swap(0, Ordering::SeqCst) != 0
+    }
+}
