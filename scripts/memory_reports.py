@@ -16,7 +16,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-MODULE = re.compile(r"_native\.|penstock_protocol::|lib_native")
+MODULE = re.compile(r"_native\.|penstock_protocol::|penstock_reactor::|lib_native")
 SEPARATOR = re.compile(r"^==[0-9]+== *\n", re.MULTILINE)
 
 
