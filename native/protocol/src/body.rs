@@ -7,7 +7,7 @@ use crate::input::Input;
 use crate::limits::Limits;
 use crate::lines::{Forbidden, end_of_line};
 
-/// Hexadecimal digits of a chunk's size. They make 64 bits, which no other recipient overflows on.
+/// Hexadecimal digits of a chunk's size: with 64 bits no other recipient overflows.
 const SIZE_DIGITS: usize = 16;
 
 /// Fields that frame or route the message. In a trailer section they are a smuggling attempt.

@@ -39,8 +39,8 @@ pub struct KnownFields {
 }
 
 impl KnownFields {
-    /// Refuses the repetition of fields of which one recipient may use the first line and another
-    /// one the last.
+    /// Refuses the repetition of fields of which one recipient may use the first line, another
+    /// the last.
     #[inline]
     pub const fn refuse_repeated(&self) -> Result<(), ProtocolError> {
         if self.repeated {

@@ -1,7 +1,8 @@
 """HTTP/1.1 without sockets: bytes to events, and responses to bytes.
 
-Nothing here imports a socket, a thread, a clock or a logger. The way of a request is
-`parser.RequestParser`: the buffer's bytes to lines, `head` to a `Request`, `body` to `Data`.
+Nothing here imports a socket, a thread, a clock or a logger. `parser.RequestParser` reads a
+request: it splits the bytes in its buffer into lines, `head` makes a `Request` of them, and `body`
+returns the content of the body, which becomes `Data`.
 """
 
 from __future__ import annotations

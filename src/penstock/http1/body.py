@@ -1,4 +1,4 @@
-"""The two framings of a request body: by length, and in chunks (RFC 9112, sections 6 and 7)."""
+"""The two framings of a request body: Content-Length and chunked (RFC 9112, sections 6 and 7)."""
 
 from __future__ import annotations
 
@@ -11,25 +11,26 @@ from penstock.http1.errors import ProtocolError
 from penstock.http1.head import parse_fields
 from penstock.http1.limits import ParserLimits
 
-_SIZE_DIGITS = 16  # of a chunk: 64 bits, so that no reader of the same bytes overflows
+_SIZE_DIGITS = 16
+"""Hexadecimal digits of a chunk's size: with 64 bits no other recipient overflows."""
 
 FORBIDDEN_TRAILERS = frozenset(
     {"content-length", "transfer-encoding", "host", "connection", "trailer", "expect"}
 )
-"""Fields that frame or route the message: to find them late is an attempt at smuggling.
+"""Fields that frame or route the message. In a trailer section they are a smuggling attempt.
 
-RFC 9110, section 6.5.1. Others that make no sense there are dropped, as all trailers are.
+RFC 9110, section 6.5.1. All other trailer fields are dropped.
 """
 
 
 class BodyReader(Protocol):
-    """Takes a body's bytes out of a buffer, and knows when there are no more."""
+    """Takes the bytes of one body out of a buffer."""
 
     complete: bool
     """Whether the message has ended."""
 
     def read(self, buffer: ReceiveBuffer) -> bytes:
-        """Return all content that is buffered; ``b""`` if there is none, now or for good."""
+        """Return all content that is buffered; ``b""`` if there is none yet, or no more."""
 
 
 class LengthReader:
@@ -42,7 +43,7 @@ class LengthReader:
         self.complete = False
 
     def read(self, buffer: ReceiveBuffer) -> bytes:
-        """Return what is buffered of the body."""
+        """Return the part of the body that is buffered."""
         data = buffer.take(self.remaining)
         self.remaining -= len(data)
         self.complete = self.remaining == 0
@@ -50,11 +51,11 @@ class LengthReader:
 
 
 class ChunkedReader:
-    """Reads a body in chunks, checks its extensions and trailer fields, and drops those.
+    """Reads a chunked body. It checks the chunk extensions and trailer fields, and drops them.
 
-    ``_step`` is the method for the element of the grammar that comes next; it consumes what it
-    can, and returns whether the next step may be tried. (A plain function, not a bound method,
-    so that a reader is no reference cycle.)
+    ``_step`` is the method for the part of the body that comes next. It consumes what it can, and
+    returns True if the next step can be tried. It is a plain function and not a bound method, so
+    that a reader is not part of a reference cycle.
     """
 
     __slots__ = (
@@ -75,10 +76,10 @@ class ChunkedReader:
         self._step: Callable[[ChunkedReader, ReceiveBuffer], bool] = ChunkedReader._read_size
         self._error: ProtocolError | None = None
         self._pieces: list[bytes | bytearray] = []
-        self._size = 0  # bytes of content announced so far
-        self._remaining = 0  # of these in the chunk at hand, not yet consumed
-        self._overhead = 0  # bytes of extensions, then of trailers
-        self._trailers = 0  # their count
+        self._size = 0  # bytes of content in all chunks announced so far
+        self._remaining = 0  # bytes of the current chunk that are not yet consumed
+        self._overhead = 0  # bytes of chunk extensions, then of trailer fields
+        self._trailers = 0  # number of trailer fields
 
     def read(self, buffer: ReceiveBuffer) -> bytes:
         """Return the content of all chunks that are buffered, joined."""
@@ -88,7 +89,7 @@ class ChunkedReader:
             while self._step(self, buffer):
                 pass
         except ProtocolError as error:
-            # What came before the fault is handed out first, as it would be had the fault come
+            # The content before the fault is returned first: the same as if the fault had arrived
             # in a later packet.
             self._error = error
             if not self._pieces:

@@ -1,4 +1,4 @@
-"""Bytes received and not yet consumed, and the only place that looks for the end of a line."""
+"""Bytes received and not yet consumed, and the search for the end of a line in them."""
 
 from __future__ import annotations
 
@@ -11,24 +11,24 @@ _CR, _LF = 0x0D, 0x0A
 
 
 class ReceiveBuffer:
-    """A queue of bytes whose work is linear in what passes through it, however it is split.
+    """A queue of bytes. Its work is linear in the number of bytes, however they are split.
 
-    A block that arrives while the buffer is empty, which is nearly every block, is kept as
-    it is, and consuming from it only moves ``start``. Only a remainder is ever copied.
+    Nearly every block arrives while the buffer is empty. It is stored without a copy, and consuming
+    from it only moves ``start``. Only a remainder is ever copied.
     """
 
     __slots__ = ("data", "scanned", "start")
 
     def __init__(self) -> None:
         self.data: bytes | bytearray = b""
-        self.start = 0  # what is before has been consumed
-        self.scanned = 0  # no line ends between `start` and here
+        self.start = 0  # the bytes before this index have been consumed
+        self.scanned = 0  # no line ends between `start` and this index
 
     def __len__(self) -> int:
         return len(self.data) - self.start
 
     def append(self, data: bytes) -> None:
-        """Add what was received."""
+        """Add received bytes."""
         if not self.data:
             self.data = data
             return
@@ -41,14 +41,14 @@ class ReceiveBuffer:
         self.data += data
 
     def clear(self) -> None:
-        """Forget everything, and free its memory."""
+        """Drop all bytes, and free their memory."""
         self.data = b""
         self.start = self.scanned = 0
 
     def consume_to(self, end: int) -> None:
-        """Consume what is before the index ``end`` of ``data``."""
+        """Consume the bytes before the index ``end`` of ``data``."""
         if end == len(self.data):
-            self.clear()  # an idle connection must not hold on to the last block it received
+            self.clear()  # an idle connection must not keep the last block it received
         else:
             self.start = self.scanned = end
 
@@ -57,15 +57,17 @@ class ReceiveBuffer:
         data, start = self.data, self.start
         end = min(start + size, len(data))
         self.consume_to(end)
-        return bytes(data[start:end])  # neither slice nor bytes() copies all of a `bytes`
+        return bytes(data[start:end])  # CPython does not copy the whole of a `bytes` object
 
     def take_line(
         self, limit: int, too_long: Callable[[], ProtocolError], forbidden: re.Pattern[bytes]
     ) -> str | None:
-        """Consume a line with its CRLF and return it without; None while it is incomplete.
+        """Consume a line with its CRLF and return the line; None while it is incomplete.
 
-        A line of more than ``limit`` bytes raises ``too_long()``, and a byte that ``forbidden``
-        matches (CR and LF among them) raises too: whichever comes first, as soon as it is there.
+        ``forbidden`` matches each byte that ends a line or is not allowed in it, so also CR and LF.
+        Raises ``too_long()`` for a line of more than ``limit`` bytes, and `ProtocolError` for a
+        byte that is not allowed: the one that comes first in the line, as soon as its byte has
+        been received.
         """
         data, start = self.data, self.start
         found = forbidden.search(data, self.scanned)

@@ -1,4 +1,4 @@
-"""The one error of the HTTP/1.1 parser: what is wrong, and the status that says so."""
+"""The error that the HTTP/1.1 parser raises: the reason, and the HTTP status to answer with."""
 
 from __future__ import annotations
 
@@ -6,14 +6,16 @@ from collections.abc import Mapping
 
 
 class ProtocolError(Exception):
-    """What the client sent is no valid HTTP/1.1 request, or passes a limit.
+    """What the client sent is not a valid HTTP/1.1 request, or passes a limit.
 
-    ``status`` is the HTTP status to answer with, after which the connection must be closed.
-    ``reason`` is a short sentence for the client and for the log; it never holds a byte that
-    the client sent. ``rule`` names the section of the standard, and ``setting`` the option
-    that moves the limit, where it is one. Two attributes are for logs alone: ``request_line`` is
-    what the client asked for, where that much of it had arrived, unchecked, and decoded as
-    latin-1; ``fields`` are those of a head of which every line is sound.
+    ``status`` is the HTTP status to answer with. The connection must be closed after the answer.
+    ``reason`` is a short sentence for the client and for the log; it never holds a byte that the
+    client sent. ``rule`` names the section of the standard; ``setting`` names the setting that
+    changes the limit, and is empty if the error is not about a limit.
+
+    Two attributes are for logs only. ``request_line`` is the request line if all of it had arrived,
+    unchecked and decoded as latin-1. ``fields`` are the fields of a head that was refused although
+    every line of it is well-formed.
     """
 
     def __init__(self, status: int, reason: str, rule: str = "", setting: str = "") -> None:
@@ -26,6 +28,6 @@ class ProtocolError(Exception):
         self.fields: Mapping[str, str] = {}
 
     def __str__(self) -> str:
-        """Return the reason, and in brackets the rule or the setting behind it."""
+        """Return the reason, followed by the setting or else the rule in parentheses."""
         behind = self.setting or self.rule
         return f"{self.reason} ({behind})" if behind else self.reason

@@ -1,4 +1,4 @@
-"""What the parser reports: three kinds of event, two signals, and the states between them."""
+"""What the parser returns: three kinds of event and two signals; and the parser's states."""
 
 from __future__ import annotations
 
@@ -9,51 +9,51 @@ from typing import Final, TypeAlias
 
 @dataclass(slots=True)
 class Request:
-    """A complete and valid head. Text is latin-1, so that ``encode("latin-1")`` is the wire's."""
+    """A complete and valid head. Text is decoded as latin-1; encoding it gives the bytes sent."""
 
     method: str
-    """A token of at most 32 characters, in the case it was sent in."""
+    """A token of at most 32 characters, as it was sent."""
 
     target: str
-    """The request target exactly as received."""
+    """The request target as it was sent."""
 
     version: str
     """``"HTTP/1.0"``, or ``"HTTP/1.1"`` for every later 1.x."""
 
     path: str
-    """The target's path, undecoded; ``"/"`` where it is empty, ``"*"`` for ``OPTIONS *``."""
+    """The target's path, not decoded; ``"/"`` if it is empty, ``"*"`` for ``OPTIONS *``."""
 
     query: str
-    """What follows the target's first ``?``, undecoded; ``""`` if nothing does."""
+    """What follows the target's first ``?``, not decoded; ``""`` if nothing does."""
 
     fields: dict[str, str]
-    """Lower-case names to trimmed values. Repeated fields are joined with a comma, ``cookie``
-    with ``"; "``. For an absolute-form target ``host`` is the target's authority. Not to be
-    changed: requests of one connection that have the same fields share them.
+    """Lower-case names and trimmed values. The values of repeated fields are joined with a comma,
+    those of ``cookie`` with ``"; "``. For an absolute-form target, ``host`` is the target's
+    authority. Do not change this: requests of one connection with the same fields share it.
     """
 
     content_length: int | None
     """The value of Content-Length in bytes; None if there is no such field."""
 
     chunked: bool
-    """Whether the body comes in chunks."""
+    """Whether the body is chunked."""
 
     keep_alive: bool
     """Whether the client lets the connection persist."""
 
     expect_continue: bool
-    """Whether the client may hold its body back until it sees ``100 Continue``."""
+    """Whether the client may wait for ``100 Continue`` before it sends the body."""
 
     body_expected: bool
-    """Whether body bytes follow, as far as the head can tell (an empty chunked body may)."""
+    """Whether a body follows. True for a chunked body too, which may turn out to be empty."""
 
     repeated: bool = field(default=False, compare=False)
-    """Whether ``fields`` is the very object that the connection's last request had."""
+    """Whether ``fields`` is the same object as in the connection's previous request."""
 
 
 @dataclass(slots=True)
 class Data:
-    """A piece of the body, freed of its framing; never empty."""
+    """A piece of the body without its framing; never empty."""
 
     data: bytes
 
@@ -64,17 +64,17 @@ class EndOfMessage:
 
 
 class Signal(Enum):
-    """What the parser answers when there is no event."""
+    """What the parser returns when there is no event."""
 
     NEED_DATA = "need data"
     CONNECTION_CLOSED = "connection closed"
 
 
 NEED_DATA: Final = Signal.NEED_DATA
-"""There is no event before `RequestParser.receive_data` or `receive_eof` is called again."""
+"""There is no event until `RequestParser.receive_data` or `receive_eof` is called."""
 
 CONNECTION_CLOSED: Final = Signal.CONNECTION_CLOSED
-"""The client closed between two requests, and there will be no other."""
+"""The client closed between two requests: there are no more events."""
 
 Event: TypeAlias = Request | Data | EndOfMessage | Signal
 
@@ -82,22 +82,22 @@ Event: TypeAlias = Request | Data | EndOfMessage | Signal
 class State(Enum):
     """Where in a request the parser is."""
 
-    __hash__ = object.__hash__  # an Enum's own is Python code, and each request needs it
+    __hash__ = object.__hash__  # Enum's own is Python code, and each request calls it
 
     IDLE = "idle"
-    """No byte of a request was seen."""
+    """No byte of a request has been parsed."""
 
     HEAD = "head"
-    """Part of a head was seen, or it is whole but not asked for yet."""
+    """A part of a head has been parsed."""
 
     BODY = "body"
-    """The head was handed out; the message has not ended."""
+    """The head has been returned; the message has not ended."""
 
     DONE = "done"
     """The message has ended; `RequestParser.start_next_request` begins another."""
 
     FAILED = "failed"
-    """The client broke a rule or a limit; nothing it sends is looked at any more."""
+    """The client broke a rule or a limit; the parser discards everything it sends after that."""
 
     CLOSED = "closed"
     """The client closed the connection between two requests."""

@@ -1,4 +1,4 @@
-"""The grammar of a request, each rule beside its section.
+"""The grammar of a request. Each rule names its section of the standard.
 
 No pattern can backtrack over more than one run of characters, so all match in linear time.
 """
@@ -15,23 +15,23 @@ TOKEN = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 TOKEN_BYTES = frozenset(
     b"!#$%&'*+-.^_`|~0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 )
-"""The bytes of a token, to judge the first byte of a request by."""
+"""The bytes of a token, for the check of a request's first byte."""
 
 VERSION = re.compile(r"HTTP/([0-9])\.([0-9])")
 """RFC 9112, section 2.3: case-sensitive, one digit each."""
 
 TARGET = re.compile(r'[!"$-\[\]-~]+')
-"""RFC 9112, section 3.2: visible ASCII without ``#`` and ``\\``.
+"""RFC 9112, section 3.2: visible ASCII except ``#`` and ``\\``.
 
-Wider than RFC 3986, since browsers send ``{``, ``|`` or ``"`` as they are and no two parsers
-read them differently. A fragment or a backslash they do.
+Wider than RFC 3986, because browsers send ``{``, ``|`` and ``"`` without encoding them, and all
+parsers read those alike. They do not read a fragment or a backslash alike.
 """
 
 ABSOLUTE_FORM = re.compile(r"https?://([^/?]*)([^?]*)(?:\?(.*))?", re.IGNORECASE)
 """RFC 9112, section 3.2.2, and RFC 9110, section 4.2: authority, path and query."""
 
 _HOST = re.compile(
-    r"(?:\[([0-9A-Fa-f:.]{2,45})\]"  # IPv6address; no zone: another machine cannot know it
+    r"(?:\[([0-9A-Fa-f:.]{2,45})\]"  # IPv6address; a zone has no meaning on another machine
     r"|(?:[A-Za-z0-9\-._~!$&'()*+,;=]|%[0-9A-Fa-f]{2})+)"  # IPv4address or reg-name
     r"(?::([0-9]{0,5}))?"
 )
@@ -41,11 +41,11 @@ MAX_PORT = 65535
 
 @lru_cache(maxsize=256)
 def is_host(text: str) -> bool:
-    """Tell whether ``text`` is ``uri-host [ ":" port ]`` (RFC 9112, section 3.2), not empty.
+    """Return True for ``uri-host [ ":" port ]`` (RFC 9112, section 3.2) that is not empty.
 
-    What is no address or no port of TCP is refused beyond the letter of the grammar: `urlsplit`
-    raises for it, and so does an application that looks at its own URL. Of the IP-literals
-    (RFC 3986, section 3.2.2) IPvFuture is refused, since no version but 6 was ever defined.
+    It refuses more than the grammar does: an IP-literal that is not an address, and a port above
+    65535. `urlsplit`, with which applications parse their own URL, raises for those. IPvFuture
+    (RFC 3986, section 3.2.2) is refused because no version except 6 was ever defined.
     """
     match = _HOST.fullmatch(text)
     if match is None:
@@ -63,13 +63,17 @@ def _is_ipv6_address(text: str) -> bool:
 
 
 DIGITS = re.compile(r"[0-9]+")
-"""RFC 9110, section 8.6: Content-Length. (``str.isdigit`` and ``int`` take much more.)"""
+"""RFC 9110, section 8.6: Content-Length. (``str.isdigit`` and ``int`` accept much more.)"""
 
 TRANSFER_CODING = re.compile(
     r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"
     r"(?:[ \t]*;[ \t]*[!#$%&'*+\-.^_`|~0-9A-Za-z]+[ \t]*=[ \t]*[!#$%&'*+\-.^_`|~0-9A-Za-z]+)*"
 )
-"""RFC 9112, section 7: a coding and its parameters (quoted values are not worth a 501)."""
+"""RFC 9112, section 7: a coding and its parameters.
+
+Parameters with quoted values are refused. The only difference is that the client gets a 400 instead
+of a 501.
+"""
 
 CHUNK_LINE = re.compile(
     r"([0-9A-Fa-f]{1,16})"
@@ -79,11 +83,11 @@ CHUNK_LINE = re.compile(
 )
 """RFC 9112, section 7.1: chunk-size of at most 64 bits, and the chunk extensions.
 
-Blanks are allowed inside the extensions (section 7.1.1), but none next to the size.
+Blanks are allowed inside the extensions (section 7.1.1), but not next to the size.
 """
 
 CONTROLS = bytes(byte for byte in range(0x20) if byte != 0x09) + b"\x7f"
-"""RFC 9110, section 5.5: no field value, and nothing else in a head, may hold these."""
+"""RFC 9110, section 5.5: neither a field value nor any other part of a head may hold these."""
 
 CONTROL = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
 """One of `CONTROLS`."""

@@ -1,7 +1,7 @@
-"""The lines of a head to a `Request`: request line, fields, and what they say together.
+"""From the lines of a head to a `Request`: request line, fields, and what they say together.
 
-Every function here is handed lines that hold no control character but HTAB: that, and the
-limits, are for whoever split the bytes into lines.
+No line that is passed in here holds a control character except HTAB, and none passes a limit: the
+caller has checked both when it split the bytes into lines.
 """
 
 from __future__ import annotations
@@ -14,28 +14,29 @@ from penstock.http1.events import Request
 from penstock.http1.limits import body_too_large
 
 MAX_METHOD = 32
-"""Characters of a method; the longest registered one has 17. RFC 9110, section 9.1: 501."""
+"""The most characters of a method; 501 above (RFC 9110, section 9.1). The longest registered one
+has 17."""
 
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH", "TRACE"})
 
 _SINGLE_FIELDS = frozenset({"host", "content-length", "content-type"})
-"""Fields whose repetition makes two readers see two different requests."""
+"""Fields that may not be repeated: one recipient may use the first line, another the last."""
 
-_COOKIE_SEPARATOR = "; "  # RFC 9113, section 8.2.3: a comma is a part of a cookie's value
+_COOKIE_SEPARATOR = "; "  # RFC 9113, section 8.2.3: a comma can be a part of a cookie's value
 
 
 class FieldNames(dict[str, str]):
-    """Field names as sent, to their lower case: looked up, or checked and remembered.
+    """A cache from field names, as sent, to the same in lower case. Every name in it is valid.
 
-    Bounded in count and in length, because clients choose the names. Threads may share it:
-    the worst that a race does is to check a name twice.
+    Its count and the length of the names are bounded, because clients choose the names. Threads
+    may share it: a race at worst checks a name twice.
     """
 
     MAX_COUNT = 1024
     MAX_LENGTH = 64
 
     def __missing__(self, name: str) -> str:
-        """Check a name that is not known yet; raises `ProtocolError` if it is no token."""
+        """Check a name that is not in the cache; raises `ProtocolError` if it is not a token."""
         if not grammar.TOKEN.fullmatch(name):
             raise _bad_field_name(name)
         lower = name.lower()
@@ -72,7 +73,7 @@ def _interpret(
     method, target, version, path, query, authority = line
     host = fields.get("host")
     if authority:
-        fields["host"] = authority  # before anything is refused, for the log
+        fields["host"] = authority  # first, because the log shows the fields of a refused head
     if host is None:
         if version != "HTTP/1.0":
             raise ProtocolError(400, "The Host field is missing.", "RFC 9112, section 3.2")
@@ -109,10 +110,10 @@ def _interpret(
 
 
 def repeat_request(line: str, last: Request) -> Request | None:
-    """Return the request of a head with request line ``line`` and the same fields as ``last``.
+    """Return the request with the request line ``line`` and the same fields as ``last``.
 
-    None where the fields have to be read anew, because what they mean depends on the request
-    line. Raises `ProtocolError`.
+    None if the fields have to be parsed again, because the request line changes what they mean.
+    Raises `ProtocolError`.
     """
     method, target, version, path, query, authority = parse_request_line(line)
     if version != last.version or authority or last.target[0] not in "/*":
@@ -134,7 +135,7 @@ def repeat_request(line: str, last: Request) -> Request | None:
 
 
 def parse_request_line(line: str) -> tuple[str, str, str, str, str, str]:
-    """Return method, target, version, path, query and authority (``""`` if it names none).
+    """Return method, target, version, path, query and authority (``""`` if there is none).
 
     RFC 9112, section 3. Raises `ProtocolError`.
     """
@@ -184,7 +185,10 @@ def _check_version(version: str) -> str:
 
 
 def _split_other_target(method: str, target: str) -> tuple[str, str, str]:
-    """Return path, query and authority of a target that is not in origin-form."""
+    """Return path, query and authority of a target that is not in origin-form.
+
+    Raises `ProtocolError`.
+    """
     if target == "*":
         if method != "OPTIONS":
             raise ProtocolError(
@@ -195,13 +199,13 @@ def _split_other_target(method: str, target: str) -> tuple[str, str, str]:
     if not match:
         raise _bad_target()
     authority, path, query = match.groups("")
-    if not grammar.is_host(authority):  # this refuses userinfo too: RFC 9110, 4.2.4
+    if not grammar.is_host(authority):  # this also refuses userinfo (RFC 9110, section 4.2.4)
         raise _bad_target()
     return path or "/", query, authority
 
 
 def parse_fields(lines: list[str]) -> dict[str, str]:
-    """Return lower-case names to trimmed values, repeated fields joined.
+    """Return lower-case names and trimmed values; the values of repeated fields are joined.
 
     RFC 9112, section 5, and RFC 9110, section 5.3. Raises `ProtocolError`.
     """
@@ -219,7 +223,7 @@ def parse_fields(lines: list[str]) -> dict[str, str]:
 
 
 def _join_repeated(fields: dict[str, str], lines: list[str]) -> None:
-    """Set each repeated field to all its values, in their order (RFC 9110, section 5.3)."""
+    """Set each repeated field to all its values in the order sent (RFC 9110, section 5.3)."""
     values: dict[str, list[str]] = {name: [] for name in fields}
     for line in lines:
         name, value = line.split(":", 1)
@@ -237,7 +241,7 @@ def _join_repeated(fields: dict[str, str], lines: list[str]) -> None:
 
 @lru_cache(maxsize=256)
 def check_host(host: str) -> None:
-    """Raise `ProtocolError` unless ``host`` is a valid value of Host with a name in it."""
+    """Raise `ProtocolError` unless ``host`` is a valid and not empty value of Host."""
     if not grammar.is_host(host):
         raise ProtocolError(400, "The Host field is not valid.", "RFC 9112, section 3.2")
 
@@ -248,7 +252,7 @@ def parse_content_length(value: str, max_body: int) -> int:
         raise ProtocolError(
             400, "Content-Length is not a plain decimal number.", "RFC 9112, section 6.3"
         )
-    # int() refuses thousands of digits with an error of its own, and is not linear in them.
+    # int() raises ValueError for thousands of digits, and its time is not linear in their number.
     digits = value.lstrip("0") or "0"
     if len(digits) > 19 or int(digits) > max_body:
         raise body_too_large()
@@ -256,7 +260,10 @@ def parse_content_length(value: str, max_body: int) -> int:
 
 
 def _check_transfer_encoding(fields: dict[str, str], version: str) -> None:
-    """Raise `ProtocolError` unless the body is chunked and nothing else (RFC 9112, 6.1, 6.3)."""
+    """Raise `ProtocolError` unless the only coding is ``chunked``, once.
+
+    RFC 9112, sections 6.1 and 6.3.
+    """
     if version == "HTTP/1.0":
         raise ProtocolError(400, "HTTP/1.0 has no Transfer-Encoding.", "RFC 9112, section 6.1")
     if "content-length" in fields:
@@ -270,7 +277,7 @@ def _check_transfer_encoding(fields: dict[str, str], version: str) -> None:
     if codings == ["chunked"]:
         return
     others = codings[:-1]
-    # `identity` is no coding since RFC 7230, and some recipients let it undo `chunked`.
+    # `identity` is not a coding since RFC 7230, and some recipients let it undo `chunked`.
     if codings[-1] != "chunked" or not all(map(_is_other_coding, others)):
         raise ProtocolError(
             400, "Transfer-Encoding does not end in one 'chunked'.", "RFC 9112, section 6.3"
@@ -284,7 +291,7 @@ def _is_other_coding(coding: str) -> bool:
 
 
 def _asks_keep_alive(connection: str, version: str) -> bool:
-    """Tell whether the connection may persist (RFC 9112, section 9.3)."""
+    """Return True if the client lets the connection persist (RFC 9112, section 9.3)."""
     options = {option.strip(" \t") for option in connection.lower().split(",")}
     if "close" in options:
         return False
@@ -292,10 +299,10 @@ def _asks_keep_alive(connection: str, version: str) -> bool:
 
 
 def _asks_continue(expect: str, version: str) -> bool:
-    """Tell whether the client waits for a 100; raises 417 for any other expectation."""
+    """Return True if the client may wait for a 100; raises 417 for any other expectation."""
     members = {member.strip(" \t") for member in expect.lower().split(",")} - {""}
     if members - {"100-continue"}:
         raise ProtocolError(
             417, "The only expectation known here is 100-continue.", "RFC 9110, section 10.1.1"
         )
-    return bool(members) and version == "HTTP/1.1"  # an HTTP/1.0 client gets no 1xx
+    return bool(members) and version == "HTTP/1.1"  # an HTTP/1.0 client is never sent a 1xx

@@ -1,4 +1,4 @@
-"""What a request may cost before it is refused."""
+"""The limits of one request, and the errors for a request that passes one."""
 
 from __future__ import annotations
 
@@ -9,28 +9,30 @@ from penstock.http1.errors import ProtocolError
 
 @dataclass(frozen=True, slots=True)
 class ParserLimits:
-    """The bounds of one request. Every one of them holds before the line that breaks it ends."""
+    """The limits of one request. A line that passes one is refused before the line has ended."""
 
     request_line: int = 8190
-    """Bytes of the request line without its CRLF; 414 above. RFC 9112, section 3, wants 8000."""
+    """Bytes of the request line without its CRLF; 414 above. RFC 9112, section 3, asks for at
+    least 8000.
+    """
 
     fields: int = 100
     """Field lines of a head, and of a trailer section; 431 above. Browsers send 10 to 30."""
 
     field_size: int = 8190
-    """Bytes of one field line without its CRLF; 431 above. Holds two cookies of full size."""
+    """Bytes of one field line without its CRLF; 431 above. Two cookies of full size fit."""
 
     head: int = 65536
-    """Bytes of a whole head with its last CRLF; 431 above. Bounds a connection's memory."""
+    """Bytes of a whole head with its last CRLF; 431 above. This bounds a connection's memory."""
 
     chunk_overhead: int = 4096
-    """Bytes of all chunk extensions of one body, and again of its trailer section; 400 above.
+    """Bytes of all chunk extensions of one body, and also of its trailer section; 400 above.
 
-    Nobody uses either, so this only has to keep them from being a way to send without end.
+    Both are hardly ever used: the limit only stops a client that sends them without end.
     """
 
     body: int = 1 << 30
-    """Bytes of a body's content, whichever way it is framed; 413 above. A big upload fits."""
+    """Bytes of a body's content, however it is framed; 413 above. A large upload fits."""
 
 
 def request_line_too_long() -> ProtocolError:

@@ -25,10 +25,10 @@ from penstock.http1.events import (
 from penstock.http1.head import parse_fields, parse_request, parse_request_line, repeat_request
 from penstock.http1.limits import ParserLimits
 
-IDLE, HEAD, BODY, DONE, FAILED, CLOSED = State  # an enum's attributes are slow to look up
+IDLE, HEAD, BODY, DONE, FAILED, CLOSED = State  # looking up an attribute of an Enum is slow
 
 TRANSITIONS: dict[State, tuple[State, ...]] = {
-    IDLE: (BODY, HEAD, FAILED, CLOSED),  # to BODY where a whole head came at once
+    IDLE: (BODY, HEAD, FAILED, CLOSED),  # to BODY if a whole head was received at once
     HEAD: (BODY, FAILED),
     BODY: (DONE, FAILED),
     DONE: (IDLE,),
@@ -37,11 +37,11 @@ TRANSITIONS: dict[State, tuple[State, ...]] = {
 }
 """The states that may follow each state."""
 
-REMEMBERED_SECTION = 2048
-"""Bytes of a field section up to which a connection remembers what it meant.
+CACHED_SECTION_BYTES = 2048
+"""A connection caches its last field section, and what it means, up to this size in bytes.
 
-A client sends the same fields again and again on one connection. Reading them anew is more than
-half of a parser's work; what an idle connection holds for it is about twice their size.
+A client sends the same fields again and again on one connection, and parsing them is more than half
+of a parser's work. An idle connection holds about twice their size for it.
 """
 
 _END_OF_MESSAGE = EndOfMessage()
@@ -50,8 +50,9 @@ _END_OF_MESSAGE = EndOfMessage()
 class RequestParser:
     """Reads the requests of one connection. One thread at a time may use it.
 
-    It accepts what RFC 9112 allows a client to send and nothing else, whatever the packets
-    that bring it: the events, joined, depend on the bytes alone. All work is linear in them.
+    It accepts what RFC 9112 allows a client to send, and nothing else. The events, with the pieces
+    of a body joined, depend only on the bytes and not on how packets split them. All work is
+    linear in the number of bytes.
     """
 
     __slots__ = (
@@ -72,14 +73,14 @@ class RequestParser:
     def __init__(self, bounds: ParserLimits) -> None:
         self.state: State = IDLE
         self._limits = bounds
-        # No line of a head of this size can pass its limit.
+        # In a head that is this short, no line can pass its limit.
         self._whole_head = min(bounds.request_line, bounds.field_size, bounds.head)
         self._buffer = ReceiveBuffer()
         self._eof = False
         self._error: ProtocolError | None = None
         self._body: BodyReader | None = None
-        self._lines: list[str] = []  # the lines so far of a head that comes in pieces
-        self._head_size = 0  # bytes in these, with their CRLFs
+        self._lines: list[str] = []  # the lines received so far of an incomplete head
+        self._head_size = 0  # bytes of these lines with their CRLFs
         self._skipped_line = False  # whether an empty line preceded this request
         self._last_section = b""  # the field section of the connection's last request
         self._last_request: Request | None = None
@@ -91,12 +92,12 @@ class RequestParser:
 
     @property
     def request_line(self) -> str:
-        """The request line of a head of which only a part is there; ``""`` before its end."""
+        """The request line of an incomplete head; ``""`` while the line itself is incomplete."""
         return self._lines[0] if self._lines else ""
 
     @property
     def body_remaining(self) -> int | None:
-        """Bytes of the body that are still to be received; None where that is not known."""
+        """Bytes of the body that are still to be received; None if that is not known."""
         if self.state is DONE:
             return 0
         if self.state is not BODY or isinstance(self._body, ChunkedReader):
@@ -106,22 +107,22 @@ class RequestParser:
         return 0
 
     def receive_data(self, data: bytes) -> None:
-        """Take what the client sent; `next_event` tells what it means."""
+        """Add bytes that the client sent; `next_event` returns what they mean."""
         if self._eof:
             raise RuntimeError("data after the end of the connection")
         if self._error is None:
             self._buffer.append(data)
 
     def receive_eof(self) -> None:
-        """Take notice that the client will send no more."""
+        """Record that the client has closed its side: it sends no more."""
         self._eof = True
 
     def next_event(self) -> Event:
         """Return the next event, or a signal that there is none.
 
-        Raises `ProtocolError` where the client broke a rule or a limit, and the same one ever
-        after: answer it, and close. After `EndOfMessage` it returns that until
-        `start_next_request` is called.
+        Raises `ProtocolError` if the client broke a rule or a limit; every later call raises the
+        same error. The caller answers with it and closes the connection. After the end of a
+        message it returns `EndOfMessage` until `start_next_request` is called.
         """
         try:
             if self.state is BODY:
@@ -140,7 +141,7 @@ class RequestParser:
         return _END_OF_MESSAGE if self.state is DONE else CONNECTION_CLOSED
 
     def start_next_request(self) -> None:
-        """Make ready for another request, of which all or a part may be buffered already.
+        """Prepare for the next request, of which a part or all may be buffered already.
 
         Raises `RuntimeError` unless the last event was `EndOfMessage`.
         """
@@ -162,7 +163,8 @@ class RequestParser:
             self._body = self._body_reader(request)
             self._move_to(BODY)
             return request
-        if self._lines or self._first_byte() not in (b"", b"\r"):  # CR: of an empty line before it
+        # A CR may belong to an empty line before the request, which is not a part of it.
+        if self._lines or self._first_byte() not in (b"", b"\r"):
             if self._eof:
                 raise ProtocolError(400, "The request ends within its head.", "RFC 9112, section 8")
             if self.state is IDLE:
@@ -173,15 +175,15 @@ class RequestParser:
         return NEED_DATA
 
     def _take_whole_head(self) -> Request | None:
-        """Return the request whose head is buffered as a whole and has nothing odd about it.
+        """Return the request whose head has been received whole and has nothing unusual in it.
 
-        This is the way of nearly all requests. What it leaves, `_take_head_by_lines` finds
-        in order a fault in, or none.
+        Nearly all heads are read here. None leaves the head to `_take_head_by_lines`, which
+        accepts it or finds its first fault.
         """
         buffer = self._buffer
         data, start = buffer.data, buffer.start
         if self._lines or buffer.scanned != start:
-            return None  # begun line by line already
+            return None  # `_take_head_by_lines` has begun with this head
         end = data.find(b"\r\n\r\n", start, start + self._whole_head)
         if end <= start:
             return None
@@ -194,14 +196,14 @@ class RequestParser:
                 return request
         head = data[start:end]
         lines = str(head, "latin-1").split("\r\n")
-        # Each split took a CR and a LF. Any other control character makes the sums differ.
+        # Each line end has two control characters. Any other one makes the sums differ.
         controls = len(head) - len(head.translate(None, grammar.CONTROLS))
         fields = len(lines) - 1
         if controls != 2 * fields or fields > self._limits.fields or not lines[0]:
             return None
         buffer.consume_to(end + 4)
         request = self._parse_request(lines)
-        if len(section) <= REMEMBERED_SECTION:
+        if len(section) <= CACHED_SECTION_BYTES:
             self._last_section, self._last_request = bytes(section), request
         return request
 
@@ -218,12 +220,12 @@ class RequestParser:
         try:
             return repeat_request(str(line, "latin-1"), self._last_request)
         except ProtocolError:
-            return None  # to be refused in the same order of checks as any other
+            return None  # the checks of all other heads, in their order, choose the error
 
     def _take_head_by_lines(self) -> list[str] | None:
-        """Take the lines of a head as far as they came, and return them once they are complete.
+        """Take the lines of a head that have been received; return all once it is complete.
 
-        Each line is judged when it ends, or as soon as a byte in it is one too many.
+        A line is checked when it ends; its length and its bytes are checked as they arrive.
         """
         lines = self._lines
         while (line := self._take_head_line()) is not None:
@@ -254,7 +256,8 @@ class RequestParser:
             limit, too_long = bounds.request_line, limits.request_line_too_long
             forbidden = grammar.NOT_IN_REQUEST_LINE
             self._check_first_byte()
-        # A line fits if its CRLF and the empty line do; the empty line then fits, too.
+        # A line fits if its CRLF and the empty line after it fit too: so the empty line always
+        # fits.
         left = max(bounds.head - self._head_size - len(b"\r\n\r\n"), 0)
         if left < limit:
             limit, too_long = left, limits.head_too_long

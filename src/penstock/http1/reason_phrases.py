@@ -5,8 +5,8 @@ from __future__ import annotations
 from http import HTTPStatus
 
 REASON_PHRASES: dict[int, str] = {status.value: status.phrase for status in HTTPStatus} | {
-    413: "Content Too Large",  # RFC 9110 renamed these; which name HTTPStatus has depends
-    414: "URI Too Long",  # on the version of Python
+    413: "Content Too Large",  # RFC 9110 renamed these; the version of Python decides which name
+    414: "URI Too Long",  # HTTPStatus has
     416: "Range Not Satisfiable",
     418: "Unused",
     422: "Unprocessable Content",
