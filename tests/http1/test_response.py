@@ -2,41 +2,38 @@
 
 from __future__ import annotations
 
+import itertools
+import json
+from pathlib import Path
+from typing import Any
+
 import pytest
 
 from penstock.http1 import (
     LAST_CHUNK,
-    Framing,
     ProtocolError,
     choose_framing,
     encode_chunk,
     encode_head,
     error_response,
+    has_body,
 )
 
-
-@pytest.mark.parametrize("version", ["HTTP/1.0", "HTTP/1.1"])
-@pytest.mark.parametrize("length", [None, 0, 5])
-@pytest.mark.parametrize(
-    ("method", "status"),
-    [("HEAD", 200), ("HEAD", 404), ("GET", 100), ("GET", 103), ("POST", 204), ("GET", 304)],
-)
-def test_RFC9112_6_3_no_body_after_HEAD_nor_in_1xx_204_304(
-    method: str, status: int, version: str, length: int | None
-) -> None:
-    assert choose_framing(method, version, status, length) is Framing.NONE
+FRAMING = json.loads(Path(__file__).with_name("framing.json").read_text("utf-8"))
+"""How each response is framed. The native code is tested with the same table."""
 
 
-@pytest.mark.parametrize("version", ["HTTP/1.0", "HTTP/1.1"])
-@pytest.mark.parametrize("length", [0, 5])
-@pytest.mark.parametrize("status", [200, 205, 404, 500])
-def test_RFC9110_8_6_a_known_length_is_sent(status: int, version: str, length: int) -> None:
-    assert choose_framing("GET", version, status, length) is Framing.LENGTH
-
-
-def test_RFC9112_6_1_chunks_for_1_1_alone() -> None:
-    assert choose_framing("GET", "HTTP/1.1", 200, None) is Framing.CHUNKED
-    assert choose_framing("GET", "HTTP/1.0", 200, None) is Framing.CLOSE
+@pytest.mark.parametrize("row", FRAMING, ids=lambda row: str(row["rule"]))
+def test_a_response_is_framed_as_the_table_says(row: dict[str, Any]) -> None:
+    for method, version, status, length in itertools.product(
+        row["methods"], row["versions"], row["statuses"], row["lengths"]
+    ):
+        case = (method == "HEAD", version, status, length)
+        framing, field = choose_framing(*case)
+        assert framing.value == row["framing"], case
+        expected = row["field"].format(length=length)
+        assert field == (f"{expected}\r\n" if expected else ""), case
+        assert has_body(method == "HEAD", status) is (row["framing"] != "none"), case
 
 
 def test_RFC9112_4_head_has_the_application_s_fields_and_then_ours() -> None:

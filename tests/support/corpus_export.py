@@ -19,7 +19,6 @@ from corpus.case import FOLLOWING
 from penstock.http1 import (
     ParserLimits,
     ProtocolError,
-    choose_framing,
     encode_chunk,
     encode_head,
     error_response,
@@ -186,17 +185,9 @@ def _text(data: str | bytes) -> Text:
 
 
 def _responses() -> dict[str, Any]:
-    framings = [
-        (method, version, status, length, choose_framing(method, version, status, length).value)
-        for method in ("GET", "HEAD", "POST")
-        for version in ("HTTP/1.0", "HTTP/1.1")
-        for status in (103, 200, 204, 205, 304, 404, 500)
-        for length in (None, 0, 5)
-    ]
     headers = [("Content-Type", "text/plain"), ("X-A", "caf\u00e9"), ("X-Empty", "")]
     return {
         "phrases": sorted(REASON_PHRASES.items()),
-        "framings": framings,
         "head": encode_head("200 OK", headers, _ADDED).decode("latin-1"),
         "headers": headers,
         "added": _ADDED,

@@ -332,9 +332,8 @@ impl Exchange {
         let py = slf.py();
         let mut this = slf.try_borrow_mut()?;
         let bytes = data.map_or(&[][..], |data| data.as_bytes());
-        // To HEAD, and with a 304, it would be the length of what is not sent here, which nobody
-        // knows (RFC 9110, section 8.6).
-        if this.content_length.is_none() && !this.is_head && this.code(py)? != 304 {
+        // Without a body, `data` does not tell what its length would be (RFC 9110, section 8.6).
+        if this.content_length.is_none() && response::has_body(this.is_head, this.code(py)?) {
             this.content_length = Some(bytes.len() as u64);
         }
         this.write_head(py, out)?;

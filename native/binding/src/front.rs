@@ -4,6 +4,7 @@
 
 use crate::exchange::Exchange;
 use crate::validate;
+use penstock_protocol::response::has_body;
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyList, PyString};
@@ -72,7 +73,8 @@ impl ResponseFront {
         };
         if let (true, None) = (first, &exc_info) {
             let checked = validate::plain(py, &status, &headers);
-            if let Some((code, fields, length, _)) = checked.filter(|head| has_body(head.0)) {
+            if let Some((code, fields, length, _)) = checked.filter(|head| has_body(false, head.0))
+            {
                 slf.borrow_mut().head = Some(Head {
                     status: status.cast_into::<PyString>()?.unbind(),
                     code,
@@ -176,9 +178,4 @@ impl ResponseFront {
             None => Ok(()),
         }
     }
-}
-
-/// RFC 9110, sections 15.3.5, 15.3.6 and 15.4.5: No Content, Reset Content, Not Modified.
-fn has_body(code: u16) -> bool {
-    !matches!(code, 204 | 205 | 304)
 }

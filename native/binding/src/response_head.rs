@@ -2,7 +2,7 @@
 
 use crate::exchange::Exchange;
 use crate::ffi::latin1_bytes;
-use penstock_protocol::{Framing, Version, choose_framing, response};
+use penstock_protocol::{Framing, Version, response};
 use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
 use pyo3::types::{PyString, PyTuple};
@@ -21,8 +21,6 @@ impl Exchange {
 
     pub fn write_head(&mut self, py: Python<'_>, out: &mut Vec<u8>) -> PyResult<()> {
         let code = self.code(py)?;
-        let method: &[u8] = if self.is_head { b"HEAD" } else { b"" };
-        self.framing = choose_framing(method, self.version, code, self.content_length);
         let Some(status) = &self.status else {
             return Err(PyRuntimeError::new_err("there is no response to send"));
         };
@@ -42,15 +40,8 @@ impl Exchange {
         }
         let added = out.len();
         self.hub().write_server_fields(date, server, out);
-        match (self.framing, self.content_length) {
-            (Framing::Chunked, _) => response::encode_field(out, b"Transfer-Encoding", b"chunked"),
-            (Framing::Length, Some(length)) => response::encode_content_length(out, length),
-            // On HEAD and 304 it tells what a GET would have got (RFC 9110, section 8.6).
-            (Framing::None, Some(length)) if code != 204 => {
-                response::encode_content_length(out, length);
-            }
-            _ => {}
-        }
+        let length = self.content_length;
+        self.framing = response::encode_framing(out, self.is_head, self.version, code, length);
         self.write_connection_field(out);
         if self.hub().options.trace {
             self.tap_head(py, out.get(added..).unwrap_or(&[]))?;

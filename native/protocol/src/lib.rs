@@ -40,4 +40,4 @@ pub use input::{Carry, Input};
 pub use limits::Limits;
 pub use parser::{Event, Parser, State, WrongState};
 pub use recall::Memory;
-pub use response::{Framing, choose_framing};
+pub use response::Framing;

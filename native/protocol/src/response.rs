@@ -1,4 +1,4 @@
-//! The bytes of a response: its head, its chunks, and the answer to a broken request.
+//! The bytes of a response: its framing, its head, its chunks, and the answer to a bad request.
 
 use crate::grammar;
 use crate::head::Version;
@@ -9,61 +9,84 @@ pub const LAST_CHUNK: &[u8] = b"0\r\n\r\n";
 /// Ends the content of a chunk.
 pub const CHUNK_END: &[u8] = b"\r\n";
 
-/// What a client that waits with its body is told (RFC 9110, section 15.2.1).
+/// Asks a client that waits with its body to send it (RFC 9110, section 15.2.1).
 pub const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
 
-/// What `Allow` says beside a 405 of ours, which is for CONNECT (RFC 9110, section 15.5.6).
+/// The value of `Allow` in the server's own 405, which answers CONNECT (RFC 9110, section 15.5.6).
 pub const ALLOWED_METHODS: &str = "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS, TRACE";
 
 /// How a client finds the end of a response's body.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Framing {
-    /// There is no body, and no byte of one may be sent.
+    /// There is no body: no byte of one may be sent.
     None,
-    /// By Content-Length.
+    /// Content-Length says where it ends.
     Length,
-    /// By the last chunk.
+    /// The last chunk ends it.
     Chunked,
-    /// By the end of the connection.
+    /// The end of the connection ends it.
     Close,
 }
 
-/// How to frame the response to a request of this `method` and `version`.
+/// Returns true if a response may have a body; `to_head` is true in answer to HEAD.
 ///
-/// `content_length` is in bytes, None if it is not known. RFC 9112, sections 6.1 and 6.3;
-/// RFC 9110, sections 9.3.2, 15.2, 15.3.5 and 15.4.5.
+/// RFC 9112, section 6.3; RFC 9110, sections 15.3.5 (204), 15.3.6 (205) and 15.4.5 (304).
 #[must_use]
-pub fn choose_framing(
-    method: &[u8],
+pub const fn has_body(to_head: bool, status: u16) -> bool {
+    !(to_head || status < 200 || matches!(status, 204 | 205 | 304))
+}
+
+/// Decides how a response is framed, and appends the field line that says so, if one does.
+///
+/// `to_head` is true in answer to HEAD. `version` is that of the request. `content_length` is in
+/// bytes, None if it is not known. RFC 9112, sections 6.1 and 6.3; RFC 9110, section 8.6.
+pub fn encode_framing(
+    out: &mut Vec<u8>,
+    to_head: bool,
     version: Version,
     status: u16,
     content_length: Option<u64>,
 ) -> Framing {
-    if method == b"HEAD" || status < 200 || status == 204 || status == 304 {
-        return Framing::None;
+    if has_body(to_head, status) {
+        return match (content_length, version) {
+            (Some(length), _) => {
+                encode_content_length(out, length);
+                Framing::Length
+            }
+            (None, Version::Http10) => Framing::Close,
+            (None, Version::Http11) => {
+                encode_field(out, b"Transfer-Encoding", b"chunked");
+                Framing::Chunked
+            }
+        };
     }
-    match (content_length, version) {
-        (Some(_), _) => Framing::Length,
-        (None, Version::Http10) => Framing::Close,
-        (None, Version::Http11) => Framing::Chunked,
+    let content_length = match status {
+        205 => Some(0),
+        ..200 | 204 => None, // these have no Content-Length
+        // In answer to HEAD, and in a 304, it is the length that the response to GET would have.
+        _ => content_length,
+    };
+    if let Some(length) = content_length {
+        encode_content_length(out, length);
     }
+    Framing::None
 }
 
-/// Whether a field may have this name: a token (RFC 9110, section 5.6.2).
+/// Returns true if a field may have this name: if it is a token (RFC 9110, section 5.6.2).
 #[must_use]
 pub fn is_field_name(name: &[u8]) -> bool {
     grammar::is_token(name)
 }
 
-/// Appends a status line (`200 OK`). Field lines follow, and an empty line. All are valid already:
-/// nothing is checked here.
+/// Appends the status line for `status` (`200 OK`), which has been checked before. Field lines and
+/// an empty line have to follow.
 pub fn begin_head(out: &mut Vec<u8>, status: &[u8]) {
     out.extend_from_slice(b"HTTP/1.1 ");
     out.extend_from_slice(status);
     out.extend_from_slice(b"\r\n");
 }
 
-/// Appends a field line.
+/// Appends a field line. `name` and `value` have been checked before.
 pub fn encode_field(out: &mut Vec<u8>, name: &[u8], value: &[u8]) {
     out.extend_from_slice(name);
     out.extend_from_slice(b": ");
@@ -78,9 +101,9 @@ pub fn encode_content_length(out: &mut Vec<u8>, length: u64) {
     out.extend_from_slice(b"\r\n");
 }
 
-/// Appends the line that begins a chunk of `size` bytes; [`CHUNK_END`] has to follow these.
+/// Appends the line that begins a chunk of `size` bytes. These and [`CHUNK_END`] have to follow.
 ///
-/// A `size` of 0 would end the body: then nothing is appended, and nothing may follow.
+/// A `size` of 0 would end the body: then this appends nothing, and nothing may follow.
 pub fn encode_chunk_size(out: &mut Vec<u8>, size: usize) {
     if size > 0 {
         append_number(out, size as u64, 16);
@@ -88,7 +111,7 @@ pub fn encode_chunk_size(out: &mut Vec<u8>, size: usize) {
     }
 }
 
-/// Appends `data` as one chunk; nothing if it is empty, for that would end the body.
+/// Appends `data` as one chunk. Appends nothing if it is empty, because that would end the body.
 pub fn encode_chunk(out: &mut Vec<u8>, data: &[u8]) {
     if !data.is_empty() {
         encode_chunk_size(out, data.len());
@@ -97,7 +120,7 @@ pub fn encode_chunk(out: &mut Vec<u8>, data: &[u8]) {
     }
 }
 
-/// Appends a number without going through a formatter, as each response has one.
+/// Appends a number. Each response has one, and `format!` would be slower.
 fn append_number(out: &mut Vec<u8>, number: u64, base: u64) {
     let mut digits = [0; 20];
     let mut rest = number;
@@ -129,7 +152,8 @@ pub struct ErrorResponse {
     pub body: Vec<u8>,
 }
 
-/// The whole answer to a request that the server does not serve; close the connection after it.
+/// Returns the server's own answer to a request that it does not serve. The caller closes the
+/// connection after it.
 ///
 /// `added` are the lines of Date and Server, each with its CRLF.
 #[must_use]
@@ -155,7 +179,7 @@ pub fn error_response(status: u16, reason: &str, to_head: bool, added: &[u8]) ->
     ErrorResponse { head, body }
 }
 
-/// The phrase for each registered status (RFC 9110, section 15); empty for any other.
+/// Returns the phrase of a registered status (RFC 9110, section 15); empty for any other.
 #[must_use]
 pub const fn reason_phrase(status: u16) -> &'static str {
     match status {
@@ -230,7 +254,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn numbers_are_those_of_the_formatter() {
+    fn numbers_are_written_as_format_writes_them() {
         for number in [0, 1, 9, 10, 15, 16, 255, 256, 65_535, 1_000_000, u64::MAX] {
             let mut line = Vec::new();
             encode_content_length(&mut line, number);
@@ -255,7 +279,7 @@ mod tests {
     }
 
     #[test]
-    fn rfc9110_15_5_6_a_405_tells_what_is_allowed() {
+    fn rfc9110_15_5_6_a_405_names_the_allowed_methods() {
         let error = crate::error::IS_CONNECT;
         let answer = error_response(error.status, error.reason, false, b"");
         let text = String::from_utf8(answer.head).unwrap();

@@ -1,7 +1,7 @@
-//! Every case of the project's corpus, held against what the reference parser said about it.
+//! Compares the parser with the reference, `penstock.http1`, in every case of the wire corpus.
 //!
-//! `scripts/export-corpus` writes the file; `PENSTOCK_CORPUS` names another one than the
-//! project's, with more mutated cases, say.
+//! `scripts/export-corpus` writes the file with the cases and the reference's results. The environment
+//! variable `PENSTOCK_CORPUS` can name another file, for example one with more mutated cases.
 #![allow(clippy::unwrap_used, clippy::panic, clippy::arithmetic_side_effects)]
 #![allow(clippy::indexing_slicing, clippy::expect_used)]
 
@@ -16,11 +16,11 @@ use penstock_protocol::date::imf_fixdate;
 use penstock_protocol::response::{
     begin_head, encode_chunk, encode_field, error_response, reason_phrase,
 };
-use penstock_protocol::{Framing, Limits, ProtocolError, Version, choose_framing, error};
+use penstock_protocol::{Limits, ProtocolError, error};
 use serde::Deserialize;
 use support::{Bounds, Message, Outcome, byte_by_byte, parse, split_at};
 
-/// Bytes as text in latin-1, long runs as pairs of text and count.
+/// Bytes, as text in latin-1 or as pairs of a text and how often it is repeated.
 #[derive(Deserialize)]
 #[serde(untagged)]
 enum Text {
@@ -59,7 +59,6 @@ struct Corpus {
 #[derive(Deserialize)]
 struct Responses {
     phrases: Vec<(u16, String)>,
-    framings: Vec<(String, String, u16, Option<u64>, String)>,
     head: String,
     headers: Vec<(String, String)>,
     added: String,
@@ -217,11 +216,11 @@ fn split_at_random() {
 }
 
 #[test]
-fn with_a_request_behind_it() {
+fn followed_by_another_request() {
     let following = latin_1(&corpus().following);
     let next = parse([&following[..]], false, &Limits::default()).messages;
     let cases = corpus().cases.iter();
-    // A mutated case may take what follows it for a part of itself.
+    // A mutated case may end so that the following request is a part of it.
     for case in cases.filter(|case| !case.eof && !case.name.starts_with("mutation")) {
         let alone = case.raw.bytes();
         let raw = [&alone[..], &following[..]].concat();
@@ -236,7 +235,7 @@ fn with_a_request_behind_it() {
 }
 
 #[test]
-fn the_errors_are_the_references_in_every_word() {
+fn errors_have_the_same_words_as_those_of_the_reference() {
     let known: HashMap<&str, &ProtocolError> = error::ALL
         .iter()
         .map(|error| (error.reason, error))
@@ -250,28 +249,15 @@ fn the_errors_are_the_references_in_every_word() {
         let to_head = error_response(error.status, error.reason, true, added.as_bytes());
         assert_eq!((to_head.head, to_head.body), (answer.head, Vec::new()));
     }
-    assert_eq!(corpus().errors.len(), known.len(), "each is met by a case");
+    assert_eq!(corpus().errors.len(), known.len(), "each error has a case");
 }
 
 #[test]
-fn responses_are_the_references_in_every_byte() {
+fn responses_have_the_same_bytes_as_those_of_the_reference() {
     let responses = &corpus().responses;
     for status in 0..700 {
         let phrase = responses.phrases.iter().find(|phrase| phrase.0 == status);
         assert_eq!(reason_phrase(status), phrase.map_or("", |phrase| &phrase.1));
-    }
-    for (method, version, status, length, framing) in &responses.framings {
-        let version = match version.as_str() {
-            "HTTP/1.0" => Version::Http10,
-            _ => Version::Http11,
-        };
-        let chosen = match choose_framing(method.as_bytes(), version, *status, *length) {
-            Framing::None => "none",
-            Framing::Length => "length",
-            Framing::Chunked => "chunked",
-            Framing::Close => "close",
-        };
-        assert_eq!(chosen, framing, "{method} {version:?} {status} {length:?}");
     }
     let headers: Vec<(Vec<u8>, Vec<u8>)> = responses
         .headers
@@ -292,7 +278,7 @@ fn responses_are_the_references_in_every_byte() {
 }
 
 #[test]
-fn dates_are_the_references() {
+fn dates_are_those_of_the_reference() {
     for (seconds, date) in &corpus().dates {
         assert_eq!(&imf_fixdate(*seconds), date);
     }

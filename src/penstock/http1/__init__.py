@@ -27,6 +27,7 @@ from penstock.http1.response import (
     encode_chunk,
     encode_head,
     error_response,
+    has_body,
 )
 
 __all__ = [
@@ -47,4 +48,5 @@ __all__ = [
     "encode_chunk",
     "encode_head",
     "error_response",
+    "has_body",
 ]

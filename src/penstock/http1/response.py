@@ -1,4 +1,4 @@
-"""The bytes of a response: its head, its chunks, and the answer to a broken request."""
+"""The bytes of a response: its framing, its head, its chunks, and the answer to a bad request."""
 
 from __future__ import annotations
 
@@ -12,59 +12,86 @@ LAST_CHUNK = b"0\r\n\r\n"
 """Ends a chunked body, without trailer fields (RFC 9112, section 7.1)."""
 
 ALLOWED_METHODS = "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS, TRACE"
-"""What ``Allow`` says beside a 405 of ours, which is for CONNECT (RFC 9110, section 15.5.6)."""
+"""The value of ``Allow`` in the server's own 405, which answers CONNECT (RFC 9110, 15.5.6)."""
+
+_BODILESS_STATUSES = frozenset({204, 205, 304})
+"""The final statuses without content: No Content, Reset Content and Not Modified.
+
+RFC 9110, sections 15.3.5, 15.3.6 and 15.4.5.
+"""
 
 
 class Framing(Enum):
     """How a client finds the end of a response's body."""
 
     NONE = "none"
-    """There is no body, and no byte of one may be sent."""
+    """There is no body: no byte of one may be sent."""
 
     LENGTH = "length"
-    """By Content-Length."""
+    """Content-Length says where it ends."""
 
     CHUNKED = "chunked"
-    """By the last chunk."""
+    """The last chunk ends it."""
 
     CLOSE = "close"
-    """By the end of the connection."""
+    """The end of the connection ends it."""
 
 
-def choose_framing(method: str, version: str, status: int, content_length: int | None) -> Framing:
-    """Return how to frame the response to a request of this ``method`` and ``version``.
+_NONE, _LENGTH, _CHUNKED, _CLOSE = Framing  # looking up an attribute of an Enum is slow
 
-    ``content_length`` is in bytes, None if it is not known. RFC 9112, sections 6.1 and 6.3;
-    RFC 9110, sections 9.3.2, 15.2, 15.3.5 and 15.4.5.
+
+def has_body(is_head: bool, status: int) -> bool:
+    """Return True if a response may have a body; ``is_head`` is True in answer to HEAD.
+
+    RFC 9112, section 6.3, and RFC 9110, section 15.3.6.
     """
-    if method == "HEAD" or status < 200 or status == 204 or status == 304:
-        return Framing.NONE
-    if content_length is not None:
-        return Framing.LENGTH
-    return Framing.CLOSE if version == "HTTP/1.0" else Framing.CHUNKED
+    return not is_head and status >= 200 and status not in _BODILESS_STATUSES
+
+
+def choose_framing(
+    is_head: bool, version: str, status: int, content_length: int | None
+) -> tuple[Framing, str]:
+    """Return how a response is framed, and the field line that says so (``""`` if none does).
+
+    ``is_head`` is True in answer to HEAD. ``version`` is that of the request. ``content_length`` is
+    in bytes, None if it is not known. RFC 9112, sections 6.1 and 6.3; RFC 9110, section 8.6.
+    """
+    if has_body(is_head, status):
+        if content_length is not None:
+            return _LENGTH, f"Content-Length: {content_length}\r\n"
+        if version == "HTTP/1.0":
+            return _CLOSE, ""
+        return _CHUNKED, "Transfer-Encoding: chunked\r\n"
+    if status == 205:
+        content_length = 0
+    elif status < 200 or status == 204:
+        content_length = None  # these have no Content-Length
+    # In answer to HEAD, and in a 304, it is the length that the response to GET would have.
+    return _NONE, "" if content_length is None else f"Content-Length: {content_length}\r\n"
 
 
 def encode_head(status: str, headers: Iterable[tuple[str, str]], added: str = "") -> bytes:
     """Return a response's head: ``status`` (``"200 OK"``), ``headers``, then the ``added`` lines.
 
-    ``added`` are the server's own fields, each line with its CRLF. All are valid already: this
-    checks nothing but that they are latin-1 (`UnicodeEncodeError`).
+    ``added`` are the server's own fields, each line with its CRLF. Everything has been checked
+    before. Raises `UnicodeEncodeError` for text that is not latin-1.
     """
     lines = [f"{name}: {value}\r\n" for name, value in headers]
     return f"HTTP/1.1 {status}\r\n{''.join(lines)}{added}\r\n".encode("latin-1")
 
 
 def encode_chunk(data: bytes) -> bytes:
-    """Return ``data`` as one chunk; raises `ValueError` if empty: that would end the body."""
+    """Return ``data`` as one chunk; raises `ValueError` if it is empty: that would end the body."""
     if not data:
         raise ValueError("an empty chunk ends the body")
     return b"%x\r\n%b\r\n" % (len(data), data)
 
 
 def error_response(error: ProtocolError, added: str) -> tuple[bytes, bytes]:
-    """Return head and body of the answer to a request that cannot be served; close after it.
+    """Return head and body of the server's own answer to a request that it does not serve.
 
-    ``added`` are the lines of Date and Server, each with its CRLF. HEAD gets the head alone.
+    The caller closes the connection after it. ``added`` are the lines of Date and Server, each with
+    its CRLF. In answer to HEAD, the caller sends only the head.
     """
     body = f"{error.reason}\n".encode("latin-1")
     headers = [("Content-Type", "text/plain; charset=utf-8"), ("Content-Length", str(len(body)))]

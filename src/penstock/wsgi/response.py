@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Protocol
 
 from penstock import messages
+from penstock.http1.response import has_body
 from penstock.wsgi.headers import check_head, check_headers
 
 if TYPE_CHECKING:
@@ -17,9 +18,6 @@ if TYPE_CHECKING:
     ExcInfo = (
         tuple[type[BaseException], BaseException, TracebackType | None] | tuple[None, None, None]
     )
-
-# RFC 9110, sections 15.3.5, 15.3.6 and 15.4.5: No Content, Reset Content, Not Modified
-_BODILESS_CODES = frozenset({204, 205, 304})
 
 
 class ProtocolBreach(RuntimeError):
@@ -125,12 +123,7 @@ class Response:
             raise RuntimeError("start_response was called a second time without exc_info")
         self._called = True
         code, self.headers, length, self._close = self._check_head(status, headers)
-        if code in _BODILESS_CODES:
-            self.bodiless = True
-            if code != 304:  # RFC 9110, section 8.6: none in a 204; a 205 has an empty body
-                length = None if code == 204 else 0
-        else:
-            self.bodiless = self._is_head
+        self.bodiless = not has_body(self._is_head, code)
         self.content_length = length
         self.status = status
         self.code = code

@@ -21,6 +21,7 @@ from penstock.http1 import (
     encode_chunk,
     encode_head,
     error_response,
+    has_body,
 )
 from penstock.transport import HeaderList
 from penstock.transport.python.output import FileRegion, FileTruncatedError, Output, is_disconnect
@@ -33,7 +34,7 @@ GATEWAY_TIMEOUT = "504 Gateway Timeout"
 
 _DATE_OR_SERVER = frozenset({len("Date"), len("Server")})
 
-NONE, LENGTH, CHUNKED, CLOSE = Framing  # an enum's attributes are slow to look up
+NONE, _, CHUNKED, CLOSE = Framing  # looking up an attribute of an Enum is slow
 
 
 class PythonExchange:
@@ -207,10 +208,9 @@ class PythonExchange:
 
     def _finish_whole(self, data: bytes) -> None:
         """Send head and body at once."""
-        # To HEAD, and with a 304, it would be the length of what is not sent here, which nobody
-        # knows (RFC 9110, section 8.6).
-        if self._content_length is None and not (
-            self.request.method == "HEAD" or self._status.startswith("304")
+        # Without a body, `data` does not tell what its length would be (RFC 9110, section 8.6).
+        if self._content_length is None and has_body(
+            self.request.method == "HEAD", int(self._status[:3])
         ):
             self._content_length = len(data)
         head = self._make_head()
@@ -314,20 +314,14 @@ class PythonExchange:
 
     def _make_head(self) -> bytes:
         request, connection = self.request, self.connection
-        status, length = self._status, self._content_length
-        framing = self._framing = choose_framing(
-            request.method, request.version, int(status[:3]), length
+        status = self._status
+        framing, framing_field = choose_framing(
+            request.method == "HEAD", request.version, int(status[:3]), self._content_length
         )
+        self._framing = framing
         if self._streamed is not None and not self._streamed.over:
             self._settle_request_body(self._streamed)
-        added = self._date_and_server()
-        if framing is LENGTH:
-            added = f"{added}Content-Length: {length}\r\n"
-        elif framing is CHUNKED:
-            added += "Transfer-Encoding: chunked\r\n"
-        elif framing is NONE and length is not None and status[:3] != "204":
-            # On HEAD and 304 it tells what a GET would have got (RFC 9110, section 8.6).
-            added = f"{added}Content-Length: {length}\r\n"
+        added = self._date_and_server() + framing_field
         if (
             connection.close_after
             or not request.keep_alive
