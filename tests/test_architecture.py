@@ -35,7 +35,7 @@ ROOMS = [
 OPTIONAL = {"penstock.app.file_watcher": {"watchfiles"}}
 """What a module takes where it is installed, and does without elsewhere."""
 
-BENEATH_ALL = {"penstock.errors", "penstock.messages", "penstock.http1.reason_phrases"}
+BENEATH_ALL = {"penstock.errors", "penstock.messages", "penstock.http1.statuses"}
 """What any module may import, because they import nothing of Penstock."""
 
 PURE = {

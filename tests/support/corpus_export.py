@@ -23,7 +23,7 @@ from penstock.http1 import (
     encode_head,
     error_response,
 )
-from penstock.http1.reason_phrases import REASON_PHRASES
+from penstock.http1.statuses import REASON_PHRASES
 from penstock.transport.date import imf_fixdate
 from support.parsing import Message, Outcome, byte_by_byte, parse
 

@@ -33,7 +33,7 @@ from penstock.http1 import (
     encode_head,
     error_response,
 )
-from penstock.http1.reason_phrases import REASON_PHRASES
+from penstock.http1.statuses import REASON_PHRASES
 from penstock.transport.date import ServerFields
 
 if TYPE_CHECKING:

@@ -27,8 +27,8 @@ from penstock.http1.response import (
     encode_chunk,
     encode_head,
     error_response,
-    has_body,
 )
+from penstock.http1.statuses import has_body
 
 __all__ = [
     "CONNECTION_CLOSED",

@@ -6,19 +6,13 @@ from collections.abc import Iterable
 from enum import Enum
 
 from penstock.http1.errors import ProtocolError
-from penstock.http1.reason_phrases import REASON_PHRASES
+from penstock.http1.statuses import REASON_PHRASES, has_body
 
 LAST_CHUNK = b"0\r\n\r\n"
 """Ends a chunked body, without trailer fields (RFC 9112, section 7.1)."""
 
 ALLOWED_METHODS = "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS, TRACE"
 """The value of ``Allow`` in the server's own 405, which answers CONNECT (RFC 9110, 15.5.6)."""
-
-_BODILESS_STATUSES = frozenset({204, 205, 304})
-"""The final statuses without content: No Content, Reset Content and Not Modified.
-
-RFC 9110, sections 15.3.5, 15.3.6 and 15.4.5.
-"""
 
 
 class Framing(Enum):
@@ -38,14 +32,6 @@ class Framing(Enum):
 
 
 _NONE, _LENGTH, _CHUNKED, _CLOSE = Framing  # looking up an attribute of an Enum is slow
-
-
-def has_body(is_head: bool, status: int) -> bool:
-    """Return True if a response may have a body; ``is_head`` is True in answer to HEAD.
-
-    RFC 9112, section 6.3, and RFC 9110, section 15.3.6.
-    """
-    return not is_head and status >= 200 and status not in _BODILESS_STATUSES
 
 
 def choose_framing(

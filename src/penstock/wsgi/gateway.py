@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from penstock import messages
 from penstock.errors import ClientDisconnected, RequestBodyError, RequestTimeout
-from penstock.http1.reason_phrases import REASON_PHRASES
+from penstock.http1.statuses import REASON_PHRASES
 from penstock.wsgi.environ import OUTSIDE_MOUNT
 from penstock.wsgi.file_wrapper import FileWrapper, file_region
 from penstock.wsgi.headers import check_head

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Protocol
 
 from penstock import messages
-from penstock.http1.response import has_body
+from penstock.http1.statuses import has_body
 from penstock.wsgi.headers import check_head, check_headers
 
 if TYPE_CHECKING:

@@ -1,10 +1,10 @@
-"""The one table of phrases."""
+"""The phrase of each status. (Whether it has a body is in the framing table)."""
 
 from __future__ import annotations
 
 from http import HTTPStatus
 
-from penstock.http1.reason_phrases import REASON_PHRASES
+from penstock.http1.statuses import REASON_PHRASES
 
 
 def test_RFC9110_15_every_registered_status_has_its_phrase() -> None:
