@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from penstock.cli.arguments import CommandLine
     from penstock.config.settings import Settings
-    from penstock.supervisor.launch import Launch
+    from penstock.supervisor.generation import Launch
     from penstock.supervisor.upgrade import Predecessor
 
 _USAGE_STATUS = 2
@@ -56,7 +56,7 @@ def _run(arguments: Sequence[str]) -> int:
 
     # Imported before the application's directory is put first on the path, because its modules
     # may have the names of modules of the standard library.
-    from penstock.supervisor.launch import Launch
+    from penstock.supervisor.generation import Launch
     from penstock.supervisor.upgrade import find_predecessor
     from penstock.worker.main import leave_for_certain
 

@@ -107,6 +107,15 @@ called once, before it returns or later.
 """
 
 
+class Happened(TypedDict):
+    """What happened last, and when."""
+
+    at: float
+    """On the wall clock, since the epoch."""
+    message: str
+    """One line."""
+
+
 class Status(TypedDict):
     """The state of the server. Times are seconds."""
 
@@ -131,7 +140,13 @@ class Status(TypedDict):
     workers: int
     """How many workers are wanted."""
     counts: dict[str, int]
-    """Workers in each state, and sums over the workers: ``connections``, ``requests`` ..."""
+    """Workers in each state, what is in progress, and totals since the start."""
+    crashes: dict[str, int]
+    """Workers that ended without an order, by the reason: ``SIGSEGV``, ``exit status 1`` ..."""
+    last_reload: Happened | None
+    """The outcome of the last reload."""
+    last_error: Happened | None
+    """The last error that the supervisor has logged."""
     ready: bool
     """At least one worker wants requests, and the server does not stop."""
     live: bool

@@ -25,8 +25,19 @@ from penstock.control.commands import (
     Stop,
     Upgrade,
 )
-from penstock.supervisor.heartbeats import ask_for_dump
+from penstock.supervisor.recycling import ask_for_dump
 from penstock.supervisor.stack_collector import StackCollector
+from penstock.supervisor.state import (
+    HandingOver,
+    QuitWanted,
+    Reloading,
+    ReloadWanted,
+    ScaleWanted,
+    Serving,
+    StopWanted,
+    UpgradeWanted,
+    Upgrading,
+)
 from penstock.supervisor.status import Overview
 from penstock.supervisor.worker_process import Stage, WorkerProcess
 from penstock.system.cgroups import resident_memory
@@ -35,9 +46,6 @@ if TYPE_CHECKING:
     from penstock.control.commands import Status
     from penstock.supervisor.supervisor import Supervisor
 
-BY_HAND = "penstockctl recycle"
-"""Why a worker is replaced, for the log."""
-
 
 class Commands:
     """Commands whose outcome is waited for, and questions, all in the supervisor's thread."""
@@ -45,11 +53,9 @@ class Commands:
     def __init__(self, supervisor: Supervisor, application: str) -> None:
         """``application`` is as it was named."""
         self.stacks = StackCollector(ask_for_dump)
-        self.handed_over = False
-        """A successor serves: its readiness is that of the server."""
         self._supervisor = supervisor
         self._application = application
-        self._overview = Overview(supervisor.workforce, resident_memory)
+        self._overview = Overview(supervisor.pool, supervisor.counters, resident_memory)
         self._since = time.time()
         self._began = time.monotonic()
         self._awaited: list[tuple[Callable[[], Outcome | None], Reply]] = []
@@ -78,14 +84,14 @@ class Commands:
                 reply({"requests": self._overview.requests()})
             case ShowStacks(number):
                 # A worker that has not loaded its application takes no orders: C code writes.
-                workers = [worker for worker in supervisor.workforce if worker.pid]
+                workers = [worker for worker in supervisor.pool if worker.pid]
                 self.stacks.ask([self._find(number)] if number is not None else workers, reply)
             case Reload():
-                supervisor.begin_reload(reply)
+                supervisor.handle(ReloadWanted(reply))
             case Upgrade():
-                supervisor.upgrade(reply)
+                supervisor.handle(UpgradeWanted(reply))
             case Stop(graceful):
-                supervisor.stop(graceful=graceful, answer=reply)
+                supervisor.handle(StopWanted(reply) if graceful else QuitWanted(reply))
             case Scale(workers):
                 self._scale(workers, reply)
             case Recycle(number):
@@ -93,7 +99,7 @@ class Commands:
 
     def _find(self, number: int) -> WorkerProcess:
         """Return the worker with this process id, or else the one in this slot."""
-        workers = list(self._supervisor.workforce)
+        workers = list(self._supervisor.pool)
         for worker in workers:
             if number and worker.pid == number:
                 return worker
@@ -111,7 +117,7 @@ class Commands:
             "version": __version__,
             "pid": os.getpid(),
             "application": self._application,
-            "state": str(supervisor.phase.value),
+            "state": supervisor.state.name,
             "generation": current.number,
             "since": round(self._since, 3),
             "age": round(time.monotonic() - self._began, 3),
@@ -120,21 +126,26 @@ class Commands:
             "threads": current.settings.threads,
             "workers": current.wanted,
             "counts": self._overview.counts(),
+            "crashes": dict(supervisor.counters.crashes),
+            "last_reload": supervisor.counters.last_reload,
+            "last_error": supervisor.counters.last_error,
             "ready": self._is_ready(),
             "live": self._overview.is_live(),
         }
 
     def _is_ready(self) -> bool:
-        if self.handed_over:
-            return True  # asked on a connection from before: the successor serves
-        starting_or_stopping = self._supervisor.phase.value in ("starting", "stopping")
-        return not starting_or_stopping and self._overview.is_ready()
+        match self._supervisor.state:
+            case HandingOver():
+                return True  # asked on a connection from before: the successor serves
+            case Serving() | Reloading() | Upgrading():
+                return self._overview.is_ready()
+        return False
 
     # -- commands whose outcome shows in the workers ----------------------------------------------
 
     def _scale(self, workers: int, reply: Reply) -> None:
         supervisor = self._supervisor
-        supervisor.scale(workers)
+        supervisor.handle(ScaleWanted(workers))
         current = supervisor.current
         deadline = time.monotonic() + current.settings.boot_timeout
 
@@ -152,13 +163,7 @@ class Commands:
         self._await(outcome, reply)
 
     def _recycle(self, worker: WorkerProcess, reply: Reply) -> None:
-        phase = self._supervisor.phase.value
-        if phase != "serving":
-            raise ControlError(f"the server is {phase}: no worker is replaced by hand meanwhile")
-        if worker.stage is not Stage.SERVING:
-            raise ControlError(f"{worker} does not serve: it is {worker.stage.value}")
-        if worker.replaced_by is None:
-            self._supervisor.replace(worker, BY_HAND)
+        self._supervisor.handle(RecycleWanted(worker))
         successor = worker.replaced_by
         if successor is None:
             raise ControlError(f"no successor of {worker} could be started; the log says why")

@@ -1,34 +1,51 @@
-"""What is said of a worker that has ended, and who or what ended it."""
+"""The exit report of a worker: what ended it, and which requests ended with it."""
 
 from __future__ import annotations
 
 import os
 import signal
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
+from penstock.errors import SettingsError
+from penstock.telemetry.access_log import Transaction, compile_format
+from penstock.telemetry.log_sink import LogSink
 from penstock.telemetry.scoreboard import RequestInProgress
 
+if TYPE_CHECKING:
+    from penstock.config.settings import Settings
+
+BAD_GATEWAY = 502
+"""The status, in the access log alone, of a request whose worker crashed."""
+
+GATEWAY_TIMEOUT = 504
+"""The status, in the access log alone, of a request whose worker was killed because it hung."""
+
+_VERSION = "HTTP/1.1"
+"""The scoreboard does not hold the version; clients of 1.0 are few."""
+
 _HINTS = {
-    signal.SIGSEGV: "native code reached for memory that is not its own",
-    signal.SIGBUS: "native code reached for memory that is not there",
-    signal.SIGABRT: "native code gave up",
+    signal.SIGSEGV: "native code accessed memory that is not its own",
+    signal.SIGBUS: "native code accessed memory that does not exist",
+    signal.SIGABRT: "native code called abort()",
     signal.SIGFPE: "native code divided by zero",
-    signal.SIGILL: "native code ran an instruction that this machine has not",
-    signal.SIGKILL: "somebody else, or the kernel, killed it",
+    signal.SIGILL: "native code ran an instruction that this machine does not have",
+    signal.SIGKILL: "another process, or the kernel, killed it",
 }
 
 
 @dataclass(frozen=True)
-class Death:
-    """How a process ended."""
+class ExitReport:
+    """How a worker's process ended."""
 
     status: int
-    """As ``waitpid`` has it."""
+    """As ``waitpid`` returns it."""
     killed_because: str = ""
     """Why the supervisor has killed it; empty where it has not."""
     out_of_memory: bool = False
-    """The kernel has killed a process of this container since, for want of memory."""
+    """The kernel has killed a process of this container because memory ran out."""
 
     @property
     def signal(self) -> int:
@@ -40,14 +57,27 @@ class Death:
         """The exit status; 0 where a signal ended it."""
         return os.WEXITSTATUS(self.status) if os.WIFEXITED(self.status) else 0
 
+    @property
+    def _is_out_of_memory(self) -> bool:
+        return self.signal == signal.SIGKILL and self.out_of_memory and not self.killed_because
+
+    @property
+    def reason(self) -> str:
+        """What ended it in one or two words, for counters: ``SIGSEGV``, ``exit status 1``."""
+        if self.killed_because:
+            return "killed by the supervisor"
+        if self._is_out_of_memory:
+            return "out of memory"
+        return _signal_name(self.signal) if self.signal else f"exit status {self.exit_status}"
+
     def describe(self) -> str:
-        """Return what ended it, and who, in words."""
+        """Return what ended it, in words."""
         if not self.signal:
             return f"ended with exit status {self.exit_status}"
         name = _signal_name(self.signal)
         if self.killed_because:
             return f"was killed with {name} by the supervisor: {self.killed_because}"
-        if self.signal == signal.SIGKILL and self.out_of_memory:
+        if self._is_out_of_memory:
             return (
                 f"was killed with {name} by the kernel, because the memory of the container ran "
                 "out (oom_kill of its cgroup went up)"
@@ -70,3 +100,44 @@ def _signal_name(number: int) -> str:
         return signal.Signals(number).name
     except ValueError:  # a real-time signal
         return f"signal {number}"
+
+
+def log_lost_requests(
+    settings: Settings, requests: Sequence[RequestInProgress], status: int, reason: str
+) -> None:
+    """Write a line of the access log for each request that ended with its worker.
+
+    The worker cannot write them any more; the scoreboard still holds them. Where the log cannot be
+    opened, nothing is written: the workers report that.
+    """
+    if settings.access_logfile is None or not requests:
+        return
+    try:
+        sink = LogSink.open(settings.access_logfile, setting="access_logfile", stream=1)
+    except SettingsError:
+        return
+    line = compile_format(settings.access_logformat)
+    for request in requests:
+        sink.write(line(_transaction(request, status, reason)))
+    sink.close()
+
+
+def _transaction(request: RequestInProgress, status: int, reason: str) -> Transaction:
+    address, _, port = request.client.rpartition(":")
+    return Transaction(
+        client_addr=address.strip("[]"),
+        client_port=port,
+        method=request.method,
+        target=request.target,
+        version=_VERSION,
+        request_line=f"{request.method} {request.target} {_VERSION}",
+        status=status,
+        bytes_in=0,
+        bytes_out=0,
+        duration=request.age,
+        finished_at=time.time(),
+        request_id=request.request_id,
+        request_fields={},
+        response_headers=[],
+        reason=reason,
+    )

@@ -1,31 +1,38 @@
-"""The workers that were started with the same settings and the same code."""
+"""A generation: the workers that were started with the same settings and the same code."""
 
 from __future__ import annotations
 
 import logging
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
+from penstock.app.loading import load_application
 from penstock.supervisor.worker_process import Stage, WorkerProcess
 from penstock.telemetry.scoreboard import Scoreboard, Slot
 from penstock.worker.channel import Channel
+from penstock.worker.child import Assignment, run
 
 if TYPE_CHECKING:
+    from wsgiref.types import WSGIApplication
+
+    from penstock.compat.gunicorn.hooks import Server
     from penstock.config.settings import Settings
     from penstock.listeners import Listener
+    from penstock.supervisor.preloader import Preloader
     from penstock.system.privileges import Identity
 
 SPARE_SLOTS = 64
 """Slots on a scoreboard beyond two for each worker: for workers that TTIN adds later."""
 
 HEALTHY_SECONDS = 1.0
-"""A worker that has served for so long did not die of how it was started."""
+"""A worker that has served for this long did not end because of how it was started."""
 
 EARLY_DEATHS = 2
-"""So many in a row that died earlier are replaced at once: somebody may have killed them."""
+"""This many workers in a row that ended earlier are replaced at once: a person may have killed
+them."""
 
 FIRST_PAUSE_SECONDS = 1.0
 """The pause after one more; it doubles with each that follows."""
@@ -35,91 +42,79 @@ LONGEST_PAUSE_SECONDS = 30.0
 
 
 @dataclass(frozen=True)
-class Ends:
-    """What a new worker gets of the lines to the supervisor: they are closed here afterwards."""
+class Launch:
+    """What the command passes to the supervisor: what to serve, and how to read settings again."""
 
-    channel: Channel
-    dump: int
-    watches: bool = False
-    """The worker is to watch the application's files."""
-    has_served: bool = False
-    """Others of the generation could serve: what has gone since is to be done without."""
-
-
-class Spawner(Protocol):
-    """What makes the processes of a generation's workers."""
-
-    is_ready: bool
-    """Whether it can make one now."""
-
-    def begin(self) -> None:
-        """Begin to become ready, where that takes something."""
-
-    def check_deadline(self) -> None:
-        """Give up where that takes too long."""
-
-    def note_end(self, pid: int) -> None:
-        """Take note of a process that has ended, and may have been its own."""
-
-    def end(self) -> None:
-        """Let go of what it has: no more workers are wanted."""
-
-    def abandon(self) -> None:
-        """Let go of it in a forked child."""
-
-    def spawn(self, number: int, slot: Slot, ends: Ends) -> int:
-        """Fork a worker, the ``number``-th of the server.
-
-        Return its process id, or 0 where it will tell that itself.
-
-        Raises OSError where that cannot be.
-        """
+    directory: str
+    """The current directory of the command."""
+    environ: Mapping[str, str]
+    """The environment of the command."""
+    application: str
+    """As it was named: ``module:callable``."""
+    settings: Settings
+    read_settings: Callable[[], Settings]
+    """Reads the settings again, from all their sources; raises `SettingsError`."""
+    prepare: Callable[[Settings], None]
+    """Gives a worker's process the directory, search path, variables and mask of the settings."""
 
 
 class Generation:
-    """Workers that were started with the same settings and the same code."""
+    """The workers of one generation, and what they are started from."""
 
     def __init__(
         self,
         number: int,
+        launch: Launch,
         settings: Settings,
         wanted: int,
         listeners: Sequence[Listener],
         identity: Identity | None,
+        server: Server,
+        title: str,
         logger: logging.Logger,
+        abandon: Callable[[Generation], None],
     ) -> None:
-        """Make room for ``wanted`` workers; none is started yet."""
+        """Make room for ``wanted`` workers; none is started yet.
+
+        ``identity`` is the user that the workers become. ``server`` is for gunicorn's hooks,
+        ``title`` for the titles of processes. ``abandon`` closes in a forked child what is the
+        supervisor's alone.
+        """
         self.number = number
+        self.launch = launch
         self.settings = settings
         self.wanted = wanted
         self.listeners = list(listeners)
         self.directory = os.getcwd()
-        """Where its workers start: another generation's may be elsewhere."""
-        self.identity = identity
-        """Who the workers are to be."""
-        self.because = ""
-        """Why there are so many workers, where that was found out."""
+        """Where its workers start: those of another generation may start elsewhere."""
+        self.server = server
+        self.reason = ""
+        """Why this number of workers was chosen, where it is ``auto``."""
         self.scoreboard = Scoreboard(2 * wanted + SPARE_SLOTS, settings.threads)
         self.workers: list[WorkerProcess] = []
-        self.spawner: Spawner
+        self.preloader: Preloader | None = None
+        """The process that has loaded the application and forks the workers (setting: preload)."""
         self.has_served = False
-        """A worker of it has served: its settings are in order."""
+        """One of its workers has served: its settings are valid."""
         self.paused_until = 0.0
-        self._early_deaths = 0
+        self._identity = identity
+        self._title = title
         self._logger = logger
+        self._abandon = abandon
+        self._early_deaths = 0
 
     def __str__(self) -> str:
-        """Return what logs call it."""
+        """Return its name in logs."""
         return f"generation {self.number}"
 
     @property
     def size(self) -> str:
-        """How many workers are wanted, in words."""
+        """The number of workers that are wanted, in words."""
         return f"{self.wanted} {'worker' if self.wanted == 1 else 'workers'}"
 
     @property
     def members(self) -> list[WorkerProcess]:
-        """The workers that serve or will, but for those that another is about to replace."""
+        """The workers that serve or will, without those that a successor is about to replace."""
         return [w for w in self.workers if w.is_member and w.replaced_by is None]
 
     @property
@@ -132,12 +127,14 @@ class Generation:
         for listener in self.listeners:
             listener.listen(self.settings.backlog)
 
+    # -- starting workers -------------------------------------------------------------------------
+
     def spawn(
         self, number: int, register: Callable[[WorkerProcess], None], replaces: WorkerProcess | None
     ) -> WorkerProcess | None:
-        """Start a worker; None where it cannot be: that is logged, and tried again later.
+        """Start a worker; return None where that fails: it is logged, and tried again later.
 
-        ``register`` is called with what is known of it, before its process begins.
+        ``register`` is called with the worker before its process begins.
         """
         slot = self.scoreboard.take()
         if slot is None:
@@ -152,7 +149,7 @@ class Generation:
             self.pause()
             return None
         worker = WorkerProcess(number, self.number, slot, channel, dump, self.settings)
-        # Somebody who serves already takes the watch over sooner, and knows what was loaded first.
+        # A serving worker begins to watch sooner, and knows which files were loaded first.
         worker.watches = self.settings.reload and not self.members
         if replaces is not None:
             worker.replaces = replaces
@@ -160,9 +157,7 @@ class Generation:
         self.workers.append(worker)
         register(worker)
         try:
-            worker.pid = self.spawner.spawn(
-                number, slot, Ends(child_channel, child_dump, worker.watches, self.has_served)
-            )
+            worker.pid = self._fork(worker, child_channel, child_dump)
         except OSError as error:
             self._logger.error("cannot start a worker: %s", error.strerror)
             self.discard(worker)
@@ -173,22 +168,80 @@ class Generation:
             os.close(child_dump)
         return worker
 
+    def _fork(self, worker: WorkerProcess, channel: Channel, dump: int) -> int:
+        """Return the process id of a new worker; 0 where it sends that itself. Raises OSError."""
+        if self.preloader is not None:
+            self.preloader.fork(worker.number, worker.slot, channel, dump, self.has_served)
+            return 0
+        # The supervisor has one thread, so that nothing is half done in the child.
+        pid = os.fork()
+        if pid == 0:
+            run(
+                self.assignment(
+                    worker.number,
+                    worker.slot,
+                    channel,
+                    dump,
+                    lambda: load_application(self.launch.application),
+                    watches=worker.watches,
+                    lenient=self.has_served,
+                ),
+                self.move_in,
+            )
+        return pid
+
+    def assignment(
+        self,
+        number: int,
+        slot: Slot,
+        channel: Channel,
+        dump: int,
+        load: Callable[[], WSGIApplication],
+        *,
+        watches: bool = False,
+        lenient: bool = False,
+    ) -> Assignment:
+        """Return what a worker of this generation is given; see `Assignment`."""
+        return Assignment(
+            number=number,
+            settings=self.settings,
+            listeners=self.listeners,
+            multiprocess=self.wanted > 1,
+            identity=self._identity,
+            title=self._title,
+            server=self.server,
+            slot=slot,
+            channel=channel,
+            dump=dump,
+            prepare=self.launch.prepare,
+            load=load,
+            watches=watches,
+            lenient=lenient,
+        )
+
+    def move_in(self) -> None:
+        """Make a forked child one of this generation: close what is the supervisor's alone."""
+        self._abandon(self)
+        os.chdir(self.directory)  # the supervisor may have left it since, in a reload
+
+    # -- ends of workers --------------------------------------------------------------------------
+
     def discard(self, worker: WorkerProcess) -> None:
-        """Forget a worker that has ended; it still knows whom it was to replace."""
+        """Forget a worker that has ended; it still knows which one it was to replace."""
         worker.stage = Stage.ENDED
         self.unlink(worker)
         self.workers.remove(worker)
         worker.release()
 
     def unlink(self, worker: WorkerProcess) -> None:
-        """Have a worker neither be replaced nor replace another one."""
+        """Cancel the replacements that a worker takes part in."""
         if worker.replaces is not None:
             worker.replaces.replaced_by = None
         if worker.replaced_by is not None:
             worker.replaced_by.replaces = None
 
     def note_death(self, worker: WorkerProcess) -> float:
-        """Keep account of one that ended without being told; return the pause before the next."""
+        """Count a worker that ended without an order; return the pause before the next start."""
         served = time.monotonic() - worker.serving_since if worker.serving_since else 0.0
         if served >= HEALTHY_SECONDS:
             self._early_deaths = 0
@@ -199,16 +252,21 @@ class Generation:
         return self.pause()
 
     def pause(self) -> float:
-        """Start no worker for a while; return how long, in seconds."""
+        """Start no worker for a while; return for how long, in seconds."""
         doublings = max(0, self._early_deaths - EARLY_DEATHS - 1)
         seconds = min(FIRST_PAUSE_SECONDS * 2.0 ** min(doublings, 16), LONGEST_PAUSE_SECONDS)
         self.paused_until = time.monotonic() + seconds
         return seconds
 
     def end_all(self, because: str) -> None:
-        """Have every worker leave: those that serve finish what is in progress."""
+        """Order every worker to leave: those that serve finish the requests in progress."""
         for worker in list(self.workers):
             worker.leave(because)
+
+    def end_preloader(self) -> None:
+        """End the process that preloads: no more workers are wanted, or it does not answer."""
+        if self.preloader is not None:
+            self.preloader.end()
 
 
 def _open_lines() -> tuple[Channel, Channel, int, int]:

@@ -1,4 +1,4 @@
-"""gunicorn's hooks, called where the supervisor and its workers come by."""
+"""gunicorn's hooks, as the supervisor calls them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class ServerHooks:
-    """The hooks of the settings in force, and the ``server`` that they are handed."""
+    """The hooks of the current settings, and their argument ``server``."""
 
     def __init__(
         self,
@@ -32,7 +32,7 @@ class ServerHooks:
         self.use(settings, listeners)
 
     def use(self, settings: Settings, listeners: Sequence[Listener]) -> None:
-        """Take the hooks of other settings from now on."""
+        """Use the hooks of other settings from now on."""
         self._hooks = Hooks(settings.hooks, settings.gunicorn)
         self.server.cfg = self._hooks.config(settings)
         self.server.address = [listener.name for listener in listeners]
@@ -48,13 +48,13 @@ class ServerHooks:
         self.call("pre_fork", worker)
 
     def add(self, number: int, pid: int) -> None:
-        """Take note of a worker that has been forked."""
+        """Add a worker that has been forked to ``server.WORKERS``."""
         worker = self.server.starting.pop(number, None) or self._worker(number)
         worker.pid = pid
         self.server.WORKERS[pid] = worker
 
     def remove(self, number: int, pid: int) -> None:
-        """Take note of the end of a worker, and call ``child_exit`` if it has had a process."""
+        """Remove a worker that has ended, and call ``child_exit`` if it has had a process."""
         self.server.starting.pop(number, None)
         worker = self.server.WORKERS.pop(pid, None)
         if worker is not None:
@@ -62,7 +62,7 @@ class ServerHooks:
             self.call("child_exit", worker)
 
     def scale(self, new: int) -> None:
-        """Take note of how many workers are wanted, and call ``nworkers_changed``."""
+        """Set how many workers are wanted, and call ``nworkers_changed`` for another number."""
         old = self.server.num_workers
         self.server.num_workers = new
         if new != old:

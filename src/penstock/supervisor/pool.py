@@ -1,4 +1,4 @@
-"""All workers of a server: their messages, their deadlines, and their ends."""
+"""The pool: all workers of a server, their messages, their deadlines and their ends."""
 
 from __future__ import annotations
 
@@ -6,68 +6,75 @@ import logging
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
-from penstock.supervisor.exit_report import Death, requests_lost
+from penstock.config.identity import identity_of, title_of
+from penstock.config.worker_count import count_workers
+from penstock.supervisor.exit_report import (
+    BAD_GATEWAY,
+    GATEWAY_TIMEOUT,
+    ExitReport,
+    log_lost_requests,
+    requests_lost,
+)
 from penstock.supervisor.generation import Generation
-from penstock.supervisor.hooks import ServerHooks
-from penstock.supervisor.last_lines import BAD_GATEWAY, GATEWAY_TIMEOUT, log_last_lines
-from penstock.supervisor.loop import Loop
+from penstock.supervisor.preloader import Preloader
+from penstock.supervisor.state import (
+    BootFailed,
+    WorkerCrashed,
+    WorkerLeft,
+    WorkerReady,
+    WorkerReported,
+    WorkerServing,
+)
 from penstock.supervisor.worker_process import Stage, WorkerProcess
+from penstock.system.prctl import adopt_orphans
 from penstock.telemetry.scoreboard import RequestInProgress
 from penstock.worker.channel import Message
 
 if TYPE_CHECKING:
+    from penstock.config.settings import Settings
     from penstock.listeners import Listener
+    from penstock.supervisor.generation import Launch
+    from penstock.supervisor.hooks import ServerHooks
+    from penstock.supervisor.loop import Loop
+    from penstock.supervisor.state import Event
+    from penstock.supervisor.status import Counters
+    from penstock.system.cgroups import Cgroups
 
 
-class Director(Protocol):
-    """Who decides what is to be done about what workers say and do."""
-
-    def on_ready(self, worker: WorkerProcess) -> None:
-        """Act on a worker that has loaded the application, and waits to be let serve."""
-
-    def on_serving(self, worker: WorkerProcess) -> None:
-        """Act on a worker that has begun to serve."""
-
-    def on_boot_failure(self, worker: WorkerProcess, failure: Message) -> None:
-        """Act on the end of a worker that has never served; ``failure`` says why."""
-
-    def on_crash(self, worker: WorkerProcess, pause: float) -> None:
-        """Act on the end of a worker that nobody has told to; the next one comes after a pause."""
-
-    def on_left(self, worker: WorkerProcess, clean: bool) -> None:
-        """Act on the end of a worker that was told to; ``clean`` if nothing was cut off."""
-
-    def on_message(self, worker: WorkerProcess, message: Message) -> None:
-        """Act on what else a worker says."""
-
-
-class Workforce:
+class Pool:
     """The workers of all generations that still have some."""
 
     def __init__(
         self,
         loop: Loop,
         logger: logging.Logger,
-        director: Director,
         hooks: ServerHooks,
-        out_of_memory: Callable[[], int | None],
+        cgroups: Cgroups,
+        counters: Counters,
+        notify: Callable[[Event], None],
+        abandon: Callable[[Generation], None],
     ) -> None:
-        """Have no workers yet; ``out_of_memory`` counts what the kernel killed for want of it."""
+        """Have no workers yet.
+
+        ``notify`` takes the events of workers. ``abandon`` closes, in a forked child of a
+        generation, what is the supervisor's alone.
+        """
         self.generations: list[Generation] = []
-        self.unclaimed: dict[int, int] = {}
-        """Processes that have ended, with their status, one of which may be a worker's that has
-        not told its process id yet."""
         self._loop = loop
         self._logger = logger
-        self._director = director
         self._hooks = hooks
-        self._count_oom = out_of_memory
-        self._oom_kills = out_of_memory()
-        self._number = 0
-        self.counts = {"started": 0, "crashed": 0, "killed": 0}
-        """Workers so far: all that were started, those that ended untold, those we killed."""
+        self._cgroups = cgroups
+        self._counters = counters
+        self._notify = notify
+        self._abandon = abandon
+        self._oom_kills = cgroups.oom_kills()
+        self._workers_started = 0
+        self._generations_made = 0
+        self._unclaimed: dict[int, int] = {}
+        """Processes that have ended, with their status. One of them may be a worker whose process
+        id is not known yet."""
 
     def __iter__(self) -> Iterator[WorkerProcess]:
         """Yield every worker that has not ended."""
@@ -82,26 +89,70 @@ class Workforce:
         """Return the generation that a worker belongs to."""
         return next(g for g in self.generations if g.number == worker.generation)
 
+    # -- starting workers -------------------------------------------------------------------------
+
+    def new_generation(
+        self, launch: Launch, settings: Settings, listeners: Sequence[Listener]
+    ) -> Generation:
+        """Return a generation without workers; raises `SettingsError` for an impossible user."""
+        identity = identity_of(settings)
+        count = count_workers(settings, self._cgroups)
+        self._hooks.use(settings, listeners)
+        self._generations_made += 1
+        generation = Generation(
+            self._generations_made,
+            launch,
+            settings,
+            count.number,
+            listeners,
+            identity,
+            self._hooks.server,
+            title_of(settings, launch.application),
+            self._logger,
+            self._abandon,
+        )
+        if settings.workers == "auto":
+            generation.reason = count.because
+        if identity is not None:
+            for listener in listeners:
+                listener.give_to(identity.uid, identity.gid)
+        if settings.preload and self._can_preload():
+            generation.preloader = Preloader(generation, self._loop, self._preload_failed)
+        self.generations.append(generation)
+        return generation
+
+    def _can_preload(self) -> bool:
+        if adopt_orphans():
+            return True
+        self._logger.warning(
+            "preload is not followed: this system cannot hand a worker over to the process that "
+            "looks after it; each worker loads the application itself"
+        )
+        return False
+
+    def _preload_failed(self, generation: Generation, failure: Message) -> None:
+        self._notify(BootFailed(generation, None, failure))
+
     def spawn(
         self, generation: Generation, replaces: WorkerProcess | None = None
     ) -> WorkerProcess | None:
-        """Start a worker, one that replaces another perhaps; None where that fails."""
-        self._number += 1
-        self.counts["started"] += 1
-        self._hooks.begin(self._number)
-        worker = generation.spawn(self._number, self._watch, replaces)
+        """Start a worker, which may replace another; return None where that fails."""
+        self._workers_started += 1
+        self._hooks.begin(self._workers_started)
+        worker = generation.spawn(self._workers_started, self._watch, replaces)
         if worker is None:
-            self._hooks.remove(self._number, 0)
+            self._hooks.remove(self._workers_started, 0)
         elif worker.pid:
             self._hooks.add(worker.number, worker.pid)
         return worker
 
     def fill(self, generation: Generation, most: int = 1000) -> None:
-        """Start what is missing, ``most`` workers at once; have those leave that are too many."""
+        """Start missing workers, up to ``most`` at once; order surplus workers to leave."""
         if time.monotonic() < generation.paused_until:
             return
-        if not generation.spawner.is_ready:
-            generation.spawner.begin()
+        preloader = generation.preloader
+        if preloader is not None and not preloader.is_ready:
+            preloader.begin()
             return
         missing = generation.wanted - len(generation.members)
         for _ in range(min(missing, most)):
@@ -110,18 +161,18 @@ class Workforce:
         for worker in sorted(generation.members, key=lambda w: w.since)[generation.wanted :]:
             worker.leave("fewer workers are wanted")
 
-    # -- what they say ----------------------------------------------------------------------------
+    # -- their messages ---------------------------------------------------------------------------
 
     def _watch(self, worker: WorkerProcess) -> None:
         def read_dump() -> None:
             if not worker.read_dump():  # nothing follows after the worker's end
                 self._loop.forget(worker.dump)
 
-        self._loop.watch(worker.channel.fileno(), lambda: self.listen_to(worker))
+        self._loop.watch(worker.channel.fileno(), lambda: self._listen_to(worker))
         self._loop.watch(worker.dump, read_dump)
 
-    def listen_to(self, worker: WorkerProcess) -> None:
-        """Act on what a worker has said."""
+    def _listen_to(self, worker: WorkerProcess) -> None:
+        """Act on the messages of a worker, and on the end of its channel."""
         if worker.channel.ended:
             return
         messages = worker.channel.receive()
@@ -139,50 +190,48 @@ class Workforce:
                 worker.pid = int(message["pid"])
                 self._hooks.add(worker.number, worker.pid)
                 if worker.killed_because:
-                    worker.kill(worker.killed_because)  # there was nobody to kill then
-            if worker.pid in self.unclaimed:
-                self._end(worker, self.unclaimed.pop(worker.pid))
+                    worker.kill(worker.killed_because)  # its process id was not known then
+            if worker.pid in self._unclaimed:
+                self._end(worker, self._unclaimed.pop(worker.pid))
         elif event == "failed":
             worker.failure = message
             if message["watched"] and worker.stage is Stage.BOOTING:
-                self._note_failure(worker, message)
+                self._become_lookout(worker, message)
         elif event == "ready" and worker.stage is Stage.BOOTING:
             worker.stage = Stage.READY
-            self._director.on_ready(worker)
+            self._notify(WorkerReady(worker))
         elif event == "serving" and worker.stage is Stage.STARTING:
             worker.stage = Stage.SERVING
             worker.serving_since = time.monotonic()
             self.generation_of(worker).has_served = True
-            self._director.on_serving(worker)
+            self._notify(WorkerServing(worker))
         else:
-            self._director.on_message(worker, message)
+            self._notify(WorkerReported(worker, message))
 
-    def _note_failure(self, worker: WorkerProcess, failure: Message) -> None:
-        """Count one as ended that is there only to watch the files it could not load."""
+    def _become_lookout(self, worker: WorkerProcess, failure: Message) -> None:
+        """Count a worker as ended that only watches the files it could not load."""
         generation = self.generation_of(worker)
         worker.stage = Stage.FAILED
         generation.unlink(worker)
         generation.note_death(worker)
-        self.counts["crashed"] += 1
-        self._director.on_boot_failure(worker, failure)
+        self._counters.add_crash("could not load the application")
+        self._notify(BootFailed(generation, worker, failure))
 
     # -- their deadlines --------------------------------------------------------------------------
 
     def check_deadlines(self) -> None:
-        """Kill what does not boot, or does not leave, in time."""
+        """Kill workers that do not boot, or do not leave, in time."""
         now = time.monotonic()
         for generation in self.generations:
-            generation.spawner.check_deadline()
+            if generation.preloader is not None:
+                generation.preloader.check_deadline()
         for worker in self:
-            settings = worker.settings
             if worker.is_booting and worker.stage is not Stage.READY:
                 if not worker.killed_because and now > worker.must_boot_by:
-                    worker.kill(
-                        f"it was not ready within {settings.boot_timeout:g} s "
-                        "(setting: boot_timeout)"
-                    )
+                    limit = worker.settings.boot_timeout
+                    worker.kill(f"it was not ready within {limit:g} s (setting: boot_timeout)")
                     if not worker.pid:
-                        self.generation_of(worker).spawner.end()  # another one may do better
+                        self.generation_of(worker).end_preloader()  # another may do better
                     self._lose(worker)
             elif worker.must_end_by is not None and now > worker.must_end_by:
                 worker.must_end_by = None
@@ -193,9 +242,9 @@ class Workforce:
     # -- their ends -------------------------------------------------------------------------------
 
     def reap(self) -> None:
-        """Take note of every child that has ended."""
+        """Act on every child that has ended."""
         if not any(worker.pid == 0 for worker in self):
-            self.unclaimed.clear()
+            self._unclaimed.clear()
         while True:
             try:
                 pid, status = os.waitpid(-1, os.WNOHANG)
@@ -203,25 +252,26 @@ class Workforce:
                 return
             if pid == 0:
                 return
-            for worker in self:  # one that was forked by another process tells its id itself
+            for worker in self:  # a worker that the preloader has forked sends its process id
                 if worker.pid == 0:
-                    self.listen_to(worker)
+                    self._listen_to(worker)
             for generation in list(self.generations):
-                generation.spawner.note_end(pid)
-            worker_ended = self.find(pid)
-            if worker_ended is not None:
-                self._end(worker_ended, status)
+                if generation.preloader is not None:
+                    generation.preloader.note_end(pid)
+            ended = self.find(pid)
+            if ended is not None:
+                self._end(ended, status)
             elif any(worker.pid == 0 for worker in self):
-                self.unclaimed[pid] = status
-            # Else it is a stranger's, as process 1 of a container gets to reap them.
+                self._unclaimed[pid] = status
+            # Else it is another program's: process 1 of a container reaps them, too.
 
     def _lose(self, worker: WorkerProcess) -> None:
-        """Give up one whose process nobody has heard of: no end of it will be told.
+        """Give up a worker whose process id is not known: ``waitpid`` will not report its end.
 
-        Another process was to fork it, and could not, has ended, or hangs. Should it come later
-        all the same, it finds its line closed, and leaves.
+        The preloader was to fork it, and could not, has ended, or hangs. If the worker starts
+        later all the same, it finds its channel closed, and leaves.
         """
-        self.listen_to(worker)
+        self._listen_to(worker)
         if worker.pid or worker.stage is Stage.ENDED:
             return
         worker.failure = {
@@ -232,75 +282,75 @@ class Workforce:
 
     def _end(self, worker: WorkerProcess, status: int) -> None:
         worker.exit_status = status
-        self.listen_to(worker)
+        self._listen_to(worker)
         if worker.stage is Stage.ENDED:
             return
         worker.read_dump()
         self._loop.forget(worker.channel.fileno())
         self._loop.forget(worker.dump)
         generation = self.generation_of(worker)
-        stage = worker.stage
         requests = list(worker.slot.requests())
-        death = Death(worker.exit_status, worker.killed_because, self._memory_ran_out())
-        told = stage in (Stage.LEAVING, Stage.FAILED)
+        report = ExitReport(status, worker.killed_because, self._memory_ran_out())
+        told = worker.stage in (Stage.LEAVING, Stage.FAILED)
         if told:
-            self._tell_of_leaving(worker, death, requests)
+            self._log_leaving(worker, report, requests)
         elif not worker.is_booting or worker.failure is None:
-            self._tell_of_crash(worker, death, requests)
-        if death.signal or not told:  # else it has written them itself
-            status = GATEWAY_TIMEOUT if worker.killed_because else BAD_GATEWAY
-            log_last_lines(worker.settings, requests, status, f"the worker {death.describe()}")
+            self._log_crash(worker, report, requests)
+        if report.signal or not told:  # else the worker has written them itself
+            logged = GATEWAY_TIMEOUT if worker.killed_because else BAD_GATEWAY
+            log_lost_requests(worker.settings, requests, logged, f"the worker {report.describe()}")
         was_booting = worker.is_booting
         pause = 0.0 if told else generation.note_death(worker)
-        self.counts["killed"] += bool(worker.killed_because and worker.serving_since)
-        self.counts["crashed"] += not told
+        self._counters.add_ended(worker, "" if told else report.reason)
         generation.discard(worker)
         self._hooks.remove(worker.number, worker.pid)
         if told:
-            self._director.on_left(worker, clean=status == 0 or not worker.let_in)
+            self._notify(WorkerLeft(worker, clean=status == 0 or not worker.let_in))
         elif was_booting:
-            failure = worker.failure or {"message": f"it {death.describe()}", "status": 1}
-            self._director.on_boot_failure(worker, failure)
+            failure = worker.failure or {"message": f"it {report.describe()}", "status": 1}
+            self._notify(BootFailed(generation, worker, failure))
         else:
-            self._director.on_crash(worker, pause)
+            self._notify(WorkerCrashed(worker, pause))
 
     def _memory_ran_out(self) -> bool:
-        before, self._oom_kills = self._oom_kills, self._count_oom()
+        before, self._oom_kills = self._oom_kills, self._cgroups.oom_kills()
         return before is not None and self._oom_kills is not None and self._oom_kills > before
 
-    def _tell_of_leaving(
-        self, worker: WorkerProcess, death: Death, requests: list[RequestInProgress]
+    def _log_leaving(
+        self, worker: WorkerProcess, report: ExitReport, requests: list[RequestInProgress]
     ) -> None:
-        # One that never served had nothing to lose, and why it could not was told of another.
-        if worker.let_in and (death.signal or requests or worker.failure is not None):
+        # One that never served had no requests, and why it could not was logged for another.
+        if worker.let_in and (report.signal or requests or worker.failure is not None):
             self._logger.warning(
                 "%s, told to leave because %s, %s%s%s",
                 worker,
                 worker.leaving_because,
-                death.describe(),
+                report.describe(),
                 requests_lost(requests),
-                _told(worker),
+                _failure_of(worker),
             )
         else:
             because = worker.leaving_because or "it could not load the application"
             self._logger.info("%s has left: %s", worker, because)
 
-    def _tell_of_crash(
-        self, worker: WorkerProcess, death: Death, requests: list[RequestInProgress]
+    def _log_crash(
+        self, worker: WorkerProcess, report: ExitReport, requests: list[RequestInProgress]
     ) -> None:
         self._logger.error(
-            "%s %s%s%s", worker, death.describe(), requests_lost(requests), _told(worker)
+            "%s %s%s%s", worker, report.describe(), requests_lost(requests), _failure_of(worker)
         )
         if worker.dumped:
             text = worker.dumped.decode("utf-8", "backslashreplace")
             self._logger.error("what %s was doing:\n%s", worker, text)
 
     def forget_empty(self, *kept: Generation | None) -> None:
-        """Forget the generations whose last worker has left, but for those that are ``kept``."""
+        """Forget the generations whose last worker has left, except those in ``kept``."""
         for generation in list(self.generations):
             if not generation.workers and generation not in kept:
-                generation.spawner.end()
+                generation.end_preloader()
                 self.generations.remove(generation)
+
+    # -- orders to all ----------------------------------------------------------------------------
 
     def order(self, what: str) -> None:
         """Send an order to every worker."""
@@ -314,31 +364,31 @@ class Workforce:
                 worker.shares = shares
                 worker.order("share" if shares else "own")
 
-    def leave(self, because: str, *, last: bool = False) -> None:
-        """Have every worker leave, as `WorkerProcess.leave` does it."""
+    def leave(self, because: str, *, last: bool = False, end_by: float | None = None) -> None:
+        """Order every worker to leave, as `WorkerProcess.leave` does."""
         for worker in self:
-            worker.leave(because, last=last)
+            worker.leave(because, last=last, end_by=end_by)
 
     def quit(self, because: str) -> None:
-        """Have every worker cut off what is in progress, and end."""
+        """Order every worker to cut off the requests in progress, and end."""
         for worker in self:
             worker.leaving_because = worker.leaving_because or because
             worker.quit()
 
     def abandon(self, kept: Sequence[Listener]) -> None:
-        """Close, in a forked child, the lines to all workers, and all listeners but these."""
+        """Close, in a forked child, the channels of all workers, and all listeners but these."""
         for generation in self.generations:
             for listener in generation.listeners:
                 if listener not in kept:
                     listener.socket.close()
+            if generation.preloader is not None:
+                generation.preloader.abandon()
         for worker in self:
             worker.channel.close()
             os.close(worker.dump)
-        for generation in self.generations:
-            generation.spawner.abandon()
 
 
-def _told(worker: WorkerProcess) -> str:
-    """Return what a worker itself has said of its end, where it could."""
+def _failure_of(worker: WorkerProcess) -> str:
+    """Return what a worker has reported of its end, where it could."""
     failure = worker.failure
     return f"\n{failure['message']}\n{failure.get('traceback', '')}" if failure else ""

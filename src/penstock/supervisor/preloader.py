@@ -1,8 +1,8 @@
-"""Preloading: a process that loads the application once, and is then forked for each worker.
+"""The preloader: a process that loads the application once and is then forked for each worker.
 
 It stands between the supervisor, which never imports an application, and the workers, which share
-the memory of what it has imported. A worker is forked twice over, and so has the supervisor, which
-adopts orphans, for its parent: its end is told there, and the nursery may go before it.
+the memory of the imported modules. A worker is forked twice, so that its parent becomes the
+supervisor, which adopts orphans: the supervisor reaps it, and the preloader may end before it.
 """
 
 from __future__ import annotations
@@ -20,7 +20,6 @@ from typing import TYPE_CHECKING, NoReturn
 
 from penstock.app.loading import load_application
 from penstock.listeners import kept_from_children
-from penstock.supervisor.generation import Ends, Generation
 from penstock.system.fork_safety import fork_hazards, open_descriptors
 from penstock.system.prctl import end_with_parent, outlive_parent
 from penstock.telemetry.error_log import ErrorLog, process_logger
@@ -30,8 +29,7 @@ from penstock.worker.channel import Channel, Message
 if TYPE_CHECKING:
     from wsgiref.types import WSGIApplication
 
-    from penstock.compat.gunicorn.hooks import Server
-    from penstock.supervisor.launch import Launch
+    from penstock.supervisor.generation import Generation
     from penstock.supervisor.loop import Loop
     from penstock.telemetry.scoreboard import Slot
 
@@ -40,36 +38,28 @@ _IGNORED = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGHUP, signal
             signal.SIGUSR2, signal.SIGTTIN, signal.SIGTTOU)  # fmt: skip
 
 
-class Nursery:
-    """Makes workers of one generation, which share an application that was loaded before.
-
-    The supervisor's side of it: a `penstock.supervisor.generation.Spawner`.
-    """
+class Preloader:
+    """The supervisor's side of the process that preloads for one generation."""
 
     def __init__(
         self,
-        launch: Launch,
         generation: Generation,
-        server: Server,
         loop: Loop,
-        abandon: Callable[[], None],
         on_failure: Callable[[Generation, Message], None],
     ) -> None:
-        """``on_failure`` is told why the application could not be loaded."""
+        """``on_failure`` is called with the reason why the application could not be loaded."""
         self.pid = 0
         self.is_ready = False
-        self._launch = launch
+        """It has loaded the application."""
         self._generation = generation
-        self._server = server
         self._loop = loop
-        self._abandon = abandon
         self._on_failure = on_failure
         self._channel: Channel | None = None
         self._failure: Message | None = None
         self._since = 0.0
 
     def begin(self) -> None:
-        """Start the process that loads the application, unless it is there."""
+        """Start the process, unless it runs."""
         if self._channel is not None:
             return
         self._failure = None
@@ -79,7 +69,7 @@ class Nursery:
             try:
                 self.pid = os.fork()
                 if self.pid == 0:
-                    self._load(theirs)
+                    _PreloadingProcess(self._generation, theirs).run()
             finally:
                 theirs.close()
         except OSError as error:
@@ -87,31 +77,21 @@ class Nursery:
             return
         self._loop.watch(self._channel.fileno(), self._listen)
 
-    def _load(self, channel: Channel) -> NoReturn:
-        _Nurse(self._launch, self._generation, self._server, channel, self._abandon_all).run()
-
-    def _abandon_all(self) -> None:
-        self._abandon()
-        if self._channel is not None:
-            self._channel.close()
-
-    def spawn(self, number: int, slot: Slot, ends: Ends) -> int:
-        """See `penstock.supervisor.generation.Spawner.spawn`. Raises OSError."""
+    def fork(self, number: int, slot: Slot, channel: Channel, dump: int, lenient: bool) -> None:
+        """Order a worker, which sends its process id when it runs. Raises OSError."""
         if self._channel is None:
             raise OSError(0, "the process that has loaded the application is gone")
-        what = {"number": number, "slot": slot.index, "lenient": ends.has_served}
+        what = {"number": number, "slot": slot.index, "lenient": lenient}
         order = json.dumps(what).encode().ljust(_MESSAGE_BYTES)
-        descriptors = [ends.channel.fileno(), ends.dump]
         try:
-            socket.send_fds(self._channel.socket, [order], descriptors)
+            socket.send_fds(self._channel.socket, [order], [channel.fileno(), dump])
         except BlockingIOError:
             raise OSError(
                 0, "the process that has loaded the application does not answer"
             ) from None
-        return 0
 
     def check_deadline(self) -> None:
-        """Give up a load that takes too long."""
+        """End the process where it takes too long to load the application."""
         limit = self._generation.settings.boot_timeout
         if self._channel is None or self.is_ready or time.monotonic() - self._since < limit:
             return
@@ -119,7 +99,7 @@ class Nursery:
         self._fail({"message": message, "status": 1})
 
     def note_end(self, pid: int) -> None:
-        """Act on its end, though a child of the application may hold the other end of the line."""
+        """Act on its end, though a child of the application may hold the channel open."""
         if pid == self.pid:
             self.pid = 0
             self._listen()
@@ -140,8 +120,8 @@ class Nursery:
         self._on_failure(self._generation, failure)
 
     def end(self) -> None:
-        """End the process, whatever the import of the application is about."""
-        if self.pid:  # not reaped yet, or else `note_end` had been told
+        """End the process, whatever the application does while it is imported."""
+        if self.pid:  # not reaped yet: `note_end` would have set it to 0
             with suppress(ProcessLookupError):
                 os.kill(self.pid, signal.SIGKILL)
         if self._channel is not None:
@@ -151,48 +131,37 @@ class Nursery:
         self.is_ready = False
 
     def abandon(self) -> None:
-        """Close the line in a forked child."""
+        """Close the channel in a forked child."""
         if self._channel is not None:
             self._channel.close()
 
 
-class _Nurse:
+class _PreloadingProcess:
     """What runs in the process that loads the application."""
 
-    def __init__(
-        self,
-        launch: Launch,
-        generation: Generation,
-        server: Server,
-        channel: Channel,
-        abandon: Callable[[], None],
-    ) -> None:
-        self._server = server
-        self._launch = launch
+    def __init__(self, generation: Generation, channel: Channel) -> None:
         self._generation = generation
         self._channel = channel
-        self._abandon = abandon
         self._application: WSGIApplication
 
     def run(self) -> NoReturn:
-        """Load the application, then fork workers until the supervisor closes the line."""
-        settings = self._generation.settings
+        """Load the application, then fork workers until the supervisor closes the channel."""
+        generation, settings = self._generation, self._generation.settings
         try:
-            end_with_parent(self._server.pid)
-            self._abandon()
+            end_with_parent(generation.server.pid)
+            generation.move_in()
             for number in _IGNORED:
-                # Not SIG_IGN, which the workers would keep. It ends when the supervisor wants it.
+                # Not SIG_IGN, which the workers would keep. The supervisor ends this process.
                 signal.signal(number, _do_nothing)
             logger = ErrorLog(settings.error_logfile, settings.log_level, process_logger()).logger
             before = open_descriptors()
-            os.chdir(self._generation.directory)
-            self._launch.prepare(settings)
-            with kept_from_children(self._generation.listeners):
-                self._application = load_application(self._launch.application)
-            _warn_of_survivors(logger, before)
+            generation.launch.prepare(settings)
+            with kept_from_children(generation.listeners):
+                self._application = load_application(generation.launch.application)
+            _warn_of_unsafe_state(logger, before)
             gc.collect()
             gc.freeze()  # a collection in a worker would write to, and so copy, all these pages
-            outlive_parent()  # from here on the end of the line is enough
+            outlive_parent()  # from here on the end of the channel is enough
             self._channel.send({"event": "loaded"})
             self._serve()
         except BaseException as error:
@@ -220,27 +189,24 @@ class _Nurse:
             os.waitpid(pid, 0)
             return
         if os.fork():
-            os._exit(0)  # its child is an orphan now, and the supervisor's
+            os._exit(0)  # its child is an orphan now, which the supervisor adopts
         for number in _IGNORED:
             if signal.getsignal(number) is _do_nothing:
                 signal.signal(number, signal.SIG_DFL)
         generation = self._generation
         os.set_inheritable(dump, False)
-        assignment = child.Assignment(
-            number=order["number"],
-            launch=self._launch,
-            generation=generation,
-            server=self._server,
-            slot=generation.scoreboard.slots[order["slot"]],
-            channel=Channel(socket.socket(fileno=channel)),
-            dump=dump,
-            load=lambda: self._application,
+        assignment = generation.assignment(
+            order["number"],
+            generation.scoreboard.slots[order["slot"]],
+            Channel(socket.socket(fileno=channel)),
+            dump,
+            lambda: self._application,
             lenient=order["lenient"],
         )
         child.run(assignment, self._channel.close)
 
 
-def _warn_of_survivors(logger: logging.Logger, before: frozenset[int]) -> None:
+def _warn_of_unsafe_state(logger: logging.Logger, before: frozenset[int]) -> None:
     for what in fork_hazards(before):
         logger.warning("preload: %s; make it in the worker instead, after the fork", what)
 

@@ -1,36 +1,60 @@
-"""Workers that are replaced while the server serves: those that are due, and those that hang."""
+"""Workers that are replaced while the server serves.
+
+A worker is replaced because it is due (max_requests, max_age, max_memory, SIGTERM), because it has
+a stuck request, or because it hangs: native code keeps the interpreter lock.
+"""
 
 from __future__ import annotations
 
 import logging
+import os
 import time
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from penstock.config.options import show_duration, show_size
 from penstock.supervisor.generation import Generation
-from penstock.supervisor.heartbeats import Heartbeats, beat_limit
-from penstock.supervisor.pool import Workforce
-from penstock.supervisor.resources import worker_memory
+from penstock.supervisor.pool import Pool
 from penstock.supervisor.worker_process import Stage, WorkerProcess
 from penstock.system.cgroups import Cgroups, resident_memory
+from penstock.worker.child import DUMP_SIGNAL
+
+if TYPE_CHECKING:
+    from penstock.config.settings import Settings
 
 BEAT_SECONDS = 1.0
-"""How often the heartbeats are looked at."""
+"""How often the heartbeats are checked."""
+
+HALT_SECONDS = 5.0
+"""A check that is this much too late was halted itself, as the workers were."""
+
+DUMP_SECONDS = 1.0
+"""How long C code may take to write the stacks."""
+
+FIRST_BACK_OFF_SECONDS = 1.0
+"""The pause between two replacements for stuck requests; it doubles with each that follows."""
+
+LONGEST_BACK_OFF_SECONDS = 60.0
+"""The longest pause: an application whose requests all hang is not restarted in a loop."""
 
 
-class Turnover:
-    """Replaces workers one at a time, the successor first."""
+class Recycling:
+    """Replaces workers. Where possible, the successor serves before its predecessor leaves."""
 
-    def __init__(self, workforce: Workforce, cgroups: Cgroups, logger: logging.Logger) -> None:
-        self._workforce = workforce
+    def __init__(self, pool: Pool, cgroups: Cgroups, logger: logging.Logger) -> None:
+        self._pool = pool
         self._cgroups = cgroups
         self._logger = logger
         self._heartbeats = Heartbeats()
         self._beats_due = 0.0
+        self._back_off = BackOff()
 
-    def recycle(self, generation: Generation) -> None:
+    def recycle(self, generation: Generation, now: float) -> None:
         """Replace one worker that is due, unless one is being replaced."""
-        self._retire_stuck(generation)
-        if time.monotonic() < generation.paused_until:
+        self._replace_stuck(generation, now)
+        if now < generation.paused_until:
             return
         if any(worker.replaced_by is not None for worker in generation.workers):
             return
@@ -43,16 +67,36 @@ class Turnover:
                 self.replace(generation, worker, reason)
                 return
 
-    def _retire_stuck(self, generation: Generation) -> None:
-        """Have a worker with a stuck request accept no more, where others do."""
-        for worker in generation.serving:
-            if worker.stuck and worker.replaced_by is None and len(generation.serving) > 1:
-                reason = reason_to_recycle(worker, None)
-                self._logger.info("%s is replaced: %s", worker, reason)
-                worker.leave(reason)
+    def replace(self, generation: Generation, worker: WorkerProcess, reason: str) -> None:
+        """Start a successor; the worker leaves when the successor serves."""
+        self._logger.info("%s is replaced: %s", worker, reason)
+        worker.leaving_because = reason
+        self._pool.spawn(generation, replaces=worker)
+
+    def _replace_stuck(self, generation: Generation, now: float) -> None:
+        """Replace a worker with a stuck request, where the policy allows one now."""
+        serving = generation.serving
+        stuck = [worker for worker in serving if worker.stuck and worker.replaced_by is None]
+        stuck.sort(key=lambda worker: worker.stuck_since)
+        replacing = sum(
+            bool(worker.stuck) and (worker.replaced_by is not None or not worker.is_member)
+            for worker in generation.workers
+        )
+        free = [worker.free_threads for worker in stuck]
+        chosen = choose_stuck(free, replacing, generation.wanted, now, self._back_off.allowed_from)
+        if chosen is None or now < generation.paused_until:
+            return
+        self._back_off = self._back_off.after(now)
+        worker = stuck[chosen]
+        reason = f"a request did not end after its deadline: {worker.stuck}"
+        if len(serving) == 1:
+            self.replace(generation, worker, reason)  # it is the only one that accepts
+            return
+        self._logger.info("%s is replaced: %s", worker, reason)
+        worker.leave(reason)
 
     def _exempt(self, generation: Generation, limit: int) -> None:
-        """See who was too large from the start: their successors would be as large, for ever."""
+        """Mark workers that were too large from the start: their successors would be, too."""
         for worker in generation.serving:
             if worker.too_large_from_start is None:
                 size = resident_memory(worker.pid)
@@ -64,24 +108,20 @@ class Turnover:
                         worker, show_size((size or 0) >> 20 << 20), show_size(limit >> 20 << 20),
                     )  # fmt: skip
 
-    def replace(self, generation: Generation, worker: WorkerProcess, reason: str) -> None:
-        """Start a successor; the worker leaves when that one serves."""
-        self._logger.info("%s is replaced: %s", worker, reason)
-        worker.leaving_because = reason
-        self._workforce.spawn(generation, replaces=worker)
-
-    def end_hung(self) -> None:
-        """Kill the workers in which nothing moves; others come in their places."""
-        now = time.monotonic()
+    def end_hung(self, now: float) -> None:
+        """Kill the workers that hang; others start in their places."""
         if now < self._beats_due:
             return
         self._beats_due = now + BEAT_SECONDS
-        for worker in self._heartbeats.hung(list(self._workforce)):
+        for worker in self._heartbeats.hung(list(self._pool)):
             limit = beat_limit(worker) or 0.0
             worker.kill(
                 f"nothing has moved in it for {limit:g} s: native code keeps the interpreter lock "
                 "(settings: timeout, timeout_grace)"
             )
+
+
+# -- which worker is due --------------------------------------------------------------------------
 
 
 def reason_to_recycle(worker: WorkerProcess, memory_limit: int | None) -> str:
@@ -91,8 +131,6 @@ def reason_to_recycle(worker: WorkerProcess, memory_limit: int | None) -> str:
     """
     if worker.stage is not Stage.SERVING or worker.replaced_by is not None:
         return ""
-    if worker.stuck:
-        return f"a request did not end when it was told to: {worker.stuck}"
     if worker.told_to_stop:
         return "it was asked to stop"
     if worker.requests_limit and worker.requests >= worker.requests_limit:
@@ -104,3 +142,134 @@ def reason_to_recycle(worker: WorkerProcess, memory_limit: int | None) -> str:
         if size is not None and size >= memory_limit:
             return f"it has {show_size(size >> 20 << 20)} of memory (setting: max_memory)"
     return ""
+
+
+def worker_memory(settings: Settings, cgroups: Cgroups) -> int | None:
+    """Return how many bytes a worker may have resident by the settings; None for any number."""
+    bound = settings.max_memory
+    if isinstance(bound, float):
+        available = cgroups.available_memory()
+        return None if available is None else int(bound * available)
+    return bound
+
+
+def choose_stuck(
+    free_threads: Sequence[int], replacing: int, workers: int, now: float, allowed_from: float
+) -> int | None:
+    """Return the index of the stuck worker to replace now; None for none.
+
+    ``free_threads`` has an entry for each worker with a stuck request that is not being replaced,
+    the oldest report first. At most one worker in four, and at least one, is replaced for stuck
+    requests at a time, and none before ``allowed_from``: the others serve with their free threads.
+    A worker without a free thread is replaced first.
+    """
+    if not free_threads or replacing >= max(1, workers // 4) or now < allowed_from:
+        return None
+    return free_threads.index(0) if 0 in free_threads else 0
+
+
+@dataclass(frozen=True)
+class BackOff:
+    """The pauses between replacements for stuck requests."""
+
+    allowed_from: float = 0.0
+    """When the next replacement is allowed, on the monotonic clock."""
+    pause: float = 0.0
+    """The last pause, in seconds; 0 where there was none."""
+
+    def after(self, now: float) -> BackOff:
+        """Return the state after a replacement at ``now``.
+
+        The pause doubles with each replacement, and is short again after a time without one that
+        is as long as the longest pause.
+        """
+        quiet = now - self.allowed_from >= LONGEST_BACK_OFF_SECONDS
+        pause = FIRST_BACK_OFF_SECONDS
+        if self.pause and not quiet:
+            pause = min(2 * self.pause, LONGEST_BACK_OFF_SECONDS)
+        return BackOff(now + pause, pause)
+
+
+# -- which worker hangs --------------------------------------------------------------------------
+
+
+@dataclass
+class _Watched:
+    """What was seen of one worker."""
+
+    beat: int
+    still_since: float
+    """When the last beat was seen, or when the worker was last seen halted."""
+    dumped_at: float | None = None
+
+
+class Heartbeats:
+    """Checks that the interpreter of each worker runs.
+
+    The beats come from a Python thread of the worker, so that they end where native code keeps the
+    interpreter lock. A process that is halted (SIGSTOP, a debugger, a laptop that sleeps) does not
+    beat either, and is not to blame: only the time counts in which the worker could have run.
+    """
+
+    def __init__(self) -> None:
+        self._watched: dict[int, _Watched] = {}
+        self._looked_at = time.monotonic()
+
+    def hung(self, workers: list[WorkerProcess]) -> list[WorkerProcess]:
+        """Return the workers that have hung for too long, and whose stacks were asked for.
+
+        Must be called about once a second.
+        """
+        now = time.monotonic()
+        halted = now - self._looked_at > HALT_SECONDS
+        self._looked_at = now
+        known = {worker.number: worker for worker in workers}
+        self._watched = {n: seen for n, seen in self._watched.items() if n in known and not halted}
+        return [worker for worker in workers if self._is_hung(worker, now)]
+
+    def _is_hung(self, worker: WorkerProcess, now: float) -> bool:
+        limit = beat_limit(worker)
+        if limit is None or worker.stage not in (Stage.SERVING, Stage.LEAVING):
+            return False
+        beat = worker.beat
+        if not beat:
+            return False
+        seen = self._watched.get(worker.number)
+        if seen is None or seen.beat != beat or is_halted(worker.pid):
+            self._watched[worker.number] = _Watched(beat, now)
+            return False
+        if now - seen.still_since < limit:
+            return False
+        if seen.dumped_at is None:
+            seen.dumped_at = now
+            ask_for_dump(worker)
+            return False
+        return now - seen.dumped_at >= DUMP_SECONDS
+
+
+def beat_limit(worker: WorkerProcess) -> float | None:
+    """Return how long a worker may be without a beat, in seconds; None for no limit.
+
+    A request may take its timeout, with or without the interpreter lock.
+    """
+    settings = worker.settings
+    if not settings.timeout:
+        return None
+    return settings.timeout + settings.timeout_grace
+
+
+def ask_for_dump(worker: WorkerProcess) -> None:
+    """Make the worker's C code write the stacks of all its threads to `WorkerProcess.dumped`."""
+    worker.dumped.clear()
+    with suppress(ProcessLookupError):
+        os.kill(worker.pid, DUMP_SIGNAL)
+
+
+def is_halted(pid: int) -> bool:
+    """Return True if a process is stopped by a signal or a debugger, where that can be known."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            state = file.read().rpartition(b")")[2].split()[0]
+    except (OSError, IndexError):
+        return False
+    return state in (b"T", b"t")

@@ -1,82 +1,268 @@
-"""A reload: a new generation that serves before the old one leaves, or else never was."""
+"""A reload: a new generation serves before the old one leaves, or is taken back.
+
+With ``--reload``, for development, workers watch the application's files and ask for it.
+"""
 
 from __future__ import annotations
 
 import logging
+import math
+import os
+import select
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
-from penstock.control.commands import Answer, Outcome
+from penstock.app.file_watcher import State as FileState
+from penstock.control.commands import Outcome, Reply
+from penstock.listeners import Listener, bind_listeners, close_all
 from penstock.supervisor.generation import Generation
-from penstock.supervisor.phases import traceback_of
-from penstock.supervisor.pool import Workforce
+from penstock.supervisor.pool import Pool
+from penstock.supervisor.state import traceback_of
 from penstock.supervisor.worker_process import Stage, WorkerProcess
 from penstock.worker.channel import Message
 
+if TYPE_CHECKING:
+    from penstock.config.settings import Settings
 
-class Reload:
+HANDSHAKE_SECONDS = 1.0
+"""How long a removed address is still accepted at: the handshake of a client may be under way."""
+
+LONGEST_SECONDS = 2.0
+"""After this time a removed address is closed, even where clients wait in its queue."""
+
+_MOST_NAMES = 3
+"""The number of changed files that the log names; of more, it says how many."""
+
+
+class ReloadInProgress:
     """One reload, from its first worker to its success or its failure.
 
-    A single worker goes ahead: new code that does not start costs no more than that. Nobody lets
-    clients in before all are ready, so that there is nothing to take back where one is not.
+    One worker is started first: new code that does not start costs no more than that. No worker
+    accepts before all are ready, so that there is nothing to take back where one is not.
     """
 
     def __init__(
-        self,
-        workforce: Workforce,
-        coming: Generation,
-        logger: logging.Logger,
-        answers: list[Answer],
+        self, pool: Pool, coming: Generation, logger: logging.Logger, reply: Reply | None
     ) -> None:
-        """Prepare it; ``coming`` is one of the workforce's generations already."""
+        """Prepare it; ``coming`` is one of the pool's generations already."""
         self.coming = coming
-        self.answers = answers
-        self._workforce = workforce
+        self.reply = reply
+        self._pool = pool
         self._logger = logger
         self._first_is_ready = False
 
     def proceed(self) -> None:
-        """Start what can be started now: one worker, and when that one is ready all others."""
+        """Start the workers that can be started now: one, and when it is ready all others."""
         if self._first_is_ready:
-            self._workforce.fill(self.coming)
+            self._pool.fill(self.coming)
         elif not self.coming.members:
-            self._workforce.fill(self.coming, most=1)
+            self._pool.fill(self.coming, most=1)
 
     def on_ready(self) -> bool:
-        """Start the other workers; tell whether all are ready to serve."""
+        """Start the other workers; return True if all are ready to serve."""
         self._first_is_ready = True
         self.proceed()
         waiting = [w for w in self.coming.members if w.stage is Stage.READY]
         return len(waiting) >= self.coming.wanted
 
+    @property
     def is_complete(self) -> bool:
-        """Tell whether all serve."""
+        """Whether all workers serve."""
         return len(self.coming.serving) >= self.coming.wanted
 
-    def fail(self, worker: WorkerProcess | None, failure: Message) -> None:
-        """Take the new generation back, because of a failure, of that worker if it was one's."""
-        who = f"{worker}: " if worker is not None else ""
-        message = f"not reloaded, the old workers go on: {who}{failure['message']}"
+    def fail(self, worker: WorkerProcess | None, failure: Message) -> str:
+        """Take the new generation back, because of a failure; return what is said of it."""
+        subject = f"{worker}: " if worker is not None else ""
+        message = f"not reloaded, the old workers go on: {subject}{failure['message']}"
         self._logger.error("%s%s", message, traceback_of(failure))
         self._take_back(message)
+        return message
 
-    def give_up(self, because: str) -> None:
-        """Take the new generation back, because something else is wanted by now."""
+    def give_up(self, because: str) -> str:
+        """Take the new generation back, because of another command; return what is said of it."""
         message = f"this reload is given up: {because}"
         self._logger.info("%s", message)
         self._take_back(message)
+        return message
 
     def _take_back(self, message: str) -> None:
         for other in list(self.coming.workers):
             if other.stage is Stage.FAILED:
-                continue  # it watches what it could not load
-            if other.let_in:  # though it may not have said yet that it serves
+                continue  # it watches the files that it could not load
+            if other.let_in:  # though it may not have reported yet that it serves
                 other.leave("the reload was taken back")
             else:
                 other.leaving_because = "the reload was taken back"
                 other.quit()
-        self.answer(False, message)
+        if self.reply is not None:
+            self.reply(Outcome(False, message))
 
-    def answer(self, done: bool, message: str) -> None:
-        """Tell those who asked for it how it ended."""
-        for answer in self.answers:
-            answer(Outcome(done, message))
-        self.answers.clear()
+
+def rebind(settings: Settings, before: Settings, listeners: Sequence[Listener]) -> list[Listener]:
+    """Return the listeners for new settings: those that stay, and others that are bound now.
+
+    A unix socket whose path was removed is bound again: clients cannot reach it any more. Raises
+    `ListenError`, and has bound nothing then.
+    """
+    left = [each for each in listeners if not each.is_lost]
+    if settings.bind == before.bind and len(left) == len(listeners):
+        return left
+    result: list[Listener | None] = []
+    missing: list[str] = []
+    for text in settings.bind:
+        there = next((each for each in left if each.address.text == text), None)
+        if there is not None:
+            left.remove(there)
+        else:
+            missing.append(text)
+        result.append(there)
+    fresh = iter(bind_listeners(missing))
+    return [each if each is not None else next(fresh) for each in result]
+
+
+@dataclass
+class RemovedListeners:
+    """Addresses that a reload has removed, while the old workers accept what waits there."""
+
+    listeners: Sequence[Listener]
+    close_from: float
+    """When they may be closed, on the monotonic clock, if their queues are empty."""
+    close_by: float
+    """When they are closed in any case."""
+    on_closed: Callable[[], None]
+    """Is called before they are closed: the old workers may leave now."""
+
+    @classmethod
+    def turn_away(
+        cls, listeners: Sequence[Listener], now: float, on_closed: Callable[[], None]
+    ) -> RemovedListeners:
+        """Refuse new connections where the system can; those in the queues are accepted."""
+        lasting = [listener for listener in listeners if listener.ignore_new_connections()]
+        close_from = now + HANDSHAKE_SECONDS if lasting else now
+        return cls(listeners, close_from, now + LONGEST_SECONDS, on_closed)
+
+    def is_due(self, now: float) -> bool:
+        """Return True if the addresses are to be closed now."""
+        if not self.listeners or now >= self.close_by:
+            return True
+        if now < self.close_from:
+            return False
+        queues = select.poll()
+        for listener in self.listeners:
+            queues.register(listener.socket, select.POLLIN)
+        return not queues.poll(0)
+
+    def close(self) -> None:
+        """Close the addresses."""
+        self.on_closed()
+        close_all(self.listeners)
+
+
+class Autoreload:
+    """Keeps one worker watching the application's files, and reports each change once.
+
+    Where code fails to load, the worker that tried it stays as a lookout: only that worker knows
+    the files that it has read. There is one lookout at most, and none where all workers serve.
+    """
+
+    def __init__(self, pool: Pool, logger: logging.Logger) -> None:
+        self._pool = pool
+        self._logger = logger
+        self._known: dict[str, FileState] = {}  # changes that were acted on already
+
+    def tick(self, generation: Generation) -> None:
+        """Make another worker watch where the one that watched has ended."""
+        if not generation.settings.reload:
+            return
+        members = generation.members
+        serving = [worker for worker in members if worker.stage is Stage.SERVING]
+        if serving and not any(worker.watches for worker in members):
+            serving[0].watches = True
+            serving[0].order("watch")
+        if len(serving) >= generation.wanted:
+            for lookout in self._lookouts():
+                if lookout.generation == generation.number:
+                    lookout.leave("another worker has loaded the application")
+
+    def has_lost_its_lookout(self, generation: Generation) -> bool:
+        """Return True if the start waits for a change that no worker would report."""
+        return math.isinf(generation.paused_until) and not self._lookouts()
+
+    def take(self, files: Mapping[str, Any]) -> bool:
+        """Return True if one of these files, whose new states are given, has not been seen so."""
+        states: dict[str, FileState] = {
+            path: (state[0], state[1], state[2]) if state is not None else None
+            for path, state in files.items()
+        }
+        unknown: FileState = (0, 0, 0)
+        news = [path for path, state in states.items() if self._known.get(path, unknown) != state]
+        self._known.update(states)
+        if news:
+            self._logger.info("changed: %s", _names(news))
+        return bool(news)
+
+    def keep_lookout(self, worker: WorkerProcess | None) -> None:
+        """Keep a worker that could not boot, if it watches, and no other."""
+        if worker is not None and worker.stage is Stage.FAILED:
+            for other in self._lookouts():
+                if other is not worker:
+                    other.leave("another one watches")
+
+    def wait(self, generation: Generation, worker: WorkerProcess, failure: Message) -> bool:
+        """Start no other worker for now, after a first start that has failed.
+
+        Return False where a change of a file cannot help.
+        """
+        if worker.stage is Stage.FAILED:
+            count = failure["watched"]
+            until = "waiting for a change of "
+            until += "1 file" if count == 1 else f"one of {count} files"
+            generation.paused_until = math.inf
+        elif generation.settings.reload and _ended_without_report(worker, failure):
+            until = f"the next attempt is in {generation.pause():g} s"
+        else:
+            return False
+        self._logger.error(
+            "%s could not start: %s; %s%s",
+            worker,
+            failure["message"],
+            until,
+            traceback_of(failure),
+        )
+        self._end_others(generation, worker, "the application could not be loaded")
+        return True
+
+    def end_lookouts(self) -> None:
+        """End the lookout: the code that was changed serves."""
+        for lookout in self._lookouts():
+            lookout.leave("the application has been loaded")
+
+    def start_over(self, generation: Generation, because: str) -> None:
+        """Start the workers of the first generation again."""
+        self._end_others(generation, None, because)
+        generation.paused_until = 0.0
+        self._pool.fill(generation)
+
+    def _lookouts(self) -> list[WorkerProcess]:
+        return [worker for worker in self._pool if worker.stage is Stage.FAILED]
+
+    def _end_others(self, generation: Generation, than: WorkerProcess | None, because: str) -> None:
+        for worker in list(generation.workers):
+            if worker is not than and worker.stage is not Stage.FAILED:
+                worker.leaving_because = because
+                worker.quit()
+
+
+def _ended_without_report(worker: WorkerProcess, failure: Message) -> bool:
+    """Return True if the reason is not known, and so not which files it depends on."""
+    return worker.stage is Stage.ENDED and "watched" not in failure
+
+
+def _names(paths: list[str]) -> str:
+    """Return files relative to the current directory."""
+    here = os.path.join(os.getcwd(), "")
+    shown = sorted(path.removeprefix(here) for path in paths)
+    if len(shown) <= _MOST_NAMES:
+        return ", ".join(shown)
+    return f"{', '.join(shown[:_MOST_NAMES])} and {len(shown) - _MOST_NAMES} more"

@@ -1,17 +1,19 @@
-"""What the supervisor knows of its workers without asking them, from the scoreboard and by itself.
+"""What the supervisor knows of its workers without asking them: the scoreboards, and its counters.
 
-That is what makes the answers come when every worker is stuck.
+So it answers when every worker is stuck.
 """
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from penstock.control.commands import RequestRow, WorkerRow
 from penstock.supervisor.worker_process import Stage, WorkerProcess
 from penstock.telemetry.scoreboard import (
+    ACCEPTED,
     CONNECTIONS,
     READY,
     STARTED,
@@ -22,22 +24,80 @@ from penstock.telemetry.scoreboard import (
 )
 
 if TYPE_CHECKING:
+    from penstock.control.commands import Happened, RequestRow, WorkerRow
     from penstock.telemetry.scoreboard import Slot
 
-_DIGITS = 3  # of seconds that are told: milliseconds
+_DIGITS = 3  # of seconds: milliseconds
 
 STATES = ("booting", "serving", "draining", "stuck")
-"""The states of workers, as they are told."""
+"""The states of workers in answers."""
+
+
+@dataclass
+class Counters:
+    """What has happened since the start, including the counts of workers that have ended."""
+
+    requests: int = 0
+    """Requests that ended workers had handed to the application."""
+    accepted: int = 0
+    """Connections that ended workers had accepted."""
+    crashes: dict[str, int] = field(default_factory=dict)
+    """Workers that ended without an order, by the reason."""
+    reloads: int = 0
+    reloads_failed: int = 0
+    upgrades: int = 0
+    """Upgrades of this server so far: those before this supervisor started, and its own."""
+    last_reload: Happened | None = None
+    last_error: Happened | None = None
+
+    def add_ended(self, worker: WorkerProcess, crash: str) -> None:
+        """Add the counts of a worker that has ended; ``crash`` is the reason, empty for none."""
+        self.requests += worker.slot.words[STARTED]
+        self.accepted += worker.slot.words[ACCEPTED]
+        if crash:
+            self.add_crash(crash)
+
+    def add_crash(self, reason: str) -> None:
+        """Count a worker that ended, or became useless, without an order."""
+        self.crashes[reason] = self.crashes.get(reason, 0) + 1
+
+    def note_reload(self, done: bool, message: str) -> None:
+        """Note the outcome of a reload."""
+        if done:
+            self.reloads += 1
+        else:
+            self.reloads_failed += 1
+        self.last_reload = _now(message)
+
+
+class LastError(logging.Handler):
+    """Keeps the first line of the last error that the supervisor has logged."""
+
+    def __init__(self, counters: Counters) -> None:
+        super().__init__(logging.ERROR)
+        self._counters = counters
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Note an error."""
+        self._counters.last_error = _now(record.getMessage().partition("\n")[0])
+
+
+def _now(message: str) -> Happened:
+    return {"at": round(time.time(), _DIGITS), "message": message}
 
 
 class Overview:
-    """Tells of the workers of all generations."""
+    """The workers of all generations, in the form of answers."""
 
     def __init__(
-        self, workers: Iterable[WorkerProcess], resident_memory: Callable[[int], int | None]
+        self,
+        workers: Iterable[WorkerProcess],
+        counters: Counters,
+        resident_memory: Callable[[int], int | None],
     ) -> None:
         """``workers`` yields those that have not ended; ``resident_memory`` takes a process id."""
         self._workers = workers
+        self._counters = counters
         self._resident_memory = resident_memory
 
     def workers(self) -> list[WorkerRow]:
@@ -46,34 +106,43 @@ class Overview:
         return [self._worker_row(worker) for worker in ordered]
 
     def requests(self) -> list[RequestRow]:
-        """Return a row for each request that is with the application, the oldest first."""
+        """Return a row for each request in the application, the oldest first."""
         now = time.monotonic()
         found = [(w, request) for w in self._workers for request in w.slot.requests()]
         found.sort(key=lambda entry: entry[1].since)
         return [_request_row(worker, request, now) for worker, request in found]
 
     def counts(self) -> dict[str, int]:
-        """Return how many workers are in each state, and sums over those that there are."""
+        """Return how many workers are in each state, what is in progress, and totals.
+
+        The totals include workers that have ended, so that they never fall.
+        """
         slots = [worker.slot for worker in self._workers]
         states = [state_of(worker) for worker in self._workers]
+        counters = self._counters
         return {name: states.count(name) for name in STATES} | {
             "connections": sum(slot.words[CONNECTIONS] for slot in slots),
             "in_progress": sum(_busy(slot) for slot in slots),
             "waiting": sum(slot.words[WAITING] for slot in slots),
-            "requests": sum(slot.words[STARTED] for slot in slots),
+            "accepted": counters.accepted + sum(slot.words[ACCEPTED] for slot in slots),
+            "requests": counters.requests + sum(slot.words[STARTED] for slot in slots),
+            "crashed": sum(counters.crashes.values()),
+            "reloads": counters.reloads,
+            "reloads_failed": counters.reloads_failed,
+            "upgrades": counters.upgrades,
         }
 
     def is_ready(self) -> bool:
-        """Tell whether at least one worker wants requests and can answer them."""
+        """Return True if at least one worker wants requests and can answer them."""
         return any(
             worker.slot.words[READY] == 1 and worker.slot.is_live for worker in self._serving()
         )
 
     def is_live(self) -> bool:
-        """Tell whether something moves in at least one worker.
+        """Return True if at least one worker makes progress.
 
-        Where none serves, the supervisor moves, and starts one: a crash of the last worker, or a
-        slow start, is nothing that a restart of the whole would mend.
+        Where none serves, the supervisor starts one: a restart of the whole server would not mend a
+        crash of the last worker, or a slow start.
         """
         serving = self._serving()
         return not serving or any(worker.slot.is_live for worker in serving)
@@ -101,7 +170,7 @@ class Overview:
 
 
 def state_of(worker: WorkerProcess) -> str:
-    """Return what a worker is about, in the words of those who read of it."""
+    """Return the state of a worker, as answers name it."""
     if worker.slot.words[STATE] == STUCK:
         return "stuck"
     if worker.is_booting or worker.stage is Stage.FAILED:

@@ -1,7 +1,9 @@
-"""The supervisor: a process that looks after the workers, and never serves a request itself.
+"""The supervisor: the process that starts, watches and ends the workers, and serves no requests.
 
-It is single-threaded and imports no application, so that nothing an application does can hurt it.
-Signal handlers only enqueue; everything is decided in the loop, in one thread.
+It is single-threaded and imports no application, so that a defect in one cannot harm it. Signal
+handlers only enqueue. Whatever happens becomes an event, and `Supervisor.handle` looks up in
+`penstock.supervisor.state` what the event means in the current state. Nothing here waits, except
+in the loop; the hooks of a gunicorn.conf.py are the one exception.
 """
 
 from __future__ import annotations
@@ -13,36 +15,56 @@ from contextlib import suppress
 from dataclasses import replace as with_changes
 from typing import TYPE_CHECKING
 
-from penstock.control.commands import Answer, ControlError, Outcome
+from penstock.config.identity import title_of
+from penstock.control.commands import ControlError, Outcome, Reply
 from penstock.control.server import ControlServer
-from penstock.errors import PenstockError
+from penstock.errors import PenstockError, SettingsError
 from penstock.listeners import close_all
-from penstock.supervisor import resources
-from penstock.supervisor.autoreload import Edits
 from penstock.supervisor.commands import Commands
-from penstock.supervisor.founding import Founder
-from penstock.supervisor.generation import Generation
 from penstock.supervisor.hooks import ServerHooks
 from penstock.supervisor.loop import Loop
-from penstock.supervisor.phases import (
-    IDLE_SECONDS,
-    SIGNALS,
+from penstock.supervisor.pool import Pool
+from penstock.supervisor.recycling import Recycling
+from penstock.supervisor.reload import Autoreload, ReloadInProgress, RemovedListeners, rebind
+from penstock.supervisor.state import (
+    IGNORE,
+    TABLE,
     BootError,
-    Phase,
-    longest_pause,
+    BootFailed,
+    Delaying,
+    Down,
+    Draining,
+    HandingOver,
+    Interrupted,
+    NoWorkersWanted,
+    PredecessorLeft,
+    QuitWanted,
+    Refuse,
+    Reloading,
+    ReloadWanted,
+    ReopenWanted,
+    ScaleWanted,
+    Serving,
+    Starting,
+    Stopping,
+    StopWanted,
+    SuccessorFailed,
+    Tick,
+    UpgradeWanted,
+    Upgrading,
     traceback_of,
 )
-from penstock.supervisor.pool import Workforce
-from penstock.supervisor.predecessor import Succession
-from penstock.supervisor.process_environment import Surroundings
-from penstock.supervisor.recycling import Turnover
-from penstock.supervisor.reload import Reload
-from penstock.supervisor.worker_process import Stage, WorkerProcess
+from penstock.supervisor.status import Counters, LastError
+from penstock.supervisor.upgrade import Successor
+from penstock.supervisor.worker_process import Stage
 from penstock.system.cgroups import Cgroups
-from penstock.system.signals import Signals
+from penstock.system.pid_file import PidFile
+from penstock.system.privileges import set_title
+from penstock.system.signals import FROM_OUTSIDE, Signals
+from penstock.system.standard_streams import has_terminal
+from penstock.system.systemd import Notifier
 from penstock.telemetry.error_log import ErrorLog, process_logger
 from penstock.telemetry.scoreboard import READY
-from penstock.worker.channel import Message
 from penstock.worker.child import INTERRUPTED
 from penstock.worker.main import CUT_OFF, STOPPED, tell_serving, tell_settings
 
@@ -51,15 +73,42 @@ if TYPE_CHECKING:
 
     from penstock.config.settings import Settings
     from penstock.listeners import Listener
-    from penstock.supervisor.launch import Launch
+    from penstock.supervisor.generation import Generation, Launch
+    from penstock.supervisor.state import (
+        Event,
+        RecycleWanted,
+        State,
+        SuccessorServes,
+        WorkerCrashed,
+        WorkerLeft,
+        WorkerReady,
+        WorkerReported,
+        WorkerServing,
+    )
     from penstock.supervisor.upgrade import Predecessor
+    from penstock.worker.channel import Message
+
+BUSY_SECONDS = 0.05
+"""How often the supervisor looks while something changes: a worker boots, or leaves."""
+
+WATCHFUL_SECONDS = 0.25
+"""How often it looks where workers are to be replaced at a number of requests, or the like."""
+
+IDLE_SECONDS = 1.0
+"""How often it looks otherwise: at heartbeats, above all."""
+
+BY_HAND = "penstockctl recycle"
+"""Why a worker is replaced, for the log."""
+
+_SUCCESSORS_SUFFIX = ".2"
+"""gunicorn's: of the pid file, while the old supervisor still runs."""
 
 _RELOAD_FAILED = "serving; the last reload failed"
-"""systemd waits for this, too: a service that has said that it reloads is not active until then."""
+"""systemd is told so, too: a service that reloads is not active before it reports the end."""
 
 
 class Supervisor:
-    """Looks after the workers from the first start to the stop."""
+    """Runs the server from the first start to the stop."""
 
     def __init__(
         self,
@@ -67,313 +116,267 @@ class Supervisor:
         listeners: Sequence[Listener],
         predecessor: Predecessor | None = None,
     ) -> None:
-        """Open the log; the listeners are bound, and not listened on yet.
+        """Open the log; the listeners are bound, and do not listen yet.
 
         ``predecessor`` is the supervisor that this one is to replace. Raises `SettingsError`.
         """
         self.launch = launch
         self.settings = launch.settings
         self.listeners = list(listeners)
-        self.pid = os.getpid()
+        self.state: State = Starting()
+        self.counters = Counters(upgrades=predecessor.upgrades if predecessor is not None else 0)
         self.error_log = ErrorLog(
             self.settings.error_logfile, self.settings.log_level, process_logger()
         )
         self.logger = self.error_log.logger
-        self.phase = Phase.STARTING
+        self.logger.addHandler(LastError(self.counters))
         self.loop = Loop(self.logger)
         self.hooks = ServerHooks(self.settings, launch.application, listeners, self.logger)
-        self.cgroups = Cgroups()
-        self.workforce = Workforce(self.loop, self.logger, self, self.hooks, self.cgroups.oom_kills)
-        self._founder = Founder(
-            self.loop, self.logger, self.hooks, self.cgroups, self._abandon, self._on_load_failure
-        )
-        self._turnover = Turnover(self.workforce, self.cgroups, self.logger)
-        self.current: Generation
-        self.reload: Reload | None = None
+        cgroups = Cgroups()
+        self.pool = Pool(
+            self.loop, self.logger, self.hooks, cgroups, self.counters, self.handle,
+            lambda generation: self._abandon(generation.listeners),
+        )  # fmt: skip
         self.commands = Commands(self, launch.application)
         self.control = ControlServer(self.commands.handle, self.loop.selector, self.logger)
-        self._edits = Edits(self, self.workforce, self.logger)
-        self._surroundings = Surroundings(self.settings, launch.application, self.logger)
-        left = self._surroundings.predecessor_left
-        self._succession = Succession(predecessor, self.loop, self.logger, left, self._hand_over)
+        self.current: Generation
+        """The generation that takes new connections, or starts as the first one."""
+        self._recycling = Recycling(self.pool, cgroups, self.logger)
+        self._autoreload = Autoreload(self.pool, self.logger)
+        self._predecessor = predecessor
+        self._removed: list[RemovedListeners] = []
+        self._pid_file: PidFile | None = None
+        self._notifier = Notifier()
+        self._watchdog_due = 0.0
         self._signals: Signals
         self._start_failure: Message | None = None
-        self._stop_at = 0.0
-        """When the workers are told, on the monotonic clock: after the shutdown delay."""
-        self._told_to_stop = False
-        self._workers_told = False
-        self._handing_over = False
         self._cut_off = False
         self._failing = False
-        """The last tick has failed, of a defect of ours: the next one takes its time."""
-        self._stop_answers: list[Answer] = []
+        """The last tick has failed because of a defect: the next one is not hurried."""
+        self._stop_replies: list[Reply] = []
 
     # -- from the start to the end ----------------------------------------------------------------
 
     def run(self) -> int:
-        """Serve until told to stop; return the exit status.
+        """Serve until the server is told to stop; return the exit status.
 
         Raises a `PenstockError` where it cannot start, and KeyboardInterrupt where it is
         interrupted before it serves.
         """
-        self._signals = Signals(SIGNALS)
+        self._signals = Signals((*FROM_OUTSIDE, signal.SIGCHLD))
         self.loop.watch(self._signals.fileno(), self._take_signals)
         try:
-            predecessor = self._succession.predecessor
-            self._surroundings.open(has_predecessor=predecessor is not None)
-            inherited = predecessor.services if predecessor is not None else None
-            self.control.open(self.settings, inherited)
-            tell_settings(self.settings, self.logger)
+            self._open()
             self.hooks.call("on_starting")
-            self.current = self._new_generation(self.settings, self.listeners)
+            self.current = self.pool.new_generation(self.launch, self.settings, self.listeners)
             self.hooks.scale(self.current.wanted)  # before pre_fork: some count workers by it
-            self.workforce.fill(self.current)
-            while not self._is_over():
+            self.pool.fill(self.current)
+            while not isinstance(self.state, Down):
                 self.loop.turn(IDLE_SECONDS if self._failing else self._pause())
                 self._failing = not self.loop.guard(self._tick)
             return self._end()
         finally:
             self.control.close()
-            self._surroundings.close()
+            if self._pid_file is not None:
+                self._pid_file.remove()
+            self._notifier.close()
+
+    def _open(self) -> None:
+        """Write the pid file, and open the control server. Raises a `PenstockError`."""
+        settings, predecessor = self.settings, self._predecessor
+        if settings.pid is not None:
+            suffix = _SUCCESSORS_SUFFIX if predecessor is not None else ""
+            pid_file = PidFile(settings.pid + suffix, settings.source_of("pid"))
+            pid_file.create()
+            self._pid_file = pid_file
+        set_title("supervisor", title_of(settings, self.launch.application))
+        if predecessor is not None:
+            self.loop.watch(predecessor.channel.fileno(), self._predecessor_left)
+        self.control.open(settings, predecessor.services if predecessor is not None else None)
+        tell_settings(settings, self.logger)
 
     def _end(self) -> int:
-        if not self._handing_over:
-            close_all(self.listeners)
-        for generation in self.workforce.generations:
-            generation.spawner.end()
+        close_all(self.listeners)
+        for generation in self.pool.generations:
+            generation.end_preloader()
         if self._start_failure is not None:
             if self._start_failure["status"] == INTERRUPTED:
                 raise KeyboardInterrupt
             raise BootError(self._start_failure)
         self.logger.info("stopped")
         self.hooks.call("on_exit")
-        for answer in self._stop_answers:
-            answer(Outcome(True, "stopped"))
+        for reply in self._stop_replies:
+            reply(Outcome(True, "stopped"))
         return CUT_OFF if self._cut_off else STOPPED
-
-    def _is_over(self) -> bool:
-        return self.phase is Phase.STOPPING and self._workers_told and not any(self.workforce)
 
     def _pause(self) -> float:
         """Return how long to wait for something to happen, in seconds."""
-        now = time.monotonic()
-        busy = (
-            self.phase is not Phase.SERVING
-            or self._succession.is_under_way
+        preloader = self.current.preloader
+        settings = self.settings
+        if (
+            not isinstance(self.state, Serving)
             or self.commands.is_busy
-            or not self.current.spawner.is_ready
-            or any(worker.stage is not Stage.SERVING for worker in self.workforce)
-        )
-        longest = longest_pause(self.settings, busy=busy)
-        return max(0.0, min(longest, self._surroundings.next_due - now))
+            or self._removed
+            or (preloader is not None and not preloader.is_ready)
+            or any(worker.stage is not Stage.SERVING for worker in self.pool)
+        ):
+            longest = BUSY_SECONDS
+        elif settings.max_requests or settings.max_age or settings.max_memory:
+            longest = WATCHFUL_SECONDS
+        else:
+            longest = IDLE_SECONDS
+        if self._notifier.watchdog_interval is not None:
+            longest = min(longest, self._watchdog_due - time.monotonic())
+        return max(0.0, longest)
 
     def _tick(self) -> None:
-        self.workforce.reap()  # whatever has become of the signal
-        self.workforce.check_deadlines()
-        self._surroundings.tick(time.monotonic())
         now = time.monotonic()
+        self.pool.reap()  # SIGCHLD may have been lost
+        self.pool.check_deadlines()
+        interval = self._notifier.watchdog_interval
+        if interval is not None and now >= self._watchdog_due:
+            self._watchdog_due = now + interval
+            self._notifier.watchdog()
         self.control.tick(now)
         self.commands.tick(now)
-        self._turnover.end_hung()
-        if self.phase is Phase.STOPPING:
-            if not self._workers_told:
-                self.workforce.fill(self.current)
-                if time.monotonic() >= self._stop_at:
-                    self._tell_workers_to_stop()
-            return
-        self._succession.tick()
-        self.workforce.share(self._succession.is_under_way)
-        if self.reload is not None:
-            self.reload.proceed()
-        self._edits.tick()
-        self._recycle()
-        self.workforce.fill(self.current)
-
-    def _take_signals(self) -> None:
-        """Act on the signals that have come."""
-        while (number := self._signals.take()) is not None:
-            self._act_on(signal.Signals(number))
-
-    def _act_on(self, number: signal.Signals) -> None:
-        if number == signal.SIGCHLD:
-            self.workforce.reap()
-            return
-        self.logger.debug("received %s", number.name)
-        actions = {
-            signal.SIGTERM: lambda: self.stop(graceful=not self._told_to_stop),
-            signal.SIGINT: self._interrupt,
-            signal.SIGQUIT: lambda: self.stop(graceful=False),
-            signal.SIGHUP: self.begin_reload,
-            signal.SIGUSR1: self.reopen_logs,
-            signal.SIGUSR2: self.upgrade,
-            signal.SIGTTIN: lambda: self.scale(self.current.wanted + 1),
-            signal.SIGTTOU: lambda: self.scale(max(1, self.current.wanted - 1)),
-            signal.SIGWINCH: self._act_on_winch,
-        }
-        try:
-            actions[number]()
-        except ControlError as error:
-            self.logger.error("%s: %s", number.name, error)
-
-    def _interrupt(self) -> None:
-        if self.phase is Phase.STARTING:
-            self._fail_start({"message": "interrupted", "status": INTERRUPTED})
-        self.stop(graceful=False)
-
-    # -- what workers do (Director) ---------------------------------------------------------------
-
-    def on_ready(self, worker: WorkerProcess) -> None:
-        """See `Director.on_ready`."""
-        reload = self.reload
-        if reload is not None and worker.generation == reload.coming.number:
-            if reload.on_ready():
-                self._let_in(reload.coming)
-        elif self.phase is Phase.STARTING:
-            members = self.current.members
-            if len(members) >= self.current.wanted and all(
-                member.stage is Stage.READY for member in members
-            ):
-                self._let_in(self.current)
-        elif not self._workers_told:
-            worker.let_serve()
-
-    def on_serving(self, worker: WorkerProcess) -> None:
-        """See `Director.on_serving`."""
-        reload = self.reload
-        if reload is not None and worker.generation == reload.coming.number:
-            if reload.is_complete():
-                self._complete_reload(reload)
-        elif self.phase is Phase.STARTING:
-            if len(self.current.serving) >= self.current.wanted:
-                self._complete_start()
-        elif self.phase is Phase.STOPPING:
-            worker.slot.words[READY] = 0  # as of those who were there when the delay began
-        elif worker.replaces is not None:
-            worker.replaces.leave(worker.replaces.leaving_because)
-            worker.replaces = None
-
-    def on_boot_failure(self, worker: WorkerProcess, failure: Message) -> None:
-        """See `Director.on_boot_failure`."""
-        reload = self.reload
-        self._edits.keep_lookout(worker)
-        if reload is not None and worker.generation == reload.coming.number:
-            self._take_back(reload, worker, failure)
-        elif self.phase is Phase.STARTING:
-            if not self._edits.wait(worker, failure):
-                self._fail_start(failure)
-        elif not self._workers_told and worker.generation == self.current.number:
-            self.logger.error(
-                "%s could not start: %s; the next attempt is in %g s%s",
-                worker,
-                failure["message"],
-                self.current.pause(),
-                traceback_of(failure),
-            )
-
-    def _on_load_failure(self, generation: Generation, failure: Message) -> None:
-        """Act on an application that could not be preloaded, or whose process has ended."""
-        reload = self.reload
-        if reload is not None and generation is reload.coming:
-            self._take_back(reload, None, failure)
-        elif self.phase is Phase.STARTING:
-            self._fail_start(failure)
-        elif not self._workers_told and generation is self.current:
-            self.logger.error(
-                "the application is preloaded again in %g s, because %s%s",
-                generation.pause(),
-                failure["message"],
-                traceback_of(failure),
-            )
-
-    def _fail_start(self, failure: Message) -> None:
-        if self._start_failure is None:
-            self._start_failure = failure
-            self.phase = Phase.STOPPING
-            self._quit_workers()
-
-    def on_crash(self, worker: WorkerProcess, pause: float) -> None:
-        """See `Director.on_crash`."""
-        if self.phase is Phase.STOPPING:
-            self._cut_off = True
-        elif pause and worker.generation == self.current.number:
-            self.logger.critical(
-                "workers end soon after their start, again and again: the next one is started in "
-                "%g s; %d of %d serve",
-                pause,
-                len(self.current.serving),
-                self.current.wanted,
-            )
-        # A successor starts with the next tick, which follows at once.
-
-    def on_left(self, worker: WorkerProcess, clean: bool) -> None:
-        """See `Director.on_left`."""
-        if self.phase is Phase.STOPPING and not clean:
-            self._cut_off = True
-        self._forget_empty_generations()
-
-    def on_message(self, worker: WorkerProcess, message: Message) -> None:
-        """See `Director.on_message`."""
-        event = message["event"]
-        if event == "asked to stop":
-            worker.told_to_stop = True
-            self._recycle()
-        elif event == "stuck":
-            worker.stuck = str(message["request"])
-            self._recycle()
-        elif event == "stacks":
-            self.commands.stacks.on_stacks(worker, str(message["text"]))
-        elif event == "changed":
-            self._edits.take(message["files"])
+        self._recycling.end_hung(now)
+        self._close_removed(now)
+        self.handle(Tick(now))
 
     def _abandon(self, kept: Sequence[Listener]) -> None:
-        """Let go, in a forked child, of what is the supervisor's alone, and of other listeners.
+        """Close, in a forked child, what is the supervisor's alone, and all listeners but these.
 
-        An address that a reload removes would stay open in a child that holds on to it: clients
-        could connect, and nobody would answer.
+        An address that a reload removes would stay open in a child that holds it: clients could
+        connect, and no process would answer.
         """
-        self.workforce.abandon(kept)
+        self.pool.abandon(kept)
         self.control.abandon()
-        self._surroundings.abandon()
-        self._succession.abandon()
+        self._notifier.close()
+        if isinstance(self.state, Upgrading):
+            self.state.successor.abandon()
+        if self._predecessor is not None:
+            self._predecessor.channel.close()
         self.loop.close()
 
-    # -- generations ------------------------------------------------------------------------------
+    # -- events ---------------------------------------------------------------------------------
 
-    def _new_generation(self, settings: Settings, listeners: Sequence[Listener]) -> Generation:
-        generation = self._founder.found(self.launch, settings, listeners)
-        self.workforce.generations.append(generation)
-        return generation
+    def handle(self, event: Event) -> None:
+        """Act on an event as the table of the state says. Raises `ControlError` for a refusal."""
+        reaction = TABLE[type(event)][type(self.state)]
+        if isinstance(reaction, Refuse):
+            raise ControlError(reaction.text.format(state=self.state.name))
+        if reaction != IGNORE:
+            getattr(self, f"_{reaction}")(event)
 
-    def _forget_empty_generations(self) -> None:
-        coming = self.reload.coming if self.reload is not None else None
-        self.workforce.forget_empty(self.current, coming)
+    def _take_signals(self) -> None:
+        while (number := self._signals.take()) is not None:
+            if number == signal.SIGCHLD:
+                self.pool.reap()
+                continue
+            name = signal.Signals(number).name
+            self.logger.debug("received %s", name)
+            try:
+                self.handle(self._event_of(number))
+            except ControlError as error:
+                self.logger.error("%s: %s", name, error)
+
+    def _event_of(self, number: int) -> Event:
+        wanted = self.current.wanted
+        events: dict[signal.Signals, Event] = {
+            signal.SIGTERM: StopWanted(),
+            signal.SIGINT: Interrupted(),
+            signal.SIGQUIT: QuitWanted(),
+            signal.SIGHUP: ReloadWanted(),
+            signal.SIGUSR1: ReopenWanted(),
+            signal.SIGUSR2: UpgradeWanted(),
+            signal.SIGTTIN: ScaleWanted(wanted + 1),
+            signal.SIGTTOU: ScaleWanted(max(1, wanted - 1)),
+            signal.SIGWINCH: NoWorkersWanted(),
+        }
+        return events[signal.Signals(number)]
+
+    def _predecessor_left(self) -> None:
+        """Note the end of the predecessor: it sends nothing before that."""
+        predecessor, self._predecessor = self._predecessor, None
+        if predecessor is not None:
+            self.loop.forget(predecessor.channel.fileno())
+            predecessor.channel.close()
+            self.handle(PredecessorLeft(predecessor.pid))
+
+    # -- time: one method for each state --------------------------------------------------------
+
+    def _tick_starting(self, _event: Tick) -> None:
+        self.pool.share(False)
+        if self._autoreload.has_lost_its_lookout(self.current):
+            self._start_over("no worker watches any more")
+        self._autoreload.tick(self.current)
+        self.pool.fill(self.current)
+
+    def _tick_serving(self, event: Tick) -> None:
+        self.pool.share(False)
+        self._look_after_workers(event.now)
+
+    def _tick_reloading(self, _event: Tick) -> None:
+        self.pool.share(False)
+        self._reload.proceed()
+        self._autoreload.tick(self.current)
+        self.pool.fill(self.current)
+
+    def _tick_upgrading(self, event: Tick) -> None:
+        assert isinstance(self.state, Upgrading)
+        self.state.successor.check_deadline(event.now)
+        self.pool.share(isinstance(self.state, Upgrading))
+        self._look_after_workers(event.now)
+
+    def _look_after_workers(self, now: float) -> None:
+        self._autoreload.tick(self.current)
+        self._recycling.recycle(self.current, now)
+        self.pool.fill(self.current)
+
+    def _tick_delaying(self, event: Tick) -> None:
+        assert isinstance(self.state, Delaying)
+        self.pool.fill(self.current)
+        if event.now >= self.state.until:
+            self._drain(self.state.end_by)
+
+    def _tick_ending(self, _event: Tick) -> None:
+        if not any(self.pool):
+            self.state = Down()
+
+    # -- the start ------------------------------------------------------------------------------
+
+    def _start_ready(self, _event: WorkerReady) -> None:
+        members = self.current.members
+        if len(members) >= self.current.wanted and all(
+            member.stage is Stage.READY for member in members
+        ):
+            self._let_in(self.current)
 
     def _let_in(self, generation: Generation) -> None:
-        """Have a generation's workers let clients in: all of them are ready."""
+        """Order the workers of a generation to serve: all of them are ready."""
         try:
             generation.listen()
         except PenstockError as error:
             failure = {"message": str(error), "status": error.exit_status}
-            self.on_boot_failure(generation.members[0], failure)
+            self.handle(BootFailed(generation, generation.members[0], failure))
             return
         for worker in generation.members:
             worker.let_serve()
 
-    @property
-    def is_starting(self) -> bool:
-        """Whether nothing was ever served."""
-        return self.phase is Phase.STARTING
-
-    def _complete_start(self) -> None:
-        self.phase = Phase.SERVING
-        self._edits.all_is_well()
-        self._tell_serving()
+    def _start_serving(self, _event: WorkerServing) -> None:
+        if len(self.current.serving) < self.current.wanted:
+            return
+        self.state = Serving()
+        self._autoreload.end_lookouts()
+        self._report_serving()
         self.hooks.call("when_ready")
-        resources.take_over(self.listeners)
+        for listener in self.listeners:
+            listener.take_over()
         self.control.take_over()
-        self._succession.tell_ready()
+        if self._predecessor is not None:
+            self._predecessor.report_ready()
 
-    def _tell_serving(self) -> None:
+    def _report_serving(self) -> None:
         current = self.current
         tell_serving(
             self.settings,
@@ -381,216 +384,408 @@ class Supervisor:
             self.listeners,
             self.launch.application,
             f"{current.size} of ",
-            current.because,
+            current.reason,
         )
-        self._surroundings.notifier.ready(f"serving with {current.size}")
+        self._notifier.ready(f"serving with {current.size}")
 
-    def begin_reload(self, answer: Answer | None = None) -> None:
-        """Start a new generation with settings and code as they are now.
+    def _start_failed(self, event: BootFailed) -> None:
+        worker, failure = event.worker, event.failure
+        self._autoreload.keep_lookout(worker)
+        if worker is not None and self._autoreload.wait(self.current, worker, failure):
+            self.state = Starting(waits_for_change=True)
+        else:
+            self._fail_start(failure)
 
-        Raises `ControlError` where the settings cannot be, or the server is stopping.
-        """
-        if self.phase is Phase.STOPPING:
-            raise ControlError("the server is stopping")
-        if self.phase is Phase.STARTING:
-            if not self._edits.retry():
-                raise ControlError("the server is still starting")
-            if answer is not None:
-                answer(Outcome(True, "the start is tried again"))
+    def _fail_start(self, failure: Message) -> None:
+        self._start_failure = failure
+        self.state = Stopping()
+        self.pool.quit("the server stops at once")
+
+    def _start_over(self, because: str) -> None:
+        self.state = Starting()
+        self._autoreload.start_over(self.current, because)
+
+    def _retry_start(self, event: ReloadWanted) -> None:
+        assert isinstance(self.state, Starting)
+        if not self.state.waits_for_change:
+            raise ControlError("the server is still starting")
+        self._start_over("another start is wanted")
+        _reply(event.reply, True, "the start is tried again")
+
+    def _interrupt_start(self, _event: Interrupted) -> None:
+        self._stop_at_once(QuitWanted())
+        self._start_failure = {"message": "interrupted", "status": INTERRUPTED}
+
+    # -- workers --------------------------------------------------------------------------------
+
+    def _let_serve(self, event: WorkerReady) -> None:
+        event.worker.let_serve()
+
+    def _end_replaced(self, event: WorkerServing) -> None:
+        """Order the worker to leave whose successor serves now."""
+        replaced = event.worker.replaces
+        if replaced is not None:
+            replaced.leave(replaced.leaving_because)
+            event.worker.replaces = None
+
+    def _serve_unready(self, event: WorkerServing) -> None:
+        """Make a worker that came during the stop not ready, as the others are."""
+        event.worker.slot.words[READY] = 0
+
+    def _report_failure(self, event: BootFailed) -> None:
+        self._autoreload.keep_lookout(event.worker)
+        if event.generation is not self.current:
             return
-        if self.reload is not None:
-            # What was changed since is what is wanted now.
-            self.reload.give_up("another one has come")
-            self._end_reload()
+        pause, traceback = self.current.pause(), traceback_of(event.failure)
+        reason = event.failure["message"]
+        if event.worker is None:
+            self.logger.error(
+                "the application is preloaded again in %g s, because %s%s", pause, reason, traceback
+            )
+        else:
+            self.logger.error(
+                "%s could not start: %s; the next attempt is in %g s%s",
+                event.worker, reason, pause, traceback,
+            )  # fmt: skip
+
+    def _report_crash(self, event: WorkerCrashed) -> None:
+        # A successor starts with the next tick, which follows at once.
+        if event.pause and event.worker.generation == self.current.number:
+            self.logger.critical(
+                "workers end soon after their start, again and again: the next one is started in "
+                "%g s; %d of %d serve",
+                event.pause,
+                len(self.current.serving),
+                self.current.wanted,
+            )
+
+    def _note_cut_off(self, _event: WorkerCrashed) -> None:
+        self._cut_off = True
+
+    def _forget_left(self, _event: WorkerLeft) -> None:
+        coming = self.state.reload.coming if isinstance(self.state, Reloading) else None
+        self.pool.forget_empty(self.current, coming)
+
+    def _note_left(self, event: WorkerLeft) -> None:
+        self._cut_off = self._cut_off or not event.clean
+        self._forget_left(event)
+
+    def _take_report(self, event: WorkerReported) -> None:
+        worker, message = event.worker, event.message
+        match message["event"]:
+            case "asked to stop":
+                worker.told_to_stop = True
+            case "stuck":  # an empty name where no call is stuck any more
+                worker.stuck = str(message["request"])
+                worker.stuck_since = time.monotonic()
+                worker.free_threads = int(message.get("free_threads", 0))
+            case "stacks":
+                self.commands.stacks.on_stacks(worker, str(message["text"]))
+            case "changed":
+                if self._autoreload.take(message["files"]):
+                    self._reload_changed()
+        # What makes a worker due is acted on with the next tick, which follows at once.
+
+    def _reload_changed(self) -> None:
+        if isinstance(self.state, Starting):
+            self._start_over("its code has changed")
+            return
+        try:
+            self.handle(ReloadWanted())
+        except ControlError as error:
+            self.logger.error("not reloaded: %s", error)
+
+    def _scale(self, event: ScaleWanted) -> None:
+        current, workers = self.current, event.workers
+        most = len(current.scoreboard.slots) // 2
+        if not 1 <= workers <= most:
+            raise ControlError(f"{workers} is no number of workers: allowed is 1 to {most}")
+        if workers != current.wanted:
+            self.logger.info("%d workers are wanted, not %d", workers, current.wanted)
+            self.hooks.scale(workers)
+            current.wanted, current.paused_until = workers, 0.0
+            self.pool.fill(current)
+
+    def _recycle(self, event: RecycleWanted) -> None:
+        worker = event.worker
+        if worker.stage is not Stage.SERVING:
+            raise ControlError(f"{worker} does not serve: it is {worker.stage.value}")
+        if worker.replaced_by is None:
+            self._recycling.replace(self.current, worker, BY_HAND)
+
+    def _end_workers(self, _event: NoWorkersWanted) -> None:
+        """Do as gunicorn does: without a terminal the workers leave; with one, it was resized."""
+        if has_terminal():
+            self.logger.debug("a terminal was resized")
+            return
+        self.logger.info("SIGWINCH: the workers leave; SIGTTIN or SIGHUP starts some again")
+        self.current.wanted = 0
+        self.current.end_all("SIGWINCH was received")
+
+    def _reopen_logs(self, _event: ReopenWanted) -> None:
+        """Open the log files again by their names, after a rotation."""
+        self._reopen_error_log()
+        self.pool.order("reopen")
+
+    def _reopen_error_log(self) -> None:
+        try:
+            self.error_log.reopen()
+        except OSError as error:
+            self.logger.error("the error log goes on in the old file: %s", error)
+
+    # -- the reload -----------------------------------------------------------------------------
+
+    @property
+    def _reload(self) -> ReloadInProgress:
+        assert isinstance(self.state, Reloading)
+        return self.state.reload
+
+    def _begin_reload(self, event: ReloadWanted) -> None:
+        """Start a new generation with settings and code as they are now."""
         self.logger.info("reloading settings and code")
-        self._surroundings.notifier.reloading("reloading")
+        self._notifier.reloading("reloading")
         listeners = self.listeners
         try:
             settings = self.launch.read_settings()
-            listeners = resources.rebind(settings, self.settings, self.listeners)
-            coming = self._new_generation(settings, listeners)
+            listeners = rebind(settings, self.settings, self.listeners)
+            coming = self.pool.new_generation(self.launch, settings, listeners)
         except PenstockError as error:
             self._close_unused(listeners)
             self._resume_settings()
             traceback = traceback_of({"traceback": getattr(error, "traceback", "")})
             message = f"not reloaded, all goes on as it was: {error}"
             self.logger.error("%s%s", message, traceback)
-            self._surroundings.notifier.ready(_RELOAD_FAILED)
-            if answer is not None:
-                answer(Outcome(False, message))
+            self.counters.note_reload(False, message)
+            _reply(event.reply, False, message)
             return
-        resources.tell_of_new_settings(settings, self.settings, self.logger)
+        self._warn_of_settings(settings)
         self.hooks.call("on_reload")
-        self.phase = Phase.RELOADING
-        self.reload = Reload(
-            self.workforce, coming, self.logger, [answer] if answer is not None else []
-        )
-        self.reload.proceed()
+        self.state = Reloading(ReloadInProgress(self.pool, coming, self.logger, event.reply))
+        self._reload.proceed()
 
-    def _complete_reload(self, reload: Reload) -> None:
-        old, self.current = self.current, reload.coming
-        self.settings = self.current.settings
-        removed = [each for each in self.listeners if each not in self.current.listeners]
-        self.listeners = self.current.listeners
-        self._end_reload()
-        self._edits.all_is_well()
-        self.launch = with_changes(self.launch, settings=self.settings)
-        self.control.follow(self.settings)
-        resources.run_dry(removed)
-        old.end_all(f"{self.current} serves in its place")
-        close_all(removed)
-        self.error_log = resources.renew_log(self.error_log, old.settings, self.settings)
-        self.hooks.scale(self.current.wanted)
-        self._tell_serving()
-        reload.answer(True, f"reloaded: {self.current} serves")
+    def _warn_of_settings(self, settings: Settings) -> None:
+        for warning in settings.warnings:
+            warning.log(self.logger)
+        for name in ("pid", "name"):
+            if getattr(settings, name) != getattr(self.settings, name):
+                self.logger.warning("%s has changed; that takes an upgrade (SIGUSR2)", name)
 
-    def _take_back(self, reload: Reload, worker: WorkerProcess | None, failure: Message) -> None:
-        self._end_reload()
+    def _reload_again(self, event: ReloadWanted) -> None:
+        # What was changed since is what is wanted now.
+        self._give_up_reload("another one has come")
+        self._begin_reload(event)
+
+    def _reload_ready(self, event: WorkerReady) -> None:
+        reload = self._reload
+        if event.worker.generation != reload.coming.number:
+            self._let_serve(event)
+        elif reload.on_ready():
+            self._let_in(reload.coming)
+
+    def _reload_serving(self, event: WorkerServing) -> None:
+        if event.worker.generation != self._reload.coming.number:
+            self._end_replaced(event)
+        elif self._reload.is_complete:
+            self._complete_reload(self._reload)
+
+    def _reload_failed(self, event: BootFailed) -> None:
+        reload = self._reload
+        if event.generation is not reload.coming:
+            self._report_failure(event)
+            return
+        self._autoreload.keep_lookout(event.worker)
+        self._leave_reload(reload)
         self._resume_settings()
-        self._surroundings.notifier.ready(_RELOAD_FAILED)
-        reload.fail(worker, failure)
+        self.counters.note_reload(False, reload.fail(event.worker, event.failure))
 
-    def _resume_settings(self) -> None:
-        """Be again what the settings in force make of this process."""
-        self.hooks.use(self.settings, self.listeners)
-        with suppress(OSError):  # it was removed
-            os.chdir(self.current.directory)
+    def _complete_reload(self, reload: ReloadInProgress) -> None:
+        old, current = self.current, reload.coming
+        removed = [each for each in self.listeners if each not in current.listeners]
+        self.current, self.settings, self.listeners = current, current.settings, current.listeners
+        self.launch = with_changes(self.launch, settings=self.settings)
+        self.state = Serving()
+        self._autoreload.end_lookouts()
+        self.control.follow(self.settings)
+        self._renew_error_log(old.settings)
+        self.hooks.scale(current.wanted)
+        self._report_serving()
+        message = f"reloaded: {current} serves"
+        self.counters.note_reload(True, message)
+
+        def end_old_workers() -> None:
+            old.end_all(f"{current} serves in its place")
+            _reply(reload.reply, True, message)
+
+        now = time.monotonic()
+        self._removed.append(RemovedListeners.turn_away(removed, now, end_old_workers))
+        self._close_removed(now)
+
+    def _close_removed(self, now: float) -> None:
+        """Close the addresses that reloads have removed, as soon as their queues are empty."""
+        due = [each for each in self._removed if each.is_due(now)]
+        self._removed = [each for each in self._removed if each not in due]
+        for each in due:
+            each.close()
+
+    def _give_up_reload(self, because: str) -> None:
+        """Take back a reload, if there is one."""
+        if isinstance(self.state, Reloading):
+            reload = self.state.reload
+            self._leave_reload(reload)
+            self.counters.note_reload(False, reload.give_up(because))
+
+    def _leave_reload(self, reload: ReloadInProgress) -> None:
+        self._close_unused(reload.coming.listeners)
+        self.state = Serving()
+        self.pool.forget_empty(self.current)
 
     def _close_unused(self, listeners: Sequence[Listener]) -> None:
-        """Close what a reload has bound that came to nothing."""
+        """Close the addresses that a reload has bound in vain."""
         close_all(each for each in listeners if each not in self.listeners)
 
-    def _end_reload(self) -> None:
-        if self.reload is not None:
-            self._close_unused(self.reload.coming.listeners)
-        self.reload = None
-        if self.phase is Phase.RELOADING:
-            self.phase = Phase.SERVING
-        self._forget_empty_generations()
+    def _resume_settings(self) -> None:
+        """Put back what a reload that has failed has changed in this process."""
+        self.hooks.use(self.settings, self.listeners)
+        with suppress(OSError):  # the directory was removed
+            os.chdir(self.current.directory)
+        self._notifier.ready(_RELOAD_FAILED)
 
-    def replace(self, worker: WorkerProcess, reason: str) -> None:
-        """Start a successor; the worker leaves when that one serves."""
-        self._turnover.replace(self.current, worker, reason)
-
-    def _recycle(self) -> None:
-        if self.phase is Phase.SERVING:
-            self._turnover.recycle(self.current)
-
-    def scale(self, workers: int) -> None:
-        """Want so many workers from now on. Raises `ControlError` where there is no room."""
-        if self.phase is not Phase.SERVING:
-            raise ControlError(f"the server is {self.phase.value}: the number of workers stays")
-        most = len(self.current.scoreboard.slots) // 2
-        if not 1 <= workers <= most:
-            raise ControlError(f"{workers} is no number of workers: allowed is 1 to {most}")
-        if workers != self.current.wanted:
-            self.logger.info("%d workers are wanted, not %d", workers, self.current.wanted)
-            self.hooks.scale(workers)
-            self.current.wanted, self.current.paused_until = workers, 0.0
-            self.workforce.fill(self.current)
-
-    def _act_on_winch(self) -> None:
-        """Do as gunicorn does: in the background, have the workers leave; else, it is a resize."""
-        if resources.has_terminal():
-            self.logger.debug("a terminal was resized")
+    def _renew_error_log(self, before: Settings) -> None:
+        """Open the log that a reload wants: the same file again, or another."""
+        place = (self.settings.error_logfile, self.settings.log_level)
+        if place == (before.error_logfile, before.log_level):
+            self._reopen_error_log()
             return
-        if self.phase is Phase.STARTING:
-            raise ControlError("the server is still starting")
-        self.logger.info("SIGWINCH: the workers leave; SIGTTIN or SIGHUP starts some again")
-        self.current.wanted = 0
-        self.current.end_all("SIGWINCH was received")
+        try:
+            fresh = ErrorLog(*place, self.logger)
+        except SettingsError as error:  # the directory has gone since the workers opened theirs
+            self.logger.error("the supervisor's log goes on as it was: %s", error)
+            return
+        self.error_log.close()
+        self.error_log = fresh
+        self.logger.addHandler(LastError(self.counters))
 
-    def reopen_logs(self) -> None:
-        """Open the log files again by their names, after a rotation."""
-        resources.reopen_log(self.error_log)
-        self.workforce.order("reopen")
+    # -- the upgrade ----------------------------------------------------------------------------
 
-    # -- the upgrade ------------------------------------------------------------------------------
-
-    def upgrade(self, answer: Answer | None = None) -> None:
-        """Start a new supervisor, which takes the sockets over. Raises `ControlError`."""
-        if self.phase is not Phase.SERVING:
-            raise ControlError(f"the server is {self.phase.value}: no upgrade now")
-        if self._succession.is_under_way:
-            raise ControlError("an upgrade is on its way already")
-        if self._succession.predecessor is not None:
+    def _begin_upgrade(self, event: UpgradeWanted) -> None:
+        """Start a new supervisor, which takes the sockets over."""
+        if self._predecessor is not None:
             raise ControlError("the last upgrade is not over: the old supervisor still ends")
-        if self.pid == 1:
+        if os.getpid() == 1:
             raise ControlError(
                 "as process 1 of a container this one cannot be replaced: SIGHUP takes new code in"
             )
         self.hooks.call("pre_exec")
-        self._succession.begin(
-            self.launch,
-            self.listeners,
-            self.control.descriptors(),
-            self._surroundings.notifier.variables_for,
-            lambda: self._abandon(self.listeners),
-            answer,
-        )
+        self.logger.info("upgrading: starting a new supervisor")
+        successor = Successor(self.loop, self.handle, event.reply)
+        try:
+            successor.start(
+                self.launch,
+                self.listeners,
+                self.control.descriptors(),
+                self.counters.upgrades,
+                self._notifier.variables_for,
+                lambda: self._abandon(self.listeners),
+            )
+        except OSError as error:
+            raise ControlError(f"cannot start a new supervisor: {error.strerror}") from None
+        self.state = Upgrading(successor)
 
-    def _hand_over(self, pid: int) -> None:
+    def _end_upgrade(self, event: SuccessorFailed) -> None:
+        """End a new supervisor that does not serve: this one goes on."""
+        assert isinstance(self.state, Upgrading)
+        successor = self.state.successor
+        self.state = Serving()
+        successor.end()
+        message = f"not upgraded, this supervisor goes on: {event.reason}"
+        self.logger.error("%s", message)
+        _reply(successor.reply, False, message)
+
+    def _hand_over(self, event: SuccessorServes) -> None:
         """Leave: a new supervisor serves, and has all sockets."""
-        self.logger.info("process %d serves in this one's place: leaving", pid)
-        self._surroundings.notifier.hand_over(pid)
+        assert isinstance(self.state, Upgrading)
+        reply = self.state.successor.reply
+        _reply(reply, True, f"upgraded: the new supervisor is process {event.pid}")
+        self.logger.info("process %d serves in this one's place: leaving", event.pid)
+        self.state = HandingOver()
+        self.counters.upgrades += 1
+        self._notifier.hand_over(event.pid)
         self.control.hand_over()
-        self.commands.handed_over = True
-        self.phase = Phase.STOPPING
-        self._give_reload_up()
-        self._handing_over = self._workers_told = True
-        resources.hand_over(self.listeners)
-        self.workforce.leave("a new supervisor serves")
+        self._close_removed(float("inf"))
+        for listener in self.listeners:
+            listener.disown()
+            listener.close()
+        self.pool.leave("a new supervisor serves")
 
-    # -- the stop ---------------------------------------------------------------------------------
+    def _take_pid_file(self, event: PredecessorLeft) -> None:
+        """Move the pid file to its own name: the predecessor has ended."""
+        if self._pid_file is not None and self.settings.pid is not None:
+            try:
+                self._pid_file.move_to(self.settings.pid, left_by=event.pid)
+            except PenstockError as error:
+                self.logger.error("%s", error)
 
-    def stop(self, *, graceful: bool, answer: Answer | None = None) -> None:
-        """Stop the server: gracefully, or at once where it is told so a second time."""
-        if answer is not None:
-            self._stop_answers.append(answer)
-        self._told_to_stop = True
-        if graceful and self._handing_over:
-            return  # it leaves already
-        first = self.phase is not Phase.STOPPING
-        if first:
-            self._surroundings.notifier.stopping("stopping")
-            self._succession.give_up("the server stops")
-        graceful = graceful and self.phase is not Phase.STARTING  # nobody was let in yet
-        self.phase = Phase.STOPPING
-        if first and graceful:
-            # 1. No load balancer is to send any more, but who comes is served for a while.
-            for worker in self.workforce:
-                worker.slot.words[READY] = 0
-            self._give_reload_up()
-            delay = self.settings.shutdown_delay
-            self._stop_at = time.monotonic() + delay
-            if delay:
-                self.logger.info(
-                    "stopping in %g s: not ready any more (setting: shutdown_delay)", delay
-                )
-            else:
-                self._tell_workers_to_stop()
-            return
-        # 2. At once: whatever was told before.
-        if first:
-            self._give_reload_up()
-        self.logger.info("stopping at once")
-        self._quit_workers()
+    # -- the stop -------------------------------------------------------------------------------
 
-    def _quit_workers(self) -> None:
-        self._workers_told = True
-        self.workforce.quit("the server stops at once")
+    def _begin_stop(self, event: StopWanted) -> None:
+        """Stop gracefully: let load balancers notice, then let the workers finish."""
+        self._take_stop_reply(event.reply)
+        self._give_up_others()
+        # 1. No load balancer is to send more requests; those that come are served for a while.
+        for worker in self.pool:
+            worker.slot.words[READY] = 0
+        now = time.monotonic()
+        end_by = now + self.settings.graceful_timeout
+        delay = min(self.settings.shutdown_delay, self.settings.graceful_timeout)
+        if delay:
+            self.state = Delaying(now + delay, end_by)
+            self.logger.info(
+                "stopping in %g s: not ready any more (setting: shutdown_delay)", delay
+            )
+        else:
+            self._drain(end_by)
 
-    def _give_reload_up(self) -> None:
-        reload = self.reload
-        if reload is not None:
-            self._end_reload()
-            reload.give_up("the server stops")
-
-    def _tell_workers_to_stop(self) -> None:
-        """Have all workers empty the listen queues, finish what is in progress, and leave."""
-        self._workers_told = True
-        limit = self.settings.graceful_timeout
-        self.logger.info("stopping: finishing the requests in progress, for up to %g s", limit)
+    def _drain(self, end_by: float) -> None:
+        """Order all workers to empty the listen queues, finish what is in progress, and end."""
+        # 2. The end of the delay.
+        self.state = Draining()
+        limit = max(0.0, end_by - time.monotonic())
+        self.logger.info("stopping: finishing the requests in progress, for up to %.3g s", limit)
         for listener in self.listeners:
             listener.ignore_new_connections()
-        self.workforce.leave("the server stops", last=True)
+        self.pool.leave("the server stops", last=True, end_by=end_by)
+
+    def _stop_again(self, event: StopWanted) -> None:
+        """Stop where the server hands over: the workers leave already."""
+        assert isinstance(self.state, HandingOver)
+        if self.state.told_to_stop:
+            self._stop_at_once(event)
+            return
+        self._take_stop_reply(event.reply)
+        self.state = HandingOver(told_to_stop=True)
+
+    def _stop_at_once(self, event: StopWanted | QuitWanted | Interrupted) -> None:
+        """Order all workers to cut off what is in progress."""
+        self._take_stop_reply(None if isinstance(event, Interrupted) else event.reply)
+        if not isinstance(self.state, Delaying | Draining | HandingOver | Stopping):
+            self._give_up_others()
+        self.state = Stopping()
+        self.logger.info("stopping at once")
+        self.pool.quit("the server stops at once")
+
+    def _give_up_others(self) -> None:
+        """Take back what is under way when the server is told to stop."""
+        self._notifier.stopping("stopping")
+        self._give_up_reload("the server stops")
+        if isinstance(self.state, Upgrading):
+            self._end_upgrade(SuccessorFailed("the server stops"))
+        self._close_removed(float("inf"))
+
+    def _take_stop_reply(self, reply: Reply | None) -> None:
+        if reply is not None:
+            self._stop_replies.append(reply)
+
+
+def _reply(reply: Reply | None, done: bool, message: str) -> None:
+    if reply is not None:
+        reply(Outcome(done, message))

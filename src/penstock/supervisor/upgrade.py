@@ -20,19 +20,21 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, NoReturn
 
 from penstock.config.sources import FIRST_PASSED_DESCRIPTOR
-from penstock.control.commands import Answer, Outcome
+from penstock.supervisor.state import SuccessorFailed, SuccessorServes
 from penstock.worker.channel import Channel
 
 if TYPE_CHECKING:
+    from penstock.control.commands import Reply
     from penstock.listeners import Listener
-    from penstock.supervisor.launch import Launch
+    from penstock.supervisor.generation import Launch
     from penstock.supervisor.loop import Loop
+    from penstock.supervisor.state import Event
 
 VARIABLE = "_PENSTOCK_PREDECESSOR"
-"""The variable in which a new supervisor is told what it inherits, in JSON."""
+"""The variable that lists, in JSON, what a new supervisor inherits."""
 
 MARGIN_SECONDS = 10.0
-"""What a new supervisor may take beyond the boot timeout of its workers, for its own start."""
+"""The time that a new supervisor may take for its own start, beyond its workers' boot timeout."""
 
 
 @dataclass
@@ -44,99 +46,95 @@ class Predecessor:
     listeners: list[tuple[str, int]]
     """Addresses, each with the descriptor of the socket that listens on it."""
     services: dict[str, int]
-    """The sockets of control and health, by setting and address."""
+    """The sockets of control and admin, by setting."""
+    upgrades: int
+    """How many upgrades there were before this one."""
 
-    def tell_ready(self) -> None:
-        """Say that the workers serve: now the other one may leave."""
+    def report_ready(self) -> None:
+        """Report that the workers serve: the predecessor may leave now."""
         self.channel.send({"event": "ready", "pid": os.getpid()})
 
 
 def find_predecessor() -> Predecessor | None:
-    """Return what the environment tells of a predecessor, and forget the variable."""
+    """Return the predecessor that the environment names, and remove the variable."""
     text = os.environ.pop(VARIABLE, None)
     if text is None:
         return None
-    told = json.loads(text)
-    for descriptor in (told["channel"], *told["services"].values()):
+    passed = json.loads(text)
+    for descriptor in (passed["channel"], *passed["services"].values()):
         os.set_inheritable(descriptor, False)
     return Predecessor(
-        pid=told["pid"],
-        channel=Channel(socket.socket(fileno=told["channel"])),
-        listeners=[(address, descriptor) for address, descriptor in told["listeners"]],
-        services=told["services"],
+        pid=passed["pid"],
+        channel=Channel(socket.socket(fileno=passed["channel"])),
+        listeners=[(address, descriptor) for address, descriptor in passed["listeners"]],
+        services=passed["services"],
+        upgrades=passed.get("upgrades", 0),
     )
 
 
-class Upgrade:
-    """One upgrade, as the old supervisor sees it: from the fork to its success or failure."""
+class Successor:
+    """The new supervisor of an upgrade, as the old one sees it."""
 
-    def __init__(self, loop: Loop, logger: logging.Logger, on_ready: Callable[[], None]) -> None:
-        """``on_ready`` is called when the new supervisor serves."""
+    def __init__(self, loop: Loop, notify: Callable[[Event], None], reply: Reply | None) -> None:
+        """``notify`` takes `SuccessorServes` or `SuccessorFailed`; ``reply`` waits for the end."""
         self.pid = 0
-        self.is_over = False
-        self.answers: list[Answer] = []
+        self.reply = reply
         self._loop = loop
-        self._logger = logger
-        self._on_ready = on_ready
+        self._notify = notify
         self._channel: Channel
         self._deadline = 0.0
+        self._is_over = False
+        """It serves, or was ended: nothing more is reported."""
 
     def start(
         self,
         launch: Launch,
         listeners: Sequence[Listener],
         services: Mapping[str, int],
+        upgrades: int,
         variables: Callable[[int], dict[str, str]],
         abandon: Callable[[], None],
     ) -> None:
-        """Start the new supervisor; raises OSError where that cannot be.
+        """Start the new supervisor; raises OSError where that fails.
 
-        ``variables`` returns what its environment has besides the original one, for its process
-        id; ``abandon`` lets go of what is this process's alone.
+        ``upgrades`` counts those before this one. ``variables`` returns what its environment has
+        besides the original one, for its process id. ``abandon`` closes in the forked child what is
+        this process's alone.
         """
         self._channel, theirs = Channel.pair()
         self._deadline = time.monotonic() + launch.settings.boot_timeout + MARGIN_SECONDS
         self.pid = os.fork()
         if self.pid == 0:
-            _become(launch, listeners, services, theirs, variables, abandon)
+            _become(launch, listeners, services, upgrades, theirs, variables, abandon)
         theirs.close()
         self._loop.watch(self._channel.fileno(), self._listen)
 
     def _listen(self) -> None:
-        """Act on the messages of the new supervisor, or on its end."""
         for message in self._channel.receive():
-            if message["event"] == "ready" and not self.is_over:
-                self.is_over = True
-                self._answer(True, f"upgraded: the new supervisor is process {self.pid}")
-                self._on_ready()
+            if message["event"] == "ready" and not self._is_over:
+                self._is_over = True
+                self._notify(SuccessorServes(self.pid))
         if self._channel.ended:
+            # Not closed before that: its end is how the new one learns that this process has ended.
             self._loop.forget(self._channel.fileno())
-            if not self.is_over:
-                self.fail("the new supervisor has ended; its messages are in the log above")
+            if not self._is_over:
+                reason = "the new supervisor has ended; its messages are in the log above"
+                self._notify(SuccessorFailed(reason))
 
-    def check_deadline(self) -> None:
-        """Give up a new supervisor that takes too long."""
-        if not self.is_over and time.monotonic() > self._deadline:
-            self.fail("the new supervisor was not ready in time (setting: boot_timeout)")
+    def check_deadline(self, now: float) -> None:
+        """Report a new supervisor that takes too long."""
+        if now > self._deadline:
+            reason = "the new supervisor was not ready in time (setting: boot_timeout)"
+            self._notify(SuccessorFailed(reason))
 
-    def fail(self, reason: str) -> None:
-        """Take the upgrade back: the new supervisor goes, if it is not gone, and all stays."""
-        if self.is_over:
-            return
-        self.is_over = True
+    def end(self) -> None:
+        """End the new supervisor, if it has not ended."""
+        self._is_over = True
         with suppress(ProcessLookupError):
             os.kill(self.pid, signal.SIGTERM)
-        message = f"not upgraded, this supervisor goes on: {reason}"
-        self._logger.error("%s", message)
-        self._answer(False, message)
-
-    def _answer(self, done: bool, message: str) -> None:
-        for answer in self.answers:
-            answer(Outcome(done, message))
-        self.answers.clear()
 
     def abandon(self) -> None:
-        """Close the line in a forked child."""
+        """Close the channel in a forked child."""
         self._channel.close()
 
 
@@ -144,34 +142,36 @@ def _become(
     launch: Launch,
     listeners: Sequence[Listener],
     services: Mapping[str, int],
+    upgrades: int,
     channel: Channel,
     variables: Callable[[int], dict[str, str]],
     abandon: Callable[[], None],
 ) -> NoReturn:
     """Turn this forked child into the new supervisor."""
     try:
-        # Control and health are the old supervisor's own, and closed here with the rest.
+        # Control and admin are the old supervisor's own, and closed here with the rest.
         kept = {name: os.dup(descriptor) for name, descriptor in services.items()}
         abandon()
-        passed = [each for each in listeners if each.address.descriptor is not None]
-        told = {
+        activated = [each for each in listeners if each.address.descriptor is not None]
+        passed = {
             "pid": os.getppid(),
             "channel": channel.fileno(),
             "listeners": [
                 (each.address.text, each.socket.fileno())
                 for each in listeners
-                if each not in passed
+                if each not in activated
             ],
             "services": kept,
+            "upgrades": upgrades + 1,
         }
         for each in listeners:
             each.socket.set_inheritable(True)
         for descriptor in (channel.fileno(), *kept.values()):
             os.set_inheritable(descriptor, True)
-        environ = {**launch.environ, **variables(os.getpid()), VARIABLE: json.dumps(told)}
+        environ = {**launch.environ, **variables(os.getpid()), VARIABLE: json.dumps(passed)}
         if "LISTEN_FDS" in launch.settings.source_of("bind"):
-            # systemd's: they stand where they stood, and are this process's now.
-            assert min(each.socket.fileno() for each in passed) == FIRST_PASSED_DESCRIPTOR
+            # systemd's sockets keep their descriptors, and belong to this process now.
+            assert min(each.socket.fileno() for each in activated) == FIRST_PASSED_DESCRIPTOR
             environ["LISTEN_PID"] = str(os.getpid())
         os.chdir(launch.directory)
         os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], environ)

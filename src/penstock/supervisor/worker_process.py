@@ -1,4 +1,4 @@
-"""What the supervisor knows of each worker's process."""
+"""What the supervisor knows of one worker's process, and the orders that it sends there."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ if TYPE_CHECKING:
     from penstock.telemetry.scoreboard import Slot
 
 MAX_DUMP_BYTES = 256 << 10
-"""How much of what a worker's C code writes about its stacks is kept."""
+"""Bytes that are kept of the stacks that a worker's C code writes."""
 
 
 class Stage(Enum):
-    """How far a worker is. It only ever goes on to a later one."""
+    """The stage of a worker's life. It only moves to a later one."""
 
     BOOTING = "booting"
     READY = "ready"
-    """It has loaded the application, and waits to be let serve."""
+    """It has loaded the application, and waits for the order to serve."""
     STARTING = "starting"
-    """It was told to serve, and has not said yet that it does."""
+    """It was ordered to serve, and has not reported yet that it does."""
     SERVING = "serving"
     FAILED = "failed"
     """It could not load the application, and watches its files (setting: reload)."""
@@ -50,7 +50,7 @@ class WorkerProcess:
     """Descriptor from which what the worker's C code writes about its stacks is read."""
     settings: Settings
     pid: int = 0
-    """0 until it is known: a worker that another process forks for us tells it."""
+    """0 until it is known: a worker that the preloader forks sends it."""
     stage: Stage = Stage.BOOTING
     since: float = field(default_factory=time.monotonic)
     """When it was forked."""
@@ -68,24 +68,28 @@ class WorkerProcess:
     killed_because: str = ""
     """Why the supervisor has killed it; empty where it has not."""
     failure: Message | None = None
-    """What it said when it could not boot."""
+    """Its report of why it could not boot."""
     dumped: bytearray = field(default_factory=bytearray)
     watches: bool = False
-    """It was told to watch the application's files."""
+    """It watches the application's files."""
     shares: bool = False
-    """It was told that another supervisor has the listeners, too."""
+    """It knows that another supervisor has the listeners, too."""
     told_to_stop: bool = False
+    """Another process has sent it SIGTERM."""
     stuck: str = ""
-    """The request that did not end when it was told to."""
+    """A request that did not end after its deadline; empty where there is none."""
+    stuck_since: float = 0.0
+    free_threads: int = 0
+    """Threads that could still serve when it reported the stuck request."""
     exit_status: int | None = None
-    """As ``waitpid`` has it; None until it is reaped."""
+    """As ``waitpid`` returns it; None until it is reaped."""
     too_large_from_start: bool | None = None
-    """It had more memory than it may have when it began to serve; None before that is known."""
+    """It had more memory than max_memory when it began to serve; None before that is known."""
     requests_limit: int = 0
     age_limit: float = 0.0
 
     def __post_init__(self) -> None:
-        """Set when it has to be ready, and draw the limits at which it is recycled."""
+        """Set the boot deadline, and draw the limits at which it is recycled."""
         settings = self.settings
         self.must_boot_by = self.since + settings.boot_timeout
         if settings.max_requests:
@@ -95,7 +99,7 @@ class WorkerProcess:
             self.age_limit = settings.max_age + random.uniform(0, settings.max_age_jitter)
 
     def __str__(self) -> str:
-        """Return what logs call it."""
+        """Return its name in logs."""
         return f"worker {self.number} (pid {self.pid or '?'})"
 
     @property
@@ -115,58 +119,63 @@ class WorkerProcess:
 
     @property
     def is_member(self) -> bool:
-        """Whether it is one of those that serve or will."""
+        """Whether it serves or will."""
         return self.stage not in (Stage.FAILED, Stage.LEAVING, Stage.ENDED)
 
     @property
     def beat(self) -> int:
-        """When its watchdog last ran, in monotonic nanoseconds; 0 where it has not begun to."""
+        """When its last heartbeat was, in monotonic nanoseconds; 0 before the first one."""
         return self.slot.words[BEAT]
 
-    def order(self, what: str) -> None:
+    def order(self, what: str, **details: float) -> None:
         """Send an order."""
-        self.channel.send({"do": what})
+        self.channel.send({"do": what, **details})
 
     def let_serve(self) -> None:
-        """Have it let clients in."""
+        """Order it to serve."""
         if self.stage is Stage.READY:
             self.let_in = True
             self.stage = Stage.STARTING
-            # It may have waited for others, for as long as each of them took.
+            # It may have waited for others, as long as each of them took.
             self.must_boot_by = time.monotonic() + self.settings.boot_timeout
             self.order("go")
 
-    def leave(self, because: str, *, last: bool = False) -> None:
-        """Have it finish what is in progress, and end.
+    def leave(self, because: str, *, last: bool = False, end_by: float | None = None) -> None:
+        """Order it to finish the requests in progress, and end.
 
-        With ``last`` nobody else accepts any more, so that it empties the listen queues.
+        With ``last`` no other process accepts any more, so that it empties the listen queues.
+        ``end_by`` is the deadline of the server's stop; without one, the worker has the graceful
+        timeout from now.
         """
         if self.stage is Stage.ENDED or (self.stage is Stage.LEAVING and not last):
             return
         if self.stage is Stage.FAILED:
-            self.kill(because)  # it does nothing that could be finished
+            self.kill(because)  # it has nothing that could be finished
         elif self.stage is Stage.BOOTING:
-            # One that has just become ready, and has not been heard yet, takes no signal for that.
+            # One that has just become ready, and whose message is on its way, takes no signal.
             self.order("quit")
             self.kill(because, signal.SIGTERM)
             self.must_end_by = time.monotonic() + 1.0
         elif self.stage is not Stage.LEAVING:
-            self.order("stop" if last else "leave")
-            # It cuts off what is left by itself a little earlier. Where the time is short, what
-            # follows that, exit handlers above all, takes longer than the rest of it.
+            now = time.monotonic()
             limit = self.settings.graceful_timeout
-            self.must_end_by = time.monotonic() + max(limit + 0.5, limit * 0.75 + 2.0)
+            if end_by is not None:
+                limit = min(limit, max(0.0, end_by - now))
+            self.order("stop" if last else "leave", within=limit)
+            # It cuts off what is left a little before that. Where the time is short, what follows,
+            # exit handlers above all, takes longer than the rest of it.
+            self.must_end_by = now + max(limit + 0.5, limit * 0.75 + 2.0)
         self.stage = Stage.LEAVING
         self.leaving_because = self.leaving_because or because
 
     def quit(self) -> None:
-        """Have it cut off what is in progress, and end."""
+        """Order it to cut off the requests in progress, and end."""
         if self.stage is Stage.ENDED:
             return
         if self.stage in (Stage.BOOTING, Stage.FAILED) and self.pid:
             self.kill("it was told to stop at once", signal.SIGKILL)
         else:
-            # Nor is there somebody to kill where another process has not forked it yet.
+            # There is no process to kill where the preloader has not forked it yet.
             self.order("quit")
             self.must_end_by = time.monotonic() + 2.0
         self.stage = Stage.LEAVING
@@ -179,7 +188,7 @@ class WorkerProcess:
                 os.kill(self.pid, number)
 
     def read_dump(self) -> bool:
-        """Take what its C code has written about its stacks; tell whether more may come."""
+        """Read what its C code has written about its stacks; return False at the end."""
         try:
             while data := os.read(self.dump, 1 << 16):
                 if len(self.dumped) < MAX_DUMP_BYTES:
@@ -191,7 +200,7 @@ class WorkerProcess:
         return False
 
     def release(self) -> None:
-        """Let go of what belongs to it, once it is reaped."""
+        """Close what belongs to it, once it is reaped."""
         self.channel.close()
         os.close(self.dump)
         self.slot.scoreboard.give_back(self.slot)

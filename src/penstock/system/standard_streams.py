@@ -69,3 +69,12 @@ def _discard(stream: TextIO | None) -> None:
         pass  # closed, or not a file: then its buffer holds nothing of the server's either
     finally:
         os.close(null)
+
+
+def has_terminal() -> bool:
+    """Return True if the process has a controlling terminal, whose size may change."""
+    try:
+        os.close(os.open("/dev/tty", os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC))
+    except OSError:
+        return False
+    return True

@@ -12,7 +12,7 @@ import signal
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from dataclasses import replace as with_changes
@@ -22,7 +22,6 @@ from penstock import messages
 from penstock.app.file_watcher import Watch, keep_young_code_out_of_the_cache
 from penstock.app.loading import SpecError
 from penstock.compat.gunicorn.hooks import Hooks, WorkerOfServer
-from penstock.config.identity import title_of
 from penstock.errors import PenstockError, SettingsError
 from penstock.listeners import kept_from_children
 from penstock.system.prctl import end_with_parent, outlive_parent
@@ -42,8 +41,7 @@ if TYPE_CHECKING:
     from penstock.app.file_watcher import State
     from penstock.compat.gunicorn.hooks import Server
     from penstock.config.settings import Settings
-    from penstock.supervisor.generation import Generation
-    from penstock.supervisor.launch import Launch
+    from penstock.listeners import Listener
 
 DUMP_SIGNAL = signal.SIGURG
 """Has C code write the stacks of a worker whose interpreter may be stuck.
@@ -67,20 +65,28 @@ class Assignment:
 
     number: int
     """Counts the workers of the server, from 1."""
-    launch: Launch
-    generation: Generation
+    settings: Settings
+    listeners: Sequence[Listener]
+    multiprocess: bool
+    """There may be other workers."""
+    identity: Identity | None
+    """The user that the worker becomes; None where it stays the supervisor's."""
+    title: str
+    """For the title of the process."""
     server: Server
-    """What gunicorn's hooks are handed."""
+    """The ``server`` of gunicorn's hooks."""
     slot: Slot
     channel: Channel
     """The worker's end."""
     dump: int
-    """Descriptor that stacks are written to by `faulthandler`."""
+    """Descriptor that `faulthandler` writes stacks to."""
+    prepare: Callable[[Settings], None]
+    """Gives the process the directory, the search path, the variables and the mask."""
     load: Callable[[], WSGIApplication]
     watches: bool = False
-    """It watches the application's files from the start, with ``--reload``."""
+    """It watches the application's files from the start (setting: reload)."""
     lenient: bool = False
-    """It does without a log that cannot be opened: others like it serve already."""
+    """It does without a log that cannot be opened, because others of its generation serve."""
 
 
 def run(assignment: Assignment, abandon: Callable[[], None]) -> NoReturn:
@@ -161,11 +167,12 @@ class _Child:
 
     def __init__(self, assignment: Assignment) -> None:
         self._assignment = assignment
-        self._settings = assignment.generation.settings
+        self._settings = assignment.settings
         self._hooks = Hooks(self._settings.hooks, self._settings.gunicorn)
         self._channel = assignment.channel
         self._orders: deque[str] = deque()
         self._shares = False  # another supervisor has the listeners, too
+        self._within = self._settings.graceful_timeout  # what is left of the stop's deadline
         self._watch: Watch | None = None
         self._worker: Worker
         self._facade: WorkerOfServer
@@ -186,24 +193,24 @@ class _Child:
         troubles: list[SettingsError] = []
         self._worker = Worker(
             _with_logs_that_open(settings, troubles) if assignment.lenient else settings,
-            assignment.generation.listeners,
+            assignment.listeners,
             process_logger(),
             slot=assignment.slot,
-            multiprocess=assignment.generation.wanted > 1,
+            multiprocess=assignment.multiprocess,
             on_stuck=self._tell_stuck,
         )
         for trouble in troubles:
             messages.LOG_FILE_NOT_OPENED.log(self._worker.logger, error=trouble)
         for handler in inherited:
             handler.close_sinks()
-        assignment.launch.prepare(settings)  # hooks see the variables and the search path, too
+        assignment.prepare(settings)  # hooks see the variables and the search path, too
         self._call_hook("post_fork", assignment.server, self._facade)
-        if assignment.generation.identity is not None:
+        if assignment.identity is not None:
             transport_class(settings)  # its modules may be where only root may read
-            self._become(assignment.generation.identity)
+            self._become(assignment.identity)
             self._end_with_supervisor()  # whoever becomes another user has forgotten it
         # 3. Load the application.
-        with kept_from_children(assignment.generation.listeners):
+        with kept_from_children(assignment.listeners):
             application = self._load()
         outlive_parent()
         self._facade.booted = True
@@ -273,8 +280,7 @@ class _Child:
             assignment.number, server.pid, process_logger(), server.cfg
         )
         self._facade.pid = pid
-        title = title_of(self._settings, assignment.launch.application)
-        set_title(f"worker {assignment.number}", title)
+        set_title(f"worker {assignment.number}", assignment.title)
 
     def _become(self, identity: Identity) -> None:
         """Give up privileges; the log files are this user's, so that they can be opened again."""
@@ -292,6 +298,10 @@ class _Child:
             self._watch.end()
         if order == "quit":
             self._call_hook("worker_int", self._facade)
+        # One deadline covers the whole stop of the server: the shutdown delay has used some of it.
+        settings = self._worker.settings
+        within = min(settings.graceful_timeout, self._within)
+        self._worker.settings = with_changes(settings, graceful_timeout=within)
         status = shut_down(
             self._worker,
             graceful=order != "quit",
@@ -364,6 +374,7 @@ class _Child:
         if self._channel.ended:
             return
         for message in self._channel.receive():
+            self._within = float(message.get("within", self._within))
             self._orders.append(str(message["do"]))
         self._channel.flush()
         if self._channel.ended:

@@ -1,0 +1,353 @@
+"""The supervisor's state, the events that it acts on, and the table of what each event means.
+
+`TABLE` has one row for each event and one column for each state. A cell names the method of
+`Supervisor` that acts on the event, or `IGNORE`, or says with `Refuse` why a command is refused.
+The supervisor looks every event up here, in one place.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from penstock.errors import PenstockError
+from penstock.worker.channel import Message
+
+if TYPE_CHECKING:
+    from penstock.control.commands import Reply
+    from penstock.supervisor.generation import Generation
+    from penstock.supervisor.reload import ReloadInProgress
+    from penstock.supervisor.upgrade import Successor
+    from penstock.supervisor.worker_process import WorkerProcess
+
+# -- states ---------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Starting:
+    """The first generation boots; nothing has been served."""
+
+    name: ClassVar[str] = "starting"
+    waits_for_change: bool = False
+    """The application could not be loaded: the start is tried again when a file changes."""
+
+
+@dataclass(frozen=True)
+class Serving:
+    """One generation serves."""
+
+    name: ClassVar[str] = "serving"
+
+
+@dataclass(frozen=True)
+class Reloading:
+    """A new generation boots beside the one that serves."""
+
+    name: ClassVar[str] = "reloading"
+    reload: ReloadInProgress
+
+
+@dataclass(frozen=True)
+class Upgrading:
+    """A new supervisor boots beside this one, which serves."""
+
+    name: ClassVar[str] = "upgrading"
+    successor: Successor
+
+
+@dataclass(frozen=True)
+class Delaying:
+    """The server is told to stop. It is not ready any more, and still serves until ``until``."""
+
+    name: ClassVar[str] = "stopping"
+    until: float
+    end_by: float
+    """When the last worker has to have ended: the graceful timeout from the first signal."""
+
+
+@dataclass(frozen=True)
+class Draining:
+    """The workers finish the requests in progress, and end."""
+
+    name: ClassVar[str] = "stopping"
+
+
+@dataclass(frozen=True)
+class HandingOver:
+    """A new supervisor serves; the workers of this one finish, and end."""
+
+    name: ClassVar[str] = "stopping"
+    told_to_stop: bool = False
+
+
+@dataclass(frozen=True)
+class Stopping:
+    """The workers cut off the requests in progress, and end."""
+
+    name: ClassVar[str] = "stopping"
+
+
+@dataclass(frozen=True)
+class Down:
+    """No worker is left: the supervisor ends."""
+
+    name: ClassVar[str] = "stopping"
+
+
+State = (
+    Starting | Serving | Reloading | Upgrading | Delaying | Draining | HandingOver | Stopping | Down
+)
+
+# -- events ---------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class ReloadWanted:
+    """SIGHUP, ``penstockctl reload`` or a changed file."""
+
+    reply: Reply | None = None
+
+
+@dataclass(frozen=True)
+class UpgradeWanted:
+    """SIGUSR2 or ``penstockctl upgrade``."""
+
+    reply: Reply | None = None
+
+
+@dataclass(frozen=True)
+class ScaleWanted:
+    """SIGTTIN, SIGTTOU or ``penstockctl scale``."""
+
+    workers: int
+
+
+@dataclass(frozen=True)
+class RecycleWanted:
+    """``penstockctl recycle``."""
+
+    worker: WorkerProcess
+
+
+@dataclass(frozen=True)
+class NoWorkersWanted:
+    """SIGWINCH."""
+
+
+@dataclass(frozen=True)
+class ReopenWanted:
+    """SIGUSR1."""
+
+
+@dataclass(frozen=True)
+class StopWanted:
+    """SIGTERM or ``penstockctl stop``."""
+
+    reply: Reply | None = None
+
+
+@dataclass(frozen=True)
+class QuitWanted:
+    """SIGQUIT or ``penstockctl stop --now``."""
+
+    reply: Reply | None = None
+
+
+@dataclass(frozen=True)
+class Interrupted:
+    """SIGINT."""
+
+
+@dataclass(frozen=True)
+class WorkerReady:
+    """A worker has loaded the application, and waits for the order to serve."""
+
+    worker: WorkerProcess
+
+
+@dataclass(frozen=True)
+class WorkerServing:
+    """A worker has begun to serve."""
+
+    worker: WorkerProcess
+
+
+@dataclass(frozen=True)
+class BootFailed:
+    """A worker has ended before it served, or the application could not be preloaded."""
+
+    generation: Generation
+    worker: WorkerProcess | None
+    """None where the preloader has failed."""
+    failure: Message
+
+
+@dataclass(frozen=True)
+class WorkerCrashed:
+    """A worker that served has ended without an order."""
+
+    worker: WorkerProcess
+    pause: float
+    """Seconds before the next worker is started."""
+
+
+@dataclass(frozen=True)
+class WorkerLeft:
+    """A worker has ended as ordered."""
+
+    worker: WorkerProcess
+    clean: bool
+    """No request was cut off."""
+
+
+@dataclass(frozen=True)
+class WorkerReported:
+    """A worker has sent another message."""
+
+    worker: WorkerProcess
+    message: Message
+
+
+@dataclass(frozen=True)
+class SuccessorServes:
+    """The workers of the new supervisor serve."""
+
+    pid: int
+
+
+@dataclass(frozen=True)
+class SuccessorFailed:
+    """The new supervisor has ended, or takes too long."""
+
+    reason: str
+
+
+@dataclass(frozen=True)
+class PredecessorLeft:
+    """The supervisor that this one replaces has ended."""
+
+    pid: int
+
+
+@dataclass(frozen=True)
+class Tick:
+    """Time has passed."""
+
+    now: float
+    """On the monotonic clock."""
+
+
+Event = (
+    ReloadWanted
+    | UpgradeWanted
+    | ScaleWanted
+    | RecycleWanted
+    | NoWorkersWanted
+    | ReopenWanted
+    | StopWanted
+    | QuitWanted
+    | Interrupted
+    | WorkerReady
+    | WorkerServing
+    | BootFailed
+    | WorkerCrashed
+    | WorkerLeft
+    | WorkerReported
+    | SuccessorServes
+    | SuccessorFailed
+    | PredecessorLeft
+    | Tick
+)
+
+# -- the table ----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Refuse:
+    """The command is refused: ``text`` is the reason. ``{state}`` is the name of the state."""
+
+    text: str
+
+
+IGNORE = "ignore"
+"""The event means nothing in this state."""
+
+STATES: tuple[type[Any], ...] = (
+    Starting, Serving, Reloading, Upgrading, Delaying, Draining, HandingOver, Stopping, Down,
+)  # fmt: skip
+
+_STARTING = Refuse("the server is still starting")
+_STOPPING = Refuse("the server is stopping")
+_NO_UPGRADE = Refuse("the server is {state}: no upgrade now")
+_NO_SCALE = Refuse("the server is {state}: the number of workers stays")
+_NO_RECYCLE = Refuse("the server is {state}: no worker is replaced by hand meanwhile")
+_UPGRADING = Refuse("an upgrade is on its way already")
+_NEW_CODE = Refuse("an upgrade is on its way, which reads settings and code anew")
+
+Reaction = str | Refuse
+
+
+def _row(*cells: Reaction) -> dict[type[Any], Reaction]:
+    return dict(zip(STATES, (*cells, IGNORE), strict=True))  # nothing happens once it is down
+
+
+# fmt: off
+TABLE: Mapping[type[Any], Mapping[type[Any], Reaction]] = {
+    #                     Starting           Serving            Reloading          Upgrading
+    #                     Delaying           Draining           HandingOver        Stopping
+    ReloadWanted:    _row("retry_start",     "begin_reload",    "reload_again",    _NEW_CODE,
+                          _STOPPING,         _STOPPING,         _STOPPING,         _STOPPING),
+    UpgradeWanted:   _row(_NO_UPGRADE,       "begin_upgrade",   _NO_UPGRADE,       _UPGRADING,
+                          _NO_UPGRADE,       _NO_UPGRADE,       _NO_UPGRADE,       _NO_UPGRADE),
+    ScaleWanted:     _row(_NO_SCALE,         "scale",           _NO_SCALE,         "scale",
+                          _NO_SCALE,         _NO_SCALE,         _NO_SCALE,         _NO_SCALE),
+    RecycleWanted:   _row(_NO_RECYCLE,       "recycle",         _NO_RECYCLE,       "recycle",
+                          _NO_RECYCLE,       _NO_RECYCLE,       _NO_RECYCLE,       _NO_RECYCLE),
+    NoWorkersWanted: _row(_STARTING,         "end_workers",     "end_workers",     "end_workers",
+                          IGNORE,            IGNORE,            IGNORE,            IGNORE),
+    ReopenWanted:    _row("reopen_logs",     "reopen_logs",     "reopen_logs",     "reopen_logs",
+                          "reopen_logs",     "reopen_logs",     "reopen_logs",     "reopen_logs"),
+    StopWanted:      _row("stop_at_once",    "begin_stop",      "begin_stop",      "begin_stop",
+                          "stop_at_once",    "stop_at_once",    "stop_again",      "stop_at_once"),
+    QuitWanted:      _row("stop_at_once",    "stop_at_once",    "stop_at_once",    "stop_at_once",
+                          "stop_at_once",    "stop_at_once",    "stop_at_once",    "stop_at_once"),
+    Interrupted:     _row("interrupt_start", "stop_at_once",    "stop_at_once",    "stop_at_once",
+                          "stop_at_once",    "stop_at_once",    "stop_at_once",    "stop_at_once"),
+    WorkerReady:     _row("start_ready",     "let_serve",       "reload_ready",    "let_serve",
+                          "let_serve",       IGNORE,            IGNORE,            IGNORE),
+    WorkerServing:   _row("start_serving",   "end_replaced",    "reload_serving",  "end_replaced",
+                          "serve_unready",   "serve_unready",   "serve_unready",   "serve_unready"),
+    BootFailed:      _row("start_failed",    "report_failure",  "reload_failed",   "report_failure",
+                          "report_failure",  IGNORE,            IGNORE,            IGNORE),
+    WorkerCrashed:   _row("report_crash",    "report_crash",    "report_crash",    "report_crash",
+                          "note_cut_off",    "note_cut_off",    "note_cut_off",    "note_cut_off"),
+    WorkerLeft:      _row("forget_left",     "forget_left",     "forget_left",     "forget_left",
+                          "note_left",       "note_left",       "note_left",       "note_left"),
+    WorkerReported:  _row("take_report",     "take_report",     "take_report",     "take_report",
+                          "take_report",     "take_report",     "take_report",     "take_report"),
+    SuccessorServes: _row(IGNORE,            IGNORE,            IGNORE,            "hand_over",
+                          IGNORE,            IGNORE,            IGNORE,            IGNORE),
+    SuccessorFailed: _row(IGNORE,            IGNORE,            IGNORE,            "end_upgrade",
+                          IGNORE,            IGNORE,            IGNORE,            IGNORE),
+    PredecessorLeft: _row("take_pid_file",   "take_pid_file",   "take_pid_file",   "take_pid_file",
+                          "take_pid_file",   "take_pid_file",   "take_pid_file",   "take_pid_file"),
+    Tick:            _row("tick_starting",   "tick_serving",    "tick_reloading",  "tick_upgrading",
+                          "tick_delaying",   "tick_ending",     "tick_ending",     "tick_ending"),
+}
+# fmt: on
+
+
+class BootError(PenstockError):
+    """The first workers could not start; reported as the same failure of a single process is."""
+
+    def __init__(self, failure: Message) -> None:
+        super().__init__(str(failure["message"]))
+        self.traceback = str(failure.get("traceback", ""))
+        self.exit_status = int(failure.get("status", 1))
+
+
+def traceback_of(failure: Message) -> str:
+    """Return what follows the log line of a failure: empty where there is no traceback."""
+    traceback = failure.get("traceback")
+    return f"\n{traceback}" if traceback else ""
