@@ -97,7 +97,9 @@ def test_the_status_is_a_line_for_each_thing(server: Server) -> None:
         "ready        yes",
         "live         yes",
         "requests     2468",
-        "crashed      0",
+        "crashed      3 (2 SIGSEGV, 1 exit status 1)",
+        "last_reload  2023-11-14 22:13:20 UTC: reloaded: generation 1 serves",
+        "last_error   -",
     ]
 
 

@@ -6,14 +6,12 @@ import os
 import time
 from collections.abc import Iterator
 from dataclasses import replace
-from enum import Enum
 from typing import Any, cast
 
 import pytest
 
 from penstock.config.settings import Settings
 from penstock.control.commands import (
-    Answer,
     Command,
     ControlError,
     Outcome,
@@ -30,15 +28,28 @@ from penstock.control.commands import (
 )
 from penstock.listeners import Listener
 from penstock.supervisor.commands import Commands
+from penstock.supervisor.state import (
+    Delaying,
+    Draining,
+    Event,
+    HandingOver,
+    QuitWanted,
+    RecycleWanted,
+    ReloadWanted,
+    ScaleWanted,
+    Serving,
+    Starting,
+    State,
+    Stopping,
+    StopWanted,
+    UpgradeWanted,
+    Upgrading,
+)
+from penstock.supervisor.status import Counters
 from penstock.supervisor.supervisor import Supervisor
+from penstock.supervisor.upgrade import Successor
 from penstock.supervisor.worker_process import Stage, WorkerProcess
 from support.workers import Workers, begin
-
-
-class Phase(Enum):
-    STARTING = "starting"
-    SERVING = "serving"
-    STOPPING = "stopping"
 
 
 class Generation:
@@ -55,7 +66,7 @@ class Generation:
         return [worker for worker in self._workers.all if worker.stage is Stage.SERVING]
 
 
-class Workforce:
+class Pool:
     """The workers that have not ended."""
 
     def __init__(self, workers: Workers) -> None:
@@ -70,32 +81,25 @@ class FakeSupervisor:
 
     def __init__(self) -> None:
         self.fake = Workers()
-        self.phase: Enum = Phase.SERVING
+        self.state: State = Serving()
+        self.counters = Counters()
         self.current = Generation(self.fake)
-        self.workforce = Workforce(self.fake)
+        self.pool = Pool(self.fake)
         self.listeners: list[Listener] = []
-        self.told: list[tuple[object, ...]] = []
+        self.told: list[Event] = []
         self.has_room = True
 
-    def begin_reload(self, answer: Answer) -> None:
-        self.told.append(("reload", answer))
-
-    def upgrade(self, answer: Answer) -> None:
-        self.told.append(("upgrade", answer))
-
-    def scale(self, workers: int) -> None:
-        if workers > 5:
-            raise ControlError("no room")
-        self.current.wanted = workers
-
-    def replace(self, worker: WorkerProcess, reason: str) -> None:
-        self.told.append(("replace", worker.pid, reason))
-        if self.has_room:
-            worker.replaced_by = self.fake.add(worker.pid + 1, Stage.BOOTING)
-            worker.replaced_by.replaces = worker
-
-    def stop(self, *, graceful: bool, answer: Answer) -> None:
-        self.told.append(("stop", graceful, answer))
+    def handle(self, event: Event) -> None:
+        if isinstance(event, ScaleWanted):
+            if event.workers > 5:
+                raise ControlError("no room")
+            self.current.wanted = event.workers
+            return
+        self.told.append(event)
+        if isinstance(event, RecycleWanted) and event.worker.replaced_by is None and self.has_room:
+            successor = self.fake.add(event.worker.pid + 1, Stage.BOOTING)
+            event.worker.replaced_by = successor
+            successor.replaces = event.worker
 
 
 class Asking:
@@ -145,6 +149,9 @@ def test_the_status_is_put_together_from_what_there_is(here: Asking) -> None:
         "threads": Settings().threads,
         "workers": 1,
         "counts": status["counts"],
+        "crashes": {},
+        "last_reload": None,
+        "last_error": None,
         "ready": True,
         "live": True,
     }
@@ -155,16 +162,24 @@ def test_the_status_is_put_together_from_what_there_is(here: Asking) -> None:
 
 
 @pytest.mark.parametrize(
-    ("phase", "ready"), [(Phase.STARTING, False), (Phase.SERVING, True), (Phase.STOPPING, False)]
+    ("state", "ready"),
+    [
+        (Starting(), False),
+        (Serving(), True),
+        (Upgrading(cast(Successor, None)), True),
+        (Delaying(0.0, 0.0), False),
+        (Draining(), False),
+        (Stopping(), False),
+    ],
 )
 def test_it_is_ready_neither_before_it_serves_nor_once_it_stops(
-    here: Asking, phase: Phase, ready: bool
+    here: Asking, state: State, ready: bool
 ) -> None:
     here.supervisor.fake.add(7)
-    here.supervisor.phase = phase
+    here.supervisor.state = state
     status = here.ask(ShowStatus())
     assert (status["ready"], status["live"]) == (ready, True)
-    here.commands.handed_over = True
+    here.supervisor.state = HandingOver()
     assert here.ask(ShowStatus())["ready"]  # a successor serves
 
 
@@ -210,8 +225,14 @@ def test_a_slot_means_the_worker_of_the_newest_generation(here: Asking) -> None:
 def test_what_the_supervisor_answers_itself_is_passed_on(here: Asking) -> None:
     for asked in (Reload(), Upgrade(), Stop(graceful=False)):
         assert here.ask(asked) is None
+    assert here.ask(Stop(graceful=True)) is None
     reply = here.answers.append
-    assert here.supervisor.told == [("reload", reply), ("upgrade", reply), ("stop", False, reply)]
+    assert here.supervisor.told == [
+        ReloadWanted(reply),
+        UpgradeWanted(reply),
+        QuitWanted(reply),
+        StopWanted(reply),
+    ]
 
 
 def test_a_scale_is_over_when_there_are_as_many_workers(here: Asking) -> None:
@@ -266,7 +287,7 @@ def test_a_scale_does_not_wait_for_workers_that_do_not_boot(here: Asking) -> Non
 def test_a_recycling_is_over_when_the_worker_has_gone(here: Asking) -> None:
     worker = here.supervisor.fake.add(7)
     here.ask(Recycle(7))
-    assert here.supervisor.told == [("replace", 7, "penstockctl recycle")]
+    assert here.supervisor.told == [RecycleWanted(worker)]
     successor = worker.replaced_by
     assert successor is not None
     successor.stage = Stage.SERVING
@@ -294,28 +315,16 @@ def test_a_worker_that_is_being_replaced_is_not_replaced_twice(here: Asking) -> 
     worker = here.supervisor.fake.add(7)
     here.ask(Recycle(7))
     here.ask(Recycle(7))
-    assert len(here.supervisor.told) == 1
+    assert [each.pid for each in here.supervisor.fake.all] == [7, 8]
     worker.stage = Stage.ENDED
     here.tick()
     assert [outcome.done for outcome in here.answers] == [True, True]
 
 
-def test_only_a_worker_that_serves_can_be_recycled(here: Asking) -> None:
-    here.supervisor.fake.add(7, Stage.BOOTING)
-    with pytest.raises(ControlError, match=r"worker 7 \(pid 7\) does not serve: it is booting"):
-        here.ask(Recycle(7))
+def test_a_worker_that_cannot_be_recycled_is_an_error(here: Asking) -> None:
     with pytest.raises(ControlError, match="no worker has the process id or the slot 8"):
         here.ask(Recycle(8))
     here.supervisor.has_room = False
     here.supervisor.fake.add(9)
     with pytest.raises(ControlError, match="no successor"):
         here.ask(Recycle(9))
-
-
-@pytest.mark.parametrize("phase", [Phase.STARTING, Phase.STOPPING])
-def test_no_worker_is_recycled_while_the_server_starts_or_stops(here: Asking, phase: Phase) -> None:
-    here.supervisor.fake.add(7)
-    here.supervisor.phase = phase
-    with pytest.raises(ControlError, match=f"the server is {phase.value}"):
-        here.ask(Recycle(7))
-    assert here.supervisor.told == []

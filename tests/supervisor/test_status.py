@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import logging
+import time
 from collections.abc import Iterator
 
 import pytest
 
-from penstock.supervisor.status import Overview
+from penstock.supervisor.status import Counters, LastError, Overview
 from penstock.supervisor.worker_process import Stage
 from penstock.telemetry.scoreboard import (
+    ACCEPTED,
     BEAT,
     CONNECTIONS,
     LIVE,
@@ -23,7 +26,7 @@ from support.workers import Workers, begin
 
 
 def overview(workers: Workers) -> Overview:
-    return Overview(workers.all, lambda pid: pid * 1000)
+    return Overview(workers.all, Counters(), lambda pid: pid * 1000)
 
 
 @pytest.fixture
@@ -121,8 +124,46 @@ def test_counts_are_of_all_workers(workers: Workers) -> None:
         "connections": 6,
         "in_progress": 2,
         "waiting": 0,
+        "accepted": 0,
         "requests": 20,
+        "crashed": 0,
+        "reloads": 0,
+        "reloads_failed": 0,
+        "upgrades": 0,
     }
+
+
+def test_totals_include_the_workers_that_have_ended(workers: Workers) -> None:
+    counters = Counters()
+    ended, serving = workers.add(7), workers.add(8)
+    for worker in (ended, serving):
+        worker.slot.words[STARTED], worker.slot.words[ACCEPTED] = 10, 4
+    counters.add_ended(ended, "SIGSEGV")
+    counters.add_ended(ended, "")  # as another that has left
+    counts = Overview([serving], counters, lambda pid: None).counts()
+    assert (counts["requests"], counts["accepted"], counts["crashed"]) == (30, 12, 1)
+    assert counters.crashes == {"SIGSEGV": 1}
+
+
+def test_the_last_error_is_kept() -> None:
+    counters = Counters()
+    logger = logging.Logger("penstock.test")
+    logger.addHandler(LastError(counters))
+    logger.error("first")
+    logger.error("worker %d crashed\nTraceback", 7)
+    logger.warning("no error")
+    assert counters.last_error is not None
+    assert counters.last_error["message"] == "worker 7 crashed"
+    assert abs(counters.last_error["at"] - time.time()) < 60
+
+
+def test_the_outcome_of_the_last_reload_is_kept() -> None:
+    counters = Counters()
+    counters.note_reload(True, "reloaded: generation 2 serves")
+    counters.note_reload(False, "not reloaded")
+    assert (counters.reloads, counters.reloads_failed) == (1, 1)
+    assert counters.last_reload is not None
+    assert counters.last_reload["message"] == "not reloaded"
 
 
 def test_one_worker_that_wants_requests_makes_it_ready(workers: Workers) -> None:

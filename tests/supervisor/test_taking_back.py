@@ -8,11 +8,12 @@ from typing import cast
 
 import pytest
 
+from penstock.compat.gunicorn.hooks import Server
 from penstock.config.settings import Settings
 from penstock.control.commands import Outcome
-from penstock.supervisor.generation import Generation
-from penstock.supervisor.pool import Workforce
-from penstock.supervisor.reload import Reload
+from penstock.supervisor.generation import Generation, Launch
+from penstock.supervisor.pool import Pool
+from penstock.supervisor.reload import ReloadInProgress
 from penstock.supervisor.worker_process import Stage
 from support.workers import Workers
 
@@ -31,13 +32,14 @@ def orders_when_taken_back(workers: Workers, stage: Stage, *, let_in: bool) -> l
     worker = workers.add(1, stage)
     if let_in:
         worker.let_serve()
-    coming = Generation(2, Settings(), 1, [], None, LOGGER)
+    launch, server = cast(Launch, None), cast(Server, None)
+    coming = Generation(2, launch, Settings(), 1, [], None, server, "", LOGGER, lambda _: None)
     coming.workers.append(worker)
-    outcomes: list[Outcome] = []
+    answers: list[object] = []
     # Taking back needs none of the other workers.
-    reload = Reload(cast(Workforce, None), coming, LOGGER, [outcomes.append])
+    reload = ReloadInProgress(cast(Pool, None), coming, LOGGER, answers.append)
     reload.give_up("on purpose")
-    assert [outcome.done for outcome in outcomes] == [False]
+    assert answers == [Outcome(False, "this reload is given up: on purpose")]
     return [str(message["do"]) for message in workers.lines[1].receive()]
 
 

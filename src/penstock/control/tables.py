@@ -1,7 +1,8 @@
-"""What penstockctl prints for people: tables, ages, sizes, and nothing a terminal would act on."""
+"""What penstockctl prints for people: tables, ages, sizes, without bytes a terminal acts on."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -102,7 +103,7 @@ def stacks(value: Row, _width: int | None) -> str:
 
 
 def status(value: Row, width: int | None) -> str:
-    """Return what is true of the server, a line each."""
+    """Return the state of the server, a line for each field."""
     counts: Mapping[str, Any] = value.get("counts") or {}
     lines = {
         "state": text(value.get("state")),
@@ -118,8 +119,21 @@ def status(value: Row, width: int | None) -> str:
         "live": _yes(value.get("live")),
     }
     lines |= {text(name): text(count) for name, count in counts.items()}
+    if crashes := value.get("crashes"):
+        reasons = ", ".join(f"{text(count)} {text(reason)}" for reason, count in crashes.items())
+        lines["crashed"] = f"{lines.get('crashed', '')} ({reasons})"
+    lines["last_reload"] = _happened(value.get("last_reload"))
+    lines["last_error"] = _happened(value.get("last_error"))
     longest = max(map(len, lines))
     return "".join(cut(f"{name:<{longest}}{_GAP}{what}", width) for name, what in lines.items())
+
+
+def _happened(value: Mapping[str, Any] | None) -> str:
+    """Return ``2026-11-28 19:31:02 UTC: ...``; ``-`` for None."""
+    if value is None:
+        return _UNKNOWN
+    at = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(value["at"]))
+    return f"{at}: {text(value['message'])}"
 
 
 def _yes(value: object) -> str:

@@ -30,6 +30,7 @@ from penstock.supervisor.stack_collector import StackCollector
 from penstock.supervisor.state import (
     HandingOver,
     QuitWanted,
+    RecycleWanted,
     Reloading,
     ReloadWanted,
     ScaleWanted,
