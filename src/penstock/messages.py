@@ -454,6 +454,115 @@ SERVING_THREAD_DEFECT: Final = Message(
 
 # -- 7: the supervisor --------------------------------------------------------------------------
 
+WORKER_LOST_REQUESTS: Final = Message(
+    "PEN-7010",
+    WARNING,
+    "%(worker)s, told to leave because %(because)s, %(how)s%(details)s",
+    "A worker that was ordered to leave did not end by itself, or requests ended with it. The"
+    " lines below name the requests.",
+    "Find out why these requests take longer than graceful_timeout, or raise it.",
+)
+
+WORKER_CRASHED: Final = Message(
+    "PEN-7020",
+    ERROR,
+    "%(worker)s %(how)s%(details)s",
+    "A worker has ended without an order. The lines below name the requests that ended with it;"
+    " they are in the access log with status 502 or 504. Another worker starts in its place.",
+    "Act on the signal or the exit status: native code of an extension, memory that ran out, or a"
+    " call that hangs. PEN-7021 follows where the stacks are known.",
+)
+
+WORKER_STACKS: Final = Message(
+    "PEN-7021",
+    ERROR,
+    "%(worker)s was doing this when it ended:\n%(stacks)s",
+    "The Python stacks of a worker that crashed or was killed, as faulthandler has written them.",
+    "Look for the call that is at the top of the stack of the thread in question.",
+)
+
+CRASH_LOOP: Final = Message(
+    "PEN-7030",
+    CRITICAL,
+    "workers end soon after their start, again and again: the next one is started in %(pause)g s;"
+    " %(serving)d of %(wanted)d serve",
+    "Several workers in a row have ended within a second. The pauses between two starts double up"
+    " to half a minute.",
+    "Look at the reasons in PEN-7020 above, and correct the application or its environment.",
+)
+
+WORKER_NOT_STARTED: Final = Message(
+    "PEN-7040",
+    ERROR,
+    "cannot start a worker: %(reason)s",
+    "The system refused another process, descriptor or slot. It is tried again after a pause.",
+    "Act on the reason: raise the limit on processes or open files (ulimit), or free memory. Where"
+    " there is no slot, many workers are still leaving.",
+)
+
+WORKER_NOT_BOOTED: Final = Message(
+    "PEN-7050",
+    ERROR,
+    "%(worker)s could not start: %(reason)s; the next attempt is in %(pause)g s%(traceback)s",
+    "A worker of code that has served before could not load the application, or not in time.",
+    "Act on the reason; the traceback is below. Where code was changed, correct it and reload.",
+)
+
+APPLICATION_NOT_PRELOADED: Final = Message(
+    "PEN-7051",
+    ERROR,
+    "the application is preloaded again in %(pause)g s, because %(reason)s%(traceback)s",
+    "The process that preloads the application has ended or could not load it (setting: preload)."
+    " Workers that run go on; no other can start until it is there again.",
+    "Act on the reason; the traceback is below.",
+)
+
+WAITING_FOR_CHANGE: Final = Message(
+    "PEN-7052",
+    ERROR,
+    "%(worker)s could not start: %(reason)s; %(until)s%(traceback)s",
+    "With --reload, the application could not be loaded at the first start. The server is tried"
+    " again when a file of the application changes.",
+    "Correct the code, and save the file.",
+)
+
+PRELOAD_HAZARD: Final = Message(
+    "PEN-7060",
+    WARNING,
+    "preload: %(hazard)s; make it in the worker instead, after the fork",
+    "The application has made something while it was imported that a fork does not copy, or that"
+    " processes must not share.",
+    "Make it in the gunicorn hook post_fork, or on the first request.",
+)
+
+PRELOAD_UNAVAILABLE: Final = Message(
+    "PEN-7061",
+    WARNING,
+    "preload is not followed: this system cannot hand a worker over to the process that looks after"
+    " it; each worker loads the application itself",
+    "preload needs Linux (PR_SET_CHILD_SUBREAPER).",
+    "Nothing has to be done; workers use more memory than with preload.",
+)
+
+MEMORY_FROM_THE_START: Final = Message(
+    "PEN-7070",
+    WARNING,
+    "%(worker)s has %(size)s of memory from the start, and is not replaced for that: raise"
+    " max_memory, which comes to %(limit)s",
+    "The worker was larger than max_memory before its first request. Its successor would be as"
+    " large, so it is not replaced for its size.",
+    "Raise max_memory well above the size of a fresh worker.",
+)
+
+RELOAD_FAILED: Final = Message(
+    "PEN-7100",
+    ERROR,
+    "%(message)s%(traceback)s",
+    "A reload did not succeed: the new settings, or a worker with the new code, failed. The old"
+    " workers go on with the old settings and code.",
+    "Act on the reason; the traceback is below. Then reload again.",
+)
+
 SUPERVISOR_LOG_NOT_RENEWED: Final = Message(
     "PEN-7110",
     ERROR,
@@ -461,6 +570,99 @@ SUPERVISOR_LOG_NOT_RENEWED: Final = Message(
     "A reload changed where the error log goes. The workers use the new place; the supervisor could"
     " not open it.",
     "Correct what the error names, then reload again.",
+)
+
+SETTING_NEEDS_UPGRADE: Final = Message(
+    "PEN-7120",
+    WARNING,
+    "%(setting)s has changed; that takes an upgrade (SIGUSR2)",
+    "A reload has read another value of a setting that belongs to the supervisor itself.",
+    "Upgrade (SIGUSR2, penstockctl upgrade), or restart the server.",
+)
+
+UPGRADE_FAILED: Final = Message(
+    "PEN-7200",
+    ERROR,
+    "%(message)s",
+    "The new supervisor of an upgrade has ended or was not ready in time. This one goes on, and no"
+    " request is lost.",
+    "Act on the reason; messages of the new supervisor are in the log above.",
+)
+
+SUCCESSOR_NOT_STARTED: Final = Message(
+    "PEN-7201",
+    ERROR,
+    "cannot start the new supervisor: %(reason)s",
+    "The process of an upgrade could not run the command again.",
+    "Act on the reason: the interpreter or the directory of the first start may have been removed.",
+)
+
+PID_FILE_NOT_MOVED: Final = Message(
+    "PEN-7210",
+    ERROR,
+    "the pid file keeps its second name after the upgrade: %(error)s",
+    "The new supervisor could not take the pid file's own name when the old one had ended.",
+    "Act on the error; the process id is in the file that ends in .2.",
+)
+
+COMMAND_REFUSED: Final = Message(
+    "PEN-7300",
+    ERROR,
+    "%(command)s is refused: %(reason)s",
+    "A signal asked for something that cannot be done in the state that the server is in.",
+    "Send it again when the server serves; penstockctl status shows the state.",
+)
+
+SUPERVISOR_DEFECT: Final = Message(
+    "PEN-7900",
+    CRITICAL,
+    "internal error in the supervisor",
+    "A defect of Penstock. The supervisor goes on, and the workers serve.",
+    "Report it, with the traceback.",
+)
+
+# -- 8: control -----------------------------------------------------------------------------------
+
+CONTROL_REFUSED: Final = Message(
+    "PEN-8010",
+    WARNING,
+    "control: refused process %(pid)d of user %(user)d: only root and user %(own)d may ask",
+    "Another user has connected to the control socket. It is logged once a minute for each user.",
+    "Run penstockctl as the server's user or as root; else find out what that process does.",
+)
+
+CONTROL_NOT_OPENED: Final = Message(
+    "PEN-8020",
+    WARNING,
+    "no control socket: %(reason)s",
+    "The socket of control = auto could not be made. The server serves; penstockctl does not reach"
+    " it.",
+    "Set control to a path.",
+)
+
+CONTROL_NOT_FOLLOWED: Final = Message(
+    "PEN-8030",
+    ERROR,
+    "%(setting)s stays as it was: %(error)s",
+    "A reload has changed an address of the control server that cannot be used.",
+    "Correct the address, then reload again.",
+)
+
+CONTROL_OUT_OF_FILES: Final = Message(
+    "PEN-8040",
+    WARNING,
+    "cannot accept connections on %(address)s for now: %(error)s",
+    "The supervisor has no descriptor for another connection to the control server. It tries again"
+    " twice a second.",
+    "Raise the limit on open files (ulimit -n).",
+)
+
+CONTROL_DEFECT: Final = Message(
+    "PEN-8900",
+    ERROR,
+    "internal error in the control server on %(address)s",
+    "A defect of Penstock. The request was answered with 500, or its connection was closed.",
+    "Report it, with the traceback.",
 )
 
 MESSAGES: Final = {

@@ -254,7 +254,7 @@ def test_a_defect_is_logged_and_answered(loop: ControlLoop, client: Client) -> N
     loop.fake.broken = True
     response = client.request("GET", "/status")
     assert (response.status, response.body) == (500, b"internal error; see the log\n")
-    assert "ERROR: internal error" in loop.messages.texts[0]
+    assert "ERROR: PEN-8900 internal error" in loop.messages.texts[0]
     assert client.request("GET", "/workers").status == 200
 
 
@@ -491,7 +491,7 @@ def test_another_user_is_refused_and_named_in_the_log_once() -> None:
         assert loop.fake.asked.empty()
         [line] = loop.messages.texts
         assert re.fullmatch(
-            r"WARNING: control: refused process \d+ of user 65534: "
+            r"WARNING: PEN-8010 control: refused process \d+ of user 65534: "
             r"only root and user 0 may ask",
             line,
         )
@@ -561,7 +561,7 @@ def test_auto_that_cannot_be_had_is_a_warning_and_no_error() -> None:
     loop = ControlLoop()
     assert open_control("auto", loop.fake.handle, loop.selector, loop.logger) is None
     [text] = loop.messages.texts
-    assert text.startswith("WARNING: no control socket: cannot listen on unix:@penstock/")
+    assert text.startswith("WARNING: PEN-8020 no control socket: cannot listen on unix:@penstock/")
     for sock in held:
         sock.close()
     loop.close()
@@ -622,7 +622,7 @@ def test_a_path_without_its_directory_is_refused(tmp_path: Path) -> None:
 
 def test_a_file_is_not_replaced_by_a_socket(tmp_path: Path) -> None:
     (tmp_path / "notes").write_text("mine", "utf-8")
-    assert "exists and is no socket" in refusal(str(tmp_path / "notes"))
+    assert "exists and is not a socket" in refusal(str(tmp_path / "notes"))
 
 
 @on_linux

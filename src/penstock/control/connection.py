@@ -20,6 +20,7 @@ from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from penstock import messages
 from penstock.control.address import Peer, peer_of
 from penstock.http1 import (
     CONNECTION_CLOSED,
@@ -168,9 +169,8 @@ class Connection:
         except (StopIteration, _Late, OSError):
             self.close()
         except Exception:
-            self._service.logger.exception(
-                "internal error on %s; a connection is closed", self._service.name
-            )
+            service = self._service
+            messages.CONTROL_DEFECT.log(service.logger, exc_info=True, address=service.name)
             self.close()
 
     def _watch(self, events: int) -> None:
@@ -448,7 +448,7 @@ class Service:
         try:
             self._respond(request, peer, send)
         except Exception:
-            self.logger.exception("internal error in a response on %s", self.name)
+            messages.CONTROL_DEFECT.log(self.logger, exc_info=True, address=self.name)
             send(Response(500, b"internal error; see the log\n"))
 
     def encode(self, response: Response, bodiless: bool, close: bool) -> bytes:
@@ -491,12 +491,7 @@ class Service:
         self._resume_at = time.monotonic() + REST_SECONDS
         if not self._reported:  # once per shortage, not twice a second
             self._reported = True
-            self.logger.warning(
-                "cannot accept connections on %s for now: %s. Raise the limit on open files "
-                "(ulimit -n)",
-                self.name,
-                error.strerror,
-            )
+            messages.CONTROL_OUT_OF_FILES.log(self.logger, address=self.name, error=error.strerror)
 
     def _watch(self) -> None:
         if not self._watching and not self._closed:

@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl
 
+from penstock import messages
 from penstock.control.address import AUTO, HAS_ABSTRACT_NAMES, OFF, Peer, auto_names, socket_path
 from penstock.control.commands import (
     Command,
@@ -96,7 +97,7 @@ class ControlServer:
             try:
                 self._open(setting, address, None)
             except ListenError as error:
-                self._logger.error("%s stays as it was: %s", setting, error)
+                messages.CONTROL_NOT_FOLLOWED.log(self._logger, setting=setting, error=error)
                 if before is not None:
                     self._services[setting] = before
                 continue
@@ -183,12 +184,7 @@ class ControlSocket:
             if len(self._refused) >= _REFUSALS_REMEMBERED:
                 self._refused.clear()
             self._refused[peer.uid] = now
-            self._logger.warning(
-                "control: refused process %d of user %d: only root and user %d may ask",
-                peer.pid,
-                peer.uid,
-                own,
-            )
+            messages.CONTROL_REFUSED.log(self._logger, pid=peer.pid, user=peer.uid, own=own)
         allowed = "root" if own == 0 else f"root and user {own}"
         return _error(403, f"only {allowed} may use this socket, and you are user {peer.uid}")
 
@@ -383,7 +379,7 @@ def _bind_auto(logger: logging.Logger) -> Listener | None:
             return _bind_control(name, None)
         except ListenError as error:
             reason = str(error)
-    logger.warning("no control socket: %s", reason)
+    messages.CONTROL_NOT_OPENED.log(logger, reason=reason)
     return None
 
 

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from penstock import messages
 from penstock.app.loading import load_application
 from penstock.supervisor.worker_process import Stage, WorkerProcess
 from penstock.telemetry.scoreboard import Scoreboard, Slot
@@ -138,13 +139,14 @@ class Generation:
         """
         slot = self.scoreboard.take()
         if slot is None:
-            self._logger.error("no room for another worker: %d are there", len(self.workers))
+            reason = f"there is no room for more than {len(self.workers)}"
+            messages.WORKER_NOT_STARTED.log(self._logger, reason=reason)
             self.pause()
             return None
         try:
             channel, child_channel, dump, child_dump = _open_lines()
         except OSError as error:
-            self._logger.error("cannot start a worker: %s", error.strerror)
+            messages.WORKER_NOT_STARTED.log(self._logger, reason=error.strerror)
             self.scoreboard.give_back(slot)
             self.pause()
             return None
@@ -159,7 +161,7 @@ class Generation:
         try:
             worker.pid = self._fork(worker, child_channel, child_dump)
         except OSError as error:
-            self._logger.error("cannot start a worker: %s", error.strerror)
+            messages.WORKER_NOT_STARTED.log(self._logger, reason=error.strerror)
             self.discard(worker)
             self.pause()
             return None

@@ -6,6 +6,8 @@ import logging
 import selectors
 from collections.abc import Callable
 
+from penstock import messages
+
 
 class Loop:
     """Descriptors, each with a function that is called when it is ready."""
@@ -40,7 +42,7 @@ class Loop:
         try:
             call()
         except Exception:
-            self._logger.critical("internal error in the supervisor", exc_info=True)
+            messages.SUPERVISOR_DEFECT.log(self._logger, exc_info=True)
             return False
         return True
 

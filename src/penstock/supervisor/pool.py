@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
+from penstock import messages
 from penstock.config.identity import identity_of, title_of
 from penstock.config.worker_count import count_workers
 from penstock.supervisor.exit_report import (
@@ -124,10 +125,7 @@ class Pool:
     def _can_preload(self) -> bool:
         if adopt_orphans():
             return True
-        self._logger.warning(
-            "preload is not followed: this system cannot hand a worker over to the process that "
-            "looks after it; each worker loads the application itself"
-        )
+        messages.PRELOAD_UNAVAILABLE.log(self._logger)
         return False
 
     def _preload_failed(self, generation: Generation, failure: Message) -> None:
@@ -175,10 +173,10 @@ class Pool:
         """Act on the messages of a worker, and on the end of its channel."""
         if worker.channel.ended:
             return
-        messages = worker.channel.receive()
+        received = worker.channel.receive()
         if worker.channel.ended:
             self._loop.forget(worker.channel.fileno())
-        for message in messages:
+        for message in received:
             self._take(worker, message)
         if worker.channel.ended:
             self._lose(worker)
@@ -321,13 +319,12 @@ class Pool:
     ) -> None:
         # One that never served had no requests, and why it could not was logged for another.
         if worker.let_in and (report.signal or requests or worker.failure is not None):
-            self._logger.warning(
-                "%s, told to leave because %s, %s%s%s",
-                worker,
-                worker.leaving_because,
-                report.describe(),
-                requests_lost(requests),
-                _failure_of(worker),
+            messages.WORKER_LOST_REQUESTS.log(
+                self._logger,
+                worker=worker,
+                because=worker.leaving_because,
+                how=report.describe(),
+                details=requests_lost(requests) + _failure_of(worker),
             )
         else:
             because = worker.leaving_because or "it could not load the application"
@@ -336,12 +333,15 @@ class Pool:
     def _log_crash(
         self, worker: WorkerProcess, report: ExitReport, requests: list[RequestInProgress]
     ) -> None:
-        self._logger.error(
-            "%s %s%s%s", worker, report.describe(), requests_lost(requests), _failure_of(worker)
+        messages.WORKER_CRASHED.log(
+            self._logger,
+            worker=worker,
+            how=report.describe(),
+            details=requests_lost(requests) + _failure_of(worker),
         )
         if worker.dumped:
             text = worker.dumped.decode("utf-8", "backslashreplace")
-            self._logger.error("what %s was doing:\n%s", worker, text)
+            messages.WORKER_STACKS.log(self._logger, worker=worker, stacks=text)
 
     def forget_empty(self, *kept: Generation | None) -> None:
         """Forget the generations whose last worker has left, except those in ``kept``."""

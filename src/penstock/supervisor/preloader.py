@@ -18,6 +18,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import TYPE_CHECKING, NoReturn
 
+from penstock import messages
 from penstock.app.loading import load_application
 from penstock.listeners import kept_from_children
 from penstock.system.fork_safety import fork_hazards, open_descriptors
@@ -208,7 +209,7 @@ class _PreloadingProcess:
 
 def _warn_of_unsafe_state(logger: logging.Logger, before: frozenset[int]) -> None:
     for what in fork_hazards(before):
-        logger.warning("preload: %s; make it in the worker instead, after the fork", what)
+        messages.PRELOAD_HAZARD.log(logger, hazard=what)
 
 
 def _do_nothing(_number: int, _frame: object) -> None:

@@ -14,6 +14,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from penstock import messages
 from penstock.config.options import show_duration, show_size
 from penstock.supervisor.generation import Generation
 from penstock.supervisor.pool import Pool
@@ -102,11 +103,12 @@ class Recycling:
                 size = resident_memory(worker.pid)
                 worker.too_large_from_start = size is not None and size >= limit
                 if worker.too_large_from_start:
-                    self._logger.warning(
-                        "%s has %s of memory from the start, and is not replaced for that: raise "
-                        "max_memory, which comes to %s",
-                        worker, show_size((size or 0) >> 20 << 20), show_size(limit >> 20 << 20),
-                    )  # fmt: skip
+                    messages.MEMORY_FROM_THE_START.log(
+                        self._logger,
+                        worker=worker,
+                        size=show_size((size or 0) >> 20 << 20),
+                        limit=show_size(limit >> 20 << 20),
+                    )
 
     def end_hung(self, now: float) -> None:
         """Kill the workers that hang; others start in their places."""

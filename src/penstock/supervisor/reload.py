@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from penstock import messages
 from penstock.app.file_watcher import State as FileState
 from penstock.control.commands import Outcome, Reply
 from penstock.listeners import Listener, bind_listeners, close_all
@@ -75,7 +76,8 @@ class ReloadInProgress:
         """Take the new generation back, because of a failure; return what is said of it."""
         subject = f"{worker}: " if worker is not None else ""
         message = f"not reloaded, the old workers go on: {subject}{failure['message']}"
-        self._logger.error("%s%s", message, traceback_of(failure))
+        traceback = traceback_of(failure)
+        messages.RELOAD_FAILED.log(self._logger, message=message, traceback=traceback)
         self._take_back(message)
         return message
 
@@ -223,12 +225,12 @@ class Autoreload:
             until = f"the next attempt is in {generation.pause():g} s"
         else:
             return False
-        self._logger.error(
-            "%s could not start: %s; %s%s",
-            worker,
-            failure["message"],
-            until,
-            traceback_of(failure),
+        messages.WAITING_FOR_CHANGE.log(
+            self._logger,
+            worker=worker,
+            reason=failure["message"],
+            until=until,
+            traceback=traceback_of(failure),
         )
         self._end_others(generation, worker, "the application could not be loaded")
         return True

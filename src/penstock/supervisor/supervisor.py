@@ -15,6 +15,7 @@ from contextlib import suppress
 from dataclasses import replace as with_changes
 from typing import TYPE_CHECKING
 
+from penstock import messages
 from penstock.config.identity import title_of
 from penstock.control.commands import ControlError, Outcome, Reply
 from penstock.control.server import ControlServer
@@ -278,7 +279,7 @@ class Supervisor:
             try:
                 self.handle(self._event_of(number))
             except ControlError as error:
-                self.logger.error("%s: %s", name, error)
+                messages.COMMAND_REFUSED.log(self.logger, command=name, reason=error)
 
     def _event_of(self, number: int) -> Event:
         wanted = self.current.wanted
@@ -439,24 +440,26 @@ class Supervisor:
         pause, traceback = self.current.pause(), traceback_of(event.failure)
         reason = event.failure["message"]
         if event.worker is None:
-            self.logger.error(
-                "the application is preloaded again in %g s, because %s%s", pause, reason, traceback
+            messages.APPLICATION_NOT_PRELOADED.log(
+                self.logger, pause=pause, reason=reason, traceback=traceback
             )
         else:
-            self.logger.error(
-                "%s could not start: %s; the next attempt is in %g s%s",
-                event.worker, reason, pause, traceback,
-            )  # fmt: skip
+            messages.WORKER_NOT_BOOTED.log(
+                self.logger,
+                worker=event.worker,
+                reason=reason,
+                pause=pause,
+                traceback=traceback,
+            )
 
     def _report_crash(self, event: WorkerCrashed) -> None:
         # A successor starts with the next tick, which follows at once.
         if event.pause and event.worker.generation == self.current.number:
-            self.logger.critical(
-                "workers end soon after their start, again and again: the next one is started in "
-                "%g s; %d of %d serve",
-                event.pause,
-                len(self.current.serving),
-                self.current.wanted,
+            messages.CRASH_LOOP.log(
+                self.logger,
+                pause=event.pause,
+                serving=len(self.current.serving),
+                wanted=self.current.wanted,
             )
 
     def _note_cut_off(self, _event: WorkerCrashed) -> None:
@@ -493,7 +496,7 @@ class Supervisor:
         try:
             self.handle(ReloadWanted())
         except ControlError as error:
-            self.logger.error("not reloaded: %s", error)
+            messages.COMMAND_REFUSED.log(self.logger, command="the reload", reason=error)
 
     def _scale(self, event: ScaleWanted) -> None:
         current, workers = self.current, event.workers
@@ -531,7 +534,9 @@ class Supervisor:
         try:
             self.error_log.reopen()
         except OSError as error:
-            self.logger.error("the error log goes on in the old file: %s", error)
+            messages.LOG_FILE_NOT_REOPENED.log(
+                self.logger, kind="error", error=error, setting="error_logfile"
+            )
 
     # -- the reload -----------------------------------------------------------------------------
 
@@ -554,7 +559,7 @@ class Supervisor:
             self._resume_settings()
             traceback = traceback_of({"traceback": getattr(error, "traceback", "")})
             message = f"not reloaded, all goes on as it was: {error}"
-            self.logger.error("%s%s", message, traceback)
+            messages.RELOAD_FAILED.log(self.logger, message=message, traceback=traceback)
             self.counters.note_reload(False, message)
             _reply(event.reply, False, message)
             return
@@ -568,7 +573,7 @@ class Supervisor:
             warning.log(self.logger)
         for name in ("pid", "name"):
             if getattr(settings, name) != getattr(self.settings, name):
-                self.logger.warning("%s has changed; that takes an upgrade (SIGUSR2)", name)
+                messages.SETTING_NEEDS_UPGRADE.log(self.logger, setting=name)
 
     def _reload_again(self, event: ReloadWanted) -> None:
         # What was changed since is what is wanted now.
@@ -659,7 +664,7 @@ class Supervisor:
         try:
             fresh = ErrorLog(*place, self.logger)
         except SettingsError as error:  # the directory has gone since the workers opened theirs
-            self.logger.error("the supervisor's log goes on as it was: %s", error)
+            messages.SUPERVISOR_LOG_NOT_RENEWED.log(self.logger, error=error)
             return
         self.error_log.close()
         self.error_log = fresh
@@ -698,7 +703,7 @@ class Supervisor:
         self.state = Serving()
         successor.end()
         message = f"not upgraded, this supervisor goes on: {event.reason}"
-        self.logger.error("%s", message)
+        messages.UPGRADE_FAILED.log(self.logger, message=message)
         _reply(successor.reply, False, message)
 
     def _hand_over(self, event: SuccessorServes) -> None:
@@ -723,7 +728,7 @@ class Supervisor:
             try:
                 self._pid_file.move_to(self.settings.pid, left_by=event.pid)
             except PenstockError as error:
-                self.logger.error("%s", error)
+                messages.PID_FILE_NOT_MOVED.log(self.logger, error=error)
 
     # -- the stop -------------------------------------------------------------------------------
 

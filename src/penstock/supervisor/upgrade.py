@@ -19,6 +19,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NoReturn
 
+from penstock import messages
 from penstock.config.sources import FIRST_PASSED_DESCRIPTOR
 from penstock.supervisor.state import SuccessorFailed, SuccessorServes
 from penstock.worker.channel import Channel
@@ -176,6 +177,6 @@ def _become(
         os.chdir(launch.directory)
         os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], environ)
     except BaseException as error:
-        logging.getLogger("penstock").error("cannot start the new supervisor: %s", error)
+        messages.SUCCESSOR_NOT_STARTED.log(logging.getLogger("penstock"), reason=error)
     finally:
         os._exit(1)
