@@ -20,7 +20,7 @@ JOBS ?= 4
 PARALLEL = -n $(JOBS) --dist worksteal
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test test-all announce suite parallel coverage lint format docs install-check bench counts soak native
+.PHONY: help serve test test-all announce suite parallel coverage lint format docs install-check bench counts compare soak native
 .PHONY: lifecycle-soak
 .PHONY: native-test fuzz native-fuzz asan valgrind portable clean
 
@@ -35,6 +35,7 @@ help:
 	@echo 'make install-check  install into an environment of its own, and run the command there'
 	@echo 'make bench          measure beside other servers, in an environment of its own, .bench'
 	@echo 'make counts         hold instructions and system calls a request to their bounds'
+	@echo 'make compare        compare the speed with another checkout: make compare BASE=/path'
 	@echo 'make soak           send millions of requests, and see that nothing is lost or grows'
 	@echo 'make lifecycle-soak reload, kill, recycle and upgrade under load, and count what is lost'
 	@echo 'make native         build the native transport into the checkout, or say why it cannot be'
@@ -114,6 +115,9 @@ counts:
 	@$(SYNC) serve $(EXAMPLES)
 	@$(NATIVE)
 	"$(BIN)/python" benchmarks/counts.py $(ARGS)
+
+compare:
+	@python="$(PYTHON)"; "$${python:-$$(scripts/find-python)}" benchmarks/compare.py "$(BASE)" $(ARGS)
 
 soak:
 	@python="$(PYTHON)"; "$${python:-$$(scripts/find-python)}" benchmarks/soak.py $(ARGS)

@@ -277,7 +277,7 @@ class Running:
 @contextmanager
 def running(candidate: Candidate, setup: Setup = PLAIN) -> Iterator[Running]:
     """Run a server, pinned to its core, for as long as the block lasts."""
-    port = _free_port()
+    port = free_port()
     if candidate.peer == "nginx":
         config = _NGINX_CONFIG.format(folder=environment.VENV, host=HOST, port=port)
         NGINX_FILE.write_text(config)
@@ -324,7 +324,8 @@ def _command(candidate: Candidate, setup: Setup, port: int) -> list[str]:
     return ["taskset", "-c", str(environment.cores()[0]), str(path), *rest]
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """Return a TCP port that is free now."""
     with socket.create_server((HOST, 0)) as probe:
         port: int = probe.getsockname()[1]
         return port

@@ -1,0 +1,44 @@
+"""What a comparison in pairs concludes from its ratios."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+
+from compare import NAMES, Compared, interval, threads_of
+from harness.scenarios import SCENARIOS
+
+
+def test_the_interval_of_ten_values_ends_with_the_second_and_the_ninth() -> None:
+    # Of the usual table for the sign test: fewer than 2 of 10 coins, with a chance of 2.1 % in all.
+    assert interval([float(number) for number in range(1, 11)]) == (2.0, 9.0)
+
+
+def test_the_interval_of_thirty_values_ends_with_the_tenth_and_the_twenty_first() -> None:
+    assert interval([float(number) for number in range(30, 0, -1)]) == (10.0, 21.0)
+
+
+@pytest.mark.parametrize("count", [1, 2, 5])
+def test_a_few_values_are_their_own_interval(count: int) -> None:
+    values = [float(number) for number in range(count)]
+    assert interval(values) == (values[0], values[-1])
+
+
+def test_the_interval_holds_the_median_in_95_of_100_samples_and_more() -> None:
+    choice = random.Random(7)
+    held = 0
+    for _ in range(1000):
+        low, high = interval([choice.lognormvariate(0, 1) for _ in range(30)])
+        held += low <= 1.0 <= high
+    assert held >= 940
+
+
+def test_a_row_has_the_medians_of_rates_and_of_the_ratios_of_pairs() -> None:
+    found = Compared("hello", rates=[100.0, 50.0, 102.0], others=[100.0, 50.0, 100.0])
+    assert found.row() == ["hello", "100", "100", "1.000", "1.000 to 1.020"]
+
+
+def test_what_is_compared_is_among_the_scenarios() -> None:
+    known = {scenario.name: scenario for scenario in SCENARIOS}
+    assert [threads_of(known[name]) for name in NAMES] == [1, 1, 8, 64]
