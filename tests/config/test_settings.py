@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pytest
 
+from penstock.cli.arguments import build_parser, parse_command_line
 from penstock.cli.settings import load_settings
 from penstock.config import other_servers
 from penstock.config.reference_page import settings_page
@@ -506,6 +508,30 @@ def test_every_default_can_be_shown_and_read_back(name: str) -> None:
     shown = option.kind.show(option.default)
     if isinstance(option.default, (int, float)) and not isinstance(option.default, bool):
         assert option.kind.convert(shown) == option.default
+
+
+def test_a_declaration_is_enough_for_flag_variable_file_keyword_help_and_page(
+    tmp_path: Path,
+) -> None:
+    missing = []
+    help_page, page = build_parser().format_help(), settings_page()
+    for name, option in OPTIONS.items():
+        shown = option.kind.show(option.default).strip('"')
+        value = {"KEY=VALUE": "A=1", "PATTERN=TIME": "/a=1s"}.get(option.kind.metavar, shown)
+        typed = parse_command_line([option.flag] if option.is_switch else [option.flag, value])
+        (tmp_path / "penstock.toml").write_text(f"{name} = {json.dumps(value)}\n")
+        ways = {
+            "flag": name in typed.flags,
+            "variable": option.variable
+            == load_settings({}, {option.variable: value}, tmp_path).source_of(name),
+            "file": load(tmp_path).source_of(name) == f"penstock.toml:{name}",
+            "keyword": option.command_only
+            or settings_from_kwargs(**{name: value}).source_of(name) == f"argument {name}",
+            "help": option.flag in help_page or option.negative_flag in help_page,
+            "page": f"\n### {name}\n" in page,
+        }
+        missing += [f"{name}: {way}" for way, there in ways.items() if not there]
+    assert not missing
 
 
 def test_no_flag_and_no_variable_means_two_settings() -> None:

@@ -14,8 +14,8 @@ def with_absolute_paths(settings: Settings) -> Settings:
     """Return the settings with absolute paths: the application may change the directory."""
     paths = {
         name: os.path.abspath(path)
-        for name in ("temp_dir", "access_logfile", "error_logfile")
-        if (path := getattr(settings, name)) not in (None, "-")
+        for name, option in OPTIONS.items()
+        if option.is_file and (path := getattr(settings, name)) not in (None, "-")
     }
     return replace(settings, **paths)
 
@@ -70,9 +70,10 @@ def check_possible(settings: Settings) -> None:
         value = OPTIONS[name].kind.show(getattr(settings, name))
         return f"{name} ({value} from {settings.source_of(name)})"
 
-    for process in ("workers", "preload", "reload", "max_requests", "max_age", "max_memory"):
-        if not settings.supervisor and getattr(settings, process) != OPTIONS[process].default:
-            raise SettingsError(f"{shown(process)} needs a supervisor, and {shown('supervisor')}")
+    for name, option in OPTIONS.items():
+        needs = option.needs_supervisor and getattr(settings, name) != option.default
+        if needs and not settings.supervisor:
+            raise SettingsError(f"{shown(name)} needs a supervisor, and {shown('supervisor')}")
     if settings.preload and settings.reload:
         raise SettingsError(f"{shown('preload')} and {shown('reload')} exclude each other")
     for part in ("limit_request_line", "limit_request_field_size"):

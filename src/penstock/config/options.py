@@ -65,6 +65,10 @@ class Option:
     repeatable: bool = False
     command_only: bool = False
     """The option concerns the whole process: the command accepts it, a Python caller may not."""
+    needs_supervisor: bool = False
+    """Any value but the default is refused together with ``--no-supervisor``."""
+    is_file: bool = False
+    """The value is the path of a file or directory, made absolute as the settings are read."""
     secret: bool = False
     """The values may be passwords: logs and ``--check`` do not show them."""
     also_called: tuple[str, ...] = ()
