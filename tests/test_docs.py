@@ -150,7 +150,7 @@ def test_every_variable_of_penstocks_is_a_setting(page: Path) -> None:
 
 
 @every_page
-def test_what_is_linked_to_the_settings_reference_is_a_setting(page: Path) -> None:
+def test_every_link_to_the_settings_reference_is_a_setting(page: Path) -> None:
     links = re.findall(r"\[`(\w+)`\]\(settings\.md#(\w+)\)", prose(page))
     assert not [link for link in links if link[0] != link[1] or link[0] not in OPTIONS]
 
@@ -172,21 +172,21 @@ def test_the_page_of_gunicorns_settings_is_what_the_table_says() -> None:
     assert (DOCS / "gunicorn-settings.md").read_text("utf-8") == gunicorn_page(), "run `make docs`"
 
 
-def test_every_name_of_gunicorns_that_is_told_of_is_one() -> None:
+def test_every_name_of_gunicorn_on_the_page_exists() -> None:
     text = section("migrating.md", "### What is read")
     names = set(re.findall(r"`([a-z]+_[a-z_]+)`", text)) - set(OPTIONS)
     assert names <= set(GUNICORN_SETTINGS) | set(HOOKS)
 
 
 @pytest.mark.parametrize("heading", ["## From waitress", "## From uWSGI"])
-def test_what_the_settings_of_others_become_is_taken(heading: str) -> None:
+def test_the_command_accepts_what_other_servers_settings_become(heading: str) -> None:
     cells = [row[1] for row in rows(section("migrating.md", heading))]
     flags = [flag for cell in cells for flag in flags_in(cell)]
     assert flags
     assert not [flag for flag in flags if kind_of(flag) != "taken"]
 
 
-def test_the_service_does_not_retry_what_cannot_succeed() -> None:
+def test_the_service_does_not_retry_a_start_that_cannot_succeed() -> None:
     """docs/exit-statuses.md: statuses 2 to 7 come again however often it is started."""
     unit = (ROOT / "deploy" / "penstock.service").read_text("utf-8")
     page = (DOCS / "exit-statuses.md").read_text("utf-8")

@@ -133,7 +133,7 @@ def test_a_malformed_address_is_refused_with_the_right_form(text: str, said: str
 # TCP
 
 
-def test_port_zero_is_a_free_port_and_the_name_tells_which() -> None:
+def test_port_zero_is_a_free_port_that_the_name_shows() -> None:
     with opened("127.0.0.1:0") as [listener]:
         assert port_of(listener) == listener.socket.getsockname()[1] > 0
         assert listener.name == f"http://127.0.0.1:{listener.server_port}"
@@ -141,7 +141,7 @@ def test_port_zero_is_a_free_port_and_the_name_tells_which() -> None:
         assert not listener.is_unix
 
 
-def test_tcp_listeners_do_not_block_nor_leak_and_pass_nodelay_on() -> None:
+def test_tcp_listeners_neither_block_nor_leak_and_pass_nodelay_on() -> None:
     with opened("127.0.0.1:0") as [listener]:
         assert listener.socket.getblocking() is False
         assert listener.socket.get_inheritable() is False
@@ -152,7 +152,7 @@ def test_tcp_listeners_do_not_block_nor_leak_and_pass_nodelay_on() -> None:
                 assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
 
 
-def test_nobody_is_let_in_before_listen() -> None:
+def test_no_client_can_connect_before_listen() -> None:
     [listener] = bind_listeners(["127.0.0.1:0"])
     with closing(listener):
         place = ("127.0.0.1", port_of(listener))
@@ -176,7 +176,7 @@ def test_a_host_name_is_resolved_and_shown_as_its_address() -> None:
         assert listener.server_name in ("127.0.0.1", "::1")
 
 
-def test_a_port_in_use_is_told_and_nothing_stays_open() -> None:
+def test_a_port_in_use_is_reported_and_no_socket_stays_open() -> None:
     with opened("127.0.0.1:0") as [holder]:
         with opened("127.0.0.1:0") as [other]:
             free = port_of(other)
@@ -204,7 +204,7 @@ def test_an_address_is_shown_with_the_host_and_port_that_it_means(text: str, sho
     assert parse_address(text).shown == shown
 
 
-def test_a_host_alone_in_use_is_told_with_its_port(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_host_alone_in_use_is_reported_with_its_port(monkeypatch: pytest.MonkeyPatch) -> None:
     with opened("127.0.0.1:0") as [holder]:
         monkeypatch.setattr("penstock.listeners.DEFAULT_PORT", port_of(holder))
         said = refusal("127.0.0.1")
@@ -364,7 +364,7 @@ def test_closing_survives_a_path_that_is_gone(tmp_path: Path) -> None:
         ("", "unix:{}/" + 110 * "x", "too long"),
     ],
 )
-def test_a_path_that_cannot_be_had_is_refused_and_left(
+def test_a_path_that_cannot_be_used_is_refused_and_left(
     tmp_path: Path, made: str, address: str, said: str
 ) -> None:
     if made:
@@ -373,7 +373,7 @@ def test_a_path_that_cannot_be_had_is_refused_and_left(
     assert not made or (tmp_path / made).read_text() == "precious"
 
 
-def test_a_datagram_socket_is_no_stale_listener(tmp_path: Path) -> None:
+def test_a_datagram_socket_is_not_a_stale_listener(tmp_path: Path) -> None:
     path = tmp_path / "log"
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as other:
         other.bind(str(path))
@@ -399,7 +399,7 @@ def test_a_passed_socket_is_taken_over(listening: bool) -> None:
             socket.create_connection(parent.getsockname(), timeout=5).close()
 
 
-def test_the_path_of_a_passed_unix_socket_is_its_makers_to_remove(tmp_path: Path) -> None:
+def test_the_path_of_a_passed_unix_socket_is_not_removed(tmp_path: Path) -> None:
     path = tmp_path / "passed.sock"
     with socket.socket(socket.AF_UNIX) as parent:
         parent.bind(str(path))

@@ -48,7 +48,7 @@ def known(found: Watch) -> set[str]:
     return set(found._states)
 
 
-def test_what_nobody_edits_is_not_watched(folder: Path) -> None:
+def test_files_of_python_of_packages_and_of_the_server_are_not_watched(folder: Path) -> None:
     write(folder / "edited_module.py", "import json, pytest, penstock\n")
     importlib.import_module("edited_module")
     found = watch()
@@ -59,7 +59,7 @@ def test_what_nobody_edits_is_not_watched(folder: Path) -> None:
     assert not [path for path in known(found) if path.startswith(others)]
 
 
-def test_a_module_that_loads_itself_when_it_is_asked_is_not_asked(folder: Path) -> None:
+def test_looking_does_not_load_a_lazy_module(folder: Path) -> None:
     write(folder / "lazy_module.py", "raise AssertionError('loaded')\n")
     spec = importlib.util.find_spec("lazy_module")
     assert spec is not None
@@ -73,7 +73,7 @@ def test_a_module_that_loads_itself_when_it_is_asked_is_not_asked(folder: Path) 
     assert str(folder / "lazy_module.py") in known(found)
 
 
-def test_whatever_else_is_among_the_modules_does_no_harm(
+def test_odd_objects_among_the_modules_do_no_harm(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Odd:
@@ -85,7 +85,7 @@ def test_whatever_else_is_among_the_modules_does_no_harm(
     watch().loaded()
 
 
-def test_a_change_is_news_until_it_is_told(folder: Path) -> None:
+def test_a_change_is_found_until_it_is_reported(folder: Path) -> None:
     path = write(folder / "page.html", "one")
     found = watch(str(path))
     found.loaded()
@@ -107,7 +107,7 @@ def test_a_file_that_is_renamed_into_place_is_a_change_whatever_its_times_are(
     assert list(found.look()) == [str(path)]
 
 
-def test_a_file_that_is_removed_and_written_anew_is_one_change(folder: Path) -> None:
+def test_a_file_that_is_removed_and_written_again_is_one_change(folder: Path) -> None:
     path = write(folder / "page.html", "one")
     found = watch(str(path))
     found.loaded()
@@ -118,7 +118,7 @@ def test_a_file_that_is_removed_and_written_anew_is_one_change(folder: Path) -> 
     assert found._all_changes(changed) == {str(path): state_of(str(path))}
 
 
-def test_a_change_that_is_taken_back_at_once_is_none(folder: Path) -> None:
+def test_a_change_that_is_undone_at_once_is_no_change(folder: Path) -> None:
     path = write(folder / "page.html", "one")
     found = watch(str(path))
     found.loaded()
@@ -138,7 +138,7 @@ def test_what_changes_between_the_load_and_the_first_look_is_a_change(folder: Pa
     assert found.look()[str(path)] == state_of(str(path))
 
 
-def test_directories_and_patterns_are_read_anew_each_time(folder: Path) -> None:
+def test_directories_and_patterns_are_read_again_each_time(folder: Path) -> None:
     words, pages = folder / "words", folder / "pages"
     write(words / "one.txt", "one")
     write(pages / "one.html", "one")
@@ -184,7 +184,7 @@ def test_a_module_that_is_missing_is_looked_for_where_it_would_be_found(folder: 
     assert places >= {str(folder / "nowhere_module.py"), str(folder / "nowhere_module/__init__.py")}
 
 
-def test_the_thread_tells_each_change_once_and_ends(folder: Path) -> None:
+def test_the_thread_reports_each_change_once_and_ends(folder: Path) -> None:
     path = write(folder / "page.html", "one")
     told: list[dict[str, State]] = []
     found = Watch([str(path)], told.append)

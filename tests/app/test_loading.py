@@ -155,7 +155,7 @@ def test_objects_classes_and_wrapped_callables_are_applications(write: Write) ->
         "module:" + 5000 * "(" + 5000 * ")",
     ],
 )
-def test_what_has_no_known_form_is_refused_unread(spec: str) -> None:
+def test_a_specification_without_a_known_form_is_refused(spec: str) -> None:
     error = refusal(SpecError, spec)
     assert error.exit_status == 2
     assert "allowed is" in str(error)
@@ -256,7 +256,7 @@ def test_the_traceback_is_the_applications_alone(write: Write) -> None:
         ("def f(): f()\nf()\n", "RecursionError"),
     ],
 )
-def test_whatever_a_module_raises_is_reported(write: Write, text: str, said: str) -> None:
+def test_any_exception_of_a_module_is_reported(write: Write, text: str, said: str) -> None:
     error = refusal(ApplicationRaisedError, f"{write(text)}:app")
     assert said in str(error)
     assert said.partition(":")[0] in error.traceback
@@ -292,7 +292,7 @@ def test_an_exception_that_cannot_be_shown_is_named_by_its_type(write: Write) ->
 @pytest.mark.parametrize(
     "text", ["raise KeyboardInterrupt", "def app():\n raise KeyboardInterrupt"]
 )
-def test_an_interrupt_is_no_error_of_the_application(write: Write, text: str) -> None:
+def test_an_interrupt_is_not_an_error_of_the_application(write: Write, text: str) -> None:
     name = write(text)
     with pytest.raises(KeyboardInterrupt):
         load_application(f"{name}:app()")
@@ -317,7 +317,7 @@ def test_an_object_that_cannot_list_its_attributes_has_no_nearest(write: Write) 
 
 
 @pytest.mark.parametrize("attribute", ["", ":app"])
-def test_a_file_with_the_name_of_a_module_that_python_has_already_is_told_of(
+def test_the_error_names_a_file_with_the_name_of_an_imported_module(
     write: Write, tmp_path: Path, attribute: str
 ) -> None:
     write(APPLICATION, name="site")
@@ -343,7 +343,9 @@ def test_a_module_alone_without_the_usual_names_says_which(write: Write) -> None
         ("lambda environ: None", "module:factory()"),
     ],
 )
-def test_what_cannot_be_called_is_no_application(write: Write, expression: str, said: str) -> None:
+def test_an_object_that_cannot_be_called_is_not_an_application(
+    write: Write, expression: str, said: str
+) -> None:
     name = write(f"app = {expression}\nmake = lambda: app\n")
     error = refusal(NotCallableError, f"{name}:app")
     assert error.exit_status == 6
@@ -379,7 +381,7 @@ def test_a_factory_that_cannot_be_called_is_refused(write: Write) -> None:
         "class app:\n    def __call__(self, environ, start_response): pass",
     ],
 )
-def test_PEP3333_what_cannot_take_two_arguments_by_position_is_no_application(
+def test_PEP3333_an_object_that_cannot_take_two_positional_arguments_is_not_an_application(
     write: Write, text: str
 ) -> None:
     name = write(text)

@@ -163,7 +163,7 @@ def test_check_loads_and_prints_every_setting_with_its_source(folder: Path) -> N
     assert "workers = 1 (default)" in lines
 
 
-def test_check_takes_no_address_so_that_it_works_beside_a_running_server(folder: Path) -> None:
+def test_check_binds_no_address_so_that_it_works_beside_a_running_server(folder: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as holder:
         address = f"127.0.0.1:{holder.getsockname()[1]}"
         done = run_penstock("--check-config", "served", "-b", address, cwd=folder)
@@ -189,7 +189,7 @@ def test_fault_29_threads_of_the_application_do_not_keep_the_command_from_ending
     assert done.returncode == status
 
 
-def test_check_says_what_would_be_warned_of(folder: Path) -> None:
+def test_check_prints_the_warnings(folder: Path) -> None:
     environ = {"GUNICORN_CMD_ARGS": "--statsd-host localhost:8125"}
     done = run_penstock("--check", "served", cwd=folder, environ=environ)
     assert done.returncode == 0
@@ -282,7 +282,7 @@ def test_an_application_that_raises_is_status_4_after_its_traceback(folder: Path
     )
 
 
-def test_a_port_in_use_is_status_7_and_told_before_the_application_is_imported(
+def test_a_port_in_use_is_status_7_and_reported_before_the_application_is_imported(
     folder: Path,
 ) -> None:
     (folder / "marker.py").write_text("open('imported', 'w').close()\n" + APPLICATION)
@@ -298,7 +298,7 @@ def test_a_failed_load_leaves_no_unix_socket_behind(folder: Path) -> None:
     assert not (folder / "here.sock").exists()
 
 
-def test_a_missing_directory_of_pythonpath_is_warned_of(folder: Path) -> None:
+def test_a_missing_directory_of_pythonpath_causes_a_warning(folder: Path) -> None:
     said = (
         "penstock: warning: PEN-1040 pythonpath has 'nowhere' (from --pythonpath), which does not"
         " exist"
@@ -387,7 +387,7 @@ def test_output_that_cannot_be_written_is_one_line_and_status_1(
 
 
 @pytest.mark.parametrize("arguments", [["--version"], ["--help"], ["--check", "chatty"]])
-def test_a_reader_that_has_read_enough_is_no_error(folder: Path, arguments: list[str]) -> None:
+def test_a_reader_that_ends_early_is_not_an_error(folder: Path, arguments: list[str]) -> None:
     (folder / "chatty.py").write_text("print('x' * 100)\n" + APPLICATION)
     reader, writer = os.pipe()
     os.close(reader)
@@ -404,17 +404,17 @@ def test_a_reader_that_has_read_enough_is_no_error(folder: Path, arguments: list
     assert (done.returncode, done.stderr) == (0, b"")
 
 
-def test_a_standard_output_that_the_application_closed_is_told(folder: Path) -> None:
+def test_a_standard_output_that_the_application_closed_is_reported(folder: Path) -> None:
     (folder / "closer.py").write_text("import sys\nsys.stdout.close()\n" + APPLICATION)
     line = error_line(1, "--check", "closer", cwd=folder)
     assert "cannot write to standard output: I/O operation on closed file" in line
 
 
-def test_output_that_nobody_asked_for_is_no_error(folder: Path) -> None:
+def test_a_standard_output_that_was_closed_at_the_start_is_not_an_error(folder: Path) -> None:
     assert run_in_shell(">&-", "--check", "served", cwd=folder) == (0, "")
 
 
-def test_text_that_standard_output_has_no_letters_for_is_escaped(folder: Path) -> None:
+def test_text_that_the_encoding_of_standard_output_lacks_is_escaped(folder: Path) -> None:
     environ = {"PYTHONIOENCODING": "ascii", "PENSTOCK_TEMP_DIR": "grün"}
     (folder / "grün").mkdir()
     done = run_penstock("--check", "served", cwd=folder, environ=environ)
@@ -439,7 +439,7 @@ def test_faults_44_a_lost_access_log_is_told_when_it_begins_and_counted_at_the_s
 # What a server is given
 
 
-def test_nobody_is_let_in_while_the_application_is_loaded(folder: Path) -> None:
+def test_no_client_is_accepted_while_the_application_is_loaded(folder: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as finder:
         port = finder.getsockname()[1]
     (folder / "prober.py").write_text(
@@ -520,6 +520,6 @@ def test_several_addresses_are_served_at_once(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("worker_class", ["sync", "gthread"])
-def test_gunicorns_plain_worker_classes_need_no_word(folder: Path, worker_class: str) -> None:
+def test_gunicorns_plain_worker_classes_cause_no_warning(folder: Path, worker_class: str) -> None:
     done = run_penstock("-k", worker_class, "served", "--check", cwd=folder)
     assert (done.returncode, done.stderr) == (0, "")

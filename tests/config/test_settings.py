@@ -61,7 +61,7 @@ def test_pyproject_gives_its_own_table_only(tmp_path: Path) -> None:
     assert settings.source_of("keep_alive") == "pyproject.toml:keep-alive"
 
 
-def test_penstock_toml_replaces_the_table_in_pyproject_and_says_so(tmp_path: Path) -> None:
+def test_penstock_toml_replaces_the_table_in_pyproject_with_a_warning(tmp_path: Path) -> None:
     (tmp_path / "pyproject.toml").write_text("[tool.penstock]\nthreads = 9\n")
     (tmp_path / "penstock.toml").write_text("backlog = 5\n")
     settings = load(tmp_path)
@@ -81,7 +81,7 @@ def nowhere(tmp_path: Path) -> Iterator[Path]:
     tmp_path.chmod(0o700)
 
 
-def test_a_directory_that_may_not_be_searched_has_no_settings_file_and_that_is_told(
+def test_a_directory_that_may_not_be_searched_has_no_settings_file_and_causes_a_warning(
     nowhere: Path,
 ) -> None:
     settings = load_settings({"threads": "5"}, {}, nowhere)
@@ -141,7 +141,7 @@ def test_port_means_all_addresses_as_with_gunicorn(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("port", ["many", "65536", "-1", "8" * 5000, "٣"])
-def test_a_port_that_is_none_is_refused(tmp_path: Path, port: str) -> None:
+def test_a_malformed_port_is_refused(tmp_path: Path, port: str) -> None:
     with pytest.raises(SettingsError, match="from PORT"):
         load(tmp_path, PORT=port)
 
@@ -172,7 +172,7 @@ def test_systemd_sockets_replace_bind(tmp_path: Path) -> None:
     assert load(tmp_path, LISTEN_PID=pid, LISTEN_FDS="1", PORT="1").warnings == ()
 
 
-def test_sockets_passed_to_another_process_are_not_ours(tmp_path: Path) -> None:
+def test_sockets_passed_to_another_process_are_ignored(tmp_path: Path) -> None:
     settings = load(tmp_path, LISTEN_PID=str(os.getpid() + 1), LISTEN_FDS="1")
     assert settings.bind == ("127.0.0.1:8000",)
 
@@ -197,11 +197,11 @@ def test_an_unknown_variable_is_refused_with_the_nearest(tmp_path: Path) -> None
         load(tmp_path, PENSTOCK_THREAD="1")
 
 
-def test_the_variable_that_the_installation_reads_is_no_setting(tmp_path: Path) -> None:
+def test_the_variable_of_the_installation_is_not_a_setting(tmp_path: Path) -> None:
     assert load(tmp_path, PENSTOCK_NATIVE="require") == Settings()
 
 
-def test_variables_that_kubernetes_makes_for_a_service_named_penstock_are_no_settings(
+def test_variables_of_kubernetes_for_a_service_named_penstock_are_not_settings(
     tmp_path: Path,
 ) -> None:
     links = {
@@ -233,7 +233,7 @@ def test_variables_that_kubernetes_makes_for_a_service_named_penstock_are_no_set
         ("reload_extra_files", "reload_extra_file"),
     ],
 )
-def test_gunicorns_names_lead_to_ours(theirs: str, ours: str) -> None:
+def test_gunicorns_names_are_answered_with_penstocks(theirs: str, ours: str) -> None:
     with pytest.raises(SettingsError, match=f"did you mean '{ours}'"):
         settings_from_kwargs(**{theirs: 1})
 
@@ -247,7 +247,7 @@ def test_gunicorns_names_lead_to_ours(theirs: str, ours: str) -> None:
         ("post_fork", "in a gunicorn.conf.py", "in a gunicorn.conf.py"),
     ],
 )
-def test_gunicorns_settings_are_explained_wherever_they_stand(
+def test_gunicorns_settings_are_explained_in_every_source(
     tmp_path: Path, theirs: str, name: str, variable: str
 ) -> None:
     explained = "it is a setting of gunicorn, not of penstock: "
@@ -268,12 +268,12 @@ def test_gunicorns_settings_are_explained_wherever_they_stand(
 
 
 @pytest.mark.parametrize("theirs", ["host", "port", "listen", "uds", "unix_socket", "sockets"])
-def test_what_others_call_an_address_leads_to_bind(theirs: str) -> None:
+def test_other_servers_names_for_an_address_are_answered_with_bind(theirs: str) -> None:
     with pytest.raises(SettingsError, match="of other servers, not of penstock: see bind,"):
         settings_from_kwargs(**{theirs: 3})
 
 
-def test_what_is_said_of_other_servers_names_fits_every_place() -> None:
+def test_the_answer_to_other_servers_names_fits_every_source() -> None:
     for name in other_servers._BY_NAME:
         for spelling in ("name", "variable", "flag"):
             said = other_servers.explain(name, OPTIONS, spelling)
@@ -357,7 +357,7 @@ def test_values_are_read_with_their_units(name: str, given: object, value: objec
         ("health_path", "healthz"),
     ],
 )
-def test_a_value_that_is_not_allowed_is_refused_with_what_is(name: str, given: object) -> None:
+def test_the_error_for_a_value_says_what_is_allowed(name: str, given: object) -> None:
     with pytest.raises(SettingsError) as error:
         settings_from_kwargs(**{name: given})
     text = message(error)
@@ -370,7 +370,7 @@ def test_the_bounds_of_a_size_have_units_that_people_read() -> None:
         settings_from_kwargs(max_body=0)
 
 
-def test_a_variable_that_is_empty_is_called_so(tmp_path: Path) -> None:
+def test_the_error_for_an_empty_variable_says_that_it_is_empty(tmp_path: Path) -> None:
     with pytest.raises(SettingsError) as error:
         load(tmp_path, PENSTOCK_THREADS="")
     source = "PENSTOCK_THREADS, which is empty: unset it or give it a value"
@@ -472,7 +472,7 @@ def test_a_short_graceful_timeout_alone_is_possible() -> None:
 
 
 @pytest.mark.parametrize("name", ["chdir", "pythonpath", "env", "umask", "workers", "user", "pid"])
-def test_what_concerns_the_process_is_refused_from_a_program(name: str) -> None:
+def test_a_setting_of_the_whole_process_is_refused_from_a_program(name: str) -> None:
     with pytest.raises(SettingsError, match=f"{name} is a setting of the penstock command alone"):
         settings_from_kwargs(**{name: "x"})
 
@@ -534,7 +534,7 @@ def test_a_declaration_is_enough_for_flag_variable_file_keyword_help_and_page(
     assert not missing
 
 
-def test_no_flag_and_no_variable_means_two_settings() -> None:
+def test_no_two_settings_share_a_flag_or_a_variable() -> None:
     flags = [flag for option in OPTIONS.values() for flag in option.flags]
     assert len(flags) == len(set(flags))
     assert not {other for option in OPTIONS.values() for other in option.also_called} & set(OPTIONS)

@@ -77,7 +77,7 @@ def test_a_log_that_cannot_be_opened_again_does_not_keep_the_other_from_it(tmp_p
 
 
 @pytest.mark.parametrize("number", [signal.SIGUSR2, signal.SIGTTIN, signal.SIGTTOU])
-def test_signals_for_several_processes_are_told_to_mean_nothing_and_do_no_harm(
+def test_signals_for_several_processes_are_logged_and_ignored(
     number: signal.Signals,
 ) -> None:
     with faulty_server() as server:
@@ -87,7 +87,7 @@ def test_signals_for_several_processes_are_told_to_mean_nothing_and_do_no_harm(
 
 
 @pytest.mark.parametrize("number", [signal.SIGPIPE, signal.SIGCHLD, signal.SIGWINCH])
-def test_signals_that_come_by_the_way_do_nothing(number: signal.Signals) -> None:
+def test_other_signals_do_nothing(number: signal.Signals) -> None:
     with faulty_server() as server:
         with unharmed(server):
             for _ in range(20):
@@ -137,7 +137,7 @@ def test_fault_40_a_process_that_was_halted_for_a_while_blames_no_client() -> No
             assert client.read_response().status == 200
 
 
-def test_at_level_debug_the_log_tells_the_settings_that_were_given_and_the_signals() -> None:
+def test_at_level_debug_the_log_has_the_given_settings_and_the_signals() -> None:
     arguments = ("--log-level", "debug", "--env", "TOKEN=secret", "--threads", "3")
     with faulty_server(*arguments) as server:
         server.signal(signal.SIGUSR1)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 
@@ -11,10 +10,6 @@ from penstock.system.stacks import PACKAGE
 from support.server_process import checkout_environ
 
 DEADLINE = 30.0
-
-
-def test_the_frames_of_every_module_of_penstock_count_as_the_servers() -> None:
-    assert os.path.join(os.path.dirname(os.path.abspath(penstock.__file__)), "") == PACKAGE
 
 
 # A collection that begins while CPython makes the frames of fifty threads known, and that frees a

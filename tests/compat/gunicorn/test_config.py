@@ -52,7 +52,7 @@ def value(cwd: Path, content: str, name: str) -> object:
 # Which file
 
 
-def test_a_gunicorn_conf_py_in_the_current_directory_is_read_and_that_is_told(
+def test_a_gunicorn_conf_py_in_the_current_directory_is_read_and_noted(
     tmp_path: Path,
 ) -> None:
     settings = load(tmp_path, "workers = 3\nbind = '0.0.0.0:9000'\n")
@@ -62,7 +62,7 @@ def test_a_gunicorn_conf_py_in_the_current_directory_is_read_and_that_is_told(
     assert settings.warnings == ()
 
 
-def test_without_one_nothing_is_told(tmp_path: Path) -> None:
+def test_without_a_gunicorn_conf_py_there_is_no_note(tmp_path: Path) -> None:
     settings = load(tmp_path)
     assert (settings, settings.notes, settings.hooks) == (Settings(), (), {})
 
@@ -115,7 +115,7 @@ def test_what_counts_as_python(config: str, python: bool) -> None:
     assert is_python(config) is python
 
 
-def test_a_file_may_import_from_the_current_directory_whose_place_on_the_path_is_lent(
+def test_a_file_may_import_from_the_current_directory_which_leaves_the_path_afterwards(
     tmp_path: Path,
 ) -> None:
     (tmp_path / "conf_of_team.py").write_text("COUNT = 6\n")
@@ -126,7 +126,7 @@ def test_a_file_may_import_from_the_current_directory_whose_place_on_the_path_is
 
 
 @pytest.mark.parametrize("config", [None, "python:conf_of_a"])
-def test_a_file_is_run_anew_each_time(tmp_path: Path, config: str | None) -> None:
+def test_a_file_is_run_again_each_time(tmp_path: Path, config: str | None) -> None:
     file = tmp_path / ("conf_of_a.py" if config else "gunicorn.conf.py")
     for number in (2, 3):
         file.write_text(f"workers = {number}\n")
@@ -134,7 +134,7 @@ def test_a_file_is_run_anew_each_time(tmp_path: Path, config: str | None) -> Non
     assert not (tmp_path / "__pycache__").exists(), "it may belong to another user"
 
 
-def test_classes_in_a_file_find_the_module_that_they_are_in(tmp_path: Path) -> None:
+def test_classes_in_a_file_find_their_module(tmp_path: Path) -> None:
     content = (
         "from __future__ import annotations\nimport dataclasses, typing\n"
         "@dataclasses.dataclass\nclass Sizes:\n    workers: int = 5\n"
@@ -175,7 +175,7 @@ def test_a_file_that_raises_is_refused_with_its_own_traceback(
         ("python:", "there is no module ''"),
     ],
 )
-def test_a_file_that_is_not_there_is_refused(tmp_path: Path, config: str, said: str) -> None:
+def test_a_missing_file_is_refused(tmp_path: Path, config: str, said: str) -> None:
     with pytest.raises(SettingsError) as error:
         load(tmp_path, config=config)
     assert said in str(error.value)
@@ -192,7 +192,7 @@ def test_a_file_that_is_not_there_is_refused(tmp_path: Path, config: str, said: 
         ("bind = 8000", "for bind (from gunicorn.conf.py:bind)"),
     ],
 )
-def test_a_value_that_cannot_be_is_refused_with_its_place(
+def test_an_impossible_value_is_refused_with_its_source(
     tmp_path: Path, content: str, said: str
 ) -> None:
     with pytest.raises(SettingsError) as error:
@@ -276,7 +276,7 @@ def test_cmd_args_that_gunicorn_would_refuse_are_refused(
         ("accesslog = errorlog = pidfile = user = None", "access_logfile", None),
     ],
 )  # fmt: skip
-def test_what_means_the_same_here_becomes_a_setting_of_ours(
+def test_a_setting_that_both_have_becomes_penstocks(
     tmp_path: Path, content: str, name: str, expected: object
 ) -> None:
     settings = load(tmp_path, content)
@@ -284,7 +284,7 @@ def test_what_means_the_same_here_becomes_a_setting_of_ours(
     assert settings.warnings == ()
 
 
-def test_a_head_has_room_for_what_has_no_limit(tmp_path: Path) -> None:
+def test_the_limit_of_a_head_follows_those_of_its_parts(tmp_path: Path) -> None:
     settings = load(tmp_path, "limit_request_line = 0\nlimit_request_field_size = 0\n")
     assert settings.limit_request_head > settings.limit_request_line
     assert load(tmp_path, "limit_request_line = 8190\n").limit_request_head == 64 << 10
@@ -311,13 +311,13 @@ def test_cmd_args_name_no_application_as_with_gunicorn(tmp_path: Path) -> None:
     assert load(tmp_path, GUNICORN_CMD_ARGS="-w 3 shop:app").application is None
 
 
-def test_the_application_can_stand_in_the_file(tmp_path: Path) -> None:
+def test_the_file_can_name_the_application(tmp_path: Path) -> None:
     assert load(tmp_path, "wsgi_app = 'shop:app'").application == "shop:app"
     assert load(tmp_path, "wsgi_app = None").application is None
 
 
 @pytest.mark.parametrize("content", ["_x = 1", "worker = 3", "def helper(): pass", "import os"])
-def test_other_names_in_a_file_are_its_own_business(tmp_path: Path, content: str) -> None:
+def test_other_names_in_a_file_are_ignored(tmp_path: Path, content: str) -> None:
     settings = load(tmp_path, content)
     assert (settings, settings.warnings) == (Settings(), ())
 
@@ -325,7 +325,7 @@ def test_other_names_in_a_file_are_its_own_business(tmp_path: Path, content: str
 # Settings that are ignored
 
 
-def test_what_has_no_meaning_is_told_by_name_with_the_reason_once(tmp_path: Path) -> None:
+def test_ignored_settings_are_named_once_with_the_reason(tmp_path: Path) -> None:
     content = """
 worker_class = "gevent"
 worker_tmp_dir = "/dev/shm"
@@ -362,13 +362,13 @@ def on_dirty_starting(arbiter): pass
         "type('SyncWorker', (), {})",
     ],
 )
-def test_gunicorns_plain_worker_classes_need_no_word(tmp_path: Path, worker_class: str) -> None:
+def test_gunicorns_plain_worker_classes_cause_no_warning(tmp_path: Path, worker_class: str) -> None:
     settings = load(tmp_path, f"worker_class = {worker_class}\nthreads = 1\n")
     assert settings.warnings == ()
     assert settings.threads == 1
 
 
-def test_to_ask_for_gunicorns_own_defaults_is_to_ask_for_nothing(tmp_path: Path) -> None:
+def test_setting_gunicorns_own_defaults_causes_no_warning(tmp_path: Path) -> None:
     rows = [row for row in GUNICORN_SETTINGS.values() if not row.ours]
     content = "\n".join(f"{row.name} = {row.default!r}" for row in rows)
     settings = load(tmp_path, content)
@@ -386,7 +386,7 @@ def test_the_table_has_every_setting_of_gunicorn_once() -> None:
 
 
 @pytest.mark.parametrize("name", GUNICORN_SETTINGS)
-def test_every_setting_of_gunicorn_becomes_one_of_ours_or_has_a_reason(name: str) -> None:
+def test_every_setting_of_gunicorn_becomes_one_of_penstock_or_has_a_reason(name: str) -> None:
     row = GUNICORN_SETTINGS[name]
     assert row.ours in OPTIONS if row.ours else row.instead
 
@@ -401,7 +401,7 @@ def refusal(flag: str, row: GunicornSetting) -> str:
 
 
 @pytest.mark.parametrize("name", [name for name, row in GUNICORN_SETTINGS.items() if row.flags])
-def test_every_flag_of_gunicorn_is_taken_or_refused_by_name_on_our_command_line(name: str) -> None:
+def test_every_flag_of_gunicorn_is_accepted_or_refused_by_name(name: str) -> None:
     row = GUNICORN_SETTINGS[name]
     for flag in row.flags:
         if said := refusal(flag, row):
@@ -428,7 +428,7 @@ def test_a_server_starts_with_nothing_but_a_gunicorn_conf_py(tmp_path: Path) -> 
         )
 
 
-def test_an_application_that_is_typed_counts_more_than_the_files(tmp_path: Path) -> None:
+def test_an_application_on_the_command_line_overrides_the_files(tmp_path: Path) -> None:
     (tmp_path / "served.py").write_text(APPLICATION)
     (tmp_path / "gunicorn.conf.py").write_text("wsgi_app = 'elsewhere:app'\n")
     done = run_penstock("--check", "served:app", cwd=tmp_path)

@@ -76,7 +76,7 @@ def hooks_of(cwd: Path, content: str) -> Hooks:
 # As they are in the wild
 
 
-def test_prometheus_is_told_of_a_dead_worker(tmp_path: Path, log: Log) -> None:
+def test_the_hook_of_prometheus_is_called_for_a_dead_worker(tmp_path: Path, log: Log) -> None:
     hooks = hooks_of(
         tmp_path,
         """
@@ -96,7 +96,7 @@ def child_exit(server, worker):
     assert log.text == "dead: [4242]\n"
 
 
-def test_what_hooks_use_of_server_and_worker_is_there(tmp_path: Path, log: Log) -> None:
+def test_server_and_worker_have_the_attributes_that_hooks_use(tmp_path: Path, log: Log) -> None:
     hooks = hooks_of(
         tmp_path,
         """
@@ -161,12 +161,12 @@ def test_each_hook_takes_gunicorns_arguments_and_no_other_number(name: str) -> N
     assert f"{name}({', '.join(wanted)})" in str(error.value)
 
 
-def test_what_is_no_function_is_refused(tmp_path: Path) -> None:
+def test_a_hook_that_is_not_a_function_is_refused(tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match=r"post_fork .* is of type int, not a function"):
         hooks_of(tmp_path, "post_fork = 3\n")
 
 
-def test_none_is_no_hook(tmp_path: Path) -> None:
+def test_none_is_not_a_hook(tmp_path: Path) -> None:
     (tmp_path / "gunicorn.conf.py").write_text("post_fork = None\n")
     assert load_settings({}, {}, tmp_path).hooks == {}
 
@@ -183,7 +183,7 @@ def test_post_request_may_leave_its_last_arguments_out(count: int) -> None:
 # Calling
 
 
-def test_a_hook_that_is_not_there_is_no_trouble(log: Log) -> None:
+def test_calling_an_undefined_hook_does_nothing(log: Log) -> None:
     hooks = Hooks()
     assert hooks.call("post_fork", None, None, logger=log.logger)
     assert not hooks
@@ -191,7 +191,7 @@ def test_a_hook_that_is_not_there_is_no_trouble(log: Log) -> None:
 
 
 @pytest.mark.parametrize("raised", [ValueError("no"), SystemExit(1)])
-def test_what_a_hook_raises_is_logged_and_goes_no_further(log: Log, raised: BaseException) -> None:
+def test_an_exception_of_a_hook_is_logged_and_not_raised(log: Log, raised: BaseException) -> None:
     def fails(server: object, worker: object) -> None:
         raise raised
 
@@ -317,7 +317,7 @@ def test_a_body_of_one_block_keeps_its_known_length(log: Log) -> None:
     assert not hasattr(wrapped(environ_of("/"), start), "__len__")
 
 
-def test_a_file_reaches_the_server_as_it_is(log: Log) -> None:
+def test_a_file_reaches_the_server_unchanged(log: Log) -> None:
     calls, wrapper = Calls(), FileWrapper(io.BytesIO(b"x"))
     wrapped = calls.hooks.wrap(lambda environ, start_response: wrapper, worker_of(log))
     assert wrapped(environ_of("/"), start) is wrapper
@@ -335,7 +335,7 @@ def test_an_application_that_raises_is_followed_by_the_hook(log: Log) -> None:
     assert calls.after[0][3].status_code == 500
 
 
-def test_what_pre_request_raises_is_answered_with_500_and_logged(
+def test_an_exception_of_pre_request_is_answered_with_500_and_logged(
     transport: str, tmp_path: Path, log: Log
 ) -> None:
     def fails(worker: object, req: object) -> None:
@@ -350,7 +350,7 @@ def test_what_pre_request_raises_is_answered_with_500_and_logged(
     assert "ValueError: unwanted" in error_log.read_text()
 
 
-def test_what_post_request_raises_is_logged_and_the_response_stands(
+def test_an_exception_of_post_request_is_logged_and_the_response_is_unchanged(
     transport: str, log: Log
 ) -> None:
     def application(environ: Environ, start_response: StartResponse) -> list[bytes]:
