@@ -15,7 +15,7 @@ from penstock.telemetry.access_log import (
     line_pieces,
     second_text,
 )
-from penstock.transport.python.spool import SpooledBody
+from penstock.transport.spool import SpooledBody
 from penstock.wsgi.environ import DroppedFields
 from penstock.wsgi.headers import check_head
 

@@ -30,8 +30,8 @@ from penstock.transport.python.exchange import PythonExchange
 from penstock.transport.python.output import Output, reset_on_close
 from penstock.transport.python.phases import Phase
 from penstock.transport.python.records import cut_off_message, refused_line
-from penstock.transport.python.spool import BodySpool
 from penstock.transport.python.streamed_body import CONTINUE
+from penstock.transport.spool import BodySpool
 from penstock.wsgi.environ import build_environ, client_environ
 
 if TYPE_CHECKING:
