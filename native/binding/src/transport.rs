@@ -13,6 +13,7 @@ use crate::teller::Teller;
 use penstock_protocol::{Framing, Head, Limits};
 use penstock_reactor::accepting::Acceptor;
 use penstock_reactor::connection::{Body, Connection};
+use penstock_reactor::decisions;
 use penstock_reactor::event_loop::{Reactor, ReadBuffers, Step};
 use penstock_reactor::leader_followers::{Crew, Turn, Waiting};
 use penstock_reactor::log_queue::HeadCopy;
@@ -86,7 +87,11 @@ impl NativeTransport {
             templates.push(Template::new(py, &environ, unix, policy.limits_calls())?);
             listeners.push(listener);
         }
-        let hub = Hub::new(read_options(config, logs)?, scoreboard)?;
+        let given = |name: &str| required(logs, name).map(|log| !log.is_none());
+        let hub = Hub::new(
+            read_options(config, given("trace")?, given("access_log")?)?,
+            scoreboard,
+        )?;
         let reactor = Reactor::new(&hub, acceptors);
         let log = |name: &str| required(logs, name).map(Bound::unbind);
         let optional = |name: &str| log(name).map(|log| (!log.is_none(py)).then_some(log));
@@ -234,6 +239,17 @@ impl NativeTransport {
         self.core.hub.drained.set(true);
         self.core.crew.abandon();
         sys::close_all_in_child();
+    }
+
+    /// Return what a function of `decisions` returns, for the test that compares both languages.
+    #[staticmethod]
+    fn decide(
+        config: &Bound<'_, PyAny>,
+        name: &str,
+        numbers: Vec<Option<f64>>,
+    ) -> PyResult<Option<f64>> {
+        let options = read_options(config, false, false)?;
+        Ok(decisions::decide(&options, name, &numbers))
     }
 
     /// What the watchdog's thread runs, until the end.
@@ -520,7 +536,7 @@ fn required<'py>(given: &Bound<'py, PyDict>, name: &str) -> PyResult<Bound<'py, 
         .ok_or_else(|| PyValueError::new_err(format!("{name} is missing")))
 }
 
-fn read_options(config: &Bound<'_, PyAny>, logs: &Bound<'_, PyDict>) -> PyResult<Options> {
+fn read_options(config: &Bound<'_, PyAny>, trace: bool, access_log: bool) -> PyResult<Options> {
     let get = |name: &str| config.getattr(name);
     let size = |name: &str| get(name)?.extract::<usize>();
     let large = |name: &str| get(name)?.extract::<u64>();
@@ -567,8 +583,8 @@ fn read_options(config: &Bound<'_, PyAny>, logs: &Bound<'_, PyDict>) -> PyResult
         stream_requests: get("stream_requests")?.extract()?,
         temp_dir: text("spool_dir")?.into(),
         id_prefix: text("id_prefix")?,
-        trace: !required(logs, "trace")?.is_none(),
-        access_log: !required(logs, "access_log")?.is_none(),
+        trace,
+        access_log,
         attended: get("has_stall_monitor")?.extract()?,
         given_up: text("timed_out")?,
         checks: Checks {
@@ -583,6 +599,14 @@ fn read_options(config: &Bound<'_, PyAny>, logs: &Bound<'_, PyDict>) -> PyResult
         max_backlog: size("max_backlog")?,
         accept_pause: time("accept_pause_seconds")?,
         evict_idle: time("evict_idle_seconds")?,
+        balance_batch: size("balance_batch")?,
+        balance_slack: large("balance_slack")?,
+        balance_share: large("balance_share")?,
+        balance_deferrals: get("balance_deferrals")?.extract()?,
+        balance_doublings: get("balance_doublings")?.extract()?,
+        balance_pause: time("balance_pause_seconds")?,
+        busy_pause: time("busy_pause_seconds")?,
+        responsive: time("responsive_seconds")?,
         receive_bytes: size("receive_bytes")?,
         discard_bytes: large("discard_bytes")?,
         wait_slice: time("wait_slice_seconds")?,

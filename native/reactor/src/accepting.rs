@@ -4,34 +4,15 @@
 //! leaves the rest for a moment to those that have fewer connections and look at their sockets.
 
 use crate::connection::{Connection, NEVER};
+use crate::decisions;
 use crate::event_loop::{Item, Reactor};
 use crate::log_queue::{Entry, message};
 use crate::poller::Token;
 use crate::scoreboard::{ACCEPTING, STARTED};
 use crate::shared::Hub;
-use crate::sys::{self, MILLISECOND, Nanos};
+use crate::sys::{self, Nanos};
 use std::os::fd::RawFd;
 use std::sync::Arc;
-
-/// Connections accepted in one turn where other workers may accept them as well: what they send is
-/// served in between, so that no worker takes more than it comes to.
-const SHARED_BATCH: usize = 4;
-
-/// For how long who waits is left to workers with fewer connections: they are awake by then.
-const DEFERRAL: Nanos = 2 * MILLISECOND;
-
-/// Somebody who was left to others so often in a row is accepted: they do not come to it. The next
-/// time it is two, then four: they may be halted.
-const MOST_DEFERRALS: u32 = 5;
-const MOST_DOUBLINGS: u32 = 6;
-
-/// How many connections more than the fewest another worker has are no reason to defer, and one
-/// more for each so many that it has: a burst need not be shared out one by one.
-const SLACK: u64 = 1;
-const SHARE_OF_SLACK: u64 = 16;
-
-/// How long a worker waits that has no thread free, until it looks whether others accept.
-const BUSY_PAUSE: Nanos = 10 * MILLISECOND;
 
 /// A listening socket.
 pub struct Acceptor {
@@ -104,7 +85,7 @@ impl Sharing {
         let started = hub.scoreboard.get(STARTED);
         let since = self
             .started
-            .max(started.saturating_sub(SHARED_BATCH as u64));
+            .max(started.saturating_sub(hub.options.balance_batch as u64));
         self.started = (since + 1).min(started);
         since < started
     }
@@ -152,8 +133,12 @@ impl Reactor {
     /// Accept at most `most` connections; tell whether nobody is left in the queue.
     pub fn accept(&mut self, hub: &Hub, index: usize, most: usize) -> bool {
         let shares = hub.scoreboard.is_shared() && !self.drain_begun;
-        let most = if shares { most.min(self.step()) } else { most };
-        let insists = self.sharing.deferrals >= MOST_DEFERRALS;
+        let most = if shares {
+            most.min(self.step(hub))
+        } else {
+            most
+        };
+        let insists = self.sharing.deferrals >= hub.options.balance_deferrals;
         for count in 0..most {
             if shares && self.leaves_to_others(hub, index, insists) {
                 return false;
@@ -243,7 +228,7 @@ impl Reactor {
         }
         idle.sort_by_key(|(since, _)| *since);
         // A share of them at once, so that not every new connection has to look at all.
-        for (_, connection) in idle.iter().take(1 + idle.len() / 16) {
+        for (_, connection) in idle.iter().take(decisions::evicted(idle.len())) {
             if !matches!(sys::peek(&connection.socket), Ok(size) if size > 0) {
                 connection.close(hub, &mut connection.lock());
             }
@@ -255,12 +240,8 @@ impl Reactor {
     // -- sharing with other workers -------------------------------------------------------------
 
     /// The most connections that are accepted in this turn.
-    fn step(&self) -> usize {
-        let sharing = &self.sharing;
-        if sharing.deferrals < MOST_DEFERRALS {
-            return SHARED_BATCH;
-        }
-        1 << sharing.in_vain.min(MOST_DOUBLINGS)
+    fn step(&self, hub: &Hub) -> usize {
+        decisions::accept_step(&hub.options, self.sharing.deferrals, self.sharing.in_vain)
     }
 
     /// Tell whether who waits is left to others; then the listener is looked at again later.
@@ -269,15 +250,18 @@ impl Reactor {
             // Who waits can be taken by any worker as long as they wait here. Where none has a thread
             // free, somebody has to answer the checks, and as many may come in as threads have come
             // free: they took what was waiting, and would keep newcomers out for good.
-            if hub.scoreboard.fewest_of_others(self.desk.now).is_none()
+            if hub
+                .scoreboard
+                .fewest_of_others(hub.options.responsive, self.desk.now)
+                .is_none()
                 && (hub.options.checks.any() || self.sharing.take_freed(hub))
             {
                 return false;
             }
-            BUSY_PAUSE
+            hub.options.busy_pause
         } else if !insists && self.has_more_than_others(hub) {
             self.sharing.deferrals += 1;
-            DEFERRAL
+            hub.options.balance_pause
         } else {
             return false;
         };
@@ -291,14 +275,10 @@ impl Reactor {
 
     fn has_more_than_others(&self, hub: &Hub) -> bool {
         let own = hub.connection_count() as u64;
-        let others = hub.scoreboard.fewest_of_others(self.desk.now);
-        others.is_some_and(|fewest| {
-            // There is no slack where who is accepted may have to wait for a thread, and would not
-            // with the other.
-            let waits = own >= hub.scoreboard.threads();
-            let slack = if waits { 0 } else { SLACK };
-            own > fewest + slack + fewest / SHARE_OF_SLACK
-        })
+        let others = hub
+            .scoreboard
+            .fewest_of_others(hub.options.responsive, self.desk.now);
+        decisions::leaves_to_others(&hub.options, own, others, hub.scoreboard.threads())
     }
 
     /// Watch listeners again that were left to others, whether or not their time has come.

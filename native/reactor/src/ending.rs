@@ -1,6 +1,7 @@
 //! What follows a response, or comes in its place: flushing, lingering, deadlines, closing.
 
 use crate::connection::{Connection, Held, NEVER, Phase, Ready};
+use crate::decisions;
 use crate::event_loop::Desk;
 use crate::log_queue::{Entry, HeadCopy, Refusal, RefusalNote};
 use crate::output::{Flushed, Piece};
@@ -228,7 +229,7 @@ impl Connection {
         self.set_phase(held, Phase::Lingering);
         held.carry = penstock_protocol::Carry::default();
         held.since = desk.now;
-        self.set_deadline(desk.now.saturating_add(linger_idle(hub)));
+        self.set_deadline(linger_deadline(hub, desk.now, desk.now));
         // What is there already may have had its edge.
         held.readable = true;
         self.discard_input(hub, desk, held);
@@ -249,8 +250,7 @@ impl Connection {
                         self.close(hub, held);
                         return;
                     }
-                    let until = desk.now.saturating_add(linger_idle(hub));
-                    self.set_deadline(until.min(held.since.saturating_add(hub.options.linger)));
+                    self.set_deadline(linger_deadline(hub, desk.now, held.since));
                 }
                 _ => {
                     self.close(hub, held);
@@ -312,12 +312,13 @@ impl Connection {
 
     /// Bring the deadline forward where a server that stops need not wait for long.
     pub fn hurry_up(&self, hub: &Hub, held: &Held, now: Nanos) {
+        let options = &hub.options;
         let patience = match held.phase {
-            Phase::Reading if held.stage == State::Head => {
-                hub.options.drain_linger.max(hub.options.drain_head)
+            Phase::Reading if held.stage == State::Head => decisions::drain_patience(options, true),
+            Phase::Reading if held.stage == State::Idle => {
+                decisions::drain_patience(options, false)
             }
-            Phase::Lingering => hub.options.drain_linger,
-            Phase::Reading if held.stage == State::Idle => hub.options.drain_linger,
+            Phase::Lingering => decisions::drain_patience(options, false),
             _ => return,
         };
         self.set_deadline(self.deadline().min(now.saturating_add(patience)));
@@ -392,11 +393,8 @@ impl Connection {
     }
 }
 
-fn linger_idle(hub: &Hub) -> Nanos {
-    if hub.draining.get() {
-        return hub.options.linger_idle.min(hub.options.drain_linger);
-    }
-    hub.options.linger_idle
+fn linger_deadline(hub: &Hub, now: Nanos, since: Nanos) -> Nanos {
+    decisions::linger_deadline(&hub.options, now, since, hub.draining.get())
 }
 
 /// Log the response that has been flushed, or not been flushed because of `reason`.

@@ -6,6 +6,7 @@
 
 pub mod accepting;
 pub mod connection;
+pub mod decisions;
 pub mod disconnect;
 pub mod ending;
 pub mod event_loop;

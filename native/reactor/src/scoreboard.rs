@@ -3,7 +3,7 @@
 //!
 //! Words are written in one store each, by one side alone, so that nobody needs a lock.
 
-use crate::sys::{MILLISECOND, Nanos};
+use crate::sys::Nanos;
 use std::any::Any;
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -50,9 +50,6 @@ pub const TEXTS: [(usize, usize); 4] = [(64, 24), (88, 56), (144, 64), (208, 304
 
 /// The value of POLLED while the leader waits for events.
 const WAITS: u64 = 1;
-
-/// A worker that has not looked at its sockets for so long is not counted on to accept.
-const RESPONSIVE: Nanos = 10 * MILLISECOND;
 
 /// Where the record of a thread begins, of the scoreboard that gave it out.
 pub struct Record {
@@ -171,15 +168,15 @@ impl Scoreboard {
 
     /// The fewest connections that another worker has which would accept one now; None where no
     /// other would.
-    pub fn fewest_of_others(&self, now: Nanos) -> Option<u64> {
+    pub fn fewest_of_others(&self, responsive: Nanos, now: Nanos) -> Option<u64> {
         let in_use = self.word_of(0, IN_USE).load(Ordering::Relaxed);
         (0..self.slots.min(in_use as usize))
             .filter(|slot| *slot != self.index)
             .filter(|slot| {
                 let word = |word| self.word_of(*slot, word).load(Ordering::Relaxed);
                 let polled = word(POLLED);
-                let responsive = polled == WAITS || polled.saturating_add(RESPONSIVE) >= now;
-                word(STATE) == SERVING as u64 && word(ACCEPTING) == 1 && responsive
+                let looks = polled == WAITS || polled.saturating_add(responsive) >= now;
+                word(STATE) == SERVING as u64 && word(ACCEPTING) == 1 && looks
             })
             .map(|slot| self.word_of(slot, CONNECTIONS).load(Ordering::Relaxed))
             .min()

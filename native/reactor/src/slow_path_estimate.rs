@@ -1,5 +1,6 @@
 //! How long the application's calls take, by path: one slow view says nothing of the others.
 
+use crate::decisions;
 use crate::sys::Nanos;
 use std::sync::atomic::{AtomicU8, AtomicU32, Ordering};
 
@@ -15,7 +16,7 @@ pub struct Pace {
     /// A call that lasts longer counts as slow.
     slow_call: Nanos,
     /// The share of slow calls, as a path has it, above which the path counts as slow.
-    slow_share: u8,
+    slow_share: f64,
     all: AtomicU32, // of all calls, as the bits of an f32
 }
 
@@ -37,7 +38,7 @@ impl Pace {
     pub fn new(slow_call: Nanos, slow_share: f64) -> Self {
         Pace {
             slow_call,
-            slow_share: (slow_share * f64::from(UNKNOWN - 1)).round() as u8,
+            slow_share,
             paths: [const { AtomicU8::new(UNKNOWN) }; PATHS],
             all: AtomicU32::new(0),
         }
@@ -51,7 +52,7 @@ impl Pace {
     /// Whether the calls of a path have proved slow.
     pub fn is_slow(&self, path: PathHash) -> bool {
         let share = self.path(path).load(Ordering::Relaxed);
-        share > self.slow_share && share != UNKNOWN
+        share != UNKNOWN && decisions::is_slow_path(self.slow_share, share)
     }
 
     /// Whether the calls of a path have proved fast, of late without exception.
@@ -75,18 +76,12 @@ impl Pace {
             }
             before => before,
         };
-        if slow {
-            share.store(
-                before + (UNKNOWN - 1 - before).div_ceil(8),
-                Ordering::Relaxed,
-            );
-        } else if before > 0 {
-            share.store(before - before.div_ceil(8), Ordering::Relaxed);
+        if slow || before > 0 {
+            share.store(decisions::next_share(before, slow), Ordering::Relaxed);
         }
         let all = self.slow_share();
         if slow || all > 0.0 {
-            let next = all + (if slow { 1.0 } else { 0.0 } - all) * 0.05;
-            let next = if next < 1e-4 { 0.0 } else { next };
+            let next = decisions::next_overall_share(all, slow);
             self.all.store(next.to_bits(), Ordering::Relaxed);
         }
     }

@@ -2,6 +2,7 @@
 //! no lock held.
 
 use crate::connection::{Connection, Held, NEVER};
+use crate::decisions;
 use crate::log_queue::Entry;
 use crate::output::{COALESCED_BYTES, Flushed, Piece};
 use crate::shared::Hub;
@@ -169,7 +170,7 @@ impl Wire {
             return;
         }
         let remaining = held.parser.body_remaining(held.carry.remaining().len());
-        if self.continue_owed || remaining.is_none_or(|remaining| remaining > discard_bytes) {
+        if !decisions::keeps_connection(discard_bytes, self.continue_owed, remaining) {
             held.close_after = true;
         }
     }

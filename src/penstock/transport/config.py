@@ -78,6 +78,26 @@ class TransportConfig:
 
     The waiting connections keep the listener readable: without a pause the loop would spin.
     """
+    balance_batch: int = 4
+    """Connections accepted in one turn where other workers accept as well.
+
+    What these send is served in between, so that no worker takes more than its share.
+    """
+    balance_slack: int = 1
+    """How many connections more than another worker has are no reason to leave one to it..."""
+    balance_share: int = 16
+    """... and one more for each so many that the other has: sharing out a burst costs time."""
+    balance_pause_seconds: float = 0.002
+    """How long connections are left to workers that have fewer: these are awake by then."""
+    balance_deferrals: int = 5
+    """A worker that has left a connection to others this often in a row accepts it."""
+    balance_doublings: int = 6
+    """Where the others still do not accept, it takes two the next time, then four, up to this
+    power of two: the others may be stopped."""
+    busy_pause_seconds: float = 0.01
+    """How long a worker without a free thread waits until it looks whether others accept."""
+    responsive_seconds: float = 0.01
+    """A worker that has not looked at its sockets for longer is not expected to accept."""
     evict_idle_seconds: float = 1.0
     """At ``max_connections``, a connection that was idle for this long makes room for a new one."""
 

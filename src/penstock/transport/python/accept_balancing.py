@@ -1,9 +1,9 @@
 """Which worker accepts, where several have the same listening sockets.
 
-The kernel wakes them all, and whoever is quickest would take what comes: with connections that are
-kept alive, one worker may then have most of them for good. So each looks at the others' counts on
-the scoreboard before it accepts, and leaves newcomers for a moment to one that has fewer. No worker
-decides for another: a wrong scoreboard would delay new connections a little, and lose none.
+The kernel wakes them all, and the quickest would take what comes: with connections that are kept
+alive, one worker may then have most of them for good. So each looks at the others' counts on the
+scoreboard before it accepts, and leaves new connections for a moment to one that has fewer. No
+worker decides for another: a wrong scoreboard would delay new connections a little, and lose none.
 """
 
 from __future__ import annotations
@@ -11,39 +11,28 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
-from penstock.telemetry.scoreboard import ACCEPTING, CONNECTIONS, POLLED, SERVING, STATE
+from penstock.telemetry.scoreboard import ACCEPTING, CONNECTIONS, POLLED, SERVING, STARTED, STATE
+from penstock.transport.decisions import accept_step, leaves_to_others
 
 if TYPE_CHECKING:
     from penstock.telemetry.scoreboard import Slot
-
-DEFERRAL_SECONDS = 0.002
-"""For how long newcomers are left to a worker that has fewer connections, before the next look."""
-
-PATIENCE_SECONDS = 0.01
-"""For how long in all; then they are accepted anyway, one at each look."""
-
-HELD_SECONDS = 0.01
-"""How often a worker with all its threads busy looks whether newcomers are its own to take."""
-
-SHARED_BATCH = 16
-"""Connections accepted in one turn: other workers wake up meanwhile, and count."""
-
-RESPONSIVE_NANOSECONDS = 25_000_000
-"""A worker that has not looked at its sockets for so long is with its application, and may stay.
-
-On a busy machine, one that is only waiting for a processor takes ten milliseconds to come."""
+    from penstock.transport.config import TransportConfig
 
 
-class Neighbours:
-    """The other workers on the scoreboard, as far as they would accept."""
+class AcceptBalancing:
+    """How one worker shares new connections with the others on the scoreboard."""
 
-    def __init__(self, slot: Slot) -> None:
+    def __init__(self, config: TransportConfig, slot: Slot) -> None:
+        self._config = config
         self._slot = slot
-        self.threads = slot.scoreboard.threads
+        self._responsive_ns = int(config.responsive_seconds * 1e9)
+        self._deferrals = 0  # how often in a row connections were left to others
+        self._in_vain = 0  # how often in a row they had to be accepted in the end
+        self._started = 0  # requests handed out, less those for which a connection was accepted
 
-    def fewest(self) -> int | None:
+    def fewest_of_others(self) -> int | None:
         """Return the fewest connections of those that would accept now; None if none would."""
-        long_ago = time.monotonic_ns() - RESPONSIVE_NANOSECONDS
+        long_ago = time.monotonic_ns() - self._responsive_ns
         fewest: int | None = None
         own = self._slot
         for slot in own.scoreboard.in_use():
@@ -57,15 +46,58 @@ class Neighbours:
                     fewest = count
         return fewest
 
+    def step(self) -> int:
+        """Return how many connections may be accepted in this turn."""
+        return accept_step(self._config, self._deferrals, self._in_vain)
 
-def fair(own: int, fewest: int | None, threads: int) -> bool:
-    """Tell whether a worker with ``own`` connections may accept beside one with ``fewest``.
+    def insists(self) -> bool:
+        """Return True if connections were left to others often enough."""
+        return self._deferrals >= self._config.balance_deferrals
 
-    ``threads`` is how many calls each of them can make at a time.
-    """
-    if fewest is None:
-        return True
-    # The slack saves waiting, and an eighth of many stays well below what would be unfair. There
-    # is none where what is accepted may have to wait for a thread, and would not with the other.
-    slack = 1 if own < threads else 0
-    return own <= fewest + slack + (fewest >> 3)
+    def has_more_than_others(self, own: int) -> bool:
+        """Return True if another worker has so much fewer connections that it should accept."""
+        threads = self._slot.scoreboard.threads
+        return leaves_to_others(self._config, own, self.fewest_of_others(), threads)
+
+    def deferred(self) -> None:
+        """Note that connections were left to others."""
+        self._deferrals += 1
+
+    def accepted(self, insisted: bool) -> None:
+        """Note a connection that was accepted, ``insisted`` if after too many deferrals."""
+        if not insisted:
+            self._in_vain = 0
+        elif self._deferrals > 0:
+            self._in_vain += 1
+        self._deferrals = 0
+
+    def has_deferred(self) -> bool:
+        """Return True if connections were left to others, and that was not yet forgotten."""
+        return self._deferrals + self._in_vain > 0
+
+    def forget_deferrals(self) -> None:
+        """Note that no connection waits: the others accepted what was left to them."""
+        self._deferrals = self._in_vain = 0
+
+    # -- with every thread busy -----------------------------------------------------------------
+
+    def note_busy(self) -> None:
+        """Note that from now on every thread is with the application, or no longer is."""
+        self._started = int(self._slot.words[STARTED])
+
+    def accepts_while_busy(self) -> bool:
+        """Return True if a connection is accepted although every thread is busy.
+
+        It can be taken by any worker as long as it waits in the listen queue. Where no worker has a
+        free thread, one has to answer the checks, and as many may come in as threads have come free
+        meanwhile: these took what was waiting, and would keep new connections out for good.
+        """
+        if self.fewest_of_others() is not None:
+            return False
+        return self._config.has_checks or self._take_freed()
+
+    def _take_freed(self) -> bool:
+        started = int(self._slot.words[STARTED])
+        since = max(self._started, started - self._config.balance_batch)
+        self._started = min(since + 1, started)
+        return since < started

@@ -8,18 +8,11 @@ from selectors import EVENT_READ
 from typing import TYPE_CHECKING, Any
 
 from penstock import messages
-from penstock.transport.python.accept_balancing import (
-    DEFERRAL_SECONDS,
-    HELD_SECONDS,
-    PATIENCE_SECONDS,
-    SHARED_BATCH,
-    Neighbours,
-    fair,
-)
 from penstock.transport.python.connection import Connection
 
 if TYPE_CHECKING:
     from penstock.listeners import Listener
+    from penstock.transport.python.accept_balancing import AcceptBalancing
     from penstock.transport.python.loop import Loop
 
 _EXHAUSTED = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
@@ -35,20 +28,18 @@ class Acceptor:
         self.watched = False
         self.able = True
         """Whether there was room for a connection, and a descriptor, when last looked at."""
-        self.held = False
-        """Whether newcomers are left in the queue because every thread is busy."""
-        self.lets_nobody_in = False
-        """Whether the kernel ignores who tries to connect now; see `begin_drain`."""
+        self.left_to_others = False
+        """Whether new connections are left in the queue for other workers until `_resume_at`."""
+        self.refuses_new = False
+        """Whether the kernel ignores clients that try to connect now; see `begin_drain`."""
         self._resume_at = 0.0
         self._complained = False
-        self._deferring = False  # somebody waits who is another worker's to accept
-        self._patient_until = 0.0
 
     def start(self) -> None:
         """Watch the listening socket."""
         if not self.watched and self.is_open():
             self.watched = True
-            self.held = False
+            self.left_to_others = False
             self._loop.selector.register(self.listener.socket, EVENT_READ, self)
             if not self.able:
                 self.able = True
@@ -80,63 +71,59 @@ class Acceptor:
         if self._loop.now >= self._resume_at:
             self.start()
 
-    def _look_away(self, seconds: float) -> None:
-        """Leave who waits to other workers for a while that is shorter than any sweep."""
+    def _leave_to_others(self, seconds: float) -> None:
+        """Leave new connections to other workers for a while that is shorter than any sweep."""
+        self.left_to_others = True
         self._resume_at = self._loop.now + seconds
         self.stop()
         self._loop.look_again_at = min(self._loop.look_again_at, self._resume_at)
 
-    def reconsider(self) -> None:
-        """Look again at once: a connection has ended, so that this worker has fewer."""
-        if self._deferring and not self.watched:
+    def reconsider(self, balancing: AcceptBalancing) -> None:
+        """Look again at once where this worker no longer has too many connections."""
+        own = len(self._loop.connections)
+        if self.left_to_others and not self._loop.full and not balancing.has_more_than_others(own):
             self.start()
 
     def look_again(self) -> None:
-        """End the looking away where its time is over."""
-        if not self.watched and self.able:
+        """Watch again if the time is over for which new connections were left to others."""
+        if self.left_to_others:
             self.resume()
             if not self.watched and self.is_open():
                 self._loop.look_again_at = min(self._loop.look_again_at, self._resume_at)
 
     def handle_events(self, _mask: int) -> None:
         """Accept what is waiting, up to a batch."""
-        neighbours = self._loop.neighbours
-        if neighbours is None or self._loop.draining:
+        balancing = self._loop.balancing
+        if balancing is None or self._loop.draining:
             self.accept(self._loop.config.accept_batch)
-        elif not self._loop.full or self._is_for_us(neighbours):
-            self._accept_share(neighbours)
+        else:
+            self._accept_share(balancing)
 
-    def _is_for_us(self, neighbours: Neighbours) -> bool:
-        """Tell whether to accept although every thread is busy."""
-        if self._loop.config.has_checks and neighbours.fewest() is None:
-            return True  # nobody else would answer a health check
-        # What is accepted would wait for these threads, and may be in better hands.
-        self.held = True
-        self._look_away(HELD_SECONDS)
-        return False
-
-    def _accept_share(self, neighbours: Neighbours) -> None:
-        """Accept while this worker has no more than its share; else leave who waits to another."""
-        loop = self._loop
-        for _ in range(SHARED_BATCH):
-            if not fair(len(loop.connections), neighbours.fewest(), neighbours.threads):
-                self._defer()
+    def _accept_share(self, balancing: AcceptBalancing) -> None:
+        """Accept while this worker has no more than its share; leave the rest to others."""
+        insists = balancing.insists()
+        for _ in range(balancing.step()):
+            if self._leaves_to_others(balancing, insists):
                 return
-            self._deferring = False
+            before = self._loop.accepted
             if self.accept(1) or not self.watched:
                 return
+            if self._loop.accepted > before:
+                balancing.accepted(insists)
 
-    def _defer(self) -> None:
-        now = self._loop.now
-        if not self._deferring or now > self._patient_until + PATIENCE_SECONDS:
-            self._deferring = True
-            self._patient_until = now + PATIENCE_SECONDS
-        elif now >= self._patient_until:
-            # Nobody has come for them. One at a time: the other one may just be slow to wake up.
-            self._deferring = not self.accept(1)
-            self._patient_until = now + DEFERRAL_SECONDS
-        if self.able:
-            self._look_away(DEFERRAL_SECONDS)
+    def _leaves_to_others(self, balancing: AcceptBalancing, insists: bool) -> bool:
+        """Return True if new connections are left to others; then the acceptor pauses."""
+        config = self._loop.config
+        if self._loop.full:
+            if balancing.accepts_while_busy():
+                return False
+            self._leave_to_others(config.busy_pause_seconds)
+            return True
+        if insists or not balancing.has_more_than_others(len(self._loop.connections)):
+            return False
+        balancing.deferred()
+        self._leave_to_others(config.balance_pause_seconds)
+        return True
 
     def accept(self, most: int) -> bool:
         """Accept at most ``most`` connections; tell whether nobody is left in the queue."""
@@ -165,7 +152,7 @@ class Acceptor:
     def begin_drain(self) -> None:
         """Have no newcomers come into the queue any more, where that can be brought about."""
         if self.is_open():
-            self.lets_nobody_in = self.listener.ignore_new_connections()
+            self.refuses_new = self.listener.ignore_new_connections()
             self.start()
 
     def close_when_empty(self) -> bool:

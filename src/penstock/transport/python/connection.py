@@ -24,6 +24,7 @@ from penstock.http1 import (
     State,
     error_response,
 )
+from penstock.transport.decisions import linger_deadline
 from penstock.transport.python.deadlines import await_output, hurry_up
 from penstock.transport.python.disconnect import Presence
 from penstock.transport.python.exchange import PythonExchange
@@ -528,14 +529,12 @@ class Connection:
             return
         self.phase = LINGERING
         self.since = self.loop.now
-        self.deadline = self.loop.now + self._linger_idle_seconds()
+        self._set_linger_deadline()
         self.loop.watch(self, EVENT_READ)
 
-    def _linger_idle_seconds(self) -> float:
-        config = self.loop.config
-        if self.loop.draining:
-            return min(config.linger_idle_seconds, config.drain_linger)
-        return config.linger_idle_seconds
+    def _set_linger_deadline(self) -> None:
+        loop = self.loop
+        self.deadline = linger_deadline(loop.config, loop.now, self.since, loop.draining)
 
     def _discard_input(self) -> None:
         try:
@@ -548,6 +547,4 @@ class Connection:
         if count == 0 or self.lingered > self.loop.config.linger_bytes:
             self.close()
             return
-        now = self.loop.now
-        until = self.since + self.loop.config.linger_seconds
-        self.deadline = min(now + self._linger_idle_seconds(), until)
+        self._set_linger_deadline()

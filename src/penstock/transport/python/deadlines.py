@@ -7,6 +7,7 @@ import math
 from typing import TYPE_CHECKING
 
 from penstock.http1 import ProtocolError, State
+from penstock.transport.decisions import drain_patience
 from penstock.transport.python.phases import Phase
 
 if TYPE_CHECKING:
@@ -23,12 +24,12 @@ def await_output(connection: Connection, mask: int) -> None:
 
 def hurry_up(connection: Connection) -> None:
     """Bring the deadline forward where a server that stops need not wait for long."""
-    patience = connection.loop.config.drain_linger
     reading = connection.phase is Phase.READING
-    if reading and connection.stage is State.HEAD:
-        patience = max(patience, connection.loop.config.drain_head_seconds)
-    elif not (connection.phase is Phase.LINGERING or (reading and connection.stage is State.IDLE)):
+    in_head = reading and connection.stage is State.HEAD
+    idle = reading and connection.stage is State.IDLE
+    if not (in_head or idle or connection.phase is Phase.LINGERING):
         return
+    patience = drain_patience(connection.loop.config, in_head=in_head)
     connection.deadline = min(connection.deadline, connection.loop.now + patience)
 
 

@@ -24,6 +24,7 @@ from penstock.http1 import (
     has_body,
 )
 from penstock.transport import HeaderList
+from penstock.transport.decisions import keeps_connection
 from penstock.transport.python.output import FileRegion, FileTruncatedError, Output, is_disconnect
 from penstock.transport.python.streamed_body import StreamedBody
 
@@ -361,8 +362,7 @@ class PythonExchange:
         if parser.state is State.DONE:
             return
         remaining = parser.body_remaining
-        most = self.connection.loop.config.discard_bytes
-        if streamed.continue_owed or remaining is None or remaining > most:
+        if not keeps_connection(self.connection.loop.config, streamed.continue_owed, remaining):
             self.connection.close_after = True
 
     # -- sending --------------------------------------------------------------------------------
@@ -514,7 +514,7 @@ class PythonExchange:
             connection.tap.response_over(self.body_sent, reason or self.reason)
         unsent = connection.output is not None and connection.output.size > 0
         if not self.silent:
-            loop.note_call(duration)
+            loop.note_call(self.request.path, duration)
             if loop.access_log is not None:
                 if unsent and not reason:
                     connection.exchange = self  # logged when it is known what became of it

@@ -102,7 +102,7 @@ class Crew:
                 continue  # it has waited for a thread, and its client no longer waits for it
             self._handed_out += 1
             if self._tender is not None:
-                self._look_after()
+                self._look_after(exchange)
                 if self._loop.ask_full is not None:
                     seat.exchange = exchange  # so that it is counted
                     self._loop.wake()  # the tender leads, and may leave newcomers alone from now on
@@ -133,9 +133,9 @@ class Crew:
         finally:
             self._leadership.release()
 
-    def _look_after(self) -> None:
+    def _look_after(self, exchange: PythonExchange) -> None:
         """See that somebody watches the sockets while the calling thread is away."""
-        if self._loop.slow_share > self._config.slow_share:
+        if self._loop.expects_slow_call(exchange.request.path):
             self._promote()
         elif self._tender_asleep:
             self._wake_tender()

@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from penstock import messages
 from penstock.telemetry.scoreboard import ACCEPTED, ACCEPTING, CONNECTIONS, POLLED
-from penstock.transport.python.accept_balancing import Neighbours
+from penstock.transport.decisions import evicted
+from penstock.transport.python.accept_balancing import AcceptBalancing
 from penstock.transport.python.connection import PROCEED, Connection
 from penstock.transport.python.deadlines import expire, hurry_up
 from penstock.transport.python.exchange import PythonExchange
@@ -61,6 +62,7 @@ class Loop(Shared):
         "_waker",
         "acceptors",
         "ask_full",
+        "balancing",
         "batch",
         "connections",
         "drained",
@@ -68,7 +70,6 @@ class Loop(Shared):
         "handing_over",
         "late_from",
         "look_again_at",
-        "neighbours",
         "now",
         "own_answers",
         "own_paths",
@@ -77,11 +78,12 @@ class Loop(Shared):
         "unpolled",
     )
 
-    def __init__(self, slot: Slot, **shared: Any) -> None:
-        """``shared`` is what `Shared` takes."""
-        super().__init__(**shared)
+    def __init__(self, slot: Slot, **given: Any) -> None:
+        """``given`` is what `Shared` takes."""
+        super().__init__(**given)
         self._slot_words = slot.words
-        self.neighbours = Neighbours(slot) if len(slot.scoreboard.slots) > 1 else None
+        shared = len(slot.scoreboard.slots) > 1
+        self.balancing = AcceptBalancing(self.config, slot) if shared else None
         self.own_answers = OwnAnswers(self, slot)
         self.own_paths = self.own_answers.paths
         self.scratch = bytearray(self.config.receive_bytes)  # what lingering connections read into
@@ -188,8 +190,17 @@ class Loop(Shared):
         self.late_from = unseen_since + self.config.disconnect_seconds
         for key, mask in events:
             self.batch.append((key.data, mask))
+        if self.balancing is not None:
+            self._forget_deferrals(self.balancing)
         while self.unpolled:
             self.batch.append((self.unpolled.popleft(), PROCEED))
+
+    def _forget_deferrals(self, balancing: AcceptBalancing) -> None:
+        """Start afresh where no connection waits: other workers took what was left to them."""
+        if not balancing.has_deferred() or not all(a.watched for a in self.acceptors):
+            return
+        if not any(handler in self.acceptors for handler, _ in self.batch):
+            balancing.forget_deferrals()
 
     def _time_to_sweep(self, now: float) -> float | None:
         if not self.connections and not self.draining and all(a.watched for a in self.acceptors):
@@ -223,9 +234,11 @@ class Loop(Shared):
         """Act on that every thread is busy now, or that one has come back."""
         self._told_full = self.full
         self.tell_accepting()
+        if self.balancing is not None:
+            self.balancing.note_busy()
         if not self.full:
             for acceptor in self.acceptors:
-                if acceptor.held:
+                if acceptor.left_to_others:
                     acceptor.start()
 
     def _look_again(self) -> None:
@@ -291,8 +304,9 @@ class Loop(Shared):
         self._slot_words[CONNECTIONS] = len(self.connections)
         if not self.closed and not self.drained:
             for acceptor in self.acceptors:
-                acceptor.resume()  # whoever waits for the room need not wait for the next sweep
-                acceptor.reconsider()
+                acceptor.resume()  # a client that waits for room need not wait for the next sweep
+                if self.balancing is not None:
+                    acceptor.reconsider(self.balancing)
 
     def tell_accepting(self) -> None:
         """Tell on the scoreboard whether a newcomer would be accepted now."""
@@ -319,8 +333,7 @@ class Loop(Shared):
         before = len(self.connections)
         long_ago = self.now - self.config.evict_idle_seconds
         idle = [c for c in self.connections if c.since <= long_ago and c.idle()]
-        # A share of them at once, so that not every new connection has to look at all.
-        for connection in heapq.nsmallest(1 + len(idle) // 16, idle, key=lambda c: c.since):
+        for connection in heapq.nsmallest(evicted(len(idle)), idle, key=lambda c: c.since):
             if not connection.has_input():
                 connection.close()
         return len(self.connections) < before
@@ -361,7 +374,7 @@ class Loop(Shared):
             return
         last = not self.connections or self.now >= self._handshakes_until
         for acceptor in self.acceptors:
-            if last or not acceptor.lets_nobody_in:
+            if last or not acceptor.refuses_new:
                 acceptor.close_when_empty()
         self._listening = any(acceptor.is_open() for acceptor in self.acceptors)
 

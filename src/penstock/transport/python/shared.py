@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from penstock.http1 import ProtocolError
 from penstock.transport.config import TransportConfig
 from penstock.transport.date import ServerFields
+from penstock.transport.decisions import ALL_SLOW, is_slow_path, next_overall_share, next_share
 from penstock.transport.python.records import exchange_record, refusal_message, refusal_record
 from penstock.transport.python.tap import Tap
 from penstock.wsgi.environ import DroppedFields
@@ -17,6 +18,9 @@ if TYPE_CHECKING:
     from penstock.telemetry.trace import Trace
     from penstock.transport.python.connection import Connection
     from penstock.transport.python.exchange import PythonExchange
+
+PATH_HASHES = 256
+"""Paths are told apart by a byte of their hash, which is enough for an estimate."""
 
 
 class Shared:
@@ -33,7 +37,10 @@ class Shared:
         "refused",
         "requests",
         "server_fields",
+        "slow_call_ns",
+        "slow_paths",
         "slow_share",
+        "slow_shares",
         "trace",
     )
 
@@ -53,16 +60,29 @@ class Shared:
         self.server_fields = ServerFields(config.server_header)
         self.draining = False  # set by any thread
         self.closed = False  # set by any thread
-        self.slow_share = 0.0  # moving share of the application's calls that were slow
+        # Estimates of how long the application's calls take. A lost update between threads costs
+        # nothing.
+        self.slow_call_ns = int(config.slow_call_seconds * 1e9)
+        self.slow_share = 0.0  # moving share of all calls that were slow
+        self.slow_paths = bytearray(PATH_HASHES)  # the same by path, in parts of `ALL_SLOW`
+        self.slow_shares = bytes(is_slow_path(config, share) for share in range(ALL_SLOW + 1))
         self.accepted = 0
         self.requests = 0
         self.refused = 0
 
-    def note_call(self, nanoseconds: int) -> None:
-        """Keep account of how long the application's calls take."""
-        # A lost update between threads costs nothing: it is an estimate.
-        slow = 1.0 if nanoseconds > self.config.slow_call_seconds * 1e9 else 0.0
-        self.slow_share += (slow - self.slow_share) * 0.05
+    def note_call(self, path: str, nanoseconds: int) -> None:
+        """Keep account of how long a call of the application took."""
+        slow = nanoseconds > self.slow_call_ns
+        index = hash(path) % PATH_HASHES
+        share = self.slow_paths[index]
+        if slow or share:
+            self.slow_paths[index] = next_share(share, slow)
+        if slow or self.slow_share:
+            self.slow_share = next_overall_share(self.slow_share, slow)
+
+    def expects_slow_call(self, path: str) -> bool:
+        """Return True if the calls of a path have proved slow."""
+        return bool(self.slow_shares[self.slow_paths[hash(path) % PATH_HASHES]])
 
     def new_tap(self, connection: Connection) -> Tap | None:
         """Return what copies a connection's exchanges to the trace, if there is one."""
