@@ -290,7 +290,7 @@ struct Slot {
 
 /// What the requests of a listener begin with that have certain fields.
 struct Known {
-    fields: u64, // `Head::recalled`
+    fields: u64, // `Head::section_id`
     base: Py<PyDict>,
     dict: Py<PyDict>,
 }
@@ -326,9 +326,9 @@ impl Cache {
         bytes: &[u8],
         header_map: HeaderMap,
     ) -> PyResult<(Bound<'py, PyDict>, bool)> {
-        let slot = head.recalled as usize % KNOWN_SLOTS;
-        if let (1.., Some(Some(known))) = (head.recalled, self.known.get(slot)) {
-            if known.fields == head.recalled && known.base.is(base) {
+        let slot = head.section_id as usize % KNOWN_SLOTS;
+        if let (1.., Some(Some(known))) = (head.section_id, self.known.get(slot)) {
+            if known.fields == head.section_id && known.base.is(base) {
                 return Ok((known.dict.bind(py).copy()?, false));
             }
         }
@@ -337,12 +337,12 @@ impl Cache {
         if header_map == HeaderMap::Dangerous {
             add_underscored(py, &dict, head, bytes)?;
         }
-        if head.recalled > 0 {
+        if head.section_id > 0 {
             if self.known.is_empty() {
                 self.known.resize_with(KNOWN_SLOTS, || None);
             }
             let known = Known {
-                fields: head.recalled,
+                fields: head.section_id,
                 base: base.clone().unbind(),
                 dict: dict.copy()?.unbind(),
             };

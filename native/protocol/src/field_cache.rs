@@ -1,78 +1,82 @@
-//! Remembering what fields mean that clients send again and again.
+//! A cache of what field sections mean.
 //!
-//! A browser sends the same fields with most of its requests. Where a head ends in fields that
-//! came before, to the letter, what they mean is known: they are not read again.
+//! A browser sends the same fields with most of its requests. If the fields of a head are equal to
+//! those of an earlier one, byte for byte, their meaning is known, and they are not parsed again.
 
 use crate::head::{Field, Head, Version};
 
-/// Field sections kept: each is some hundred bytes, and clients choose them.
-const SLOTS: usize = 64;
+/// Field sections in the cache. Clients choose them, and each takes some hundred bytes.
+const SECTIONS: usize = 64;
 
-/// Sections that were seen, by their hash alone: one that comes but once is not worth a copy.
-const SIGHTINGS: usize = 512;
+/// Hashes of field sections that were received once. Only a section that comes a second time is
+/// copied into the cache.
+const SEEN_HASHES: usize = 512;
 
-/// The longest section that is kept.
+/// The longest section that is cached, in bytes.
 const MAX_BYTES: usize = 4096;
 
 /// A field section of an HTTP/1.1 request without a body, and what it means.
 #[derive(Debug)]
 struct Section {
     id: u64,
-    bytes: Box<[u8]>,     // up to and with the empty line
-    fields: Box<[Field]>, // their spans count from the start of the section
+    bytes: Box<[u8]>,     // with the empty line at its end
+    fields: Box<[Field]>, // spans count from the start of the section
     keep_alive: bool,
 }
 
-/// The field sections of late. Bounded, whatever clients send.
+/// The field sections of recent requests. Its size is bounded, whatever clients send.
 #[derive(Debug, Default)]
-pub struct Memory {
-    slots: Vec<Option<Section>>, // empty before the first section is kept
-    sightings: Vec<u32>,
-    recent: usize, // the slot of the section that came last, which comes most often again
+pub struct FieldCache {
+    sections: Vec<Option<Section>>, // empty until the first section is seen
+    seen_hashes: Vec<u32>,
+    latest: usize, // the index of the last section that was looked up: the likeliest next one
     last_id: u64,
 }
 
-impl Memory {
-    /// Whether nothing is known yet.
+impl FieldCache {
+    /// Returns true if no section is cached.
     pub(crate) const fn is_empty(&self) -> bool {
         self.last_id == 0
     }
 
-    /// Writes into `head` what `section`, the bytes from behind the request line on, begins with
-    /// if that came before; returns its size. The rest of `head` has to be written already.
+    /// If `bytes` begin with a section in the cache, writes what it says into `head` and returns its
+    /// size.
     ///
-    /// Only where the request line tells nothing that changes what the fields mean: HTTP/1.1,
-    /// and a target without an authority. `at` is where the section begins in the head.
-    pub(crate) fn recall(&mut self, section: &[u8], at: usize, head: &mut Head) -> Option<usize> {
-        if !self.begins_with(section, self.recent) {
-            let bytes = section.get(..end_of(section)?)?;
-            self.recent = slot(hash(bytes));
-            if !self.begins_with(section, self.recent) {
+    /// `bytes` begin after the request line, at the offset `at` in the head. The parts of `head` that
+    /// the request line sets have to be set already. Only for a request line that does not change
+    /// what the fields mean: one of HTTP/1.1 whose target has no authority.
+    pub(crate) fn look_up(&mut self, bytes: &[u8], at: usize, head: &mut Head) -> Option<usize> {
+        if !self.begins_with_section(bytes, self.latest) {
+            let section = bytes.get(..size_of_section(bytes)?)?;
+            self.latest = index(hash(section));
+            if !self.begins_with_section(bytes, self.latest) {
                 return None;
             }
         }
-        let known = self.slots.get(self.recent)?.as_ref()?;
+        let section = self.sections.get(self.latest)?.as_ref()?;
         head.fields.clear();
         head.fields
-            .extend(known.fields.iter().map(|field| field.shifted(at)));
+            .extend(section.fields.iter().map(|field| field.shifted(at)));
         head.content_length = None;
         head.chunked = false;
-        head.keep_alive = known.keep_alive;
+        head.keep_alive = section.keep_alive;
         head.expect_continue = false;
         head.body_expected = false;
-        head.recalled = known.id;
-        Some(known.bytes.len())
+        head.section_id = section.id;
+        Some(section.bytes.len())
     }
 
-    /// Whether `section` is the one in a slot, which ends where its first empty line is.
-    fn begins_with(&self, section: &[u8], slot: usize) -> bool {
-        let known = self.slots.get(slot).and_then(Option::as_ref);
-        known.is_some_and(|known| section.starts_with(&known.bytes))
+    /// Returns true if `bytes` begin with the section at an index. It ends at its first empty line,
+    /// as the fields in `bytes` then do.
+    fn begins_with_section(&self, bytes: &[u8], index: usize) -> bool {
+        let section = self.sections.get(index).and_then(Option::as_ref);
+        section.is_some_and(|section| bytes.starts_with(&section.bytes))
     }
 
-    /// Keeps what the fields of a head mean that was read and found valid, if they come again.
-    pub(crate) fn note(&mut self, bytes: &[u8], head: &mut Head) {
-        let plain = head.version == Version::Http11
+    /// Caches the fields of a head that was parsed and is valid, if they have been seen before.
+    /// `bytes` are those of the whole head.
+    pub(crate) fn add(&mut self, bytes: &[u8], head: &mut Head) {
+        let cacheable = head.version == Version::Http11
             && head.authority.is_none()
             && head.content_length.is_none()
             && !head.chunked
@@ -81,16 +85,17 @@ impl Memory {
             return;
         };
         let section = bytes.get(at..).unwrap_or_default();
-        if !plain || section.len() > MAX_BYTES || end_of(section) != Some(section.len()) {
+        let whole = size_of_section(section) == Some(section.len());
+        if !cacheable || section.len() > MAX_BYTES || !whole {
             return;
         }
         let hash = hash(section);
-        if self.sightings.is_empty() {
-            self.sightings.resize(SIGHTINGS, 0);
-            self.slots.resize_with(SLOTS, || None);
+        if self.seen_hashes.is_empty() {
+            self.seen_hashes.resize(SEEN_HASHES, 0);
+            self.sections.resize_with(SECTIONS, || None);
         }
-        let tag = (hash >> 32) as u32 | 1; // 0 is none
-        match self.sightings.get_mut(hash as usize % SIGHTINGS) {
+        let tag = (hash >> 32) as u32 | 1; // 0 stands for none
+        match self.seen_hashes.get_mut(hash as usize % SEEN_HASHES) {
             Some(seen) if *seen == tag => {}
             Some(seen) => {
                 *seen = tag;
@@ -99,8 +104,8 @@ impl Memory {
             None => return,
         }
         self.last_id = self.last_id.wrapping_add(1).max(1);
-        head.recalled = self.last_id;
-        if let Some(place) = self.slots.get_mut(slot(hash)) {
+        head.section_id = self.last_id;
+        if let Some(place) = self.sections.get_mut(index(hash)) {
             *place = Some(Section {
                 id: self.last_id,
                 bytes: section.into(),
@@ -115,17 +120,18 @@ impl Memory {
     }
 }
 
-/// The size of a section: up to and with the empty line.
-fn end_of(section: &[u8]) -> Option<usize> {
-    let end = memchr::memmem::find(section, b"\r\n\r\n")?;
+/// Returns the size of the section at the start of `bytes`, with its empty line.
+fn size_of_section(bytes: &[u8]) -> Option<usize> {
+    let end = memchr::memmem::find(bytes, b"\r\n\r\n")?;
     end.checked_add(4)
 }
 
-const fn slot(hash: u64) -> usize {
-    hash as usize % SLOTS
+const fn index(hash: u64) -> usize {
+    hash as usize % SECTIONS
 }
 
-/// Not one that withstands an attacker: all that a collision costs is another reading.
+/// Returns a hash that an attacker can make collide: a collision costs only that the fields are
+/// parsed again.
 fn hash(bytes: &[u8]) -> u64 {
     const FACTOR: u64 = 0x517c_c1b7_2722_0a95;
     let mut state = bytes.len() as u64;

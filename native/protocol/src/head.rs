@@ -109,8 +109,8 @@ pub struct Head {
     pub expect_continue: bool,
     /// Whether a body follows. True for a chunked body too, which may turn out to be empty.
     pub body_expected: bool,
-    /// Names the fields among those that a [`crate::Memory`] holds; 0 where it holds them not.
-    pub recalled: u64,
+    /// The number that a [`crate::FieldCache`] gave to these fields; 0 if they are not cached.
+    pub section_id: u64,
 }
 
 impl Head {

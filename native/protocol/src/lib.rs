@@ -22,6 +22,7 @@
 pub mod body;
 pub mod date;
 pub mod error;
+pub mod field_cache;
 mod fields;
 mod grammar;
 pub mod head;
@@ -29,15 +30,14 @@ pub mod input;
 pub mod limits;
 mod lines;
 pub mod parser;
-pub mod recall;
 mod request_line;
 pub mod response;
 mod scan;
 
 pub use error::ProtocolError;
+pub use field_cache::FieldCache;
 pub use head::{Field, Head, Span, Version};
 pub use input::{Carry, Input};
 pub use limits::Limits;
 pub use parser::{Event, Parser, State, WrongState};
-pub use recall::Memory;
 pub use response::Framing;

@@ -9,10 +9,10 @@
 
 use crate::body::{ChunkedReader, Piece};
 use crate::error::{self, ProtocolError};
+use crate::field_cache::FieldCache;
 use crate::head::Head;
 use crate::input::Input;
 use crate::limits::Limits;
-use crate::recall::Memory;
 use crate::scan::{self, Scan};
 
 /// What the parser returns.
@@ -196,16 +196,16 @@ impl Parser {
     ///
     /// # Errors
     /// Those of [`Parser::next_event`].
-    pub fn next_event_recalling<'a>(
+    pub fn next_event_cached<'a>(
         &mut self,
         input: &mut Input<'a>,
         limits: &Limits,
         head: &mut Head,
-        memory: &mut Memory,
+        cache: &mut FieldCache,
     ) -> Result<Event<'a>, ProtocolError> {
-        if let (Position::Head { scan, .. }, false) = (&self.position, memory.is_empty()) {
+        if let (Position::Head { scan, .. }, false) = (&self.position, cache.is_empty()) {
             if scan.is_fresh() {
-                if let Some(size) = scan::recall(input, limits, head, memory) {
+                if let Some(size) = scan::read_cached_head(input, limits, head, cache) {
                     self.position = Position::Length(0);
                     return Ok(Event::Request(input.take(size)));
                 }
@@ -213,7 +213,7 @@ impl Parser {
         }
         let event = self.next_event(input, limits, head)?;
         if let Event::Request(bytes) = event {
-            memory.note(bytes, head);
+            cache.add(bytes, head);
         }
         Ok(event)
     }
@@ -246,7 +246,7 @@ impl Parser {
         (self.request_line, self.well_formed) = (scan.request_line(), scan.well_formed());
         if let Some(size) = found? {
             (self.request_line, self.well_formed) = (0, 0);
-            head.recalled = 0;
+            head.section_id = 0;
             self.position = match (head.chunked, head.content_length) {
                 (true, _) => Position::Chunked(ChunkedReader::new()),
                 (false, length) => Position::Length(length.unwrap_or(0)),

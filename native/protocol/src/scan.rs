@@ -5,13 +5,13 @@
 //! they have been received, so that the first fault is found as soon as its byte is there.
 
 use crate::error::{self, ProtocolError};
+use crate::field_cache::FieldCache;
 use crate::fields::{KnownFields, interpret, split_field};
 use crate::grammar::{self, trim_end, trim_start};
 use crate::head::{Field, Head, Span, Version};
 use crate::input::Input;
 use crate::limits::Limits;
 use crate::lines::{Forbidden, end_of_line, find_control};
-use crate::recall::Memory;
 use crate::request_line;
 
 const CRLF: usize = 2;
@@ -193,19 +193,19 @@ fn window<'a>(input: &Input<'a>, limits: &Limits) -> &'a [u8] {
     bytes.get(..most).unwrap_or(bytes)
 }
 
-/// Reads a head whose fields `memory` knows; returns its size. `input` has to begin with it.
-pub fn recall(
+/// Reads the head at the start of `input` if `cache` has its fields, and returns its size.
+pub fn read_cached_head(
     input: &Input<'_>,
     limits: &Limits,
     head: &mut Head,
-    memory: &mut Memory,
+    cache: &mut FieldCache,
 ) -> Option<usize> {
     let window = window(input, limits);
     let at = read_plain_request_line(window, head)?;
     if head.version != Version::Http11 {
         return None;
     }
-    let size = memory.recall(window.get(at..)?, at, head)?;
+    let size = cache.look_up(window.get(at..)?, at, head)?;
     at.checked_add(size)
 }
 

@@ -5,10 +5,10 @@
 
 mod support;
 
-use penstock_protocol::{Limits, Memory};
+use penstock_protocol::{FieldCache, Limits};
 use proptest::prelude::*;
 use proptest::sample::select;
-use support::{byte_by_byte, parse, parse_recalling, split_at};
+use support::{byte_by_byte, parse, parse_cached, split_at};
 
 /// Small limits, so that short inputs reach them.
 const SMALL: Limits = Limits {
@@ -102,14 +102,14 @@ proptest! {
         small: bool,
     ) {
         let limits = if small { SMALL } else { Limits::default() };
-        let mut memory = Some(Memory::default());
+        let mut cache = Some(FieldCache::default());
         for stream in before.iter().chain([&raw, &raw]) {
-            parse_recalling([&stream[..]], false, &limits, &mut memory);
+            parse_cached([&stream[..]], false, &limits, &mut cache);
         }
         let plain = parse([&raw[..]], true, &limits);
-        let recalling = parse_recalling([&raw[..]], true, &limits, &mut memory);
-        prop_assert_eq!(recalling.essence(), plain.essence());
-        prop_assert_eq!(recalling.request_line, plain.request_line);
+        let cached = parse_cached([&raw[..]], true, &limits, &mut cache);
+        prop_assert_eq!(cached.essence(), plain.essence());
+        prop_assert_eq!(cached.request_line, plain.request_line);
     }
 
     /// `parse` itself checks that the parser does not loop for ever.
@@ -163,8 +163,8 @@ fn sizes_without_a_limit_do_not_overflow() {
 #[test]
 fn repeated_fields_come_from_the_cache_unless_the_request_line_changes_their_meaning() {
     const FIELDS: &str = "Host: a\r\nCookie: x=1\r\nConnection: close\r\n\r\n";
-    let mut memory = Some(Memory::default());
-    for (line, recalled) in [
+    let mut cache = Some(FieldCache::default());
+    for (line, cached) in [
         ("GET / HTTP/1.1", 0),
         ("GET / HTTP/1.1", 1),
         ("GET /other?q HTTP/1.1", 1),
@@ -175,8 +175,8 @@ fn repeated_fields_come_from_the_cache_unless_the_request_line_changes_their_mea
     ] {
         let raw = format!("{line}\r\n{FIELDS}").into_bytes();
         let limits = Limits::default();
-        let outcome = parse_recalling([&raw[..]], true, &limits, &mut memory);
-        assert_eq!(outcome.recalled, recalled, "{line}");
+        let outcome = parse_cached([&raw[..]], true, &limits, &mut cache);
+        assert_eq!(outcome.cached, cached, "{line}");
         assert_eq!(
             outcome.essence(),
             parse([&raw[..]], true, &limits).essence()
@@ -188,10 +188,10 @@ fn repeated_fields_come_from_the_cache_unless_the_request_line_changes_their_mea
 #[test]
 fn fields_that_announce_a_body_do_not_come_from_the_cache() {
     let raw = b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\n\r\nabc";
-    let mut memory = Some(Memory::default());
+    let mut cache = Some(FieldCache::default());
     for _ in 0..3 {
-        let outcome = parse_recalling([&raw[..]], true, &Limits::default(), &mut memory);
-        assert_eq!(outcome.recalled, 0);
+        let outcome = parse_cached([&raw[..]], true, &Limits::default(), &mut cache);
+        assert_eq!(outcome.cached, 0);
         assert_eq!(outcome.messages[0].body, b"abc");
     }
 }

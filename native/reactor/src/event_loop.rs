@@ -11,7 +11,7 @@ use crate::poller::{Event, Events, Token};
 use crate::scoreboard::POLLED;
 use crate::shared::Hub;
 use crate::sys::{self, MILLISECOND, Nanos};
-use penstock_protocol::{Head, Memory};
+use penstock_protocol::{FieldCache, Head};
 use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -54,7 +54,7 @@ pub struct Desk {
     pub now: Nanos,
     pub read: Box<ReadBuffers>,
     /// What fields mean that clients send again and again.
-    pub memory: Memory,
+    pub field_cache: FieldCache,
     /// With more to do than their turn allowed: they go on with what the next poll brings.
     proceed: VecDeque<Arc<Connection>>,
     /// What is handled now was told of long ago, and more may have come since.
@@ -124,7 +124,7 @@ impl Reactor {
             desk: Desk {
                 now,
                 read: Box::new(ReadBuffers::new(hub.options.receive_bytes)),
-                memory: Memory::default(),
+                field_cache: FieldCache::default(),
                 proceed: VecDeque::new(),
                 late: false,
             },

@@ -300,7 +300,10 @@ fn parse(
         ..
     } = held;
     let Desk {
-        read, memory, now, ..
+        read,
+        field_cache,
+        now,
+        ..
     } = desk;
     let ReadBuffers {
         buffer,
@@ -314,7 +317,7 @@ fn parse(
     let mut fresh: &[u8] = &[]; // the head, where it is in this block
     let mut streams = false;
     let verdict = loop {
-        match parser.next_event_recalling(&mut input, &options.parser, head, memory) {
+        match parser.next_event_cached(&mut input, &options.parser, head, field_cache) {
             Ok(Event::Request(bytes)) => {
                 fresh = bytes;
                 held.requests += 1;

@@ -1,7 +1,7 @@
 //! Feeds the parser with bytes that are split in any way, and collects what it returns.
 #![allow(dead_code, reason = "each test file uses a part of it")]
 
-use penstock_protocol::{Carry, Event, Head, Input, Limits, Memory, Parser, ProtocolError};
+use penstock_protocol::{Carry, Event, FieldCache, Head, Input, Limits, Parser, ProtocolError};
 
 /// The limits, as they are written in JSON.
 #[derive(serde::Deserialize)]
@@ -80,8 +80,8 @@ pub struct Outcome {
     /// The fields of a head that was refused although every line of it is well-formed.
     pub refused_fields: Vec<(Vec<u8>, Vec<u8>)>,
     pub closed: bool,
-    /// Requests whose fields a memory holds.
-    pub recalled: usize,
+    /// Number of requests whose fields are in the cache.
+    pub cached: usize,
     /// The most bytes that were kept from one block to the next.
     pub most_kept: usize,
 }
@@ -100,22 +100,22 @@ pub fn parse<'a>(
     eof: bool,
     limits: &Limits,
 ) -> Outcome {
-    parse_recalling(blocks, eof, limits, &mut None)
+    parse_cached(blocks, eof, limits, &mut None)
 }
 
-/// The same with a memory of the fields of other streams, where there is one.
-pub fn parse_recalling<'a>(
+/// Does the same with a cache of the fields of other streams, if there is one.
+pub fn parse_cached<'a>(
     blocks: impl IntoIterator<Item = &'a [u8]>,
     eof: bool,
     limits: &Limits,
-    memory: &mut Option<Memory>,
+    cache: &mut Option<FieldCache>,
 ) -> Outcome {
     let mut connection = Connection {
         parser: Parser::new(),
         head: Head::default(),
         limits: *limits,
         outcome: Outcome::default(),
-        memory,
+        cache,
     };
     let mut carry = Carry::default();
     for block in blocks {
@@ -138,7 +138,7 @@ pub fn parse_recalling<'a>(
 }
 
 struct Connection<'m> {
-    memory: &'m mut Option<Memory>,
+    cache: &'m mut Option<FieldCache>,
     parser: Parser,
     head: Head,
     limits: Limits,
@@ -151,8 +151,8 @@ impl Connection<'_> {
         // Each event but the last consumes a byte, or ends a message that consumed some.
         for _ in 0..3 * input.remaining().len() + 4 {
             let (parser, limits, head) = (&mut self.parser, &self.limits, &mut self.head);
-            let event = match self.memory {
-                Some(memory) => parser.next_event_recalling(input, limits, head, memory),
+            let event = match self.cache {
+                Some(cache) => parser.next_event_cached(input, limits, head, cache),
                 None => parser.next_event(input, limits, head),
             };
             match event {
@@ -162,7 +162,7 @@ impl Connection<'_> {
                     return false;
                 }
                 Ok(Event::Request(bytes)) => {
-                    self.outcome.recalled += usize::from(self.head.recalled > 0);
+                    self.outcome.cached += usize::from(self.head.section_id > 0);
                     self.outcome.messages.push(Message::new(&self.head, bytes));
                 }
                 Ok(Event::Data(data)) => {
