@@ -28,21 +28,23 @@ from penstock.control.commands import (
 )
 from penstock.listeners import Listener
 from penstock.supervisor.commands import Commands
-from penstock.supervisor.state import (
-    Delaying,
-    Draining,
+from penstock.supervisor.events import (
     Event,
-    HandingOver,
     QuitWanted,
     RecycleWanted,
     ReloadWanted,
     ScaleWanted,
+    StopWanted,
+    UpgradeWanted,
+)
+from penstock.supervisor.state import (
+    Delaying,
+    Draining,
+    HandingOver,
     Serving,
     Starting,
     State,
     Stopping,
-    StopWanted,
-    UpgradeWanted,
     Upgrading,
 )
 from penstock.supervisor.status import Counters

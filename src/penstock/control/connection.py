@@ -373,7 +373,7 @@ class Service:
                 return  # the event is older than that
             if len(self._connections) >= MAX_CONNECTIONS:
                 if count > 0:
-                    return  # the next poll tells whether another client waits
+                    return  # the next poll shows if another client waits
                 if not self._close_idle():
                     self._unwatch()  # until one is closed
                     return

@@ -25,20 +25,10 @@ from penstock.control.commands import (
     Stop,
     Upgrade,
 )
+from penstock.supervisor import events
 from penstock.supervisor.recycling import ask_for_dump
 from penstock.supervisor.stack_collector import StackCollector
-from penstock.supervisor.state import (
-    HandingOver,
-    QuitWanted,
-    RecycleWanted,
-    Reloading,
-    ReloadWanted,
-    ScaleWanted,
-    Serving,
-    StopWanted,
-    UpgradeWanted,
-    Upgrading,
-)
+from penstock.supervisor.state import HandingOver, Reloading, Serving, Upgrading
 from penstock.supervisor.status import Overview
 from penstock.supervisor.worker_process import Stage, WorkerProcess
 from penstock.system.cgroups import resident_memory
@@ -88,11 +78,13 @@ class Commands:
                 workers = [worker for worker in supervisor.pool if worker.pid]
                 self.stacks.ask([self._find(number)] if number is not None else workers, reply)
             case Reload():
-                supervisor.handle(ReloadWanted(reply))
+                supervisor.handle(events.ReloadWanted(reply))
             case Upgrade():
-                supervisor.handle(UpgradeWanted(reply))
+                supervisor.handle(events.UpgradeWanted(reply))
             case Stop(graceful):
-                supervisor.handle(StopWanted(reply) if graceful else QuitWanted(reply))
+                supervisor.handle(
+                    events.StopWanted(reply) if graceful else events.QuitWanted(reply)
+                )
             case Scale(workers):
                 self._scale(workers, reply)
             case Recycle(number):
@@ -146,7 +138,7 @@ class Commands:
 
     def _scale(self, workers: int, reply: Reply) -> None:
         supervisor = self._supervisor
-        supervisor.handle(ScaleWanted(workers))
+        supervisor.handle(events.ScaleWanted(workers))
         current = supervisor.current
         deadline = time.monotonic() + current.settings.boot_timeout
 
@@ -164,7 +156,7 @@ class Commands:
         self._await(outcome, reply)
 
     def _recycle(self, worker: WorkerProcess, reply: Reply) -> None:
-        self._supervisor.handle(RecycleWanted(worker))
+        self._supervisor.handle(events.RecycleWanted(worker))
         successor = worker.replaced_by
         if successor is None:
             raise ControlError(f"no successor of {worker} could be started; the log says why")

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from penstock import messages
 from penstock.config.identity import identity_of, title_of
 from penstock.config.worker_count import count_workers
+from penstock.supervisor import events
 from penstock.supervisor.exit_report import (
     BAD_GATEWAY,
     GATEWAY_TIMEOUT,
@@ -20,14 +21,6 @@ from penstock.supervisor.exit_report import (
 )
 from penstock.supervisor.generation import Generation
 from penstock.supervisor.preloader import Preloader
-from penstock.supervisor.state import (
-    BootFailed,
-    WorkerCrashed,
-    WorkerLeft,
-    WorkerReady,
-    WorkerReported,
-    WorkerServing,
-)
 from penstock.supervisor.worker_process import Stage, WorkerProcess
 from penstock.system.prctl import adopt_orphans
 from penstock.telemetry.scoreboard import RequestInProgress
@@ -39,7 +32,6 @@ if TYPE_CHECKING:
     from penstock.supervisor.generation import Launch
     from penstock.supervisor.hooks import ServerHooks
     from penstock.supervisor.loop import Loop
-    from penstock.supervisor.state import Event
     from penstock.supervisor.status import Counters
     from penstock.system.cgroups import Cgroups
 
@@ -54,7 +46,7 @@ class Pool:
         hooks: ServerHooks,
         cgroups: Cgroups,
         counters: Counters,
-        notify: Callable[[Event], None],
+        notify: Callable[[events.Event], None],
         abandon: Callable[[Generation], None],
     ) -> None:
         """Have no workers yet.
@@ -129,7 +121,7 @@ class Pool:
         return False
 
     def _preload_failed(self, generation: Generation, failure: Message) -> None:
-        self._notify(BootFailed(generation, None, failure))
+        self._notify(events.BootFailed(generation, None, failure))
 
     def spawn(
         self, generation: Generation, replaces: WorkerProcess | None = None
@@ -194,26 +186,26 @@ class Pool:
         elif event == "failed":
             worker.failure = message
             if message["watched"] and worker.stage is Stage.BOOTING:
-                self._become_lookout(worker, message)
+                self._note_failed(worker, message)
         elif event == "ready" and worker.stage is Stage.BOOTING:
             worker.stage = Stage.READY
-            self._notify(WorkerReady(worker))
+            self._notify(events.WorkerReady(worker))
         elif event == "serving" and worker.stage is Stage.STARTING:
             worker.stage = Stage.SERVING
             worker.serving_since = time.monotonic()
             self.generation_of(worker).has_served = True
-            self._notify(WorkerServing(worker))
+            self._notify(events.WorkerServing(worker))
         else:
-            self._notify(WorkerReported(worker, message))
+            self._notify(events.WorkerReported(worker, message))
 
-    def _become_lookout(self, worker: WorkerProcess, failure: Message) -> None:
+    def _note_failed(self, worker: WorkerProcess, failure: Message) -> None:
         """Count a worker as ended that only watches the files it could not load."""
         generation = self.generation_of(worker)
         worker.stage = Stage.FAILED
         generation.unlink(worker)
         generation.note_death(worker)
         self._counters.add_crash("could not load the application")
-        self._notify(BootFailed(generation, worker, failure))
+        self._notify(events.BootFailed(generation, worker, failure))
 
     # -- their deadlines --------------------------------------------------------------------------
 
@@ -303,12 +295,12 @@ class Pool:
         generation.discard(worker)
         self._hooks.remove(worker.number, worker.pid)
         if told:
-            self._notify(WorkerLeft(worker, clean=status == 0 or not worker.let_in))
+            self._notify(events.WorkerLeft(worker, clean=status == 0 or not worker.let_in))
         elif was_booting:
             failure = worker.failure or {"message": f"it {report.describe()}", "status": 1}
-            self._notify(BootFailed(generation, worker, failure))
+            self._notify(events.BootFailed(generation, worker, failure))
         else:
-            self._notify(WorkerCrashed(worker, pause))
+            self._notify(events.WorkerCrashed(worker, pause))
 
     def _memory_ran_out(self) -> bool:
         before, self._oom_kills = self._oom_kills, self._cgroups.oom_kills()

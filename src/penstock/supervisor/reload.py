@@ -164,8 +164,8 @@ class RemovedListeners:
 class Autoreload:
     """Keeps one worker watching the application's files, and reports each change once.
 
-    Where code fails to load, the worker that tried it stays as a lookout: only that worker knows
-    the files that it has read. There is one lookout at most, and none where all workers serve.
+    Where code fails to load, the worker that tried it stays, and watches: only that worker knows the
+    files that it has read. One failed worker stays at most, and none where all workers serve.
     """
 
     def __init__(self, pool: Pool, logger: logging.Logger) -> None:
@@ -183,13 +183,13 @@ class Autoreload:
             serving[0].watches = True
             serving[0].order("watch")
         if len(serving) >= generation.wanted:
-            for lookout in self._lookouts():
-                if lookout.generation == generation.number:
-                    lookout.leave("another worker has loaded the application")
+            for failed in self._failed_workers():
+                if failed.generation == generation.number:
+                    failed.leave("another worker has loaded the application")
 
-    def has_lost_its_lookout(self, generation: Generation) -> bool:
+    def waits_in_vain(self, generation: Generation) -> bool:
         """Return True if the start waits for a change that no worker would report."""
-        return math.isinf(generation.paused_until) and not self._lookouts()
+        return math.isinf(generation.paused_until) and not self._failed_workers()
 
     def take(self, files: Mapping[str, Any]) -> bool:
         """Return True if one of these files, whose new states are given, has not been seen so."""
@@ -204,10 +204,10 @@ class Autoreload:
             self._logger.info("changed: %s", _names(news))
         return bool(news)
 
-    def keep_lookout(self, worker: WorkerProcess | None) -> None:
+    def keep_failed(self, worker: WorkerProcess | None) -> None:
         """Keep a worker that could not boot, if it watches, and no other."""
         if worker is not None and worker.stage is Stage.FAILED:
-            for other in self._lookouts():
+            for other in self._failed_workers():
                 if other is not worker:
                     other.leave("another one watches")
 
@@ -235,10 +235,10 @@ class Autoreload:
         self._end_others(generation, worker, "the application could not be loaded")
         return True
 
-    def end_lookouts(self) -> None:
-        """End the lookout: the code that was changed serves."""
-        for lookout in self._lookouts():
-            lookout.leave("the application has been loaded")
+    def end_failed(self) -> None:
+        """End the failed worker that watches: the code that was changed serves."""
+        for failed in self._failed_workers():
+            failed.leave("the application has been loaded")
 
     def start_over(self, generation: Generation, because: str) -> None:
         """Start the workers of the first generation again."""
@@ -246,7 +246,7 @@ class Autoreload:
         generation.paused_until = 0.0
         self._pool.fill(generation)
 
-    def _lookouts(self) -> list[WorkerProcess]:
+    def _failed_workers(self) -> list[WorkerProcess]:
         return [worker for worker in self._pool if worker.stage is Stage.FAILED]
 
     def _end_others(self, generation: Generation, than: WorkerProcess | None, because: str) -> None:

@@ -1,4 +1,4 @@
-"""The supervisor's state, the events that it acts on, and the table of what each event means.
+"""The supervisor's state, and the table of what each event means in each state.
 
 `TABLE` has one row for each event and one column for each state. A cell names the method of
 `Supervisor` that acts on the event, or `IGNORE`, or says with `Refuse` why a command is refused.
@@ -12,14 +12,32 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from penstock.errors import PenstockError
+from penstock.supervisor.events import (
+    BootFailed,
+    Interrupted,
+    NoWorkersWanted,
+    PredecessorLeft,
+    QuitWanted,
+    RecycleWanted,
+    ReloadWanted,
+    ReopenWanted,
+    ScaleWanted,
+    StopWanted,
+    SuccessorFailed,
+    SuccessorServes,
+    Tick,
+    UpgradeWanted,
+    WorkerCrashed,
+    WorkerLeft,
+    WorkerReady,
+    WorkerReported,
+    WorkerServing,
+)
 from penstock.worker.channel import Message
 
 if TYPE_CHECKING:
-    from penstock.control.commands import Reply
-    from penstock.supervisor.generation import Generation
     from penstock.supervisor.reload import ReloadInProgress
     from penstock.supervisor.upgrade import Successor
-    from penstock.supervisor.worker_process import WorkerProcess
 
 # -- states ---------------------------------------------------------------------------------------
 
@@ -97,167 +115,6 @@ class Down:
 
 State = (
     Starting | Serving | Reloading | Upgrading | Delaying | Draining | HandingOver | Stopping | Down
-)
-
-# -- events ---------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class ReloadWanted:
-    """SIGHUP, ``penstockctl reload`` or a changed file."""
-
-    reply: Reply | None = None
-
-
-@dataclass(frozen=True)
-class UpgradeWanted:
-    """SIGUSR2 or ``penstockctl upgrade``."""
-
-    reply: Reply | None = None
-
-
-@dataclass(frozen=True)
-class ScaleWanted:
-    """SIGTTIN, SIGTTOU or ``penstockctl scale``."""
-
-    workers: int
-
-
-@dataclass(frozen=True)
-class RecycleWanted:
-    """``penstockctl recycle``."""
-
-    worker: WorkerProcess
-
-
-@dataclass(frozen=True)
-class NoWorkersWanted:
-    """SIGWINCH."""
-
-
-@dataclass(frozen=True)
-class ReopenWanted:
-    """SIGUSR1."""
-
-
-@dataclass(frozen=True)
-class StopWanted:
-    """SIGTERM or ``penstockctl stop``."""
-
-    reply: Reply | None = None
-
-
-@dataclass(frozen=True)
-class QuitWanted:
-    """SIGQUIT or ``penstockctl stop --now``."""
-
-    reply: Reply | None = None
-
-
-@dataclass(frozen=True)
-class Interrupted:
-    """SIGINT."""
-
-
-@dataclass(frozen=True)
-class WorkerReady:
-    """A worker has loaded the application, and waits for the order to serve."""
-
-    worker: WorkerProcess
-
-
-@dataclass(frozen=True)
-class WorkerServing:
-    """A worker has begun to serve."""
-
-    worker: WorkerProcess
-
-
-@dataclass(frozen=True)
-class BootFailed:
-    """A worker has ended before it served, or the application could not be preloaded."""
-
-    generation: Generation
-    worker: WorkerProcess | None
-    """None where the preloader has failed."""
-    failure: Message
-
-
-@dataclass(frozen=True)
-class WorkerCrashed:
-    """A worker that served has ended without an order."""
-
-    worker: WorkerProcess
-    pause: float
-    """Seconds before the next worker is started."""
-
-
-@dataclass(frozen=True)
-class WorkerLeft:
-    """A worker has ended as ordered."""
-
-    worker: WorkerProcess
-    clean: bool
-    """No request was cut off."""
-
-
-@dataclass(frozen=True)
-class WorkerReported:
-    """A worker has sent another message."""
-
-    worker: WorkerProcess
-    message: Message
-
-
-@dataclass(frozen=True)
-class SuccessorServes:
-    """The workers of the new supervisor serve."""
-
-    pid: int
-
-
-@dataclass(frozen=True)
-class SuccessorFailed:
-    """The new supervisor has ended, or takes too long."""
-
-    reason: str
-
-
-@dataclass(frozen=True)
-class PredecessorLeft:
-    """The supervisor that this one replaces has ended."""
-
-    pid: int
-
-
-@dataclass(frozen=True)
-class Tick:
-    """Time has passed."""
-
-    now: float
-    """On the monotonic clock."""
-
-
-Event = (
-    ReloadWanted
-    | UpgradeWanted
-    | ScaleWanted
-    | RecycleWanted
-    | NoWorkersWanted
-    | ReopenWanted
-    | StopWanted
-    | QuitWanted
-    | Interrupted
-    | WorkerReady
-    | WorkerServing
-    | BootFailed
-    | WorkerCrashed
-    | WorkerLeft
-    | WorkerReported
-    | SuccessorServes
-    | SuccessorFailed
-    | PredecessorLeft
-    | Tick
 )
 
 # -- the table ----------------------------------------------------------------------------------

@@ -21,6 +21,7 @@ from penstock.control.commands import ControlError, Outcome, Reply
 from penstock.control.server import ControlServer
 from penstock.errors import PenstockError, SettingsError
 from penstock.listeners import close_all
+from penstock.supervisor import events
 from penstock.supervisor.commands import Commands
 from penstock.supervisor.hooks import ServerHooks
 from penstock.supervisor.loop import Loop
@@ -31,27 +32,15 @@ from penstock.supervisor.state import (
     IGNORE,
     TABLE,
     BootError,
-    BootFailed,
     Delaying,
     Down,
     Draining,
     HandingOver,
-    Interrupted,
-    NoWorkersWanted,
-    PredecessorLeft,
-    QuitWanted,
     Refuse,
     Reloading,
-    ReloadWanted,
-    ReopenWanted,
-    ScaleWanted,
     Serving,
     Starting,
     Stopping,
-    StopWanted,
-    SuccessorFailed,
-    Tick,
-    UpgradeWanted,
     Upgrading,
     traceback_of,
 )
@@ -75,17 +64,7 @@ if TYPE_CHECKING:
     from penstock.config.settings import Settings
     from penstock.listeners import Listener
     from penstock.supervisor.generation import Generation, Launch
-    from penstock.supervisor.state import (
-        Event,
-        RecycleWanted,
-        State,
-        SuccessorServes,
-        WorkerCrashed,
-        WorkerLeft,
-        WorkerReady,
-        WorkerReported,
-        WorkerServing,
-    )
+    from penstock.supervisor.state import State
     from penstock.supervisor.upgrade import Predecessor
     from penstock.worker.channel import Message
 
@@ -242,7 +221,7 @@ class Supervisor:
         self.commands.tick(now)
         self._recycling.end_hung(now)
         self._close_removed(now)
-        self.handle(Tick(now))
+        self.handle(events.Tick(now))
 
     def _abandon(self, kept: Sequence[Listener]) -> None:
         """Close, in a forked child, what is the supervisor's alone, and all listeners but these.
@@ -261,7 +240,7 @@ class Supervisor:
 
     # -- events ---------------------------------------------------------------------------------
 
-    def handle(self, event: Event) -> None:
+    def handle(self, event: events.Event) -> None:
         """Act on an event as the table of the state says. Raises `ControlError` for a refusal."""
         reaction = TABLE[type(event)][type(self.state)]
         if isinstance(reaction, Refuse):
@@ -281,20 +260,20 @@ class Supervisor:
             except ControlError as error:
                 messages.COMMAND_REFUSED.log(self.logger, command=name, reason=error)
 
-    def _event_of(self, number: int) -> Event:
+    def _event_of(self, number: int) -> events.Event:
         wanted = self.current.wanted
-        events: dict[signal.Signals, Event] = {
-            signal.SIGTERM: StopWanted(),
-            signal.SIGINT: Interrupted(),
-            signal.SIGQUIT: QuitWanted(),
-            signal.SIGHUP: ReloadWanted(),
-            signal.SIGUSR1: ReopenWanted(),
-            signal.SIGUSR2: UpgradeWanted(),
-            signal.SIGTTIN: ScaleWanted(wanted + 1),
-            signal.SIGTTOU: ScaleWanted(max(1, wanted - 1)),
-            signal.SIGWINCH: NoWorkersWanted(),
+        meanings: dict[signal.Signals, events.Event] = {
+            signal.SIGTERM: events.StopWanted(),
+            signal.SIGINT: events.Interrupted(),
+            signal.SIGQUIT: events.QuitWanted(),
+            signal.SIGHUP: events.ReloadWanted(),
+            signal.SIGUSR1: events.ReopenWanted(),
+            signal.SIGUSR2: events.UpgradeWanted(),
+            signal.SIGTTIN: events.ScaleWanted(wanted + 1),
+            signal.SIGTTOU: events.ScaleWanted(max(1, wanted - 1)),
+            signal.SIGWINCH: events.NoWorkersWanted(),
         }
-        return events[signal.Signals(number)]
+        return meanings[signal.Signals(number)]
 
     def _predecessor_left(self) -> None:
         """Note the end of the predecessor: it sends nothing before that."""
@@ -302,28 +281,28 @@ class Supervisor:
         if predecessor is not None:
             self.loop.forget(predecessor.channel.fileno())
             predecessor.channel.close()
-            self.handle(PredecessorLeft(predecessor.pid))
+            self.handle(events.PredecessorLeft(predecessor.pid))
 
     # -- time: one method for each state --------------------------------------------------------
 
-    def _tick_starting(self, _event: Tick) -> None:
+    def _tick_starting(self, _event: events.Tick) -> None:
         self.pool.share(False)
-        if self._autoreload.has_lost_its_lookout(self.current):
+        if self._autoreload.waits_in_vain(self.current):
             self._start_over("no worker watches any more")
         self._autoreload.tick(self.current)
         self.pool.fill(self.current)
 
-    def _tick_serving(self, event: Tick) -> None:
+    def _tick_serving(self, event: events.Tick) -> None:
         self.pool.share(False)
         self._look_after_workers(event.now)
 
-    def _tick_reloading(self, _event: Tick) -> None:
+    def _tick_reloading(self, _event: events.Tick) -> None:
         self.pool.share(False)
         self._reload.proceed()
         self._autoreload.tick(self.current)
         self.pool.fill(self.current)
 
-    def _tick_upgrading(self, event: Tick) -> None:
+    def _tick_upgrading(self, event: events.Tick) -> None:
         assert isinstance(self.state, Upgrading)
         self.state.successor.check_deadline(event.now)
         self.pool.share(isinstance(self.state, Upgrading))
@@ -334,19 +313,19 @@ class Supervisor:
         self._recycling.recycle(self.current, now)
         self.pool.fill(self.current)
 
-    def _tick_delaying(self, event: Tick) -> None:
+    def _tick_delaying(self, event: events.Tick) -> None:
         assert isinstance(self.state, Delaying)
         self.pool.fill(self.current)
         if event.now >= self.state.until:
             self._drain(self.state.end_by)
 
-    def _tick_ending(self, _event: Tick) -> None:
+    def _tick_ending(self, _event: events.Tick) -> None:
         if not any(self.pool):
             self.state = Down()
 
     # -- the start ------------------------------------------------------------------------------
 
-    def _start_ready(self, _event: WorkerReady) -> None:
+    def _start_ready(self, _event: events.WorkerReady) -> None:
         members = self.current.members
         if len(members) >= self.current.wanted and all(
             member.stage is Stage.READY for member in members
@@ -359,16 +338,16 @@ class Supervisor:
             generation.listen()
         except PenstockError as error:
             failure = {"message": str(error), "status": error.exit_status}
-            self.handle(BootFailed(generation, generation.members[0], failure))
+            self.handle(events.BootFailed(generation, generation.members[0], failure))
             return
         for worker in generation.members:
             worker.let_serve()
 
-    def _start_serving(self, _event: WorkerServing) -> None:
+    def _start_serving(self, _event: events.WorkerServing) -> None:
         if len(self.current.serving) < self.current.wanted:
             return
         self.state = Serving()
-        self._autoreload.end_lookouts()
+        self._autoreload.end_failed()
         self._report_serving()
         self.hooks.call("when_ready")
         for listener in self.listeners:
@@ -389,9 +368,9 @@ class Supervisor:
         )
         self._notifier.ready(f"serving with {current.size}")
 
-    def _start_failed(self, event: BootFailed) -> None:
+    def _start_failed(self, event: events.BootFailed) -> None:
         worker, failure = event.worker, event.failure
-        self._autoreload.keep_lookout(worker)
+        self._autoreload.keep_failed(worker)
         if worker is not None and self._autoreload.wait(self.current, worker, failure):
             self.state = Starting(waits_for_change=True)
         else:
@@ -406,35 +385,35 @@ class Supervisor:
         self.state = Starting()
         self._autoreload.start_over(self.current, because)
 
-    def _retry_start(self, event: ReloadWanted) -> None:
+    def _retry_start(self, event: events.ReloadWanted) -> None:
         assert isinstance(self.state, Starting)
         if not self.state.waits_for_change:
             raise ControlError("the server is still starting")
         self._start_over("another start is wanted")
         _reply(event.reply, True, "the start is tried again")
 
-    def _interrupt_start(self, _event: Interrupted) -> None:
-        self._stop_at_once(QuitWanted())
+    def _interrupt_start(self, _event: events.Interrupted) -> None:
+        self._stop_at_once(events.QuitWanted())
         self._start_failure = {"message": "interrupted", "status": INTERRUPTED}
 
     # -- workers --------------------------------------------------------------------------------
 
-    def _let_serve(self, event: WorkerReady) -> None:
+    def _let_serve(self, event: events.WorkerReady) -> None:
         event.worker.let_serve()
 
-    def _end_replaced(self, event: WorkerServing) -> None:
+    def _end_replaced(self, event: events.WorkerServing) -> None:
         """Order the worker to leave whose successor serves now."""
         replaced = event.worker.replaces
         if replaced is not None:
             replaced.leave(replaced.leaving_because)
             event.worker.replaces = None
 
-    def _serve_unready(self, event: WorkerServing) -> None:
+    def _serve_unready(self, event: events.WorkerServing) -> None:
         """Make a worker that came during the stop not ready, as the others are."""
         event.worker.slot.words[READY] = 0
 
-    def _report_failure(self, event: BootFailed) -> None:
-        self._autoreload.keep_lookout(event.worker)
+    def _report_failure(self, event: events.BootFailed) -> None:
+        self._autoreload.keep_failed(event.worker)
         if event.generation is not self.current:
             return
         pause, traceback = self.current.pause(), traceback_of(event.failure)
@@ -452,7 +431,7 @@ class Supervisor:
                 traceback=traceback,
             )
 
-    def _report_crash(self, event: WorkerCrashed) -> None:
+    def _report_crash(self, event: events.WorkerCrashed) -> None:
         # A successor starts with the next tick, which follows at once.
         if event.pause and event.worker.generation == self.current.number:
             messages.CRASH_LOOP.log(
@@ -462,18 +441,18 @@ class Supervisor:
                 wanted=self.current.wanted,
             )
 
-    def _note_cut_off(self, _event: WorkerCrashed) -> None:
+    def _note_cut_off(self, _event: events.WorkerCrashed) -> None:
         self._cut_off = True
 
-    def _forget_left(self, _event: WorkerLeft) -> None:
+    def _forget_left(self, _event: events.WorkerLeft) -> None:
         coming = self.state.reload.coming if isinstance(self.state, Reloading) else None
         self.pool.forget_empty(self.current, coming)
 
-    def _note_left(self, event: WorkerLeft) -> None:
+    def _note_left(self, event: events.WorkerLeft) -> None:
         self._cut_off = self._cut_off or not event.clean
         self._forget_left(event)
 
-    def _take_report(self, event: WorkerReported) -> None:
+    def _take_report(self, event: events.WorkerReported) -> None:
         worker, message = event.worker, event.message
         match message["event"]:
             case "asked to stop":
@@ -494,11 +473,11 @@ class Supervisor:
             self._start_over("its code has changed")
             return
         try:
-            self.handle(ReloadWanted())
+            self.handle(events.ReloadWanted())
         except ControlError as error:
             messages.COMMAND_REFUSED.log(self.logger, command="the reload", reason=error)
 
-    def _scale(self, event: ScaleWanted) -> None:
+    def _scale(self, event: events.ScaleWanted) -> None:
         current, workers = self.current, event.workers
         most = len(current.scoreboard.slots) // 2
         if not 1 <= workers <= most:
@@ -509,14 +488,14 @@ class Supervisor:
             current.wanted, current.paused_until = workers, 0.0
             self.pool.fill(current)
 
-    def _recycle(self, event: RecycleWanted) -> None:
+    def _recycle(self, event: events.RecycleWanted) -> None:
         worker = event.worker
         if worker.stage is not Stage.SERVING:
             raise ControlError(f"{worker} does not serve: it is {worker.stage.value}")
         if worker.replaced_by is None:
             self._recycling.replace(self.current, worker, BY_HAND)
 
-    def _end_workers(self, _event: NoWorkersWanted) -> None:
+    def _end_workers(self, _event: events.NoWorkersWanted) -> None:
         """Do as gunicorn does: without a terminal the workers leave; with one, it was resized."""
         if has_terminal():
             self.logger.debug("a terminal was resized")
@@ -525,7 +504,7 @@ class Supervisor:
         self.current.wanted = 0
         self.current.end_all("SIGWINCH was received")
 
-    def _reopen_logs(self, _event: ReopenWanted) -> None:
+    def _reopen_logs(self, _event: events.ReopenWanted) -> None:
         """Open the log files again by their names, after a rotation."""
         self._reopen_error_log()
         self.pool.order("reopen")
@@ -545,7 +524,7 @@ class Supervisor:
         assert isinstance(self.state, Reloading)
         return self.state.reload
 
-    def _begin_reload(self, event: ReloadWanted) -> None:
+    def _begin_reload(self, event: events.ReloadWanted) -> None:
         """Start a new generation with settings and code as they are now."""
         self.logger.info("reloading settings and code")
         self._notifier.reloading("reloading")
@@ -575,30 +554,30 @@ class Supervisor:
             if getattr(settings, name) != getattr(self.settings, name):
                 messages.SETTING_NEEDS_UPGRADE.log(self.logger, setting=name)
 
-    def _reload_again(self, event: ReloadWanted) -> None:
+    def _reload_again(self, event: events.ReloadWanted) -> None:
         # What was changed since is what is wanted now.
         self._give_up_reload("another one has come")
         self._begin_reload(event)
 
-    def _reload_ready(self, event: WorkerReady) -> None:
+    def _reload_ready(self, event: events.WorkerReady) -> None:
         reload = self._reload
         if event.worker.generation != reload.coming.number:
             self._let_serve(event)
         elif reload.on_ready():
             self._let_in(reload.coming)
 
-    def _reload_serving(self, event: WorkerServing) -> None:
+    def _reload_serving(self, event: events.WorkerServing) -> None:
         if event.worker.generation != self._reload.coming.number:
             self._end_replaced(event)
         elif self._reload.is_complete:
             self._complete_reload(self._reload)
 
-    def _reload_failed(self, event: BootFailed) -> None:
+    def _reload_failed(self, event: events.BootFailed) -> None:
         reload = self._reload
         if event.generation is not reload.coming:
             self._report_failure(event)
             return
-        self._autoreload.keep_lookout(event.worker)
+        self._autoreload.keep_failed(event.worker)
         self._leave_reload(reload)
         self._resume_settings()
         self.counters.note_reload(False, reload.fail(event.worker, event.failure))
@@ -609,7 +588,7 @@ class Supervisor:
         self.current, self.settings, self.listeners = current, current.settings, current.listeners
         self.launch = with_changes(self.launch, settings=self.settings)
         self.state = Serving()
-        self._autoreload.end_lookouts()
+        self._autoreload.end_failed()
         self.control.follow(self.settings)
         self._renew_error_log(old.settings)
         self.hooks.scale(current.wanted)
@@ -672,7 +651,7 @@ class Supervisor:
 
     # -- the upgrade ----------------------------------------------------------------------------
 
-    def _begin_upgrade(self, event: UpgradeWanted) -> None:
+    def _begin_upgrade(self, event: events.UpgradeWanted) -> None:
         """Start a new supervisor, which takes the sockets over."""
         if self._predecessor is not None:
             raise ControlError("the last upgrade is not over: the old supervisor still ends")
@@ -696,7 +675,7 @@ class Supervisor:
             raise ControlError(f"cannot start a new supervisor: {error.strerror}") from None
         self.state = Upgrading(successor)
 
-    def _end_upgrade(self, event: SuccessorFailed) -> None:
+    def _end_upgrade(self, event: events.SuccessorFailed) -> None:
         """End a new supervisor that does not serve: this one goes on."""
         assert isinstance(self.state, Upgrading)
         successor = self.state.successor
@@ -706,7 +685,7 @@ class Supervisor:
         messages.UPGRADE_FAILED.log(self.logger, message=message)
         _reply(successor.reply, False, message)
 
-    def _hand_over(self, event: SuccessorServes) -> None:
+    def _hand_over(self, event: events.SuccessorServes) -> None:
         """Leave: a new supervisor serves, and has all sockets."""
         assert isinstance(self.state, Upgrading)
         reply = self.state.successor.reply
@@ -722,7 +701,7 @@ class Supervisor:
             listener.close()
         self.pool.leave("a new supervisor serves")
 
-    def _take_pid_file(self, event: PredecessorLeft) -> None:
+    def _take_pid_file(self, event: events.PredecessorLeft) -> None:
         """Move the pid file to its own name: the predecessor has ended."""
         if self._pid_file is not None and self.settings.pid is not None:
             try:
@@ -732,7 +711,7 @@ class Supervisor:
 
     # -- the stop -------------------------------------------------------------------------------
 
-    def _begin_stop(self, event: StopWanted) -> None:
+    def _begin_stop(self, event: events.StopWanted) -> None:
         """Stop gracefully: let load balancers notice, then let the workers finish."""
         self._take_stop_reply(event.reply)
         self._give_up_others()
@@ -760,7 +739,7 @@ class Supervisor:
             listener.ignore_new_connections()
         self.pool.leave("the server stops", last=True, end_by=end_by)
 
-    def _stop_again(self, event: StopWanted) -> None:
+    def _stop_again(self, event: events.StopWanted) -> None:
         """Stop where the server hands over: the workers leave already."""
         assert isinstance(self.state, HandingOver)
         if self.state.told_to_stop:
@@ -769,9 +748,11 @@ class Supervisor:
         self._take_stop_reply(event.reply)
         self.state = HandingOver(told_to_stop=True)
 
-    def _stop_at_once(self, event: StopWanted | QuitWanted | Interrupted) -> None:
+    def _stop_at_once(
+        self, event: events.StopWanted | events.QuitWanted | events.Interrupted
+    ) -> None:
         """Order all workers to cut off what is in progress."""
-        self._take_stop_reply(None if isinstance(event, Interrupted) else event.reply)
+        self._take_stop_reply(None if isinstance(event, events.Interrupted) else event.reply)
         if not isinstance(self.state, Delaying | Draining | HandingOver | Stopping):
             self._give_up_others()
         self.state = Stopping()
@@ -783,7 +764,7 @@ class Supervisor:
         self._notifier.stopping("stopping")
         self._give_up_reload("the server stops")
         if isinstance(self.state, Upgrading):
-            self._end_upgrade(SuccessorFailed("the server stops"))
+            self._end_upgrade(events.SuccessorFailed("the server stops"))
         self._close_removed(float("inf"))
 
     def _take_stop_reply(self, reply: Reply | None) -> None:

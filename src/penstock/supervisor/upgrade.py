@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 from penstock import messages
 from penstock.config.sources import FIRST_PASSED_DESCRIPTOR
-from penstock.supervisor.state import SuccessorFailed, SuccessorServes
+from penstock.supervisor import events
 from penstock.worker.channel import Channel
 
 if TYPE_CHECKING:
@@ -29,7 +29,6 @@ if TYPE_CHECKING:
     from penstock.listeners import Listener
     from penstock.supervisor.generation import Launch
     from penstock.supervisor.loop import Loop
-    from penstock.supervisor.state import Event
 
 VARIABLE = "_PENSTOCK_PREDECESSOR"
 """The variable that lists, in JSON, what a new supervisor inherits."""
@@ -76,7 +75,9 @@ def find_predecessor() -> Predecessor | None:
 class Successor:
     """The new supervisor of an upgrade, as the old one sees it."""
 
-    def __init__(self, loop: Loop, notify: Callable[[Event], None], reply: Reply | None) -> None:
+    def __init__(
+        self, loop: Loop, notify: Callable[[events.Event], None], reply: Reply | None
+    ) -> None:
         """``notify`` takes `SuccessorServes` or `SuccessorFailed`; ``reply`` waits for the end."""
         self.pid = 0
         self.reply = reply
@@ -114,19 +115,19 @@ class Successor:
         for message in self._channel.receive():
             if message["event"] == "ready" and not self._is_over:
                 self._is_over = True
-                self._notify(SuccessorServes(self.pid))
+                self._notify(events.SuccessorServes(self.pid))
         if self._channel.ended:
             # Not closed before that: its end is how the new one learns that this process has ended.
             self._loop.forget(self._channel.fileno())
             if not self._is_over:
                 reason = "the new supervisor has ended; its messages are in the log above"
-                self._notify(SuccessorFailed(reason))
+                self._notify(events.SuccessorFailed(reason))
 
     def check_deadline(self, now: float) -> None:
         """Report a new supervisor that takes too long."""
         if now > self._deadline:
             reason = "the new supervisor was not ready in time (setting: boot_timeout)"
-            self._notify(SuccessorFailed(reason))
+            self._notify(events.SuccessorFailed(reason))
 
     def end(self) -> None:
         """End the new supervisor, if it has not ended."""

@@ -1,7 +1,7 @@
 """Messages between the supervisor and one worker: JSON, one a line, over a pair of sockets.
 
-Neither side waits for the other: what the socket does not take stays in a buffer, and whoever is
-gone is told by the end of the stream.
+Neither side waits for the other: what the socket does not take stays in a buffer. The end of the
+stream shows that the other process has ended.
 """
 
 from __future__ import annotations
@@ -14,32 +14,32 @@ from typing import Any
 Message = dict[str, Any]
 
 MAX_UNSENT_BYTES = 4 << 20
-"""What a worker that does not read may leave unsent; beyond it, messages to it are dropped."""
+"""Bytes that may wait for a worker that does not read; more messages to it are dropped."""
 
 _RECEIVE_BYTES = 1 << 16
 
 
 class Channel:
-    """One end. `send` may be called from any thread, the rest by one."""
+    """One end. `send` may be called from any thread, the other methods from one thread."""
 
     def __init__(self, sock: socket.socket) -> None:
         """Take over a connected socket."""
         self.socket = sock
         sock.setblocking(False)
         self.ended = False
-        """The other side is gone: its process has ended."""
+        """The process at the other end has ended."""
         self._input = bytearray()
         self._output = bytearray()  # guarded by the lock, as is sending
         self._lock = threading.Lock()
 
     @classmethod
     def pair(cls) -> tuple[Channel, Channel]:
-        """Return the two ends of a new one."""
+        """Return the two ends of a new channel."""
         one, other = socket.socketpair()
         return cls(one), cls(other)
 
     def fileno(self) -> int:
-        """Return what becomes readable when there is a message."""
+        """Return the descriptor that becomes readable when there is a message."""
         return self.socket.fileno()
 
     def send(self, message: Message) -> None:
@@ -51,19 +51,19 @@ class Channel:
         self.flush()
 
     def flush(self) -> bool:
-        """Send what is left; tell whether nothing is."""
+        """Send what is left in the buffer; return True if it is empty now."""
         with self._lock:
             try:
                 while self._output:
                     del self._output[: self.socket.send(self._output)]
             except BlockingIOError:
                 return False
-            except OSError:  # nobody reads it any more
+            except OSError:  # the other end is closed
                 self._output.clear()
             return True
 
     def receive(self) -> list[Message]:
-        """Return the messages that have come. Never waits; sets `ended` at the end."""
+        """Return the messages that have arrived. Never waits; sets `ended` at the end."""
         try:
             while data := self.socket.recv(_RECEIVE_BYTES):
                 self._input += data

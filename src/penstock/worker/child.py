@@ -44,16 +44,16 @@ if TYPE_CHECKING:
     from penstock.listeners import Listener
 
 DUMP_SIGNAL = signal.SIGURG
-"""Has C code write the stacks of a worker whose interpreter may be stuck.
+"""Makes C code write the stacks of a worker whose interpreter may be stuck.
 
-By default it is ignored, so that it does no harm where it comes too early.
+The kernel ignores it by default, so that it does no harm where it arrives too early.
 """
 
 FAILED_TO_BOOT = 3
-"""Exit status of a worker that could not serve; it has told the supervisor why."""
+"""Exit status of a worker that could not serve; it has reported the reason."""
 
 INTERRUPTED = 130
-"""Exit status of one that was interrupted while it loaded: 128 + SIGINT, as shells have it."""
+"""Exit status of a worker that was interrupted while it loaded: 128 + SIGINT, as in shells."""
 
 
 _logger = logging.getLogger("penstock")
@@ -92,8 +92,8 @@ class Assignment:
 def run(assignment: Assignment, abandon: Callable[[], None]) -> NoReturn:
     """Serve until told to leave; the process ends with it.
 
-    ``abandon`` lets go of what was the parent's alone: another worker's line, held open here, would
-    keep that one from seeing that the supervisor is gone.
+    ``abandon`` closes what was the parent's alone: another worker's channel, held open here, would
+    keep that worker from seeing that the supervisor has ended.
     """
     status = FAILED_TO_BOOT
     try:
@@ -108,9 +108,9 @@ def run(assignment: Assignment, abandon: Callable[[], None]) -> NoReturn:
 
 
 def _run_exit_handlers() -> None:
-    """Have the application end as it does where the interpreter ends by itself.
+    """Run what the interpreter runs when it ends by itself.
 
-    How long that may take, `leave_for_certain` sees to.
+    `leave_for_certain` bounds the time for it.
     """
     # Waits for threads that are no daemons, and for pools of them.
     threading._shutdown()  # type: ignore[attr-defined]
@@ -118,9 +118,9 @@ def _run_exit_handlers() -> None:
 
 
 def report(channel: Channel, error: BaseException, watched: int = 0) -> None:
-    """Tell the supervisor why this process cannot serve; waits for it to listen.
+    """Report to the supervisor why this process cannot serve; wait until the message is sent.
 
-    ``watched`` is how many files it goes on watching; otherwise, it is to end.
+    ``watched`` is the number of files that it goes on watching; with 0 it ends.
     """
     message, traceback, status = f"{type(error).__name__}: {error}", "", 1
     if isinstance(error, PenstockError):
@@ -147,7 +147,7 @@ def report(channel: Channel, error: BaseException, watched: int = 0) -> None:
 def _with_logs_that_open(settings: Settings, troubles: list[SettingsError]) -> Settings:
     """Return settings with standard streams for files that have become impossible.
 
-    A worker that takes another one's place must serve, though a log's directory was removed, say.
+    A worker that replaces another must serve, even where the directory of a log was removed.
     """
     changes: dict[str, str] = {}
     for name in ("error_logfile", "access_logfile"):
@@ -182,13 +182,13 @@ class _Child:
     def run(self) -> int:
         """Boot, serve and leave; return the exit status."""
         assignment, settings = self._assignment, self._settings
-        # 1. Be ready to tell where it hangs, whatever the application does from here on. Nobody is
-        #    listened to meanwhile: an orphan that hangs in a hook, or in an import, would hold the
-        #    port for ever.
+        # 1. Be able to write stacks, whatever the application does from here on. No order is read
+        #    before it is loaded: an orphan that hangs in a hook, or in an import, would hold the
+        #    port for ever, so the kernel ends it with the supervisor.
         self._introduce_itself()
         self._end_with_supervisor()
-        # 2. Open the logs while that is allowed, then become who the settings want. The parent's
-        #    log is let go of: after a rotation it would keep the old file.
+        # 2. Open the logs while that is allowed, then become the user of the settings. The parent's
+        #    log is closed: after a rotation it would keep the old file.
         inherited = [each for each in process_logger().handlers if isinstance(each, SinkHandler)]
         troubles: list[SettingsError] = []
         self._worker = Worker(
@@ -208,13 +208,13 @@ class _Child:
         if assignment.identity is not None:
             transport_class(settings)  # its modules may be where only root may read
             self._become(assignment.identity)
-            self._end_with_supervisor()  # whoever becomes another user has forgotten it
+            self._end_with_supervisor()  # the kernel forgets it when the user changes
         # 3. Load the application.
         with kept_from_children(assignment.listeners):
             application = self._load()
         outlive_parent()
         self._facade.booted = True
-        # After that: what it did to signals while it was imported would keep orders from coming.
+        # Only now: signal handlers that it set while it was imported would keep orders out.
         self._signals = Signals(FROM_OUTSIDE)
         self._selector = selectors.DefaultSelector()
         self._selector.register(self._signals, selectors.EVENT_READ)
@@ -222,7 +222,7 @@ class _Child:
         self._call_hook("post_worker_init", self._facade)
         gc.collect()
         gc.freeze()  # what was imported lives as long as the process: not looked at again
-        # 4. Say so, and let clients in when told: where others serve, only all together.
+        # 4. Report that, and serve when ordered: a new generation starts to serve all at once.
         self._channel.send({"event": "ready"})
         order = self._await("go", "leave", "stop", "quit")
         if order != "go":
@@ -230,11 +230,11 @@ class _Child:
             return 0
         self._worker.start(self._hooks.wrap(application, self._facade))
         self._channel.send({"event": "serving"})
-        # 5. Serve until told otherwise.
+        # 5. Serve until another order.
         return self._leave(self._await("leave", "stop", "quit"))
 
     def _end_with_supervisor(self) -> None:
-        # One that was forked by another process has the application already.
+        # A worker that the preloader has forked has the application already.
         if os.getppid() == self._assignment.server.pid:
             end_with_parent(self._assignment.server.pid)
 
@@ -249,10 +249,10 @@ class _Child:
             watch.begin()
         try:
             application = assignment.load()
-        except (KeyboardInterrupt, SpecError):  # no save can mend a name that is none
+        except (KeyboardInterrupt, SpecError):  # no change of a file can mend such a name
             raise
         except BaseException as error:
-            # The next save may be of a file that nobody else knows of.
+            # The next change may be in a file that no other worker knows.
             report(self._channel, error, watch.failed(error))
             flush_all()
             while not self._channel.ended:
@@ -268,13 +268,13 @@ class _Child:
         assignment = self._assignment
         faulthandler.enable(assignment.dump, all_threads=True)
         faulthandler.register(DUMP_SIGNAL, assignment.dump, all_threads=True, chain=False)
-        # A terminal's Ctrl-C goes to the supervisor, too: as long as nobody is served, both end.
+        # A terminal's Ctrl-C goes to the supervisor, too: before anything is served, both end.
         signal.signal(signal.SIGINT, signal.default_int_handler)
         pid = os.getpid()
         assignment.slot.words[PID] = pid
         self._channel.send({"event": "hello", "pid": pid})
         server = assignment.server
-        # That of pre_fork, unless a process in between has forked this one.
+        # The object of pre_fork, unless the preloader has forked this process.
         known = server.starting.pop(assignment.number, None)
         self._facade = known or WorkerOfServer(
             assignment.number, server.pid, process_logger(), server.cfg
@@ -318,7 +318,7 @@ class _Child:
     # -- orders -----------------------------------------------------------------------------------
 
     def _await(self, *wanted: str) -> str:
-        """Return the first order of these; others are followed meanwhile."""
+        """Return the first of these orders; follow others meanwhile."""
         while True:
             order = self._next(None)
             if order in wanted:
@@ -327,7 +327,7 @@ class _Child:
                 self._follow(order)
 
     def _interrupted(self, timeout: float) -> int | None:
-        """Return a signal that ends a graceful end, within ``timeout`` seconds."""
+        """Return a signal that cuts a graceful stop short, within ``timeout`` seconds."""
         order = self._next(timeout)
         if order == "quit":
             return signal.SIGQUIT
@@ -364,8 +364,8 @@ class _Child:
         elif number == signal.SIGUSR1:
             self._orders.append("reopen")
         elif number == signal.SIGTERM:
-            # Process managers send it to all processes of a server at once. What is to be done,
-            # and when, is for the supervisor to say: a successor first, or the end of all.
+            # Process managers send it to all processes of a server at once. The supervisor decides
+            # what follows: a successor first, or the end of all.
             self._channel.send({"event": "asked to stop"})
             if self._channel.ended:
                 self._orders.append("stop")
@@ -380,7 +380,7 @@ class _Child:
         if self._channel.ended:
             self._selector.unregister(self._channel)
             messages.SUPERVISOR_GONE.log(_logger)
-            # Where a new one has taken the listeners over, nobody is to be turned away from them.
+            # Where a new supervisor has the listeners, no client may be turned away from them.
             self._orders.append("leave" if self._shares else "stop")
 
     def _tell_stuck(self, request: RequestInProgress) -> None:
