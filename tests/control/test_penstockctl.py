@@ -37,7 +37,7 @@ from support.server_process import checkout_environ
 from support.wire import DEADLINE
 
 on_linux = pytest.mark.skipif(sys.platform != "linux", reason="abstract names are Linux's alone")
-as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else")
+as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can change its user")
 
 Capture = pytest.CaptureFixture[str]
 
@@ -395,7 +395,7 @@ def test_a_supervisor_that_does_not_answer_is_not_waited_for_for_ever(
 ) -> None:
     loop = ControlLoop()
     address = str(tmp_path / "control.sock")
-    loop.control(address)  # and nobody runs the loop
+    loop.control(address)  # and no thread runs the loop
     err = complaint(capsys, "--control", address, "--timeout", "0.2", "status")
     assert f"no answer from {address} within 0.2 s" in err
     waiting = []
@@ -533,7 +533,7 @@ def test_of_several_servers_one_is_to_be_chosen(
 def test_a_server_that_hangs_is_listed_too(table: Callable[..., None], capsys: Capture) -> None:
     first, second = ControlLoop(), ControlLoop()
     first.control("auto")
-    second.control("auto")  # and nobody runs its loop
+    second.control("auto")  # and no thread runs its loop
     table(os.getpid())
     with first:
         assert ctl.main(["status"]) == ctl.USAGE

@@ -175,7 +175,7 @@ def test_an_outcome_goes_nowhere_when_its_client_has_left(loop: ControlLoop) -> 
     with connect(loop.services[0]) as leaving:
         leaving.send(b"POST /reload HTTP/1.1\r\nHost: a\r\n\r\n")
         reply = loop.fake.replies.get(timeout=DEADLINE)
-    loop.call(lambda: reply(Outcome(True, "nobody hears this")))
+    loop.call(lambda: reply(Outcome(True, "no client reads this")))
     with connect(loop.services[0]) as other:
         assert other.request("GET", "/status").status == 200
 
@@ -383,7 +383,7 @@ def test_the_connection_that_has_been_idle_for_longest_makes_room(
             other.close()
 
 
-def test_whoever_comes_while_all_connections_are_busy_waits_for_the_first_that_ends(
+def test_a_client_that_comes_while_all_connections_are_busy_waits_for_the_first_that_ends(
     loop: ControlLoop,
 ) -> None:
     service = loop.services[0]
@@ -417,7 +417,7 @@ with loop:
     assert client.request("GET", "/status").status == 200
     client.send(b"POST /reload HTTP/1.1\\r\\nHost: a\\r\\n\\r\\n")
     reply = loop.fake.replies.get(timeout=10)
-    for sock in spare:  # busy, too: nobody can make room
+    for sock in spare:  # busy, too: none can make room
         sock.sendall(b"POST /reload HTTP/1.1\\r\\nHost: a\\r\\n\\r\\n")
     loop.fake.replies.get(timeout=10), loop.fake.replies.get(timeout=10)
     import socket
@@ -478,7 +478,7 @@ assert client.is_closed_by_server()
 
 
 @on_linux
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else")
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can change its user")
 def test_another_user_is_refused_and_named_in_the_log_once() -> None:
     loop = ControlLoop()
     service = loop.control(f"@penstock-test/{os.getpid()}")
@@ -513,7 +513,7 @@ sys.stdin.read()
 
 
 @on_linux
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else")
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can change its user")
 def test_another_user_cannot_keep_the_owner_out() -> None:
     loop = ControlLoop()
     service = loop.control(f"@penstock-test/{os.getpid()}")

@@ -27,7 +27,7 @@ def free_port() -> int:
 
 
 def connects(address: str | tuple[str, int]) -> bool:
-    """Tell whether somebody listens."""
+    """Return True if a process listens."""
     family = socket.AF_UNIX if isinstance(address, str) else socket.AF_INET
     with socket.socket(family) as sock:
         sock.settimeout(2)
@@ -50,10 +50,10 @@ def answer_at(path: Path) -> bytes:
     return received
 
 
-def nursery_of(server: Supervised) -> int:
+def preloader_of(server: Supervised) -> int:
     """Return the process that has preloaded the application: it has no thread but the first."""
-    [nursery] = server.workers() - server.serving()
-    return nursery
+    [preloader] = server.workers() - server.serving()
+    return preloader
 
 
 def test_each_worker_of_a_reload_may_take_the_boot_timeout(tmp_path: Path) -> None:
@@ -85,12 +85,12 @@ def test_a_worker_that_the_preloading_process_takes_with_it_is_started_again(
     tmp_path: Path,
 ) -> None:
     with Supervised(tmp_path, "--preload", "--boot-timeout", "60s") as server:
-        nursery = nursery_of(server)
+        preloader = preloader_of(server)
         old = server.serving()
-        halt(nursery)
+        halt(preloader)
         server.signal(signal.SIGTTIN)
         server.wait_for_line("2 workers are wanted")
-        os.kill(nursery, signal.SIGKILL)
+        os.kill(preloader, signal.SIGKILL)
         server.wait_for_serving(2)
         assert old <= server.serving()
         assert server.stop() == 0
@@ -101,28 +101,28 @@ def test_a_stop_does_not_wait_for_a_worker_that_was_not_forked_yet(
     tmp_path: Path, number: signal.Signals
 ) -> None:
     with Supervised(tmp_path, "--preload") as server:
-        nursery = nursery_of(server)
-        halt(nursery)
+        preloader = preloader_of(server)
+        halt(preloader)
         server.signal(signal.SIGTTIN)
         server.wait_for_line("2 workers are wanted")
         status, taken = server.seconds_to_exit(number)
         assert (status, taken < 5) == (0, True)
-        os.kill(nursery, signal.SIGCONT)
+        os.kill(preloader, signal.SIGCONT)
         server.wait_until_all_have_left()
 
 
 def test_a_worker_that_is_forked_too_late_leaves(tmp_path: Path) -> None:
     with Supervised(tmp_path, "--preload", "--boot-timeout", "1s") as server:
-        nursery = nursery_of(server)
+        preloader = preloader_of(server)
         old = server.serving()
-        halt(nursery)
+        halt(preloader)
         server.signal(signal.SIGTTIN)
         server.wait_for_line("2 workers are wanted")
         server.wait_for_line("boot_timeout")
         server.signal(signal.SIGTTOU)
         server.wait_for_line("1 workers are wanted")
-        if nursery in server.members():
-            os.kill(nursery, signal.SIGCONT)
+        if preloader in server.members():
+            os.kill(preloader, signal.SIGCONT)
         assert eventually(lambda: server.serving() == old and len(server.workers()) <= 2)
         assert server.stop() == 0
 
@@ -145,7 +145,7 @@ def test_a_reload_that_fails_leaves_the_directory(tmp_path: Path) -> None:
         folder.mkdir()
     write_app(first, "one")
     (second / "shop.py").write_text("raise LookupError('on purpose')\n")
-    (tmp_path / "shop.py").write_text("raise LookupError('nobody looks here')\n")
+    (tmp_path / "shop.py").write_text("raise LookupError('this is not read')\n")
     settings(tmp_path, "chdir = 'first'\n")
     with Supervised(tmp_path) as server:
         [old] = server.workers()

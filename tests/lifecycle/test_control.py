@@ -88,9 +88,9 @@ def test_what_cannot_be_done_is_said(tmp_path: Path) -> None:
         assert "old" in failed.stderr or "on purpose" in failed.stderr
         assert server.control("--control", address, "recycle", "1").returncode != 0
         assert server.served_by()[0] == "one"
-    nobody = server.control("--control", address, "status")
-    assert nobody.returncode != 0
-    assert address in nobody.stderr
+    unreachable = server.control("--control", address, "status")
+    assert unreachable.returncode != 0
+    assert address in unreachable.stderr
 
 
 PROBES = ("--health-path", "/healthz", "--ready-path", "/readyz")

@@ -43,7 +43,7 @@ def test_fault_25_a_worker_that_dies_has_a_successor_within_a_second(
             client.send(f"GET /die?1&{how} HTTP/1.1\r\nHost: a\r\n\r\n".encode())
             assert client.read_to_end() == b""
         begin = time.monotonic()
-        # Nobody is refused meanwhile: who comes waits in the queue.
+        # No client is refused meanwhile: new ones wait in the queue.
         version, new = server.served_by()
         assert time.monotonic() - begin < 2 * SUCCESSOR_WITHIN
         assert version == "one"
@@ -140,7 +140,7 @@ def test_fault_32_workers_of_a_dead_supervisor_finish_and_leave_the_port(
         with server.begin("/hold?3&", "held") as held:
             os.kill(server.supervisor, signal.SIGKILL)
             server.process.wait(10)
-            # What it was at is finished, and nobody else takes the port for that.
+            # The requests in progress are finished, and no other program can take the port before.
             eventually(lambda: len(server.members()) < 2)
             (left,) = server.members()
             assert left in workers
@@ -169,7 +169,7 @@ def test_fault_32_a_dead_supervisor_under_load_loses_nothing(
 
 
 def test_fault_32_a_worker_that_boots_does_not_outlive_its_supervisor(tmp_path: Path) -> None:
-    """However long the import hangs: nobody would ever let it serve, and it has the sockets."""
+    """However long the import hangs: it would never be ordered to serve, and holds the sockets."""
     with Supervised(tmp_path, "--drain-linger", "0s") as server:
         write_app(tmp_path, "two", "import threading; threading.Event().wait(30)")
         old = server.workers()

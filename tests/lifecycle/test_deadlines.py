@@ -110,13 +110,13 @@ def test_fault_40_a_server_that_is_halted_as_a_whole_goes_on_as_before(
         workers = server.workers()
         with Load(server.address, keep_alive=4, closing=4) as load:
             load.wait_for(100)
-            everybody = [server.supervisor, *workers]
-            for pid in everybody:
+            processes = [server.supervisor, *workers]
+            for pid in processes:
                 halt(pid)
             # As a container that gets no processor time, or a machine that sleeps.
             until = time.monotonic() + 2
             eventually(lambda: time.monotonic() > until)
-            for pid in everybody:
+            for pid in processes:
                 os.kill(pid, signal.SIGCONT)
             load.wait_for(100)
         assert server.workers() == workers

@@ -1,4 +1,4 @@
-"""Where a server of several processes can run: as PID 1, as anybody, on a read-only disk."""
+"""Where a server of several processes can run: as PID 1, as any user, on a read-only disk."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ UNSHARE = shutil.which("unshare")
 
 
 def may_unshare(*flags: str) -> bool:
-    """Tell whether this user may have namespaces of its own."""
+    """Return True if this user may have namespaces of its own."""
     if UNSHARE is None:
         return False
     return (
@@ -157,10 +157,10 @@ def test_workers_run_as_the_user_and_group_that_were_asked_for(
 
 @needs_root
 def test_a_user_that_does_not_exist_is_an_error_at_the_start(tmp_path: Path) -> None:
-    server = Supervised(tmp_path, "-u", "nobody-of-this-name")
+    server = Supervised(tmp_path, "-u", "no-such-user")
     try:
         assert server.wait() == 2
-        assert "nobody-of-this-name" in "\n".join(server.lines)
+        assert "no-such-user" in "\n".join(server.lines)
     finally:
         server.kill()
 

@@ -1,4 +1,4 @@
-"""A worker that has served or lived for long, or is too large, is replaced, and nobody notices."""
+"""A worker that is old, too large, or has served enough is replaced, and no request is lost."""
 
 from __future__ import annotations
 

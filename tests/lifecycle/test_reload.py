@@ -145,7 +145,7 @@ def test_a_reload_reads_the_settings_anew(tmp_path: Path, transport: str) -> Non
     with Supervised(tmp_path, "--transport", transport) as server:
         assert "1 thread" in server.start_line
         old = server.workers()
-        # One thread, and it is held: nobody else is served by this worker.
+        # One thread, and it is held: this worker serves no other client.
         with server.begin("/hold?1&", "first") as first:
             settings(tmp_path, "threads = 3\ntimeout = 10\nworkers = 2\n")
             server.signal(signal.SIGHUP)
@@ -200,7 +200,7 @@ def test_a_reload_takes_an_address_more_and_lets_go_of_one(tmp_path: Path, trans
         assert server.stop() == 0
     stays.counts.check()
     assert stays.counts.refused == 0
-    # Whoever was in time at the address that goes is answered, and all others are refused.
+    # Clients that were in time at the removed address are answered, and all others are refused.
     gone.check()
     assert gone.refused == 12
 

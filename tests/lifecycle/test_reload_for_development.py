@@ -1,4 +1,4 @@
-"""--reload: a saved edit is served, a broken one is shown and waited out, and nobody is cut off."""
+"""--reload: a saved edit is served, a broken one is reported, and no request is cut off."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def watching(server: Supervised) -> list[int]:
 
 
 def watchers(server: Supervised, count: int) -> bool:
-    """Wait until so many have begun to watch."""
+    """Wait until this number of workers has begun to watch."""
     return bool(eventually(lambda: len(watching(server)) == count))
 
 

@@ -14,7 +14,7 @@ from support.wire import Client
 
 
 def was_cut_off(client: Client) -> bool:
-    """Tell whether nothing came that looks like the application's answer."""
+    """Return True if no response of the application arrived."""
     answer = client.read_to_end()
     return answer == b"" or answer.startswith(b"HTTP/1.1 504 ")
 

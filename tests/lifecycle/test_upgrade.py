@@ -19,7 +19,7 @@ def has_left(server: Supervised, pid: int) -> bool:
 
 
 def upgraded(server: Supervised, pid_file: Path) -> bool:
-    """Tell whether another supervisor has written its number, and follow it."""
+    """Return True if another supervisor has written its number, and follow it."""
     # While the old supervisor is there, the new one's file has a name of its own.
     new = number_in(pid_file)
     if new in (0, server.supervisor):

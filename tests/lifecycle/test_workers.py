@@ -19,7 +19,7 @@ CLIENTS = 64
 ATTEMPTS = 5
 """Of a burst: a worker that gets no processor for a while cannot take its share of it."""
 MOST_OF_SHARE = 1.3
-"""No worker carries more than so many times its share of the connections."""
+"""The most connections of a worker, as a multiple of its share."""
 
 
 def test_the_start_line_tells_how_many_workers_there_are(tmp_path: Path, transport: str) -> None:
@@ -28,7 +28,7 @@ def test_the_start_line_tells_how_many_workers_there_are(tmp_path: Path, transpo
         assert f"{transport} transport" in server.start_line
         workers = server.workers()
         assert len(workers) == 2
-        # Clients are let in when all are ready, so nobody is refused and nobody waits.
+        # The workers accept when all are ready, so that no client is refused or waits.
         assert server.served_by()[1] in workers
         assert server.stop() == 0
 
@@ -132,7 +132,7 @@ def test_a_worker_with_all_threads_busy_does_not_accept(tmp_path: Path, transpor
     with Supervised(tmp_path, "-w", "2", "--transport", transport, "--threads", "1") as server:
         (busy,) = {server.served_by()[1]}
         held = []
-        # Whoever is held keeps one of the two busy; the other one serves all the rest.
+        # The held request keeps one of the two busy; the other one serves all the rest.
         with server.begin("/hold?1&", "held") as client:
             held.append(client)
             found = {server.served_by()[1] for _ in range(40)}

@@ -1,4 +1,4 @@
-"""What is told of workers, from their scoreboards and the supervisor's own knowledge."""
+"""What status answers say of workers, from scoreboards and from the supervisor's counters."""
 
 from __future__ import annotations
 

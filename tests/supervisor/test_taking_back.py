@@ -1,4 +1,4 @@
-"""A reload that is taken back: who was let in already is finished, and nobody is cut off."""
+"""A reload that is taken back: a worker that may have accepted finishes its requests."""
 
 from __future__ import annotations
 

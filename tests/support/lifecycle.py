@@ -71,7 +71,7 @@ class Supervised(ServerProcess):
     def wait_for_workers(
         self, count: int, without: set[int] | frozenset[int] = frozenset()
     ) -> set[int]:
-        """Wait until there are just so many workers, none of them among some others."""
+        """Wait until there is exactly this number of workers, none of them among some others."""
         found: set[int] = set()
 
         def are_there() -> bool:
@@ -110,7 +110,7 @@ class Supervised(ServerProcess):
             return client.request("GET", target, {"Connection": "close"} | headers)
 
     def served_by(self, target: str = "/echo?0") -> tuple[str, int]:
-        """Return version and process id of whoever answers."""
+        """Return the version and the process id in a response."""
         response = self.ask(target)
         assert response.status == 200, response
         return server_of(response)
@@ -184,7 +184,7 @@ def parent_of(pid: int) -> int:
 
 
 def _is_supervisor(pid: int) -> bool:
-    """Tell whether a process has workers of its own, or was started as a command."""
+    """Return True if a process has workers of its own, or was started as a command."""
     members = processes.session_members(os.getsid(pid)) if processes.state(pid) else []
     return any(parent_of(other) == pid for other in members)
 

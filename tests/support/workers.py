@@ -36,7 +36,7 @@ class Workers:
         return worker
 
     def close(self) -> None:
-        """Let go of all."""
+        """Close everything."""
         for worker in self.all:
             worker.release()
         for line in self.lines.values():

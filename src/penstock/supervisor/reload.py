@@ -164,7 +164,7 @@ class RemovedListeners:
 class Autoreload:
     """Keeps one worker watching the application's files, and reports each change once.
 
-    Where code fails to load, the worker that tried it stays, and watches: only that worker knows the
+    Where code fails to load, the worker that tried it stays and watches: only that worker knows the
     files that it has read. One failed worker stays at most, and none where all workers serve.
     """
 

@@ -90,7 +90,7 @@ class Assignment:
 
 
 def run(assignment: Assignment, abandon: Callable[[], None]) -> NoReturn:
-    """Serve until told to leave; the process ends with it.
+    """Serve until an order to leave; the process ends with that.
 
     ``abandon`` closes what was the parent's alone: another worker's channel, held open here, would
     keep that worker from seeing that the supervisor has ended.
@@ -112,7 +112,7 @@ def _run_exit_handlers() -> None:
 
     `leave_for_certain` bounds the time for it.
     """
-    # Waits for threads that are no daemons, and for pools of them.
+    # Waits for threads that are not daemons, and for pools of them.
     threading._shutdown()  # type: ignore[attr-defined]
     atexit._run_exitfuncs()
 
