@@ -10,9 +10,10 @@ From the command line: ``penstock module:callable``. From Python::
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from penstock.errors import RequestTimeout
 
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
-__all__ = ["RequestTimeout", "__version__", "running", "serve"]
+__all__ = ["RequestTimeout", "__version__", "check_deadline", "running", "serve"]
 
 # The functions import what they need: `penstock --version` must be fast.
 
@@ -54,3 +55,17 @@ def running(application: WSGIApplication, **settings: object) -> Iterator[Runnin
 
     with run_in_background(application, settings) as server:
         yield server
+
+
+def check_deadline(environ: dict[str, Any]) -> None:
+    """Raise `RequestTimeout` if the deadline of the request has passed.
+
+    For work in many steps, which calls it between two of them: the server itself raises nothing in
+    a call of the application. ``environ`` is the request's, or a copy. Does nothing where calls
+    have no deadline, or where another server made the environ.
+    """
+    extend_deadline = environ.get("penstock.extend_deadline")
+    if extend_deadline is not None and time.monotonic() >= extend_deadline(0):
+        raise RequestTimeout(
+            "the deadline of the request has passed (settings: timeout, timeout_for)"
+        )

@@ -32,6 +32,14 @@ class ClientDisconnected(OSError):
     """
 
 
+class RequestAborted(ClientDisconnected):
+    """The server has ended the request: its deadline passed, or the server stops.
+
+    The client has its answer, 504 as a rule, or the connection was cut. Whatever the application
+    still reads or sends raises this.
+    """
+
+
 class RequestBodyError(OSError):
     """A streamed request body broke a rule or a limit; ``status`` is the HTTP status for it."""
 
@@ -41,12 +49,10 @@ class RequestBodyError(OSError):
 
 
 class RequestTimeout(BaseException):
-    """Raised in a call of the application that has lasted for as long as it may.
+    """Raised by `penstock.check_deadline` where the deadline of the request has passed.
 
-    By the server, from outside, between any two steps of the application's Python code (settings:
-    ``timeout``, ``timeout_for``); `penstock.RequestTimeout` is the same. The client gets 504 where
-    nothing was sent yet, and the thread serves on. An application may catch it to say something
-    better; it is raised once in a request.
+    The server never raises it in a call of the application. Where the application does not catch
+    it, the client gets 504 if nothing was sent yet.
 
     A ``BaseException``, as ``KeyboardInterrupt`` is, so that the ``except Exception`` of a
     framework does not take it for an error of the application's and answer 500.

@@ -245,11 +245,10 @@ APPLICATION_CLOSE_FAILED: Final = Message(
 APPLICATION_TIMEOUT: Final = Message(
     "PEN-3050",
     ERROR,
-    "%(request)s: timeout%(after)s (settings: timeout, timeout_for)",
-    "The application's call lasted longer than its timeout. The client gets 504, or the connection"
-    " is closed if a part of the response has been sent.",
-    "Find out where the call waits: the stack is in the log. Make it faster, or raise `timeout_for`"
-    " for its path. docs/deadlines.md describes what an application can do itself.",
+    "%(request)s: the application ended the call at its deadline (settings: timeout, timeout_for)",
+    "`penstock.check_deadline` raised RequestTimeout, because the deadline of the request had"
+    " passed, and the application did not catch it. The client gets 504 if nothing was sent yet.",
+    "Make the path faster, raise `timeout_for` for it, or catch RequestTimeout to answer better.",
 )
 
 APPLICATION_SENT_CLOSE: Final = Message(
@@ -371,38 +370,43 @@ CALL_AT_HALF_OF_TIMEOUT: Final = Message(
     WARNING,
     "%(request)s has used half of its %(timeout)g s (settings: timeout, timeout_for); its thread is"
     " in:\n%(stack)s",
-    "The application has held the request for half of the time that it may take. Nothing is ended"
-    " yet.",
+    "A call of the application holds its thread and has sent nothing for half of the time that it"
+    " may. Time in which the thread waits for the client does not count. Nothing is ended yet.",
     "Read the stack: it shows where the call is. If the path needs longer, raise `timeout_for` for"
     " it.",
 )
 
-CALL_INTERRUPTED: Final = Message(
+CALL_EXPIRED: Final = Message(
     "PEN-6120",
     ERROR,
-    "%(request)s is out of time: RequestTimeout is raised in its thread (settings: timeout,"
-    " timeout_for), which was in:\n%(stack)s",
-    "The application has held the request for longer than it may.",
-    "Read the stack: it shows where the call was. Make it faster, or raise `timeout_for` for its"
-    " path.",
+    "%(request)s: timeout after %(timeout)g s (settings: timeout, timeout_for); %(outcome)s; its"
+    " thread is in:\n%(stack)s",
+    "A call of the application has sent nothing for as long as it may. Its client got 504, or the"
+    " connection was cut where the head had been sent. The call goes on: whatever it reads or sends"
+    " raises an OSError, and its output is discarded.",
+    "Compare the stack with that of PEN-6110 for the same request: where both are the same, the"
+    " call hangs there. Give what it waits for (database, HTTP client, lock) a shorter timeout of"
+    " its own. Give paths that take long by nature more time with `timeout_for`, or let the"
+    " application call `environ['penstock.extend_deadline']`.",
 )
 
 CALL_STUCK: Final = Message(
     "PEN-6130",
     CRITICAL,
-    "%(request)s is stuck: it goes on %(grace)g s after RequestTimeout was raised in its thread"
-    " (setting: timeout_grace). All threads of the process:\n%(stacks)s",
-    "The call did not end when it was told to. The worker is not ready any more, and the supervisor"
-    " replaces it.",
-    "Read the stacks: C code that does not return, or code that catches every exception, is the"
-    " usual cause.",
+    "%(request)s is stuck: the call has not returned %(grace)g s after its deadline (setting:"
+    " timeout_grace); free threads of the worker: %(free)d. All threads of the process:"
+    "\n%(stacks)s",
+    "The thread is lost to other requests until the call returns. The worker is not ready any more,"
+    " and the supervisor replaces it; its other requests are finished first.",
+    "Read the stacks: those of the other threads show what the call may wait for, such as a lock"
+    " that one of them holds.",
 )
 
 NO_CALL_STUCK: Final = Message(
     "PEN-6140",
     WARNING,
-    "no thread is stuck any more",
-    "The calls that PEN-6130 reported have returned, and the server is ready again.",
+    "no thread is stuck any more: the worker is ready again",
+    "The calls that PEN-6130 reported have returned.",
     "Look at the calls that PEN-6130 reported.",
 )
 

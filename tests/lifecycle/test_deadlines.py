@@ -14,19 +14,22 @@ from support.load import Load
 from support.wire import Client
 
 
-def test_a_request_over_its_timeout_gets_504_and_its_thread_serves_on(
+def test_a_request_over_its_timeout_gets_504_and_its_thread_serves_on_once_it_returns(
     tmp_path: Path, transport: str
 ) -> None:
-    arguments = ("--timeout", "0.6s", "--transport", transport, "--threads", "2")
-    with Supervised(tmp_path, *arguments) as server:
+    arguments = ("--timeout", "0.6s", "--timeout-grace", "20s", "--threads", "2")
+    with Supervised(tmp_path, *arguments, "--transport", transport) as server:
         before = server.workers()
         with Load(server.address, keep_alive=2, closing=2) as load:
-            response = server.ask(f"/hold?7&{tmp_path}/never")
-            assert response.status == 504
+            with server.begin("/hold?7&", "late") as late:
+                warning = server.wait_for_line(r"\[WARNING\] PEN-6110 GET /hold\?7&")
+                assert re.search(r"request \S+", warning)
+                assert late.read_response().status == 504
+                load.wait_for(20)
+                server.let_go("late")
+                server.wait_for_line(r"GET /hold\?7&.*: the response is discarded")
             load.wait_for(20)
         load.counts.check()
-        warning = server.wait_for_line(r"\[WARNING\].*GET /hold\?7&")
-        assert re.search(r"request \S+", warning)
         assert server.workers() == before
         assert server.stop() == 0
     assert "lifecycle_app.py" in "\n".join(server.lines)  # its stack
@@ -43,6 +46,7 @@ def test_a_request_that_does_not_end_costs_its_worker_and_no_other_request(
         with server.begin("/hold?4&", "other") as other:
             with server.begin("/deaf?3&", "stuck") as stuck:
                 with Load(server.address, keep_alive=3, closing=3) as load:
+                    assert b" 504 " in stuck.read_to_end()[:20]  # before the grace has passed
                     server.wait_for_line("lifecycle_app.py.*in deaf")
                     load.wait_until(lambda: len(server.workers() - {old}) == 1)
                     load.wait_for(50)
@@ -50,7 +54,6 @@ def test_a_request_that_does_not_end_costs_its_worker_and_no_other_request(
                     server.let_go("other")
                     assert other.read_response().body.startswith(b"4 one:")
                     server.wait_for_workers(1, {old})
-                    assert b" 504 " in stuck.read_to_end()[:20]
         assert server.stop() == 0
     load.counts.check()
     assert load.counts.refused == 0

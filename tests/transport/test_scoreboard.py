@@ -14,8 +14,6 @@ from penstock.telemetry.scoreboard import (
     ACCEPTED,
     ACCEPTING,
     CONNECTIONS,
-    INTERRUPTED,
-    NUMBER,
     POLLED,
     STARTED,
     WAITING,
@@ -194,65 +192,3 @@ def test_nothing_is_accepting_once_it_drains(transport: str) -> None:
         eventually(lambda: server.word(ACCEPTING) == 1)
         server.transport.drain()
         eventually(lambda: server.word(ACCEPTING) == 0)
-
-
-class Settling:
-    """A policy's `settle`, which raises as often as it is told to."""
-
-    def __init__(self, failures: int) -> None:
-        self.failures = failures
-        self.idents: list[int] = []
-
-    def __call__(self) -> None:
-        self.idents.append(threading.get_ident())
-        if len(self.idents) <= self.failures:
-            raise KeyboardInterrupt  # whatever it is that was raised from outside
-
-
-@pytest.mark.parametrize("threads", [1, 4])
-@pytest.mark.parametrize("failures", [0, 1, 2])
-def test_what_interrupted_a_call_is_settled_before_the_next(
-    transport: str, threads: int, failures: int
-) -> None:
-    gate = Gate()
-    settling = Settling(failures)
-    with (
-        serving(gate, transport, threads=threads, settle=settling) as server,
-        connect(server) as client,
-    ):
-        client.send(get("/wait"))
-        eventually(lambda: gate.inside == 1)
-        (request,) = server.slot.requests()
-        words = server.slot.records[request.thread].words
-        words[INTERRUPTED] = words[NUMBER]
-        gate.open()
-        assert client.read_response().status == 200
-        eventually(lambda: len(settling.idents) == failures + 1)
-        assert set(settling.idents) == {request.ident}
-        assert words[INTERRUPTED] == 0
-        for _ in range(10):
-            assert client.request("GET", "/").status == 200
-        assert len(settling.idents) == failures + 1
-
-
-def test_what_is_never_settled_does_not_keep_a_thread_for_good(transport: str) -> None:
-    gate = Gate()
-    settling = Settling(1000)
-    with serving(gate, transport, settle=settling) as server, connect(server) as client:
-        client.send(get("/wait"))
-        eventually(lambda: gate.inside == 1)
-        words = server.slot.records[0].words
-        words[INTERRUPTED] = words[NUMBER]
-        gate.open()
-        assert client.read_response().status == 200
-        assert client.request("GET", "/").status == 200
-        assert len(settling.idents) < 20
-
-
-def test_a_call_that_was_not_interrupted_settles_nothing(transport: str) -> None:
-    settling = Settling(0)
-    with serving(Gate(), transport, settle=settling) as server, connect(server) as client:
-        for _ in range(10):
-            assert client.request("GET", "/").status == 200
-        eventually(lambda: not list(server.slot.requests()))
-    assert settling.idents == []

@@ -47,6 +47,7 @@ keys! {
     transfer_encoding = "HTTP_TRANSFER_ENCODING",
     request_id = "penstock.request_id",
     deadline = "penstock.deadline",
+    extend_deadline = "penstock.extend_deadline",
     client_gone = "penstock.client_gone",
     input = "wsgi.input",
     early_hints = "wsgi.early_hints",
@@ -103,6 +104,7 @@ impl Template {
         }
         if deadlines {
             dict.set_item(&keys.deadline, py.None())?;
+            dict.set_item(&keys.extend_deadline, py.None())?;
         }
         if !unix {
             dict.set_item(&keys.port, py.None())?;

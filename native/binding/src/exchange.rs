@@ -1,5 +1,6 @@
 //! One request that is with the application, and the means to answer it.
 
+use crate::call_deadline::CallDeadline;
 use crate::ffi::latin1_bytes;
 use crate::record::Record;
 use crate::scratch::with_scratch;
@@ -13,7 +14,7 @@ use penstock_reactor::shared::Hub;
 use penstock_reactor::slow_path_estimate::PathHash;
 use penstock_reactor::sys::{self, Fd, Nanos, SECOND};
 use penstock_reactor::wire::{self, Failure, Wire};
-use pyo3::exceptions::{PyException, PyOSError, PyRuntimeError};
+use pyo3::exceptions::{PyOSError, PyRuntimeError};
 use pyo3::prelude::*;
 use pyo3::pybacked::PyBackedBytes;
 use pyo3::types::{PyBytes, PyDict, PyList, PySequence, PyString};
@@ -21,6 +22,7 @@ use std::any::Any;
 use std::sync::Arc;
 
 pyo3::import_exception!(penstock.errors, ClientDisconnected);
+pyo3::import_exception!(penstock.errors, RequestAborted);
 pyo3::import_exception!(penstock.errors, RequestBodyError);
 
 /// `penstock.transport.Exchange`, by the thread that handles it.
@@ -50,6 +52,7 @@ pub struct Exchange {
     pub done: bool,
     /// Its thread did not come back in time, and finds it over.
     pub given_up: bool,
+    pub deadline: CallDeadline,
     /// Why its response is what it is, for the access log; empty where there is nothing to say.
     pub reason: String,
 }
@@ -68,8 +71,10 @@ impl Exchange {
                 let connection = Arc::clone(&this.wire.connection);
                 (connection, patience, Arc::clone(&this.core))
             };
+            let call = slf.try_borrow()?.stop_clock();
             let (waited, ready) =
                 py.detach(|| wire::wait_for_input(&core.hub, &connection, patience));
+            slf.try_borrow()?.go_on(py, call)?;
             {
                 let mut this = slf.try_borrow_mut()?;
                 if !this.done {
@@ -78,7 +83,7 @@ impl Exchange {
                 }
             }
             if !ready {
-                core.be_interrupted(py)?;
+                py.check_signals()?; // where this is the main thread
             }
         }
     }
@@ -149,6 +154,7 @@ impl Exchange {
                 }
             }
             Self::write_counted(slf, out, data, b"")?;
+            slf.try_borrow()?.note_progress(slf.py())?;
             Self::apply_back_pressure(slf)
         })
     }
@@ -166,6 +172,7 @@ impl Exchange {
             let mut this = slf.try_borrow_mut()?;
             this.check_may_send()?;
             with_scratch(|out| this.begin_region(slf.py(), out, &file, offset, count))?;
+            this.note_progress(slf.py())?;
             if this.framing == Framing::None {
                 return Ok(());
             }
@@ -190,7 +197,7 @@ impl Exchange {
     pub fn finish(slf: &Bound<'_, Self>, data: Option<&Bound<'_, PyBytes>>) -> PyResult<()> {
         let head_sent = {
             let this = slf.try_borrow()?;
-            if this.done {
+            if this.done && !this.given_up {
                 return Ok(());
             }
             this.check_process()?;
@@ -243,7 +250,7 @@ impl Exchange {
     }
 
     pub fn client_gone(&self) -> bool {
-        self.core.hub.abandoned.get() || self.wire.connection.find_gone()
+        self.given_up || self.core.hub.abandoned.get() || self.wire.connection.find_gone()
     }
 }
 
@@ -255,7 +262,8 @@ impl Exchange {
     /// A child that the application forked has no client: the parent answers.
     fn check_process(&self) -> PyResult<()> {
         if self.given_up {
-            return Err(ClientDisconnected::new_err("the request was given up"));
+            let text = format!("the server ended the request: {}", self.reason);
+            return Err(RequestAborted::new_err(text));
         }
         if self.hub().abandoned.get() {
             return Err(ClientDisconnected::new_err(
@@ -272,6 +280,20 @@ impl Exchange {
             return Err(PyRuntimeError::new_err("the response has ended"));
         }
         Ok(())
+    }
+
+    fn note_progress(&self, py: Python<'_>) -> PyResult<()> {
+        let environ = self.environ.bind(py);
+        self.deadline.progress(&self.hub().scoreboard, environ)
+    }
+
+    fn stop_clock(&self) -> u64 {
+        self.deadline.stop_clock(&self.hub().scoreboard)
+    }
+
+    fn go_on(&self, py: Python<'_>, call: u64) -> PyResult<()> {
+        let environ = self.environ.bind(py);
+        self.deadline.go_on(&self.hub().scoreboard, call, environ)
     }
 
     /// Look for a part of the streamed body; None where there is one, or its end, else for how
@@ -500,10 +522,21 @@ impl Exchange {
         };
         let py = slf.py();
         let mut awaited = wire::RoomAwaited::new(outlet.hub(), &outlet.connection);
-        while !py.detach(|| awaited.wait()).map_err(raised)? {
-            outlet.core.be_interrupted(py)?;
-        }
-        Ok(())
+        let call = slf.try_borrow()?.stop_clock();
+        let result = loop {
+            match py.detach(|| awaited.wait()) {
+                Ok(true) => break Ok(()),
+                // Where this is the main thread.
+                Ok(false) => {
+                    if let Err(error) = py.check_signals() {
+                        break Err(error);
+                    }
+                }
+                Err(failure) => break Err(raised(failure)),
+            }
+        };
+        slf.try_borrow()?.go_on(py, call)?;
+        result
     }
 
     // -- the end --------------------------------------------------------------------------------
@@ -515,11 +548,7 @@ impl Exchange {
         };
         if let Some(record) = record {
             let py = slf.py();
-            let mut told = core.teller.answered(py, &record);
-            if matches!(&told, Err(error) if !error.is_instance_of::<PyException>(py)) {
-                told = core.teller.answered(py, &record); // it was interrupted from outside, once
-            }
-            if let Err(error) = told {
+            if let Err(error) = core.teller.answered(py, &record) {
                 error.write_unraisable(py, None);
             }
         }

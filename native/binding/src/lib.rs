@@ -5,6 +5,7 @@
 //! of it, whose `wire` takes the answer; `ending` is what follows.
 
 mod access_line;
+mod call_deadline;
 mod departure;
 mod environ;
 mod exchange;

@@ -7,17 +7,14 @@ use penstock_protocol::Head;
 use penstock_reactor::sys::{Nanos, SECOND};
 use pyo3::prelude::*;
 
-/// How often a thread is asked to settle what interrupted its call: an exception that another
-/// thread raises in it may come with any of its instructions, but each comes once.
-const MOST_SETTLES: usize = 8;
-
 /// What there is of it in Python.
 pub struct Policy {
     timeout: Nanos,
     /// The longest timeout, in seconds: deadlines are words of 64 bits.
     longest: f64,
     timeout_for: Option<Py<PyAny>>,
-    settle: Option<Py<PyAny>>,
+    /// How long without progress an application may make the deadline of its call.
+    pub timeout_max: Nanos,
 }
 
 impl Policy {
@@ -32,8 +29,13 @@ impl Policy {
             timeout: nanos(config.getattr("timeout")?.extract()?, longest),
             longest,
             timeout_for: optional("timeout_for")?,
-            settle: optional("settle")?,
+            timeout_max: nanos(config.getattr("timeout_max")?.extract()?, longest),
         })
+    }
+
+    /// Nanoseconds of seconds; 0 where they are none, or less.
+    pub fn nanos(&self, seconds: f64) -> Nanos {
+        nanos(seconds, self.longest)
     }
 
     /// Whether calls have deadlines, as far as one can tell beforehand.
@@ -68,16 +70,6 @@ impl Policy {
                 let path = String::from_utf8_lossy(head.path(bytes));
                 teller.log_timeout_for_failed(py, &path, &error);
                 self.timeout
-            }
-        }
-    }
-
-    /// Settle what interrupted the thread's call.
-    pub fn settle(&self, py: Python<'_>) {
-        let Some(settle) = &self.settle else { return };
-        for _ in 0..MOST_SETTLES {
-            if settle.call0(py).is_ok() {
-                return;
             }
         }
     }

@@ -1,8 +1,9 @@
 //! What each thread that calls `next` has of its own: a record on the scoreboard, and what it is with.
 
 use crate::exchange::Exchange;
+use penstock_reactor::connection::Connection;
 use penstock_reactor::leader_followers::thread_number;
-use penstock_reactor::scoreboard::{Record, Scoreboard, THREAD};
+use penstock_reactor::scoreboard::{NUMBER, Record, Scoreboard, THREAD};
 use penstock_reactor::shared::lock;
 use penstock_reactor::sys;
 use pyo3::prelude::*;
@@ -29,6 +30,12 @@ impl Seat {
     /// Keep in mind what the thread is with, or that it is with nothing; return what it was with.
     pub fn keep(&self, exchange: Option<Py<Exchange>>) -> Option<Py<Exchange>> {
         std::mem::replace(&mut *lock(&self.with), exchange)
+    }
+
+    fn exchange(&self, py: Python<'_>) -> Option<Py<Exchange>> {
+        lock(&self.with)
+            .as_ref()
+            .map(|exchange| exchange.clone_ref(py))
     }
 }
 
@@ -77,6 +84,34 @@ impl Seats {
         });
         all.push(Arc::clone(&seat));
         seat
+    }
+
+    /// What the thread in the call with this number is with.
+    pub fn find_call(
+        &self,
+        py: Python<'_>,
+        scoreboard: &Scoreboard,
+        number: u64,
+    ) -> Option<Py<Exchange>> {
+        let seats = lock(&self.all).clone();
+        let seat = seats.iter().find(|seat| {
+            let record = seat.record.as_ref();
+            record.is_some_and(|it| {
+                let word = scoreboard.record_word(it, NUMBER);
+                word.load(Ordering::Acquire) == number
+            })
+        })?;
+        seat.exchange(py)
+    }
+
+    /// What a thread is with whose request came on a connection.
+    pub fn find_on(&self, py: Python<'_>, connection: &Connection) -> Option<Py<Exchange>> {
+        let seats = lock(&self.all).clone();
+        let mut exchanges = seats.iter().filter_map(|seat| seat.exchange(py));
+        exchanges.find(|exchange| {
+            let exchange = exchange.bind(py).try_borrow();
+            exchange.is_ok_and(|it| std::ptr::eq(&*it.wire.connection, connection))
+        })
     }
 
     /// What threads are with, taken from them.

@@ -1,7 +1,8 @@
 //! The transport as Python sees it: `penstock.transport.Transport`.
 
 use crate::access_line::LineFormat;
-use crate::departure::client_gone;
+use crate::call_deadline::CallDeadline;
+use crate::departure::Companion;
 use crate::environ::{Template, keys};
 use crate::exchange::Exchange;
 use crate::ffi::latin1;
@@ -35,14 +36,12 @@ pub struct Core {
     pub hub: Hub,
     pub crew: Crew,
     pub teller: Teller,
-    policy: Policy,
-    seats: Seats,
+    pub policy: Policy,
+    pub seats: Seats,
     templates: Vec<Template>,
     bytes_io: Py<PyAny>,
     /// Makes a file object of a spooled body's descriptor, which becomes its own.
     open_spooled: Py<PyAny>,
-    /// A function of Python that does nothing.
-    does_nothing: Py<PyAny>,
 }
 
 thread_local! {
@@ -119,7 +118,6 @@ impl NativeTransport {
                 templates,
                 bytes_io: py.import("io")?.getattr("BytesIO")?.unbind(),
                 open_spooled: log("open_spooled")?,
-                does_nothing: py.eval(c"lambda: None", None, None)?.unbind(),
             }),
         })
     }
@@ -210,6 +208,21 @@ impl NativeTransport {
         Ok(count)
     }
 
+    /// See `penstock.transport.Transport.expire`.
+    fn expire(&self, py: Python<'_>, number: u64, reason: &str) -> PyResult<bool> {
+        let core = &self.core;
+        let found = core.seats.find_call(py, &core.hub.scoreboard, number);
+        let Some(exchange) = found else {
+            return Ok(false);
+        };
+        let ended = Exchange::give_up(exchange.bind(py), reason)?;
+        if ended {
+            py.detach(|| core.crew.attend(&core.hub));
+            core.tell(py);
+        }
+        Ok(ended)
+    }
+
     fn close(&self, py: Python<'_>) {
         self.core.hub.closed.set(true);
         py.detach(|| self.core.crew.interrupt(&self.core.hub));
@@ -287,19 +300,16 @@ impl Core {
         }
     }
 
-    /// Raise what was raised in the calling thread from outside, which only Python code looks for.
-    pub fn be_interrupted(&self, py: Python<'_>) -> PyResult<()> {
-        self.does_nothing.call0(py).map(drop)
-    }
-
-    /// Note that the calling thread is with nothing, and settle what interrupted its last call.
+    /// Note that the calling thread is with nothing.
     fn come_back(&self, py: Python<'_>) -> Arc<Seat> {
         let scoreboard = &self.hub.scoreboard;
         let seat = self.seats.mine(scoreboard);
-        if seat.record.as_ref().is_some_and(|it| scoreboard.end(it)) {
-            self.policy.settle(py);
-            // What interrupted the call may have come before Python code had the exchange.
-            if let Some(left) = seat.keep(None) {
+        if let Some(record) = &seat.record {
+            scoreboard.end(record);
+        }
+        if let Some(left) = seat.keep(None) {
+            if !left.borrow(py).done {
+                // The handler of a signal raised, outside of the application's call.
                 let _ = Exchange::abort(left.bind(py));
             }
         }
@@ -423,10 +433,11 @@ impl Core {
         let id = RequestId::new(&options.id_prefix, number);
         let request_id = latin1(py, id.bytes())?;
         environ.set_item(&keys(py).request_id, &request_id)?;
-        environ.set_item(&keys(py).client_gone, client_gone(py, connection)?)?;
+        let companion = Companion::of(py, self, connection)?;
+        environ.set_item(&keys(py).client_gone, &companion.client_gone)?;
         let timeout = self.policy.timeout(py, &self.teller, head, bytes);
         let since = sys::monotonic();
-        let deadline = self.set_deadline(&environ, since, timeout)?;
+        let deadline = self.set_deadline(&environ, companion, since, timeout)?;
         if let Some(record) = &seat.record {
             let (method, target) = (head.method.of(bytes), head.target.of(bytes));
             let texts = [method, connection.name(), id.bytes(), target];
@@ -468,6 +479,7 @@ impl Core {
             body_sent: 0,
             done: false,
             given_up: false,
+            deadline: CallDeadline::new(seat.record, timeout),
             reason: String::new(),
         })
     }
@@ -477,6 +489,7 @@ impl Core {
     fn set_deadline(
         &self,
         environ: &Bound<'_, PyDict>,
+        companion: &Companion,
         since: Nanos,
         timeout: Nanos,
     ) -> PyResult<Nanos> {
@@ -486,10 +499,12 @@ impl Core {
             let deadline = since.saturating_add(timeout);
             let seconds = deadline as f64 / SECOND as f64;
             environ.set_item(key, PyFloat::new(py, seconds))?;
+            environ.set_item(&keys(py).extend_deadline, &companion.extend_deadline)?;
             return Ok(deadline);
         }
         if self.policy.limits_calls() {
-            environ.del_item(key)?; // that of other paths
+            environ.del_item(key)?; // these are for other paths
+            environ.del_item(&keys(py).extend_deadline)?;
         }
         Ok(0)
     }

@@ -290,8 +290,10 @@ impl Crew {
         let alarm = Arc::new(Alarm::default());
         lock(&self.parked).push(Arc::clone(&alarm));
         // Parked first, looked second: whoever queues a request, or ends it all, does it in the
-        // other order, so that no wake-up is lost. That nobody leads is the watchdog's to notice.
-        if !lock(&self.ready).is_empty() || self.is_over() {
+        // other order, so that no wake-up is lost. That nobody leads is the watchdog's to notice;
+        // where there is none, another thread may have led for a moment (`attend`).
+        let unled = !hub.options.attended && !self.someone_leads();
+        if !lock(&self.ready).is_empty() || self.is_over() || unled {
             let mut parked = lock(&self.parked);
             let before = parked.len();
             parked.retain(|other| !Arc::ptr_eq(other, &alarm));
@@ -403,6 +405,8 @@ impl Crew {
             // that comes back: it might never.
             if let Some(mut leading) = self.try_lead() {
                 leading.reactor.hand_over(hub);
+                drop(leading);
+                self.wake_parked(); // one that came back meanwhile, and found leadership taken
             }
         }
         if !hub.closed.get() {
@@ -429,6 +433,8 @@ impl Crew {
         for waiting in leading.reactor.attend(hub) {
             self.queue(hub, waiting);
         }
+        drop(leading);
+        self.wake_parked(); // as above
     }
 
     /// End it all in a forked child, without a lock: whoever held one is not there.

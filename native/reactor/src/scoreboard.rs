@@ -39,8 +39,9 @@ layout! {
     SINCE = 1,
     THREAD = 2,
     DEADLINE = 3,
-    INTERRUPTED = 4,
     LENGTHS = 5,
+    PROGRESS = 6,
+    AWAITING_CLIENT = 7,
     // a value of STATE
     SERVING = 2,
 }
@@ -52,6 +53,7 @@ pub const TEXTS: [(usize, usize); 4] = [(64, 24), (88, 56), (144, 64), (208, 304
 const WAITS: u64 = 1;
 
 /// Where the record of a thread begins, of the scoreboard that gave it out.
+#[derive(Clone, Copy)]
 pub struct Record {
     begin: usize,
 }
@@ -211,6 +213,8 @@ impl Scoreboard {
         set(LENGTHS, lengths);
         set(SINCE, since);
         set(DEADLINE, deadline);
+        set(PROGRESS, 0);
+        set(AWAITING_CLIENT, 0);
     }
 
     /// Write a text where it belongs, as far as it fits; return its length there.
@@ -234,13 +238,8 @@ impl Scoreboard {
             .store(number, Ordering::Release);
     }
 
-    /// Say that the thread has come back; tell whether the call was interrupted meanwhile.
-    pub fn end(&self, record: &Record) -> bool {
-        // Written first, looked at second; whoever interrupts does it in the other order.
-        let number = self.record_word(record, NUMBER).swap(0, Ordering::SeqCst);
-        let interrupted = self.record_word(record, INTERRUPTED);
-        number != 0
-            && interrupted.load(Ordering::SeqCst) != 0
-            && interrupted.swap(0, Ordering::SeqCst) != 0
+    /// Say that the thread has come back.
+    pub fn end(&self, record: &Record) {
+        self.record_word(record, NUMBER).store(0, Ordering::Release);
     }
 }

@@ -403,7 +403,8 @@ class Settings:
         section="Deadlines",
         extra_flags=("-t",),
         also_called=("harakiri", "request_timeout"),
-        help="Time for one call of the application; then it is ended, with 504. 0 means none.",
+        help="Time for which a call of the application may hold its thread without sending "
+        "anything; then the client gets 504. 0 means no limit.",
         reason="Few clients wait longer for a page, and a call that hangs must be reported.",
     )
     timeout_for: tuple[str, ...] = option(
@@ -421,6 +422,15 @@ class Settings:
         section="Deadlines",
         help="Time for a call to end after its timeout, before its worker is replaced.",
         reason="Enough to roll a transaction back.",
+    )
+    timeout_max: float = option(
+        duration(0, _DAY),
+        3600.0,
+        section="Deadlines",
+        help="The longest that an application may make the timeout of its request by "
+        "environ['penstock.extend_deadline'].",
+        reason="Enough for any report that a client waits for, and an application that extends its "
+        "deadline for ever by mistake still loses its thread.",
     )
     header_timeout: float = option(
         duration(0.1, _DAY),

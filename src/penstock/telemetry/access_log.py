@@ -450,8 +450,8 @@ class AccessLog:
         self._overflowed = 0
         self._overflow_reason = ""
         self._asleep = False
-        # Released to wake the writing thread. Not an Event: an exception from outside, such as
-        # RequestTimeout, may come between any two steps of one, and leave its lock taken.
+        # Released to wake the writing thread. Not an Event: the handler of a signal may
+        # raise between any two steps of one, and leave its lock taken.
         self._alarm = threading.Lock()
         self._alarm.acquire()
         self._closing = threading.Event()

@@ -62,7 +62,7 @@ class SinkHandler(logging.Handler):
     def handle(self, record: logging.LogRecord) -> bool:
         """Emit the record, unless a filter is against that; tell which."""
         # As the base does, but for the lock: taken by a call, it would stay taken where
-        # RequestTimeout comes between that and the next step.
+        # the handler of a signal raises between that and the next step.
         kept = self.filter(record)
         if not kept:
             return False

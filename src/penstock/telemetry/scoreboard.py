@@ -59,9 +59,13 @@ SINCE = 1
 THREAD = 2
 """The thread's `threading.get_ident()`."""
 DEADLINE = 3
-"""When the call is to be over, in monotonic nanoseconds; 0 is never."""
-INTERRUPTED = 4
-"""The number of the request that the watchdog has raised `RequestTimeout` in. The watchdog's."""
+"""When the call must have made progress, in monotonic nanoseconds; 0 is never."""
+PROGRESS = 6
+"""When the application last handed over a block of the response, in monotonic nanoseconds, plus the
+time for which its thread has waited for the client since; 0 before the first block."""
+AWAITING_CLIENT = 7
+"""Since when the thread waits for its client, in monotonic nanoseconds: such time does not count
+against the deadline. 0 while the application has the thread."""
 LENGTHS = 5
 """Lengths of method, client, id and target in bytes: 16 bits each, in this order in memory."""
 
@@ -70,8 +74,8 @@ TEXTS = ((64, 24), (88, 56), (144, 64), (208, 304))
 
 _MOST_OF_TARGET = TEXTS[3][1]
 
-# The lengths, the two words that are left over, and the texts, in one call: a record is written for
-# each request.
+# The lengths, two words that begin with 0 (PROGRESS and AWAITING_CLIENT), and the texts, in one
+# call: a record is written for each request.
 _texts = struct.Struct(f"@4H{2 * WORD}x" + "".join(f"{most}s" for _, most in TEXTS))
 _pack_texts = _texts.pack_into
 _TEXTS_AT = LENGTHS * WORD
@@ -100,7 +104,7 @@ class RequestInProgress:
     since: float
     """When the application was called, on the monotonic clock, in seconds."""
     deadline: float | None
-    """When the call is to be over, on the same clock."""
+    """When the call must have made progress, on the same clock."""
 
     @property
     def age(self) -> float:

@@ -87,8 +87,7 @@ class Exchange(Protocol):
     def abort(self) -> None:
         """Close so that the client can see that the response is incomplete.
 
-        Never raises of itself. It ends what a call of the above left half-done when it was
-        interrupted, and does nothing where the response is over.
+        Never raises, and does nothing where the response is over.
         """
 
     def explain(self, reason: str) -> None:
@@ -135,8 +134,15 @@ class Transport(ResponseSupport, Protocol):
 
         For a process that is about to end with threads that never come back. Clients to which
         nothing was sent get 504; each request has its line in the access log, with 504 (or the
-        status that was sent) and ``reason``. A thread that does come back finds its exchange
-        over.
+        status that was sent) and ``reason``; its connection closes. A thread that does come back
+        finds its exchange over: what it reads or sends raises `RequestAborted`.
+        """
+
+    def expire(self, number: int, reason: str) -> bool:
+        """Do the same for the request with this number, whose deadline has passed.
+
+        ``number`` is the one in the scoreboard's record. Returns whether the request was in
+        progress: False where its response had ended before.
         """
 
     def close(self) -> None:

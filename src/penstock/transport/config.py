@@ -45,9 +45,11 @@ class TransportConfig:
     write_timeout: float = 60.0
     drain_linger: float = 2.0
     timeout: float = 0.0
-    """How long a call of the application may last; 0 is without end."""
+    """How long a call of the application may last without progress; 0 is without end."""
     timeout_for: Callable[[str], float] | None = None
     """Returns the same for a path (SCRIPT_NAME with PATH_INFO), where paths differ."""
+    timeout_max: float = 0.0
+    """How long without progress an application may make its deadline by extending it."""
     health_path: str | None = None
     """The path at which the transport answers whether the worker makes progress."""
     ready_path: str | None = None
@@ -60,12 +62,6 @@ class TransportConfig:
     """The directory for spooled bodies; None is the system's."""
     id_prefix: str = ""
     """What each request id begins with; differs between workers."""
-    settle: Callable[[], None] | None = None
-    """Called in `next` by a thread whose call was interrupted (the record's INTERRUPTED).
-
-    An exception that was raised in the thread from outside may still be pending then: the transport
-    calls again until this returns.
-    """
 
     # -- constants: accepting -------------------------------------------------------------------
 

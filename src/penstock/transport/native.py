@@ -111,6 +111,10 @@ class NativeTransport:
         """See `penstock.transport.Transport.give_up`."""
         return self._native.give_up(reason)
 
+    def expire(self, number: int, reason: str) -> bool:
+        """See `penstock.transport.Transport.expire`."""
+        return self._native.expire(number, reason)
+
     def close(self) -> None:
         """See `penstock.transport.Transport.close`."""
         self._native.close()

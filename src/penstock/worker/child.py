@@ -30,7 +30,7 @@ from penstock.system.signals import FROM_OUTSIDE, Signals
 from penstock.system.standard_streams import flush_all
 from penstock.telemetry.error_log import SinkHandler, process_logger
 from penstock.telemetry.log_sink import LogSink
-from penstock.telemetry.scoreboard import PID, STATE, STUCK, RequestInProgress, Slot
+from penstock.telemetry.scoreboard import PID, RequestInProgress, Slot
 from penstock.worker.channel import Channel
 from penstock.worker.main import leave_for_certain, shut_down
 from penstock.worker.worker import Worker, transport_class
@@ -383,9 +383,10 @@ class _Child:
             # Where a new supervisor has the listeners, no client may be turned away from them.
             self._orders.append("leave" if self._shares else "stop")
 
-    def _tell_stuck(self, request: RequestInProgress) -> None:
-        """Have the supervisor put another worker in this one's place; for the watchdog."""
-        self._assignment.slot.words[STATE] = STUCK
-        self._facade.aborted = True
-        self._call_hook("worker_abort", self._facade)
-        self._channel.send({"event": "stuck", "request": str(request)})
+    def _tell_stuck(self, request: RequestInProgress | None, free_threads: int) -> None:
+        """Tell the supervisor of a stuck call, or that no call is stuck; for `Deadlines`."""
+        if request is not None and not self._facade.aborted:
+            self._facade.aborted = True
+            self._call_hook("worker_abort", self._facade)
+        named = "" if request is None else str(request)
+        self._channel.send({"event": "stuck", "request": named, "free_threads": free_threads})

@@ -1,36 +1,34 @@
-"""Who keeps the deadlines of calls: says what a call hangs in, interrupts it, or gives it up.
+"""The deadlines of calls: a warning, an answer to the client, and a report where a call is stuck.
 
-The scoreboard has what each thread is in, and until when. At half of a call's time there is a
-warning with the thread's stack; at its deadline `RequestTimeout` is raised in the thread; and where
-it is still in the same call some time after that, nothing but the end of the process can help.
+The scoreboard has what each thread is in, and until when that must make progress. At half of the
+time a warning is logged with the thread's stack. At the deadline the transport answers the client
+with 504, or cuts the connection where the head has been sent. Nothing is raised in the thread: an
+exception from outside would cut an ``__exit__`` or a lock in half and harm other requests. Where
+the call has not returned some time after that, the thread is lost, and the worker is to be
+replaced.
 
-The exception must not hit the next request, nor be lost by it. A thread that leaves a call writes
-the record's NUMBER = 0 first, and then looks whether INTERRUPTED is the number of that call; the
-watchdog writes INTERRUPTED first, and then looks whether NUMBER is that still. So the watchdog sees
-that the call is over, or the thread sees that it was interrupted, or both. In the second case the
-thread calls `Watchdog.settle` until it returns: that waits, by the lock, until the exception is
-raised, and takes it if it has not come yet.
+Only time counts in which the application holds the thread without progress: the transport moves
+DEADLINE and PROGRESS with each block of the response, and sets AWAITING_CLIENT while the thread
+waits for the client.
 """
 
 from __future__ import annotations
 
-import ctypes
 import logging
 import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Final
 
 from penstock import messages
-from penstock.errors import RequestTimeout
-from penstock.system.stacks import PACKAGE, THREADING, all_stacks, current_frames, stack_of
+from penstock.system.stacks import all_stacks, stack_of
 from penstock.telemetry.scoreboard import (
+    AWAITING_CLIENT,
     BEAT,
     DEADLINE,
-    INTERRUPTED,
     LIVE,
     NUMBER,
+    PROGRESS,
     READY,
     SERVING,
     SINCE,
@@ -43,41 +41,18 @@ from penstock.telemetry.scoreboard import (
 )
 
 SHORTEST_LOOK_SECONDS = 0.02
-"""The least time between two looks, but for `DELICATE_LOOK_SECONDS`."""
+"""The least time between two looks."""
 
 LONGEST_LOOK_SECONDS = 1.0
-"""The most: a beat that is older tells that something keeps the interpreter's lock."""
-
-DELICATE_LOOK_SECONDS = 0.002
-"""The time between two looks at a thread that stands where an exception would do harm."""
-
-DELICATE_SECONDS = 0.25
-"""How long one waits for it to leave such a place, before the exception is raised all the same."""
+"""The most: a beat that is older shows that something keeps the interpreter lock."""
 
 SUSPENDED_SECONDS = 1.0
-"""A look that comes so much too late, with the process idle meanwhile, tells that the process did
-not run at all: stopped by a signal, or with its machine. That is not the calls' fault."""
+"""A look that comes later than planned by this, with the process idle meanwhile, shows that the
+process did not run at all: it was stopped by a signal, or with its machine. Calls are not to blame
+for that."""
 
 STOP_SECONDS = 1.0
 """How long to wait for the thread's end, which takes no time unless a log handler blocks."""
-
-_DELICATE_FILES: Final = frozenset(
-    {
-        logging.Logger.handle.__code__.co_filename,
-        THREADING,
-        "<frozen importlib._bootstrap>",
-        "<frozen importlib._bootstrap_external>",
-    }
-)
-"""Code that takes locks in several steps of Python: interrupted between two of them, it keeps one
-for ever."""
-
-MOST_TURNS = 3
-"""Turns of a loop until an exception from outside has come: each of them looks for one."""
-
-_set_async_exception = ctypes.pythonapi.PyThreadState_SetAsyncExc
-_set_async_exception.argtypes = [ctypes.c_ulong, ctypes.py_object]
-_set_async_exception.restype = ctypes.c_int
 
 
 @dataclass
@@ -85,15 +60,17 @@ class _Seen:
     """What is known of a thread's call, and what has been done about it. Times in seconds."""
 
     number: int = 0
+    progress: int = 0
+    """The record's PROGRESS when it was last looked at, in monotonic nanoseconds."""
     deferred: float = 0.0
-    """How much later its points in time are, since the process did not run."""
+    """For how long the process did not run since then."""
     warned: bool = False
     stuck_at: float = 0.0
-    """When it counts as stuck; 0 before it was interrupted."""
+    """When it counts as stuck; 0 before its deadline has passed."""
     stuck: bool = False
 
 
-class Watchdog:
+class Deadlines:
     """A thread that looks at a worker's slot, at least once a second, and keeps its deadlines."""
 
     def __init__(
@@ -103,32 +80,30 @@ class Watchdog:
         shortest: float,
         grace: float,
         logger: logging.Logger,
-        on_stuck: Callable[[RequestInProgress], None] | None = None,
+        expire: Callable[[int, str], bool],
+        on_stuck: Callable[[RequestInProgress | None, int], None] | None = None,
     ) -> None:
         """Set what to look at.
 
-        ``shortest`` is the least time that any call may last, in seconds (0 where there are no
-        deadlines), ``grace`` what passes from an interruption until a call counts as stuck.
-        ``on_stuck`` is called once, with the first that does; without it a worker whose stuck
-        calls have all come back is ready again.
+        ``shortest`` is the least time that any call may last without progress, in seconds (0 where
+        there are no deadlines); ``grace`` is the time from a call's deadline until it counts as
+        stuck. ``expire`` is the transport's. ``on_stuck`` is called with each call that gets stuck
+        and the number of threads that are not, and with None once no call is stuck any more.
         """
         self._slot = slot
         self._grace = grace
         self._logger = logger
+        self._expire_request = expire
         self._on_stuck = on_stuck
         # The half of a call's time must not pass between two looks.
         self._longest = LONGEST_LOOK_SECONDS
         if shortest:
             self._longest = min(self._longest, max(SHORTEST_LOOK_SECONDS, shortest / 2))
-        self._patience = min(DELICATE_SECONDS, grace / 2)
-        # All of these are the watchdog thread's own.
+        # All of these are this object's own thread's.
         self._seen = [_Seen() for _ in slot.records]
         self._any_stuck = False
-        self._told = False
         self._due = time.monotonic()
         self._busy = time.process_time()
-        # Held from before INTERRUPTED is written until the exception is raised.
-        self._raising = threading.Lock()
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._run, name="penstock-deadlines", daemon=True)
 
@@ -138,27 +113,10 @@ class Watchdog:
         self._thread.start()
 
     def stop(self) -> None:
-        """Look no more; the thread is gone when this returns, unless it is held up somewhere."""
+        """Look no more; the thread has ended when this returns, unless a log handler blocks it."""
         self._over.set()
         if self._thread.is_alive() and self._thread is not threading.current_thread():
             self._thread.join(STOP_SECONDS)
-
-    def settle(self) -> None:
-        """Take back what was raised in the calling thread and has not come yet.
-
-        Its call is over, and the record says so. `RequestTimeout` may come before the first step
-        of this, and so one calls again until it returns.
-        """
-        # Not cleared: where none is left to come, CPython up to 3.12 would go on to look for it, at
-        # each call and loop of the process. One more takes the place of what is pending, and comes
-        # at once, within the lock or right behind it.
-        try:
-            with self._raising:
-                _set_async_exception(threading.get_ident(), RequestTimeout)
-            for _ in range(MOST_TURNS):
-                pass
-        except RequestTimeout:
-            pass
 
     # -- the thread ----------------------------------------------------------------------------
 
@@ -183,12 +141,9 @@ class Watchdog:
             number, seen = record.words[NUMBER], self._seen[index]
             if number != seen.number:
                 seen = self._seen[index] = _Seen(number)
-            if number:
-                if lost and record.words[SINCE] < self._due * 1e9:
-                    seen.deferred += lost
-                if not seen.stuck:
-                    pause = min(pause, self._attend(record, seen, now))
-        self._tell_state()
+            if number and not seen.stuck:
+                pause = min(pause, self._attend(record, seen, now, lost))
+        self._report_recovery()
         self._due = time.monotonic() + pause
         return pause
 
@@ -199,30 +154,35 @@ class Watchdog:
         self._busy = busy
         return late if late > SUSPENDED_SECONDS and worked < late / 2 else 0.0
 
-    def _attend(self, record: Record, seen: _Seen, now: float) -> float:
+    def _attend(self, record: Record, seen: _Seen, now: float, lost: float) -> float:
         """Do what is due for a thread's call; return in how many seconds to look at it again."""
-        since, deadline = record.words[SINCE] / 1e9, record.words[DEADLINE] / 1e9
-        if not deadline or record.words[NUMBER] != seen.number:
+        words = record.words
+        deadline = words[DEADLINE] / 1e9
+        if not deadline or words[NUMBER] != seen.number:
             return self._longest
-        half = (since + deadline) / 2 + seen.deferred
-        deadline += seen.deferred
         if seen.stuck_at:
-            due = seen.stuck_at
-            if now >= due:
-                self._give_up(record, seen)
+            if now >= seen.stuck_at:
+                self._report_stuck(record, seen)
                 return self._longest
-        elif now >= deadline:
-            if not self._interrupt(record, seen, patient=now < deadline + self._patience):
-                return DELICATE_LOOK_SECONDS
-            due = seen.stuck_at = now + self._grace
-        elif now >= half:
-            if not seen.warned:
-                seen.warned = True
-                self._warn(record, seen, deadline - since - seen.deferred)
-            due = deadline
-        else:
-            due = half
-        return max(SHORTEST_LOOK_SECONDS, due - now)
+            return max(SHORTEST_LOOK_SECONDS, seen.stuck_at - now)
+        if words[PROGRESS] != seen.progress:
+            seen.progress, seen.deferred = words[PROGRESS], 0.0
+        since = (seen.progress or words[SINCE]) / 1e9
+        if since < self._due:
+            seen.deferred += lost
+        if words[AWAITING_CLIENT]:
+            return self._longest  # afterwards the deadline is later by as much as this took
+        half = (since + deadline) / 2 + seen.deferred
+        if now >= deadline + seen.deferred:
+            self._expire(record, seen, now, deadline - since)
+            return max(SHORTEST_LOOK_SECONDS, self._grace)
+        if now < half:
+            seen.warned = False  # perhaps a block has restarted the clock
+            return max(SHORTEST_LOOK_SECONDS, half - now)
+        if not seen.warned:
+            seen.warned = True
+            self._warn(record, seen, deadline - since)
+        return max(SHORTEST_LOOK_SECONDS, deadline + seen.deferred - now)
 
     def _warn(self, record: Record, seen: _Seen, timeout: float) -> None:
         stack = stack_of(record.words[THREAD])
@@ -234,26 +194,25 @@ class Watchdog:
                 stack=stack,
             )
 
-    def _interrupt(self, record: Record, seen: _Seen, *, patient: bool) -> bool:
-        """Raise `RequestTimeout` in a thread; False where, being ``patient``, one rather waits."""
-        ident = record.words[THREAD]
-        if patient and _stands_delicately(ident):
-            return False
-        stack, request = stack_of(ident), _still(record, seen)
-        with self._raising:
-            # Once more, and as close to the exception as can be.
-            if patient and _stands_delicately(ident):
-                return False
-            record.words[INTERRUPTED] = seen.number
-            raised = record.words[NUMBER] == seen.number
-            if raised:
-                _set_async_exception(ident, RequestTimeout)
-        if raised and request is not None:
-            messages.CALL_INTERRUPTED.log(self._logger, request=_described(request), stack=stack)
-        return True
+    def _expire(self, record: Record, seen: _Seen, now: float, timeout: float) -> None:
+        """Have the client of a call answered, and log where the thread stands."""
+        before = record.words[DEADLINE]
+        stack, request = stack_of(record.words[THREAD]), _still(record, seen)
+        if request is None or record.words[DEADLINE] != before:
+            return  # it made progress meanwhile
+        seen.stuck_at = now + self._grace
+        timeout = round(timeout, 3)
+        waited = self._expire_request(seen.number, f"timeout after {timeout:g} s")
+        messages.CALL_EXPIRED.log(
+            self._logger,
+            request=_described(request),
+            timeout=timeout,
+            outcome="the server has ended the request" if waited else "its response was complete",
+            stack=stack,
+        )
 
-    def _give_up(self, record: Record, seen: _Seen) -> None:
-        """Say that a call cannot be ended: from here on the worker is of no use."""
+    def _report_stuck(self, record: Record, seen: _Seen) -> None:
+        """Report a call that did not return after its deadline: its thread is lost."""
         stacks = worker_stacks(self._slot)
         request = _still(record, seen)
         if request is None:
@@ -261,23 +220,37 @@ class Watchdog:
         seen.stuck = self._any_stuck = True
         self._slot.words[READY] = 0
         self._slot.words[STATE] = STUCK
+        free = self._update_live()
         messages.CALL_STUCK.log(
-            self._logger, request=_described(request), grace=self._grace, stacks=stacks
+            self._logger,
+            request=_described(request),
+            grace=self._grace,
+            free=free,
+            stacks=stacks,
         )
-        if self._on_stuck is not None and not self._told:
-            self._told = True
-            self._on_stuck(request)
+        if self._on_stuck is not None:
+            self._on_stuck(request, free)
 
-    def _tell_state(self) -> None:
+    def _update_live(self) -> int:
+        """Write down whether something moves; return how many threads are not stuck."""
+        free = sum(not seen.stuck for seen in self._seen)
+        self._slot.words[LIVE] = int(free > 0)
+        return free
+
+    def _report_recovery(self) -> None:
+        """Make the worker ready again where all of its stuck calls have returned after all."""
+        free = self._update_live()
+        if not self._any_stuck or free < len(self._seen):
+            return
+        self._any_stuck = False
         words = self._slot.words
-        stuck = [seen.stuck for seen in self._seen]
-        words[LIVE] = int(not all(stuck))
-        if self._any_stuck and not any(stuck) and self._on_stuck is None:
-            self._any_stuck = False
-            if words[STATE] == STUCK:  # else it is being stopped
-                words[STATE] = SERVING
-                words[READY] = 1
-                messages.NO_CALL_STUCK.log(self._logger)
+        if words[STATE] != STUCK:
+            return  # it is being stopped
+        words[STATE] = SERVING
+        words[READY] = 1
+        messages.NO_CALL_STUCK.log(self._logger)
+        if self._on_stuck is not None:
+            self._on_stuck(None, free)
 
 
 def worker_stacks(slot: Slot) -> str:
@@ -294,15 +267,3 @@ def _still(record: Record, seen: _Seen) -> RequestInProgress | None:
 def _described(request: RequestInProgress) -> str:
     """Name a request in a log line: what the client sent is escaped, so it forges no line."""
     return str(request).encode("unicode_escape").decode("ascii")
-
-
-def _stands_delicately(ident: int) -> bool:
-    """Tell whether a thread stands in the server's own code, or where locks would stay taken.
-
-    Where the exception comes is where the thread stands now, or soon after.
-    """
-    frame = current_frames().get(ident)
-    if frame is None:
-        return False
-    file = frame.f_code.co_filename
-    return file in _DELICATE_FILES or file.startswith(PACKAGE)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from penstock import __version__, messages
 from penstock.config.checks import chosen_transport
 from penstock.config.settings import OPTIONS
-from penstock.errors import RequestTimeout, SettingsError
+from penstock.errors import SettingsError
 from penstock.http1 import ParserLimits
 from penstock.telemetry.access_log import AccessLog
 from penstock.telemetry.error_log import ErrorLog
@@ -30,7 +30,7 @@ from penstock.telemetry.scoreboard import (
 )
 from penstock.telemetry.trace import Trace
 from penstock.transport.config import TransportConfig
-from penstock.worker.deadlines import Watchdog, worker_stacks
+from penstock.worker.deadlines import Deadlines, worker_stacks
 from penstock.worker.timeouts import shortest_timeout, timeouts_by_path
 from penstock.wsgi.environ import base_environ
 from penstock.wsgi.errors import ErrorStream
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 
     from penstock.config.settings import Settings
     from penstock.listeners import Listener
-    from penstock.transport import Exchange, Transport
+    from penstock.transport import Transport
     from penstock.transport.native import NativeTransport
     from penstock.transport.python import PythonTransport
 
@@ -103,13 +103,13 @@ class Worker:
         *,
         slot: Slot | None = None,
         multiprocess: bool = False,
-        on_stuck: Callable[[RequestInProgress], None] | None = None,
+        on_stuck: Callable[[RequestInProgress | None, int], None] | None = None,
     ) -> None:
         """Open the logs; ``logger`` is for `ErrorLog`.
 
         ``slot`` is its place on a scoreboard that it shares with others; without one it makes a
         scoreboard for itself. ``multiprocess`` tells whether there may be other workers.
-        ``on_stuck`` is `Watchdog`'s. Raises `SettingsError`, and has nothing open then.
+        ``on_stuck`` is `Deadlines`'s. Raises `SettingsError`, and has nothing open then.
         """
         self.settings = settings
         self.slot = slot if slot is not None else _slot_of_its_own(settings)
@@ -119,11 +119,12 @@ class Worker:
         self._timeout_for = timeouts_by_path(settings)
         self.error_log = ErrorLog(settings.error_logfile, settings.log_level, logger)
         self.logger = self.error_log.logger
-        self._watchdog = Watchdog(
+        self._deadlines = Deadlines(
             self.slot,
             shortest=shortest_timeout(settings),
             grace=settings.timeout_grace,
             logger=self.logger,
+            expire=self._expire,
             on_stuck=on_stuck,
         )
         self.access_log: AccessLog | None = None
@@ -147,7 +148,6 @@ class Worker:
             server_header=settings.server_header or None,
             timeout_for=self._timeout_for,
             id_prefix=f"{os.getpid():x}-{int(time.time()) & 0xFFFFFF:x}-",
-            settle=self._watchdog.settle,
         )
         return transport_class(settings)(
             [(listener, self._base_environ(listener)) for listener in listeners],
@@ -193,25 +193,19 @@ class Worker:
             logger=self.logger,
             sendfile=self.settings.sendfile,
             transport=self.transport,
-            timeout_of=self._timeout_for or (lambda path: self.settings.timeout),
         )
         self.slot.words[STATE] = SERVING
         self.slot.words[READY] = 1
         _workers.add(self)
-        self._watchdog.start()
+        self._deadlines.start()
         for thread in self._threads:
             thread.start()
 
     def _serve(self) -> None:
         """The life of one thread."""
         process = os.getpid()
-        over = False
-        while not over:
-            try:
-                over = self._serve_until_error()
-            except BaseException:
-                # RequestTimeout, which came while an error of ours was being told of.
-                continue
+        while not self._serve_until_error():
+            pass
         if os.getpid() != process:
             # A view forked, and the child came back here with the parent's view of the world.
             os._exit(0)
@@ -219,16 +213,11 @@ class Worker:
     def _serve_until_error(self) -> bool:
         """Run the loop of one thread; tell whether it has come to its end."""
         next_exchange, handle = self.transport.next, self._gateway.handle
-        exchange: Exchange | None = None
         try:
             while (exchange := next_exchange()) is not None:
                 handle(exchange)
                 exchange = None  # a thread that waits keeps nothing of its last request
             return True
-        except RequestTimeout:
-            # It came before the gateway began, or after its end: then there is nothing to abort.
-            if exchange is not None:
-                exchange.abort()
         except BaseException:
             # A defect of ours, or memory that ran out in the wrong place. The other
             # connections must not pay for it: the thread goes on, but it does not spin.
@@ -250,7 +239,7 @@ class Worker:
         self.transport.abandon()
 
     def only_stuck_left(self) -> bool:
-        """Tell whether nothing is left but calls that did not end when they were told to."""
+        """Return True if nothing is left but calls that did not return after their deadlines."""
         end = time.monotonic() - self.settings.timeout_grace
         stuck = sum(
             request.deadline is not None and request.deadline < end
@@ -264,6 +253,9 @@ class Worker:
         ``reason`` is for the access log; of a call that has outlived its timeout, that is said.
         """
         return self.transport.give_up(reason)
+
+    def _expire(self, number: int, reason: str) -> bool:
+        return self.transport.expire(number, reason)
 
     def close(self) -> None:
         """Cut off what is in progress."""
@@ -294,7 +286,7 @@ class Worker:
 
     def close_logs(self) -> None:
         """Write out what the access log still holds, and tell what it lost; deadlines end here."""
-        self._watchdog.stop()
+        self._deadlines.stop()
         if self.access_log is not None:
             self.access_log.close(LOGS_SECONDS)
             if lost := self.access_log.dropped:

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import codecs
 from contextlib import suppress
-from types import FunctionType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from penstock import messages
-from penstock.errors import ClientDisconnected, RequestBodyError, RequestTimeout
+from penstock.errors import (
+    ClientDisconnected,
+    RequestAborted,
+    RequestBodyError,
+    RequestTimeout,
+)
 from penstock.http1.statuses import REASON_PHRASES
 from penstock.wsgi.environ import OUTSIDE_MOUNT
 from penstock.wsgi.file_wrapper import FileWrapper, file_region
@@ -19,7 +23,7 @@ from penstock.wsgi.response import ProtocolBreach, Response, ResponseFront
 if TYPE_CHECKING:
     import logging
     from collections.abc import Callable, Iterable
-    from wsgiref.types import StartResponse, WSGIApplication
+    from wsgiref.types import WSGIApplication
 
     from penstock.transport import Exchange, ResponseSupport
 
@@ -47,15 +51,12 @@ class Gateway:
         logger: logging.Logger,
         sendfile: bool = True,
         transport: ResponseSupport | None = None,
-        timeout_of: Callable[[str], float] | None = None,
     ) -> None:
         """Set what is called, where failures are logged, and whether the kernel sends files.
 
-        ``transport`` may have native code for a part of the responses' work. ``timeout_of`` tells
-        how long a call of a path may last, in seconds, which the logs repeat.
+        ``transport`` may have native code for a part of the responses' work.
         """
-        self._application = lossless(application)
-        self._timeout_of = timeout_of
+        self._application = application
         self._logger = logger
         self._sendfile = sendfile
         # Any thread adds to it; two that meet may both warn, which does no harm.
@@ -77,14 +78,8 @@ class Gateway:
         )
 
     def handle(self, exchange: Exchange) -> None:
-        """Answer one exchange: it is finished or aborted on return.
-
-        Raises nothing but `RequestTimeout`, and that only before the first step or after the last.
-        It comes once at most, but anywhere, also between two steps of this and where another
-        exception is being dealt with: CPython looks for it where a call returns and a loop turns.
-        """
+        """Answer one exchange: it is finished or aborted on return. Raises nothing."""
         response = body = streamed = result = None
-        left: list[object] | None = None  # holds the result until its close() is called
         try:
             environ = exchange.environ
             # Asked now, since middleware may turn HEAD into GET for what it wraps.
@@ -106,8 +101,8 @@ class Gateway:
                 else:
                     self._send_result(exchange, response.reference(), result)
                     if type(result) is not list:  # a list has nothing to close
-                        left = [result]
-                        self._close(exchange, left)
+                        unclosed, result = result, None
+                        self._close(exchange, unclosed)
             # As `_let_go` does, which would cost as much again: each request comes here.
             response.forget_exchange()
             if streamed is not None:
@@ -118,26 +113,10 @@ class Gateway:
                 except Exception:
                     pass
         except BaseException as error:  # SystemExit as well: no request may end a worker
-            if left is None:
-                left = [result]
-            try:
-                self._recover(exchange, response, body, left, error)
-            except BaseException as late:
-                self._recover(exchange, response, body, left, late)
-
-    def _recover(
-        self,
-        exchange: Exchange,
-        response: ResponseFront | None,
-        body: object,
-        left: list[object],
-        error: BaseException,
-    ) -> None:
-        """Bring an exchange to its end after an exception, and again if that was interrupted."""
-        self._handle_failure(exchange, response, error)
-        if left[0] is not None:
-            self._close(exchange, left)
-        _let_go(response, body)
+            self._handle_failure(exchange, response, error)
+            if result is not None:
+                self._close(exchange, result)
+            _let_go(response, body)
 
     def _send_result(self, exchange: Exchange, response: Response, result: Iterable[bytes]) -> None:
         kind = type(result)
@@ -199,8 +178,6 @@ class Gateway:
                 # Where the request's body is broken, nobody can tell where the next one begins.
                 exchange.close_after_response()
             _answer_plainly(exchange, status)
-        except RequestTimeout:
-            raise  # `handle` begins again, and there will be no other
         except BaseException:  # the client left before the answer, or memory is short
             exchange.abort()
 
@@ -212,6 +189,9 @@ class Gateway:
         where = _describe(exchange)
         # Exceptions go to the log as text: one that a record keeps would keep the environ.
         cause = _known_error(error)
+        if isinstance(cause, RequestAborted):
+            self._logger.info("%s: the response is discarded: %s", where, str(cause))
+            return None
         if isinstance(cause, ClientDisconnected):
             self._logger.info("%s: client disconnected: %s", where, str(cause))
             return None
@@ -219,7 +199,8 @@ class Gateway:
             self._logger.info("%s: bad request body: %s", where, str(cause))
             return cause.status
         if isinstance(cause, RequestTimeout):
-            self._tell_of_timeout(exchange, where)
+            exchange.explain("timeout: the application ended the call at its deadline")
+            messages.APPLICATION_TIMEOUT.log(self._logger, request=where)
             return 504
         if isinstance(error, ProtocolBreach):  # a traceback would show the gateway alone
             messages.APPLICATION_BROKE_PEP3333.log(self._logger, request=where, error=str(error))
@@ -227,48 +208,17 @@ class Gateway:
             messages.APPLICATION_FAILED.log(self._logger, request=where, exc_info=error)
         return 500
 
-    def _tell_of_timeout(self, exchange: Exchange, where: str) -> None:
-        environ = exchange.environ
-        after = ""
-        if self._timeout_of is not None:
-            path = f"{environ.get('SCRIPT_NAME', '')}{environ.get('PATH_INFO', '')}"
-            after = f" after {self._timeout_of(path):g} s"
-        exchange.explain(f"timeout{after}")
-        messages.APPLICATION_TIMEOUT.log(self._logger, request=where, after=after)
-
-    def _close(self, exchange: Exchange, left: list[object]) -> None:
+    def _close(self, exchange: Exchange, result: object) -> None:
         """Call ``close()`` of what the application returned; the response stands in any case."""
         try:
-            close = getattr(left[0], "close", None)
-            left[0] = None  # from here on it has been called, whatever becomes of that
+            close = getattr(result, "close", None)
             if close is not None:
                 close()
-        except RequestTimeout:
-            raise
         except BaseException as error:
-            left[0] = None
             with suppress(Exception):  # where memory is short, logging fails as well
                 messages.APPLICATION_CLOSE_FAILED.log(
                     self._logger, request=_describe(exchange), exc_info=error
                 )
-
-
-def lossless(application: WSGIApplication) -> WSGIApplication:
-    """Return what calls the application, so that what that returns is never lost.
-
-    What a function returns is stored before anything else can be raised. Where a call of another
-    object returns, an exception from outside may be raised in place of what it returned, which
-    nobody could close then. A loop over `map` has it first.
-    """
-    if type(application) is FunctionType:
-        return application
-
-    def call(environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
-        for result in map(application, (environ,), (start_response,)):
-            return result
-        raise ProtocolBreach("it raised StopIteration")
-
-    return call
 
 
 def _let_go(response: ResponseFront | None, body: object) -> None:

@@ -73,6 +73,10 @@ class PythonTransport:
         """See `penstock.transport.Transport.give_up`."""
         return self._crew.give_up(reason)
 
+    def expire(self, number: int, reason: str) -> bool:
+        """See `penstock.transport.Transport.expire`."""
+        return self._crew.expire(number, reason)
+
     def close(self) -> None:
         """See `penstock.transport.Transport.close`."""
         self._loop.closed = True

@@ -25,6 +25,7 @@ from penstock.http1 import (
     error_response,
 )
 from penstock.transport.decisions import linger_deadline
+from penstock.transport.python.call_deadline import ExtendDeadline
 from penstock.transport.python.deadlines import await_output, hurry_up
 from penstock.transport.python.disconnect import Presence
 from penstock.transport.python.exchange import PythonExchange
@@ -63,6 +64,7 @@ class Connection:
         "discarding",
         "ended_at",
         "exchange",
+        "extend_deadline",
         "late",
         "lingered",
         "loop",
@@ -123,6 +125,7 @@ class Connection:
         self.answered = False  # the exchange is over; set by its thread
         self.broken = False  # the response ended early, and only a reset can show it
         self.presence = Presence(sock)
+        self.extend_deadline = ExtendDeadline(loop.hall) if loop.hall.limits_calls else None
         self.ended_at = math.inf  # when the end of input was seen, while the request is handed out
         self.lingered = 0
         self.tap: Tap | None = loop.new_tap(self)
@@ -382,6 +385,8 @@ class Connection:
                 loop.dropped_fields,
             )
             client["penstock.client_gone"] = self.presence
+            if self.extend_deadline is not None:
+                client["penstock.extend_deadline"] = self.extend_deadline
             # Kept for fields that have come twice: the parser remembers none but short ones.
             self.client = client if request.repeated else None
         environ = build_environ(client, request, length)

@@ -6,11 +6,12 @@ import errno
 import os
 import select
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from selectors import EVENT_READ
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-from penstock.errors import ClientDisconnected
+from penstock.errors import ClientDisconnected, RequestAborted
 from penstock.http1 import (
     LAST_CHUNK,
     Framing,
@@ -29,6 +30,7 @@ from penstock.transport.python.output import FileRegion, FileTruncatedError, Out
 from penstock.transport.python.streamed_body import StreamedBody
 
 if TYPE_CHECKING:
+    from penstock.transport.python.call_deadline import CallDeadline
     from penstock.transport.python.connection import Connection
 
 GATEWAY_TIMEOUT = "504 Gateway Timeout"
@@ -44,15 +46,14 @@ class PythonExchange:
     __slots__ = (
         "_body_length",
         "_content_length",
-        "_end_reason",
         "_framing",
-        "_given_back",
-        "_given_up",
         "_headers",
         "_status",
         "_streamed",
+        "aborted",
         "body",
         "body_sent",
+        "call_deadline",
         "connection",
         "done",
         "environ",
@@ -86,9 +87,8 @@ class PythonExchange:
         self.reason = ""  # what the application's end is explained by, for the logs
         self._status = ""
         self._headers: HeaderList = []
-        self._end_reason = ""
-        self._given_back = False
-        self._given_up = False
+        self.aborted = False  # by the server, under the thread that has it
+        self.call_deadline: CallDeadline | None = None  # set by the crew
         self._content_length: int | None = None
         self._framing = NONE
         self._body_length = body_length or 0
@@ -142,6 +142,8 @@ class PythonExchange:
         connection = self.connection
         if connection.tap is not None:
             connection.tap.body_sent(data)
+        if self.call_deadline is not None:
+            self.call_deadline.progress(self.environ)
         if connection.output is not None:
             self._apply_back_pressure(connection.output)
 
@@ -158,9 +160,13 @@ class PythonExchange:
             return
         self._send_region(region)
 
+    def require_kept(self) -> None:
+        """Raise `RequestAborted` where the server has ended the request under its thread."""
+        if self.aborted:
+            raise RequestAborted(f"the server ended the request: {self.reason}")
+
     def _require_open(self) -> None:
-        if self._given_up:
-            raise ClientDisconnected("the server has given the request up")
+        self.require_kept()
         if self.done:  # the connection may be at its next request
             raise RuntimeError("the response has ended")
 
@@ -183,6 +189,8 @@ class PythonExchange:
             self.connection.tap.body_sent(start)
         output.append(region)
         self.body_sent += count
+        if self.call_deadline is not None:
+            self.call_deadline.progress(self.environ)
         if framing is CHUNKED:
             output.append(b"\r\n")
         self._flush(output)
@@ -200,6 +208,7 @@ class PythonExchange:
     def finish(self, data: bytes = b"") -> None:
         """See `penstock.transport.Exchange.finish`."""
         if self.done:
+            self.require_kept()
             return
         if self.head_sent:
             self._finish_body(data)
@@ -248,7 +257,6 @@ class PythonExchange:
     def abort(self) -> None:
         """See `penstock.transport.Exchange.abort`."""
         if self.done:
-            self._complete_end()
             return
         connection = self.connection
         connection.close_after = True
@@ -277,8 +285,12 @@ class PythonExchange:
         That thread may be in any of the methods. It sets ``head_sent``, and then looks at ``done``;
         here it is the other order: so there are never two heads.
         """
-        self._given_up = not self.done
+        if self.done:
+            return False
+        self.reason = reason
+        self.aborted = True  # before it is over: its thread looks at them in the other order
         if not self._claim_end():
+            self.aborted = False
             return False
         connection = self.connection
         connection.close_after = True
@@ -309,7 +321,7 @@ class PythonExchange:
 
     def client_gone(self) -> bool:
         """See `penstock.transport.Exchange.client_gone`."""
-        return self.connection.presence()
+        return self.aborted or self.connection.presence()
 
     # -- the head -------------------------------------------------------------------------------
 
@@ -431,11 +443,24 @@ class PythonExchange:
         self._flush(output)
         limit = loop.config.unsent_limit
         if output.size > limit:
-            self._wait_for_room(output, limit)
+            with self.waiting_for_client():
+                self._wait_for_room(output, limit)
         if output.size:
             # The block has to be on its way before the application is asked for the next one.
             loop.post(self.connection)
             loop.hurry()
+
+    @contextmanager
+    def waiting_for_client(self) -> Iterator[None]:
+        """Stop the clock of the call's deadline: its thread waits for the client."""
+        if self.call_deadline is None:
+            yield
+            return
+        number = self.call_deadline.stop_clock()
+        try:
+            yield
+        finally:
+            self.call_deadline.go_on(number, self.environ)
 
     def _wait_for_room(self, output: Output, mark: int) -> None:
         connection = self.connection
@@ -487,23 +512,12 @@ class PythonExchange:
         return not over
 
     def _end(self, reason: str = "") -> None:
-        self._end_reason = reason
         if self._streamed is not None:
             over = not self._claim_end()
         else:  # as `_claim_end` does, without the call: each request comes here
             over, self.done = self.done, True
         if not over:
             self._give_back(reason)
-
-    def _complete_end(self) -> None:
-        """End what `_end` has claimed, where that was interrupted."""
-        if self._given_up:  # by another thread, which is at it
-            return
-        if not self._given_back:
-            self._give_back(self._end_reason)
-        elif self.connection.answered:  # perhaps nobody has been told so yet
-            self.connection.loop.post(self.connection)
-            self.connection.loop.hurry()
 
     def _give_back(self, reason: str) -> None:
         """Tell of an exchange that is over, and give the connection back to the leader."""
@@ -520,10 +534,7 @@ class PythonExchange:
                     connection.exchange = self  # logged when it is known what became of it
                 else:
                     loop.log_exchange(self, reason)
-            # Where this is interrupted and begins again, there are rather two lines than none.
-            self.silent = True
-        # Nothing is called in between, so that no exception from outside comes there.
-        self._given_back = connection.answered = True
+        connection.answered = True
         loop.post(connection)
         # The leader need not hurry where the client's next request is what wakes it up anyway.
         # Looked at only now: it may just have stopped to watch for that request.

@@ -25,7 +25,7 @@ from collections.abc import Callable
 from functools import partial
 
 from penstock import messages
-from penstock.telemetry.scoreboard import INTERRUPTED, NUMBER, WAITING, Slot
+from penstock.telemetry.scoreboard import NUMBER, WAITING, Slot
 from penstock.transport.python.exchange import PythonExchange
 from penstock.transport.python.loop import Loop
 from penstock.transport.python.thread_slots import Hall, Seat
@@ -54,7 +54,7 @@ class Crew:
     def __init__(self, loop: Loop, slot: Slot) -> None:
         self._loop = loop
         self._config = loop.config
-        self._hall = Hall(loop.config, slot, loop.logger)
+        self._hall = loop.hall = Hall(loop.config, slot, loop.logger)
         self._local = threading.local()  # with each thread's own seat
         self._slot_words = slot.words
         self._leadership = threading.Lock()
@@ -80,12 +80,10 @@ class Crew:
         except AttributeError:
             seat = self._local.seat = self._hall.new_seat()
         if seat.exchange is not None:
-            words = seat.words
-            # The watchdog looks at the number once more after it has written INTERRUPTED, and this
-            # is the other order: either it does not interrupt, or this waits for what it raised.
-            words[NUMBER] = 0
-            if words[INTERRUPTED]:
-                self._hall.settle(seat)
+            seat.words[NUMBER] = 0
+            if not seat.exchange.done:
+                # The handler of a signal raised, outside of the application's call.
+                seat.exchange.abort()
             seat.exchange = None
             if self._loop.ask_full is not None:
                 self._loop.wake()  # the tender leads, and leaves newcomers alone without a thread
@@ -106,7 +104,6 @@ class Crew:
                 if self._loop.ask_full is not None:
                     seat.exchange = exchange  # so that it is counted
                     self._loop.wake()  # the tender leads, and may leave newcomers alone from now on
-            # At the end: from here on this thread may be interrupted, and it wakes others above.
             self._hall.begin(seat, exchange)
             return exchange
         if self._abandoned:
@@ -272,15 +269,24 @@ class Crew:
 
     def give_up(self, reason: str) -> int:
         """See `penstock.transport.Transport.give_up`."""
-        count = 0
-        for seat in list(self._hall.seats):
-            exchange = seat.exchange
-            if exchange is not None and exchange.give_up(reason):
-                count += 1
+        exchanges = [seat.exchange for seat in list(self._hall.seats)]
+        count = sum(exchange.give_up(reason) for exchange in exchanges if exchange is not None)
         if count:
-            self._loop.wake()
-            self.lead_briefly(partial(self._loop.run, only_posted=True))
+            self._attend_posted()
         return count
+
+    def expire(self, number: int, reason: str) -> bool:
+        """See `penstock.transport.Transport.expire`."""
+        exchange = self._hall.find(number)
+        if exchange is None or not exchange.give_up(reason):
+            return False
+        self._attend_posted()
+        return True
+
+    def _attend_posted(self) -> None:
+        """Have ended exchanges' connections looked after, where the leader is the one away."""
+        self._loop.wake()
+        self.lead_briefly(partial(self._loop.run, only_posted=True))
 
     def abandon(self) -> None:
         """End it all in a forked child, without a lock: whoever held one is not there."""

@@ -32,6 +32,7 @@ from penstock.transport.python.waker import Waker
 if TYPE_CHECKING:
     from penstock.telemetry.scoreboard import Slot
     from penstock.transport.python.acceptor import Acceptor
+    from penstock.transport.python.thread_slots import Hall
 
 MOMENT_SECONDS = 0.001
 """A poll that lasts no longer has waited for nothing: what it brings was there before."""
@@ -67,6 +68,7 @@ class Loop(Shared):
         "connections",
         "drained",
         "full",
+        "hall",
         "handing_over",
         "late_from",
         "look_again_at",
@@ -81,6 +83,7 @@ class Loop(Shared):
     def __init__(self, slot: Slot, **given: Any) -> None:
         """``given`` is what `Shared` takes."""
         super().__init__(**given)
+        self.hall: Hall  # set by the crew
         self._slot_words = slot.words
         shared = len(slot.scoreboard.slots) > 1
         self.balancing = AcceptBalancing(self.config, slot) if shared else None

@@ -38,12 +38,14 @@ class StreamedBody:
         """See `penstock.transport.Exchange.receive`."""
         while not self._unread and not self.over:
             with self.taking:
+                exchange.require_kept()
                 if exchange.done:
                     # The connection is the leader's again: what arrives may be of another request.
                     raise OSError("the response has ended: its request can no longer be read")
                 waits = not self._receive_some(exchange)
             if waits:
-                self._wait_for_input(exchange)
+                with exchange.waiting_for_client():
+                    self._wait_for_input(exchange)
         data, self._unread = self._unread[:size], self._unread[size:]
         return data
 

@@ -8,7 +8,8 @@ from itertools import count
 from typing import TYPE_CHECKING
 
 from penstock import messages
-from penstock.telemetry.scoreboard import INTERRUPTED, STARTED, THREAD, Scoreboard
+from penstock.telemetry.scoreboard import NUMBER, STARTED, THREAD, Scoreboard
+from penstock.transport.python.call_deadline import CallDeadline
 
 if TYPE_CHECKING:
     import logging
@@ -18,19 +19,17 @@ if TYPE_CHECKING:
     from penstock.transport.config import TransportConfig
     from penstock.transport.python.exchange import PythonExchange
 
-SETTLE_ATTEMPTS = 5
-"""How often `settle` is called for one interruption: each exception ends one attempt."""
-
 
 class Seat:
     """One thread's record, and the exchange that it has. Its own thread writes."""
 
-    __slots__ = ("exchange", "record", "words")
+    __slots__ = ("deadline", "exchange", "record", "words")
 
     def __init__(self, record: Record) -> None:
         self.record = record
         self.words = record.words
         self.exchange: PythonExchange | None = None
+        self.deadline = CallDeadline(record)
         self.words[THREAD] = threading.get_ident()
 
 
@@ -43,7 +42,9 @@ class Hall:
         self._timeout_for = config.timeout_for
         self._logger = logger
         self._slot_words = slot.words
-        self._timeout_ns = self._nanoseconds(config.timeout)
+        self._timeout_ns = self.nanoseconds(config.timeout)
+        self.most_extension = self.nanoseconds(config.timeout_max)
+        self.limits_calls = config.timeout > 0 or config.timeout_for is not None
         self._numbers = count(1)
         self._indexes = count()
         self.seats: list[Seat] = []
@@ -70,13 +71,16 @@ class Hall:
         if self._timeout_for is not None:
             allowed = self._ask_timeout(self._timeout_for, exchange)
         deadline = 0
+        seat.deadline.allowed = allowed
+        exchange.call_deadline = seat.deadline
         if allowed:
             deadline = since + allowed
             exchange.environ["penstock.deadline"] = deadline / 1e9
+        elif self.limits_calls:
+            del exchange.environ["penstock.extend_deadline"]  # it is there for other paths
         number = self._slot_words[STARTED] = next(self._numbers)
         request = exchange.request
         seat.exchange = exchange
-        # At the end, because from here on the watchdog may interrupt this thread.
         seat.record.begin(
             number,
             since,
@@ -87,30 +91,24 @@ class Hall:
             request.target,
         )
 
-    def settle(self, seat: Seat) -> None:
-        """Take what interrupted a thread that has come back, and see that its exchange is over."""
-        self._take_interruption(seat)
-        # It may have been interrupted at any step, or before it had the exchange.
-        if seat.exchange is not None:
-            seat.exchange.abort()
-
-    def _take_interruption(self, seat: Seat) -> None:
-        for _ in range(SETTLE_ATTEMPTS):
-            try:
-                seat.words[INTERRUPTED] = 0
-                if self._config.settle is not None:
-                    self._config.settle()
-                return
-            except BaseException:
-                continue  # what was raised from outside has come now
+    def find(self, number: int) -> PythonExchange | None:
+        """Return the exchange of the call with a number, unless it is over. For any thread."""
+        for seat in list(self.seats):
+            if seat.words[NUMBER] == number:
+                # Its thread sets the exchange before the number, and takes them away in the other
+                # order: the number is the same before and after, and so this is its exchange.
+                exchange = seat.exchange
+                return exchange if seat.words[NUMBER] == number else None
+        return None
 
     def _ask_timeout(self, timeout_for: Callable[[str], float], exchange: PythonExchange) -> int:
         environ = exchange.environ
         try:
-            return self._nanoseconds(timeout_for(environ["SCRIPT_NAME"] + environ["PATH_INFO"]))
+            return self.nanoseconds(timeout_for(environ["SCRIPT_NAME"] + environ["PATH_INFO"]))
         except Exception:
             messages.TIMEOUT_FOR_FAILED.log(self._logger, path=exchange.request.path, exc_info=True)
             return self._timeout_ns
 
-    def _nanoseconds(self, seconds: float) -> int:
+    def nanoseconds(self, seconds: float) -> int:
+        """Return a duration in whole nanoseconds, at least 0 and at most thirty years."""
         return max(0, int(min(seconds, self._config.longest_timeout_seconds) * 1e9))

@@ -1,0 +1,164 @@
+//! Until when a call of the application must make progress: kept in the record of its thread, where
+//! `penstock.worker.deadlines` reads it. `penstock.transport.python.call_deadline` is the reference.
+
+use crate::environ::keys;
+use crate::transport::Core;
+use penstock_reactor::connection::Connection;
+use penstock_reactor::scoreboard::{
+    AWAITING_CLIENT, DEADLINE, NUMBER, PROGRESS, Record, SINCE, Scoreboard,
+};
+use penstock_reactor::sys::{self, Nanos, SECOND};
+use pyo3::prelude::*;
+use pyo3::types::{PyDict, PyFloat};
+use std::sync::Weak;
+use std::sync::atomic::Ordering;
+
+/// The deadline of one call. The thread that answers writes it.
+pub struct CallDeadline {
+    record: Option<Record>,
+    /// How long the call may go on without progress; 0 is for ever.
+    allowed: Nanos,
+}
+
+impl CallDeadline {
+    pub fn new(record: Option<Record>, allowed: Nanos) -> Self {
+        let record = record.filter(|_| allowed > 0);
+        CallDeadline { record, allowed }
+    }
+
+    /// Restart the clock: the application has handed over a block.
+    pub fn progress(&self, scoreboard: &Scoreboard, environ: &Bound<'_, PyDict>) -> PyResult<()> {
+        let Some(record) = &self.record else {
+            return Ok(());
+        };
+        let now = sys::monotonic();
+        put_off(
+            scoreboard,
+            record,
+            now.saturating_add(self.allowed),
+            environ,
+        )?;
+        set(scoreboard, record, PROGRESS, now);
+        Ok(())
+    }
+
+    /// Note that the thread begins to wait for its client; return what names the call.
+    pub fn stop_clock(&self, scoreboard: &Scoreboard) -> u64 {
+        let Some(record) = &self.record else { return 0 };
+        set(scoreboard, record, AWAITING_CLIENT, sys::monotonic());
+        get(scoreboard, record, NUMBER)
+    }
+
+    /// Note that the wait is over: the deadline is so much later, unless the call is over.
+    pub fn go_on(
+        &self,
+        scoreboard: &Scoreboard,
+        number: u64,
+        environ: &Bound<'_, PyDict>,
+    ) -> PyResult<()> {
+        let Some(record) = &self.record else {
+            return Ok(());
+        };
+        let since = get(scoreboard, record, AWAITING_CLIENT);
+        if since == 0 || get(scoreboard, record, NUMBER) != number {
+            return Ok(());
+        }
+        let waited = sys::monotonic().saturating_sub(since);
+        let deadline = get(scoreboard, record, DEADLINE).saturating_add(waited);
+        put_off(scoreboard, record, deadline, environ)?;
+        let last = last_progress(scoreboard, record);
+        set(scoreboard, record, PROGRESS, last.saturating_add(waited));
+        set(scoreboard, record, AWAITING_CLIENT, 0);
+        Ok(())
+    }
+
+    /// Put the deadline off to so long from now, at most to `most` after the last progress; return it.
+    fn extend(
+        &self,
+        scoreboard: &Scoreboard,
+        time: Nanos,
+        most: Nanos,
+        environ: &Bound<'_, PyDict>,
+    ) -> PyResult<Nanos> {
+        let Some(record) = &self.record else {
+            return Ok(sys::monotonic());
+        };
+        let latest = last_progress(scoreboard, record).saturating_add(most);
+        let deadline = sys::monotonic().saturating_add(time).min(latest);
+        put_off(scoreboard, record, deadline, environ)?;
+        Ok(get(scoreboard, record, DEADLINE))
+    }
+}
+
+fn get(scoreboard: &Scoreboard, record: &Record, word: usize) -> u64 {
+    scoreboard.record_word(record, word).load(Ordering::Relaxed)
+}
+
+fn set(scoreboard: &Scoreboard, record: &Record, word: usize, value: u64) {
+    scoreboard
+        .record_word(record, word)
+        .store(value, Ordering::Relaxed);
+}
+
+fn last_progress(scoreboard: &Scoreboard, record: &Record) -> Nanos {
+    match get(scoreboard, record, PROGRESS) {
+        0 => get(scoreboard, record, SINCE),
+        progress => progress,
+    }
+}
+
+fn put_off(
+    scoreboard: &Scoreboard,
+    record: &Record,
+    deadline: Nanos,
+    environ: &Bound<'_, PyDict>,
+) -> PyResult<()> {
+    if deadline <= get(scoreboard, record, DEADLINE) {
+        return Ok(());
+    }
+    set(scoreboard, record, DEADLINE, deadline);
+    let py = environ.py();
+    environ.set_item(&keys(py).deadline, PyFloat::new(py, seconds(deadline)))
+}
+
+pub fn seconds(time: Nanos) -> f64 {
+    time as f64 / SECOND as f64
+}
+
+/// `penstock.extend_deadline` of an environ: a connection's own, whichever of its requests asks.
+#[pyclass(module = "penstock._native", frozen)]
+pub struct ExtendDeadline {
+    pub core: Weak<Core>,
+    pub connection: Weak<Connection>,
+}
+
+#[pymethods]
+impl ExtendDeadline {
+    /// Let the call go on for so many seconds from now; return the deadline on the monotonic clock,
+    /// in seconds. Any thread may call it, at any time; once the request is over it does nothing,
+    /// and returns the current time.
+    fn __call__(&self, py: Python<'_>, time: f64) -> PyResult<f64> {
+        let over = || Ok(seconds(sys::monotonic()));
+        let (Some(core), Some(connection)) = (self.core.upgrade(), self.connection.upgrade())
+        else {
+            return over();
+        };
+        let Some(exchange) = core.seats.find_on(py, &connection) else {
+            return over();
+        };
+        let exchange = exchange.bind(py).try_borrow()?;
+        let most = if exchange.given_up {
+            0 // its client has been answered: the deadline stays in the past
+        } else {
+            core.policy.timeout_max
+        };
+        let environ = exchange.environ.bind(py);
+        let deadline = exchange.deadline.extend(
+            &core.hub.scoreboard,
+            core.policy.nanos(time),
+            most,
+            environ,
+        )?;
+        Ok(seconds(deadline))
+    }
+}

@@ -1,0 +1,99 @@
+"""Until when a call of the application must make progress: kept in the record of its thread slot.
+
+Only time in which the application holds the thread without progress counts. Each block of the
+response that it hands over restarts the clock; while the thread waits for the client, the clock
+stands still. `penstock.worker.deadlines` reads the record and acts on it.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any
+
+from penstock.telemetry.scoreboard import AWAITING_CLIENT, DEADLINE, NUMBER, PROGRESS, SINCE
+
+if TYPE_CHECKING:
+    from penstock.telemetry.scoreboard import Record
+    from penstock.transport.python.thread_slots import Hall
+
+
+class CallDeadline:
+    """The deadline of the call that one thread slot is in. Times are monotonic nanoseconds.
+
+    One object serves all calls of a thread slot, so that a call costs no object of its own. The
+    thread of the call writes, or another one that the application gave a part of the call to.
+    """
+
+    __slots__ = ("_words", "allowed")
+
+    def __init__(self, record: Record) -> None:
+        self._words = record.words
+        self.allowed = 0
+        """How long the call may go on without progress; 0 is for ever."""
+
+    def progress(self, environ: dict[str, Any]) -> None:
+        """Restart the clock: the application has handed over a block."""
+        if self.allowed:
+            now = time.monotonic_ns()
+            self._put_off(now + self.allowed, environ)
+            self._words[PROGRESS] = now
+
+    def stop_clock(self) -> int:
+        """Note that the thread begins to wait for its client; return what names the call."""
+        words = self._words
+        if self.allowed:
+            words[AWAITING_CLIENT] = time.monotonic_ns()
+        return words[NUMBER]
+
+    def go_on(self, number: int, environ: dict[str, Any]) -> None:
+        """Note that the wait is over: the deadline is so much later, unless the call is over."""
+        words = self._words
+        since = words[AWAITING_CLIENT]
+        if since and words[NUMBER] == number:
+            waited = time.monotonic_ns() - since
+            self._put_off(words[DEADLINE] + waited, environ)
+            words[PROGRESS] = (words[PROGRESS] or words[SINCE]) + waited
+            words[AWAITING_CLIENT] = 0
+
+    def extend(self, time_more: int, most: int, environ: dict[str, Any]) -> float:
+        """Put the deadline off to so long from now, at most to ``most`` after the last progress.
+
+        Returns the deadline in seconds.
+        """
+        words = self._words
+        latest = (words[PROGRESS] or words[SINCE]) + most
+        self._put_off(min(time.monotonic_ns() + time_more, latest), environ)
+        return words[DEADLINE] / 1e9
+
+    def _put_off(self, deadline: int, environ: dict[str, Any]) -> None:
+        if deadline > self._words[DEADLINE]:
+            self._words[DEADLINE] = deadline
+            environ["penstock.deadline"] = deadline / 1e9
+
+
+class ExtendDeadline:
+    """``penstock.extend_deadline`` of the requests of one connection. Any thread may call it.
+
+    It holds nothing of the connection or of a request, so that an application may keep it.
+    """
+
+    __slots__ = ("_hall",)
+
+    def __init__(self, hall: Hall) -> None:
+        self._hall = hall
+
+    def __call__(self, seconds: float) -> float:
+        """Let the call go on for so many seconds from now, at most `timeout_max` without progress.
+
+        Never makes the deadline earlier. Returns the deadline, in seconds on the clock of
+        ``time.monotonic()``; the current time where no request of the connection is in progress.
+        """
+        for seat in list(self._hall.seats):
+            exchange = seat.exchange
+            if exchange is not None and exchange.connection.extend_deadline is self:
+                if exchange.aborted:
+                    return exchange.environ.get("penstock.deadline", time.monotonic())  # type: ignore[no-any-return]
+                hall = self._hall
+                more = hall.nanoseconds(seconds)
+                return seat.deadline.extend(more, hall.most_extension, exchange.environ)
+        return time.monotonic()
