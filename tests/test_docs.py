@@ -89,6 +89,12 @@ def rows(table: str) -> list[list[str]]:
     return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[2:]]
 
 
+def all_rows(page: str) -> list[list[str]]:
+    """The cells of all tables of a page, without their heads."""
+    tables = re.findall(r"(?:^\|.*\n)+", prose(DOCS / page), re.MULTILINE)
+    return [cells for table in tables for cells in rows(table)]
+
+
 @every_page
 def test_every_link_leads_to_a_file_and_a_heading_in_it(page: Path) -> None:
     broken = []
@@ -166,6 +172,18 @@ def test_each_step_of_the_tutorial_names_what_its_file_defines(row: list[str]) -
                 methods = [part for part in node.body if isinstance(part, ast.FunctionDef)]
                 defined |= {f"{node.name}.{method.name}" for method in methods}
     assert set(CODE_SPAN.findall(row[2])) <= defined
+
+
+def test_the_places_in_the_glossary_exist() -> None:
+    places = re.findall(r"`([\w/.]+)`", "".join(cells[2] for cells in all_rows("glossary.md")))
+    assert places
+    roots = (SOURCE, ROOT)
+    assert not [place for place in places if not any((root / place).exists() for root in roots)]
+
+
+def test_the_words_in_the_glossary_are_there_once() -> None:
+    words = [word for cells in all_rows("glossary.md") for word in cells[0].split(", ")]
+    assert sorted(set(words)) == sorted(words)
 
 
 def test_the_page_of_gunicorns_settings_is_what_the_table_says() -> None:

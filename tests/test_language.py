@@ -95,7 +95,6 @@ NOT_YET: tuple[str, ...] = (
     "tests/transport/",
     "tests/worker/",
     "tests/wsgi/",
-    "docs/control.md",
     "docs/deadlines.md",
     "docs/lifecycle.md",
     "docs/logging.md",

@@ -152,7 +152,7 @@ HOOK_FAILED: Final = Message(
 ACCEPT_PAUSED: Final = Message(
     "PEN-2010",
     WARNING,
-    "accepting connections on %(listener)s is paused: %(error)s; clients wait in the listen queue."
+    "accepting connections on %(listener)s is paused: %(error)s; clients wait in the accept queue."
     " Raise the limit on open files (ulimit -n) or lower max_connections",
     "The kernel gave the worker no new connection, mostly because the process or the system has no"
     " file descriptor left. The worker tries again every half a second. The message is logged once"
