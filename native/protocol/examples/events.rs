@@ -10,14 +10,17 @@
     reason = "a tool for tests"
 )]
 
+#[path = "../tests/support/bounds.rs"]
+mod bounds;
 #[path = "../tests/support/mod.rs"]
 mod support;
 
 use std::io::{self, BufRead, Write};
 
+use bounds::Bounds;
 use serde::Deserialize;
 use serde_json::{Value, json};
-use support::{Bounds, Message, Outcome, parse, split_at};
+use support::{Message, Outcome, parse, split_at};
 
 #[derive(Deserialize)]
 struct Case {

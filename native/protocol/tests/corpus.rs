@@ -5,6 +5,8 @@
 #![allow(clippy::unwrap_used, clippy::panic, clippy::arithmetic_side_effects)]
 #![allow(clippy::indexing_slicing, clippy::expect_used)]
 
+#[path = "support/bounds.rs"]
+mod bounds;
 mod support;
 
 use std::collections::HashMap;
@@ -12,13 +14,14 @@ use std::fs;
 use std::path::Path;
 use std::sync::OnceLock;
 
+use bounds::Bounds;
 use penstock_protocol::date::imf_fixdate;
 use penstock_protocol::response::{
     begin_head, encode_chunk, encode_field, error_response, reason_phrase,
 };
 use penstock_protocol::{Limits, ProtocolError, error};
 use serde::Deserialize;
-use support::{Bounds, Message, Outcome, byte_by_byte, parse, split_at};
+use support::{Message, Outcome, byte_by_byte, parse, split_at};
 
 /// Bytes, as text in latin-1 or as pairs of a text and how often it is repeated.
 #[derive(Deserialize)]

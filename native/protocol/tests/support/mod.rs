@@ -3,30 +3,6 @@
 
 use penstock_protocol::{Carry, Event, FieldCache, Head, Input, Limits, Parser, ProtocolError};
 
-/// The limits, as they are written in JSON.
-#[derive(serde::Deserialize)]
-pub struct Bounds {
-    request_line: usize,
-    fields: usize,
-    field_size: usize,
-    head: usize,
-    chunk_overhead: usize,
-    body: u64,
-}
-
-impl Bounds {
-    pub const fn limits(&self) -> Limits {
-        Limits {
-            request_line: self.request_line,
-            fields: self.fields,
-            field_size: self.field_size,
-            head: self.head,
-            chunk_overhead: self.chunk_overhead,
-            body: self.body,
-        }
-    }
-}
-
 /// A request, and the part of its body that was received.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Message {
