@@ -17,12 +17,18 @@ from typing import Any
 from corpus import requests, vulnerabilities
 from corpus.case import FOLLOWING
 from penstock.http1 import (
+    CONTINUE,
+    LAST_CHUNK,
     ParserLimits,
     ProtocolError,
     encode_chunk,
     encode_head,
     error_response,
 )
+from penstock.http1.body import FORBIDDEN_TRAILERS
+from penstock.http1.grammar import CHUNK_SIZE_DIGITS
+from penstock.http1.head import MAX_METHOD
+from penstock.http1.response import ALLOWED_METHODS
 from penstock.http1.statuses import REASON_PHRASES
 from penstock.transport.date import imf_fixdate
 from support.parsing import Message, Outcome, byte_by_byte, parse
@@ -85,6 +91,7 @@ def export(mutations: int = MUTATIONS, seed: int = 0) -> str:
         "following": FOLLOWING.decode("latin-1"),
         "limits": [asdict(limits) for limits in LIMITS],
         "dates": [(second, imf_fixdate(second)) for second in _DATES],
+        "constants": _constants(),
         "responses": _responses(),
         "errors": [(reason, str(e), _refusal(e)) for reason, e in sorted(errors.items())],
     }
@@ -182,6 +189,18 @@ def _text(data: str | bytes) -> Text:
         pieces += [(text[end : run.start()], 1), (run[1], len(run[0]) // len(run[1]))]
         end = run.end()
     return [*pieces, (text[end:], 1)]
+
+
+def _constants() -> dict[str, Any]:
+    """Return what no setting changes and both parsers have as a constant of their own."""
+    return {
+        "max_method": MAX_METHOD,
+        "chunk_size_digits": CHUNK_SIZE_DIGITS,
+        "forbidden_trailers": sorted(FORBIDDEN_TRAILERS),
+        "allowed_methods": ALLOWED_METHODS,
+        "continue": CONTINUE.decode("latin-1"),
+        "last_chunk": LAST_CHUNK.decode("latin-1"),
+    }
 
 
 def _responses() -> dict[str, Any]:

@@ -29,12 +29,12 @@ COINCIDENCES = {
     "HEAVY_BYTES": "whether an answer is worth a turn of its own",
     "MAX_BYTES": "what a field cache remembers",
     "MOST_KEPT": "when a buffer is freed",
-    "SLOTS": "how a field cache is laid out",
+    "SECTIONS": "how many field sections the field cache has",
     "TICK": "how often the stall monitor looks",
 }
-# Written out in both, where a table that is run on both holds them together: the grammar of the
-# parsers (the corpus), and the pure functions of `decisions` (`test_decisions`).
-HELD_TOGETHER = {"MAX_METHOD", "SIZE_DIGITS", "ALL_SLOW"}
+# Written out in both, where a test compares them: the constants of the parsers (with those in the
+# exported corpus), and the pure functions of `decisions` (`test_decisions`).
+HELD_TOGETHER = {"MAX_METHOD", "CHUNK_SIZE_DIGITS", "ALL_SLOW"}
 # Numbers of the logs that native code still has for itself.
 OF_THE_LOGS = {"BODY_BYTES": "how much the trace shows", "CLIENT_LEFT": "nginx's status 499"}
 # A value below this is too common to mean anything.

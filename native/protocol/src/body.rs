@@ -8,12 +8,12 @@ use crate::limits::Limits;
 use crate::lines::{Forbidden, end_of_line};
 
 /// Hexadecimal digits of a chunk's size: with 64 bits no other recipient overflows.
-const SIZE_DIGITS: usize = 16;
+pub const CHUNK_SIZE_DIGITS: usize = 16;
 
 /// Fields that frame or route the message. In a trailer section they are a smuggling attempt.
 ///
 /// RFC 9110, section 6.5.1. All other trailer fields are dropped.
-const FORBIDDEN_TRAILERS: [&[u8]; 6] = [
+pub const FORBIDDEN_TRAILERS: [&[u8]; 6] = [
     b"content-length",
     b"transfer-encoding",
     b"host",
@@ -103,7 +103,7 @@ impl ChunkedReader {
 
     fn read_size(&mut self, input: &mut Input<'_>, limits: &Limits) -> Result<bool, ProtocolError> {
         let allowed = limits.chunk_overhead.saturating_sub(self.overhead);
-        let limit = allowed.saturating_add(SIZE_DIGITS);
+        let limit = allowed.saturating_add(CHUNK_SIZE_DIGITS);
         let Some(line) = self.take_line(input, limit, error::EXTENSIONS_TOO_LONG)? else {
             return Ok(false);
         };
@@ -205,7 +205,7 @@ fn parse_chunk_line(line: &[u8]) -> Option<(u64, usize)> {
         .position(|byte| !byte.is_ascii_hexdigit())
         .unwrap_or(line.len());
     let (digits, extensions) = line.split_at_checked(digits)?;
-    if digits.len() > SIZE_DIGITS || !grammar::is_chunk_extensions(extensions) {
+    if digits.len() > CHUNK_SIZE_DIGITS || !grammar::is_chunk_extensions(extensions) {
         return None;
     }
     let size = u64::from_str_radix(std::str::from_utf8(digits).ok()?, 16).ok()?;

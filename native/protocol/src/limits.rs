@@ -1,5 +1,9 @@
 //! The limits of one request.
 
+/// The most bytes of a method; 501 above (RFC 9110, section 9.1). The longest registered one
+/// has 17.
+pub const MAX_METHOD: usize = 32;
+
 /// The limits of one request. A line that passes one is refused before the line has ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {

@@ -5,10 +5,7 @@
 use crate::error::{self, ProtocolError};
 use crate::grammar;
 use crate::head::{Head, Span, Version};
-
-/// The most bytes of a method; 501 above (RFC 9110, section 9.1). The longest registered one
-/// has 17.
-const MAX_METHOD: usize = 32;
+use crate::limits::MAX_METHOD;
 
 /// Writes what `line` says into `head`; its spans count from the start of the line.
 pub fn parse(line: &[u8], head: &mut Head) -> Result<(), ProtocolError> {

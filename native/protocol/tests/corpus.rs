@@ -15,9 +15,12 @@ use std::path::Path;
 use std::sync::OnceLock;
 
 use bounds::Bounds;
+use penstock_protocol::body::{CHUNK_SIZE_DIGITS, FORBIDDEN_TRAILERS};
 use penstock_protocol::date::imf_fixdate;
+use penstock_protocol::limits::MAX_METHOD;
 use penstock_protocol::response::{
-    begin_head, encode_chunk, encode_field, error_response, reason_phrase,
+    ALLOWED_METHODS, CONTINUE, LAST_CHUNK, begin_head, encode_chunk, encode_field, error_response,
+    reason_phrase,
 };
 use penstock_protocol::{Limits, ProtocolError, error};
 use serde::Deserialize;
@@ -54,9 +57,22 @@ struct Corpus {
     following: String,
     limits: Vec<Bounds>,
     dates: Vec<(u64, String)>,
+    constants: Constants,
     responses: Responses,
     errors: Vec<(String, String, String)>,
     cases: Vec<Case>,
+}
+
+/// What no setting changes.
+#[derive(Deserialize)]
+struct Constants {
+    max_method: usize,
+    chunk_size_digits: usize,
+    forbidden_trailers: Vec<String>,
+    allowed_methods: String,
+    #[serde(rename = "continue")]
+    continue_response: String,
+    last_chunk: String,
 }
 
 #[derive(Deserialize)]
@@ -235,6 +251,20 @@ fn followed_by_another_request() {
             assert_eq!(outcome.essence(), alone.essence(), "{}", case.name);
         }
     }
+}
+
+#[test]
+fn constants_are_those_of_the_reference() {
+    let reference = &corpus().constants;
+    assert_eq!(MAX_METHOD, reference.max_method);
+    assert_eq!(CHUNK_SIZE_DIGITS, reference.chunk_size_digits);
+    let mut trailers = FORBIDDEN_TRAILERS.map(|name| String::from_utf8(name.to_vec()).unwrap());
+    trailers.sort();
+    assert_eq!(trailers[..], reference.forbidden_trailers);
+    assert_eq!(ALLOWED_METHODS, reference.allowed_methods);
+    assert_eq!(CONTINUE, reference.continue_response.as_bytes());
+    assert_eq!(LAST_CHUNK, reference.last_chunk.as_bytes());
+    assert_eq!(Limits::default(), corpus().limits[0].limits());
 }
 
 #[test]

@@ -24,6 +24,7 @@ from penstock import messages
 from penstock.control.address import Peer, peer_of
 from penstock.http1 import (
     CONNECTION_CLOSED,
+    CONTINUE,
     NEED_DATA,
     EndOfMessage,
     ParserLimits,
@@ -74,7 +75,6 @@ LIMITS = ParserLimits(
 
 _RECEIVE_BYTES = 8192
 _ACCEPT_BATCH = 16
-_CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 _EXHAUSTED = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 _WOULD_BLOCK = (BlockingIOError, InterruptedError)
 _TEXT = "text/plain; charset=utf-8"
@@ -269,7 +269,7 @@ class Connection:
                 request = event
                 if request.body_expected and request.expect_continue and not parser.buffered:
                     with contextlib.suppress(OSError):  # such a client gets no response either
-                        self.socket.send(_CONTINUE)
+                        self.socket.send(CONTINUE)
             elif isinstance(event, EndOfMessage):
                 return request
             # A piece of a body is dropped: no request needs one.

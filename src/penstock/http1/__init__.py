@@ -21,6 +21,7 @@ from penstock.http1.events import (
 from penstock.http1.limits import ParserLimits
 from penstock.http1.parser import RequestParser
 from penstock.http1.response import (
+    CONTINUE,
     LAST_CHUNK,
     Framing,
     choose_framing,
@@ -32,6 +33,7 @@ from penstock.http1.statuses import has_body
 
 __all__ = [
     "CONNECTION_CLOSED",
+    "CONTINUE",
     "LAST_CHUNK",
     "NEED_DATA",
     "Data",

@@ -11,9 +11,6 @@ from penstock.http1.errors import ProtocolError
 from penstock.http1.head import parse_fields
 from penstock.http1.limits import ParserLimits
 
-_SIZE_DIGITS = 16
-"""Hexadecimal digits of a chunk's size: with 64 bits no other recipient overflows."""
-
 FORBIDDEN_TRAILERS = frozenset(
     {"content-length", "transfer-encoding", "host", "connection", "trailer", "expect"}
 )
@@ -101,7 +98,7 @@ class ChunkedReader:
     def _read_size(self, buffer: ReceiveBuffer) -> bool:
         allowed = self._limits.chunk_overhead - self._overhead
         line = buffer.take_line(
-            _SIZE_DIGITS + allowed, limits.chunk_extensions_too_long, grammar.CONTROL
+            grammar.CHUNK_SIZE_DIGITS + allowed, limits.chunk_extensions_too_long, grammar.CONTROL
         )
         if line is None:
             return False

@@ -75,13 +75,16 @@ Parameters with quoted values are refused. The only difference is that the clien
 of a 501.
 """
 
+CHUNK_SIZE_DIGITS = 16
+"""Hexadecimal digits of a chunk's size: with 64 bits no other recipient overflows."""
+
 CHUNK_LINE = re.compile(
-    r"([0-9A-Fa-f]{1,16})"
+    rf"([0-9A-Fa-f]{{1,{CHUNK_SIZE_DIGITS}}})"
     r"((?:;[ \t]*[!#$%&'*+\-.^_`|~0-9A-Za-z]+"
     r"(?:[ \t]*=[ \t]*(?:[!#$%&'*+\-.^_`|~0-9A-Za-z]+"
     r'|"(?:[\t !#-\[\]-~\x80-\xff]|\\[\t -~\x80-\xff])*"))?[ \t]*)*)'
 )
-"""RFC 9112, section 7.1: chunk-size of at most 64 bits, and the chunk extensions.
+"""RFC 9112, section 7.1: the chunk size and the chunk extensions.
 
 Blanks are allowed inside the extensions (section 7.1.1), but not next to the size.
 """

@@ -11,6 +11,9 @@ from penstock.http1.statuses import REASON_PHRASES, has_body
 LAST_CHUNK = b"0\r\n\r\n"
 """Ends a chunked body, without trailer fields (RFC 9112, section 7.1)."""
 
+CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
+"""Asks a client that waits with its body to send it (RFC 9110, section 15.2.1)."""
+
 ALLOWED_METHODS = "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS, TRACE"
 """The value of ``Allow`` in the server's own 405, which answers CONNECT (RFC 9110, 15.5.6)."""
 

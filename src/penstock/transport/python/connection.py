@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 from penstock.http1 import (
     CONNECTION_CLOSED,
+    CONTINUE,
     Data,
     EndOfMessage,
     ProtocolError,
@@ -32,7 +33,6 @@ from penstock.transport.python.exchange import PythonExchange
 from penstock.transport.python.output import Output, reset_on_close
 from penstock.transport.python.phases import Phase
 from penstock.transport.python.records import cut_off_message, refused_line
-from penstock.transport.python.streamed_body import CONTINUE
 from penstock.transport.spool import BodySpool
 from penstock.wsgi.environ import build_environ, client_environ
 

@@ -8,14 +8,12 @@ import time
 from typing import TYPE_CHECKING
 
 from penstock.errors import RequestBodyError
-from penstock.http1 import Data, EndOfMessage, ProtocolError
+from penstock.http1 import CONTINUE, Data, EndOfMessage, ProtocolError
 
 if TYPE_CHECKING:
     from penstock.http1 import Request
     from penstock.transport.python.connection import Connection
     from penstock.transport.python.exchange import PythonExchange
-
-CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 
 class StreamedBody:
