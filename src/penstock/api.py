@@ -12,7 +12,7 @@ from penstock.config.checks import check_places, chosen_transport
 from penstock.config.settings import Settings
 from penstock.config.sources import settings_from_kwargs
 from penstock.listeners import Listener, close_all, open_listeners
-from penstock.telemetry.access_log import compile_format
+from penstock.telemetry.access_log_format import compile_format
 from penstock.worker.main import serve_until_stopped
 from penstock.worker.worker import Worker
 

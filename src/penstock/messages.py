@@ -341,6 +341,15 @@ LOG_FILE_NOT_REOPENED: Final = Message(
     "Correct what the error names (a missing directory, permissions), then send SIGUSR1 again.",
 )
 
+OBSERVER_FAILED: Final = Message(
+    "PEN-5050",
+    ERROR,
+    "the observer %(observer)s failed and missed finished requests",
+    "What records finished requests (a log, metrics) raised an exception; the traceback follows."
+    " Requests are answered as before. Logged once for each observer.",
+    "Report the traceback as a bug of Penstock.",
+)
+
 # -- 6: the worker ------------------------------------------------------------------------------
 
 OPEN_FILES_LIMIT: Final = Message(

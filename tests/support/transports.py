@@ -14,6 +14,7 @@ from penstock.config.sources import settings_from_kwargs
 from penstock.listeners import Listener, open_listeners
 from penstock.telemetry.access_log import AccessLog
 from penstock.telemetry.log_sink import LogSink
+from penstock.telemetry.observers import Observers
 from penstock.telemetry.scoreboard import SERVING, STATE, Scoreboard, Slot
 from penstock.transport.config import TransportConfig
 from penstock.worker.worker import transport_class
@@ -63,26 +64,28 @@ def serving(
     slot: Slot | None = None,
     listener: Listener | None = None,
     access_log: Path | None = None,
+    observers: Observers | None = None,
     **config: Any,
 ) -> Iterator[BareServer]:
     """Serve with a transport by name; ``config`` are fields of `TransportConfig`.
 
     Without a ``slot`` the scoreboard has this one alone. Without a ``listener`` there is a new one.
-    ``access_log`` is a file for lines of status, path and reason. At the end all is closed.
+    ``access_log`` is a file for lines of status, path and reason, in the place of ``observers``. At
+    the end all is closed.
     """
     slot = slot or Scoreboard(1, threads).take()
     assert slot is not None
     listener = listener or open_listeners(["127.0.0.1:0"], 1024)[0]
     host, port = listener.socket.getsockname()[:2]
-    log = None
     if access_log is not None:
-        log = AccessLog(LogSink.open(str(access_log), setting="access_logfile"), "json", LOGGER)
+        sink = LogSink.open(str(access_log), setting="access_logfile")
+        observers = Observers([AccessLog(sink, "json", LOGGER)], LOGGER)
     made: Transport = transport_class(settings_from_kwargs(transport=transport))(
         [(listener, _environ(listener, threads))],
         TransportConfig(threads=threads, **config),
         slot=slot,
         logger=LOGGER,
-        access_log=log,
+        observers=observers,
     )
     gateway = Gateway(application, logger=LOGGER, transport=made)
     workers = [threading.Thread(target=_serve, args=(made, gateway)) for _ in range(threads)]
@@ -95,8 +98,8 @@ def serving(
         made.close()
         for thread in workers:
             thread.join(DEADLINE)
-        if log is not None:
-            log.close(DEADLINE)
+        if observers is not None:
+            observers.close(DEADLINE)
         with suppress(OSError):
             listener.close()
 

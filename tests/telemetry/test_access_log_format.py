@@ -14,7 +14,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from penstock.errors import SettingsError
-from penstock.telemetry.access_log import Transaction, compile_format, escape
+from penstock.telemetry.access_log_format import compile_format, escape, line_format, needs_of
+from penstock.telemetry.request_finished import RequestFinished, wanted_fields, wanted_variables
+from support.requests_finished import request as plain_request
 
 MOMENT = 1_769_860_800.123  # 2026-01-31 12:00:00 UTC
 
@@ -38,25 +40,36 @@ ATTACKS = [
 ]
 
 
-def transaction(**changes: object) -> Transaction:
+FIELDS = {"user-agent": "curl/8", "referer": "http://h/", "x-id": "42", "x-other": "-"}
+HEADERS = [("Content-Type", "text/plain"), ("X-A", "1"), ("x-a", "2"), ("x-other", "-")]
+ENVIRON = {"REMOTE_USER": "ann", "app.thing": 5}
+
+
+def line_of(format: str) -> str:
+    """Return a line made of what the format says that it needs, and of nothing else."""
+    needs = needs_of(format)
+    return compile_format(format)(
+        request(
+            request_fields={name: FIELDS[name] for name in needs.request_fields & FIELDS.keys()},
+            response_fields=wanted_fields(needs.response_fields, HEADERS),
+            environ=wanted_variables(needs.environ, ENVIRON),
+        )
+    )
+
+
+def request(**changes: object) -> RequestFinished:
+    """A request with a body, whose record has what all formats of these tests show."""
     fields: dict[str, object] = {
         "client_addr": "192.0.2.7",
-        "client_port": "40000",
-        "method": "GET",
         "target": "/a/b?x=1&y=2",
-        "version": "HTTP/1.1",
-        "request_line": "GET /a/b?x=1&y=2 HTTP/1.1",
-        "status": 200,
         "bytes_in": 17,
         "bytes_out": 1234,
-        "duration": 1.234567,
-        "finished_at": MOMENT,
-        "request_id": "r-1",
+        "finished_at": 1.234567,
+        "begun_at": 0.0,
+        "wall_time": MOMENT,
         "request_fields": {"user-agent": "curl/8", "referer": "http://h/", "x-id": "42"},
-        "response_headers": [("Content-Type", "text/plain"), ("X-A", "1"), ("x-a", "2")],
-        "environ": {"REMOTE_USER": "ann", "app.thing": 5},
     }
-    return Transaction(**{**fields, **changes})  # type: ignore[arg-type]
+    return plain_request(**{**fields, **changes})  # type: ignore[arg-type]
 
 
 @pytest.fixture
@@ -75,7 +88,7 @@ def zone(request: pytest.FixtureRequest) -> Iterator[None]:
 @pytest.mark.parametrize("zone", ["UTC"], indirect=True)
 @pytest.mark.usefixtures("zone")
 def test_combined_is_apaches_combined_log_format() -> None:
-    assert compile_format("combined")(transaction()) == (
+    assert compile_format("combined")(request()) == (
         '192.0.2.7 - - [31/Jan/2026:12:00:00 +0000] "GET /a/b?x=1&y=2 HTTP/1.1" 200 1234'
         ' "http://h/" "curl/8"\n'
     )
@@ -84,7 +97,7 @@ def test_combined_is_apaches_combined_log_format() -> None:
 @pytest.mark.parametrize("zone", ["UTC"], indirect=True)
 @pytest.mark.usefixtures("zone")
 def test_gunicorns_default_template_gives_the_combined_format() -> None:
-    for case in (transaction(), transaction(request_fields={}, bytes_out=0, client_addr="")):
+    for case in (request(), request(request_fields={}, bytes_out=0, client_addr="")):
         assert compile_format(GUNICORN_DEFAULT)(case) == compile_format("combined")(case)
 
 
@@ -99,7 +112,7 @@ def test_gunicorns_default_template_gives_the_combined_format() -> None:
 )
 @pytest.mark.usefixtures("zone")
 def test_the_time_is_local_with_its_offset_as_apache_writes_it(expected: str) -> None:
-    assert compile_format("%(t)s")(transaction()) == expected + "\n"
+    assert compile_format("%(t)s")(request()) == expected + "\n"
 
 
 @pytest.mark.parametrize(
@@ -135,22 +148,20 @@ def test_the_time_is_local_with_its_offset_as_apache_writes_it(expected: str) ->
     ],
 )
 def test_each_of_gunicorns_atoms(atom: str, expected: str) -> None:
-    assert compile_format(f"<%({atom})s> 100%%")(transaction()) == f"<{expected}> 100%\n"
+    assert line_of(f"<%({atom})s> 100%%") == f"<{expected}> 100%\n"
 
 
 def test_whole_numbers_may_be_written_with_d() -> None:
-    line = compile_format("%(s)d %(B)d %(T)d %(M)d %(D)d")(transaction())
+    line = compile_format("%(s)d %(B)d %(T)d %(M)d %(D)d")(request())
     assert line == "200 1234 1 1234 1234567\n"
 
 
 def test_an_empty_body_is_a_dash_in_b_and_0_in_B() -> None:
-    assert compile_format("%(b)s %(B)s")(transaction(bytes_out=0)) == "- 0\n"
+    assert compile_format("%(b)s %(B)s")(request(bytes_out=0)) == "- 0\n"
 
 
 def test_a_refused_request_has_dashes_for_what_is_not_known() -> None:
-    refused = transaction(
-        method="-", target="-", version="-", request_line="-", request_fields={}, environ=None
-    )
+    refused = request(method="-", target="-", protocol="-", request_line="-", request_fields={})
     line = compile_format('"%(r)s" %(m)s %(U)s %(H)s %(f)s %({x}e)s')(refused)
     assert line == '"-" - - - - -\n'
     fields = json.loads(compile_format("json")(refused))
@@ -198,13 +209,13 @@ def basic(credentials: bytes) -> dict[str, str]:
 def test_the_user_is_the_name_claimed_with_basic_credentials_never_the_password(
     fields: dict[str, str], expected: str
 ) -> None:
-    case = transaction(request_fields=fields)
+    case = request(request_fields=fields)
     assert compile_format("%(u)s")(case) == expected + "\n"
     assert compile_format("combined")(case).split()[2] == expected
 
 
 def test_json_has_fixed_names_and_types() -> None:
-    line = compile_format("json")(transaction(reason="408 head deadline"))
+    line = compile_format("json")(request(reason="408 head deadline"))
     assert line.endswith("}\n")
     assert json.loads(line) == {
         "time": "2026-01-31T12:00:00.123Z",
@@ -227,9 +238,9 @@ def test_json_has_fixed_names_and_types() -> None:
 
 
 def test_json_has_every_name_in_every_line_and_null_for_what_is_not_there() -> None:
-    bare = transaction(client_addr="", client_port="", target="/", request_fields={})
+    bare = request(client_addr="", client_port="", target="/", request_fields={})
     fields = json.loads(compile_format("json")(bare))
-    assert list(fields) == list(json.loads(compile_format("json")(transaction())))
+    assert list(fields) == list(json.loads(compile_format("json")(request())))
     for name in ("client.address", "client.port", "url.query", "user_agent.original", "reason"):
         assert fields[name] is None
 
@@ -244,7 +255,7 @@ def test_json_has_every_name_in_every_line_and_null_for_what_is_not_there() -> N
     ],
 )
 def test_json_reads_bytes_as_utf8_and_escapes_what_is_not(value: str, expected: str) -> None:
-    line = compile_format("json")(transaction(request_fields={"user-agent": value}))
+    line = compile_format("json")(request(request_fields={"user-agent": value}))
     assert line.isascii()
     assert line[:-1].isprintable()
     assert json.loads(line)["user_agent.original"] == expected
@@ -262,20 +273,20 @@ def test_json_reads_bytes_as_utf8_and_escapes_what_is_not(value: str, expected: 
     ],
 )
 def test_path_and_query_of_each_form_of_target(target: str, path: str, query: str | None) -> None:
-    fields = json.loads(compile_format("json")(transaction(target=target)))
+    fields = json.loads(compile_format("json")(request(target=target)))
     assert (fields["url.path"], fields["url.query"]) == (path, query)
 
 
 @pytest.mark.parametrize("attack", ATTACKS)
 def test_faults_19_no_client_can_forge_a_line_or_leave_its_field(attack: str) -> None:
-    attacked = transaction(
+    attacked = request(
         client_addr=attack,
         method=attack,
         target=f"/{attack}?{attack}",
-        version=attack,
+        protocol=attack,
         request_line=attack,
         request_fields={"user-agent": attack, "referer": attack, "x": attack, **basic(b'"\n:')},
-        response_headers=[("x", attack)],
+        response_fields={"x": attack},
         environ={"x": attack},
         reason=attack,
     )
@@ -298,9 +309,7 @@ def test_faults_19_no_client_can_forge_a_line_or_leave_its_field(attack: str) ->
 def test_cve_2020_7694_uvicorn_an_escape_sequence_in_the_path_reaches_no_terminal(
     name: str,
 ) -> None:
-    line = compile_format(name)(
-        transaction(target="/\x1b[31m", request_line="GET /\x1b[31m HTTP/1.1")
-    )
+    line = compile_format(name)(request(target="/\x1b[31m", request_line="GET /\x1b[31m HTTP/1.1"))
     assert "\x1b" not in line
     assert "[31m" in line
 
@@ -322,5 +331,22 @@ def test_an_object_of_the_application_that_cannot_be_shown_costs_its_field_only(
         def __str__(self) -> str:
             raise RuntimeError
 
-    line = compile_format("%(m)s %({x}e)s")(transaction(environ={"x": Broken()}))
-    assert line == "GET -\n"
+    format = "%(m)s %({x}e)s"
+    variables = wanted_variables(needs_of(format).environ, {"x": Broken()})
+    assert compile_format(format)(request(environ=variables)) == "GET -\n"
+
+
+@pytest.mark.parametrize("format", ["combined", "json", GUNICORN_DEFAULT])
+def test_a_line_needs_only_the_fields_that_it_shows(format: str) -> None:
+    everything = request(request_fields=FIELDS)
+    assert line_of(format) == compile_format(format)(everything)
+    assert "x-id" not in needs_of(format).request_fields
+
+
+def test_native_code_makes_no_lines_that_show_objects_of_the_application() -> None:
+    assert line_format("%(h)s %({x}e)s") is None
+    made = line_format("100%% %({X-Id}i)s\xe9")
+    assert made is not None
+    assert made.pieces == [
+        ("text", "100"), ("text", "%"), ("text", " "), ("i", "x-id"), ("text", "\xe9\n")
+    ]  # fmt: skip

@@ -1,7 +1,7 @@
 //! The access log's line for a plain response, made here since every request pays for it.
 //!
-//! `penstock.telemetry.access_log` is the reference: it says what a line consists of, and makes those that
-//! need Python (a name in Basic credentials, an environ's variable) or more than ASCII.
+//! `penstock.telemetry.access_log_format` is the reference: it says what a line consists of, and
+//! makes those that need Python (a name in Basic credentials) or more than ASCII.
 
 use crate::ffi::latin1_bytes;
 use crate::record::Record;
@@ -11,7 +11,7 @@ use penstock_reactor::shared::lock;
 use penstock_reactor::sys::{self, Peer};
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
-use pyo3::types::{PyString, PyTuple};
+use pyo3::types::{PyList, PyString, PyTuple};
 use std::borrow::Cow;
 use std::io::Write;
 use std::sync::Mutex;
@@ -38,7 +38,7 @@ pub struct LineFormat {
     second: Mutex<(i64, Vec<u8>)>,
 }
 
-/// What is logged of one response, as bytes.
+/// What a line shows of one response, as bytes.
 struct Line<'a> {
     record: &'a Record,
     request: &'a HeadCopy,
@@ -48,8 +48,10 @@ struct Line<'a> {
 }
 
 impl LineFormat {
-    /// `pieces` are what `penstock.telemetry.access_log.line_pieces` returned.
-    pub fn new(pieces: &Bound<'_, PyAny>, render_second: Py<PyAny>) -> PyResult<Self> {
+    /// `format` is a `penstock.telemetry.access_log_format.LineFormat`.
+    pub fn new(format: &Bound<'_, PyAny>) -> PyResult<Self> {
+        let pieces = format.getattr("pieces")?;
+        let render_second = format.getattr("second_text")?.unbind();
         let mut read = Vec::new();
         for piece in pieces.try_iter()? {
             let (kind, text): (String, String) = piece?.extract()?;
@@ -127,7 +129,7 @@ impl Line<'_> {
     /// Write an atom; tell whether that was possible.
     fn atom(&self, letter: u8, out: &mut Vec<u8>) -> bool {
         let HeadCopy { bytes, head } = self.request;
-        let seconds = self.record.seconds;
+        let seconds = self.record.seconds();
         match letter {
             b'h' => word(address(self.record.peer).as_bytes(), out),
             b'l' => out.push(b'-'),
@@ -155,20 +157,12 @@ impl Line<'_> {
     }
 
     fn response_field(&self, py: Python<'_>, name: &[u8], out: &mut Vec<u8>) -> PyResult<()> {
-        let mut found: Vec<u8> = Vec::new();
-        let mut several = false;
         if let Some(headers) = &self.record.headers {
-            for item in headers.bind(py).iter() {
-                let (field, value) = pair(&item)?;
-                if latin1_bytes(&field)?.eq_ignore_ascii_case(name) {
-                    if std::mem::replace(&mut several, true) {
-                        found.extend_from_slice(b", ");
-                    }
-                    found.extend_from_slice(latin1_bytes(&value)?);
-                }
-            }
+            let (value, _) = response_field(py, headers, name)?;
+            quoted(&value, out);
+        } else {
+            quoted(b"", out);
         }
-        quoted(&found, out);
         Ok(())
     }
 
@@ -205,7 +199,10 @@ impl Line<'_> {
                 ",\"http.response.status_code\":{},\"http.server.request.duration\":{:.6}\
                  ,\"http.request.body.size\":{},\"http.response.body.size\":{}\
                  ,\"user_agent.original\":",
-                self.code, record.seconds, record.bytes_in, record.bytes_out
+                self.code,
+                record.seconds(),
+                record.bytes_in,
+                record.bytes_out
             ),
         );
         plain &= json_text(&field(self.request, b"user-agent"), out);
@@ -222,6 +219,27 @@ impl Line<'_> {
         out.extend_from_slice(b"}\n");
         Ok(plain)
     }
+}
+
+/// The value of a response's field by its lower-case name, repeated ones joined, and whether there
+/// is one.
+pub fn response_field(
+    py: Python<'_>,
+    headers: &Py<PyList>,
+    name: &[u8],
+) -> PyResult<(Vec<u8>, bool)> {
+    let mut value: Vec<u8> = Vec::new();
+    let mut found = false;
+    for item in headers.bind(py).iter() {
+        let (field, text) = pair(&item)?;
+        if latin1_bytes(&field)?.eq_ignore_ascii_case(name) {
+            if std::mem::replace(&mut found, true) {
+                value.extend_from_slice(b", ");
+            }
+            value.extend_from_slice(latin1_bytes(&text)?);
+        }
+    }
+    Ok((value, found))
 }
 
 /// A response's field.
@@ -246,7 +264,7 @@ pub fn request_line(copy: &HeadCopy) -> Vec<u8> {
 }
 
 /// The value of a field by its lower-case name, repeated ones joined; empty without it.
-fn field<'a>(copy: &'a HeadCopy, name: &[u8]) -> Cow<'a, [u8]> {
+pub fn field<'a>(copy: &'a HeadCopy, name: &[u8]) -> Cow<'a, [u8]> {
     let HeadCopy { bytes, head } = copy;
     if let (b"host", Some(authority)) = (name, head.authority) {
         return Cow::Borrowed(authority.of(bytes)); // RFC 9112, section 3.2.2

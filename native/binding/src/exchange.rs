@@ -8,11 +8,11 @@ use crate::transport::Core;
 use penstock_protocol::{Framing, Version, response};
 use penstock_reactor::connection::Connection;
 use penstock_reactor::exchange_trace::BODY_BYTES;
-use penstock_reactor::log_queue::HeadCopy;
+use penstock_reactor::log_queue::{Ended, HeadCopy, Times};
 use penstock_reactor::output::FILE_TRUNCATED;
 use penstock_reactor::shared::Hub;
 use penstock_reactor::slow_path_estimate::PathHash;
-use penstock_reactor::sys::{self, Fd, Nanos, SECOND};
+use penstock_reactor::sys::{self, Fd, Nanos};
 use penstock_reactor::wire::{self, Failure, Wire};
 use pyo3::exceptions::{PyOSError, PyRuntimeError};
 use pyo3::prelude::*;
@@ -38,12 +38,14 @@ pub struct Exchange {
     pub head_sent: bool,
     pub wire: Wire,
     pub core: Arc<Core>,
-    pub request: Option<Box<HeadCopy>>, // for the access log
+    pub request: Option<Box<HeadCopy>>, // for the observers
     pub is_head: bool,
     pub version: Version,
     pub keep_alive: bool,
     pub path: PathHash,
     pub handed_out_at: Nanos,
+    /// When the head was sent, where a record of the request will tell it; else 0.
+    pub first_byte_at: Nanos,
     pub status: Option<Py<PyString>>,
     pub headers: Option<Py<PyList>>,
     pub content_length: Option<u64>,
@@ -570,7 +572,16 @@ impl Exchange {
         let later = held.output.size > 0 && reason.is_empty() && !held.output.is_corked();
         let mut record = None;
         if self.request.is_some() || later {
-            record = Some(self.record(py, now.saturating_sub(held.began), reason));
+            let times = Times {
+                accepted: connection.accepted_at,
+                begun: held.began,
+                head: held.head_at,
+                body: held.body_at,
+                taken: self.handed_out_at,
+                first_byte: self.first_byte_at,
+                finished: now,
+            };
+            record = Some(self.record(py, times, reason));
         }
         let number = held.requests;
         if let Some(tap) = &mut held.tap {
@@ -592,7 +603,12 @@ impl Exchange {
         record
     }
 
-    fn record(&mut self, py: Python<'_>, time: Nanos, reason: &str) -> Box<Record> {
+    fn record(&mut self, py: Python<'_>, times: Times, reason: &str) -> Box<Record> {
+        let ended = match reason.is_empty() {
+            true => Ended::Complete,
+            false if self.status.is_none() || self.wire.connection.is_gone() => Ended::Disconnected,
+            false => Ended::Aborted,
+        };
         Box::new(Record {
             peer: self.wire.connection.peer,
             request: self.request.take().map(|copy| *copy),
@@ -602,7 +618,8 @@ impl Exchange {
             request_id: self.request_id.clone_ref(py),
             bytes_in: self.wire.received,
             bytes_out: self.body_sent,
-            seconds: time as f64 / SECOND as f64,
+            times,
+            ended,
             reason: if reason.is_empty() {
                 std::mem::take(&mut self.reason).into()
             } else {

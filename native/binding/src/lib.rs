@@ -11,10 +11,11 @@ mod environ;
 mod exchange;
 mod ffi;
 mod front;
-mod line_queue;
 mod policy;
 mod record;
+mod request_finished;
 mod request_id;
+mod request_queue;
 mod response_head;
 mod scoreboard;
 mod scratch;
@@ -36,7 +37,7 @@ mod _native {
     #[pymodule_export]
     use crate::front::{ResponseFront, ResponseMaker};
     #[pymodule_export]
-    use crate::line_queue::LineQueue;
+    use crate::request_queue::RequestQueue;
     #[pymodule_export]
     use crate::transport::NativeTransport;
     #[pymodule_export]

@@ -1,15 +1,15 @@
-//! One response and what it answers, for the access log.
+//! One response and what it answers, for the observers.
 
-use penstock_reactor::log_queue::{CLIENT_LEFT, HeadCopy};
-use penstock_reactor::sys::Peer;
+use penstock_reactor::log_queue::{CLIENT_LEFT, Ended, HeadCopy, Times};
+use penstock_reactor::sys::{Peer, SECOND};
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyList, PyString};
 use std::borrow::Cow;
 
-/// One response and what it answers, for the access log.
+/// One response and what it answers, for the observers.
 pub struct Record {
     pub peer: Peer,
-    /// For the access log; None where there is none.
+    /// For the observers; None where there are none.
     pub request: Option<HeadCopy>,
     pub status: Option<Py<PyString>>,
     pub headers: Option<Py<PyList>>,
@@ -17,11 +17,17 @@ pub struct Record {
     pub request_id: Py<PyString>,
     pub bytes_in: u64,
     pub bytes_out: u64,
-    pub seconds: f64,
+    pub times: Times,
+    pub ended: Ended,
     pub reason: Cow<'static, str>,
 }
 
 impl Record {
+    /// Seconds from the first byte of the request to the end.
+    pub fn seconds(&self) -> f64 {
+        self.times.finished.saturating_sub(self.times.begun) as f64 / SECOND as f64
+    }
+
     /// The status code; nginx's for a client that left where there was no answer.
     pub fn code(&self, py: Python<'_>) -> u16 {
         let status = self.status.as_ref().map(|status| status.bind(py));

@@ -3,6 +3,7 @@
 use crate::exchange::Exchange;
 use crate::ffi::latin1_bytes;
 use penstock_protocol::{Framing, Version, response};
+use penstock_reactor::sys;
 use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
 use pyo3::types::{PyString, PyTuple};
@@ -48,6 +49,9 @@ impl Exchange {
         }
         out.extend_from_slice(b"\r\n");
         self.head_sent = true;
+        if self.hub().options.recorded {
+            self.first_byte_at = sys::monotonic();
+        }
         Ok(())
     }
 

@@ -3,27 +3,30 @@
 use crate::access_line::{LineFormat, address, request_line};
 use crate::environ::keys;
 use crate::ffi::latin1;
-use crate::line_queue::LineQueue;
 use crate::record::Record;
+use crate::request_finished::{Made, RequestMaker};
+use crate::request_queue::RequestQueue;
 use penstock_protocol::Head;
 use penstock_reactor::log_queue::{
-    CLIENT_LEFT, Entry, HeadCopy, RefusalNote, TracedRequest, TracedResponse,
+    CLIENT_LEFT, Ended, Entry, HeadCopy, RefusalNote, TracedRequest, TracedResponse,
 };
-use penstock_reactor::sys::{self, Peer};
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict, PyList, PyString};
 
 pub struct Teller {
     pub logger: Py<PyAny>,
-    pub access_log: Option<Py<PyAny>>,
-    /// Makes the lines of plain responses; None where only Python can make the log's lines.
+    /// The `penstock.telemetry.observers.Observers`; None where there are none.
+    pub observers: Option<Py<PyAny>>,
+    /// Makes lines of the access log where that is the only observer; it gets records where only
+    /// Python can make them.
     pub line_format: Option<LineFormat>,
-    pub lines: Option<Py<LineQueue>>,
+    pub requests: Option<Py<RequestQueue>>,
+    pub request_maker: Option<RequestMaker>,
     pub trace: Option<Py<PyAny>>,
     /// A `penstock.wsgi.environ.DroppedFields`.
     pub dropped_fields: Py<PyAny>,
-    /// The class `penstock.telemetry.access_log.Transaction`.
-    pub transaction: Py<PyAny>,
+    /// The module `penstock.transport.log_lines`.
+    pub log_lines: Py<PyModule>,
     pub listeners: Vec<Py<PyAny>>,
 }
 
@@ -47,10 +50,12 @@ impl Teller {
                 self.log_message(py, name, &options)
             }
             Entry::Refused(note) => self.refused(py, &note),
-            Entry::Settled(record, unsent, reason) => match record.downcast::<Record>() {
+            Entry::Settled(record, end) => match record.downcast::<Record>() {
                 Ok(mut record) => {
-                    record.bytes_out = record.bytes_out.saturating_sub(unsent);
-                    if !reason.is_empty() {
+                    record.bytes_out = record.bytes_out.saturating_sub(end.unsent);
+                    record.times.finished = end.finished;
+                    if let Some((ended, reason)) = end.cut_off {
+                        record.ended = ended;
                         record.reason = reason.into();
                     }
                     self.settled(py, &record)
@@ -68,10 +73,6 @@ impl Teller {
                 None => Ok(()),
             },
         }
-    }
-
-    fn log_info(&self, py: Python<'_>, text: &str) -> PyResult<()> {
-        self.logger.call_method1(py, "info", ("%s", text)).map(drop)
     }
 
     /// Log a message of `penstock.messages` by its name there.
@@ -117,53 +118,43 @@ impl Teller {
         Ok(())
     }
 
-    /// Write the access log's line for a response.
+    /// Report a finished request to the observers.
     pub fn answered(&self, py: Python<'_>, record: &Record) -> PyResult<()> {
-        let Some(log) = &self.access_log else {
+        let Some(requests) = &self.requests else {
             return Ok(());
         };
         if let Some(format) = &self.line_format {
             if let Some(line) = format.line(py, record)? {
-                return self.queue(py, log, Some(&line));
+                return self.wake(py, requests.get().push_line(&line));
             }
         }
-        let entry = transaction_of(py, record.peer, record.request.as_ref(), &[])?;
-        entry.set_item("status", record.code(py))?;
-        entry.set_item("bytes_in", record.bytes_in)?;
-        entry.set_item("bytes_out", record.bytes_out)?;
-        entry.set_item("duration", record.seconds)?;
-        entry.set_item("request_id", &record.request_id)?;
-        match &record.headers {
-            Some(headers) => entry.set_item("response_headers", headers)?,
-            None => entry.set_item("response_headers", PyList::empty(py))?,
-        }
-        entry.set_item("environ", &record.environ)?;
-        entry.set_item("reason", record.reason.as_ref())?;
-        self.log_transaction(py, log, &entry)
+        let Some(maker) = &self.request_maker else {
+            return Ok(());
+        };
+        self.queue(py, requests, maker.answered(py, record))
     }
 
-    /// Have Python make a line, and queue it behind the others.
-    fn log_transaction(
+    /// Queue a record, or count one that could not be made as lost.
+    fn queue(
         &self,
         py: Python<'_>,
-        log: &Py<PyAny>,
-        entry: &Bound<'_, PyDict>,
+        requests: &Py<RequestQueue>,
+        made: PyResult<Made>,
     ) -> PyResult<()> {
-        let transaction = self.transaction.call(py, (), Some(entry))?;
-        let line = log.call_method1(py, "line", (transaction,))?;
-        self.queue(py, log, line.extract::<Option<String>>(py)?.as_deref())
+        match made {
+            Ok((request, bytes)) => self.wake(py, requests.get().push_request(request, bytes)),
+            Err(error) => {
+                self.wake(py, requests.get().count_lost(1))?;
+                Err(error)
+            }
+        }
     }
 
-    /// Queue a line, or count one that could not be made.
-    fn queue(&self, py: Python<'_>, log: &Py<PyAny>, line: Option<&str>) -> PyResult<()> {
-        if self
-            .lines
-            .as_ref()
-            .is_some_and(|lines| lines.get().push(line))
-        {
-            // A call that is interrupted from outside is so once, and its line is queued already.
-            if log.call_method0(py, "wake").is_err() {
-                log.call_method0(py, "wake")?;
+    fn wake(&self, py: Python<'_>, awaited: bool) -> PyResult<()> {
+        if let (Some(observers), true) = (&self.observers, awaited) {
+            // The handler of a signal may raise in it; the request is queued already.
+            if observers.call_method0(py, "wake").is_err() {
+                observers.call_method0(py, "wake")?;
             }
         }
         Ok(())
@@ -172,86 +163,63 @@ impl Teller {
     /// Tell of a response that was finished before the kernel had all of it.
     fn settled(&self, py: Python<'_>, record: &Record) -> PyResult<()> {
         self.answered(py, record)?;
-        if record.reason.is_empty() {
+        if record.ended == Ended::Complete {
             return Ok(());
         }
         let environ = record.environ.bind(py);
-        let part = |key: &Py<PyString>| -> PyResult<String> {
-            let text = environ.get_item(key)?.and_then(|text| text.str().ok());
-            Ok(text.map_or(String::new(), |text| {
-                text.to_string_lossy().escape_debug().to_string()
-            }))
+        let part = |key: &Py<PyString>| environ.get_item(key)?.map(|text| text.str()).transpose();
+        let (method, target) = match &record.request {
+            Some(HeadCopy { bytes, head }) => (
+                Some(latin1(py, head.method.of(bytes))?),
+                Some(latin1(py, head.target.of(bytes))?),
+            ),
+            None => (part(&keys(py).method)?, part(&keys(py).raw_uri)?),
         };
-        let line = match &record.request {
-            Some(HeadCopy { bytes, head }) => {
-                let words = [head.method.of(bytes), head.target.of(bytes)];
-                String::from_utf8_lossy(&words.join(&b' ')).into_owned()
-            }
-            None => format!("{} {}", part(&keys(py).method)?, part(&keys(py).raw_uri)?),
-        };
-        let text = format!(
-            "{line} (request {}) for {}: {}",
-            record.request_id.bind(py).to_string_lossy(),
-            client_name(record.peer),
-            record.reason
-        );
-        self.log_info(py, &text)
+        let line = self.log_lines.bind(py).call_method1(
+            "cut_off_line",
+            (
+                address(record.peer),
+                method,
+                target,
+                &record.request_id,
+                record.reason.as_ref(),
+            ),
+        )?;
+        self.logger.call_method1(py, "info", ("%s", line)).map(drop)
     }
 
     fn refused(&self, py: Python<'_>, note: &RefusalNote) -> PyResult<()> {
         let refusal = &note.refusal;
-        let line = match &note.request {
+        let request_line = match &note.request {
             Some(copy) => request_line(copy),
             None => refusal.request_line.clone(),
         };
-        let mut notes = Vec::new();
-        if !line.is_empty() {
-            // In Latin-1, as the environ has it.
-            notes.push(format!(
-                "\"{}\"",
-                line.iter()
-                    .take(200)
-                    .map(|byte| char::from(*byte))
-                    .collect::<String>()
-            ));
-        }
-        if !refusal.rule.is_empty() {
-            notes.push(refusal.rule.to_owned());
-        }
-        if !refusal.setting.is_empty() {
-            notes.push(format!("setting: {}", refusal.setting));
-        }
-        notes.push(format!("request {}", note.request_id));
-        let what = match refusal.status {
-            CLIENT_LEFT => "lost",
-            _ => "refused",
-        };
-        let cause = refusal.cause.as_ref();
-        let text = format!(
-            "{what} a request from {}: {} {}{} ({})",
-            client_name(note.peer),
-            refusal.status,
-            refusal.reason,
-            cause.map_or(String::new(), |cause| format!(" {cause}.")),
-            notes.join("; "),
-        );
-        self.log_info(py, &text)?;
-        let Some(log) = &self.access_log else {
+        let left = refusal.status == CLIENT_LEFT;
+        let options = PyDict::new(py);
+        options.set_item("cause", refusal.cause.as_deref().unwrap_or(""))?;
+        options.set_item("rule", refusal.rule)?;
+        options.set_item("setting", refusal.setting)?;
+        options.set_item("disconnected", left)?;
+        let line = self.log_lines.bind(py).call_method(
+            "refusal_line",
+            (
+                address(note.peer),
+                latin1(py, &request_line)?,
+                &note.request_id,
+                refusal.status,
+                refusal.reason.as_ref(),
+            ),
+            Some(&options),
+        )?;
+        self.logger.call_method1(py, "info", ("%s", line))?;
+        let (Some(requests), Some(maker)) = (&self.requests, &self.request_maker) else {
             return Ok(());
         };
-        let entry = transaction_of(py, note.peer, note.request.as_ref(), &refusal.request_line)?;
-        entry.set_item("status", refusal.status)?;
-        entry.set_item("bytes_in", note.bytes_in)?;
-        entry.set_item("bytes_out", note.bytes_out)?;
-        entry.set_item("duration", note.seconds)?;
-        entry.set_item("request_id", &note.request_id)?;
-        if let (None, Some(copy)) = (&note.request, &refusal.head) {
-            entry.set_item("request_fields", fields_of(py, copy)?)?;
-        }
-        entry.set_item("response_headers", PyList::empty(py))?;
-        entry.set_item("environ", py.None())?;
-        entry.set_item("reason", refusal.reason.as_ref())?;
-        self.log_transaction(py, log, &entry)
+        let ended = match left {
+            true => Ended::Disconnected,
+            false => Ended::Refused,
+        };
+        self.queue(py, requests, maker.refused(py, note, ended))
     }
 
     fn trace_request(&self, py: Python<'_>, request: &TracedRequest) -> PyResult<()> {
@@ -298,51 +266,4 @@ impl Teller {
         );
         trace.call_method1(py, "response", arguments).map(drop)
     }
-}
-
-fn client_name(peer: Peer) -> String {
-    peer.map_or("a unix socket".to_owned(), |(ip, _)| ip.to_string())
-}
-
-/// The arguments of a `Transaction` that tell of the client and its request.
-fn transaction_of<'py>(
-    py: Python<'py>,
-    peer: Peer,
-    request: Option<&HeadCopy>,
-    line: &[u8],
-) -> PyResult<Bound<'py, PyDict>> {
-    let entry = PyDict::new(py);
-    entry.set_item("client_addr", address(peer))?;
-    let port = peer.map_or(String::new(), |(_, port)| port.to_string());
-    entry.set_item("client_port", port)?;
-    let (line, fields) = match request {
-        Some(copy) => (request_line(copy), fields_of(py, copy)?),
-        None => (line.to_vec(), PyDict::new(py)),
-    };
-    let parts: Vec<&[u8]> = line.split(|byte| *byte == b' ').collect();
-    let (method, target, version) = match parts.as_slice() {
-        [method, target, version] => (*method, *target, *version),
-        _ => (&b"-"[..], &b"-"[..], &b"-"[..]),
-    };
-    entry.set_item("method", latin1(py, method)?)?;
-    entry.set_item("target", latin1(py, target)?)?;
-    entry.set_item("version", latin1(py, version)?)?;
-    let whole: Bound<'_, PyString> = if line.is_empty() {
-        latin1(py, b"-")?
-    } else {
-        latin1(py, &line)?
-    };
-    entry.set_item("request_line", whole)?;
-    entry.set_item("finished_at", sys::wall())?;
-    entry.set_item("request_fields", fields)?;
-    Ok(entry)
-}
-
-/// The fields by their lower-case names.
-fn fields_of<'py>(py: Python<'py>, copy: &HeadCopy) -> PyResult<Bound<'py, PyDict>> {
-    let fields = PyDict::new(py);
-    for (name, value) in copy.head.joined_fields(&copy.bytes) {
-        fields.set_item(latin1(py, &name)?, latin1(py, &value)?)?;
-    }
-    Ok(fields)
 }

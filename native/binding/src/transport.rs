@@ -7,6 +7,7 @@ use crate::environ::{Template, keys};
 use crate::exchange::Exchange;
 use crate::ffi::latin1;
 use crate::policy::Policy;
+use crate::request_finished::RequestMaker;
 use crate::request_id::RequestId;
 use crate::scoreboard::open;
 use crate::seats::{Seat, Seats};
@@ -87,25 +88,29 @@ impl NativeTransport {
             listeners.push(listener);
         }
         let given = |name: &str| required(logs, name).map(|log| !log.is_none());
-        let hub = Hub::new(
-            read_options(config, given("trace")?, given("access_log")?)?,
-            scoreboard,
-        )?;
+        let mut options = read_options(config)?;
+        options.trace = given("trace")?;
+        options.observed = given("observers")?;
+        options.recorded = options.observed && !given("line_format")?;
+        let hub = Hub::new(options, scoreboard)?;
         let reactor = Reactor::new(&hub, acceptors);
         let log = |name: &str| required(logs, name).map(Bound::unbind);
         let optional = |name: &str| log(name).map(|log| (!log.is_none(py)).then_some(log));
-        let line_format = match optional("line_pieces")? {
-            Some(pieces) => Some(LineFormat::new(pieces.bind(py), log("render_second")?)?),
+        let line_format = match optional("line_format")? {
+            Some(format) => Some(LineFormat::new(format.bind(py))?),
             None => None,
         };
         let teller = Teller {
             logger: log("logger")?,
-            access_log: optional("access_log")?,
+            observers: optional("observers")?,
             line_format,
-            lines: required(logs, "lines")?.extract()?,
+            requests: required(logs, "requests")?.extract()?,
+            request_maker: optional("needs")?
+                .map(|needs| RequestMaker::new(py, needs.bind(py)))
+                .transpose()?,
             trace: optional("trace")?,
             dropped_fields: log("dropped_fields")?,
-            transaction: log("transaction")?,
+            log_lines: py.import("penstock.transport.log_lines")?.unbind(),
             listeners,
         };
         Ok(NativeTransport {
@@ -261,7 +266,7 @@ impl NativeTransport {
         name: &str,
         numbers: Vec<Option<f64>>,
     ) -> PyResult<Option<f64>> {
-        let options = read_options(config, false, false)?;
+        let options = read_options(config)?;
         Ok(decisions::decide(&options, name, &numbers))
     }
 
@@ -453,7 +458,7 @@ impl Core {
                 self.hub.diary.write(entry);
             }
         }
-        let request = options.access_log.then(|| {
+        let request = options.observed.then(|| {
             Box::new(HeadCopy {
                 bytes: bytes.into(),
                 head: head.clone(),
@@ -472,6 +477,7 @@ impl Core {
             keep_alive: head.keep_alive,
             path: PathHash::of(head.path(bytes)),
             handed_out_at: since,
+            first_byte_at: 0,
             status: None,
             headers: None,
             content_length: None,
@@ -551,7 +557,8 @@ fn required<'py>(given: &Bound<'py, PyDict>, name: &str) -> PyResult<Bound<'py, 
         .ok_or_else(|| PyValueError::new_err(format!("{name} is missing")))
 }
 
-fn read_options(config: &Bound<'_, PyAny>, trace: bool, access_log: bool) -> PyResult<Options> {
+/// The options that `config` gives; who observes requests is none of them.
+fn read_options(config: &Bound<'_, PyAny>) -> PyResult<Options> {
     let get = |name: &str| config.getattr(name);
     let size = |name: &str| get(name)?.extract::<usize>();
     let large = |name: &str| get(name)?.extract::<u64>();
@@ -598,8 +605,9 @@ fn read_options(config: &Bound<'_, PyAny>, trace: bool, access_log: bool) -> PyR
         stream_requests: get("stream_requests")?.extract()?,
         temp_dir: text("spool_dir")?.into(),
         id_prefix: text("id_prefix")?,
-        trace,
-        access_log,
+        trace: false,
+        observed: false,
+        recorded: false,
         attended: get("has_stall_monitor")?.extract()?,
         given_up: text("timed_out")?,
         checks: Checks {

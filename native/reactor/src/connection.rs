@@ -82,6 +82,7 @@ pub struct Connection {
     /// The index of the listener that it came in by.
     pub listener: usize,
     pub number: u64,
+    pub accepted_at: Nanos,
     deadline: AtomicU64,
     phase: AtomicU8, // what `Held::phase` is, for whoever only counts
     heavy: AtomicBool,
@@ -110,8 +111,10 @@ pub struct Held {
     pub ended: bool,
     /// When that was found.
     pub ended_at: Nanos,
-    pub since: Nanos, // when the stage, or the lingering, began
-    pub began: Nanos, // when the first byte of the request was read
+    pub since: Nanos,   // when the stage, or the lingering, began
+    pub began: Nanos,   // when the first byte of the request was read
+    pub head_at: Nanos, // when its head was complete
+    pub body_at: Nanos, // when its body was; 0 for one that the application reads as it arrives
     pub requests: u64,
     /// The head of a request whose body is still to come.
     pub request: Option<Box<HeadCopy>>,
@@ -165,6 +168,7 @@ impl Connection {
             peer,
             listener,
             number,
+            accepted_at: now,
             deadline: AtomicU64::new(now.saturating_add(patience)),
             phase: AtomicU8::new(Phase::Reading as u8),
             heavy: AtomicBool::new(false),
@@ -183,6 +187,8 @@ impl Connection {
                 ended_at: NEVER,
                 since: now,
                 began: now,
+                head_at: now,
+                body_at: 0,
                 requests: 0,
                 request: None,
                 spool: None,

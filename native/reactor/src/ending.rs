@@ -3,7 +3,7 @@
 use crate::connection::{Connection, Held, NEVER, Phase, Ready};
 use crate::decisions;
 use crate::event_loop::Desk;
-use crate::log_queue::{Entry, HeadCopy, Refusal, RefusalNote};
+use crate::log_queue::{End, Ended, Entry, HeadCopy, Refusal, RefusalNote, Times};
 use crate::output::{Flushed, Piece};
 use crate::shared::Hub;
 use crate::sys::{self, Nanos, SECOND};
@@ -41,7 +41,7 @@ impl Connection {
             self.await_output(hub, held, desk.now);
             self.flush(hub, desk, held);
         } else {
-            settle(hub, held, String::new()); // what was unsent has left since
+            settle(hub, held, None); // what was unsent has left since
             self.after_response(hub, desk, held);
         }
         None
@@ -50,7 +50,11 @@ impl Connection {
     /// Close where a finished response can no longer be sent to its end.
     fn cut_off(&self, hub: &Hub, held: &mut Held, error: &io::Error) {
         let text = format!("response cut off: {}", sys::error_text(error));
-        settle(hub, held, text);
+        let ended = match sys::is_disconnect(error) {
+            true => Ended::Disconnected,
+            false => Ended::Aborted,
+        };
+        settle(hub, held, Some((ended, text)));
         self.reset(hub, held);
     }
 
@@ -100,7 +104,7 @@ impl Connection {
             }
         }
         self.set_heavy(false);
-        settle(hub, held, String::new());
+        settle(hub, held, None);
         if held.refused {
             self.linger(hub, desk, held);
         } else {
@@ -195,7 +199,13 @@ impl Connection {
             request_id: format!("{}{:x}", hub.options.id_prefix, hub.count_request()),
             bytes_in: held.spool.take().map_or(0, |spool| spool.size()),
             bytes_out,
-            seconds: now.saturating_sub(held.began) as f64 / SECOND as f64,
+            times: Times {
+                accepted: self.accepted_at,
+                begun: held.began,
+                head: held.head_at,
+                finished: now,
+                ..Times::default()
+            },
         })));
     }
 
@@ -286,7 +296,7 @@ impl Connection {
     pub fn close_answered(&self, hub: &Hub, held: &mut Held) {
         held.answered = false;
         if held.broken || held.output.size > 0 {
-            settle(hub, held, "response cut off: the server stopped".to_owned());
+            settle(hub, held, Some(server_stopped()));
             self.reset(hub, held);
         } else {
             self.close(hub, held);
@@ -299,11 +309,7 @@ impl Connection {
         match held.phase {
             Phase::HandedOut => sys::cut_off(&self.socket),
             Phase::Flushing => {
-                settle(
-                    hub,
-                    &mut held,
-                    "response cut off: the server stopped".to_owned(),
-                );
+                settle(hub, &mut held, Some(server_stopped()));
                 self.reset(hub, &mut held);
             }
             _ => self.close(hub, &mut held),
@@ -375,7 +381,8 @@ impl Connection {
         if held.awaiting_room || self.is_taking_output(hub, held) {
             self.set_deadline(desk.now.saturating_add(hub.options.write_timeout));
         } else if held.phase == Phase::Flushing {
-            settle(hub, held, "client stalled: write_timeout".to_owned());
+            let stalled = "client stalled: write_timeout".to_owned();
+            settle(hub, held, Some((Ended::Aborted, stalled)));
             self.reset(hub, held);
         } else {
             held.output
@@ -397,10 +404,20 @@ fn linger_deadline(hub: &Hub, now: Nanos, since: Nanos) -> Nanos {
     decisions::linger_deadline(&hub.options, now, since, hub.draining.get())
 }
 
-/// Log the response that has been flushed, or not been flushed because of `reason`.
-fn settle(hub: &Hub, held: &mut Held, reason: String) {
+/// How a response ends that a stopping server cuts off.
+fn server_stopped() -> (Ended, String) {
+    let text = "response cut off: the server stopped".to_owned();
+    (Ended::Aborted, text)
+}
+
+/// Report the response that has been flushed, or how and why it was cut off.
+fn settle(hub: &Hub, held: &mut Held, cut_off: Option<(Ended, String)>) {
     if let Some(record) = held.record.take() {
-        hub.diary
-            .write(Entry::Settled(record, held.output.unsent(), reason));
+        let end = End {
+            unsent: held.output.unsent(),
+            finished: sys::monotonic(),
+            cut_off,
+        };
+        hub.diary.write(Entry::Settled(record, Box::new(end)));
     }
 }

@@ -1,7 +1,7 @@
 //! What there is to tell, kept until somebody holds the GIL: Python's logs do the writing.
 
 use crate::shared::{Flag, lock};
-use crate::sys::Peer;
+use crate::sys::{Nanos, Peer};
 use penstock_protocol::Head;
 use std::any::Any;
 use std::borrow::Cow;
@@ -32,6 +32,36 @@ pub struct Refusal {
     pub cause: Option<String>,
 }
 
+/// How a request ended: see `penstock.telemetry.request_finished.Ended`.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Ended {
+    Complete,
+    Refused,
+    Disconnected,
+    Aborted,
+}
+
+/// When things happened to a request; 0 where they did not.
+#[derive(Clone, Copy, Default)]
+pub struct Times {
+    pub accepted: Nanos,
+    pub begun: Nanos,
+    pub head: Nanos,
+    pub body: Nanos,
+    pub taken: Nanos,
+    pub first_byte: Nanos,
+    pub finished: Nanos,
+}
+
+/// The end of a response that its thread had finished before the kernel had all of it.
+pub struct End {
+    /// Bytes that were never sent.
+    pub unsent: u64,
+    pub finished: Nanos,
+    /// How and why it was cut off; None where all was sent.
+    pub cut_off: Option<(Ended, String)>,
+}
+
 /// A request that was refused, or lost with its client, for the logs.
 pub struct RefusalNote {
     pub peer: Peer,
@@ -40,7 +70,7 @@ pub struct RefusalNote {
     pub request_id: String,
     pub bytes_in: u64,
     pub bytes_out: u64,
-    pub seconds: f64,
+    pub times: Times,
 }
 
 /// A request as the trace prints it.
@@ -70,9 +100,8 @@ pub enum Entry {
     /// A message of `penstock.messages`: its name there, and its arguments.
     Message(&'static str, Vec<(&'static str, String)>),
     Refused(Box<RefusalNote>),
-    /// A response that was finished before the kernel had all of it: `Held::record`, the bytes that
-    /// were never sent, and why; empty where all went well.
-    Settled(Box<dyn Any + Send>, u64, String),
+    /// A response that was finished before the kernel had all of it: `Held::record`, and its end.
+    Settled(Box<dyn Any + Send>, Box<End>),
     /// What the trace says of a connection, by its number.
     Note(u64, String),
     Request(Box<TracedRequest>),

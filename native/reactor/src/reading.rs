@@ -323,6 +323,8 @@ fn parse(
                 held.requests += 1;
                 held.close_after = false;
                 *began = if *stage == State::Head { *since } else { *now };
+                held.head_at = *now;
+                held.body_at = 0;
                 if let Some(tap) = tap {
                     tap.head_received(input.remaining().len());
                 }
@@ -358,6 +360,7 @@ fn parse(
             }
             Ok(Event::EndOfMessage) if held.discarding => break Verdict::Discarded,
             Ok(Event::EndOfMessage) => {
+                held.body_at = *now;
                 let body = spool.take().map_or(Body::Empty, Body::Collected);
                 // The place of a fresh head is set below.
                 let source = request.take().map_or(Source::Scratch, Source::Copy);

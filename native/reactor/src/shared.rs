@@ -49,7 +49,10 @@ pub struct Options {
     pub temp_dir: PathBuf,
     pub id_prefix: String,
     pub trace: bool,
-    pub access_log: bool,
+    /// Finished requests are reported to observers.
+    pub observed: bool,
+    /// That takes records, not only lines.
+    pub recorded: bool,
     /// There is a watchdog, and a scribe that writes the diary: several threads call `next`, or
     /// checks have to be answered while the one that does is with the application.
     pub attended: bool,

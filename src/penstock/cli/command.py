@@ -105,7 +105,7 @@ def _read_settings(typed: CommandLine, environ: dict[str, str], directory: str) 
         chosen_transport,
         with_absolute_paths,
     )
-    from penstock.telemetry.access_log import compile_format
+    from penstock.telemetry.access_log_format import compile_format
 
     on_terminal = sys.stdout is not None and sys.stdout.isatty()
     settings = load_settings(

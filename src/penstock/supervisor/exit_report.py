@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from penstock.errors import SettingsError
-from penstock.telemetry.access_log import Transaction, compile_format
+from penstock.telemetry.access_log_format import compile_format
 from penstock.telemetry.log_sink import LogSink
+from penstock.telemetry.request_finished import RequestFinished
 from penstock.telemetry.scoreboard import RequestInProgress
 
 if TYPE_CHECKING:
@@ -118,26 +119,27 @@ def log_lost_requests(
         return
     line = compile_format(settings.access_logformat)
     for request in requests:
-        sink.write(line(_transaction(request, status, reason)))
+        sink.write(line(_request_finished(request, status, reason)))
     sink.close()
 
 
-def _transaction(request: RequestInProgress, status: int, reason: str) -> Transaction:
+def _request_finished(request: RequestInProgress, status: int, reason: str) -> RequestFinished:
     address, _, port = request.client.rpartition(":")
-    return Transaction(
+    now = time.monotonic()
+    return RequestFinished(
         client_addr=address.strip("[]"),
         client_port=port,
         method=request.method,
         target=request.target,
-        version=_VERSION,
+        protocol=_VERSION,
         request_line=f"{request.method} {request.target} {_VERSION}",
         status=status,
         bytes_in=0,
         bytes_out=0,
-        duration=request.age,
-        finished_at=time.time(),
-        request_id=request.request_id,
-        request_fields={},
-        response_headers=[],
+        ended="aborted",
         reason=reason,
+        wall_time=time.time(),
+        finished_at=now,
+        begun_at=now - request.age,
+        request_id=request.request_id,
     )

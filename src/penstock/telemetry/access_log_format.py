@@ -1,4 +1,4 @@
-"""The access log: one line for each response, formatted at once, written by a thread of its own.
+"""What a line of the access log consists of.
 
 Formats are ``combined``, ``json`` and templates of gunicorn's atoms; docs/logging.md describes
 them. Nothing that a client sends can begin a line, or leave a quoted field.
@@ -11,87 +11,27 @@ import binascii
 import json.encoder
 import os
 import re
-import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from collections.abc import Callable, Iterator, Mapping
+from typing import Final, NamedTuple
 
-from penstock import messages
 from penstock.errors import SettingsError
+from penstock.telemetry.request_finished import Needs, RequestFinished
 
-if TYPE_CHECKING:
-    import logging
-
-    from penstock.telemetry.log_sink import LogSink
-
-# A second of a busy worker; beyond it the reader of the log has stalled.
-MAX_QUEUED_LINES: Final = 10_000
-# Lines of 100 KiB are possible, where a client fills its header fields with quotes.
-MAX_QUEUED_CHARACTERS: Final = 8 * 1024 * 1024
-# Long enough that a busy worker writes 20 times a second, short enough for someone who watches.
-GATHER_SECONDS: Final = 0.05
-# How long the writing thread waits for a slow reader before it drops a batch.
-PATIENCE_SECONDS: Final = 1.0
-# A loss within this time of the last one is part of it, and is not told again: where a reader is
-# a little too slow, the error log must not fill in its place.
-QUIET_SECONDS: Final = 10.0
-
-TOO_MANY_WAIT: Final = "too many wait to be written"
-
-Format = Callable[["Transaction"], str]
+Format = Callable[[RequestFinished], str]
 
 
-class LineSource(Protocol):
-    """Where lines are made, and kept until they are taken. All thread-safe."""
+class LineFormat(NamedTuple):
+    """What native code makes lines with."""
 
-    def take(self) -> tuple[str, int, int]:
-        """Take all lines as one text; return how many there are, and how many were lost."""
+    pieces: list[tuple[str, str]]
+    """What a line consists of, in order: kinds and their texts.
 
-    def is_quiet(self) -> bool:
-        """Tell whether there is nothing to take; if so, the next line calls `AccessLog.wake`."""
-
-
-@dataclass(slots=True)
-class Transaction:
-    """One response and what it answers, as the access log sees it.
-
-    Text is as in an environ: bytes decoded as Latin-1. Where no head was parsed, the method,
-    the target, the version and the request line are ``"-"`` or what is known.
+    ``("text", " - ")``, ``("atom", "h")``, ``("i", "referer")`` and ``("o", "etag")`` with a
+    field's name in lower case, or ``("json", "line")`` for a whole line.
     """
-
-    client_addr: str
-    """The client's address; empty for a unix socket."""
-    client_port: str
-    """The client's TCP port, as REMOTE_PORT has it; empty for a unix socket."""
-    method: str
-    """The method, such as ``GET``."""
-    target: str
-    """The request target as sent: ``/path?query``."""
-    version: str
-    """The protocol, such as ``HTTP/1.1``."""
-    request_line: str
-    """The request line as sent, without its line end."""
-    status: int
-    """The status code that was sent, or would have been."""
-    bytes_in: int
-    """Bytes of request body received, without chunked framing."""
-    bytes_out: int
-    """Bytes of response body sent, without chunked framing."""
-    duration: float
-    """Seconds from the first byte of the request to the last of the response."""
-    finished_at: float
-    """Wall-clock time of the end of the response, in seconds since the epoch."""
-    request_id: str
-    """The exchange's name, printable ASCII."""
-    request_fields: Mapping[str, str]
-    """Request header fields by lower-case name."""
-    response_headers: Sequence[tuple[str, str]]
-    """Response header fields in order."""
-    environ: Mapping[str, Any] | None = None
-    """The environ, where the request reached an application."""
-    reason: str = ""
-    """Why the server answered by itself or cut the response, in a short sentence."""
+    second_text: Callable[[int], str]
+    """Returns the text of a second, given in seconds since the epoch."""
 
 
 def escape(value: str) -> str:
@@ -156,7 +96,8 @@ def _common_log_time(second: int) -> str:
     )
 
 
-def _iso_time(second: int) -> str:
+def iso_time(second: int) -> str:
+    """Return a second, given since the epoch, as ``2026-01-31T12:00:00`` in UTC."""
     utc = time.gmtime(second)
     return (
         f"{utc.tm_year:04}-{utc.tm_mon:02}-{utc.tm_mday:02}"
@@ -164,9 +105,9 @@ def _iso_time(second: int) -> str:
     )
 
 
-def _user(transaction: Transaction) -> str:
+def _user(request: RequestFinished) -> str:
     """Return the name that the client claims with Basic credentials; nobody verified it."""
-    scheme, _, credentials = transaction.request_fields.get("authorization", "").partition(" ")
+    scheme, _, credentials = request.request_fields.get("authorization", "").partition(" ")
     if scheme.lower() != "basic":
         return "-"
     try:
@@ -191,15 +132,15 @@ COMBINED_TEMPLATE: Final = '%(h)s %(l)s %(u)s %(t)s "%(r)s" %(s)s %(b)s "%(f)s" 
 def _combined_format() -> Format:
     common_log_time = _SecondCache(_common_log_time)
 
-    def combined(transaction: Transaction) -> str:
-        fields = transaction.request_fields
-        user = _user(transaction) if "authorization" in fields else "-"
+    def combined(request: RequestFinished) -> str:
+        fields = request.request_fields
+        user = _user(request) if "authorization" in fields else "-"
         referer, agent = fields.get("referer") or "-", fields.get("user-agent") or "-"
         return (
-            f"{_word(transaction.client_addr)} - {user}"
-            f" {common_log_time(transaction.finished_at)}"
-            f' "{_quoted(transaction.request_line)}"'
-            f" {transaction.status} {transaction.bytes_out or '-'}"
+            f"{_word(request.client_addr)} - {user}"
+            f" {common_log_time(request.wall_time)}"
+            f' "{_quoted(request.request_line)}"'
+            f" {request.status} {request.bytes_out or '-'}"
             f' "{escape(referer)}" "{escape(agent)}"\n'
         )
 
@@ -227,31 +168,31 @@ def _json_text(value: str | None) -> str:
 
 
 def _json_format() -> Format:
-    iso_time = _SecondCache(_iso_time)
+    second_text = _SecondCache(iso_time)
 
-    def json_line(transaction: Transaction) -> str:
-        fields = transaction.request_fields
-        path, query = _split_target(transaction.target)
+    def json_line(request: RequestFinished) -> str:
+        fields = request.request_fields
+        path, query = _split_target(request.target)
         referer = _json_text(fields.get("referer"))
-        finished_at = transaction.finished_at
-        port = transaction.client_port
+        wall_time = request.wall_time
+        port = request.client_port
         return (
-            f'{{"time":"{iso_time(finished_at)}.{int(finished_at * 1000) % 1000:03}Z"'
-            f',"client.address":{_json_text(transaction.client_addr)}'
+            f'{{"time":"{second_text(wall_time)}.{int(wall_time * 1000) % 1000:03}Z"'
+            f',"client.address":{_json_text(request.client_addr)}'
             f',"client.port":{int(port) if port.isdecimal() else "null"}'
-            f',"http.request.method":{_json_text(transaction.method)}'
+            f',"http.request.method":{_json_text(request.method)}'
             f',"url.path":{_json_text(path)}'
             f',"url.query":{_json_text(query)}'
-            f',"network.protocol.version":{_json_text(transaction.version.removeprefix("HTTP/"))}'
-            f',"http.response.status_code":{transaction.status}'
-            f',"http.server.request.duration":{transaction.duration:.6f}'
-            f',"http.request.body.size":{transaction.bytes_in}'
-            f',"http.response.body.size":{transaction.bytes_out}'
+            f',"network.protocol.version":{_json_text(request.protocol.removeprefix("HTTP/"))}'
+            f',"http.response.status_code":{request.status}'
+            f',"http.server.request.duration":{request.duration:.6f}'
+            f',"http.request.body.size":{request.bytes_in}'
+            f',"http.response.body.size":{request.bytes_out}'
             f',"user_agent.original":{_json_text(fields.get("user-agent"))}'
             f',"http.request.header.referer":{"null" if referer == "null" else f"[{referer}]"}'
             f',"process.pid":{os.getpid()}'
-            f',"request_id":{_json_text(transaction.request_id)}'
-            f',"reason":{_json_text(transaction.reason)}}}\n'
+            f',"request_id":{_json_text(request.request_id)}'
+            f',"reason":{_json_text(request.reason)}}}\n'
         )
 
     return json_line
@@ -259,24 +200,24 @@ def _json_format() -> Format:
 
 # gunicorn's atoms; `T`, `M`, `D`, `B` and `s` are whole numbers, so `d` may stand for `s` there.
 _ATOMS: Final[Mapping[str, Format]] = {
-    "h": lambda transaction: _word(transaction.client_addr),
-    "l": lambda transaction: "-",
+    "h": lambda request: _word(request.client_addr),
+    "l": lambda request: "-",
     "u": _user,
-    "r": lambda transaction: _quoted(transaction.request_line),
-    "m": lambda transaction: _word(transaction.method),
-    "U": lambda transaction: _word(_split_target(transaction.target)[0]),
-    "q": lambda transaction: escape(_split_target(transaction.target)[1]).replace(" ", "\\x20"),
-    "H": lambda transaction: _word(transaction.version),
-    "s": lambda transaction: str(transaction.status),
-    "B": lambda transaction: str(transaction.bytes_out),
-    "b": lambda transaction: str(transaction.bytes_out or "-"),
-    "f": lambda transaction: _quoted(transaction.request_fields.get("referer", "")),
-    "a": lambda transaction: _quoted(transaction.request_fields.get("user-agent", "")),
-    "T": lambda transaction: str(int(transaction.duration)),
-    "M": lambda transaction: str(int(transaction.duration * 1000)),
-    "D": lambda transaction: str(int(transaction.duration * 1_000_000)),
-    "L": lambda transaction: f"{transaction.duration:.6f}",
-    "p": lambda transaction: f"<{os.getpid()}>",
+    "r": lambda request: _quoted(request.request_line),
+    "m": lambda request: _word(request.method),
+    "U": lambda request: _word(_split_target(request.target)[0]),
+    "q": lambda request: escape(_split_target(request.target)[1]).replace(" ", "\\x20"),
+    "H": lambda request: _word(request.protocol),
+    "s": lambda request: str(request.status),
+    "B": lambda request: str(request.bytes_out),
+    "b": lambda request: str(request.bytes_out or "-"),
+    "f": lambda request: _quoted(request.request_fields.get("referer", "")),
+    "a": lambda request: _quoted(request.request_fields.get("user-agent", "")),
+    "T": lambda request: str(int(request.duration)),
+    "M": lambda request: str(int(request.duration * 1000)),
+    "D": lambda request: str(int(request.duration * 1_000_000)),
+    "L": lambda request: f"{request.duration:.6f}",
+    "p": lambda request: f"<{os.getpid()}>",
 }
 _WHOLE_NUMBERS: Final = frozenset("TMDBs")
 _PLACEHOLDER: Final = re.compile(r"%(?:(%)|\(([^()]*)\)([sd])|)")
@@ -285,30 +226,16 @@ _NAMED_ATOM: Final = re.compile(r"\{([^{}]+)\}([ioe])")
 
 def _request_field(name: str) -> Format:
     name = name.lower()
-    return lambda transaction: _quoted(transaction.request_fields.get(name, ""))
+    return lambda request: _quoted(request.request_fields.get(name, ""))
 
 
 def _response_field(name: str) -> Format:
     name = name.lower()
-
-    def value(transaction: Transaction) -> str:
-        found = [text for field, text in transaction.response_headers if field.lower() == name]
-        return _quoted(", ".join(found))
-
-    return value
+    return lambda request: _quoted(request.response_fields.get(name, ""))
 
 
 def _environ_variable(name: str) -> Format:
-    def value(transaction: Transaction) -> str:
-        environ = transaction.environ or {}
-        found = environ.get(name, environ.get(name.upper(), ""))
-        try:
-            return _quoted(str(found))
-        except Exception:
-            # The application's own object: its failure costs its field, not the line.
-            return "-"
-
-    return value
+    return lambda request: _quoted(request.environ.get(name, ""))
 
 
 _NAMED: Final[Mapping[str, Callable[[str], Format]]] = {
@@ -338,7 +265,7 @@ def _atom(placeholder: re.Match[str], setting: str) -> Format:
 
 def _time_atom() -> Format:
     common_log_time = _SecondCache(_common_log_time)
-    return lambda transaction: common_log_time(transaction.finished_at)
+    return lambda request: common_log_time(request.wall_time)
 
 
 def _parts(template: str) -> Iterator[str | re.Match[str]]:
@@ -362,11 +289,11 @@ def _template_format(template: str, setting: str) -> Format:
         else:
             atoms.append(_atom(part, setting))
             pattern += "%s"
-    return lambda transaction: pattern % tuple([atom(transaction) for atom in atoms])
+    return lambda request: pattern % tuple([atom(request) for atom in atoms])
 
 
 def compile_format(format: str, setting: str = "access_logformat") -> Format:
-    """Return the function that makes a line (with its line end) of a transaction.
+    """Return the function that makes a line (with its line end) of a finished request.
 
     ``format`` is ``combined``, ``json`` or a template such as ``%(h)s "%(r)s" %(s)s``. Raises
     `SettingsError`, which names ``setting`` and the atom.
@@ -383,193 +310,49 @@ def compile_format(format: str, setting: str = "access_logformat") -> Format:
     return _template_format(format, setting)
 
 
-def line_pieces(format: str) -> list[tuple[str, str]] | None:
-    """Return what lines of a valid format consist of, for those who make them without Python.
+def line_format(format: str) -> LineFormat | None:
+    """Return what native code makes lines of a valid format with.
 
-    Each piece is a kind and its text: ``("text", " - ")``, ``("atom", "h")``, ``("i", "referer")``
-    and ``("o", "etag")`` with a field's name in lower case, or ``("json", "line")`` for a whole
-    line.
-    None where only Python can make the lines, since they show the application's own objects.
+    None where it cannot: lines with environ variables show the application's own objects.
     """
+    second_text = iso_time if format == "json" else _common_log_time
     if format == "json":
-        return [("json", "line")]
-    template = COMBINED_TEMPLATE if format == "combined" else format
-    pieces: list[tuple[str, str]] = []
-    for part in _parts(template):
-        if isinstance(part, str):
-            pieces.append(("text", part))
-        elif part[1]:
-            pieces.append(("text", "%"))
-        elif not (named := _NAMED_ATOM.fullmatch(part[2])):
-            pieces.append(("atom", part[2]))
-        elif named[2] == "e":
-            return None
-        else:
-            pieces.append((named[2], named[1].lower()))
-    return [(kind, text) for kind, text in pieces if text]
-
-
-def second_text(format: str) -> Callable[[int], str]:
-    """Return what renders the second in lines of a format, given seconds since the epoch."""
-    return _iso_time if format == "json" else _common_log_time
-
-
-def _json_notice(count: int) -> str:
-    now = time.time()
-    return (
-        f'{{"time":"{_iso_time(int(now))}.{int(now * 1000) % 1000:03}Z","dropped_lines":{count}}}\n'
+        return LineFormat([("json", "line")], second_text)
+    pieces = list(_pieces(format))
+    if any(kind == "e" for kind, _ in pieces):
+        return None
+    return LineFormat(
+        [(kind, text if kind in ("text", "atom") else text.lower()) for kind, text in pieces],
+        second_text,
     )
 
 
-class AccessLog:
-    """Queues a line for each response; a thread writes them in batches. All thread-safe.
+def needs_of(format: str) -> Needs:
+    """Return what a record has to hold for lines of a valid format."""
+    if format == "json":
+        return Needs(request_fields=frozenset({"user-agent", "referer"}))
+    found: dict[str, set[str]] = {"i": set(), "o": set(), "e": set()}
+    for kind, text in _pieces(format):
+        if kind in found:
+            found[kind].add(text if kind == "e" else text.lower())
+        elif kind == "atom" and text in _FIELD_OF_ATOM:
+            found["i"].add(_FIELD_OF_ATOM[text])
+    return Needs(*(frozenset(found[kind]) for kind in "ioe"))
 
-    The thread is started here: create the log in the process that serves, after any fork.
-    """
 
-    def __init__(
-        self, sink: LogSink, format: str = "combined", logger: logging.Logger | None = None
-    ) -> None:
-        """Take over ``sink``; ``logger`` is told when lines begin to be lost.
+_FIELD_OF_ATOM: Final = {"u": "authorization", "f": "referer", "a": "user-agent"}
 
-        Raises `SettingsError` for a format that makes no sense.
-        """
-        self.format = format
-        self._make_line = compile_format(format)
-        self._sink = sink
-        self._source: LineSource | None = None
-        self._logger = logger
-        # The writing thread's: when lines were lost last, and None once that is over.
-        self._lost_at: float | None = None
-        if format == "json":
-            sink.notice = _json_notice
-        # The lock guards the five fields below; it is held for an append or a swap only.
-        self._lock = threading.Lock()
-        self._lines: list[str] = []
-        self._characters = 0
-        self._overflowed = 0
-        self._overflow_reason = ""
-        self._asleep = False
-        # Released to wake the writing thread. Not an Event: the handler of a signal may
-        # raise between any two steps of one, and leave its lock taken.
-        self._alarm = threading.Lock()
-        self._alarm.acquire()
-        self._closing = threading.Event()
-        self._deadline = 0.0
-        self._thread = threading.Thread(target=self._write, name="access-log", daemon=True)
-        self._thread.start()
 
-    @property
-    def dropped(self) -> int:
-        """How many lines were lost so far, to a full queue or to a sink that does not take them."""
-        with self._lock:
-            return self._sink.dropped + self._overflowed
-
-    def line(self, transaction: Transaction) -> str | None:
-        """Return the line for one response, with its line end; None where there can be none."""
-        try:
-            return self._make_line(transaction)
-        except Exception as error:
-            # A field of the wrong type, a wall clock beyond the calendar: the request goes on.
-            with self._lock:
-                self._overflow_reason = f"a line cannot be formatted: {type(error).__name__}"
-            return None
-
-    def log(self, transaction: Transaction) -> None:
-        """Queue the line for one response. Never blocks, never raises, keeps nothing of it."""
-        line = self.line(transaction)
-        with self._lock:
-            full = len(self._lines) >= MAX_QUEUED_LINES or self._characters >= MAX_QUEUED_CHARACTERS
-            if line is None or full or self._closing.is_set():
-                self._overflowed += 1
-                if line is not None:
-                    self._overflow_reason = TOO_MANY_WAIT
-            else:
-                self._lines.append(line)
-                self._characters += len(line)
-            if self._asleep:
-                self._ring()
-
-    def take_from(self, source: LineSource) -> None:
-        """Write the lines of ``source``, too; it calls `wake` where `LineSource` says so."""
-        self._source = source
-        self.wake()  # a thread that sleeps already has not told the source so
-
-    def wake(self) -> None:
-        """Take notice that the source has lines again. Never blocks, never raises."""
-        with self._lock:
-            self._ring()
-
-    def _ring(self) -> None:
-        """Wake the writing thread, with the lock held. The last step makes others do without."""
-        try:
-            self._alarm.release()
-        except RuntimeError:
-            pass  # it is about to wake already
-        self._asleep = False
-
-    def reopen(self) -> None:
-        """Open the file anew after a rotation. Raises OSError, and keeps the old one then."""
-        self._sink.reopen()
-
-    def close(self, timeout: float = 2.0) -> None:
-        """Write what is queued, for at most ``timeout`` seconds, and close the sink."""
-        self._deadline = time.monotonic() + timeout
-        self._closing.set()
-        with self._lock:
-            self._ring()
-        # A little longer than the thread waits for room: then it has counted what is lost.
-        self._thread.join(timeout + GATHER_SECONDS)
-        if not self._thread.is_alive():
-            self._sink.close()
-
-    def _write(self) -> None:
-        while not self._closing.is_set():
-            with self._lock:
-                # Under the lock: a line is either seen here, or its queueing sees us asleep.
-                self._asleep = (
-                    not self._lines
-                    and not self._overflowed
-                    and (self._source is None or self._source.is_quiet())
-                )
-                asleep = self._asleep
-            if asleep and not self._closing.is_set():
-                self._alarm.acquire()
-            self._closing.wait(GATHER_SECONDS)
-            self._write_batch(PATIENCE_SECONDS)
-        self._write_batch(max(0.0, self._deadline - time.monotonic()))
-
-    def _write_batch(self, patience: float) -> None:
-        made, count, dropped = ("", 0, 0) if self._source is None else self._source.take()
-        with self._lock:
-            lines, self._lines = self._lines, []
-            self._characters = 0
-            self._overflowed += dropped
-            # Only this thread writes to the sink, so nobody holds its lock for long.
-            self._sink.count_dropped(self._overflowed)
-            reason = (self._overflow_reason or TOO_MANY_WAIT) if self._overflowed else ""
-            self._overflowed = 0
-            self._overflow_reason = ""
-        if count:
-            lines.append(made)
-        if lines and not self._sink.write("".join(lines), patience=patience):
-            reason = self._sink.failure
-        if self._logger is not None and (lines or reason):
-            try:
-                self._tell(self._logger, reason)
-            except Exception:
-                pass  # an application's own handler: its failure must not end this thread
-
-    def _tell(self, logger: logging.Logger, reason: str) -> None:
-        """Tell when lines begin to be lost, which is what ``reason`` means, and when no more are.
-
-        The error log may well have the same trouble; its sink counts and drops as this one.
-        """
-        now, lost_at = time.monotonic(), self._lost_at
-        if reason:
-            self._lost_at = now
-            if lost_at is None:
-                messages.ACCESS_LOG_LINES_LOST.log(logger, reason=reason)
-        elif lost_at is not None and now - lost_at >= QUIET_SECONDS:
-            self._lost_at = None
-            logger.info("the access log is written again")
+def _pieces(format: str) -> Iterator[tuple[str, str]]:
+    """Yield the pieces of a format, as `LineFormat` has them, and ``("e", name)``."""
+    template = COMBINED_TEMPLATE if format == "combined" else format
+    for part in _parts(template):
+        if isinstance(part, str):
+            if part:
+                yield "text", part
+        elif part[1]:
+            yield "text", "%"
+        elif named := _NAMED_ATOM.fullmatch(part[2]):
+            yield named[2], named[1]
+        else:
+            yield "atom", part[2]

@@ -8,20 +8,14 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from penstock import _native, messages
-from penstock.telemetry.access_log import (
-    MAX_QUEUED_CHARACTERS,
-    MAX_QUEUED_LINES,
-    Transaction,
-    line_pieces,
-    second_text,
-)
+from penstock.telemetry.observers import MAX_QUEUED_CHARACTERS, MAX_QUEUED_REQUESTS
 from penstock.transport.spool import SpooledBody
 from penstock.wsgi.environ import DroppedFields
 from penstock.wsgi.headers import check_head
 
 if TYPE_CHECKING:
     from penstock.listeners import Listener
-    from penstock.telemetry.access_log import AccessLog
+    from penstock.telemetry.observers import Observers
     from penstock.telemetry.scoreboard import Slot
     from penstock.telemetry.trace import Trace
     from penstock.transport import Exchange
@@ -54,17 +48,15 @@ class NativeTransport:
         *,
         slot: Slot,
         logger: logging.Logger,
-        access_log: AccessLog | None = None,
+        observers: Observers | None = None,
         trace: Trace | None = None,
     ) -> None:
         logs = {
             "logger": logger,
-            "access_log": access_log,
             "trace": trace,
             "dropped_fields": DroppedFields(logger),
-            "transaction": Transaction,
             "open_spooled": _open_spooled,
-            **_access_lines(access_log),
+            **_reporting(observers),
         }
         self._listeners = [listener for listener, _ in endpoints]
         self._handed_over = False
@@ -130,16 +122,17 @@ class NativeTransport:
             listener.socket.close()
 
 
-def _access_lines(log: AccessLog | None) -> dict[str, Any]:
-    """Return what native code makes the lines of the access log with."""
-    if log is None:
-        return dict.fromkeys(("lines", "line_pieces", "render_second"))
-    lines = _native.LineQueue(MAX_QUEUED_LINES, MAX_QUEUED_CHARACTERS)
-    log.take_from(lines)
+def _reporting(observers: Observers | None) -> dict[str, Any]:
+    """Return what native code reports finished requests with."""
+    if observers is None:
+        return dict.fromkeys(("observers", "requests", "needs", "line_format"))
+    requests = _native.RequestQueue(MAX_QUEUED_REQUESTS, MAX_QUEUED_CHARACTERS)
+    observers.take_from(requests)
     return {
-        "lines": lines,
-        "line_pieces": line_pieces(log.format),
-        "render_second": second_text(log.format),
+        "observers": observers,
+        "requests": requests,
+        "needs": observers.needs,
+        "line_format": observers.line_format,
     }
 
 

@@ -19,6 +19,7 @@ from penstock.http1 import ParserLimits
 from penstock.telemetry.access_log import AccessLog
 from penstock.telemetry.error_log import ErrorLog
 from penstock.telemetry.log_sink import LogSink
+from penstock.telemetry.observers import Observers
 from penstock.telemetry.scoreboard import (
     DRAINING,
     READY,
@@ -128,9 +129,12 @@ class Worker:
             on_stuck=on_stuck,
         )
         self.access_log: AccessLog | None = None
+        self._observers: Observers | None = None
         self._trace: Trace | None = None
         try:
             self.access_log = self._open_access_log()
+            if self.access_log is not None:
+                self._observers = Observers([self.access_log], self.logger)
             self._trace = Trace.to_stderr() if settings.trace else None
         except BaseException:
             self.close_logs()
@@ -154,7 +158,7 @@ class Worker:
             config,
             slot=self.slot,
             logger=self.logger,
-            access_log=self.access_log,
+            observers=self._observers,
             trace=self._trace,
         )
 
@@ -287,10 +291,10 @@ class Worker:
     def close_logs(self) -> None:
         """Write out what the access log still holds, and tell what it lost; deadlines end here."""
         self._deadlines.stop()
-        if self.access_log is not None:
-            self.access_log.close(LOGS_SECONDS)
-            if lost := self.access_log.dropped:
-                messages.ACCESS_LOG_LINES_LOST_IN_ALL.log(self.logger, lines=lost)
+        if self._observers is not None:
+            self._observers.close(LOGS_SECONDS)
+        if self.access_log is not None and (lost := self.access_log.dropped):
+            messages.ACCESS_LOG_LINES_LOST_IN_ALL.log(self.logger, lines=lost)
         if self._trace is not None:
             self._trace.close()
 

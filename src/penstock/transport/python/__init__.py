@@ -14,7 +14,7 @@ from penstock.wsgi.headers import check_head
 
 if TYPE_CHECKING:
     from penstock.listeners import Listener
-    from penstock.telemetry.access_log import AccessLog
+    from penstock.telemetry.observers import Observers
     from penstock.telemetry.scoreboard import Slot
     from penstock.telemetry.trace import Trace
     from penstock.transport import Exchange
@@ -39,10 +39,10 @@ class PythonTransport:
         *,
         slot: Slot,
         logger: logging.Logger,
-        access_log: AccessLog | None = None,
+        observers: Observers | None = None,
         trace: Trace | None = None,
     ) -> None:
-        self._loop = Loop(slot, config=config, logger=logger, access_log=access_log, trace=trace)
+        self._loop = Loop(slot, config=config, logger=logger, observers=observers, trace=trace)
         for listener, base_environ in endpoints:
             acceptor = Acceptor(self._loop, listener, base_environ)
             self._loop.acceptors.append(acceptor)

@@ -26,13 +26,14 @@ from penstock.http1 import (
     error_response,
 )
 from penstock.transport.decisions import linger_deadline
+from penstock.transport.log_lines import cut_off_line
 from penstock.transport.python.call_deadline import ExtendDeadline
 from penstock.transport.python.deadlines import await_output, hurry_up
 from penstock.transport.python.disconnect import Presence
 from penstock.transport.python.exchange import PythonExchange
-from penstock.transport.python.output import Output, reset_on_close
+from penstock.transport.python.finished import refused_line
+from penstock.transport.python.output import Output, is_disconnect, reset_on_close
 from penstock.transport.python.phases import Phase
-from penstock.transport.python.records import cut_off_message, refused_line
 from penstock.transport.spool import BodySpool
 from penstock.wsgi.environ import build_environ, client_environ
 
@@ -53,10 +54,12 @@ class Connection:
     """One accepted socket. See the module's text for who may touch it when."""
 
     __slots__ = (
+        "accepted_at",
         "answered",
         "awaiting_room",
         "base_environ",
         "began",
+        "body_at",
         "broken",
         "client",
         "close_after",
@@ -65,6 +68,7 @@ class Connection:
         "ended_at",
         "exchange",
         "extend_deadline",
+        "head_at",
         "late",
         "lingered",
         "loop",
@@ -106,6 +110,9 @@ class Connection:
         self.phase = READING
         self.stage = IDLE  # of the parser, when it last asked for data
         self.deadline = loop.now + loop.config.keep_alive
+        self.accepted_at = loop.now
+        self.head_at = loop.now  # when the request's head was complete
+        self.body_at: float | None = None  # when its body was; None for one that is streamed
         self.began = loop.now  # when the first byte of the request was read
         self.late = loop.now >= loop.late_from  # it may have waited for long to be accepted
         self.since = loop.now  # when the stage, or the lingering, began
@@ -261,7 +268,7 @@ class Connection:
             )
             error.request_line = self.parser.request_line
             received = self.spool.size if self.spool is not None else 0
-            self.loop.log_refusal(self, error, received, 0)
+            self.loop.report_refusal(self, error, received, 0)
         self.close()
 
     def _advance(self) -> PythonExchange | None:
@@ -302,6 +309,8 @@ class Connection:
         self.began = self.since if self.stage is HEAD else self.loop.now
         self.close_after = False
         loop = self.loop
+        self.head_at = loop.now
+        self.body_at = None
         if self.tap is not None:
             self.tap.head_received(self.parser.buffered)
         if loop.config.header_map == "refuse" and any("_" in name for name in request.fields):
@@ -351,6 +360,7 @@ class Connection:
 
     def _complete(self) -> PythonExchange | None:
         """Hand a request with its whole body out, or answer it here."""
+        self.body_at = self.loop.now
         request = self.request
         assert request is not None
         body: BinaryIO
@@ -448,16 +458,22 @@ class Connection:
 
     def _cut_off(self, error: OSError) -> None:
         """Close where a finished response can no longer be sent to its end."""
+        if is_disconnect(error):
+            self.presence.gone = True
         self.settle(f"response cut off: {error.strerror or error}")
         self.reset()
 
     def settle(self, reason: str = "") -> None:
-        """Log the response that has been flushed, or not been flushed because of ``reason``."""
+        """Report the response that was flushed, or was not flushed because of ``reason``."""
         exchange, self.exchange = self.exchange, None
         if exchange is not None:
-            exchange.log(reason)
+            self.loop.report_exchange(exchange, reason)
             if reason:
-                self.loop.logger.info("%s", cut_off_message(exchange, reason))
+                request = exchange.request
+                line = cut_off_line(
+                    self.remote_addr, request.method, request.target, exchange.request_id, reason
+                )
+                self.loop.logger.info("%s", line)
 
     def _after_response(self) -> None:
         if not self.close_after:
@@ -509,7 +525,7 @@ class Connection:
         head, body = error_response(error, loop.server_fields.now())
         if refused_line(self, error).startswith("HEAD "):
             body = b""
-        loop.log_refusal(self, error, received, len(body))
+        loop.report_refusal(self, error, received, len(body))
         answer = head + body
         if self.tap is not None:
             self.tap.refused(answer)

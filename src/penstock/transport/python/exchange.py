@@ -57,6 +57,7 @@ class PythonExchange:
         "connection",
         "done",
         "environ",
+        "first_byte_at",
         "handed_out_at",
         "head_sent",
         "reason",
@@ -81,7 +82,8 @@ class PythonExchange:
         self.request_id = request_id
         self.head_sent = False
         self.done = False
-        self.silent = False  # it has no line in the access log
+        self.first_byte_at: float | None = None  # when the head was sent, if there are observers
+        self.silent = False  # the observers do not get it
         self.handed_out_at = 0  # in monotonic nanoseconds; set by the crew
         self.body_sent = 0  # bytes of the response's body, without framing
         self.reason = ""  # what the application's end is explained by, for the logs
@@ -346,6 +348,8 @@ class PythonExchange:
         elif request.version == "HTTP/1.0":
             added += "Connection: keep-alive\r\n"
         self.head_sent = True
+        if connection.loop.observers is not None:
+            self.first_byte_at = time.monotonic()
         if self.done:
             self._require_open()
         if connection.tap is not None:
@@ -529,11 +533,10 @@ class PythonExchange:
         unsent = connection.output is not None and connection.output.size > 0
         if not self.silent:
             loop.note_call(self.request.path, duration)
-            if loop.access_log is not None:
-                if unsent and not reason:
-                    connection.exchange = self  # logged when it is known what became of it
-                else:
-                    loop.log_exchange(self, reason)
+            if unsent and not reason:
+                connection.exchange = self  # reported when the client has it, or never will
+            elif loop.observers is not None:
+                loop.report_exchange(self, reason)
         connection.answered = True
         loop.post(connection)
         # The leader need not hurry where the client's next request is what wakes it up anyway.
@@ -547,11 +550,7 @@ class PythonExchange:
         ):
             loop.hurry()
 
-    def log(self, reason: str) -> None:
-        """Write the access log's line."""
-        self.connection.loop.log_exchange(self, reason)
-
-    # What the access log asks for.
+    # What the record of a finished request asks for.
 
     @property
     def status(self) -> str:

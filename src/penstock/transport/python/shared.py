@@ -9,12 +9,17 @@ from penstock.http1 import ProtocolError
 from penstock.transport.config import TransportConfig
 from penstock.transport.date import ServerFields
 from penstock.transport.decisions import ALL_SLOW, is_slow_path, next_overall_share, next_share
-from penstock.transport.python.records import exchange_record, refusal_message, refusal_record
+from penstock.transport.log_lines import refusal_line
+from penstock.transport.python.finished import (
+    finished_exchange,
+    refused_line,
+    refused_request,
+)
 from penstock.transport.python.tap import Tap
 from penstock.wsgi.environ import DroppedFields
 
 if TYPE_CHECKING:
-    from penstock.telemetry.access_log import AccessLog
+    from penstock.telemetry.observers import Observers
     from penstock.telemetry.trace import Trace
     from penstock.transport.python.connection import Connection
     from penstock.transport.python.exchange import PythonExchange
@@ -28,12 +33,12 @@ class Shared:
 
     __slots__ = (
         "accepted",
-        "access_log",
         "closed",
         "config",
         "draining",
         "dropped_fields",
         "logger",
+        "observers",
         "refused",
         "requests",
         "server_fields",
@@ -49,12 +54,12 @@ class Shared:
         *,
         config: TransportConfig,
         logger: logging.Logger,
-        access_log: AccessLog | None,
+        observers: Observers | None,
         trace: Trace | None,
     ) -> None:
         self.config = config
         self.logger = logger
-        self.access_log = access_log
+        self.observers = observers
         self.trace = trace
         self.dropped_fields = DroppedFields(logger)
         self.server_fields = ServerFields(config.server_header)
@@ -93,18 +98,33 @@ class Shared:
         self.requests += 1
         return f"{self.config.id_prefix}{self.requests:x}"
 
-    def log_exchange(self, exchange: PythonExchange, reason: str) -> None:
-        """Write the access log's line for an exchange."""
-        if self.access_log is not None:
-            self.access_log.log(exchange_record(exchange, reason))
+    def report_exchange(self, exchange: PythonExchange, reason: str) -> None:
+        """Hand an exchange that is over to the observers; ``reason`` is why it was cut short."""
+        if self.observers is not None:
+            self.observers.add(finished_exchange(exchange, reason, self.observers.needs))
 
-    def log_refusal(
+    def report_refusal(
         self, connection: Connection, error: ProtocolError, bytes_in: int, bytes_out: int
     ) -> None:
-        """Tell of a request that was refused, in the error log and the access log."""
+        """Log a request that was refused, and hand it to the observers; sizes are of the bodies."""
         self.refused += 1
         request_id = self.new_request_id()
-        self.logger.info("%s", refusal_message(connection, error, request_id))
-        if self.access_log is not None:
-            record = refusal_record(connection, error, request_id, bytes_in, bytes_out)
-            self.access_log.log(record)
+        cause = error.__cause__
+        line = refusal_line(
+            connection.remote_addr,
+            refused_line(connection, error),
+            request_id,
+            error.status,
+            error.reason,
+            cause=str(cause.strerror or cause) if isinstance(cause, OSError) else "",
+            rule=error.rule,
+            setting=error.setting,
+            disconnected=error.status == self.config.client_left_status,
+        )
+        self.logger.info("%s", line)
+        if self.observers is not None:
+            self.observers.add(
+                refused_request(
+                    connection, error, request_id, bytes_in, bytes_out, self.observers.needs
+                )
+            )

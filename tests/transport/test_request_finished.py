@@ -1,0 +1,128 @@
+"""The record of a finished request says the same on both transports."""
+
+from __future__ import annotations
+
+import queue
+import time
+from collections.abc import Sequence
+from wsgiref.types import StartResponse, WSGIEnvironment
+
+from penstock.telemetry.observers import Observers
+from penstock.telemetry.request_finished import Needs, RequestFinished
+from support.transports import serving
+from support.wire import Client
+
+DEADLINE = 30.0
+
+BODY = b"POST /a?b=1 HTTP/1.1\r\nHost: h\r\nX-Id: 7\r\nX-Other: 8\r\nContent-Length: 3\r\n\r\nabc"
+
+
+class Recorder:
+    """An observer that hands what it gets to a test."""
+
+    line_format = None
+    needs = Needs(
+        request_fields=frozenset({"x-id", "x-missing"}),
+        response_fields=frozenset({"x-a"}),
+        environ=frozenset({"app.thing", "app.missing"}),
+    )
+
+    def __init__(self) -> None:
+        self.finished: queue.SimpleQueue[RequestFinished] = queue.SimpleQueue()
+
+    def requests_finished(self, batch: Sequence[RequestFinished], patience: float) -> None:
+        for request in batch:
+            self.finished.put(request)
+
+    def requests_lost(self, count: int) -> None:
+        raise AssertionError("nothing is lost here")
+
+    def close(self) -> None:
+        pass
+
+    def next(self) -> RequestFinished:
+        return self.finished.get(timeout=DEADLINE)
+
+
+def application(environ: WSGIEnvironment, start_response: StartResponse) -> list[bytes]:
+    environ["app.thing"] = 5
+    start_response("201 Created", [("X-A", "1"), ("X-B", "2"), ("x-a", "3")])
+    return [environ["PATH_INFO"].encode()]
+
+
+def failing(environ: WSGIEnvironment, start_response: StartResponse) -> list[bytes]:
+    write = start_response("200 OK", [])
+    write(b"begun")
+    raise RuntimeError("no")
+
+
+def test_the_record_has_what_the_observer_needs_and_nothing_else(transport: str) -> None:
+    recorder = Recorder()
+    begin = time.monotonic()
+    with serving(application, transport, observers=Observers([recorder])) as server:
+        with Client((server.host, server.port)) as client:
+            client.send(BODY)
+            assert client.read_response().status == 201
+            request = recorder.next()
+            port = str(client.socket.getsockname()[1])
+    assert (request.client_addr, request.client_port) == ("127.0.0.1", port)
+    assert (request.method, request.target, request.protocol) == ("POST", "/a?b=1", "HTTP/1.1")
+    assert request.request_line == "POST /a?b=1 HTTP/1.1"
+    assert (request.status, request.bytes_in, request.bytes_out) == (201, 3, 2)
+    assert (request.ended, request.reason) == ("complete", "")
+    assert request.request_fields == {"x-id": "7"}
+    assert request.response_fields == {"x-a": "1, 3"}
+    assert request.environ == {"app.thing": "5"}
+    times = [
+        begin,
+        request.accepted_at,
+        request.begun_at,
+        request.head_at,
+        request.body_at,
+        request.taken_at,
+        request.first_byte_at,
+        request.finished_at,
+        time.monotonic(),
+    ]
+    known = [moment for moment in times if moment is not None]
+    assert len(known) == len(times)
+    assert known == sorted(known)
+    assert abs(request.wall_time - time.time()) < DEADLINE
+
+
+def test_the_record_of_a_refused_request_has_no_times_of_the_application(transport: str) -> None:
+    recorder = Recorder()
+    with serving(application, transport, observers=Observers([recorder])) as server:
+        with Client((server.host, server.port)) as client:
+            client.send(b"GET /a HTTP/1.1\r\nHost: h\r\nX-Id: 7\r\nContent-Length: x\r\n\r\n")
+            assert client.read_response().status == 400
+            request = recorder.next()
+    assert (request.ended, request.status) == ("refused", 400)
+    assert request.reason
+    assert (request.taken_at, request.body_at, request.first_byte_at) == (None, None, None)
+    assert (request.response_fields, request.environ) == ({}, {})
+
+
+def test_a_response_that_the_application_breaks_off_ends_aborted(transport: str) -> None:
+    recorder = Recorder()
+    with serving(failing, transport, observers=Observers([recorder])) as server:
+        with Client((server.host, server.port)) as client:
+            client.send(b"GET /a HTTP/1.1\r\nHost: h\r\n\r\n")
+            client.read_to_end()
+            request = recorder.next()
+    assert (request.ended, request.status, request.bytes_out) == ("aborted", 200, 5)
+    assert request.reason
+
+
+def test_a_request_whose_client_resets_the_connection_within_it_ends_disconnected(
+    transport: str,
+) -> None:
+    recorder = Recorder()
+    with serving(application, transport, observers=Observers([recorder])) as server:
+        with Client((server.host, server.port)) as client:
+            client.send(BODY.replace(b"Host: h", b"Host: h\r\nExpect: 100-continue")[:-3])
+            assert client.read_response().status == 100
+            client.reset()
+        request = recorder.next()
+    assert (request.ended, request.status) == ("disconnected", 499)
+    assert request.request_line == "POST /a?b=1 HTTP/1.1"
