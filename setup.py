@@ -1,6 +1,6 @@
 """Build the native transport, `penstock._native`, with cargo; pyproject.toml says all the rest.
 
-The variable ``PENSTOCK_NATIVE`` decides. Unset or empty: it is built where cargo is at hand.
+The variable ``PENSTOCK_NATIVE`` decides. Unset or empty: it is built where cargo is installed.
 Without cargo, or where it fails, one line says why, and what comes out is the pure-Python server.
 ``require``: that is an error instead. ``skip``: the native transport is left out.
 """
@@ -73,7 +73,7 @@ def build() -> str | None:
         return f"cargo, Rust's build tool, is not on PATH ({WHERE_CARGO_COMES_FROM})"
     command = [cargo, "build", "--locked", "--release", "--package", "penstock-binding"]
     environ = os.environ | {
-        # Past the links of a virtual environment, lest each one's name be a reason to build anew.
+        # Past the links of a virtual environment, so that its name is no reason to build again.
         "PYO3_PYTHON": os.path.realpath(sys.executable),
         "PYO3_BUILD_EXTENSION_MODULE": "1",
         "CARGO_TARGET_DIR": str(target_directory()),
@@ -94,7 +94,7 @@ def build() -> str | None:
 
 
 def target_directory() -> Path:
-    """Return where cargo builds: for each ABI elsewhere, lest they undo each other's work."""
+    """Return where cargo builds: a directory for each ABI, so that no build undoes another."""
     return TARGETS / str(sysconfig.get_config_var("SOABI"))
 
 

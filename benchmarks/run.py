@@ -29,7 +29,7 @@ QUIET = 0.1
 START_SECONDS = 0.5
 """About what starting, checking and ending a server takes; for the first estimate alone."""
 FAILURES = 2
-"""After so many, a peer's runs of a scenario are given up."""
+"""Failures after which a peer's runs of a scenario are given up."""
 
 ROUNDS, SECONDS, RETRIES = 3, 2, 1
 

@@ -29,7 +29,7 @@ PROGRESS_SECONDS = 5.0
 SETTLE_SECONDS = 15.0
 """For connections that linger after the last client has gone."""
 WARM_UP_REQUESTS = 500_000
-"""While so many pass, memory may still grow: caches, arenas, threads' stacks."""
+"""Requests during which memory may still grow: caches, arenas, threads' stacks."""
 WINDOW = 0.2
 """The share of all requests over which memory is looked at, after the warm-up and at the end."""
 MOST_GROWTH_KIB = 2048
@@ -128,7 +128,7 @@ def _watch(
         except queue.Empty:
             if ended:
                 return total, readings
-            # What a client told last is in the queue before it ends: look there once more.
+            # What a client sent last is in the queue before it ends: look there once more.
             ended = not any(client.is_alive() for client in clients)
         now = time.monotonic()
         if now - sampled >= SAMPLE_SECONDS:
@@ -175,7 +175,7 @@ def _problems(
         f"descriptors: {at_rest.descriptors} and {settled.descriptors}"
     )
     if grown is None:
-        print("too few requests to tell whether memory grows")
+        print("too few requests to find out if memory grows")
     else:
         print(f"after the warm-up, resident memory grew by {grown:,} KiB")
         if grown > MOST_GROWTH_KIB:

@@ -3,10 +3,10 @@
 
 scripts/memory_reports.py FOLDER    prints the reports in its files; fails where there are any
 
-CPython reads the digit of the int 0, which has none, and memcheck tells of each place that the
+CPython reads the digit of the int 0, which has none, and memcheck reports each place that the
 result then comes to. It is of no use to suppress these by the function, since what the module
 made badly would show in the same ones. So a report counts where a frame of the module is in it:
-of the access, or of the allocation or the release that it tells of.
+of the access, or of the allocation or the release that it reports.
 """
 
 from __future__ import annotations

@@ -39,7 +39,7 @@ def pytest_configure() -> None:
 
 
 def pytest_report_header() -> str:
-    """Tell what is tested: without the native transport, all else may pass."""
+    """Show which transports are tested: without the native transport, all else may pass."""
     return f"transports: {', '.join(TRANSPORTS)}"
 
 
@@ -51,7 +51,7 @@ def transport(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture(autouse=True)
 def no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Keep the settings of whoever runs the tests out of them."""
+    """Remove the settings that the environment has from the tests."""
     for name in list(os.environ):
         if name.startswith("PENSTOCK_") or name in FROM_PLATFORMS:
             monkeypatch.delenv(name)

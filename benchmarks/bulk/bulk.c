@@ -3,7 +3,7 @@
  *   bulk PORT PATH CONNECTIONS SECONDS
  *
  * wrk copies 8 KiB at a time, and takes longer to read a large body than a server to send it. This
- * keeps so many connections busy with GET requests, and ends with the same line of JSON as the
+ * keeps several connections busy with GET requests, and ends with the same line of JSON as the
  * scripts for wrk. Responses need a Content-Length. What was received of an unfinished response
  * counts as a fraction of one.
  */

@@ -64,7 +64,7 @@ class Disturber:
                 self._due[index] = time.monotonic() + interval * self._choice.uniform(0.5, 1.5)
 
     def excuses(self, loss: Loss) -> bool:
-        """Tell whether a request was on a connection of a worker at the moment it was killed."""
+        """Return True if a request was on a connection of a worker at the moment it was killed."""
         return any(
             loss.port in kill.ports and abs(loss.at - kill.at) < EXCUSED_SECONDS
             for kill in self.kills

@@ -17,7 +17,7 @@ SPARE_DESCRIPTORS = 300
 
 @contextmanager
 def idle_connections(pid: int, port: int, count: int) -> Iterator[float]:
-    """Hold so many idle connections to the server at a port for as long as the block lasts.
+    """Hold ``count`` idle connections to the server at a port for as long as the block lasts.
 
     Gives the KiB of resident memory that each takes. Raises `EnvironmentProblem` where a server
     does not take them, or does not keep them.
@@ -60,7 +60,7 @@ def _check_all_open(held: list[socket.socket]) -> None:
     closed = 0
     for connection in held:
         try:
-            # A server may send head and body apart; the end is what tells that it has closed.
+            # A server may send head and body apart; only the end of input shows that it has closed.
             while block := connection.recv(65536):
                 del block
             closed += 1

@@ -1,4 +1,4 @@
-"""What Linux tells of a process in /proc: its children, processor time, memory and threads."""
+"""What Linux shows of a process in /proc: its children, processor time, memory and threads."""
 
 from __future__ import annotations
 

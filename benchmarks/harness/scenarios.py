@@ -14,7 +14,7 @@ MIB = 1 << 20
 
 @dataclass(frozen=True)
 class Load:
-    """So many keep-alive connections that ask for one path, each anew when it is answered."""
+    """Keep-alive connections that ask for one path, each again once it is answered."""
 
     path: str
     connections: int
@@ -80,7 +80,7 @@ class Scenario:
     background: Load | None = None
     """What else the server is busy with; its requests are not in the rate or the percentiles."""
     idle: int = 0
-    """So many connections that have asked once and then stay silent."""
+    """Connections that have asked once and then stay silent."""
     with_and_without: bool = False
     """Measure first without background, idle connections and access log."""
     law: float | None = None
@@ -119,7 +119,7 @@ LOGGING = tuple(
 
 
 def better(bound: float, threads: int = 1) -> Target:
-    """Return the target to be so many times as fast as the best WSGI peer."""
+    """Return the target to be ``bound`` times as fast as the best WSGI peer."""
     return Target(Measure.BEST_PEER, bound, threads)
 
 

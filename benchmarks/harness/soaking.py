@@ -28,9 +28,9 @@ PIPELINED = 16
 ANSWER_SECONDS = 20.0
 """An answer that takes longer counts as lost."""
 MOST_FAILURES = 100
-"""After so many there is nothing to learn from more."""
+"""Failures after which more would teach nothing."""
 EXAMPLES = 3
-"""Of each kind of failure, so many are told of whole."""
+"""Failures of each kind that are described in full."""
 
 FIELDS = (
     b"Host: localhost\r\nUser-Agent: soak\r\nAccept: */*\r\n"
@@ -103,7 +103,7 @@ class Tally:
 def soak(
     port: int, requests: int, seconds: float, seed: int, tell: Callable[[Tally], None]
 ) -> None:
-    """Send so many requests, or as many as fit into the time; tell of each round."""
+    """Send this many requests, or as many as fit into the time; report each round."""
     choice = random.Random(seed)
     bad, aborted = itertools.cycle(BAD), itertools.cycle(ABORTED)
     numbers = itertools.count(choice.randrange(1 << 20))

@@ -30,7 +30,7 @@ class Verdict:
 
     @property
     def met(self) -> bool:
-        """Whether the target is reached, as far as two decimals tell."""
+        """Whether the target is reached, in two decimals."""
         if self.value is None:
             return False
         shown = round(self.value, 2)
@@ -100,7 +100,7 @@ def by_cpu(samples: Samples, target: Target) -> float | None:
 
 
 def best_peer(samples: Samples, threads: int) -> Candidate | None:
-    """Return the fastest WSGI peer with so many threads, or with one where it has no more."""
+    """Return the fastest WSGI peer with ``threads`` threads, or with one where it has no more."""
     rates = {
         candidate: median(samples[candidate], _rate) or 0.0
         for candidate in sound_peers(samples, threads)
@@ -109,7 +109,7 @@ def best_peer(samples: Samples, threads: int) -> Candidate | None:
 
 
 def sound_peers(samples: Samples, threads: int) -> list[Candidate]:
-    """Return the WSGI peers with so many threads that answered as they have to."""
+    """Return the WSGI peers with ``threads`` threads that answered correctly."""
     return [
         candidate
         for candidate, runs in samples.items()

@@ -12,7 +12,7 @@ from support.lifecycle import Supervised
 
 SAMPLE_SECONDS = 1.0
 PARTS = 10
-"""The time is told in so many parts."""
+"""Parts that the time is reported in."""
 SETTLED_SECONDS = 5.0
 """A supervisor's first seconds, in which it still takes what it keeps."""
 MOST_DESCRIPTORS = 8
@@ -38,7 +38,7 @@ def described(counts: Counter[str]) -> str:
 
 
 class Watch:
-    """Takes readings, and tells of growth."""
+    """Takes readings, and reports growth."""
 
     def __init__(self, server: Supervised) -> None:
         self.readings: list[Reading] = []

@@ -56,7 +56,7 @@ class Ask:
 
 
 def closed(client: Client) -> bool:
-    """Tell whether the connection is closed; where it isn't, it answers another request."""
+    """Return True if the connection is closed; otherwise it answers another request."""
     try:
         client.send(get("/afterwards"))
         client.read_response()
@@ -307,7 +307,7 @@ def test_rfc9110_10_1_1_streamed_final_answer_without_continue_closes(ask: Ask) 
     refusing = answering("403 Forbidden", [b"no"])
     data = post(b"", EXPECT, length=5)
     (response,), was_closed = ask(refusing, data, stream_requests=True)
-    # Whether the client now sends the body or another request cannot be told.
+    # The server cannot know whether the client now sends the body or another request.
     assert (response.status, response.header("Connection")) == (403, "close")
     assert was_closed
 

@@ -64,7 +64,7 @@ def test_CVE_2024_49769_peers_gone_before_they_are_accepted_cost_nothing(
                 connect(server).reset()
             gate.open()
             assert client.read_response().status == 200
-            # Only now the accept queue has been seen to its end.
+            # Only now the accept queue has been read to its end.
             with connect(server) as last:
                 assert last.request("GET", "/").status == 200
             eventually(lambda: server.snapshot()["connections"] == 1)
@@ -281,7 +281,7 @@ def test_CVE_2024_45614_a_name_with_an_underscore_does_not_replace_a_proxys_fiel
     ],
     ids=repr,
 )
-def test_CVE_2026_42545_CVE_2020_7695_a_bad_response_field_is_a_500_and_nobody_dies(
+def test_CVE_2026_42545_CVE_2020_7695_a_bad_response_field_is_a_500_and_ends_no_thread(
     transport: str, threads: int, field: tuple[str, str]
 ) -> None:
     def application(environ: Environ, start_response: StartResponse) -> list[bytes]:

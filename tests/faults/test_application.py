@@ -102,7 +102,7 @@ def test_fault_23_a_body_without_end_is_closed_when_its_client_has_left(
 
 
 @pytest.mark.parametrize("path", ["/spin", "/deadlock", "/hold"])
-def test_fault_24_while_a_thread_is_free_nobody_waits_for_one_that_hangs(path: str) -> None:
+def test_fault_24_while_a_thread_is_free_no_client_waits_for_one_that_hangs(path: str) -> None:
     with faulty_server("--threads", "2", "--graceful-timeout", "0s") as server:
         with Client(server.address) as stuck:
             stuck.send(f"GET {path} HTTP/1.1\r\nHost: a\r\n\r\n".encode())

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 GET = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
 
 
-def test_fault_30_an_error_in_the_loop_leaves_the_crew_its_tender(
+def test_fault_30_an_error_in_the_loop_leaves_the_threads_their_stall_monitor(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     begun, released, hit = threading.Semaphore(0), threading.Event(), threading.Event()
@@ -51,11 +51,11 @@ def test_fault_30_an_error_in_the_loop_leaves_the_crew_its_tender(
             for client in clients[:2]:
                 client.send(GET)
                 assert begun.acquire(timeout=10)
-            # Both threads are with the application, so the tender is to lead: it answers this.
+            # Both threads run the application, so the stall monitor has to lead and to answer this.
             clients[2].send(b"nonsense\r\n\r\n")
             assert clients[2].read_response().status == 400
             monkeypatch.setattr(Loop, "run", fail_once)
-            clients[3].send(GET)  # it is queued, and the tender meets the defect
+            clients[3].send(GET)  # it is queued, and the stall monitor meets the defect
             assert hit.wait(10)
             clients[4].send(b"nonsense\r\n\r\n")
             assert clients[4].read_response().status == 400

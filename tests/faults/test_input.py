@@ -229,7 +229,7 @@ def test_fault_10_a_client_that_half_closes_gets_its_whole_response(
 
 
 @pytest.mark.parametrize("part", [5, 30, 60], ids=["in the line", "in the head", "in the body"])
-def test_fault_11_a_reset_in_the_middle_of_a_request_costs_nobody_else(
+def test_fault_11_a_reset_in_the_middle_of_a_request_costs_no_other_client(
     server: ServerProcess, part: int
 ) -> None:
     request = b"POST /echo HTTP/1.1\r\nHost: a\r\nContent-Length: 1000\r\n\r\n" + b"x" * 100

@@ -43,7 +43,7 @@ def test_fault_13_what_is_pipelined_behind_a_bad_request_never_runs(
         assert "third" not in seen(server)
 
 
-def test_fault_14_a_thousand_pipelined_requests_are_answered_in_order_and_hold_up_nobody(
+def test_fault_14_a_thousand_pipelined_requests_are_answered_in_order_and_hold_up_no_client(
     server: ServerProcess,
 ) -> None:
     numbers = [str(number).encode() for number in range(1000)]

@@ -51,7 +51,7 @@ def test_fault_41_without_descriptors_accepting_rests_and_recovers_by_itself() -
             last.send(b"GET /hello HTTP/1.1\r\nHost: a\r\n\r\n")
             last.socket.settimeout(1.0)
             with pytest.raises(TimeoutError):
-                last.socket.recv(1)  # it waits in the queue, and nobody spins meanwhile
+                last.socket.recv(1)  # it waits in the queue, and no thread spins meanwhile
             assert processor_seconds(server) - before < 0.5
             assert clients[0].request("GET", "/hello").body == b"hello"
             for client in clients[:-1]:
@@ -117,7 +117,7 @@ def test_fault_42_a_failing_system_call_is_retried_or_ends_that_connection(
                     answers.append(b"closed")
         assert answers.count(b"hello") >= 4, answers
         assert set(answers) <= {b"hello", b"closed"}
-        # Where the call can be repeated, nobody notices.
+        # Where the call can be repeated, no client notices.
         if "EAGAIN" in fault or "EINTR" in fault or "accept4" in fault:
             assert b"closed" not in answers
         assert "Traceback" not in "\n".join(server.lines_so_far())
@@ -234,7 +234,7 @@ def test_fault_44_a_log_reader_that_stalls_and_then_leaves_blocks_no_request(
         assert server.stop(within=5) == 0
 
 
-def test_fault_44_an_error_log_that_nobody_reads_blocks_no_request(tmp_path: Path) -> None:
+def test_fault_44_an_error_log_without_a_reader_blocks_no_request(tmp_path: Path) -> None:
     errors, fifo = tmp_path / "error.log", tmp_path / "fifo"
     # Standard error first, so that the start-up line can be waited for.
     errors.symlink_to("/dev/stderr")
@@ -319,7 +319,7 @@ def test_fault_46_the_socket_of_a_killed_server_is_taken_over_and_a_live_one_is_
     assert not path.exists()
 
 
-def test_fault_46_a_socket_file_that_was_removed_or_replaced_disturbs_nobody(
+def test_fault_46_a_socket_file_that_was_removed_or_replaced_disturbs_no_client(
     tmp_path: Path,
 ) -> None:
     path = tmp_path / "socket"
@@ -342,7 +342,7 @@ sys.addaudithook(tell)
 """
 
 
-def test_fault_47_nobody_is_asked_for_names_at_the_start_or_for_a_request(tmp_path: Path) -> None:
+def test_fault_47_no_name_is_looked_up_at_the_start_or_for_a_request(tmp_path: Path) -> None:
     (tmp_path / "sitecustomize.py").write_text(AUDIT)
     root = Path(__file__).parents[2]
     path = os.pathsep.join([str(tmp_path), str(root / "src")])
@@ -350,7 +350,7 @@ def test_fault_47_nobody_is_asked_for_names_at_the_start_or_for_a_request(tmp_pa
         probe(server)
         server.stop()
         asked = [line for line in server.lines if line.startswith("LOOK-UP")]
-    # Of a numeric address getaddrinfo makes a socket address, without asking anybody.
+    # Of a numeric address getaddrinfo makes a socket address, without a query.
     assert all("getaddrinfo ('127.0.0.1'" in line for line in asked), asked
     assert asked
 

@@ -18,7 +18,7 @@ def summary(data: bytes) -> str:
 
 
 def stream() -> Iterator[bytes]:
-    """Yield the blocks of a body whose length nobody states."""
+    """Yield the blocks of a body of unknown length."""
     for number in range(STREAM_BLOCKS):
         yield b"%d" % (number % 10) * STREAM_BLOCK_SIZE
 

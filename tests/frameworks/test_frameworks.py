@@ -174,6 +174,6 @@ def test_unknown_path_is_the_frameworks_404(client: Client) -> None:
     assert client.request("GET", "/nowhere").status == 404
 
 
-def test_body_that_nobody_reads_is_not_taken_for_a_request(client: Client) -> None:
+def test_body_that_is_not_read_is_not_taken_for_a_request(client: Client) -> None:
     assert client.request("POST", "/nowhere", body=b"GET /page HTTP/1.1\r\n\r\n").status == 404
     assert_ok(client.request("GET", "/page"), PAGE)

@@ -18,11 +18,11 @@ from penstock.http1 import ParserLimits
 from support.fuzzing import fuzz
 from support.native_parser import NativeParser, native_parser, program
 from support.parsing import Message, Outcome, parse
-from support.streams import limits, neighbours, places, split, streams
+from support.streams import limits, variants, places, split, streams
 
 pytestmark = pytest.mark.skipif(program() is None, reason="needs what `make native-test` builds")
 
-NEIGHBOURS = 8
+VARIANTS = 8
 """How many streams more each example is good for: to draw one costs as much as to feed ten."""
 
 
@@ -76,5 +76,5 @@ def test_both_parsers_say_the_same_however_the_bytes_are_split(
 ) -> None:
     cuts = data.draw(places(raw))
     check(native, raw, cuts, eof, bounds)
-    for number, near in enumerate(neighbours(raw, data.draw(st.integers(0, 1 << 30)), NEIGHBOURS)):
+    for number, near in enumerate(variants(raw, data.draw(st.integers(0, 1 << 30)), VARIANTS)):
         check(native, near, [cut for cut in cuts if cut <= len(near)], number % 2 == 0, bounds)

@@ -1,6 +1,6 @@
 """Both servers are sent the same bytes, whole and split, and answer the same.
 
-The application tells in its response all that it was given, so that what is compared on the
+The application puts into its response all that it was given, so that what is compared on the
 wire is statuses, environ, bodies, framing, and which requests were served before the end.
 """
 
@@ -20,12 +20,12 @@ from hypothesis import strategies as st
 from penstock.config.checks import native_built
 from support.fuzzing import fuzz
 from support.serving import Environ
-from support.streams import neighbours, places, split, streams
+from support.streams import variants, places, split, streams
 from support.transcripts import CONTINUE, Pair, Transcript, pair, transcript
 
 pytestmark = pytest.mark.skipif(not native_built(), reason="needs the native transport")
 
-NEIGHBOURS = 2
+VARIANTS = 2
 
 REFUSAL = re.compile(
     rb"(HTTP/1\.1 [45][0-9]{2}) [^\r]*\r\nContent-Type: text/plain[^\r]*\r\n"
@@ -121,5 +121,5 @@ def test_both_servers_answer_the_same_however_the_bytes_are_split(
 ) -> None:
     cuts = data.draw(places(raw))
     check(servers, raw, cuts)
-    for near in neighbours(raw, data.draw(st.integers(0, 1 << 30)), NEIGHBOURS):
+    for near in variants(raw, data.draw(st.integers(0, 1 << 30)), VARIANTS):
         check(servers, near, [cut for cut in cuts if cut <= len(near)])

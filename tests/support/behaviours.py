@@ -79,7 +79,7 @@ class Application:
     bodies: list[Body] = field(default_factory=list)
 
     def is_idle(self) -> bool:
-        """Tell whether each body was closed: that comes after the response, if not long after."""
+        """Return True if each body was closed, which happens soon after the response."""
         return all(body.closed for body in self.bodies)
 
     def __call__(self, environ: Environ, start_response: StartResponse) -> Any:

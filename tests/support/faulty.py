@@ -1,7 +1,7 @@
 """An application that does to its server what applications do, on demand of the path.
 
 ``support.faulty:app``, in a process of its own: some of this would end the tests' own. What it
-remembers is told by ``/state``, so that a test can ask what became of the other requests.
+remembers is in the answer to ``/tell``, so that a test can ask how the other requests ended.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ children: list[int] = []
 
 
 class Endless:
-    """A body without end, which tells when it is closed."""
+    """A body without end, which notes when it is closed."""
 
     def __init__(self, block: bytes, count: int = sys.maxsize) -> None:
         self.block = block
@@ -108,7 +108,7 @@ def gigabyte(environ: Environ) -> Answer:
 
 
 def pattern(environ: Environ) -> Answer:
-    """Return a body, in blocks of 64 KiB, whose every part tells where it belongs."""
+    """Return a body, in blocks of 64 KiB, each part of which has its own content."""
     count = int(environ["QUERY_STRING"])
 
     def blocks() -> Iterator[bytes]:
@@ -154,7 +154,7 @@ def deadlock(environ: Environ) -> Answer:
 
 
 def wait_for_client(environ: Environ) -> Answer:
-    """Yield nothing, again and again, as one does who waits for news to tell."""
+    """Yield nothing, again and again, like a view that waits for news."""
 
     def blocks() -> Iterator[bytes]:
         try:
@@ -279,7 +279,7 @@ def sockets_of(pid: int) -> list[str]:
 
 
 def die_with_parent() -> None:
-    """Have the kernel kill this child when its parent ends, whatever becomes of the test."""
+    """Have the kernel kill this child when its parent ends, also where the test fails."""
     ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
 
 
@@ -367,7 +367,7 @@ def close_standard_streams(environ: Environ) -> Answer:
 
 def print_to_closed_stdout(environ: Environ) -> Answer:
     sys.stdout.close()
-    print("nobody hears this")
+    print("this is lost")
     return b"printed"
 
 

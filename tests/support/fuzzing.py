@@ -13,7 +13,7 @@ EXAMPLES = int(os.environ.get("PENSTOCK_FUZZ_EXAMPLES", "0"))
 
 
 def fuzz(examples: int) -> settings:
-    """Return the settings of a test that draws so many ``examples`` unless told otherwise."""
+    """Return the settings of a test that draws ``examples`` examples by default."""
     return settings(
         max_examples=EXAMPLES or examples,
         derandomize=not EXAMPLES,

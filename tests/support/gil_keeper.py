@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 KEPT_SECONDS = 3
 
 DROWSY_SECONDS = 0.5
-"""After so long without a request nobody looks any more whether a call lasts."""
+"""Seconds without a request after which the stall monitor sleeps."""
 
 
 def keep(*, after: float) -> None:

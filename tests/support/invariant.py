@@ -21,7 +21,7 @@ from support.server_process import ROOT, ServerProcess
 from support.wire import Client
 
 PROBE_WITHIN = 1.0
-"""Seconds in which a server that was harmed still has to answer somebody else."""
+"""Seconds within which a server that was harmed has to answer another client."""
 
 SETTLE_WITHIN = 10.0
 """Seconds in which what a fault left behind has to be gone."""

@@ -29,7 +29,7 @@ def write_app(folder: Path, version: str, before: str = "") -> None:
 
 
 class Supervised(ServerProcess):
-    """``penstock`` with a supervisor, its workers, and whatever supervisors come after it.
+    """``penstock`` with a supervisor, its workers, and the supervisors that replace it.
 
     They share a session of their own, and none of them is left after the block.
     """
@@ -198,7 +198,7 @@ def number_in(path: Path) -> int:
 
 
 def server_of(response: Response) -> tuple[str, int]:
-    """Return version and process id that an answer tells."""
+    """Return the version and the process id in an answer."""
     version, _, pid = response.body.decode().partition(" ")[2].rpartition(":")
     return version, int(pid)
 

@@ -49,7 +49,7 @@ def echo(environ: Environ) -> Answer:
 
 
 def upload(environ: Environ) -> Answer:
-    """Read the body; tell its checksum."""
+    """Read the body; answer with its checksum."""
     found = 0
     while block := environ["wsgi.input"].read(65536):
         found = zlib.crc32(block, found)
@@ -99,7 +99,7 @@ def deaf(environ: Environ) -> Answer:
 
 
 def deadlock(environ: Environ) -> Answer:
-    """Wait in C for a lock that nobody opens."""
+    """Wait in C for a lock that stays locked."""
     lock = threading.Lock()
     with lock:
         lock.acquire(timeout=HOLD_AT_MOST)
@@ -129,13 +129,13 @@ def die(environ: Environ) -> Answer:
 
 
 def grow(environ: Environ) -> Answer:
-    """Keep so many MiB for good."""
+    """Keep this many MiB until the process ends."""
     hoard.append(os.urandom(1 << 20) * int(argument(environ)))
     return number(environ)
 
 
 def left(environ: Environ) -> Answer:
-    """Tell whether the deadline of the request is there, and how many seconds are left."""
+    """Return whether the request has a deadline, and how many seconds are left."""
     deadline = environ.get("penstock.deadline")
     return b"none" if deadline is None else b"%.1f" % (deadline - time.monotonic())
 
@@ -161,7 +161,7 @@ def stray(environ: Environ) -> Answer:
 
 
 def make(version: str) -> WSGIApplication:
-    """Return the application, whose answers tell the version."""
+    """Return the application, whose answers have the version."""
     tag = f" {version}:".encode()
 
     def pieces(environ: Environ) -> Iterator[bytes]:

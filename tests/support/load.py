@@ -1,4 +1,4 @@
-"""A load that counts exactly what becomes of every request that it sends.
+"""A load that counts exactly how each of its requests ends.
 
 Some clients keep their connections and others open one for each request. Every request has a
 number of its own, which the answer has to begin with, and every answer is read whole. What the
@@ -35,7 +35,7 @@ RETRY_AFTER = 0.01
 """Seconds until a client that was refused asks again."""
 
 MOST_EXAMPLES = 5
-"""Losses that are told of whole."""
+"""Losses that are described in full."""
 
 MOST_SEEN = 300
 """Bytes of a broken answer that are kept."""
@@ -90,7 +90,7 @@ class Loss:
 
 @dataclass
 class Counts:
-    """What became of all requests. The load's thread writes; anybody may read the numbers."""
+    """How all requests ended. The load's thread writes; any thread may read the numbers."""
 
     answered: int = 0
     refused: int = 0
@@ -218,10 +218,10 @@ class Load:
         answer_within: float = ANSWER_WITHIN,
         at_most: float = AT_MOST,
     ) -> None:
-        """Take so many clients of each kind.
+        """Take the number of clients of each kind.
 
         ``pause`` is how many seconds a client rests after an answer; with ``until_refused`` it
-        leaves for good when it is refused, instead of asking again; the last two are in seconds.
+        stops when it is refused, instead of asking again; the last two are in seconds.
         """
         self.counts = Counts()
         self.address = address
@@ -274,7 +274,7 @@ class Load:
         return self._thread.is_alive()
 
     def wait_for(self, answers: int, within: float = 30.0) -> None:
-        """Wait until so many more requests have been answered."""
+        """Wait until this many more requests are answered."""
         wanted = self.counts.answered + answers
         self.wait_until(lambda: self.counts.answered >= wanted, within)
 
@@ -284,7 +284,7 @@ class Load:
         pause = threading.Event()
         while not condition():
             assert self._thread.is_alive(), f"the load has ended: {self.counts} {self._trouble!r}"
-            assert time.monotonic() < end, f"this has not come about in time: {self.counts}"
+            assert time.monotonic() < end, f"the condition did not hold in time: {self.counts}"
             pause.wait(0.005)
 
     def _run(self) -> None:
@@ -379,7 +379,7 @@ class _Client:
             self.on_event()
 
     def _was_closed(self) -> bool:
-        """Tell whether the server has closed a connection that nothing was asked on since."""
+        """Return True if the server has closed a connection that is idle."""
         assert self._socket is not None
         try:
             early = self._socket.recv(MOST_SEEN, socket.MSG_PEEK)
@@ -390,7 +390,7 @@ class _Client:
         if early:
             self.asked = Asked("(nothing)", b"", b"")
             self._in += early
-            self._lost(Ending.BROKEN, "bytes that nobody asked for")
+            self._lost(Ending.BROKEN, "bytes without a request")
         else:
             self._load.counts.closed_idle += 1
         return True
@@ -407,7 +407,7 @@ class _Client:
             self._over(OSError(code, errno.errorcode.get(code, "")))
 
     def _connected(self) -> bool:
-        """Tell whether the connection has been made; act on it where it was not."""
+        """Return True if the connection is made; otherwise count the failure."""
         assert self._socket is not None
         code = self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
         if code:
@@ -505,4 +505,4 @@ class _Client:
 
 
 _NEVER_ACCEPTED = (errno.ECONNREFUSED, errno.EAGAIN, errno.ENOENT)
-"""Nobody listens, the queue of a unix socket is full, its file is not there."""
+"""No process listens, the queue of a unix socket is full, its file is not there."""

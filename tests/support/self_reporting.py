@@ -1,4 +1,4 @@
-"""An application that tells what its process uses: served by the command, in its own process."""
+"""An application that reports what its process uses: served by the command, in its own process."""
 
 from __future__ import annotations
 

@@ -76,7 +76,7 @@ class ServerProcess:
         """Start the process; `wait_until_serving` waits for it. ``environ`` adds variables.
 
         ``bind`` is where it listens unless an argument says so; None leaves it to a file. With
-        ``new_session`` all that it starts can be told by the session's number, its own.
+        ``new_session`` all that it starts is in the session of its number.
         """
         command = [*python, "-m", "penstock", *arguments]
         if bind and not any(re.match(r"-b|--bind", argument) for argument in arguments):
@@ -161,7 +161,7 @@ class ServerProcess:
         return list(self._seen)
 
     def lines_so_far(self) -> list[str]:
-        """Take the lines of standard error that have come by now, and return all of them."""
+        """Take the lines of standard error that are there now, and return all of them."""
         while not self._errors.empty():
             line = self._errors.get()
             if line is None:

@@ -44,7 +44,7 @@ def eventually(condition: Callable[[], object], timeout: float = DEADLINE) -> No
     deadline = time.monotonic() + timeout
     pause = threading.Event()
     while not condition():
-        assert time.monotonic() < deadline, "this has not come about in time"
+        assert time.monotonic() < deadline, "the condition did not hold in time"
         pause.wait(0.01)
 
 
@@ -103,7 +103,7 @@ class Gate:
         self.threads: set[str] = set()
 
     def open(self) -> None:
-        """Let go of all that wait, and of all that come."""
+        """Let every waiting request continue, and every later one."""
         self._open.set()
 
     def __call__(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
@@ -124,7 +124,7 @@ class Gate:
 
 
 class Blocks:
-    """An iterable response that counts what was taken of it, and tells of its close."""
+    """An iterable response that counts the bytes taken from it, and sets an event at its close."""
 
     def __init__(self, blocks: Iterable[bytes]) -> None:
         self._blocks = iter(blocks)

@@ -1,7 +1,7 @@
 """Hypothesis strategies for what a client may send: requests by the grammar, and against it.
 
 A stream is made of requests that are nearly right. Bytes at random are all refused in their
-first line; what tells two servers apart is the one odd thing in a request that is otherwise good.
+first line; two servers differ over the one odd thing in a request that is otherwise good.
 """
 
 from __future__ import annotations
@@ -130,7 +130,7 @@ def mutated(draw: st.DrawFn, source: st.SearchStrategy[bytes]) -> bytes:
     return bytes(raw)
 
 
-def neighbours(raw: bytes, seed: int, count: int) -> list[bytes]:
+def variants(raw: bytes, seed: int, count: int) -> list[bytes]:
     """Return ``count`` streams that differ from ``raw`` in a few bytes.
 
     Cheaper than a draw for each.

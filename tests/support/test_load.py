@@ -45,7 +45,7 @@ class Peer:
         return data
 
     def answer(self, *fields: str) -> bool:
-        """Answer the next request as it has to be; tell whether there was one."""
+        """Answer the next request correctly; return True if there was one."""
         request = self.request()
         if request:
             self.connection.sendall(good(request, *fields))
@@ -87,7 +87,7 @@ def server(behave: Callable[[Peer], None]) -> Iterator[tuple[str, int]]:
 def count(
     behave: Callable[[Peer], None], until: Callable[[Counts], object], *, closing: bool = False
 ) -> Counts:
-    """Load a misbehaving server with one client until something has come about."""
+    """Load a misbehaving server with one client until a condition holds."""
     clients = {"keep_alive": 0, "closing": 1} if closing else {"keep_alive": 1, "closing": 0}
     with server(behave) as address:
         with Load(address, **clients, ask=plain, answer_within=0.3) as load:  # type: ignore[arg-type]
@@ -175,7 +175,7 @@ def test_a_request_that_crosses_an_unannounced_close_is_a_race_that_was_lost() -
     assert first_loss(after_good_ones(swallow)) is Ending.RACED
 
 
-def test_an_unannounced_close_that_nobody_ran_into_is_counted_and_no_loss() -> None:
+def test_an_unannounced_close_that_met_no_request_is_counted_and_no_loss() -> None:
     with server(one_answer) as address:
         with Load(address, keep_alive=1, closing=0, ask=plain, pause=0.05) as load:
             load.wait_until(lambda: load.counts.closed_idle >= 3)
@@ -236,7 +236,7 @@ def test_silence_is_found() -> None:
         stop.set()
 
 
-def test_bytes_that_nobody_asked_for_are_found() -> None:
+def test_bytes_without_a_request_are_found() -> None:
     def behave(peer: Peer) -> None:
         if request := peer.request():
             peer.connection.sendall(good(request))

@@ -1,4 +1,4 @@
-"""The tests' own client, against a server that sends what it is told."""
+"""The tests' own client, against a server that sends given bytes."""
 
 from __future__ import annotations
 
@@ -108,7 +108,7 @@ def test_a_connection_that_is_reset_at_once_has_ended() -> None:
         thread = threading.Thread(target=reset)
         thread.start()
         try:
-            # Before or after `connect` has returned: the caller cannot tell.
+            # Before or after `connect` has returned: the caller cannot know.
             with Client(listener.getsockname()) as client:
                 assert client.is_closed_by_server()
         finally:

@@ -51,7 +51,7 @@ class BareServer:
         return int(self.slot.words[name])
 
     def is_over(self) -> bool:
-        """Tell whether all threads have come back for good."""
+        """Return True if all threads have ended."""
         return not any(thread.is_alive() for thread in self.threads)
 
 

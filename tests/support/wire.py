@@ -141,7 +141,7 @@ class Client:
         return self._take(len(self.buffer))
 
     def is_closed_by_server(self) -> bool:
-        """Wait for the server's next word; tell whether it is the end of the connection."""
+        """Wait for input from the server; return True if it is the end of the connection."""
         return not self.buffer and not self._receive()
 
     def _read_chunks(self, response: Response) -> None:
@@ -183,7 +183,7 @@ class Client:
         return data
 
     def _receive(self) -> bool:
-        """Add what comes next to the buffer; tell whether the connection goes on."""
+        """Read more into the buffer; return False at the end of the connection."""
         if self.ended:
             return False
         try:
