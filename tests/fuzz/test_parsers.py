@@ -18,7 +18,7 @@ from penstock.http1 import ParserLimits
 from support.fuzzing import fuzz
 from support.native_parser import NativeParser, native_parser, program
 from support.parsing import Message, Outcome, parse
-from support.streams import limits, variants, places, split, streams
+from support.streams import limits, places, split, streams, variants
 
 pytestmark = pytest.mark.skipif(program() is None, reason="needs what `make native-test` builds")
 

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from penstock.config.checks import native_built
 from support.fuzzing import fuzz
 from support.serving import Environ
-from support.streams import variants, places, split, streams
+from support.streams import places, split, streams, variants
 from support.transcripts import CONTINUE, Pair, Transcript, pair, transcript
 
 pytestmark = pytest.mark.skipif(not native_built(), reason="needs the native transport")

@@ -20,7 +20,7 @@ class Flood:
     """
 
     def __init__(self, address: tuple[str, int], request: bytes, *, connections: int) -> None:
-        """Send ``request`` repeatedly on ``connections`` connections, as fast as the server takes it."""
+        """Send ``request`` repeatedly on several connections, as fast as the server takes it."""
         self.received = 0
         """Bytes that the server has answered."""
         self._request = request * (65536 // len(request))
