@@ -1,20 +1,16 @@
 //! Compares the parser with the reference, `penstock.http1`, in every case of the wire corpus.
-//!
-//! `scripts/export-corpus` writes the file with the cases and the reference's results. The environment
-//! variable `PENSTOCK_CORPUS` can name another file, for example one with more mutated cases.
 #![allow(clippy::unwrap_used, clippy::panic, clippy::arithmetic_side_effects)]
 #![allow(clippy::indexing_slicing, clippy::expect_used)]
 
 #[path = "support/bounds.rs"]
 mod bounds;
+#[path = "support/model.rs"]
+mod model;
 mod support;
 
 use std::collections::HashMap;
-use std::fs;
-use std::path::Path;
-use std::sync::OnceLock;
 
-use bounds::Bounds;
+use model::{Case, Expected, corpus, latin_1, message};
 use penstock_protocol::body::{CHUNK_SIZE_DIGITS, FORBIDDEN_TRAILERS};
 use penstock_protocol::date::imf_fixdate;
 use penstock_protocol::limits::MAX_METHOD;
@@ -23,124 +19,7 @@ use penstock_protocol::response::{
     reason_phrase,
 };
 use penstock_protocol::{Limits, ProtocolError, error};
-use serde::Deserialize;
 use support::{Message, Outcome, byte_by_byte, parse, split_at};
-
-/// Bytes, as text in latin-1 or as pairs of a text and how often it is repeated.
-#[derive(Deserialize)]
-#[serde(untagged)]
-enum Text {
-    Plain(String),
-    Runs(Vec<(String, usize)>),
-}
-
-fn latin_1(text: &str) -> Vec<u8> {
-    text.chars()
-        .map(|char| u8::try_from(char).unwrap())
-        .collect()
-}
-
-impl Text {
-    fn bytes(&self) -> Vec<u8> {
-        match self {
-            Self::Plain(text) => latin_1(text),
-            Self::Runs(runs) => runs
-                .iter()
-                .flat_map(|(text, count)| latin_1(text).repeat(*count))
-                .collect(),
-        }
-    }
-}
-
-#[derive(Deserialize)]
-struct Corpus {
-    following: String,
-    limits: Vec<Bounds>,
-    dates: Vec<(u64, String)>,
-    constants: Constants,
-    responses: Responses,
-    errors: Vec<(String, String, String)>,
-    cases: Vec<Case>,
-}
-
-/// What no setting changes.
-#[derive(Deserialize)]
-struct Constants {
-    max_method: usize,
-    chunk_size_digits: usize,
-    forbidden_trailers: Vec<String>,
-    allowed_methods: String,
-    #[serde(rename = "continue")]
-    continue_response: String,
-    last_chunk: String,
-}
-
-#[derive(Deserialize)]
-struct Responses {
-    phrases: Vec<(u16, String)>,
-    head: String,
-    headers: Vec<(String, String)>,
-    added: String,
-    chunk_of_1000: String,
-}
-
-#[derive(Deserialize)]
-struct Case {
-    name: String,
-    raw: Text,
-    eof: bool,
-    limits: usize,
-    whole: Expected,
-    by_bytes: Option<Expected>,
-}
-
-#[derive(Deserialize)]
-struct Expected {
-    messages: Vec<ExpectedMessage>,
-    error: Option<ExpectedError>,
-    closed: bool,
-}
-
-#[derive(Deserialize)]
-struct ExpectedMessage {
-    method: String,
-    target: Text,
-    version: String,
-    path: Text,
-    query: Text,
-    fields: Vec<(Text, Text)>,
-    content_length: Option<u64>,
-    chunked: bool,
-    keep_alive: bool,
-    expect_continue: bool,
-    body_expected: bool,
-    body: Text,
-    complete: bool,
-}
-
-#[derive(Deserialize)]
-struct ExpectedError {
-    status: u16,
-    reason: String,
-    rule: String,
-    setting: String,
-    request_line: Text,
-}
-
-fn corpus() -> &'static Corpus {
-    static CORPUS: OnceLock<Corpus> = OnceLock::new();
-    CORPUS.get_or_init(|| {
-        let default = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/corpus.json");
-        let path = std::env::var_os("PENSTOCK_CORPUS").map_or(default, Into::into);
-        serde_json::from_str(&fs::read_to_string(path).unwrap()).unwrap()
-    })
-}
-
-impl Case {
-    fn limits(&self) -> Limits {
-        corpus().limits[self.limits].limits()
-    }
-}
 
 fn check(case: &Case, expected: &Expected, outcome: &Outcome) {
     let name = &case.name;
@@ -161,30 +40,6 @@ fn check(case: &Case, expected: &Expected, outcome: &Outcome) {
             );
         }
         (error, _) => panic!("{name}: {error:?}"),
-    }
-}
-
-fn message(expected: &ExpectedMessage) -> Message {
-    let fields = expected.fields.iter();
-    Message {
-        method: latin_1(&expected.method),
-        target: expected.target.bytes(),
-        version: match expected.version.as_str() {
-            "HTTP/1.0" => "HTTP/1.0",
-            _ => "HTTP/1.1",
-        },
-        path: expected.path.bytes(),
-        query: expected.query.bytes(),
-        fields: fields
-            .map(|(name, value)| (name.bytes(), value.bytes()))
-            .collect(),
-        content_length: expected.content_length,
-        chunked: expected.chunked,
-        keep_alive: expected.keep_alive,
-        expect_continue: expected.expect_continue,
-        body_expected: expected.body_expected,
-        body: expected.body.bytes(),
-        complete: expected.complete,
     }
 }
 

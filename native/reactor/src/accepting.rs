@@ -10,6 +10,7 @@ use crate::log_queue::{Entry, message};
 use crate::poller::Token;
 use crate::scoreboard::{ACCEPTING, STARTED};
 use crate::shared::Hub;
+use crate::stream::PlainStream;
 use crate::sys::{self, Nanos};
 use std::os::fd::RawFd;
 use std::sync::Arc;
@@ -158,7 +159,8 @@ impl Reactor {
             match sys::accept(acceptor.descriptor) {
                 Ok((socket, peer)) => {
                     self.sharing.accepted(insists);
-                    hub.add(socket, peer, index, self.desk.now);
+                    let stream = Box::new(PlainStream::new(socket, peer));
+                    hub.add(stream, index, self.desk.now);
                 }
                 Err(error) => match error.raw_os_error() {
                     Some(libc::EAGAIN) => {
@@ -216,7 +218,7 @@ impl Reactor {
     }
 
     /// Close the connections that have been idle for longest; tell whether there were any.
-    fn close_idle(&mut self, hub: &Hub) -> bool {
+    pub(crate) fn close_idle(&mut self, hub: &Hub) -> bool {
         let before = hub.connection_count();
         let long_ago = self.desk.now.saturating_sub(hub.options.evict_idle);
         let mut idle: Vec<(Nanos, Arc<Connection>)> = Vec::new();
@@ -229,7 +231,7 @@ impl Reactor {
         idle.sort_by_key(|(since, _)| *since);
         // A share of them at once, so that not every new connection has to look at all.
         for (_, connection) in idle.iter().take(decisions::evicted(idle.len())) {
-            if !matches!(sys::peek(&connection.socket), Ok(size) if size > 0) {
+            if !matches!(connection.stream.peek(), Ok(size) if size > 0) {
                 connection.close(hub, &mut connection.lock());
             }
         }

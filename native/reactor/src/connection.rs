@@ -14,7 +14,8 @@ use crate::output::Output;
 use crate::poller::{Event, Token};
 use crate::shared::{Hub, lock};
 use crate::spool::Spool;
-use crate::sys::{Fd, Nanos, Peer};
+use crate::stream::Stream;
+use crate::sys::{Nanos, Peer};
 use penstock_protocol::{Carry, Parser, State};
 use std::any::Any;
 use std::ops::Range;
@@ -76,7 +77,7 @@ pub struct Ready {
 
 /// One accepted socket. See the module's text for who may touch it when.
 pub struct Connection {
-    pub socket: Fd,
+    pub stream: Box<dyn Stream>,
     pub token: Token,
     pub peer: Peer,
     /// The index of the listener that it came in by.
@@ -146,13 +147,13 @@ pub struct Held {
 impl Connection {
     pub fn new(
         hub: &Hub,
-        socket: Fd,
+        stream: Box<dyn Stream>,
         token: Token,
-        peer: Peer,
         listener: usize,
         number: u64,
         now: Nanos,
     ) -> Self {
+        let peer = stream.peer();
         let tap = hub
             .options
             .trace
@@ -163,9 +164,9 @@ impl Connection {
             hub.options.keep_alive
         };
         Connection {
-            socket,
-            token,
             peer,
+            stream,
+            token,
             listener,
             number,
             accepted_at: now,
@@ -336,6 +337,10 @@ impl Connection {
         let mut held = self.lock();
         held.queued = false;
         match held.phase {
+            Phase::HandedOut if held.answered && held.output.is_in_flight() => {
+                self.stream.cut_off(); // the thread that sends comes back at once, and posts it
+                None
+            }
             Phase::HandedOut if held.answered => {
                 held.answered = false;
                 self.resume(hub, desk, &mut held)

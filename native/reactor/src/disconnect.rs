@@ -3,15 +3,15 @@
 use crate::connection::{Connection, Held, Phase};
 use crate::event_loop::Desk;
 use crate::shared::Hub;
-use crate::sys::{self, Nanos, Readiness};
+use crate::sys::{Nanos, Readiness};
 
 impl Connection {
     /// Look whether the client has left, as far as that can be known at once.
     pub fn find_gone(&self) -> bool {
-        if self.is_gone() || !self.socket.is_ours() {
+        if self.is_gone() || !self.stream.is_ours() {
             return true;
         }
-        let trouble = sys::wait_until(&self.socket, Readiness::Trouble, 0).unwrap_or(true);
+        let trouble = self.stream.wait(Readiness::Trouble, 0).unwrap_or(true);
         // Asked afterwards: another connection may have got the number of a socket that was closed.
         if self.phase() == Phase::Closed {
             return true;
@@ -33,10 +33,10 @@ impl Connection {
         if held.requests > 1 && desk.now.saturating_sub(held.since) < departed {
             return false;
         }
-        if !held.ended && !matches!(sys::peek(&self.socket), Ok(0)) {
+        if !held.ended && !matches!(self.stream.peek(), Ok(0)) {
             return false;
         }
-        match sys::since_received(&self.socket) {
+        match self.stream.since_received() {
             Some(time) => time >= departed,
             None => desk.late,
         }

@@ -61,7 +61,7 @@ impl Connection {
     /// Wait until the client takes output, within the write deadline.
     pub fn await_output(&self, hub: &Hub, held: &mut Held, now: Nanos) {
         self.set_deadline(now.saturating_add(hub.options.write_timeout));
-        held.progress = held.output.acknowledged(&self.socket);
+        held.progress = held.output.acknowledged(&*self.stream);
         self.set_heavy(true);
     }
 
@@ -74,7 +74,7 @@ impl Connection {
             // Once only: an application that trickles does not put the deadline off.
             self.await_output(hub, held, desk.now);
         }
-        match held.output.flush(&self.socket) {
+        match held.output.flush(&*self.stream) {
             Ok(Flushed::Blocked) => {}
             Ok(Flushed::More) => desk.defer(self, held),
             Ok(Flushed::All) => {
@@ -91,7 +91,7 @@ impl Connection {
 
     /// Send what is left of a response that is finished.
     pub fn flush(self: &Arc<Self>, hub: &Hub, desk: &mut Desk, held: &mut Held) {
-        match held.output.flush(&self.socket) {
+        match held.output.flush(&*self.stream) {
             Ok(Flushed::Blocked) => return,
             Ok(Flushed::More) => {
                 desk.defer(self, held);
@@ -232,7 +232,7 @@ impl Connection {
     /// RFC 9112, section 9.6: closing at once would reset the connection if there is unread
     /// input, and the client might never see the response.
     pub fn linger(self: &Arc<Self>, hub: &Hub, desk: &mut Desk, held: &mut Held) {
-        if sys::shutdown_write(&self.socket).is_err() {
+        if self.stream.shut_down().is_err() {
             self.close(hub, held);
             return;
         }
@@ -250,7 +250,7 @@ impl Connection {
             if !held.readable {
                 return;
             }
-            match sys::receive(&self.socket, &mut desk.read.buffer) {
+            match self.stream.receive(&mut desk.read.buffer) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     held.readable = false;
                 }
@@ -283,12 +283,12 @@ impl Connection {
         held.request = None;
         held.output.drop_all();
         held.carry = penstock_protocol::Carry::default();
-        self.socket.close();
+        self.stream.close();
     }
 
     /// Close with a reset, which no client can take for a response's proper end.
     pub fn reset(&self, hub: &Hub, held: &mut Held) {
-        sys::reset_on_close(&self.socket);
+        self.stream.reset_on_close();
         self.close(hub, held);
     }
 
@@ -307,7 +307,7 @@ impl Connection {
     pub fn tear_down(self: &Arc<Self>, hub: &Hub) {
         let mut held = self.lock();
         match held.phase {
-            Phase::HandedOut => sys::cut_off(&self.socket),
+            Phase::HandedOut => self.stream.cut_off(),
             Phase::Flushing => {
                 settle(hub, &mut held, Some(server_stopped()));
                 self.reset(hub, &mut held);
@@ -395,7 +395,7 @@ impl Connection {
     /// Whether the client took a fair amount since the last time that this was asked.
     fn is_taking_output(&self, hub: &Hub, held: &mut Held) -> bool {
         let before = held.progress;
-        held.progress = held.output.acknowledged(&self.socket);
+        held.progress = held.output.acknowledged(&*self.stream);
         (held.progress - before) as f64 >= hub.options.least_progress()
     }
 }

@@ -77,8 +77,8 @@ pub enum Leader {
     Attached,
     /// A thread without the GIL.
     Detached,
-    /// The watchdog, which gives way to any thread that comes free.
-    Watchdog,
+    /// The stall monitor, which gives way to any thread that comes free.
+    StallMonitor,
 }
 
 /// Why the loop came back.
@@ -159,7 +159,7 @@ impl Reactor {
         if self.desk.now.saturating_sub(self.polled_at) >= hub.options.departed {
             self.desk.late = true;
         }
-        self.note_busy(hub, leader == Leader::Watchdog);
+        self.note_busy(hub, leader == Leader::StallMonitor);
         loop {
             self.take_posts(hub);
             if hub.closed.get() {
@@ -184,7 +184,7 @@ impl Reactor {
             if !hub.diary.is_empty() && (leader == Leader::Attached || !hub.call_scribe()) {
                 return Step::Tell;
             }
-            if leader == Leader::Watchdog && hub.relieve.swap(false) {
+            if leader == Leader::StallMonitor && hub.relieve.swap(false) {
                 return Step::Relieved;
             }
             if leader == Leader::Attached && self.desk.now >= *until {
@@ -194,6 +194,12 @@ impl Reactor {
                 return Step::Blocked;
             }
         }
+    }
+
+    /// How many events and connections wait for their turn.
+    #[cfg(test)]
+    pub fn queued(&self) -> usize {
+        self.batch.len() + self.desk.proceed.len()
     }
 
     /// Take what other threads have posted, before what was polled: a response was sent.

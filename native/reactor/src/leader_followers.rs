@@ -223,6 +223,19 @@ impl Crew {
         Turn::Over
     }
 
+    /// Whether a thread leads.
+    #[cfg(test)]
+    pub fn is_led(&self) -> bool {
+        self.led.get()
+    }
+
+    /// Lead for as long as `work` takes; None if another thread leads.
+    #[cfg(test)]
+    pub fn with_leadership<T>(&self, work: impl FnOnce(&mut Reactor) -> T) -> Option<T> {
+        self.try_lead()
+            .map(|mut leading| work(&mut leading.reactor))
+    }
+
     /// Lead, unless another thread does. A thread that panicked as the leader leads no more.
     fn try_lead(&self) -> Option<Leading<'_>> {
         let reactor = match self.leadership.try_lock() {
@@ -364,7 +377,7 @@ impl Crew {
         self.watchdog_leads.set(true);
         let mut over = false;
         while lock(&self.parked).is_empty() && !over {
-            match self.lead(hub, Leader::Watchdog) {
+            match self.lead(hub, Leader::StallMonitor) {
                 Some(Turn::Request(waiting)) => self.queue(hub, *waiting),
                 Some(Turn::Over) => over = true,
                 Some(Turn::Tell | Turn::Again) | None => break,

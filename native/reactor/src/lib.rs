@@ -4,6 +4,16 @@
 //! `event_loop` finds its `connection`, `reading` makes a request of its bytes, `leader_followers`
 //! decides which thread gets it, `wire` takes the answer; `ending` is what follows.
 
+#![cfg_attr(
+    test,
+    allow(
+        clippy::unwrap_used,
+        clippy::expect_used,
+        clippy::panic,
+        clippy::indexing_slicing
+    )
+)]
+
 pub mod accepting;
 pub mod connection;
 pub mod decisions;
@@ -21,5 +31,9 @@ pub mod scoreboard;
 pub mod shared;
 pub mod slow_path_estimate;
 pub mod spool;
+pub mod stream;
 pub mod sys;
 pub mod wire;
+
+#[cfg(test)]
+mod tests;

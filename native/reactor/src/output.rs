@@ -1,6 +1,7 @@
 //! The bytes of a response that the kernel did not take at once.
 
-use crate::sys::{self, Fd};
+use crate::stream::Stream;
+use crate::sys::Fd;
 use std::collections::VecDeque;
 use std::io;
 
@@ -16,9 +17,29 @@ pub enum Piece {
     Owned(Vec<u8>, usize),
     /// Bytes that the application made: held, not copied.
     Held(Box<dyn AsRef<[u8]> + Send>, usize),
-    /// A part of a file. Never mapped into memory: a file that shrinks under a mapping would be
-    /// a SIGBUS for the whole process; sendfile just returns 0.
-    Region { file: Fd, offset: u64, count: u64 },
+    Region(Region),
+}
+
+/// A part of a file. Never mapped into memory: a file that shrinks under a mapping would be a
+/// SIGBUS for the whole process; sendfile just returns 0.
+pub struct Region {
+    pub file: Fd,
+    pub offset: u64,
+    pub count: u64,
+}
+
+impl Region {
+    /// Send some of it, `most` at most; return how much.
+    pub fn send(&mut self, stream: &dyn Stream, most: u64) -> io::Result<u64> {
+        let size = usize::try_from(most.min(self.count)).unwrap_or(usize::MAX);
+        let sent = stream.send_file(&self.file, self.offset, size)? as u64;
+        if sent == 0 {
+            return Err(io::Error::new(io::ErrorKind::UnexpectedEof, FILE_TRUNCATED));
+        }
+        self.offset += sent;
+        self.count -= sent;
+        Ok(sent)
+    }
 }
 
 impl Piece {
@@ -26,35 +47,22 @@ impl Piece {
         match self {
             Piece::Owned(data, at) => data.len().saturating_sub(*at) as u64,
             Piece::Held(data, at) => (**data).as_ref().len().saturating_sub(*at) as u64,
-            Piece::Region { count, .. } => *count,
+            Piece::Region(region) => region.count,
         }
     }
 
     /// Send some of it, `most` at most; return how much.
-    fn send(&mut self, socket: &Fd, most: u64) -> io::Result<u64> {
+    fn send(&mut self, stream: &dyn Stream, most: u64) -> io::Result<u64> {
         match self {
-            Piece::Owned(data, at) => send_from(socket, data, at),
-            Piece::Held(data, at) => send_from(socket, (**data).as_ref(), at),
-            Piece::Region {
-                file,
-                offset,
-                count,
-            } => {
-                let size = usize::try_from(most.min(*count)).unwrap_or(usize::MAX);
-                let sent = sys::send_file(socket, file, *offset, size)? as u64;
-                if sent == 0 {
-                    return Err(io::Error::new(io::ErrorKind::UnexpectedEof, FILE_TRUNCATED));
-                }
-                *offset += sent;
-                *count -= sent;
-                Ok(sent)
-            }
+            Piece::Owned(data, at) => send_from(stream, data, at),
+            Piece::Held(data, at) => send_from(stream, (**data).as_ref(), at),
+            Piece::Region(region) => region.send(stream, most),
         }
     }
 }
 
-fn send_from(socket: &Fd, data: &[u8], at: &mut usize) -> io::Result<u64> {
-    let sent = sys::send(socket, data.get(*at..).unwrap_or(&[]))?;
+fn send_from(stream: &dyn Stream, data: &[u8], at: &mut usize) -> io::Result<u64> {
+    let sent = stream.send(data.get(*at..).unwrap_or(&[]))?;
     *at += sent;
     Ok(sent as u64)
 }
@@ -79,6 +87,10 @@ pub struct Output {
     /// Bytes not yet taken by the kernel.
     pub size: u64,
     corked: bool,
+    /// The front is a part of a file, which a thread sends without the connection's lock.
+    in_flight: bool,
+    /// There was room meanwhile, which is reported once.
+    room_missed: bool,
     taken: u64,
     lost: u64,
     failure: Option<(i32, String)>,
@@ -132,15 +144,31 @@ impl Output {
     /// Send what the kernel takes now, up to the most for one turn.
     ///
     /// An error (the connection is lost, a file became shorter) comes again at each later call.
-    pub fn flush(&mut self, socket: &Fd) -> io::Result<Flushed> {
+    pub fn flush(&mut self, stream: &dyn Stream) -> io::Result<Flushed> {
+        self.flush_pieces(stream, true)
+    }
+
+    /// Send what the kernel takes now, up to a part of a file: that is for [`Output::take_region`].
+    pub fn flush_memory(&mut self, stream: &dyn Stream) -> io::Result<Flushed> {
+        self.flush_pieces(stream, false)
+    }
+
+    fn flush_pieces(&mut self, stream: &dyn Stream, files: bool) -> io::Result<Flushed> {
         self.corked = false;
         self.check()?;
+        if self.in_flight {
+            self.room_missed = true;
+            return Ok(Flushed::Blocked);
+        }
         let mut budget = self.most;
         while budget > 0 {
             let Some(piece) = self.pieces.front_mut() else {
                 return Ok(Flushed::All);
             };
-            match piece.send(socket, budget) {
+            if !files && matches!(piece, Piece::Region(_)) {
+                return Ok(Flushed::More);
+            }
+            match piece.send(stream, budget) {
                 Ok(sent) => {
                     let done = piece.size() == 0;
                     self.size -= sent;
@@ -164,6 +192,54 @@ impl Output {
         } else {
             Flushed::More
         })
+    }
+
+    /// Take the part of a file that is at the front, and the most to send of it, to send it without
+    /// the connection's lock: a disk may take its time. [`Output::put_back`] has to follow.
+    pub fn take_region(&mut self) -> Option<(Region, u64)> {
+        if self.in_flight || !matches!(self.pieces.front(), Some(Piece::Region(_))) {
+            return None;
+        }
+        let Some(Piece::Region(region)) = self.pieces.pop_front() else {
+            return None;
+        };
+        self.in_flight = true;
+        self.room_missed = false;
+        Some((region, self.most))
+    }
+
+    /// Put back what is left of it; `sent` is what sending it returned.
+    pub fn put_back(&mut self, region: Region, sent: io::Result<u64>) -> io::Result<Flushed> {
+        self.in_flight = false;
+        self.check()?; // it may have failed meanwhile, for another thread
+        match sent {
+            Ok(sent) => {
+                self.size -= sent;
+                self.taken += sent;
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                self.pieces.push_front(Piece::Region(region));
+                return Ok(if self.room_missed {
+                    Flushed::More
+                } else {
+                    Flushed::Blocked
+                });
+            }
+            Err(error) => {
+                self.fail(&error);
+                return Err(error);
+            }
+        }
+        if region.count > 0 {
+            self.pieces.push_front(Piece::Region(region));
+        }
+        Ok(Flushed::More)
+    }
+
+    /// Whether a thread sends a part of a file, without the connection's lock. The stream must not
+    /// be closed then: its number might become another one's.
+    pub fn is_in_flight(&self) -> bool {
+        self.in_flight
     }
 
     /// Fail where an earlier flush has failed.
@@ -202,7 +278,7 @@ impl Output {
     ///
     /// The send buffer reports room in large steps, so that a slow reader seems to stand still
     /// for minutes; what is acknowledged shows it moving.
-    pub fn acknowledged(&self, socket: &Fd) -> i64 {
-        self.taken as i64 - sys::unacknowledged(socket) as i64
+    pub fn acknowledged(&self, stream: &dyn Stream) -> i64 {
+        self.taken as i64 - stream.unacknowledged() as i64
     }
 }

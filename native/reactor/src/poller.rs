@@ -1,6 +1,6 @@
 //! Waiting for sockets: edge-triggered, so that a request needs no call to change what is watched.
 
-use crate::sys::{self, Fd, MILLISECOND, NO_EVENT, Nanos, Queue, RawEvent, Told};
+use crate::sys::{self, MILLISECOND, NO_EVENT, Nanos, Queue, RawEvent, Told};
 use std::io;
 use std::os::fd::RawFd;
 
@@ -73,8 +73,8 @@ impl Poller {
     }
 
     /// Watch a connection for all that can happen, once for its whole life.
-    pub fn add(&self, socket: &Fd, token: Token) -> io::Result<()> {
-        self.0.add(socket.raw(), token.0)
+    pub fn add(&self, socket: RawFd, token: Token) -> io::Result<()> {
+        self.0.add(socket, token.0)
     }
 
     /// Watch a listening socket: as long as somebody waits, each poll tells.

@@ -121,7 +121,7 @@ impl Connection {
         if !held.readable {
             return None;
         }
-        match sys::receive(&self.socket, &mut desk.read.buffer) {
+        match self.stream.receive(&mut desk.read.buffer) {
             Ok(0) => {
                 held.readable = false;
                 held.parser.receive_eof();
@@ -244,7 +244,7 @@ impl Connection {
     /// Send what is left of earlier answers while the next request comes in.
     pub fn send_rest(&self, held: &mut Held) {
         if held.output.size > 0 && !held.output.is_corked() {
-            let _ = held.output.flush(&self.socket); // an error is met again by the next answer
+            let _ = held.output.flush(&*self.stream); // an error is met again by the next answer
         }
     }
 
@@ -413,9 +413,9 @@ fn send_continue(connection: &Connection, output: &mut Output) {
     // client goes on without (RFC 9110, section 10.1.1).
     if output.busy() {
         output.append_copy(response::CONTINUE);
-        let _ = output.flush(&connection.socket); // an error is met again by the answer
+        let _ = output.flush(&*connection.stream); // an error is met again by the answer
     } else {
-        let _ = sys::send(&connection.socket, response::CONTINUE);
+        let _ = connection.stream.send(response::CONTINUE);
     }
 }
 

@@ -7,7 +7,8 @@ use crate::own_answers::Checks;
 use crate::poller::{Poller, Token};
 use crate::scoreboard::{ACCEPTED, CONNECTIONS, Scoreboard};
 use crate::slow_path_estimate::Pace;
-use crate::sys::{self, Fd, Nanos, Peer};
+use crate::stream::Stream;
+use crate::sys::{self, Nanos};
 use penstock_protocol::response::{self, ErrorResponse};
 use penstock_protocol::{Limits, date};
 use std::io;
@@ -362,15 +363,18 @@ impl Hub {
     }
 
     /// Take a new connection in.
-    pub fn add(&self, socket: Fd, peer: Peer, listener: usize, now: Nanos) {
+    pub fn add(&self, stream: Box<dyn Stream>, listener: usize, now: Nanos) {
         let number = self.accepted.fetch_add(1, Ordering::Relaxed) + 1;
         let mut registry = lock(&self.registry);
         let token = registry.reserve();
-        if self.poller.add(&socket, token).is_err() {
+        let watched = stream
+            .descriptor()
+            .map_or(Ok(()), |it| self.poller.add(it, token));
+        if watched.is_err() {
             registry.free.push(slot(token) as u32);
             return; // no memory for it: the socket closes
         }
-        let connection = Connection::new(self, socket, token, peer, listener, number, now);
+        let connection = Connection::new(self, stream, token, listener, number, now);
         if let Some(place) = registry.slots.get_mut(slot(token)) {
             *place = Some(Arc::new(connection));
         }

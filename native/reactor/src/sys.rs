@@ -6,7 +6,7 @@
 //! keeps alive; beside each stands why the call may be made.
 
 use std::ffi::CString;
-use std::io;
+use std::io::{self, IoSlice};
 use std::mem;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::fd::RawFd;
@@ -175,6 +175,10 @@ fn clock(id: libc::clockid_t) -> libc::timespec {
 
 /// The time on the monotonic clock.
 pub fn monotonic() -> Nanos {
+    #[cfg(test)]
+    if let Some(now) = crate::tests::bench::fake_time() {
+        return now;
+    }
     let now = clock(libc::CLOCK_MONOTONIC);
     now.tv_sec as u64 * SECOND + now.tv_nsec as u64
 }
@@ -256,16 +260,12 @@ pub fn send(socket: &Fd, data: &[u8]) -> io::Result<usize> {
 }
 
 /// Send pieces as one, without copying them together.
-pub fn send_pieces<const COUNT: usize>(socket: &Fd, pieces: [&[u8]; COUNT]) -> io::Result<usize> {
-    let mut vectors = pieces.map(|piece| libc::iovec {
-        iov_base: piece.as_ptr().cast_mut().cast(),
-        iov_len: piece.len(),
-    });
+pub fn send_vector(socket: &Fd, pieces: &[IoSlice<'_>]) -> io::Result<usize> {
     // SAFETY: all-zero bytes are a valid msghdr.
     let mut message: libc::msghdr = unsafe { mem::zeroed() };
-    message.msg_iov = vectors.as_mut_ptr();
-    message.msg_iovlen = COUNT as _; // its type differs
-    // SAFETY: the vectors are `COUNT` many; sendmsg does not write through their pointers.
+    message.msg_iov = pieces.as_ptr().cast_mut().cast();
+    message.msg_iovlen = pieces.len() as _; // its type differs
+    // SAFETY: an IoSlice is an iovec, as its documentation promises; sendmsg writes to none.
     retry(|| count(unsafe { libc::sendmsg(socket.raw(), &message, SEND_FLAGS) }))
 }
 

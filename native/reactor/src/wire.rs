@@ -4,12 +4,12 @@
 use crate::connection::{Connection, Held, NEVER};
 use crate::decisions;
 use crate::log_queue::Entry;
-use crate::output::{COALESCED_BYTES, Flushed, Piece};
+use crate::output::{COALESCED_BYTES, Flushed, Piece, Region};
 use crate::shared::Hub;
 use crate::sys::{self, Fd, Nanos, Readiness};
 use penstock_protocol::{Event, Head, Input, State, response};
-use std::io;
-use std::sync::Arc;
+use std::io::{self, IoSlice};
+use std::sync::{Arc, MutexGuard};
 
 /// The most that one read of a streamed body takes.
 /// Pipelined requests that are answered before it is others' turn.
@@ -137,7 +137,7 @@ impl Wire {
 
     fn read_socket(&mut self, buffer: &mut [u8]) -> Result<usize, Failure> {
         let mut held = self.connection.lock();
-        match sys::receive(&self.connection.socket, buffer) {
+        match self.connection.stream.receive(buffer) {
             Ok(0) => {
                 held.parser.receive_eof();
                 held.readable = false;
@@ -180,7 +180,10 @@ impl Wire {
 pub fn wait_for_input(hub: &Hub, connection: &Connection, patience: Nanos) -> (Nanos, bool) {
     let before = sys::monotonic();
     let most = patience.min(hub.options.wait_slice);
-    let ready = sys::wait_until(&connection.socket, Readiness::Input, most).unwrap_or(true);
+    let ready = connection
+        .stream
+        .wait(Readiness::Input, most)
+        .unwrap_or(true);
     (sys::monotonic() - before, patience > 0 && ready)
 }
 
@@ -189,7 +192,7 @@ pub fn wait_for_input(hub: &Hub, connection: &Connection, patience: Nanos) -> (N
 /// Send `head`, a block without copying it, and what ends it.
 pub fn send_large(
     hub: &Hub,
-    connection: &Connection,
+    connection: &Arc<Connection>,
     head: &[u8],
     block: impl AsRef<[u8]> + Send + 'static,
     ends: [&'static [u8]; 2],
@@ -199,7 +202,9 @@ pub fn send_large(
     let sent = if held.output.busy() {
         Ok(0)
     } else {
-        sys::send_pieces(&connection.socket, [head, block.as_ref(), chunk_end, end])
+        connection
+            .stream
+            .send_vector(&[head, block.as_ref(), chunk_end, end].map(IoSlice::new))
     };
     let mut sent = match sent {
         Ok(sent) => sent,
@@ -219,55 +224,93 @@ pub fn send_large(
     if sent < tail.len() {
         held.output.append(Piece::Owned(tail, sent));
     }
-    flush_queued(hub, connection, &mut held)
+    flush_queued(hub, connection, held)
 }
 
 /// Send a part of a file.
 pub fn send_region(
     hub: &Hub,
-    connection: &Connection,
+    connection: &Arc<Connection>,
     file: Fd,
     offset: u64,
     count: u64,
     end: &[u8],
 ) -> Result<(), Failure> {
     let mut held = connection.lock();
-    held.output.append(Piece::Region {
+    held.output.append(Piece::Region(Region {
         file,
         offset,
         count,
-    });
+    }));
     if !end.is_empty() {
         held.output.append(Piece::Owned(end.to_vec(), 0));
     }
-    flush_queued(hub, connection, &mut held)
+    flush_queued(hub, connection, held)
 }
 
-fn flush_queued(hub: &Hub, connection: &Connection, held: &mut Held) -> Result<(), Failure> {
+fn flush_queued(
+    hub: &Hub,
+    connection: &Arc<Connection>,
+    held: MutexGuard<'_, Held>,
+) -> Result<(), Failure> {
     if held.output.busy() {
-        flush(connection, held)?;
-        watch(hub, connection, held);
+        let (mut held, flushed) = flush_all(hub, connection, held);
+        flushed?;
+        watch(hub, connection, &mut held);
     }
     Ok(())
+}
+
+/// Send what the kernel takes now: parts of files without the lock, so that no other thread waits
+/// for a disk.
+fn flush_all<'a>(
+    hub: &Hub,
+    connection: &'a Arc<Connection>,
+    mut held: MutexGuard<'a, Held>,
+) -> (MutexGuard<'a, Held>, Result<(), Failure>) {
+    loop {
+        let flushed = match held.output.take_region() {
+            Some((mut region, most)) => {
+                drop(held);
+                let sent = region.send(&*connection.stream, most);
+                held = connection.lock();
+                if held.answered {
+                    // The response was ended meanwhile, and the leader could not close.
+                    hub.post(connection, &mut held);
+                    hub.hurry();
+                }
+                held.output.put_back(region, sent)
+            }
+            None => held.output.flush_memory(&*connection.stream),
+        };
+        match flushed {
+            Ok(Flushed::More) => {} // it is this thread's own time
+            Ok(_) => return (held, Ok(())),
+            Err(error) => {
+                let failure = disconnected(connection, &mut held, &error);
+                return (held, Err(failure));
+            }
+        }
+    }
 }
 
 /// A thread's waiting until no more is unsent than may be.
 pub struct RoomAwaited<'a> {
     hub: &'a Hub,
-    connection: &'a Connection,
+    connection: &'a Arc<Connection>,
     /// What the client had taken when the deadline was set.
     before: i64,
     deadline: Nanos,
 }
 
 impl<'a> RoomAwaited<'a> {
-    pub fn new(hub: &'a Hub, connection: &'a Connection) -> Self {
+    pub fn new(hub: &'a Hub, connection: &'a Arc<Connection>) -> Self {
         let mut held = connection.lock();
         held.awaiting_room = true;
         RoomAwaited {
             hub,
             connection,
-            before: held.output.acknowledged(&connection.socket),
+            before: held.output.acknowledged(&*connection.stream),
             deadline: sys::monotonic().saturating_add(hub.options.write_timeout),
         }
     }
@@ -279,15 +322,15 @@ impl<'a> RoomAwaited<'a> {
         } = *self;
         let until = sys::monotonic().saturating_add(hub.options.wait_slice);
         loop {
-            let mut held = connection.lock();
-            flush(connection, &mut held)?;
+            let (mut held, flushed) = flush_all(hub, connection, connection.lock());
+            flushed?;
             if held.output.size <= hub.options.out_buffer {
                 watch(hub, connection, &mut held);
                 return Ok(true);
             }
             let now = sys::monotonic();
             if now >= self.deadline {
-                let taken = held.output.acknowledged(&connection.socket);
+                let taken = held.output.acknowledged(&*connection.stream);
                 if ((taken - self.before) as f64) < hub.options.least_progress() {
                     connection.set_gone();
                     let text = "the client stalled past the write deadline";
@@ -301,7 +344,7 @@ impl<'a> RoomAwaited<'a> {
             }
             drop(held);
             let left = self.deadline.min(until) - now;
-            let _ = sys::wait_until(&connection.socket, Readiness::Room, left);
+            let _ = connection.stream.wait(Readiness::Room, left);
         }
     }
 }
@@ -343,7 +386,7 @@ pub fn send_small(
         watch(hub, connection, held);
         return Ok(());
     }
-    let sent = match sys::send(&connection.socket, data) {
+    let sent = match connection.stream.send(data) {
         Ok(sent) => sent,
         Err(error) if error.kind() == io::ErrorKind::WouldBlock => 0,
         Err(error) => return Err(disconnected(connection, held, &error)),
@@ -391,7 +434,7 @@ fn watch(hub: &Hub, connection: &Connection, held: &mut Held) {
 
 fn flush(connection: &Connection, held: &mut Held) -> Result<Flushed, Failure> {
     loop {
-        match held.output.flush(&connection.socket) {
+        match held.output.flush(&*connection.stream) {
             Ok(Flushed::More) => {} // it is this thread's own time
             Ok(flushed) => return Ok(flushed),
             Err(error) => return Err(disconnected(connection, held, &error)),

@@ -22,7 +22,7 @@ pub struct Message {
 }
 
 impl Message {
-    fn new(head: &Head, bytes: &[u8]) -> Self {
+    pub fn new(head: &Head, bytes: &[u8]) -> Self {
         Self {
             method: head.method.of(bytes).to_vec(),
             target: head.target.of(bytes).to_vec(),

@@ -1,0 +1,479 @@
+//! A server without sockets: its clients are buffers, and its time passes when the test says so.
+
+use crate::connection::{Body, Connection, Phase};
+use crate::event_loop::{Item, Leader, Reactor, Step};
+use crate::leader_followers::Waiting;
+use crate::log_queue::Entry;
+use crate::own_answers::Checks;
+use crate::poller::{Event, Token};
+use crate::scoreboard::{Memory, RECORD_BYTES, SLOT_WORDS, Scoreboard, Shape, WORD};
+use crate::shared::{HeaderMap, Hub, Options, lock};
+use crate::spool::Spool;
+use crate::stream::Stream;
+use crate::sys::{Fd, MILLISECOND, Nanos, Peer, Readiness, SECOND, Told};
+use crate::wire;
+use penstock_protocol::Limits;
+use std::cell::Cell;
+use std::collections::VecDeque;
+use std::io::{self, IoSlice};
+use std::os::fd::RawFd;
+use std::ptr::NonNull;
+use std::sync::{Arc, Condvar, Mutex};
+
+thread_local! {
+    static TIME: Cell<Option<Nanos>> = const { Cell::new(None) };
+}
+
+/// The time of the calling thread's test; None where it has none of its own.
+pub fn fake_time() -> Option<Nanos> {
+    TIME.get()
+}
+
+/// What both ends of a stream share.
+#[derive(Default)]
+struct Ends {
+    to_server: VecDeque<u8>,
+    ended: bool,
+    reset_by_client: bool,
+    to_client: Vec<u8>,
+    /// How many bytes more the client's side takes.
+    room: usize,
+    shut: bool,
+    reset: bool,
+    closed: bool,
+    /// Sending a file waits, as for a disk.
+    disk_waits: bool,
+    disk_asked: bool,
+}
+
+#[derive(Default)]
+struct Pair {
+    ends: Mutex<Ends>,
+    changed: Condvar,
+}
+
+/// The server's end: bytes through a pair of buffers.
+struct BufferStream(Arc<Pair>);
+
+impl BufferStream {
+    fn take(&self, data: &[u8]) -> io::Result<usize> {
+        let mut ends = lock(&self.0.ends);
+        if ends.closed || ends.shut || ends.reset_by_client {
+            return Err(io::Error::from_raw_os_error(libc::EPIPE));
+        }
+        let size = data.len().min(ends.room);
+        if size == 0 && !data.is_empty() {
+            return Err(io::ErrorKind::WouldBlock.into());
+        }
+        ends.room -= size;
+        ends.to_client.extend_from_slice(&data[..size]);
+        Ok(size)
+    }
+}
+
+impl Stream for BufferStream {
+    fn receive(&self, buffer: &mut [u8]) -> io::Result<usize> {
+        let mut ends = lock(&self.0.ends);
+        if ends.reset_by_client {
+            return Err(io::Error::from_raw_os_error(libc::ECONNRESET));
+        }
+        if ends.to_server.is_empty() && !ends.ended {
+            return Err(io::ErrorKind::WouldBlock.into());
+        }
+        let size = buffer.len().min(ends.to_server.len());
+        for (place, byte) in buffer.iter_mut().zip(ends.to_server.drain(..size)) {
+            *place = byte;
+        }
+        Ok(size)
+    }
+
+    fn peek(&self) -> io::Result<usize> {
+        let ends = lock(&self.0.ends);
+        match ends.to_server.len() {
+            0 if !ends.ended => Err(io::ErrorKind::WouldBlock.into()),
+            size => Ok(size.min(1)),
+        }
+    }
+
+    fn send(&self, data: &[u8]) -> io::Result<usize> {
+        self.take(data)
+    }
+
+    fn send_vector(&self, pieces: &[IoSlice<'_>]) -> io::Result<usize> {
+        self.take(
+            &pieces
+                .iter()
+                .flat_map(|piece| piece.to_vec())
+                .collect::<Vec<u8>>(),
+        )
+    }
+
+    fn send_file(&self, file: &Fd, offset: u64, size: usize) -> io::Result<usize> {
+        let mut ends = lock(&self.0.ends);
+        ends.disk_asked = true;
+        self.0.changed.notify_all();
+        while ends.disk_waits {
+            ends = self.0.changed.wait(ends).unwrap();
+        }
+        drop(ends);
+        let mut block = vec![0; size.min(4096)];
+        let read = crate::sys::read_at(file.raw(), &mut block, offset)?;
+        self.take(&block[..read])
+    }
+
+    fn wait(&self, what: Readiness, _timeout: Nanos) -> io::Result<bool> {
+        let ends = lock(&self.0.ends);
+        Ok(match what {
+            Readiness::Input => !ends.to_server.is_empty() || ends.ended,
+            Readiness::Room => ends.room > 0,
+            Readiness::Trouble => ends.reset_by_client,
+        })
+    }
+
+    fn shut_down(&self) -> io::Result<()> {
+        lock(&self.0.ends).shut = true;
+        Ok(())
+    }
+
+    fn reset_on_close(&self) {
+        lock(&self.0.ends).reset = true;
+    }
+
+    fn cut_off(&self) {
+        let mut ends = lock(&self.0.ends);
+        ends.reset = true;
+        ends.shut = true;
+    }
+
+    fn close(&self) {
+        lock(&self.0.ends).closed = true;
+    }
+
+    fn peer(&self) -> Peer {
+        None
+    }
+
+    fn descriptor(&self) -> Option<RawFd> {
+        None
+    }
+
+    fn is_ours(&self) -> bool {
+        true
+    }
+
+    fn unacknowledged(&self) -> u64 {
+        0
+    }
+
+    fn since_received(&self) -> Option<Nanos> {
+        None
+    }
+}
+
+/// A client's end of a stream.
+pub struct Client {
+    pair: Arc<Pair>,
+    token: Token,
+    pub connection: Arc<Connection>,
+}
+
+impl Client {
+    /// What the server has sent since this was called last.
+    pub fn received(&self) -> String {
+        let sent = std::mem::take(&mut lock(&self.pair.ends).to_client);
+        String::from_utf8_lossy(&sent).into_owned()
+    }
+
+    /// The statuses of the answers among that.
+    pub fn statuses(&self) -> Vec<u16> {
+        let received = self.received();
+        let lines = received.split("HTTP/1.1 ").skip(1);
+        lines.map(|line| line[..3].parse().unwrap()).collect()
+    }
+
+    pub fn is_shut(&self) -> bool {
+        lock(&self.pair.ends).shut
+    }
+
+    pub fn is_closed(&self) -> bool {
+        lock(&self.pair.ends).closed
+    }
+
+    pub fn is_reset(&self) -> bool {
+        let ends = lock(&self.pair.ends);
+        ends.closed && ends.reset
+    }
+
+    pub fn phase(&self) -> Phase {
+        self.connection.phase()
+    }
+
+    /// Send bytes of which no event has told the server yet.
+    pub fn put(&self, data: &[u8]) {
+        lock(&self.pair.ends).to_server.extend(data);
+    }
+
+    /// Have its side take so many bytes more, and no others.
+    pub fn set_room(&self, bytes: usize) {
+        lock(&self.pair.ends).room = bytes;
+    }
+
+    /// Have the sending of files wait.
+    pub fn stop_disk(&self) {
+        lock(&self.pair.ends).disk_waits = true;
+    }
+
+    /// Wait until a thread waits for the disk.
+    pub fn await_disk(&self) {
+        let mut ends = lock(&self.pair.ends);
+        while !ends.disk_asked {
+            ends = self.pair.changed.wait(ends).unwrap();
+        }
+    }
+
+    pub fn start_disk(&self) {
+        lock(&self.pair.ends).disk_waits = false;
+        self.pair.changed.notify_all();
+    }
+}
+
+/// A transport's loop, and what it shares with its threads.
+pub struct Bench {
+    pub hub: Hub,
+    pub reactor: Reactor,
+    pub ready: VecDeque<Waiting>,
+    /// What the loop has logged.
+    pub logged: Vec<Entry>,
+}
+
+/// An hour after the machine's start, so that no deadline lies before it.
+const START: Nanos = 3600 * SECOND;
+
+pub fn options() -> Options {
+    Options {
+        parser: Limits::default(),
+        body_memory: 64 * 1024,
+        out_buffer: 64 * 1024,
+        max_connections: 100,
+        header_timeout: 30 * SECOND,
+        body_timeout: 20 * SECOND,
+        body_min_rate: 500.0,
+        body_stall: 60 * SECOND,
+        keep_alive: 75 * SECOND,
+        write_timeout: 60 * SECOND,
+        drain_linger: 2 * SECOND,
+        sweep_interval: SECOND,
+        server_header: None,
+        header_map: HeaderMap::Drop,
+        stream_requests: false,
+        temp_dir: std::env::temp_dir(),
+        id_prefix: String::new(),
+        trace: false,
+        observed: false,
+        recorded: false,
+        attended: true,
+        given_up: "The application did not answer in time.".to_owned(),
+        checks: Checks::default(),
+        departed: SECOND / 2,
+        accept_batch: 64,
+        max_backlog: 65_535,
+        accept_pause: SECOND / 2,
+        evict_idle: SECOND,
+        balance_batch: 4,
+        balance_slack: 1,
+        balance_share: 16,
+        balance_deferrals: 5,
+        balance_doublings: 6,
+        balance_pause: 2 * MILLISECOND,
+        busy_pause: 10 * MILLISECOND,
+        responsive: 10 * MILLISECOND,
+        receive_bytes: 64 * 1024,
+        discard_bytes: 256 * 1024,
+        wait_slice: 100 * MILLISECOND,
+        flush_bytes: 1024 * 1024,
+        join_bytes: 64 * 1024,
+        linger: 10 * SECOND,
+        linger_idle: 2 * SECOND,
+        linger_bytes: 256 * 1024 * 1024,
+        drain_head: 2 * SECOND,
+        drain_handshake: SECOND,
+        drain_accepted: 100 * MILLISECOND,
+        slow_call: MILLISECOND,
+        slow_share: 0.25,
+        monitor_idle: 50 * MILLISECOND,
+    }
+}
+
+/// A scoreboard with one slot and so many threads, in memory of this process alone.
+pub fn scoreboard(threads: usize) -> Scoreboard {
+    let slot_bytes = SLOT_WORDS * WORD + threads * RECORD_BYTES;
+    let mut words = vec![0_u64; slot_bytes / WORD];
+    let start = NonNull::new(words.as_mut_ptr().cast()).unwrap();
+    // SAFETY: the words are where the vector has them, however that is moved.
+    let memory = unsafe { Memory::new(start, slot_bytes, Box::new(words)) };
+    let shape = Shape {
+        slots: 1,
+        slot_bytes,
+        index: 0,
+        records: threads,
+    };
+    Scoreboard::new(memory, &shape).unwrap()
+}
+
+impl Bench {
+    pub fn new(options: Options) -> Self {
+        TIME.set(Some(START));
+        let hub = Hub::new(options, scoreboard(4)).unwrap();
+        let reactor = Reactor::new(&hub, Vec::new());
+        Bench {
+            hub,
+            reactor,
+            ready: VecDeque::new(),
+            logged: Vec::new(),
+        }
+    }
+
+    /// Let time pass, and the loop do what is due by then.
+    pub fn pass(&mut self, time: Nanos) {
+        TIME.set(Some(TIME.get().unwrap() + time));
+        self.turn();
+    }
+
+    /// Let time pass in which the loop does not run.
+    pub fn stand_still(&mut self, time: Nanos) {
+        TIME.set(Some(TIME.get().unwrap() + time));
+    }
+
+    pub fn connect(&mut self) -> Client {
+        let pair = Arc::new(Pair::default());
+        lock(&pair.ends).room = usize::MAX;
+        let before: Vec<Token> = self.hub.connections().iter().map(|it| it.token).collect();
+        let stream = Box::new(BufferStream(Arc::clone(&pair)));
+        self.hub.add(stream, 0, crate::sys::monotonic());
+        let all = self.hub.connections();
+        let mut added = all.iter().filter(|it| !before.contains(&it.token));
+        let connection = Arc::clone(added.next().unwrap());
+        Client {
+            pair,
+            token: connection.token,
+            connection,
+        }
+    }
+
+    fn event(&mut self, client: &Client, told: Told) {
+        self.tell(client, told);
+        self.turn();
+    }
+
+    fn tell(&mut self, client: &Client, told: Told) {
+        let event = Event {
+            token: client.token,
+            told,
+        };
+        self.reactor.batch.push_back(Item::Event(event));
+    }
+
+    /// Have the loop learn of a client's input when it runs next.
+    pub fn tell_of_input(&mut self, client: &Client) {
+        self.tell(client, told(true, false, false, false));
+    }
+
+    pub fn send(&mut self, client: &Client, data: &[u8]) {
+        client.put(data);
+        self.tell_of_input(client);
+        self.turn();
+    }
+
+    /// End the client's side, behind what it has sent.
+    pub fn end(&mut self, client: &Client) {
+        lock(&client.pair.ends).ended = true;
+        self.event(client, told(true, false, true, false));
+    }
+
+    pub fn reset(&mut self, client: &Client) {
+        lock(&client.pair.ends).reset_by_client = true;
+        self.event(client, told(true, true, true, true));
+    }
+
+    /// Have the client's side take so many bytes more, and the server learn of it.
+    pub fn make_room(&mut self, client: &Client, bytes: usize) {
+        client.set_room(bytes);
+        self.event(client, told(false, true, false, false));
+    }
+
+    /// Run the loop until it comes back once.
+    pub fn step(&mut self) {
+        if let Step::Ready(ready) = self.reactor.run(&self.hub, Leader::Attached, &mut 0) {
+            self.ready.push_back(ready.own(&self.reactor.desk));
+        }
+    }
+
+    /// Run the loop until it has nothing to do; requests that become ready go to `ready`.
+    pub fn turn(&mut self) {
+        let mut quiet = 0;
+        while quiet < 3 {
+            // In turns as a leader that may do all that takes long, and as one that polls.
+            self.hub.relieve.set(true);
+            let step = match quiet % 2 {
+                0 => self.reactor.run(&self.hub, Leader::StallMonitor, &mut 0),
+                _ => self.reactor.run(&self.hub, Leader::Attached, &mut 0),
+            };
+            match step {
+                Step::Ready(ready) => {
+                    self.ready.push_back(ready.own(&self.reactor.desk));
+                    quiet = 0;
+                }
+                Step::Tell => self.logged.extend(self.hub.diary.take()),
+                Step::Over => return,
+                Step::Blocked | Step::Relieved => quiet += 1,
+            }
+        }
+    }
+
+    /// The one request that is ready.
+    pub fn take(&mut self) -> Waiting {
+        let waiting = self.ready.pop_front().expect("no request is ready");
+        assert!(self.ready.is_empty(), "more than one request is ready");
+        waiting
+    }
+
+    /// Answer a request as the application's thread does.
+    pub fn answer(&mut self, waiting: &Waiting, response: &[u8]) {
+        self.answer_part(waiting, response);
+        let mut held = waiting.connection.lock();
+        held.close_after |= !waiting.request.head.keep_alive;
+        let now = crate::sys::monotonic();
+        waiting.connection.give_back(&self.hub, &mut held, now);
+        drop(held);
+        self.turn();
+    }
+
+    /// Send a part of a response.
+    pub fn answer_part(&mut self, waiting: &Waiting, part: &[u8]) {
+        let mut held = waiting.connection.lock();
+        let _ = wire::send_small(&self.hub, &waiting.connection, &mut held, part);
+    }
+}
+
+fn told(input: bool, room: bool, ended: bool, broken: bool) -> Told {
+    Told {
+        input,
+        room,
+        ended,
+        broken,
+    }
+}
+
+/// The bytes of a body that has arrived.
+pub fn body_of(body: &Body) -> Vec<u8> {
+    match body {
+        Body::Collected(Spool::Memory(bytes)) => bytes.clone(),
+        Body::Collected(Spool::Disk(file, size)) => {
+            let mut bytes = vec![0; *size as usize];
+            let read = crate::sys::read_at(file.raw(), &mut bytes, 0).unwrap();
+            assert_eq!(read, bytes.len());
+            bytes
+        }
+        Body::Empty | Body::Streamed => Vec::new(),
+    }
+}

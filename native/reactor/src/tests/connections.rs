@@ -1,0 +1,371 @@
+//! What becomes of a connection, and when: linger, drain, deadlines, eviction, turns.
+
+use super::bench::{Bench, Client, options};
+use crate::connection::Phase;
+use crate::log_queue::Entry;
+use crate::own_answers::Checks;
+use crate::scoreboard::LIVE;
+use crate::shared::Options;
+use crate::slow_path_estimate::PathHash;
+use crate::sys::{MILLISECOND, Nanos, SECOND};
+use crate::wire;
+
+const GET: &[u8] = b"GET /get HTTP/1.1\r\nHost: a\r\n\r\n";
+const LAST: &[u8] = b"GET /last HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n";
+const CHECK: &[u8] = b"GET /healthz HTTP/1.1\r\nHost: a\r\n\r\n";
+const OK: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
+
+fn serve(bench: &mut Bench, client: &Client, request: &[u8]) {
+    bench.send(client, request);
+    let waiting = bench.take();
+    bench.answer(&waiting, OK);
+    assert_eq!(client.statuses(), [200]);
+}
+
+/// A server that has a health path, and is healthy.
+fn with_checks() -> Bench {
+    let checks = Checks {
+        health_path: Some(b"/healthz".to_vec()),
+        healthy: b"ok\n".to_vec(),
+        unhealthy: b"no\n".to_vec(),
+        ..Checks::default()
+    };
+    let bench = Bench::new(Options {
+        checks,
+        ..options()
+    });
+    bench.hub.scoreboard.set(LIVE, 1);
+    bench
+}
+
+fn refusals(bench: &Bench) -> Vec<u16> {
+    let refused = bench.logged.iter().filter_map(|entry| match entry {
+        Entry::Refused(note) => Some(note.refusal.status),
+        _ => None,
+    });
+    refused.collect()
+}
+
+// -- lingering ----------------------------------------------------------------------------------
+
+#[test]
+fn rfc9112_9_6_a_connection_is_closed_for_writing_first_and_then_read_from() {
+    let mut bench = Bench::new(options());
+    let client = bench.connect();
+    serve(&mut bench, &client, LAST);
+    assert!(client.is_shut() && !client.is_closed());
+    bench.send(&client, b"more that nobody reads");
+    assert!(!client.is_closed());
+    bench.end(&client);
+    assert!(client.is_closed() && !client.is_reset());
+}
+
+#[test]
+fn a_lingering_connection_on_which_nothing_arrives_is_closed_after_a_while() {
+    let mut bench = Bench::new(options());
+    let client = bench.connect();
+    serve(&mut bench, &client, LAST);
+    bench.pass(options().linger_idle - 1);
+    assert!(!client.is_closed());
+    bench.pass(options().sweep_interval + 1);
+    assert!(client.is_closed());
+}
+
+#[test]
+fn a_client_that_goes_on_sending_is_lingered_for_a_bounded_time() {
+    let mut bench = Bench::new(options());
+    let client = bench.connect();
+    serve(&mut bench, &client, LAST);
+    let mut passed = 0;
+    while !client.is_closed() {
+        assert!(passed <= options().linger + 2 * SECOND);
+        bench.send(&client, b"x");
+        bench.pass(SECOND);
+        passed += SECOND;
+    }
+    assert!(passed >= options().linger);
+}
+
+#[test]
+fn a_client_that_sends_without_end_is_lingered_for_a_bounded_number_of_bytes() {
+    let mut bench = Bench::new(Options {
+        linger_bytes: 1_000_000,
+        ..options()
+    });
+    let client = bench.connect();
+    serve(&mut bench, &client, LAST);
+    bench.send(&client, &vec![b'x'; 1_000_000]);
+    assert!(!client.is_closed());
+    bench.send(&client, b"x");
+    assert!(client.is_closed());
+}
+
+// -- deadlines ----------------------------------------------------------------------------------
+
+fn pass_in_steps(bench: &mut Bench, time: Nanos) {
+    for _ in 0..time / (SECOND / 2) {
+        bench.pass(SECOND / 2);
+    }
+}
+
+#[test]
+fn rfc9112_9_5_an_idle_connection_is_closed_without_a_word() {
+    let mut bench = Bench::new(options());
+    let client = bench.connect();
+    serve(&mut bench, &client, GET);
+    pass_in_steps(&mut bench, options().keep_alive - SECOND);
+    assert!(!client.is_closed());
+    pass_in_steps(&mut bench, 3 * SECOND);
+    assert!(client.is_closed());
+    assert_eq!(client.received(), "");
+    assert!(refusals(&bench).is_empty());
+}
+
+#[test]
+fn a_head_that_does_not_arrive_in_time_is_answered_with_408() {
+    let mut bench = Bench::new(options());
+    let client = bench.connect();
+    bench.send(&client, &GET[..10]);
+    pass_in_steps(&mut bench, options().header_timeout - SECOND);
+    bench.send(&client, &GET[10..12]); // which puts nothing off
+    assert_eq!(client.statuses(), [0; 0]);
+    pass_in_steps(&mut bench, 3 * SECOND);
+    assert_eq!(client.statuses(), [408]);
+    assert!(client.is_shut());
+    assert_eq!(refusals(&bench), [408]);
+}
+
+#[test]
+fn a_head_that_arrived_before_its_deadline_is_in_time_however_late_it_is_read() {
+    let mut bench = Bench::new(options());
+    let client = bench.connect();
+    bench.send(&client, &GET[..10]);
+    bench.stand_still(options().header_timeout + 5 * SECOND);
+    bench.send(&client, &GET[10..]);
+    bench.take();
+}
+
+#[test]
+fn a_body_that_comes_too_slowly_is_answered_with_408() {
+    let mut bench = Bench::new(options());
+    let client = bench.connect();
+    let head = b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 10000\r\n\r\n";
+    bench.send(&client, head);
+    for _ in 0..15 {
+        bench.send(&client, b"x");
+        bench.pass(SECOND);
+    }
+    assert_eq!(client.statuses(), [0; 0]);
+    pass_in_steps(&mut bench, 7 * SECOND);
+    assert_eq!(client.statuses(), [408]);
+}
+
+#[test]
+fn a_client_that_takes_no_byte_of_its_answer_is_reset() {
+    let mut bench = Bench::new(options());
+    let client = bench.connect();
+    bench.send(&client, GET);
+    client.set_room(10);
+    let waiting = bench.take();
+    bench.answer(&waiting, OK);
+    assert_eq!(client.phase(), Phase::Flushing);
+    pass_in_steps(&mut bench, options().write_timeout - SECOND);
+    assert!(!client.is_closed());
+    pass_in_steps(&mut bench, 3 * SECOND);
+    assert!(client.is_reset());
+}
+
+#[test]
+fn what_the_client_did_not_take_is_sent_when_there_is_room() {
+    let mut bench = Bench::new(options());
+    let client = bench.connect();
+    bench.send(&client, GET);
+    client.set_room(10);
+    let waiting = bench.take();
+    bench.answer(&waiting, OK);
+    bench.make_room(&client, usize::MAX);
+    assert_eq!(client.received().as_bytes(), OK);
+    assert_eq!(client.phase(), Phase::Reading);
+    serve(&mut bench, &client, GET);
+}
+
+// -- draining -----------------------------------------------------------------------------------
+
+#[test]
+fn a_drain_ends_when_the_last_request_is_answered() {
+    let mut bench = Bench::new(options());
+    let (busy, idle) = (bench.connect(), bench.connect());
+    bench.send(&busy, LAST);
+    let waiting = bench.take();
+    bench.hub.draining.set(true);
+    bench.turn();
+    pass_in_steps(&mut bench, options().drain_linger + SECOND);
+    assert!(idle.is_closed() && !busy.is_closed());
+    assert!(!bench.hub.drained.get());
+    bench.answer(&waiting, OK);
+    assert_eq!(busy.statuses(), [200]);
+    bench.end(&busy);
+    assert!(bench.hub.drained.get());
+}
+
+#[test]
+fn a_request_that_arrives_in_a_drain_is_served_and_its_connection_closed() {
+    let mut bench = Bench::new(options());
+    let client = bench.connect();
+    serve(&mut bench, &client, GET);
+    bench.hub.draining.set(true);
+    bench.turn();
+    bench.send(&client, GET);
+    bench.take();
+}
+
+#[test]
+fn a_head_that_is_not_complete_in_a_drain_is_answered_with_503() {
+    let mut bench = Bench::new(options());
+    let client = bench.connect();
+    bench.send(&client, &GET[..10]);
+    bench.hub.draining.set(true);
+    bench.turn();
+    pass_in_steps(&mut bench, options().drain_head + SECOND);
+    assert_eq!(client.statuses(), [503]);
+}
+
+#[test]
+fn closing_cuts_off_what_is_handed_out_and_closes_the_rest() {
+    let mut bench = Bench::new(options());
+    let (busy, idle) = (bench.connect(), bench.connect());
+    bench.send(&busy, GET);
+    bench.take();
+    bench.hub.closed.set(true);
+    bench.turn();
+    assert!(idle.is_closed());
+    assert!(!busy.is_closed() && busy.is_shut());
+}
+
+// -- eviction -----------------------------------------------------------------------------------
+
+#[test]
+fn those_that_are_idle_for_longest_make_room() {
+    let mut bench = Bench::new(options());
+    let oldest = bench.connect();
+    bench.pass(SECOND / 10);
+    let older = bench.connect();
+    let busy = bench.connect();
+    bench.send(&busy, GET);
+    let in_head = bench.connect();
+    bench.send(&in_head, &GET[..10]);
+    bench.pass(options().evict_idle * 2);
+    let newest = bench.connect();
+    assert!(bench.reactor.close_idle(&bench.hub));
+    assert!(oldest.is_closed() && !older.is_closed());
+    assert!(bench.reactor.close_idle(&bench.hub));
+    assert!(older.is_closed());
+    assert!(!bench.reactor.close_idle(&bench.hub));
+    assert!(![busy, in_head, newest].iter().any(Client::is_closed));
+}
+
+#[test]
+fn a_connection_whose_request_is_under_way_is_not_idle() {
+    let mut bench = Bench::new(options());
+    let client = bench.connect();
+    bench.pass(options().evict_idle * 2);
+    client.put(GET); // and no event has told of it
+    assert!(!bench.reactor.close_idle(&bench.hub));
+    assert!(!client.is_closed());
+}
+
+// -- turns --------------------------------------------------------------------------------------
+
+#[test]
+fn a_client_that_pipelines_checks_is_one_entry_of_the_queue_and_others_are_served_between() {
+    let mut bench = with_checks();
+    let (greedy, modest) = (bench.connect(), bench.connect());
+    greedy.put(&CHECK.repeat(2000));
+    modest.put(GET);
+    bench.tell_of_input(&greedy);
+    bench.tell_of_input(&modest);
+    let mut most = 0;
+    while bench.ready.is_empty() {
+        bench.step();
+        most = most.max(bench.reactor.queued());
+    }
+    assert!(greedy.statuses().len() < 100);
+    assert!(most <= 2, "{most} entries for two connections");
+    bench.turn();
+    assert_eq!(bench.hub.connection_count(), 2);
+}
+
+#[test]
+fn each_request_that_is_given_to_another_thread_has_its_own_bytes() {
+    let mut bench = Bench::new(options());
+    let clients = [bench.connect(), bench.connect()];
+    let names: [&[u8]; 2] = [b"first", b"second"];
+    for client in &clients {
+        serve(&mut bench, client, GET);
+    }
+    for (client, name) in clients.iter().zip(names) {
+        // Another thread has answered, and posts the connection with its next request received.
+        client.put(&[b"GET /", name, b" HTTP/1.1\r\nHost: a\r\n\r\n"].concat());
+        let mut held = client.connection.lock();
+        held.readable = true;
+        bench.hub.post(&client.connection, &mut held);
+    }
+    let waiting = bench.reactor.attend(&bench.hub);
+    let targets = waiting.iter().map(|each| {
+        let (head, bytes) = (&each.request.head, &each.request.bytes);
+        head.target.of(bytes).to_vec()
+    });
+    assert_eq!(
+        targets.collect::<Vec<_>>(),
+        [b"/first".to_vec(), b"/second".to_vec()]
+    );
+}
+
+#[test]
+fn an_answer_that_waits_for_the_next_one_is_sent_if_that_takes_its_time() {
+    let mut bench = Bench::new(options());
+    let client = bench.connect();
+    bench.send(&client, &GET.repeat(2));
+    let first = bench.take();
+    let mut held = first.connection.lock();
+    assert!(wire::cork(&bench.hub, &mut held, OK));
+    bench.hub.pace.note(PathHash::of(b"/get"), 0);
+    first
+        .connection
+        .give_back(&bench.hub, &mut held, crate::sys::monotonic());
+    drop(held);
+    bench.step();
+    assert_eq!(bench.ready.len(), 1);
+    assert_eq!(client.received(), "");
+    bench.turn(); // another thread leads while the second call lasts
+    assert_eq!(client.statuses(), [200]);
+    let second = bench.take();
+    assert!(!second.connection.lock().output.is_corked());
+    bench.answer(&second, OK);
+    assert_eq!(client.statuses(), [200]);
+}
+
+#[test]
+fn a_response_that_ends_early_resets_its_connection() {
+    let mut bench = Bench::new(options());
+    let client = bench.connect();
+    bench.send(&client, GET);
+    let waiting = bench.take();
+    waiting.connection.lock().broken = true;
+    bench.answer(
+        &waiting,
+        b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nshort",
+    );
+    assert!(client.is_reset());
+}
+
+#[test]
+fn a_client_that_resets_within_a_head_is_logged_and_closed() {
+    let mut bench = Bench::new(options());
+    let client = bench.connect();
+    bench.send(&client, &GET[..10]);
+    bench.reset(&client);
+    assert!(client.is_closed());
+    assert_eq!(refusals(&bench), [499]);
+    bench.pass(100 * MILLISECOND);
+}

@@ -1,0 +1,92 @@
+//! The whole wire corpus without a socket: all that is above a stream works on any.
+
+use super::bench::{Bench, Client, body_of, options};
+use super::model::{Case, Expected, corpus, message};
+use super::support::{Message, byte_by_byte};
+use crate::leader_followers::Waiting;
+use crate::shared::Options;
+
+const NO_CONTENT: &[u8] = b"HTTP/1.1 204 No Content\r\n\r\n";
+
+fn received(waiting: &Waiting) -> Message {
+    let (head, bytes) = (&waiting.request.head, &waiting.request.bytes);
+    Message {
+        body: body_of(&waiting.body),
+        complete: true,
+        ..Message::new(head, bytes)
+    }
+}
+
+/// Send a case to a server that answers each request; return what it received, and the client.
+fn serve<'a>(case: &Case, blocks: impl Iterator<Item = &'a [u8]>) -> (Vec<Message>, Client) {
+    let parser = case.limits();
+    let mut bench = Bench::new(Options {
+        parser,
+        ..options()
+    });
+    let client = bench.connect();
+    let mut messages = Vec::new();
+    for block in blocks {
+        bench.send(&client, block);
+        while let Some(waiting) = bench.ready.pop_front() {
+            messages.push(received(&waiting));
+            bench.answer(&waiting, NO_CONTENT);
+        }
+    }
+    if case.eof {
+        bench.end(&client);
+    }
+    (messages, client)
+}
+
+fn check(case: &Case, expected: &Expected, (messages, client): (Vec<Message>, Client)) {
+    let name = &case.name;
+    let mut complete: Vec<Message> = expected.messages.iter().map(message).collect();
+    complete.retain(|message| message.complete);
+    // The server closes after the last request that a client lets it answer.
+    let last = complete.iter().position(|message| !message.keep_alive);
+    if let Some(last) = last {
+        complete.truncate(last + 1);
+    }
+    assert_eq!(messages, complete, "{name}");
+    let answers = client.received();
+    let answers = answers.replace("HTTP/1.1 100 Continue\r\n\r\n", "");
+    let no_content = String::from_utf8_lossy(NO_CONTENT).repeat(complete.len());
+    let rest = answers.strip_prefix(&no_content).expect(name);
+    match &expected.error {
+        Some(error) if last.is_none() => {
+            let status = format!("HTTP/1.1 {} ", error.status);
+            assert!(rest.starts_with(&status), "{name}: {rest}");
+            let length = format!("\r\nContent-Length: {}\r\n", error.reason.len() + 1);
+            assert!(rest.contains(&length), "{name}: {rest}");
+            assert!(rest.contains("\r\nConnection: close\r\n"), "{name}: {rest}");
+            let body = format!("\r\n\r\n{}\n", error.reason);
+            assert!(
+                rest.ends_with(&body) || rest.ends_with("\r\n\r\n"),
+                "{name}: {rest}"
+            );
+            assert!(client.is_shut(), "{name}");
+        }
+        _ => {
+            assert_eq!(rest, "", "{name}");
+            assert_eq!(client.is_shut(), last.is_some(), "{name}");
+        }
+    }
+}
+
+#[test]
+fn fed_whole() {
+    for case in &corpus().cases {
+        let raw = case.raw.bytes();
+        check(case, &case.whole, serve(case, [&raw[..]].into_iter()));
+    }
+}
+
+#[test]
+fn fed_byte_by_byte() {
+    for case in &corpus().cases {
+        let raw = case.raw.bytes();
+        let expected = case.by_bytes.as_ref().unwrap_or(&case.whole);
+        check(case, expected, serve(case, byte_by_byte(&raw)));
+    }
+}
