@@ -83,8 +83,6 @@ NOT_YET: tuple[str, ...] = (
     "tests/transport/",
     "tests/worker/",
     "tests/wsgi/",
-    "docs/deadlines.md",
-    "docs/lifecycle.md",
     "docs/logging.md",
     "docs/messages.md",
     "docs/native.md",
