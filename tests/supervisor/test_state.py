@@ -57,6 +57,7 @@ from penstock.supervisor.state import (
 from penstock.supervisor.supervisor import Supervisor
 from penstock.supervisor.upgrade import Successor
 from penstock.supervisor.worker_process import Stage, WorkerProcess
+from penstock.telemetry.error_log import process_logger
 from support.workers import Workers
 
 FOREVER = 1e12
@@ -78,6 +79,19 @@ class FakeSuccessor(Successor):
     def end(self) -> None:
         """Note the order."""
         self.ended = True
+
+
+@pytest.fixture(autouse=True)
+def logger_as_it_was() -> Iterator[None]:
+    """Give the process's logger back as it was: a supervisor keeps it until its process ends."""
+    logger = process_logger()
+    handlers, level, propagate = list(logger.handlers), logger.level, logger.propagate
+    yield
+    for handler in [each for each in logger.handlers if each not in handlers]:
+        logger.removeHandler(handler)
+        handler.close()
+    logger.setLevel(level)
+    logger.propagate = propagate
 
 
 class Server:
