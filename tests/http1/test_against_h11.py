@@ -1,10 +1,12 @@
-"""h11 as the second opinion: where both accept they agree, and what it refuses we refuse.
+"""Comparison with h11: both read the same in what both accept, and we refuse what h11 refuses.
 
-Where we are stricter on purpose: a bare LF, a Host that is no ``uri-host``, a target in none of
-the four forms, CONNECT, Content-Length beside Transfer-Encoding, codings in HTTP/1.0, repeated
-Content-Length or Content-Type, blanks behind a chunk's size, and every limit. Where h11 is: it
-takes no empty line before a request and no Content-Length of more than 20 digits, both of which
-the standard lets pass. It leaves Host beside an absolute-form target to its user.
+We refuse more on purpose: a bare LF, a Host that is not a ``uri-host``, a target in none of the
+four forms, CONNECT, Content-Length together with Transfer-Encoding, codings in HTTP/1.0, repeated
+Content-Length or Content-Type, blanks after a chunk's size, and whatever passes a limit.
+
+h11 refuses two things that the standard allows: an empty line before a request, and a
+Content-Length of more than 20 digits. If the target is in absolute-form, it leaves it to its user
+to ignore Host.
 """
 
 from __future__ import annotations
@@ -23,7 +25,7 @@ from support.parsing import Outcome, parse
 
 @dataclass
 class Opinion:
-    """What h11 makes of the first request in some bytes."""
+    """The first request in some bytes, as h11 reads it."""
 
     refused: bool = False
     complete: bool = False
@@ -74,9 +76,9 @@ def assert_agreement(ours: Outcome, theirs: Opinion) -> None:
     assert message.body == theirs.body
     fields = joined(theirs.fields)
     if not theirs.target.startswith(("/", "*")):
-        fields["host"] = message.request.fields["host"]  # of the target: RFC 9112, 3.2.2
+        fields["host"] = message.request.fields["host"]  # from the target: RFC 9112, 3.2.2
     if "transfer-encoding" in fields:
-        fields["transfer-encoding"] = message.request.fields["transfer-encoding"]  # any case
+        fields["transfer-encoding"] = message.request.fields["transfer-encoding"]  # in any case
     assert message.request.fields == fields
 
 
@@ -89,7 +91,7 @@ ACCEPTED = [
 
 
 @pytest.mark.parametrize("case", ACCEPTED, ids=lambda case: case.id)
-def test_what_we_accept_of_the_corpus_h11_reads_in_the_same_way(case: Case) -> None:
+def test_h11_reads_the_valid_requests_of_the_corpus_in_the_same_way(case: Case) -> None:
     theirs = ask_h11(case.raw)
     assert_agreement(parse([case.raw]), theirs)
 
@@ -102,7 +104,7 @@ RESERVED = {"host", "content-length", "content-type", "transfer-encoding", "expe
 
 @st.composite
 def valid_requests(draw: st.DrawFn) -> bytes:
-    """Return a request that both must accept, in one of the three framings."""
+    """Return a request that both must accept, with one of the three framings."""
     names = tokens.filter(lambda name: name.lower() not in RESERVED)
     lines = [f"{draw(tokens)} {draw(targets)} HTTP/1.1", "Host: a"]
     pairs = draw(st.lists(st.tuples(names, values), max_size=5))
@@ -137,7 +139,7 @@ def broken_requests(draw: st.DrawFn) -> bytes:
 
 @settings(max_examples=600, deadline=None)
 @given(broken_requests())
-def test_what_h11_refuses_we_never_take_for_a_complete_request(raw: bytes) -> None:
+def test_a_request_that_h11_refuses_is_never_complete_here(raw: bytes) -> None:
     theirs = ask_h11(raw.removeprefix(b"\r\n"))
     ours = parse([raw])
     complete = bool(ours.messages) and ours.messages[0].complete

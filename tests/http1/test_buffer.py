@@ -1,4 +1,4 @@
-"""The receive buffer: what it keeps, what it frees, and where it looks for a line's end."""
+"""The receive buffer: what it keeps, what it frees, and how it finds the end of a line."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ def line(buffer: ReceiveBuffer) -> str | None:
     return buffer.take_line(100, field_too_long, CONTROL)
 
 
-def test_a_block_that_meets_an_empty_buffer_is_kept_as_it_is() -> None:
+def test_a_block_added_to_an_empty_buffer_is_stored_without_a_copy() -> None:
     buffer, block = ReceiveBuffer(), b"x" * 100
     buffer.append(block)
     assert buffer.take(100) is block
 
 
-def test_a_consumed_block_is_not_held_while_the_connection_idles() -> None:
+def test_a_consumed_block_is_freed_while_the_connection_is_idle() -> None:
     buffer = ReceiveBuffer()
     buffer.append(b"x" * 100)
     buffer.take(60)
@@ -26,7 +26,7 @@ def test_a_consumed_block_is_not_held_while_the_connection_idles() -> None:
     assert (len(buffer), buffer.data) == (0, b"")
 
 
-def test_a_remainder_is_joined_with_what_comes_next() -> None:
+def test_a_remainder_is_joined_with_the_next_block() -> None:
     buffer = ReceiveBuffer()
     buffer.append(b"abcd")
     assert buffer.take(2) == b"ab"
@@ -54,7 +54,7 @@ def test_lines_end_in_CRLF_wherever_the_blocks_end() -> None:
     assert len(buffer) == 0
 
 
-def test_what_has_been_searched_is_not_searched_again() -> None:
+def test_no_byte_is_searched_for_a_line_end_twice() -> None:
     buffer = ReceiveBuffer()
     buffer.append(b"a\r\nbcd")
     assert line(buffer) == "a"

@@ -1,4 +1,4 @@
-"""Heads: what is remembered between requests, and the reasons given for a refusal."""
+"""Heads: what is cached between requests, and what an error for a bad head says."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ from penstock.http1.head import FieldNames, check_host, parse_content_length, pa
 from support.parsing import byte_by_byte, parse
 
 
-def test_field_names_are_remembered_up_to_a_bound() -> None:
+def test_the_cache_of_field_names_is_bounded() -> None:
     names = FieldNames()
     for n in range(2 * FieldNames.MAX_COUNT):
         assert names[f"X-{n}"] == f"x-{n}"
     assert len(names) == FieldNames.MAX_COUNT
 
 
-def test_long_field_names_are_not_remembered() -> None:
+def test_long_field_names_are_not_cached() -> None:
     names = FieldNames()
     assert names["X" * 65] == "x" * 65
     assert not names
 
 
 @pytest.mark.parametrize("name", ["", " ", "a b", "caf\xe9", "a:"])
-def test_a_name_that_is_no_token_is_neither_accepted_nor_remembered(name: str) -> None:
+def test_a_name_that_is_not_a_token_is_neither_accepted_nor_cached(name: str) -> None:
     names = FieldNames()
     for _ in range(2):
         with pytest.raises(ProtocolError):
@@ -55,7 +55,7 @@ def test_many_repeats_are_joined_in_order() -> None:
     assert fields == {"x": ",".join(map(str, range(1000))), "y": "z"}
 
 
-def test_a_host_is_checked_each_time_until_it_is_valid() -> None:
+def test_an_invalid_host_is_refused_each_time() -> None:
     for _ in range(2):
         with pytest.raises(ProtocolError):
             check_host("a/b")
@@ -91,7 +91,7 @@ def test_no_reason_repeats_what_the_client_sent() -> None:
         assert marker.decode() not in f"{error} {error.reason} {error.rule} {error.setting}"
 
 
-def test_a_refused_head_tells_of_the_host_that_its_target_names() -> None:
+def test_the_error_for_a_head_has_the_host_that_its_target_names() -> None:
     for raw in (
         get(b"Expect: x", target=b"http://b/"),
         head(b"GET http://b/ HTTP/1.1", b"Host: /"),
@@ -101,7 +101,7 @@ def test_a_refused_head_tells_of_the_host_that_its_target_names() -> None:
         assert error.fields["host"] == "b"
 
 
-def test_a_refused_head_tells_its_request_line_however_it_was_split() -> None:
+def test_the_error_for_a_head_has_its_request_line_however_it_was_split() -> None:
     raw = head(b"HEAD / HTTP/1.1", b"X: y")
     for blocks in ([raw], byte_by_byte(raw)):
         error = parse(blocks).error

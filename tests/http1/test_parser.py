@@ -1,4 +1,4 @@
-"""The parser's life: states, ends, early judgement, what it holds and what it still expects."""
+"""The parser's states, the end of input, early refusal, limits, and how much it still expects."""
 
 from __future__ import annotations
 
@@ -107,11 +107,11 @@ def test_a_connection_that_closes_before_a_request_is_closed_for_good() -> None:
     assert parser.state is State.CLOSED
 
 
-def test_a_connection_may_close_behind_the_CRLF_that_old_clients_add_to_a_body() -> None:
+def test_a_connection_may_close_after_the_CRLF_that_old_clients_add_to_a_body() -> None:
     assert parse([post(b"Content-Length: 1", body=b"x") + b"\r\n"], eof=True).closed
 
 
-def test_an_empty_line_before_a_request_is_no_part_of_one() -> None:
+def test_an_empty_line_before_a_request_is_not_a_part_of_it() -> None:
     parser = parser_with()
     for byte in (b"\r", b"\n", b"\r"):
         parser.receive_data(byte)
@@ -124,7 +124,7 @@ def test_an_empty_line_before_a_request_is_no_part_of_one() -> None:
 @pytest.mark.parametrize(
     "raw", [get(), post(b"Content-Length: 2", body=b"hi"), chunked(b"2\r\nhi\r\n0\r\n\r\n")]
 )
-def test_a_client_that_half_closes_behind_its_request_is_served(raw: bytes) -> None:
+def test_a_client_that_half_closes_after_its_request_is_served(raw: bytes) -> None:
     parser = parser_with(raw)
     parser.receive_eof()
     assert isinstance(parser.next_event(), Request)
@@ -144,7 +144,7 @@ def test_a_client_that_closes_within_a_request_never_completes_it(raw: bytes) ->
     assert not any(message.complete for message in outcome.messages)
 
 
-def test_data_after_the_end_is_a_mistake_of_the_caller() -> None:
+def test_data_after_the_end_of_input_raises_RuntimeError() -> None:
     parser = parser_with()
     parser.receive_eof()
     with pytest.raises(RuntimeError, match="after the end"):
@@ -162,7 +162,7 @@ def test_the_next_request_starts_only_after_the_end_of_the_one_before(raw: bytes
         parser.start_next_request()
 
 
-def test_after_a_fault_the_same_error_is_raised_for_ever_and_nothing_is_held() -> None:
+def test_after_an_error_every_call_raises_it_and_no_bytes_are_kept() -> None:
     parser = parser_with(b"GET / HTTP/1.1\r\nHost: a\r\n", b"X : y\r\n" + FOLLOWING)
     errors = []
     for _ in range(3):
@@ -212,7 +212,7 @@ def test_body_remaining_is_what_is_still_to_be_received() -> None:
     assert parser.body_remaining == 0
 
 
-def test_body_remaining_without_a_body_is_zero_and_of_chunks_unknown() -> None:
+def test_body_remaining_is_zero_without_a_body_and_unknown_for_a_chunked_one() -> None:
     parser = parser_with(get())
     parser.next_event()
     assert parser.body_remaining == 0
@@ -221,14 +221,14 @@ def test_body_remaining_without_a_body_is_zero_and_of_chunks_unknown() -> None:
     assert parser.body_remaining is None
 
 
-def test_all_buffered_chunks_come_in_one_piece() -> None:
+def test_all_buffered_chunks_are_returned_as_one_piece() -> None:
     parser = parser_with(chunked(b"1\r\nx\r\n" * 1000 + b"5\r\nhe"))
     parser.next_event()
     assert parser.next_event() == Data(b"x" * 1000 + b"he")
     assert parser.next_event() is NEED_DATA
 
 
-def test_content_before_a_broken_chunk_comes_before_the_error() -> None:
+def test_content_before_a_broken_chunk_is_returned_before_the_error() -> None:
     parser = parser_with(chunked(b"1\r\nx\r\nzz\r\n"))
     parser.next_event()
     assert parser.next_event() == Data(b"x")
@@ -237,7 +237,7 @@ def test_content_before_a_broken_chunk_comes_before_the_error() -> None:
             parser.next_event()
 
 
-def test_a_large_block_of_a_body_is_handed_on_without_a_copy() -> None:
+def test_a_large_block_of_a_body_is_returned_without_a_copy() -> None:
     block = b"x" * 65536
     parser = parser_with(post(b"Content-Length: 65536"))
     parser.next_event()
@@ -252,9 +252,9 @@ def test_a_large_block_of_a_body_is_handed_on_without_a_copy() -> None:
     [
         pytest.param(b"", b"\x16", 400, id="TLS hello"),
         pytest.param(b"", b"\0", 400, id="NUL"),
-        pytest.param(b"", b"(", 400, id="no token"),
+        pytest.param(b"", b"(", 400, id="not a token"),
         pytest.param(b"", b"\n", 400, id="LF"),
-        pytest.param(b"\r\n", b" ", 400, id="blank behind the empty line"),
+        pytest.param(b"\r\n", b" ", 400, id="blank after the empty line"),
         pytest.param(b"\r\n\r", b"\n", 400, id="second empty line"),
         pytest.param(b"\r", b"G", 400, id="CR alone"),
         pytest.param(b"GET /", b"\n", 400, id="LF in the request line"),
@@ -278,7 +278,7 @@ def test_a_partial_head_is_refused_by_the_byte_that_breaks_it(
     assert refusal(before, byte).status == status
 
 
-def test_a_head_is_refused_by_the_byte_after_which_it_can_end_no_more() -> None:
+def test_a_head_is_refused_by_the_byte_after_which_no_end_fits_its_limit() -> None:
     start = b"GET / HTTP/1.0\r\nX: "
     limits = ParserLimits(head=100)
     fits = start + b"y" * (100 - 4 - len(start))
@@ -335,13 +335,13 @@ def test_what_just_fits_a_limit_is_accepted(limits: ParserLimits, raw: bytes, wh
     assert outcome.messages[0].complete
 
 
-def test_a_second_head_is_judged_like_the_first_when_it_comes_in_pieces() -> None:
+def test_a_second_head_is_parsed_like_the_first_when_it_comes_in_pieces() -> None:
     raw = b"\r\n" + get(b"X: y") + b"\r\n" + get(b"X: z")
     outcome = parse([raw[:30], raw[30:60], raw[60:]])
     assert [message.request.fields["x"] for message in outcome.messages] == ["y", "z"]
 
 
-def test_an_expectation_counts_only_where_a_body_follows() -> None:
+def test_an_expectation_counts_only_if_a_body_follows() -> None:
     parser = parser_with(head(b"GET / HTTP/1.1", b"Host: a", b"Expect: 100-continue"))
     event = parser.next_event()
     assert isinstance(event, Request)

@@ -1,4 +1,7 @@
-"""What holds for all bytes: packets do not matter, and only a ProtocolError is raised."""
+"""Properties that hold for all bytes.
+
+The events do not depend on how bytes are split, and nothing but a `ProtocolError` is raised.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,7 @@ from support.parsing import byte_by_byte, parse
 LIMITS = ParserLimits(
     request_line=60, fields=4, field_size=40, head=150, chunk_overhead=12, body=40
 )
-"""Small ones, so that short inputs meet them."""
+"""Small limits, so that short inputs reach them."""
 
 SHORT = [case.raw for case in requests.CASES + vulnerabilities.CASES if len(case.raw) < 300]
 FRAGMENTS = [
@@ -34,7 +37,7 @@ streams = st.one_of(
 
 @st.composite
 def mutations(draw: st.DrawFn) -> bytes:
-    """Return a request of the corpus with a few of its bytes changed, dropped or added."""
+    """Return a request of the corpus with a few bytes changed, removed or added."""
     raw = bytearray(draw(st.sampled_from(SHORT)))
     for _ in range(draw(st.integers(1, 4))):
         place = draw(st.integers(0, len(raw)))
@@ -44,7 +47,7 @@ def mutations(draw: st.DrawFn) -> bytes:
 
 @st.composite
 def splits(draw: st.DrawFn, raw: bytes) -> list[bytes]:
-    """Return ``raw`` in blocks of any sizes, empty ones among them."""
+    """Return ``raw`` in blocks of any size, empty ones included."""
     cuts = sorted(draw(st.lists(st.integers(0, len(raw)), max_size=8)))
     return [raw[a:b] for a, b in zip([0, *cuts], [*cuts, len(raw)], strict=True)]
 
@@ -64,14 +67,14 @@ def test_events_do_not_depend_on_how_the_bytes_are_split(
 @given(st.binary(max_size=2000), st.booleans())
 @example(bytes(2000), False)
 @example(bytes(range(256)), False)
-def test_arbitrary_bytes_end_in_documented_results(raw: bytes, eof: bool) -> None:
+def test_arbitrary_bytes_give_requests_or_an_error_status(raw: bytes, eof: bool) -> None:
     outcome = parse([raw], eof=eof)
     assert outcome.error is None or outcome.error.status in range(400, 600)
     if eof:
         assert (outcome.error is None) is outcome.closed
 
 
-def test_each_request_of_the_corpus_may_come_in_two_blocks_or_behind_another() -> None:
+def test_each_request_of_the_corpus_may_come_in_two_blocks_or_after_another() -> None:
     for raw in SHORT:
         whole = parse([raw]).essence()
         half = len(raw) // 2

@@ -1,4 +1,4 @@
-"""A connection remembers what its last field section meant; no request may mean less for it."""
+"""A connection caches its last field section. That must not change what any request means."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ FIELDS = b"Host: a.example\r\nCookie: x=1\r\nX-A: 1\r\nX-A: 2\r\n\r\n"
 
 
 def next_request(parser: RequestParser, raw: bytes) -> Request:
-    """Feed a whole request without a body, and take it."""
+    """Feed a whole request without a body, and return it."""
     parser.receive_data(raw)
     request = parser.next_event()
     assert isinstance(request, Request)
@@ -20,7 +20,7 @@ def next_request(parser: RequestParser, raw: bytes) -> Request:
 
 
 def fresh(raw: bytes) -> Request:
-    """Return what a parser without a memory makes of a request."""
+    """Return the request as a new parser reads it."""
     return next_request(RequestParser(ParserLimits()), raw)
 
 
@@ -43,7 +43,7 @@ def fresh(raw: bytes) -> Request:
         b"OPTIONS * HTTP/1.1\r\n",
     ],
 )
-def test_RFC9112_9_3_a_request_means_the_same_whatever_came_before_it(
+def test_RFC9112_9_3_a_request_means_the_same_whatever_request_came_before_it(
     before: bytes, line: bytes
 ) -> None:
     parser = RequestParser(ParserLimits())
@@ -55,18 +55,21 @@ def test_RFC9112_9_3_a_request_means_the_same_whatever_came_before_it(
 @pytest.mark.parametrize(
     "line", [b"GET /\x01 HTTP/1.1\r\n", b"GET / HTTP/2.0\r\n", b"GE\xe9T / HTTP/1.1\r\n", b"G\r\n"]
 )
-def test_RFC9112_3_a_bad_request_line_is_refused_before_known_fields_too(line: bytes) -> None:
+def test_RFC9112_3_a_bad_request_line_is_refused_before_cached_fields_too(line: bytes) -> None:
     parser = RequestParser(ParserLimits())
     next_request(parser, b"GET / HTTP/1.1\r\n" + FIELDS)
     parser.receive_data(line + FIELDS)
-    with pytest.raises(ProtocolError) as known:
+    with pytest.raises(ProtocolError) as cached:
         parser.next_event()
-    with pytest.raises(ProtocolError) as anew:
+    with pytest.raises(ProtocolError) as parsed:
         fresh(line + FIELDS)
-    assert (known.value.status, known.value.reason) == (anew.value.status, anew.value.reason)
+    assert (cached.value.status, cached.value.reason) == (
+        parsed.value.status,
+        parsed.value.reason,
+    )
 
 
-def test_a_repeated_section_brings_its_body_each_time() -> None:
+def test_each_request_with_a_cached_section_has_its_own_body() -> None:
     parser = RequestParser(ParserLimits())
     raw = b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\n\r\nhi"
     for _ in range(3):
@@ -78,7 +81,7 @@ def test_a_repeated_section_brings_its_body_each_time() -> None:
         parser.start_next_request()
 
 
-def test_a_large_section_is_not_remembered_for_the_idle_connection_s_sake() -> None:
+def test_a_large_section_is_not_cached_so_that_an_idle_connection_stays_small() -> None:
     parser = RequestParser(ParserLimits())
     raw = b"GET / HTTP/1.1\r\nHost: a\r\nCookie: " + b"c" * 4000 + b"\r\n\r\n"
     assert next_request(parser, raw).fields is not next_request(parser, raw).fields

@@ -1,4 +1,4 @@
-"""The response's side: framing, heads, chunks, and the answer to a broken request."""
+"""Responses: their framing, heads and chunks, and the answer to a bad request."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def test_a_response_is_framed_as_the_table_says(row: dict[str, Any]) -> None:
         assert has_body(method == "HEAD", status) is (row["framing"] != "none"), case
 
 
-def test_RFC9112_4_head_has_the_application_s_fields_and_then_ours() -> None:
+def test_RFC9112_4_a_head_has_the_fields_of_the_application_before_those_of_the_server() -> None:
     assert encode_head("200 OK", [("A", "b"), ("C", "")], "Date: now\r\n") == (
         b"HTTP/1.1 200 OK\r\nA: b\r\nC: \r\nDate: now\r\n\r\n"
     )
@@ -56,7 +56,7 @@ def test_RFC9112_7_1_chunks() -> None:
         encode_chunk(b"")
 
 
-def test_an_error_is_answered_in_short_plain_text_and_closes() -> None:
+def test_the_answer_to_a_bad_request_is_a_line_of_text_and_closes_the_connection() -> None:
     error = ProtocolError(400, "The Host field is missing.", "RFC 9112, section 3.2")
     added = "Date: Thu, 01 Jan 1970 00:00:00 GMT\r\nServer: Penstock\r\n"
     assert b"".join(error_response(error, added)) == (
@@ -75,7 +75,7 @@ def test_an_error_of_an_unknown_status_has_no_phrase() -> None:
     assert error_response(ProtocolError(499, "No."), "")[0].startswith(b"HTTP/1.1 499 \r\n")
 
 
-def test_RFC9110_15_5_6_a_405_lists_what_is_allowed() -> None:
+def test_RFC9110_15_5_6_a_405_names_the_allowed_methods() -> None:
     assert b"\r\nAllow: GET, " in error_response(ProtocolError(405, "No."), "")[0]
 
 
@@ -87,7 +87,7 @@ def test_RFC9110_15_5_6_a_405_lists_what_is_allowed() -> None:
         (ProtocolError(413, "No.", "RFC 9110", "max_body"), "No. (max_body)"),
     ],
 )
-def test_an_error_reads_as_its_reason_and_what_is_behind_it(
+def test_the_text_of_an_error_is_its_reason_with_the_setting_or_rule(
     error: ProtocolError, text: str
 ) -> None:
     assert str(error) == text

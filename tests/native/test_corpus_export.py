@@ -1,4 +1,4 @@
-"""The native parser's tests hold it against what the reference says, so that has to be current."""
+"""The tests of the native parser compare it with results of the reference, exported to a file."""
 
 from __future__ import annotations
 
@@ -9,5 +9,5 @@ from support.corpus_export import export
 EXPORT = Path(__file__).resolve().parents[2] / "native" / "protocol" / "tests" / "corpus.json"
 
 
-def test_the_corpus_of_the_native_tests_is_current() -> None:
+def test_the_exported_corpus_is_current() -> None:
     assert EXPORT.read_text("ascii") == export(), "run scripts/export-corpus"

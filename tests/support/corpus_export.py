@@ -1,8 +1,8 @@
-"""The corpus, and what the parser here makes of it, as a file for the tests of other parsers.
+"""Exports the corpus, and how the parser here reads it, to a file for the tests of other parsers.
 
-Each case is there with the whole outcome of feeding it in one block, and of feeding it byte by
-byte where that differs (in words: a fault may be found by another check first). Bytes are
-text in latin-1; a long run in them is ``[text, count]`` within a list of such pairs.
+Each case has the whole outcome of feeding it in one block, and that of feeding it byte by byte if
+it differs. (It differs in the text of an error, where another check is the first to find a fault.)
+Bytes are written as text in latin-1, long runs of them as a list of pairs ``[text, count]``.
 """
 
 from __future__ import annotations
@@ -37,11 +37,11 @@ LIMITS = (
     ParserLimits(),
     ParserLimits(request_line=60, fields=4, field_size=40, head=150, chunk_overhead=12, body=40),
 )
-"""The default ones, and some that short inputs meet."""
+"""The default limits, and small ones that short inputs reach."""
 
 MUTATIONS = 400
-"""How many cases more there are in the file that the project keeps: changed ones of the corpus,
-and ones that are made of fragments."""
+"""How many more cases the project's file has: changed cases of the corpus, and cases made of
+fragments."""
 
 _CHANGES = (b"", b"\r", b"\n", b" ", b"\t", b",", b"\0", b"0", b":", b"\xe9", b";", b"/", b"A")
 _FRAGMENTS = (
@@ -84,7 +84,7 @@ Text = str | list[tuple[str, int]]
 
 
 def export(mutations: int = MUTATIONS, seed: int = 0) -> str:
-    """Return the file, one case in a line; ``mutations`` cases are made up from the ``seed``."""
+    """Return the file's text, a line for each case; ``mutations`` cases are made from ``seed``."""
     errors: dict[str, ProtocolError] = {}
     cases = [*_corpus_cases(errors), *_mutated_cases(mutations, random.Random(seed), errors)]
     parts: dict[str, Any] = {
@@ -110,7 +110,9 @@ def _mutated_cases(
     sources = [c.raw for c in requests.CASES + vulnerabilities.CASES if len(c.raw) < 300]
 
     def below(bound: int) -> int:
-        return int(chance.random() * bound)  # of all methods, this one gives the same for ever
+        return int(
+            chance.random() * bound
+        )  # random() is the one method whose results no version changes
 
     for number in range(count):
         if number % 4:
