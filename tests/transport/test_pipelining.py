@@ -225,7 +225,7 @@ def test_nothing_is_sent_behind_a_response_that_has_ended(transport: str, thread
 
     def application(environ: Environ, start_response: StartResponse) -> list[bytes]:
         # What `write` leads to in a thread that is halted between its checks and the sending.
-        response = start_response.__self__.reference()  # type: ignore[attr-defined]
+        response = start_response.__self__.full_response()  # type: ignore[attr-defined]
         exchanges.append(response.exchange)
         start_response("200 OK", TEXT)
         return [b"answer"]

@@ -9,8 +9,8 @@ mod call_deadline;
 mod departure;
 mod environ;
 mod exchange;
+mod fast_response;
 mod ffi;
-mod front;
 mod policy;
 mod record;
 mod request_finished;
@@ -35,7 +35,7 @@ mod _native {
     #[pymodule_export]
     use crate::exchange::Exchange;
     #[pymodule_export]
-    use crate::front::{ResponseFront, ResponseMaker};
+    use crate::fast_response::{FastResponse, ResponseMaker};
     #[pymodule_export]
     use crate::request_queue::RequestQueue;
     #[pymodule_export]

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Protocol
 
 if TYPE_CHECKING:
     from penstock.wsgi.headers import CheckHead
-    from penstock.wsgi.response import Response, ResponseFront
+    from penstock.wsgi.response import FastResponse, Response
 
 HeaderList = list[tuple[str, str]]
 
@@ -108,11 +108,11 @@ class ResponseSupport(Protocol):
         """What checks responses' heads: the reference, or native code that is as strict."""
 
     def response_maker(
-        self, reference: Callable[[Exchange | None, bool], Response]
-    ) -> Callable[[Exchange, bool], ResponseFront]:
+        self, make_full: Callable[[Exchange | None, bool], Response]
+    ) -> Callable[[Exchange, bool], FastResponse]:
         """Return what makes a response of an exchange, and of whether the request is a HEAD.
 
-        That is ``reference`` itself, or native code that turns to it for what is not plain.
+        That is ``make_full`` itself, or native code that calls it for a response that is not plain.
         """
 
 

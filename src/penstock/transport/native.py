@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from penstock.transport import Exchange
     from penstock.transport.config import TransportConfig
     from penstock.wsgi.headers import CheckHead
-    from penstock.wsgi.response import Response, ResponseFront
+    from penstock.wsgi.response import FastResponse, Response
 
 
 PAUSE_AFTER_ERROR_SECONDS = 0.1
@@ -86,10 +86,10 @@ class NativeTransport:
                 threading.Event().wait(PAUSE_AFTER_ERROR_SECONDS)
 
     def response_maker(
-        self, reference: Callable[[Exchange | None, bool], Response]
-    ) -> Callable[[Exchange, bool], ResponseFront]:
+        self, make_full: Callable[[Exchange | None, bool], Response]
+    ) -> Callable[[Exchange, bool], FastResponse]:
         """See `penstock.transport.ResponseSupport.response_maker`."""
-        return _native.ResponseMaker(reference).make
+        return _native.ResponseMaker(make_full).make
 
     def drain(self, *, hand_over: bool = False) -> None:
         """See `penstock.transport.Transport.drain`."""

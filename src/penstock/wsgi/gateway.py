@@ -18,7 +18,7 @@ from penstock.wsgi.environ import OUTSIDE_MOUNT
 from penstock.wsgi.file_wrapper import FileWrapper, file_region
 from penstock.wsgi.headers import check_head
 from penstock.wsgi.input import RequestBody
-from penstock.wsgi.response import ProtocolBreach, Response, ResponseFront
+from penstock.wsgi.response import FastResponse, ProtocolBreach, Response
 
 if TYPE_CHECKING:
     import logging
@@ -73,7 +73,7 @@ class Gateway:
         def make_response(exchange: Exchange | None, is_head: bool) -> Response:
             return Response(exchange, is_head, warn_once, check)
 
-        self._make_response: Callable[[Exchange, bool], ResponseFront] = (
+        self._make_response: Callable[[Exchange, bool], FastResponse] = (
             make_response if transport is None else transport.response_maker(make_response)
         )
 
@@ -97,9 +97,9 @@ class Gateway:
                 # One block in a list is what most applications return.
                 if type(result) is list and len(result) == 1 and type(result[0]) is bytes:
                     if not response.send_whole(result[0]):
-                        self._tell_of_overrun(exchange, response.reference())
+                        self._tell_of_overrun(exchange, response.full_response())
                 else:
-                    self._send_result(exchange, response.reference(), result)
+                    self._send_result(exchange, response.full_response(), result)
                     if type(result) is not list:  # a list has nothing to close
                         unclosed, result = result, None
                         self._close(exchange, unclosed)
@@ -165,11 +165,11 @@ class Gateway:
         response.end()
 
     def _handle_failure(
-        self, exchange: Exchange, response: ResponseFront | None, error: BaseException
+        self, exchange: Exchange, response: FastResponse | None, error: BaseException
     ) -> None:
         try:
             status = self._log_failure(exchange, error)
-            if status is not None and response is not None and response.reference().finished:
+            if status is not None and response is not None and response.full_response().finished:
                 return  # the client has it all; only what the application did afterwards failed
             if status is None or exchange.head_sent:
                 exchange.abort()
@@ -221,7 +221,7 @@ class Gateway:
                 )
 
 
-def _let_go(response: ResponseFront | None, body: object) -> None:
+def _let_go(response: FastResponse | None, body: object) -> None:
     """See to it that nothing of an exchange hangs on what an application may keep."""
     if response is not None:
         response.forget_exchange()

@@ -24,7 +24,7 @@ class ProtocolBreach(RuntimeError):
     """The application broke PEP 3333 in a way that no exception of its own tells."""
 
 
-class ResponseFront(Protocol):
+class FastResponse(Protocol):
     """What a gateway needs of a response before it knows what the application returns."""
 
     def start_response(
@@ -38,7 +38,7 @@ class ResponseFront(Protocol):
     def send_whole(self, block: bytes) -> bool:
         """See `Response.send_whole`."""
 
-    def reference(self) -> Response:
+    def full_response(self) -> Response:
         """Return the response itself, which takes over from here."""
 
     def forget_exchange(self) -> None:
@@ -162,12 +162,12 @@ class Response:
 
     # What the gateway calls. All of these raise `ClientDisconnected`.
 
-    def reference(self) -> Response:
-        """Return the response: it stands for itself (see `ResponseFront`)."""
+    def full_response(self) -> Response:
+        """Return the response: it stands for itself (see `FastResponse`)."""
         return self
 
     def adopt(self, status: str, code: int, headers: HeaderList, length: int | None) -> None:
-        """Take over a head that was given to, and checked by, a native `ResponseFront`."""
+        """Take over a head that was given to, and checked by, a native `FastResponse`."""
         self._called = True
         self.status = status
         self.code = code

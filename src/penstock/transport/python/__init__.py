@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from penstock.telemetry.trace import Trace
     from penstock.transport import Exchange
     from penstock.transport.config import TransportConfig
-    from penstock.wsgi.response import Response, ResponseFront
+    from penstock.wsgi.response import FastResponse, Response
 
 
 class PythonTransport:
@@ -51,10 +51,10 @@ class PythonTransport:
         self._crew = Crew(self._loop, slot)
 
     def response_maker(
-        self, reference: Callable[[Exchange | None, bool], Response]
-    ) -> Callable[[Exchange, bool], ResponseFront]:
+        self, make_full: Callable[[Exchange | None, bool], Response]
+    ) -> Callable[[Exchange, bool], FastResponse]:
         """See `penstock.transport.ResponseSupport.response_maker`."""
-        return reference
+        return make_full
 
     def next(self) -> PythonExchange | None:
         """See `penstock.transport.Transport.next`."""

@@ -1,4 +1,4 @@
-"""What a transport's own response objects leave to `penstock.wsgi.response.Response`."""
+"""What the fast responses of a transport leave to `penstock.wsgi.response.Response`."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ if TYPE_CHECKING:
     from penstock.transport import HeaderList
 
 Environ = dict[str, Any]
-Reference = Callable[[Exchange | None, bool], Response]
+MakeFull = Callable[[Exchange | None, bool], Response]
 
 
-class Front:
-    """Takes the first head itself, as native code does, and leaves the rest to the reference."""
+class FakeFastResponse:
+    """Takes the first head itself, as native code does, and leaves the rest to `Response`."""
 
     def __init__(self, response: Response) -> None:
         self._response = response
@@ -35,15 +35,15 @@ class Front:
         return self.write
 
     def write(self, data: bytes, /) -> None:
-        self.reference().write(data)
+        self.full_response().write(data)
 
     def early_hints(self, headers: HeaderList, /) -> None:
-        self.reference().early_hints(headers)
+        self.full_response().early_hints(headers)
 
     def send_whole(self, block: bytes) -> bool:
-        return self.reference().send_whole(block)
+        return self.full_response().send_whole(block)
 
-    def reference(self) -> Response:
+    def full_response(self) -> Response:
         if self._head is not None:
             self._response.adopt(*self._head)
             self._head = None
@@ -54,16 +54,16 @@ class Front:
 
 
 class Support:
-    """A transport, as far as a gateway asks for its help."""
+    """The part of a transport that a gateway uses to make responses."""
 
     check_head: CheckHead = staticmethod(check_head)
 
-    def response_maker(self, reference: Reference) -> Callable[[Exchange, bool], Front]:
-        return lambda exchange, is_head: Front(reference(exchange, is_head))
+    def response_maker(self, make_full: MakeFull) -> Callable[[Exchange, bool], FakeFastResponse]:
+        return lambda exchange, is_head: FakeFastResponse(make_full(exchange, is_head))
 
 
 def answer(result: Callable[[Any], Iterable[bytes]], headers: HeaderList) -> FakeExchange:
-    """Return what becomes of a response that a front began."""
+    """Return the exchange of a request whose response began as a fast one."""
 
     def application(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
         return result(start_response("201 Created", headers))
@@ -74,7 +74,7 @@ def answer(result: Callable[[Any], Iterable[bytes]], headers: HeaderList) -> Fak
     return exchange
 
 
-def test_the_reference_goes_on_with_the_head_that_a_front_was_given() -> None:
+def test_the_full_response_takes_over_the_head_of_the_fast_one() -> None:
     def written(write: Callable[[bytes], object]) -> list[bytes]:
         write(b"abc")
         return []

@@ -1,6 +1,6 @@
-//! One response in the making, as long as it is plain: `start_response` called once with a valid
-//! head, and the body in one block. `penstock.wsgi.response.Response` is the reference, and takes over
-//! as soon as anything else is asked for.
+//! A response that is quick to make, as long as it is plain: the application calls `start_response`
+//! once with a valid head, and returns the body in one block. In all other cases a
+//! `penstock.wsgi.response.Response`, which is the reference, takes over.
 
 use crate::exchange::Exchange;
 use crate::validate;
@@ -12,32 +12,32 @@ use pyo3::types::{PyBytes, PyList, PyString};
 /// Makes the responses of one gateway.
 #[pyclass(module = "penstock._native", frozen)]
 pub struct ResponseMaker {
-    reference: Py<PyAny>,
+    make_full: Py<PyAny>,
 }
 
 #[pymethods]
 impl ResponseMaker {
-    /// `reference` makes a `Response` of an exchange (None once it is over) and of whether the
-    /// client asked for the head alone.
+    /// `make_full` makes a `Response` from an exchange (None once it has ended) and from whether
+    /// it answers HEAD.
     #[new]
-    fn new(reference: Py<PyAny>) -> Self {
-        ResponseMaker { reference }
+    fn new(make_full: Py<PyAny>) -> Self {
+        ResponseMaker { make_full }
     }
 
     fn make(&self, py: Python<'_>, exchange: Py<Exchange>, is_head: bool) -> PyResult<Py<PyAny>> {
-        let front = ResponseFront {
+        let response = FastResponse {
             exchange: Some(exchange),
-            make: self.reference.clone_ref(py),
+            make_full: self.make_full.clone_ref(py),
             is_head,
             head: None,
             finished: false,
-            reference: None,
+            full: None,
         };
-        Ok(Py::new(py, front)?.into_any())
+        Ok(Py::new(py, response)?.into_any())
     }
 }
 
-/// A head that was found valid.
+/// A head that has been checked.
 struct Head {
     status: Py<PyString>,
     code: u16,
@@ -45,19 +45,19 @@ struct Head {
     length: Option<u64>,
 }
 
-/// What a gateway knows as a response.
+/// The response that the gateway has, until it needs the full one.
 #[pyclass(module = "penstock._native", freelist = 64)]
-pub struct ResponseFront {
+pub struct FastResponse {
     exchange: Option<Py<Exchange>>,
-    make: Py<PyAny>,
+    make_full: Py<PyAny>,
     is_head: bool,
     head: Option<Head>,
     finished: bool,
-    reference: Option<Py<PyAny>>,
+    full: Option<Py<PyAny>>,
 }
 
 #[pymethods]
-impl ResponseFront {
+impl FastResponse {
     #[pyo3(signature = (status, headers, exc_info = None, /))]
     fn start_response<'py>(
         slf: &Bound<'py, Self>,
@@ -67,9 +67,9 @@ impl ResponseFront {
     ) -> PyResult<Bound<'py, PyAny>> {
         let py = slf.py();
         let first = {
-            let front = slf.borrow();
-            let untouched = front.reference.is_none() && front.head.is_none();
-            untouched && front.exchange.is_some() && !front.is_head
+            let response = slf.borrow();
+            let untouched = response.full.is_none() && response.head.is_none();
+            untouched && response.exchange.is_some() && !response.is_head
         };
         if let (true, None) = (first, &exc_info) {
             let checked = validate::plain(py, &status, &headers);
@@ -84,29 +84,29 @@ impl ResponseFront {
                 return slf.getattr(intern!(py, "write"));
             }
         }
-        let reference = Self::reference(slf)?;
-        reference.call_method1(intern!(py, "start_response"), (status, headers, exc_info))
+        let full = Self::full_response(slf)?;
+        full.call_method1(intern!(py, "start_response"), (status, headers, exc_info))
     }
 
     fn write<'py>(slf: &Bound<'py, Self>, data: Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
-        Self::reference(slf)?.call_method1(intern!(slf.py(), "write"), (data,))
+        Self::full_response(slf)?.call_method1(intern!(slf.py(), "write"), (data,))
     }
 
     fn early_hints<'py>(
         slf: &Bound<'py, Self>,
         headers: Bound<'py, PyAny>,
     ) -> PyResult<Bound<'py, PyAny>> {
-        Self::reference(slf)?.call_method1(intern!(slf.py(), "early_hints"), (headers,))
+        Self::full_response(slf)?.call_method1(intern!(slf.py(), "early_hints"), (headers,))
     }
 
-    /// Send the body that the application returned in one piece, and end the response; tell whether
-    /// that was all of it.
+    /// Send the body that the application returned in one piece, and end the response. Returns true
+    /// if that was all of it, and not more than its Content-Length.
     fn send_whole(slf: &Bound<'_, Self>, block: &Bound<'_, PyBytes>) -> PyResult<bool> {
         let py = slf.py();
         let size = block.as_bytes().len() as u64;
         let plain = {
-            let front = slf.borrow();
-            match (&front.reference, &front.head, &front.exchange) {
+            let response = slf.borrow();
+            match (&response.full, &response.head, &response.exchange) {
                 (None, Some(head), Some(exchange)) if head.length.is_none_or(|it| it == size) => {
                     let (status, fields) = (head.status.clone_ref(py), head.fields.clone_ref(py));
                     Some((exchange.clone_ref(py), status, fields))
@@ -115,8 +115,8 @@ impl ResponseFront {
             }
         };
         let Some((exchange, status, fields)) = plain else {
-            let reference = Self::reference(slf)?;
-            let whole = reference.call_method1(intern!(py, "send_whole"), (block,))?;
+            let full = Self::full_response(slf)?;
+            let whole = full.call_method1(intern!(py, "send_whole"), (block,))?;
             return whole.extract();
         };
         let exchange = exchange.bind(py);
@@ -128,52 +128,52 @@ impl ResponseFront {
         Ok(true)
     }
 
-    /// The reference, in the state that this response has come to; it takes over from here.
-    fn reference<'py>(slf: &Bound<'py, Self>) -> PyResult<Bound<'py, PyAny>> {
+    /// Return the full response, in the same state as this one. It takes over from here.
+    fn full_response<'py>(slf: &Bound<'py, Self>) -> PyResult<Bound<'py, PyAny>> {
         let py = slf.py();
-        let (make, exchange, is_head, finished) = {
-            let front = slf.borrow();
-            if let Some(reference) = &front.reference {
-                return Ok(reference.bind(py).clone());
+        let (make_full, exchange, is_head, finished) = {
+            let response = slf.borrow();
+            if let Some(full) = &response.full {
+                return Ok(full.bind(py).clone());
             }
-            let exchange = front
+            let exchange = response
                 .exchange
                 .as_ref()
                 .map(|exchange| exchange.clone_ref(py));
             (
-                front.make.clone_ref(py),
+                response.make_full.clone_ref(py),
                 exchange,
-                front.is_head,
-                front.finished,
+                response.is_head,
+                response.finished,
             )
         };
         let over = exchange.is_none();
-        let reference = make.bind(py).call1((exchange, is_head))?;
+        let full = make_full.bind(py).call1((exchange, is_head))?;
         let head = slf.borrow_mut().head.take();
         if let Some(head) = head {
             let fields = head.fields.bind(py).as_sequence().to_list()?;
             let arguments = (head.status, head.code, fields, head.length);
-            reference.call_method1(intern!(py, "adopt"), arguments)?;
+            full.call_method1(intern!(py, "adopt"), arguments)?;
         }
         if finished || over {
-            reference.setattr(intern!(py, "finished"), true)?;
+            full.setattr(intern!(py, "finished"), true)?;
         }
-        slf.borrow_mut().reference = Some(reference.clone().unbind());
-        Ok(reference)
+        slf.borrow_mut().full = Some(full.clone().unbind());
+        Ok(full)
     }
 
-    /// Let go of the exchange: `environ` leads here, and an application may keep that.
+    /// Drop the reference to the exchange: `environ` leads here, and an application may keep it.
     fn forget_exchange(slf: &Bound<'_, Self>) -> PyResult<()> {
-        let (exchange, reference) = {
-            let mut front = slf.borrow_mut();
-            let reference = front.reference.as_ref().map(|it| it.clone_ref(slf.py()));
-            (front.exchange.take(), reference)
+        let (exchange, full) = {
+            let mut response = slf.borrow_mut();
+            let full = response.full.as_ref().map(|it| it.clone_ref(slf.py()));
+            (response.exchange.take(), full)
         };
         drop(exchange);
-        match reference {
-            Some(reference) => {
+        match full {
+            Some(full) => {
                 let name = intern!(slf.py(), "forget_exchange");
-                reference.bind(slf.py()).call_method0(name).map(drop)
+                full.bind(slf.py()).call_method0(name).map(drop)
             }
             None => Ok(()),
         }
