@@ -291,7 +291,7 @@ def test_a_server_that_goes_during_another_command_is_a_failure(server: Server) 
     with server.meanwhile(leave, server):
         status, _, err = server.run("reload")
     assert status == ctl.UNREACHABLE
-    assert "left without an answer" in err
+    assert "ended without an answer" in err
 
 
 # What is typed
@@ -305,12 +305,12 @@ def test_a_server_that_goes_during_another_command_is_a_failure(server: Server) 
         (("status", "now"), "unrecognized arguments: now"),
         (("stat",), "invalid choice: 'stat'"),
         (("scale",), "the following arguments are required: N"),
-        (("scale", "two"), "'two' is no whole number"),
+        (("scale", "two"), "'two' is not a whole number"),
         (("scale", "-1"), "unrecognized arguments: -1"),
         (("recycle",), "the following arguments are required: WORKER"),
-        (("stacks", "x"), "'x' is no whole number"),
-        (("--timeout", "0", "status"), "'0' is no number of seconds"),
-        (("--timeout", "nan", "status"), "'nan' is no number of seconds"),
+        (("stacks", "x"), "'x' is not a whole number"),
+        (("--timeout", "0", "status"), "'0' is not a number of seconds"),
+        (("--timeout", "nan", "status"), "'nan' is not a number of seconds"),
         (("status", "--now"), "unrecognized arguments: --now"),
     ],
 )
@@ -452,14 +452,14 @@ def test_an_answer_that_trickles_is_given_up_in_time(tmp_path: Path, capsys: Cap
 @pytest.mark.parametrize(
     ("answer", "said"),
     [
-        (b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n[]", "no control socket of Penstock's"),
-        (b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\n\x9b", "no control socket of Penstock's"),
-        (b"HTTP/1.1 404 No\r\nContent-Length: 5\r\n\r\n<htm>", "no control socket of Penstock's"),
-        (b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n{}", "left without an answer"),
-        (b"HTTP/1.1 200 OK\r\n\r\n{}", "no control socket of Penstock's"),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n[]", "not a control socket of Penstock"),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\n\x9b", "not a control socket of Penstock"),
+        (b"HTTP/1.1 404 No\r\nContent-Length: 5\r\n\r\n<htm>", "not a control socket of Penstock"),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n{}", "ended without an answer"),
+        (b"HTTP/1.1 200 OK\r\n\r\n{}", "not a control socket of Penstock"),
         (b"HTTP/1.1 200 OK\r\nContent-Length: 99999999999\r\n\r\n", "no control socket of Penst"),
-        (b"SSH-2.0\r\n", "no control socket of Penstock's"),
-        (b"", "left without an answer"),
+        (b"SSH-2.0\r\n", "not a control socket of Penstock"),
+        (b"", "ended without an answer"),
         (
             b'HTTP/1.1 200 OK\r\nContent-Length: 13\r\n\r\n{"workers":1}',
             "not one that this version understands",

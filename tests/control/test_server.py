@@ -205,7 +205,7 @@ def test_what_was_answered_before_the_end_still_arrives(tmp_path: Path) -> None:
         assert client.is_closed_by_server()
 
 
-# What is wrongly asked
+# Wrong requests
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""What an address of the control socket means, to the server that makes it and to penstockctl."""
+"""Addresses of the control socket, for the server that binds them and for penstockctl."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ AUTO = "auto"
 OFF = "off"
 
 HAS_ABSTRACT_NAMES = sys.platform == "linux"
-"""Whether unix sockets can have names that are in no directory (unix(7))."""
+"""Whether unix sockets can have names that are not in a directory (unix(7))."""
 
 AUTO_NAME = re.compile(r"@penstock/[0-9]+(?:\.[0-9])?")
-"""The names that ``auto`` gives."""
+"""The names that ``auto`` uses."""
 
 _SO_PEERCRED: int | None = getattr(socket, "SO_PEERCRED", None)
 _UCRED = struct.Struct("iII")  # pid, uid and gid: struct ucred of unix(7)
 
 
 def auto_names(pid: int) -> list[str]:
-    """Return the names that ``auto`` tries for a supervisor, in their order.
+    """Return the names that ``auto`` tries for a supervisor, in this order.
 
-    The first is nearly always free. But containers that share a network, as those of one pod do,
-    share these names too, and in each of them the supervisor may be process 1.
+    The first is nearly always free. Containers that share a network, as those of one pod do, share
+    these names, too, and in each of them the supervisor may be process 1.
     """
     return [f"@penstock/{pid}", *(f"@penstock/{pid}.{number}" for number in range(2, 10))]
 
@@ -33,7 +33,7 @@ def auto_names(pid: int) -> list[str]:
 def socket_path(address: str) -> str:
     r"""Return what to bind or connect to for ``PATH``, ``@NAME``, and either after ``unix:``.
 
-    An abstract name begins with NUL then. Raises `ValueError`, in words for the user.
+    The result of ``@NAME`` begins with NUL. Raises `ValueError` with a message for the user.
     """
     path = address.removeprefix("unix:")
     if path in ("", "@"):
@@ -47,15 +47,15 @@ def socket_path(address: str) -> str:
 
 @dataclass(frozen=True)
 class Peer:
-    """Who is at the other end of a unix socket, as the kernel noted it."""
+    """The process at the other end of a unix socket, as the kernel reports it."""
 
     pid: int
-    """0 where that process cannot be seen from here: it is in another container."""
+    """0 where the process cannot be seen from here: it is in another container."""
     uid: int
 
 
 def peer_of(sock: socket.socket) -> Peer | None:
-    """Return who connected to, or listens on, the other end; None where that is not told."""
+    """Return the process that connected, or listens; None where the system does not report it."""
     if _SO_PEERCRED is None:
         return None
     pid, uid, _ = _UCRED.unpack(sock.getsockopt(socket.SOL_SOCKET, _SO_PEERCRED, _UCRED.size))

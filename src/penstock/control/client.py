@@ -1,4 +1,4 @@
-"""How penstockctl finds a server and asks it: HTTP over a unix socket, with a deadline for all."""
+"""The client of the control socket: finds servers, and sends one request with one deadline."""
 
 from __future__ import annotations
 
@@ -16,30 +16,30 @@ from typing import Any
 from penstock.control.address import AUTO_NAME, Peer, peer_of, socket_path
 
 PROBE_SECONDS = 1.0
-"""For a server that was found to say what it serves: its supervisor answers at once, or hangs."""
+"""For a server that was found to name its application: a supervisor answers at once, or hangs."""
 
 MOST_BYTES = 64 * 1024 * 1024
-"""Of an answer: the stacks of a thousand workers stay below."""
+"""Of a response: the stacks of a thousand workers are smaller."""
 
 SOCKETS = "/proc/net/unix"
 """Where Linux lists the unix sockets of a network namespace (proc(5))."""
 
-_ACCEPTS = 0x10000  # __SO_ACCEPTCON among the flags: it listens
+_ACCEPTS = 0x10000  # __SO_ACCEPTCON among the flags: the socket listens
 
 
 class CannotReach(Exception):
-    """There is no server at the address, or none that answers; the text says more."""
+    """No server answers at the address; the text says why."""
 
 
 @dataclass(frozen=True)
 class Reply:
-    """What the server answered."""
+    """A response of the server."""
 
     status: int
     text: str
     """JSON, in ASCII."""
     value: dict[str, Any]
-    """The same, read."""
+    """The same, parsed."""
 
 
 @dataclass(frozen=True)
@@ -51,11 +51,11 @@ class Found:
 
 
 def find_servers() -> list[Found]:
-    """Return the servers that may be asked: those of our user, and for root all.
+    """Return the servers that this user may use: its own, and for root all.
 
-    Where containers share a network, names of others are seen, too. Their processes are not: such
-    servers are returned only if there is no other. Raises `CannotReach` where nothing can be
-    seen.
+    Where containers share a network, the names of other containers are listed, too, but their
+    processes cannot be seen: such servers are returned only if there is no other. Raises
+    `CannotReach` where the list cannot be read.
     """
     found = []
     for name in _listening_names():
@@ -82,9 +82,9 @@ def _listening_names() -> list[str]:
 
 
 def ask(address: str, method: str, target: str, timeout: float) -> Reply:
-    """Send a request, and return the answer to it, all within ``timeout`` seconds.
+    """Send a request, and return the response, all within ``timeout`` seconds.
 
-    Raises `CannotReach`, and `ServerLeft` where the server ended in the meantime.
+    Raises `CannotReach`, and `ServerLeft` where the server ended before it answered.
     """
     deadline = time.monotonic() + timeout
     sock = _connect(address, timeout)
@@ -94,10 +94,10 @@ def ask(address: str, method: str, target: str, timeout: float) -> Reply:
 
     def cut_off() -> None:
         late.set()
-        with contextlib.suppress(OSError):  # it is over already
+        with contextlib.suppress(OSError):  # the request has ended already
             sock.shutdown(socket.SHUT_RDWR)
 
-    # A timeout of the socket bounds each read; an answer that trickles would have many of them.
+    # A timeout of the socket bounds each read; a response that trickles would have many reads.
     timer = threading.Timer(max(0.0, deadline - time.monotonic()), cut_off)
     timer.daemon = True
     timer.start()
@@ -111,7 +111,7 @@ def ask(address: str, method: str, target: str, timeout: float) -> Reply:
         if late.is_set() or isinstance(error, TimeoutError):
             raise CannotReach(f"no answer from {address} within {timeout:g} s") from None
         if isinstance(error, (OSError, http.client.IncompleteRead)):
-            raise ServerLeft(f"the server at {address} left without an answer") from None
+            raise ServerLeft(f"the server at {address} ended without an answer") from None
         raise _not_ours(address) from None
     finally:
         timer.cancel()
@@ -121,7 +121,7 @@ def ask(address: str, method: str, target: str, timeout: float) -> Reply:
 
 
 class ServerLeft(CannotReach):
-    """The connection ended while an answer was waited for: the server has gone."""
+    """The connection ended before the response: the server has ended."""
 
 
 def _read(address: str, status: int, body: bytes) -> Reply:
@@ -136,7 +136,7 @@ def _read(address: str, status: int, body: bytes) -> Reply:
 
 
 def _not_ours(address: str) -> CannotReach:
-    return CannotReach(f"what answers at {address} is no control socket of Penstock's")
+    return CannotReach(f"the socket at {address} is not a control socket of Penstock")
 
 
 def _connect(address: str, timeout: float) -> socket.socket:
@@ -145,7 +145,7 @@ def _connect(address: str, timeout: float) -> socket.socket:
     except ValueError as error:
         raise CannotReach(f"cannot use {address!r}: {error}") from None
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    # A socket with a timeout of Python's does not wait where the listen queue is full (EAGAIN).
+    # With a timeout of Python's, connect does not wait where the listen queue is full (EAGAIN).
     seconds, fraction = divmod(timeout, 1)
     wait = struct.pack("ll", int(seconds), int(fraction * 1_000_000))
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, wait)

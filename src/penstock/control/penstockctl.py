@@ -1,6 +1,6 @@
-"""The ``penstockctl`` command: ask a running server, or tell it what to do.
+"""The ``penstockctl`` command: show the state of a running server, or control it.
 
-It talks to the supervisor alone, over the control socket: it works when every worker is stuck, too.
+It talks to the supervisor, over the control socket: it also works when every worker is stuck.
 """
 
 from __future__ import annotations
@@ -30,31 +30,31 @@ from penstock.system.standard_streams import flush_all, print_error, print_out
 from penstock.telemetry.error_log import printable
 
 DONE, FAILED, USAGE, UNREACHABLE = range(4)
-"""The exit statuses: done; refused, failed or rolled back; wrongly asked; no server answers."""
+"""The exit statuses: done; refused, failed or rolled back; wrong usage; no server answers."""
 
 QUESTION_SECONDS = 30.0
-"""For an answer to a question. Stacks of a worker that hangs take the supervisor some seconds."""
+"""For the answer to a question. The stacks of a worker that hangs take some seconds."""
 
 COMMAND_SECONDS = 600.0
-"""For the outcome of a command: applications boot within a minute, and requests end in another."""
+"""For the outcome of a command: an application boots within a minute, requests end in another."""
 
 _MOST_SECONDS = 86400.0
 _INTERRUPTED = 130  # 128 + SIGINT, as shells have it
 _VARIABLE = "PENSTOCK_CONTROL"
 _HOW_TO_LOOK = (
-    "one in a container is seen from within it, and one of another user by that user and root; one "
-    "with an address of its own is reached by --control @NAME or --control PATH"
+    "a server in a container is found from within it, and one of another user by that user and "
+    "root; use --control @NAME or --control PATH for one with an address of its own"
 )
 
 _EPILOG = (
     "WORKER is a process id or the number of a slot, as the table of workers has them. Exit "
-    "status: 0 done, 1 refused, failed or rolled back, 2 wrongly asked, or there are several "
-    "servers, 3 no server answers."
+    "status: 0 done, 1 refused, failed or rolled back, 2 wrong usage, or several servers, "
+    "3 no server answers."
 )
 
 
 class _Usage(Exception):
-    """What was typed cannot be done; the text says why."""
+    """The command line is wrong; the text says why."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -83,11 +83,11 @@ class _Parser(argparse.ArgumentParser):
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """Return the parser of the command line. What holds for all commands may stand after them."""
+    """Return the parser of the command line. Common options may stand before or after a command."""
     common = _common(argparse.SUPPRESS)
     parser = _Parser(
         prog="penstockctl",
-        description="Ask a running Penstock, or tell it what to do.",
+        description="Show the state of a running Penstock server, or control it.",
         epilog=_EPILOG,
         parents=[_common(None)],
         allow_abbrev=False,
@@ -100,16 +100,16 @@ def build_parser() -> argparse.ArgumentParser:
             name, help=help, description=help, parents=[common], allow_abbrev=False
         )
 
-    add("status", "Show what is true of the server as a whole.")
+    add("status", "Show the state of the server.")
     add("workers", "Show the workers.")
-    add("requests", "Show what is with the application just now.")
-    add("stacks", "Show the Python stacks of a worker, or of all.").add_argument(
+    add("requests", "Show the requests in the application.")
+    add("stacks", "Show the Python stacks of one worker, or of all.").add_argument(
         "worker", nargs="?", type=_whole, metavar="WORKER"
     )
     changing = [
-        add("reload", "Replace all workers by ones with new settings and code."),
-        add("upgrade", "Replace the supervisor, too."),
-        add("scale", "Have N workers."),
+        add("reload", "Replace all workers by workers with the current settings and code."),
+        add("upgrade", "Replace the supervisor and all workers."),
+        add("scale", "Change the number of workers to N."),
         add("recycle", "Replace a worker."),
         add("stop", "Stop the server."),
     ]
@@ -149,7 +149,7 @@ def _common(default: object) -> _Parser:
 
 def _whole(value: str) -> int:
     if not (value.isascii() and value.isdigit() and len(value) < 20):
-        raise argparse.ArgumentTypeError(f"{value!r} is no whole number")
+        raise argparse.ArgumentTypeError(f"{value!r} is not a whole number")
     return int(value)
 
 
@@ -159,7 +159,7 @@ def _seconds(value: str) -> float:
     except ValueError:
         seconds = 0.0
     if not 0 < seconds <= _MOST_SECONDS:
-        raise argparse.ArgumentTypeError(f"{value!r} is no number of seconds up to a day")
+        raise argparse.ArgumentTypeError(f"{value!r} is not a number of seconds up to a day")
     return seconds
 
 
@@ -180,7 +180,7 @@ def _run(typed: argparse.Namespace) -> int:
     except ServerLeft:
         if command != "stop":
             raise
-        # It ended before it could say so, which it was told to.
+        # It ended, as it was told to, before it could answer.
         message = "the server has stopped"
         reply = Reply(200, json.dumps({"message": message}, indent=2) + "\n", {"message": message})
     return _show(reply, typed.json, lambda value, width: f"{ctl_tables.text(value['message'])}\n")
@@ -222,7 +222,7 @@ def _show(reply: Reply, as_json: bool, show: Callable[[Mapping[str, Any], int | 
 
 
 def _width() -> int | None:
-    """Return how many columns there are; None where it is no terminal, and nothing is cut."""
+    """Return the number of columns; None without a terminal: nothing is cut then."""
     if sys.stdout is None or not sys.stdout.isatty():
         return None
     return shutil.get_terminal_size().columns
@@ -232,7 +232,7 @@ def _width() -> int | None:
 
 
 def _address_from(environ: Mapping[str, str]) -> str | None:
-    """Return the address that the server's own variable gives, where it gives one."""
+    """Return the address in the server's own variable, if there is one."""
     value = environ.get(_VARIABLE, "")
     return None if value.lower() in ("", AUTO, OFF) else value
 
@@ -257,7 +257,9 @@ def _described(server: Found) -> str:
 
 
 def _complain(error: object) -> None:
-    text = str(error).replace("\r", " ").replace("\n", " ")  # one line, whatever it quotes
+    text = (
+        str(error).replace("\r", " ").replace("\n", " ")
+    )  # one line, even where it quotes several
     print_error(f"penstockctl: error: {printable(text)}\n")
 
 
