@@ -567,6 +567,18 @@ MEMORY_FROM_THE_START: Final = Message(
     "Raise max_memory well above the size of a fresh worker.",
 )
 
+WORKER_SILENT: Final = Message(
+    "PEN-7080",
+    WARNING,
+    "%(worker)s has had no heartbeat for %(seconds)g s: native code keeps the interpreter lock"
+    "%(requests)s\n%(stacks)s",
+    "Half of timeout has passed, and no thread of the worker could run Python code. No request of"
+    " the worker makes progress meanwhile. At the end of timeout and timeout_grace it is killed and"
+    " replaced.",
+    "Look for the call of native code in the stacks. It should release the lock while it computes"
+    " or waits.",
+)
+
 RELOAD_FAILED: Final = Message(
     "PEN-7100",
     ERROR,

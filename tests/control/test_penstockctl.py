@@ -457,7 +457,10 @@ def test_an_answer_that_trickles_is_given_up_in_time(tmp_path: Path, capsys: Cap
         (b"HTTP/1.1 404 No\r\nContent-Length: 5\r\n\r\n<htm>", "not a control socket of Penstock"),
         (b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n{}", "ended without an answer"),
         (b"HTTP/1.1 200 OK\r\n\r\n{}", "not a control socket of Penstock"),
-        (b"HTTP/1.1 200 OK\r\nContent-Length: 99999999999\r\n\r\n", "not a control socket of Penst"),
+        (
+            b"HTTP/1.1 200 OK\r\nContent-Length: 99999999999\r\n\r\n",
+            "not a control socket",
+        ),
         (b"SSH-2.0\r\n", "not a control socket of Penstock"),
         (b"", "ended without an answer"),
         (

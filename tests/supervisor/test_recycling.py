@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import replace
+
 import pytest
 
+from penstock.config.settings import Settings
 from penstock.supervisor.recycling import (
+    DUMP_SECONDS,
     FIRST_BACK_OFF_SECONDS,
     LONGEST_BACK_OFF_SECONDS,
     BackOff,
+    Heartbeats,
     choose_stuck,
 )
+from penstock.telemetry.scoreboard import BEAT
+from support.workers import Workers
 
 
 @pytest.mark.parametrize(
@@ -52,3 +60,55 @@ def test_the_back_off_is_short_again_after_a_time_without_replacements() -> None
     assert soon.pause == LONGEST_BACK_OFF_SECONDS
     later = back_off.after(1000.0 + LONGEST_BACK_OFF_SECONDS)
     assert later.pause == FIRST_BACK_OFF_SECONDS
+
+
+@pytest.fixture
+def workers() -> Iterator[Workers]:
+    workers = Workers()
+    yield workers
+    workers.close()
+
+
+def test_a_worker_without_heartbeats_is_warned_of_at_half_and_ended_after_the_grace(
+    workers: Workers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[int] = []
+    monkeypatch.setattr(
+        "penstock.supervisor.recycling.ask_for_dump", lambda worker: asked.append(worker.number)
+    )
+    worker = workers.add(7)
+    worker.pid = 0  # no process is looked at, or signalled
+    worker.settings = replace(Settings(), timeout=10.0, timeout_grace=2.0)
+    heartbeats = Heartbeats()
+    begun = heartbeats._looked_at
+    told = []
+    for second in range(1, 16):
+        hung, silent = heartbeats.check([worker], begun + second)
+        told += [(second, "hung") for _ in hung] + [(second, "silent") for _ in silent]
+        if hung:
+            break
+    # Seen first after 1 s: half is at 6 s, the grace ends at 13 s, and C code has 1 s to write.
+    assert told == [(6 + DUMP_SECONDS, "silent"), (13 + DUMP_SECONDS, "hung")]
+    assert asked == [7, 7]
+
+
+def test_a_worker_that_beats_again_is_not_ended(workers: Workers) -> None:
+    worker = workers.add(7)
+    worker.pid = 0
+    worker.settings = replace(Settings(), timeout=10.0, timeout_grace=2.0)
+    heartbeats = Heartbeats()
+    begun = heartbeats._looked_at
+    for second in range(1, 40):
+        if second % 4 == 0:
+            worker.slot.words[BEAT] += 1
+        assert heartbeats.check([worker], begun + second) == ([], [])
+
+
+def test_a_supervisor_that_was_halted_itself_blames_no_worker(workers: Workers) -> None:
+    worker = workers.add(7)
+    worker.pid = 0
+    worker.settings = replace(Settings(), timeout=1.0, timeout_grace=1.0)
+    heartbeats = Heartbeats()
+    begun = heartbeats._looked_at
+    assert heartbeats.check([worker], begun + 1) == ([], [])
+    assert heartbeats.check([worker], begun + 60) == ([], [])

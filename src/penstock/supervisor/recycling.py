@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from penstock import messages
 from penstock.config.options import show_duration, show_size
+from penstock.supervisor.exit_report import requests_lost
 from penstock.supervisor.generation import Generation
 from penstock.supervisor.pool import Pool
 from penstock.supervisor.worker_process import Stage, WorkerProcess
@@ -111,11 +112,21 @@ class Recycling:
                     )
 
     def end_hung(self, now: float) -> None:
-        """Kill the workers that hang; others start in their places."""
+        """Warn of workers that hang, and kill them at the end; others start in their places."""
         if now < self._beats_due:
             return
         self._beats_due = now + BEAT_SECONDS
-        for worker in self._heartbeats.hung(list(self._pool)):
+        hung, silent = self._heartbeats.check(list(self._pool), now)
+        for worker in silent:
+            messages.WORKER_SILENT.log(
+                self._logger,
+                worker=worker,
+                seconds=worker.settings.timeout / 2,
+                requests=requests_lost(list(worker.slot.requests())),
+                stacks=worker.dumped.decode("utf-8", "backslashreplace").rstrip(),
+            )
+            worker.dumped.clear()
+        for worker in hung:
             limit = beat_limit(worker) or 0.0
             worker.kill(
                 f"nothing has moved in it for {limit:g} s: native code keeps the interpreter lock "
@@ -202,7 +213,11 @@ class _Watched:
     beat: int
     still_since: float
     """When the last beat was seen, or when the worker was last seen halted."""
+    asked_at: float | None = None
+    """When its stacks were asked for, for the warning at half of the time."""
+    warned: bool = False
     dumped_at: float | None = None
+    """When its stacks were asked for, before it is killed."""
 
 
 class Heartbeats:
@@ -217,36 +232,49 @@ class Heartbeats:
         self._watched: dict[int, _Watched] = {}
         self._looked_at = time.monotonic()
 
-    def hung(self, workers: list[WorkerProcess]) -> list[WorkerProcess]:
-        """Return the workers that have hung for too long, and whose stacks were asked for.
+    def check(
+        self, workers: list[WorkerProcess], now: float
+    ) -> tuple[list[WorkerProcess], list[WorkerProcess]]:
+        """Return the workers that have hung for too long, and those to warn of, once each.
 
-        Must be called about once a second.
+        A worker is warned of at half of its timeout. The stacks of both are in
+        `WorkerProcess.dumped`, where C code could write them. Must be called about once a second.
         """
-        now = time.monotonic()
         halted = now - self._looked_at > HALT_SECONDS
         self._looked_at = now
-        known = {worker.number: worker for worker in workers}
+        known = {worker.number for worker in workers}
         self._watched = {n: seen for n, seen in self._watched.items() if n in known and not halted}
-        return [worker for worker in workers if self._is_hung(worker, now)]
+        hung, silent = [], []
+        for worker in workers:
+            seen = self._look_at(worker, now)
+            if seen is None:
+                continue
+            if seen.dumped_at is not None and now - seen.dumped_at >= DUMP_SECONDS:
+                hung.append(worker)
+                continue
+            due = seen.asked_at is not None and now - seen.asked_at >= DUMP_SECONDS
+            if due and not seen.warned:
+                seen.warned = True
+                silent.append(worker)
+        return hung, silent
 
-    def _is_hung(self, worker: WorkerProcess, now: float) -> bool:
-        limit = beat_limit(worker)
-        if limit is None or worker.stage not in (Stage.SERVING, Stage.LEAVING):
-            return False
-        beat = worker.beat
-        if not beat:
-            return False
+    def _look_at(self, worker: WorkerProcess, now: float) -> _Watched | None:
+        """Return what is known of a worker that has missed beats; ask for stacks where due."""
+        limit, beat = beat_limit(worker), worker.beat
+        if limit is None or not beat or worker.stage not in (Stage.SERVING, Stage.LEAVING):
+            return None
         seen = self._watched.get(worker.number)
         if seen is None or seen.beat != beat or is_halted(worker.pid):
             self._watched[worker.number] = _Watched(beat, now)
-            return False
-        if now - seen.still_since < limit:
-            return False
-        if seen.dumped_at is None:
+            return None
+        still = now - seen.still_since
+        if still >= limit and seen.dumped_at is None:
             seen.dumped_at = now
             ask_for_dump(worker)
-            return False
-        return now - seen.dumped_at >= DUMP_SECONDS
+        elif still >= worker.settings.timeout / 2 and seen.asked_at is None:
+            seen.asked_at = now
+            ask_for_dump(worker)
+        return seen
 
 
 def beat_limit(worker: WorkerProcess) -> float | None:
