@@ -350,6 +350,17 @@ OBSERVER_FAILED: Final = Message(
     "Report the traceback as a bug of Penstock.",
 )
 
+LOG_ENTRIES_LOST: Final = Message(
+    "PEN-5060",
+    WARNING,
+    "log entries were lost: %(entries)s (too many waited while the application held the"
+    " interpreter)",
+    "The native transport went on while the application kept the interpreter lock (GIL), and more"
+    " requests were refused, or traced, than it can keep for the logs. The requests were answered.",
+    "Look for a call of the application that holds the interpreter lock for seconds: PEN-6110 and"
+    " `penstockctl requests` name it.",
+)
+
 # -- 6: the worker ------------------------------------------------------------------------------
 
 OPEN_FILES_LIMIT: Final = Message(

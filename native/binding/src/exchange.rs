@@ -343,7 +343,7 @@ impl Exchange {
 
     pub fn count_body(&mut self, sent: &[u8]) {
         self.body_sent += sent.len() as u64;
-        self.tap_body(sent);
+        self.trace_body(sent);
     }
 
     /// Send head and body at once.
@@ -409,7 +409,7 @@ impl Exchange {
             let mut start = [0; BODY_BYTES];
             let size = sys::read_at(file.raw(), &mut start, offset)?;
             let shown = size.min(usize::try_from(count).unwrap_or(size));
-            self.tap_body(start.get(..shown).unwrap_or(&[]));
+            self.trace_body(start.get(..shown).unwrap_or(&[]));
         }
         Ok(())
     }
@@ -550,7 +550,7 @@ impl Exchange {
         };
         if let Some(record) = record {
             let py = slf.py();
-            if let Err(error) = core.teller.answered(py, &record) {
+            if let Err(error) = core.log_writer.answered(py, &record) {
                 error.write_unraisable(py, None);
             }
         }
@@ -584,10 +584,10 @@ impl Exchange {
             record = Some(self.record(py, times, reason));
         }
         let number = held.requests;
-        if let Some(tap) = &mut held.tap {
+        if let Some(trace) = &mut held.trace {
             core.hub
-                .diary
-                .write(tap.response(number, self.body_sent, reason));
+                .log_queue
+                .write(trace.response(number, self.body_sent, reason));
         }
         if let Some(record) = &mut record {
             record.bytes_out = record.bytes_out.saturating_sub(held.output.lost());

@@ -11,6 +11,7 @@ mod environ;
 mod exchange;
 mod fast_response;
 mod ffi;
+mod log_writer;
 mod policy;
 mod record;
 mod request_finished;
@@ -20,7 +21,6 @@ mod response_head;
 mod scoreboard;
 mod scratch;
 mod seats;
-mod teller;
 mod transport;
 mod validate;
 

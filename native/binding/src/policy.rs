@@ -2,7 +2,7 @@
 
 use crate::environ::whole_path;
 use crate::ffi::latin1;
-use crate::teller::Teller;
+use crate::log_writer::LogWriter;
 use penstock_protocol::Head;
 use penstock_reactor::sys::{Nanos, SECOND};
 use pyo3::prelude::*;
@@ -45,10 +45,16 @@ impl Policy {
 
     /// How long a call may last for a path, decoded; 0 is for ever.
     #[inline(always)]
-    pub fn timeout(&self, py: Python<'_>, teller: &Teller, head: &Head, bytes: &[u8]) -> Nanos {
+    pub fn timeout(
+        &self,
+        py: Python<'_>,
+        log_writer: &LogWriter,
+        head: &Head,
+        bytes: &[u8],
+    ) -> Nanos {
         match &self.timeout_for {
             None => self.timeout,
-            Some(ask) => self.ask(py, teller, ask, head, bytes),
+            Some(ask) => self.ask(py, log_writer, ask, head, bytes),
         }
     }
 
@@ -56,7 +62,7 @@ impl Policy {
     fn ask(
         &self,
         py: Python<'_>,
-        teller: &Teller,
+        log_writer: &LogWriter,
         timeout_for: &Py<PyAny>,
         head: &Head,
         bytes: &[u8],
@@ -68,7 +74,7 @@ impl Policy {
             Ok(seconds) => nanos(seconds, self.longest),
             Err(error) => {
                 let path = String::from_utf8_lossy(head.path(bytes));
-                teller.log_timeout_for_failed(py, &path, &error);
+                log_writer.log_timeout_for_failed(py, &path, &error);
                 self.timeout
             }
         }

@@ -45,7 +45,7 @@ impl Exchange {
         self.framing = response::encode_framing(out, self.is_head, self.version, code, length);
         self.write_connection_field(out);
         if self.hub().options.trace {
-            self.tap_head(py, out.get(added..).unwrap_or(&[]))?;
+            self.trace_head(py, out.get(added..).unwrap_or(&[]))?;
         }
         out.extend_from_slice(b"\r\n");
         self.head_sent = true;
@@ -84,22 +84,22 @@ impl Exchange {
         Ok(fields)
     }
 
-    fn tap_head(&self, py: Python<'_>, added: &[u8]) -> PyResult<()> {
+    fn trace_head(&self, py: Python<'_>, added: &[u8]) -> PyResult<()> {
         let status = match &self.status {
             Some(status) => latin1_bytes(status.bind(py))?.to_vec(),
             None => Vec::new(),
         };
         let headers = self.fields(py)?;
-        if let Some(tap) = &mut self.wire.connection.lock().tap {
-            tap.head_sent(&status, headers, added);
+        if let Some(trace) = &mut self.wire.connection.lock().trace {
+            trace.head_sent(&status, headers, added);
         }
         Ok(())
     }
 
-    pub fn tap_body(&self, data: &[u8]) {
+    pub fn trace_body(&self, data: &[u8]) {
         if self.hub().options.trace {
-            if let Some(tap) = &mut self.wire.connection.lock().tap {
-                tap.body_sent(data);
+            if let Some(trace) = &mut self.wire.connection.lock().trace {
+                trace.body_sent(data);
             }
         }
     }

@@ -6,12 +6,12 @@ use crate::departure::Companion;
 use crate::environ::{Template, keys};
 use crate::exchange::Exchange;
 use crate::ffi::latin1;
+use crate::log_writer::LogWriter;
 use crate::policy::Policy;
 use crate::request_finished::RequestMaker;
 use crate::request_id::RequestId;
 use crate::scoreboard::open;
 use crate::seats::{Seat, Seats};
-use crate::teller::Teller;
 use penstock_protocol::{Framing, Head, Limits};
 use penstock_reactor::accepting::Acceptor;
 use penstock_reactor::connection::{Body, Connection};
@@ -36,7 +36,7 @@ use std::sync::Arc;
 pub struct Core {
     pub hub: Hub,
     pub crew: Crew,
-    pub teller: Teller,
+    pub log_writer: LogWriter,
     pub policy: Policy,
     pub seats: Seats,
     templates: Vec<Template>,
@@ -100,7 +100,7 @@ impl NativeTransport {
             Some(format) => Some(LineFormat::new(format.bind(py))?),
             None => None,
         };
-        let teller = Teller {
+        let log_writer = LogWriter {
             logger: log("logger")?,
             observers: optional("observers")?,
             line_format,
@@ -117,7 +117,7 @@ impl NativeTransport {
             core: Arc::new(Core {
                 hub,
                 crew: Crew::new(reactor),
-                teller,
+                log_writer,
                 policy,
                 seats: Seats::new(),
                 templates,
@@ -286,9 +286,9 @@ impl NativeTransport {
         Ok(layout)
     }
 
-    /// What the scribe's thread runs, until the end: it writes the diary where every other thread
-    /// is busy, and waits for the GIL in the leader's place.
-    fn scribe(&self, py: Python<'_>) {
+    /// The life of the log writer's thread: it writes the log queue where every other thread is
+    /// busy, and waits for the GIL in the leader's place.
+    fn write_logs(&self, py: Python<'_>) {
         let core = &self.core;
         while !core.crew.is_over() {
             py.detach(|| core.hub.await_call());
@@ -298,10 +298,10 @@ impl NativeTransport {
 }
 
 impl Core {
-    /// Write what there is to tell.
+    /// Write what the log queue holds.
     fn tell(&self, py: Python<'_>) {
-        if !self.hub.diary.is_empty() && !self.hub.abandoned.get() {
-            self.teller.tell(py, self.hub.diary.take());
+        if !self.hub.log_queue.is_empty() && !self.hub.abandoned.get() {
+            self.log_writer.tell(py, self.hub.log_queue.take());
         }
     }
 
@@ -433,14 +433,14 @@ impl Core {
         let (environ, underscored) =
             template.build(py, head, bytes, connection.peer, length, header_map)?;
         if underscored {
-            self.teller.tell_of_dropped_fields(py, head, bytes)?;
+            self.log_writer.tell_of_dropped_fields(py, head, bytes)?;
         }
         let id = RequestId::new(&options.id_prefix, number);
         let request_id = latin1(py, id.bytes())?;
         environ.set_item(&keys(py).request_id, &request_id)?;
         let companion = Companion::of(py, self, connection)?;
         environ.set_item(&keys(py).client_gone, &companion.client_gone)?;
-        let timeout = self.policy.timeout(py, &self.teller, head, bytes);
+        let timeout = self.policy.timeout(py, &self.log_writer, head, bytes);
         let since = sys::monotonic();
         let deadline = self.set_deadline(&environ, companion, since, timeout)?;
         if let Some(record) = &seat.record {
@@ -452,10 +452,13 @@ impl Core {
         if options.trace {
             let mut held = connection.lock();
             let on_connection = held.requests;
-            let entry = held.tap.as_mut().map(|tap| tap.request(on_connection));
+            let entry = held
+                .trace
+                .as_mut()
+                .map(|trace| trace.request(on_connection));
             drop(held);
             if let Some(entry) = entry {
-                self.hub.diary.write(entry);
+                self.hub.log_queue.write(entry);
             }
         }
         let request = options.observed.then(|| {

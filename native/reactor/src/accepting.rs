@@ -189,7 +189,7 @@ impl Reactor {
     fn rest(&mut self, hub: &Hub, index: usize, error: &std::io::Error) {
         if let Some(acceptor) = self.acceptors.get_mut(index) {
             if !std::mem::replace(&mut acceptor.complained, true) {
-                hub.diary.write(message(
+                hub.log_queue.write(message(
                     "ACCEPT_PAUSED",
                     [
                         ("listener", acceptor.name.clone()),
@@ -356,7 +356,7 @@ impl Reactor {
         self.pause(hub, index, 0);
         if let Some(acceptor) = self.acceptors.get_mut(index) {
             if !std::mem::replace(&mut acceptor.closed, true) {
-                hub.diary.write(Entry::CloseListener(index));
+                hub.log_queue.write(Entry::CloseListener(index));
             }
         }
     }

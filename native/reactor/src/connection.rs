@@ -8,7 +8,7 @@
 //! `reading` and `ending` are the rest of it: requests, and what follows a response.
 
 use crate::event_loop::Desk;
-use crate::exchange_trace::Tap;
+use crate::exchange_trace::ExchangeTrace;
 use crate::log_queue::HeadCopy;
 use crate::output::Output;
 use crate::poller::{Event, Token};
@@ -141,7 +141,7 @@ pub struct Held {
     /// Finished, and still being flushed: logged when it is known what became of it.
     pub record: Option<Box<dyn Any + Send>>,
     pub lingered: u64,
-    pub tap: Option<Box<Tap>>,
+    pub trace: Option<Box<ExchangeTrace>>,
 }
 
 impl Connection {
@@ -154,10 +154,10 @@ impl Connection {
         now: Nanos,
     ) -> Self {
         let peer = stream.peer();
-        let tap = hub
+        let trace = hub
             .options
             .trace
-            .then(|| Box::new(Tap::new(number, peer_name(peer))));
+            .then(|| Box::new(ExchangeTrace::new(number, peer_name(peer))));
         let patience = if hub.draining.get() {
             hub.options.drain_linger.max(hub.options.drain_accepted)
         } else {
@@ -205,7 +205,7 @@ impl Connection {
                 broken: false,
                 record: None,
                 lingered: 0,
-                tap,
+                trace,
             }),
         }
     }

@@ -143,8 +143,8 @@ impl Connection {
             self.set_deadline(now.saturating_add(options.body_timeout));
             return;
         }
-        if let Some(tap) = &mut held.tap {
-            tap.message_over(held.carry.remaining().len());
+        if let Some(trace) = &mut held.trace {
+            trace.message_over(held.carry.remaining().len());
         }
         held.request = None;
         held.stage = State::Idle;
@@ -192,7 +192,7 @@ impl Connection {
             };
         }
         hub.count_refusal();
-        hub.diary.write(Entry::Refused(Box::new(RefusalNote {
+        hub.log_queue.write(Entry::Refused(Box::new(RefusalNote {
             peer: self.peer,
             refusal,
             request: held.request.take().map(|copy| *copy),
@@ -214,17 +214,17 @@ impl Connection {
             held.requests += 1; // refused in its head, which nobody has counted
         }
         let number = held.requests;
-        let Some(tap) = &mut held.tap else { return };
-        if !tap.shown() {
-            hub.diary.write(tap.request(number));
+        let Some(trace) = &mut held.trace else { return };
+        if !trace.shown() {
+            hub.log_queue.write(trace.request(number));
         }
         let (head, body) = (&answer.head[..], &answer.body[..]);
         let line = memchr::memmem::find(head, b"\r\n").unwrap_or(head.len());
         let status = head.get(b"HTTP/1.1 ".len()..line).unwrap_or(&[]);
-        tap.head_sent(status, Vec::new(), head.get(line + 2..).unwrap_or(&[]));
-        tap.body_sent(body);
-        hub.diary
-            .write(tap.response(number, body.len() as u64, "refused by the server"));
+        trace.head_sent(status, Vec::new(), head.get(line + 2..).unwrap_or(&[]));
+        trace.body_sent(body);
+        hub.log_queue
+            .write(trace.response(number, body.len() as u64, "refused by the server"));
     }
 
     /// Close for writing, and drop what still arrives until the client closes too.
@@ -418,6 +418,6 @@ fn settle(hub: &Hub, held: &mut Held, cut_off: Option<(Ended, String)>) {
             finished: sys::monotonic(),
             cut_off,
         };
-        hub.diary.write(Entry::Settled(record, Box::new(end)));
+        hub.log_queue.write(Entry::Settled(record, Box::new(end)));
     }
 }

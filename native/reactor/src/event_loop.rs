@@ -87,7 +87,7 @@ pub enum Step {
     Ready(Ready),
     /// What comes next would block, or take long: not with the GIL held.
     Blocked,
-    /// The diary has entries, and they need the GIL.
+    /// The log queue has entries, and they need the GIL.
     Tell,
     /// A thread has come free.
     Relieved,
@@ -181,7 +181,7 @@ impl Reactor {
             if self.keep_house(hub) {
                 return Step::Over;
             }
-            if !hub.diary.is_empty() && (leader == Leader::Attached || !hub.call_scribe()) {
+            if !hub.log_queue.is_empty() && (leader == Leader::Attached || !hub.call_log_writer()) {
                 return Step::Tell;
             }
             if leader == Leader::StallMonitor && hub.relieve.swap(false) {
@@ -249,7 +249,7 @@ impl Reactor {
         }
         hub.polling.set(false);
         if let Err(error) = result {
-            hub.diary
+            hub.log_queue
                 .write(message("POLL_FAILED", [("error", error.to_string())]));
             std::thread::sleep(std::time::Duration::from_millis(10));
         }
@@ -413,7 +413,7 @@ fn contained(
                 .or_else(|| panic.downcast_ref::<&str>().copied())
                 .unwrap_or("panic");
             let detail = format!(": {text}");
-            hub.diary
+            hub.log_queue
                 .write(message("CONNECTION_DEFECT", [("detail", detail)]));
             let mut held = connection.lock();
             if held.phase != crate::connection::Phase::HandedOut {

@@ -9,7 +9,7 @@ pub const BODY_BYTES: usize = 1024;
 const REFUSED_BYTES: usize = 4 * BODY_BYTES;
 
 #[derive(Default)]
-pub struct Tap {
+pub struct ExchangeTrace {
     connection: u64,
     peer: String,
     raw: Vec<u8>, // received, and not yet attributed to a head or a body
@@ -23,12 +23,12 @@ pub struct Tap {
     answer: Vec<u8>,
 }
 
-impl Tap {
+impl ExchangeTrace {
     pub fn new(connection: u64, peer: String) -> Self {
-        Tap {
+        ExchangeTrace {
             connection,
             peer,
-            ..Tap::default()
+            ..ExchangeTrace::default()
         }
     }
 
@@ -45,12 +45,12 @@ impl Tap {
     }
 
     fn begin(&mut self, head: Vec<u8>) {
-        *self = Tap {
+        *self = ExchangeTrace {
             connection: self.connection,
             peer: std::mem::take(&mut self.peer),
             raw: std::mem::take(&mut self.raw),
             head,
-            ..Tap::default()
+            ..ExchangeTrace::default()
         };
     }
 

@@ -146,7 +146,7 @@ impl Drop for Leading<'_> {
 /// What a thread without the GIL came to.
 pub enum Turn {
     Request(Box<Waiting>),
-    /// There are entries in the diary.
+    /// There are entries in the log queue.
     Tell,
     /// Others lead, or have led: look again.
     Again,
@@ -400,7 +400,7 @@ impl Crew {
         self.over.set(true);
         while self.wake_parked() {}
         self.watchdog.ring();
-        hub.scribe.ring();
+        hub.log_writer.ring();
     }
 
     /// Run the loop once more, for what came back last. Waits for leadership.

@@ -1,4 +1,4 @@
-//! What there is to tell, kept until somebody holds the GIL: Python's logs do the writing.
+//! What is to be logged, until a thread with the GIL hands it to the logs of Python.
 
 use crate::shared::{Flag, lock};
 use crate::sys::{Nanos, Peer};
@@ -7,7 +7,7 @@ use std::any::Any;
 use std::borrow::Cow;
 use std::sync::Mutex;
 
-/// nginx's status, in logs alone, for a client that left before there was an answer.
+/// nginx's status, in logs only, for a client that disconnected before there was an answer.
 pub const CLIENT_LEFT: u16 = 499;
 
 /// A request's head on its own, for when the buffer that it came in is used again.
@@ -17,18 +17,18 @@ pub struct HeadCopy {
     pub head: Head,
 }
 
-/// Why a request is not handed to the application, and what to answer.
+/// Why a request is refused, and what to answer.
 pub struct Refusal {
     pub status: u16,
     pub reason: Cow<'static, str>,
-    /// The section of the standard, and the option that moves the limit; empty where none is.
+    /// The section of the standard, and the setting that changes the limit; empty without one.
     pub rule: &'static str,
     pub setting: &'static str,
-    /// The head, where each line of it was sound: for its fields.
+    /// The head, for its fields, if each line of it was valid.
     pub head: Option<HeadCopy>,
-    /// What the client asked for, where that much had arrived; unchecked.
+    /// The request line, if it had arrived; unchecked.
     pub request_line: Vec<u8>,
-    /// The system's word for why, where it had one.
+    /// The error of the system that caused it, if there was one.
     pub cause: Option<String>,
 }
 
@@ -62,7 +62,7 @@ pub struct End {
     pub cut_off: Option<(Ended, String)>,
 }
 
-/// A request that was refused, or lost with its client, for the logs.
+/// A request that was refused, or that the client broke off.
 pub struct RefusalNote {
     pub peer: Peer,
     pub refusal: Refusal,
@@ -108,6 +108,15 @@ pub enum Entry {
     Response(Box<TracedResponse>),
     /// The listener of this index is to be closed.
     CloseListener(usize),
+    /// What found the queue full.
+    Lost(Lost),
+}
+
+/// How many entries were lost, and how many of them were requests that observers miss.
+#[derive(Default, Clone, Copy)]
+pub struct Lost {
+    pub entries: usize,
+    pub requests: usize,
 }
 
 /// A message of level WARNING or above: its name in `penstock.messages`, and its arguments.
@@ -118,16 +127,46 @@ pub fn message<const N: usize>(
     Entry::Message(name, arguments.into())
 }
 
-/// A queue of entries. Any thread may write; whoever holds the GIL reads.
+/// How many entries may wait. The leader goes on while the application holds the GIL, so clients
+/// decide how many refusals there are until the log writer gets it.
+const MOST_ENTRIES: usize = 10_000;
+
+impl Entry {
+    /// Whether only logs miss it, and clients decide how many there are.
+    fn may_be_lost(&self) -> bool {
+        match self {
+            Entry::Refused(_) | Entry::Note(..) | Entry::Request(_) | Entry::Response(_) => true,
+            // At most one for each connection, listener or defect.
+            Entry::Message(..) | Entry::Settled(..) | Entry::CloseListener(_) => false,
+            Entry::Lost(_) => false,
+        }
+    }
+}
+
 #[derive(Default)]
-pub struct Diary {
-    entries: Mutex<Vec<Entry>>,
+struct Queued {
+    entries: Vec<Entry>,
+    lost: Lost,
+}
+
+/// A queue of entries. Any thread may write; the log writer reads, with the GIL. It is bounded: what
+/// finds it full is counted instead.
+#[derive(Default)]
+pub struct LogQueue {
+    queued: Mutex<Queued>,
     filled: Flag,
 }
 
-impl Diary {
+impl LogQueue {
     pub fn write(&self, entry: Entry) {
-        lock(&self.entries).push(entry);
+        let mut queued = lock(&self.queued);
+        if queued.entries.len() >= MOST_ENTRIES && entry.may_be_lost() {
+            queued.lost.entries += 1;
+            queued.lost.requests += usize::from(matches!(entry, Entry::Refused(_)));
+        } else {
+            queued.entries.push(entry);
+        }
+        drop(queued);
         self.filled.set(true);
     }
 
@@ -135,13 +174,53 @@ impl Diary {
         !self.filled.get()
     }
 
-    /// Take all entries. They may hold the last reference to Python objects, whose end runs
-    /// code of the application: never let go of them under a lock.
+    /// Take all entries, and what was lost as the last of them. They may hold the last reference to
+    /// Python objects, whose end runs code of the application: never drop them under a lock.
     pub fn take(&self) -> Vec<Entry> {
-        if self.filled.swap(false) {
-            std::mem::take(&mut *lock(&self.entries))
-        } else {
-            Vec::new()
+        if !self.filled.swap(false) {
+            return Vec::new();
         }
+        let Queued { mut entries, lost } = std::mem::take(&mut *lock(&self.queued));
+        if lost.entries > 0 {
+            entries.push(Entry::Lost(lost));
+        }
+        entries
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_finds_the_queue_full_is_counted_but_for_what_must_not_be_lost() {
+        let queue = LogQueue::default();
+        for number in 0..MOST_ENTRIES as u64 + 3 {
+            queue.write(Entry::Note(number, String::new()));
+        }
+        queue.write(Entry::CloseListener(7));
+        let mut entries = queue.take();
+        assert!(matches!(
+            entries.pop(),
+            Some(Entry::Lost(Lost {
+                entries: 3,
+                requests: 0
+            }))
+        ));
+        assert!(matches!(entries.pop(), Some(Entry::CloseListener(7))));
+        assert_eq!(entries.len(), MOST_ENTRIES);
+        assert!(queue.is_empty());
+        assert!(queue.take().is_empty());
+    }
+
+    #[test]
+    fn a_queue_that_was_emptied_takes_entries_again() {
+        let queue = LogQueue::default();
+        for number in 0..=MOST_ENTRIES as u64 {
+            queue.write(Entry::Note(number, String::new()));
+        }
+        queue.take();
+        queue.write(Entry::Note(0, String::new()));
+        assert_eq!(queue.take().len(), 1);
     }
 }

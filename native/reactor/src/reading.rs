@@ -134,8 +134,8 @@ impl Connection {
                 if received < desk.read.buffer.len() && !held.ended {
                     held.readable = false;
                 }
-                if let Some(tap) = &mut held.tap {
-                    tap.received(desk.read.buffer.get(..received).unwrap_or(&[]));
+                if let Some(trace) = &mut held.trace {
+                    trace.received(desk.read.buffer.get(..received).unwrap_or(&[]));
                 }
                 Some(received)
             }
@@ -293,7 +293,7 @@ fn parse(
         carry,
         spool,
         request,
-        tap,
+        trace,
         stage,
         since,
         began,
@@ -325,8 +325,8 @@ fn parse(
                 *began = if *stage == State::Head { *since } else { *now };
                 held.head_at = *now;
                 held.body_at = 0;
-                if let Some(tap) = tap {
-                    tap.head_received(input.remaining().len());
+                if let Some(trace) = trace {
+                    trace.head_received(input.remaining().len());
                 }
                 if options.header_map == HeaderMap::Refuse && has_underscore(head, bytes) {
                     break Verdict::Refused(Box::new(Refusal::underscore()));
@@ -354,8 +354,8 @@ fn parse(
                 if let Err(error) = spool.write(data, options.body_memory, &options.temp_dir) {
                     break Verdict::Refused(Box::new(Refusal::no_room(&error)));
                 }
-                if let Some(tap) = tap {
-                    tap.body_received(data, input.remaining().len());
+                if let Some(trace) = trace {
+                    trace.body_received(data, input.remaining().len());
                 }
             }
             Ok(Event::EndOfMessage) if held.discarding => break Verdict::Discarded,

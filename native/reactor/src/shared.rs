@@ -2,7 +2,7 @@
 
 use crate::connection::{Connection, Held, Phase};
 use crate::leader_followers::Alarm;
-use crate::log_queue::{Diary, Refusal};
+use crate::log_queue::{LogQueue, Refusal};
 use crate::own_answers::Checks;
 use crate::poller::{Poller, Token};
 use crate::scoreboard::{ACCEPTED, CONNECTIONS, Scoreboard};
@@ -54,7 +54,7 @@ pub struct Options {
     pub observed: bool,
     /// That takes records, not only lines.
     pub recorded: bool,
-    /// There is a watchdog, and a scribe that writes the diary: several threads call `next`, or
+    /// There are a stall monitor and a thread of the log writer: several threads call `next`, or
     /// checks have to be answered while the one that does is with the application.
     pub attended: bool,
     /// What a client is told whose request is given up.
@@ -164,11 +164,11 @@ pub struct Hub {
     pub options: Options,
     pub scoreboard: Scoreboard,
     pub poller: Poller,
-    pub diary: Diary,
+    pub log_queue: LogQueue,
     pub pace: Pace,
-    /// Wakes the thread that writes the diary, where there is one.
-    pub scribe: Alarm,
-    scribe_called: Flag,
+    /// Wakes the thread of the log writer, where there is one.
+    pub log_writer: Alarm,
+    log_writer_called: Flag,
     registry: Mutex<Registry>,
     // Connections that the leader is to look at: handed back, or with more to read or to send.
     inbox: Mutex<Vec<Arc<Connection>>>,
@@ -202,10 +202,10 @@ impl Hub {
             options,
             scoreboard,
             poller: Poller::new()?,
-            diary: Diary::default(),
+            log_queue: LogQueue::default(),
             pace,
-            scribe: Alarm::default(),
-            scribe_called: Flag::default(),
+            log_writer: Alarm::default(),
+            log_writer_called: Flag::default(),
             registry: Mutex::default(),
             inbox: Mutex::default(),
             inbox_filled: Flag::default(),
@@ -293,18 +293,18 @@ impl Hub {
         response::error_response(refusal.status, &refusal.reason, to_head, &added)
     }
 
-    /// Have the diary written by the thread for that; tell whether there is one.
-    pub fn call_scribe(&self) -> bool {
-        if self.options.attended && !self.scribe_called.swap(true) {
-            self.scribe.ring();
+    /// Wake the thread of the log writer; return whether there is one.
+    pub fn call_log_writer(&self) -> bool {
+        if self.options.attended && !self.log_writer_called.swap(true) {
+            self.log_writer.ring();
         }
         self.options.attended
     }
 
-    /// Wait for such a call.
+    /// Wait until the thread of the log writer is woken.
     pub fn await_call(&self) {
-        self.scribe.wait();
-        self.scribe_called.set(false);
+        self.log_writer.wait();
+        self.log_writer_called.set(false);
     }
 
     /// Count a request, and return its number in the transport's life.

@@ -89,10 +89,13 @@ impl Wire {
     fn look(&mut self, hub: &Hub, received: &[u8]) -> Result<bool, Failure> {
         let mut held = self.connection.lock();
         let Held {
-            parser, carry, tap, ..
+            parser,
+            carry,
+            trace,
+            ..
         } = &mut *held;
-        if let Some(tap) = tap {
-            tap.received(received);
+        if let Some(trace) = trace {
+            trace.received(received);
         }
         let block = carry.join(received);
         let mut input = Input::new(block);
@@ -103,8 +106,8 @@ impl Wire {
             Ok(Event::Data(data)) => {
                 self.unread.extend_from_slice(data);
                 self.received += data.len() as u64;
-                if let Some(tap) = tap {
-                    tap.body_received(data, left);
+                if let Some(trace) = trace {
+                    trace.body_received(data, left);
                 }
                 Ok(true)
             }
@@ -359,7 +362,7 @@ impl Drop for RoomAwaited<'_> {
 pub fn trace_interim(hub: &Hub, connection: &Connection, status: &str) {
     if hub.options.trace {
         let text = format!("sent HTTP/1.1 {status}");
-        hub.diary.write(Entry::Note(connection.number, text));
+        hub.log_queue.write(Entry::Note(connection.number, text));
     }
 }
 

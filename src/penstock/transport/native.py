@@ -67,7 +67,7 @@ class NativeTransport:
             self._attend()
 
     def _attend(self) -> None:
-        for name in ("watch", "scribe"):
+        for name in ("watch", "write_logs"):
             work = getattr(self._native, name)
             thread = threading.Thread(target=self._keep, args=(work, name), daemon=True)
             thread.name = f"penstock-{name}"

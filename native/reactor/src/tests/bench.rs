@@ -423,7 +423,7 @@ impl Bench {
                     self.ready.push_back(ready.own(&self.reactor.desk));
                     quiet = 0;
                 }
-                Step::Tell => self.logged.extend(self.hub.diary.take()),
+                Step::Tell => self.logged.extend(self.hub.log_queue.take()),
                 Step::Over => return,
                 Step::Blocked | Step::Relieved => quiet += 1,
             }

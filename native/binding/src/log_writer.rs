@@ -1,4 +1,4 @@
-//! Writes the diary into Python's logs: the error log, the access log, the trace.
+//! Hands what the log queue holds to Python: to the error log, the observers and the trace.
 
 use crate::access_line::{LineFormat, address, request_line};
 use crate::environ::keys;
@@ -8,12 +8,12 @@ use crate::request_finished::{Made, RequestMaker};
 use crate::request_queue::RequestQueue;
 use penstock_protocol::Head;
 use penstock_reactor::log_queue::{
-    CLIENT_LEFT, Ended, Entry, HeadCopy, RefusalNote, TracedRequest, TracedResponse,
+    CLIENT_LEFT, Ended, Entry, HeadCopy, RefusalNote, TracedRequest, TracedResponse, message,
 };
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict, PyList, PyString};
 
-pub struct Teller {
+pub struct LogWriter {
     pub logger: Py<PyAny>,
     /// The `penstock.telemetry.observers.Observers`; None where there are none.
     pub observers: Option<Py<PyAny>>,
@@ -30,7 +30,7 @@ pub struct Teller {
     pub listeners: Vec<Py<PyAny>>,
 }
 
-impl Teller {
+impl LogWriter {
     /// Write entries. What a log raises is its own affair, and no request's.
     pub fn tell(&self, py: Python<'_>, entries: Vec<Entry>) {
         for entry in entries {
@@ -68,6 +68,14 @@ impl Teller {
             },
             Entry::Request(request) => self.trace_request(py, &request),
             Entry::Response(response) => self.trace_response(py, &response),
+            Entry::Lost(lost) => {
+                let entries = lost.entries.to_string();
+                self.write(py, message("LOG_ENTRIES_LOST", [("entries", entries)]))?;
+                match &self.requests {
+                    Some(requests) => self.wake(py, requests.get().count_lost(lost.requests)),
+                    None => Ok(()),
+                }
+            }
             Entry::CloseListener(index) => match self.listeners.get(index) {
                 Some(listener) => listener.call_method0(py, "close").map(drop),
                 None => Ok(()),
