@@ -120,7 +120,7 @@ impl LogWriter {
             let name = field.name.of(bytes);
             if name.contains(&b'_') {
                 let name = latin1(py, &name.to_ascii_lowercase())?;
-                self.dropped_fields.call_method1(py, "tell", (name,))?;
+                self.dropped_fields.call_method1(py, "report", (name,))?;
             }
         }
         Ok(())

@@ -1,1 +1,1 @@
-"""PEP 3333: from a request to ``environ``, the application, and a response. Does no I/O."""
+"""PEP 3333: makes the ``environ``, calls the application, checks its response. Does no I/O."""

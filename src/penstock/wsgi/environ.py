@@ -1,4 +1,4 @@
-"""From a parsed request to the ``environ`` of PEP 3333."""
+"""Makes the ``environ`` of PEP 3333 from a parsed request."""
 
 from __future__ import annotations
 
@@ -16,52 +16,52 @@ if TYPE_CHECKING:
     from penstock.wsgi.errors import ErrorStream
 
 HeaderMap = Literal["drop", "refuse", "dangerous"]
-"""What becomes of a field whose name holds ``_``, which ``environ`` cannot tell from ``-``."""
+"""What the server does with a name that has a ``_``: in ``environ`` it looks like a ``-``."""
 
 OUTSIDE_MOUNT = "penstock.outside_mount"
-"""The ``environ`` key that is there when the path lies outside of the mount prefix."""
+"""A key that ``environ`` has only if the path lies outside the mount prefix."""
 
-# Names come from clients, so both bounds keep a stranger from growing the worker: beyond them a
-# name is translated anew each time, which costs half a microsecond.
+# Clients choose the names, so both limits bound the memory that they can take. A name beyond them
+# is translated each time, which costs half a microsecond.
 KEY_CACHE_ENTRIES = 1024
 KEY_CACHE_NAME_LENGTH = 64
 
-# Field name in lower case to environ key, "" where the field is left out. Any thread may read and
-# write: a lost entry is only computed again.
+# Field names in lower case, and their environ keys; "" for a field that is left out. Any thread may
+# read and write it: a lost entry is computed again.
 _keys: dict[str, str] = {}
 
-# Content-Length is set from the body's framing. Proxy would become HTTP_PROXY, the variable by
-# which a CGI script's HTTP client finds its proxy ("httpoxy").
+# Content-Length is set from the body's framing. Proxy would become HTTP_PROXY, the variable in
+# which the HTTP client of a CGI script looks for its proxy ("httpoxy").
 _LEFT_OUT = frozenset({"content-length", "proxy"})
 
-# What an underscore must not be able to spell, even where such names are let through.
+# The keys that no name with an underscore may set, even if such names are let through.
 _RESERVED = frozenset(
     {"HTTP_CONTENT_LENGTH", "HTTP_CONTENT_TYPE", "HTTP_PROXY", "HTTP_TRANSFER_ENCODING"}
 )
 
 
 class DroppedFields:
-    """Tells an operator of the fields that are left out for their underscore. Thread-safe.
+    """Logs the fields that are left out for their underscore. Thread-safe.
 
-    A field that never arrives is hard to find: each name is warned of, but once, and only so many
-    of them, since clients choose the names.
+    Without a warning, an operator would not find out why a field never arrives. Each name is logged
+    once, and at most ``MAX_NAMES`` names, because clients choose them.
     """
 
     MAX_NAMES = 20
 
     def __init__(self, logger: logging.Logger) -> None:
-        """Set where the warnings go."""
+        """Set the logger of the warnings."""
         self._logger = logger
-        # Two threads that meet may both warn, which does no harm.
-        self._told: set[str] = set()
+        # Two threads may both warn of the same name, which does no harm.
+        self._reported: set[str] = set()
 
-    def tell(self, name: str) -> None:
-        """Take notice of a field that was left out; ``name`` is in lower case."""
+    def report(self, name: str) -> None:
+        """Log a field that was left out; ``name`` is in lower case."""
         name = name[:KEY_CACHE_NAME_LENGTH]
-        if name in self._told or len(self._told) >= self.MAX_NAMES:
+        if name in self._reported or len(self._reported) >= self.MAX_NAMES:
             self._logger.debug("the field %s was dropped for its underscore", name)
             return
-        self._told.add(name)
+        self._reported.add(name)
         messages.FIELD_DROPPED.log(self._logger, field=name, with_hyphens=name.replace("_", "-"))
 
 
@@ -76,11 +76,12 @@ def base_environ(
     errors: ErrorStream | TextIO,
     software: str,
 ) -> dict[str, Any]:
-    """Return what is the same for every request of a listener.
+    """Return the part of ``environ`` that is the same for every request of a listener.
 
-    ``script_name`` is the mount prefix, such as ``/app``; a closing ``/`` is taken off. An empty
-    ``server_name`` or ``server_port`` (a unix socket's) becomes ``localhost`` or ``80``, since
-    PEP 3333 wants both never empty. Raises `ValueError` for a prefix without its leading ``/``.
+    ``script_name`` is the mount prefix, such as ``/app``; a ``/`` at its end is removed. An empty
+    ``server_name`` or ``server_port``, as a unix socket has, becomes ``localhost`` or ``80``,
+    because PEP 3333 allows neither to be empty. Raises `ValueError` for a prefix that does not
+    start with ``/``.
     """
     prefix = script_name.rstrip("/").encode("utf-8").decode("latin-1")
     if prefix and not prefix.startswith("/"):
@@ -112,10 +113,10 @@ def client_environ(
     header_map: HeaderMap,
     dropped: DroppedFields | None = None,
 ) -> dict[str, Any]:
-    """Return ``base`` with what a client and its header fields add.
+    """Return a copy of ``base`` with the client's address and its header fields.
 
-    For `build_environ`, and good for each request of a connection that has the same fields.
-    ``remote_port`` is empty for a peer that has none. ``dropped`` is told of what is left out.
+    `build_environ` takes the result, for each request of a connection with the same fields.
+    ``remote_port`` is empty for a peer without one. ``dropped`` logs the fields that are left out.
     """
     environ = base.copy()
     environ["REMOTE_ADDR"] = remote_addr
@@ -130,7 +131,7 @@ def client_environ(
         if key:
             environ[key] = value
         elif dropped is not None and "_" in name and header_map == "drop":
-            dropped.tell(name)
+            dropped.report(name)
     if header_map == "dangerous":
         _add_underscored(environ, fields)
     return environ
@@ -139,12 +140,12 @@ def client_environ(
 def build_environ(
     client: dict[str, Any], request: http1.Request, content_length: int | None
 ) -> dict[str, Any]:
-    """Return a fresh ``environ`` for a request, complete but for what the gateway adds.
+    """Return a new ``environ`` for a request. Only the keys that the gateway adds are missing.
 
-    ``client`` is what `client_environ` returned for the request's fields; it stays as it is.
-    ``content_length`` is the length of the body in bytes where it is known: a chunked body that
-    was buffered then looks like one that came with its Content-Length, for applications that
-    read by CONTENT_LENGTH alone.
+    ``client`` is what `client_environ` returned for the request's fields; it is not changed.
+    ``content_length`` is the length of the body in bytes, None if it is not known. With it, a
+    chunked body that was buffered looks like one that came with a Content-Length, for
+    applications that read only CONTENT_LENGTH bytes.
     """
     environ = client.copy()
     environ["REQUEST_METHOD"] = request.method
@@ -171,7 +172,7 @@ def build_environ(
 
 
 def split_script_name(script_name: str, path: str) -> tuple[str, str] | None:
-    """Split a decoded path into SCRIPT_NAME and PATH_INFO; None when it is outside the prefix.
+    """Split a decoded path into SCRIPT_NAME and PATH_INFO; None if it is outside the prefix.
 
     The prefix ends where a path segment ends: ``/app`` holds ``/app`` and ``/app/x`` but
     not ``/apple``.
@@ -183,7 +184,7 @@ def split_script_name(script_name: str, path: str) -> tuple[str, str] | None:
 
 
 def _mount(environ: dict[str, Any], path: str) -> None:
-    if not path:  # OPTIONS * speaks of the whole server, so of everything mounted on it
+    if not path:  # OPTIONS * is for the whole server, and so for everything mounted on it
         return
     parts = split_script_name(environ["SCRIPT_NAME"], path)
     if parts is None:
@@ -216,5 +217,5 @@ def _add_underscored(environ: dict[str, Any], fields: Mapping[str, str]) -> None
         if "_" in name:
             key = _http_key(name)
             if key not in _RESERVED:
-                # The field that is spelt with "-" stands: a proxy in front may have set it.
+                # The field whose name has a "-" takes precedence: a proxy may have set it.
                 environ.setdefault(key, value)

@@ -1,4 +1,4 @@
-"""``wsgi.errors``: text that an application writes, as lines in the server's log."""
+"""``wsgi.errors``: logs the text that an application writes, line by line."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     import logging
 
 PARTIAL_LIMIT = 64 * 1024
-"""Characters of an unfinished line that are kept: beyond, it is logged as it stands."""
+"""The most characters of an unfinished line that are kept. A longer one is logged unfinished."""
 
 
 class _ThreadState(threading.local):
@@ -19,10 +19,10 @@ class _ThreadState(threading.local):
 
 
 class ErrorStream(io.TextIOBase):
-    """A text stream that never raises; each line becomes one record of level ERROR.
+    """A text stream that never raises. Each line becomes one log record of level ERROR.
 
-    What a thread writes without a newline stays with that thread until the newline or `flush`,
-    so lines of several threads do not mix.
+    Text without a newline is kept for its thread until that thread writes the newline or calls
+    `flush`, so that lines of several threads do not mix.
     """
 
     def __init__(self, logger: logging.Logger) -> None:
@@ -34,12 +34,12 @@ class ErrorStream(io.TextIOBase):
         return True
 
     def write(self, text: str, /) -> int:
-        """Log the lines that ``text`` completes, keep the rest; return its length."""
+        """Log the lines that ``text`` completes, and keep the rest; return its length."""
         if not isinstance(text, str):
             text = repr(text)
         state = self._state
-        # Logging may be set up to write to this very stream; what comes back is what was just
-        # logged, and would come back for ever.
+        # Logging may be configured to write to this stream. Then this is the line that `_emit` is
+        # logging, and logging it again would never end.
         if not state.emitting:
             *lines, rest = (state.partial + text).split("\n")
             if len(rest) > PARTIAL_LIMIT:
@@ -51,20 +51,20 @@ class ErrorStream(io.TextIOBase):
         return len(text)
 
     def flush(self) -> None:
-        """Log what this thread has written since its last newline."""
+        """Log the text that this thread has written since its last newline."""
         state = self._state
         if state.partial and not state.emitting:
             line, state.partial = state.partial, ""
             self._emit(line)
 
     def close(self) -> None:
-        """Do no more than `flush`: the stream belongs to the server."""
+        """Flush, and stay open: the stream belongs to the server."""
         self.flush()
 
     def _emit(self, line: str) -> None:
         self._state.emitting = True
         try:
-            # A lone surrogate has no UTF-8, and would make the handler drop the whole line.
+            # UTF-8 cannot encode a lone surrogate: the handler would drop the whole line.
             self._logger.error("%s", line.encode("utf-8", "backslashreplace").decode("utf-8"))
         except Exception:  # a log that fails must not fail the application
             pass

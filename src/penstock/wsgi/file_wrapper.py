@@ -1,4 +1,4 @@
-"""``wsgi.file_wrapper``: a file as a response body, sent by the kernel where that is possible."""
+"""``wsgi.file_wrapper``: a file as a response body, which the kernel sends if it can."""
 
 from __future__ import annotations
 
@@ -8,20 +8,20 @@ import stat
 from typing import Protocol
 
 BLOCK_SIZE = 64 * 1024
-"""Bytes to read at a time where the application names no size: large enough to be few reads."""
+"""Bytes to read at a time if the application names no size: large enough for few reads."""
 
 
 class Readable(Protocol):
-    """What an application may wrap: anything with ``read(size)``."""
+    """What an application can wrap: an object with ``read(size)``."""
 
     def read(self, size: int, /) -> bytes:
         """Return up to ``size`` bytes, ``b""`` at the end."""
 
 
 class FileWrapper:
-    """An iterable over a file-like object (PEP 3333, "Optional Platform-Specific File Handling").
+    """An iterator over a file-like object (PEP 3333, "Optional Platform-Specific File Handling").
 
-    Nothing is read before it is iterated or returned to the server.
+    It reads nothing before it is iterated or returned to the server.
     """
 
     __slots__ = ("blksize", "filelike")
@@ -41,7 +41,7 @@ class FileWrapper:
         return block
 
     def close(self) -> None:
-        """Close the file-like object where it can be closed."""
+        """Close the file-like object if it has a ``close`` method."""
         close = getattr(self.filelike, "close", None)
         if close is not None:
             close()
@@ -50,9 +50,9 @@ class FileWrapper:
 def file_region(filelike: object) -> tuple[int, int, int] | None:
     """Return descriptor, offset and count of the bytes from the current position to the end.
 
-    None for what is not a regular file with bytes left. Only the standard library's own file
-    types qualify: a ``fileno()`` alone proves nothing, since ``gzip`` hands out that of the
-    compressed file. Neither does a size of 0, which is what the files of ``/proc`` say.
+    None for anything except a regular file with bytes left. Only the standard library's own file
+    types qualify. A ``fileno()`` alone proves nothing: ``gzip`` returns that of the compressed
+    file. A size of 0 proves nothing either: the files of ``/proc`` have it.
     """
     kind = type(filelike)
     if kind is io.BufferedReader or kind is io.BufferedRandom:
@@ -63,8 +63,8 @@ def file_region(filelike: object) -> tuple[int, int, int] | None:
         return None
     assert isinstance(filelike, io.IOBase)
     try:
-        filelike.flush()  # else the descriptor lacks what the application wrote last
-        offset = filelike.tell()  # not the descriptor's position: a buffered reader is ahead
+        filelike.flush()  # else the file lacks what the application wrote last
+        offset = filelike.tell()  # not the position of the descriptor: a buffered reader is ahead
         descriptor = filelike.fileno()
         status = os.fstat(descriptor)
     except (OSError, ValueError):  # a pipe has no position; a closed file raises ValueError

@@ -1,4 +1,4 @@
-"""PEP 3333 from the server's side: call the application, send what it returns, close it."""
+"""The server's side of PEP 3333: calls the application, sends and closes what it returns."""
 
 from __future__ import annotations
 
@@ -28,17 +28,17 @@ if TYPE_CHECKING:
     from penstock.transport import Exchange, ResponseSupport
 
 JOIN_LIMIT = 64 * 1024
-"""Bytes up to which the blocks of a list leave as one: to copy them is cheaper than to send each
-by itself, and this is about what a socket buffer takes at once."""
+"""The blocks of a list are joined up to this many bytes. Copying them is cheaper than sending each
+one, and a socket buffer takes about this much at once."""
 
-# Looked up now, because that loads a module: when it is needed, files may have run out.
+# Looked up now, because it loads a module: later there may be no file descriptor left.
 _ESCAPE = codecs.getencoder("unicode_escape")
 
-_CONNECTION_GOES_ON = frozenset({500, 504})
-"""The statuses of failures that are not the request's."""
+_KEEP_CONNECTION = frozenset({500, 504})
+"""The statuses of failures after which the connection is kept: the request was not at fault."""
 
 _CAUSES = 8
-"""How many explicit causes of an exception are looked at: frameworks wrap once or twice."""
+"""How many explicit causes of an exception are examined. Frameworks wrap once or twice."""
 
 
 class Gateway:
@@ -52,14 +52,14 @@ class Gateway:
         sendfile: bool = True,
         transport: ResponseSupport | None = None,
     ) -> None:
-        """Set what is called, where failures are logged, and whether the kernel sends files.
+        """Set the application, the logger of failures, and whether the kernel sends files.
 
-        ``transport`` may have native code for a part of the responses' work.
+        ``transport`` may have native code for a part of the work on responses.
         """
         self._application = application
         self._logger = logger
         self._sendfile = sendfile
-        # Any thread adds to it; two that meet may both warn, which does no harm.
+        # Any thread adds to it. Two threads may both log the same warning, which does no harm.
         warned: set[str] = set()
 
         def warn_once(notice: messages.Notice) -> None:
@@ -82,7 +82,7 @@ class Gateway:
         response = body = streamed = result = None
         try:
             environ = exchange.environ
-            # Asked now, since middleware may turn HEAD into GET for what it wraps.
+            # Read now, because middleware may change HEAD to GET for the application it wraps.
             is_head = environ["REQUEST_METHOD"] == "HEAD"
             response = self._make_response(exchange, is_head)
             body = exchange.body
@@ -91,19 +91,19 @@ class Gateway:
             environ["wsgi.input"] = body
             environ["wsgi.early_hints"] = response.early_hints
             if OUTSIDE_MOUNT in environ:
-                _answer_plainly(exchange, 404)
+                _answer_with_status(exchange, 404)
             else:
                 result = self._application(environ, response.start_response)
-                # One block in a list is what most applications return.
+                # Most applications return a list of one block.
                 if type(result) is list and len(result) == 1 and type(result[0]) is bytes:
                     if not response.send_whole(result[0]):
-                        self._tell_of_overrun(exchange, response.full_response())
+                        self._log_overrun(exchange, response.full_response())
                 else:
                     self._send_result(exchange, response.full_response(), result)
                     if type(result) is not list:  # a list has nothing to close
                         unclosed, result = result, None
                         self._close(exchange, unclosed)
-            # As `_let_go` does, which would cost as much again: each request comes here.
+            # The same as `_release`. Each request comes here, and a call would cost as much again.
             response.forget_exchange()
             if streamed is not None:
                 streamed.forget_exchange()
@@ -112,11 +112,11 @@ class Gateway:
                     body.close()
                 except Exception:
                     pass
-        except BaseException as error:  # SystemExit as well: no request may end a worker
+        except BaseException as error:  # also SystemExit: no request may end a worker
             self._handle_failure(exchange, response, error)
             if result is not None:
                 self._close(exchange, result)
-            _let_go(response, body)
+            _release(response, body)
 
     def _send_result(self, exchange: Exchange, response: Response, result: Iterable[bytes]) -> None:
         kind = type(result)
@@ -129,16 +129,16 @@ class Gateway:
         elif result is None or isinstance(result, str | bytes | bytearray | memoryview):
             raise ProtocolBreach(f"it returned {kind.__name__}, not an iterable of bytes")
         elif kind is FileWrapper:
-            # A file longer than its Content-Length is cut: so one sends a range of it.
+            # A file longer than its Content-Length is cut. That is how to send a range of it.
             if not (self._sendfile and _send_file(response, result)):  # type: ignore[arg-type]
                 self._iterate(exchange, response, result)
             return
         else:
             self._iterate(exchange, response, result)
         if response.overran:
-            self._tell_of_overrun(exchange, response)
+            self._log_overrun(exchange, response)
 
-    def _tell_of_overrun(self, exchange: Exchange, response: Response) -> None:
+    def _log_overrun(self, exchange: Exchange, response: Response) -> None:
         messages.APPLICATION_EXCEEDED_CONTENT_LENGTH.log(
             self._logger, request=_describe(exchange), length=response.content_length
         )
@@ -149,11 +149,12 @@ class Gateway:
             if not isinstance(block, bytes):
                 raise ProtocolBreach(f"a block of the body is {type(block).__name__}, not bytes")
             if response.finished:
-                # What stands behind the last yield was run; there is nothing to send any more.
+                # The code after the last yield has run. There is nothing more to send.
                 response.overran = bool(block)
                 return
             if not block:
-                # No send to fail: an application that waits for something asks this way.
+                # An application that waits for something yields this to find out if the client
+                # left, because there is no send that could fail.
                 if exchange.client_gone():
                     raise ClientDisconnected("the client left while the application was waiting")
             elif only_one:
@@ -170,25 +171,25 @@ class Gateway:
         try:
             status = self._log_failure(exchange, error)
             if status is not None and response is not None and response.full_response().finished:
-                return  # the client has it all; only what the application did afterwards failed
+                return  # the client has the whole response; the application failed after that
             if status is None or exchange.head_sent:
                 exchange.abort()
                 return
-            if status not in _CONNECTION_GOES_ON:
-                # Where the request's body is broken, nobody can tell where the next one begins.
+            if status not in _KEEP_CONNECTION:
+                # After a broken body, the start of the next request is unknown.
                 exchange.close_after_response()
-            _answer_plainly(exchange, status)
-        except BaseException:  # the client left before the answer, or memory is short
+            _answer_with_status(exchange, status)
+        except BaseException:  # the client left before the answer, or memory ran out
             exchange.abort()
 
     def _log_failure(self, exchange: Exchange, error: BaseException) -> int | None:
-        """Log an exception that came through the application; return the status it asks for.
+        """Log an exception that came through the application; return the status of the answer.
 
-        None means that there is nobody to answer.
+        Return None if there is no client to answer.
         """
         where = _describe(exchange)
-        # Exceptions go to the log as text: one that a record keeps would keep the environ.
-        cause = _known_error(error)
+        # Exceptions are logged as text: an exception in a log record would keep the environ.
+        cause = _server_error(error)
         if isinstance(cause, RequestAborted):
             self._logger.info("%s: the response is discarded: %s", where, str(cause))
             return None
@@ -202,41 +203,41 @@ class Gateway:
             exchange.explain("timeout: the application ended the call at its deadline")
             messages.APPLICATION_TIMEOUT.log(self._logger, request=where)
             return 504
-        if isinstance(error, ProtocolBreach):  # a traceback would show the gateway alone
+        if isinstance(error, ProtocolBreach):  # a traceback would show only the gateway
             messages.APPLICATION_BROKE_PEP3333.log(self._logger, request=where, error=str(error))
         else:
             messages.APPLICATION_FAILED.log(self._logger, request=where, exc_info=error)
         return 500
 
     def _close(self, exchange: Exchange, result: object) -> None:
-        """Call ``close()`` of what the application returned; the response stands in any case."""
+        """Call ``close()`` of what the application returned. An error in it is only logged."""
         try:
             close = getattr(result, "close", None)
             if close is not None:
                 close()
         except BaseException as error:
-            with suppress(Exception):  # where memory is short, logging fails as well
+            with suppress(Exception):  # if memory ran out, logging fails too
                 messages.APPLICATION_CLOSE_FAILED.log(
                     self._logger, request=_describe(exchange), exc_info=error
                 )
 
 
-def _let_go(response: FastResponse | None, body: object) -> None:
-    """See to it that nothing of an exchange hangs on what an application may keep."""
+def _release(response: FastResponse | None, body: object) -> None:
+    """Drop every reference to the exchange from objects that the application may keep."""
     if response is not None:
         response.forget_exchange()
     if type(body) is RequestBody:
         body.forget_exchange()
     elif body is not None:
-        # An environ in a cycle would keep the disk of a spooled body until it is collected.
+        # An environ in a cycle would keep the file of a spooled body until it is collected.
         try:
             body.close()  # type: ignore[attr-defined]
-        except Exception:  # a view of it that the application kept: BufferError
+        except Exception:  # BufferError, if the application kept a view of the body
             pass
 
 
 def _joined(blocks: list[bytes] | tuple[bytes, ...]) -> bytes | None:
-    """Return the whole body where it is at hand and not too large to be copied, else None."""
+    """Return the whole body, or None if it is too large to be copied."""
     if len(blocks) == 1 and type(blocks[0]) is bytes:
         return blocks[0]
     size = 0
@@ -250,12 +251,12 @@ def _joined(blocks: list[bytes] | tuple[bytes, ...]) -> bytes | None:
 def _is_one_block(result: Iterable[bytes]) -> bool:
     try:
         return len(result) == 1  # type: ignore[arg-type]
-    except Exception:  # most iterables have no length, some raise what they like
+    except Exception:  # most iterables have no length, and a length may raise anything
         return False
 
 
 def _send_file(response: Response, wrapper: FileWrapper) -> bool:
-    """Send a wrapped file by its descriptor; False where it has to be read."""
+    """Send a wrapped file by its descriptor; return False if it has to be read instead."""
     if response.bodiless or not response.code:
         return False
     region = file_region(wrapper.filelike)
@@ -265,7 +266,7 @@ def _send_file(response: Response, wrapper: FileWrapper) -> bool:
     return True
 
 
-def _answer_plainly(exchange: Exchange, status: int) -> None:
+def _answer_with_status(exchange: Exchange, status: int) -> None:
     phrase = REASON_PHRASES.get(status, "")
     text = f"{phrase}\n".encode()
     headers = [("Content-Type", "text/plain; charset=utf-8")]
@@ -273,10 +274,10 @@ def _answer_plainly(exchange: Exchange, status: int) -> None:
     exchange.finish(text)
 
 
-def _known_error(
+def _server_error(
     error: BaseException,
 ) -> ClientDisconnected | RequestBodyError | RequestTimeout | None:
-    """Return the server's exception that this one is, or was raised from."""
+    """Return ``error`` or the cause of it that is an exception of the server; None without one."""
     cause: BaseException | None = error
     for _ in range(_CAUSES):
         if isinstance(cause, ClientDisconnected | RequestBodyError | RequestTimeout):
@@ -288,7 +289,7 @@ def _known_error(
 
 
 def _describe(exchange: Exchange) -> str:
-    """Name a request in a log line: what the client sent is escaped, so it forges no line."""
+    """Return the words for a request in a log line, escaped so that a client cannot forge lines."""
     environ = exchange.environ
     line = f"{environ.get('REQUEST_METHOD')} {environ.get('RAW_URI')}"
     escaped, _ = _ESCAPE(line)

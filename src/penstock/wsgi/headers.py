@@ -1,4 +1,4 @@
-"""What an application may say in a response's head: the checks of ``start_response``."""
+"""The checks of the status and the headers that an application passes to ``start_response``."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from penstock.transport import HeaderList
 
-# Both caches hold what applications say, which is little: the bound is for the application that
-# makes up names or reasons from its input. Any thread may read and write them.
+# Both caches hold what applications send, which is little. The bound is for an application that
+# makes names or reasons from its input. Any thread may read and write them.
 CACHE_ENTRIES = 1024
 
-# RFC 9112, section 4: the reason may be empty, but the space before it is there.
+# RFC 9112, section 4: the reason may be empty, but the space before it is required.
 _STATUS = re.compile(r"[2-5][0-9]{2} [\t\x20-\x7e\x80-\xff]*")
 # RFC 9110, section 5.6.2: token
 _NAME = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
@@ -22,8 +22,8 @@ _VALUE = re.compile(r"[\t\x20-\x7e\x80-\xff]*")
 # 18 digits are more bytes than any disk holds, and fit 63 bits.
 _LENGTH = re.compile(r"[0-9]{1,18}")
 
-# Kinds of field name. The connection is the server's: an application that sets its framing
-# would break it (RFC 9110, section 7.6.1; PEP 3333, "Other HTTP Features").
+# Kinds of field name. Only the server decides about the connection and its framing: fields of an
+# application would break them (RFC 9110, section 7.6.1; PEP 3333, "Other HTTP Features").
 _PLAIN, _CONTENT_LENGTH, _CONNECTION, _DROPPED, _FORBIDDEN = range(5)
 _SPECIAL = {
     "content-length": _CONTENT_LENGTH,
@@ -43,13 +43,14 @@ _kinds: dict[str, int] = {}
 
 
 CheckHead = Callable[[str, "HeaderList"], "tuple[int, HeaderList, int | None, bool]"]
-"""`check_head`, or native code that does the same."""
+"""The type of `check_head`, and of native code that does the same."""
 
 
 def check_head(status: str, headers: HeaderList) -> tuple[int, HeaderList, int | None, bool]:
-    """Check a response's head as `start_response` is given it.
+    """Check the arguments of `start_response`.
 
-    Return the status code, and what `check_headers` returns. Raises what the two raise.
+    Return the status code and what `check_headers` returns. Raises what `check_status` and
+    `check_headers` raise.
     """
     return check_status(status), *check_headers(headers)
 
@@ -68,13 +69,14 @@ def check_status(status: str) -> int:
 
 
 def check_headers(headers: HeaderList) -> tuple[HeaderList, int | None, bool]:
-    """Check response headers, and take out what the server decides.
+    """Check response headers, and remove those that the server decides about.
 
-    Return what is left, the Content-Length in bytes where one was given, and whether the
+    Return the remaining headers, the Content-Length in bytes (None without one), and True if the
     application asked to close the connection.
 
-    Raises `TypeError` for what is no list of pairs of `str`, `ValueError` for what may not
-    stand in a header. No message holds a value: values may be secret, and end up in logs.
+    Raises `TypeError` for anything except a list of pairs of `str`, and `ValueError` for a name or
+    a value that a header may not have. No error message holds a value: it may be secret, and
+    messages are logged.
     """
     if not isinstance(headers, list):
         raise TypeError(f"the headers must be a list, not {type(headers).__name__}")

@@ -11,11 +11,11 @@ if TYPE_CHECKING:
     from penstock.transport import Exchange
 
 READ_SIZE = 64 * 1024
-"""Bytes to ask the transport for at a time, however few the application reads."""
+"""Bytes to ask the transport for at a time, even if the application reads fewer."""
 
 
 class _Receiver(io.RawIOBase):
-    """What `io.BufferedReader` reads from: an exchange, until the request has ended."""
+    """A raw stream for `io.BufferedReader`. It reads from an exchange until the request ends."""
 
     def __init__(self, exchange: Exchange) -> None:
         self.exchange: Exchange | None = exchange
@@ -35,8 +35,8 @@ class _Receiver(io.RawIOBase):
 class RequestBody(io.BufferedReader):
     """A readable stream over `Exchange.receive`, with every method and argument of PEP 3333.
 
-    A read either gives what was asked for, or all there is up to the end of the body, or raises
-    what the exchange raises: a body that breaks off never looks like a short one.
+    A read returns the bytes that were asked for, or fewer at the end of the body, or raises what
+    the exchange raises: an incomplete body never looks like a short one.
     """
 
     def __init__(self, exchange: Exchange) -> None:
@@ -44,9 +44,9 @@ class RequestBody(io.BufferedReader):
         super().__init__(self._receiver, READ_SIZE)
 
     def read(self, size: int | None = -1, /) -> bytes:
-        """Return ``size`` bytes, fewer only at the end; all of them for None or below 0."""
+        """Return ``size`` bytes, fewer only at the end; all bytes if it is None or negative."""
         return super().read(-1 if size is None or size < 0 else size)
 
     def forget_exchange(self) -> None:
-        """Let go of the exchange: an application may keep this object for longer than it lives."""
+        """Drop the reference to the exchange: an application may keep this object for longer."""
         self._receiver.exchange = None

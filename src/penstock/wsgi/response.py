@@ -1,4 +1,4 @@
-"""One response in the making: ``start_response``, ``write``, and when which bytes leave."""
+"""The response to one request: ``start_response``, ``write``, and when bytes are sent."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ if TYPE_CHECKING:
 
 
 class ProtocolBreach(RuntimeError):
-    """The application broke PEP 3333 in a way that no exception of its own tells."""
+    """The application broke PEP 3333, and raised no exception itself."""
 
 
 class FastResponse(Protocol):
-    """What a gateway needs of a response before it knows what the application returns."""
+    """The part of a response that a gateway needs until it knows what the application returns."""
 
     def start_response(
         self, status: str, headers: HeaderList, exc_info: ExcInfo | None = None, /
@@ -39,14 +39,14 @@ class FastResponse(Protocol):
         """See `Response.send_whole`."""
 
     def full_response(self) -> Response:
-        """Return the response itself, which takes over from here."""
+        """Return the full response. It takes over: this one may not be used after that."""
 
     def forget_exchange(self) -> None:
         """See `Response.forget_exchange`."""
 
 
 class Response:
-    """What an application has said so far of its response, and what of it has left."""
+    """The full response: what the application has passed so far, and what of it has been sent."""
 
     __slots__ = (
         "_called",
@@ -71,13 +71,13 @@ class Response:
     """The status code; 0 until a call of `start_response` succeeded."""
     headers: HeaderList
     content_length: int | None
-    """What the application gave or the server found out."""
+    """Bytes of the body: what the application gave, or what the server knows; None if unknown."""
     bodiless: bool
-    """Whether the client gets no body, whatever the application says."""
+    """Whether the response has no body, whatever the application returns."""
     sent: int
-    """Bytes of the body that were handed to the exchange."""
+    """Bytes of the body that the exchange has been given."""
     begun: bool
-    """Whether the exchange has the head; it leaves with the first block."""
+    """Whether the exchange has the head. It sends the head with the first block."""
     finished: bool
     """Whether the exchange has the whole response."""
     overran: bool
@@ -90,9 +90,10 @@ class Response:
         warn_once: Callable[[messages.Notice], None],
         check_head: CheckHead = check_head,
     ) -> None:
-        """Begin without a head; ``is_head`` is whether the client asked for nothing else.
+        """Begin without a head; ``is_head`` is True in answer to HEAD.
 
-        Without an ``exchange`` the response is over, and only what comes too late is answered.
+        Without an ``exchange`` the response has ended: then each method raises what it raises after
+        the end.
         """
         self._exchange = exchange
         self._is_head = is_head
@@ -108,17 +109,17 @@ class Response:
     def start_response(
         self, status: str, headers: HeaderList, exc_info: ExcInfo | None = None, /
     ) -> Callable[[bytes], None]:
-        """Take the response's head, return `write`: PEP 3333's second argument to applications.
+        """Take the response's head and return `write`. The second argument of an application.
 
         Nothing is sent. Raises `TypeError` and `ValueError` for a head that may not be sent,
-        `RuntimeError` for a second call without ``exc_info``, and the exception in ``exc_info``
-        where it is too late to replace the head.
+        `RuntimeError` for a second call without ``exc_info``, and the exception in ``exc_info`` if
+        the head has been sent and cannot be replaced.
         """
         if exc_info is not None:
             try:
                 self._replace(exc_info)
             finally:
-                exc_info = None  # see _replace
+                exc_info = None  # the reason is in _replace
         elif self._called:
             raise RuntimeError("start_response was called a second time without exc_info")
         self._called = True
@@ -130,10 +131,10 @@ class Response:
         return self.write
 
     def write(self, data: bytes, /) -> None:
-        """Send a block of the body at once: what PEP 3333 keeps for old applications.
+        """Send a block of the body at once. PEP 3333 has this for old applications.
 
-        Raises `TypeError` for anything but bytes, and `RuntimeError` where the block exceeds
-        the Content-Length or the response is over, with nothing of it sent.
+        Raises `TypeError` for anything except bytes, and `RuntimeError` if the block exceeds the
+        Content-Length or the response has ended; then nothing of the block is sent.
         """
         exchange = self._exchange
         if exchange is None or self.finished or not self.code:
@@ -160,14 +161,14 @@ class Response:
         if exchange is not None and not self.finished and not exchange.head_sent:
             exchange.send_informational("103 Early Hints", fields)
 
-    # What the gateway calls. All of these raise `ClientDisconnected`.
+    # What the gateway calls. All methods that send raise `ClientDisconnected`.
 
     def full_response(self) -> Response:
-        """Return the response: it stands for itself (see `FastResponse`)."""
+        """Return this response (see `FastResponse.full_response`)."""
         return self
 
     def adopt(self, status: str, code: int, headers: HeaderList, length: int | None) -> None:
-        """Take over a head that was given to, and checked by, a native `FastResponse`."""
+        """Take over a head from a native `FastResponse`, which has checked it."""
         self._called = True
         self.status = status
         self.code = code
@@ -177,7 +178,7 @@ class Response:
     def send_whole(self, block: bytes) -> bool:
         """Send the body that the application returned in one piece, and end the response.
 
-        Tells whether that was all of it, and no more than its Content-Length.
+        Return True if that was all of it, and not more than its Content-Length.
         """
         size = len(block)
         length = self.content_length
@@ -191,7 +192,7 @@ class Response:
         assert exchange is not None
         self.begun = True
         if self._close:
-            self._say_close(exchange)
+            self._close_after_response(exchange)
         exchange.respond(self.status, self.headers, size)
         exchange.finish(block)
         self.finished = True
@@ -200,8 +201,8 @@ class Response:
     def send(self, block: bytes) -> bool:
         """Send a block, not empty, of the body that the application returned.
 
-        Ends the response with the Content-Length's last byte. Tells whether the application
-        may have more to do.
+        Ends the response with the last byte of the Content-Length. Return False if the gateway need
+        not ask the application for another block.
         """
         self._require_start()
         if self.bodiless:
@@ -223,7 +224,7 @@ class Response:
         return True
 
     def send_file(self, descriptor: int, offset: int, count: int) -> None:
-        """Send a file as all of the returned body, up to the Content-Length, and end."""
+        """Send a file as the rest of the body, up to the Content-Length, and end the response."""
         exchange = self.exchange
         if self.content_length is None and not self.begun:
             self.content_length = count
@@ -236,7 +237,7 @@ class Response:
         self.end()
 
     def end(self) -> None:
-        """End the response where it has not ended; raises `ProtocolBreach` if it is too short."""
+        """End the response if it has not ended; raises `ProtocolBreach` if it is too short."""
         if self.finished:
             return
         self._require_start()
@@ -254,12 +255,12 @@ class Response:
         self.finished = True
 
     def forget_exchange(self) -> None:
-        """Let go of the exchange: ``environ`` leads here, and an application may keep that."""
+        """Drop the reference to the exchange: ``environ`` leads here, and may be kept."""
         self._exchange = None
 
     @property
     def exchange(self) -> Exchange:
-        """The exchange that is answered; only while it is."""
+        """The exchange; only until the response has ended."""
         assert self._exchange is not None
         return self._exchange
 
@@ -273,25 +274,25 @@ class Response:
                     raise RuntimeError("the head has left: it cannot be replaced")
                 raise exc_info[1].with_traceback(exc_info[2])
         finally:
-            # Its traceback comes to hold this frame, which must not hold it in turn: the cycle
+            # The traceback will refer to this frame, so this frame must not refer to it: the cycle
             # would keep the environ until it is collected (PEP 3333, "Error Handling").
             del exc_info
-        self.code = 0  # where the new head is refused, the old one does not stand either
+        self.code = 0  # if the new head is refused, the old one is not valid either
         self.begun = False
         self.sent = 0
 
     def _require_start(self) -> None:
         if not self.code:
-            raise ProtocolBreach("start_response was not called, or refused what it was given")
+            raise ProtocolBreach("start_response was not called, or refused its arguments")
 
     def _begin(self, exchange: Exchange) -> None:
         if not self.begun:
             self.begun = True
             if self._close:
-                self._say_close(exchange)
+                self._close_after_response(exchange)
             exchange.respond(self.status, self.headers, self.content_length)
 
-    def _say_close(self, exchange: Exchange) -> None:
+    def _close_after_response(self, exchange: Exchange) -> None:
         self._warn_once(messages.APPLICATION_SENT_CLOSE.notice())
         exchange.close_after_response()
 
