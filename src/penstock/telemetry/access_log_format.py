@@ -1,7 +1,7 @@
-"""What a line of the access log consists of.
+"""The formats of the access log: what its lines consist of.
 
 Formats are ``combined``, ``json`` and templates of gunicorn's atoms; docs/logging.md describes
-them. Nothing that a client sends can begin a line, or leave a quoted field.
+them. Nothing that a client sends can begin a line or end a quoted field.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class LineFormat(NamedTuple):
 
 
 def escape(value: str) -> str:
-    r"""Return ``value`` fit for a quoted field: ``\xHH`` for every byte that is not plain.
+    r"""Return ``value`` for a quoted field, with ``\xHH`` for every byte that is not plain.
 
     Plain is printable ASCII but for the quotation mark and the backslash.
     """
@@ -56,7 +56,7 @@ def _escaped_character(match: re.Match[str]) -> str:
 
 
 def _word(value: str) -> str:
-    """Return ``value`` fit for a field without quotation marks, where a space ends the field."""
+    """Return ``value`` for a field without quotation marks, which a space ends."""
     return escape(value).replace(" ", "\\x20") or "-"
 
 
@@ -65,7 +65,7 @@ def _quoted(value: str) -> str:
 
 
 class _SecondCache:
-    """The text of a second, rendered once. Threads may race: each writes the same pair."""
+    """Returns the text of a moment's second, which it renders once for each second."""
 
     def __init__(self, render: Callable[[int], str]) -> None:
         self._render = render
@@ -79,7 +79,7 @@ class _SecondCache:
         return cached[1]
 
 
-# Not strftime: an application may set a locale, and the names of months are fixed here.
+# Not strftime: an application may set a locale, which changes the names of months.
 _MONTHS: Final = (
     *("Jan", "Feb", "Mar", "Apr", "May", "Jun"),
     *("Jul", "Aug", "Sep", "Oct", "Nov", "Dec"),
@@ -106,7 +106,7 @@ def iso_time(second: int) -> str:
 
 
 def _user(request: RequestFinished) -> str:
-    """Return the name that the client claims with Basic credentials; nobody verified it."""
+    """Return the name that the client claims with Basic credentials, unchecked."""
     scheme, _, credentials = request.request_fields.get("authorization", "").partition(" ")
     if scheme.lower() != "basic":
         return "-"
@@ -126,7 +126,7 @@ def _split_target(target: str) -> tuple[str, str]:
 
 
 COMBINED_TEMPLATE: Final = '%(h)s %(l)s %(u)s %(t)s "%(r)s" %(s)s %(b)s "%(f)s" "%(a)s"'
-"""The template that gives the same lines as ``combined``, and takes longer for it."""
+"""The template that makes the same lines as ``combined``, more slowly."""
 
 
 def _combined_format() -> Format:
@@ -151,7 +151,7 @@ _json_quoted: Final = json.encoder.encode_basestring_ascii
 
 
 def _json_text(value: str | None) -> str:
-    r"""Return a JSON string, or null where there is nothing or only ``-``.
+    r"""Return a JSON string, or null for an empty value or ``-``.
 
     Bytes beyond ASCII are read as UTF-8, as nearly all of them are; a byte that is not UTF-8
     becomes the four characters of its ``\xHH``.
@@ -162,7 +162,7 @@ def _json_text(value: str | None) -> str:
         try:
             value = value.encode("latin-1").decode("utf-8", "backslashreplace")
         except UnicodeEncodeError:
-            # Lone surrogates would make the line invalid for strict readers.
+            # Strict readers refuse a line with lone surrogates.
             value = value.encode("utf-8", "backslashreplace").decode()
     return _json_quoted(value)
 

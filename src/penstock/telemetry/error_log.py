@@ -1,7 +1,7 @@
-"""The server's own messages, through the standard ``logging``.
+"""The error log: the server's own messages, through the standard ``logging``.
 
-A record is one write; every line of it but the first begins with two spaces, so that text from
-a client (in an exception's message, say) cannot pass for a record of its own.
+A record is one write. Every line of it but the first begins with two spaces, so text from a client
+(in the message of an exception, for example) cannot pass for a record of its own.
 """
 
 from __future__ import annotations
@@ -28,16 +28,16 @@ _LEVELS: Final = {
 
 
 class ServerLogger(logging.Logger):
-    """A logger that an application cannot silence without meaning it.
+    """A logger that an application does not silence by accident.
 
-    ``logging.config.dictConfig`` disables every logger that it does not name, and Django calls
-    it; ``logging.disable`` is meant for the application's own. Neither counts here. A
-    configuration that names ``penstock`` does: it puts its handlers in the place of ours.
+    ``logging.config.dictConfig`` disables every logger that it does not name, and Django calls it.
+    ``logging.disable`` is meant for the application's own loggers. Both have no effect here. A
+    configuration that names ``penstock`` has: its handlers replace the server's.
     """
 
     @property
     def disabled(self) -> bool:
-        """Always False, whatever it is set to."""
+        """Always False; setting it has no effect."""
         return False
 
     @disabled.setter
@@ -45,12 +45,12 @@ class ServerLogger(logging.Logger):
         pass
 
     def isEnabledFor(self, level: int) -> bool:
-        """Tell whether a record of ``level`` is to be logged."""
+        """Return True if a record of ``level`` is logged."""
         return level >= self.getEffectiveLevel()
 
 
 class SinkHandler(logging.Handler):
-    """Writes records to a `LogSink`, and to ``fallback`` while that one cannot take them."""
+    """Writes records to a `LogSink`, and to ``fallback`` while the sink fails."""
 
     def __init__(self, sink: LogSink, fallback: LogSink | None = None) -> None:
         super().__init__()
@@ -60,9 +60,9 @@ class SinkHandler(logging.Handler):
         self._fallen_back = False
 
     def handle(self, record: logging.LogRecord) -> bool:
-        """Emit the record, unless a filter is against that; tell which."""
-        # As the base does, but for the lock: taken by a call, it would stay taken where
-        # the handler of a signal raises between that and the next step.
+        """Emit the record unless a filter rejects it; return True if it was emitted."""
+        # As the base class does, but for the lock. The base takes it by a call: where the handler
+        # of a signal raises between that and the next step, the lock would stay taken.
         kept = self.filter(record)
         if not kept:
             return False
@@ -78,7 +78,7 @@ class SinkHandler(logging.Handler):
         try:
             self._write(_text_of(record))
         except Exception:
-            # Memory or stack ran out: whoever logs has enough to do with that.
+            # Memory or stack ran out: the code that logs must not get a second error.
             self.sink.count_dropped(1)
 
     def _write(self, text: str) -> None:
@@ -92,10 +92,10 @@ class SinkHandler(logging.Handler):
             self.fallback.write(text)
 
     def handleError(self, record: logging.LogRecord) -> None:
-        """Do nothing: the base would print to a standard error that may be closed."""
+        """Do nothing: the base class prints to a standard error that may be closed."""
 
     def close_sinks(self) -> None:
-        """Close for good. Not `close`: ``dictConfig`` calls that on every handler there is."""
+        """Close the sinks. Not done by `close`, which ``dictConfig`` calls on every handler."""
         self.close()
         self.sink.close()
         if self.fallback is not None:
@@ -103,7 +103,7 @@ class SinkHandler(logging.Handler):
 
 
 class ErrorLog:
-    """A server's own messages: a logger, and the file or stream that it writes to.
+    """The error log of a server: a logger, and the file or stream that it writes to.
 
     Thread-safe.
     """
@@ -114,11 +114,11 @@ class ErrorLog:
         log_level: str = "info",
         logger: logging.Logger | None = None,
     ) -> None:
-        """Open the log; the root logger is left alone.
+        """Open the log; the root logger stays as it is.
 
-        ``error_logfile`` is a path, or ``-`` for standard error; ``log_level`` one of debug, info,
-        warning, error and critical. ``logger`` is taken over until `close`; without one, the log
-        has a logger of its own, which ``logging.getLogger`` does not find. Raises `SettingsError`.
+        ``error_logfile`` is a path, or ``-`` for standard error; ``log_level`` is one of debug,
+        info, warning, error and critical. The log takes over ``logger`` until `close`; without
+        one, it makes a logger that ``logging.getLogger`` does not return. Raises `SettingsError`.
         """
         level = _LEVELS.get(log_level.lower())
         if level is None:
@@ -138,18 +138,18 @@ class ErrorLog:
 
     @property
     def dropped(self) -> int:
-        """How many lines could not be written to their place so far."""
+        """How many lines could not be written to the file or stream so far."""
         return self._handler.sink.dropped
 
     def reopen(self) -> None:
-        """Open the file anew after a rotation. Raises OSError, and keeps the old one then."""
+        """Open the file again after a rotation. Raises OSError, and then keeps the old one."""
         self._handler.sink.reopen()
 
     def close(self) -> None:
-        """Close the log, and give a logger that was taken over back as it was."""
-        # Our own logger keeps its handler, which drops what a thread that was cut off still
-        # logs: without one, logging would print it as it is. And where the application has put
-        # its handlers in the place of ours, it means that.
+        """Close the log, and restore a logger that was taken over."""
+        # A logger of our own keeps its handler, which drops what a thread that was cut off still
+        # logs; without a handler, logging would print it. And a handler by which the application
+        # replaced ours stays.
         if self._before is not None and self._handler in self.logger.handlers:
             handlers, level, self.logger.propagate = self._before
             added = [handler for handler in self.logger.handlers if handler is not self._handler]
@@ -159,21 +159,21 @@ class ErrorLog:
 
 
 def process_logger() -> logging.Logger:
-    """Return the logger ``penstock``, made proof against being disabled by the application.
+    """Return the logger ``penstock``, which the application cannot disable from now on.
 
-    So are those below it that there are.
+    The same holds for the loggers below it that exist.
     """
     logger = logging.getLogger(LOGGER_NAME)
     known = list(logging.Logger.manager.loggerDict)
     below = [child for child in known if child.startswith(LOGGER_NAME + ".")]
     for each in (logger, *map(logging.getLogger, below)):
-        # The class is changed, not chosen: someone may have asked for this name before us.
+        # The class is changed afterwards: other code may have asked for this name before.
         each.__class__ = ServerLogger
     return logger
 
 
 def format_record(record: logging.LogRecord) -> str:
-    """Return ``2026-01-31 12:00:00.123 +0000 [pid] [INFO] message`` and, indented, the rest."""
+    """Return ``2026-01-31 12:00:00.123 +0000 [pid] [INFO] message``, further lines indented."""
     text = record.getMessage()
     if record.exc_info and not record.exc_text:
         record.exc_text = _TRACEBACKS.formatException(record.exc_info)
@@ -203,7 +203,7 @@ def _indented(text: str) -> str:
 
 
 def printable(line: str) -> str:
-    r"""Return ``line`` with every character that a terminal might act on written as an escape.
+    r"""Return ``line`` with an escape for every character that a terminal might act on.
 
     ``\xHH``, ``\uHHHH`` or ``\UHHHHHHHH`` stand for control and format characters, unusual
     line ends and lone surrogates; tabs and printable text in any script stay.
@@ -228,7 +228,7 @@ def _text_of(record: logging.LogRecord) -> str:
     try:
         return format_record(record)
     except Exception as error:
-        # An argument that does not fit its format, say: the rest is worth having all the same.
+        # An argument that does not fit its format, for example: the rest is still useful.
         return _with_prefix(time.time(), record.levelname, _unformatted(record, error))
 
 

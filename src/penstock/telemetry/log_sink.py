@@ -1,9 +1,9 @@
-"""A place where log lines go, that never blocks a request and never raises into one.
+"""The output of a log: writing to it never blocks a request and never raises in one.
 
-A descriptor shared with other processes (a pipe to a log collector, a terminal) must not be
-switched to non-blocking: the flag belongs to all who share it. So a pipe or terminal is opened
-anew, which gives a flag of our own, and everything but a regular file is asked with ``poll``
-before each write of at most ``PIPE_BUF`` bytes, which a pipe takes whole or not at all.
+A descriptor that other processes share (a pipe to a log collector, a terminal) must not be set to
+non-blocking, because the flag is shared, too. So the sink opens a pipe or terminal again, which
+gives it a flag of its own. Before each write to anything but a regular file it calls ``poll``, and
+it writes at most ``PIPE_BUF`` bytes, which a pipe takes whole or not at all.
 """
 
 from __future__ import annotations
@@ -22,42 +22,42 @@ from typing import Final
 from penstock import messages
 from penstock.errors import SettingsError
 
-# Logs name clients and what they asked for: not for everyone on the machine to read.
+# Logs name clients and their requests: not every user of the machine may read them.
 FILE_MODE: Final = 0o640
-# What is kept of a line whose first part is written already; a line of a log is far shorter.
+# How much is kept of a line whose first part has been written; a line of a log is far shorter.
 MAX_REST_BYTES: Final = 65_536
-# Where several processes race for the room in one pipe, a pause between two attempts.
+# The pause between two attempts where several processes compete for the room in one pipe.
 RETRY_SECONDS: Final = 0.001
 
 _OPEN_FLAGS: Final = os.O_WRONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 
 
 def dropped_notice(count: int) -> str:
-    """Return the line that says that ``count`` lines are missing, as plain text."""
+    """Return the plain-text line that reports ``count`` missing lines."""
     return f"penstock: {messages.LINES_NOT_WRITTEN.render(lines=count)}\n"
 
 
 class LogSink:
-    """Whole lines to a file, pipe, socket or terminal; what cannot be written is counted.
+    """Writes whole lines to a file, pipe, socket or terminal, and counts those it cannot write.
 
-    ``dropped`` is the number of lines lost so far, and ``failure`` why a write failed last, in
-    words. All methods are thread-safe.
+    ``dropped`` is the number of lines lost so far, and ``failure`` the reason of the last failed
+    write, in words. All methods are thread-safe.
     """
 
     def __init__(
         self, descriptor: int, *, path: str = "", notice: Callable[[int], str] = dropped_notice
     ) -> None:
-        """Take over ``descriptor``; ``path`` is what `reopen` opens, ``notice`` words a loss."""
+        """Take over ``descriptor``; `reopen` opens ``path``, ``notice`` returns a loss's line."""
         self.path = path
         self.notice = notice
         self.dropped = 0
         self.failure = ""
-        # An application that closes or redirects descriptors 0 to 2 must not hit the log.
+        # Above 2: an application that closes or redirects descriptors 0 to 2 does not affect it.
         self._descriptor = fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, 3)
         os.close(descriptor)
         self._regular = stat.S_ISREG(os.fstat(self._descriptor).st_mode)
-        # Guards all below, and the writing. Reentrant: a finalizer that the garbage collector
-        # runs in the middle of a write may log, too.
+        # Guards the fields below and each write. Reentrant: the garbage collector may run a
+        # finalizer in the middle of a write, and that may log.
         self._lock = threading.RLock()
         self._closed = False
         self._rest = b""
@@ -66,11 +66,10 @@ class LogSink:
 
     @classmethod
     def open(cls, destination: str, *, setting: str, stream: int = 2) -> LogSink:
-        """Return a sink for a path, created where it is missing, or for ``"-"``.
+        """Return a sink for a path, which is created if it is missing, or for ``"-"``.
 
-        ``"-"`` is descriptor ``stream`` (1 or 2) as it is now. Where that was closed when Python
-        started, nobody can read it, and nothing is written. Raises `SettingsError`, which names
-        ``setting`` and the path.
+        ``"-"`` is descriptor ``stream`` (1 or 2) as it is now. If that was closed when Python
+        started, nothing is written. Raises `SettingsError`, which names ``setting`` and the path.
         """
         try:
             if destination == "-":
@@ -83,11 +82,11 @@ class LogSink:
             ) from error
 
     def write(self, text: str, *, patience: float = 0.0) -> bool:
-        """Write whole lines; tell whether all of ``text`` was written. Never raises.
+        """Write whole lines; return True if all of ``text`` was written. Never raises.
 
-        Waits at most ``patience`` seconds for room; 0 for threads that serve requests. What
-        does not fit is dropped and counted, but for the rest of a line that was begun: that goes
-        first the next time, so no line is ever torn.
+        Waits at most ``patience`` seconds for room; 0 for threads that serve requests. Lines that
+        do not fit are dropped and counted. The rest of a line of which a part was written is kept
+        and written first the next time, so no line is ever torn.
         """
         try:
             data = text.encode("utf-8", "backslashreplace")
@@ -96,19 +95,19 @@ class LogSink:
             with self._lock:
                 return self._write_lines(data, patience)
         except Exception as error:
-            # MemoryError and the like: the request must not pay for its log line.
+            # MemoryError, for example: the request must not fail because of its log line.
             self.failure = type(error).__name__
             self.count_dropped(1)
             return False
 
     def count_dropped(self, lines: int) -> None:
-        """Count ``lines`` that were lost before they came here, for the next notice."""
+        """Count ``lines`` that were lost before they reached the sink, for the next notice."""
         with self._lock:
             self.dropped += lines
             self._unreported += lines
 
     def reopen(self) -> None:
-        """Open the path again, after a rotation. Raises OSError, and keeps the old file then."""
+        """Open the path again, after a rotation. Raises OSError, and then keeps the old file."""
         if not self.path:
             return
         fresh = _open_path(self.path)
@@ -118,13 +117,13 @@ class LogSink:
                     return
                 os.dup2(fresh, self._descriptor, inheritable=False)
                 self._regular = stat.S_ISREG(os.fstat(fresh).st_mode)
-                # The line's beginning stayed behind in the old file.
+                # The beginning of that line is in the old file.
                 self._rest = b""
         finally:
             os.close(fresh)
 
     def is_terminal(self) -> bool:
-        """Tell whether a person reads along."""
+        """Return True if the output is a terminal."""
         with self._lock:
             return not self._closed and os.isatty(self._descriptor)
 
@@ -136,7 +135,7 @@ class LogSink:
                 try:
                     os.close(self._descriptor)
                 except OSError:
-                    pass  # The application closed it behind our back.
+                    pass  # The application has closed it.
 
     def _write_lines(self, data: bytes, patience: float) -> bool:
         rest = self._rest
@@ -145,7 +144,7 @@ class LogSink:
         done = 0 if self._closed else self._push(whole, patience)
         if done > len(rest):
             self._unreported = 0
-            # The notice is out, or its own rest is kept below: either way it counts no more.
+            # The notice has been written, or its rest is kept below: it counts no more either way.
             notice = b""
         self._rest = b""
         if done == len(whole):
@@ -160,10 +159,10 @@ class LogSink:
         return False
 
     def _push(self, data: bytes, patience: float) -> int:
-        """Write what can be written; return the number of bytes that were."""
+        """Write as much as possible; return the number of bytes written."""
         done = 0
         deadline = time.monotonic() + patience
-        # Unless an error says otherwise, what ends this early is a lack of room.
+        # Unless there is an error, only a lack of room ends this early.
         self.failure = "its reader does not keep up"
         try:
             while done < len(data):
@@ -180,7 +179,7 @@ class LogSink:
                         break
                     time.sleep(RETRY_SECONDS)
         except OSError as error:
-            # Disk full, reader gone, descriptor closed: the caller counts what is lost.
+            # Disk full, reader gone, descriptor closed: the caller counts the lost lines.
             gone = isinstance(error, BrokenPipeError)
             self.failure = "its reader has gone" if gone else error.strerror or str(error)
         return done
@@ -188,14 +187,14 @@ class LogSink:
     def _room(self, deadline: float) -> bool:
         poll = select.poll()
         poll.register(self._descriptor, select.POLLOUT)
-        # Any event will do: where it is an error, the write tells.
+        # Any event: if it is an error, the write reports it.
         return bool(poll.poll(max(0.0, deadline - time.monotonic()) * 1000))
 
 
 def _piece(data: bytes, start: int) -> bytes:
-    """Return at most PIPE_BUF bytes from ``start``, up to a line's end where one is there.
+    """Return at most PIPE_BUF bytes from ``start``, up to the end of a line if there is one.
 
-    A pipe takes as much in one piece, so that several processes do not mix their lines.
+    A pipe takes that many bytes in one piece, so the lines of several processes do not mix.
     """
     end = start + select.PIPE_BUF
     if end < len(data):
@@ -205,22 +204,22 @@ def _piece(data: bytes, start: int) -> bytes:
 
 
 def _open_path(path: str) -> int:
-    # O_NONBLOCK: opening a named pipe that nobody reads would hang.
+    # O_NONBLOCK: opening a named pipe without a reader would hang.
     return os.open(path, _OPEN_FLAGS | os.O_APPEND | os.O_CREAT, FILE_MODE)
 
 
 def _open_stream(descriptor: int) -> int:
-    """Return a descriptor for what standard output (1) or error (2) is now."""
+    """Return a new descriptor for standard output (1) or standard error (2) as it is now."""
     at_start = sys.__stdout__ if descriptor == 1 else sys.__stderr__
     if at_start is None:
-        # Whatever has this number now, a listening socket say, is not the stream.
+        # Another file may have this number now, such as a listening socket.
         return os.open(os.devnull, _OPEN_FLAGS)
     mode = os.fstat(descriptor).st_mode
     if stat.S_ISFIFO(mode) or stat.S_ISCHR(mode):
         try:
             return os.open(f"/proc/self/fd/{descriptor}", _OPEN_FLAGS)
         except OSError:
-            pass  # No /proc, or the pipe is another user's: poll alone has to do.
+            pass  # No /proc, or the pipe belongs to another user: poll alone has to do.
     return os.dup(descriptor)
 
 
@@ -228,7 +227,7 @@ _sinks: weakref.WeakSet[LogSink] = weakref.WeakSet()
 
 
 def _renew_locks() -> None:
-    # A thread that is not in the child may have held the lock when the application forked.
+    # Another thread, which the child does not have, may have held the lock at the fork.
     for sink in _sinks:
         sink._lock = threading.RLock()
 

@@ -1,12 +1,12 @@
-"""What the processes of a server tell one another in shared memory: beats, counts, and requests.
+"""The scoreboard: shared memory with each worker's heartbeat, counts and requests.
 
-A scoreboard is anonymous memory that forked children share: nothing is written to a disk, and it
+A scoreboard is anonymous memory that forked children share. Nothing is written to a disk, and it
 can still be read when the worker that wrote it is dead or hangs. There is a slot for each worker,
 and in it a record for each of the worker's threads.
 
-Every number is a word of eight bytes in the machine's own order, written by one side alone and in
-one store, so that nobody needs a lock. The native transport writes the same words; the numbers here
-are the layout, and a test compares the two.
+Every number is a word of eight bytes in the machine's own order. One side alone writes it, in one
+store, so no lock is needed. The native transport writes the same words. The numbers here are the
+layout, and a test compares the two.
 """
 
 from __future__ import annotations
@@ -26,17 +26,17 @@ RECORD_BYTES = 512
 # -- the words of a slot, and who writes them ----------------------------------------------------
 
 STATE = 0
-"""`FREE` and the like. The worker's."""
+"""`FREE`, `BOOTING` and so on. Written by the worker."""
 PID = 1
-"""The worker's."""
+"""Written by the worker."""
 BEAT = 2
-"""When the watchdog's thread last ran, in monotonic nanoseconds: it needs the GIL for that."""
+"""When the thread that watches deadlines last ran, in monotonic nanoseconds. It needs the GIL."""
 READY = 3
-"""1 where the worker wants requests from a load balancer. The worker's and the supervisor's."""
+"""1 if a load balancer should send requests. Written by the worker and by the supervisor."""
 CONNECTIONS = 4
-"""Open connections. The transport's, as are all of the next."""
+"""Open connections. Written by the transport, as are the next six."""
 ACCEPTING = 5
-"""1 where it would accept now: it does not drain, has a free thread, and is not short of files."""
+"""1 if it would accept now: it does not drain, has a free thread, and has file descriptors."""
 POLLED = 6
 """When the transport last looked at its sockets, in monotonic nanoseconds; 1 while it waits."""
 STARTED = 7
@@ -46,14 +46,15 @@ WAITING = 8
 ACCEPTED = 9
 """Connections accepted so far."""
 LIVE = 10
-"""1 while something moves. The watchdog's."""
+"""1 while at least one thread is not stuck. Written by the thread that watches deadlines."""
 IN_USE = 11
-"""Of the first slot alone: how many slots, from the first, may be in use. The supervisor's."""
+"""In the first slot alone: how many slots, from the first, may be in use. Written by the
+supervisor."""
 
 # -- the words of a thread's record --------------------------------------------------------------
 
 NUMBER = 0
-"""The request that the thread is in, counted from 1; 0 outside. Written last at the beginning."""
+"""The request that the thread is in, counted from 1; 0 if none. Written last when one begins."""
 SINCE = 1
 """When the application was called, in monotonic nanoseconds."""
 THREAD = 2
@@ -70,7 +71,7 @@ LENGTHS = 5
 """Lengths of method, client, id and target in bytes: 16 bits each, in this order in memory."""
 
 TEXTS = ((64, 24), (88, 56), (144, 64), (208, 304))
-"""Where method, client, id and target stand in a record, and how long they may be."""
+"""Where method, client, id and target are in a record, and how many bytes each may have."""
 
 _MOST_OF_TARGET = TEXTS[3][1]
 
@@ -83,12 +84,12 @@ _TEXTS_AT = LENGTHS * WORD
 FREE, BOOTING, SERVING, DRAINING, STUCK = range(5)
 
 STALE_BEAT_SECONDS = 10.0
-"""A worker whose watchdog has not run for so long is not live: something keeps the GIL."""
+"""A worker without a heartbeat for this long is not live: something keeps the GIL."""
 
 
 @dataclass(frozen=True)
 class RequestInProgress:
-    """A request that is with the application, as a scoreboard has it."""
+    """A request that the application has, as the scoreboard shows it."""
 
     thread: int
     """Which of the worker's records holds it, from 0."""
@@ -112,7 +113,7 @@ class RequestInProgress:
         return time.monotonic() - self.since
 
     def __str__(self) -> str:
-        """Return what a log says of it."""
+        """Return the request as a log names it."""
         client = self.client or "a unix socket"
         return (
             f"{self.method} {self.target} (request {self.request_id}, {self.age:.1f} s old, "
@@ -121,10 +122,10 @@ class RequestInProgress:
 
 
 class Scoreboard:
-    """The shared memory of the workers that were started with the same settings."""
+    """The shared memory of all workers that were started with the same settings."""
 
     def __init__(self, slots: int, threads: int) -> None:
-        """Make room for ``slots`` workers of ``threads`` threads each."""
+        """Allocate ``slots`` slots, for workers of ``threads`` threads each."""
         self.threads = threads
         self.slot_bytes = SLOT_WORDS * WORD + threads * RECORD_BYTES
         self.memory = mmap.mmap(-1, slots * self.slot_bytes)
@@ -132,35 +133,35 @@ class Scoreboard:
 
     @property
     def is_private(self) -> bool:
-        """Whether a single worker has it for itself."""
+        """Whether it has a single slot: the worker runs without a supervisor."""
         return len(self.slots) == 1
 
     def take(self) -> Slot | None:
-        """Return a free slot, cleared and marked as booting; None when there is none."""
+        """Return a free slot, cleared and marked as booting; None if there is none."""
         for slot in self.slots:
             if slot.words[STATE] == FREE:
                 slot.clear()
                 slot.words[STATE] = BOOTING
-                self._tell_in_use()
+                self._count_in_use()
                 return slot
         return None
 
     def in_use(self) -> list[Slot]:
-        """Return the slots that may be in use: few, as a scoreboard has room to spare."""
+        """Return the slots that may be in use: a few, as a scoreboard has many more."""
         return self.slots[: self.slots[0].words[IN_USE]]
 
-    def _tell_in_use(self) -> None:
+    def _count_in_use(self) -> None:
         used = [slot.index + 1 for slot in self.slots if slot.words[STATE] != FREE]
         self.slots[0].words[IN_USE] = max(used, default=0)
 
     def give_back(self, slot: Slot) -> None:
-        """Make a slot free, and forget all that is in it."""
+        """Make a slot free, and clear it."""
         slot.clear()
-        self._tell_in_use()
+        self._count_in_use()
 
 
 class Slot:
-    """What one worker tells."""
+    """The part of the scoreboard that one worker writes."""
 
     def __init__(self, scoreboard: Scoreboard, index: int) -> None:
         self.scoreboard = scoreboard
@@ -172,23 +173,23 @@ class Slot:
         self.records = [Record(self, number) for number in range(scoreboard.threads)]
 
     def clear(self) -> None:
-        """Set all of it to 0."""
+        """Set every byte to 0."""
         self.bytes[:] = bytes(len(self.bytes))
 
     @property
     def beat_age(self) -> float | None:
-        """Seconds since the watchdog last ran; None where it has not begun to."""
+        """Seconds since the last heartbeat; None before the first."""
         beat = self.words[BEAT]
         return max(0.0, (time.monotonic_ns() - beat) / 1e9) if beat else None
 
     @property
     def is_live(self) -> bool:
-        """Whether something moves in the worker."""
+        """Whether the worker makes progress: it has a heartbeat, and not every thread is stuck."""
         age = self.beat_age
         return self.words[LIVE] == 1 and (age is None or age < STALE_BEAT_SECONDS)
 
     def requests(self) -> Iterator[RequestInProgress]:
-        """Yield what is with the application just now."""
+        """Yield the requests that the application has now."""
         for record in self.records:
             request = record.read()
             if request is not None:
@@ -196,7 +197,7 @@ class Slot:
 
 
 class Record:
-    """What one thread is in. Its own thread writes, and anybody reads."""
+    """The request that one thread is in. That thread alone writes it; any process reads it."""
 
     def __init__(self, slot: Slot, number: int) -> None:
         self.number = number
@@ -214,10 +215,10 @@ class Record:
         request_id: str,
         target: str,
     ) -> None:
-        """Write down a request; the times are monotonic nanoseconds.
+        """Write a request; the times are monotonic nanoseconds.
 
-        The target is latin-1, method and id are ASCII. Each text is cut off where its place ends.
-        ``client`` is encoded already: it is the same for all requests of a connection.
+        The target is latin-1, method and id are ASCII. A text that is too long is cut off.
+        ``client`` is encoded once, for all requests of a connection.
         """
         if len(target) > _MOST_OF_TARGET:
             target = target[:_MOST_OF_TARGET]
@@ -239,7 +240,7 @@ class Record:
         words[NUMBER] = number
 
     def end(self) -> None:
-        """Say that the thread has come back from the application."""
+        """Mark the thread as not in a request: the application has returned."""
         self.words[NUMBER] = 0
 
     def read(self) -> RequestInProgress | None:
@@ -250,7 +251,7 @@ class Record:
             return None
         *lengths, method, client, request_id, target = _texts.unpack_from(self._bytes, _TEXTS_AT)
         ident, since, deadline = words[THREAD], words[SINCE], words[DEADLINE]
-        if words[NUMBER] != number:  # it was over in the meantime
+        if words[NUMBER] != number:  # it ended while it was read
             return None
         return RequestInProgress(
             thread=self.number,

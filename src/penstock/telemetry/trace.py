@@ -1,7 +1,8 @@
 """What ``--trace`` prints: every exchange, line by line, in the manner of ``curl -v``.
 
-Seen from the server: ``< `` comes before each line of the request, ``> `` before each line of
-the response, ``* `` before everything else.
+Seen from the server: ``< `` is before each line of the request, ``> `` before each line of the
+response, ``* `` before everything else. A trace shows a request before the application answers, so
+the transports call it as an exchange goes on; it is no observer of finished requests.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from penstock.telemetry.log_sink import LogSink
 
 # Enough to recognise a body; a trace is for reading.
 MAX_BODY_BYTES: Final = 1024
-# After a header line that the server added; the application's have nothing there.
+# After each header line that the server added to the application's.
 SERVER_MARK: Final = "   [server]"
 
 _REQUEST_COLOUR: Final = "\x1b[36m"
@@ -30,16 +31,16 @@ Fields = Sequence[tuple[str, str]]
 
 
 class TextOutput(Protocol):
-    """Where a trace goes: a `LogSink`, a file opened for text, a ``StringIO``."""
+    """The output of a trace: a `LogSink`, a file opened for text, a ``StringIO``."""
 
     def write(self, text: str, /) -> object:
         """Write ``text`` in one piece."""
 
 
 class Trace:
-    """Prints exchanges; each call is one write, so those of several threads do not mix.
+    """Prints exchanges. Each call is one write, so the lines of several threads do not mix.
 
-    A call never raises where ``output`` does not, as a `LogSink` does not.
+    A call raises only if ``output`` does; a `LogSink` does not.
     """
 
     def __init__(self, output: TextOutput, *, colour: bool = False) -> None:
@@ -88,8 +89,7 @@ class Trace:
 
         ``status`` is such as ``200 OK``; ``headers`` are the application's, ``added_headers``
         the server's; ``body`` is the body's beginning without chunked framing, ``body_length``
-        its length in bytes; ``note`` says what else is to be known, such as why the server
-        answered itself.
+        its length in bytes; ``note`` is printed last, such as why the server answered itself.
         """
         lines = [self._info(f"connection {connection_id}: response to request {number}")]
         lines.append(self._line(">", _shown(f"HTTP/1.1 {status}"), _RESPONSE_COLOUR))
@@ -109,7 +109,7 @@ class Trace:
         self._print([self._info(f"connection {connection_id}: {text}")])
 
     def close(self) -> None:
-        """Close the output where it is a `LogSink`, which only this trace uses."""
+        """Close the output if it is a `LogSink`, which this trace alone uses."""
         if isinstance(self._output, LogSink):
             self._output.close()
 
@@ -120,7 +120,7 @@ class Trace:
         return self._line("*", _shown(text), _INFO_COLOUR)
 
     def _line(self, prefix: str, text: str, colour: str) -> str:
-        # The colour comes after the prefix: a line begins with it, for people and for grep.
+        # The colour begins after the prefix, so that grep finds the prefix at the start of a line.
         if self._colour and text:
             text = f"{colour}{text}{_NO_COLOUR}"
         return f"{prefix} {text}"
@@ -129,7 +129,7 @@ class Trace:
         shown = body[:MAX_BODY_BYTES]
         lines = []
         if shown:
-            # A line end at the very end ends the last line, and begins no empty one.
+            # A line end at the very end does not begin another line.
             for line in _LINE_END.split(re.sub(rb"\r?\n\Z", b"", shown)):
                 lines.append(self._line(prefix, visible(line), colour))
         more = length - len(shown)
@@ -141,7 +141,7 @@ class Trace:
 
 
 def visible(line: bytes) -> str:
-    r"""Return a line's bytes as text that no terminal acts upon.
+    r"""Return the bytes of a line as text that no terminal acts on.
 
     Printable text in UTF-8 stays; every other byte is ``\xHH``. A backslash stays as it is.
     """
@@ -158,7 +158,7 @@ def _byte_escapes(character: str) -> str:
 
 
 def _shown(text: str) -> str:
-    """Return header text, whose characters are bytes (Latin-1), as `visible` has it."""
+    """Return header text, whose characters are bytes (Latin-1), as `visible` returns bytes."""
     try:
         return visible(text.encode("latin-1"))
     except UnicodeEncodeError:
