@@ -5,6 +5,7 @@ use crate::exchange::Exchange;
 use crate::transport::Core;
 use penstock_reactor::connection::Connection;
 use penstock_reactor::log_queue::Refusal;
+use penstock_reactor::states::Fate;
 use penstock_reactor::sys;
 use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
@@ -73,8 +74,7 @@ impl Exchange {
                 return Ok(false);
             }
             let mut held = this.wire.connection.lock();
-            held.broken = true;
-            held.close_after = true;
+            held.fate.worsen(Fate::Reset);
             drop(held);
             this.handed_out_at = sys::monotonic();
         }
@@ -94,11 +94,14 @@ impl Exchange {
             let connection = Arc::clone(&this.wire.connection);
             let mut held = connection.lock();
             connection.uncork(&mut held); // what waited is an earlier response, and whole
-            held.close_after = true;
-            held.broken = this.head_sent;
+            held.fate.worsen(if this.head_sent {
+                Fate::Reset
+            } else {
+                Fate::Close
+            });
             drop(held);
             if !this.head_sent && this.answer_given_up(slf.py()).is_err() {
-                connection.lock().broken = true;
+                connection.lock().fate.worsen(Fate::Reset);
             }
         }
         Self::end(slf, reason)?;

@@ -12,6 +12,7 @@ use penstock_reactor::log_queue::{Ended, HeadCopy, Times};
 use penstock_reactor::output::FILE_TRUNCATED;
 use penstock_reactor::shared::Hub;
 use penstock_reactor::slow_path_estimate::PathHash;
+use penstock_reactor::states::Fate;
 use penstock_reactor::sys::{self, Fd, Nanos};
 use penstock_reactor::wire::{self, Failure, Wire};
 use pyo3::exceptions::{PyOSError, PyRuntimeError};
@@ -228,11 +229,12 @@ impl Exchange {
             let connection = &this.wire.connection;
             let mut held = connection.lock();
             connection.uncork(&mut held); // what waited is an earlier response, and whole
-            held.close_after = true;
             // A body that ends with the connection would look complete; so would a connection
             // that closes in good order before any response, to a client that retries.
             let unseen = !this.head_sent || this.framing == Framing::Close;
-            held.broken = connection.is_gone() || unseen;
+            let reset = connection.is_gone() || unseen;
+            held.fate
+                .worsen(if reset { Fate::Reset } else { Fate::Close });
         }
         let reason = std::mem::take(&mut slf.try_borrow_mut()?.reason);
         if reason.is_empty() {
@@ -247,7 +249,7 @@ impl Exchange {
 
     fn close_after_response(&mut self) {
         if !self.core.hub.abandoned.get() {
-            self.wire.connection.lock().close_after = true;
+            self.wire.connection.lock().fate.worsen(Fate::Close);
         }
     }
 
@@ -638,8 +640,7 @@ impl Drop for Exchange {
         }
         let connection = Arc::clone(&self.wire.connection);
         let mut held = connection.lock();
-        held.close_after = true;
-        held.broken = true;
+        held.fate.worsen(Fate::Reset);
         connection.give_back(self.hub(), &mut held, sys::monotonic());
         drop(held);
         self.hub().hurry();

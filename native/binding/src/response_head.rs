@@ -3,6 +3,7 @@
 use crate::exchange::Exchange;
 use crate::ffi::latin1_bytes;
 use penstock_protocol::{Framing, Version, response};
+use penstock_reactor::states::Fate;
 use penstock_reactor::sys;
 use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
@@ -60,8 +61,9 @@ impl Exchange {
         let mut held = self.wire.connection.lock();
         let discard_bytes = self.hub().options.discard_bytes;
         self.wire.settle_request_body(discard_bytes, &mut held);
-        if held.close_after || !self.keep_alive || self.framing == Framing::Close || draining {
-            held.close_after = true;
+        if held.fate != Fate::Keep || !self.keep_alive || self.framing == Framing::Close || draining
+        {
+            held.fate.worsen(Fate::Close);
             out.extend_from_slice(b"Connection: close\r\n");
         } else if self.version == Version::Http10 {
             out.extend_from_slice(b"Connection: keep-alive\r\n");

@@ -24,6 +24,7 @@ use penstock_reactor::scoreboard;
 use penstock_reactor::shared::{HeaderMap, Hub, Options};
 use penstock_reactor::slow_path_estimate::PathHash;
 use penstock_reactor::spool::Spool;
+use penstock_reactor::states::Fate;
 use penstock_reactor::sys::{self, Nanos, SECOND};
 use penstock_reactor::wire::Wire;
 use pyo3::exceptions::PyValueError;
@@ -393,8 +394,7 @@ impl Core {
             Err(error) => {
                 // Memory is short: the client learns so by a reset.
                 let mut held = connection.lock();
-                held.close_after = true;
-                held.broken = true;
+                held.fate.worsen(Fate::Reset);
                 connection.give_back(&self.hub, &mut held, sys::monotonic());
                 return Err(error);
             }

@@ -14,6 +14,7 @@ use crate::output::Output;
 use crate::poller::{Event, Token};
 use crate::shared::{Hub, lock};
 use crate::spool::Spool;
+use crate::states::{Ended, Fate, Input, Phase};
 use crate::stream::Stream;
 use crate::sys::{Nanos, Peer};
 use penstock_protocol::{Carry, Parser, State};
@@ -24,29 +25,6 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 
 /// No deadline.
 pub const NEVER: Nanos = Nanos::MAX;
-
-/// What a connection is at.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-#[repr(u8)]
-pub enum Phase {
-    /// Waiting for a request, or in the middle of one.
-    Reading,
-    /// Its request is with the application.
-    HandedOut,
-    /// The response is finished, and the kernel has not taken all of it.
-    Flushing,
-    /// Closed for writing, read from until the client closes too.
-    Lingering,
-    Closed,
-}
-
-const PHASES: [Phase; 5] = [
-    Phase::Reading,
-    Phase::HandedOut,
-    Phase::Flushing,
-    Phase::Lingering,
-    Phase::Closed,
-];
 
 /// Where the bytes of a request's head are.
 pub enum Source {
@@ -104,14 +82,8 @@ pub struct Held {
     pub carry: Carry,
     /// What is carried has not been looked at for the request that begins with it.
     pub left_over: bool,
-    /// The kernel may hold more input: edges tell of it once.
-    pub readable: bool,
-    /// An event told of input that has not been found yet.
-    pub expected: bool,
-    /// The client has ended its side: the end is still to be read, behind all input.
-    pub ended: bool,
-    /// When that was found.
-    pub ended_at: Nanos,
+    pub input: Input,
+    pub ended: Ended,
     pub since: Nanos,   // when the stage, or the lingering, began
     pub began: Nanos,   // when the first byte of the request was read
     pub head_at: Nanos, // when its head was complete
@@ -128,16 +100,8 @@ pub struct Held {
     pub queued: bool,
     /// Requests that were answered in this turn.
     pub answered_in_turn: u32,
-    /// The body in progress is one that nobody wants any more.
-    pub discarding: bool,
-    /// The thread that answers is done with it.
-    pub answered: bool,
-    /// What is being flushed is a refusal.
-    pub refused: bool,
-    /// The response in progress is the connection's last.
-    pub close_after: bool,
-    /// The response ended early, and only a reset can show it.
-    pub broken: bool,
+    /// Of the response in progress.
+    pub fate: Fate,
     /// Finished, and still being flushed: logged when it is known what became of it.
     pub record: Option<Box<dyn Any + Send>>,
     pub lingered: u64,
@@ -182,10 +146,8 @@ impl Connection {
                 parser: Parser::new(),
                 carry: Carry::default(),
                 left_over: false,
-                readable: false,
-                expected: false,
-                ended: false,
-                ended_at: NEVER,
+                input: Input::Drained,
+                ended: None,
                 since: now,
                 began: now,
                 head_at: now,
@@ -198,11 +160,7 @@ impl Connection {
                 awaiting_room: false,
                 queued: false,
                 answered_in_turn: 0,
-                discarding: false,
-                answered: false,
-                refused: false,
-                close_after: false,
-                broken: false,
+                fate: Fate::Keep,
                 record: None,
                 lingered: 0,
                 trace,
@@ -217,8 +175,7 @@ impl Connection {
     }
 
     pub fn phase(&self) -> Phase {
-        let index = usize::from(self.phase.load(Ordering::Relaxed));
-        PHASES.get(index).copied().unwrap_or(Phase::Closed)
+        Phase::from_number(self.phase.load(Ordering::Relaxed))
     }
 
     pub fn deadline(&self) -> Nanos {
@@ -256,6 +213,7 @@ impl Connection {
     }
 
     pub fn set_phase(&self, held: &mut Held, phase: Phase) {
+        debug_assert!(held.phase.allows(phase), "{:?} to {phase:?}", held.phase);
         held.phase = phase;
         self.phase.store(phase as u8, Ordering::Relaxed);
     }
@@ -265,10 +223,9 @@ impl Connection {
     /// Tells whether the leader should hurry. Where it need not, the client's next request is
     /// what wakes it up anyway.
     pub fn give_back(self: &Arc<Self>, hub: &Hub, held: &mut Held, now: Nanos) -> bool {
-        let quiet = !held.close_after
-            && !held.broken
+        let quiet = held.fate == Fate::Keep
             && held.output.size == 0
-            && !held.readable
+            && held.input == Input::Drained
             && held.parser.state() == State::Done
             && held.carry.remaining().is_empty()
             && !hub.draining.get()
@@ -276,7 +233,7 @@ impl Connection {
         if quiet {
             self.begin_next(hub, held, now);
         } else {
-            held.answered = true;
+            self.set_phase(held, Phase::Answered);
             hub.post(self, held);
         }
         !quiet
@@ -294,18 +251,16 @@ impl Connection {
         let event = event.told;
         let mut held = self.lock();
         if event.input || event.ended || event.broken {
-            held.readable = true;
-            held.expected = true;
-            if (event.ended || event.broken) && !held.ended {
-                held.ended = true;
-                held.ended_at = desk.now;
+            held.input = Input::Announced;
+            if (event.ended || event.broken) && held.ended.is_none() {
+                held.ended = Some(desk.now);
             }
         }
         if event.broken {
             self.set_gone();
         }
         match held.phase {
-            Phase::Reading => {
+            Phase::Reading | Phase::Discarding => {
                 if event.room {
                     self.send_rest(&mut held);
                 }
@@ -318,7 +273,7 @@ impl Connection {
                 }
                 None
             }
-            Phase::Flushing => {
+            Phase::Flushing | Phase::Refusing => {
                 if event.room || event.broken {
                     self.flush(hub, desk, &mut held);
                 }
@@ -328,7 +283,8 @@ impl Connection {
                 self.discard_input(hub, desk, &mut held);
                 None
             }
-            Phase::Closed => None, // the event was older than the closing
+            Phase::Answered => None, // the leader goes on with it soon
+            Phase::Closed => None,   // the event was older than the closing
         }
     }
 
@@ -337,23 +293,20 @@ impl Connection {
         let mut held = self.lock();
         held.queued = false;
         match held.phase {
-            Phase::HandedOut if held.answered && held.output.is_in_flight() => {
+            Phase::Answered if held.output.is_in_flight() => {
                 self.stream.cut_off(); // the thread that sends comes back at once, and posts it
                 None
             }
-            Phase::HandedOut if held.answered => {
-                held.answered = false;
-                self.resume(hub, desk, &mut held)
-            }
+            Phase::Answered => self.resume(hub, desk, &mut held),
             Phase::HandedOut => {
                 self.drain_output(hub, desk, &mut held);
                 None
             }
-            Phase::Reading => {
+            Phase::Reading | Phase::Discarding => {
                 held.answered_in_turn = 0;
                 self.read(hub, desk, &mut held)
             }
-            Phase::Flushing => {
+            Phase::Flushing | Phase::Refusing => {
                 self.flush(hub, desk, &mut held);
                 None
             }

@@ -1,8 +1,9 @@
 //! Clients that leave before they are answered.
 
-use crate::connection::{Connection, Held, Phase};
+use crate::connection::{Connection, Held};
 use crate::event_loop::Desk;
 use crate::shared::Hub;
+use crate::states::Phase;
 use crate::sys::{Nanos, Readiness};
 
 impl Connection {
@@ -25,7 +26,7 @@ impl Connection {
     /// Whether the client has ended its side, and its request had waited for long before anybody
     /// looked: for a thread that was busy, in the kernel or in the listen queue.
     pub fn has_departed(&self, hub: &Hub, held: &Held, desk: &Desk) -> bool {
-        if !held.ended && !desk.late {
+        if held.ended.is_none() && !desk.late {
             return false;
         }
         // Behind an earlier request of its own it has waited for that one's answer.
@@ -33,7 +34,7 @@ impl Connection {
         if held.requests > 1 && desk.now.saturating_sub(held.since) < departed {
             return false;
         }
-        if !held.ended && !matches!(self.stream.peek(), Ok(0)) {
+        if held.ended.is_none() && !matches!(self.stream.peek(), Ok(0)) {
             return false;
         }
         match self.stream.since_received() {
@@ -44,6 +45,6 @@ impl Connection {
 
     /// Whether a request's client had ended its side at `before`, while it waited since `since`.
     pub fn had_ended(&self, before: Nanos, since: Nanos) -> bool {
-        since <= before && self.lock().ended_at <= before
+        since <= before && self.lock().ended.is_some_and(|ended| ended <= before)
     }
 }

@@ -1,11 +1,12 @@
 //! What follows a response, or comes in its place: flushing, lingering, deadlines, closing.
 
-use crate::connection::{Connection, Held, NEVER, Phase, Ready};
+use crate::connection::{Connection, Held, NEVER, Ready};
 use crate::decisions;
 use crate::event_loop::Desk;
 use crate::log_queue::{End, Ended, Entry, HeadCopy, Refusal, RefusalNote, Times};
 use crate::output::{Flushed, Piece};
 use crate::shared::Hub;
+use crate::states::{Fate, Input, Phase};
 use crate::sys::{self, Nanos, SECOND};
 use penstock_protocol::State;
 use penstock_protocol::response::ErrorResponse;
@@ -19,7 +20,7 @@ impl Held {
     /// Whether no request is in progress, not even the first byte of one.
     pub fn is_idle(&self) -> bool {
         let begun = self.stage != State::Idle || !self.carry.remaining().is_empty();
-        self.phase == Phase::Reading && !begun && !self.readable
+        self.phase == Phase::Reading && !begun && !self.input.is_possible()
     }
 }
 
@@ -28,11 +29,11 @@ impl Connection {
     pub fn resume(self: &Arc<Self>, hub: &Hub, desk: &mut Desk, held: &mut Held) -> Option<Ready> {
         if hub.drained.get() {
             self.close(hub, held); // it came back after all else was torn down
-        } else if held.output.is_corked() && !held.broken {
+        } else if held.output.is_corked() && held.fate != Fate::Reset {
             // The next request is here: it is still this connection's turn.
             self.begin_next(hub, held, desk.now);
             return self.read(hub, desk, held);
-        } else if held.broken {
+        } else if held.fate == Fate::Reset {
             self.reset(hub, held);
         } else if let Err(error) = held.output.check() {
             self.cut_off(hub, held, &error); // after its thread had ended the response
@@ -105,7 +106,7 @@ impl Connection {
         }
         self.set_heavy(false);
         settle(hub, held, None);
-        if held.refused {
+        if held.phase == Phase::Refusing {
             self.linger(hub, desk, held);
         } else {
             self.after_response(hub, desk, held);
@@ -113,9 +114,9 @@ impl Connection {
     }
 
     fn after_response(self: &Arc<Self>, hub: &Hub, desk: &mut Desk, held: &mut Held) {
-        if !held.close_after {
+        if held.fate == Fate::Keep {
             self.begin_next(hub, held, desk.now);
-            if held.readable || held.left_over {
+            if held.input.is_possible() || held.left_over {
                 desk.defer(self, held);
             }
             return;
@@ -128,16 +129,22 @@ impl Connection {
     /// Make ready for the next request, once the current one is answered.
     pub fn begin_next(&self, hub: &Hub, held: &mut Held, now: Nanos) {
         let options = &hub.options;
-        self.set_phase(held, Phase::Reading);
-        held.discarding = false;
+        let kept = held.parser.start_next_request().is_ok();
+        self.set_phase(
+            held,
+            if kept {
+                Phase::Reading
+            } else {
+                Phase::Discarding
+            },
+        );
         held.since = now;
         held.left_over = !held.carry.remaining().is_empty();
         self.set_heavy(false);
-        if held.parser.start_next_request().is_err() {
+        if !kept {
             // A streamed body that the application did not read to its end, and that is short
             // enough to be dropped: what follows is the next request. All of it may have come, so
             // that nothing more would make anybody look.
-            held.discarding = true;
             held.left_over = true;
             held.stage = State::Body;
             self.set_deadline(now.saturating_add(options.body_timeout));
@@ -168,9 +175,8 @@ impl Connection {
         self.note_refusal(hub, held, desk.now, refusal, answer.body.len() as u64);
         self.trace_refusal(hub, held, in_head, &answer);
         let answer = [answer.head, answer.body].concat();
-        held.refused = true;
         held.output.append(Piece::Owned(answer, 0));
-        self.set_phase(held, Phase::Flushing);
+        self.set_phase(held, Phase::Refusing);
         self.await_output(hub, held, desk.now);
         self.flush(hub, desk, held);
     }
@@ -241,18 +247,18 @@ impl Connection {
         held.since = desk.now;
         self.set_deadline(linger_deadline(hub, desk.now, desk.now));
         // What is there already may have had its edge.
-        held.readable = true;
+        held.input = Input::Possible;
         self.discard_input(hub, desk, held);
     }
 
     pub fn discard_input(self: &Arc<Self>, hub: &Hub, desk: &mut Desk, held: &mut Held) {
         for _ in 0..DISCARDS_PER_TURN {
-            if !held.readable {
+            if !held.input.is_possible() {
                 return;
             }
             match self.stream.receive(&mut desk.read.buffer) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    held.readable = false;
+                    held.input = Input::Drained;
                 }
                 Ok(received) if received > 0 => {
                     held.lingered += received as u64;
@@ -294,8 +300,7 @@ impl Connection {
 
     /// Close a connection whose response is finished, at the end of all.
     pub fn close_answered(&self, hub: &Hub, held: &mut Held) {
-        held.answered = false;
-        if held.broken || held.output.size > 0 {
+        if held.fate == Fate::Reset || held.output.size > 0 {
             settle(hub, held, Some(server_stopped()));
             self.reset(hub, held);
         } else {
@@ -307,8 +312,8 @@ impl Connection {
     pub fn tear_down(self: &Arc<Self>, hub: &Hub) {
         let mut held = self.lock();
         match held.phase {
-            Phase::HandedOut => self.stream.cut_off(),
-            Phase::Flushing => {
+            Phase::HandedOut | Phase::Answered => self.stream.cut_off(),
+            Phase::Flushing | Phase::Refusing => {
                 settle(hub, &mut held, Some(server_stopped()));
                 self.reset(hub, &mut held);
             }
@@ -340,7 +345,8 @@ impl Connection {
         }
         match held.phase {
             Phase::Reading => self.expire_reading(hub, desk, &mut held),
-            Phase::Lingering => self.close(hub, &mut held),
+            // What nobody wants is closed without a word.
+            Phase::Discarding | Phase::Lingering => self.close(hub, &mut held),
             _ if held.output.size > 0 => self.expire_writing(hub, desk, &mut held),
             _ => self.set_deadline(NEVER),
         }
@@ -350,7 +356,6 @@ impl Connection {
         let options = &hub.options;
         let seconds = |time: Nanos| time as f64 / SECOND as f64;
         let refusal = match held.stage {
-            _ if held.discarding => None,
             State::Head if hub.draining.get() => Some(Refusal::stopping()),
             State::Head => {
                 let input = penstock_protocol::Input::new(held.carry.remaining());
@@ -380,7 +385,7 @@ impl Connection {
         // A thread that waits for room keeps the deadline itself.
         if held.awaiting_room || self.is_taking_output(hub, held) {
             self.set_deadline(desk.now.saturating_add(hub.options.write_timeout));
-        } else if held.phase == Phase::Flushing {
+        } else if matches!(held.phase, Phase::Flushing | Phase::Refusing) {
             let stalled = "client stalled: write_timeout".to_owned();
             settle(hub, held, Some((Ended::Aborted, stalled)));
             self.reset(hub, held);

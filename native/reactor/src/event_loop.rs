@@ -10,6 +10,7 @@ use crate::log_queue::message;
 use crate::poller::{Event, Events, Token};
 use crate::scoreboard::POLLED;
 use crate::shared::Hub;
+use crate::states::Phase;
 use crate::sys::{self, MILLISECOND, Nanos};
 use penstock_protocol::{FieldCache, Head};
 use std::collections::VecDeque;
@@ -368,7 +369,7 @@ impl Reactor {
         for item in std::mem::take(&mut self.batch) {
             if let Item::Proceed(connection) = item {
                 let mut held = connection.lock();
-                if held.answered {
+                if held.phase == Phase::Answered {
                     connection.close_answered(hub, &mut held);
                 }
             }
@@ -416,7 +417,7 @@ fn contained(
             hub.log_queue
                 .write(message("CONNECTION_DEFECT", [("detail", detail)]));
             let mut held = connection.lock();
-            if held.phase != crate::connection::Phase::HandedOut {
+            if !matches!(held.phase, Phase::HandedOut | Phase::Answered) {
                 connection.close(hub, &mut held);
             }
             None

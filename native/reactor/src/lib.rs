@@ -31,6 +31,7 @@ pub mod scoreboard;
 pub mod shared;
 pub mod slow_path_estimate;
 pub mod spool;
+pub mod states;
 pub mod stream;
 pub mod sys;
 pub mod wire;

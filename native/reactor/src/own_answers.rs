@@ -1,10 +1,11 @@
 //! Checks of health and readiness, answered in the transport: without a thread, and unlogged.
 
-use crate::connection::{Connection, Held, Phase, Source};
+use crate::connection::{Connection, Held, Source};
 use crate::event_loop::Desk;
 use crate::output::Piece;
 use crate::scoreboard::{BEAT, LIVE, READY, Scoreboard};
 use crate::shared::Hub;
+use crate::states::{Fate, Phase};
 use crate::sys::{self, Nanos};
 use penstock_protocol::{Head, Version, response};
 use std::sync::Arc;
@@ -89,9 +90,10 @@ impl Connection {
         held: &mut Held,
         check: Check,
     ) {
-        held.close_after = !check.keep_alive || hub.draining.get();
+        let close = !check.keep_alive || hub.draining.get();
+        held.fate = if close { Fate::Close } else { Fate::Keep };
         let mut answer = Vec::new();
-        check.write_head(hub, held.close_after, &mut answer);
+        check.write_head(hub, close, &mut answer);
         let body = if check.well {
             &hub.options.checks.healthy
         } else {

@@ -1,6 +1,6 @@
 //! Reading requests off a connection, up to where the application takes over.
 
-use crate::connection::{Body, Connection, Held, NEVER, Phase, Ready, Source};
+use crate::connection::{Body, Connection, Held, NEVER, Ready, Source};
 use crate::event_loop::{Desk, ReadBuffers};
 use crate::log_queue::{CLIENT_LEFT, HeadCopy, Refusal};
 use crate::output::Output;
@@ -8,9 +8,10 @@ use crate::own_answers::is_check;
 use crate::shared::{HeaderMap, Hub};
 use crate::slow_path_estimate::PathHash;
 use crate::spool::Spool;
+use crate::states::{Fate, Input, Phase};
 use crate::sys::{self, Nanos};
 use crate::wire;
-use penstock_protocol::{Event, Head, Input, ProtocolError, State, response};
+use penstock_protocol::{Event, Head, Input as Bytes, ProtocolError, State, response};
 use std::borrow::Cow;
 use std::io;
 use std::sync::Arc;
@@ -108,7 +109,7 @@ impl Connection {
             if let Some(ready) = self.look(hub, desk, held, received) {
                 return Some(ready);
             }
-            if held.phase != Phase::Reading {
+            if !matches!(held.phase, Phase::Reading | Phase::Discarding) {
                 return None;
             }
         }
@@ -118,22 +119,20 @@ impl Connection {
 
     /// Read once; return the number of bytes, or None where there is nothing to look at.
     fn receive(self: &Arc<Self>, hub: &Hub, desk: &mut Desk, held: &mut Held) -> Option<usize> {
-        if !held.readable {
+        if !held.input.is_possible() {
             return None;
         }
         match self.stream.receive(&mut desk.read.buffer) {
             Ok(0) => {
-                held.readable = false;
+                held.input = Input::Drained;
                 held.parser.receive_eof();
                 Some(0)
             }
             Ok(received) => {
-                held.expected = false;
                 // Less than there was room for is all there was. What comes later has an edge of
                 // its own, but for an end that this event told of.
-                if received < desk.read.buffer.len() && !held.ended {
-                    held.readable = false;
-                }
+                let all = received < desk.read.buffer.len() && held.ended.is_none();
+                held.input.found(all);
                 if let Some(trace) = &mut held.trace {
                     trace.received(desk.read.buffer.get(..received).unwrap_or(&[]));
                 }
@@ -142,8 +141,7 @@ impl Connection {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                 // Told of input, and finding none: it is looked for once more, for there is no
                 // second edge.
-                held.readable = std::mem::take(&mut held.expected);
-                if held.readable {
+                if held.input.found_none() {
                     desk.defer(self, held);
                 }
                 None
@@ -157,8 +155,8 @@ impl Connection {
 
     /// Tell of a request that the client broke off by a reset, and close.
     fn lose_client(&self, hub: &Hub, desk: &Desk, held: &mut Held) {
-        if held.stage != State::Idle && !held.discarding {
-            let input = Input::new(held.carry.remaining());
+        if held.stage != State::Idle && held.phase != Phase::Discarding {
+            let input = Bytes::new(held.carry.remaining());
             let refusal = Refusal::lost_client(held.parser.request_line(&input));
             self.note_refusal(hub, held, desk.now, refusal, 0);
         }
@@ -203,7 +201,7 @@ impl Connection {
                 None
             }
             Verdict::Refused(refusal) => {
-                if held.discarding {
+                if held.phase == Phase::Discarding {
                     self.linger(hub, desk, held); // the request has been answered already
                 } else {
                     self.refuse(hub, desk, held, *refusal);
@@ -313,7 +311,7 @@ fn parse(
     let received = buffer.get(..received).unwrap_or(&[]);
     let carried = !carry.remaining().is_empty();
     let block = carry.join(received);
-    let mut input = Input::new(block);
+    let mut input = Bytes::new(block);
     let mut fresh: &[u8] = &[]; // the head, where it is in this block
     let mut streams = false;
     let verdict = loop {
@@ -321,7 +319,7 @@ fn parse(
             Ok(Event::Request(bytes)) => {
                 fresh = bytes;
                 held.requests += 1;
-                held.close_after = false;
+                held.fate = Fate::Keep;
                 *began = if *stage == State::Head { *since } else { *now };
                 held.head_at = *now;
                 held.body_at = 0;
@@ -345,7 +343,7 @@ fn parse(
                 }
             }
             Ok(Event::Data(data)) => {
-                if held.discarding {
+                if held.phase == Phase::Discarding {
                     continue;
                 }
                 let Some(spool) = spool.as_mut() else {
@@ -358,7 +356,7 @@ fn parse(
                     trace.body_received(data, input.remaining().len());
                 }
             }
-            Ok(Event::EndOfMessage) if held.discarding => break Verdict::Discarded,
+            Ok(Event::EndOfMessage) if held.phase == Phase::Discarding => break Verdict::Discarded,
             Ok(Event::EndOfMessage) => {
                 held.body_at = *now;
                 let body = spool.take().map_or(Body::Empty, Body::Collected);

@@ -1,6 +1,6 @@
 //! What the threads of one transport share: options, counts, flags, and the connections.
 
-use crate::connection::{Connection, Held, Phase};
+use crate::connection::{Connection, Held};
 use crate::leader_followers::Alarm;
 use crate::log_queue::{LogQueue, Refusal};
 use crate::own_answers::Checks;
@@ -321,8 +321,9 @@ impl Hub {
     }
 
     pub fn counts(&self) -> [(&'static str, u64); 5] {
-        let busy = |c: &Arc<Connection>| matches!(c.phase(), Phase::HandedOut | Phase::Flushing);
-        let in_progress = self.connections().iter().filter(|c| busy(c)).count();
+        let connections = self.connections();
+        let busy = connections.iter().filter(|it| it.phase().is_in_progress());
+        let in_progress = busy.count();
         [
             ("connections", self.connections.load(Ordering::Relaxed)),
             (

@@ -6,8 +6,9 @@ use crate::decisions;
 use crate::log_queue::Entry;
 use crate::output::{COALESCED_BYTES, Flushed, Piece, Region};
 use crate::shared::Hub;
+use crate::states::{Fate, Input, Phase};
 use crate::sys::{self, Fd, Nanos, Readiness};
-use penstock_protocol::{Event, Head, Input, State, response};
+use penstock_protocol::{Event, Head, Input as Bytes, State, response};
 use std::io::{self, IoSlice};
 use std::sync::{Arc, MutexGuard};
 
@@ -98,7 +99,7 @@ impl Wire {
             trace.received(received);
         }
         let block = carry.join(received);
-        let mut input = Input::new(block);
+        let mut input = Bytes::new(block);
         let mut head = Head::default();
         let event = parser.next_event(&mut input, &hub.options.parser, &mut head);
         let left = input.remaining().len();
@@ -120,7 +121,7 @@ impl Wire {
         };
         carry.keep(received, left);
         if found.is_err() {
-            held.close_after = true;
+            held.fate.worsen(Fate::Close);
         }
         found
     }
@@ -133,7 +134,7 @@ impl Wire {
         if !late {
             return Ok(());
         }
-        self.connection.lock().close_after = true;
+        self.connection.lock().fate.worsen(Fate::Close);
         let text = "the request's body came too slowly (body_timeout)";
         Err(Failure::BadBody(408, text.to_owned()))
     }
@@ -143,7 +144,7 @@ impl Wire {
         match self.connection.stream.receive(buffer) {
             Ok(0) => {
                 held.parser.receive_eof();
-                held.readable = false;
+                held.input = Input::Drained;
                 Ok(0)
             }
             Ok(size) => Ok(size),
@@ -174,7 +175,7 @@ impl Wire {
         }
         let remaining = held.parser.body_remaining(held.carry.remaining().len());
         if !decisions::keeps_connection(discard_bytes, self.continue_owed, remaining) {
-            held.close_after = true;
+            held.fate.worsen(Fate::Close);
         }
     }
 }
@@ -277,7 +278,7 @@ fn flush_all<'a>(
                 drop(held);
                 let sent = region.send(&*connection.stream, most);
                 held = connection.lock();
-                if held.answered {
+                if held.phase == Phase::Answered {
                     // The response was ended meanwhile, and the leader could not close.
                     hub.post(connection, &mut held);
                     hub.hurry();
@@ -412,7 +413,7 @@ pub fn cork(hub: &Hub, held: &mut Held, data: &[u8]) -> bool {
     let next = held.carry.remaining();
     let may = hub.options.attended
         && held.parser.state() == State::Done
-        && !held.close_after
+        && held.fate == Fate::Keep
         && (held.output.is_corked() || !held.output.busy())
         && held.output.size as usize + data.len() <= COALESCED_BYTES
         && held.answered_in_turn < ANSWERS_PER_TURN
@@ -449,6 +450,6 @@ fn disconnected(connection: &Connection, held: &mut Held, error: &io::Error) -> 
     if sys::is_disconnect(error) {
         connection.set_gone();
     }
-    held.close_after = true;
+    held.fate.worsen(Fate::Close);
     Failure::Disconnected(format!("the client is gone: {}", sys::error_text(error)))
 }

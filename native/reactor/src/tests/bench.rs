@@ -1,6 +1,6 @@
 //! A server without sockets: its clients are buffers, and its time passes when the test says so.
 
-use crate::connection::{Body, Connection, Phase};
+use crate::connection::{Body, Connection};
 use crate::event_loop::{Item, Leader, Reactor, Step};
 use crate::leader_followers::Waiting;
 use crate::log_queue::Entry;
@@ -9,6 +9,7 @@ use crate::poller::{Event, Token};
 use crate::scoreboard::{Memory, RECORD_BYTES, SLOT_WORDS, Scoreboard, Shape, WORD};
 use crate::shared::{HeaderMap, Hub, Options, lock};
 use crate::spool::Spool;
+use crate::states::{Fate, Phase};
 use crate::stream::Stream;
 use crate::sys::{Fd, MILLISECOND, Nanos, Peer, Readiness, SECOND, Told};
 use crate::wire;
@@ -441,7 +442,9 @@ impl Bench {
     pub fn answer(&mut self, waiting: &Waiting, response: &[u8]) {
         self.answer_part(waiting, response);
         let mut held = waiting.connection.lock();
-        held.close_after |= !waiting.request.head.keep_alive;
+        if !waiting.request.head.keep_alive {
+            held.fate.worsen(Fate::Close);
+        }
         let now = crate::sys::monotonic();
         waiting.connection.give_back(&self.hub, &mut held, now);
         drop(held);

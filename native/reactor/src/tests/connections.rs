@@ -1,12 +1,12 @@
 //! What becomes of a connection, and when: linger, drain, deadlines, eviction, turns.
 
 use super::bench::{Bench, Client, options};
-use crate::connection::Phase;
 use crate::log_queue::Entry;
 use crate::own_answers::Checks;
 use crate::scoreboard::LIVE;
 use crate::shared::Options;
 use crate::slow_path_estimate::PathHash;
+use crate::states::{Fate, Input, Phase};
 use crate::sys::{MILLISECOND, Nanos, SECOND};
 use crate::wire;
 
@@ -307,7 +307,7 @@ fn each_request_that_is_given_to_another_thread_has_its_own_bytes() {
         // Another thread has answered, and posts the connection with its next request received.
         client.put(&[b"GET /", name, b" HTTP/1.1\r\nHost: a\r\n\r\n"].concat());
         let mut held = client.connection.lock();
-        held.readable = true;
+        held.input = Input::Possible;
         bench.hub.post(&client.connection, &mut held);
     }
     let waiting = bench.reactor.attend(&bench.hub);
@@ -351,7 +351,7 @@ fn a_response_that_ends_early_resets_its_connection() {
     let client = bench.connect();
     bench.send(&client, GET);
     let waiting = bench.take();
-    waiting.connection.lock().broken = true;
+    waiting.connection.lock().fate = Fate::Reset;
     bench.answer(
         &waiting,
         b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nshort",

@@ -4,6 +4,7 @@ use super::bench::{Bench, fake_time, options, scoreboard};
 use crate::event_loop::{Leader, Reactor, ReadBuffers, Step};
 use crate::leader_followers::{Crew, Turn};
 use crate::shared::Hub;
+use crate::states::Fate;
 use crate::sys;
 use crate::wire;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -115,8 +116,7 @@ fn a_connection_is_not_closed_under_a_thread_that_sends_a_file() {
         client.await_disk();
         // Another thread ends the response early.
         let mut held = waiting.connection.lock();
-        held.broken = true;
-        held.close_after = true;
+        held.fate = Fate::Reset;
         waiting
             .connection
             .give_back(hub, &mut held, sys::monotonic());

@@ -1,0 +1,158 @@
+//! The states of a connection, and how one follows another: the only place that says so.
+
+use crate::sys::Nanos;
+
+/// What a connection does.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u8)]
+pub enum Phase {
+    /// It waits for a request, or reads one.
+    Reading,
+    /// It reads the rest of a body that the application did not read, and drops it.
+    Discarding,
+    /// A thread answers its request.
+    HandedOut,
+    /// The thread has ended the response, and the leader has not acted on that yet.
+    Answered,
+    /// The response is finished, and the kernel has not taken all of it.
+    Flushing,
+    /// The same for an answer of the server's own that refuses the request.
+    Refusing,
+    /// Closed for writing; what still arrives is dropped until the client closes, too.
+    Lingering,
+    /// Closed.
+    Closed,
+}
+
+use Phase::{Answered, Closed, Discarding, Flushing, HandedOut, Lingering, Reading, Refusing};
+
+/// Each phase, in the order of their numbers, and those that may follow it.
+///
+/// A connection is closed in any phase but `HandedOut`: a thread uses its stream then.
+pub const TRANSITIONS: [(Phase, &[Phase]); 8] = [
+    (Reading, &[HandedOut, Flushing, Refusing, Closed]),
+    (Discarding, &[Reading, Lingering, Closed]),
+    (HandedOut, &[Answered, Reading]),
+    (
+        Answered,
+        &[Reading, Discarding, Flushing, Lingering, Closed],
+    ),
+    (Flushing, &[Reading, Discarding, Lingering, Closed]),
+    (Refusing, &[Lingering, Closed]),
+    (Lingering, &[Closed]),
+    (Closed, &[]),
+];
+
+impl Phase {
+    /// The phase with a number.
+    pub fn from_number(number: u8) -> Phase {
+        TRANSITIONS
+            .get(usize::from(number))
+            .map_or(Closed, |(phase, _)| *phase)
+    }
+
+    /// Whether `next` may follow.
+    pub fn allows(self, next: Phase) -> bool {
+        TRANSITIONS
+            .iter()
+            .any(|(phase, following)| *phase == self && following.contains(&next))
+    }
+
+    /// Whether a request is with the application, or its response under way.
+    pub fn is_in_progress(self) -> bool {
+        matches!(self, HandedOut | Answered | Flushing | Refusing)
+    }
+}
+
+/// What becomes of the connection when the response in progress has ended. It only ever gets worse.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub enum Fate {
+    /// It waits for the next request.
+    Keep,
+    /// It is closed in good order.
+    Close,
+    /// It is reset: the response ended early, and nothing else can show that.
+    Reset,
+}
+
+impl Fate {
+    /// Make it at least as bad as `fate`.
+    pub fn worsen(&mut self, fate: Fate) {
+        *self = fate.max(*self);
+    }
+}
+
+/// What is known of the input that the stream holds. Edges tell of it once.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Input {
+    /// There is none before the next event.
+    Drained,
+    /// An event told of some, which has not been found yet.
+    Announced,
+    /// There may be more.
+    Possible,
+}
+
+impl Input {
+    pub fn is_possible(self) -> bool {
+        self != Input::Drained
+    }
+
+    /// A read found nothing. Where an event told of input, it is looked for once more, for there is
+    /// no second edge; return whether it is.
+    pub fn found_none(&mut self) -> bool {
+        *self = match self {
+            Input::Announced => Input::Possible,
+            _ => Input::Drained,
+        };
+        self.is_possible()
+    }
+
+    /// A read found some; `all` is whether that was all.
+    pub fn found(&mut self, all: bool) {
+        *self = if all { Input::Drained } else { Input::Possible };
+    }
+}
+
+/// When the client ended its side, as far as an event has told.
+pub type Ended = Option<Nanos>;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_phase_stands_at_its_number_and_can_be_reached() {
+        for (number, (phase, _)) in TRANSITIONS.iter().enumerate() {
+            assert_eq!(*phase as usize, number);
+            assert_eq!(Phase::from_number(number as u8), *phase);
+            let reached = TRANSITIONS.iter().any(|(_, next)| next.contains(phase));
+            assert!(reached, "{phase:?}");
+        }
+        assert_eq!(Phase::from_number(200), Closed);
+    }
+
+    #[test]
+    fn a_connection_can_be_closed_in_each_phase_but_while_a_thread_uses_it() {
+        for (phase, _) in TRANSITIONS {
+            let may = !matches!(phase, HandedOut | Closed);
+            assert_eq!(phase.allows(Closed), may, "{phase:?}");
+        }
+    }
+
+    #[test]
+    fn a_fate_does_not_get_better() {
+        let mut fate = Fate::Keep;
+        fate.worsen(Fate::Reset);
+        fate.worsen(Fate::Close);
+        assert_eq!(fate, Fate::Reset);
+    }
+
+    #[test]
+    fn input_that_was_announced_is_looked_for_twice() {
+        let mut input = Input::Announced;
+        assert!(input.found_none());
+        assert!(!input.found_none());
+        assert_eq!(input, Input::Drained);
+    }
+}
