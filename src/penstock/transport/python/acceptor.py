@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from penstock import messages
 from penstock.transport.python.connection import Connection
+from penstock.transport.python.stream import Stream
 
 if TYPE_CHECKING:
     from penstock.listeners import Listener
@@ -170,13 +171,12 @@ class Acceptor:
         self.listener.close()
 
     def _admit(self, sock: socket.socket, address: Any) -> None:
-        # Explicitly, and in any case: the application may have set a default timeout.
-        sock.setblocking(False)
         if self.listener.is_unix:
             remote_addr, remote_port = "", ""
         else:
             remote_addr, remote_port = address[0], str(address[1])
-        connection = Connection(self._loop, sock, self.base_environ, remote_addr, remote_port)
+        stream = Stream(sock, remote_addr, remote_port)
+        connection = Connection(self._loop, stream, self.base_environ)
         self._loop.add(connection)
 
     def _rest(self, error: OSError) -> None:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import io
 import math
-import socket
 from selectors import EVENT_READ, EVENT_WRITE
 from typing import TYPE_CHECKING, Any, BinaryIO
 
@@ -29,16 +28,17 @@ from penstock.transport.decisions import linger_deadline
 from penstock.transport.log_lines import cut_off_line
 from penstock.transport.python.call_deadline import ExtendDeadline
 from penstock.transport.python.deadlines import await_output, hurry_up
-from penstock.transport.python.disconnect import Presence
 from penstock.transport.python.exchange import PythonExchange
 from penstock.transport.python.finished import refused_line
-from penstock.transport.python.output import Output, is_disconnect, reset_on_close
+from penstock.transport.python.output import Output
 from penstock.transport.python.phases import Phase
+from penstock.transport.python.stream import is_disconnect
 from penstock.transport.spool import BodySpool
 from penstock.wsgi.environ import build_environ, client_environ
 
 if TYPE_CHECKING:
     from penstock.transport.python.loop import Loop
+    from penstock.transport.python.stream import Stream
     from penstock.transport.python.tap import Tap
 
 PROCEED = 0
@@ -51,7 +51,7 @@ IDLE, HEAD, BODY, DONE = State.IDLE, State.HEAD, State.BODY, State.DONE
 
 
 class Connection:
-    """One accepted socket. See the module's text for who may touch it when."""
+    """HTTP/1.1 on one stream. See the module's text for who may touch it when."""
 
     __slots__ = (
         "accepted_at",
@@ -77,7 +77,6 @@ class Connection:
         "parser",
         "peer",
         "phase",
-        "presence",
         "progress",
         "queued",
         "remote_addr",
@@ -85,9 +84,9 @@ class Connection:
         "request",
         "requests",
         "since",
-        "socket",
         "spool",
         "stage",
+        "stream",
         "tap",
         "watched",
     )
@@ -95,17 +94,17 @@ class Connection:
     def __init__(
         self,
         loop: Loop,
-        sock: socket.socket,
+        stream: Stream,
         base_environ: dict[str, Any],
-        remote_addr: str,
-        remote_port: str,
     ) -> None:
         self.loop = loop
-        self.socket = sock
+        self.stream = stream
         self.base_environ = base_environ
-        self.remote_addr = remote_addr
-        self.remote_port = remote_port
-        self.peer = f"{remote_addr}:{remote_port}".encode("latin-1") if remote_port else b""
+        self.remote_addr = stream.remote_addr
+        self.remote_port = stream.remote_port
+        self.peer = (
+            f"{self.remote_addr}:{self.remote_port}".encode("latin-1") if self.remote_port else b""
+        )
         self.parser = RequestParser(loop.config.parser)
         self.phase = READING
         self.stage = IDLE  # of the parser, when it last asked for data
@@ -131,7 +130,6 @@ class Connection:
         self.close_after = False  # the response in progress is the connection's last
         self.answered = False  # the exchange is over; set by its thread
         self.broken = False  # the response ended early, and only a reset can show it
-        self.presence = Presence(sock)
         self.extend_deadline = ExtendDeadline(loop.hall) if loop.hall.limits_calls else None
         self.ended_at = math.inf  # when the end of input was seen, while the request is handed out
         self.lingered = 0
@@ -200,11 +198,11 @@ class Connection:
             self.spool = None
         if self.output is not None:
             self.output.close()
-        self.socket.close()
+        self.stream.close()
 
     def reset(self) -> None:
         """Close with a reset, which no client can take for a response's proper end."""
-        reset_on_close(self.socket)
+        self.stream.reset_on_close()
         self.close()
 
     def idle(self) -> bool:
@@ -214,7 +212,7 @@ class Connection:
     def has_input(self) -> bool:
         """Tell whether the client has sent something that has not been read yet."""
         try:
-            return bool(self.socket.recv(1, socket.MSG_PEEK))
+            return self.stream.peek()
         except OSError:
             return False
 
@@ -222,7 +220,7 @@ class Connection:
 
     def _read(self) -> PythonExchange | None:
         try:
-            data = self.socket.recv(self.loop.config.receive_bytes)
+            data = self.stream.recv(self.loop.config.receive_bytes)
         except (BlockingIOError, InterruptedError):
             return None
         except OSError:
@@ -256,7 +254,7 @@ class Connection:
         ):
             return False  # it waited to be accepted, but its request came later than the next poll
         try:
-            return not self.socket.recv(1, socket.MSG_PEEK)
+            return not self.stream.peek()
         except OSError:
             return False  # nothing is there, or a reset, which has its own way of being noticed
 
@@ -336,7 +334,7 @@ class Connection:
         # 25 bytes on a connection that waits for them: the kernel has room. Were it otherwise,
         # the client goes on without (RFC 9110, section 10.1.1).
         try:
-            self.socket.send(CONTINUE)
+            self.stream.send(CONTINUE)
         except OSError:
             pass
         if self.tap is not None:
@@ -394,7 +392,7 @@ class Connection:
                 loop.config.header_map,
                 loop.dropped_fields,
             )
-            client["penstock.client_gone"] = self.presence
+            client["penstock.client_gone"] = self.stream.client_gone
             if self.extend_deadline is not None:
                 client["penstock.extend_deadline"] = self.extend_deadline
             # Kept for fields that have come twice: the parser remembers none but short ones.
@@ -418,7 +416,7 @@ class Connection:
             try:
                 drained = self.output is None or self.output.flush()
             except OSError:
-                self.presence.gone = drained = (
+                self.stream.client_gone.known = drained = (
                     True  # the next send of the application's thread tells it
                 )
             if drained:
@@ -430,13 +428,13 @@ class Connection:
             # The end of input does not mean that the client left: it may have half-closed.
             watched &= ~EVENT_READ
             try:
-                if not self.socket.recv(1, socket.MSG_PEEK):
+                if not self.stream.peek():
                     self.ended_at = self.loop.now
             except BlockingIOError:
                 pass
             except OSError:
-                self.presence.gone = True
-        if self.presence.gone:
+                self.stream.client_gone.known = True
+        if self.stream.client_gone.known:
             watched = 0
         self.loop.watch(self, watched)
 
@@ -459,7 +457,7 @@ class Connection:
     def _cut_off(self, error: OSError) -> None:
         """Close where a finished response can no longer be sent to its end."""
         if is_disconnect(error):
-            self.presence.gone = True
+            self.stream.client_gone.known = True
         self.settle(f"response cut off: {error.strerror or error}")
         self.reset()
 
@@ -530,7 +528,7 @@ class Connection:
         if self.tap is not None:
             self.tap.refused(answer)
         self.request = None
-        self.output = Output(self.socket, loop.config.flush_bytes)
+        self.output = Output(self.stream, loop.config.flush_bytes)
         self.output.append(answer)
         self.phase = FLUSHING
         self._flush()
@@ -544,7 +542,7 @@ class Connection:
         input, and the client might never see the response.
         """
         try:
-            self.socket.shutdown(socket.SHUT_WR)
+            self.stream.shut_down()
         except OSError:
             self.close()
             return
@@ -559,7 +557,7 @@ class Connection:
 
     def _discard_input(self) -> None:
         try:
-            count = self.socket.recv_into(self.loop.scratch)
+            count = self.stream.recv_into(self.loop.scratch)
         except (BlockingIOError, InterruptedError):
             return
         except OSError:

@@ -82,7 +82,7 @@ def _expire_writing(connection: Connection) -> None:
         connection.reset()
     else:
         output.fail(TimeoutError(errno.ETIMEDOUT, "the client takes no data"))
-        connection.presence.gone = True
+        connection.stream.client_gone.known = True
         connection.deadline = math.inf
         connection.loop.watch(connection, 0)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import os
-import select
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -26,7 +25,8 @@ from penstock.http1 import (
 )
 from penstock.transport import HeaderList
 from penstock.transport.decisions import keeps_connection
-from penstock.transport.python.output import FileRegion, FileTruncatedError, Output, is_disconnect
+from penstock.transport.python.output import FileRegion, FileTruncatedError, Output
+from penstock.transport.python.stream import is_disconnect
 from penstock.transport.python.streamed_body import StreamedBody
 
 if TYPE_CHECKING:
@@ -264,7 +264,9 @@ class PythonExchange:
         connection.close_after = True
         # A body that ends with the connection would look complete; so would a connection that
         # closes in good order before any response, to a client that retries.
-        connection.broken = connection.presence.gone or not self.head_sent or self._framing is CLOSE
+        connection.broken = (
+            connection.stream.client_gone.known or not self.head_sent or self._framing is CLOSE
+        )
         self._end(self.reason or "response cut off")
 
     def drop_if_departed(self) -> bool:
@@ -323,7 +325,7 @@ class PythonExchange:
 
     def client_gone(self) -> bool:
         """See `penstock.transport.Exchange.client_gone`."""
-        return self.aborted or self.connection.presence()
+        return self.aborted or self.connection.stream.client_gone()
 
     # -- the head -------------------------------------------------------------------------------
 
@@ -390,7 +392,7 @@ class PythonExchange:
             self._queue(connection.output, data)
             return
         try:
-            sent = connection.socket.send(data)
+            sent = connection.stream.send(data)
         except BlockingIOError:
             sent = 0
         except OSError as error:
@@ -405,7 +407,7 @@ class PythonExchange:
             self._queue(connection.output, *pieces)
             return
         try:
-            sent = connection.socket.sendmsg(pieces)
+            sent = connection.stream.sendmsg(pieces)
         except BlockingIOError:
             sent = 0
         except OSError as error:
@@ -430,7 +432,7 @@ class PythonExchange:
     def _output(self) -> Output:
         connection = self.connection
         if connection.output is None:
-            connection.output = Output(connection.socket, connection.loop.config.flush_bytes)
+            connection.output = Output(connection.stream, connection.loop.config.flush_bytes)
         return connection.output
 
     def _flush(self, output: Output) -> None:
@@ -477,19 +479,17 @@ class PythonExchange:
     def _wait_until_below(self, output: Output, mark: int) -> None:
         connection = self.connection
         config = connection.loop.config
-        poller = select.poll()
-        poller.register(connection.socket, select.POLLOUT)
         before = output.acknowledged()
         deadline = time.monotonic() + config.write_timeout
         while output.size > mark:
             remaining = deadline - time.monotonic()
             if remaining > 0:
-                poller.poll(min(remaining, config.wait_slice_seconds) * 1000)
+                connection.stream.wait_writable(min(remaining, config.wait_slice_seconds))
                 self._flush(output)
                 continue
             taken = output.acknowledged()
             if taken - before < config.least_progress:
-                connection.presence.gone = True
+                connection.stream.client_gone.known = True
                 raise ClientDisconnected("the client stalled past the write deadline")
             before = taken
             deadline = time.monotonic() + config.write_timeout
@@ -497,7 +497,7 @@ class PythonExchange:
     def disconnected(self, error: OSError) -> ClientDisconnected:
         """Return what is to be raised where the socket failed."""
         if is_disconnect(error):
-            self.connection.presence.gone = True
+            self.connection.stream.client_gone.known = True
         self.connection.close_after = True
         return ClientDisconnected(f"the client is gone: {error.strerror or error}")
 

@@ -28,7 +28,7 @@ def finished_exchange(exchange: PythonExchange, reason: str, needs: Needs) -> Re
     lost = connection.output.lost if connection.output is not None else 0
     ended: Ended = "complete"
     if reason:
-        gone = connection.presence.gone or not exchange.status
+        gone = connection.stream.client_gone.known or not exchange.status
         ended = "disconnected" if gone else "aborted"
     return RequestFinished(
         request_id=exchange.request_id,

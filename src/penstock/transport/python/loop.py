@@ -23,7 +23,6 @@ from penstock.transport.python.accept_balancing import AcceptBalancing
 from penstock.transport.python.connection import PROCEED, Connection
 from penstock.transport.python.deadlines import expire, hurry_up
 from penstock.transport.python.exchange import PythonExchange
-from penstock.transport.python.output import cut_off
 from penstock.transport.python.own_answers import OwnAnswers
 from penstock.transport.python.phases import Phase
 from penstock.transport.python.shared import Shared
@@ -91,7 +90,7 @@ class Loop(Shared):
         self.own_paths = self.own_answers.paths
         self.scratch = bytearray(self.config.receive_bytes)  # what lingering connections read into
 
-        self.selector = selectors.DefaultSelector()
+        self.selector: selectors.BaseSelector = selectors.DefaultSelector()
         self.batch: deque[tuple[Handler, int]] = deque()  # polled, and not yet handled
         # With more input buffered already. Each takes its turn with what the next poll brings: a
         # client that pipelines keeps nobody waiting.
@@ -292,13 +291,13 @@ class Loop(Shared):
             return
         connection.watched = mask
         if not watched:
-            self.selector.register(connection.socket, mask, connection)
+            self.selector.register(connection.stream, mask, connection)
         elif mask:
-            self.selector.modify(connection.socket, mask, connection)
+            self.selector.modify(connection.stream, mask, connection)
         else:
             # Not only a mask of 0, under which the kernel goes on telling errors.
             with contextlib.suppress(KeyError):  # forgotten when it could not be watched
-                self.selector.unregister(connection.socket)
+                self.selector.unregister(connection.stream)
 
     def forget(self, connection: Connection) -> None:
         """Let go of a connection that is about to be closed."""
@@ -388,7 +387,7 @@ class Loop(Shared):
         for connection in list(self.connections):
             if connection.phase is Phase.HANDED_OUT:
                 self.watch(connection, 0)
-                cut_off(connection.socket)
+                connection.stream.cut_off()
             elif connection.phase is Phase.FLUSHING:
                 connection.settle("response cut off: the server stopped")
                 connection.reset()
@@ -407,9 +406,9 @@ class Loop(Shared):
         long ago. Nothing is unregistered: the epoll instance is still the parent's, too.
         """
         sockets = [acceptor.listener.socket for acceptor in self.acceptors]
-        sockets += [connection.socket for connection in list(self.connections)]
-        for sock in sockets:
-            descriptor = sock.detach()
+        streams = [connection.stream for connection in list(self.connections)]
+        descriptors = [*(it.detach() for it in sockets), *(it.detach() for it in streams)]
+        for descriptor in descriptors:
             if descriptor >= 0:
                 with contextlib.suppress(OSError):
                     os.close(descriptor)

@@ -2,21 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import os
-import socket
-import struct
 import threading
 from collections import deque
+from typing import TYPE_CHECKING
 
-try:
-    import fcntl
-    from termios import TIOCOUTQ  # the same request as SIOCOUTQ on a socket
-except ImportError:  # pragma: no cover - not on Linux or macOS
-    fcntl = None  # type: ignore[assignment]
-
-_GONE = frozenset({errno.EPIPE, errno.ECONNRESET, errno.ENOTCONN, errno.EBADF, errno.ETIMEDOUT})
+if TYPE_CHECKING:
+    from penstock.transport.python.stream import Stream
 
 
 class FileRegion:
@@ -43,16 +36,16 @@ class FileTruncatedError(OSError):
 
 
 class Output:
-    """A queue of blocks and file regions, and the socket that takes them.
+    """A queue of blocks and file regions, and the stream that takes them.
 
     The application's thread appends while the leader drains, so all state is under ``_lock``.
     """
 
-    __slots__ = ("_lock", "_most", "_pieces", "_socket", "failure", "lost", "size", "taken")
+    __slots__ = ("_lock", "_most", "_pieces", "_stream", "failure", "lost", "size", "taken")
 
-    def __init__(self, sock: socket.socket, most: int) -> None:
+    def __init__(self, stream: Stream, most: int) -> None:
         """``most`` is how many bytes one flush sends."""
-        self._socket = sock
+        self._stream = stream
         self._most = most
         self._lock = threading.Lock()
         self._pieces: deque[memoryview | FileRegion] = deque()
@@ -111,7 +104,7 @@ class Output:
                     sent = self._send_region(piece, min(piece.count, budget))
                     done = piece.count == 0
                 else:
-                    sent = self._socket.send(piece)
+                    sent = self._stream.send(piece)
                     done = sent == len(piece)
                     if not done:
                         self._pieces[0] = piece[sent:]
@@ -126,7 +119,7 @@ class Output:
                     finished.close()
 
     def _send_region(self, region: FileRegion, count: int) -> int:
-        sent = os.sendfile(self._socket.fileno(), region.descriptor, region.offset, count)
+        sent = self._stream.send_file(region.descriptor, region.offset, count)
         if sent == 0:
             raise FileTruncatedError(errno.EIO, "the file became shorter while it was sent")
         region.offset += sent
@@ -151,40 +144,4 @@ class Output:
         The send buffer reports room in large steps, so that a slow reader seems to stand still
         for minutes; what is acknowledged shows it moving.
         """
-        return self.taken - unacknowledged(self._socket)
-
-
-def unacknowledged(sock: socket.socket) -> int:
-    """Return how many bytes wait in the send buffer or on the wire; 0 where that is unknown."""
-    if fcntl is None:  # pragma: no cover
-        return 0
-    try:
-        answer = fcntl.ioctl(sock.fileno(), TIOCOUTQ, b"\0\0\0\0")
-    except (OSError, ValueError):
-        return 0
-    return int(struct.unpack("i", answer)[0])
-
-
-_RESET_ON_CLOSE = struct.pack("ii", 1, 0)  # struct linger: on, and for 0 seconds
-
-
-def reset_on_close(sock: socket.socket) -> None:
-    """Have the kernel end a connection with a reset, which no client takes for a proper end."""
-    with contextlib.suppress(OSError):  # gone already
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
-
-
-def cut_off(sock: socket.socket) -> None:
-    """Reset a connection under the thread that uses it: its next call on the socket fails.
-
-    The descriptor stays taken, by a socket that was never connected: closed, its number could
-    become another connection's, and the thread would write to that.
-    """
-    reset_on_close(sock)
-    with contextlib.suppress(OSError), socket.socket() as unconnected:
-        os.dup2(unconnected.fileno(), sock.fileno(), inheritable=False)
-
-
-def is_disconnect(error: OSError) -> bool:
-    """Tell whether an error of ``send`` means that the client is gone."""
-    return error.errno in _GONE
+        return self.taken - self._stream.unacknowledged()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import select
 import threading
 import time
 from typing import TYPE_CHECKING
@@ -76,7 +75,7 @@ class StreamedBody:
     def _read_socket(self, exchange: PythonExchange) -> None:
         connection = self._connection
         try:
-            received = connection.socket.recv(connection.loop.config.receive_bytes)
+            received = connection.stream.recv(connection.loop.config.receive_bytes)
         except BlockingIOError:
             return
         except OSError as error:
@@ -105,9 +104,8 @@ class StreamedBody:
         config = self._connection.loop.config
         allowed = config.body_allowance(self.received, self._waited) - self._waited
         before = time.monotonic()
-        poller = select.poll()
-        poller.register(self._connection.socket, select.POLLIN)
-        ready = allowed > 0 and poller.poll(min(allowed, config.wait_slice_seconds) * 1000)
+        stream = self._connection.stream
+        ready = allowed > 0 and stream.wait_readable(min(allowed, config.wait_slice_seconds))
         waited = time.monotonic() - before
         self._waited += waited
         if not ready and waited >= allowed and not exchange.done:

@@ -1,0 +1,149 @@
+"""A stream: the bytes of one client, in and out. It knows nothing of HTTP.
+
+A `Connection` speaks a protocol on a stream. Another kind of stream, such as one with TLS, is a
+class with the same members.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import select
+import socket
+import struct
+from collections.abc import Callable
+
+try:
+    import fcntl
+    from termios import TIOCOUTQ  # the same request as SIOCOUTQ on a socket
+except ImportError:  # pragma: no cover - not on Linux or macOS
+    fcntl = None  # type: ignore[assignment]
+
+_GONE = frozenset({errno.EPIPE, errno.ECONNRESET, errno.ENOTCONN, errno.EBADF, errno.ETIMEDOUT})
+_RESET_ON_CLOSE = struct.pack("ii", 1, 0)  # struct linger: on, and for 0 seconds
+
+
+def is_disconnect(error: OSError) -> bool:
+    """Return True if an error of a stream means that the client is gone."""
+    return error.errno in _GONE
+
+
+class Stream:
+    """A socket that never blocks. What the kernel cannot do now raises `BlockingIOError`.
+
+    ``remote_addr`` and ``remote_port`` are the client's, empty for a Unix socket.
+    """
+
+    # `recv` and the like are the socket's own methods, so that each request saves some calls.
+    __slots__ = (
+        "_socket",
+        "client_gone",
+        "fileno",
+        "recv",
+        "recv_into",
+        "remote_addr",
+        "remote_port",
+        "send",
+        "sendmsg",
+    )
+
+    def __init__(self, sock: socket.socket, remote_addr: str, remote_port: str) -> None:
+        # Explicitly, and in any case: the application may have set a default timeout.
+        sock.setblocking(False)
+        self._socket = sock
+        self.remote_addr = remote_addr
+        self.remote_port = remote_port
+        self.fileno = sock.fileno
+        self.recv = sock.recv
+        self.recv_into = sock.recv_into
+        self.send = sock.send
+        self.sendmsg = sock.sendmsg
+        self.client_gone = ClientGone(sock.fileno)
+
+    def send_file(self, descriptor: int, offset: int, count: int) -> int:
+        """Send up to ``count`` bytes of a file; return how many, 0 where it ends before."""
+        return os.sendfile(self._socket.fileno(), descriptor, offset, count)
+
+    def peek(self) -> bool:
+        """Return True if input waits, False at its end."""
+        return bool(self._socket.recv(1, socket.MSG_PEEK))
+
+    def wait_readable(self, seconds: float) -> bool:
+        """Wait until there is input, or its end; return False if there is none in time."""
+        return self._wait(select.POLLIN, seconds)
+
+    def wait_writable(self, seconds: float) -> bool:
+        """Wait until the kernel takes output; return False if it takes none in time."""
+        return self._wait(select.POLLOUT, seconds)
+
+    def _wait(self, event: int, seconds: float) -> bool:
+        poller = select.poll()
+        poller.register(self._socket, event)
+        return bool(poller.poll(seconds * 1000))
+
+    def unacknowledged(self) -> int:
+        """Return how many bytes wait in the send buffer or on the wire; 0 where that is unknown."""
+        if fcntl is None:  # pragma: no cover
+            return 0
+        try:
+            answer = fcntl.ioctl(self._socket.fileno(), TIOCOUTQ, b"\0\0\0\0")
+        except (OSError, ValueError):
+            return 0
+        return int(struct.unpack("i", answer)[0])
+
+    def shut_down(self) -> None:
+        """End the output: the client reads what was sent, and then the end."""
+        self._socket.shutdown(socket.SHUT_WR)
+
+    def close(self) -> None:
+        """Close the socket."""
+        self._socket.close()
+
+    def reset_on_close(self) -> None:
+        """Have `close` end with a reset, which no client takes for the proper end of a response."""
+        with contextlib.suppress(OSError):  # gone already
+            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
+
+    def cut_off(self) -> None:
+        """Reset under the thread that uses the stream: its next call on it fails.
+
+        The descriptor stays taken, by a socket that was never connected: closed, its number could
+        become another connection's, and the thread would write to that.
+        """
+        self.reset_on_close()
+        with contextlib.suppress(OSError), socket.socket() as unconnected:
+            os.dup2(unconnected.fileno(), self._socket.fileno(), inheritable=False)
+
+    def detach(self) -> int:
+        """Give the descriptor away without closing it; -1 if it is closed."""
+        return self._socket.detach()
+
+
+class ClientGone:
+    """Returns, when called, whether the client of a stream is known to have left.
+
+    An application may call it at any time from any thread, as ``penstock.client_gone``, also after
+    the stream's end: then True. It holds the descriptor's owner and not the connection, so that an
+    application may keep it without keeping all else, and so that there is no cycle.
+    """
+
+    __slots__ = ("_fileno", "known")
+
+    def __init__(self, fileno: Callable[[], int]) -> None:
+        self._fileno = fileno
+        self.known = False  # the client has reset the connection, or takes no more data
+
+    def __call__(self) -> bool:
+        """Return True if the client is known to have left."""
+        if not self.known:
+            descriptor = self._fileno()
+            if descriptor < 0:
+                return True
+            poller = select.poll()
+            poller.register(descriptor, 0)
+            left = bool(poller.poll(0))  # POLLERR or POLLHUP, which are always returned
+            if self._fileno() != descriptor:
+                return True  # closed meanwhile: this may have been another connection's number
+            self.known = left
+        return self.known

@@ -1,0 +1,230 @@
+"""The Python transport without a socket: streams are pairs of buffers, and nothing waits.
+
+The server runs in the test's own thread, whenever the client has sent something or wants to read.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import selectors
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from penstock.listeners import DEFAULT_PORT
+from penstock.telemetry.scoreboard import Scoreboard
+from penstock.transport.config import TransportConfig
+from penstock.transport.python import PythonTransport
+from penstock.transport.python.connection import Connection
+from penstock.transport.python.stream import ClientGone, Stream
+from penstock.wsgi.environ import base_environ
+from penstock.wsgi.errors import ErrorStream
+from penstock.wsgi.gateway import Gateway
+from support.wire import Client
+
+if TYPE_CHECKING:
+    from wsgiref.types import WSGIApplication
+
+LOGGER = logging.getLogger("penstock.tests")
+
+
+class NothingToDo(Exception):
+    """The server would wait for an event, and the client is the one to cause it."""
+
+
+class NeverGone(ClientGone):
+    """A client that stays."""
+
+    def __init__(self) -> None:
+        super().__init__(lambda: -1)
+
+    def __call__(self) -> bool:
+        return self.known
+
+
+class BufferStream(Stream):
+    """A stream whose client is in the same thread."""
+
+    def __init__(self) -> None:
+        self.incoming = bytearray()
+        self.outgoing = bytearray()
+        self.input_ended = False
+        self.output_ended = False
+        self.closed = False
+        self.room: int | None = None  # how much more output is taken; None is without a bound
+        self.remote_addr, self.remote_port = "192.0.2.1", "1024"
+        self.fileno = lambda: -1
+        self.recv = self._recv  # type: ignore[assignment]
+        self.recv_into = self._recv_into  # type: ignore[assignment]
+        self.send = self._send  # type: ignore[assignment]
+        self.sendmsg = self._sendmsg  # type: ignore[assignment]
+        self.client_gone = NeverGone()
+
+    def _recv(self, size: int) -> bytes:
+        if not self.incoming and not self.input_ended:
+            raise BlockingIOError
+        data = bytes(self.incoming[:size])
+        del self.incoming[:size]
+        return data
+
+    def _recv_into(self, buffer: bytearray) -> int:
+        data = self._recv(len(buffer))
+        buffer[: len(data)] = data
+        return len(data)
+
+    def _send(self, data: bytes | memoryview) -> int:
+        size = len(data) if self.room is None else min(self.room, len(data))
+        if data and not size:
+            raise BlockingIOError
+        if self.room is not None:
+            self.room -= size
+        self.outgoing += data[:size]
+        return size
+
+    def _sendmsg(self, pieces: Sequence[bytes]) -> int:
+        return self._send(b"".join(pieces))
+
+    def send_file(self, descriptor: int, offset: int, count: int) -> int:
+        return self._send(os.pread(descriptor, count, offset))
+
+    def peek(self) -> bool:
+        if not self.incoming and not self.input_ended:
+            raise BlockingIOError
+        return bool(self.incoming)
+
+    def wait_readable(self, seconds: float) -> bool:
+        return bool(self.incoming or self.input_ended)
+
+    def wait_writable(self, seconds: float) -> bool:
+        return self.room != 0
+
+    def unacknowledged(self) -> int:
+        return 0
+
+    def shut_down(self) -> None:
+        self.output_ended = True
+
+    def close(self) -> None:
+        self.closed = self.output_ended = True
+
+    def reset_on_close(self) -> None:
+        pass
+
+    def cut_off(self) -> None:
+        self.close()
+
+
+class BufferSelector(selectors.BaseSelector):
+    """Knows at once which streams have input, or room for output."""
+
+    def __init__(self) -> None:
+        self.keys: dict[Any, selectors.SelectorKey] = {}
+
+    def register(self, fileobj: Any, events: int, data: Any = None) -> selectors.SelectorKey:
+        self.keys[fileobj] = selectors.SelectorKey(fileobj, -1, events, data)
+        return self.keys[fileobj]
+
+    def unregister(self, fileobj: Any) -> selectors.SelectorKey:
+        return self.keys.pop(fileobj)
+
+    def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
+        found = []
+        for stream, key in self.keys.items():
+            ready = 0
+            if stream.incoming or stream.input_ended:
+                ready |= selectors.EVENT_READ
+            if stream.room != 0:
+                ready |= selectors.EVENT_WRITE
+            if ready & key.events:
+                found.append((key, ready & key.events))
+        if not found and timeout != 0.0:
+            raise NothingToDo
+        return found
+
+    def get_map(self) -> Mapping[Any, selectors.SelectorKey]:
+        return self.keys
+
+
+class BufferServer:
+    """A transport of one thread whose clients are buffers."""
+
+    def __init__(
+        self, application: WSGIApplication, kind: type[Connection] = Connection, **config: Any
+    ) -> None:
+        slot = Scoreboard(1, 1).take()
+        assert slot is not None
+        self.transport = PythonTransport((), TransportConfig(**config), slot=slot, logger=LOGGER)
+        self.loop = self.transport._loop
+        self.loop.selector.close()
+        self.loop.selector = BufferSelector()
+        self._kind = kind
+        self._gateway = Gateway(application, logger=LOGGER, transport=self.transport)
+        self._environ = base_environ(
+            multithread=False,
+            multiprocess=False,
+            server_name="localhost",
+            server_port=str(DEFAULT_PORT),
+            errors=ErrorStream(LOGGER),
+            software="penstock",
+        )
+
+    def connect(self) -> BufferClient:
+        """Return a client on a new connection."""
+        return BufferClient(self)
+
+    def accept(self, stream: BufferStream) -> Connection:
+        """Take a stream in, as if it had been accepted."""
+        connection = self._kind(self.loop, stream, self._environ)
+        self.loop.add(connection)
+        return connection
+
+    def serve(self) -> None:
+        """Handle all that can be handled now."""
+        try:
+            while (exchange := self.transport.next()) is not None:
+                self._gateway.handle(exchange)
+        except NothingToDo:
+            pass
+
+    def close(self) -> None:
+        """Close all connections."""
+        self.transport.close()
+
+
+class _ClientEnd:
+    """What `Client` uses of its socket, over the buffers of a stream."""
+
+    def __init__(self, server: BufferServer, stream: BufferStream) -> None:
+        self._server = server
+        self._stream = stream
+
+    def sendall(self, data: bytes) -> None:
+        self._stream.incoming += data
+        self._server.serve()
+
+    def shutdown(self, _how: int) -> None:
+        self._stream.input_ended = True
+        self._server.serve()
+
+    def recv(self, size: int) -> bytes:
+        if not self._stream.outgoing:
+            self._server.serve()
+        data = bytes(self._stream.outgoing[:size])
+        del self._stream.outgoing[:size]
+        assert data or self._stream.output_ended, "the server waits, and so does the client"
+        return data
+
+    def close(self) -> None:
+        self._stream.input_ended = True
+        self._server.serve()
+
+
+class BufferClient(Client):
+    """A client of a `BufferServer`."""
+
+    def __init__(self, server: BufferServer) -> None:
+        self.stream = BufferStream()
+        self.connection = server.accept(self.stream)
+        self.socket = _ClientEnd(server, self.stream)  # type: ignore[assignment]
+        self.buffer = bytearray()
+        self.ended = False
