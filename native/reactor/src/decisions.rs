@@ -8,7 +8,7 @@ use crate::sys::{Nanos, SECOND};
 /// The share of slow calls of a path is kept in so many parts.
 pub const ALL_SLOW: u8 = 254;
 
-/// Whether a worker leaves new connections to another one.
+/// Return true if a worker leaves new connections to another one.
 pub fn leaves_to_others(options: &Options, own: u64, fewest: Option<u64>, threads: u64) -> bool {
     fewest.is_some_and(|fewest| {
         let slack = if own < threads {
@@ -20,7 +20,7 @@ pub fn leaves_to_others(options: &Options, own: u64, fewest: Option<u64>, thread
     })
 }
 
-/// How many connections a worker accepts in one turn, where others accept, too.
+/// Return how many connections a worker accepts in one turn, where others accept, too.
 pub fn accept_step(options: &Options, deferrals: u32, in_vain: u32) -> usize {
     if deferrals < options.balance_deferrals {
         options.balance_batch
@@ -29,17 +29,17 @@ pub fn accept_step(options: &Options, deferrals: u32, in_vain: u32) -> usize {
     }
 }
 
-/// How many of these evictable connections make room.
+/// Return how many of these evictable connections make room.
 pub fn evicted(idle: usize) -> usize {
     idle.min(1 + idle / 16)
 }
 
-/// Whether the unread rest of a request's body is dropped to keep the connection.
+/// Return true if the unread rest of a request's body is dropped to keep the connection.
 pub fn keeps_connection(discard_bytes: u64, continue_owed: bool, remaining: Option<u64>) -> bool {
     !continue_owed && remaining.is_some_and(|remaining| remaining <= discard_bytes)
 }
 
-/// When a connection that lingers since `since` is closed if nothing arrives.
+/// Return when a connection that lingers since `since` is closed if nothing arrives.
 pub fn linger_deadline(options: &Options, now: Nanos, since: Nanos, draining: bool) -> Nanos {
     let idle = if draining {
         options.linger_idle.min(options.drain_linger)
@@ -50,7 +50,7 @@ pub fn linger_deadline(options: &Options, now: Nanos, since: Nanos, draining: bo
     now.saturating_add(idle).min(end)
 }
 
-/// How long a draining transport waits for an idle or lingering client, or for the rest of a head.
+/// Return how long a draining transport waits for an idle or lingering client, or for the rest of a head.
 pub fn drain_patience(options: &Options, in_head: bool) -> Nanos {
     if in_head {
         options.drain_linger.max(options.drain_head)
@@ -74,7 +74,7 @@ pub fn next_overall_share(share: f32, slow: bool) -> f32 {
     if moved >= 0.0001 { moved } else { 0.0 }
 }
 
-/// Whether calls of a path with this share of slow ones are expected to be slow.
+/// Return true if calls of a path with this share of slow ones are expected to be slow.
 pub fn is_slow_path(slow_share: f64, share: u8) -> bool {
     f64::from(share) > (slow_share * f64::from(ALL_SLOW)).round()
 }
