@@ -138,7 +138,7 @@ def test_with_a_shutdown_delay_readiness_is_negative_at_once_and_clients_are_ser
 
 
 def test_a_second_signal_ends_a_shutdown_delay(tmp_path: Path) -> None:
-    with Supervised(tmp_path, "--shutdown-delay", "50s") as server:
+    with Supervised(tmp_path, "--shutdown-delay", "25s") as server:
         server.signal(signal.SIGTERM)
         server.wait_for_line("stopping|shutdown_delay")
         status, taken = server.seconds_to_exit(signal.SIGTERM)

@@ -79,8 +79,9 @@ def check_possible(settings: Settings) -> None:
     for part in ("limit_request_line", "limit_request_field_size"):
         if getattr(settings, part) > settings.limit_request_head:
             raise SettingsError(f"{shown(part)} is more than {shown('limit_request_head')}")
-    if "drain_linger" in settings.sources and settings.drain_linger > settings.graceful_timeout:
-        raise SettingsError(f"{shown('drain_linger')} is more than {shown('graceful_timeout')}")
+    for part in ("drain_linger", "shutdown_delay"):
+        if part in settings.sources and getattr(settings, part) > settings.graceful_timeout:
+            raise SettingsError(f"{shown(part)} is more than {shown('graceful_timeout')}")
     for address in settings.bind:
         if settings.bind.count(address) > 1 and not address.endswith(":0"):
             raise SettingsError(f"{shown('bind')} has {address} twice")

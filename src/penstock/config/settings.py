@@ -478,7 +478,8 @@ class Settings:
         duration(0, _DAY),
         30.0,
         section="Deadlines",
-        help="Time for requests in progress when the server stops.",
+        help="Time for the whole stop, from the first signal on: shutdown delay, requests in "
+        "progress, exit handlers.",
         reason="The time that Kubernetes gives before it kills.",
     )
     drain_linger: float = option(
