@@ -113,7 +113,7 @@ def test_what_waits_is_left_to_a_worker_that_has_fewer(transport: str, threads: 
 
 
 def looks(server: BareServer) -> bool:
-    """Tell whether somebody looks at the server's sockets; with one thread nobody may."""
+    """Return True if a thread looks at the server's sockets; with one thread, none may."""
     polled = server.word(POLLED)
     return polled == 1 or time.monotonic_ns() - polled < 50_000_000
 
@@ -152,9 +152,9 @@ def test_with_all_threads_busy_newcomers_are_the_others(
         others.settimeout(DEADLINE)
         clients = busy(server, gate, threads)
         pretend(other, MANY)
-        newcomers = [connect(server) for _ in range(5)]
+        later = [connect(server) for _ in range(5)]
         threading.Event().wait(0.1)
-        for client in newcomers:
+        for client in later:
             accepted, place = others.accept()
             accepted.close()
             assert place == client.socket.getsockname()

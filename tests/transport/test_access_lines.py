@@ -28,7 +28,7 @@ WHAT_DIFFERS = [
     (re.compile(r'"http.server.request.duration":\d+\.\d{6},'), "DURATION"),
     (re.compile(r'"request_id":"[0-9a-f]+-[0-9a-f]+-'), "ID"),
 ]
-"""From one run to the next, whoever makes the line."""
+"""The same from one run to the next, in both languages."""
 
 REQUESTS = [
     get("/plain?x=1&y=%20"),

@@ -1,4 +1,4 @@
-"""Responses that clients read slowly, or not to the end: bounded, closed, nobody else's matter."""
+"""Responses that clients read slowly, or not to the end: bounded, closed, harmless to others."""
 
 from __future__ import annotations
 

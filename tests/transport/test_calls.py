@@ -1,4 +1,4 @@
-"""What an application is told of its call: by when it should end, and whether anybody waits."""
+"""What an application can learn about its call: its deadline, and whether the client waits."""
 
 from __future__ import annotations
 

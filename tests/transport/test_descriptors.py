@@ -77,7 +77,7 @@ def test_EMFILE_on_accept_does_not_spin_and_passes(transport: str, threads: str)
         for client in crowd[:10]:  # those that were accepted are served
             client.send(b"\r\n")
             assert client.read_response().status == 200
-        # And whoever needs a file meanwhile is told of it, as at any other time.
+        # Code that needs a file in the meantime gets the usual error.
         control.send(b"\r\n")
         assert control.read_response().status == 500
         server.wait_for_line("OSError.*Too many open files")

@@ -1,4 +1,4 @@
-"""Stopping: what was accepted is served, whoever has a connection is told, nobody is cut off."""
+"""Stopping: accepted requests are served, responses announce the close, none is aborted."""
 
 from __future__ import annotations
 
@@ -139,7 +139,7 @@ def test_nobody_is_accepted_any_more(settings: dict[str, Any], threads: int) -> 
                 return True
             return False
 
-        if threads == 1:  # nobody is there to close the listener before the call is over
+        if threads == 1:  # no thread can close the listener before the call is over
             gate.open()
         eventually(is_refused)
         gate.open()

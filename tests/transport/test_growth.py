@@ -25,7 +25,7 @@ What each request left behind would be a block for each of some 900 of them.
 """
 
 ROUNDS = 12
-"""In one of so many the memory has to stay as it is: caches fill in the first ones, and what other
+"""In one of these rounds the memory must not grow: caches fill in the first ones, and what other
 tests have left comes and goes."""
 
 

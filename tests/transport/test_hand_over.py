@@ -1,4 +1,4 @@
-"""Draining where others go on with the same listening sockets, and where nobody does."""
+"""Draining while other processes go on with the same listening sockets, and without others."""
 
 from __future__ import annotations
 
@@ -69,14 +69,14 @@ def test_a_later_drain_without_it_changes_nothing(transport: str) -> None:
         server.transport.drain(hand_over=True)
         server.transport.drain()
         eventually(server.is_over)
-        with Client((server.host, server.port)) as newcomer:  # nobody has turned it away
+        with Client((server.host, server.port)) as newcomer:  # it was not refused
             accepted, place = other.accept()
             accepted.close()
             assert place == newcomer.socket.getsockname()
 
 
 class HandshakeUnderWay(Listener):
-    """Stands for a client whose first segment came before newcomers were turned away."""
+    """A client whose first segment arrived before new connections were ignored."""
 
     def ignore_new_connections(self) -> bool:
         return True
@@ -92,7 +92,7 @@ def test_a_handshake_that_ends_within_the_drain_is_served(transport: str, thread
             busy.send(get("/wait"))
             eventually(lambda: gate.inside == 1)
             server.transport.drain()
-            if threads > 1:  # with one, nobody looks before the call is over
+            if threads > 1:  # with one, no thread looks before the call is over
                 eventually(lambda: server.word(ACCEPTING) == 0)
             second.send(get("/second"))
             with connect(server) as late:

@@ -158,7 +158,7 @@ def test_checks_are_answered_while_every_thread_is_busy(transport: str, threads:
 
 
 def test_a_request_behind_a_busy_thread_waits_for_it_still(transport: str) -> None:
-    """The one thread has someone to answer checks, and nobody to run the application."""
+    """A thread answers the checks, and none is left to run the application."""
     gate = Gate()
     with serving(gate, transport, **PATHS) as server:
         with connect(server) as busy, connect(server) as waiting:

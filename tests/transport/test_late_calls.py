@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def answers(transport: str, application: Any, requests: int = 1) -> list[bytes]:
-    """Return the bodies of the answers to so many requests, in a row."""
+    """Return the bodies of the answers to a number of requests, in a row."""
     with penstock.running(application, transport=transport) as server, connect(server) as client:
         return [client.request("GET", f"/{number}").body for number in range(requests)]
 

@@ -103,7 +103,7 @@ def test_no_client_waits_for_a_call_that_keeps_the_interpreters_lock() -> None:
 
 
 def test_no_client_waits_for_a_request_that_waits_for_the_interpreters_lock() -> None:
-    """Nor where the server had nothing to do before, so that nobody looked after its calls."""
+    """Nor if the server was idle before, so that no thread watched its calls."""
     with ServerProcess("gil_keeper:app", "--transport", "native", cwd=HERE) as server:
         with Client(server.address) as first:
             assert first.request("GET", "/keep-later").body == b"done"

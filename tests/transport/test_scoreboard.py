@@ -174,7 +174,7 @@ def test_an_idle_transport_waits_in_its_poll(transport: str, threads: int) -> No
 
 
 def test_the_last_look_at_the_sockets_is_told(transport: str) -> None:
-    """With one thread nobody looks while the application has it."""
+    """With one thread, none looks at the sockets while the application runs."""
     gate = Gate()
     before = time.monotonic_ns()
     with serving(gate, transport) as server, connect(server) as client:

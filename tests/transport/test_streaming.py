@@ -112,7 +112,7 @@ def test_rfc9112_9_3_a_small_rest_that_is_not_read_is_dropped_and_the_connection
     "data",
     [
         pytest.param(post(b"hello", length=300_005), id="much is left"),
-        pytest.param(CHUNKED + b"5\r\nhello\r\n", id="nobody knows how much is left"),
+        pytest.param(CHUNKED + b"5\r\nhello\r\n", id="the rest has an unknown length"),
     ],
 )
 def test_rfc9112_9_6_otherwise_the_connection_closes(settings: dict[str, Any], data: bytes) -> None:

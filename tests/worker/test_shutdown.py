@@ -116,7 +116,7 @@ def in_the_middle_of(server: ServerProcess, path: str, begun: int = 1) -> Client
 
 
 def refuses_connections(server: ServerProcess) -> bool:
-    """Tell whether the server has closed its listening socket."""
+    """Return True if the server has closed its listening socket."""
     try:
         Client(server.address).close()
     except ConnectionError:
@@ -148,7 +148,7 @@ def test_fault_33_connections_in_the_accept_queue_are_served(tmp_path: Path) -> 
     with faulty_server("--threads", "1") as server:
         with Client(server.address) as holder:
             holder.send(f"GET /hold-until-file?{tmp_path}/go HTTP/1.1\r\nHost: a\r\n\r\n".encode())
-            # One thread, and it is busy: whoever connects now waits in the kernel's queue.
+            # One thread, and it is busy: a client that connects now waits in the accept queue.
             waiting = [Client(server.address) for _ in range(20)]
             for client in waiting:
                 client.send(HELLO)
@@ -163,7 +163,7 @@ def test_fault_33_connections_in_the_accept_queue_are_served(tmp_path: Path) -> 
         assert server.wait() == 0
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="only Linux can ignore newcomers")
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux can ignore new connections")
 def test_fault_33_newcomers_are_turned_away_before_the_queue_is_emptied() -> None:
     (listener,) = open_listeners(["127.0.0.1:0"], 10)
     address = listener.socket.getsockname()

@@ -40,7 +40,7 @@ class Closed:
 
 
 class Deadline:
-    """``penstock.extend_deadline`` of an environ, with a deadline so many seconds from now."""
+    """``penstock.extend_deadline`` of an environ, with a deadline in this number of seconds."""
 
     def __init__(self, left: float) -> None:
         self.at = time.monotonic() + left
