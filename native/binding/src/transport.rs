@@ -169,8 +169,12 @@ impl NativeTransport {
                         core.tell(py);
                         // What the thread was with last is not kept while it waits.
                         seat.keep(None);
-                        if let Turn::Request(waiting) = py.detach(|| crew.lead_or_park(hub)) {
-                            exchange = core.deliver_waiting(py, &seat, *waiting)?;
+                        match py.detach(|| crew.lead_or_park(hub)) {
+                            Turn::Request(waiting) => {
+                                exchange = core.deliver_waiting(py, &seat, *waiting)?;
+                            }
+                            Turn::Again => py.check_signals()?, // where this is the main thread
+                            Turn::Tell | Turn::Over => {}
                         }
                         until = 0;
                     }

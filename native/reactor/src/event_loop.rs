@@ -191,7 +191,10 @@ impl Reactor {
             if leader == Leader::Attached && self.desk.now >= *until {
                 return Step::Blocked;
             }
-            if !self.poll(hub, leader) && leader == Leader::Attached {
+            // The only thread of the application is the main thread of its process: nothing but it
+            // runs the handlers of signals, one of which may have ended the wait.
+            let comes_back = leader == Leader::Detached && hub.scoreboard.threads() == 1;
+            if !self.poll(hub, leader) && (leader == Leader::Attached || comes_back) {
                 return Step::Blocked;
             }
         }

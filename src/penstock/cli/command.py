@@ -163,7 +163,9 @@ def _serve(spec: str, settings: Settings) -> int:
             application = load_application(spec)
         for listener in listeners:
             listener.listen(settings.backlog)
-        return serve_until_stopped(application, settings, listeners, spec, own_process=True)
+        return serve_until_stopped(
+            application, settings, listeners, spec, own_process=True, loading_handler=leave
+        )
     finally:
         close_all(listeners)
 

@@ -1,13 +1,25 @@
-"""Signals as values: the handlers enqueue them, and the main thread waits for the next one."""
+"""Signals as values: they are put into a queue, and a thread waits for the next one."""
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import socket
 import threading
 import time
-from collections.abc import Iterable
+from collections import deque
+from collections.abc import Callable, Container, Iterable
+from contextlib import suppress
+from types import FrameType
+from typing import Any
+
+from penstock import messages
+
+Handler = Callable[[int, FrameType | None], Any]
+
+_MOST_NUMBERS = 64
+"""How many signals are read at a time: few come together, and the rest waits in the socket."""
 
 FROM_OUTSIDE = (
     signal.SIGTERM,
@@ -24,21 +36,34 @@ FROM_OUTSIDE = (
 
 
 class Signals:
-    """A queue of the signals that the process receives.
+    """A queue of the signals that the process receives. One thread takes them, whichever.
 
-    The handlers only enqueue; the byte that Python writes to the wake-up descriptor ends the wait.
-    A forked child inherits none of this: in it every signal has its default effect.
+    The interpreter writes the number of each signal to the wake-up descriptor at once, so that the
+    signals arrive also while the main thread is stuck in a call, in Python or in C. The handlers
+    run in the main thread, when that comes back to Python. A forked child inherits none of this: in
+    it every signal has its default effect.
     """
 
     installed: Signals | None = None
     """The instance that handles the process's signals now."""
 
-    def __init__(self, numbers: Iterable[int]) -> None:
+    def __init__(
+        self,
+        numbers: Iterable[int],
+        *,
+        stop: Container[int] = (),
+        not_of_application: Handler | None = None,
+    ) -> None:
         """Begin to enqueue these signals. Raises `ValueError` outside the main thread.
 
         A signal that was ignored when the process started stays ignored, as nohup requires.
+        The first signal of ``stop`` runs the handler that the application had set for SIGTERM, as
+        `run_application_handler` does. ``not_of_application`` is a handler of the server's own that
+        is not taken for one of the application's.
         """
-        self._received: list[int] = []
+        self._pending: deque[int] = deque()
+        self._stop = stop
+        self._main_thread = threading.get_ident()
         self._reader, self._writer = socket.socketpair()
         self._reader.setblocking(False)
         self._writer.setblocking(False)
@@ -46,10 +71,14 @@ class Signals:
             self._writer.fileno(), warn_on_full_buffer=False
         )
         self._handlers_before = {
-            number: signal.signal(number, self._enqueue)
+            number: signal.signal(number, self._notice)
             for number in numbers
             if signal.getsignal(number) != signal.SIG_IGN or number == signal.SIGCHLD
         }
+        before = self._handlers_before.get(signal.SIGTERM)
+        if not callable(before) or before is not_of_application:
+            before = None
+        self._application_handler: Handler | None = before
         Signals.installed = self
 
     def fileno(self) -> int:
@@ -69,35 +98,74 @@ class Signals:
         self._reader.close()
         self._writer.close()
 
-    def _enqueue(self, number: int, _frame: object) -> None:
-        self._received.append(number)
+    def _notice(self, number: int, frame: FrameType | None) -> None:
+        """Handle a signal, in the main thread: its number is on its way already."""
+        own = self._writer.fileno()
+        now = signal.set_wakeup_fd(own, warn_on_full_buffer=False)
+        if now != own:
+            # The application has set a descriptor of its own, asyncio for example: the number went
+            # there, or nowhere.
+            if now != -1:
+                with suppress(OSError, ValueError):  # it is closed: this one stays
+                    signal.set_wakeup_fd(now, warn_on_full_buffer=False)
+            with suppress(BlockingIOError):
+                self._writer.send(bytes([number]))
+        if number in self._stop:
+            self._run_application_handler(frame)
+
+    def run_application_handler(self) -> None:
+        """Run the handler that the application has set for SIGTERM, in the main thread.
+
+        The handler runs once, as soon as the main thread comes back to Python; this does not wait
+        for that, unless it is called there.
+        """
+        current = signal.getsignal(signal.SIGTERM)
+        if current != self._notice and callable(current):
+            self._application_handler = None  # the application has set another one since
+        elif self._application_handler is None:
+            return
+        self._stop = (signal.SIGTERM,)
+        # Sent to that thread, so that it comes back from a system call in which it waits.
+        signal.pthread_kill(self._main_thread, signal.SIGTERM)
+
+    def _run_application_handler(self, frame: FrameType | None) -> None:
+        handler, self._application_handler = self._application_handler, None
+        if handler is None:
+            return
+        try:
+            handler(signal.SIGTERM, frame)
+        except (SystemExit, KeyboardInterrupt):
+            pass  # the worker stops already, and the requests in progress are finished first
+        except BaseException:
+            messages.SIGTERM_HANDLER_FAILED.log(logging.getLogger("penstock"), exc_info=True)
 
     def take(self) -> int | None:
         """Return the next signal that has arrived, or None. Never waits."""
-        if not self._received:
-            try:
-                self._reader.recv(64)
-            except BlockingIOError:
-                pass
-        return self._received.pop(0) if self._received else None
+        if not self._pending:
+            with suppress(BlockingIOError):
+                self._receive()
+        return self._pending.popleft() if self._pending else None
 
     def wait(self, timeout: float | None = None) -> int | None:
         """Return the next signal, or None after ``timeout`` seconds."""
         deadline = None if timeout is None else time.monotonic() + timeout
-        while not self._received:
+        while not self._pending:
             remaining = None if deadline is None else deadline - time.monotonic()
             if remaining is not None and remaining <= 0:
                 return None
             self._reader.settimeout(remaining)
             try:
-                self._reader.recv(64)
+                self._receive()
             except TimeoutError:
                 return None
-            except BlockingIOError:
-                pass  # another wait took the byte: the list is what counts
             finally:
                 self._reader.setblocking(False)
-        return self._received.pop(0)
+        return self._pending.popleft()
+
+    def _receive(self) -> None:
+        # The interpreter writes the signals here that the application handles, too.
+        numbers = self._reader.recv(_MOST_NUMBERS)
+        self._pending.extend(number for number in numbers if number in self._handlers_before)
 
     def reset_in_child(self) -> None:
         """Reset the signals to their defaults, in a forked child."""

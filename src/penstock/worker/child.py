@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import atexit
 import faulthandler
 import gc
 import logging
 import os
 import selectors
 import signal
-import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -32,7 +30,12 @@ from penstock.telemetry.error_log import SinkHandler, process_logger
 from penstock.telemetry.log_sink import LogSink
 from penstock.telemetry.scoreboard import PID, RequestInProgress, Slot
 from penstock.worker.channel import Channel
-from penstock.worker.main import leave_for_certain, shut_down
+from penstock.worker.main import (
+    leave_for_certain,
+    run_exit_handlers,
+    serve_under_control,
+    shut_down,
+)
 from penstock.worker.worker import Worker, transport_class
 
 if TYPE_CHECKING:
@@ -99,22 +102,12 @@ def run(assignment: Assignment, abandon: Callable[[], None]) -> NoReturn:
     try:
         abandon()
         status = _Child(assignment).run()
-        _run_exit_handlers()
+        run_exit_handlers()
     except BaseException as error:
         report(assignment.channel, error)
     finally:
         flush_all()
         os._exit(status)
-
-
-def _run_exit_handlers() -> None:
-    """Run what the interpreter runs when it ends by itself.
-
-    `leave_for_certain` bounds the time for it.
-    """
-    # Waits for threads that are not daemons, and for pools of them.
-    threading._shutdown()  # type: ignore[attr-defined]
-    atexit._run_exitfuncs()
 
 
 def report(channel: Channel, error: BaseException, watched: int = 0) -> None:
@@ -171,6 +164,7 @@ class _Child:
         self._hooks = Hooks(self._settings.hooks, self._settings.gunicorn)
         self._channel = assignment.channel
         self._orders: deque[str] = deque()
+        self._leaving = False
         self._shares = False  # another supervisor has the listeners, too
         self._within = self._settings.graceful_timeout  # what is left of the stop's deadline
         self._watch: Watch | None = None
@@ -228,10 +222,15 @@ class _Child:
         if order != "go":
             leave_for_certain(0)
             return 0
-        self._worker.start(self._hooks.wrap(application, self._facade))
+        self._worker.start(self._hooks.wrap(application, self._facade), lent=settings.threads == 1)
         self._channel.send({"event": "serving"})
         # 5. Serve until another order.
-        return self._leave(self._await("leave", "stop", "quit"))
+        return serve_under_control(
+            self._worker,
+            lambda: self._leave(self._await("leave", "stop", "quit")),
+            own_process=True,
+            last=lambda: self._call_hook("worker_exit", assignment.server, self._facade),
+        )
 
     def _end_with_supervisor(self) -> None:
         # A worker that the preloader has forked has the application already.
@@ -298,19 +297,18 @@ class _Child:
             self._watch.end()
         if order == "quit":
             self._call_hook("worker_int", self._facade)
-        # One deadline covers the whole stop of the server: the shutdown delay has used some of it.
-        settings = self._worker.settings
-        within = min(settings.graceful_timeout, self._within)
-        self._worker.settings = with_changes(settings, graceful_timeout=within)
-        status = shut_down(
+        else:
+            self._leaving = True
+            self._signals.run_application_handler()
+        return shut_down(
             self._worker,
             graceful=order != "quit",
             interrupted=self._interrupted,
             own_process=True,
             hand_over=order == "leave" and (self._shares or not self._channel.ended),
+            # One deadline covers the whole stop of the server: the shutdown delay has used some.
+            within=min(self._worker.settings.graceful_timeout, self._within),
         )
-        self._call_hook("worker_exit", self._assignment.server, self._facade)
-        return status
 
     def _call_hook(self, name: str, *arguments: object) -> None:
         self._hooks.call(name, *arguments, logger=self._worker.logger)
@@ -363,7 +361,7 @@ class _Child:
             self._orders.append("quit")
         elif number == signal.SIGUSR1:
             self._orders.append("reopen")
-        elif number == signal.SIGTERM:
+        elif number == signal.SIGTERM and not self._leaving:
             # Process managers send it to all processes of a server at once. The supervisor decides
             # what follows: a successor first, or the end of all.
             self._channel.send({"event": "asked to stop"})

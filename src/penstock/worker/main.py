@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import gc
 import logging
 import os
@@ -11,13 +12,15 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future
 from contextlib import ExitStack, suppress
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 from penstock import __version__, messages
 from penstock.config.checks import chosen_transport
 from penstock.config.settings import OPTIONS
-from penstock.system.signals import Signals
+from penstock.system.signals import Handler, Signals
+from penstock.system.standard_streams import flush_all
 from penstock.telemetry.error_log import process_logger
 from penstock.telemetry.scoreboard import READY
 from penstock.worker.worker import Worker
@@ -33,7 +36,15 @@ RESERVE_SECONDS = 2.0
 kills after just this time finds nobody: the next two, and threads that return."""
 
 LEAVE_SECONDS = 1.0
-"""How long the application's own threads and exit handlers may keep the process after that."""
+"""How long the application's own threads and exit handlers may keep the process at least: where
+less is left of the graceful timeout, and where the server stops at once."""
+
+EXIT_MARGIN_SECONDS = 0.3
+"""How long before the end of the graceful timeout the process ends, so that a process manager that
+kills after just this time finds nobody."""
+
+COME_BACK_SECONDS = 0.2
+"""How long the main thread may take to come back from its last call when the worker has stopped."""
 
 STOPPED = 0
 """Exit status: stopped as told, and nothing was cut off."""
@@ -57,10 +68,12 @@ def serve_until_stopped(
     name: str,
     *,
     own_process: bool = False,
+    loading_handler: Handler | None = None,
 ) -> int:
     """Serve in the main thread's process until a signal; return the exit status.
 
-    ``name`` is what the start-up line calls the application. Afterwards the process is as it was,
+    ``name`` is what the start-up line calls the application; ``loading_handler`` is the server's
+    own handler for SIGTERM while the application was loaded. Afterwards the process is as it was,
     unless it is the server's own: then nothing may follow but its end, which is certain to come.
     Raises `SettingsError` where a log cannot be opened, `ValueError` outside of the main thread.
     """
@@ -69,7 +82,7 @@ def serve_until_stopped(
         undo.callback(worker.error_log.close)
         # After the application was loaded: what it did to these signals while it was imported
         # would otherwise keep the server from stopping.
-        signals = Signals(HANDLED)
+        signals = Signals(HANDLED, stop=STOP_GRACEFULLY, not_of_application=loading_handler)
         undo.callback(signals.restore)
         undo.callback(_limit_files, *resource.getrlimit(resource.RLIMIT_NOFILE))
         if own_process:
@@ -77,22 +90,82 @@ def serve_until_stopped(
             # off may have something to say.
             undo.pop_all()
             gc.freeze()  # what was imported lives as long as the process: not looked at again
-        _start(worker, application, listeners, name)
-        received = None
-        while received is None:
-            received = told_to_stop(worker, signals.wait())
-        graceful = received in STOP_GRACEFULLY
-        return shut_down(
-            worker, graceful=graceful, interrupted=signals.wait, own_process=own_process
-        )
+
+        def control() -> int:
+            tell_serving(settings, worker.logger, listeners, name)
+            received = None
+            while received is None:
+                received = told_to_stop(worker, signals.wait())
+            graceful = received in STOP_GRACEFULLY
+            return shut_down(
+                worker, graceful=graceful, interrupted=signals.wait, own_process=own_process
+            )
+
+        tell_settings(settings, worker.logger)
+        worker.start(application, lent=settings.threads == 1)
+        return serve_under_control(worker, control, own_process=own_process)
 
 
-def _start(
-    worker: Worker, application: WSGIApplication, listeners: Sequence[Listener], name: str
-) -> None:
-    tell_settings(worker.settings, worker.logger)
-    worker.start(application)
-    tell_serving(worker.settings, worker.logger, listeners, name)
+def serve_under_control(
+    worker: Worker,
+    control: Callable[[], int],
+    *,
+    own_process: bool,
+    last: Callable[[], None] = lambda: None,
+) -> int:
+    """Serve until ``control`` returns the exit status; return that.
+
+    For the main thread. With one thread the main thread serves itself, so that the application
+    finds there what it set up when it was imported. ``control`` has a thread of its own in any
+    case: what it waits for arrives also while the main thread is in a call, or in a signal handler
+    of the application's. ``last`` is called in the end, by the main thread. Where that does not
+    come back, and the process is the server's own, the thread of ``control`` calls ``last``, and
+    ends the process.
+    """
+    outcome: Future[int] = Future()
+    claim = threading.Lock()  # for the thread that does what comes last
+
+    def run() -> None:
+        try:
+            outcome.set_result(control())
+        except BaseException as error:
+            outcome.set_exception(error)
+            worker.close()  # a defect of ours: the main thread is to come back
+        if own_process and not returned.wait(COME_BACK_SECONDS) and claim.acquire(blocking=False):
+            end_process(CUT_OFF if outcome.exception() else outcome.result(), last)
+
+    returned = threading.Event()
+    thread = threading.Thread(target=run, name="penstock-control", daemon=True)
+    thread.start()
+    if worker.settings.threads == 1:
+        worker.serve()
+    outcome.exception()  # waits
+    if own_process and not claim.acquire(blocking=False):
+        threading.Event().wait()  # it came back too late: the process ends
+    returned.set()
+    thread.join()
+    last()
+    return outcome.result()
+
+
+def end_process(status: int, last: Callable[[], None] = lambda: None) -> NoReturn:
+    """End the process as the interpreter would, whatever its main thread is in."""
+    try:
+        last()
+        run_exit_handlers()
+    finally:
+        flush_all()
+        os._exit(status)
+
+
+def run_exit_handlers() -> None:
+    """Run what the interpreter runs when it ends by itself.
+
+    `leave_for_certain` limits how long that may take.
+    """
+    # Waits for threads that are no daemons, and for pools of them.
+    threading._shutdown()  # type: ignore[attr-defined]
+    atexit._run_exitfuncs()
 
 
 def tell_settings(settings: Settings, logger: logging.Logger) -> None:
@@ -154,31 +227,37 @@ def shut_down(
     interrupted: Callable[[float], int | None],
     own_process: bool,
     hand_over: bool = False,
+    within: float | None = None,
 ) -> int:
     """End a worker, and the process if it is its own; return the exit status.
 
     ``interrupted`` waits for another signal. With ``hand_over`` other processes accept on the
-    same sockets, and the listen queues are theirs.
+    same sockets, and the listen queues are theirs. ``within`` is how many seconds all of it may
+    take (None for `graceful_timeout`): the delay, the drain, and the application's threads and exit
+    handlers.
     """
     logger, settings = worker.logger, worker.settings
     # A supervisor says this once for all of its workers.
     tell = logger.info if worker.slot.scoreboard.is_private else logger.debug
+    limit = settings.graceful_timeout if within is None else within
+    end = time.monotonic() + limit
+    drain_end = end - min(RESERVE_SECONDS, limit / 4)
     drained = False
     if graceful:
         # 1. Have load balancers look elsewhere, for as long as they take to notice. Who supervises
         #    workers has done that already.
         worker.slot.words[READY] = 0
         if worker.slot.scoreboard.is_private:
-            graceful = _wait_unready(worker, interrupted)
+            graceful = _wait_unready(worker, interrupted, drain_end)
     if graceful:
         # 2. Accept what waits in the listen queues, then no more. Idle connections get a moment
         #    for requests that are under way, and each response says that it is the last.
-        limit = settings.graceful_timeout
-        tell("stopping: finishing the requests in progress, for up to %g s", limit)
+        left = round(end - time.monotonic(), 1)
+        tell("stopping: finishing the requests in progress, for up to %g s", left)
         worker.drain(hand_over=hand_over)
         # 3. Wait until nothing is in progress, for as long as that may take, or until a second
         #    signal says that it need not.
-        drained, graceful = _wait_drained(worker, interrupted)
+        drained, graceful = _wait_drained(worker, interrupted, drain_end)
     # 4. Cut off what is left. Who was sent nothing is told 504.
     if not drained:
         stuck = worker.only_stuck_left()
@@ -198,9 +277,9 @@ def shut_down(
     worker.close_logs()
     tell("stopped")
     status = STOPPED if drained or not graceful else CUT_OFF
-    # 6. Leave. Threads and exit handlers of the application get a moment, and no more.
+    # 6. Leave. Threads and exit handlers of the application have what is left of the time.
     if own_process:
-        leave_for_certain(status)
+        leave_for_certain(status, end - EXIT_MARGIN_SECONDS if graceful else 0.0)
     return status
 
 
@@ -213,10 +292,12 @@ def _why_cut_off(stuck: bool, graceful: bool) -> str:
     return "cut off: the server stopped at once"
 
 
-def _wait_unready(worker: Worker, interrupted: Callable[[float], int | None]) -> bool:
+def _wait_unready(
+    worker: Worker, interrupted: Callable[[float], int | None], latest: float
+) -> bool:
     """Go on accepting for the delay that the settings want; tell whether nothing broke it off."""
     delay = worker.settings.shutdown_delay
-    end = time.monotonic() + delay
+    end = min(latest, time.monotonic() + delay)
     if delay:
         worker.logger.info("stopping in %g s: not ready any more (setting: shutdown_delay)", delay)
     while (remaining := end - time.monotonic()) > 0:
@@ -226,10 +307,10 @@ def _wait_unready(worker: Worker, interrupted: Callable[[float], int | None]) ->
     return True
 
 
-def _wait_drained(worker: Worker, interrupted: Callable[[float], int | None]) -> tuple[bool, bool]:
+def _wait_drained(
+    worker: Worker, interrupted: Callable[[float], int | None], deadline: float
+) -> tuple[bool, bool]:
     """Wait for the drain; tell whether all is done, and whether nothing broke the wait off."""
-    limit = worker.settings.graceful_timeout
-    deadline = time.monotonic() + limit - min(RESERVE_SECONDS, limit / 4)
     while not (drained := worker.join(0)) and time.monotonic() < deadline:
         if worker.only_stuck_left():
             break
@@ -240,11 +321,15 @@ def _wait_drained(worker: Worker, interrupted: Callable[[float], int | None]) ->
     return drained, True
 
 
-def leave_for_certain(status: int) -> None:
-    """End the process soon, even if a thread or exit handler of the application never returns."""
+def leave_for_certain(status: int, deadline: float = 0.0) -> None:
+    """End the process in time, even if a thread or exit handler of the application never returns.
+
+    They have until ``deadline``, on the monotonic clock, and `LEAVE_SECONDS` at least.
+    """
+    seconds = max(LEAVE_SECONDS, deadline - time.monotonic())
 
     def leave() -> None:
-        threading.Event().wait(LEAVE_SECONDS)
+        threading.Event().wait(seconds)
         os._exit(status)
 
     threading.Thread(target=leave, name="penstock-leave", daemon=True).start()

@@ -140,6 +140,7 @@ class Worker:
             self.close_logs()
             self.error_log.close()
             raise
+        self._lent: threading.Event | None = None  # set once a thread that was lent has come back
         self._threads = [
             threading.Thread(target=self._serve, name=f"penstock-{number}", daemon=True)
             for number in range(1, settings.threads + 1)
@@ -184,8 +185,15 @@ class Worker:
             software=f"penstock/{__version__}",
         )
 
-    def start(self, application: WSGIApplication) -> None:
-        """Begin to serve the application: from here on clients are let in."""
+    def start(self, application: WSGIApplication, *, lent: bool = False) -> None:
+        """Begin to serve the application: from here on clients are let in.
+
+        With ``lent`` a thread of the caller's takes the place of one of the worker's: it has to
+        call `serve`.
+        """
+        if lent:
+            self._threads.pop()
+            self._lent = threading.Event()
         try:
             self.transport = self._open_transport(self._listeners)
         except BaseException:
@@ -204,6 +212,14 @@ class Worker:
         self._deadlines.start()
         for thread in self._threads:
             thread.start()
+
+    def serve(self) -> None:
+        """Serve with the calling thread, which was lent, until the worker stops."""
+        assert self._lent is not None
+        try:
+            self._serve()
+        finally:
+            self._lent.set()
 
     def _serve(self) -> None:
         """The life of one thread."""
@@ -270,6 +286,8 @@ class Worker:
         deadline = time.monotonic() + timeout
         for thread in self._threads:
             thread.join(max(0.0, deadline - time.monotonic()))
+        if self._lent is not None and not self._lent.wait(max(0.0, deadline - time.monotonic())):
+            return False
         return not any(thread.is_alive() for thread in self._threads)
 
     def describe_stacks(self) -> str:
