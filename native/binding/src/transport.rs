@@ -625,6 +625,9 @@ fn read_options(config: &Bound<'_, PyAny>) -> PyResult<Options> {
             stale_beat: time("stale_beat_seconds")?,
         },
         departed: time("disconnect_seconds")?,
+        idle_wait: get("idle_wait")?
+            .extract::<Option<f64>>()?
+            .map(|seconds| (seconds * SECOND as f64) as Nanos),
         accept_batch: size("accept_batch")?,
         max_backlog: size("max_backlog")?,
         accept_pause: time("accept_pause_seconds")?,

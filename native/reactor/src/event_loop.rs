@@ -191,9 +191,8 @@ impl Reactor {
             if leader == Leader::Attached && self.desk.now >= *until {
                 return Step::Blocked;
             }
-            // The only thread of the application is the main thread of its process: nothing but it
-            // runs the handlers of signals, one of which may have ended the wait.
-            let comes_back = leader == Leader::Detached && hub.scoreboard.threads() == 1;
+            // A signal may have ended the wait, and its handler is not run here.
+            let comes_back = leader == Leader::Detached && hub.options.idle_wait.is_some();
             if !self.poll(hub, leader) && (leader == Leader::Attached || comes_back) {
                 return Step::Blocked;
             }
@@ -271,7 +270,7 @@ impl Reactor {
     fn time_to_wait(&self, hub: &Hub) -> Option<Nanos> {
         let accepting = self.acceptors.iter().all(|acceptor| acceptor.watched);
         if hub.connection_count() == 0 && !hub.draining.get() && accepting {
-            return None; // nothing has a deadline
+            return hub.options.idle_wait; // nothing has a deadline
         }
         let next = self.next_sweep.min(self.sharing.look_again);
         Some(next.saturating_sub(sys::monotonic()))

@@ -63,6 +63,10 @@ pub struct Options {
     pub checks: Checks,
     /// A queued request is dropped whose client has ended its side for so long.
     pub departed: Nanos,
+    /// How long the event loop waits at most while nothing has a deadline. It comes back then: the
+    /// only thread of the application is the main thread of its process, which alone runs the
+    /// handlers of signals.
+    pub idle_wait: Option<Nanos>,
     // What follows are constants: `penstock.transport.config` has the reasons.
     pub accept_batch: usize,
     pub max_backlog: usize,

@@ -162,6 +162,11 @@ class TransportConfig:
     """With a larger share of slow calls, the leader wakes its successor before it calls."""
     monitor_idle_seconds: float = 0.05
     """The stall monitor sleeps when no request came for this long: an idle server does nothing."""
+    signal_check_seconds: float = 1.0
+    """How long a main thread that serves waits at most before it looks for signals.
+
+    One that arrives right before the wait does not end it.
+    """
     longest_timeout_seconds: float = 1e9
     """A longer timeout is cut to this, thirty years: deadlines are words of 64 bits."""
 
@@ -189,6 +194,14 @@ class TransportConfig:
     def has_stall_monitor(self) -> bool:
         """Whether a thread of the transport leads where all others are with the application."""
         return self.threads > 1 or self.has_checks
+
+    @property
+    def idle_wait(self) -> float | None:
+        """How long the event loop waits at most while nothing has a deadline; None is without end.
+
+        With one thread that is the main thread, where Python runs the handlers of signals.
+        """
+        return self.signal_check_seconds if self.threads == 1 else None
 
     @property
     def unsent_limit(self) -> int:

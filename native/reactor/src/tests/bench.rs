@@ -276,6 +276,7 @@ pub fn options() -> Options {
         given_up: "The application did not answer in time.".to_owned(),
         checks: Checks::default(),
         departed: SECOND / 2,
+        idle_wait: None,
         accept_batch: 64,
         max_backlog: 65_535,
         accept_pause: SECOND / 2,

@@ -206,7 +206,7 @@ class Loop(Shared):
 
     def _time_to_sweep(self, now: float) -> float | None:
         if not self.connections and not self.draining and all(a.watched for a in self.acceptors):
-            return None  # nothing has a deadline
+            return self.config.idle_wait  # nothing has a deadline
         return max(0.0, min(self._next_sweep, self.look_again_at) - now)
 
     def _keep_house(self) -> bool:
