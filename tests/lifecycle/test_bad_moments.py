@@ -165,10 +165,10 @@ def test_a_worker_runs_the_exit_handlers_of_its_application(tmp_path: Path) -> N
     assert (tmp_path / "left").exists()
 
 
-def test_exit_handlers_that_hang_delay_nothing_for_long(tmp_path: Path) -> None:
+def test_exit_handlers_that_hang_end_with_the_graceful_timeout(tmp_path: Path) -> None:
     hang = "import atexit, threading; atexit.register(threading.Event().wait, 60)"
     write_app(tmp_path, "one", hang)
-    with Supervised(tmp_path) as server:
+    with Supervised(tmp_path, "--graceful-timeout", "3s") as server:
         _, taken = server.seconds_to_exit(signal.SIGTERM)
         assert taken < 5
 

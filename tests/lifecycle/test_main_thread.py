@@ -292,7 +292,8 @@ signal.signal(signal.SIGTERM, on_term)
         before = time.monotonic()
         server.signal(signal.SIGTERM)
         server.wait()
-        assert time.monotonic() - before < 2 + 1.5
+        # The handler may hold what the end needs: that is waited for, a second at a time.
+        assert time.monotonic() - before < 2 + 3
         assert not server.members()
     assert events(server) == ["handler in MainThread"]
 

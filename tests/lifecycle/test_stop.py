@@ -175,7 +175,7 @@ def test_fault_29_exit_handlers_of_the_application_run_in_its_worker(
             "atexit.register(threading.Event().wait, 60)  # the first, and so the last to run\n"
             "atexit.register(lambda: pathlib.Path('left').write_text(str(os.getpid())))\n"
         )
-    with Supervised(tmp_path) as server:
+    with Supervised(tmp_path, "--graceful-timeout", "3s") as server:
         [worker] = server.workers()
         server.signal(told)
         assert eventually((tmp_path / "left").exists)
