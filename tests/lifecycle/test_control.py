@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import http.client
+import os
+import signal
 import socket
 from contextlib import ExitStack
 from pathlib import Path
@@ -47,6 +49,39 @@ def test_control_tells_and_does(tmp_path: Path, transport: str) -> None:
         assert load.counts.refused == 0
         told(server, "stop")
         assert server.wait() == 0
+
+
+def test_the_status_keeps_what_has_happened(tmp_path: Path, transport: str) -> None:
+    with controlled(tmp_path, "-w", "1", "--transport", transport) as server:
+        for _ in range(5):
+            server.served_by()
+        [first] = server.workers()
+        before = told(server, "status")
+        assert before["counts"]["requests"] >= 5
+        assert (before["crashes"], before["last_reload"], before["last_error"]) == ({}, None, None)
+        os.kill(first, signal.SIGKILL)
+        server.wait_for_workers(1, {first})
+        server.served_by()
+        status = told(server, "status")
+        assert status["crashes"] == {"SIGKILL": 1}
+        assert status["counts"]["crashed"] == 1
+        assert f"(pid {first}) was ended by SIGKILL" in status["last_error"]["message"]
+        for count in ("requests", "accepted"):
+            assert status["counts"][count] > before["counts"][count]
+        told(server, "reload")
+        assert told(server, "status")["last_reload"]["message"] == "reloaded: generation 2 serves"
+        write_app(tmp_path, "broken", "raise RuntimeError('on purpose')")
+        server.control("--control", str(tmp_path / "control"), "reload")
+        status = told(server, "status")
+        assert status["last_reload"]["message"].startswith("not reloaded, the old workers go on: ")
+        assert (status["counts"]["reloads"], status["counts"]["reloads_failed"]) == (1, 1)
+        write_app(tmp_path, "two")
+        told(server, "upgrade")
+        assert server.process.wait(20) == 0
+        status = told(server, "status")
+        server.supervisor = status["pid"]
+        assert status["counts"]["upgrades"] == 1
+        server.stop()
 
 
 def test_control_names_requests_and_stacks_when_every_worker_is_stuck(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +15,7 @@ import pytest
 from penstock.config.settings import Settings
 from penstock.control.commands import ControlError, Outcome
 from penstock.errors import SettingsError
+from penstock.listeners import Listener
 from penstock.supervisor.events import (
     BootFailed,
     Event,
@@ -37,7 +39,7 @@ from penstock.supervisor.events import (
     WorkerServing,
 )
 from penstock.supervisor.generation import Generation, Launch
-from penstock.supervisor.reload import ReloadInProgress
+from penstock.supervisor.reload import ReloadInProgress, RemovedListeners
 from penstock.supervisor.state import (
     IGNORE,
     STATES,
@@ -274,6 +276,22 @@ def test_a_stop_gives_up_what_is_under_way_and_orders_the_workers_to_finish(
         assert before.reload.coming not in server.supervisor.pool.generations
     server.supervisor.handle(StopWanted())
     assert server.orders() == ["quit"]
+
+
+def test_a_stop_leaves_a_removed_address_open_until_its_queue_is_empty(server: Server) -> None:
+    server.be(Serving)
+    closed: list[str] = []
+    now = time.monotonic()
+    waiting = RemovedListeners([], now + 3600, now + 3600, lambda: closed.append("closed"))
+    waiting.listeners = [cast(Listener, None)]  # none that could be asked is due before then
+    server.supervisor._removed.append(waiting)
+    server.supervisor.handle(StopWanted())
+    assert server.orders() == ["stop"]  # with which the workers accept what waits there, too
+    assert server.supervisor._removed == [waiting]
+    assert closed == []
+    waiting.listeners = []
+    server.supervisor._close_removed(now)
+    assert closed == ["closed"]
 
 
 def test_one_deadline_covers_the_shutdown_delay_and_the_drain(server: Server) -> None:

@@ -176,6 +176,7 @@ class Supervisor:
         tell_settings(settings, self.logger)
 
     def _end(self) -> int:
+        self._close_removed(float("inf"))
         close_all(self.listeners)
         for generation in self.pool.generations:
             generation.end_preloader()
@@ -230,6 +231,9 @@ class Supervisor:
         connect, and no process would answer.
         """
         self.pool.abandon(kept)
+        for removed in self._removed:
+            for listener in removed.listeners:
+                listener.socket.close()
         self.control.abandon()
         self._notifier.close()
         if isinstance(self.state, Upgrading):
@@ -765,7 +769,6 @@ class Supervisor:
         self._give_up_reload("the server stops")
         if isinstance(self.state, Upgrading):
             self._end_upgrade(events.SuccessorFailed("the server stops"))
-        self._close_removed(float("inf"))
 
     def _take_stop_reply(self, reply: Reply | None) -> None:
         if reply is not None:
