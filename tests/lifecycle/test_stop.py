@@ -137,6 +137,18 @@ def test_with_a_shutdown_delay_readiness_is_negative_at_once_and_clients_are_ser
     counts.check()
 
 
+def test_one_graceful_timeout_covers_the_shutdown_delay_and_the_drain(
+    tmp_path: Path, transport: str
+) -> None:
+    arguments = ("--shutdown-delay", "4s", "--graceful-timeout", "6s")
+    with Supervised(tmp_path, "--transport", transport, *arguments) as server:
+        with server.begin("/hold?1&", "held") as client:
+            status, taken = server.seconds_to_exit(signal.SIGTERM)
+            assert was_cut_off(client)
+        assert status == 1
+        assert 4 <= taken < 8  # a timeout of its own after the delay would end at 8.5 s
+
+
 def test_a_second_signal_ends_a_shutdown_delay(tmp_path: Path) -> None:
     with Supervised(tmp_path, "--shutdown-delay", "25s") as server:
         server.signal(signal.SIGTERM)
