@@ -165,3 +165,13 @@ def test_serve_gives_the_process_back_as_it_was_and_can_be_called_again(tmp_path
     )
     assert (done.returncode, done.stdout) == (0, "alive\n"), done.stderr
     assert [line[-7:] for line in done.stderr.splitlines()].count("stopped") == 2
+
+
+def thread_name(environ: Environ, start_response: StartResponse) -> list[bytes]:
+    start_response("200 OK", [("Content-Type", "text/plain")])
+    return [threading.current_thread().name.encode()]
+
+
+def test_running_serves_in_a_thread_of_its_own_with_one_thread_too() -> None:
+    with penstock.running(thread_name, threads=1) as server, connect(server) as client:
+        assert client.request("GET", "/").body == b"penstock-1"

@@ -22,18 +22,18 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class RunningServer:
-    """A server in the background. The first of its listeners is the one that is told of."""
+    """A server in the background. Its address is that of its first listener."""
 
     url: str
     """Such as ``http://127.0.0.1:41231``; for a unix socket ``unix:PATH``."""
     host: str
-    """The address that is listened on; for a unix socket its path."""
+    """The address on which the server listens; for a unix socket its path."""
     port: int
     """The TCP port; 0 for a unix socket."""
     worker: Worker
 
     def snapshot(self) -> dict[str, Any]:
-        """Return what the transport counts: connections, requests and the like."""
+        """Return the counts of the transport: connections, requests and more."""
         return self.worker.transport.snapshot()
 
 
@@ -42,7 +42,7 @@ def serve_application(application: WSGIApplication, by_name: dict[str, object]) 
     _check_application(application)
     if threading.current_thread() is not threading.main_thread():
         raise RuntimeError(
-            "serve() needs the main thread, because that is where Python lets signals be handled; "
+            "serve() needs the main thread, because Python handles signals there; "
             "elsewhere use penstock.running()"
         )
     settings = settings_from_kwargs(**by_name)

@@ -26,9 +26,9 @@ class ListenError(PenstockError):
 
 
 class ClientDisconnected(OSError):
-    """The client went away, or stalled past a deadline, before its exchange was complete.
+    """The client disconnected, or stalled past a deadline, before its response was complete.
 
-    An ``OSError``, because that is what applications expect of a failed ``wsgi.input.read()``.
+    An ``OSError``, because applications expect that of a failed ``wsgi.input.read()``.
     """
 
 

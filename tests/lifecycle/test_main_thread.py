@@ -80,6 +80,12 @@ def alarm_in_read(environ):
     return "nothing came"
 
 
+def alarm_too_late(environ):
+    signal.signal(signal.SIGALRM, on_alarm)
+    signal.setitimer(signal.ITIMER_REAL, 0.2)
+    return "returned"
+
+
 def loop(environ):
     async def answer():
         await asyncio.sleep(0)
@@ -189,6 +195,19 @@ def test_an_alarm_interrupts_a_view_that_waits_for_its_client(
             client.send(b"POST /alarm_in_read HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n\r\nsome")
             assert client.read_response().body == b"alarm"
         assert server.ask("/thread").body == b"MainThread"
+        assert server.stop() == 0
+
+
+def test_a_handler_that_raises_outside_of_a_view_costs_no_request(
+    tmp_path: Path, transport: str
+) -> None:
+    with serving(tmp_path, transport, False) as server:
+        with Client(server.address) as client:
+            for _ in range(3):
+                assert client.request("GET", "/alarm_too_late").body == b"returned"
+                server.wait_for_line("PEN-6910")
+                server.wait_for_line("TimeoutError: alarm")
+                assert client.request("GET", "/thread").body == b"MainThread"
         assert server.stop() == 0
 
 

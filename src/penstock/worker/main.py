@@ -1,4 +1,4 @@
-"""The process that serves: what its main thread does from the start-up checks to the exit."""
+"""The process that serves: its start-up checks, its control, and its exit."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ if TYPE_CHECKING:
     from penstock.listeners import Listener
 
 RESERVE_SECONDS = 2.0
-"""How much of the graceful timeout is kept for what follows the drain, so that a supervisor that
-kills after just this time finds nobody: the next two, and threads that return."""
+"""How much of the graceful timeout is kept for what follows the drain: closing the connections,
+writing out the logs, and the application's threads and exit handlers."""
 
 LEAVE_SECONDS = 1.0
 """How long the application's own threads and exit handlers may keep the process at least: where
@@ -47,17 +47,17 @@ COME_BACK_SECONDS = 0.2
 """How long the main thread may take to come back from its last call when the worker has stopped."""
 
 STOPPED = 0
-"""Exit status: stopped as told, and nothing was cut off."""
+"""Exit status: the server stopped as it was told, and cut nothing off."""
 
 CUT_OFF = 1
-"""Exit status: stopped as told, but requests in progress had to be cut off."""
+"""Exit status: the server stopped as it was told, but had to cut requests in progress off."""
 
 STOP_GRACEFULLY = frozenset({signal.SIGTERM, signal.SIGHUP})
 STOP_AT_ONCE = frozenset({signal.SIGINT, signal.SIGQUIT})
 REOPEN_LOGS = signal.SIGUSR1
 WITHOUT_MEANING = frozenset({signal.SIGUSR2, signal.SIGTTIN, signal.SIGTTOU})
-"""What gunicorn's users send to a server with several processes. By default the first would end
-this one, and the next two would suspend it."""
+"""Signals that mean something to a server with several processes, as in gunicorn. By default the
+first would end this process, and the other two would suspend it."""
 HANDLED = (*STOP_GRACEFULLY, *STOP_AT_ONCE, REOPEN_LOGS, *WITHOUT_MEANING)
 
 
@@ -80,14 +80,14 @@ def serve_until_stopped(
     with ExitStack() as undo:
         worker = Worker(settings, listeners, process_logger())
         undo.callback(worker.error_log.close)
-        # After the application was loaded: what it did to these signals while it was imported
-        # would otherwise keep the server from stopping.
+        # Only now: handlers that the application set while it was imported would keep the server
+        # from stopping.
         signals = Signals(HANDLED, stop=STOP_GRACEFULLY, not_of_application=loading_handler)
         undo.callback(signals.restore)
         undo.callback(_limit_files, *resource.getrlimit(resource.RLIMIT_NOFILE))
         if own_process:
-            # Handlers and log have to last: signals may still come, and threads that were cut
-            # off may have something to say.
+            # Handlers and log stay to the end: signals may still come, and threads that were cut
+            # off may log something.
             undo.pop_all()
             gc.freeze()  # what was imported lives as long as the process: not looked at again
 
@@ -169,7 +169,7 @@ def run_exit_handlers() -> None:
 
 
 def tell_settings(settings: Settings, logger: logging.Logger) -> None:
-    """Log what is to be said of the settings, and of the process that they meet."""
+    """Log the settings that were given, and what of them the process cannot fulfil."""
     for note in settings.notes:
         logger.info("%s", note)
     for warning in settings.warnings:
@@ -190,7 +190,7 @@ def tell_serving(
     workers: str = "",
     because: str = "",
 ) -> None:
-    """Log the start-up line; ``workers`` says how many there are, ``because`` why so many."""
+    """Log the start-up line; ``workers`` is their number as text, ``because`` the reason for it."""
     count = settings.threads
     logger.info(
         "penstock %s serving %s on %s (%s transport, %s%d %s%s)",
@@ -206,7 +206,7 @@ def tell_serving(
 
 
 def told_to_stop(worker: Worker, received: int | None) -> int | None:
-    """Act on a signal that does not stop the server; return one that does."""
+    """Act on a signal that does not stop the server, and return None; else return the signal."""
     if received is None:
         return None
     name = signal.Signals(received).name
@@ -244,21 +244,21 @@ def shut_down(
     drain_end = end - min(RESERVE_SECONDS, limit / 4)
     drained = False
     if graceful:
-        # 1. Have load balancers look elsewhere, for as long as they take to notice. Who supervises
-        #    workers has done that already.
+        # 1. Turn readiness negative, and wait until load balancers have noticed. A supervisor has
+        #    done that already.
         worker.slot.words[READY] = 0
         if worker.slot.scoreboard.is_private:
             graceful = _wait_unready(worker, interrupted, drain_end)
     if graceful:
-        # 2. Accept what waits in the listen queues, then no more. Idle connections get a moment
-        #    for requests that are under way, and each response says that it is the last.
+        # 2. Accept the connections in the listen queues, then no more. Idle connections have a
+        #    moment for requests that are under way, and each response says that it is the last.
         left = round(end - time.monotonic(), 1)
         tell("stopping: finishing the requests in progress, for up to %g s", left)
         worker.drain(hand_over=hand_over)
         # 3. Wait until nothing is in progress, for as long as that may take, or until a second
         #    signal says that it need not.
         drained, graceful = _wait_drained(worker, interrupted, drain_end)
-    # 4. Cut off what is left. Who was sent nothing is told 504.
+    # 4. Cut off what is left. A client to which nothing was sent gets 504.
     if not drained:
         stuck = worker.only_stuck_left()
         in_progress = worker.give_up(_why_cut_off(stuck, graceful))
@@ -284,7 +284,7 @@ def shut_down(
 
 
 def _why_cut_off(stuck: bool, graceful: bool) -> str:
-    """Return what the access log says of requests that are cut off."""
+    """Return the reason that the access log has for requests that are cut off."""
     if stuck:
         return "timeout: the call did not end when it was told to"
     if graceful:
@@ -295,7 +295,7 @@ def _why_cut_off(stuck: bool, graceful: bool) -> str:
 def _wait_unready(
     worker: Worker, interrupted: Callable[[float], int | None], latest: float
 ) -> bool:
-    """Go on accepting for the delay that the settings want; tell whether nothing broke it off."""
+    """Accept for the shutdown delay; return False if a second signal cut it short."""
     delay = worker.settings.shutdown_delay
     end = min(latest, time.monotonic() + delay)
     if delay:
@@ -310,7 +310,7 @@ def _wait_unready(
 def _wait_drained(
     worker: Worker, interrupted: Callable[[float], int | None], deadline: float
 ) -> tuple[bool, bool]:
-    """Wait for the drain; tell whether all is done, and whether nothing broke the wait off."""
+    """Wait for the drain; return whether it is complete, and whether no signal cut it short."""
     while not (drained := worker.join(0)) and time.monotonic() < deadline:
         if worker.only_stuck_left():
             break

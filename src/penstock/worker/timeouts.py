@@ -1,4 +1,4 @@
-"""How long a call of the application may last, by its path."""
+"""How long a call of the application may last without progress, by its path."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from penstock.config.settings import Settings
 
 REMEMBERED_PATHS = 256
-"""Paths whose timeout is known without a look at the patterns; a path may have some kilobytes."""
+"""How many paths are cached with their timeouts. Few: a path may have some kilobytes."""
 
 _TIME = duration(0, 365 * 86400.0)
 
@@ -24,10 +24,10 @@ def _patterns(settings: Settings) -> list[tuple[str, float]]:
 
 
 def timeouts_by_path(settings: Settings) -> Callable[[str], float] | None:
-    """Return what tells the timeout of a path in seconds, 0 for none; None if all are the same.
+    """Return a function from a path to its timeout; None if all paths have the same.
 
-    A path is SCRIPT_NAME and PATH_INFO as the environ has them. The first pattern that matches
-    counts; ``*`` stands for slashes, too. Thread-safe.
+    The function takes SCRIPT_NAME and PATH_INFO as the environ has them, and returns seconds, 0 for
+    no limit. The first pattern that matches counts; ``*`` matches slashes, too. Thread-safe.
     """
     patterns = _patterns(settings)
     if not patterns:
@@ -45,6 +45,6 @@ def timeouts_by_path(settings: Settings) -> Callable[[str], float] | None:
 
 
 def shortest_timeout(settings: Settings) -> float:
-    """Return the least of all timeouts in seconds; 0 where there is none."""
+    """Return the shortest of all timeouts, in seconds; 0 if there is none."""
     timeouts = [settings.timeout, *(timeout for _, timeout in _patterns(settings))]
     return min(filter(None, timeouts), default=0.0)

@@ -50,13 +50,13 @@ LOGS_SECONDS = 0.5
 """How long the access log may take to write out what it holds."""
 
 PAUSE_AFTER_ERROR_SECONDS = 0.1
-"""How long a thread rests after an error of the server's own, lest it fills a log with it."""
+"""How long a thread rests after an error of the server's own, so that it does not fill the log."""
 
 
 def transport_config(settings: Settings, **given: Any) -> TransportConfig:
-    """Return what the settings say to a transport; ``given`` are fields besides the settings.
+    """Return the configuration of a transport; ``given`` are fields that are no settings.
 
-    A field that is named as a setting has its value.
+    A field that has the name of a setting has its value.
     """
     named = {field.name for field in fields(TransportConfig)}
     return TransportConfig(
@@ -91,9 +91,9 @@ def _slot_of_its_own(settings: Settings) -> Slot:
 
 
 class Worker:
-    """Everything that serves in one process; usable more than once in it.
+    """Everything that serves in one process. A process may have several, one after the other.
 
-    `start`, then `drain` and `join`, or `close`. The listeners become the worker's own.
+    Call `start`, then `drain` and `join`, or `close`. The worker closes the listeners.
     """
 
     def __init__(
@@ -186,7 +186,7 @@ class Worker:
         )
 
     def start(self, application: WSGIApplication, *, lent: bool = False) -> None:
-        """Begin to serve the application: from here on clients are let in.
+        """Begin to serve the application: from here on the worker accepts clients.
 
         With ``lent`` a thread of the caller's takes the place of one of the worker's: it has to
         call `serve`.
@@ -222,16 +222,16 @@ class Worker:
             self._lent.set()
 
     def _serve(self) -> None:
-        """The life of one thread."""
+        """Serve in one thread until the transport has no more requests."""
         process = os.getpid()
         while not self._serve_until_error():
             pass
         if os.getpid() != process:
-            # A view forked, and the child came back here with the parent's view of the world.
+            # A view forked, and the child returned to here: the sockets are the parent's.
             os._exit(0)
 
     def _serve_until_error(self) -> bool:
-        """Run the loop of one thread; tell whether it has come to its end."""
+        """Run the loop of one thread; return True at its end, False after an error."""
         next_exchange, handle = self.transport.next, self._gateway.handle
         try:
             while (exchange := next_exchange()) is not None:
@@ -239,8 +239,9 @@ class Worker:
                 exchange = None  # a thread that waits keeps nothing of its last request
             return True
         except BaseException:
-            # A defect of ours, or memory that ran out in the wrong place. The other
-            # connections must not pay for it: the thread goes on, but it does not spin.
+            # A defect of ours, memory that ran out in the wrong place, or the handler of a signal
+            # that raised outside of a call. The other connections must not pay for it: the thread
+            # goes on, but it does not spin.
             messages.SERVING_THREAD_DEFECT.log(self.logger, exc_info=True)
             threading.Event().wait(PAUSE_AFTER_ERROR_SECONDS)
         return False
@@ -255,7 +256,7 @@ class Worker:
         self.transport.drain(hand_over=hand_over)
 
     def abandon(self) -> None:
-        """Let go of every socket, in a forked child."""
+        """Close every socket, in a forked child."""
         self.transport.abandon()
 
     def only_stuck_left(self) -> bool:
@@ -268,9 +269,9 @@ class Worker:
         return stuck > 0 and int(self.transport.snapshot()["connections"]) <= stuck
 
     def give_up(self, reason: str) -> int:
-        """Answer for what is still with the application; return how many requests that were.
+        """Answer the requests that the application still has; return how many there were.
 
-        ``reason`` is for the access log; of a call that has outlived its timeout, that is said.
+        ``reason`` is for the access log.
         """
         return self.transport.give_up(reason)
 
@@ -278,11 +279,11 @@ class Worker:
         return self.transport.expire(number, reason)
 
     def close(self) -> None:
-        """Cut off what is in progress."""
+        """Close every connection now, with the requests in progress."""
         self.transport.close()
 
     def join(self, timeout: float) -> bool:
-        """Wait up to ``timeout`` seconds for the threads; tell whether all have returned."""
+        """Wait up to ``timeout`` seconds for the threads; return True if all have returned."""
         deadline = time.monotonic() + timeout
         for thread in self._threads:
             thread.join(max(0.0, deadline - time.monotonic()))
@@ -307,7 +308,7 @@ class Worker:
                     )
 
     def close_logs(self) -> None:
-        """Write out what the access log still holds, and tell what it lost; deadlines end here."""
+        """Write out the access log, report what it lost, and stop keeping deadlines."""
         self._deadlines.stop()
         if self._observers is not None:
             self._observers.close(LOGS_SECONDS)
@@ -321,11 +322,11 @@ _workers: weakref.WeakSet[Worker] = weakref.WeakSet()
 """The workers of this process, for the children that an application forks."""
 
 
-def _let_go_in_child() -> None:
-    """Have a forked child of an application not hold on to the clients' connections."""
+def _abandon_in_child() -> None:
+    """Close the clients' connections in a child that the application forked."""
     for worker in list(_workers):
         worker.abandon()
     _workers.clear()
 
 
-os.register_at_fork(after_in_child=_let_go_in_child)
+os.register_at_fork(after_in_child=_abandon_in_child)
