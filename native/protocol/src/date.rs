@@ -57,7 +57,7 @@ fn calendar(days: u64) -> (u64, &'static str, u64) {
     }
 }
 
-/// The line of Date, rendered once a second.
+/// The line of the field Date. It is formatted once a second, however often it is sent.
 #[derive(Clone, Debug)]
 pub struct DateLine {
     second: u64,
@@ -68,23 +68,23 @@ impl Default for DateLine {
     fn default() -> Self {
         Self {
             second: 0,
-            line: render(0),
+            line: date_line(0),
         }
     }
 }
 
 impl DateLine {
-    /// The line with its CRLF, where it is `second` (since the epoch) by the caller's wall clock.
+    /// Returns the line with its CRLF for a time in seconds since the epoch.
     pub fn at(&mut self, second: u64) -> &str {
         if second != self.second {
-            self.line = render(second);
+            self.line = date_line(second);
             self.second = second;
         }
         &self.line
     }
 }
 
-fn render(second: u64) -> String {
+fn date_line(second: u64) -> String {
     format!("Date: {}\r\n", imf_fixdate(second))
 }
 
@@ -93,7 +93,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn rfc9110_5_6_7_the_examples_date() {
+    fn rfc9110_5_6_7_the_date_of_the_example() {
         assert_eq!(imf_fixdate(784_111_777), "Sun, 06 Nov 1994 08:49:37 GMT");
     }
 

@@ -9,8 +9,9 @@ use crate::scoreboard::{ACCEPTED, CONNECTIONS, Scoreboard};
 use crate::slow_path_estimate::Pace;
 use crate::stream::Stream;
 use crate::sys::{self, Nanos};
+use penstock_protocol::Limits;
+use penstock_protocol::date::DateLine;
 use penstock_protocol::response::{self, ErrorResponse};
-use penstock_protocol::{Limits, date};
 use std::io;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -113,13 +114,6 @@ impl Options {
     }
 }
 
-/// The fields Date and Server, rendered once a second.
-#[derive(Default)]
-struct ServerFields {
-    second: i64,
-    date: Vec<u8>,
-}
-
 /// A flag that any thread may set or read.
 #[derive(Default)]
 pub struct Flag(AtomicBool);
@@ -192,7 +186,7 @@ pub struct Hub {
     pub room_made: Flag,
     /// The watchdog leads, and a thread has come free.
     pub relieve: Flag,
-    fields: Mutex<ServerFields>,
+    date_line: Mutex<DateLine>,
     connections: AtomicU64,
     accepted: AtomicU64,
     requests: AtomicU64,
@@ -222,7 +216,7 @@ impl Hub {
             abandoned: Flag::default(),
             room_made: Flag::default(),
             relieve: Flag::default(),
-            fields: Mutex::default(),
+            date_line: Mutex::default(),
             connections: AtomicU64::new(0),
             accepted: AtomicU64::new(0),
             requests: AtomicU64::new(0),
@@ -270,17 +264,12 @@ impl Hub {
         }
     }
 
-    /// Append the lines of Date and Server, but for what the application gave itself.
+    /// Append the lines of Date and Server, as far as they are asked for: the application may have
+    /// set either field itself.
     pub fn write_server_fields(&self, date: bool, server: bool, out: &mut Vec<u8>) {
         if date {
-            let second = sys::wall_second();
-            let mut fields = lock(&self.fields);
-            if fields.second != second {
-                fields.second = second;
-                let text = date::imf_fixdate(u64::try_from(second).unwrap_or(0));
-                fields.date = format!("Date: {text}\r\n").into_bytes();
-            }
-            out.extend_from_slice(&fields.date);
+            let second = u64::try_from(sys::wall_second()).unwrap_or(0);
+            out.extend_from_slice(lock(&self.date_line).at(second).as_bytes());
         }
         if let (true, Some(name)) = (server, &self.options.server_header) {
             out.extend_from_slice(b"Server: ");
