@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from penstock.transport.python.acceptor import Acceptor
 from penstock.transport.python.exchange import PythonExchange
-from penstock.transport.python.leader_followers import Crew
+from penstock.transport.python.leader_followers import LeaderFollowers
 from penstock.transport.python.loop import Loop
 from penstock.wsgi.headers import check_head
 
@@ -48,7 +48,7 @@ class PythonTransport:
             self._loop.acceptors.append(acceptor)
             acceptor.start()
         self._loop.tell_accepting()
-        self._crew = Crew(self._loop, slot)
+        self._threads = LeaderFollowers(self._loop, slot)
 
     def response_maker(
         self, make_full: Callable[[Exchange | None, bool], Response]
@@ -58,29 +58,29 @@ class PythonTransport:
 
     def next(self) -> PythonExchange | None:
         """See `penstock.transport.Transport.next`."""
-        return self._crew.next()
+        return self._threads.next()
 
     def drain(self, *, hand_over: bool = False) -> None:
         """See `penstock.transport.Transport.drain`."""
         if hand_over:
             self._loop.handing_over = True
         self._loop.draining = True
-        self._crew.interrupt()
+        self._threads.interrupt()
         if hand_over:
-            self._crew.lead_briefly(self._loop.hand_listeners_over)
+            self._threads.lead_briefly(self._loop.hand_listeners_over)
 
     def give_up(self, reason: str) -> int:
         """See `penstock.transport.Transport.give_up`."""
-        return self._crew.give_up(reason)
+        return self._threads.give_up(reason)
 
     def expire(self, number: int, reason: str) -> bool:
         """See `penstock.transport.Transport.expire`."""
-        return self._crew.expire(number, reason)
+        return self._threads.expire(number, reason)
 
     def close(self) -> None:
         """See `penstock.transport.Transport.close`."""
         self._loop.closed = True
-        self._crew.interrupt()
+        self._threads.interrupt()
 
     def snapshot(self) -> dict[str, Any]:
         """See `penstock.transport.Transport.snapshot`."""
@@ -88,5 +88,5 @@ class PythonTransport:
 
     def abandon(self) -> None:
         """See `penstock.transport.Transport.abandon`."""
-        self._crew.abandon()
+        self._threads.abandon()
         self._loop.abandon()

@@ -1,9 +1,9 @@
-"""Which worker accepts, where several have the same listening sockets.
+"""Accept balancing: which of several workers with the same listening sockets accepts.
 
-The kernel wakes them all, and the quickest would take what comes: with connections that are kept
-alive, one worker may then have most of them for good. So each looks at the others' counts on the
-scoreboard before it accepts, and leaves new connections for a moment to one that has fewer. No
-worker decides for another: a wrong scoreboard would delay new connections a little, and lose none.
+The kernel wakes all of them, and the fastest would accept: one worker could then have most of the
+keep-alive connections permanently. So each worker looks at the others' counts on the scoreboard
+before it accepts, and leaves new connections for a moment to a worker that has fewer. No worker
+decides for another: wrong counts would delay new connections a little, and lose none.
 """
 
 from __future__ import annotations
@@ -88,9 +88,10 @@ class AcceptBalancing:
     def accepts_while_busy(self) -> bool:
         """Return True if a connection is accepted although every thread is busy.
 
-        It can be taken by any worker as long as it waits in the listen queue. Where no worker has a
-        free thread, one has to answer the checks, and as many may come in as threads have come free
-        meanwhile: these took what was waiting, and would keep new connections out for good.
+        While the connection waits in the accept queue, any worker can accept it. If no worker has a
+        free thread, one has to answer the checks; otherwise as many connections are accepted as
+        threads have become free: these took waiting requests, and would keep new connections out
+        permanently.
         """
         if self.fewest_of_others() is not None:
             return False

@@ -53,7 +53,7 @@ class Acceptor:
             self._loop.selector.unregister(self.listener.socket)
 
     def is_open(self) -> bool:
-        """Tell whether the listening socket is open."""
+        """Return True if the listening socket is open."""
         return self.listener.socket.fileno() >= 0
 
     def pause(self, seconds: float) -> None:
@@ -64,10 +64,10 @@ class Acceptor:
         self._loop.tell_accepting()
 
     def resume(self) -> None:
-        """Watch again where the pause is over.
+        """Watch again if the pause is over.
 
-        Even without room: an idle connection may be old enough by now to make room for whoever
-        waits (`Loop.make_room`), and if nobody waits there is no event.
+        Also without room: an idle connection may be old enough by now to be evicted for a client
+        that waits (`Loop.make_room`). If no client waits, there is no event.
         """
         if self._loop.now >= self._resume_at:
             self.start()
@@ -127,18 +127,18 @@ class Acceptor:
         return True
 
     def accept(self, most: int) -> bool:
-        """Accept at most ``most`` connections; tell whether nobody is left in the queue."""
+        """Accept at most ``most`` connections. Return True if the accept queue is empty."""
         for count in range(most):
             if not self._loop.has_room():
                 if count > 0:
-                    return False  # whether anybody else waits is for the next poll to say
+                    return False  # the next poll shows whether another client waits
                 if not self._loop.make_room():
                     self.pause(0)
                     return False
             try:
                 sock, address = self.listener.socket.accept()
             except BlockingIOError:
-                self._complained = False  # nobody waits any more: the next time is a new one
+                self._complained = False  # the queue is empty: the next shortage is a new one
                 return True
             except OSError as error:
                 if error.errno in _EXHAUSTED:
@@ -146,18 +146,18 @@ class Acceptor:
                         continue
                     self._rest(error)
                     return False
-                continue  # that client has gone already (ECONNABORTED and its kind)
+                continue  # that client has disconnected (ECONNABORTED and similar errors)
             self._admit(sock, address)
         return False
 
     def begin_drain(self) -> None:
-        """Have no newcomers come into the queue any more, where that can be brought about."""
+        """Keep new connections out of the accept queue, where the system supports that."""
         if self.is_open():
             self.refuses_new = self.listener.ignore_new_connections()
             self.start()
 
     def close_when_empty(self) -> bool:
-        """Accept what waits in the queue, and close it once it is empty; tell whether it is."""
+        """Accept the connections in the queue, then close it. Return True if it is closed."""
         if not self.is_open():
             return True
         if not self.accept(self._loop.config.max_backlog):
@@ -166,7 +166,7 @@ class Acceptor:
         return True
 
     def close(self) -> None:
-        """Close the listening socket, whoever waits in its queue."""
+        """Close the listening socket; clients in its accept queue are reset."""
         self.stop()
         self.listener.close()
 
@@ -181,7 +181,7 @@ class Acceptor:
 
     def _rest(self, error: OSError) -> None:
         self.pause(self._loop.config.accept_pause_seconds)
-        if not self._complained:  # once for each time that it begins, not twice a second
+        if not self._complained:  # once for each shortage, not twice a second
             self._complained = True
             messages.ACCEPT_PAUSED.log(
                 self._loop.logger, listener=self.listener.name, error=error.strerror

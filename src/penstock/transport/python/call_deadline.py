@@ -1,4 +1,4 @@
-"""Until when a call of the application must make progress: kept in the record of its thread slot.
+"""The deadline of a call of the application, kept in the record of its thread slot.
 
 Only time in which the application holds the thread without progress counts. Each block of the
 response that it hands over restarts the clock; while the thread waits for the client, the clock
@@ -14,7 +14,7 @@ from penstock.telemetry.scoreboard import AWAITING_CLIENT, DEADLINE, NUMBER, PRO
 
 if TYPE_CHECKING:
     from penstock.telemetry.scoreboard import Record
-    from penstock.transport.python.thread_slots import Hall
+    from penstock.transport.python.thread_slots import ThreadSlots
 
 
 class CallDeadline:
@@ -77,23 +77,23 @@ class ExtendDeadline:
     It holds nothing of the connection or of a request, so that an application may keep it.
     """
 
-    __slots__ = ("_hall",)
+    __slots__ = ("_thread_slots",)
 
-    def __init__(self, hall: Hall) -> None:
-        self._hall = hall
+    def __init__(self, thread_slots: ThreadSlots) -> None:
+        self._thread_slots = thread_slots
 
     def __call__(self, seconds: float) -> float:
-        """Let the call go on for so many seconds from now, at most `timeout_max` without progress.
+        """Give the call ``seconds`` from now, with at most `timeout_max` without progress.
 
         Never makes the deadline earlier. Returns the deadline, in seconds on the clock of
         ``time.monotonic()``; the current time where no request of the connection is in progress.
         """
-        for seat in list(self._hall.seats):
-            exchange = seat.exchange
+        for thread in list(self._thread_slots.slots):
+            exchange = thread.exchange
             if exchange is not None and exchange.connection.extend_deadline is self:
                 if exchange.aborted:
                     return exchange.environ.get("penstock.deadline", time.monotonic())  # type: ignore[no-any-return]
-                hall = self._hall
-                more = hall.nanoseconds(seconds)
-                return seat.deadline.extend(more, hall.most_extension, exchange.environ)
+                thread_slots = self._thread_slots
+                more = thread_slots.nanoseconds(seconds)
+                return thread.deadline.extend(more, thread_slots.most_extension, exchange.environ)
         return time.monotonic()

@@ -130,7 +130,9 @@ class Connection:
         self.close_after = False  # the response in progress is the connection's last
         self.answered = False  # the exchange is over; set by its thread
         self.broken = False  # the response ended early, and only a reset can show it
-        self.extend_deadline = ExtendDeadline(loop.hall) if loop.hall.limits_calls else None
+        self.extend_deadline = (
+            ExtendDeadline(loop.thread_slots) if loop.thread_slots.limits_calls else None
+        )
         self.ended_at = math.inf  # when the end of input was seen, while the request is handed out
         self.lingered = 0
         self.tap: Tap | None = loop.new_tap(self)

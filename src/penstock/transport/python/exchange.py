@@ -84,13 +84,13 @@ class PythonExchange:
         self.done = False
         self.first_byte_at: float | None = None  # when the head was sent, if there are observers
         self.silent = False  # the observers do not get it
-        self.handed_out_at = 0  # in monotonic nanoseconds; set by the crew
+        self.handed_out_at = 0  # in monotonic nanoseconds; set by the leader-followers
         self.body_sent = 0  # bytes of the response's body, without framing
         self.reason = ""  # what the application's end is explained by, for the logs
         self._status = ""
         self._headers: HeaderList = []
         self.aborted = False  # by the server, under the thread that has it
-        self.call_deadline: CallDeadline | None = None  # set by the crew
+        self.call_deadline: CallDeadline | None = None  # set by the leader-followers
         self._content_length: int | None = None
         self._framing = NONE
         self._body_length = body_length or 0

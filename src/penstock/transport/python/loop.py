@@ -1,7 +1,7 @@
 """The loop over all sockets. One thread at a time, the leader, runs it.
 
-Who is the leader is `crew`'s matter. Everything here belongs to the leader, but for `post`,
-`hurry`, `wake`, the draining and closing flags, and what `Shared` has, which any thread may call.
+`leader_followers` decides which thread leads. Everything here belongs to the leader, except
+`post`, `hurry`, `wake`, the draining and closing flags, and `Shared`: any thread may use these.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from penstock.transport.python.waker import Waker
 if TYPE_CHECKING:
     from penstock.telemetry.scoreboard import Slot
     from penstock.transport.python.acceptor import Acceptor
-    from penstock.transport.python.thread_slots import Hall
+    from penstock.transport.python.thread_slots import ThreadSlots
 
 MOMENT_SECONDS = 0.001
 """A poll that lasts no longer has waited for nothing: what it brings was there before."""
@@ -67,7 +67,6 @@ class Loop(Shared):
         "connections",
         "drained",
         "full",
-        "hall",
         "handing_over",
         "late_from",
         "look_again_at",
@@ -76,13 +75,14 @@ class Loop(Shared):
         "own_paths",
         "scratch",
         "selector",
+        "thread_slots",
         "unpolled",
     )
 
     def __init__(self, slot: Slot, **given: Any) -> None:
         """``given`` is what `Shared` takes."""
         super().__init__(**given)
-        self.hall: Hall  # set by the crew
+        self.thread_slots: ThreadSlots  # set by LeaderFollowers
         self._slot_words = slot.words
         shared = len(slot.scoreboard.slots) > 1
         self.balancing = AcceptBalancing(self.config, slot) if shared else None

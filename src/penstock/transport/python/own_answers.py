@@ -1,4 +1,4 @@
-"""What is answered without the application: health and readiness checks, and ``OPTIONS *``."""
+"""Own answers: health and readiness checks and ``OPTIONS *``, without the application."""
 
 from __future__ import annotations
 
@@ -30,16 +30,16 @@ class OwnAnswers:
         checks = {config.health_path: self._is_live, config.ready_path: self._is_ready}
         self._checks = {path: check for path, check in checks.items() if path is not None}
         self.paths = frozenset({WHOLE_SERVER, *self._checks})
-        """The paths that are worth asking for: most requests have another one."""
+        """The paths of such requests. Most requests have another path, and are not looked at."""
 
     def wants(self, request: Request) -> bool:
-        """Tell whether a request is answered here."""
+        """Return True if the server answers this request itself."""
         if request.path == WHOLE_SERVER:
             return True
         return request.path in self._checks and request.method in ("GET", "HEAD")
 
     def answer(self, exchange: PythonExchange) -> None:
-        """Answer a request that is wanted."""
+        """Answer a request for which `wants` returned True."""
         exchange.handed_out_at = time.monotonic_ns()
         check = self._checks.get(exchange.request.path)
         try:

@@ -1,4 +1,4 @@
-"""What each of the application's threads is in, as the scoreboard and the crew see it."""
+"""The thread slots: which request each of the application's threads has, and since when."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from penstock.transport.python.exchange import PythonExchange
 
 
-class Seat:
-    """One thread's record, and the exchange that it has. Its own thread writes."""
+class ThreadSlot:
+    """One thread's record on the scoreboard, and its exchange. Only that thread writes."""
 
     __slots__ = ("deadline", "exchange", "record", "words")
 
@@ -33,8 +33,8 @@ class Seat:
         self.words[THREAD] = threading.get_ident()
 
 
-class Hall:
-    """All seats, and what is the same for each: the policy and the counts."""
+class ThreadSlots:
+    """The slots of all threads, and what they share: the configuration and the counts."""
 
     def __init__(self, config: TransportConfig, slot: Slot, logger: logging.Logger) -> None:
         self._config = config
@@ -47,41 +47,41 @@ class Hall:
         self.limits_calls = config.timeout > 0 or config.timeout_for is not None
         self._numbers = count(1)
         self._indexes = count()
-        self.seats: list[Seat] = []
+        self.slots: list[ThreadSlot] = []
 
-    def new_seat(self) -> Seat:
-        """Return a seat for the calling thread, which has none yet."""
+    def add(self) -> ThreadSlot:
+        """Return a new slot for the calling thread, which has none yet."""
         records = self._slot.records
         index = next(self._indexes)
-        # Whoever comes when all of them are taken writes where nobody reads.
+        # A thread beyond the number of records gets a private record, which no process reads.
         record = records[index] if index < len(records) else Scoreboard(1, 1).slots[0].records[0]
-        seat = Seat(record)
-        self.seats.append(seat)
-        return seat
+        thread = ThreadSlot(record)
+        self.slots.append(thread)
+        return thread
 
     def full(self) -> bool:
-        """Tell whether every thread is with the application."""
-        occupied = sum(seat.exchange is not None for seat in list(self.seats))
+        """Return True if every thread is in the application."""
+        occupied = sum(thread.exchange is not None for thread in list(self.slots))
         return occupied >= self._config.threads
 
-    def begin(self, seat: Seat, exchange: PythonExchange) -> None:
-        """Note that a thread goes to the application with an exchange."""
+    def begin(self, thread: ThreadSlot, exchange: PythonExchange) -> None:
+        """Record that a thread calls the application with an exchange."""
         since = exchange.handed_out_at = time.monotonic_ns()
         allowed = self._timeout_ns
         if self._timeout_for is not None:
             allowed = self._ask_timeout(self._timeout_for, exchange)
         deadline = 0
-        seat.deadline.allowed = allowed
-        exchange.call_deadline = seat.deadline
+        thread.deadline.allowed = allowed
+        exchange.call_deadline = thread.deadline
         if allowed:
             deadline = since + allowed
             exchange.environ["penstock.deadline"] = deadline / 1e9
         elif self.limits_calls:
-            del exchange.environ["penstock.extend_deadline"]  # it is there for other paths
+            del exchange.environ["penstock.extend_deadline"]  # only other paths have a limit
         number = self._slot_words[STARTED] = next(self._numbers)
         request = exchange.request
-        seat.exchange = exchange
-        seat.record.begin(
+        thread.exchange = exchange
+        thread.record.begin(
             number,
             since,
             deadline,
@@ -92,13 +92,13 @@ class Hall:
         )
 
     def find(self, number: int) -> PythonExchange | None:
-        """Return the exchange of the call with a number, unless it is over. For any thread."""
-        for seat in list(self.seats):
-            if seat.words[NUMBER] == number:
-                # Its thread sets the exchange before the number, and takes them away in the other
-                # order: the number is the same before and after, and so this is its exchange.
-                exchange = seat.exchange
-                return exchange if seat.words[NUMBER] == number else None
+        """Return the exchange of the call with this number, unless it is over. For any thread."""
+        for thread in list(self.slots):
+            if thread.words[NUMBER] == number:
+                # The thread sets the exchange before the number, and clears them in the reverse
+                # order. So if the number is unchanged afterwards, the exchange belongs to it.
+                exchange = thread.exchange
+                return exchange if thread.words[NUMBER] == number else None
         return None
 
     def _ask_timeout(self, timeout_for: Callable[[str], float], exchange: PythonExchange) -> int:
