@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import os
 import re
 import select
@@ -737,10 +736,3 @@ def test_probes_and_control_share_a_loop(tmp_path: Path) -> None:
     with loop, Client(address) as probe, connect(service) as client:
         assert probe.request("GET", "/readyz").status == 200
         assert client.request("GET", "/status").status == 200
-
-
-def test_nothing_is_due_while_nobody_is_connected(tmp_path: Path) -> None:
-    loop = ControlLoop()
-    service = loop.control(str(tmp_path / "control.sock"))
-    assert service.next_deadline() == math.inf
-    loop.close()

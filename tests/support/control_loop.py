@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 import os
 import queue
 import selectors
@@ -31,6 +30,9 @@ from penstock.control.commands import (
 from penstock.control.connection import Service
 from penstock.control.server import open_admin, open_control
 from support.wire import DEADLINE, Client
+
+TICK_SECONDS = 0.05
+"""How often the loop looks at deadlines."""
 
 
 def worker(slot: int, pid: int, **changes: Any) -> WorkerRow:
@@ -225,9 +227,7 @@ class ControlLoop:
 
     def _run(self) -> None:
         while not self._ended:
-            due = min([math.inf, *(service.next_deadline() for service in self.services)])
-            timeout = max(0.0, due - time.monotonic()) if due < math.inf else None
-            for key, _ in self.selector.select(timeout):
+            for key, _ in self.selector.select(TICK_SECONDS):
                 key.data()
             for service in self.services:
                 service.expire(time.monotonic())

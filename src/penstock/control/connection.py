@@ -396,13 +396,8 @@ class Service:
             self._connections.add(connection)
             connection.proceed()
 
-    def next_deadline(self) -> float:
-        """Return when `expire` is due next, on the monotonic clock; infinity for never."""
-        deadlines = (connection.deadline for connection in self._connections)
-        return min(self._resume_at, *deadlines, math.inf)
-
     def expire(self, now: float) -> None:
-        """Act on the deadlines that have passed at ``now``, on the monotonic clock."""
+        """Act on the deadlines that have passed at ``now``; must be called once a second or so."""
         for connection in list(self._connections):
             connection.expire(now)
         if now >= self._resume_at:
@@ -427,9 +422,9 @@ class Service:
         else:
             self.listener.close()
 
-    def close(self, *, keep_path: bool = False) -> None:
+    def close(self) -> None:
         """Close everything now. Responses that were given just before have been sent."""
-        self.stop_accepting(keep_path=keep_path)
+        self.stop_accepting()
         for connection in list(self._connections):
             connection.close()
 
