@@ -126,7 +126,7 @@ impl LineFormat {
 }
 
 impl Line<'_> {
-    /// Write an atom; tell whether that was possible.
+    /// Write an atom; return whether that was possible.
     fn atom(&self, letter: u8, out: &mut Vec<u8>) -> bool {
         let HeadCopy { bytes, head } = self.request;
         let seconds = self.record.seconds();
@@ -335,7 +335,7 @@ fn quoted(value: &[u8], out: &mut Vec<u8>) {
     escape(if value.is_empty() { b"-" } else { value }, false, out);
 }
 
-/// Write a JSON string, or null for nothing; tell whether it was plain enough for that.
+/// Write a JSON string, or null for nothing; return whether it was plain enough for that.
 fn json_text(value: &[u8], out: &mut Vec<u8>) -> bool {
     if value.is_empty() || value == b"-" {
         out.extend_from_slice(b"null");

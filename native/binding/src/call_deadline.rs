@@ -143,7 +143,7 @@ impl ExtendDeadline {
         else {
             return over();
         };
-        let Some(exchange) = core.seats.find_on(py, &connection) else {
+        let Some(exchange) = core.thread_slots.find_on(py, &connection) else {
             return over();
         };
         let exchange = exchange.bind(py).try_borrow()?;
@@ -154,7 +154,7 @@ impl ExtendDeadline {
         };
         let environ = exchange.environ.bind(py);
         let deadline = exchange.deadline.extend(
-            &core.hub.scoreboard,
+            &core.shared.scoreboard,
             core.policy.nanos(time),
             most,
             environ,

@@ -401,7 +401,7 @@ impl Cache {
         Ok(target)
     }
 
-    /// Tells whether a field with an underscore in its name was left out.
+    /// Returns whether a field with an underscore in its name was left out.
     fn set_fields(
         &mut self,
         py: Python<'_>,

@@ -10,7 +10,7 @@ use penstock_reactor::connection::Connection;
 use penstock_reactor::exchange_trace::BODY_BYTES;
 use penstock_reactor::log_queue::{Ended, HeadCopy, Times};
 use penstock_reactor::output::FILE_TRUNCATED;
-use penstock_reactor::shared::Hub;
+use penstock_reactor::shared::Shared;
 use penstock_reactor::slow_path_estimate::PathHash;
 use penstock_reactor::states::Fate;
 use penstock_reactor::sys::{self, Fd, Nanos};
@@ -76,7 +76,7 @@ impl Exchange {
             };
             let call = slf.try_borrow()?.stop_clock();
             let (waited, ready) =
-                py.detach(|| wire::wait_for_input(&core.hub, &connection, patience));
+                py.detach(|| wire::wait_for_input(&core.shared, &connection, patience));
             slf.try_borrow()?.go_on(py, call)?;
             {
                 let mut this = slf.try_borrow_mut()?;
@@ -109,9 +109,9 @@ impl Exchange {
         }
         out.extend_from_slice(b"\r\n");
         self.transmit(&out)?;
-        if self.hub().options.trace {
+        if self.shared().options.trace {
             let text = String::from_utf8_lossy(latin1_bytes(status)?).into_owned();
-            wire::trace_interim(self.hub(), &self.wire.connection, &text);
+            wire::trace_interim(self.shared(), &self.wire.connection, &text);
         }
         Ok(())
     }
@@ -185,7 +185,7 @@ impl Exchange {
         slf.py()
             .detach(|| {
                 wire::send_region(
-                    outlet.hub(),
+                    outlet.shared(),
                     &outlet.connection,
                     file,
                     offset,
@@ -222,18 +222,19 @@ impl Exchange {
             if this.done {
                 return Ok(());
             }
-            if this.core.hub.abandoned.get() {
+            if this.core.shared.abandoned.get() {
                 this.done = true;
                 return Ok(());
             }
             let connection = &this.wire.connection;
-            let mut held = connection.lock();
-            connection.uncork(&mut held); // what waited is an earlier response, and whole
+            let mut state = connection.lock();
+            connection.uncork(&mut state); // what waited is an earlier response, and whole
             // A body that ends with the connection would look complete; so would a connection
             // that closes in good order before any response, to a client that retries.
             let unseen = !this.head_sent || this.framing == Framing::Close;
             let reset = connection.is_gone() || unseen;
-            held.fate
+            state
+                .fate
                 .worsen(if reset { Fate::Reset } else { Fate::Close });
         }
         let reason = std::mem::take(&mut slf.try_borrow_mut()?.reason);
@@ -248,19 +249,19 @@ impl Exchange {
     }
 
     fn close_after_response(&mut self) {
-        if !self.core.hub.abandoned.get() {
+        if !self.core.shared.abandoned.get() {
             self.wire.connection.lock().fate.worsen(Fate::Close);
         }
     }
 
     pub fn client_gone(&self) -> bool {
-        self.given_up || self.core.hub.abandoned.get() || self.wire.connection.find_gone()
+        self.given_up || self.core.shared.abandoned.get() || self.wire.connection.find_gone()
     }
 }
 
 impl Exchange {
-    pub fn hub(&self) -> &Hub {
-        &self.core.hub
+    pub fn shared(&self) -> &Shared {
+        &self.core.shared
     }
 
     /// A child that the application forked has no client: the parent answers.
@@ -269,7 +270,7 @@ impl Exchange {
             let text = format!("the server ended the request: {}", self.reason);
             return Err(RequestAborted::new_err(text));
         }
-        if self.hub().abandoned.get() {
+        if self.shared().abandoned.get() {
             return Err(ClientDisconnected::new_err(
                 "the connection is the parent process's",
             ));
@@ -288,16 +289,17 @@ impl Exchange {
 
     fn note_progress(&self, py: Python<'_>) -> PyResult<()> {
         let environ = self.environ.bind(py);
-        self.deadline.progress(&self.hub().scoreboard, environ)
+        self.deadline.progress(&self.shared().scoreboard, environ)
     }
 
     fn stop_clock(&self) -> u64 {
-        self.deadline.stop_clock(&self.hub().scoreboard)
+        self.deadline.stop_clock(&self.shared().scoreboard)
     }
 
     fn go_on(&self, py: Python<'_>, call: u64) -> PyResult<()> {
         let environ = self.environ.bind(py);
-        self.deadline.go_on(&self.hub().scoreboard, call, environ)
+        self.deadline
+            .go_on(&self.shared().scoreboard, call, environ)
     }
 
     /// Look for a part of the streamed body; None where there is one, or its end, else for how
@@ -311,7 +313,7 @@ impl Exchange {
             ));
         }
         let (core, wire, head_sent) = (&self.core, &mut self.wire, self.head_sent);
-        wire.receive(&core.hub, size, head_sent, buffer)
+        wire.receive(&core.shared, size, head_sent, buffer)
             .map_err(raised)
     }
 
@@ -365,7 +367,7 @@ impl Exchange {
         this.write_head(py, out)?;
         match data {
             Some(data) if !bytes.is_empty() && this.framing != Framing::None => {
-                if bytes.len() > this.hub().options.join_bytes {
+                if bytes.len() > this.shared().options.join_bytes {
                     drop(this);
                     Self::write_counted(slf, out, data, b"")?;
                 } else {
@@ -381,7 +383,7 @@ impl Exchange {
 
     /// Send a whole response, now or with the next.
     fn transmit_whole(&self, data: &[u8]) -> PyResult<()> {
-        let corked = wire::cork(self.hub(), &mut self.wire.connection.lock(), data);
+        let corked = wire::cork(self.shared(), &mut self.wire.connection.lock(), data);
         if corked { Ok(()) } else { self.transmit(data) }
     }
 
@@ -407,7 +409,7 @@ impl Exchange {
             return Ok(());
         }
         self.body_sent += count;
-        if self.hub().options.trace {
+        if self.shared().options.trace {
             let mut start = [0; BODY_BYTES];
             let size = sys::read_at(file.raw(), &mut start, offset)?;
             let shown = size.min(usize::try_from(count).unwrap_or(size));
@@ -424,7 +426,7 @@ impl Exchange {
         mut count: u64,
     ) -> PyResult<()> {
         let py = slf.py();
-        let join_bytes = slf.try_borrow()?.hub().options.join_bytes;
+        let join_bytes = slf.try_borrow()?.shared().options.join_bytes;
         let mut buffer = vec![0; join_bytes];
         while count > 0 {
             let most = usize::try_from(count).unwrap_or(join_bytes).min(join_bytes);
@@ -460,8 +462,8 @@ impl Exchange {
             }
             _ if end.is_empty() => {
                 // Nothing is sent that would fail, where the leader found that no more can be.
-                let mut held = this.wire.connection.lock();
-                wire::check_output(&this.wire.connection, &mut held).map_err(raised)
+                let mut state = this.wire.connection.lock();
+                wire::check_output(&this.wire.connection, &mut state).map_err(raised)
             }
             _ => this.transmit(end),
         }
@@ -477,7 +479,7 @@ impl Exchange {
         let bytes = data.as_bytes();
         let this = slf.try_borrow()?;
         let chunked = this.framing == Framing::Chunked;
-        if bytes.len() <= this.hub().options.join_bytes {
+        if bytes.len() <= this.shared().options.join_bytes {
             if chunked {
                 response::encode_chunk(out, bytes);
             } else {
@@ -503,16 +505,16 @@ impl Exchange {
         slf.py()
             .detach(|| {
                 let ends = [chunk_end, end];
-                wire::send_large(outlet.hub(), &outlet.connection, out, block, ends)
+                wire::send_large(outlet.shared(), &outlet.connection, out, block, ends)
             })
             .map_err(raised)
     }
 
     /// Send bytes now where the kernel takes them, and queue the rest.
     pub fn transmit(&self, data: &[u8]) -> PyResult<()> {
-        let mut held = self.wire.connection.lock();
-        let result = wire::send_small(self.hub(), &self.wire.connection, &mut held, data);
-        drop(held);
+        let mut state = self.wire.connection.lock();
+        let result = wire::send_small(self.shared(), &self.wire.connection, &mut state, data);
+        drop(state);
         result.map_err(raised)
     }
 
@@ -525,7 +527,7 @@ impl Exchange {
             this.outlet()
         };
         let py = slf.py();
-        let mut awaited = wire::RoomAwaited::new(outlet.hub(), &outlet.connection);
+        let mut awaited = wire::RoomAwaited::new(outlet.shared(), &outlet.connection);
         let call = slf.try_borrow()?.stop_clock();
         let result = loop {
             match py.detach(|| awaited.wait()) {
@@ -559,7 +561,7 @@ impl Exchange {
         Ok(())
     }
 
-    /// Let go of the connection; return what is to be logged now.
+    /// Give up the connection; return what is to be logged now.
     fn give_back(&mut self, py: Python<'_>, reason: &str) -> Option<Box<Record>> {
         if std::mem::replace(&mut self.done, true) {
             return None; // the connection may be at its next request already
@@ -567,40 +569,40 @@ impl Exchange {
         let now = sys::monotonic();
         let core = Arc::clone(&self.core);
         let time = now.saturating_sub(self.handed_out_at);
-        core.hub.pace.note(self.path, time);
+        core.shared.slow_paths.note(self.path, time);
         let connection = Arc::clone(&self.wire.connection);
-        let mut held = connection.lock();
-        // Logged when it is known what became of it.
-        let later = held.output.size > 0 && reason.is_empty() && !held.output.is_corked();
+        let mut state = connection.lock();
+        // Logged when it is known how it ended.
+        let later = state.output.size > 0 && reason.is_empty() && !state.output.is_corked();
         let mut record = None;
         if self.request.is_some() || later {
             let times = Times {
                 accepted: connection.accepted_at,
-                begun: held.began,
-                head: held.head_at,
-                body: held.body_at,
+                begun: state.began,
+                head: state.head_at,
+                body: state.body_at,
                 taken: self.handed_out_at,
                 first_byte: self.first_byte_at,
                 finished: now,
             };
             record = Some(self.record(py, times, reason));
         }
-        let number = held.requests;
-        if let Some(trace) = &mut held.trace {
-            core.hub
+        let number = state.requests;
+        if let Some(trace) = &mut state.trace {
+            core.shared
                 .log_queue
                 .write(trace.response(number, self.body_sent, reason));
         }
         if let Some(record) = &mut record {
-            record.bytes_out = record.bytes_out.saturating_sub(held.output.lost());
+            record.bytes_out = record.bytes_out.saturating_sub(state.output.lost());
         }
         if later {
-            held.record = record.take().map(|record| record as Box<dyn Any + Send>);
+            state.record = record.take().map(|record| record as Box<dyn Any + Send>);
         }
-        let hurry = connection.give_back(&core.hub, &mut held, now);
-        drop(held);
+        let hurry = connection.give_back(&core.shared, &mut state, now);
+        drop(state);
         if hurry {
-            core.hub.hurry();
+            core.shared.hurry();
         }
         record
     }
@@ -635,15 +637,15 @@ impl Drop for Exchange {
     /// Reset the connection of an exchange that was never ended: after a defect of ours, or where
     /// memory ran out. Its client, and a server that drains, would wait for it for ever.
     fn drop(&mut self) {
-        if self.done || self.hub().abandoned.get() {
+        if self.done || self.shared().abandoned.get() {
             return;
         }
         let connection = Arc::clone(&self.wire.connection);
-        let mut held = connection.lock();
-        held.fate.worsen(Fate::Reset);
-        connection.give_back(self.hub(), &mut held, sys::monotonic());
-        drop(held);
-        self.hub().hurry();
+        let mut state = connection.lock();
+        state.fate.worsen(Fate::Reset);
+        connection.give_back(self.shared(), &mut state, sys::monotonic());
+        drop(state);
+        self.shared().hurry();
     }
 }
 
@@ -655,8 +657,8 @@ struct Outlet {
 }
 
 impl Outlet {
-    fn hub(&self) -> &Hub {
-        &self.core.hub
+    fn shared(&self) -> &Shared {
+        &self.core.shared
     }
 }
 

@@ -6,7 +6,7 @@
 
 mod access_line;
 mod call_deadline;
-mod departure;
+mod disconnect;
 mod environ;
 mod exchange;
 mod fast_response;
@@ -20,7 +20,7 @@ mod request_queue;
 mod response_head;
 mod scoreboard;
 mod scratch;
-mod seats;
+mod thread_slots;
 mod transport;
 mod validate;
 

@@ -41,29 +41,32 @@ impl Exchange {
             }
         }
         let added = out.len();
-        self.hub().write_server_fields(date, server, out);
+        self.shared().write_server_fields(date, server, out);
         let length = self.content_length;
         self.framing = response::encode_framing(out, self.is_head, self.version, code, length);
         self.write_connection_field(out);
-        if self.hub().options.trace {
+        if self.shared().options.trace {
             self.trace_head(py, out.get(added..).unwrap_or(&[]))?;
         }
         out.extend_from_slice(b"\r\n");
         self.head_sent = true;
-        if self.hub().options.recorded {
+        if self.shared().options.recorded {
             self.first_byte_at = sys::monotonic();
         }
         Ok(())
     }
 
     fn write_connection_field(&mut self, out: &mut Vec<u8>) {
-        let draining = self.hub().draining.get();
-        let mut held = self.wire.connection.lock();
-        let discard_bytes = self.hub().options.discard_bytes;
-        self.wire.settle_request_body(discard_bytes, &mut held);
-        if held.fate != Fate::Keep || !self.keep_alive || self.framing == Framing::Close || draining
+        let draining = self.shared().draining.get();
+        let mut state = self.wire.connection.lock();
+        let discard_bytes = self.shared().options.discard_bytes;
+        self.wire.decide_unread_body(discard_bytes, &mut state);
+        if state.fate != Fate::Keep
+            || !self.keep_alive
+            || self.framing == Framing::Close
+            || draining
         {
-            held.fate.worsen(Fate::Close);
+            state.fate.worsen(Fate::Close);
             out.extend_from_slice(b"Connection: close\r\n");
         } else if self.version == Version::Http10 {
             out.extend_from_slice(b"Connection: keep-alive\r\n");
@@ -99,7 +102,7 @@ impl Exchange {
     }
 
     pub fn trace_body(&self, data: &[u8]) {
-        if self.hub().options.trace {
+        if self.shared().options.trace {
             if let Some(trace) = &mut self.wire.connection.lock().trace {
                 trace.body_sent(data);
             }

@@ -2,7 +2,7 @@
 
 use crate::access_line::LineFormat;
 use crate::call_deadline::CallDeadline;
-use crate::departure::Companion;
+use crate::disconnect::Companion;
 use crate::environ::{Template, keys};
 use crate::exchange::Exchange;
 use crate::ffi::latin1;
@@ -11,17 +11,17 @@ use crate::policy::Policy;
 use crate::request_finished::RequestMaker;
 use crate::request_id::RequestId;
 use crate::scoreboard::open;
-use crate::seats::{Seat, Seats};
+use crate::thread_slots::{ThreadSlot, ThreadSlots};
 use penstock_protocol::{Framing, Head, Limits};
 use penstock_reactor::accepting::Acceptor;
 use penstock_reactor::connection::{Body, Connection};
 use penstock_reactor::decisions;
-use penstock_reactor::event_loop::{Reactor, ReadBuffers, Step};
-use penstock_reactor::leader_followers::{Crew, Turn, Waiting};
+use penstock_reactor::event_loop::{EventLoop, ReadBuffers, Step};
+use penstock_reactor::leader_followers::{LeaderFollowers, Turn, Waiting};
 use penstock_reactor::log_queue::HeadCopy;
 use penstock_reactor::own_answers::Checks;
 use penstock_reactor::scoreboard;
-use penstock_reactor::shared::{HeaderMap, Hub, Options};
+use penstock_reactor::shared::{HeaderMap, Options, Shared};
 use penstock_reactor::slow_path_estimate::PathHash;
 use penstock_reactor::spool::Spool;
 use penstock_reactor::states::Fate;
@@ -35,11 +35,11 @@ use std::sync::Arc;
 
 /// What a transport and its exchanges have in common.
 pub struct Core {
-    pub hub: Hub,
-    pub crew: Crew,
+    pub shared: Shared,
+    pub threads: LeaderFollowers,
     pub log_writer: LogWriter,
     pub policy: Policy,
-    pub seats: Seats,
+    pub thread_slots: ThreadSlots,
     templates: Vec<Template>,
     bytes_io: Py<PyAny>,
     /// Makes a file object of a spooled body's descriptor, which becomes its own.
@@ -52,9 +52,9 @@ thread_local! {
 }
 
 /// The calling thread's buffers, made with the first request that it takes.
-fn take_buffers(hub: &Hub) -> Box<ReadBuffers> {
+fn take_buffers(shared: &Shared) -> Box<ReadBuffers> {
     let known = BUFFERS.take();
-    known.unwrap_or_else(|| Box::new(ReadBuffers::new(hub.options.receive_bytes)))
+    known.unwrap_or_else(|| Box::new(ReadBuffers::new(shared.options.receive_bytes)))
 }
 
 #[pyclass(module = "penstock._native", frozen)]
@@ -93,8 +93,8 @@ impl NativeTransport {
         options.trace = given("trace")?;
         options.observed = given("observers")?;
         options.recorded = options.observed && !given("line_format")?;
-        let hub = Hub::new(options, scoreboard)?;
-        let reactor = Reactor::new(&hub, acceptors);
+        let shared = Shared::new(options, scoreboard)?;
+        let event_loop = EventLoop::new(&shared, acceptors);
         let log = |name: &str| required(logs, name).map(Bound::unbind);
         let optional = |name: &str| log(name).map(|log| (!log.is_none(py)).then_some(log));
         let line_format = match optional("line_format")? {
@@ -116,11 +116,11 @@ impl NativeTransport {
         };
         Ok(NativeTransport {
             core: Arc::new(Core {
-                hub,
-                crew: Crew::new(reactor),
+                shared,
+                threads: LeaderFollowers::new(event_loop),
                 log_writer,
                 policy,
-                seats: Seats::new(),
+                thread_slots: ThreadSlots::new(),
                 templates,
                 bytes_io: py.import("io")?.getattr("BytesIO")?.unbind(),
                 open_spooled: log("open_spooled")?,
@@ -130,48 +130,55 @@ impl NativeTransport {
 
     fn next(&self, py: Python<'_>) -> PyResult<Option<Py<Exchange>>> {
         let core = &self.core;
-        let (hub, crew) = (&core.hub, &core.crew);
-        if hub.abandoned.get() {
+        let (shared, threads) = (&core.shared, &core.threads);
+        if shared.abandoned.get() {
             return Ok(None); // a forked child: the others' locks, requests and scoreboard are not its own
         }
-        let seat = core.come_back(py);
-        let mut buffers = take_buffers(hub);
+        let thread_slot = core.come_back(py);
+        let mut buffers = take_buffers(shared);
         let mut until = 0;
         loop {
             core.tell(py);
-            if hub.abandoned.get() {
+            if shared.abandoned.get() {
                 return Ok(None);
             }
-            if crew.is_over() {
+            if threads.is_over() {
                 break;
             }
             let mut exchange = None;
-            if let Some(waiting) = crew.take_ready(hub) {
-                exchange = core.deliver_waiting(py, &seat, waiting)?;
+            if let Some(waiting) = threads.take_ready(shared) {
+                exchange = core.deliver_waiting(py, &thread_slot, waiting)?;
             } else {
-                match crew.lead_attached(hub, &mut buffers, &mut until) {
+                match threads.lead_attached(shared, &mut buffers, &mut until) {
                     Some(Step::Ready(ready)) => {
                         let (head, bytes) = buffers.head_of(&ready.source);
                         let (connection, number) = (ready.connection, ready.number);
-                        exchange =
-                            core.deliver(py, &seat, connection, number, head, bytes, ready.body)?;
-                        if let (true, Some(ready)) = (ready.departed, &exchange) {
+                        exchange = core.deliver(
+                            py,
+                            &thread_slot,
+                            connection,
+                            number,
+                            head,
+                            bytes,
+                            ready.body,
+                        )?;
+                        if let (true, Some(ready)) = (ready.disconnected, &exchange) {
                             if Exchange::drop_if_client_gone(ready.bind(py), true)? {
                                 continue;
                             }
                         }
                     }
                     Some(Step::Over) => {
-                        crew.end(hub);
+                        threads.end(shared);
                         break;
                     }
                     _ => {
                         core.tell(py);
                         // What the thread was with last is not kept while it waits.
-                        seat.keep(None);
-                        match py.detach(|| crew.lead_or_park(hub)) {
+                        thread_slot.keep(None);
+                        match py.detach(|| threads.lead_or_park(shared)) {
                             Turn::Request(waiting) => {
-                                exchange = core.deliver_waiting(py, &seat, *waiting)?;
+                                exchange = core.deliver_waiting(py, &thread_slot, *waiting)?;
                             }
                             Turn::Again => py.check_signals()?, // where this is the main thread
                             Turn::Tell | Turn::Over => {}
@@ -182,38 +189,38 @@ impl NativeTransport {
             }
             if let Some(exchange) = exchange {
                 core.tell(py);
-                core.hand_out(py, &seat, &exchange);
+                core.hand_out(py, &thread_slot, &exchange);
                 BUFFERS.set(Some(buffers));
                 return Ok(Some(exchange));
             }
         }
-        core.leave(py, &seat);
+        core.leave(py, &thread_slot);
         Ok(None)
     }
 
     /// `lasting` are the listeners, by their order, at which the kernel turns newcomers away.
     fn drain(&self, py: Python<'_>, hand_over: bool, lasting: Vec<bool>) {
         if hand_over {
-            self.core.hub.handing_over.set(true);
+            self.core.shared.handing_over.set(true);
         } else {
-            self.core.hub.set_lasting(lasting);
+            self.core.shared.set_lasting(lasting);
         }
-        self.core.hub.draining.set(true);
-        py.detach(|| self.core.crew.interrupt(&self.core.hub));
+        self.core.shared.draining.set(true);
+        py.detach(|| self.core.threads.interrupt(&self.core.shared));
         self.core.tell(py);
     }
 
     /// See `penstock.transport.Transport.give_up`.
     fn give_up(&self, py: Python<'_>, reason: &str) -> PyResult<usize> {
         let mut count = 0;
-        for exchange in self.core.seats.take_all() {
+        for exchange in self.core.thread_slots.take_all() {
             match Exchange::give_up(exchange.bind(py), reason) {
                 Ok(given_up) => count += usize::from(given_up),
                 // One that its thread uses at this moment, where there is no GIL.
                 Err(error) => error.write_unraisable(py, None),
             }
         }
-        py.detach(|| self.core.crew.attend(&self.core.hub));
+        py.detach(|| self.core.threads.attend(&self.core.shared));
         self.core.tell(py);
         Ok(count)
     }
@@ -221,46 +228,48 @@ impl NativeTransport {
     /// See `penstock.transport.Transport.expire`.
     fn expire(&self, py: Python<'_>, number: u64, reason: &str) -> PyResult<bool> {
         let core = &self.core;
-        let found = core.seats.find_call(py, &core.hub.scoreboard, number);
+        let found = core
+            .thread_slots
+            .find_call(py, &core.shared.scoreboard, number);
         let Some(exchange) = found else {
             return Ok(false);
         };
         let ended = Exchange::give_up(exchange.bind(py), reason)?;
         if ended {
-            py.detach(|| core.crew.attend(&core.hub));
+            py.detach(|| core.threads.attend(&core.shared));
             core.tell(py);
         }
         Ok(ended)
     }
 
     fn close(&self, py: Python<'_>) {
-        self.core.hub.closed.set(true);
-        py.detach(|| self.core.crew.interrupt(&self.core.hub));
+        self.core.shared.closed.set(true);
+        py.detach(|| self.core.threads.interrupt(&self.core.shared));
         self.core.tell(py);
     }
 
     fn snapshot<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
-        let hub = &self.core.hub;
+        let shared = &self.core.shared;
         let snapshot = PyDict::new(py);
-        for (name, count) in py.detach(|| hub.counts()) {
+        for (name, count) in py.detach(|| shared.counts()) {
             snapshot.set_item(name, count)?;
         }
-        snapshot.set_item("draining", hub.draining.get())?;
-        let share = f64::from(hub.pace.slow_share());
+        snapshot.set_item("draining", shared.draining.get())?;
+        let share = f64::from(shared.slow_paths.slow_share());
         snapshot.set_item("slow_share", (share * 1000.0).round() / 1000.0)?;
-        let next = hub.connections().iter().map(|c| c.deadline()).min();
+        let next = shared.connections().iter().map(|c| c.deadline()).min();
         let next = next.filter(|deadline| *deadline != penstock_reactor::connection::NEVER);
         let next = next.map_or(f64::INFINITY, |deadline| deadline as f64 / SECOND as f64);
         snapshot.set_item("next_deadline", next)?;
         Ok(snapshot)
     }
 
-    /// Let go of every socket, in a child process that the application forked.
+    /// Give up every socket, in a child process that the application forked.
     fn abandon(&self) {
-        self.core.hub.abandoned.set(true);
-        self.core.hub.closed.set(true);
-        self.core.hub.drained.set(true);
-        self.core.crew.abandon();
+        self.core.shared.abandoned.set(true);
+        self.core.shared.closed.set(true);
+        self.core.shared.drained.set(true);
+        self.core.threads.abandon();
         sys::close_all_in_child();
     }
 
@@ -275,10 +284,10 @@ impl NativeTransport {
         Ok(decisions::decide(&options, name, &numbers))
     }
 
-    /// What the watchdog's thread runs, until the end.
+    /// What the stall monitor's thread runs, until the end.
     fn watch(&self, py: Python<'_>) {
         let core = &self.core;
-        py.detach(|| core.crew.watch(&core.hub));
+        py.detach(|| core.threads.watch(&core.shared));
     }
 
     /// The numbers of the scoreboard's layout by their names, for a test to compare.
@@ -295,8 +304,8 @@ impl NativeTransport {
     /// busy, and waits for the GIL in the leader's place.
     fn write_logs(&self, py: Python<'_>) {
         let core = &self.core;
-        while !core.crew.is_over() {
-            py.detach(|| core.hub.await_call());
+        while !core.threads.is_over() {
+            py.detach(|| core.shared.await_call());
             core.tell(py);
         }
     }
@@ -305,58 +314,58 @@ impl NativeTransport {
 impl Core {
     /// Write what the log queue holds.
     fn tell(&self, py: Python<'_>) {
-        if !self.hub.log_queue.is_empty() && !self.hub.abandoned.get() {
-            self.log_writer.tell(py, self.hub.log_queue.take());
+        if !self.shared.log_queue.is_empty() && !self.shared.abandoned.get() {
+            self.log_writer.tell(py, self.shared.log_queue.take());
         }
     }
 
     /// Note that the calling thread is with nothing.
-    fn come_back(&self, py: Python<'_>) -> Arc<Seat> {
-        let scoreboard = &self.hub.scoreboard;
-        let seat = self.seats.mine(scoreboard);
-        if let Some(record) = &seat.record {
+    fn come_back(&self, py: Python<'_>) -> Arc<ThreadSlot> {
+        let scoreboard = &self.shared.scoreboard;
+        let thread_slot = self.thread_slots.mine(scoreboard);
+        if let Some(record) = &thread_slot.record {
             scoreboard.end(record);
         }
-        if let Some(left) = seat.keep(None) {
+        if let Some(left) = thread_slot.keep(None) {
             if !left.borrow(py).done {
                 // The handler of a signal raised, outside of the application's call.
                 let _ = Exchange::abort(left.bind(py));
             }
         }
-        seat
+        thread_slot
     }
 
     /// Keep account of what the calling thread takes to the application.
-    fn hand_out(&self, py: Python<'_>, seat: &Seat, exchange: &Py<Exchange>) {
-        let number = self.crew.count(&self.hub);
-        seat.keep(Some(exchange.clone_ref(py)));
-        if let Some(record) = &seat.record {
-            self.hub.scoreboard.begin(record, number);
+    fn hand_out(&self, py: Python<'_>, thread_slot: &ThreadSlot, exchange: &Py<Exchange>) {
+        let number = self.threads.count(&self.shared);
+        thread_slot.keep(Some(exchange.clone_ref(py)));
+        if let Some(record) = &thread_slot.record {
+            self.shared.scoreboard.begin(record, number);
         }
-        if self.hub.options.attended {
+        if self.shared.options.attended {
             let path = exchange.borrow(py).path;
-            self.crew.look_after(&self.hub, path);
+            self.threads.look_after(&self.shared, path);
         }
     }
 
     /// Finish what is left at the end, for a thread that goes home.
-    fn leave(self: &Arc<Self>, py: Python<'_>, seat: &Seat) {
-        while let Some(waiting) = self.crew.take_ready(&self.hub) {
+    fn leave(self: &Arc<Self>, py: Python<'_>, thread_slot: &ThreadSlot) {
+        while let Some(waiting) = self.threads.take_ready(&self.shared) {
             // Where the end was not waited for.
-            let ready = self.deliver_waiting(py, seat, waiting);
+            let ready = self.deliver_waiting(py, thread_slot, waiting);
             if let Ok(Some(exchange)) = ready {
                 let _ = exchange.call_method0(py, "abort");
             }
         }
-        seat.keep(None);
-        py.detach(|| self.crew.lead_last(&self.hub));
+        thread_slot.keep(None);
+        py.detach(|| self.threads.lead_last(&self.shared));
         self.tell(py);
     }
 
     fn deliver_waiting(
         self: &Arc<Self>,
         py: Python<'_>,
-        seat: &Seat,
+        thread_slot: &ThreadSlot,
         waiting: Waiting,
     ) -> PyResult<Option<Py<Exchange>>> {
         let Waiting {
@@ -365,16 +374,16 @@ impl Core {
             request,
             body,
             since,
-            departed,
+            disconnected,
         } = waiting;
         let client = Arc::clone(&connection);
         let (head, bytes) = (&request.head, &request.bytes);
-        let exchange = self.deliver(py, seat, connection, number, head, bytes, body)?;
+        let exchange = self.deliver(py, thread_slot, connection, number, head, bytes, body)?;
         if let Some(exchange) = &exchange {
-            let before = sys::monotonic().saturating_sub(self.hub.options.departed);
-            let departed = departed || client.had_ended(before, since);
-            if Exchange::drop_if_client_gone(exchange.bind(py), departed)? {
-                return Ok(None); // it waited for a thread, and nobody waits for it any more
+            let before = sys::monotonic().saturating_sub(self.shared.options.disconnected);
+            let disconnected = disconnected || client.had_ended(before, since);
+            if Exchange::drop_if_client_gone(exchange.bind(py), disconnected)? {
+                return Ok(None); // it waited for a thread, and no client waits for it
             }
         }
         Ok(exchange)
@@ -385,21 +394,21 @@ impl Core {
     fn deliver(
         self: &Arc<Self>,
         py: Python<'_>,
-        seat: &Seat,
+        thread_slot: &ThreadSlot,
         connection: Arc<Connection>,
         number: u64,
         head: &Head,
         bytes: &[u8],
         body: Body,
     ) -> PyResult<Option<Py<Exchange>>> {
-        let made = self.make_exchange(py, seat, &connection, number, head, bytes, body);
+        let made = self.make_exchange(py, thread_slot, &connection, number, head, bytes, body);
         let exchange = match made {
             Ok(exchange) => Py::new(py, exchange)?,
             Err(error) => {
                 // Memory is short: the client learns so by a reset.
-                let mut held = connection.lock();
-                held.fate.worsen(Fate::Reset);
-                connection.give_back(&self.hub, &mut held, sys::monotonic());
+                let mut state = connection.lock();
+                state.fate.worsen(Fate::Reset);
+                connection.give_back(&self.shared, &mut state, sys::monotonic());
                 return Err(error);
             }
         };
@@ -418,14 +427,14 @@ impl Core {
     fn make_exchange(
         self: &Arc<Self>,
         py: Python<'_>,
-        seat: &Seat,
+        thread_slot: &ThreadSlot,
         connection: &Arc<Connection>,
         number: u64,
         head: &Head,
         bytes: &[u8],
         body: Body,
     ) -> PyResult<Exchange> {
-        let options = &self.hub.options;
+        let options = &self.shared.options;
         let length = match &body {
             Body::Collected(spool) => Some(spool.size()),
             _ => head.content_length,
@@ -447,22 +456,24 @@ impl Core {
         let timeout = self.policy.timeout(py, &self.log_writer, head, bytes);
         let since = sys::monotonic();
         let deadline = self.set_deadline(&environ, companion, since, timeout)?;
-        if let Some(record) = &seat.record {
+        if let Some(record) = &thread_slot.record {
             let (method, target) = (head.method.of(bytes), head.target.of(bytes));
             let texts = [method, connection.name(), id.bytes(), target];
-            self.hub.scoreboard.describe(record, texts, since, deadline);
+            self.shared
+                .scoreboard
+                .describe(record, texts, since, deadline);
         }
         let (body, wire) = self.body(py, connection, head, body)?;
         if options.trace {
-            let mut held = connection.lock();
-            let on_connection = held.requests;
-            let entry = held
+            let mut state = connection.lock();
+            let on_connection = state.requests;
+            let entry = state
                 .trace
                 .as_mut()
                 .map(|trace| trace.request(on_connection));
-            drop(held);
+            drop(state);
             if let Some(entry) = entry {
-                self.hub.log_queue.write(entry);
+                self.shared.log_queue.write(entry);
             }
         }
         let request = options.observed.then(|| {
@@ -492,7 +503,7 @@ impl Core {
             body_sent: 0,
             done: false,
             given_up: false,
-            deadline: CallDeadline::new(seat.record, timeout),
+            deadline: CallDeadline::new(thread_slot.record, timeout),
             reason: String::new(),
         })
     }
@@ -624,7 +635,7 @@ fn read_options(config: &Bound<'_, PyAny>) -> PyResult<Options> {
             unhealthy: get("unhealthy")?.extract()?,
             stale_beat: time("stale_beat_seconds")?,
         },
-        departed: time("disconnect_seconds")?,
+        disconnected: time("disconnect_seconds")?,
         idle_wait: get("idle_wait")?
             .extract::<Option<f64>>()?
             .map(|seconds| (seconds * SECOND as f64) as Nanos),

@@ -5,11 +5,11 @@
 
 use crate::connection::{Connection, NEVER};
 use crate::decisions;
-use crate::event_loop::{Item, Reactor};
+use crate::event_loop::{EventLoop, Item};
 use crate::log_queue::{Entry, message};
 use crate::poller::Token;
 use crate::scoreboard::{ACCEPTING, STARTED};
-use crate::shared::Hub;
+use crate::shared::Shared;
 use crate::stream::PlainStream;
 use crate::sys::{self, Nanos};
 use std::os::fd::RawFd;
@@ -42,10 +42,10 @@ impl Acceptor {
 }
 
 /// How this worker and its siblings share those who wait.
-pub struct Sharing {
+pub struct AcceptBalancing {
     /// Every thread is with the application.
     all_busy: bool,
-    /// How often in a row who waits was left to others.
+    /// How often in a row clients were left to others.
     deferrals: u32,
     /// How often in a row they did not come to it.
     in_vain: u32,
@@ -57,9 +57,9 @@ pub struct Sharing {
     pub look_again: Nanos,
 }
 
-impl Default for Sharing {
+impl Default for AcceptBalancing {
     fn default() -> Self {
-        Sharing {
+        AcceptBalancing {
             all_busy: false,
             deferrals: 0,
             in_vain: 0,
@@ -70,7 +70,7 @@ impl Default for Sharing {
     }
 }
 
-impl Sharing {
+impl AcceptBalancing {
     /// Keep in mind that somebody was accepted, because they were left to others in vain or not.
     fn accepted(&mut self, insists: bool) {
         if !insists {
@@ -82,74 +82,77 @@ impl Sharing {
     }
 
     /// Whether a thread has come free for which nobody was let in yet; then somebody is.
-    fn take_freed(&mut self, hub: &Hub) -> bool {
-        let started = hub.scoreboard.get(STARTED);
+    fn take_freed(&mut self, shared: &Shared) -> bool {
+        let started = shared.scoreboard.get(STARTED);
         let since = self
             .started
-            .max(started.saturating_sub(hub.options.balance_batch as u64));
+            .max(started.saturating_sub(shared.options.balance_batch as u64));
         self.started = (since + 1).min(started);
         since < started
     }
 }
 
-impl Reactor {
+impl EventLoop {
     /// Watch the listeners again whose pause is over.
     ///
     /// Even without room: an idle connection may be old enough by now to make room for whoever
     /// waits, and if nobody waits there is no event.
-    pub fn resume_accepting(&mut self, hub: &Hub) {
+    pub fn resume_accepting(&mut self, shared: &Shared) {
         for (index, acceptor) in self.acceptors.iter_mut().enumerate() {
-            if !acceptor.watched && !acceptor.closed && self.desk.now >= acceptor.resume_at {
+            if !acceptor.watched && !acceptor.closed && self.leader.now >= acceptor.resume_at {
                 let token = Token::listener(index);
-                acceptor.watched = hub.poller.add_listener(acceptor.descriptor, token).is_ok();
+                acceptor.watched = shared
+                    .poller
+                    .add_listener(acceptor.descriptor, token)
+                    .is_ok();
                 acceptor.left = false;
-                self.sharing.exhausted = false;
+                self.balancing.exhausted = false;
             }
         }
-        self.tell_accepting(hub);
+        self.tell_accepting(shared);
     }
 
     /// Say whether another connection would be accepted.
-    pub fn tell_accepting(&self, hub: &Hub) {
-        let refuses = hub.draining.get() || self.sharing.all_busy || self.sharing.exhausted;
-        hub.scoreboard.set(ACCEPTING, u64::from(!refuses));
+    pub fn tell_accepting(&self, shared: &Shared) {
+        let refuses = shared.draining.get() || self.balancing.all_busy || self.balancing.exhausted;
+        shared.scoreboard.set(ACCEPTING, u64::from(!refuses));
     }
 
-    pub fn pause(&mut self, hub: &Hub, index: usize, time: Nanos) {
+    pub fn pause(&mut self, shared: &Shared, index: usize, time: Nanos) {
         if let Some(acceptor) = self.acceptors.get_mut(index) {
-            acceptor.resume_at = self.desk.now + time;
+            acceptor.resume_at = self.leader.now + time;
             if std::mem::take(&mut acceptor.watched) {
-                hub.poller.remove(acceptor.descriptor);
+                shared.poller.remove(acceptor.descriptor);
             }
         }
     }
 
     /// Pause where there is no room, or nothing to make it of.
-    fn pause_exhausted(&mut self, hub: &Hub, index: usize, time: Nanos) {
-        self.pause(hub, index, time);
-        self.sharing.exhausted = true;
-        self.tell_accepting(hub);
+    fn pause_exhausted(&mut self, shared: &Shared, index: usize, time: Nanos) {
+        self.pause(shared, index, time);
+        self.balancing.exhausted = true;
+        self.tell_accepting(shared);
     }
 
-    /// Accept at most `most` connections; tell whether nobody is left in the queue.
-    pub fn accept(&mut self, hub: &Hub, index: usize, most: usize) -> bool {
-        let shares = hub.scoreboard.is_shared() && !self.drain_begun;
+    /// Accept at most `most` connections; return whether nobody is left in the queue.
+    pub fn accept(&mut self, shared: &Shared, index: usize, most: usize) -> bool {
+        let shares = shared.scoreboard.is_shared() && !self.drain_begun;
         let most = if shares {
-            most.min(self.step(hub))
+            most.min(self.step(shared))
         } else {
             most
         };
-        let insists = self.sharing.deferrals >= hub.options.balance_deferrals;
+        let insists = self.balancing.deferrals >= shared.options.balance_deferrals;
         for count in 0..most {
-            if shares && self.leaves_to_others(hub, index, insists) {
+            if shares && self.leaves_to_others(shared, index, insists) {
                 return false;
             }
-            if !self.has_room(hub) {
+            if !self.has_room(shared) {
                 if count > 0 {
                     return false; // whether anybody else waits is for the next poll to say
                 }
-                if !self.make_room(hub) {
-                    self.pause_exhausted(hub, index, 0);
+                if !self.make_room(shared) {
+                    self.pause_exhausted(shared, index, 0);
                     return false;
                 }
             }
@@ -158,9 +161,9 @@ impl Reactor {
             };
             match sys::accept(acceptor.descriptor) {
                 Ok((socket, peer)) => {
-                    self.sharing.accepted(insists);
+                    self.balancing.accepted(insists);
                     let stream = Box::new(PlainStream::new(socket, peer));
-                    hub.add(stream, index, self.desk.now);
+                    shared.add(stream, index, self.leader.now);
                 }
                 Err(error) => match error.raw_os_error() {
                     Some(libc::EAGAIN) => {
@@ -168,14 +171,14 @@ impl Reactor {
                         return true;
                     }
                     Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM) => {
-                        if self.close_idle(hub) {
+                        if self.close_idle(shared) {
                             continue; // so that there is room for whoever waits
                         }
-                        self.rest(hub, index, &error);
+                        self.rest(shared, index, &error);
                         return false;
                     }
                     Some(libc::EBADF | libc::EINVAL | libc::ENOTSOCK) => {
-                        self.pause(hub, index, NEVER / 4);
+                        self.pause(shared, index, NEVER / 4);
                         return true; // closed under us
                     }
                     _ => {} // that client has gone already (ECONNABORTED and its kind)
@@ -186,10 +189,10 @@ impl Reactor {
     }
 
     /// Pause, and tell why: once for each time that it begins.
-    fn rest(&mut self, hub: &Hub, index: usize, error: &std::io::Error) {
+    fn rest(&mut self, shared: &Shared, index: usize, error: &std::io::Error) {
         if let Some(acceptor) = self.acceptors.get_mut(index) {
             if !std::mem::replace(&mut acceptor.complained, true) {
-                hub.log_queue.write(message(
+                shared.log_queue.write(message(
                     "ACCEPT_PAUSED",
                     [
                         ("listener", acceptor.name.clone()),
@@ -198,126 +201,130 @@ impl Reactor {
                 ));
             }
         }
-        self.pause_exhausted(hub, index, hub.options.accept_pause);
+        self.pause_exhausted(shared, index, shared.options.accept_pause);
     }
 
-    fn has_room(&self, hub: &Hub) -> bool {
+    fn has_room(&self, shared: &Shared) -> bool {
         // At the end, even beyond the cap: who is left in the queue of a listener is reset.
-        self.drain_begun || hub.connection_count() < hub.options.max_connections
+        self.drain_begun || shared.connection_count() < shared.options.max_connections
     }
 
-    /// Tell whether another connection may be accepted, closing idle ones if need be.
+    /// Return whether another connection may be accepted, closing idle ones if need be.
     ///
     /// Otherwise whoever holds idle connections open could keep everybody else out until the
     /// keep-alive time has run out.
-    fn make_room(&mut self, hub: &Hub) -> bool {
-        if !self.has_room(hub) {
-            self.close_idle(hub);
+    fn make_room(&mut self, shared: &Shared) -> bool {
+        if !self.has_room(shared) {
+            self.close_idle(shared);
         }
-        self.has_room(hub)
+        self.has_room(shared)
     }
 
-    /// Close the connections that have been idle for longest; tell whether there were any.
-    pub(crate) fn close_idle(&mut self, hub: &Hub) -> bool {
-        let before = hub.connection_count();
-        let long_ago = self.desk.now.saturating_sub(hub.options.evict_idle);
+    /// Close the connections that have been idle for longest; return whether there were any.
+    pub(crate) fn close_idle(&mut self, shared: &Shared) -> bool {
+        let before = shared.connection_count();
+        let long_ago = self.leader.now.saturating_sub(shared.options.evict_idle);
         let mut idle: Vec<(Nanos, Arc<Connection>)> = Vec::new();
-        for connection in hub.connections() {
-            let held = connection.lock();
-            if held.since <= long_ago && held.is_idle() {
-                idle.push((held.since, Arc::clone(&connection)));
+        for connection in shared.connections() {
+            let state = connection.lock();
+            if state.since <= long_ago && state.is_idle() {
+                idle.push((state.since, Arc::clone(&connection)));
             }
         }
         idle.sort_by_key(|(since, _)| *since);
         // A share of them at once, so that not every new connection has to look at all.
         for (_, connection) in idle.iter().take(decisions::evicted(idle.len())) {
             if !matches!(connection.stream.peek(), Ok(size) if size > 0) {
-                connection.close(hub, &mut connection.lock());
+                connection.close(shared, &mut connection.lock());
             }
         }
-        hub.room_made.set(false); // by this very accepting
-        hub.connection_count() < before
+        shared.room_made.set(false); // by this very accepting
+        shared.connection_count() < before
     }
 
     // -- sharing with other workers -------------------------------------------------------------
 
     /// The most connections that are accepted in this turn.
-    fn step(&self, hub: &Hub) -> usize {
-        decisions::accept_step(&hub.options, self.sharing.deferrals, self.sharing.in_vain)
+    fn step(&self, shared: &Shared) -> usize {
+        decisions::accept_step(
+            &shared.options,
+            self.balancing.deferrals,
+            self.balancing.in_vain,
+        )
     }
 
-    /// Tell whether who waits is left to others; then the listener is looked at again later.
-    fn leaves_to_others(&mut self, hub: &Hub, index: usize, insists: bool) -> bool {
-        let time = if self.sharing.all_busy {
+    /// Return whether the clients that wait are left to others; then the listener is looked at again later.
+    fn leaves_to_others(&mut self, shared: &Shared, index: usize, insists: bool) -> bool {
+        let time = if self.balancing.all_busy {
             // Who waits can be taken by any worker as long as they wait here. Where none has a thread
             // free, somebody has to answer the checks, and as many may come in as threads have come
             // free: they took what was waiting, and would keep newcomers out for good.
-            if hub
+            if shared
                 .scoreboard
-                .fewest_of_others(hub.options.responsive, self.desk.now)
+                .fewest_of_others(shared.options.responsive, self.leader.now)
                 .is_none()
-                && (hub.options.checks.any() || self.sharing.take_freed(hub))
+                && (shared.options.checks.any() || self.balancing.take_freed(shared))
             {
                 return false;
             }
-            hub.options.busy_pause
-        } else if !insists && self.has_more_than_others(hub) {
-            self.sharing.deferrals += 1;
-            hub.options.balance_pause
+            shared.options.busy_pause
+        } else if !insists && self.has_more_than_others(shared) {
+            self.balancing.deferrals += 1;
+            shared.options.balance_pause
         } else {
             return false;
         };
-        self.pause(hub, index, time);
+        self.pause(shared, index, time);
         if let Some(acceptor) = self.acceptors.get_mut(index) {
             acceptor.left = true;
         }
-        self.sharing.look_again = self.sharing.look_again.min(self.desk.now + time);
+        self.balancing.look_again = self.balancing.look_again.min(self.leader.now + time);
         true
     }
 
-    fn has_more_than_others(&self, hub: &Hub) -> bool {
-        let own = hub.connection_count() as u64;
-        let others = hub
+    fn has_more_than_others(&self, shared: &Shared) -> bool {
+        let own = shared.connection_count() as u64;
+        let others = shared
             .scoreboard
-            .fewest_of_others(hub.options.responsive, self.desk.now);
-        decisions::leaves_to_others(&hub.options, own, others, hub.scoreboard.threads())
+            .fewest_of_others(shared.options.responsive, self.leader.now);
+        decisions::leaves_to_others(&shared.options, own, others, shared.scoreboard.threads())
     }
 
     /// Watch listeners again that were left to others, whether or not their time has come.
-    pub fn look_at_left(&mut self, hub: &Hub) {
-        self.sharing.look_again = NEVER;
+    pub fn look_at_left(&mut self, shared: &Shared) {
+        self.balancing.look_again = NEVER;
         for acceptor in self.acceptors.iter_mut().filter(|it| it.left) {
             acceptor.resume_at = 0;
         }
-        self.resume_accepting(hub);
+        self.resume_accepting(shared);
     }
 
     /// Keep in mind whether every thread is with the application.
-    pub fn note_busy(&mut self, hub: &Hub, all_busy: bool) {
-        if std::mem::replace(&mut self.sharing.all_busy, all_busy) != all_busy {
-            self.sharing.started = hub.scoreboard.get(STARTED);
+    pub fn note_busy(&mut self, shared: &Shared, all_busy: bool) {
+        if std::mem::replace(&mut self.balancing.all_busy, all_busy) != all_busy {
+            self.balancing.started = shared.scoreboard.get(STARTED);
             if !all_busy && !self.drain_begun {
-                self.look_at_left(hub);
+                self.look_at_left(shared);
             }
-            self.tell_accepting(hub);
+            self.tell_accepting(shared);
         }
     }
 
     /// Do what is due for those who were left to others.
-    pub fn look_again(&mut self, hub: &Hub, room_made: bool) {
-        if self.sharing.look_again == NEVER {
+    pub fn look_again(&mut self, shared: &Shared, room_made: bool) {
+        if self.balancing.look_again == NEVER {
             return;
         }
-        let due = self.desk.now >= self.sharing.look_again;
-        let may = room_made && !self.sharing.all_busy && !self.has_more_than_others(hub);
+        let due = self.leader.now >= self.balancing.look_again;
+        let may = room_made && !self.balancing.all_busy && !self.has_more_than_others(shared);
         if due || may {
-            self.look_at_left(hub);
+            self.look_at_left(shared);
         }
     }
 
     /// Forget how often somebody was left to others, where nobody waits any more: they came to it.
     pub fn note_polled(&mut self) {
-        if self.sharing.deferrals + self.sharing.in_vain == 0 {
+        if self.balancing.deferrals + self.balancing.in_vain == 0 {
             return;
         }
         let looked = self.acceptors.iter().all(|acceptor| acceptor.watched);
@@ -326,8 +333,8 @@ impl Reactor {
             Item::Proceed(_) => false,
         };
         if looked && !self.batch.iter().any(waits) {
-            self.sharing.deferrals = 0;
-            self.sharing.in_vain = 0;
+            self.balancing.deferrals = 0;
+            self.balancing.in_vain = 0;
         }
     }
 
@@ -337,37 +344,37 @@ impl Reactor {
     ///
     /// Where no descriptor is left for all of it, the rest waits until others have left. A queue
     /// into which nobody new comes stays open for a while, for handshakes that are under way.
-    pub fn empty_queues(&mut self, hub: &Hub) {
-        let last = hub.connection_count() == 0 || self.desk.now >= self.handshakes_until;
+    pub fn empty_queues(&mut self, shared: &Shared) {
+        let last = shared.connection_count() == 0 || self.leader.now >= self.handshakes_until;
         for index in 0..self.acceptors.len() {
             let open = self.acceptors.get(index).is_some_and(|it| !it.closed);
             if open
-                && (last || !hub.is_lasting(index))
-                && self.accept(hub, index, hub.options.max_backlog)
+                && (last || !shared.is_lasting(index))
+                && self.accept(shared, index, shared.options.max_backlog)
             {
-                self.close_listener(hub, index);
+                self.close_listener(shared, index);
             }
         }
         self.listening = self.acceptors.iter().any(|acceptor| !acceptor.closed);
     }
 
     /// Have a listener closed, by whoever holds the GIL.
-    pub fn close_listener(&mut self, hub: &Hub, index: usize) {
-        self.pause(hub, index, 0);
+    pub fn close_listener(&mut self, shared: &Shared, index: usize) {
+        self.pause(shared, index, 0);
         if let Some(acceptor) = self.acceptors.get_mut(index) {
             if !std::mem::replace(&mut acceptor.closed, true) {
-                hub.log_queue.write(Entry::CloseListener(index));
+                shared.log_queue.write(Entry::CloseListener(index));
             }
         }
     }
 
-    /// Leave the listeners, and who waits there, to others.
-    pub fn hand_over(&mut self, hub: &Hub) {
+    /// Leave the listeners, and the clients that wait there, to others.
+    pub fn hand_over(&mut self, shared: &Shared) {
         for index in 0..self.acceptors.len() {
-            self.close_listener(hub, index);
+            self.close_listener(shared, index);
         }
         self.listening = false;
-        self.sharing.look_again = NEVER; // there is nothing to look at any more
-        self.tell_accepting(hub);
+        self.balancing.look_again = NEVER; // there is nothing to look at any more
+        self.tell_accepting(shared);
     }
 }

@@ -1,4 +1,4 @@
-//! One client's connection: reading requests off it, and what becomes of it after each.
+//! One client's connection: reading requests off it, and what happens to it after each.
 //!
 //! A connection belongs to the leader, but for the time in which its request is handed out
 //! (`Phase::HandedOut`): then the thread that answers the request reads and writes the socket,
@@ -7,12 +7,12 @@
 //!
 //! `reading` and `ending` are the rest of it: requests, and what follows a response.
 
-use crate::event_loop::Desk;
+use crate::event_loop::LeaderState;
 use crate::exchange_trace::ExchangeTrace;
 use crate::log_queue::HeadCopy;
 use crate::output::Output;
 use crate::poller::{Event, Token};
-use crate::shared::{Hub, lock};
+use crate::shared::{Shared, lock};
 use crate::spool::Spool;
 use crate::states::{Ended, Fate, Input, Phase};
 use crate::stream::Stream;
@@ -50,7 +50,7 @@ pub struct Ready {
     pub source: Source,
     pub body: Body,
     /// Its client has ended its side, and nobody has looked for long.
-    pub departed: bool,
+    pub disconnected: bool,
 }
 
 /// One accepted socket. See the module's text for who may touch it when.
@@ -63,21 +63,21 @@ pub struct Connection {
     pub number: u64,
     pub accepted_at: Nanos,
     deadline: AtomicU64,
-    phase: AtomicU8, // what `Held::phase` is, for whoever only counts
+    phase: AtomicU8, // what `ConnectionState::phase` is, for threads that only count
     heavy: AtomicBool,
     gone: AtomicBool,
     /// The peer as the scoreboard has it.
     name: OnceLock<Box<[u8]>>,
     /// What the user of this crate keeps for each connection. It refers to that weakly, if at all.
     pub companion: OnceLock<Box<dyn Any + Send + Sync>>,
-    state: Mutex<Held>,
+    state: Mutex<ConnectionState>,
 }
 
 /// What is under a connection's lock.
-pub struct Held {
+pub struct ConnectionState {
     pub phase: Phase,
     /// Of the parser, when it last asked for data.
-    pub stage: State,
+    pub awaited: State,
     pub parser: Parser,
     pub carry: Carry,
     /// What is carried has not been looked at for the request that begins with it.
@@ -102,7 +102,7 @@ pub struct Held {
     pub answered_in_turn: u32,
     /// Of the response in progress.
     pub fate: Fate,
-    /// Finished, and still being flushed: logged when it is known what became of it.
+    /// Finished, and still being flushed: logged when it is known how it ended.
     pub record: Option<Box<dyn Any + Send>>,
     pub lingered: u64,
     pub trace: Option<Box<ExchangeTrace>>,
@@ -110,7 +110,7 @@ pub struct Held {
 
 impl Connection {
     pub fn new(
-        hub: &Hub,
+        shared: &Shared,
         stream: Box<dyn Stream>,
         token: Token,
         listener: usize,
@@ -118,14 +118,17 @@ impl Connection {
         now: Nanos,
     ) -> Self {
         let peer = stream.peer();
-        let trace = hub
+        let trace = shared
             .options
             .trace
             .then(|| Box::new(ExchangeTrace::new(number, peer_name(peer))));
-        let patience = if hub.draining.get() {
-            hub.options.drain_linger.max(hub.options.drain_accepted)
+        let patience = if shared.draining.get() {
+            shared
+                .options
+                .drain_linger
+                .max(shared.options.drain_accepted)
         } else {
-            hub.options.keep_alive
+            shared.options.keep_alive
         };
         Connection {
             peer,
@@ -140,9 +143,9 @@ impl Connection {
             gone: AtomicBool::new(false),
             name: OnceLock::new(),
             companion: OnceLock::new(),
-            state: Mutex::new(Held {
+            state: Mutex::new(ConnectionState {
                 phase: Phase::Reading,
-                stage: State::Idle,
+                awaited: State::Idle,
                 parser: Parser::new(),
                 carry: Carry::default(),
                 left_over: false,
@@ -155,7 +158,7 @@ impl Connection {
                 requests: 0,
                 request: None,
                 spool: None,
-                output: Output::new(hub.options.flush_bytes),
+                output: Output::new(shared.options.flush_bytes),
                 progress: 0,
                 awaiting_room: false,
                 queued: false,
@@ -170,7 +173,7 @@ impl Connection {
 
     // -- for any thread ---------------------------------------------------------------------
 
-    pub fn lock(&self) -> MutexGuard<'_, Held> {
+    pub fn lock(&self) -> MutexGuard<'_, ConnectionState> {
         lock(&self.state)
     }
 
@@ -212,29 +215,34 @@ impl Connection {
         self.gone.store(true, Ordering::Relaxed);
     }
 
-    pub fn set_phase(&self, held: &mut Held, phase: Phase) {
-        debug_assert!(held.phase.allows(phase), "{:?} to {phase:?}", held.phase);
-        held.phase = phase;
+    pub fn set_phase(&self, state: &mut ConnectionState, phase: Phase) {
+        debug_assert!(state.phase.allows(phase), "{:?} to {phase:?}", state.phase);
+        state.phase = phase;
         self.phase.store(phase as u8, Ordering::Relaxed);
     }
 
     /// The thread that answers is done: go on to the next request, or have the leader do so.
     ///
-    /// Tells whether the leader should hurry. Where it need not, the client's next request is
+    /// Returns whether the leader should hurry. Where it need not, the client's next request is
     /// what wakes it up anyway.
-    pub fn give_back(self: &Arc<Self>, hub: &Hub, held: &mut Held, now: Nanos) -> bool {
-        let quiet = held.fate == Fate::Keep
-            && held.output.size == 0
-            && held.input == Input::Drained
-            && held.parser.state() == State::Done
-            && held.carry.remaining().is_empty()
-            && !hub.draining.get()
-            && !hub.closed.get();
+    pub fn give_back(
+        self: &Arc<Self>,
+        shared: &Shared,
+        state: &mut ConnectionState,
+        now: Nanos,
+    ) -> bool {
+        let quiet = state.fate == Fate::Keep
+            && state.output.size == 0
+            && state.input == Input::Drained
+            && state.parser.state() == State::Done
+            && state.carry.remaining().is_empty()
+            && !shared.draining.get()
+            && !shared.closed.get();
         if quiet {
-            self.begin_next(hub, held, now);
+            self.begin_next(shared, state, now);
         } else {
-            self.set_phase(held, Phase::Answered);
-            hub.post(self, held);
+            self.set_phase(state, Phase::Answered);
+            shared.post(self, state);
         }
         !quiet
     }
@@ -244,43 +252,43 @@ impl Connection {
     /// Do what the socket is ready for; return a request that became ready.
     pub fn handle_event(
         self: &Arc<Self>,
-        hub: &Hub,
-        desk: &mut Desk,
+        shared: &Shared,
+        leader: &mut LeaderState,
         event: Event,
     ) -> Option<Ready> {
         let event = event.told;
-        let mut held = self.lock();
+        let mut state = self.lock();
         if event.input || event.ended || event.broken {
-            held.input = Input::Announced;
-            if (event.ended || event.broken) && held.ended.is_none() {
-                held.ended = Some(desk.now);
+            state.input = Input::Announced;
+            if (event.ended || event.broken) && state.ended.is_none() {
+                state.ended = Some(leader.now);
             }
         }
         if event.broken {
             self.set_gone();
         }
-        match held.phase {
+        match state.phase {
             Phase::Reading | Phase::Discarding => {
                 if event.room {
-                    self.send_rest(&mut held);
+                    self.send_rest(&mut state);
                 }
-                held.answered_in_turn = 0;
-                self.read(hub, desk, &mut held)
+                state.answered_in_turn = 0;
+                self.read(shared, leader, &mut state)
             }
             Phase::HandedOut => {
                 if event.room || event.broken {
-                    self.drain_output(hub, desk, &mut held);
+                    self.drain_output(shared, leader, &mut state);
                 }
                 None
             }
             Phase::Flushing | Phase::Refusing => {
                 if event.room || event.broken {
-                    self.flush(hub, desk, &mut held);
+                    self.flush(shared, leader, &mut state);
                 }
                 None
             }
             Phase::Lingering => {
-                self.discard_input(hub, desk, &mut held);
+                self.discard_input(shared, leader, &mut state);
                 None
             }
             Phase::Answered => None, // the leader goes on with it soon
@@ -289,29 +297,29 @@ impl Connection {
     }
 
     /// Go on with a connection that was handed back, or that has more to read or to send.
-    pub fn proceed(self: &Arc<Self>, hub: &Hub, desk: &mut Desk) -> Option<Ready> {
-        let mut held = self.lock();
-        held.queued = false;
-        match held.phase {
-            Phase::Answered if held.output.is_in_flight() => {
+    pub fn proceed(self: &Arc<Self>, shared: &Shared, leader: &mut LeaderState) -> Option<Ready> {
+        let mut state = self.lock();
+        state.queued = false;
+        match state.phase {
+            Phase::Answered if state.output.is_in_flight() => {
                 self.stream.cut_off(); // the thread that sends comes back at once, and posts it
                 None
             }
-            Phase::Answered => self.resume(hub, desk, &mut held),
+            Phase::Answered => self.resume(shared, leader, &mut state),
             Phase::HandedOut => {
-                self.drain_output(hub, desk, &mut held);
+                self.drain_output(shared, leader, &mut state);
                 None
             }
             Phase::Reading | Phase::Discarding => {
-                held.answered_in_turn = 0;
-                self.read(hub, desk, &mut held)
+                state.answered_in_turn = 0;
+                self.read(shared, leader, &mut state)
             }
             Phase::Flushing | Phase::Refusing => {
-                self.flush(hub, desk, &mut held);
+                self.flush(shared, leader, &mut state);
                 None
             }
             Phase::Lingering => {
-                self.discard_input(hub, desk, &mut held);
+                self.discard_input(shared, leader, &mut state);
                 None
             }
             Phase::Closed => None,

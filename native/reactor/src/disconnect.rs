@@ -1,8 +1,8 @@
 //! Clients that leave before they are answered.
 
-use crate::connection::{Connection, Held};
-use crate::event_loop::Desk;
-use crate::shared::Hub;
+use crate::connection::{Connection, ConnectionState};
+use crate::event_loop::LeaderState;
+use crate::shared::Shared;
 use crate::states::Phase;
 use crate::sys::{Nanos, Readiness};
 
@@ -25,21 +25,26 @@ impl Connection {
 
     /// Whether the client has ended its side, and its request had waited for long before anybody
     /// looked: for a thread that was busy, in the kernel or in the listen queue.
-    pub fn has_departed(&self, hub: &Hub, held: &Held, desk: &Desk) -> bool {
-        if held.ended.is_none() && !desk.late {
+    pub fn has_disconnected(
+        &self,
+        shared: &Shared,
+        state: &ConnectionState,
+        leader: &LeaderState,
+    ) -> bool {
+        if state.ended.is_none() && !leader.late {
             return false;
         }
         // Behind an earlier request of its own it has waited for that one's answer.
-        let departed = hub.options.departed;
-        if held.requests > 1 && desk.now.saturating_sub(held.since) < departed {
+        let disconnected = shared.options.disconnected;
+        if state.requests > 1 && leader.now.saturating_sub(state.since) < disconnected {
             return false;
         }
-        if held.ended.is_none() && !matches!(self.stream.peek(), Ok(0)) {
+        if state.ended.is_none() && !matches!(self.stream.peek(), Ok(0)) {
             return false;
         }
         match self.stream.since_received() {
-            Some(time) => time >= departed,
-            None => desk.late,
+            Some(time) => time >= disconnected,
+            None => leader.late,
         }
     }
 

@@ -1,15 +1,15 @@
 //! The loop over all sockets. One thread at a time, the leader, runs it.
 //!
-//! Nothing here knows of Python. A leader that holds the GIL is told where it should let go of it:
+//! Nothing here knows of Python. A leader that holds the GIL is told when to give it up:
 //! when the poll would block, and before work that takes long.
 
-use crate::accepting::{Acceptor, Sharing};
-use crate::connection::{Connection, Held, Ready, Source};
+use crate::accepting::{AcceptBalancing, Acceptor};
+use crate::connection::{Connection, ConnectionState, Ready, Source};
 use crate::leader_followers::Waiting;
 use crate::log_queue::message;
 use crate::poller::{Event, Events, Token};
 use crate::scoreboard::POLLED;
-use crate::shared::Hub;
+use crate::shared::Shared;
 use crate::states::Phase;
 use crate::sys::{self, MILLISECOND, Nanos};
 use penstock_protocol::{FieldCache, Head};
@@ -51,7 +51,7 @@ impl ReadBuffers {
 }
 
 /// What the leader works with: one set for all connections, so that an idle one has none.
-pub struct Desk {
+pub struct LeaderState {
     pub now: Nanos,
     pub read: Box<ReadBuffers>,
     /// What fields mean that clients send again and again.
@@ -62,10 +62,10 @@ pub struct Desk {
     pub late: bool,
 }
 
-impl Desk {
+impl LeaderState {
     /// Have the connection go on after the next poll: it has had its turn.
-    pub fn defer(&mut self, connection: &Arc<Connection>, held: &mut Held) {
-        if !std::mem::replace(&mut held.queued, true) {
+    pub fn defer(&mut self, connection: &Arc<Connection>, state: &mut ConnectionState) {
+        if !std::mem::replace(&mut state.queued, true) {
             self.proceed.push_back(Arc::clone(connection));
         }
     }
@@ -102,10 +102,10 @@ pub enum Item {
 }
 
 /// The leader's state: whoever holds its lock leads.
-pub struct Reactor {
-    pub desk: Desk,
+pub struct EventLoop {
+    pub leader: LeaderState,
     pub acceptors: Vec<Acceptor>,
-    pub sharing: Sharing,
+    pub balancing: AcceptBalancing,
     pub batch: VecDeque<Item>,
     events: Events,
     polled_at: Nanos,
@@ -118,82 +118,84 @@ pub struct Reactor {
     pub handshakes_until: Nanos,
 }
 
-impl Reactor {
-    pub fn new(hub: &Hub, acceptors: Vec<Acceptor>) -> Self {
+impl EventLoop {
+    pub fn new(shared: &Shared, acceptors: Vec<Acceptor>) -> Self {
         let now = sys::monotonic();
-        let mut reactor = Reactor {
-            desk: Desk {
+        let mut event_loop = EventLoop {
+            leader: LeaderState {
                 now,
-                read: Box::new(ReadBuffers::new(hub.options.receive_bytes)),
+                read: Box::new(ReadBuffers::new(shared.options.receive_bytes)),
                 field_cache: FieldCache::default(),
                 proceed: VecDeque::new(),
                 late: false,
             },
             acceptors,
-            sharing: Sharing::default(),
+            balancing: AcceptBalancing::default(),
             batch: VecDeque::new(),
             events: Events::default(),
             polled_at: now,
             next_sweep: now,
-            sweep_interval: hub.options.sweep_interval,
+            sweep_interval: shared.options.sweep_interval,
             drain_begun: false,
             listening: true,
             handshakes_until: 0,
         };
-        reactor.resume_accepting(hub);
-        reactor
+        event_loop.resume_accepting(shared);
+        event_loop
     }
 
     /// Poll, read and write until there is a reason to come back.
     ///
     /// `until` is when a leader that holds the interpreter lock has to give it up; 0 has that time
     /// begin now. It passes while the server answers requests itself, one after the other.
-    pub fn run(&mut self, hub: &Hub, leader: Leader, until: &mut Nanos) -> Step {
-        self.desk.now = sys::monotonic();
+    pub fn run(&mut self, shared: &Shared, leader: Leader, until: &mut Nanos) -> Step {
+        self.leader.now = sys::monotonic();
         if leader == Leader::Attached {
             if *until == 0 {
-                *until = self.desk.now + ATTACHED_TIME;
-            } else if self.desk.now >= *until {
+                *until = self.leader.now + ATTACHED_TIME;
+            } else if self.leader.now >= *until {
                 return Step::Blocked;
             }
         }
-        if self.desk.now.saturating_sub(self.polled_at) >= hub.options.departed {
-            self.desk.late = true;
+        if self.leader.now.saturating_sub(self.polled_at) >= shared.options.disconnected {
+            self.leader.late = true;
         }
-        self.note_busy(hub, leader == Leader::StallMonitor);
+        self.note_busy(shared, leader == Leader::StallMonitor);
         loop {
-            self.take_posts(hub);
-            if hub.closed.get() {
-                self.tear_down(hub); // before anything else is handed out
+            self.take_posts(shared);
+            if shared.closed.get() {
+                self.tear_down(shared); // before anything else is handed out
                 return Step::Over;
             }
             while let Some(item) = self.batch.pop_front() {
-                if leader == Leader::Attached && item.is_heavy(hub) {
+                if leader == Leader::Attached && item.is_heavy(shared) {
                     self.batch.push_front(item);
                     return Step::Blocked;
                 }
-                if let Some(ready) = self.handle(hub, item) {
+                if let Some(ready) = self.handle(shared, item) {
                     return Step::Ready(ready);
                 }
             }
-            if hub.has_posts() {
+            if shared.has_posts() {
                 continue;
             }
-            if self.keep_house(hub) {
+            if self.keep_house(shared) {
                 return Step::Over;
             }
-            if !hub.log_queue.is_empty() && (leader == Leader::Attached || !hub.call_log_writer()) {
+            if !shared.log_queue.is_empty()
+                && (leader == Leader::Attached || !shared.call_log_writer())
+            {
                 return Step::Tell;
             }
-            if leader == Leader::StallMonitor && hub.relieve.swap(false) {
+            if leader == Leader::StallMonitor && shared.relieve.swap(false) {
                 return Step::Relieved;
             }
-            if leader == Leader::Attached && self.desk.now >= *until {
+            if leader == Leader::Attached && self.leader.now >= *until {
                 return Step::Blocked;
             }
             // A signal may have ended the wait, and its handler is not run here.
-            let comes_back = leader == Leader::Detached && hub.options.idle_wait.is_some();
-            if !self.poll(hub, leader) && (leader == Leader::Attached || comes_back) {
+            let comes_back = leader == Leader::Detached && shared.options.idle_wait.is_some();
+            if !self.poll(shared, leader) && (leader == Leader::Attached || comes_back) {
                 return Step::Blocked;
             }
         }
@@ -202,14 +204,14 @@ impl Reactor {
     /// How many events and connections wait for their turn.
     #[cfg(test)]
     pub fn queued(&self) -> usize {
-        self.batch.len() + self.desk.proceed.len()
+        self.batch.len() + self.leader.proceed.len()
     }
 
     /// Take what other threads have posted, before what was polled: a response was sent.
-    fn take_posts(&mut self, hub: &Hub) {
-        if hub.has_posts() {
+    fn take_posts(&mut self, shared: &Shared) {
+        if shared.has_posts() {
             let mut posts = Vec::new();
-            hub.take_posts(&mut posts);
+            shared.take_posts(&mut posts);
             for connection in posts.into_iter().rev() {
                 self.batch.push_front(Item::Proceed(connection));
             }
@@ -218,193 +220,196 @@ impl Reactor {
 
     /// Do what other threads have posted, and nothing that waits; return what became ready. Each
     /// request is copied before the next connection is read into the same buffers.
-    pub fn attend(&mut self, hub: &Hub) -> Vec<Waiting> {
-        self.desk.now = sys::monotonic();
+    pub fn attend(&mut self, shared: &Shared) -> Vec<Waiting> {
+        self.leader.now = sys::monotonic();
         let mut posts = Vec::new();
-        hub.take_posts(&mut posts);
+        shared.take_posts(&mut posts);
         let mut waiting = Vec::new();
         for connection in posts {
-            if let Some(ready) = self.handle(hub, Item::Proceed(connection)) {
-                waiting.push(ready.own(&self.desk));
+            if let Some(ready) = self.handle(shared, Item::Proceed(connection)) {
+                waiting.push(ready.own(&self.leader));
             }
         }
         waiting
     }
 
-    /// Poll; tell whether there is something to do.
-    fn poll(&mut self, hub: &Hub, leader: Leader) -> bool {
-        hub.polling.set(true);
-        let pending = hub.has_posts() || !self.desk.proceed.is_empty();
+    /// Poll; return whether there is something to do.
+    fn poll(&mut self, shared: &Shared, leader: Leader) -> bool {
+        shared.polling.set(true);
+        let pending = shared.has_posts() || !self.leader.proceed.is_empty();
         let timeout = match leader {
             Leader::Attached => Some(0),
             _ if pending => Some(0),
-            _ => self.time_to_wait(hub),
+            _ => self.time_to_wait(shared),
         };
         if timeout != Some(0) {
-            hub.scoreboard.note_wait();
+            shared.scoreboard.note_wait();
         }
         // An error here would be a defect of ours: there is nothing that it could tell a client.
-        let mut result = hub.poller.wait(&mut self.events, timeout);
+        let mut result = shared.poller.wait(&mut self.events, timeout);
         if result.is_ok() && self.events.is_empty() && timeout != Some(0) {
             // A process that was halted in the poll comes back with nothing, whatever has arrived
             // meanwhile; whoever sent it in time must not be taken for late.
-            result = hub.poller.wait(&mut self.events, Some(0));
+            result = shared.poller.wait(&mut self.events, Some(0));
         }
-        hub.polling.set(false);
+        shared.polling.set(false);
         if let Err(error) = result {
-            hub.log_queue
+            shared
+                .log_queue
                 .write(message("POLL_FAILED", [("error", error.to_string())]));
             std::thread::sleep(std::time::Duration::from_millis(10));
         }
-        self.desk.now = sys::monotonic();
-        self.polled_at = self.desk.now;
-        hub.scoreboard.set(POLLED, self.desk.now);
-        self.desk.late = false;
+        self.leader.now = sys::monotonic();
+        self.polled_at = self.leader.now;
+        shared.scoreboard.set(POLLED, self.leader.now);
+        self.leader.late = false;
         self.batch.extend(self.events.take().map(Item::Event));
         self.batch
-            .extend(self.desk.proceed.drain(..).map(Item::Proceed));
+            .extend(self.leader.proceed.drain(..).map(Item::Proceed));
         self.note_polled();
-        !self.batch.is_empty() || hub.has_posts()
+        !self.batch.is_empty() || shared.has_posts()
     }
 
-    fn time_to_wait(&self, hub: &Hub) -> Option<Nanos> {
+    fn time_to_wait(&self, shared: &Shared) -> Option<Nanos> {
         let accepting = self.acceptors.iter().all(|acceptor| acceptor.watched);
-        if hub.connection_count() == 0 && !hub.draining.get() && accepting {
-            return hub.options.idle_wait; // nothing has a deadline
+        if shared.connection_count() == 0 && !shared.draining.get() && accepting {
+            return shared.options.idle_wait; // nothing has a deadline
         }
-        let next = self.next_sweep.min(self.sharing.look_again);
+        let next = self.next_sweep.min(self.balancing.look_again);
         Some(next.saturating_sub(sys::monotonic()))
     }
 
     #[inline(always)]
-    fn handle(&mut self, hub: &Hub, item: Item) -> Option<Ready> {
+    fn handle(&mut self, shared: &Shared, item: Item) -> Option<Ready> {
         let connection = match &item {
             Item::Event(event) => match event.token {
                 Token::WAKE => return None,
                 token => match token.as_listener() {
                     Some(index) => {
-                        let _ = self.accept(hub, index, hub.options.accept_batch);
+                        let _ = self.accept(shared, index, shared.options.accept_batch);
                         return None;
                     }
-                    None => hub.find(token)?, // else the event was older than the closing
+                    None => shared.find(token)?, // else the event was older than the closing
                 },
             },
             Item::Proceed(connection) => Arc::clone(connection),
         };
-        let desk = &mut self.desk;
-        self::contained(hub, &connection, || match item {
-            Item::Event(event) => connection.handle_event(hub, desk, event),
-            Item::Proceed(_) => connection.proceed(hub, desk),
+        let leader = &mut self.leader;
+        self::contained(shared, &connection, || match item {
+            Item::Event(event) => connection.handle_event(shared, leader, event),
+            Item::Proceed(_) => connection.proceed(shared, leader),
         })
     }
 
-    /// Do what is due between two polls; tell whether the loop is at its end.
-    fn keep_house(&mut self, hub: &Hub) -> bool {
-        if hub.draining.get() {
+    /// Do what is due between two polls; return whether the loop is at its end.
+    fn keep_house(&mut self, shared: &Shared) -> bool {
+        if shared.draining.get() {
             if !self.drain_begun {
-                self.begin_drain(hub);
+                self.begin_drain(shared);
                 return false;
             }
-            if hub.handing_over.get() {
-                self.hand_over(hub); // perhaps after the drain had begun without
+            if shared.handing_over.get() {
+                self.hand_over(shared); // perhaps after the drain had begun without
             }
             if self.listening {
-                self.empty_queues(hub);
+                self.empty_queues(shared);
             }
-            if !self.listening && hub.connection_count() == 0 {
-                self.tear_down(hub);
+            if !self.listening && shared.connection_count() == 0 {
+                self.tear_down(shared);
                 return true;
             }
         } else {
-            let room_made = hub.room_made.swap(false);
+            let room_made = shared.room_made.swap(false);
             if room_made {
-                self.resume_accepting(hub); // whoever waits need not wait for the next sweep
+                self.resume_accepting(shared); // whoever waits need not wait for the next sweep
             }
-            self.look_again(hub, room_made);
+            self.look_again(shared, room_made);
         }
         // Measured against the last poll, not against now: what had arrived by then has been
         // handled, so that nobody is blamed for time that the process itself has lost.
         if self.polled_at >= self.next_sweep {
-            self.sweep(hub);
+            self.sweep(shared);
         }
-        hub.drained.get()
+        shared.drained.get()
     }
 
-    fn sweep(&mut self, hub: &Hub) {
+    fn sweep(&mut self, shared: &Shared) {
         self.next_sweep = self.polled_at + self.sweep_interval;
-        self.desk.now = self.polled_at;
-        for connection in hub.expired(self.polled_at) {
-            let desk = &mut self.desk;
-            self::contained(hub, &connection, || {
-                connection.expire(hub, desk);
+        self.leader.now = self.polled_at;
+        for connection in shared.expired(self.polled_at) {
+            let leader = &mut self.leader;
+            self::contained(shared, &connection, || {
+                connection.expire(shared, leader);
                 None
             });
         }
-        if !hub.draining.get() {
-            self.resume_accepting(hub);
+        if !shared.draining.get() {
+            self.resume_accepting(shared);
         }
     }
 
     // -- the end --------------------------------------------------------------------------------
 
-    /// Accept who waits, or leave them to others, and give idle connections a last short while.
-    pub fn begin_drain(&mut self, hub: &Hub) {
+    /// Accept the clients that wait, or leave them to others, and give idle connections a last short while.
+    pub fn begin_drain(&mut self, shared: &Shared) {
         self.drain_begun = true;
-        self.tell_accepting(hub);
-        if hub.handing_over.get() {
-            self.hand_over(hub);
+        self.tell_accepting(shared);
+        if shared.handing_over.get() {
+            self.hand_over(shared);
         } else {
-            self.handshakes_until = self.desk.now + hub.options.drain_handshake;
-            self.look_at_left(hub);
-            self.empty_queues(hub);
+            self.handshakes_until = self.leader.now + shared.options.drain_handshake;
+            self.look_at_left(shared);
+            self.empty_queues(shared);
         }
-        for connection in hub.connections() {
-            connection.hurry_up(hub, &connection.lock(), self.desk.now);
+        for connection in shared.connections() {
+            connection.hurry_up(shared, &connection.lock(), self.leader.now);
         }
         // After the next poll: what was accepted just now is read before anything expires.
-        self.next_sweep = self.desk.now + 1;
+        self.next_sweep = self.leader.now + 1;
         self.sweep_interval = self.sweep_interval.min(50 * MILLISECOND);
     }
 
-    fn tear_down(&mut self, hub: &Hub) {
-        let before = hub.drained.swap(true);
+    fn tear_down(&mut self, shared: &Shared) {
+        let before = shared.drained.swap(true);
         for item in std::mem::take(&mut self.batch) {
             if let Item::Proceed(connection) = item {
-                let mut held = connection.lock();
-                if held.phase == Phase::Answered {
-                    connection.close_answered(hub, &mut held);
+                let mut state = connection.lock();
+                if state.phase == Phase::Answered {
+                    connection.close_answered(shared, &mut state);
                 }
             }
         }
-        self.desk.proceed.clear();
+        self.leader.proceed.clear();
         if before {
             return;
         }
-        for connection in hub.connections() {
-            self::contained(hub, &connection, || {
-                connection.tear_down(hub);
+        for connection in shared.connections() {
+            self::contained(shared, &connection, || {
+                connection.tear_down(shared);
                 None
             });
         }
-        self.hand_over(hub);
-        hub.poller.close();
+        self.hand_over(shared);
+        shared.poller.close();
     }
 }
 
 impl Item {
-    fn is_heavy(&self, hub: &Hub) -> bool {
+    fn is_heavy(&self, shared: &Shared) -> bool {
         match self {
             Item::Proceed(connection) => connection.is_heavy(),
             Item::Event(event) if event.token == Token::WAKE => false,
             Item::Event(event) if event.token.as_listener().is_some() => false,
-            Item::Event(event) => hub.find(event.token).is_some_and(|found| found.is_heavy()),
+            Item::Event(event) => shared
+                .find(event.token)
+                .is_some_and(|found| found.is_heavy()),
         }
     }
 }
 
 /// Confine a defect of ours to the connection that met it.
 fn contained(
-    hub: &Hub,
+    shared: &Shared,
     connection: &Arc<Connection>,
     work: impl FnOnce() -> Option<Ready>,
 ) -> Option<Ready> {
@@ -416,11 +421,12 @@ fn contained(
                 .or_else(|| panic.downcast_ref::<&str>().copied())
                 .unwrap_or("panic");
             let detail = format!(": {text}");
-            hub.log_queue
+            shared
+                .log_queue
                 .write(message("CONNECTION_DEFECT", [("detail", detail)]));
-            let mut held = connection.lock();
-            if !matches!(held.phase, Phase::HandedOut | Phase::Answered) {
-                connection.close(hub, &mut held);
+            let mut state = connection.lock();
+            if !matches!(state.phase, Phase::HandedOut | Phase::Answered) {
+                connection.close(shared, &mut state);
             }
             None
         }

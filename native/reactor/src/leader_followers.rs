@@ -1,25 +1,25 @@
-//! Who leads: an inline leader, lazy followers, and a watchdog.
+//! Who leads: an inline leader, lazy followers, and a stall monitor.
 //!
 //! Leadership is a lock. The thread that holds it runs the loop; when a request is ready, it lets
 //! go of the lock and runs the application itself, so that a fast application never pays for a
 //! hand-over between threads. Coming back, it takes the lock again, if nobody else has.
 //!
-//! Meanwhile the watchdog, a thread of the transport's own that never holds the GIL, looks once a
+//! Meanwhile the stall monitor, a thread of the transport's own that never holds the GIL, looks once a
 //! tick whether one call has lasted a whole tick with nobody leading. If so it wakes a parked
-//! thread, which then leads; when every thread is busy with the application, the watchdog itself
+//! thread, which then leads; when every thread is busy with the application, the stall monitor itself
 //! leads: it reads, writes and keeps deadlines, and queues the requests that become ready until a
 //! thread is free.
 //!
 //! One such promotion a tick would bound how many calls can overlap, so where calls prove slow,
 //! the leader wakes its successor before it calls.
 //!
-//! With one thread there is none of this, but for the watchdog where there are checks to answer.
+//! With one thread there is none of this, but for the stall monitor where there are checks to answer.
 
 use crate::connection::{Body, Connection, Ready, Source};
-use crate::event_loop::{Desk, Leader, Reactor, ReadBuffers, Step};
+use crate::event_loop::{EventLoop, Leader, LeaderState, ReadBuffers, Step};
 use crate::log_queue::HeadCopy;
 use crate::scoreboard::{STARTED, WAITING};
-use crate::shared::{Flag, Hub, lock};
+use crate::shared::{Flag, Shared, lock};
 use crate::slow_path_estimate::PathHash;
 use crate::sys::Nanos;
 use std::collections::VecDeque;
@@ -27,7 +27,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, TryLockError};
 use std::time::Duration;
 
-/// How often the watchdog looks: the most, about twice, that a slow call holds up its neighbours.
+/// How often the stall monitor looks: the most, about twice, that a slow call holds up its neighbours.
 const TICK: Duration = Duration::from_millis(1);
 
 /// Nobody is to come back to lead: the next thread does.
@@ -54,16 +54,16 @@ pub struct Waiting {
     /// When it was found to be complete.
     pub since: Nanos,
     /// Its client had left by then.
-    pub departed: bool,
+    pub disconnected: bool,
 }
 
 impl Ready {
-    /// Take along what the leader's desk holds of the request.
-    pub fn own(self, desk: &Desk) -> Waiting {
+    /// Take along what the leader's buffers hold of the request.
+    pub fn own(self, leader: &LeaderState) -> Waiting {
         let request = match self.source {
             Source::Copy(copy) => copy,
             source => {
-                let (head, bytes) = desk.read.head_of(&source);
+                let (head, bytes) = leader.read.head_of(&source);
                 Box::new(HeadCopy {
                     bytes: bytes.into(),
                     head: head.clone(),
@@ -75,8 +75,8 @@ impl Ready {
             number: self.number,
             request,
             body: self.body,
-            since: desk.now,
-            departed: self.departed,
+            since: leader.now,
+            disconnected: self.disconnected,
         }
     }
 }
@@ -116,9 +116,9 @@ impl Alarm {
 }
 
 /// The threads of one transport, and the queue of requests that wait for one of them.
-pub struct Crew {
-    leadership: Mutex<Reactor>,
-    led: Flag, // somebody leads
+pub struct LeaderFollowers {
+    leadership: Mutex<EventLoop>,
+    led: Flag, // a thread leads
     // Who led last, and comes back to lead after each call. Others leave it to that thread until
     // it stalls: two that lead in turn would pass the GIL to and fro, a switch interval each time.
     inline: AtomicU64,
@@ -126,15 +126,15 @@ pub struct Crew {
     parked: Mutex<Vec<Arc<Alarm>>>,
     handed_out: AtomicU64, // counts up; unchanged over a tick, the call has lasted it
     over: Flag,
-    watchdog: Alarm,
-    watchdog_asleep: Flag,
-    watchdog_leads: Flag,
+    monitor: Alarm,
+    monitor_asleep: Flag,
+    monitor_leads: Flag,
 }
 
 /// Leadership, for as long as this lives, however its holder ends.
 struct Leading<'a> {
     led: &'a Flag,
-    reactor: MutexGuard<'a, Reactor>,
+    event_loop: MutexGuard<'a, EventLoop>,
 }
 
 impl Drop for Leading<'_> {
@@ -153,19 +153,19 @@ pub enum Turn {
     Over,
 }
 
-impl Crew {
-    pub fn new(reactor: Reactor) -> Self {
-        Crew {
-            leadership: Mutex::new(reactor),
+impl LeaderFollowers {
+    pub fn new(event_loop: EventLoop) -> Self {
+        LeaderFollowers {
+            leadership: Mutex::new(event_loop),
             led: Flag::default(),
             inline: AtomicU64::new(NOBODY),
             ready: Mutex::default(),
             parked: Mutex::default(),
             handed_out: AtomicU64::new(0),
             over: Flag::default(),
-            watchdog: Alarm::default(),
-            watchdog_asleep: Flag::default(),
-            watchdog_leads: Flag::default(),
+            monitor: Alarm::default(),
+            monitor_asleep: Flag::default(),
+            monitor_leads: Flag::default(),
         }
     }
 
@@ -174,20 +174,20 @@ impl Crew {
     }
 
     /// Take a request that waits for a thread.
-    pub fn take_ready(&self, hub: &Hub) -> Option<Waiting> {
+    pub fn take_ready(&self, shared: &Shared) -> Option<Waiting> {
         let mut ready = lock(&self.ready);
         let waiting = ready.pop_front()?;
-        hub.scoreboard.set(WAITING, ready.len() as u64);
+        shared.scoreboard.set(WAITING, ready.len() as u64);
         Some(waiting)
     }
 
-    fn queue(&self, hub: &Hub, waiting: Waiting) {
+    fn queue(&self, shared: &Shared, waiting: Waiting) {
         let mut ready = lock(&self.ready);
         ready.push_back(waiting);
-        hub.scoreboard.set(WAITING, ready.len() as u64);
+        shared.scoreboard.set(WAITING, ready.len() as u64);
     }
 
-    /// Lead with the GIL held, as [`Reactor::run`] does; a request that is ready is in `buffers`
+    /// Lead with the GIL held, as [`EventLoop::run`] does; a request that is ready is in `buffers`
     /// then, which the leader's are exchanged for.
     ///
     /// None where another thread leads. Never waits: a thread that waited here with the GIL held
@@ -195,28 +195,28 @@ impl Crew {
     /// longer leads: what it makes of the request may run any Python code.
     pub fn lead_attached(
         &self,
-        hub: &Hub,
+        shared: &Shared,
         buffers: &mut Box<ReadBuffers>,
         until: &mut Nanos,
     ) -> Option<Step> {
         let mut leading = self.take_leadership()?;
-        let step = leading.reactor.run(hub, Leader::Attached, until);
+        let step = leading.event_loop.run(shared, Leader::Attached, until);
         if matches!(step, Step::Ready(_)) {
-            std::mem::swap(&mut leading.reactor.desk.read, buffers);
+            std::mem::swap(&mut leading.event_loop.leader.read, buffers);
         }
         Some(step)
     }
 
     /// Lead without the GIL, or wait until somebody needs this thread.
-    pub fn lead_or_park(&self, hub: &Hub) -> Turn {
+    pub fn lead_or_park(&self, shared: &Shared) -> Turn {
         while !self.is_over() {
-            match self.lead(hub, Leader::Detached) {
-                Some(Turn::Over) => self.end(hub),
+            match self.lead(shared, Leader::Detached) {
+                Some(Turn::Over) => self.end(shared),
                 Some(turn) => return turn,
-                None => self.park(hub),
+                None => self.park(shared),
             }
-            // Whoever is woken goes on without the GIL, which the call that stalls may keep.
-            if let Some(waiting) = self.take_ready(hub) {
+            // The thread that is woken goes on without the GIL, which the call that stalls may keep.
+            if let Some(waiting) = self.take_ready(shared) {
                 return Turn::Request(Box::new(waiting));
             }
         }
@@ -231,22 +231,22 @@ impl Crew {
 
     /// Lead for as long as `work` takes; None if another thread leads.
     #[cfg(test)]
-    pub fn with_leadership<T>(&self, work: impl FnOnce(&mut Reactor) -> T) -> Option<T> {
+    pub fn with_leadership<T>(&self, work: impl FnOnce(&mut EventLoop) -> T) -> Option<T> {
         self.try_lead()
-            .map(|mut leading| work(&mut leading.reactor))
+            .map(|mut leading| work(&mut leading.event_loop))
     }
 
     /// Lead, unless another thread does. A thread that panicked as the leader leads no more.
     fn try_lead(&self) -> Option<Leading<'_>> {
-        let reactor = match self.leadership.try_lock() {
-            Ok(reactor) => reactor,
+        let event_loop = match self.leadership.try_lock() {
+            Ok(event_loop) => event_loop,
             Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
             Err(TryLockError::WouldBlock) => return None,
         };
         self.led.set(true);
         Some(Leading {
             led: &self.led,
-            reactor,
+            event_loop,
         })
     }
 
@@ -261,51 +261,51 @@ impl Crew {
         Some(leading)
     }
 
-    fn lead(&self, hub: &Hub, leader: Leader) -> Option<Turn> {
+    fn lead(&self, shared: &Shared, leader: Leader) -> Option<Turn> {
         let mut leading = self.take_leadership()?;
-        let reactor = &mut *leading.reactor;
-        let turn = match reactor.run(hub, leader, &mut 0) {
-            Step::Ready(ready) => Turn::Request(Box::new(ready.own(&reactor.desk))),
+        let event_loop = &mut *leading.event_loop;
+        let turn = match event_loop.run(shared, leader, &mut 0) {
+            Step::Ready(ready) => Turn::Request(Box::new(ready.own(&event_loop.leader))),
             Step::Tell => Turn::Tell,
             Step::Over => Turn::Over,
             Step::Blocked | Step::Relieved => Turn::Again,
         };
         drop(leading);
-        if matches!(turn, Turn::Request(_)) && self.watchdog_asleep.get() {
+        if matches!(turn, Turn::Request(_)) && self.monitor_asleep.get() {
             // It waits for the GIL now, which some call may keep, and is not handed out before.
-            self.watchdog.ring();
+            self.monitor.ring();
         }
         Some(turn)
     }
 
     /// Count a request that goes to the application; return which one it is, from 1.
-    pub fn count(&self, hub: &Hub) -> u64 {
+    pub fn count(&self, shared: &Shared) -> u64 {
         let number = self.handed_out.fetch_add(1, Ordering::SeqCst) + 1;
-        hub.scoreboard.set(STARTED, number);
+        shared.scoreboard.set(STARTED, number);
         number
     }
 
     /// See that somebody watches the sockets meanwhile, if the call is likely to take its time.
-    pub fn look_after(&self, hub: &Hub, path: PathHash) {
-        if !hub.options.attended {
+    pub fn look_after(&self, shared: &Shared, path: PathHash) {
+        if !shared.options.attended {
             return;
         }
-        if hub.pace.is_slow(path) {
+        if shared.slow_paths.is_slow(path) {
             self.promote();
-        } else if self.watchdog_asleep.get() {
-            self.watchdog.ring();
+        } else if self.monitor_asleep.get() {
+            self.monitor.ring();
         }
     }
 
     // -- parking --------------------------------------------------------------------------------
 
-    fn park(&self, hub: &Hub) {
+    fn park(&self, shared: &Shared) {
         let alarm = Arc::new(Alarm::default());
         lock(&self.parked).push(Arc::clone(&alarm));
         // Parked first, looked second: whoever queues a request, or ends it all, does it in the
-        // other order, so that no wake-up is lost. That nobody leads is the watchdog's to notice;
+        // other order, so that no wake-up is lost. That no thread leads is the stall monitor's to notice;
         // where there is none, another thread may have led for a moment (`attend`).
-        let unled = !hub.options.attended && !self.someone_leads();
+        let unled = !shared.options.attended && !self.someone_leads();
         if !lock(&self.ready).is_empty() || self.is_over() || unled {
             let mut parked = lock(&self.parked);
             let before = parked.len();
@@ -314,9 +314,9 @@ impl Crew {
                 return;
             }
             // Somebody is waking this thread already.
-        } else if self.watchdog_leads.get() {
-            hub.relieve.set(true);
-            hub.poller.wake();
+        } else if self.monitor_leads.get() {
+            shared.relieve.set(true);
+            shared.poller.wake();
         }
         alarm.wait();
     }
@@ -331,33 +331,33 @@ impl Crew {
         self.led.get()
     }
 
-    /// Have somebody lead while the calling thread is in the application.
+    /// Have a thread lead while the calling thread is in the application.
     fn promote(&self) {
         if !self.someone_leads() {
             self.inline.store(NOBODY, Ordering::SeqCst);
             if !self.wake_parked() {
-                self.watchdog.ring();
+                self.monitor.ring();
             }
         }
     }
 
-    // -- the watchdog ---------------------------------------------------------------------------
+    // -- the stall monitor ---------------------------------------------------------------------------
 
     /// Watch until the end.
-    pub fn watch(&self, hub: &Hub) {
+    pub fn watch(&self, shared: &Shared) {
         let mut seen = self.handed_out.load(Ordering::SeqCst);
         let mut quiet = 0;
-        let idle_ticks = hub.options.monitor_idle / TICK.as_nanos() as Nanos;
+        let idle_ticks = shared.options.monitor_idle / TICK.as_nanos() as Nanos;
         while !self.is_over() {
             // Looked at again after the flag is up: a request that came in between did not see it.
-            self.watchdog_asleep.set(quiet > idle_ticks);
+            self.monitor_asleep.set(quiet > idle_ticks);
             let unchanged = seen == self.handed_out.load(Ordering::SeqCst);
-            if self.watchdog_asleep.get() && unchanged && self.someone_leads() {
-                self.watchdog.wait();
+            if self.monitor_asleep.get() && unchanged && self.someone_leads() {
+                self.monitor.wait();
                 quiet = 0;
             }
-            self.watchdog.wait_for(TICK);
-            self.watchdog_asleep.set(false);
+            self.monitor.wait_for(TICK);
+            self.monitor_asleep.set(false);
             let now_seen = self.handed_out.load(Ordering::SeqCst);
             let changed = std::mem::replace(&mut seen, now_seen) != now_seen;
             quiet = if changed { 0 } else { quiet + 1 };
@@ -367,26 +367,26 @@ impl Crew {
             }
             self.inline.store(NOBODY, Ordering::SeqCst);
             if !self.wake_parked() {
-                self.lead_for_all(hub);
+                self.lead_for_all(shared);
             }
         }
     }
 
     /// Lead while every thread is busy; queue what becomes ready.
-    fn lead_for_all(&self, hub: &Hub) {
-        self.watchdog_leads.set(true);
+    fn lead_for_all(&self, shared: &Shared) {
+        self.monitor_leads.set(true);
         let mut over = false;
         while lock(&self.parked).is_empty() && !over {
-            match self.lead(hub, Leader::StallMonitor) {
-                Some(Turn::Request(waiting)) => self.queue(hub, *waiting),
+            match self.lead(shared, Leader::StallMonitor) {
+                Some(Turn::Request(waiting)) => self.queue(shared, *waiting),
                 Some(Turn::Over) => over = true,
                 Some(Turn::Tell | Turn::Again) | None => break,
             }
         }
-        self.watchdog_leads.set(false);
+        self.monitor_leads.set(false);
         self.inline.store(NOBODY, Ordering::SeqCst);
         if over {
-            self.end(hub);
+            self.end(shared);
         } else {
             // The one that is woken leads, or takes a request, and leads once it has answered it.
             self.wake_parked();
@@ -396,42 +396,42 @@ impl Crew {
     // -- the end --------------------------------------------------------------------------------
 
     /// Wake everybody: there is nothing left to do.
-    pub fn end(&self, hub: &Hub) {
+    pub fn end(&self, shared: &Shared) {
         self.over.set(true);
         while self.wake_parked() {}
-        self.watchdog.ring();
-        hub.log_writer.ring();
+        self.monitor.ring();
+        shared.log_writer.ring();
     }
 
     /// Run the loop once more, for what came back last. Waits for leadership.
-    pub fn lead_last(&self, hub: &Hub) {
-        let mut reactor = lock(&self.leadership);
-        reactor.run(hub, Leader::Detached, &mut 0);
+    pub fn lead_last(&self, shared: &Shared) {
+        let mut event_loop = lock(&self.leadership);
+        event_loop.run(shared, Leader::Detached, &mut 0);
     }
 
-    /// Have somebody see the flags that were set in the hub, whoever is busy with what.
-    pub fn interrupt(&self, hub: &Hub) {
-        hub.poller.wake();
-        self.watchdog.ring();
-        if hub.handing_over.get() && !hub.closed.get() {
-            // Whoever leads is awake by now. Where nobody does, others need not wait for the thread
+    /// Have somebody see the flags that were set in the shared state, whoever is busy with what.
+    pub fn interrupt(&self, shared: &Shared) {
+        shared.poller.wake();
+        self.monitor.ring();
+        if shared.handing_over.get() && !shared.closed.get() {
+            // The leader is awake by now. Where no thread leads, others need not wait for the thread
             // that comes back: it might never.
             if let Some(mut leading) = self.try_lead() {
-                leading.reactor.hand_over(hub);
+                leading.event_loop.hand_over(shared);
                 drop(leading);
                 self.wake_parked(); // one that came back meanwhile, and found leadership taken
             }
         }
-        if !hub.closed.get() {
+        if !shared.closed.get() {
             return;
         }
         // Nobody leads: then a thread that comes back from the application will see them, or the
-        // watchdog at its next tick. Were all that never to come back (one thread, and it hangs),
+        // stall monitor at its next tick. Were all that never to come back (one thread, and it hangs),
         // the sockets have to be closed from here.
         for _ in 0..1000 {
             self.inline.store(NOBODY, Ordering::SeqCst);
-            if let Some(Turn::Over) = self.lead(hub, Leader::Detached) {
-                self.end(hub);
+            if let Some(Turn::Over) = self.lead(shared, Leader::Detached) {
+                self.end(shared);
                 return;
             }
             std::thread::sleep(Duration::from_millis(1));
@@ -439,12 +439,12 @@ impl Crew {
     }
 
     /// Go on with what was given up, where the thread that would do it is the one that hangs.
-    pub fn attend(&self, hub: &Hub) {
+    pub fn attend(&self, shared: &Shared) {
         let Some(mut leading) = self.try_lead() else {
             return; // another thread leads, and has been told to hurry
         };
-        for waiting in leading.reactor.attend(hub) {
-            self.queue(hub, waiting);
+        for waiting in leading.event_loop.attend(shared) {
+            self.queue(shared, waiting);
         }
         drop(leading);
         self.wake_parked(); // as above

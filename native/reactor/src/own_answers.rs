@@ -1,10 +1,10 @@
 //! Checks of health and readiness, answered in the transport: without a thread, and unlogged.
 
-use crate::connection::{Connection, Held, Source};
-use crate::event_loop::Desk;
+use crate::connection::{Connection, ConnectionState, Source};
+use crate::event_loop::LeaderState;
 use crate::output::Piece;
 use crate::scoreboard::{BEAT, LIVE, READY, Scoreboard};
-use crate::shared::Hub;
+use crate::shared::Shared;
 use crate::states::{Fate, Phase};
 use crate::sys::{self, Nanos};
 use penstock_protocol::{Head, Version, response};
@@ -17,7 +17,7 @@ pub struct Checks {
     pub ready_path: Option<Vec<u8>>,
     pub healthy: Vec<u8>,
     pub unhealthy: Vec<u8>,
-    /// A worker whose watchdog has not run for so long is not live.
+    /// A worker whose stall monitor has not run for so long is not live.
     pub stale_beat: Nanos,
 }
 
@@ -27,14 +27,14 @@ impl Checks {
     }
 
     /// Whether a path is asked for that all is well at; None where it is the application's.
-    pub fn judge(&self, hub: &Hub, method: &[u8], path: &[u8]) -> Option<bool> {
+    pub fn judge(&self, shared: &Shared, method: &[u8], path: &[u8]) -> Option<bool> {
         if !matches!(method, b"GET" | b"HEAD") {
             return None;
         }
         if self.health_path.as_deref() == Some(path) {
-            Some(self.is_live(&hub.scoreboard))
+            Some(self.is_live(&shared.scoreboard))
         } else if self.ready_path.as_deref() == Some(path) {
-            Some(hub.scoreboard.get(READY) == 1 && !hub.draining.get())
+            Some(shared.scoreboard.get(READY) == 1 && !shared.draining.get())
         } else {
             None
         }
@@ -57,25 +57,30 @@ pub struct Check {
 }
 
 /// Whether a request is one that the server itself answers.
-pub fn is_check(hub: &Hub, head: &Head, bytes: &[u8]) -> bool {
-    let checks = &hub.options.checks;
+pub fn is_check(shared: &Shared, head: &Head, bytes: &[u8]) -> bool {
+    let checks = &shared.options.checks;
     checks.any()
         && checks
-            .judge(hub, head.method.of(bytes), head.path(bytes))
+            .judge(shared, head.method.of(bytes), head.path(bytes))
             .is_some()
 }
 
 impl Connection {
     /// What a request asks of the server itself; None where it is the application's.
-    pub fn check_asked_for(&self, hub: &Hub, desk: &Desk, source: &Source) -> Option<Check> {
-        let checks = &hub.options.checks;
+    pub fn check_asked_for(
+        &self,
+        shared: &Shared,
+        leader: &LeaderState,
+        source: &Source,
+    ) -> Option<Check> {
+        let checks = &shared.options.checks;
         if !checks.any() {
             return None;
         }
-        let (head, bytes) = desk.read.head_of(source);
+        let (head, bytes) = leader.read.head_of(source);
         let method = head.method.of(bytes);
         Some(Check {
-            well: checks.judge(hub, method, head.path(bytes))?,
+            well: checks.judge(shared, method, head.path(bytes))?,
             is_head: method == b"HEAD",
             version: head.version,
             keep_alive: head.keep_alive,
@@ -85,33 +90,33 @@ impl Connection {
     /// Answer a check, and go on with the connection.
     pub fn answer_check(
         self: &Arc<Self>,
-        hub: &Hub,
-        desk: &mut Desk,
-        held: &mut Held,
+        shared: &Shared,
+        leader: &mut LeaderState,
+        state: &mut ConnectionState,
         check: Check,
     ) {
-        let close = !check.keep_alive || hub.draining.get();
-        held.fate = if close { Fate::Close } else { Fate::Keep };
+        let close = !check.keep_alive || shared.draining.get();
+        state.fate = if close { Fate::Close } else { Fate::Keep };
         let mut answer = Vec::new();
-        check.write_head(hub, close, &mut answer);
+        check.write_head(shared, close, &mut answer);
         let body = if check.well {
-            &hub.options.checks.healthy
+            &shared.options.checks.healthy
         } else {
-            &hub.options.checks.unhealthy
+            &shared.options.checks.unhealthy
         };
         if !check.is_head {
             answer.extend_from_slice(body);
         }
-        held.output.append(Piece::Owned(answer, 0));
-        self.set_phase(held, Phase::Flushing);
-        self.await_output(hub, held, desk.now);
-        self.flush(hub, desk, held);
+        state.output.append(Piece::Owned(answer, 0));
+        self.set_phase(state, Phase::Flushing);
+        self.await_output(shared, state, leader.now);
+        self.flush(shared, leader, state);
     }
 }
 
 impl Check {
-    fn write_head(&self, hub: &Hub, close: bool, out: &mut Vec<u8>) {
-        let checks = &hub.options.checks;
+    fn write_head(&self, shared: &Shared, close: bool, out: &mut Vec<u8>) {
+        let checks = &shared.options.checks;
         let (status, body): (&[u8], _) = if self.well {
             (b"200 OK", &checks.healthy)
         } else {
@@ -120,7 +125,7 @@ impl Check {
         response::begin_head(out, status);
         response::encode_field(out, b"Content-Type", b"text/plain");
         response::encode_field(out, b"Cache-Control", b"no-store");
-        hub.write_server_fields(true, true, out);
+        shared.write_server_fields(true, true, out);
         response::encode_content_length(out, body.len() as u64);
         if close {
             response::encode_field(out, b"Connection", b"close");

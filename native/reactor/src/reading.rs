@@ -1,11 +1,11 @@
 //! Reading requests off a connection, up to where the application takes over.
 
-use crate::connection::{Body, Connection, Held, NEVER, Ready, Source};
-use crate::event_loop::{Desk, ReadBuffers};
+use crate::connection::{Body, Connection, ConnectionState, NEVER, Ready, Source};
+use crate::event_loop::{LeaderState, ReadBuffers};
 use crate::log_queue::{CLIENT_LEFT, HeadCopy, Refusal};
 use crate::output::Output;
 use crate::own_answers::is_check;
-use crate::shared::{HeaderMap, Hub};
+use crate::shared::{HeaderMap, Shared};
 use crate::slow_path_estimate::PathHash;
 use crate::spool::Spool;
 use crate::states::{Fate, Input, Phase};
@@ -98,88 +98,98 @@ impl Refusal {
 
 impl Connection {
     /// Take what the client sent, until a request is complete or it has to send more.
-    pub fn read(self: &Arc<Self>, hub: &Hub, desk: &mut Desk, held: &mut Held) -> Option<Ready> {
+    pub fn read(
+        self: &Arc<Self>,
+        shared: &Shared,
+        leader: &mut LeaderState,
+        state: &mut ConnectionState,
+    ) -> Option<Ready> {
         for _ in 0..READS_PER_TURN {
             // What the last request left over has to be looked at before more is read.
-            let received = if std::mem::take(&mut held.left_over) {
+            let received = if std::mem::take(&mut state.left_over) {
                 0
             } else {
-                self.receive(hub, desk, held)?
+                self.receive(shared, leader, state)?
             };
-            if let Some(ready) = self.look(hub, desk, held, received) {
+            if let Some(ready) = self.look(shared, leader, state, received) {
                 return Some(ready);
             }
-            if !matches!(held.phase, Phase::Reading | Phase::Discarding) {
+            if !matches!(state.phase, Phase::Reading | Phase::Discarding) {
                 return None;
             }
         }
-        desk.defer(self, held); // it is others' turn
+        leader.defer(self, state); // it is others' turn
         None
     }
 
     /// Read once; return the number of bytes, or None where there is nothing to look at.
-    fn receive(self: &Arc<Self>, hub: &Hub, desk: &mut Desk, held: &mut Held) -> Option<usize> {
-        if !held.input.is_possible() {
+    fn receive(
+        self: &Arc<Self>,
+        shared: &Shared,
+        leader: &mut LeaderState,
+        state: &mut ConnectionState,
+    ) -> Option<usize> {
+        if !state.input.is_possible() {
             return None;
         }
-        match self.stream.receive(&mut desk.read.buffer) {
+        match self.stream.receive(&mut leader.read.buffer) {
             Ok(0) => {
-                held.input = Input::Drained;
-                held.parser.receive_eof();
+                state.input = Input::Drained;
+                state.parser.receive_eof();
                 Some(0)
             }
             Ok(received) => {
                 // Less than there was room for is all there was. What comes later has an edge of
                 // its own, but for an end that this event told of.
-                let all = received < desk.read.buffer.len() && held.ended.is_none();
-                held.input.found(all);
-                if let Some(trace) = &mut held.trace {
-                    trace.received(desk.read.buffer.get(..received).unwrap_or(&[]));
+                let all = received < leader.read.buffer.len() && state.ended.is_none();
+                state.input.found(all);
+                if let Some(trace) = &mut state.trace {
+                    trace.received(leader.read.buffer.get(..received).unwrap_or(&[]));
                 }
                 Some(received)
             }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                 // Told of input, and finding none: it is looked for once more, for there is no
                 // second edge.
-                if held.input.found_none() {
-                    desk.defer(self, held);
+                if state.input.found_none() {
+                    leader.defer(self, state);
                 }
                 None
             }
             Err(_) => {
-                self.lose_client(hub, desk, held);
+                self.lose_client(shared, leader, state);
                 None
             }
         }
     }
 
     /// Tell of a request that the client broke off by a reset, and close.
-    fn lose_client(&self, hub: &Hub, desk: &Desk, held: &mut Held) {
-        if held.stage != State::Idle && held.phase != Phase::Discarding {
-            let input = Bytes::new(held.carry.remaining());
-            let refusal = Refusal::lost_client(held.parser.request_line(&input));
-            self.note_refusal(hub, held, desk.now, refusal, 0);
+    fn lose_client(&self, shared: &Shared, leader: &LeaderState, state: &mut ConnectionState) {
+        if state.awaited != State::Idle && state.phase != Phase::Discarding {
+            let input = Bytes::new(state.carry.remaining());
+            let refusal = Refusal::lost_client(state.parser.request_line(&input));
+            self.note_refusal(shared, state, leader.now, refusal, 0);
         }
-        self.close(hub, held);
+        self.close(shared, state);
     }
 
     /// Look at the `received` bytes in the leader's buffer behind those that were left over.
     fn look(
         self: &Arc<Self>,
-        hub: &Hub,
-        desk: &mut Desk,
-        held: &mut Held,
+        shared: &Shared,
+        leader: &mut LeaderState,
+        state: &mut ConnectionState,
         received: usize,
     ) -> Option<Ready> {
-        match parse(self, hub, desk, held, received) {
+        match parse(self, shared, leader, state, received) {
             Verdict::Ready(source, body) => {
-                if let Some(check) = self.check_asked_for(hub, desk, &source) {
-                    self.answer_check(hub, desk, held, check);
+                if let Some(check) = self.check_asked_for(shared, leader, &source) {
+                    self.answer_check(shared, leader, state, check);
                     return None;
                 }
-                let number = hub.count_request();
-                self.uncork_for(hub, held, &source, desk);
-                self.set_phase(held, Phase::HandedOut);
+                let number = shared.count_request();
+                self.uncork_for(shared, state, &source, leader);
+                self.set_phase(state, Phase::HandedOut);
                 self.set_deadline(NEVER);
                 self.set_heavy(false);
                 Some(Ready {
@@ -187,30 +197,30 @@ impl Connection {
                     number,
                     source,
                     body,
-                    departed: self.has_departed(hub, held, desk),
+                    disconnected: self.has_disconnected(shared, state, leader),
                 })
             }
             Verdict::MoreInput => {
-                self.uncork(held);
-                self.await_data(hub, held, desk.now);
+                self.uncork(state);
+                self.await_data(shared, state, leader.now);
                 None
             }
             Verdict::Discarded => {
-                self.begin_next(hub, held, desk.now);
-                held.left_over = true; // the end of input, which is told of once, say
+                self.begin_next(shared, state, leader.now);
+                state.left_over = true; // the end of input, which is told of once, say
                 None
             }
             Verdict::Refused(refusal) => {
-                if held.phase == Phase::Discarding {
-                    self.linger(hub, desk, held); // the request has been answered already
+                if state.phase == Phase::Discarding {
+                    self.linger(shared, leader, state); // the request has been answered already
                 } else {
-                    self.refuse(hub, desk, held, *refusal);
+                    self.refuse(shared, leader, state, *refusal);
                 }
                 None
             }
             Verdict::Ended => {
-                self.uncork(held);
-                self.close(hub, held);
+                self.uncork(state);
+                self.close(shared, state);
                 None
             }
         }
@@ -218,56 +228,62 @@ impl Connection {
 
     /// Send what waits, unless the request that goes to the application now is answered at once,
     /// as far as anybody can tell.
-    fn uncork_for(self: &Arc<Self>, hub: &Hub, held: &mut Held, source: &Source, desk: &Desk) {
-        if !held.output.is_corked() {
+    fn uncork_for(
+        self: &Arc<Self>,
+        shared: &Shared,
+        state: &mut ConnectionState,
+        source: &Source,
+        leader: &LeaderState,
+    ) {
+        if !state.output.is_corked() {
             return;
         }
-        let (head, bytes) = desk.read.head_of(source);
-        if !hub.pace.is_fast(PathHash::of(head.path(bytes))) {
-            self.uncork(held);
+        let (head, bytes) = leader.read.head_of(source);
+        if !shared.slow_paths.is_fast(PathHash::of(head.path(bytes))) {
+            self.uncork(state);
         } else {
             // Should the call take its time after all, the next leader sends what waits.
-            hub.post(self, held);
+            shared.post(self, state);
         }
     }
 
     /// Send what waits. What the kernel does not take goes with what comes next, or when there is
     /// room.
-    pub fn uncork(&self, held: &mut Held) {
-        if held.output.uncork() {
-            self.send_rest(held);
+    pub fn uncork(&self, state: &mut ConnectionState) {
+        if state.output.uncork() {
+            self.send_rest(state);
         }
     }
 
     /// Send what is left of earlier answers while the next request comes in.
-    pub fn send_rest(&self, held: &mut Held) {
-        if held.output.size > 0 && !held.output.is_corked() {
-            let _ = held.output.flush(&*self.stream); // an error is met again by the next answer
+    pub fn send_rest(&self, state: &mut ConnectionState) {
+        if state.output.size > 0 && !state.output.is_corked() {
+            let _ = state.output.flush(&*self.stream); // an error is met again by the next answer
         }
     }
 
     /// Set the deadline for what the parser waits for.
-    fn await_data(&self, hub: &Hub, held: &mut Held, now: Nanos) {
-        let options = &hub.options;
-        let state = held.parser.state();
-        if state != held.stage {
-            held.stage = state;
-            held.since = now;
-            if state == State::Head {
+    fn await_data(&self, shared: &Shared, state: &mut ConnectionState, now: Nanos) {
+        let options = &shared.options;
+        let awaited = state.parser.state();
+        if awaited != state.awaited {
+            state.awaited = awaited;
+            state.since = now;
+            if awaited == State::Head {
                 self.set_deadline(now.saturating_add(options.header_timeout));
-                if hub.draining.get() {
-                    self.hurry_up(hub, held, now);
+                if shared.draining.get() {
+                    self.hurry_up(shared, state, now);
                 }
             }
         }
-        if state == State::Body {
-            let received = held.spool.as_ref().map_or(0, Spool::size);
+        if awaited == State::Body {
+            let received = state.spool.as_ref().map_or(0, Spool::size);
             self.set_deadline(
-                held.since.saturating_add(
-                    options.body_allowance(received, now.saturating_sub(held.since)),
+                state.since.saturating_add(
+                    options.body_allowance(received, now.saturating_sub(state.since)),
                 ),
             );
-            let announced = held
+            let announced = state
                 .request
                 .as_ref()
                 .and_then(|copy| copy.head.content_length);
@@ -280,29 +296,29 @@ impl Connection {
 /// Take events from the parser until a request is complete or it needs more data.
 fn parse(
     connection: &Connection,
-    hub: &Hub,
-    desk: &mut Desk,
-    held: &mut Held,
+    shared: &Shared,
+    leader: &mut LeaderState,
+    state: &mut ConnectionState,
     received: usize,
 ) -> Verdict {
-    let options = &hub.options;
-    let Held {
+    let options = &shared.options;
+    let ConnectionState {
         parser,
         carry,
         spool,
         request,
         trace,
-        stage,
+        awaited,
         since,
         began,
         ..
-    } = held;
-    let Desk {
+    } = state;
+    let LeaderState {
         read,
         field_cache,
         now,
         ..
-    } = desk;
+    } = leader;
     let ReadBuffers {
         buffer,
         head,
@@ -318,11 +334,15 @@ fn parse(
         match parser.next_event_cached(&mut input, &options.parser, head, field_cache) {
             Ok(Event::Request(bytes)) => {
                 fresh = bytes;
-                held.requests += 1;
-                held.fate = Fate::Keep;
-                *began = if *stage == State::Head { *since } else { *now };
-                held.head_at = *now;
-                held.body_at = 0;
+                state.requests += 1;
+                state.fate = Fate::Keep;
+                *began = if *awaited == State::Head {
+                    *since
+                } else {
+                    *now
+                };
+                state.head_at = *now;
+                state.body_at = 0;
                 if let Some(trace) = trace {
                     trace.head_received(input.remaining().len());
                 }
@@ -330,20 +350,20 @@ fn parse(
                     break Verdict::Refused(Box::new(Refusal::underscore()));
                 }
                 if head.body_expected {
-                    let own = head.path(bytes) == b"*" || is_check(hub, head, bytes);
+                    let own = head.path(bytes) == b"*" || is_check(shared, head, bytes);
                     if options.stream_requests && !own {
                         streams = true;
                         break Verdict::MoreInput;
                     }
                     *spool = Some(Spool::default());
                     if head.expect_continue && input.remaining().is_empty() {
-                        send_continue(connection, &mut held.output);
-                        wire::trace_interim(hub, connection, "100 Continue");
+                        send_continue(connection, &mut state.output);
+                        wire::trace_interim(shared, connection, "100 Continue");
                     }
                 }
             }
             Ok(Event::Data(data)) => {
-                if held.phase == Phase::Discarding {
+                if state.phase == Phase::Discarding {
                     continue;
                 }
                 let Some(spool) = spool.as_mut() else {
@@ -356,9 +376,11 @@ fn parse(
                     trace.body_received(data, input.remaining().len());
                 }
             }
-            Ok(Event::EndOfMessage) if held.phase == Phase::Discarding => break Verdict::Discarded,
+            Ok(Event::EndOfMessage) if state.phase == Phase::Discarding => {
+                break Verdict::Discarded;
+            }
             Ok(Event::EndOfMessage) => {
-                held.body_at = *now;
+                state.body_at = *now;
                 let body = spool.take().map_or(Body::Empty, Body::Collected);
                 // The place of a fresh head is set below.
                 let source = request.take().map_or(Source::Scratch, Source::Copy);

@@ -1,12 +1,12 @@
 //! What the threads of one transport share: options, counts, flags, and the connections.
 
-use crate::connection::{Connection, Held};
+use crate::connection::{Connection, ConnectionState};
 use crate::leader_followers::Alarm;
 use crate::log_queue::{LogQueue, Refusal};
 use crate::own_answers::Checks;
 use crate::poller::{Poller, Token};
 use crate::scoreboard::{ACCEPTED, CONNECTIONS, Scoreboard};
-use crate::slow_path_estimate::Pace;
+use crate::slow_path_estimate::SlowPathEstimate;
 use crate::stream::Stream;
 use crate::sys::{self, Nanos};
 use penstock_protocol::Limits;
@@ -22,7 +22,7 @@ pub fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// What becomes of a field whose name holds `_`.
+/// What happens to a field whose name holds `_`.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum HeaderMap {
     Drop,
@@ -63,7 +63,7 @@ pub struct Options {
     /// What the server itself answers.
     pub checks: Checks,
     /// A queued request is dropped whose client has ended its side for so long.
-    pub departed: Nanos,
+    pub disconnected: Nanos,
     /// How long the event loop waits at most while nothing has a deadline. It comes back then: the
     /// only thread of the application is the main thread of its process, which alone runs the
     /// handlers of signals.
@@ -158,12 +158,12 @@ fn slot(token: Token) -> usize {
     (token.0 & ((1 << SLOT_BITS) - 1)) as usize
 }
 
-pub struct Hub {
+pub struct Shared {
     pub options: Options,
     pub scoreboard: Scoreboard,
     pub poller: Poller,
     pub log_queue: LogQueue,
-    pub pace: Pace,
+    pub slow_paths: SlowPathEstimate,
     /// Wakes the thread of the log writer, where there is one.
     pub log_writer: Alarm,
     log_writer_called: Flag,
@@ -174,7 +174,7 @@ pub struct Hub {
     /// The leader is, or is about to be, blocked in the poll.
     pub polling: Flag,
     pub draining: Flag,
-    /// A drain leaves who waits in the listen queues to others.
+    /// A drain leaves the clients that wait in the listen queues to others.
     pub handing_over: Flag,
     /// In a drain: the listeners that let nobody in who was not about to come in.
     lasting: Mutex<Vec<bool>>,
@@ -184,7 +184,7 @@ pub struct Hub {
     pub abandoned: Flag,
     /// A connection was closed since accepting was last looked at.
     pub room_made: Flag,
-    /// The watchdog leads, and a thread has come free.
+    /// The stall monitor leads, and a thread has come free.
     pub relieve: Flag,
     date_line: Mutex<DateLine>,
     connections: AtomicU64,
@@ -193,15 +193,15 @@ pub struct Hub {
     refused: AtomicU64,
 }
 
-impl Hub {
+impl Shared {
     pub fn new(options: Options, scoreboard: Scoreboard) -> io::Result<Self> {
-        let pace = Pace::new(options.slow_call, options.slow_share);
-        Ok(Hub {
+        let slow_paths = SlowPathEstimate::new(options.slow_call, options.slow_share);
+        Ok(Shared {
             options,
             scoreboard,
             poller: Poller::new()?,
             log_queue: LogQueue::default(),
-            pace,
+            slow_paths,
             log_writer: Alarm::default(),
             log_writer_called: Flag::default(),
             registry: Mutex::default(),
@@ -227,8 +227,8 @@ impl Hub {
     // -- for any thread ---------------------------------------------------------------------
 
     /// Have the next leader look at a connection; `hurry` has one look at once.
-    pub fn post(&self, connection: &Arc<Connection>, held: &mut Held) {
-        if !std::mem::replace(&mut held.queued, true) {
+    pub fn post(&self, connection: &Arc<Connection>, state: &mut ConnectionState) {
+        if !std::mem::replace(&mut state.queued, true) {
             lock(&self.inbox).push(Arc::clone(connection));
             self.inbox_filled.set(true);
         }
@@ -377,7 +377,7 @@ impl Hub {
         self.scoreboard.set(ACCEPTED, number);
     }
 
-    /// Let go of a connection that is about to be closed.
+    /// Give up a connection that is about to be closed.
     pub fn forget(&self, token: Token) {
         let mut registry = lock(&self.registry);
         if let Some(place) = registry.slots.get_mut(slot(token)) {

@@ -11,7 +11,7 @@ const PATHS: usize = 256;
 const UNKNOWN: u8 = u8::MAX;
 
 /// Moving shares. A lost update between threads costs nothing: they are estimates.
-pub struct Pace {
+pub struct SlowPathEstimate {
     paths: [AtomicU8; PATHS],
     /// A call that lasts longer counts as slow.
     slow_call: Nanos,
@@ -33,10 +33,10 @@ impl PathHash {
     }
 }
 
-impl Pace {
+impl SlowPathEstimate {
     /// `slow_share` is a share of 1.
     pub fn new(slow_call: Nanos, slow_share: f64) -> Self {
-        Pace {
+        SlowPathEstimate {
             slow_call,
             slow_share,
             paths: [const { AtomicU8::new(UNKNOWN) }; PATHS],

@@ -64,7 +64,7 @@ impl Phase {
     }
 }
 
-/// What becomes of the connection when the response in progress has ended. It only ever gets worse.
+/// What happens to the connection when the response in progress has ended. It only ever gets worse.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub enum Fate {
     /// It waits for the next request.

@@ -355,7 +355,7 @@ pub enum Readiness {
     Trouble,
 }
 
-/// Wait on one socket for up to so long; tell whether it is ready (or in an error).
+/// Wait on one socket for up to so long; return whether it is ready (or in an error).
 pub fn wait_until(socket: &Fd, what: Readiness, timeout: Nanos) -> io::Result<bool> {
     let events = match what {
         Readiness::Input => libc::POLLIN,

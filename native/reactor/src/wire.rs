@@ -1,11 +1,11 @@
 //! What an exchange does with its connection's socket. It knows nothing of Python, and waits with
 //! no lock held.
 
-use crate::connection::{Connection, Held, NEVER};
+use crate::connection::{Connection, ConnectionState, NEVER};
 use crate::decisions;
 use crate::log_queue::Entry;
 use crate::output::{COALESCED_BYTES, Flushed, Piece, Region};
-use crate::shared::Hub;
+use crate::shared::Shared;
 use crate::states::{Fate, Input, Phase};
 use crate::sys::{self, Fd, Nanos, Readiness};
 use penstock_protocol::{Event, Head, Input as Bytes, State, response};
@@ -57,51 +57,51 @@ impl Wire {
 
     // -- the request's body, where it is streamed ---------------------------------------------
 
-    /// Have something unread, unless the body is over; else tell how long to wait for input.
+    /// Have something unread, unless the body is over; else return how long to wait for input.
     pub fn receive(
         &mut self,
-        hub: &Hub,
+        shared: &Shared,
         size: usize,
         head_sent: bool,
         buffer: &mut Vec<u8>,
     ) -> Result<Option<Nanos>, Failure> {
-        if !self.awaits_more() || size == 0 || self.look(hub, &[])? {
+        if !self.awaits_more() || size == 0 || self.look(shared, &[])? {
             return Ok(None);
         }
         // PEP 3333 leaves the time to the server; with the first read is the one at which the
         // application has shown that it wants the body. Never once a response has begun.
         if self.continue_owed && !head_sent {
             self.continue_owed = false;
-            let mut held = self.connection.lock();
-            send_small(hub, &self.connection, &mut held, response::CONTINUE)?;
-            drop(held);
-            trace_interim(hub, &self.connection, "100 Continue");
+            let mut state = self.connection.lock();
+            send_small(shared, &self.connection, &mut state, response::CONTINUE)?;
+            drop(state);
+            trace_interim(shared, &self.connection, "100 Continue");
         }
-        buffer.resize(hub.options.receive_bytes, 0);
+        buffer.resize(shared.options.receive_bytes, 0);
         let received = self.read_socket(buffer)?;
-        if self.look(hub, buffer.get(..received).unwrap_or(&[]))? {
+        if self.look(shared, buffer.get(..received).unwrap_or(&[]))? {
             return Ok(None);
         }
-        let allowed = hub.options.body_allowance(self.received, self.waited);
+        let allowed = shared.options.body_allowance(self.received, self.waited);
         Ok(Some(allowed.saturating_sub(self.waited)))
     }
 
-    /// Look for a part of the body in what was received; tell whether there is one, or its end.
-    fn look(&mut self, hub: &Hub, received: &[u8]) -> Result<bool, Failure> {
-        let mut held = self.connection.lock();
-        let Held {
+    /// Look for a part of the body in what was received; return whether there is one, or its end.
+    fn look(&mut self, shared: &Shared, received: &[u8]) -> Result<bool, Failure> {
+        let mut state = self.connection.lock();
+        let ConnectionState {
             parser,
             carry,
             trace,
             ..
-        } = &mut *held;
+        } = &mut *state;
         if let Some(trace) = trace {
             trace.received(received);
         }
         let block = carry.join(received);
         let mut input = Bytes::new(block);
         let mut head = Head::default();
-        let event = parser.next_event(&mut input, &hub.options.parser, &mut head);
+        let event = parser.next_event(&mut input, &shared.options.parser, &mut head);
         let left = input.remaining().len();
         let found = match event {
             Ok(Event::Data(data)) => {
@@ -121,7 +121,7 @@ impl Wire {
         };
         carry.keep(received, left);
         if found.is_err() {
-            held.fate.worsen(Fate::Close);
+            state.fate.worsen(Fate::Close);
         }
         found
     }
@@ -140,17 +140,17 @@ impl Wire {
     }
 
     fn read_socket(&mut self, buffer: &mut [u8]) -> Result<usize, Failure> {
-        let mut held = self.connection.lock();
+        let mut state = self.connection.lock();
         match self.connection.stream.receive(buffer) {
             Ok(0) => {
-                held.parser.receive_eof();
-                held.input = Input::Drained;
+                state.parser.receive_eof();
+                state.input = Input::Drained;
                 Ok(0)
             }
             Ok(size) => Ok(size),
             // Readiness may turn out to be spurious (a segment with a bad checksum).
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(0),
-            Err(error) => Err(disconnected(&self.connection, &mut held, &error)),
+            Err(error) => Err(disconnected(&self.connection, &mut state, &error)),
         }
     }
 
@@ -165,25 +165,25 @@ impl Wire {
         std::mem::replace(&mut self.unread, rest)
     }
 
-    /// Decide what becomes of a streamed body of which not all has been read.
+    /// Decide what happens to a streamed body of which not all has been read.
     ///
     /// What is short is dropped later, for the connection's sake; otherwise the connection ends.
     /// `discard_bytes` counts as short. In no case is the rest of a body taken for a request.
-    pub fn settle_request_body(&self, discard_bytes: u64, held: &mut Held) {
-        if self.body_over || held.parser.state() == State::Done {
+    pub fn decide_unread_body(&self, discard_bytes: u64, state: &mut ConnectionState) {
+        if self.body_over || state.parser.state() == State::Done {
             return;
         }
-        let remaining = held.parser.body_remaining(held.carry.remaining().len());
+        let remaining = state.parser.body_remaining(state.carry.remaining().len());
         if !decisions::keeps_connection(discard_bytes, self.continue_owed, remaining) {
-            held.fate.worsen(Fate::Close);
+            state.fate.worsen(Fate::Close);
         }
     }
 }
 
-/// Wait until the socket is readable; tell for how long, and whether it is.
-pub fn wait_for_input(hub: &Hub, connection: &Connection, patience: Nanos) -> (Nanos, bool) {
+/// Wait until the socket is readable; return for how long, and whether it is.
+pub fn wait_for_input(shared: &Shared, connection: &Connection, patience: Nanos) -> (Nanos, bool) {
     let before = sys::monotonic();
-    let most = patience.min(hub.options.wait_slice);
+    let most = patience.min(shared.options.wait_slice);
     let ready = connection
         .stream
         .wait(Readiness::Input, most)
@@ -195,15 +195,15 @@ pub fn wait_for_input(hub: &Hub, connection: &Connection, patience: Nanos) -> (N
 
 /// Send `head`, a block without copying it, and what ends it.
 pub fn send_large(
-    hub: &Hub,
+    shared: &Shared,
     connection: &Arc<Connection>,
     head: &[u8],
     block: impl AsRef<[u8]> + Send + 'static,
     ends: [&'static [u8]; 2],
 ) -> Result<(), Failure> {
-    let mut held = connection.lock();
+    let mut state = connection.lock();
     let [chunk_end, end] = ends;
-    let sent = if held.output.busy() {
+    let sent = if state.output.busy() {
         Ok(0)
     } else {
         connection
@@ -213,54 +213,54 @@ pub fn send_large(
     let mut sent = match sent {
         Ok(sent) => sent,
         Err(error) if error.kind() == io::ErrorKind::WouldBlock => 0,
-        Err(error) => return Err(disconnected(connection, &mut held, &error)),
+        Err(error) => return Err(disconnected(connection, &mut state, &error)),
     };
     if sent < head.len() {
-        held.output.append(Piece::Owned(head.to_vec(), sent));
+        state.output.append(Piece::Owned(head.to_vec(), sent));
     }
     sent = sent.saturating_sub(head.len());
     let size = block.as_ref().len();
     if sent < size {
-        held.output.append(Piece::Held(Box::new(block), sent));
+        state.output.append(Piece::Held(Box::new(block), sent));
     }
     sent = sent.saturating_sub(size);
     let tail = [chunk_end, end].concat();
     if sent < tail.len() {
-        held.output.append(Piece::Owned(tail, sent));
+        state.output.append(Piece::Owned(tail, sent));
     }
-    flush_queued(hub, connection, held)
+    flush_queued(shared, connection, state)
 }
 
 /// Send a part of a file.
 pub fn send_region(
-    hub: &Hub,
+    shared: &Shared,
     connection: &Arc<Connection>,
     file: Fd,
     offset: u64,
     count: u64,
     end: &[u8],
 ) -> Result<(), Failure> {
-    let mut held = connection.lock();
-    held.output.append(Piece::Region(Region {
+    let mut state = connection.lock();
+    state.output.append(Piece::Region(Region {
         file,
         offset,
         count,
     }));
     if !end.is_empty() {
-        held.output.append(Piece::Owned(end.to_vec(), 0));
+        state.output.append(Piece::Owned(end.to_vec(), 0));
     }
-    flush_queued(hub, connection, held)
+    flush_queued(shared, connection, state)
 }
 
 fn flush_queued(
-    hub: &Hub,
+    shared: &Shared,
     connection: &Arc<Connection>,
-    held: MutexGuard<'_, Held>,
+    state: MutexGuard<'_, ConnectionState>,
 ) -> Result<(), Failure> {
-    if held.output.busy() {
-        let (mut held, flushed) = flush_all(hub, connection, held);
+    if state.output.busy() {
+        let (mut state, flushed) = flush_all(shared, connection, state);
         flushed?;
-        watch(hub, connection, &mut held);
+        watch(shared, connection, &mut state);
     }
     Ok(())
 }
@@ -268,31 +268,31 @@ fn flush_queued(
 /// Send what the kernel takes now: parts of files without the lock, so that no other thread waits
 /// for a disk.
 fn flush_all<'a>(
-    hub: &Hub,
+    shared: &Shared,
     connection: &'a Arc<Connection>,
-    mut held: MutexGuard<'a, Held>,
-) -> (MutexGuard<'a, Held>, Result<(), Failure>) {
+    mut state: MutexGuard<'a, ConnectionState>,
+) -> (MutexGuard<'a, ConnectionState>, Result<(), Failure>) {
     loop {
-        let flushed = match held.output.take_region() {
+        let flushed = match state.output.take_region() {
             Some((mut region, most)) => {
-                drop(held);
+                drop(state);
                 let sent = region.send(&*connection.stream, most);
-                held = connection.lock();
-                if held.phase == Phase::Answered {
+                state = connection.lock();
+                if state.phase == Phase::Answered {
                     // The response was ended meanwhile, and the leader could not close.
-                    hub.post(connection, &mut held);
-                    hub.hurry();
+                    shared.post(connection, &mut state);
+                    shared.hurry();
                 }
-                held.output.put_back(region, sent)
+                state.output.put_back(region, sent)
             }
-            None => held.output.flush_memory(&*connection.stream),
+            None => state.output.flush_memory(&*connection.stream),
         };
         match flushed {
             Ok(Flushed::More) => {} // it is this thread's own time
-            Ok(_) => return (held, Ok(())),
+            Ok(_) => return (state, Ok(())),
             Err(error) => {
-                let failure = disconnected(connection, &mut held, &error);
-                return (held, Err(failure));
+                let failure = disconnected(connection, &mut state, &error);
+                return (state, Err(failure));
             }
         }
     }
@@ -300,7 +300,7 @@ fn flush_all<'a>(
 
 /// A thread's waiting until no more is unsent than may be.
 pub struct RoomAwaited<'a> {
-    hub: &'a Hub,
+    shared: &'a Shared,
     connection: &'a Arc<Connection>,
     /// What the client had taken when the deadline was set.
     before: i64,
@@ -308,45 +308,45 @@ pub struct RoomAwaited<'a> {
 }
 
 impl<'a> RoomAwaited<'a> {
-    pub fn new(hub: &'a Hub, connection: &'a Arc<Connection>) -> Self {
-        let mut held = connection.lock();
-        held.awaiting_room = true;
+    pub fn new(shared: &'a Shared, connection: &'a Arc<Connection>) -> Self {
+        let mut state = connection.lock();
+        state.awaiting_room = true;
         RoomAwaited {
-            hub,
+            shared,
             connection,
-            before: held.output.acknowledged(&*connection.stream),
-            deadline: sys::monotonic().saturating_add(hub.options.write_timeout),
+            before: state.output.acknowledged(&*connection.stream),
+            deadline: sys::monotonic().saturating_add(shared.options.write_timeout),
         }
     }
 
-    /// Wait for a while; tell whether there is room. The leader sends what then remains.
+    /// Wait for a while; return whether there is room. The leader sends what then remains.
     pub fn wait(&mut self) -> Result<bool, Failure> {
         let Self {
-            hub, connection, ..
+            shared, connection, ..
         } = *self;
-        let until = sys::monotonic().saturating_add(hub.options.wait_slice);
+        let until = sys::monotonic().saturating_add(shared.options.wait_slice);
         loop {
-            let (mut held, flushed) = flush_all(hub, connection, connection.lock());
+            let (mut state, flushed) = flush_all(shared, connection, connection.lock());
             flushed?;
-            if held.output.size <= hub.options.out_buffer {
-                watch(hub, connection, &mut held);
+            if state.output.size <= shared.options.out_buffer {
+                watch(shared, connection, &mut state);
                 return Ok(true);
             }
             let now = sys::monotonic();
             if now >= self.deadline {
-                let taken = held.output.acknowledged(&*connection.stream);
-                if ((taken - self.before) as f64) < hub.options.least_progress() {
+                let taken = state.output.acknowledged(&*connection.stream);
+                if ((taken - self.before) as f64) < shared.options.least_progress() {
                     connection.set_gone();
                     let text = "the client stalled past the write deadline";
                     return Err(Failure::Disconnected(text.to_owned()));
                 }
                 self.before = taken;
-                self.deadline = now.saturating_add(hub.options.write_timeout);
+                self.deadline = now.saturating_add(shared.options.write_timeout);
             }
             if now >= until {
                 return Ok(false);
             }
-            drop(held);
+            drop(state);
             let left = self.deadline.min(until) - now;
             let _ = connection.stream.wait(Readiness::Room, left);
         }
@@ -360,45 +360,46 @@ impl Drop for RoomAwaited<'_> {
 }
 
 /// Tell the trace, where there is one, of an interim response.
-pub fn trace_interim(hub: &Hub, connection: &Connection, status: &str) {
-    if hub.options.trace {
+pub fn trace_interim(shared: &Shared, connection: &Connection, status: &str) {
+    if shared.options.trace {
         let text = format!("sent HTTP/1.1 {status}");
-        hub.log_queue.write(Entry::Note(connection.number, text));
+        shared.log_queue.write(Entry::Note(connection.number, text));
     }
 }
 
 /// Fail where the leader has found that no more can be sent.
-pub fn check_output(connection: &Connection, held: &mut Held) -> Result<(), Failure> {
-    let checked = held.output.check();
-    checked.map_err(|error| disconnected(connection, held, &error))
+pub fn check_output(connection: &Connection, state: &mut ConnectionState) -> Result<(), Failure> {
+    let checked = state.output.check();
+    checked.map_err(|error| disconnected(connection, state, &error))
 }
 
 /// Send bytes now where the kernel takes them, and queue the rest.
 pub fn send_small(
-    hub: &Hub,
+    shared: &Shared,
     connection: &Connection,
-    held: &mut Held,
+    state: &mut ConnectionState,
     data: &[u8],
 ) -> Result<(), Failure> {
-    if held.output.busy() {
+    if state.output.busy() {
         // Sent by whoever comes next: this thread where it waits for room, or the leader.
-        check_output(connection, held)?;
-        held.output.append_copy(data);
-        if held.output.uncork() {
-            flush(connection, held)?; // nothing but this has kept it from being sent
+        check_output(connection, state)?;
+        state.output.append_copy(data);
+        if state.output.uncork() {
+            flush(connection, state)?; // nothing but this has kept it from being sent
         }
-        watch(hub, connection, held);
+        watch(shared, connection, state);
         return Ok(());
     }
     let sent = match connection.stream.send(data) {
         Ok(sent) => sent,
         Err(error) if error.kind() == io::ErrorKind::WouldBlock => 0,
-        Err(error) => return Err(disconnected(connection, held, &error)),
+        Err(error) => return Err(disconnected(connection, state, &error)),
     };
     if sent < data.len() {
-        held.output
+        state
+            .output
             .append(Piece::Owned(data.get(sent..).unwrap_or(&[]).to_vec(), 0));
-        watch(hub, connection, held);
+        watch(shared, connection, state);
     }
     Ok(())
 }
@@ -407,49 +408,53 @@ pub fn send_small(
 /// whether that may be.
 ///
 /// Only where the next request is here as a whole, so that its answer follows at once, and only
-/// so many times before it is others' turn. And only where there is a watchdog: should the next
+/// so many times before it is others' turn. And only where there is a stall monitor: should the next
 /// call stall, somebody has to send what waits.
-pub fn cork(hub: &Hub, held: &mut Held, data: &[u8]) -> bool {
-    let next = held.carry.remaining();
-    let may = hub.options.attended
-        && held.parser.state() == State::Done
-        && held.fate == Fate::Keep
-        && (held.output.is_corked() || !held.output.busy())
-        && held.output.size as usize + data.len() <= COALESCED_BYTES
-        && held.answered_in_turn < ANSWERS_PER_TURN
+pub fn cork(shared: &Shared, state: &mut ConnectionState, data: &[u8]) -> bool {
+    let next = state.carry.remaining();
+    let may = shared.options.attended
+        && state.parser.state() == State::Done
+        && state.fate == Fate::Keep
+        && (state.output.is_corked() || !state.output.busy())
+        && state.output.size as usize + data.len() <= COALESCED_BYTES
+        && state.answered_in_turn < ANSWERS_PER_TURN
         && next.first().is_some_and(u8::is_ascii_alphabetic)
-        && !hub.draining.get()
-        && !hub.options.trace
+        && !shared.draining.get()
+        && !shared.options.trace
         && memchr::memmem::find(next, b"\r\n\r\n").is_some();
     if may {
-        held.output.append_copy(data);
-        held.output.cork();
-        held.answered_in_turn += 1;
+        state.output.append_copy(data);
+        state.output.cork();
+        state.answered_in_turn += 1;
     }
     may
 }
 
 /// Have the leader send what is queued, within the write deadline.
-fn watch(hub: &Hub, connection: &Connection, held: &mut Held) {
-    if held.output.size > 0 && connection.deadline() == NEVER {
-        connection.await_output(hub, held, sys::monotonic());
+fn watch(shared: &Shared, connection: &Connection, state: &mut ConnectionState) {
+    if state.output.size > 0 && connection.deadline() == NEVER {
+        connection.await_output(shared, state, sys::monotonic());
     }
 }
 
-fn flush(connection: &Connection, held: &mut Held) -> Result<Flushed, Failure> {
+fn flush(connection: &Connection, state: &mut ConnectionState) -> Result<Flushed, Failure> {
     loop {
-        match held.output.flush(&*connection.stream) {
+        match state.output.flush(&*connection.stream) {
             Ok(Flushed::More) => {} // it is this thread's own time
             Ok(flushed) => return Ok(flushed),
-            Err(error) => return Err(disconnected(connection, held, &error)),
+            Err(error) => return Err(disconnected(connection, state, &error)),
         }
     }
 }
 
-fn disconnected(connection: &Connection, held: &mut Held, error: &io::Error) -> Failure {
+fn disconnected(
+    connection: &Connection,
+    state: &mut ConnectionState,
+    error: &io::Error,
+) -> Failure {
     if sys::is_disconnect(error) {
         connection.set_gone();
     }
-    held.fate.worsen(Fate::Close);
+    state.fate.worsen(Fate::Close);
     Failure::Disconnected(format!("the client is gone: {}", sys::error_text(error)))
 }

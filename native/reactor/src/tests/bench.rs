@@ -1,13 +1,13 @@
 //! A server without sockets: its clients are buffers, and its time passes when the test says so.
 
 use crate::connection::{Body, Connection};
-use crate::event_loop::{Item, Leader, Reactor, Step};
+use crate::event_loop::{EventLoop, Item, Leader, Step};
 use crate::leader_followers::Waiting;
 use crate::log_queue::Entry;
 use crate::own_answers::Checks;
 use crate::poller::{Event, Token};
 use crate::scoreboard::{Memory, RECORD_BYTES, SLOT_WORDS, Scoreboard, Shape, WORD};
-use crate::shared::{HeaderMap, Hub, Options, lock};
+use crate::shared::{HeaderMap, Options, Shared, lock};
 use crate::spool::Spool;
 use crate::states::{Fate, Phase};
 use crate::stream::Stream;
@@ -240,8 +240,8 @@ impl Client {
 
 /// A transport's loop, and what it shares with its threads.
 pub struct Bench {
-    pub hub: Hub,
-    pub reactor: Reactor,
+    pub shared: Shared,
+    pub event_loop: EventLoop,
     pub ready: VecDeque<Waiting>,
     /// What the loop has logged.
     pub logged: Vec<Entry>,
@@ -275,7 +275,7 @@ pub fn options() -> Options {
         attended: true,
         given_up: "The application did not answer in time.".to_owned(),
         checks: Checks::default(),
-        departed: SECOND / 2,
+        disconnected: SECOND / 2,
         idle_wait: None,
         accept_batch: 64,
         max_backlog: 65_535,
@@ -325,11 +325,11 @@ pub fn scoreboard(threads: usize) -> Scoreboard {
 impl Bench {
     pub fn new(options: Options) -> Self {
         TIME.set(Some(START));
-        let hub = Hub::new(options, scoreboard(4)).unwrap();
-        let reactor = Reactor::new(&hub, Vec::new());
+        let shared = Shared::new(options, scoreboard(4)).unwrap();
+        let event_loop = EventLoop::new(&shared, Vec::new());
         Bench {
-            hub,
-            reactor,
+            shared,
+            event_loop,
             ready: VecDeque::new(),
             logged: Vec::new(),
         }
@@ -349,10 +349,15 @@ impl Bench {
     pub fn connect(&mut self) -> Client {
         let pair = Arc::new(Pair::default());
         lock(&pair.ends).room = usize::MAX;
-        let before: Vec<Token> = self.hub.connections().iter().map(|it| it.token).collect();
+        let before: Vec<Token> = self
+            .shared
+            .connections()
+            .iter()
+            .map(|it| it.token)
+            .collect();
         let stream = Box::new(BufferStream(Arc::clone(&pair)));
-        self.hub.add(stream, 0, crate::sys::monotonic());
-        let all = self.hub.connections();
+        self.shared.add(stream, 0, crate::sys::monotonic());
+        let all = self.shared.connections();
         let mut added = all.iter().filter(|it| !before.contains(&it.token));
         let connection = Arc::clone(added.next().unwrap());
         Client {
@@ -372,7 +377,7 @@ impl Bench {
             token: client.token,
             told,
         };
-        self.reactor.batch.push_back(Item::Event(event));
+        self.event_loop.batch.push_back(Item::Event(event));
     }
 
     /// Have the loop learn of a client's input when it runs next.
@@ -405,8 +410,8 @@ impl Bench {
 
     /// Run the loop until it comes back once.
     pub fn step(&mut self) {
-        if let Step::Ready(ready) = self.reactor.run(&self.hub, Leader::Attached, &mut 0) {
-            self.ready.push_back(ready.own(&self.reactor.desk));
+        if let Step::Ready(ready) = self.event_loop.run(&self.shared, Leader::Attached, &mut 0) {
+            self.ready.push_back(ready.own(&self.event_loop.leader));
         }
     }
 
@@ -415,17 +420,19 @@ impl Bench {
         let mut quiet = 0;
         while quiet < 3 {
             // In turns as a leader that may do all that takes long, and as one that polls.
-            self.hub.relieve.set(true);
+            self.shared.relieve.set(true);
             let step = match quiet % 2 {
-                0 => self.reactor.run(&self.hub, Leader::StallMonitor, &mut 0),
-                _ => self.reactor.run(&self.hub, Leader::Attached, &mut 0),
+                0 => self
+                    .event_loop
+                    .run(&self.shared, Leader::StallMonitor, &mut 0),
+                _ => self.event_loop.run(&self.shared, Leader::Attached, &mut 0),
             };
             match step {
                 Step::Ready(ready) => {
-                    self.ready.push_back(ready.own(&self.reactor.desk));
+                    self.ready.push_back(ready.own(&self.event_loop.leader));
                     quiet = 0;
                 }
-                Step::Tell => self.logged.extend(self.hub.log_queue.take()),
+                Step::Tell => self.logged.extend(self.shared.log_queue.take()),
                 Step::Over => return,
                 Step::Blocked | Step::Relieved => quiet += 1,
             }
@@ -442,20 +449,20 @@ impl Bench {
     /// Answer a request as the application's thread does.
     pub fn answer(&mut self, waiting: &Waiting, response: &[u8]) {
         self.answer_part(waiting, response);
-        let mut held = waiting.connection.lock();
+        let mut state = waiting.connection.lock();
         if !waiting.request.head.keep_alive {
-            held.fate.worsen(Fate::Close);
+            state.fate.worsen(Fate::Close);
         }
         let now = crate::sys::monotonic();
-        waiting.connection.give_back(&self.hub, &mut held, now);
-        drop(held);
+        waiting.connection.give_back(&self.shared, &mut state, now);
+        drop(state);
         self.turn();
     }
 
     /// Send a part of a response.
     pub fn answer_part(&mut self, waiting: &Waiting, part: &[u8]) {
-        let mut held = waiting.connection.lock();
-        let _ = wire::send_small(&self.hub, &waiting.connection, &mut held, part);
+        let mut state = waiting.connection.lock();
+        let _ = wire::send_small(&self.shared, &waiting.connection, &mut state, part);
     }
 }
 

@@ -1,4 +1,4 @@
-//! What becomes of a connection, and when: linger, drain, deadlines, eviction, turns.
+//! What happens to a connection, and when: linger, drain, deadlines, eviction, turns.
 
 use super::bench::{Bench, Client, options};
 use crate::log_queue::Entry;
@@ -34,7 +34,7 @@ fn with_checks() -> Bench {
         checks,
         ..options()
     });
-    bench.hub.scoreboard.set(LIVE, 1);
+    bench.shared.scoreboard.set(LIVE, 1);
     bench
 }
 
@@ -197,15 +197,15 @@ fn a_drain_ends_when_the_last_request_is_answered() {
     let (busy, idle) = (bench.connect(), bench.connect());
     bench.send(&busy, LAST);
     let waiting = bench.take();
-    bench.hub.draining.set(true);
+    bench.shared.draining.set(true);
     bench.turn();
     pass_in_steps(&mut bench, options().drain_linger + SECOND);
     assert!(idle.is_closed() && !busy.is_closed());
-    assert!(!bench.hub.drained.get());
+    assert!(!bench.shared.drained.get());
     bench.answer(&waiting, OK);
     assert_eq!(busy.statuses(), [200]);
     bench.end(&busy);
-    assert!(bench.hub.drained.get());
+    assert!(bench.shared.drained.get());
 }
 
 #[test]
@@ -213,7 +213,7 @@ fn a_request_that_arrives_in_a_drain_is_served_and_its_connection_closed() {
     let mut bench = Bench::new(options());
     let client = bench.connect();
     serve(&mut bench, &client, GET);
-    bench.hub.draining.set(true);
+    bench.shared.draining.set(true);
     bench.turn();
     bench.send(&client, GET);
     bench.take();
@@ -224,7 +224,7 @@ fn a_head_that_is_not_complete_in_a_drain_is_answered_with_503() {
     let mut bench = Bench::new(options());
     let client = bench.connect();
     bench.send(&client, &GET[..10]);
-    bench.hub.draining.set(true);
+    bench.shared.draining.set(true);
     bench.turn();
     pass_in_steps(&mut bench, options().drain_head + SECOND);
     assert_eq!(client.statuses(), [503]);
@@ -236,7 +236,7 @@ fn closing_cuts_off_what_is_handed_out_and_closes_the_rest() {
     let (busy, idle) = (bench.connect(), bench.connect());
     bench.send(&busy, GET);
     bench.take();
-    bench.hub.closed.set(true);
+    bench.shared.closed.set(true);
     bench.turn();
     assert!(idle.is_closed());
     assert!(!busy.is_closed() && busy.is_shut());
@@ -256,11 +256,11 @@ fn those_that_are_idle_for_longest_make_room() {
     bench.send(&in_head, &GET[..10]);
     bench.pass(options().evict_idle * 2);
     let newest = bench.connect();
-    assert!(bench.reactor.close_idle(&bench.hub));
+    assert!(bench.event_loop.close_idle(&bench.shared));
     assert!(oldest.is_closed() && !older.is_closed());
-    assert!(bench.reactor.close_idle(&bench.hub));
+    assert!(bench.event_loop.close_idle(&bench.shared));
     assert!(older.is_closed());
-    assert!(!bench.reactor.close_idle(&bench.hub));
+    assert!(!bench.event_loop.close_idle(&bench.shared));
     assert!(![busy, in_head, newest].iter().any(Client::is_closed));
 }
 
@@ -270,7 +270,7 @@ fn a_connection_whose_request_is_under_way_is_not_idle() {
     let client = bench.connect();
     bench.pass(options().evict_idle * 2);
     client.put(GET); // and no event has told of it
-    assert!(!bench.reactor.close_idle(&bench.hub));
+    assert!(!bench.event_loop.close_idle(&bench.shared));
     assert!(!client.is_closed());
 }
 
@@ -287,12 +287,12 @@ fn a_client_that_pipelines_checks_is_one_entry_of_the_queue_and_others_are_serve
     let mut most = 0;
     while bench.ready.is_empty() {
         bench.step();
-        most = most.max(bench.reactor.queued());
+        most = most.max(bench.event_loop.queued());
     }
     assert!(greedy.statuses().len() < 100);
     assert!(most <= 2, "{most} entries for two connections");
     bench.turn();
-    assert_eq!(bench.hub.connection_count(), 2);
+    assert_eq!(bench.shared.connection_count(), 2);
 }
 
 #[test]
@@ -306,11 +306,11 @@ fn each_request_that_is_given_to_another_thread_has_its_own_bytes() {
     for (client, name) in clients.iter().zip(names) {
         // Another thread has answered, and posts the connection with its next request received.
         client.put(&[b"GET /", name, b" HTTP/1.1\r\nHost: a\r\n\r\n"].concat());
-        let mut held = client.connection.lock();
-        held.input = Input::Possible;
-        bench.hub.post(&client.connection, &mut held);
+        let mut state = client.connection.lock();
+        state.input = Input::Possible;
+        bench.shared.post(&client.connection, &mut state);
     }
-    let waiting = bench.reactor.attend(&bench.hub);
+    let waiting = bench.event_loop.attend(&bench.shared);
     let targets = waiting.iter().map(|each| {
         let (head, bytes) = (&each.request.head, &each.request.bytes);
         head.target.of(bytes).to_vec()
@@ -327,13 +327,13 @@ fn an_answer_that_waits_for_the_next_one_is_sent_if_that_takes_its_time() {
     let client = bench.connect();
     bench.send(&client, &GET.repeat(2));
     let first = bench.take();
-    let mut held = first.connection.lock();
-    assert!(wire::cork(&bench.hub, &mut held, OK));
-    bench.hub.pace.note(PathHash::of(b"/get"), 0);
+    let mut state = first.connection.lock();
+    assert!(wire::cork(&bench.shared, &mut state, OK));
+    bench.shared.slow_paths.note(PathHash::of(b"/get"), 0);
     first
         .connection
-        .give_back(&bench.hub, &mut held, crate::sys::monotonic());
-    drop(held);
+        .give_back(&bench.shared, &mut state, crate::sys::monotonic());
+    drop(state);
     bench.step();
     assert_eq!(bench.ready.len(), 1);
     assert_eq!(client.received(), "");

@@ -1,9 +1,9 @@
 //! Threads that lead, follow, and wait for a disk.
 
 use super::bench::{Bench, fake_time, options, scoreboard};
-use crate::event_loop::{Leader, Reactor, ReadBuffers, Step};
-use crate::leader_followers::{Crew, Turn};
-use crate::shared::Hub;
+use crate::event_loop::{EventLoop, Leader, ReadBuffers, Step};
+use crate::leader_followers::{LeaderFollowers, Turn};
+use crate::shared::Shared;
 use crate::states::Fate;
 use crate::sys;
 use crate::wire;
@@ -13,35 +13,35 @@ use std::thread;
 
 const GET: &[u8] = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n";
 
-fn crew() -> (Hub, Crew) {
-    let hub = Hub::new(options(), scoreboard(2)).unwrap();
-    let crew = Crew::new(Reactor::new(&hub, Vec::new()));
-    (hub, crew)
+fn threads() -> (Shared, LeaderFollowers) {
+    let shared = Shared::new(options(), scoreboard(2)).unwrap();
+    let threads = LeaderFollowers::new(EventLoop::new(&shared, Vec::new()));
+    (shared, threads)
 }
 
-fn lead(hub: &Hub, crew: &Crew) -> Option<Step> {
+fn lead(shared: &Shared, threads: &LeaderFollowers) -> Option<Step> {
     let mut buffers = Box::new(ReadBuffers::new(64));
-    crew.lead_attached(hub, &mut buffers, &mut 0)
+    threads.lead_attached(shared, &mut buffers, &mut 0)
 }
 
 #[test]
 fn a_parked_thread_leads_where_a_call_lasts_a_tick() {
     assert!(fake_time().is_none());
-    let (hub, crew) = crew();
+    let (shared, threads) = threads();
     // This thread leads, and goes to the application.
-    assert!(matches!(lead(&hub, &crew), Some(Step::Blocked)));
-    crew.count(&hub);
+    assert!(matches!(lead(&shared, &threads), Some(Step::Blocked)));
+    threads.count(&shared);
     thread::scope(|scope| {
-        let follower = scope.spawn(|| crew.lead_or_park(&hub));
-        let monitor = scope.spawn(|| crew.watch(&hub));
-        while !hub.polling.get() {
+        let follower = scope.spawn(|| threads.lead_or_park(&shared));
+        let monitor = scope.spawn(|| threads.watch(&shared));
+        while !shared.polling.get() {
             assert!(!follower.is_finished());
             thread::yield_now();
         }
         // It leads until the end, and the thread that comes back from its call does not.
-        assert!(lead(&hub, &crew).is_none());
-        hub.closed.set(true);
-        crew.interrupt(&hub);
+        assert!(lead(&shared, &threads).is_none());
+        shared.closed.set(true);
+        threads.interrupt(&shared);
         assert!(matches!(follower.join().unwrap(), Turn::Over));
         monitor.join().unwrap();
     });
@@ -49,29 +49,32 @@ fn a_parked_thread_leads_where_a_call_lasts_a_tick() {
 
 #[test]
 fn a_leader_that_panics_leaves_leadership_to_others() {
-    let (hub, crew) = crew();
+    let (shared, threads) = threads();
     let panicked = catch_unwind(AssertUnwindSafe(|| {
-        crew.with_leadership(|_| panic!("a defect"));
+        threads.with_leadership(|_| panic!("a defect"));
     }));
     assert!(panicked.is_err());
-    assert!(!crew.is_led());
+    assert!(!threads.is_led());
     assert!(
-        crew.with_leadership(|reactor| reactor.run(&hub, Leader::Attached, &mut 0))
+        threads
+            .with_leadership(|event_loop| event_loop.run(&shared, Leader::Attached, &mut 0))
             .is_some()
     );
-    assert!(matches!(lead(&hub, &crew), Some(Step::Blocked)));
+    assert!(matches!(lead(&shared, &threads), Some(Step::Blocked)));
 }
 
 #[test]
 fn a_leader_that_holds_the_interpreter_lock_gives_it_up_in_time() {
-    let (hub, crew) = crew();
+    let (shared, threads) = threads();
     let mut buffers = Box::new(ReadBuffers::new(64));
     let mut until = 0;
-    crew.lead_attached(&hub, &mut buffers, &mut until).unwrap();
+    threads
+        .lead_attached(&shared, &mut buffers, &mut until)
+        .unwrap();
     assert!(until > sys::monotonic() - sys::SECOND);
     until = sys::monotonic() - 1;
     // Not even a listener's event is looked at any more.
-    let step = crew.lead_attached(&hub, &mut buffers, &mut until);
+    let step = threads.lead_attached(&shared, &mut buffers, &mut until);
     assert!(matches!(step, Some(Step::Blocked)));
 }
 
@@ -85,8 +88,9 @@ fn no_other_thread_waits_for_a_disk_that_a_response_waits_for() {
     sys::write_all(&file, &[b'x'; 10_000]).unwrap();
     client.stop_disk();
     thread::scope(|scope| {
-        let sending = scope
-            .spawn(|| wire::send_region(&bench.hub, &waiting.connection, file, 0, 10_000, b"end"));
+        let sending = scope.spawn(|| {
+            wire::send_region(&bench.shared, &waiting.connection, file, 0, 10_000, b"end")
+        });
         client.await_disk();
         // The leader is free to act on the connection: there is room, or its client is gone.
         assert!(waiting.connection.lock().output.is_in_flight());
@@ -110,23 +114,23 @@ fn a_connection_is_not_closed_under_a_thread_that_sends_a_file() {
     client.stop_disk();
     let connection = Arc::clone(&waiting.connection);
     thread::scope(|scope| {
-        let hub = &bench.hub;
+        let shared = &bench.shared;
         let sending =
-            scope.spawn(move || wire::send_region(hub, &connection, file, 0, 10_000, b""));
+            scope.spawn(move || wire::send_region(shared, &connection, file, 0, 10_000, b""));
         client.await_disk();
         // Another thread ends the response early.
-        let mut held = waiting.connection.lock();
-        held.fate = Fate::Reset;
+        let mut state = waiting.connection.lock();
+        state.fate = Fate::Reset;
         waiting
             .connection
-            .give_back(hub, &mut held, sys::monotonic());
-        drop(held);
-        bench.reactor.run(hub, Leader::Attached, &mut 0);
-        bench.reactor.attend(hub);
+            .give_back(shared, &mut state, sys::monotonic());
+        drop(state);
+        bench.event_loop.run(shared, Leader::Attached, &mut 0);
+        bench.event_loop.attend(shared);
         assert!(client.is_shut() && !client.is_closed());
         client.start_disk();
         assert!(sending.join().unwrap().is_err());
-        bench.reactor.attend(hub);
+        bench.event_loop.attend(shared);
     });
     assert!(client.is_reset());
 }

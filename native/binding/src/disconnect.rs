@@ -21,7 +21,7 @@ pub struct ClientGone {
 
 #[pymethods]
 impl ClientGone {
-    /// Tell whether the client is known to have left. Any thread may ask, at any time.
+    /// Return whether the client is known to have left. Any thread may ask, at any time.
     fn __call__(&self) -> bool {
         match self.connection.upgrade() {
             Some(connection) => connection.find_gone(),
@@ -66,40 +66,40 @@ impl Companion {
 }
 
 impl Exchange {
-    /// End an exchange that nobody waits for any more; tell whether it was one.
-    pub fn drop_if_client_gone(slf: &Bound<'_, Self>, departed: bool) -> PyResult<bool> {
+    /// End an exchange that no client waits for; return whether it was one.
+    pub fn drop_if_client_gone(slf: &Bound<'_, Self>, disconnected: bool) -> PyResult<bool> {
         {
             let mut this = slf.try_borrow_mut()?;
-            if !departed && !this.client_gone() {
+            if !disconnected && !this.client_gone() {
                 return Ok(false);
             }
-            let mut held = this.wire.connection.lock();
-            held.fate.worsen(Fate::Reset);
-            drop(held);
+            let mut state = this.wire.connection.lock();
+            state.fate.worsen(Fate::Reset);
+            drop(state);
             this.handed_out_at = sys::monotonic();
         }
         Self::end(slf, "the client left before a thread was free")?;
         Ok(true)
     }
 
-    /// End an exchange whose thread does not come back; tell whether it was still in progress.
+    /// End an exchange whose thread does not come back; return whether it was still in progress.
     pub fn give_up(slf: &Bound<'_, Self>, reason: &str) -> PyResult<bool> {
         {
             let mut this = slf.try_borrow_mut()?;
-            if this.done || this.hub().abandoned.get() {
+            if this.done || this.shared().abandoned.get() {
                 return Ok(false);
             }
             this.given_up = true;
             reason.clone_into(&mut this.reason);
             let connection = Arc::clone(&this.wire.connection);
-            let mut held = connection.lock();
-            connection.uncork(&mut held); // what waited is an earlier response, and whole
-            held.fate.worsen(if this.head_sent {
+            let mut state = connection.lock();
+            connection.uncork(&mut state); // what waited is an earlier response, and whole
+            state.fate.worsen(if this.head_sent {
                 Fate::Reset
             } else {
                 Fate::Close
             });
-            drop(held);
+            drop(state);
             if !this.head_sent && this.answer_given_up(slf.py()).is_err() {
                 connection.lock().fate.worsen(Fate::Reset);
             }
@@ -109,8 +109,8 @@ impl Exchange {
     }
 
     fn answer_given_up(&mut self, py: Python<'_>) -> PyResult<()> {
-        let refusal = Refusal::given_up(&self.hub().options.given_up);
-        let answer = self.hub().error_response(&refusal, self.is_head);
+        let refusal = Refusal::given_up(&self.shared().options.given_up);
+        let answer = self.shared().error_response(&refusal, self.is_head);
         self.head_sent = true;
         self.status = Some(PyString::new(py, "504 Gateway Timeout").unbind());
         self.headers = None;

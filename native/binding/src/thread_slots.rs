@@ -11,22 +11,22 @@ use std::cell::RefCell;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
-static CREWS: AtomicU64 = AtomicU64::new(1);
+static TRANSPORTS: AtomicU64 = AtomicU64::new(1);
 
 thread_local! {
-    /// Where the thread was found last: the number of its crew, and the seat.
-    static LAST: RefCell<Option<(u64, Arc<Seat>)>> = const { RefCell::new(None) };
+    /// Where the thread was found last: the number of its transport, and the slot.
+    static LAST: RefCell<Option<(u64, Arc<ThreadSlot>)>> = const { RefCell::new(None) };
 }
 
 /// A thread's place.
-pub struct Seat {
+pub struct ThreadSlot {
     thread: u64,
     /// On the scoreboard; None where there are no more.
     pub record: Option<Record>,
     with: Mutex<Option<Py<Exchange>>>,
 }
 
-impl Seat {
+impl ThreadSlot {
     /// Keep in mind what the thread is with, or that it is with nothing; return what it was with.
     pub fn keep(&self, exchange: Option<Py<Exchange>>) -> Option<Py<Exchange>> {
         std::mem::replace(&mut *lock(&self.with), exchange)
@@ -39,51 +39,56 @@ impl Seat {
     }
 }
 
-/// The seats of one crew.
-pub struct Seats {
-    crew: u64,
-    all: Mutex<Vec<Arc<Seat>>>,
+/// The thread slots of one transport.
+pub struct ThreadSlots {
+    threads: u64,
+    all: Mutex<Vec<Arc<ThreadSlot>>>,
 }
 
-impl Seats {
+impl ThreadSlots {
     pub fn new() -> Self {
-        Seats {
-            crew: CREWS.fetch_add(1, Ordering::Relaxed),
+        ThreadSlots {
+            threads: TRANSPORTS.fetch_add(1, Ordering::Relaxed),
             all: Mutex::default(),
         }
     }
 
     /// The calling thread's; the first that ask have a record.
-    pub fn mine(&self, scoreboard: &Scoreboard) -> Arc<Seat> {
+    pub fn mine(&self, scoreboard: &Scoreboard) -> Arc<ThreadSlot> {
         let known = LAST.with_borrow(|last| match last {
-            Some((crew, seat)) if *crew == self.crew => Some(Arc::clone(seat)),
+            Some((threads, thread_slot)) if *threads == self.threads => {
+                Some(Arc::clone(thread_slot))
+            }
             _ => None,
         });
         known.unwrap_or_else(|| {
-            let seat = self.find(scoreboard);
-            // The last reference to another crew's seat ends outside of the borrow.
-            drop(LAST.replace(Some((self.crew, Arc::clone(&seat)))));
-            seat
+            let thread_slot = self.find(scoreboard);
+            // The last reference to another transport's slot ends outside of the borrow.
+            drop(LAST.replace(Some((self.threads, Arc::clone(&thread_slot)))));
+            thread_slot
         })
     }
 
-    fn find(&self, scoreboard: &Scoreboard) -> Arc<Seat> {
+    fn find(&self, scoreboard: &Scoreboard) -> Arc<ThreadSlot> {
         let mut all = lock(&self.all);
-        if let Some(seat) = all.iter().find(|seat| seat.thread == thread_number()) {
-            return Arc::clone(seat);
+        if let Some(thread_slot) = all
+            .iter()
+            .find(|thread_slot| thread_slot.thread == thread_number())
+        {
+            return Arc::clone(thread_slot);
         }
         let record = scoreboard.record(all.len());
         if let Some(record) = &record {
             let ident = scoreboard.record_word(record, THREAD);
             ident.store(sys::thread_ident(), Ordering::Relaxed);
         }
-        let seat = Arc::new(Seat {
+        let thread_slot = Arc::new(ThreadSlot {
             thread: thread_number(),
             record,
             with: Mutex::default(),
         });
-        all.push(Arc::clone(&seat));
-        seat
+        all.push(Arc::clone(&thread_slot));
+        thread_slot
     }
 
     /// What the thread in the call with this number is with.
@@ -93,21 +98,23 @@ impl Seats {
         scoreboard: &Scoreboard,
         number: u64,
     ) -> Option<Py<Exchange>> {
-        let seats = lock(&self.all).clone();
-        let seat = seats.iter().find(|seat| {
-            let record = seat.record.as_ref();
+        let thread_slots = lock(&self.all).clone();
+        let thread_slot = thread_slots.iter().find(|thread_slot| {
+            let record = thread_slot.record.as_ref();
             record.is_some_and(|it| {
                 let word = scoreboard.record_word(it, NUMBER);
                 word.load(Ordering::Acquire) == number
             })
         })?;
-        seat.exchange(py)
+        thread_slot.exchange(py)
     }
 
     /// What a thread is with whose request came on a connection.
     pub fn find_on(&self, py: Python<'_>, connection: &Connection) -> Option<Py<Exchange>> {
-        let seats = lock(&self.all).clone();
-        let mut exchanges = seats.iter().filter_map(|seat| seat.exchange(py));
+        let thread_slots = lock(&self.all).clone();
+        let mut exchanges = thread_slots
+            .iter()
+            .filter_map(|thread_slot| thread_slot.exchange(py));
         exchanges.find(|exchange| {
             let exchange = exchange.bind(py).try_borrow();
             exchange.is_ok_and(|it| std::ptr::eq(&*it.wire.connection, connection))
@@ -116,7 +123,10 @@ impl Seats {
 
     /// What threads are with, taken from them.
     pub fn take_all(&self) -> Vec<Py<Exchange>> {
-        let seats = lock(&self.all).clone();
-        seats.iter().filter_map(|seat| seat.keep(None)).collect()
+        let thread_slots = lock(&self.all).clone();
+        thread_slots
+            .iter()
+            .filter_map(|thread_slot| thread_slot.keep(None))
+            .collect()
     }
 }
