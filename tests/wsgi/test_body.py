@@ -1,4 +1,4 @@
-"""When which bytes of the body leave, and how long the client is told that it is."""
+"""When the bytes of a body are sent, and which length the client is told."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def returning(result: Any, *headers: tuple[str, str], status: str = "200 OK") ->
         applications.one_block_of_its_own_type,
     ],
 )
-def test_pep3333_body_at_hand_leaves_with_the_head_in_one_send(
+def test_pep3333_body_that_is_complete_is_sent_together_with_the_head(
     application: WSGIApplication,
 ) -> None:
     exchange = serve(application)
@@ -69,7 +69,7 @@ def test_pep3333_exhaustion_without_a_byte_is_an_empty_body(application: WSGIApp
     assert (exchange.content_length, exchange.sent) == (0, b"")
 
 
-def test_pep3333_each_block_is_sent_before_the_next_is_asked_for() -> None:
+def test_pep3333_each_block_is_sent_before_the_application_is_asked_for_the_next() -> None:
     exchange = FakeExchange()
 
     def application(environ: Environ, start_response: StartResponse) -> Iterator[bytes]:
@@ -114,7 +114,7 @@ def test_pep3333_len_may_raise() -> None:
     assert serve(applications.length_that_raises).sent == b"hello"
 
 
-def test_len_of_1_that_lies_sends_the_first_block() -> None:
+def test_wrong_len_of_1_sends_the_first_block() -> None:
     log = Records()
     exchange = serve(returning(lambda: OneBlock(b"one", b"two")), log=log)
     assert (exchange.content_length, exchange.sent) == (3, b"one")
@@ -131,7 +131,7 @@ def test_subclass_of_bytes_is_bytes() -> None:
 
 @pytest.mark.parametrize("block", ["text", None, 1, bytearray(b"x"), ["nested"]])
 @pytest.mark.parametrize("kind", [list, iter])
-def test_pep3333_block_that_is_no_bytes_is_a_500(block: Any, kind: Any) -> None:
+def test_pep3333_block_that_is_not_bytes_is_a_500(block: Any, kind: Any) -> None:
     log = Records()
     exchange = serve(returning(lambda: kind([block])), log=log)
     assert exchange.status == "500 Internal Server Error"
@@ -139,14 +139,14 @@ def test_pep3333_block_that_is_no_bytes_is_a_500(block: Any, kind: Any) -> None:
 
 
 @pytest.mark.parametrize("block", ["text", None, 1])
-def test_pep3333_block_that_is_no_bytes_cuts_a_response_that_has_begun(block: Any) -> None:
+def test_pep3333_block_that_is_not_bytes_aborts_a_response_that_has_begun(block: Any) -> None:
     exchange = serve(returning(lambda: iter([b"sent", block])))
     assert exchange.aborted
     assert exchange.sent == b"sent"
 
 
 @pytest.mark.parametrize("result", ["text", b"bytes", b"", bytearray(b"x"), memoryview(b"x"), None])
-def test_pep3333_result_that_is_no_iterable_of_bytes_is_a_500(result: Any) -> None:
+def test_pep3333_result_that_is_not_an_iterable_of_bytes_is_a_500(result: Any) -> None:
     log = Records()
     exchange = serve(returning(result), log=log)
     assert exchange.status == "500 Internal Server Error"
@@ -184,7 +184,7 @@ def test_body_longer_than_its_content_length_is_cut_and_logged(result: Any) -> N
     )
 
 
-def test_application_that_gives_too_much_is_not_asked_for_more() -> None:
+def test_application_that_exceeds_its_content_length_is_not_asked_for_more() -> None:
     asked: list[int] = []
 
     def blocks() -> Iterator[bytes]:
@@ -212,14 +212,14 @@ def test_write_and_iterable_together_are_cut_at_the_content_length() -> None:
     assert serve(application).sent == b"abc"
 
 
-def test_empty_block_after_the_end_is_nothing_to_log() -> None:
+def test_empty_block_after_the_end_is_not_logged() -> None:
     log = Records()
     assert serve(returning(lambda: iter([b"abc", b""]), length(3)), log=log).finished
     assert log.lines == []
 
 
 @pytest.mark.parametrize("result", [[b"ab"], lambda: iter([b"ab"]), lambda: iter([b"a", b"b"])])
-def test_body_shorter_than_its_content_length_is_cut_off_visibly(result: Any) -> None:
+def test_body_shorter_than_its_content_length_aborts_the_response(result: Any) -> None:
     log = Records()
     exchange = serve(returning(result, length(3)), log=log)
     assert exchange.aborted
@@ -229,7 +229,7 @@ def test_body_shorter_than_its_content_length_is_cut_off_visibly(result: Any) ->
 
 
 @pytest.mark.parametrize("result", [[], lambda: iter([])])
-def test_body_of_nothing_for_a_content_length_is_a_500_while_no_head_is_sent(result: Any) -> None:
+def test_empty_body_for_a_content_length_is_a_500(result: Any) -> None:
     exchange = serve(returning(result, length(3)))
     assert exchange.status == "500 Internal Server Error"
 
@@ -239,7 +239,7 @@ def test_body_of_nothing_for_a_content_length_is_a_500_while_no_head_is_sent(res
 
 @pytest.mark.parametrize("result", [[b"hello"], [], lambda: iter([b"he", b"llo"])])
 @pytest.mark.parametrize(("headers", "expected"), [([], None), ([length(5)], 5)])
-def test_rfc9110_9_3_2_head_keeps_the_content_length_and_invents_none(
+def test_rfc9110_9_3_2_head_keeps_the_content_length_and_does_not_invent_one(
     result: Any, headers: list[tuple[str, str]], expected: int | None
 ) -> None:
     log = Records()
@@ -261,7 +261,7 @@ def test_rfc9110_9_3_2_head_keeps_the_content_length_and_invents_none(
     ],
 )
 @pytest.mark.parametrize("result", [[b"hello"], [], lambda: iter([b"hello"]), "write"])
-def test_rfc9110_8_6_responses_without_a_body_drop_it_and_say_so_once(
+def test_rfc9110_8_6_body_for_a_status_without_one_is_dropped_and_logged_once(
     status: str, headers: list[tuple[str, str]], field: str, result: Any
 ) -> None:
     def application(environ: Environ, start_response: StartResponse) -> list[bytes]:

@@ -1,4 +1,4 @@
-"""``close()``: on what the application returned, exactly once, whatever happens."""
+"""The gateway calls ``close()`` of what the application returned, exactly once in every case."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Environ = dict[str, Any]
 
 
 class Closing:
-    """An iterable that is not its own iterator, and notes what is called when."""
+    """An iterable that is not its own iterator. It records each call of ``close``."""
 
     def __init__(self, exchange: FakeExchange, *blocks: Any) -> None:
         self.exchange = exchange
@@ -86,7 +86,9 @@ def test_pep3333_close_is_called_once_after_the_last_block(
 
 
 @pytest.mark.parametrize("failure", [ValueError("close"), SystemExit(1), KeyboardInterrupt()])
-def test_pep3333_error_in_close_is_logged_and_the_response_stands(failure: BaseException) -> None:
+def test_pep3333_error_in_close_is_logged_and_the_response_is_complete(
+    failure: BaseException,
+) -> None:
     log = Records()
     exchange = run(b"a", b"b", failure=failure, log=log)
     assert exchange.finished
@@ -95,7 +97,7 @@ def test_pep3333_error_in_close_is_logged_and_the_response_stands(failure: BaseE
     assert type(failure).__name__ in log.text
 
 
-def test_close_that_cannot_be_looked_up_is_logged() -> None:
+def test_error_while_looking_up_close_is_logged() -> None:
     class Strange(list[bytes]):
         @property
         def close(self) -> None:
@@ -110,7 +112,7 @@ def test_close_that_cannot_be_looked_up_is_logged() -> None:
     assert "no close for you" in log.text
 
 
-def test_result_without_close_is_left_alone() -> None:
+def test_result_without_close_is_accepted() -> None:
     log = Records()
 
     def application(environ: Environ, start_response: StartResponse) -> Iterator[bytes]:

@@ -19,7 +19,7 @@ REASON = "timeout: the application ended the call at its deadline"
 
 
 class Closed:
-    """An application and its result, which counts the calls of `close`."""
+    """An application that is also its result, and counts the calls of `close`."""
 
     def __init__(self, blocks: Iterable[bytes], error: type[BaseException] | None = None) -> None:
         self.blocks = blocks
@@ -59,11 +59,11 @@ def test_check_deadline_raises_once_the_deadline_has_passed() -> None:
         penstock.check_deadline({"penstock.extend_deadline": Deadline(-0.001)})
 
 
-def test_check_deadline_does_nothing_where_there_is_no_deadline() -> None:
+def test_check_deadline_does_nothing_without_a_deadline() -> None:
     penstock.check_deadline({})
 
 
-def test_no_handler_of_exceptions_takes_the_timeout_for_an_error_of_the_application() -> None:
+def test_except_Exception_does_not_catch_the_timeout() -> None:
     assert not issubclass(RequestTimeout, Exception)
 
 
@@ -79,7 +79,7 @@ def handle(application: WSGIApplication, exchange: FakeExchange, log: Records) -
     return exchange
 
 
-def test_a_timeout_before_the_head_is_a_plain_504_and_the_connection_goes_on() -> None:
+def test_a_timeout_before_the_head_is_a_504_and_the_connection_is_kept() -> None:
     log = Records()
     exchange = handle(times_out, FakeExchange(), log)
     assert exchange.status == "504 Gateway Timeout"
@@ -94,7 +94,7 @@ def test_a_timeout_before_the_head_is_a_plain_504_and_the_connection_goes_on() -
     assert log.records[0].levelname == "ERROR"
 
 
-def test_a_timeout_after_the_head_cuts_the_response_off() -> None:
+def test_a_timeout_after_the_head_aborts_the_response() -> None:
     def application(environ: Environ, start_response: StartResponse) -> Iterator[bytes]:
         start_response("200 OK", [TEXT])
         yield b"sent"
@@ -105,7 +105,7 @@ def test_a_timeout_after_the_head_cuts_the_response_off() -> None:
     assert exchange.reason == REASON
 
 
-def test_a_timeout_that_another_exception_was_raised_from_counts_as_one() -> None:
+def test_an_exception_raised_from_a_timeout_counts_as_a_timeout() -> None:
     def application(environ: Environ, start_response: StartResponse) -> list[bytes]:
         try:
             raise RequestTimeout
@@ -129,7 +129,7 @@ def test_an_application_may_catch_a_timeout_and_answer_itself() -> None:
     assert log.lines == []
 
 
-def test_a_timeout_after_the_end_of_the_response_says_nothing_more_to_the_client() -> None:
+def test_a_timeout_after_the_end_of_the_response_sends_nothing_more() -> None:
     def application(environ: Environ, start_response: StartResponse) -> Iterator[bytes]:
         start_response("200 OK", [TEXT, length(4)])
         yield b"sent"
@@ -151,7 +151,7 @@ def test_a_timeout_in_close_leaves_the_response_as_it_is(blocks: list[bytes]) ->
     assert "close() of the response failed" in log.text
 
 
-def test_a_timeout_with_a_view_of_the_body_kept_is_a_504_all_the_same() -> None:
+def test_a_timeout_is_a_504_even_if_a_view_of_the_body_is_kept() -> None:
     kept = []
 
     def application(environ: Environ, start_response: StartResponse) -> list[bytes]:
@@ -198,6 +198,6 @@ def test_what_a_call_returns_after_its_request_was_ended_is_closed_and_discarded
     assert log.records[0].levelname == "INFO"
 
 
-def test_an_application_that_looks_for_a_client_that_left_finds_an_ended_request_too() -> None:
+def test_an_ended_request_is_a_disconnect_to_the_application() -> None:
     assert issubclass(RequestAborted, ClientDisconnected)
     assert issubclass(RequestAborted, OSError)

@@ -1,4 +1,4 @@
-"""What the log says of header fields that never reach the application."""
+"""What is logged about header fields that do not reach the application."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def drop(log: Records, *names: str, header_map: HeaderMap = "drop") -> None:
         client_environ(make_base(), {name: "1", "content-length": "1"}, "", "", header_map, dropped)
 
 
-def test_a_field_that_is_dropped_for_its_underscore_is_warned_of_once_by_name() -> None:
+def test_each_field_that_is_dropped_for_its_underscore_is_logged_once_as_a_warning() -> None:
     log = Records()
     log.logger.setLevel(logging.INFO)
     drop(log, "x_token", "x-other", "x_token", "y_token")
@@ -39,7 +39,7 @@ def test_at_level_debug_each_dropped_field_is_logged() -> None:
     assert log.text.endswith("DEBUG the field x_token was dropped for its underscore")
 
 
-def test_names_made_up_by_clients_do_not_fill_the_log() -> None:
+def test_names_invented_by_clients_do_not_fill_the_log() -> None:
     log = Records()
     log.logger.setLevel(logging.INFO)
     drop(log, *(f"x_{number}" for number in range(100)))
@@ -50,13 +50,13 @@ def test_names_made_up_by_clients_do_not_fill_the_log() -> None:
 
 
 @pytest.mark.parametrize("header_map", ["refuse", "dangerous"])
-def test_what_is_refused_or_passed_on_is_not_warned_of(header_map: HeaderMap) -> None:
+def test_fields_that_are_refused_or_passed_on_are_not_logged(header_map: HeaderMap) -> None:
     log = Records()
     drop(log, "x_token", header_map=header_map)
     assert log.lines == []
 
 
-def test_a_server_tells_its_own_log_of_a_dropped_field(transport: str, tmp_path: Path) -> None:
+def test_each_server_logs_a_dropped_field_in_its_own_log(transport: str, tmp_path: Path) -> None:
     logs = [tmp_path / "first", tmp_path / "second"]
     for path in logs:
         with penstock.running(hello, transport=transport, error_logfile=str(path)) as server:

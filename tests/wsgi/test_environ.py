@@ -1,3 +1,5 @@
+"""The ``environ``: variables, header fields and the mount prefix."""
+
 from __future__ import annotations
 
 import io
@@ -19,7 +21,7 @@ def environ_of(target: str = "/", base: dict[str, Any] | None = None, **changes:
     return make_environ(make_request(target=target, **changes), base=base)
 
 
-def test_pep3333_every_required_variable_is_there() -> None:
+def test_pep3333_every_required_variable_is_set() -> None:
     environ = environ_of("/a/b?x=1&y=%20")
     assert type(environ) is dict
     expected = {
@@ -86,11 +88,11 @@ def test_pep3333_path_info_is_percent_decoded_once_into_latin1(target: str, path
 
 
 @pytest.mark.parametrize("target", ["/p", "/p?"])
-def test_pep3333_query_string_is_there_when_it_is_empty(target: str) -> None:
+def test_pep3333_query_string_is_set_when_it_is_empty(target: str) -> None:
     assert environ_of(target)["QUERY_STRING"] == ""
 
 
-def test_pep3333_url_reconstruction_gives_the_url_back() -> None:
+def test_pep3333_url_reconstruction_returns_the_url() -> None:
     environ = environ_of("/app/a%20b?q=1", base=make_base(script_name="/app"))
     assert request_uri(environ) == "http://example.org/app/a%20b?q=1"
 
@@ -100,7 +102,7 @@ def test_pep3333_server_name_and_port_are_never_empty() -> None:
     assert (base["SERVER_NAME"], base["SERVER_PORT"]) == ("localhost", "80")
 
 
-def test_https_is_on_under_that_scheme() -> None:
+def test_https_is_on_for_the_scheme_https() -> None:
     base = make_base(url_scheme="https")
     assert (base["wsgi.url_scheme"], base["HTTPS"]) == ("https", "on")
 
@@ -133,7 +135,7 @@ def test_content_length_is_absent_without_a_body() -> None:
     assert "CONTENT_LENGTH" not in make_environ(content_length=0)
 
 
-def test_content_length_0_is_told_where_it_was_sent() -> None:
+def test_content_length_0_is_set_if_it_was_sent() -> None:
     assert environ_of(content_length=0)["CONTENT_LENGTH"] == "0"
 
 
@@ -164,7 +166,7 @@ def test_cve_2024_45614_field_with_underscore_is_dropped(header_map: Any) -> Non
 
 
 @pytest.mark.parametrize("order", [1, -1])
-def test_dangerous_header_map_never_replaces_what_a_hyphen_spelt(order: int) -> None:
+def test_dangerous_header_map_never_replaces_a_field_with_a_hyphen(order: int) -> None:
     names = ["x-real-ip", "x_real_ip"][::order]
     fields = {name: name for name in names} | {"x_other": "1"}
     environ = make_environ(make_request(fields=fields), header_map="dangerous")
@@ -172,13 +174,13 @@ def test_dangerous_header_map_never_replaces_what_a_hyphen_spelt(order: int) -> 
     assert environ["HTTP_X_OTHER"] == "1"
 
 
-def test_dangerous_header_map_cannot_spell_framing_or_proxy() -> None:
+def test_dangerous_header_map_cannot_set_framing_or_proxy() -> None:
     fields = {"content_length": "9", "content_type": "x", "transfer_encoding": "chunked"}
     environ = make_environ(make_request(fields=fields), header_map="dangerous")
     assert not [key for key in environ if key.startswith(("HTTP_", "CONTENT_"))]
 
 
-def test_names_made_up_by_clients_do_not_grow_the_cache() -> None:
+def test_names_invented_by_clients_do_not_grow_the_cache() -> None:
     for number in range(KEY_CACHE_ENTRIES * 2):
         environ = environ_of(fields={f"x-{number}": "1"})
         assert environ[f"HTTP_X_{number}"] == "1"
@@ -215,7 +217,7 @@ def test_script_name_is_taken_from_the_decoded_path() -> None:
     assert OUTSIDE_MOUNT not in environ
 
 
-def test_path_outside_the_mount_stays_whole_and_is_marked() -> None:
+def test_path_outside_the_mount_is_not_split_and_is_marked() -> None:
     environ = environ_of("/apple", base=make_base(script_name="/app"))
     assert environ["SCRIPT_NAME"] == ""
     assert environ["PATH_INFO"] == "/apple"
@@ -229,11 +231,11 @@ def test_options_asterisk_reaches_a_mounted_application() -> None:
 
 
 @pytest.mark.parametrize("prefix", ["", "/"])
-def test_pep3333_script_name_is_never_a_slash_alone(prefix: str) -> None:
+def test_pep3333_script_name_is_never_only_a_slash(prefix: str) -> None:
     assert make_base(script_name=prefix)["SCRIPT_NAME"] == ""
 
 
-def test_mount_prefix_has_to_start_with_a_slash() -> None:
+def test_mount_prefix_must_start_with_a_slash() -> None:
     with pytest.raises(ValueError, match="'app'"):
         make_base(script_name="app")
 

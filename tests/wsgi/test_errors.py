@@ -1,3 +1,5 @@
+"""``wsgi.errors``: what an application writes becomes lines in the log."""
+
 from __future__ import annotations
 
 import logging
@@ -29,7 +31,7 @@ def test_pep3333_each_line_is_one_record(stream: ErrorStream, log: Records) -> N
     assert {record.levelno for record in log.records} == {logging.ERROR}
 
 
-def test_pep3333_flush_writes_what_is_left(stream: ErrorStream, log: Records) -> None:
+def test_pep3333_flush_logs_an_unfinished_line(stream: ErrorStream, log: Records) -> None:
     stream.flush()
     stream.write("half")
     stream.flush()
@@ -37,7 +39,7 @@ def test_pep3333_flush_writes_what_is_left(stream: ErrorStream, log: Records) ->
     assert log.lines == ["half"]
 
 
-def test_close_is_harmless(stream: ErrorStream, log: Records) -> None:
+def test_close_leaves_the_stream_usable(stream: ErrorStream, log: Records) -> None:
     stream.write("before")
     stream.close()
     stream.close()
@@ -63,7 +65,7 @@ def test_pep3333_any_text_is_accepted(
     line.encode()
 
 
-def test_what_is_no_text_is_shown_and_does_not_raise(stream: ErrorStream, log: Records) -> None:
+def test_what_is_not_text_is_logged_as_its_repr(stream: ErrorStream, log: Records) -> None:
     wrong: Any = b"bytes"
     stream.write(wrong)
     stream.flush()
@@ -90,7 +92,7 @@ def test_lines_of_several_threads_do_not_mix(stream: ErrorStream, log: Records) 
     assert log.lines == ["of another", "of the main thread"]
 
 
-def test_line_without_an_end_is_logged_at_the_limit(stream: ErrorStream, log: Records) -> None:
+def test_unfinished_line_is_logged_at_the_limit(stream: ErrorStream, log: Records) -> None:
     for _ in range(PARTIAL_LIMIT + 1):
         stream.write("x")
     assert log.lines == ["x" * (PARTIAL_LIMIT + 1)]
@@ -106,7 +108,7 @@ def test_log_that_fails_does_not_fail_the_application() -> None:
     assert ErrorStream(logger).write("x\n") == 2
 
 
-def test_logging_that_writes_to_this_stream_does_not_go_round(
+def test_logging_that_writes_to_this_stream_does_not_recurse(
     stream: ErrorStream, log: Records
 ) -> None:
     log.logger.addHandler(logging.StreamHandler(stream))

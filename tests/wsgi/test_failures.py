@@ -1,4 +1,4 @@
-"""What the client and the log get when the application, the client or the request's body fails."""
+"""Answers and log lines if the application fails, the client leaves, or the body is broken."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def test_faults_21_error_after_the_head_cuts_the_response_off(error: BaseExcepti
     assert type(error).__name__ in log.text
 
 
-def test_faults_30_recursion_without_end_is_a_500() -> None:
+def test_faults_30_endless_recursion_is_a_500() -> None:
     def application(environ: Environ, start_response: StartResponse) -> list[bytes]:
         recurse()
         return []
@@ -96,7 +96,7 @@ def test_error_in_the_first_next_is_a_500_and_replaces_the_head() -> None:
     assert (exchange.status, exchange.content_length) == ("500 Internal Server Error", 22)
 
 
-def test_error_behind_the_last_byte_is_logged_and_the_response_stands() -> None:
+def test_error_after_the_last_byte_is_logged_and_the_response_is_complete() -> None:
     def application(environ: Environ, start_response: StartResponse) -> Iterator[bytes]:
         start_response("200 OK", [TEXT, length(1)])
         yield b"x"
@@ -108,7 +108,7 @@ def test_error_behind_the_last_byte_is_logged_and_the_response_stands() -> None:
     assert "ValueError: afterwards" in log.text
 
 
-def test_environ_that_the_application_emptied_can_still_be_described() -> None:
+def test_a_failure_is_logged_even_if_the_application_emptied_the_environ() -> None:
     def application(environ: Environ, start_response: StartResponse) -> list[bytes]:
         environ.clear()
         raise ValueError
@@ -119,13 +119,13 @@ def test_environ_that_the_application_emptied_can_still_be_described() -> None:
 
 
 class BrokenLogger:
-    """Where memory is short, logging fails as well."""
+    """A logger that fails, as it does if memory ran out."""
 
     def __getattr__(self, name: str) -> Any:
         raise MemoryError
 
 
-def test_faults_30_handle_never_raises_even_where_logging_fails() -> None:
+def test_faults_30_handle_never_raises_even_if_logging_fails() -> None:
     class Closing(list[bytes]):
         def close(self) -> None:
             raise ValueError
@@ -182,21 +182,23 @@ def test_faults_23_client_that_left_a_waiting_generator_stops_it() -> None:
 @pytest.mark.parametrize(
     "application", [applications.hello, applications.writes, applications.generator]
 )
-def test_client_that_left_before_the_first_byte_is_one_line_of_info(application: Any) -> None:
+def test_client_that_left_before_the_first_byte_is_logged_as_one_info_line(
+    application: Any,
+) -> None:
     log = Records()
     exchange = serve(application, exchange=FakeExchange(gone_after=0), log=log)
     assert exchange.aborted
     assert log.text == "INFO GET / (request r1): client disconnected: the client is gone"
 
 
-def test_client_that_left_before_the_500_is_no_second_error() -> None:
+def test_client_that_left_before_the_500_is_not_a_second_error() -> None:
     log = Records()
     exchange = serve(fail_with(KeyError("x")), exchange=FakeExchange(gone_after=0), log=log)
     assert exchange.aborted
     assert len(log.lines) == 1
 
 
-def test_disconnect_that_the_application_wrapped_is_still_one() -> None:
+def test_disconnect_that_the_application_wrapped_counts_as_a_disconnect() -> None:
     def application(environ: Environ, start_response: StartResponse) -> list[bytes]:
         try:
             environ["wsgi.input"].read()
@@ -211,21 +213,21 @@ def test_disconnect_that_the_application_wrapped_is_still_one() -> None:
     assert log.text == "INFO GET / (request r1): client disconnected: it left"
 
 
-def test_chain_of_causes_that_goes_in_a_circle_ends() -> None:
+def test_circular_chain_of_causes_does_not_loop_for_ever() -> None:
     one, two = KeyError("one"), KeyError("two")
     one.__cause__, two.__cause__ = two, one
     assert serve(fail_with(one)).status == "500 Internal Server Error"
     one.__cause__ = None  # a circle that only the collector frees
 
 
-# The request's body is broken
+# The body of the request is broken
 
 
 def reading(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
     return [environ["wsgi.input"].read()]
 
 
-def test_request_body_error_that_passes_through_answers_with_its_status() -> None:
+def test_request_body_error_is_answered_with_its_status() -> None:
     log = Records()
     chunks: list[bytes | Exception] = [b"ab", RequestBodyError(413, "too large")]
     exchange = serve(reading, exchange=FakeExchange(chunks=chunks), log=log)
@@ -245,7 +247,7 @@ def test_request_body_error_after_the_head_cuts_the_response_off() -> None:
     assert exchange.sent == b"ab"
 
 
-def test_request_body_error_that_the_application_handles_is_its_own() -> None:
+def test_request_body_error_may_be_handled_by_the_application() -> None:
     def application(environ: Environ, start_response: StartResponse) -> list[bytes]:
         with pytest.raises(OSError, match="bad chunk"):
             environ["wsgi.input"].read()
@@ -255,11 +257,11 @@ def test_request_body_error_that_the_application_handles_is_its_own() -> None:
     assert serve(application, exchange=FakeExchange(chunks=chunks)).sent == b"hello"
 
 
-# Nothing stays behind
+# Nothing is kept
 
 
 class Token:
-    """Something in the environ by which one sees when that is freed."""
+    """An object in the environ that shows when the environ is freed."""
 
 
 def with_token(application: Any, **options: Any) -> weakref.ref[Token]:

@@ -1,3 +1,5 @@
+"""``wsgi.file_wrapper``: files that the kernel sends, and files that have to be read."""
+
 from __future__ import annotations
 
 import gzip
@@ -39,7 +41,7 @@ def wrapping(
 
 
 class Recorder:
-    """A file-like object with nothing but ``read``."""
+    """A file-like object that has only ``read``."""
 
     def __init__(self) -> None:
         self.sizes: list[int] = []
@@ -103,7 +105,7 @@ def test_pep3333_file_is_sent_from_its_current_position(
     assert exchange.sent == DATA[10:]
 
 
-def test_what_was_written_and_not_flushed_is_sent(path: Path) -> None:
+def test_data_that_was_written_and_not_flushed_is_sent(path: Path) -> None:
     file = random_access(path)
     file.seek(0, os.SEEK_END)
     file.write(b"more")
@@ -140,14 +142,14 @@ def test_file_that_has_to_be_read_is_not_read_past_its_content_length() -> None:
     assert len(recorder.sizes) == 2
 
 
-def test_content_length_of_0_sends_nothing_of_a_file(path: Path) -> None:
+def test_content_length_of_0_sends_no_byte_of_a_file(path: Path) -> None:
     exchange = serve(wrapping(lambda: buffered(path), length(0)))
     assert exchange.events == ["respond", "finish"]
     assert exchange.sent == b""
 
 
 @pytest.mark.parametrize("headers", [[], [length(len(DATA) + 2)]])
-def test_file_follows_what_was_written(path: Path, headers: list[tuple[str, str]]) -> None:
+def test_file_is_sent_after_what_write_has_sent(path: Path, headers: list[tuple[str, str]]) -> None:
     def application(environ: Environ, start_response: StartResponse) -> Any:
         start_response("200 OK", [TEXT, *headers])(b"> ")
         return environ["wsgi.file_wrapper"](buffered(path))
@@ -216,7 +218,7 @@ def test_compressed_file_is_read_although_it_has_a_descriptor(tmp_path: Path) ->
     assert exchange.sent == DATA
 
 
-def test_buffered_reader_over_something_of_its_own_is_read() -> None:
+def test_buffered_reader_over_another_raw_stream_is_read() -> None:
     class Raw(io.RawIOBase):
         def __init__(self) -> None:
             self.rest = DATA
@@ -241,12 +243,12 @@ def test_pipe_is_read() -> None:
     assert exchange.sent == b"through a pipe"
 
 
-def test_device_is_no_regular_file() -> None:
+def test_device_is_not_a_regular_file() -> None:
     with open("/dev/null", "rb") as file:
         assert file_region(file) is None
 
 
-def test_file_of_proc_whose_size_reads_0_is_read() -> None:
+def test_file_of_proc_whose_size_is_0_is_read() -> None:
     exchange = serve(wrapping(lambda: buffered(Path("/proc/self/cmdline"))))
     assert exchange.sent == Path("/proc/self/cmdline").read_bytes()
 

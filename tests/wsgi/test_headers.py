@@ -1,3 +1,5 @@
+"""The checks of a response's status and headers."""
+
 from __future__ import annotations
 
 from typing import Any
@@ -31,12 +33,12 @@ def test_pep3333_status_that_is_malformed_is_a_value_error(status: str) -> None:
 
 
 @pytest.mark.parametrize("status", [200, None, b"200 OK"])
-def test_pep3333_status_that_is_no_str_is_a_type_error(status: Any) -> None:
+def test_pep3333_status_that_is_not_a_str_is_a_type_error(status: Any) -> None:
     with pytest.raises(TypeError, match="status"):
         check_status(status)
 
 
-def test_pep3333_headers_pass_unchanged_in_a_list_of_their_own() -> None:
+def test_pep3333_headers_are_returned_unchanged_in_a_new_list() -> None:
     given = [("Content-Type", "text/plain"), ("X-A", ""), ("x-a", "caf\xe9\t!"), ("Date", "now")]
     fields, length, close = check_headers(given)
     assert fields == given
@@ -69,7 +71,7 @@ def test_rfc9110_5_6_2_name_must_be_a_token(name: str) -> None:
 
 
 @pytest.mark.parametrize("value", ["a\r\nb", "a\n", "\r", "\x00", "\x7f", "\x1b[0m", "\u0142"])
-def test_rfc9110_5_5_value_must_not_hold_controls_and_the_error_does_not_tell_it(
+def test_rfc9110_5_5_value_must_not_hold_controls_and_the_error_does_not_show_it(
     value: str,
 ) -> None:
     with pytest.raises(ValueError, match="the header Set-Cookie") as caught:
@@ -78,7 +80,7 @@ def test_rfc9110_5_5_value_must_not_hold_controls_and_the_error_does_not_tell_it
 
 
 class Text(str):
-    """A str of an application's own, as frameworks have them."""
+    """A subclass of str, as frameworks have them."""
 
 
 def test_subclass_of_str_passes_as_a_value() -> None:
@@ -87,7 +89,7 @@ def test_subclass_of_str_passes_as_a_value() -> None:
         check_headers([("A", Text("x\n"))])
 
 
-def test_content_length_is_taken_out() -> None:
+def test_content_length_is_removed() -> None:
     fields, length, _ = check_headers([("A", "1"), ("content-LENGTH", "12"), ("B", "2")])
     assert fields == [("A", "1"), ("B", "2")]
     assert length == 12
@@ -122,13 +124,13 @@ def test_pep3333_hop_by_hop_headers_are_errors(name: str) -> None:
         ([("Connection", "closed")], False),
     ],
 )
-def test_connection_is_taken_out_and_close_is_a_wish(
+def test_connection_is_removed_and_close_is_reported(
     headers: list[tuple[str, str]], closes: bool
 ) -> None:
     assert check_headers([*headers, ("A", "1")]) == ([("A", "1")], None, closes)
 
 
-def test_names_and_reasons_made_up_by_applications_do_not_grow_the_caches() -> None:
+def test_names_and_reasons_invented_by_applications_do_not_grow_the_caches() -> None:
     for number in range(CACHE_ENTRIES * 2):
         check_headers([(f"X-{number}", "1")])
         check_status(f"200 {number}")

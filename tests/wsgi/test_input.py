@@ -1,3 +1,5 @@
+"""``wsgi.input`` for a body that is still arriving."""
+
 from __future__ import annotations
 
 import io
@@ -28,7 +30,7 @@ def call(stream: io.BufferedIOBase, name: str, arguments: tuple[Any, ...]) -> An
         return StopIteration
 
 
-@settings(deadline=None)  # a busy machine is no failure
+@settings(deadline=None)  # a busy machine is not a failure
 @given(
     chunks=st.lists(st.text("a\n\r", min_size=1, max_size=6).map(str.encode), max_size=8),
     steps=st.lists(calls, max_size=12),
@@ -41,7 +43,7 @@ def test_pep3333_input_reads_like_a_file_in_memory(
     for name, arguments in steps:
         assert call(body, name, arguments) == call(oracle, name, arguments)
     assert body.readlines() == oracle.readlines()
-    for _ in range(2):  # b"" at the end, again and again
+    for _ in range(2):  # b"" at the end, each time
         assert (body.read(), body.read(3), body.readline(), body.readlines()) == (b"", b"", b"", [])
 
 
@@ -50,7 +52,7 @@ def test_body_larger_than_the_buffer_is_read_whole() -> None:
     assert RequestBody(FakeExchange(chunks=[data])).read() == data
 
 
-def test_read_waits_for_no_more_than_was_asked_for() -> None:
+def test_read_does_not_wait_for_more_than_was_asked_for() -> None:
     body = RequestBody(FakeExchange(chunks=[b"abc", ClientDisconnected("not asked for")]))
     assert body.read(2) == b"ab"
     assert body.read1(5) == b"c"
@@ -58,14 +60,14 @@ def test_read_waits_for_no_more_than_was_asked_for() -> None:
 
 @pytest.mark.parametrize("error", [ClientDisconnected("left"), RequestBodyError(400, "bad chunk")])
 @pytest.mark.parametrize("read", ["read", "readline", "readlines", "__next__"])
-def test_body_that_breaks_off_raises_and_never_looks_short(error: OSError, read: str) -> None:
+def test_incomplete_body_raises_and_never_looks_short(error: OSError, read: str) -> None:
     body = RequestBody(FakeExchange(chunks=[b"ab", error]))
     for _ in range(2):
         with pytest.raises(type(error), match=str(error)):
             getattr(body, read)()
 
 
-def test_input_yields_bytes_of_its_own() -> None:
+def test_input_returns_bytes_and_is_only_readable() -> None:
     body = RequestBody(FakeExchange(chunks=[b"ab"]))
     assert type(body.read(1)) is bytes
     assert body.readable()
@@ -93,7 +95,7 @@ def test_view_of_the_body_that_an_application_keeps_does_no_harm() -> None:
     kept[0].release()
 
 
-def test_buffered_body_serves_as_it_is() -> None:
+def test_buffered_body_is_passed_on_unchanged() -> None:
     exchange = FakeExchange(make_environ(make_request("POST", content_length=3)), body=b"abc")
     assert serve(applications.echo, exchange=exchange).sent == b"abc"
     assert exchange.environ["wsgi.input"] is exchange.body

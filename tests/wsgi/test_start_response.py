@@ -1,3 +1,5 @@
+"""``start_response``, ``write`` and ``wsgi.early_hints``."""
+
 from __future__ import annotations
 
 import sys
@@ -77,7 +79,7 @@ def test_pep3333_exc_info_replaces_status_and_all_headers_before_they_are_sent()
     assert (exchange.content_length, exchange.sent) == (5, b"sorry")
 
 
-def test_pep3333_exc_info_replaces_even_a_wish_to_close() -> None:
+def test_pep3333_exc_info_replaces_connection_close_too() -> None:
     def application(environ: Environ, start_response: Any) -> list[bytes]:
         start_response("204 No Content", [("Connection", "close")])
         start_response("200 OK", [TEXT], (None, None, None))
@@ -120,7 +122,7 @@ def test_exc_info_without_an_exception_is_an_error_once_the_head_is_sent() -> No
 
 
 @pytest.mark.parametrize("exc_info", [ValueError("x"), (), (ValueError,), [None] * 3, True])
-def test_pep3333_exc_info_that_is_no_triple_is_an_error(exc_info: Any) -> None:
+def test_pep3333_exc_info_that_is_not_a_triple_is_an_error(exc_info: Any) -> None:
     def application(environ: Environ, start_response: Any) -> list[bytes]:
         start_response("200 OK", [TEXT])
         with pytest.raises(TypeError, match="exc_info"):
@@ -130,7 +132,7 @@ def test_pep3333_exc_info_that_is_no_triple_is_an_error(exc_info: Any) -> None:
     assert serve(application).status == "200 OK"
 
 
-def test_replacement_that_is_refused_leaves_no_head_behind() -> None:
+def test_replacement_that_is_refused_leaves_no_head() -> None:
     def application(environ: Environ, start_response: Any) -> list[bytes]:
         write = start_response("200 OK", [TEXT])
         with pytest.raises(ValueError, match="name"):
@@ -165,7 +167,7 @@ def test_headers_that_change_after_the_call_are_not_sent() -> None:
     assert serve(application).headers == [TEXT]
 
 
-def test_date_and_server_of_the_application_stay() -> None:
+def test_date_and_server_of_the_application_are_kept() -> None:
     given = [TEXT, ("Date", "x"), ("Server", "y")]
 
     def application(environ: Environ, start_response: StartResponse) -> list[bytes]:
@@ -175,7 +177,7 @@ def test_date_and_server_of_the_application_stay() -> None:
     assert serve(application).headers == given
 
 
-def test_pep3333_connection_close_is_a_wish_to_close_and_told_once() -> None:
+def test_pep3333_connection_close_closes_the_connection_and_is_logged_once() -> None:
     from penstock.wsgi.gateway import Gateway
 
     def application(environ: Environ, start_response: StartResponse) -> list[bytes]:
@@ -270,7 +272,7 @@ def test_write_to_a_response_without_a_body_is_dropped() -> None:
 # wsgi.early_hints
 
 
-def test_rfc8297_early_hints_leave_before_the_response() -> None:
+def test_rfc8297_early_hints_are_sent_before_the_response() -> None:
     links = [("Link", "</style.css>; rel=preload")]
 
     def application(environ: Environ, start_response: StartResponse) -> Iterator[bytes]:
@@ -305,7 +307,7 @@ def test_early_hints_after_the_last_byte_do_nothing() -> None:
     assert serve(application).informational == []
 
 
-def test_head_is_told_by_the_method_that_the_client_sent() -> None:
+def test_head_is_recognised_by_the_method_that_the_client_sent() -> None:
     def application(environ: Environ, start_response: StartResponse) -> list[bytes]:
         environ["REQUEST_METHOD"] = "GET"  # as middleware does for what it wraps
         return applications.hello(environ, start_response)

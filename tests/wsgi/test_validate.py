@@ -1,4 +1,4 @@
-"""The applications of the tests keep to PEP 3333, and so does what they are called with."""
+"""The applications of the tests obey PEP 3333, and so do the arguments of their calls."""
 
 from __future__ import annotations
 
