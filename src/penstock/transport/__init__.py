@@ -97,7 +97,7 @@ class Exchange(Protocol):
         """Make this the connection's last response; called before the head is sent."""
 
     def client_gone(self) -> bool:
-        """Tell whether the client is known to have left. Cheap enough to ask between blocks."""
+        """Return True if the client is known to have disconnected. Cheap to call between blocks."""
 
 
 class ResponseSupport(Protocol):
@@ -120,22 +120,22 @@ class Transport(ResponseSupport, Protocol):
     """Everything between the listening sockets and the gateway. All methods are thread-safe."""
 
     def next(self) -> Exchange | None:
-        """Block until a request is ready for the application; None for good once drained."""
+        """Block until a request is ready for the application. Return None once drained."""
 
     def drain(self, *, hand_over: bool = False) -> None:
-        """Accept what waits in the listen queues, then no more; finish what is in flight.
+        """Accept the connections in the accept queues, then no more; finish the requests.
 
-        With ``hand_over`` others accept on the same sockets: then their queues are left to them,
-        and the sockets are let go of at once. A later call without it has no effect.
+        With ``hand_over`` other processes accept on the same sockets: then the queues are left to
+        them, and the sockets are closed at once. A later call without it has no effect.
         """
 
     def give_up(self, reason: str) -> int:
-        """Give up what is still with the application; return how many requests that were.
+        """End the requests that are still in the application. Return their number.
 
-        For a process that is about to end with threads that never come back. Clients to which
+        For a process that is about to end with threads that do not return. Clients to which
         nothing was sent get 504; each request has its line in the access log, with 504 (or the
-        status that was sent) and ``reason``; its connection closes. A thread that does come back
-        finds its exchange over: what it reads or sends raises `RequestAborted`.
+        status that was sent) and ``reason``; its connection closes. If a thread does return, its
+        exchange is over: what it reads or sends raises `RequestAborted`.
         """
 
     def expire(self, number: int, reason: str) -> bool:
@@ -152,4 +152,4 @@ class Transport(ResponseSupport, Protocol):
         """Return counts for logs and for humans: connections, requests, bytes, what is busy."""
 
     def abandon(self) -> None:
-        """Let go of every socket, in a child process that the application forked."""
+        """Release every socket, in a child process that the application forked."""

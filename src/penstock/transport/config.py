@@ -82,7 +82,7 @@ class TransportConfig:
     balance_slack: int = 1
     """How many connections more than another worker has are no reason to leave one to it..."""
     balance_share: int = 16
-    """... and one more for each so many that the other has: sharing out a burst costs time."""
+    """... and one more for each group of this size that the other has: sharing costs time."""
     balance_pause_seconds: float = 0.002
     """How long connections are left to workers that have fewer: these are awake by then."""
     balance_deferrals: int = 5

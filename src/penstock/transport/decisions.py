@@ -89,7 +89,7 @@ def drain_patience(config: TransportConfig, *, in_head: bool) -> float:
 # -- the slow-path estimate ---------------------------------------------------------------------
 
 ALL_SLOW = 254
-"""The share of slow calls of a path is kept in so many parts, so that it fits a byte."""
+"""The share of slow calls of a path is kept in these units, so that it fits into a byte."""
 
 
 def next_share(share: int, slow: bool) -> int:

@@ -11,7 +11,7 @@ from penstock.http1 import ProtocolError
 
 
 class SpooledBody(io.BufferedRandom):
-    """A body on disk. It lives as long as somebody refers to it, as one in memory does."""
+    """A body on disk. It exists as long as there is a reference to it, like one in memory."""
 
     def read(self, size: int | None = -1, /) -> bytes:
         """Return at most ``size`` bytes; all that is left for None and for any negative size."""

@@ -41,7 +41,7 @@ less is left of the graceful timeout, and where the server stops at once."""
 
 EXIT_MARGIN_SECONDS = 0.3
 """How long before the end of the graceful timeout the process ends, so that a process manager that
-kills after just this time finds nobody."""
+kills after exactly this time finds no process."""
 
 COME_BACK_SECONDS = 0.2
 """How long the main thread may take to come back from its last call when the worker has stopped."""
@@ -201,7 +201,7 @@ def tell_serving(
         workers,
         count,
         "thread" if count == 1 else "threads",
-        f"; so many workers: {because}" if because else "",
+        f"; number of workers: {because}" if because else "",
     )
 
 

@@ -109,7 +109,7 @@ class Worker:
         """Open the logs; ``logger`` is for `ErrorLog`.
 
         ``slot`` is its place on a scoreboard that it shares with others; without one it makes a
-        scoreboard for itself. ``multiprocess`` tells whether there may be other workers.
+        scoreboard for itself. ``multiprocess`` is True if there may be other workers.
         ``on_stuck`` is `Deadlines`'s. Raises `SettingsError`, and has nothing open then.
         """
         self.settings = settings

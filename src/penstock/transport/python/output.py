@@ -55,7 +55,7 @@ class Output:
         self.failure: OSError | None = None
 
     def busy(self) -> bool:
-        """Tell whether what is sent now has to wait behind something, or will fail."""
+        """Return True if output has to wait behind earlier output, or will fail."""
         return self.size > 0 or self.failure is not None
 
     def append(self, piece: bytes | memoryview | FileRegion) -> None:
@@ -70,7 +70,7 @@ class Output:
                 self.size += len(view)
 
     def flush(self) -> bool:
-        """Send what the kernel takes now, up to the most for one turn; tell whether all is sent.
+        """Send what the kernel accepts, up to the limit of one turn. Return True if all is sent.
 
         Raises ``OSError`` when the connection is lost or a file became shorter, and again at
         each later call.

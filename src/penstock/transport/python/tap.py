@@ -113,7 +113,7 @@ class Tap:
     def refused(self, answer: bytes) -> None:
         """Print a request that was refused, as far as it came, and the server's own answer."""
         if self._connection.request is None:
-            self._connection.requests += 1  # refused in its head, which nobody has counted
+            self._connection.requests += 1  # refused in its head, and not counted yet
         if not self._shown:
             self._show_request(self._request_head or self._raw[: 4 * self._most])
         head, _, body = answer.partition(b"\r\n\r\n")
