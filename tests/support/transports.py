@@ -120,6 +120,7 @@ def _serve(transport: Transport, gateway: Gateway) -> None:
         try:
             while (exchange := transport.next()) is not None:
                 gateway.handle(exchange)
+                exchange = None  # nothing of it is kept while the thread waits
             return
         except Exception:
             LOGGER.exception("an exception in a serving thread")

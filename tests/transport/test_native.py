@@ -12,9 +12,10 @@ from pathlib import Path
 import pytest
 
 from penstock.telemetry import scoreboard
+from penstock.wsgi.gateway import Gateway
 from support.gil_keeper import KEPT_SECONDS
 from support.server_process import ROOT, ServerProcess
-from support.serving import Gate
+from support.serving import Gate, connect, eventually, get
 from support.transports import serving
 from support.wire import Client
 
@@ -127,3 +128,19 @@ def test_the_scoreboard_has_the_layout_that_native_code_writes() -> None:
     assert layout == {name: getattr(scoreboard, name) for name in layout}
     words = {"STATE", "CONNECTIONS", "ACCEPTING", "POLLED", "STARTED", "WAITING", "ACCEPTED"}
     assert words <= set(layout)
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_the_connection_of_an_exchange_that_is_never_ended_is_reset(
+    monkeypatch: pytest.MonkeyPatch, threads: int
+) -> None:
+    """As after an error of the server's own: neither the client nor a drain waits for ever."""
+    monkeypatch.setattr(Gateway, "handle", lambda self, exchange: None)
+    with serving(Gate(), "native", threads=threads) as server:
+        with connect(server) as client:
+            client.send(get())
+            with pytest.raises(ConnectionResetError):
+                client.socket.recv(1)
+        eventually(lambda: server.snapshot()["connections"] == 0)
+        server.transport.drain()
+        eventually(server.is_over)
