@@ -1,8 +1,8 @@
 //! The native transport of Penstock: `penstock._native`.
 //!
-//! The way of a request: `poller` tells of a socket, `reactor` finds its `connection`, `reading`
-//! makes a request of its bytes, `crew` says which thread gets it, `transport` makes an `exchange`
-//! of it, whose `wire` takes the answer; `ending` is what follows.
+//! The reactor's event loop returns a request that is ready; `transport` makes an `exchange` of it
+//! with its `environ`, and the gateway answers through that. `log_writer` hands to Python what there
+//! is to log.
 
 mod access_line;
 mod call_deadline;
@@ -26,10 +26,10 @@ mod validate;
 
 use pyo3::prelude::*;
 
-/// What does the socket work of a worker, in native code.
+/// The socket work of a worker, in native code.
 ///
-/// Nothing in here leans on the interpreter's lock: what threads share has locks of its own, and
-/// under none of these is Python called (docs/native.md).
+/// Nothing in here relies on the interpreter lock: what threads share has locks of its own, and no
+/// Python code runs under any of these (docs/native.md).
 #[pymodule(gil_used = false)]
 mod _native {
     #[pymodule_export]

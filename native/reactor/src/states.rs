@@ -155,4 +155,37 @@ mod tests {
         assert!(!input.found_none());
         assert_eq!(input, Input::Drained);
     }
+
+    /// The table as a Mermaid diagram.
+    fn diagram() -> String {
+        let mut lines = vec!["```mermaid".to_owned(), "stateDiagram-v2".to_owned()];
+        lines.push(format!("    [*] --> {Reading:?}"));
+        for (phase, following) in TRANSITIONS {
+            lines.extend(
+                following
+                    .iter()
+                    .map(|next| format!("    {phase:?} --> {next:?}")),
+            );
+        }
+        lines.push(format!("    {Closed:?} --> [*]"));
+        lines.push("```".to_owned());
+        lines.join("\n")
+    }
+
+    #[test]
+    fn the_documentation_has_this_diagram() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/native.md");
+        let page = std::fs::read_to_string(path).unwrap();
+        let (before, rest) = page.split_once("<!-- states -->\n").unwrap();
+        let (_, after) = rest.split_once("<!-- /states -->").unwrap();
+        let drawn = format!(
+            "{before}<!-- states -->\n{}\n<!-- /states -->{after}",
+            diagram()
+        );
+        if std::env::var_os("WRITE_DOCS").is_some() {
+            std::fs::write(path, drawn).unwrap();
+        } else {
+            assert_eq!(page, drawn, "WRITE_DOCS=1 draws the diagram anew");
+        }
+    }
 }
