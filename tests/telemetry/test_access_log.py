@@ -157,7 +157,7 @@ def test_lines_that_were_dropped_are_told_of_in_the_log(
 def test_what_cannot_be_formatted_costs_its_line_and_raises_nothing(tmp_path: Path) -> None:
     log = file_log(tmp_path / "log", "combined")
     log.add(request(wall_time=1e300))
-    log.add(request(request_fields=None))
+    log.add(request(client_addr=5))
     log.close()
     assert log.dropped == 2
 

@@ -86,10 +86,12 @@ class Observers:
 
     def add(self, request: RequestFinished) -> None:
         """Queue a finished request. Never blocks, never raises."""
-        size = len(request.request_line) + len(request.reason)
-        for values in (request.request_fields, request.response_fields, request.environ):
-            if values:
-                size += sum(map(len, values.values()))
+        size = len(request.request_line)
+        for value in request.request_fields.values():
+            size += len(value)
+        if request.response_fields or request.environ:
+            size += sum(map(len, request.response_fields.values()))
+            size += sum(map(len, request.environ.values()))
         with self._lock:
             if (
                 len(self._queued) >= MAX_QUEUED_REQUESTS

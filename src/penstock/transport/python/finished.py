@@ -14,8 +14,6 @@ from penstock.telemetry.request_finished import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from penstock.http1 import ProtocolError
     from penstock.telemetry.request_finished import Ended
     from penstock.transport.python.connection import Connection
@@ -30,32 +28,36 @@ def finished_exchange(exchange: PythonExchange, reason: str, needs: Needs) -> Re
     if reason:
         gone = connection.stream.client_gone.known or not exchange.status
         ended = "disconnected" if gone else "aborted"
-    return RequestFinished(
-        request_id=exchange.request_id,
-        client_addr=connection.remote_addr,
-        client_port=connection.remote_port,
-        method=request.method,
-        target=request.target,
-        protocol=request.version,
-        request_line=f"{request.method} {request.target} {request.version}",
-        status=int(exchange.status[:3] or connection.loop.config.client_left_status),
-        bytes_in=exchange.body_received,
-        bytes_out=max(0, exchange.body_sent - lost),
-        ended=ended,
-        reason=reason or exchange.reason,
-        wall_time=time.time(),
-        finished_at=time.monotonic(),
-        begun_at=connection.began,
-        accepted_at=connection.accepted_at,
-        head_at=connection.head_at,
-        body_at=connection.body_at,
-        taken_at=exchange.handed_out_at / 1e9 or None,
-        first_byte_at=exchange.first_byte_at,
-        request_fields=_request_fields(needs, request.fields),
-        response_fields=wanted_fields(needs.response_fields, exchange.response_headers)
-        if needs.response_fields
-        else NOTHING,
-        environ=wanted_variables(needs.environ, exchange.environ) if needs.environ else NOTHING,
+    fields = request.fields
+    # In the order of the fields: by name, this takes a tenth of what a plain request takes.
+    return RequestFinished._make(
+        (
+            exchange.request_id,
+            connection.remote_addr,
+            connection.remote_port,
+            request.method,
+            request.target,
+            request.version,
+            f"{request.method} {request.target} {request.version}",
+            int(exchange.status[:3] or connection.loop.config.client_left_status),
+            exchange.body_received,
+            max(0, exchange.body_sent - lost),
+            ended,
+            reason or exchange.reason,
+            time.time(),
+            time.monotonic(),
+            connection.began,
+            connection.accepted_at,
+            connection.head_at,
+            connection.body_at,
+            exchange.handed_out_at / 1e9 or None,
+            exchange.first_byte_at,
+            {name: fields[name] for name in needs.request_fields if name in fields},
+            wanted_fields(needs.response_fields, exchange.response_headers)
+            if needs.response_fields
+            else NOTHING,
+            wanted_variables(needs.environ, exchange.environ) if needs.environ else NOTHING,
+        )
     )
 
 
@@ -71,6 +73,7 @@ def refused_request(
     request = connection.request
     line = refused_line(connection, error)
     method, target, protocol = line.split(" ") if line.count(" ") == 2 else ("-", "-", "-")
+    fields = request.fields if request is not None else error.fields
     left = error.status == connection.loop.config.client_left_status
     return RequestFinished(
         request_id=request_id,
@@ -90,9 +93,7 @@ def refused_request(
         begun_at=connection.began,
         accepted_at=connection.accepted_at,
         head_at=connection.head_at if request is not None else None,
-        request_fields=_request_fields(
-            needs, request.fields if request is not None else error.fields
-        ),
+        request_fields={name: fields[name] for name in needs.request_fields if name in fields},
     )
 
 
@@ -102,7 +103,3 @@ def refused_line(connection: Connection, error: ProtocolError) -> str:
     if request is None:
         return error.request_line
     return f"{request.method} {request.target} {request.version}"
-
-
-def _request_fields(needs: Needs, fields: Mapping[str, str]) -> Mapping[str, str]:
-    return {name: fields[name] for name in needs.request_fields if name in fields}
