@@ -134,9 +134,9 @@ pub struct ExtendDeadline {
 
 #[pymethods]
 impl ExtendDeadline {
-    /// Let the call go on for so many seconds from now; return the deadline on the monotonic clock,
-    /// in seconds. Any thread may call it, at any time; once the request is over it does nothing,
-    /// and returns the current time.
+    /// Give the call `time` seconds from now; return the deadline on the monotonic clock, in
+    /// seconds. Any thread may call it, at any time. Once the request is over it does nothing, and
+    /// returns the current time.
     fn __call__(&self, py: Python<'_>, time: f64) -> PyResult<f64> {
         let over = || Ok(seconds(sys::monotonic()));
         let (Some(core), Some(connection)) = (self.core.upgrade(), self.connection.upgrade())

@@ -115,8 +115,8 @@ impl Template {
         })
     }
 
-    /// A fresh `environ`, complete but for the request's id, its deadline, what tells whether its
-    /// client has gone, and what the gateway adds.
+    /// A new `environ`, complete except for the request's id, its deadline, `penstock.client_gone`
+    /// and what the gateway adds.
     ///
     /// `length` is the body's in bytes, where it is known: a chunked body that was buffered then
     /// looks like one that came with its Content-Length. The second is whether a field was left

@@ -317,7 +317,7 @@ impl Exchange {
             .map_err(raised)
     }
 
-    /// What sending takes without the GIL. Nobody may have borrowed the exchange then: another
+    /// What sending needs without the GIL. The exchange must not stay borrowed then: another
     /// thread of the application may be about to read the request's body.
     fn outlet(&self) -> Outlet {
         Outlet {

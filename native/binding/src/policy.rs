@@ -1,4 +1,4 @@
-//! What a transport is told of the server around it.
+//! The configuration that a transport gets from Python.
 
 use crate::environ::whole_path;
 use crate::ffi::latin1;

@@ -198,7 +198,7 @@ impl NativeTransport {
         Ok(None)
     }
 
-    /// `lasting` are the listeners, by their order, at which the kernel turns newcomers away.
+    /// `lasting` are the listeners, by their order, at which the kernel ignores new connections.
     fn drain(&self, py: Python<'_>, hand_over: bool, lasting: Vec<bool>) {
         if hand_over {
             self.core.shared.handing_over.set(true);

@@ -1,7 +1,7 @@
 //! Accepting connections: not where that would do harm, and not more than the worker's share.
 //!
-//! Workers that share listeners are all told of whoever waits. Each accepts in small steps, and
-//! leaves the rest for a moment to those that have fewer connections and look at their sockets.
+//! The kernel wakes all workers that share a listener. Each accepts in small steps, and leaves the
+//! rest for a moment to those that have fewer connections and poll their sockets.
 
 use crate::connection::{Connection, NEVER};
 use crate::decisions;
@@ -49,7 +49,7 @@ pub struct AcceptBalancing {
     deferrals: u32,
     /// How often in a row they did not come to it.
     in_vain: u32,
-    /// The requests handed out, less those for which newcomers were let in; while all are busy.
+    /// The requests handed out, less those for which connections were accepted; while all are busy.
     started: u64,
     /// No room or no descriptor was left.
     exhausted: bool,
@@ -71,7 +71,7 @@ impl Default for AcceptBalancing {
 }
 
 impl AcceptBalancing {
-    /// Keep in mind that somebody was accepted, because they were left to others in vain or not.
+    /// Note that a connection was accepted, `insists` if after it was left to others in vain.
     fn accepted(&mut self, insists: bool) {
         if !insists {
             self.in_vain = 0;
@@ -81,7 +81,7 @@ impl AcceptBalancing {
         self.deferrals = 0;
     }
 
-    /// Whether a thread has come free for which nobody was let in yet; then somebody is.
+    /// Return true if a thread has become free for which no connection was accepted yet.
     fn take_freed(&mut self, shared: &Shared) -> bool {
         let started = shared.scoreboard.get(STARTED);
         let since = self
@@ -95,8 +95,8 @@ impl AcceptBalancing {
 impl EventLoop {
     /// Watch the listeners again whose pause is over.
     ///
-    /// Even without room: an idle connection may be old enough by now to make room for whoever
-    /// waits, and if nobody waits there is no event.
+    /// Also without room: an idle connection may be old enough by now to be evicted for a client
+    /// that waits. If no client waits, there is no event.
     pub fn resume_accepting(&mut self, shared: &Shared) {
         for (index, acceptor) in self.acceptors.iter_mut().enumerate() {
             if !acceptor.watched && !acceptor.closed && self.leader.now >= acceptor.resume_at {
@@ -134,7 +134,7 @@ impl EventLoop {
         self.tell_accepting(shared);
     }
 
-    /// Accept at most `most` connections; return whether nobody is left in the queue.
+    /// Accept at most `most` connections; return true if the accept queue is empty.
     pub fn accept(&mut self, shared: &Shared, index: usize, most: usize) -> bool {
         let shares = shared.scoreboard.is_shared() && !self.drain_begun;
         let most = if shares {
@@ -149,7 +149,7 @@ impl EventLoop {
             }
             if !self.has_room(shared) {
                 if count > 0 {
-                    return false; // whether anybody else waits is for the next poll to say
+                    return false; // the next poll shows whether another client waits
                 }
                 if !self.make_room(shared) {
                     self.pause_exhausted(shared, index, 0);
@@ -172,7 +172,7 @@ impl EventLoop {
                     }
                     Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM) => {
                         if self.close_idle(shared) {
-                            continue; // so that there is room for whoever waits
+                            continue; // there is room now for a client that waits
                         }
                         self.rest(shared, index, &error);
                         return false;
@@ -211,8 +211,8 @@ impl EventLoop {
 
     /// Return whether another connection may be accepted, closing idle ones if need be.
     ///
-    /// Otherwise whoever holds idle connections open could keep everybody else out until the
-    /// keep-alive time has run out.
+    /// Otherwise a client that holds idle connections open could keep all others out until the
+    /// keep-alive time is over.
     fn make_room(&mut self, shared: &Shared) -> bool {
         if !self.has_room(shared) {
             self.close_idle(shared);
@@ -256,9 +256,10 @@ impl EventLoop {
     /// Return whether the clients that wait are left to others; then the listener is looked at again later.
     fn leaves_to_others(&mut self, shared: &Shared, index: usize, insists: bool) -> bool {
         let time = if self.balancing.all_busy {
-            // Who waits can be taken by any worker as long as they wait here. Where none has a thread
-            // free, somebody has to answer the checks, and as many may come in as threads have come
-            // free: they took what was waiting, and would keep newcomers out for good.
+            // While a connection waits in the accept queue, any worker can accept it. If no worker
+            // has a free thread, one has to answer the checks; otherwise as many connections are
+            // accepted as threads have become free: these took waiting requests, and would keep new
+            // connections out permanently.
             if shared
                 .scoreboard
                 .fewest_of_others(shared.options.responsive, self.leader.now)
@@ -322,7 +323,7 @@ impl EventLoop {
         }
     }
 
-    /// Forget how often somebody was left to others, where nobody waits any more: they came to it.
+    /// Forget how often connections were left to others if none waits: the others accepted them.
     pub fn note_polled(&mut self) {
         if self.balancing.deferrals + self.balancing.in_vain == 0 {
             return;
@@ -343,7 +344,7 @@ impl EventLoop {
     /// Accept what waits in the listen queues: the kernel has accepted it, so it is served.
     ///
     /// Where no descriptor is left for all of it, the rest waits until others have left. A queue
-    /// into which nobody new comes stays open for a while, for handshakes that are under way.
+    /// that gets no new connections stays open for a while, for handshakes that are under way.
     pub fn empty_queues(&mut self, shared: &Shared) {
         let last = shared.connection_count() == 0 || self.leader.now >= self.handshakes_until;
         for index in 0..self.acceptors.len() {
@@ -358,7 +359,7 @@ impl EventLoop {
         self.listening = self.acceptors.iter().any(|acceptor| !acceptor.closed);
     }
 
-    /// Have a listener closed, by whoever holds the GIL.
+    /// Have a listener closed by the next thread that holds the GIL.
     pub fn close_listener(&mut self, shared: &Shared, index: usize) {
         self.pause(shared, index, 0);
         if let Some(acceptor) = self.acceptors.get_mut(index) {

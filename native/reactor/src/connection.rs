@@ -2,8 +2,8 @@
 //!
 //! A connection belongs to the leader, but for the time in which its request is handed out
 //! (`Phase::HandedOut`): then the thread that answers the request reads and writes the socket,
-//! and the leader only watches. Its state is under a lock, which nobody holds while waiting for
-//! anything: not for a client, and not for the GIL.
+//! and the leader only watches. Its state is under a lock. No thread holds it while it waits for
+//! a client or for the GIL.
 //!
 //! `reading` and `ending` are the rest of it: requests, and what follows a response.
 
@@ -49,7 +49,7 @@ pub struct Ready {
     pub number: u64,
     pub source: Source,
     pub body: Body,
-    /// Its client has ended its side, and nobody has looked for long.
+    /// Its client has ended its side, and no thread has looked for a long time.
     pub disconnected: bool,
 }
 

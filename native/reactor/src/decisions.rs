@@ -5,7 +5,7 @@
 use crate::shared::Options;
 use crate::sys::{Nanos, SECOND};
 
-/// The share of slow calls of a path is kept in so many parts.
+/// The share of slow calls of a path is kept in these units.
 pub const ALL_SLOW: u8 = 254;
 
 /// Return true if a worker leaves new connections to another one.

@@ -23,8 +23,8 @@ impl Connection {
         trouble
     }
 
-    /// Whether the client has ended its side, and its request had waited for long before anybody
-    /// looked: for a thread that was busy, in the kernel or in the listen queue.
+    /// Whether the client has ended its side, and its request had waited for long before a thread
+    /// looked: for a busy thread, in the kernel or in the accept queue.
     pub fn has_disconnected(
         &self,
         shared: &Shared,

@@ -164,7 +164,7 @@ impl Connection {
         if !kept {
             // A streamed body that the application did not read to its end, and that is short
             // enough to be dropped: what follows is the next request. All of it may have come, so
-            // that nothing more would make anybody look.
+            // that no further event would make the leader look.
             state.left_over = true;
             state.awaited = State::Body;
             self.set_deadline(now.saturating_add(options.body_timeout));
@@ -249,7 +249,7 @@ impl Connection {
         answer: &ErrorResponse,
     ) {
         if in_head {
-            state.requests += 1; // refused in its head, which nobody has counted
+            state.requests += 1; // refused in its head, and not counted yet
         }
         let number = state.requests;
         let Some(trace) = &mut state.trace else {
@@ -392,7 +392,7 @@ impl Connection {
         }
         match state.phase {
             Phase::Reading => self.expire_reading(shared, leader, &mut state),
-            // What nobody wants is closed without a word.
+            // Closed without an answer: nothing more of the connection is needed.
             Phase::Discarding | Phase::Lingering => self.close(shared, &mut state),
             _ if state.output.size > 0 => self.expire_writing(shared, leader, &mut state),
             _ => self.set_deadline(NEVER),

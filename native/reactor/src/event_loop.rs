@@ -92,7 +92,7 @@ pub enum Step {
     Tell,
     /// A thread has come free.
     Relieved,
-    /// There is nothing left to do, for good.
+    /// There is nothing left to do, and will not be.
     Over,
 }
 
@@ -101,7 +101,7 @@ pub enum Item {
     Proceed(Arc<Connection>),
 }
 
-/// The leader's state: whoever holds its lock leads.
+/// The leader's state: the thread that holds its lock leads.
 pub struct EventLoop {
     pub leader: LeaderState,
     pub acceptors: Vec<Acceptor>,
@@ -114,7 +114,7 @@ pub struct EventLoop {
     pub drain_begun: bool,
     /// Some listener is open.
     pub listening: bool,
-    /// In a drain: until then somebody may come whose handshake was under way.
+    /// In a drain: until then a client may connect whose handshake was under way.
     pub handshakes_until: Nanos,
 }
 
@@ -249,7 +249,7 @@ impl EventLoop {
         let mut result = shared.poller.wait(&mut self.events, timeout);
         if result.is_ok() && self.events.is_empty() && timeout != Some(0) {
             // A process that was halted in the poll comes back with nothing, whatever has arrived
-            // meanwhile; whoever sent it in time must not be taken for late.
+            // meanwhile; a client that sent in time must not be taken for late.
             result = shared.poller.wait(&mut self.events, Some(0));
         }
         shared.polling.set(false);
@@ -321,12 +321,12 @@ impl EventLoop {
         } else {
             let room_made = shared.room_made.swap(false);
             if room_made {
-                self.resume_accepting(shared); // whoever waits need not wait for the next sweep
+                self.resume_accepting(shared); // a waiting client need not wait for the next sweep
             }
             self.look_again(shared, room_made);
         }
         // Measured against the last poll, not against now: what had arrived by then has been
-        // handled, so that nobody is blamed for time that the process itself has lost.
+        // handled, so that no client is blamed for time in which the process did not run.
         if self.polled_at >= self.next_sweep {
             self.sweep(shared);
         }

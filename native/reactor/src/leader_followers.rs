@@ -1,14 +1,13 @@
 //! Who leads: an inline leader, lazy followers, and a stall monitor.
 //!
-//! Leadership is a lock. The thread that holds it runs the loop; when a request is ready, it lets
-//! go of the lock and runs the application itself, so that a fast application never pays for a
-//! hand-over between threads. Coming back, it takes the lock again, if nobody else has.
+//! Leadership is a lock. The thread that holds it runs the loop; when a request is ready, it
+//! releases the lock and runs the application itself, so that a fast application never pays for
+//! handing a request to another thread. When it returns, it takes the lock again, if it is free.
 //!
 //! Meanwhile the stall monitor, a thread of the transport's own that never holds the GIL, looks once a
-//! tick whether one call has lasted a whole tick with nobody leading. If so it wakes a parked
-//! thread, which then leads; when every thread is busy with the application, the stall monitor itself
-//! leads: it reads, writes and keeps deadlines, and queues the requests that become ready until a
-//! thread is free.
+//! tick whether one call has lasted a whole tick without a leader. If so, it promotes a parked
+//! thread. When every thread is in the application, the stall monitor itself leads: it reads, writes
+//! and enforces deadlines, and queues the requests that become ready until a thread is free.
 //!
 //! One such promotion a tick would bound how many calls can overlap, so where calls prove slow,
 //! the leader wakes its successor before it calls.
@@ -27,11 +26,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, TryLockError};
 use std::time::Duration;
 
-/// How often the stall monitor looks: the most, about twice, that a slow call holds up its neighbours.
+/// The stall monitor's interval: a slow call delays other clients by at most about twice as long.
 const TICK: Duration = Duration::from_millis(1);
 
-/// Nobody is to come back to lead: the next thread does.
-const NOBODY: u64 = 0;
+/// No thread is expected to return and lead: the next one does.
+const NONE_EXPECTED: u64 = 0;
 
 static THREADS: AtomicU64 = AtomicU64::new(1);
 
@@ -158,7 +157,7 @@ impl LeaderFollowers {
         LeaderFollowers {
             leadership: Mutex::new(event_loop),
             led: Flag::default(),
-            inline: AtomicU64::new(NOBODY),
+            inline: AtomicU64::new(NONE_EXPECTED),
             ready: Mutex::default(),
             parked: Mutex::default(),
             handed_out: AtomicU64::new(0),
@@ -207,7 +206,7 @@ impl LeaderFollowers {
         Some(step)
     }
 
-    /// Lead without the GIL, or wait until somebody needs this thread.
+    /// Lead without the GIL, or wait until this thread is needed.
     pub fn lead_or_park(&self, shared: &Shared) -> Turn {
         while !self.is_over() {
             match self.lead(shared, Leader::Detached) {
@@ -253,7 +252,7 @@ impl LeaderFollowers {
     fn take_leadership(&self) -> Option<Leading<'_>> {
         let me = thread_number();
         let inline = self.inline.load(Ordering::SeqCst);
-        if inline != me && inline != NOBODY {
+        if inline != me && inline != NONE_EXPECTED {
             return None;
         }
         let leading = self.try_lead()?;
@@ -285,7 +284,7 @@ impl LeaderFollowers {
         number
     }
 
-    /// See that somebody watches the sockets meanwhile, if the call is likely to take its time.
+    /// Promote a follower, which watches the sockets meanwhile, if the call is likely to be slow.
     pub fn look_after(&self, shared: &Shared, path: PathHash) {
         if !shared.options.attended {
             return;
@@ -302,9 +301,10 @@ impl LeaderFollowers {
     fn park(&self, shared: &Shared) {
         let alarm = Arc::new(Alarm::default());
         lock(&self.parked).push(Arc::clone(&alarm));
-        // Parked first, looked second: whoever queues a request, or ends it all, does it in the
-        // other order, so that no wake-up is lost. That no thread leads is the stall monitor's to notice;
-        // where there is none, another thread may have led for a moment (`attend`).
+        // This thread parks first and looks second. A thread that queues a request, or ends the
+        // transport, does it in the reverse order, so that no wake-up is lost. The stall monitor
+        // notices that no thread leads; without one, another thread may have led for a moment
+        // (`attend`).
         let unled = !shared.options.attended && !self.someone_leads();
         if !lock(&self.ready).is_empty() || self.is_over() || unled {
             let mut parked = lock(&self.parked);
@@ -313,7 +313,7 @@ impl LeaderFollowers {
             if parked.len() < before {
                 return;
             }
-            // Somebody is waking this thread already.
+            // Another thread is waking this one already.
         } else if self.monitor_leads.get() {
             shared.relieve.set(true);
             shared.poller.wake();
@@ -334,7 +334,7 @@ impl LeaderFollowers {
     /// Have a thread lead while the calling thread is in the application.
     fn promote(&self) {
         if !self.someone_leads() {
-            self.inline.store(NOBODY, Ordering::SeqCst);
+            self.inline.store(NONE_EXPECTED, Ordering::SeqCst);
             if !self.wake_parked() {
                 self.monitor.ring();
             }
@@ -361,11 +361,11 @@ impl LeaderFollowers {
             let now_seen = self.handed_out.load(Ordering::SeqCst);
             let changed = std::mem::replace(&mut seen, now_seen) != now_seen;
             quiet = if changed { 0 } else { quiet + 1 };
-            let vacant = self.inline.load(Ordering::SeqCst) == NOBODY;
+            let vacant = self.inline.load(Ordering::SeqCst) == NONE_EXPECTED;
             if (changed && !vacant) || self.is_over() || self.someone_leads() {
                 continue;
             }
-            self.inline.store(NOBODY, Ordering::SeqCst);
+            self.inline.store(NONE_EXPECTED, Ordering::SeqCst);
             if !self.wake_parked() {
                 self.lead_for_all(shared);
             }
@@ -384,7 +384,7 @@ impl LeaderFollowers {
             }
         }
         self.monitor_leads.set(false);
-        self.inline.store(NOBODY, Ordering::SeqCst);
+        self.inline.store(NONE_EXPECTED, Ordering::SeqCst);
         if over {
             self.end(shared);
         } else {
@@ -395,7 +395,7 @@ impl LeaderFollowers {
 
     // -- the end --------------------------------------------------------------------------------
 
-    /// Wake everybody: there is nothing left to do.
+    /// Wake all threads: there is nothing left to do.
     pub fn end(&self, shared: &Shared) {
         self.over.set(true);
         while self.wake_parked() {}
@@ -409,7 +409,7 @@ impl LeaderFollowers {
         event_loop.run(shared, Leader::Detached, &mut 0);
     }
 
-    /// Have somebody see the flags that were set in the shared state, whoever is busy with what.
+    /// Make sure that a thread sees the flags that were set in the shared state.
     pub fn interrupt(&self, shared: &Shared) {
         shared.poller.wake();
         self.monitor.ring();
@@ -425,11 +425,11 @@ impl LeaderFollowers {
         if !shared.closed.get() {
             return;
         }
-        // Nobody leads: then a thread that comes back from the application will see them, or the
-        // stall monitor at its next tick. Were all that never to come back (one thread, and it hangs),
-        // the sockets have to be closed from here.
+        // If no thread leads, one that returns from the application sees the flags, or the stall
+        // monitor at its next tick. If none ever returns (one thread, and it hangs), the sockets
+        // have to be closed here.
         for _ in 0..1000 {
-            self.inline.store(NOBODY, Ordering::SeqCst);
+            self.inline.store(NONE_EXPECTED, Ordering::SeqCst);
             if let Some(Turn::Over) = self.lead(shared, Leader::Detached) {
                 self.end(shared);
                 return;
@@ -450,7 +450,7 @@ impl LeaderFollowers {
         self.wake_parked(); // as above
     }
 
-    /// End it all in a forked child, without a lock: whoever held one is not there.
+    /// End the transport in a forked child, without locks: their holders do not exist there.
     pub fn abandon(&self) {
         self.over.set(true);
     }

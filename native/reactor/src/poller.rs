@@ -77,7 +77,7 @@ impl Poller {
         self.0.add(socket, token.0)
     }
 
-    /// Watch a listening socket: as long as somebody waits, each poll tells.
+    /// Watch a listening socket: each poll reports it while a client waits.
     pub fn add_listener(&self, number: RawFd, token: Token) -> io::Result<()> {
         self.0.add_listener(number, token.0)
     }

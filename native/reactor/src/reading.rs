@@ -19,14 +19,14 @@ use std::sync::Arc;
 /// Reads in one turn, so that one fast sender does not hold up the other clients.
 const READS_PER_TURN: usize = 16;
 
-/// Bytes of a body from which on reading it is worth letting go of the GIL.
+/// The size of a body, in bytes, from which on it is worth releasing the GIL to read it.
 const HEAVY_BYTES: u64 = 64 * 1024;
 
 /// What a look at the input came to.
 enum Verdict {
     Ready(Source, Body),
     MoreInput,
-    /// The body that nobody wanted is over.
+    /// The body that was to be dropped is over.
     Discarded,
     Refused(Box<Refusal>),
     Ended,
@@ -207,7 +207,7 @@ impl Connection {
             }
             Verdict::Discarded => {
                 self.begin_next(shared, state, leader.now);
-                state.left_over = true; // the end of input, which is told of once, say
+                state.left_over = true; // such as the end of input, which is reported once
                 None
             }
             Verdict::Refused(refusal) => {
@@ -226,8 +226,8 @@ impl Connection {
         }
     }
 
-    /// Send what waits, unless the request that goes to the application now is answered at once,
-    /// as far as anybody can tell.
+    /// Send pending output, unless the request that goes to the application now is expected to be
+    /// answered at once.
     fn uncork_for(
         self: &Arc<Self>,
         shared: &Shared,

@@ -1,7 +1,7 @@
 //! What the processes of a server tell one another in shared memory; `penstock.telemetry.scoreboard` is the
 //! reference, and a test compares the layout.
 //!
-//! Words are written in one store each, by one side alone, so that nobody needs a lock.
+//! Each word is written in one store, by one side alone, so that no lock is needed.
 
 use crate::sys::Nanos;
 use std::any::Any;
@@ -72,8 +72,8 @@ unsafe impl Sync for Memory {}
 
 impl Memory {
     /// # Safety
-    /// So many bytes from `start` on stay where they are, and may be written to, as long as `owner`
-    /// exists; no Rust reference but to atomic words leads there.
+    /// `bytes` bytes from `start` on stay where they are, and may be written to, as long as `owner`
+    /// exists. No Rust reference points there, except to atomic words.
     pub unsafe fn new(start: NonNull<u8>, bytes: usize, owner: Box<dyn Any + Send + Sync>) -> Self {
         Memory {
             start,
@@ -197,7 +197,7 @@ impl Scoreboard {
         self.at(record.begin / WORD + word.min(RECORD_BYTES / WORD - 1))
     }
 
-    /// Write down a request: method, client, id and target. Nobody reads it before `begin`. A
+    /// Write down a request: method, client, id and target. No process reads it before `begin`. A
     /// deadline of 0 is none.
     pub fn describe(&self, record: &Record, texts: [&[u8]; 4], since: Nanos, deadline: Nanos) {
         let set = |word, value| {

@@ -133,7 +133,7 @@ impl Flag {
 }
 
 /// The connections by their slot. A token names slot and occupant, so that an event that is older
-/// than a closing finds nobody.
+/// than a close finds no connection.
 #[derive(Default)]
 struct Registry {
     slots: Vec<Option<Arc<Connection>>>,
@@ -176,10 +176,10 @@ pub struct Shared {
     pub draining: Flag,
     /// A drain leaves the clients that wait in the listen queues to others.
     pub handing_over: Flag,
-    /// In a drain: the listeners that let nobody in who was not about to come in.
+    /// In a drain: the listeners that accept only clients whose handshake was under way.
     lasting: Mutex<Vec<bool>>,
     pub closed: Flag,
-    /// Nothing is left to do, for good.
+    /// Nothing is left to do, and will not be.
     pub drained: Flag,
     pub abandoned: Flag,
     /// A connection was closed since accepting was last looked at.
@@ -243,7 +243,7 @@ impl Shared {
         }
     }
 
-    /// Say which listeners need not be closed as soon as nobody is left in their queues.
+    /// Set which listeners need not be closed as soon as their queues are empty.
     pub fn set_lasting(&self, lasting: Vec<bool>) {
         *lock(&self.lasting) = lasting;
     }

@@ -83,12 +83,12 @@ impl Fd {
             if let Some((word, bit)) = place(number) {
                 word.fetch_and(!bit, Ordering::Relaxed);
             }
-            // SAFETY: no pointer is passed; the number is ours, and nobody uses it any more.
+            // SAFETY: no pointer is passed; the number is ours, and is not used any more.
             unsafe { libc::close(number) };
         }
     }
 
-    /// Give the number away: it is somebody else's to close.
+    /// Give the number away: its new owner closes it.
     pub fn into_raw(self) -> RawFd {
         let number = self.number.swap(-1, Ordering::Relaxed);
         if let Some((word, bit)) = place(number) {
@@ -144,7 +144,7 @@ fn retry<T>(mut call: impl FnMut() -> io::Result<T>) -> io::Result<T> {
     }
 }
 
-/// What an error says about the connection: gone for good, or something else.
+/// Return true if an error means that the connection is gone.
 pub fn is_disconnect(error: &io::Error) -> bool {
     matches!(
         error.raw_os_error(),

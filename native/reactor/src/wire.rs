@@ -34,7 +34,7 @@ pub struct Wire {
 }
 
 impl Wire {
-    /// For a request whose body has arrived, with so many bytes.
+    /// For a request whose body has arrived, with `received` bytes.
     pub fn complete(connection: Arc<Connection>, received: u64) -> Self {
         Wire {
             connection,
@@ -381,7 +381,7 @@ pub fn send_small(
     data: &[u8],
 ) -> Result<(), Failure> {
     if state.output.busy() {
-        // Sent by whoever comes next: this thread where it waits for room, or the leader.
+        // The next of these sends it: this thread, when it waits for room, or the leader.
         check_output(connection, state)?;
         state.output.append_copy(data);
         if state.output.uncork() {
@@ -407,9 +407,9 @@ pub fn send_small(
 /// Keep a whole response back, to leave with the next one, where the client pipelines; tell
 /// whether that may be.
 ///
-/// Only where the next request is here as a whole, so that its answer follows at once, and only
-/// so many times before it is others' turn. And only where there is a stall monitor: should the next
-/// call stall, somebody has to send what waits.
+/// Only if the next request has arrived whole, so that its answer follows at once, and only
+/// a limited number of times before other connections have their turn. And only with a stall
+/// monitor: if the next call stalls, another thread has to send the pending output.
 pub fn cork(shared: &Shared, state: &mut ConnectionState, data: &[u8]) -> bool {
     let next = state.carry.remaining();
     let may = shared.options.attended

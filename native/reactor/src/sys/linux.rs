@@ -25,7 +25,7 @@ pub fn accept(
 ///
 /// `sendfile` knows no MSG_NOSIGNAL: the signal is blocked in the calling thread meanwhile, and
 /// taken away where it came. An application may have restored its default action, which is to end
-/// the process. Blocked for good, it would stay so in the programs that the application starts.
+/// the process. If it stayed blocked, it would be blocked in programs that the application starts.
 pub fn send_file(socket: RawFd, file: RawFd, offset: u64, size: usize) -> io::Result<usize> {
     let blocked = SigpipeBlocked::new();
     let sent = retry(|| {
@@ -132,7 +132,7 @@ pub fn told(event: &RawEvent) -> (u64, Told) {
 /// An epoll instance, and a descriptor that ends its wait.
 pub struct Queue {
     epoll: Fd,       // used by the leader, who also closes it
-    wake: Mutex<Fd>, // used by any thread: locked, lest one writes to what its number became
+    wake: Mutex<Fd>, // used by any thread: locked, so that none writes to a reused number
 }
 
 impl Queue {
@@ -147,7 +147,7 @@ impl Queue {
             epoll,
             wake: Mutex::new(eventfd),
         };
-        // Edge-triggered: each write makes an event, and nobody has to read the counter.
+        // Edge-triggered: each write makes an event, and the counter need not be read.
         let number = lock(&queue.wake).raw();
         queue.watch(number, libc::EPOLLIN | libc::EPOLLET, wake)?;
         Ok(queue)
@@ -159,7 +159,7 @@ impl Queue {
         self.watch(socket, events, token)
     }
 
-    /// Tell in each wait that somebody is in a listener's queue.
+    /// Report a listener in each wait while a client is in its queue.
     pub fn add_listener(&self, listener: RawFd, token: u64) -> io::Result<()> {
         self.watch(listener, libc::EPOLLIN, token)
     }

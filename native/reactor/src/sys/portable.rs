@@ -36,7 +36,7 @@ pub fn accept(
     // SAFETY: no pointer is passed.
     let set = check(unsafe { libc::fcntl(number, libc::F_SETFL, flags | libc::O_NONBLOCK) });
     if let Err(error) = set {
-        // SAFETY: no pointer is passed; nobody else has the number.
+        // SAFETY: no pointer is passed; no other code has the number.
         unsafe { libc::close(number) };
         return Err(error);
     }
@@ -113,7 +113,7 @@ pub fn unacknowledged(socket: RawFd) -> io::Result<libc::c_int> {
 #[derive(Clone, Copy)]
 pub struct RawEvent(kqueue::kevent);
 
-// SAFETY: what an event has as a pointer is a number here, which nobody follows.
+// SAFETY: what an event has as a pointer is a number here, which is never dereferenced.
 unsafe impl Send for RawEvent {}
 
 pub const NO_EVENT: RawEvent = change(0, 0, 0, 0);
@@ -137,7 +137,7 @@ pub fn told(event: &RawEvent) -> (u64, Told) {
         input: event.filter == EVFILT_READ,
         room: event.filter == EVFILT_WRITE,
         ended: over,
-        // For a reader the end is the client's; a writer's end means that nobody reads any more.
+        // For a reader the end is the client's; a writer's end means that the client reads no more.
         broken: over && (event.filter == EVFILT_WRITE || event.fflags != 0),
     };
     (event.udata as usize as u64, told)
@@ -145,7 +145,7 @@ pub fn told(event: &RawEvent) -> (u64, Told) {
 
 /// A kqueue.
 pub struct Queue {
-    kqueue: Mutex<Fd>, // locked for a wake-up and for closing, lest one gets what its number became
+    kqueue: Mutex<Fd>, // locked for a wake-up and for closing: the number may be reused
     number: RawFd,     // the same, for the leader, who also closes it
     wake: u64,
 }
@@ -174,7 +174,7 @@ impl Queue {
         ])
     }
 
-    /// Tell in each wait that somebody is in a listener's queue.
+    /// Report a listener in each wait while a client is in its queue.
     pub fn add_listener(&self, listener: RawFd, token: u64) -> io::Result<()> {
         self.apply(&[change(listener as usize, EVFILT_READ, EV_ADD, token)])
     }

@@ -214,7 +214,7 @@ impl Client {
         lock(&self.pair.ends).to_server.extend(data);
     }
 
-    /// Have its side take so many bytes more, and no others.
+    /// Let its side take `bytes` bytes more, and no others.
     pub fn set_room(&self, bytes: usize) {
         lock(&self.pair.ends).room = bytes;
     }
@@ -306,7 +306,7 @@ pub fn options() -> Options {
     }
 }
 
-/// A scoreboard with one slot and so many threads, in memory of this process alone.
+/// A scoreboard with one slot and a number of threads, in memory of this process alone.
 pub fn scoreboard(threads: usize) -> Scoreboard {
     let slot_bytes = SLOT_WORDS * WORD + threads * RECORD_BYTES;
     let mut words = vec![0_u64; slot_bytes / WORD];
@@ -402,7 +402,7 @@ impl Bench {
         self.event(client, told(true, true, true, true));
     }
 
-    /// Have the client's side take so many bytes more, and the server learn of it.
+    /// Let the client's side take `bytes` bytes more, and notify the server.
     pub fn make_room(&mut self, client: &Client, bytes: usize) {
         client.set_room(bytes);
         self.event(client, told(false, true, false, false));

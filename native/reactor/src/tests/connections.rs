@@ -54,7 +54,7 @@ fn rfc9112_9_6_a_connection_is_closed_for_writing_first_and_then_read_from() {
     let client = bench.connect();
     serve(&mut bench, &client, LAST);
     assert!(client.is_shut() && !client.is_closed());
-    bench.send(&client, b"more that nobody reads");
+    bench.send(&client, b"more that is not read");
     assert!(!client.is_closed());
     bench.end(&client);
     assert!(client.is_closed() && !client.is_reset());
