@@ -99,6 +99,8 @@ docs:
 	mv docs/gunicorn-settings.md.new docs/gunicorn-settings.md
 	"$(BIN)/python" -m penstock.telemetry.messages_page >docs/messages.md.new
 	mv docs/messages.md.new docs/messages.md
+	"$(BIN)/python" -m penstock.transport.states >docs/connection-states.md.new
+	mv docs/connection-states.md.new docs/connection-states.md
 
 # As a user installs it: nothing of the checkout is on the path, nothing of the tools is there.
 # PENSTOCK_NATIVE=require and =skip are for setup.py.

@@ -223,6 +223,7 @@ class BufferClient(Client):
     """A client of a `BufferServer`."""
 
     def __init__(self, server: BufferServer) -> None:
+        self.server = server
         self.stream = BufferStream()
         self.connection = server.accept(self.stream)
         self.socket = _ClientEnd(server, self.stream)  # type: ignore[assignment]

@@ -31,9 +31,9 @@ from penstock.transport.python.deadlines import await_output, hurry_up
 from penstock.transport.python.exchange import PythonExchange
 from penstock.transport.python.finished import refused_line
 from penstock.transport.python.output import Output
-from penstock.transport.python.phases import Phase
 from penstock.transport.python.stream import is_disconnect
 from penstock.transport.spool import BodySpool
+from penstock.transport.states import Fate, Phase
 from penstock.wsgi.environ import build_environ, client_environ
 
 if TYPE_CHECKING:
@@ -46,7 +46,8 @@ PROCEED = 0
 
 
 # An enum's attributes are slow to look up.
-READING, HANDED_OUT, FLUSHING, LINGERING, CLOSED = Phase
+READING, DISCARDING, HANDED_OUT, ANSWERED, FLUSHING, REFUSING, LINGERING, CLOSED = Phase
+KEEP, CLOSE, RESET = Fate
 IDLE, HEAD, BODY, DONE = State.IDLE, State.HEAD, State.BODY, State.DONE
 
 
@@ -55,19 +56,16 @@ class Connection:
 
     __slots__ = (
         "accepted_at",
-        "answered",
         "awaiting_room",
         "base_environ",
         "began",
         "body_at",
-        "broken",
         "client",
-        "close_after",
         "deadline",
-        "discarding",
         "ended_at",
         "exchange",
         "extend_deadline",
+        "fate",
         "head_at",
         "late",
         "lingered",
@@ -126,10 +124,7 @@ class Connection:
         self.queued = False  # what is buffered already has a turn coming (`Loop.unpolled`)
         self.progress = 0  # what the client had acknowledged when the deadline was set
         self.awaiting_room = False  # the thread that answers waits until there is less output
-        self.discarding = False  # the body in progress is one that nobody wants any more
-        self.close_after = False  # the response in progress is the connection's last
-        self.answered = False  # the exchange is over; set by its thread
-        self.broken = False  # the response ended early, and only a reset can show it
+        self.fate = KEEP
         self.extend_deadline = (
             ExtendDeadline(loop.thread_slots) if loop.thread_slots.limits_calls else None
         )
@@ -142,16 +137,16 @@ class Connection:
     def handle_events(self, mask: int) -> PythonExchange | None:
         """Do what the socket is ready for; return a request that became ready."""
         phase = self.phase
-        if phase is READING:
+        if phase is READING or phase is DISCARDING:
             # What is buffered goes first: a client that pipelines without a pause would fill the
             # memory if one more block were read for each of its requests.
             if mask == PROCEED or self.queued:
                 self.queued = False
                 return self._advance()
             return self._read()
-        if phase is HANDED_OUT:
+        if phase is HANDED_OUT or phase is ANSWERED:
             self._watch_client(mask)
-        elif phase is FLUSHING:
+        elif phase is FLUSHING or phase is REFUSING:
             self._flush()
         elif phase is LINGERING:
             self._discard_input()
@@ -159,18 +154,19 @@ class Connection:
 
     def attend(self) -> None:
         """Do what the thread that has the request asks for: see to its output, or take it back."""
-        if self.phase is not HANDED_OUT:
+        phase = self.phase
+        if phase is not ANSWERED and phase is not HANDED_OUT:
             return  # it was asked for twice
         output = self.output
         unsent = output is not None and output.size > 0
-        if not self.answered:
+        if phase is HANDED_OUT:
             # Drained from here while the application makes the next block. Where that goes on
             # already the deadline stands: an application that trickles does not put it off.
             if unsent and not self.watched & EVENT_WRITE:
                 await_output(self, self.watched | EVENT_WRITE)
         elif self.loop.drained:
             self.close()  # it came back after all else was torn down
-        elif self.broken:
+        elif self.fate is RESET:
             self.reset()
         elif output is not None and output.failure is not None:
             self._cut_off(output.failure)  # after its thread had ended the response
@@ -180,14 +176,19 @@ class Connection:
         else:
             if self.exchange is not None:
                 self.settle()  # what was unsent when its thread ended it has left since
-            if self.close_after:
+            if self.fate is not KEEP:
                 self._after_response()
             else:  # as `_after_response` does, without the call: each request comes here
                 self._next_request()
 
+    def close_after_response(self) -> None:
+        """Have the response in progress be the connection's last. For any thread."""
+        if self.fate is KEEP:
+            self.fate = CLOSE
+
     def is_with_a_thread(self) -> bool:
         """Tell whether a thread still uses the socket."""
-        return self.phase is HANDED_OUT and not self.answered
+        return self.phase is HANDED_OUT
 
     def close(self) -> None:
         """Close now, and forget everything. Not while the request is handed out."""
@@ -262,7 +263,7 @@ class Connection:
 
     def _lose_client(self) -> None:
         """Tell of a request that the client broke off by a reset, and close."""
-        if self.stage is not IDLE and not self.discarding:
+        if self.stage is not IDLE and self.phase is READING:
             error = ProtocolError(
                 self.loop.config.client_left_status, "The client reset the connection within it."
             )
@@ -273,6 +274,7 @@ class Connection:
 
     def _advance(self) -> PythonExchange | None:
         """Take events from the parser until a request is complete or it needs more data."""
+        discarding = self.phase is DISCARDING
         try:
             while True:
                 event = self.parser.next_event()
@@ -281,17 +283,17 @@ class Connection:
                     if self._begin_request(event):  # type: ignore[arg-type]
                         return self._hand_out(None)
                 elif kind is EndOfMessage:
-                    if not self.discarding:
+                    if not discarding:
                         return self._complete()
                     self._next_request()
                     return None
                 elif kind is Data:
-                    if not self.discarding:
+                    if not discarding:
                         self._collect(event.data)  # type: ignore[union-attr]
                 else:
                     break
         except ProtocolError as error:
-            if self.discarding:
+            if discarding:
                 self.linger()  # the request has been answered already
             else:
                 self.refuse(error)
@@ -307,7 +309,7 @@ class Connection:
         self.request = request
         self.requests += 1
         self.began = self.since if self.stage is HEAD else self.loop.now
-        self.close_after = False
+        self.fate = KEEP
         loop = self.loop
         self.head_at = loop.now
         self.body_at = None
@@ -402,7 +404,6 @@ class Connection:
         environ = build_environ(client, request, length)
         request_id = environ["penstock.request_id"] = loop.new_request_id()
         self.phase = HANDED_OUT
-        self.answered = False
         self.ended_at = math.inf
         self.deadline = math.inf
         if self.tap is not None:
@@ -451,8 +452,8 @@ class Connection:
             self._cut_off(error)
             return
         self.settle()
-        if self.request is None:
-            self.linger()  # what was flushed is a refusal
+        if self.phase is REFUSING:
+            self.linger()
         else:
             self._after_response()
 
@@ -476,7 +477,7 @@ class Connection:
                 self.loop.logger.info("%s", line)
 
     def _after_response(self) -> None:
-        if not self.close_after:
+        if self.fate is KEEP:
             self._next_request()
         else:
             # Even where the client has said that it sends no more: old ones send a CRLF behind a
@@ -485,16 +486,15 @@ class Connection:
 
     def _next_request(self) -> None:
         loop = self.loop
-        self.phase = READING
-        self.discarding = False
         if self.parser.state is not DONE:
             # A streamed body that the application did not read to its end, and that is short
             # enough to be dropped (`PythonExchange` decided): what follows is the next request.
-            self.discarding = True
+            self.phase = DISCARDING
             self.stage = BODY
             self.since = loop.now
             self.deadline = loop.now + loop.config.body_timeout
         else:
+            self.phase = READING
             self.parser.start_next_request()
             if self.tap is not None:
                 self.tap.message_over(self.parser.buffered)
@@ -504,7 +504,7 @@ class Connection:
             self.deadline = loop.now + (
                 loop.config.drain_linger if loop.draining else loop.config.keep_alive
             )
-        if self.parser.buffered or self.discarding:
+        if self.parser.buffered or self.phase is DISCARDING:
             self.queued = True
             loop.unpolled.append(self)
         if self.watched != EVENT_READ:
@@ -532,9 +532,9 @@ class Connection:
         self.request = None
         self.output = Output(self.stream, loop.config.flush_bytes)
         self.output.append(answer)
-        self.phase = FLUSHING
+        self.phase = REFUSING
         self._flush()
-        if self.phase is FLUSHING:
+        if self.phase is REFUSING:
             await_output(self, EVENT_WRITE)
 
     def linger(self) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from penstock.http1 import ProtocolError, State
 from penstock.transport.decisions import drain_patience
-from penstock.transport.python.phases import Phase
+from penstock.transport.states import Phase
 
 if TYPE_CHECKING:
     from penstock.transport.python.connection import Connection
@@ -37,7 +37,7 @@ def expire(connection: Connection, now: float) -> None:
     """Act on a deadline that has passed at ``now``, with all events before it handled."""
     if connection.phase is Phase.READING:
         _expire_reading(connection)
-    elif connection.phase is Phase.LINGERING:
+    elif connection.phase in (Phase.LINGERING, Phase.DISCARDING):
         connection.close()
     elif connection.output is not None and connection.output.size:
         _expire_writing(connection)
@@ -47,7 +47,7 @@ def expire(connection: Connection, now: float) -> None:
 
 def _expire_reading(connection: Connection) -> None:
     config = connection.loop.config
-    if connection.discarding or connection.stage is State.IDLE:
+    if connection.stage is State.IDLE:
         connection.close()  # RFC 9112, section 9.5: an idle connection is closed without a word
     elif connection.stage is State.HEAD and connection.loop.draining:
         connection.refuse(ProtocolError(503, "The server is stopping."))
@@ -77,7 +77,7 @@ def _expire_writing(connection: Connection) -> None:
     if connection.awaiting_room or _is_taking_output(connection):
         connection.deadline = connection.loop.now + connection.loop.config.write_timeout
         return
-    if connection.phase is Phase.FLUSHING:
+    if connection.phase in (Phase.FLUSHING, Phase.REFUSING):
         connection.settle("client stalled: write_timeout")
         connection.reset()
     else:

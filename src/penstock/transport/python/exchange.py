@@ -28,6 +28,7 @@ from penstock.transport.decisions import keeps_connection
 from penstock.transport.python.output import FileRegion, FileTruncatedError, Output
 from penstock.transport.python.stream import is_disconnect
 from penstock.transport.python.streamed_body import StreamedBody
+from penstock.transport.states import Fate, Phase
 
 if TYPE_CHECKING:
     from penstock.transport.python.call_deadline import CallDeadline
@@ -37,7 +38,10 @@ GATEWAY_TIMEOUT = "504 Gateway Timeout"
 
 _DATE_OR_SERVER = frozenset({len("Date"), len("Server")})
 
-NONE, _, CHUNKED, CLOSE = Framing  # looking up an attribute of an Enum is slow
+# Looking up an attribute of an Enum is slow.
+NONE, _, CHUNKED, CLOSE = Framing
+KEEP, RESET = Fate.KEEP, Fate.RESET
+ANSWERED = Phase.ANSWERED
 
 
 class PythonExchange:
@@ -261,12 +265,12 @@ class PythonExchange:
         if self.done:
             return
         connection = self.connection
-        connection.close_after = True
         # A body that ends with the connection would look complete; so would a connection that
         # closes in good order before any response, to a client that retries.
-        connection.broken = (
-            connection.stream.client_gone.known or not self.head_sent or self._framing is CLOSE
-        )
+        if connection.stream.client_gone.known or not self.head_sent or self._framing is CLOSE:
+            connection.fate = RESET
+        else:
+            connection.close_after_response()
         self._end(self.reason or "response cut off")
 
     def drop_if_departed(self) -> bool:
@@ -279,7 +283,7 @@ class PythonExchange:
 
     def drop(self) -> None:
         """End an exchange whose client left before a thread was free."""
-        self.connection.broken = self.connection.close_after = True
+        self.connection.fate = RESET
         self.handed_out_at = time.monotonic_ns()
         self._end("the client left before a thread was free")
 
@@ -297,9 +301,9 @@ class PythonExchange:
             self.aborted = False
             return False
         connection = self.connection
-        connection.close_after = True
+        connection.close_after_response()
         if self.head_sent:
-            connection.broken = True
+            connection.fate = RESET
         else:
             self.head_sent = True
             self._status, self._headers = GATEWAY_TIMEOUT, []
@@ -311,7 +315,7 @@ class PythonExchange:
             try:
                 self.transmit(head + body)
             except ClientDisconnected:
-                connection.broken = True
+                connection.fate = RESET
         self._give_back(reason)
         return True
 
@@ -321,7 +325,7 @@ class PythonExchange:
 
     def close_after_response(self) -> None:
         """See `penstock.transport.Exchange.close_after_response`."""
-        self.connection.close_after = True
+        self.connection.close_after_response()
 
     def client_gone(self) -> bool:
         """See `penstock.transport.Exchange.client_gone`."""
@@ -340,12 +344,12 @@ class PythonExchange:
             self._settle_request_body(self._streamed)
         added = self._date_and_server() + framing_field
         if (
-            connection.close_after
+            connection.fate is not KEEP
             or not request.keep_alive
             or framing is CLOSE
             or connection.loop.draining
         ):
-            connection.close_after = True
+            connection.close_after_response()
             added += "Connection: close\r\n"
         elif request.version == "HTTP/1.0":
             added += "Connection: keep-alive\r\n"
@@ -381,7 +385,7 @@ class PythonExchange:
             return
         remaining = parser.body_remaining
         if not keeps_connection(self.connection.loop.config, streamed.continue_owed, remaining):
-            self.connection.close_after = True
+            self.connection.close_after_response()
 
     # -- sending --------------------------------------------------------------------------------
 
@@ -498,7 +502,7 @@ class PythonExchange:
         """Return what is to be raised where the socket failed."""
         if is_disconnect(error):
             self.connection.stream.client_gone.known = True
-        self.connection.close_after = True
+        self.connection.close_after_response()
         return ClientDisconnected(f"the client is gone: {error.strerror or error}")
 
     # -- the end --------------------------------------------------------------------------------
@@ -537,12 +541,12 @@ class PythonExchange:
                 connection.exchange = self  # reported when the client has it, or never will
             elif loop.observers is not None:
                 loop.report_exchange(self, reason)
-        connection.answered = True
+        connection.phase = ANSWERED
         loop.post(connection)
         # The leader need not hurry where the client's next request is what wakes it up anyway.
         # Looked at only now: it may just have stopped to watch for that request.
         if (
-            connection.close_after
+            connection.fate is not KEEP
             or connection.watched != EVENT_READ
             or connection.parser.buffered > 0
             or unsent

@@ -24,9 +24,9 @@ from penstock.transport.python.connection import PROCEED, Connection
 from penstock.transport.python.deadlines import expire, hurry_up
 from penstock.transport.python.exchange import PythonExchange
 from penstock.transport.python.own_answers import OwnAnswers
-from penstock.transport.python.phases import Phase
 from penstock.transport.python.shared import Shared
 from penstock.transport.python.waker import Waker
+from penstock.transport.states import Phase
 
 if TYPE_CHECKING:
     from penstock.telemetry.scoreboard import Slot
@@ -35,6 +35,9 @@ if TYPE_CHECKING:
 
 MOMENT_SECONDS = 0.001
 """A poll that lasts no longer has waited for nothing: what it brings was there before."""
+
+IN_PROGRESS = frozenset({Phase.HANDED_OUT, Phase.ANSWERED, Phase.FLUSHING, Phase.REFUSING})
+"""The phases in which a request is with the application, or its response under way."""
 
 
 class Handler(Protocol):
@@ -385,10 +388,10 @@ class Loop(Shared):
             return
         self.drained = True
         for connection in list(self.connections):
-            if connection.phase is Phase.HANDED_OUT:
+            if connection.phase in (Phase.HANDED_OUT, Phase.ANSWERED):
                 self.watch(connection, 0)
                 connection.stream.cut_off()
-            elif connection.phase is Phase.FLUSHING:
+            elif connection.phase in (Phase.FLUSHING, Phase.REFUSING):
                 connection.settle("response cut off: the server stopped")
                 connection.reset()
             else:
@@ -422,9 +425,7 @@ class Loop(Shared):
             "connections": len(phases),
             "connections_accepted": self.accepted,
             "requests": self.requests,
-            "requests_in_progress": sum(
-                phase in (Phase.HANDED_OUT, Phase.FLUSHING) for phase in phases
-            ),
+            "requests_in_progress": sum(phase in IN_PROGRESS for phase in phases),
             "requests_refused": self.refused,
             "draining": self.draining,
             "slow_share": round(self.slow_share, 3),

@@ -60,7 +60,7 @@ class StreamedBody:
         try:
             event = parser.next_event()
         except ProtocolError as error:
-            connection.close_after = True
+            connection.close_after_response()
             raise RequestBodyError(error.status, error.reason) from error
         kind = type(event)
         if kind is Data:
@@ -109,5 +109,5 @@ class StreamedBody:
         waited = time.monotonic() - before
         self._waited += waited
         if not ready and waited >= allowed and not exchange.done:
-            self._connection.close_after = True
+            self._connection.close_after_response()
             raise RequestBodyError(408, "the request's body came too slowly (body_timeout)")

@@ -1,0 +1,94 @@
+"""The states of a connection, and which follows which: the only place that says so.
+
+Native code has the same table in ``native/reactor/src/states.rs``. ``docs/connection-states.md`` is
+drawn from this one.
+"""
+
+from __future__ import annotations
+
+from enum import Enum, IntEnum
+
+
+class Phase(Enum):
+    """What a connection does."""
+
+    READING = "waits for a request, or reads one"
+    DISCARDING = "reads the rest of a body that the application did not read, and drops it"
+    HANDED_OUT = "a thread answers its request"
+    ANSWERED = "the thread has ended the response, and the leader has not acted on that yet"
+    FLUSHING = "the response is finished, and the kernel has not taken all of it"
+    REFUSING = "the same for an answer of the server's own that refuses the request"
+    LINGERING = "closed for writing; what still arrives is dropped until the client closes, too"
+    CLOSED = "closed"
+
+
+class Fate(IntEnum):
+    """What happens to the connection when the response has ended. It only ever gets worse."""
+
+    KEEP = 0
+    """It waits for the next request."""
+    CLOSE = 1
+    """It is closed in good order."""
+    RESET = 2
+    """It is reset: the response ended early, and nothing else can show that."""
+
+
+READING, DISCARDING, HANDED_OUT, ANSWERED, FLUSHING, REFUSING, LINGERING, CLOSED = Phase
+
+TRANSITIONS: dict[Phase, dict[Phase, str]] = {
+    READING: {
+        HANDED_OUT: "a request is complete, or its head where bodies are streamed",
+        REFUSING: "the request breaks a rule, a limit or a deadline",
+        CLOSED: "the client closes; the keep-alive time ends; evicted",
+    },
+    DISCARDING: {
+        READING: "the body has ended",
+        LINGERING: "the client ends its side within the body",
+        CLOSED: "the client closes; the body comes too slowly",
+    },
+    HANDED_OUT: {ANSWERED: "the response has ended, or the server ends it"},
+    ANSWERED: {
+        READING: "all is sent, and the connection is kept",
+        DISCARDING: "the same, with a short rest of the request's body unread",
+        FLUSHING: "some of the response is not sent yet",
+        LINGERING: "all is sent, and the connection is closed",
+        CLOSED: "reset: the response is incomplete",
+    },
+    FLUSHING: {
+        READING: "all is sent, and the connection is kept",
+        DISCARDING: "the same, with a short rest of the request's body unread",
+        LINGERING: "all is sent, and the connection is closed",
+        CLOSED: "reset: the client is gone or takes no data",
+    },
+    REFUSING: {LINGERING: "all is sent", CLOSED: "the client is gone or takes no data"},
+    LINGERING: {CLOSED: "the client closes; the time for it ends; it sends too much"},
+    CLOSED: {},
+}
+"""The phases that may follow each, and why they do."""
+
+
+def diagram() -> str:
+    """Return the table as a page with a Mermaid diagram."""
+    lines = [
+        "# The states of a connection",
+        "",
+        "`make docs` writes this page from `src/penstock/transport/states.py`. Both transports",
+        "keep to it.",
+        "",
+        "```mermaid",
+        "stateDiagram-v2",
+        "    [*] --> READING: accepted",
+    ]
+    for phase, following in TRANSITIONS.items():
+        # A semicolon would end the statement.
+        lines += [
+            f"    {phase.name} --> {after.name}: {why.replace(';', ',')}"
+            for after, why in following.items()
+        ]
+    lines += ["    CLOSED --> [*]", "```", "", "| state | the connection |", "|---|---|"]
+    lines += [f"| `{phase.name}` | {phase.value} |" for phase in Phase]
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    print(diagram(), end="")

@@ -1,0 +1,215 @@
+"""The states of a connection: the table, its page, and that connections keep to it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from penstock.transport.python.connection import Connection
+from penstock.transport.python.deadlines import expire
+from penstock.transport.states import TRANSITIONS, Phase, diagram
+from support.batches import SENTINELS
+from support.buffers import BufferClient, BufferServer
+from support.serving import TEXT, Environ, get, post
+
+ROOT = Path(__file__).parents[2]
+RUST = ROOT / "native/reactor/src/states.rs"
+# Native code answers health checks without a thread, and gives up a request that it cannot make
+# an exchange of, so that it has two transitions more.
+ONLY_NATIVE = {("READING", "FLUSHING"), ("HANDED_OUT", "READING")}
+
+EVERY_TRANSITION = {(phase, after) for phase in Phase for after in TRANSITIONS[phase]}
+
+
+def test_the_page_of_the_states_is_up_to_date() -> None:
+    page = (ROOT / "docs/connection-states.md").read_text("utf-8")
+    assert page == diagram(), "run make docs"
+
+
+def test_both_languages_have_the_same_table() -> None:
+    table = re.search(r"TRANSITIONS:.*?= \[(.*?)\n\];", RUST.read_text("utf-8"), re.S)
+    assert table is not None
+    found = set()
+    for name, following in re.findall(r"\(\s*(\w+),\s*&\[(.*?)\],?\s*\)", table[1], re.S):
+        for after in re.findall(r"\w+", following):
+            found.add((constant(name), constant(after)))
+    assert found - ONLY_NATIVE == {(phase.name, after.name) for phase, after in EVERY_TRANSITION}
+    assert found >= ONLY_NATIVE
+
+
+def constant(name: str) -> str:
+    """Return ``HandedOut`` as ``HANDED_OUT``."""
+    return re.sub(r"(?<!^)(?=[A-Z])", "_", name).upper()
+
+
+class Watched(Connection):
+    """A connection that checks each transition, and keeps its path."""
+
+    __slots__ = ("path",)
+
+    @property
+    def phase(self) -> Phase:
+        return self.path[-1]
+
+    @phase.setter
+    def phase(self, after: Phase) -> None:
+        if not hasattr(self, "path"):
+            self.path: list[Phase] = [after]
+            return
+        assert after in TRANSITIONS[self.phase], f"{self.phase.name} to {after.name}"
+        self.path.append(after)
+
+
+def application(environ: Environ, start_response: Any) -> Iterable[bytes]:
+    """Answer without a look at the request's body."""
+    start_response("200 OK", TEXT)
+    if environ["PATH_INFO"] == "/fails":
+        return failing()
+    return [b"small"]
+
+
+def failing() -> Iterator[bytes]:
+    yield b"begun"
+    raise LookupError("on purpose")
+
+
+BODY = b"0123456789"
+UNREAD = post(BODY)[:-5]
+LAST = ("Connection: close",)
+
+
+@dataclass
+class Scene:
+    """One connection whose client may take no data for a while."""
+
+    client: BufferClient
+
+    def send(self, data: bytes, *, stalled: bool = False) -> None:
+        self.client.stream.room = 0 if stalled else None
+        self.client.send(data)
+
+    def take(self) -> None:
+        self.client.stream.room = None
+        self.client.server.serve()
+
+    def end(self) -> None:
+        self.client.end_sending()
+
+    def expire(self) -> None:
+        expire(self.client.connection, self.client.server.loop.now)
+
+
+def idle_and_gone(scene: Scene) -> None:
+    scene.end()
+
+
+def kept(scene: Scene) -> None:
+    scene.send(get())
+
+
+def closed(scene: Scene) -> None:
+    scene.send(get("/", *LAST))
+    scene.end()
+
+
+def flushed_and_kept(scene: Scene) -> None:
+    scene.send(get(), stalled=True)
+    scene.take()
+
+
+def flushed_and_closed(scene: Scene) -> None:
+    scene.send(get("/", *LAST), stalled=True)
+    scene.take()
+
+
+def flushed_and_discarded(scene: Scene) -> None:
+    scene.send(UNREAD, stalled=True)
+    scene.take()
+
+
+def stalled(scene: Scene) -> None:
+    scene.send(get(), stalled=True)
+    scene.expire()
+
+
+def discarded(scene: Scene) -> None:
+    scene.send(UNREAD)
+    scene.send(BODY[-5:])
+
+
+def discarded_and_ended(scene: Scene) -> None:
+    scene.send(UNREAD)
+    scene.end()
+
+
+def discarded_too_slowly(scene: Scene) -> None:
+    scene.send(UNREAD)
+    scene.expire()
+
+
+def refused(scene: Scene) -> None:
+    scene.send(b"nonsense\r\n\r\n")
+
+
+def refused_and_stalled(scene: Scene) -> None:
+    scene.send(b"nonsense\r\n\r\n", stalled=True)
+    scene.expire()
+
+
+def failed(scene: Scene) -> None:
+    scene.send(get("/fails", version="HTTP/1.0"))
+
+
+SCENES: dict[Callable[[Scene], None], str] = {
+    idle_and_gone: "READING CLOSED",
+    kept: "READING HANDED_OUT ANSWERED READING",
+    closed: "READING HANDED_OUT ANSWERED LINGERING CLOSED",
+    flushed_and_kept: "READING HANDED_OUT ANSWERED FLUSHING READING",
+    flushed_and_closed: "READING HANDED_OUT ANSWERED FLUSHING LINGERING",
+    flushed_and_discarded: "READING HANDED_OUT ANSWERED FLUSHING DISCARDING",
+    stalled: "READING HANDED_OUT ANSWERED FLUSHING CLOSED",
+    discarded: "READING HANDED_OUT ANSWERED DISCARDING READING",
+    discarded_and_ended: "READING HANDED_OUT ANSWERED DISCARDING LINGERING CLOSED",
+    discarded_too_slowly: "READING HANDED_OUT ANSWERED DISCARDING CLOSED",
+    refused: "READING REFUSING LINGERING",
+    refused_and_stalled: "READING REFUSING CLOSED",
+    failed: "READING HANDED_OUT ANSWERED CLOSED",
+}
+
+
+@pytest.fixture
+def server() -> Iterator[BufferServer]:
+    made = BufferServer(application, Watched, stream_requests=True)
+    yield made
+    made.close()
+
+
+@pytest.mark.parametrize("act", SCENES)
+def test_a_connection_goes_through_the_states(
+    server: BufferServer, act: Callable[[Scene], None]
+) -> None:
+    client = server.connect()
+    assert isinstance(client.connection, Watched)
+    act(Scene(client))
+    assert " ".join(phase.name for phase in client.connection.path) == SCENES[act]
+
+
+def test_the_scenes_go_over_every_transition() -> None:
+    seen = set()
+    for path in SCENES.values():
+        phases = [Phase[name] for name in path.split()]
+        seen |= set(pairwise(phases))
+    assert seen == EVERY_TRANSITION
+
+
+def test_requests_of_the_corpus_keep_to_the_table(server: BufferServer) -> None:
+    for cases in SENTINELS.values():
+        for case in cases:
+            with server.connect() as client:
+                client.send(case.raw)
