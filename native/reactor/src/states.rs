@@ -1,4 +1,5 @@
-//! The states of a connection, and how one follows another: the only place that says so.
+//! The states of a connection, and which follows which. `penstock.transport.states` has the same table,
+//! with the reasons; a test compares them.
 
 use crate::sys::Nanos;
 
