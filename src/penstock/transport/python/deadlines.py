@@ -1,4 +1,4 @@
-"""By when a connection has to come on, and what becomes of it where it does not."""
+"""The deadlines of a connection, and what happens when one passes."""
 
 from __future__ import annotations
 

@@ -274,7 +274,7 @@ class PythonExchange:
         self._end(self.reason or "response cut off")
 
     def drop_if_departed(self) -> bool:
-        """End an exchange that nobody waits for any more; tell whether it was one."""
+        """End an exchange whose client has disconnected. Return True if it was one."""
         ended_for = time.monotonic() - self.connection.ended_at
         if ended_for < self.connection.loop.config.disconnect_seconds and not self.client_gone():
             return False
@@ -288,7 +288,7 @@ class PythonExchange:
         self._end("the client left before a thread was free")
 
     def give_up(self, reason: str) -> bool:
-        """End an exchange under the thread that has it; tell whether it was not over yet.
+        """End an exchange while a thread still has it. Return True if it was in progress.
 
         That thread may be in any of the methods. It sets ``head_sent``, and then looks at ``done``;
         here it is the other order: so there are never two heads.
@@ -375,10 +375,10 @@ class PythonExchange:
         return date if "server" in given else date + fields.server_line()
 
     def _settle_request_body(self, streamed: StreamedBody) -> None:
-        """Decide what becomes of a streamed body of which not all has been read.
+        """Decide what to do with a streamed body that was not read to its end.
 
-        What is short is dropped later, for the connection's sake; otherwise the connection
-        ends. In no case is the rest of a body taken for a request.
+        A short rest is dropped later, to keep the connection; otherwise the connection
+        ends. The rest of a body is never taken for a request.
         """
         parser = self.connection.parser
         if parser.state is State.DONE:
@@ -508,7 +508,7 @@ class PythonExchange:
     # -- the end --------------------------------------------------------------------------------
 
     def _claim_end(self) -> bool:
-        """Mark the exchange as over; tell whether it was not. One of two threads gets to do it."""
+        """Mark the exchange as over. Return True for the first of two threads that do so."""
         # Nothing is called between the look and the store, so that no other thread runs there.
         if self._streamed is None:
             over, self.done = self.done, True

@@ -96,7 +96,7 @@ class Loop(Shared):
         self.selector: selectors.BaseSelector = selectors.DefaultSelector()
         self.batch: deque[tuple[Handler, int]] = deque()  # polled, and not yet handled
         # With more input buffered already. Each takes its turn with what the next poll brings: a
-        # client that pipelines keeps nobody waiting.
+        # client that pipelines does not delay the others.
         self.unpolled: deque[Handler] = deque()
         self.connections: set[Connection] = set()
         self.acceptors: list[Acceptor] = []
@@ -106,17 +106,17 @@ class Loop(Shared):
         self.late_from = math.inf
         self._sweep_interval = self.config.sweep_interval
         self._next_sweep = self.now
-        self.look_again_at = math.inf  # when an acceptor that left newcomers to others does
+        self.look_again_at = math.inf  # when an acceptor that left connections to others does
         self._inbox: deque[Connection] = deque()  # appended to by any thread
         self._polling = False  # the leader is, or is about to be, blocked in the poll
         self._waker = Waker()
         self.selector.register(self._waker.reader, selectors.EVENT_READ, self._waker)
 
         self.handing_over = False  # set by any thread, before `draining`
-        self.ask_full: Callable[[], bool] | None = None  # set while the tender leads
-        self.full = False  # every thread is with the application, and the tender leads
+        self.ask_full: Callable[[], bool] | None = None  # set while the stall monitor leads
+        self.full = False  # every thread is in the application, and the monitor leads
         self._told_full = False
-        self.drained = False  # nothing is left to do, for good
+        self.drained = False  # nothing is left to do, and will not be
         self._drain_begun = False
         self._listening = True  # not all listeners are closed
         self._handshakes_until = math.inf
@@ -143,8 +143,8 @@ class Loop(Shared):
     def run(self, *, only_posted: bool = False) -> PythonExchange | None:
         """Poll, read and write until a request is ready; return it.
 
-        None when there is nothing left to do, for good. With ``only_posted`` attend to what was
-        posted, and to nothing else.
+        Return None when there is nothing left to do, and will not be. With ``only_posted``, handle
+        only what was posted.
         """
         self.now = time.monotonic()
         inbox, batch = self._inbox, self.batch
@@ -185,7 +185,7 @@ class Loop(Shared):
         events = self.selector.select(timeout)
         if not events and timeout != 0.0:
             # A process that was halted in the poll comes back with nothing, whatever has arrived
-            # meanwhile; whoever sent it in time must not be taken for late.
+            # meanwhile; a client that sent in time must not be taken for late.
             events = self.selector.select(0.0)
         self._polling = False
         now = self._slot_words[POLLED] = time.monotonic_ns()
@@ -213,7 +213,7 @@ class Loop(Shared):
         return max(0.0, min(self._next_sweep, self.look_again_at) - now)
 
     def _keep_house(self) -> bool:
-        """Do what is due between two polls; tell whether the loop is at its end."""
+        """Do what is due between two polls. Return True if the loop is at its end."""
         if self.draining:
             if not self._drain_begun:
                 self._begin_drain()
@@ -230,7 +230,7 @@ class Loop(Shared):
         if self._polled_at >= self.look_again_at:
             self._look_again()
         # Measured against the last poll, not against now: what had arrived by then has been
-        # handled, so that nobody is blamed for time that the process itself has lost.
+        # handled, so that no client is blamed for time in which the process did not run.
         if self._polled_at >= self._next_sweep:
             self._sweep(self._polled_at)
         return self.drained
@@ -247,7 +247,7 @@ class Loop(Shared):
                     acceptor.start()
 
     def _look_again(self) -> None:
-        """Have the acceptors look that left newcomers to other workers."""
+        """Let the acceptors that left connections to other workers look again."""
         self.look_again_at = math.inf
         for acceptor in self.acceptors:
             acceptor.look_again()
@@ -303,7 +303,7 @@ class Loop(Shared):
                 self.selector.unregister(connection.stream)
 
     def forget(self, connection: Connection) -> None:
-        """Let go of a connection that is about to be closed."""
+        """Forget a connection that is about to be closed."""
         self.watch(connection, 0)
         self.connections.discard(connection)
         self._slot_words[CONNECTIONS] = len(self.connections)
@@ -319,22 +319,22 @@ class Loop(Shared):
         self._slot_words[ACCEPTING] = able and not self.draining and not self.full
 
     def has_room(self) -> bool:
-        """Tell whether another connection may be accepted."""
+        """Return True if another connection may be accepted."""
         # At the end, even beyond the cap: who is left in the queue of a listener is reset.
         return self._drain_begun or len(self.connections) < self.config.max_connections
 
     def make_room(self) -> bool:
-        """Tell whether another connection may be accepted, closing idle ones if need be.
+        """Return True if another connection may be accepted, after evicting idle ones if needed.
 
-        Otherwise whoever holds idle connections open could keep everybody else out until
-        the keep-alive time has run out.
+        Without evicting, a client that holds idle connections open could keep all others out
+        until the keep-alive time is over.
         """
         if not self.has_room():
             self.close_idle()
         return self.has_room()
 
     def close_idle(self) -> bool:
-        """Close the connections that have been idle for longest; tell whether there were any."""
+        """Evict the connections that have been idle for longest. Return True if there were any."""
         before = len(self.connections)
         long_ago = self.now - self.config.evict_idle_seconds
         idle = [c for c in self.connections if c.since <= long_ago and c.idle()]
@@ -362,7 +362,7 @@ class Loop(Shared):
         self._sweep_interval = min(self._sweep_interval, 0.05)
 
     def hand_listeners_over(self) -> None:
-        """Let go of the listeners: other processes accept on the same sockets."""
+        """Close the listeners: other processes accept on the same sockets."""
         for acceptor in self.acceptors:
             acceptor.close()
         self._listening = False
@@ -372,7 +372,7 @@ class Loop(Shared):
         """Accept what waits in the listen queues: the kernel has accepted it, so it is served.
 
         Where there is no room for all of it, the rest waits until others have left. A queue into
-        which nobody new comes stays open for a while, for handshakes that are under way.
+        which no new client comes stays open for a while, for handshakes that are under way.
         """
         if self.handing_over:
             self.hand_listeners_over()

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class StreamedBody:
-    """The part of an exchange that reads. It is given the exchange, lest there be a cycle."""
+    """The part of an exchange that reads. It is given the exchange, so that there is no cycle."""
 
     __slots__ = ("_connection", "_unread", "_waited", "continue_owed", "over", "received", "taking")
 
@@ -47,7 +47,7 @@ class StreamedBody:
         return data
 
     def _receive_some(self, exchange: PythonExchange) -> bool:
-        """Look for a part of the body; tell whether there is one, or its end."""
+        """Look for a part of the body. Return True if there is one, or its end."""
         if self._take_from_parser():
             return True
         self._send_continue_if_owed(exchange)
