@@ -69,7 +69,7 @@ KINDS = {".py", ".pyi", ".rs", ".md", ".toml", ".service", ".socket", ".sh", ""}
 LEFT_OUT = {"tests/test_language.py", "scripts/mutations.toml"}
 
 NOT_YET: tuple[str, ...] = (
-    "src/penstock/transport/python/",
+    "src/penstock/transport/python/connection.py",
     "docs/native.md",
 )
 """Rooms that are still being rewritten: paths from the root of the repository."""

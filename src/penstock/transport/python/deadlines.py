@@ -88,7 +88,7 @@ def _expire_writing(connection: Connection) -> None:
 
 
 def _is_taking_output(connection: Connection) -> bool:
-    """Tell whether the client took a fair amount since the last time that this was asked."""
+    """Return True if the client has read enough since the last call."""
     assert connection.output is not None
     before, connection.progress = connection.progress, connection.output.acknowledged()
     return connection.progress - before >= connection.loop.config.least_progress
