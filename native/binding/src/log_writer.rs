@@ -31,8 +31,8 @@ pub struct LogWriter {
 }
 
 impl LogWriter {
-    /// Write entries. What a log raises is its own affair, and no request's.
-    pub fn tell(&self, py: Python<'_>, entries: Vec<Entry>) {
+    /// Write entries. An exception that a log raises does not reach the request.
+    pub fn write_all(&self, py: Python<'_>, entries: Vec<Entry>) {
         for entry in entries {
             if let Err(error) = self.write(py, entry) {
                 error.write_unraisable(py, Some(self.logger.bind(py)));
@@ -109,13 +109,8 @@ impl LogWriter {
         }
     }
 
-    /// Tell of the fields that were left out for the underscores in their names.
-    pub fn tell_of_dropped_fields(
-        &self,
-        py: Python<'_>,
-        head: &Head,
-        bytes: &[u8],
-    ) -> PyResult<()> {
+    /// Report the fields that were dropped for the underscores in their names.
+    pub fn report_dropped_fields(&self, py: Python<'_>, head: &Head, bytes: &[u8]) -> PyResult<()> {
         for field in &head.fields {
             let name = field.name.of(bytes);
             if name.contains(&b'_') {
@@ -168,7 +163,7 @@ impl LogWriter {
         Ok(())
     }
 
-    /// Tell of a response that was finished before the kernel had all of it.
+    /// Report a response that was finished before the kernel had all of it.
     fn settled(&self, py: Python<'_>, record: &Record) -> PyResult<()> {
         self.answered(py, record)?;
         if record.ended == Ended::Complete {

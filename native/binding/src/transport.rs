@@ -315,7 +315,7 @@ impl Core {
     /// Write what the log queue holds.
     fn tell(&self, py: Python<'_>) {
         if !self.shared.log_queue.is_empty() && !self.shared.abandoned.get() {
-            self.log_writer.tell(py, self.shared.log_queue.take());
+            self.log_writer.write_all(py, self.shared.log_queue.take());
         }
     }
 
@@ -446,7 +446,7 @@ impl Core {
         let (environ, underscored) =
             template.build(py, head, bytes, connection.peer, length, header_map)?;
         if underscored {
-            self.log_writer.tell_of_dropped_fields(py, head, bytes)?;
+            self.log_writer.report_dropped_fields(py, head, bytes)?;
         }
         let id = RequestId::new(&options.id_prefix, number);
         let request_id = latin1(py, id.bytes())?;

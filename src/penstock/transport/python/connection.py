@@ -37,9 +37,9 @@ from penstock.transport.states import Fate, Phase
 from penstock.wsgi.environ import build_environ, client_environ
 
 if TYPE_CHECKING:
+    from penstock.transport.python.exchange_trace import ExchangeTrace
     from penstock.transport.python.loop import Loop
     from penstock.transport.python.stream import Stream
-    from penstock.transport.python.tap import Tap
 
 PROCEED = 0
 """In place of an event mask: go on with what is buffered already."""
@@ -85,7 +85,7 @@ class Connection:
         "spool",
         "stage",
         "stream",
-        "tap",
+        "trace",
         "watched",
     )
 
@@ -130,7 +130,7 @@ class Connection:
         )
         self.ended_at = math.inf  # when the end of input was seen, while the request is handed out
         self.lingered = 0
-        self.tap: Tap | None = loop.new_tap(self)
+        self.trace: ExchangeTrace | None = loop.new_exchange_trace(self)
 
     # -- what the leader calls --------------------------------------------------------------
 
@@ -230,8 +230,8 @@ class Connection:
             self._lose_client()
             return None
         if data:
-            if self.tap is not None:
-                self.tap.received(data)
+            if self.trace is not None:
+                self.trace.received(data)
             self.parser.receive_data(data)
         else:
             self.parser.receive_eof()
@@ -313,8 +313,8 @@ class Connection:
         loop = self.loop
         self.head_at = loop.now
         self.body_at = None
-        if self.tap is not None:
-            self.tap.head_received(self.parser.buffered)
+        if self.trace is not None:
+            self.trace.head_received(self.parser.buffered)
         if loop.config.header_map == "refuse" and any("_" in name for name in request.fields):
             raise ProtocolError(
                 400, "A header field's name contains an underscore.", setting="header_map"
@@ -331,8 +331,8 @@ class Connection:
     def _collect(self, data: bytes) -> None:
         assert self.spool is not None
         self.spool.write(data)
-        if self.tap is not None:
-            self.tap.body_received(data, self.parser.buffered)
+        if self.trace is not None:
+            self.trace.body_received(data, self.parser.buffered)
 
     def _send_continue(self) -> None:
         # 25 bytes on a connection that waits for them: the kernel has room. Were it otherwise,
@@ -341,8 +341,8 @@ class Connection:
             self.stream.send(CONTINUE)
         except OSError:
             pass
-        if self.tap is not None:
-            self.tap.sent_interim("100 Continue")
+        if self.trace is not None:
+            self.trace.sent_interim("100 Continue")
 
     def _await_data(self) -> None:
         """Set the deadline for what the parser waits for."""
@@ -406,8 +406,8 @@ class Connection:
         self.phase = HANDED_OUT
         self.ended_at = math.inf
         self.deadline = math.inf
-        if self.tap is not None:
-            self.tap.handed_out()
+        if self.trace is not None:
+            self.trace.handed_out()
         return PythonExchange(self, request, environ, body, length, request_id)
 
     # -- while the request is handed out ------------------------------------------------------
@@ -496,8 +496,8 @@ class Connection:
         else:
             self.phase = READING
             self.parser.start_next_request()
-            if self.tap is not None:
-                self.tap.message_over(self.parser.buffered)
+            if self.trace is not None:
+                self.trace.message_over(self.parser.buffered)
             self.request = None
             self.stage = IDLE
             self.since = loop.now
@@ -527,8 +527,8 @@ class Connection:
             body = b""
         loop.report_refusal(self, error, received, len(body))
         answer = head + body
-        if self.tap is not None:
-            self.tap.refused(answer)
+        if self.trace is not None:
+            self.trace.refused(answer)
         self.request = None
         self.output = Output(self.stream, loop.config.flush_bytes)
         self.output.append(answer)

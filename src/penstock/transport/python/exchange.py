@@ -112,8 +112,8 @@ class PythonExchange:
         if self.request.version == "HTTP/1.1" and not self.head_sent:
             self._require_open()
             self.transmit(encode_head(status, headers))
-            if self.connection.tap is not None:
-                self.connection.tap.sent_interim(status)
+            if self.connection.trace is not None:
+                self.connection.trace.sent_interim(status)
 
     def respond(self, status: str, headers: HeaderList, content_length: int | None) -> None:
         """See `penstock.transport.Exchange.respond`."""
@@ -146,8 +146,8 @@ class PythonExchange:
             self.transmit(head + data)
         self.body_sent += len(data)
         connection = self.connection
-        if connection.tap is not None:
-            connection.tap.body_sent(data)
+        if connection.trace is not None:
+            connection.trace.body_sent(data)
         if self.call_deadline is not None:
             self.call_deadline.progress(self.environ)
         if connection.output is not None:
@@ -189,10 +189,10 @@ class PythonExchange:
             head += b"%x\r\n" % count
         if head:
             output.append(head)
-        if self.connection.tap is not None:
+        if self.connection.trace is not None:
             shown = min(count, self.connection.loop.config.trace_body_bytes)
             start = os.pread(region.descriptor, shown, region.offset)
-            self.connection.tap.body_sent(start)
+            self.connection.trace.body_sent(start)
         output.append(region)
         self.body_sent += count
         if self.call_deadline is not None:
@@ -238,8 +238,8 @@ class PythonExchange:
         else:
             self._transmit(head, data)
         self.body_sent = len(data)
-        if self.connection.tap is not None:
-            self.connection.tap.body_sent(data)
+        if self.connection.trace is not None:
+            self.connection.trace.body_sent(data)
 
     def _finish_body(self, data: bytes) -> None:
         """Send the last block, and what ends the body."""
@@ -257,8 +257,8 @@ class PythonExchange:
                 raise self.disconnected(output.failure)
         if data:
             self.body_sent += len(data)
-            if self.connection.tap is not None:
-                self.connection.tap.body_sent(data)
+            if self.connection.trace is not None:
+                self.connection.trace.body_sent(data)
 
     def abort(self) -> None:
         """See `penstock.transport.Exchange.abort`."""
@@ -358,8 +358,8 @@ class PythonExchange:
             self.first_byte_at = time.monotonic()
         if self.done:
             self._require_open()
-        if connection.tap is not None:
-            connection.tap.head_sent(status, self._headers, added)
+        if connection.trace is not None:
+            connection.trace.head_sent(status, self._headers, added)
         return encode_head(status, self._headers, added)
 
     def _date_and_server(self) -> str:
@@ -532,8 +532,8 @@ class PythonExchange:
         connection = self.connection
         loop = connection.loop
         duration = time.monotonic_ns() - self.handed_out_at
-        if connection.tap is not None:
-            connection.tap.response_over(self.body_sent, reason or self.reason)
+        if connection.trace is not None:
+            connection.trace.response_over(self.body_sent, reason or self.reason)
         unsent = connection.output is not None and connection.output.size > 0
         if not self.silent:
             loop.note_call(self.request.path, duration)

@@ -10,12 +10,12 @@ from penstock.transport.config import TransportConfig
 from penstock.transport.date import ServerFields
 from penstock.transport.decisions import ALL_SLOW, is_slow_path, next_overall_share, next_share
 from penstock.transport.log_lines import refusal_line
+from penstock.transport.python.exchange_trace import ExchangeTrace
 from penstock.transport.python.finished import (
     finished_exchange,
     refused_line,
     refused_request,
 )
-from penstock.transport.python.tap import Tap
 from penstock.wsgi.environ import DroppedFields
 
 if TYPE_CHECKING:
@@ -89,9 +89,9 @@ class Shared:
         """Return True if the calls of a path have proved slow."""
         return bool(self.slow_shares[self.slow_paths[hash(path) % PATH_HASHES]])
 
-    def new_tap(self, connection: Connection) -> Tap | None:
+    def new_exchange_trace(self, connection: Connection) -> ExchangeTrace | None:
         """Return what copies a connection's exchanges to the trace, if there is one."""
-        return None if self.trace is None else Tap(self.trace, connection)
+        return None if self.trace is None else ExchangeTrace(self.trace, connection)
 
     def new_request_id(self) -> str:
         """Count a request, and return what names it in the logs."""

@@ -66,8 +66,8 @@ class StreamedBody:
         if kind is Data:
             self._unread = event.data  # type: ignore[union-attr]
             self.received += len(self._unread)
-            if connection.tap is not None:
-                connection.tap.body_received(self._unread, parser.buffered)
+            if connection.trace is not None:
+                connection.trace.body_received(self._unread, parser.buffered)
         elif kind is EndOfMessage:
             self.over = True
         return bool(self._unread) or self.over
@@ -81,8 +81,8 @@ class StreamedBody:
         except OSError as error:
             raise exchange.disconnected(error) from error
         if received:
-            if connection.tap is not None:
-                connection.tap.received(received)
+            if connection.trace is not None:
+                connection.trace.received(received)
             connection.parser.receive_data(received)
         else:
             connection.parser.receive_eof()
@@ -93,8 +93,8 @@ class StreamedBody:
         if self.continue_owed and not exchange.head_sent:
             self.continue_owed = False
             exchange.transmit(CONTINUE)
-            if self._connection.tap is not None:
-                self._connection.tap.sent_interim("100 Continue")
+            if self._connection.trace is not None:
+                self._connection.trace.sent_interim("100 Continue")
 
     def _wait_for_input(self, exchange: PythonExchange) -> None:
         """Wait until the socket is readable, within what the body's clock allows.

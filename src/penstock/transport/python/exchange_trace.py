@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from penstock.transport.python.connection import Connection
 
 
-class Tap:
+class ExchangeTrace:
     """Collects what goes over one connection and prints a request, then its response, as a whole.
 
     Whole, because lines of exchanges that run at the same time would be mixed otherwise.
