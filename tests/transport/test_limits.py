@@ -174,6 +174,10 @@ def test_a_request_in_progress_never_makes_room(transport: str, threads: int) ->
             waiting.send(get("/waiting"))
             eventually(lambda: gate.inside)
             assert not is_answered(waiting, 1.5)
+            # Both have gone on for longer than a connection has to be idle to make room; now the
+            # server looks for room again.
+            with connect(server):
+                assert not is_answered(waiting, 0.5)
             gate.open()
             reading.send(b"y")
             assert working.read_response().status == 200
