@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import os
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +14,6 @@ import pytest
 from penstock.config.settings import Settings
 from penstock.control.commands import ControlError, Outcome
 from penstock.errors import SettingsError
-from penstock.listeners import Listener
 from penstock.supervisor.events import (
     BootFailed,
     Event,
@@ -280,18 +278,36 @@ def test_a_stop_gives_up_what_is_under_way_and_orders_the_workers_to_finish(
 
 def test_a_stop_leaves_a_removed_address_open_until_its_queue_is_empty(server: Server) -> None:
     server.be(Serving)
-    closed: list[str] = []
-    now = time.monotonic()
-    waiting = RemovedListeners([], now + 3600, now + 3600, lambda: closed.append("closed"))
-    waiting.listeners = [cast(Listener, None)]  # none that could be asked is due before then
-    server.supervisor._removed.append(waiting)
+    waiting, answers = removed_address(server)
     server.supervisor.handle(StopWanted())
     assert server.orders() == ["stop"]  # with which the workers accept what waits there, too
     assert server.supervisor._removed == [waiting]
-    assert closed == []
-    waiting.listeners = []
-    server.supervisor._close_removed(now)
-    assert closed == ["closed"]
+    assert answers == []
+    server.supervisor._close_removed(FOREVER)
+    assert answers == [Outcome(True, "reloaded: generation 2 serves")]
+
+
+def test_workers_that_accept_at_a_removed_address_leave_when_that_is_closed(
+    server: Server,
+) -> None:
+    server.be(Upgrading)
+    _, answers = removed_address(server)
+    server.supervisor.handle(SuccessorServes(4711))
+    assert server.orders() == []
+    server.supervisor._close_removed(FOREVER)
+    assert server.orders() == ["leave"]
+    assert len(answers) == 1
+
+
+def removed_address(server: Server) -> tuple[RemovedListeners, list[Any]]:
+    """Have the workers be the old ones of a reload that has removed an address."""
+    answers: list[Any] = []
+    supervisor = server.supervisor
+    coming = server.make_generation()
+    reload = ReloadInProgress(supervisor.pool, coming, supervisor.logger, answers.append)
+    removed = RemovedListeners([], server.generation, reload, FOREVER, FOREVER)
+    supervisor._removed.append(removed)
+    return removed, answers
 
 
 def test_one_deadline_covers_the_shutdown_delay_and_the_drain(server: Server) -> None:
@@ -312,17 +328,6 @@ def test_one_deadline_covers_the_shutdown_delay_and_the_drain(server: Server) ->
     [order] = server.workers.lines[0].receive()
     assert order["do"] == "stop"
     assert order["within"] == pytest.approx(15.0, abs=1.0)
-
-
-def test_a_delay_beyond_the_graceful_timeout_ends_with_it(server: Server) -> None:
-    server.supervisor.settings = replace(
-        server.supervisor.settings, shutdown_delay=60.0, graceful_timeout=25.0
-    )
-    server.be(Serving)
-    server.supervisor.handle(StopWanted())
-    state = server.supervisor.state
-    assert isinstance(state, Delaying)
-    assert state.until == pytest.approx(state.end_by)
 
 
 def test_a_server_that_hands_over_is_stopped_at_once_by_the_second_signal(server: Server) -> None:

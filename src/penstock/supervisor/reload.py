@@ -9,7 +9,7 @@ import logging
 import math
 import os
 import select
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -72,6 +72,11 @@ class ReloadInProgress:
         """Whether all workers serve."""
         return len(self.coming.serving) >= self.coming.wanted
 
+    @property
+    def success(self) -> str:
+        """What is said of its success."""
+        return f"reloaded: {self.coming} serves"
+
     def fail(self, worker: WorkerProcess | None, failure: Message) -> str:
         """Take the new generation back, because of a failure; return what is said of it."""
         subject = f"{worker}: " if worker is not None else ""
@@ -128,21 +133,22 @@ class RemovedListeners:
     """Addresses that a reload has removed, while the old workers accept what waits there."""
 
     listeners: Sequence[Listener]
+    old: Generation
+    """The generation whose workers accept there; they leave when the addresses are closed."""
+    reload: ReloadInProgress
     close_from: float
     """When they may be closed, on the monotonic clock, if their queues are empty."""
     close_by: float
     """When they are closed in any case."""
-    on_closed: Callable[[], None]
-    """Is called before they are closed: the old workers may leave now."""
 
     @classmethod
     def turn_away(
-        cls, listeners: Sequence[Listener], now: float, on_closed: Callable[[], None]
+        cls, listeners: Sequence[Listener], old: Generation, reload: ReloadInProgress, now: float
     ) -> RemovedListeners:
         """Refuse new connections where the system can; those in the queues are accepted."""
         lasting = [listener for listener in listeners if listener.ignore_new_connections()]
         close_from = now + HANDSHAKE_SECONDS if lasting else now
-        return cls(listeners, close_from, now + LONGEST_SECONDS, on_closed)
+        return cls(listeners, old, reload, close_from, now + LONGEST_SECONDS)
 
     def is_due(self, now: float) -> bool:
         """Return True if the addresses are to be closed now."""
@@ -156,9 +162,11 @@ class RemovedListeners:
         return not queues.poll(0)
 
     def close(self) -> None:
-        """Close the addresses."""
-        self.on_closed()
+        """Order the old workers to leave, close the addresses, and answer the reload."""
+        self.old.end_all(f"{self.reload.coming} serves in its place")
         close_all(self.listeners)
+        if self.reload.reply is not None:
+            self.reload.reply(Outcome(True, self.reload.success))
 
 
 class Autoreload:

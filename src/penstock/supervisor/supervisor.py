@@ -597,19 +597,13 @@ class Supervisor:
         self._renew_error_log(old.settings)
         self.hooks.scale(current.wanted)
         self._report_serving()
-        message = f"reloaded: {current} serves"
-        self.counters.note_reload(True, message)
-
-        def end_old_workers() -> None:
-            old.end_all(f"{current} serves in its place")
-            _reply(reload.reply, True, message)
-
+        self.counters.note_reload(True, reload.success)
         now = time.monotonic()
-        self._removed.append(RemovedListeners.turn_away(removed, now, end_old_workers))
+        self._removed.append(RemovedListeners.turn_away(removed, old, reload, now))
         self._close_removed(now)
 
     def _close_removed(self, now: float) -> None:
-        """Close the addresses that reloads have removed, as soon as their queues are empty."""
+        """Close the addresses that reloads have removed, if their queues are empty."""
         due = [each for each in self._removed if each.is_due(now)]
         self._removed = [each for each in self._removed if each not in due]
         for each in due:
@@ -699,11 +693,14 @@ class Supervisor:
         self.counters.upgrades += 1
         self._notifier.hand_over(event.pid)
         self.control.hand_over()
-        self._close_removed(float("inf"))
         for listener in self.listeners:
             listener.disown()
             listener.close()
-        self.pool.leave("a new supervisor serves")
+        # Workers that still accept at a removed address leave when that is closed.
+        accepting = [removed.old for removed in self._removed]
+        for generation in self.pool.generations:
+            if generation not in accepting:
+                generation.end_all("a new supervisor serves")
 
     def _take_pid_file(self, event: events.PredecessorLeft) -> None:
         """Move the pid file to its own name: the predecessor has ended."""
@@ -724,8 +721,7 @@ class Supervisor:
             worker.slot.words[READY] = 0
         now = time.monotonic()
         end_by = now + self.settings.graceful_timeout
-        delay = min(self.settings.shutdown_delay, self.settings.graceful_timeout)
-        if delay:
+        if delay := self.settings.shutdown_delay:
             self.state = Delaying(now + delay, end_by)
             self.logger.info(
                 "stopping in %g s: not ready any more (setting: shutdown_delay)", delay
