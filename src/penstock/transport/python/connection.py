@@ -1,4 +1,4 @@
-"""One client's connection: reading requests off it, and what becomes of it after each.
+"""One client's connection: reading requests, and going on or closing after each.
 
 A connection belongs to the leader, but for the time in which its request is handed out
 (`Phase.HANDED_OUT`): then the thread that answers the request reads and writes the socket, and
@@ -187,7 +187,7 @@ class Connection:
             self.fate = CLOSE
 
     def is_with_a_thread(self) -> bool:
-        """Tell whether a thread still uses the socket."""
+        """Return True if a thread still uses the socket."""
         return self.phase is HANDED_OUT
 
     def close(self) -> None:
@@ -209,11 +209,11 @@ class Connection:
         self.close()
 
     def idle(self) -> bool:
-        """Tell whether no request is in progress, not even the first byte of one."""
+        """Return True if no request is in progress, not even its first byte."""
         return self.phase is READING and self.stage is IDLE and not self.parser.buffered
 
     def has_input(self) -> bool:
-        """Tell whether the client has sent something that has not been read yet."""
+        """Return True if the client has sent bytes that have not been read yet."""
         try:
             return self.stream.peek()
         except OSError:
@@ -244,10 +244,10 @@ class Connection:
         return None
 
     def _has_departed(self) -> bool:
-        """Tell whether a request that may have lain in the kernel for long has nobody behind it.
+        """Return True if a request may have waited in the kernel after its client disconnected.
 
-        For a single thread, which looks at no socket while it is with the application. When the
-        end of input came is not known, only that nobody has looked for so long.
+        For a single thread, which looks at no socket while it is in the application. The time at
+        which the end of input arrived is not known, only the time since the last look.
         """
         loop = self.loop
         self.late = False
@@ -305,7 +305,7 @@ class Connection:
         return None
 
     def _begin_request(self, request: Request) -> bool:
-        """Look at a request's head; tell whether it goes to the application at once."""
+        """Look at a request's head. Return True if it goes to the application at once."""
         self.request = request
         self.requests += 1
         self.began = self.since if self.stage is HEAD else self.loop.now
