@@ -3,7 +3,6 @@
 
 use crate::environ::keys;
 use crate::transport::Core;
-use penstock_reactor::connection::Connection;
 use penstock_reactor::scoreboard::{
     AWAITING_CLIENT, DEADLINE, NUMBER, PROGRESS, Record, SINCE, Scoreboard,
 };
@@ -125,25 +124,25 @@ pub fn seconds(time: Nanos) -> f64 {
     time as f64 / SECOND as f64
 }
 
-/// `penstock.extend_deadline` of an environ: a connection's own, whichever of its requests asks.
+/// `penstock.extend_deadline` of an environ: a serving thread's own, for the call that it is in. So the
+/// environs that the thread makes can have it without being changed for each request.
 #[pyclass(module = "penstock._native", frozen)]
 pub struct ExtendDeadline {
     pub core: Weak<Core>,
-    pub connection: Weak<Connection>,
+    pub thread: u64,
 }
 
 #[pymethods]
 impl ExtendDeadline {
     /// Give the call `time` seconds from now; return the deadline on the monotonic clock, in
-    /// seconds. Any thread may call it, at any time. Once the request is over it does nothing, and
+    /// seconds. Any thread may call it. Where the serving thread is in no call it does nothing, and
     /// returns the current time.
     fn __call__(&self, py: Python<'_>, time: f64) -> PyResult<f64> {
         let over = || Ok(seconds(sys::monotonic()));
-        let (Some(core), Some(connection)) = (self.core.upgrade(), self.connection.upgrade())
-        else {
+        let Some(core) = self.core.upgrade() else {
             return over();
         };
-        let Some(exchange) = core.thread_slots.find_on(py, &connection) else {
+        let Some(exchange) = core.thread_slots.exchange_of(py, self.thread) else {
             return over();
         };
         let exchange = exchange.bind(py).try_borrow()?;

@@ -1,8 +1,6 @@
 //! Clients that leave before they are answered, and requests that the server itself gives up.
 
-use crate::call_deadline::ExtendDeadline;
 use crate::exchange::Exchange;
-use crate::transport::Core;
 use penstock_reactor::connection::Connection;
 use penstock_reactor::log_queue::Refusal;
 use penstock_reactor::states::Fate;
@@ -30,39 +28,23 @@ impl ClientGone {
     }
 }
 
-/// What a connection's requests have in their environ that is the connection's own.
-pub struct Companion {
-    pub client_gone: Py<ClientGone>,
-    pub extend_deadline: Py<ExtendDeadline>,
-}
-
-impl Companion {
-    /// The connection's, made for its first request.
-    pub fn of<'a>(
-        py: Python<'_>,
-        core: &Arc<Core>,
-        connection: &'a Arc<Connection>,
-    ) -> PyResult<&'a Self> {
-        let known = connection.companion.get();
-        if let Some(known) = known.and_then(|made| made.downcast_ref()) {
-            return Ok(known);
-        }
-        let client_gone = ClientGone {
-            connection: Arc::downgrade(connection),
-        };
-        let extend_deadline = ExtendDeadline {
-            core: Arc::downgrade(core),
-            connection: Arc::downgrade(connection),
-        };
-        let made: Box<dyn Any + Send + Sync> = Box::new(Companion {
-            client_gone: Py::new(py, client_gone)?,
-            extend_deadline: Py::new(py, extend_deadline)?,
-        });
-        let made = connection.companion.get_or_init(|| made);
-        made.downcast_ref().ok_or_else(|| {
-            PyRuntimeError::new_err("the connection belongs to another kind of transport")
-        })
+/// The connection's `penstock.client_gone`, made for its first request.
+pub fn client_gone<'a>(
+    py: Python<'_>,
+    connection: &'a Arc<Connection>,
+) -> PyResult<&'a Py<ClientGone>> {
+    let known = connection.companion.get();
+    if let Some(known) = known.and_then(|made| made.downcast_ref()) {
+        return Ok(known);
     }
+    let made = ClientGone {
+        connection: Arc::downgrade(connection),
+    };
+    let made: Box<dyn Any + Send + Sync> = Box::new(Py::new(py, made)?);
+    let made = connection.companion.get_or_init(|| made);
+    made.downcast_ref().ok_or_else(|| {
+        PyRuntimeError::new_err("the connection belongs to another kind of transport")
+    })
 }
 
 impl Exchange {

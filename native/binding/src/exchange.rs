@@ -634,8 +634,8 @@ impl Exchange {
 }
 
 impl Drop for Exchange {
-    /// Reset the connection of an exchange that was never ended: after a defect of ours, or where
-    /// memory ran out. Its client, and a server that drains, would wait for it for ever.
+    /// Reset the connection of an exchange that was never ended: after a defect of ours, where memory
+    /// ran out, or where the handler of a signal raised outside of the application's call. Its client, and a server that drains, would wait for it for ever.
     fn drop(&mut self) {
         if self.done || self.shared().abandoned.get() {
             return;

@@ -1,7 +1,8 @@
 //! What each thread that calls `next` has of its own: a record on the scoreboard, and what it is with.
 
+use crate::call_deadline::ExtendDeadline;
 use crate::exchange::Exchange;
-use penstock_reactor::connection::Connection;
+use crate::transport::Core;
 use penstock_reactor::leader_followers::thread_number;
 use penstock_reactor::scoreboard::{NUMBER, Record, Scoreboard, THREAD};
 use penstock_reactor::shared::lock;
@@ -9,7 +10,7 @@ use penstock_reactor::sys;
 use pyo3::prelude::*;
 use std::cell::RefCell;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 
 static TRANSPORTS: AtomicU64 = AtomicU64::new(1);
 
@@ -24,9 +25,27 @@ pub struct ThreadSlot {
     /// On the scoreboard; None where there are no more.
     pub record: Option<Record>,
     with: Mutex<Option<Py<Exchange>>>,
+    extend_deadline: OnceLock<Py<ExtendDeadline>>,
 }
 
 impl ThreadSlot {
+    /// What extends the deadline of the call that the thread is in.
+    pub fn extend_deadline(
+        &self,
+        py: Python<'_>,
+        core: &Arc<Core>,
+    ) -> PyResult<&Py<ExtendDeadline>> {
+        if let Some(known) = self.extend_deadline.get() {
+            return Ok(known);
+        }
+        let made = ExtendDeadline {
+            core: Arc::downgrade(core),
+            thread: self.thread,
+        };
+        let made = Py::new(py, made)?;
+        Ok(self.extend_deadline.get_or_init(|| made))
+    }
+
     /// Keep in mind what the thread is with, or that it is with nothing; return what it was with.
     pub fn keep(&self, exchange: Option<Py<Exchange>>) -> Option<Py<Exchange>> {
         std::mem::replace(&mut *lock(&self.with), exchange)
@@ -86,6 +105,7 @@ impl ThreadSlots {
             thread: thread_number(),
             record,
             with: Mutex::default(),
+            extend_deadline: OnceLock::new(),
         });
         all.push(Arc::clone(&thread_slot));
         thread_slot
@@ -109,16 +129,11 @@ impl ThreadSlots {
         thread_slot.exchange(py)
     }
 
-    /// What a thread is with whose request came on a connection.
-    pub fn find_on(&self, py: Python<'_>, connection: &Connection) -> Option<Py<Exchange>> {
+    /// What the thread with this number is with.
+    pub fn exchange_of(&self, py: Python<'_>, thread: u64) -> Option<Py<Exchange>> {
         let thread_slots = lock(&self.all).clone();
-        let mut exchanges = thread_slots
-            .iter()
-            .filter_map(|thread_slot| thread_slot.exchange(py));
-        exchanges.find(|exchange| {
-            let exchange = exchange.bind(py).try_borrow();
-            exchange.is_ok_and(|it| std::ptr::eq(&*it.wire.connection, connection))
-        })
+        let mut of_thread = thread_slots.iter().filter(|slot| slot.thread == thread);
+        of_thread.next()?.exchange(py)
     }
 
     /// What threads are with, taken from them.

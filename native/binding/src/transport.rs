@@ -2,7 +2,7 @@
 
 use crate::access_line::LineFormat;
 use crate::call_deadline::CallDeadline;
-use crate::disconnect::Companion;
+use crate::disconnect::client_gone;
 use crate::environ::{Template, keys};
 use crate::exchange::Exchange;
 use crate::ffi::latin1;
@@ -134,7 +134,7 @@ impl NativeTransport {
         if shared.abandoned.get() {
             return Ok(None); // a forked child: the others' locks, requests and scoreboard are not its own
         }
-        let thread_slot = core.come_back(py);
+        let thread_slot = core.come_back();
         let mut buffers = take_buffers(shared);
         let mut until = 0;
         loop {
@@ -320,18 +320,13 @@ impl Core {
     }
 
     /// Note that the calling thread is with nothing.
-    fn come_back(&self, py: Python<'_>) -> Arc<ThreadSlot> {
+    fn come_back(&self) -> Arc<ThreadSlot> {
         let scoreboard = &self.shared.scoreboard;
         let thread_slot = self.thread_slots.mine(scoreboard);
         if let Some(record) = &thread_slot.record {
             scoreboard.end(record);
         }
-        if let Some(left) = thread_slot.keep(None) {
-            if !left.borrow(py).done {
-                // The handler of a signal raised, outside of the application's call.
-                let _ = Exchange::abort(left.bind(py));
-            }
-        }
+        thread_slot.keep(None);
         thread_slot
     }
 
@@ -443,19 +438,21 @@ impl Core {
             return Err(PyValueError::new_err("a connection of no listener"));
         };
         let header_map = options.header_map;
+        let peer = connection.peer;
         let (environ, underscored) =
-            template.build(py, head, bytes, connection.peer, length, header_map)?;
+            template.build(py, head, bytes, peer, length, header_map, || {
+                thread_slot.extend_deadline(py, self)
+            })?;
         if underscored {
             self.log_writer.report_dropped_fields(py, head, bytes)?;
         }
         let id = RequestId::new(&options.id_prefix, number);
         let request_id = latin1(py, id.bytes())?;
         environ.set_item(&keys(py).request_id, &request_id)?;
-        let companion = Companion::of(py, self, connection)?;
-        environ.set_item(&keys(py).client_gone, &companion.client_gone)?;
+        environ.set_item(&keys(py).client_gone, client_gone(py, connection)?)?;
         let timeout = self.policy.timeout(py, &self.log_writer, head, bytes);
         let since = sys::monotonic();
-        let deadline = self.set_deadline(&environ, companion, since, timeout)?;
+        let deadline = self.set_deadline(&environ, since, timeout)?;
         if let Some(record) = &thread_slot.record {
             let (method, target) = (head.method.of(bytes), head.target.of(bytes));
             let texts = [method, connection.name(), id.bytes(), target];
@@ -513,7 +510,6 @@ impl Core {
     fn set_deadline(
         &self,
         environ: &Bound<'_, PyDict>,
-        companion: &Companion,
         since: Nanos,
         timeout: Nanos,
     ) -> PyResult<Nanos> {
@@ -523,7 +519,6 @@ impl Core {
             let deadline = since.saturating_add(timeout);
             let seconds = deadline as f64 / SECOND as f64;
             environ.set_item(key, PyFloat::new(py, seconds))?;
-            environ.set_item(&keys(py).extend_deadline, &companion.extend_deadline)?;
             return Ok(deadline);
         }
         if self.policy.limits_calls() {
