@@ -439,15 +439,6 @@ SIGNAL_WITHOUT_MEANING: Final = Message(
     "Start the server with a supervisor to use the signal, or restart it.",
 )
 
-SIGTERM_HANDLER_FAILED: Final = Message(
-    "PEN-6240",
-    WARNING,
-    "the application's own SIGTERM handler failed while the worker stops",
-    "The application has set a handler for SIGTERM. The worker ran it when it began to stop, and it"
-    " raised the exception that follows. The worker stops all the same.",
-    "Correct the handler.",
-)
-
 REQUESTS_CUT_OFF: Final = Message(
     "PEN-6220",
     WARNING,
@@ -465,6 +456,15 @@ SUPERVISOR_GONE: Final = Message(
     "The supervisor was killed, so nothing would restart or stop this worker.",
     "Start the server again, and let a process manager such as systemd do that. The kernel's log"
     " says if it was killed for its memory.",
+)
+
+SIGTERM_HANDLER_FAILED: Final = Message(
+    "PEN-6240",
+    WARNING,
+    "the application's own SIGTERM handler failed while the worker stops",
+    "The application has set a handler for SIGTERM. The worker ran it when it began to stop, and it"
+    " raised the exception that follows. The worker stops all the same.",
+    "Correct the handler.",
 )
 
 DEADLINES_DEFECT: Final = Message(
