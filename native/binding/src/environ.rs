@@ -1,10 +1,10 @@
 //! From a parsed request to the `environ` of PEP 3333; `penstock.wsgi.environ` is the reference.
 
 use crate::call_deadline::ExtendDeadline;
+use crate::disconnect::Companion;
 use crate::ffi::{latin1, latin1_bytes};
 use penstock_protocol::{Head, Version, head::separator};
 use penstock_reactor::shared::HeaderMap;
-use penstock_reactor::sys::Peer;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyDict, PyString};
@@ -119,8 +119,8 @@ impl Template {
         })
     }
 
-    /// A new `environ`, complete except for the request's id, its deadline, `penstock.client_gone`
-    /// and what the gateway adds.
+    /// A new `environ`, complete except for the request's id, its deadline and what the gateway
+    /// adds.
     ///
     /// `length` is the body's in bytes, where it is known: a chunked body that was buffered then
     /// looks like one that came with its Content-Length. The second is whether a field was left
@@ -131,7 +131,7 @@ impl Template {
         py: Python<'py>,
         head: &Head,
         bytes: &[u8],
-        peer: Peer,
+        companion: &Companion,
         length: Option<u64>,
         header_map: HeaderMap,
         extend_deadline: impl Fn() -> PyResult<&'a Py<ExtendDeadline>>,
@@ -146,7 +146,6 @@ impl Template {
         let begin = |cache: &mut Cache| {
             let (dict, underscored) =
                 cache.with_fields(py, base, head, bytes, header_map, complete)?;
-            cache.set_client(py, &dict, peer)?;
             let target = cache.set_request(py, &dict, head, bytes)?;
             PyResult::Ok((dict, underscored, target))
         };
@@ -156,6 +155,11 @@ impl Template {
             Err(_) => begin(&mut Cache::default()),
         })?;
         self.set_path(py, &dict, head, bytes, target)?;
+        dict.set_item(&keys.addr, &companion.address)?;
+        if let Some(port) = &companion.port {
+            dict.set_item(&keys.port, port)?;
+        }
+        dict.set_item(&keys.client_gone, &companion.client_gone)?;
         if head.chunked {
             if let Some(length) = length {
                 dict.set_item(&keys.content_length, length.to_string())?;
@@ -314,7 +318,6 @@ struct Cache {
     known: Vec<Option<Known>>,
     names: Vec<Option<Slot>>,
     values: Vec<Option<Slot>>,
-    client: Option<(Peer, Py<PyString>, Option<Py<PyString>>)>,
 }
 
 fn hash(bytes: &[u8]) -> usize {
@@ -367,25 +370,6 @@ impl Cache {
             }
         }
         Ok((dict, underscored))
-    }
-
-    fn set_client(&mut self, py: Python<'_>, dict: &Bound<'_, PyDict>, peer: Peer) -> PyResult<()> {
-        let keys = keys(py);
-        if !matches!(&self.client, Some((last, _, _)) if *last == peer) {
-            let (address, port) = match peer {
-                Some((ip, port)) => (ip.to_string(), Some(port.to_string())),
-                None => (String::new(), None),
-            };
-            let port = port.map(|text| PyString::new(py, &text).unbind());
-            self.client = Some((peer, PyString::new(py, &address).unbind(), port));
-        }
-        if let Some((_, address, port)) = &self.client {
-            dict.set_item(&keys.addr, address)?;
-            if let Some(port) = port {
-                dict.set_item(&keys.port, port)?;
-            }
-        }
-        Ok(())
     }
 
     /// Returns the target.

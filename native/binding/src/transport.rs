@@ -2,7 +2,7 @@
 
 use crate::access_line::LineFormat;
 use crate::call_deadline::CallDeadline;
-use crate::disconnect::client_gone;
+use crate::disconnect::Companion;
 use crate::environ::{Template, keys};
 use crate::exchange::Exchange;
 use crate::ffi::latin1;
@@ -438,9 +438,9 @@ impl Core {
             return Err(PyValueError::new_err("a connection of no listener"));
         };
         let header_map = options.header_map;
-        let peer = connection.peer;
+        let companion = Companion::of(py, connection)?;
         let (environ, underscored) =
-            template.build(py, head, bytes, peer, length, header_map, || {
+            template.build(py, head, bytes, companion, length, header_map, || {
                 thread_slot.extend_deadline(py, self)
             })?;
         if underscored {
@@ -449,7 +449,6 @@ impl Core {
         let id = RequestId::new(&options.id_prefix, number);
         let request_id = latin1(py, id.bytes())?;
         environ.set_item(&keys(py).request_id, &request_id)?;
-        environ.set_item(&keys(py).client_gone, client_gone(py, connection)?)?;
         let timeout = self.policy.timeout(py, &self.log_writer, head, bytes);
         let since = sys::monotonic();
         let deadline = self.set_deadline(&environ, since, timeout)?;
