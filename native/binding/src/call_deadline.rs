@@ -1,5 +1,6 @@
 //! Until when a call of the application must make progress: kept in the record of its thread, where
-//! `penstock.worker.deadlines` reads it. `penstock.transport.python.call_deadline` is the reference.
+//! `penstock.worker.deadlines` reads it. `penstock.transport.python.call_deadline` is the
+//! reference.
 
 use crate::environ::keys;
 use crate::transport::Core;
@@ -71,7 +72,8 @@ impl CallDeadline {
         Ok(())
     }
 
-    /// Put the deadline off to so long from now, at most to `most` after the last progress; return it.
+    /// Put the deadline off to so long from now, at most to `most` after the last progress; return
+    /// it.
     fn extend(
         &self,
         scoreboard: &Scoreboard,

@@ -1,8 +1,8 @@
 //! The native transport of Penstock: `penstock._native`.
 //!
 //! The reactor's event loop returns a request that is ready; `transport` makes an `exchange` of it
-//! with its `environ`, and the gateway answers through that. `log_writer` hands to Python what there
-//! is to log.
+//! with its `environ`, and the gateway answers through that. `log_writer` hands to Python what
+//! there is to log.
 
 mod access_line;
 mod call_deadline;

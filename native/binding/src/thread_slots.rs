@@ -1,4 +1,5 @@
-//! What each thread that calls `next` has of its own: a record on the scoreboard, and what it is with.
+//! What each thread that calls `next` has of its own: a record on the scoreboard, and what it is
+//! with.
 
 use crate::call_deadline::ExtendDeadline;
 use crate::exchange::Exchange;

@@ -569,7 +569,7 @@ fn required<'py>(given: &Bound<'py, PyDict>, name: &str) -> PyResult<Bound<'py, 
         .ok_or_else(|| PyValueError::new_err(format!("{name} is missing")))
 }
 
-/// The options that `config` gives; who observes requests is none of them.
+/// The options that `config` gives; the observers of requests are none of them.
 fn read_options(config: &Bound<'_, PyAny>) -> PyResult<Options> {
     let get = |name: &str| config.getattr(name);
     let size = |name: &str| get(name)?.extract::<usize>();

@@ -21,7 +21,7 @@ pub struct Acceptor {
     pub name: String,
     pub watched: bool,
     resume_at: Nanos,
-    /// Who waits is left to other workers, until then.
+    /// Its clients are left to other workers, until then.
     left: bool,
     complained: bool,
     closed: bool,
@@ -41,7 +41,7 @@ impl Acceptor {
     }
 }
 
-/// How this worker and its siblings share those who wait.
+/// How this worker and its siblings share the clients that wait.
 pub struct AcceptBalancing {
     /// Every thread is with the application.
     all_busy: bool,
@@ -205,7 +205,7 @@ impl EventLoop {
     }
 
     fn has_room(&self, shared: &Shared) -> bool {
-        // At the end, even beyond the cap: who is left in the queue of a listener is reset.
+        // At the end, even beyond the cap: the kernel resets what is left in a listener's queue.
         self.drain_begun || shared.connection_count() < shared.options.max_connections
     }
 
@@ -311,7 +311,7 @@ impl EventLoop {
         }
     }
 
-    /// Do what is due for those who were left to others.
+    /// Do what is due for clients that were left to others.
     pub fn look_again(&mut self, shared: &Shared, room_made: bool) {
         if self.balancing.look_again == NEVER {
             return;

@@ -53,7 +53,7 @@ pub struct Ready {
     pub disconnected: bool,
 }
 
-/// One accepted socket. See the module's text for who may touch it when.
+/// One protocol on one stream. The module's text says which thread may touch it when.
 pub struct Connection {
     pub stream: Box<dyn Stream>,
     pub token: Token,
@@ -66,7 +66,7 @@ pub struct Connection {
     phase: AtomicU8, // what `ConnectionState::phase` is, for threads that only count
     heavy: AtomicBool,
     gone: AtomicBool,
-    /// The peer as the scoreboard has it.
+    /// The client's address, as the scoreboard shows it.
     name: OnceLock<Box<[u8]>>,
     /// What the user of this crate keeps for each connection. It refers to that weakly, if at all.
     pub companion: OnceLock<Box<dyn Any + Send + Sync>>,
@@ -96,7 +96,7 @@ pub struct ConnectionState {
     pub progress: i64, // what the client had acknowledged when the deadline was set
     /// The thread that answers waits until there is less output, and keeps the deadline.
     pub awaiting_room: bool,
-    /// The leader has it in a queue of connections that go on later: each stands there once.
+    /// It is in a queue of connections that go on later: each stands there once.
     pub queued: bool,
     /// Requests that were answered in this turn.
     pub answered_in_turn: u32,

@@ -50,7 +50,8 @@ pub fn linger_deadline(options: &Options, now: Nanos, since: Nanos, draining: bo
     now.saturating_add(idle).min(end)
 }
 
-/// Return how long a draining transport waits for an idle or lingering client, or for the rest of a head.
+/// Return how long a draining transport waits for an idle or lingering client, or for the rest of a
+/// head.
 pub fn drain_patience(options: &Options, in_head: bool) -> Nanos {
     if in_head {
         options.drain_linger.max(options.drain_head)

@@ -71,7 +71,7 @@ impl LeaderState {
     }
 }
 
-/// Who runs the loop, and so what it may do.
+/// Which kind of thread runs the loop, and so what it may do.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Leader {
     /// A thread that holds the GIL: nothing that takes long.

@@ -1,4 +1,4 @@
-//! Who leads: an inline leader, lazy followers, and a stall monitor.
+//! Which thread leads: an inline leader, followers that wake late, and a stall monitor.
 //!
 //! Leadership is a lock. The thread that holds it runs the loop; when a request is ready, it
 //! releases the lock and runs the application itself, so that a fast application never pays for
@@ -80,7 +80,7 @@ impl Ready {
     }
 }
 
-/// Where a thread waits to be woken. A wake-up that comes first is not lost.
+/// Where a thread waits to be woken. A wake-up that comes before the wait is not lost.
 #[derive(Default)]
 pub struct Alarm {
     rung: Mutex<bool>,
@@ -118,7 +118,7 @@ impl Alarm {
 pub struct LeaderFollowers {
     leadership: Mutex<EventLoop>,
     led: Flag, // a thread leads
-    // Who led last, and comes back to lead after each call. Others leave it to that thread until
+    // The thread that led last, and leads again after each call. Others leave it to that one until
     // it stalls: two that lead in turn would pass the GIL to and fro, a switch interval each time.
     inline: AtomicU64,
     ready: Mutex<VecDeque<Waiting>>,
@@ -142,7 +142,7 @@ impl Drop for Leading<'_> {
     }
 }
 
-/// What a thread without the GIL came to.
+/// What a thread without the GIL found.
 pub enum Turn {
     Request(Box<Waiting>),
     /// There are entries in the log queue.

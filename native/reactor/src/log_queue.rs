@@ -100,7 +100,8 @@ pub enum Entry {
     /// A message of `penstock.messages`: its name there, and its arguments.
     Message(&'static str, Vec<(&'static str, String)>),
     Refused(Box<RefusalNote>),
-    /// A response that was finished before the kernel had all of it: `ConnectionState::record`, and its end.
+    /// A response that was finished before the kernel had all of it: `ConnectionState::record`, and
+    /// its end.
     Settled(Box<dyn Any + Send>, Box<End>),
     /// What the trace says of a connection, by its number.
     Note(u64, String),
@@ -149,8 +150,8 @@ struct Queued {
     lost: Lost,
 }
 
-/// A queue of entries. Any thread may write; the log writer reads, with the GIL. It is bounded: what
-/// finds it full is counted instead.
+/// A queue of entries. Any thread may write; the log writer reads, with the GIL. It is bounded:
+/// what finds it full is counted instead.
 #[derive(Default)]
 pub struct LogQueue {
     queued: Mutex<Queued>,

@@ -67,14 +67,14 @@ fn send_from(stream: &dyn Stream, data: &[u8], at: &mut usize) -> io::Result<u64
     Ok(sent as u64)
 }
 
-/// What a flush came to.
+/// How a flush ended.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Flushed {
     /// All is with the kernel.
     All,
     /// The kernel takes no more: an event tells when it does.
     Blocked,
-    /// The kernel would take more, but it is others' turn: no event tells.
+    /// The kernel would take more, but it is the turn of others: no event tells.
     More,
 }
 

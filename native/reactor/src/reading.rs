@@ -22,7 +22,7 @@ const READS_PER_TURN: usize = 16;
 /// The size of a body, in bytes, from which on it is worth releasing the GIL to read it.
 const HEAVY_BYTES: u64 = 64 * 1024;
 
-/// What a look at the input came to.
+/// What a look at the input found.
 enum Verdict {
     Ready(Source, Body),
     MoreInput,
@@ -118,7 +118,7 @@ impl Connection {
                 return None;
             }
         }
-        leader.defer(self, state); // it is others' turn
+        leader.defer(self, state); // it is the turn of others
         None
     }
 

@@ -13,7 +13,7 @@ use std::io::{self, IoSlice};
 use std::sync::{Arc, MutexGuard};
 
 /// The most that one read of a streamed body takes.
-/// Pipelined requests that are answered before it is others' turn.
+/// Pipelined requests that are answered before it is the turn of others.
 const ANSWERS_PER_TURN: u32 = 16;
 
 /// Why the client cannot be answered, or its body not be read.
