@@ -16,9 +16,6 @@ ROOT = Path(__file__).resolve().parent.parent
 SOURCE = ROOT / "src" / "penstock"
 NATIVE = ROOT / "native"
 
-NOT_YET_CONVERTED: set[str] = set()
-"""The rooms that still log at these levels without an id. It only ever shrinks."""
-
 APPLICATION_TEXT = {"wsgi/errors.py"}
 """What an application writes to ``wsgi.errors`` is logged as it is: it is no message of ours."""
 
@@ -89,17 +86,12 @@ def test_messages_without_an_id_are_logged_only_below_warning() -> None:
     offenders = [
         f"{file}:{call.lineno}: {ast.unparse(call)[:80]}"
         for file, call, method in calls()
-        if file.partition("/")[0] not in NOT_YET_CONVERTED and file not in APPLICATION_TEXT
+        if file not in APPLICATION_TEXT
         if (method.attr in DIRECT_CALLS and call.args and ast.unparse(method.value) != "parser")
         or (method.attr == "log" and ast.unparse(method.value).endswith("logger"))
         if file != "messages.py"
     ]
     assert offenders == []
-
-
-def test_the_rooms_that_are_not_yet_converted_have_something_to_convert() -> None:
-    found = {file.partition("/")[0] for file, _, method in calls() if method.attr in DIRECT_CALLS}
-    assert found >= NOT_YET_CONVERTED
 
 
 def test_each_call_gives_the_arguments_that_the_text_has() -> None:
