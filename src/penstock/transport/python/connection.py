@@ -399,6 +399,10 @@ class Connection:
             client["penstock.client_gone"] = self.stream.client_gone
             if self.extend_deadline is not None:
                 client["penstock.extend_deadline"] = self.extend_deadline
+                client["penstock.deadline"] = 0.0
+            # Each request sets these. Here they have room in each copy: a dictionary that has to
+            # grow for a key costs as much as a tenth of a request.
+            client["penstock.request_id"] = ""
             # Kept for fields that have come twice: the parser remembers none but short ones.
             self.client = client if request.repeated else None
         environ = build_environ(client, request, length)

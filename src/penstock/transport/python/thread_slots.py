@@ -77,6 +77,7 @@ class ThreadSlots:
             deadline = since + allowed
             exchange.environ["penstock.deadline"] = deadline / 1e9
         elif self.limits_calls:
+            del exchange.environ["penstock.deadline"]
             del exchange.environ["penstock.extend_deadline"]  # only other paths have a limit
         number = self._slot_words[STARTED] = next(self._numbers)
         request = exchange.request
