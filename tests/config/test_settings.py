@@ -455,7 +455,7 @@ def test_env_is_a_list_of_assignments_or_a_table(tmp_path: Path) -> None:
         ({"limit_request_line": "100KiB"}, "is more than limit_request_head (64KiB from default)"),
         ({"limit_request_field_size": 2000, "limit_request_head": 1000}, "limit_request_head"),
         ({"drain_linger": "5s", "graceful_timeout": "1s"}, "is more than graceful_timeout"),
-        ({"shutdown_delay": "40s"}, "is more than graceful_timeout (30s from default)"),
+        ({"shutdown_delay": "40s"}, "is more than graceful_timeout (25s from default)"),
         ({"bind": ["127.0.0.1:1", "127.0.0.1:1"]}, "has 127.0.0.1:1 twice"),
     ],
 )

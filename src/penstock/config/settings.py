@@ -476,11 +476,11 @@ class Settings:
     )
     graceful_timeout: float = option(
         duration(0, _DAY),
-        30.0,
+        25.0,
         section="Deadlines",
         help="Time for the whole stop, from the first signal on: shutdown delay, requests in "
         "progress, exit handlers.",
-        reason="The time that Kubernetes gives before it kills.",
+        reason="Kubernetes kills 30 seconds after it asks to stop: this ends before.",
     )
     drain_linger: float = option(
         duration(0, 60.0),
