@@ -1,6 +1,6 @@
 //! Until when a call of the application must make progress: kept in the record of its thread, where
-//! `penstock.worker.deadlines` reads it. `penstock.transport.python.call_deadline` is the
-//! reference.
+//! `penstock.worker.deadlines` reads it. `disconnect.rs` sends the 504.
+//! `penstock.transport.python.call_deadline` is the reference.
 
 use crate::environ::keys;
 use crate::transport::Core;

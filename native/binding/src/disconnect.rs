@@ -1,4 +1,5 @@
-//! Clients that leave before they are answered, and requests that the server itself gives up.
+//! Clients that leave before they are answered, and requests that the server itself gives up: it
+//! answers 504 at a deadline and at the end of a stop.
 
 use crate::exchange::Exchange;
 use penstock_reactor::connection::Connection;

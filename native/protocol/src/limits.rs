@@ -1,4 +1,4 @@
-//! The limits of one request.
+//! The limits of one request. `scan.rs` holds a head to them, and `body.rs` a body.
 
 /// The most bytes of a method; 501 above (RFC 9110, section 9.1). The longest registered one
 /// has 17.

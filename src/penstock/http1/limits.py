@@ -1,4 +1,7 @@
-"""The limits of one request, and the errors for a request that passes one."""
+"""The limits of one request, and the errors for a request that passes one.
+
+`penstock.http1.parser` holds a head to them, and `penstock.http1.body` a body.
+"""
 
 from __future__ import annotations
 

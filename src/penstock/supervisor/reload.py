@@ -1,6 +1,8 @@
 """A reload: a new generation serves before the old one leaves, or is taken back.
 
-With ``--reload``, for development, workers watch the application's files and ask for it.
+SIGHUP and ``penstockctl reload`` become the event ``ReloadWanted``, for which
+``Supervisor._begin_reload`` makes the new generation and a `ReloadInProgress`. With ``--reload``,
+for development, workers watch the application's files and ask for a reload.
 """
 
 from __future__ import annotations

@@ -1,5 +1,6 @@
 """The access log: one line for each finished request, written in batches.
 
+`penstock.telemetry.observers` hands it the finished requests.
 `penstock.telemetry.access_log_format` says what a line consists of.
 """
 
