@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import select
 import signal
 import time
 from pathlib import Path
@@ -40,20 +41,22 @@ def test_a_request_that_does_not_end_costs_its_worker_and_no_other_request(
 ) -> None:
     access = tmp_path / "access.log"
     arguments = ("--timeout", "0.5s", "--timeout-grace", "0.5s", "--threads", "3")
-    more = ("--graceful-timeout", "3s", "--access-logfile", str(access), "--transport", transport)
+    more = ("--graceful-timeout", "9s", "--access-logfile", str(access), "--transport", transport)
     with Supervised(tmp_path, *arguments, "--timeout-for", "/hold=20s", *more) as server:
         (old,) = server.workers()
         with server.begin("/hold?4&", "other") as other:
-            with server.begin("/deaf?3&", "stuck") as stuck:
-                with Load(server.address, keep_alive=3, closing=3) as load:
+            with Load(server.address, keep_alive=3, closing=3) as load:
+                with server.begin("/deaf?3&", "stuck") as stuck:
                     assert b" 504 " in stuck.read_to_end()[:20]  # before the grace has passed
-                    server.wait_for_line("lifecycle_app.py.*in deaf")
-                    load.wait_until(lambda: len(server.workers() - {old}) == 1)
-                    load.wait_for(50)
-                    # Its sibling has time to finish.
-                    server.let_go("other")
-                    assert other.read_response().body.startswith(b"4 one:")
-                    server.wait_for_workers(1, {old})
+                server.wait_for_line("lifecycle_app.py.*in deaf")
+                load.wait_until(lambda: len(server.workers() - {old}) == 1)
+                load.wait_for(50)
+                # Its sibling has time to finish, though the connection of the stuck request is
+                # closed, so that there are as many stuck requests as connections.
+                assert not select.select([other.socket], [], [], 0.5)[0], "it was cut off"
+                server.let_go("other")
+                assert other.read_response().body.startswith(b"4 one:")
+                server.wait_for_workers(1, {old})
         assert server.stop() == 0
     load.counts.check()
     assert load.counts.refused == 0

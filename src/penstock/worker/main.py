@@ -265,7 +265,7 @@ def shut_down(
         if in_progress:
             reason = "told to stop at once"
             if stuck:
-                reason = "their calls did not end at their timeouts"
+                reason = "only calls that are stuck were left"
             elif graceful:
                 reason = (
                     f"not over within graceful_timeout, which is {settings.graceful_timeout:g} s"
@@ -286,7 +286,7 @@ def shut_down(
 def _why_cut_off(stuck: bool, graceful: bool) -> str:
     """Return the reason that the access log has for requests that are cut off."""
     if stuck:
-        return "timeout: the call did not end when it was told to"
+        return "cut off: only calls that are stuck were left"
     if graceful:
         return "cut off: not over within the graceful timeout"
     return "cut off: the server stopped at once"

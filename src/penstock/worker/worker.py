@@ -260,13 +260,18 @@ class Worker:
         self.transport.abandon()
 
     def only_stuck_left(self) -> bool:
-        """Return True if nothing is left but calls that did not return after their deadlines."""
+        """Return True if nothing is left but calls that did not return after their deadlines.
+
+        The clients of such calls have their answers, and the transport closes their connections. So
+        any connection that is open is another client's, and its request is still to be served;
+        unless no thread is left, to serve it or to close the connections.
+        """
         end = time.monotonic() - self.settings.timeout_grace
-        stuck = sum(
-            request.deadline is not None and request.deadline < end
-            for request in self.slot.requests()
-        )
-        return stuck > 0 and int(self.transport.snapshot()["connections"]) <= stuck
+        calls = list(self.slot.requests())
+        if not calls or any(call.deadline is None or call.deadline >= end for call in calls):
+            return False
+        open_for_stuck = len(calls) if len(calls) == self.settings.threads else 0
+        return int(self.transport.snapshot()["connections"]) <= open_for_stuck
 
     def give_up(self, reason: str) -> int:
         """Answer the requests that the application still has; return how many there were.
