@@ -134,7 +134,7 @@ def test_no_rows_are_a_sentence(server: Server) -> None:
 
 
 def test_stacks_stand_under_their_worker(server: Server) -> None:
-    with server.meanwhile(server.loop.settle_stacks, {101: "Thread 1\n  here\n", 102: "none"}):
+    with server.meanwhile(server.loop.answer_stacks, {101: "Thread 1\n  here\n", 102: "none"}):
         lines = server.lines("stacks")
     assert lines == ["worker 101", "Thread 1", "  here", "", "worker 102", "none"]
 
@@ -142,7 +142,7 @@ def test_stacks_stand_under_their_worker(server: Server) -> None:
 @pytest.mark.parametrize("number", ["102", "1"])
 def test_a_worker_is_named_by_process_id_or_slot(server: Server, number: str) -> None:
     asked: list[int | None] = []
-    with server.meanwhile(lambda: asked.append(server.loop.settle_stacks({102: "here"}))):
+    with server.meanwhile(lambda: asked.append(server.loop.answer_stacks({102: "here"}))):
         assert server.lines("stacks", number) == ["worker 102", "here"]
     assert asked == [int(number)]
 
@@ -159,7 +159,7 @@ def test_nothing_that_a_terminal_would_act_on_is_printed(server: Server, command
 
 
 def test_stacks_keep_their_lines_and_nothing_else(server: Server) -> None:
-    with server.meanwhile(server.loop.settle_stacks, {101: "one\n\x1b[2Jtwo\rthree"}):
+    with server.meanwhile(server.loop.answer_stacks, {101: "one\n\x1b[2Jtwo\rthree"}):
         assert server.lines("stacks") == ["worker 101", "one", "\\x1b[2Jtwo\\x0dthree"]
 
 
@@ -245,7 +245,7 @@ def test_sizes_are_short(count: int | None, shown: str) -> None:
 def test_a_command_waits_for_its_outcome(
     server: Server, typed: tuple[str, ...], asked: Command
 ) -> None:
-    with server.meanwhile(server.loop.settle, Outcome(True, "as it was told")):
+    with server.meanwhile(server.loop.conclude, Outcome(True, "as it was told")):
         assert server.lines(*typed) == ["as it was told"]
     assert server.fake.asked.get(timeout=DEADLINE) == asked
 

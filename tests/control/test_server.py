@@ -91,7 +91,7 @@ def test_stacks_come_when_the_supervisor_has_them(
     loop: ControlLoop, client: Client, query: str, asked: int | None
 ) -> None:
     client.send(f"GET /stacks{query} HTTP/1.1\r\nHost: a\r\n\r\n".encode())
-    assert loop.settle_stacks({102: "Thread 1:\n  here"}) == asked
+    assert loop.answer_stacks({102: "Thread 1:\n  here"}) == asked
     assert value_of(client.read_response()) == {"stacks": {"102": "Thread 1:\n  here"}}
 
 
@@ -101,7 +101,7 @@ def test_other_clients_are_answered_while_one_waits_for_stacks(
     client.send(b"GET /stacks HTTP/1.1\r\nHost: a\r\n\r\n")
     with connect(loop.services[0]) as other:
         assert other.request("GET", "/status").status == 200
-    loop.settle_stacks({})
+    loop.answer_stacks({})
     assert value_of(client.read_response()) == {"stacks": {}}
 
 
@@ -124,7 +124,7 @@ def test_a_command_is_answered_with_its_outcome(
 ) -> None:
     client.send(f"POST {target} HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n\r\n".encode())
     assert loop.fake.asked.get(timeout=DEADLINE) == asked
-    loop.settle(Outcome(True, "as it was told"))
+    loop.conclude(Outcome(True, "as it was told"))
     response = client.read_response()
     assert (response.status, value_of(response)) == (200, {"message": "as it was told"})
 
@@ -138,7 +138,7 @@ def test_a_command_is_logged_with_who_gave_it(loop: ControlLoop, client: Client)
 
 def test_a_command_that_fails_in_the_end_says_why(loop: ControlLoop, client: Client) -> None:
     client.send(b"POST /reload HTTP/1.1\r\nHost: a\r\n\r\n")
-    loop.settle(Outcome(False, "rolled back: SyntaxError"))
+    loop.conclude(Outcome(False, "rolled back: SyntaxError"))
     response = client.read_response()
     assert (response.status, error_of(response)) == (500, "rolled back: SyntaxError")
 
@@ -158,7 +158,7 @@ def test_a_refusal_has_the_status_of_its_kind(loop: ControlLoop, client: Client)
 def test_a_command_need_not_be_waited_for(loop: ControlLoop, client: Client) -> None:
     response = client.request("POST", "/reload?wait=0")
     assert (response.status, value_of(response)) == (202, {"message": "reload has begun"})
-    loop.settle(Outcome(False, "of no interest any more"))
+    loop.conclude(Outcome(False, "of no interest any more"))
     assert client.request("GET", "/workers").status == 200
 
 
@@ -269,7 +269,7 @@ def test_requests_on_one_connection_are_answered_in_their_order(
         b"POST /scale?workers=0 HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\n\r\n{}"
         b"GET /workers HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"
     )
-    loop.settle_stacks({})
+    loop.answer_stacks({})
     assert value_of(client.read_response()) == {"stacks": {}}
     head = client.read_response("HEAD")
     assert (head.status, head.body) == (200, b"")

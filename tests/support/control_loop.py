@@ -71,7 +71,7 @@ def request(pid: int, target: str, **changes: Any) -> RequestRow:
 
 
 class FakeSupervisor:
-    """Answers from what it is given, and keeps what it was asked; commands wait for `settle`."""
+    """Answers from what it is given, and keeps what it was asked; commands wait for `conclude`."""
 
     def __init__(self) -> None:
         self.rows = [worker(0, 101), worker(1, 102)]
@@ -202,12 +202,12 @@ class ControlLoop:
         self._calls.put(function)
         self._writer.send(b"!")
 
-    def settle(self, outcome: Outcome) -> None:
+    def conclude(self, outcome: Outcome) -> None:
         """Give the outcome of the command that was asked for first."""
         reply = self.fake.replies.get(timeout=DEADLINE)
         self.call(lambda: reply(outcome))
 
-    def settle_stacks(self, stacks: dict[int, str]) -> int | None:
+    def answer_stacks(self, stacks: dict[int, str]) -> int | None:
         """Give the stacks that were asked for; return the number of the worker in the command."""
         worker, reply = self.fake.stacks.get(timeout=DEADLINE)
         self.call(lambda: reply({"stacks": {str(pid): text for pid, text in stacks.items()}}))

@@ -50,7 +50,7 @@ impl LogWriter {
                 self.log_message(py, name, &options)
             }
             Entry::Refused(note) => self.refused(py, &note),
-            Entry::Settled(record, end) => match record.downcast::<Record>() {
+            Entry::Finished(record, end) => match record.downcast::<Record>() {
                 Ok(mut record) => {
                     record.bytes_out = record.bytes_out.saturating_sub(end.unsent);
                     record.times.finished = end.finished;
@@ -58,7 +58,7 @@ impl LogWriter {
                         record.ended = ended;
                         record.reason = reason.into();
                     }
-                    self.settled(py, &record)
+                    self.finished(py, &record)
                 }
                 Err(_) => Ok(()), // no other kind is made here
             },
@@ -164,7 +164,7 @@ impl LogWriter {
     }
 
     /// Report a response that was finished before the kernel had all of it.
-    fn settled(&self, py: Python<'_>, record: &Record) -> PyResult<()> {
+    fn finished(&self, py: Python<'_>, record: &Record) -> PyResult<()> {
         self.answered(py, record)?;
         if record.ended == Ended::Complete {
             return Ok(());

@@ -84,7 +84,7 @@ pub struct ConnectionState {
     pub left_over: bool,
     pub input: Input,
     pub ended: Ended,
-    pub since: Nanos,   // when the stage, or the lingering, began
+    pub since: Nanos,   // when `awaited` changed, or the lingering began
     pub began: Nanos,   // when the first byte of the request was read
     pub head_at: Nanos, // when its head was complete
     pub body_at: Nanos, // when its body was; 0 for one that the application reads as it arrives

@@ -483,6 +483,6 @@ fn log_finished(shared: &Shared, state: &mut ConnectionState, cut_off: Option<(E
         };
         shared
             .log_queue
-            .write(Entry::Settled(record, Box::new(end)));
+            .write(Entry::Finished(record, Box::new(end)));
     }
 }

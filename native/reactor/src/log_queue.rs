@@ -102,7 +102,7 @@ pub enum Entry {
     Refused(Box<RefusalNote>),
     /// A response that was finished before the kernel had all of it: `ConnectionState::record`, and
     /// its end.
-    Settled(Box<dyn Any + Send>, Box<End>),
+    Finished(Box<dyn Any + Send>, Box<End>),
     /// What the trace says of a connection, by its number.
     Note(u64, String),
     Request(Box<TracedRequest>),
@@ -138,7 +138,7 @@ impl Entry {
         match self {
             Entry::Refused(_) | Entry::Note(..) | Entry::Request(_) | Entry::Response(_) => true,
             // At most one for each connection, listener or defect.
-            Entry::Message(..) | Entry::Settled(..) | Entry::CloseListener(_) => false,
+            Entry::Message(..) | Entry::Finished(..) | Entry::CloseListener(_) => false,
             Entry::Lost(_) => false,
         }
     }

@@ -67,11 +67,12 @@ class NativeTransport:
             self._attend()
 
     def _attend(self) -> None:
-        for name in ("watch", "write_logs"):
-            work = getattr(self._native, name)
-            thread = threading.Thread(target=self._keep, args=(work, name), daemon=True)
-            thread.name = f"penstock-{name}"
-            thread.start()
+        for name, work in (
+            ("penstock-stall-monitor", self._native.watch),
+            ("penstock-log-queue", self._native.write_logs),
+        ):
+            args = (work, name)
+            threading.Thread(target=self._keep, args=args, name=name, daemon=True).start()
 
     def _keep(self, work: Callable[[], None], name: str) -> None:
         """Run what a thread of the transport's own is for, until its end, whatever happens."""

@@ -56,6 +56,7 @@ class Connection:
 
     __slots__ = (
         "accepted_at",
+        "awaited",
         "awaiting_room",
         "base_environ",
         "began",
@@ -83,7 +84,6 @@ class Connection:
         "requests",
         "since",
         "spool",
-        "stage",
         "stream",
         "trace",
         "watched",
@@ -105,14 +105,14 @@ class Connection:
         )
         self.parser = RequestParser(loop.config.parser)
         self.phase = READING
-        self.stage = IDLE  # of the parser, when it last asked for data
+        self.awaited = IDLE  # the parser's state when it last asked for data
         self.deadline = loop.now + loop.config.keep_alive
         self.accepted_at = loop.now
         self.head_at = loop.now  # when the request's head was complete
         self.body_at: float | None = None  # when its body was; None for one that is streamed
         self.began = loop.now  # when the first byte of the request was read
         self.late = loop.now >= loop.late_from  # it may have waited for long to be accepted
-        self.since = loop.now  # when the stage, or the lingering, began
+        self.since = loop.now  # when `awaited` changed, or the lingering began
         self.number = loop.accepted + 1
         self.requests = 0
         self.watched = 0  # the selector's event mask; changed by the leader only
@@ -175,7 +175,7 @@ class Connection:
             await_output(self, EVENT_WRITE)
         else:
             if self.exchange is not None:
-                self.settle()  # what was unsent when its thread ended it has left since
+                self.report_response()  # what was unsent when its thread ended it has left since
             if self.fate is not KEEP:
                 self._after_response()
             else:  # as `_after_response` does, without the call: each request comes here
@@ -210,7 +210,7 @@ class Connection:
 
     def idle(self) -> bool:
         """Return True if no request is in progress, not even its first byte."""
-        return self.phase is READING and self.stage is IDLE and not self.parser.buffered
+        return self.phase is READING and self.awaited is IDLE and not self.parser.buffered
 
     def has_input(self) -> bool:
         """Return True if the client has sent bytes that have not been read yet."""
@@ -263,7 +263,7 @@ class Connection:
 
     def _lose_client(self) -> None:
         """Tell of a request that the client broke off by a reset, and close."""
-        if self.stage is not IDLE and self.phase is READING:
+        if self.awaited is not IDLE and self.phase is READING:
             error = ProtocolError(
                 self.loop.config.client_left_status, "The client reset the connection within it."
             )
@@ -308,7 +308,7 @@ class Connection:
         """Look at a request's head. Return True if it goes to the application at once."""
         self.request = request
         self.requests += 1
-        self.began = self.since if self.stage is HEAD else self.loop.now
+        self.began = self.since if self.awaited is HEAD else self.loop.now
         self.fate = KEEP
         loop = self.loop
         self.head_at = loop.now
@@ -348,8 +348,8 @@ class Connection:
         """Set the deadline for what the parser waits for."""
         loop = self.loop
         state = self.parser.state
-        if state is not self.stage:
-            self.stage = state
+        if state is not self.awaited:
+            self.awaited = state
             self.since = loop.now
             if state is HEAD:
                 self.deadline = loop.now + loop.config.header_timeout
@@ -455,7 +455,7 @@ class Connection:
         except OSError as error:
             self._cut_off(error)
             return
-        self.settle()
+        self.report_response()
         if self.phase is REFUSING:
             self.linger()
         else:
@@ -465,10 +465,10 @@ class Connection:
         """Close where a finished response can no longer be sent to its end."""
         if is_disconnect(error):
             self.stream.client_gone.known = True
-        self.settle(f"response cut off: {error.strerror or error}")
+        self.report_response(f"response cut off: {error.strerror or error}")
         self.reset()
 
-    def settle(self, reason: str = "") -> None:
+    def report_response(self, reason: str = "") -> None:
         """Report the response that was flushed, or was not flushed because of ``reason``."""
         exchange, self.exchange = self.exchange, None
         if exchange is not None:
@@ -494,7 +494,7 @@ class Connection:
             # A streamed body that the application did not read to its end, and that is short
             # enough to be dropped (`PythonExchange` decided): what follows is the next request.
             self.phase = DISCARDING
-            self.stage = BODY
+            self.awaited = BODY
             self.since = loop.now
             self.deadline = loop.now + loop.config.body_timeout
         else:
@@ -503,7 +503,7 @@ class Connection:
             if self.trace is not None:
                 self.trace.message_over(self.parser.buffered)
             self.request = None
-            self.stage = IDLE
+            self.awaited = IDLE
             self.since = loop.now
             self.deadline = loop.now + (
                 loop.config.drain_linger if loop.draining else loop.config.keep_alive
@@ -520,7 +520,7 @@ class Connection:
         """Answer a request that breaks a rule or a limit, and close."""
         loop = self.loop
         if self.request is None:
-            self.began = self.since if self.stage is HEAD else loop.now
+            self.began = self.since if self.awaited is HEAD else loop.now
         received = 0
         if self.spool is not None:
             received = self.spool.size

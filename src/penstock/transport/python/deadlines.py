@@ -25,8 +25,8 @@ def await_output(connection: Connection, mask: int) -> None:
 def hurry_up(connection: Connection) -> None:
     """Bring the deadline forward where a server that stops need not wait for long."""
     reading = connection.phase is Phase.READING
-    in_head = reading and connection.stage is State.HEAD
-    idle = reading and connection.stage is State.IDLE
+    in_head = reading and connection.awaited is State.HEAD
+    idle = reading and connection.awaited is State.IDLE
     if not (in_head or idle or connection.phase is Phase.LINGERING):
         return
     patience = drain_patience(connection.loop.config, in_head=in_head)
@@ -47,11 +47,11 @@ def expire(connection: Connection, now: float) -> None:
 
 def _expire_reading(connection: Connection) -> None:
     config = connection.loop.config
-    if connection.stage is State.IDLE:
+    if connection.awaited is State.IDLE:
         connection.close()  # RFC 9112, section 9.5: an idle connection is closed without a word
-    elif connection.stage is State.HEAD and connection.loop.draining:
+    elif connection.awaited is State.HEAD and connection.loop.draining:
         connection.refuse(ProtocolError(503, "The server is stopping."))
-    elif connection.stage is State.HEAD:
+    elif connection.awaited is State.HEAD:
         error = ProtocolError(
             408,
             f"The request's head did not arrive within {config.header_timeout:g} s.",
@@ -78,7 +78,7 @@ def _expire_writing(connection: Connection) -> None:
         connection.deadline = connection.loop.now + connection.loop.config.write_timeout
         return
     if connection.phase in (Phase.FLUSHING, Phase.REFUSING):
-        connection.settle("client stalled: write_timeout")
+        connection.report_response("client stalled: write_timeout")
         connection.reset()
     else:
         output.fail(TimeoutError(errno.ETIMEDOUT, "the client takes no data"))

@@ -69,7 +69,7 @@ class LeaderFollowers:
         self._monitor_alarm.acquire()
         if loop.config.has_stall_monitor:
             self._monitor = threading.Thread(
-                target=self._watch_calls, name="penstock-monitor", daemon=True
+                target=self._watch_calls, name="penstock-stall-monitor", daemon=True
             )
             self._monitor.start()
 

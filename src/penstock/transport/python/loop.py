@@ -392,7 +392,7 @@ class Loop(Shared):
                 self.watch(connection, 0)
                 connection.stream.cut_off()
             elif connection.phase in (Phase.FLUSHING, Phase.REFUSING):
-                connection.settle("response cut off: the server stopped")
+                connection.report_response("response cut off: the server stopped")
                 connection.reset()
             else:
                 connection.close()
