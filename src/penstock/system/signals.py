@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import select
 import signal
 import socket
 import threading
@@ -20,6 +21,9 @@ Handler = Callable[[int, FrameType | None], Any]
 
 _MOST_NUMBERS = 64
 """How many signals are read at a time: few come together, and the rest waits in the socket."""
+
+_LONGEST_POLL_SECONDS = 3600.0
+"""How long one poll lasts at most: its milliseconds have to fit into an int."""
 
 FROM_OUTSIDE = (
     signal.SIGTERM,
@@ -149,18 +153,15 @@ class Signals:
     def wait(self, timeout: float | None = None) -> int | None:
         """Return the next signal, or None after ``timeout`` seconds."""
         deadline = None if timeout is None else time.monotonic() + timeout
-        while not self._pending:
+        poller = select.poll()
+        poller.register(self._reader, select.POLLIN)
+        # The socket may be called readable and then have nothing: only `take` decides.
+        while (number := self.take()) is None:
             remaining = None if deadline is None else deadline - time.monotonic()
             if remaining is not None and remaining <= 0:
                 return None
-            self._reader.settimeout(remaining)
-            try:
-                self._receive()
-            except TimeoutError:
-                return None
-            finally:
-                self._reader.setblocking(False)
-        return self._pending.popleft()
+            poller.poll(None if remaining is None else min(remaining, _LONGEST_POLL_SECONDS) * 1000)
+        return number
 
     def _receive(self) -> None:
         # The interpreter writes the signals here that the application handles, too.
