@@ -13,7 +13,10 @@ from wsgiref.types import StartResponse
 import pytest
 
 from penstock.errors import ClientDisconnected, RequestBodyError
+from penstock.transport import Exchange
 from penstock.wsgi.gateway import Gateway
+from penstock.wsgi.headers import check_head
+from penstock.wsgi.response import FastResponse, Response
 from support import applications
 from support.applications import TEXT, length
 from support.fake_exchange import FakeExchange, Records, make_environ, make_request, serve
@@ -327,3 +330,28 @@ def test_environ_that_an_application_keeps_does_not_keep_the_exchange() -> None:
     assert gone() is None
     with pytest.raises(OSError, match="ended"):
         kept[0]["wsgi.input"].read()
+
+
+class NoMemoryForResponses:
+    """A transport whose part of the gateway finds no memory for a response."""
+
+    check_head = staticmethod(check_head)
+
+    def response_maker(
+        self, reference: Callable[[Exchange | None, bool], Response]
+    ) -> Callable[[Exchange, bool], FastResponse]:
+        def make(exchange: Exchange, is_head: bool) -> FastResponse:
+            raise MemoryError
+
+        return make
+
+
+def test_an_exchange_for_which_memory_runs_out_before_the_call_gets_a_500() -> None:
+    log = Records()
+    exchange = FakeExchange()
+    gateway = Gateway(
+        fail_with(AssertionError()), logger=log.logger, transport=NoMemoryForResponses()
+    )
+    gateway.handle(exchange)
+    assert exchange.status == "500 Internal Server Error"
+    assert "MemoryError" in log.text
