@@ -514,6 +514,15 @@ WORKER_STACKS: Final = Message(
     "Look for the call that is at the top of the stack of the thread in question.",
 )
 
+CHANNEL_BROKEN: Final = Message(
+    "PEN-7022",
+    ERROR,
+    "%(worker)s is replaced: %(because)s",
+    "The worker has written to its channel what no worker sends. Only code of the application can"
+    " do that. The worker finishes its requests, and another one starts in its place.",
+    "Find the code that writes to descriptors that it has not opened.",
+)
+
 CRASH_LOOP: Final = Message(
     "PEN-7030",
     CRITICAL,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from penstock import messages
@@ -165,13 +165,31 @@ class Pool:
         """Act on the messages of a worker, and on the end of its channel."""
         if worker.channel.ended:
             return
-        received = worker.channel.receive()
-        if worker.channel.ended:
-            self._loop.forget(worker.channel.fileno())
+        channel = worker.channel
+        received = channel.receive()
+        if channel.ended:
+            self._loop.forget(channel.fileno())
         for message in received:
+            if not is_report(message):
+                channel.reject(f"an unknown message ({str(message)[:_MOST_SHOWN]})")
+                self._loop.forget(channel.fileno())
+                break
             self._take(worker, message)
-        if worker.channel.ended:
+        if channel.broken:
+            self._end_broken(worker)
+        if channel.ended:
             self._lose(worker)
+
+    def _end_broken(self, worker: WorkerProcess) -> None:
+        """End a worker that has written to its channel what is no message."""
+        because = f"it has sent the supervisor {worker.channel.broken}"
+        if worker.is_booting:
+            worker.kill(because)  # counted as a crash when it is reaped
+        elif worker.stage is Stage.SERVING:
+            messages.CHANNEL_BROKEN.log(self._logger, worker=worker, because=because)
+            self._counters.add_crash("wrote to its channel")
+            self.generation_of(worker).note_death(worker)
+            worker.leave(because)  # its requests are finished: it still takes orders
 
     def _take(self, worker: WorkerProcess, message: Message) -> None:
         event = message["event"]
@@ -378,6 +396,40 @@ class Pool:
         for worker in self:
             worker.channel.close()
             os.close(worker.dump)
+
+
+_REPORTS: Mapping[str, Mapping[str, type]] = {
+    "hello": {"pid": int},
+    "failed": {"message": str, "traceback": str, "status": int, "watched": int},
+    "ready": {},
+    "serving": {},
+    "asked to stop": {},
+    "stuck": {"request": str, "free_threads": int},
+    "stacks": {"text": str},
+    "changed": {"files": dict},
+}
+"""What a worker can send: events, each with its fields."""
+
+_MOST_SHOWN = 80
+"""Characters of an unknown message that the log shows."""
+
+
+def is_report(message: Message) -> bool:
+    """Return True if a worker may send this message: the application may have written it."""
+    event = message.get("event")
+    fields = _REPORTS.get(event) if isinstance(event, str) else None
+    return (
+        fields is not None
+        and all(isinstance(message.get(name), kind) for name, kind in fields.items())
+        and all(_is_file_state(state) for state in message.get("files", {}).values())
+    )
+
+
+def _is_file_state(state: object) -> bool:
+    """Return True for what `penstock.app.file_watcher.State` is in JSON."""
+    return state is None or (
+        isinstance(state, list) and [type(part) for part in state] == [int, int, int]
+    )
 
 
 def _failure_of(worker: WorkerProcess) -> str:

@@ -124,6 +124,8 @@ class Supervisor:
         self._recycling = Recycling(self.pool, cgroups, self.logger)
         self._autoreload = Autoreload(self.pool, self.logger)
         self._predecessor = predecessor
+        self._rejected: Successor | None = None
+        """The new supervisor of an upgrade that has failed, until it has ended."""
         self._removed: list[RemovedListeners] = []
         self._pid_file: PidFile | None = None
         self._notifier = Notifier()
@@ -222,6 +224,10 @@ class Supervisor:
         self.commands.tick(now)
         self._recycling.end_hung(now)
         self._close_removed(now)
+        if self._rejected is not None:
+            self._rejected.check_deadline(now)
+            if self._rejected.has_ended:
+                self._rejected = None
         self.handle(events.Tick(now))
 
     def _abandon(self, kept: Sequence[Listener]) -> None:
@@ -238,6 +244,8 @@ class Supervisor:
         self._notifier.close()
         if isinstance(self.state, Upgrading):
             self.state.successor.abandon()
+        if self._rejected is not None:
+            self._rejected.abandon()
         if self._predecessor is not None:
             self._predecessor.channel.close()
         self.loop.close()
@@ -324,7 +332,7 @@ class Supervisor:
             self._drain(self.state.end_by)
 
     def _tick_ending(self, _event: events.Tick) -> None:
-        if not any(self.pool):
+        if not any(self.pool) and self._rejected is None:
             self.state = Down()
 
     # -- the start ------------------------------------------------------------------------------
@@ -468,7 +476,7 @@ class Supervisor:
             case "stacks":
                 self.commands.stacks.on_stacks(worker, str(message["text"]))
             case "changed":
-                if self._autoreload.take(message["files"]):
+                if worker.settings.reload and self._autoreload.take(message["files"]):
                     self._reload_changed()
         # What makes a worker due is acted on with the next tick, which follows at once.
 
@@ -653,6 +661,8 @@ class Supervisor:
         """Start a new supervisor, which takes the sockets over."""
         if self._predecessor is not None:
             raise ControlError("the last upgrade is not over: the old supervisor still ends")
+        if self._rejected is not None:
+            raise ControlError("the last upgrade has failed, and its supervisor still ends")
         if os.getpid() == 1:
             raise ControlError(
                 "as process 1 of a container this one cannot be replaced: SIGHUP takes new code in"
@@ -679,6 +689,7 @@ class Supervisor:
         successor = self.state.successor
         self.state = Serving()
         successor.end()
+        self._rejected = successor
         message = f"not upgraded, this supervisor goes on: {event.reason}"
         messages.UPGRADE_FAILED.log(self.logger, message=message)
         _reply(successor.reply, False, message)

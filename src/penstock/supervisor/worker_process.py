@@ -21,6 +21,12 @@ if TYPE_CHECKING:
 MAX_DUMP_BYTES = 256 << 10
 """Bytes that are kept of the stacks that a worker's C code writes."""
 
+_DUMP_READ_BYTES = 1 << 16
+"""What a pipe holds by default (pipe(7))."""
+
+_MOST_READS = 16
+"""Reads in one call: what a pipe can be made to hold, whatever the worker goes on to write."""
+
 
 class Stage(Enum):
     """The stage of a worker's life. It only moves to a later one."""
@@ -188,11 +194,18 @@ class WorkerProcess:
                 os.kill(self.pid, number)
 
     def read_dump(self) -> bool:
-        """Read what its C code has written about its stacks; return False at the end."""
+        """Read what its C code has written about its stacks; return False at the end.
+
+        Where more has come than a pipe holds by default, the descriptor stays readable.
+        """
         try:
-            while data := os.read(self.dump, 1 << 16):
+            for _ in range(_MOST_READS):
+                data = os.read(self.dump, _DUMP_READ_BYTES)
+                if not data:
+                    return False
                 if len(self.dumped) < MAX_DUMP_BYTES:
                     self.dumped += data
+            return True
         except BlockingIOError:
             return True
         except OSError:

@@ -2,6 +2,9 @@
 
 Neither side waits for the other: what the socket does not take stays in a buffer. The end of the
 stream shows that the other process has ended.
+
+What a worker sends is bounded and checked, because an application can write to its worker's
+channel, by a defect or on purpose.
 """
 
 from __future__ import annotations
@@ -16,7 +19,15 @@ Message = dict[str, Any]
 MAX_UNSENT_BYTES = 4 << 20
 """Bytes that may wait for a worker that does not read; more messages to it are dropped."""
 
+MAX_MESSAGE_BYTES = MAX_UNSENT_BYTES
+"""The longest message that is accepted: no longer one can be sent. The stacks of a thousand threads
+are shorter."""
+
 _RECEIVE_BYTES = 1 << 16
+_MOST_RECEIVED = 1 << 20
+"""Bytes that `Channel.receive` reads in one call, so that it returns whatever the other process
+sends. It is more than the socket's buffer holds: after the end of the other process one call reads
+everything."""
 
 
 class Channel:
@@ -27,7 +38,9 @@ class Channel:
         self.socket = sock
         sock.setblocking(False)
         self.ended = False
-        """The process at the other end has ended."""
+        """The process at the other end has ended, or has sent what is no message."""
+        self.broken = ""
+        """What the other process has sent that is no message; empty where it has not."""
         self._input = bytearray()
         self._output = bytearray()  # guarded by the lock, as is sending
         self._lock = threading.Lock()
@@ -63,19 +76,50 @@ class Channel:
             return True
 
     def receive(self) -> list[Message]:
-        """Return the messages that have arrived. Never waits; sets `ended` at the end."""
+        """Return messages that have arrived. Never waits; sets `ended` at the end.
+
+        Where more has arrived than one call reads, the descriptor stays readable.
+        """
+        received = 0
         try:
-            while data := self.socket.recv(_RECEIVE_BYTES):
+            while received < _MOST_RECEIVED:
+                data = self.socket.recv(_RECEIVE_BYTES)
+                if not data:
+                    self.ended = True
+                    break
                 self._input += data
-            self.ended = True
+                received += len(data)
         except BlockingIOError:
             pass
         except OSError:
             self.ended = True
         *lines, rest = bytes(self._input).split(b"\n")
         self._input = bytearray(rest)
-        return [json.loads(line) for line in lines]
+        messages = []
+        for line in lines:
+            message = _parse(line)
+            if message is None:
+                self.reject("what is no message")
+                break
+            messages.append(message)
+        if len(self._input) > MAX_MESSAGE_BYTES:
+            self.reject(f"more than {MAX_MESSAGE_BYTES >> 20} MiB without the end of a message")
+        return messages
+
+    def reject(self, what: str) -> None:
+        """Receive no more: the other process has sent ``what``, which is no message."""
+        self.broken, self.ended = what, True
+        self._input.clear()
 
     def close(self) -> None:
         """Close this end."""
         self.socket.close()
+
+
+def _parse(line: bytes) -> Message | None:
+    """Return the message in a line; None where there is none."""
+    try:
+        message = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    return message if isinstance(message, dict) else None
