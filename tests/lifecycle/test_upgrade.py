@@ -121,3 +121,26 @@ def test_a_supervisor_that_takes_over_and_dies_leaves_no_port_without_a_server(
         assert eventually(lambda: set(server.members()) == old)
         assert server.served_by()[0] == "one"
         assert server.stop() == 0
+
+
+HANGS = """
+import pathlib, signal, threading
+
+def on_starting(server):
+    if pathlib.Path("hang").exists():
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        pathlib.Path("hangs").touch()
+        threading.Event().wait(60)
+"""
+
+
+def test_a_new_supervisor_that_does_not_end_is_killed(tmp_path: Path) -> None:
+    """It would hold the listening sockets: clients could connect, and get no answer."""
+    (tmp_path / "gunicorn.conf.py").write_text(HANGS)
+    with Supervised(tmp_path, "-c", "gunicorn.conf.py") as server:
+        (tmp_path / "hang").touch()
+        server.signal(signal.SIGUSR2)
+        assert eventually((tmp_path / "hangs").exists)
+        server.signal(signal.SIGTERM)
+        server.wait_until_all_have_left()
+        assert server.wait() == 0

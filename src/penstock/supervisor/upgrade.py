@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import os
 import signal
 import socket
@@ -35,6 +36,10 @@ VARIABLE = "_PENSTOCK_PREDECESSOR"
 
 MARGIN_SECONDS = 10.0
 """The time that a new supervisor may take for its own start, beyond its workers' boot timeout."""
+
+END_SECONDS = 5.0
+"""The time that a new supervisor has to end after SIGTERM. It ends booting workers at once, and
+ready ones within 2 s. Then it is killed, or else it would hold the listening sockets for ever."""
 
 
 @dataclass
@@ -85,6 +90,8 @@ class Successor:
         self._notify = notify
         self._channel: Channel
         self._deadline = 0.0
+        self.has_ended = False
+        """Its end of the channel is closed."""
         self._is_over = False
         """It serves, or was ended: nothing more is reported."""
 
@@ -119,21 +126,33 @@ class Successor:
         if self._channel.ended:
             # Not closed before that: its end is how the new one learns that this process has ended.
             self._loop.forget(self._channel.fileno())
+            self._channel.close()
+            self.has_ended = True
             if not self._is_over:
                 reason = "the new supervisor has ended; its messages are in the log above"
                 self._notify(events.SuccessorFailed(reason))
 
     def check_deadline(self, now: float) -> None:
-        """Report a new supervisor that takes too long."""
-        if now > self._deadline:
+        """Report a new supervisor that takes too long, and kill one that does not end."""
+        if now <= self._deadline:
+            return
+        if self._is_over:
+            self._kill(signal.SIGKILL)
+            self._deadline = math.inf
+        else:
             reason = "the new supervisor was not ready in time (setting: boot_timeout)"
             self._notify(events.SuccessorFailed(reason))
 
     def end(self) -> None:
-        """End the new supervisor, if it has not ended."""
+        """Order the new supervisor to end, if it has not ended; `check_deadline` enforces it."""
         self._is_over = True
-        with suppress(ProcessLookupError):
-            os.kill(self.pid, signal.SIGTERM)
+        self._deadline = time.monotonic() + END_SECONDS
+        self._kill(signal.SIGTERM)
+
+    def _kill(self, number: signal.Signals) -> None:
+        if not self.has_ended:  # else another process may have its process id
+            with suppress(ProcessLookupError):
+                os.kill(self.pid, number)
 
     def abandon(self) -> None:
         """Close the channel in a forked child."""
