@@ -244,8 +244,8 @@ def _serve(tool: list[str], transport: str, times: int, folder: str) -> None:
 
 
 def _server(transport: str, port: int) -> list[str]:
-    # With one thread there is no watchdog, whose ticks depend on the time; what serves is to be the
-    # process that is counted, and not a child of it.
+    # With one thread there is no stall monitor, whose ticks depend on the time. The process that is
+    # counted has to serve itself, and not a child of it.
     options = ["--transport", transport, "--bind", f"{HOST}:{port}", "--threads", "1"]
     options.append("--no-supervisor")
     command = [sys.executable, "-m", "penstock", "applications:app", *options]

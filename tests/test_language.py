@@ -22,13 +22,19 @@ FORMER_NAMES = (
     "survivors",
     "lookout",
     "tender",
-    "hall",
-    "neighbours",
-    "desk",
-    "crew",
-    "hub",
+    "halls?",
+    "neighbours?",
+    "desks?",
+    "crews?",
+    "hubs?",
+    "seats?",
     "workforce",
     "reception",
+    "fleet",
+    "turnover",
+    "surroundings",
+    "settles?",
+    "watchdog",
 )
 """Names of an earlier version, which a reader has to translate. docs/glossary.md has today's."""
 
@@ -59,14 +65,47 @@ RIDDLES = (
 WORD = re.compile(rf"(?<![\w`])(?:{'|'.join((*FORMER_NAMES, *RIDDLES))})(?![\w`])", re.IGNORECASE)
 
 NAMES_IN_CODE = {
-    "nobody": re.compile(r"nobody(?:['\"]|\s*=|:|\b.*(?:user|group|uid|gid))|NOBODY"),
+    "nobody": re.compile(r"nobody(?:['\"](?!s\b)|\s*=|:|\b.*(?:user|group|uid|gid))|NOBODY"),
+    "watchdog": re.compile(r"WATCHDOG=1|systemd's|[Nn]otifier\.watchdog\(|def watchdog\("),
 }
-"""Where such a word is a name of the system's: the user nobody."""
+"""Where such a word is a name of the system's: the user nobody, the watchdog of systemd."""
 
-PLACES = ("src", "docs", "tests", "native", "benchmarks", "examples", "deploy", "scripts")
-PAGES = ("README.md", "SECURITY.md", "CONTRIBUTING.md", "CHANGELOG.md", "Makefile")
-KINDS = {".py", ".pyi", ".rs", ".md", ".toml", ".service", ".socket", ".sh", ""}
-LEFT_OUT = {"tests/test_language.py", "scripts/mutations.toml"}
+PLACES = (
+    "src",
+    "docs",
+    "tests",
+    "native",
+    "benchmarks",
+    "examples",
+    "deploy",
+    "scripts",
+    ".ci",
+    ".github",
+)
+PAGES = (
+    "README.md",
+    "SECURITY.md",
+    "CONTRIBUTING.md",
+    "CHANGELOG.md",
+    "Makefile",
+    "pyproject.toml",
+    "setup.py",
+)
+KINDS = {
+    ".py",
+    ".pyi",
+    ".rs",
+    ".c",
+    ".md",
+    ".toml",
+    ".yml",
+    ".service",
+    ".socket",
+    ".sh",
+    ".lua",
+    "",
+}
+LEFT_OUT = {"tests/test_language.py"}
 
 
 def files() -> list[Path]:

@@ -180,7 +180,7 @@ SCENARIOS = (
         title="Hello world, pipelined",
         about="Each connection sends 16 requests at once, and the next 16 when all are answered. "
         "The percentiles are those of such batches. With several threads Penstock lets small "
-        "answers leave together: it has a watchdog then, which sends them should a call take long.",
+        "answers leave together: its stall monitor sends them if a call takes long.",
         candidates=(*FAST_SERVERS, Candidate("penstock", 8), NGINX, FLOOR),
         load=Load("/hello", 64, script="pipelined.lua", argument=16),
         targets=(better(3.0), Target(Measure.NGINX, 2.0), Target(Measure.NGINX, 2.0, 8)),

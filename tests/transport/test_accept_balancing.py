@@ -312,5 +312,5 @@ def test_connections_that_come_and_go_are_all_served(transport: str) -> None:
             with connect(servers[0]) as client:
                 client.send(get("/", "Connection: close"))
                 assert client.read_response().status == 200
-        # Which of them takes one that comes alone is nobody's business.
+        # Any of them may accept a connection that comes alone.
         assert sum(server.word(ACCEPTED) for server in servers) == 200

@@ -119,7 +119,7 @@ def test_who_hands_over_while_newcomers_are_left_to_others_does_not_spin(transpo
         eventually(lambda: gate.inside == 2)
         eventually(lambda: server.word(ACCEPTING) == 0)
         other.words[STATE], other.words[ACCEPTING], other.words[POLLED] = SERVING, 1, 1
-        with connect(server):  # it is nobody's, and looked at again and again
+        with connect(server):  # no worker accepts it, and each looks at it again and again
             threading.Event().wait(0.05)
             server.transport.drain(hand_over=True)
             eventually(lambda: listener.socket.fileno() < 0)

@@ -45,7 +45,7 @@ def after_the_head(error: BaseException) -> Callable[..., Any]:
 
 
 FAILURES = [
-    ValueError("details that are nobody's business"),
+    ValueError("details that no client may see"),
     SystemExit(1),
     KeyboardInterrupt(),
     GeneratorExit(),

@@ -699,7 +699,7 @@ class Supervisor:
         assert isinstance(self.state, Upgrading)
         reply = self.state.successor.reply
         _reply(reply, True, f"upgraded: the new supervisor is process {event.pid}")
-        self.logger.info("process %d serves in this one's place: leaving", event.pid)
+        self.logger.info("the new supervisor (process %d) serves: this one ends", event.pid)
         self.state = HandingOver()
         self.counters.upgrades += 1
         self._notifier.hand_over(event.pid)
