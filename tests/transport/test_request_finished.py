@@ -7,6 +7,8 @@ import time
 from collections.abc import Sequence
 from wsgiref.types import StartResponse, WSGIEnvironment
 
+import pytest
+
 from penstock.telemetry.observers import Observers
 from penstock.telemetry.request_finished import Needs, RequestFinished
 from support.transports import serving
@@ -14,7 +16,10 @@ from support.wire import Client
 
 DEADLINE = 30.0
 
-BODY = b"POST /a?b=1 HTTP/1.1\r\nHost: h\r\nX-Id: 7\r\nX-Other: 8\r\nContent-Length: 3\r\n\r\nabc"
+BODY = (
+    b"POST /a?b=1 HTTP/1.1\r\nHost: h\r\nX-Id: 7\r\nX-Other: 8\r\nX-Empty:\r\n"
+    b"Content-Length: 3\r\n\r\nabc"
+)
 
 
 class Recorder:
@@ -22,7 +27,7 @@ class Recorder:
 
     line_format = None
     needs = Needs(
-        request_fields=frozenset({"x-id", "x-missing"}),
+        request_fields=frozenset({"x-id", "x-empty", "x-missing"}),
         response_fields=frozenset({"x-a"}),
         environ=frozenset({"app.thing", "app.missing"}),
     )
@@ -70,7 +75,7 @@ def test_the_record_has_what_the_observer_needs_and_nothing_else(transport: str)
     assert request.request_line == "POST /a?b=1 HTTP/1.1"
     assert (request.status, request.bytes_in, request.bytes_out) == (201, 3, 2)
     assert (request.ended, request.reason) == ("complete", "")
-    assert request.request_fields == {"x-id": "7"}
+    assert request.request_fields == {"x-id": "7", "x-empty": ""}
     assert request.response_fields == {"x-a": "1, 3"}
     assert request.environ == {"app.thing": "5"}
     times = [
@@ -101,6 +106,33 @@ def test_the_record_of_a_refused_request_has_no_times_of_the_application(transpo
     assert request.reason
     assert (request.taken_at, request.body_at, request.first_byte_at) == (None, None, None)
     assert (request.response_fields, request.environ) == ({}, {})
+
+
+@pytest.mark.parametrize(
+    "refused",
+    [
+        b"GET /a b HTTP/1.1\r\n\r\n",
+        b"GET /a HTTP/1.1\r\n\r\n",
+        b"GET /a HTTP/1.1\r\nHost: h\r\nX-Id: " + b"x" * 100_000 + b"\r\n\r\n",
+    ],
+    ids=["400-line", "400-host", "431"],
+)
+@pytest.mark.parametrize("before", [b"", b"GET /a HTTP/1.1\r\nHost: h\r\n\r\n"])
+def test_a_request_that_is_refused_in_its_head_has_no_time_of_the_end_of_its_head(
+    transport: str, before: bytes, refused: bytes
+) -> None:
+    recorder = Recorder()
+    with serving(application, transport, observers=Observers([recorder])) as server:
+        with Client((server.host, server.port)) as client:
+            client.send(before + refused)
+            if before:
+                assert client.read_response().status == 201
+                assert recorder.next().ended == "complete"
+            assert client.read_response().status in (400, 431)
+            request = recorder.next()
+    assert (request.ended, request.head_at) == ("refused", None)
+    assert request.accepted_at is not None
+    assert request.accepted_at <= request.begun_at <= request.finished_at
 
 
 def test_a_response_that_the_application_breaks_off_ends_aborted(transport: str) -> None:

@@ -265,21 +265,26 @@ pub fn request_line(copy: &HeadCopy) -> Vec<u8> {
 
 /// The value of a field by its lower-case name, repeated ones joined; empty without it.
 pub fn field<'a>(copy: &'a HeadCopy, name: &[u8]) -> Cow<'a, [u8]> {
+    given_field(copy, name).unwrap_or_default()
+}
+
+/// The same; None without it.
+pub fn given_field<'a>(copy: &'a HeadCopy, name: &[u8]) -> Option<Cow<'a, [u8]>> {
     let HeadCopy { bytes, head } = copy;
     if let (b"host", Some(authority)) = (name, head.authority) {
-        return Cow::Borrowed(authority.of(bytes)); // RFC 9112, section 3.2.2
+        return Some(Cow::Borrowed(authority.of(bytes))); // RFC 9112, section 3.2.2
     }
     let mut values = head.fields.iter().filter_map(|field| {
         let same = field.name.of(bytes).eq_ignore_ascii_case(name);
         same.then(|| field.value.of(bytes))
     });
-    let mut joined = Cow::Borrowed(values.next().unwrap_or(&[]));
+    let mut joined = Cow::Borrowed(values.next()?);
     for value in values {
         let all = joined.to_mut();
         all.extend_from_slice(separator(name));
         all.extend_from_slice(value);
     }
-    joined
+    Some(joined)
 }
 
 /// Path and query; the path of an absolute-form target begins behind its authority.

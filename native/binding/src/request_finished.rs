@@ -1,6 +1,6 @@
 //! Records of finished requests: `penstock.telemetry.request_finished.RequestFinished`.
 
-use crate::access_line::{address, field, request_line, response_field};
+use crate::access_line::{address, given_field, request_line, response_field};
 use crate::ffi::{latin1, latin1_bytes};
 use crate::record::Record;
 use penstock_reactor::log_queue::{Ended, HeadCopy, RefusalNote, Times};
@@ -139,8 +139,7 @@ impl RequestMaker {
         if let (Some(copy), false) = (parts.fields, self.request_fields.is_empty()) {
             request_fields = PyDict::new(py);
             for name in &self.request_fields {
-                let value = field(copy, name.as_bytes());
-                if !value.is_empty() {
+                if let Some(value) = given_field(copy, name.as_bytes()) {
                     bytes += value.len();
                     request_fields.set_item(name, latin1(py, &value)?)?;
                 }

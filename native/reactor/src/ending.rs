@@ -222,6 +222,7 @@ impl Connection {
             } else {
                 now
             };
+            state.head_at = 0; // it is of the request before
         }
         shared.count_refusal();
         shared.log_queue.write(Entry::Refused(Box::new(RefusalNote {
