@@ -371,3 +371,32 @@ def test_a_supervisor_that_dies_in_an_upgrade_leaves_the_listeners_to_the_new_on
             assert server.served_by()[0] == "two"
         server.signal(signal.SIGTERM)
         server.wait_until_all_have_left()
+
+
+NO_FORK = """
+import errno, os, pathlib
+
+def on_starting(server):
+    fork = os.fork
+
+    def fork_or_fail():
+        if pathlib.Path("full").exists():
+            raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+        return fork()
+
+    os.fork = fork_or_fail
+"""
+
+
+def test_workers_start_as_soon_as_the_system_has_processes_again(tmp_path: Path) -> None:
+    (tmp_path / "gunicorn.conf.py").write_text(NO_FORK)
+    with Supervised(tmp_path, "-c", "gunicorn.conf.py", "--workers", "2") as server:
+        killed, _ = server.wait_for_serving(2)
+        (tmp_path / "full").touch()
+        os.kill(killed, signal.SIGKILL)
+        server.wait_for_line("cannot start a worker")
+        server.wait_for_line("cannot start a worker")  # and again, after the pause
+        (tmp_path / "full").unlink()
+        server.wait_for_serving(2, without={killed})
+        server.stop()
+    assert "internal error" not in "".join(server.lines_so_far())

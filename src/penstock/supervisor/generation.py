@@ -135,7 +135,7 @@ class Generation:
     ) -> WorkerProcess | None:
         """Start a worker; return None where that fails: it is logged, and tried again later.
 
-        ``register`` is called with the worker before its process begins.
+        ``register`` is called with a worker that was started, or ordered from the preloader.
         """
         slot = self.scoreboard.take()
         if slot is None:
@@ -157,7 +157,6 @@ class Generation:
             worker.replaces = replaces
             replaces.replaced_by = worker
         self.workers.append(worker)
-        register(worker)
         try:
             worker.pid = self._fork(worker, child_channel, child_dump)
         except OSError as error:
@@ -168,6 +167,7 @@ class Generation:
         finally:
             child_channel.close()
             os.close(child_dump)
+        register(worker)
         return worker
 
     def _fork(self, worker: WorkerProcess, channel: Channel, dump: int) -> int:
