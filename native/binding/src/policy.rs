@@ -33,7 +33,7 @@ impl Policy {
         })
     }
 
-    /// Nanoseconds of seconds; 0 where they are none, or less.
+    /// Nanoseconds of seconds; 0 for less than 0, and for NaN.
     pub fn nanos(&self, seconds: f64) -> Nanos {
         nanos(seconds, self.longest)
     }
@@ -81,7 +81,11 @@ impl Policy {
     }
 }
 
-/// Nanoseconds of seconds; 0 where they are none, or less.
+/// Nanoseconds of seconds; 0 for less than 0, and for NaN, which `min` would make the longest.
 fn nanos(seconds: f64, longest: f64) -> Nanos {
-    (seconds.min(longest) * SECOND as f64) as Nanos
+    if seconds > 0.0 {
+        (seconds.min(longest) * SECOND as f64) as Nanos
+    } else {
+        0
+    }
 }

@@ -111,5 +111,5 @@ class ThreadSlots:
             return self._timeout_ns
 
     def nanoseconds(self, seconds: float) -> int:
-        """Return a duration in whole nanoseconds, at least 0 and at most thirty years."""
-        return max(0, int(min(seconds, self._config.longest_timeout_seconds) * 1e9))
+        """Return a duration in whole nanoseconds, at most thirty years; 0 for less, and for NaN."""
+        return int(min(seconds, self._config.longest_timeout_seconds) * 1e9) if seconds > 0 else 0
