@@ -372,6 +372,43 @@ def test_time_in_which_a_process_is_stopped_is_not_the_calls(
             assert client.read_response().body == b"done"
 
 
+def test_a_call_is_not_cut_off_as_stuck_by_a_stop_after_its_process_was_stopped(
+    transport: str, tmp_path: Path
+) -> None:
+    fifo = tmp_path / "fifo"
+    os.mkfifo(fifo)
+    (tmp_path / "app.py").write_text(
+        "def app(environ, start_response):\n"
+        "    with open('fifo', 'rb') as file:\n"
+        "        body = file.read()\n"
+        "    start_response('200 OK', [])\n"
+        "    return [body]\n"
+    )
+    with (
+        ServerProcess(
+            "app:app", "--no-supervisor", "--transport", transport, "--threads", "1",
+            "--timeout", "2s", "--timeout-grace", "0.1s", cwd=tmp_path,
+        ) as server,
+        Client(server.address) as client,
+    ):  # fmt: skip
+        client.send(get("/"))
+        with open(fifo, "wb") as call:  # it is in the call now
+            server.signal(signal.SIGSTOP)
+            client.socket.settimeout(4.0)
+            with pytest.raises(TimeoutError):
+                client.socket.recv(1)
+            server.signal(signal.SIGTERM)
+            server.signal(signal.SIGCONT)
+            server.wait_for_line("stopping: finishing")
+            client.socket.settimeout(0.3)  # the server looks for calls to cut off more often
+            with pytest.raises(TimeoutError):
+                client.socket.recv(1)
+            client.socket.settimeout(DEADLINE)
+            call.write(b"whole")
+        assert client.read_response().body == b"whole"
+        assert server.wait() == 0
+
+
 # -- what counts against the deadline ------------------------------------------------------------
 
 
@@ -536,6 +573,7 @@ def test_no_extension_goes_beyond_timeout_max_or_brings_the_deadline_forward(
         extend = environ["penstock.extend_deadline"]
         first = environ["penstock.deadline"]
         assert extend(0) == extend(-5) == extend(0.001) == first
+        assert extend(float("nan")) == extend(float("-inf")) == first
         most = extend(1e12)
         seen.append(most - first)
         while "PEN-6120" not in logs.error:

@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import pytest
 
@@ -347,6 +348,53 @@ def test_time_in_which_the_process_did_not_run_is_not_the_calls() -> None:
     begin(slot.records[0], 2, age=20.0, left=10.0)
     deadlines.look()
     assert "has used half" in log.text
+
+
+def test_the_time_in_which_the_process_did_not_run_is_not_part_of_the_grace() -> None:
+    slot, log = slot_of(), Records()
+    deadlines = deadlines_of(slot, log, grace=10.0)
+    begin(slot.records[0], 1, age=20.0, left=-0.001)
+    deadlines.look()
+    deadlines._seen[0].stuck_at -= 11.0  # the process was stopped for as long, then it went on
+    deadlines._due -= 11.0
+    deadlines.look()
+    assert slot.words[STATE] != STUCK
+
+
+def test_a_wait_for_the_client_that_ends_during_a_look_expires_no_call() -> None:
+    """The thread moves the deadline before it says that its wait is over."""
+    slot, log, expired = slot_of(), Records(), Expired()
+    deadlines = deadlines_of(slot, log, expire=expired)
+    record = slot.records[0]
+    begin(record, 1, age=20.0, left=-1.0)
+
+    class EndsItsWait:
+        """The words of the record, whose wait ends when AWAITING_CLIENT is about to be read."""
+
+        def __init__(self, words: Any) -> None:
+            self._words = words
+
+        def __getitem__(self, index: int) -> int:
+            if index == AWAITING_CLIENT:
+                self._words[DEADLINE_WORD] = time.monotonic_ns() + 10**10
+                self._words[AWAITING_CLIENT] = 0
+            return int(self._words[index])
+
+    record.words = EndsItsWait(record.words)  # type: ignore[assignment]
+    deadlines.look()
+    assert expired.calls == []
+
+
+def test_a_call_that_gets_stuck_during_a_stop_makes_no_worker_ready_again_when_it_returns() -> None:
+    slot, log = slot_of(), Records()
+    slot.words[STATE] = DRAINING
+    call = Call(slot.records[0], age=30.0, left=-0.001)
+    with running(deadlines_of(slot, log)):
+        eventually(lambda: "is stuck" in log.text)
+        assert slot.words[STATE] == DRAINING
+        call.end()
+        eventually(lambda: slot.words[LIVE] == 1)
+        assert (slot.words[STATE], slot.words[READY]) == (DRAINING, 0)
 
 
 def test_a_failure_in_a_look_does_not_end_the_beats(monkeypatch: pytest.MonkeyPatch) -> None:

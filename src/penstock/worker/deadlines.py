@@ -100,7 +100,7 @@ class Deadlines:
         self._longest = LONGEST_LOOK_SECONDS
         if shortest:
             self._longest = min(self._longest, max(SHORTEST_LOOK_SECONDS, shortest / 2))
-        # All of these are this object's own thread's.
+        # Only this object's own thread writes these.
         self._seen = [_Seen() for _ in slot.records]
         self._any_stuck = False
         self._due = time.monotonic()
@@ -118,6 +118,13 @@ class Deadlines:
         self._over.set()
         if self._thread.is_alive() and self._thread is not threading.current_thread():
             self._thread.join(STOP_SECONDS)
+
+    def count_stuck(self) -> int:
+        """Return how many calls are stuck now: their deadlines and the grace have passed."""
+        return sum(
+            seen.stuck and record.words[NUMBER] == seen.number
+            for record, seen in zip(self._slot.records, list(self._seen), strict=True)
+        )
 
     # -- the thread ----------------------------------------------------------------------------
 
@@ -158,10 +165,12 @@ class Deadlines:
     def _attend(self, record: Record, seen: _Seen, now: float, lost: float) -> float:
         """Do what is due for a thread's call; return in how many seconds to look at it again."""
         words = record.words
-        deadline = words[DEADLINE] / 1e9
+        known = words[DEADLINE]
+        deadline = known / 1e9
         if not deadline or words[NUMBER] != seen.number:
             return self._longest
         if seen.stuck_at:
+            seen.stuck_at += lost
             if now >= seen.stuck_at:
                 self._report_stuck(record, seen)
                 return self._longest
@@ -175,7 +184,7 @@ class Deadlines:
             return self._longest  # afterwards the deadline is later by as much as this took
         half = (since + deadline) / 2 + seen.deferred
         if now >= deadline + seen.deferred:
-            self._expire(record, seen, now, deadline - since)
+            self._expire(record, seen, now, known, deadline - since)
             return max(SHORTEST_LOOK_SECONDS, self._grace)
         if now < half:
             seen.warned = False  # perhaps a block has restarted the clock
@@ -195,12 +204,16 @@ class Deadlines:
                 stack=stack,
             )
 
-    def _expire(self, record: Record, seen: _Seen, now: float, timeout: float) -> None:
-        """Have the client of a call answered, and log where the thread stands."""
-        before = record.words[DEADLINE]
+    def _expire(
+        self, record: Record, seen: _Seen, now: float, deadline: int, timeout: float
+    ) -> None:
+        """Have the client of a call answered, and log where the thread stands.
+
+        ``deadline`` is the one that has passed, as the record had it.
+        """
         stack, request = stack_of(record.words[THREAD]), _still(record, seen)
-        if request is None or record.words[DEADLINE] != before:
-            return  # it made progress meanwhile
+        if request is None or record.words[DEADLINE] != deadline:
+            return  # it made progress meanwhile, or the wait for its client ended
         seen.stuck_at = now + self._grace
         timeout = round(timeout, 3)
         waited = self._expire_request(seen.number, f"timeout after {timeout:g} s")
@@ -220,7 +233,8 @@ class Deadlines:
             return
         seen.stuck = self._any_stuck = True
         self._slot.words[READY] = 0
-        self._slot.words[STATE] = STUCK
+        if self._slot.words[STATE] == SERVING:  # one that is being stopped stays that
+            self._slot.words[STATE] = STUCK
         free = self._update_live()
         messages.CALL_STUCK.log(
             self._logger,

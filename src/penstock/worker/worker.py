@@ -266,11 +266,10 @@ class Worker:
         any connection that is open is another client's, and its request is still to be served;
         unless no thread is left, to serve it or to close the connections.
         """
-        end = time.monotonic() - self.settings.timeout_grace
-        calls = list(self.slot.requests())
-        if not calls or any(call.deadline is None or call.deadline >= end for call in calls):
+        stuck = self._deadlines.count_stuck()
+        if not stuck or stuck < sum(1 for _ in self.slot.requests()):
             return False
-        open_for_stuck = len(calls) if len(calls) == self.settings.threads else 0
+        open_for_stuck = stuck if stuck == self.settings.threads else 0
         return int(self.transport.snapshot()["connections"]) <= open_for_stuck
 
     def give_up(self, reason: str) -> int:
