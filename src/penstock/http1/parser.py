@@ -57,7 +57,6 @@ class RequestParser:
 
     __slots__ = (
         "_body",
-        "_buffer",
         "_eof",
         "_error",
         "_head_size",
@@ -67,6 +66,7 @@ class RequestParser:
         "_lines",
         "_skipped_line",
         "_whole_head",
+        "buffer",
         "state",
     )
 
@@ -75,7 +75,7 @@ class RequestParser:
         self._limits = bounds
         # In a head that is this short, no line can pass its limit.
         self._whole_head = min(bounds.request_line, bounds.field_size, bounds.head)
-        self._buffer = ReceiveBuffer()
+        self.buffer = ReceiveBuffer()  # its `data` is empty where nothing is buffered
         self._eof = False
         self._error: ProtocolError | None = None
         self._body: BodyReader | None = None
@@ -88,7 +88,7 @@ class RequestParser:
     @property
     def buffered(self) -> int:
         """Bytes received and not yet consumed: more of this message, or of later ones."""
-        return len(self._buffer.data) - self._buffer.start
+        return len(self.buffer.data) - self.buffer.start
 
     @property
     def request_line(self) -> str:
@@ -103,7 +103,7 @@ class RequestParser:
         if self.state is not BODY or isinstance(self._body, ChunkedReader):
             return None
         if isinstance(self._body, LengthReader):
-            return max(self._body.remaining - len(self._buffer), 0)
+            return max(self._body.remaining - len(self.buffer), 0)
         return 0
 
     def receive_data(self, data: bytes) -> None:
@@ -111,7 +111,7 @@ class RequestParser:
         if self._eof:
             raise RuntimeError("data after the end of the connection")
         if self._error is None:
-            self._buffer.append(data)
+            self.buffer.append(data)
 
     def receive_eof(self) -> None:
         """Record that the client has closed its side: it sends no more."""
@@ -132,7 +132,7 @@ class RequestParser:
         except ProtocolError as error:
             self._error = error
             error.request_line = error.request_line or self.request_line
-            self._buffer.clear()
+            self.buffer.clear()
             self._lines.clear()
             self._move_to(FAILED)
             raise
@@ -180,7 +180,7 @@ class RequestParser:
         Nearly all heads are read here. None leaves the head to `_take_head_by_lines`, which
         accepts it or finds its first fault.
         """
-        buffer = self._buffer
+        buffer = self.buffer
         data, start = buffer.data, buffer.start
         if self._lines or buffer.scanned != start:
             return None  # `_take_head_by_lines` has begun with this head
@@ -246,7 +246,7 @@ class RequestParser:
         return None
 
     def _take_head_line(self) -> str | None:
-        bounds, buffer = self._limits, self._buffer
+        bounds, buffer = self._limits, self.buffer
         if self._lines:
             limit, too_long = bounds.field_size, limits.field_too_long
             forbidden = grammar.CONTROL
@@ -267,7 +267,7 @@ class RequestParser:
         return line
 
     def _first_byte(self) -> bytes | bytearray:
-        return self._buffer.data[self._buffer.start : self._buffer.start + 1]
+        return self.buffer.data[self.buffer.start : self.buffer.start + 1]
 
     def _check_first_byte(self) -> None:
         first = self._first_byte()
@@ -278,7 +278,7 @@ class RequestParser:
         body = self._body
         if body is not None:
             if not body.complete:
-                data = body.read(self._buffer)
+                data = body.read(self.buffer)
                 if data:
                     return Data(data)
             if not body.complete:

@@ -16,7 +16,7 @@ REASON_PHRASES: dict[int, str] = {status.value: status.phrase for status in HTTP
 }
 """The phrase for each registered status (RFC 9110, section 15)."""
 
-_BODILESS = frozenset({204, 205, 304})
+BODILESS = frozenset({204, 205, 304})
 """The final statuses without content: No Content, Reset Content and Not Modified.
 
 RFC 9110, sections 15.3.5, 15.3.6 and 15.4.5.
@@ -28,4 +28,4 @@ def has_body(is_head: bool, status: int) -> bool:
 
     RFC 9112, section 6.3, and RFC 9110, section 15.3.6.
     """
-    return not is_head and status >= 200 and status not in _BODILESS
+    return not is_head and status >= 200 and status not in BODILESS

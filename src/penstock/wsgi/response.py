@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Protocol
 
 from penstock import messages
-from penstock.http1.statuses import has_body
+from penstock.http1.statuses import BODILESS
 from penstock.wsgi.headers import check_head, check_headers
 
 if TYPE_CHECKING:
@@ -124,7 +124,7 @@ class Response:
             raise RuntimeError("start_response was called a second time without exc_info")
         self._called = True
         code, self.headers, length, self._close = self._check_head(status, headers)
-        self.bodiless = not has_body(self._is_head, code)
+        self.bodiless = self._is_head or code in BODILESS
         self.content_length = length
         self.status = status
         self.code = code

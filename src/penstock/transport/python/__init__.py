@@ -49,16 +49,15 @@ class PythonTransport:
             acceptor.start()
         self._loop.tell_accepting()
         self._threads = LeaderFollowers(self._loop, slot)
+        self.next: Callable[[], PythonExchange | None] = self._threads.next
+        """See `penstock.transport.Transport.next`. Each request calls it: a method that passes the
+        call on would cost as much again."""
 
     def response_maker(
         self, make_full: Callable[[Exchange | None, bool], Response]
     ) -> Callable[[Exchange, bool], FastResponse]:
         """See `penstock.transport.ResponseSupport.response_maker`."""
         return make_full
-
-    def next(self) -> PythonExchange | None:
-        """See `penstock.transport.Transport.next`."""
-        return self._threads.next()
 
     def drain(self, *, hand_over: bool = False) -> None:
         """See `penstock.transport.Transport.drain`."""

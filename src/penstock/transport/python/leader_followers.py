@@ -95,7 +95,10 @@ class LeaderFollowers:
                 if not self._leadership.acquire(blocking=False):
                     self._park()
                     continue
-                exchange = self._lead()
+                try:
+                    exchange = self._loop.run()
+                finally:
+                    self._leadership.release()
                 if exchange is None:
                     break
             elif exchange.drop_if_departed():
@@ -125,12 +128,6 @@ class LeaderFollowers:
             return None  # another thread was faster
         self._slot_words[WAITING] = len(self._ready)
         return exchange
-
-    def _lead(self) -> PythonExchange | None:
-        try:
-            return self._loop.run()
-        finally:
-            self._leadership.release()
 
     def _look_after(self, exchange: PythonExchange) -> None:
         """Make sure that a thread watches the sockets while the calling thread is away."""

@@ -38,6 +38,7 @@ class Shared:
         "draining",
         "dropped_fields",
         "logger",
+        "next_shares",
         "observers",
         "refused",
         "requests",
@@ -70,6 +71,11 @@ class Shared:
         self.slow_call_ns = int(config.slow_call_seconds * 1e9)
         self.slow_share = 0.0  # moving share of all calls that were slow
         self.slow_paths = bytearray(PATH_HASHES)  # the same by path, in parts of `ALL_SLOW`
+        # What `next_share` returns, since each request asks it.
+        self.next_shares = [
+            bytes(next_share(share, slow) for share in range(ALL_SLOW + 1))
+            for slow in (False, True)
+        ]
         self.slow_shares = bytes(is_slow_path(config, share) for share in range(ALL_SLOW + 1))
         self.accepted = 0
         self.requests = 0
@@ -81,7 +87,7 @@ class Shared:
         index = hash(path) % PATH_HASHES
         share = self.slow_paths[index]
         if slow or share:
-            self.slow_paths[index] = next_share(share, slow)
+            self.slow_paths[index] = self.next_shares[slow][share]
         if slow or self.slow_share:
             self.slow_share = next_overall_share(self.slow_share, slow)
 
