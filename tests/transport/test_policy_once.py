@@ -35,8 +35,6 @@ COINCIDENCES = {
 # Written out in both, where a test compares them: the constants of the parsers (with those in the
 # exported corpus), and the pure functions of `decisions` (`test_decisions`).
 HELD_TOGETHER = {"MAX_METHOD", "CHUNK_SIZE_DIGITS", "ALL_SLOW"}
-# Numbers of the logs that native code still has for itself.
-OF_THE_LOGS = {"BODY_BYTES": "how much the trace shows", "CLIENT_LEFT": "nginx's status 499"}
 # A value below this is too common to mean anything.
 DISTINCTIVE = 32
 # The layout of memory that both write is compared by `test_native`.
@@ -131,7 +129,7 @@ def test_the_search_finds_constants_in_both_languages() -> None:
 
 def test_no_named_number_stands_in_both_languages() -> None:
     python = {bare(name) for name in python_constants()} | {bare(name) for name in configured()}
-    both = python & {bare(name) for name in rust_constants().keys() - OF_THE_LOGS}
+    both = python & {bare(name) for name in rust_constants()}
     assert both <= HELD_TOGETHER
 
 
@@ -142,5 +140,5 @@ def test_no_constant_of_python_repeats_a_field_of_the_config() -> None:
 @pytest.mark.parametrize("name", sorted(rust_constants()))
 def test_no_constant_of_rust_has_a_value_of_the_policy(name: str) -> None:
     value = rust_constants()[name]
-    if name not in {**COINCIDENCES, **OF_THE_LOGS} and (value >= DISTINCTIVE or value % 1):
+    if name not in COINCIDENCES and (value >= DISTINCTIVE or value % 1):
         assert [known for known, number in configured().items() if number == value] == []

@@ -7,7 +7,6 @@ use crate::scratch::with_scratch;
 use crate::transport::Core;
 use penstock_protocol::{Framing, Version, response};
 use penstock_reactor::connection::Connection;
-use penstock_reactor::exchange_trace::BODY_BYTES;
 use penstock_reactor::log_queue::{Ended, HeadCopy, Times};
 use penstock_reactor::output::FILE_TRUNCATED;
 use penstock_reactor::shared::Shared;
@@ -410,7 +409,7 @@ impl Exchange {
         }
         self.body_sent += count;
         if self.shared().options.trace {
-            let mut start = [0; BODY_BYTES];
+            let mut start = vec![0; self.shared().options.trace_body];
             let size = sys::read_at(file.raw(), &mut start, offset)?;
             let shown = size.min(usize::try_from(count).unwrap_or(size));
             self.trace_body(start.get(..shown).unwrap_or(&[]));
@@ -617,6 +616,7 @@ impl Exchange {
             peer: self.wire.connection.peer,
             request: self.request.take().map(|copy| *copy),
             status: self.status.as_ref().map(|status| status.clone_ref(py)),
+            client_left: self.shared().options.client_left,
             headers: self.headers.as_ref().map(|headers| headers.clone_ref(py)),
             environ: self.environ.clone_ref(py),
             request_id: self.request_id.clone_ref(py),

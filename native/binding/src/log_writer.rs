@@ -8,13 +8,15 @@ use crate::request_finished::{Made, RequestMaker};
 use crate::request_queue::RequestQueue;
 use penstock_protocol::Head;
 use penstock_reactor::log_queue::{
-    CLIENT_LEFT, Ended, Entry, HeadCopy, RefusalNote, TracedRequest, TracedResponse, message,
+    Ended, Entry, HeadCopy, RefusalNote, TracedRequest, TracedResponse, message,
 };
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict, PyList, PyString};
 
 pub struct LogWriter {
     pub logger: Py<PyAny>,
+    /// The status of a client that left before there was an answer.
+    pub client_left: u16,
     /// The `penstock.telemetry.observers.Observers`; None where there are none.
     pub observers: Option<Py<PyAny>>,
     /// Makes lines of the access log where that is the only observer; it gets records where only
@@ -197,7 +199,7 @@ impl LogWriter {
             Some(copy) => request_line(copy),
             None => refusal.request_line.clone(),
         };
-        let left = refusal.status == CLIENT_LEFT;
+        let left = refusal.status == self.client_left;
         let options = PyDict::new(py);
         options.set_item("cause", refusal.cause.as_deref().unwrap_or(""))?;
         options.set_item("rule", refusal.rule)?;

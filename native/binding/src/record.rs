@@ -1,6 +1,6 @@
 //! One response and what it answers, for the observers.
 
-use penstock_reactor::log_queue::{CLIENT_LEFT, Ended, HeadCopy, Times};
+use penstock_reactor::log_queue::{Ended, HeadCopy, Times};
 use penstock_reactor::sys::{Peer, SECOND};
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyList, PyString};
@@ -12,6 +12,8 @@ pub struct Record {
     /// For the observers; None where there are none.
     pub request: Option<HeadCopy>,
     pub status: Option<Py<PyString>>,
+    /// The status code where there is none: the client left before there was an answer.
+    pub client_left: u16,
     pub headers: Option<Py<PyList>>,
     pub environ: Py<PyDict>,
     pub request_id: Py<PyString>,
@@ -28,11 +30,11 @@ impl Record {
         self.times.finished.saturating_sub(self.times.begun) as f64 / SECOND as f64
     }
 
-    /// The status code; nginx's for a client that left where there was no answer.
+    /// The status code, also where there was no answer.
     pub fn code(&self, py: Python<'_>) -> u16 {
         let status = self.status.as_ref().map(|status| status.bind(py));
         let text = status.and_then(|status| status.to_str().ok());
         let code = text.and_then(|text| text.get(..3)?.parse().ok());
-        code.unwrap_or(CLIENT_LEFT)
+        code.unwrap_or(self.client_left)
     }
 }

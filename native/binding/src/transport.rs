@@ -93,6 +93,7 @@ impl NativeTransport {
         options.trace = given("trace")?;
         options.observed = given("observers")?;
         options.recorded = options.observed && !given("line_format")?;
+        let client_left = options.client_left;
         let shared = Shared::new(options, scoreboard)?;
         let event_loop = EventLoop::new(&shared, acceptors);
         let log = |name: &str| required(logs, name).map(Bound::unbind);
@@ -103,6 +104,7 @@ impl NativeTransport {
         };
         let log_writer = LogWriter {
             logger: log("logger")?,
+            client_left,
             observers: optional("observers")?,
             line_format,
             requests: required(logs, "requests")?.extract()?,
@@ -659,5 +661,8 @@ fn read_options(config: &Bound<'_, PyAny>) -> PyResult<Options> {
         slow_call: time("slow_call_seconds")?,
         slow_share: number("slow_share")?,
         monitor_idle: time("monitor_idle_seconds")?,
+        client_left: get("client_left_status")?.extract()?,
+        trace_body: size("trace_body_bytes")?,
+        log_entries: size("log_entries")?,
     })
 }

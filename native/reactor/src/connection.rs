@@ -118,10 +118,11 @@ impl Connection {
         now: Nanos,
     ) -> Self {
         let peer = stream.peer();
-        let trace = shared
-            .options
-            .trace
-            .then(|| Box::new(ExchangeTrace::new(number, peer_name(peer))));
+        let options = &shared.options;
+        let trace = options.trace.then(|| {
+            let most = options.trace_body;
+            Box::new(ExchangeTrace::new(most, number, peer_name(peer)))
+        });
         let patience = if shared.draining.get() {
             shared
                 .options

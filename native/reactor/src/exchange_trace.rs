@@ -2,14 +2,13 @@
 
 use crate::log_queue::{Entry, TracedRequest, TracedResponse};
 
-/// How much of each body the trace shows.
-pub const BODY_BYTES: usize = 1024;
-
-/// How much of a head that was refused is shown.
-const REFUSED_BYTES: usize = 4 * BODY_BYTES;
+/// How much of a head that was refused is shown, as a multiple of what is shown of a body.
+const REFUSED_HEAD: usize = 4;
 
 #[derive(Default)]
 pub struct ExchangeTrace {
+    /// How many bytes of each body are shown.
+    most: usize,
     connection: u64,
     peer: String,
     raw: Vec<u8>, // received, and not yet attributed to a head or a body
@@ -24,8 +23,9 @@ pub struct ExchangeTrace {
 }
 
 impl ExchangeTrace {
-    pub fn new(connection: u64, peer: String) -> Self {
+    pub fn new(most: usize, connection: u64, peer: String) -> Self {
         ExchangeTrace {
+            most,
             connection,
             peer,
             ..ExchangeTrace::default()
@@ -46,6 +46,7 @@ impl ExchangeTrace {
 
     fn begin(&mut self, head: Vec<u8>) {
         *self = ExchangeTrace {
+            most: self.most,
             connection: self.connection,
             peer: std::mem::take(&mut self.peer),
             raw: std::mem::take(&mut self.raw),
@@ -58,7 +59,7 @@ impl ExchangeTrace {
     pub fn body_received(&mut self, data: &[u8], buffered: usize) {
         self.attribute(buffered);
         self.length += data.len() as u64;
-        extend(&mut self.body, data);
+        extend(&mut self.body, data, self.most);
     }
 
     /// Note that a message ends `buffered` bytes before what has been received.
@@ -77,7 +78,7 @@ impl ExchangeTrace {
         let mut head = self.head.clone();
         if head.is_empty() {
             head = self.raw.clone();
-            head.truncate(REFUSED_BYTES);
+            head.truncate(REFUSED_HEAD * self.most);
         }
         Entry::Request(Box::new(TracedRequest {
             connection: self.connection,
@@ -103,7 +104,7 @@ impl ExchangeTrace {
 
     /// Note a block of the response's body.
     pub fn body_sent(&mut self, data: &[u8]) {
-        extend(&mut self.answer, data);
+        extend(&mut self.answer, data, self.most);
     }
 
     /// The response, to be printed; its body has `length` bytes.
@@ -121,7 +122,7 @@ impl ExchangeTrace {
     }
 }
 
-fn extend(shown: &mut Vec<u8>, data: &[u8]) {
-    let room = BODY_BYTES.saturating_sub(shown.len());
+fn extend(shown: &mut Vec<u8>, data: &[u8], most: usize) {
+    let room = most.saturating_sub(shown.len());
     shown.extend_from_slice(data.get(..room).unwrap_or(data));
 }

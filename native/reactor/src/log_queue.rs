@@ -7,9 +7,6 @@ use std::any::Any;
 use std::borrow::Cow;
 use std::sync::Mutex;
 
-/// nginx's status, in logs only, for a client that disconnected before there was an answer.
-pub const CLIENT_LEFT: u16 = 499;
-
 /// A request's head on its own, for when the buffer that it came in is used again.
 #[derive(Clone)]
 pub struct HeadCopy {
@@ -128,10 +125,6 @@ pub fn message<const N: usize>(
     Entry::Message(name, arguments.into())
 }
 
-/// How many entries may wait. The leader goes on while the application holds the GIL, so clients
-/// decide how many refusals there are until the log writer gets it.
-const MOST_ENTRIES: usize = 10_000;
-
 impl Entry {
     /// Whether only logs miss it, and clients decide how many there are.
     fn may_be_lost(&self) -> bool {
@@ -152,16 +145,26 @@ struct Queued {
 
 /// A queue of entries. Any thread may write; the log writer reads, with the GIL. It is bounded:
 /// what finds it full is counted instead.
-#[derive(Default)]
 pub struct LogQueue {
+    /// How many entries may wait. The leader goes on while the application holds the GIL, so
+    /// clients decide how many refusals there are until the log writer gets it.
+    most: usize,
     queued: Mutex<Queued>,
     filled: Flag,
 }
 
 impl LogQueue {
+    pub fn new(most: usize) -> Self {
+        LogQueue {
+            most,
+            queued: Mutex::default(),
+            filled: Flag::default(),
+        }
+    }
+
     pub fn write(&self, entry: Entry) {
         let mut queued = lock(&self.queued);
-        if queued.entries.len() >= MOST_ENTRIES && entry.may_be_lost() {
+        if queued.entries.len() >= self.most && entry.may_be_lost() {
             queued.lost.entries += 1;
             queued.lost.requests += usize::from(matches!(entry, Entry::Refused(_)));
         } else {
@@ -193,10 +196,12 @@ impl LogQueue {
 mod tests {
     use super::*;
 
+    const MOST: usize = 5;
+
     #[test]
     fn what_finds_the_queue_full_is_counted_but_for_what_must_not_be_lost() {
-        let queue = LogQueue::default();
-        for number in 0..MOST_ENTRIES as u64 + 3 {
+        let queue = LogQueue::new(MOST);
+        for number in 0..MOST as u64 + 3 {
             queue.write(Entry::Note(number, String::new()));
         }
         queue.write(Entry::CloseListener(7));
@@ -209,15 +214,15 @@ mod tests {
             }))
         ));
         assert!(matches!(entries.pop(), Some(Entry::CloseListener(7))));
-        assert_eq!(entries.len(), MOST_ENTRIES);
+        assert_eq!(entries.len(), MOST);
         assert!(queue.is_empty());
         assert!(queue.take().is_empty());
     }
 
     #[test]
     fn a_queue_that_was_emptied_takes_entries_again() {
-        let queue = LogQueue::default();
-        for number in 0..=MOST_ENTRIES as u64 {
+        let queue = LogQueue::new(MOST);
+        for number in 0..=MOST as u64 {
             queue.write(Entry::Note(number, String::new()));
         }
         queue.take();

@@ -2,7 +2,7 @@
 
 use crate::connection::{Body, Connection, ConnectionState, NEVER, Ready, Source};
 use crate::event_loop::{LeaderState, ReadBuffers};
-use crate::log_queue::{CLIENT_LEFT, HeadCopy, Refusal};
+use crate::log_queue::{HeadCopy, Refusal};
 use crate::output::Output;
 use crate::own_answers::is_check;
 use crate::shared::{HeaderMap, Shared};
@@ -72,10 +72,10 @@ impl Refusal {
         Refusal::plain(503, "The server is stopping.")
     }
 
-    fn lost_client(request_line: &[u8]) -> Self {
+    fn lost_client(status: u16, request_line: &[u8]) -> Self {
         Refusal {
             request_line: request_line.to_vec(),
-            ..Refusal::plain(CLIENT_LEFT, "The client reset the connection within it.")
+            ..Refusal::plain(status, "The client reset the connection within it.")
         }
     }
 
@@ -167,7 +167,8 @@ impl Connection {
     fn lose_client(&self, shared: &Shared, leader: &LeaderState, state: &mut ConnectionState) {
         if state.awaited != State::Idle && state.phase != Phase::Discarding {
             let input = Bytes::new(state.carry.remaining());
-            let refusal = Refusal::lost_client(state.parser.request_line(&input));
+            let status = shared.options.client_left;
+            let refusal = Refusal::lost_client(status, state.parser.request_line(&input));
             self.note_refusal(shared, state, leader.now, refusal, 0);
         }
         self.close(shared, state);

@@ -95,6 +95,9 @@ pub struct Options {
     pub slow_call: Nanos,
     pub slow_share: f64,
     pub monitor_idle: Nanos,
+    pub client_left: u16,
+    pub trace_body: usize,
+    pub log_entries: usize,
 }
 
 impl Options {
@@ -197,10 +200,10 @@ impl Shared {
     pub fn new(options: Options, scoreboard: Scoreboard) -> io::Result<Self> {
         let slow_paths = SlowPathEstimate::new(options.slow_call, options.slow_share);
         Ok(Shared {
+            log_queue: LogQueue::new(options.log_entries),
             options,
             scoreboard,
             poller: Poller::new()?,
-            log_queue: LogQueue::default(),
             slow_paths,
             log_writer: Alarm::default(),
             log_writer_called: Flag::default(),

@@ -14,7 +14,9 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from penstock.http1 import ParserLimits
+from penstock.telemetry.observers import MAX_QUEUED_REQUESTS
 from penstock.telemetry.scoreboard import STALE_BEAT_SECONDS
+from penstock.telemetry.trace import MAX_BODY_BYTES
 
 if TYPE_CHECKING:
     from penstock.wsgi.environ import HeaderMap
@@ -180,8 +182,10 @@ class TransportConfig:
     """The reason in the 504 to a client whose request took too long."""
     client_left_status: int = 499
     """The status in the logs, as nginx has it, where the client left before there was an answer."""
-    trace_body_bytes: int = 1024
+    trace_body_bytes: int = MAX_BODY_BYTES
     """How much of a body the trace shows."""
+    log_entries: int = MAX_QUEUED_REQUESTS
+    """How many entries may wait for a log writer that is held up."""
 
     # -- what follows from these ----------------------------------------------------------------
 

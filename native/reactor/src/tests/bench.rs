@@ -303,6 +303,9 @@ pub fn options() -> Options {
         slow_call: MILLISECOND,
         slow_share: 0.25,
         monitor_idle: 50 * MILLISECOND,
+        client_left: 499,
+        trace_body: 1024,
+        log_entries: 10_000,
     }
 }
 
