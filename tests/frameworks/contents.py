@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import select
+import threading
 from collections.abc import Iterator
 
 PAGE = "A page that is worth keeping.\n" * 20
@@ -23,7 +24,11 @@ def stream() -> Iterator[bytes]:
         yield b"%d" % (number % 10) * STREAM_BLOCK_SIZE
 
 
+released = threading.Event()
+"""Set by a test, this ends the views that hang."""
+
+
 def hang() -> None:
-    """Take time in small pieces, without end."""
-    while True:
+    """Take time in small pieces, until the test ends it."""
+    while not released.is_set():
         select.select([], [], [], 0.001)

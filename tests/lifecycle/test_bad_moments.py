@@ -174,7 +174,7 @@ def test_exit_handlers_that_hang_end_with_the_graceful_timeout(tmp_path: Path) -
 
 
 def test_a_successor_that_starts_in_the_shutdown_delay_is_not_ready(tmp_path: Path) -> None:
-    with Supervised(tmp_path, "--shutdown-delay", "30s", "--ready-path", "/readyz") as server:
+    with Supervised(tmp_path, "--shutdown-delay", "25s", "--ready-path", "/readyz") as server:
         [old] = server.workers()
         server.signal(signal.SIGTERM)
         server.wait_for_line("shutdown_delay")

@@ -5,6 +5,7 @@ Modules that only a later step needs are imported there: ``penstock --version`` 
 
 from __future__ import annotations
 
+import atexit
 import os
 import signal
 import sys
@@ -147,9 +148,12 @@ def _serve(spec: str, settings: Settings) -> int:
     """Serve in this process, without a supervisor."""
     from penstock.app.loading import load_application, parse_spec
     from penstock.listeners import bind_listeners, close_all, kept_from_children
+    from penstock.system.signals import stop_timers
     from penstock.worker.main import serve_until_stopped
 
     parse_spec(spec)
+    # Registered before the application registers functions, this runs after them.
+    atexit.register(stop_timers)
     listeners = bind_listeners(settings.bind)
 
     def leave(_number: int, _frame: object) -> None:

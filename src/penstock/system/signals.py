@@ -209,3 +209,13 @@ def _reset_in_child() -> None:
 os.register_at_fork(
     before=_block_signals, after_in_parent=_unblock_signals, after_in_child=_reset_in_child
 )
+
+
+def stop_timers() -> None:
+    """Stop the interval timers of this process.
+
+    While Python ends it resets all signal handlers, and the next SIGALRM of an application's timer
+    would kill the process.
+    """
+    for timer in (signal.ITIMER_REAL, signal.ITIMER_VIRTUAL, signal.ITIMER_PROF):
+        signal.setitimer(timer, 0)

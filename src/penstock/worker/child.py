@@ -233,8 +233,9 @@ class _Child:
         )
 
     def _end_with_supervisor(self) -> None:
-        # A worker that the preloader has forked has the application already.
-        if os.getppid() == self._assignment.server.pid:
+        # A worker that the preloader has forked has the application already. The parent's process
+        # id would not tell: the supervisor may have been killed since the fork.
+        if not self._settings.preload:
             end_with_parent(self._assignment.server.pid)
 
     def _load(self) -> WSGIApplication:
