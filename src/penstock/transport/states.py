@@ -1,7 +1,7 @@
 """The states of a connection, and which follows which: the only place that says so.
 
-Native code has the same table in ``native/reactor/src/states.rs``. ``docs/connection-states.md`` is
-drawn from this one.
+Native code has the same table in ``native/reactor/src/states.rs``, with two transitions more.
+``docs/connection-states.md`` is drawn from this one.
 """
 
 from __future__ import annotations
@@ -73,7 +73,9 @@ def diagram() -> str:
         "# The states of a connection",
         "",
         "`make docs` writes this page from `src/penstock/transport/states.py`. Both transports",
-        "keep to it.",
+        "keep to it. The native one has two transitions more, which",
+        "[native.md](native.md#the-states-of-a-connection) shows: it answers health checks without",
+        "a thread, and takes back a request that it cannot hand out.",
         "",
         "```mermaid",
         "stateDiagram-v2",
