@@ -99,12 +99,18 @@ def test_the_record_of_a_refused_request_has_no_times_of_the_application(transpo
     recorder = Recorder()
     with serving(application, transport, observers=Observers([recorder])) as server:
         with Client((server.host, server.port)) as client:
+            client.send(BODY)
+            assert client.read_response().status == 201
+            before = recorder.next()
             client.send(b"GET /a HTTP/1.1\r\nHost: h\r\nX-Id: 7\r\nContent-Length: x\r\n\r\n")
             assert client.read_response().status == 400
             request = recorder.next()
     assert (request.ended, request.status) == ("refused", 400)
     assert request.reason
-    assert (request.taken_at, request.body_at, request.first_byte_at) == (None, None, None)
+    # Nor has it any time of the request before it.
+    assert before.finished_at <= request.begun_at <= request.finished_at
+    assert (request.head_at, request.body_at) == (None, None)
+    assert (request.taken_at, request.first_byte_at) == (None, None)
     assert (request.response_fields, request.environ) == ({}, {})
 
 

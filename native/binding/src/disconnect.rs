@@ -71,7 +71,7 @@ impl Exchange {
                 return Ok(false);
             }
             let mut state = this.wire.connection.lock();
-            state.fate.worsen(Fate::Reset);
+            state.exchange.fate.worsen(Fate::Reset);
             drop(state);
             this.handed_out_at = sys::monotonic();
         }
@@ -91,14 +91,14 @@ impl Exchange {
             let connection = Arc::clone(&this.wire.connection);
             let mut state = connection.lock();
             connection.uncork(&mut state); // what waited is an earlier response, and whole
-            state.fate.worsen(if this.head_sent {
+            state.exchange.fate.worsen(if this.head_sent {
                 Fate::Reset
             } else {
                 Fate::Close
             });
             drop(state);
             if !this.head_sent && this.answer_given_up(slf.py()).is_err() {
-                connection.lock().fate.worsen(Fate::Reset);
+                connection.lock().exchange.fate.worsen(Fate::Reset);
             }
         }
         Self::end(slf, reason)?;

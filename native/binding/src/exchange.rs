@@ -233,6 +233,7 @@ impl Exchange {
             let unseen = !this.head_sent || this.framing == Framing::Close;
             let reset = connection.is_gone() || unseen;
             state
+                .exchange
                 .fate
                 .worsen(if reset { Fate::Reset } else { Fate::Close });
         }
@@ -248,8 +249,13 @@ impl Exchange {
     }
 
     fn close_after_response(&mut self) {
-        if !self.core.shared.abandoned.get() {
-            self.wire.connection.lock().fate.worsen(Fate::Close);
+        if !self.done && !self.core.shared.abandoned.get() {
+            self.wire
+                .connection
+                .lock()
+                .exchange
+                .fate
+                .worsen(Fate::Close);
         }
     }
 
@@ -576,13 +582,9 @@ impl Exchange {
         let mut record = None;
         if self.request.is_some() || later {
             let times = Times {
-                accepted: connection.accepted_at,
-                begun: state.began,
-                head: state.head_at,
-                body: state.body_at,
                 taken: self.handed_out_at,
                 first_byte: self.first_byte_at,
-                finished: now,
+                ..state.exchange.times(connection.accepted_at, now)
             };
             record = Some(self.record(py, times, reason));
         }
@@ -596,7 +598,7 @@ impl Exchange {
             record.bytes_out = record.bytes_out.saturating_sub(state.output.lost());
         }
         if later {
-            state.record = record.take().map(|record| record as Box<dyn Any + Send>);
+            state.exchange.record = record.take().map(|record| record as Box<dyn Any + Send>);
         }
         let hurry = connection.give_back(&core.shared, &mut state, now);
         drop(state);
@@ -642,7 +644,7 @@ impl Drop for Exchange {
         }
         let connection = Arc::clone(&self.wire.connection);
         let mut state = connection.lock();
-        state.fate.worsen(Fate::Reset);
+        state.exchange.fate.worsen(Fate::Reset);
         connection.give_back(self.shared(), &mut state, sys::monotonic());
         drop(state);
         self.shared().hurry();

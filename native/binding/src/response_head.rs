@@ -61,12 +61,12 @@ impl Exchange {
         let mut state = self.wire.connection.lock();
         let discard_bytes = self.shared().options.discard_bytes;
         self.wire.decide_unread_body(discard_bytes, &mut state);
-        if state.fate != Fate::Keep
+        if state.exchange.fate != Fate::Keep
             || !self.keep_alive
             || self.framing == Framing::Close
             || draining
         {
-            state.fate.worsen(Fate::Close);
+            state.exchange.fate.worsen(Fate::Close);
             out.extend_from_slice(b"Connection: close\r\n");
         } else if self.version == Version::Http10 {
             out.extend_from_slice(b"Connection: keep-alive\r\n");

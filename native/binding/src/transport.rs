@@ -404,7 +404,7 @@ impl Core {
             Err(error) => {
                 // Memory is short: the client learns so by a reset.
                 let mut state = connection.lock();
-                state.fate.worsen(Fate::Reset);
+                state.exchange.fate.worsen(Fate::Reset);
                 connection.give_back(&self.shared, &mut state, sys::monotonic());
                 return Err(error);
             }

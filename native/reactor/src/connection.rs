@@ -8,6 +8,7 @@
 //! `reading` and `ending` are the rest of it: requests, and what follows a response.
 
 use crate::event_loop::LeaderState;
+use crate::exchange::ExchangeState;
 use crate::exchange_trace::ExchangeTrace;
 use crate::log_queue::HeadCopy;
 use crate::output::Output;
@@ -84,26 +85,15 @@ pub struct ConnectionState {
     pub left_over: bool,
     pub input: Input,
     pub ended: Ended,
-    pub since: Nanos,   // when `awaited` changed, or the lingering began
-    pub began: Nanos,   // when the first byte of the request was read
-    pub head_at: Nanos, // when its head was complete
-    pub body_at: Nanos, // when its body was; 0 for one that the application reads as it arrives
+    pub since: Nanos, // when `awaited` changed, or the lingering began
     pub requests: u64,
-    /// The head of a request whose body is still to come.
-    pub request: Option<Box<HeadCopy>>,
-    pub spool: Option<Spool>,
+    pub exchange: ExchangeState,
     pub output: Output,
     pub progress: i64, // what the client had acknowledged when the deadline was set
-    /// The thread that answers waits until there is less output, and keeps the deadline.
-    pub awaiting_room: bool,
     /// It is in a queue of connections that go on later: each stands there once.
     pub queued: bool,
     /// Requests that were answered in this turn.
     pub answered_in_turn: u32,
-    /// Of the response in progress.
-    pub fate: Fate,
-    /// Finished, and still being flushed: logged when it is known how it ended.
-    pub record: Option<Box<dyn Any + Send>>,
     pub lingered: u64,
     pub trace: Option<Box<ExchangeTrace>>,
 }
@@ -153,19 +143,12 @@ impl Connection {
                 input: Input::Drained,
                 ended: None,
                 since: now,
-                began: now,
-                head_at: now,
-                body_at: 0,
                 requests: 0,
-                request: None,
-                spool: None,
+                exchange: ExchangeState::default(),
                 output: Output::new(shared.options.flush_bytes),
                 progress: 0,
-                awaiting_room: false,
                 queued: false,
                 answered_in_turn: 0,
-                fate: Fate::Keep,
-                record: None,
                 lingered: 0,
                 trace,
             }),
@@ -232,7 +215,7 @@ impl Connection {
         state: &mut ConnectionState,
         now: Nanos,
     ) -> bool {
-        let quiet = state.fate == Fate::Keep
+        let quiet = state.exchange.fate == Fate::Keep
             && state.output.size == 0
             && state.input == Input::Drained
             && state.parser.state() == State::Done

@@ -3,7 +3,8 @@
 use crate::connection::{Connection, ConnectionState, NEVER, Ready};
 use crate::decisions;
 use crate::event_loop::LeaderState;
-use crate::log_queue::{End, Ended, Entry, HeadCopy, Refusal, RefusalNote, Times};
+use crate::exchange::ExchangeState;
+use crate::log_queue::{Ended, Entry, HeadCopy, Refusal, RefusalNote};
 use crate::output::{Flushed, Piece};
 use crate::shared::Shared;
 use crate::states::{Fate, Input, Phase};
@@ -22,6 +23,11 @@ impl ConnectionState {
         let begun = self.awaited != State::Idle || !self.carry.remaining().is_empty();
         self.phase == Phase::Reading && !begun && !self.input.is_possible()
     }
+
+    fn log_finished(&mut self, shared: &Shared, cut_off: Option<(Ended, String)>) {
+        self.exchange
+            .log_finished(&self.output, &shared.log_queue, cut_off);
+    }
 }
 
 impl Connection {
@@ -34,11 +40,11 @@ impl Connection {
     ) -> Option<Ready> {
         if shared.drained.get() {
             self.close(shared, state); // it came back after all else was torn down
-        } else if state.output.is_corked() && state.fate != Fate::Reset {
+        } else if state.output.is_corked() && state.exchange.fate != Fate::Reset {
             // The next request is here: it is still this connection's turn.
             self.begin_next(shared, state, leader.now);
             return self.read(shared, leader, state);
-        } else if state.fate == Fate::Reset {
+        } else if state.exchange.fate == Fate::Reset {
             self.reset(shared, state);
         } else if let Err(error) = state.output.check() {
             self.cut_off(shared, state, &error); // after its thread had ended the response
@@ -47,7 +53,7 @@ impl Connection {
             self.await_output(shared, state, leader.now);
             self.flush(shared, leader, state);
         } else {
-            log_finished(shared, state, None); // what was unsent has left since
+            state.log_finished(shared, None); // what was unsent has left since
             self.after_response(shared, leader, state);
         }
         None
@@ -60,7 +66,7 @@ impl Connection {
             true => Ended::Disconnected,
             false => Ended::Aborted,
         };
-        log_finished(shared, state, Some((ended, text)));
+        state.log_finished(shared, Some((ended, text)));
         self.reset(shared, state);
     }
 
@@ -120,7 +126,7 @@ impl Connection {
             }
         }
         self.set_heavy(false);
-        log_finished(shared, state, None);
+        state.log_finished(shared, None);
         if state.phase == Phase::Refusing {
             self.linger(shared, leader, state);
         } else {
@@ -134,7 +140,7 @@ impl Connection {
         leader: &mut LeaderState,
         state: &mut ConnectionState,
     ) {
-        if state.fate == Fate::Keep {
+        if state.exchange.fate == Fate::Keep {
             self.begin_next(shared, state, leader.now);
             if state.input.is_possible() || state.left_over {
                 leader.defer(self, state);
@@ -173,7 +179,7 @@ impl Connection {
         if let Some(trace) = &mut state.trace {
             trace.message_over(state.carry.remaining().len());
         }
-        state.request = None;
+        state.exchange = ExchangeState::default();
         state.awaited = State::Idle;
         let allowed = if shared.draining.get() {
             options.drain_linger
@@ -193,9 +199,13 @@ impl Connection {
         state: &mut ConnectionState,
         refusal: Refusal,
     ) {
-        let in_head = state.request.is_none();
+        let in_head = state.exchange.request.is_none();
         let method_is_head = |copy: &HeadCopy| copy.head.method.of(&copy.bytes) == b"HEAD";
-        let to_head = state.request.as_deref().is_some_and(method_is_head)
+        let to_head = state
+            .exchange
+            .request
+            .as_deref()
+            .is_some_and(method_is_head)
             || refusal.request_line.starts_with(b"HEAD ");
         let answer = shared.error_response(&refusal, to_head);
         self.note_refusal(shared, state, leader.now, refusal, answer.body.len() as u64);
@@ -216,29 +226,22 @@ impl Connection {
         refusal: Refusal,
         bytes_out: u64,
     ) {
-        if state.request.is_none() {
-            state.began = if state.awaited == State::Head {
+        if state.exchange.request.is_none() {
+            state.exchange.began = if state.awaited == State::Head {
                 state.since
             } else {
                 now
             };
-            state.head_at = 0; // it is of the request before
         }
         shared.count_refusal();
         shared.log_queue.write(Entry::Refused(Box::new(RefusalNote {
             peer: self.peer,
             refusal,
-            request: state.request.take().map(|copy| *copy),
+            request: state.exchange.request.take().map(|copy| *copy),
             request_id: format!("{}{:x}", shared.options.id_prefix, shared.count_request()),
-            bytes_in: state.spool.take().map_or(0, |spool| spool.size()),
+            bytes_in: state.exchange.spool.take().map_or(0, |spool| spool.size()),
             bytes_out,
-            times: Times {
-                accepted: self.accepted_at,
-                begun: state.began,
-                head: state.head_at,
-                finished: now,
-                ..Times::default()
-            },
+            times: state.exchange.times(self.accepted_at, now),
         })));
     }
 
@@ -331,8 +334,8 @@ impl Connection {
         self.set_phase(state, Phase::Closed);
         self.set_deadline(NEVER);
         shared.forget(self.token);
-        state.spool = None;
-        state.request = None;
+        state.exchange.spool = None;
+        state.exchange.request = None;
         state.output.drop_all();
         state.carry = penstock_protocol::Carry::default();
         self.stream.close();
@@ -346,8 +349,8 @@ impl Connection {
 
     /// Close a connection whose response is finished, at the end of all.
     pub fn close_answered(&self, shared: &Shared, state: &mut ConnectionState) {
-        if state.fate == Fate::Reset || state.output.size > 0 {
-            log_finished(shared, state, Some(server_stopped()));
+        if state.exchange.fate == Fate::Reset || state.output.size > 0 {
+            state.log_finished(shared, Some(server_stopped()));
             self.reset(shared, state);
         } else {
             self.close(shared, state);
@@ -360,7 +363,7 @@ impl Connection {
         match state.phase {
             Phase::HandedOut | Phase::Answered => self.stream.cut_off(),
             Phase::Flushing | Phase::Refusing => {
-                log_finished(shared, &mut state, Some(server_stopped()));
+                state.log_finished(shared, Some(server_stopped()));
                 self.reset(shared, &mut state);
             }
             _ => self.close(shared, &mut state),
@@ -441,11 +444,11 @@ impl Connection {
         state: &mut ConnectionState,
     ) {
         // A thread that waits for room keeps the deadline itself.
-        if state.awaiting_room || self.is_taking_output(shared, state) {
+        if state.exchange.awaiting_room || self.is_taking_output(shared, state) {
             self.set_deadline(leader.now.saturating_add(shared.options.write_timeout));
         } else if matches!(state.phase, Phase::Flushing | Phase::Refusing) {
             let stalled = "client stalled: write_timeout".to_owned();
-            log_finished(shared, state, Some((Ended::Aborted, stalled)));
+            state.log_finished(shared, Some((Ended::Aborted, stalled)));
             self.reset(shared, state);
         } else {
             state
@@ -472,18 +475,4 @@ fn linger_deadline(shared: &Shared, now: Nanos, since: Nanos) -> Nanos {
 fn server_stopped() -> (Ended, String) {
     let text = "response cut off: the server stopped".to_owned();
     (Ended::Aborted, text)
-}
-
-/// Report the response that has been flushed, or how and why it was cut off.
-fn log_finished(shared: &Shared, state: &mut ConnectionState, cut_off: Option<(Ended, String)>) {
-    if let Some(record) = state.record.take() {
-        let end = End {
-            unsent: state.output.unsent(),
-            finished: sys::monotonic(),
-            cut_off,
-        };
-        shared
-            .log_queue
-            .write(Entry::Finished(record, Box::new(end)));
-    }
 }

@@ -20,6 +20,7 @@ pub mod decisions;
 pub mod disconnect;
 pub mod ending;
 pub mod event_loop;
+pub mod exchange;
 pub mod exchange_trace;
 pub mod leader_followers;
 pub mod log_queue;

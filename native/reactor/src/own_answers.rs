@@ -96,7 +96,7 @@ impl Connection {
         check: Check,
     ) {
         let close = !check.keep_alive || shared.draining.get();
-        state.fate = if close { Fate::Close } else { Fate::Keep };
+        state.exchange.fate = if close { Fate::Close } else { Fate::Keep };
         let mut answer = Vec::new();
         check.write_head(shared, close, &mut answer);
         let body = if check.well {

@@ -8,7 +8,7 @@ use crate::own_answers::is_check;
 use crate::shared::{HeaderMap, Shared};
 use crate::slow_path_estimate::PathHash;
 use crate::spool::Spool;
-use crate::states::{Fate, Input, Phase};
+use crate::states::{Input, Phase};
 use crate::sys::{self, Nanos};
 use crate::wire;
 use penstock_protocol::{Event, Head, Input as Bytes, ProtocolError, State, response};
@@ -278,13 +278,14 @@ impl Connection {
             }
         }
         if awaited == State::Body {
-            let received = state.spool.as_ref().map_or(0, Spool::size);
+            let received = state.exchange.spool.as_ref().map_or(0, Spool::size);
             self.set_deadline(
                 state.since.saturating_add(
                     options.body_allowance(received, now.saturating_sub(state.since)),
                 ),
             );
             let announced = state
+                .exchange
                 .request
                 .as_ref()
                 .and_then(|copy| copy.head.content_length);
@@ -306,12 +307,10 @@ fn parse(
     let ConnectionState {
         parser,
         carry,
-        spool,
-        request,
+        exchange,
         trace,
         awaited,
         since,
-        began,
         ..
     } = state;
     let LeaderState {
@@ -336,14 +335,12 @@ fn parse(
             Ok(Event::Request(bytes)) => {
                 fresh = bytes;
                 state.requests += 1;
-                state.fate = Fate::Keep;
-                *began = if *awaited == State::Head {
+                exchange.began = if *awaited == State::Head {
                     *since
                 } else {
                     *now
                 };
-                state.head_at = *now;
-                state.body_at = 0;
+                exchange.head_at = *now;
                 if let Some(trace) = trace {
                     trace.head_received(input.remaining().len());
                 }
@@ -356,7 +353,7 @@ fn parse(
                         streams = true;
                         break Verdict::MoreInput;
                     }
-                    *spool = Some(Spool::default());
+                    exchange.spool = Some(Spool::default());
                     if head.expect_continue && input.remaining().is_empty() {
                         send_continue(connection, &mut state.output);
                         wire::trace_interim(shared, connection, "100 Continue");
@@ -367,7 +364,7 @@ fn parse(
                 if state.phase == Phase::Discarding {
                     continue;
                 }
-                let Some(spool) = spool.as_mut() else {
+                let Some(spool) = exchange.spool.as_mut() else {
                     continue;
                 };
                 if let Err(error) = spool.write(data, options.body_memory, &options.temp_dir) {
@@ -381,10 +378,13 @@ fn parse(
                 break Verdict::Discarded;
             }
             Ok(Event::EndOfMessage) => {
-                state.body_at = *now;
-                let body = spool.take().map_or(Body::Empty, Body::Collected);
+                exchange.body_at = *now;
+                let body = exchange.spool.take().map_or(Body::Empty, Body::Collected);
                 // The place of a fresh head is set below.
-                let source = request.take().map_or(Source::Scratch, Source::Copy);
+                let source = exchange
+                    .request
+                    .take()
+                    .map_or(Source::Scratch, Source::Copy);
                 break Verdict::Ready(source, body);
             }
             Ok(Event::NeedData) => break Verdict::MoreInput,
@@ -416,7 +416,7 @@ fn parse(
         }
         other => {
             if !fresh.is_empty() && !matches!(other, Verdict::Ready(..)) {
-                *request = Some(Box::new(HeadCopy {
+                exchange.request = Some(Box::new(HeadCopy {
                     bytes: fresh.into(),
                     head: head.clone(),
                 }));

@@ -66,9 +66,10 @@ impl Phase {
 }
 
 /// What happens to the connection when the response in progress has ended. It only ever gets worse.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+#[derive(Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub enum Fate {
     /// It waits for the next request.
+    #[default]
     Keep,
     /// It is closed in good order.
     Close,

@@ -121,7 +121,7 @@ impl Wire {
         };
         carry.keep(received, left);
         if found.is_err() {
-            state.fate.worsen(Fate::Close);
+            state.exchange.fate.worsen(Fate::Close);
         }
         found
     }
@@ -134,7 +134,7 @@ impl Wire {
         if !late {
             return Ok(());
         }
-        self.connection.lock().fate.worsen(Fate::Close);
+        self.connection.lock().exchange.fate.worsen(Fate::Close);
         let text = "the request's body came too slowly (body_timeout)";
         Err(Failure::BadBody(408, text.to_owned()))
     }
@@ -175,7 +175,7 @@ impl Wire {
         }
         let remaining = state.parser.body_remaining(state.carry.remaining().len());
         if !decisions::keeps_connection(discard_bytes, self.continue_owed, remaining) {
-            state.fate.worsen(Fate::Close);
+            state.exchange.fate.worsen(Fate::Close);
         }
     }
 }
@@ -310,7 +310,7 @@ pub struct RoomAwaited<'a> {
 impl<'a> RoomAwaited<'a> {
     pub fn new(shared: &'a Shared, connection: &'a Arc<Connection>) -> Self {
         let mut state = connection.lock();
-        state.awaiting_room = true;
+        state.exchange.awaiting_room = true;
         RoomAwaited {
             shared,
             connection,
@@ -355,7 +355,7 @@ impl<'a> RoomAwaited<'a> {
 
 impl Drop for RoomAwaited<'_> {
     fn drop(&mut self) {
-        self.connection.lock().awaiting_room = false;
+        self.connection.lock().exchange.awaiting_room = false;
     }
 }
 
@@ -414,7 +414,7 @@ pub fn cork(shared: &Shared, state: &mut ConnectionState, data: &[u8]) -> bool {
     let next = state.carry.remaining();
     let may = shared.options.attended
         && state.parser.state() == State::Done
-        && state.fate == Fate::Keep
+        && state.exchange.fate == Fate::Keep
         && (state.output.is_corked() || !state.output.busy())
         && state.output.size as usize + data.len() <= COALESCED_BYTES
         && state.answered_in_turn < ANSWERS_PER_TURN
@@ -455,6 +455,6 @@ fn disconnected(
     if sys::is_disconnect(error) {
         connection.set_gone();
     }
-    state.fate.worsen(Fate::Close);
+    state.exchange.fate.worsen(Fate::Close);
     Failure::Disconnected(format!("the client is gone: {}", sys::error_text(error)))
 }

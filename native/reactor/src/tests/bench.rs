@@ -454,7 +454,7 @@ impl Bench {
         self.answer_part(waiting, response);
         let mut state = waiting.connection.lock();
         if !waiting.request.head.keep_alive {
-            state.fate.worsen(Fate::Close);
+            state.exchange.fate.worsen(Fate::Close);
         }
         let now = crate::sys::monotonic();
         waiting.connection.give_back(&self.shared, &mut state, now);

@@ -351,7 +351,7 @@ fn a_response_that_ends_early_resets_its_connection() {
     let client = bench.connect();
     bench.send(&client, GET);
     let waiting = bench.take();
-    waiting.connection.lock().fate = Fate::Reset;
+    waiting.connection.lock().exchange.fate = Fate::Reset;
     bench.answer(
         &waiting,
         b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nshort",

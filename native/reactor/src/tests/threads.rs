@@ -120,7 +120,7 @@ fn a_connection_is_not_closed_under_a_thread_that_sends_a_file() {
         client.await_disk();
         // Another thread ends the response early.
         let mut state = waiting.connection.lock();
-        state.fate = Fate::Reset;
+        state.exchange.fate = Fate::Reset;
         waiting
             .connection
             .give_back(shared, &mut state, sys::monotonic());

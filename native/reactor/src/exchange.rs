@@ -1,0 +1,63 @@
+//! What a connection holds of the exchange in progress: of one request, and of its response.
+//!
+//! HTTP/1.1 has one exchange at a time, so that a connection holds one of these, under its lock. It
+//! begins anew with each request.
+
+use crate::log_queue::{End, Ended, Entry, HeadCopy, LogQueue, Times};
+use crate::output::Output;
+use crate::spool::Spool;
+use crate::states::Fate;
+use crate::sys::{self, Nanos};
+use std::any::Any;
+
+#[derive(Default)]
+pub struct ExchangeState {
+    /// When the first byte of the request was read.
+    pub began: Nanos,
+    /// When its head was complete.
+    pub head_at: Nanos,
+    /// When its body was; 0 for one that the application reads as it arrives.
+    pub body_at: Nanos,
+    /// The head of a request whose body is still to come.
+    pub request: Option<Box<HeadCopy>>,
+    /// What has arrived of a body that is collected.
+    pub spool: Option<Spool>,
+    /// What happens to the connection after the response.
+    pub fate: Fate,
+    /// The thread that answers waits until there is less output, and keeps the deadline.
+    pub awaiting_room: bool,
+    /// The record of a response that has ended, and is still being flushed: it is logged when it
+    /// is known how that went.
+    pub record: Option<Box<dyn Any + Send>>,
+}
+
+impl ExchangeState {
+    /// The times that are known of it; `accepted` is the connection's.
+    pub fn times(&self, accepted: Nanos, finished: Nanos) -> Times {
+        Times {
+            accepted,
+            begun: self.began,
+            head: self.head_at,
+            body: self.body_at,
+            finished,
+            ..Times::default()
+        }
+    }
+
+    /// Report the response that has been flushed, or how and why it was cut off.
+    pub fn log_finished(
+        &mut self,
+        output: &Output,
+        log_queue: &LogQueue,
+        cut_off: Option<(Ended, String)>,
+    ) {
+        if let Some(record) = self.record.take() {
+            let end = End {
+                unsent: output.unsent(),
+                finished: sys::monotonic(),
+                cut_off,
+            };
+            log_queue.write(Entry::Finished(record, Box::new(end)));
+        }
+    }
+}
