@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 from pathlib import Path
 
 import pytest
 
+from penstock.system.signals import Signals
 from support.invariant import eventually, faulty_server, probe, unharmed
 from support.server_process import STOP_WITHIN
 from support.wire import Client
@@ -149,3 +151,26 @@ def test_at_level_debug_the_log_has_the_given_settings_and_the_signals() -> None
     assert "setting max_body" not in text
     assert "[DEBUG] received SIGUSR1" in text
     assert "[DEBUG] received SIGTERM" in text
+
+
+def test_a_storm_of_signals_loses_none_of_another_kind_and_asks_for_one_reload() -> None:
+    """No signal is taken meanwhile: a hook or a file of settings keeps the thread."""
+    signals = Signals((signal.SIGHUP, signal.SIGTERM))
+    try:
+        for _ in range(5000):
+            os.kill(os.getpid(), signal.SIGHUP)
+        os.kill(os.getpid(), signal.SIGTERM)
+        taken = [signals.take() for _ in range(3)]
+        assert taken == [signal.SIGHUP, signal.SIGTERM, None]
+    finally:
+        signals.restore()
+
+
+def test_signals_that_count_are_all_taken() -> None:
+    signals = Signals((signal.SIGTTIN,))
+    try:
+        for _ in range(5):
+            os.kill(os.getpid(), signal.SIGTTIN)
+        assert [signals.take() for _ in range(6)] == [signal.SIGTTIN] * 5 + [None]
+    finally:
+        signals.restore()

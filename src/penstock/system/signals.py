@@ -19,8 +19,11 @@ from penstock import messages
 
 Handler = Callable[[int, FrameType | None], Any]
 
-_MOST_NUMBERS = 64
-"""How many signals are read at a time: few come together, and the rest waits in the socket."""
+_MOST_NUMBERS = 4096
+"""How many signals are read at a time: more than the socket holds."""
+
+_ONCE = frozenset({signal.SIGHUP, signal.SIGUSR1})
+"""What these ask for is done once, however many of them wait: a reload, and opening the logs."""
 
 _LONGEST_POLL_SECONDS = 3600.0
 """How long one poll lasts at most: its milliseconds have to fit into an int."""
@@ -66,6 +69,8 @@ class Signals:
         is not taken for one of the application's.
         """
         self._pending: deque[int] = deque()
+        self._overflow: set[int] = set()
+        """Signals that came when the socket was nearly full, so that they may be missing in it."""
         self._stop = stop
         self._main_thread = threading.get_ident()
         self._reader, self._writer = socket.socketpair()
@@ -114,6 +119,10 @@ class Signals:
                     signal.set_wakeup_fd(now, warn_on_full_buffer=False)
             with suppress(BlockingIOError):
                 self._writer.send(bytes([number]))
+        queue = select.poll()
+        queue.register(own, select.POLLOUT)
+        if not queue.poll(0):  # a storm of signals: the interpreter drops what does not fit
+            self._overflow.add(number)
         if number in self._stop:
             self._run_application_handler(frame)
 
@@ -166,7 +175,15 @@ class Signals:
     def _receive(self) -> None:
         # The interpreter writes the signals here that the application handles, too.
         numbers = self._reader.recv(_MOST_NUMBERS)
-        self._pending.extend(number for number in numbers if number in self._handlers_before)
+        missing = []
+        while self._overflow:
+            number = self._overflow.pop()
+            if number not in numbers:
+                missing.append(number)
+        for number in (*numbers, *missing):
+            waits = number in _ONCE and number in self._pending
+            if number in self._handlers_before and not waits:
+                self._pending.append(number)
 
     def reset_in_child(self) -> None:
         """Reset the signals to their defaults, in a forked child."""
