@@ -212,6 +212,36 @@ def test_a_handler_that_raises_outside_of_a_view_costs_no_request(
 
 
 @supervised
+def test_a_handler_that_raises_again_and_again_outside_of_a_view_ends_no_worker(
+    tmp_path: Path, transport: str, supervised: bool
+) -> None:
+    more = """
+left = 10
+
+def raise_often(number, frame):
+    global left
+    left -= 1
+    if not left:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+    note("raised")
+    raise TimeoutError("again")
+
+def raise_later(environ):
+    signal.signal(signal.SIGALRM, raise_often)
+    signal.setitimer(signal.ITIMER_REAL, 0.3, 0.03)
+    return str(os.getpid())
+
+def pid(environ):
+    return str(os.getpid())
+"""
+    with serving(tmp_path, transport, supervised, more=more) as server:
+        pid = server.ask("/raise_later").body
+        assert eventually(lambda: len(events(server)) == 10)
+        assert server.ask("/pid").body == pid
+        assert server.stop() == 0
+
+
+@supervised
 def test_a_timer_of_the_applications_runs_while_no_request_is_there(
     tmp_path: Path, transport: str, supervised: bool
 ) -> None:

@@ -224,8 +224,12 @@ class Worker:
     def _serve(self) -> None:
         """Serve in one thread until the transport has no more requests."""
         process = os.getpid()
-        while not self._serve_until_error():
-            pass
+        over = False
+        while not over:
+            try:
+                over = self._serve_until_error()
+            except BaseException:
+                continue  # the handler of a signal raised again, while the thread rested
         if os.getpid() != process:
             # A view forked, and the child returned to here: the sockets are the parent's.
             os._exit(0)
