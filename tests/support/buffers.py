@@ -56,8 +56,6 @@ class BufferStream(Stream):
         self.fileno = lambda: -1
         self.recv = self._recv  # type: ignore[assignment]
         self.recv_into = self._recv_into  # type: ignore[assignment]
-        self.send = self._send  # type: ignore[assignment]
-        self.sendmsg = self._sendmsg  # type: ignore[assignment]
         self.client_gone = NeverGone()
 
     def _recv(self, size: int) -> bytes:
@@ -72,7 +70,7 @@ class BufferStream(Stream):
         buffer[: len(data)] = data
         return len(data)
 
-    def _send(self, data: bytes | memoryview) -> int:
+    def send(self, data: bytes | memoryview) -> int:
         size = len(data) if self.room is None else min(self.room, len(data))
         if data and not size:
             raise BlockingIOError
@@ -81,11 +79,11 @@ class BufferStream(Stream):
         self.outgoing += data[:size]
         return size
 
-    def _sendmsg(self, pieces: Sequence[bytes]) -> int:
-        return self._send(b"".join(pieces))
+    def sendmsg(self, pieces: Sequence[bytes]) -> int:
+        return self.send(b"".join(pieces))
 
     def send_file(self, descriptor: int, offset: int, count: int) -> int:
-        return self._send(os.pread(descriptor, count, offset))
+        return self.send(os.pread(descriptor, count, offset))
 
     def peek(self) -> bool:
         if not self.incoming and not self.input_ended:

@@ -33,7 +33,9 @@ pub fn send_file(socket: RawFd, file: RawFd, offset: u64, size: usize) -> io::Re
         // SAFETY: `from` is an offset to read from and to write to.
         count(unsafe { libc::sendfile(socket, file, &mut from, size) })
     });
-    if matches!(&sent, Err(error) if error.raw_os_error() == Some(libc::EPIPE)) {
+    // A call that had sent a part before the connection was gone returns that part, and raises the
+    // signal all the same.
+    if !matches!(&sent, Ok(count) if *count == size) {
         blocked.take_pending();
     }
     sent

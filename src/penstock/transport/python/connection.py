@@ -222,9 +222,10 @@ class Connection:
     # -- reading a request --------------------------------------------------------------------
 
     def _read(self) -> PythonExchange | None:
+        loop = self.loop
         try:
             receive = self.stream.recv  # calling a slot without this takes longer
-            data = receive(self.loop.config.receive_bytes)
+            data = receive(loop.config.receive_bytes)
         except (BlockingIOError, InterruptedError):
             return None
         except OSError:
@@ -237,7 +238,7 @@ class Connection:
         else:
             self.parser.receive_eof()
         exchange = self._advance()
-        if exchange is None or not (self.late or self.loop.now >= self.loop.late_from):
+        if exchange is None or not (self.late or loop.now >= loop.late_from):
             return exchange
         if not self._has_departed():
             return exchange

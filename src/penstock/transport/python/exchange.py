@@ -396,8 +396,7 @@ class PythonExchange:
             self._queue(connection.output, data)
             return
         try:
-            send = connection.stream.send  # calling a slot without this takes longer
-            sent = send(data)
+            sent = connection.stream.send(data)
         except BlockingIOError:
             sent = 0
         except OSError as error:

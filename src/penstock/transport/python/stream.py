@@ -10,9 +10,10 @@ import contextlib
 import errno
 import os
 import select
+import signal
 import socket
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 try:
     import fcntl
@@ -21,6 +22,10 @@ except ImportError:  # pragma: no cover - not on Linux or macOS
     fcntl = None  # type: ignore[assignment]
 
 _GONE = frozenset({errno.EPIPE, errno.ECONNRESET, errno.ENOTCONN, errno.EBADF, errno.ETIMEDOUT})
+# An application may have restored the default action of SIGPIPE, which ends the process: a write to
+# a connection that the client has closed must not raise the signal.
+_NO_SIGNAL = getattr(socket, "MSG_NOSIGNAL", 0)
+_SIGPIPE = frozenset({signal.SIGPIPE})
 _RESET_ON_CLOSE = struct.pack("ii", 1, 0)  # struct linger: on, and for 0 seconds
 
 
@@ -35,7 +40,7 @@ class Stream:
     ``remote_addr`` and ``remote_port`` are the client's, empty for a Unix socket.
     """
 
-    # `recv` and the like are the socket's own methods, so that each request saves some calls.
+    # `recv` and `recv_into` are the socket's own methods, so that each request saves a call.
     __slots__ = (
         "_socket",
         "client_gone",
@@ -44,8 +49,6 @@ class Stream:
         "recv_into",
         "remote_addr",
         "remote_port",
-        "send",
-        "sendmsg",
     )
 
     def __init__(self, sock: socket.socket, remote_addr: str, remote_port: str) -> None:
@@ -57,13 +60,31 @@ class Stream:
         self.fileno = sock.fileno
         self.recv = sock.recv
         self.recv_into = sock.recv_into
-        self.send = sock.send
-        self.sendmsg = sock.sendmsg
         self.client_gone = ClientGone(sock.fileno)
+
+    def send(self, data: bytes | memoryview) -> int:
+        """Send what the kernel takes of ``data``; return how many bytes."""
+        return self._socket.send(data, _NO_SIGNAL)
+
+    def sendmsg(self, pieces: Sequence[bytes]) -> int:
+        """Send what the kernel takes of ``pieces``, one behind the other; return how many bytes."""
+        return self._socket.sendmsg(pieces, (), _NO_SIGNAL)
 
     def send_file(self, descriptor: int, offset: int, count: int) -> int:
         """Send up to ``count`` bytes of a file; return how many, 0 where it ends before."""
-        return os.sendfile(self._socket.fileno(), descriptor, offset, count)
+        # This call has no flag against the signal, so the thread blocks it meanwhile.
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGPIPE)
+        sent = 0
+        try:
+            sent = os.sendfile(self._socket.fileno(), descriptor, offset, count)
+            return sent
+        finally:
+            if signal.SIGPIPE not in before:
+                # A call that had sent a part before the connection was gone returns that part, and
+                # raises the signal all the same.
+                if sent < count and hasattr(signal, "sigtimedwait"):
+                    signal.sigtimedwait(_SIGPIPE, 0)
+                signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGPIPE)
 
     def peek(self) -> bool:
         """Return True if input waits, False at its end."""

@@ -71,8 +71,8 @@ class ThreadSlots:
         if self._timeout_for is not None:
             allowed = self._ask_timeout(self._timeout_for, exchange)
         deadline = 0
-        thread.deadline.allowed = allowed
-        exchange.call_deadline = thread.deadline
+        call_deadline = exchange.call_deadline = thread.deadline
+        call_deadline.allowed = allowed
         if allowed:
             deadline = since + allowed
             exchange.environ["penstock.deadline"] = deadline / 1e9
