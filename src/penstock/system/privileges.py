@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import stat
 from dataclasses import dataclass
 
 from penstock.errors import SettingsError
@@ -35,8 +36,29 @@ class Identity:
         )
 
     def own(self, path: str) -> None:
-        """Give a file to this user, such as a log that the worker opens again. Raises OSError."""
-        os.chown(path, self.uid, self.gid)
+        """Give a file to this user, such as a log that the worker opens again. Raises OSError.
+
+        Where another user than root can write to the directory, a name there may be a link that
+        stands for a file of root's: links are not followed there.
+        """
+        if _is_roots(os.path.dirname(os.path.abspath(path))):
+            os.chown(path, self.uid, self.gid)
+            return
+        flags = os.O_WRONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_NOFOLLOW | os.O_CLOEXEC
+        descriptor = os.open(path, flags)
+        try:
+            status = os.fstat(descriptor)
+            if stat.S_ISREG(status.st_mode) and status.st_nlink == 1:  # else a hard link
+                os.fchown(descriptor, self.uid, self.gid)
+        finally:
+            os.close(descriptor)
+
+
+def _is_roots(directory: str) -> bool:
+    """Return True if only root can change the names in a directory. Raises OSError."""
+    status = os.stat(directory)
+    others = stat.S_IWGRP | stat.S_IWOTH
+    return status.st_uid == 0 and not status.st_mode & others
 
 
 def become(identity: Identity) -> None:
