@@ -39,7 +39,7 @@ impl Connection {
         state: &mut ConnectionState,
     ) -> Option<Ready> {
         if shared.drained.get() {
-            self.close(shared, state); // it came back after all else was torn down
+            self.close_answered(shared, state); // it came back after all else was torn down
         } else if state.output.is_corked() && state.exchange.fate != Fate::Reset {
             // The next request is here: it is still this connection's turn.
             self.begin_next(shared, state, leader.now);
@@ -352,7 +352,10 @@ impl Connection {
         if state.exchange.fate == Fate::Reset || state.output.size > 0 {
             state.log_finished(shared, Some(server_stopped()));
             self.reset(shared, state);
+        } else if let Err(error) = state.output.check() {
+            self.cut_off(shared, state, &error);
         } else {
+            state.log_finished(shared, None);
             self.close(shared, state);
         }
     }

@@ -12,7 +12,6 @@ use penstock_protocol::{Event, Head, Input as Bytes, State, response};
 use std::io::{self, IoSlice};
 use std::sync::{Arc, MutexGuard};
 
-/// The most that one read of a streamed body takes.
 /// Pipelined requests that are answered before it is the turn of others.
 const ANSWERS_PER_TURN: u32 = 16;
 

@@ -1,6 +1,7 @@
 //! What happens to a connection, and when: linger, drain, deadlines, eviction, turns.
 
 use super::bench::{Bench, Client, options};
+use crate::event_loop::Leader;
 use crate::log_queue::Entry;
 use crate::own_answers::Checks;
 use crate::scoreboard::LIVE;
@@ -240,6 +241,42 @@ fn closing_cuts_off_what_is_handed_out_and_closes_the_rest() {
     bench.turn();
     assert!(idle.is_closed());
     assert!(!busy.is_closed() && busy.is_shut());
+}
+
+#[test]
+fn a_response_that_its_thread_ends_after_the_close_is_reported_as_cut_off() {
+    for begun_to_send in [true, false] {
+        let mut bench = Bench::new(options());
+        let client = bench.connect();
+        bench.send(&client, GET);
+        client.set_room(10);
+        let waiting = bench.take();
+        if begun_to_send {
+            bench.answer_part(&waiting, OK);
+        }
+        bench.shared.closed.set(true);
+        bench.turn();
+        let mut state = waiting.connection.lock();
+        state.exchange.record = Some(Box::new("the record"));
+        let now = crate::sys::monotonic();
+        waiting.connection.give_back(&bench.shared, &mut state, now);
+        drop(state);
+        bench
+            .event_loop
+            .run(&bench.shared, Leader::Detached, &mut 0);
+        assert!(client.is_closed());
+        let ends: Vec<bool> = bench
+            .shared
+            .log_queue
+            .take()
+            .into_iter()
+            .filter_map(|entry| match entry {
+                Entry::Finished(_, end) => Some(end.cut_off.is_some()),
+                _ => None,
+            })
+            .collect();
+        assert_eq!(ends, [begun_to_send]);
+    }
 }
 
 // -- eviction -----------------------------------------------------------------------------------
