@@ -1,5 +1,6 @@
-//! The states of a connection, and which follows which. `penstock.transport.states` has the same table,
-//! with the reasons; a test compares them.
+//! The states of a connection, and which follows which. `penstock.transport.states` has the table
+//! for both transports, with the reasons; a test compares them, and names the two transitions that
+//! only this one has.
 
 use crate::sys::Nanos;
 

@@ -168,7 +168,7 @@ class Settings:
         0.0,
         section="Life cycle",
         help="Time to go on accepting connections after the signal to stop, with readiness "
-        "negative.",
+        "negative; at most graceful_timeout.",
         reason="Without a load balancer no time is needed. Behind one that needs time to notice, "
         "set it to that time.",
     )
