@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import queue
+import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from wsgiref.types import StartResponse, WSGIEnvironment
 
 import pytest
@@ -150,6 +151,37 @@ def test_a_response_that_the_application_breaks_off_ends_aborted(transport: str)
             request = recorder.next()
     assert (request.ended, request.status, request.bytes_out) == ("aborted", 200, 5)
     assert request.reason
+
+
+class OneBlock(list[bytes]):
+    """A response of one block; ``close`` is called when it has been handed to the transport."""
+
+    def __init__(self, block: bytes, close: Callable[[], None]) -> None:
+        super().__init__([block])
+        self.close = close
+
+
+@pytest.mark.parametrize("end", ["the write deadline", "the server's close"])
+def test_bytes_that_a_client_never_took_are_not_in_the_record(transport: str, end: str) -> None:
+    size = 32 * 1024 * 1024  # more than a socket holds
+    recorder = Recorder()
+    finished = threading.Event()
+
+    def large(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        start_response("200 OK", [])
+        return OneBlock(bytes(size), finished.set)
+
+    deadline = 0.2 if end == "the write deadline" else DEADLINE
+    observers = Observers([recorder])
+    with serving(large, transport, observers=observers, write_timeout=deadline) as server:
+        with Client((server.host, server.port), receive_buffer=8192) as client:
+            client.send(b"GET /a HTTP/1.1\r\nHost: h\r\n\r\n")
+            assert finished.wait(DEADLINE)
+            if end == "the server's close":
+                server.transport.close()
+            request = recorder.next()
+    assert (request.ended, request.status) == ("aborted", 200)
+    assert 0 < request.bytes_out < size
 
 
 def test_a_request_whose_client_resets_the_connection_within_it_ends_disconnected(

@@ -474,6 +474,8 @@ class Connection:
         """Report the response that was flushed, or was not flushed because of ``reason``."""
         exchange, self.exchange = self.exchange, None
         if exchange is not None:
+            if reason and self.output is not None:
+                exchange.body_sent -= self.output.size  # what is dropped with the connection
             self.loop.report_exchange(exchange, reason)
             if reason:
                 request = exchange.request
