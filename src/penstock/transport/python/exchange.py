@@ -312,6 +312,8 @@ class PythonExchange:
             if self.request.method == "HEAD":
                 body = b""
             self.body_sent = len(body)
+            if connection.trace is not None:
+                connection.trace.body_sent(body)
             try:
                 self.transmit(head + body)
             except ClientDisconnected:
