@@ -142,3 +142,24 @@ def test_no_constant_of_rust_has_a_value_of_the_policy(name: str) -> None:
     value = rust_constants()[name]
     if name not in COINCIDENCES and (value >= DISTINCTIVE or value % 1):
         assert [known for known, number in configured().items() if number == value] == []
+
+
+def unnamed_times() -> list[str]:
+    """Return the places where code of a transport has a time or a share without a name."""
+    found = []
+    for path in (ROOT / "src/penstock/transport/python").glob("*.py"):
+        for part in ast.walk(ast.parse(path.read_text())):
+            if isinstance(part, ast.FunctionDef):
+                for node in ast.walk(part):
+                    value = node.value if isinstance(node, ast.Constant) else None
+                    if isinstance(value, float) and 0 < value < 1:
+                        found.append(f"{path.name}: {value}")
+    for path in (ROOT / "native").glob("*/src/*.rs"):
+        for line in path.read_text().partition("#[cfg(test)]\nmod ")[0].splitlines():
+            if "const " not in line and re.search(r"\b\d+ \* (MILLI)?SECOND", line):
+                found.append(f"{path.name}: {line.strip()}")
+    return found
+
+
+def test_no_time_stands_in_the_code_of_a_transport_without_a_name() -> None:
+    assert unnamed_times() == []

@@ -657,6 +657,7 @@ fn read_options(config: &Bound<'_, PyAny>) -> PyResult<Options> {
         linger_bytes: large("linger_bytes")?,
         drain_head: time("drain_head_seconds")?,
         drain_handshake: time("drain_handshake_seconds")?,
+        drain_sweep: time("drain_sweep_seconds")?,
         drain_accepted: time("drain_accepted_seconds")?,
         slow_call: time("slow_call_seconds")?,
         slow_share: number("slow_share")?,

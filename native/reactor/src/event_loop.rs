@@ -366,7 +366,7 @@ impl EventLoop {
         }
         // After the next poll: what was accepted just now is read before anything expires.
         self.next_sweep = self.leader.now + 1;
-        self.sweep_interval = self.sweep_interval.min(50 * MILLISECOND);
+        self.sweep_interval = self.sweep_interval.min(shared.options.drain_sweep);
     }
 
     fn tear_down(&mut self, shared: &Shared) {

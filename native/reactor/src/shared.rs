@@ -91,6 +91,7 @@ pub struct Options {
     pub linger_bytes: u64,
     pub drain_head: Nanos,
     pub drain_handshake: Nanos,
+    pub drain_sweep: Nanos,
     pub drain_accepted: Nanos,
     pub slow_call: Nanos,
     pub slow_share: f64,

@@ -147,6 +147,8 @@ class TransportConfig:
     Their handshake is under way, and closing the listener would reset them. The kernel ignores
     later clients for this long, and refuses them then.
     """
+    drain_sweep_seconds: float = 0.05
+    """How often a draining transport looks at deadlines at least: they are short then."""
     drain_accepted_seconds: float = 0.1
     """How long a connection that was accepted during a drain has at least to send a request."""
     disconnect_seconds: float = 0.5

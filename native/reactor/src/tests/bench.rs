@@ -299,6 +299,7 @@ pub fn options() -> Options {
         linger_bytes: 256 * 1024 * 1024,
         drain_head: 2 * SECOND,
         drain_handshake: SECOND,
+        drain_sweep: 50 * MILLISECOND,
         drain_accepted: 100 * MILLISECOND,
         slow_call: MILLISECOND,
         slow_share: 0.25,

@@ -359,7 +359,7 @@ class Loop(Shared):
         for connection in self.connections:
             hurry_up(connection)
         self._next_sweep = self.now
-        self._sweep_interval = min(self._sweep_interval, 0.05)
+        self._sweep_interval = min(self._sweep_interval, self.config.drain_sweep_seconds)
 
     def hand_listeners_over(self) -> None:
         """Close the listeners: other processes accept on the same sockets."""
