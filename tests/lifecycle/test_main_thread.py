@@ -379,6 +379,19 @@ def test_a_view_that_uses_signals_of_asyncio_does_not_keep_the_server_from_stopp
 
 
 @supervised
+def test_exit_handlers_run_also_where_the_main_thread_does_not_come_back(
+    tmp_path: Path, transport: str, supervised: bool
+) -> None:
+    more = 'atexit.register(note, "atexit")\n'
+    times = ("--timeout", "0.3s", "--timeout-grace", "0.1s")
+    with serving(tmp_path, transport, supervised, *times, more=more) as server:
+        with begin(server, "/hold", "held.begun"):
+            server.signal(signal.SIGTERM)
+            server.wait()
+    assert events(server) == ["atexit in penstock-control"]
+
+
+@supervised
 def test_threads_and_exit_handlers_have_what_is_left_of_the_graceful_timeout(
     tmp_path: Path, transport: str, supervised: bool
 ) -> None:

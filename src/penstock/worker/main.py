@@ -163,6 +163,12 @@ def run_exit_handlers() -> None:
 
     `leave_for_certain` limits how long that may take.
     """
+    main = threading.main_thread()
+    if main is not threading.current_thread():
+        # Before Python 3.13 the main thread is among the threads that are waited for below. It is
+        # stuck: the exit handlers would never run.
+        lock = getattr(main, "_tstate_lock", None)
+        getattr(threading, "_shutdown_locks", set()).discard(lock)
     # Waits for threads that are no daemons, and for pools of them.
     threading._shutdown()  # type: ignore[attr-defined]
     atexit._run_exitfuncs()
