@@ -479,10 +479,12 @@ SERVING_THREAD_DEFECT: Final = Message(
     "PEN-6910",
     CRITICAL,
     "a serving thread met an internal error and goes on",
-    "A defect of the server, or memory ran out at a bad place. The traceback follows. The request"
-    " that the thread had may be lost; the thread takes the next one.",
-    "Report the traceback as a bug of Penstock. Where it says MemoryError, give the worker more"
-    " memory or fewer threads.",
+    "A defect of the server, memory ran out at a bad place, or a signal handler of the application"
+    " raised an exception between two requests. The traceback follows. The request that the thread"
+    " had may be lost; the thread takes the next one.",
+    "Where the traceback ends in a signal handler of the application, cancel the timer or alarm"
+    " before the view returns. Where it says MemoryError, give the worker more memory or fewer"
+    " threads. Otherwise report it as a bug of Penstock.",
 )
 
 # -- 7: the supervisor --------------------------------------------------------------------------
