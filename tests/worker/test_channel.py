@@ -37,14 +37,14 @@ def test_messages_arrive_however_they_are_cut(ends: tuple[Channel, socket.socket
 
 
 @pytest.mark.parametrize("line", [b"garbage", b"[]", b"7", b"\xff", b"[" * 100_000, b"9" * 9000])
-def test_what_is_no_message_breaks_the_channel(
+def test_a_line_that_is_not_a_message_breaks_the_channel(
     ends: tuple[Channel, socket.socket], line: bytes
 ) -> None:
     channel, other = ends
     other.sendall(b'{"event": "ready"}\n' + line + b'\n{"event": "serving"}\n')
     assert channel.receive() == [{"event": "ready"}]
     assert channel.ended
-    assert channel.broken == "what is no message"
+    assert channel.broken == "text that is not a message"
 
 
 def test_a_message_without_an_end_does_not_grow_without_bound(

@@ -181,7 +181,7 @@ class Pool:
             self._lose(worker)
 
     def _end_broken(self, worker: WorkerProcess) -> None:
-        """End a worker that has written to its channel what is no message."""
+        """End a worker that has written something else than messages to its channel."""
         because = f"it has sent the supervisor {worker.channel.broken}"
         if worker.is_booting:
             worker.kill(because)  # counted as a crash when it is reaped

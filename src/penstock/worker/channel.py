@@ -24,10 +24,10 @@ MAX_MESSAGE_BYTES = MAX_UNSENT_BYTES
 are shorter."""
 
 _RECEIVE_BYTES = 1 << 16
-_MOST_RECEIVED = 1 << 20
+_MOST_RECEIVED = 1 << 18
 """Bytes that `Channel.receive` reads in one call, so that it returns whatever the other process
-sends. It is more than the socket's buffer holds: after the end of the other process one call reads
-everything."""
+sends. It is more than the socket's buffer holds by default: after the end of the other process one
+call reads everything."""
 
 
 class Channel:
@@ -38,9 +38,9 @@ class Channel:
         self.socket = sock
         sock.setblocking(False)
         self.ended = False
-        """The process at the other end has ended, or has sent what is no message."""
+        """The process at the other end has ended, or has sent something that is not a message."""
         self.broken = ""
-        """What the other process has sent that is no message; empty where it has not."""
+        """What the other process has sent that is not a message; empty where it has not."""
         self._input = bytearray()
         self._output = bytearray()  # guarded by the lock, as is sending
         self._lock = threading.Lock()
@@ -99,7 +99,7 @@ class Channel:
         for line in lines:
             message = _parse(line)
             if message is None:
-                self.reject("what is no message")
+                self.reject("text that is not a message")
                 break
             messages.append(message)
         if len(self._input) > MAX_MESSAGE_BYTES:
@@ -107,7 +107,7 @@ class Channel:
         return messages
 
     def reject(self, what: str) -> None:
-        """Receive no more: the other process has sent ``what``, which is no message."""
+        """Receive no more: the other process has sent ``what``, which is not a message."""
         self.broken, self.ended = what, True
         self._input.clear()
 
