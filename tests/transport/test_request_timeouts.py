@@ -620,6 +620,26 @@ def test_another_thread_may_extend_the_deadline_of_a_call_and_of_no_other(transp
         assert environs["/wait/one"]["penstock.extend_deadline"](300) <= time.monotonic()
 
 
+def test_what_extends_a_deadline_extends_no_later_one(transport: str) -> None:
+    kept: list[Callable[[float], float]] = []
+
+    def application(environ: Environ, start_response: StartResponse) -> list[bytes]:
+        before = environ["penstock.deadline"]
+        over = all(extend(300) <= time.monotonic() for extend in kept)
+        unmoved = environ["penstock.deadline"] == before
+        kept.append(environ["penstock.extend_deadline"])
+        moved = kept[-1](300) == environ["penstock.deadline"] > before
+        start_response("200 OK", TEXT)
+        return [repr((over, unmoved, moved)).encode()]
+
+    with penstock.running(application, transport=transport, threads=1, timeout=30) as server:
+        for requests in (2, 1):  # on the same connection, then on the next
+            with connect(server) as client:
+                for _ in range(requests):
+                    assert client.request("GET", "/").body == b"(True, True, True)"
+    assert len(kept) == 3
+
+
 def test_paths_without_a_timeout_have_no_deadline_to_extend(transport: str) -> None:
     keys: list[set[str]] = []
 

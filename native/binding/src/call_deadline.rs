@@ -126,19 +126,22 @@ pub fn seconds(time: Nanos) -> f64 {
     time as f64 / SECOND as f64
 }
 
-/// `penstock.extend_deadline` of an environ: a serving thread's own, for the call that it is in. So the
-/// environs that the thread makes can have it without being changed for each request.
-#[pyclass(module = "penstock._native", frozen)]
+/// `penstock.extend_deadline` of the environ of one request. It keeps nothing of the request alive,
+/// so that an application may keep it.
+#[pyclass(module = "penstock._native", frozen, freelist = 64)]
 pub struct ExtendDeadline {
     pub core: Weak<Core>,
+    /// The thread that answers the request.
     pub thread: u64,
+    /// The request's, in the transport's life.
+    pub number: u64,
 }
 
 #[pymethods]
 impl ExtendDeadline {
-    /// Give the call `time` seconds from now; return the deadline on the monotonic clock, in
-    /// seconds. Any thread may call it. Where the serving thread is in no call it does nothing, and
-    /// returns the current time.
+    /// Give the request's call `time` seconds from now; return the deadline on the monotonic clock,
+    /// in seconds. Any thread may call it. After the call it does nothing, and returns the current
+    /// time.
     fn __call__(&self, py: Python<'_>, time: f64) -> PyResult<f64> {
         let over = || Ok(seconds(sys::monotonic()));
         let Some(core) = self.core.upgrade() else {
@@ -148,6 +151,9 @@ impl ExtendDeadline {
             return over();
         };
         let exchange = exchange.bind(py).try_borrow()?;
+        if exchange.number != self.number {
+            return over(); // the thread is in a later call
+        }
         let most = if exchange.given_up {
             0 // its client has been answered: the deadline stays in the past
         } else {

@@ -1,6 +1,5 @@
 //! From a parsed request to the `environ` of PEP 3333; `penstock.wsgi.environ` is the reference.
 
-use crate::call_deadline::ExtendDeadline;
 use crate::disconnect::Companion;
 use crate::ffi::{latin1, latin1_bytes};
 use penstock_protocol::{Head, Version, head::separator};
@@ -68,8 +67,6 @@ pub fn keys(py: Python<'_>) -> &Keys {
 pub struct Template {
     dict: Py<PyDict>,
     mount: Vec<u8>,
-    /// Requests have deadlines.
-    deadlines: bool,
 }
 
 impl Template {
@@ -115,7 +112,6 @@ impl Template {
         Ok(Template {
             dict: dict.unbind(),
             mount,
-            deadlines,
         })
     }
 
@@ -125,8 +121,7 @@ impl Template {
     /// `length` is the body's in bytes, where it is known: a chunked body that was buffered then
     /// looks like one that came with its Content-Length. The second is whether a field was left
     /// out for the underscore in its name.
-    #[expect(clippy::too_many_arguments, reason = "what a request consists of")]
-    pub fn build<'py, 'a>(
+    pub fn build<'py>(
         &self,
         py: Python<'py>,
         head: &Head,
@@ -134,18 +129,11 @@ impl Template {
         companion: &Companion,
         length: Option<u64>,
         header_map: HeaderMap,
-        extend_deadline: impl Fn() -> PyResult<&'a Py<ExtendDeadline>>,
     ) -> PyResult<(Bound<'py, PyDict>, bool)> {
         let keys = keys(py);
         let base = self.dict.bind(py);
-        let complete = |dict: &Bound<'_, PyDict>| match self.deadlines {
-            // The thread's own, as is the cache that the dict may go to.
-            true => dict.set_item(&keys.extend_deadline, extend_deadline()?),
-            false => Ok(()),
-        };
         let begin = |cache: &mut Cache| {
-            let (dict, underscored) =
-                cache.with_fields(py, base, head, bytes, header_map, complete)?;
+            let (dict, underscored) = cache.with_fields(py, base, head, bytes, header_map)?;
             let target = cache.set_request(py, &dict, head, bytes)?;
             PyResult::Ok((dict, underscored, target))
         };
@@ -342,7 +330,6 @@ impl Cache {
         head: &Head,
         bytes: &[u8],
         header_map: HeaderMap,
-        complete: impl Fn(&Bound<'py, PyDict>) -> PyResult<()>,
     ) -> PyResult<(Bound<'py, PyDict>, bool)> {
         let slot = head.section_id as usize % KNOWN_SLOTS;
         if let (1.., Some(Some(known))) = (head.section_id, self.known.get(slot)) {
@@ -351,7 +338,6 @@ impl Cache {
             }
         }
         let dict = base.copy()?;
-        complete(&dict)?;
         let underscored = self.set_fields(py, &dict, head, bytes)?;
         if header_map == HeaderMap::Dangerous {
             add_underscored(py, &dict, head, bytes)?;

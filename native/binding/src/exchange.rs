@@ -36,6 +36,8 @@ pub struct Exchange {
     pub request_id: Py<PyString>,
     #[pyo3(get)]
     pub head_sent: bool,
+    /// In the transport's life.
+    pub number: u64,
     pub wire: Wire,
     pub core: Arc<Core>,
     pub request: Option<Box<HeadCopy>>, // for the observers

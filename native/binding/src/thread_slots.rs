@@ -11,7 +11,7 @@ use penstock_reactor::sys;
 use pyo3::prelude::*;
 use std::cell::RefCell;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, OnceLock};
+use std::sync::{Arc, Mutex};
 
 static TRANSPORTS: AtomicU64 = AtomicU64::new(1);
 
@@ -26,25 +26,16 @@ pub struct ThreadSlot {
     /// On the scoreboard; None where there are no more.
     pub record: Option<Record>,
     with: Mutex<Option<Py<Exchange>>>,
-    extend_deadline: OnceLock<Py<ExtendDeadline>>,
 }
 
 impl ThreadSlot {
-    /// What extends the deadline of the call that the thread is in.
-    pub fn extend_deadline(
-        &self,
-        py: Python<'_>,
-        core: &Arc<Core>,
-    ) -> PyResult<&Py<ExtendDeadline>> {
-        if let Some(known) = self.extend_deadline.get() {
-            return Ok(known);
-        }
-        let made = ExtendDeadline {
+    /// What extends the deadline of the thread's call for the request with this number.
+    pub fn extend_deadline(&self, core: &Arc<Core>, number: u64) -> ExtendDeadline {
+        ExtendDeadline {
             core: Arc::downgrade(core),
             thread: self.thread,
-        };
-        let made = Py::new(py, made)?;
-        Ok(self.extend_deadline.get_or_init(|| made))
+            number,
+        }
     }
 
     /// Keep in mind what the thread is with, or that it is with nothing; return what it was with.
@@ -106,7 +97,6 @@ impl ThreadSlots {
             thread: thread_number(),
             record,
             with: Mutex::default(),
-            extend_deadline: OnceLock::new(),
         });
         all.push(Arc::clone(&thread_slot));
         thread_slot

@@ -442,9 +442,7 @@ impl Core {
         let header_map = options.header_map;
         let companion = Companion::of(py, connection)?;
         let (environ, underscored) =
-            template.build(py, head, bytes, companion, length, header_map, || {
-                thread_slot.extend_deadline(py, self)
-            })?;
+            template.build(py, head, bytes, companion, length, header_map)?;
         if underscored {
             self.log_writer.report_dropped_fields(py, head, bytes)?;
         }
@@ -453,7 +451,7 @@ impl Core {
         environ.set_item(&keys(py).request_id, &request_id)?;
         let timeout = self.policy.timeout(py, &self.log_writer, head, bytes);
         let since = sys::monotonic();
-        let deadline = self.set_deadline(&environ, since, timeout)?;
+        let deadline = self.set_deadline(&environ, thread_slot, number, since, timeout)?;
         if let Some(record) = &thread_slot.record {
             let (method, target) = (head.method.of(bytes), head.target.of(bytes));
             let texts = [method, connection.name(), id.bytes(), target];
@@ -485,6 +483,7 @@ impl Core {
             body,
             request_id: request_id.unbind(),
             head_sent: false,
+            number,
             wire,
             core: Arc::clone(self),
             request,
@@ -509,8 +508,10 @@ impl Core {
     /// Tell the application until when it has time; return that, 0 for ever.
     #[inline(always)]
     fn set_deadline(
-        &self,
+        self: &Arc<Self>,
         environ: &Bound<'_, PyDict>,
+        thread_slot: &ThreadSlot,
+        number: u64,
         since: Nanos,
         timeout: Nanos,
     ) -> PyResult<Nanos> {
@@ -520,6 +521,8 @@ impl Core {
             let deadline = since.saturating_add(timeout);
             let seconds = deadline as f64 / SECOND as f64;
             environ.set_item(key, PyFloat::new(py, seconds))?;
+            let extend = Py::new(py, thread_slot.extend_deadline(self, number))?;
+            environ.set_item(&keys(py).extend_deadline, extend)?;
             return Ok(deadline);
         }
         if self.policy.limits_calls() {

@@ -73,28 +73,28 @@ class CallDeadline:
 
 
 class ExtendDeadline:
-    """``penstock.extend_deadline`` of the requests of one connection. Any thread may call it.
+    """``penstock.extend_deadline`` of one request. Any thread may call it.
 
     It holds nothing of the connection or of a request, so that an application may keep it.
     """
 
-    __slots__ = ("_thread_slots",)
+    __slots__ = ("_number", "_thread_slots")
 
-    def __init__(self, thread_slots: ThreadSlots) -> None:
+    def __init__(self, thread_slots: ThreadSlots, number: int) -> None:
         self._thread_slots = thread_slots
+        self._number = number
 
     def __call__(self, seconds: float) -> float:
         """Give the call ``seconds`` from now, with at most `timeout_max` without progress.
 
         Never makes the deadline earlier. Returns the deadline, in seconds on the clock of
-        ``time.monotonic()``; the current time where no request of the connection is in progress.
+        ``time.monotonic()``; the current time if the request's call is over.
         """
-        for thread in list(self._thread_slots.slots):
-            exchange = thread.exchange
-            if exchange is not None and exchange.connection.extend_deadline is self:
-                if exchange.aborted:
-                    return exchange.environ.get("penstock.deadline", time.monotonic())  # type: ignore[no-any-return]
-                thread_slots = self._thread_slots
-                more = thread_slots.nanoseconds(seconds)
-                return thread.deadline.extend(more, thread_slots.most_extension, exchange.environ)
-        return time.monotonic()
+        thread_slots = self._thread_slots
+        exchange = thread_slots.find(self._number)
+        if exchange is None or exchange.call_deadline is None:
+            return time.monotonic()
+        if exchange.aborted:
+            return exchange.environ.get("penstock.deadline", time.monotonic())  # type: ignore[no-any-return]
+        more = thread_slots.nanoseconds(seconds)
+        return exchange.call_deadline.extend(more, thread_slots.most_extension, exchange.environ)

@@ -26,7 +26,6 @@ from penstock.http1 import (
 )
 from penstock.transport.decisions import linger_deadline
 from penstock.transport.log_lines import cut_off_line
-from penstock.transport.python.call_deadline import ExtendDeadline
 from penstock.transport.python.deadlines import await_output, hurry_up
 from penstock.transport.python.exchange import PythonExchange
 from penstock.transport.python.finished import refused_line
@@ -65,7 +64,6 @@ class Connection:
         "deadline",
         "ended_at",
         "exchange",
-        "extend_deadline",
         "fate",
         "head_at",
         "late",
@@ -125,9 +123,6 @@ class Connection:
         self.progress = 0  # what the client had acknowledged when the deadline was set
         self.awaiting_room = False  # the thread that answers waits until there is less output
         self.fate = KEEP
-        self.extend_deadline = (
-            ExtendDeadline(loop.thread_slots) if loop.thread_slots.limits_calls else None
-        )
         self.ended_at = math.inf  # when the end of input was seen, while the request is handed out
         self.lingered = 0
         self.trace: ExchangeTrace | None = loop.new_exchange_trace(self)
@@ -399,12 +394,12 @@ class Connection:
                 loop.dropped_fields,
             )
             client["penstock.client_gone"] = self.stream.client_gone
-            if self.extend_deadline is not None:
-                client["penstock.extend_deadline"] = self.extend_deadline
-                client["penstock.deadline"] = 0.0
             # Each request sets these. Here they have room in each copy: a dictionary that has to
             # grow for a key costs as much as a tenth of a request.
             client["penstock.request_id"] = ""
+            if loop.thread_slots.limits_calls:
+                client["penstock.deadline"] = 0.0
+                client["penstock.extend_deadline"] = None
             # Kept for fields that have come twice: the parser remembers none but short ones.
             self.client = client if request.repeated else None
         environ = build_environ(client, request, length)

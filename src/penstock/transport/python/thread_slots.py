@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from penstock import messages
 from penstock.telemetry.scoreboard import NUMBER, STARTED, THREAD, Scoreboard
-from penstock.transport.python.call_deadline import CallDeadline
+from penstock.transport.python.call_deadline import CallDeadline, ExtendDeadline
 
 if TYPE_CHECKING:
     import logging
@@ -73,13 +73,14 @@ class ThreadSlots:
         deadline = 0
         call_deadline = exchange.call_deadline = thread.deadline
         call_deadline.allowed = allowed
+        number = self._slot_words[STARTED] = next(self._numbers)
         if allowed:
             deadline = since + allowed
             exchange.environ["penstock.deadline"] = deadline / 1e9
+            exchange.environ["penstock.extend_deadline"] = ExtendDeadline(self, number)
         elif self.limits_calls:
             del exchange.environ["penstock.deadline"]
             del exchange.environ["penstock.extend_deadline"]  # only other paths have a limit
-        number = self._slot_words[STARTED] = next(self._numbers)
         request = exchange.request
         thread.exchange = exchange
         thread.record.begin(
