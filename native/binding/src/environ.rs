@@ -471,3 +471,46 @@ fn keep(slot: Option<&mut Option<Slot>>, wire: &[u8], text: Option<Py<PyString>>
         });
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn percent_escapes_are_decoded_once_and_what_is_no_escape_stays() {
+        let cases: [(&[u8], &[u8]); 8] = [
+            (b"/plain", b"/plain"),
+            (b"/a%20b", b"/a b"),
+            (b"/%e2%82%AC", b"/\xe2\x82\xac"),
+            (b"/%2541", b"/%41"), // not decoded twice
+            (b"/%00", b"/\0"),
+            (b"/100%", b"/100%"),
+            (b"/%4", b"/%4"),
+            (b"/%zz%+1%41", b"/%zz%+1A"),
+        ];
+        for (text, decoded) in cases {
+            assert_eq!(&*unquote(text), decoded, "{}", text.escape_ascii());
+        }
+        assert!(matches!(unquote(b"/plain"), Cow::Borrowed(_)));
+    }
+
+    #[test]
+    fn fields_become_keys_as_in_cgi_but_for_those_that_could_forge_another() {
+        let key = |name: &[u8]| key_of(name).map(|key| String::from_utf8_lossy(&key).into_owned());
+        assert_eq!(
+            key(b"x-Forwarded-for").as_deref(),
+            Some("HTTP_X_FORWARDED_FOR")
+        );
+        assert_eq!(key(b"Content-Type").as_deref(), Some("CONTENT_TYPE")); // RFC 3875, section 4.1.3
+        let left_out: [&[u8]; 5] = [
+            b"x_forwarded_for", // would be the key of X-Forwarded-For
+            b"Content_Length",
+            b"Content-Length", // the framing's
+            b"Proxy",          // HTTP_PROXY
+            b"pROXY",
+        ];
+        for name in left_out {
+            assert_eq!(key(name), None, "{}", name.escape_ascii());
+        }
+    }
+}

@@ -131,3 +131,66 @@ fn is_the_servers(name: &[u8]) -> bool {
         .iter()
         .any(|servers| servers.len() == name.len() && name.eq_ignore_ascii_case(servers))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_plain_status_is_three_digits_from_200_to_599_a_space_and_a_reason_of_visible_text() {
+        let plain: [(&[u8], u16); 4] = [
+            (b"200 OK", 200),
+            (b"204 ", 204),
+            (b"599 a\tb", 599),
+            (b"404 Non trouv\xe9", 404),
+        ];
+        for (status, code) in plain {
+            assert_eq!(plain_code(status), Some(code), "{}", status.escape_ascii());
+        }
+        let odd: [&[u8]; 10] = [
+            b"",
+            b"200",
+            b"200OK",
+            b"199 x",
+            b"600 x",
+            b"2000 OK",
+            b" 200 OK",
+            b"20a x",
+            b"200 a\r\nX: y",
+            b"200 \x7f",
+        ];
+        for status in odd {
+            assert_eq!(plain_code(status), None, "{}", status.escape_ascii());
+        }
+    }
+
+    #[test]
+    fn a_plain_length_is_of_digits_alone_and_cannot_overflow() {
+        assert_eq!(plain_length(b"0"), Some(0));
+        assert_eq!(plain_length(b"007"), Some(7));
+        assert_eq!(
+            plain_length(&[b'9'; LENGTH_DIGITS]),
+            Some(999_999_999_999_999_999)
+        );
+        let odd: [&[u8]; 6] = [b"", b"+1", b"-1", b" 1", b"1_0", &[b'9'; LENGTH_DIGITS + 1]];
+        for value in odd {
+            assert_eq!(plain_length(value), None, "{}", value.escape_ascii());
+        }
+    }
+
+    #[test]
+    fn the_fields_of_the_connection_are_the_servers_in_any_case() {
+        for name in [
+            &b"Connection"[..],
+            b"TE",
+            b"transfer-ENCODING",
+            b"Keep-Alive",
+            b"Upgrade",
+        ] {
+            assert!(is_the_servers(name), "{}", name.escape_ascii());
+        }
+        for name in [&b"Connections"[..], b"T", b"", b"Content-Type"] {
+            assert!(!is_the_servers(name), "{}", name.escape_ascii());
+        }
+    }
+}
