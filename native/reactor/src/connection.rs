@@ -5,7 +5,15 @@
 //! and the leader only watches. Its state is under a lock. No thread holds it while it waits for
 //! a client or for the GIL.
 //!
-//! `reading` and `ending` are the rest of it: requests, and what follows a response.
+//! This file has its state, and what is done at an event. Its other methods are in files of their
+//! own, by what they are for:
+//!
+//! * `reading`: read requests, up to where a thread gets one. For the leader.
+//! * `own_answers`: answer health and readiness checks. For the leader.
+//! * `wire`: read a streamed body and send a response. For the thread that answers.
+//! * `ending`: send what the thread has left unsent, refuse, linger, close, and act on deadlines. For
+//!   the leader, but for `begin_next` and `await_output`, which the thread that answers calls, too.
+//! * `disconnect`: find out that the client has left. For any thread, but for `has_disconnected`.
 
 use crate::event_loop::LeaderState;
 use crate::exchange::ExchangeState;
