@@ -196,3 +196,20 @@ def test_a_request_whose_client_resets_the_connection_within_it_ends_disconnecte
         request = recorder.next()
     assert (request.ended, request.status) == ("disconnected", 499)
     assert request.request_line == "POST /a?b=1 HTTP/1.1"
+
+
+def test_bytes_that_a_stalled_client_never_took_are_not_counted_as_sent(transport: str) -> None:
+    size = 20_000_000
+
+    def application(environ: WSGIEnvironment, start_response: StartResponse) -> list[bytes]:
+        start_response("200 OK", [])
+        return [b"x" * size]
+
+    recorder = Recorder()
+    observers = Observers([recorder])
+    with serving(application, transport, observers=observers, write_timeout=0.3) as server:
+        with Client((server.host, server.port), receive_buffer=4096) as client:
+            client.send(b"GET /a HTTP/1.1\r\nHost: h\r\n\r\n")
+            request = recorder.next()
+    assert (request.ended, request.status) == ("aborted", 200)
+    assert 0 < request.bytes_out < size

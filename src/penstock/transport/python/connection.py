@@ -160,7 +160,9 @@ class Connection:
             if unsent and not self.watched & EVENT_WRITE:
                 await_output(self, self.watched | EVENT_WRITE)
         elif self.loop.drained:
-            self.close()  # it came back after all else was torn down
+            # It came back after all else was torn down.
+            self.report_response("response cut off: the server stopped" if unsent else "")
+            self.close()
         elif self.fate is RESET:
             self.reset()
         elif output is not None and output.failure is not None:
@@ -467,6 +469,8 @@ class Connection:
 
     def report_response(self, reason: str = "") -> None:
         """Report the response that was flushed, or was not flushed because of ``reason``."""
+        if reason and self.output is not None:
+            self.output.close()  # what is unsent was not delivered: it counts as lost
         exchange, self.exchange = self.exchange, None
         if exchange is not None:
             if reason and self.output is not None:

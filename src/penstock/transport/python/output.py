@@ -92,7 +92,6 @@ class Output:
 
     def _fail(self, error: OSError) -> None:
         self.failure = error
-        self.lost += self.size
         self._drop()
 
     def _flush(self) -> None:
@@ -136,6 +135,7 @@ class Output:
             piece = self._pieces.popleft()
             if isinstance(piece, FileRegion):
                 piece.close()
+        self.lost += self.size
         self.size = 0
 
     def acknowledged(self) -> int:
