@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 
-from conftest import TRANSPORTS
 from support.flood import Flood
 from support.server_process import ServerProcess
 from support.serving import Gate, connect, eventually, get
@@ -20,10 +19,6 @@ HERE = Path(__file__).parents[1] / "support"
 
 MOST_SECONDS = 2.0
 """What another client may wait for, all its requests together, on a busy machine."""
-
-native_only = pytest.mark.parametrize(
-    "transport", [each for each in TRANSPORTS if each == "native"]
-)
 
 OPTIONS = b"OPTIONS * HTTP/1.1\r\nHost: a\r\n\r\n"
 
@@ -69,7 +64,6 @@ def test_a_path_whose_timeout_is_not_known_yet_keeps_no_other_client_waiting(
             assert first.read_response().body == b"/unknown"
 
 
-@native_only
 def test_a_log_that_blocks_keeps_no_other_client_waiting(transport: str) -> None:
     """As a pipe does whose reader stands still: a dropped field is logged before the call."""
     logged, unblocked = threading.Event(), threading.Event()

@@ -17,7 +17,9 @@ from support.serving import connect, get
 def drop(log: Records, *names: str, header_map: HeaderMap = "drop") -> None:
     dropped = DroppedFields(log.logger)
     for name in names:
-        client_environ(make_base(), {name: "1", "content-length": "1"}, "", "", header_map, dropped)
+        client_environ(
+            make_base(), {name: "1", "content-length": "1"}, "", "", header_map, dropped.report
+        )
 
 
 def test_each_field_that_is_dropped_for_its_underscore_is_logged_once_as_a_warning() -> None:

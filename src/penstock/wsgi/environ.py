@@ -10,7 +10,7 @@ from penstock.wsgi.file_wrapper import FileWrapper
 
 if TYPE_CHECKING:
     import logging
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from penstock import http1
     from penstock.wsgi.errors import ErrorStream
@@ -111,12 +111,13 @@ def client_environ(
     remote_addr: str,
     remote_port: str,
     header_map: HeaderMap,
-    dropped: DroppedFields | None = None,
+    on_dropped: Callable[[str], object] | None = None,
 ) -> dict[str, Any]:
     """Return a copy of ``base`` with the client's address and its header fields.
 
     `build_environ` takes the result, for each request of a connection with the same fields.
-    ``remote_port`` is empty for a peer without one. ``dropped`` logs the fields that are left out.
+    ``remote_port`` is empty for a peer without one. ``on_dropped`` is called with the name of each
+    field that is left out.
     """
     environ = base.copy()
     environ["REMOTE_ADDR"] = remote_addr
@@ -130,8 +131,8 @@ def client_environ(
             key = _learn_key(name)
         if key:
             environ[key] = value
-        elif dropped is not None and "_" in name and header_map == "drop":
-            dropped.report(name)
+        elif on_dropped is not None and "_" in name and header_map == "drop":
+            on_dropped(name)
     if header_map == "dangerous":
         _add_underscored(environ, fields)
     return environ

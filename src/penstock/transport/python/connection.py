@@ -180,8 +180,13 @@ class Connection:
 
     def close_after_response(self) -> None:
         """Have the response in progress be the connection's last. For any thread."""
-        if self.fate is KEEP:
-            self.fate = CLOSE
+        self.worsen(CLOSE)
+
+    def worsen(self, fate: Fate) -> None:
+        """Set what happens after the response, unless that is worse already. For any thread."""
+        with self.loop.fate_lock:  # the server may end a response while its thread ends it
+            if fate > self.fate:
+                self.fate = fate
 
     def is_with_a_thread(self) -> bool:
         """Return True if a thread still uses the socket."""
@@ -393,7 +398,7 @@ class Connection:
                 self.remote_addr,
                 self.remote_port,
                 loop.config.header_map,
-                loop.dropped_fields,
+                loop.dropped_names.append,
             )
             client["penstock.client_gone"] = self.stream.client_gone
             # Each request sets these. Here they have room in each copy: a dictionary that has to

@@ -268,7 +268,7 @@ class PythonExchange:
         # A body that ends with the connection would look complete; so would a connection that
         # closes in good order before any response, to a client that retries.
         if connection.stream.client_gone.known or not self.head_sent or self._framing is CLOSE:
-            connection.fate = RESET
+            connection.worsen(RESET)
         else:
             connection.close_after_response()
         self._end(self.reason or "response cut off")
@@ -283,7 +283,7 @@ class PythonExchange:
 
     def drop(self) -> None:
         """End an exchange whose client left before a thread was free."""
-        self.connection.fate = RESET
+        self.connection.worsen(RESET)
         self.handed_out_at = time.monotonic_ns()
         self._end("the client left before a thread was free")
 
@@ -303,7 +303,7 @@ class PythonExchange:
         connection = self.connection
         connection.close_after_response()
         if self.head_sent:
-            connection.fate = RESET
+            connection.worsen(RESET)
         else:
             self.head_sent = True
             self._status, self._headers = GATEWAY_TIMEOUT, []
@@ -317,7 +317,7 @@ class PythonExchange:
             try:
                 self.transmit(head + body)
             except ClientDisconnected:
-                connection.fate = RESET
+                connection.worsen(RESET)
         self._give_back(reason)
         return True
 

@@ -109,6 +109,8 @@ class LeaderFollowers:
                 if self._loop.ask_full is not None:
                     thread.exchange = exchange  # so that it is counted
                     self._loop.wake()  # the monitor leads, and may have to stop accepting now
+            if self._loop.dropped_names:
+                self._loop.log_dropped_fields()
             self._thread_slots.begin(thread, exchange)
             return exchange
         if self._abandoned:

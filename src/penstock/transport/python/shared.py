@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import threading
+from collections import deque
 from typing import TYPE_CHECKING
 
 from penstock.http1 import ProtocolError
@@ -27,16 +29,21 @@ if TYPE_CHECKING:
 PATH_HASHES = 256
 """Paths are told apart by a byte of their hash, which is enough for an estimate."""
 
+DROPPED_NAMES = 100
+"""How many names of dropped fields wait to be logged. `DroppedFields` warns of fewer."""
+
 
 class Shared:
     """The part of a `Loop` that any thread may use."""
 
     __slots__ = (
+        "_dropped_fields",
         "accepted",
         "closed",
         "config",
         "draining",
-        "dropped_fields",
+        "dropped_names",
+        "fate_lock",
         "logger",
         "next_shares",
         "observers",
@@ -62,8 +69,11 @@ class Shared:
         self.logger = logger
         self.observers = observers
         self.trace = trace
-        self.dropped_fields = DroppedFields(logger)
+        self._dropped_fields = DroppedFields(logger)
+        # Logged by the thread that takes the request, when it no longer leads: a log may block.
+        self.dropped_names: deque[str] = deque(maxlen=DROPPED_NAMES)
         self.server_fields = ServerFields(config.server_header)
+        self.fate_lock = threading.Lock()  # held for a comparison, and only by unusual responses
         self.draining = False  # set by any thread
         self.closed = False  # set by any thread
         # Estimates of how long the application's calls take. A lost update between threads costs
@@ -94,6 +104,15 @@ class Shared:
     def expects_slow_call(self, path: str) -> bool:
         """Return True if the calls of a path have proved slow."""
         return bool(self.slow_shares[self.slow_paths[hash(path) % PATH_HASHES]])
+
+    def log_dropped_fields(self) -> None:
+        """Log the fields that were left out of an environ. Not for a thread that leads."""
+        while True:
+            try:
+                name = self.dropped_names.popleft()
+            except IndexError:  # perhaps another thread was faster
+                return
+            self._dropped_fields.report(name)
 
     def new_exchange_trace(self, connection: Connection) -> ExchangeTrace | None:
         """Return what copies a connection's exchanges to the trace, if there is one."""
