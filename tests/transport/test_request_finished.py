@@ -12,6 +12,7 @@ import pytest
 
 from penstock.telemetry.observers import Observers
 from penstock.telemetry.request_finished import Needs, RequestFinished
+from support.serving import eventually
 from support.transports import serving
 from support.wire import Client
 
@@ -213,3 +214,35 @@ def test_bytes_that_a_stalled_client_never_took_are_not_counted_as_sent(transpor
             request = recorder.next()
     assert (request.ended, request.status) == ("aborted", 200)
     assert 0 < request.bytes_out < size
+
+
+def test_a_reset_that_the_server_notices_before_the_application_reads_is_no_bad_body(
+    transport: str,
+) -> None:
+    recorder = Recorder()
+    inside = threading.Event()
+
+    def reading(environ: WSGIEnvironment, start_response: StartResponse) -> list[bytes]:
+        inside.set()
+        eventually(environ["penstock.client_gone"])
+        # The transport answers this after it has handled what came before on its sockets.
+        with Client(("127.0.0.1", int(environ["SERVER_PORT"]))) as other:
+            other.request("GET", "/health")
+        environ["wsgi.input"].read()
+        raise AssertionError("the read has to fail")
+
+    observers = Observers([recorder])
+    with serving(
+        reading,
+        transport,
+        threads=2,
+        observers=observers,
+        stream_requests=True,
+        health_path="/health",
+    ) as server:
+        with Client((server.host, server.port)) as client:
+            client.send(BODY[:-1])
+            assert inside.wait(DEADLINE)
+            client.reset()
+        request = recorder.next()
+    assert (request.ended, request.status, request.bytes_in) == ("disconnected", 499, 2)

@@ -6,7 +6,7 @@ import threading
 import time
 from typing import TYPE_CHECKING
 
-from penstock.errors import RequestBodyError
+from penstock.errors import ClientDisconnected, RequestBodyError
 from penstock.http1 import CONTINUE, Data, EndOfMessage, ProtocolError
 
 if TYPE_CHECKING:
@@ -84,6 +84,9 @@ class StreamedBody:
             if connection.trace is not None:
                 connection.trace.received(received)
             connection.parser.receive_data(received)
+        elif connection.stream.client_gone.known:
+            # The leader has met the reset, which the system reports once; then comes an end.
+            raise ClientDisconnected("the client is gone: it reset the connection")
         else:
             connection.parser.receive_eof()
 
