@@ -25,10 +25,11 @@ def path(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def other() -> Iterator[int]:
-    """Return the id of a process that runs, and calls itself nothing in particular."""
-    process = subprocess.Popen(
-        [sys.executable, "-c", "input()"], stdin=subprocess.PIPE, stderr=subprocess.DEVNULL
-    )
+    """Return the id of a running process whose command has no part of the server's name.
+
+    The path of the Python that runs the tests may have it: that of a clone does.
+    """
+    process = subprocess.Popen(["cat"], stdin=subprocess.PIPE)
     yield process.pid
     process.communicate(timeout=20)
 
