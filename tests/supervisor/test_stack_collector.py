@@ -93,14 +93,19 @@ def test_one_that_writes_nothing_either_is_said_to_be_halted(workers: Workers) -
     assert asked.answers == [{"7": NO_ANSWER}]
 
 
-def test_an_answer_that_comes_while_c_code_writes_is_taken(workers: Workers) -> None:
+@pytest.mark.parametrize(("dumped", "shown"), [(b"where it hung", "where it hung"), (b"", "here")])
+def test_what_c_code_wrote_is_shown_rather_than_an_answer_that_came_after_it(
+    workers: Workers, dumped: bytes, shown: str
+) -> None:
+    """A signal may end the call that hung: the worker answers then, and no longer shows it."""
     worker = workers.add(7)
     asked = Asked()
     asked.ask(worker)
     asked.later(ANSWER_SECONDS)
-    worker.dumped += b"half of it"
+    worker.dumped += dumped
     asked.collector.on_stacks(worker, "here")
-    assert asked.answers == [{"7": "here"}]
+    asked.later(ANSWER_SECONDS + DUMP_SECONDS)
+    assert asked.answers == [{"7": shown}]
     assert not worker.dumped
 
 

@@ -26,6 +26,7 @@ class StackCollector:
         self._ask_for_dump = ask_for_dump
         self._asked: dict[WorkerProcess, float] = {}  # by the time of the order
         self._dumping: dict[WorkerProcess, float] = {}  # workers that did not answer, by time
+        self._answered_late: dict[WorkerProcess, str] = {}  # the answers of workers that dump
         self._collections: list[_Collection] = []
 
     @property
@@ -46,9 +47,11 @@ class StackCollector:
     def on_stacks(self, worker: WorkerProcess, text: str) -> None:
         """Take the stacks that a worker has sent."""
         self._asked.pop(worker, None)
-        if self._dumping.pop(worker, None) is not None:
-            worker.dumped.clear()  # or else the worker's end would be logged with it
-        self._take(worker, text)
+        if worker in self._dumping:
+            # The dump shows where the worker hung. This was taken after that.
+            self._answered_late[worker] = text
+        else:
+            self._take(worker, text)
 
     def tick(self, now: float) -> None:
         """Act on workers that have not answered in time, or have ended; ``now`` is monotonic."""
@@ -64,9 +67,10 @@ class StackCollector:
             if worker.stage is Stage.ENDED or now - since >= DUMP_SECONDS:
                 del self._dumping[worker]
                 text = worker.dumped.decode("utf-8", "backslashreplace")
-                worker.dumped.clear()
+                worker.dumped.clear()  # or else the worker's end would be logged with it
+                late = self._answered_late.pop(worker, "")
                 gone = worker.stage is Stage.ENDED
-                self._take(worker, text or (GONE if gone else NO_ANSWER))
+                self._take(worker, text or late or (GONE if gone else NO_ANSWER))
 
     def _take(self, worker: WorkerProcess, text: str) -> None:
         for collection in self._collections:
