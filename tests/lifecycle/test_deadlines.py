@@ -57,6 +57,8 @@ def test_a_request_that_does_not_end_costs_its_worker_and_no_other_request(
                 server.let_go("other")
                 assert other.read_response().body.startswith(b"4 one:")
                 server.wait_for_workers(1, {old})
+        # The supervisor has waited for it: a stop that comes before counts what it cut off.
+        assert eventually(lambda: not Path(f"/proc/{old}").exists())
         assert server.stop() == 0
     load.counts.check()
     assert load.counts.refused == 0
