@@ -11,6 +11,8 @@ from wsgiref.types import StartResponse
 import pytest
 
 import penstock
+from penstock.transport.python import PythonTransport
+from support import transports
 from support.server_process import ServerProcess
 from support.serving import TEXT, Environ, Gate, connect, eventually, get, post
 from support.wire import Client
@@ -178,3 +180,21 @@ def test_an_idle_server_uses_no_processor(transport: str, threads: int) -> None:
         assert after - before < 0.1
         for other in idle:
             other.close()
+
+
+def test_a_close_is_noticed_though_the_batch_in_hand_takes_its_wake_up(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with transports.serving(Gate(), "python", threads=2) as server:
+        assert isinstance(server.transport, PythonTransport)
+        loop = server.transport._loop
+        take = loop._waker.handle_events
+
+        def close_and_take(mask: int) -> None:
+            loop.closed = True  # as `close` does, after the poll that found an earlier wake-up
+            loop.wake()
+            take(mask)
+
+        monkeypatch.setattr(loop._waker, "handle_events", close_and_take)
+        loop.wake()
+        eventually(server.is_over)

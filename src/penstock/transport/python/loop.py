@@ -169,7 +169,9 @@ class Loop(Shared):
                     continue
                 if exchange is not None:
                     return exchange
-            if inbox:
+            # Looked at after the batch, which may have taken the wake-up that `close` sent. Without
+            # that wake-up the next poll would not end.
+            if inbox or self.closed:
                 continue
             if self._keep_house():
                 return None
