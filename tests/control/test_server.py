@@ -669,7 +669,7 @@ service.accept()
 before = len(os.listdir("/proc/self/fd"))
 pid = os.fork()
 if pid == 0:
-    service.abandon()
+    service.close_in_child()
     left = len(os.listdir("/proc/self/fd"))
     service.close()
     os._exit(before - left)

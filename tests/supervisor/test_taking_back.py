@@ -38,7 +38,7 @@ def orders_when_taken_back(workers: Workers, stage: Stage, *, let_in: bool) -> l
     answers: list[object] = []
     # Taking back needs none of the other workers.
     reload = ReloadInProgress(cast(Pool, None), coming, LOGGER, answers.append)
-    reload.give_up("on purpose")
+    reload.abort("on purpose")
     assert answers == [Outcome(False, "this reload is given up: on purpose")]
     return [str(message["do"]) for message in workers.lines[1].receive()]
 

@@ -175,7 +175,7 @@ class FakeExchange:
             self.events.append("abort")
             self.aborted = True
 
-    def explain(self, reason: str) -> None:
+    def set_reason(self, reason: str) -> None:
         self.reason = reason
 
     def close_after_response(self) -> None:

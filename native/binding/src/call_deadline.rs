@@ -154,7 +154,7 @@ impl ExtendDeadline {
         if exchange.number != self.number {
             return over(); // the thread is in a later call
         }
-        let most = if exchange.given_up {
+        let most = if exchange.timed_out {
             0 // its client has been answered: the deadline stays in the past
         } else {
             core.policy.timeout_max

@@ -1,4 +1,4 @@
-//! Clients that leave before they are answered, and requests that the server itself gives up: it
+//! Clients that leave before they are answered, and requests that the server itself ends: it
 //! answers 504 at a deadline and at the end of a stop.
 
 use crate::exchange::Exchange;
@@ -80,13 +80,13 @@ impl Exchange {
     }
 
     /// End an exchange whose thread does not come back; return whether it was still in progress.
-    pub fn give_up(slf: &Bound<'_, Self>, reason: &str) -> PyResult<bool> {
+    pub fn time_out(slf: &Bound<'_, Self>, reason: &str) -> PyResult<bool> {
         {
             let mut this = slf.try_borrow_mut()?;
-            if this.done || this.shared().abandoned.get() {
+            if this.done || this.shared().closed_in_child.get() {
                 return Ok(false);
             }
-            this.given_up = true;
+            this.timed_out = true;
             reason.clone_into(&mut this.reason);
             let connection = Arc::clone(&this.wire.connection);
             let mut state = connection.lock();
@@ -106,7 +106,7 @@ impl Exchange {
     }
 
     fn answer_given_up(&mut self, py: Python<'_>) -> PyResult<()> {
-        let refusal = Refusal::given_up(&self.shared().options.given_up);
+        let refusal = Refusal::timed_out(&self.shared().options.timed_out);
         let answer = self.shared().error_response(&refusal, self.is_head);
         self.head_sent = true;
         self.status = Some(PyString::new(py, "504 Gateway Timeout").unbind());

@@ -55,7 +55,7 @@ pub struct Exchange {
     pub body_sent: u64,
     pub done: bool,
     /// Its thread did not come back in time, and finds it over.
-    pub given_up: bool,
+    pub timed_out: bool,
     pub deadline: CallDeadline,
     /// Why its response is what it is, for the access log; empty where there is nothing to say.
     pub reason: String,
@@ -123,7 +123,7 @@ impl Exchange {
         headers: Py<PyList>,
         content_length: Option<u64>,
     ) -> PyResult<()> {
-        if self.given_up {
+        if self.timed_out {
             self.check_process()?;
         }
         if self.head_sent {
@@ -201,7 +201,7 @@ impl Exchange {
     pub fn finish(slf: &Bound<'_, Self>, data: Option<&Bound<'_, PyBytes>>) -> PyResult<()> {
         let head_sent = {
             let this = slf.try_borrow()?;
-            if this.done && !this.given_up {
+            if this.done && !this.timed_out {
                 return Ok(());
             }
             this.check_process()?;
@@ -223,7 +223,7 @@ impl Exchange {
             if this.done {
                 return Ok(());
             }
-            if this.core.shared.abandoned.get() {
+            if this.core.shared.closed_in_child.get() {
                 this.done = true;
                 return Ok(());
             }
@@ -246,12 +246,12 @@ impl Exchange {
         Self::end(slf, &reason)
     }
 
-    fn explain(&mut self, reason: String) {
+    fn set_reason(&mut self, reason: String) {
         self.reason = reason;
     }
 
     fn close_after_response(&mut self) {
-        if !self.done && !self.core.shared.abandoned.get() {
+        if !self.done && !self.core.shared.closed_in_child.get() {
             self.wire
                 .connection
                 .lock()
@@ -262,7 +262,7 @@ impl Exchange {
     }
 
     pub fn client_gone(&self) -> bool {
-        self.given_up || self.core.shared.abandoned.get() || self.wire.connection.find_gone()
+        self.timed_out || self.core.shared.closed_in_child.get() || self.wire.connection.find_gone()
     }
 }
 
@@ -273,11 +273,11 @@ impl Exchange {
 
     /// A child that the application forked has no client: the parent answers.
     fn check_process(&self) -> PyResult<()> {
-        if self.given_up {
+        if self.timed_out {
             let text = format!("the server ended the request: {}", self.reason);
             return Err(RequestAborted::new_err(text));
         }
-        if self.shared().abandoned.get() {
+        if self.shared().closed_in_child.get() {
             return Err(ClientDisconnected::new_err(
                 "the connection is the parent process's",
             ));
@@ -641,7 +641,7 @@ impl Drop for Exchange {
     /// Reset the connection of an exchange that was never ended: after a defect of ours, where memory
     /// ran out, or where the handler of a signal raised outside of the application's call. Its client, and a server that drains, would wait for it for ever.
     fn drop(&mut self) {
-        if self.done || self.shared().abandoned.get() {
+        if self.done || self.shared().closed_in_child.get() {
             return;
         }
         let connection = Arc::clone(&self.wire.connection);

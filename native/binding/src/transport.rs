@@ -133,7 +133,7 @@ impl NativeTransport {
     fn next(&self, py: Python<'_>) -> PyResult<Option<Py<Exchange>>> {
         let core = &self.core;
         let (shared, threads) = (&core.shared, &core.threads);
-        if shared.abandoned.get() {
+        if shared.closed_in_child.get() {
             return Ok(None); // a forked child: the others' locks, requests and scoreboard are not its own
         }
         let thread_slot = core.come_back();
@@ -141,7 +141,7 @@ impl NativeTransport {
         let mut until = 0;
         loop {
             core.tell(py);
-            if shared.abandoned.get() {
+            if shared.closed_in_child.get() {
                 return Ok(None);
             }
             if threads.is_over() {
@@ -212,12 +212,12 @@ impl NativeTransport {
         self.core.tell(py);
     }
 
-    /// See `penstock.transport.Transport.give_up`.
-    fn give_up(&self, py: Python<'_>, reason: &str) -> PyResult<usize> {
+    /// See `penstock.transport.Transport.abort_all`.
+    fn abort_all(&self, py: Python<'_>, reason: &str) -> PyResult<usize> {
         let mut count = 0;
         for exchange in self.core.thread_slots.take_all() {
-            match Exchange::give_up(exchange.bind(py), reason) {
-                Ok(given_up) => count += usize::from(given_up),
+            match Exchange::time_out(exchange.bind(py), reason) {
+                Ok(timed_out) => count += usize::from(timed_out),
                 // One that its thread uses at this moment, where there is no GIL.
                 Err(error) => error.write_unraisable(py, None),
             }
@@ -236,7 +236,7 @@ impl NativeTransport {
         let Some(exchange) = found else {
             return Ok(false);
         };
-        let ended = Exchange::give_up(exchange.bind(py), reason)?;
+        let ended = Exchange::time_out(exchange.bind(py), reason)?;
         if ended {
             py.detach(|| core.threads.attend(&core.shared));
             core.tell(py);
@@ -267,11 +267,11 @@ impl NativeTransport {
     }
 
     /// Give up every socket, in a child process that the application forked.
-    fn abandon(&self) {
-        self.core.shared.abandoned.set(true);
+    fn close_in_child(&self) {
+        self.core.shared.closed_in_child.set(true);
         self.core.shared.closed.set(true);
         self.core.shared.drained.set(true);
-        self.core.threads.abandon();
+        self.core.threads.close_in_child();
         sys::close_all_in_child();
     }
 
@@ -316,7 +316,7 @@ impl NativeTransport {
 impl Core {
     /// Write what the log queue holds.
     fn tell(&self, py: Python<'_>) {
-        if !self.shared.log_queue.is_empty() && !self.shared.abandoned.get() {
+        if !self.shared.log_queue.is_empty() && !self.shared.closed_in_child.get() {
             self.log_writer.write_all(py, self.shared.log_queue.take());
         }
     }
@@ -499,7 +499,7 @@ impl Core {
             framing: Framing::None,
             body_sent: 0,
             done: false,
-            given_up: false,
+            timed_out: false,
             deadline: CallDeadline::new(thread_slot.record, timeout),
             reason: String::new(),
         })
@@ -626,7 +626,7 @@ fn read_options(config: &Bound<'_, PyAny>) -> PyResult<Options> {
         observed: false,
         recorded: false,
         attended: get("has_stall_monitor")?.extract()?,
-        given_up: text("timed_out")?,
+        timed_out: text("timed_out")?,
         checks: Checks {
             health_path: path("health_path")?,
             ready_path: path("ready_path")?,

@@ -451,7 +451,7 @@ impl LeaderFollowers {
     }
 
     /// End the transport in a forked child, without locks: their holders do not exist there.
-    pub fn abandon(&self) {
+    pub fn close_in_child(&self) {
         self.over.set(true);
     }
 }

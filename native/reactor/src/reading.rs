@@ -64,7 +64,7 @@ impl Refusal {
         }
     }
 
-    pub fn given_up(reason: &str) -> Self {
+    pub fn timed_out(reason: &str) -> Self {
         Refusal::plain(504, reason.to_owned())
     }
 

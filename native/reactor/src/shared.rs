@@ -59,7 +59,7 @@ pub struct Options {
     /// checks have to be answered while the one that does is with the application.
     pub attended: bool,
     /// What a client is told whose request is given up.
-    pub given_up: String,
+    pub timed_out: String,
     /// What the server itself answers.
     pub checks: Checks,
     /// A queued request is dropped whose client has ended its side for so long.
@@ -185,7 +185,7 @@ pub struct Shared {
     pub closed: Flag,
     /// Nothing is left to do, and will not be.
     pub drained: Flag,
-    pub abandoned: Flag,
+    pub closed_in_child: Flag,
     /// A connection was closed since accepting was last looked at.
     pub room_made: Flag,
     /// The stall monitor leads, and a thread has come free.
@@ -217,7 +217,7 @@ impl Shared {
             lasting: Mutex::default(),
             closed: Flag::default(),
             drained: Flag::default(),
-            abandoned: Flag::default(),
+            closed_in_child: Flag::default(),
             room_made: Flag::default(),
             relieve: Flag::default(),
             date_line: Mutex::default(),

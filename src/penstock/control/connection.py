@@ -202,7 +202,7 @@ class Connection:
             self.socket.close()
             self._service.forget(self)
 
-    def abandon(self) -> None:
+    def close_in_child(self) -> None:
         """Close the descriptor in a forked child, and nothing else: the parent has the client."""
         close_descriptor(self.socket)
 
@@ -428,12 +428,12 @@ class Service:
         for connection in list(self._connections):
             connection.close()
 
-    def abandon(self) -> None:
+    def close_in_child(self) -> None:
         """Close all descriptors in a forked child, and leave the selector and the path alone."""
         self._closed = True
         close_descriptor(self.listener.socket)
         for connection in self._connections:
-            connection.abandon()
+            connection.close_in_child()
         self._connections.clear()
 
     # -- what connections call ------------------------------------------------------------------

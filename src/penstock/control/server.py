@@ -151,10 +151,10 @@ class ControlServer:
         self._services.clear()
         self._closing.clear()
 
-    def abandon(self) -> None:
+    def close_in_child(self) -> None:
         """Close all descriptors in a forked child; the parent keeps its own."""
         for service in self._all():
-            service.abandon()
+            service.close_in_child()
 
     def _all(self) -> list[Service]:
         return [*self._services.values(), *self._closing]

@@ -73,13 +73,13 @@ class Generation:
         server: Server,
         title: str,
         logger: logging.Logger,
-        abandon: Callable[[Generation], None],
+        close_in_child: Callable[[Generation], None],
     ) -> None:
         """Make room for ``wanted`` workers; none is started yet.
 
         ``identity`` is the user that the workers become. ``server`` is for gunicorn's hooks,
-        ``title`` for the titles of processes. ``abandon`` closes in a forked child what is the
-        supervisor's alone.
+        ``title`` for the titles of processes. ``close_in_child`` closes in a forked child what is
+        the supervisor's alone.
         """
         self.number = number
         self.launch = launch
@@ -101,7 +101,7 @@ class Generation:
         self._identity = identity
         self._title = title
         self._logger = logger
-        self._abandon = abandon
+        self._close_in_child = close_in_child
         self._early_deaths = 0
 
     def __str__(self) -> str:
@@ -223,7 +223,7 @@ class Generation:
 
     def move_in(self) -> None:
         """Make a forked child one of this generation: close what is the supervisor's alone."""
-        self._abandon(self)
+        self._close_in_child(self)
         os.chdir(self.directory)  # the supervisor may have left it since, in a reload
 
     # -- ends of workers --------------------------------------------------------------------------

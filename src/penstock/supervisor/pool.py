@@ -47,11 +47,11 @@ class Pool:
         cgroups: Cgroups,
         counters: Counters,
         notify: Callable[[events.Event], None],
-        abandon: Callable[[Generation], None],
+        close_in_child: Callable[[Generation], None],
     ) -> None:
         """Have no workers yet.
 
-        ``notify`` takes the events of workers. ``abandon`` closes, in a forked child of a
+        ``notify`` takes the events of workers. ``close_in_child`` closes, in a forked child of a
         generation, what is the supervisor's alone.
         """
         self.generations: list[Generation] = []
@@ -61,7 +61,7 @@ class Pool:
         self._cgroups = cgroups
         self._counters = counters
         self._notify = notify
-        self._abandon = abandon
+        self._close_in_child = close_in_child
         self._oom_kills = cgroups.oom_kills()
         self._workers_started = 0
         self._generations_made = 0
@@ -102,7 +102,7 @@ class Pool:
             self._hooks.server,
             title_of(settings, launch.application),
             self._logger,
-            self._abandon,
+            self._close_in_child,
         )
         if settings.workers == "auto":
             generation.reason = count.because
@@ -385,14 +385,14 @@ class Pool:
             worker.leaving_because = worker.leaving_because or because
             worker.quit()
 
-    def abandon(self, kept: Sequence[Listener]) -> None:
+    def close_in_child(self, kept: Sequence[Listener]) -> None:
         """Close, in a forked child, the channels of all workers, and all listeners but these."""
         for generation in self.generations:
             for listener in generation.listeners:
                 if listener not in kept:
                     listener.socket.close()
             if generation.preloader is not None:
-                generation.preloader.abandon()
+                generation.preloader.close_in_child()
         for worker in self:
             worker.channel.close()
             os.close(worker.dump)

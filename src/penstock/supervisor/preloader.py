@@ -131,7 +131,7 @@ class Preloader:
         self._channel = None
         self.is_ready = False
 
-    def abandon(self) -> None:
+    def close_in_child(self) -> None:
         """Close the channel in a forked child."""
         if self._channel is not None:
             self._channel.close()

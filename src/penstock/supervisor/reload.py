@@ -88,7 +88,7 @@ class ReloadInProgress:
         self._take_back(message)
         return message
 
-    def give_up(self, because: str) -> str:
+    def abort(self, because: str) -> str:
         """Take the new generation back, because of another command; return what is said of it."""
         message = f"this reload is given up: {because}"
         self._logger.info("%s", message)

@@ -115,7 +115,7 @@ class Supervisor:
         cgroups = Cgroups()
         self.pool = Pool(
             self.loop, self.logger, self.hooks, cgroups, self.counters, self.handle,
-            lambda generation: self._abandon(generation.listeners),
+            lambda generation: self._close_in_child(generation.listeners),
         )  # fmt: skip
         self.commands = Commands(self, launch.application)
         self.control = ControlServer(self.commands.handle, self.loop.selector, self.logger)
@@ -230,22 +230,22 @@ class Supervisor:
                 self._rejected = None
         self.handle(events.Tick(now))
 
-    def _abandon(self, kept: Sequence[Listener]) -> None:
+    def _close_in_child(self, kept: Sequence[Listener]) -> None:
         """Close, in a forked child, what is the supervisor's alone, and all listeners but these.
 
         An address that a reload removes would stay open in a child that holds it: clients could
         connect, and no process would answer.
         """
-        self.pool.abandon(kept)
+        self.pool.close_in_child(kept)
         for removed in self._removed:
             for listener in removed.listeners:
                 listener.socket.close()
-        self.control.abandon()
+        self.control.close_in_child()
         self._notifier.close()
         if isinstance(self.state, Upgrading):
-            self.state.successor.abandon()
+            self.state.successor.close_in_child()
         if self._rejected is not None:
-            self._rejected.abandon()
+            self._rejected.close_in_child()
         if self._predecessor is not None:
             self._predecessor.channel.close()
         self.loop.close()
@@ -568,7 +568,7 @@ class Supervisor:
 
     def _reload_again(self, event: events.ReloadWanted) -> None:
         # What was changed since is what is wanted now.
-        self._give_up_reload("another one has come")
+        self._abort_reload("another one has come")
         self._begin_reload(event)
 
     def _reload_ready(self, event: events.WorkerReady) -> None:
@@ -617,12 +617,12 @@ class Supervisor:
         for each in due:
             each.close()
 
-    def _give_up_reload(self, because: str) -> None:
+    def _abort_reload(self, because: str) -> None:
         """Take back a reload, if there is one."""
         if isinstance(self.state, Reloading):
             reload = self.state.reload
             self._leave_reload(reload)
-            self.counters.note_reload(False, reload.give_up(because))
+            self.counters.note_reload(False, reload.abort(because))
 
     def _leave_reload(self, reload: ReloadInProgress) -> None:
         self._close_unused(reload.coming.listeners)
@@ -677,7 +677,7 @@ class Supervisor:
                 self.control.descriptors(),
                 self.counters.upgrades,
                 self._notifier.variables_for,
-                lambda: self._abandon(self.listeners),
+                lambda: self._close_in_child(self.listeners),
             )
         except OSError as error:
             raise ControlError(f"cannot start a new supervisor: {error.strerror}") from None
@@ -726,7 +726,7 @@ class Supervisor:
     def _begin_stop(self, event: events.StopWanted) -> None:
         """Stop gracefully: let load balancers notice, then let the workers finish."""
         self._take_stop_reply(event.reply)
-        self._give_up_others()
+        self._abort_others()
         # 1. No load balancer is to send more requests; those that come are served for a while.
         for worker in self.pool:
             worker.slot.words[READY] = 0
@@ -765,15 +765,15 @@ class Supervisor:
         """Order all workers to cut off what is in progress."""
         self._take_stop_reply(None if isinstance(event, events.Interrupted) else event.reply)
         if not isinstance(self.state, Delaying | Draining | HandingOver | Stopping):
-            self._give_up_others()
+            self._abort_others()
         self.state = Stopping()
         self.logger.info("stopping at once")
         self.pool.quit("the server stops at once")
 
-    def _give_up_others(self) -> None:
+    def _abort_others(self) -> None:
         """Take back what is under way when the server is told to stop."""
         self._notifier.stopping("stopping")
-        self._give_up_reload("the server stops")
+        self._abort_reload("the server stops")
         if isinstance(self.state, Upgrading):
             self._end_upgrade(events.SuccessorFailed("the server stops"))
 

@@ -102,19 +102,19 @@ class Successor:
         services: Mapping[str, int],
         upgrades: int,
         variables: Callable[[int], dict[str, str]],
-        abandon: Callable[[], None],
+        close_in_child: Callable[[], None],
     ) -> None:
         """Start the new supervisor; raises OSError where that fails.
 
         ``upgrades`` counts those before this one. ``variables`` returns what its environment has
-        besides the original one, for its process id. ``abandon`` closes in the forked child what is
-        this process's alone.
+        besides the original one, for its process id. ``close_in_child`` closes in the
+        forked child what is this process's alone.
         """
         self._channel, theirs = Channel.pair()
         self._deadline = time.monotonic() + launch.settings.boot_timeout + MARGIN_SECONDS
         self.pid = os.fork()
         if self.pid == 0:
-            _become(launch, listeners, services, upgrades, theirs, variables, abandon)
+            _become(launch, listeners, services, upgrades, theirs, variables, close_in_child)
         theirs.close()
         self._loop.watch(self._channel.fileno(), self._listen)
 
@@ -154,7 +154,7 @@ class Successor:
             with suppress(ProcessLookupError):
                 os.kill(self.pid, number)
 
-    def abandon(self) -> None:
+    def close_in_child(self) -> None:
         """Close the channel in a forked child."""
         self._channel.close()
 
@@ -166,13 +166,13 @@ def _become(
     upgrades: int,
     channel: Channel,
     variables: Callable[[int], dict[str, str]],
-    abandon: Callable[[], None],
+    close_in_child: Callable[[], None],
 ) -> NoReturn:
     """Turn this forked child into the new supervisor."""
     try:
         # Control and admin are the old supervisor's own, and closed here with the rest.
         kept = {name: os.dup(descriptor) for name, descriptor in services.items()}
-        abandon()
+        close_in_child()
         activated = [each for each in listeners if each.address.descriptor is not None]
         passed = {
             "pid": os.getppid(),

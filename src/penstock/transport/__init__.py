@@ -90,7 +90,7 @@ class Exchange(Protocol):
         Never raises, and does nothing where the response is over.
         """
 
-    def explain(self, reason: str) -> None:
+    def set_reason(self, reason: str) -> None:
         """Set the reason that the access log's line tells; the last before the end counts."""
 
     def close_after_response(self) -> None:
@@ -129,7 +129,7 @@ class Transport(ResponseSupport, Protocol):
         them, and the sockets are closed at once. A later call without it has no effect.
         """
 
-    def give_up(self, reason: str) -> int:
+    def abort_all(self, reason: str) -> int:
         """End the requests that are still in the application. Return their number.
 
         For a process that is about to end with threads that do not return. Clients to which
@@ -151,5 +151,5 @@ class Transport(ResponseSupport, Protocol):
     def snapshot(self) -> dict[str, Any]:
         """Return counts for logs and for humans: connections, requests, bytes, what is busy."""
 
-    def abandon(self) -> None:
+    def close_in_child(self) -> None:
         """Release every socket, in a child process that the application forked."""

@@ -100,9 +100,9 @@ class NativeTransport:
             lasting = [listener.ignore_new_connections() for listener in self._listeners]
         self._native.drain(self._handed_over, lasting)
 
-    def give_up(self, reason: str) -> int:
-        """See `penstock.transport.Transport.give_up`."""
-        return self._native.give_up(reason)
+    def abort_all(self, reason: str) -> int:
+        """See `penstock.transport.Transport.abort_all`."""
+        return self._native.abort_all(reason)
 
     def expire(self, number: int, reason: str) -> bool:
         """See `penstock.transport.Transport.expire`."""
@@ -116,9 +116,9 @@ class NativeTransport:
         """See `penstock.transport.Transport.snapshot`."""
         return self._native.snapshot()
 
-    def abandon(self) -> None:
-        """See `penstock.transport.Transport.abandon`."""
-        self._native.abandon()
+    def close_in_child(self) -> None:
+        """See `penstock.transport.Transport.close_in_child`."""
+        self._native.close_in_child()
         for listener in self._listeners:
             listener.socket.close()
 

@@ -92,15 +92,15 @@ class Assignment:
     """It does without a log that cannot be opened, because others of its generation serve."""
 
 
-def run(assignment: Assignment, abandon: Callable[[], None]) -> NoReturn:
+def run(assignment: Assignment, close_in_child: Callable[[], None]) -> NoReturn:
     """Serve until an order to leave; the process ends with that.
 
-    ``abandon`` closes what was the parent's alone: another worker's channel, held open here, would
-    keep that worker from seeing that the supervisor has ended.
+    ``close_in_child`` closes what was the parent's alone: another worker's channel, held open here,
+    would keep that worker from seeing that the supervisor has ended.
     """
     status = FAILED_TO_BOOT
     try:
-        abandon()
+        close_in_child()
         status = _Child(assignment).run()
         run_exit_handlers()
     except BaseException as error:

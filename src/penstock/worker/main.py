@@ -267,7 +267,7 @@ def shut_down(
     # 4. Cut off what is left. A client to which nothing was sent gets 504.
     if not drained:
         stuck = worker.only_stuck_left()
-        in_progress = worker.give_up(_why_cut_off(stuck, graceful))
+        in_progress = worker.abort_all(_why_cut_off(stuck, graceful))
         if in_progress:
             reason = "told to stop at once"
             if stuck:

@@ -259,9 +259,9 @@ class Worker:
         self.slot.words[STATE] = DRAINING
         self.transport.drain(hand_over=hand_over)
 
-    def abandon(self) -> None:
+    def close_in_child(self) -> None:
         """Close every socket, in a forked child."""
-        self.transport.abandon()
+        self.transport.close_in_child()
 
     def only_stuck_left(self) -> bool:
         """Return True if nothing is left but calls that did not return after their deadlines.
@@ -276,12 +276,12 @@ class Worker:
         open_for_stuck = stuck if stuck == self.settings.threads else 0
         return int(self.transport.snapshot()["connections"]) <= open_for_stuck
 
-    def give_up(self, reason: str) -> int:
+    def abort_all(self, reason: str) -> int:
         """Answer the requests that the application still has; return how many there were.
 
         ``reason`` is for the access log.
         """
-        return self.transport.give_up(reason)
+        return self.transport.abort_all(reason)
 
     def _expire(self, number: int, reason: str) -> bool:
         return self.transport.expire(number, reason)
@@ -330,11 +330,11 @@ _workers: weakref.WeakSet[Worker] = weakref.WeakSet()
 """The workers of this process, for the children that an application forks."""
 
 
-def _abandon_in_child() -> None:
+def _close_in_child() -> None:
     """Close the clients' connections in a child that the application forked."""
     for worker in list(_workers):
-        worker.abandon()
+        worker.close_in_child()
     _workers.clear()
 
 
-os.register_at_fork(after_in_child=_abandon_in_child)
+os.register_at_fork(after_in_child=_close_in_child)

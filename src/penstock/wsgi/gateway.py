@@ -200,7 +200,7 @@ class Gateway:
             self._logger.info("%s: bad request body: %s", where, str(cause))
             return cause.status
         if isinstance(cause, RequestTimeout):
-            exchange.explain("timeout: the application ended the call at its deadline")
+            exchange.set_reason("timeout: the application ended the call at its deadline")
             messages.APPLICATION_TIMEOUT.log(self._logger, request=where)
             return 504
         if isinstance(error, ProtocolBreach):  # a traceback would show only the gateway

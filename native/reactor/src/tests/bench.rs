@@ -273,7 +273,7 @@ pub fn options() -> Options {
         observed: false,
         recorded: false,
         attended: true,
-        given_up: "The application did not answer in time.".to_owned(),
+        timed_out: "The application did not answer in time.".to_owned(),
         checks: Checks::default(),
         disconnected: SECOND / 2,
         idle_wait: None,

@@ -68,9 +68,9 @@ class PythonTransport:
         if hand_over:
             self._threads.lead_briefly(self._loop.hand_listeners_over)
 
-    def give_up(self, reason: str) -> int:
-        """See `penstock.transport.Transport.give_up`."""
-        return self._threads.give_up(reason)
+    def abort_all(self, reason: str) -> int:
+        """See `penstock.transport.Transport.abort_all`."""
+        return self._threads.abort_all(reason)
 
     def expire(self, number: int, reason: str) -> bool:
         """See `penstock.transport.Transport.expire`."""
@@ -85,7 +85,7 @@ class PythonTransport:
         """See `penstock.transport.Transport.snapshot`."""
         return self._loop.snapshot()
 
-    def abandon(self) -> None:
-        """See `penstock.transport.Transport.abandon`."""
-        self._threads.abandon()
-        self._loop.abandon()
+    def close_in_child(self) -> None:
+        """See `penstock.transport.Transport.close_in_child`."""
+        self._threads.close_in_child()
+        self._loop.close_in_child()

@@ -2,7 +2,7 @@
 
 Only time in which the application holds the thread without progress counts. Each block of the
 response that it hands over restarts the clock; while the thread waits for the client, the clock
-stands still. `penstock.worker.deadlines` reads the record and acts on it; `PythonExchange.give_up`
+stands still. `penstock.worker.deadlines` reads the record and acts on it; `PythonExchange.time_out`
 sends the 504.
 """
 

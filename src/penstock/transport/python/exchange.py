@@ -287,7 +287,7 @@ class PythonExchange:
         self.handed_out_at = time.monotonic_ns()
         self._end("the client left before a thread was free")
 
-    def give_up(self, reason: str) -> bool:
+    def time_out(self, reason: str) -> bool:
         """End an exchange while a thread still has it. Return True if it was in progress.
 
         That thread may be in any of the methods. It sets ``head_sent``, and then looks at ``done``;
@@ -321,8 +321,8 @@ class PythonExchange:
         self._give_back(reason)
         return True
 
-    def explain(self, reason: str) -> None:
-        """See `penstock.transport.Exchange.explain`."""
+    def set_reason(self, reason: str) -> None:
+        """See `penstock.transport.Exchange.set_reason`."""
         self.reason = reason
 
     def close_after_response(self) -> None:

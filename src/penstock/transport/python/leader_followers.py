@@ -62,7 +62,7 @@ class LeaderFollowers:
         self._parked: deque[threading.Lock] = deque()  # each held; releasing it wakes its thread
         self._handed_out = 0  # counts up; unchanged over a tick means that a call has lasted it
         self._over = False
-        self._abandoned = False
+        self._closed_in_child = False
         self._monitor: threading.Thread | None = None
         self._monitor_asleep = False
         self._monitor_alarm = threading.Lock()
@@ -113,7 +113,7 @@ class LeaderFollowers:
                 self._loop.log_dropped_fields()
             self._thread_slots.begin(thread, exchange)
             return exchange
-        if self._abandoned:
+        if self._closed_in_child:
             return None
         self._end()
         while (exchange := self._take_ready()) is not None:  # after an end without a drain
@@ -268,10 +268,10 @@ class LeaderFollowers:
             self._leadership.release()
         self._wake_parked()
 
-    def give_up(self, reason: str) -> int:
-        """See `penstock.transport.Transport.give_up`."""
+    def abort_all(self, reason: str) -> int:
+        """See `penstock.transport.Transport.abort_all`."""
         exchanges = [thread.exchange for thread in list(self._thread_slots.slots)]
-        count = sum(exchange.give_up(reason) for exchange in exchanges if exchange is not None)
+        count = sum(exchange.time_out(reason) for exchange in exchanges if exchange is not None)
         if count:
             self._attend_posted()
         return count
@@ -279,7 +279,7 @@ class LeaderFollowers:
     def expire(self, number: int, reason: str) -> bool:
         """See `penstock.transport.Transport.expire`."""
         exchange = self._thread_slots.find(number)
-        if exchange is None or not exchange.give_up(reason):
+        if exchange is None or not exchange.time_out(reason):
             return False
         self._attend_posted()
         return True
@@ -289,6 +289,6 @@ class LeaderFollowers:
         self._loop.wake()
         self.lead_briefly(partial(self._loop.run, only_posted=True))
 
-    def abandon(self) -> None:
+    def close_in_child(self) -> None:
         """End the transport in a forked child, without locks: their holders do not exist there."""
-        self._over = self._abandoned = True
+        self._over = self._closed_in_child = True

@@ -404,7 +404,7 @@ class Loop(Shared):
         self.selector.close()
         self._waker.close()
 
-    def abandon(self) -> None:
+    def close_in_child(self) -> None:
         """Close all descriptors in a forked child, for the parent's sake.
 
         A child that kept them would keep clients waiting for an end that the parent has sent

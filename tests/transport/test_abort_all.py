@@ -36,7 +36,7 @@ def test_clients_that_got_nothing_get_504(transport: str, threads: int, tmp_path
         for client in clients:
             client.send(get("/wait"))
         eventually(lambda: gate.inside == threads)
-        assert server.transport.give_up(REASON) == threads
+        assert server.transport.abort_all(REASON) == threads
         for client in clients:
             response = client.read_response()
             assert response.status == 504
@@ -44,7 +44,7 @@ def test_clients_that_got_nothing_get_504(transport: str, threads: int, tmp_path
             assert response.complete
             assert client.read_to_end() == b""
             client.close()
-        assert server.transport.give_up(REASON) == 0
+        assert server.transport.abort_all(REASON) == 0
         gate.open()
         eventually(lambda: gate.inside == 0)
     assert logged(path) == [("/wait", 504, REASON)] * threads
@@ -55,7 +55,7 @@ def test_head_gets_504_without_a_body(transport: str) -> None:
     with serving(gate, transport) as server, connect(server) as client:
         client.send(get("/wait").replace(b"GET", b"HEAD"))
         eventually(lambda: gate.inside == 1)
-        assert server.transport.give_up(REASON) == 1
+        assert server.transport.abort_all(REASON) == 1
         assert client.read_response("HEAD").status == 504
         assert client.read_to_end() == b""
         gate.open()
@@ -67,7 +67,7 @@ def test_the_trace_shows_the_504_that_the_client_gets(transport: str) -> None:
     with serving(gate, transport, trace=Trace(text)) as server, connect(server) as client:
         client.send(get("/wait"))
         eventually(lambda: gate.inside == 1)
-        assert server.transport.give_up(REASON) == 1
+        assert server.transport.abort_all(REASON) == 1
         body = client.read_response().body.decode()
         eventually(lambda: REASON in text.getvalue())
         gate.open()
@@ -91,7 +91,7 @@ def test_a_response_that_has_begun_is_cut_off(transport: str, threads: int, tmp_
         with connect(server) as client:
             client.send(get("/begun"))
             eventually(lambda: client.socket.recv(65536).endswith(b"begun\r\n"))
-            assert server.transport.give_up(REASON) == 1
+            assert server.transport.abort_all(REASON) == 1
             assert client.read_to_end() == b""
         go_on.set()
     assert logged(path) == [("/begun", 202, REASON)]
@@ -107,7 +107,7 @@ def test_a_thread_that_comes_back_finds_its_exchange_over_and_serves_on(
         with connect(server) as client:
             client.send(get("/wait"))
             eventually(lambda: gate.inside == 1)
-            assert server.transport.give_up(REASON) == 1
+            assert server.transport.abort_all(REASON) == 1
             assert client.read_response().status == 504
             gate.open()
             assert client.read_to_end() == b""
@@ -119,10 +119,10 @@ def test_a_thread_that_comes_back_finds_its_exchange_over_and_serves_on(
 
 def test_what_is_not_with_the_application_is_left_alone(transport: str) -> None:
     with serving(Gate(), transport) as server, connect(server) as client:
-        assert server.transport.give_up(REASON) == 0
+        assert server.transport.abort_all(REASON) == 0
         assert client.request("GET", "/").status == 200
         eventually(lambda: not list(server.slot.requests()))
-        assert server.transport.give_up(REASON) == 0
+        assert server.transport.abort_all(REASON) == 0
         assert client.request("GET", "/").status == 200
 
 
@@ -136,7 +136,7 @@ def test_what_waits_for_a_thread_is_left_alone(transport: str) -> None:
         with connect(server) as waiting:
             waiting.send(get("/next"))
             eventually(lambda: server.snapshot()["requests"] == 3)
-            assert server.transport.give_up(REASON) == 2
+            assert server.transport.abort_all(REASON) == 2
             for client in busy:
                 assert client.read_response().status == 504
                 client.close()
@@ -166,7 +166,7 @@ def test_a_streamed_request_is_given_up(transport: str, tmp_path: Path) -> None:
         with connect(server) as client:
             client.send(post(b"x", target="/upload", length=100))
             assert read.wait(10)
-            assert server.transport.give_up(REASON) == 1
+            assert server.transport.abort_all(REASON) == 1
             assert client.read_response().status == 504
             assert client.read_to_end() == b""
         eventually(lambda: len(failures) == 1)
