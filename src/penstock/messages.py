@@ -356,7 +356,7 @@ LOG_ENTRIES_LOST: Final = Message(
     "log entries were lost: %(entries)s (too many waited while the application held the"
     " interpreter)",
     "The native transport went on while the application kept the interpreter lock (GIL), and more"
-    " requests were refused, or traced, than it can keep for the logs. The requests were answered.",
+    " requests were refused than it can keep for the logs. The requests were answered.",
     "Look for a call of the application that holds the interpreter lock for seconds: PEN-6110 and"
     " `penstockctl requests` name it.",
 )

@@ -26,7 +26,6 @@ from support.wire import DEADLINE
 if TYPE_CHECKING:
     from wsgiref.types import WSGIApplication
 
-    from penstock.telemetry.trace import Trace
     from penstock.transport import Transport
 
 LOGGER = logging.getLogger("penstock.tests")
@@ -66,7 +65,6 @@ def serving(
     listener: Listener | None = None,
     access_log: Path | None = None,
     observers: Observers | None = None,
-    trace: Trace | None = None,
     **config: Any,
 ) -> Iterator[BareServer]:
     """Serve with a transport by name; ``config`` are fields of `TransportConfig`.
@@ -88,7 +86,6 @@ def serving(
         slot=slot,
         logger=LOGGER,
         observers=observers,
-        trace=trace,
     )
     gateway = Gateway(application, logger=LOGGER, transport=made)
     workers = [threading.Thread(target=_serve, args=(made, gateway)) for _ in range(threads)]

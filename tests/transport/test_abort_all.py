@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import threading
 from collections.abc import Iterable, Iterator
@@ -11,7 +10,6 @@ from wsgiref.types import StartResponse
 
 import pytest
 
-from penstock.telemetry.trace import Trace
 from support.serving import TEXT, Environ, Gate, connect, eventually, get, post
 from support.transports import serving
 
@@ -59,21 +57,6 @@ def test_head_gets_504_without_a_body(transport: str) -> None:
         assert client.read_response("HEAD").status == 504
         assert client.read_to_end() == b""
         gate.open()
-
-
-def test_the_trace_shows_the_504_that_the_client_gets(transport: str) -> None:
-    gate = Gate()
-    text = io.StringIO()
-    with serving(gate, transport, trace=Trace(text)) as server, connect(server) as client:
-        client.send(get("/wait"))
-        eventually(lambda: gate.inside == 1)
-        assert server.transport.abort_all(REASON) == 1
-        body = client.read_response().body.decode()
-        eventually(lambda: REASON in text.getvalue())
-        gate.open()
-    _, _, response = text.getvalue().partition("response to request 1")
-    assert f"> {body}" in response
-    assert "more bytes of the response body" not in response
 
 
 @pytest.mark.parametrize("threads", [1, 3])

@@ -112,7 +112,10 @@ impl Exchange {
         self.status = Some(PyString::new(py, "504 Gateway Timeout").unbind());
         self.headers = None;
         self.transmit(&[&answer.head[..], &answer.body].concat())?;
-        self.count_body(&answer.body);
+        self.body_sent += answer.body.len() as u64;
+        if let Some(trace) = &mut self.wire.connection.lock().trace {
+            trace.answered(&answer);
+        }
         Ok(())
     }
 }

@@ -7,6 +7,7 @@ use crate::scratch::with_scratch;
 use crate::transport::Core;
 use penstock_protocol::{Framing, Version, response};
 use penstock_reactor::connection::Connection;
+use penstock_reactor::exchange_trace::Transcript;
 use penstock_reactor::log_queue::{Ended, HeadCopy, Times};
 use penstock_reactor::output::FILE_TRUNCATED;
 use penstock_reactor::shared::Shared;
@@ -111,8 +112,9 @@ impl Exchange {
         out.extend_from_slice(b"\r\n");
         self.transmit(&out)?;
         if self.shared().options.trace {
-            let text = String::from_utf8_lossy(latin1_bytes(status)?).into_owned();
-            wire::trace_interim(self.shared(), &self.wire.connection, &text);
+            if let Some(trace) = &mut self.wire.connection.lock().trace {
+                trace.sent_interim(latin1_bytes(status)?);
+            }
         }
         Ok(())
     }
@@ -588,13 +590,9 @@ impl Exchange {
                 first_byte: self.first_byte_at,
                 ..state.exchange.times(connection.accepted_at, now)
             };
-            record = Some(self.record(py, times, reason));
-        }
-        let number = state.requests;
-        if let Some(trace) = &mut state.trace {
-            core.shared
-                .log_queue
-                .write(trace.response(number, self.body_sent, reason));
+            let number = state.requests;
+            let transcript = state.trace.as_mut().map(|trace| trace.take(number));
+            record = Some(self.record(py, times, reason, transcript));
         }
         if let Some(record) = &mut record {
             record.bytes_out = record.bytes_out.saturating_sub(state.output.lost());
@@ -610,7 +608,13 @@ impl Exchange {
         record
     }
 
-    fn record(&mut self, py: Python<'_>, times: Times, reason: &str) -> Box<Record> {
+    fn record(
+        &mut self,
+        py: Python<'_>,
+        times: Times,
+        reason: &str,
+        transcript: Option<Box<Transcript>>,
+    ) -> Box<Record> {
         let ended = match reason.is_empty() {
             true => Ended::Complete,
             false if self.status.is_none() || self.wire.connection.is_gone() => Ended::Disconnected,
@@ -633,6 +637,7 @@ impl Exchange {
             } else {
                 reason.to_owned().into()
             },
+            transcript,
         })
     }
 }

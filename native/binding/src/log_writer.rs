@@ -1,4 +1,4 @@
-//! Hands what the log queue holds to Python: to the error log, the observers and the trace.
+//! Hands what the log queue holds to Python: to the error log and the observers.
 
 use crate::access_line::{LineFormat, address, request_line};
 use crate::environ::keys;
@@ -7,11 +7,9 @@ use crate::record::Record;
 use crate::request_finished::{Made, RequestMaker};
 use crate::request_queue::RequestQueue;
 use penstock_protocol::Head;
-use penstock_reactor::log_queue::{
-    Ended, Entry, HeadCopy, RefusalNote, TracedRequest, TracedResponse, message,
-};
+use penstock_reactor::log_queue::{Ended, Entry, HeadCopy, RefusalNote, message};
 use pyo3::prelude::*;
-use pyo3::types::{PyBytes, PyDict, PyList, PyString};
+use pyo3::types::{PyDict, PyString};
 
 pub struct LogWriter {
     pub logger: Py<PyAny>,
@@ -24,7 +22,6 @@ pub struct LogWriter {
     pub line_format: Option<LineFormat>,
     pub requests: Option<Py<RequestQueue>>,
     pub request_maker: Option<RequestMaker>,
-    pub trace: Option<Py<PyAny>>,
     /// A `penstock.wsgi.environ.DroppedFields`.
     pub dropped_fields: Py<PyAny>,
     /// The module `penstock.transport.log_lines`.
@@ -64,12 +61,6 @@ impl LogWriter {
                 }
                 Err(_) => Ok(()), // no other kind is made here
             },
-            Entry::Note(connection, text) => match &self.trace {
-                Some(trace) => trace.call_method1(py, "note", (connection, text)).map(drop),
-                None => Ok(()),
-            },
-            Entry::Request(request) => self.trace_request(py, &request),
-            Entry::Response(response) => self.trace_response(py, &response),
             Entry::Lost(lost) => {
                 let entries = lost.entries.to_string();
                 self.write(py, message("LOG_ENTRIES_LOST", [("entries", entries)]))?;
@@ -225,50 +216,5 @@ impl LogWriter {
             false => Ended::Refused,
         };
         self.queue(py, requests, maker.refused(py, note, ended))
-    }
-
-    fn trace_request(&self, py: Python<'_>, request: &TracedRequest) -> PyResult<()> {
-        let Some(trace) = &self.trace else {
-            return Ok(());
-        };
-        let arguments = (
-            request.connection,
-            request.number,
-            &request.peer,
-            PyBytes::new(py, &request.head),
-            PyBytes::new(py, &request.body),
-            request.length,
-        );
-        trace.call_method1(py, "request", arguments).map(drop)
-    }
-
-    fn trace_response(&self, py: Python<'_>, response: &TracedResponse) -> PyResult<()> {
-        let Some(trace) = &self.trace else {
-            return Ok(());
-        };
-        let headers = PyList::empty(py);
-        for (name, value) in &response.headers {
-            headers.append((latin1(py, name)?, latin1(py, value)?))?;
-        }
-        let added = PyList::empty(py);
-        for line in response.added.split(|byte| *byte == b'\n') {
-            let line = line.strip_suffix(b"\r").unwrap_or(line);
-            if let Some(colon) = memchr::memmem::find(line, b": ") {
-                let (name, value) = line.split_at_checked(colon).unwrap_or((line, b": "));
-                let value = value.get(2..).unwrap_or(&[]);
-                added.append((latin1(py, name)?, latin1(py, value)?))?;
-            }
-        }
-        let arguments = (
-            response.connection,
-            response.number,
-            latin1(py, &response.status)?,
-            headers,
-            added,
-            PyBytes::new(py, &response.body),
-            response.length,
-            &response.note,
-        );
-        trace.call_method1(py, "response", arguments).map(drop)
     }
 }

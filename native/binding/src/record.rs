@@ -1,5 +1,6 @@
 //! One response and what it answers, for the observers.
 
+use penstock_reactor::exchange_trace::Transcript;
 use penstock_reactor::log_queue::{Ended, HeadCopy, Times};
 use penstock_reactor::sys::{Peer, SECOND};
 use pyo3::prelude::*;
@@ -22,6 +23,8 @@ pub struct Record {
     pub times: Times,
     pub ended: Ended,
     pub reason: Cow<'static, str>,
+    /// For the trace, where there is one.
+    pub transcript: Option<Box<Transcript>>,
 }
 
 impl Record {

@@ -3,15 +3,18 @@
 use crate::access_line::{address, given_field, request_line, response_field};
 use crate::ffi::{latin1, latin1_bytes};
 use crate::record::Record;
+use penstock_reactor::exchange_trace::Transcript;
 use penstock_reactor::log_queue::{Ended, HeadCopy, RefusalNote, Times};
 use penstock_reactor::sys::{self, Nanos, Peer, SECOND};
 use pyo3::intern;
 use pyo3::prelude::*;
-use pyo3::types::{PyDict, PyFloat, PyFrozenSet, PyString, PyTuple};
+use pyo3::types::{PyBytes, PyDict, PyFloat, PyFrozenSet, PyString, PyTuple};
 
 /// Makes the records, with what the observers need in them.
 pub struct RequestMaker {
     class: Py<PyAny>,
+    /// `penstock.telemetry.request_finished.Transcript`.
+    transcript_class: Py<PyAny>,
     /// `penstock.telemetry.request_finished.wanted_variables`.
     wanted_variables: Py<PyAny>,
     /// Names in lower case.
@@ -40,6 +43,7 @@ struct Parts<'a, 'py> {
     fields: Option<&'a HeadCopy>,
     response_fields: Bound<'py, PyDict>,
     environ: Bound<'py, PyAny>,
+    transcript: Option<&'a Transcript>,
 }
 
 impl RequestMaker {
@@ -56,6 +60,7 @@ impl RequestMaker {
         let environ = needs.getattr("environ")?.cast_into::<PyFrozenSet>()?;
         Ok(RequestMaker {
             class: module.getattr("RequestFinished")?.unbind(),
+            transcript_class: module.getattr("Transcript")?.unbind(),
             wanted_variables: module.getattr("wanted_variables")?.unbind(),
             request_fields: names("request_fields")?,
             response_fields: names("response_fields")?,
@@ -99,6 +104,7 @@ impl RequestMaker {
                 fields: record.request.as_ref(),
                 response_fields,
                 environ,
+                transcript: record.transcript.as_deref(),
             },
         )
     }
@@ -122,6 +128,7 @@ impl RequestMaker {
                 fields: note.request.as_ref().or(refusal.head.as_ref()),
                 response_fields: self.nothing.bind(py).clone(),
                 environ: self.nothing.bind(py).clone().into_any(),
+                transcript: note.transcript.as_deref(),
             },
         )
     }
@@ -155,6 +162,13 @@ impl RequestMaker {
             .peer
             .map_or(String::new(), |(_, port)| port.to_string());
         let times = parts.times;
+        let transcript = match parts.transcript {
+            Some(transcript) => {
+                bytes += size_of_transcript(transcript);
+                self.transcript(py, transcript)?
+            }
+            None => py.None().into_bound(py),
+        };
         // In the order of the class's fields.
         let values = [
             parts.request_id.clone().into_any(),
@@ -180,10 +194,48 @@ impl RequestMaker {
             request_fields.into_any(),
             parts.response_fields.clone().into_any(),
             parts.environ.clone(),
+            transcript,
         ];
         let request = self.class.bind(py).call1(PyTuple::new(py, values)?)?;
         Ok((request.unbind(), bytes + texts_in(&parts.response_fields)?))
     }
+
+    fn transcript<'py>(
+        &self,
+        py: Python<'py>,
+        transcript: &Transcript,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        let mut headers = Vec::new();
+        for (name, value) in &transcript.headers {
+            headers.push((latin1(py, name)?, latin1(py, value)?));
+        }
+        // In the order of the class's fields.
+        self.transcript_class.bind(py).call1((
+            transcript.connection,
+            transcript.number,
+            PyBytes::new(py, &transcript.head),
+            PyBytes::new(py, &transcript.request_body),
+            latin1(py, &transcript.interim)?,
+            latin1(py, &transcript.status)?,
+            PyTuple::new(py, headers)?,
+            latin1(py, &transcript.added)?,
+            PyBytes::new(py, &transcript.response_body),
+        ))
+    }
+}
+
+/// As `Transcript.size` has it.
+fn size_of_transcript(transcript: &Transcript) -> usize {
+    let parts = [
+        &transcript.head,
+        &transcript.request_body,
+        &transcript.interim,
+        &transcript.added,
+        &transcript.response_body,
+    ];
+    let fields = transcript.headers.iter();
+    let fields: usize = fields.map(|(name, value)| name.len() + value.len()).sum();
+    fields + parts.iter().map(|part| part.len()).sum::<usize>()
 }
 
 fn seconds(time: Nanos) -> f64 {

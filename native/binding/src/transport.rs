@@ -90,8 +90,11 @@ impl NativeTransport {
         }
         let given = |name: &str| required(logs, name).map(|log| !log.is_none());
         let mut options = read_options(config)?;
-        options.trace = given("trace")?;
         options.observed = given("observers")?;
+        options.trace = match options.observed {
+            true => required(logs, "needs")?.getattr("transcript")?.extract()?,
+            false => false,
+        };
         options.recorded = options.observed && !given("line_format")?;
         let client_left = options.client_left;
         let shared = Shared::new(options, scoreboard)?;
@@ -111,7 +114,6 @@ impl NativeTransport {
             request_maker: optional("needs")?
                 .map(|needs| RequestMaker::new(py, needs.bind(py)))
                 .transpose()?,
-            trace: optional("trace")?,
             dropped_fields: log("dropped_fields")?,
             log_lines: py.import("penstock.transport.log_lines")?.unbind(),
             listeners,
@@ -460,18 +462,6 @@ impl Core {
                 .describe(record, texts, since, deadline);
         }
         let (body, wire) = self.body(py, connection, head, body)?;
-        if options.trace {
-            let mut state = connection.lock();
-            let on_connection = state.requests;
-            let entry = state
-                .trace
-                .as_mut()
-                .map(|trace| trace.request(on_connection));
-            drop(state);
-            if let Some(entry) = entry {
-                self.shared.log_queue.write(entry);
-            }
-        }
         let request = options.observed.then(|| {
             Box::new(HeadCopy {
                 bytes: bytes.into(),

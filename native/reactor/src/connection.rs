@@ -119,7 +119,7 @@ impl Connection {
         let options = &shared.options;
         let trace = options.trace.then(|| {
             let most = options.trace_body;
-            Box::new(ExchangeTrace::new(most, number, peer_name(peer)))
+            Box::new(ExchangeTrace::new(most, number))
         });
         let patience = if shared.draining.get() {
             shared

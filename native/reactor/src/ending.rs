@@ -10,7 +10,6 @@ use crate::shared::Shared;
 use crate::states::{Fate, Input, Phase};
 use crate::sys::{self, Nanos, SECOND};
 use penstock_protocol::State;
-use penstock_protocol::response::ErrorResponse;
 use std::io;
 use std::sync::Arc;
 
@@ -199,7 +198,6 @@ impl Connection {
         state: &mut ConnectionState,
         refusal: Refusal,
     ) {
-        let in_head = state.exchange.request.is_none();
         let method_is_head = |copy: &HeadCopy| copy.head.method.of(&copy.bytes) == b"HEAD";
         let to_head = state
             .exchange
@@ -208,8 +206,10 @@ impl Connection {
             .is_some_and(method_is_head)
             || refusal.request_line.starts_with(b"HEAD ");
         let answer = shared.error_response(&refusal, to_head);
+        if let Some(trace) = &mut state.trace {
+            trace.answered(&answer);
+        }
         self.note_refusal(shared, state, leader.now, refusal, answer.body.len() as u64);
-        self.trace_refusal(shared, state, in_head, &answer);
         let answer = [answer.head, answer.body].concat();
         state.output.append(Piece::Owned(answer, 0));
         self.set_phase(state, Phase::Refusing);
@@ -234,6 +234,8 @@ impl Connection {
             };
         }
         shared.count_refusal();
+        // One that is refused in its head has not been counted.
+        let number = state.requests + u64::from(state.exchange.request.is_none());
         shared.log_queue.write(Entry::Refused(Box::new(RefusalNote {
             peer: self.peer,
             refusal,
@@ -242,34 +244,8 @@ impl Connection {
             bytes_in: state.exchange.spool.take().map_or(0, |spool| spool.size()),
             bytes_out,
             times: state.exchange.times(self.accepted_at, now),
+            transcript: state.trace.as_mut().map(|trace| trace.take(number)),
         })));
-    }
-
-    fn trace_refusal(
-        &self,
-        shared: &Shared,
-        state: &mut ConnectionState,
-        in_head: bool,
-        answer: &ErrorResponse,
-    ) {
-        if in_head {
-            state.requests += 1; // refused in its head, and not counted yet
-        }
-        let number = state.requests;
-        let Some(trace) = &mut state.trace else {
-            return;
-        };
-        if !trace.shown() {
-            shared.log_queue.write(trace.request(number));
-        }
-        let (head, body) = (&answer.head[..], &answer.body[..]);
-        let line = memchr::memmem::find(head, b"\r\n").unwrap_or(head.len());
-        let status = head.get(b"HTTP/1.1 ".len()..line).unwrap_or(&[]);
-        trace.head_sent(status, Vec::new(), head.get(line + 2..).unwrap_or(&[]));
-        trace.body_sent(body);
-        shared
-            .log_queue
-            .write(trace.response(number, body.len() as u64, "refused by the server"));
     }
 
     /// Close for writing, and drop what still arrives until the client closes too.

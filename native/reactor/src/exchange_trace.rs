@@ -1,34 +1,40 @@
-//! Copies a connection's exchanges for `--trace`: a request, then its response, as a whole.
+//! Collects a connection's exchanges for the trace.
 
-use crate::log_queue::{Entry, TracedRequest, TracedResponse};
+use penstock_protocol::response::ErrorResponse;
 
 /// How much of a head that was refused is shown, as a multiple of what is shown of a body.
 const REFUSED_HEAD: usize = 4;
 
+/// What went over the connection for one request:
+/// see `penstock.telemetry.request_finished.Transcript`.
 #[derive(Default)]
+pub struct Transcript {
+    pub connection: u64,
+    pub number: u64,
+    pub head: Vec<u8>,
+    pub request_body: Vec<u8>,
+    pub interim: Vec<u8>,
+    pub status: Vec<u8>,
+    pub headers: Vec<(Vec<u8>, Vec<u8>)>,
+    pub added: Vec<u8>,
+    pub response_body: Vec<u8>,
+}
+
 pub struct ExchangeTrace {
     /// How many bytes of each body are shown.
     most: usize,
     connection: u64,
-    peer: String,
     raw: Vec<u8>, // received, and not yet attributed to a head or a body
-    head: Vec<u8>,
-    body: Vec<u8>,
-    length: u64,
-    shown: bool,
-    status: Vec<u8>,
-    headers: Vec<(Vec<u8>, Vec<u8>)>,
-    added: Vec<u8>,
-    answer: Vec<u8>,
+    collected: Transcript,
 }
 
 impl ExchangeTrace {
-    pub fn new(most: usize, connection: u64, peer: String) -> Self {
+    pub fn new(most: usize, connection: u64) -> Self {
         ExchangeTrace {
             most,
             connection,
-            peer,
-            ..ExchangeTrace::default()
+            raw: Vec::new(),
+            collected: Transcript::default(),
         }
     }
 
@@ -40,85 +46,70 @@ impl ExchangeTrace {
     /// Note that a head ends `buffered` bytes before what has been received.
     pub fn head_received(&mut self, buffered: usize) {
         let rest = self.raw.split_off(self.raw.len().saturating_sub(buffered));
-        let head = std::mem::replace(&mut self.raw, rest);
-        self.begin(head);
-    }
-
-    fn begin(&mut self, head: Vec<u8>) {
-        *self = ExchangeTrace {
-            most: self.most,
-            connection: self.connection,
-            peer: std::mem::take(&mut self.peer),
-            raw: std::mem::take(&mut self.raw),
-            head,
-            ..ExchangeTrace::default()
+        self.collected = Transcript {
+            head: std::mem::replace(&mut self.raw, rest),
+            ..Transcript::default()
         };
     }
 
     /// Note a decoded part of the request's body.
     pub fn body_received(&mut self, data: &[u8], buffered: usize) {
         self.attribute(buffered);
-        self.length += data.len() as u64;
-        extend(&mut self.body, data, self.most);
+        extend(&mut self.collected.request_body, data, self.most);
     }
 
     /// Note that a message ends `buffered` bytes before what has been received.
     pub fn message_over(&mut self, buffered: usize) {
         self.attribute(buffered);
-        self.begin(Vec::new()); // what comes next may be refused before its head is complete
+        self.collected = Transcript::default(); // what comes next may be refused within its head
     }
 
     fn attribute(&mut self, buffered: usize) {
         self.raw.drain(..self.raw.len().saturating_sub(buffered));
     }
 
-    /// The request, to be printed as it is handed out.
-    pub fn request(&mut self, number: u64) -> Entry {
-        self.shown = true;
-        let mut head = self.head.clone();
-        if head.is_empty() {
-            head = self.raw.clone();
-            head.truncate(REFUSED_HEAD * self.most);
+    /// Note an interim response.
+    pub fn sent_interim(&mut self, status: &[u8]) {
+        let interim = &mut self.collected.interim;
+        if interim.len() < self.most {
+            interim.extend_from_slice(status);
+            interim.push(b'\n');
         }
-        Entry::Request(Box::new(TracedRequest {
-            connection: self.connection,
-            number,
-            peer: self.peer.clone(),
-            head,
-            body: self.body.clone(),
-            length: self.length,
-        }))
-    }
-
-    /// Whether the request has been printed.
-    pub fn shown(&self) -> bool {
-        self.shown
     }
 
     /// Note the response's head: the application's fields, and the server's as lines.
     pub fn head_sent(&mut self, status: &[u8], headers: Vec<(Vec<u8>, Vec<u8>)>, added: &[u8]) {
-        self.status = status.to_vec();
-        self.headers = headers;
-        self.added = added.to_vec();
+        self.collected.status = status.to_vec();
+        self.collected.headers = headers;
+        self.collected.added = added.to_vec();
     }
 
     /// Note a block of the response's body.
     pub fn body_sent(&mut self, data: &[u8]) {
-        extend(&mut self.answer, data, self.most);
+        extend(&mut self.collected.response_body, data, self.most);
     }
 
-    /// The response, to be printed; its body has `length` bytes.
-    pub fn response(&mut self, number: u64, length: u64, note: &str) -> Entry {
-        Entry::Response(Box::new(TracedResponse {
+    /// Note an answer of the server's own.
+    pub fn answered(&mut self, answer: &ErrorResponse) {
+        let head = &answer.head[..];
+        let line = memchr::memmem::find(head, b"\r\n").unwrap_or(head.len());
+        let status = head.get(b"HTTP/1.1 ".len()..line).unwrap_or(&[]);
+        self.head_sent(status, Vec::new(), head.get(line + 2..).unwrap_or(&[]));
+        self.body_sent(&answer.body);
+    }
+
+    /// Take what was collected of request `number`.
+    pub fn take(&mut self, number: u64) -> Box<Transcript> {
+        let mut taken = Transcript {
             connection: self.connection,
             number,
-            status: std::mem::take(&mut self.status),
-            headers: std::mem::take(&mut self.headers),
-            added: std::mem::take(&mut self.added),
-            body: std::mem::take(&mut self.answer),
-            length,
-            note: note.to_owned(),
-        }))
+            ..std::mem::take(&mut self.collected)
+        };
+        if taken.head.is_empty() {
+            taken.head = self.raw.clone();
+            taken.head.truncate(REFUSED_HEAD * self.most);
+        }
+        Box::new(taken)
     }
 }
 

@@ -1,5 +1,6 @@
 //! What is to be logged, until a thread with the GIL hands it to the logs of Python.
 
+use crate::exchange_trace::Transcript;
 use crate::shared::{Flag, lock};
 use crate::sys::{Nanos, Peer};
 use penstock_protocol::Head;
@@ -68,29 +69,8 @@ pub struct RefusalNote {
     pub bytes_in: u64,
     pub bytes_out: u64,
     pub times: Times,
-}
-
-/// A request as the trace prints it.
-pub struct TracedRequest {
-    pub connection: u64,
-    pub number: u64,
-    pub peer: String,
-    pub head: Vec<u8>,
-    pub body: Vec<u8>,
-    pub length: u64,
-}
-
-/// A response as the trace prints it.
-pub struct TracedResponse {
-    pub connection: u64,
-    pub number: u64,
-    pub status: Vec<u8>,
-    /// The application's fields: names and values in Latin-1.
-    pub headers: Vec<(Vec<u8>, Vec<u8>)>,
-    pub added: Vec<u8>,
-    pub body: Vec<u8>,
-    pub length: u64,
-    pub note: String,
+    /// For the trace, where there is one.
+    pub transcript: Option<Box<Transcript>>,
 }
 
 pub enum Entry {
@@ -100,10 +80,6 @@ pub enum Entry {
     /// A response that was finished before the kernel had all of it: `ConnectionState::record`, and
     /// its end.
     Finished(Box<dyn Any + Send>, Box<End>),
-    /// What the trace says of a connection, by its number.
-    Note(u64, String),
-    Request(Box<TracedRequest>),
-    Response(Box<TracedResponse>),
     /// The listener of this index is to be closed.
     CloseListener(usize),
     /// What found the queue full.
@@ -129,7 +105,7 @@ impl Entry {
     /// Whether only logs miss it, and clients decide how many there are.
     fn may_be_lost(&self) -> bool {
         match self {
-            Entry::Refused(_) | Entry::Note(..) | Entry::Request(_) | Entry::Response(_) => true,
+            Entry::Refused(_) => true,
             // At most one for each connection, listener or defect.
             Entry::Message(..) | Entry::Finished(..) | Entry::CloseListener(_) => false,
             Entry::Lost(_) => false,
@@ -198,11 +174,24 @@ mod tests {
 
     const MOST: usize = 5;
 
+    fn refused() -> Entry {
+        Entry::Refused(Box::new(RefusalNote {
+            peer: None,
+            refusal: Refusal::timed_out(""),
+            request: None,
+            request_id: String::new(),
+            bytes_in: 0,
+            bytes_out: 0,
+            times: Times::default(),
+            transcript: None,
+        }))
+    }
+
     #[test]
     fn what_finds_the_queue_full_is_counted_but_for_what_must_not_be_lost() {
         let queue = LogQueue::new(MOST);
-        for number in 0..MOST as u64 + 3 {
-            queue.write(Entry::Note(number, String::new()));
+        for _ in 0..MOST + 3 {
+            queue.write(refused());
         }
         queue.write(Entry::CloseListener(7));
         let mut entries = queue.take();
@@ -210,7 +199,7 @@ mod tests {
             entries.pop(),
             Some(Entry::Lost(Lost {
                 entries: 3,
-                requests: 0
+                requests: 3
             }))
         ));
         assert!(matches!(entries.pop(), Some(Entry::CloseListener(7))));
@@ -222,11 +211,11 @@ mod tests {
     #[test]
     fn a_queue_that_was_emptied_takes_entries_again() {
         let queue = LogQueue::new(MOST);
-        for number in 0..=MOST as u64 {
-            queue.write(Entry::Note(number, String::new()));
+        for _ in 0..=MOST {
+            queue.write(refused());
         }
         queue.take();
-        queue.write(Entry::Note(0, String::new()));
+        queue.write(refused());
         assert_eq!(queue.take().len(), 1);
     }
 }

@@ -10,7 +10,6 @@ use crate::slow_path_estimate::PathHash;
 use crate::spool::Spool;
 use crate::states::{Input, Phase};
 use crate::sys::{self, Nanos};
-use crate::wire;
 use penstock_protocol::{Event, Head, Input as Bytes, ProtocolError, State, response};
 use std::borrow::Cow;
 use std::io;
@@ -356,7 +355,9 @@ fn parse(
                     exchange.spool = Some(Spool::default());
                     if head.expect_continue && input.remaining().is_empty() {
                         send_continue(connection, &mut state.output);
-                        wire::trace_interim(shared, connection, "100 Continue");
+                        if let Some(trace) = trace {
+                            trace.sent_interim(b"100 Continue");
+                        }
                     }
                 }
             }

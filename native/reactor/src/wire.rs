@@ -3,7 +3,6 @@
 
 use crate::connection::{Connection, ConnectionState, NEVER};
 use crate::decisions;
-use crate::log_queue::Entry;
 use crate::output::{COALESCED_BYTES, Flushed, Piece, Region};
 use crate::shared::Shared;
 use crate::states::{Fate, Input, Phase};
@@ -73,8 +72,9 @@ impl Wire {
             self.continue_owed = false;
             let mut state = self.connection.lock();
             send_small(shared, &self.connection, &mut state, response::CONTINUE)?;
-            drop(state);
-            trace_interim(shared, &self.connection, "100 Continue");
+            if let Some(trace) = &mut state.trace {
+                trace.sent_interim(b"100 Continue");
+            }
         }
         buffer.resize(shared.options.receive_bytes, 0);
         let received = self.read_socket(buffer)?;
@@ -358,14 +358,6 @@ impl Drop for RoomAwaited<'_> {
     }
 }
 
-/// Tell the trace, where there is one, of an interim response.
-pub fn trace_interim(shared: &Shared, connection: &Connection, status: &str) {
-    if shared.options.trace {
-        let text = format!("sent HTTP/1.1 {status}");
-        shared.log_queue.write(Entry::Note(connection.number, text));
-    }
-}
-
 /// Fail where the leader has found that no more can be sent.
 pub fn check_output(connection: &Connection, state: &mut ConnectionState) -> Result<(), Failure> {
     let checked = state.output.check();
@@ -419,7 +411,6 @@ pub fn cork(shared: &Shared, state: &mut ConnectionState, data: &[u8]) -> bool {
         && state.answered_in_turn < ANSWERS_PER_TURN
         && next.first().is_some_and(u8::is_ascii_alphabetic)
         && !shared.draining.get()
-        && !shared.options.trace
         && memchr::memmem::find(next, b"\r\n\r\n").is_some();
     if may {
         state.output.append_copy(data);

@@ -337,7 +337,7 @@ def needs_of(format: str) -> Needs:
             found[kind].add(text if kind == "e" else text.lower())
         elif kind == "atom" and text in _FIELD_OF_ATOM:
             found["i"].add(_FIELD_OF_ATOM[text])
-    return Needs(*(frozenset(found[kind]) for kind in "ioe"))
+    return Needs(frozenset(found["i"]), frozenset(found["o"]), frozenset(found["e"]))
 
 
 _FIELD_OF_ATOM: Final = {"u": "authorization", "f": "referer", "a": "user-agent"}

@@ -92,6 +92,8 @@ class Observers:
         if request.response_fields or request.environ:
             size += sum(map(len, request.response_fields.values()))
             size += sum(map(len, request.environ.values()))
+        if request.transcript is not None:
+            size += request.transcript.size
         with self._lock:
             if (
                 len(self._queued) >= MAX_QUEUED_REQUESTS

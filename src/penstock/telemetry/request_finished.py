@@ -1,8 +1,8 @@
 """What is known of a request when it is over, and how observers get it.
 
 A transport makes one `RequestFinished` for each request and hands it to the observers: the access
-log today. A record holds no environ and nothing else that the application can change. An observer
-names the header fields and environ variables that it needs, and the transport copies those alone.
+log and the trace. A record holds no environ and nothing else that the application can change. An
+observer names what it needs beyond the rest, and the transport copies that alone.
 """
 
 from __future__ import annotations
@@ -33,10 +33,50 @@ class Needs(NamedTuple):
     """Names of response header fields, in lower case."""
     environ: frozenset[str] = frozenset()
     """Names of environ variables."""
+    transcript: bool = False
+    """Whether `Transcript` is needed."""
 
     def with_those_of(self, other: Needs) -> Needs:
         """Return what both need."""
-        return Needs(*(mine | theirs for mine, theirs in zip(self, other, strict=True)))
+        return Needs(
+            self.request_fields | other.request_fields,
+            self.response_fields | other.response_fields,
+            self.environ | other.environ,
+            self.transcript or other.transcript,
+        )
+
+
+class Transcript(NamedTuple):
+    """What went over the connection for one request; the framing of bodies is left out.
+
+    Of each body the beginning is kept: `TransportConfig.trace_body_bytes`.
+    """
+
+    connection: int
+    """The number of the connection in its worker, from 1."""
+    number: int
+    """The number of the request on its connection, from 1."""
+    head: bytes
+    """The head as received, as far as it came."""
+    request_body: bytes
+    """The beginning of the request's body; empty where nothing has read it."""
+    interim: str
+    """The statuses of interim responses, such as ``100 Continue``, each with a line end."""
+    status: str
+    """The status, such as ``200 OK``; empty where no response was begun."""
+    headers: Sequence[tuple[str, str]]
+    """The application's header fields."""
+    added: str
+    """The header lines that the server added, each with its CRLF."""
+    response_body: bytes
+    """The beginning of the response's body."""
+
+    @property
+    def size(self) -> int:
+        """About how many characters it holds."""
+        fields = sum(len(name) + len(value) for name, value in self.headers)
+        parts = (self.head, self.request_body, self.interim, self.added, self.response_body)
+        return fields + sum(map(len, parts))
 
 
 class RequestFinished(NamedTuple):
@@ -93,6 +133,8 @@ class RequestFinished(NamedTuple):
     """Those of `Needs` that the application gave, by lower-case name; repeated ones are joined."""
     environ: Mapping[str, str] = NOTHING
     """Those of `Needs` that the environ had at the end, as text."""
+    transcript: Transcript | None = None
+    """What went over the connection, if an observer needs it."""
 
     @property
     def duration(self) -> float:

@@ -1,8 +1,8 @@
 """What ``--trace`` prints: every exchange, line by line, in the manner of ``curl -v``.
 
 Seen from the server: ``< `` is before each line of the request, ``> `` before each line of the
-response, ``* `` before everything else. A trace shows a request before the application answers, so
-the transports call it as an exchange goes on; it is no observer of finished requests.
+response, ``* `` before everything else. The trace is an observer of finished requests, so it shows
+an exchange when it is over. The log and ``penstockctl`` name a request that is not.
 """
 
 from __future__ import annotations
@@ -10,9 +10,13 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Sequence
-from typing import Final, Protocol
+from typing import TYPE_CHECKING, Final
 
 from penstock.telemetry.log_sink import LogSink
+from penstock.telemetry.request_finished import Needs
+
+if TYPE_CHECKING:
+    from penstock.telemetry.request_finished import RequestFinished, Transcript
 
 # Enough to recognise a body; a trace is for reading.
 MAX_BODY_BYTES: Final = 1024
@@ -27,24 +31,20 @@ _NO_COLOUR: Final = "\x1b[0m"
 
 _LINE_END: Final = re.compile(rb"\r?\n")
 
-Fields = Sequence[tuple[str, str]]
-
-
-class TextOutput(Protocol):
-    """The output of a trace: a `LogSink`, a file opened for text, a ``StringIO``."""
-
-    def write(self, text: str, /) -> object:
-        """Write ``text`` in one piece."""
-
 
 class Trace:
-    """Prints exchanges. Each call is one write, so the lines of several threads do not mix.
+    """Prints exchanges: a `penstock.telemetry.request_finished.Observer`.
 
-    A call raises only if ``output`` does; a `LogSink` does not.
+    Its methods are the log writer's. What its output does not take in time is lost, and counted
+    there.
     """
 
-    def __init__(self, output: TextOutput, *, colour: bool = False) -> None:
-        self._output = output
+    needs = Needs(transcript=True)
+    line_format = None
+
+    def __init__(self, sink: LogSink, *, colour: bool = False) -> None:
+        """Take over ``sink``."""
+        self._sink = sink
         self._colour = colour
 
     @classmethod
@@ -53,68 +53,55 @@ class Trace:
         sink = LogSink.open("-", setting="trace")
         return cls(sink, colour=sink.is_terminal() and not os.environ.get("NO_COLOR"))
 
-    def request(
-        self,
-        connection_id: int,
-        number: int,
-        peer: str,
-        head: bytes,
-        body: bytes,
-        body_length: int,
-    ) -> None:
-        """Print request ``number`` of a connection.
+    def requests_finished(self, batch: Sequence[RequestFinished], patience: float) -> None:
+        """Print the exchanges in one write."""
+        text = "".join(map(self.text_of, batch))
+        if text:
+            self._sink.write(text, patience=patience)
 
-        ``head`` is as received, ``body`` its beginning without chunked framing, ``body_length``
-        its length in bytes.
-        """
-        lines = [self._info(f"connection {connection_id} from {peer}: request {number}")]
-        for line in _LINE_END.split(head.rstrip(b"\r\n")):
-            lines.append(self._line("<", visible(line), _REQUEST_COLOUR))
-        lines.append("< ")
-        lines += self._body("<", body, body_length, _REQUEST_COLOUR)
-        self._print(lines)
-
-    def response(
-        self,
-        connection_id: int,
-        number: int,
-        status: str,
-        headers: Fields,
-        added_headers: Fields,
-        body: bytes,
-        body_length: int,
-        note: str = "",
-    ) -> None:
-        """Print the response to request ``number`` of a connection.
-
-        ``status`` is such as ``200 OK``; ``headers`` are the application's, ``added_headers``
-        the server's; ``body`` is the body's beginning without chunked framing, ``body_length``
-        its length in bytes; ``note`` is printed last, such as why the server answered itself.
-        """
-        lines = [self._info(f"connection {connection_id}: response to request {number}")]
-        lines.append(self._line(">", _shown(f"HTTP/1.1 {status}"), _RESPONSE_COLOUR))
-        for name, value in headers:
-            lines.append(self._line(">", _shown(f"{name}: {value}"), _RESPONSE_COLOUR))
-        for name, value in added_headers:
-            field = _shown(f"{name}: {value}") + SERVER_MARK
-            lines.append(self._line(">", field, _ADDED_COLOUR))
-        lines.append("> ")
-        lines += self._body(">", body, body_length, _RESPONSE_COLOUR)
-        if note:
-            lines.append(self._info(f"connection {connection_id}: {note}"))
-        self._print(lines)
-
-    def note(self, connection_id: int, text: str) -> None:
-        """Print one line about a connection: an error, its closing."""
-        self._print([self._info(f"connection {connection_id}: {text}")])
+    def requests_lost(self, count: int) -> None:
+        """Print how many requests are missing."""
+        requests = "1 request is" if count == 1 else f"{count} requests are"
+        self._sink.write(self._info(f"{requests} missing: too many wait to be printed"))
 
     def close(self) -> None:
-        """Close the output if it is a `LogSink`, which this trace alone uses."""
-        if isinstance(self._output, LogSink):
-            self._output.close()
+        """Close the sink."""
+        self._sink.close()
 
-    def _print(self, lines: list[str]) -> None:
-        self._output.write("\n".join(lines) + "\n")
+    def text_of(self, request: RequestFinished) -> str:
+        """Return what is printed of an exchange: empty if it has no transcript."""
+        transcript = request.transcript
+        if transcript is None:
+            return ""
+        name = f"connection {transcript.connection}"
+        peer = request.client_addr or "a unix socket"
+        if request.client_port:
+            peer = f"{peer}:{request.client_port}"
+        lines = [self._info(f"{name} from {peer}: request {transcript.number}")]
+        for line in _LINE_END.split(transcript.head.rstrip(b"\r\n")):
+            lines.append(self._line("<", visible(line), _REQUEST_COLOUR))
+        lines.append("< ")
+        lines += self._body("<", transcript.request_body, request.bytes_in, _REQUEST_COLOUR)
+        for status in transcript.interim.splitlines():
+            lines.append(self._info(f"{name}: sent HTTP/1.1 {status}"))
+        if transcript.status:
+            lines.append(self._info(f"{name}: response to request {transcript.number}"))
+            lines += self._response(transcript, request.bytes_out)
+        if request.ended == "refused":
+            lines.append(self._info(f"{name}: refused by the server: {request.reason}"))
+        elif request.reason:
+            lines.append(self._info(f"{name}: {request.reason}"))
+        return "\n".join(lines) + "\n"
+
+    def _response(self, transcript: Transcript, length: int) -> list[str]:
+        lines = [self._line(">", _shown(f"HTTP/1.1 {transcript.status}"), _RESPONSE_COLOUR)]
+        for name, value in transcript.headers:
+            lines.append(self._line(">", _shown(f"{name}: {value}"), _RESPONSE_COLOUR))
+        for line in transcript.added.split("\r\n"):
+            if line:
+                lines.append(self._line(">", _shown(line) + SERVER_MARK, _ADDED_COLOUR))
+        lines.append("> ")
+        return lines + self._body(">", transcript.response_body, length, _RESPONSE_COLOUR)
 
     def _info(self, text: str) -> str:
         return self._line("*", _shown(text), _INFO_COLOUR)
@@ -126,13 +113,12 @@ class Trace:
         return f"{prefix} {text}"
 
     def _body(self, prefix: str, body: bytes, length: int, colour: str) -> list[str]:
-        shown = body[:MAX_BODY_BYTES]
         lines = []
-        if shown:
+        if body:
             # A line end at the very end does not begin another line.
-            for line in _LINE_END.split(re.sub(rb"\r?\n\Z", b"", shown)):
+            for line in _LINE_END.split(re.sub(rb"\r?\n\Z", b"", body)):
                 lines.append(self._line(prefix, visible(line), colour))
-        more = length - len(shown)
+        more = length - len(body)
         if more > 0:
             of_what = "request" if prefix == "<" else "response"
             unit = "byte" if more == 1 else "bytes"

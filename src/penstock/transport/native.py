@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from penstock.listeners import Listener
     from penstock.telemetry.observers import Observers
     from penstock.telemetry.scoreboard import Slot
-    from penstock.telemetry.trace import Trace
     from penstock.transport import Exchange
     from penstock.transport.config import TransportConfig
     from penstock.wsgi.headers import CheckHead
@@ -49,11 +48,9 @@ class NativeTransport:
         slot: Slot,
         logger: logging.Logger,
         observers: Observers | None = None,
-        trace: Trace | None = None,
     ) -> None:
         logs = {
             "logger": logger,
-            "trace": trace,
             "dropped_fields": DroppedFields(logger),
             "open_spooled": _open_spooled,
             **_reporting(observers),

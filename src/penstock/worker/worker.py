@@ -42,6 +42,7 @@ if TYPE_CHECKING:
 
     from penstock.config.settings import Settings
     from penstock.listeners import Listener
+    from penstock.telemetry.request_finished import Observer
     from penstock.transport import Transport
     from penstock.transport.native import NativeTransport
     from penstock.transport.python import PythonTransport
@@ -130,13 +131,19 @@ class Worker:
         )
         self.access_log: AccessLog | None = None
         self._observers: Observers | None = None
-        self._trace: Trace | None = None
+        observers: list[Observer] = []
         try:
             self.access_log = self._open_access_log()
             if self.access_log is not None:
-                self._observers = Observers([self.access_log], self.logger)
-            self._trace = Trace.to_stderr() if settings.trace else None
+                observers.append(self.access_log)
+            if settings.trace:
+                observers.append(Trace.to_stderr())
+            if observers:
+                self._observers = Observers(observers, self.logger)
         except BaseException:
+            if self._observers is None:
+                for observer in observers:
+                    observer.close()
             self.close_logs()
             self.error_log.close()
             raise
@@ -160,7 +167,6 @@ class Worker:
             slot=self.slot,
             logger=self.logger,
             observers=self._observers,
-            trace=self._trace,
         )
 
     def _open_access_log(self) -> AccessLog | None:
@@ -316,14 +322,12 @@ class Worker:
                     )
 
     def close_logs(self) -> None:
-        """Write out the access log, report what it lost, and stop keeping deadlines."""
+        """Write out what the observers have, report what it lost, and stop keeping deadlines."""
         self._deadlines.stop()
         if self._observers is not None:
             self._observers.close(LOGS_SECONDS)
         if self.access_log is not None and (lost := self.access_log.dropped):
             messages.ACCESS_LOG_LINES_LOST_IN_ALL.log(self.logger, lines=lost)
-        if self._trace is not None:
-            self._trace.close()
 
 
 _workers: weakref.WeakSet[Worker] = weakref.WeakSet()

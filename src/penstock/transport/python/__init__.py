@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from penstock.listeners import Listener
     from penstock.telemetry.observers import Observers
     from penstock.telemetry.scoreboard import Slot
-    from penstock.telemetry.trace import Trace
     from penstock.transport import Exchange
     from penstock.transport.config import TransportConfig
     from penstock.wsgi.response import FastResponse, Response
@@ -40,9 +39,8 @@ class PythonTransport:
         slot: Slot,
         logger: logging.Logger,
         observers: Observers | None = None,
-        trace: Trace | None = None,
     ) -> None:
-        self._loop = Loop(slot, config=config, logger=logger, observers=observers, trace=trace)
+        self._loop = Loop(slot, config=config, logger=logger, observers=observers)
         for listener, base_environ in endpoints:
             acceptor = Acceptor(self._loop, listener, base_environ)
             self._loop.acceptors.append(acceptor)

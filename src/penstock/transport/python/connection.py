@@ -414,8 +414,6 @@ class Connection:
         self.phase = HANDED_OUT
         self.ended_at = math.inf
         self.deadline = math.inf
-        if self.trace is not None:
-            self.trace.handed_out()
         return PythonExchange(self, request, environ, body, length, request_id)
 
     # -- while the request is handed out ------------------------------------------------------
@@ -538,13 +536,12 @@ class Connection:
         head, body = error_response(error, loop.server_fields.now())
         if refused_line(self, error).startswith("HEAD "):
             body = b""
-        loop.report_refusal(self, error, received, len(body))
-        answer = head + body
         if self.trace is not None:
-            self.trace.refused(answer)
+            self.trace.answered(head, body)
+        loop.report_refusal(self, error, received, len(body))
         self.request = None
         self.output = Output(self.stream, loop.config.flush_bytes)
-        self.output.append(answer)
+        self.output.append(head + body)
         self.phase = REFUSING
         self._flush()
         if self.phase is REFUSING:

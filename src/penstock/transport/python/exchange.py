@@ -313,7 +313,7 @@ class PythonExchange:
                 body = b""
             self.body_sent = len(body)
             if connection.trace is not None:
-                connection.trace.body_sent(body)
+                connection.trace.answered(head, body)
             try:
                 self.transmit(head + body)
             except ClientDisconnected:
@@ -534,8 +534,6 @@ class PythonExchange:
         connection = self.connection
         loop = connection.loop
         duration = time.monotonic_ns() - self.handed_out_at
-        if connection.trace is not None:
-            connection.trace.response_over(self.body_sent, reason or self.reason)
         unsent = connection.output is not None and connection.output.size > 0
         if not self.silent:
             loop.note_call(self.request.path, duration)

@@ -57,6 +57,9 @@ def finished_exchange(exchange: PythonExchange, reason: str, needs: Needs) -> Re
             if needs.response_fields
             else NOTHING,
             wanted_variables(needs.environ, exchange.environ) if needs.environ else NOTHING,
+            connection.trace.transcript(connection.requests)
+            if connection.trace is not None
+            else None,
         )
     )
 
@@ -75,6 +78,8 @@ def refused_request(
     method, target, protocol = line.split(" ") if line.count(" ") == 2 else ("-", "-", "-")
     fields = request.fields if request is not None else error.fields
     left = error.status == connection.loop.config.client_left_status
+    # One that is refused in its head has not been counted.
+    number = connection.requests + (request is None)
     return RequestFinished(
         request_id=request_id,
         client_addr=connection.remote_addr,
@@ -94,6 +99,7 @@ def refused_request(
         accepted_at=connection.accepted_at,
         head_at=connection.head_at if request is not None else None,
         request_fields={name: fields[name] for name in needs.request_fields if name in fields},
+        transcript=connection.trace.transcript(number) if connection.trace is not None else None,
     )
 
 

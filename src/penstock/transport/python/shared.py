@@ -22,7 +22,6 @@ from penstock.wsgi.environ import DroppedFields
 
 if TYPE_CHECKING:
     from penstock.telemetry.observers import Observers
-    from penstock.telemetry.trace import Trace
     from penstock.transport.python.connection import Connection
     from penstock.transport.python.exchange import PythonExchange
 
@@ -54,7 +53,6 @@ class Shared:
         "slow_paths",
         "slow_share",
         "slow_shares",
-        "trace",
     )
 
     def __init__(
@@ -63,12 +61,10 @@ class Shared:
         config: TransportConfig,
         logger: logging.Logger,
         observers: Observers | None,
-        trace: Trace | None,
     ) -> None:
         self.config = config
         self.logger = logger
         self.observers = observers
-        self.trace = trace
         self._dropped_fields = DroppedFields(logger)
         # Logged by the thread that takes the request, when it no longer leads: a log may block.
         self.dropped_names: deque[str] = deque(maxlen=DROPPED_NAMES)
@@ -115,8 +111,9 @@ class Shared:
             self._dropped_fields.report(name)
 
     def new_exchange_trace(self, connection: Connection) -> ExchangeTrace | None:
-        """Return what copies a connection's exchanges to the trace, if there is one."""
-        return None if self.trace is None else ExchangeTrace(self.trace, connection)
+        """Return what collects a connection's exchanges, if an observer needs them."""
+        wanted = self.observers is not None and self.observers.needs.transcript
+        return ExchangeTrace(connection) if wanted else None
 
     def new_request_id(self) -> str:
         """Count a request, and return what names it in the logs."""
