@@ -657,6 +657,7 @@ fn read_options(config: &Bound<'_, PyAny>) -> PyResult<Options> {
         monitor_idle: time("monitor_idle_seconds")?,
         client_left: get("client_left_status")?.extract()?,
         trace_body: size("trace_body_bytes")?,
+        trace_head: size("trace_head_bytes")?,
         log_entries: size("log_entries")?,
     })
 }

@@ -118,8 +118,8 @@ impl Connection {
         let peer = stream.peer();
         let options = &shared.options;
         let trace = options.trace.then(|| {
-            let most = options.trace_body;
-            Box::new(ExchangeTrace::new(most, number))
+            let (body, head) = (options.trace_body, options.trace_head);
+            Box::new(ExchangeTrace::new(body, head, number))
         });
         let patience = if shared.draining.get() {
             shared
@@ -316,13 +316,5 @@ impl Connection {
             }
             Phase::Closed => None,
         }
-    }
-}
-
-/// The address and port of a peer, as logs have it.
-pub fn peer_name(peer: Peer) -> String {
-    match peer {
-        Some((address, port)) => format!("{address}:{port}"),
-        None => "a unix socket".to_owned(),
     }
 }

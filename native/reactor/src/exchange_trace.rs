@@ -2,9 +2,6 @@
 
 use penstock_protocol::response::ErrorResponse;
 
-/// How much of a head that was refused is shown, as a multiple of what is shown of a body.
-const REFUSED_HEAD: usize = 4;
-
 /// What went over the connection for one request:
 /// see `penstock.telemetry.request_finished.Transcript`.
 #[derive(Default)]
@@ -23,15 +20,18 @@ pub struct Transcript {
 pub struct ExchangeTrace {
     /// How many bytes of each body are shown.
     most: usize,
+    /// How many bytes of an incomplete head are shown.
+    most_of_head: usize,
     connection: u64,
     raw: Vec<u8>, // received, and not yet attributed to a head or a body
     collected: Transcript,
 }
 
 impl ExchangeTrace {
-    pub fn new(most: usize, connection: u64) -> Self {
+    pub fn new(most: usize, most_of_head: usize, connection: u64) -> Self {
         ExchangeTrace {
             most,
+            most_of_head,
             connection,
             raw: Vec::new(),
             collected: Transcript::default(),
@@ -107,7 +107,7 @@ impl ExchangeTrace {
         };
         if taken.head.is_empty() {
             taken.head = self.raw.clone();
-            taken.head.truncate(REFUSED_HEAD * self.most);
+            taken.head.truncate(self.most_of_head);
         }
         Box::new(taken)
     }

@@ -98,6 +98,7 @@ pub struct Options {
     pub monitor_idle: Nanos,
     pub client_left: u16,
     pub trace_body: usize,
+    pub trace_head: usize,
     pub log_entries: usize,
 }
 

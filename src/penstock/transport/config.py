@@ -186,6 +186,8 @@ class TransportConfig:
     """The status in the logs, as nginx has it, where the client left before there was an answer."""
     trace_body_bytes: int = MAX_BODY_BYTES
     """How much of a body the trace shows."""
+    trace_head_bytes: int = 4 * MAX_BODY_BYTES
+    """How much of a head that never became complete the trace shows."""
     log_entries: int = MAX_QUEUED_REQUESTS
     """How many entries may wait for a log writer that is held up."""
 

@@ -306,6 +306,7 @@ pub fn options() -> Options {
         monitor_idle: 50 * MILLISECOND,
         client_left: 499,
         trace_body: 1024,
+        trace_head: 4096,
         log_entries: 10_000,
     }
 }

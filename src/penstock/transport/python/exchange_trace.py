@@ -10,9 +10,6 @@ if TYPE_CHECKING:
     from penstock.transport import HeaderList
     from penstock.transport.python.connection import Connection
 
-# How much of a head that was refused is shown, as a multiple of what is shown of a body.
-REFUSED_HEAD = 4
-
 
 class ExchangeTrace:
     """Collects what goes over one connection, request by request, for `Transcript`."""
@@ -20,6 +17,7 @@ class ExchangeTrace:
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
         self._most = connection.loop.config.trace_body_bytes
+        self._most_of_head = connection.loop.config.trace_head_bytes
         self._raw = b""  # received, and not yet attributed to a head or a body
         self._begin(b"")
 
@@ -78,7 +76,7 @@ class ExchangeTrace:
         return Transcript(
             self._connection.number,
             number,
-            self._head or self._raw[: REFUSED_HEAD * self._most],
+            self._head or self._raw[: self._most_of_head],
             self._request_body,
             self._interim,
             self._status,
