@@ -42,6 +42,11 @@ def block_10_ms(environ: WSGIEnvironment, start_response: StartResponse) -> Iter
     return greet(environ, start_response)
 
 
+def block_20_ms(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+    time.sleep(0.020)
+    return greet(environ, start_response)
+
+
 def block_50_ms(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
     time.sleep(0.050)
     return greet(environ, start_response)
@@ -108,6 +113,7 @@ VIEWS: dict[str, WSGIApplication] = {
     "/file": file,
     "/take": take,
     "/block-10-ms": block_10_ms,
+    "/block-20-ms": block_20_ms,
     "/block-50-ms": block_50_ms,
     "/compute-1-ms": compute_1_ms,
 }

@@ -203,6 +203,8 @@ class Setup:
     access_log: bool = False
     closing: bool = False
     """Whether clients ask for connections to be closed; the floor does not read what they ask."""
+    ours: str = ""
+    """More flags for Penstock."""
 
 
 PLAIN = Setup()
@@ -317,6 +319,8 @@ def _command(candidate: Candidate, setup: Setup, port: int) -> list[str]:
         "benchmarks": environment.BENCHMARKS,
     }
     program, *rest = peer.command.format(**values).split()
+    if peer.kind is Kind.OURS:
+        rest += setup.ours.split()
     path = environment.program(program)
     if path is None:
         raise environment.EnvironmentProblem(f"{program} is not installed")
