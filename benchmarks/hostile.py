@@ -161,19 +161,17 @@ def measure(server: str, attack: Attack, connections: int, seconds: float) -> Me
             theirs, ours = context.Pipe()
             honest = context.Process(target=_honest_process, args=(ours, process.port, seconds))
             honest.start()
-            highest = [0, 0, 0, 0]
+            last, highest = 0, (0, 0, 0)
 
             def look(count: int) -> None:
+                nonlocal last, highest
                 members = processes.tree(process.pid)
-                spooled = sum(_temporary_bytes(member, folder) for member in members)
-                now = (
-                    count,
-                    processes.resident_kib(process.pid) - before,
-                    max(map(processes.descriptor_count, members)),
-                    spooled,
+                last = count
+                highest = (
+                    max(highest[0], processes.resident_kib(process.pid) - before),
+                    max(highest[1], *map(processes.descriptor_count, members)),
+                    max(highest[2], sum(_temporary_bytes(member, folder) for member in members)),
                 )
-                highest[0] = count
-                highest[1:] = [max(pair) for pair in zip(highest[1:], now[1:], strict=True)]
 
             began = time.monotonic()
             attacker = Attacker((HOST, process.port), attack, connections)
@@ -185,7 +183,7 @@ def measure(server: str, attack: Attack, connections: int, seconds: float) -> Me
             if honest.is_alive():
                 honest.kill()
                 honest.join()
-    return Measured(server, attack.name, connections, seen, *highest, used / took)
+    return Measured(server, attack.name, connections, seen, last, *highest, used / took)
 
 
 def _temporary_bytes(pid: int, folder: str) -> int:

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import pytest
 
 import penstock
 from harness.open_loop import Arrivals, OpenLoop
-from support.serving import Environ, Gate, StartResponse
+from support.serving import Environ, Gate
+
+if TYPE_CHECKING:
+    from wsgiref.types import StartResponse, WSGIApplication
 
 
-def answering(status: str) -> object:
+def answering(status: str) -> WSGIApplication:
     def application(environ: Environ, start_response: StartResponse) -> list[bytes]:
         start_response(status, [("Content-Length", "0")])
         return []
