@@ -49,7 +49,8 @@ pub struct AcceptBalancing {
     deferrals: u32,
     /// How often in a row they did not come to it.
     in_vain: u32,
-    /// The requests handed out, less those for which connections were accepted; while all are busy.
+    /// How many requests had been handed out when every thread had one, plus one for each connection
+    /// accepted since for a thread that became free.
     started: u64,
     /// No room or no descriptor was left.
     exhausted: bool,
@@ -87,8 +88,11 @@ impl AcceptBalancing {
         let since = self
             .started
             .max(started.saturating_sub(shared.options.balance_batch as u64));
-        self.started = (since + 1).min(started);
-        since < started
+        if since >= started {
+            return false;
+        }
+        self.started = since + 1;
+        true
     }
 }
 
@@ -303,7 +307,10 @@ impl EventLoop {
     /// Keep in mind whether every thread is with the application.
     pub fn note_busy(&mut self, shared: &Shared, all_busy: bool) {
         if std::mem::replace(&mut self.balancing.all_busy, all_busy) != all_busy {
-            self.balancing.started = shared.scoreboard.get(STARTED);
+            // A thread without a request in its record has taken one, and is about to call: its
+            // request does not count as one that a thread took which became free later.
+            let scoreboard = &shared.scoreboard;
+            self.balancing.started = scoreboard.get(STARTED) + scoreboard.idle_records();
             if !all_busy && !self.drain_begun {
                 self.look_at_left(shared);
             }

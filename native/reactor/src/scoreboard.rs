@@ -238,6 +238,14 @@ impl Scoreboard {
             .store(number, Ordering::Release);
     }
 
+    /// How many threads of the own slot have no request in their record.
+    pub fn idle_records(&self) -> u64 {
+        let records = (0..self.records).filter_map(|index| self.record(index));
+        let numbers = records.map(|record| self.record_word(&record, NUMBER));
+        let idle = numbers.filter(|number| number.load(Ordering::Relaxed) == 0);
+        idle.count() as u64
+    }
+
     /// Say that the thread has come back.
     pub fn end(&self, record: &Record) {
         self.record_word(record, NUMBER).store(0, Ordering::Release);

@@ -11,7 +11,15 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
-from penstock.telemetry.scoreboard import ACCEPTING, CONNECTIONS, POLLED, SERVING, STARTED, STATE
+from penstock.telemetry.scoreboard import (
+    ACCEPTING,
+    CONNECTIONS,
+    NUMBER,
+    POLLED,
+    SERVING,
+    STARTED,
+    STATE,
+)
 from penstock.transport.decisions import accept_step, leaves_to_others
 
 if TYPE_CHECKING:
@@ -28,7 +36,9 @@ class AcceptBalancing:
         self._responsive_ns = int(config.responsive_seconds * 1e9)
         self._deferrals = 0  # how often in a row connections were left to others
         self._in_vain = 0  # how often in a row they had to be accepted in the end
-        self._started = 0  # requests handed out, less those for which a connection was accepted
+        # How many requests had been handed out when every thread had one, plus one for each
+        # connection accepted since for a thread that became free.
+        self._started = 0
 
     def fewest_of_others(self) -> int | None:
         """Return the fewest connections of those that would accept now; None if none would."""
@@ -83,7 +93,10 @@ class AcceptBalancing:
 
     def note_busy(self) -> None:
         """Note that from now on every thread is with the application, or no longer is."""
-        self._started = int(self._slot.words[STARTED])
+        # A thread without a request in its record has taken one, and is about to call: its request
+        # does not count as one that a thread took which became free later.
+        about_to_call = sum(record.words[NUMBER] == 0 for record in self._slot.records)
+        self._started = int(self._slot.words[STARTED]) + about_to_call
 
     def accepts_while_busy(self) -> bool:
         """Return True if a connection is accepted although every thread is busy.
@@ -100,5 +113,7 @@ class AcceptBalancing:
     def _take_freed(self) -> bool:
         started = int(self._slot.words[STARTED])
         since = max(self._started, started - self._config.balance_batch)
-        self._started = min(since + 1, started)
-        return since < started
+        if since >= started:
+            return False
+        self._started = since + 1
+        return True

@@ -104,11 +104,14 @@ class LeaderFollowers:
             elif exchange.drop_if_departed():
                 continue  # it waited for a thread, and its client has disconnected meanwhile
             self._handed_out += 1
+            exchange.handed_out_at = time.monotonic_ns()
+            # This thread counts as busy first, and looks second whether the monitor leads, which
+            # may have to stop accepting now. The monitor does it in the reverse order.
+            thread.exchange = exchange
             if self._monitor is not None:
                 self._look_after(exchange)
                 if self._loop.ask_full is not None:
-                    thread.exchange = exchange  # so that it is counted
-                    self._loop.wake()  # the monitor leads, and may have to stop accepting now
+                    self._loop.wake()
             if self._loop.dropped_names:
                 self._loop.log_dropped_fields()
             self._thread_slots.begin(thread, exchange)

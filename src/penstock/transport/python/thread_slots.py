@@ -82,7 +82,6 @@ class ThreadSlots:
             del exchange.environ["penstock.deadline"]
             del exchange.environ["penstock.extend_deadline"]  # only other paths have a limit
         request = exchange.request
-        thread.exchange = exchange
         thread.record.begin(
             number,
             since,
