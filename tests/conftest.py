@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
+import sys
 import threading
-from collections.abc import Iterator
+import warnings
+from collections.abc import Generator, Iterator
 
 import pytest
 
@@ -36,6 +39,24 @@ def pytest_configure() -> None:
         # `nohup make test` goes on when its terminal is closed. A program that is started resets
         # a handler to the default, other than SIG_IGN, which it inherits.
         signal.signal(signal.SIGHUP, lambda *_: None)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
+    """Have what a failed test left open closed before the next test, which is not to blame for it.
+
+    The frames of the failure keep sockets and files alive; as warnings are errors, the test during
+    which these are collected would fail, too.
+    """
+    failed = item.session.testsfailed
+    result = yield
+    if item.session.testsfailed > failed:
+        for name in ("last_exc", "last_type", "last_value", "last_traceback"):
+            if hasattr(sys, name):
+                delattr(sys, name)  # set by pytest, for a debugger
+        with warnings.catch_warnings(action="ignore", category=ResourceWarning):
+            gc.collect()
+    return result
 
 
 def pytest_report_header() -> str:
