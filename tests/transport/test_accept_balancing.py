@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from typing import Any
 
 import pytest
 
@@ -287,7 +288,7 @@ def family(transport: str, workers: int, threads: int) -> Iterator[list[BareServ
     They wait for each other for as long as it takes: a worker that gets no processor for a while,
     on a busy machine, keeps its share.
     """
-    patience = {
+    patience: dict[str, Any] = {
         "responsive_seconds": DEADLINE,
         "balance_deferrals": int(DEADLINE / CONFIG.balance_pause_seconds),
     }
