@@ -71,6 +71,15 @@ def test_the_answer_to_a_bad_request_is_a_line_of_text_and_closes_the_connection
     )
 
 
+def test_RFC9110_9_3_2_the_answer_to_a_bad_head_request_has_no_body() -> None:
+    error = ProtocolError(400, "The Host field is missing.")
+    whole, body = error_response(error, "")
+    error.request_line = "HEAD / HTTP/1.1"
+    assert error_response(error, "") == (whole, b"")
+    error.request_line = "HEADER / HTTP/1.1"
+    assert error_response(error, "") == (whole, body)
+
+
 def test_an_error_of_an_unknown_status_has_no_phrase() -> None:
     assert error_response(ProtocolError(499, "No."), "")[0].startswith(b"HTTP/1.1 499 \r\n")
 

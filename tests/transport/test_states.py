@@ -12,7 +12,6 @@ from typing import Any
 import pytest
 
 from penstock.transport.python.connection import Connection
-from penstock.transport.python.deadlines import expire
 from penstock.transport.states import TRANSITIONS, Phase, diagram
 from support.batches import SENTINELS
 from support.buffers import BufferClient, BufferServer
@@ -102,7 +101,7 @@ class Scene:
         self.client.end_sending()
 
     def expire(self) -> None:
-        expire(self.client.connection, self.client.server.loop.now)
+        self.client.connection.expire()
 
 
 def idle_and_gone(scene: Scene) -> None:

@@ -216,9 +216,7 @@ class Connection:
                 request = yield from self._read_request()
             except ProtocolError as error:
                 head, body = error_response(error, self._service.date_line())
-                yield from self._write(
-                    head if error.request_line.startswith("HEAD ") else head + body
-                )
+                yield from self._write(head + body)
                 break
             if request is None:
                 return

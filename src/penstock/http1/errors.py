@@ -13,9 +13,9 @@ class ProtocolError(Exception):
     client sent. ``rule`` names the section of the standard; ``setting`` names the setting that
     changes the limit, and is empty if the error is not about a limit.
 
-    Two attributes are for logs only. ``request_line`` is the request line if all of it had arrived,
-    unchecked and decoded as latin-1. ``fields`` are the fields of a head that was refused although
-    every line of it is well-formed.
+    ``request_line`` is the request line if all of it had arrived, unchecked and decoded as latin-1:
+    for logs, and because the answer to HEAD has no body. ``fields``, for logs only, are the fields
+    of a head if every line of it is well-formed.
     """
 
     def __init__(self, status: int, reason: str, rule: str = "", setting: str = "") -> None:

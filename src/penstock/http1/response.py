@@ -79,8 +79,9 @@ def encode_chunk(data: bytes) -> bytes:
 def error_response(error: ProtocolError, added: str) -> tuple[bytes, bytes]:
     """Return head and body of the server's own answer to a request that it does not serve.
 
-    The caller closes the connection after it. ``added`` are the lines of Date and Server, each with
-    its CRLF. In answer to HEAD, the caller sends only the head.
+    The body is empty in answer to HEAD (RFC 9110, section 9.3.2), which `error.request_line` shows.
+    The caller closes the connection after the answer. ``added`` are the lines of Date and Server,
+    each with its CRLF.
     """
     body = f"{error.reason}\n".encode("latin-1")
     headers = [("Content-Type", "text/plain; charset=utf-8"), ("Content-Length", str(len(body)))]
@@ -88,4 +89,5 @@ def error_response(error: ProtocolError, added: str) -> tuple[bytes, bytes]:
         headers.append(("Allow", ALLOWED_METHODS))
     headers.append(("Connection", "close"))
     phrase = REASON_PHRASES.get(error.status, "")
-    return encode_head(f"{error.status} {phrase}", headers, added), body
+    head = encode_head(f"{error.status} {phrase}", headers, added)
+    return head, b"" if error.request_line.startswith("HEAD ") else body

@@ -8,8 +8,10 @@ point, in the leader's own time.
 
 from __future__ import annotations
 
+import errno
 import io
 import math
+import time
 from selectors import EVENT_READ, EVENT_WRITE
 from typing import TYPE_CHECKING, Any, BinaryIO
 
@@ -24,11 +26,10 @@ from penstock.http1 import (
     State,
     error_response,
 )
-from penstock.transport.decisions import linger_deadline
-from penstock.transport.log_lines import cut_off_line
-from penstock.transport.python.deadlines import await_output, hurry_up
-from penstock.transport.python.exchange import PythonExchange
-from penstock.transport.python.finished import refused_line
+from penstock.transport.decisions import drain_patience, linger_deadline
+from penstock.transport.python.exchange import PythonExchange, StreamedBody
+from penstock.transport.python.exchange_trace import ConnectionTrace
+from penstock.transport.python.finished import log_cut_off, report_exchange, report_refusal
 from penstock.transport.python.output import Output
 from penstock.transport.python.stream import is_disconnect
 from penstock.transport.spool import BodySpool
@@ -36,7 +37,6 @@ from penstock.transport.states import Fate, Phase
 from penstock.wsgi.environ import build_environ, client_environ
 
 if TYPE_CHECKING:
-    from penstock.transport.python.exchange_trace import ExchangeTrace
     from penstock.transport.python.loop import Loop
     from penstock.transport.python.stream import Stream
 
@@ -56,16 +56,12 @@ class Connection:
     __slots__ = (
         "accepted_at",
         "awaited",
-        "awaiting_room",
         "base_environ",
-        "began",
-        "body_at",
         "client",
         "deadline",
         "ended_at",
         "exchange",
         "fate",
-        "head_at",
         "late",
         "lingered",
         "loop",
@@ -74,14 +70,11 @@ class Connection:
         "parser",
         "peer",
         "phase",
-        "progress",
         "queued",
         "remote_addr",
         "remote_port",
-        "request",
         "requests",
         "since",
-        "spool",
         "stream",
         "trace",
         "watched",
@@ -106,26 +99,22 @@ class Connection:
         self.awaited = IDLE  # the parser's state when it last asked for data
         self.deadline = loop.now + loop.config.keep_alive
         self.accepted_at = loop.now
-        self.head_at = loop.now  # when the request's head was complete
-        self.body_at: float | None = None  # when its body was; None for one that is streamed
-        self.began = loop.now  # when the first byte of the request was read
         self.late = loop.now >= loop.late_from  # it may have waited for long to be accepted
         self.since = loop.now  # when `awaited` changed, or the lingering began
-        self.number = loop.accepted + 1
-        self.requests = 0
+        self.number: int = loop.accepted + 1
+        self.requests: int = 0
         self.watched = 0  # the selector's event mask; changed by the leader only
-        self.request: Request | None = None
         self.client: dict[str, Any] | None = None  # the environ that repeated fields make
-        self.spool: BodySpool | None = None
-        self.exchange: PythonExchange | None = None  # finished, and still being flushed
+        # From when its head is complete until it is reported: so also while it is flushed.
+        self.exchange: PythonExchange | None = None
         self.output: Output | None = None
         self.queued = False  # what is buffered already has a turn coming (`Loop.unpolled`)
-        self.progress = 0  # what the client had acknowledged when the deadline was set
-        self.awaiting_room = False  # the thread that answers waits until there is less output
-        self.fate = KEEP
+        self.fate = KEEP  # what the exchange that ended last has decided
         self.ended_at = math.inf  # when the end of input was seen, while the request is handed out
         self.lingered = 0
-        self.trace: ExchangeTrace | None = loop.new_exchange_trace(self)
+        self.trace: ConnectionTrace | None = None
+        if loop.observers is not None and loop.observers.needs.transcript:
+            self.trace = ConnectionTrace(self)
 
     # -- what the leader calls --------------------------------------------------------------
 
@@ -157,8 +146,8 @@ class Connection:
         if phase is HANDED_OUT:
             # Drained from here while the application makes the next block. Where that goes on
             # already the deadline stands: an application that trickles does not put it off.
-            if unsent and not self.watched & EVENT_WRITE:
-                await_output(self, self.watched | EVENT_WRITE)
+            if output is not None and unsent and not self.watched & EVENT_WRITE:
+                self._await_output(output, self.watched | EVENT_WRITE)
         elif self.loop.drained:
             # It came back after all else was torn down.
             self.report_response("response cut off: the server stopped" if unsent else "")
@@ -167,9 +156,9 @@ class Connection:
             self.reset()
         elif output is not None and output.failure is not None:
             self._cut_off(output.failure)  # after its thread had ended the response
-        elif unsent:
+        elif output is not None and unsent:
             self.phase = FLUSHING
-            await_output(self, EVENT_WRITE)
+            self._await_output(output, EVENT_WRITE)
         else:
             if self.exchange is not None:
                 self.report_response()  # what was unsent when its thread ended it has left since
@@ -177,16 +166,6 @@ class Connection:
                 self._after_response()
             else:  # as `_after_response` does, without the call: each request comes here
                 self._next_request()
-
-    def close_after_response(self) -> None:
-        """Have the response in progress be the connection's last. For any thread."""
-        self.worsen(CLOSE)
-
-    def worsen(self, fate: Fate) -> None:
-        """Set what happens after the response, unless that is worse already. For any thread."""
-        with self.loop.fate_lock:  # the server may end a response while its thread ends it
-            if fate > self.fate:
-                self.fate = fate
 
     def is_with_a_thread(self) -> bool:
         """Return True if a thread still uses the socket."""
@@ -198,9 +177,8 @@ class Connection:
             return
         self.phase = CLOSED
         self.loop.forget(self)
-        if self.spool is not None:
-            self.spool.close()
-            self.spool = None
+        if self.exchange is not None:
+            self._end_exchange(None)
         if self.output is not None:
             self.output.close()
         self.stream.close()
@@ -266,14 +244,13 @@ class Connection:
             return False  # nothing is there, or a reset, which has its own way of being noticed
 
     def _lose_client(self) -> None:
-        """Tell of a request that the client broke off by a reset, and close."""
+        """Report a request that the client broke off by a reset, and close."""
         if self.awaited is not IDLE and self.phase is READING:
             error = ProtocolError(
                 self.loop.config.client_left_status, "The client reset the connection within it."
             )
             error.request_line = self.parser.request_line
-            received = self.spool.size if self.spool is not None else 0
-            self.loop.report_refusal(self, error, received, 0)
+            report_refusal(self, self._end_exchange(error), error)
         self.close()
 
     def _advance(self) -> PythonExchange | None:
@@ -284,8 +261,9 @@ class Connection:
                 event = self.parser.next_event()
                 kind = type(event)
                 if kind is Request:
-                    if self._begin_request(event):  # type: ignore[arg-type]
-                        return self._hand_out(None)
+                    exchange = self._begin_exchange(event)  # type: ignore[arg-type]
+                    if exchange.streamed is not None:
+                        return self._hand_out(exchange, None, exchange.request.content_length)
                 elif kind is EndOfMessage:
                     if not discarding:
                         return self._complete()
@@ -293,7 +271,7 @@ class Connection:
                     return None
                 elif kind is Data:
                     if not discarding:
-                        self._collect(event.data)  # type: ignore[union-attr]
+                        self.exchange.spool_body(event.data)  # type: ignore[union-attr]
                 else:
                     break
         except ProtocolError as error:
@@ -308,44 +286,37 @@ class Connection:
             self._await_data()
         return None
 
-    def _begin_request(self, request: Request) -> bool:
-        """Look at a request's head. Return True if it goes to the application at once."""
-        self.request = request
+    def _begin_exchange(self, request: Request) -> PythonExchange:
+        """Look at a request's head, and decide how its body gets to the application."""
         self.requests += 1
-        self.began = self.since if self.awaited is HEAD else self.loop.now
-        self.fate = KEEP
         loop = self.loop
-        self.head_at = loop.now
-        if self.trace is not None:
-            self.trace.head_received(self.parser.buffered)
+        exchange = self.exchange = PythonExchange(self, request, self.head_began())
         if loop.config.header_map == "refuse" and any("_" in name for name in request.fields):
             raise ProtocolError(
                 400, "A header field's name contains an underscore.", setting="header_map"
             )
-        if not request.body_expected:
-            return False
-        if loop.config.stream_requests and not loop.own_answers.wants(request):
-            return True
-        self.spool = BodySpool(loop.config.body_memory, loop.config.temp_dir)
-        if request.expect_continue and not self.parser.buffered:
-            self._send_continue()
-        return False
+        if request.body_expected:
+            if loop.config.stream_requests and not loop.own_answers.wants(request):
+                exchange.streamed = StreamedBody(request)
+            else:
+                exchange.spool = BodySpool(loop.config.body_memory, loop.config.temp_dir)
+                if request.expect_continue and not self.parser.buffered:
+                    self._send_continue(exchange)
+        return exchange
 
-    def _collect(self, data: bytes) -> None:
-        assert self.spool is not None
-        self.spool.write(data)
-        if self.trace is not None:
-            self.trace.body_received(data, self.parser.buffered)
+    def head_began(self) -> float:
+        """Return when the first byte of the head was read that is being read, or just was."""
+        return self.since if self.awaited is HEAD else self.loop.now
 
-    def _send_continue(self) -> None:
+    def _send_continue(self, exchange: PythonExchange) -> None:
         # 25 bytes on a connection that waits for them: the kernel has room. Were it otherwise,
         # the client goes on without (RFC 9110, section 10.1.1).
         try:
             self.stream.send(CONTINUE)
         except OSError:
             pass
-        if self.trace is not None:
-            self.trace.sent_interim("100 Continue")
+        if exchange.trace is not None:
+            exchange.trace.sent_interim("100 Continue")
 
     def _await_data(self) -> None:
         """Set the deadline for what the parser waits for."""
@@ -357,39 +328,36 @@ class Connection:
             if state is HEAD:
                 self.deadline = loop.now + loop.config.header_timeout
                 if loop.draining:
-                    hurry_up(self)
+                    self.hurry_up()
         if state is BODY:
-            received = self.spool.size if self.spool is not None else 0
+            received = 0 if self.exchange is None else self.exchange.body_received
             allowed = loop.config.body_allowance(received, loop.now - self.since)
             self.deadline = self.since + allowed
 
     def _complete(self) -> PythonExchange | None:
         """Hand a request with its whole body out, or answer it here."""
-        self.body_at = self.loop.now
-        request = self.request
-        assert request is not None
-        body: BinaryIO
-        length = request.content_length
-        if self.spool is None:
-            body = io.BytesIO()
-        else:
-            length = self.spool.size
-            body = self.spool.finish()
-            self.spool = None
-        exchange = self._hand_out(body, length)
+        exchange = self.exchange
+        assert exchange is not None
         loop = self.loop
+        request = exchange.request
+        exchange.body_at = loop.now
+        spool = exchange.spool
+        if spool is None:
+            self._hand_out(exchange, io.BytesIO(), request.content_length)
+        else:
+            self._hand_out(exchange, spool.finish(), spool.size)
+            exchange.body_length, exchange.spool = spool.size, None
         if request.path in loop.own_paths and loop.own_answers.wants(request):
             loop.own_answers.answer(exchange)
             return None
         return exchange
 
-    def _hand_out(self, body: BinaryIO | None, length: int | None = None) -> PythonExchange:
-        request = self.request
-        assert request is not None
+    def _hand_out(
+        self, exchange: PythonExchange, body: BinaryIO | None, length: int | None
+    ) -> PythonExchange:
+        """Give the exchange what the application gets: the environ, and the body if it is whole."""
+        request = exchange.request
         loop = self.loop
-        if body is None:
-            self.body_at = None
-            length = request.content_length
         client = self.client if request.repeated else None
         if client is None:
             client = client_environ(
@@ -409,12 +377,13 @@ class Connection:
                 client["penstock.extend_deadline"] = None
             # Kept for fields that have come twice: the parser remembers none but short ones.
             self.client = client if request.repeated else None
-        environ = build_environ(client, request, length)
-        request_id = environ["penstock.request_id"] = loop.new_request_id()
+        environ = exchange.environ = build_environ(client, request, length)
+        exchange.request_id = environ["penstock.request_id"] = loop.new_request_id()
+        exchange.body = body
         self.phase = HANDED_OUT
         self.ended_at = math.inf
         self.deadline = math.inf
-        return PythonExchange(self, request, environ, body, length, request_id)
+        return exchange
 
     # -- while the request is handed out ------------------------------------------------------
 
@@ -447,6 +416,39 @@ class Connection:
             watched = 0
         self.loop.watch(self, watched)
 
+    def take_back(self, exchange: PythonExchange, reason: str = "") -> None:
+        """Take the connection back from an exchange that is over. For the thread that ended it.
+
+        ``reason`` says why it was cut short, and is empty where it was not.
+        """
+        loop = self.loop
+        duration = time.monotonic_ns() - exchange.handed_out_at
+        unsent = self.output is not None and self.output.size > 0
+        if exchange.silent:
+            self.exchange = None
+        else:
+            loop.slow_paths.note(exchange.request.path, duration)
+            # Otherwise it is reported when the client has it, or never will.
+            if not unsent or reason:
+                # Here, and not by the leader: what an application left in the environ may block
+                # in its finalizer, in the thread that has the last reference.
+                self.exchange = None
+                if loop.observers is not None:
+                    report_exchange(exchange, reason)
+        self.fate = exchange.fate
+        self.phase = ANSWERED
+        loop.post(self)
+        # The leader need not hurry where the client's next request is what wakes it up anyway.
+        # Looked at only now: it may just have stopped to watch for that request.
+        if (
+            self.fate is not KEEP
+            or self.watched != EVENT_READ
+            or self.parser.buffer.data
+            or unsent
+            or loop.draining
+        ):
+            loop.hurry()
+
     # -- after the response ---------------------------------------------------------------------
 
     def _flush(self) -> None:
@@ -478,13 +480,9 @@ class Connection:
         if exchange is not None:
             if reason and self.output is not None:
                 exchange.body_sent -= self.output.size  # what is dropped with the connection
-            self.loop.report_exchange(exchange, reason)
+            report_exchange(exchange, reason)
             if reason:
-                request = exchange.request
-                line = cut_off_line(
-                    self.remote_addr, request.method, request.target, exchange.request_id, reason
-                )
-                self.loop.logger.info("%s", line)
+                log_cut_off(exchange, reason)
 
     def _after_response(self) -> None:
         if self.fate is KEEP:
@@ -507,8 +505,7 @@ class Connection:
             self.phase = READING
             self.parser.start_next_request()
             if self.trace is not None:
-                self.trace.message_over(self.parser.buffered)
-            self.request = None
+                self.trace.take(self.parser.buffered)  # as far as it belongs to the last one
             self.awaited = IDLE
             self.since = loop.now
             self.deadline = loop.now + (
@@ -526,26 +523,24 @@ class Connection:
     def refuse(self, error: ProtocolError) -> None:
         """Answer a request that breaks a rule or a limit, and close."""
         loop = self.loop
-        if self.request is None:
-            self.began = self.since if self.awaited is HEAD else loop.now
-        received = 0
-        if self.spool is not None:
-            received = self.spool.size
-            self.spool.close()
-            self.spool = None
+        exchange = self._end_exchange(error)
         head, body = error_response(error, loop.server_fields.now())
-        if refused_line(self, error).startswith("HEAD "):
-            body = b""
-        if self.trace is not None:
-            self.trace.answered(head, body)
-        loop.report_refusal(self, error, received, len(body))
-        self.request = None
-        self.output = Output(self.stream, loop.config.flush_bytes)
+        report_refusal(self, exchange, error, head, body)
+        self.output = Output(self.stream, loop.config)
         self.output.append(head + body)
         self.phase = REFUSING
         self._flush()
         if self.phase is REFUSING:
-            await_output(self, EVENT_WRITE)
+            self._await_output(self.output, EVENT_WRITE)
+
+    def _end_exchange(self, error: ProtocolError | None) -> PythonExchange | None:
+        """Take the exchange off whose request was being read; ``error`` then tells which it was."""
+        exchange, self.exchange = self.exchange, None
+        if exchange is not None:
+            exchange.drop_spool()
+            if error is not None:
+                exchange.describe(error)
+        return exchange
 
     def linger(self) -> None:
         """Close for writing, and drop what still arrives until the client closes too.
@@ -579,3 +574,68 @@ class Connection:
             self.close()
             return
         self._set_linger_deadline()
+
+    # -- deadlines ------------------------------------------------------------------------------
+
+    def expire(self) -> None:
+        """Act on the deadline, which has passed, with all events before it handled."""
+        phase = self.phase
+        if phase is READING:
+            self._expire_reading()
+        elif phase is LINGERING or phase is DISCARDING:
+            self.close()
+        elif self.output is not None and self.output.size:
+            self._expire_writing(self.output)
+        else:
+            self.deadline = math.inf
+
+    def _expire_reading(self) -> None:
+        config = self.loop.config
+        if self.awaited is IDLE:
+            self.close()  # RFC 9112, section 9.5: an idle connection is closed without a word
+        elif self.awaited is HEAD and self.loop.draining:
+            self.refuse(ProtocolError(503, "The server is stopping."))
+        elif self.awaited is HEAD:
+            error = ProtocolError(
+                408,
+                f"The request's head did not arrive within {config.header_timeout:g} s.",
+                setting="header_timeout",
+            )
+            error.request_line = self.parser.request_line
+            self.refuse(error)
+        else:
+            self.refuse(
+                ProtocolError(
+                    408,
+                    f"The request's body came too slowly: {config.body_timeout:g} s and a second "
+                    f"for each {config.body_min_rate:g} bytes are allowed.",
+                    setting="body_timeout",
+                )
+            )
+
+    def _expire_writing(self, output: Output) -> None:
+        # A thread that waits for room keeps the deadline itself.
+        if output.awaited or output.is_taken():
+            self.deadline = self.loop.now + self.loop.config.write_timeout
+        elif self.phase is FLUSHING or self.phase is REFUSING:
+            self.report_response("client stalled: write_timeout")
+            self.reset()
+        else:
+            output.fail(TimeoutError(errno.ETIMEDOUT, "the client takes no data"))
+            self.stream.client_gone.known = True
+            self.deadline = math.inf
+            self.loop.watch(self, 0)
+
+    def _await_output(self, output: Output, mask: int) -> None:
+        """Wait until the client takes output, within the write deadline; watch for ``mask``."""
+        self.deadline = self.loop.now + self.loop.config.write_timeout
+        output.is_taken()  # from now on
+        self.loop.watch(self, mask)
+
+    def hurry_up(self) -> None:
+        """Bring the deadline forward where a server that stops need not wait for long."""
+        reading = self.phase is READING
+        in_head = reading and self.awaited is HEAD
+        if in_head or (reading and self.awaited is IDLE) or self.phase is LINGERING:
+            patience = drain_patience(self.loop.config, in_head=in_head)
+            self.deadline = min(self.deadline, self.loop.now + patience)

@@ -1,18 +1,26 @@
-"""One request that is with the application, and the means to answer it."""
+"""One request, and the means to answer it.
+
+The exchange begins when the request's head is complete. While its connection still reads the body
+(`Phase.READING`), it belongs to the leader; from the time at which it is handed out until it is
+over, to the thread that answers it.
+"""
 
 from __future__ import annotations
 
 import errno
 import os
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from selectors import EVENT_READ
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-from penstock.errors import ClientDisconnected, RequestAborted
+from penstock.errors import ClientDisconnected, RequestAborted, RequestBodyError
 from penstock.http1 import (
+    CONTINUE,
     LAST_CHUNK,
+    Data,
+    EndOfMessage,
     Framing,
     ProtocolError,
     Request,
@@ -27,83 +35,214 @@ from penstock.transport import HeaderList
 from penstock.transport.decisions import keeps_connection
 from penstock.transport.python.output import FileRegion, FileTruncatedError, Output
 from penstock.transport.python.stream import is_disconnect
-from penstock.transport.python.streamed_body import StreamedBody
-from penstock.transport.states import Fate, Phase
+from penstock.transport.states import Fate
 
 if TYPE_CHECKING:
     from penstock.transport.python.call_deadline import CallDeadline
     from penstock.transport.python.connection import Connection
+    from penstock.transport.python.exchange_trace import ExchangeTrace
+    from penstock.transport.spool import BodySpool
 
 GATEWAY_TIMEOUT = "504 Gateway Timeout"
 
 _DATE_OR_SERVER = frozenset({len("Date"), len("Server")})
 
 # Looking up an attribute of an Enum is slow.
-NONE, _, CHUNKED, CLOSE = Framing
-KEEP, RESET = Fate.KEEP, Fate.RESET
-ANSWERED = Phase.ANSWERED
+NONE, _, CHUNKED, UNTIL_CLOSE = Framing
+KEEP, CLOSE, RESET = Fate
+
+
+class StreamedBody:
+    """The state of a request's body that is taken off the connection as the application reads."""
+
+    __slots__ = ("continue_owed", "over", "received", "taking", "unread", "waited")
+
+    def __init__(self, request: Request) -> None:
+        self.continue_owed = request.expect_continue
+        self.over = False
+        self.received = 0  # bytes of the body
+        # Held while input is taken, not while it is waited for: an application may read in
+        # another thread than the one that ends the response, and so gives the connection back.
+        self.taking = threading.Lock()
+        self.unread = b""
+        self.waited = 0.0  # seconds for which `receive` has waited for the client
 
 
 class PythonExchange:
     """`penstock.transport.Exchange` over one `Connection`, by the thread that handles it."""
 
     __slots__ = (
-        "_body_length",
         "_content_length",
         "_framing",
         "_headers",
         "_status",
-        "_streamed",
         "aborted",
+        "began",
         "body",
+        "body_at",
+        "body_length",
         "body_sent",
         "call_deadline",
         "connection",
         "done",
         "environ",
+        "fate",
         "first_byte_at",
         "handed_out_at",
+        "head_at",
         "head_sent",
         "reason",
         "request",
         "request_id",
         "silent",
+        "spool",
+        "streamed",
+        "trace",
     )
 
-    def __init__(
-        self,
-        connection: Connection,
-        request: Request,
-        environ: dict[str, Any],
-        body: BinaryIO | None,
-        body_length: int | None,
-        request_id: str,
-    ) -> None:
+    # Set by the connection when it hands the exchange out.
+    environ: dict[str, Any]
+    request_id: str
+    body: BinaryIO | None
+
+    def __init__(self, connection: Connection, request: Request, began: float) -> None:
+        """``began`` is when the first byte of the request was read."""
         self.connection = connection
         self.request = request
-        self.environ = environ
-        self.body = body
-        self.request_id = request_id
+        self.began = began
+        self.head_at = connection.loop.now  # when the request's head was complete
+        self.body_at: float | None = None  # when its body was; None for one that is streamed
+        self.spool: BodySpool | None = None  # what has come of a body that is read beforehand
+        self.body_length = 0  # of a body that was read beforehand
+        self.streamed: StreamedBody | None = None
+        self.handed_out_at = 0  # in monotonic nanoseconds; set by the leader-followers
+        self.call_deadline: CallDeadline | None = None  # set by the leader-followers
         self.head_sent = False
         self.done = False
-        self.first_byte_at: float | None = None  # when the head was sent, if there are observers
+        self.aborted = False  # by the server, under the thread that has it
+        self.fate = KEEP
         self.silent = False  # the observers do not get it
-        self.handed_out_at = 0  # in monotonic nanoseconds; set by the leader-followers
-        self.body_sent = 0  # bytes of the response's body, without framing
         self.reason = ""  # what the application's end is explained by, for the logs
+        self.first_byte_at: float | None = None  # when the head was sent, if there are observers
+        self.body_sent = 0  # bytes of the response's body, without framing
         self._status = ""
         self._headers: HeaderList = []
-        self.aborted = False  # by the server, under the thread that has it
-        self.call_deadline: CallDeadline | None = None  # set by the leader-followers
         self._content_length: int | None = None
         self._framing = NONE
-        self._body_length = body_length or 0
-        self._streamed = StreamedBody(connection, request) if body is None else None
+        self.trace: ExchangeTrace | None = None
+        if connection.trace is not None:
+            self.trace = connection.trace.begin_exchange(connection.parser.buffered)
+
+    # -- the request's body ---------------------------------------------------------------------
+
+    def spool_body(self, data: bytes) -> None:
+        """Keep a part of the body until all of it is there; raises `ProtocolError` (507)."""
+        assert self.spool is not None
+        self.spool.write(data)
+        if self.trace is not None:
+            self.trace.body_received(data, self.connection.parser.buffered)
+
+    def drop_spool(self) -> None:
+        """Drop what has come of the body, where the request does not get to the application."""
+        if self.spool is not None:
+            self.body_length = self.spool.size
+            self.spool.close()
+            self.spool = None
 
     def receive(self, size: int) -> bytes:
         """See `penstock.transport.Exchange.receive`."""
-        assert self._streamed is not None
-        return self._streamed.receive(self, size)
+        body = self.streamed
+        assert body is not None
+        while not body.unread and not body.over:
+            with body.taking:
+                self.require_kept()
+                if self.done:
+                    # The connection is the leader's again: what arrives may be of another request.
+                    raise OSError("the response has ended: its request can no longer be read")
+                waits = not self._receive_some(body)
+            if waits:
+                with self.waiting_for_client():
+                    self._wait_for_input(body)
+        data, body.unread = body.unread[:size], body.unread[size:]
+        return data
+
+    def _receive_some(self, body: StreamedBody) -> bool:
+        """Look for a part of the body. Return True if there is one, or its end."""
+        if self._take_from_parser(body):
+            return True
+        # PEP 3333 leaves the time to the server; with the first read is the one at which the
+        # application has shown that it wants the body. Never once a response has begun.
+        if body.continue_owed and not self.head_sent:
+            body.continue_owed = False
+            self.transmit(CONTINUE)
+            if self.trace is not None:
+                self.trace.sent_interim("100 Continue")
+        self._read_socket()
+        return self._take_from_parser(body)
+
+    def _take_from_parser(self, body: StreamedBody) -> bool:
+        parser = self.connection.parser
+        try:
+            event = parser.next_event()
+        except ProtocolError as error:
+            self.close_after_response()
+            raise RequestBodyError(error.status, error.reason) from error
+        kind = type(event)
+        if kind is Data:
+            body.unread = event.data  # type: ignore[union-attr]
+            body.received += len(body.unread)
+            if self.trace is not None:
+                self.trace.body_received(body.unread, parser.buffered)
+        elif kind is EndOfMessage:
+            body.over = True
+        return bool(body.unread) or body.over
+
+    def _read_socket(self) -> None:
+        connection = self.connection
+        try:
+            received = connection.stream.recv(connection.loop.config.receive_bytes)
+        except BlockingIOError:
+            return
+        except OSError as error:
+            raise self.disconnected(error) from error
+        if received:
+            if connection.trace is not None:
+                connection.trace.received(received)
+            connection.parser.receive_data(received)
+        elif connection.stream.client_gone.known:
+            # The leader has met the reset, which the system reports once; then comes an end.
+            raise ClientDisconnected("the client is gone: it reset the connection")
+        else:
+            connection.parser.receive_eof()
+
+    def _wait_for_input(self, body: StreamedBody) -> None:
+        """Wait until the socket is readable, within what the body's clock allows.
+
+        Only waiting counts: a client is not blamed for an application that reads slowly.
+        """
+        config = self.connection.loop.config
+        allowed = config.body_allowance(body.received, body.waited) - body.waited
+        before = time.monotonic()
+        stream = self.connection.stream
+        ready = allowed > 0 and stream.wait_readable(min(allowed, config.wait_slice_seconds))
+        waited = time.monotonic() - before
+        body.waited += waited
+        if not ready and waited >= allowed and not self.done:
+            self.close_after_response()
+            raise RequestBodyError(408, "the request's body came too slowly (body_timeout)")
+
+    def _settle_request_body(self, body: StreamedBody) -> None:
+        """Decide what to do with a streamed body that was not read to its end.
+
+        A short rest is dropped later, to keep the connection; otherwise the connection
+        ends. The rest of a body is never taken for a request.
+        """
+        parser = self.connection.parser
+        if parser.state is State.DONE:
+            return
+        config = self.connection.loop.config
+        if not keeps_connection(config, body.continue_owed, parser.body_remaining):
+            self.close_after_response()
 
     # -- the response ---------------------------------------------------------------------------
 
@@ -112,8 +251,8 @@ class PythonExchange:
         if self.request.version == "HTTP/1.1" and not self.head_sent:
             self._require_open()
             self.transmit(encode_head(status, headers))
-            if self.connection.trace is not None:
-                self.connection.trace.sent_interim(status)
+            if self.trace is not None:
+                self.trace.sent_interim(status)
 
     def respond(self, status: str, headers: HeaderList, content_length: int | None) -> None:
         """See `penstock.transport.Exchange.respond`."""
@@ -146,8 +285,8 @@ class PythonExchange:
             self.transmit(head + data)
         self.body_sent += len(data)
         connection = self.connection
-        if connection.trace is not None:
-            connection.trace.body_sent(data)
+        if self.trace is not None:
+            self.trace.body_sent(data)
         if self.call_deadline is not None:
             self.call_deadline.progress(self.environ)
         if connection.output is not None:
@@ -189,10 +328,10 @@ class PythonExchange:
             head += b"%x\r\n" % count
         if head:
             output.append(head)
-        if self.connection.trace is not None:
+        if self.trace is not None:
             shown = min(count, self.connection.loop.config.trace_body_bytes)
             start = os.pread(region.descriptor, shown, region.offset)
-            self.connection.trace.body_sent(start)
+            self.trace.body_sent(start)
         output.append(region)
         self.body_sent += count
         if self.call_deadline is not None:
@@ -220,7 +359,12 @@ class PythonExchange:
             self._finish_body(data)
         else:
             self._finish_whole(data)
-        self._end()
+        if self.streamed is not None:
+            self._end()
+            return
+        over, self.done = self.done, True  # as `_claim_end` does, without the call
+        if not over:
+            self.connection.take_back(self)
 
     def _finish_whole(self, data: bytes) -> None:
         """Send head and body at once."""
@@ -238,8 +382,8 @@ class PythonExchange:
         else:
             self._transmit(head, data)
         self.body_sent = len(data)
-        if self.connection.trace is not None:
-            self.connection.trace.body_sent(data)
+        if self.trace is not None:
+            self.trace.body_sent(data)
 
     def _finish_body(self, data: bytes) -> None:
         """Send the last block, and what ends the body."""
@@ -257,20 +401,20 @@ class PythonExchange:
                 raise self.disconnected(output.failure)
         if data:
             self.body_sent += len(data)
-            if self.connection.trace is not None:
-                self.connection.trace.body_sent(data)
+            if self.trace is not None:
+                self.trace.body_sent(data)
 
     def abort(self) -> None:
         """See `penstock.transport.Exchange.abort`."""
         if self.done:
             return
-        connection = self.connection
+        gone = self.connection.stream.client_gone.known
         # A body that ends with the connection would look complete; so would a connection that
         # closes in good order before any response, to a client that retries.
-        if connection.stream.client_gone.known or not self.head_sent or self._framing is CLOSE:
-            connection.worsen(RESET)
+        if gone or not self.head_sent or self._framing is UNTIL_CLOSE:
+            self.worsen(RESET)
         else:
-            connection.close_after_response()
+            self.close_after_response()
         self._end(self.reason or "response cut off")
 
     def drop_if_departed(self) -> bool:
@@ -283,7 +427,7 @@ class PythonExchange:
 
     def drop(self) -> None:
         """End an exchange whose client left before a thread was free."""
-        self.connection.worsen(RESET)
+        self.worsen(RESET)
         self.handed_out_at = time.monotonic_ns()
         self._end("the client left before a thread was free")
 
@@ -300,26 +444,31 @@ class PythonExchange:
         if not self._claim_end():
             self.aborted = False
             return False
-        connection = self.connection
-        connection.close_after_response()
+        self.close_after_response()
         if self.head_sent:
-            connection.worsen(RESET)
+            self.worsen(RESET)
         else:
             self.head_sent = True
             self._status, self._headers = GATEWAY_TIMEOUT, []
-            error = ProtocolError(int(GATEWAY_TIMEOUT[:3]), connection.loop.config.timed_out)
-            head, body = error_response(error, connection.loop.server_fields.now())
-            if self.request.method == "HEAD":
-                body = b""
+            loop = self.connection.loop
+            error = ProtocolError(int(GATEWAY_TIMEOUT[:3]), loop.config.timed_out)
+            self.describe(error)
+            head, body = error_response(error, loop.server_fields.now())
             self.body_sent = len(body)
-            if connection.trace is not None:
-                connection.trace.answered(head, body)
+            if self.trace is not None:
+                self.trace.answered(head, body)
             try:
                 self.transmit(head + body)
             except ClientDisconnected:
-                connection.worsen(RESET)
-        self._give_back(reason)
+                self.worsen(RESET)
+        self.connection.take_back(self, reason)
         return True
+
+    def describe(self, error: ProtocolError) -> None:
+        """Add to an error which request it answers."""
+        request = self.request
+        error.request_line = f"{request.method} {request.target} {request.version}"
+        error.fields = request.fields
 
     def set_reason(self, reason: str) -> None:
         """See `penstock.transport.Exchange.set_reason`."""
@@ -327,7 +476,13 @@ class PythonExchange:
 
     def close_after_response(self) -> None:
         """See `penstock.transport.Exchange.close_after_response`."""
-        self.connection.close_after_response()
+        self.worsen(CLOSE)
+
+    def worsen(self, fate: Fate) -> None:
+        """Set what happens after the response, unless that is worse already. For any thread."""
+        with self.connection.loop.fate_lock:  # the server may end it while its thread does
+            if fate > self.fate:
+                self.fate = fate
 
     def client_gone(self) -> bool:
         """See `penstock.transport.Exchange.client_gone`."""
@@ -342,16 +497,16 @@ class PythonExchange:
             request.method == "HEAD", request.version, int(status[:3]), self._content_length
         )
         self._framing = framing
-        if self._streamed is not None and not self._streamed.over:
-            self._settle_request_body(self._streamed)
+        if self.streamed is not None and not self.streamed.over:
+            self._settle_request_body(self.streamed)
         added = self._date_and_server() + framing_field
         if (
-            connection.fate is not KEEP
+            self.fate is not KEEP
             or not request.keep_alive
-            or framing is CLOSE
+            or framing is UNTIL_CLOSE
             or connection.loop.draining
         ):
-            connection.close_after_response()
+            self.close_after_response()
             added += "Connection: close\r\n"
         elif request.version == "HTTP/1.0":
             added += "Connection: keep-alive\r\n"
@@ -360,8 +515,8 @@ class PythonExchange:
             self.first_byte_at = time.monotonic()
         if self.done:
             self._require_open()
-        if connection.trace is not None:
-            connection.trace.head_sent(status, self._headers, added)
+        if self.trace is not None:
+            self.trace.head_sent(status, self._headers, added)
         return encode_head(status, self._headers, added)
 
     def _date_and_server(self) -> str:
@@ -375,19 +530,6 @@ class PythonExchange:
         given = {name.lower() for name, _ in self._headers}
         date = "" if "date" in given else fields.date_line()
         return date if "server" in given else date + fields.server_line()
-
-    def _settle_request_body(self, streamed: StreamedBody) -> None:
-        """Decide what to do with a streamed body that was not read to its end.
-
-        A short rest is dropped later, to keep the connection; otherwise the connection
-        ends. The rest of a body is never taken for a request.
-        """
-        parser = self.connection.parser
-        if parser.state is State.DONE:
-            return
-        remaining = parser.body_remaining
-        if not keeps_connection(self.connection.loop.config, streamed.continue_owed, remaining):
-            self.connection.close_after_response()
 
     # -- sending --------------------------------------------------------------------------------
 
@@ -438,7 +580,7 @@ class PythonExchange:
     def _output(self) -> Output:
         connection = self.connection
         if connection.output is None:
-            connection.output = Output(connection.stream, connection.loop.config.flush_bytes)
+            connection.output = Output(connection.stream, connection.loop.config)
         return connection.output
 
     def _flush(self, output: Output) -> None:
@@ -474,37 +616,20 @@ class PythonExchange:
         finally:
             self.call_deadline.go_on(number, self.environ)
 
-    def _wait_for_room(self, output: Output, mark: int) -> None:
-        connection = self.connection
-        connection.awaiting_room = True
+    def _wait_for_room(self, output: Output, limit: int) -> None:
         try:
-            self._wait_until_below(output, mark)
-        finally:
-            connection.awaiting_room = False
-
-    def _wait_until_below(self, output: Output, mark: int) -> None:
-        connection = self.connection
-        config = connection.loop.config
-        before = output.acknowledged()
-        deadline = time.monotonic() + config.write_timeout
-        while output.size > mark:
-            remaining = deadline - time.monotonic()
-            if remaining > 0:
-                connection.stream.wait_writable(min(remaining, config.wait_slice_seconds))
-                self._flush(output)
-                continue
-            taken = output.acknowledged()
-            if taken - before < config.least_progress:
-                connection.stream.client_gone.known = True
-                raise ClientDisconnected("the client stalled past the write deadline")
-            before = taken
-            deadline = time.monotonic() + config.write_timeout
+            taken = output.wait_below(limit)
+        except OSError as error:
+            raise self.disconnected(error) from error
+        if not taken:
+            self.connection.stream.client_gone.known = True
+            raise ClientDisconnected("the client stalled past the write deadline")
 
     def disconnected(self, error: OSError) -> ClientDisconnected:
         """Return what is to be raised where the socket failed."""
         if is_disconnect(error):
             self.connection.stream.client_gone.known = True
-        self.connection.close_after_response()
+        self.close_after_response()
         return ClientDisconnected(f"the client is gone: {error.strerror or error}")
 
     # -- the end --------------------------------------------------------------------------------
@@ -512,47 +637,16 @@ class PythonExchange:
     def _claim_end(self) -> bool:
         """Mark the exchange as over. Return True for the first of two threads that do so."""
         # Nothing is called between the look and the store, so that no other thread runs there.
-        if self._streamed is None:
+        if self.streamed is None:
             over, self.done = self.done, True
         else:
-            with (
-                self._streamed.taking
-            ):  # what is being taken off the socket is still of this request
+            with self.streamed.taking:  # what is being taken off the socket is still of it
                 over, self.done = self.done, True
         return not over
 
     def _end(self, reason: str = "") -> None:
-        if self._streamed is not None:
-            over = not self._claim_end()
-        else:  # as `_claim_end` does, without the call: each request comes here
-            over, self.done = self.done, True
-        if not over:
-            self._give_back(reason)
-
-    def _give_back(self, reason: str) -> None:
-        """Tell of an exchange that is over, and give the connection back to the leader."""
-        connection = self.connection
-        loop = connection.loop
-        duration = time.monotonic_ns() - self.handed_out_at
-        unsent = connection.output is not None and connection.output.size > 0
-        if not self.silent:
-            loop.note_call(self.request.path, duration)
-            if unsent and not reason:
-                connection.exchange = self  # reported when the client has it, or never will
-            elif loop.observers is not None:
-                loop.report_exchange(self, reason)
-        connection.phase = ANSWERED
-        loop.post(connection)
-        # The leader need not hurry where the client's next request is what wakes it up anyway.
-        # Looked at only now: it may just have stopped to watch for that request.
-        if (
-            connection.fate is not KEEP
-            or connection.watched != EVENT_READ
-            or connection.parser.buffer.data
-            or unsent
-            or loop.draining
-        ):
-            loop.hurry()
+        if self._claim_end():
+            self.connection.take_back(self, reason)
 
     # What the record of a finished request asks for.
 
@@ -569,4 +663,6 @@ class PythonExchange:
     @property
     def body_received(self) -> int:
         """How many bytes of the request's body have arrived."""
-        return self._body_length if self._streamed is None else self._streamed.received
+        if self.streamed is not None:
+            return self.streamed.received
+        return self.body_length if self.spool is None else self.spool.size

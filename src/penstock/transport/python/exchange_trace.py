@@ -11,17 +11,43 @@ if TYPE_CHECKING:
     from penstock.transport.python.connection import Connection
 
 
-class ExchangeTrace:
-    """Collects what goes over one connection, request by request, for `Transcript`."""
+class ConnectionTrace:
+    """Keeps what a connection receives until it is known which exchange that belongs to."""
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
-        self._most = connection.loop.config.trace_body_bytes
-        self._most_of_head = connection.loop.config.trace_head_bytes
         self._raw = b""  # received, and not yet attributed to a head or a body
-        self._begin(b"")
 
-    def _begin(self, head: bytes) -> None:
+    def received(self, data: bytes) -> None:
+        """Note bytes as they come off the socket."""
+        self._raw += data
+
+    def take(self, buffered: int) -> bytes:
+        """Return what was received, but for the last ``buffered`` bytes, and forget it."""
+        end = len(self._raw) - buffered
+        taken, self._raw = self._raw[:end], self._raw[end:]
+        return taken
+
+    def begin_exchange(self, buffered: int) -> ExchangeTrace:
+        """Return what collects an exchange whose head ends before the ``buffered`` bytes."""
+        return ExchangeTrace(self._connection, self, self._connection.requests, self.take(buffered))
+
+    def in_head(self) -> ExchangeTrace:
+        """Return what collects a request that is refused in its head, and has not been counted."""
+        head = self._raw[: self._connection.loop.config.trace_head_bytes]
+        return ExchangeTrace(self._connection, self, self._connection.requests + 1, head)
+
+
+class ExchangeTrace:
+    """Collects one exchange, for its `Transcript`."""
+
+    def __init__(
+        self, connection: Connection, received: ConnectionTrace, number: int, head: bytes
+    ) -> None:
+        self._received = received
+        self._connection_number = connection.number
+        self._most = connection.loop.config.trace_body_bytes
+        self._number = number
         self._head = head
         self._request_body = b""
         self._interim = ""
@@ -29,28 +55,10 @@ class ExchangeTrace:
         self._headers: HeaderList = []
         self._response_body = b""
 
-    def received(self, data: bytes) -> None:
-        """Note bytes as they come off the socket."""
-        self._raw += data
-
-    def head_received(self, buffered: int) -> None:
-        """Note that a head ends ``buffered`` bytes before what has been received."""
-        end = len(self._raw) - buffered
-        head, self._raw = self._raw[:end], self._raw[end:]
-        self._begin(head)
-
     def body_received(self, data: bytes, buffered: int) -> None:
         """Note a decoded part of the request's body."""
-        self._attribute(buffered)
+        self._received.take(buffered)
         self._request_body += data[: self._most - len(self._request_body)]
-
-    def message_over(self, buffered: int) -> None:
-        """Note that a message ends ``buffered`` bytes before what has been received."""
-        self._attribute(buffered)
-        self._begin(b"")  # what comes next may be refused before its head is complete
-
-    def _attribute(self, buffered: int) -> None:
-        self._raw = self._raw[len(self._raw) - buffered :]
 
     def sent_interim(self, status: str) -> None:
         """Note an interim response."""
@@ -71,12 +79,12 @@ class ExchangeTrace:
         self.head_sent(line.partition(" ")[2], [], added)
         self.body_sent(body)
 
-    def transcript(self, number: int) -> Transcript:
-        """Return what was collected of request ``number``."""
+    def transcript(self) -> Transcript:
+        """Return what was collected."""
         return Transcript(
-            self._connection.number,
-            number,
-            self._head or self._raw[: self._most_of_head],
+            self._connection_number,
+            self._number,
+            self._head,
             self._request_body,
             self._interim,
             self._status,

@@ -1,8 +1,9 @@
-"""The records of finished requests, for the observers."""
+"""What is reported of finished requests: their records, for the observers, and log lines."""
 
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from penstock.telemetry.request_finished import (
@@ -12,6 +13,7 @@ from penstock.telemetry.request_finished import (
     wanted_fields,
     wanted_variables,
 )
+from penstock.transport.log_lines import cut_off_line, refusal_line
 
 if TYPE_CHECKING:
     from penstock.http1 import ProtocolError
@@ -20,7 +22,7 @@ if TYPE_CHECKING:
     from penstock.transport.python.exchange import PythonExchange
 
 
-def finished_exchange(exchange: PythonExchange, reason: str, needs: Needs) -> RequestFinished:
+def _finished_exchange(exchange: PythonExchange, reason: str, needs: Needs) -> RequestFinished:
     """Return the record of an exchange; ``reason`` is why it was cut short, or empty."""
     request, connection = exchange.request, exchange.connection
     lost = connection.output.lost if connection.output is not None else 0
@@ -46,10 +48,10 @@ def finished_exchange(exchange: PythonExchange, reason: str, needs: Needs) -> Re
             reason or exchange.reason,
             time.time(),
             time.monotonic(),
-            connection.began,
+            exchange.began,
             connection.accepted_at,
-            connection.head_at,
-            connection.body_at,
+            exchange.head_at,
+            exchange.body_at,
             exchange.handed_out_at / 1e9 or None,
             exchange.first_byte_at,
             {name: fields[name] for name in needs.request_fields if name in fields},
@@ -57,55 +59,90 @@ def finished_exchange(exchange: PythonExchange, reason: str, needs: Needs) -> Re
             if needs.response_fields
             else NOTHING,
             wanted_variables(needs.environ, exchange.environ) if needs.environ else NOTHING,
-            connection.trace.transcript(connection.requests)
-            if connection.trace is not None
-            else None,
+            exchange.trace.transcript() if exchange.trace is not None else None,
         )
     )
 
 
-def refused_request(
+def report_exchange(exchange: PythonExchange, reason: str) -> None:
+    """Hand an exchange that is over to the observers; ``reason`` is why it was cut short."""
+    observers = exchange.connection.loop.observers
+    if observers is not None:
+        observers.add(_finished_exchange(exchange, reason, observers.needs))
+
+
+def log_cut_off(exchange: PythonExchange, reason: str) -> None:
+    """Log a response that the client did not get whole."""
+    request, connection = exchange.request, exchange.connection
+    line = cut_off_line(
+        connection.remote_addr, request.method, request.target, exchange.request_id, reason
+    )
+    connection.loop.logger.info("%s", line)
+
+
+def report_refusal(
     connection: Connection,
+    exchange: PythonExchange | None,
     error: ProtocolError,
-    request_id: str,
-    bytes_in: int,
-    bytes_out: int,
-    needs: Needs,
-) -> RequestFinished:
-    """Return the record of a request that was refused; sizes are of the bodies."""
-    request = connection.request
-    line = refused_line(connection, error)
-    method, target, protocol = line.split(" ") if line.count(" ") == 2 else ("-", "-", "-")
-    fields = request.fields if request is not None else error.fields
-    left = error.status == connection.loop.config.client_left_status
-    # One that is refused in its head has not been counted.
-    number = connection.requests + (request is None)
-    return RequestFinished(
-        request_id=request_id,
-        client_addr=connection.remote_addr,
-        client_port=connection.remote_port,
-        method=method,
-        target=target,
-        protocol=protocol,
-        request_line=line or "-",
-        status=error.status,
-        bytes_in=bytes_in,
-        bytes_out=bytes_out,
-        ended="disconnected" if left else "refused",
-        reason=error.reason,
-        wall_time=time.time(),
-        finished_at=connection.loop.now,
-        begun_at=connection.began,
-        accepted_at=connection.accepted_at,
-        head_at=connection.head_at if request is not None else None,
-        request_fields={name: fields[name] for name in needs.request_fields if name in fields},
-        transcript=connection.trace.transcript(number) if connection.trace is not None else None,
+    head: bytes = b"",
+    body: bytes = b"",
+) -> None:
+    """Log a request that was refused, and hand it to the observers.
+
+    ``exchange`` is None where the request was refused in its head; ``head`` and ``body`` are the
+    answer, where the client is there to get one.
+    """
+    loop = connection.loop
+    loop.refused += 1
+    request_id = loop.new_request_id()
+    cause = error.__cause__
+    left = error.status == loop.config.client_left_status
+    line = refusal_line(
+        connection.remote_addr,
+        error.request_line,
+        request_id,
+        error.status,
+        error.reason,
+        cause=str(cause.strerror or cause) if isinstance(cause, OSError) else "",
+        rule=error.rule,
+        setting=error.setting,
+        disconnected=left,
+    )
+    loop.logger.info("%s", line)
+    if loop.observers is None:
+        return
+    words = error.request_line.split(" ")
+    method, target, protocol = words if len(words) == 3 else ("-", "-", "-")
+    began = connection.head_began() if exchange is None else exchange.began
+    trace = None
+    if connection.trace is not None:
+        trace = connection.trace.in_head() if exchange is None else exchange.trace
+        if trace is not None and head:
+            trace.answered(head, body)
+    loop.observers.add(
+        RequestFinished(
+            request_id=request_id,
+            client_addr=connection.remote_addr,
+            client_port=connection.remote_port,
+            method=method,
+            target=target,
+            protocol=protocol,
+            request_line=error.request_line or "-",
+            status=error.status,
+            bytes_in=0 if exchange is None else exchange.body_received,
+            bytes_out=len(body),
+            ended="disconnected" if left else "refused",
+            reason=error.reason,
+            wall_time=time.time(),
+            finished_at=loop.now,
+            begun_at=began,
+            accepted_at=connection.accepted_at,
+            head_at=None if exchange is None else exchange.head_at,
+            request_fields=_fields(error.fields, loop.observers.needs),
+            transcript=None if trace is None else trace.transcript(),
+        )
     )
 
 
-def refused_line(connection: Connection, error: ProtocolError) -> str:
-    """Return the request line of a request that was refused; empty if it had not arrived."""
-    request = connection.request
-    if request is None:
-        return error.request_line
-    return f"{request.method} {request.target} {request.version}"
+def _fields(fields: Mapping[str, str], needs: Needs) -> dict[str, str]:
+    return {name: fields[name] for name in needs.request_fields if name in fields}

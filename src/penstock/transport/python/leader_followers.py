@@ -136,7 +136,7 @@ class LeaderFollowers:
 
     def _look_after(self, exchange: PythonExchange) -> None:
         """Make sure that a thread watches the sockets while the calling thread is away."""
-        if self._loop.expects_slow_call(exchange.request.path):
+        if self._loop.slow_paths.expects_slow_call(exchange.request.path):
             self._promote()
         elif self._monitor_asleep:
             self._wake_monitor()
@@ -200,7 +200,7 @@ class LeaderFollowers:
             if self._handed_out != seen:
                 seen = self._handed_out
                 changed_at = now
-                if self._loop.slow_share <= self._config.slow_share:
+                if self._loop.slow_paths.overall <= self._config.slow_share:
                     stalled = 0
                     continue
             if self._leadership.locked():

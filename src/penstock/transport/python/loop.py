@@ -1,7 +1,7 @@
 """The loop over all sockets. One thread at a time, the leader, runs it.
 
 `leader_followers` decides which thread leads. Everything here belongs to the leader, except
-`post`, `hurry`, `wake`, the draining and closing flags, and `Shared`: any thread may use these.
+the section "for any thread", and what is marked so where it is initialised.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import heapq
 import math
 import os
 import selectors
+import threading
 import time
 from collections import deque
 from collections.abc import Callable
@@ -18,20 +19,28 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from penstock import messages
 from penstock.telemetry.scoreboard import ACCEPTED, ACCEPTING, CONNECTIONS, POLLED
+from penstock.transport.date import ServerFields
 from penstock.transport.decisions import evicted
 from penstock.transport.python.accept_balancing import AcceptBalancing
 from penstock.transport.python.connection import PROCEED, Connection
-from penstock.transport.python.deadlines import expire, hurry_up
 from penstock.transport.python.exchange import PythonExchange
 from penstock.transport.python.own_answers import OwnAnswers
-from penstock.transport.python.shared import Shared
+from penstock.transport.python.slow_paths import SlowPaths
 from penstock.transport.python.waker import Waker
 from penstock.transport.states import Phase
+from penstock.wsgi.environ import DroppedFields
 
 if TYPE_CHECKING:
+    import logging
+
+    from penstock.telemetry.observers import Observers
     from penstock.telemetry.scoreboard import Slot
+    from penstock.transport.config import TransportConfig
     from penstock.transport.python.acceptor import Acceptor
     from penstock.transport.python.thread_slots import ThreadSlots
+
+DROPPED_NAMES = 100
+"""How many names of dropped fields wait to be logged. `DroppedFields` warns of fewer."""
 
 MOMENT_SECONDS = 0.001
 """A poll that lasts no longer has waited for nothing: what it brings was there before."""
@@ -47,12 +56,13 @@ class Handler(Protocol):
         """Act on the events of ``mask``; return a request that became ready."""
 
 
-class Loop(Shared):
-    """The sockets of one transport."""
+class Loop:
+    """The sockets of one transport, and what all its connections share: limits, logs, counts."""
 
     # Slots, because each request looks at some of these a few times.
     __slots__ = (
         "_drain_begun",
+        "_dropped_fields",
         "_handshakes_until",
         "_inbox",
         "_listening",
@@ -63,28 +73,61 @@ class Loop(Shared):
         "_sweep_interval",
         "_told_full",
         "_waker",
+        "accepted",
         "acceptors",
         "ask_full",
         "balancing",
         "batch",
+        "closed",
+        "config",
         "connections",
         "drained",
+        "draining",
+        "dropped_names",
+        "fate_lock",
         "full",
         "handing_over",
         "late_from",
+        "logger",
         "look_again_at",
         "now",
+        "observers",
         "own_answers",
         "own_paths",
+        "refused",
+        "requests",
         "scratch",
         "selector",
+        "server_fields",
+        "slow_paths",
         "thread_slots",
         "unpolled",
     )
 
-    def __init__(self, slot: Slot, **given: Any) -> None:
-        """``given`` is what `Shared` takes."""
-        super().__init__(**given)
+    def __init__(
+        self,
+        slot: Slot,
+        *,
+        config: TransportConfig,
+        logger: logging.Logger,
+        observers: Observers | None,
+    ) -> None:
+        # What any thread may use.
+        self.config = config
+        self.logger = logger
+        self.observers = observers
+        self._dropped_fields = DroppedFields(logger)
+        # Logged by the thread that takes the request, when it no longer leads: a log may block.
+        self.dropped_names: deque[str] = deque(maxlen=DROPPED_NAMES)
+        self.server_fields = ServerFields(config.server_header)
+        self.slow_paths = SlowPaths(config)
+        self.fate_lock = threading.Lock()  # held for a comparison, and only by unusual responses
+        self.draining = False  # set by any thread
+        self.closed = False  # set by any thread
+        self.accepted = 0
+        self.requests = 0
+        self.refused = 0
+
         self.thread_slots: ThreadSlots  # set by LeaderFollowers
         self._slot_words = slot.words
         shared = len(slot.scoreboard.slots) > 1
@@ -121,7 +164,7 @@ class Loop(Shared):
         self._listening = True  # not all listeners are closed
         self._handshakes_until = math.inf
 
-    # -- for any thread -----------------------------------------------------------------------
+    # -- for any thread -------------------------------------------------------------------------
 
     def post(self, connection: Connection) -> None:
         """Have the leader attend to a connection by the next event; `hurry` brings that about."""
@@ -137,6 +180,20 @@ class Loop(Shared):
     def wake(self) -> None:
         """End the leader's poll."""
         self._waker.wake()
+
+    def new_request_id(self) -> str:
+        """Count a request, and return what names it in the logs. For the leader."""
+        self.requests += 1
+        return f"{self.config.id_prefix}{self.requests:x}"
+
+    def log_dropped_fields(self) -> None:
+        """Log the fields that were left out of an environ. Not for a thread that leads."""
+        while True:
+            try:
+                name = self.dropped_names.popleft()
+            except IndexError:  # perhaps another thread was faster
+                return
+            self._dropped_fields.report(name)
 
     # -- leading --------------------------------------------------------------------------------
 
@@ -258,7 +315,7 @@ class Loop(Shared):
         self._next_sweep = now + self._sweep_interval
         for connection in [c for c in self.connections if c.deadline <= now]:
             try:
-                expire(connection, now)
+                connection.expire()
             except Exception:
                 self._contain(connection)
         for acceptor in self.acceptors:
@@ -284,7 +341,7 @@ class Loop(Shared):
             self._contain(connection)
             return
         if self._drain_begun:
-            hurry_up(connection)
+            connection.hurry_up()
             connection.deadline = max(
                 connection.deadline, self.now + self.config.drain_accepted_seconds
             )
@@ -359,7 +416,7 @@ class Loop(Shared):
             self._empty_queues()
         self.tell_accepting()
         for connection in self.connections:
-            hurry_up(connection)
+            connection.hurry_up()
         self._next_sweep = self.now
         self._sweep_interval = min(self._sweep_interval, self.config.drain_sweep_seconds)
 
@@ -430,6 +487,6 @@ class Loop(Shared):
             "requests_in_progress": sum(phase in IN_PROGRESS for phase in phases),
             "requests_refused": self.refused,
             "draining": self.draining,
-            "slow_share": round(self.slow_share, 3),
+            "slow_share": round(self.slow_paths.overall, 3),
             "next_deadline": min((c.deadline for c in list(self.connections)), default=math.inf),
         }

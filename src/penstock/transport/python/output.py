@@ -5,10 +5,12 @@ from __future__ import annotations
 import errno
 import os
 import threading
+import time
 from collections import deque
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from penstock.transport.config import TransportConfig
     from penstock.transport.python.stream import Stream
 
 
@@ -41,12 +43,24 @@ class Output:
     The application's thread appends while the leader drains, so all state is under ``_lock``.
     """
 
-    __slots__ = ("_lock", "_most", "_pieces", "_stream", "failure", "lost", "size", "taken")
+    __slots__ = (
+        "_acknowledged",
+        "_config",
+        "_lock",
+        "_pieces",
+        "_stream",
+        "awaited",
+        "failure",
+        "lost",
+        "size",
+        "taken",
+    )
 
-    def __init__(self, stream: Stream, most: int) -> None:
-        """``most`` is how many bytes one flush sends."""
+    def __init__(self, stream: Stream, config: TransportConfig) -> None:
         self._stream = stream
-        self._most = most
+        self._config = config
+        self._acknowledged = 0  # by the client, when `is_taken` was called last
+        self.awaited = False  # a thread waits until there is less
         self._lock = threading.Lock()
         self._pieces: deque[memoryview | FileRegion] = deque()
         self.size = 0  # bytes not yet taken by the kernel
@@ -95,7 +109,7 @@ class Output:
         self._drop()
 
     def _flush(self) -> None:
-        budget = self._most
+        budget = self._config.flush_bytes
         while self._pieces and budget > 0:
             piece = self._pieces[0]
             try:
@@ -138,7 +152,41 @@ class Output:
         self.lost += self.size
         self.size = 0
 
-    def acknowledged(self) -> int:
+    def wait_below(self, mark: int) -> bool:
+        """Wait until at most ``mark`` bytes are unsent, and send meanwhile.
+
+        Returns False where the client does not take enough within the write deadline. Raises
+        ``OSError`` as `flush` does.
+        """
+        self.awaited = True
+        try:
+            return self._wait_below(mark)
+        finally:
+            self.awaited = False
+
+    def _wait_below(self, mark: int) -> bool:
+        config = self._config
+        before = self._acknowledged_now()
+        deadline = time.monotonic() + config.write_timeout
+        while self.size > mark:
+            remaining = deadline - time.monotonic()
+            if remaining > 0:
+                self._stream.wait_writable(min(remaining, config.wait_slice_seconds))
+                self.flush()
+                continue
+            taken = self._acknowledged_now()
+            if taken - before < config.least_progress:
+                return False
+            before = taken
+            deadline = time.monotonic() + config.write_timeout
+        return True
+
+    def is_taken(self) -> bool:
+        """Return True if the client has taken enough since the last call. For the leader."""
+        before, self._acknowledged = self._acknowledged, self._acknowledged_now()
+        return self._acknowledged - before >= self._config.least_progress
+
+    def _acknowledged_now(self) -> int:
         """Return how many bytes the client's side has taken, as far as the kernel can tell.
 
         The send buffer reports room in large steps, so that a slow reader seems to stand still

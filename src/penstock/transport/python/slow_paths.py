@@ -1,0 +1,44 @@
+"""The slow-path estimate: for which paths the application's calls are expected to be slow."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from penstock.transport.decisions import ALL_SLOW, is_slow_path, next_overall_share, next_share
+
+if TYPE_CHECKING:
+    from penstock.transport.config import TransportConfig
+
+PATH_HASHES = 256
+"""Paths are told apart by a byte of their hash, which is enough for an estimate."""
+
+
+class SlowPaths:
+    """The share of slow calls, of all and by path. For any thread: a lost update costs nothing."""
+
+    __slots__ = ("_are_slow", "_next_shares", "_shares", "_slow_ns", "overall")
+
+    def __init__(self, config: TransportConfig) -> None:
+        self._slow_ns = int(config.slow_call_seconds * 1e9)
+        self.overall = 0.0  # moving share of all calls that were slow
+        self._shares = bytearray(PATH_HASHES)  # the same by path, in parts of `ALL_SLOW`
+        # What `next_share` and `is_slow_path` return, since each request asks them.
+        self._next_shares = [
+            bytes(next_share(share, slow) for share in range(ALL_SLOW + 1))
+            for slow in (False, True)
+        ]
+        self._are_slow = bytes(is_slow_path(config, share) for share in range(ALL_SLOW + 1))
+
+    def note(self, path: str, nanoseconds: int) -> None:
+        """Keep account of how long a call of the application took."""
+        slow = nanoseconds > self._slow_ns
+        index = hash(path) % PATH_HASHES
+        share = self._shares[index]
+        if slow or share:
+            self._shares[index] = self._next_shares[slow][share]
+        if slow or self.overall:
+            self.overall = next_overall_share(self.overall, slow)
+
+    def expects_slow_call(self, path: str) -> bool:
+        """Return True if the calls of a path have proved slow."""
+        return bool(self._are_slow[self._shares[hash(path) % PATH_HASHES]])
