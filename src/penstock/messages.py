@@ -129,6 +129,19 @@ PYTHONPATH_MISSING: Final = Message(
     "Correct the path, or remove it.",
 )
 
+MAX_BODY_LOWERED: Final = Message(
+    "PEN-1050",
+    WARNING,
+    "request bodies over %(bytes)d bytes will be answered with 413, where max_body is %(max_body)d:"
+    " max_spool is %(reason)s; set --temp-dir to a directory with more room",
+    "All request bodies together may take `max_spool` bytes on the disk: by default a quarter of"
+    " the free space of `temp_dir` at the start, or of the memory where that directory is in"
+    " memory. No single body may be longer. This is logged where ordinary uploads may not fit, or"
+    " where `max_body` was set to more.",
+    "Set `temp_dir` to a directory on a disk with more free space; or set `max_spool` to what may"
+    " be used there, or lower `max_body`.",
+)
+
 GUNICORN_SETTINGS_IGNORED: Final = Message(
     "PEN-1110",
     WARNING,

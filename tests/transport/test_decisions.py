@@ -11,10 +11,22 @@ from collections.abc import Sequence
 
 import pytest
 
+from penstock.http1 import ParserLimits
 from penstock.transport import decisions
 from penstock.transport.config import TransportConfig
 
-CONFIG = TransportConfig(drain_linger=0.5)
+CONFIG = TransportConfig(
+    drain_linger=0.5,
+    parser=ParserLimits(body=1 << 30),
+    max_connections=100,
+    max_descriptors=120,
+    max_connections_per_client=10,
+    max_unfinished_heads=50,
+    max_spool=4 << 30,
+    max_unsent=1 << 20,
+)
+IDLE, HEAD, BODY, CALL = decisions.Holding
+STAYS, HALF_CLOSED, GONE = decisions.Leaving
 Value = float | None
 
 TABLE: dict[str, list[tuple[Sequence[Value], float]]] = {
@@ -45,6 +57,72 @@ TABLE: dict[str, list[tuple[Sequence[Value], float]]] = {
     ],
     # Idle connections.
     "evicted": [((0,), 0), ((1,), 1), ((15,), 1), ((16,), 2), ((1600,), 101)],
+    # What a connection has its place for, for how long, and how much of a body has come.
+    "eviction_key": [
+        ((IDLE, 0.5, 0), -1),  # it may be about to send its first request
+        ((IDLE, 1.0, 0), 2e9 + 1),
+        ((IDLE, 75.0, 0), 2e9 + 75),  # the one that is idle for longest goes first
+        ((HEAD, 0.5, 0), -1),
+        ((HEAD, 30.0, 0), 1e9 + 30),  # the oldest unfinished head after all idle ones
+        ((BODY, 0.5, 1), -1),
+        ((BODY, 100.0, 50_000), 0.002),  # 500 bytes a second
+        ((BODY, 100.0, 50), 2.0),  # the slowest body comes last
+        ((BODY, 60.0, 0), 60.0),
+        ((CALL, 600.0, 0), -1),  # a request that is served is never evicted
+    ],
+    # Connections of a worker, and its transport's descriptors.
+    "has_room": [((99, 119), True), ((100, 100), False), ((99, 120), False)],
+    # Connections of a client.
+    "client_has_room": [((0,), True), ((9,), True), ((10,), False)],
+    "exceeds_heads": [((50,), False), ((51,), True)],
+    # The deadline so far, now, when the body began, and how many bytes came now.
+    "body_deadline": [
+        ((120.0, 100.0, 100.0, 0), 120.0),
+        ((120.0, 101.0, 100.0, 500), 121.0),  # a second for the 500 bytes of a second
+        ((120.0, 101.0, 100.0, 1 << 30), 161.0),  # a fast beginning buys a minute of silence
+        ((160.0, 159.0, 100.0, 1), 160.002),  # a byte a minute buys nothing
+        ((10_900.0, 10_850.0, 100.0, 1 << 20), 10_900.0),  # three hours for a whole body
+    ],
+    # The length of a body, what all workers have on the disk, and how much more it is.
+    "spool_status": [
+        ((1 << 30, 0, 1 << 20), 0),
+        (((1 << 30) + 1, 0, 1), 413),
+        ((1 << 20, (4 << 30) - 1, 1), 0),
+        ((1 << 20, 4 << 30, 1), 507),
+        (((1 << 30) + 1, 4 << 30, 1), 413),
+    ],
+    "exceeds_unsent": [((1 << 20,), False), (((1 << 20) + 1,), True)],
+    # Bytes unsent, bytes taken, seconds.
+    "time_to_read": [
+        ((1000, 1000, 2.0), 2.0),
+        ((8_000_000, 0, 10.0), 80_000_000.0),  # one that never reads is the slowest
+        ((8_000_000, 1_000_000, 10.0), 80.0),
+        ((100, 1_000_000, 0.0), 0.0),
+    ],
+    "queue_has_room": [((1023,), True), ((1024,), False)],
+    # How long a request has waited, what its client does, whether the overload is sustained.
+    "queued_status": [
+        ((29.9, STAYS, False), 0),
+        ((30.1, STAYS, False), 503),
+        ((29.9, STAYS, True), 0),
+        ((0.1, HALF_CLOSED, False), 0),  # it may wait for the answer
+        ((30.1, HALF_CLOSED, False), 503),
+        ((0.1, HALF_CLOSED, True), 499),
+        ((0.1, GONE, False), 499),
+        ((30.1, GONE, True), 499),
+    ],
+    # Requests that wait, the mean time of a call, threads.
+    "retry_after": [
+        ((0, 0.0, 4), 1),
+        ((1024, 0.02, 4), 6),
+        ((200, 0.02, 4), 1),
+        ((1024, 1.0, 4), 30),
+        ((1, 0.5, 0), 1),
+    ],
+    # For how long the queue has been full.
+    "ready_with_queue": [((0.0,), True), ((4.9,), True), ((5.0,), False)],
+    # Threads, and calls that have left their count.
+    "may_leave_count": [((4, 0), True), ((4, 63), True), ((4, 64), False), ((1, 0), False)],
     # Whether the client waits for 100 Continue, and how much of the body is left.
     "keeps_connection": [
         ((False, 0), True),

@@ -18,12 +18,13 @@ from penstock.http1 import ParserLimits
 from penstock.transport.config import TransportConfig
 
 ROOT = Path(__file__).parents[2]
-PYTHON_ROOMS = ("transport", "http1", "wsgi", "telemetry")
+PYTHON_ROOMS = ("transport", "http1", "wsgi", "edge", "telemetry")
 UNITS = ("_SECONDS", "_BYTES", "_NANOSECONDS", "_NS")
 
 # What Rust has for itself, though a number of the policy happens to be the same.
 COINCIDENCES = {
     "COALESCED_BYTES": "how output is kept in memory",
+    "EVICTION_RANK": "what sets kinds of connections apart, and no time",
     "FILE_BLOCK": "how a file is read where there is no sendfile",
     "ATTACHED_TIME": "how long a leader keeps the interpreter lock",
     "HEAVY_BYTES": "whether an answer is worth a turn of its own",
@@ -34,7 +35,9 @@ COINCIDENCES = {
 }
 # Written out in both, where a test compares them: the constants of the parsers (with those in the
 # exported corpus), and the pure functions of `decisions` (`test_decisions`).
-HELD_TOGETHER = {"MAX_METHOD", "CHUNK_SIZE_DIGITS", "ALL_SLOW"}
+HELD_TOGETHER = {"MAX_METHOD", "CHUNK_SIZE_DIGITS", "ALL_SLOW", "EVICTION_RANK", "MEAN_SHIFT"}
+# The table of rates, whose words `test_rate_limit` compares.
+HELD_TOGETHER |= {"IPV4", "ROW_WORDS", "TICK_BITS", "TIME_BITS", "TIME", "WORD"}
 # A value below this is too common to mean anything.
 DISTINCTIVE = 32
 # The layout of memory that both write is compared by `test_native`.

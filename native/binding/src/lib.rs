@@ -5,8 +5,10 @@
 //! there is to log.
 
 mod access_line;
+mod budgets;
 mod call_deadline;
 mod disconnect;
+mod edge;
 mod environ;
 mod exchange;
 mod fast_response;

@@ -1,8 +1,10 @@
 //! The transport as Python sees it: `penstock.transport.Transport`.
 
 use crate::access_line::LineFormat;
+use crate::budgets::read_budgets;
 use crate::call_deadline::CallDeadline;
 use crate::disconnect::Companion;
+use crate::edge;
 use crate::environ::{Template, keys};
 use crate::exchange::Exchange;
 use crate::ffi::latin1;
@@ -284,6 +286,9 @@ impl NativeTransport {
         name: &str,
         numbers: Vec<Option<f64>>,
     ) -> PyResult<Option<f64>> {
+        if let Some(decided) = edge::decide(config, name, &numbers)? {
+            return Ok(Some(decided));
+        }
         let options = read_options(config)?;
         Ok(decisions::decide(&options, name, &numbers))
     }
@@ -595,6 +600,7 @@ fn read_options(config: &Bound<'_, PyAny>) -> PyResult<Options> {
         body_memory: large("body_memory")?,
         out_buffer: large("unsent_limit")?,
         max_connections: size("max_connections")?,
+        budgets: read_budgets(config)?,
         header_timeout: time("header_timeout")?,
         body_timeout: time("body_timeout")?,
         body_min_rate: number("body_min_rate")?,

@@ -2,6 +2,8 @@
 //!
 //! `penstock.transport.decisions` is the reference, and says why; a test runs one table on both.
 
+use crate::admission;
+use crate::budgets::Budgets;
 use crate::shared::Options;
 use crate::sys::{Nanos, SECOND};
 
@@ -32,6 +34,125 @@ pub fn accept_step(options: &Options, deferrals: u32, in_vain: u32) -> usize {
 /// Return how many of these evictable connections make room.
 pub fn evicted(idle: usize) -> usize {
     idle.min(1 + idle / 16)
+}
+
+/// What a connection has its place for, as far as eviction is concerned.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Holding {
+    Idle,
+    Head,
+    Body,
+    /// A request that waits for a thread, is with the application, or is being answered.
+    Call,
+}
+
+/// What sets the kinds of connections apart in `eviction_key`.
+const EVICTION_RANK: f64 = 1e9;
+
+/// Return the place of a connection in the order of eviction: the highest goes first, and one with
+/// a negative key not at all.
+pub fn eviction_key(options: &Options, holding: Holding, age: Nanos, received: u64) -> f64 {
+    let seconds = age as f64 / SECOND as f64;
+    match holding {
+        _ if age < options.evict_idle => -1.0,
+        Holding::Call => -1.0,
+        Holding::Body => seconds / received.max(1) as f64,
+        Holding::Head => EVICTION_RANK + seconds,
+        Holding::Idle => EVICTION_RANK * 2.0 + seconds,
+    }
+}
+
+/// Return true if a worker has room for another connection.
+pub fn has_room(options: &Options, connections: usize, descriptors: usize) -> bool {
+    connections < options.max_connections && descriptors < options.budgets.descriptors
+}
+
+/// Return true if a client that has this number of connections may have another one.
+pub fn client_has_room(budgets: &Budgets, connections: u64) -> bool {
+    budgets.connections_per_client == 0 || connections < budgets.connections_per_client
+}
+
+/// Return true if the oldest of the unfinished heads is evicted because of their number.
+pub fn exceeds_heads(budgets: &Budgets, heads: usize) -> bool {
+    heads > budgets.unfinished_heads
+}
+
+/// Return until when the next byte of a body has to come, after `more` bytes came at `now`.
+pub fn body_deadline(
+    options: &Options,
+    deadline: Nanos,
+    now: Nanos,
+    began: Nanos,
+    more: u64,
+) -> Nanos {
+    let budgets = &options.budgets;
+    let earned = (more as f64 / options.body_min_rate * SECOND as f64) as Nanos;
+    deadline
+        .saturating_add(earned)
+        .min(now.saturating_add(budgets.body_window))
+        .min(began.saturating_add(budgets.body_time))
+}
+
+/// Return the status that refuses `more` bytes for a temporary file; 0 if they may go there.
+pub fn spool_status(options: &Options, body: u64, spooled: u64, more: u64) -> u16 {
+    if body > options.parser.body {
+        413
+    } else if spooled.saturating_add(more) > options.budgets.spool {
+        507
+    } else {
+        0
+    }
+}
+
+/// Return true if the slowest reader is cut off because of the unsent bytes of all responses.
+pub fn exceeds_unsent(budgets: &Budgets, unsent: u64) -> bool {
+    unsent > budgets.unsent
+}
+
+/// Return how long a client needs for what it has not read yet, at its pace so far.
+pub fn time_to_read(unsent: u64, taken: u64, waited: Nanos) -> Nanos {
+    (waited as f64 * unsent as f64 / taken.max(1) as f64) as Nanos
+}
+
+/// What is known of the client of a request in the queue.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Leaving {
+    Stays,
+    /// It has ended its side: it may have left, or wait for the answer.
+    HalfClosed,
+    /// The connection is reset or broken.
+    Gone,
+}
+
+/// Return true if another request may wait for a thread; else it gets 503.
+pub fn queue_has_room(budgets: &Budgets, waiting: usize) -> bool {
+    waiting < budgets.queue
+}
+
+/// Return how a request in the queue ends without a thread; 0 if a thread takes it.
+pub fn queued_status(options: &Options, waited: Nanos, leaving: Leaving, sustained: bool) -> u16 {
+    match leaving {
+        Leaving::Gone => options.client_left,
+        Leaving::HalfClosed if sustained => options.client_left,
+        _ if waited > options.budgets.queue_timeout => 503,
+        _ => 0,
+    }
+}
+
+/// Return `Retry-After` of a 503 in seconds: until the requests that wait have been served.
+pub fn retry_after(budgets: &Budgets, waiting: u64, service: Nanos, threads: u64) -> u64 {
+    let rest = waiting.saturating_mul(service) / threads.max(1);
+    rest.div_ceil(SECOND).max(1).min(budgets.retry_after)
+}
+
+/// Return true unless the queue has been full for too long.
+pub fn ready_with_queue(budgets: &Budgets, full: Nanos) -> bool {
+    budgets.overload_ready_after == 0 || full < budgets.overload_ready_after
+}
+
+/// Return true if one more call of the application may leave the count of threads; `left` have.
+pub fn may_leave_count(budgets: &Budgets, threads: usize, left: usize) -> bool {
+    threads > 1 && left < budgets.io_bound
 }
 
 /// Return true if the unread rest of a request's body is dropped to keep the connection.
@@ -83,6 +204,7 @@ pub fn is_slow_path(slow_share: f64, share: u8) -> bool {
 /// Return what the function of this name makes of numbers, for the test; None where it has none.
 /// Sizes and counts are numbers, times are seconds, and 0 is false.
 pub fn decide(options: &Options, name: &str, given: &[Option<f64>]) -> Option<f64> {
+    let budgets = &options.budgets;
     let optional = |index: usize| given.get(index).copied().flatten();
     let whole = |index: usize| optional(index).unwrap_or(0.0) as u64;
     let small = |index: usize| whole(index) as u32;
@@ -97,6 +219,41 @@ pub fn decide(options: &Options, name: &str, given: &[Option<f64>]) -> Option<f6
         }
         "accept_step" => accept_step(options, small(0), small(1)) as f64,
         "evicted" => evicted(whole(0) as usize) as f64,
+        "eviction_key" => {
+            let holding = match whole(0) {
+                0 => Holding::Idle,
+                1 => Holding::Head,
+                2 => Holding::Body,
+                _ => Holding::Call,
+            };
+            eviction_key(options, holding, time(1), whole(2))
+        }
+        "has_room" => number(has_room(options, whole(0) as usize, whole(1) as usize)),
+        "client_has_room" => number(client_has_room(budgets, whole(0))),
+        "exceeds_heads" => number(exceeds_heads(budgets, whole(0) as usize)),
+        "body_deadline" => {
+            let decided = body_deadline(options, time(0), time(1), time(2), whole(3));
+            seconds(decided)
+        }
+        "spool_status" => f64::from(spool_status(options, whole(0), whole(1), whole(2))),
+        "exceeds_unsent" => number(exceeds_unsent(budgets, whole(0))),
+        "time_to_read" => seconds(time_to_read(whole(0), whole(1), time(2))),
+        "queue_has_room" => number(queue_has_room(budgets, whole(0) as usize)),
+        "queued_status" => {
+            let leaving = match whole(1) {
+                0 => Leaving::Stays,
+                1 => Leaving::HalfClosed,
+                _ => Leaving::Gone,
+            };
+            f64::from(queued_status(options, time(0), leaving, flag(2)))
+        }
+        "retry_after" => retry_after(budgets, whole(0), time(1), whole(2)) as f64,
+        "ready_with_queue" => number(ready_with_queue(budgets, time(0))),
+        "may_leave_count" => {
+            let granted = may_leave_count(budgets, whole(0) as usize, whole(1) as usize);
+            number(granted)
+        }
+        "overload" => admission::replay(budgets, given),
         "keeps_connection" => {
             let remaining = optional(1).map(|remaining| remaining as u64);
             number(keeps_connection(options.discard_bytes, flag(0), remaining))

@@ -15,6 +15,9 @@
 )]
 
 pub mod accepting;
+pub mod admission;
+pub mod budgets;
+pub mod client;
 pub mod connection;
 pub mod decisions;
 pub mod disconnect;
@@ -27,6 +30,7 @@ pub mod log_queue;
 pub mod output;
 pub mod own_answers;
 pub mod poller;
+pub mod rate_limit;
 pub mod reading;
 pub mod scoreboard;
 pub mod shared;

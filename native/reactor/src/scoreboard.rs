@@ -34,6 +34,7 @@ layout! {
     ACCEPTED = 9,
     LIVE = 10,
     IN_USE = 11,
+    SPOOLED = 12,
     // of a record
     NUMBER = 0,
     SINCE = 1,
@@ -182,6 +183,14 @@ impl Scoreboard {
             })
             .map(|slot| self.word_of(slot, CONNECTIONS).load(Ordering::Relaxed))
             .min()
+    }
+
+    /// The bytes of request bodies in the temporary files of all workers.
+    pub fn spooled(&self) -> u64 {
+        let in_use = self.word_of(0, IN_USE).load(Ordering::Relaxed);
+        (0..self.slots.min(in_use as usize))
+            .map(|slot| self.word_of(slot, SPOOLED).load(Ordering::Relaxed))
+            .fold(0, u64::saturating_add)
     }
 
     // -- the record of a thread -----------------------------------------------------------------

@@ -1,5 +1,6 @@
 //! What the threads of one transport share: options, counts, flags, and the connections.
 
+use crate::budgets::Budgets;
 use crate::connection::{Connection, ConnectionState};
 use crate::leader_followers::Alarm;
 use crate::log_queue::{LogQueue, Refusal};
@@ -36,6 +37,7 @@ pub struct Options {
     pub body_memory: u64,
     pub out_buffer: u64,
     pub max_connections: usize,
+    pub budgets: Budgets,
     pub header_timeout: Nanos,
     pub body_timeout: Nanos,
     pub body_min_rate: f64,

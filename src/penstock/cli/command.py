@@ -177,6 +177,7 @@ def _serve(spec: str, settings: Settings) -> int:
 def _check(spec: str, settings: Settings) -> int:
     """Load all that a start loads, but bind no address: a server may be running on it."""
     from penstock.app.loading import load_application
+    from penstock.config.budgets import budgets, facts
     from penstock.config.checks import chosen_transport
     from penstock.config.settings import OPTIONS
     from penstock.listeners import parse_address
@@ -190,6 +191,9 @@ def _check(spec: str, settings: Settings) -> int:
     width = max(len(value) for value in shown.values() if len(value) < 40)
     for name, value in shown.items():
         lines.append(f"  {name:<24} = {value:<{width}}  ({settings.source_of(name)})")
+    computed = budgets(settings, facts(settings))
+    lines.append("budgets of a worker, and max_spool for all of them:")
+    lines += [f"  {name:<24} = {value}: {because}" for name, value, because in computed.reasons]
     print_out("\n".join([*lines, *settings.notes, ""]))
     for warning in settings.warnings:
         say("warning", warning.render())

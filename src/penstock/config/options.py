@@ -29,6 +29,9 @@ _SIZE_UNITS = {
 }
 _DURATION_UNITS = {"": 1.0, "ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
 _WITH_UNIT = re.compile(r"([0-9]+(?:\.[0-9]+)?)[ ]?([A-Za-z]*)", re.ASCII)
+_RATE_UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0}
+_RATE = re.compile(r"([0-9]{1,9})/([smh])(?:, ?([0-9]{1,9}))?", re.ASCII)
+_LONGEST_BURST_SECONDS = 24 * 3600.0
 _TRUTHS = {"true": True, "yes": True, "on": True, "1": True}
 _TRUTHS |= {"false": False, "no": False, "off": False, "0": False}
 
@@ -197,6 +200,72 @@ def memory_bound() -> Kind[int | float]:
         return f"{value * 100:g}%" if isinstance(value, float) else bytes_.show(value)
 
     return Kind(f"{bytes_.allowed}, or a share such as 40%", "SIZE", convert, show)
+
+
+@dataclass(frozen=True)
+class Rate:
+    """A number of requests in a unit of time, and how many of them may come at once."""
+
+    requests: int
+    seconds: float
+    burst: int
+
+    @property
+    def interval(self) -> float:
+        """The time in seconds that each request uses up."""
+        return self.seconds / self.requests
+
+    def __str__(self) -> str:
+        """Return the rate as a setting has it: ``100/s,200``."""
+        unit = next(name for name, worth in _RATE_UNITS.items() if worth == self.seconds)
+        return f"{self.requests}/{unit},{self.burst}"
+
+
+def rate(most: int) -> Kind[Rate]:
+    """Return the kind of rates up to ``most`` a second, such as ``100/s`` or ``100/s,200``.
+
+    Without a burst, as many requests may come at once as the rate allows in its unit of time.
+    """
+
+    def convert(value: object) -> Rate:
+        if isinstance(value, Rate):
+            return value
+        match = _RATE.fullmatch(_text(value).strip())
+        if match is None:
+            raise ValueError(value)
+        requests = int(match[1])
+        seconds = _RATE_UNITS[match[2]]
+        burst = requests if match[3] is None else int(match[3])
+        # A day is the longest time after which a client's burst has to be whole again.
+        if not (0 < requests <= most * seconds and 0 < burst <= 1_000_000):
+            raise ValueError(value)
+        if burst * seconds > _LONGEST_BURST_SECONDS * requests:
+            raise ValueError(value)
+        return Rate(requests, seconds, burst)
+
+    return Kind(
+        f"a rate such as 100/s or 600/m, of at most {most}/s, and the burst after a comma, as in "
+        "100/s,200",
+        "RATE",
+        convert,
+    )
+
+
+def networks() -> Kind[tuple[str, ...]]:
+    """Return the kind of lists of networks and addresses of IPv4 and IPv6; ``none`` is empty."""
+
+    def convert_one(value: object) -> str:
+        from ipaddress import ip_network  # where there are any only, to keep the start short
+
+        return str(ip_network(_text(value).strip()))
+
+    allowed = "an address or a network such as 10.0.0.0/8 or 2001:db8::/32, without bits beyond it"
+    several = listing(Kind(allowed, "NETWORK", convert_one))
+
+    def convert(value: object) -> tuple[str, ...]:
+        return () if value in ("none", ["none"]) else several.convert(value)
+
+    return Kind(f"{allowed}, or 'none'", several.metavar, convert, several.show)
 
 
 def text(allowed: str, metavar: str, pattern: str) -> Kind[str]:

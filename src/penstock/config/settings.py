@@ -15,14 +15,17 @@ from penstock.config.options import (
     SWITCH,
     Kind,
     Option,
+    Rate,
     choice,
     duration,
     integer,
     listing,
     memory_bound,
     mode_mask,
+    networks,
     option,
     optional,
+    rate,
     size,
     text,
     word_or,
@@ -53,6 +56,10 @@ _PREFIX = text("nothing, or a path that begins with / and does not end with it",
                r"(?:(?:/[^/\0\r\n?#]+)+)?")  # fmt: skip
 _AUTO: Literal["auto"] = "auto"
 _WORKERS: Kind[int | Literal["auto"]] = word_or(_AUTO, integer(1, 1000))
+_COUNT: Kind[int | Literal["auto"]] = word_or(_AUTO, integer(1, 1000000))
+_BYTES: Kind[int | Literal["auto"]] = word_or(_AUTO, size(1 << 20, 1 << 50))
+_RATES = optional(rate(10000), "none")
+_NETWORKS = networks()
 _URL_PATH = text("a path of URLs such as /healthz", "PATH", r"/[!-~]*")
 _ACCOUNT = text("a name or a number", "NAME", r"[^\0\n:/,]+")
 _TITLE = text("a name", "NAME", r"[^\0\n]+")
@@ -385,6 +392,88 @@ class Settings:
         reason="An idle connection costs little. Few systems allow more than twice as many "
         "descriptors.",
     )
+    max_connections_per_client: int = option(
+        integer(0, 1000000),
+        0,
+        section="Limits",
+        also_called=("limit_conn", "limit_conn_per_ip"),
+        help="Open connections of one client to a worker; further ones are closed at once. A "
+        "client is an IPv4 address, or a /64 network of IPv6. 0 means no limit.",
+        reason="Behind a proxy, all clients have one address. On the open internet, 100 is enough "
+        "for a browser, and for some hundred people behind one address.",
+    )
+    max_requests_per_client: Rate | None = option(  # noqa: RUF009 -- it declares a field
+        _RATES,
+        None,
+        section="Limits",
+        also_called=("limit_req", "rate_limit"),
+        help="Requests of one client to all workers together: a rate, and how many may come at "
+        "once; more are answered with 429.",
+        reason="Behind a proxy, all clients have one address. On the open internet, 100/s,400 "
+        "stops a script, and no browser.",
+    )
+    allow: tuple[str, ...] = option(
+        _NETWORKS,
+        (),
+        section="Limits",
+        repeatable=True,
+        help="Network whose clients may connect; may be given several times. With it, all others "
+        "may not. Where several networks of --allow and --deny match, the smallest one counts.",
+        reason="Every client that can reach the address may connect.",
+    )
+    deny: tuple[str, ...] = option(
+        _NETWORKS,
+        (),
+        section="Limits",
+        repeatable=True,
+        help="Network whose clients may not connect: their connections are closed at once; may be "
+        "given several times.",
+        reason="Every client that can reach the address may connect.",
+    )
+    descriptor_reserve: int | Literal["auto"] = option(
+        word_or(_AUTO, integer(16, 1000000)),
+        _AUTO,
+        section="Limits",
+        help="File descriptors of a worker that its connections and spooled bodies leave to the "
+        "application; auto takes a quarter of the limit on open files, at most 512.",
+        reason="An application that cannot open a file or a database connection fails, however few "
+        "clients there are.",
+    )
+    max_unfinished_heads: int | Literal["auto"] = option(
+        _COUNT,
+        _AUTO,
+        section="Limits",
+        help="Connections of a worker on which a request head has begun and is not complete; "
+        "beyond it the oldest is closed. auto takes what an eighth of the worker's memory holds of "
+        "the longest heads, at most half of max_connections.",
+        reason="A head takes milliseconds unless its client means harm, and holds memory "
+        "meanwhile.",
+    )
+    max_spool: int | Literal["auto"] = option(
+        _BYTES,
+        _AUTO,
+        section="Limits",
+        help="Bytes of request bodies in the temporary files of all workers together; beyond it "
+        "the answer is 507. auto takes a quarter of the free space of temp_dir at the start, or of "
+        "the memory where that is in memory. It lowers max_body.",
+        reason="Uploads must not fill a disk that others use.",
+    )
+    max_unsent: int | Literal["auto"] = option(
+        _BYTES,
+        _AUTO,
+        section="Limits",
+        help="Unsent bytes of all responses of a worker together; beyond it the client that reads "
+        "slowest is cut off. auto takes an eighth of the worker's memory, from 16MiB to 512MiB.",
+        reason="Clients that read slowly, or not at all, must not use up the memory.",
+    )
+    log_queue: int = option(
+        integer(100, 10000000),
+        10000,
+        section="Limits",
+        help="Finished requests of a worker that may wait for its log to be written; more are "
+        "counted, and not logged.",
+        reason="A second of a busy worker; beyond it the reader of a log has stalled.",
+    )
     temp_dir: str | None = option(
         optional(_PATH, "system"),
         None,
@@ -453,8 +542,16 @@ class Settings:
         size(1, 1 << 30),
         500,
         section="Deadlines",
-        help="Average bytes a second at which a request body has to arrive.",
+        help="Average bytes a second at which a request body has to arrive within each minute.",
         reason="Slower than any link in use, and fast enough to end an attack with slow bodies.",
+    )
+    max_body_time: float = option(
+        duration(1.0, _DAY),
+        3 * 3600.0,
+        section="Deadlines",
+        help="Time for a whole request body, however fast it comes; then the answer is 408.",
+        reason="A body of 1 GiB arrives within it at 1 Mbit/s, and no client can hold a place on "
+        "the disk for weeks.",
     )
     keep_alive: float = option(
         duration(0.1, _DAY),
@@ -489,6 +586,44 @@ class Settings:
         help="Time for which a stopping server answers requests that were sent before the client "
         "saw its connection close.",
         reason="A request can cross the close on the network: it needs one round trip.",
+    )
+
+    # -- Overload ----------------------------------------------------------------------------------
+
+    queue: int = option(
+        integer(1, 1000000),
+        1024,
+        section="Overload",
+        also_called=("queue_size", "maxqueue"),
+        help="Requests that may wait in a worker for a thread; more are answered with 503.",
+        reason="A burst of a thousand requests is served. More of them wait for longer than "
+        "clients do.",
+    )
+    queue_timeout: float = option(
+        duration(0.01, _DAY),
+        30.0,
+        section="Overload",
+        also_called=("timeout_queue", "request_queue_timeout"),
+        help="Time for which a request may wait for a thread; then it is answered with 503.",
+        reason="The same as --timeout: few clients wait longer.",
+    )
+    overload_ready_after: float = option(
+        duration(0, _DAY),
+        5.0,
+        section="Overload",
+        help="Time for which the queue has to be full before readiness turns negative; 0 leaves it "
+        "positive.",
+        reason="A load balancer then prefers other servers. A queue that is full for a moment has "
+        "to be used up first.",
+    )
+    max_io_bound: int = option(
+        integer(0, 100000),
+        64,
+        section="Overload",
+        help="Calls of the application in each worker that may leave the count of --threads by "
+        "environ['penstock.io_bound'], because they wait for a long time; others take their "
+        "places.",
+        reason="Each has a thread, which takes about 100 KiB while it waits.",
     )
 
     # -- Requests and responses --------------------------------------------------------------------

@@ -6,11 +6,13 @@ import logging
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from penstock import messages
 from penstock.app.loading import load_application
+from penstock.config.budgets import budgets, facts
+from penstock.edge.rate_limit import RateTable
 from penstock.supervisor.worker_process import Stage, WorkerProcess
 from penstock.telemetry.scoreboard import Scoreboard, Slot
 from penstock.worker.channel import Channel
@@ -92,6 +94,8 @@ class Generation:
         self.reason = ""
         """Why this number of workers was chosen, where it is ``auto``."""
         self.scoreboard = Scoreboard(2 * wanted + SPARE_SLOTS, settings.threads)
+        self.budgets = budgets(settings, replace(facts(settings), workers=wanted))
+        self.rate_table = RateTable() if settings.max_requests_per_client is not None else None
         self.workers: list[WorkerProcess] = []
         self.preloader: Preloader | None = None
         """The process that has loaded the application and forks the workers (setting: preload)."""
@@ -213,6 +217,8 @@ class Generation:
             title=self._title,
             server=self.server,
             slot=slot,
+            budgets=self.budgets,
+            rate_table=self.rate_table,
             channel=channel,
             dump=dump,
             prepare=self.launch.prepare,

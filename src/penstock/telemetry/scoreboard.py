@@ -50,6 +50,8 @@ LIVE = 10
 IN_USE = 11
 """In the first slot alone: how many slots, from the first, may be in use. Written by the
 supervisor."""
+SPOOLED = 12
+"""Bytes of request bodies in the worker's temporary files. Written by the transport."""
 
 # -- the words of a thread's record --------------------------------------------------------------
 
@@ -149,6 +151,10 @@ class Scoreboard:
     def in_use(self) -> list[Slot]:
         """Return the slots that may be in use: a few, as a scoreboard has many more."""
         return self.slots[: self.slots[0].words[IN_USE]]
+
+    def spooled(self) -> int:
+        """Return the bytes of request bodies in the temporary files of all workers."""
+        return sum(slot.words[SPOOLED] for slot in self.in_use())
 
     def _count_in_use(self) -> None:
         used = [slot.index + 1 for slot in self.slots if slot.words[STATE] != FREE]

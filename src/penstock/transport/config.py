@@ -19,6 +19,8 @@ from penstock.telemetry.scoreboard import STALE_BEAT_SECONDS
 from penstock.telemetry.trace import MAX_BODY_BYTES
 
 if TYPE_CHECKING:
+    from penstock.edge.client import Networks
+    from penstock.edge.rate_limit import RateLimit, RateTable
     from penstock.wsgi.environ import HeaderMap
 
 HEALTHY = b"ok\n"
@@ -62,6 +64,38 @@ class TransportConfig:
     stream_requests: bool = False
     temp_dir: str | None = None
     """The directory for spooled bodies; None is the system's."""
+
+    # -- budgets, as `penstock.config.budgets` computes them ------------------------------------
+
+    max_descriptors: int = 1 << 20
+    """Descriptors that connections, spooled bodies and files to send may take in the worker."""
+    max_unfinished_heads: int = 5_000
+    max_spool: int = 1 << 40
+    """Bytes of spooled bodies of all workers: the sum of SPOOLED over the scoreboard's slots."""
+    max_unsent: int = 64 * 1024 * 1024
+    """Unsent bytes of all responses of the worker."""
+    max_body_time: float = 3 * 3600.0
+
+    # -- clients --------------------------------------------------------------------------------
+
+    networks: Networks | None = None
+    """Which clients may connect; None is all of them."""
+    max_connections_per_client: int = 0
+    """How many connections of the worker one client may have; 0 is any number."""
+    request_rate: RateLimit | None = None
+    """How many requests one client may send; None is any number."""
+    rate_table: RateTable | None = None
+    """Where all workers count them; there is one with `request_rate`."""
+
+    # -- overload -------------------------------------------------------------------------------
+
+    queue: int = 1024
+    """How many requests may wait for a thread."""
+    queue_timeout: float = 30.0
+    overload_ready_after: float = 5.0
+    """How long the queue may be full before the worker is not ready; 0 is without end."""
+    max_io_bound: int = 64
+    """How many calls may have left the count of threads."""
     id_prefix: str = ""
     """What each request id begins with; differs between workers."""
 
@@ -105,6 +139,12 @@ class TransportConfig:
     """How long a body may stand still, however fast it came before.
 
     The minimal rate alone would let a gigabyte that arrives in a second buy weeks of silence.
+    """
+    body_window_seconds: float = 60.0
+    """A body has to bring what `body_min_rate` asks for within each time of this length.
+
+    A fast beginning does not make up for a slow end: a gigabyte that comes in a second would buy
+    weeks of silence.
     """
     receive_bytes: int = 64 * 1024
     """The most bytes that one read of a socket takes."""
@@ -173,6 +213,18 @@ class TransportConfig:
     """
     longest_timeout_seconds: float = 1e9
     """A longer timeout is cut to this, thirty years: deadlines are words of 64 bits."""
+
+    # -- constants: overload --------------------------------------------------------------------
+
+    overload_delay_seconds: float = 1.0
+    """While some request waits for less than this, the server keeps up: clients wait longer."""
+    overload_services: int = 2
+    """The same holds while one waits for less than this many mean calls of the application: where
+    a call takes seconds, waiting for one or two is no sign of overload."""
+    overload_seconds: float = 10.0
+    """Overload is sustained where no request was that lucky for this long: a burst is not."""
+    retry_after_seconds: int = 30
+    """The most that ``Retry-After`` asks of a client."""
 
     # -- constants: what a client or a log is sent ----------------------------------------------
 

@@ -7,6 +7,8 @@ the table of what they return, and runs it on both. What the numbers are compare
 
 from __future__ import annotations
 
+from enum import IntEnum
+from math import ceil
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -54,6 +56,154 @@ def evicted(idle: int) -> int:
     A share of them at once, so that not every new connection has to look at all of them.
     """
     return min(idle, 1 + idle // 16)
+
+
+class Holding(IntEnum):
+    """What a connection has its place for, as far as eviction is concerned."""
+
+    IDLE = 0
+    """It has sent nothing since it was accepted, or since its last response."""
+    HEAD = 1
+    """The head of a request has begun."""
+    BODY = 2
+    """The head is complete, and the body is not."""
+    CALL = 3
+    """Its request waits for a thread, is with the application, or is being answered."""
+
+
+EVICTION_RANK = 1e9
+"""What sets the kinds of connections apart in `eviction_key`: no age in seconds is as large."""
+
+
+def eviction_key(config: TransportConfig, holding: int, age: float, received: int) -> float:
+    """Return the place of a connection in the order of eviction: the highest goes first.
+
+    First those that are idle for longest, then the oldest unfinished heads, then the slowest
+    bodies. ``age`` is for how long it has been like that in seconds, ``received`` how much of the
+    body has come in bytes. A negative key means that it is not evicted: it is young, or has a
+    request that is served.
+    """
+    if holding == Holding.CALL or age < config.evict_idle_seconds:
+        return -1.0
+    if holding == Holding.BODY:
+        return age / max(1, received)
+    return EVICTION_RANK * (2 if holding == Holding.IDLE else 1) + age
+
+
+def has_room(config: TransportConfig, connections: int, descriptors: int) -> bool:
+    """Return True if a worker has room for another connection.
+
+    ``descriptors`` are all that the transport has open: connections, spooled bodies, files to send.
+    The rest up to the limit on open files is the application's.
+    """
+    return connections < config.max_connections and descriptors < config.max_descriptors
+
+
+def client_has_room(config: TransportConfig, connections: int) -> bool:
+    """Return True if a client that has this number of connections may have another one."""
+    most = config.max_connections_per_client
+    return most == 0 or connections < most
+
+
+def exceeds_heads(config: TransportConfig, heads: int) -> bool:
+    """Return True if the oldest of the unfinished heads is evicted because of their number."""
+    return heads > config.max_unfinished_heads
+
+
+# -- bodies -------------------------------------------------------------------------------------
+
+
+def body_deadline(
+    config: TransportConfig, deadline: float, now: float, began: float, more: int
+) -> float:
+    """Return until when the next byte of a body has to come, after ``more`` bytes came at ``now``.
+
+    ``deadline`` is what it was before: for the first byte, `body_timeout` after the body ``began``.
+    Each byte extends it by its share of `body_min_rate`, but never beyond `body_window_seconds`
+    from now: within two windows at most, a body that brings less than a window's worth is over.
+    ``began`` bounds the time of a whole body by `max_body_time`.
+    """
+    earned = deadline + more / config.body_min_rate
+    return min(earned, now + config.body_window_seconds, began + config.max_body_time)
+
+
+def spool_status(config: TransportConfig, body: int, spooled: int, more: int) -> int:
+    """Return the status that refuses ``more`` bytes for a temporary file; 0 if they may go there.
+
+    ``body`` is how long the body is with them, ``spooled`` what the workers have in temporary files
+    without them.
+    """
+    if body > config.parser.body:
+        return 413
+    return 507 if spooled + more > config.max_spool else 0
+
+
+# -- output -------------------------------------------------------------------------------------
+
+
+def exceeds_unsent(config: TransportConfig, unsent: int) -> bool:
+    """Return True if the slowest reader is cut off because of the unsent bytes of all responses."""
+    return unsent > config.max_unsent
+
+
+def time_to_read(unsent: int, taken: int, waited: float) -> float:
+    """Return how many seconds a client needs for what it has not read yet, at its pace so far.
+
+    The slowest reader is the one with the longest such time. ``taken`` is how many bytes it took in
+    the ``waited`` seconds for which output has waited for it.
+    """
+    return waited * unsent / max(1, taken)
+
+
+# -- overload -----------------------------------------------------------------------------------
+
+
+class Leaving(IntEnum):
+    """What is known of the client of a request in the queue."""
+
+    STAYS = 0
+    HALF_CLOSED = 1
+    """It has ended its side: it may have left, or wait for the answer."""
+    GONE = 2
+    """The connection is reset or broken."""
+
+
+def queue_has_room(config: TransportConfig, waiting: int) -> bool:
+    """Return True if another request may wait for a thread; else it gets 503."""
+    return waiting < config.queue
+
+
+def queued_status(config: TransportConfig, waited: float, leaving: int, sustained: bool) -> int:
+    """Return how a request in the queue ends without a thread; 0 if a thread takes it.
+
+    503 is sent; 499 is for the log, since its client has left. A client that only ends its side
+    counts as one that has left while the overload is ``sustained``: it may not wait for an answer
+    any more, and others do.
+    """
+    if leaving == Leaving.GONE or (leaving == Leaving.HALF_CLOSED and sustained):
+        return config.client_left_status
+    return 503 if waited > config.queue_timeout else 0
+
+
+def retry_after(config: TransportConfig, waiting: int, service: float, threads: int) -> int:
+    """Return ``Retry-After`` of a 503 in seconds: until the requests that wait have been served.
+
+    ``service`` is the mean time of a call in seconds.
+    """
+    return min(max(1, ceil(waiting * service / max(1, threads))), config.retry_after_seconds)
+
+
+def ready_with_queue(config: TransportConfig, full: float) -> bool:
+    """Return True unless the queue has been full for too long: ``full`` seconds."""
+    return config.overload_ready_after == 0 or full < config.overload_ready_after
+
+
+def may_leave_count(config: TransportConfig, threads: int, left: int) -> bool:
+    """Return True if one more call of the application may leave the count of threads.
+
+    ``left`` have done so. With one thread the main thread alone runs the application.
+    """
+    return threads > 1 and left < config.max_io_bound
 
 
 # -- the end of a connection --------------------------------------------------------------------

@@ -43,7 +43,9 @@ if TYPE_CHECKING:
 
     from penstock.app.file_watcher import State
     from penstock.compat.gunicorn.hooks import Server
+    from penstock.config.budgets import Budgets
     from penstock.config.settings import Settings
+    from penstock.edge.rate_limit import RateTable
     from penstock.listeners import Listener
 
 DUMP_SIGNAL = signal.SIGURG
@@ -79,6 +81,10 @@ class Assignment:
     server: Server
     """The ``server`` of gunicorn's hooks."""
     slot: Slot
+    budgets: Budgets
+    """The same for all workers of the generation."""
+    rate_table: RateTable | None
+    """Where they count the requests of each client (setting: max_requests_per_client)."""
     channel: Channel
     """The worker's end."""
     dump: int
@@ -192,6 +198,8 @@ class _Child:
             slot=assignment.slot,
             multiprocess=assignment.multiprocess,
             on_stuck=self._tell_stuck,
+            budgets=assignment.budgets,
+            rate_table=assignment.rate_table,
         )
         for trouble in troubles:
             messages.LOG_FILE_NOT_OPENED.log(self._worker.logger, error=trouble)

@@ -17,6 +17,7 @@ from contextlib import ExitStack, suppress
 from typing import TYPE_CHECKING, NoReturn
 
 from penstock import __version__, messages
+from penstock.config.budgets import budgets, facts, needs_warning, possible_descriptors
 from penstock.config.checks import chosen_transport
 from penstock.config.settings import OPTIONS
 from penstock.system.signals import Handler, Signals
@@ -186,6 +187,7 @@ def tell_settings(settings: Settings, logger: logging.Logger) -> None:
             logger.debug("setting %s = %s (from %s)", option.name, shown, source)
     check_room_for_files(settings, logger)
     check_temp_dir(settings, logger)
+    check_spool(settings, logger)
 
 
 def tell_serving(
@@ -347,25 +349,33 @@ def _limit_files(soft: int, hard: int) -> None:
 
 
 def check_room_for_files(settings: Settings, logger: logging.Logger) -> None:
-    """Raise the limit on open files to what max_connections needs, or warn that it is too low."""
+    """Raise the limit on open files as far as the system allows; warn where that is too low."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    possible = possible_descriptors()
+    if soft not in (possible, resource.RLIM_INFINITY):
+        try:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (possible, hard))
+        except (OSError, ValueError):
+            possible = soft
     # Idle connections have a socket and nothing else; those that a thread is busy with may have
     # a spooled body and a file to send, and the application opens files of its own.
     beside = 32 + 4 * settings.threads
-    wanted = settings.max_connections + beside
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft == resource.RLIM_INFINITY or soft >= wanted:
-        return
-    possible = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
-    try:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (possible, hard))
-    except (OSError, ValueError):
-        possible = soft
-    if possible < wanted:
+    if possible < settings.max_connections + beside:
         messages.OPEN_FILES_LIMIT.log(
             logger,
             limit=possible,
             room=max(possible - beside, possible // 2),
             max_connections=settings.max_connections,
+        )
+
+
+def check_spool(settings: Settings, logger: logging.Logger) -> None:
+    """Warn where the room for request bodies is less than what the settings allow."""
+    computed = budgets(settings, facts(settings))
+    if needs_warning(settings, computed):
+        reasons = {name: because for name, _, because in computed.reasons}
+        messages.MAX_BODY_LOWERED.log(
+            logger, bytes=computed.max_body, max_body=settings.max_body, reason=reasons["max_spool"]
         )
 
 

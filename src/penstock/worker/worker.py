@@ -12,8 +12,11 @@ from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
 from penstock import __version__, messages
+from penstock.config.budgets import Budgets, own_budgets
 from penstock.config.checks import chosen_transport
 from penstock.config.settings import OPTIONS
+from penstock.edge.client import compile_networks
+from penstock.edge.rate_limit import RateLimit, RateTable
 from penstock.errors import SettingsError
 from penstock.http1 import ParserLimits
 from penstock.telemetry.access_log import AccessLog
@@ -54,12 +57,23 @@ PAUSE_AFTER_ERROR_SECONDS = 0.1
 """How long a thread rests after an error of the server's own, so that it does not fill the log."""
 
 
-def transport_config(settings: Settings, **given: Any) -> TransportConfig:
+def transport_config(
+    settings: Settings, budgets: Budgets | None = None, **given: Any
+) -> TransportConfig:
     """Return the configuration of a transport; ``given`` are fields that are no settings.
 
-    A field that has the name of a setting has its value.
+    A field that has the name of a setting has its value. ``budgets`` are those of the server;
+    without them they are computed for this process alone.
     """
+    budgets = budgets or own_budgets(settings)
     named = {field.name for field in fields(TransportConfig)}
+    given["networks"] = compile_networks(settings.allow, settings.deny)
+    if (rate := settings.max_requests_per_client) is not None:
+        given["request_rate"] = RateLimit.of(rate.interval, rate.burst)
+        if given.get("rate_table") is None:
+            given["rate_table"] = RateTable()
+    for name in ("max_descriptors", "max_unfinished_heads", "max_spool", "max_unsent"):
+        given[name] = getattr(budgets, name)
     return TransportConfig(
         **{name: getattr(settings, name) for name in OPTIONS if name in named - given.keys()},
         parser=ParserLimits(
@@ -68,8 +82,9 @@ def transport_config(settings: Settings, **given: Any) -> TransportConfig:
             field_size=settings.limit_request_field_size,
             head=settings.limit_request_head,
             chunk_overhead=settings.limit_chunk_overhead,
-            body=settings.max_body,
+            body=budgets.max_body,
         ),
+        log_entries=settings.log_queue,
         **given,
     )
 
@@ -106,18 +121,23 @@ class Worker:
         slot: Slot | None = None,
         multiprocess: bool = False,
         on_stuck: Callable[[RequestInProgress | None, int], None] | None = None,
+        budgets: Budgets | None = None,
+        rate_table: RateTable | None = None,
     ) -> None:
         """Open the logs; ``logger`` is for `ErrorLog`.
 
         ``slot`` is its place on a scoreboard that it shares with others; without one it makes a
         scoreboard for itself. ``multiprocess`` is True if there may be other workers.
-        ``on_stuck`` is `Deadlines`'s. Raises `SettingsError`, and has nothing open then.
+        ``on_stuck`` is `Deadlines`'s. ``budgets`` and ``rate_table`` are those of all workers;
+        without them it has its own. Raises `SettingsError`, and has nothing open then.
         """
         self.settings = settings
         self.slot = slot if slot is not None else _slot_of_its_own(settings)
         self.transport: Transport
         self._listeners = listeners
         self._multiprocess = multiprocess
+        self._budgets = budgets
+        self._rate_table = rate_table
         self._timeout_for = timeouts_by_path(settings)
         self.error_log = ErrorLog(settings.error_logfile, settings.log_level, logger)
         self.logger = self.error_log.logger
@@ -157,6 +177,8 @@ class Worker:
         settings = self.settings
         config = transport_config(
             settings,
+            self._budgets,
+            rate_table=self._rate_table,
             server_header=settings.server_header or None,
             timeout_for=self._timeout_for,
             id_prefix=f"{os.getpid():x}-{int(time.time()) & 0xFFFFFF:x}-",

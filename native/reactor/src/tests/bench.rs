@@ -1,5 +1,6 @@
 //! A server without sockets: its clients are buffers, and its time passes when the test says so.
 
+use crate::budgets::Budgets;
 use crate::connection::{Body, Connection};
 use crate::event_loop::{EventLoop, Item, Leader, Step};
 use crate::leader_followers::Waiting;
@@ -256,6 +257,7 @@ pub fn options() -> Options {
         body_memory: 64 * 1024,
         out_buffer: 64 * 1024,
         max_connections: 100,
+        budgets: Budgets::default(),
         header_timeout: 30 * SECOND,
         body_timeout: 20 * SECOND,
         body_min_rate: 500.0,

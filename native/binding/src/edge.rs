@@ -1,0 +1,103 @@
+//! What one client may do: the networks and the rate of a `TransportConfig`.
+
+use penstock_reactor::client::{Networks, Ranges};
+use penstock_reactor::rate_limit::{RateLimit, RateTable};
+use pyo3::buffer::PyBuffer;
+use pyo3::exceptions::PyValueError;
+use pyo3::prelude::*;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::ptr::NonNull;
+
+/// The field `networks`; None where all clients may connect.
+pub fn read_networks(config: &Bound<'_, PyAny>) -> PyResult<Option<Networks>> {
+    let networks = config.getattr("networks")?;
+    if networks.is_none() {
+        return Ok(None);
+    }
+    let part = |family: &str, name: &str| networks.getattr(family)?.getattr(name);
+    let admitted = |family: &str| part(family, "admitted")?.extract::<Vec<bool>>();
+    Ok(Some(Networks {
+        ipv4: Ranges::new(
+            &part("ipv4", "starts")?.extract::<Vec<u32>>()?,
+            &admitted("ipv4")?,
+        ),
+        ipv6: Ranges::new(
+            &part("ipv6", "starts")?.extract::<Vec<u128>>()?,
+            &admitted("ipv6")?,
+        ),
+    }))
+}
+
+/// The fields `request_rate` and `rate_table`; None where any number of requests may come.
+pub fn open_rate_limit(config: &Bound<'_, PyAny>) -> PyResult<Option<(RateTable, RateLimit)>> {
+    let (rate, table) = (
+        config.getattr("request_rate")?,
+        config.getattr("rate_table")?,
+    );
+    if rate.is_none() || table.is_none() {
+        return Ok(None);
+    }
+    let ticks = |name: &str| rate.getattr(name)?.extract::<u64>();
+    let limit = RateLimit {
+        interval: ticks("interval")?,
+        horizon: ticks("horizon")?,
+    };
+    let other = || PyValueError::new_err("the table of rates has another layout");
+    let (k0, k1) = table.getattr("keys")?.extract::<(u64, u64)>()?;
+    let buffer = PyBuffer::<u8>::get(&table.getattr("memory")?)?;
+    if buffer.readonly() || !buffer.is_c_contiguous() {
+        return Err(other());
+    }
+    let start = NonNull::new(buffer.buf_ptr().cast::<u8>()).ok_or_else(other)?;
+    let bytes = buffer.len_bytes();
+    // SAFETY: the buffer stays where it is until it is released, which its end does; it is
+    // writable, and nothing in this process refers to what is in it.
+    let table = unsafe { RateTable::new(start, bytes, (k0, k1), Box::new(buffer)) };
+    Ok(Some((table.ok_or_else(other)?, limit)))
+}
+
+/// What these make of numbers, for the test; None for any other name. An address is its bits in
+/// words of 32, four for IPv6 and one for IPv4.
+pub fn decide(
+    config: &Bound<'_, PyAny>,
+    name: &str,
+    given: &[Option<f64>],
+) -> PyResult<Option<f64>> {
+    let words: Vec<u64> = given
+        .iter()
+        .map(|word| word.unwrap_or(0.0) as u64)
+        .collect();
+    Ok(match (name, words.as_slice()) {
+        ("networks_admit", address) => {
+            let networks = read_networks(config)?.unwrap_or_default();
+            Some(f64::from(u8::from(networks.admits(address_of(address)))))
+        }
+        ("take_request", [now, address @ ..]) => {
+            let key = penstock_reactor::client::key_of(address_of(address));
+            let limit = open_rate_limit(config)?;
+            Some(limit.map_or(0.0, |(table, limit)| table.take(&limit, key, *now) as f64))
+        }
+        ("key_of", [half, address @ ..]) => {
+            let key = penstock_reactor::client::key_of(address_of(address));
+            Some(
+                (if *half == 0 {
+                    key >> 32
+                } else {
+                    key & 0xffff_ffff
+                }) as f64,
+            )
+        }
+        _ => None,
+    })
+}
+
+fn address_of(words: &[u64]) -> IpAddr {
+    let bits = words
+        .iter()
+        .fold(0_u128, |bits, word| bits << 32 | u128::from(*word));
+    if words.len() == 1 {
+        IpAddr::V4(Ipv4Addr::from_bits(bits as u32))
+    } else {
+        IpAddr::V6(Ipv6Addr::from_bits(bits))
+    }
+}

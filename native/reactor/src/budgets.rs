@@ -1,0 +1,52 @@
+//! What all connections together may hold, and what one client may: `TransportConfig` has the
+//! numbers, and `penstock.config.budgets` the reasons for those that are computed.
+
+use crate::sys::Nanos;
+
+/// Sizes in bytes, times in nanoseconds; where 0 is no limit, it says so.
+#[derive(Clone, Debug)]
+pub struct Budgets {
+    /// Descriptors that connections, spooled bodies and files to send may take in the worker.
+    pub descriptors: usize,
+    pub unfinished_heads: usize,
+    /// Bytes of spooled bodies of all workers.
+    pub spool: u64,
+    pub unsent: u64,
+    /// 0 is no limit.
+    pub connections_per_client: u64,
+    pub queue: usize,
+    pub queue_timeout: Nanos,
+    /// 0 is never.
+    pub overload_ready_after: Nanos,
+    pub io_bound: usize,
+    pub body_window: Nanos,
+    pub body_time: Nanos,
+    pub overload_delay: Nanos,
+    pub overload_services: u64,
+    pub overload: Nanos,
+    /// In seconds.
+    pub retry_after: u64,
+}
+
+impl Default for Budgets {
+    /// Hardly a limit: for tests of other things.
+    fn default() -> Self {
+        Budgets {
+            descriptors: usize::MAX,
+            unfinished_heads: usize::MAX,
+            spool: u64::MAX,
+            unsent: u64::MAX,
+            connections_per_client: 0,
+            queue: usize::MAX,
+            queue_timeout: Nanos::MAX,
+            overload_ready_after: 0,
+            io_bound: 0,
+            body_window: Nanos::MAX,
+            body_time: Nanos::MAX,
+            overload_delay: Nanos::MAX,
+            overload_services: 1,
+            overload: Nanos::MAX,
+            retry_after: 1,
+        }
+    }
+}

@@ -1,0 +1,197 @@
+"""The budgets of a server: what all its connections together may hold.
+
+Each is a number that the settings give, or one that is computed from what the machine and the
+container have. `budgets` is a pure function of `Facts`; ``--check`` prints what it returns.
+"""
+
+from __future__ import annotations
+
+import resource
+import tempfile
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from penstock.config.options import show_size
+from penstock.config.worker_count import SUPERVISOR_BYTES, count_workers
+from penstock.system.cgroups import Cgroups
+from penstock.system.file_systems import free_bytes, is_in_memory
+
+if TYPE_CHECKING:
+    from penstock.config.settings import Settings
+
+MOST_RESERVED = 512
+"""Descriptors that are left to the application at most, unless the setting says more.
+
+Hundreds are enough for pools of database connections and the files of every thread.
+"""
+
+MOST_DESCRIPTORS = 1 << 20
+"""The soft limit on open files is raised to this at most: the usual limit of the kernel.
+
+Some container runtimes allow a thousand times as many, and programs that close every possible
+descriptor before they run another one would take minutes.
+"""
+
+LEAST_UNSENT, MOST_UNSENT = 16 << 20, 512 << 20
+"""Less would cut off clients that read a few large pages; more than this helps no client."""
+
+UNSENT_WITHOUT_FACTS = 64 << 20
+"""Unsent bytes where the size of the memory is not known."""
+
+SMALL_SPOOL = 128 << 20
+"""With a smaller spool budget a warning names the directory: ordinary uploads may not fit."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Facts:
+    """What the machine and the container have. Sizes are bytes; None is not known."""
+
+    memory: int | None
+    """The memory limit of the container, or the machine's memory where that is less."""
+    descriptors: int
+    """The limit on open files of a process."""
+    spool_dir: str
+    """The directory for spooled bodies."""
+    spool_free: int | None
+    """The free space there."""
+    spool_in_memory: bool
+    """Whether what is written there counts as memory."""
+    workers: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Budgets:
+    """The budgets as numbers. Those of bytes and connections are a worker's unless it says so."""
+
+    max_descriptors: int
+    """Descriptors that the transport may have open: the rest is the application's."""
+    max_unfinished_heads: int
+    max_spool: int
+    """Bytes in temporary files, of all workers together."""
+    max_unsent: int
+    max_body: int
+    """The longest body: the setting, or the spool budget where that is less."""
+    reasons: tuple[tuple[str, str, str], ...] = ()
+    """Of each budget its name, its value as text, and the reason for the value."""
+    spool_dir: str = ""
+    max_body_lowered: bool = False
+    """The spool budget, and not the setting, bounds a body."""
+
+
+def facts(settings: Settings, cgroups: Cgroups | None = None) -> Facts:
+    """Return the facts of this machine, with the limit on open files to which it is raised."""
+    directory = settings.temp_dir
+    if directory is None:
+        try:
+            directory = tempfile.gettempdir()
+        except FileNotFoundError:
+            directory = "/tmp"
+    cgroups = cgroups or Cgroups()
+    return Facts(
+        memory=cgroups.available_memory(),
+        descriptors=possible_descriptors(),
+        spool_dir=directory,
+        spool_free=free_bytes(directory),
+        spool_in_memory=is_in_memory(directory),
+        workers=count_workers(settings, cgroups).number,
+    )
+
+
+def possible_descriptors() -> int:
+    """Return the soft limit on open files that the server gives itself."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == resource.RLIM_INFINITY:
+        return MOST_DESCRIPTORS
+    allowed = MOST_DESCRIPTORS if hard == resource.RLIM_INFINITY else min(hard, MOST_DESCRIPTORS)
+    return max(soft, allowed)
+
+
+def budgets(settings: Settings, known: Facts) -> Budgets:
+    """Return the budgets of a server with these settings on a machine with these facts."""
+    reasons: list[tuple[str, str, str]] = []
+
+    def decided(name: str, value: int, because: str, *, size: bool = False) -> int:
+        given: int | str = getattr(settings, name)
+        if isinstance(given, int):
+            value, because = given, f"from {settings.source_of(name)}"
+        reasons.append((name, _shown(value) if size else str(value), because))
+        return value
+
+    memory = None
+    if known.memory is not None:
+        memory = max(0, known.memory - SUPERVISOR_BYTES) // known.workers
+    share = "memory not known" if memory is None else f"memory of a worker {_shown(memory)}"
+
+    reserve = decided(
+        "descriptor_reserve",
+        max(16, min(MOST_RESERVED, known.descriptors // 4)),
+        f"limit on open files {known.descriptors}",
+    )
+    descriptors = max(1, known.descriptors - reserve)
+    reasons.append(
+        ("max_descriptors", str(descriptors), f"{known.descriptors} less descriptor_reserve")
+    )
+    half = max(1, settings.max_connections // 2)
+    heads = half if memory is None else min(half, memory // 8 // settings.limit_request_head)
+    heads = decided("max_unfinished_heads", max(1, heads), f"{share}, half of max_connections")
+    spool = decided("max_spool", *_spool(known), size=True)
+    unsent = UNSENT_WITHOUT_FACTS
+    if memory is not None:
+        unsent = max(LEAST_UNSENT, min(memory // 8, MOST_UNSENT))
+    unsent = decided("max_unsent", unsent, share, size=True)
+    # What fits into memory needs no disk.
+    longest = max(spool, settings.body_memory)
+    lowered = longest < settings.max_body
+    body = min(settings.max_body, longest)
+    because = "lowered to max_spool" if lowered else f"from {settings.source_of('max_body')}"
+    reasons.append(("max_body", _shown(body), because))
+    return Budgets(
+        max_descriptors=descriptors,
+        max_unfinished_heads=heads,
+        max_spool=spool,
+        max_unsent=unsent,
+        max_body=body,
+        reasons=tuple(reasons),
+        spool_dir=known.spool_dir,
+        max_body_lowered=lowered,
+    )
+
+
+def own_budgets(settings: Settings) -> Budgets:
+    """Return the budgets on this machine, for a worker that has no supervisor to compute them."""
+    here = replace(facts(settings), descriptors=_current_descriptors())
+    return budgets(settings, here)
+
+
+def needs_warning(settings: Settings, computed: Budgets) -> bool:
+    """Return True if the operator should know that the spool budget lowers ``max_body``."""
+    if not computed.max_body_lowered:
+        return False
+    return "max_body" in settings.sources or computed.max_body < SMALL_SPOOL
+
+
+def _spool(known: Facts) -> tuple[int, str]:
+    """Return the spool budget of the whole server, and the reason."""
+    directory, free = known.spool_dir, known.spool_free
+    if known.spool_in_memory and known.memory is not None:
+        quarter = known.memory // 4
+        because = f"a quarter of the memory {_shown(known.memory)}: {directory} is in memory"
+        if free is not None and free < quarter:
+            return free, f"free space in {directory}, which is in memory"
+        return quarter, because
+    if free is None:
+        return 1 << 30, f"free space of {directory} not known"
+    return free // 4, f"a quarter of the free space {_shown(free)} of {directory}"
+
+
+def _current_descriptors() -> int:
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return MOST_DESCRIPTORS if soft == resource.RLIM_INFINITY else soft
+
+
+def _shown(count: int) -> str:
+    """Return a size in words; one that is computed is rounded."""
+    for unit, worth in (("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)):
+        if count >= 10 * worth:
+            return f"{count // worth}{unit}"
+    return show_size(count)
