@@ -70,6 +70,12 @@ def transport(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def directory_of_control_sockets(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Have the servers that tests start make their control sockets beside no others."""
+    os.environ["RUNTIME_DIRECTORY"] = str(tmp_path_factory.mktemp("run"))
+
+
 @pytest.fixture(autouse=True)
 def no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
     """Remove the settings that the environment has from the tests."""

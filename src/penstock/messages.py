@@ -695,18 +695,33 @@ SUPERVISOR_DEFECT: Final = Message(
 CONTROL_REFUSED: Final = Message(
     "PEN-8010",
     WARNING,
-    "control: refused process %(pid)d of user %(user)d: only root and user %(own)d may ask",
-    "Another user has connected to the control socket. It is logged once a minute for each user.",
-    "Run penstockctl as the server's user or as root; else find out what that process does.",
+    "control: refused process %(pid)d of user %(user)d: only %(allowed)s may ask",
+    "A process that may not use the control socket has connected to it. It is logged once a"
+    " minute for each user. Process 0 is one of another container. The user id 65534 (the kernel's"
+    " overflow uid) can be any user of another user namespace.",
+    "Run penstockctl as the server's user or as root, in the server's own container; else find"
+    " out what that process does.",
 )
 
 CONTROL_NOT_OPENED: Final = Message(
     "PEN-8020",
     WARNING,
-    "no control socket: %(reason)s",
-    "The socket of control = auto could not be made. The server serves; penstockctl does not reach"
-    " it.",
-    "Set control to a path.",
+    "no control socket: %(reason)s (see --control, and RuntimeDirectory= of systemd)",
+    "The socket of control = auto could not be made in any of its directories, for example"
+    " because the root file system is read-only. The server serves; penstockctl does not reach it.",
+    "Set RuntimeDirectory=penstock in the systemd unit, mount a writable /run or /tmp, or set"
+    " control to a path in a writable directory of the server's user. Without a wish for control,"
+    " set it to off.",
+)
+
+CONTROL_DIRECTORY_NOT_PRIVATE: Final = Message(
+    "PEN-8025",
+    WARNING,
+    "control: a directory was not used: %(reason)s; the socket is %(address)s",
+    "A directory for the control socket belongs to another user, is a symbolic link, or lets"
+    " other users in. Another user may have made it to keep the socket away, or to take its place."
+    " The server uses the next of its directories.",
+    "Find out who made the directory, and remove it; or name another place with --control.",
 )
 
 CONTROL_NOT_FOLLOWED: Final = Message(

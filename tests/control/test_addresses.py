@@ -14,9 +14,10 @@ import pytest
 
 from penstock.config.settings import Settings
 from penstock.control.commands import Outcome
+from penstock.control.directories import name_of
 from penstock.control.server import ControlServer
 from penstock.errors import ListenError
-from support.control_loop import FakeSupervisor, Messages
+from support.control_loop import FakeSupervisor, Messages, command
 from support.wire import Client, Response
 
 
@@ -41,7 +42,7 @@ class Here:
     def ask(self, address: str | tuple[str, int], method: str, target: str) -> Response:
         """Ask by a socket."""
         with Client(address) as client:
-            client.send(f"{method} {target} HTTP/1.1\r\nHost: a\r\n\r\n".encode())
+            client.send(f"{method} {target} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
             self.turn()
             return client.read_response()
 
@@ -94,7 +95,7 @@ def test_addresses_that_change_are_followed_and_the_old_one_answers_who_waits(
     old, new = str(tmp_path / "old.sock"), str(tmp_path / "new.sock")
     here.server.open(settings(old))
     with Client(old) as waiting:
-        waiting.send(b"POST /reload HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
+        waiting.send(command("/reload", "Connection: close"))
         here.turn()
         here.server.follow(settings(new, "127.0.0.1:0"))
         assert not os.path.exists(old)
@@ -126,7 +127,7 @@ def test_sockets_with_a_name_of_their_own_are_passed_to_a_successor(
     address = admin_address(here)
     successor = Here()
     passed = {name: os.dup(number) for name, number in here.server.descriptors().items()}
-    assert set(passed) == {"control", "admin"}
+    assert set(passed) == {"control", "control directory", "admin"}
     successor.server.open(wanted, passed)
     here.server.hand_over()
     successor.server.take_over()
@@ -139,6 +140,110 @@ def test_sockets_with_a_name_of_their_own_are_passed_to_a_successor(
     assert not os.path.exists(wanted.control)
 
 
-def test_the_socket_of_auto_is_not_passed_since_the_process_is_in_its_name(here: Here) -> None:
-    here.server.open(settings("auto"))
-    assert here.server.descriptors() == {}
+@pytest.fixture
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return the directory that `auto` uses."""
+    monkeypatch.setenv("RUNTIME_DIRECTORY", str(tmp_path / "penstock"))
+    (tmp_path / "penstock").mkdir(mode=0o700)
+    return tmp_path / "penstock"
+
+
+def sockets_in(place: Path) -> list[str]:
+    return sorted(path.name for path in place.iterdir())
+
+
+def pass_on(here: Here) -> dict[str, int]:
+    """Return what a successor inherits."""
+    return {name: os.dup(number) for name, number in here.server.descriptors().items()}
+
+
+def test_the_socket_of_auto_is_passed_to_a_successor(here: Here, place: Path) -> None:
+    wanted = replace(settings("auto"), bind=("127.0.0.1:8000",))
+    here.server.open(wanted)
+    assert sockets_in(place) == ["127.0.0.1-8000.sock"]
+    successor = Here()
+    successor.server.open(wanted, pass_on(here))
+    address = str(place / "127.0.0.1-8000.sock")
+    assert here.ask(address, "GET", "/status").status == 200  # the predecessor answers until then
+    here.server.hand_over()
+    successor.server.take_over()
+    here.server.close()
+    assert successor.ask(address, "GET", "/status").status == 200
+    assert successor.messages.texts == [f"DEBUG: control: on unix:{address}"]
+    successor.server.close()
+    successor.selector.close()
+    assert sockets_in(place) == []
+
+
+@pytest.mark.parametrize("changed", ["name", "off", "path"])
+def test_a_successor_that_wants_another_socket_removes_the_one_that_it_inherits(
+    here: Here, place: Path, tmp_path: Path, changed: str
+) -> None:
+    before = replace(settings("auto", "127.0.0.1:0"), bind=("127.0.0.1:8000",))
+    here.server.open(before)
+    after = {
+        "name": replace(before, name="shop"),
+        "off": replace(before, control="off", admin=None),
+        "path": replace(before, control=str(tmp_path / "control.sock"), admin="127.0.0.1:0"),
+    }[changed]
+    successor = Here()
+    successor.server.open(after, pass_on(here))
+    old = str(place / "127.0.0.1-8000.sock")
+    assert here.ask(old, "GET", "/status").status == 200
+    here.server.hand_over()
+    successor.server.take_over()
+    here.server.close()
+    assert sockets_in(place) == (["shop.sock"] if changed == "name" else [])
+    assert (tmp_path / "control.sock").exists() == (changed == "path")
+    successor.server.close()
+    successor.selector.close()
+
+
+def test_a_successor_that_does_not_serve_leaves_the_socket_of_its_predecessor(
+    here: Here, place: Path
+) -> None:
+    wanted = replace(settings("auto"), bind=("127.0.0.1:8000",))
+    here.server.open(wanted)
+    for name in (None, "shop"):
+        successor = Here()
+        successor.server.open(replace(wanted, name=name), pass_on(here))
+        successor.server.close()
+        successor.selector.close()
+        address = str(place / "127.0.0.1-8000.sock")
+        assert here.ask(address, "GET", "/status").status == 200
+        assert sockets_in(place) == ["127.0.0.1-8000.sock"]
+
+
+def test_the_name_follows_the_first_address_in_a_reload(
+    here: Here, place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = replace(settings("auto"), bind=("127.0.0.1:8000",))
+    here.server.open(before)
+    here.server.follow(replace(before, bind=("unix:/run/shop.sock", ":80")))
+    assert sockets_in(place) == ["unix-run-shop.sock"]
+    here.server.follow(replace(before, bind=("unix:/run/shop.sock",), name="new"))
+    assert sockets_in(place) == ["unix-run-shop.sock"]  # as the title, the name needs an upgrade
+    monkeypatch.setattr("penstock.control.server.of_server", lambda environ, uid: [])
+    here.server.follow(before)
+    assert sockets_in(place) == ["unix-run-shop.sock"]
+    assert here.messages.texts[-1].startswith("ERROR: PEN-8030 control stays as it was: ")
+
+
+@pytest.mark.parametrize(
+    ("name", "bind", "expected"),
+    [
+        (None, "127.0.0.1:8000", "127.0.0.1-8000"),
+        (None, ":8000", "8000"),
+        (None, "[::1]:8000", "1-8000"),
+        (None, "unix:/run/shop.sock", "unix-run-shop"),
+        (None, "unix:@shop", "unix-shop"),
+        (None, "fd://3", "fd-3"),
+        ("../../etc/passwd", "", "etc-passwd"),
+        (".hidden", "", "hidden"),
+        ("b\u00fccher\n", "", "b-cher"),
+        ("x" * 300, "", "x" * 48),
+        ("...", "", "penstock"),
+    ],
+)
+def test_the_name_is_one_that_a_file_can_have(name: str | None, bind: str, expected: str) -> None:
+    assert name_of(name, bind) == expected

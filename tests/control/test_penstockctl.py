@@ -32,12 +32,10 @@ from penstock.control.commands import (
     Upgrade,
 )
 from penstock.control.connection import BACKLOG
+from penstock.control.directories import Directory, of_client, of_server
 from support.control_loop import ControlLoop, request, worker
 from support.server_process import checkout_environ
 from support.wire import DEADLINE
-
-on_linux = pytest.mark.skipif(sys.platform != "linux", reason="abstract names are Linux's alone")
-as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can change its user")
 
 Capture = pytest.CaptureFixture[str]
 
@@ -387,7 +385,7 @@ def test_an_address_where_nobody_listens_is_told(tmp_path: Path, capsys: Capture
         former.bind(path)
     assert "no server listens there" in complaint(capsys, "--control", path, "status")
     assert "the path is missing" in complaint(capsys, "--control", "@", "status")
-    assert "too long" in complaint(capsys, "--control", "/" + "x" * 200, "status")
+    assert "too long" in complaint(capsys, "--control", "/" + "x" * 300, "status")
 
 
 def test_a_supervisor_that_does_not_answer_is_not_waited_for_for_ever(
@@ -480,137 +478,102 @@ def test_what_is_no_server_of_ours_is_told(
 
 
 @pytest.fixture
-def table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
-    """Return what leaves in the table of sockets only those of some processes."""
-    path = tmp_path / "unix"
-    path.write_text("", "utf-8")
-    monkeypatch.setattr(ctl_client, "SOCKETS", str(path))
-
-    def keep(*pids: int) -> None:
-        lines = Path("/proc/net/unix").read_text("utf-8").splitlines(keepends=True)
-        names = tuple(f"@penstock/{pid}" for pid in pids)
-        kept = [line for line in lines[1:] if line.split()[-1].startswith(names)]
-        path.write_text("".join([lines[0], *kept]), "utf-8")
-
-    return keep
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return the one directory in which servers are, and are looked for."""
+    path = tmp_path / "penstock"
+    path.mkdir(mode=0o700)
+    monkeypatch.setenv("RUNTIME_DIRECTORY", str(path))
+    only = [Directory(str(path)), Directory(str(tmp_path / "none"))]
+    monkeypatch.setattr(ctl_client, "of_client", lambda environ, uid: only)
+    return path
 
 
-@on_linux
 def test_the_one_server_there_is_needs_no_address(
-    table: Callable[..., None], capsys: Capture, monkeypatch: pytest.MonkeyPatch
+    place: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     loop = ControlLoop()
     loop.control("auto")
-    table(os.getpid())
+    with socket.socket(socket.AF_UNIX) as former:
+        former.bind(str(place / "dead.sock"))
     with loop:
         for value in ("auto", "off", ""):
             monkeypatch.setenv("PENSTOCK_CONTROL", value)
             assert ctl.main(["status"]) == ctl.DONE
-            assert "shop:app" in capsys.readouterr().out
+            out, err = capsys.readouterr()
+            assert "shop:app" in out
+            assert err == ""
 
 
-@on_linux
-def test_of_several_servers_one_is_to_be_chosen(
-    table: Callable[..., None], capsys: Capture
-) -> None:
+def test_of_several_servers_one_is_to_be_chosen(place: Path, capsys: Capture) -> None:
     first, second = ControlLoop(), ControlLoop()
     first.control("auto")
     second.control("auto")
     second.fake.application = "blog:\x1bapp"
-    table(os.getpid())
+    with socket.socket(socket.AF_UNIX) as former:
+        former.bind(str(place / "dead.sock"))
     with first, second:
         assert ctl.main(["stop"]) == ctl.USAGE
     out, err = capsys.readouterr()
     assert out == ""
-    name, who = f"@penstock/{os.getpid()}", f"pid {os.getpid()}, user {os.geteuid()}"
+    pid = os.getpid()
+    who, where = f"pid {pid}, user {os.geteuid()}", "http://127.0.0.1:8000"
     assert err.splitlines() == [
-        f"  --control {name}  {who}, shop:app",
-        f"  --control {name}.2  {who}, blog:\\x1bapp",
+        f"  {place}/dead.sock  (no server listens there)",
+        f"  --control {place}/shop-{pid}.sock  {who}, blog:\\x1bapp on {where}",
+        f"  --control {place}/shop.sock  {who}, shop:app on {where}",
         "penstockctl: error: there are 2 servers: choose one of those above",
     ]
     assert first.fake.asked.empty()
     assert second.fake.asked.empty()
 
 
-@on_linux
-def test_a_server_that_hangs_is_listed_too(table: Callable[..., None], capsys: Capture) -> None:
+def test_a_server_that_hangs_is_listed_too(place: Path, capsys: Capture) -> None:
     first, second = ControlLoop(), ControlLoop()
     first.control("auto")
     second.control("auto")  # and no thread runs its loop
-    table(os.getpid())
     with first:
         assert ctl.main(["status"]) == ctl.USAGE
     assert "(no answer)" in capsys.readouterr().err
     second.close()
 
 
-def test_no_server_is_told_with_what_to_do(table: Callable[..., None], capsys: Capture) -> None:
-    err = complaint(capsys, "status")
-    assert "no server was found" in err
-    assert "--control" in err
-
-
-def test_a_system_without_the_table_is_told(
-    monkeypatch: pytest.MonkeyPatch, capsys: Capture
-) -> None:
-    monkeypatch.setattr(ctl_client, "SOCKETS", "/nowhere/unix")
-    assert "cannot look for servers in /nowhere/unix" in complaint(capsys, "status")
-
-
-OTHER_USER = """
-import os
-from penstock.control.client import find_servers
-print([server.address for server in find_servers()])
-os.setgid(65534)
-os.setuid(65534)
-print([server.address for server in find_servers()])
-"""
-
-OTHER_SERVER = """
-import os, sys
-from support.control_loop import ControlLoop
-os.setgid(65534)
-os.setuid(65534)
-loop = ControlLoop()
-loop.control("auto")
-with loop:
-    print("serving", flush=True)
-    sys.stdin.read()
-"""
-
-
-def python(code: str, *arguments: str) -> subprocess.Popen[str]:
-    """Start a Python process that imports what this one can."""
-    return subprocess.Popen(
-        [sys.executable, "-c", code, *arguments],
-        env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
+def test_no_server_is_told_with_where_it_was_looked_for(place: Path, capsys: Capture) -> None:
+    with socket.socket(socket.AF_UNIX) as former:
+        former.bind(str(place / "dead.sock"))
+    (place / "notes").write_text("", "utf-8")
+    dead, said = (assert_unreachable(capsys)).splitlines()
+    assert dead == f"  {place}/dead.sock  (no server listens there)"
+    assert said.startswith(
+        f"penstockctl: error: no server was found in {place} or {place.parent}/none; "
     )
+    assert "--control" in said
 
 
-@on_linux
-@as_root
-def test_servers_of_another_user_are_not_found() -> None:
+def assert_unreachable(capture: Capture) -> str:
+    assert ctl.main(["status"]) == ctl.UNREACHABLE
+    out, err = capture.readouterr()
+    assert out == ""
+    return err
+
+
+def test_a_directory_that_others_can_use_is_not_looked_in(place: Path, capsys: Capture) -> None:
     loop = ControlLoop()
     loop.control("auto")
-    with loop, python(OTHER_USER) as process:
-        out, err = process.communicate("", DEADLINE)
-    assert process.returncode == 0, err
-    seen_by_root, seen_by_another = out.splitlines()
-    assert f"@penstock/{os.getpid()}" in seen_by_root
-    assert f"@penstock/{os.getpid()}" not in seen_by_another
+    place.chmod(0o770)
+    with loop:
+        assert f"  other users can use {place}: its mode is 0770" in assert_unreachable(capsys)
 
 
-@on_linux
-@as_root
-def test_root_finds_the_servers_of_all_users(table: Callable[..., None], capsys: Capture) -> None:
-    with python(OTHER_SERVER) as process:
-        assert process.stdout is not None
-        assert process.stdout.readline() == "serving\n"
-        table(process.pid)
-        assert ctl.main(["status"]) == ctl.DONE
-        assert f"pid          {process.pid}" in capsys.readouterr().out
-        process.communicate("", DEADLINE)
+def test_it_looks_where_a_server_can_be() -> None:
+    environ = {
+        "RUNTIME_DIRECTORY": "/run/shop:/run/x/penstock:relative",
+        "XDG_RUNTIME_DIR": "/xdg",
+        "TMPDIR": "/var/tmp",
+    }
+    for uid in (0, 1000):
+        paths = [each.path for each in of_client(environ, uid)]
+        assert set(paths) >= {each.path for each in of_server(environ, uid)}
+        assert paths[:3] == ["/run/x/penstock", "/run/shop/penstock", "/run/penstock"]
+        expected = ["/xdg/penstock", f"/run/user/{uid}/penstock", f"/var/tmp/penstock-{uid}"]
+        ours = [each.path for each in of_client(environ, uid) if not each.foreign]
+        assert ours[3:] == [*expected, f"/tmp/penstock-{uid}"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import re
@@ -11,12 +12,13 @@ import stat
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from penstock.control.address import auto_names
+from penstock.config.settings import Settings
 from penstock.control.commands import (
     Command,
     ControlError,
@@ -28,9 +30,11 @@ from penstock.control.commands import (
     Upgrade,
 )
 from penstock.control.connection import MAX_CONNECTIONS, Service
-from penstock.control.server import open_control
+from penstock.control.directories import Directory
+from penstock.control.server import ControlServer, wanted_by
+from penstock.control.socket_file import Passed, SocketFile
 from penstock.errors import ListenError
-from support.control_loop import ControlLoop, connect, worker
+from support.control_loop import COMMAND, ControlLoop, command, connect, worker
 from support.serving import eventually
 from support.wire import DEADLINE, Client, Response
 
@@ -90,7 +94,7 @@ def test_what_clients_have_sent_is_escaped(loop: ControlLoop, client: Client) ->
 def test_stacks_come_when_the_supervisor_has_them(
     loop: ControlLoop, client: Client, query: str, asked: int | None
 ) -> None:
-    client.send(f"GET /stacks{query} HTTP/1.1\r\nHost: a\r\n\r\n".encode())
+    client.send(f"GET /stacks{query} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
     assert loop.answer_stacks({102: "Thread 1:\n  here"}) == asked
     assert value_of(client.read_response()) == {"stacks": {"102": "Thread 1:\n  here"}}
 
@@ -98,7 +102,7 @@ def test_stacks_come_when_the_supervisor_has_them(
 def test_other_clients_are_answered_while_one_waits_for_stacks(
     loop: ControlLoop, client: Client
 ) -> None:
-    client.send(b"GET /stacks HTTP/1.1\r\nHost: a\r\n\r\n")
+    client.send(b"GET /stacks HTTP/1.1\r\nHost: localhost\r\n\r\n")
     with connect(loop.services[0]) as other:
         assert other.request("GET", "/status").status == 200
     loop.answer_stacks({})
@@ -122,7 +126,7 @@ def test_other_clients_are_answered_while_one_waits_for_stacks(
 def test_a_command_is_answered_with_its_outcome(
     loop: ControlLoop, client: Client, target: str, asked: Command
 ) -> None:
-    client.send(f"POST {target} HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n\r\n".encode())
+    client.send(command(target, "Content-Length: 0"))
     assert loop.fake.asked.get(timeout=DEADLINE) == asked
     loop.conclude(Outcome(True, "as it was told"))
     response = client.read_response()
@@ -131,13 +135,13 @@ def test_a_command_is_answered_with_its_outcome(
 
 def test_a_command_is_logged_with_who_gave_it(loop: ControlLoop, client: Client) -> None:
     loop.fake.at_once = Outcome(True, "")
-    assert client.request("POST", "/reload").status == 200
+    assert client.request("POST", "/reload", COMMAND).status == 200
     who = f"process {os.getpid()} of user {os.getuid()}"
     assert loop.messages.texts == [f"INFO: control: reload, asked for by {who}"]
 
 
 def test_a_command_that_fails_in_the_end_says_why(loop: ControlLoop, client: Client) -> None:
-    client.send(b"POST /reload HTTP/1.1\r\nHost: a\r\n\r\n")
+    client.send(command("/reload"))
     loop.conclude(Outcome(False, "rolled back: SyntaxError"))
     response = client.read_response()
     assert (response.status, error_of(response)) == (500, "rolled back: SyntaxError")
@@ -145,18 +149,18 @@ def test_a_command_that_fails_in_the_end_says_why(loop: ControlLoop, client: Cli
 
 def test_a_command_that_cannot_begin_says_why(loop: ControlLoop, client: Client) -> None:
     loop.fake.refusal = ControlError("a reload is in progress")
-    response = client.request("POST", "/reload")
+    response = client.request("POST", "/reload", COMMAND)
     assert (response.status, error_of(response)) == (409, "a reload is in progress")
 
 
 def test_a_refusal_has_the_status_of_its_kind(loop: ControlLoop, client: Client) -> None:
     loop.fake.refusal = ControlError("no worker has the slot 99", 404)
-    response = client.request("POST", "/recycle?worker=99")
+    response = client.request("POST", "/recycle?worker=99", COMMAND)
     assert (response.status, error_of(response)) == (404, "no worker has the slot 99")
 
 
 def test_a_command_need_not_be_waited_for(loop: ControlLoop, client: Client) -> None:
-    response = client.request("POST", "/reload?wait=0")
+    response = client.request("POST", "/reload?wait=0", COMMAND)
     assert (response.status, value_of(response)) == (202, {"message": "reload has begun"})
     loop.conclude(Outcome(False, "of no interest any more"))
     assert client.request("GET", "/workers").status == 200
@@ -166,13 +170,13 @@ def test_an_outcome_that_is_known_at_once_is_told_without_waiting(
     loop: ControlLoop, client: Client
 ) -> None:
     loop.fake.at_once = Outcome(False, "no such file")
-    response = client.request("POST", "/upgrade?wait=0")
+    response = client.request("POST", "/upgrade?wait=0", COMMAND)
     assert (response.status, error_of(response)) == (500, "no such file")
 
 
 def test_an_outcome_goes_nowhere_when_its_client_has_left(loop: ControlLoop) -> None:
     with connect(loop.services[0]) as leaving:
-        leaving.send(b"POST /reload HTTP/1.1\r\nHost: a\r\n\r\n")
+        leaving.send(command("/reload"))
         reply = loop.fake.replies.get(timeout=DEADLINE)
     loop.call(lambda: reply(Outcome(True, "no client reads this")))
     with connect(loop.services[0]) as other:
@@ -182,7 +186,7 @@ def test_an_outcome_goes_nowhere_when_its_client_has_left(loop: ControlLoop) -> 
 def test_an_outcome_that_never_comes_is_not_waited_for_for_ever(
     loop: ControlLoop, client: Client
 ) -> None:
-    client.send(b"POST /reload HTTP/1.1\r\nHost: a\r\n\r\n")
+    client.send(command("/reload"))
     loop.fake.replies.get(timeout=DEADLINE)
     loop.expire(3601)
     assert client.read_response().status == 504
@@ -192,7 +196,7 @@ def test_what_was_answered_before_the_end_still_arrives(tmp_path: Path) -> None:
     loop = ControlLoop()
     service = loop.control(str(tmp_path / "control.sock"))
     with loop, connect(service) as client:
-        client.send(b"POST /stop HTTP/1.1\r\nHost: a\r\n\r\n")
+        client.send(command("/stop"))
         reply = loop.fake.replies.get(timeout=DEADLINE)
 
         def stop() -> None:
@@ -230,7 +234,7 @@ def test_what_was_answered_before_the_end_still_arrives(tmp_path: Path) -> None:
 def test_what_is_wrongly_asked_is_refused_with_the_reason(
     client: Client, method: str, target: str, status: int, said: str
 ) -> None:
-    response = client.request(method, target)
+    response = client.request(method, target, COMMAND)
     assert response.status == status
     assert said in error_of(response)
 
@@ -245,7 +249,7 @@ def test_nothing_is_changed_by_a_method_that_is_safe(
 
 
 def test_a_question_is_no_post(client: Client) -> None:
-    response = client.request("POST", "/status")
+    response = client.request("POST", "/status", COMMAND)
     assert (response.status, response.header("Allow")) == (405, "GET, HEAD")
 
 
@@ -264,10 +268,11 @@ def test_requests_on_one_connection_are_answered_in_their_order(
     loop: ControlLoop, client: Client
 ) -> None:
     client.send(
-        b"GET /stacks HTTP/1.1\r\nHost: a\r\n\r\n"
-        b"HEAD /status HTTP/1.1\r\nHost: a\r\n\r\n"
-        b"POST /scale?workers=0 HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\n\r\n{}"
-        b"GET /workers HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"
+        b"GET /stacks HTTP/1.1\r\nHost: localhost\r\n\r\n"
+        b"HEAD /status HTTP/1.1\r\nHost: localhost\r\n\r\n"
+        + command("/scale?workers=0", "Content-Length: 2")
+        + b"{}"
+        b"GET /workers HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
     )
     loop.answer_stacks({})
     assert value_of(client.read_response()) == {"stacks": {}}
@@ -281,12 +286,12 @@ def test_requests_on_one_connection_are_answered_in_their_order(
 
 
 def test_a_request_may_come_in_pieces(client: Client) -> None:
-    client.send_bytewise(b"GET /workers HTTP/1.1\r\nHost: a\r\n\r\n")
+    client.send_bytewise(b"GET /workers HTTP/1.1\r\nHost: localhost\r\n\r\n")
     assert client.read_response().status == 200
 
 
 def test_a_client_that_has_ended_its_side_is_answered(client: Client) -> None:
-    client.send(b"GET /workers HTTP/1.1\r\nHost: a\r\n\r\n")
+    client.send(b"GET /workers HTTP/1.1\r\nHost: localhost\r\n\r\n")
     client.end_sending()
     assert client.read_response().status == 200
     assert client.is_closed_by_server()
@@ -301,9 +306,7 @@ def test_an_http_1_0_client_gets_an_answer_and_an_end(client: Client) -> None:
 
 def test_a_client_that_waits_to_send_a_body_is_told_to(loop: ControlLoop, client: Client) -> None:
     loop.fake.at_once = Outcome(True, "")
-    client.send(
-        b"POST /reload HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\nContent-Length: 2\r\n\r\n"
-    )
+    client.send(command("/reload", "Expect: 100-continue", "Content-Length: 2"))
     assert client.read_response().status == 100
     client.send(b"{}")
     assert client.read_response().status == 200
@@ -316,9 +319,12 @@ def test_a_client_that_waits_to_send_a_body_is_told_to(loop: ControlLoop, client
         (b"GET /status\r\n\r\n", 400),
         (b"GET /status HTTP/1.1\r\n\r\n", 400),
         (b"GET /%b HTTP/1.1\r\n" % (b"x" * 5000), 414),
-        (b"GET / HTTP/1.1\r\nHost: a\r\n" + b"A: %b\r\n" % (b"b" * 4000) * 3, 431),
-        (b"POST /reload HTTP/1.1\r\nHost: a\r\nContent-Length: 9000\r\n\r\n", 413),
-        (b"CONNECT a:1 HTTP/1.1\r\nHost: a\r\n\r\n", 405),
+        (b"GET / HTTP/1.1\r\nHost: localhost\r\n" + b"A: %b\r\n" % (b"b" * 4000) * 3, 431),
+        (
+            command("/reload", "Content-Length: 9000"),
+            413,
+        ),
+        (b"CONNECT a:1 HTTP/1.1\r\nHost: localhost\r\n\r\n", 405),
     ],
 )
 def test_what_is_no_request_or_too_large_is_refused_and_ends_the_connection(
@@ -333,7 +339,7 @@ def test_what_is_no_request_or_too_large_is_refused_and_ends_the_connection(
 def test_half_a_request_is_waited_for_for_a_short_time(loop: ControlLoop, client: Client) -> None:
     client.send(b"GET /sta")
     service = loop.services[0]
-    eventually(lambda: any(not c.is_idle for c in list(service._connections)))
+    eventually(lambda: any(c._parser.buffered for c in list(service._connections)))
     loop.expire(4.0)
     loop.expire(5.1)
     assert client.read_response().status == 408
@@ -351,10 +357,10 @@ def test_an_idle_connection_is_closed_after_a_minute(loop: ControlLoop, client: 
 def test_a_client_that_does_not_read_its_answer_holds_nobody_up(loop: ControlLoop) -> None:
     loop.fake.rows = [worker(number, 1000 + number) for number in range(5000)]
     with connect(loop.services[0]) as slow, connect(loop.services[0]) as other:
-        slow.send(b"GET /workers HTTP/1.1\r\nHost: a\r\n\r\n")
+        slow.send(b"GET /workers HTTP/1.1\r\nHost: localhost\r\n\r\n")
         assert other.request("GET", "/status").status == 200
         assert len(value_of(slow.read_response())["workers"]) == 5000
-        slow.send(b"GET /workers HTTP/1.1\r\nHost: a\r\n\r\n")
+        slow.send(b"GET /workers HTTP/1.1\r\nHost: localhost\r\n\r\n")
         assert other.request("GET", "/status").status == 200
         loop.expire(5.1)
         assert not slow.read_response().complete
@@ -389,10 +395,10 @@ def test_a_client_that_comes_while_all_connections_are_busy_waits_for_the_first_
     busy = [connect(service) for _ in range(MAX_CONNECTIONS)]
     try:
         for each in busy:
-            each.send(b"POST /reload HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
+            each.send(command("/reload", "Connection: close"))
         replies = [loop.fake.replies.get(timeout=DEADLINE) for _ in busy]
         with connect(service) as newcomer:
-            newcomer.send(b"GET /status HTTP/1.1\r\nHost: a\r\n\r\n")
+            newcomer.send(b"GET /status HTTP/1.1\r\nHost: localhost\r\n\r\n")
             assert not select.select([newcomer.socket], [], [], 0.05)[0]
             loop.call(lambda: replies[0](Outcome(True, "")))
             assert busy[0].read_response().status == 200
@@ -405,7 +411,7 @@ def test_a_client_that_comes_while_all_connections_are_busy_waits_for_the_first_
 
 EXHAUSTED = """
 import os, resource, sys
-from support.control_loop import ControlLoop, connect
+from support.control_loop import ControlLoop, command, connect
 from support.serving import eventually
 
 loop = ControlLoop()
@@ -414,10 +420,10 @@ with loop:
     spare = [connect(service).socket for _ in range(2)]
     client = connect(service)
     assert client.request("GET", "/status").status == 200
-    client.send(b"POST /reload HTTP/1.1\\r\\nHost: a\\r\\n\\r\\n")
+    client.send(command("/reload"))
     reply = loop.fake.replies.get(timeout=10)
     for sock in spare:  # busy, too: none can make room
-        sock.sendall(b"POST /reload HTTP/1.1\\r\\nHost: a\\r\\n\\r\\n")
+        sock.sendall(command("/reload"))
     loop.fake.replies.get(timeout=10), loop.fake.replies.get(timeout=10)
     import socket
     waiting = [socket.socket(socket.AF_UNIX) for _ in range(3)]
@@ -434,7 +440,7 @@ with loop:
     loop.expire(2)
     resource.setrlimit(resource.RLIMIT_NOFILE, (used + 100, used + 100))
     waiting[0].settimeout(10)
-    waiting[0].sendall(b"GET /status HTTP/1.1\\r\\nHost: a\\r\\n\\r\\n")
+    waiting[0].sendall(b"GET /status HTTP/1.1\\r\\nHost: localhost\\r\\n\\r\\n")
     assert waiting[0].recv(100).startswith(b"HTTP/1.1 200")
     assert len([text for text in loop.messages.texts if "cannot accept" in text]) == 1
     print("survived")
@@ -467,10 +473,10 @@ def test_a_lack_of_descriptors_is_told_once_and_survived(tmp_path: Path) -> None
 OTHER_USER = """
 import os, sys
 from support.wire import Client  # which another user may not be able to read
-os.setgid(65534)
-os.setuid(65534)
+os.setgid(1234)
+os.setuid(1234)
 client = Client(sys.argv[1].replace("@", "\\0", 1))
-response = client.request("POST", "/stop")
+response = client.request("POST", "/stop", {"Penstock-Control": "1"})
 print(response.status, response.body.decode())
 assert client.is_closed_by_server()
 """
@@ -486,20 +492,20 @@ def test_another_user_is_refused_and_named_in_the_log_once() -> None:
         for _ in range(2):
             result = run_python(OTHER_USER, address, cwd="/")
             assert result.stdout.startswith("403 "), result.stderr
-            assert "only root may use this socket, and you are user 65534" in result.stdout
+            assert "only root may use this socket, and you are user 1234" in result.stdout
         assert loop.fake.asked.empty()
         [line] = loop.messages.texts
         assert re.fullmatch(
-            r"WARNING: PEN-8010 control: refused process \d+ of user 65534: "
-            r"only root and user 0 may ask",
+            r"WARNING: PEN-8010 control: refused process \d+ of user 1234: "
+            r"only root may ask",
             line,
         )
 
 
 SILENT_USER = """
 import os, socket, sys
-os.setgid(65534)
-os.setuid(65534)
+os.setgid(1234)
+os.setuid(1234)
 address = sys.argv[1].replace("@", "\\0", 1)
 held = []
 for _ in range(int(sys.argv[2])):
@@ -535,49 +541,109 @@ def test_another_user_cannot_keep_the_owner_out() -> None:
 # Addresses
 
 
-@on_linux
-def test_auto_is_an_abstract_name_with_the_process_id() -> None:
+@pytest.fixture
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return the directory that `auto` uses."""
+    monkeypatch.setenv("RUNTIME_DIRECTORY", str(tmp_path / "penstock"))
+    (tmp_path / "penstock").mkdir(mode=0o700)
+    return tmp_path / "penstock"
+
+
+def test_auto_is_a_file_for_its_owner_alone_and_goes_with_the_server(place: Path) -> None:
     loop = ControlLoop()
-    assert loop.control("auto").name == f"unix:@penstock/{os.getpid()}"
+    service = loop.control("auto")
+    assert service.name == f"unix:{place}/shop.sock"
+    assert stat.S_IMODE((place / "shop.sock").stat().st_mode) == 0o600
+    with loop, connect(service) as client:
+        assert client.request("GET", "/status").status == 200
+    assert list(place.iterdir()) == []
+
+
+def test_auto_takes_another_name_where_a_server_that_runs_has_the_first(place: Path) -> None:
+    first, second, third = ControlLoop(), ControlLoop(), ControlLoop()
+    first.control("auto")
+    for number, other in (("", second), ("-2", third)):  # as in containers that share a directory
+        assert other.control("auto").name == f"unix:{place}/shop-{os.getpid()}{number}.sock"
+        [text] = other.messages.texts
+        assert text.startswith("INFO: control: a server that runs has the name shop: ")
+    for loop in (first, second, third):
+        loop.close()
+    assert list(place.iterdir()) == []
+
+
+def test_auto_removes_the_sockets_of_servers_of_its_name_that_have_ended(place: Path) -> None:
+    names = ("shop.sock", "shop-4711.sock", "shopping.sock", "shop-x.sock")
+    for name in names:
+        with socket.socket(socket.AF_UNIX) as former:
+            former.bind(str(place / name))
+    (place / "shop-1.sock").write_text("no socket", "utf-8")
+    loop = ControlLoop()
+    assert loop.control("auto").name == f"unix:{place}/shop.sock"
+    left = {path.name for path in place.iterdir()}
+    assert left == {"shop.sock", "shop-1.sock", "shopping.sock", "shop-x.sock"}
     loop.close()
 
 
-@on_linux
-def test_auto_takes_another_name_where_a_container_beside_has_the_first() -> None:
-    first, second = ControlLoop(), ControlLoop()
-    first.control("auto")
-    assert second.control("auto").name == f"unix:@penstock/{os.getpid()}.2"
-    first.close()
-    second.close()
-
-
-@on_linux
-def test_auto_that_cannot_be_had_is_a_warning_and_no_error() -> None:
-    held = []
-    for name in auto_names(os.getpid()):
-        held.append(socket.socket(socket.AF_UNIX))
-        held[-1].bind("\0" + name[1:])
+def test_auto_replaces_nothing_that_is_no_socket(place: Path) -> None:
+    (place / "shop.sock").write_text("mine", "utf-8")
     loop = ControlLoop()
-    assert open_control("auto", loop.fake.handle, loop.selector, loop.logger) is None
-    [text] = loop.messages.texts
-    assert text.startswith("WARNING: PEN-8020 no control socket: cannot listen on unix:@penstock/")
-    for sock in held:
-        sock.close()
+    assert loop.control("auto").name == f"unix:{place}/shop-{os.getpid()}.sock"
+    loop.close()
+    assert (place / "shop.sock").read_text("utf-8") == "mine"
+
+
+def test_auto_removes_no_socket_while_another_server_makes_one(place: Path) -> None:
+    """A socket that is bound and does not listen yet looks like that of a server that has ended."""
+    with socket.socket(socket.AF_UNIX) as other:
+        other.bind(str(place / "shop.sock"))
+        directory = os.open(place, os.O_RDONLY)
+        fcntl.flock(directory, fcntl.LOCK_EX)
+        loop = ControlLoop()
+        assert loop.control("auto").name == f"unix:{place}/shop-{os.getpid()}.sock"
+        os.close(directory)
+        other.listen()
+        with Client(str(place / "shop.sock")):
+            pass
+    loop.close()
+
+
+def test_a_socket_that_another_server_has_put_in_its_place_is_not_removed(place: Path) -> None:
+    loop = ControlLoop()
+    loop.control("auto")
+    (place / "shop.sock").unlink()
+    with socket.socket(socket.AF_UNIX) as other:
+        other.bind(str(place / "shop.sock"))
+        loop.close()
+        assert (place / "shop.sock").is_socket()
+
+
+def test_auto_that_cannot_be_had_is_a_warning_that_says_what_to_do_and_no_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    nowhere = [Directory(str(tmp_path / name / "penstock")) for name in ("one", "two")]
+    monkeypatch.setattr("penstock.control.server.of_server", lambda environ, uid: nowhere)
+    loop = ControlLoop()
+    server = ControlServer(loop.fake.handle, loop.selector, loop.logger)
+    server.open(replace(Settings(), admin="127.0.0.1:0"))
+    assert set(server.descriptors()) == {"admin"}
+    server.close()
+    assert loop.messages.texts[:1] == [
+        f"WARNING: PEN-8020 no control socket: {tmp_path}/one/penstock: its directory does not "
+        f"exist; {tmp_path}/two/penstock: its directory does not exist (see --control, and "
+        "RuntimeDirectory= of systemd)"
+    ]
     loop.close()
 
 
 @pytest.mark.parametrize("word", ["off", "OFF"])
 def test_off_is_no_socket(word: str) -> None:
-    loop = ControlLoop()
-    assert open_control(word, loop.fake.handle, loop.selector, loop.logger) is None
-    assert not loop.messages.texts
-    loop.close()
+    assert wanted_by(replace(Settings(), control=word), None) == {}
 
 
 def refusal(address: str) -> str:
     loop = ControlLoop()
     with pytest.raises(ListenError) as caught:
-        open_control(address, loop.fake.handle, loop.selector, loop.logger)
+        loop.control(address)
     loop.close()
     return str(caught.value)
 
@@ -643,10 +709,12 @@ def test_a_socket_is_handed_to_a_successor_without_a_gap(tmp_path: Path, kind: s
     old = ControlLoop()
     service = old.control(address)
     with old, connect(service) as client:
-        client.send(b"POST /upgrade HTTP/1.1\r\nHost: a\r\n\r\n")
+        client.send(command("/upgrade"))
         reply = old.fake.replies.get(timeout=DEADLINE)
         new = ControlLoop()
-        passed = os.dup(service.listener.socket.fileno())
+        listener = service.listener
+        directory = os.dup(listener.directory) if isinstance(listener, SocketFile) else None
+        passed = Passed(os.dup(listener.socket.fileno()), directory)
         successor = new.control(address, inherited=passed)
         old.call(lambda: service.stop_accepting(keep_path=True))
         old.call(lambda: reply(Outcome(True, "process 2 serves")))
@@ -674,7 +742,7 @@ if pid == 0:
     service.close()
     os._exit(before - left)
 _, status = os.waitpid(pid, 0)
-assert os.waitstatus_to_exitcode(status) == 2, status
+assert os.waitstatus_to_exitcode(status) == 3, status
 with loop:
     assert client.request("GET", "/status").status == 200
 assert not os.path.exists(path)

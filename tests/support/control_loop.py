@@ -28,7 +28,8 @@ from penstock.control.commands import (
     WorkerRow,
 )
 from penstock.control.connection import Service
-from penstock.control.server import open_admin, open_control
+from penstock.control.server import Wanted, open_service
+from penstock.control.socket_file import Passed, adopt
 from support.wire import DEADLINE, Client
 
 TICK_SECONDS = 0.05
@@ -159,18 +160,18 @@ class ControlLoop:
         self.selector.register(self._reader, selectors.EVENT_READ, self._take_calls)
         self._thread = threading.Thread(target=self._run)
 
-    def control(self, address: str, *, inherited: int | None = None) -> Service:
-        """Open a control socket; before the loop runs."""
-        service = open_control(
-            address, self.fake.handle, self.selector, self.logger, inherited=inherited
-        )
-        assert service is not None
+    def control(self, address: str, *, inherited: Passed | None = None) -> Service:
+        """Open a control socket; before the loop runs. ``auto`` has the name ``shop``."""
+        wanted = Wanted("control", address, "shop" if address == "auto" else "")
+        passed = adopt(inherited) if inherited is not None else None
+        service = open_service(wanted, self.fake.handle, self.selector, self.logger, passed)
         self.services.append(service)
         return service
 
     def admin(self, address: str = "127.0.0.1:0") -> tuple[str, int]:
         """Open a service for probes; before the loop runs. Return where it is."""
-        service = open_admin(address, self.fake.handle, self.selector, self.logger)
+        wanted = Wanted("admin", address)
+        service = open_service(wanted, self.fake.handle, self.selector, self.logger)
         self.services.append(service)
         host, port = service.listener.socket.getsockname()
         return host, port
@@ -235,5 +236,15 @@ class ControlLoop:
 
 def connect(service: Service) -> Client:
     """Return a client that is connected to a service's unix socket."""
-    path = service.listener.socket.getsockname()
-    return Client(path.decode() if isinstance(path, bytes) else path)
+    path = service.name.removeprefix("unix:")
+    return Client("\0" + path[1:] if path.startswith("@") else path)
+
+
+COMMAND = {"Penstock-Control": "1"}
+"""The field that each command has."""
+
+
+def command(target: str, *fields: str) -> bytes:
+    """Return a request that is a command, with more fields such as ``Connection: close``."""
+    lines = [f"POST {target} HTTP/1.1", "Host: localhost", "Penstock-Control: 1", *fields, "", ""]
+    return "\r\n".join(lines).encode()

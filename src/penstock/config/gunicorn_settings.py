@@ -130,7 +130,7 @@ _SERVER: Final = (
     _not_here("paste", "--paste --paster", _PASTE),
     _not_here("raw_paste_global_conf", "--paste-global", _PASTE, [], "list"),
     _taken("control_socket", "--control-socket", "control",
-           differs="for penstockctl; the default is an abstract socket without a file",
+           differs="for penstockctl; the default is a file in a private directory",
            instead="see {control}"),
     _not_here("control_socket_mode", "--control-socket-mode",
               "see {control}: only the same user and root can use it", 0o600),

@@ -67,7 +67,7 @@ _PATH_TIMEOUT = text(
     "PATTERN=TIME such as /reports/*=5m", "PATTERN=TIME",
     r"/[^\0\r\n=,]*=[ ]?[0-9]+(?:\.[0-9]+)?[ ]?(?:ms|s|m|h)?",
 )  # fmt: skip
-_CONTROL = text("auto, off, @NAME or a path", "ADDRESS", r"[^\0\r\n]+")
+_CONTROL = text("auto, off, a path or @NAME", "ADDRESS", r"[^\0\r\n]+")
 _ADMIN = text("host:port, [::1]:port or unix:PATH", "ADDRESS", r"[^\s\0,]+")
 
 
@@ -677,9 +677,11 @@ class Settings:
         section="Control and health",
         command_only=True,
         also_called=("control_socket", "stats"),
-        help="Address of the control socket for penstockctl: auto is an abstract unix socket that "
-        "only the same user and root can use; @NAME names one; off opens none.",
-        reason="The abstract socket leaves no file on disk, and other users cannot use it.",
+        help="Address of the control socket for penstockctl: auto is a file in a private "
+        "directory such as /run/penstock, which only the same user and root can use; a path, or "
+        "@NAME for an abstract socket, names another; off opens none.",
+        reason="An operator needs it in an emergency, and no other user can reach it or take its "
+        "place.",
     )
 
     # -- Identity ----------------------------------------------------------------------------------

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import socket
 import struct
 import sys
@@ -14,20 +13,10 @@ OFF = "off"
 HAS_ABSTRACT_NAMES = sys.platform == "linux"
 """Whether unix sockets can have names that are not in a directory (unix(7))."""
 
-AUTO_NAME = re.compile(r"@penstock/[0-9]+(?:\.[0-9])?")
-"""The names that ``auto`` uses."""
-
 _SO_PEERCRED: int | None = getattr(socket, "SO_PEERCRED", None)
 _UCRED = struct.Struct("iII")  # pid, uid and gid: struct ucred of unix(7)
-
-
-def auto_names(pid: int) -> list[str]:
-    """Return the names that ``auto`` tries for a supervisor, in this order.
-
-    The first is nearly always free. Containers that share a network, as those of one pod do, share
-    these names, too, and in each of them the supervisor may be process 1.
-    """
-    return [f"@penstock/{pid}", *(f"@penstock/{pid}.{number}" for number in range(2, 10))]
+_OVERFLOW_UID = "/proc/sys/kernel/overflowuid"
+_USUAL_OVERFLOW_UID = 65534
 
 
 def socket_path(address: str) -> str:
@@ -60,3 +49,16 @@ def peer_of(sock: socket.socket) -> Peer | None:
         return None
     pid, uid, _ = _UCRED.unpack(sock.getsockopt(socket.SOL_SOCKET, _SO_PEERCRED, _UCRED.size))
     return Peer(pid, uid)
+
+
+def overflow_uid() -> int:
+    """Return the user id that the kernel reports for every user without one in this namespace.
+
+    It is 65534, the id of ``nobody``, unless a system sets another one. A process with this id may
+    be that of any user, so that the id proves nothing (user_namespaces(7)).
+    """
+    try:
+        with open(_OVERFLOW_UID, "rb") as file:
+            return int(file.read())
+    except (OSError, ValueError):
+        return _USUAL_OVERFLOW_UID

@@ -7,28 +7,43 @@ import http.client
 import json
 import os
 import socket
+import stat
 import struct
 import threading
 import time
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any
 
-from penstock.control.address import AUTO_NAME, Peer, peer_of, socket_path
+from penstock.control.address import Peer, overflow_uid, peer_of, socket_path
+from penstock.control.commands import COMMAND_FIELD, HOST
+from penstock.control.directories import SUFFIX, Directory, NotPrivate, of_client
+from penstock.control.socket_file import reach
 
 PROBE_SECONDS = 1.0
 """For a server that was found to name its application: a supervisor answers at once, or hangs."""
 
+SEARCH_SECONDS = 5.0
+"""For a search among servers, of which those of other users could take their time."""
+
 MOST_BYTES = 64 * 1024 * 1024
 """Of a response: the stacks of a thousand workers are smaller."""
 
-SOCKETS = "/proc/net/unix"
-"""Where Linux lists the unix sockets of a network namespace (proc(5))."""
-
-_ACCEPTS = 0x10000  # __SO_ACCEPTCON among the flags: the socket listens
+MOST_SERVERS = 50
+"""That are looked for in one directory."""
 
 
 class CannotReach(Exception):
     """No server answers at the address; the text says why."""
+
+
+class ServerLeft(CannotReach):
+    """The connection ended before the response: the server has ended."""
+
+
+class NoServerListens(CannotReach):
+    """The socket is that of a server that has ended."""
 
 
 @dataclass(frozen=True)
@@ -40,45 +55,85 @@ class Reply:
     """JSON, in ASCII."""
     value: dict[str, Any]
     """The same, parsed."""
+    server: Peer | None
+    """The server's process; None where the system does not report it."""
 
 
 @dataclass(frozen=True)
 class Found:
-    """A server that was found by its abstract name."""
+    """A server that was found."""
 
     address: str
-    peer: Peer
+    peer: Peer | None
+    foreign: bool
+    """Whether it is another user's, in a place that root did not give to that user for this."""
 
 
-def find_servers() -> list[Found]:
-    """Return the servers that this user may use: its own, and for root all.
+@dataclass
+class Search:
+    """What a search has found, and where it was made."""
 
-    Where containers share a network, the names of other containers are listed, too, but their
-    processes cannot be seen: such servers are returned only if there is no other. Raises
-    `CannotReach` where the list cannot be read.
-    """
-    found = []
-    for name in _listening_names():
-        with contextlib.suppress(OSError, CannotReach):
-            sock = _connect(name, PROBE_SECONDS)
+    servers: list[Found] = field(default_factory=list)
+    dead: list[str] = field(default_factory=list)
+    """Sockets on which no server listens."""
+    refused: list[str] = field(default_factory=list)
+    """Why other sockets and directories were not used, a sentence for each."""
+    places: list[str] = field(default_factory=list)
+    """The directories that were looked for."""
+
+
+# -- searching -------------------------------------------------------------------------------------
+
+
+def find_servers(environ: Mapping[str, str]) -> Search:
+    """Look for the servers that this user may use: its own, and for root all."""
+    search = Search()
+    deadline = time.monotonic() + SEARCH_SECONDS
+    for place in of_client(environ, os.geteuid()):
+        if not place.foreign:
+            search.places.append(place.path)
+        try:
+            directory = place.open(os.geteuid(), create=False)
+        except NotPrivate as error:
+            if not place.foreign:
+                search.refused.append(str(error))
+            continue
+        except OSError:
+            continue  # there is none, or it is for others
+        try:
+            _look_in(place, directory, search, deadline)
+        finally:
+            os.close(directory)
+    return search
+
+
+def _look_in(place: Directory, directory: int, search: Search, deadline: float) -> None:
+    for entry in _sockets_in(directory):
+        seconds = min(PROBE_SECONDS, deadline - time.monotonic())
+        address = os.path.join(place.path, entry)
+        if seconds <= 0:
+            search.refused.append(f"{address} was not looked at for lack of time")
+            return
+        try:
+            sock = _connect_in(directory, address, seconds)
+        except NoServerListens:
+            search.dead.append(address)
+        except CannotReach as error:
+            search.refused.append(str(error))
+        else:
             with sock:
                 peer = peer_of(sock)
-            if peer is not None and (os.geteuid() in (0, peer.uid)):
-                found.append(Found(name, peer))
-    return [server for server in found if server.peer.pid] or found
+            is_own = peer is None or peer.uid in (0, os.geteuid())
+            search.servers.append(Found(address, peer, place.foreign and not is_own))
 
 
-def _listening_names() -> list[str]:
-    try:
-        with open(SOCKETS, encoding="utf-8", errors="surrogateescape") as table:
-            rows = [line.split() for line in table][1:]
-    except OSError as error:
-        raise CannotReach(
-            f"cannot look for servers in {SOCKETS}: {error.strerror}; name one with --control"
-        ) from None
-    # Num RefCount Protocol Flags Type St Inode Path, as proc(5) has it.
-    names = {row[7] for row in rows if len(row) == 8 and int(row[3], 16) & _ACCEPTS}
-    return sorted(name for name in names if AUTO_NAME.fullmatch(name))
+def _sockets_in(directory: int) -> list[str]:
+    with os.scandir(directory) as entries:
+        names = (each.name for each in entries if each.name.endswith(SUFFIX))
+        return sorted(islice(names, MOST_SERVERS))
+
+
+# -- asking ----------------------------------------------------------------------------------------
 
 
 def ask(address: str, method: str, target: str, timeout: float) -> Reply:
@@ -88,7 +143,8 @@ def ask(address: str, method: str, target: str, timeout: float) -> Reply:
     """
     deadline = time.monotonic() + timeout
     sock = _connect(address, timeout)
-    connection = http.client.HTTPConnection("localhost")
+    peer = peer_of(sock)
+    connection = http.client.HTTPConnection(HOST)
     connection.sock = sock
     late = threading.Event()
 
@@ -102,7 +158,7 @@ def ask(address: str, method: str, target: str, timeout: float) -> Reply:
     timer.daemon = True
     timer.start()
     try:
-        connection.request(method, target)
+        connection.request(method, target, headers={COMMAND_FIELD: "1"})
         response = connection.getresponse()
         if response.length is None or response.length > MOST_BYTES:
             raise _not_ours(address)
@@ -117,14 +173,6 @@ def ask(address: str, method: str, target: str, timeout: float) -> Reply:
         timer.cancel()
         connection.close()
         sock.close()
-    return _read(address, response.status, body)
-
-
-class ServerLeft(CannotReach):
-    """The connection ended before the response: the server has ended."""
-
-
-def _read(address: str, status: int, body: bytes) -> Reply:
     try:
         text = body.decode("ascii")
         value = json.loads(text)
@@ -132,32 +180,115 @@ def _read(address: str, status: int, body: bytes) -> Reply:
         value = None
     if not isinstance(value, dict):
         raise _not_ours(address)
-    return Reply(status, text, value)
+    return Reply(response.status, text, value, peer)
 
 
 def _not_ours(address: str) -> CannotReach:
     return CannotReach(f"the socket at {address} is not a control socket of Penstock")
 
 
+# -- connecting ------------------------------------------------------------------------------------
+
+
 def _connect(address: str, timeout: float) -> socket.socket:
+    """Return a connection to a server that this user can trust. Raises `CannotReach`."""
     try:
         path = socket_path(address)
     except ValueError as error:
         raise CannotReach(f"cannot use {address!r}: {error}") from None
+    if path.startswith("\0"):
+        sock = _connected(path, address, timeout)
+        with _closed_on_failure(sock):
+            _check_server(address, peer_of(sock), None, None)
+        return sock
+    try:
+        flags = getattr(os, "O_PATH", os.O_RDONLY) | os.O_DIRECTORY | os.O_CLOEXEC
+        directory = os.open(os.path.dirname(path) or ".", flags)
+    except OSError as error:
+        raise CannotReach(f"cannot connect to {address}: {error.strerror}") from None
+    try:
+        return _connect_in(directory, address, timeout)
+    finally:
+        os.close(directory)
+
+
+def _connect_in(directory: int, address: str, timeout: float) -> socket.socket:
+    """Do so for a socket in a directory that is open."""
+    folder, entry = os.path.split(address.removeprefix("unix:"))
+    around = os.fstat(directory)
+    if around.st_mode & stat.S_IWOTH and not around.st_mode & stat.S_ISVTX:
+        raise CannotReach(f"refused to use {address}: any user can replace it in its directory")
+    try:
+        status = os.stat(entry, dir_fd=directory, follow_symlinks=False)
+    except OSError as error:
+        raise CannotReach(f"cannot connect to {address}: {error.strerror}") from None
+    if not stat.S_ISSOCK(status.st_mode):
+        raise CannotReach(f"cannot connect to {address}: it is not a socket")
+    sock = _connected(reach(directory, folder, entry), address, timeout)
+    with _closed_on_failure(sock):
+        _check_server(address, peer_of(sock), around.st_uid, status.st_uid)
+    return sock
+
+
+def _check_server(address: str, peer: Peer | None, around: int | None, file: int | None) -> None:
+    """Check that a server is root's or this user's, or, for root, that all of it is one user's.
+
+    ``around`` and ``file`` are the owners of the directory and of the socket; None for an abstract
+    name, which any user can take. Raises `CannotReach`.
+    """
+    own, refused = os.geteuid(), f"refused to use {address}"
+    if peer is None:
+        if file not in (0, own):
+            raise CannotReach(f"{refused}: it belongs to user {file}")
+        return
+    if peer.pid == 0:
+        raise CannotReach(f"{refused}: its server is in another container; run penstockctl there")
+    if peer.uid == overflow_uid():
+        raise CannotReach(
+            f"{refused}: user {peer.uid} can be any user of another user namespace; run the server "
+            "as a user of its own"
+        )
+    if peer.uid not in (0, own):
+        if own != 0:
+            raise CannotReach(f"{refused}: its server is that of user {peer.uid}")
+        if file is None:
+            raise CannotReach(
+                f"{refused}: any user can take that name, and its server is that of user "
+                f"{peer.uid}; run penstockctl as that user"
+            )
+        if file != peer.uid:
+            raise CannotReach(
+                f"{refused}: it belongs to user {file}, and its server is that of user {peer.uid}"
+            )
+    if around is not None and around not in (0, own, peer.uid):
+        raise CannotReach(f"{refused}: its directory belongs to user {around}")
+
+
+def _connected(target: str, address: str, timeout: float) -> socket.socket:
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     # With a timeout of Python's, connect does not wait where the listen queue is full (EAGAIN).
     seconds, fraction = divmod(timeout, 1)
     wait = struct.pack("ll", int(seconds), int(fraction * 1_000_000))
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, wait)
     try:
-        sock.connect(path)
+        sock.connect(target)
         sock.settimeout(timeout)
+    except ConnectionRefusedError:
+        sock.close()
+        raise NoServerListens(f"cannot connect to {address}: no server listens there") from None
     except OSError as error:
         sock.close()
         reason = error.strerror or str(error)
-        if isinstance(error, ConnectionRefusedError):
-            reason = "no server listens there"
-        elif isinstance(error, (BlockingIOError, TimeoutError)):
+        if isinstance(error, (BlockingIOError, TimeoutError)):
             reason = f"the server did not accept within {timeout:g} s"
         raise CannotReach(f"cannot connect to {address}: {reason}") from None
     return sock
+
+
+@contextlib.contextmanager
+def _closed_on_failure(sock: socket.socket) -> Iterator[None]:
+    try:
+        yield
+    except BaseException:
+        sock.close()
+        raise

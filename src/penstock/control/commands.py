@@ -12,6 +12,13 @@ from typing import Any, TypedDict
 
 from penstock.errors import PenstockError
 
+HOST = "localhost"
+"""The value of Host in a request to the control socket."""
+
+COMMAND_FIELD = "Penstock-Control"
+"""The field without which a command is refused. A page in a browser cannot send it to another
+origin without asking first, and a program that is made to fetch a URL does not add it."""
+
 
 class ControlError(PenstockError):
     """The command is refused; the text says why."""

@@ -18,6 +18,7 @@ import socket
 import time
 from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass
+from enum import IntEnum
 from typing import TYPE_CHECKING, Any
 
 from penstock import messages
@@ -36,10 +37,11 @@ from penstock.http1 import (
     error_response,
 )
 from penstock.http1.statuses import REASON_PHRASES
+from penstock.listeners import Listener
 from penstock.transport.date import ServerFields
 
 if TYPE_CHECKING:
-    from penstock.listeners import Listener
+    from penstock.control.socket_file import SocketFile
 
 MAX_CONNECTIONS = 64
 """Enough for probes and people; each costs the supervisor a descriptor."""
@@ -49,6 +51,9 @@ REQUEST_SECONDS = 5.0
 
 WRITE_SECONDS = 5.0
 """For the client to read a part of the response."""
+
+LONGEST_WRITE_SECONDS = 60.0
+"""For the client to read all of it, however steadily it reads."""
 
 IDLE_SECONDS = 60.0
 """For the next request on a connection: probes come about every ten seconds."""
@@ -66,7 +71,11 @@ REST_SECONDS = 0.5
 """How long accepting pauses when the system has no descriptor for another connection."""
 
 BACKLOG = 64
-"""Connections that wait to be accepted: as many as may be open."""
+"""Connections to the control socket that wait to be accepted: as many as may be open."""
+
+ADMIN_BACKLOG = 1024
+"""Those to the admin address. Where they are more, the kernel drops the attempt of a probe, which
+then comes a second later: as late as many a probe gives up."""
 
 LIMITS = ParserLimits(
     request_line=4096, fields=64, field_size=4096, head=8192, chunk_overhead=1024, body=8192
@@ -128,6 +137,21 @@ class _Wait:
 Steps = Generator[_Wait, None, None]
 
 
+class Stage(IntEnum):
+    """What a connection is doing. The lower ones are evicted first."""
+
+    REFUSED = 0
+    """Its client may not use the service, and is about to read that."""
+    IDLE = 1
+    """It has had a response, and no byte of another request has come."""
+    READING = 2
+    """The first request is awaited, or a part of a request has come."""
+    WRITING = 3
+    """The client reads its response, or is to close the connection."""
+    WAITING = 4
+    """The answer is not known yet: a command is carried out."""
+
+
 class Connection:
     """One accepted socket. Its life is the generator `_run`, which the loop resumes."""
 
@@ -136,11 +160,10 @@ class Connection:
     ) -> None:
         """Wait for a request; ``refusal`` is the response to a client that may not ask."""
         self.socket = sock
-        self.refusal = refusal
-        self.is_idle = True
-        """No byte of a request has come since the last response."""
+        # Before its first request it is not idle: a probe that has just come is not to be evicted.
+        self.stage = Stage.READING if refusal is None else Stage.REFUSED
         self.since = time.monotonic()
-        """When the last request was answered."""
+        """When this stage began."""
         self.deadline = math.inf
         """When `expire` is due, on the monotonic clock."""
         self._service = service
@@ -186,12 +209,19 @@ class Connection:
         else:
             selector.unregister(self.socket)
 
-    def has_input(self) -> bool:
-        """Return True if the client has sent bytes that have not been read yet."""
-        try:
-            return bool(self.socket.recv(1, socket.MSG_PEEK))
-        except OSError:
-            return False
+    @property
+    def worth(self) -> tuple[Stage, float]:
+        """The order in which connections are evicted: the lowest first, then the oldest."""
+        stage = self.stage
+        if stage is Stage.IDLE:
+            with contextlib.suppress(OSError):
+                if self.socket.recv(1, socket.MSG_PEEK):  # it has not been read yet
+                    stage = Stage.READING
+        return stage, self.since
+
+    def _enter(self, stage: Stage) -> None:
+        if stage is not self.stage:
+            self.stage, self.since = stage, time.monotonic()
 
     def close(self) -> None:
         """Close at once."""
@@ -225,7 +255,6 @@ class Connection:
             self._parser.start_next_request()
             bodiless = request.method == "HEAD"
             yield from self._write(self._service.encode(response, bodiless, close))
-            self.since = time.monotonic()
         yield from self._linger()
 
     def _refuse(self, refusal: Response) -> Steps:
@@ -247,16 +276,18 @@ class Connection:
         while True:
             event = parser.next_event()
             if event is NEED_DATA:
-                self.is_idle = parser.state is State.IDLE and not parser.buffered
+                is_idle = parser.state is State.IDLE and not parser.buffered
+                if self.stage is Stage.WRITING:
+                    self._enter(Stage.IDLE if is_idle else Stage.READING)
                 try:
                     data = yield from self._receive(deadline)
                 except _Late:
-                    if self.is_idle:
+                    if is_idle:
                         return None
                     raise ProtocolError(408, "The request did not arrive in time.") from None
-                if self.is_idle:
+                if is_idle:
                     deadline = time.monotonic() + REQUEST_SECONDS
-                    self.is_idle = False
+                    self._enter(Stage.READING)
                 if data:
                     parser.receive_data(data)
                 else:
@@ -285,6 +316,7 @@ class Connection:
         self._service.respond(request, self._peer, send)
         if not found:
             waits = True
+            self._enter(Stage.WAITING)
             try:
                 yield _Wait(0, time.monotonic() + ANSWER_SECONDS)
             except _Late:
@@ -302,14 +334,17 @@ class Connection:
 
     def _write(self, output: bytes) -> Steps:
         """Send a response; each part that the client reads gives it more time."""
+        if self.stage is not Stage.REFUSED:
+            self._enter(Stage.WRITING)
         view = memoryview(output)
-        deadline = time.monotonic() + WRITE_SECONDS
+        now = time.monotonic()
+        deadline, last = now + WRITE_SECONDS, now + LONGEST_WRITE_SECONDS
         while view:
             try:
                 view = view[self.socket.send(view) :]
                 deadline = time.monotonic() + WRITE_SECONDS
             except _WOULD_BLOCK:
-                yield _Wait(selectors.EVENT_WRITE, deadline)
+                yield _Wait(selectors.EVENT_WRITE, min(deadline, last))
 
     def _linger(self) -> Steps:
         """Wait for the client to close: a close with unread input would reset the response."""
@@ -324,7 +359,7 @@ class Service:
 
     def __init__(
         self,
-        listener: Listener,
+        listener: Listener | SocketFile,
         selector: selectors.BaseSelector,
         logger: logging.Logger,
         respond: Respond,
@@ -366,15 +401,13 @@ class Service:
 
     def accept(self) -> None:
         """Accept the connections that wait, up to a batch."""
-        for count in range(_ACCEPT_BATCH):
+        for _ in range(_ACCEPT_BATCH):
             if self._closed:
                 return  # the event is older than that
-            if len(self._connections) >= MAX_CONNECTIONS:
-                if count > 0:
-                    return  # the next poll shows if another client waits
-                if not self._close_idle():
-                    self._unwatch()  # until one is closed
-                    return
+            is_full = len(self._connections) >= MAX_CONNECTIONS
+            if is_full and all(c.stage is Stage.WAITING for c in self._connections):
+                self._unwatch()  # until one is closed
+                return
             try:
                 sock, _address = self.listener.socket.accept()
             except _WOULD_BLOCK:
@@ -383,10 +416,12 @@ class Service:
             except OSError as error:
                 if error.errno not in _EXHAUSTED:
                     continue  # that client has gone already (ECONNABORTED and its kind)
-                if not self._close_idle():
+                if not self._evict():
                     self._pause(error)
                     return
                 continue
+            if is_full:
+                self._evict()
             sock.setblocking(False)
             peer = peer_of(sock) if sock.family == socket.AF_UNIX else None
             refusal = self._admit(peer) if self._admit is not None else None
@@ -416,9 +451,8 @@ class Service:
         self._closed = True
         self._unwatch()
         if keep_path:
-            self.listener.socket.close()
-        else:
-            self.listener.close()
+            self.listener.disown()
+        self.listener.close()
 
     def close(self) -> None:
         """Close everything now. Responses that were given just before have been sent."""
@@ -430,6 +464,8 @@ class Service:
         """Close all descriptors in a forked child, and leave the selector and the path alone."""
         self._closed = True
         close_descriptor(self.listener.socket)
+        if not isinstance(self.listener, Listener):
+            self.listener.close_directory()
         for connection in self._connections:
             connection.close_in_child()
         self._connections.clear()
@@ -470,13 +506,22 @@ class Service:
 
     # -- accepting ------------------------------------------------------------------------------
 
-    def _close_idle(self) -> bool:
-        """Close the connection that has been idle for longest; return False if none is idle."""
-        refused = [c for c in self._connections if c.refusal is not None]
-        idle = refused or [c for c in self._connections if c.is_idle and not c.has_input()]
-        if not idle:
+    def _least_worth(self) -> Connection | None:
+        """Return the connection that can best be done without; None if there is none.
+
+        That is one of a refused client, or else the one that has been idle for longest, the oldest
+        with an unfinished request, or the oldest that has been answered and does not read or close.
+        A client that waits for the outcome of a command keeps its connection.
+        """
+        candidates = [c for c in self._connections if c.stage is not Stage.WAITING]
+        return min(candidates, key=lambda connection: connection.worth, default=None)
+
+    def _evict(self) -> bool:
+        """Close that connection; return False if there is none."""
+        connection = self._least_worth()
+        if connection is None:
             return False
-        min(idle, key=lambda connection: connection.since).close()
+        connection.close()
         return True
 
     def _pause(self, error: OSError) -> None:

@@ -21,6 +21,7 @@ from penstock.control.client import (
     CannotReach,
     Found,
     Reply,
+    Search,
     ServerLeft,
     ask,
     find_servers,
@@ -42,9 +43,10 @@ _MOST_SECONDS = 86400.0
 _INTERRUPTED = 130  # 128 + SIGINT, as shells have it
 _VARIABLE = "PENSTOCK_CONTROL"
 _HOW_TO_LOOK = (
-    "a server in a container is found from within it, and one of another user by that user and "
-    "root; use --control @NAME or --control PATH for one with an address of its own"
+    "run penstockctl as the server's user, in the server's container; or name the socket with "
+    "--control PATH"
 )
+_MOST_LISTED = 20
 
 _EPILOG = (
     "WORKER is a process id or the number of a slot, as the table of workers has them. Exit "
@@ -131,7 +133,7 @@ def _common(default: object) -> _Parser:
     parser.add_argument(
         "--control",
         metavar="ADDRESS",
-        help=f"The server's control socket: @NAME or PATH [{_VARIABLE}, or the one server there "
+        help=f"The server's control socket: PATH or @NAME [{_VARIABLE}, or the one server there "
         "is].",
     )
     parser.add_argument(
@@ -182,7 +184,8 @@ def _run(typed: argparse.Namespace) -> int:
             raise
         # It ended, as it was told to, before it could answer.
         message = "the server has stopped"
-        reply = Reply(200, json.dumps({"message": message}, indent=2) + "\n", {"message": message})
+        value = {"message": message}
+        reply = Reply(200, json.dumps(value, indent=2) + "\n", value, None)
     return _show(reply, typed.json, lambda value, width: f"{ctl_tables.text(value['message'])}\n")
 
 
@@ -207,6 +210,9 @@ def _target(typed: argparse.Namespace) -> str:
 
 def _show(reply: Reply, as_json: bool, show: Callable[[Mapping[str, Any], int | None], str]) -> int:
     failed = reply.status >= 300
+    if reply.server is not None and reply.server.uid not in (0, os.geteuid()):
+        # Only root gets here. What follows is what that user's process says.
+        print_error(f"penstockctl: the server is that of user {reply.server.uid}\n")
     if as_json:
         print_out(reply.text)
     elif failed:
@@ -238,22 +244,38 @@ def _address_from(environ: Mapping[str, str]) -> str | None:
 
 
 def _only_server() -> str:
-    servers = find_servers()
-    if len(servers) == 1:
-        return servers[0].address
-    if not servers:
-        raise CannotReach(f"no server was found; {_HOW_TO_LOOK}")
-    print_error("".join(f"  --control {_described(server)}\n" for server in servers))
-    raise _Usage(f"there are {len(servers)} servers: choose one of those above")
+    search = find_servers(os.environ)
+    ours = [server for server in search.servers if not server.foreign]
+    if len(ours) == 1:
+        return ours[0].address
+    for address in search.dead[:_MOST_LISTED]:
+        print_error(printable(f"  {address}  (no server listens there)") + "\n")
+    for reason in search.refused[:_MOST_LISTED]:
+        print_error(printable(f"  {reason}") + "\n")
+    if not search.servers:
+        raise CannotReach(f"no server was found in {_places(search)}; {_HOW_TO_LOOK}")
+    listed = search.servers[:_MOST_LISTED]
+    print_error("".join(f"  --control {_described(server)}\n" for server in listed))
+    if not ours:
+        raise _Usage("there are servers of other users alone: choose one of those above")
+    raise _Usage(f"there are {len(search.servers)} servers: choose one of those above")
+
+
+def _places(search: Search) -> str:
+    *others, last = search.places
+    return f"{', '.join(others)} or {last}" if others else last
 
 
 def _described(server: Found) -> str:
     try:
-        application = ask(server.address, "GET", "/status", PROBE_SECONDS).value.get("application")
+        value = ask(server.address, "GET", "/status", PROBE_SECONDS).value
+        listeners = value.get("listeners")
+        bind = ", ".join(map(str, listeners)) if isinstance(listeners, list) else None
+        what = f"{ctl_tables.text(value.get('application'))} on {ctl_tables.text(bind)}"
     except CannotReach:
-        application = "(no answer)"
-    name = ctl_tables.text(application)
-    return f"{server.address}  pid {server.peer.pid}, user {server.peer.uid}, {name}"
+        what = "(no answer)"
+    who = f"pid {server.peer.pid}, user {server.peer.uid}, " if server.peer is not None else ""
+    return f"{printable(server.address)}  {who}{what}"
 
 
 def _complain(error: object) -> None:
