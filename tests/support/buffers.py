@@ -56,6 +56,7 @@ class BufferStream(Stream):
         self.fileno = lambda: -1
         self.recv = self._recv  # type: ignore[assignment]
         self.recv_into = self._recv_into  # type: ignore[assignment]
+        self.send = self._send
         self.client_gone = NeverGone()
 
     def _recv(self, size: int) -> bytes:
@@ -70,7 +71,7 @@ class BufferStream(Stream):
         buffer[: len(data)] = data
         return len(data)
 
-    def send(self, data: bytes | memoryview) -> int:
+    def _send(self, data: bytes | memoryview, _flags: int) -> int:
         size = len(data) if self.room is None else min(self.room, len(data))
         if data and not size:
             raise BlockingIOError
@@ -80,10 +81,10 @@ class BufferStream(Stream):
         return size
 
     def sendmsg(self, pieces: Sequence[bytes]) -> int:
-        return self.send(b"".join(pieces))
+        return self.send(b"".join(pieces), 0)
 
     def send_file(self, descriptor: int, offset: int, count: int) -> int:
-        return self.send(os.pread(descriptor, count, offset))
+        return self.send(os.pread(descriptor, count, offset), 0)
 
     def peek(self) -> bool:
         if not self.incoming and not self.input_ended:

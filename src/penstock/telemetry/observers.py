@@ -55,13 +55,14 @@ class Observers:
         self._logger = logger
         self._failed: set[int] = set()  # the log writer's: positions of observers that failed
         self._source: RequestQueue | None = None
-        # Guards the five fields below; it is held for an append or a swap only.
+        # Guards the six fields below; it is held for an append or a swap only.
         self._lock = threading.Lock()
         self._queued: list[RequestFinished] = []
         self._characters = 0
         self._lost = 0
         self._lost_in_all = 0
         self._asleep = False
+        self._closed = False
         # Released to wake the log writer. Not an Event: the handler of a signal may raise between
         # any two steps of one, and leave its lock taken.
         self._alarm = threading.Lock()
@@ -98,7 +99,7 @@ class Observers:
             if (
                 len(self._queued) >= MAX_QUEUED_REQUESTS
                 or self._characters >= MAX_QUEUED_CHARACTERS
-                or self._closing.is_set()
+                or self._closed
             ):
                 self._lost += 1
                 self._lost_in_all += 1
@@ -129,6 +130,8 @@ class Observers:
     def close(self, timeout: float = 2.0) -> None:
         """Hand on what is queued, for at most ``timeout`` seconds, and close the observers."""
         self._deadline = time.monotonic() + timeout
+        with self._lock:
+            self._closed = True  # before the log writer takes what is queued for the last time
         self._closing.set()
         with self._lock:
             self._ring()

@@ -31,7 +31,7 @@ from penstock.transport.python.exchange import PythonExchange, StreamedBody
 from penstock.transport.python.exchange_trace import ConnectionTrace
 from penstock.transport.python.finished import log_cut_off, report_exchange, report_refusal
 from penstock.transport.python.output import Output
-from penstock.transport.python.stream import is_disconnect
+from penstock.transport.python.stream import NO_SIGNAL, is_disconnect
 from penstock.transport.spool import BodySpool
 from penstock.transport.states import Fate, Phase
 from penstock.wsgi.environ import build_environ, client_environ
@@ -290,7 +290,9 @@ class Connection:
         """Look at a request's head, and decide how its body gets to the application."""
         self.requests += 1
         loop = self.loop
-        exchange = self.exchange = PythonExchange(self, request, self.head_began())
+        exchange = self.exchange = PythonExchange(
+            self, request, self.since if self.awaited is HEAD else loop.now
+        )
         if loop.config.header_map == "refuse" and any("_" in name for name in request.fields):
             raise ProtocolError(
                 400, "A header field's name contains an underscore.", setting="header_map"
@@ -312,7 +314,7 @@ class Connection:
         # 25 bytes on a connection that waits for them: the kernel has room. Were it otherwise,
         # the client goes on without (RFC 9110, section 10.1.1).
         try:
-            self.stream.send(CONTINUE)
+            self.stream.send(CONTINUE, NO_SIGNAL)
         except OSError:
             pass
         if exchange.trace is not None:
@@ -346,7 +348,7 @@ class Connection:
             self._hand_out(exchange, io.BytesIO(), request.content_length)
         else:
             self._hand_out(exchange, spool.finish(), spool.size)
-            exchange.body_length, exchange.spool = spool.size, None
+            exchange.spool = None
         if request.path in loop.own_paths and loop.own_answers.wants(request):
             loop.own_answers.answer(exchange)
             return None

@@ -34,7 +34,7 @@ from penstock.http1 import (
 from penstock.transport import HeaderList
 from penstock.transport.decisions import keeps_connection
 from penstock.transport.python.output import FileRegion, FileTruncatedError, Output
-from penstock.transport.python.stream import is_disconnect
+from penstock.transport.python.stream import NO_SIGNAL, is_disconnect
 from penstock.transport.states import Fate
 
 if TYPE_CHECKING:
@@ -55,12 +55,11 @@ KEEP, CLOSE, RESET = Fate
 class StreamedBody:
     """The state of a request's body that is taken off the connection as the application reads."""
 
-    __slots__ = ("continue_owed", "over", "received", "taking", "unread", "waited")
+    __slots__ = ("continue_owed", "over", "taking", "unread", "waited")
 
     def __init__(self, request: Request) -> None:
         self.continue_owed = request.expect_continue
         self.over = False
-        self.received = 0  # bytes of the body
         # Held while input is taken, not while it is waited for: an application may read in
         # another thread than the one that ends the response, and so gives the connection back.
         self.taking = threading.Lock()
@@ -74,13 +73,11 @@ class PythonExchange:
     __slots__ = (
         "_content_length",
         "_framing",
-        "_headers",
-        "_status",
         "aborted",
         "began",
         "body",
         "body_at",
-        "body_length",
+        "body_received",
         "body_sent",
         "call_deadline",
         "connection",
@@ -94,8 +91,10 @@ class PythonExchange:
         "reason",
         "request",
         "request_id",
+        "response_headers",
         "silent",
         "spool",
+        "status",
         "streamed",
         "trace",
     )
@@ -113,7 +112,7 @@ class PythonExchange:
         self.head_at = connection.loop.now  # when the request's head was complete
         self.body_at: float | None = None  # when its body was; None for one that is streamed
         self.spool: BodySpool | None = None  # what has come of a body that is read beforehand
-        self.body_length = 0  # of a body that was read beforehand
+        self.body_received = 0  # bytes of the body, without framing
         self.streamed: StreamedBody | None = None
         self.handed_out_at = 0  # in monotonic nanoseconds; set by the leader-followers
         self.call_deadline: CallDeadline | None = None  # set by the leader-followers
@@ -125,8 +124,8 @@ class PythonExchange:
         self.reason = ""  # what the application's end is explained by, for the logs
         self.first_byte_at: float | None = None  # when the head was sent, if there are observers
         self.body_sent = 0  # bytes of the response's body, without framing
-        self._status = ""
-        self._headers: HeaderList = []
+        self.status = ""  # such as "200 OK"; empty until there is a response
+        self.response_headers: HeaderList = []  # the application's
         self._content_length: int | None = None
         self._framing = NONE
         self.trace: ExchangeTrace | None = None
@@ -138,6 +137,7 @@ class PythonExchange:
     def spool_body(self, data: bytes) -> None:
         """Keep a part of the body until all of it is there; raises `ProtocolError` (507)."""
         assert self.spool is not None
+        self.body_received += len(data)
         self.spool.write(data)
         if self.trace is not None:
             self.trace.body_received(data, self.connection.parser.buffered)
@@ -145,7 +145,6 @@ class PythonExchange:
     def drop_spool(self) -> None:
         """Drop what has come of the body, where the request does not get to the application."""
         if self.spool is not None:
-            self.body_length = self.spool.size
             self.spool.close()
             self.spool = None
 
@@ -190,7 +189,7 @@ class PythonExchange:
         kind = type(event)
         if kind is Data:
             body.unread = event.data  # type: ignore[union-attr]
-            body.received += len(body.unread)
+            self.body_received += len(body.unread)
             if self.trace is not None:
                 self.trace.body_received(body.unread, parser.buffered)
         elif kind is EndOfMessage:
@@ -221,7 +220,7 @@ class PythonExchange:
         Only waiting counts: a client is not blamed for an application that reads slowly.
         """
         config = self.connection.loop.config
-        allowed = config.body_allowance(body.received, body.waited) - body.waited
+        allowed = config.body_allowance(self.body_received, body.waited) - body.waited
         before = time.monotonic()
         stream = self.connection.stream
         ready = allowed > 0 and stream.wait_readable(min(allowed, config.wait_slice_seconds))
@@ -259,8 +258,8 @@ class PythonExchange:
         if self.head_sent:
             self._require_open()
             raise RuntimeError("the response's head has been sent already")
-        self._status = status
-        self._headers = headers
+        self.status = status
+        self.response_headers = headers
         self._content_length = content_length
 
     def send(self, data: bytes) -> None:
@@ -370,7 +369,7 @@ class PythonExchange:
         """Send head and body at once."""
         # Without a body, `data` does not tell what its length would be (RFC 9110, section 8.6).
         if self._content_length is None and has_body(
-            self.request.method == "HEAD", int(self._status[:3])
+            self.request.method == "HEAD", int(self.status[:3])
         ):
             self._content_length = len(data)
         head = self._make_head()
@@ -449,7 +448,7 @@ class PythonExchange:
             self.worsen(RESET)
         else:
             self.head_sent = True
-            self._status, self._headers = GATEWAY_TIMEOUT, []
+            self.status, self.response_headers = GATEWAY_TIMEOUT, []
             loop = self.connection.loop
             error = ProtocolError(int(GATEWAY_TIMEOUT[:3]), loop.config.timed_out)
             self.describe(error)
@@ -492,7 +491,7 @@ class PythonExchange:
 
     def _make_head(self) -> bytes:
         request, connection = self.request, self.connection
-        status = self._status
+        status = self.status
         framing, framing_field = choose_framing(
             request.method == "HEAD", request.version, int(status[:3]), self._content_length
         )
@@ -516,18 +515,18 @@ class PythonExchange:
         if self.done:
             self._require_open()
         if self.trace is not None:
-            self.trace.head_sent(status, self._headers, added)
-        return encode_head(status, self._headers, added)
+            self.trace.head_sent(status, self.response_headers, added)
+        return encode_head(status, self.response_headers, added)
 
     def _date_and_server(self) -> str:
         """Return the lines of Date and Server, but for what the application gave itself."""
         fields = self.connection.loop.server_fields
-        for name, _ in self._headers:
+        for name, _ in self.response_headers:
             if len(name) in _DATE_OR_SERVER and name.lower() in ("date", "server"):
                 break
         else:
             return fields.now()
-        given = {name.lower() for name, _ in self._headers}
+        given = {name.lower() for name, _ in self.response_headers}
         date = "" if "date" in given else fields.date_line()
         return date if "server" in given else date + fields.server_line()
 
@@ -540,7 +539,8 @@ class PythonExchange:
             self._queue(connection.output, data)
             return
         try:
-            sent = connection.stream.send(data)
+            send = connection.stream.send  # calling a slot without this takes longer
+            sent = send(data, NO_SIGNAL)
         except BlockingIOError:
             sent = 0
         except OSError as error:
@@ -647,22 +647,3 @@ class PythonExchange:
     def _end(self, reason: str = "") -> None:
         if self._claim_end():
             self.connection.take_back(self, reason)
-
-    # What the record of a finished request asks for.
-
-    @property
-    def status(self) -> str:
-        """The response's status line, such as ``200 OK``; empty when there was none."""
-        return self._status
-
-    @property
-    def response_headers(self) -> HeaderList:
-        """The application's response fields."""
-        return self._headers
-
-    @property
-    def body_received(self) -> int:
-        """How many bytes of the request's body have arrived."""
-        if self.streamed is not None:
-            return self.streamed.received
-        return self.body_length if self.spool is None else self.spool.size

@@ -32,7 +32,9 @@ def _finished_exchange(exchange: PythonExchange, reason: str, needs: Needs) -> R
         ended = "disconnected" if gone else "aborted"
     fields = request.fields
     # In the order of the fields: by name, this takes a tenth of what a plain request takes.
-    return RequestFinished._make(
+    # And without `_make`, which is Python code.
+    return tuple.__new__(
+        RequestFinished,
         (
             exchange.request_id,
             connection.remote_addr,
@@ -60,7 +62,7 @@ def _finished_exchange(exchange: PythonExchange, reason: str, needs: Needs) -> R
             else NOTHING,
             wanted_variables(needs.environ, exchange.environ) if needs.environ else NOTHING,
             exchange.trace.transcript() if exchange.trace is not None else None,
-        )
+        ),
     )
 
 

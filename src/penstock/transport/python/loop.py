@@ -94,6 +94,7 @@ class Loop:
         "observers",
         "own_answers",
         "own_paths",
+        "post",
         "refused",
         "requests",
         "scratch",
@@ -151,6 +152,10 @@ class Loop:
         self._next_sweep = self.now
         self.look_again_at = math.inf  # when an acceptor that left connections to others does
         self._inbox: deque[Connection] = deque()  # appended to by any thread
+        self.post = self._inbox.append
+        """Have the leader attend to a connection by the next event; `hurry` brings that about.
+
+        Each request calls it: a method that passes the call on would cost as much again."""
         self._polling = False  # the leader is, or is about to be, blocked in the poll
         self._waker = Waker()
         self.selector.register(self._waker.reader, selectors.EVENT_READ, self._waker)
@@ -165,10 +170,6 @@ class Loop:
         self._handshakes_until = math.inf
 
     # -- for any thread -------------------------------------------------------------------------
-
-    def post(self, connection: Connection) -> None:
-        """Have the leader attend to a connection by the next event; `hurry` brings that about."""
-        self._inbox.append(connection)
 
     def hurry(self) -> None:
         """Have the leader look at what was posted now."""

@@ -9,6 +9,8 @@ import time
 from collections import deque
 from typing import TYPE_CHECKING
 
+from penstock.transport.python.stream import NO_SIGNAL
+
 if TYPE_CHECKING:
     from penstock.transport.config import TransportConfig
     from penstock.transport.python.stream import Stream
@@ -117,7 +119,7 @@ class Output:
                     sent = self._send_region(piece, min(piece.count, budget))
                     done = piece.count == 0
                 else:
-                    sent = self._stream.send(piece)
+                    sent = self._stream.send(piece, NO_SIGNAL)
                     done = sent == len(piece)
                     if not done:
                         self._pieces[0] = piece[sent:]

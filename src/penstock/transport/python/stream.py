@@ -22,9 +22,11 @@ except ImportError:  # pragma: no cover - not on Linux or macOS
     fcntl = None  # type: ignore[assignment]
 
 _GONE = frozenset({errno.EPIPE, errno.ECONNRESET, errno.ENOTCONN, errno.EBADF, errno.ETIMEDOUT})
-# An application may have restored the default action of SIGPIPE, which ends the process: a write to
-# a connection that the client has closed must not raise the signal.
-_NO_SIGNAL = getattr(socket, "MSG_NOSIGNAL", 0)
+NO_SIGNAL = getattr(socket, "MSG_NOSIGNAL", 0)
+"""To be passed to `Stream.send`.
+
+An application may have restored the default action of SIGPIPE, which ends the process: a write to
+a connection that the client has closed must not raise the signal."""
 _SIGPIPE = frozenset({signal.SIGPIPE})
 _RESET_ON_CLOSE = struct.pack("ii", 1, 0)  # struct linger: on, and for 0 seconds
 
@@ -40,7 +42,7 @@ class Stream:
     ``remote_addr`` and ``remote_port`` are the client's, empty for a Unix socket.
     """
 
-    # `recv` and `recv_into` are the socket's own methods, so that each request saves a call.
+    # `recv`, `recv_into` and `send` are the socket's own methods, so that each request saves calls.
     __slots__ = (
         "_socket",
         "client_gone",
@@ -49,6 +51,7 @@ class Stream:
         "recv_into",
         "remote_addr",
         "remote_port",
+        "send",
     )
 
     def __init__(self, sock: socket.socket, remote_addr: str, remote_port: str) -> None:
@@ -60,15 +63,12 @@ class Stream:
         self.fileno = sock.fileno
         self.recv = sock.recv
         self.recv_into = sock.recv_into
+        self.send: Callable[[bytes | memoryview, int], int] = sock.send
         self.client_gone = ClientGone(sock.fileno)
-
-    def send(self, data: bytes | memoryview) -> int:
-        """Send what the kernel takes of ``data``; return how many bytes."""
-        return self._socket.send(data, _NO_SIGNAL)
 
     def sendmsg(self, pieces: Sequence[bytes]) -> int:
         """Send what the kernel takes of ``pieces``, one behind the other; return how many bytes."""
-        return self._socket.sendmsg(pieces, (), _NO_SIGNAL)
+        return self._socket.sendmsg(pieces, (), NO_SIGNAL)
 
     def send_file(self, descriptor: int, offset: int, count: int) -> int:
         """Send up to ``count`` bytes of a file; return how many, 0 where it ends before."""
