@@ -335,15 +335,6 @@ ERROR_LOG_UNWRITABLE: Final = Message(
     " open the file again.",
 )
 
-LOG_FILE_NOT_OPENED: Final = Message(
-    "PEN-5035",
-    ERROR,
-    "%(error)s; lines of this log go to a standard stream instead",
-    "A worker that replaces another one could not open a log file by its name. It serves all the"
-    " same.",
-    "Correct what the error names (a missing directory, permissions), then reload.",
-)
-
 LOG_FILE_NOT_REOPENED: Final = Message(
     "PEN-5040",
     ERROR,

@@ -16,6 +16,7 @@ import pytest
 from support.invariant import eventually
 from support.lifecycle import Supervised, parent_of
 from support.load import Load
+from support.service_user import public_python
 
 UNSHARE = shutil.which("unshare")
 
@@ -114,18 +115,6 @@ def test_it_starts_as_anybody_without_a_home_on_a_disk_that_cannot_be_written(
         assert server.stop() == 0
     assert load.counts.refused == 0
     assert not [line for line in server.lines if "[ERROR]" in line], server.lines
-
-
-def public_python() -> str:
-    """Return a Python that any user can import from; skip the test without one."""
-    for python in (sys.executable, "/usr/bin/python3"):
-        if os.path.exists(python):
-            code = "import os, sys; os.setuid(65534); import colorsys; print(sys.version_info[:2])"
-            tried = [python, "-W", "ignore", "-c", code]
-            done = subprocess.run(tried, capture_output=True, text=True, check=False)
-            if done.stdout.strip() == str(sys.version_info[:2]):
-                return python
-    pytest.skip("no Python of this version can be read by all users")
 
 
 @needs_root

@@ -8,8 +8,6 @@ import os
 import pwd
 import subprocess
 import sys
-from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -154,14 +152,6 @@ def test_what_the_system_refuses_is_told_with_the_settings() -> None:
         become(Identity(uid=4242, gid=4242, groups=tuple(range(1, 70_000))))
 
 
-@as_root
-def test_a_log_can_be_given_to_the_user(tmp_path: Path) -> None:
-    log = tmp_path / "error.log"
-    log.touch()
-    Identity(4242, 4243, (4243,)).own(str(log))
-    assert (log.stat().st_uid, log.stat().st_gid) == (4242, 4243)
-
-
 # Titles
 
 
@@ -185,28 +175,3 @@ def test_without_a_package_that_works_titles_stay_as_they_are(tmp_path: Path, mo
     (tmp_path / "setproctitle.py").write_text(module)
     environ = {"PYTHONPATH": f"{tmp_path}:{checkout_environ()['PYTHONPATH']}"}
     assert run(code, environ) == "False\n"
-
-
-@as_root
-@pytest.mark.parametrize("link", [os.symlink, os.link])
-def test_a_link_in_a_directory_of_the_user_gives_no_file_of_root_away(
-    tmp_path: Path, link: Callable[[Path, Path], None]
-) -> None:
-    secret, folder = tmp_path / "secret", tmp_path / "logs"
-    secret.touch()
-    folder.mkdir()
-    link(secret, folder / "access.log")
-    os.chown(folder, 4242, 4243)
-    with suppress(OSError):  # as where a worker starts
-        Identity(4242, 4243, (4243,)).own(str(folder / "access.log"))
-    assert secret.stat().st_uid == 0
-
-
-@as_root
-def test_a_log_in_a_directory_of_the_user_becomes_that_users(tmp_path: Path) -> None:
-    folder = tmp_path / "logs"
-    folder.mkdir()
-    (folder / "access.log").touch()
-    os.chown(folder, 4242, 4243)
-    Identity(4242, 4243, (4243,)).own(str(folder / "access.log"))
-    assert (folder / "access.log").stat().st_uid == 4242

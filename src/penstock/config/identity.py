@@ -8,7 +8,8 @@ import pwd
 
 from penstock.config.settings import Settings
 from penstock.errors import SettingsError
-from penstock.system.privileges import CAP_SETGID, CAP_SETUID, Identity, capabilities
+from penstock.system.capabilities import CAP_SETGID, CAP_SETUID, effective
+from penstock.system.privileges import Identity
 
 _LARGEST_ID = (1 << 32) - 2  # the id above it means "unchanged" to the kernel
 
@@ -77,7 +78,7 @@ def _group(settings: Settings, account: pwd.struct_passwd | None) -> int:
 def _check_allowed(settings: Settings, identity: Identity) -> None:
     if identity.is_current() or os.geteuid() == 0:
         return
-    held = capabilities()
+    held = effective()
     uid_allowed = identity.uid == os.geteuid() or held & CAP_SETUID
     gid_allowed = identity.gid == os.getegid() or held & CAP_SETGID
     for name, allowed in (("user", uid_allowed), ("group", gid_allowed)):

@@ -693,6 +693,7 @@ class Settings:
         extra_flags=("-u",),
         command_only=True,
         also_called=("uid",),
+        needs_supervisor=True,
         help="User that the workers run as, with that user's groups.",
         reason="The process keeps the user that it was started as.",
     )
@@ -703,8 +704,20 @@ class Settings:
         extra_flags=("-g",),
         command_only=True,
         also_called=("gid",),
+        needs_supervisor=True,
         help="Group that the workers run as.",
         reason="The group of the user.",
+    )
+    allow_setuid_programs: bool = option(
+        SWITCH,
+        False,
+        section="Identity",
+        command_only=True,
+        needs_supervisor=True,
+        help="With --user: let setuid and setgid programs that the application starts, such as "
+        "sendmail and sudo, run with the rights of their owner.",
+        off_help="With --user: set no_new_privs, so that no program gives the worker more rights.",
+        reason="A worker that was taken over should not become root by a defect of such a program.",
     )
     pid: str | None = option(
         optional(_PATH, "none"),

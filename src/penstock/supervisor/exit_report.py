@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING
 
 from penstock.errors import SettingsError
 from penstock.telemetry.access_log_format import compile_format
-from penstock.telemetry.log_sink import LogSink
 from penstock.telemetry.request_finished import RequestFinished
 from penstock.telemetry.scoreboard import RequestInProgress
 
 if TYPE_CHECKING:
     from penstock.config.settings import Settings
+    from penstock.supervisor.logs import WorkerLogs
 
 BAD_GATEWAY = 502
 """The status, in the access log alone, of a request whose worker crashed."""
@@ -104,18 +104,23 @@ def _signal_name(number: int) -> str:
 
 
 def log_lost_requests(
-    settings: Settings, requests: Sequence[RequestInProgress], status: int, reason: str
+    settings: Settings,
+    logs: WorkerLogs,
+    requests: Sequence[RequestInProgress],
+    status: int,
+    reason: str,
 ) -> None:
     """Write a line of the access log for each request that ended with its worker.
 
-    The worker cannot write them any more; the scoreboard still holds them. Where the log cannot be
-    opened, nothing is written: the workers report that.
+    The worker cannot write them any more; the scoreboard still holds them.
     """
-    if settings.access_logfile is None or not requests:
+    if not requests:
         return
     try:
-        sink = LogSink.open(settings.access_logfile, setting="access_logfile", stream=1)
-    except SettingsError:
+        sink = logs.access_sink()
+    except (OSError, SettingsError):  # no descriptor is left
+        return
+    if sink is None:
         return
     line = compile_format(settings.access_logformat)
     for request in requests:

@@ -13,6 +13,7 @@ from penstock import messages
 from penstock.app.loading import load_application
 from penstock.config.budgets import budgets, facts
 from penstock.edge.rate_limit import RateTable
+from penstock.supervisor.logs import WorkerLogs
 from penstock.supervisor.worker_process import Stage, WorkerProcess
 from penstock.telemetry.scoreboard import Scoreboard, Slot
 from penstock.worker.channel import Channel
@@ -77,11 +78,11 @@ class Generation:
         logger: logging.Logger,
         close_in_child: Callable[[Generation], None],
     ) -> None:
-        """Make room for ``wanted`` workers; none is started yet.
+        """Open the logs, and make room for ``wanted`` workers; none is started yet.
 
         ``identity`` is the user that the workers become. ``server`` is for gunicorn's hooks,
         ``title`` for the titles of processes. ``close_in_child`` closes in a forked child what is
-        the supervisor's alone.
+        the supervisor's alone. Raises `SettingsError` for a log that cannot be opened.
         """
         self.number = number
         self.launch = launch
@@ -102,7 +103,8 @@ class Generation:
         self.has_served = False
         """One of its workers has served: its settings are valid."""
         self.paused_until = 0.0
-        self._identity = identity
+        self.identity = identity
+        self.logs = WorkerLogs(settings, identity)
         self._title = title
         self._logger = logger
         self._close_in_child = close_in_child
@@ -177,7 +179,7 @@ class Generation:
     def _fork(self, worker: WorkerProcess, channel: Channel, dump: int) -> int:
         """Return the process id of a new worker; 0 where it sends that itself. Raises OSError."""
         if self.preloader is not None:
-            self.preloader.fork(worker.number, worker.slot, channel, dump, self.has_served)
+            self.preloader.fork(worker.number, worker.slot, channel, dump, self.logs.descriptors)
             return 0
         # The supervisor has one thread, so that nothing is half done in the child.
         pid = os.fork()
@@ -189,8 +191,8 @@ class Generation:
                     channel,
                     dump,
                     lambda: load_application(self.launch.application),
+                    dict(self.logs.descriptors),
                     watches=worker.watches,
-                    lenient=self.has_served,
                 ),
                 self.move_in,
             )
@@ -203,9 +205,9 @@ class Generation:
         channel: Channel,
         dump: int,
         load: Callable[[], WSGIApplication],
+        logs: Mapping[str, int],
         *,
         watches: bool = False,
-        lenient: bool = False,
     ) -> Assignment:
         """Return what a worker of this generation is given; see `Assignment`."""
         return Assignment(
@@ -213,7 +215,7 @@ class Generation:
             settings=self.settings,
             listeners=self.listeners,
             multiprocess=self.wanted > 1,
-            identity=self._identity,
+            identity=self.identity,
             title=self._title,
             server=self.server,
             slot=slot,
@@ -223,14 +225,20 @@ class Generation:
             dump=dump,
             prepare=self.launch.prepare,
             load=load,
+            logs=logs,
             watches=watches,
-            lenient=lenient,
         )
 
     def move_in(self) -> None:
         """Make a forked child one of this generation: close what is the supervisor's alone."""
         self._close_in_child(self)
         os.chdir(self.directory)  # the supervisor may have left it since, in a reload
+
+    def reopen_logs(self) -> None:
+        """Open the log files again by their names, and pass them to the workers."""
+        fresh = self.logs.reopen(self._logger)
+        for worker in self.workers:
+            worker.reopen_logs(fresh)
 
     # -- ends of workers --------------------------------------------------------------------------
 

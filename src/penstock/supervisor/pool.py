@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from penstock.listeners import Listener
     from penstock.supervisor.generation import Launch
     from penstock.supervisor.hooks import ServerHooks
+    from penstock.supervisor.logs import WorkerLogs
     from penstock.supervisor.loop import Loop
     from penstock.supervisor.status import Counters
     from penstock.system.cgroups import Cgroups
@@ -306,7 +307,8 @@ class Pool:
             self._log_crash(worker, report, requests)
         if report.signal or not told:  # else the worker has written them itself
             logged = GATEWAY_TIMEOUT if worker.killed_because else BAD_GATEWAY
-            log_lost_requests(worker.settings, requests, logged, f"the worker {report.describe()}")
+            reason = f"the worker {report.describe()}"
+            log_lost_requests(worker.settings, generation.logs, requests, logged, reason)
         was_booting = worker.is_booting
         pause = 0.0 if told else generation.note_death(worker)
         self._counters.add_ended(worker, "" if told else report.reason)
@@ -358,14 +360,10 @@ class Pool:
         for generation in list(self.generations):
             if not generation.workers and generation not in kept:
                 generation.end_preloader()
+                generation.logs.close()
                 self.generations.remove(generation)
 
     # -- orders to all ----------------------------------------------------------------------------
-
-    def order(self, what: str) -> None:
-        """Send an order to every worker."""
-        for worker in self:
-            worker.order(what)
 
     def share(self, shares: bool) -> None:
         """Tell every worker whether another supervisor has the listeners, too."""
@@ -385,9 +383,14 @@ class Pool:
             worker.leaving_because = worker.leaving_because or because
             worker.quit()
 
-    def close_in_child(self, kept: Sequence[Listener]) -> None:
-        """Close, in a forked child, the channels of all workers, and all listeners but these."""
+    def close_in_child(self, kept: Sequence[Listener], logs: WorkerLogs | None = None) -> None:
+        """Close the channels of all workers, and all listeners and logs but these.
+
+        Must be called in a forked child.
+        """
         for generation in self.generations:
+            if generation.logs is not logs:
+                generation.logs.close()
             for listener in generation.listeners:
                 if listener not in kept:
                     listener.socket.close()

@@ -14,7 +14,7 @@ import os
 import signal
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import TYPE_CHECKING, NoReturn
 
@@ -23,18 +23,23 @@ from penstock.app.loading import load_application
 from penstock.listeners import kept_from_children
 from penstock.system.fork_safety import fork_hazards, open_descriptors
 from penstock.system.prctl import end_with_parent, outlive_parent
+from penstock.system.privileges import become, drop_capabilities
 from penstock.telemetry.error_log import ErrorLog, process_logger
 from penstock.worker import child
-from penstock.worker.channel import Channel, Message
+from penstock.worker.channel import CLOSE_ON_EXEC, Channel, Message
+from penstock.worker.worker import transport_class
 
 if TYPE_CHECKING:
     from wsgiref.types import WSGIApplication
 
+    from penstock.config.settings import Settings
     from penstock.supervisor.generation import Generation
     from penstock.supervisor.loop import Loop
     from penstock.telemetry.scoreboard import Slot
 
-_MESSAGE_BYTES = 96
+_MESSAGE_BYTES = 160
+_MOST_DESCRIPTORS = 4
+"""With one order: a channel, a pipe for stacks, and two logs."""
 _IGNORED = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGHUP, signal.SIGUSR1,
             signal.SIGUSR2, signal.SIGTTIN, signal.SIGTTOU)  # fmt: skip
 
@@ -78,14 +83,17 @@ class Preloader:
             return
         self._loop.watch(self._channel.fileno(), self._listen)
 
-    def fork(self, number: int, slot: Slot, channel: Channel, dump: int, lenient: bool) -> None:
+    def fork(
+        self, number: int, slot: Slot, channel: Channel, dump: int, logs: Mapping[str, int]
+    ) -> None:
         """Order a worker, which sends its process id when it runs. Raises OSError."""
         if self._channel is None:
             raise OSError(0, "the process that has loaded the application is gone")
-        what = {"number": number, "slot": slot.index, "lenient": lenient}
+        what = {"number": number, "slot": slot.index, "logs": list(logs)}
         order = json.dumps(what).encode().ljust(_MESSAGE_BYTES)
+        passed = [channel.fileno(), dump, *logs.values()]
         try:
-            socket.send_fds(self._channel.socket, [order], [channel.fileno(), dump])
+            socket.send_fds(self._channel.socket, [order], passed)
         except BlockingIOError:
             raise OSError(
                 0, "the process that has loaded the application does not answer"
@@ -154,9 +162,14 @@ class _PreloadingProcess:
             for number in _IGNORED:
                 # Not SIG_IGN, which the workers would keep. The supervisor ends this process.
                 signal.signal(number, _do_nothing)
-            logger = ErrorLog(settings.error_logfile, settings.log_level, process_logger()).logger
+            passed = generation.logs.descriptors.pop("error_logfile", None)
+            generation.logs.close()
+            logger = ErrorLog(
+                settings.error_logfile, settings.log_level, process_logger(), passed=passed
+            ).logger
             before = open_descriptors()
             generation.launch.prepare(settings)
+            self._become(settings)
             with kept_from_children(generation.listeners):
                 self._application = load_application(generation.launch.application)
             _warn_of_unsafe_state(logger, before)
@@ -170,39 +183,54 @@ class _PreloadingProcess:
         finally:
             os._exit(0)
 
+    def _become(self, settings: Settings) -> None:
+        """Give up privileges before the application is imported, as a worker does."""
+        drop_capabilities()
+        identity = self._generation.identity
+        if identity is None:
+            return
+        transport_class(settings)  # its modules may be where only root may read
+        become(identity, setuid_programs=settings.allow_setuid_programs)
+        end_with_parent(self._generation.server.pid)  # the kernel has forgotten it
+
     def _serve(self) -> None:
         sock = self._channel.socket
         sock.setblocking(True)
         while True:
             data, descriptors, _flags, _address = socket.recv_fds(
-                sock, _MESSAGE_BYTES, 2, socket.MSG_WAITALL
+                sock, _MESSAGE_BYTES, _MOST_DESCRIPTORS, socket.MSG_WAITALL | CLOSE_ON_EXEC
             )
             if not data:
                 return
-            order = json.loads(data)
-            self._fork(order, *descriptors)
+            self._fork(json.loads(data), descriptors)
 
-    def _fork(self, order: Message, channel: int, dump: int) -> None:
+    def _fork(self, order: Message, descriptors: list[int]) -> None:
+        adopted, adopt = os.pipe2(os.O_CLOEXEC)
         pid = os.fork()
         if pid:
-            os.close(channel)
-            os.close(dump)
+            for descriptor in (*descriptors, adopted):
+                os.close(descriptor)
             os.waitpid(pid, 0)
+            os.close(adopt)
             return
         if os.fork():
             os._exit(0)  # its child is an orphan now, which the supervisor adopts
+        # Not before that: the supervisor takes messages from its own children alone.
+        os.close(adopt)
+        os.read(adopted, 1)
+        os.close(adopted)
+        channel, dump, *logs = descriptors
         for number in _IGNORED:
             if signal.getsignal(number) is _do_nothing:
                 signal.signal(number, signal.SIG_DFL)
         generation = self._generation
-        os.set_inheritable(dump, False)
         assignment = generation.assignment(
             order["number"],
             generation.scoreboard.slots[order["slot"]],
-            Channel(socket.socket(fileno=channel)),
+            Channel(socket.socket(fileno=channel), is_workers=True),
             dump,
             lambda: self._application,
-            lenient=order["lenient"],
+            dict(zip(order["logs"], logs, strict=True)),
         )
         child.run(assignment, self._channel.close)
 

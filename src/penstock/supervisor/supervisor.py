@@ -16,7 +16,7 @@ from dataclasses import replace as with_changes
 from typing import TYPE_CHECKING
 
 from penstock import messages
-from penstock.config.identity import title_of
+from penstock.config.identity import identity_of, title_of
 from penstock.control.commands import ControlError, Outcome, Reply
 from penstock.control.server import ControlServer
 from penstock.errors import PenstockError, SettingsError
@@ -54,6 +54,7 @@ from penstock.system.signals import FROM_OUTSIDE, Signals
 from penstock.system.standard_streams import has_terminal
 from penstock.system.systemd import Notifier
 from penstock.telemetry.error_log import ErrorLog, process_logger
+from penstock.telemetry.log_files import opener_for
 from penstock.telemetry.scoreboard import READY
 from penstock.worker.child import INTERRUPTED
 from penstock.worker.main import CUT_OFF, STOPPED, tell_serving, tell_settings
@@ -64,6 +65,7 @@ if TYPE_CHECKING:
     from penstock.config.settings import Settings
     from penstock.listeners import Listener
     from penstock.supervisor.generation import Generation, Launch
+    from penstock.supervisor.logs import WorkerLogs
     from penstock.supervisor.state import State
     from penstock.supervisor.upgrade import Predecessor
     from penstock.worker.channel import Message
@@ -106,7 +108,10 @@ class Supervisor:
         self.state: State = Starting()
         self.counters = Counters(upgrades=predecessor.upgrades if predecessor is not None else 0)
         self.error_log = ErrorLog(
-            self.settings.error_logfile, self.settings.log_level, process_logger()
+            self.settings.error_logfile,
+            self.settings.log_level,
+            process_logger(),
+            opener=opener_for(identity_of(self.settings)),
         )
         self.logger = self.error_log.logger
         self.logger.addHandler(LastError(self.counters))
@@ -115,7 +120,7 @@ class Supervisor:
         cgroups = Cgroups()
         self.pool = Pool(
             self.loop, self.logger, self.hooks, cgroups, self.counters, self.handle,
-            lambda generation: self._close_in_child(generation.listeners),
+            lambda generation: self._close_in_child(generation.listeners, generation.logs),
         )  # fmt: skip
         self.commands = Commands(self, launch.application)
         self.control = ControlServer(self.commands.handle, self.loop.selector, self.logger)
@@ -230,13 +235,13 @@ class Supervisor:
                 self._rejected = None
         self.handle(events.Tick(now))
 
-    def _close_in_child(self, kept: Sequence[Listener]) -> None:
-        """Close, in a forked child, what is the supervisor's alone, and all listeners but these.
+    def _close_in_child(self, kept: Sequence[Listener], logs: WorkerLogs | None = None) -> None:
+        """Close what is the supervisor's alone, and all listeners and logs but these.
 
-        An address that a reload removes would stay open in a child that holds it: clients could
-        connect, and no process would answer.
+        Must be called in a forked child. An address that a reload removes would stay open in a
+        child that holds it: clients could connect, and no process would answer.
         """
-        self.pool.close_in_child(kept)
+        self.pool.close_in_child(kept, logs)
         for removed in self._removed:
             for listener in removed.listeners:
                 listener.socket.close()
@@ -519,7 +524,8 @@ class Supervisor:
     def _reopen_logs(self, _event: events.ReopenWanted) -> None:
         """Open the log files again by their names, after a rotation."""
         self._reopen_error_log()
-        self.pool.order("reopen")
+        for generation in self.pool.generations:
+            generation.reopen_logs()
 
     def _reopen_error_log(self) -> None:
         try:
@@ -602,7 +608,7 @@ class Supervisor:
         self.state = Serving()
         self._autoreload.end_failed()
         self.control.follow(self.settings)
-        self._renew_error_log(old.settings)
+        self._renew_error_log(old)
         self.hooks.scale(current.wanted)
         self._report_serving()
         self.counters.note_reload(True, reload.success)
@@ -640,14 +646,15 @@ class Supervisor:
             os.chdir(self.current.directory)
         self._notifier.ready(_RELOAD_FAILED)
 
-    def _renew_error_log(self, before: Settings) -> None:
+    def _renew_error_log(self, old: Generation) -> None:
         """Open the log that a reload wants: the same file again, or another."""
+        before, identity = old.settings, self.current.identity
         place = (self.settings.error_logfile, self.settings.log_level)
-        if place == (before.error_logfile, before.log_level):
+        if (*place, identity) == (before.error_logfile, before.log_level, old.identity):
             self._reopen_error_log()
             return
         try:
-            fresh = ErrorLog(*place, self.logger)
+            fresh = ErrorLog(*place, self.logger, opener=opener_for(identity))
         except SettingsError as error:  # the directory has gone since the workers opened theirs
             messages.SUPERVISOR_LOG_NOT_RENEWED.log(self.logger, error=error)
             return

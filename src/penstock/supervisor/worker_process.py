@@ -15,6 +15,8 @@ from penstock.telemetry.scoreboard import BEAT, STARTED
 from penstock.worker.channel import Channel, Message
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from penstock.config.settings import Settings
     from penstock.telemetry.scoreboard import Slot
 
@@ -136,6 +138,11 @@ class WorkerProcess:
     def order(self, what: str, **details: float) -> None:
         """Send an order."""
         self.channel.send({"do": what, **details})
+
+    def reopen_logs(self, fresh: Mapping[str, int]) -> None:
+        """Pass it the log files that were opened again, by setting."""
+        with suppress(OSError):  # no descriptor is left: it goes on in the old files
+            self.channel.send({"do": "reopen", "logs": list(fresh)}, list(fresh.values()))
 
     def let_serve(self) -> None:
         """Order it to serve."""

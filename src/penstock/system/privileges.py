@@ -1,21 +1,17 @@
-"""The user and the groups of a process, its capabilities, and its title.
+"""The user and the groups of a process, and its title.
 
-`become` cannot be undone: all user and group ids of the process change, and none is saved. HOME,
-USER and LOGNAME stay unchanged, as under gunicorn; ``--env`` sets them.
+`become` cannot be undone: all user and group ids of the process change, none is saved, and no
+capability is left. HOME, USER and LOGNAME stay unchanged, as under gunicorn; ``--env`` sets them.
 """
 
 from __future__ import annotations
 
 import importlib
 import os
-import stat
 from dataclasses import dataclass
 
 from penstock.errors import SettingsError
-
-# Bits of CapEff in /proc/PID/status; capabilities(7).
-CAP_SETGID = 1 << 6
-CAP_SETUID = 1 << 7
+from penstock.system import capabilities
 
 
 @dataclass(frozen=True)
@@ -35,44 +31,37 @@ class Identity:
             and set(os.getgroups()) | {self.gid} == {*self.groups, self.gid}
         )
 
-    def own(self, path: str) -> None:
-        """Give a file to this user, such as a log that the worker opens again. Raises OSError.
-
-        Where another user than root can write to the directory, a name there may be a link that
-        stands for a file of root's: links are not followed there.
-        """
-        if _is_roots(os.path.dirname(os.path.abspath(path))):
-            os.chown(path, self.uid, self.gid)
-            return
-        flags = os.O_WRONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_NOFOLLOW | os.O_CLOEXEC
-        descriptor = os.open(path, flags)
-        try:
-            status = os.fstat(descriptor)
-            if stat.S_ISREG(status.st_mode) and status.st_nlink == 1:  # else a hard link
-                os.fchown(descriptor, self.uid, self.gid)
-        finally:
-            os.close(descriptor)
+    @property
+    def is_root(self) -> bool:
+        """Whether the user is root, which keeps its capabilities."""
+        return self.uid == 0
 
 
-def _is_roots(directory: str) -> bool:
-    """Return True if only root can change the names in a directory. Raises OSError."""
-    status = os.stat(directory)
-    others = stat.S_IWGRP | stat.S_IWOTH
-    return status.st_uid == 0 and not status.st_mode & others
+def forbid_setuid_programs(identity: Identity) -> None:
+    """Keep this thread, and all threads and processes that it starts, from gaining privileges."""
+    if not identity.is_root:
+        capabilities.forbid_new_privileges()
 
 
-def become(identity: Identity) -> None:
+def become(identity: Identity, *, setuid_programs: bool = False) -> None:
     """Change this process, and all that it forks later, to an identity. Raises `SettingsError`.
 
-    The groups change first, because the process loses the right to change them with its user id.
+    Unless the identity is root's, no capability is left afterwards, and no exec can give one: with
+    ``setuid_programs`` an exec of a setuid program still can.
     """
-    if identity.is_current():
-        return
     try:
-        if os.geteuid() == 0 or capabilities() & CAP_SETGID:
-            os.setgroups(identity.groups)
-        os.setresgid(identity.gid, identity.gid, identity.gid)
-        os.setresuid(identity.uid, identity.uid, identity.uid)
+        if not identity.is_root and not setuid_programs:
+            capabilities.forbid_new_privileges()
+            capabilities.empty_bounding_set()
+        if not identity.is_current():
+            # The groups change first: the process loses the right to that with its user id.
+            if os.geteuid() == 0 or capabilities.effective() & capabilities.CAP_SETGID:
+                os.setgroups(identity.groups)
+            os.setresgid(identity.gid, identity.gid, identity.gid)
+            os.setresuid(identity.uid, identity.uid, identity.uid)
+        if not identity.is_root:
+            capabilities.drop()
+            capabilities.check_dropped(nothing_new=not setuid_programs)
     except (OSError, ValueError) as error:  # more groups than the system takes: ValueError
         reason = getattr(error, "strerror", None) or error
         raise SettingsError(
@@ -86,6 +75,19 @@ def become(identity: Identity) -> None:
         )
 
 
+def drop_capabilities() -> None:
+    """Give up the capabilities of this thread, if it was started with some, but not as root.
+
+    systemd's ``AmbientCapabilities=`` gives them, so that the supervisor can listen on port 80.
+    Raises `SettingsError` where they cannot be given up.
+    """
+    if os.geteuid() == 0 or not capabilities.has_any():
+        return
+    capabilities.drop()
+    if capabilities.has_any():
+        raise SettingsError("the capabilities that this process was started with cannot be dropped")
+
+
 def set_title(role: str, name: str) -> bool:
     """Set the process title to ``penstock: ROLE [NAME]`` if the package setproctitle is installed.
 
@@ -96,15 +98,3 @@ def set_title(role: str, name: str) -> bool:
     except Exception:  # the package is missing or broken: the server works without a title
         return False
     return True
-
-
-def capabilities() -> int:
-    """Return the bits of this process's effective capabilities; 0 where they are not known."""
-    try:
-        with open("/proc/self/status", "rb") as status:
-            for line in status:
-                if line.startswith(b"CapEff:"):
-                    return int(line.split()[1], 16)
-    except (OSError, ValueError, IndexError):
-        pass
-    return 0

@@ -84,9 +84,9 @@ class AccessLog:
         self._sink.count_dropped(count)
         self._report(TOO_MANY_WAIT)
 
-    def reopen(self) -> None:
-        """Open the file anew after a rotation. Raises OSError, and keeps the old one then."""
-        self._sink.reopen()
+    def reopen(self, passed: int | None = None) -> None:
+        """Open the file again after a rotation, as `LogSink.reopen` does."""
+        self._sink.reopen(passed)
 
     def close(self) -> None:
         """Close the sink."""

@@ -14,6 +14,7 @@ from typing import Final
 
 from penstock import messages
 from penstock.errors import SettingsError
+from penstock.telemetry.log_files import Opener, open_plainly
 from penstock.telemetry.log_sink import LogSink
 
 LOGGER_NAME: Final = "penstock"
@@ -113,17 +114,21 @@ class ErrorLog:
         error_logfile: str = "-",
         log_level: str = "info",
         logger: logging.Logger | None = None,
+        *,
+        opener: Opener = open_plainly,
+        passed: int | None = None,
     ) -> None:
         """Open the log; the root logger stays as it is.
 
         ``error_logfile`` is a path, or ``-`` for standard error; ``log_level`` is one of debug,
         info, warning, error and critical. The log takes over ``logger`` until `close`; without
-        one, it makes a logger that ``logging.getLogger`` does not return. Raises `SettingsError`.
+        one, it makes a logger that ``logging.getLogger`` does not return. ``opener`` and ``passed``
+        are `LogSink.open`'s. Raises `SettingsError`.
         """
         level = _LEVELS.get(log_level.lower())
         if level is None:
             raise SettingsError(f"log_level: {log_level!r} is none of {', '.join(_LEVELS)}")
-        sink = LogSink.open(error_logfile, setting="error_logfile")
+        sink = LogSink.open(error_logfile, setting="error_logfile", opener=opener, passed=passed)
         fallback = LogSink.open("-", setting="error_logfile") if sink.path else None
         self._handler = SinkHandler(sink, fallback)
         self._before: tuple[list[logging.Handler], int, bool] | None = None
@@ -141,9 +146,9 @@ class ErrorLog:
         """How many lines could not be written to the file or stream so far."""
         return self._handler.sink.dropped
 
-    def reopen(self) -> None:
-        """Open the file again after a rotation. Raises OSError, and then keeps the old one."""
-        self._handler.sink.reopen()
+    def reopen(self, passed: int | None = None) -> None:
+        """Open the file again after a rotation, as `LogSink.reopen` does."""
+        self._handler.sink.reopen(passed)
 
     def close(self) -> None:
         """Close the log, and restore a logger that was taken over."""

@@ -21,15 +21,12 @@ from typing import Final
 
 from penstock import messages
 from penstock.errors import SettingsError
+from penstock.telemetry.log_files import OPEN_FLAGS, Opener, open_plainly, open_stream
 
-# Logs name clients and their requests: not every user of the machine may read them.
-FILE_MODE: Final = 0o640
 # How much is kept of a line whose first part has been written; a line of a log is far shorter.
 MAX_REST_BYTES: Final = 65_536
 # The pause between two attempts where several processes compete for the room in one pipe.
 RETRY_SECONDS: Final = 0.001
-
-_OPEN_FLAGS: Final = os.O_WRONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 
 
 def dropped_notice(count: int) -> str:
@@ -45,11 +42,17 @@ class LogSink:
     """
 
     def __init__(
-        self, descriptor: int, *, path: str = "", notice: Callable[[int], str] = dropped_notice
+        self,
+        descriptor: int,
+        *,
+        path: str = "",
+        notice: Callable[[int], str] = dropped_notice,
+        opener: Opener = open_plainly,
     ) -> None:
         """Take over ``descriptor``; `reopen` opens ``path``, ``notice`` returns a loss's line."""
         self.path = path
         self.notice = notice
+        self._opener = opener
         self.dropped = 0
         self.failure = ""
         # Above 2: an application that closes or redirects descriptors 0 to 2 does not affect it.
@@ -65,21 +68,28 @@ class LogSink:
         _sinks.add(self)
 
     @classmethod
-    def open(cls, destination: str, *, setting: str, stream: int = 2) -> LogSink:
-        """Return a sink for a path, which is created if it is missing, or for ``"-"``.
+    def open(
+        cls,
+        destination: str,
+        *,
+        setting: str,
+        stream: int = 2,
+        opener: Opener = open_plainly,
+        passed: int | None = None,
+    ) -> LogSink:
+        """Return a sink for a path, which ``opener`` opens, or for ``"-"``.
 
+        ``passed`` is a descriptor of the file, where another process has opened it.
         ``"-"`` is descriptor ``stream`` (1 or 2) as it is now. If that was closed when Python
         started, nothing is written. Raises `SettingsError`, which names ``setting`` and the path.
         """
         try:
             if destination == "-":
                 return cls(_open_stream(stream))
-            return cls(_open_path(destination), path=destination)
+            descriptor = passed if passed is not None else opener(destination)
+            return cls(descriptor, path=destination, opener=opener)
         except (OSError, ValueError) as error:
-            reason = error.strerror if isinstance(error, OSError) else str(error)
-            raise SettingsError(
-                f"{setting}: cannot open {destination!r} for writing: {reason}"
-            ) from error
+            raise cannot_open(setting, destination, error) from error
 
     def write(self, text: str, *, patience: float = 0.0) -> bool:
         """Write whole lines; return True if all of ``text`` was written. Never raises.
@@ -106,11 +116,14 @@ class LogSink:
             self.dropped += lines
             self._unreported += lines
 
-    def reopen(self) -> None:
-        """Open the path again, after a rotation. Raises OSError, and then keeps the old file."""
+    def reopen(self, passed: int | None = None) -> None:
+        """Open the path again, after a rotation. Raises OSError, and then keeps the old file.
+
+        ``passed`` is a descriptor of the new file, where another process has opened it.
+        """
         if not self.path:
             return
-        fresh = _open_path(self.path)
+        fresh = passed if passed is not None else self._opener(self.path)
         try:
             with self._lock:
                 if self._closed:
@@ -203,9 +216,10 @@ def _piece(data: bytes, start: int) -> bytes:
     return data[start:end]
 
 
-def _open_path(path: str) -> int:
-    # O_NONBLOCK: opening a named pipe without a reader would hang.
-    return os.open(path, _OPEN_FLAGS | os.O_APPEND | os.O_CREAT, FILE_MODE)
+def cannot_open(setting: str, path: str, error: OSError | ValueError) -> SettingsError:
+    """Return the error for a log that cannot be opened."""
+    reason = error.strerror if isinstance(error, OSError) else str(error)
+    return SettingsError(f"{setting}: cannot open {path!r} for writing: {reason}")
 
 
 def _open_stream(descriptor: int) -> int:
@@ -213,14 +227,8 @@ def _open_stream(descriptor: int) -> int:
     at_start = sys.__stdout__ if descriptor == 1 else sys.__stderr__
     if at_start is None:
         # Another file may have this number now, such as a listening socket.
-        return os.open(os.devnull, _OPEN_FLAGS)
-    mode = os.fstat(descriptor).st_mode
-    if stat.S_ISFIFO(mode) or stat.S_ISCHR(mode):
-        try:
-            return os.open(f"/proc/self/fd/{descriptor}", _OPEN_FLAGS)
-        except OSError:
-            pass  # No /proc, or the pipe belongs to another user: poll alone has to do.
-    return os.dup(descriptor)
+        return os.open(os.devnull, OPEN_FLAGS)
+    return open_stream(descriptor)
 
 
 _sinks: weakref.WeakSet[LogSink] = weakref.WeakSet()

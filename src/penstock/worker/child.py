@@ -10,24 +10,27 @@ import selectors
 import signal
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from dataclasses import replace as with_changes
 from typing import TYPE_CHECKING, NoReturn
 
 from penstock import messages
 from penstock.app.file_watcher import Watch, keep_young_code_out_of_the_cache
 from penstock.app.loading import SpecError
 from penstock.compat.gunicorn.hooks import Hooks, WorkerOfServer
-from penstock.errors import PenstockError, SettingsError
+from penstock.errors import PenstockError
 from penstock.listeners import kept_from_children
 from penstock.system.prctl import end_with_parent, outlive_parent
-from penstock.system.privileges import Identity, become, set_title
+from penstock.system.privileges import (
+    Identity,
+    become,
+    drop_capabilities,
+    forbid_setuid_programs,
+    set_title,
+)
 from penstock.system.signals import FROM_OUTSIDE, Signals
 from penstock.system.standard_streams import flush_all
 from penstock.telemetry.error_log import SinkHandler, process_logger
-from penstock.telemetry.log_sink import LogSink
 from penstock.telemetry.scoreboard import PID, RequestInProgress, Slot
 from penstock.worker.channel import Channel
 from penstock.worker.main import (
@@ -92,10 +95,10 @@ class Assignment:
     prepare: Callable[[Settings], None]
     """Gives the process the directory, the search path, the variables and the mask."""
     load: Callable[[], WSGIApplication]
+    logs: Mapping[str, int]
+    """A descriptor for each setting of a log file; the worker takes them over."""
     watches: bool = False
     """It watches the application's files from the start (setting: reload)."""
-    lenient: bool = False
-    """It does without a log that cannot be opened, because others of its generation serve."""
 
 
 def run(assignment: Assignment, close_in_child: Callable[[], None]) -> NoReturn:
@@ -143,24 +146,6 @@ def report(channel: Channel, error: BaseException, watched: int = 0) -> None:
     )
 
 
-def _with_logs_that_open(settings: Settings, troubles: list[SettingsError]) -> Settings:
-    """Return settings with standard streams for files that have become impossible.
-
-    A worker that replaces another must serve, even where the directory of a log was removed.
-    """
-    changes: dict[str, str] = {}
-    for name in ("error_logfile", "access_logfile"):
-        path = getattr(settings, name)
-        if path in (None, "-"):
-            continue
-        try:
-            LogSink.open(path, setting=name).close()
-        except SettingsError as error:
-            changes[name] = "-"
-            troubles.append(error)
-    return with_changes(settings, **changes)  # type: ignore[arg-type]
-
-
 class _Child:
     """The main thread of a worker's process."""
 
@@ -187,12 +172,12 @@ class _Child:
         #    port for ever, so the kernel ends it with the supervisor.
         self._introduce_itself()
         self._end_with_supervisor()
-        # 2. Open the logs while that is allowed, then become the user of the settings. The parent's
-        #    log is closed: after a rotation it would keep the old file.
+        self._restrict()
+        # 2. Take the logs over, then become the user of the settings. The parent's log is closed:
+        #    after a rotation it would keep the old file.
         inherited = [each for each in process_logger().handlers if isinstance(each, SinkHandler)]
-        troubles: list[SettingsError] = []
         self._worker = Worker(
-            _with_logs_that_open(settings, troubles) if assignment.lenient else settings,
+            settings,
             assignment.listeners,
             process_logger(),
             slot=assignment.slot,
@@ -200,16 +185,15 @@ class _Child:
             on_stuck=self._tell_stuck,
             budgets=assignment.budgets,
             rate_table=assignment.rate_table,
+            logs=assignment.logs,
         )
-        for trouble in troubles:
-            messages.LOG_FILE_NOT_OPENED.log(self._worker.logger, error=trouble)
         for handler in inherited:
             handler.close_sinks()
         assignment.prepare(settings)  # hooks see the variables and the search path, too
         self._call_hook("post_fork", assignment.server, self._facade)
         if assignment.identity is not None:
             transport_class(settings)  # its modules may be where only root may read
-            self._become(assignment.identity)
+            become(assignment.identity, setuid_programs=settings.allow_setuid_programs)
             self._end_with_supervisor()  # the kernel forgets it when the user changes
         # 3. Load the application.
         with kept_from_children(assignment.listeners):
@@ -239,6 +223,13 @@ class _Child:
             own_process=True,
             last=lambda: self._call_hook("worker_exit", assignment.server, self._facade),
         )
+
+    def _restrict(self) -> None:
+        """Give up what is given up thread by thread, while there is no other thread."""
+        identity, settings = self._assignment.identity, self._settings
+        drop_capabilities()
+        if identity is not None and not settings.allow_setuid_programs:
+            forbid_setuid_programs(identity)
 
     def _end_with_supervisor(self) -> None:
         # A worker that the preloader has forked has the application already. The parent's process
@@ -290,16 +281,6 @@ class _Child:
         self._facade.pid = pid
         set_title(f"worker {assignment.number}", assignment.title)
 
-    def _become(self, identity: Identity) -> None:
-        """Give up privileges; the log files are this user's, so that they can be opened again."""
-        settings = self._settings
-        if not identity.is_current():
-            for path in (settings.error_logfile, settings.access_logfile):
-                if path not in (None, "-"):
-                    with suppress(OSError):  # a file system that has no owners
-                        identity.own(path)
-        become(identity)
-
     def _leave(self, order: str) -> int:
         self._facade.alive = False
         if self._watch is not None:
@@ -344,13 +325,20 @@ class _Child:
 
     def _follow(self, order: str) -> None:
         if order == "reopen":
-            self._worker.reopen_logs()
+            self._reopen_logs()
         elif order == "stacks":
             self._channel.send({"event": "stacks", "text": self._worker.describe_stacks()})
         elif order in ("share", "own"):
             self._shares = order == "share"
         elif order == "watch" and self._watch is not None:
             self._watch.begin()
+
+    def _reopen_logs(self) -> None:
+        """Act on a SIGUSR1 that was sent to this worker alone."""
+        if self._assignment.identity is None:
+            self._worker.reopen_logs()
+        else:
+            self._worker.logger.info("SIGUSR1: the supervisor opens the logs; send it there")
 
     def _next(self, timeout: float | None) -> str | None:
         """Return the next order, or None after ``timeout`` seconds."""
@@ -382,7 +370,12 @@ class _Child:
             return
         for message in self._channel.receive():
             self._within = float(message.get("within", self._within))
-            self._orders.append(str(message["do"]))
+            if message["do"] == "reopen":
+                names = message["logs"]
+                passed = self._channel.take_descriptors(len(names))
+                self._worker.reopen_logs(dict(zip(names, passed, strict=True)))
+            else:
+                self._orders.append(str(message["do"]))
         self._channel.flush()
         if self._channel.ended:
             self._selector.unregister(self._channel)

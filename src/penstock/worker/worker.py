@@ -7,7 +7,7 @@ import os
 import threading
 import time
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
@@ -123,13 +123,15 @@ class Worker:
         on_stuck: Callable[[RequestInProgress | None, int], None] | None = None,
         budgets: Budgets | None = None,
         rate_table: RateTable | None = None,
+        logs: Mapping[str, int] | None = None,
     ) -> None:
         """Open the logs; ``logger`` is for `ErrorLog`.
 
         ``slot`` is its place on a scoreboard that it shares with others; without one it makes a
         scoreboard for itself. ``multiprocess`` is True if there may be other workers.
         ``on_stuck`` is `Deadlines`'s. ``budgets`` and ``rate_table`` are those of all workers;
-        without them it has its own. Raises `SettingsError`, and has nothing open then.
+        without them it has its own. ``logs`` has a descriptor for each setting of a log file that
+        the supervisor has opened. Raises `SettingsError`, and has nothing open then.
         """
         self.settings = settings
         self.slot = slot if slot is not None else _slot_of_its_own(settings)
@@ -139,7 +141,10 @@ class Worker:
         self._budgets = budgets
         self._rate_table = rate_table
         self._timeout_for = timeouts_by_path(settings)
-        self.error_log = ErrorLog(settings.error_logfile, settings.log_level, logger)
+        passed = logs or {}
+        self.error_log = ErrorLog(
+            settings.error_logfile, settings.log_level, logger, passed=passed.get("error_logfile")
+        )
         self.logger = self.error_log.logger
         self._deadlines = Deadlines(
             self.slot,
@@ -153,7 +158,7 @@ class Worker:
         self._observers: Observers | None = None
         observers: list[Observer] = []
         try:
-            self.access_log = self._open_access_log()
+            self.access_log = self._open_access_log(passed.get("access_logfile"))
             if self.access_log is not None:
                 observers.append(self.access_log)
             if settings.trace:
@@ -191,11 +196,13 @@ class Worker:
             observers=self._observers,
         )
 
-    def _open_access_log(self) -> AccessLog | None:
+    def _open_access_log(self, passed: int | None) -> AccessLog | None:
         settings = self.settings
         if settings.access_logfile is None:
             return None
-        sink = LogSink.open(settings.access_logfile, setting="access_logfile", stream=1)
+        sink = LogSink.open(
+            settings.access_logfile, setting="access_logfile", stream=1, passed=passed
+        )
         try:
             return AccessLog(sink, settings.access_logformat, self.logger)
         except SettingsError:
@@ -331,12 +338,17 @@ class Worker:
         """Return the Python stacks of all threads, with the request that each is in."""
         return worker_stacks(self.slot)
 
-    def reopen_logs(self) -> None:
-        """Open the log files again by their names, after a rotation."""
-        for kind, log in (("error", self.error_log), ("access", self.access_log)):
-            if log is not None:
+    def reopen_logs(self, passed: Mapping[str, int] | None = None) -> None:
+        """Open the log files again, after a rotation.
+
+        ``passed`` has descriptors of the new files, where the supervisor has opened them.
+        """
+        logs: tuple[tuple[str, ErrorLog | AccessLog | None], ...]
+        logs = (("error", self.error_log), ("access", self.access_log))
+        for kind, log in logs:
+            if log is not None and (passed is None or f"{kind}_logfile" in passed):
                 try:
-                    log.reopen()
+                    log.reopen(passed[f"{kind}_logfile"] if passed is not None else None)
                     self.logger.debug("the %s log has been opened again", kind)
                 except OSError as error:
                     messages.LOG_FILE_NOT_REOPENED.log(

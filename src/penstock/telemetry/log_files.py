@@ -1,0 +1,125 @@
+"""Opening log files: who opens them, and what is no log file.
+
+A server that was started as root with ``--user`` writes logs that the workers can reach, and a
+worker may run hostile code. docs/privileges.md has the rules; this is where they are kept.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Final
+
+from penstock.system.as_user import HelperError, as_user
+from penstock.system.paths import Entry, find, stream_number
+
+if TYPE_CHECKING:
+    from penstock.system.privileges import Identity
+
+# Logs name clients and their requests: not every user of the machine may read them.
+FILE_MODE: Final = 0o640
+
+OPEN_FLAGS: Final = os.O_WRONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+"""O_NONBLOCK: opening a named pipe without a reader would hang."""
+
+_CREATE: Final = OPEN_FLAGS | os.O_APPEND | os.O_CREAT
+_DIRECTORY: Final = getattr(os, "O_PATH", os.O_RDONLY) | os.O_DIRECTORY | os.O_CLOEXEC
+
+Opener = Callable[[str], int]
+"""Returns a descriptor of the file at an absolute path, which is created if it is missing. Raises
+OSError, with the reason in words."""
+
+
+def open_plainly(path: str) -> int:
+    """Open a file with the rights of this process, as any program does."""
+    return os.open(path, _CREATE, FILE_MODE)
+
+
+def opener_for(identity: Identity | None) -> Opener:
+    """Return how to open the logs of workers that run as ``identity``; None is this process's.
+
+    The rules are for root alone: another user has no rights that the workers lack.
+    """
+    if identity is None or identity.is_root or os.geteuid() != 0:
+        return open_plainly
+    return lambda path: _open_as_root(path, identity)
+
+
+def open_stream(descriptor: int) -> int:
+    """Return a new descriptor for what is open as ``descriptor``. Raises OSError.
+
+    A pipe or a terminal is opened again: the flag for non-blocking calls is shared otherwise.
+    """
+    mode = os.fstat(descriptor).st_mode
+    if stat.S_ISFIFO(mode) or stat.S_ISCHR(mode):
+        try:
+            return os.open(f"/proc/self/fd/{descriptor}", OPEN_FLAGS)
+        except OSError:
+            pass  # No /proc, or the pipe belongs to another user: poll alone has to do.
+    return os.dup(descriptor)
+
+
+def _open_as_root(path: str, identity: Identity) -> int:
+    with find(path) as place:
+        number = stream_number(place.path)
+        if number is not None:
+            return open_stream(number)
+        changeable = place.changeable
+        if changeable is None:
+            return _open_in(place.directory, place.name)
+    try:
+        (descriptor,) = as_user(identity, lambda: [_open_as_user(path, identity)])
+    except HelperError as error:
+        raise OSError(
+            errno.EACCES,
+            f"{error} (opened as user {identity.uid}, because others than root can change "
+            f"{changeable})",
+        ) from None
+    return descriptor
+
+
+def _open_as_user(path: str, identity: Identity) -> int:
+    """Open the file in a helper process, which has the rights of the user alone."""
+    parent = os.path.dirname(path)
+    directory = os.open(parent, _DIRECTORY)
+    status = os.fstat(directory)
+    shared = others_can_write(status, identity)
+    if shared and not status.st_mode & stat.S_ISVTX:
+        raise OSError(
+            errno.EACCES,
+            f"its directory {Entry.of(parent, status)} can be written by other users than user "
+            f"{identity.uid}",
+        )
+    descriptor = _open_in(directory, os.path.basename(path))
+    found = os.fstat(descriptor)
+    if shared and found.st_uid not in (0, identity.uid):
+        raise OSError(errno.EACCES, f"{Entry.of(path, found)} belongs to another user")
+    return descriptor
+
+
+def others_can_write(status: os.stat_result, identity: Identity) -> bool:
+    """Return True if another user than root and this one may write to a directory."""
+    groups = (0, identity.gid, *identity.groups)
+    return (
+        status.st_uid not in (0, identity.uid)
+        or bool(status.st_mode & stat.S_IWOTH)
+        or (bool(status.st_mode & stat.S_IWGRP) and status.st_gid not in groups)
+    )
+
+
+def _open_in(directory: int, name: str) -> int:
+    """Open a name in an open directory, and no symbolic link. Raises OSError."""
+    try:
+        descriptor = os.open(name, _CREATE | os.O_NOFOLLOW, FILE_MODE, dir_fd=directory)
+    except OSError as error:
+        if error.errno != errno.ELOOP:
+            raise
+        reason = "it is a symbolic link: name the file that it leads to"
+        raise OSError(errno.ELOOP, reason) from None
+    mode = os.fstat(descriptor).st_mode
+    if stat.S_ISREG(mode) or stat.S_ISFIFO(mode) or stat.S_ISCHR(mode):
+        return descriptor
+    os.close(descriptor)
+    raise OSError(errno.EINVAL, "it is no file, named pipe or character device")
