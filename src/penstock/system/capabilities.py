@@ -1,4 +1,4 @@
-"""The capabilities of this process, and how it gives all of them up for good; Linux alone.
+"""The capabilities of this process, and how it gives them up; Linux alone.
 
 A process that changes from root to another user loses its permitted, effective and ambient
 capabilities, unless its secure bits say otherwise (capabilities(7)). It keeps the inheritable and
