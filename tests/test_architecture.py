@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import ast
+import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+
+import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 SOURCE = ROOT / "src"
@@ -303,3 +306,72 @@ def test_no_test_sleeps() -> None:
 def test_no_test_folder_is_a_package() -> None:
     """Two packages of one name would hide each other's modules."""
     assert not [str(path.relative_to(ROOT)) for path in TESTS.rglob("__init__.py")]
+
+
+# -- the crates of native/ ----------------------------------------------------------------------
+
+CRATES = {path.parent.name: path for path in sorted((ROOT / "native").glob("*/src"))}
+IN_CRATE = re.compile(r"\bcrate::(?:\{(?P<several>[^}]*)\}|(?P<one>\w+))")
+
+
+def crate_files(crate: str) -> dict[str, list[Path]]:
+    """Return the files of each module of a crate; a folder belongs to its module."""
+    files: dict[str, list[Path]] = {}
+    for path in sorted(CRATES[crate].rglob("*.rs")):
+        module = path.relative_to(CRATES[crate]).parts[0].removesuffix(".rs")
+        if module not in {"lib", "tests"}:
+            files.setdefault(module, []).append(path)
+    return files
+
+
+def crate_imports(files: list[Path]) -> set[str]:
+    """Return the modules of its own crate that a module names anywhere outside of its tests."""
+    found: set[str] = set()
+    for path in files:
+        text = path.read_text("utf-8").partition("#[cfg(test)]\nmod tests")[0]
+        text = re.sub(r"#\[cfg\(test\)\]\s*if [^{]*\{[^}]*\}", "", text)
+        code = "\n".join(line.partition("//")[0] for line in text.splitlines())
+        for match in IN_CRATE.finditer(code):
+            names = match["several"].split(",") if match["several"] else [match["one"]]
+            found.update(name.strip().partition("::")[0] for name in names)
+    return found
+
+
+@pytest.mark.parametrize("crate", CRATES)
+def test_no_import_of_a_crate_goes_round_in_a_circle(crate: str) -> None:
+    files = crate_files(crate)
+    edges = {
+        module: (crate_imports(paths) & set(files)) - {module} for module, paths in files.items()
+    }
+    assert any(edges.values()), "no import was found"
+    while ends := {module for module, targets in edges.items() if not targets}:
+        edges = {name: targets - ends for name, targets in edges.items() if name not in ends}
+    assert not edges, f"a circle runs through some of {sorted(edges)}"
+
+
+METHODS = re.compile(
+    r"(?<!#\[pymethods\]\n)^impl(?:<[^>]*>)? (?:\w+(?:<[^>]*>)? for )?(?P<type>\w+)", re.MULTILINE
+)
+DECLARED = re.compile(r"^pub(?:\(crate\))? (?:struct|enum) (?P<type>\w+)", re.MULTILINE)
+
+
+@pytest.mark.parametrize("crate", CRATES)
+def test_a_type_has_its_methods_where_it_is_declared(crate: str) -> None:
+    """A method in another module would be called, and so imported, without a line of ``use``.
+
+    Methods for Python may be elsewhere: the crate does not call them.
+    """
+    texts = {
+        module: "".join(path.read_text("utf-8") for path in paths)
+        for module, paths in crate_files(crate).items()
+    }
+    declared = {
+        match["type"]: module for module, text in texts.items() for match in DECLARED.finditer(text)
+    }
+    found = [
+        f"{module} has methods of {match['type']}"
+        for module, text in texts.items()
+        for match in METHODS.finditer(text)
+        if declared.get(match["type"], module) != module
+    ]
+    assert not found

@@ -5,9 +5,9 @@
 
 use crate::ffi::latin1_bytes;
 use crate::record::Record;
+use penstock_protocol::HeadCopy;
 use penstock_protocol::head::separator;
-use penstock_reactor::log_queue::HeadCopy;
-use penstock_reactor::shared::lock;
+use penstock_reactor::sync::lock;
 use penstock_reactor::sys::{self, Peer};
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;

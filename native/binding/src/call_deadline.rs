@@ -1,16 +1,15 @@
 //! Until when a call of the application must make progress: kept in the record of its thread, where
-//! `penstock.worker.deadlines` reads it. `disconnect.rs` sends the 504.
+//! `penstock.worker.deadlines` reads it. `ending.rs` sends the 504,
+//! `extend_deadline.rs` puts it off.
 //! `penstock.transport.python.call_deadline` is the reference.
 
 use crate::environ::keys;
-use crate::transport::Core;
 use penstock_reactor::scoreboard::{
     AWAITING_CLIENT, DEADLINE, NUMBER, PROGRESS, Record, SINCE, Scoreboard,
 };
 use penstock_reactor::sys::{self, Nanos, SECOND};
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyFloat};
-use std::sync::Weak;
 use std::sync::atomic::Ordering;
 
 /// The deadline of one call. The thread that answers writes it.
@@ -74,7 +73,7 @@ impl CallDeadline {
 
     /// Put the deadline off to so long from now, at most to `most` after the last progress; return
     /// it.
-    fn extend(
+    pub fn extend(
         &self,
         scoreboard: &Scoreboard,
         time: Nanos,
@@ -124,48 +123,4 @@ fn put_off(
 
 pub fn seconds(time: Nanos) -> f64 {
     time as f64 / SECOND as f64
-}
-
-/// `penstock.extend_deadline` of the environ of one request. It keeps nothing of the request alive,
-/// so that an application may keep it.
-#[pyclass(module = "penstock._native", frozen, freelist = 64)]
-pub struct ExtendDeadline {
-    pub core: Weak<Core>,
-    /// The thread that answers the request.
-    pub thread: u64,
-    /// The request's, in the transport's life.
-    pub number: u64,
-}
-
-#[pymethods]
-impl ExtendDeadline {
-    /// Give the request's call `time` seconds from now; return the deadline on the monotonic clock,
-    /// in seconds. Any thread may call it. After the call it does nothing, and returns the current
-    /// time.
-    fn __call__(&self, py: Python<'_>, time: f64) -> PyResult<f64> {
-        let over = || Ok(seconds(sys::monotonic()));
-        let Some(core) = self.core.upgrade() else {
-            return over();
-        };
-        let Some(exchange) = core.thread_slots.exchange_of(py, self.thread) else {
-            return over();
-        };
-        let exchange = exchange.bind(py).try_borrow()?;
-        if exchange.number != self.number {
-            return over(); // the thread is in a later call
-        }
-        let most = if exchange.timed_out {
-            0 // its client has been answered: the deadline stays in the past
-        } else {
-            core.policy.timeout_max
-        };
-        let environ = exchange.environ.bind(py);
-        let deadline = exchange.deadline.extend(
-            &core.shared.scoreboard,
-            core.policy.nanos(time),
-            most,
-            environ,
-        )?;
-        Ok(seconds(deadline))
-    }
 }

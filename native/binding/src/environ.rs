@@ -1,9 +1,9 @@
 //! From a parsed request to the `environ` of PEP 3333; `penstock.wsgi.environ` is the reference.
 
-use crate::disconnect::Companion;
+use crate::companion::Companion;
 use crate::ffi::{latin1, latin1_bytes};
 use penstock_protocol::{Head, Version, head::separator};
-use penstock_reactor::shared::HeaderMap;
+use penstock_reactor::options::HeaderMap;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyDict, PyString};

@@ -1,24 +1,26 @@
-//! One request that is with the application, and the means to answer it.
+//! One request that is with the application: what is known of it, of its response, and of its end.
+//!
+//! What is done with it is in other modules: `exchange_methods` has what Python calls,
+//! `response_head` and `sending` make and send a response, `ending` ends one without.
 
 use crate::call_deadline::CallDeadline;
-use crate::ffi::latin1_bytes;
+use crate::core::Core;
 use crate::record::Record;
-use crate::scratch::with_scratch;
-use crate::transport::Core;
-use penstock_protocol::{Framing, Version, response};
+use penstock_protocol::{Framing, HeadCopy, Version};
 use penstock_reactor::connection::Connection;
+use penstock_reactor::disconnect::find_gone;
 use penstock_reactor::exchange_trace::Transcript;
-use penstock_reactor::log_queue::{Ended, HeadCopy, Times};
-use penstock_reactor::output::FILE_TRUNCATED;
+use penstock_reactor::log_queue::{Ended, Times};
+use penstock_reactor::next_request;
+use penstock_reactor::request_body::RequestBody;
+use penstock_reactor::responding::{self, Failure};
 use penstock_reactor::shared::Shared;
 use penstock_reactor::slow_path_estimate::PathHash;
 use penstock_reactor::states::Fate;
-use penstock_reactor::sys::{self, Fd, Nanos};
-use penstock_reactor::wire::{self, Failure, Wire};
-use pyo3::exceptions::{PyOSError, PyRuntimeError};
+use penstock_reactor::sys::{self, Nanos};
+use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
-use pyo3::pybacked::PyBackedBytes;
-use pyo3::types::{PyBytes, PyDict, PyList, PySequence, PyString};
+use pyo3::types::{PyDict, PyList, PyString};
 use std::any::Any;
 use std::sync::Arc;
 
@@ -26,7 +28,7 @@ pyo3::import_exception!(penstock.errors, ClientDisconnected);
 pyo3::import_exception!(penstock.errors, RequestAborted);
 pyo3::import_exception!(penstock.errors, RequestBodyError);
 
-/// `penstock.transport.Exchange`, by the thread that handles it.
+/// `penstock.transport.Exchange`. It belongs to the thread that handles it.
 #[pyclass(module = "penstock._native", freelist = 64)]
 pub struct Exchange {
     #[pyo3(get)]
@@ -39,7 +41,7 @@ pub struct Exchange {
     pub head_sent: bool,
     /// In the transport's life.
     pub number: u64,
-    pub wire: Wire,
+    pub request_body: RequestBody,
     pub core: Arc<Core>,
     pub request: Option<Box<HeadCopy>>, // for the observers
     pub is_head: bool,
@@ -62,64 +64,13 @@ pub struct Exchange {
     pub reason: String,
 }
 
-#[pymethods]
 impl Exchange {
-    fn receive<'py>(slf: &Bound<'py, Self>, size: usize) -> PyResult<Bound<'py, PyBytes>> {
-        let py = slf.py();
-        let mut buffer = Vec::new();
-        loop {
-            let (connection, patience, core) = {
-                let mut this = slf.try_borrow_mut()?;
-                let Some(patience) = this.receive_some(size, &mut buffer)? else {
-                    return Ok(PyBytes::new(py, &this.wire.take_unread(size)));
-                };
-                let connection = Arc::clone(&this.wire.connection);
-                (connection, patience, Arc::clone(&this.core))
-            };
-            let call = slf.try_borrow()?.stop_clock();
-            let (waited, ready) =
-                py.detach(|| wire::wait_for_input(&core.shared, &connection, patience));
-            slf.try_borrow()?.go_on(py, call)?;
-            {
-                let mut this = slf.try_borrow_mut()?;
-                if !this.done {
-                    let late = !ready && waited >= patience;
-                    this.wire.note_wait(waited, late).map_err(raised)?;
-                }
-            }
-            if !ready {
-                py.check_signals()?; // where this is the main thread
-            }
-        }
+    pub fn shared(&self) -> &Shared {
+        &self.core.shared
     }
 
-    fn send_informational(
-        &mut self,
-        status: &Bound<'_, PyString>,
-        headers: &Bound<'_, PyAny>,
-    ) -> PyResult<()> {
-        if self.version == Version::Http10 || self.head_sent {
-            return Ok(()); // RFC 9110, section 15.2
-        }
-        self.check_may_send()?;
-        let mut out = Vec::new();
-        response::begin_head(&mut out, latin1_bytes(status)?);
-        let headers = headers.cast::<PySequence>()?;
-        for item in headers.try_iter()? {
-            let (name, value) = item?.extract::<(Bound<'_, PyString>, Bound<'_, PyString>)>()?;
-            response::encode_field(&mut out, latin1_bytes(&name)?, latin1_bytes(&value)?);
-        }
-        out.extend_from_slice(b"\r\n");
-        self.transmit(&out)?;
-        if self.shared().options.trace {
-            if let Some(trace) = &mut self.wire.connection.lock().trace {
-                trace.sent_interim(latin1_bytes(status)?);
-            }
-        }
-        Ok(())
-    }
-
-    pub fn respond(
+    /// Keep the head of the response that is to be sent.
+    pub fn begin_response(
         &mut self,
         status: Py<PyString>,
         headers: Py<PyList>,
@@ -139,142 +90,15 @@ impl Exchange {
         Ok(())
     }
 
-    fn send(slf: &Bound<'_, Self>, data: &Bound<'_, PyBytes>) -> PyResult<()> {
-        let bytes = data.as_bytes();
-        if bytes.is_empty() {
-            return Ok(());
-        }
-        with_scratch(|out| {
-            {
-                let mut this = slf.try_borrow_mut()?;
-                this.check_may_send()?;
-                if !this.head_sent {
-                    this.write_head(slf.py(), out)?;
-                }
-                if this.framing == Framing::None {
-                    return if out.is_empty() {
-                        Ok(())
-                    } else {
-                        this.transmit(out)
-                    };
-                }
-            }
-            Self::write_counted(slf, out, data, b"")?;
-            slf.try_borrow()?.note_progress(slf.py())?;
-            Self::apply_back_pressure(slf)
-        })
-    }
-
-    fn send_file(slf: &Bound<'_, Self>, descriptor: i32, offset: u64, count: u64) -> PyResult<()> {
-        if count == 0 {
-            return Ok(());
-        }
-        let file = match sys::duplicate(descriptor) {
-            Ok(file) => file,
-            // No descriptor is left for a second one: this one has to do, while it is open.
-            Err(_) => return Self::send_by_reading(slf, descriptor, offset, count),
-        };
-        let outlet = {
-            let mut this = slf.try_borrow_mut()?;
-            this.check_may_send()?;
-            with_scratch(|out| this.begin_region(slf.py(), out, &file, offset, count))?;
-            this.note_progress(slf.py())?;
-            if this.framing == Framing::None {
-                return Ok(());
-            }
-            this.outlet()
-        };
-        let chunk_end: &[u8] = if outlet.chunked { b"\r\n" } else { b"" };
-        slf.py()
-            .detach(|| {
-                wire::send_region(
-                    outlet.shared(),
-                    &outlet.connection,
-                    file,
-                    offset,
-                    count,
-                    chunk_end,
-                )
-            })
-            .map_err(raised)
-    }
-
-    #[pyo3(signature = (data = None))]
-    pub fn finish(slf: &Bound<'_, Self>, data: Option<&Bound<'_, PyBytes>>) -> PyResult<()> {
-        let head_sent = {
-            let this = slf.try_borrow()?;
-            if this.done && !this.timed_out {
-                return Ok(());
-            }
-            this.check_process()?;
-            this.head_sent
-        };
-        with_scratch(|out| {
-            if head_sent {
-                Self::finish_body(slf, out, data)
-            } else {
-                Self::finish_whole(slf, out, data)
-            }
-        })?;
-        Self::end(slf, "")
-    }
-
-    pub fn abort(slf: &Bound<'_, Self>) -> PyResult<()> {
-        {
-            let mut this = slf.try_borrow_mut()?;
-            if this.done {
-                return Ok(());
-            }
-            if this.core.shared.closed_in_child.get() {
-                this.done = true;
-                return Ok(());
-            }
-            let connection = &this.wire.connection;
-            let mut state = connection.lock();
-            connection.uncork(&mut state); // what waited is an earlier response, and whole
-            // A body that ends with the connection would look complete; so would a connection
-            // that closes in good order before any response, to a client that retries.
-            let unseen = !this.head_sent || this.framing == Framing::Close;
-            let reset = connection.is_gone() || unseen;
-            state
-                .exchange
-                .fate
-                .worsen(if reset { Fate::Reset } else { Fate::Close });
-        }
-        let reason = std::mem::take(&mut slf.try_borrow_mut()?.reason);
-        if reason.is_empty() {
-            return Self::end(slf, "response cut off");
-        }
-        Self::end(slf, &reason)
-    }
-
-    fn set_reason(&mut self, reason: String) {
-        self.reason = reason;
-    }
-
-    fn close_after_response(&mut self) {
-        if !self.done && !self.core.shared.closed_in_child.get() {
-            self.wire
-                .connection
-                .lock()
-                .exchange
-                .fate
-                .worsen(Fate::Close);
-        }
-    }
-
-    pub fn client_gone(&self) -> bool {
-        self.timed_out || self.core.shared.closed_in_child.get() || self.wire.connection.find_gone()
-    }
-}
-
-impl Exchange {
-    pub fn shared(&self) -> &Shared {
-        &self.core.shared
+    /// Whether the client is known to have left, or the server has answered it.
+    pub fn is_client_gone(&self) -> bool {
+        self.timed_out
+            || self.core.shared.closed_in_child.get()
+            || find_gone(&self.request_body.connection)
     }
 
     /// A child that the application forked has no client: the parent answers.
-    fn check_process(&self) -> PyResult<()> {
+    pub fn check_process(&self) -> PyResult<()> {
         if self.timed_out {
             let text = format!("the server ended the request: {}", self.reason);
             return Err(RequestAborted::new_err(text));
@@ -288,7 +112,7 @@ impl Exchange {
     }
 
     /// A response that has ended takes nothing more: the connection may be at its next request.
-    fn check_may_send(&self) -> PyResult<()> {
+    pub fn check_may_send(&self) -> PyResult<()> {
         self.check_process()?;
         if self.done {
             return Err(PyRuntimeError::new_err("the response has ended"));
@@ -296,62 +120,37 @@ impl Exchange {
         Ok(())
     }
 
-    fn note_progress(&self, py: Python<'_>) -> PyResult<()> {
+    pub fn note_progress(&self, py: Python<'_>) -> PyResult<()> {
         let environ = self.environ.bind(py);
         self.deadline.progress(&self.shared().scoreboard, environ)
     }
 
-    fn stop_clock(&self) -> u64 {
+    pub fn stop_clock(&self) -> u64 {
         self.deadline.stop_clock(&self.shared().scoreboard)
     }
 
-    fn go_on(&self, py: Python<'_>, call: u64) -> PyResult<()> {
+    pub fn go_on(&self, py: Python<'_>, call: u64) -> PyResult<()> {
         let environ = self.environ.bind(py);
         self.deadline
             .go_on(&self.shared().scoreboard, call, environ)
     }
 
-    /// Look for a part of the streamed body; None where there is one, or its end, else for how
-    /// long to wait for input.
-    fn receive_some(&mut self, size: usize, buffer: &mut Vec<u8>) -> PyResult<Option<Nanos>> {
-        self.check_process()?;
-        if self.done && self.wire.awaits_more() {
-            // The connection is the leader's again: what arrives may be of another request.
-            return Err(PyOSError::new_err(
-                "the response has ended: the request's body can no longer be read",
-            ));
-        }
-        let (core, wire, head_sent) = (&self.core, &mut self.wire, self.head_sent);
-        wire.receive(&core.shared, size, head_sent, buffer)
-            .map_err(raised)
-    }
-
     /// What sending needs without the GIL. The exchange must not stay borrowed then: another
     /// thread of the application may be about to read the request's body.
-    fn outlet(&self) -> Outlet {
+    pub fn outlet(&self) -> Outlet {
         Outlet {
             core: Arc::clone(&self.core),
-            connection: Arc::clone(&self.wire.connection),
+            connection: Arc::clone(&self.request_body.connection),
             chunked: self.framing == Framing::Chunked,
         }
     }
 
-    /// Send a block, and count it as far as it has left.
-    fn write_counted(
-        slf: &Bound<'_, Self>,
-        out: &mut Vec<u8>,
-        data: &Bound<'_, PyBytes>,
-        end: &'static [u8],
-    ) -> PyResult<()> {
-        let lost = slf.try_borrow()?.wire.connection.lock().output.lost();
-        let written = Self::write_block(slf, out, data, end);
-        let mut this = slf.try_borrow_mut()?;
-        // A part of a large block may have left before the rest was lost, and what was lost is taken
-        // off in the end.
-        if written.is_ok() || this.wire.connection.lock().output.lost() > lost {
-            this.count_body(data.as_bytes());
+    pub fn trace_body(&self, data: &[u8]) {
+        if self.shared().options.trace {
+            if let Some(trace) = &mut self.request_body.connection.lock().trace {
+                trace.body_sent(data);
+            }
         }
-        written
     }
 
     pub fn count_body(&mut self, sent: &[u8]) {
@@ -359,199 +158,17 @@ impl Exchange {
         self.trace_body(sent);
     }
 
-    /// Send head and body at once.
-    #[inline(always)]
-    fn finish_whole(
-        slf: &Bound<'_, Self>,
-        out: &mut Vec<u8>,
-        data: Option<&Bound<'_, PyBytes>>,
-    ) -> PyResult<()> {
-        let py = slf.py();
-        let mut this = slf.try_borrow_mut()?;
-        let bytes = data.map_or(&[][..], |data| data.as_bytes());
-        // Without a body, `data` does not tell what its length would be (RFC 9110, section 8.6).
-        if this.content_length.is_none() && response::has_body(this.is_head, this.code(py)?) {
-            this.content_length = Some(bytes.len() as u64);
-        }
-        this.write_head(py, out)?;
-        match data {
-            Some(data) if !bytes.is_empty() && this.framing != Framing::None => {
-                if bytes.len() > this.shared().options.join_bytes {
-                    drop(this);
-                    Self::write_counted(slf, out, data, b"")?;
-                } else {
-                    out.extend_from_slice(bytes);
-                    this.transmit_whole(out)?;
-                    this.count_body(bytes);
-                }
-                Ok(())
-            }
-            _ => this.transmit_whole(out),
-        }
-    }
-
-    /// Send a whole response, now or with the next.
-    fn transmit_whole(&self, data: &[u8]) -> PyResult<()> {
-        let corked = wire::cork(self.shared(), &mut self.wire.connection.lock(), data);
-        if corked { Ok(()) } else { self.transmit(data) }
-    }
-
-    /// Send what precedes a part of a file.
-    fn begin_region(
-        &mut self,
-        py: Python<'_>,
-        out: &mut Vec<u8>,
-        file: &Fd,
-        offset: u64,
-        count: u64,
-    ) -> PyResult<()> {
-        if !self.head_sent {
-            self.write_head(py, out)?;
-        }
-        if self.framing == Framing::Chunked {
-            response::encode_chunk_size(out, usize::try_from(count).unwrap_or(usize::MAX));
-        }
-        if !out.is_empty() {
-            self.transmit(out)?;
-        }
-        if self.framing == Framing::None {
-            return Ok(());
-        }
-        self.body_sent += count;
-        if self.shared().options.trace {
-            let mut start = vec![0; self.shared().options.trace_body];
-            let size = sys::read_at(file.raw(), &mut start, offset)?;
-            let shown = size.min(usize::try_from(count).unwrap_or(size));
-            self.trace_body(start.get(..shown).unwrap_or(&[]));
-        }
-        Ok(())
-    }
-
-    /// Send a file's part block by block.
-    fn send_by_reading(
-        slf: &Bound<'_, Self>,
-        descriptor: i32,
-        mut offset: u64,
-        mut count: u64,
-    ) -> PyResult<()> {
-        let py = slf.py();
-        let join_bytes = slf.try_borrow()?.shared().options.join_bytes;
-        let mut buffer = vec![0; join_bytes];
-        while count > 0 {
-            let most = usize::try_from(count).unwrap_or(join_bytes).min(join_bytes);
-            let block = buffer.get_mut(..most).unwrap_or(&mut []);
-            let read = py.detach(|| sys::read_at(descriptor, block, offset))?;
-            if read == 0 {
-                return Err(PyOSError::new_err((libc::EIO, FILE_TRUNCATED)));
-            }
-            let data = PyBytes::new(py, buffer.get(..read).unwrap_or(&[]));
-            Self::send(slf, &data)?;
-            offset += read as u64;
-            count -= read as u64;
-        }
-        Ok(())
-    }
-
-    /// Send the last block, and what ends the body.
-    fn finish_body(
-        slf: &Bound<'_, Self>,
-        out: &mut Vec<u8>,
-        data: Option<&Bound<'_, PyBytes>>,
-    ) -> PyResult<()> {
-        let this = slf.try_borrow()?;
-        let end = match this.framing {
-            Framing::None => return Ok(()),
-            Framing::Chunked => response::LAST_CHUNK,
-            _ => b"",
-        };
-        match data {
-            Some(data) if !data.as_bytes().is_empty() => {
-                drop(this);
-                Self::write_counted(slf, out, data, end)
-            }
-            _ if end.is_empty() => {
-                // Nothing is sent that would fail, where the leader found that no more can be.
-                let mut state = this.wire.connection.lock();
-                wire::check_output(&this.wire.connection, &mut state).map_err(raised)
-            }
-            _ => this.transmit(end),
-        }
-    }
-
-    /// Send `out`, a block in the response's framing, and `end`.
-    fn write_block(
-        slf: &Bound<'_, Self>,
-        out: &mut Vec<u8>,
-        data: &Bound<'_, PyBytes>,
-        end: &'static [u8],
-    ) -> PyResult<()> {
-        let bytes = data.as_bytes();
-        let this = slf.try_borrow()?;
-        let chunked = this.framing == Framing::Chunked;
-        if bytes.len() <= this.shared().options.join_bytes {
-            if chunked {
-                response::encode_chunk(out, bytes);
-            } else {
-                out.extend_from_slice(bytes);
-            }
-            out.extend_from_slice(end);
-            return this.transmit(out);
-        }
-        if chunked {
-            response::encode_chunk_size(out, bytes.len());
-        }
-        // Only of the type itself: the end of a subclass's instance runs its code, and that must
-        // not happen under a lock.
-        let exact = match data.cast_exact::<PyBytes>() {
-            Ok(exact) => exact.clone(),
-            Err(_) => PyBytes::new(slf.py(), bytes),
-        };
-        let block = PyBackedBytes::from(exact);
-        let chunk_end: &'static [u8] = if chunked { response::CHUNK_END } else { b"" };
-        let outlet = this.outlet();
-        drop(this);
-        let out = &*out;
-        slf.py()
-            .detach(|| {
-                let ends = [chunk_end, end];
-                wire::send_large(outlet.shared(), &outlet.connection, out, block, ends)
-            })
-            .map_err(raised)
-    }
-
     /// Send bytes now where the kernel takes them, and queue the rest.
     pub fn transmit(&self, data: &[u8]) -> PyResult<()> {
-        let mut state = self.wire.connection.lock();
-        let result = wire::send_small(self.shared(), &self.wire.connection, &mut state, data);
+        let mut state = self.request_body.connection.lock();
+        let result = responding::send_small(
+            self.shared(),
+            &self.request_body.connection,
+            &mut state,
+            data,
+        );
         drop(state);
         result.map_err(raised)
-    }
-
-    fn apply_back_pressure(slf: &Bound<'_, Self>) -> PyResult<()> {
-        let outlet = {
-            let this = slf.try_borrow()?;
-            if !this.wire.connection.lock().output.busy() {
-                return Ok(());
-            }
-            this.outlet()
-        };
-        let py = slf.py();
-        let mut awaited = wire::RoomAwaited::new(outlet.shared(), &outlet.connection);
-        let call = slf.try_borrow()?.stop_clock();
-        let result = loop {
-            match py.detach(|| awaited.wait()) {
-                Ok(true) => break Ok(()),
-                // Where this is the main thread.
-                Ok(false) => {
-                    if let Err(error) = py.check_signals() {
-                        break Err(error);
-                    }
-                }
-                Err(failure) => break Err(raised(failure)),
-            }
-        };
-        slf.try_borrow()?.go_on(py, call)?;
-        result
     }
 
     // -- the end --------------------------------------------------------------------------------
@@ -579,7 +196,7 @@ impl Exchange {
         let core = Arc::clone(&self.core);
         let time = now.saturating_sub(self.handed_out_at);
         core.shared.slow_paths.note(self.path, time);
-        let connection = Arc::clone(&self.wire.connection);
+        let connection = Arc::clone(&self.request_body.connection);
         let mut state = connection.lock();
         // Logged when it is known how it ended.
         let later = state.output.size > 0 && reason.is_empty() && !state.output.is_corked();
@@ -600,7 +217,7 @@ impl Exchange {
         if later {
             state.exchange.record = record.take().map(|record| record as Box<dyn Any + Send>);
         }
-        let hurry = connection.give_back(&core.shared, &mut state, now);
+        let hurry = next_request::give_back(&connection, &core.shared, &mut state, now);
         drop(state);
         if hurry {
             core.shared.hurry();
@@ -617,18 +234,20 @@ impl Exchange {
     ) -> Box<Record> {
         let ended = match reason.is_empty() {
             true => Ended::Complete,
-            false if self.status.is_none() || self.wire.connection.is_gone() => Ended::Disconnected,
+            false if self.status.is_none() || self.request_body.connection.is_gone() => {
+                Ended::Disconnected
+            }
             false => Ended::Aborted,
         };
         Box::new(Record {
-            peer: self.wire.connection.peer,
+            peer: self.request_body.connection.peer,
             request: self.request.take().map(|copy| *copy),
             status: self.status.as_ref().map(|status| status.clone_ref(py)),
             client_left: self.shared().options.client_left,
             headers: self.headers.as_ref().map(|headers| headers.clone_ref(py)),
             environ: self.environ.clone_ref(py),
             request_id: self.request_id.clone_ref(py),
-            bytes_in: self.wire.received,
+            bytes_in: self.request_body.received,
             bytes_out: self.body_sent,
             times,
             ended,
@@ -649,30 +268,30 @@ impl Drop for Exchange {
         if self.done || self.shared().closed_in_child.get() {
             return;
         }
-        let connection = Arc::clone(&self.wire.connection);
+        let connection = Arc::clone(&self.request_body.connection);
         let mut state = connection.lock();
         state.exchange.fate.worsen(Fate::Reset);
-        connection.give_back(self.shared(), &mut state, sys::monotonic());
+        next_request::give_back(&connection, self.shared(), &mut state, sys::monotonic());
         drop(state);
         self.shared().hurry();
     }
 }
 
 /// What sending takes without the GIL.
-struct Outlet {
+pub struct Outlet {
     core: Arc<Core>,
-    connection: Arc<Connection>,
-    chunked: bool,
+    pub connection: Arc<Connection>,
+    pub chunked: bool,
 }
 
 impl Outlet {
-    fn shared(&self) -> &Shared {
+    pub fn shared(&self) -> &Shared {
         &self.core.shared
     }
 }
 
 /// What a failure on the wire is in Python.
-fn raised(failure: Failure) -> PyErr {
+pub fn raised(failure: Failure) -> PyErr {
     match failure {
         Failure::Disconnected(text) => ClientDisconnected::new_err(text),
         Failure::BadBody(status, text) => RequestBodyError::new_err((status, text)),

@@ -3,6 +3,7 @@
 //! `penstock.wsgi.response.Response`, which is the reference, takes over.
 
 use crate::exchange::Exchange;
+use crate::sending;
 use crate::validate;
 use penstock_protocol::response::has_body;
 use pyo3::intern;
@@ -122,8 +123,8 @@ impl FastResponse {
         let exchange = exchange.bind(py);
         exchange
             .try_borrow_mut()?
-            .respond(status, fields, Some(size))?;
-        Exchange::finish(exchange, Some(block))?;
+            .begin_response(status, fields, Some(size))?;
+        sending::finish(exchange, Some(block))?;
         slf.borrow_mut().finished = true;
         Ok(true)
     }

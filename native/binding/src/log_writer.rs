@@ -6,8 +6,8 @@ use crate::ffi::latin1;
 use crate::record::Record;
 use crate::request_finished::{Made, RequestMaker};
 use crate::request_queue::RequestQueue;
-use penstock_protocol::Head;
-use penstock_reactor::log_queue::{Ended, Entry, HeadCopy, RefusalNote, message};
+use penstock_protocol::{Head, HeadCopy};
+use penstock_reactor::log_queue::{Ended, Entry, RefusalNote, message};
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyString};
 

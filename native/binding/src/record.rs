@@ -1,7 +1,8 @@
 //! One response and what it answers, for the observers.
 
+use penstock_protocol::HeadCopy;
 use penstock_reactor::exchange_trace::Transcript;
-use penstock_reactor::log_queue::{Ended, HeadCopy, Times};
+use penstock_reactor::log_queue::{Ended, Times};
 use penstock_reactor::sys::{Peer, SECOND};
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyList, PyString};

@@ -3,8 +3,9 @@
 use crate::access_line::{address, given_field, request_line, response_field};
 use crate::ffi::{latin1, latin1_bytes};
 use crate::record::Record;
+use penstock_protocol::HeadCopy;
 use penstock_reactor::exchange_trace::Transcript;
-use penstock_reactor::log_queue::{Ended, HeadCopy, RefusalNote, Times};
+use penstock_reactor::log_queue::{Ended, RefusalNote, Times};
 use penstock_reactor::sys::{self, Nanos, Peer, SECOND};
 use pyo3::intern;
 use pyo3::prelude::*;

@@ -1,6 +1,6 @@
 //! Finished requests, between the threads that serve and the log writer's thread of Python.
 
-use penstock_reactor::shared::{Flag, lock};
+use penstock_reactor::sync::{Flag, lock};
 use pyo3::prelude::*;
 use pyo3::types::{PyList, PyString};
 use std::sync::Mutex;

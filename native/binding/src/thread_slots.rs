@@ -1,12 +1,10 @@
 //! What each thread that calls `next` has of its own: a record on the scoreboard, and what it is
 //! with.
 
-use crate::call_deadline::ExtendDeadline;
 use crate::exchange::Exchange;
-use crate::transport::Core;
 use penstock_reactor::leader_followers::thread_number;
 use penstock_reactor::scoreboard::{NUMBER, Record, Scoreboard, THREAD};
-use penstock_reactor::shared::lock;
+use penstock_reactor::sync::lock;
 use penstock_reactor::sys;
 use pyo3::prelude::*;
 use std::cell::RefCell;
@@ -22,22 +20,13 @@ thread_local! {
 
 /// A thread's place.
 pub struct ThreadSlot {
-    thread: u64,
+    pub thread: u64,
     /// On the scoreboard; None where there are no more.
     pub record: Option<Record>,
     with: Mutex<Option<Py<Exchange>>>,
 }
 
 impl ThreadSlot {
-    /// What extends the deadline of the thread's call for the request with this number.
-    pub fn extend_deadline(&self, core: &Arc<Core>, number: u64) -> ExtendDeadline {
-        ExtendDeadline {
-            core: Arc::downgrade(core),
-            thread: self.thread,
-            number,
-        }
-    }
-
     /// Keep in mind what the thread is with, or that it is with nothing; return what it was with.
     pub fn keep(&self, exchange: Option<Py<Exchange>>) -> Option<Py<Exchange>> {
         std::mem::replace(&mut *lock(&self.with), exchange)

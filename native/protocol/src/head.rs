@@ -172,6 +172,15 @@ impl Head {
     }
 }
 
+/// A head on its own, for when the buffer that it came in is used again.
+#[derive(Clone, Debug)]
+pub struct HeadCopy {
+    /// The bytes of the head.
+    pub bytes: Box<[u8]>,
+    /// What they say.
+    pub head: Head,
+}
+
 /// Returns what joins the values of repeated fields; `name` is in lower case.
 ///
 /// A comma (RFC 9110, section 5.3), but not for `cookie`, where a comma can be a part of the value

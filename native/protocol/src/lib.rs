@@ -36,7 +36,7 @@ mod scan;
 
 pub use error::ProtocolError;
 pub use field_cache::FieldCache;
-pub use head::{Field, Head, Span, Version};
+pub use head::{Field, Head, HeadCopy, Span, Version};
 pub use input::{Carry, Input};
 pub use limits::Limits;
 pub use parser::{Event, Parser, State, WrongState};

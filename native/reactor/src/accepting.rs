@@ -3,9 +3,9 @@
 //! The kernel wakes all workers that share a listener. Each accepts in small steps, and leaves the
 //! rest for a moment to those that have fewer connections and poll their sockets.
 
+use crate::closing;
 use crate::connection::{Connection, NEVER};
 use crate::decisions;
-use crate::event_loop::{EventLoop, Item};
 use crate::log_queue::{Entry, message};
 use crate::poller::Token;
 use crate::scoreboard::{ACCEPTING, STARTED};
@@ -17,9 +17,9 @@ use std::sync::Arc;
 
 /// A listening socket.
 pub struct Acceptor {
-    pub descriptor: RawFd,
-    pub name: String,
-    pub watched: bool,
+    descriptor: RawFd,
+    name: String,
+    watched: bool,
     resume_at: Nanos,
     /// Its clients are left to other workers, until then.
     left: bool,
@@ -42,7 +42,7 @@ impl Acceptor {
 }
 
 /// How this worker and its siblings share the clients that wait.
-pub struct AcceptBalancing {
+struct AcceptBalancing {
     /// Every thread is with the application.
     all_busy: bool,
     /// How often in a row clients were left to others.
@@ -55,7 +55,7 @@ pub struct AcceptBalancing {
     /// No room or no descriptor was left.
     exhausted: bool,
     /// When listeners are to be watched again that were left to others.
-    pub look_again: Nanos,
+    look_again: Nanos,
 }
 
 impl Default for AcceptBalancing {
@@ -96,14 +96,46 @@ impl AcceptBalancing {
     }
 }
 
-impl EventLoop {
+/// The listeners of a transport, for its leader.
+pub struct Accepting {
+    acceptors: Vec<Acceptor>,
+    balancing: AcceptBalancing,
+    /// Some listener is open.
+    pub listening: bool,
+    /// The transport drains: what waits in the accept queues is served.
+    pub drain_begun: bool,
+    /// In a drain: until then a client may connect whose handshake was under way.
+    handshakes_until: Nanos,
+}
+
+impl Accepting {
+    pub fn new(acceptors: Vec<Acceptor>) -> Self {
+        Accepting {
+            acceptors,
+            balancing: AcceptBalancing::default(),
+            listening: true,
+            drain_begun: false,
+            handshakes_until: 0,
+        }
+    }
+
+    /// Whether all listeners are watched.
+    pub fn is_watching(&self) -> bool {
+        self.acceptors.iter().all(|acceptor| acceptor.watched)
+    }
+
+    /// When listeners are to be watched again that were left to others.
+    pub fn next_look(&self) -> Nanos {
+        self.balancing.look_again
+    }
+
     /// Watch the listeners again whose pause is over.
     ///
     /// Also without room: an idle connection may be old enough by now to be evicted for a client
     /// that waits. If no client waits, there is no event.
-    pub fn resume_accepting(&mut self, shared: &Shared) {
+    pub fn resume_accepting(&mut self, shared: &Shared, now: Nanos) {
         for (index, acceptor) in self.acceptors.iter_mut().enumerate() {
-            if !acceptor.watched && !acceptor.closed && self.leader.now >= acceptor.resume_at {
+            if !acceptor.watched && !acceptor.closed && now >= acceptor.resume_at {
                 let token = Token::listener(index);
                 acceptor.watched = shared
                     .poller
@@ -122,9 +154,9 @@ impl EventLoop {
         shared.scoreboard.set(ACCEPTING, u64::from(!refuses));
     }
 
-    pub fn pause(&mut self, shared: &Shared, index: usize, time: Nanos) {
+    pub fn pause(&mut self, shared: &Shared, now: Nanos, index: usize, time: Nanos) {
         if let Some(acceptor) = self.acceptors.get_mut(index) {
-            acceptor.resume_at = self.leader.now + time;
+            acceptor.resume_at = now + time;
             if std::mem::take(&mut acceptor.watched) {
                 shared.poller.remove(acceptor.descriptor);
             }
@@ -132,14 +164,14 @@ impl EventLoop {
     }
 
     /// Pause where there is no room, or nothing to make it of.
-    fn pause_exhausted(&mut self, shared: &Shared, index: usize, time: Nanos) {
-        self.pause(shared, index, time);
+    fn pause_exhausted(&mut self, shared: &Shared, now: Nanos, index: usize, time: Nanos) {
+        self.pause(shared, now, index, time);
         self.balancing.exhausted = true;
         self.tell_accepting(shared);
     }
 
     /// Accept at most `most` connections; return true if the accept queue is empty.
-    pub fn accept(&mut self, shared: &Shared, index: usize, most: usize) -> bool {
+    pub fn accept(&mut self, shared: &Shared, now: Nanos, index: usize, most: usize) -> bool {
         let shares = shared.scoreboard.is_shared() && !self.drain_begun;
         let most = if shares {
             most.min(self.step(shared))
@@ -148,15 +180,15 @@ impl EventLoop {
         };
         let insists = self.balancing.deferrals >= shared.options.balance_deferrals;
         for count in 0..most {
-            if shares && self.leaves_to_others(shared, index, insists) {
+            if shares && self.leaves_to_others(shared, now, index, insists) {
                 return false;
             }
             if !self.has_room(shared) {
                 if count > 0 {
                     return false; // the next poll shows whether another client waits
                 }
-                if !self.make_room(shared) {
-                    self.pause_exhausted(shared, index, 0);
+                if !self.make_room(shared, now) {
+                    self.pause_exhausted(shared, now, index, 0);
                     return false;
                 }
             }
@@ -167,7 +199,7 @@ impl EventLoop {
                 Ok((socket, peer)) => {
                     self.balancing.accepted(insists);
                     let stream = Box::new(PlainStream::new(socket, peer));
-                    shared.add(stream, index, self.leader.now);
+                    shared.add(stream, index, now);
                 }
                 Err(error) => match error.raw_os_error() {
                     Some(libc::EAGAIN) => {
@@ -175,14 +207,14 @@ impl EventLoop {
                         return true;
                     }
                     Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM) => {
-                        if self.close_idle(shared) {
+                        if self.close_idle(shared, now) {
                             continue; // there is room now for a client that waits
                         }
-                        self.rest(shared, index, &error);
+                        self.rest(shared, now, index, &error);
                         return false;
                     }
                     Some(libc::EBADF | libc::EINVAL | libc::ENOTSOCK) => {
-                        self.pause(shared, index, NEVER / 4);
+                        self.pause(shared, now, index, NEVER / 4);
                         return true; // closed under us
                     }
                     _ => {} // that client has gone already (ECONNABORTED and its kind)
@@ -193,7 +225,7 @@ impl EventLoop {
     }
 
     /// Pause, and tell why: once for each time that it begins.
-    fn rest(&mut self, shared: &Shared, index: usize, error: &std::io::Error) {
+    fn rest(&mut self, shared: &Shared, now: Nanos, index: usize, error: &std::io::Error) {
         if let Some(acceptor) = self.acceptors.get_mut(index) {
             if !std::mem::replace(&mut acceptor.complained, true) {
                 shared.log_queue.write(message(
@@ -205,7 +237,7 @@ impl EventLoop {
                 ));
             }
         }
-        self.pause_exhausted(shared, index, shared.options.accept_pause);
+        self.pause_exhausted(shared, now, index, shared.options.accept_pause);
     }
 
     fn has_room(&self, shared: &Shared) -> bool {
@@ -217,17 +249,17 @@ impl EventLoop {
     ///
     /// Otherwise a client that holds idle connections open could keep all others out until the
     /// keep-alive time is over.
-    fn make_room(&mut self, shared: &Shared) -> bool {
+    fn make_room(&mut self, shared: &Shared, now: Nanos) -> bool {
         if !self.has_room(shared) {
-            self.close_idle(shared);
+            self.close_idle(shared, now);
         }
         self.has_room(shared)
     }
 
     /// Close the connections that have been idle for longest; return whether there were any.
-    pub(crate) fn close_idle(&mut self, shared: &Shared) -> bool {
+    pub(crate) fn close_idle(&mut self, shared: &Shared, now: Nanos) -> bool {
         let before = shared.connection_count();
-        let long_ago = self.leader.now.saturating_sub(shared.options.evict_idle);
+        let long_ago = now.saturating_sub(shared.options.evict_idle);
         let mut idle: Vec<(Nanos, Arc<Connection>)> = Vec::new();
         for connection in shared.connections() {
             let state = connection.lock();
@@ -239,7 +271,7 @@ impl EventLoop {
         // A share of them at once, so that not every new connection has to look at all.
         for (_, connection) in idle.iter().take(decisions::evicted(idle.len())) {
             if !matches!(connection.stream.peek(), Ok(size) if size > 0) {
-                connection.close(shared, &mut connection.lock());
+                closing::close(connection, shared, &mut connection.lock());
             }
         }
         shared.room_made.set(false); // by this very accepting
@@ -258,7 +290,13 @@ impl EventLoop {
     }
 
     /// Return whether the clients that wait are left to others; then the listener is looked at again later.
-    fn leaves_to_others(&mut self, shared: &Shared, index: usize, insists: bool) -> bool {
+    fn leaves_to_others(
+        &mut self,
+        shared: &Shared,
+        now: Nanos,
+        index: usize,
+        insists: bool,
+    ) -> bool {
         let time = if self.balancing.all_busy {
             // While a connection waits in the accept queue, any worker can accept it. If no worker
             // has a free thread, one has to answer the checks; otherwise as many connections are
@@ -266,81 +304,76 @@ impl EventLoop {
             // connections out permanently.
             if shared
                 .scoreboard
-                .fewest_of_others(shared.options.responsive, self.leader.now)
+                .fewest_of_others(shared.options.responsive, now)
                 .is_none()
                 && (shared.options.checks.any() || self.balancing.take_freed(shared))
             {
                 return false;
             }
             shared.options.busy_pause
-        } else if !insists && self.has_more_than_others(shared) {
+        } else if !insists && self.has_more_than_others(shared, now) {
             self.balancing.deferrals += 1;
             shared.options.balance_pause
         } else {
             return false;
         };
-        self.pause(shared, index, time);
+        self.pause(shared, now, index, time);
         if let Some(acceptor) = self.acceptors.get_mut(index) {
             acceptor.left = true;
         }
-        self.balancing.look_again = self.balancing.look_again.min(self.leader.now + time);
+        self.balancing.look_again = self.balancing.look_again.min(now + time);
         true
     }
 
-    fn has_more_than_others(&self, shared: &Shared) -> bool {
+    fn has_more_than_others(&self, shared: &Shared, now: Nanos) -> bool {
         let own = shared.connection_count() as u64;
         let others = shared
             .scoreboard
-            .fewest_of_others(shared.options.responsive, self.leader.now);
+            .fewest_of_others(shared.options.responsive, now);
         decisions::leaves_to_others(&shared.options, own, others, shared.scoreboard.threads())
     }
 
     /// Watch listeners again that were left to others, whether or not their time has come.
-    pub fn look_at_left(&mut self, shared: &Shared) {
+    pub fn look_at_left(&mut self, shared: &Shared, now: Nanos) {
         self.balancing.look_again = NEVER;
         for acceptor in self.acceptors.iter_mut().filter(|it| it.left) {
             acceptor.resume_at = 0;
         }
-        self.resume_accepting(shared);
+        self.resume_accepting(shared, now);
     }
 
     /// Keep in mind whether every thread is with the application.
-    pub fn note_busy(&mut self, shared: &Shared, all_busy: bool) {
+    pub fn note_busy(&mut self, shared: &Shared, now: Nanos, all_busy: bool) {
         if std::mem::replace(&mut self.balancing.all_busy, all_busy) != all_busy {
             // A thread without a request in its record has taken one, and is about to call: its
             // request does not count as one that a thread took which became free later.
             let scoreboard = &shared.scoreboard;
             self.balancing.started = scoreboard.get(STARTED) + scoreboard.idle_records();
             if !all_busy && !self.drain_begun {
-                self.look_at_left(shared);
+                self.look_at_left(shared, now);
             }
             self.tell_accepting(shared);
         }
     }
 
     /// Do what is due for clients that were left to others.
-    pub fn look_again(&mut self, shared: &Shared, room_made: bool) {
+    pub fn look_again(&mut self, shared: &Shared, now: Nanos, room_made: bool) {
         if self.balancing.look_again == NEVER {
             return;
         }
-        let due = self.leader.now >= self.balancing.look_again;
-        let may = room_made && !self.balancing.all_busy && !self.has_more_than_others(shared);
+        let due = now >= self.balancing.look_again;
+        let may = room_made && !self.balancing.all_busy && !self.has_more_than_others(shared, now);
         if due || may {
-            self.look_at_left(shared);
+            self.look_at_left(shared, now);
         }
     }
 
-    /// Forget how often connections were left to others if none waits: the others accepted them.
-    pub fn note_polled(&mut self) {
+    /// Forget how often connections were left to others if no client waits: the others accepted them.
+    pub fn note_polled(&mut self, client_waits: bool) {
         if self.balancing.deferrals + self.balancing.in_vain == 0 {
             return;
         }
-        let looked = self.acceptors.iter().all(|acceptor| acceptor.watched);
-        let waits = |item: &Item| match item {
-            Item::Event(event) => event.token.as_listener().is_some(),
-            Item::Proceed(_) => false,
-        };
-        if looked && !self.batch.iter().any(waits) {
+        if self.is_watching() && !client_waits {
             self.balancing.deferrals = 0;
             self.balancing.in_vain = 0;
         }
@@ -348,27 +381,40 @@ impl EventLoop {
 
     // -- the end --------------------------------------------------------------------------------
 
+    /// Begin to drain: accept the clients that wait, or leave them to others.
+    pub fn begin_drain(&mut self, shared: &Shared, now: Nanos) {
+        self.drain_begun = true;
+        self.tell_accepting(shared);
+        if shared.handing_over.get() {
+            self.hand_over(shared, now);
+        } else {
+            self.handshakes_until = now + shared.options.drain_handshake;
+            self.look_at_left(shared, now);
+            self.empty_queues(shared, now);
+        }
+    }
+
     /// Accept what waits in the listen queues: the kernel has accepted it, so it is served.
     ///
     /// Where no descriptor is left for all of it, the rest waits until others have left. A queue
     /// that gets no new connections stays open for a while, for handshakes that are under way.
-    pub fn empty_queues(&mut self, shared: &Shared) {
-        let last = shared.connection_count() == 0 || self.leader.now >= self.handshakes_until;
+    pub fn empty_queues(&mut self, shared: &Shared, now: Nanos) {
+        let last = shared.connection_count() == 0 || now >= self.handshakes_until;
         for index in 0..self.acceptors.len() {
             let open = self.acceptors.get(index).is_some_and(|it| !it.closed);
             if open
                 && (last || !shared.is_lasting(index))
-                && self.accept(shared, index, shared.options.max_backlog)
+                && self.accept(shared, now, index, shared.options.max_backlog)
             {
-                self.close_listener(shared, index);
+                self.close_listener(shared, now, index);
             }
         }
         self.listening = self.acceptors.iter().any(|acceptor| !acceptor.closed);
     }
 
     /// Have a listener closed by the next thread that holds the GIL.
-    pub fn close_listener(&mut self, shared: &Shared, index: usize) {
-        self.pause(shared, index, 0);
+    pub fn close_listener(&mut self, shared: &Shared, now: Nanos, index: usize) {
+        self.pause(shared, now, index, 0);
         if let Some(acceptor) = self.acceptors.get_mut(index) {
             if !std::mem::replace(&mut acceptor.closed, true) {
                 shared.log_queue.write(Entry::CloseListener(index));
@@ -377,9 +423,9 @@ impl EventLoop {
     }
 
     /// Leave the listeners, and the clients that wait there, to others.
-    pub fn hand_over(&mut self, shared: &Shared) {
+    pub fn hand_over(&mut self, shared: &Shared, now: Nanos) {
         for index in 0..self.acceptors.len() {
-            self.close_listener(shared, index);
+            self.close_listener(shared, now, index);
         }
         self.listening = false;
         self.balancing.look_again = NEVER; // there is nothing to look at any more

@@ -1,66 +1,42 @@
-//! One client's connection: reading requests off it, and what happens to it after each.
+//! One client's connection: what is known of it, and how it changes from one state to the next.
 //!
 //! A connection belongs to the leader, but for the time in which its request is handed out
 //! (`Phase::HandedOut`): then the thread that answers the request reads and writes the socket,
 //! and the leader only watches. Its state is under a lock. No thread holds it while it waits for
-//! a client or for the GIL.
+//! a client, for a disk or for the GIL.
 //!
-//! This file has its state, and what is done at an event. Its other methods are in files of their
-//! own, by what they are for:
+//! What is done with it is in other modules, as functions:
 //!
-//! * `reading`: read requests, up to where a thread gets one. For the leader.
-//! * `own_answers`: answer health and readiness checks. For the leader.
-//! * `wire`: read a streamed body and send a response. For the thread that answers.
-//! * `ending`: send what the thread has left unsent, refuse, linger, close, and act on deadlines. For
-//!   the leader, but for `begin_next` and `await_output`, which the thread that answers calls, too.
-//! * `disconnect`: find out that the client has left. For any thread, but for `has_disconnected`.
+//! | module | what | thread |
+//! |---|---|---|
+//! | `dispatch` | what comes next: at an event, in its turn, after its thread has answered | leader |
+//! | `reading` | received bytes to a request | leader |
+//! | `own_answers` | health and readiness checks | leader |
+//! | `request_body` | a body that is read as it arrives | that answers |
+//! | `responding` | send a response | that answers; leader for what is left |
+//! | `next_request` | what follows a response that was sent | both |
+//! | `refusing` | answer with an error | leader |
+//! | `deadlines` | what happens when one has passed | leader |
+//! | `closing` | linger, close, reset | leader |
+//! | `disconnect` | whether the client has left | any |
 
-use crate::event_loop::LeaderState;
 use crate::exchange::ExchangeState;
 use crate::exchange_trace::ExchangeTrace;
-use crate::log_queue::HeadCopy;
+use crate::log_queue::{Ended, LogQueue};
+use crate::options::Options;
 use crate::output::Output;
-use crate::poller::{Event, Token};
-use crate::shared::{Shared, lock};
-use crate::spool::Spool;
-use crate::states::{Ended, Fate, Input, Phase};
+use crate::poller::Token;
+use crate::states::{Input, Phase};
 use crate::stream::Stream;
+use crate::sync::lock;
 use crate::sys::{Nanos, Peer};
 use penstock_protocol::{Carry, Parser, State};
 use std::any::Any;
-use std::ops::Range;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
+use std::sync::{Mutex, MutexGuard, OnceLock};
 
 /// No deadline.
 pub const NEVER: Nanos = Nanos::MAX;
-
-/// Where the bytes of a request's head are.
-pub enum Source {
-    /// In the leader's buffer, with what they say in the leader's `Head`.
-    Buffer(Range<usize>),
-    /// In the leader's scratch, likewise.
-    Scratch,
-    Copy(Box<HeadCopy>),
-}
-
-/// How the application gets at a request's body.
-pub enum Body {
-    Empty,
-    Collected(Spool),
-    Streamed,
-}
-
-/// A request that is complete as far as it has to be, for the application.
-pub struct Ready {
-    pub connection: Arc<Connection>,
-    /// In the transport's life.
-    pub number: u64,
-    pub source: Source,
-    pub body: Body,
-    /// Its client has ended its side, and no thread has looked for a long time.
-    pub disconnected: bool,
-}
 
 /// One protocol on one stream. The module's text says which thread may touch it when.
 pub struct Connection {
@@ -92,7 +68,8 @@ pub struct ConnectionState {
     /// What is carried has not been looked at for the request that begins with it.
     pub left_over: bool,
     pub input: Input,
-    pub ended: Ended,
+    /// When the client ended its side, as far as an event has told.
+    pub ended: Option<Nanos>,
     pub since: Nanos, // when `awaited` changed, or the lingering began
     pub requests: u64,
     pub exchange: ExchangeState,
@@ -106,9 +83,23 @@ pub struct ConnectionState {
     pub trace: Option<Box<ExchangeTrace>>,
 }
 
+impl ConnectionState {
+    /// Whether no request is in progress, not even the first byte of one.
+    pub fn is_idle(&self) -> bool {
+        let begun = self.awaited != State::Idle || !self.carry.remaining().is_empty();
+        self.phase == Phase::Reading && !begun && !self.input.is_possible()
+    }
+
+    /// Report the response that has been flushed, or how and why it was cut off.
+    pub fn log_finished(&mut self, log_queue: &LogQueue, cut_off: Option<(Ended, String)>) {
+        self.exchange.log_finished(&self.output, log_queue, cut_off);
+    }
+}
+
 impl Connection {
     pub fn new(
-        shared: &Shared,
+        options: &Options,
+        draining: bool,
         stream: Box<dyn Stream>,
         token: Token,
         listener: usize,
@@ -116,18 +107,14 @@ impl Connection {
         now: Nanos,
     ) -> Self {
         let peer = stream.peer();
-        let options = &shared.options;
         let trace = options.trace.then(|| {
             let (body, head) = (options.trace_body, options.trace_head);
             Box::new(ExchangeTrace::new(body, head, number))
         });
-        let patience = if shared.draining.get() {
-            shared
-                .options
-                .drain_linger
-                .max(shared.options.drain_accepted)
+        let patience = if draining {
+            options.drain_linger.max(options.drain_accepted)
         } else {
-            shared.options.keep_alive
+            options.keep_alive
         };
         Connection {
             peer,
@@ -153,7 +140,7 @@ impl Connection {
                 since: now,
                 requests: 0,
                 exchange: ExchangeState::default(),
-                output: Output::new(shared.options.flush_bytes),
+                output: Output::new(options.flush_bytes),
                 progress: 0,
                 queued: false,
                 answered_in_turn: 0,
@@ -162,8 +149,6 @@ impl Connection {
             }),
         }
     }
-
-    // -- for any thread ---------------------------------------------------------------------
 
     pub fn lock(&self) -> MutexGuard<'_, ConnectionState> {
         lock(&self.state)
@@ -211,110 +196,5 @@ impl Connection {
         debug_assert!(state.phase.allows(phase), "{:?} to {phase:?}", state.phase);
         state.phase = phase;
         self.phase.store(phase as u8, Ordering::Relaxed);
-    }
-
-    /// The thread that answers is done: go on to the next request, or have the leader do so.
-    ///
-    /// Returns whether the leader should hurry. Where it need not, the client's next request is
-    /// what wakes it up anyway.
-    pub fn give_back(
-        self: &Arc<Self>,
-        shared: &Shared,
-        state: &mut ConnectionState,
-        now: Nanos,
-    ) -> bool {
-        let quiet = state.exchange.fate == Fate::Keep
-            && state.output.size == 0
-            && state.input == Input::Drained
-            && state.parser.state() == State::Done
-            && state.carry.remaining().is_empty()
-            && !shared.draining.get()
-            && !shared.closed.get();
-        if quiet {
-            self.begin_next(shared, state, now);
-        } else {
-            self.set_phase(state, Phase::Answered);
-            shared.post(self, state);
-        }
-        !quiet
-    }
-
-    // -- what the leader calls --------------------------------------------------------------
-
-    /// Do what the socket is ready for; return a request that became ready.
-    pub fn handle_event(
-        self: &Arc<Self>,
-        shared: &Shared,
-        leader: &mut LeaderState,
-        event: Event,
-    ) -> Option<Ready> {
-        let event = event.told;
-        let mut state = self.lock();
-        if event.input || event.ended || event.broken {
-            state.input = Input::Announced;
-            if (event.ended || event.broken) && state.ended.is_none() {
-                state.ended = Some(leader.now);
-            }
-        }
-        if event.broken {
-            self.set_gone();
-        }
-        match state.phase {
-            Phase::Reading | Phase::Discarding => {
-                if event.room {
-                    self.send_rest(&mut state);
-                }
-                state.answered_in_turn = 0;
-                self.read(shared, leader, &mut state)
-            }
-            Phase::HandedOut => {
-                if event.room || event.broken {
-                    self.drain_output(shared, leader, &mut state);
-                }
-                None
-            }
-            Phase::Flushing | Phase::Refusing => {
-                if event.room || event.broken {
-                    self.flush(shared, leader, &mut state);
-                }
-                None
-            }
-            Phase::Lingering => {
-                self.discard_input(shared, leader, &mut state);
-                None
-            }
-            Phase::Answered => None, // the leader goes on with it soon
-            Phase::Closed => None,   // the event was older than the closing
-        }
-    }
-
-    /// Go on with a connection that was handed back, or that has more to read or to send.
-    pub fn proceed(self: &Arc<Self>, shared: &Shared, leader: &mut LeaderState) -> Option<Ready> {
-        let mut state = self.lock();
-        state.queued = false;
-        match state.phase {
-            Phase::Answered if state.output.is_in_flight() => {
-                self.stream.cut_off(); // the thread that sends comes back at once, and posts it
-                None
-            }
-            Phase::Answered => self.resume(shared, leader, &mut state),
-            Phase::HandedOut => {
-                self.drain_output(shared, leader, &mut state);
-                None
-            }
-            Phase::Reading | Phase::Discarding => {
-                state.answered_in_turn = 0;
-                self.read(shared, leader, &mut state)
-            }
-            Phase::Flushing | Phase::Refusing => {
-                self.flush(shared, leader, &mut state);
-                None
-            }
-            Phase::Lingering => {
-                self.discard_input(shared, leader, &mut state);
-                None
-            }
-            Phase::Closed => None,
-        }
     }
 }

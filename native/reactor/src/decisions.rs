@@ -4,7 +4,7 @@
 
 use crate::admission;
 use crate::budgets::Budgets;
-use crate::shared::Options;
+use crate::options::Options;
 use crate::sys::{Nanos, SECOND};
 
 /// The share of slow calls of a path is kept in these units.

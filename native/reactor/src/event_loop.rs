@@ -3,16 +3,19 @@
 //! Nothing here knows of Python. A leader that holds the GIL is told when to give it up:
 //! when the poll would block, and before work that takes long.
 
-use crate::accepting::{AcceptBalancing, Acceptor};
-use crate::connection::{Connection, ConnectionState, Ready, Source};
-use crate::leader_followers::Waiting;
+use crate::accepting::{Accepting, Acceptor};
+use crate::closing;
+use crate::connection::Connection;
+use crate::deadlines;
+use crate::dispatch;
+use crate::leader::{Leader, LeaderState};
 use crate::log_queue::message;
 use crate::poller::{Event, Events, Token};
+use crate::request::{Ready, Waiting};
 use crate::scoreboard::POLLED;
 use crate::shared::Shared;
 use crate::states::Phase;
 use crate::sys::{self, MILLISECOND, Nanos};
-use penstock_protocol::{FieldCache, Head};
 use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -20,67 +23,6 @@ use std::sync::Arc;
 /// How long a leader may hold the interpreter lock while it serves what needs no application:
 /// other threads may want the lock.
 const ATTACHED_TIME: Nanos = MILLISECOND;
-
-/// What bytes are read into, and what they say. A thread that takes a request takes the buffers
-/// with it and leaves its own, so that it need not lead while it runs Python code.
-pub struct ReadBuffers {
-    pub buffer: Box<[u8]>,
-    pub head: Head,
-    pub scratch: Vec<u8>,
-}
-
-impl ReadBuffers {
-    /// `size` is the most that one read takes: a whole head with its body, as a rule, and no
-    /// client's monopoly.
-    pub fn new(size: usize) -> Self {
-        ReadBuffers {
-            buffer: vec![0; size].into_boxed_slice(),
-            head: Head::default(),
-            scratch: Vec::new(),
-        }
-    }
-
-    /// What a request's head says, and its bytes.
-    pub fn head_of<'a>(&'a self, source: &'a Source) -> (&'a Head, &'a [u8]) {
-        match source {
-            Source::Buffer(range) => (&self.head, self.buffer.get(range.clone()).unwrap_or(&[])),
-            Source::Scratch => (&self.head, &self.scratch),
-            Source::Copy(copy) => (&copy.head, &copy.bytes),
-        }
-    }
-}
-
-/// What the leader works with: one set for all connections, so that an idle one has none.
-pub struct LeaderState {
-    pub now: Nanos,
-    pub read: Box<ReadBuffers>,
-    /// What fields mean that clients send again and again.
-    pub field_cache: FieldCache,
-    /// With more to do than their turn allowed: they go on with what the next poll brings.
-    proceed: VecDeque<Arc<Connection>>,
-    /// What is handled now was told of long ago, and more may have come since.
-    pub late: bool,
-}
-
-impl LeaderState {
-    /// Have the connection go on after the next poll: it has had its turn.
-    pub fn defer(&mut self, connection: &Arc<Connection>, state: &mut ConnectionState) {
-        if !std::mem::replace(&mut state.queued, true) {
-            self.proceed.push_back(Arc::clone(connection));
-        }
-    }
-}
-
-/// Which kind of thread runs the loop, and so what it may do.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub enum Leader {
-    /// A thread that holds the GIL: nothing that takes long.
-    Attached,
-    /// A thread without the GIL.
-    Detached,
-    /// The stall monitor, which gives way to any thread that comes free.
-    StallMonitor,
-}
 
 /// Why the loop came back.
 pub enum Step {
@@ -104,43 +46,27 @@ pub enum Item {
 /// The leader's state: the thread that holds its lock leads.
 pub struct EventLoop {
     pub leader: LeaderState,
-    pub acceptors: Vec<Acceptor>,
-    pub balancing: AcceptBalancing,
+    pub accepting: Accepting,
     pub batch: VecDeque<Item>,
     events: Events,
     polled_at: Nanos,
     next_sweep: Nanos,
     sweep_interval: Nanos,
-    pub drain_begun: bool,
-    /// Some listener is open.
-    pub listening: bool,
-    /// In a drain: until then a client may connect whose handshake was under way.
-    pub handshakes_until: Nanos,
 }
 
 impl EventLoop {
     pub fn new(shared: &Shared, acceptors: Vec<Acceptor>) -> Self {
         let now = sys::monotonic();
         let mut event_loop = EventLoop {
-            leader: LeaderState {
-                now,
-                read: Box::new(ReadBuffers::new(shared.options.receive_bytes)),
-                field_cache: FieldCache::default(),
-                proceed: VecDeque::new(),
-                late: false,
-            },
-            acceptors,
-            balancing: AcceptBalancing::default(),
+            leader: LeaderState::new(shared.options.receive_bytes, now),
+            accepting: Accepting::new(acceptors),
             batch: VecDeque::new(),
             events: Events::default(),
             polled_at: now,
             next_sweep: now,
             sweep_interval: shared.options.sweep_interval,
-            drain_begun: false,
-            listening: true,
-            handshakes_until: 0,
         };
-        event_loop.resume_accepting(shared);
+        event_loop.accepting.resume_accepting(shared, now);
         event_loop
     }
 
@@ -160,7 +86,8 @@ impl EventLoop {
         if self.leader.now.saturating_sub(self.polled_at) >= shared.options.disconnected {
             self.leader.late = true;
         }
-        self.note_busy(shared, leader == Leader::StallMonitor);
+        self.accepting
+            .note_busy(shared, self.leader.now, leader == Leader::StallMonitor);
         loop {
             self.take_posts(shared);
             if shared.closed.get() {
@@ -204,7 +131,7 @@ impl EventLoop {
     /// How many events and connections wait for their turn.
     #[cfg(test)]
     pub fn queued(&self) -> usize {
-        self.batch.len() + self.leader.proceed.len()
+        self.batch.len() + self.leader.deferred.len()
     }
 
     /// Take what other threads have posted, before what was polled: a response was sent.
@@ -236,7 +163,7 @@ impl EventLoop {
     /// Poll; return whether there is something to do.
     fn poll(&mut self, shared: &Shared, leader: Leader) -> bool {
         shared.polling.set(true);
-        let pending = shared.has_posts() || !self.leader.proceed.is_empty();
+        let pending = shared.has_posts() || !self.leader.deferred.is_empty();
         let timeout = match leader {
             Leader::Attached => Some(0),
             _ if pending => Some(0),
@@ -265,17 +192,21 @@ impl EventLoop {
         self.leader.late = false;
         self.batch.extend(self.events.take().map(Item::Event));
         self.batch
-            .extend(self.leader.proceed.drain(..).map(Item::Proceed));
-        self.note_polled();
+            .extend(self.leader.deferred.drain(..).map(Item::Proceed));
+        let clients = |item: &Item| match item {
+            Item::Event(event) => event.token.as_listener().is_some(),
+            Item::Proceed(_) => false,
+        };
+        self.accepting.note_polled(self.batch.iter().any(clients));
         !self.batch.is_empty() || shared.has_posts()
     }
 
     fn time_to_wait(&self, shared: &Shared) -> Option<Nanos> {
-        let accepting = self.acceptors.iter().all(|acceptor| acceptor.watched);
-        if shared.connection_count() == 0 && !shared.draining.get() && accepting {
+        let watching = self.accepting.is_watching();
+        if shared.connection_count() == 0 && !shared.draining.get() && watching {
             return shared.options.idle_wait; // nothing has a deadline
         }
-        let next = self.next_sweep.min(self.balancing.look_again);
+        let next = self.next_sweep.min(self.accepting.next_look());
         Some(next.saturating_sub(sys::monotonic()))
     }
 
@@ -286,7 +217,8 @@ impl EventLoop {
                 Token::WAKE => return None,
                 token => match token.as_listener() {
                     Some(index) => {
-                        let _ = self.accept(shared, index, shared.options.accept_batch);
+                        let most = shared.options.accept_batch;
+                        let _ = self.accepting.accept(shared, self.leader.now, index, most);
                         return None;
                     }
                     None => shared.find(token)?, // else the event was older than the closing
@@ -296,34 +228,35 @@ impl EventLoop {
         };
         let leader = &mut self.leader;
         self::contained(shared, &connection, || match item {
-            Item::Event(event) => connection.handle_event(shared, leader, event),
-            Item::Proceed(_) => connection.proceed(shared, leader),
+            Item::Event(event) => dispatch::handle_event(&connection, shared, leader, event),
+            Item::Proceed(_) => dispatch::proceed(&connection, shared, leader),
         })
     }
 
     /// Do what is due between two polls; return whether the loop is at its end.
     fn keep_house(&mut self, shared: &Shared) -> bool {
+        let now = self.leader.now;
         if shared.draining.get() {
-            if !self.drain_begun {
+            if !self.accepting.drain_begun {
                 self.begin_drain(shared);
                 return false;
             }
             if shared.handing_over.get() {
                 self.hand_over(shared); // perhaps after the drain had begun without
             }
-            if self.listening {
-                self.empty_queues(shared);
+            if self.accepting.listening {
+                self.accepting.empty_queues(shared, now);
             }
-            if !self.listening && shared.connection_count() == 0 {
+            if !self.accepting.listening && shared.connection_count() == 0 {
                 self.tear_down(shared);
                 return true;
             }
         } else {
             let room_made = shared.room_made.swap(false);
             if room_made {
-                self.resume_accepting(shared); // a waiting client need not wait for the next sweep
+                self.accepting.resume_accepting(shared, now); // a waiting client need not wait for the next sweep
             }
-            self.look_again(shared, room_made);
+            self.accepting.look_again(shared, now, room_made);
         }
         // Measured against the last poll, not against now: what had arrived by then has been
         // handled, so that no client is blamed for time in which the process did not run.
@@ -339,30 +272,27 @@ impl EventLoop {
         for connection in shared.expired(self.polled_at) {
             let leader = &mut self.leader;
             self::contained(shared, &connection, || {
-                connection.expire(shared, leader);
+                deadlines::expire(&connection, shared, leader);
                 None
             });
         }
         if !shared.draining.get() {
-            self.resume_accepting(shared);
+            self.accepting.resume_accepting(shared, self.polled_at);
         }
     }
 
     // -- the end --------------------------------------------------------------------------------
 
+    /// Leave the listeners, and the clients that wait there, to others.
+    pub fn hand_over(&mut self, shared: &Shared) {
+        self.accepting.hand_over(shared, self.leader.now);
+    }
+
     /// Accept the clients that wait, or leave them to others, and give idle connections a last short while.
-    pub fn begin_drain(&mut self, shared: &Shared) {
-        self.drain_begun = true;
-        self.tell_accepting(shared);
-        if shared.handing_over.get() {
-            self.hand_over(shared);
-        } else {
-            self.handshakes_until = self.leader.now + shared.options.drain_handshake;
-            self.look_at_left(shared);
-            self.empty_queues(shared);
-        }
+    fn begin_drain(&mut self, shared: &Shared) {
+        self.accepting.begin_drain(shared, self.leader.now);
         for connection in shared.connections() {
-            connection.hurry_up(shared, &connection.lock(), self.leader.now);
+            closing::hurry_up(&connection, shared, &connection.lock(), self.leader.now);
         }
         // After the next poll: what was accepted just now is read before anything expires.
         self.next_sweep = self.leader.now + 1;
@@ -375,17 +305,17 @@ impl EventLoop {
             if let Item::Proceed(connection) = item {
                 let mut state = connection.lock();
                 if state.phase == Phase::Answered {
-                    connection.close_answered(shared, &mut state);
+                    closing::close_answered(&connection, shared, &mut state);
                 }
             }
         }
-        self.leader.proceed.clear();
+        self.leader.deferred.clear();
         if before {
             return;
         }
         for connection in shared.connections() {
             self::contained(shared, &connection, || {
-                connection.tear_down(shared);
+                closing::tear_down(&connection, shared);
                 None
             });
         }
@@ -426,7 +356,7 @@ fn contained(
                 .write(message("CONNECTION_DEFECT", [("detail", detail)]));
             let mut state = connection.lock();
             if !matches!(state.phase, Phase::HandedOut | Phase::Answered) {
-                connection.close(shared, &mut state);
+                closing::close(connection, shared, &mut state);
             }
             None
         }

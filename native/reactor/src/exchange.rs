@@ -3,11 +3,12 @@
 //! HTTP/1.1 has one exchange at a time, so that a connection holds one of these, under its lock. It
 //! begins anew with each request.
 
-use crate::log_queue::{End, Ended, Entry, HeadCopy, LogQueue, Times};
+use crate::log_queue::{End, Ended, Entry, LogQueue, Times};
 use crate::output::Output;
 use crate::spool::Spool;
 use crate::states::Fate;
 use crate::sys::{self, Nanos};
+use penstock_protocol::HeadCopy;
 use std::any::Any;
 
 #[derive(Default)]

@@ -14,16 +14,17 @@
 //!
 //! With one thread there is none of this, but for the stall monitor where there are checks to answer.
 
-use crate::connection::{Body, Connection, Ready, Source};
-use crate::event_loop::{EventLoop, Leader, LeaderState, ReadBuffers, Step};
-use crate::log_queue::HeadCopy;
+use crate::event_loop::{EventLoop, Step};
+use crate::leader::{Leader, ReadBuffers};
+use crate::request::Waiting;
 use crate::scoreboard::{STARTED, WAITING};
-use crate::shared::{Flag, Shared, lock};
+use crate::shared::Shared;
 use crate::slow_path_estimate::PathHash;
+use crate::sync::{Alarm, Flag, lock};
 use crate::sys::Nanos;
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, TryLockError};
+use std::sync::{Arc, Mutex, MutexGuard, TryLockError};
 use std::time::Duration;
 
 /// The stall monitor's interval: a slow call delays other clients by at most about twice as long.
@@ -42,76 +43,6 @@ thread_local! {
 /// The calling thread's number in this process, from 1.
 pub fn thread_number() -> u64 {
     NUMBER.with(|number| *number)
-}
-
-/// A request that waits for a thread, and needs nothing of the leader's any more.
-pub struct Waiting {
-    pub connection: Arc<Connection>,
-    pub number: u64,
-    pub request: Box<HeadCopy>,
-    pub body: Body,
-    /// When it was found to be complete.
-    pub since: Nanos,
-    /// Its client had left by then.
-    pub disconnected: bool,
-}
-
-impl Ready {
-    /// Take along what the leader's buffers hold of the request.
-    pub fn own(self, leader: &LeaderState) -> Waiting {
-        let request = match self.source {
-            Source::Copy(copy) => copy,
-            source => {
-                let (head, bytes) = leader.read.head_of(&source);
-                Box::new(HeadCopy {
-                    bytes: bytes.into(),
-                    head: head.clone(),
-                })
-            }
-        };
-        Waiting {
-            connection: self.connection,
-            number: self.number,
-            request,
-            body: self.body,
-            since: leader.now,
-            disconnected: self.disconnected,
-        }
-    }
-}
-
-/// Where a thread waits to be woken. A wake-up that comes before the wait is not lost.
-#[derive(Default)]
-pub struct Alarm {
-    rung: Mutex<bool>,
-    bell: Condvar,
-}
-
-impl Alarm {
-    pub fn ring(&self) {
-        *lock(&self.rung) = true;
-        self.bell.notify_one();
-    }
-
-    pub fn wait(&self) {
-        let mut rung = lock(&self.rung);
-        while !*rung {
-            rung = self
-                .bell
-                .wait(rung)
-                .unwrap_or_else(std::sync::PoisonError::into_inner);
-        }
-        *rung = false;
-    }
-
-    fn wait_for(&self, time: Duration) {
-        let mut rung = lock(&self.rung);
-        if !*rung {
-            let waited = self.bell.wait_timeout(rung, time);
-            rung = waited.unwrap_or_else(std::sync::PoisonError::into_inner).0;
-        }
-        *rung = false;
-    }
 }
 
 /// The threads of one transport, and the queue of requests that wait for one of them.

@@ -1,8 +1,9 @@
 //! The event loop of a worker: sockets, connections, threads that lead or follow, deadlines.
 //!
 //! Nothing in here knows of Python. The way of a request: `poller` returns an event of a socket,
-//! `event_loop` finds its `connection`, `reading` makes a request of its bytes, `leader_followers`
-//! decides which thread gets it, `wire` takes the answer; `ending` is what follows.
+//! `event_loop` finds its `connection`, `dispatch` has `reading` make a request of its bytes,
+//! `leader_followers` decides which thread gets it, `responding` sends the answer, and
+//! `next_request` or `closing` is what follows. No two modules import each other, even by way of others.
 
 #![cfg_attr(
     test,
@@ -18,28 +19,38 @@ pub mod accepting;
 pub mod admission;
 pub mod budgets;
 pub mod client;
+pub mod closing;
 pub mod connection;
+pub mod deadlines;
 pub mod decisions;
 pub mod disconnect;
-pub mod ending;
+pub mod dispatch;
 pub mod event_loop;
 pub mod exchange;
 pub mod exchange_trace;
+pub mod leader;
 pub mod leader_followers;
 pub mod log_queue;
+pub mod next_request;
+pub mod options;
 pub mod output;
 pub mod own_answers;
 pub mod poller;
 pub mod rate_limit;
 pub mod reading;
+pub mod refusal;
+pub mod refusing;
+pub mod request;
+pub mod request_body;
+pub mod responding;
 pub mod scoreboard;
 pub mod shared;
 pub mod slow_path_estimate;
 pub mod spool;
 pub mod states;
 pub mod stream;
+pub mod sync;
 pub mod sys;
-pub mod wire;
 
 #[cfg(test)]
 mod tests;

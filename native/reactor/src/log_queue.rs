@@ -1,34 +1,12 @@
 //! What is to be logged, until a thread with the GIL hands it to the logs of Python.
 
 use crate::exchange_trace::Transcript;
-use crate::shared::{Flag, lock};
+use crate::refusal::Refusal;
+use crate::sync::{Flag, lock};
 use crate::sys::{Nanos, Peer};
-use penstock_protocol::Head;
+use penstock_protocol::HeadCopy;
 use std::any::Any;
-use std::borrow::Cow;
 use std::sync::Mutex;
-
-/// A request's head on its own, for when the buffer that it came in is used again.
-#[derive(Clone)]
-pub struct HeadCopy {
-    pub bytes: Box<[u8]>,
-    pub head: Head,
-}
-
-/// Why a request is refused, and what to answer.
-pub struct Refusal {
-    pub status: u16,
-    pub reason: Cow<'static, str>,
-    /// The section of the standard, and the setting that changes the limit; empty without one.
-    pub rule: &'static str,
-    pub setting: &'static str,
-    /// The head, for its fields, if each line of it was valid.
-    pub head: Option<HeadCopy>,
-    /// The request line, if it had arrived; unchecked.
-    pub request_line: Vec<u8>,
-    /// The error of the system that caused it, if there was one.
-    pub cause: Option<String>,
-}
 
 /// How a request ended: see `penstock.telemetry.request_finished.Ended`.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -77,7 +55,7 @@ pub enum Entry {
     /// A message of `penstock.messages`: its name there, and its arguments.
     Message(&'static str, Vec<(&'static str, String)>),
     Refused(Box<RefusalNote>),
-    /// A response that was finished before the kernel had all of it: `ConnectionState::record`, and
+    /// A response that was finished before the kernel had all of it: `ExchangeState::record`, and
     /// its end.
     Finished(Box<dyn Any + Send>, Box<End>),
     /// The listener of this index is to be closed.

@@ -1,17 +1,23 @@
 //! Reading requests off a connection, up to where the application takes over.
 
-use crate::connection::{Body, Connection, ConnectionState, NEVER, Ready, Source};
-use crate::event_loop::{LeaderState, ReadBuffers};
-use crate::log_queue::{HeadCopy, Refusal};
+use crate::closing;
+use crate::connection::{Connection, ConnectionState, NEVER};
+use crate::disconnect;
+use crate::leader::{LeaderState, ReadBuffers, Source};
+use crate::next_request;
+use crate::options::HeaderMap;
 use crate::output::Output;
-use crate::own_answers::is_check;
-use crate::shared::{HeaderMap, Shared};
+use crate::own_answers::{self, is_check};
+use crate::refusal::Refusal;
+use crate::refusing;
+use crate::request::{Body, Ready};
+use crate::responding;
+use crate::shared::Shared;
 use crate::slow_path_estimate::PathHash;
 use crate::spool::Spool;
 use crate::states::{Input, Phase};
-use crate::sys::{self, Nanos};
-use penstock_protocol::{Event, Head, Input as Bytes, ProtocolError, State, response};
-use std::borrow::Cow;
+use crate::sys::Nanos;
+use penstock_protocol::{Event, Head, HeadCopy, Input as Bytes, State, response};
 use std::io;
 use std::sync::Arc;
 
@@ -31,266 +37,190 @@ enum Verdict {
     Ended,
 }
 
-impl Refusal {
-    fn of(error: ProtocolError, request_line: &[u8]) -> Self {
-        Refusal {
-            status: error.status,
-            reason: Cow::Borrowed(error.reason),
-            rule: error.rule,
-            setting: error.setting,
-            request_line: request_line.to_vec(),
-            ..Refusal::plain(error.status, "")
+/// Take what the client sent, until a request is complete or it has to send more.
+pub fn read(
+    connection: &Arc<Connection>,
+    shared: &Shared,
+    leader: &mut LeaderState,
+    state: &mut ConnectionState,
+) -> Option<Ready> {
+    for _ in 0..READS_PER_TURN {
+        // What the last request left over has to be looked at before more is read.
+        let received = if std::mem::take(&mut state.left_over) {
+            0
+        } else {
+            receive(connection, shared, leader, state)?
+        };
+        if let Some(ready) = look(connection, shared, leader, state, received) {
+            return Some(ready);
+        }
+        if !matches!(state.phase, Phase::Reading | Phase::Discarding) {
+            return None;
         }
     }
+    leader.defer(connection, state); // it is the turn of others
+    None
+}
 
-    fn plain(status: u16, reason: impl Into<Cow<'static, str>>) -> Self {
-        Refusal {
-            status,
-            reason: reason.into(),
-            rule: "",
-            setting: "",
-            head: None,
-            request_line: Vec::new(),
-            cause: None,
+/// Read once; return the number of bytes, or None where there is nothing to look at.
+fn receive(
+    connection: &Arc<Connection>,
+    shared: &Shared,
+    leader: &mut LeaderState,
+    state: &mut ConnectionState,
+) -> Option<usize> {
+    if !state.input.is_possible() {
+        return None;
+    }
+    match connection.stream.receive(&mut leader.read.buffer) {
+        Ok(0) => {
+            state.input = Input::Drained;
+            state.parser.receive_eof();
+            Some(0)
         }
-    }
-
-    pub fn late(reason: String, setting: &'static str, request_line: &[u8]) -> Self {
-        Refusal {
-            setting,
-            request_line: request_line.to_vec(),
-            ..Refusal::plain(408, reason)
+        Ok(received) => {
+            // Less than there was room for is all there was. What comes later has an edge of
+            // its own, but for an end that this event told of.
+            let all = received < leader.read.buffer.len() && state.ended.is_none();
+            state.input.found(all);
+            if let Some(trace) = &mut state.trace {
+                trace.received(leader.read.buffer.get(..received).unwrap_or(&[]));
+            }
+            Some(received)
         }
-    }
-
-    pub fn timed_out(reason: &str) -> Self {
-        Refusal::plain(504, reason.to_owned())
-    }
-
-    pub fn stopping() -> Self {
-        Refusal::plain(503, "The server is stopping.")
-    }
-
-    fn lost_client(status: u16, request_line: &[u8]) -> Self {
-        Refusal {
-            request_line: request_line.to_vec(),
-            ..Refusal::plain(status, "The client reset the connection within it.")
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+            // Told of input, and finding none: it is looked for once more, for there is no
+            // second edge.
+            if state.input.found_none() {
+                leader.defer(connection, state);
+            }
+            None
         }
-    }
-
-    fn underscore() -> Self {
-        Refusal {
-            setting: "header_map",
-            ..Refusal::plain(400, "A header field's name contains an underscore.")
-        }
-    }
-
-    fn no_room(error: &io::Error) -> Self {
-        let files = matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE));
-        Refusal {
-            setting: if files { "" } else { "temp_dir" },
-            cause: Some(sys::error_text(error)), // for the log: the client is not told why
-            ..Refusal::plain(507, "The request body could not be stored.")
+        Err(_) => {
+            lose_client(connection, shared, leader, state);
+            None
         }
     }
 }
 
-impl Connection {
-    /// Take what the client sent, until a request is complete or it has to send more.
-    pub fn read(
-        self: &Arc<Self>,
-        shared: &Shared,
-        leader: &mut LeaderState,
-        state: &mut ConnectionState,
-    ) -> Option<Ready> {
-        for _ in 0..READS_PER_TURN {
-            // What the last request left over has to be looked at before more is read.
-            let received = if std::mem::take(&mut state.left_over) {
-                0
-            } else {
-                self.receive(shared, leader, state)?
-            };
-            if let Some(ready) = self.look(shared, leader, state, received) {
-                return Some(ready);
-            }
-            if !matches!(state.phase, Phase::Reading | Phase::Discarding) {
+/// Tell of a request that the client broke off by a reset, and close.
+fn lose_client(
+    connection: &Connection,
+    shared: &Shared,
+    leader: &LeaderState,
+    state: &mut ConnectionState,
+) {
+    if state.awaited != State::Idle && state.phase != Phase::Discarding {
+        let input = Bytes::new(state.carry.remaining());
+        let status = shared.options.client_left;
+        let refusal = Refusal::lost_client(status, state.parser.request_line(&input));
+        refusing::note_refusal(connection, shared, state, leader.now, refusal, 0);
+    }
+    closing::close(connection, shared, state);
+}
+
+/// Look at the `received` bytes in the leader's buffer behind those that were left over.
+fn look(
+    connection: &Arc<Connection>,
+    shared: &Shared,
+    leader: &mut LeaderState,
+    state: &mut ConnectionState,
+    received: usize,
+) -> Option<Ready> {
+    match parse(connection, shared, leader, state, received) {
+        Verdict::Ready(source, body) => {
+            if let Some(check) = own_answers::check_asked_for(shared, leader, &source) {
+                own_answers::answer_check(connection, shared, leader, state, check);
                 return None;
             }
+            let number = shared.count_request();
+            uncork_for(connection, shared, state, &source, leader);
+            connection.set_phase(state, Phase::HandedOut);
+            connection.set_deadline(NEVER);
+            connection.set_heavy(false);
+            Some(Ready {
+                connection: Arc::clone(connection),
+                number,
+                source,
+                body,
+                disconnected: disconnect::has_disconnected(connection, shared, state, leader),
+            })
         }
-        leader.defer(self, state); // it is the turn of others
-        None
-    }
-
-    /// Read once; return the number of bytes, or None where there is nothing to look at.
-    fn receive(
-        self: &Arc<Self>,
-        shared: &Shared,
-        leader: &mut LeaderState,
-        state: &mut ConnectionState,
-    ) -> Option<usize> {
-        if !state.input.is_possible() {
-            return None;
+        Verdict::MoreInput => {
+            responding::uncork(connection, state);
+            await_data(connection, shared, state, leader.now);
+            None
         }
-        match self.stream.receive(&mut leader.read.buffer) {
-            Ok(0) => {
-                state.input = Input::Drained;
-                state.parser.receive_eof();
-                Some(0)
+        Verdict::Discarded => {
+            next_request::begin_next(connection, shared, state, leader.now);
+            state.left_over = true; // such as the end of input, which is reported once
+            None
+        }
+        Verdict::Refused(refusal) => {
+            if state.phase == Phase::Discarding {
+                closing::linger(connection, shared, leader, state); // the request has been answered already
+            } else {
+                refusing::refuse(connection, shared, leader, state, *refusal);
             }
-            Ok(received) => {
-                // Less than there was room for is all there was. What comes later has an edge of
-                // its own, but for an end that this event told of.
-                let all = received < leader.read.buffer.len() && state.ended.is_none();
-                state.input.found(all);
-                if let Some(trace) = &mut state.trace {
-                    trace.received(leader.read.buffer.get(..received).unwrap_or(&[]));
-                }
-                Some(received)
-            }
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                // Told of input, and finding none: it is looked for once more, for there is no
-                // second edge.
-                if state.input.found_none() {
-                    leader.defer(self, state);
-                }
-                None
-            }
-            Err(_) => {
-                self.lose_client(shared, leader, state);
-                None
-            }
+            None
+        }
+        Verdict::Ended => {
+            responding::uncork(connection, state);
+            closing::close(connection, shared, state);
+            None
         }
     }
+}
 
-    /// Tell of a request that the client broke off by a reset, and close.
-    fn lose_client(&self, shared: &Shared, leader: &LeaderState, state: &mut ConnectionState) {
-        if state.awaited != State::Idle && state.phase != Phase::Discarding {
-            let input = Bytes::new(state.carry.remaining());
-            let status = shared.options.client_left;
-            let refusal = Refusal::lost_client(status, state.parser.request_line(&input));
-            self.note_refusal(shared, state, leader.now, refusal, 0);
-        }
-        self.close(shared, state);
+/// Send pending output, unless the request that goes to the application now is expected to be
+/// answered at once.
+fn uncork_for(
+    connection: &Arc<Connection>,
+    shared: &Shared,
+    state: &mut ConnectionState,
+    source: &Source,
+    leader: &LeaderState,
+) {
+    if !state.output.is_corked() {
+        return;
     }
+    let (head, bytes) = leader.read.head_of(source);
+    if !shared.slow_paths.is_fast(PathHash::of(head.path(bytes))) {
+        responding::uncork(connection, state);
+    } else {
+        // Should the call take its time after all, the next leader sends what waits.
+        shared.post(connection, state);
+    }
+}
 
-    /// Look at the `received` bytes in the leader's buffer behind those that were left over.
-    fn look(
-        self: &Arc<Self>,
-        shared: &Shared,
-        leader: &mut LeaderState,
-        state: &mut ConnectionState,
-        received: usize,
-    ) -> Option<Ready> {
-        match parse(self, shared, leader, state, received) {
-            Verdict::Ready(source, body) => {
-                if let Some(check) = self.check_asked_for(shared, leader, &source) {
-                    self.answer_check(shared, leader, state, check);
-                    return None;
-                }
-                let number = shared.count_request();
-                self.uncork_for(shared, state, &source, leader);
-                self.set_phase(state, Phase::HandedOut);
-                self.set_deadline(NEVER);
-                self.set_heavy(false);
-                Some(Ready {
-                    connection: Arc::clone(self),
-                    number,
-                    source,
-                    body,
-                    disconnected: self.has_disconnected(shared, state, leader),
-                })
-            }
-            Verdict::MoreInput => {
-                self.uncork(state);
-                self.await_data(shared, state, leader.now);
-                None
-            }
-            Verdict::Discarded => {
-                self.begin_next(shared, state, leader.now);
-                state.left_over = true; // such as the end of input, which is reported once
-                None
-            }
-            Verdict::Refused(refusal) => {
-                if state.phase == Phase::Discarding {
-                    self.linger(shared, leader, state); // the request has been answered already
-                } else {
-                    self.refuse(shared, leader, state, *refusal);
-                }
-                None
-            }
-            Verdict::Ended => {
-                self.uncork(state);
-                self.close(shared, state);
-                None
+/// Set the deadline for what the parser waits for.
+fn await_data(connection: &Connection, shared: &Shared, state: &mut ConnectionState, now: Nanos) {
+    let options = &shared.options;
+    let awaited = state.parser.state();
+    if awaited != state.awaited {
+        state.awaited = awaited;
+        state.since = now;
+        if awaited == State::Head {
+            connection.set_deadline(now.saturating_add(options.header_timeout));
+            if shared.draining.get() {
+                closing::hurry_up(connection, shared, state, now);
             }
         }
     }
-
-    /// Send pending output, unless the request that goes to the application now is expected to be
-    /// answered at once.
-    fn uncork_for(
-        self: &Arc<Self>,
-        shared: &Shared,
-        state: &mut ConnectionState,
-        source: &Source,
-        leader: &LeaderState,
-    ) {
-        if !state.output.is_corked() {
-            return;
-        }
-        let (head, bytes) = leader.read.head_of(source);
-        if !shared.slow_paths.is_fast(PathHash::of(head.path(bytes))) {
-            self.uncork(state);
-        } else {
-            // Should the call take its time after all, the next leader sends what waits.
-            shared.post(self, state);
-        }
-    }
-
-    /// Send what waits. What the kernel does not take goes with what comes next, or when there is
-    /// room.
-    pub fn uncork(&self, state: &mut ConnectionState) {
-        if state.output.uncork() {
-            self.send_rest(state);
-        }
-    }
-
-    /// Send what is left of earlier answers while the next request comes in.
-    pub fn send_rest(&self, state: &mut ConnectionState) {
-        if state.output.size > 0 && !state.output.is_corked() {
-            let _ = state.output.flush(&*self.stream); // an error is met again by the next answer
-        }
-    }
-
-    /// Set the deadline for what the parser waits for.
-    fn await_data(&self, shared: &Shared, state: &mut ConnectionState, now: Nanos) {
-        let options = &shared.options;
-        let awaited = state.parser.state();
-        if awaited != state.awaited {
-            state.awaited = awaited;
-            state.since = now;
-            if awaited == State::Head {
-                self.set_deadline(now.saturating_add(options.header_timeout));
-                if shared.draining.get() {
-                    self.hurry_up(shared, state, now);
-                }
-            }
-        }
-        if awaited == State::Body {
-            let received = state.exchange.spool.as_ref().map_or(0, Spool::size);
-            self.set_deadline(
-                state.since.saturating_add(
-                    options.body_allowance(received, now.saturating_sub(state.since)),
-                ),
-            );
-            let announced = state
-                .exchange
-                .request
-                .as_ref()
-                .and_then(|copy| copy.head.content_length);
-            let size = announced.unwrap_or(0).max(received);
-            self.set_heavy(size > HEAVY_BYTES.min(options.body_memory));
-        }
+    if awaited == State::Body {
+        let received = state.exchange.spool.as_ref().map_or(0, Spool::size);
+        connection.set_deadline(
+            state
+                .since
+                .saturating_add(options.body_allowance(received, now.saturating_sub(state.since))),
+        );
+        let announced = state
+            .exchange
+            .request
+            .as_ref()
+            .and_then(|copy| copy.head.content_length);
+        let size = announced.unwrap_or(0).max(received);
+        connection.set_heavy(size > HEAVY_BYTES.min(options.body_memory));
     }
 }
 

@@ -1,143 +1,22 @@
 //! What the threads of one transport share: options, counts, flags, and the connections.
+//!
+//! It knows nothing of what is done with a connection.
 
-use crate::budgets::Budgets;
 use crate::connection::{Connection, ConnectionState};
-use crate::leader_followers::Alarm;
-use crate::log_queue::{LogQueue, Refusal};
-use crate::own_answers::Checks;
+use crate::log_queue::LogQueue;
+use crate::options::Options;
 use crate::poller::{Poller, Token};
+use crate::refusal::Refusal;
 use crate::scoreboard::{ACCEPTED, CONNECTIONS, Scoreboard};
 use crate::slow_path_estimate::SlowPathEstimate;
 use crate::stream::Stream;
+use crate::sync::{Alarm, Flag, lock};
 use crate::sys::{self, Nanos};
-use penstock_protocol::Limits;
 use penstock_protocol::date::DateLine;
 use penstock_protocol::response::{self, ErrorResponse};
 use std::io;
-use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-
-/// Lock a mutex that a panic may have left behind: the panic ended one request, not the state.
-pub fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// What happens to a field whose name holds `_`.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub enum HeaderMap {
-    Drop,
-    Refuse,
-    Dangerous,
-}
-
-/// What a transport is told at its making. Sizes in bytes, times in nanoseconds.
-pub struct Options {
-    pub parser: Limits,
-    pub body_memory: u64,
-    pub out_buffer: u64,
-    pub max_connections: usize,
-    pub budgets: Budgets,
-    pub header_timeout: Nanos,
-    pub body_timeout: Nanos,
-    pub body_min_rate: f64,
-    /// How long a body may stand still, however fast it came before.
-    pub body_stall: Nanos,
-    pub keep_alive: Nanos,
-    pub write_timeout: Nanos,
-    pub drain_linger: Nanos,
-    pub sweep_interval: Nanos,
-    pub server_header: Option<String>,
-    pub header_map: HeaderMap,
-    pub stream_requests: bool,
-    pub temp_dir: PathBuf,
-    pub id_prefix: String,
-    pub trace: bool,
-    /// Finished requests are reported to observers.
-    pub observed: bool,
-    /// That takes records, not only lines.
-    pub recorded: bool,
-    /// There are a stall monitor and a thread of the log writer: several threads call `next`, or
-    /// checks have to be answered while the one that does is with the application.
-    pub attended: bool,
-    /// What a client is told whose request is given up.
-    pub timed_out: String,
-    /// What the server itself answers.
-    pub checks: Checks,
-    /// A queued request is dropped whose client has ended its side for so long.
-    pub disconnected: Nanos,
-    /// How long the event loop waits at most while nothing has a deadline. It comes back then: the
-    /// only thread of the application is the main thread of its process, which alone runs the
-    /// handlers of signals.
-    pub idle_wait: Option<Nanos>,
-    // What follows are constants: `penstock.transport.config` has the reasons.
-    pub accept_batch: usize,
-    pub max_backlog: usize,
-    pub accept_pause: Nanos,
-    pub evict_idle: Nanos,
-    pub balance_batch: usize,
-    pub balance_slack: u64,
-    pub balance_share: u64,
-    pub balance_deferrals: u32,
-    pub balance_doublings: u32,
-    pub balance_pause: Nanos,
-    pub busy_pause: Nanos,
-    pub responsive: Nanos,
-    pub receive_bytes: usize,
-    pub discard_bytes: u64,
-    pub wait_slice: Nanos,
-    pub flush_bytes: u64,
-    pub join_bytes: usize,
-    pub linger: Nanos,
-    pub linger_idle: Nanos,
-    pub linger_bytes: u64,
-    pub drain_head: Nanos,
-    pub drain_handshake: Nanos,
-    pub drain_sweep: Nanos,
-    pub drain_accepted: Nanos,
-    pub slow_call: Nanos,
-    pub slow_share: f64,
-    pub monitor_idle: Nanos,
-    pub client_left: u16,
-    pub trace_body: usize,
-    pub trace_head: usize,
-    pub log_entries: usize,
-}
-
-impl Options {
-    /// How long a body may take until its next byte; `received` bytes have come, and the last of
-    /// them when the body had taken the time `taken`.
-    pub fn body_allowance(&self, received: u64, taken: Nanos) -> Nanos {
-        let seconds = received as f64 / self.body_min_rate;
-        let by_rate = self
-            .body_timeout
-            .saturating_add((seconds * sys::SECOND as f64) as Nanos);
-        by_rate.min(taken.saturating_add(self.body_stall.max(self.body_timeout)))
-    }
-
-    /// How many bytes a client has to take within `write_timeout` not to be stalled.
-    pub fn least_progress(&self) -> f64 {
-        self.body_min_rate * self.write_timeout as f64 / sys::SECOND as f64
-    }
-}
-
-/// A flag that any thread may set or read.
-#[derive(Default)]
-pub struct Flag(AtomicBool);
-
-impl Flag {
-    pub fn get(&self) -> bool {
-        self.0.load(Ordering::SeqCst)
-    }
-
-    pub fn set(&self, value: bool) {
-        self.0.store(value, Ordering::SeqCst);
-    }
-
-    pub fn swap(&self, value: bool) -> bool {
-        self.0.swap(value, Ordering::SeqCst)
-    }
-}
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 
 /// The connections by their slot. A token names slot and occupant, so that an event that is older
 /// than a close finds no connection.
@@ -375,7 +254,15 @@ impl Shared {
             registry.free.push(slot(token) as u32);
             return; // no memory for it: the socket closes
         }
-        let connection = Connection::new(self, stream, token, listener, number, now);
+        let connection = Connection::new(
+            &self.options,
+            self.draining.get(),
+            stream,
+            token,
+            listener,
+            number,
+            now,
+        );
         if let Some(place) = registry.slots.get_mut(slot(token)) {
             *place = Some(Arc::new(connection));
         }

@@ -2,8 +2,6 @@
 //! for both transports, with the reasons; a test compares them, and names the two transitions that
 //! only this one has.
 
-use crate::sys::Nanos;
-
 /// What a connection does.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(u8)]
@@ -116,9 +114,6 @@ impl Input {
         *self = if all { Input::Drained } else { Input::Possible };
     }
 }
-
-/// When the client ended its side, as far as an event has told.
-pub type Ended = Option<Nanos>;
 
 #[cfg(test)]
 mod tests {

@@ -3,7 +3,7 @@
 The scoreboard has what each thread is in, and until when that must make progress. At half of the
 time a warning is logged with the thread's stack. At the deadline the exchange's ``time_out``
 answers the client with 504, or cuts the connection where the head has been sent (it is in
-``transport/python/exchange.py``, and in ``disconnect.rs``). Nothing is raised in the thread: an
+``transport/python/exchange.py``, and in ``ending.rs``). Nothing is raised in the thread: an
 exception from outside would cut an ``__exit__`` or a lock in half and harm other requests. Where
 the call has not returned some time after that, the thread is lost, and the worker is to be
 replaced.

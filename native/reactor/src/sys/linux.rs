@@ -1,7 +1,7 @@
 //! What Linux has, and has better than others: one call where they need several, and epoll.
 
 use super::{Fd, Told, check, count, retry};
-use crate::shared::lock;
+use crate::sync::lock;
 use std::ffi::CStr;
 use std::io;
 use std::os::fd::RawFd;

@@ -2,7 +2,7 @@
 //! `portable`), with the kqueue of `native/kqueue`.
 
 use super::{Fd, Told, check, count, retry};
-use crate::shared::lock;
+use crate::sync::lock;
 use std::ffi::CStr;
 use std::io;
 use std::os::fd::RawFd;

@@ -1,19 +1,22 @@
 //! A server without sockets: its clients are buffers, and its time passes when the test says so.
 
 use crate::budgets::Budgets;
-use crate::connection::{Body, Connection};
-use crate::event_loop::{EventLoop, Item, Leader, Step};
-use crate::leader_followers::Waiting;
+use crate::connection::Connection;
+use crate::event_loop::{EventLoop, Item, Step};
+use crate::leader::Leader;
 use crate::log_queue::Entry;
-use crate::own_answers::Checks;
+use crate::next_request;
+use crate::options::{Checks, HeaderMap, Options};
 use crate::poller::{Event, Token};
+use crate::request::{Body, Waiting};
+use crate::responding;
 use crate::scoreboard::{Memory, RECORD_BYTES, SLOT_WORDS, Scoreboard, Shape, WORD};
-use crate::shared::{HeaderMap, Options, Shared, lock};
+use crate::shared::Shared;
 use crate::spool::Spool;
 use crate::states::{Fate, Phase};
 use crate::stream::Stream;
+use crate::sync::lock;
 use crate::sys::{Fd, MILLISECOND, Nanos, Peer, Readiness, SECOND, Told};
-use crate::wire;
 use penstock_protocol::Limits;
 use std::cell::Cell;
 use std::collections::VecDeque;
@@ -415,6 +418,12 @@ impl Bench {
         self.event(client, told(false, true, false, false));
     }
 
+    /// Evict idle connections; return whether there were any.
+    pub fn close_idle(&mut self) -> bool {
+        let now = self.event_loop.leader.now;
+        self.event_loop.accepting.close_idle(&self.shared, now)
+    }
+
     /// Run the loop until it comes back once.
     pub fn step(&mut self) {
         if let Step::Ready(ready) = self.event_loop.run(&self.shared, Leader::Attached, &mut 0) {
@@ -461,7 +470,7 @@ impl Bench {
             state.exchange.fate.worsen(Fate::Close);
         }
         let now = crate::sys::monotonic();
-        waiting.connection.give_back(&self.shared, &mut state, now);
+        next_request::give_back(&waiting.connection, &self.shared, &mut state, now);
         drop(state);
         self.turn();
     }
@@ -469,7 +478,7 @@ impl Bench {
     /// Send a part of a response.
     pub fn answer_part(&mut self, waiting: &Waiting, part: &[u8]) {
         let mut state = waiting.connection.lock();
-        let _ = wire::send_small(&self.shared, &waiting.connection, &mut state, part);
+        let _ = responding::send_small(&self.shared, &waiting.connection, &mut state, part);
     }
 }
 

@@ -1,15 +1,15 @@
 //! What happens to a connection, and when: linger, drain, deadlines, eviction, turns.
 
 use super::bench::{Bench, Client, options};
-use crate::event_loop::Leader;
+use crate::leader::Leader;
 use crate::log_queue::Entry;
-use crate::own_answers::Checks;
+use crate::next_request;
+use crate::options::{Checks, Options};
+use crate::responding;
 use crate::scoreboard::LIVE;
-use crate::shared::Options;
 use crate::slow_path_estimate::PathHash;
 use crate::states::{Fate, Input, Phase};
 use crate::sys::{MILLISECOND, Nanos, SECOND};
-use crate::wire;
 
 const GET: &[u8] = b"GET /get HTTP/1.1\r\nHost: a\r\n\r\n";
 const LAST: &[u8] = b"GET /last HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n";
@@ -259,7 +259,7 @@ fn a_response_that_its_thread_ends_after_the_close_is_reported_as_cut_off() {
         let mut state = waiting.connection.lock();
         state.exchange.record = Some(Box::new("the record"));
         let now = crate::sys::monotonic();
-        waiting.connection.give_back(&bench.shared, &mut state, now);
+        next_request::give_back(&waiting.connection, &bench.shared, &mut state, now);
         drop(state);
         bench
             .event_loop
@@ -293,11 +293,11 @@ fn those_that_are_idle_for_longest_make_room() {
     bench.send(&in_head, &GET[..10]);
     bench.pass(options().evict_idle * 2);
     let newest = bench.connect();
-    assert!(bench.event_loop.close_idle(&bench.shared));
+    assert!(bench.close_idle());
     assert!(oldest.is_closed() && !older.is_closed());
-    assert!(bench.event_loop.close_idle(&bench.shared));
+    assert!(bench.close_idle());
     assert!(older.is_closed());
-    assert!(!bench.event_loop.close_idle(&bench.shared));
+    assert!(!bench.close_idle());
     assert!(![busy, in_head, newest].iter().any(Client::is_closed));
 }
 
@@ -307,7 +307,7 @@ fn a_connection_whose_request_is_under_way_is_not_idle() {
     let client = bench.connect();
     bench.pass(options().evict_idle * 2);
     client.put(GET); // and no event has told of it
-    assert!(!bench.event_loop.close_idle(&bench.shared));
+    assert!(!bench.close_idle());
     assert!(!client.is_closed());
 }
 
@@ -365,11 +365,14 @@ fn an_answer_that_waits_for_the_next_one_is_sent_if_that_takes_its_time() {
     bench.send(&client, &GET.repeat(2));
     let first = bench.take();
     let mut state = first.connection.lock();
-    assert!(wire::cork(&bench.shared, &mut state, OK));
+    assert!(responding::cork(&bench.shared, &mut state, OK));
     bench.shared.slow_paths.note(PathHash::of(b"/get"), 0);
-    first
-        .connection
-        .give_back(&bench.shared, &mut state, crate::sys::monotonic());
+    next_request::give_back(
+        &first.connection,
+        &bench.shared,
+        &mut state,
+        crate::sys::monotonic(),
+    );
     drop(state);
     bench.step();
     assert_eq!(bench.ready.len(), 1);

@@ -3,8 +3,8 @@
 use super::bench::{Bench, Client, body_of, options};
 use super::model::{Case, Expected, corpus, message};
 use super::support::{Message, byte_by_byte};
-use crate::leader_followers::Waiting;
-use crate::shared::Options;
+use crate::options::Options;
+use crate::request::Waiting;
 
 const NO_CONTENT: &[u8] = b"HTTP/1.1 204 No Content\r\n\r\n";
 

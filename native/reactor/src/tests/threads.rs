@@ -1,12 +1,15 @@
 //! Threads that lead, follow, and wait for a disk.
 
 use super::bench::{Bench, fake_time, options, scoreboard};
-use crate::event_loop::{EventLoop, Leader, ReadBuffers, Step};
+use crate::disconnect;
+use crate::event_loop::{EventLoop, Step};
+use crate::leader::{Leader, ReadBuffers};
 use crate::leader_followers::{LeaderFollowers, Turn};
+use crate::next_request;
+use crate::responding;
 use crate::shared::Shared;
 use crate::states::Fate;
 use crate::sys;
-use crate::wire;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::thread;
@@ -89,12 +92,12 @@ fn no_other_thread_waits_for_a_disk_that_a_response_waits_for() {
     client.stop_disk();
     thread::scope(|scope| {
         let sending = scope.spawn(|| {
-            wire::send_region(&bench.shared, &waiting.connection, file, 0, 10_000, b"end")
+            responding::send_region(&bench.shared, &waiting.connection, file, 0, 10_000, b"end")
         });
         client.await_disk();
         // The leader is free to act on the connection: there is room, or its client is gone.
         assert!(waiting.connection.lock().output.is_in_flight());
-        assert!(!waiting.connection.find_gone());
+        assert!(!disconnect::find_gone(&waiting.connection));
         client.start_disk();
         assert!(sending.join().unwrap().is_ok());
     });
@@ -116,14 +119,12 @@ fn a_connection_is_not_closed_under_a_thread_that_sends_a_file() {
     thread::scope(|scope| {
         let shared = &bench.shared;
         let sending =
-            scope.spawn(move || wire::send_region(shared, &connection, file, 0, 10_000, b""));
+            scope.spawn(move || responding::send_region(shared, &connection, file, 0, 10_000, b""));
         client.await_disk();
         // Another thread ends the response early.
         let mut state = waiting.connection.lock();
         state.exchange.fate = Fate::Reset;
-        waiting
-            .connection
-            .give_back(shared, &mut state, sys::monotonic());
+        next_request::give_back(&waiting.connection, shared, &mut state, sys::monotonic());
         drop(state);
         bench.event_loop.run(shared, Leader::Attached, &mut 0);
         bench.event_loop.attend(shared);

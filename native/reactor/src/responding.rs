@@ -1,13 +1,15 @@
-//! What an exchange does with its connection's socket. It knows nothing of Python, and waits with
-//! no lock held.
+//! Sending a response: by the thread that answers as far as the kernel takes it, and by the leader
+//! for what is left. It knows nothing of Python, and waits with no lock held.
 
+use crate::closing;
 use crate::connection::{Connection, ConnectionState, NEVER};
-use crate::decisions;
+use crate::leader::LeaderState;
+use crate::next_request;
 use crate::output::{COALESCED_BYTES, Flushed, Piece, Region};
 use crate::shared::Shared;
-use crate::states::{Fate, Input, Phase};
+use crate::states::{Fate, Phase};
 use crate::sys::{self, Fd, Nanos, Readiness};
-use penstock_protocol::{Event, Head, Input as Bytes, State, response};
+use penstock_protocol::State;
 use std::io::{self, IoSlice};
 use std::sync::{Arc, MutexGuard};
 
@@ -20,177 +22,7 @@ pub enum Failure {
     BadBody(u16, String),
 }
 
-/// A connection in the hands of the thread that answers.
-pub struct Wire {
-    pub connection: Arc<Connection>,
-    /// Bytes of the request's body that have arrived.
-    pub received: u64,
-    body_over: bool,
-    continue_owed: bool,
-    unread: Vec<u8>,
-    waited: Nanos, // for which `receive` has waited for the client
-}
-
-impl Wire {
-    /// For a request whose body has arrived, with `received` bytes.
-    pub fn complete(connection: Arc<Connection>, received: u64) -> Self {
-        Wire {
-            connection,
-            received,
-            body_over: true,
-            continue_owed: false,
-            unread: Vec::new(),
-            waited: 0,
-        }
-    }
-
-    /// For a request whose body is still to be read.
-    pub fn streamed(connection: Arc<Connection>, continue_owed: bool) -> Self {
-        Wire {
-            body_over: false,
-            continue_owed,
-            ..Wire::complete(connection, 0)
-        }
-    }
-
-    // -- the request's body, where it is streamed ---------------------------------------------
-
-    /// Have something unread, unless the body is over; else return how long to wait for input.
-    pub fn receive(
-        &mut self,
-        shared: &Shared,
-        size: usize,
-        head_sent: bool,
-        buffer: &mut Vec<u8>,
-    ) -> Result<Option<Nanos>, Failure> {
-        if !self.awaits_more() || size == 0 || self.look(shared, &[])? {
-            return Ok(None);
-        }
-        // PEP 3333 leaves the time to the server; with the first read is the one at which the
-        // application has shown that it wants the body. Never once a response has begun.
-        if self.continue_owed && !head_sent {
-            self.continue_owed = false;
-            let mut state = self.connection.lock();
-            send_small(shared, &self.connection, &mut state, response::CONTINUE)?;
-            if let Some(trace) = &mut state.trace {
-                trace.sent_interim(b"100 Continue");
-            }
-        }
-        buffer.resize(shared.options.receive_bytes, 0);
-        let received = self.read_socket(buffer)?;
-        if self.look(shared, buffer.get(..received).unwrap_or(&[]))? {
-            return Ok(None);
-        }
-        let allowed = shared.options.body_allowance(self.received, self.waited);
-        Ok(Some(allowed.saturating_sub(self.waited)))
-    }
-
-    /// Look for a part of the body in what was received; return whether there is one, or its end.
-    fn look(&mut self, shared: &Shared, received: &[u8]) -> Result<bool, Failure> {
-        let mut state = self.connection.lock();
-        let ConnectionState {
-            parser,
-            carry,
-            trace,
-            ..
-        } = &mut *state;
-        if let Some(trace) = trace {
-            trace.received(received);
-        }
-        let block = carry.join(received);
-        let mut input = Bytes::new(block);
-        let mut head = Head::default();
-        let event = parser.next_event(&mut input, &shared.options.parser, &mut head);
-        let left = input.remaining().len();
-        let found = match event {
-            Ok(Event::Data(data)) => {
-                self.unread.extend_from_slice(data);
-                self.received += data.len() as u64;
-                if let Some(trace) = trace {
-                    trace.body_received(data, left);
-                }
-                Ok(true)
-            }
-            Ok(Event::EndOfMessage) => {
-                self.body_over = true;
-                Ok(true)
-            }
-            Ok(_) => Ok(false),
-            Err(error) => Err(Failure::BadBody(error.status, error.reason.to_owned())),
-        };
-        carry.keep(received, left);
-        if found.is_err() {
-            state.exchange.fate.worsen(Fate::Close);
-        }
-        found
-    }
-
-    /// Keep account of a wait; fails where it has been too long.
-    ///
-    /// Only waiting counts: a client is not blamed for an application that reads slowly.
-    pub fn note_wait(&mut self, waited: Nanos, late: bool) -> Result<(), Failure> {
-        self.waited += waited;
-        if !late {
-            return Ok(());
-        }
-        self.connection.lock().exchange.fate.worsen(Fate::Close);
-        let text = "the request's body came too slowly (body_timeout)";
-        Err(Failure::BadBody(408, text.to_owned()))
-    }
-
-    fn read_socket(&mut self, buffer: &mut [u8]) -> Result<usize, Failure> {
-        let mut state = self.connection.lock();
-        match self.connection.stream.receive(buffer) {
-            Ok(0) => {
-                state.parser.receive_eof();
-                state.input = Input::Drained;
-                Ok(0)
-            }
-            Ok(size) => Ok(size),
-            // Readiness may turn out to be spurious (a segment with a bad checksum).
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(0),
-            Err(error) => Err(disconnected(&self.connection, &mut state, &error)),
-        }
-    }
-
-    /// Whether more of the body would have to be read off the socket.
-    pub fn awaits_more(&self) -> bool {
-        self.unread.is_empty() && !self.body_over
-    }
-
-    /// Give up to `size` bytes of what is unread.
-    pub fn take_unread(&mut self, size: usize) -> Vec<u8> {
-        let rest = self.unread.split_off(size.min(self.unread.len()));
-        std::mem::replace(&mut self.unread, rest)
-    }
-
-    /// Decide what happens to a streamed body of which not all has been read.
-    ///
-    /// What is short is dropped later, for the connection's sake; otherwise the connection ends.
-    /// `discard_bytes` counts as short. In no case is the rest of a body taken for a request.
-    pub fn decide_unread_body(&self, discard_bytes: u64, state: &mut ConnectionState) {
-        if self.body_over || state.parser.state() == State::Done {
-            return;
-        }
-        let remaining = state.parser.body_remaining(state.carry.remaining().len());
-        if !decisions::keeps_connection(discard_bytes, self.continue_owed, remaining) {
-            state.exchange.fate.worsen(Fate::Close);
-        }
-    }
-}
-
-/// Wait until the socket is readable; return for how long, and whether it is.
-pub fn wait_for_input(shared: &Shared, connection: &Connection, patience: Nanos) -> (Nanos, bool) {
-    let before = sys::monotonic();
-    let most = patience.min(shared.options.wait_slice);
-    let ready = connection
-        .stream
-        .wait(Readiness::Input, most)
-        .unwrap_or(true);
-    (sys::monotonic() - before, patience > 0 && ready)
-}
-
-// -- the response -----------------------------------------------------------------------------
+// -- for the thread that answers ------------------------------------------------------------------
 
 /// Send `head`, a block without copying it, and what ends it.
 pub fn send_large(
@@ -376,7 +208,7 @@ pub fn send_small(
         check_output(connection, state)?;
         state.output.append_copy(data);
         if state.output.uncork() {
-            flush(connection, state)?; // nothing but this has kept it from being sent
+            flush_now(connection, state)?; // nothing but this has kept it from being sent
         }
         watch(shared, connection, state);
         return Ok(());
@@ -423,11 +255,11 @@ pub fn cork(shared: &Shared, state: &mut ConnectionState, data: &[u8]) -> bool {
 /// Have the leader send what is queued, within the write deadline.
 fn watch(shared: &Shared, connection: &Connection, state: &mut ConnectionState) {
     if state.output.size > 0 && connection.deadline() == NEVER {
-        connection.await_output(shared, state, sys::monotonic());
+        await_output(connection, shared, state, sys::monotonic());
     }
 }
 
-fn flush(connection: &Connection, state: &mut ConnectionState) -> Result<Flushed, Failure> {
+fn flush_now(connection: &Connection, state: &mut ConnectionState) -> Result<Flushed, Failure> {
     loop {
         match state.output.flush(&*connection.stream) {
             Ok(Flushed::More) => {} // it is this thread's own time
@@ -437,7 +269,7 @@ fn flush(connection: &Connection, state: &mut ConnectionState) -> Result<Flushed
     }
 }
 
-fn disconnected(
+pub fn disconnected(
     connection: &Connection,
     state: &mut ConnectionState,
     error: &io::Error,
@@ -447,4 +279,90 @@ fn disconnected(
     }
     state.exchange.fate.worsen(Fate::Close);
     Failure::Disconnected(format!("the client is gone: {}", sys::error_text(error)))
+}
+
+// -- for the leader -------------------------------------------------------------------------------
+
+/// Wait until the client takes output, within the write deadline.
+pub fn await_output(
+    connection: &Connection,
+    shared: &Shared,
+    state: &mut ConnectionState,
+    now: Nanos,
+) {
+    connection.set_deadline(now.saturating_add(shared.options.write_timeout));
+    state.progress = state.output.acknowledged(&*connection.stream);
+    connection.set_heavy(true);
+}
+
+/// Send output while the application makes the next block.
+pub fn drain_output(
+    connection: &Arc<Connection>,
+    shared: &Shared,
+    leader: &mut LeaderState,
+    state: &mut ConnectionState,
+) {
+    if state.output.size == 0 {
+        return;
+    }
+    if connection.deadline() == NEVER {
+        // Once only: an application that trickles does not put the deadline off.
+        await_output(connection, shared, state, leader.now);
+    }
+    match state.output.flush(&*connection.stream) {
+        Ok(Flushed::Blocked) => {}
+        Ok(Flushed::More) => leader.defer(connection, state),
+        Ok(Flushed::All) => {
+            connection.set_deadline(NEVER);
+            connection.set_heavy(false);
+        }
+        Err(_) => {
+            connection.set_gone(); // the next send of the application's thread tells it
+            connection.set_deadline(NEVER);
+            connection.set_heavy(false);
+        }
+    }
+}
+
+/// Send what is left of a response that is finished.
+pub fn flush(
+    connection: &Arc<Connection>,
+    shared: &Shared,
+    leader: &mut LeaderState,
+    state: &mut ConnectionState,
+) {
+    match state.output.flush(&*connection.stream) {
+        Ok(Flushed::Blocked) => return,
+        Ok(Flushed::More) => {
+            leader.defer(connection, state);
+            return;
+        }
+        Ok(Flushed::All) => {}
+        Err(error) => {
+            closing::cut_off(connection, shared, state, &error);
+            return;
+        }
+    }
+    connection.set_heavy(false);
+    state.log_finished(&shared.log_queue, None);
+    if state.phase == Phase::Refusing {
+        closing::linger(connection, shared, leader, state);
+    } else {
+        next_request::after_response(connection, shared, leader, state);
+    }
+}
+
+/// Send what waits. What the kernel does not take goes with what comes next, or when there is
+/// room.
+pub fn uncork(connection: &Connection, state: &mut ConnectionState) {
+    if state.output.uncork() {
+        send_rest(connection, state);
+    }
+}
+
+/// Send what is left of earlier answers while the next request comes in.
+pub fn send_rest(connection: &Connection, state: &mut ConnectionState) {
+    if state.output.size > 0 && !state.output.is_corked() {
+        let _ = state.output.flush(&*connection.stream); // an error is met again by the next answer
+    }
 }

@@ -1,0 +1,252 @@
+//! From a request that is ready to its exchange.
+
+use crate::call_deadline::CallDeadline;
+use crate::companion::Companion;
+use crate::core::Core;
+use crate::ending;
+use crate::environ::{Template, keys};
+use crate::exchange::Exchange;
+use crate::extend_deadline::ExtendDeadline;
+use crate::ffi::latin1;
+use crate::request_id::RequestId;
+use crate::thread_slots::{ThreadSlot, ThreadSlots};
+use penstock_protocol::{Framing, Head, HeadCopy};
+use penstock_reactor::connection::Connection;
+use penstock_reactor::disconnect::had_ended;
+use penstock_reactor::next_request;
+use penstock_reactor::request::{Body, Waiting};
+use penstock_reactor::request_body::RequestBody;
+use penstock_reactor::slow_path_estimate::PathHash;
+use penstock_reactor::spool::Spool;
+use penstock_reactor::states::Fate;
+use penstock_reactor::sys::{self, Nanos, SECOND};
+use pyo3::exceptions::PyValueError;
+use pyo3::prelude::*;
+use pyo3::types::{PyBytes, PyDict, PyFloat, PyList};
+use std::sync::Arc;
+
+/// Makes the exchanges of one transport.
+pub struct Delivery {
+    pub core: Arc<Core>,
+    pub thread_slots: Arc<ThreadSlots>,
+    /// What the requests of each listener begin with.
+    pub templates: Vec<Template>,
+    pub bytes_io: Py<PyAny>,
+    /// Makes a file object of a spooled body's descriptor, which becomes its own.
+    pub open_spooled: Py<PyAny>,
+}
+
+impl Delivery {
+    pub fn deliver_waiting(
+        &self,
+        py: Python<'_>,
+        thread_slot: &ThreadSlot,
+        waiting: Waiting,
+    ) -> PyResult<Option<Py<Exchange>>> {
+        let Waiting {
+            connection,
+            number,
+            request,
+            body,
+            since,
+            disconnected,
+        } = waiting;
+        let client = Arc::clone(&connection);
+        let (head, bytes) = (&request.head, &request.bytes);
+        let exchange = self.deliver(py, thread_slot, connection, number, head, bytes, body)?;
+        if let Some(exchange) = &exchange {
+            let before = sys::monotonic().saturating_sub(self.core.shared.options.disconnected);
+            let disconnected = disconnected || had_ended(&client, before, since);
+            if ending::drop_if_client_gone(exchange.bind(py), disconnected)? {
+                return Ok(None); // it waited for a thread, and no client waits for it
+            }
+        }
+        Ok(exchange)
+    }
+
+    /// Make the exchange of a request; None where the server has answered it itself.
+    #[expect(clippy::too_many_arguments, reason = "what a request consists of")]
+    pub fn deliver(
+        &self,
+        py: Python<'_>,
+        thread_slot: &ThreadSlot,
+        connection: Arc<Connection>,
+        number: u64,
+        head: &Head,
+        bytes: &[u8],
+        body: Body,
+    ) -> PyResult<Option<Py<Exchange>>> {
+        let made = self.make_exchange(py, thread_slot, &connection, number, head, bytes, body);
+        let exchange = match made {
+            Ok(exchange) => Py::new(py, exchange)?,
+            Err(error) => {
+                // Memory is short: the client learns so by a reset.
+                let mut state = connection.lock();
+                state.exchange.fate.worsen(Fate::Reset);
+                next_request::give_back(
+                    &connection,
+                    &self.core.shared,
+                    &mut state,
+                    sys::monotonic(),
+                );
+                return Err(error);
+            }
+        };
+        if head.path(bytes) == b"*" {
+            // OPTIONS * is about the server as a whole (RFC 9110, section 9.3.7).
+            exchange.call_method1(py, "respond", ("200 OK", PyList::empty(py), 0))?;
+            if exchange.call_method0(py, "finish").is_err() {
+                exchange.call_method0(py, "abort")?;
+            }
+            return Ok(None);
+        }
+        Ok(Some(exchange))
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "what a request consists of")]
+    fn make_exchange(
+        &self,
+        py: Python<'_>,
+        thread_slot: &ThreadSlot,
+        connection: &Arc<Connection>,
+        number: u64,
+        head: &Head,
+        bytes: &[u8],
+        body: Body,
+    ) -> PyResult<Exchange> {
+        let options = &self.core.shared.options;
+        let length = match &body {
+            Body::Collected(spool) => Some(spool.size()),
+            _ => head.content_length,
+        };
+        let Some(template) = self.templates.get(connection.listener) else {
+            return Err(PyValueError::new_err("a connection of no listener"));
+        };
+        let header_map = options.header_map;
+        let companion = Companion::of(py, connection)?;
+        let (environ, underscored) =
+            template.build(py, head, bytes, companion, length, header_map)?;
+        if underscored {
+            self.core
+                .log_writer
+                .report_dropped_fields(py, head, bytes)?;
+        }
+        let id = RequestId::new(&options.id_prefix, number);
+        let request_id = latin1(py, id.bytes())?;
+        environ.set_item(&keys(py).request_id, &request_id)?;
+        let timeout = self
+            .core
+            .policy
+            .timeout(py, &self.core.log_writer, head, bytes);
+        let since = sys::monotonic();
+        let deadline = self.set_deadline(&environ, thread_slot, number, since, timeout)?;
+        if let Some(record) = &thread_slot.record {
+            let (method, target) = (head.method.of(bytes), head.target.of(bytes));
+            let texts = [method, connection.name(), id.bytes(), target];
+            self.core
+                .shared
+                .scoreboard
+                .describe(record, texts, since, deadline);
+        }
+        let (body, request_body) = self.body(py, connection, head, body)?;
+        let request = options.observed.then(|| {
+            Box::new(HeadCopy {
+                bytes: bytes.into(),
+                head: head.clone(),
+            })
+        });
+        Ok(Exchange {
+            environ: environ.unbind(),
+            body,
+            request_id: request_id.unbind(),
+            head_sent: false,
+            number,
+            request_body,
+            core: Arc::clone(&self.core),
+            request,
+            is_head: head.method.of(bytes) == b"HEAD",
+            version: head.version,
+            keep_alive: head.keep_alive,
+            path: PathHash::of(head.path(bytes)),
+            handed_out_at: since,
+            first_byte_at: 0,
+            status: None,
+            headers: None,
+            content_length: None,
+            framing: Framing::None,
+            body_sent: 0,
+            done: false,
+            timed_out: false,
+            deadline: CallDeadline::new(thread_slot.record, timeout),
+            reason: String::new(),
+        })
+    }
+
+    /// Tell the application until when it has time; return that, 0 for ever.
+    #[inline(always)]
+    fn set_deadline(
+        &self,
+        environ: &Bound<'_, PyDict>,
+        thread_slot: &ThreadSlot,
+        number: u64,
+        since: Nanos,
+        timeout: Nanos,
+    ) -> PyResult<Nanos> {
+        let py = environ.py();
+        let key = &keys(py).deadline;
+        if timeout > 0 {
+            let deadline = since.saturating_add(timeout);
+            let seconds = deadline as f64 / SECOND as f64;
+            environ.set_item(key, PyFloat::new(py, seconds))?;
+            let extend = Py::new(
+                py,
+                ExtendDeadline::new(&self.thread_slots, thread_slot, number),
+            )?;
+            environ.set_item(&keys(py).extend_deadline, extend)?;
+            return Ok(deadline);
+        }
+        if self.core.policy.limits_calls() {
+            environ.del_item(key)?; // these are for other paths
+            environ.del_item(&keys(py).extend_deadline)?;
+        }
+        Ok(0)
+    }
+
+    /// The body as a file object, where it has arrived.
+    #[inline(always)]
+    fn body(
+        &self,
+        py: Python<'_>,
+        connection: &Arc<Connection>,
+        head: &Head,
+        body: Body,
+    ) -> PyResult<(Option<Py<PyAny>>, RequestBody)> {
+        let connection = Arc::clone(connection);
+        Ok(match body {
+            Body::Streamed => (
+                None,
+                RequestBody::streamed(connection, head.expect_continue),
+            ),
+            Body::Empty => (
+                Some(self.bytes_io.call0(py)?),
+                RequestBody::complete(connection, 0),
+            ),
+            Body::Collected(Spool::Memory(collected)) => {
+                let bytes = PyBytes::new_with(py, collected.len(), |bytes| {
+                    bytes.copy_from_slice(&collected);
+                    Ok(())
+                })?;
+                let file = self.bytes_io.call1(py, (bytes,))?;
+                (
+                    Some(file),
+                    RequestBody::complete(connection, collected.len() as u64),
+                )
+            }
+            Body::Collected(Spool::Disk(file, size)) => {
+                sys::rewind(&file)?;
+                let file = self.open_spooled.call1(py, (file.into_raw(),))?;
+                (Some(file), RequestBody::complete(connection, size))
+            }
+        })
+    }
+}

@@ -1,0 +1,97 @@
+//! Exchanges that end without the application's whole response: it was given up by the gateway, its
+//! client has left, or the server ends it, with 504 at a deadline and at the end of a stop.
+
+use crate::exchange::Exchange;
+use penstock_protocol::Framing;
+use penstock_reactor::refusal::Refusal;
+use penstock_reactor::responding;
+use penstock_reactor::states::Fate;
+use penstock_reactor::sys;
+use pyo3::prelude::*;
+use pyo3::types::PyString;
+use std::sync::Arc;
+
+pub fn abort(slf: &Bound<'_, Exchange>) -> PyResult<()> {
+    {
+        let mut this = slf.try_borrow_mut()?;
+        if this.done {
+            return Ok(());
+        }
+        if this.core.shared.closed_in_child.get() {
+            this.done = true;
+            return Ok(());
+        }
+        let connection = &this.request_body.connection;
+        let mut state = connection.lock();
+        responding::uncork(connection, &mut state); // what waited is an earlier response, and whole
+        // A body that ends with the connection would look complete; so would a connection
+        // that closes in good order before any response, to a client that retries.
+        let unseen = !this.head_sent || this.framing == Framing::Close;
+        let reset = connection.is_gone() || unseen;
+        state
+            .exchange
+            .fate
+            .worsen(if reset { Fate::Reset } else { Fate::Close });
+    }
+    let reason = std::mem::take(&mut slf.try_borrow_mut()?.reason);
+    if reason.is_empty() {
+        return Exchange::end(slf, "response cut off");
+    }
+    Exchange::end(slf, &reason)
+}
+
+/// End an exchange that no client waits for; return whether it was one.
+pub fn drop_if_client_gone(slf: &Bound<'_, Exchange>, disconnected: bool) -> PyResult<bool> {
+    {
+        let mut this = slf.try_borrow_mut()?;
+        if !disconnected && !this.is_client_gone() {
+            return Ok(false);
+        }
+        let mut state = this.request_body.connection.lock();
+        state.exchange.fate.worsen(Fate::Reset);
+        drop(state);
+        this.handed_out_at = sys::monotonic();
+    }
+    Exchange::end(slf, "the client left before a thread was free")?;
+    Ok(true)
+}
+
+/// End an exchange whose thread does not come back; return whether it was still in progress.
+pub fn time_out(slf: &Bound<'_, Exchange>, reason: &str) -> PyResult<bool> {
+    {
+        let mut this = slf.try_borrow_mut()?;
+        if this.done || this.shared().closed_in_child.get() {
+            return Ok(false);
+        }
+        this.timed_out = true;
+        reason.clone_into(&mut this.reason);
+        let connection = Arc::clone(&this.request_body.connection);
+        let mut state = connection.lock();
+        responding::uncork(&connection, &mut state); // what waited is an earlier response, and whole
+        state.exchange.fate.worsen(if this.head_sent {
+            Fate::Reset
+        } else {
+            Fate::Close
+        });
+        drop(state);
+        if !this.head_sent && answer_given_up(&mut this, slf.py()).is_err() {
+            connection.lock().exchange.fate.worsen(Fate::Reset);
+        }
+    }
+    Exchange::end(slf, reason)?;
+    Ok(true)
+}
+
+fn answer_given_up(this: &mut Exchange, py: Python<'_>) -> PyResult<()> {
+    let refusal = Refusal::timed_out(&this.shared().options.timed_out);
+    let answer = this.shared().error_response(&refusal, this.is_head);
+    this.head_sent = true;
+    this.status = Some(PyString::new(py, "504 Gateway Timeout").unbind());
+    this.headers = None;
+    this.transmit(&[&answer.head[..], &answer.body].concat())?;
+    this.body_sent += answer.body.len() as u64;
+    if let Some(trace) = &mut this.request_body.connection.lock().trace {
+        trace.answered(&answer);
+    }
+    Ok(())
+}

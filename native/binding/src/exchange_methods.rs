@@ -1,0 +1,131 @@
+//! What the gateway calls: `penstock.transport.Exchange`.
+
+use crate::ending;
+use crate::exchange::{Exchange, raised};
+use crate::ffi::latin1_bytes;
+use crate::sending;
+use penstock_protocol::{Version, response};
+use penstock_reactor::request_body::wait_for_input;
+use penstock_reactor::states::Fate;
+use penstock_reactor::sys::Nanos;
+use pyo3::exceptions::PyOSError;
+use pyo3::prelude::*;
+use pyo3::types::{PyBytes, PyList, PySequence, PyString};
+use std::sync::Arc;
+
+#[pymethods]
+impl Exchange {
+    fn receive<'py>(slf: &Bound<'py, Self>, size: usize) -> PyResult<Bound<'py, PyBytes>> {
+        let py = slf.py();
+        let mut buffer = Vec::new();
+        loop {
+            let (connection, patience, core) = {
+                let mut this = slf.try_borrow_mut()?;
+                let Some(patience) = receive_some(&mut this, size, &mut buffer)? else {
+                    return Ok(PyBytes::new(py, &this.request_body.take_unread(size)));
+                };
+                let connection = Arc::clone(&this.request_body.connection);
+                (connection, patience, Arc::clone(&this.core))
+            };
+            let call = slf.try_borrow()?.stop_clock();
+            let (waited, ready) = py.detach(|| wait_for_input(&core.shared, &connection, patience));
+            slf.try_borrow()?.go_on(py, call)?;
+            {
+                let mut this = slf.try_borrow_mut()?;
+                if !this.done {
+                    let late = !ready && waited >= patience;
+                    this.request_body.note_wait(waited, late).map_err(raised)?;
+                }
+            }
+            if !ready {
+                py.check_signals()?; // where this is the main thread
+            }
+        }
+    }
+
+    fn send_informational(
+        &mut self,
+        status: &Bound<'_, PyString>,
+        headers: &Bound<'_, PyAny>,
+    ) -> PyResult<()> {
+        if self.version == Version::Http10 || self.head_sent {
+            return Ok(()); // RFC 9110, section 15.2
+        }
+        self.check_may_send()?;
+        let mut out = Vec::new();
+        response::begin_head(&mut out, latin1_bytes(status)?);
+        let headers = headers.cast::<PySequence>()?;
+        for item in headers.try_iter()? {
+            let (name, value) = item?.extract::<(Bound<'_, PyString>, Bound<'_, PyString>)>()?;
+            response::encode_field(&mut out, latin1_bytes(&name)?, latin1_bytes(&value)?);
+        }
+        out.extend_from_slice(b"\r\n");
+        self.transmit(&out)?;
+        if self.shared().options.trace {
+            if let Some(trace) = &mut self.request_body.connection.lock().trace {
+                trace.sent_interim(latin1_bytes(status)?);
+            }
+        }
+        Ok(())
+    }
+
+    fn respond(
+        &mut self,
+        status: Py<PyString>,
+        headers: Py<PyList>,
+        content_length: Option<u64>,
+    ) -> PyResult<()> {
+        self.begin_response(status, headers, content_length)
+    }
+
+    fn send(slf: &Bound<'_, Self>, data: &Bound<'_, PyBytes>) -> PyResult<()> {
+        sending::send(slf, data)
+    }
+
+    fn send_file(slf: &Bound<'_, Self>, descriptor: i32, offset: u64, count: u64) -> PyResult<()> {
+        sending::send_file(slf, descriptor, offset, count)
+    }
+
+    #[pyo3(signature = (data = None))]
+    fn finish(slf: &Bound<'_, Self>, data: Option<&Bound<'_, PyBytes>>) -> PyResult<()> {
+        sending::finish(slf, data)
+    }
+
+    fn abort(slf: &Bound<'_, Self>) -> PyResult<()> {
+        ending::abort(slf)
+    }
+
+    fn set_reason(&mut self, reason: String) {
+        self.reason = reason;
+    }
+
+    fn close_after_response(&mut self) {
+        if !self.done && !self.core.shared.closed_in_child.get() {
+            self.request_body
+                .connection
+                .lock()
+                .exchange
+                .fate
+                .worsen(Fate::Close);
+        }
+    }
+
+    fn client_gone(&self) -> bool {
+        self.is_client_gone()
+    }
+}
+
+/// Look for a part of the streamed body; None where there is one, or its end, else for how
+/// long to wait for input.
+fn receive_some(this: &mut Exchange, size: usize, buffer: &mut Vec<u8>) -> PyResult<Option<Nanos>> {
+    this.check_process()?;
+    if this.done && this.request_body.awaits_more() {
+        // The connection is the leader's again: what arrives may be of another request.
+        return Err(PyOSError::new_err(
+            "the response has ended: the request's body can no longer be read",
+        ));
+    }
+    let (core, body, head_sent) = (&this.core, &mut this.request_body, this.head_sent);
+    body.receive(&core.shared, size, head_sent, buffer)
+        .map_err(raised)
+}

@@ -1,0 +1,106 @@
+//! The reactor's options, of the configuration that a transport gets from Python.
+
+use crate::budgets::read_budgets;
+use penstock_protocol::Limits;
+use penstock_reactor::options::{Checks, HeaderMap, Options};
+use penstock_reactor::sys::{Nanos, SECOND};
+use pyo3::prelude::*;
+
+/// The options that `config` gives; the observers of requests are none of them.
+pub fn read_options(config: &Bound<'_, PyAny>) -> PyResult<Options> {
+    let get = |name: &str| config.getattr(name);
+    let size = |name: &str| get(name)?.extract::<usize>();
+    let large = |name: &str| get(name)?.extract::<u64>();
+    let number = |name: &str| get(name)?.extract::<f64>();
+    let text = |name: &str| get(name)?.extract::<String>();
+    let time = |name: &str| number(name).map(|seconds| (seconds * SECOND as f64) as Nanos);
+    let path = |name: &str| -> PyResult<Option<Vec<u8>>> {
+        let path = get(name)?;
+        if path.is_none() {
+            return Ok(None);
+        }
+        path.call_method1("encode", ("latin-1",))?
+            .extract()
+            .map(Some)
+    };
+    let parser = get("parser")?;
+    let most = |name: &str| parser.getattr(name)?.extract::<usize>();
+    Ok(Options {
+        parser: Limits {
+            request_line: most("request_line")?,
+            fields: most("fields")?,
+            field_size: most("field_size")?,
+            head: most("head")?,
+            chunk_overhead: most("chunk_overhead")?,
+            body: parser.getattr("body")?.extract()?,
+        },
+        body_memory: large("body_memory")?,
+        out_buffer: large("unsent_limit")?,
+        max_connections: size("max_connections")?,
+        budgets: read_budgets(config)?,
+        header_timeout: time("header_timeout")?,
+        body_timeout: time("body_timeout")?,
+        body_min_rate: number("body_min_rate")?,
+        body_stall: time("body_stall_seconds")?,
+        keep_alive: time("keep_alive")?,
+        write_timeout: time("write_timeout")?,
+        drain_linger: time("drain_linger")?,
+        sweep_interval: time("sweep_interval")?,
+        server_header: get("server_header")?.extract()?,
+        header_map: match text("header_map")?.as_str() {
+            "refuse" => HeaderMap::Refuse,
+            "dangerous" => HeaderMap::Dangerous,
+            _ => HeaderMap::Drop,
+        },
+        stream_requests: get("stream_requests")?.extract()?,
+        temp_dir: text("spool_dir")?.into(),
+        id_prefix: text("id_prefix")?,
+        trace: false,
+        observed: false,
+        recorded: false,
+        attended: get("has_stall_monitor")?.extract()?,
+        timed_out: text("timed_out")?,
+        checks: Checks {
+            health_path: path("health_path")?,
+            ready_path: path("ready_path")?,
+            healthy: get("healthy")?.extract()?,
+            unhealthy: get("unhealthy")?.extract()?,
+            stale_beat: time("stale_beat_seconds")?,
+        },
+        disconnected: time("disconnect_seconds")?,
+        idle_wait: get("idle_wait")?
+            .extract::<Option<f64>>()?
+            .map(|seconds| (seconds * SECOND as f64) as Nanos),
+        accept_batch: size("accept_batch")?,
+        max_backlog: size("max_backlog")?,
+        accept_pause: time("accept_pause_seconds")?,
+        evict_idle: time("evict_idle_seconds")?,
+        balance_batch: size("balance_batch")?,
+        balance_slack: large("balance_slack")?,
+        balance_share: large("balance_share")?,
+        balance_deferrals: get("balance_deferrals")?.extract()?,
+        balance_doublings: get("balance_doublings")?.extract()?,
+        balance_pause: time("balance_pause_seconds")?,
+        busy_pause: time("busy_pause_seconds")?,
+        responsive: time("responsive_seconds")?,
+        receive_bytes: size("receive_bytes")?,
+        discard_bytes: large("discard_bytes")?,
+        wait_slice: time("wait_slice_seconds")?,
+        flush_bytes: large("flush_bytes")?,
+        join_bytes: size("join_bytes")?,
+        linger: time("linger_seconds")?,
+        linger_idle: time("linger_idle_seconds")?,
+        linger_bytes: large("linger_bytes")?,
+        drain_head: time("drain_head_seconds")?,
+        drain_handshake: time("drain_handshake_seconds")?,
+        drain_sweep: time("drain_sweep_seconds")?,
+        drain_accepted: time("drain_accepted_seconds")?,
+        slow_call: time("slow_call_seconds")?,
+        slow_share: number("slow_share")?,
+        monitor_idle: time("monitor_idle_seconds")?,
+        client_left: get("client_left_status")?.extract()?,
+        trace_body: size("trace_body_bytes")?,
+        trace_head: size("trace_head_bytes")?,
+        log_entries: size("log_entries")?,
+    })
+}

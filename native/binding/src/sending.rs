@@ -1,0 +1,314 @@
+//! Sending a response through an exchange: blocks, parts of files, and what ends the body.
+
+use crate::exchange::{Exchange, raised};
+use crate::response_head;
+use crate::scratch::with_scratch;
+use penstock_protocol::{Framing, response};
+use penstock_reactor::output::FILE_TRUNCATED;
+use penstock_reactor::responding;
+use penstock_reactor::sys::{self, Fd};
+use pyo3::exceptions::PyOSError;
+use pyo3::prelude::*;
+use pyo3::pybacked::PyBackedBytes;
+use pyo3::types::PyBytes;
+
+pub fn send(slf: &Bound<'_, Exchange>, data: &Bound<'_, PyBytes>) -> PyResult<()> {
+    let bytes = data.as_bytes();
+    if bytes.is_empty() {
+        return Ok(());
+    }
+    with_scratch(|out| {
+        {
+            let mut this = slf.try_borrow_mut()?;
+            this.check_may_send()?;
+            if !this.head_sent {
+                response_head::write_head(&mut this, slf.py(), out)?;
+            }
+            if this.framing == Framing::None {
+                return if out.is_empty() {
+                    Ok(())
+                } else {
+                    this.transmit(out)
+                };
+            }
+        }
+        write_counted(slf, out, data, b"")?;
+        slf.try_borrow()?.note_progress(slf.py())?;
+        apply_back_pressure(slf)
+    })
+}
+
+pub fn send_file(
+    slf: &Bound<'_, Exchange>,
+    descriptor: i32,
+    offset: u64,
+    count: u64,
+) -> PyResult<()> {
+    if count == 0 {
+        return Ok(());
+    }
+    let file = match sys::duplicate(descriptor) {
+        Ok(file) => file,
+        // No descriptor is left for a second one: this one has to do, while it is open.
+        Err(_) => return send_by_reading(slf, descriptor, offset, count),
+    };
+    let outlet = {
+        let mut this = slf.try_borrow_mut()?;
+        this.check_may_send()?;
+        with_scratch(|out| begin_region(&mut this, slf.py(), out, &file, offset, count))?;
+        this.note_progress(slf.py())?;
+        if this.framing == Framing::None {
+            return Ok(());
+        }
+        this.outlet()
+    };
+    let chunk_end: &[u8] = if outlet.chunked { b"\r\n" } else { b"" };
+    slf.py()
+        .detach(|| {
+            responding::send_region(
+                outlet.shared(),
+                &outlet.connection,
+                file,
+                offset,
+                count,
+                chunk_end,
+            )
+        })
+        .map_err(raised)
+}
+
+pub fn finish(slf: &Bound<'_, Exchange>, data: Option<&Bound<'_, PyBytes>>) -> PyResult<()> {
+    let head_sent = {
+        let this = slf.try_borrow()?;
+        if this.done && !this.timed_out {
+            return Ok(());
+        }
+        this.check_process()?;
+        this.head_sent
+    };
+    with_scratch(|out| {
+        if head_sent {
+            finish_body(slf, out, data)
+        } else {
+            finish_whole(slf, out, data)
+        }
+    })?;
+    Exchange::end(slf, "")
+}
+
+/// Send head and body at once.
+#[inline(always)]
+fn finish_whole(
+    slf: &Bound<'_, Exchange>,
+    out: &mut Vec<u8>,
+    data: Option<&Bound<'_, PyBytes>>,
+) -> PyResult<()> {
+    let py = slf.py();
+    let mut this = slf.try_borrow_mut()?;
+    let bytes = data.map_or(&[][..], |data| data.as_bytes());
+    // Without a body, `data` does not tell what its length would be (RFC 9110, section 8.6).
+    if this.content_length.is_none()
+        && response::has_body(this.is_head, response_head::code(&this, py)?)
+    {
+        this.content_length = Some(bytes.len() as u64);
+    }
+    response_head::write_head(&mut this, py, out)?;
+    match data {
+        Some(data) if !bytes.is_empty() && this.framing != Framing::None => {
+            if bytes.len() > this.shared().options.join_bytes {
+                drop(this);
+                write_counted(slf, out, data, b"")?;
+            } else {
+                out.extend_from_slice(bytes);
+                transmit_whole(&this, out)?;
+                this.count_body(bytes);
+            }
+            Ok(())
+        }
+        _ => transmit_whole(&this, out),
+    }
+}
+
+/// Send the last block, and what ends the body.
+fn finish_body(
+    slf: &Bound<'_, Exchange>,
+    out: &mut Vec<u8>,
+    data: Option<&Bound<'_, PyBytes>>,
+) -> PyResult<()> {
+    let this = slf.try_borrow()?;
+    let end = match this.framing {
+        Framing::None => return Ok(()),
+        Framing::Chunked => response::LAST_CHUNK,
+        _ => b"",
+    };
+    match data {
+        Some(data) if !data.as_bytes().is_empty() => {
+            drop(this);
+            write_counted(slf, out, data, end)
+        }
+        _ if end.is_empty() => {
+            // Nothing is sent that would fail, where the leader found that no more can be.
+            let mut state = this.request_body.connection.lock();
+            responding::check_output(&this.request_body.connection, &mut state).map_err(raised)
+        }
+        _ => this.transmit(end),
+    }
+}
+
+/// Send a block, and count it as far as it has left.
+fn write_counted(
+    slf: &Bound<'_, Exchange>,
+    out: &mut Vec<u8>,
+    data: &Bound<'_, PyBytes>,
+    end: &'static [u8],
+) -> PyResult<()> {
+    let lost = slf
+        .try_borrow()?
+        .request_body
+        .connection
+        .lock()
+        .output
+        .lost();
+    let written = write_block(slf, out, data, end);
+    let mut this = slf.try_borrow_mut()?;
+    // A part of a large block may have left before the rest was lost, and what was lost is taken
+    // off in the end.
+    if written.is_ok() || this.request_body.connection.lock().output.lost() > lost {
+        this.count_body(data.as_bytes());
+    }
+    written
+}
+
+/// Send `out`, a block in the response's framing, and `end`.
+fn write_block(
+    slf: &Bound<'_, Exchange>,
+    out: &mut Vec<u8>,
+    data: &Bound<'_, PyBytes>,
+    end: &'static [u8],
+) -> PyResult<()> {
+    let bytes = data.as_bytes();
+    let this = slf.try_borrow()?;
+    let chunked = this.framing == Framing::Chunked;
+    if bytes.len() <= this.shared().options.join_bytes {
+        if chunked {
+            response::encode_chunk(out, bytes);
+        } else {
+            out.extend_from_slice(bytes);
+        }
+        out.extend_from_slice(end);
+        return this.transmit(out);
+    }
+    if chunked {
+        response::encode_chunk_size(out, bytes.len());
+    }
+    // Only of the type itself: the end of a subclass's instance runs its code, and that must
+    // not happen under a lock.
+    let exact = match data.cast_exact::<PyBytes>() {
+        Ok(exact) => exact.clone(),
+        Err(_) => PyBytes::new(slf.py(), bytes),
+    };
+    let block = PyBackedBytes::from(exact);
+    let chunk_end: &'static [u8] = if chunked { response::CHUNK_END } else { b"" };
+    let outlet = this.outlet();
+    drop(this);
+    let out = &*out;
+    slf.py()
+        .detach(|| {
+            let ends = [chunk_end, end];
+            responding::send_large(outlet.shared(), &outlet.connection, out, block, ends)
+        })
+        .map_err(raised)
+}
+
+/// Send a whole response, now or with the next.
+fn transmit_whole(this: &Exchange, data: &[u8]) -> PyResult<()> {
+    let corked = responding::cork(
+        this.shared(),
+        &mut this.request_body.connection.lock(),
+        data,
+    );
+    if corked { Ok(()) } else { this.transmit(data) }
+}
+
+/// Send what precedes a part of a file.
+fn begin_region(
+    this: &mut Exchange,
+    py: Python<'_>,
+    out: &mut Vec<u8>,
+    file: &Fd,
+    offset: u64,
+    count: u64,
+) -> PyResult<()> {
+    if !this.head_sent {
+        response_head::write_head(this, py, out)?;
+    }
+    if this.framing == Framing::Chunked {
+        response::encode_chunk_size(out, usize::try_from(count).unwrap_or(usize::MAX));
+    }
+    if !out.is_empty() {
+        this.transmit(out)?;
+    }
+    if this.framing == Framing::None {
+        return Ok(());
+    }
+    this.body_sent += count;
+    if this.shared().options.trace {
+        let mut start = vec![0; this.shared().options.trace_body];
+        let size = sys::read_at(file.raw(), &mut start, offset)?;
+        let shown = size.min(usize::try_from(count).unwrap_or(size));
+        this.trace_body(start.get(..shown).unwrap_or(&[]));
+    }
+    Ok(())
+}
+
+/// Send a file's part block by block.
+fn send_by_reading(
+    slf: &Bound<'_, Exchange>,
+    descriptor: i32,
+    mut offset: u64,
+    mut count: u64,
+) -> PyResult<()> {
+    let py = slf.py();
+    let join_bytes = slf.try_borrow()?.shared().options.join_bytes;
+    let mut buffer = vec![0; join_bytes];
+    while count > 0 {
+        let most = usize::try_from(count).unwrap_or(join_bytes).min(join_bytes);
+        let block = buffer.get_mut(..most).unwrap_or(&mut []);
+        let read = py.detach(|| sys::read_at(descriptor, block, offset))?;
+        if read == 0 {
+            return Err(PyOSError::new_err((libc::EIO, FILE_TRUNCATED)));
+        }
+        let data = PyBytes::new(py, buffer.get(..read).unwrap_or(&[]));
+        send(slf, &data)?;
+        offset += read as u64;
+        count -= read as u64;
+    }
+    Ok(())
+}
+
+fn apply_back_pressure(slf: &Bound<'_, Exchange>) -> PyResult<()> {
+    let outlet = {
+        let this = slf.try_borrow()?;
+        if !this.request_body.connection.lock().output.busy() {
+            return Ok(());
+        }
+        this.outlet()
+    };
+    let py = slf.py();
+    let mut awaited = responding::RoomAwaited::new(outlet.shared(), &outlet.connection);
+    let call = slf.try_borrow()?.stop_clock();
+    let result = loop {
+        match py.detach(|| awaited.wait()) {
+            Ok(true) => break Ok(()),
+            // Where this is the main thread.
+            Ok(false) => {
+                if let Err(error) = py.check_signals() {
+                    break Err(error);
+                }
+            }
+            Err(failure) => break Err(raised(failure)),
+        }
+    };
+    slf.try_borrow()?.go_on(py, call)?;
+    result
+}

@@ -1,0 +1,92 @@
+//! What happens to a connection whose deadline has passed.
+
+use crate::closing;
+use crate::connection::{Connection, ConnectionState, NEVER};
+use crate::leader::LeaderState;
+use crate::log_queue::Ended;
+use crate::refusal::Refusal;
+use crate::refusing;
+use crate::shared::Shared;
+use crate::states::Phase;
+use crate::sys::{Nanos, SECOND};
+use penstock_protocol::{Input, State};
+use std::io;
+use std::sync::Arc;
+
+/// Act on a deadline that has passed, with all events before it handled.
+pub fn expire(connection: &Arc<Connection>, shared: &Shared, leader: &mut LeaderState) {
+    let mut state = connection.lock();
+    if connection.deadline() > leader.now {
+        return; // put off in the meantime
+    }
+    match state.phase {
+        Phase::Reading => expire_reading(connection, shared, leader, &mut state),
+        // Closed without an answer: nothing more of the connection is needed.
+        Phase::Discarding | Phase::Lingering => closing::close(connection, shared, &mut state),
+        _ if state.output.size > 0 => expire_writing(connection, shared, leader, &mut state),
+        _ => connection.set_deadline(NEVER),
+    }
+}
+
+fn expire_reading(
+    connection: &Arc<Connection>,
+    shared: &Shared,
+    leader: &mut LeaderState,
+    state: &mut ConnectionState,
+) {
+    let options = &shared.options;
+    let seconds = |time: Nanos| time as f64 / SECOND as f64;
+    let refusal = match state.awaited {
+        State::Head if shared.draining.get() => Some(Refusal::stopping()),
+        State::Head => {
+            let input = Input::new(state.carry.remaining());
+            let allowed = seconds(options.header_timeout);
+            let text = format!("The request's head did not arrive within {allowed} s.");
+            let line = state.parser.request_line(&input);
+            Some(Refusal::late(text, "header_timeout", line))
+        }
+        State::Body => {
+            let (allowed, rate) = (seconds(options.body_timeout), options.body_min_rate);
+            let text = format!(
+                "The request's body came too slowly: {allowed} s and a second for each \
+                 {rate} bytes are allowed."
+            );
+            Some(Refusal::late(text, "body_timeout", &[]))
+        }
+        _ => None,
+    };
+    match refusal {
+        Some(refusal) => refusing::refuse(connection, shared, leader, state, refusal),
+        // RFC 9112, section 9.5: an idle connection is closed without a word
+        None => closing::close(connection, shared, state),
+    }
+}
+
+fn expire_writing(
+    connection: &Arc<Connection>,
+    shared: &Shared,
+    leader: &mut LeaderState,
+    state: &mut ConnectionState,
+) {
+    // A thread that waits for room keeps the deadline itself.
+    if state.exchange.awaiting_room || is_taking_output(connection, shared, state) {
+        connection.set_deadline(leader.now.saturating_add(shared.options.write_timeout));
+    } else if matches!(state.phase, Phase::Flushing | Phase::Refusing) {
+        let stalled = "client stalled: write_timeout".to_owned();
+        state.log_finished(&shared.log_queue, Some((Ended::Aborted, stalled)));
+        closing::reset(connection, shared, state);
+    } else {
+        state
+            .output
+            .fail(&io::Error::from_raw_os_error(libc::ETIMEDOUT));
+        connection.set_gone();
+        connection.set_deadline(NEVER);
+    }
+}
+
+/// Whether the client took a fair amount since the last time that this was asked.
+fn is_taking_output(connection: &Connection, shared: &Shared, state: &mut ConnectionState) -> bool {
+    let before = state.progress;
+    state.progress = state.output.acknowledged(&*connection.stream);
+    (state.progress - before) as f64 >= shared.options.least_progress()
+}

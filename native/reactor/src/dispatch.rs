@@ -1,0 +1,122 @@
+//! Which part goes on with a connection: at an event, in its turn, after its thread has answered.
+
+use crate::closing;
+use crate::connection::{Connection, ConnectionState};
+use crate::leader::LeaderState;
+use crate::next_request;
+use crate::poller::Event;
+use crate::reading;
+use crate::request::Ready;
+use crate::responding;
+use crate::shared::Shared;
+use crate::states::{Fate, Input, Phase};
+use std::sync::Arc;
+
+/// Do what the socket is ready for; return a request that became ready.
+pub fn handle_event(
+    connection: &Arc<Connection>,
+    shared: &Shared,
+    leader: &mut LeaderState,
+    event: Event,
+) -> Option<Ready> {
+    let event = event.told;
+    let mut state = connection.lock();
+    if event.input || event.ended || event.broken {
+        state.input = Input::Announced;
+        if (event.ended || event.broken) && state.ended.is_none() {
+            state.ended = Some(leader.now);
+        }
+    }
+    if event.broken {
+        connection.set_gone();
+    }
+    match state.phase {
+        Phase::Reading | Phase::Discarding => {
+            if event.room {
+                responding::send_rest(connection, &mut state);
+            }
+            state.answered_in_turn = 0;
+            reading::read(connection, shared, leader, &mut state)
+        }
+        Phase::HandedOut => {
+            if event.room || event.broken {
+                responding::drain_output(connection, shared, leader, &mut state);
+            }
+            None
+        }
+        Phase::Flushing | Phase::Refusing => {
+            if event.room || event.broken {
+                responding::flush(connection, shared, leader, &mut state);
+            }
+            None
+        }
+        Phase::Lingering => {
+            closing::discard_input(connection, shared, leader, &mut state);
+            None
+        }
+        Phase::Answered => None, // the leader goes on with it soon
+        Phase::Closed => None,   // the event was older than the closing
+    }
+}
+
+/// Go on with a connection that was handed back, or that has more to read or to send.
+pub fn proceed(
+    connection: &Arc<Connection>,
+    shared: &Shared,
+    leader: &mut LeaderState,
+) -> Option<Ready> {
+    let mut state = connection.lock();
+    state.queued = false;
+    match state.phase {
+        Phase::Answered if state.output.is_in_flight() => {
+            connection.stream.cut_off(); // the thread that sends comes back at once, and posts it
+            None
+        }
+        Phase::Answered => resume(connection, shared, leader, &mut state),
+        Phase::HandedOut => {
+            responding::drain_output(connection, shared, leader, &mut state);
+            None
+        }
+        Phase::Reading | Phase::Discarding => {
+            state.answered_in_turn = 0;
+            reading::read(connection, shared, leader, &mut state)
+        }
+        Phase::Flushing | Phase::Refusing => {
+            responding::flush(connection, shared, leader, &mut state);
+            None
+        }
+        Phase::Lingering => {
+            closing::discard_input(connection, shared, leader, &mut state);
+            None
+        }
+        Phase::Closed => None,
+    }
+}
+
+/// Take the connection back from the thread that has answered its request.
+pub fn resume(
+    connection: &Arc<Connection>,
+    shared: &Shared,
+    leader: &mut LeaderState,
+    state: &mut ConnectionState,
+) -> Option<Ready> {
+    if shared.drained.get() {
+        closing::close_answered(connection, shared, state); // it came back after all else was torn down
+    } else if state.output.is_corked() && state.exchange.fate != Fate::Reset {
+        // The next request is here: it is still this connection's turn.
+        next_request::begin_next(connection, shared, state, leader.now);
+        return reading::read(connection, shared, leader, state);
+    } else if state.exchange.fate == Fate::Reset {
+        closing::reset(connection, shared, state);
+    } else if let Err(error) = state.output.check() {
+        closing::cut_off(connection, shared, state, &error); // after its thread had ended the response
+    } else if state.output.size > 0 {
+        connection.set_phase(state, Phase::Flushing);
+        responding::await_output(connection, shared, state, leader.now);
+        responding::flush(connection, shared, leader, state);
+    } else {
+        state.log_finished(&shared.log_queue, None); // what was unsent has left since
+        next_request::after_response(connection, shared, leader, state);
+    }
+    None
+}

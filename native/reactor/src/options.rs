@@ -1,0 +1,121 @@
+//! What a transport is told at its making, by `penstock.transport.config`.
+
+use crate::budgets::Budgets;
+use crate::sys::{self, Nanos};
+use penstock_protocol::Limits;
+use std::path::PathBuf;
+
+/// What happens to a field whose name holds `_`.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum HeaderMap {
+    Drop,
+    Refuse,
+    Dangerous,
+}
+
+/// The paths that the server itself answers, and how it is told what.
+#[derive(Default)]
+pub struct Checks {
+    pub health_path: Option<Vec<u8>>,
+    pub ready_path: Option<Vec<u8>>,
+    pub healthy: Vec<u8>,
+    pub unhealthy: Vec<u8>,
+    /// A worker whose stall monitor has not run for so long is not live.
+    pub stale_beat: Nanos,
+}
+
+impl Checks {
+    pub fn any(&self) -> bool {
+        self.health_path.is_some() || self.ready_path.is_some()
+    }
+}
+
+/// What a transport is told at its making. Sizes in bytes, times in nanoseconds.
+pub struct Options {
+    pub parser: Limits,
+    pub body_memory: u64,
+    pub out_buffer: u64,
+    pub max_connections: usize,
+    pub budgets: Budgets,
+    pub header_timeout: Nanos,
+    pub body_timeout: Nanos,
+    pub body_min_rate: f64,
+    /// How long a body may stand still, however fast it came before.
+    pub body_stall: Nanos,
+    pub keep_alive: Nanos,
+    pub write_timeout: Nanos,
+    pub drain_linger: Nanos,
+    pub sweep_interval: Nanos,
+    pub server_header: Option<String>,
+    pub header_map: HeaderMap,
+    pub stream_requests: bool,
+    pub temp_dir: PathBuf,
+    pub id_prefix: String,
+    pub trace: bool,
+    /// Finished requests are reported to observers.
+    pub observed: bool,
+    /// That takes records, not only lines.
+    pub recorded: bool,
+    /// There are a stall monitor and a thread of the log writer: several threads call `next`, or
+    /// checks have to be answered while the one that does is with the application.
+    pub attended: bool,
+    /// What a client is told whose request is given up.
+    pub timed_out: String,
+    /// What the server itself answers.
+    pub checks: Checks,
+    /// A queued request is dropped whose client has ended its side for so long.
+    pub disconnected: Nanos,
+    /// How long the event loop waits at most while nothing has a deadline. It comes back then: the
+    /// only thread of the application is the main thread of its process, which alone runs the
+    /// handlers of signals.
+    pub idle_wait: Option<Nanos>,
+    // What follows are constants: `penstock.transport.config` has the reasons.
+    pub accept_batch: usize,
+    pub max_backlog: usize,
+    pub accept_pause: Nanos,
+    pub evict_idle: Nanos,
+    pub balance_batch: usize,
+    pub balance_slack: u64,
+    pub balance_share: u64,
+    pub balance_deferrals: u32,
+    pub balance_doublings: u32,
+    pub balance_pause: Nanos,
+    pub busy_pause: Nanos,
+    pub responsive: Nanos,
+    pub receive_bytes: usize,
+    pub discard_bytes: u64,
+    pub wait_slice: Nanos,
+    pub flush_bytes: u64,
+    pub join_bytes: usize,
+    pub linger: Nanos,
+    pub linger_idle: Nanos,
+    pub linger_bytes: u64,
+    pub drain_head: Nanos,
+    pub drain_handshake: Nanos,
+    pub drain_sweep: Nanos,
+    pub drain_accepted: Nanos,
+    pub slow_call: Nanos,
+    pub slow_share: f64,
+    pub monitor_idle: Nanos,
+    pub client_left: u16,
+    pub trace_body: usize,
+    pub trace_head: usize,
+    pub log_entries: usize,
+}
+
+impl Options {
+    /// How long a body may take until its next byte; `received` bytes have come, and the last of
+    /// them when the body had taken the time `taken`.
+    pub fn body_allowance(&self, received: u64, taken: Nanos) -> Nanos {
+        let seconds = received as f64 / self.body_min_rate;
+        let by_rate = self
+            .body_timeout
+            .saturating_add((seconds * sys::SECOND as f64) as Nanos);
+        by_rate.min(taken.saturating_add(self.body_stall.max(self.body_timeout)))
+    }
+
+    /// How many bytes a client has to take within `write_timeout` not to be stalled.
+    pub fn least_progress(&self) -> f64 {
+        self.body_min_rate * self.write_timeout as f64 / sys::SECOND as f64
+    }
+}

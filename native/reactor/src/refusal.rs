@@ -1,0 +1,85 @@
+//! Why a request is refused.
+
+use crate::sys;
+use penstock_protocol::{HeadCopy, ProtocolError};
+use std::borrow::Cow;
+use std::io;
+
+/// Why a request is refused, and what to answer.
+pub struct Refusal {
+    pub status: u16,
+    pub reason: Cow<'static, str>,
+    /// The section of the standard, and the setting that changes the limit; empty without one.
+    pub rule: &'static str,
+    pub setting: &'static str,
+    /// The head, for its fields, if each line of it was valid.
+    pub head: Option<HeadCopy>,
+    /// The request line, if it had arrived; unchecked.
+    pub request_line: Vec<u8>,
+    /// The error of the system that caused it, if there was one.
+    pub cause: Option<String>,
+}
+
+impl Refusal {
+    pub fn of(error: ProtocolError, request_line: &[u8]) -> Self {
+        Refusal {
+            status: error.status,
+            reason: Cow::Borrowed(error.reason),
+            rule: error.rule,
+            setting: error.setting,
+            request_line: request_line.to_vec(),
+            ..Refusal::plain(error.status, "")
+        }
+    }
+
+    pub fn plain(status: u16, reason: impl Into<Cow<'static, str>>) -> Self {
+        Refusal {
+            status,
+            reason: reason.into(),
+            rule: "",
+            setting: "",
+            head: None,
+            request_line: Vec::new(),
+            cause: None,
+        }
+    }
+
+    pub fn late(reason: String, setting: &'static str, request_line: &[u8]) -> Self {
+        Refusal {
+            setting,
+            request_line: request_line.to_vec(),
+            ..Refusal::plain(408, reason)
+        }
+    }
+
+    pub fn timed_out(reason: &str) -> Self {
+        Refusal::plain(504, reason.to_owned())
+    }
+
+    pub fn stopping() -> Self {
+        Refusal::plain(503, "The server is stopping.")
+    }
+
+    pub fn lost_client(status: u16, request_line: &[u8]) -> Self {
+        Refusal {
+            request_line: request_line.to_vec(),
+            ..Refusal::plain(status, "The client reset the connection within it.")
+        }
+    }
+
+    pub fn underscore() -> Self {
+        Refusal {
+            setting: "header_map",
+            ..Refusal::plain(400, "A header field's name contains an underscore.")
+        }
+    }
+
+    pub fn no_room(error: &io::Error) -> Self {
+        let files = matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE));
+        Refusal {
+            setting: if files { "" } else { "temp_dir" },
+            cause: Some(sys::error_text(error)), // for the log: the client is not told why
+            ..Refusal::plain(507, "The request body could not be stored.")
+        }
+    }
+}

@@ -1,0 +1,78 @@
+//! Answering with an error a request that the application does not get.
+
+use crate::connection::{Connection, ConnectionState};
+use crate::leader::LeaderState;
+use crate::log_queue::{Entry, RefusalNote};
+use crate::output::Piece;
+use crate::refusal::Refusal;
+use crate::responding;
+use crate::shared::Shared;
+use crate::states::Phase;
+use crate::sys::Nanos;
+use penstock_protocol::{HeadCopy, State};
+use std::sync::Arc;
+
+/// Answer a request that breaks a rule or a limit, and close.
+pub fn refuse(
+    connection: &Arc<Connection>,
+    shared: &Shared,
+    leader: &mut LeaderState,
+    state: &mut ConnectionState,
+    refusal: Refusal,
+) {
+    let method_is_head = |copy: &HeadCopy| copy.head.method.of(&copy.bytes) == b"HEAD";
+    let to_head = state
+        .exchange
+        .request
+        .as_deref()
+        .is_some_and(method_is_head)
+        || refusal.request_line.starts_with(b"HEAD ");
+    let answer = shared.error_response(&refusal, to_head);
+    if let Some(trace) = &mut state.trace {
+        trace.answered(&answer);
+    }
+    note_refusal(
+        connection,
+        shared,
+        state,
+        leader.now,
+        refusal,
+        answer.body.len() as u64,
+    );
+    let answer = [answer.head, answer.body].concat();
+    state.output.append(Piece::Owned(answer, 0));
+    connection.set_phase(state, Phase::Refusing);
+    responding::await_output(connection, shared, state, leader.now);
+    responding::flush(connection, shared, leader, state);
+}
+
+/// Have the logs tell of a request that was refused, or lost with its client.
+pub fn note_refusal(
+    connection: &Connection,
+    shared: &Shared,
+    state: &mut ConnectionState,
+    now: Nanos,
+    refusal: Refusal,
+    bytes_out: u64,
+) {
+    if state.exchange.request.is_none() {
+        state.exchange.began = if state.awaited == State::Head {
+            state.since
+        } else {
+            now
+        };
+    }
+    shared.count_refusal();
+    // One that is refused in its head has not been counted.
+    let number = state.requests + u64::from(state.exchange.request.is_none());
+    shared.log_queue.write(Entry::Refused(Box::new(RefusalNote {
+        peer: connection.peer,
+        refusal,
+        request: state.exchange.request.take().map(|copy| *copy),
+        request_id: format!("{}{:x}", shared.options.id_prefix, shared.count_request()),
+        bytes_in: state.exchange.spool.take().map_or(0, |spool| spool.size()),
+        bytes_out,
+        times: state.exchange.times(connection.accepted_at, now),
+        transcript: state.trace.as_mut().map(|trace| trace.take(number)),
+    })));
+}

@@ -1,0 +1,62 @@
+//! A request that is complete as far as it has to be, for the application.
+
+use crate::connection::Connection;
+use crate::leader::{LeaderState, Source};
+use crate::spool::Spool;
+use crate::sys::Nanos;
+use penstock_protocol::HeadCopy;
+use std::sync::Arc;
+
+/// How the application gets at a request's body.
+pub enum Body {
+    Empty,
+    Collected(Spool),
+    Streamed,
+}
+
+/// A request that is complete as far as it has to be, for the application.
+pub struct Ready {
+    pub connection: Arc<Connection>,
+    /// In the transport's life.
+    pub number: u64,
+    pub source: Source,
+    pub body: Body,
+    /// Its client has ended its side, and no thread has looked for a long time.
+    pub disconnected: bool,
+}
+
+/// A request that waits for a thread, and needs nothing of the leader's any more.
+pub struct Waiting {
+    pub connection: Arc<Connection>,
+    pub number: u64,
+    pub request: Box<HeadCopy>,
+    pub body: Body,
+    /// When it was found to be complete.
+    pub since: Nanos,
+    /// Its client had left by then.
+    pub disconnected: bool,
+}
+
+impl Ready {
+    /// Take along what the leader's buffers hold of the request.
+    pub fn own(self, leader: &LeaderState) -> Waiting {
+        let request = match self.source {
+            Source::Copy(copy) => copy,
+            source => {
+                let (head, bytes) = leader.read.head_of(&source);
+                Box::new(HeadCopy {
+                    bytes: bytes.into(),
+                    head: head.clone(),
+                })
+            }
+        };
+        Waiting {
+            connection: self.connection,
+            number: self.number,
+            request,
+            body: self.body,
+            since: leader.now,
+            disconnected: self.disconnected,
+        }
+    }
+}
