@@ -15,7 +15,7 @@ import pytest
 from penstock.config.settings import Settings
 from penstock.control.commands import Outcome
 from penstock.control.directories import name_of
-from penstock.control.server import ControlServer
+from penstock.control.server import LOOK_SECONDS, ControlServer
 from penstock.errors import ListenError
 from support.control_loop import FakeSupervisor, Messages, command
 from support.wire import Client, Response
@@ -227,6 +227,26 @@ def test_the_name_follows_the_first_address_in_a_reload(
     here.server.follow(before)
     assert sockets_in(place) == ["unix-run-shop.sock"]
     assert here.messages.texts[-1].startswith("ERROR: PEN-8030 control stays as it was: ")
+
+
+@pytest.mark.parametrize("removed", ["socket", "directory"])
+def test_a_socket_that_was_removed_is_made_again(here: Here, place: Path, removed: str) -> None:
+    """Programs that clean up /tmp remove what is days old."""
+    wanted = replace(settings("auto"), name="shop")
+    here.server.open(wanted)
+    with Client(str(place / "shop.sock")) as waiting:
+        waiting.send(command("/reload"))
+        here.turn()
+        (place / "shop.sock").unlink()
+        if removed == "directory":
+            place.rmdir()
+        here.server.tick(time.monotonic() + LOOK_SECONDS)
+        assert sockets_in(place) == ["shop.sock"]
+        assert here.ask(str(place / "shop.sock"), "GET", "/status").status == 200
+        here.fake.replies.get_nowait()(Outcome(True, "reloaded"))
+        assert waiting.read_response().status == 200
+    here.server.close()
+    assert sockets_in(place) == []
 
 
 @pytest.mark.parametrize(

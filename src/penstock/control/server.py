@@ -40,6 +40,10 @@ if TYPE_CHECKING:
 SERVICES = ("control", "admin")
 """The services, each named as the setting that gives its address."""
 
+LOOK_SECONDS = 60.0
+"""How often the server looks whether its socket is still there. Programs that clean up /tmp remove
+sockets that are days old."""
+
 _DIRECTORY = " directory"
 """What the name of a passed descriptor ends with that is the directory of a socket."""
 
@@ -95,6 +99,7 @@ class ControlServer:
         self._addresses: dict[str, Wanted] = {}
         self._title: str | None = None
         self._closing: list[Service] = []
+        self._look_at = 0.0  # on the monotonic clock
         self._unwanted: list[Listener | SocketFile] = []
         """Sockets that a predecessor passed, and that this process has no use for."""
 
@@ -175,10 +180,29 @@ class ControlServer:
         return passed
 
     def tick(self, now: float) -> None:
-        """Act on the deadlines of connections that have passed at ``now``."""
+        """Act on the deadlines that have passed at ``now``: of connections, and of this server."""
         for service in self._all():
             service.expire(now)
+        if now >= self._look_at:
+            self._look_at = now + LOOK_SECONDS
+            self._restore_lost()
         self._closing = [service for service in self._closing if service.is_connected]
+
+    def _restore_lost(self) -> None:
+        """Make the sockets again that were removed; clients that are connected go on."""
+        for setting, service in list(self._services.items()):
+            listener = service.listener
+            if not isinstance(listener, SocketFile) or not listener.is_lost:
+                continue
+            try:
+                self._open(self._addresses[setting], None)
+            except ListenError as error:  # tried again later
+                self._logger.debug("%s: %s was removed: %s", setting, service.name, error)
+                continue
+            service.stop_accepting()
+            self._closing.append(service)
+            place = self._services[setting].name
+            self._logger.info("%s: %s was removed; there is %s now", setting, service.name, place)
 
     def take_over(self) -> None:
         """Begin to accept on the sockets that a predecessor passed."""

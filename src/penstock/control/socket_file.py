@@ -79,6 +79,11 @@ class SocketFile:
         status = os.fstat(self.directory)
         return status.st_dev, status.st_ino, self._entry
 
+    @property
+    def is_lost(self) -> bool:
+        """Whether the file that this process owns was removed: clients cannot find it any more."""
+        return self._identity is not None and _identity(self.directory, self._entry) is None
+
     def take_over(self) -> None:
         """Become the owner of the file: the predecessor that made it ends."""
         if self._identity is None:
