@@ -17,7 +17,7 @@ import pytest
 from penstock.control.address import Peer, overflow_uid
 from penstock.control.answers import ControlSocket
 from penstock.control.client import ask
-from penstock.control.connection import MAX_CONNECTIONS, REQUEST_SECONDS
+from penstock.control.connection import MAX_CONNECTIONS, REQUEST_SECONDS, WRITE_SECONDS
 from support.control_loop import COMMAND, ControlLoop, connect
 from support.namespaces import run_in, running_in
 from support.wire import DEADLINE, Client
@@ -204,6 +204,10 @@ assert f"other users can use {where}: its mode is 0777" in text, text
 assert os.listdir(where) == []
 
 os.symlink("/run/mine", "/run/penstock")  # one of root's own is not followed either
+by(1234, os.mkdir, "/run/tmp/penstock-0", 0o700)
+place, said = start()
+assert place is None and "/run/tmp/penstock-0 belongs to user 1234" in said[0], said
+by(1234, os.rmdir, "/run/tmp/penstock-0")
 server = Server(name="shop")
 assert server.place == "unix:/run/tmp/penstock-0/shop.sock"
 refused = "WARNING: PEN-8025 control: a directory was not used: /run/penstock is a symbolic link"
@@ -224,13 +228,17 @@ for uid in (1234, 1000):
     os.chown(f"/run/user/{uid}/penstock", uid, uid)
     os.chmod(f"/run/user/{uid}", 0o700)
     os.chmod(f"/run/user/{uid}/penstock", 0o700)
+os.makedirs("/run/other/penstock")  # below the RuntimeDirectory= of another service
+for path in ("/run/other", "/run/other/penstock"):
+    os.chown(path, 1234, 1234)
 os.mkdir("/run/open")
 os.chmod("/run/open", 0o1777)
 
 def impostor():
     become(1234)
     os.umask(0)
-    names = ["/run/user/1234/penstock/shop.sock", "/run/open/shop.sock", "\\0shop"]
+    places = ("user/1234/penstock", "other/penstock", "open")
+    names = [*(f"/run/{place}/shop.sock" for place in places), "\\0shop"]
     import select
     listeners = []
     for name in names:
@@ -569,7 +577,10 @@ def test_clients_that_do_not_read_keep_no_probe_out(tmp_path: Path) -> None:
         client.close()
 
 
-def test_a_client_that_reads_slowly_for_ever_is_cut_off(tmp_path: Path) -> None:
+def test_a_client_that_reads_slowly_for_ever_is_cut_off(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("penstock.control.connection.LONGEST_WRITE_SECONDS", WRITE_SECONDS / 2)
     loop = ControlLoop()
     service = loop.control(str(tmp_path / "control.sock"))
     loop.fake.application = "x" * 1_000_000
@@ -577,5 +588,5 @@ def test_a_client_that_reads_slowly_for_ever_is_cut_off(tmp_path: Path) -> None:
         client.send(b"GET /status HTTP/1.1\r\nHost: localhost\r\n\r\n")
         assert client.socket.recv(1, socket.MSG_PEEK)
         assert other.request("GET", "/workers").status == 200
-        loop.expire(61)
+        loop.expire(WRITE_SECONDS / 2)  # it is not late with the part that it reads
         assert not client.read_response().complete
