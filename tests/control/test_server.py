@@ -626,6 +626,9 @@ def test_auto_that_cannot_be_had_is_a_warning_that_says_what_to_do_and_no_error(
     server = ControlServer(loop.fake.handle, loop.selector, loop.logger)
     server.open(replace(Settings(), admin="127.0.0.1:0"))
     assert set(server.descriptors()) == {"admin"}
+    server.follow(replace(Settings(), admin="127.0.0.1:0"))
+    assert [text for text in loop.messages.texts if "8030" in text] == []  # it is known
+    server.follow(replace(Settings(), admin="127.0.0.1:0", control="off"))
     server.close()
     assert loop.messages.texts[:1] == [
         f"WARNING: PEN-8020 no control socket: {tmp_path}/one/penstock: its directory does not "

@@ -138,10 +138,15 @@ class ControlServer:
                 try:
                     self._open(address, None)
                 except ListenError as error:
-                    messages.CONTROL_NOT_FOLLOWED.log(self._logger, setting=setting, error=error)
+                    # Where auto had no directory at the start, the log has that already.
+                    if before is not None or not isinstance(error, NoDirectory):
+                        messages.CONTROL_NOT_FOLLOWED.log(
+                            self._logger, setting=setting, error=error
+                        )
                     continue
             else:
-                del self._services[setting], self._addresses[setting]
+                self._services.pop(setting, None)
+                self._addresses.pop(setting, None)
             if before is not None:
                 before.stop_accepting()
                 self._closing.append(before)
