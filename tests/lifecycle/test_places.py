@@ -179,10 +179,13 @@ def test_fault_46_the_pid_file_of_a_server_that_runs_is_an_error(tmp_path: Path)
 
 
 def test_no_descriptor_leads_to_a_file_that_was_made_for_the_heartbeat(tmp_path: Path) -> None:
+    control = os.path.join(os.environ["RUNTIME_DIRECTORY"], "penstock")
     with Supervised(tmp_path, "-w", "2") as server:
         for pid in server.members():
             for name in os.listdir(f"/proc/{pid}/fd"):
                 link = os.readlink(f"/proc/{pid}/fd/{name}")
+                if pid == server.supervisor and link == control:
+                    continue  # its directory, which no worker has
                 assert not link.startswith(("/tmp", "/dev/shm", "/var")), link
             maps = Path(f"/proc/{pid}/maps").read_text()
             shared = [line for line in maps.splitlines() if " rw-s " in line]
