@@ -7,6 +7,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 from wsgiref.types import StartResponse
@@ -232,19 +233,21 @@ def test_a_large_file_to_a_slow_reader_holds_no_thread(
     path = tmp_path / "large"
     path.touch()
     os.truncate(path, 50_000_000)
-    with penstock.running(sending(path), transport=transport, threads=threads) as server:
-        slow = [connect(server, receive_buffer=4096) for _ in range(threads + 1)]
-        for client in slow:
-            client.send(get())
-        with connect(server) as other:
-            assert other.request("GET", "/small").body == b"small"
-            before = descriptors()
+    # Each of the clients begins to read only when another one has read all of its file.
+    settings = {"transport": transport, "threads": threads, "write_timeout": 600}
+    with penstock.running(sending(path), **settings) as server:
+        with ExitStack() as stack:
+            connections = [connect(server, receive_buffer=4096) for _ in range(threads + 1)]
+            slow = [stack.enter_context(client) for client in connections]
             for client in slow:
-                response = client.read_response()
-                assert (len(response.body), any(response.body)) == (50_000_000, False)
-            assert other.request("GET", "/small").body == b"small"
-        for client in slow:
-            client.close()
+                client.send(get())
+            with connect(server) as other:
+                assert other.request("GET", "/small").body == b"small"
+                before = descriptors()
+                for client in slow:
+                    response = client.read_response()
+                    assert (len(response.body), any(response.body)) == (50_000_000, False)
+                assert other.request("GET", "/small").body == b"small"
         assert descriptors() <= before
 
 
