@@ -14,7 +14,7 @@ import pytest
 
 from penstock.config.checks import native_built
 
-THREADS_END_WITHIN = 10.0
+THREADS_END_WITHIN = 20.0
 """Seconds that a test's threads get to end, once the test itself is over."""
 
 FROM_PLATFORMS = {"WEB_CONCURRENCY", "PORT", "SCRIPT_NAME", "LISTEN_PID", "LISTEN_FDS"}

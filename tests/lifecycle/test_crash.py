@@ -15,6 +15,7 @@ from harness import processes
 from support.invariant import eventually
 from support.lifecycle import Supervised, halt, write_app
 from support.load import Load
+from support.server_process import BUSY_SECONDS
 from support.wire import Client
 
 DEATHS = {
@@ -45,7 +46,7 @@ def test_fault_25_a_worker_that_dies_has_a_successor_within_a_second(
         begin = time.monotonic()
         # No client is refused meanwhile: new ones wait in the queue.
         version, new = server.served_by()
-        assert time.monotonic() - begin < 2 * SUCCESSOR_WITHIN
+        assert time.monotonic() - begin < SUCCESSOR_WITHIN + BUSY_SECONDS
         assert version == "one"
         assert new != old
         assert server.wait_for_workers(1) == {new}
@@ -114,7 +115,7 @@ def test_a_worker_that_crashes_again_and_again_is_held_back_loudly_and_others_se
         with Load(server.address, keep_alive=0, closing=4) as load:
             os.kill(victim, signal.SIGKILL)
             server.wait_for_line(
-                r"\[(ERROR|CRITICAL)\].*(again and again|the next attempt)", within=15
+                r"\[(ERROR|CRITICAL)\].*(again and again|the next attempt)", within=30
             )
             load.wait_for(200)
             tried = count.stat().st_size

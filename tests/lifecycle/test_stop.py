@@ -10,6 +10,7 @@ import pytest
 from support.invariant import eventually
 from support.lifecycle import Supervised, write_app
 from support.load import Load
+from support.server_process import BUSY_SECONDS
 from support.wire import Client
 
 
@@ -81,7 +82,7 @@ def test_sigint_and_sigquit_leave_at_once(
             status, taken = server.seconds_to_exit(number)
             assert status == 0
             assert was_cut_off(client)
-        assert taken < 3
+        assert taken < BUSY_SECONDS
         assert not server.members()
 
 
@@ -98,7 +99,7 @@ def test_fault_33_a_second_signal_leaves_at_once(
             status, taken = server.seconds_to_exit(second)
             assert status == 0
             assert was_cut_off(client)
-        assert taken < 3
+        assert taken < BUSY_SECONDS
         assert not server.members()
 
 
@@ -111,7 +112,7 @@ def test_what_never_ends_delays_the_stop_by_graceful_timeout_at_most(
     ) as server:
         with server.begin(view, "held"):
             status, taken = server.seconds_to_exit(signal.SIGTERM)
-        assert taken < 2 + 2  # half a second and more for a busy machine
+        assert taken < 2 + BUSY_SECONDS
         assert status == 1
         assert not server.members()
     assert any("graceful_timeout" in line for line in server.lines)
@@ -120,13 +121,13 @@ def test_what_never_ends_delays_the_stop_by_graceful_timeout_at_most(
 def test_with_a_shutdown_delay_readiness_is_negative_at_once_and_clients_are_served_on(
     tmp_path: Path, transport: str
 ) -> None:
-    arguments = ("--shutdown-delay", "1.5s", "--ready-path", "/readyz", "--health-path", "/healthz")
+    arguments = ("--shutdown-delay", "4s", "--ready-path", "/readyz", "--health-path", "/healthz")
     with Supervised(tmp_path, "-w", "2", "--transport", transport, *arguments) as server:
         assert server.ask("/readyz").status == 200
         with Load(server.address, keep_alive=6, closing=6, until_refused=True) as load:
             load.wait_for(100)
             server.signal(signal.SIGTERM)
-            assert eventually(lambda: server.ask("/readyz").status == 503, 1)
+            assert eventually(lambda: server.ask("/readyz").status == 503, 3)
             # All of them: a balancer asks whichever worker it comes to.
             assert {server.ask("/readyz").status for _ in range(20)} == {503}
             load.wait_for(100)
@@ -140,13 +141,13 @@ def test_with_a_shutdown_delay_readiness_is_negative_at_once_and_clients_are_ser
 def test_one_graceful_timeout_covers_the_shutdown_delay_and_the_drain(
     tmp_path: Path, transport: str
 ) -> None:
-    arguments = ("--shutdown-delay", "4s", "--graceful-timeout", "6s")
+    arguments = ("--shutdown-delay", "5s", "--graceful-timeout", "6s")
     with Supervised(tmp_path, "--transport", transport, *arguments) as server:
         with server.begin("/hold?1&", "held") as client:
             status, taken = server.seconds_to_exit(signal.SIGTERM)
             assert was_cut_off(client)
         assert status == 1
-        assert 4 <= taken < 8  # a timeout of its own after the delay would end at 8.5 s
+        assert 5 <= taken < 5 + 5  # a timeout of its own after the delay would end at 10.5 s
 
 
 def test_a_second_signal_ends_a_shutdown_delay(tmp_path: Path) -> None:
@@ -154,7 +155,7 @@ def test_a_second_signal_ends_a_shutdown_delay(tmp_path: Path) -> None:
         server.signal(signal.SIGTERM)
         server.wait_for_line("stopping|shutdown_delay")
         status, taken = server.seconds_to_exit(signal.SIGTERM)
-        assert (status, taken < 3) == (0, True)
+        assert (status, taken < BUSY_SECONDS) == (0, True)
 
 
 def test_a_stop_while_workers_boot_is_a_stop(tmp_path: Path) -> None:
@@ -163,7 +164,7 @@ def test_a_stop_while_workers_boot_is_a_stop(tmp_path: Path) -> None:
     try:
         assert eventually(lambda: len(server.workers()) == 2)
         status, taken = server.seconds_to_exit(signal.SIGTERM)
-        assert (status, taken < 3) == (0, True)
+        assert (status, taken < BUSY_SECONDS) == (0, True)
         assert not server.members()
     finally:
         server.kill()

@@ -1,7 +1,7 @@
 """What has to hold whatever happens to a server: the others are served, and nothing is left.
 
-`unharmed` looks at a server's process before and after a fault: a probe is answered within a
-second, descriptors and threads are back where they were, memory has not grown past a bound, a
+`unharmed` looks at a server's process before and after a fault: a probe is answered in time,
+descriptors and threads are back where they were, memory has not grown past a bound, a
 bystander's connection was served all the time, and the log has the lines that were announced
 and no others.
 """
@@ -20,10 +20,10 @@ from typing import Any
 from support.server_process import ROOT, ServerProcess
 from support.wire import Client
 
-PROBE_WITHIN = 1.0
-"""Seconds within which a server that was harmed has to answer another client."""
+PROBE_WITHIN = 4.0
+"""Seconds within which a server that was harmed has to answer another client, on a busy machine."""
 
-SETTLE_WITHIN = 10.0
+SETTLE_WITHIN = 20.0
 """Seconds in which what a fault left behind has to be gone."""
 
 GROWTH = 24 * 1024 * 1024

@@ -25,7 +25,7 @@ from typing import Self
 
 from support.wire import Response, parse_field, parse_head
 
-ANSWER_WITHIN = 10.0
+ANSWER_WITHIN = 20.0
 """Seconds that an answer may take; after that it counts as lost."""
 
 AT_MOST = 60.0
