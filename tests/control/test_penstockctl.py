@@ -34,7 +34,7 @@ from penstock.control.commands import (
 from penstock.control.connection import BACKLOG
 from penstock.control.directories import Directory, of_client, of_server
 from support.control_loop import ControlLoop, request, worker
-from support.server_process import checkout_environ
+from support.server_process import START_WITHIN, checkout_environ
 from support.wire import DEADLINE
 
 Capture = pytest.CaptureFixture[str]
@@ -352,7 +352,7 @@ def test_it_runs_as_a_module(server: Server) -> None:
         env=checkout_environ(),
         capture_output=True,
         text=True,
-        timeout=DEADLINE,
+        timeout=START_WITHIN,
         check=True,
     )
     assert result.stdout.startswith("SLOT")

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from support.server_process import EXAMPLES, ServerProcess
+from support.server_process import EXAMPLES, START_WITHIN, ServerProcess
 
 GREETINGS = {
     "wsgiapp": b"Hello world from a simple WSGI application!\n",
@@ -79,5 +79,5 @@ def run_curl(*arguments: str) -> bytes:
         [CURL, "--silent", "--show-error", "--noproxy", "*", "--max-time", "10", *arguments],
         capture_output=True,
         check=True,
-        timeout=20,
+        timeout=START_WITHIN,
     ).stdout

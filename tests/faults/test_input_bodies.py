@@ -143,7 +143,7 @@ def test_fault_17_one_byte_chunks_cost_time_in_proportion(server: ServerProcess)
     # Without a bystander: it is the parser's time that is measured. The others' turn comes
     # between two reads of 64 KiB.
     with unharmed(server, bystander=False):
-        few, many = seconds_for(50_000), seconds_for(400_000)
+        few, many = seconds_for(20_000), seconds_for(160_000)
         assert many < 8 * few * 2 + 0.5  # by the square of the length it would be 64 times
 
 

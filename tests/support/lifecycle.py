@@ -13,7 +13,13 @@ from typing import Any
 
 from harness import processes
 from support.invariant import eventually
-from support.server_process import ROOT, STOP_WITHIN, ServerProcess, checkout_environ
+from support.server_process import (
+    ROOT,
+    START_WITHIN,
+    STOP_WITHIN,
+    ServerProcess,
+    checkout_environ,
+)
 from support.wire import Client, Response
 
 MODULE = "shop"
@@ -128,7 +134,7 @@ class Supervised(ServerProcess):
         (self.folder / name).with_suffix(".go").touch()
 
     def control(
-        self, *arguments: str, within: float = STOP_WITHIN
+        self, *arguments: str, within: float = START_WITHIN
     ) -> subprocess.CompletedProcess[str]:
         """Run ``penstockctl`` for the server that was started with ``--control``."""
         return subprocess.run(

@@ -13,7 +13,7 @@ import pytest
 
 from penstock.errors import SettingsError
 from penstock.system.pid_file import PidFile
-from support.server_process import checkout_environ
+from support.server_process import START_WITHIN, checkout_environ
 
 LONG_AGO = 1_000_000_000
 
@@ -31,7 +31,7 @@ def other() -> Iterator[int]:
     """
     process = subprocess.Popen(["cat"], stdin=subprocess.PIPE)
     yield process.pid
-    process.communicate(timeout=20)
+    process.communicate(timeout=START_WITHIN)
 
 
 def gone() -> int:
@@ -116,7 +116,7 @@ def test_a_younger_process_of_penstocks_is_believed_all_the_same(path: Path) -> 
         os.utime(path, (LONG_AGO, LONG_AGO))
         with pytest.raises(SettingsError, match=f"process {process.pid}"):
             PidFile(str(path)).create()
-        process.communicate(timeout=20)
+        process.communicate(timeout=START_WITHIN)
 
 
 def test_what_another_has_written_since_is_not_removed(path: Path) -> None:

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from support.wire import DEADLINE
+from support.server_process import START_WITHIN
 
 PROGRAM = """
 import socket, sys
@@ -37,7 +37,7 @@ def modules_of_a_worker(transport: str) -> str:
         [sys.executable, "-c", PROGRAM, transport],
         capture_output=True,
         text=True,
-        timeout=DEADLINE,
+        timeout=START_WITHIN,
         check=True,
     )
     return ran.stdout.strip()

@@ -716,12 +716,10 @@ def test_a_deadline_harms_no_later_request_lock_transaction_or_queue(
 
     def application(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
         name = environ["PATH_INFO"].strip("/")
-        end = environ["penstock.deadline"]
-        late = name.startswith("late")
 
         def pause() -> None:
-            while late and time.monotonic() < end + 0.05:
-                threading.Event().wait(0.005)
+            if name.startswith("late"):
+                assert answered[name].wait(DEADLINE)
 
         with shared.lock:  # for longer than the deadline, where it is late
             shared.order(name, pause)
@@ -730,6 +728,7 @@ def test_a_deadline_harms_no_later_request_lock_transaction_or_queue(
         return [name.encode()]
 
     names = [f"{kind}-{number}" for number in range(6) for kind in ("late", "quick")]
+    answered = {name: threading.Event() for name in names}
     with penstock.running(
         application, transport=transport, threads=threads, timeout=0.2,
         timeout_for=["/quick*=60s"], timeout_grace=60, **logs.settings,
@@ -738,6 +737,7 @@ def test_a_deadline_harms_no_later_request_lock_transaction_or_queue(
         for name in names:
             with connect(server) as client:
                 response = client.request("GET", f"/{name}")
+                answered[name].set()
                 statuses[name] = response.status
                 if response.status == 200:
                     assert response.body == name.encode()

@@ -268,6 +268,7 @@ def test_no_body_is_read_after_the_response_lest_it_be_another_requests(
         client.send(b"0123456789" + post(b"other", target="/other"))
         late[0].told_to_read.set()
         assert client.read_response().body == b"other"
+        eventually(lambda: late[0].outcome)
         assert isinstance(late[0].outcome[0], OSError)
 
 
