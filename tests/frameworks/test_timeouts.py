@@ -19,7 +19,8 @@ def test_the_client_of_a_view_that_hangs_gets_504_and_the_next_request_is_served
 ) -> None:
     released.clear()
     app = importlib.import_module(f"frameworks.{framework}_site").app
-    with penstock.running(app, transport=transport, threads=4, timeout=0.3) as server:
+    settings = {"transport": transport, "threads": 4, "timeout_for": ["/hang=0.3s"]}
+    with penstock.running(app, **settings) as server:
         try:
             for _ in range(3):
                 with connect(server) as client:

@@ -97,8 +97,9 @@ def test_a_call_that_hangs_is_warned_of_then_its_client_gets_504_at_once(
 ) -> None:
     hang = Hang()
     with penstock.running(
-        hang, transport=transport, threads=threads, timeout=0.4, timeout_grace=60, **logs.settings
-    ) as server:
+        hang, transport=transport, threads=threads, timeout_for=["/hang=0.4s"], timeout_grace=60,
+        **logs.settings,
+    ) as server:  # fmt: skip
         with connect(server) as client:
             port = client.socket.getsockname()[1]
             response = client.request("GET", "/hang?a=1")
@@ -157,8 +158,8 @@ def test_a_call_that_hangs_after_its_response_has_begun_is_cut_off(
             closed.set()
 
     with penstock.running(
-        application, transport=transport, threads=threads, timeout=0.3, timeout_grace=60,
-        **logs.settings,
+        application, transport=transport, threads=threads, timeout_for=["/hang=0.3s"],
+        timeout_grace=60, **logs.settings,
     ) as server:  # fmt: skip
         with connect(server) as client:
             response = client.request("GET", "/hang")
@@ -249,8 +250,9 @@ def test_a_call_that_checks_its_deadline_ends_after_its_client_was_answered(
         return [b"short"]
 
     with penstock.running(
-        application, transport=transport, threads=threads, timeout=0.2, **logs.settings
-    ) as server:
+        application, transport=transport, threads=threads, timeout_for=["/long=0.2s"],
+        **logs.settings,
+    ) as server:  # fmt: skip
         for _ in range(threads + 1):
             with connect(server) as client:
                 assert client.request("GET", "/long").status == 504
@@ -267,7 +269,7 @@ def test_a_call_that_does_not_return_is_stuck_until_it_ends(
     with (
         penstock.running(
             hang, transport=transport, threads=threads,
-            timeout=0.3, timeout_grace=0.2, **logs.settings,
+            timeout_for=["/hang=0.3s"], timeout_grace=0.2, **logs.settings,
         ) as server,
         connect(server) as client,
     ):  # fmt: skip
@@ -420,7 +422,7 @@ def test_a_stream_may_last_longer_than_the_timeout_as_long_as_blocks_come(
 
     def application(environ: Environ, start_response: StartResponse) -> Iterator[bytes]:
         start_response("200 OK", TEXT)
-        end = time.monotonic() + 1.5
+        end = time.monotonic() + 3.0
         while time.monotonic() < end:
             threading.Event().wait(0.05)
             deadlines.append(environ["penstock.deadline"] - time.monotonic())
@@ -428,13 +430,13 @@ def test_a_stream_may_last_longer_than_the_timeout_as_long_as_blocks_come(
 
     with (
         penstock.running(
-            application, transport=transport, threads=threads, timeout=0.7, **logs.settings
+            application, transport=transport, threads=threads, timeout=2.0, **logs.settings
         ) as server,
         connect(server) as client,
     ):
         response = client.request("GET", "/")
         assert (response.status, response.complete) == (200, True)
-    assert all(0 < left <= 0.7 for left in deadlines)
+    assert all(0 < left <= 2.0 for left in deadlines)
     assert deadlines[-1] > 0.3  # the environ is kept up to date
     assert "PEN-6120" not in logs.error
 
@@ -466,7 +468,7 @@ def test_time_in_which_a_call_waits_for_its_clients_body_does_not_count(
         start_response("200 OK", TEXT)
         return [b"%.1f " % left + body]
 
-    settings: dict[str, Any] = {"threads": 1, "timeout": 0.5, "stream_requests": True}
+    settings: dict[str, Any] = {"threads": 1, "timeout": 1.0, "stream_requests": True}
     with penstock.running(application, transport=transport, **settings, **logs.settings) as server:
         with connect(server) as client:
             client.send(b"POST /slow HTTP/1.1\r\nHost: a\r\nContent-Length: 10\r\n\r\n")
@@ -475,13 +477,13 @@ def test_time_in_which_a_call_waits_for_its_clients_body_does_not_count(
             begun = words[SINCE]
             for number in range(10):
                 # So long has it waited by now: about twice the timeout in the end.
-                waited = (number + 1) * 100_000_000
+                waited = (number + 1) * 200_000_000
                 eventually(lambda waited=waited: words[PROGRESS] > begun + waited)  # type: ignore[misc]
                 client.send(b"%d" % number)
             left, body = client.read_response().body.split()
         assert body == b"0123456789"
-        assert 0.0 < float(left) <= 0.5
-    assert "PEN-61" not in logs.error
+        assert 0.0 < float(left) <= 1.0
+    assert "PEN-6120" not in logs.error
 
 
 def test_a_body_that_comes_too_slowly_ends_as_an_oserror_in_the_read(
@@ -499,9 +501,9 @@ def test_a_body_that_comes_too_slowly_ends_as_an_oserror_in_the_read(
 
     settings: dict[str, Any] = {
         "threads": 1,
-        "timeout": 0.2,
+        "timeout": 1.0,
         "timeout_grace": 0.1,
-        "body_timeout": 0.6,
+        "body_timeout": 2.0,
         "stream_requests": True,
     }
     with penstock.running(application, transport=transport, **settings, **logs.settings) as server:
@@ -509,7 +511,7 @@ def test_a_body_that_comes_too_slowly_ends_as_an_oserror_in_the_read(
             client.send(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n\r\nsome")
             assert client.read_response().status == 408
     assert len(failures) == 1
-    assert "PEN-61" not in logs.error
+    assert "PEN-6120" not in logs.error
 
 
 @threads
@@ -526,7 +528,7 @@ def test_a_client_that_takes_nothing_ends_as_an_oserror_in_the_block(
         finally:
             closed.set()
 
-    settings: dict[str, Any] = {"timeout": 0.2, "timeout_grace": 0.1, "write_timeout": 1.0}
+    settings: dict[str, Any] = {"timeout": 1.0, "timeout_grace": 0.1, "write_timeout": 2.0}
     with (
         penstock.running(
             application, transport=transport, threads=threads, **settings, **logs.settings
@@ -535,7 +537,7 @@ def test_a_client_that_takes_nothing_ends_as_an_oserror_in_the_block(
     ):
         client.send(get("/all"))
         assert closed.wait(DEADLINE)
-    assert "PEN-61" not in logs.error
+    assert "PEN-6120" not in logs.error
 
 
 @threads
@@ -544,23 +546,23 @@ def test_an_application_may_extend_its_deadline(transport: str, threads: int, lo
 
     def application(environ: Environ, start_response: StartResponse) -> list[bytes]:
         for _ in range(8):
-            threading.Event().wait(0.1)
+            threading.Event().wait(0.3)
             before = time.monotonic()
-            deadline = environ["penstock.extend_deadline"](0.5)
+            deadline = environ["penstock.extend_deadline"](2.5)
             seen.append((before, deadline, environ["penstock.deadline"]))
         start_response("200 OK", TEXT)
         return [b"done"]
 
     with (
         penstock.running(
-            application, transport=transport, threads=threads, timeout=0.4, timeout_max=60,
+            application, transport=transport, threads=threads, timeout=2.0, timeout_max=60,
             **logs.settings,
         ) as server,
         connect(server) as client,
     ):  # fmt: skip
         assert client.request("GET", "/").body == b"done"
     assert all(deadline == shown for _, deadline, shown in seen)
-    assert all(before + 0.5 <= deadline < before + 5 for before, deadline, _ in seen)
+    assert all(before + 2.5 <= deadline < before + 10 for before, deadline, _ in seen)
     assert "PEN-6120" not in logs.error
 
 
