@@ -576,7 +576,9 @@ def test_no_extension_goes_beyond_timeout_max_or_brings_the_deadline_forward(
         first = environ["penstock.deadline"]
         assert extend(0) == extend(-5) == extend(0.001) == first
         assert extend(float("nan")) == extend(float("-inf")) == first
-        most = extend(1e12)
+        assert extend(-(10**400)) == first
+        most = extend(10**400)
+        assert extend(1e12) == extend(float("inf")) == most
         assert extend(99) == extend(1) == environ["penstock.deadline"] == most
         seen.append((first, most))
         start_response("200 OK", TEXT)

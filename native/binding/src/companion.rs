@@ -1,5 +1,6 @@
 //! What is kept of a connection for the environ of its requests.
 
+use crate::held::Held;
 use penstock_reactor::connection::Connection;
 use penstock_reactor::disconnect::find_gone;
 use pyo3::exceptions::PyRuntimeError;
@@ -38,7 +39,7 @@ impl Companion {
     /// The connection's, made for its first request.
     pub fn of<'a>(py: Python<'_>, connection: &'a Arc<Connection>) -> PyResult<&'a Self> {
         let known = connection.companion.get();
-        if let Some(known) = known.and_then(|made| made.downcast_ref()) {
+        if let Some(known) = known.and_then(|made| made.downcast_ref::<Held<Self>>()?.get()) {
             return Ok(known);
         }
         let client_gone = ClientGone {
@@ -46,13 +47,14 @@ impl Companion {
         };
         let (address, port) = connection.peer.unzip();
         let address = address.map_or(String::new(), |ip| ip.to_string());
-        let made: Box<dyn Any + Send + Sync> = Box::new(Companion {
+        let made: Box<dyn Any + Send + Sync> = Box::new(Held::new(Companion {
             client_gone: Py::new(py, client_gone)?,
             address: PyString::new(py, &address).unbind(),
             port: port.map(|port| PyString::new(py, &port.to_string()).unbind()),
-        });
+        }));
         let made = connection.companion.get_or_init(|| made);
-        made.downcast_ref().ok_or_else(|| {
+        let companion = made.downcast_ref::<Held<Self>>().and_then(Held::get);
+        companion.ok_or_else(|| {
             PyRuntimeError::new_err("the connection belongs to another kind of transport")
         })
     }

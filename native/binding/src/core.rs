@@ -1,5 +1,6 @@
 //! What a transport and its exchanges have in common.
 
+use crate::held::release_queued;
 use crate::log_writer::LogWriter;
 use crate::policy::Policy;
 use penstock_reactor::shared::Shared;
@@ -14,7 +15,11 @@ pub struct Core {
 impl Core {
     /// Write what the log queue holds.
     pub fn tell(&self, py: Python<'_>) {
-        if !self.shared.log_queue.is_empty() && !self.shared.closed_in_child.get() {
+        if self.shared.closed_in_child.get() {
+            return;
+        }
+        release_queued();
+        if !self.shared.log_queue.is_empty() {
             self.log_writer.write_all(py, self.shared.log_queue.take());
         }
     }

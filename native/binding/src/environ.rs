@@ -287,6 +287,11 @@ thread_local! {
     static CACHE: RefCell<Cache> = RefCell::default();
 }
 
+/// Empty the calling thread's cache: the thread ends, and has no GIL when its own variables end.
+pub fn forget_cache() {
+    drop(CACHE.take());
+}
+
 /// A text as it was on the wire, and what it is in Python; the second is None for a name whose
 /// field is left out.
 struct Slot {

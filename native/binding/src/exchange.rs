@@ -5,6 +5,7 @@
 
 use crate::call_deadline::CallDeadline;
 use crate::core::Core;
+use crate::held::Held;
 use crate::record::Record;
 use penstock_protocol::{Framing, HeadCopy, Version};
 use penstock_reactor::connection::Connection;
@@ -215,7 +216,9 @@ impl Exchange {
             record.bytes_out = record.bytes_out.saturating_sub(state.output.lost());
         }
         if later {
-            state.exchange.record = record.take().map(|record| record as Box<dyn Any + Send>);
+            state.exchange.record = record
+                .take()
+                .map(|record| Box::new(Held::new(record)) as Box<dyn Any + Send>);
         }
         let hurry = next_request::give_back(&connection, &core.shared, &mut state, now);
         drop(state);

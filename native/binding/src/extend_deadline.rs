@@ -33,7 +33,8 @@ impl ExtendDeadline {
     /// Give the request's call `time` seconds from now; return the deadline on the monotonic clock,
     /// in seconds. Any thread may call it. After the call it does nothing, and returns the current
     /// time.
-    fn __call__(&self, py: Python<'_>, time: f64) -> PyResult<f64> {
+    fn __call__(&self, time: &Bound<'_, PyAny>) -> PyResult<f64> {
+        let py = time.py();
         let over = || Ok(seconds(sys::monotonic()));
         let Some(thread_slots) = self.thread_slots.upgrade() else {
             return over();
@@ -54,7 +55,7 @@ impl ExtendDeadline {
         let environ = exchange.environ.bind(py);
         let deadline = exchange.deadline.extend(
             &core.shared.scoreboard,
-            core.policy.nanos(time),
+            core.policy.nanos(time)?,
             most,
             environ,
         )?;

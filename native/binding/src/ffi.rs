@@ -17,6 +17,12 @@ pub fn latin1<'py>(py: Python<'py>, bytes: &[u8]) -> PyResult<Bound<'py, PyStrin
     }
 }
 
+/// Whether the calling thread has the GIL.
+pub fn is_attached() -> bool {
+    // SAFETY: any thread may ask, while there is an interpreter.
+    unsafe { ffi::PyGILState_Check() == 1 }
+}
+
 /// The bytes of a text that Latin-1 can say; an exception for any other.
 pub fn latin1_bytes<'a, 'py: 'a>(
     text: impl Into<Borrowed<'a, 'py, PyString>>,

@@ -18,6 +18,7 @@ mod exchange_methods;
 mod extend_deadline;
 mod fast_response;
 mod ffi;
+mod held;
 mod log_writer;
 mod options;
 mod policy;

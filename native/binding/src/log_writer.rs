@@ -3,6 +3,7 @@
 use crate::access_line::{LineFormat, address, request_line};
 use crate::environ::keys;
 use crate::ffi::latin1;
+use crate::held::Held;
 use crate::record::Record;
 use crate::request_finished::{Made, RequestMaker};
 use crate::request_queue::RequestQueue;
@@ -10,6 +11,7 @@ use penstock_protocol::{Head, HeadCopy};
 use penstock_reactor::log_queue::{Ended, Entry, RefusalNote, message};
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyString};
+use std::any::Any;
 
 pub struct LogWriter {
     pub logger: Py<PyAny>,
@@ -49,8 +51,8 @@ impl LogWriter {
                 self.log_message(py, name, &options)
             }
             Entry::Refused(note) => self.refused(py, &note),
-            Entry::Finished(record, end) => match record.downcast::<Record>() {
-                Ok(mut record) => {
+            Entry::Finished(record, end) => match finished_record(record) {
+                Some(mut record) => {
                     record.bytes_out = record.bytes_out.saturating_sub(end.unsent);
                     record.times.finished = end.finished;
                     if let Some((ended, reason)) = end.cut_off {
@@ -59,7 +61,7 @@ impl LogWriter {
                     }
                     self.finished(py, &record)
                 }
-                Err(_) => Ok(()), // no other kind is made here
+                None => Ok(()), // no other kind is made here
             },
             Entry::Lost(lost) => {
                 let entries = lost.entries.to_string();
@@ -217,4 +219,9 @@ impl LogWriter {
         };
         self.queue(py, requests, maker.refused(py, note, ended))
     }
+}
+
+/// The record that `Exchange::give_back` left with its connection.
+fn finished_record(record: Box<dyn Any + Send>) -> Option<Box<Record>> {
+    record.downcast::<Held<Box<Record>>>().ok()?.take()
 }

@@ -5,6 +5,7 @@ use crate::ffi::latin1;
 use crate::log_writer::LogWriter;
 use penstock_protocol::Head;
 use penstock_reactor::sys::{Nanos, SECOND};
+use pyo3::exceptions::PyOverflowError;
 use pyo3::prelude::*;
 
 /// What there is of it in Python.
@@ -34,8 +35,19 @@ impl Policy {
     }
 
     /// Nanoseconds of seconds; 0 for less than 0, and for NaN.
-    pub fn nanos(&self, seconds: f64) -> Nanos {
-        nanos(seconds, self.longest)
+    pub fn nanos(&self, seconds: &Bound<'_, PyAny>) -> PyResult<Nanos> {
+        match seconds.extract() {
+            Ok(seconds) => Ok(nanos(seconds, self.longest)),
+            // An int beyond every float is as good as infinity.
+            Err(error) if error.is_instance_of::<PyOverflowError>(seconds.py()) => {
+                Ok(if seconds.gt(0)? {
+                    nanos(self.longest, self.longest)
+                } else {
+                    0
+                })
+            }
+            Err(error) => Err(error),
+        }
     }
 
     /// Whether calls have deadlines, as far as one can tell beforehand.
@@ -69,9 +81,9 @@ impl Policy {
     ) -> Nanos {
         let asked = latin1(py, &whole_path(head, bytes))
             .and_then(|path| timeout_for.bind(py).call1((path,)))
-            .and_then(|seconds| seconds.extract::<f64>());
+            .and_then(|seconds| self.nanos(&seconds));
         match asked {
-            Ok(seconds) => nanos(seconds, self.longest),
+            Ok(nanos) => nanos,
             Err(error) => {
                 let path = String::from_utf8_lossy(head.path(bytes));
                 log_writer.log_timeout_for_failed(py, &path, &error);

@@ -1,6 +1,7 @@
 //! Sending a response through an exchange: blocks, parts of files, and what ends the body.
 
 use crate::exchange::{Exchange, raised};
+use crate::held::Held;
 use crate::response_head;
 use crate::scratch::with_scratch;
 use penstock_protocol::{Framing, response};
@@ -207,7 +208,7 @@ fn write_block(
         Ok(exact) => exact.clone(),
         Err(_) => PyBytes::new(slf.py(), bytes),
     };
-    let block = PyBackedBytes::from(exact);
+    let block = Held::new(PyBackedBytes::from(exact));
     let chunk_end: &'static [u8] = if chunked { response::CHUNK_END } else { b"" };
     let outlet = this.outlet();
     drop(this);

@@ -5,7 +5,7 @@ use crate::core::Core;
 use crate::delivery::Delivery;
 use crate::edge;
 use crate::ending;
-use crate::environ::Template;
+use crate::environ::{Template, forget_cache};
 use crate::exchange::Exchange;
 use crate::log_writer::LogWriter;
 use crate::options::read_options;
@@ -345,6 +345,7 @@ impl NativeTransport {
             }
         }
         thread_slot.keep(None);
+        forget_cache();
         py.detach(|| self.threads.lead_last(&self.core.shared));
         self.core.tell(py);
     }
