@@ -40,6 +40,10 @@ class RequestAborted(ClientDisconnected):
     """
 
 
+class FileTruncatedError(OSError):
+    """A file became shorter while it was being sent."""
+
+
 class RequestBodyError(OSError):
     """A streamed request body broke a rule or a limit; ``status`` is the HTTP status for it."""
 

@@ -264,6 +264,16 @@ APPLICATION_TIMEOUT: Final = Message(
     "Make the path faster, raise `timeout_for` for it, or catch RequestTimeout to answer better.",
 )
 
+FILE_TRUNCATED: Final = Message(
+    "PEN-3060",
+    ERROR,
+    "%(request)s: response cut off: the file became shorter while it was sent",
+    "The application returned a file in `wsgi.file_wrapper`, and the file became shorter after the"
+    " head of the response had announced its length. The connection is closed, so that the client"
+    " sees that the response is incomplete.",
+    "Replace files by renaming a new one over the old one; do not write to a file that is served.",
+)
+
 APPLICATION_SENT_CLOSE: Final = Message(
     "PEN-3110",
     WARNING,

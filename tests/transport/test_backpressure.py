@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import os
 import threading
@@ -258,7 +259,15 @@ def test_a_file_that_shrinks_while_it_is_sent_ends_its_connection_alone(
     path = tmp_path / "shrinking"
     path.touch()
     os.truncate(path, 50_000_000)
-    with penstock.running(sending(path), transport=transport, threads=threads) as server:
+    access, errors = tmp_path / "access.log", tmp_path / "errors.log"
+    with penstock.running(
+        sending(path),
+        transport=transport,
+        threads=threads,
+        access_logfile=str(access),
+        access_logformat="json",
+        error_logfile=str(errors),
+    ) as server:
         with connect(server) as other, connect(server, receive_buffer=4096) as client:
             client.send(get())
             client.buffer += client.socket.recv(1000)
@@ -268,6 +277,12 @@ def test_a_file_that_shrinks_while_it_is_sent_ends_its_connection_alone(
             assert not response.complete
             assert other.request("GET", "/small").body == b"small"
             eventually(lambda: server.snapshot()["connections"] == 1)
+    (record,) = [
+        json.loads(line) for line in access.read_text().splitlines() if "small" not in line
+    ]
+    assert record["reason"] == "response cut off: the file became shorter while it was sent"
+    (line,) = [line for line in errors.read_text().splitlines() if "GET / " in line]
+    assert "[ERROR] PEN-3060 GET / (request " in line
 
 
 @both

@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 from wsgiref.types import StartResponse
 
+import pytest
+
 import penstock
 from support.serving import TEXT, Environ, Gate, Recorder, connect, eventually, get, post
 from support.wire import DEADLINE
@@ -163,7 +165,38 @@ def test_the_bytes_of_a_response_that_was_cut_off_are_those_that_left(
         eventually(lambda: server.snapshot()["connections"] == 0)
     (record,) = json_lines(log)
     assert 0 < record["http.response.body.size"] < size
-    assert "cut off" in record["reason"] or "reset" in record["reason"]
+    assert record["reason"] == "client disconnected: the client is gone"
+
+
+@pytest.mark.parametrize("blocks", [1, 100])
+@pytest.mark.parametrize("threads", [1, 2])
+def test_a_reset_has_one_text_whatever_thread_meets_it(
+    transport: str, threads: int, blocks: int, tmp_path: Path
+) -> None:
+    access, errors = tmp_path / "access.log", tmp_path / "errors.log"
+
+    def app(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
+        start_response("200 OK", TEXT)
+        return [b"x" * (50_000_000 // blocks) for _ in range(blocks)]
+
+    with penstock.running(
+        app,
+        transport=transport,
+        threads=threads,
+        access_logfile=str(access),
+        access_logformat="json",
+        error_logfile=str(errors),
+    ) as server:
+        client = connect(server, receive_buffer=65536)
+        client.send(get("/big"))
+        assert client.socket.recv(1000)
+        client.reset()
+        eventually(access.read_text)
+    (record,) = json_lines(access)
+    assert record["reason"] == "client disconnected: the client is gone"
+    (line,) = [line for line in errors.read_text("utf-8").splitlines() if "/big" in line]
+    name = f"GET /big (request {record['request_id']})"
+    assert line.endswith(f"[INFO] {name}: client disconnected: the client is gone")
 
 
 def test_a_head_that_has_only_begun_does_not_hold_up_a_stop(transport: str) -> None:

@@ -13,6 +13,7 @@ use penstock_reactor::disconnect::find_gone;
 use penstock_reactor::exchange_trace::Transcript;
 use penstock_reactor::log_queue::{Ended, Times};
 use penstock_reactor::next_request;
+use penstock_reactor::output::FILE_TRUNCATED;
 use penstock_reactor::request_body::RequestBody;
 use penstock_reactor::responding::{self, Failure};
 use penstock_reactor::shared::Shared;
@@ -26,6 +27,7 @@ use std::any::Any;
 use std::sync::Arc;
 
 pyo3::import_exception!(penstock.errors, ClientDisconnected);
+pyo3::import_exception!(penstock.errors, FileTruncatedError);
 pyo3::import_exception!(penstock.errors, RequestAborted);
 pyo3::import_exception!(penstock.errors, RequestBodyError);
 
@@ -297,6 +299,7 @@ impl Outlet {
 pub fn raised(failure: Failure) -> PyErr {
     match failure {
         Failure::Disconnected(text) => ClientDisconnected::new_err(text),
+        Failure::FileTruncated => FileTruncatedError::new_err((libc::EIO, FILE_TRUNCATED)),
         Failure::BadBody(status, text) => RequestBodyError::new_err((status, text)),
     }
 }

@@ -173,17 +173,15 @@ impl LogWriter {
             ),
             None => (part(&keys(py).method)?, part(&keys(py).raw_uri)?),
         };
-        let line = self.log_lines.bind(py).call_method1(
-            "cut_off_line",
-            (
-                address(record.peer),
-                method,
-                target,
-                &record.request_id,
-                record.reason.as_ref(),
-            ),
-        )?;
-        self.logger.call_method1(py, "info", ("%s", line)).map(drop)
+        let arguments = (
+            &self.logger,
+            method,
+            target,
+            &record.request_id,
+            record.reason.as_ref(),
+        );
+        let log_lines = self.log_lines.bind(py);
+        log_lines.call_method1("log_cut_off", arguments).map(drop)
     }
 
     fn refused(&self, py: Python<'_>, note: &RefusalNote) -> PyResult<()> {

@@ -5,10 +5,8 @@ use crate::held::Held;
 use crate::response_head;
 use crate::scratch::with_scratch;
 use penstock_protocol::{Framing, response};
-use penstock_reactor::output::FILE_TRUNCATED;
-use penstock_reactor::responding;
+use penstock_reactor::responding::{self, Failure};
 use penstock_reactor::sys::{self, Fd};
-use pyo3::exceptions::PyOSError;
 use pyo3::prelude::*;
 use pyo3::pybacked::PyBackedBytes;
 use pyo3::types::PyBytes;
@@ -277,7 +275,7 @@ fn send_by_reading(
         let block = buffer.get_mut(..most).unwrap_or(&mut []);
         let read = py.detach(|| sys::read_at(descriptor, block, offset))?;
         if read == 0 {
-            return Err(PyOSError::new_err((libc::EIO, FILE_TRUNCATED)));
+            return Err(raised(Failure::FileTruncated));
         }
         let data = PyBytes::new(py, buffer.get(..read).unwrap_or(&[]));
         send(slf, &data)?;

@@ -4,6 +4,7 @@ use crate::connection::{Connection, ConnectionState, NEVER};
 use crate::decisions;
 use crate::leader::LeaderState;
 use crate::log_queue::Ended;
+use crate::responding;
 use crate::shared::Shared;
 use crate::states::{Fate, Input, Phase};
 use crate::sys::{self, Nanos};
@@ -42,12 +43,14 @@ pub fn cut_off(
     state: &mut ConnectionState,
     error: &io::Error,
 ) {
-    let text = format!("response cut off: {}", sys::error_text(error));
-    let ended = match sys::is_disconnect(error) {
-        true => Ended::Disconnected,
-        false => Ended::Aborted,
+    let reason = match sys::is_disconnect(error) {
+        true => client_disconnected(responding::lost_client(error)),
+        false => (
+            Ended::Aborted,
+            format!("response cut off: {}", sys::error_text(error)),
+        ),
     };
-    state.log_finished(&shared.log_queue, Some((ended, text)));
+    state.log_finished(&shared.log_queue, Some(reason));
     reset(connection, shared, state);
 }
 
@@ -145,6 +148,11 @@ pub fn hurry_up(connection: &Connection, shared: &Shared, state: &ConnectionStat
 
 fn linger_deadline(shared: &Shared, now: Nanos, since: Nanos) -> Nanos {
     decisions::linger_deadline(&shared.options, now, since, shared.draining.get())
+}
+
+/// How a response ends whose client does not take it.
+pub fn client_disconnected(why: &str) -> (Ended, String) {
+    (Ended::Disconnected, format!("client disconnected: {why}"))
 }
 
 /// How a response ends that a stopping server cuts off.

@@ -3,9 +3,9 @@
 use crate::closing;
 use crate::connection::{Connection, ConnectionState, NEVER};
 use crate::leader::LeaderState;
-use crate::log_queue::Ended;
 use crate::refusal::Refusal;
 use crate::refusing;
+use crate::responding;
 use crate::shared::Shared;
 use crate::states::Phase;
 use crate::sys::{Nanos, SECOND};
@@ -72,8 +72,8 @@ fn expire_writing(
     if state.exchange.awaiting_room || is_taking_output(connection, shared, state) {
         connection.set_deadline(leader.now.saturating_add(shared.options.write_timeout));
     } else if matches!(state.phase, Phase::Flushing | Phase::Refusing) {
-        let stalled = "client stalled: write_timeout".to_owned();
-        state.log_finished(&shared.log_queue, Some((Ended::Aborted, stalled)));
+        let reason = closing::client_disconnected(responding::CLIENT_STALLED);
+        state.log_finished(&shared.log_queue, Some(reason));
         closing::reset(connection, shared, state);
     } else {
         state

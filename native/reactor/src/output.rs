@@ -93,7 +93,7 @@ pub struct Output {
     room_missed: bool,
     taken: u64,
     lost: u64,
-    failure: Option<(i32, String)>,
+    failure: Option<(i32, io::ErrorKind, String)>,
 }
 
 impl Output {
@@ -246,14 +246,18 @@ impl Output {
     pub fn check(&self) -> io::Result<()> {
         match &self.failure {
             None => Ok(()),
-            Some((0, text)) => Err(io::Error::other(text.clone())),
-            Some((number, _)) => Err(io::Error::from_raw_os_error(*number)),
+            Some((0, kind, text)) => Err(io::Error::new(*kind, text.clone())),
+            Some((number, ..)) => Err(io::Error::from_raw_os_error(*number)),
         }
     }
 
     /// Give up: drop what is queued, and have each later flush fail.
     pub fn fail(&mut self, error: &io::Error) {
-        self.failure = Some((error.raw_os_error().unwrap_or(0), error.to_string()));
+        self.failure = Some((
+            error.raw_os_error().unwrap_or(0),
+            error.kind(),
+            error.to_string(),
+        ));
         self.lost += self.size;
         self.drop_all();
     }

@@ -17,8 +17,14 @@ use std::sync::{Arc, MutexGuard};
 const ANSWERS_PER_TURN: u32 = 16;
 
 /// Why the client cannot be answered, or its body not be read.
+/// See `penstock.transport.log_lines`.
+pub const CLIENT_GONE: &str = "the client is gone";
+pub const CLIENT_STALLED: &str = "the client takes no data (setting: write_timeout)";
+
 pub enum Failure {
     Disconnected(String),
+    /// A file became shorter while it was sent.
+    FileTruncated,
     BadBody(u16, String),
 }
 
@@ -168,8 +174,7 @@ impl<'a> RoomAwaited<'a> {
                 let taken = state.output.acknowledged(&*connection.stream);
                 if ((taken - self.before) as f64) < shared.options.least_progress() {
                     connection.set_gone();
-                    let text = "the client stalled past the write deadline";
-                    return Err(Failure::Disconnected(text.to_owned()));
+                    return Err(Failure::Disconnected(CLIENT_STALLED.to_owned()));
                 }
                 self.before = taken;
                 self.deadline = now.saturating_add(shared.options.write_timeout);
@@ -274,11 +279,23 @@ pub fn disconnected(
     state: &mut ConnectionState,
     error: &io::Error,
 ) -> Failure {
+    state.exchange.fate.worsen(Fate::Close);
+    if error.kind() == io::ErrorKind::UnexpectedEof {
+        return Failure::FileTruncated;
+    }
     if sys::is_disconnect(error) {
         connection.set_gone();
     }
-    state.exchange.fate.worsen(Fate::Close);
-    Failure::Disconnected(format!("the client is gone: {}", sys::error_text(error)))
+    Failure::Disconnected(lost_client(error).to_owned())
+}
+
+/// Why the client did not get more, by the error of its socket: as
+/// `penstock.transport.log_lines.lost_client`.
+pub fn lost_client(error: &io::Error) -> &'static str {
+    match error.raw_os_error() {
+        Some(libc::ETIMEDOUT) => CLIENT_STALLED,
+        _ => CLIENT_GONE,
+    }
 }
 
 // -- for the leader -------------------------------------------------------------------------------

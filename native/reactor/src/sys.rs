@@ -303,18 +303,15 @@ pub fn reset_on_close(socket: &Fd) {
 
 /// Reset a connection under the thread that uses it: its next call on the socket fails.
 ///
-/// The descriptor stays taken, by a socket that was never connected: closed, its number could
-/// become another connection's, and the thread would write to that.
+/// The descriptor stays taken: closed, its number could become another connection's, and the thread
+/// would write to that.
 pub fn cut_off(socket: &Fd) {
     reset_on_close(socket);
-    // SAFETY: no pointer is passed.
-    let Ok(unconnected) = check(unsafe { libc::socket(libc::AF_INET, libc::SOCK_STREAM, 0) })
-    else {
-        return;
-    };
-    platform::replace(unconnected, socket.raw());
-    // SAFETY: no pointer is passed; the number is ours, and used nowhere else.
-    unsafe { libc::close(unconnected) };
+    if !platform::disconnect(socket.raw()) {
+        // A unix socket, above all, which knows no reset.
+        // SAFETY: no pointer is passed.
+        unsafe { libc::shutdown(socket.raw(), libc::SHUT_RDWR) };
+    }
 }
 
 /// Bytes that wait in the send buffer or on the wire; 0 where that is unknown.
@@ -433,5 +430,48 @@ pub fn rewind(file: &Fd) -> io::Result<()> {
     match unsafe { libc::lseek(file.raw(), 0, libc::SEEK_SET) } {
         0 => Ok(()),
         _ => Err(io::Error::last_os_error()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::{Read, Write};
+    use std::net::{TcpListener, TcpStream};
+    use std::os::fd::{AsRawFd, IntoRawFd};
+    use std::os::unix::net::UnixStream;
+
+    #[test]
+    fn a_tcp_connection_that_is_cut_off_is_reset_at_once_and_its_descriptor_stays_taken() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let mut client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let mut server = listener.accept().unwrap().0;
+        server.write_all(b"some").unwrap();
+        let socket = Fd::new(server.into_raw_fd());
+        cut_off(&socket);
+        // What was sent may be lost with the reset.
+        let mut received = Vec::new();
+        let error = client.read_to_end(&mut received).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::ConnectionReset);
+        let failures = [send(&socket, b"more"), send(&socket, b"more")];
+        assert!(
+            failures
+                .iter()
+                .all(|sent| is_disconnect(sent.as_ref().unwrap_err()))
+        );
+        assert_ne!(
+            TcpListener::bind("127.0.0.1:0").unwrap().as_raw_fd(),
+            socket.raw()
+        );
+    }
+
+    #[test]
+    fn a_unix_connection_that_is_cut_off_has_ended_for_both() {
+        let (server, mut client) = UnixStream::pair().unwrap();
+        let socket = Fd::new(server.into_raw_fd());
+        cut_off(&socket);
+        let mut received = Vec::new();
+        assert_eq!(client.read_to_end(&mut received).unwrap(), 0);
+        assert!(is_disconnect(&send(&socket, b"more").unwrap_err()));
     }
 }

@@ -17,7 +17,8 @@ Ended = Literal["complete", "refused", "disconnected", "aborted"]
 """How a request ended.
 
 ``complete``: the application's response was sent to its end. ``refused``: the server answered by
-itself, and the application did not see the request. ``disconnected``: the client went away.
+itself, and the application did not see the request. ``disconnected``: the client went away, or
+took no data.
 ``aborted``: the server ended the request before the application did.
 """
 

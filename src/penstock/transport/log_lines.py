@@ -2,6 +2,18 @@
 
 from __future__ import annotations
 
+import errno
+from typing import TYPE_CHECKING
+
+from penstock import messages
+
+if TYPE_CHECKING:
+    import logging
+
+CLIENT_GONE = "the client is gone"
+CLIENT_STALLED = "the client takes no data (setting: write_timeout)"
+FILE_TRUNCATED = "the file became shorter while it was sent"
+
 _SHOWN_CHARACTERS = 200
 """How much of a request line that was refused is logged: enough to recognise it."""
 
@@ -35,6 +47,27 @@ def refusal_line(
     )
 
 
-def cut_off_line(client: str, method: str, target: str, request_id: str, reason: str) -> str:
-    """Return the line for a response that the client did not get whole."""
-    return f"{method} {target} (request {request_id}) for {client or 'a unix socket'}: {reason}"
+def lost_client(error: OSError) -> str:
+    """Return why the client did not get more, by the error of its socket.
+
+    The error itself depends on what the server was about to do, and is left out.
+    """
+    return CLIENT_STALLED if error.errno == errno.ETIMEDOUT else CLIENT_GONE
+
+
+def cut_off_reason(error: OSError, *, disconnected: bool) -> str:
+    """Return the reason of a response that ``error`` cut off, for both logs."""
+    if disconnected:
+        return f"client disconnected: {lost_client(error)}"
+    return f"response cut off: {error.strerror or error}"
+
+
+def log_cut_off(
+    logger: logging.Logger, method: str, target: str, request_id: str, reason: str
+) -> None:
+    """Log that the client did not get a response whole, as the gateway does for its part."""
+    name = f"{method} {target} (request {request_id})"
+    if reason.endswith(FILE_TRUNCATED):
+        messages.FILE_TRUNCATED.log(logger, request=name)
+    else:
+        logger.info("%s: %s", name, reason)

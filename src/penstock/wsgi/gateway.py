@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from penstock import messages
 from penstock.errors import (
     ClientDisconnected,
+    FileTruncatedError,
     RequestAborted,
     RequestBodyError,
     RequestTimeout,
@@ -194,7 +195,13 @@ class Gateway:
             self._logger.info("%s: the response is discarded: %s", where, str(cause))
             return None
         if isinstance(cause, ClientDisconnected):
-            self._logger.info("%s: client disconnected: %s", where, str(cause))
+            reason = f"client disconnected: {cause}"
+            exchange.set_reason(reason)
+            self._logger.info("%s: %s", where, reason)
+            return None
+        if isinstance(cause, FileTruncatedError):
+            exchange.set_reason(f"response cut off: {cause.strerror}")
+            messages.FILE_TRUNCATED.log(self._logger, request=where)
             return None
         if isinstance(cause, RequestBodyError):
             self._logger.info("%s: bad request body: %s", where, str(cause))
@@ -274,13 +281,16 @@ def _answer_with_status(exchange: Exchange, status: int) -> None:
     exchange.finish(text)
 
 
+_SERVER_ERRORS = (ClientDisconnected, FileTruncatedError, RequestBodyError, RequestTimeout)
+
+
 def _server_error(
     error: BaseException,
-) -> ClientDisconnected | RequestBodyError | RequestTimeout | None:
+) -> ClientDisconnected | FileTruncatedError | RequestBodyError | RequestTimeout | None:
     """Return ``error`` or the cause of it that is an exception of the server; None without one."""
     cause: BaseException | None = error
     for _ in range(_CAUSES):
-        if isinstance(cause, ClientDisconnected | RequestBodyError | RequestTimeout):
+        if isinstance(cause, _SERVER_ERRORS):
             return cause
         if cause is None:
             break

@@ -4,6 +4,7 @@ use super::{Fd, Told, check, count, retry};
 use crate::sync::lock;
 use std::ffi::CStr;
 use std::io;
+use std::mem;
 use std::os::fd::RawFd;
 use std::sync::Mutex;
 
@@ -87,10 +88,17 @@ impl Drop for SigpipeBlocked {
     }
 }
 
-/// Put `from` in the place of `to`, not to be inherited by programs.
-pub fn replace(from: RawFd, to: RawFd) {
-    // SAFETY: no pointer is passed.
-    unsafe { libc::dup3(from, to, libc::O_CLOEXEC) };
+/// Reset a TCP connection, and keep its socket; return whether that was possible.
+///
+/// Needs no other descriptor: there may be none left (EMFILE).
+pub fn disconnect(socket: RawFd) -> bool {
+    let address = libc::sockaddr {
+        sa_family: libc::AF_UNSPEC as libc::sa_family_t,
+        sa_data: [0; 14],
+    };
+    let size = mem::size_of_val(&address) as libc::socklen_t;
+    // SAFETY: pointer and size are those of `address`.
+    unsafe { libc::connect(socket, &raw const address, size) == 0 }
 }
 
 /// Open a file without a name, where the file system knows how to; None where not.

@@ -75,11 +75,21 @@ pub fn send_file(socket: RawFd, file: RawFd, offset: u64, size: usize) -> io::Re
     retry(|| count(unsafe { libc::send(socket, pointer.cast(), read, SEND_FLAGS) }))
 }
 
-/// Put `from` in the place of `to`, not to be inherited by programs.
-pub fn replace(from: RawFd, to: RawFd) {
+/// Put a socket that was never connected in the place of another, which is closed by that; return
+/// whether there was a descriptor for it.
+pub fn disconnect(socket: RawFd) -> bool {
     // SAFETY: no pointer is passed.
-    unsafe { libc::dup2(from, to) };
-    close_on_exec(to);
+    let Ok(unconnected) = check(unsafe { libc::socket(libc::AF_INET, libc::SOCK_STREAM, 0) })
+    else {
+        return false;
+    };
+    // SAFETY: no pointer is passed; the number is ours, and used nowhere else.
+    unsafe {
+        libc::dup2(unconnected, socket);
+        libc::close(unconnected);
+    };
+    close_on_exec(socket);
+    true
 }
 
 /// No file system makes a file without a name.

@@ -27,6 +27,7 @@ from penstock.http1 import (
     error_response,
 )
 from penstock.transport.decisions import drain_patience, linger_deadline
+from penstock.transport.log_lines import CLIENT_STALLED, cut_off_reason
 from penstock.transport.python.exchange import PythonExchange, StreamedBody
 from penstock.transport.python.exchange_trace import ConnectionTrace
 from penstock.transport.python.finished import log_cut_off, report_exchange, report_refusal
@@ -469,9 +470,10 @@ class Connection:
 
     def _cut_off(self, error: OSError) -> None:
         """Close where a finished response can no longer be sent to its end."""
-        if is_disconnect(error):
+        gone = is_disconnect(error)
+        if gone:
             self.stream.client_gone.known = True
-        self.report_response(f"response cut off: {error.strerror or error}")
+        self.report_response(cut_off_reason(error, disconnected=gone))
         self.reset()
 
     def report_response(self, reason: str = "") -> None:
@@ -620,10 +622,11 @@ class Connection:
         if output.awaited or output.is_taken():
             self.deadline = self.loop.now + self.loop.config.write_timeout
         elif self.phase is FLUSHING or self.phase is REFUSING:
-            self.report_response("client stalled: write_timeout")
+            self.stream.client_gone.known = True
+            self.report_response(f"client disconnected: {CLIENT_STALLED}")
             self.reset()
         else:
-            output.fail(TimeoutError(errno.ETIMEDOUT, "the client takes no data"))
+            output.fail(TimeoutError(errno.ETIMEDOUT, CLIENT_STALLED))
             self.stream.client_gone.known = True
             self.deadline = math.inf
             self.loop.watch(self, 0)

@@ -15,7 +15,12 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-from penstock.errors import ClientDisconnected, RequestAborted, RequestBodyError
+from penstock.errors import (
+    ClientDisconnected,
+    FileTruncatedError,
+    RequestAborted,
+    RequestBodyError,
+)
 from penstock.http1 import (
     CONTINUE,
     LAST_CHUNK,
@@ -33,7 +38,8 @@ from penstock.http1 import (
 )
 from penstock.transport import HeaderList
 from penstock.transport.decisions import keeps_connection
-from penstock.transport.python.output import FileRegion, FileTruncatedError, Output
+from penstock.transport.log_lines import CLIENT_STALLED, FILE_TRUNCATED, lost_client
+from penstock.transport.python.output import FileRegion, Output
 from penstock.transport.python.stream import NO_SIGNAL, is_disconnect
 from penstock.transport.states import Fate
 
@@ -345,7 +351,7 @@ class PythonExchange:
         while offset < end:
             block = os.pread(descriptor, min(most, end - offset), offset)
             if not block:
-                raise FileTruncatedError(errno.EIO, "the file became shorter while it was sent")
+                raise FileTruncatedError(errno.EIO, FILE_TRUNCATED)
             self.send(block)
             offset += len(block)
 
@@ -623,14 +629,16 @@ class PythonExchange:
             raise self.disconnected(error) from error
         if not taken:
             self.connection.stream.client_gone.known = True
-            raise ClientDisconnected("the client stalled past the write deadline")
+            raise ClientDisconnected(CLIENT_STALLED)
 
-    def disconnected(self, error: OSError) -> ClientDisconnected:
-        """Return what is to be raised where the socket failed."""
+    def disconnected(self, error: OSError) -> OSError:
+        """Return what is to be raised where ``error`` kept output from being sent."""
+        self.close_after_response()
+        if isinstance(error, FileTruncatedError):
+            return error
         if is_disconnect(error):
             self.connection.stream.client_gone.known = True
-        self.close_after_response()
-        return ClientDisconnected(f"the client is gone: {error.strerror or error}")
+        return ClientDisconnected(lost_client(error))
 
     # -- the end --------------------------------------------------------------------------------
 

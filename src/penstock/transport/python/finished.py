@@ -13,7 +13,7 @@ from penstock.telemetry.request_finished import (
     wanted_fields,
     wanted_variables,
 )
-from penstock.transport.log_lines import cut_off_line, refusal_line
+from penstock.transport import log_lines
 
 if TYPE_CHECKING:
     from penstock.http1 import ProtocolError
@@ -75,11 +75,8 @@ def report_exchange(exchange: PythonExchange, reason: str) -> None:
 
 def log_cut_off(exchange: PythonExchange, reason: str) -> None:
     """Log a response that the client did not get whole."""
-    request, connection = exchange.request, exchange.connection
-    line = cut_off_line(
-        connection.remote_addr, request.method, request.target, exchange.request_id, reason
-    )
-    connection.loop.logger.info("%s", line)
+    request, logger = exchange.request, exchange.connection.loop.logger
+    log_lines.log_cut_off(logger, request.method, request.target, exchange.request_id, reason)
 
 
 def report_refusal(
@@ -99,7 +96,7 @@ def report_refusal(
     request_id = loop.new_request_id()
     cause = error.__cause__
     left = error.status == loop.config.client_left_status
-    line = refusal_line(
+    line = log_lines.refusal_line(
         connection.remote_addr,
         error.request_line,
         request_id,

@@ -9,6 +9,8 @@ import time
 from collections import deque
 from typing import TYPE_CHECKING
 
+from penstock.errors import FileTruncatedError
+from penstock.transport.log_lines import FILE_TRUNCATED
 from penstock.transport.python.stream import NO_SIGNAL
 
 if TYPE_CHECKING:
@@ -33,10 +35,6 @@ class FileRegion:
     def close(self) -> None:
         """Close the descriptor."""
         os.close(self.descriptor)
-
-
-class FileTruncatedError(OSError):
-    """A file became shorter while it was being sent."""
 
 
 class Output:
@@ -136,7 +134,7 @@ class Output:
     def _send_region(self, region: FileRegion, count: int) -> int:
         sent = self._stream.send_file(region.descriptor, region.offset, count)
         if sent == 0:
-            raise FileTruncatedError(errno.EIO, "the file became shorter while it was sent")
+            raise FileTruncatedError(errno.EIO, FILE_TRUNCATED)
         region.offset += sent
         region.count -= sent
         return sent
