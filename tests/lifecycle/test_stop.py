@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from pathlib import Path
 
@@ -136,6 +137,22 @@ def test_with_a_shutdown_delay_readiness_is_negative_at_once_and_clients_are_ser
             counts = load.join()
         assert server.wait() == 0
     counts.check()
+
+
+@pytest.mark.parametrize(
+    ("busy", "status"), [(False, 0), (True, 1)], ids=["idle", "with a request"]
+)
+def test_a_worker_that_crashes_during_the_shutdown_delay_counts_if_it_had_a_request(
+    tmp_path: Path, busy: bool, status: int
+) -> None:
+    with Supervised(tmp_path, "-w", "1", "--shutdown-delay", "2s") as server:
+        (worker,) = server.workers()
+        client = server.begin("/hold?1&", "held") if busy else Client(server.address)
+        with client:
+            server.signal(signal.SIGTERM)
+            server.wait_for_line("not ready any more")
+            os.kill(worker, signal.SIGKILL)
+            assert server.wait() == status
 
 
 def test_one_graceful_timeout_covers_the_shutdown_delay_and_the_drain(

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from penstock.supervisor.upgrade import END_SECONDS
 from support.invariant import eventually
 from support.lifecycle import Supervised, number_in, write_app
 from support.load import Load
@@ -144,3 +145,19 @@ def test_a_new_supervisor_that_does_not_end_is_killed(tmp_path: Path) -> None:
         server.signal(signal.SIGTERM)
         server.wait_until_all_have_left()
         assert server.wait() == 0
+
+
+def test_a_second_sigterm_does_not_wait_for_a_new_supervisor_that_does_not_end(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "gunicorn.conf.py").write_text(HANGS)
+    with Supervised(tmp_path, "-c", "gunicorn.conf.py") as server:
+        (tmp_path / "hang").touch()
+        server.signal(signal.SIGUSR2)
+        assert eventually((tmp_path / "hangs").exists)
+        server.signal(signal.SIGTERM)
+        server.wait_for_line("not upgraded")
+        status, taken = server.seconds_to_exit(signal.SIGTERM)
+        assert status == 0
+        assert taken < END_SECONDS - 1
+        server.wait_until_all_have_left()

@@ -160,7 +160,7 @@ class Server:
             WorkerReady: lambda: WorkerReady(worker),
             WorkerServing: lambda: WorkerServing(worker),
             BootFailed: lambda: BootFailed(generation, worker, {"message": "no", "status": 3}),
-            WorkerCrashed: lambda: WorkerCrashed(worker, 0.0),
+            WorkerCrashed: lambda: WorkerCrashed(worker, 0.0, 1),
             WorkerLeft: lambda: WorkerLeft(worker, clean=True),
             WorkerReported: lambda: WorkerReported(worker, {"event": "asked to stop"}),
             SuccessorServes: lambda: SuccessorServes(4711),

@@ -106,6 +106,8 @@ class WorkerCrashed:
     worker: WorkerProcess
     pause: float
     """Seconds before the next worker is started."""
+    lost_requests: int
+    """How many requests were with the application."""
 
 
 @dataclass(frozen=True)

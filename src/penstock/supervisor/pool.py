@@ -315,12 +315,15 @@ class Pool:
         generation.discard(worker)
         self._hooks.remove(worker.number, worker.pid)
         if told:
-            self._notify(events.WorkerLeft(worker, clean=status == 0 or not worker.let_in))
+            # One that crashes cannot tell by its status what it has cut off.
+            crashed = report.signal and not worker.killed_because
+            clean = not requests if crashed else status == 0
+            self._notify(events.WorkerLeft(worker, clean=clean or not worker.let_in))
         elif was_booting:
             failure = worker.failure or {"message": f"it {report.describe()}", "status": 1}
             self._notify(events.BootFailed(generation, worker, failure))
         else:
-            self._notify(events.WorkerCrashed(worker, pause))
+            self._notify(events.WorkerCrashed(worker, pause, len(requests)))
 
     def _memory_ran_out(self) -> bool:
         before, self._oom_kills = self._oom_kills, self._cgroups.oom_kills()

@@ -458,8 +458,8 @@ class Supervisor:
                 wanted=self.current.wanted,
             )
 
-    def _note_cut_off(self, _event: events.WorkerCrashed) -> None:
-        self._cut_off = True
+    def _note_cut_off(self, event: events.WorkerCrashed) -> None:
+        self._cut_off = self._cut_off or event.lost_requests > 0
 
     def _forget_left(self, _event: events.WorkerLeft) -> None:
         coming = self.state.reload.coming if isinstance(self.state, Reloading) else None
@@ -775,6 +775,8 @@ class Supervisor:
             self._abort_others()
         self.state = Stopping()
         self.logger.info("stopping at once")
+        if self._rejected is not None:
+            self._rejected.end_at_once()
         self.pool.quit("the server stops at once")
 
     def _abort_others(self) -> None:
