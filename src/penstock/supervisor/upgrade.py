@@ -156,7 +156,8 @@ class Successor:
         self._kill(signal.SIGKILL)
 
     def _kill(self, number: signal.Signals) -> None:
-        if not self.has_ended:  # else another process may have its process id
+        # One that was never started has no process id, and one that has ended perhaps another's.
+        if self.pid and not self.has_ended:
             with suppress(ProcessLookupError):
                 os.kill(self.pid, number)
 
