@@ -252,3 +252,32 @@ def test_a_reload_takes_the_supervisor_to_another_log(tmp_path: Path) -> None:
         server.kill()
     assert "[DEBUG] received SIGTERM" in second.read_text()
     assert first.read_text() == before
+
+
+NO_FORK = """
+import errno, os, posix
+
+def refuse():
+    raise BlockingIOError(errno.EAGAIN, "no process is left")
+
+def on_reload(server):
+    os.fork = refuse if os.path.exists("no-fork") else posix.fork
+"""
+
+
+def test_a_reload_for_which_no_process_can_be_started_is_rolled_back(tmp_path: Path) -> None:
+    """As with --preload, where the preloader is that process."""
+    (tmp_path / "gunicorn.conf.py").write_text(NO_FORK)
+    (tmp_path / "no-fork").touch()
+    with Supervised(tmp_path, "-w", "2", "-c", "gunicorn.conf.py") as server:
+        workers = server.workers()
+        server.signal(signal.SIGHUP)
+        server.wait_for_line(
+            "not reloaded, the old workers go on: a worker cannot be started: no process is left"
+        )
+        assert server.ask("/echo?1").status == 200
+        assert server.workers() == workers
+        (tmp_path / "no-fork").unlink()
+        server.signal(signal.SIGHUP)
+        server.wait_for_workers(2, without=workers)
+        assert server.stop() == 0

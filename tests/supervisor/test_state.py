@@ -53,6 +53,7 @@ from penstock.supervisor.state import (
     State,
     Stopping,
     Upgrading,
+    page,
 )
 from penstock.supervisor.supervisor import Supervisor
 from penstock.supervisor.upgrade import Successor
@@ -228,6 +229,11 @@ def test_every_event_has_a_cell_for_every_state_and_every_action_a_method() -> N
             wrong.append((event.__name__, state.__name__, reaction))
     assert not wrong
     assert set(STATES) == set(State.__args__)
+
+
+def test_the_page_of_the_states_is_up_to_date() -> None:
+    path = Path(__file__).parents[2] / "docs/supervisor-states.md"
+    assert path.read_text("utf-8") == page(), "run make docs"
 
 
 def test_only_commands_are_refused() -> None:

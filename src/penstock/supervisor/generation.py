@@ -103,6 +103,8 @@ class Generation:
         self.has_served = False
         """One of its workers has served: its settings are valid."""
         self.paused_until = 0.0
+        self.start_failure = ""
+        """Why the system started no process for the last worker; empty where it did."""
         self.identity = identity
         self.logs = WorkerLogs(settings, identity)
         self._title = title
@@ -146,15 +148,13 @@ class Generation:
         slot = self.scoreboard.take()
         if slot is None:
             reason = f"there is no room for more than {len(self.workers)}"
-            messages.WORKER_NOT_STARTED.log(self._logger, reason=reason)
-            self.pause()
+            self._fail_to_start(reason)
             return None
         try:
             channel, child_channel, dump, child_dump = _open_lines()
         except OSError as error:
-            messages.WORKER_NOT_STARTED.log(self._logger, reason=error.strerror)
             self.scoreboard.give_back(slot)
-            self.pause()
+            self._fail_to_start(error.strerror or str(error))
             return None
         worker = WorkerProcess(number, self.number, slot, channel, dump, self.settings)
         # A serving worker begins to watch sooner, and knows which files were loaded first.
@@ -166,15 +166,20 @@ class Generation:
         try:
             worker.pid = self._fork(worker, child_channel, child_dump)
         except OSError as error:
-            messages.WORKER_NOT_STARTED.log(self._logger, reason=error.strerror)
             self.discard(worker)
-            self.pause()
+            self._fail_to_start(error.strerror or str(error))
             return None
         finally:
             child_channel.close()
             os.close(child_dump)
         register(worker)
+        self.start_failure = ""
         return worker
+
+    def _fail_to_start(self, reason: str) -> None:
+        messages.WORKER_NOT_STARTED.log(self._logger, reason=reason)
+        self.start_failure = reason
+        self.pause()
 
     def _fork(self, worker: WorkerProcess, channel: Channel, dump: int) -> int:
         """Return the process id of a new worker; 0 where it sends that itself. Raises OSError."""

@@ -76,7 +76,7 @@ class Upgrading:
 
 @dataclass(frozen=True)
 class Delaying:
-    """The server is told to stop. It is not ready any more, and still serves until ``until``."""
+    """The server is told to stop: it is not ready any more, and serves for `shutdown_delay`."""
 
     name: ClassVar[str] = "stopping"
     until: float
@@ -101,7 +101,7 @@ class HandingOver:
 
 @dataclass(frozen=True)
 class Stopping:
-    """The workers cut off the requests in progress, and end."""
+    """The workers abort the requests in progress, and end."""
 
     name: ClassVar[str] = "stopping"
 
@@ -208,3 +208,52 @@ def traceback_of(failure: Message) -> str:
     """Return what follows the log line of a failure: empty where there is no traceback."""
     traceback = failure.get("traceback")
     return f"\n{traceback}" if traceback else ""
+
+
+def page() -> str:
+    """Return the states and the table as a page of the documentation."""
+    names = " | ".join(state.__name__ for state in STATES)
+    lines = [
+        "# The states of the supervisor",
+        "",
+        "`make docs` writes this page from `src/penstock/supervisor/state.py`.",
+        "",
+        "| State | In `penstockctl status` | What it means |",
+        "|---|---|---|",
+    ]
+    lines += [
+        f"| {state.__name__} | `{state.name}` | {(state.__doc__ or '').splitlines()[0]} |"
+        for state in STATES
+    ]
+    lines += [
+        "",
+        "## What each event does in each state",
+        "",
+        "A cell names the method of `Supervisor` that acts on the event; `-` stands for nothing. A",
+        "command that is refused has a number, and the reason is below. In `penstockctl` it has",
+        "status 409; for a signal there is a line in the log.",
+        "",
+        f"| Event | {names} |",
+        "|---|" + "---|" * len(STATES),
+    ]
+    reasons: list[str] = []
+    for event, row in TABLE.items():
+        cells = []
+        for state in STATES:
+            reaction = row[state]
+            if isinstance(reaction, Refuse):
+                if reaction.text not in reasons:
+                    reasons.append(reaction.text)
+                cells.append(f"refused ({reasons.index(reaction.text) + 1})")
+            else:
+                cells.append("-" if reaction == IGNORE else f"`{reaction}`")
+        lines.append(f"| {event.__name__} | {' | '.join(cells)} |")
+    lines += [
+        "",
+        *(f"{number}. {reason.format(state='…')}" for number, reason in enumerate(reasons, 1)),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    print(page(), end="")

@@ -318,6 +318,9 @@ class Supervisor:
         self._reload.proceed()
         self._autoreload.tick(self.current)
         self.pool.fill(self.current)
+        if reason := self._reload.coming.start_failure:
+            failure = {"message": f"a worker cannot be started: {reason}", "status": 1}
+            self.handle(events.BootFailed(self._reload.coming, None, failure))
 
     def _tick_upgrading(self, event: events.Tick) -> None:
         assert isinstance(self.state, Upgrading)
