@@ -147,8 +147,10 @@ class Generation:
         """
         slot = self.scoreboard.take()
         if slot is None:
+            # There is, as soon as one of those that leave has ended.
             reason = f"there is no room for more than {len(self.workers)}"
-            self._fail_to_start(reason)
+            messages.WORKER_NOT_STARTED.log(self._logger, reason=reason)
+            self.pause()
             return None
         try:
             channel, child_channel, dump, child_dump = _open_lines()
