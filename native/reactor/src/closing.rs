@@ -4,7 +4,7 @@ use crate::connection::{Connection, ConnectionState, NEVER};
 use crate::decisions;
 use crate::leader::LeaderState;
 use crate::log_queue::Ended;
-use crate::responding;
+use crate::output::lost_client;
 use crate::shared::Shared;
 use crate::states::{Fate, Input, Phase};
 use crate::sys::{self, Nanos};
@@ -44,7 +44,7 @@ pub fn cut_off(
     error: &io::Error,
 ) {
     let reason = match sys::is_disconnect(error) {
-        true => client_disconnected(responding::lost_client(error)),
+        true => client_disconnected(lost_client(error)),
         false => (
             Ended::Aborted,
             format!("response cut off: {}", sys::error_text(error)),

@@ -3,9 +3,9 @@
 use crate::closing;
 use crate::connection::{Connection, ConnectionState, NEVER};
 use crate::leader::LeaderState;
+use crate::output::CLIENT_STALLED;
 use crate::refusal::Refusal;
 use crate::refusing;
-use crate::responding;
 use crate::shared::Shared;
 use crate::states::Phase;
 use crate::sys::{Nanos, SECOND};
@@ -72,7 +72,7 @@ fn expire_writing(
     if state.exchange.awaiting_room || is_taking_output(connection, shared, state) {
         connection.set_deadline(leader.now.saturating_add(shared.options.write_timeout));
     } else if matches!(state.phase, Phase::Flushing | Phase::Refusing) {
-        let reason = closing::client_disconnected(responding::CLIENT_STALLED);
+        let reason = closing::client_disconnected(CLIENT_STALLED);
         state.log_finished(&shared.log_queue, Some(reason));
         closing::reset(connection, shared, state);
     } else {

@@ -11,6 +11,19 @@ pub const COALESCED_BYTES: usize = 64 * 1024;
 /// What becomes known when the kernel finds no more of a file.
 pub const FILE_TRUNCATED: &str = "the file became shorter while it was sent";
 
+/// See `penstock.transport.log_lines`.
+pub const CLIENT_GONE: &str = "the client is gone";
+pub const CLIENT_STALLED: &str = "the client takes no data (setting: write_timeout)";
+
+/// Why the client did not get more, by the error of its socket: as
+/// `penstock.transport.log_lines.lost_client`.
+pub fn lost_client(error: &io::Error) -> &'static str {
+    match error.raw_os_error() {
+        Some(libc::ETIMEDOUT) => CLIENT_STALLED,
+        _ => CLIENT_GONE,
+    }
+}
+
 /// A part of a response.
 pub enum Piece {
     /// Bytes of our own, sent up to an index.

@@ -5,7 +5,7 @@ use crate::closing;
 use crate::connection::{Connection, ConnectionState, NEVER};
 use crate::leader::LeaderState;
 use crate::next_request;
-use crate::output::{COALESCED_BYTES, Flushed, Piece, Region};
+use crate::output::{CLIENT_STALLED, COALESCED_BYTES, Flushed, Piece, Region, lost_client};
 use crate::shared::Shared;
 use crate::states::{Fate, Phase};
 use crate::sys::{self, Fd, Nanos, Readiness};
@@ -17,10 +17,6 @@ use std::sync::{Arc, MutexGuard};
 const ANSWERS_PER_TURN: u32 = 16;
 
 /// Why the client cannot be answered, or its body not be read.
-/// See `penstock.transport.log_lines`.
-pub const CLIENT_GONE: &str = "the client is gone";
-pub const CLIENT_STALLED: &str = "the client takes no data (setting: write_timeout)";
-
 pub enum Failure {
     Disconnected(String),
     /// A file became shorter while it was sent.
@@ -287,15 +283,6 @@ pub fn disconnected(
         connection.set_gone();
     }
     Failure::Disconnected(lost_client(error).to_owned())
-}
-
-/// Why the client did not get more, by the error of its socket: as
-/// `penstock.transport.log_lines.lost_client`.
-pub fn lost_client(error: &io::Error) -> &'static str {
-    match error.raw_os_error() {
-        Some(libc::ETIMEDOUT) => CLIENT_STALLED,
-        _ => CLIENT_GONE,
-    }
 }
 
 // -- for the leader -------------------------------------------------------------------------------
