@@ -199,6 +199,15 @@ OTHER_SERVERS = [
     *refused(
         "CVE-2023-39326 (Go)", 400, extension_flood=chunked(b"1;a=bcdef\r\nx\r\n" * 1000)
     ),
+    # 20 bytes of framing for each byte: 16 KiB are free, and four for each byte of content.
+    Case("as many tiny chunks as are allowed", "framing flood",
+         chunked(b"0000000000000001\r\nx\r\n" * 1023 + b"0\r\n\r\n"), method="POST",
+         body=b"x" * 1023),
+    *refused(
+        "framing flood",
+        400,
+        tiny_chunks=chunked(b"0000000000000001\r\nx\r\n" * 1024),
+    ),
     *refused(
         "CVE-2025-55315 (Kestrel)",
         400,

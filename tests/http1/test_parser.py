@@ -196,6 +196,59 @@ def test_buffered_counts_what_is_not_consumed_yet() -> None:
     assert parser.buffered == 4
 
 
+@pytest.mark.parametrize(
+    ("target", "host", "https", "replaced"),
+    [
+        (b"/", b"a", False, ""),
+        (b"http://a/", b"b", False, "b"),
+        (b"http://a/", b"A", False, ""),
+        (b"http://a/", b"a:80", False, ""),
+        (b"http://a:/", b"a", False, ""),
+        (b"http://a/", b"a:443", False, "a:443"),
+        (b"http://a:81/", b"a", False, "a"),
+        (b"https://a:443/", b"a", True, ""),
+        (b"HttpS://a/", b"b", True, "b"),
+        (b"http://s/", b"", False, None),
+    ],
+)
+def test_rfc9112_3_2_2_a_request_tells_its_scheme_and_the_host_that_was_replaced(
+    target: bytes, host: bytes, https: bool, replaced: str | None
+) -> None:
+    fields = [b"Host: " + host] if replaced is not None else []
+    raw = head(b"GET " + target + (b" HTTP/1.1" if fields else b" HTTP/1.0"), *fields)
+    request = parser_with(raw).next_event()
+    assert isinstance(request, Request)
+    assert request.https_target is https
+    assert request.replaced_host == (replaced or "")
+
+
+FRAMED = ParserLimits(chunk_framing=20, chunk_framing_ratio=3)
+
+
+@pytest.mark.parametrize("whole", [True, False])
+@pytest.mark.parametrize(
+    ("chunks", "fits"),
+    [
+        # Behind them comes a chunk of three bytes: 40 bytes of framing of 41, then 45 of 44.
+        (b"1\r\nx\r\n" * 7, True),
+        (b"1\r\nx\r\n" * 8, False),
+        (b"0001\r\nx\r\n" * 3, True),
+        (b"0001\r\nx\r\n" * 4, False),
+        (b"1;a\r\nx\r\n" * 3, True),
+        (b"1;a\r\nx\r\n" * 4, False),
+        (b"2\r\nxy\r\n" * 500, True),
+        (b"000000000000000\r\n", True),
+        (b"0000000000000000\r\n", True),  # the last one, with 20 bytes
+    ],
+)
+def test_framing_is_bounded_by_content(chunks: bytes, fits: bool, whole: bool) -> None:
+    raw = chunked(chunks + (b"" if chunks.startswith(b"00000") else b"3\r\nabc\r\n"))
+    blocks = [raw] if whole else [raw[i : i + 1] for i in range(len(raw))]
+    outcome = parse(blocks, limits=FRAMED)
+    reason = outcome.error and outcome.error.reason
+    assert reason == (None if fits else "The chunks have too much framing for their content.")
+
+
 def test_body_remaining_is_what_is_still_to_be_received() -> None:
     parser = parser_with(b"POST / HTTP/1.1\r\nHost: a\r\n")
     parser.next_event()

@@ -14,7 +14,14 @@ from penstock.http1 import ParserLimits
 from support.parsing import byte_by_byte, parse
 
 LIMITS = ParserLimits(
-    request_line=60, fields=4, field_size=40, head=150, chunk_overhead=12, body=40
+    request_line=60,
+    fields=4,
+    field_size=40,
+    head=150,
+    chunk_overhead=12,
+    chunk_framing=30,
+    chunk_framing_ratio=2,
+    body=40,
 )
 """Small limits, so that short inputs reach them."""
 

@@ -100,6 +100,9 @@ class BufferStream(Stream):
     def unacknowledged(self) -> int:
         return 0
 
+    def arrived(self) -> int:
+        return len(self.incoming)
+
     def shut_down(self) -> None:
         self.output_ended = True
 

@@ -35,7 +35,16 @@ from support.parsing import Message, Outcome, byte_by_byte, parse
 
 LIMITS = (
     ParserLimits(),
-    ParserLimits(request_line=60, fields=4, field_size=40, head=150, chunk_overhead=12, body=40),
+    ParserLimits(
+        request_line=60,
+        fields=4,
+        field_size=40,
+        head=150,
+        chunk_overhead=12,
+        chunk_framing=30,
+        chunk_framing_ratio=2,
+        body=40,
+    ),
 )
 """The default limits, and small ones that short inputs reach."""
 

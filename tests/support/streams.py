@@ -15,7 +15,14 @@ from corpus.case import FOLLOWING
 from penstock.http1 import ParserLimits
 
 SMALL_LIMITS = ParserLimits(
-    request_line=60, fields=4, field_size=40, head=150, chunk_overhead=12, body=40
+    request_line=60,
+    fields=4,
+    field_size=40,
+    head=150,
+    chunk_overhead=12,
+    chunk_framing=30,
+    chunk_framing_ratio=2,
+    body=40,
 )
 """Small ones, so that short inputs meet them."""
 
@@ -186,6 +193,8 @@ limits = st.one_of(
         field_size=st.integers(0, 60),
         head=st.integers(0, 200),
         chunk_overhead=st.integers(0, 30),
+        chunk_framing=st.integers(0, 40),
+        chunk_framing_ratio=st.integers(0, 3),
         body=st.integers(0, 40),
     ),
 )

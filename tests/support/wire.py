@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import fcntl
 import socket
 import struct
+import termios
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Self
@@ -195,6 +197,12 @@ class Client:
         self.buffer += data
         assert len(self.buffer) <= MAX_RESPONSE, "the server sends without end"
         return bool(data)
+
+
+def unacknowledged(client: Client) -> int:
+    """Return how many bytes that a client has sent have not arrived."""
+    answer = fcntl.ioctl(client.socket.fileno(), termios.TIOCOUTQ, b"\0\0\0\0")
+    return int(struct.unpack("i", answer)[0])
 
 
 def parse_head(head: bytes) -> Response:

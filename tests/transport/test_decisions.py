@@ -123,13 +123,24 @@ TABLE: dict[str, list[tuple[Sequence[Value], float]]] = {
     "ready_with_queue": [((0.0,), True), ((4.9,), True), ((5.0,), False)],
     # Threads, and calls that have left their count.
     "may_leave_count": [((4, 0), True), ((4, 63), True), ((4, 64), False), ((1, 0), False)],
-    # Whether the client waits for 100 Continue, and how much of the body is left.
+    # Whether the target is https, whether the connection is secure.
+    "accepts_scheme": [
+        ((False, False), True),
+        ((False, True), True),  # a proxy's target, or one in the form of HTTP/1.0
+        ((True, False), False),
+        ((True, True), True),
+    ],
+    # Whether the client waits for 100 Continue, how much of the body is left, and arrived.
     "keeps_connection": [
-        ((False, 0), True),
-        ((False, 256 * 1024), True),
-        ((False, 256 * 1024 + 1), False),
-        ((False, None), False),  # a chunked body
-        ((True, 1), False),  # it may never come
+        ((False, 0, 0), True),
+        ((False, 1, 0), False),  # what has not come may be the next request
+        ((False, 2, 1), False),
+        ((False, 2, 2), True),
+        ((False, 256 * 1024, 300 * 1024), True),
+        ((False, 256 * 1024 + 1, 300 * 1024), False),
+        ((False, None, 5), False),  # a chunked body
+        ((True, 1, 1), False),  # it may never come
+        ((True, 1, 0), False),
     ],
     # Now, when lingering began, whether the transport drains.
     "linger_deadline": [

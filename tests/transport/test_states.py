@@ -97,6 +97,11 @@ class Scene:
         self.client.stream.room = None
         self.client.server.serve()
 
+    def send_part(self, *, stalled: bool = False) -> None:
+        """Send a request of which the kernel counts more as arrived than it gives."""
+        self.client.stream.arrived = lambda: len(BODY)  # type: ignore[method-assign]
+        self.send(UNREAD, stalled=stalled)
+
     def end(self) -> None:
         self.client.end_sending()
 
@@ -128,7 +133,7 @@ def flushed_and_closed(scene: Scene) -> None:
 
 
 def flushed_and_discarded(scene: Scene) -> None:
-    scene.send(UNREAD, stalled=True)
+    scene.send_part(stalled=True)
     scene.take()
 
 
@@ -138,17 +143,17 @@ def stalled(scene: Scene) -> None:
 
 
 def discarded(scene: Scene) -> None:
-    scene.send(UNREAD)
+    scene.send_part()
     scene.send(BODY[-5:])
 
 
 def discarded_and_ended(scene: Scene) -> None:
-    scene.send(UNREAD)
+    scene.send_part()
     scene.end()
 
 
 def discarded_too_slowly(scene: Scene) -> None:
-    scene.send(UNREAD)
+    scene.send_part()
     scene.expire()
 
 

@@ -8,7 +8,7 @@ use crate::record::Record;
 use crate::request_finished::{Made, RequestMaker};
 use crate::request_queue::RequestQueue;
 use penstock_protocol::{Head, HeadCopy};
-use penstock_reactor::log_queue::{Ended, Entry, RefusalNote, message};
+use penstock_reactor::log_queue::{Ended, Entry, HostReplaced, RefusalNote, message};
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyString};
 use std::any::Any;
@@ -51,6 +51,7 @@ impl LogWriter {
                 self.log_message(py, name, &options)
             }
             Entry::Refused(note) => self.refused(py, &note),
+            Entry::HostReplaced(note) => self.host_replaced(py, &note),
             Entry::Finished(record, end) => match finished_record(record) {
                 Some(mut record) => {
                     record.bytes_out = record.bytes_out.saturating_sub(end.unsent);
@@ -182,6 +183,14 @@ impl LogWriter {
         );
         let log_lines = self.log_lines.bind(py);
         log_lines.call_method1("log_cut_off", arguments).map(drop)
+    }
+
+    fn host_replaced(&self, py: Python<'_>, note: &HostReplaced) -> PyResult<()> {
+        let (target, host) = (latin1(py, &note.target)?, latin1(py, &note.host)?);
+        let arguments = (address(note.peer), target, host, &note.request_id);
+        let log_lines = self.log_lines.bind(py);
+        let line = log_lines.call_method1("host_replaced_line", arguments)?;
+        self.logger.call_method1(py, "info", ("%s", line)).map(drop)
     }
 
     fn refused(&self, py: Python<'_>, note: &RefusalNote) -> PyResult<()> {

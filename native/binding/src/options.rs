@@ -25,6 +25,7 @@ pub fn read_options(config: &Bound<'_, PyAny>) -> PyResult<Options> {
     };
     let parser = get("parser")?;
     let most = |name: &str| parser.getattr(name)?.extract::<usize>();
+    let number_of = |name: &str| parser.getattr(name)?.extract::<u64>();
     Ok(Options {
         parser: Limits {
             request_line: most("request_line")?,
@@ -32,7 +33,9 @@ pub fn read_options(config: &Bound<'_, PyAny>) -> PyResult<Options> {
             field_size: most("field_size")?,
             head: most("head")?,
             chunk_overhead: most("chunk_overhead")?,
-            body: parser.getattr("body")?.extract()?,
+            chunk_framing: number_of("chunk_framing")?,
+            chunk_framing_ratio: number_of("chunk_framing_ratio")?,
+            body: number_of("body")?,
         },
         body_memory: large("body_memory")?,
         out_buffer: large("unsent_limit")?,

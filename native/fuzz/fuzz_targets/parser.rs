@@ -17,6 +17,8 @@ fuzz_target!(|input: (bool, [u8; 3], [u16; 4], &[u8])| {
         field_size: 8 + lines,
         head: 32 + 4 * lines,
         chunk_overhead: lines,
+        chunk_framing: lines as u64,
+        chunk_framing_ratio: 2,
         body: body as u64 * 16,
     };
     let whole = parse([raw], eof, &limits);

@@ -10,6 +10,8 @@ use crate::lines::{Forbidden, end_of_line};
 /// Hexadecimal digits of a chunk's size: with 64 bits no other recipient overflows.
 pub const CHUNK_SIZE_DIGITS: usize = 16;
 
+const CRLF: u64 = 2;
+
 /// Fields that frame or route the message. In a trailer section they are a smuggling attempt.
 ///
 /// RFC 9110, section 6.5.1. All other trailer fields are dropped.
@@ -51,6 +53,7 @@ pub struct ChunkedReader {
     size: u64,       // bytes of content in all chunks announced so far
     remaining: u64,  // bytes of the current chunk that are not yet consumed
     overhead: usize, // bytes of chunk extensions, then of trailer fields
+    framing: u64,    // bytes of size lines and of the CRLF behind each chunk
     trailers: usize, // number of trailer fields
 }
 
@@ -70,6 +73,7 @@ impl ChunkedReader {
             size: 0,
             remaining: 0,
             overhead: 0,
+            framing: 0,
             trailers: 0,
         }
     }
@@ -108,11 +112,19 @@ impl ChunkedReader {
             return Ok(false);
         };
         let (size, extensions) = parse_chunk_line(line).ok_or(error::BAD_CHUNK_LINE)?;
+        let added = (line.len() as u64).saturating_add(2 * CRLF);
+        self.framing = self.framing.saturating_add(added);
+        // Before this chunk counts: its content has not come yet.
+        let allowed = limits.chunk_framing_ratio.saturating_mul(self.size);
+        let small = self.framing > limits.chunk_framing.saturating_add(allowed);
         self.overhead = self.overhead.saturating_add(extensions);
         self.remaining = size;
         self.size = self.size.saturating_add(size);
         if self.overhead > limits.chunk_overhead {
             return Err(error::EXTENSIONS_TOO_LONG);
+        }
+        if small {
+            return Err(error::CHUNKS_TOO_SMALL);
         }
         if self.size > limits.body {
             return Err(error::BODY_TOO_LARGE);

@@ -72,6 +72,7 @@ errors! {
     FIELD_TOO_LONG = limit(431, "A field is too long.", "RFC 6585, section 5", "limit_request_field_size");
     HEAD_TOO_LONG = limit(431, "The request head is too long.", "RFC 6585, section 5", "limit_request_head");
     EXTENSIONS_TOO_LONG = limit(400, "The chunk extensions are too long.", "RFC 9112, section 7.1.1", "limit_chunk_overhead");
+    CHUNKS_TOO_SMALL = new(400, "The chunks have too much framing for their content.", "RFC 9112, section 7.1");
     TRAILERS_TOO_LONG = limit(400, "The trailer section is too long.", "RFC 9112, section 7.1.2", "limit_chunk_overhead");
     BODY_TOO_LARGE = limit(413, "The request body is too large.", "RFC 9110, section 15.5.14", "max_body");
 

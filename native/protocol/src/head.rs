@@ -5,6 +5,8 @@ use std::collections::HashMap;
 
 use crate::grammar::members;
 
+const HTTPS: &[u8] = b"https";
+
 /// A range of a head's bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Span {
@@ -123,6 +125,24 @@ impl Head {
         }
     }
 
+    /// Whether the target is an `https` URI. What that means is for the connection to decide.
+    #[must_use]
+    pub fn is_https_target(&self, head: &[u8]) -> bool {
+        let scheme = self.target.of(head).get(..HTTPS.len());
+        self.authority.is_some() && scheme.is_some_and(|scheme| scheme.eq_ignore_ascii_case(HTTPS))
+    }
+
+    /// Returns the Host field as it was sent, where an authority in the target names another host
+    /// and replaces it (RFC 9112, section 3.2.2).
+    #[must_use]
+    pub fn replaced_host<'a>(&self, head: &'a [u8]) -> Option<&'a [u8]> {
+        let authority = self.authority?.of(head);
+        let is_host = |field: &&Field| field.name.of(head).eq_ignore_ascii_case(b"host");
+        let host = self.fields.iter().find(is_host)?.value.of(head);
+        let same = is_same_host(host, authority, self.is_https_target(head));
+        (!host.is_empty() && !same).then_some(host)
+    }
+
     /// Returns lower-case names and values in the order of each name's first line. The values of
     /// repeated fields are joined by their [`separator`]; an authority in the target replaces Host.
     ///
@@ -179,6 +199,16 @@ pub struct HeadCopy {
     pub bytes: Box<[u8]>,
     /// What they say.
     pub head: Head,
+}
+
+/// Returns true if both name the same host and port; an empty port is the scheme's own.
+fn is_same_host(host: &[u8], authority: &[u8], https: bool) -> bool {
+    let port: &[u8] = if https { b":443" } else { b":80" };
+    let bare = |name: &[u8]| {
+        let name = name.strip_suffix(port).unwrap_or(name);
+        name.strip_suffix(b":").unwrap_or(name).to_ascii_lowercase()
+    };
+    bare(host) == bare(authority)
 }
 
 /// Returns what joins the values of repeated fields; `name` is in lower case.

@@ -20,6 +20,13 @@ pub struct Limits {
     ///
     /// Both are hardly ever used: the limit only stops a client that sends them without end.
     pub chunk_overhead: usize,
+    /// Bytes of a chunked body's framing (size lines and the CRLF behind each chunk) that need no
+    /// content, and...
+    pub chunk_framing: u64,
+    /// ... how many bytes of framing each byte of content allows beyond them; 400 above.
+    ///
+    /// A chunk of one byte has five bytes of framing and costs as much as one of a kilobyte.
+    pub chunk_framing_ratio: u64,
     /// Bytes of a body's content, however it is framed; 413 above. A large upload fits.
     pub body: u64,
 }
@@ -32,6 +39,8 @@ impl Default for Limits {
             field_size: 8190,
             head: 65536,
             chunk_overhead: 4096,
+            chunk_framing: 16 * 1024,
+            chunk_framing_ratio: 4,
             body: 1 << 30,
         }
     }

@@ -370,6 +370,8 @@ fn each_limit_has_its_setting_and_what_just_fits_it_is_accepted() {
             field_size: limits.field_size + 1,
             head: limits.head + 1,
             chunk_overhead: limits.chunk_overhead + 1,
+            chunk_framing: limits.chunk_framing + 1,
+            chunk_framing_ratio: limits.chunk_framing_ratio,
             body: limits.body + 1,
         };
         for blocks in [vec![&raw[..]], byte_by_byte(&raw).collect()] {
@@ -443,4 +445,62 @@ fn a_carry_holds_no_heap_memory_once_everything_is_consumed() {
     assert_eq!(carry.remaining(), b"");
     let received = b"g";
     assert!(std::ptr::eq(carry.join(received), received), "no copy");
+}
+
+#[test]
+fn framing_is_bounded_by_content() {
+    let limits = Limits {
+        chunk_framing: 20,
+        chunk_framing_ratio: 3,
+        ..Limits::default()
+    };
+    // Behind them comes a chunk of three bytes: 40 bytes of framing of 41, then 45 of 44.
+    for (chunk, count, fits) in [
+        ("1\r\nx\r\n", 7, true),
+        ("1\r\nx\r\n", 8, false),
+        ("0001\r\nx\r\n", 3, true),
+        ("0001\r\nx\r\n", 4, false),
+        ("1;a\r\nx\r\n", 3, true),
+        ("1;a\r\nx\r\n", 4, false),
+        ("2\r\nxy\r\n", 500, true),
+    ] {
+        let raw = chunked(&(chunk.repeat(count) + "3\r\nabc\r\n0\r\n\r\n"));
+        for blocks in [vec![&raw[..]], byte_by_byte(&raw).collect()] {
+            let outcome = parse(blocks, false, &limits);
+            let reason = outcome.error.map(|error| error.reason);
+            let small = "The chunks have too much framing for their content.";
+            assert_eq!(reason, (!fits).then_some(small), "{count} of {chunk:?}");
+        }
+    }
+}
+
+#[test]
+fn rfc9112_3_2_2_a_head_tells_its_scheme_and_the_host_that_was_replaced() {
+    for (target, host, https, replaced) in [
+        ("/", "a", false, None),
+        ("http://a/", "b", false, Some("b")),
+        ("http://a/", "A", false, None),
+        ("http://a/", "a:80", false, None),
+        ("http://a:/", "a", false, None),
+        ("http://a/", "a:443", false, Some("a:443")),
+        ("http://a:81/", "a", false, Some("a")),
+        ("https://a:443/", "a", true, None),
+        ("HttpS://a/", "b", true, Some("b")),
+    ] {
+        let raw = format!("GET {target} HTTP/1.1\r\nHost: {host}\r\n\r\n").into_bytes();
+        let mut head = Head::default();
+        let mut input = Input::new(&raw);
+        let event = Parser::new().next_event(&mut input, &Limits::default(), &mut head);
+        let Ok(Event::Request(bytes)) = event else {
+            panic!("{target}: {event:?}");
+        };
+        assert_eq!(head.is_https_target(bytes), https, "{target}");
+        let found = head.replaced_host(bytes);
+        assert_eq!(found, replaced.map(str::as_bytes), "{target} {host}");
+    }
+    let mut head = Head::default();
+    let raw = b"GET http://a/ HTTP/1.0\r\n\r\n";
+    let parsed = Parser::new().next_event(&mut Input::new(raw), &Limits::default(), &mut head);
+    assert!(parsed.is_ok());
+    assert_eq!(head.replaced_host(raw), None);
 }

@@ -17,6 +17,8 @@ const SMALL: Limits = Limits {
     field_size: 40,
     head: 150,
     chunk_overhead: 12,
+    chunk_framing: 30,
+    chunk_framing_ratio: 2,
     body: 40,
 };
 
@@ -143,6 +145,8 @@ fn sizes_without_a_limit_do_not_overflow() {
         field_size: usize::MAX,
         head: usize::MAX,
         chunk_overhead: usize::MAX,
+        chunk_framing: u64::MAX,
+        chunk_framing_ratio: u64::MAX,
         body: u64::MAX,
     };
     for raw in [

@@ -155,9 +155,19 @@ pub fn may_leave_count(budgets: &Budgets, threads: usize, left: usize) -> bool {
     threads > 1 && left < budgets.io_bound
 }
 
+/// Return true if a request's target may have its scheme on this connection.
+pub fn accepts_scheme(https_target: bool, secure: bool) -> bool {
+    secure || !https_target
+}
+
 /// Return true if the unread rest of a request's body is dropped to keep the connection.
-pub fn keeps_connection(discard_bytes: u64, continue_owed: bool, remaining: Option<u64>) -> bool {
-    !continue_owed && remaining.is_some_and(|remaining| remaining <= discard_bytes)
+pub fn keeps_connection(
+    discard_bytes: u64,
+    continue_owed: bool,
+    remaining: Option<u64>,
+    arrived: u64,
+) -> bool {
+    !continue_owed && remaining.is_some_and(|remaining| remaining <= arrived.min(discard_bytes))
 }
 
 /// Return when a connection that lingers since `since` is closed if nothing arrives.
@@ -254,9 +264,15 @@ pub fn decide(options: &Options, name: &str, given: &[Option<f64>]) -> Option<f6
             number(granted)
         }
         "overload" => admission::replay(budgets, given),
+        "accepts_scheme" => number(accepts_scheme(flag(0), flag(1))),
         "keeps_connection" => {
             let remaining = optional(1).map(|remaining| remaining as u64);
-            number(keeps_connection(options.discard_bytes, flag(0), remaining))
+            number(keeps_connection(
+                options.discard_bytes,
+                flag(0),
+                remaining,
+                whole(2),
+            ))
         }
         "linger_deadline" => seconds(linger_deadline(options, time(0), time(1), flag(2))),
         "drain_patience" => seconds(drain_patience(options, flag(0))),

@@ -51,10 +51,19 @@ pub struct RefusalNote {
     pub transcript: Option<Box<Transcript>>,
 }
 
+/// A request whose target names another host than its Host field.
+pub struct HostReplaced {
+    pub peer: Peer,
+    pub target: Vec<u8>,
+    pub host: Vec<u8>,
+    pub request_id: String,
+}
+
 pub enum Entry {
     /// A message of `penstock.messages`: its name there, and its arguments.
     Message(&'static str, Vec<(&'static str, String)>),
     Refused(Box<RefusalNote>),
+    HostReplaced(Box<HostReplaced>),
     /// A response that was finished before the kernel had all of it: `ExchangeState::record`, and
     /// its end.
     Finished(Box<dyn Any + Send>, Box<End>),
@@ -83,7 +92,7 @@ impl Entry {
     /// Whether only logs miss it, and clients decide how many there are.
     fn may_be_lost(&self) -> bool {
         match self {
-            Entry::Refused(_) => true,
+            Entry::Refused(_) | Entry::HostReplaced(_) => true,
             // At most one for each connection, listener or defect.
             Entry::Message(..) | Entry::Finished(..) | Entry::CloseListener(_) => false,
             Entry::Lost(_) => false,

@@ -2,8 +2,10 @@
 
 use crate::closing;
 use crate::connection::{Connection, ConnectionState, NEVER};
+use crate::decisions;
 use crate::disconnect;
 use crate::leader::{LeaderState, ReadBuffers, Source};
+use crate::log_queue::{Entry, HostReplaced};
 use crate::next_request;
 use crate::options::HeaderMap;
 use crate::output::Output;
@@ -14,7 +16,7 @@ use crate::request::{Body, Ready};
 use crate::responding;
 use crate::shared::Shared;
 use crate::slow_path_estimate::PathHash;
-use crate::spool::Spool;
+use crate::spool::{Gathered, Spool};
 use crate::states::{Input, Phase};
 use crate::sys::Nanos;
 use penstock_protocol::{Event, Head, HeadCopy, Input as Bytes, State, response};
@@ -134,6 +136,7 @@ fn look(
                 return None;
             }
             let number = shared.count_request();
+            note_replaced_host(connection, shared, leader, &source, number);
             uncork_for(connection, shared, state, &source, leader);
             connection.set_phase(state, Phase::HandedOut);
             connection.set_deadline(NEVER);
@@ -169,6 +172,29 @@ fn look(
             closing::close(connection, shared, state);
             None
         }
+    }
+}
+
+/// Have the log tell of a request whose target names another host than its Host field.
+fn note_replaced_host(
+    connection: &Connection,
+    shared: &Shared,
+    leader: &LeaderState,
+    source: &Source,
+    number: u64,
+) {
+    let (head, bytes) = leader.read.head_of(source);
+    if head.authority.is_none() {
+        return;
+    }
+    if let Some(host) = head.replaced_host(bytes) {
+        let note = HostReplaced {
+            peer: connection.peer,
+            target: head.target.of(bytes).to_vec(),
+            host: host.to_vec(),
+            request_id: format!("{}{number:x}", shared.options.id_prefix),
+        };
+        shared.log_queue.write(Entry::HostReplaced(Box::new(note)));
     }
 }
 
@@ -259,8 +285,17 @@ fn parse(
     let mut input = Bytes::new(block);
     let mut fresh: &[u8] = &[]; // the head, where it is in this block
     let mut streams = false;
+    // What this block has of the body is stored at once, however many chunks it comes in.
+    let mut gathered = Gathered::default();
     let verdict = loop {
-        match parser.next_event_cached(&mut input, &options.parser, head, field_cache) {
+        let event = parser.next_event_cached(&mut input, &options.parser, head, field_cache);
+        if let (false, Some(spool)) = (matches!(event, Ok(Event::Data(_))), &mut exchange.spool) {
+            let written = gathered.write_to(spool, options.body_memory, &options.temp_dir);
+            if let Err(error) = written {
+                break Verdict::Refused(Box::new(Refusal::no_room(&error)));
+            }
+        }
+        match event {
             Ok(Event::Request(bytes)) => {
                 fresh = bytes;
                 state.requests += 1;
@@ -275,6 +310,10 @@ fn parse(
                 }
                 if options.header_map == HeaderMap::Refuse && has_underscore(head, bytes) {
                     break Verdict::Refused(Box::new(Refusal::underscore()));
+                }
+                let secure = connection.stream.is_secure();
+                if !decisions::accepts_scheme(head.is_https_target(bytes), secure) {
+                    break Verdict::Refused(Box::new(Refusal::not_secure()));
                 }
                 if head.body_expected {
                     let own = head.path(bytes) == b"*" || is_check(shared, head, bytes);
@@ -295,12 +334,10 @@ fn parse(
                 if state.phase == Phase::Discarding {
                     continue;
                 }
-                let Some(spool) = exchange.spool.as_mut() else {
+                if exchange.spool.is_none() {
                     continue;
-                };
-                if let Err(error) = spool.write(data, options.body_memory, &options.temp_dir) {
-                    break Verdict::Refused(Box::new(Refusal::no_room(&error)));
                 }
+                gathered.add(data);
                 if let Some(trace) = trace {
                     trace.body_received(data, input.remaining().len());
                 }
@@ -361,14 +398,18 @@ fn parse(
 
 /// Have a client send its body: behind the answers to the requests before it, if those still wait.
 fn send_continue(connection: &Connection, output: &mut Output) {
-    // 25 bytes on a connection that waits for them: the kernel has room. Were it otherwise, the
-    // client goes on without (RFC 9110, section 10.1.1).
-    if output.busy() {
-        output.append_copy(response::CONTINUE);
-        let _ = output.flush(&*connection.stream); // an error is met again by the answer
-    } else {
-        let _ = connection.stream.send(response::CONTINUE);
+    if !output.busy() {
+        let sent = match connection.stream.send(response::CONTINUE) {
+            Ok(sent) => sent,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => 0,
+            Err(_) => return, // met again by the next read
+        };
+        // What is left goes before anything else, or the answer would begin within this one.
+        output.append_copy(response::CONTINUE.get(sent..).unwrap_or_default());
+        return;
     }
+    output.append_copy(response::CONTINUE);
+    let _ = output.flush(&*connection.stream); // an error is met again by the answer
 }
 
 fn has_underscore(head: &Head, bytes: &[u8]) -> bool {

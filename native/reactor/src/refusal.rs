@@ -67,6 +67,16 @@ impl Refusal {
         }
     }
 
+    pub fn not_secure() -> Self {
+        Refusal {
+            rule: "RFC 9110, section 7.4",
+            ..Refusal::plain(
+                400,
+                "The target is https, but the connection is not secure.",
+            )
+        }
+    }
+
     pub fn underscore() -> Self {
         Refusal {
             setting: "header_map",

@@ -3,7 +3,7 @@
 
 use crate::connection::{Connection, ConnectionState};
 use crate::decisions;
-use crate::responding::{Failure, disconnected, send_small};
+use crate::responding::{Failure, disconnected, send_rest, send_small};
 use crate::shared::Shared;
 use crate::states::{Fate, Input};
 use crate::sys::{self, Nanos, Readiness};
@@ -74,7 +74,7 @@ impl RequestBody {
         Ok(Some(allowed.saturating_sub(self.waited)))
     }
 
-    /// Look for a part of the body in what was received; return whether there is one, or its end.
+    /// Take all of the body in what was received; return whether there is some of it, or its end.
     fn look(&mut self, shared: &Shared, received: &[u8]) -> Result<bool, Failure> {
         let mut state = self.connection.lock();
         let ConnectionState {
@@ -89,24 +89,28 @@ impl RequestBody {
         let block = carry.join(received);
         let mut input = Bytes::new(block);
         let mut head = Head::default();
-        let event = parser.next_event(&mut input, &shared.options.parser, &mut head);
-        let left = input.remaining().len();
-        let found = match event {
-            Ok(Event::Data(data)) => {
-                self.unread.extend_from_slice(data);
-                self.received += data.len() as u64;
-                if let Some(trace) = trace {
-                    trace.body_received(data, left);
+        let found = loop {
+            match parser.next_event(&mut input, &shared.options.parser, &mut head) {
+                Ok(Event::Data(data)) => {
+                    self.unread.extend_from_slice(data);
+                    self.received += data.len() as u64;
+                    if let Some(trace) = trace {
+                        trace.body_received(data, input.remaining().len());
+                    }
                 }
-                Ok(true)
+                Ok(Event::EndOfMessage) => {
+                    self.body_over = true;
+                    break Ok(true);
+                }
+                Ok(_) => break Ok(!self.unread.is_empty()),
+                // What came before the fault is read first; the parser fails again then.
+                Err(_) if !self.unread.is_empty() => break Ok(true),
+                Err(error) => {
+                    break Err(Failure::BadBody(error.status, error.reason.to_owned()));
+                }
             }
-            Ok(Event::EndOfMessage) => {
-                self.body_over = true;
-                Ok(true)
-            }
-            Ok(_) => Ok(false),
-            Err(error) => Err(Failure::BadBody(error.status, error.reason.to_owned())),
         };
+        let left = input.remaining().len();
         carry.keep(received, left);
         if found.is_err() {
             state.exchange.fate.worsen(Fate::Close);
@@ -155,14 +159,18 @@ impl RequestBody {
 
     /// Decide what happens to a streamed body of which not all has been read.
     ///
-    /// What is short is dropped later, for the connection's sake; otherwise the connection ends.
-    /// `discard_bytes` counts as short. In no case is the rest of a body taken for a request.
+    /// What is short and has arrived is dropped later, for the connection's sake; otherwise the
+    /// connection ends. `discard_bytes` counts as short. In no case is the rest of a body taken for a request.
     pub fn decide_unread_body(&self, discard_bytes: u64, state: &mut ConnectionState) {
         if self.body_over || state.parser.state() == State::Done {
             return;
         }
         let remaining = state.parser.body_remaining(state.carry.remaining().len());
-        if !decisions::keeps_connection(discard_bytes, self.continue_owed, remaining) {
+        let arrived = match remaining {
+            Some(1..) => self.connection.stream.arrived(),
+            _ => 0,
+        };
+        if !decisions::keeps_connection(discard_bytes, self.continue_owed, remaining, arrived) {
             state.exchange.fate.worsen(Fate::Close);
         }
     }
@@ -172,9 +180,14 @@ impl RequestBody {
 pub fn wait_for_input(shared: &Shared, connection: &Connection, patience: Nanos) -> (Nanos, bool) {
     let before = sys::monotonic();
     let most = patience.min(shared.options.wait_slice);
-    let ready = connection
-        .stream
-        .wait(Readiness::Input, most)
-        .unwrap_or(true);
+    let mut state = connection.lock();
+    send_rest(connection, &mut state);
+    // A client that has only a part of 100 Continue sends nothing before it has the rest.
+    let awaited = match state.output.size {
+        0 => Readiness::Input,
+        _ => Readiness::Room,
+    };
+    drop(state);
+    let ready = connection.stream.wait(awaited, most).unwrap_or(true);
     (sys::monotonic() - before, patience > 0 && ready)
 }

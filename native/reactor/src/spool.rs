@@ -16,6 +16,38 @@ impl Default for Spool {
     }
 }
 
+/// The content in one block of input, to be written at once.
+///
+/// A body with a length has one piece in a block, which is not copied. One in chunks has as many as
+/// its client likes: a system call for each would cost the server more than the client.
+#[derive(Default)]
+pub enum Gathered<'a> {
+    #[default]
+    Nothing,
+    Piece(&'a [u8]),
+    Pieces(Vec<u8>),
+}
+
+impl<'a> Gathered<'a> {
+    /// Add what comes behind the others.
+    pub fn add(&mut self, data: &'a [u8]) {
+        match self {
+            Gathered::Nothing => *self = Gathered::Piece(data),
+            Gathered::Piece(first) => *self = Gathered::Pieces([first, data].concat()),
+            Gathered::Pieces(all) => all.extend_from_slice(data),
+        }
+    }
+
+    /// Append all of it to `spool`; see [`Spool::write`].
+    pub fn write_to(&mut self, spool: &mut Spool, memory: u64, directory: &Path) -> io::Result<()> {
+        match std::mem::take(self) {
+            Gathered::Nothing => Ok(()),
+            Gathered::Piece(data) => spool.write(data, memory, directory),
+            Gathered::Pieces(all) => spool.write(&all, memory, directory),
+        }
+    }
+}
+
 impl Spool {
     /// Bytes collected so far.
     pub fn size(&self) -> u64 {
@@ -45,5 +77,34 @@ impl Spool {
             *size += data.len() as u64;
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_gathered_is_written_once_and_in_order() {
+        let mut spool = Spool::default();
+        let mut gathered = Gathered::default();
+        let directory = std::env::temp_dir();
+        gathered.write_to(&mut spool, 4, &directory).unwrap();
+        assert_eq!(spool.size(), 0);
+        gathered.add(b"ab");
+        assert!(matches!(gathered, Gathered::Piece(b"ab")));
+        gathered.write_to(&mut spool, 4, &directory).unwrap();
+        for piece in [b"c", b"d", b"e"] {
+            gathered.add(piece);
+        }
+        gathered.write_to(&mut spool, 4, &directory).unwrap();
+        assert!(matches!(gathered, Gathered::Nothing));
+        assert_eq!(spool.size(), 5);
+        let Spool::Disk(file, _) = spool else {
+            panic!("more than the memory that is allowed");
+        };
+        let mut bytes = [0; 5];
+        assert_eq!(sys::read_at(file.raw(), &mut bytes, 0).unwrap(), 5);
+        assert_eq!(&bytes, b"abcde");
     }
 }

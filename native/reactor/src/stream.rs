@@ -55,6 +55,12 @@ pub trait Stream: Send + Sync {
     /// Bytes that were sent and that the client's side has not acknowledged; 0 if unknown.
     fn unacknowledged(&self) -> u64;
 
+    /// Bytes that have arrived and were not received; 0 if unknown.
+    fn arrived(&self) -> u64;
+
+    /// Whether nobody else can read or change the bytes on their way.
+    fn is_secure(&self) -> bool;
+
     /// How long ago the last bytes arrived; None if unknown.
     fn since_received(&self) -> Option<Nanos>;
 }
@@ -126,6 +132,14 @@ impl Stream for PlainStream {
 
     fn unacknowledged(&self) -> u64 {
         sys::unacknowledged(&self.socket)
+    }
+
+    fn arrived(&self) -> u64 {
+        sys::arrived(&self.socket)
+    }
+
+    fn is_secure(&self) -> bool {
+        false
     }
 
     fn since_received(&self) -> Option<Nanos> {

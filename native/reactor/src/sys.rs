@@ -320,6 +320,14 @@ pub fn unacknowledged(socket: &Fd) -> u64 {
     u64::try_from(bytes).unwrap_or(0)
 }
 
+/// Bytes that a socket holds and that were not received; 0 where that is unknown.
+pub fn arrived(socket: &Fd) -> u64 {
+    let mut bytes: libc::c_int = 0;
+    // SAFETY: FIONREAD writes one int.
+    let asked = check(unsafe { libc::ioctl(socket.raw(), libc::FIONREAD, &mut bytes) });
+    asked.map_or(0, |_| u64::try_from(bytes).unwrap_or(0))
+}
+
 /// How long ago the last bytes were received; None where that is unknown, as for unix sockets.
 #[cfg(target_os = "linux")]
 pub fn since_received(socket: &Fd) -> Option<Nanos> {

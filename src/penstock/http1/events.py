@@ -47,6 +47,14 @@ class Request:
     body_expected: bool
     """Whether a body follows. True for a chunked body too, which may turn out to be empty."""
 
+    https_target: bool = False
+    """Whether the target is an ``https`` URI. What that means is for the connection to decide."""
+
+    replaced_host: str = ""
+    """The Host field as it was sent, where an authority in the target names another host and has
+    replaced it (RFC 9112, section 3.2.2); ``""`` otherwise.
+    """
+
     repeated: bool = field(default=False, compare=False)
     """Whether ``fields`` is the same object as in the connection's previous request."""
 

@@ -89,6 +89,9 @@ CHUNK_LINE = re.compile(
 Blanks are allowed inside the extensions (section 7.1.1), but not next to the size.
 """
 
+PLAIN_CHUNK_LINE = re.compile(rb"([0-9A-Fa-f]{1,8})\r\n")
+"""What most chunks begin with: a size line without extensions."""
+
 CONTROLS = bytes(byte for byte in range(0x20) if byte != 0x09) + b"\x7f"
 """RFC 9110, section 5.5: neither a field value nor any other part of a head may hold these."""
 

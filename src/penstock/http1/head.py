@@ -72,7 +72,11 @@ def _interpret(
 ) -> Request:
     method, target, version, path, query, authority = line
     host = fields.get("host")
+    https_target, replaced_host = False, ""
     if authority:
+        https_target = target[:5].lower() == "https"
+        if host and not is_same_host(host, authority, https_target):
+            replaced_host = host
         fields["host"] = authority  # first, because the log shows the fields of a refused head
     if host is None:
         if version != "HTTP/1.0":
@@ -106,7 +110,16 @@ def _interpret(
         keep_alive,
         expect_continue,
         body_expected,
+        https_target,
+        replaced_host,
     )
+
+
+def is_same_host(host: str, authority: str, https: bool) -> bool:
+    """Return True if both name the same host and port; an empty port is the scheme's own."""
+    port = ":443" if https else ":80"
+    bare = [name.lower().removesuffix(port).removesuffix(":") for name in (host, authority)]
+    return bare[0] == bare[1]
 
 
 def repeat_request(line: str, last: Request) -> Request | None:
@@ -130,7 +143,7 @@ def repeat_request(line: str, last: Request) -> Request | None:
         last.keep_alive,
         last.expect_continue,
         last.body_expected,
-        True,
+        repeated=True,
     )
 
 

@@ -34,6 +34,21 @@ class ParserLimits:
     Both are hardly ever used: the limit only stops a client that sends them without end.
     """
 
+    chunk_framing: int = 16 * 1024
+    """Bytes of a chunked body's framing (size lines and the CRLF behind each chunk) that need no
+    content, and...
+
+    A client that writes a byte at a time, such as a terminal, sends 16,384 chunks before it meets
+    both together.
+    """
+
+    chunk_framing_ratio: int = 4
+    """... how many bytes of framing each byte of content allows beyond them; 400 above.
+
+    A chunk of one byte has five bytes of framing and costs as much as one of a kilobyte. Chunks of
+    two bytes and more are within the ratio.
+    """
+
     body: int = 1 << 30
     """Bytes of a body's content, however it is framed; 413 above. A large upload fits."""
 
@@ -73,6 +88,13 @@ def chunk_extensions_too_long() -> ProtocolError:
         "The chunk extensions are too long.",
         "RFC 9112, section 7.1.1",
         "limit_chunk_overhead",
+    )
+
+
+def chunks_too_small() -> ProtocolError:
+    """Return the error for more framing than ``chunk_framing`` and the content allow."""
+    return ProtocolError(
+        400, "The chunks have too much framing for their content.", "RFC 9112, section 7.1"
     )
 
 

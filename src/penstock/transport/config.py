@@ -149,7 +149,8 @@ class TransportConfig:
     receive_bytes: int = 64 * 1024
     """The most bytes that one read of a socket takes."""
     discard_bytes: int = 256 * 1024
-    """An unread request body up to this size is read and dropped to keep the connection."""
+    """The unread rest of a body is dropped to keep the connection, if it has arrived and is not
+    larger."""
     wait_slice_seconds: float = 0.1
     """How long a thread waits for its client before it looks whether the response has ended
     meanwhile. Then the input is the leader's, which may take it before the thread has woken."""

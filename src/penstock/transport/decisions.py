@@ -47,6 +47,19 @@ def accept_step(config: TransportConfig, deferrals: int, in_vain: int) -> int:
     return 1 << min(in_vain, config.balance_doublings)
 
 
+# -- the target of a request ----------------------------------------------------------------------
+
+
+def accepts_scheme(https_target: bool, secure: bool) -> bool:
+    """Return True if a request's target may have its scheme on this connection.
+
+    ``secure`` is whether the connection is secured, here or by a trusted proxy in front. A target
+    that has no scheme has none to check. (RFC 9110, section 7.4: what is asked for as ``https`` is
+    not answered over a connection that anyone can read.)
+    """
+    return secure or not https_target
+
+
 # -- eviction -----------------------------------------------------------------------------------
 
 
@@ -209,13 +222,20 @@ def may_leave_count(config: TransportConfig, threads: int, left: int) -> bool:
 # -- the end of a connection --------------------------------------------------------------------
 
 
-def keeps_connection(config: TransportConfig, continue_owed: bool, remaining: int | None) -> bool:
+def keeps_connection(
+    config: TransportConfig, continue_owed: bool, remaining: int | None, arrived: int
+) -> bool:
     """Return True if the unread rest of a request's body is dropped to keep the connection.
 
-    ``remaining`` is its length in bytes, None where that is unknown. With ``continue_owed`` the
-    client may never send it.
+    ``remaining`` is its length in bytes, None where that is unknown, and ``arrived`` how many bytes
+    the kernel holds. A rest that is still to come is never waited for: a proxy in front that frames
+    the request in another way would send the next one in its place, and that would be dropped as
+    the body, with the answer going to another client. With ``continue_owed`` the client may never
+    send it.
     """
-    return not continue_owed and remaining is not None and remaining <= config.discard_bytes
+    if continue_owed or remaining is None:
+        return False
+    return remaining <= min(arrived, config.discard_bytes)
 
 
 def linger_deadline(config: TransportConfig, now: float, since: float, draining: bool) -> float:

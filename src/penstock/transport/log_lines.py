@@ -47,6 +47,14 @@ def refusal_line(
     )
 
 
+def host_replaced_line(client: str, target: str, host: str, request_id: str) -> str:
+    """Return the line for a request whose target names another host than its Host field."""
+    return (
+        f'the host in the target "{target[:_SHOWN_CHARACTERS]}" replaces the Host field '
+        f'"{host[:_SHOWN_CHARACTERS]}" (request {request_id}) for {client or "a unix socket"}'
+    )
+
+
 def lost_client(error: OSError) -> str:
     """Return why the client did not get more, by the error of its socket.
 

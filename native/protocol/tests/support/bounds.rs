@@ -11,6 +11,8 @@ pub struct Bounds {
     field_size: usize,
     head: usize,
     chunk_overhead: usize,
+    chunk_framing: u64,
+    chunk_framing_ratio: u64,
     body: u64,
 }
 
@@ -22,6 +24,8 @@ impl Bounds {
             field_size: self.field_size,
             head: self.head,
             chunk_overhead: self.chunk_overhead,
+            chunk_framing: self.chunk_framing,
+            chunk_framing_ratio: self.chunk_framing_ratio,
             body: self.body,
         }
     }

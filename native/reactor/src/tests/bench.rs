@@ -170,6 +170,14 @@ impl Stream for BufferStream {
         0
     }
 
+    fn arrived(&self) -> u64 {
+        lock(&self.0.ends).to_server.len() as u64
+    }
+
+    fn is_secure(&self) -> bool {
+        false
+    }
+
     fn since_received(&self) -> Option<Nanos> {
         None
     }

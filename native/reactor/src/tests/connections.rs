@@ -1,6 +1,6 @@
 //! What happens to a connection, and when: linger, drain, deadlines, eviction, turns.
 
-use super::bench::{Bench, Client, options};
+use super::bench::{Bench, Client, body_of, options};
 use crate::leader::Leader;
 use crate::log_queue::Entry;
 use crate::next_request;
@@ -408,4 +408,44 @@ fn a_client_that_resets_within_a_head_is_logged_and_closed() {
     assert!(client.is_closed());
     assert_eq!(refusals(&bench), [499]);
     bench.pass(100 * MILLISECOND);
+}
+
+// -- interim responses --------------------------------------------------------------------------
+
+#[test]
+fn rfc9110_15_2_1_a_continue_of_which_the_kernel_takes_a_part_is_sent_to_its_end() {
+    const CONTINUE: &str = "HTTP/1.1 100 Continue\r\n\r\n";
+    for room in 0..CONTINUE.len() {
+        let mut bench = Bench::new(options());
+        let client = bench.connect();
+        client.set_room(room);
+        bench.send(
+            &client,
+            b"POST / HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\nContent-Length: 5\r\n\r\n",
+        );
+        assert_eq!(client.received(), CONTINUE[..room]);
+        bench.make_room(&client, usize::MAX);
+        assert_eq!(client.received(), CONTINUE[room..]);
+        bench.send(&client, b"hello");
+        let waiting = bench.take();
+        assert_eq!(body_of(&waiting.body), b"hello");
+        bench.answer(&waiting, OK);
+        assert_eq!(client.statuses(), [200]);
+    }
+}
+
+#[test]
+fn an_answer_comes_behind_what_is_left_of_a_continue() {
+    let mut bench = Bench::new(options());
+    let client = bench.connect();
+    client.set_room(10);
+    bench.send(
+        &client,
+        b"POST / HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\nContent-Length: 5\r\n\r\n",
+    );
+    bench.send(&client, b"hello");
+    let waiting = bench.take();
+    bench.answer(&waiting, OK);
+    bench.make_room(&client, usize::MAX);
+    assert_eq!(client.statuses(), [100, 200]);
 }

@@ -26,11 +26,16 @@ from penstock.http1 import (
     State,
     error_response,
 )
-from penstock.transport.decisions import drain_patience, linger_deadline
+from penstock.transport.decisions import accepts_scheme, drain_patience, linger_deadline
 from penstock.transport.log_lines import CLIENT_STALLED, cut_off_reason
 from penstock.transport.python.exchange import PythonExchange, StreamedBody
 from penstock.transport.python.exchange_trace import ConnectionTrace
-from penstock.transport.python.finished import log_cut_off, report_exchange, report_refusal
+from penstock.transport.python.finished import (
+    log_cut_off,
+    log_host_replaced,
+    report_exchange,
+    report_refusal,
+)
 from penstock.transport.python.output import Output
 from penstock.transport.python.stream import NO_SIGNAL, is_disconnect
 from penstock.transport.spool import BodySpool
@@ -125,6 +130,10 @@ class Connection:
         if phase is READING or phase is DISCARDING:
             # What is buffered goes first: a client that pipelines without a pause would fill the
             # memory if one more block were read for each of its requests.
+            if mask & EVENT_WRITE:
+                self._send_rest()
+                if mask == EVENT_WRITE:
+                    return None
             if mask == PROCEED or self.queued:
                 self.queued = False
                 return self._advance()
@@ -298,6 +307,9 @@ class Connection:
             raise ProtocolError(
                 400, "A header field's name contains an underscore.", setting="header_map"
             )
+        if not accepts_scheme(request.https_target, self.stream.secure):
+            reason = "The target is https, but the connection is not secure."
+            raise ProtocolError(400, reason, "RFC 9110, section 7.4")
         if request.body_expected:
             if loop.config.stream_requests and not loop.own_answers.wants(request):
                 exchange.streamed = StreamedBody(request)
@@ -312,14 +324,33 @@ class Connection:
         return self.since if self.awaited is HEAD else self.loop.now
 
     def _send_continue(self, exchange: PythonExchange) -> None:
-        # 25 bytes on a connection that waits for them: the kernel has room. Were it otherwise,
-        # the client goes on without (RFC 9110, section 10.1.1).
         try:
-            self.stream.send(CONTINUE, NO_SIGNAL)
+            sent = self.stream.send(CONTINUE, NO_SIGNAL)
+        except BlockingIOError:
+            sent = 0
         except OSError:
-            pass
+            return  # the next read meets it
+        if sent < len(CONTINUE):
+            # What is left goes before anything else, or the answer would begin within this one.
+            self.make_output().append(CONTINUE[sent:])
+            self.loop.watch(self, EVENT_READ | EVENT_WRITE)
         if exchange.trace is not None:
             exchange.trace.sent_interim("100 Continue")
+
+    def make_output(self) -> Output:
+        """Return the queue of what the kernel did not take; it is made where it is needed."""
+        if self.output is None:
+            self.output = Output(self.stream, self.loop.config)
+        return self.output
+
+    def _send_rest(self) -> None:
+        """Send what the kernel did not take of an interim response, while the body comes in."""
+        try:
+            sent = self.output is None or self.output.flush()
+        except OSError:
+            sent = True  # the next read meets it, and so does the answer
+        if sent:
+            self.loop.watch(self, EVENT_READ)
 
     def _await_data(self) -> None:
         """Set the deadline for what the parser waits for."""
@@ -382,6 +413,8 @@ class Connection:
             self.client = client if request.repeated else None
         environ = exchange.environ = build_environ(client, request, length)
         exchange.request_id = environ["penstock.request_id"] = loop.new_request_id()
+        if request.replaced_host:
+            log_host_replaced(exchange, loop.logger)
         exchange.body = body
         self.phase = HANDED_OUT
         self.ended_at = math.inf
@@ -530,12 +563,12 @@ class Connection:
         exchange = self._end_exchange(error)
         head, body = error_response(error, loop.server_fields.now())
         report_refusal(self, exchange, error, head, body)
-        self.output = Output(self.stream, loop.config)
-        self.output.append(head + body)
+        output = self.make_output()
+        output.append(head + body)  # behind what is left of an interim response
         self.phase = REFUSING
         self._flush()
         if self.phase is REFUSING:
-            self._await_output(self.output, EVENT_WRITE)
+            self._await_output(output, EVENT_WRITE)
 
     def _end_exchange(self, error: ProtocolError | None) -> PythonExchange | None:
         """Take the exchange off whose request was being read; ``error`` then tells which it was."""

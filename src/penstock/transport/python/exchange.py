@@ -220,6 +220,16 @@ class PythonExchange:
         else:
             connection.parser.receive_eof()
 
+    def _has_unsent(self) -> bool:
+        """Send what the kernel takes of earlier output. Return True if there is more."""
+        output = self.connection.output
+        if output is None or not output.size:
+            return False
+        try:
+            return not output.flush()
+        except OSError:
+            return False  # the next read meets it, and so does the answer
+
     def _wait_for_input(self, body: StreamedBody) -> None:
         """Wait until the socket is readable, within what the body's clock allows.
 
@@ -229,7 +239,9 @@ class PythonExchange:
         allowed = config.body_allowance(self.body_received, body.waited) - body.waited
         before = time.monotonic()
         stream = self.connection.stream
-        ready = allowed > 0 and stream.wait_readable(min(allowed, config.wait_slice_seconds))
+        # A client that has only a part of 100 Continue sends nothing before it has the rest.
+        wait = stream.wait_writable if self._has_unsent() else stream.wait_readable
+        ready = allowed > 0 and wait(min(allowed, config.wait_slice_seconds))
         waited = time.monotonic() - before
         body.waited += waited
         if not ready and waited >= allowed and not self.done:
@@ -239,14 +251,15 @@ class PythonExchange:
     def _settle_request_body(self, body: StreamedBody) -> None:
         """Decide what to do with a streamed body that was not read to its end.
 
-        A short rest is dropped later, to keep the connection; otherwise the connection
-        ends. The rest of a body is never taken for a request.
+        A short rest that has arrived is dropped later, to keep the connection; otherwise the
+        connection ends. The rest of a body is never taken for a request.
         """
         parser = self.connection.parser
         if parser.state is State.DONE:
             return
-        config = self.connection.loop.config
-        if not keeps_connection(config, body.continue_owed, parser.body_remaining):
+        config, remaining = self.connection.loop.config, parser.body_remaining
+        arrived = self.connection.stream.arrived() if remaining else 0
+        if not keeps_connection(config, body.continue_owed, remaining, arrived):
             self.close_after_response()
 
     # -- the response ---------------------------------------------------------------------------
@@ -323,7 +336,7 @@ class PythonExchange:
     def _send_region(self, region: FileRegion) -> None:
         head = b"" if self.head_sent else self._make_head()
         framing, count = self._framing, region.count
-        output = self._output()
+        output = self.connection.make_output()
         if framing is NONE:
             region.close()
             if head:
@@ -575,19 +588,13 @@ class PythonExchange:
 
     def _keep(self, pieces: Sequence[bytes], sent: int) -> None:
         """Queue what is left of ``pieces`` behind their first ``sent`` bytes."""
-        output = self._output()
+        output = self.connection.make_output()
         for piece in pieces:
             if sent >= len(piece):
                 sent -= len(piece)
                 continue
             output.append(memoryview(piece)[sent:])
             sent = 0
-
-    def _output(self) -> Output:
-        connection = self.connection
-        if connection.output is None:
-            connection.output = Output(connection.stream, connection.loop.config)
-        return connection.output
 
     def _flush(self, output: Output) -> None:
         try:

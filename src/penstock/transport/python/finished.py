@@ -16,6 +16,8 @@ from penstock.telemetry.request_finished import (
 from penstock.transport import log_lines
 
 if TYPE_CHECKING:
+    import logging
+
     from penstock.http1 import ProtocolError
     from penstock.telemetry.request_finished import Ended
     from penstock.transport.python.connection import Connection
@@ -77,6 +79,15 @@ def log_cut_off(exchange: PythonExchange, reason: str) -> None:
     """Log a response that the client did not get whole."""
     request, logger = exchange.request, exchange.connection.loop.logger
     log_lines.log_cut_off(logger, request.method, request.target, exchange.request_id, reason)
+
+
+def log_host_replaced(exchange: PythonExchange, logger: logging.Logger) -> None:
+    """Log a request whose target names another host than its Host field."""
+    request = exchange.request
+    line = log_lines.host_replaced_line(
+        exchange.connection.remote_addr, request.target, request.replaced_host, exchange.request_id
+    )
+    logger.info("%s", line)
 
 
 def report_refusal(

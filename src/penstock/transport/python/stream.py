@@ -17,7 +17,7 @@ from collections.abc import Callable, Sequence
 
 try:
     import fcntl
-    from termios import TIOCOUTQ  # the same request as SIOCOUTQ on a socket
+    from termios import FIONREAD, TIOCOUTQ  # the same request as SIOCOUTQ on a socket
 except ImportError:  # pragma: no cover - not on Linux or macOS
     fcntl = None  # type: ignore[assignment]
 
@@ -41,6 +41,9 @@ class Stream:
 
     ``remote_addr`` and ``remote_port`` are the client's, empty for a Unix socket.
     """
+
+    secure = False
+    """Whether the bytes are protected on their way, as by TLS."""
 
     # `recv`, `recv_into` and `send` are the socket's own methods, so that each request saves calls.
     __slots__ = (
@@ -105,10 +108,17 @@ class Stream:
 
     def unacknowledged(self) -> int:
         """Return how many bytes wait in the send buffer or on the wire; 0 where that is unknown."""
+        return self._ask(TIOCOUTQ)
+
+    def arrived(self) -> int:
+        """Return how many bytes have arrived and were not received; 0 where that is unknown."""
+        return self._ask(FIONREAD)
+
+    def _ask(self, request: int) -> int:
         if fcntl is None:  # pragma: no cover
             return 0
         try:
-            answer = fcntl.ioctl(self._socket.fileno(), TIOCOUTQ, b"\0\0\0\0")
+            answer = fcntl.ioctl(self._socket.fileno(), request, b"\0\0\0\0")
         except (OSError, ValueError):
             return 0
         return int(struct.unpack("i", answer)[0])
