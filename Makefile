@@ -22,7 +22,7 @@ PARALLEL = -n $(JOBS) --dist worksteal
 .DEFAULT_GOAL := help
 .PHONY: help serve test test-all announce suite parallel coverage lint format docs install-check bench counts compare soak native
 .PHONY: lifecycle-soak
-.PHONY: native-test fuzz native-fuzz asan valgrind portable clean
+.PHONY: native-test fuzz native-fuzz asan valgrind portable requirements audit clean
 
 help:
 	@echo 'make serve          set everything up and serve the Flask example on http://127.0.0.1:8000/hello'
@@ -45,6 +45,8 @@ help:
 	@echo 'make asan           run the wire tests on native code under AddressSanitizer; needs nightly Rust'
 	@echo 'make valgrind       run them under memcheck; needs valgrind'
 	@echo 'make portable       run them on what other systems than Linux run; needs a C compiler'
+	@echo 'make requirements   write the requirements files with hashes anew, from the *.in files'
+	@echo 'make audit          look for known vulnerabilities in what is used, and check the workflows'
 	@echo 'make clean          remove what all of these made'
 
 serve:
@@ -165,6 +167,12 @@ native-fuzz:
 asan valgrind portable:
 	@$(SYNC) test $(TEST)
 	VENV="$(VENV)" scripts/run-checked $@ $(ARGS)
+
+requirements:
+	PYTHON="$(PYTHON)" scripts/lock-requirements $(ARGS)
+
+audit:
+	PYTHON="$(PYTHON)" scripts/audit
 
 clean:
 	rm -rf .venv .venv-* .bench .bench.lock build dist .coverage .hypothesis .mypy_cache .pytest_cache .ruff_cache

@@ -52,7 +52,7 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name in FOLDERS:
         shutil.copytree(ROOT / name, copy / name, ignore=NOT_COPIED)
     (copy / "examples").mkdir()
-    shutil.copy(ROOT / "examples" / "requirements.txt", copy / "examples")
+    shutil.copy(ROOT / "examples" / "requirements.in", copy / "examples")
     # What a build leaves behind is not for others.
     (copy / "native" / "target" / "release").mkdir(parents=True)
     (copy / "native" / "target" / "release" / "lib_native.so").touch()

@@ -13,29 +13,66 @@ import pytest
 import penstock
 
 ROOT = Path(__file__).resolve().parent.parent
-REQUIREMENTS = [ROOT / "examples" / "requirements.txt", *sorted(ROOT.glob("requirements/*.txt"))]
+FOLDERS = (ROOT / "examples", ROOT / "requirements")
+WRITTEN = [path for folder in FOLDERS for path in sorted(folder.glob("*.in"))]
+"""What people edit."""
+LOCKED = [path for folder in FOLDERS for path in sorted(folder.glob("*.txt"))]
+"""What scripts/lock-requirements makes of it, and bench.txt."""
+WITHOUT_HASHES = "bench.txt"
+"""What it names is compiled for each measurement, and installed one by one."""
 PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
 
 
+def place(path: Path) -> str:
+    return f"{path.parent.name}/{path.name}"
+
+
 def requirements(path: Path) -> list[str]:
-    lines = (line.partition("#")[0].strip() for line in path.read_text("utf-8").splitlines())
-    return [line for line in lines if line]
+    """Return what a file requires, a line each, with its hashes."""
+    text = re.sub(r"(?m)#.*$", "", path.read_text("utf-8")).replace("\\\n", " ")
+    return [" ".join(line.split()) for line in text.splitlines() if line.strip()]
 
 
-@pytest.mark.parametrize("path", REQUIREMENTS, ids=lambda path: path.name)
+def canonical(name: str) -> str:
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def pins(path: Path) -> dict[str, str]:
+    """Return the version of each distribution that a file pins."""
+    found = {}
+    for line in requirements(path):
+        name, _, rest = line.partition("==")
+        found[canonical(name)] = re.split(r"[ ;]", rest)[0]
+    return found
+
+
+@pytest.mark.parametrize("path", WRITTEN + LOCKED, ids=place)
 def test_every_tool_is_pinned_to_one_version(path: Path) -> None:
-    pinned = re.compile(r"[\w.-]+==[\w.]+(;.*)?")
+    pinned = re.compile(r"[\w.-]+==[\w.]+( ?; ?[^=]+.*)?( --hash=sha256:[0-9a-f]{64})*")
     loose = [line for line in requirements(path) if not pinned.fullmatch(line)]
     assert not loose
 
 
+@pytest.mark.parametrize("path", LOCKED, ids=place)
+def test_every_requirement_has_the_hashes_of_its_files(path: Path) -> None:
+    without = [line for line in requirements(path) if "--hash=sha256:" not in line]
+    assert bool(without) == (path.name == WITHOUT_HASHES)
+
+
+@pytest.mark.parametrize("path", WRITTEN, ids=place)
+def test_the_files_with_hashes_are_made_from_those_that_people_edit(path: Path) -> None:
+    locked = pins(path.with_suffix(".txt"))
+    assert pins(path).items() <= locked.items(), "run make requirements"
+    complete = path.name not in ("audit.in", "wheels.in", "lock.in")
+    assert not complete or pins(path) == locked, "run make requirements"
+
+
 def test_no_tool_is_pinned_to_two_versions() -> None:
-    pins: dict[str, set[str]] = {}
-    for path in REQUIREMENTS:
-        for line in requirements(path):
-            name, _, version = line.partition("==")
-            pins.setdefault(name.lower(), set()).add(version)
-    assert not {name: versions for name, versions in pins.items() if len(versions) > 1}
+    versions: dict[str, set[str]] = {}
+    for path in LOCKED:
+        for name, version in pins(path).items():
+            versions.setdefault(name, set()).add(version)
+    assert not {name: several for name, several in versions.items() if len(several) > 1}
 
 
 def test_nothing_is_needed_at_run_time() -> None:

@@ -217,10 +217,10 @@ def test_a_client_that_leaves_within_its_100_Continue_harms_nothing() -> None:
     client.stream.room = 10
     client.send(post(b"", EXPECT, length=5))
 
-    def send(data: bytes | memoryview) -> int:
+    def send(data: bytes | memoryview, flags: int = 0) -> int:
         raise BrokenPipeError(errno.EPIPE, "gone")
 
-    client.stream.send = send  # type: ignore[method-assign]
+    client.stream.send = send
     client.stream.room = None
     server.serve()
     client.close()

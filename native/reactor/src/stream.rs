@@ -58,7 +58,7 @@ pub trait Stream: Send + Sync {
     /// Bytes that have arrived and were not received; 0 if unknown.
     fn arrived(&self) -> u64;
 
-    /// Whether nobody else can read or change the bytes on their way.
+    /// Whether the bytes are protected on their way, as by TLS.
     fn is_secure(&self) -> bool;
 
     /// How long ago the last bytes arrived; None if unknown.
