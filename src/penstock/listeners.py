@@ -20,8 +20,15 @@ from dataclasses import dataclass
 from typing import Any, NoReturn
 
 from penstock.errors import ListenError
+from penstock.system.as_user import HelperError, as_user
+from penstock.system.paths import find
+from penstock.system.privileges import Identity
 
 DEFAULT_PORT = 8000
+
+Inherited = tuple[str, int, tuple[int, int] | None]
+"""An address that a predecessor has bound, its socket's descriptor, and the device and the inode of
+its path."""
 
 _IN_BRACKETS = re.compile(r"\[([0-9A-Fa-f:.%\w]+)\](?::(.*))?")
 _REASONS = {
@@ -79,8 +86,15 @@ class Listener:
         address: Address,
         created: str | None = None,
         passed: str | None = None,
+        *,
+        directory: int | None = None,
+        identity: tuple[int, int] | None = None,
     ) -> None:
-        """``created`` is the path that was created for it; ``passed``, that of a predecessor."""
+        """``created`` is the path that was created for it; ``passed``, that of a predecessor.
+
+        ``directory`` is a descriptor of the path's directory, opened by the process that made the
+        path; ``identity`` is the device and the inode of a path that was passed.
+        """
         self.socket = sock
         """Non-blocking, not inherited by children; accepted TCP sockets inherit TCP_NODELAY."""
         self.is_unix = sock.family == socket.AF_UNIX
@@ -97,7 +111,8 @@ class Listener:
         self._adopted = address.descriptor is not None
         # Absolute, because the application may change the directory before the path is removed.
         self._path = os.path.abspath(created) if created is not None else None
-        self._identity = _identity(self._path) if self._path is not None else None
+        self._directory = directory
+        self._identity = self._seen() if self._path is not None else identity
         self._passed = os.path.abspath(passed) if passed is not None else None
         self._owner = os.getpid()
 
@@ -146,14 +161,40 @@ class Listener:
         """
         self.socket.close()
         self._unlink()
+        self.forget_directory()
+
+    def close_in_child(self) -> None:
+        """Close the socket in a forked child that does not serve it."""
+        self.socket.close()
+        self.forget_directory()
+
+    def forget_directory(self) -> None:
+        """Close the directory of the path, in a forked child, which never removes the path."""
+        if self._directory is not None:
+            os.close(self._directory)
+            self._directory = None
 
     def give_to(self, uid: int, gid: int) -> None:
-        """Change the owner of the path of a unix socket that this process created."""
-        if self._path is not None:
-            try:
-                os.chown(self._path, uid, gid)
-            except OSError:
-                pass  # the path was removed, or its file system has no owners
+        """Change the owner of the path of a unix socket that this process created.
+
+        Only where no other user than root can have moved the path; elsewhere it was created as the
+        user that it is for.
+        """
+        if self._path is None or self._identity is None:
+            return
+        try:
+            with find(self._path) as place:
+                if place.changeable is None and _identity(place.name, place.directory) == (
+                    self._identity
+                ):
+                    os.chown(place.name, uid, gid, dir_fd=place.directory, follow_symlinks=False)
+        except OSError:
+            pass  # the path was removed, or its file system has no owners
+
+    @property
+    def path_identity(self) -> tuple[int, int] | None:
+        """The device and the inode of the path of a unix socket; None where it has none."""
+        return self._identity
 
     @property
     def is_lost(self) -> bool:
@@ -164,7 +205,10 @@ class Listener:
         """Become the owner of the path of a unix socket: the predecessor that created it ends."""
         if self._passed is not None:
             self._path, self._passed = self._passed, None
-            self._identity = _identity(self._path)
+            self._owner = os.getpid()
+            self._directory = _open_directory(self._path)
+            if self._identity is None:  # a predecessor of an earlier version does not pass it
+                self._identity = self._seen()
 
     def disown(self) -> None:
         """Leave the path of a unix socket to another process that has the socket, too."""
@@ -173,12 +217,19 @@ class Listener:
     def _unlink(self) -> None:
         if self._path is None or self._owner != os.getpid():
             return
-        if _identity(self._path) == self._identity:
+        # In the directory as it was opened: whoever has moved it since, another one is not touched.
+        if self._directory is not None and self._seen() == self._identity:
             try:
-                os.unlink(self._path)
+                os.unlink(os.path.basename(self._path), dir_fd=self._directory)
             except OSError:
                 pass  # removed in the meantime, or the directory is read-only by now
         self._path = None
+
+    def _seen(self) -> tuple[int, int] | None:
+        """Return the device and the inode of what the path's directory has by this name now."""
+        if self._path is None or self._directory is None:
+            return None
+        return _identity(os.path.basename(self._path), self._directory)
 
 
 def open_listeners(addresses: Iterable[str], backlog: int) -> list[Listener]:
@@ -194,12 +245,15 @@ def open_listeners(addresses: Iterable[str], backlog: int) -> list[Listener]:
 
 
 def bind_listeners(
-    addresses: Iterable[str], inherited: Iterable[tuple[str, int]] = ()
+    addresses: Iterable[str],
+    inherited: Iterable[Inherited] = (),
+    identity: Identity | None = None,
 ) -> list[Listener]:
     """Return a bound socket for each address; clients cannot connect yet.
 
-    ``inherited`` are addresses that a predecessor has bound, each with its socket's descriptor. A
-    socket whose address is not in ``addresses`` is closed.
+    ``inherited`` are addresses that a predecessor has bound. A socket whose address is not in
+    ``addresses`` is closed. Where root binds, and others can change the directory of a unix socket,
+    the path is made with the rights of ``identity``.
 
     An address is ``host:port``, ``host`` (port 8000), ``:port`` (all IPv4 addresses),
     ``[::1]:port``, ``unix:PATH``, ``unix:@NAME`` (abstract) or ``fd://N``. Port 0 is a free port.
@@ -216,14 +270,14 @@ def bind_listeners(
                 adopted.add(address.descriptor)
             taken = next((pair for pair in bound if pair[0] == address.text), None)
             if taken is None:
-                listeners.append(_bind(address))
+                listeners.append(_bind(address, identity))
             else:
                 bound.remove(taken)
-                listeners.append(_inherit(address, taken[1]))
+                listeners.append(_inherit(address, *taken[1:]))
     except ListenError:
         close_all(listeners)
         raise
-    for _, descriptor in bound:
+    for _, descriptor, _ in bound:
         # An open socket would go on to accept clients that no process answers.
         os.close(descriptor)
     return listeners
@@ -302,20 +356,20 @@ def _port(text: str, port: str | None) -> int:
     return int(port)
 
 
-def _bind(address: Address) -> Listener:
+def _bind(address: Address, identity: Identity | None) -> Listener:
     if address.descriptor is not None:
         return _adopt(address, address.descriptor)
     if address.path is not None:
-        return _bind_unix(address, address.path)
+        return _bind_unix(address, address.path, identity)
     return _bind_tcp(address)
 
 
-def _inherit(address: Address, descriptor: int) -> Listener:
+def _inherit(address: Address, descriptor: int, identity: tuple[int, int] | None) -> Listener:
     sock = socket.socket(fileno=descriptor)
     _prepare(sock)
     path = address.path
     passed = path if path is not None and not path.startswith("\0") else None
-    return Listener(sock, address, passed=passed)
+    return Listener(sock, address, passed=passed, identity=identity)
 
 
 def _adopt(address: Address, descriptor: int) -> Listener:
@@ -388,10 +442,18 @@ def _resolve(address: Address) -> tuple[socket.AddressFamily, tuple[Any, ...]]:
     _refuse(address.shown, f"the host {host!r} cannot be resolved ({reason})")
 
 
-def _bind_unix(address: Address, path: str) -> Listener:
-    abstract = path.startswith("\0")
-    if not abstract:
+def _bind_unix(address: Address, path: str, identity: Identity | None) -> Listener:
+    if path.startswith("\0"):
+        return Listener(_bind_path(address, path), address)
+    if identity is not None and _others_can_move(path, identity):
+        sock, directory = _bind_as_user(address, path, identity)
+    else:
         _clear_stale(address, path)
+        sock, directory = _bind_path(address, path), _open_directory(path)
+    return Listener(sock, address, created=path, directory=directory)
+
+
+def _bind_path(address: Address, path: str) -> socket.socket:
     try:
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     except OSError as error:
@@ -399,12 +461,50 @@ def _bind_unix(address: Address, path: str) -> Listener:
     try:
         sock.bind(path)
         _prepare(sock)
-        return Listener(sock, address, created=None if abstract else path)
     except OSError as error:
         sock.close()
         # "AF_UNIX path too long" is an error of Python's own, without a number.
         reason = _reason(error) if error.errno else "the path is too long for a unix socket"
         raise _listen_error(address.shown, reason) from None
+    return sock
+
+
+def _others_can_move(path: str, identity: Identity) -> bool:
+    """Return True if this is root, and must not rely on what a path names."""
+    if identity.is_root or os.geteuid() != 0:
+        return False
+    try:
+        with find(os.path.abspath(path)) as place:
+            return place.changeable is not None
+    except OSError:
+        return False  # binding gives the reason
+
+
+def _bind_as_user(
+    address: Address, path: str, identity: Identity
+) -> tuple[socket.socket, int | None]:
+    """Return a socket, bound by a process of this user, and the directory of its path."""
+
+    def work() -> list[int]:
+        _clear_stale(address, path)
+        sock = _bind_path(address, path)
+        directory = _open_directory(path)
+        return [sock.detach(), *([directory] if directory is not None else [])]
+
+    try:
+        descriptor, *directory = as_user(identity, work)
+    except HelperError as error:
+        reason = str(error)
+        begin, end = str(_listen_error(address.shown, "\n")).split("\n")
+        reason = reason.removeprefix(begin).removesuffix(end)
+        raise _listen_error(
+            address.shown,
+            f"{reason} (done as user {identity.uid}, because others than root can change the "
+            "directory)",
+        ) from None
+    sock = socket.socket(fileno=descriptor)
+    _prepare(sock)
+    return sock, directory[0] if directory else None
 
 
 def _clear_stale(address: Address, path: str) -> None:
@@ -443,9 +543,17 @@ def _prepare(sock: socket.socket) -> None:
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
 
-def _identity(path: str) -> tuple[int, int] | None:
+def _open_directory(path: str) -> int | None:
+    flags = getattr(os, "O_PATH", os.O_RDONLY) | os.O_DIRECTORY | os.O_CLOEXEC
     try:
-        status = os.lstat(path)
+        return os.open(os.path.dirname(os.path.abspath(path)), flags)
+    except OSError:
+        return None
+
+
+def _identity(path: str, directory: int | None = None) -> tuple[int, int] | None:
+    try:
+        status = os.stat(path, dir_fd=directory, follow_symlinks=False)
     except OSError:
         return None
     return status.st_dev, status.st_ino

@@ -129,6 +129,16 @@ PYTHONPATH_MISSING: Final = Message(
     "Correct the path, or remove it.",
 )
 
+CODE_NOT_ROOTS: Final = Message(
+    "PEN-1045",
+    WARNING,
+    "root imports the server's code from %(path)s, and %(reason)s",
+    "The server was started as root with `--user`. A user that can change this directory can make"
+    " root run any code, at the next start or upgrade.",
+    "Make root the owner of the installation (of its virtual environment, say), writable by root"
+    " alone.",
+)
+
 MAX_BODY_LOWERED: Final = Message(
     "PEN-1050",
     WARNING,
@@ -673,6 +683,17 @@ PID_FILE_NOT_MOVED: Final = Message(
     "the pid file keeps its second name after the upgrade: %(error)s",
     "The new supervisor could not take the pid file's own name when the old one had ended.",
     "Act on the error; the process id is in the file that ends in .2.",
+)
+
+PID_FILE_OF_USER: Final = Message(
+    "PEN-7211",
+    WARNING,
+    "the pid file %(path)s belongs to user %(user)d, because others than root can change its"
+    " directory",
+    "The server was started as root with `--user`. Another user can write any process id to the"
+    " file, so that a script of root's signals a process of that user's choice.",
+    "Put the pid file into a directory of root's, such as /run, or let the service manager keep the"
+    " process id.",
 )
 
 COMMAND_REFUSED: Final = Message(

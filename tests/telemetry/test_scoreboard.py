@@ -49,7 +49,7 @@ def test_a_slot_is_taken_once_and_cleared_for_the_next() -> None:
     assert first.index != second.index
     assert scoreboard.take() is None
     begin(first.records[0])
-    first.clear()
+    scoreboard.give_back(first)
     assert first.words[STATE] == FREE
     again = scoreboard.take()
     assert again is first

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from penstock.supervisor.pool import is_report
+from penstock.supervisor.reports import is_report
 from penstock.worker.channel import MAX_MESSAGE_BYTES, Channel
 
 

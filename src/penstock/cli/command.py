@@ -64,10 +64,13 @@ def _run(arguments: Sequence[str]) -> int:
     predecessor = find_predecessor()
     directory, environ = _current_directory(), dict(os.environ)
 
-    def read_settings() -> Settings:
-        return _read_settings(typed, environ, directory)
+    settings = _read_settings(
+        typed, environ, directory, predecessor is not None and predecessor.has_user
+    )
 
-    settings = read_settings()
+    def read_settings() -> Settings:
+        return _read_settings(typed, environ, directory, settings.has_user)
+
     application = typed.application or settings.application
     if application is None:
         missing = "Provide a WSGI application object as module:callable"
@@ -97,8 +100,13 @@ def _run(arguments: Sequence[str]) -> int:
         raise
 
 
-def _read_settings(typed: CommandLine, environ: dict[str, str], directory: str) -> Settings:
-    """Read the settings, and change to the directory that they name."""
+def _read_settings(
+    typed: CommandLine, environ: dict[str, str], directory: str, has_user: bool
+) -> Settings:
+    """Read the settings, and change to the directory that they name.
+
+    ``has_user`` is True if the server that runs has another user for its workers.
+    """
     from penstock.cli.settings import load_settings
     from penstock.config.checks import (
         bad_place,
@@ -110,7 +118,12 @@ def _read_settings(typed: CommandLine, environ: dict[str, str], directory: str) 
 
     on_terminal = sys.stdout is not None and sys.stdout.isatty()
     settings = load_settings(
-        typed.flags, environ, directory, typed.config_file, on_terminal=on_terminal
+        typed.flags,
+        environ,
+        directory,
+        typed.config_file,
+        on_terminal=on_terminal,
+        has_user=has_user,
     )
     try:
         os.chdir(os.path.join(directory, settings.chdir))
@@ -125,19 +138,26 @@ def _read_settings(typed: CommandLine, environ: dict[str, str], directory: str) 
 
 
 def _supervise(launch: Launch, predecessor: Predecessor | None) -> int:
+    from dataclasses import replace
+
     from penstock.app.loading import parse_spec
+    from penstock.config.identity import identity_of
     from penstock.listeners import bind_listeners, close_all
     from penstock.supervisor.supervisor import Supervisor
 
     settings = launch.settings
     parse_spec(launch.application)
+    identity = identity_of(settings)
+    if identity is not None and not identity.is_root and os.geteuid() == 0:
+        settings = _with_trusted_path(settings)
+        launch = replace(launch, settings=settings)
     if settings.umask is not None:
         os.umask(settings.umask)  # unix sockets have their modes from it
     # Bound first, so that a port in use is reported before a slow import. Listened on last, so
     # that no client is accepted before an application can answer it: a client that comes too
     # early gets a refused connection, and tries elsewhere or again.
     inherited = predecessor.listeners if predecessor is not None else []
-    listeners = bind_listeners(settings.bind, inherited)
+    listeners = bind_listeners(settings.bind, inherited, identity)
     try:
         return Supervisor(launch, listeners, predecessor).run()
     finally:
@@ -179,12 +199,17 @@ def _check(spec: str, settings: Settings) -> int:
     from penstock.app.loading import load_application
     from penstock.config.budgets import budgets, facts
     from penstock.config.checks import chosen_transport
+    from penstock.config.identity import identity_of
     from penstock.config.settings import OPTIONS
     from penstock.listeners import parse_address
+    from penstock.system.privileges import become
 
     for address in settings.bind:
         parse_address(address)
     transport = chosen_transport(settings)
+    identity = identity_of(settings)
+    if identity is not None:  # root imports no application
+        become(identity, setuid_programs=settings.allow_setuid_programs)
     load_application(spec)
     lines = [f"{spec} can be served on the {transport} transport with these settings:"]
     shown = {name: option.show(getattr(settings, name)) for name, option in OPTIONS.items()}
@@ -230,6 +255,31 @@ def _with_warnings(settings: Settings) -> Settings:
         if not os.path.exists(path)
     ]
     return replace(settings, warnings=(*settings.warnings, *missing))
+
+
+def _with_trusted_path(settings: Settings) -> Settings:
+    """Keep root from importing what the workers' user can change.
+
+    The current directory leaves the search path of this process; a worker puts it there again. For
+    each other directory the settings get a warning: the server itself may be installed there.
+    """
+    from dataclasses import replace
+
+    from penstock import messages
+    from penstock.system.paths import not_roots_alone
+
+    here = os.getcwd()
+    found = []
+    for entry in list(sys.path):
+        try:
+            reason = not_roots_alone(os.path.abspath(entry))
+        except OSError:
+            continue  # it does not exist
+        if reason and os.path.abspath(entry) == here:
+            sys.path.remove(entry)
+        elif reason:
+            found.append(messages.CODE_NOT_ROOTS.notice(path=entry, reason=reason))
+    return replace(settings, warnings=(*settings.warnings, *found))
 
 
 def _current_directory() -> str:

@@ -21,6 +21,7 @@ from penstock.config.sources import (
     from_file,
     from_variables,
 )
+from penstock.config.trust import Trust
 from penstock.messages import Notice
 
 
@@ -31,21 +32,25 @@ def load_settings(
     config_file: str | Path | None = None,
     *,
     on_terminal: bool = False,
+    has_user: bool = False,
 ) -> Settings:
     """Return the settings of the command, from all sources.
 
     ``flags`` holds the typed flags by the setting's name: text, a list of text for repeatable
     flags, a bool for switches. ``config_file`` is read instead of the files in ``cwd``.
-    ``on_terminal`` is True if standard output is a terminal. Raises `SettingsError`.
+    ``on_terminal`` is True if standard output is a terminal, ``has_user`` if the server that runs
+    already has another user for its workers. Raises `SettingsError`.
     """
     warnings: list[Notice] = []
     given: Given = {name: (value, OPTIONS[name].flag) for name, value in flags.items()}
+    variables = from_variables(OPTIONS, environ)
+    trust = Trust(has_user, given, variables)
     gunicorn = from_gunicorn(
-        OPTIONS, environ, Path(cwd), None if config_file is None else str(config_file)
+        OPTIONS, environ, Path(cwd), None if config_file is None else str(config_file), trust
     )
-    layers = [from_variables(OPTIONS, environ), gunicorn.arguments]
+    layers = [variables, gunicorn.arguments]
     if gunicorn.config is None or not is_python(gunicorn.config):
-        layers.append(from_file(OPTIONS, Path(cwd), gunicorn.config, warnings))
+        layers.append(from_file(OPTIONS, Path(cwd), gunicorn.config, warnings, trust))
     for layer in (*layers, gunicorn.file):
         for name, entry in layer.items():
             given.setdefault(name, entry)
@@ -54,8 +59,10 @@ def load_settings(
     add_passed_sockets(given, environ, warnings)
     if on_terminal:
         given.setdefault("access_logfile", ("-", "default on a terminal"))
+    settings = build(given, warnings)
+    trust.finish(settings)
     return replace(
-        build(given, warnings),
+        settings,
         notes=tuple(gunicorn.notes),
         application=gunicorn.application,
         hooks=gunicorn.hooks,

@@ -803,6 +803,11 @@ class Settings:
     gunicorn: Mapping[str, object] = field(default_factory=dict, compare=False, repr=False)
     """The settings of a gunicorn.conf.py as it has them, by gunicorn's names."""
 
+    @property
+    def has_user(self) -> bool:
+        """Whether the workers are to run as another user, or with another group."""
+        return self.user is not None or self.group is not None
+
     def source_of(self, name: str) -> str:
         """Return the source of a setting: ``--threads``, ``penstock.toml:threads``, ``default``."""
         return self.sources.get(name, "default")

@@ -18,6 +18,7 @@ from penstock.config.checks import check_possible, with_absolute_paths
 from penstock.config.options import Option, integer, nearest
 from penstock.config.other_servers import Spelling, explain
 from penstock.config.settings import OPTIONS, Settings
+from penstock.config.trust import Trust
 from penstock.errors import SettingsError
 from penstock.messages import Notice
 
@@ -61,12 +62,20 @@ def from_variables(options: Options, environ: Mapping[str, str]) -> Given:
 
 
 def from_file(
-    options: Options, cwd: Path, config_file: str | Path | None, warnings: list[Notice]
+    options: Options,
+    cwd: Path,
+    config_file: str | Path | None,
+    warnings: list[Notice],
+    trust: Trust,
 ) -> Given:
-    """Return the settings of ``config_file``, or else of the TOML files in ``cwd``."""
+    """Return the settings of ``config_file``, or else of the TOML files in ``cwd``.
+
+    ``trust`` checks the file that has settings.
+    """
     own, project = cwd / "penstock.toml", cwd / _PROJECT
     if config_file is not None:
         path = cwd / config_file
+        trust.check(path)
         table = _read_table(path, in_project=path.name == project.name)
         return _from_table(options, table or {}, str(config_file))
     try:
@@ -79,9 +88,12 @@ def from_file(
         return {}
     in_project = _read_table(project, in_project=True) if there[project] else None
     if not there[own]:
+        if in_project is not None:
+            trust.check(project)
         return _from_table(options, in_project or {}, project.name)
     if in_project is not None:
         warnings.append(messages.TWO_SETTINGS_FILES.notice())
+    trust.check(own)
     return _from_table(options, _read_table(own, in_project=False) or {}, own.name)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from penstock import messages
@@ -21,8 +21,10 @@ from penstock.supervisor.exit_report import (
 )
 from penstock.supervisor.generation import Generation
 from penstock.supervisor.preloader import Preloader
+from penstock.supervisor.reports import MOST_SHOWN, is_report, shortened
 from penstock.supervisor.worker_process import Stage, WorkerProcess
 from penstock.system.prctl import adopt_orphans
+from penstock.system.processes import is_child
 from penstock.telemetry.scoreboard import RequestInProgress
 from penstock.worker.channel import Message
 
@@ -171,8 +173,8 @@ class Pool:
         if channel.ended:
             self._loop.forget(channel.fileno())
         for message in received:
-            if not is_report(message):
-                channel.reject(f"an unknown message ({str(message)[:_MOST_SHOWN]})")
+            if not (is_report(message) and self._is_credible(worker, message)):
+                channel.reject(f"an unknown message ({str(message)[:MOST_SHOWN]})")
                 self._loop.forget(channel.fileno())
                 break
             self._take(worker, message)
@@ -180,6 +182,22 @@ class Pool:
             self._end_broken(worker)
         if channel.ended:
             self._lose(worker)
+
+    def _is_credible(self, worker: WorkerProcess, message: Message) -> bool:
+        """Return False for what no worker has a reason to send: it would have an effect on others.
+
+        The supervisor sends signals to the process id that a worker of the preloader gives.
+        """
+        if message["event"] == "hello" and worker.pid == 0:
+            pid, taken = message["pid"], self.find(message["pid"]) is not None
+            taken |= any(
+                g.preloader is not None and g.preloader.pid == pid for g in self.generations
+            )
+            identity = self.generation_of(worker).identity
+            return not taken and (pid in self._unclaimed or is_child(pid, identity))
+        if message["event"] == "failed":
+            return not message["watched"] or worker.settings.reload
+        return True
 
     def _end_broken(self, worker: WorkerProcess) -> None:
         """End a worker that has written something else than messages to its channel."""
@@ -203,9 +221,9 @@ class Pool:
             if worker.pid in self._unclaimed:
                 self._end(worker, self._unclaimed.pop(worker.pid))
         elif event == "failed":
-            worker.failure = message
+            worker.failure = shortened(message)
             if message["watched"] and worker.stage is Stage.BOOTING:
-                self._note_failed(worker, message)
+                self._note_failed(worker, worker.failure)
         elif event == "ready" and worker.stage is Stage.BOOTING:
             worker.stage = Stage.READY
             self._notify(events.WorkerReady(worker))
@@ -396,46 +414,12 @@ class Pool:
                 generation.logs.close()
             for listener in generation.listeners:
                 if listener not in kept:
-                    listener.socket.close()
+                    listener.close_in_child()
             if generation.preloader is not None:
                 generation.preloader.close_in_child()
         for worker in self:
             worker.channel.close()
             os.close(worker.dump)
-
-
-_REPORTS: Mapping[str, Mapping[str, type]] = {
-    "hello": {"pid": int},
-    "failed": {"message": str, "traceback": str, "status": int, "watched": int},
-    "ready": {},
-    "serving": {},
-    "asked to stop": {},
-    "stuck": {"request": str, "free_threads": int},
-    "stacks": {"text": str},
-    "changed": {"files": dict},
-}
-"""What a worker can send: events, each with its fields."""
-
-_MOST_SHOWN = 80
-"""Characters of an unknown message that the log shows."""
-
-
-def is_report(message: Message) -> bool:
-    """Return True if a worker may send this message: the application may have written it."""
-    event = message.get("event")
-    fields = _REPORTS.get(event) if isinstance(event, str) else None
-    return (
-        fields is not None
-        and all(isinstance(message.get(name), kind) for name, kind in fields.items())
-        and all(_is_file_state(state) for state in message.get("files", {}).values())
-    )
-
-
-def _is_file_state(state: object) -> bool:
-    """Return True for what `penstock.app.file_watcher.State` is in JSON."""
-    return state is None or (
-        isinstance(state, list) and [type(part) for part in state] == [int, int, int]
-    )
 
 
 def _failure_of(worker: WorkerProcess) -> str:

@@ -21,12 +21,14 @@ from typing import TYPE_CHECKING, NoReturn
 from penstock import messages
 from penstock.app.loading import load_application
 from penstock.listeners import kept_from_children
+from penstock.supervisor.reports import is_report, shortened
+from penstock.system.descriptors import receive_descriptors
 from penstock.system.fork_safety import fork_hazards, open_descriptors
 from penstock.system.prctl import end_with_parent, outlive_parent
 from penstock.system.privileges import become, drop_capabilities
 from penstock.telemetry.error_log import ErrorLog, process_logger
 from penstock.worker import child
-from penstock.worker.channel import CLOSE_ON_EXEC, Channel, Message
+from penstock.worker.channel import Channel, Message
 from penstock.worker.worker import transport_class
 
 if TYPE_CHECKING:
@@ -117,11 +119,17 @@ class Preloader:
         if self._channel is None:
             return
         for message in self._channel.receive():
-            if message["event"] == "loaded":
+            if message.get("event") == "loaded":
                 self.is_ready = True
+            elif message.get("event") == "failed" and is_report(message):
+                self._failure = shortened(message)
             else:
-                self._failure = message
-        if self._channel.ended or not self.pid:
+                self._channel.reject("an unknown message")
+                break
+        if self._channel.broken:
+            what = f"the process that loads it has sent {self._channel.broken}"
+            self._fail({"message": what, "status": 1})
+        elif self._channel.ended or not self.pid:
             self._fail(self._failure or {"message": "the process that loads it ended", "status": 1})
 
     def _fail(self, failure: Message) -> None:
@@ -185,6 +193,8 @@ class _PreloadingProcess:
 
     def _become(self, settings: Settings) -> None:
         """Give up privileges before the application is imported, as a worker does."""
+        for listener in self._generation.listeners:
+            listener.forget_directory()
         drop_capabilities()
         identity = self._generation.identity
         if identity is None:
@@ -197,8 +207,8 @@ class _PreloadingProcess:
         sock = self._channel.socket
         sock.setblocking(True)
         while True:
-            data, descriptors, _flags, _address = socket.recv_fds(
-                sock, _MESSAGE_BYTES, _MOST_DESCRIPTORS, socket.MSG_WAITALL | CLOSE_ON_EXEC
+            data, descriptors = receive_descriptors(
+                sock, _MESSAGE_BYTES, _MOST_DESCRIPTORS, socket.MSG_WAITALL
             )
             if not data:
                 return

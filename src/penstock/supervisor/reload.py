@@ -27,12 +27,16 @@ from penstock.worker.channel import Message
 
 if TYPE_CHECKING:
     from penstock.config.settings import Settings
+    from penstock.system.privileges import Identity
 
 HANDSHAKE_SECONDS = 1.0
 """How long a removed address is still accepted at: the handshake of a client may be under way."""
 
 LONGEST_SECONDS = 2.0
 """After this time a removed address is closed, even where clients wait in its queue."""
+
+_MOST_KNOWN = 100_000
+"""The number of files whose states are remembered."""
 
 _MOST_NAMES = 3
 """The number of changed files that the log names; of more, it says how many."""
@@ -108,11 +112,16 @@ class ReloadInProgress:
             self.reply(Outcome(False, message))
 
 
-def rebind(settings: Settings, before: Settings, listeners: Sequence[Listener]) -> list[Listener]:
+def rebind(
+    settings: Settings,
+    before: Settings,
+    listeners: Sequence[Listener],
+    identity: Identity | None,
+) -> list[Listener]:
     """Return the listeners for new settings: those that stay, and others that are bound now.
 
-    A unix socket whose path was removed is bound again: clients cannot reach it any more. Raises
-    `ListenError`, and has bound nothing then.
+    A unix socket whose path was removed is bound again: clients cannot reach it any more.
+    ``identity`` is `bind_listeners`'s. Raises `ListenError`, and has bound nothing then.
     """
     left = [each for each in listeners if not each.is_lost]
     if settings.bind == before.bind and len(left) == len(listeners):
@@ -126,7 +135,7 @@ def rebind(settings: Settings, before: Settings, listeners: Sequence[Listener]) 
         else:
             missing.append(text)
         result.append(there)
-    fresh = iter(bind_listeners(missing))
+    fresh = iter(bind_listeners(missing, identity=identity))
     return [each if each is not None else next(fresh) for each in result]
 
 
@@ -209,7 +218,10 @@ class Autoreload:
         }
         unknown: FileState = (0, 0, 0)
         news = [path for path, state in states.items() if self._known.get(path, unknown) != state]
-        self._known.update(states)
+        if len(self._known) + len(states) > _MOST_KNOWN:
+            self._known.clear()  # a change that was acted on may be acted on once more
+        if len(states) <= _MOST_KNOWN:
+            self._known.update(states)
         if news:
             self._logger.info("changed: %s", _names(news))
         return bool(news)

@@ -28,6 +28,7 @@ from penstock.supervisor.loop import Loop
 from penstock.supervisor.pool import Pool
 from penstock.supervisor.recycling import Recycling
 from penstock.supervisor.reload import Autoreload, ReloadInProgress, RemovedListeners, rebind
+from penstock.supervisor.reports import MOST_OF_MESSAGE
 from penstock.supervisor.state import (
     IGNORE,
     TABLE,
@@ -173,9 +174,12 @@ class Supervisor:
         settings, predecessor = self.settings, self._predecessor
         if settings.pid is not None:
             suffix = _SUCCESSORS_SUFFIX if predecessor is not None else ""
-            pid_file = PidFile(settings.pid + suffix, settings.source_of("pid"))
+            identity = identity_of(settings)
+            pid_file = PidFile(settings.pid + suffix, settings.source_of("pid"), identity)
             pid_file.create()
             self._pid_file = pid_file
+            if identity is not None and pid_file.is_users:
+                messages.PID_FILE_OF_USER.log(self.logger, path=pid_file.path, user=identity.uid)
         set_title("supervisor", title_of(settings, self.launch.application))
         if predecessor is not None:
             self.loop.watch(predecessor.channel.fileno(), self._predecessor_left)
@@ -478,7 +482,7 @@ class Supervisor:
             case "asked to stop":
                 worker.told_to_stop = True
             case "stuck":  # an empty name where no call is stuck any more
-                worker.stuck = str(message["request"])
+                worker.stuck = message["request"][:MOST_OF_MESSAGE]
                 worker.stuck_since = time.monotonic()
                 worker.free_threads = int(message.get("free_threads", 0))
             case "stacks":
@@ -552,7 +556,7 @@ class Supervisor:
         listeners = self.listeners
         try:
             settings = self.launch.read_settings()
-            listeners = rebind(settings, self.settings, self.listeners)
+            listeners = rebind(settings, self.settings, self.listeners, identity_of(settings))
             coming = self.pool.new_generation(self.launch, settings, listeners)
         except PenstockError as error:
             self._close_unused(listeners)

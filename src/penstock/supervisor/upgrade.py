@@ -13,6 +13,7 @@ import math
 import os
 import signal
 import socket
+import struct
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -22,12 +23,13 @@ from typing import TYPE_CHECKING, NoReturn
 
 from penstock import messages
 from penstock.config.sources import FIRST_PASSED_DESCRIPTOR
+from penstock.errors import SettingsError
 from penstock.supervisor import events
 from penstock.worker.channel import Channel
 
 if TYPE_CHECKING:
     from penstock.control.commands import Reply
-    from penstock.listeners import Listener
+    from penstock.listeners import Inherited, Listener
     from penstock.supervisor.generation import Launch
     from penstock.supervisor.loop import Loop
 
@@ -48,12 +50,14 @@ class Predecessor:
 
     pid: int
     channel: Channel
-    listeners: list[tuple[str, int]]
-    """Addresses, each with the descriptor of the socket that listens on it."""
+    listeners: list[Inherited]
+    """Addresses, each with the socket that listens on it."""
     services: dict[str, int]
     """The sockets of control and admin, by setting."""
     upgrades: int
     """How many upgrades there were before this one."""
+    has_user: bool
+    """It runs its workers as another user, so that settings files have to be root's."""
 
     def report_ready(self) -> None:
         """Report that the workers serve: the predecessor may leave now."""
@@ -61,20 +65,55 @@ class Predecessor:
 
 
 def find_predecessor() -> Predecessor | None:
-    """Return the predecessor that the environment names, and remove the variable."""
+    """Return the predecessor that the environment names, and remove the variable.
+
+    Raises `SettingsError` unless that is the process that has started this one.
+    """
     text = os.environ.pop(VARIABLE, None)
     if text is None:
         return None
-    passed = json.loads(text)
-    for descriptor in (passed["channel"], *passed["services"].values()):
-        os.set_inheritable(descriptor, False)
-    return Predecessor(
-        pid=passed["pid"],
-        channel=Channel(socket.socket(fileno=passed["channel"])),
-        listeners=[(address, descriptor) for address, descriptor in passed["listeners"]],
-        services=passed["services"],
-        upgrades=passed.get("upgrades", 0),
-    )
+    try:
+        passed = json.loads(text)
+        sock = socket.socket(fileno=passed["channel"])
+        if not _is_from_parent(sock, passed["pid"]):
+            raise ValueError(f"process {passed['pid']} has not started this one")
+        for descriptor in (passed["channel"], *passed["services"].values()):
+            os.set_inheritable(descriptor, False)
+        return Predecessor(
+            pid=passed["pid"],
+            channel=Channel(sock),
+            listeners=[_inherited(*each) for each in passed["listeners"]],
+            services=passed["services"],
+            upgrades=passed.get("upgrades", 0),
+            has_user=passed.get("has_user", False),
+        )
+    except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
+        raise SettingsError(
+            f"the variable {VARIABLE}, which the server sets for an upgrade alone, is wrong: "
+            f"{error}: remove it from the environment"
+        ) from None
+
+
+def _inherited(address: str, descriptor: int, identity: list[int] | None = None) -> Inherited:
+    return address, descriptor, (identity[0], identity[1]) if identity else None
+
+
+def _is_from_parent(sock: socket.socket, pid: int) -> bool:
+    """Return True if the parent has this process id, and has made this socket.
+
+    A parent that was killed since is the parent no more, and its end of the socket is closed.
+    """
+    option = getattr(socket, "SO_PEERCRED", None)
+    if option is not None:
+        maker, user, _group = struct.unpack("3i", sock.getsockopt(socket.SOL_SOCKET, option, 12))
+        if maker != pid or user != os.geteuid():
+            return False
+    if os.getppid() == pid:
+        return True
+    try:
+        return not sock.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+    except BlockingIOError:
+        return False
 
 
 class Successor:
@@ -185,12 +224,13 @@ def _become(
             "pid": os.getppid(),
             "channel": channel.fileno(),
             "listeners": [
-                (each.address.text, each.socket.fileno())
+                (each.address.text, each.socket.fileno(), each.path_identity)
                 for each in listeners
                 if each not in activated
             ],
             "services": kept,
             "upgrades": upgrades + 1,
+            "has_user": launch.settings.has_user,
         }
         for each in listeners:
             each.socket.set_inheritable(True)

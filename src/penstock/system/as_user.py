@@ -17,6 +17,7 @@ from contextlib import suppress
 from typing import NoReturn
 
 from penstock.errors import PenstockError
+from penstock.system.descriptors import receive_descriptors
 from penstock.system.privileges import Identity, become
 
 HELPER_SECONDS = 2.0
@@ -75,9 +76,7 @@ def _answer(answers: socket.socket) -> list[int]:
     poll.register(answers, select.POLLIN)
     if not poll.poll(max(0.0, deadline - time.monotonic()) * 1000):
         raise HelperError(f"it took longer than {HELPER_SECONDS:g} s")
-    data, descriptors, _flags, _address = socket.recv_fds(
-        answers, _MOST_BYTES, _MOST_DESCRIPTORS, getattr(socket, "MSG_CMSG_CLOEXEC", 0)
-    )
+    data, descriptors = receive_descriptors(answers, _MOST_BYTES, _MOST_DESCRIPTORS)
     error = json.loads(data)["error"] if data else "the process for it was ended"
     if error:
         for descriptor in descriptors:

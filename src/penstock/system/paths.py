@@ -102,6 +102,8 @@ def find(path: str) -> Place:
             # A hard link to any other file of root's may have been put there.
             fixed = entry is not None and entry.st_uid == 0 and stat.S_ISDIR(entry.st_mode)
             if not container.is_roots and not (container.is_sticky and fixed):
+                if container.is_sticky and entry is not None and stat.S_ISDIR(entry.st_mode):
+                    container = Entry.of(so_far, entry)  # its owner can move it
                 return Place(directory, os.path.join(so_far, *ahead), container)
             if entry is not None and stat.S_ISLNK(entry.st_mode):
                 links += 1

@@ -7,9 +7,16 @@ from __future__ import annotations
 
 import os
 import tempfile
+from collections.abc import Callable
 from contextlib import suppress
+from typing import TYPE_CHECKING
 
 from penstock.errors import SettingsError
+from penstock.system.as_user import HelperError, as_user
+from penstock.system.paths import find
+
+if TYPE_CHECKING:
+    from penstock.system.privileges import Identity
 
 _NAME_IN_COMMANDS = b"penstock"
 _TICKS = os.sysconf("SC_CLK_TCK")
@@ -24,17 +31,25 @@ class PidFile:
     supervisor has ended, as gunicorn does.
     """
 
-    def __init__(self, path: str, source: str = "--pid") -> None:
-        """Name the file. ``source`` is the source of the setting ``pid``, for error messages."""
+    def __init__(self, path: str, source: str = "--pid", identity: Identity | None = None) -> None:
+        """Name the file. ``source`` is the source of the setting ``pid``, for error messages.
+
+        Where root does this, and others can change the file's directory, all is done with the
+        rights of ``identity``.
+        """
         self.path = os.path.abspath(path)
         self._source = source
         self._pid = 0
+        self._identity = identity
 
     def create(self) -> None:
         """Write this process's id; raises `SettingsError` where another server holds the file."""
-        self._check_free(self.path)
         self._pid = os.getpid()
-        self._write(self.path)
+        try:
+            self._do(self.path, lambda: self._create(self.path))
+        except BaseException:
+            self._pid = 0
+            raise
 
     def move_to(self, path: str, left_by: int = 0) -> None:
         """Move the file to ``path``. On an error it stays where it is: raises `SettingsError`.
@@ -43,9 +58,7 @@ class PidFile:
         replaced although that process may still seem to run.
         """
         path = os.path.abspath(path)
-        if _read(path) != left_by:
-            self._check_free(path)
-        self._write(path)
+        self._do(path, lambda: self._create(path, left_by))
         if path != self.path:
             self.remove()
         self.path = path
@@ -56,13 +69,56 @@ class PidFile:
         A process that was forked since then removes nothing, and neither does one whose file was
         replaced.
         """
-        if self._pid == os.getpid() and _read(self.path) == self._pid:
+        if self._pid == os.getpid():
+            with suppress(SettingsError):
+                self._do(self.path, self._remove)
+
+    def _remove(self) -> None:
+        if _read(self.path) == self._pid:
             with suppress(OSError):
                 os.unlink(self.path)
 
+    @property
+    def is_users(self) -> bool:
+        """Whether the file is that user's, because others than root can change its directory."""
+        return self._works_as_user(self.path)
+
+    def _works_as_user(self, path: str) -> bool:
+        if self._identity is None or self._identity.is_root or os.geteuid() != 0:
+            return False
+        try:
+            with find(path) as place:
+                return place.changeable is not None
+        except OSError:
+            return False  # there is no such directory, as writing reports
+
+    def _do(self, path: str, work: Callable[[], None]) -> None:
+        """Work on a file, with the rights that its place asks for. Raises `SettingsError`."""
+        if not self._works_as_user(path):
+            work()
+            return
+        assert self._identity is not None
+
+        def work_as_user() -> tuple[int, ...]:
+            work()
+            return ()
+
+        try:
+            as_user(self._identity, work_as_user)
+        except HelperError as error:
+            raise SettingsError(
+                f"{error} (done as user {self._identity.uid}, because others than root can change "
+                "its directory)"
+            ) from None
+
+    def _create(self, path: str, left_by: int = 0) -> None:
+        if not left_by or _read(path) != left_by:
+            self._check_free(path)
+        self._write(path)
+
     def _check_free(self, path: str) -> None:
         holder = _read(path)
-        if holder is None or holder == os.getpid() or not _is_held(path, holder):
+        if holder is None or holder == self._pid or not _is_held(path, holder):
             return
         raise SettingsError(
             f"the pid file {path} (pid from {self._source}) belongs to process {holder}, which "
@@ -78,7 +134,7 @@ class PidFile:
             )
             try:
                 with open(descriptor, "wb") as file:
-                    file.write(b"%d\n" % os.getpid())
+                    file.write(b"%d\n" % self._pid)
                     os.fchmod(file.fileno(), 0o644)
                 os.replace(temporary, path)
             except BaseException:
@@ -94,7 +150,8 @@ class PidFile:
 def _read(path: str) -> int | None:
     """Return the process id in a file, or None if the file cannot be read or holds none."""
     try:
-        with open(path, "rb") as file:
+        # O_NONBLOCK: a named pipe would wait for a writer.
+        with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
             text = file.read(32).strip()
     except OSError:
         return None

@@ -111,8 +111,8 @@ class RequestInProgress:
 
     @property
     def age(self) -> float:
-        """How long the call has lasted, in seconds."""
-        return time.monotonic() - self.since
+        """How long the call has lasted, in seconds; 0 where the record is nonsense."""
+        return max(0.0, time.monotonic() - self.since)
 
     def __str__(self) -> str:
         """Return the request as a log names it."""
@@ -132,6 +132,7 @@ class Scoreboard:
         self.slot_bytes = SLOT_WORDS * WORD + threads * RECORD_BYTES
         self.memory = mmap.mmap(-1, slots * self.slot_bytes)
         self.slots = [Slot(self, index) for index in range(slots)]
+        self._taken: set[int] = set()
 
     @property
     def is_private(self) -> bool:
@@ -141,7 +142,9 @@ class Scoreboard:
     def take(self) -> Slot | None:
         """Return a free slot, cleared and marked as booting; None if there is none."""
         for slot in self.slots:
-            if slot.words[STATE] == FREE:
+            # What the memory says of it does not count: every worker can write to every slot.
+            if slot.index not in self._taken:
+                self._taken.add(slot.index)
                 slot.clear()
                 slot.words[STATE] = BOOTING
                 self._count_in_use()
@@ -157,12 +160,12 @@ class Scoreboard:
         return sum(slot.words[SPOOLED] for slot in self.in_use())
 
     def _count_in_use(self) -> None:
-        used = [slot.index + 1 for slot in self.slots if slot.words[STATE] != FREE]
-        self.slots[0].words[IN_USE] = max(used, default=0)
+        self.slots[0].words[IN_USE] = max(self._taken, default=-1) + 1
 
     def give_back(self, slot: Slot) -> None:
         """Make a slot free, and clear it."""
         slot.clear()
+        self._taken.discard(slot.index)
         self._count_in_use()
 
 

@@ -19,6 +19,8 @@ from collections import deque
 from collections.abc import Sequence
 from typing import Any
 
+from penstock.system.descriptors import receive_descriptors
+
 Message = dict[str, Any]
 
 MAX_UNSENT_BYTES = 4 << 20
@@ -42,9 +44,6 @@ _MOST_DESCRIPTORS = 8
 
 _MOST_ATTACHED = 16
 """Descriptors that may wait for a worker that does not read."""
-
-CLOSE_ON_EXEC = getattr(socket, "MSG_CMSG_CLOEXEC", 0)
-"""Makes descriptors that arrive close when the application executes another program."""
 
 _RECEIVE_BYTES = 1 << 16
 _MOST_RECEIVED = 1 << 18
@@ -173,9 +172,7 @@ class Channel:
     def _read(self) -> bytes:
         if not self._is_workers:
             return self.socket.recv(_RECEIVE_BYTES)  # the kernel closes descriptors that come
-        data, descriptors, _flags, _address = socket.recv_fds(
-            self.socket, _RECEIVE_BYTES, _MOST_DESCRIPTORS, CLOSE_ON_EXEC
-        )
+        data, descriptors = receive_descriptors(self.socket, _RECEIVE_BYTES, _MOST_DESCRIPTORS)
         self._received += descriptors
         return data
 

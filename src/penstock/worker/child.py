@@ -227,6 +227,8 @@ class _Child:
     def _restrict(self) -> None:
         """Give up what is given up thread by thread, while there is no other thread."""
         identity, settings = self._assignment.identity, self._settings
+        for listener in self._assignment.listeners:
+            listener.forget_directory()
         drop_capabilities()
         if identity is not None and not settings.allow_setuid_programs:
             forbid_setuid_programs(identity)

@@ -26,6 +26,7 @@ from penstock.config.gunicorn_settings import (
 )
 from penstock.config.options import Option
 from penstock.config.other_servers import spelt
+from penstock.config.trust import Trust
 from penstock.errors import SettingsError
 from penstock.messages import Notice
 
@@ -87,10 +88,15 @@ def is_python(config: str) -> bool:
 
 
 def from_gunicorn(
-    options: Mapping[str, Option], environ: Mapping[str, str], cwd: Path, config: str | None
+    options: Mapping[str, Option],
+    environ: Mapping[str, str],
+    cwd: Path,
+    config: str | None,
+    trust: Trust,
 ) -> FromGunicorn:
     """Return what gunicorn's sources give. ``config`` is the file that the command names, if any.
 
+    ``trust`` checks a file before it is executed.
     Without it, a gunicorn.conf.py in ``cwd`` is read, as gunicorn does. Raises `SettingsError`.
     """
     found = FromGunicorn(config=config)
@@ -100,6 +106,7 @@ def from_gunicorn(
         in_arguments = values.pop("config", None)
         found.config = config if config is not None else _text_or_none(in_arguments)
         found.arguments = _ours(values, lambda _: ARGUMENTS)
+        trust.note(found.arguments)
         found.application = _text_or_none(values.get("wsgi_app"))
         ignored |= {name: (ARGUMENTS, value) for name, value in values.items()}
         found.notes.append(f"{ARGUMENTS} was read: {', '.join(values) or 'no settings'}")
@@ -107,7 +114,7 @@ def from_gunicorn(
     if location is None and os.path.exists(cwd / USUAL_FILE):
         location = USUAL_FILE
     if location is not None and is_python(location):
-        values = _read(location, cwd, found)
+        values = _read(location, cwd, found, trust)
         ignored = {name: (_shown(location), value) for name, value in values.items()} | ignored
     elif location is not None:
         found.config = _shown(location)
@@ -115,10 +122,10 @@ def from_gunicorn(
     return found
 
 
-def _read(location: str, cwd: Path, found: FromGunicorn) -> dict[str, object]:
+def _read(location: str, cwd: Path, found: FromGunicorn, trust: Trust) -> dict[str, object]:
     """Run a file, and return the names in it that are settings of gunicorn."""
     shown = _shown(location)
-    names = _run(location, cwd)
+    names = _run(location, cwd, trust)
     # As under gunicorn, other names in the file are ignored.
     values = {name: names[name] for name in names if name in GUNICORN_SETTINGS}
     functions = {name: names[name] for name in HOOKS if names.get(name) is not None}
@@ -282,16 +289,21 @@ def _shown(location: str) -> str:
     return location.removeprefix(_FILE)
 
 
-def _run(location: str, cwd: Path) -> dict[str, object]:
+def _run(location: str, cwd: Path, trust: Trust) -> dict[str, object]:
     """Run a configuration file, also one that ran before, and return the names it defines.
 
-    As under gunicorn, it can import modules from the current directory.
+    As under gunicorn, it can import modules from the current directory, if root takes that.
     """
     path = str(cwd)
-    sys.path.insert(0, path)
+    if not location.startswith(_MODULE):
+        trust.check(cwd / _shown(location), python=True)
+    if trust.takes_directory(cwd):
+        sys.path.insert(0, path)
+    else:
+        sys.path[:] = [entry for entry in sys.path if entry not in ("", path)]
     try:
         if location.startswith(_MODULE):
-            spec = _spec_of_module(location.removeprefix(_MODULE))
+            spec = _spec_of_module(location.removeprefix(_MODULE), trust)
         else:
             spec = _spec_of_file(cwd / _shown(location), location)
         return vars(_executed(spec, _shown(location)))
@@ -314,16 +326,22 @@ def _spec_of_file(path: Path, location: str) -> ModuleSpec:
     return spec
 
 
-def _spec_of_module(name: str) -> ModuleSpec:
+def _spec_of_module(name: str, trust: Trust) -> ModuleSpec:
     from importlib.util import find_spec
 
     try:
+        # The packages around it are imported, too: first the outermost, which this does not import.
+        outermost = find_spec(name.partition(".")[0])
+        if outermost is not None and outermost.origin:
+            trust.check(Path(outermost.origin), python=True)
         # For a module that was imported before, this finds its spec; the module runs again.
         spec = find_spec(name)
     except (ImportError, ValueError, AttributeError):
         spec = None
     if spec is None or spec.loader is None:
         raise SettingsError(f"there is no module {name!r} to read settings from ({_MODULE}{name})")
+    if spec.origin:
+        trust.check(Path(spec.origin), python=True)
     return spec
 
 

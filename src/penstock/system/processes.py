@@ -1,0 +1,32 @@
+"""Which processes are this one's children, whatever another process says of them."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from penstock.system.privileges import Identity
+
+
+def is_child(pid: int, identity: Identity | None) -> bool:
+    """Return True if a process is a child of this one that has ``identity``, or any for None.
+
+    A child that has ended counts until it is reaped.
+    """
+    if pid <= 0:
+        return False
+    try:
+        os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+    except (ChildProcessError, OverflowError):
+        return False
+    if identity is None:
+        return True
+    try:
+        with open(f"/proc/{pid}/status", "rb") as status:
+            for line in status:
+                if line.startswith(b"Uid:"):
+                    return set(map(int, line.split()[1:])) == {identity.uid}
+    except (OSError, ValueError):
+        pass
+    return False
