@@ -217,7 +217,7 @@ class Listener:
     def _unlink(self) -> None:
         if self._path is None or self._owner != os.getpid():
             return
-        # In the directory as it was opened: whoever has moved it since, another one is not touched.
+        # In the directory as it was opened: if it was moved since, another one is not touched.
         if self._directory is not None and self._seen() == self._identity:
             try:
                 os.unlink(os.path.basename(self._path), dir_fd=self._directory)
