@@ -15,7 +15,11 @@ import random
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from itertools import count
 from math import sqrt
+
+from penstock.transport.admission import Overload
+from penstock.transport.config import TransportConfig
 
 THREADS = 4
 SERVICE = 0.02
@@ -30,8 +34,12 @@ WARM_UP = 30.0
 """What arrives before this is not counted: sustained overload shows after ten seconds."""
 SEED = 20261129
 
-OVERLOAD_DELAY = 1.0
-OVERLOAD_SECONDS = 10.0
+CLOSE, RESET, HIDDEN = "close", "reset", "stay behind a proxy that keeps"
+"""What clients do with their connections as they leave. The server acts on a close only while the
+overload is sustained, since a client may close one side and wait for the answer."""
+
+CONFIG = TransportConfig()
+OVERLOAD_DELAY = CONFIG.overload_delay_seconds
 
 
 @dataclass(slots=True)
@@ -47,6 +55,8 @@ class Outcome:
     """What became of the requests that were counted."""
 
     sent: int = 0
+    rate: float = 0.0
+    """Useful answers a second, in the time that counts."""
     useful: int = 0
     """Answered before the client had left."""
     late: int = 0
@@ -58,34 +68,46 @@ class Outcome:
     refusal_times: list[float] = field(default_factory=list)
     """Of refusals the same."""
 
-    def percentile(self, share: float, times: list[float]) -> float:
-        """Return a percentile in seconds; 0 without times."""
-        return sorted(times)[min(len(times) - 1, int(share * len(times)))] if times else 0.0
-
 
 class Policy:
-    """Serves in the order of arrival. Subclasses change the order, or refuse requests earlier."""
+    """Serves in the order of arrival. Subclasses change the order, or refuse requests earlier.
+
+    The rule for sustained overload is the server's own.
+    """
 
     name = "FIFO"
 
     def __init__(self) -> None:
         """Begin without overload."""
         self.queue: deque[Request] = deque()
-        self.lucky_at = 0.0
-        """When a request last waited for less than the threshold."""
-        self.overloaded = False
+        self.overload = Overload(CONFIG)
 
-    def note(self, now: float) -> None:
-        """Apply the rule for sustained overload, as a thread takes its next request."""
+    def join(self, request: Request) -> None:
+        """Put a request into the queue as it arrives."""
+        if not self.queue:
+            self.overload.queue_moved(nanoseconds(request.sent), 0)
+        self.queue.append(request)
+
+    def moved(self, now: float) -> None:
+        """Apply the rule for sustained overload, after the queue has changed."""
         oldest = now - self.queue[0].sent if self.queue else 0.0
-        if oldest <= max(OVERLOAD_DELAY, 2 * SERVICE):
-            self.lucky_at = now
-        self.overloaded = now - self.lucky_at >= OVERLOAD_SECONDS
+        self.overload.queue_moved(nanoseconds(now), nanoseconds(oldest))
+
+    def sees(self, leaving: str) -> bool:
+        """Return True if the server knows now that a client has left."""
+        return leaving == RESET or (leaving == CLOSE and self.overload.sustained)
 
     def next(self, now: float, refuse: Callable[[Request], None]) -> Request | None:
         """Return the request to serve now; call ``refuse`` with each that is refused."""
-        self.note(now)
-        return self.queue.popleft() if self.queue else None
+        if not self.queue:
+            return None
+        request = self.take(now, refuse)
+        self.moved(now)
+        return request
+
+    def take(self, now: float, refuse: Callable[[Request], None]) -> Request | None:
+        """Return the same, from a queue that is not empty."""
+        return self.queue.popleft()
 
 
 class NewestFirst(Policy):
@@ -93,19 +115,17 @@ class NewestFirst(Policy):
 
     name = "LIFO"
 
-    def next(self, now: float, refuse: Callable[[Request], None]) -> Request | None:
+    def take(self, now: float, refuse: Callable[[Request], None]) -> Request | None:
         """Return the newest request, or the oldest without overload."""
-        self.note(now)
-        if not self.queue:
-            return None
-        return self.queue.pop() if self.overloaded else self.queue.popleft()
+        return self.queue.pop() if self.overload.sustained else self.queue.popleft()
 
 
 class ControlledDelay(Policy):
-    """CoDel (RFC 8289) with a target of one second: refuses at a rate that grows."""
+    """CoDel: refuses at a rate that grows, as RFC 8289 says, with a target of one second."""
 
     name = "CoDel"
-    interval = OVERLOAD_SECONDS
+    interval = 0.1
+    """RFC 8289's: the first refusals are this far apart."""
 
     def __init__(self) -> None:
         """Begin without refusing."""
@@ -114,47 +134,49 @@ class ControlledDelay(Policy):
         self.count = 0
         self.refusing = False
 
-    def next(self, now: float, refuse: Callable[[Request], None]) -> Request | None:
+    def take(self, now: float, refuse: Callable[[Request], None]) -> Request | None:
         """Return the oldest request, after refusing as the control law says."""
-        self.note(now)
-        if not self.overloaded:
+        if not self.overload.sustained:
             self.refusing = False
-            return self.queue.popleft() if self.queue else None
+            return self.queue.popleft()
         if not self.refusing:
             self.refusing = True
             self.count = self.count - 2 if self.count > 2 else 1
             self.next_refusal = now
-        while self.queue and now >= self.next_refusal:
+        while self.queue and now >= self.next_refusal and self.overload.sustained:
             refuse(self.queue.popleft())
             self.count += 1
-            self.next_refusal += self.interval / 100 / sqrt(self.count)
-            self.note(now)
-            if not self.overloaded:
-                break
+            self.next_refusal += self.interval / sqrt(self.count)
+            self.moved(now)
         return self.queue.popleft() if self.queue else None
 
 
 class ShortTimeout(Policy):
-    """Refuses what has waited for longer than the threshold while the overload is sustained.
+    """Refuses what has waited for longer than a second, from sustained overload to an empty queue.
 
-    This is CoDel as servers of remote procedures use it: the state of RFC 8289 decides on the
-    longest wait, and not on a rate of refusals.
+    Servers of remote procedures use CoDel like this: its state decides on the longest wait.
     """
 
-    name = "CoDel, as a timeout"
+    name = "CoDel as a timeout"
 
-    def next(self, now: float, refuse: Callable[[Request], None]) -> Request | None:
+    def __init__(self) -> None:
+        """Begin without refusing."""
+        super().__init__()
+        self.refusing = False
+
+    def take(self, now: float, refuse: Callable[[Request], None]) -> Request | None:
         """Return the oldest request that has not waited for too long."""
-        self.note(now)
-        while self.queue and self.overloaded and now - self.queue[0].sent > OVERLOAD_DELAY:
+        self.refusing = self.refusing or self.overload.sustained
+        while self.refusing and self.queue and now - self.queue[0].sent > OVERLOAD_DELAY:
             refuse(self.queue.popleft())
+        if len(self.queue) <= 1:
+            self.refusing = False
         return self.queue.popleft() if self.queue else None
 
-    def note(self, now: float) -> None:
-        """Apply the rule, and stay overloaded until the queue has been empty."""
-        before = self.overloaded
-        super().note(now)
-        self.overloaded = self.overloaded or (before and bool(self.queue))
+
+def nanoseconds(seconds: float) -> int:
+    """Return seconds as the server counts them."""
+    return round(seconds * 1e9)
 
 
 POLICIES: tuple[type[Policy], ...] = (Policy, NewestFirst, ControlledDelay, ShortTimeout)
@@ -170,12 +192,20 @@ def arrivals(load: float, seconds: float, patience: float, seed: int) -> list[Re
 
 
 def simulate(
-    policy: Policy, requests: list[Request], *, leaving_seen: bool, count_from: float = 0.0
+    policy: Policy,
+    requests: list[Request],
+    *,
+    leaving: str,
+    count_from: float = 0.0,
+    threads: int = THREADS,
+    service: float = SERVICE,
 ) -> Outcome:
     """Return what became of requests, which are in the order of their arrival."""
     outcome = Outcome()
-    free = THREADS
-    ends: list[tuple[float, Request]] = []  # of the calls in progress
+    free = threads
+    counted_time = max(requests[-1].sent - count_from, 1e-9)
+    ends: list[tuple[float, int, Request]] = []  # of the calls in progress
+    order = count()
 
     def counted(request: Request) -> bool:
         return request.sent >= count_from
@@ -190,21 +220,25 @@ def simulate(
         while queue and now - queue[0].sent > QUEUE_TIMEOUT:
             refuse(queue.popleft(), now)
         # All wait for equally long, so that the oldest leave first.
-        while leaving_seen and queue and queue[0].leaves < now:
+        while queue and queue[0].leaves < now and policy.sees(leaving):
             queue.popleft()
+            policy.moved(now)
 
     def start(now: float) -> None:
         nonlocal free
         drop(now)
         while free and (request := policy.next(now, lambda old: refuse(old, now))) is not None:
             free -= 1
-            heapq.heappush(ends, (now + SERVICE, request))
+            heapq.heappush(ends, (now + service, next(order), request))
 
     def finish(until: float) -> None:
         nonlocal free
         while ends and ends[0][0] <= until:
-            now, request = heapq.heappop(ends)
+            now, _, request = heapq.heappop(ends)
             free += 1
+            policy.overload.served(nanoseconds(service))
+            if now <= request.leaves and count_from <= now <= requests[-1].sent:
+                outcome.rate += 1 / counted_time
             if counted(request):
                 if now <= request.leaves:
                     outcome.useful += 1
@@ -220,53 +254,60 @@ def simulate(
         if len(policy.queue) >= QUEUE:
             refuse(request, request.sent)
         else:
-            policy.queue.append(request)
+            policy.join(request)
         start(request.sent)
     finish(float("inf"))
     return outcome
 
 
-def table(patience: float, *, leaving_seen: bool) -> None:
+def table(patience: float, leaving: str) -> None:
     """Print a row for each policy and load."""
-    seen = "seen" if leaving_seen else "not seen"
-    print(f"\nClients wait for {patience:g} s; that they leave is {seen}.\n")
-    print("| policy | load | useful a second | of capacity | of requests | refused | p50 | p99 "
-          "| refused after (p50, p99) |")  # fmt: skip
+    print(f"\nClients wait for {patience:g} s, and then {leaving} their connections:\n")
+    print("| policy | load | useful a second | of the capacity | refused | answer p50 | p99 "
+          "| refusal p50 | p99 |")  # fmt: skip
     print("|---|---:|---:|---:|---:|---:|---:|---:|---:|")
     for kind in POLICIES:
         for load in LOADS:
             requests = arrivals(load, SECONDS, patience, SEED)
-            got = simulate(kind(), requests, leaving_seen=leaving_seen, count_from=WARM_UP)
-            seconds = SECONDS - WARM_UP
+            got = simulate(kind(), requests, leaving=leaving, count_from=WARM_UP)
+            answers, refusals = got.times, got.refusal_times
             print(
-                f"| {kind.name} | {load:g} | {got.useful / seconds:.0f} "
-                f"| {got.useful / seconds / CAPACITY:.2f} | {got.useful / got.sent:.2f} "
-                f"| {got.refused / got.sent:.2f} "
-                f"| {got.percentile(0.5, got.times):.2f} s "
-                f"| {got.percentile(0.99, got.times):.2f} s "
-                f"| {got.percentile(0.5, got.refusal_times):.2f} s, "
-                f"{got.percentile(0.99, got.refusal_times):.2f} s |"
+                f"| {kind.name} | {load:g} | {got.rate:.0f} | {got.rate / CAPACITY:.2f} "
+                f"| {got.refused / got.sent:.0%} | {shown(answers, 0.5)} | {shown(answers, 0.99)} "
+                f"| {shown(refusals, 0.5)} | {shown(refusals, 0.99)} |"
             )
 
 
-def burst(count: int, patience: float) -> None:
+def shown(times: list[float], share: float) -> str:
+    """Return a percentile of times as text."""
+    if not times:
+        return "-"
+    return f"{sorted(times)[min(len(times) - 1, int(share * len(times)))]:.2f} s"
+
+
+def burst(size: int, threads: int, service: float) -> None:
     """Print what a burst of requests to an idle worker sees."""
-    print(f"\n{count} requests at once, whose clients wait for {patience:g} s:\n")
+    print(f"\n{size} requests at once to {threads} threads of a view of {service:g} s, whose "
+          "clients wait for 30 s:\n")  # fmt: skip
     for kind in POLICIES:
-        requests = [Request(1.0, 1.0 + patience) for _ in range(count)]
-        got = simulate(kind(), requests, leaving_seen=True)
-        print(f"- {kind.name}: {got.useful} served, {got.refused} refused, the last after "
-              f"{max(got.times):.2f} s")  # fmt: skip
+        requests = [Request(1.0, 31.0) for _ in range(size)]
+        got = simulate(kind(), requests, leaving=CLOSE, threads=threads, service=service)
+        print(f"- {kind.name}: {got.useful} served, {got.refused} refused, the last answer after "
+              f"{max(got.times):.1f} s")  # fmt: skip
 
 
 def main() -> None:
     """Print all tables."""
     print(f"{THREADS} threads, a view of {SERVICE * 1000:g} ms: {CAPACITY:g} requests a second; "
           f"seed {SEED}")  # fmt: skip
-    for leaving_seen in (True, False):
-        for patience in (1.5, 30.0):
-            table(patience, leaving_seen=leaving_seen)
-    burst(1000, 30.0)
+    table(1.5, CLOSE)
+    table(1.5, HIDDEN)
+    table(0.8, CLOSE)
+    table(0.8, RESET)
+    table(30.0, CLOSE)
+    burst(1000, THREADS, SERVICE)
+    burst(1000, 1, SERVICE)
+    burst(60, THREADS, 1.0)
 
 
 if __name__ == "__main__":

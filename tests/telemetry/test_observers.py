@@ -94,10 +94,9 @@ def test_an_observer_that_fails_is_reported_once_and_costs_the_others_nothing() 
 
 
 def test_requests_that_find_the_queue_full_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "MAX_QUEUED_REQUESTS", 2)
     monkeypatch.setattr(module, "GATHER_SECONDS", 60.0)
     recorder = Recorder()
-    observers = Observers([recorder])
+    observers = Observers([recorder], most=2)
     for _ in range(5):
         observers.add(request())
     observers.close(DEADLINE)

@@ -49,12 +49,17 @@ LATE = [moved(100, 0), *(moved(100 + step, 1.5) for step in range(1, 10))]
 
 CASES: dict[str, tuple[list[Event], bool]] = {
     "no event": ([], False),
-    "an empty queue": ([moved(100, 0)], False),
+    "an empty queue at the start": ([moved(100, 0)], False),
     "less than ten seconds": (LATE, False),
     "ten seconds": ([*LATE, moved(110, 1.5)], True),
     "a request that waited for less in between": ([*LATE, moved(109, 0.9), moved(118, 2)], False),
     "an empty queue in between": ([*LATE, moved(109, 0), moved(118, 2)], False),
-    "the end": ([*LATE, moved(110, 1.5), moved(110.5, 0.5)], False),
+    "clients that leave soon": ([*LATE, moved(110, 1.5), moved(110.5, 0.5)], True),
+    "an empty queue": ([*LATE, moved(110, 1.5), moved(110.5, 0)], False),
+    "another ten seconds": (
+        [*LATE, moved(110, 1.5), moved(111, 0), moved(120, 1.5), moved(120.9, 2)],
+        False,
+    ),
     "twice a slow call is no long wait": ([served(SECOND), *LATE, moved(111, 1.5)], False),
     "more than twice a slow call": (
         [served(SECOND), moved(100, 0), moved(105, 2.1), moved(111, 2.1)],

@@ -46,10 +46,14 @@ impl Overload {
     /// has waited.
     pub fn queue_moved(&mut self, budgets: &Budgets, now: Nanos, oldest: Nanos) -> bool {
         let services = budgets.overload_services.saturating_mul(self.mean_service);
+        if oldest == 0 {
+            self.sustained = false;
+        }
         if oldest <= budgets.overload_delay.max(services) {
             self.relaxed_at = now;
+        } else if now.saturating_sub(self.relaxed_at) >= budgets.overload {
+            self.sustained = true;
         }
-        self.sustained = now.saturating_sub(self.relaxed_at) >= budgets.overload;
         self.sustained
     }
 }

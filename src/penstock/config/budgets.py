@@ -191,6 +191,8 @@ def _current_descriptors() -> int:
 
 def _shown(count: int) -> str:
     """Return a size in words; one that is computed is rounded."""
+    if count % (1 << 20) == 0:
+        return show_size(count)
     for unit, worth in (("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)):
         if count >= 10 * worth:
             return f"{count // worth}{unit}"

@@ -48,9 +48,18 @@ class Observers:
     The thread is started here: create this in the process that serves, after any fork.
     """
 
-    def __init__(self, observers: Sequence[Observer], logger: logging.Logger | None = None) -> None:
-        """Take over ``observers``; an observer that fails is reported to ``logger``, once."""
+    def __init__(
+        self,
+        observers: Sequence[Observer],
+        logger: logging.Logger | None = None,
+        most: int | None = None,
+    ) -> None:
+        """Take over ``observers``; an observer that fails is reported to ``logger``, once.
+
+        ``most`` is how many requests may be queued; None is `MAX_QUEUED_REQUESTS`.
+        """
         self.observers = observers
+        self._most = most
         self.needs = reduce(Needs.with_those_of, (each.needs for each in observers), Needs())
         self._logger = logger
         self._failed: set[int] = set()  # the log writer's: positions of observers that failed
@@ -71,6 +80,11 @@ class Observers:
         self._deadline = 0.0
         self._thread = threading.Thread(target=self._run, name="penstock-log-writer", daemon=True)
         self._thread.start()
+
+    @property
+    def most(self) -> int:
+        """How many requests may be queued."""
+        return MAX_QUEUED_REQUESTS if self._most is None else self._most
 
     @property
     def line_format(self) -> LineFormat | None:
@@ -97,7 +111,7 @@ class Observers:
             size += request.transcript.size
         with self._lock:
             if (
-                len(self._queued) >= MAX_QUEUED_REQUESTS
+                len(self._queued) >= self.most
                 or self._characters >= MAX_QUEUED_CHARACTERS
                 or self._closed
             ):

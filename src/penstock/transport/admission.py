@@ -19,8 +19,10 @@ class Overload:
     """The rule for sustained overload, and the mean time of a call. The caller's lock guards it.
 
     The overload is sustained when for `overload_seconds` some request has always been waiting for
-    longer than `overload_delay_seconds`, and for longer than `overload_services` mean calls. Then
-    the newest request of the queue is next, and until then the oldest (`takes_newest`).
+    longer than `overload_delay_seconds`, and than `overload_services` mean calls. It ends
+    when the queue is empty: clients that leave early keep every wait short, and the server is
+    overloaded all the same. While it is sustained, a thread takes the newest request of the queue,
+    and at all other times the oldest.
     """
 
     __slots__ = ("_delay", "_services", "_while", "mean_service", "relaxed_at", "sustained")
@@ -50,7 +52,10 @@ class Overload:
         To be called before a request joins an empty queue, and after one has left it. ``oldest`` is
         for how long the oldest that is left has waited, 0 if none is left.
         """
+        if oldest == 0:
+            self.sustained = False
         if oldest <= max(self._delay, self._services * self.mean_service):
             self.relaxed_at = now
-        self.sustained = now - self.relaxed_at >= self._while
+        elif now - self.relaxed_at >= self._while:
+            self.sustained = True
         return self.sustained

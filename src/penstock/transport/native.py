@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from penstock import _native, messages
-from penstock.telemetry.observers import MAX_QUEUED_CHARACTERS, MAX_QUEUED_REQUESTS
+from penstock.telemetry.observers import MAX_QUEUED_CHARACTERS
 from penstock.transport.spool import SpooledBody
 from penstock.wsgi.environ import DroppedFields
 from penstock.wsgi.headers import check_head
@@ -124,7 +124,7 @@ def _reporting(observers: Observers | None) -> dict[str, Any]:
     """Return what native code reports finished requests with."""
     if observers is None:
         return dict.fromkeys(("observers", "requests", "needs", "line_format"))
-    requests = _native.RequestQueue(MAX_QUEUED_REQUESTS, MAX_QUEUED_CHARACTERS)
+    requests = _native.RequestQueue(observers.most, MAX_QUEUED_CHARACTERS)
     observers.take_from(requests)
     return {
         "observers": observers,

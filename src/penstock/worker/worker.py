@@ -164,7 +164,7 @@ class Worker:
             if settings.trace:
                 observers.append(Trace.to_stderr())
             if observers:
-                self._observers = Observers(observers, self.logger)
+                self._observers = Observers(observers, self.logger, settings.log_queue)
         except BaseException:
             if self._observers is None:
                 for observer in observers:

@@ -1,0 +1,188 @@
+"""The budgets that are computed, from given facts."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from penstock.config.budgets import MOST_RESERVED, Budgets, Facts, budgets, needs_warning
+from penstock.config.settings import Settings
+from penstock.config.sources import settings_from_kwargs
+from penstock.errors import SettingsError
+from penstock.system.file_systems import free_bytes, is_in_memory
+from penstock.worker.worker import transport_config
+
+MIB, GIB = 1 << 20, 1 << 30
+
+
+def facts(
+    memory: int | None = 4 * GIB,
+    descriptors: int = 20_000,
+    free: int | None = 100 * GIB,
+    in_memory: bool = False,
+    workers: int = 1,
+) -> Facts:
+    return Facts(
+        memory=memory,
+        descriptors=descriptors,
+        spool_dir="/spool",
+        spool_free=free,
+        spool_in_memory=in_memory,
+        workers=workers,
+    )
+
+
+def reason(computed: Budgets, name: str) -> str:
+    [because] = [because for known, _, because in computed.reasons if known == name]
+    return because
+
+
+@pytest.mark.parametrize(
+    ("descriptors", "left"),
+    [(20_000, 20_000 - MOST_RESERVED), (1024, 768), (64, 48), (1 << 20, (1 << 20) - MOST_RESERVED)],
+)
+def test_a_quarter_of_the_descriptors_and_hundreds_at_most_are_the_applications(
+    descriptors: int, left: int
+) -> None:
+    assert budgets(Settings(), facts(descriptors=descriptors)).max_descriptors == left
+
+
+@pytest.mark.parametrize(
+    ("known", "spool", "body"),
+    [
+        (facts(), 25 * GIB, GIB),
+        (facts(free=2 * GIB), 512 * MIB, 512 * MIB),
+        (facts(free=0), 0, 64 << 10),  # what fits into memory needs no disk
+        (facts(free=None), GIB, GIB),
+        # What is in a tmpfs counts as memory, however large that is.
+        (facts(memory=1 * GIB, in_memory=True), 256 * MIB, 256 * MIB),
+        (facts(memory=1 * GIB, in_memory=True, free=64 * MIB), 64 * MIB, 64 * MIB),
+        (facts(memory=None, in_memory=True, free=GIB), 256 * MIB, 256 * MIB),
+    ],
+)
+def test_a_quarter_of_the_space_is_for_bodies_and_no_body_may_be_longer(
+    known: Facts, spool: int, body: int
+) -> None:
+    computed = budgets(Settings(), known)
+    assert (computed.max_spool, computed.max_body) == (spool, body)
+
+
+@pytest.mark.parametrize(
+    ("given", "known", "warned"),
+    [
+        ({}, facts(), False),
+        ({}, facts(free=2 * GIB), False),  # lowered to 512 MiB: nothing an operator asked for
+        ({}, facts(free=400 * MIB), True),
+        ({"max_body": "2GiB"}, facts(free=4 * GIB), True),
+        ({"max_body": "50MiB"}, facts(free=4 * GIB), False),
+        ({"max_body": "50MiB"}, facts(free=100 * MIB), True),
+    ],
+)
+def test_a_spool_budget_that_lowers_what_was_asked_for_or_is_small_is_reported(
+    given: dict[str, object], known: Facts, warned: bool
+) -> None:
+    settings = settings_from_kwargs(**given)
+    assert needs_warning(settings, budgets(settings, known)) is warned
+
+
+@pytest.mark.parametrize(
+    ("known", "heads", "unsent"),
+    [
+        (facts(memory=None), 5000, 64 * MIB),
+        (facts(memory=16 * GIB), 5000, 512 * MIB),
+        (facts(memory=576 * MIB), 1024, 64 * MIB),  # 512 MiB beside the supervisor
+        (facts(memory=576 * MIB, workers=4), 256, 16 * MIB),
+        (facts(memory=1 * MIB), 1, 16 * MIB),
+    ],
+)
+def test_heads_and_unsent_bytes_take_an_eighth_of_a_workers_memory_each(
+    known: Facts, heads: int, unsent: int
+) -> None:
+    computed = budgets(Settings(), known)
+    assert (computed.max_unfinished_heads, computed.max_unsent) == (heads, unsent)
+
+
+def test_a_setting_counts_more_than_what_is_computed_and_is_named_as_the_reason() -> None:
+    settings = settings_from_kwargs(
+        max_spool="3MiB", max_unsent="2MiB", descriptor_reserve=100, max_unfinished_heads="7"
+    )
+    computed = budgets(settings, facts())
+    assert computed.max_descriptors == 19_900
+    assert computed.max_unfinished_heads == 7
+    assert computed.max_spool == computed.max_body == 3 * MIB
+    assert computed.max_unsent == 2 * MIB
+    assert reason(computed, "max_spool") == "from argument max_spool"
+    assert reason(budgets(Settings(), facts()), "max_spool").startswith("a quarter of the free")
+
+
+def test_the_budgets_reach_the_transport() -> None:
+    settings = settings_from_kwargs(
+        max_requests_per_client="600/m", deny=["10.0.0.0/8"], queue=7, log_queue=500
+    )
+    computed = budgets(settings, facts(free=2 * GIB))
+    config = transport_config(settings, computed)
+    assert config.parser.body == 512 * MIB
+    assert config.max_spool == computed.max_spool
+    assert config.max_descriptors == computed.max_descriptors
+    assert config.request_rate is not None
+    assert config.rate_table is not None
+    assert config.request_rate.horizon == 600 * config.request_rate.interval
+    assert config.networks is not None
+    assert not config.networks.admits(bytes([10, 0, 0, 1]))
+    assert (config.queue, config.log_entries) == (7, 500)
+
+
+@pytest.mark.parametrize("given", ["100/s", "100/s,200", "600/m", "1/h,1000000", "10000/s"])
+def test_a_rate_is_read_and_shown(given: str) -> None:
+    if given == "1/h,1000000":  # it would be whole again after a century
+        with pytest.raises(SettingsError):
+            settings_from_kwargs(max_requests_per_client=given)
+        return
+    rate = settings_from_kwargs(max_requests_per_client=given).max_requests_per_client
+    assert rate is not None
+    assert settings_from_kwargs(max_requests_per_client=str(rate)).max_requests_per_client == rate
+
+
+@pytest.mark.parametrize("given", ["100", "0/s", "100/d", "10001/s", "100/s,0", "-1/s", "1/s, x"])
+def test_a_bad_rate_is_refused(given: str) -> None:
+    with pytest.raises(SettingsError, match="allowed is a rate such as 100/s"):
+        settings_from_kwargs(max_requests_per_client=given)
+
+
+@pytest.mark.parametrize("given", ["10.0.0.1/8", "10.0.0/8", "example.org", "::/129"])
+def test_a_bad_network_is_refused(given: str) -> None:
+    with pytest.raises(SettingsError, match="allowed is an address or a network"):
+        settings_from_kwargs(deny=[given])
+
+
+def test_the_file_system_of_a_directory_is_known(tmp_path: Path) -> None:
+    free = free_bytes(str(tmp_path))
+    assert free is not None
+    assert free >= 0
+    assert free_bytes(str(tmp_path / "missing")) is None
+    assert not is_in_memory(str(tmp_path / "missing"))
+    device = os.stat(tmp_path).st_dev
+    place = f"{os.major(device)}:{os.minor(device)}"
+    proc = tmp_path / "proc" / "self"
+    proc.mkdir(parents=True)
+    for kind, wanted in (("tmpfs", True), ("ext4", False)):
+        (proc / "mountinfo").write_text(
+            f"1 1 0:0 / /other rw - tmpfs none rw\n2 1 {place} / / rw shared:1 - {kind} none rw\n"
+        )
+        assert is_in_memory(str(tmp_path), tmp_path) is wanted
+
+
+def test_check_prints_each_budget_with_its_reason(tmp_path: Path) -> None:
+    (tmp_path / "hello.py").write_text("def app(environ, start_response): return []\n")
+    run = subprocess.run(
+        [sys.executable, "-m", "penstock", "--check", "--max-unsent", "2MiB", "hello:app"],
+        cwd=tmp_path, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    lines = run.stdout.partition("budgets of a worker")[2]
+    assert "max_unsent               = 2MiB: from --max-unsent" in lines
+    for name in ("descriptor_reserve", "max_unfinished_heads", "max_spool", "max_body"):
+        assert f"\n  {name} " in lines
