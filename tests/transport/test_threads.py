@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 from wsgiref.types import StartResponse
 
 import pytest
@@ -16,6 +18,9 @@ from support import transports
 from support.server_process import ServerProcess
 from support.serving import TEXT, Environ, Gate, connect, eventually, get, post
 from support.wire import Client
+
+if TYPE_CHECKING:
+    from penstock.api import RunningServer
 
 SUPPORT = Path(__file__).parents[1] / "support"
 
@@ -64,20 +69,38 @@ def test_as_many_run_at_once_as_there_are_threads_and_no_more(transport: str) ->
     assert gate.most == 4
 
 
-def test_with_all_threads_blocked_sockets_are_served_still(transport: str) -> None:
+@contextmanager
+def all_blocked(transport: str, **settings: Any) -> Iterator[tuple[RunningServer, Gate]]:
+    """Serve with three threads, which wait for a gate to open; it opens at the end at the latest."""
     gate = Gate()
-    settings = {"transport": transport, "threads": 3, "header_timeout": 0.3, "keep_alive": 0.3}
-    with penstock.running(gate, **settings) as server:
-        blocked = [connect(server) for _ in range(3)]
-        for client in blocked:
-            client.send(get("/wait"))
-        eventually(lambda: gate.inside == 3)
-        with connect(server) as slow, connect(server) as bad, connect(server) as idle:
+    with penstock.running(gate, transport=transport, threads=3, **settings) as server:
+        with ExitStack() as stack:
+            stack.callback(gate.open)
+            blocked = [stack.enter_context(connect(server)) for _ in range(3)]
+            for client in blocked:
+                client.send(get("/wait"))
+            eventually(lambda: gate.inside == 3)
+            yield server, gate
+            gate.open()
+            for client in blocked:
+                assert client.read_response().body == b"/wait"
+    assert gate.most == 3
+
+
+def test_with_all_threads_blocked_deadlines_are_kept(transport: str) -> None:
+    with all_blocked(transport, header_timeout=0.3, keep_alive=1.0) as (server, _):
+        with connect(server) as slow:
             slow.send(b"GET / HTTP/1.1\r\n")
+            assert slow.read_response().status == 408
+        with connect(server) as idle:
+            assert idle.read_to_end() == b""
+
+
+def test_with_all_threads_blocked_sockets_are_served_still(transport: str) -> None:
+    with all_blocked(transport) as (server, gate):
+        with connect(server) as bad:
             bad.send(b"nonsense\r\n\r\n")
             assert bad.read_response().status == 400
-            assert slow.read_response().status == 408
-            assert idle.read_to_end() == b""
         with connect(server) as uploading, connect(server) as leaving:
             uploading.send(post(b"", "Expect: 100-continue", target="/uploaded", length=5))
             assert uploading.read_response().status == 100
@@ -88,10 +111,6 @@ def test_with_all_threads_blocked_sockets_are_served_still(transport: str) -> No
             assert gate.inside == 3
             gate.open()
             assert uploading.read_response().body == b"/uploaded"
-        for client in blocked:
-            assert client.read_response().body == b"/wait"
-            client.close()
-    assert gate.most == 3
 
 
 def test_a_large_response_goes_on_while_all_threads_are_blocked(transport: str) -> None:
