@@ -71,7 +71,7 @@ def test_as_many_run_at_once_as_there_are_threads_and_no_more(transport: str) ->
 
 @contextmanager
 def all_blocked(transport: str, **settings: Any) -> Iterator[tuple[RunningServer, Gate]]:
-    """Serve with three threads, which wait for a gate to open; it opens at the end at the latest."""
+    """Serve with three threads, which wait for a gate to open, at the end at the latest."""
     gate = Gate()
     with penstock.running(gate, transport=transport, threads=3, **settings) as server:
         with ExitStack() as stack:
