@@ -183,7 +183,7 @@ def test_a_successor_that_starts_in_the_shutdown_delay_is_not_ready(tmp_path: Pa
         os.kill(old, signal.SIGKILL)
         server.wait_for_serving(1, {old})
         assert eventually(lambda: server.ask("/echo?1").status == 200)
-        assert eventually(lambda: server.ask("/readyz").status == 503, 2)
+        assert eventually(lambda: server.ask("/readyz").status == 503)
         server.signal(signal.SIGQUIT)
         server.wait_until_all_have_left()
 
