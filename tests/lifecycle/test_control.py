@@ -180,7 +180,7 @@ def test_readiness_at_the_admin_address_is_negative_while_the_server_stops(tmp_p
     with Supervised(tmp_path, "--admin", f"127.0.0.1:{port}", "--shutdown-delay", "20s") as server:
         assert admin(port, "/readyz") == 200
         server.signal()
-        assert eventually(lambda: admin(port, "/readyz") == 503, 2)
+        assert eventually(lambda: admin(port, "/readyz") == 503)
         assert admin(port, "/healthz") == 200
         server.signal()
         assert server.wait() == 0
