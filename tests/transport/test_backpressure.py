@@ -234,9 +234,10 @@ def test_a_large_file_to_a_slow_reader_holds_no_thread(
     path = tmp_path / "large"
     path.touch()
     os.truncate(path, 50_000_000)
-    # Each of the clients begins to read only when another one has read all of its file.
-    settings = {"transport": transport, "threads": threads, "write_timeout": 600}
-    with penstock.running(sending(path), **settings) as server:
+    # Each of the clients begins to read only when another one has read all of its file; meanwhile
+    # one more is idle.
+    long = {"write_timeout": 600, "keep_alive": 600}
+    with penstock.running(sending(path), transport=transport, threads=threads, **long) as server:
         with ExitStack() as stack:
             connections = [connect(server, receive_buffer=4096) for _ in range(threads + 1)]
             slow = [stack.enter_context(client) for client in connections]
