@@ -14,6 +14,7 @@ from penstock.telemetry.scoreboard import (
     ACCEPTED,
     BEAT,
     CONNECTIONS,
+    COUNTED,
     LIVE,
     READY,
     STALE_BEAT_SECONDS,
@@ -130,6 +131,7 @@ def test_counts_are_of_all_workers(workers: Workers) -> None:
         "reloads": 0,
         "reloads_failed": 0,
         "upgrades": 0,
+        **dict.fromkeys(COUNTED, 0),
     }
 
 
@@ -138,11 +140,16 @@ def test_totals_include_the_workers_that_have_ended(workers: Workers) -> None:
     ended, serving = workers.add(7), workers.add(8)
     for worker in (ended, serving):
         worker.slot.words[STARTED], worker.slot.words[ACCEPTED] = 10, 4
+        for number, word in enumerate(COUNTED.values()):
+            worker.slot.words[word] = number
     counters.add_ended(ended, "SIGSEGV")
     counters.add_ended(ended, "")  # as another that has left
     counts = Overview([serving], counters, lambda pid: None).counts()
     assert (counts["requests"], counts["accepted"], counts["crashed"]) == (30, 12, 1)
     assert counters.crashes == {"SIGSEGV": 1}
+    assert {name: counts[name] for name in COUNTED} == {
+        name: 3 * number for number, name in enumerate(COUNTED)
+    }
 
 
 def test_the_last_error_is_kept() -> None:

@@ -215,7 +215,7 @@ def test_the_user_is_the_name_claimed_with_basic_credentials_never_the_password(
 
 
 def test_json_has_fixed_names_and_types() -> None:
-    line = compile_format("json")(request(reason="408 head deadline"))
+    line = compile_format("json")(request(reason="408 head deadline", queue_time=0.25))
     assert line.endswith("}\n")
     assert json.loads(line) == {
         "time": "2026-01-31T12:00:00.123Z",
@@ -227,6 +227,7 @@ def test_json_has_fixed_names_and_types() -> None:
         "network.protocol.version": "1.1",
         "http.response.status_code": 200,
         "http.server.request.duration": 1.234567,
+        "queue": 0.25,
         "http.request.body.size": 17,
         "http.response.body.size": 1234,
         "user_agent.original": "curl/8",

@@ -149,6 +149,7 @@ impl Line<'_> {
             b'M' => number((seconds * 1e3) as u64, out),
             b'D' => number((seconds * 1e6) as u64, out),
             b'L' => print(out, format_args!("{seconds:.6}")),
+            b'Q' => print(out, format_args!("{:.6}", self.record.queue_seconds())),
             b'p' => print(out, format_args!("<{}>", std::process::id())),
             b't' => out.extend_from_slice(&self.time),
             _ => return false,
@@ -197,10 +198,11 @@ impl Line<'_> {
             out,
             format_args!(
                 ",\"http.response.status_code\":{},\"http.server.request.duration\":{:.6}\
-                 ,\"http.request.body.size\":{},\"http.response.body.size\":{}\
+                 ,\"queue\":{:.6},\"http.request.body.size\":{},\"http.response.body.size\":{}\
                  ,\"user_agent.original\":",
                 self.code,
                 record.seconds(),
+                record.queue_seconds(),
                 record.bytes_in,
                 record.bytes_out
             ),

@@ -232,10 +232,11 @@ fn unquote(text: &[u8]) -> Cow<'_, [u8]> {
 fn key_of(name: &[u8]) -> Option<Vec<u8>> {
     // An underscore could spell another field's key. Content-Length is set from the body's
     // framing. Proxy would become HTTP_PROXY, the variable by which a CGI script's HTTP client
-    // finds its proxy ("httpoxy").
+    // finds its proxy ("httpoxy"). X-Request-Start is when this server received the request.
     if name.contains(&b'_')
         || name.eq_ignore_ascii_case(b"content-length")
         || name.eq_ignore_ascii_case(b"proxy")
+        || name.eq_ignore_ascii_case(b"x-request-start")
     {
         return None;
     }
@@ -262,11 +263,12 @@ fn add_underscored(
 ) -> PyResult<()> {
     for (name, value) in head.joined_fields(bytes) {
         let key = http_key(&name);
-        let reserved: [&[u8]; 4] = [
+        let reserved: [&[u8]; 5] = [
             b"HTTP_CONTENT_LENGTH",
             b"HTTP_CONTENT_TYPE",
             b"HTTP_PROXY",
             b"HTTP_TRANSFER_ENCODING",
+            b"HTTP_X_REQUEST_START",
         ];
         if name.contains(&b'_') && !reserved.contains(&key.as_slice()) {
             let key = latin1(py, &key)?;

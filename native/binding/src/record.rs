@@ -34,6 +34,11 @@ impl Record {
         self.times.finished.saturating_sub(self.times.begun) as f64 / SECOND as f64
     }
 
+    /// Seconds for which the request waited for a thread.
+    pub fn queue_seconds(&self) -> f64 {
+        self.times.queue as f64 / SECOND as f64
+    }
+
     /// The status code, also where there was no answer.
     pub fn code(&self, py: Python<'_>) -> u16 {
         let status = self.status.as_ref().map(|status| status.bind(py));

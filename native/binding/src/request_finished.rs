@@ -196,6 +196,7 @@ impl RequestMaker {
             parts.response_fields.clone().into_any(),
             parts.environ.clone(),
             transcript,
+            PyFloat::new(py, seconds(times.queue)).into_any(),
         ];
         let request = self.class.bind(py).call1(PyTuple::new(py, values)?)?;
         Ok((request.unbind(), bytes + texts_in(&parts.response_fields)?))

@@ -25,6 +25,8 @@ pub struct Times {
     pub head: Nanos,
     pub body: Nanos,
     pub taken: Nanos,
+    /// For how long the request waited for a thread; no moment, as the others are.
+    pub queue: Nanos,
     pub first_byte: Nanos,
     pub finished: Nanos,
 }

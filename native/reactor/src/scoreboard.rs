@@ -20,7 +20,7 @@ macro_rules! layout {
 
 layout! {
     WORD = 8,
-    SLOT_WORDS = 16,
+    SLOT_WORDS = 32,
     RECORD_BYTES = 512,
     // of a slot
     STATE = 0,
@@ -35,6 +35,19 @@ layout! {
     LIVE = 10,
     IN_USE = 11,
     SPOOLED = 12,
+    QUEUE_FULL = 16,
+    QUEUE_TIMEOUT = 17,
+    CLIENT_LEFT = 18,
+    EVICTED_IDLE = 19,
+    EVICTED_HEAD = 20,
+    EVICTED_BODY = 21,
+    DENIED = 22,
+    CLIENT_CONNECTIONS = 23,
+    CLIENT_RATE = 24,
+    SPOOL_FULL = 25,
+    SLOW_READER = 26,
+    LOG_DROPPED = 27,
+    IO_BOUND = 28,
     // of a record
     NUMBER = 0,
     SINCE = 1,

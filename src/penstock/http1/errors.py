@@ -8,14 +8,16 @@ from collections.abc import Mapping
 class ProtocolError(Exception):
     """What the client sent is not a valid HTTP/1.1 request, or passes a limit.
 
-    ``status`` is the HTTP status to answer with. The connection must be closed after the answer.
+    ``status`` is the HTTP status to answer with. The connection must be closed after the answer,
+    unless the request was read whole.
     ``reason`` is a short sentence for the client and for the log; it never holds a byte that the
     client sent. ``rule`` names the section of the standard; ``setting`` names the setting that
     changes the limit, and is empty if the error is not about a limit.
 
     ``request_line`` is the request line if all of it had arrived, unchecked and decoded as latin-1:
     for logs, and because the answer to HEAD has no body. ``fields``, for logs only, are the fields
-    of a head if every line of it is well-formed.
+    of a head if every line of it is well-formed. ``retry_after`` is when the client may ask again,
+    in seconds; None where that is unknown.
     """
 
     def __init__(self, status: int, reason: str, rule: str = "", setting: str = "") -> None:
@@ -26,6 +28,7 @@ class ProtocolError(Exception):
         self.setting = setting
         self.request_line = ""
         self.fields: Mapping[str, str] = {}
+        self.retry_after: int | None = None
 
     def __str__(self) -> str:
         """Return the reason, followed by the setting or else the rule in parentheses."""

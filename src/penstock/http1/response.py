@@ -76,18 +76,23 @@ def encode_chunk(data: bytes) -> bytes:
     return b"%x\r\n%b\r\n" % (len(data), data)
 
 
-def error_response(error: ProtocolError, added: str) -> tuple[bytes, bytes]:
+def error_response(
+    error: ProtocolError, added: str, connection: str = "close"
+) -> tuple[bytes, bytes]:
     """Return head and body of the server's own answer to a request that it does not serve.
 
     The body is empty in answer to HEAD (RFC 9110, section 9.3.2), which `error.request_line` shows.
-    The caller closes the connection after the answer. ``added`` are the lines of Date and Server,
-    each with its CRLF.
+    ``added`` are the lines of Date and Server, each with its CRLF. ``connection`` is the value of
+    Connection, empty for none: the caller closes after ``close``.
     """
     body = f"{error.reason}\n".encode("latin-1")
     headers = [("Content-Type", "text/plain; charset=utf-8"), ("Content-Length", str(len(body)))]
     if error.status == 405:
         headers.append(("Allow", ALLOWED_METHODS))
-    headers.append(("Connection", "close"))
+    if error.retry_after is not None:
+        headers.append(("Retry-After", str(error.retry_after)))
+    if connection:
+        headers.append(("Connection", connection))
     phrase = REASON_PHRASES.get(error.status, "")
     head = encode_head(f"{error.status} {phrase}", headers, added)
     return head, b"" if error.request_line.startswith("HEAD ") else body

@@ -15,6 +15,7 @@ from penstock.supervisor.worker_process import Stage, WorkerProcess
 from penstock.telemetry.scoreboard import (
     ACCEPTED,
     CONNECTIONS,
+    COUNTED,
     READY,
     STARTED,
     STATE,
@@ -41,6 +42,8 @@ class Counters:
     """Requests that ended workers had handed to the application."""
     accepted: int = 0
     """Connections that ended workers had accepted."""
+    counted: dict[str, int] = field(default_factory=lambda: dict.fromkeys(COUNTED, 0))
+    """What ended workers had refused, evicted or dropped, by `scoreboard.COUNTED`."""
     crashes: dict[str, int] = field(default_factory=dict)
     """Workers that ended without an order, by the reason."""
     reloads: int = 0
@@ -54,6 +57,8 @@ class Counters:
         """Add the counts of a worker that has ended; ``crash`` is the reason, empty for none."""
         self.requests += worker.slot.words[STARTED]
         self.accepted += worker.slot.words[ACCEPTED]
+        for name, word in COUNTED.items():
+            self.counted[name] += worker.slot.words[word]
         if crash:
             self.add_crash(crash)
 
@@ -130,6 +135,10 @@ class Overview:
             "reloads": counters.reloads,
             "reloads_failed": counters.reloads_failed,
             "upgrades": counters.upgrades,
+            **{
+                name: counters.counted[name] + sum(slot.words[word] for slot in slots)
+                for name, word in COUNTED.items()
+            },
         }
 
     def is_ready(self) -> bool:

@@ -196,6 +196,7 @@ def _json_format() -> Format:
             f',"network.protocol.version":{_json_text(request.protocol.removeprefix("HTTP/"))}'
             f',"http.response.status_code":{request.status}'
             f',"http.server.request.duration":{request.duration:.6f}'
+            f',"queue":{request.queue_time:.6f}'
             f',"http.request.body.size":{request.bytes_in}'
             f',"http.response.body.size":{request.bytes_out}'
             f',"user_agent.original":{_json_text(fields.get("user-agent"))}'
@@ -208,7 +209,7 @@ def _json_format() -> Format:
     return json_line
 
 
-# gunicorn's atoms; `T`, `M`, `D`, `B` and `s` are whole numbers, so `d` may stand for `s` there.
+# gunicorn's atoms, and `queue`; `T`, `M`, `D`, `B` and `s` are whole numbers, so `d` may stand for `s` there.
 _ATOMS: Final[Mapping[str, Format]] = {
     "h": lambda request: _word_repeated(request.client_addr),
     "l": lambda request: "-",
@@ -227,6 +228,7 @@ _ATOMS: Final[Mapping[str, Format]] = {
     "M": lambda request: str(int(request.duration * 1000)),
     "D": lambda request: str(int(request.duration * 1_000_000)),
     "L": lambda request: f"{request.duration:.6f}",
+    "queue": lambda request: f"{request.queue_time:.6f}",
     "p": lambda request: f"<{os.getpid()}>",
 }
 _WHOLE_NUMBERS: Final = frozenset("TMDBs")
@@ -353,6 +355,10 @@ def needs_of(format: str) -> Needs:
 _FIELD_OF_ATOM: Final = {"u": "authorization", "f": "referer", "a": "user-agent"}
 
 
+_ATOMS_OF_NATIVE_CODE: Final = {"queue": "Q"}
+"""Native code tells atoms apart by a letter."""
+
+
 def _pieces(format: str) -> Iterator[tuple[str, str]]:
     """Yield the pieces of a format, as `LineFormat` has them, and ``("e", name)``."""
     template = COMBINED_TEMPLATE if format == "combined" else format
@@ -365,4 +371,4 @@ def _pieces(format: str) -> Iterator[tuple[str, str]]:
         elif named := _NAMED_ATOM.fullmatch(part[2]):
             yield named[2], named[1]
         else:
-            yield "atom", part[2]
+            yield "atom", _ATOMS_OF_NATIVE_CODE.get(part[2], part[2])

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from penstock import messages
 from penstock.telemetry.request_finished import Needs, Observer, RequestFinished
+from penstock.telemetry.scoreboard import LOG_DROPPED
 
 if TYPE_CHECKING:
     from penstock.telemetry.access_log_format import LineFormat
@@ -64,6 +65,7 @@ class Observers:
         self._logger = logger
         self._failed: set[int] = set()  # the log writer's: positions of observers that failed
         self._source: RequestQueue | None = None
+        self._counted: memoryview | None = None
         # Guards the six fields below; it is held for an append or a swap only.
         self._lock = threading.Lock()
         self._queued: list[RequestFinished] = []
@@ -123,6 +125,10 @@ class Observers:
             if self._asleep:
                 self._ring()
 
+    def count_lost_in(self, words: memoryview) -> None:
+        """Have the lost requests counted in the words of a scoreboard's slot, too."""
+        self._counted = words
+
     def take_from(self, source: RequestQueue) -> None:
         """Hand on what ``source`` has, too; it calls `wake` where `RequestQueue` says so."""
         self._source = source
@@ -178,6 +184,8 @@ class Observers:
             self._characters = 0
             lost, self._lost = self._lost + lost_in_source, 0
             self._lost_in_all += lost_in_source
+        if lost and self._counted is not None:
+            self._counted[LOG_DROPPED] += lost
         batch += queued
         for position, observer in enumerate(self.observers):
             try:

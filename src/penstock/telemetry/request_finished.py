@@ -136,6 +136,8 @@ class RequestFinished(NamedTuple):
     """Those of `Needs` that the environ had at the end, as text."""
     transcript: Transcript | None = None
     """What went over the connection, if an observer needs it."""
+    queue_time: float = 0.0
+    """Seconds for which the request waited for a thread."""
 
     @property
     def duration(self) -> float:

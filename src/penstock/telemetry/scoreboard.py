@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 WORD = 8
-SLOT_WORDS = 16
+SLOT_WORDS = 32
 """Words in front of a slot's records."""
 RECORD_BYTES = 512
 """Bytes of a thread's record: eight words, and then text."""
@@ -52,6 +52,50 @@ IN_USE = 11
 supervisor."""
 SPOOLED = 12
 """Bytes of request bodies in the worker's temporary files. Written by the transport."""
+
+# Words of a slot that only grow: what the transport has refused, evicted, cut off or dropped.
+QUEUE_FULL = 16
+"""Requests that got 503 because `queue` requests were waiting for a thread."""
+QUEUE_TIMEOUT = 17
+"""Requests that got 503 because they had waited for `queue_timeout`."""
+CLIENT_LEFT = 18
+"""Requests whose client left before a thread was free (499)."""
+EVICTED_IDLE = 19
+"""Idle connections that were closed to make room."""
+EVICTED_HEAD = 20
+"""Connections that were closed within a head, to make room or because of their number."""
+EVICTED_BODY = 21
+"""Connections that were closed within a request's body, to make room."""
+DENIED = 22
+"""Connections that were closed because their client may not connect (`allow`, `deny`)."""
+CLIENT_CONNECTIONS = 23
+"""Connections that were closed because their client had `max_connections_per_client`."""
+CLIENT_RATE = 24
+"""Requests that got 429 (`max_requests_per_client`)."""
+SPOOL_FULL = 25
+"""Requests that got 507 because no more bytes may be in temporary files, or the disk is full."""
+SLOW_READER = 26
+"""Responses that were cut off because of the unsent bytes of all of them (`max_unsent`)."""
+LOG_DROPPED = 27
+"""Finished requests that were not logged, because too many waited for the log."""
+IO_BOUND = 28
+"""How many calls have left the count of threads now. It falls, too."""
+
+COUNTED: dict[str, int] = {
+    "queue_full": QUEUE_FULL,
+    "queue_timeout": QUEUE_TIMEOUT,
+    "client_left": CLIENT_LEFT,
+    "evicted_idle": EVICTED_IDLE,
+    "evicted_head": EVICTED_HEAD,
+    "evicted_body": EVICTED_BODY,
+    "denied": DENIED,
+    "client_connections": CLIENT_CONNECTIONS,
+    "client_rate": CLIENT_RATE,
+    "spool_full": SPOOL_FULL,
+    "slow_reader": SLOW_READER,
+    "log_dropped": LOG_DROPPED,
+}
+"""The words that only grow by the names that answers of the control socket have for them."""
 
 # -- the words of a thread's record --------------------------------------------------------------
 

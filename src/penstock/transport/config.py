@@ -235,6 +235,12 @@ class TransportConfig:
     """A worker that has not written its beat for this long fails its health check."""
     timed_out: str = "The application did not answer in time."
     """The reason in the 504 to a client whose request took too long."""
+    overloaded: str = "The server has more requests than it can serve now."
+    """The reason in the 503 to a client whose request got no thread."""
+    queue_full: str = "the queue is full (queue)"
+    """The reason in the access log of a 503 where too many requests were waiting."""
+    left_in_queue: str = "the client left before a thread was free"
+    """The reason in the access log of a request whose client left while it waited."""
     client_left_status: int = 499
     """The status in the logs, as nginx has it, where the client left before there was an answer."""
     trace_body_bytes: int = MAX_BODY_BYTES
@@ -255,6 +261,11 @@ class TransportConfig:
     def has_stall_monitor(self) -> bool:
         """Whether a thread of the transport leads where all others are with the application."""
         return self.threads > 1 or self.has_checks
+
+    @property
+    def queue_late(self) -> str:
+        """The reason in the access log of a 503 to a request that waited for too long."""
+        return f"waited for a thread for {self.queue_timeout:g} s (queue_timeout)"
 
     @property
     def idle_wait(self) -> float | None:
@@ -295,6 +306,7 @@ class TransportConfig:
             self.keep_alive,
             self.write_timeout,
             self.drain_linger or self.keep_alive,
+            self.queue_timeout,
         )
         return min(1.0, max(0.01, shortest / 10))
 

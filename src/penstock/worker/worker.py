@@ -165,6 +165,7 @@ class Worker:
                 observers.append(Trace.to_stderr())
             if observers:
                 self._observers = Observers(observers, self.logger, settings.log_queue)
+                self._observers.count_lost_in(self.slot.words)
         except BaseException:
             if self._observers is None:
                 for observer in observers:

@@ -68,7 +68,6 @@ class Connection:
         "ended_at",
         "exchange",
         "fate",
-        "late",
         "lingered",
         "loop",
         "number",
@@ -105,7 +104,6 @@ class Connection:
         self.awaited = IDLE  # the parser's state when it last asked for data
         self.deadline = loop.now + loop.config.keep_alive
         self.accepted_at = loop.now
-        self.late = loop.now >= loop.late_from  # it may have waited for long to be accepted
         self.since = loop.now  # when `awaited` changed, or the lingering began
         self.number: int = loop.accepted + 1
         self.requests: int = 0
@@ -227,31 +225,7 @@ class Connection:
             self.parser.receive_data(data)
         else:
             self.parser.receive_eof()
-        exchange = self._advance()
-        if exchange is None or not (self.late or loop.now >= loop.late_from):
-            return exchange
-        if not self._has_departed():
-            return exchange
-        exchange.drop()
-        return None
-
-    def _has_departed(self) -> bool:
-        """Return True if a request may have waited in the kernel after its client disconnected.
-
-        For a single thread, which looks at no socket while it is in the application. The time at
-        which the end of input arrived is not known, only the time since the last look.
-        """
-        loop = self.loop
-        self.late = False
-        if (
-            loop.now < loop.late_from
-            and loop.late_from - loop.config.disconnect_seconds > self.since
-        ):
-            return False  # it waited to be accepted, but its request came later than the next poll
-        try:
-            return not self.stream.peek()
-        except OSError:
-            return False  # nothing is there, or a reset, which has its own way of being noticed
+        return self._advance()
 
     def _lose_client(self) -> None:
         """Report a request that the client broke off by a reset, and close."""
@@ -409,6 +383,7 @@ class Connection:
             if loop.thread_slots.limits_calls:
                 client["penstock.deadline"] = 0.0
                 client["penstock.extend_deadline"] = None
+            client["penstock.queue_time"] = 0.0
             # Kept for fields that have come twice: the parser remembers none but short ones.
             self.client = client if request.repeated else None
         environ = exchange.environ = build_environ(client, request, length)
@@ -451,6 +426,9 @@ class Connection:
         if self.stream.client_gone.known:
             watched = 0
         self.loop.watch(self, watched)
+        exchange = self.exchange
+        if self.stream.client_gone.known and exchange is not None and exchange.queued_at:
+            self.loop.queue.client_left(exchange)
 
     def take_back(self, exchange: PythonExchange, reason: str = "") -> None:
         """Take the connection back from an exchange that is over. For the thread that ended it.
@@ -458,12 +436,15 @@ class Connection:
         ``reason`` says why it was cut short, and is empty where it was not.
         """
         loop = self.loop
-        duration = time.monotonic_ns() - exchange.handed_out_at
         unsent = self.output is not None and self.output.size > 0
         if exchange.silent:
             self.exchange = None
         else:
-            loop.slow_paths.note(exchange.request.path, duration)
+            if exchange.handed_out_at:
+                duration = time.monotonic_ns() - exchange.handed_out_at
+                loop.slow_paths.note(exchange.request.path, duration)
+                if loop.queue.requests:
+                    loop.queue.note_service(duration)
             # Otherwise it is reported when the client has it, or never will.
             if not unsent or reason:
                 # Here, and not by the leader: what an application left in the environ may block

@@ -36,9 +36,11 @@ from penstock.http1 import (
     error_response,
     has_body,
 )
+from penstock.http1.statuses import REASON_PHRASES
 from penstock.transport import HeaderList
 from penstock.transport.decisions import keeps_connection
 from penstock.transport.log_lines import CLIENT_STALLED, FILE_TRUNCATED, lost_client
+from penstock.transport.python.finished import log_refused
 from penstock.transport.python.output import FileRegion, Output
 from penstock.transport.python.stream import NO_SIGNAL, is_disconnect
 from penstock.transport.states import Fate
@@ -48,8 +50,6 @@ if TYPE_CHECKING:
     from penstock.transport.python.connection import Connection
     from penstock.transport.python.exchange_trace import ExchangeTrace
     from penstock.transport.spool import BodySpool
-
-GATEWAY_TIMEOUT = "504 Gateway Timeout"
 
 _DATE_OR_SERVER = frozenset({len("Date"), len("Server")})
 
@@ -94,6 +94,8 @@ class PythonExchange:
         "handed_out_at",
         "head_at",
         "head_sent",
+        "queue_time",
+        "queued_at",
         "reason",
         "request",
         "request_id",
@@ -120,7 +122,10 @@ class PythonExchange:
         self.spool: BodySpool | None = None  # what has come of a body that is read beforehand
         self.body_received = 0  # bytes of the body, without framing
         self.streamed: StreamedBody | None = None
-        self.handed_out_at = 0  # in monotonic nanoseconds; set by the leader-followers
+        # In monotonic nanoseconds; set by the leader-followers. 0 before a thread takes it.
+        self.handed_out_at = 0
+        self.queued_at = 0  # the same; 0 where it did not have to wait for a thread
+        self.queue_time = 0.0  # for how long it waited, in seconds
         self.call_deadline: CallDeadline | None = None  # set by the leader-followers
         self.head_sent = False
         self.done = False
@@ -435,19 +440,38 @@ class PythonExchange:
             self.close_after_response()
         self._end(self.reason or "response cut off")
 
-    def drop_if_departed(self) -> bool:
-        """End an exchange whose client has disconnected. Return True if it was one."""
-        ended_for = time.monotonic() - self.connection.ended_at
-        if ended_for < self.connection.loop.config.disconnect_seconds and not self.client_gone():
-            return False
-        self.drop()
-        return True
+    # -- in the queue ---------------------------------------------------------------------------
+
+    def waited_until(self, now: int) -> None:
+        """Tell the application for how long the request has waited for its thread."""
+        waited = self.queue_time = (now - self.queued_at) / 1e9
+        self.environ["penstock.queue_time"] = waited
+        # As nginx's "t=${msec}" makes it, which monitoring agents read.
+        self.environ["HTTP_X_REQUEST_START"] = f"t={time.time() - waited:.3f}"
 
     def drop(self) -> None:
         """End an exchange whose client left before a thread was free."""
         self.worsen(RESET)
-        self.handed_out_at = time.monotonic_ns()
-        self._end("the client left before a thread was free")
+        self._end(self.connection.loop.config.left_in_queue)
+
+    def refuse(self, error: ProtocolError, reason: str) -> None:
+        """Answer in the place of the application, which no thread has called.
+
+        The connection is kept where the request was read whole, or nearly so. ``reason`` is for the
+        access log.
+        """
+        if self._claim_end():
+            if self.streamed is not None and not self.streamed.over:
+                self._settle_request_body(self.streamed)
+            connection = ""
+            if self.fate is not KEEP or not self.request.keep_alive or self.connection.loop.draining:
+                self.close_after_response()
+                connection = "close"
+            elif self.request.version == "HTTP/1.0":
+                connection = "keep-alive"
+            self._answer(error, connection)
+            log_refused(self, error)
+            self.connection.take_back(self, reason)
 
     def time_out(self, reason: str) -> bool:
         """End an exchange while a thread still has it. Return True if it was in progress.
@@ -466,21 +490,25 @@ class PythonExchange:
         if self.head_sent:
             self.worsen(RESET)
         else:
-            self.head_sent = True
-            self.status, self.response_headers = GATEWAY_TIMEOUT, []
-            loop = self.connection.loop
-            error = ProtocolError(int(GATEWAY_TIMEOUT[:3]), loop.config.timed_out)
-            self.describe(error)
-            head, body = error_response(error, loop.server_fields.now())
-            self.body_sent = len(body)
-            if self.trace is not None:
-                self.trace.answered(head, body)
-            try:
-                self.transmit(head + body)
-            except ClientDisconnected:
-                self.worsen(RESET)
+            self._answer(ProtocolError(504, self.connection.loop.config.timed_out), "close")
         self.connection.take_back(self, reason)
         return True
+
+    def _answer(self, error: ProtocolError, connection: str) -> None:
+        """Send an answer of the server's own; ``connection`` is its Connection field."""
+        self.head_sent = True
+        self.status = f"{error.status} {REASON_PHRASES[error.status]}"
+        self.response_headers = []
+        self.describe(error)
+        fields = self.connection.loop.server_fields
+        head, body = error_response(error, fields.now(), connection)
+        self.body_sent = len(body)
+        if self.trace is not None:
+            self.trace.answered(head, body)
+        try:
+            self.transmit(head + body)
+        except ClientDisconnected:
+            self.worsen(RESET)
 
     def describe(self, error: ProtocolError) -> None:
         """Add to an error which request it answers."""

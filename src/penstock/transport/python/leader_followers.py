@@ -13,7 +13,8 @@ With one promotion a tick, few slow calls could overlap. So if many recent calls
 leader promotes a follower before it calls.
 
 With one thread there is a stall monitor only if health checks are to be answered while the thread
-is in the application.
+is in the application, or once many calls were slow: then requests wait in the queue, with its
+bounds, and not in the kernel. A fast application does not pay for its ticks.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from collections.abc import Callable
 from functools import partial
 
 from penstock import messages
-from penstock.telemetry.scoreboard import NUMBER, WAITING, Slot
+from penstock.telemetry.scoreboard import NUMBER, Slot
 from penstock.transport.python.exchange import PythonExchange
 from penstock.transport.python.loop import Loop
 from penstock.transport.python.thread_slots import ThreadSlot, ThreadSlots
@@ -56,9 +57,9 @@ class LeaderFollowers:
         self._config = loop.config
         self._thread_slots = loop.thread_slots = ThreadSlots(loop.config, slot, loop.logger)
         self._local = threading.local()  # holds each thread's slot
-        self._slot_words = slot.words
         self._leadership = threading.Lock()
-        self._ready: deque[PythonExchange] = deque()
+        self._queue = loop.queue
+        self._slow_paths = loop.slow_paths
         self._parked: deque[threading.Lock] = deque()  # each held; releasing it wakes its thread
         self._handed_out = 0  # counts up; unchanged over a tick means that a call has lasted it
         self._over = False
@@ -68,10 +69,7 @@ class LeaderFollowers:
         self._monitor_alarm = threading.Lock()
         self._monitor_alarm.acquire()
         if loop.config.has_stall_monitor:
-            self._monitor = threading.Thread(
-                target=self._watch_calls, name="penstock-stall-monitor", daemon=True
-            )
-            self._monitor.start()
+            self._start_monitor()
 
     # -- the application's threads --------------------------------------------------------------
 
@@ -90,7 +88,7 @@ class LeaderFollowers:
             if self._loop.ask_full is not None:
                 self._loop.wake()  # the monitor leads, and accepts only with a free thread
         while not self._over:
-            exchange = self._take_ready() if self._ready else None
+            exchange = self._queue.take() if self._queue.requests else None
             if exchange is None:
                 if not self._leadership.acquire(blocking=False):
                     self._park()
@@ -101,8 +99,6 @@ class LeaderFollowers:
                     self._leadership.release()
                 if exchange is None:
                     break
-            elif exchange.drop_if_departed():
-                continue  # it waited for a thread, and its client has disconnected meanwhile
             self._handed_out += 1
             exchange.handed_out_at = time.monotonic_ns()
             # This thread counts as busy first, and looks second whether the monitor leads, which
@@ -112,6 +108,8 @@ class LeaderFollowers:
                 self._look_after(exchange)
                 if self._loop.ask_full is not None:
                     self._loop.wake()
+            elif self._slow_paths.overall > self._config.slow_share:
+                self._start_monitor()
             if self._loop.dropped_names:
                 self._loop.log_dropped_fields()
             self._thread_slots.begin(thread, exchange)
@@ -119,20 +117,12 @@ class LeaderFollowers:
         if self._closed_in_child:
             return None
         self._end()
-        while (exchange := self._take_ready()) is not None:  # after an end without a drain
+        while (exchange := self._queue.take_any()) is not None:  # after an end without a drain
             exchange.handed_out_at = time.monotonic_ns()
             exchange.abort()
         with self._leadership:
             self._loop.run()  # for exchanges that ended last, such as this thread's own
         return None
-
-    def _take_ready(self) -> PythonExchange | None:
-        try:
-            exchange = self._ready.popleft()
-        except IndexError:
-            return None  # another thread was faster
-        self._slot_words[WAITING] = len(self._ready)
-        return exchange
 
     def _look_after(self, exchange: PythonExchange) -> None:
         """Make sure that a thread watches the sockets while the calling thread is away."""
@@ -149,7 +139,7 @@ class LeaderFollowers:
         # transport, does it in the reverse order, so that no wake-up is lost. The stall monitor
         # notices that no thread leads. Without one, `lead_briefly` may have led for a moment.
         unled = self._monitor is None and not self._leadership.locked()
-        if self._ready or self._over or unled:
+        if self._queue.requests or self._over or unled:
             try:
                 self._parked.remove(ticket)
             except ValueError:
@@ -172,6 +162,12 @@ class LeaderFollowers:
             self._wake_monitor()
 
     # -- the stall monitor ------------------------------------------------------------------------
+
+    def _start_monitor(self) -> None:
+        self._monitor = threading.Thread(
+            target=self._watch_calls, name="penstock-stall-monitor", daemon=True
+        )
+        self._monitor.start()
 
     def _wake_monitor(self) -> None:
         try:
@@ -225,8 +221,7 @@ class LeaderFollowers:
                 if exchange is None:
                     over = True
                     break
-                self._ready.append(exchange)
-                self._slot_words[WAITING] = len(self._ready)
+                self._queue.put(exchange, taken_at_once=bool(self._parked))
         except Exception:
             # A bug. Without the stall monitor, the transport would hang with its slowest request.
             messages.STALL_MONITOR_DEFECT.log(self._loop.logger, exc_info=True)
@@ -237,7 +232,7 @@ class LeaderFollowers:
         if over:
             self._end()
         # The thread that is woken takes the request, and leads when it has answered it.
-        elif self._ready:
+        elif self._queue.requests:
             self._wake_parked()
 
     # -- the end ----------------------------------------------------------------------------------

@@ -25,6 +25,7 @@ from penstock.transport.python.accept_balancing import AcceptBalancing
 from penstock.transport.python.connection import PROCEED, Connection
 from penstock.transport.python.exchange import PythonExchange
 from penstock.transport.python.own_answers import OwnAnswers
+from penstock.transport.python.request_queue import RequestQueue
 from penstock.transport.python.slow_paths import SlowPaths
 from penstock.transport.python.waker import Waker
 from penstock.transport.states import Phase
@@ -41,9 +42,6 @@ if TYPE_CHECKING:
 
 DROPPED_NAMES = 100
 """How many names of dropped fields wait to be logged. `DroppedFields` warns of fewer."""
-
-MOMENT_SECONDS = 0.001
-"""A poll that lasts no longer has waited for nothing: what it brings was there before."""
 
 IN_PROGRESS = frozenset({Phase.HANDED_OUT, Phase.ANSWERED, Phase.FLUSHING, Phase.REFUSING})
 """The phases in which a request is with the application, or its response under way."""
@@ -87,7 +85,6 @@ class Loop:
         "fate_lock",
         "full",
         "handing_over",
-        "late_from",
         "logger",
         "look_again_at",
         "now",
@@ -95,6 +92,7 @@ class Loop:
         "own_answers",
         "own_paths",
         "post",
+        "queue",
         "refused",
         "requests",
         "scratch",
@@ -122,6 +120,7 @@ class Loop:
         self.dropped_names: deque[str] = deque(maxlen=DROPPED_NAMES)
         self.server_fields = ServerFields(config.server_header)
         self.slow_paths = SlowPaths(config)
+        self.queue = RequestQueue(config, slot)
         self.fate_lock = threading.Lock()  # held for a comparison, and only by unusual responses
         self.draining = False  # set by any thread
         self.closed = False  # set by any thread
@@ -146,8 +145,6 @@ class Loop:
         self.acceptors: list[Acceptor] = []
         self.now = time.monotonic()
         self._polled_at = self.now
-        # What the last poll brought may have lain in the kernel for long, where it is so late.
-        self.late_from = math.inf
         self._sweep_interval = self.config.sweep_interval
         self._next_sweep = self.now
         self.look_again_at = math.inf  # when an acceptor that left connections to others does
@@ -239,7 +236,6 @@ class Loop:
         self._polling = True
         began = time.monotonic()
         timeout = 0.0 if self._inbox or self.unpolled else self._time_to_sweep(began)
-        unseen_since = self._polled_at
         if timeout != 0.0:
             self._slot_words[POLLED] = 1
         events = self.selector.select(timeout)
@@ -250,9 +246,6 @@ class Loop:
         self._polling = False
         now = self._slot_words[POLLED] = time.monotonic_ns()
         self.now = self._polled_at = now / 1e9
-        if self.now - began > MOMENT_SECONDS:
-            unseen_since = self.now  # what it waited for came just now
-        self.late_from = unseen_since + self.config.disconnect_seconds
         for key, mask in events:
             self.batch.append((key.data, mask))
         if self.balancing is not None:
@@ -314,6 +307,7 @@ class Loop:
 
     def _sweep(self, now: float) -> None:
         self._next_sweep = now + self._sweep_interval
+        self.queue.sweep()
         for connection in [c for c in self.connections if c.deadline <= now]:
             try:
                 connection.expire()

@@ -57,7 +57,8 @@ class OwnAnswers:
             exchange.abort()
 
     def _is_ready(self) -> bool:
-        return self._slot.words[READY] == 1 and not self._loop.draining
+        ready = self._slot.words[READY] == 1 and not self._loop.draining
+        return ready and self._loop.queue.ready()
 
     def _is_live(self) -> bool:
         return self._slot.is_live

@@ -1,0 +1,169 @@
+"""The requests that wait for a thread: a bounded queue, and who is refused or dropped from it.
+
+The leader appends; any thread takes. docs/performance/overload.md tells which request is next.
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+import time
+from collections import deque
+from typing import TYPE_CHECKING
+
+from penstock.http1 import ProtocolError
+from penstock.telemetry.scoreboard import CLIENT_LEFT, QUEUE_FULL, QUEUE_TIMEOUT, WAITING
+from penstock.transport.admission import Overload
+from penstock.transport.decisions import (
+    Leaving,
+    queue_has_room,
+    queued_status,
+    ready_with_queue,
+    retry_after,
+)
+
+if TYPE_CHECKING:
+    from penstock.telemetry.scoreboard import Slot
+    from penstock.transport.config import TransportConfig
+    from penstock.transport.python.exchange import PythonExchange
+
+NOT_FULL = math.inf
+
+
+class RequestQueue:
+    """The queue. Its lock guards what it holds, the rule for overload, and the words it writes."""
+
+    __slots__ = ("_config", "_full_since", "_lock", "_overload", "_words", "requests")
+
+    def __init__(self, config: TransportConfig, slot: Slot) -> None:
+        self._config = config
+        self._words = slot.words
+        self._lock = threading.Lock()
+        self._overload = Overload(config)
+        # When it became full, unless it has been half empty since: each request that a thread
+        # takes makes room for a moment. In monotonic nanoseconds.
+        self._full_since = NOT_FULL
+        self.requests: deque[PythonExchange] = deque()
+        """The requests, the oldest first. To be looked at only, without the lock."""
+
+    def put(self, exchange: PythonExchange, *, taken_at_once: bool = False) -> None:
+        """Have a request wait for a thread, or refuse it. For the leader.
+
+        With ``taken_at_once`` a thread is free for it, so that it is never refused.
+        """
+        now = time.monotonic_ns()
+        exchange.queued_at = now
+        with self._lock:
+            requests = self.requests
+            if taken_at_once or queue_has_room(self._config, len(requests)):
+                if not requests:
+                    self._overload.queue_moved(now, 0)
+                requests.append(exchange)
+                self._words[WAITING] = len(requests)
+                if not queue_has_room(self._config, len(requests)):
+                    self._full_since = min(self._full_since, now)
+                return
+            self._words[QUEUE_FULL] += 1
+        self._refuse(exchange, self._config.queue_full)
+
+    def take(self) -> PythonExchange | None:
+        """Return the request that the calling thread is to serve; None if there is none."""
+        while True:
+            with self._lock:
+                if not self.requests:
+                    return None
+                # Only under sustained overload the newest: of the others, most clients have left.
+                newest = self._overload.sustained
+                exchange = self.requests.pop() if newest else self.requests.popleft()
+                now = time.monotonic_ns()
+                self._moved(now)
+            # Asked for now, since a client that had ended its side before is no longer watched.
+            exchange.connection.stream.client_gone()
+            if not self._ends(exchange, now):
+                exchange.waited_until(now)
+                return exchange
+
+    def take_any(self) -> PythonExchange | None:
+        """Return any request, at the end of a transport; None if there is none."""
+        with self._lock:
+            if not self.requests:
+                return None
+            exchange = self.requests.popleft()
+            self._words[WAITING] = len(self.requests)
+            return exchange
+
+    def sweep(self) -> None:
+        """End the requests whose time is over, and those whose clients have left."""
+        now = time.monotonic_ns()
+        with self._lock:
+            ended = [exchange for exchange in self.requests if self._status(exchange, now)]
+            for exchange in ended:
+                self.requests.remove(exchange)
+            if ended:
+                self._moved(now)
+        for exchange in ended:
+            self._ends(exchange, now)
+
+    def client_left(self, exchange: PythonExchange) -> None:
+        """Drop a request whose client has left, if it waits."""
+        now = time.monotonic_ns()
+        with self._lock:
+            try:
+                self.requests.remove(exchange)
+            except ValueError:
+                return  # a thread has it
+            self._moved(now)
+        self._ends(exchange, now)
+
+    def note_service(self, nanoseconds: int) -> None:
+        """Note how long a call took that ended while requests waited, for `Retry-After`."""
+        with self._lock:
+            self._overload.served(nanoseconds)
+
+    def ready(self) -> bool:
+        """Return True unless the queue has been full for too long."""
+        since = self._full_since
+        full = 0.0 if since == NOT_FULL else (time.monotonic_ns() - since) / 1e9
+        return ready_with_queue(self._config, full)
+
+    def _moved(self, now: int) -> None:
+        """Keep account of that requests have left the queue. With the lock held."""
+        requests = self.requests
+        self._words[WAITING] = len(requests)
+        if len(requests) <= self._config.queue // 2:
+            self._full_since = NOT_FULL
+        self._overload.queue_moved(now, now - requests[0].queued_at if requests else 0)
+
+    def _status(self, exchange: PythonExchange, now: int) -> int:
+        connection = exchange.connection
+        leaving = Leaving.STAYS
+        if connection.stream.client_gone.known:
+            leaving = Leaving.GONE
+        elif connection.ended_at < math.inf:
+            leaving = Leaving.HALF_CLOSED
+        waited = (now - exchange.queued_at) / 1e9
+        return queued_status(self._config, waited, leaving, self._overload.sustained)
+
+    def _ends(self, exchange: PythonExchange, now: int) -> bool:
+        """End a request that has left the queue, if no thread is to have it. Return True then."""
+        status = self._status(exchange, now)
+        if not status:
+            return False
+        exchange.queue_time = (now - exchange.queued_at) / 1e9
+        refused = status == 503
+        with self._lock:
+            self._words[QUEUE_TIMEOUT if refused else CLIENT_LEFT] += 1
+        if refused:
+            self._refuse(exchange, self._config.queue_late)
+        else:
+            exchange.drop()
+        return True
+
+    def _refuse(self, exchange: PythonExchange, reason: str) -> None:
+        setting = "queue" if reason == self._config.queue_full else "queue_timeout"
+        error = ProtocolError(503, self._config.overloaded, setting=setting)
+        with self._lock:
+            mean = self._overload.mean_service / 1e9
+            waiting = len(self.requests)
+        error.retry_after = retry_after(self._config, waiting, mean, self._config.threads)
+        exchange.refuse(error, reason)

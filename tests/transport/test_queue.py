@@ -1,0 +1,288 @@
+"""Requests that wait for a thread: how many, for how long, and what their clients get."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from penstock.telemetry.scoreboard import CLIENT_LEFT, QUEUE_FULL, QUEUE_TIMEOUT, WAITING
+from penstock.transport.config import TransportConfig
+from support.serving import Environ, Gate, connect, eventually, get, post
+from support.transports import BareServer, serving
+from support.wire import Client, Response
+
+HAS = ["python"]
+THREADS = 2
+
+
+@pytest.fixture(autouse=True)
+def only_where_it_is(transport: str) -> None:
+    """Skip the transports that have no bounded queue."""
+    if transport not in HAS:
+        pytest.skip(f"{transport} has no bounded queue")
+
+
+@contextmanager
+def busy(gate: Gate, transport: str, **config: Any) -> Iterator[tuple[BareServer, ExitStack]]:
+    """Serve with two threads that are both with the application, until the gate opens."""
+    with serving(gate, transport, threads=THREADS, **config) as server, ExitStack() as clients:
+        for _ in range(THREADS):
+            clients.enter_context(connect(server)).send(get("/wait"))
+        eventually(lambda: gate.inside == THREADS)
+        try:
+            yield server, clients
+        finally:
+            gate.open()
+
+
+def queue_up(server: BareServer, clients: ExitStack, *requests: bytes) -> list[Client]:
+    """Send requests one after the other, each when the one before waits."""
+    queued = []
+    for request in requests:
+        before = server.word(WAITING)
+        client = clients.enter_context(connect(server))
+        client.send(request)
+        eventually(lambda before=before: server.word(WAITING) == before + 1)
+        queued.append(client)
+    return queued
+
+
+def logged(path: Path) -> dict[str, dict[str, Any]]:
+    """Return the lines of the access log by their paths."""
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    return {line["url.path"]: line for line in lines}
+
+
+def retry_after(response: Response) -> int:
+    """Return when the client may ask again, in seconds."""
+    return int(response.header("retry-after") or -1)
+
+
+def test_a_request_beyond_the_queue_gets_503_and_its_connection_is_kept(
+    transport: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "access.log"
+    gate = Gate()
+    with busy(gate, transport, queue=2, access_log=path) as (server, clients):
+        waiting = queue_up(server, clients, get("/first"), get("/second"))
+        refused = clients.enter_context(connect(server))
+        for request in (get("/get"), post(b"x" * 1000, target="/post")):
+            refused.send(request)
+            response = refused.read_response()
+            assert response.status == 503
+            assert response.body.decode() == f"{TransportConfig().overloaded}\n"
+            assert response.header("connection") is None
+            assert retry_after(response) == 1
+        assert server.word(QUEUE_FULL) == 2
+        gate.open()
+        for client in waiting:
+            assert client.read_response().status == 200
+        refused.send(get("/again"))
+        assert refused.read_response().body == b"/again"
+    line = logged(path)["/post"]
+    assert (line["http.response.status_code"], line["reason"]) == (503, "the queue is full (queue)")
+    assert logged(path)["/first"]["queue"] > 0
+    assert "/get" not in gate.seen
+
+
+def test_a_refused_client_that_asks_for_the_end_of_its_connection_gets_it(transport: str) -> None:
+    with busy(Gate(), transport, queue=1) as (server, clients):
+        queue_up(server, clients, get("/first"))
+        for request in (get("/", "Connection: close"), get("/", version="HTTP/1.0")):
+            with connect(server) as refused:
+                refused.send(request)
+                response = refused.read_response()
+                assert (response.status, response.header("connection")) == (503, "close")
+                assert refused.read_to_end() == b""
+        with connect(server) as refused:
+            refused.send(get("/", "Connection: keep-alive", version="HTTP/1.0"))
+            assert refused.read_response().header("connection") == "keep-alive"
+        with connect(server) as refused:
+            refused.send(get("/").replace(b"GET", b"HEAD"))
+            assert refused.read_response("HEAD").status == 503
+
+
+def test_a_refused_body_that_is_streamed_keeps_the_connection_where_it_is_short(
+    transport: str,
+) -> None:
+    most = TransportConfig().discard_bytes
+    with busy(Gate(), transport, queue=1, stream_requests=True) as (server, clients):
+        queue_up(server, clients, get("/first"))
+        with connect(server) as refused:
+            refused.send(post(b"x" * 10))
+            assert refused.read_response().header("connection") is None
+            refused.send(post(b"", length=most + 1))
+            assert refused.read_response().header("connection") == "close"
+
+
+def test_a_request_that_waits_for_too_long_gets_503(transport: str, tmp_path: Path) -> None:
+    path = tmp_path / "access.log"
+    with busy(Gate(), transport, queue_timeout=0.2, access_log=path) as (server, clients):
+        began = time.monotonic()
+        (late,) = queue_up(server, clients, get("/late"))
+        response = late.read_response()
+        assert response.status == 503
+        assert time.monotonic() - began >= 0.2
+        assert server.word(QUEUE_TIMEOUT) == 1
+        assert server.word(WAITING) == 0
+    line = logged(path)["/late"]
+    assert line["reason"] == "waited for a thread for 0.2 s (queue_timeout)"
+    assert line["queue"] >= 0.2
+
+
+def test_a_request_whose_client_resets_leaves_the_queue(transport: str, tmp_path: Path) -> None:
+    path = tmp_path / "access.log"
+    gate = Gate()
+    with busy(gate, transport, queue=2, access_log=path) as (server, clients):
+        gone, stays = queue_up(server, clients, get("/gone"), get("/stays"))
+        gone.reset()
+        # The queue was full. That there is room for another request is what shows it.
+        (after,) = (clients.enter_context(connect(server)),)
+        after.send(get("/after"))
+        eventually(lambda: server.word(CLIENT_LEFT) == 1)
+        gate.open()
+        assert stays.read_response().status == 200
+        assert after.read_response().status == 200
+        assert server.word(QUEUE_FULL) == 0
+    line = logged(path)["/gone"]
+    assert line["http.response.status_code"] == 499
+    assert line["reason"] == "the client left before a thread was free"
+    assert "/gone" not in gate.seen
+
+
+def test_a_client_that_only_ends_its_side_is_answered(transport: str) -> None:
+    gate = Gate()
+    with busy(gate, transport) as (server, clients):
+        (half,) = queue_up(server, clients, get("/half"))
+        half.end_sending()
+        # A request of another client after it: the server has seen the end by then.
+        queue_up(server, clients, get("/other"))
+        gate.open()
+        assert half.read_response().body == b"/half"
+    assert server.word(CLIENT_LEFT) == 0
+
+
+SUSTAINED = {
+    "overload_delay_seconds": 0.05,
+    "overload_services": 0,
+    "overload_seconds": 0.1,
+    "header_timeout": 1.0,  # for sweeps every tenth of a second
+}
+
+
+def test_under_sustained_overload_the_newest_is_next_and_who_ends_its_side_has_left(
+    transport: str,
+) -> None:
+    release = threading.Semaphore(0)
+    seen: list[str] = []
+
+    def application(environ: Environ, start_response: Any) -> list[bytes]:
+        seen.append(environ["PATH_INFO"])
+        release.acquire()
+        start_response("200 OK", [])
+        return [b""]
+
+    with (
+        serving(application, transport, threads=THREADS, **SUSTAINED) as server,
+        ExitStack() as clients,
+    ):
+        for _ in range(THREADS):
+            clients.enter_context(connect(server)).send(get("/busy"))
+        eventually(lambda: len(seen) == THREADS)
+        old = queue_up(server, clients, *[get(f"/{number}") for number in range(4)])
+        threading.Event().wait(0.3)  # what makes an overload is time
+        release.release()  # the first to leave the queue is still the oldest
+        eventually(lambda: len(seen) == THREADS + 1)
+        release.release()
+        eventually(lambda: len(seen) == THREADS + 2)
+        assert seen[THREADS:] == ["/0", "/3"]
+        old[1].end_sending()
+        eventually(lambda: server.word(CLIENT_LEFT) == 1)
+        for _ in range(10):
+            release.release()
+        assert old[2].read_response().status == 200
+    assert "/1" not in seen
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_checks_are_answered_while_the_queue_is_full_and_readiness_turns_negative(
+    transport: str, threads: int
+) -> None:
+    gate = Gate()
+    checks = {"health_path": "/healthz", "ready_path": "/readyz"}
+    with (
+        serving(
+            gate, transport, threads=threads, queue=1, overload_ready_after=0.2, **checks
+        ) as server,
+        ExitStack() as clients,
+    ):
+        server.slot.words[3] = 1  # READY, which a worker sets
+        server.slot.words[10] = 1  # LIVE
+        for _ in range(threads):
+            clients.enter_context(connect(server)).send(get("/wait"))
+        eventually(lambda: gate.inside == threads)
+        probe = clients.enter_context(connect(server))
+
+        def status(path: str) -> int:
+            probe.send(get(path))
+            return probe.read_response().status
+
+        assert status("/readyz") == 200
+        queue_up(server, clients, get("/queued"))
+        eventually(lambda: status("/readyz") == 503)
+        assert status("/healthz") == 200
+        gate.open()
+        eventually(lambda: status("/readyz") == 200)
+
+
+def test_the_application_gets_the_time_in_the_queue(transport: str) -> None:
+    environs: dict[str, Environ] = {}
+    gate = Gate()
+
+    def application(environ: Environ, start_response: Any) -> Any:
+        environs[environ["PATH_INFO"]] = dict(environ)
+        return gate(environ, start_response)
+
+    claimed = "X-Request-Start: t=1.000"
+    with serving(application, transport, threads=THREADS) as server, ExitStack() as clients:
+        for _ in range(THREADS):
+            clients.enter_context(connect(server)).send(get("/wait", claimed))
+        eventually(lambda: gate.inside == THREADS)
+        before = time.time()
+        (queued,) = queue_up(server, clients, get("/queued", claimed, "X_Request_Start: t=1.000"))
+        threading.Event().wait(0.05)
+        gate.open()
+        assert queued.read_response().status == 200
+    at_once, later = environs["/wait"], environs["/queued"]
+    assert at_once["penstock.queue_time"] == 0.0
+    assert "HTTP_X_REQUEST_START" not in at_once
+    assert later["penstock.queue_time"] >= 0.05
+    start = later["HTTP_X_REQUEST_START"]
+    assert start.startswith("t=")
+    assert len(start.partition(".")[2]) == 3
+    assert before - 0.01 <= float(start[2:]) <= time.time()
+
+
+def test_a_thousand_requests_at_once_are_all_served(transport: str) -> None:
+    """With the settings' defaults: 4 threads, and a view of 20 ms."""
+
+    def application(environ: Environ, start_response: Any) -> list[bytes]:
+        time.sleep(0.02)
+        start_response("200 OK", [])
+        return [b"served"]
+
+    with serving(application, transport, threads=4) as server, ExitStack() as stack:
+        clients = [stack.enter_context(connect(server)) for _ in range(1000)]
+        for client in clients:
+            client.send(get())
+        with ThreadPoolExecutor(8) as pool:
+            statuses = [r.status for r in pool.map(Client.read_response, clients)]
+    assert statuses == [200] * 1000
