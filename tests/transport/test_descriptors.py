@@ -45,8 +45,8 @@ def usage(client: Client) -> dict[str, Any]:
 @pytest.mark.parametrize("streamed", ["--stream-requests", "--no-stream-requests"])
 @pytest.mark.usefixtures("room_for_many")
 def test_more_than_1024_connections_are_served(transport: str, threads: str, streamed: str) -> None:
-    arguments = ("self_reporting:app", "--transport", transport, "--threads", threads, streamed)
-    arguments += ("--queue", str(MANY))  # all ask at once
+    arguments = ["self_reporting:app", "--transport", transport, "--threads", threads, streamed]
+    arguments += ["--queue", str(MANY)]  # all ask at once
     with ServerProcess(*arguments, cwd=SUPPORT) as server, ExitStack() as stack:
         clients = [stack.enter_context(Client(server.address)) for _ in range(MANY)]
         for client in clients:

@@ -45,13 +45,12 @@ def busy(gate: Gate, transport: str, **config: Any) -> Iterator[tuple[BareServer
 
 def queue_up(server: BareServer, clients: ExitStack, *requests: bytes) -> list[Client]:
     """Send requests one after the other, each when the one before waits."""
-    queued = []
+    waiting = server.word(WAITING)
+    queued: list[Client] = []
     for request in requests:
-        before = server.word(WAITING)
-        client = clients.enter_context(connect(server))
-        client.send(request)
-        eventually(lambda before=before: server.word(WAITING) == before + 1)
-        queued.append(client)
+        queued.append(clients.enter_context(connect(server)))
+        queued[-1].send(request)
+        eventually(lambda: server.word(WAITING) == waiting + len(queued))
     return queued
 
 
@@ -170,7 +169,7 @@ def test_a_client_that_only_ends_its_side_is_answered(transport: str) -> None:
     assert server.word(CLIENT_LEFT) == 0
 
 
-SUSTAINED = {
+SUSTAINED: dict[str, Any] = {
     "overload_delay_seconds": 0.05,
     "overload_services": 0,
     "overload_seconds": 0.1,
@@ -217,7 +216,7 @@ def test_checks_are_answered_while_the_queue_is_full_and_readiness_turns_negativ
     transport: str, threads: int
 ) -> None:
     gate = Gate()
-    checks = {"health_path": "/healthz", "ready_path": "/readyz"}
+    checks: dict[str, Any] = {"health_path": "/healthz", "ready_path": "/readyz"}
     with (
         serving(
             gate, transport, threads=threads, queue=1, overload_ready_after=0.2, **checks
@@ -275,7 +274,7 @@ def test_a_thousand_requests_at_once_are_all_served(transport: str) -> None:
     """With the settings' defaults: 4 threads, and a view of 20 ms."""
 
     def application(environ: Environ, start_response: Any) -> list[bytes]:
-        time.sleep(0.02)
+        threading.Event().wait(0.02)
         start_response("200 OK", [])
         return [b"served"]
 

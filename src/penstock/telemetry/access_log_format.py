@@ -209,7 +209,8 @@ def _json_format() -> Format:
     return json_line
 
 
-# gunicorn's atoms, and `queue`; `T`, `M`, `D`, `B` and `s` are whole numbers, so `d` may stand for `s` there.
+# gunicorn's atoms, and `queue`. `T`, `M`, `D`, `B` and `s` are whole numbers, so `d` may stand for
+# `s` there.
 _ATOMS: Final[Mapping[str, Format]] = {
     "h": lambda request: _word_repeated(request.client_addr),
     "l": lambda request: "-",

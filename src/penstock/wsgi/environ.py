@@ -31,8 +31,8 @@ KEY_CACHE_NAME_LENGTH = 64
 _keys: dict[str, str] = {}
 
 # Content-Length is set from the body's framing. Proxy would become HTTP_PROXY, the variable in
-# which the HTTP client of a CGI script looks for its proxy ("httpoxy"). X-Request-Start is when this
-# server received the request: what a client claims would distort what is measured.
+# which the HTTP client of a CGI script looks for its proxy ("httpoxy"). X-Request-Start is when
+# this server received the request: what a client claims would distort what is measured.
 _LEFT_OUT = frozenset({"content-length", "proxy", "x-request-start"})
 
 # The keys that no name with an underscore may set, even if such names are let through.

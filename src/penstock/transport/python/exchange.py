@@ -464,7 +464,11 @@ class PythonExchange:
             if self.streamed is not None and not self.streamed.over:
                 self._settle_request_body(self.streamed)
             connection = ""
-            if self.fate is not KEEP or not self.request.keep_alive or self.connection.loop.draining:
+            if (
+                self.fate is not KEEP
+                or not self.request.keep_alive
+                or self.connection.loop.draining
+            ):
                 self.close_after_response()
                 connection = "close"
             elif self.request.version == "HTTP/1.0":
