@@ -13,8 +13,8 @@ With one promotion a tick, few slow calls could overlap. So if many recent calls
 leader promotes a follower before it calls.
 
 With one thread there is a stall monitor only if health checks are to be answered while the thread
-is in the application, or once many calls were slow: then requests wait in the queue, with its
-bounds, and not in the kernel. A fast application does not pay for its ticks.
+is in the application, or once some calls have lasted for long: then requests wait in the queue,
+with its bounds, and not in the kernel. A fast application does not pay for its ticks.
 """
 
 from __future__ import annotations
@@ -108,7 +108,7 @@ class LeaderFollowers:
                 self._look_after(exchange)
                 if self._loop.ask_full is not None:
                     self._loop.wake()
-            elif self._slow_paths.overall > self._config.slow_share:
+            elif self._slow_paths.stalls >= self._config.stalled_calls:
                 self._start_monitor()
             if self._loop.dropped_names:
                 self._loop.log_dropped_fields()

@@ -16,10 +16,20 @@ PATH_HASHES = 256
 class SlowPaths:
     """The share of slow calls, of all and by path. For any thread: a lost update costs nothing."""
 
-    __slots__ = ("_are_slow", "_next_shares", "_shares", "_slow_ns", "overall")
+    __slots__ = (
+        "_are_slow",
+        "_next_shares",
+        "_shares",
+        "_slow_ns",
+        "_stalled_ns",
+        "overall",
+        "stalls",
+    )
 
     def __init__(self, config: TransportConfig) -> None:
         self._slow_ns = int(config.slow_call_seconds * 1e9)
+        self._stalled_ns = int(config.stalled_call_seconds * 1e9)
+        self.stalls = 0  # how many calls lasted for so long that others have to be seen to
         self.overall = 0.0  # moving share of all calls that were slow
         self._shares = bytearray(PATH_HASHES)  # the same by path, in parts of `ALL_SLOW`
         # What `next_share` and `is_slow_path` return, since each request asks them.
@@ -36,6 +46,8 @@ class SlowPaths:
         share = self._shares[index]
         if slow or share:
             self._shares[index] = self._next_shares[slow][share]
+        if slow and nanoseconds > self._stalled_ns:
+            self.stalls += 1
         if slow or self.overall:
             self.overall = next_overall_share(self.overall, slow)
 
