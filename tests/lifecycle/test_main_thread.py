@@ -243,6 +243,27 @@ def pid(environ):
 
 
 @supervised
+def test_a_timer_whose_handler_raises_without_end_does_not_spoil_the_stop(
+    tmp_path: Path, transport: str, supervised: bool
+) -> None:
+    more = """
+def raise_always(number, frame):
+    raise TimeoutError("again")
+
+def raise_without_end(environ):
+    atexit.register(note, "atexit")
+    signal.signal(signal.SIGALRM, raise_always)
+    signal.setitimer(signal.ITIMER_REAL, 0.5, 0.002)
+    return "set"
+"""
+    with serving(tmp_path, transport, supervised, more=more) as server:
+        assert server.ask("/raise_without_end").body == b"set"
+        server.wait_for_line("PEN-6910")
+        assert server.stop() == 0
+    assert events(server) == ["atexit in MainThread"]
+
+
+@supervised
 def test_a_timer_of_the_applications_runs_while_no_request_is_there(
     tmp_path: Path, transport: str, supervised: bool
 ) -> None:

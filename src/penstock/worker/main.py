@@ -47,6 +47,10 @@ kills after exactly this time finds no process."""
 COME_BACK_SECONDS = 0.2
 """How long the main thread may take to come back from its last call when the worker has stopped."""
 
+MOST_RAISED = 100
+"""How often the handlers of an application's signals may raise while the main thread leaves its
+loop: often enough for a timer, and no endless loop where something else is wrong."""
+
 STOPPED = 0
 """Exit status: the server stopped as it was told, and cut nothing off."""
 
@@ -139,7 +143,7 @@ def serve_under_control(
     thread = threading.Thread(target=run, name="penstock-control", daemon=True)
     thread.start()
     if worker.settings.threads == 1:
-        worker.serve()
+        _serve_in_main_thread(worker, own_process=own_process)
     outcome.exception()  # waits
     if own_process and not claim.acquire(blocking=False):
         threading.Event().wait()  # it came back too late: the process ends
@@ -147,6 +151,23 @@ def serve_under_control(
     thread.join()
     last()
     return outcome.result()
+
+
+def _serve_in_main_thread(worker: Worker, *, own_process: bool) -> None:
+    """Serve until the worker stops, whatever the application's signal handlers raise meanwhile.
+
+    In a process of the server's own, the application's timers are switched off after that: what
+    their handlers raise would end the process before its exit handlers have run.
+    """
+    for _ in range(MOST_RAISED):
+        try:
+            worker.serve()
+            if own_process:
+                for timer in (signal.ITIMER_REAL, signal.ITIMER_VIRTUAL, signal.ITIMER_PROF):
+                    signal.setitimer(timer, 0)
+            return
+        except BaseException:  # at this very moment
+            continue
 
 
 def end_process(status: int, last: Callable[[], None] = lambda: None) -> NoReturn:

@@ -252,10 +252,12 @@ class Worker:
     def serve(self) -> None:
         """Serve with the calling thread, which was lent, until the worker stops."""
         assert self._lent is not None
-        try:
-            self._serve()
-        finally:
-            self._lent.set()
+        while not self._lent.is_set():
+            try:
+                self._serve()
+                self._lent.set()
+            except BaseException:
+                continue  # the handler of a signal raised between two steps of the loop
 
     def _serve(self) -> None:
         """Serve in one thread until the transport has no more requests."""
