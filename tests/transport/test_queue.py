@@ -19,7 +19,7 @@ from support.serving import Environ, Gate, connect, eventually, get, post
 from support.transports import BareServer, serving
 from support.wire import Client, Response
 
-HAS = ["python"]
+HAS = ["native", "python"]
 THREADS = 2
 
 

@@ -3,7 +3,6 @@
 use crate::call_deadline::CallDeadline;
 use crate::companion::Companion;
 use crate::core::Core;
-use crate::ending;
 use crate::environ::{Template, keys};
 use crate::exchange::Exchange;
 use crate::extend_deadline::ExtendDeadline;
@@ -12,7 +11,6 @@ use crate::request_id::RequestId;
 use crate::thread_slots::{ThreadSlot, ThreadSlots};
 use penstock_protocol::{Framing, Head, HeadCopy};
 use penstock_reactor::connection::Connection;
-use penstock_reactor::disconnect::had_ended;
 use penstock_reactor::next_request;
 use penstock_reactor::request::{Body, Waiting};
 use penstock_reactor::request_body::RequestBody;
@@ -49,22 +47,24 @@ impl Delivery {
             request,
             body,
             since,
-            disconnected,
+            queued,
         } = waiting;
-        let client = Arc::clone(&connection);
+        let since = queued.then_some(since);
         let (head, bytes) = (&request.head, &request.bytes);
-        let exchange = self.deliver(py, thread_slot, connection, number, head, bytes, body)?;
-        if let Some(exchange) = &exchange {
-            let before = sys::monotonic().saturating_sub(self.core.shared.options.disconnected);
-            let disconnected = disconnected || had_ended(&client, before, since);
-            if ending::drop_if_client_gone(exchange.bind(py), disconnected)? {
-                return Ok(None); // it waited for a thread, and no client waits for it
-            }
-        }
-        Ok(exchange)
+        self.deliver(
+            py,
+            thread_slot,
+            connection,
+            number,
+            head,
+            bytes,
+            body,
+            since,
+        )
     }
 
-    /// Make the exchange of a request; None where the server has answered it itself.
+    /// Make the exchange of a request; None where the server has answered it itself. `queued` is
+    /// since when it has waited for a thread, None where one took it at once.
     #[expect(clippy::too_many_arguments, reason = "what a request consists of")]
     pub fn deliver(
         &self,
@@ -75,8 +75,18 @@ impl Delivery {
         head: &Head,
         bytes: &[u8],
         body: Body,
+        queued: Option<Nanos>,
     ) -> PyResult<Option<Py<Exchange>>> {
-        let made = self.make_exchange(py, thread_slot, &connection, number, head, bytes, body);
+        let made = self.make_exchange(
+            py,
+            thread_slot,
+            &connection,
+            number,
+            head,
+            bytes,
+            body,
+            queued,
+        );
         let exchange = match made {
             Ok(exchange) => Py::new(py, exchange)?,
             Err(error) => {
@@ -113,6 +123,7 @@ impl Delivery {
         head: &Head,
         bytes: &[u8],
         body: Body,
+        queued: Option<Nanos>,
     ) -> PyResult<Exchange> {
         let options = &self.core.shared.options;
         let length = match &body {
@@ -139,6 +150,15 @@ impl Delivery {
             .policy
             .timeout(py, &self.core.log_writer, head, bytes);
         let since = sys::monotonic();
+        let mut queue_time = 0;
+        if let Some(queued) = queued {
+            queue_time = since.saturating_sub(queued);
+            let seconds = queue_time as f64 / SECOND as f64;
+            environ.set_item(&keys(py).queue_time, PyFloat::new(py, seconds))?;
+            // As nginx's "t=${msec}" makes it, which monitoring agents read.
+            let start = format!("t={:.3}", sys::wall() - seconds);
+            environ.set_item(&keys(py).request_start, start)?;
+        }
         let deadline = self.set_deadline(&environ, thread_slot, number, since, timeout)?;
         if let Some(record) = &thread_slot.record {
             let (method, target) = (head.method.of(bytes), head.target.of(bytes));
@@ -169,6 +189,7 @@ impl Delivery {
             keep_alive: head.keep_alive,
             path: PathHash::of(head.path(bytes)),
             handed_out_at: since,
+            queue_time,
             first_byte_at: 0,
             status: None,
             headers: None,

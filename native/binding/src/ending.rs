@@ -1,12 +1,11 @@
-//! Exchanges that end without the application's whole response: it was given up by the gateway, its
-//! client has left, or the server ends it, with 504 at a deadline and at the end of a stop.
+//! Exchanges that end without the application's whole response: it was given up by the gateway, or
+//! the server ends it, with 504 at a deadline and at the end of a stop.
 
 use crate::exchange::Exchange;
 use penstock_protocol::Framing;
 use penstock_reactor::refusal::Refusal;
 use penstock_reactor::responding;
 use penstock_reactor::states::Fate;
-use penstock_reactor::sys;
 use pyo3::prelude::*;
 use pyo3::types::PyString;
 use std::sync::Arc;
@@ -38,22 +37,6 @@ pub fn abort(slf: &Bound<'_, Exchange>) -> PyResult<()> {
         return Exchange::end(slf, "response cut off");
     }
     Exchange::end(slf, &reason)
-}
-
-/// End an exchange that no client waits for; return whether it was one.
-pub fn drop_if_client_gone(slf: &Bound<'_, Exchange>, disconnected: bool) -> PyResult<bool> {
-    {
-        let mut this = slf.try_borrow_mut()?;
-        if !disconnected && !this.is_client_gone() {
-            return Ok(false);
-        }
-        let mut state = this.request_body.connection.lock();
-        state.exchange.fate.worsen(Fate::Reset);
-        drop(state);
-        this.handed_out_at = sys::monotonic();
-    }
-    Exchange::end(slf, "the client left before a thread was free")?;
-    Ok(true)
 }
 
 /// End an exchange whose thread does not come back; return whether it was still in progress.

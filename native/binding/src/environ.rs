@@ -6,7 +6,7 @@ use penstock_protocol::{Head, Version, head::separator};
 use penstock_reactor::options::HeaderMap;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
-use pyo3::types::{PyDict, PyString};
+use pyo3::types::{PyDict, PyFloat, PyString};
 use std::borrow::Cow;
 use std::cell::RefCell;
 
@@ -48,6 +48,8 @@ keys! {
     request_id = "penstock.request_id",
     deadline = "penstock.deadline",
     extend_deadline = "penstock.extend_deadline",
+    queue_time = "penstock.queue_time",
+    request_start = "HTTP_X_REQUEST_START",
     client_gone = "penstock.client_gone",
     input = "wsgi.input",
     early_hints = "wsgi.early_hints",
@@ -87,6 +89,7 @@ impl Template {
         // Every request has these. That they are here already spares the copies their growth; and
         // three need not be set where they are what they are for most requests.
         let none = &py.None();
+        let at_once = PyFloat::new(py, 0.0).into_any().unbind();
         for (key, value) in [
             (&keys.method, keys.get.as_any()),
             (&keys.raw_uri, none),
@@ -96,6 +99,7 @@ impl Template {
             (&keys.path, none),
             (&keys.addr, none),
             (&keys.request_id, none),
+            (&keys.queue_time, &at_once),
             (&keys.client_gone, none),
             (&keys.input, none),
             (&keys.early_hints, none),

@@ -16,6 +16,7 @@ use penstock_reactor::next_request;
 use penstock_reactor::output::FILE_TRUNCATED;
 use penstock_reactor::request_body::RequestBody;
 use penstock_reactor::responding::{self, Failure};
+use penstock_reactor::scoreboard::WAITING;
 use penstock_reactor::shared::Shared;
 use penstock_reactor::slow_path_estimate::PathHash;
 use penstock_reactor::states::Fate;
@@ -52,6 +53,8 @@ pub struct Exchange {
     pub keep_alive: bool,
     pub path: PathHash,
     pub handed_out_at: Nanos,
+    /// For how long the request had waited for a thread.
+    pub queue_time: Nanos,
     /// When the head was sent, where a record of the request will tell it; else 0.
     pub first_byte_at: Nanos,
     pub status: Option<Py<PyString>>,
@@ -199,6 +202,9 @@ impl Exchange {
         let core = Arc::clone(&self.core);
         let time = now.saturating_sub(self.handed_out_at);
         core.shared.slow_paths.note(self.path, time);
+        if core.shared.scoreboard.get(WAITING) > 0 {
+            core.shared.queue.served(time); // it is for those that wait
+        }
         let connection = Arc::clone(&self.request_body.connection);
         let mut state = connection.lock();
         // Logged when it is known how it ended.
@@ -208,6 +214,7 @@ impl Exchange {
             let times = Times {
                 taken: self.handed_out_at,
                 first_byte: self.first_byte_at,
+                queue: self.queue_time,
                 ..state.exchange.times(connection.accepted_at, now)
             };
             let number = state.requests;

@@ -200,6 +200,27 @@ impl LogWriter {
             None => refusal.request_line.clone(),
         };
         let left = refusal.status == self.client_left;
+        if !refusal.reason.is_empty() {
+            self.log_refusal(py, note, &request_line, left)?;
+        }
+        let (Some(requests), Some(maker)) = (&self.requests, &self.request_maker) else {
+            return Ok(());
+        };
+        let ended = match left {
+            true => Ended::Disconnected,
+            false => Ended::Refused,
+        };
+        self.queue(py, requests, maker.refused(py, note, ended))
+    }
+
+    fn log_refusal(
+        &self,
+        py: Python<'_>,
+        note: &RefusalNote,
+        request_line: &[u8],
+        left: bool,
+    ) -> PyResult<()> {
+        let refusal = &note.refusal;
         let options = PyDict::new(py);
         options.set_item("cause", refusal.cause.as_deref().unwrap_or(""))?;
         options.set_item("rule", refusal.rule)?;
@@ -209,22 +230,14 @@ impl LogWriter {
             "refusal_line",
             (
                 address(note.peer),
-                latin1(py, &request_line)?,
+                latin1(py, request_line)?,
                 &note.request_id,
                 refusal.status,
                 refusal.reason.as_ref(),
             ),
             Some(&options),
         )?;
-        self.logger.call_method1(py, "info", ("%s", line))?;
-        let (Some(requests), Some(maker)) = (&self.requests, &self.request_maker) else {
-            return Ok(());
-        };
-        let ended = match left {
-            true => Ended::Disconnected,
-            false => Ended::Refused,
-        };
-        self.queue(py, requests, maker.refused(py, note, ended))
+        self.logger.call_method1(py, "info", ("%s", line)).map(drop)
     }
 }
 

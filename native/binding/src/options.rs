@@ -27,6 +27,11 @@ pub fn read_options(config: &Bound<'_, PyAny>) -> PyResult<Options> {
     let most = |name: &str| parser.getattr(name)?.extract::<usize>();
     let number_of = |name: &str| parser.getattr(name)?.extract::<u64>();
     Ok(Options {
+        threads: large("threads")?,
+        overloaded: text("overloaded")?,
+        queue_full: text("queue_full")?,
+        queue_late: text("queue_late")?,
+        left_in_queue: text("left_in_queue")?,
         parser: Limits {
             request_line: most("request_line")?,
             fields: most("fields")?,
@@ -61,7 +66,6 @@ pub fn read_options(config: &Bound<'_, PyAny>) -> PyResult<Options> {
         trace: false,
         observed: false,
         recorded: false,
-        attended: get("has_stall_monitor")?.extract()?,
         timed_out: text("timed_out")?,
         checks: Checks {
             health_path: path("health_path")?,
@@ -70,7 +74,6 @@ pub fn read_options(config: &Bound<'_, PyAny>) -> PyResult<Options> {
             unhealthy: get("unhealthy")?.extract()?,
             stale_beat: time("stale_beat_seconds")?,
         },
-        disconnected: time("disconnect_seconds")?,
         idle_wait: get("idle_wait")?
             .extract::<Option<f64>>()?
             .map(|seconds| (seconds * SECOND as f64) as Nanos),
@@ -100,6 +103,8 @@ pub fn read_options(config: &Bound<'_, PyAny>) -> PyResult<Options> {
         drain_accepted: time("drain_accepted_seconds")?,
         slow_call: time("slow_call_seconds")?,
         slow_share: number("slow_share")?,
+        stalled_call: time("stalled_call_seconds")?,
+        stalled_calls: get("stalled_calls")?.extract()?,
         monitor_idle: time("monitor_idle_seconds")?,
         client_left: get("client_left_status")?.extract()?,
         trace_body: size("trace_body_bytes")?,

@@ -124,7 +124,10 @@ impl RequestMaker {
                 bytes_in: note.bytes_in,
                 bytes_out: note.bytes_out,
                 ended,
-                reason: &refusal.reason,
+                reason: match refusal.logged.as_str() {
+                    "" => &refusal.reason,
+                    logged => logged,
+                },
                 times: &note.times,
                 fields: note.request.as_ref().or(refusal.head.as_ref()),
                 response_fields: self.nothing.bind(py).clone(),

@@ -45,6 +45,8 @@ pub struct NativeTransport {
     threads: LeaderFollowers,
     thread_slots: Arc<ThreadSlots>,
     delivery: Delivery,
+    /// A `weakref.WeakMethod`, whose method starts the threads of the transport's own.
+    attend: Py<PyAny>,
 }
 
 #[pymethods]
@@ -120,6 +122,7 @@ impl NativeTransport {
                 bytes_io: py.import("io")?.getattr("BytesIO")?.unbind(),
                 open_spooled: log("open_spooled")?,
             },
+            attend: log("attend")?,
         })
     }
 
@@ -156,12 +159,8 @@ impl NativeTransport {
                             head,
                             bytes,
                             ready.body,
+                            None,
                         )?;
-                        if let (true, Some(ready)) = (ready.disconnected, &exchange) {
-                            if ending::drop_if_client_gone(ready.bind(py), true)? {
-                                continue;
-                            }
-                        }
                     }
                     Some(Step::Over) => {
                         threads.end(shared);
@@ -283,6 +282,11 @@ impl NativeTransport {
         Ok(decisions::decide(&options, name, &numbers))
     }
 
+    /// Note that the threads of the transport's own run.
+    fn note_attended(&self) {
+        self.core.shared.attended.set(true);
+    }
+
     /// What the stall monitor's thread runs, until the end.
     fn watch(&self, py: Python<'_>) {
         let core = &self.core;
@@ -329,10 +333,25 @@ impl NativeTransport {
         if let Some(record) = &thread_slot.record {
             self.core.shared.scoreboard.begin(record, number);
         }
-        if self.core.shared.options.attended {
+        let shared = &self.core.shared;
+        if shared.attended.get() {
             let path = exchange.borrow(py).path;
-            self.threads.look_after(&self.core.shared, path);
+            self.threads.look_after(shared, path);
+        } else if shared.slow_paths.stalls() >= shared.options.stalled_calls {
+            if let Err(error) = self.attend(py) {
+                error.write_unraisable(py, None);
+            }
         }
+    }
+
+    /// Have a stall monitor from now on: requests wait in the queue then, with its bounds, and not
+    /// in the kernel. A single thread has none as long as its calls are fast.
+    fn attend(&self, py: Python<'_>) -> PyResult<()> {
+        let attend = self.attend.bind(py).call0()?; // a weak reference
+        if !attend.is_none() {
+            attend.call0()?;
+        }
+        Ok(())
     }
 
     /// Finish what is left at the end, for a thread that goes home.

@@ -152,12 +152,34 @@ pub struct ErrorResponse {
     pub body: Vec<u8>,
 }
 
-/// Returns the server's own answer to a request that it does not serve. The caller closes the
-/// connection after it.
-///
-/// `added` are the lines of Date and Server, each with its CRLF.
+/// What the server itself answers to a request that it does not serve.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct ErrorAnswer<'a> {
+    /// The status code.
+    pub status: u16,
+    /// What the body says.
+    pub reason: &'a str,
+    /// In answer to HEAD.
+    pub to_head: bool,
+    /// In seconds; 0 is none.
+    pub retry_after: u64,
+    /// The request's version, where the caller keeps the connection; None where it closes it.
+    pub keeps: Option<Version>,
+    /// The lines of Date and Server, each with its CRLF.
+    pub added: &'a [u8],
+}
+
+/// Returns the server's own answer to a request that it does not serve.
 #[must_use]
-pub fn error_response(status: u16, reason: &str, to_head: bool, added: &[u8]) -> ErrorResponse {
+pub fn error_response(answer: &ErrorAnswer<'_>) -> ErrorResponse {
+    let &ErrorAnswer {
+        status,
+        reason,
+        to_head,
+        retry_after,
+        keeps,
+        added,
+    } = answer;
     let mut head = Vec::new();
     begin_head(
         &mut head,
@@ -168,7 +190,18 @@ pub fn error_response(status: u16, reason: &str, to_head: bool, added: &[u8]) ->
     if status == 405 {
         encode_field(&mut head, b"Allow", ALLOWED_METHODS.as_bytes());
     }
-    encode_field(&mut head, b"Connection", b"close");
+    if retry_after > 0 {
+        encode_field(
+            &mut head,
+            b"Retry-After",
+            retry_after.to_string().as_bytes(),
+        );
+    }
+    match keeps {
+        None => encode_field(&mut head, b"Connection", b"close"),
+        Some(Version::Http10) => encode_field(&mut head, b"Connection", b"keep-alive"),
+        Some(Version::Http11) => {}
+    }
     head.extend_from_slice(added);
     head.extend_from_slice(b"\r\n");
     let body = if to_head {
@@ -281,7 +314,11 @@ mod tests {
     #[test]
     fn rfc9110_15_5_6_a_405_names_the_allowed_methods() {
         let error = crate::error::IS_CONNECT;
-        let answer = error_response(error.status, error.reason, false, b"");
+        let answer = error_response(&ErrorAnswer {
+            status: error.status,
+            reason: error.reason,
+            ..ErrorAnswer::default()
+        });
         let text = String::from_utf8(answer.head).unwrap();
         assert!(text.starts_with("HTTP/1.1 405 Method Not Allowed\r\n"));
         assert!(text.contains(&format!("\r\nAllow: {ALLOWED_METHODS}\r\n")));

@@ -15,8 +15,8 @@ use penstock_protocol::body::{CHUNK_SIZE_DIGITS, FORBIDDEN_TRAILERS};
 use penstock_protocol::date::imf_fixdate;
 use penstock_protocol::limits::MAX_METHOD;
 use penstock_protocol::response::{
-    ALLOWED_METHODS, CONTINUE, LAST_CHUNK, begin_head, encode_chunk, encode_field, error_response,
-    reason_phrase,
+    ALLOWED_METHODS, CONTINUE, ErrorAnswer, LAST_CHUNK, begin_head, encode_chunk, encode_field,
+    error_response, reason_phrase,
 };
 use penstock_protocol::{Limits, ProtocolError, error};
 use support::{Message, Outcome, byte_by_byte, parse, split_at};
@@ -132,9 +132,21 @@ fn errors_have_the_same_words_as_those_of_the_reference() {
         let error = known.get(reason.as_str()).expect(reason);
         assert_eq!(&error.to_string(), text);
         let added = &corpus().responses.added;
-        let answer = error_response(error.status, error.reason, false, added.as_bytes());
+        let answer = error_response(&ErrorAnswer {
+            status: error.status,
+            reason: error.reason,
+            to_head: false,
+            added: added.as_bytes(),
+            ..ErrorAnswer::default()
+        });
         assert_eq!([&answer.head[..], &answer.body].concat(), latin_1(response));
-        let to_head = error_response(error.status, error.reason, true, added.as_bytes());
+        let to_head = error_response(&ErrorAnswer {
+            status: error.status,
+            reason: error.reason,
+            to_head: true,
+            added: added.as_bytes(),
+            ..ErrorAnswer::default()
+        });
         assert_eq!((to_head.head, to_head.body), (answer.head, Vec::new()));
     }
     assert_eq!(corpus().errors.len(), known.len(), "each error has a case");

@@ -9,10 +9,9 @@ use crate::sys::Nanos;
 /// A call of the application counts for a sixteenth of the mean.
 const MEAN_SHIFT: u32 = 4;
 
-/// The rule for sustained overload, and the mean time of a call. A lock of the caller's guards it.
+/// The rule for sustained overload. A lock of the caller's guards it.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Overload {
-    mean_service: Nanos,
     relaxed_at: Nanos,
     sustained: bool,
 }
@@ -23,29 +22,17 @@ impl Overload {
         self.sustained
     }
 
-    /// The mean time of the last calls of the application; 0 before the first.
-    pub fn mean_service(&self) -> Nanos {
-        self.mean_service
-    }
-
-    /// Note how long a call of the application took.
-    pub fn served(&mut self, duration: Nanos) {
-        self.mean_service = if self.mean_service == 0 {
-            duration
-        } else if duration >= self.mean_service {
-            self.mean_service + ((duration - self.mean_service) >> MEAN_SHIFT)
-        } else {
-            // Rounded down, as Python shifts a negative number.
-            let less = self.mean_service - duration;
-            self.mean_service - less.div_ceil(1 << MEAN_SHIFT)
-        };
-    }
-
     /// Note a change of the queue, before a request joins an empty one and after one has left it;
     /// return whether the overload is sustained. `oldest` is for how long the oldest that is left
-    /// has waited.
-    pub fn queue_moved(&mut self, budgets: &Budgets, now: Nanos, oldest: Nanos) -> bool {
-        let services = budgets.overload_services.saturating_mul(self.mean_service);
+    /// has waited, `mean_service` the mean time of the last calls.
+    pub fn queue_moved(
+        &mut self,
+        budgets: &Budgets,
+        now: Nanos,
+        oldest: Nanos,
+        mean_service: Nanos,
+    ) -> bool {
+        let services = budgets.overload_services.saturating_mul(mean_service);
         if oldest == 0 {
             self.sustained = false;
         }
@@ -58,18 +45,31 @@ impl Overload {
     }
 }
 
+/// Return the mean time of the application's calls after another one; 0 before the first.
+pub fn next_mean(mean: Nanos, duration: Nanos) -> Nanos {
+    if mean == 0 {
+        duration
+    } else if duration >= mean {
+        mean + ((duration - mean) >> MEAN_SHIFT)
+    } else {
+        // Rounded down, as Python shifts a negative number.
+        mean - (mean - duration).div_ceil(1 << MEAN_SHIFT)
+    }
+}
+
 /// Return the state after events, for the test: each is a kind and two numbers. Of kind 0 the first
 /// is the duration of a call, of kind 1 they are the time and the oldest wait. The result is twice
 /// the mean, and 1 more if the overload is sustained.
 pub fn replay(budgets: &Budgets, events: &[Option<f64>]) -> f64 {
     let mut overload = Overload::default();
+    let mut mean = 0;
     for event in events.chunks_exact(3) {
         let number = |index: usize| event.get(index).copied().flatten().unwrap_or(0.0) as u64;
         if number(0) == 0 {
-            overload.served(number(1));
+            mean = next_mean(mean, number(1));
         } else {
-            overload.queue_moved(budgets, number(1), number(2));
+            overload.queue_moved(budgets, number(1), number(2), mean);
         }
     }
-    (2 * overload.mean_service + u64::from(overload.sustained)) as f64
+    (2 * mean + u64::from(overload.sustained)) as f64
 }

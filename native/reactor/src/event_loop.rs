@@ -16,6 +16,7 @@ use crate::scoreboard::POLLED;
 use crate::shared::Shared;
 use crate::states::Phase;
 use crate::sys::{self, MILLISECOND, Nanos};
+use crate::unserved;
 use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -83,9 +84,7 @@ impl EventLoop {
                 return Step::Blocked;
             }
         }
-        if self.leader.now.saturating_sub(self.polled_at) >= shared.options.disconnected {
-            self.leader.late = true;
-        }
+        self.leader.queues = leader == Leader::StallMonitor;
         self.accepting
             .note_busy(shared, self.leader.now, leader == Leader::StallMonitor);
         loop {
@@ -152,6 +151,7 @@ impl EventLoop {
         let mut posts = Vec::new();
         shared.take_posts(&mut posts);
         let mut waiting = Vec::new();
+        self.leader.queues = true;
         for connection in posts {
             if let Some(ready) = self.handle(shared, Item::Proceed(connection)) {
                 waiting.push(ready.own(&self.leader));
@@ -189,7 +189,6 @@ impl EventLoop {
         self.leader.now = sys::monotonic();
         self.polled_at = self.leader.now;
         shared.scoreboard.set(POLLED, self.leader.now);
-        self.leader.late = false;
         self.batch.extend(self.events.take().map(Item::Event));
         self.batch
             .extend(self.leader.deferred.drain(..).map(Item::Proceed));
@@ -276,6 +275,7 @@ impl EventLoop {
                 None
             });
         }
+        unserved::sweep_queue(shared, self.polled_at);
         if !shared.draining.get() {
             self.accepting.resume_accepting(shared, self.polled_at);
         }

@@ -64,8 +64,8 @@ pub struct LeaderState {
     pub field_cache: FieldCache,
     /// With more to do than their turn allowed: they go on with what the next poll brings.
     pub deferred: VecDeque<Arc<Connection>>,
-    /// What is handled now was told of long ago, and more may have come since.
-    pub late: bool,
+    /// What becomes ready waits for a thread: all are with the application.
+    pub queues: bool,
 }
 
 impl LeaderState {
@@ -76,7 +76,7 @@ impl LeaderState {
             read: Box::new(ReadBuffers::new(read_bytes)),
             field_cache: FieldCache::default(),
             deferred: VecDeque::new(),
-            late: false,
+            queues: false,
         }
     }
 

@@ -12,7 +12,7 @@
 //! One such promotion a tick would bound how many calls can overlap, so where calls prove slow,
 //! the leader wakes its successor before it calls.
 //!
-//! With one thread there is none of this, but for the stall monitor where there are checks to answer.
+//! With one thread there are no followers: the stall monitor leads once a call has lasted a tick.
 
 use crate::event_loop::{EventLoop, Step};
 use crate::leader::{Leader, ReadBuffers};
@@ -21,8 +21,8 @@ use crate::scoreboard::{STARTED, WAITING};
 use crate::shared::Shared;
 use crate::slow_path_estimate::PathHash;
 use crate::sync::{Alarm, Flag, lock};
-use crate::sys::Nanos;
-use std::collections::VecDeque;
+use crate::sys::{self, Nanos};
+use crate::unserved;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, TryLockError};
 use std::time::Duration;
@@ -52,7 +52,6 @@ pub struct LeaderFollowers {
     // The thread that led last, and leads again after each call. Others leave it to that one until
     // it stalls: two that lead in turn would pass the GIL to and fro, a switch interval each time.
     inline: AtomicU64,
-    ready: Mutex<VecDeque<Waiting>>,
     parked: Mutex<Vec<Arc<Alarm>>>,
     handed_out: AtomicU64, // counts up; unchanged over a tick, the call has lasted it
     over: Flag,
@@ -89,7 +88,6 @@ impl LeaderFollowers {
             leadership: Mutex::new(event_loop),
             led: Flag::default(),
             inline: AtomicU64::new(NONE_EXPECTED),
-            ready: Mutex::default(),
             parked: Mutex::default(),
             handed_out: AtomicU64::new(0),
             over: Flag::default(),
@@ -105,16 +103,20 @@ impl LeaderFollowers {
 
     /// Take a request that waits for a thread.
     pub fn take_ready(&self, shared: &Shared) -> Option<Waiting> {
-        let mut ready = lock(&self.ready);
-        let waiting = ready.pop_front()?;
-        shared.scoreboard.set(WAITING, ready.len() as u64);
-        Some(waiting)
+        loop {
+            let ((waiting, status), left) = shared.queue.take(&shared.options)?;
+            shared.scoreboard.set(WAITING, left as u64);
+            if status == 0 {
+                return Some(waiting);
+            }
+            unserved::end(shared, waiting, status, sys::monotonic());
+        }
     }
 
     fn queue(&self, shared: &Shared, waiting: Waiting) {
-        let mut ready = lock(&self.ready);
-        ready.push_back(waiting);
-        shared.scoreboard.set(WAITING, ready.len() as u64);
+        let now = waiting.since;
+        let length = shared.queue.push(&shared.options.budgets, waiting, now);
+        shared.scoreboard.set(WAITING, length as u64);
     }
 
     /// Lead with the GIL held, as [`EventLoop::run`] does; a request that is ready is in `buffers`
@@ -217,10 +219,11 @@ impl LeaderFollowers {
 
     /// Promote a follower, which watches the sockets meanwhile, if the call is likely to be slow.
     pub fn look_after(&self, shared: &Shared, path: PathHash) {
-        if !shared.options.attended {
+        if !shared.attended.get() {
             return;
         }
-        if shared.slow_paths.is_slow(path) {
+        // With one thread there is no follower, and the stall monitor would lead for each slow call.
+        if shared.options.threads > 1 && shared.slow_paths.is_slow(path) {
             self.promote();
         } else if self.monitor_asleep.get() {
             self.monitor.ring();
@@ -236,8 +239,8 @@ impl LeaderFollowers {
         // transport, does it in the reverse order, so that no wake-up is lost. The stall monitor
         // notices that no thread leads; without one, another thread may have led for a moment
         // (`attend`).
-        let unled = !shared.options.attended && !self.someone_leads();
-        if !lock(&self.ready).is_empty() || self.is_over() || unled {
+        let unled = !shared.attended.get() && !self.someone_leads();
+        if !shared.queue.is_empty() || self.is_over() || unled {
             let mut parked = lock(&self.parked);
             let before = parked.len();
             parked.retain(|other| !Arc::ptr_eq(other, &alarm));

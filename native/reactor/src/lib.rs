@@ -36,6 +36,7 @@ pub mod options;
 pub mod output;
 pub mod own_answers;
 pub mod poller;
+pub mod queue;
 pub mod rate_limit;
 pub mod reading;
 pub mod refusal;
@@ -51,6 +52,7 @@ pub mod states;
 pub mod stream;
 pub mod sync;
 pub mod sys;
+pub mod unserved;
 
 #[cfg(test)]
 mod tests;

@@ -32,6 +32,14 @@ impl Checks {
 
 /// What a transport is told at its making. Sizes in bytes, times in nanoseconds.
 pub struct Options {
+    /// How many threads call `next`, but for those whose calls have left the count.
+    pub threads: u64,
+    /// What a client is told whose request no thread takes.
+    pub overloaded: String,
+    /// What the access log says of it, by the cause.
+    pub queue_full: String,
+    pub queue_late: String,
+    pub left_in_queue: String,
     pub parser: Limits,
     pub body_memory: u64,
     pub out_buffer: u64,
@@ -56,15 +64,10 @@ pub struct Options {
     pub observed: bool,
     /// That takes records, not only lines.
     pub recorded: bool,
-    /// There are a stall monitor and a thread of the log writer: several threads call `next`, or
-    /// checks have to be answered while the one that does is with the application.
-    pub attended: bool,
     /// What a client is told whose request is given up.
     pub timed_out: String,
     /// What the server itself answers.
     pub checks: Checks,
-    /// A queued request is dropped whose client has ended its side for so long.
-    pub disconnected: Nanos,
     /// How long the event loop waits at most while nothing has a deadline. It comes back then: the
     /// only thread of the application is the main thread of its process, which alone runs the
     /// handlers of signals.
@@ -96,6 +99,8 @@ pub struct Options {
     pub drain_accepted: Nanos,
     pub slow_call: Nanos,
     pub slow_share: f64,
+    pub stalled_call: Nanos,
+    pub stalled_calls: u32,
     pub monitor_idle: Nanos,
     pub client_left: u16,
     pub trace_body: usize,

@@ -1,6 +1,7 @@
 //! Checks of health and readiness, answered in the transport: without a thread, and unlogged.
 
 use crate::connection::{Connection, ConnectionState};
+use crate::decisions;
 use crate::leader::{LeaderState, Source};
 use crate::output::Piece;
 use crate::responding;
@@ -20,10 +21,15 @@ fn judge(shared: &Shared, method: &[u8], path: &[u8]) -> Option<bool> {
     if checks.health_path.as_deref() == Some(path) {
         Some(is_live(shared))
     } else if checks.ready_path.as_deref() == Some(path) {
-        Some(shared.scoreboard.get(READY) == 1 && !shared.draining.get())
+        Some(is_ready(shared))
     } else {
         None
     }
+}
+
+fn is_ready(shared: &Shared) -> bool {
+    let wants = shared.scoreboard.get(READY) == 1 && !shared.draining.get();
+    wants && decisions::ready_with_queue(&shared.options.budgets, shared.queue.full_for())
 }
 
 fn is_live(shared: &Shared) -> bool {

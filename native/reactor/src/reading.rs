@@ -3,7 +3,6 @@
 use crate::closing;
 use crate::connection::{Connection, ConnectionState, NEVER};
 use crate::decisions;
-use crate::disconnect;
 use crate::leader::{LeaderState, ReadBuffers, Source};
 use crate::log_queue::{Entry, HostReplaced};
 use crate::next_request;
@@ -19,6 +18,7 @@ use crate::slow_path_estimate::PathHash;
 use crate::spool::{Gathered, Spool};
 use crate::states::{Input, Phase};
 use crate::sys::Nanos;
+use crate::unserved;
 use penstock_protocol::{Event, Head, HeadCopy, Input as Bytes, State, response};
 use std::io;
 use std::sync::Arc;
@@ -135,6 +135,10 @@ fn look(
                 own_answers::answer_check(connection, shared, leader, state, check);
                 return None;
             }
+            if leader.queues && !unserved::make_room(shared, leader.now) {
+                unserved::refuse_ready(connection, shared, leader, state, (source, body));
+                return None;
+            }
             let number = shared.count_request();
             note_replaced_host(connection, shared, leader, &source, number);
             uncork_for(connection, shared, state, &source, leader);
@@ -146,7 +150,6 @@ fn look(
                 number,
                 source,
                 body,
-                disconnected: disconnect::has_disconnected(connection, shared, state, leader),
             })
         }
         Verdict::MoreInput => {

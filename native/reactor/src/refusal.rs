@@ -1,7 +1,7 @@
 //! Why a request is refused.
 
 use crate::sys;
-use penstock_protocol::{HeadCopy, ProtocolError};
+use penstock_protocol::{HeadCopy, ProtocolError, Version};
 use std::borrow::Cow;
 use std::io;
 
@@ -18,6 +18,12 @@ pub struct Refusal {
     pub request_line: Vec<u8>,
     /// The error of the system that caused it, if there was one.
     pub cause: Option<String>,
+    /// What the access log says in the place of `reason`; empty for that.
+    pub logged: String,
+    /// `Retry-After`, in seconds; 0 is none.
+    pub retry_after: u64,
+    /// The connection is kept after the answer: all of the request was read.
+    pub keeps: Option<Version>,
 }
 
 impl Refusal {
@@ -41,6 +47,19 @@ impl Refusal {
             head: None,
             request_line: Vec::new(),
             cause: None,
+            logged: String::new(),
+            retry_after: 0,
+            keeps: None,
+        }
+    }
+
+    /// For a request that no thread takes. `logged` is for the access log; `reason` is empty where
+    /// there is no client to tell.
+    pub fn unserved(status: u16, reason: &str, logged: &str, setting: &'static str) -> Self {
+        Refusal {
+            setting,
+            logged: logged.to_owned(),
+            ..Refusal::plain(status, reason.to_owned())
         }
     }
 

@@ -2,7 +2,7 @@
 
 use crate::connection::{Connection, ConnectionState};
 use crate::leader::LeaderState;
-use crate::log_queue::{Entry, RefusalNote};
+use crate::log_queue::{Entry, RefusalNote, Times};
 use crate::output::Piece;
 use crate::refusal::Refusal;
 use crate::responding;
@@ -55,6 +55,39 @@ pub fn note_refusal(
     refusal: Refusal,
     bytes_out: u64,
 ) {
+    let noted = Noted {
+        id: shared.count_request(),
+        refusal,
+        bytes_out,
+        queued: 0,
+    };
+    note(connection, shared, state, now, noted);
+}
+
+/// What the logs tell of a request that the application did not get.
+pub struct Noted {
+    /// The request's number in the transport's life.
+    pub id: u64,
+    pub refusal: Refusal,
+    pub bytes_out: u64,
+    /// For how long it waited for a thread.
+    pub queued: Nanos,
+}
+
+/// Have the logs tell of a request that has its number already.
+pub fn note(
+    connection: &Connection,
+    shared: &Shared,
+    state: &mut ConnectionState,
+    now: Nanos,
+    noted: Noted,
+) {
+    let Noted {
+        id,
+        refusal,
+        bytes_out,
+        queued,
+    } = noted;
     if state.exchange.request.is_none() {
         state.exchange.began = if state.awaited == State::Head {
             state.since
@@ -69,10 +102,13 @@ pub fn note_refusal(
         peer: connection.peer,
         refusal,
         request: state.exchange.request.take().map(|copy| *copy),
-        request_id: format!("{}{:x}", shared.options.id_prefix, shared.count_request()),
+        request_id: format!("{}{:x}", shared.options.id_prefix, id),
         bytes_in: state.exchange.spool.take().map_or(0, |spool| spool.size()),
         bytes_out,
-        times: state.exchange.times(connection.accepted_at, now),
+        times: Times {
+            queue: queued,
+            ..state.exchange.times(connection.accepted_at, now)
+        },
         transcript: state.trace.as_mut().map(|trace| trace.take(number)),
     })));
 }

@@ -21,8 +21,6 @@ pub struct Ready {
     pub number: u64,
     pub source: Source,
     pub body: Body,
-    /// Its client has ended its side, and no thread has looked for a long time.
-    pub disconnected: bool,
 }
 
 /// A request that waits for a thread, and needs nothing of the leader's any more.
@@ -33,8 +31,8 @@ pub struct Waiting {
     pub body: Body,
     /// When it was found to be complete.
     pub since: Nanos,
-    /// Its client had left by then.
-    pub disconnected: bool,
+    /// It is, or was, in the queue, and not taken by a thread at once.
+    pub queued: bool,
 }
 
 impl Ready {
@@ -56,7 +54,7 @@ impl Ready {
             request,
             body: self.body,
             since: leader.now,
-            disconnected: self.disconnected,
+            queued: false,
         }
     }
 }

@@ -236,7 +236,7 @@ pub fn send_small(
 /// monitor: if the next call stalls, another thread has to send the pending output.
 pub fn cork(shared: &Shared, state: &mut ConnectionState, data: &[u8]) -> bool {
     let next = state.carry.remaining();
-    let may = shared.options.attended
+    let may = shared.attended.get()
         && state.parser.state() == State::Done
         && state.exchange.fate == Fate::Keep
         && (state.output.is_corked() || !state.output.busy())

@@ -177,6 +177,11 @@ impl Scoreboard {
         self.word(word).store(value, Ordering::Relaxed);
     }
 
+    /// Add one to a word of the own slot. Any thread may.
+    pub fn count(&self, word: usize) {
+        self.word(word).fetch_add(1, Ordering::Relaxed);
+    }
+
     /// Say that the leader waits for events.
     pub fn note_wait(&self) {
         self.set(POLLED, WAITS);

@@ -6,6 +6,7 @@ use crate::connection::{Connection, ConnectionState};
 use crate::log_queue::LogQueue;
 use crate::options::Options;
 use crate::poller::{Poller, Token};
+use crate::queue::WaitingQueue;
 use crate::refusal::Refusal;
 use crate::scoreboard::{ACCEPTED, CONNECTIONS, Scoreboard};
 use crate::slow_path_estimate::SlowPathEstimate;
@@ -13,7 +14,7 @@ use crate::stream::Stream;
 use crate::sync::{Alarm, Flag, lock};
 use crate::sys::{self, Nanos};
 use penstock_protocol::date::DateLine;
-use penstock_protocol::response::{self, ErrorResponse};
+use penstock_protocol::response::{self, ErrorAnswer, ErrorResponse};
 use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
@@ -50,6 +51,10 @@ pub struct Shared {
     pub poller: Poller,
     pub log_queue: LogQueue,
     pub slow_paths: SlowPathEstimate,
+    /// The requests that wait for a thread.
+    pub queue: WaitingQueue,
+    /// There are a stall monitor and a thread of the log writer.
+    pub attended: Flag,
     /// Wakes the thread of the log writer, where there is one.
     pub log_writer: Alarm,
     log_writer_called: Flag,
@@ -81,13 +86,16 @@ pub struct Shared {
 
 impl Shared {
     pub fn new(options: Options, scoreboard: Scoreboard) -> io::Result<Self> {
-        let slow_paths = SlowPathEstimate::new(options.slow_call, options.slow_share);
+        let slow_paths =
+            SlowPathEstimate::new(options.slow_call, options.slow_share, options.stalled_call);
         Ok(Shared {
             log_queue: LogQueue::new(options.log_entries),
             options,
             scoreboard,
             poller: Poller::new()?,
             slow_paths,
+            queue: WaitingQueue::default(),
+            attended: Flag::default(),
             log_writer: Alarm::default(),
             log_writer_called: Flag::default(),
             registry: Mutex::default(),
@@ -169,15 +177,22 @@ impl Shared {
     pub fn error_response(&self, refusal: &Refusal, to_head: bool) -> ErrorResponse {
         let mut added = Vec::new();
         self.write_server_fields(true, true, &mut added);
-        response::error_response(refusal.status, &refusal.reason, to_head, &added)
+        response::error_response(&ErrorAnswer {
+            status: refusal.status,
+            reason: &refusal.reason,
+            to_head,
+            retry_after: refusal.retry_after,
+            keeps: refusal.keeps,
+            added: &added,
+        })
     }
 
     /// Wake the thread of the log writer; return whether there is one.
     pub fn call_log_writer(&self) -> bool {
-        if self.options.attended && !self.log_writer_called.swap(true) {
+        if self.attended.get() && !self.log_writer_called.swap(true) {
             self.log_writer.ring();
         }
-        self.options.attended
+        self.attended.get()
     }
 
     /// Wait until the thread of the log writer is woken.

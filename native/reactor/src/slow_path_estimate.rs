@@ -18,6 +18,9 @@ pub struct SlowPathEstimate {
     /// The share of slow calls, as a path has it, above which the path counts as slow.
     slow_share: f64,
     all: AtomicU32, // of all calls, as the bits of an f32
+    /// A call that lasts for longer keeps others waiting in the kernel where no thread leads.
+    stalled_call: Nanos,
+    stalls: AtomicU32, // how many calls have
 }
 
 /// A path's name in here.
@@ -35,12 +38,14 @@ impl PathHash {
 
 impl SlowPathEstimate {
     /// `slow_share` is a share of 1.
-    pub fn new(slow_call: Nanos, slow_share: f64) -> Self {
+    pub fn new(slow_call: Nanos, slow_share: f64, stalled_call: Nanos) -> Self {
         SlowPathEstimate {
             slow_call,
             slow_share,
             paths: [const { AtomicU8::new(UNKNOWN) }; PATHS],
             all: AtomicU32::new(0),
+            stalled_call,
+            stalls: AtomicU32::new(0),
         }
     }
 
@@ -65,9 +70,17 @@ impl SlowPathEstimate {
         f32::from_bits(self.all.load(Ordering::Relaxed))
     }
 
+    /// How many calls have lasted for so long that others have to be seen to.
+    pub fn stalls(&self) -> u32 {
+        self.stalls.load(Ordering::Relaxed)
+    }
+
     /// Keep account of a call.
     pub fn note(&self, path: PathHash, time: Nanos) {
         let slow = time > self.slow_call;
+        if slow && time > self.stalled_call {
+            self.stalls.fetch_add(1, Ordering::Relaxed);
+        }
         let share = self.path(path);
         let before = match share.load(Ordering::Relaxed) {
             UNKNOWN => {

@@ -60,9 +60,6 @@ pub trait Stream: Send + Sync {
 
     /// Whether the bytes are protected on their way, as by TLS.
     fn is_secure(&self) -> bool;
-
-    /// How long ago the last bytes arrived; None if unknown.
-    fn since_received(&self) -> Option<Nanos>;
 }
 
 /// An accepted socket, TCP or unix, with nothing between it and HTTP.
@@ -140,9 +137,5 @@ impl Stream for PlainStream {
 
     fn is_secure(&self) -> bool {
         false
-    }
-
-    fn since_received(&self) -> Option<Nanos> {
-        sys::since_received(&self.socket)
     }
 }

@@ -328,29 +328,6 @@ pub fn arrived(socket: &Fd) -> u64 {
     asked.map_or(0, |_| u64::try_from(bytes).unwrap_or(0))
 }
 
-/// How long ago the last bytes were received; None where that is unknown, as for unix sockets.
-#[cfg(target_os = "linux")]
-pub fn since_received(socket: &Fd) -> Option<Nanos> {
-    // Of `struct tcp_info` (linux/tcp.h): eight fields of a byte, then such of four. In
-    // milliseconds.
-    const LAST_DATA_RECEIVED: usize = 13;
-    let mut fields = [0_u32; LAST_DATA_RECEIVED + 1];
-    let mut length = mem::size_of_val(&fields) as libc::socklen_t;
-    let (level, option) = (libc::IPPROTO_TCP, libc::TCP_INFO);
-    let pointer = (&raw mut fields).cast();
-    // SAFETY: pointer and length are those of `fields`, which the kernel fills as far as they go.
-    check(unsafe { libc::getsockopt(socket.raw(), level, option, pointer, &mut length) }).ok()?;
-    let [.., last] = fields;
-    let whole = length as usize == mem::size_of_val(&fields);
-    whole.then_some(u64::from(last) * MILLISECOND)
-}
-
-/// How long ago the last bytes were received; None where that is unknown.
-#[cfg(not(target_os = "linux"))]
-pub fn since_received(_: &Fd) -> Option<Nanos> {
-    None
-}
-
 /// What `wait_until` waits for.
 #[derive(Clone, Copy)]
 pub enum Readiness {

@@ -192,12 +192,6 @@ class TransportConfig:
     """How often a draining transport looks at deadlines at least: they are short then."""
     drain_accepted_seconds: float = 0.1
     """How long a connection that was accepted during a drain has at least to send a request."""
-    disconnect_seconds: float = 0.5
-    """A queued request whose client has ended its side for this long is dropped.
-
-    A client that half-closes to say that the request is complete waits for an answer, and cannot be
-    told from one that has left; on a server with a free thread the question does not come up.
-    """
 
     # -- constants: threads ---------------------------------------------------------------------
 

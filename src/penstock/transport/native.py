@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import weakref
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, BinaryIO
 
@@ -53,6 +54,7 @@ class NativeTransport:
             "logger": logger,
             "dropped_fields": DroppedFields(logger),
             "open_spooled": _open_spooled,
+            "attend": weakref.WeakMethod(self._attend),
             **_reporting(observers),
         }
         self._listeners = [listener for listener, _ in endpoints]
@@ -64,12 +66,14 @@ class NativeTransport:
             self._attend()
 
     def _attend(self) -> None:
+        """Start the threads of the transport's own: once, at the latest when calls prove slow."""
         for name, work in (
             ("penstock-stall-monitor", self._native.watch),
             ("penstock-log-queue", self._native.write_logs),
         ):
             args = (work, name)
             threading.Thread(target=self._keep, args=args, name=name, daemon=True).start()
+        self._native.note_attended()
 
     def _keep(self, work: Callable[[], None], name: str) -> None:
         """Run what a thread of the transport's own is for, until its end, whatever happens."""

@@ -177,10 +177,6 @@ impl Stream for BufferStream {
     fn is_secure(&self) -> bool {
         false
     }
-
-    fn since_received(&self) -> Option<Nanos> {
-        None
-    }
 }
 
 /// A client's end of a stream.
@@ -264,6 +260,11 @@ const START: Nanos = 3600 * SECOND;
 
 pub fn options() -> Options {
     Options {
+        threads: 2,
+        overloaded: "overloaded".to_owned(),
+        queue_full: "full".to_owned(),
+        queue_late: "late".to_owned(),
+        left_in_queue: "left".to_owned(),
         parser: Limits::default(),
         body_memory: 64 * 1024,
         out_buffer: 64 * 1024,
@@ -285,10 +286,9 @@ pub fn options() -> Options {
         trace: false,
         observed: false,
         recorded: false,
-        attended: true,
+
         timed_out: "The application did not answer in time.".to_owned(),
         checks: Checks::default(),
-        disconnected: SECOND / 2,
         idle_wait: None,
         accept_batch: 64,
         max_backlog: 65_535,
@@ -316,6 +316,8 @@ pub fn options() -> Options {
         drain_accepted: 100 * MILLISECOND,
         slow_call: MILLISECOND,
         slow_share: 0.25,
+        stalled_call: 20 * MILLISECOND,
+        stalled_calls: 10,
         monitor_idle: 50 * MILLISECOND,
         client_left: 499,
         trace_body: 1024,
@@ -344,6 +346,7 @@ impl Bench {
     pub fn new(options: Options) -> Self {
         TIME.set(Some(START));
         let shared = Shared::new(options, scoreboard(4)).unwrap();
+        shared.attended.set(true);
         let event_loop = EventLoop::new(&shared, Vec::new());
         Bench {
             shared,
