@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 Environ = dict[str, Any]
 Answer = bytes | Iterable[bytes]
 
-HOLD_AT_MOST = 30.0
+HOLD_AT_MOST = 90.0
 """Seconds that a request is held: a test that failed must not leave a process behind."""
 
 BLOCK = bytes(512 * 1024)
