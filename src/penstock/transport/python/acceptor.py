@@ -66,7 +66,7 @@ class Acceptor:
     def resume(self) -> None:
         """Watch again if the pause is over.
 
-        Also without room: an idle connection may be old enough by now to be evicted for a client
+        Also without room: an connection may be old enough by now to be evicted for a client
         that waits (`Loop.make_room`). If no client waits, there is no event.
         """
         if self._loop.now >= self._resume_at:
@@ -142,7 +142,7 @@ class Acceptor:
                 return True
             except OSError as error:
                 if error.errno in _EXHAUSTED:
-                    if self._loop.close_idle():
+                    if self._loop.evict():
                         continue
                     self._rest(error)
                     return False
@@ -175,8 +175,13 @@ class Acceptor:
             remote_addr, remote_port = "", ""
         else:
             remote_addr, remote_port = address[0], str(address[1])
+        admitted, key = self._loop.clients.admit(remote_addr)
+        if not admitted:
+            sock.close()
+            return
         stream = Stream(sock, remote_addr, remote_port)
         connection = Connection(self._loop, stream, self.base_environ)
+        connection.client_key = key
         self._loop.add(connection)
 
     def _rest(self, error: OSError) -> None:

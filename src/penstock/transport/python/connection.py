@@ -26,8 +26,14 @@ from penstock.http1 import (
     State,
     error_response,
 )
-from penstock.transport.decisions import accepts_scheme, drain_patience, linger_deadline
+from penstock.transport.decisions import (
+    Holding,
+    accepts_scheme,
+    drain_patience,
+    linger_deadline,
+)
 from penstock.transport.log_lines import CLIENT_STALLED, cut_off_reason
+from penstock.transport.python.body_clock import BodyClock
 from penstock.transport.python.exchange import PythonExchange, StreamedBody
 from penstock.transport.python.exchange_trace import ConnectionTrace
 from penstock.transport.python.finished import (
@@ -43,6 +49,7 @@ from penstock.transport.states import Fate, Phase
 from penstock.wsgi.environ import build_environ, client_environ
 
 if TYPE_CHECKING:
+    from penstock.transport.python.clients import ClientRate
     from penstock.transport.python.loop import Loop
     from penstock.transport.python.stream import Stream
 
@@ -63,7 +70,9 @@ class Connection:
         "accepted_at",
         "awaited",
         "base_environ",
+        "body_clock",
         "client",
+        "client_key",
         "deadline",
         "ended_at",
         "exchange",
@@ -103,6 +112,8 @@ class Connection:
         self.phase = READING
         self.awaited = IDLE  # the parser's state when it last asked for data
         self.deadline = loop.now + loop.config.keep_alive
+        self.body_clock: BodyClock | None = None  # set while a body is read beforehand
+        self.client_key: int | None = None  # whose connections are counted, if they are
         self.accepted_at = loop.now
         self.since = loop.now  # when `awaited` changed, or the lingering began
         self.number: int = loop.accepted + 1
@@ -196,10 +207,6 @@ class Connection:
         self.stream.reset_on_close()
         self.close()
 
-    def idle(self) -> bool:
-        """Return True if no request is in progress, not even its first byte."""
-        return self.phase is READING and self.awaited is IDLE and not self.parser.buffered
-
     def has_input(self) -> bool:
         """Return True if the client has sent bytes that have not been read yet."""
         try:
@@ -277,6 +284,10 @@ class Connection:
         exchange = self.exchange = PythonExchange(
             self, request, self.since if self.awaited is HEAD else loop.now
         )
+        if self.awaited is HEAD:
+            loop.heads.pop(self, None)
+        if loop.rate is not None and request.path not in loop.own_paths:
+            self._count_request(loop.rate)
         if loop.config.header_map == "refuse" and any("_" in name for name in request.fields):
             raise ProtocolError(
                 400, "A header field's name contains an underscore.", setting="header_map"
@@ -292,6 +303,34 @@ class Connection:
                 if request.expect_continue and not self.parser.buffered:
                     self._send_continue(exchange)
         return exchange
+
+    def _count_request(self, rate: ClientRate) -> None:
+        """Count a request of the client; raises `ProtocolError` (429) beyond its rate."""
+        seconds = rate.take(self.remote_addr)
+        if seconds:
+            error = ProtocolError(
+                429, "Too many requests come from this client.", setting="max_requests_per_client"
+            )
+            error.retry_after = seconds
+            raise error
+
+    def holding(self) -> Holding:
+        """Return what the connection has its place for, as far as eviction is concerned."""
+        if self.phase is not READING or (self.awaited is IDLE and self.parser.buffered):
+            return Holding.CALL
+        if self.awaited is IDLE:
+            return Holding.IDLE
+        return Holding.HEAD if self.awaited is HEAD else Holding.BODY
+
+    def evict(self, setting: str) -> None:
+        """Close to make room for others; ``setting`` is what limits them."""
+        if self.awaited is not IDLE:
+            error = ProtocolError(
+                408, "The connection was closed to make room for others.", setting=setting
+            )
+            error.request_line = self.parser.request_line
+            report_refusal(self, self._end_exchange(error), error)
+        self.close()
 
     def head_began(self) -> float:
         """Return when the first byte of the head was read that is being read, or just was."""
@@ -333,14 +372,19 @@ class Connection:
         if state is not self.awaited:
             self.awaited = state
             self.since = loop.now
+            self.body_clock = None
             if state is HEAD:
+                loop.head_begins(self)
                 self.deadline = loop.now + loop.config.header_timeout
                 if loop.draining:
                     self.hurry_up()
         if state is BODY:
-            received = 0 if self.exchange is None else self.exchange.body_received
-            allowed = loop.config.body_allowance(received, loop.now - self.since)
-            self.deadline = self.since + allowed
+            exchange = self.exchange
+            if exchange is not None:  # else it is dropped, and `_next_request` has set a deadline
+                if self.body_clock is None:
+                    self.body_clock = BodyClock(loop.config, loop.now)
+                self.body_clock.received(exchange.body_received, loop.now)
+                self.deadline = self.body_clock.deadline
 
     def _complete(self) -> PythonExchange | None:
         """Hand a request with its whole body out, or answer it here."""
@@ -440,6 +484,8 @@ class Connection:
         if exchange.silent:
             self.exchange = None
         else:
+            if exchange.spooled:
+                exchange.give_spool_back()
             if exchange.handed_out_at:
                 duration = time.monotonic_ns() - exchange.handed_out_at
                 loop.slow_paths.note(exchange.request.path, duration)
@@ -541,6 +587,7 @@ class Connection:
     def refuse(self, error: ProtocolError) -> None:
         """Answer a request that breaks a rule or a limit, and close."""
         loop = self.loop
+        loop.heads.pop(self, None)
         exchange = self._end_exchange(error)
         head, body = error_response(error, loop.server_fields.now())
         report_refusal(self, exchange, error, head, body)

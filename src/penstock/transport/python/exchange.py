@@ -40,6 +40,7 @@ from penstock.http1.statuses import REASON_PHRASES
 from penstock.transport import HeaderList
 from penstock.transport.decisions import keeps_connection
 from penstock.transport.log_lines import CLIENT_STALLED, FILE_TRUNCATED, lost_client
+from penstock.transport.python.body_clock import BodyClock
 from penstock.transport.python.finished import log_refused
 from penstock.transport.python.output import FileRegion, Output
 from penstock.transport.python.stream import NO_SIGNAL, is_disconnect
@@ -61,7 +62,7 @@ KEEP, CLOSE, RESET = Fate
 class StreamedBody:
     """The state of a request's body that is taken off the connection as the application reads."""
 
-    __slots__ = ("continue_owed", "over", "taking", "unread", "waited")
+    __slots__ = ("clock", "continue_owed", "over", "taking", "unread", "waited")
 
     def __init__(self, request: Request) -> None:
         self.continue_owed = request.expect_continue
@@ -70,6 +71,7 @@ class StreamedBody:
         # another thread than the one that ends the response, and so gives the connection back.
         self.taking = threading.Lock()
         self.unread = b""
+        self.clock: BodyClock | None = None  # counts only while the body is waited for
         self.waited = 0.0  # seconds for which `receive` has waited for the client
 
 
@@ -102,6 +104,7 @@ class PythonExchange:
         "response_headers",
         "silent",
         "spool",
+        "spooled",
         "status",
         "streamed",
         "trace",
@@ -120,6 +123,7 @@ class PythonExchange:
         self.head_at = connection.loop.now  # when the request's head was complete
         self.body_at: float | None = None  # when its body was; None for one that is streamed
         self.spool: BodySpool | None = None  # what has come of a body that is read beforehand
+        self.spooled = 0  # how many bytes of it are in a temporary file
         self.body_received = 0  # bytes of the body, without framing
         self.streamed: StreamedBody | None = None
         # In monotonic nanoseconds; set by the leader-followers. 0 before a thread takes it.
@@ -146,9 +150,16 @@ class PythonExchange:
     # -- the request's body ---------------------------------------------------------------------
 
     def spool_body(self, data: bytes) -> None:
-        """Keep a part of the body until all of it is there; raises `ProtocolError` (507)."""
+        """Keep a part of the body until all of it is there; raises `ProtocolError` (413, 507)."""
         assert self.spool is not None
         self.body_received += len(data)
+        loop = self.connection.loop
+        if self.body_received > loop.config.body_memory:
+            more = self.body_received - self.spooled
+            loop.budget.take_spool(self.body_received, more)
+            if not self.spooled:
+                loop.budget.take_file()
+            self.spooled = self.body_received
         self.spool.write(data)
         if self.trace is not None:
             self.trace.body_received(data, self.connection.parser.buffered)
@@ -158,6 +169,15 @@ class PythonExchange:
         if self.spool is not None:
             self.spool.close()
             self.spool = None
+        self.give_spool_back()
+
+    def give_spool_back(self) -> None:
+        """Give the share of the budget back that the body has taken."""
+        if self.spooled:
+            budget = self.connection.loop.budget
+            budget.give_spool_back(self.spooled)
+            budget.give_file_back()
+            self.spooled = 0
 
     def receive(self, size: int) -> bytes:
         """See `penstock.transport.Exchange.receive`."""
@@ -241,7 +261,10 @@ class PythonExchange:
         Only waiting counts: a client is not blamed for an application that reads slowly.
         """
         config = self.connection.loop.config
-        allowed = config.body_allowance(self.body_received, body.waited) - body.waited
+        if body.clock is None:
+            body.clock = BodyClock(config, 0.0)
+        body.clock.received(self.body_received, body.waited)
+        allowed = body.clock.deadline - body.waited
         before = time.monotonic()
         stream = self.connection.stream
         # A client that has only a part of 100 Continue sends nothing before it has the rest.
@@ -321,7 +344,7 @@ class PythonExchange:
             return
         self._require_open()
         try:
-            region = FileRegion(descriptor, offset, count)
+            region = FileRegion(descriptor, offset, count, self.connection.loop.budget)
         except OSError:
             # No descriptor is left for a second one: then this one has to do, while it is open.
             self._send_by_reading(descriptor, offset, count)

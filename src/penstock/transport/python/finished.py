@@ -13,6 +13,7 @@ from penstock.telemetry.request_finished import (
     wanted_fields,
     wanted_variables,
 )
+from penstock.telemetry.scoreboard import SPOOL_FULL
 from penstock.transport import log_lines
 
 if TYPE_CHECKING:
@@ -114,6 +115,8 @@ def report_refusal(
     """
     loop = connection.loop
     loop.refused += 1
+    if error.status == 507:
+        loop.slot_words[SPOOL_FULL] += 1
     request_id = loop.new_request_id()
     left = _log_refusal(connection, error, request_id)
     if loop.observers is None:

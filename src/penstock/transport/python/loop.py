@@ -15,13 +15,24 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from operator import itemgetter
 from typing import TYPE_CHECKING, Any, Protocol
 
 from penstock import messages
-from penstock.telemetry.scoreboard import ACCEPTED, ACCEPTING, CONNECTIONS, POLLED
+from penstock.telemetry.scoreboard import (
+    ACCEPTED,
+    ACCEPTING,
+    CONNECTIONS,
+    EVICTED_BODY,
+    EVICTED_HEAD,
+    EVICTED_IDLE,
+    POLLED,
+)
 from penstock.transport.date import ServerFields
-from penstock.transport.decisions import evicted
+from penstock.transport.decisions import Holding, evicted, eviction_key, exceeds_heads, has_room
 from penstock.transport.python.accept_balancing import AcceptBalancing
+from penstock.transport.python.budget import Budget
+from penstock.transport.python.clients import ClientRate, Clients
 from penstock.transport.python.connection import PROCEED, Connection
 from penstock.transport.python.exchange import PythonExchange
 from penstock.transport.python.own_answers import OwnAnswers
@@ -47,6 +58,13 @@ IN_PROGRESS = frozenset({Phase.HANDED_OUT, Phase.ANSWERED, Phase.FLUSHING, Phase
 """The phases in which a request is with the application, or its response under way."""
 
 
+_EVICTIONS = {
+    Holding.IDLE: EVICTED_IDLE,
+    Holding.HEAD: EVICTED_HEAD,
+    Holding.BODY: EVICTED_BODY,
+}
+
+
 class Handler(Protocol):
     """What the selector's keys carry."""
 
@@ -67,7 +85,6 @@ class Loop:
         "_next_sweep",
         "_polled_at",
         "_polling",
-        "_slot_words",
         "_sweep_interval",
         "_told_full",
         "_waker",
@@ -76,6 +93,8 @@ class Loop:
         "ask_full",
         "balancing",
         "batch",
+        "budget",
+        "clients",
         "closed",
         "config",
         "connections",
@@ -85,6 +104,7 @@ class Loop:
         "fate_lock",
         "full",
         "handing_over",
+        "heads",
         "logger",
         "look_again_at",
         "now",
@@ -93,11 +113,13 @@ class Loop:
         "own_paths",
         "post",
         "queue",
+        "rate",
         "refused",
         "requests",
         "scratch",
         "selector",
         "server_fields",
+        "slot_words",
         "slow_paths",
         "thread_slots",
         "unpolled",
@@ -120,6 +142,10 @@ class Loop:
         self.dropped_names: deque[str] = deque(maxlen=DROPPED_NAMES)
         self.server_fields = ServerFields(config.server_header)
         self.slow_paths = SlowPaths(config)
+        self.budget = Budget(config, slot)
+        self.rate: ClientRate | None = None
+        if config.request_rate is not None and config.rate_table is not None:
+            self.rate = ClientRate(config.request_rate, config.rate_table, slot)
         self.queue = RequestQueue(config, slot)
         self.fate_lock = threading.Lock()  # held for a comparison, and only by unusual responses
         self.draining = False  # set by any thread
@@ -129,7 +155,7 @@ class Loop:
         self.refused = 0
 
         self.thread_slots: ThreadSlots  # set by LeaderFollowers
-        self._slot_words = slot.words
+        self.slot_words = slot.words
         shared = len(slot.scoreboard.slots) > 1
         self.balancing = AcceptBalancing(self.config, slot) if shared else None
         self.own_answers = OwnAnswers(self, slot)
@@ -142,6 +168,8 @@ class Loop:
         # client that pipelines does not delay the others.
         self.unpolled: deque[Handler] = deque()
         self.connections: set[Connection] = set()
+        self.clients = Clients(config, slot)
+        self.heads: dict[Connection, None] = {}  # within a head, the oldest first
         self.acceptors: list[Acceptor] = []
         self.now = time.monotonic()
         self._polled_at = self.now
@@ -237,14 +265,14 @@ class Loop:
         began = time.monotonic()
         timeout = 0.0 if self._inbox or self.unpolled else self._time_to_sweep(began)
         if timeout != 0.0:
-            self._slot_words[POLLED] = 1
+            self.slot_words[POLLED] = 1
         events = self.selector.select(timeout)
         if not events and timeout != 0.0:
             # A process that was halted in the poll comes back with nothing, whatever has arrived
             # meanwhile; a client that sent in time must not be taken for late.
             events = self.selector.select(0.0)
         self._polling = False
-        now = self._slot_words[POLLED] = time.monotonic_ns()
+        now = self.slot_words[POLLED] = time.monotonic_ns()
         self.now = self._polled_at = now / 1e9
         for key, mask in events:
             self.batch.append((key.data, mask))
@@ -328,8 +356,8 @@ class Loop:
         """Take a new connection in."""
         self.accepted += 1
         self.connections.add(connection)
-        self._slot_words[ACCEPTED] = self.accepted
-        self._slot_words[CONNECTIONS] = len(self.connections)
+        self.slot_words[ACCEPTED] = self.accepted
+        self.slot_words[CONNECTIONS] = len(self.connections)
         try:
             self.watch(connection, selectors.EVENT_READ)
         except OSError:  # no memory, or no watch is left (epoll(7), max_user_watches)
@@ -360,7 +388,11 @@ class Loop:
         """Forget a connection that is about to be closed."""
         self.watch(connection, 0)
         self.connections.discard(connection)
-        self._slot_words[CONNECTIONS] = len(self.connections)
+        self.heads.pop(connection, None)
+        if connection.client_key is not None:
+            self.clients.leave(connection.client_key)
+            connection.client_key = None
+        self.slot_words[CONNECTIONS] = len(self.connections)
         if not self.closed and not self.drained:
             for acceptor in self.acceptors:
                 acceptor.resume()  # a client that waits for room need not wait for the next sweep
@@ -370,32 +402,53 @@ class Loop:
     def tell_accepting(self) -> None:
         """Tell on the scoreboard whether a newcomer would be accepted now."""
         able = all(acceptor.able for acceptor in self.acceptors)
-        self._slot_words[ACCEPTING] = able and not self.draining and not self.full
+        self.slot_words[ACCEPTING] = able and not self.draining and not self.full
 
     def has_room(self) -> bool:
         """Return True if another connection may be accepted."""
         # At the end, even beyond the cap: who is left in the queue of a listener is reset.
-        return self._drain_begun or len(self.connections) < self.config.max_connections
+        count = len(self.connections)
+        return self._drain_begun or has_room(self.config, count, count + self.budget.files)
 
     def make_room(self) -> bool:
-        """Return True if another connection may be accepted, after evicting idle ones if needed.
+        """Return True if another connection may be accepted, after evicting some if needed.
 
-        Without evicting, a client that holds idle connections open could keep all others out
-        until the keep-alive time is over.
+        Without evicting, a client that holds connections open could keep all others out until their
+        deadlines are over.
         """
         if not self.has_room():
-            self.close_idle()
+            self.evict()
         return self.has_room()
 
-    def close_idle(self) -> bool:
-        """Evict the connections that have been idle for longest. Return True if there were any."""
+    def evict(self) -> bool:
+        """Evict the first connections in the order of eviction. Return True if there were any."""
         before = len(self.connections)
-        long_ago = self.now - self.config.evict_idle_seconds
-        idle = [c for c in self.connections if c.since <= long_ago and c.idle()]
-        for connection in heapq.nsmallest(evicted(len(idle)), idle, key=lambda c: c.since):
-            if not connection.has_input():
-                connection.close()
-        return len(self.connections) < before
+        kinds: dict[Holding, list[tuple[float, Connection]]] = {}
+        for connection in self.connections:
+            kind = connection.holding()
+            exchange = connection.exchange
+            received = 0 if exchange is None else exchange.body_received
+            key = eviction_key(self.config, kind, self.now - connection.since, received)
+            if key >= 0:
+                kinds.setdefault(kind, []).append((key, connection))
+        for kind in sorted(kinds):
+            found = kinds[kind]
+            for _, connection in heapq.nlargest(evicted(len(found)), found, key=itemgetter(0)):
+                if not connection.has_input():
+                    self._evict(connection, kind, "max_connections")
+            if len(self.connections) < before:
+                return True
+        return False
+
+    def head_begins(self, connection: Connection) -> None:
+        """Take note of an unfinished head; evict the oldest where there are too many."""
+        self.heads[connection] = None
+        if exceeds_heads(self.config, len(self.heads)):
+            self._evict(next(iter(self.heads)), Holding.HEAD, "max_unfinished_heads")
+
+    def _evict(self, connection: Connection, kind: Holding, setting: str) -> None:
+        self.slot_words[_EVICTIONS[kind]] += 1
+        connection.evict(setting)
 
     # -- the end --------------------------------------------------------------------------------
 

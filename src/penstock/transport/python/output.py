@@ -15,6 +15,7 @@ from penstock.transport.python.stream import NO_SIGNAL
 
 if TYPE_CHECKING:
     from penstock.transport.config import TransportConfig
+    from penstock.transport.python.budget import Budget
     from penstock.transport.python.stream import Stream
 
 
@@ -25,16 +26,19 @@ class FileRegion:
     whole process; ``sendfile`` just returns 0.
     """
 
-    __slots__ = ("count", "descriptor", "offset")
+    __slots__ = ("_budget", "count", "descriptor", "offset")
 
-    def __init__(self, descriptor: int, offset: int, count: int) -> None:
+    def __init__(self, descriptor: int, offset: int, count: int, budget: Budget) -> None:
         self.descriptor = os.dup(descriptor)  # not inherited by child processes (PEP 446)
+        self._budget = budget
         self.offset = offset
         self.count = count
+        budget.take_file()
 
     def close(self) -> None:
         """Close the descriptor."""
         os.close(self.descriptor)
+        self._budget.give_file_back()
 
 
 class Output:

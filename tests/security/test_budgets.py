@@ -1,0 +1,212 @@
+"""What clients may take together: connections, heads, bytes on the disk, requests by time."""
+
+from __future__ import annotations
+
+import threading
+import time
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from penstock.edge.client import compile_networks
+from penstock.edge.rate_limit import RateLimit, RateTable
+from penstock.http1 import ParserLimits
+from penstock.telemetry.scoreboard import (
+    ACCEPTED,
+    CLIENT_CONNECTIONS,
+    CLIENT_RATE,
+    DENIED,
+    EVICTED_BODY,
+    EVICTED_HEAD,
+    EVICTED_IDLE,
+    SPOOL_FULL,
+    SPOOLED,
+)
+from support.serving import Recorder, connect, eventually, get, post
+from support.transports import BareServer, serving
+from support.wire import Client
+
+HAS = ["python"]
+SOON: dict[str, Any] = {"evict_idle_seconds": 0.05}
+UNFINISHED = b"GET / HTTP/1.1\r\nHost: a\r\n"
+
+
+@pytest.fixture(autouse=True)
+def only_where_it_is(transport: str) -> None:
+    """Skip the transports that do not have these budgets."""
+    if transport not in HAS:
+        pytest.skip(f"{transport} does not have these budgets")
+
+
+def hold(server: BareServer, clients: ExitStack, *begun: bytes) -> list[Client]:
+    """Connect for each of ``begun``, send it, and leave it at that for longer than a moment."""
+    held = []
+    for data in begun:
+        before = server.word(ACCEPTED)
+        client = clients.enter_context(connect(server))
+        eventually(lambda before=before: server.word(ACCEPTED) > before)  # type: ignore[misc]
+        if data:
+            client.send(data)
+        held.append(client)
+    threading.Event().wait(0.1)  # being young is a matter of time
+    return held
+
+
+def test_idle_heads_and_bodies_make_room_in_this_order(transport: str) -> None:
+    """SECURITY 8: half-open heads held the cap for as long as they liked."""
+    words = (EVICTED_IDLE, EVICTED_HEAD, EVICTED_BODY)
+    with (
+        serving(Recorder(), transport, threads=2, max_connections=3, **SOON) as server,
+        ExitStack() as clients,
+    ):
+        body, head, idle = hold(server, clients, post(b"x", length=10), UNFINISHED, b"")
+        for expected, evicted in (((1, 0, 0), idle), ((1, 1, 0), head), ((1, 1, 1), body)):
+            newcomer = clients.enter_context(connect(server))
+            newcomer.send(get("/served"))
+            assert newcomer.read_response().status == 200
+            assert tuple(server.word(word) for word in words) == expected
+            assert evicted.is_closed_by_server()
+            # It takes the place for a request that it never finishes, which is young.
+            newcomer.send(post(b"", length=10))
+
+
+def test_spooled_bodies_count_as_descriptors(transport: str) -> None:
+    """SECURITY 6: 120 stalled uploads under a cap of 200 connections used up all descriptors."""
+    with (
+        serving(
+            Recorder(), transport, threads=2, max_descriptors=4, body_memory=100, **SOON
+        ) as server,
+        ExitStack() as clients,
+    ):
+        hold(server, clients, post(b"x" * 200, length=300), post(b"x" * 200, length=300))
+        newcomer = clients.enter_context(connect(server))
+        newcomer.send(get())
+        assert newcomer.read_response().status == 200
+        assert server.word(EVICTED_BODY) == 1
+        assert server.word(SPOOLED) == 200
+
+
+def test_the_oldest_of_too_many_heads_is_evicted(transport: str) -> None:
+    with (
+        serving(Recorder(), transport, threads=2, max_unfinished_heads=2) as server,
+        ExitStack() as clients,
+    ):
+        oldest, second, newest = hold(server, clients, *[UNFINISHED] * 3)
+        assert oldest.is_closed_by_server()
+        assert server.word(EVICTED_HEAD) == 1
+        for client in (second, newest):
+            client.send(b"\r\n")
+            assert client.read_response().status == 200
+
+
+def test_all_bodies_together_may_not_take_more_of_the_disk(transport: str, tmp_path: Path) -> None:
+    """SECURITY 7: each connection could store a body of the greatest length."""
+    limits: dict[str, Any] = {"body_memory": 100, "max_spool": 1000, "temp_dir": str(tmp_path)}
+    with serving(Recorder(), transport, threads=2, **limits) as server, ExitStack() as clients:
+        (first,) = hold(server, clients, post(b"x" * 600, length=601))
+        assert server.word(SPOOLED) == 600
+        with connect(server) as second:
+            second.send(post(b"x" * 600))
+            assert second.read_response().status == 507
+        assert server.word(SPOOL_FULL) == 1
+        first.send(b"x")
+        assert first.read_response().status == 200
+        eventually(lambda: server.word(SPOOLED) == 0)
+        first.send(post(b"x" * 600))
+        assert first.read_response().status == 200
+        with connect(server) as leaving:
+            leaving.send(post(b"x" * 600, length=601))
+            eventually(lambda: server.word(SPOOLED) == 600)
+            leaving.reset()
+            eventually(lambda: server.word(SPOOLED) == 0)
+
+
+def test_a_body_that_ends_its_fast_beginning_has_a_window_for_the_rest(transport: str) -> None:
+    """SECURITY 7: a byte a minute kept a body of 1 GiB for 24 days."""
+    with (
+        serving(
+            Recorder(), transport, threads=2, body_window_seconds=0.3, body_timeout=0.3
+        ) as server,
+        connect(server) as client,
+    ):
+        client.send(post(b"x" * 100_000, length=100_001))
+        began = time.monotonic()
+        assert client.read_response().status == 408
+        assert time.monotonic() - began < 5
+
+
+def test_a_body_has_a_longest_time_however_fast_it_comes(transport: str) -> None:
+    with (
+        serving(Recorder(), transport, threads=2, max_body_time=0.3, body_timeout=0.2) as server,
+        connect(server) as client,
+    ):
+        client.send(post(b"", length=1_000_000))
+        stop = threading.Event()
+
+        def trickle() -> None:
+            try:
+                while not stop.wait(0.01):
+                    client.send(b"x" * 100)
+            except OSError:
+                pass
+
+        thread = threading.Thread(target=trickle)
+        thread.start()
+        try:
+            assert client.read_response().status == 408
+        finally:
+            stop.set()
+            thread.join()
+
+
+def test_a_denied_client_is_closed_at_once(transport: str) -> None:
+    networks = compile_networks((), ("127.0.0.0/8",))
+    with serving(Recorder(), transport, networks=networks) as server, connect(server) as client:
+        assert client.is_closed_by_server()
+        eventually(lambda: server.word(DENIED) == 1)
+
+
+def test_a_client_has_a_number_of_connections(transport: str) -> None:
+    with serving(Recorder(), transport, max_connections_per_client=2) as server:
+        with connect(server) as first, connect(server) as second:
+            for client in (first, second):
+                client.send(get())
+                assert client.read_response().status == 200
+            with connect(server) as third:
+                assert third.is_closed_by_server()
+            assert server.word(CLIENT_CONNECTIONS) == 1
+        eventually(lambda: server.snapshot()["connections"] == 0)
+        with connect(server) as later:
+            later.send(get())
+            assert later.read_response().status == 200
+
+
+def test_a_client_has_a_number_of_requests_by_time(transport: str) -> None:
+    rate = {"request_rate": RateLimit.of(10.0, 2), "rate_table": RateTable()}
+    health: dict[str, Any] = {"health_path": "/healthz", **rate}
+    with serving(Recorder(), transport, threads=2, **health) as server:
+        with connect(server) as client:
+            for _ in range(2):
+                client.send(get())
+                assert client.read_response().status == 200
+            client.send(get())
+            response = client.read_response()
+            assert response.status == 429
+            assert 1 <= int(response.header("retry-after") or 0) <= 10
+            assert server.word(CLIENT_RATE) == 1
+        with connect(server) as probe:
+            probe.send(get("/healthz"))
+            assert probe.read_response().status in (200, 503)
+        assert server.word(CLIENT_RATE) == 1
+
+
+def test_a_body_within_its_limit_is_still_refused_by_its_length_alone(transport: str) -> None:
+    with (
+        serving(Recorder(), transport, parser=ParserLimits(body=500), body_memory=100) as server,
+        connect(server) as client,
+    ):
+        client.send(post(b"x" * 501))
+        assert client.read_response().status == 413
+        assert server.word(SPOOLED) == 0
