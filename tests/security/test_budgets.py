@@ -21,10 +21,11 @@ from penstock.telemetry.scoreboard import (
     EVICTED_BODY,
     EVICTED_HEAD,
     EVICTED_IDLE,
+    SLOW_READER,
     SPOOL_FULL,
     SPOOLED,
 )
-from support.serving import Recorder, connect, eventually, get, post
+from support.serving import Environ, Recorder, connect, eventually, get, post
 from support.transports import BareServer, serving
 from support.wire import Client
 
@@ -210,3 +211,24 @@ def test_a_body_within_its_limit_is_still_refused_by_its_length_alone(transport:
         client.send(post(b"x" * 501))
         assert client.read_response().status == 413
         assert server.word(SPOOLED) == 0
+
+
+def test_the_slowest_reader_is_cut_off_beyond_the_unsent_bytes_of_all(transport: str) -> None:
+    """SECURITY 9: 60 readers of a page of 8 MB that never read took 458 MiB."""
+
+    def application(environ: Environ, start_response: Any) -> list[bytes]:
+        start_response("200 OK", [])
+        return [b"x" * 8_000_000]
+
+    with (
+        serving(application, transport, threads=2, max_unsent=20_000_000) as server,
+        ExitStack() as clients,
+    ):
+        readers = [clients.enter_context(connect(server, receive_buffer=4096)) for _ in range(10)]
+        for reader in readers:
+            reader.send(get())
+        eventually(lambda: server.word(SLOW_READER) >= 5)
+        with connect(server) as honest:
+            honest.send(get())
+            assert len(honest.read_response().body) == 8_000_000
+        assert server.word(SLOW_READER) <= 10

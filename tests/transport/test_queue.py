@@ -285,3 +285,26 @@ def test_a_thousand_requests_at_once_are_all_served(transport: str) -> None:
         with ThreadPoolExecutor(8) as pool:
             statuses = [r.status for r in pool.map(Client.read_response, clients)]
     assert statuses == [200] * 1000
+
+
+def test_with_one_thread_the_queue_begins_when_calls_last_for_long(transport: str) -> None:
+    if transport != "python":
+        pytest.skip("the native transport has a stall monitor with health checks alone")
+    gate = Gate()
+    at_once: dict[str, Any] = {
+        "slow_call_seconds": 0.0,
+        "stalled_call_seconds": 0.0,
+        "stalled_calls": 1,
+    }
+    with serving(gate, transport, queue=1, **at_once) as server, ExitStack() as clients:
+        busy = clients.enter_context(connect(server))
+        busy.send(get("/long"))
+        assert busy.read_response().status == 200
+        busy.send(get("/wait"))
+        eventually(lambda: gate.inside == 1)
+        (queued,) = queue_up(server, clients, get("/queued"))
+        with connect(server) as refused:
+            refused.send(get("/refused"))
+            assert refused.read_response().status == 503
+        gate.open()
+        assert queued.read_response().body == b"/queued"

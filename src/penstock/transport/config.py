@@ -202,8 +202,8 @@ class TransportConfig:
     stalled_call_seconds: float = 0.02
     """With one thread, the stall monitor starts when calls have lasted for this long..."""
     stalled_calls: int = 10
-    """... this often. Until then requests wait in the kernel: a fast application does not pay for
-    the monitor's ticks."""
+    """... so much more often than not. Until then requests wait in the kernel: a fast application
+    does not pay for the monitor's ticks."""
     monitor_idle_seconds: float = 0.05
     """The stall monitor sleeps when no request came for this long: an idle server does nothing."""
     signal_check_seconds: float = 1.0

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
 CLIENT_GONE = "the client is gone"
 CLIENT_STALLED = "the client takes no data (setting: write_timeout)"
+CLIENT_TOO_SLOW = "the client reads too slowly (setting: max_unsent)"
 FILE_TRUNCATED = "the file became shorter while it was sent"
 
 _SHOWN_CHARACTERS = 200
@@ -60,6 +61,8 @@ def lost_client(error: OSError) -> str:
 
     The error itself depends on what the server was about to do, and is left out.
     """
+    if error.errno == errno.ENOBUFS:
+        return CLIENT_TOO_SLOW
     return CLIENT_STALLED if error.errno == errno.ETIMEDOUT else CLIENT_GONE
 
 

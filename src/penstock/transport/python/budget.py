@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 class Budget:
     """Counts that any thread changes, under a lock that is held for a few additions."""
 
-    __slots__ = ("_config", "_lock", "_scoreboard", "_words", "files")
+    __slots__ = ("_config", "_lock", "_scoreboard", "_words", "files", "unsent")
 
     def __init__(self, config: TransportConfig, slot: Slot) -> None:
         self._config = config
@@ -26,6 +26,8 @@ class Budget:
         self._lock = threading.Lock()
         self.files = 0
         """Open files: spooled bodies, and files that are being sent."""
+        self.unsent = 0
+        """Bytes of responses in memory that the kernel has not taken."""
 
     def take_file(self) -> None:
         """Count a file that was opened."""
@@ -36,6 +38,11 @@ class Budget:
         """Count a file that was closed."""
         with self._lock:
             self.files -= 1
+
+    def change_unsent(self, count: int) -> None:
+        """Count ``count`` unsent bytes more, or fewer where it is negative."""
+        with self._lock:
+            self.unsent += count
 
     def take_spool(self, body: int, more: int) -> None:
         """Count ``more`` bytes that go into a temporary file, for a body that is then this long.

@@ -32,7 +32,7 @@ from penstock.transport.decisions import (
     drain_patience,
     linger_deadline,
 )
-from penstock.transport.log_lines import CLIENT_STALLED, cut_off_reason
+from penstock.transport.log_lines import CLIENT_STALLED, CLIENT_TOO_SLOW, cut_off_reason
 from penstock.transport.python.body_clock import BodyClock
 from penstock.transport.python.exchange import PythonExchange, StreamedBody
 from penstock.transport.python.exchange_trace import ConnectionTrace
@@ -353,7 +353,7 @@ class Connection:
     def make_output(self) -> Output:
         """Return the queue of what the kernel did not take; it is made where it is needed."""
         if self.output is None:
-            self.output = Output(self.stream, self.loop.config)
+            self.output = Output(self.stream, self.loop.config, self.loop.budget)
         return self.output
 
     def _send_rest(self) -> None:
@@ -682,15 +682,23 @@ class Connection:
         # A thread that waits for room keeps the deadline itself.
         if output.awaited or output.is_taken():
             self.deadline = self.loop.now + self.loop.config.write_timeout
-        elif self.phase is FLUSHING or self.phase is REFUSING:
-            self.stream.client_gone.known = True
-            self.report_response(f"client disconnected: {CLIENT_STALLED}")
+        else:
+            self.give_up(output, TimeoutError(errno.ETIMEDOUT, CLIENT_STALLED))
+
+    def give_up(self, output: Output, error: OSError) -> None:
+        """Send no more of a response: its client takes no data, or not fast enough."""
+        self.stream.client_gone.known = True
+        if self.phase is FLUSHING or self.phase is REFUSING:
+            self.report_response(f"client disconnected: {error.strerror}")
             self.reset()
         else:
-            output.fail(TimeoutError(errno.ETIMEDOUT, CLIENT_STALLED))
-            self.stream.client_gone.known = True
+            output.fail(error)
             self.deadline = math.inf
             self.loop.watch(self, 0)
+
+    def cut_off_slow_reader(self, output: Output) -> None:
+        """Do the same because of the unsent bytes of all responses."""
+        self.give_up(output, OSError(errno.ENOBUFS, CLIENT_TOO_SLOW))
 
     def _await_output(self, output: Output, mask: int) -> None:
         """Wait until the client takes output, within the write deadline; watch for ``mask``."""

@@ -59,7 +59,7 @@ class LeaderFollowers:
         self._local = threading.local()  # holds each thread's slot
         self._leadership = threading.Lock()
         self._queue = loop.queue
-        self._slow_paths = loop.slow_paths
+        self._waiting = loop.queue.requests
         self._parked: deque[threading.Lock] = deque()  # each held; releasing it wakes its thread
         self._handed_out = 0  # counts up; unchanged over a tick means that a call has lasted it
         self._over = False
@@ -70,6 +70,8 @@ class LeaderFollowers:
         self._monitor_alarm.acquire()
         if loop.config.has_stall_monitor:
             self._start_monitor()
+        else:
+            loop.slow_paths.on_stalls = self._start_monitor
 
     # -- the application's threads --------------------------------------------------------------
 
@@ -88,7 +90,7 @@ class LeaderFollowers:
             if self._loop.ask_full is not None:
                 self._loop.wake()  # the monitor leads, and accepts only with a free thread
         while not self._over:
-            exchange = self._queue.take() if self._queue.requests else None
+            exchange = self._queue.take() if self._waiting else None
             if exchange is None:
                 if not self._leadership.acquire(blocking=False):
                     self._park()
@@ -108,8 +110,6 @@ class LeaderFollowers:
                 self._look_after(exchange)
                 if self._loop.ask_full is not None:
                     self._loop.wake()
-            elif self._slow_paths.stalls >= self._config.stalled_calls:
-                self._start_monitor()
             if self._loop.dropped_names:
                 self._loop.log_dropped_fields()
             self._thread_slots.begin(thread, exchange)

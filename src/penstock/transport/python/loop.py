@@ -27,9 +27,17 @@ from penstock.telemetry.scoreboard import (
     EVICTED_HEAD,
     EVICTED_IDLE,
     POLLED,
+    SLOW_READER,
 )
 from penstock.transport.date import ServerFields
-from penstock.transport.decisions import Holding, evicted, eviction_key, exceeds_heads, has_room
+from penstock.transport.decisions import (
+    Holding,
+    evicted,
+    eviction_key,
+    exceeds_heads,
+    exceeds_unsent,
+    has_room,
+)
 from penstock.transport.python.accept_balancing import AcceptBalancing
 from penstock.transport.python.budget import Budget
 from penstock.transport.python.clients import ClientRate, Clients
@@ -304,6 +312,8 @@ class Loop:
             if not self._listening and not self.connections:
                 self._tear_down()
                 return True
+        if exceeds_unsent(self.config, self.budget.unsent):
+            self._cut_off_slow_readers()
         if self.ask_full is not None:
             self.full = self.ask_full()
         if self._told_full is not self.full:
@@ -315,6 +325,19 @@ class Loop:
         if self._polled_at >= self._next_sweep:
             self._sweep(self._polled_at)
         return self.drained
+
+    def _cut_off_slow_readers(self) -> None:
+        """Cut off the slowest readers until the unsent bytes of all responses are within bounds."""
+        found = [
+            (output.time_to_read(self.now), connection, output)
+            for connection in list(self.connections)
+            if (output := connection.output) is not None and output.memory
+        ]
+        found.sort(key=itemgetter(0))
+        while found and exceeds_unsent(self.config, self.budget.unsent):
+            _, connection, output = found.pop()
+            self.slot_words[SLOW_READER] += 1
+            connection.cut_off_slow_reader(output)
 
     def _tell_full(self) -> None:
         """Act on that every thread is busy now, or that one has come back."""

@@ -10,6 +10,7 @@ from collections import deque
 from typing import TYPE_CHECKING
 
 from penstock.errors import FileTruncatedError
+from penstock.transport.decisions import time_to_read
 from penstock.transport.log_lines import FILE_TRUNCATED
 from penstock.transport.python.stream import NO_SIGNAL
 
@@ -49,25 +50,33 @@ class Output:
 
     __slots__ = (
         "_acknowledged",
+        "_budget",
         "_config",
         "_lock",
         "_pieces",
         "_stream",
+        "_taken_before",
+        "_waiting_since",
         "awaited",
         "failure",
         "lost",
+        "memory",
         "size",
         "taken",
     )
 
-    def __init__(self, stream: Stream, config: TransportConfig) -> None:
+    def __init__(self, stream: Stream, config: TransportConfig, budget: Budget) -> None:
         self._stream = stream
         self._config = config
+        self._budget = budget
+        self._waiting_since = 0.0  # since when something is unsent, ...
+        self._taken_before = 0  # ... and what the kernel had taken by then
         self._acknowledged = 0  # by the client, when `is_taken` was called last
         self.awaited = False  # a thread waits until there is less
         self._lock = threading.Lock()
         self._pieces: deque[memoryview | FileRegion] = deque()
         self.size = 0  # bytes not yet taken by the kernel
+        self.memory = 0  # how many of them are in memory, and not in a file
         self.lost = 0  # bytes that were dropped, and never taken by it
         self.taken = 0  # bytes that the kernel took from here
         self.failure: OSError | None = None
@@ -79,6 +88,9 @@ class Output:
     def append(self, piece: bytes | memoryview | FileRegion) -> None:
         """Queue a piece behind the others."""
         with self._lock:
+            if not self._pieces:
+                self._waiting_since = time.monotonic()
+                self._taken_before = self.taken
             if isinstance(piece, FileRegion):
                 self._pieces.append(piece)
                 self.size += piece.count
@@ -86,6 +98,16 @@ class Output:
                 view = memoryview(piece)
                 self._pieces.append(view)
                 self.size += len(view)
+                self._hold(len(view))
+
+    def _hold(self, count: int) -> None:
+        self.memory += count
+        self._budget.change_unsent(count)
+
+    def time_to_read(self, now: float) -> float:
+        """Return how many seconds the client needs for what is unsent, at its pace so far."""
+        taken = self.taken - self._taken_before
+        return time_to_read(self.size, taken, now - self._waiting_since)
 
     def flush(self) -> bool:
         """Send what the kernel accepts, up to the limit of one turn. Return True if all is sent.
@@ -122,6 +144,7 @@ class Output:
                     done = piece.count == 0
                 else:
                     sent = self._stream.send(piece, NO_SIGNAL)
+                    self._hold(-sent)
                     done = sent == len(piece)
                     if not done:
                         self._pieces[0] = piece[sent:]
@@ -153,6 +176,8 @@ class Output:
             piece = self._pieces.popleft()
             if isinstance(piece, FileRegion):
                 piece.close()
+        if self.memory:
+            self._hold(-self.memory)
         self.lost += self.size
         self.size = 0
 

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 from penstock.transport.decisions import ALL_SLOW, is_slow_path, next_overall_share, next_share
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from penstock.transport.config import TransportConfig
 
 PATH_HASHES = 256
@@ -18,18 +20,22 @@ class SlowPaths:
 
     __slots__ = (
         "_are_slow",
+        "_most_stalls",
         "_next_shares",
         "_shares",
         "_slow_ns",
         "_stalled_ns",
+        "_stalls",
+        "on_stalls",
         "overall",
-        "stalls",
     )
 
     def __init__(self, config: TransportConfig) -> None:
         self._slow_ns = int(config.slow_call_seconds * 1e9)
         self._stalled_ns = int(config.stalled_call_seconds * 1e9)
-        self.stalls = 0  # how many calls lasted for so long that others have to be seen to
+        self._most_stalls = config.stalled_calls
+        self.on_stalls: Callable[[], object] | None = None  # called once
+        self._stalls = 0  # how many more calls than others lasted for so long, of the last ones
         self.overall = 0.0  # moving share of all calls that were slow
         self._shares = bytearray(PATH_HASHES)  # the same by path, in parts of `ALL_SLOW`
         # What `next_share` and `is_slow_path` return, since each request asks them.
@@ -47,7 +53,12 @@ class SlowPaths:
         if slow or share:
             self._shares[index] = self._next_shares[slow][share]
         if slow and nanoseconds > self._stalled_ns:
-            self.stalls += 1
+            self._stalls += 1
+            if self._stalls >= self._most_stalls and self.on_stalls is not None:
+                on_stalls, self.on_stalls = self.on_stalls, None
+                on_stalls()
+        elif self._stalls:
+            self._stalls -= 1
         if slow or self.overall:
             self.overall = next_overall_share(self.overall, slow)
 
