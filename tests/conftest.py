@@ -11,8 +11,13 @@ import warnings
 from collections.abc import Generator, Iterator
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from penstock.config.checks import native_built
+
+# How long it takes to generate an example tells how busy the machine is, and nothing of the server.
+settings.register_profile("busy machine", suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("busy machine")
 
 THREADS_END_WITHIN = 20.0
 """Seconds that a test's threads get to end, once the test itself is over."""

@@ -230,7 +230,7 @@ def test_slow_read_holds_no_thread_and_ends(transport: str, threads: int) -> Non
         for _ in range(20):
             with connect(server) as other:
                 assert other.request("GET", "/").body == b"xxxxx"
-        eventually(lambda: server.snapshot()["connections"] == 0)
+        eventually(lambda: server.snapshot()["connections"] == 0, timeout=60)
         for client in slow:
             client.close()
 

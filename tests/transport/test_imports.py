@@ -20,7 +20,7 @@ def app(environ, start_response):
     return [f"{size} {sorted(known)}".encode()]
 
 with penstock.running(app, transport=sys.argv[1], body_memory=1000) as server:
-    with socket.create_connection((server.host, server.port), timeout=10) as client:
+    with socket.create_connection((server.host, server.port), timeout=30) as client:
         client.sendall(
             b"POST / HTTP/1.0\\r\\nContent-Length: 5000\\r\\n\\r\\n" + bytes(5000)
         )
