@@ -12,9 +12,6 @@ from support import applications
 from support.serving import Gate, Recorder, connect, eventually, get, post
 from support.wire import Client, chunked
 
-ONLY_IDLE = ["native"]
-"""The transports that evict idle connections alone (`tests/security/test_budgets.py`)."""
-
 both = pytest.mark.parametrize("threads", [1, 4])
 
 SMALL = {
@@ -83,28 +80,6 @@ def test_rfc9112_9_6_a_client_that_sends_on_can_still_read_why_it_was_refused(
 
 def is_answered(client: Client, seconds: float) -> bool:
     return bool(select.select([client.socket], [], [], seconds)[0])
-
-
-@both
-def test_at_max_connections_accepting_pauses_until_one_closes(transport: str, threads: int) -> None:
-    if transport not in ONLY_IDLE:
-        pytest.skip("heads and bodies make room, too")
-    settings = {"transport": transport, "threads": threads, "max_connections": 3}
-    with penstock.running(applications.hello, **settings) as server:
-        busy = [connect(server) for _ in range(3)]
-        for client in busy:
-            client.send(b"GET / HTTP/1.1\r\n")
-        eventually(lambda: server.snapshot()["connections"] == 3)
-        with connect(server) as waiting:
-            waiting.send(get())
-            assert not is_answered(waiting, 0.3)
-            assert server.snapshot()["connections"] == 3
-            busy.pop().close()
-            assert waiting.read_response().status == 200
-        for client in busy:
-            client.send(b"Host: a\r\n\r\n")
-            assert client.read_response().status == 200
-            client.close()
 
 
 def test_calls_of_the_application_never_make_room(transport: str) -> None:
@@ -186,28 +161,3 @@ def test_a_connection_whose_request_has_just_come_does_not_make_room(transport: 
                 assert idle.read_response().body == b"/in-time"
                 assert busy.read_response().body == b"/wait"
                 assert newcomer.read_response().body == b"/newcomer"
-
-
-@both
-def test_a_request_in_progress_never_makes_room(transport: str, threads: int) -> None:
-    if transport not in ONLY_IDLE:
-        pytest.skip("heads and bodies make room, too")
-    gate = Gate()
-    settings = {"transport": transport, "threads": threads, "max_connections": 2}
-    with penstock.running(gate, **settings) as server:
-        with connect(server) as working, connect(server) as reading, connect(server) as waiting:
-            working.send(get("/wait"))
-            reading.send(post(b"x", length=2))
-            waiting.send(get("/waiting"))
-            eventually(lambda: gate.inside)
-            assert not is_answered(waiting, 1.5)
-            # Both have gone on for longer than a connection has to be idle to make room; now the
-            # server looks for room again.
-            with connect(server):
-                assert not is_answered(waiting, 0.5)
-            gate.open()
-            reading.send(b"y")
-            assert working.read_response().status == 200
-            assert reading.read_response().status == 200
-            # These two are idle now, and the one that waits comes in.
-            assert waiting.read_response().body == b"/waiting"

@@ -252,6 +252,14 @@ def test_the_application_gets_the_time_in_the_queue(transport: str) -> None:
 
     claimed = "X-Request-Start: t=1.000"
     with serving(application, transport, threads=THREADS) as server, ExitStack() as clients:
+
+        def taken_at_once() -> bool:
+            with connect(server) as client:
+                client.send(get("/at-once", claimed))
+                assert client.read_response().status == 200
+            return bool(environs["/at-once"]["penstock.queue_time"] == 0.0)
+
+        eventually(taken_at_once)  # on a busy machine a thread may be late once
         for _ in range(THREADS):
             clients.enter_context(connect(server)).send(get("/wait", claimed))
         eventually(lambda: gate.inside == THREADS)
@@ -260,8 +268,7 @@ def test_the_application_gets_the_time_in_the_queue(transport: str) -> None:
         threading.Event().wait(0.05)
         gate.open()
         assert queued.read_response().status == 200
-    at_once, later = environs["/wait"], environs["/queued"]
-    assert at_once["penstock.queue_time"] == 0.0
+    at_once, later = environs["/at-once"], environs["/queued"]
     assert "HTTP_X_REQUEST_START" not in at_once
     assert later["penstock.queue_time"] >= 0.05
     start = later["HTTP_X_REQUEST_START"]

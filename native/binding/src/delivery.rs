@@ -263,10 +263,12 @@ impl Delivery {
                     RequestBody::complete(connection, collected.len() as u64),
                 )
             }
-            Body::Collected(Spool::Disk(file, size)) => {
+            Body::Collected(Spool::Disk(file, size, counted)) => {
                 sys::rewind(&file)?;
                 let file = self.open_spooled.call1(py, (file.into_raw(),))?;
-                (Some(file), RequestBody::complete(connection, size))
+                let mut body = RequestBody::complete(connection, size);
+                body.file = Some(counted);
+                (Some(file), body)
             }
         })
     }

@@ -1,6 +1,7 @@
 //! The reactor's options, of the configuration that a transport gets from Python.
 
 use crate::budgets::read_budgets;
+use crate::edge::{open_rate_limit, read_networks};
 use penstock_protocol::Limits;
 use penstock_reactor::options::{Checks, HeaderMap, Options};
 use penstock_reactor::sys::{Nanos, SECOND};
@@ -46,10 +47,11 @@ pub fn read_options(config: &Bound<'_, PyAny>) -> PyResult<Options> {
         out_buffer: large("unsent_limit")?,
         max_connections: size("max_connections")?,
         budgets: read_budgets(config)?,
+        networks: read_networks(config)?,
+        rate_limit: open_rate_limit(config)?,
         header_timeout: time("header_timeout")?,
         body_timeout: time("body_timeout")?,
         body_min_rate: number("body_min_rate")?,
-        body_stall: time("body_stall_seconds")?,
         keep_alive: time("keep_alive")?,
         write_timeout: time("write_timeout")?,
         drain_linger: time("drain_linger")?,

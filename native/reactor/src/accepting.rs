@@ -5,13 +5,16 @@
 
 use crate::closing;
 use crate::connection::{Connection, NEVER};
-use crate::decisions;
+use crate::decisions::{self, Holding};
 use crate::log_queue::{Entry, message};
 use crate::poller::Token;
-use crate::scoreboard::{ACCEPTING, STARTED};
+use crate::refusal::Refusal;
+use crate::refusing;
+use crate::scoreboard::{ACCEPTING, EVICTED_BODY, EVICTED_HEAD, EVICTED_IDLE, STARTED};
 use crate::shared::Shared;
 use crate::stream::PlainStream;
 use crate::sys::{self, Nanos};
+use penstock_protocol::Input;
 use std::os::fd::RawFd;
 use std::sync::Arc;
 
@@ -198,6 +201,10 @@ impl Accepting {
             match sys::accept(acceptor.descriptor) {
                 Ok((socket, peer)) => {
                     self.balancing.accepted(insists);
+                    if let Some(reason) = shared.refuses_client(peer) {
+                        shared.scoreboard.count(reason);
+                        continue; // it closes
+                    }
                     let stream = Box::new(PlainStream::new(socket, peer));
                     shared.add(stream, index, now);
                 }
@@ -207,7 +214,7 @@ impl Accepting {
                         return true;
                     }
                     Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM) => {
-                        if self.close_idle(shared, now) {
+                        if self.evict(shared, now) {
                             continue; // there is room now for a client that waits
                         }
                         self.rest(shared, now, index, &error);
@@ -242,40 +249,81 @@ impl Accepting {
 
     fn has_room(&self, shared: &Shared) -> bool {
         // At the end, even beyond the cap: the kernel resets what is left in a listener's queue.
-        self.drain_begun || shared.connection_count() < shared.options.max_connections
+        self.drain_begun
+            || decisions::has_room(
+                &shared.options,
+                shared.connection_count(),
+                shared.descriptor_count(),
+            )
     }
 
-    /// Return whether another connection may be accepted, closing idle ones if need be.
+    /// Return whether another connection may be accepted, closing others if need be.
     ///
-    /// Otherwise a client that holds idle connections open could keep all others out until the
-    /// keep-alive time is over.
+    /// Otherwise a client that holds connections open could keep all others out until their time is
+    /// over.
     fn make_room(&mut self, shared: &Shared, now: Nanos) -> bool {
         if !self.has_room(shared) {
-            self.close_idle(shared, now);
+            self.evict(shared, now);
         }
         self.has_room(shared)
     }
 
-    /// Close the connections that have been idle for longest; return whether there were any.
-    pub(crate) fn close_idle(&mut self, shared: &Shared, now: Nanos) -> bool {
+    /// Close connections to make room, in the order of `decisions::eviction_key`; return whether
+    /// there were any.
+    pub(crate) fn evict(&mut self, shared: &Shared, now: Nanos) -> bool {
         let before = shared.connection_count();
-        let long_ago = now.saturating_sub(shared.options.evict_idle);
-        let mut idle: Vec<(Nanos, Arc<Connection>)> = Vec::new();
+        let mut found: Vec<(f64, Holding, Arc<Connection>)> = Vec::new();
         for connection in shared.connections() {
-            let state = connection.lock();
-            if state.since <= long_ago && state.is_idle() {
-                idle.push((state.since, Arc::clone(&connection)));
+            let (holding, since, received) = connection.lock().holding();
+            let age = now.saturating_sub(since);
+            let key = decisions::eviction_key(&shared.options, holding, age, received);
+            if key >= 0.0 {
+                found.push((key, holding, connection));
             }
         }
-        idle.sort_by_key(|(since, _)| *since);
-        // A share of them at once, so that not every new connection has to look at all.
-        for (_, connection) in idle.iter().take(decisions::evicted(idle.len())) {
-            if !matches!(connection.stream.peek(), Ok(size) if size > 0) {
-                closing::close(connection, shared, &mut connection.lock());
+        found.sort_by(|(a, ..), (b, ..)| b.total_cmp(a));
+        for kind in [Holding::Idle, Holding::Head, Holding::Body] {
+            let of_kind = found.iter().filter(|(_, holding, _)| *holding == kind);
+            // A share of them at once, so that not every new connection has to look at all.
+            let most = decisions::evicted(of_kind.clone().count());
+            for (_, _, connection) in of_kind.take(most) {
+                // What has just come may be the rest.
+                if !matches!(connection.stream.peek(), Ok(size) if size > 0) {
+                    evict_one(shared, connection, kind, "max_connections", now);
+                }
+            }
+            if shared.connection_count() < before {
+                break;
             }
         }
         shared.room_made.set(false); // by this very accepting
         shared.connection_count() < before
+    }
+
+    /// Close the oldest unfinished heads as far as there are too many.
+    pub fn limit_heads(&mut self, shared: &Shared, now: Nanos) {
+        let budgets = &shared.options.budgets;
+        if !decisions::exceeds_heads(budgets, shared.head_count()) {
+            return;
+        }
+        let excess = shared.head_count() - budgets.unfinished_heads;
+        let mut heads: Vec<(Nanos, Arc<Connection>)> = Vec::new();
+        for connection in shared.connections() {
+            let (holding, since, _) = connection.lock().holding();
+            if holding == Holding::Head {
+                heads.push((since, connection));
+            }
+        }
+        heads.sort_by_key(|(since, _)| *since);
+        for (_, connection) in heads.iter().take(excess) {
+            evict_one(
+                shared,
+                connection,
+                Holding::Head,
+                "max_unfinished_heads",
+                now,
+            );
+        }
     }
 
     // -- sharing with other workers -------------------------------------------------------------
@@ -431,4 +479,26 @@ impl Accepting {
         self.balancing.look_again = NEVER; // there is nothing to look at any more
         self.tell_accepting(shared);
     }
+}
+
+/// Close a connection to make room for others; `setting` is what limits them.
+fn evict_one(
+    shared: &Shared,
+    connection: &Connection,
+    kind: Holding,
+    setting: &'static str,
+    now: Nanos,
+) {
+    shared.scoreboard.count(match kind {
+        Holding::Idle => EVICTED_IDLE,
+        Holding::Head => EVICTED_HEAD,
+        _ => EVICTED_BODY,
+    });
+    let mut state = connection.lock();
+    if kind != Holding::Idle {
+        let input = Input::new(state.carry.remaining());
+        let refusal = Refusal::evicted(setting, state.parser.request_line(&input));
+        refusing::note_refusal(connection, shared, &mut state, now, refusal, 0);
+    }
+    closing::close(connection, shared, &mut state);
 }

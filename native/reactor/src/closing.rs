@@ -23,6 +23,7 @@ pub fn close(connection: &Connection, shared: &Shared, state: &mut ConnectionSta
     connection.set_phase(state, Phase::Closed);
     connection.set_deadline(NEVER);
     shared.forget(connection.token);
+    shared.note_head(state, false);
     state.exchange.spool = None;
     state.exchange.request = None;
     state.output.drop_all();

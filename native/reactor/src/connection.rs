@@ -20,12 +20,15 @@
 //! | `closing` | linger, close, reset | leader |
 //! | `disconnect` | whether the client has left | any |
 
+use crate::body_clock::BodyClock;
+use crate::decisions::Holding;
 use crate::exchange::ExchangeState;
 use crate::exchange_trace::ExchangeTrace;
 use crate::log_queue::{Ended, LogQueue};
 use crate::options::Options;
 use crate::output::Output;
 use crate::poller::Token;
+use crate::spool::Spool;
 use crate::states::{Input, Phase};
 use crate::stream::Stream;
 use crate::sync::lock;
@@ -74,6 +77,9 @@ pub struct ConnectionState {
     pub requests: u64,
     pub exchange: ExchangeState,
     pub output: Output,
+    /// It counts as one within a head: `Shared::note_head`.
+    pub in_head: bool,
+    pub body_clock: BodyClock,
     pub progress: i64, // what the client had acknowledged when the deadline was set
     /// It is in a queue of connections that go on later: each stands there once.
     pub queued: bool,
@@ -88,6 +94,18 @@ impl ConnectionState {
     pub fn is_idle(&self) -> bool {
         let begun = self.awaited != State::Idle || !self.carry.remaining().is_empty();
         self.phase == Phase::Reading && !begun && !self.input.is_possible()
+    }
+
+    /// What it has its place for, since when, and how much of a body has come.
+    pub fn holding(&self) -> (Holding, Nanos, u64) {
+        let holding = match (self.phase, self.awaited) {
+            _ if self.is_idle() => Holding::Idle,
+            (Phase::Reading, State::Body) => Holding::Body,
+            (Phase::Reading, State::Head) => Holding::Head,
+            _ => Holding::Call,
+        };
+        let received = self.exchange.spool.as_ref().map_or(0, Spool::size);
+        (holding, self.since, received)
     }
 
     /// Report the response that has been flushed, or how and why it was cut off.
@@ -141,6 +159,8 @@ impl Connection {
                 requests: 0,
                 exchange: ExchangeState::default(),
                 output: Output::new(options.flush_bytes),
+                in_head: false,
+                body_clock: BodyClock::default(),
                 progress: 0,
                 queued: false,
                 answered_in_turn: 0,

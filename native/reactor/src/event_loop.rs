@@ -257,6 +257,7 @@ impl EventLoop {
             }
             self.accepting.look_again(shared, now, room_made);
         }
+        self.accepting.limit_heads(shared, now);
         // Measured against the last poll, not against now: what had arrived by then has been
         // handled, so that no client is blamed for time in which the process did not run.
         if self.polled_at >= self.next_sweep {

@@ -17,6 +17,7 @@
 
 pub mod accepting;
 pub mod admission;
+pub mod body_clock;
 pub mod budgets;
 pub mod client;
 pub mod closing;
@@ -28,6 +29,7 @@ pub mod dispatch;
 pub mod event_loop;
 pub mod exchange;
 pub mod exchange_trace;
+pub mod file_count;
 pub mod leader;
 pub mod leader_followers;
 pub mod log_queue;

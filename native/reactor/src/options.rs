@@ -1,6 +1,8 @@
 //! What a transport is told at its making, by `penstock.transport.config`.
 
 use crate::budgets::Budgets;
+use crate::client::Networks;
+use crate::rate_limit::{RateLimit, RateTable};
 use crate::sys::{self, Nanos};
 use penstock_protocol::Limits;
 use std::path::PathBuf;
@@ -45,11 +47,13 @@ pub struct Options {
     pub out_buffer: u64,
     pub max_connections: usize,
     pub budgets: Budgets,
+    /// Which clients may connect; None is all of them.
+    pub networks: Option<Networks>,
+    /// How many requests one client may send, and where all workers count them.
+    pub rate_limit: Option<(RateTable, RateLimit)>,
     pub header_timeout: Nanos,
     pub body_timeout: Nanos,
     pub body_min_rate: f64,
-    /// How long a body may stand still, however fast it came before.
-    pub body_stall: Nanos,
     pub keep_alive: Nanos,
     pub write_timeout: Nanos,
     pub drain_linger: Nanos,
@@ -109,16 +113,6 @@ pub struct Options {
 }
 
 impl Options {
-    /// How long a body may take until its next byte; `received` bytes have come, and the last of
-    /// them when the body had taken the time `taken`.
-    pub fn body_allowance(&self, received: u64, taken: Nanos) -> Nanos {
-        let seconds = received as f64 / self.body_min_rate;
-        let by_rate = self
-            .body_timeout
-            .saturating_add((seconds * sys::SECOND as f64) as Nanos);
-        by_rate.min(taken.saturating_add(self.body_stall.max(self.body_timeout)))
-    }
-
     /// How many bytes a client has to take within `write_timeout` not to be stalled.
     pub fn least_progress(&self) -> f64 {
         self.body_min_rate * self.write_timeout as f64 / sys::SECOND as f64

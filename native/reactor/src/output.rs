@@ -1,5 +1,6 @@
 //! The bytes of a response that the kernel did not take at once.
 
+use crate::file_count::FileCounted;
 use crate::stream::Stream;
 use crate::sys::Fd;
 use std::collections::VecDeque;
@@ -39,6 +40,7 @@ pub struct Region {
     pub file: Fd,
     pub offset: u64,
     pub count: u64,
+    pub counted: FileCounted,
 }
 
 impl Region {

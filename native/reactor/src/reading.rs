@@ -1,5 +1,7 @@
 //! Reading requests off a connection, up to where the application takes over.
 
+use crate::body_clock::BodyClock;
+use crate::client::key_of;
 use crate::closing;
 use crate::connection::{Connection, ConnectionState, NEVER};
 use crate::decisions;
@@ -13,11 +15,12 @@ use crate::refusal::Refusal;
 use crate::refusing;
 use crate::request::{Body, Ready};
 use crate::responding;
+use crate::scoreboard::CLIENT_RATE;
 use crate::shared::Shared;
 use crate::slow_path_estimate::PathHash;
 use crate::spool::{Gathered, Spool};
 use crate::states::{Input, Phase};
-use crate::sys::Nanos;
+use crate::sys::{Nanos, SECOND};
 use crate::unserved;
 use penstock_protocol::{Event, Head, HeadCopy, Input as Bytes, State, response};
 use std::io;
@@ -131,6 +134,7 @@ fn look(
 ) -> Option<Ready> {
     match parse(connection, shared, leader, state, received) {
         Verdict::Ready(source, body) => {
+            shared.note_head(state, false);
             if let Some(check) = own_answers::check_asked_for(shared, leader, &source) {
                 own_answers::answer_check(connection, shared, leader, state, check);
                 return None;
@@ -229,6 +233,8 @@ fn await_data(connection: &Connection, shared: &Shared, state: &mut ConnectionSt
     if awaited != state.awaited {
         state.awaited = awaited;
         state.since = now;
+        state.body_clock = BodyClock::new(options, now);
+        shared.note_head(state, awaited == State::Head);
         if awaited == State::Head {
             connection.set_deadline(now.saturating_add(options.header_timeout));
             if shared.draining.get() {
@@ -238,11 +244,10 @@ fn await_data(connection: &Connection, shared: &Shared, state: &mut ConnectionSt
     }
     if awaited == State::Body {
         let received = state.exchange.spool.as_ref().map_or(0, Spool::size);
-        connection.set_deadline(
-            state
-                .since
-                .saturating_add(options.body_allowance(received, now.saturating_sub(state.since))),
-        );
+        if state.phase == Phase::Reading {
+            let began = state.since;
+            connection.set_deadline(state.body_clock.received(options, received, now, began));
+        }
         let announced = state
             .exchange
             .request
@@ -293,8 +298,12 @@ fn parse(
     let verdict = loop {
         let event = parser.next_event_cached(&mut input, &options.parser, head, field_cache);
         if let (false, Some(spool)) = (matches!(event, Ok(Event::Data(_))), &mut exchange.spool) {
-            let written = gathered.write_to(spool, options.body_memory, &options.temp_dir);
-            if let Err(error) = written {
+            let status = shared.spooling.admit(options, spool, gathered.size());
+            if status != 0 {
+                break Verdict::Refused(Box::new(Refusal::spool_full(status)));
+            }
+            let (memory, directory) = (options.body_memory, &options.temp_dir);
+            if let Err(error) = gathered.write_to(spool, memory, directory, &shared.spooling) {
                 break Verdict::Refused(Box::new(Refusal::no_room(&error)));
             }
         }
@@ -310,6 +319,9 @@ fn parse(
                 exchange.head_at = *now;
                 if let Some(trace) = trace {
                     trace.head_received(input.remaining().len());
+                }
+                if let Some(seconds) = over_rate(connection, shared, head, bytes, *now) {
+                    break Verdict::Refused(Box::new(Refusal::over_rate(seconds)));
                 }
                 if options.header_map == HeaderMap::Refuse && has_underscore(head, bytes) {
                     break Verdict::Refused(Box::new(Refusal::underscore()));
@@ -413,6 +425,27 @@ fn send_continue(connection: &Connection, output: &mut Output) {
     }
     output.append_copy(response::CONTINUE);
     let _ = output.flush(&*connection.stream); // an error is met again by the answer
+}
+
+/// How many seconds the client has to wait that has sent too many requests; checks do not count.
+fn over_rate(
+    connection: &Connection,
+    shared: &Shared,
+    head: &Head,
+    bytes: &[u8],
+    now: Nanos,
+) -> Option<u64> {
+    let (table, limit) = shared.options.rate_limit.as_ref()?;
+    let (address, _) = connection.peer?;
+    if is_check(shared, head, bytes) {
+        return None;
+    }
+    let wait = table.take(limit, key_of(address), now);
+    if wait == 0 {
+        return None;
+    }
+    shared.scoreboard.count(CLIENT_RATE);
+    Some(wait.div_ceil(SECOND).max(1))
 }
 
 fn has_underscore(head: &Head, bytes: &[u8]) -> bool {

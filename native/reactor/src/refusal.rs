@@ -103,6 +103,36 @@ impl Refusal {
         }
     }
 
+    pub fn over_rate(seconds: u64) -> Self {
+        Refusal {
+            setting: "max_requests_per_client",
+            retry_after: seconds,
+            ..Refusal::plain(429, "Too many requests come from this client.")
+        }
+    }
+
+    pub fn evicted(setting: &'static str, request_line: &[u8]) -> Self {
+        Refusal {
+            setting,
+            request_line: request_line.to_vec(),
+            ..Refusal::plain(408, "The connection was closed to make room for others.")
+        }
+    }
+
+    /// For a body that may not take more of a temporary file.
+    pub fn spool_full(status: u16) -> Self {
+        if status == 413 {
+            return Refusal {
+                setting: "max_body",
+                ..Refusal::plain(413, "The request body is too large.")
+            };
+        }
+        Refusal {
+            setting: "max_spool",
+            ..Refusal::plain(status, "The request body could not be stored.")
+        }
+    }
+
     pub fn no_room(error: &io::Error) -> Self {
         let files = matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE));
         Refusal {

@@ -6,6 +6,7 @@ use crate::log_queue::{Entry, RefusalNote, Times};
 use crate::output::Piece;
 use crate::refusal::Refusal;
 use crate::responding;
+use crate::scoreboard::SPOOL_FULL;
 use crate::shared::Shared;
 use crate::states::Phase;
 use crate::sys::Nanos;
@@ -20,6 +21,7 @@ pub fn refuse(
     state: &mut ConnectionState,
     refusal: Refusal,
 ) {
+    shared.note_head(state, false);
     let method_is_head = |copy: &HeadCopy| copy.head.method.of(&copy.bytes) == b"HEAD";
     let to_head = state
         .exchange
@@ -96,6 +98,9 @@ pub fn note(
         };
     }
     shared.count_refusal();
+    if refusal.status == 507 {
+        shared.scoreboard.count(SPOOL_FULL);
+    }
     // One that is refused in its head has not been counted.
     let number = state.requests + u64::from(state.exchange.request.is_none());
     shared.log_queue.write(Entry::Refused(Box::new(RefusalNote {

@@ -1,10 +1,12 @@
 //! A request's body that the application reads as it arrives. It knows nothing of Python, and waits
 //! with no lock held.
 
+use crate::body_clock::BodyClock;
 use crate::connection::{Connection, ConnectionState};
 use crate::decisions;
 use crate::responding::{Failure, disconnected, send_rest, send_small};
 use crate::shared::Shared;
+use crate::spool::Spooled;
 use crate::states::{Fate, Input};
 use crate::sys::{self, Nanos, Readiness};
 use penstock_protocol::{Event, Head, Input as Bytes, State, response};
@@ -19,7 +21,10 @@ pub struct RequestBody {
     body_over: bool,
     continue_owed: bool,
     unread: Vec<u8>,
-    waited: Nanos, // for which `receive` has waited for the client
+    /// The share of a spooled body, whose file Python has.
+    pub file: Option<Spooled>,
+    clock: Option<BodyClock>, // counts only while the body is waited for
+    waited: Nanos,            // for which `receive` has waited for the client
 }
 
 impl RequestBody {
@@ -31,6 +36,8 @@ impl RequestBody {
             body_over: true,
             continue_owed: false,
             unread: Vec::new(),
+            file: None,
+            clock: None,
             waited: 0,
         }
     }
@@ -70,7 +77,10 @@ impl RequestBody {
         if self.look(shared, buffer.get(..received).unwrap_or(&[]))? {
             return Ok(None);
         }
-        let allowed = shared.options.body_allowance(self.received, self.waited);
+        let options = &shared.options;
+        let mut clock = self.clock.unwrap_or(BodyClock::new(options, 0));
+        let allowed = clock.received(options, self.received, self.waited, 0);
+        self.clock = Some(clock);
         Ok(Some(allowed.saturating_sub(self.waited)))
     }
 

@@ -78,6 +78,7 @@ pub fn send_region(
         file,
         offset,
         count,
+        counted: shared.files.take(),
     }));
     if !end.is_empty() {
         state.output.append(Piece::Owned(end.to_vec(), 0));

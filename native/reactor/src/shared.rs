@@ -2,21 +2,26 @@
 //!
 //! It knows nothing of what is done with a connection.
 
+use crate::client::key_of;
 use crate::connection::{Connection, ConnectionState};
+use crate::decisions;
+use crate::file_count::FileCount;
 use crate::log_queue::LogQueue;
 use crate::options::Options;
 use crate::poller::{Poller, Token};
 use crate::queue::WaitingQueue;
 use crate::refusal::Refusal;
-use crate::scoreboard::{ACCEPTED, CONNECTIONS, Scoreboard};
+use crate::scoreboard::{ACCEPTED, CLIENT_CONNECTIONS, CONNECTIONS, DENIED, Scoreboard};
 use crate::slow_path_estimate::SlowPathEstimate;
+use crate::spool::Spooling;
 use crate::stream::Stream;
 use crate::sync::{Alarm, Flag, lock};
-use crate::sys::{self, Nanos};
+use crate::sys::{self, Nanos, Peer};
 use penstock_protocol::date::DateLine;
 use penstock_protocol::response::{self, ErrorAnswer, ErrorResponse};
+use std::collections::HashMap;
 use std::io;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 /// The connections by their slot. A token names slot and occupant, so that an event that is older
@@ -47,7 +52,7 @@ fn slot(token: Token) -> usize {
 
 pub struct Shared {
     pub options: Options,
-    pub scoreboard: Scoreboard,
+    pub scoreboard: Arc<Scoreboard>,
     pub poller: Poller,
     pub log_queue: LogQueue,
     pub slow_paths: SlowPathEstimate,
@@ -78,6 +83,13 @@ pub struct Shared {
     /// The stall monitor leads, and a thread has come free.
     pub relieve: Flag,
     date_line: Mutex<DateLine>,
+    /// Descriptors of spooled bodies and of files that are sent.
+    pub files: FileCount,
+    pub spooling: Spooling,
+    /// How many connections each client has, by `client::key_of`, where that is limited.
+    clients: Mutex<HashMap<u64, u64>>,
+    /// Connections within the head of a request.
+    heads: AtomicUsize,
     connections: AtomicU64,
     accepted: AtomicU64,
     requests: AtomicU64,
@@ -88,7 +100,12 @@ impl Shared {
     pub fn new(options: Options, scoreboard: Scoreboard) -> io::Result<Self> {
         let slow_paths =
             SlowPathEstimate::new(options.slow_call, options.slow_share, options.stalled_call);
+        let (scoreboard, files) = (Arc::new(scoreboard), FileCount::default());
         Ok(Shared {
+            spooling: Spooling {
+                scoreboard: Arc::clone(&scoreboard),
+                files: files.clone(),
+            },
             log_queue: LogQueue::new(options.log_entries),
             options,
             scoreboard,
@@ -111,6 +128,9 @@ impl Shared {
             room_made: Flag::default(),
             relieve: Flag::default(),
             date_line: Mutex::default(),
+            files,
+            clients: Mutex::default(),
+            heads: AtomicUsize::new(0),
             connections: AtomicU64::new(0),
             accepted: AtomicU64::new(0),
             requests: AtomicU64::new(0),
@@ -210,6 +230,61 @@ impl Shared {
         self.refused.fetch_add(1, Ordering::Relaxed);
     }
 
+    /// Why a client may not have a connection, as the word of the scoreboard that counts it; None
+    /// where it may. A unix socket has no clients that could be told apart.
+    pub fn refuses_client(&self, peer: Peer) -> Option<usize> {
+        let (address, _) = peer?;
+        let networks = self.options.networks.as_ref();
+        if networks.is_some_and(|networks| !networks.admits(address)) {
+            return Some(DENIED);
+        }
+        let budgets = &self.options.budgets;
+        if budgets.connections_per_client == 0 {
+            return None;
+        }
+        let clients = lock(&self.clients);
+        let own = clients.get(&key_of(address)).copied().unwrap_or(0);
+        (!decisions::client_has_room(budgets, own)).then_some(CLIENT_CONNECTIONS)
+    }
+
+    fn count_client(&self, peer: Peer, comes: bool) {
+        let Some((address, _)) = peer.filter(|_| self.options.budgets.connections_per_client > 0)
+        else {
+            return;
+        };
+        let mut clients = lock(&self.clients);
+        let own = clients.entry(key_of(address)).or_default();
+        *own = if comes {
+            *own + 1
+        } else {
+            own.saturating_sub(1)
+        };
+        if *own == 0 {
+            clients.remove(&key_of(address));
+        }
+    }
+
+    /// Note whether a connection is within a head.
+    pub fn note_head(&self, state: &mut ConnectionState, within: bool) {
+        if std::mem::replace(&mut state.in_head, within) != within {
+            if within {
+                self.heads.fetch_add(1, Ordering::Relaxed);
+            } else {
+                self.heads.fetch_sub(1, Ordering::Relaxed);
+            }
+        }
+    }
+
+    /// How many connections are within the head of a request.
+    pub fn head_count(&self) -> usize {
+        self.heads.load(Ordering::Relaxed)
+    }
+
+    /// Descriptors that connections, spooled bodies and files take.
+    pub fn descriptor_count(&self) -> usize {
+        self.connection_count() + self.files.get()
+    }
+
     pub fn connection_count(&self) -> usize {
         self.connections.load(Ordering::Relaxed) as usize
     }
@@ -260,6 +335,7 @@ impl Shared {
     /// Take a new connection in.
     pub fn add(&self, stream: Box<dyn Stream>, listener: usize, now: Nanos) {
         let number = self.accepted.fetch_add(1, Ordering::Relaxed) + 1;
+        let peer = stream.peer();
         let mut registry = lock(&self.registry);
         let token = registry.reserve();
         let watched = stream
@@ -281,6 +357,7 @@ impl Shared {
         if let Some(place) = registry.slots.get_mut(slot(token)) {
             *place = Some(Arc::new(connection));
         }
+        self.count_client(peer, true);
         let connections = self.connections.fetch_add(1, Ordering::Relaxed) + 1;
         self.scoreboard.set(CONNECTIONS, connections);
         self.scoreboard.set(ACCEPTED, number);
@@ -290,10 +367,8 @@ impl Shared {
     pub fn forget(&self, token: Token) {
         let mut registry = lock(&self.registry);
         if let Some(place) = registry.slots.get_mut(slot(token)) {
-            if place
-                .take_if(|connection| connection.token == token)
-                .is_some()
-            {
+            if let Some(gone) = place.take_if(|connection| connection.token == token) {
+                self.count_client(gone.peer, false);
                 registry.free.push(slot(token) as u32);
                 let connections = self.connections.fetch_sub(1, Ordering::Relaxed) - 1;
                 self.scoreboard.set(CONNECTIONS, connections);

@@ -314,6 +314,21 @@ pub fn cut_off(socket: &Fd) {
     }
 }
 
+/// A process, as far as `close_all_in_child` tells a forked child from its parent.
+#[derive(Clone, Copy)]
+pub struct Process(u32);
+
+impl Process {
+    pub fn current() -> Self {
+        Process(GENERATION.load(Ordering::Relaxed))
+    }
+
+    /// Whether this process is it.
+    pub fn is_current(self) -> bool {
+        self.0 == GENERATION.load(Ordering::Relaxed)
+    }
+}
+
 /// Bytes that wait in the send buffer or on the wire; 0 where that is unknown.
 pub fn unacknowledged(socket: &Fd) -> u64 {
     let bytes = platform::unacknowledged(socket.raw()).unwrap_or(0);

@@ -60,8 +60,18 @@ pub fn refuse_ready(
         body,
     };
     let (told, logged) = (&shared.options.overloaded, &shared.options.queue_full);
-    let refusal = Refusal::unserved(503, told, logged, "queue");
+    let mut refusal = Refusal::unserved(503, told, logged, "queue");
+    refusal.retry_after = retry_after(shared);
     refuse(shared, state, ready.own(leader), refusal, leader.now);
+}
+
+fn retry_after(shared: &Shared) -> u64 {
+    decisions::retry_after(
+        &shared.options.budgets,
+        shared.queue.len() as u64,
+        shared.queue.mean_service(),
+        shared.options.threads,
+    )
 }
 
 /// End a request of the queue with the status of `decisions::queued_status`.
@@ -77,7 +87,8 @@ pub fn end(shared: &Shared, waiting: Waiting, status: u16, now: Nanos) {
     } else {
         shared.scoreboard.count(QUEUE_TIMEOUT);
         let (told, logged) = (&options.overloaded, &options.queue_late);
-        let refusal = Refusal::unserved(status, told, logged, "queue_timeout");
+        let mut refusal = Refusal::unserved(status, told, logged, "queue_timeout");
+        refusal.retry_after = retry_after(shared);
         refuse(shared, &mut state, waiting, refusal, now);
     }
 }
@@ -103,12 +114,6 @@ fn refuse(
         state.exchange.fate.worsen(Fate::Close);
     }
     refusal.keeps = (state.exchange.fate == Fate::Keep).then_some(head.version);
-    refusal.retry_after = decisions::retry_after(
-        &options.budgets,
-        shared.queue.len() as u64,
-        shared.queue.mean_service(),
-        options.threads,
-    );
     let answer = shared.error_response(&refusal, is_head);
     if let Some(trace) = &mut state.trace {
         trace.answered(&answer);

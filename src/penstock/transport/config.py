@@ -135,11 +135,6 @@ class TransportConfig:
 
     # -- constants: reading ---------------------------------------------------------------------
 
-    body_stall_seconds: float = 60.0
-    """How long a body may stand still, however fast it came before.
-
-    The minimal rate alone would let a gigabyte that arrives in a second buy weeks of silence.
-    """
     body_window_seconds: float = 60.0
     """A body has to bring what `body_min_rate` asks for within each time of this length.
 
@@ -313,12 +308,3 @@ class TransportConfig:
     def least_progress(self) -> float:
         """How many bytes a client has to take within ``write_timeout`` not to be stalled."""
         return self.body_min_rate * self.write_timeout
-
-    def body_allowance(self, received: int, taken: float) -> float:
-        """Return how many seconds a body may take until its next byte.
-
-        ``received`` bytes have come, and the last of them when the body had taken ``taken``
-        seconds.
-        """
-        by_rate = self.body_timeout + received / self.body_min_rate
-        return min(by_rate, taken + max(self.body_stall_seconds, self.body_timeout))

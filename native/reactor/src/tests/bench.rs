@@ -270,10 +270,12 @@ pub fn options() -> Options {
         out_buffer: 64 * 1024,
         max_connections: 100,
         budgets: Budgets::default(),
+
+        networks: None,
+        rate_limit: None,
         header_timeout: 30 * SECOND,
         body_timeout: 20 * SECOND,
         body_min_rate: 500.0,
-        body_stall: 60 * SECOND,
         keep_alive: 75 * SECOND,
         write_timeout: 60 * SECOND,
         drain_linger: 2 * SECOND,
@@ -432,7 +434,7 @@ impl Bench {
     /// Evict idle connections; return whether there were any.
     pub fn close_idle(&mut self) -> bool {
         let now = self.event_loop.leader.now;
-        self.event_loop.accepting.close_idle(&self.shared, now)
+        self.event_loop.accepting.evict(&self.shared, now)
     }
 
     /// Run the loop until it comes back once.
@@ -506,7 +508,7 @@ fn told(input: bool, room: bool, ended: bool, broken: bool) -> Told {
 pub fn body_of(body: &Body) -> Vec<u8> {
     match body {
         Body::Collected(Spool::Memory(bytes)) => bytes.clone(),
-        Body::Collected(Spool::Disk(file, size)) => {
+        Body::Collected(Spool::Disk(file, size, _)) => {
             let mut bytes = vec![0; *size as usize];
             let read = crate::sys::read_at(file.raw(), &mut bytes, 0).unwrap();
             assert_eq!(read, bytes.len());

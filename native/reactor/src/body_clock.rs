@@ -1,0 +1,32 @@
+//! Until when the next byte of a request's body has to come.
+
+use crate::decisions;
+use crate::options::Options;
+use crate::sys::Nanos;
+
+/// The deadline of one body, by the clock of what waits for it.
+#[derive(Clone, Copy, Default)]
+pub struct BodyClock {
+    deadline: Nanos,
+    received: u64,
+}
+
+impl BodyClock {
+    /// `began` is the time by the clock that `received` is called with.
+    pub fn new(options: &Options, began: Nanos) -> Self {
+        BodyClock {
+            deadline: began.saturating_add(options.body_timeout),
+            received: 0,
+        }
+    }
+
+    /// Note that `count` bytes have come until now; return the deadline.
+    pub fn received(&mut self, options: &Options, count: u64, now: Nanos, began: Nanos) -> Nanos {
+        let more = count.saturating_sub(self.received);
+        if more > 0 {
+            self.received = count;
+            self.deadline = decisions::body_deadline(options, self.deadline, now, began, more);
+        }
+        self.deadline
+    }
+}
