@@ -445,7 +445,7 @@ def _resolve(address: Address) -> tuple[socket.AddressFamily, tuple[Any, ...]]:
 def _bind_unix(address: Address, path: str, identity: Identity | None) -> Listener:
     if path.startswith("\0"):
         return Listener(_bind_path(address, path), address)
-    if identity is not None and _others_can_move(path, identity):
+    if identity is not None and _others_can_move(address, path, identity):
         sock, directory = _bind_as_user(address, path, identity)
     else:
         _clear_stale(address, path)
@@ -469,15 +469,18 @@ def _bind_path(address: Address, path: str) -> socket.socket:
     return sock
 
 
-def _others_can_move(path: str, identity: Identity) -> bool:
-    """Return True if this is root, and must not rely on what a path names."""
+def _others_can_move(address: Address, path: str, identity: Identity) -> bool:
+    """Return True if this is root, and must not rely on what a path names.
+
+    Raises `ListenError` where that cannot be found out: root binds nothing there.
+    """
     if identity.is_root or os.geteuid() != 0:
         return False
     try:
         with find(os.path.abspath(path)) as place:
             return place.changeable is not None
-    except OSError:
-        return False  # binding gives the reason
+    except OSError as error:
+        raise _listen_error(address.shown, _reason(error)) from None
 
 
 def _bind_as_user(

@@ -24,6 +24,8 @@ HELPER_SECONDS = 2.0
 """How long a helper process may take: the user can halt it, and the supervisor must go on."""
 
 _MOST_BYTES = 4096
+_MOST_CHARACTERS = 256
+"""Of an error: JSON needs up to 12 bytes for one, and a longer answer would be cut off."""
 _MOST_DESCRIPTORS = 4
 
 
@@ -34,11 +36,18 @@ class HelperError(PenstockError):
 def as_user(identity: Identity, work: Callable[[], Sequence[int]]) -> list[int]:
     """Call a function in a process of this user; return the descriptors that it returned.
 
-    Raises `HelperError` with the function's own error, or where there is no answer in time.
+    Raises `HelperError` with the function's own error, where there is no answer in time, and where
+    the system lacks a process or a descriptor for it.
     """
-    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    try:
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    except OSError as error:
+        raise _no_process(error) from None
     with ours, theirs:
-        pid = os.fork()
+        try:
+            pid = os.fork()
+        except OSError as error:
+            raise _no_process(error) from None
         if pid == 0:
             _work(identity, work, theirs)
         theirs.close()
@@ -46,6 +55,10 @@ def as_user(identity: Identity, work: Callable[[], Sequence[int]]) -> list[int]:
             return _answer(ours)
         finally:
             _end(pid)
+
+
+def _no_process(error: OSError) -> HelperError:
+    return HelperError(f"cannot start a process for it: {error.strerror}")
 
 
 def _work(
@@ -64,8 +77,8 @@ def _work(
     except BaseException as failed:
         descriptors, error = [], str(failed) or type(failed).__name__
     try:
-        answer = json.dumps({"error": error[: _MOST_BYTES // 8]}).encode()
-        socket.send_fds(answers, [answer], descriptors)
+        answer = {"error": error[:_MOST_CHARACTERS], "descriptors": len(descriptors)}
+        socket.send_fds(answers, [json.dumps(answer).encode()], descriptors)
     finally:
         os._exit(0)
 
@@ -77,7 +90,11 @@ def _answer(answers: socket.socket) -> list[int]:
     if not poll.poll(max(0.0, deadline - time.monotonic()) * 1000):
         raise HelperError(f"it took longer than {HELPER_SECONDS:g} s")
     data, descriptors = receive_descriptors(answers, _MOST_BYTES, _MOST_DESCRIPTORS)
-    error = json.loads(data)["error"] if data else "the process for it was ended"
+    answer = json.loads(data or '{"error": "the process for it was ended", "descriptors": 0}')
+    error = answer["error"]
+    if not error and len(descriptors) < answer["descriptors"]:
+        # The kernel leaves out those for which this process has no room, and reports no error.
+        error = "too many open files: raise the limit of the server (ulimit -n, or LimitNOFILE=)"
     if error:
         for descriptor in descriptors:
             os.close(descriptor)

@@ -98,7 +98,13 @@ def find(path: str) -> Place:
             name = ahead.popleft()
             so_far = os.path.join(here, name)
             container = Entry.of(here, os.fstat(directory))
-            entry = _look(name, directory)
+            try:
+                entry = _look(name, directory)
+            except OSError:
+                # A user can make this fail, with a file system of its own, and undo it afterwards.
+                if container.is_roots:
+                    raise
+                entry = None
             # A hard link to any other file of root's may have been put there.
             fixed = entry is not None and entry.st_uid == 0 and stat.S_ISDIR(entry.st_mode)
             if not container.is_roots and not (container.is_sticky and fixed):

@@ -89,8 +89,9 @@ class PidFile:
         try:
             with find(path) as place:
                 return place.changeable is not None
-        except OSError:
-            return False  # there is no such directory, as writing reports
+        except OSError as error:
+            # Root writes nothing where it does not know who can change the directory.
+            raise self._cannot_write(path, error) from None
 
     def _do(self, path: str, work: Callable[[], None]) -> None:
         """Work on a file, with the rights that its place asks for. Raises `SettingsError`."""
@@ -142,9 +143,12 @@ class PidFile:
                     os.unlink(temporary)
                 raise
         except OSError as error:
-            raise SettingsError(
-                f"cannot write the pid file {path} (pid from {self._source}): {error.strerror}"
-            ) from None
+            raise self._cannot_write(path, error) from None
+
+    def _cannot_write(self, path: str, error: OSError) -> SettingsError:
+        return SettingsError(
+            f"cannot write the pid file {path} (pid from {self._source}): {error.strerror}"
+        )
 
 
 def _read(path: str) -> int | None:
