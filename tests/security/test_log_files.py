@@ -10,10 +10,13 @@ import os
 import signal
 import stat
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from penstock.config.settings import Settings
+from penstock.supervisor.logs import WorkerLogs
 from penstock.system.privileges import Identity
 from penstock.telemetry.log_files import opener_for
 from support.invariant import eventually
@@ -192,6 +195,24 @@ def test_who_opens_a_log_depends_on_who_can_move_its_name() -> None:
         shared.mkdir()
         shared.chmod(0o1777)
         assert opened(shared / "log") == (USER.uid, stat.S_IFREG)
+
+
+def test_no_worker_decides_whether_the_supervisor_waits_at_a_pipe_of_the_access_log() -> None:
+    # fcntl(2): F_SETFL changes the open file, which all have who were passed its descriptor.
+    with public_folder() as folder:
+        pipe = folder / "pipe"
+        os.mkfifo(pipe)
+        reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+        logs = WorkerLogs(replace(Settings(), access_logfile=str(pipe)), USER)
+        passed = os.dup(logs.descriptors["access_logfile"])  # as a worker has it
+        sink = logs.access_sink()
+        assert sink is not None
+        os.set_blocking(passed, True)
+        assert not os.get_blocking(sink._descriptor)
+        sink.close()
+        logs.close()
+        os.close(passed)
+        os.close(reader)
 
 
 def third_users_directory(folder: Path) -> Path:

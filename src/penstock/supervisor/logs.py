@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from penstock import messages
 from penstock.errors import SettingsError
-from penstock.telemetry.log_files import opener_for
+from penstock.telemetry.log_files import open_stream, opener_for
 from penstock.telemetry.log_sink import LogSink, cannot_open
 
 if TYPE_CHECKING:
@@ -70,7 +70,8 @@ class WorkerLogs:
         if path is None:
             return None
         descriptor = self.descriptors.get("access_logfile")
-        passed = os.dup(descriptor) if descriptor is not None else None
+        # Not a copy of the workers' own: they could switch that to blocking mode.
+        passed = open_stream(descriptor) if descriptor is not None else None
         return LogSink.open(path, setting="access_logfile", stream=1, passed=passed)
 
     def close(self) -> None:
