@@ -16,7 +16,7 @@ import socket
 import threading
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from penstock.system.descriptors import receive_descriptors
@@ -55,10 +55,16 @@ call reads everything."""
 class Channel:
     """One end. `send` may be called from any thread, the other methods from one thread."""
 
-    def __init__(self, sock: socket.socket, *, is_workers: bool = False) -> None:
+    def __init__(
+        self,
+        sock: socket.socket,
+        *,
+        is_workers: bool = False,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         """Take over a connected socket.
 
-        The worker's end takes descriptors, and any number of messages.
+        The worker's end takes descriptors, and any number of messages. ``clock`` returns seconds.
         """
         self.socket = sock
         sock.setblocking(False)
@@ -69,7 +75,8 @@ class Channel:
         """What the other process has sent that is not a message; empty where it has not."""
         self._input = bytearray()
         self._received: deque[int] = deque()  # descriptors, in the order of their messages
-        self._allowed, self._counted_at = float(BURST), time.monotonic()
+        self._clock = clock
+        self._allowed, self._counted_at = float(BURST), clock()
         self._output = bytearray()  # guarded by the lock, as is sending
         # Where in the output a message begins that descriptors go with; guarded by the lock, too.
         self._attached: deque[tuple[int, list[int]]] = deque()
@@ -178,7 +185,7 @@ class Channel:
 
     def _allow(self, size: int) -> bool:
         """Count a message of this size; return False if the worker sends too many."""
-        now = time.monotonic()
+        now = self._clock()
         earned = (now - self._counted_at) * MESSAGES_A_SECOND
         self._allowed, self._counted_at = min(BURST, self._allowed + earned), now
         self._allowed -= 1 + size // BYTES_OF_ONE
