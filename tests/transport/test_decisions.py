@@ -122,7 +122,6 @@ TABLE: dict[str, list[tuple[Sequence[Value], float]]] = {
     # For how long the queue has been full.
     "ready_with_queue": [((0.0,), True), ((4.9,), True), ((5.0,), False)],
     # Threads, and calls that have left their count.
-    "may_leave_count": [((4, 0), True), ((4, 63), True), ((4, 64), False), ((1, 0), False)],
     # Whether the target is https, whether the connection is secure.
     "accepts_scheme": [
         ((False, False), True),

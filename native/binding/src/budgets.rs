@@ -20,7 +20,6 @@ pub fn read_budgets(config: &Bound<'_, PyAny>) -> PyResult<Budgets> {
         queue: size("queue")?,
         queue_timeout: time("queue_timeout")?,
         overload_ready_after: time("overload_ready_after")?,
-        io_bound: size("max_io_bound")?,
         body_window: time("body_window_seconds")?,
         body_time: time("max_body_time")?,
         overload_delay: time("overload_delay_seconds")?,

@@ -18,7 +18,6 @@ pub struct Budgets {
     pub queue_timeout: Nanos,
     /// 0 is never.
     pub overload_ready_after: Nanos,
-    pub io_bound: usize,
     pub body_window: Nanos,
     pub body_time: Nanos,
     pub overload_delay: Nanos,
@@ -40,7 +39,6 @@ impl Default for Budgets {
             queue: usize::MAX,
             queue_timeout: Nanos::MAX,
             overload_ready_after: 0,
-            io_bound: 0,
             body_window: Nanos::MAX,
             body_time: Nanos::MAX,
             overload_delay: Nanos::MAX,

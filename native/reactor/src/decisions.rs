@@ -150,11 +150,6 @@ pub fn ready_with_queue(budgets: &Budgets, full: Nanos) -> bool {
     budgets.overload_ready_after == 0 || full < budgets.overload_ready_after
 }
 
-/// Return true if one more call of the application may leave the count of threads; `left` have.
-pub fn may_leave_count(budgets: &Budgets, threads: usize, left: usize) -> bool {
-    threads > 1 && left < budgets.io_bound
-}
-
 /// Return true if a request's target may have its scheme on this connection.
 pub fn accepts_scheme(https_target: bool, secure: bool) -> bool {
     secure || !https_target
@@ -259,10 +254,6 @@ pub fn decide(options: &Options, name: &str, given: &[Option<f64>]) -> Option<f6
         }
         "retry_after" => retry_after(budgets, whole(0), time(1), whole(2)) as f64,
         "ready_with_queue" => number(ready_with_queue(budgets, time(0))),
-        "may_leave_count" => {
-            let granted = may_leave_count(budgets, whole(0) as usize, whole(1) as usize);
-            number(granted)
-        }
         "overload" => admission::replay(budgets, given),
         "accepts_scheme" => number(accepts_scheme(flag(0), flag(1))),
         "keeps_connection" => {

@@ -47,7 +47,6 @@ layout! {
     SPOOL_FULL = 25,
     SLOW_READER = 26,
     LOG_DROPPED = 27,
-    IO_BOUND = 28,
     // of a record
     NUMBER = 0,
     SINCE = 1,

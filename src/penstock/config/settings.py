@@ -616,15 +616,6 @@ class Settings:
         reason="A load balancer then prefers other servers. A queue that is full for a moment has "
         "to be used up first.",
     )
-    max_io_bound: int = option(
-        integer(0, 100000),
-        64,
-        section="Overload",
-        help="Calls of the application in each worker that may leave the count of --threads by "
-        "environ['penstock.io_bound'], because they wait for a long time; others take their "
-        "places.",
-        reason="Each has a thread, which takes about 100 KiB while it waits.",
-    )
 
     # -- Requests and responses --------------------------------------------------------------------
 

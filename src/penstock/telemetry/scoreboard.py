@@ -78,8 +78,6 @@ SLOW_READER = 26
 """Responses that were cut off because of the unsent bytes of all of them (`max_unsent`)."""
 LOG_DROPPED = 27
 """Finished requests that were not logged, because too many waited for the log."""
-IO_BOUND = 28
-"""How many calls have left the count of threads now. It falls, too."""
 
 COUNTED: dict[str, int] = {
     "queue_full": QUEUE_FULL,

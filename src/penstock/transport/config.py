@@ -94,8 +94,6 @@ class TransportConfig:
     queue_timeout: float = 30.0
     overload_ready_after: float = 5.0
     """How long the queue may be full before the worker is not ready; 0 is without end."""
-    max_io_bound: int = 64
-    """How many calls may have left the count of threads."""
     id_prefix: str = ""
     """What each request id begins with; differs between workers."""
 

@@ -211,14 +211,6 @@ def ready_with_queue(config: TransportConfig, full: float) -> bool:
     return config.overload_ready_after == 0 or full < config.overload_ready_after
 
 
-def may_leave_count(config: TransportConfig, threads: int, left: int) -> bool:
-    """Return True if one more call of the application may leave the count of threads.
-
-    ``left`` have done so. With one thread the main thread alone runs the application.
-    """
-    return threads > 1 and left < config.max_io_bound
-
-
 # -- the end of a connection --------------------------------------------------------------------
 
 
