@@ -108,7 +108,11 @@ def test_heads_and_unsent_bytes_take_an_eighth_of_a_workers_memory_each(
 
 def test_a_setting_counts_more_than_what_is_computed_and_is_named_as_the_reason() -> None:
     settings = settings_from_kwargs(
-        max_spool="3MiB", max_unsent="2MiB", descriptor_reserve=100, max_unfinished_heads="7"
+        max_spool="3MiB",
+        max_unsent="2MiB",
+        descriptor_reserve=100,
+        max_unfinished_heads="7",
+        transport="python",
     )
     computed = budgets(settings, facts())
     assert computed.max_descriptors == 19_900
@@ -179,7 +183,8 @@ def test_the_file_system_of_a_directory_is_known(tmp_path: Path) -> None:
 def test_check_prints_each_budget_with_its_reason(tmp_path: Path) -> None:
     (tmp_path / "hello.py").write_text("def app(environ, start_response): return []\n")
     run = subprocess.run(
-        [sys.executable, "-m", "penstock", "--check", "--max-unsent", "2MiB", "hello:app"],
+        [sys.executable, "-m", "penstock", "--check", "--max-unsent", "2MiB",
+         "--transport", "python", "hello:app"],
         cwd=tmp_path, capture_output=True, text=True, check=True,
     )  # fmt: skip
     lines = run.stdout.partition("budgets of a worker")[2]

@@ -19,15 +19,7 @@ from support.serving import Environ, Gate, connect, eventually, get, post
 from support.transports import BareServer, serving
 from support.wire import Client, Response
 
-HAS = ["native", "python"]
 THREADS = 2
-
-
-@pytest.fixture(autouse=True)
-def only_where_it_is(transport: str) -> None:
-    """Skip the transports that have no bounded queue."""
-    if transport not in HAS:
-        pytest.skip(f"{transport} has no bounded queue")
 
 
 @contextmanager
@@ -295,8 +287,6 @@ def test_a_thousand_requests_at_once_are_all_served(transport: str) -> None:
 
 
 def test_with_one_thread_the_queue_begins_when_calls_last_for_long(transport: str) -> None:
-    if transport != "python":
-        pytest.skip("the native transport has a stall monitor with health checks alone")
     gate = Gate()
     at_once: dict[str, Any] = {
         "slow_call_seconds": 0.0,
