@@ -35,6 +35,7 @@ REFUSAL = re.compile(
 """The last answer on a connection, to a request that breaks a rule or a limit."""
 
 OWN = {"REMOTE_ADDR", "REMOTE_PORT", "SERVER_NAME", "SERVER_PORT", "penstock.request_id"}
+OWN |= {"penstock.queue_time", "HTTP_X_REQUEST_START"}  # how long the request waited, and whether
 """What differs from one connection, or request, to the next."""
 
 SMALL = {
