@@ -48,7 +48,9 @@ def pins(path: Path) -> dict[str, str]:
 
 @pytest.mark.parametrize("path", WRITTEN + LOCKED, ids=place)
 def test_every_tool_is_pinned_to_one_version(path: Path) -> None:
-    pinned = re.compile(r"[\w.-]+(\[[\w,]+\])?==[\w.]+( ?; ?[^=]+.*)?( --hash=sha256:[0-9a-f]{64})*")
+    pinned = re.compile(
+        r"[\w.-]+(\[[\w,]+\])?==[\w.]+( ?; ?[^=]+.*)?( --hash=sha256:[0-9a-f]{64})*"
+    )
     loose = [line for line in requirements(path) if not pinned.fullmatch(line)]
     assert not loose
 
