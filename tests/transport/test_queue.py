@@ -169,9 +169,11 @@ SUSTAINED: dict[str, Any] = {
 }
 
 
-def test_under_sustained_overload_the_newest_is_next_and_who_ends_its_side_has_left(
+@contextmanager
+def overloaded(
     transport: str,
-) -> None:
+) -> Iterator[tuple[BareServer, list[Client], list[str], threading.Semaphore]]:
+    """Serve under sustained overload; requests 1 and 2 of four wait, and 0 and 3 are served."""
     release = threading.Semaphore(0)
     seen: list[str] = []
 
@@ -195,6 +197,24 @@ def test_under_sustained_overload_the_newest_is_next_and_who_ends_its_side_has_l
         release.release()
         eventually(lambda: len(seen) == THREADS + 2)
         assert seen[THREADS:] == ["/0", "/3"]
+        yield server, old, seen, release
+        for _ in range(10):
+            release.release()
+
+
+def test_clients_that_end_their_sides_together_have_all_left(transport: str) -> None:
+    with overloaded(transport) as (server, old, seen, _):
+        for client in old[1:3]:
+            client.end_sending()
+        eventually(lambda: server.word(CLIENT_LEFT) == 2)
+        eventually(lambda: server.snapshot()["connections"] == 4)
+    assert seen[THREADS:] == ["/0", "/3"]
+
+
+def test_under_sustained_overload_the_newest_is_next_and_who_ends_its_side_has_left(
+    transport: str,
+) -> None:
+    with overloaded(transport) as (server, old, seen, release):
         old[1].end_sending()
         eventually(lambda: server.word(CLIENT_LEFT) == 1)
         for _ in range(10):

@@ -79,9 +79,12 @@ class RequestQueue:
                 self._moved(now)
             # Asked for now, since a client that had ended its side before is no longer watched.
             exchange.connection.stream.client_gone()
-            if not self._ends(exchange, now):
+            # By the rule as it was: the queue that this request leaves empty ends the overload.
+            status = self._status(exchange, now, sustained=newest)
+            if not status:
                 exchange.waited_until(now)
                 return exchange
+            self._end(exchange, now, status)
 
     def take_any(self) -> PythonExchange | None:
         """Return any request, at the end of a transport; None if there is none."""
@@ -96,13 +99,16 @@ class RequestQueue:
         """End the requests whose time is over, and those whose clients have left."""
         now = time.monotonic_ns()
         with self._lock:
-            ended = [exchange for exchange in self.requests if self._status(exchange, now)]
-            for exchange in ended:
+            sustained = self._overload.sustained
+            statuses = [(it, self._status(it, now, sustained=sustained)) for it in self.requests]
+            ended = [(exchange, status) for exchange, status in statuses if status]
+            for exchange, _ in ended:
                 self.requests.remove(exchange)
             if ended:
                 self._moved(now)
-        for exchange in ended:
-            self._ends(exchange, now)
+        # With the status that took each off the queue: nothing looks at it again.
+        for exchange, status in ended:
+            self._end(exchange, now, status)
 
     def client_left(self, exchange: PythonExchange) -> None:
         """Drop a request whose client has left, if it waits."""
@@ -113,7 +119,7 @@ class RequestQueue:
             except ValueError:
                 return  # a thread has it
             self._moved(now)
-        self._ends(exchange, now)
+        self._end(exchange, now, self._config.client_left_status)
 
     def note_service(self, nanoseconds: int) -> None:
         """Note how long a call took that ended while requests waited, for `Retry-After`."""
@@ -134,7 +140,7 @@ class RequestQueue:
             self._full_since = NOT_FULL
         self._overload.queue_moved(now, now - requests[0].queued_at if requests else 0)
 
-    def _status(self, exchange: PythonExchange, now: int) -> int:
+    def _status(self, exchange: PythonExchange, now: int, *, sustained: bool) -> int:
         connection = exchange.connection
         leaving = Leaving.STAYS
         if connection.stream.client_gone.known:
@@ -142,13 +148,10 @@ class RequestQueue:
         elif connection.ended_at < math.inf:
             leaving = Leaving.HALF_CLOSED
         waited = (now - exchange.queued_at) / 1e9
-        return queued_status(self._config, waited, leaving, self._overload.sustained)
+        return queued_status(self._config, waited, leaving, sustained)
 
-    def _ends(self, exchange: PythonExchange, now: int) -> bool:
-        """End a request that has left the queue, if no thread is to have it. Return True then."""
-        status = self._status(exchange, now)
-        if not status:
-            return False
+    def _end(self, exchange: PythonExchange, now: int, status: int) -> None:
+        """End a request that has left the queue, and that no thread is to have."""
         exchange.queue_time = (now - exchange.queued_at) / 1e9
         refused = status == 503
         with self._lock:
@@ -157,7 +160,6 @@ class RequestQueue:
             self._refuse(exchange, self._config.queue_late)
         else:
             exchange.drop()
-        return True
 
     def _refuse(self, exchange: PythonExchange, reason: str) -> None:
         setting = "queue" if reason == self._config.queue_full else "queue_timeout"
