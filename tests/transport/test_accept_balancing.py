@@ -20,6 +20,7 @@ from penstock.telemetry.scoreboard import (
     POLLED,
     SERVING,
     STATE,
+    WAITING,
     Scoreboard,
     Slot,
 )
@@ -244,6 +245,24 @@ def test_a_thread_that_is_about_to_call_is_not_one_that_came_free(transport: str
         assert calls.accepted_later() == 0
         gate.open()
         calls.read_responses()
+
+
+@pytest.mark.parametrize("threads", [2, 3])
+def test_a_busy_worker_without_others_accepts_so_that_its_queue_bounds_the_wait(
+    transport: str, threads: int
+) -> None:
+    gate = Gate()
+    own, other = scoreboard(2, threads)
+    with serving(gate, transport, threads=threads, slot=own, queue=1) as server:
+        with busy(server, gate, threads, None):
+            other.words[STATE] = DRAINING
+            with connect(server) as first, connect(server) as second:
+                first.send(get("/queued"))
+                eventually(lambda: server.word(WAITING) == 1)
+                second.send(get("/refused"))
+                assert second.read_response().status == 503
+                gate.open()
+                assert first.read_response().body == b"/queued"
 
 
 @pytest.mark.parametrize("threads", [1, 3])

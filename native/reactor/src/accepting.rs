@@ -346,15 +346,18 @@ impl Accepting {
         insists: bool,
     ) -> bool {
         let time = if self.balancing.all_busy {
-            // While a connection waits in the accept queue, any worker can accept it. If no worker
-            // has a free thread, one has to answer the checks; otherwise as many connections are
-            // accepted as threads have become free: these took waiting requests, and would keep new
-            // connections out permanently.
+            // While a connection waits in the accept queue, any worker can accept it. A worker
+            // without others accepts it: the queue of requests bounds how long it waits. If none of
+            // several has a free thread, one has to answer the checks; otherwise as many connections
+            // are accepted as threads have become free: these took waiting requests, and would keep
+            // new connections out permanently.
             if shared
                 .scoreboard
                 .fewest_of_others(shared.options.responsive, now)
                 .is_none()
-                && (shared.options.checks.any() || self.balancing.take_freed(shared))
+                && (shared.options.checks.any()
+                    || shared.scoreboard.is_alone()
+                    || self.balancing.take_freed(shared))
             {
                 return false;
             }

@@ -202,6 +202,14 @@ impl Scoreboard {
             .min()
     }
 
+    /// Whether no other worker serves.
+    pub fn is_alone(&self) -> bool {
+        let in_use = self.word_of(0, IN_USE).load(Ordering::Relaxed);
+        (0..self.slots.min(in_use as usize))
+            .filter(|slot| *slot != self.index)
+            .all(|slot| self.word_of(slot, STATE).load(Ordering::Relaxed) != SERVING as u64)
+    }
+
     /// The bytes of request bodies in the temporary files of all workers.
     pub fn spooled(&self) -> u64 {
         let in_use = self.word_of(0, IN_USE).load(Ordering::Relaxed);

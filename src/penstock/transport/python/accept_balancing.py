@@ -101,14 +101,20 @@ class AcceptBalancing:
     def accepts_while_busy(self) -> bool:
         """Return True if a connection is accepted although every thread is busy.
 
-        While the connection waits in the accept queue, any worker can accept it. If no worker has a
+        While the connection waits in the accept queue, any worker can accept it. A worker without
+        others accepts it: the queue of requests bounds how long it waits. If none of several has a
         free thread, one has to answer the checks; otherwise as many connections are accepted as
         threads have become free: these took waiting requests, and would keep new connections out
         permanently.
         """
         if self.fewest_of_others() is not None:
             return False
-        return self._config.has_checks or self._take_freed()
+        return self._config.has_checks or self._is_alone() or self._take_freed()
+
+    def _is_alone(self) -> bool:
+        own = self._slot
+        serving = (slot for slot in own.scoreboard.in_use() if slot.words[STATE] == SERVING)
+        return all(slot is own for slot in serving)
 
     def _take_freed(self) -> bool:
         started = int(self._slot.words[STARTED])
