@@ -102,15 +102,19 @@ class OpenLoop:
         """
         arrivals, outcome = self._arrivals, self.outcome
         began = time.monotonic()
-        counted_from, ends_at = began + warm_up, began + warm_up + arrivals.seconds
+        counted_from, counted_to = began + warm_up, began + warm_up + arrivals.seconds
+        # The load lasts until the last client that counts has its answer or has left: a server must
+        # not look better because it empties its queue behind the load.
+        ends_at = counted_to + arrivals.patience
         outcome.seconds = arrivals.seconds
         due, next_probe = began, began
         while True:
             now = time.monotonic()
             while due <= now and due < ends_at:
-                if due >= counted_from:
+                counts = counted_from <= due < counted_to
+                if counts:
                     outcome.late = max(outcome.late, now - due)
-                self._arrive(due, due >= counted_from)
+                self._arrive(due, counts)
                 due += self._random.expovariate(arrivals.rate)
             while self._leaving and self._leaving[0][0] <= now:
                 self._give_up(heapq.heappop(self._leaving)[2])

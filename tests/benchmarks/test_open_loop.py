@@ -26,9 +26,9 @@ def answering(status: str) -> WSGIApplication:
 def test_answers_are_counted_by_what_they_are(transport: str, status: str, what: str) -> None:
     settings = {"transport": transport, "health_path": "/healthz"}
     with penstock.running(answering(status), **settings) as server:
-        arrivals = Arrivals(100, 0.5, 30.0, "/")
+        arrivals = Arrivals(100, 0.3, 2.0, "/")
         outcome = OpenLoop(server.host, server.port, arrivals, "/healthz").run(0.1)
-    assert 20 < outcome.sent < 100
+    assert 10 < outcome.sent < 60
     assert len(getattr(outcome, what)) == outcome.sent
     assert outcome.left == outcome.failed == 0
     assert outcome.probes
@@ -48,7 +48,7 @@ def test_a_client_leaves_when_its_patience_ends(transport: str) -> None:
 def test_the_same_seed_gives_the_same_arrivals(transport: str) -> None:
     with penstock.running(answering("200 OK"), transport=transport) as server:
         loads = [
-            OpenLoop(server.host, server.port, Arrivals(200, 0.2, 30.0, "/"), None).run(0.0).sent
+            OpenLoop(server.host, server.port, Arrivals(200, 0.2, 0.1, "/"), None).run(0.0).sent
             for _ in range(2)
         ]
     assert loads[0] == loads[1] > 0
