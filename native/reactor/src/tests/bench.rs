@@ -432,7 +432,7 @@ impl Bench {
     }
 
     /// Evict idle connections; return whether there were any.
-    pub fn close_idle(&mut self) -> bool {
+    pub fn evict(&mut self) -> bool {
         let now = self.event_loop.leader.now;
         self.event_loop.accepting.evict(&self.shared, now)
     }

@@ -282,7 +282,7 @@ fn a_response_that_its_thread_ends_after_the_close_is_reported_as_cut_off() {
 // -- eviction -----------------------------------------------------------------------------------
 
 #[test]
-fn those_that_are_idle_for_longest_make_room() {
+fn those_that_are_idle_for_longest_make_room_and_after_them_an_unfinished_head() {
     let mut bench = Bench::new(options());
     let oldest = bench.connect();
     bench.pass(SECOND / 10);
@@ -293,12 +293,15 @@ fn those_that_are_idle_for_longest_make_room() {
     bench.send(&in_head, &GET[..10]);
     bench.pass(options().evict_idle * 2);
     let newest = bench.connect();
-    assert!(bench.close_idle());
+    assert!(bench.evict());
     assert!(oldest.is_closed() && !older.is_closed());
-    assert!(bench.close_idle());
+    assert!(bench.evict());
     assert!(older.is_closed());
-    assert!(!bench.close_idle());
-    assert!(![busy, in_head, newest].iter().any(Client::is_closed));
+    assert!(!in_head.is_closed());
+    assert!(bench.evict());
+    assert!(in_head.is_closed());
+    assert!(!bench.evict());
+    assert!(![busy, newest].iter().any(Client::is_closed));
 }
 
 #[test]
@@ -307,7 +310,7 @@ fn a_connection_whose_request_is_under_way_is_not_idle() {
     let client = bench.connect();
     bench.pass(options().evict_idle * 2);
     client.put(GET); // and no event has told of it
-    assert!(!bench.close_idle());
+    assert!(!bench.evict());
     assert!(!client.is_closed());
 }
 
