@@ -19,7 +19,7 @@ def test_a_half_closed_client_that_does_not_wait_long_is_answered(
     transport: str, threads: int
 ) -> None:
     gate = Gate()
-    with serving(gate, transport, threads=threads, disconnect_seconds=60.0) as server:
+    with serving(gate, transport, threads=threads) as server:
         busy = [connect(server) for _ in range(threads)]
         for client in busy:
             client.send(get("/wait"))
