@@ -84,6 +84,14 @@ def test_an_error_of_an_unknown_status_has_no_phrase() -> None:
     assert error_response(ProtocolError(499, "No."), "")[0].startswith(b"HTTP/1.1 499 \r\n")
 
 
+def test_RFC9110_10_2_3_a_503_says_when_to_ask_again_and_may_keep_the_connection() -> None:
+    error = ProtocolError(503, "The server is overloaded.")
+    error.retry_after = 7
+    head, _ = error_response(error, "", "")
+    assert b"\r\nRetry-After: 7\r\n" in head
+    assert b"Connection" not in head
+
+
 def test_RFC9110_15_5_6_a_405_names_the_allowed_methods() -> None:
     assert b"\r\nAllow: GET, " in error_response(ProtocolError(405, "No."), "")[0]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import gc
 import logging
 import sys
@@ -12,7 +13,7 @@ from wsgiref.types import StartResponse
 
 import pytest
 
-from penstock.errors import ClientDisconnected, RequestBodyError
+from penstock.errors import ClientDisconnected, FileTruncatedError, RequestBodyError
 from penstock.transport import Exchange
 from penstock.wsgi.gateway import Gateway
 from penstock.wsgi.headers import check_head
@@ -192,6 +193,15 @@ def test_client_that_left_before_the_first_byte_is_logged_as_one_info_line(
     exchange = serve(application, exchange=FakeExchange(gone_after=0), log=log)
     assert exchange.aborted
     assert log.text == "INFO GET / (request r1): client disconnected: the client is gone"
+
+
+def test_a_file_that_became_shorter_cuts_the_response_off_and_is_named_as_the_reason() -> None:
+    log = Records()
+    error = FileTruncatedError(errno.EIO, "the file became shorter while it was sent")
+    exchange = serve(after_the_head(error), log=log)
+    assert exchange.aborted
+    assert exchange.reason == "response cut off: the file became shorter while it was sent"
+    assert "PEN-3060" in log.text
 
 
 def test_client_that_left_before_the_500_is_not_a_second_error() -> None:
