@@ -11,19 +11,7 @@ from hypothesis import strategies as st
 from corpus import requests, vulnerabilities
 from corpus.case import FOLLOWING
 from penstock.http1 import ParserLimits
-from support.parsing import byte_by_byte, parse
-
-LIMITS = ParserLimits(
-    request_line=60,
-    fields=4,
-    field_size=40,
-    head=150,
-    chunk_overhead=12,
-    chunk_framing=30,
-    chunk_framing_ratio=2,
-    body=40,
-)
-"""Small limits, so that short inputs reach them."""
+from support.parsing import SMALL_LIMITS, byte_by_byte, parse
 
 SHORT = [case.raw for case in requests.CASES + vulnerabilities.CASES if len(case.raw) < 300]
 FRAGMENTS = [
@@ -64,7 +52,7 @@ def splits(draw: st.DrawFn, raw: bytes) -> list[bytes]:
 def test_events_do_not_depend_on_how_the_bytes_are_split(
     data: st.DataObject, raw: bytes, eof: bool, small: bool
 ) -> None:
-    limits = LIMITS if small else ParserLimits()
+    limits = SMALL_LIMITS if small else ParserLimits()
     whole = parse([raw], eof=eof, limits=limits).essence()
     assert parse(byte_by_byte(raw), eof=eof, limits=limits).essence() == whole
     assert parse(data.draw(splits(raw)), eof=eof, limits=limits).essence() == whole

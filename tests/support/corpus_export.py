@@ -31,21 +31,9 @@ from penstock.http1.head import MAX_METHOD
 from penstock.http1.response import ALLOWED_METHODS
 from penstock.http1.statuses import REASON_PHRASES
 from penstock.transport.date import imf_fixdate
-from support.parsing import Message, Outcome, byte_by_byte, parse
+from support.parsing import SMALL_LIMITS, Message, Outcome, byte_by_byte, parse
 
-LIMITS = (
-    ParserLimits(),
-    ParserLimits(
-        request_line=60,
-        fields=4,
-        field_size=40,
-        head=150,
-        chunk_overhead=12,
-        chunk_framing=30,
-        chunk_framing_ratio=2,
-        body=40,
-    ),
-)
+LIMITS = (ParserLimits(), SMALL_LIMITS)
 """The default limits, and small ones that short inputs reach."""
 
 MUTATIONS = 400

@@ -16,6 +16,18 @@ from penstock.http1 import (
     RequestParser,
 )
 
+SMALL_LIMITS = ParserLimits(
+    request_line=60,
+    fields=4,
+    field_size=40,
+    head=150,
+    chunk_overhead=12,
+    chunk_framing=30,
+    chunk_framing_ratio=2,
+    body=40,
+)
+"""Small limits, so that short inputs reach them."""
+
 
 @dataclass(slots=True)
 class Message:

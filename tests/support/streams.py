@@ -13,18 +13,7 @@ from hypothesis import strategies as st
 from corpus import requests, vulnerabilities
 from corpus.case import FOLLOWING
 from penstock.http1 import ParserLimits
-
-SMALL_LIMITS = ParserLimits(
-    request_line=60,
-    fields=4,
-    field_size=40,
-    head=150,
-    chunk_overhead=12,
-    chunk_framing=30,
-    chunk_framing_ratio=2,
-    body=40,
-)
-"""Small ones, so that short inputs meet them."""
+from support.parsing import SMALL_LIMITS
 
 CORPUS = [case.raw for case in requests.CASES + vulnerabilities.CASES if len(case.raw) < 400]
 

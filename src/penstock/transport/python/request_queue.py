@@ -64,7 +64,7 @@ class RequestQueue:
                     self._full_since = min(self._full_since, now)
                 return
             self._words[QUEUE_FULL] += 1
-        self._refuse(exchange, self._config.queue_full)
+        self._refuse(exchange, self._config.queue_full, "queue")
 
     def take(self) -> PythonExchange | None:
         """Return the request that the calling thread is to serve; None if there is none."""
@@ -157,12 +157,11 @@ class RequestQueue:
         with self._lock:
             self._words[QUEUE_TIMEOUT if refused else CLIENT_LEFT] += 1
         if refused:
-            self._refuse(exchange, self._config.queue_late)
+            self._refuse(exchange, self._config.queue_late, "queue_timeout")
         else:
             exchange.drop()
 
-    def _refuse(self, exchange: PythonExchange, reason: str) -> None:
-        setting = "queue" if reason == self._config.queue_full else "queue_timeout"
+    def _refuse(self, exchange: PythonExchange, reason: str, setting: str) -> None:
         error = ProtocolError(503, self._config.overloaded, setting=setting)
         with self._lock:
             mean = self._overload.mean_service / 1e9
