@@ -17,11 +17,11 @@ from penstock.http1 import (
     State,
 )
 from penstock.http1.parser import TRANSITIONS
-from support.parsing import parse
+from support.parsing import WatchedParser, parse
 
 
 def parser_with(*blocks: bytes, limits: ParserLimits | None = None) -> RequestParser:
-    parser = RequestParser(limits or ParserLimits())
+    parser = WatchedParser(limits or ParserLimits())
     for block in blocks:
         parser.receive_data(block)
     return parser
@@ -29,7 +29,7 @@ def parser_with(*blocks: bytes, limits: ParserLimits | None = None) -> RequestPa
 
 def refusal(*blocks: bytes, limits: ParserLimits | None = None) -> ProtocolError:
     """Return the error that the last block causes; none may come before it."""
-    parser = RequestParser(limits or ParserLimits())
+    parser = WatchedParser(limits or ParserLimits())
     for block in blocks[:-1]:
         parser.receive_data(block)
         while parser.next_event() is not NEED_DATA:
@@ -158,7 +158,7 @@ def test_the_next_request_starts_only_after_the_end_of_the_one_before(raw: bytes
         parser.next_event()
     except ProtocolError:
         assert parser.state is State.FAILED
-    with pytest.raises(RuntimeError, match="cannot go from"):
+    with pytest.raises(RuntimeError, match="cannot start a request"):
         parser.start_next_request()
 
 

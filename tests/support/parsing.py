@@ -14,7 +14,9 @@ from penstock.http1 import (
     ProtocolError,
     Request,
     RequestParser,
+    State,
 )
+from penstock.http1.parser import TRANSITIONS
 
 SMALL_LIMITS = ParserLimits(
     request_line=60,
@@ -27,6 +29,22 @@ SMALL_LIMITS = ParserLimits(
     body=40,
 )
 """Small limits, so that short inputs reach them."""
+
+
+class WatchedParser(RequestParser):
+    """A parser that checks each transition of its state against the table."""
+
+    __slots__ = ("_watched",)
+
+    @property
+    def state(self) -> State:
+        return self._watched
+
+    @state.setter
+    def state(self, after: State) -> None:
+        before = getattr(self, "_watched", None)
+        assert before is None or after in TRANSITIONS[before], f"{before} to {after}"
+        self._watched = after
 
 
 @dataclass(slots=True)
@@ -55,7 +73,7 @@ def parse(
     blocks: Iterable[bytes], *, eof: bool = False, limits: ParserLimits | None = None
 ) -> Outcome:
     """Feed ``blocks`` to a parser one after the other, and take every event."""
-    parser = RequestParser(limits or ParserLimits())
+    parser = WatchedParser(limits or ParserLimits())
     outcome = Outcome([])
     try:
         for block in blocks:

@@ -488,7 +488,9 @@ class Connection:
                 exchange.give_spool_back()
             if exchange.handed_out_at:
                 duration = time.monotonic_ns() - exchange.handed_out_at
-                loop.slow_paths.note(exchange.request.path, duration)
+                slow_paths = loop.slow_paths
+                if duration > slow_paths.slow_ns or not slow_paths.calm:
+                    slow_paths.note(exchange.request.path, duration)
                 if loop.queue.requests:
                     loop.queue.note_service(duration)
             # Otherwise it is reported when the client has it, or never will.

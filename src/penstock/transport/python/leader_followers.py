@@ -102,7 +102,6 @@ class LeaderFollowers:
                 if exchange is None:
                     break
             self._handed_out += 1
-            exchange.handed_out_at = time.monotonic_ns()
             # This thread counts as busy first, and looks second whether the monitor leads, which
             # may have to stop accepting now. The monitor does it in the reverse order.
             thread.exchange = exchange
@@ -126,7 +125,8 @@ class LeaderFollowers:
 
     def _look_after(self, exchange: PythonExchange) -> None:
         """Make sure that a thread watches the sockets while the calling thread is away."""
-        if self._loop.slow_paths.expects_slow_call(exchange.request.path):
+        slow_paths = self._loop.slow_paths
+        if not slow_paths.calm and slow_paths.expects_slow_call(exchange.request.path):
             self._promote()
         elif self._monitor_asleep:
             self._wake_monitor()
