@@ -12,7 +12,6 @@ import pytest
 from penstock.cli.arguments import build_parser, parse_command_line
 from penstock.cli.settings import load_settings
 from penstock.config import other_servers
-from penstock.config.checks import native_built
 from penstock.config.reference_page import settings_page
 from penstock.config.settings import OPTIONS, Settings
 from penstock.config.sources import settings_from_kwargs
@@ -544,12 +543,3 @@ def test_no_two_settings_share_a_flag_or_a_variable() -> None:
 
 def test_the_reference_page_is_what_the_declarations_say() -> None:
     assert PAGE.read_text() == settings_page(), "run `make docs`"
-
-
-def test_a_setting_that_the_native_transport_lacks_is_refused_with_it() -> None:
-    if not native_built():
-        pytest.skip("the native transport is not built")
-    assert settings_from_kwargs(max_unsent=1 << 20, transport="python").max_unsent == 1 << 20
-    for transport in ("auto", "native"):
-        with pytest.raises(SettingsError, match=r"max_unsent .* is for the Python transport alone"):
-            settings_from_kwargs(max_unsent=1 << 20, transport=transport)

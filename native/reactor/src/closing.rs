@@ -55,6 +55,22 @@ pub fn cut_off(
     reset(connection, shared, state);
 }
 
+/// Send no more of a response: its client takes no data, or not fast enough.
+pub fn give_up(
+    connection: &Connection,
+    shared: &Shared,
+    state: &mut ConnectionState,
+    error: &io::Error,
+) {
+    connection.set_gone();
+    if matches!(state.phase, Phase::Flushing | Phase::Refusing) {
+        cut_off(connection, shared, state, error);
+    } else {
+        state.output.fail(error); // the thread that has the request finds it
+        connection.set_deadline(NEVER);
+    }
+}
+
 /// Close a connection whose response is finished, at the end of all.
 pub fn close_answered(connection: &Connection, shared: &Shared, state: &mut ConnectionState) {
     if state.exchange.fate == Fate::Reset || state.output.size > 0 {

@@ -26,7 +26,7 @@ use crate::exchange::ExchangeState;
 use crate::exchange_trace::ExchangeTrace;
 use crate::log_queue::{Ended, LogQueue};
 use crate::options::Options;
-use crate::output::Output;
+use crate::output::{Output, UnsentCount};
 use crate::poller::Token;
 use crate::spool::Spool;
 use crate::states::{Input, Phase};
@@ -115,8 +115,10 @@ impl ConnectionState {
 }
 
 impl Connection {
+    #[expect(clippy::too_many_arguments, reason = "what a connection consists of")]
     pub fn new(
         options: &Options,
+        all_unsent: UnsentCount,
         draining: bool,
         stream: Box<dyn Stream>,
         token: Token,
@@ -158,7 +160,7 @@ impl Connection {
                 since: now,
                 requests: 0,
                 exchange: ExchangeState::default(),
-                output: Output::new(options.flush_bytes),
+                output: Output::new(options.flush_bytes, all_unsent),
                 in_head: false,
                 body_clock: BodyClock::default(),
                 progress: 0,

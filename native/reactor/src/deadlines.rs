@@ -3,7 +3,6 @@
 use crate::closing;
 use crate::connection::{Connection, ConnectionState, NEVER};
 use crate::leader::LeaderState;
-use crate::output::CLIENT_STALLED;
 use crate::refusal::Refusal;
 use crate::refusing;
 use crate::shared::Shared;
@@ -71,16 +70,9 @@ fn expire_writing(
     // A thread that waits for room keeps the deadline itself.
     if state.exchange.awaiting_room || is_taking_output(connection, shared, state) {
         connection.set_deadline(leader.now.saturating_add(shared.options.write_timeout));
-    } else if matches!(state.phase, Phase::Flushing | Phase::Refusing) {
-        let reason = closing::client_disconnected(CLIENT_STALLED);
-        state.log_finished(&shared.log_queue, Some(reason));
-        closing::reset(connection, shared, state);
     } else {
-        state
-            .output
-            .fail(&io::Error::from_raw_os_error(libc::ETIMEDOUT));
-        connection.set_gone();
-        connection.set_deadline(NEVER);
+        let stalled = io::Error::from_raw_os_error(libc::ETIMEDOUT);
+        closing::give_up(connection, shared, state, &stalled);
     }
 }
 

@@ -14,6 +14,7 @@ use crate::poller::{Event, Events, Token};
 use crate::request::{Ready, Waiting};
 use crate::scoreboard::POLLED;
 use crate::shared::Shared;
+use crate::slow_readers;
 use crate::states::Phase;
 use crate::sys::{self, MILLISECOND, Nanos};
 use crate::unserved;
@@ -258,6 +259,7 @@ impl EventLoop {
             self.accepting.look_again(shared, now, room_made);
         }
         self.accepting.limit_heads(shared, now);
+        slow_readers::cut_off(shared, &self.leader);
         // Measured against the last poll, not against now: what had arrived by then has been
         // handled, so that no client is blamed for time in which the process did not run.
         if self.polled_at >= self.next_sweep {

@@ -49,6 +49,7 @@ pub mod responding;
 pub mod scoreboard;
 pub mod shared;
 pub mod slow_path_estimate;
+mod slow_readers;
 pub mod spool;
 pub mod states;
 pub mod stream;

@@ -1,10 +1,13 @@
 //! The bytes of a response that the kernel did not take at once.
 
+use crate::decisions;
 use crate::file_count::FileCounted;
 use crate::stream::Stream;
-use crate::sys::Fd;
+use crate::sys::{self, Fd, Nanos};
 use std::collections::VecDeque;
 use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Small pieces are put together up to this size, to leave in one send.
 pub const COALESCED_BYTES: usize = 64 * 1024;
@@ -15,13 +18,50 @@ pub const FILE_TRUNCATED: &str = "the file became shorter while it was sent";
 /// See `penstock.transport.log_lines`.
 pub const CLIENT_GONE: &str = "the client is gone";
 pub const CLIENT_STALLED: &str = "the client takes no data (setting: write_timeout)";
+pub const CLIENT_TOO_SLOW: &str = "the client reads too slowly (setting: max_unsent)";
 
 /// Why the client did not get more, by the error of its socket: as
 /// `penstock.transport.log_lines.lost_client`.
 pub fn lost_client(error: &io::Error) -> &'static str {
     match error.raw_os_error() {
         Some(libc::ETIMEDOUT) => CLIENT_STALLED,
+        Some(libc::ENOBUFS) => CLIENT_TOO_SLOW,
         _ => CLIENT_GONE,
+    }
+}
+
+/// How many bytes of all responses of a transport are in memory, and not with the kernel.
+#[derive(Clone, Default)]
+pub struct UnsentCount(Arc<AtomicU64>);
+
+impl UnsentCount {
+    pub fn get(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// How many of them are of one response.
+#[derive(Default)]
+struct UnsentShare {
+    bytes: u64,
+    all: UnsentCount,
+}
+
+impl UnsentShare {
+    fn add(&mut self, count: u64) {
+        self.bytes += count;
+        self.all.0.fetch_add(count, Ordering::Relaxed);
+    }
+
+    fn take_off(&mut self, count: u64) {
+        self.bytes -= count;
+        self.all.0.fetch_sub(count, Ordering::Relaxed);
+    }
+}
+
+impl Drop for UnsentShare {
+    fn drop(&mut self) {
+        self.take_off(self.bytes);
     }
 }
 
@@ -66,6 +106,11 @@ impl Piece {
         }
     }
 
+    /// Whether its bytes are in memory.
+    fn in_memory(&self) -> bool {
+        !matches!(self, Piece::Region(_))
+    }
+
     /// Send some of it, `most` at most; return how much.
     fn send(&mut self, stream: &dyn Stream, most: u64) -> io::Result<u64> {
         match self {
@@ -101,6 +146,11 @@ pub struct Output {
     most: u64,
     /// Bytes not yet taken by the kernel.
     pub size: u64,
+    /// How many of them are in memory, and not in a file.
+    memory: UnsentShare,
+    /// Since when the kernel takes no more, and what it had taken by then; 0 while it takes all.
+    waiting_since: Nanos,
+    taken_before: u64,
     corked: bool,
     /// The front is a part of a file, which a thread sends without the connection's lock.
     in_flight: bool,
@@ -112,10 +162,14 @@ pub struct Output {
 }
 
 impl Output {
-    /// `most` is how many bytes one flush sends.
-    pub fn new(most: u64) -> Self {
+    /// `most` is how many bytes one flush sends; `all_unsent` counts those of all responses.
+    pub fn new(most: u64, all_unsent: UnsentCount) -> Self {
         Output {
             most,
+            memory: UnsentShare {
+                bytes: 0,
+                all: all_unsent,
+            },
             ..Output::default()
         }
     }
@@ -127,18 +181,46 @@ impl Output {
 
     pub fn append(&mut self, piece: Piece) {
         self.size += piece.size();
+        if piece.in_memory() {
+            self.memory.add(piece.size());
+        }
         self.pieces.push_back(piece);
     }
 
     /// Queue a copy of some bytes behind the others, together with them where that is possible.
     pub fn append_copy(&mut self, data: &[u8]) {
         self.size += data.len() as u64;
+        self.memory.add(data.len() as u64);
         match self.pieces.back_mut() {
             Some(Piece::Owned(last, _)) if last.len() + data.len() <= COALESCED_BYTES => {
                 last.extend_from_slice(data);
             }
             _ => self.pieces.push_back(Piece::Owned(data.to_vec(), 0)),
         }
+    }
+
+    /// Bytes in memory that the kernel has not taken.
+    pub fn memory(&self) -> u64 {
+        self.memory.bytes
+    }
+
+    /// How long the client needs for what is unsent, at its pace so far. What the kernel has not
+    /// refused yet waits for no client.
+    pub fn time_to_read(&self, now: Nanos) -> Nanos {
+        let waited = match self.waiting_since {
+            0 => 0,
+            since => now.saturating_sub(since),
+        };
+        decisions::time_to_read(self.size, self.taken - self.taken_before, waited)
+    }
+
+    /// Note that the kernel takes no more.
+    fn blocked(&mut self) -> Flushed {
+        if self.waiting_since == 0 {
+            self.waiting_since = sys::monotonic();
+            self.taken_before = self.taken;
+        }
+        Flushed::Blocked
     }
 
     /// Keep all of it back, until something is flushed: it leaves with what follows.
@@ -178,14 +260,18 @@ impl Output {
         let mut budget = self.most;
         while budget > 0 {
             let Some(piece) = self.pieces.front_mut() else {
-                return Ok(Flushed::All);
+                return Ok(self.all_sent());
             };
-            if !files && matches!(piece, Piece::Region(_)) {
+            let in_memory = piece.in_memory();
+            if !files && !in_memory {
                 return Ok(Flushed::More);
             }
             match piece.send(stream, budget) {
                 Ok(sent) => {
                     let done = piece.size() == 0;
+                    if in_memory {
+                        self.memory.take_off(sent);
+                    }
                     self.size -= sent;
                     self.taken += sent;
                     budget = budget.saturating_sub(sent);
@@ -194,7 +280,7 @@ impl Output {
                     }
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    return Ok(Flushed::Blocked);
+                    return Ok(self.blocked());
                 }
                 Err(error) => {
                     self.fail(&error);
@@ -203,10 +289,15 @@ impl Output {
             }
         }
         Ok(if self.pieces.is_empty() {
-            Flushed::All
+            self.all_sent()
         } else {
             Flushed::More
         })
+    }
+
+    fn all_sent(&mut self) -> Flushed {
+        self.waiting_since = 0;
+        Flushed::All
     }
 
     /// Take the part of a file that is at the front, and the most to send of it, to send it without
@@ -237,7 +328,7 @@ impl Output {
                 return Ok(if self.room_missed {
                     Flushed::More
                 } else {
-                    Flushed::Blocked
+                    self.blocked()
                 });
             }
             Err(error) => {
@@ -289,7 +380,9 @@ impl Output {
 
     pub fn drop_all(&mut self) {
         self.pieces.clear();
+        self.memory.take_off(self.memory.bytes);
         self.size = 0;
+        self.waiting_since = 0;
         self.corked = false;
     }
 

@@ -109,7 +109,7 @@ fn receive(
 }
 
 /// Tell of a request that the client broke off by a reset, and close.
-fn lose_client(
+pub fn lose_client(
     connection: &Connection,
     shared: &Shared,
     leader: &LeaderState,

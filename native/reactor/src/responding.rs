@@ -259,6 +259,9 @@ fn watch(shared: &Shared, connection: &Connection, state: &mut ConnectionState) 
     if state.output.size > 0 && connection.deadline() == NEVER {
         await_output(connection, shared, state, sys::monotonic());
     }
+    if shared.exceeds_unsent() {
+        shared.hurry(); // it cuts the slowest reader off
+    }
 }
 
 fn flush_now(connection: &Connection, state: &mut ConnectionState) -> Result<Flushed, Failure> {

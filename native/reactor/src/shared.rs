@@ -8,6 +8,7 @@ use crate::decisions;
 use crate::file_count::FileCount;
 use crate::log_queue::LogQueue;
 use crate::options::Options;
+use crate::output::UnsentCount;
 use crate::poller::{Poller, Token};
 use crate::queue::WaitingQueue;
 use crate::refusal::Refusal;
@@ -86,6 +87,8 @@ pub struct Shared {
     /// Descriptors of spooled bodies and of files that are sent.
     pub files: FileCount,
     pub spooling: Spooling,
+    /// Bytes of responses in memory.
+    unsent: UnsentCount,
     /// How many connections each client has, by `client::key_of`, where that is limited.
     clients: Mutex<HashMap<u64, u64>>,
     /// Connections within the head of a request.
@@ -129,6 +132,7 @@ impl Shared {
             relieve: Flag::default(),
             date_line: Mutex::default(),
             files,
+            unsent: UnsentCount::default(),
             clients: Mutex::default(),
             heads: AtomicUsize::new(0),
             connections: AtomicU64::new(0),
@@ -285,6 +289,11 @@ impl Shared {
         self.connection_count() + self.files.get()
     }
 
+    /// Whether the unsent bytes of all responses are more than may be.
+    pub fn exceeds_unsent(&self) -> bool {
+        decisions::exceeds_unsent(&self.options.budgets, self.unsent.get())
+    }
+
     pub fn connection_count(&self) -> usize {
         self.connections.load(Ordering::Relaxed) as usize
     }
@@ -347,6 +356,7 @@ impl Shared {
         }
         let connection = Connection::new(
             &self.options,
+            self.unsent.clone(),
             self.draining.get(),
             stream,
             token,

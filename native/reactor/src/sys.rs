@@ -144,11 +144,13 @@ fn retry<T>(mut call: impl FnMut() -> io::Result<T>) -> io::Result<T> {
     }
 }
 
-/// Return true if an error means that the connection is gone.
+/// Return true if an error means that the connection is gone, or given up because of its client:
+/// that is ETIMEDOUT where it takes no data, ENOBUFS where it reads too slowly.
 pub fn is_disconnect(error: &io::Error) -> bool {
+    use libc::{EBADF, ECONNRESET, ENOBUFS, ENOTCONN, EPIPE, ETIMEDOUT};
     matches!(
         error.raw_os_error(),
-        Some(libc::EPIPE | libc::ECONNRESET | libc::ENOTCONN | libc::EBADF | libc::ETIMEDOUT)
+        Some(EPIPE | ECONNRESET | ENOTCONN | EBADF | ETIMEDOUT | ENOBUFS)
     )
 }
 

@@ -138,7 +138,7 @@ def budgets(settings: Settings, known: Facts) -> Budgets:
     unsent = UNSENT_WITHOUT_FACTS
     if memory is not None:
         unsent = max(LEAST_UNSENT, min(memory // 8, MOST_UNSENT))
-    unsent = decided("max_unsent", unsent, f"{share}; the Python transport alone", size=True)
+    unsent = decided("max_unsent", unsent, share, size=True)
     # What fits into memory needs no disk.
     longest = max(spool, settings.body_memory)
     lowered = longest < settings.max_body

@@ -74,11 +74,6 @@ def check_possible(settings: Settings) -> None:
         needs = option.needs_supervisor and getattr(settings, name) != option.default
         if needs and not settings.supervisor:
             raise SettingsError(f"{shown(name)} needs a supervisor, and {shown('supervisor')}")
-    if settings.max_unsent != "auto" and chosen_transport(settings) == "native":
-        raise SettingsError(
-            f"{shown('max_unsent')} is for the Python transport alone: set transport to python, or "
-            "leave it out; out_buffer bounds the unsent bytes of each response on both"
-        )
     if settings.preload and settings.reload:
         raise SettingsError(f"{shown('preload')} and {shown('reload')} exclude each other")
     for part in ("limit_request_line", "limit_request_field_size"):

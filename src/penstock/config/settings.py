@@ -462,9 +462,9 @@ class Settings:
         _BYTES,
         _AUTO,
         section="Limits",
-        help="Unsent bytes of all responses of a worker together, with the Python transport alone; "
-        "beyond it the client that reads slowest is cut off. auto takes an eighth of the worker's "
-        "memory, from 16MiB to 512MiB.",
+        help="Unsent bytes in memory of all responses of a worker together; beyond it the client "
+        "that reads slowest is cut off. auto takes an eighth of the worker's memory, from 16MiB to "
+        "512MiB.",
         reason="Clients that read slowly, or not at all, must not use up the memory.",
     )
     log_queue: int = option(

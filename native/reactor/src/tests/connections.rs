@@ -6,7 +6,7 @@ use crate::log_queue::Entry;
 use crate::next_request;
 use crate::options::{Checks, Options};
 use crate::responding;
-use crate::scoreboard::LIVE;
+use crate::scoreboard::{LIVE, SLOW_READER};
 use crate::slow_path_estimate::PathHash;
 use crate::states::{Fate, Input, Phase};
 use crate::sys::{MILLISECOND, Nanos, SECOND};
@@ -451,4 +451,34 @@ fn an_answer_comes_behind_what_is_left_of_a_continue() {
     bench.answer(&waiting, OK);
     bench.make_room(&client, usize::MAX);
     assert_eq!(client.statuses(), [100, 200]);
+}
+
+// -- unsent responses ---------------------------------------------------------------------------
+
+#[test]
+fn what_is_unsent_is_counted_until_it_is_taken_or_dropped() {
+    let mut options = options();
+    options.budgets.unsent = OK.len() as u64 * 2;
+    let mut bench = Bench::new(options);
+    for round in 1..4 {
+        let mut answer_unread = || {
+            let client = bench.connect();
+            client.set_room(0);
+            bench.send(&client, GET);
+            let waiting = bench.take();
+            bench.answer(&waiting, OK);
+            bench.pass(SECOND);
+            client
+        };
+        let clients = [answer_unread(), answer_unread()];
+        assert!(clients.iter().all(|client| !client.is_closed()));
+        let last = answer_unread(); // one too many
+        let [slowest, second] = clients;
+        assert!(slowest.is_reset());
+        assert_eq!(bench.shared.scoreboard.get(SLOW_READER), round);
+        bench.make_room(&last, usize::MAX);
+        assert_eq!(last.statuses(), [200]);
+        assert!(!second.is_closed());
+        bench.reset(&second);
+    }
 }

@@ -700,6 +700,9 @@ class Connection:
 
     def cut_off_slow_reader(self, output: Output) -> None:
         """Do the same because of the unsent bytes of all responses."""
+        if self.phase is READING or self.phase is DISCARDING:
+            self._lose_client()  # what is unsent is the rest of 100 Continue
+            return
         self.give_up(output, OSError(errno.ENOBUFS, CLIENT_TOO_SLOW))
 
     def _await_output(self, output: Output, mask: int) -> None:

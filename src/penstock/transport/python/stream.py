@@ -21,7 +21,16 @@ try:
 except ImportError:  # pragma: no cover - not on Linux or macOS
     fcntl = None  # type: ignore[assignment]
 
-_GONE = frozenset({errno.EPIPE, errno.ECONNRESET, errno.ENOTCONN, errno.EBADF, errno.ETIMEDOUT})
+_GONE = frozenset(
+    {
+        errno.EPIPE,
+        errno.ECONNRESET,
+        errno.ENOTCONN,
+        errno.EBADF,
+        errno.ETIMEDOUT,  # also of a client that is given up because it takes no data
+        errno.ENOBUFS,  # of one that is given up because it reads too slowly
+    }
+)
 NO_SIGNAL = getattr(socket, "MSG_NOSIGNAL", 0)
 """To be passed to `Stream.send`.
 
