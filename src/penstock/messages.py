@@ -378,9 +378,10 @@ LOG_ENTRIES_LOST: Final = Message(
     "PEN-5060",
     WARNING,
     "log entries were lost: %(entries)s (too many waited while the application held the"
-    " interpreter)",
+    " interpreter; settings: log_queue, log_queue_bytes)",
     "The native transport went on while the application kept the interpreter lock (GIL), and more"
-    " requests were refused than it can keep for the logs. The requests were answered.",
+    " requests were refused than it may keep for the logs. The requests were answered."
+    " `penstockctl status` counts them as `log_dropped`.",
     "Look for a call of the application that holds the interpreter lock for seconds: PEN-6110 and"
     " `penstockctl requests` name it.",
 )

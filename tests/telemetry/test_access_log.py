@@ -111,7 +111,7 @@ def test_faults_44_a_blocked_log_pipe_does_not_block_requests(
 
 
 def test_the_queue_is_bounded_in_characters_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(observers, "MAX_QUEUED_CHARACTERS", 10_000)
+    monkeypatch.setattr(observers, "MAX_QUEUED_BYTES", 10_000)
     monkeypatch.setattr(observers, "PATIENCE_SECONDS", 60.0)
     reader, writer = full_pipe()
     log = Log(LogSink(writer))

@@ -9,9 +9,11 @@ use crate::request_finished::{Made, RequestMaker};
 use crate::request_queue::RequestQueue;
 use penstock_protocol::{Head, HeadCopy};
 use penstock_reactor::log_queue::{Ended, Entry, HostReplaced, RefusalNote, message};
+use penstock_reactor::scoreboard::{LOG_DROPPED, Scoreboard};
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyString};
 use std::any::Any;
+use std::sync::Arc;
 
 pub struct LogWriter {
     pub logger: Py<PyAny>,
@@ -26,8 +28,10 @@ pub struct LogWriter {
     pub request_maker: Option<RequestMaker>,
     /// A `penstock.wsgi.environ.DroppedFields`.
     pub dropped_fields: Py<PyAny>,
-    /// The module `penstock.transport.log_lines`.
+    /// The module `penstock.transport.log_lines`, and a `RequestLog` of it.
     pub log_lines: Py<PyModule>,
+    pub request_log: Py<PyAny>,
+    pub scoreboard: Arc<Scoreboard>,
     pub listeners: Vec<Py<PyAny>>,
 }
 
@@ -68,8 +72,12 @@ impl LogWriter {
                 let entries = lost.entries.to_string();
                 self.write(py, message("LOG_ENTRIES_LOST", [("entries", entries)]))?;
                 match &self.requests {
+                    // The observers count them on the scoreboard, with what they lose themselves.
                     Some(requests) => self.wake(py, requests.get().count_lost(lost.requests)),
-                    None => Ok(()),
+                    None => {
+                        self.scoreboard.add(LOG_DROPPED, lost.requests as u64);
+                        Ok(())
+                    }
                 }
             }
             Entry::CloseListener(index) => match self.listeners.get(index) {
@@ -188,9 +196,10 @@ impl LogWriter {
     fn host_replaced(&self, py: Python<'_>, note: &HostReplaced) -> PyResult<()> {
         let (target, host) = (latin1(py, &note.target)?, latin1(py, &note.host)?);
         let arguments = (address(note.peer), target, host, &note.request_id);
-        let log_lines = self.log_lines.bind(py);
-        let line = log_lines.call_method1("host_replaced_line", arguments)?;
-        self.logger.call_method1(py, "info", ("%s", line)).map(drop)
+        let request_log = self.request_log.bind(py);
+        request_log
+            .call_method1("host_replaced", arguments)
+            .map(drop)
     }
 
     fn refused(&self, py: Python<'_>, note: &RefusalNote) -> PyResult<()> {
@@ -226,18 +235,17 @@ impl LogWriter {
         options.set_item("rule", refusal.rule)?;
         options.set_item("setting", refusal.setting)?;
         options.set_item("disconnected", left)?;
-        let line = self.log_lines.bind(py).call_method(
-            "refusal_line",
-            (
-                address(note.peer),
-                latin1(py, request_line)?,
-                &note.request_id,
-                refusal.status,
-                refusal.reason.as_ref(),
-            ),
-            Some(&options),
-        )?;
-        self.logger.call_method1(py, "info", ("%s", line)).map(drop)
+        let arguments = (
+            address(note.peer),
+            latin1(py, request_line)?,
+            &note.request_id,
+            refusal.status,
+            refusal.reason.as_ref(),
+        );
+        let request_log = self.request_log.bind(py);
+        request_log
+            .call_method("refused", arguments, Some(&options))
+            .map(drop)
     }
 }
 

@@ -112,5 +112,6 @@ pub fn read_options(config: &Bound<'_, PyAny>) -> PyResult<Options> {
         trace_body: size("trace_body_bytes")?,
         trace_head: size("trace_head_bytes")?,
         log_entries: size("log_entries")?,
+        log_bytes: size("log_bytes")?,
     })
 }

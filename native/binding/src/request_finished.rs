@@ -168,7 +168,7 @@ impl RequestMaker {
         let times = parts.times;
         let transcript = match parts.transcript {
             Some(transcript) => {
-                bytes += size_of_transcript(transcript);
+                bytes += transcript.size();
                 self.transcript(py, transcript)?
             }
             None => py.None().into_bound(py),
@@ -227,20 +227,6 @@ impl RequestMaker {
             PyBytes::new(py, &transcript.response_body),
         ))
     }
-}
-
-/// As `Transcript.size` has it.
-fn size_of_transcript(transcript: &Transcript) -> usize {
-    let parts = [
-        &transcript.head,
-        &transcript.request_body,
-        &transcript.interim,
-        &transcript.added,
-        &transcript.response_body,
-    ];
-    let fields = transcript.headers.iter();
-    let fields: usize = fields.map(|(name, value)| name.len() + value.len()).sum();
-    fields + parts.iter().map(|part| part.len()).sum::<usize>()
 }
 
 fn seconds(time: Nanos) -> f64 {

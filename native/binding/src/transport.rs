@@ -103,6 +103,8 @@ impl NativeTransport {
                 .transpose()?,
             dropped_fields: log("dropped_fields")?,
             log_lines: py.import("penstock.transport.log_lines")?.unbind(),
+            request_log: log("request_log")?,
+            scoreboard: Arc::clone(&shared.scoreboard),
             listeners,
         };
         let core = Arc::new(Core {

@@ -201,6 +201,16 @@ pub struct HeadCopy {
     pub head: Head,
 }
 
+impl HeadCopy {
+    /// Returns about how many bytes of memory it takes.
+    pub fn size(&self) -> usize {
+        let fields = size_of_val(self.head.fields.as_slice());
+        size_of::<HeadCopy>()
+            .saturating_add(self.bytes.len())
+            .saturating_add(fields)
+    }
+}
+
 /// Returns true if both name the same host and port; an empty port is the scheme's own.
 fn is_same_host(host: &[u8], authority: &[u8], https: bool) -> bool {
     let port: &[u8] = if https { b":443" } else { b":80" };

@@ -17,6 +17,22 @@ pub struct Transcript {
     pub response_body: Vec<u8>,
 }
 
+impl Transcript {
+    /// As the `size` of that class has it.
+    pub fn size(&self) -> usize {
+        let parts = [
+            &self.head,
+            &self.request_body,
+            &self.interim,
+            &self.added,
+            &self.response_body,
+        ];
+        let fields = self.headers.iter();
+        let fields: usize = fields.map(|(name, value)| name.len() + value.len()).sum();
+        fields + parts.iter().map(|part| part.len()).sum::<usize>()
+    }
+}
+
 pub struct ExchangeTrace {
     /// How many bytes of each body are shown.
     most: usize,

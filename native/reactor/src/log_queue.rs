@@ -91,6 +91,18 @@ pub fn message<const N: usize>(
 }
 
 impl Entry {
+    /// About how many bytes of memory an entry takes that may be lost: clients decide about it.
+    fn size(&self) -> usize {
+        size_of::<Entry>()
+            + match self {
+                Entry::Refused(note) => note.size(),
+                Entry::HostReplaced(note) => {
+                    size_of::<HostReplaced>() + note.target.capacity() + note.host.capacity()
+                }
+                _ => 0,
+            }
+    }
+
     /// Whether only logs miss it, and clients decide how many there are.
     fn may_be_lost(&self) -> bool {
         match self {
@@ -102,26 +114,43 @@ impl Entry {
     }
 }
 
+impl RefusalNote {
+    fn size(&self) -> usize {
+        let heads = self.request.iter().chain(&self.refusal.head);
+        size_of::<RefusalNote>()
+            + heads.map(HeadCopy::size).sum::<usize>()
+            + self.refusal.request_line.capacity()
+            + self.refusal.logged.capacity()
+            + self.request_id.capacity()
+            + self.transcript.as_deref().map_or(0, Transcript::size)
+    }
+}
+
 #[derive(Default)]
 struct Queued {
     entries: Vec<Entry>,
+    /// What the entries take that may be lost.
+    bytes: usize,
     lost: Lost,
 }
 
 /// A queue of entries. Any thread may write; the log writer reads, with the GIL. It is bounded:
 /// what finds it full is counted instead.
 pub struct LogQueue {
-    /// How many entries may wait. The leader goes on while the application holds the GIL, so
-    /// clients decide how many refusals there are until the log writer gets it.
+    /// How many entries may wait, and how many bytes they may take. The leader goes on while the
+    /// application holds the GIL, so clients decide how many refusals there are until the log
+    /// writer gets it, and how long these are.
     most: usize,
+    most_bytes: usize,
     queued: Mutex<Queued>,
     filled: Flag,
 }
 
 impl LogQueue {
-    pub fn new(most: usize) -> Self {
+    pub fn new(most: usize, most_bytes: usize) -> Self {
         LogQueue {
             most,
+            most_bytes,
             queued: Mutex::default(),
             filled: Flag::default(),
         }
@@ -129,13 +158,19 @@ impl LogQueue {
 
     pub fn write(&self, entry: Entry) {
         let mut queued = lock(&self.queued);
-        if queued.entries.len() >= self.most && entry.may_be_lost() {
+        let size = if entry.may_be_lost() { entry.size() } else { 0 };
+        let full = queued.entries.len() >= self.most || queued.bytes + size > self.most_bytes;
+        let lost = if size > 0 && full {
             queued.lost.entries += 1;
             queued.lost.requests += usize::from(matches!(entry, Entry::Refused(_)));
+            Some(entry)
         } else {
+            queued.bytes += size;
             queued.entries.push(entry);
-        }
+            None
+        };
         drop(queued);
+        drop(lost); // with its memory, and without the lock
         self.filled.set(true);
     }
 
@@ -149,7 +184,9 @@ impl LogQueue {
         if !self.filled.swap(false) {
             return Vec::new();
         }
-        let Queued { mut entries, lost } = std::mem::take(&mut *lock(&self.queued));
+        let Queued {
+            mut entries, lost, ..
+        } = std::mem::take(&mut *lock(&self.queued));
         if lost.entries > 0 {
             entries.push(Entry::Lost(lost));
         }
@@ -162,11 +199,20 @@ mod tests {
     use super::*;
 
     const MOST: usize = 5;
+    const PLENTY: usize = 7_000_000;
 
     fn refused() -> Entry {
+        refused_with(0)
+    }
+
+    /// One that takes `bytes` more.
+    fn refused_with(bytes: usize) -> Entry {
         Entry::Refused(Box::new(RefusalNote {
             peer: None,
-            refusal: Refusal::timed_out(""),
+            refusal: Refusal {
+                request_line: vec![b'x'; bytes],
+                ..Refusal::timed_out("")
+            },
             request: None,
             request_id: String::new(),
             bytes_in: 0,
@@ -178,7 +224,7 @@ mod tests {
 
     #[test]
     fn what_finds_the_queue_full_is_counted_but_for_what_must_not_be_lost() {
-        let queue = LogQueue::new(MOST);
+        let queue = LogQueue::new(MOST, PLENTY);
         for _ in 0..MOST + 3 {
             queue.write(refused());
         }
@@ -198,8 +244,25 @@ mod tests {
     }
 
     #[test]
+    fn what_would_take_too_many_bytes_is_counted_however_few_entries_there_are() {
+        let own = refused().size();
+        let queue = LogQueue::new(1000, 3 * own + 300);
+        for bytes in [100, 100, 101, 100] {
+            queue.write(refused_with(bytes));
+        }
+        let lost = |entries: &[Entry]| match entries.last() {
+            Some(Entry::Lost(lost)) => (lost.entries, lost.requests),
+            _ => (0, 0),
+        };
+        let entries = queue.take();
+        assert_eq!((entries.len(), lost(&entries)), (4, (1, 1)));
+        queue.write(refused_with(300 + 2 * own));
+        assert_eq!(queue.take().len(), 1); // it was emptied
+    }
+
+    #[test]
     fn a_queue_that_was_emptied_takes_entries_again() {
-        let queue = LogQueue::new(MOST);
+        let queue = LogQueue::new(MOST, PLENTY);
         for _ in 0..=MOST {
             queue.write(refused());
         }

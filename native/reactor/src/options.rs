@@ -110,6 +110,7 @@ pub struct Options {
     pub trace_body: usize,
     pub trace_head: usize,
     pub log_entries: usize,
+    pub log_bytes: usize,
 }
 
 impl Options {

@@ -178,7 +178,12 @@ impl Scoreboard {
 
     /// Add one to a word of the own slot. Any thread may.
     pub fn count(&self, word: usize) {
-        self.word(word).fetch_add(1, Ordering::Relaxed);
+        self.add(word, 1);
+    }
+
+    /// Count several at once.
+    pub fn add(&self, word: usize, number: u64) {
+        self.word(word).fetch_add(number, Ordering::Relaxed);
     }
 
     /// Say that the leader waits for events.

@@ -109,7 +109,7 @@ impl Shared {
                 scoreboard: Arc::clone(&scoreboard),
                 files: files.clone(),
             },
-            log_queue: LogQueue::new(options.log_entries),
+            log_queue: LogQueue::new(options.log_entries, options.log_bytes),
             options,
             scoreboard,
             poller: Poller::new()?,

@@ -35,6 +35,9 @@ descriptor before they run another one would take minutes.
 LEAST_UNSENT, MOST_UNSENT = 16 << 20, 512 << 20
 """Less would cut off clients that read a few large pages; more than this helps no client."""
 
+LEAST_LOG_QUEUE, MOST_LOG_QUEUE = 1 << 20, 8 << 20
+"""Less would lose lines of a moment's burst; more than this is no use to a log that has stalled."""
+
 UNSENT_WITHOUT_FACTS = 64 << 20
 """Unsent bytes where the size of the memory is not known."""
 
@@ -69,6 +72,8 @@ class Budgets:
     max_spool: int
     """Bytes in temporary files, of all workers together."""
     max_unsent: int
+    log_queue_bytes: int
+    """Bytes of the requests that wait for a log to be written."""
     max_body: int
     """The longest body: the setting, or the spool budget where that is less."""
     reasons: tuple[tuple[str, str, str], ...] = ()
@@ -139,6 +144,11 @@ def budgets(settings: Settings, known: Facts) -> Budgets:
     if memory is not None:
         unsent = max(LEAST_UNSENT, min(memory // 8, MOST_UNSENT))
     unsent = decided("max_unsent", unsent, share, size=True)
+    decided("log_queue", settings.log_queue, "")
+    waiting = MOST_LOG_QUEUE
+    if memory is not None:
+        waiting = max(LEAST_LOG_QUEUE, min(memory // 64, MOST_LOG_QUEUE))
+    waiting = decided("log_queue_bytes", waiting, share, size=True)
     # What fits into memory needs no disk.
     longest = max(spool, settings.body_memory)
     lowered = longest < settings.max_body
@@ -150,6 +160,7 @@ def budgets(settings: Settings, known: Facts) -> Budgets:
         max_unfinished_heads=heads,
         max_spool=spool,
         max_unsent=unsent,
+        log_queue_bytes=waiting,
         max_body=body,
         reasons=tuple(reasons),
         spool_dir=known.spool_dir,

@@ -475,6 +475,15 @@ class Settings:
         "counted, and not logged.",
         reason="A second of a busy worker; beyond it the reader of a log has stalled.",
     )
+    log_queue_bytes: int | Literal["auto"] = option(
+        _BYTES,
+        _AUTO,
+        section="Limits",
+        help="Bytes that these may take; more are counted, and not logged. The same holds for what "
+        "the error log waits for while the application keeps the interpreter lock. auto takes a "
+        "64th of the worker's memory, from 1MiB to 8MiB.",
+        reason="Clients decide how long a request is, and a head of 64 KiB waits as any other.",
+    )
     temp_dir: str | None = option(
         optional(_PATH, "system"),
         None,

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 # A second of a busy worker; beyond it the reader of a log has stalled.
 MAX_QUEUED_REQUESTS: Final = 10_000
 # Records of 100 KiB are possible, where a client sends long header fields that a log shows.
-MAX_QUEUED_CHARACTERS: Final = 8 * 1024 * 1024
+MAX_QUEUED_BYTES: Final = 8 * 1024 * 1024
 # Long enough that a busy worker writes 20 times a second, short enough for someone who watches.
 GATHER_SECONDS: Final = 0.05
 # How long an observer may wait for a slow reader before it drops a batch.
@@ -54,13 +54,16 @@ class Observers:
         observers: Sequence[Observer],
         logger: logging.Logger | None = None,
         most: int | None = None,
+        most_bytes: int | None = None,
     ) -> None:
         """Take over ``observers``; an observer that fails is reported to ``logger``, once.
 
-        ``most`` is how many requests may be queued; None is `MAX_QUEUED_REQUESTS`.
+        ``most`` is how many requests may be queued; None is `MAX_QUEUED_REQUESTS`. ``most_bytes``
+        is how much text they may have; None is `MAX_QUEUED_BYTES`.
         """
         self.observers = observers
         self._most = most
+        self._most_bytes = most_bytes
         self.needs = reduce(Needs.with_those_of, (each.needs for each in observers), Needs())
         self._logger = logger
         self._failed: set[int] = set()  # the log writer's: positions of observers that failed
@@ -89,6 +92,11 @@ class Observers:
         return MAX_QUEUED_REQUESTS if self._most is None else self._most
 
     @property
+    def most_bytes(self) -> int:
+        """How many bytes of text the queued requests may have."""
+        return MAX_QUEUED_BYTES if self._most_bytes is None else self._most_bytes
+
+    @property
     def line_format(self) -> LineFormat | None:
         """How native code may make the lines of the only observer; None if it takes records."""
         if len(self.observers) != 1:
@@ -114,7 +122,7 @@ class Observers:
         with self._lock:
             if (
                 len(self._queued) >= self.most
-                or self._characters >= MAX_QUEUED_CHARACTERS
+                or self._characters >= self.most_bytes
                 or self._closed
             ):
                 self._lost += 1

@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, BinaryIO, Protocol
 
 if TYPE_CHECKING:
+    from penstock.transport.log_lines import RequestLog
     from penstock.wsgi.headers import CheckHead
     from penstock.wsgi.response import FastResponse, Response
 
@@ -118,6 +119,10 @@ class ResponseSupport(Protocol):
 
 class Transport(ResponseSupport, Protocol):
     """Everything between the listening sockets and the gateway. All methods are thread-safe."""
+
+    @property
+    def request_log(self) -> RequestLog:
+        """What the transport logs refused requests with. Its owner calls `report` and `close`."""
 
     def next(self) -> Exchange | None:
         """Block until a request is ready for the application. Return None once drained."""

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from penstock.http1 import ParserLimits
-from penstock.telemetry.observers import MAX_QUEUED_REQUESTS
+from penstock.telemetry.observers import MAX_QUEUED_BYTES, MAX_QUEUED_REQUESTS
 from penstock.telemetry.scoreboard import STALE_BEAT_SECONDS
 from penstock.telemetry.trace import MAX_BODY_BYTES
 
@@ -75,6 +75,10 @@ class TransportConfig:
     max_unsent: int = 64 * 1024 * 1024
     """Unsent bytes of all responses of the worker."""
     max_body_time: float = 3 * 3600.0
+    log_entries: int = MAX_QUEUED_REQUESTS
+    """How many entries may wait for a log writer that is held up..."""
+    log_bytes: int = MAX_QUEUED_BYTES
+    """... and how many bytes of memory they may take."""
 
     # -- clients --------------------------------------------------------------------------------
 
@@ -235,13 +239,16 @@ class TransportConfig:
     """The reason in the access log of a request whose client left while it waited."""
     client_left_status: int = 499
     """The status in the logs, as nginx has it, where the client left before there was an answer."""
+    request_log_lines: int = 10
+    """Of the requests that are refused in the same way, this many have a line each in the error
+    log..."""
+    request_log_seconds: float = 10.0
+    """... within a time of this length. Then one line says how many others there were: clients
+    decide about their number, and must not fill a disk, or hide other lines among theirs."""
     trace_body_bytes: int = MAX_BODY_BYTES
     """How much of a body the trace shows."""
     trace_head_bytes: int = 4 * MAX_BODY_BYTES
     """How much of a head that never became complete the trace shows."""
-    log_entries: int = MAX_QUEUED_REQUESTS
-    """How many entries may wait for a log writer that is held up."""
-
     # -- what follows from these ----------------------------------------------------------------
 
     @property

@@ -1,14 +1,22 @@
-"""What both transports log about requests at level INFO."""
+"""What both transports log about requests at level INFO, and how much of it.
+
+Clients decide how many requests are refused. `RequestLog` bounds what that writes to the error log.
+"""
 
 from __future__ import annotations
 
 import errno
+import logging
+import math
+import threading
+import time
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from penstock import messages
 
 if TYPE_CHECKING:
-    import logging
+    from penstock.transport.config import TransportConfig
 
 CLIENT_GONE = "the client is gone"
 CLIENT_STALLED = "the client takes no data (setting: write_timeout)"
@@ -17,6 +25,125 @@ FILE_TRUNCATED = "the file became shorter while it was sent"
 
 _SHOWN_CHARACTERS = 200
 """How much of a request line that was refused is logged: enough to recognise it."""
+
+
+class _Kind:
+    """Lines of one kind, since the first of them."""
+
+    __slots__ = ("begun", "left_out", "logged", "summary")
+
+    def __init__(self, begun: float, summary: str) -> None:
+        self.begun = begun
+        self.logged = 0
+        self.left_out = 0
+        self.summary = summary
+
+
+class RequestLog:
+    """Logs what clients can bring about as often as they like: a few lines of a kind, then a count.
+
+    Of each kind the first `TransportConfig.request_log_lines` are logged. After
+    `TransportConfig.request_log_seconds` one more line says how many others came. A kind of
+    refusals is its status with its rule and setting. These are constants of the server's, so that
+    there are some dozens of kinds at most.
+
+    Thread-safe. `report` has to be called now and then, and `close` at the end.
+    """
+
+    def __init__(
+        self,
+        logger: logging.Logger,
+        config: TransportConfig,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """Log to ``logger`` at level INFO; ``clock`` returns seconds."""
+        self._logger = logger
+        self._lines = config.request_log_lines
+        self.seconds = config.request_log_seconds
+        self._clock = clock
+        # Guards the kinds. Reentrant: the handler of a signal may run in the middle of a call, and
+        # drain the transport, which logs. No log is written with the lock held.
+        self.lock = threading.RLock()
+        self._kinds: dict[tuple[object, ...], _Kind] = {}
+
+    def refused(
+        self,
+        client: str,
+        request_line: str,
+        request_id: str,
+        status: int,
+        reason: str,
+        *,
+        cause: str = "",
+        rule: str = "",
+        setting: str = "",
+        disconnected: bool = False,
+    ) -> None:
+        """Log a request that was refused, or lost with its client, as `refusal_line` has it."""
+        if self._may_log(
+            (disconnected, status, rule, setting),
+            lambda: _refusals_summary(status, rule, setting, disconnected=disconnected),
+        ):
+            line = refusal_line(
+                client,
+                request_line,
+                request_id,
+                status,
+                reason,
+                cause=cause,
+                rule=rule,
+                setting=setting,
+                disconnected=disconnected,
+            )
+            self._logger.info("%s", line)
+
+    def host_replaced(self, client: str, target: str, host: str, request_id: str) -> None:
+        """Log a request whose target names another host than its Host field."""
+        if self._may_log(("host",), lambda: "%(count)s more targets replaced the Host field"):
+            self._logger.info("%s", host_replaced_line(client, target, host, request_id))
+
+    def report(self) -> None:
+        """Log how many lines were left out in the intervals that are over."""
+        if self._kinds:
+            self._report_until(self._clock() - self.seconds)
+
+    def close(self) -> None:
+        """Log how many lines were left out since then, too."""
+        self._report_until(math.inf)
+
+    def _may_log(self, kind: tuple[object, ...], summary: Callable[[], str]) -> bool:
+        """Count a line of a kind; return True if it is to be logged."""
+        if not self._logger.isEnabledFor(logging.INFO):
+            return False
+        self.report()  # in order: what came before this line
+        with self.lock:
+            found = self._kinds.get(kind)
+            if found is None:
+                found = self._kinds[kind] = _Kind(self._clock(), summary())
+            if found.logged < self._lines:
+                found.logged += 1
+                return True
+            found.left_out += 1
+            return False
+
+    def _report_until(self, begun: float) -> None:
+        """Log the counts of the intervals that began by ``begun``, and end these."""
+        with self.lock:
+            now = self._clock()
+            over = [name for name, kind in self._kinds.items() if kind.begun <= begun]
+            ended = [self._kinds.pop(name) for name in over]
+        for kind in ended:
+            if kind.left_out:
+                count = f"{kind.left_out:,}"
+                seconds = max(1, round(now - kind.begun))
+                self._logger.info("... and %s in %d s", kind.summary % {"count": count}, seconds)
+
+
+def _refusals_summary(status: int, rule: str, setting: str, *, disconnected: bool) -> str:
+    """Return the line for more requests of a kind; ``%(count)s`` stands for their number."""
+    notes = "; ".join(filter(None, (rule, f"setting: {setting}" if setting else "")))
+    verb = "lost" if disconnected else "refused"
+    return f"%(count)s more {verb} with {status}{f' ({notes})' if notes else ''}"
 
 
 def refusal_line(

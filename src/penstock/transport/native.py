@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from penstock import _native, messages
-from penstock.telemetry.observers import MAX_QUEUED_CHARACTERS
+from penstock.transport.log_lines import RequestLog
 from penstock.transport.spool import SpooledBody
 from penstock.wsgi.environ import DroppedFields
 from penstock.wsgi.headers import check_head
@@ -50,8 +50,10 @@ class NativeTransport:
         logger: logging.Logger,
         observers: Observers | None = None,
     ) -> None:
+        self.request_log = RequestLog(logger, config)
         logs = {
             "logger": logger,
+            "request_log": self.request_log,
             "dropped_fields": DroppedFields(logger),
             "open_spooled": _open_spooled,
             "attend": weakref.WeakMethod(self._attend),
@@ -128,7 +130,7 @@ def _reporting(observers: Observers | None) -> dict[str, Any]:
     """Return what native code reports finished requests with."""
     if observers is None:
         return dict.fromkeys(("observers", "requests", "needs", "line_format"))
-    requests = _native.RequestQueue(observers.most, MAX_QUEUED_CHARACTERS)
+    requests = _native.RequestQueue(observers.most, observers.most_bytes)
     observers.take_from(requests)
     return {
         "observers": observers,

@@ -83,6 +83,7 @@ class Deadlines:
         logger: logging.Logger,
         expire: Callable[[int, str], bool],
         on_stuck: Callable[[RequestInProgress | None, int], None] | None = None,
+        at_each_look: Callable[[], None] = lambda: None,
     ) -> None:
         """Set what to look at.
 
@@ -90,12 +91,14 @@ class Deadlines:
         there are no deadlines); ``grace`` is the time from a call's deadline until it counts as
         stuck. ``expire`` is the transport's. ``on_stuck`` is called with each call that gets stuck
         and the number of threads that are not, and with None once no call is stuck any more.
+        ``at_each_look`` is called at least once a second, and never by two threads at once.
         """
         self._slot = slot
         self._grace = grace
         self._logger = logger
         self._expire_request = expire
         self._on_stuck = on_stuck
+        self._at_each_look = at_each_look
         # The half of a call's time must not pass between two looks.
         self._longest = LONGEST_LOOK_SECONDS
         if shortest:
@@ -152,6 +155,7 @@ class Deadlines:
             if number and not seen.stuck:
                 pause = min(pause, self._attend(record, seen, now, lost))
         self._report_recovery()
+        self._at_each_look()
         self._due = time.monotonic() + pause
         return pause
 

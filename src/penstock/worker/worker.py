@@ -47,6 +47,7 @@ if TYPE_CHECKING:
     from penstock.listeners import Listener
     from penstock.telemetry.request_finished import Observer
     from penstock.transport import Transport
+    from penstock.transport.log_lines import RequestLog
     from penstock.transport.native import NativeTransport
     from penstock.transport.python import PythonTransport
 
@@ -57,15 +58,11 @@ PAUSE_AFTER_ERROR_SECONDS = 0.1
 """How long a thread rests after an error of the server's own, so that it does not fill the log."""
 
 
-def transport_config(
-    settings: Settings, budgets: Budgets | None = None, **given: Any
-) -> TransportConfig:
+def transport_config(settings: Settings, budgets: Budgets, **given: Any) -> TransportConfig:
     """Return the configuration of a transport; ``given`` are fields that are no settings.
 
-    A field that has the name of a setting has its value. ``budgets`` are those of the server;
-    without them they are computed for this process alone.
+    A field that has the name of a setting has its value. ``budgets`` are those of the server.
     """
-    budgets = budgets or own_budgets(settings)
     named = {field.name for field in fields(TransportConfig)}
     given["networks"] = compile_networks(settings.allow, settings.deny)
     if (rate := settings.max_requests_per_client) is not None:
@@ -85,6 +82,7 @@ def transport_config(
             body=budgets.max_body,
         ),
         log_entries=settings.log_queue,
+        log_bytes=budgets.log_queue_bytes,
         **given,
     )
 
@@ -136,9 +134,10 @@ class Worker:
         self.settings = settings
         self.slot = slot if slot is not None else _slot_of_its_own(settings)
         self.transport: Transport
+        self._request_log: RequestLog | None = None  # the transport's, once there is one
         self._listeners = listeners
         self._multiprocess = multiprocess
-        self._budgets = budgets
+        self._budgets = budgets or own_budgets(settings)
         self._rate_table = rate_table
         self._timeout_for = timeouts_by_path(settings)
         passed = logs or {}
@@ -153,6 +152,7 @@ class Worker:
             logger=self.logger,
             expire=self._expire,
             on_stuck=on_stuck,
+            at_each_look=self._report_refusals,
         )
         self.access_log: AccessLog | None = None
         self._observers: Observers | None = None
@@ -164,7 +164,9 @@ class Worker:
             if settings.trace:
                 observers.append(Trace.to_stderr())
             if observers:
-                self._observers = Observers(observers, self.logger, settings.log_queue)
+                self._observers = Observers(
+                    observers, self.logger, settings.log_queue, self._budgets.log_queue_bytes
+                )
                 self._observers.count_lost_in(self.slot.words)
         except BaseException:
             if self._observers is None:
@@ -232,6 +234,7 @@ class Worker:
             self._lent = threading.Event()
         try:
             self.transport = self._open_transport(self._listeners)
+            self._request_log = self.transport.request_log
         except BaseException:
             self.close_logs()
             self.error_log.close()
@@ -321,6 +324,10 @@ class Worker:
         """
         return self.transport.abort_all(reason)
 
+    def _report_refusals(self) -> None:
+        if self._request_log is not None:
+            self._request_log.report()
+
     def _expire(self, number: int, reason: str) -> bool:
         return self.transport.expire(number, reason)
 
@@ -359,8 +366,10 @@ class Worker:
                     )
 
     def close_logs(self) -> None:
-        """Write out what the observers have, report what it lost, and stop keeping deadlines."""
+        """Write out what the logs have, report what was lost, and stop keeping deadlines."""
         self._deadlines.stop()
+        if self._request_log is not None:
+            self._request_log.close()
         if self._observers is not None:
             self._observers.close(LOGS_SECONDS)
         if self.access_log is not None and (lost := self.access_log.dropped):

@@ -325,6 +325,7 @@ pub fn options() -> Options {
         trace_body: 1024,
         trace_head: 4096,
         log_entries: 10_000,
+        log_bytes: 8 << 20,
     }
 }
 

@@ -41,6 +41,7 @@ class PythonTransport:
         observers: Observers | None = None,
     ) -> None:
         self._loop = Loop(slot, config=config, logger=logger, observers=observers)
+        self.request_log = self._loop.request_log
         for listener, base_environ in endpoints:
             acceptor = Acceptor(self._loop, listener, base_environ)
             self._loop.acceptors.append(acceptor)

@@ -433,7 +433,7 @@ class Connection:
         environ = exchange.environ = build_environ(client, request, length)
         exchange.request_id = environ["penstock.request_id"] = loop.new_request_id()
         if request.replaced_host:
-            log_host_replaced(exchange, loop.logger)
+            log_host_replaced(exchange)
         exchange.body = body
         self.phase = HANDED_OUT
         self.ended_at = math.inf

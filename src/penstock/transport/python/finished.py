@@ -17,8 +17,6 @@ from penstock.telemetry.scoreboard import SPOOL_FULL
 from penstock.transport import log_lines
 
 if TYPE_CHECKING:
-    import logging
-
     from penstock.http1 import ProtocolError
     from penstock.telemetry.request_finished import Ended
     from penstock.transport.python.connection import Connection
@@ -85,13 +83,12 @@ def log_cut_off(exchange: PythonExchange, reason: str) -> None:
     log_lines.log_cut_off(logger, request.method, request.target, exchange.request_id, reason)
 
 
-def log_host_replaced(exchange: PythonExchange, logger: logging.Logger) -> None:
+def log_host_replaced(exchange: PythonExchange) -> None:
     """Log a request whose target names another host than its Host field."""
     request = exchange.request
-    line = log_lines.host_replaced_line(
+    exchange.connection.loop.request_log.host_replaced(
         exchange.connection.remote_addr, request.target, request.replaced_host, exchange.request_id
     )
-    logger.info("%s", line)
 
 
 def log_refused(exchange: PythonExchange, error: ProtocolError) -> None:
@@ -163,7 +160,7 @@ def _log_refusal(connection: Connection, error: ProtocolError, request_id: str) 
     loop = connection.loop
     cause = error.__cause__
     left = error.status == loop.config.client_left_status
-    line = log_lines.refusal_line(
+    loop.request_log.refused(
         connection.remote_addr,
         error.request_line,
         request_id,
@@ -174,5 +171,4 @@ def _log_refusal(connection: Connection, error: ProtocolError, request_id: str) 
         setting=error.setting,
         disconnected=left,
     )
-    loop.logger.info("%s", line)
     return left

@@ -38,6 +38,7 @@ from penstock.transport.decisions import (
     exceeds_unsent,
     has_room,
 )
+from penstock.transport.log_lines import RequestLog
 from penstock.transport.python.accept_balancing import AcceptBalancing
 from penstock.transport.python.budget import Budget
 from penstock.transport.python.clients import ClientRate, Clients
@@ -123,6 +124,7 @@ class Loop:
         "queue",
         "rate",
         "refused",
+        "request_log",
         "requests",
         "scratch",
         "selector",
@@ -144,6 +146,7 @@ class Loop:
         # What any thread may use.
         self.config = config
         self.logger = logger
+        self.request_log = RequestLog(logger, config)
         self.observers = observers
         self._dropped_fields = DroppedFields(logger)
         # Logged by the thread that takes the request, when it no longer leads: a log may block.
