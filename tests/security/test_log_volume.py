@@ -15,6 +15,8 @@ from support.serving import Recorder, connect, eventually, get, post
 
 HERE = Path(__file__).parents[1] / "support"
 LINES = TransportConfig().request_log_lines
+NEVER = 3600.0
+"""Seconds of an interval that does not end while the test runs."""
 
 NO_HOST = b"GET /refused HTTP/1.1\r\n\r\n"
 LONG_LINE = b"GET /" + b"x" * 9000 + b" HTTP/1.1\r\n\r\n"
@@ -35,6 +37,7 @@ def test_refusals_of_a_kind_have_a_few_lines_and_a_count(
     errors, access = tmp_path / "errors.log", tmp_path / "access.log"
     settings = {"transport": transport, "threads": threads, "error_logfile": str(errors)}
     with penstock.running(Recorder(), access_logfile=str(access), **settings) as server:
+        server.worker.transport.request_log.seconds = NEVER
         refuse(server, NO_HOST, 400, LINES + 25)
         refuse(server, LONG_LINE, 414, LINES + 1)
         refuse(
@@ -58,13 +61,14 @@ def test_refusals_of_a_kind_have_a_few_lines_and_a_count(
 def test_the_count_is_logged_at_the_end_of_the_interval(transport: str, tmp_path: Path) -> None:
     errors = tmp_path / "errors.log"
     with penstock.running(Recorder(), transport=transport, error_logfile=str(errors)) as server:
+        server.worker.transport.request_log.seconds = NEVER
         refuse(server, NO_HOST, 400, LINES + 3)
         # Native code logs what it has refused when its leader has the interpreter lock.
         eventually(lambda: errors.read_text().count("refused a request") == LINES)
         assert " more refused" not in errors.read_text()
         server.worker.transport.request_log.seconds = 0.0  # as if they had passed
         eventually(lambda: "... and 3 more refused with 400" in errors.read_text())
-        server.worker.transport.request_log.seconds = 10.0
+        server.worker.transport.request_log.seconds = NEVER
         refuse(server, NO_HOST, 400, 1)  # a new interval begins
         eventually(lambda: errors.read_text().count("refused a request") == LINES + 1)
 
@@ -72,6 +76,7 @@ def test_the_count_is_logged_at_the_end_of_the_interval(transport: str, tmp_path
 def test_replaced_hosts_are_counted_as_well(transport: str, tmp_path: Path) -> None:
     errors = tmp_path / "errors.log"
     with penstock.running(Recorder(), transport=transport, error_logfile=str(errors)) as server:
+        server.worker.transport.request_log.seconds = NEVER
         with connect(server) as client:
             for _ in range(LINES + 7):
                 client.send(b"GET http://a/ HTTP/1.1\r\nHost: b\r\n\r\n")
