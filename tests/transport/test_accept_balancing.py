@@ -18,6 +18,7 @@ from penstock.telemetry.scoreboard import (
     CONNECTIONS,
     DRAINING,
     POLLED,
+    QUEUE_FULL,
     SERVING,
     STATE,
     WAITING,
@@ -35,6 +36,10 @@ CONFIG = TransportConfig(threads=1)
 
 DEFERRED_SECONDS = CONFIG.balance_deferrals * CONFIG.balance_pause_seconds
 """How long a connection waits at least that is left to others in vain."""
+
+
+NEVER_QUEUES: dict[str, Any] = {"busy_accept_seconds": DEADLINE}
+"""No client waits in the accept queue for so long that a busy worker accepts it."""
 
 
 def scoreboard(slots: int, threads: int = 1) -> list[Slot]:
@@ -197,7 +202,7 @@ def test_with_all_workers_busy_newcomers_wait_for_the_first_that_comes_free(
     gate = Gate()
     own, other = scoreboard(2, threads)
     with (
-        serving(gate, transport, threads=threads, slot=own) as server,
+        serving(gate, transport, threads=threads, slot=own, **NEVER_QUEUES) as server,
         busy(server, gate, threads, None) as calls,
     ):
         pretend(other, 0)
@@ -224,7 +229,9 @@ def test_a_thread_that_is_about_to_call_is_not_one_that_came_free(transport: str
 
     own, other = scoreboard(2, 2)
     with (
-        serving(gate, transport, threads=2, slot=own, timeout_for=timeout_for) as server,
+        serving(
+            gate, transport, threads=2, slot=own, timeout_for=timeout_for, **NEVER_QUEUES
+        ) as server,
         held(server, 2) as idle,
         ExitStack() as stack,
     ):
@@ -265,6 +272,74 @@ def test_a_busy_worker_without_others_accepts_so_that_its_queue_bounds_the_wait(
                 assert first.read_response().body == b"/queued"
 
 
+@pytest.mark.parametrize("threads", [2, 3])
+def test_with_all_workers_busy_for_a_second_one_accepts_into_its_queue(
+    transport: str, threads: int
+) -> None:
+    gate = Gate()
+    own, other = scoreboard(2, threads)
+    with serving(gate, transport, threads=threads, slot=own, queue=1) as server:
+        with busy(server, gate, threads, None), ExitStack() as stack:
+            pretend(other, 0)
+            other.words[ACCEPTING] = 0
+            other.words[WAITING] = 1
+            before = time.monotonic()
+            first = stack.enter_context(connect(server))
+            first.send(get("/queued"))
+            eventually(lambda: server.word(WAITING) == 1)
+            assert time.monotonic() - before >= CONFIG.busy_accept_seconds
+            # Requests wait in each worker now, and so no client waits for another second.
+            before = time.monotonic()
+            second = stack.enter_context(connect(server))
+            second.send(get("/refused"))
+            response = second.read_response()
+            assert (response.status, response.header("retry-after")) == (503, "1")
+            gate.open()
+            assert first.read_response().body == b"/queued"
+
+
+def test_a_busy_worker_leaves_clients_to_another_one_that_has_a_shorter_queue(
+    transport: str,
+) -> None:
+    gate = Gate()
+    own, other = scoreboard(2, 2)
+    (listener,) = open_listeners(["127.0.0.1:0"], 64)
+    patience: dict[str, Any] = {"balance_deferrals": int(DEADLINE / CONFIG.balance_pause_seconds)}
+    with (
+        listener.socket.dup() as others,
+        serving(
+            gate,
+            transport,
+            threads=2,
+            slot=own,
+            listener=listener,
+            busy_accept_seconds=0.1,
+            **patience,
+        ) as server,
+        busy(server, gate, 2, None),
+        ExitStack() as stack,
+    ):
+        others.settimeout(DEADLINE)
+        pretend(other, 0)
+        other.words[ACCEPTING] = 0
+        first = stack.enter_context(connect(server))
+        first.send(get("/queued"))
+        eventually(lambda: server.word(WAITING) == 1)
+        accepted_before = server.word(ACCEPTED)
+        client = stack.enter_context(connect(server))
+        threading.Event().wait(0.3)  # longer than a busy worker without others leaves it there
+        accepted, place = others.accept()
+        accepted.close()
+        assert place == client.socket.getsockname()
+        assert server.word(ACCEPTED) == accepted_before
+        other.words[WAITING] = 1
+        later = stack.enter_context(connect(server))
+        later.send(get("/later"))
+        eventually(lambda: server.word(WAITING) == 2)
+        gate.open()
+        assert later.read_response().body == b"/later"
+
+
 @pytest.mark.parametrize("threads", [1, 3])
 def test_what_was_left_is_taken_when_the_other_accepts_no_more(
     transport: str, threads: int
@@ -301,7 +376,9 @@ def test_alone_on_its_scoreboard_a_busy_worker_accepts(transport: str, threads: 
 
 
 @contextmanager
-def family(transport: str, workers: int, threads: int) -> Iterator[list[BareServer]]:
+def family(
+    transport: str, workers: int, threads: int, application: Gate | None = None, **config: Any
+) -> Iterator[list[BareServer]]:
     """Serve with several transports that share a scoreboard and a listening socket.
 
     They wait for each other for as long as it takes: a worker that gets no processor for a while,
@@ -320,7 +397,15 @@ def family(transport: str, workers: int, threads: int) -> Iterator[list[BareServ
             own = Listener(copy, parse_address("127.0.0.1:0"))
             servers.append(
                 stack.enter_context(
-                    serving(Gate(), transport, threads=threads, slot=slot, listener=own, **patience)
+                    serving(
+                        application or Gate(),
+                        transport,
+                        threads=threads,
+                        slot=slot,
+                        listener=own,
+                        **patience,
+                        **config,
+                    )
                 )
             )
         listener.socket.close()
@@ -380,6 +465,33 @@ def test_connections_are_shared_fairly_under_load(transport: str, workers: int) 
             stop.set()
             for thread in threads:
                 thread.join()
+
+
+def test_busy_workers_share_the_clients_that_wait_and_refuse_what_their_queues_do_not_hold(
+    transport: str,
+) -> None:
+    gate = Gate()
+    with family(transport, 2, 2, gate, queue=10) as servers, ExitStack() as stack:
+        stack.callback(gate.open)
+        busy = [stack.enter_context(connect(servers[0])) for _ in range(4)]
+        for client in busy:
+            client.send(get("/wait"))
+        eventually(lambda: gate.inside == 4)
+        clients = [stack.enter_context(connect(servers[0])) for _ in range(30)]
+        for client in clients:
+            client.send(get("/more"))
+
+        def count(word: int) -> int:
+            return sum(server.word(word) for server in servers)
+
+        eventually(lambda: count(WAITING) + count(QUEUE_FULL) == 30)
+        waiting = [server.word(WAITING) for server in servers]
+        # What was just accepted is not in a queue yet, and the other worker cannot see it.
+        assert max(waiting) == 10
+        assert min(waiting) >= 7, waiting
+        gate.open()
+        statuses = sorted(client.read_response().status for client in clients)
+        assert statuses == [200] * sum(waiting) + [503] * (30 - sum(waiting))
 
 
 def test_connections_that_come_and_go_are_all_served(transport: str) -> None:

@@ -45,6 +45,17 @@ TABLE: dict[str, list[tuple[Sequence[Value], float]]] = {
         ((1062, 1000, 4), False),
         ((1063, 1000, 4), True),
     ],
+    # For how long clients have waited in the kernel, requests that wait here, the fewest elsewhere.
+    "accepts_into_queue": [
+        ((0.0, 0, None), False),  # the worker that comes free first takes the next client
+        ((0.9, 0, 0), False),
+        ((1.0, 0, 0), True),
+        ((1.0, 5, 0), True),  # where it goes is for `leaves_to_others` to say
+        ((0.0, 5, 0), False),  # another worker may come free before
+        ((0.0, 5, 1), True),  # requests wait everywhere
+        ((0.0, 5, None), True),
+        ((0.0, 0, 5), False),
+    ],
     # How often it left connections to others, how often it had to take them all the same.
     "accept_step": [
         ((0, 0), 4),

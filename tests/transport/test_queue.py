@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import select
 import threading
 import time
 from collections.abc import Iterator
@@ -15,6 +16,7 @@ import pytest
 
 from penstock.telemetry.scoreboard import CLIENT_LEFT, QUEUE_FULL, QUEUE_TIMEOUT, WAITING
 from penstock.transport.config import TransportConfig
+from support.server_process import ServerProcess
 from support.serving import Environ, Gate, connect, eventually, get, post
 from support.transports import BareServer, serving
 from support.wire import Client, Response
@@ -325,3 +327,64 @@ def test_with_one_thread_the_queue_begins_when_calls_last_for_long(transport: st
             assert refused.read_response().status == 503
         gate.open()
         assert queued.read_response().body == b"/queued"
+
+
+def test_with_one_thread_the_queue_begins_when_a_call_has_lasted_for_a_second(
+    transport: str,
+) -> None:
+    gate = Gate()
+    with (
+        serving(gate, transport, queue=1, busy_accept_seconds=0.2) as server,
+        ExitStack() as clients,
+    ):
+        clients.callback(gate.open)
+        clients.enter_context(connect(server)).send(get("/wait"))
+        eventually(lambda: gate.inside == 1)
+        began = time.monotonic()
+        server.transport.look_at_calls()  # as a worker does about once a second
+        queued = clients.enter_context(connect(server))
+        queued.send(get("/queued"))
+
+        def waits() -> bool:
+            server.transport.look_at_calls()
+            return server.word(WAITING) == 1
+
+        eventually(waits)
+        assert time.monotonic() - began >= 0.1
+        with connect(server) as refused:
+            refused.send(get("/refused"))
+            response = refused.read_response()
+            assert (response.status, retry_after(response)) == (503, 1)
+        gate.open()
+        assert queued.read_response().body == b"/queued"
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_busy_workers_of_one_server_hold_no_more_clients_than_their_queues(
+    transport: str, tmp_path: Path, threads: int
+) -> None:
+    """Each of 30 clients is accepted within some seconds, although no call ever returns."""
+    (tmp_path / "stuck.py").write_text(
+        "import threading\ndef app(environ, start_response):\n    threading.Event().wait(60)\n"
+    )
+    arguments = ["stuck:app", "--workers", "2", "--threads", str(threads), "--queue", "10"]
+    arguments += ["--transport", transport, "--graceful-timeout", "0.5"]
+    with ServerProcess(*arguments, cwd=tmp_path) as server, ExitStack() as stack:
+        clients = [stack.enter_context(Client(server.address)) for _ in range(2 * threads + 30)]
+        for client in clients:
+            client.send(get("/"))
+        eventually(lambda: len(answered(clients)) >= 10)
+        refused = 0
+        for client in answered(clients):
+            refused += 1
+            response = client.read_response()
+            assert response.status == 503
+            assert retry_after(response) >= 1
+        # A worker that gets no processor for a while may be left out for so long, and no other.
+        assert refused <= 20
+
+
+def answered(clients: list[Client]) -> list[Client]:
+    """Return those to which the server has sent something."""
+    readable, _, _ = select.select([client.socket for client in clients], [], [], 0)
+    return [client for client in clients if client.socket in readable]

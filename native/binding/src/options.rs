@@ -90,6 +90,7 @@ pub fn read_options(config: &Bound<'_, PyAny>) -> PyResult<Options> {
         balance_doublings: get("balance_doublings")?.extract()?,
         balance_pause: time("balance_pause_seconds")?,
         busy_pause: time("busy_pause_seconds")?,
+        busy_accept: time("busy_accept_seconds")?,
         responsive: time("responsive_seconds")?,
         receive_bytes: size("receive_bytes")?,
         discard_bytes: large("discard_bytes")?,

@@ -10,7 +10,7 @@ use crate::log_queue::{Entry, message};
 use crate::poller::Token;
 use crate::refusal::Refusal;
 use crate::refusing;
-use crate::scoreboard::{ACCEPTING, EVICTED_BODY, EVICTED_HEAD, EVICTED_IDLE, STARTED};
+use crate::scoreboard::{ACCEPTING, EVICTED_BODY, EVICTED_HEAD, EVICTED_IDLE, STARTED, WAITING};
 use crate::shared::Shared;
 use crate::stream::PlainStream;
 use crate::sys::{self, Nanos};
@@ -55,6 +55,8 @@ struct AcceptBalancing {
     /// How many requests had been handed out when every thread had one, plus one for each connection
     /// accepted since for a thread that became free.
     started: u64,
+    /// Since when clients have waited in the accept queue at each look, with all threads busy.
+    waited_since: Option<Nanos>,
     /// No room or no descriptor was left.
     exhausted: bool,
     /// When listeners are to be watched again that were left to others.
@@ -68,6 +70,7 @@ impl Default for AcceptBalancing {
             deferrals: 0,
             in_vain: 0,
             started: 0,
+            waited_since: None,
             exhausted: false,
             look_again: NEVER,
         }
@@ -83,6 +86,11 @@ impl AcceptBalancing {
             self.in_vain += 1;
         }
         self.deferrals = 0;
+    }
+
+    /// Whether clients were left to others, and that was not yet forgotten.
+    fn has_deferred(&self) -> bool {
+        self.deferrals + self.in_vain > 0 || self.waited_since.is_some()
     }
 
     /// Return true if a thread has become free for which no connection was accepted yet.
@@ -183,7 +191,8 @@ impl Accepting {
         };
         let insists = self.balancing.deferrals >= shared.options.balance_deferrals;
         for count in 0..most {
-            if shares && self.leaves_to_others(shared, now, index, insists) {
+            let turn = (insists, count as u64);
+            if shares && self.leaves_to_others(shared, now, index, turn) {
                 return false;
             }
             if !self.has_room(shared) {
@@ -337,31 +346,21 @@ impl Accepting {
         )
     }
 
-    /// Return whether the clients that wait are left to others; then the listener is looked at again later.
+    /// Return whether the clients that wait are left to others; then the listener is looked at again
+    /// later. `turn` is as for `pause_while_busy`.
     fn leaves_to_others(
         &mut self,
         shared: &Shared,
         now: Nanos,
         index: usize,
-        insists: bool,
+        turn: (bool, u64),
     ) -> bool {
+        let (insists, _) = turn;
         let time = if self.balancing.all_busy {
-            // While a connection waits in the accept queue, any worker can accept it. A worker
-            // without others accepts it: the queue of requests bounds how long it waits. If none of
-            // several has a free thread, one has to answer the checks; otherwise as many connections
-            // are accepted as threads have become free: these took waiting requests, and would keep
-            // new connections out permanently.
-            if shared
-                .scoreboard
-                .fewest_of_others(shared.options.responsive, now)
-                .is_none()
-                && (shared.options.checks.any()
-                    || shared.scoreboard.is_alone()
-                    || self.balancing.take_freed(shared))
-            {
-                return false;
+            match self.pause_while_busy(shared, now, turn) {
+                0 => return false,
+                pause => pause,
             }
-            shared.options.busy_pause
         } else if !insists && self.has_more_than_others(shared, now) {
             self.balancing.deferrals += 1;
             shared.options.balance_pause
@@ -374,6 +373,48 @@ impl Accepting {
         }
         self.balancing.look_again = self.balancing.look_again.min(now + time);
         true
+    }
+
+    /// Return for how long a client is left in the accept queue; 0 to accept it.
+    ///
+    /// While it waits there, any worker can accept it. A worker without others accepts it: the queue
+    /// of requests bounds how long it waits. If none of several has a free thread, one has to answer
+    /// the checks; otherwise as many connections are accepted as threads have become free: these
+    /// took waiting requests, and would keep new connections out permanently. Where clients have
+    /// waited for long, each worker accepts unless another one has a shorter queue. `turn` is whether
+    /// clients were left to others often enough, and how many were accepted in this turn, and not
+    /// read from yet.
+    fn pause_while_busy(&mut self, shared: &Shared, now: Nanos, turn: (bool, u64)) -> Nanos {
+        let (insists, taken) = turn;
+        let (options, scoreboard) = (&shared.options, &shared.scoreboard);
+        let since = *self.balancing.waited_since.get_or_insert(now);
+        if scoreboard
+            .fewest_of_others(options.responsive, now)
+            .is_some()
+        {
+            return options.busy_pause;
+        }
+        if scoreboard.is_alone() || self.balancing.take_freed(shared) {
+            return 0;
+        }
+        let own = scoreboard.get(WAITING) + taken;
+        let fewest = scoreboard.fewest_waiting(options.responsive, now);
+        let waited = now.saturating_sub(since);
+        if !options.checks.any() && !decisions::accepts_into_queue(options, waited, own, fewest) {
+            return options.busy_pause;
+        }
+        // No thread is free: nothing is gained by a queue that is longer by one.
+        if insists || !decisions::leaves_to_others(options, own, fewest, 0) {
+            return 0;
+        }
+        self.balancing.deferrals += 1;
+        options.balance_pause
+    }
+
+    /// Whether the next poll shows if clients still wait that were left to others. That poll does
+    /// not wait: afterwards it would be unknown since when a client waits.
+    pub fn looks_for_clients(&self) -> bool {
+        self.balancing.has_deferred() && self.is_watching()
     }
 
     fn has_more_than_others(&self, shared: &Shared, now: Nanos) -> bool {
@@ -421,12 +462,10 @@ impl Accepting {
 
     /// Forget how often connections were left to others if no client waits: the others accepted them.
     pub fn note_polled(&mut self, client_waits: bool) {
-        if self.balancing.deferrals + self.balancing.in_vain == 0 {
-            return;
-        }
-        if self.is_watching() && !client_waits {
+        if self.looks_for_clients() && !client_waits {
             self.balancing.deferrals = 0;
             self.balancing.in_vain = 0;
+            self.balancing.waited_since = None;
         }
     }
 

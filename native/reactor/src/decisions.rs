@@ -22,6 +22,13 @@ pub fn leaves_to_others(options: &Options, own: u64, fewest: Option<u64>, thread
     })
 }
 
+/// Return true if a worker without a free thread accepts a client into its queue, where no other
+/// worker has a free thread either.
+pub fn accepts_into_queue(options: &Options, waited: Nanos, own: u64, fewest: Option<u64>) -> bool {
+    // Where requests wait in each worker, none would serve a new client sooner by leaving it.
+    (own > 0 && fewest != Some(0)) || waited >= options.busy_accept
+}
+
 /// Return how many connections a worker accepts in one turn, where others accept, too.
 pub fn accept_step(options: &Options, deferrals: u32, in_vain: u32) -> usize {
     if deferrals < options.balance_deferrals {
@@ -221,6 +228,10 @@ pub fn decide(options: &Options, name: &str, given: &[Option<f64>]) -> Option<f6
         "leaves_to_others" => {
             let fewest = optional(1).map(|fewest| fewest as u64);
             number(leaves_to_others(options, whole(0), fewest, whole(2)))
+        }
+        "accepts_into_queue" => {
+            let fewest = optional(2).map(|fewest| fewest as u64);
+            number(accepts_into_queue(options, time(0), whole(1), fewest))
         }
         "accept_step" => accept_step(options, small(0), small(1)) as f64,
         "evicted" => evicted(whole(0) as usize) as f64,

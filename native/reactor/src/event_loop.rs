@@ -164,7 +164,9 @@ impl EventLoop {
     /// Poll; return whether there is something to do.
     fn poll(&mut self, shared: &Shared, leader: Leader) -> bool {
         shared.polling.set(true);
-        let pending = shared.has_posts() || !self.leader.deferred.is_empty();
+        let pending = shared.has_posts()
+            || !self.leader.deferred.is_empty()
+            || self.accepting.looks_for_clients();
         let timeout = match leader {
             Leader::Attached => Some(0),
             _ if pending => Some(0),

@@ -88,6 +88,7 @@ pub struct Options {
     pub balance_doublings: u32,
     pub balance_pause: Nanos,
     pub busy_pause: Nanos,
+    pub busy_accept: Nanos,
     pub responsive: Nanos,
     pub receive_bytes: usize,
     pub discard_bytes: u64,

@@ -194,6 +194,23 @@ impl Scoreboard {
     /// The fewest connections that another worker has which would accept one now; None where no
     /// other would.
     pub fn fewest_of_others(&self, responsive: Nanos, now: Nanos) -> Option<u64> {
+        self.least_of_others(CONNECTIONS, true, responsive, now)
+    }
+
+    /// The fewest requests that wait in another busy worker; None where there is none.
+    pub fn fewest_waiting(&self, responsive: Nanos, now: Nanos) -> Option<u64> {
+        self.least_of_others(WAITING, false, responsive, now)
+    }
+
+    /// The least of a word of the other workers that look at their sockets, and that would accept a
+    /// connection now, or would not.
+    fn least_of_others(
+        &self,
+        word: usize,
+        accepting: bool,
+        responsive: Nanos,
+        now: Nanos,
+    ) -> Option<u64> {
         let in_use = self.word_of(0, IN_USE).load(Ordering::Relaxed);
         (0..self.slots.min(in_use as usize))
             .filter(|slot| *slot != self.index)
@@ -201,9 +218,10 @@ impl Scoreboard {
                 let word = |word| self.word_of(*slot, word).load(Ordering::Relaxed);
                 let polled = word(POLLED);
                 let looks = polled == WAITS || polled.saturating_add(responsive) >= now;
-                word(STATE) == SERVING as u64 && word(ACCEPTING) == 1 && looks
+                let accepts = word(ACCEPTING) == 1;
+                word(STATE) == SERVING as u64 && accepts == accepting && looks
             })
-            .map(|slot| self.word_of(slot, CONNECTIONS).load(Ordering::Relaxed))
+            .map(|slot| self.word_of(slot, word).load(Ordering::Relaxed))
             .min()
     }
 

@@ -239,6 +239,15 @@ class Slot:
         age = self.beat_age
         return self.words[LIVE] == 1 and (age is None or age < STALE_BEAT_SECONDS)
 
+    def longest_call(self) -> float:
+        """Return for how long the oldest call of the application has lasted, in seconds; 0 if none.
+
+        That is a look at each thread's record.
+        """
+        now = time.monotonic_ns()
+        begun = [record.words[SINCE] for record in self.records if record.words[NUMBER]]
+        return max(0.0, (now - min(begun, default=now)) / 1e9)
+
     def requests(self) -> Iterator[RequestInProgress]:
         """Yield the requests that the application has now."""
         for record in self.records:

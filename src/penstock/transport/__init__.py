@@ -150,6 +150,12 @@ class Transport(ResponseSupport, Protocol):
         progress: False where its response had ended before.
         """
 
+    def look_at_calls(self) -> None:
+        """See to the clients that wait while the only thread is in a long call.
+
+        To be called about once a second, from another thread.
+        """
+
     def close(self) -> None:
         """Close every connection and listener now; threads in `next` return None."""
 

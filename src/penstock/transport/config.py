@@ -130,6 +130,13 @@ class TransportConfig:
     power of two: the others may be stopped."""
     busy_pause_seconds: float = 0.01
     """How long a worker without a free thread waits until it looks whether others accept."""
+    busy_accept_seconds: float = 1.0
+    """Where no worker has a free thread, clients wait in the accept queue for this long until the
+    workers accept them into their own queues, and a single thread's call lasts for this long until
+    another thread looks at the sockets.
+
+    Before that, a client goes to the worker that comes free first: a short burst is no overload.
+    """
     responsive_seconds: float = 0.01
     """A worker that has not looked at its sockets for longer is not expected to accept."""
     evict_idle_seconds: float = 1.0

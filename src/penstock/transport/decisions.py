@@ -36,6 +36,21 @@ def leaves_to_others(config: TransportConfig, own: int, fewest: int | None, thre
     return own > fewest + slack + fewest // config.balance_share
 
 
+def accepts_into_queue(
+    config: TransportConfig, waited: float, own: int, fewest: int | None
+) -> bool:
+    """Return True if a worker without a free thread accepts a client into its queue.
+
+    No other worker has a free thread either. ``waited`` is for how long clients have waited in the
+    accept queue without a break, in seconds; ``own`` how many requests wait for a thread of this
+    worker, and ``fewest`` the least that wait in any other busy one (None without one).
+    """
+    # Where requests wait in each worker, none would serve a new client sooner by leaving it.
+    if own > 0 and fewest != 0:
+        return True
+    return waited >= config.busy_accept_seconds
+
+
 def accept_step(config: TransportConfig, deferrals: int, in_vain: int) -> int:
     """Return how many connections a worker accepts in one turn, where others accept, too.
 

@@ -61,6 +61,10 @@ class NativeTransport:
         }
         self._listeners = [listener for listener, _ in endpoints]
         self._handed_over = False
+        self._config = config
+        self._slot = slot
+        self._attended = False
+        self._starting = threading.Lock()
         self._native = _native.NativeTransport(list(endpoints), config, logs, slot)
         self.next = self._native.next
         self._logger = logger
@@ -69,6 +73,10 @@ class NativeTransport:
 
     def _attend(self) -> None:
         """Start the threads of the transport's own: once, at the latest when calls prove slow."""
+        with self._starting:
+            if self._attended:
+                return
+            self._attended = True
         for name, work in (
             ("penstock-stall-monitor", self._native.watch),
             ("penstock-log-queue", self._native.write_logs),
@@ -110,6 +118,11 @@ class NativeTransport:
     def expire(self, number: int, reason: str) -> bool:
         """See `penstock.transport.Transport.expire`."""
         return self._native.expire(number, reason)
+
+    def look_at_calls(self) -> None:
+        """See `penstock.transport.Transport.look_at_calls`."""
+        if not self._attended and self._slot.longest_call() >= self._config.busy_accept_seconds:
+            self._attend()
 
     def close(self) -> None:
         """See `penstock.transport.Transport.close`."""

@@ -152,7 +152,7 @@ class Worker:
             logger=self.logger,
             expire=self._expire,
             on_stuck=on_stuck,
-            at_each_look=self._report_refusals,
+            at_each_look=self._look,
         )
         self.access_log: AccessLog | None = None
         self._observers: Observers | None = None
@@ -324,7 +324,9 @@ class Worker:
         """
         return self.transport.abort_all(reason)
 
-    def _report_refusals(self) -> None:
+    def _look(self) -> None:
+        """Do what is due once a second."""
+        self.transport.look_at_calls()
         if self._request_log is not None:
             self._request_log.report()
 

@@ -303,6 +303,7 @@ pub fn options() -> Options {
         balance_doublings: 6,
         balance_pause: 2 * MILLISECOND,
         busy_pause: 10 * MILLISECOND,
+        busy_accept: SECOND,
         responsive: 10 * MILLISECOND,
         receive_bytes: 64 * 1024,
         discard_bytes: 256 * 1024,

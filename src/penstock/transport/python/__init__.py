@@ -75,6 +75,10 @@ class PythonTransport:
         """See `penstock.transport.Transport.expire`."""
         return self._threads.expire(number, reason)
 
+    def look_at_calls(self) -> None:
+        """See `penstock.transport.Transport.look_at_calls`."""
+        self._threads.look_at_calls()
+
     def close(self) -> None:
         """See `penstock.transport.Transport.close`."""
         self._loop.closed = True

@@ -8,6 +8,7 @@ decides for another: wrong counts would delay new connections a little, and lose
 
 from __future__ import annotations
 
+import math
 import time
 from typing import TYPE_CHECKING
 
@@ -19,10 +20,14 @@ from penstock.telemetry.scoreboard import (
     SERVING,
     STARTED,
     STATE,
+    WAITING,
 )
-from penstock.transport.decisions import accept_step, leaves_to_others
+from penstock.transport.decisions import accept_step, accepts_into_queue, leaves_to_others
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from typing import Any
+
     from penstock.telemetry.scoreboard import Slot
     from penstock.transport.config import TransportConfig
 
@@ -39,22 +44,30 @@ class AcceptBalancing:
         # How many requests had been handed out when every thread had one, plus one for each
         # connection accepted since for a thread that became free.
         self._started = 0
+        # Since when clients have waited in the accept queue at each look, with all threads busy.
+        self._waited_since = math.inf
 
     def fewest_of_others(self) -> int | None:
         """Return the fewest connections of those that would accept now; None if none would."""
+        accepting = self._others(accepting=True)
+        return min((int(words[CONNECTIONS]) for words in accepting), default=None)
+
+    def _fewest_waiting(self) -> int | None:
+        """Return the fewest requests that wait in another busy worker; None without one."""
+        busy = self._others(accepting=False)
+        return min((int(words[WAITING]) for words in busy), default=None)
+
+    def _others(self, *, accepting: bool) -> Iterator[Any]:
+        """Yield the words of the other workers that look at their sockets."""
         long_ago = time.monotonic_ns() - self._responsive_ns
-        fewest: int | None = None
         own = self._slot
         for slot in own.scoreboard.in_use():
             words = slot.words
-            if slot is own or words[STATE] != SERVING or words[ACCEPTING] != 1:
+            if slot is own or words[STATE] != SERVING or (words[ACCEPTING] == 1) is not accepting:
                 continue
             polled = words[POLLED]
             if polled == 1 or polled >= long_ago:
-                count = words[CONNECTIONS]
-                if fewest is None or count < fewest:
-                    fewest = count
-        return fewest
+                yield words
 
     def step(self) -> int:
         """Return how many connections may be accepted in this turn."""
@@ -83,11 +96,12 @@ class AcceptBalancing:
 
     def has_deferred(self) -> bool:
         """Return True if connections were left to others, and that was not yet forgotten."""
-        return self._deferrals + self._in_vain > 0
+        return self._deferrals + self._in_vain > 0 or self._waited_since < math.inf
 
     def forget_deferrals(self) -> None:
         """Note that no connection waits: the others accepted what was left to them."""
         self._deferrals = self._in_vain = 0
+        self._waited_since = math.inf
 
     # -- with every thread busy -----------------------------------------------------------------
 
@@ -98,18 +112,32 @@ class AcceptBalancing:
         about_to_call = sum(record.words[NUMBER] == 0 for record in self._slot.records)
         self._started = int(self._slot.words[STARTED]) + about_to_call
 
-    def accepts_while_busy(self) -> bool:
-        """Return True if a connection is accepted although every thread is busy.
+    def pause_while_busy(self, now: float, taken: int, *, insists: bool) -> float:
+        """Return for how many seconds a client is left in the accept queue; 0 to accept it.
 
-        While the connection waits in the accept queue, any worker can accept it. A worker without
-        others accepts it: the queue of requests bounds how long it waits. If none of several has a
-        free thread, one has to answer the checks; otherwise as many connections are accepted as
-        threads have become free: these took waiting requests, and would keep new connections out
-        permanently.
+        While it waits there, any worker can accept it. A worker without others accepts it: the
+        queue of requests bounds how long it waits. If none of several has a free thread, one has to
+        answer the checks; otherwise as many connections are accepted as threads have become free:
+        these took waiting requests, and would keep new connections out permanently. Where clients
+        have waited for long, each worker accepts unless another one has a shorter queue. ``taken``
+        is how many it has accepted in this turn, and not read from yet.
         """
+        self._waited_since = min(self._waited_since, now)
         if self.fewest_of_others() is not None:
-            return False
-        return self._config.has_checks or self._is_alone() or self._take_freed()
+            return self._config.busy_pause_seconds
+        if self._is_alone() or self._take_freed():
+            return 0.0
+        own, fewest = int(self._slot.words[WAITING]) + taken, self._fewest_waiting()
+        waited = now - self._waited_since
+        if not self._config.has_checks and not accepts_into_queue(
+            self._config, waited, own, fewest
+        ):
+            return self._config.busy_pause_seconds
+        # No thread is free: nothing is gained by a queue that is longer by one.
+        if insists or not leaves_to_others(self._config, own, fewest, 0):
+            return 0.0
+        self.deferred()
+        return self._config.balance_pause_seconds
 
     def _is_alone(self) -> bool:
         own = self._slot

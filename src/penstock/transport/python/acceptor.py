@@ -103,8 +103,8 @@ class Acceptor:
     def _accept_share(self, balancing: AcceptBalancing) -> None:
         """Accept while this worker has no more than its share; leave the rest to others."""
         insists = balancing.insists()
-        for _ in range(balancing.step()):
-            if self._leaves_to_others(balancing, insists):
+        for taken in range(balancing.step()):
+            if self._leaves_to_others(balancing, insists, taken):
                 return
             before = self._loop.accepted
             if self.accept(1) or not self.watched:
@@ -112,14 +112,14 @@ class Acceptor:
             if self._loop.accepted > before:
                 balancing.accepted(insists)
 
-    def _leaves_to_others(self, balancing: AcceptBalancing, insists: bool) -> bool:
+    def _leaves_to_others(self, balancing: AcceptBalancing, insists: bool, taken: int) -> bool:
         """Return True if new connections are left to others; then the acceptor pauses."""
         config = self._loop.config
         if self._loop.full:
-            if balancing.accepts_while_busy():
-                return False
-            self._leave_to_others(config.busy_pause_seconds)
-            return True
+            pause = balancing.pause_while_busy(self._loop.now, taken, insists=insists)
+            if pause:
+                self._leave_to_others(pause)
+            return pause > 0
         if insists or not balancing.has_more_than_others(len(self._loop.connections)):
             return False
         balancing.deferred()

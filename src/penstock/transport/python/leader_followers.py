@@ -13,8 +13,9 @@ With one promotion a tick, few slow calls could overlap. So if many recent calls
 leader promotes a follower before it calls.
 
 With one thread there is a stall monitor only if health checks are to be answered while the thread
-is in the application, or once some calls have lasted for long: then requests wait in the queue,
-with its bounds, and not in the kernel. A fast application does not pay for its ticks.
+is in the application, or once some calls have lasted for long, or one for a second: then requests
+wait in the queue, with its bounds, and not in the kernel. A fast application does not pay for its
+ticks.
 """
 
 from __future__ import annotations
@@ -55,6 +56,7 @@ class LeaderFollowers:
     def __init__(self, loop: Loop, slot: Slot) -> None:
         self._loop = loop
         self._config = loop.config
+        self._slot = slot
         self._thread_slots = loop.thread_slots = ThreadSlots(loop.config, slot, loop.logger)
         self._local = threading.local()  # holds each thread's slot
         self._leadership = threading.Lock()
@@ -65,6 +67,7 @@ class LeaderFollowers:
         self._over = False
         self._closed_in_child = False
         self._monitor: threading.Thread | None = None
+        self._starting = threading.Lock()
         self._monitor_asleep = False
         self._monitor_alarm = threading.Lock()
         self._monitor_alarm.acquire()
@@ -164,10 +167,20 @@ class LeaderFollowers:
     # -- the stall monitor ------------------------------------------------------------------------
 
     def _start_monitor(self) -> None:
-        self._monitor = threading.Thread(
-            target=self._watch_calls, name="penstock-stall-monitor", daemon=True
-        )
-        self._monitor.start()
+        with self._starting:
+            if self._monitor is None:
+                monitor = threading.Thread(
+                    target=self._watch_calls, name="penstock-stall-monitor", daemon=True
+                )
+                monitor.start()
+                self._monitor = monitor
+
+    def look_at_calls(self) -> None:
+        """See `penstock.transport.Transport.look_at_calls`."""
+        if self._monitor is not None or self._over:
+            return
+        if self._slot.longest_call() >= self._config.busy_accept_seconds:
+            self._start_monitor()
 
     def _wake_monitor(self) -> None:
         try:

@@ -274,7 +274,8 @@ class Loop:
     def _poll(self) -> None:
         self._polling = True
         began = time.monotonic()
-        timeout = 0.0 if self._inbox or self.unpolled else self._time_to_sweep(began)
+        looks = self.balancing is not None and self._looks_for_clients(self.balancing)
+        timeout = 0.0 if self._inbox or self.unpolled or looks else self._time_to_sweep(began)
         if timeout != 0.0:
             self.slot_words[POLLED] = 1
         events = self.selector.select(timeout)
@@ -287,17 +288,18 @@ class Loop:
         self.now = self._polled_at = now / 1e9
         for key, mask in events:
             self.batch.append((key.data, mask))
-        if self.balancing is not None:
-            self._forget_deferrals(self.balancing)
+        if looks and not any(handler in self.acceptors for handler, _ in self.batch):
+            assert self.balancing is not None
+            self.balancing.forget_deferrals()  # other workers took what was left to them
         while self.unpolled:
             self.batch.append((self.unpolled.popleft(), PROCEED))
 
-    def _forget_deferrals(self, balancing: AcceptBalancing) -> None:
-        """Start afresh where no connection waits: other workers took what was left to them."""
-        if not balancing.has_deferred() or not all(a.watched for a in self.acceptors):
-            return
-        if not any(handler in self.acceptors for handler, _ in self.batch):
-            balancing.forget_deferrals()
+    def _looks_for_clients(self, balancing: AcceptBalancing) -> bool:
+        """Return True if the next poll shows whether clients still wait that were left to others.
+
+        That poll does not wait: afterwards it would be unknown since when a client waits.
+        """
+        return balancing.has_deferred() and all(acceptor.watched for acceptor in self.acceptors)
 
     def _time_to_sweep(self, now: float) -> float | None:
         if not self.connections and not self.draining and all(a.watched for a in self.acceptors):
