@@ -9,6 +9,7 @@ import sys
 import threading
 import warnings
 from collections.abc import Generator, Iterator
+from zlib import crc32
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -29,6 +30,10 @@ FROM_PLATFORMS |= {"GUNICORN_CMD_ARGS", "NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCH
 
 TRANSPORTS = ["python", "native"] if native_built() else ["python"]
 """Every transport. What goes over the wire is tested on each, and each gives the same answers."""
+
+FACTORS = {"transport", "threads", "streamed", "supervised", "watcher", "edit"}
+"""What tests are parametrized by of which `make test` runs half of each product: each value of one
+with every other value of another one."""
 
 
 def pytest_configure() -> None:
@@ -64,6 +69,31 @@ def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object
     return result
 
 
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out half of each product of `FACTORS`, for `make test`.
+
+    A test that takes a transport and a number of threads runs each transport with one number; which
+    one differs from test to test, so that a file has all four combinations. `make test-all` runs
+    all of them for each test, and so does pytest where it is called by hand.
+    """
+    if os.environ.get("TEST_MATRIX") != "sampled" or len(TRANSPORTS) < 2:
+        return
+    left_out = [item for item in items if is_left_out(item)]
+    if left_out:
+        items[:] = [item for item in items if item not in set(left_out)]
+        config.hook.pytest_deselected(items=left_out)
+
+
+def is_left_out(item: pytest.Item) -> bool:
+    """Return True if the test is a combination that `make test` does not run."""
+    callspec = getattr(item, "callspec", None)
+    if callspec is None:
+        return False
+    places = [place for factor, place in callspec.indices.items() if factor in FACTORS]
+    function = item.nodeid.partition("[")[0]
+    return len(places) > 1 and (sum(places) + crc32(function.encode())) % 2 == 1
+
+
 def pytest_report_header() -> str:
     """Show which transports are tested: without the native transport, all else may pass."""
     return f"transports: {', '.join(TRANSPORTS)}"
@@ -73,6 +103,12 @@ def pytest_report_header() -> str:
 def transport(request: pytest.FixtureRequest) -> str:
     """Name the transport to test: ``penstock.running(app, transport=transport)``."""
     return str(request.param)
+
+
+@pytest.fixture(scope="session", params=[1, 4])
+def threads(request: pytest.FixtureRequest) -> int:
+    """Return the number of threads to test with: one has no stall monitor, four have."""
+    return int(request.param)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -33,9 +33,9 @@ def answering(
     return application
 
 
-@pytest.fixture(params=[1, 4], ids=["1 thread", "4 threads"])
-def ask(transport: str, request: pytest.FixtureRequest) -> Ask:
-    return Ask(transport, request.param)
+@pytest.fixture
+def ask(transport: str, threads: int) -> Ask:
+    return Ask(transport, threads)
 
 
 class Ask:

@@ -100,11 +100,11 @@ def test_a_saved_edit_is_served(
         assert server.stop() == 0
 
 
-@pytest.mark.parametrize("what", BROKEN)
+@pytest.mark.parametrize("edit", BROKEN)
 def test_a_broken_edit_is_shown_and_the_next_save_mends_it(
-    tmp_path: Path, watcher: str, what: str
+    tmp_path: Path, watcher: str, edit: str
 ) -> None:
-    code, told = BROKEN[what]
+    code, told = BROKEN[edit]
     with reloading(tmp_path, "-w", "2") as server:
         old = server.workers()
         (tmp_path / "shop.py").write_text(code + "\n")
@@ -121,11 +121,11 @@ def test_a_broken_edit_is_shown_and_the_next_save_mends_it(
         assert 'shop.py", line 1' in text  # the traceback
 
 
-@pytest.mark.parametrize("what", BROKEN)
+@pytest.mark.parametrize("edit", BROKEN)
 def test_a_first_start_that_fails_is_shown_and_the_next_save_mends_it(
-    tmp_path: Path, watcher: str, what: str
+    tmp_path: Path, watcher: str, edit: str
 ) -> None:
-    code, told = BROKEN[what]
+    code, told = BROKEN[edit]
     (tmp_path / "shop.py").write_text(code + "\n")
     with failing(tmp_path, "-w", "2") as server:
         server.wait_for_line("waiting for a change")

@@ -22,9 +22,9 @@ CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 EXPECT = "Expect: 100-continue"
 
 
-@pytest.fixture(params=[1, 4], ids=["1 thread", "4 threads"])
-def settings(transport: str, request: pytest.FixtureRequest) -> dict[str, Any]:
-    return {"transport": transport, "threads": request.param}
+@pytest.fixture
+def settings(transport: str, threads: int) -> dict[str, Any]:
+    return {"transport": transport, "threads": threads}
 
 
 def host_of(environ: Environ, start_response: StartResponse) -> list[bytes]:
