@@ -103,6 +103,7 @@ TABLE: dict[str, list[tuple[Sequence[Value], float]]] = {
         (((1 << 30) + 1, 4 << 30, 1), 413),
     ],
     "exceeds_unsent": [((1 << 20,), False), (((1 << 20) + 1,), True)],
+    "is_relieved": [((15 << 16,), True), (((15 << 16) + 1,), False)],
     # Bytes unsent, bytes taken, seconds.
     "time_to_read": [
         ((1000, 1000, 2.0), 2.0),

@@ -116,6 +116,11 @@ pub fn exceeds_unsent(budgets: &Budgets, unsent: u64) -> bool {
     unsent > budgets.unsent
 }
 
+/// Return true if no more readers are cut off, once one has been: they make a sixteenth of the room.
+pub fn is_relieved(budgets: &Budgets, unsent: u64) -> bool {
+    unsent <= budgets.unsent - budgets.unsent / 16
+}
+
 /// Return how long a client needs for what it has not read yet, at its pace so far.
 pub fn time_to_read(unsent: u64, taken: u64, waited: Nanos) -> Nanos {
     (waited as f64 * unsent as f64 / taken.max(1) as f64) as Nanos
@@ -252,6 +257,7 @@ pub fn decide(options: &Options, name: &str, given: &[Option<f64>]) -> Option<f6
             seconds(decided)
         }
         "spool_status" => f64::from(spool_status(options, whole(0), whole(1), whole(2))),
+        "is_relieved" => number(is_relieved(budgets, whole(0))),
         "exceeds_unsent" => number(exceeds_unsent(budgets, whole(0))),
         "time_to_read" => seconds(time_to_read(whole(0), whole(1), time(2))),
         "queue_has_room" => number(queue_has_room(budgets, whole(0) as usize)),

@@ -294,6 +294,11 @@ impl Shared {
         decisions::exceeds_unsent(&self.options.budgets, self.unsent.get())
     }
 
+    /// Whether so many readers have been cut off that there is some room again.
+    pub fn is_relieved(&self) -> bool {
+        decisions::is_relieved(&self.options.budgets, self.unsent.get())
+    }
+
     pub fn connection_count(&self) -> usize {
         self.connections.load(Ordering::Relaxed) as usize
     }

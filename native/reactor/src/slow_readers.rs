@@ -11,13 +11,13 @@ use crate::sys::Nanos;
 use std::io;
 use std::sync::Arc;
 
-/// Cut off the slowest readers until the unsent bytes of all responses are within bounds.
+/// Cut off the slowest readers until the unsent bytes of all responses leave some room.
 pub fn cut_off(shared: &Shared, leader: &LeaderState) {
     if !shared.exceeds_unsent() {
         return;
     }
     let mut readers = by_time_to_read(shared, leader.now);
-    while shared.exceeds_unsent() {
+    while !shared.is_relieved() {
         let Some((_, connection)) = readers.pop() else {
             return;
         };

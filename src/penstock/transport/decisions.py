@@ -174,6 +174,14 @@ def exceeds_unsent(config: TransportConfig, unsent: int) -> bool:
     return unsent > config.max_unsent
 
 
+def is_relieved(config: TransportConfig, unsent: int) -> bool:
+    """Return True if no more readers are cut off, once one has been.
+
+    They make a sixteenth of the room, so that not every new response has to look at all readers.
+    """
+    return unsent <= config.max_unsent - config.max_unsent // 16
+
+
 def time_to_read(unsent: int, taken: int, waited: float) -> float:
     """Return how many seconds a client needs for what it has not read yet, at its pace so far.
 

@@ -37,6 +37,7 @@ from penstock.transport.decisions import (
     exceeds_heads,
     exceeds_unsent,
     has_room,
+    is_relieved,
 )
 from penstock.transport.log_lines import RequestLog
 from penstock.transport.python.accept_balancing import AcceptBalancing
@@ -332,14 +333,14 @@ class Loop:
         return self.drained
 
     def _cut_off_slow_readers(self) -> None:
-        """Cut off the slowest readers until the unsent bytes of all responses are within bounds."""
+        """Cut off the slowest readers until the unsent bytes of all responses leave some room."""
         found = [
             (output.time_to_read(self.now), connection, output)
             for connection in list(self.connections)
             if (output := connection.output) is not None and output.memory
         ]
         found.sort(key=itemgetter(0))
-        while found and exceeds_unsent(self.config, self.budget.unsent):
+        while found and not is_relieved(self.config, self.budget.unsent):
             _, connection, output = found.pop()
             self.slot_words[SLOW_READER] += 1
             connection.cut_off_slow_reader(output)
