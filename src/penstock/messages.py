@@ -192,6 +192,15 @@ TIMEOUT_FOR_FAILED: Final = Message(
     "Report the traceback as a bug of Penstock, with the setting `timeout_for`.",
 )
 
+QUEUE_DEFECT: Final = Message(
+    "PEN-2905",
+    ERROR,
+    "the queue of requests could not be looked through because of an internal error",
+    "A defect of the server, or memory ran out at a bad place. Requests that have waited for too"
+    " long stay in the queue until a thread takes them.",
+    "Report it as a bug of Penstock, with the traceback.",
+)
+
 CONNECTION_DEFECT: Final = Message(
     "PEN-2910",
     ERROR,

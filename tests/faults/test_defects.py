@@ -14,6 +14,7 @@ import penstock
 from penstock.transport.python import PythonTransport
 from penstock.transport.python.exchange import PythonExchange
 from penstock.transport.python.loop import Loop
+from penstock.transport.python.request_queue import RequestQueue
 from support.wire import Client
 
 if TYPE_CHECKING:
@@ -88,3 +89,34 @@ def test_fault_30_a_connection_that_cannot_be_watched_is_closed_and_forgotten(
         with Client((server.host, server.port)) as client:
             assert client.request("GET", "/").body == b"served"
             assert server.snapshot()["connections"] == 1
+
+
+def test_fault_30_an_error_in_the_sweep_of_the_queue_leaves_the_leader_and_the_requests(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    released, failed = threading.Event(), threading.Semaphore(0)
+
+    def app(environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
+        released.wait(20)
+        start_response("200 OK", [])
+        return [b"held"]
+
+    def fail(_queue: RequestQueue) -> list[tuple[PythonExchange, int]]:
+        failed.release()
+        raise LookupError("a defect")
+
+    with (
+        penstock.running(app, threads=2, transport="python", header_timeout=1) as server,
+        contextlib.ExitStack() as stack,
+    ):
+        stack.callback(released.set)
+        address = (server.host, server.port)
+        monkeypatch.setattr(RequestQueue, "sweep", fail)
+        clients = [stack.enter_context(Client(address)) for _ in range(4)]
+        for client in clients:
+            client.send(GET)
+        assert failed.acquire(timeout=10)
+        assert failed.acquire(timeout=10)  # the leader goes on
+        released.set()
+        for client in clients:
+            assert client.read_response().body == b"held"

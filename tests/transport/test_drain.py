@@ -221,8 +221,13 @@ def test_close_frees_what_waited_for_a_thread(settings: dict[str, Any], threads:
         if threads > 1:
             eventually(lambda: server.snapshot()["requests"] == threads + 5)
         server.worker.close()
-        for client in clients:
+        for client in clients[:threads]:
             assert client.read_to_end() == b""
+        for client in clients[threads:]:
+            answer = client.read_to_end()
+            # With one thread no other has read the requests.
+            assert answer.count(b"HTTP/1.1 ") == answer.count(b"HTTP/1.1 503 ") == (threads > 1)
+        for client in clients:
             client.close()
         gate.open()
         eventually(lambda: is_over(server))

@@ -33,6 +33,8 @@ pub fn read_options(config: &Bound<'_, PyAny>) -> PyResult<Options> {
         queue_full: text("queue_full")?,
         queue_late: text("queue_late")?,
         left_in_queue: text("left_in_queue")?,
+        stopped_in_queue: text("stopped_in_queue")?,
+        stopping: text("stopping")?,
         parser: Limits {
             request_line: most("request_line")?,
             fields: most("fields")?,

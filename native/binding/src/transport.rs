@@ -22,6 +22,7 @@ use penstock_reactor::leader_followers::{LeaderFollowers, Turn};
 use penstock_reactor::scoreboard;
 use penstock_reactor::shared::Shared;
 use penstock_reactor::sys::{self, SECOND};
+use penstock_reactor::unserved;
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
@@ -358,13 +359,8 @@ impl NativeTransport {
 
     /// Finish what is left at the end, for a thread that goes home.
     fn leave(&self, py: Python<'_>, thread_slot: &ThreadSlot) {
-        while let Some(waiting) = self.threads.take_ready(&self.core.shared) {
-            // Where the end was not waited for.
-            let ready = self.delivery.deliver_waiting(py, thread_slot, waiting);
-            if let Ok(Some(exchange)) = ready {
-                let _ = exchange.call_method0(py, "abort");
-            }
-        }
+        // What the stall monitor has queued since the sockets were closed.
+        unserved::refuse_all(&self.core.shared, sys::monotonic());
         thread_slot.keep(None);
         forget_cache();
         py.detach(|| self.threads.lead_last(&self.core.shared));

@@ -36,7 +36,7 @@ fn expire_reading(
     let options = &shared.options;
     let seconds = |time: Nanos| time as f64 / SECOND as f64;
     let refusal = match state.awaited {
-        State::Head if shared.draining.get() => Some(Refusal::stopping()),
+        State::Head if shared.draining.get() => Some(Refusal::stopping(&options.stopping)),
         State::Head => {
             let input = Input::new(state.carry.remaining());
             let allowed = seconds(options.header_timeout);

@@ -10,6 +10,7 @@ use crate::request::Ready;
 use crate::responding;
 use crate::shared::Shared;
 use crate::states::{Fate, Input, Phase};
+use crate::unserved;
 use std::sync::Arc;
 
 /// Do what the socket is ready for; return a request that became ready.
@@ -41,6 +42,9 @@ pub fn handle_event(
         Phase::HandedOut => {
             if event.room || event.broken {
                 responding::drain_output(connection, shared, leader, &mut state);
+            }
+            if event.broken {
+                unserved::client_left(connection, shared, &mut state, leader.now);
             }
             None
         }

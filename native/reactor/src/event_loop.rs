@@ -318,6 +318,7 @@ impl EventLoop {
         if before {
             return;
         }
+        unserved::refuse_all(shared, self.leader.now);
         for connection in shared.connections() {
             self::contained(shared, &connection, || {
                 closing::tear_down(&connection, shared);

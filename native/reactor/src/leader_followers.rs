@@ -17,7 +17,7 @@
 use crate::event_loop::{EventLoop, Step};
 use crate::leader::{Leader, ReadBuffers};
 use crate::request::Waiting;
-use crate::scoreboard::{STARTED, WAITING};
+use crate::scoreboard::STARTED;
 use crate::shared::Shared;
 use crate::slow_path_estimate::PathHash;
 use crate::sync::{Alarm, Flag, lock};
@@ -104,8 +104,7 @@ impl LeaderFollowers {
     /// Take a request that waits for a thread.
     pub fn take_ready(&self, shared: &Shared) -> Option<Waiting> {
         loop {
-            let ((waiting, status), left) = shared.queue.take(&shared.options)?;
-            shared.scoreboard.set(WAITING, left as u64);
+            let (waiting, status) = shared.queue.take(&shared.options, &shared.scoreboard)?;
             if status == 0 {
                 return Some(waiting);
             }
@@ -115,8 +114,8 @@ impl LeaderFollowers {
 
     fn queue(&self, shared: &Shared, waiting: Waiting) {
         let now = waiting.since;
-        let length = shared.queue.push(&shared.options.budgets, waiting, now);
-        shared.scoreboard.set(WAITING, length as u64);
+        let (budgets, scoreboard) = (&shared.options.budgets, &shared.scoreboard);
+        shared.queue.push(budgets, scoreboard, waiting, now);
     }
 
     /// Lead with the GIL held, as [`EventLoop::run`] does; a request that is ready is in `buffers`

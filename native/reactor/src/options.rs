@@ -42,6 +42,9 @@ pub struct Options {
     pub queue_full: String,
     pub queue_late: String,
     pub left_in_queue: String,
+    pub stopped_in_queue: String,
+    /// What a client is told whose request a stopping server does not serve.
+    pub stopping: String,
     pub parser: Limits,
     pub body_memory: u64,
     pub out_buffer: u64,

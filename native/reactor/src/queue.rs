@@ -11,6 +11,7 @@ use crate::decisions::{self, Leaving};
 use crate::disconnect;
 use crate::options::Options;
 use crate::request::Waiting;
+use crate::scoreboard::{Scoreboard, WAITING};
 use crate::sync::lock;
 use crate::sys::{self, Nanos};
 use std::collections::VecDeque;
@@ -58,24 +59,30 @@ impl WaitingQueue {
         self.len() == 0
     }
 
-    /// Append a request; return how many wait.
-    pub fn push(&self, budgets: &Budgets, mut waiting: Waiting, now: Nanos) -> usize {
+    /// Append a request.
+    pub fn push(
+        &self,
+        budgets: &Budgets,
+        scoreboard: &Scoreboard,
+        mut waiting: Waiting,
+        now: Nanos,
+    ) {
         waiting.queued = true;
         let mut waits = lock(&self.waits);
         if waits.requests.is_empty() {
-            self.note_move(&mut waits, budgets, now);
+            self.note_move(&mut waits, budgets, scoreboard, now);
         }
         waits.requests.push_back(waiting);
         let length = waits.requests.len();
+        scoreboard.set(WAITING, length as u64);
         if !decisions::queue_has_room(budgets, length) {
             self.note_full(now);
         }
-        length
     }
 
-    /// Take the request that is next, and how it ends, and how many are left. Its client may have
-    /// left, or it may have waited for too long.
-    pub fn take(&self, options: &Options) -> Option<(Taken, usize)> {
+    /// Take the request that is next, and how it ends. Its client may have left, or it may have
+    /// waited for too long.
+    pub fn take(&self, options: &Options, scoreboard: &Scoreboard) -> Option<Taken> {
         let mut waits = lock(&self.waits);
         if waits.requests.is_empty() {
             return None;
@@ -86,8 +93,7 @@ impl WaitingQueue {
             true => waits.requests.pop_back(),
             false => waits.requests.pop_front(),
         }?;
-        self.note_move(&mut waits, &options.budgets, now);
-        let left = waits.requests.len();
+        self.note_move(&mut waits, &options.budgets, scoreboard, now);
         drop(waits);
         let waited = now.saturating_sub(waiting.since);
         let leaving = match disconnect::find_gone(&waiting.connection) {
@@ -95,16 +101,28 @@ impl WaitingQueue {
             false => leaving(&waiting.connection, sustained),
         };
         let status = decisions::queued_status(options, waited, leaving, sustained);
-        Some(((waiting, status), left))
+        Some((waiting, status))
     }
 
-    /// Take the requests whose clients have left, or that have waited for too long; and how many
-    /// are left.
-    pub fn sweep(&self, options: &Options, now: Nanos) -> (Vec<Taken>, usize) {
+    /// Take the request of a connection, if it waits.
+    pub fn remove(
+        &self,
+        options: &Options,
+        scoreboard: &Scoreboard,
+        connection: &Connection,
+        now: Nanos,
+    ) -> Option<Waiting> {
         let mut waits = lock(&self.waits);
-        if waits.requests.is_empty() {
-            return (Vec::new(), 0);
-        }
+        let same = |waiting: &Waiting| waiting.connection.token == connection.token;
+        let place = waits.requests.iter().position(same)?;
+        let waiting = waits.requests.remove(place);
+        self.note_move(&mut waits, &options.budgets, scoreboard, now);
+        waiting
+    }
+
+    /// Take the requests whose clients have left, or that have waited for too long.
+    pub fn sweep(&self, options: &Options, scoreboard: &Scoreboard, now: Nanos) -> Vec<Taken> {
+        let mut waits = lock(&self.waits);
         let sustained = waits.overload.is_sustained();
         let mut ending = Vec::new();
         let mut staying = VecDeque::with_capacity(waits.requests.len());
@@ -118,9 +136,16 @@ impl WaitingQueue {
         }
         waits.requests = staying;
         if !ending.is_empty() {
-            self.note_move(&mut waits, &options.budgets, now);
+            self.note_move(&mut waits, &options.budgets, scoreboard, now);
         }
-        (ending, waits.requests.len())
+        ending
+    }
+
+    /// Take all requests.
+    pub fn take_all(&self, scoreboard: &Scoreboard) -> VecDeque<Waiting> {
+        let mut waits = lock(&self.waits);
+        scoreboard.set(WAITING, 0);
+        std::mem::take(&mut waits.requests)
     }
 
     /// Return whether another request may wait.
@@ -143,7 +168,9 @@ impl WaitingQueue {
         }
     }
 
-    fn note_move(&self, waits: &mut Waits, budgets: &Budgets, now: Nanos) {
+    fn note_move(&self, waits: &mut Waits, budgets: &Budgets, scoreboard: &Scoreboard, now: Nanos) {
+        // With the lock held: otherwise an older number could be written over a newer one.
+        scoreboard.set(WAITING, waits.requests.len() as u64);
         let oldest = waits.requests.front();
         let age = oldest.map_or(0, |waiting| now.saturating_sub(waiting.since));
         waits

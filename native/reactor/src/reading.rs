@@ -139,7 +139,7 @@ fn look(
                 own_answers::answer_check(connection, shared, leader, state, check);
                 return None;
             }
-            if leader.queues && !unserved::make_room(shared, leader.now) {
+            if leader.queues && !unserved::has_room(shared, leader.now) {
                 unserved::refuse_ready(connection, shared, leader, state, (source, body));
                 return None;
             }

@@ -75,8 +75,8 @@ impl Refusal {
         Refusal::plain(504, reason.to_owned())
     }
 
-    pub fn stopping() -> Self {
-        Refusal::plain(503, "The server is stopping.")
+    pub fn stopping(reason: &str) -> Self {
+        Refusal::plain(503, reason.to_owned())
     }
 
     pub fn lost_client(status: u16, request_line: &[u8]) -> Self {

@@ -97,7 +97,9 @@ pub fn note(
             now
         };
     }
-    shared.count_refusal();
+    if refusal.status != shared.options.client_left {
+        shared.count_refusal();
+    }
     if refusal.status == 507 {
         shared.scoreboard.count(SPOOL_FULL);
     }

@@ -4,6 +4,7 @@
 //! Each is answered in the application's place, by the thread that finds out. That needs neither
 //! leadership nor the GIL.
 
+use crate::closing;
 use crate::connection::{Connection, ConnectionState};
 use crate::decisions;
 use crate::leader::{LeaderState, Source};
@@ -13,33 +14,58 @@ use crate::refusing::{self, Noted};
 use crate::request::{Body, Ready, Waiting};
 use crate::request_body::RequestBody;
 use crate::responding;
-use crate::scoreboard::{CLIENT_LEFT, QUEUE_FULL, QUEUE_TIMEOUT, WAITING};
+use crate::scoreboard::{CLIENT_LEFT, QUEUE_FULL, QUEUE_TIMEOUT};
 use crate::shared::Shared;
 use crate::states::{Fate, Phase};
 use crate::sys::Nanos;
 use std::sync::Arc;
 
-/// Return whether another request may wait, once those have left the queue that end without a
-/// thread.
-pub fn make_room(shared: &Shared, now: Nanos) -> bool {
-    let budgets = &shared.options.budgets;
-    if shared.queue.has_room(budgets) {
-        return true;
+/// Return whether another request may wait; note that the queue is full where none may.
+///
+/// Those that end without a thread leave it by themselves: at an event, or in the next sweep. To look
+/// for them here would cost each client that is refused a look at the whole queue.
+pub fn has_room(shared: &Shared, now: Nanos) -> bool {
+    let has_room = shared.queue.has_room(&shared.options.budgets);
+    if !has_room {
+        shared.queue.note_full(now);
     }
-    shared.queue.note_full(now);
-    sweep_queue(shared, now);
-    shared.queue.has_room(budgets)
+    has_room
 }
 
 /// End what has waited for too long, or whose client has left.
 pub fn sweep_queue(shared: &Shared, now: Nanos) {
-    let (ending, left) = shared.queue.sweep(&shared.options, now);
-    if ending.is_empty() {
-        return;
-    }
-    shared.scoreboard.set(WAITING, left as u64);
+    let ending = shared.queue.sweep(&shared.options, &shared.scoreboard, now);
     for (waiting, status) in ending {
         end(shared, waiting, status, now);
+    }
+}
+
+/// End the request of a connection whose client has left, if it waits. For the leader.
+pub fn client_left(
+    connection: &Connection,
+    shared: &Shared,
+    state: &mut ConnectionState,
+    now: Nanos,
+) {
+    let (options, scoreboard) = (&shared.options, &shared.scoreboard);
+    if let Some(waiting) = shared.queue.remove(options, scoreboard, connection, now) {
+        drop_left(shared, state, waiting, now);
+    }
+}
+
+/// Refuse what still waits at the end of the transport.
+pub fn refuse_all(shared: &Shared, now: Nanos) {
+    let options = &shared.options;
+    for waiting in shared.queue.take_all(&shared.scoreboard) {
+        let connection = Arc::clone(&waiting.connection);
+        let mut state = connection.lock();
+        state.exchange.fate.worsen(Fate::Close);
+        let (told, logged) = (&options.stopping, &options.stopped_in_queue);
+        let refusal = Refusal::unserved(503, told, logged, "graceful_timeout");
+        refuse(shared, &mut state, waiting, refusal, now);
+        if state.phase == Phase::Answered {
+            closing::close_answered(&connection, shared, &mut state);
+        }
     }
 }
 
@@ -80,10 +106,7 @@ pub fn end(shared: &Shared, waiting: Waiting, status: u16, now: Nanos) {
     let connection = Arc::clone(&waiting.connection);
     let mut state = connection.lock();
     if status == options.client_left {
-        shared.scoreboard.count(CLIENT_LEFT);
-        let refusal = Refusal::unserved(status, "", &options.left_in_queue, "");
-        state.exchange.fate.worsen(Fate::Reset);
-        give_back(shared, &mut state, waiting, refusal, now, 0);
+        drop_left(shared, &mut state, waiting, now);
     } else {
         shared.scoreboard.count(QUEUE_TIMEOUT);
         let (told, logged) = (&options.overloaded, &options.queue_late);
@@ -91,6 +114,15 @@ pub fn end(shared: &Shared, waiting: Waiting, status: u16, now: Nanos) {
         refusal.retry_after = retry_after(shared);
         refuse(shared, &mut state, waiting, refusal, now);
     }
+}
+
+/// End a request whose client has left.
+fn drop_left(shared: &Shared, state: &mut ConnectionState, waiting: Waiting, now: Nanos) {
+    let options = &shared.options;
+    shared.scoreboard.count(CLIENT_LEFT);
+    let refusal = Refusal::unserved(options.client_left, "", &options.left_in_queue, "");
+    state.exchange.fate.worsen(Fate::Reset);
+    give_back(shared, state, waiting, refusal, now, 0);
 }
 
 /// Answer in the application's place; keep the connection where the request was read to its end, or

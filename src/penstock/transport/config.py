@@ -244,6 +244,10 @@ class TransportConfig:
     """The reason in the access log of a 503 where too many requests were waiting."""
     left_in_queue: str = "the client left before a thread was free"
     """The reason in the access log of a request whose client left while it waited."""
+    stopping: str = "The server is stopping."
+    """The reason in the 503 to a client whose request a stopping server does not serve."""
+    stopped_in_queue: str = "the server stopped before a thread was free (graceful_timeout)"
+    """The reason in the access log of a request that still waited when the server stopped."""
     client_left_status: int = 499
     """The status in the logs, as nginx has it, where the client left before there was an answer."""
     request_log_lines: int = 10

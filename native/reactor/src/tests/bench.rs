@@ -265,6 +265,8 @@ pub fn options() -> Options {
         queue_full: "full".to_owned(),
         queue_late: "late".to_owned(),
         left_in_queue: "left".to_owned(),
+        stopped_in_queue: String::new(),
+        stopping: String::new(),
         parser: Limits::default(),
         body_memory: 64 * 1024,
         out_buffer: 64 * 1024,

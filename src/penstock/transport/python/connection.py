@@ -661,7 +661,7 @@ class Connection:
         if self.awaited is IDLE:
             self.close()  # RFC 9112, section 9.5: an idle connection is closed without a word
         elif self.awaited is HEAD and self.loop.draining:
-            self.refuse(ProtocolError(503, "The server is stopping."))
+            self.refuse(ProtocolError(503, config.stopping))
         elif self.awaited is HEAD:
             error = ProtocolError(
                 408,

@@ -111,7 +111,8 @@ def report_refusal(
     answer, where the client is there to get one.
     """
     loop = connection.loop
-    loop.refused += 1
+    if error.status != loop.config.client_left_status:
+        loop.refused += 1
     if error.status == 507:
         loop.slot_words[SPOOL_FULL] += 1
     request_id = loop.new_request_id()

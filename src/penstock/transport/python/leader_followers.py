@@ -61,7 +61,6 @@ class LeaderFollowers:
         self._local = threading.local()  # holds each thread's slot
         self._leadership = threading.Lock()
         self._queue = loop.queue
-        self._waiting = loop.queue.requests
         self._parked: deque[threading.Lock] = deque()  # each held; releasing it wakes its thread
         self._handed_out = 0  # counts up; unchanged over a tick means that a call has lasted it
         self._over = False
@@ -93,7 +92,7 @@ class LeaderFollowers:
             if self._loop.ask_full is not None:
                 self._loop.wake()  # the monitor leads, and accepts only with a free thread
         while not self._over:
-            exchange = self._queue.take() if self._waiting else None
+            exchange = self._queue.take() if self._queue.requests else None
             if exchange is None:
                 if not self._leadership.acquire(blocking=False):
                     self._park()
@@ -119,9 +118,6 @@ class LeaderFollowers:
         if self._closed_in_child:
             return None
         self._end()
-        while (exchange := self._queue.take_any()) is not None:  # after an end without a drain
-            exchange.handed_out_at = time.monotonic_ns()
-            exchange.abort()
         with self._leadership:
             self._loop.run()  # for exchanges that ended last, such as this thread's own
         return None

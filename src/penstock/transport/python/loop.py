@@ -15,6 +15,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from functools import partial
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -364,7 +365,7 @@ class Loop:
 
     def _sweep(self, now: float) -> None:
         self._next_sweep = now + self._sweep_interval
-        self.queue.sweep()
+        self._sweep_queue()
         for connection in [c for c in self.connections if c.deadline <= now]:
             try:
                 connection.expire()
@@ -372,6 +373,29 @@ class Loop:
                 self._contain(connection)
         for acceptor in self.acceptors:
             acceptor.resume()
+
+    def _sweep_queue(self) -> None:
+        """End the requests in the queue whose time is over, and those whose clients have left."""
+        try:
+            ended = self.queue.sweep()
+        except Exception:
+            # A bug, or no memory. The leader goes on, and threads take requests off the queue.
+            messages.QUEUE_DEFECT.log(self.logger, exc_info=True)
+            return
+        for exchange, status in ended:
+            self._end_unserved(exchange, partial(self.queue.end, exchange, status))
+
+    def _refuse_stopped(self, exchange: PythonExchange) -> None:
+        self.queue.refuse_stopped(exchange)
+        exchange.connection.attend()
+
+    def _end_unserved(self, exchange: PythonExchange, end: Callable[[], None]) -> None:
+        """End a request that no thread is to have; confine a defect to its connection."""
+        try:
+            end()
+        except Exception:
+            self._contain(exchange.connection)
+            exchange.connection.reset()
 
     def _contain(self, handler: Handler) -> None:
         """Confine a defect of ours to the connection that met it."""
@@ -523,6 +547,8 @@ class Loop:
         if self.drained:
             return
         self.drained = True
+        for exchange in self.queue.take_all():
+            self._end_unserved(exchange, partial(self._refuse_stopped, exchange))
         for connection in list(self.connections):
             if connection.phase in (Phase.HANDED_OUT, Phase.ANSWERED):
                 self.watch(connection, 0)

@@ -84,31 +84,47 @@ class RequestQueue:
             if not status:
                 exchange.waited_until(now)
                 return exchange
-            self._end(exchange, now, status)
+            self.end(exchange, status)
 
-    def take_any(self) -> PythonExchange | None:
-        """Return any request, at the end of a transport; None if there is none."""
-        with self._lock:
-            if not self.requests:
-                return None
-            exchange = self.requests.popleft()
-            self._words[WAITING] = len(self.requests)
-            return exchange
+    def sweep(self) -> list[tuple[PythonExchange, int]]:
+        """Take the requests whose time is over, and those whose clients have left, off the queue.
 
-    def sweep(self) -> None:
-        """End the requests whose time is over, and those whose clients have left."""
+        Return each with the status for `end`.
+        """
         now = time.monotonic_ns()
         with self._lock:
-            sustained = self._overload.sustained
-            statuses = [(it, self._status(it, now, sustained=sustained)) for it in self.requests]
-            ended = [(exchange, status) for exchange, status in statuses if status]
-            for exchange, _ in ended:
-                self.requests.remove(exchange)
-            if ended:
-                self._moved(now)
-        # With the status that took each off the queue: nothing looks at it again.
-        for exchange, status in ended:
-            self._end(exchange, now, status)
+            waiting, sustained = list(self.requests), self._overload.sustained
+        statuses = {}
+        for exchange in waiting:
+            connection = exchange.connection
+            if not connection.watched:
+                # Its client has sent more, and no event tells of what comes after that.
+                connection.stream.client_gone()
+            if status := self._status(exchange, now, sustained=sustained):
+                statuses[exchange] = status
+        if not statuses:
+            return []
+        with self._lock:
+            # A thread may have taken some of them meanwhile. Others look without the lock, and must
+            # not find a queue empty that is not: so it is replaced in one step.
+            ended = [(it, statuses[it]) for it in self.requests if it in statuses]
+            self.requests = deque(it for it in self.requests if it not in statuses)
+            self._moved(now)
+        return ended
+
+    def take_all(self) -> deque[PythonExchange]:
+        """Take all requests off the queue, for `refuse_stopped`."""
+        with self._lock:
+            waiting, self.requests = self.requests, deque()
+            self._moved(time.monotonic_ns())
+        return waiting
+
+    def refuse_stopped(self, exchange: PythonExchange) -> None:
+        """Refuse a request that still waits at the end of the transport."""
+        exchange.queue_time = (time.monotonic_ns() - exchange.queued_at) / 1e9
+        exchange.close_after_response()
+        error = ProtocolError(503, self._config.stopping, setting="graceful_timeout")
+        exchange.refuse(error, self._config.stopped_in_queue)
 
     def client_left(self, exchange: PythonExchange) -> None:
         """Drop a request whose client has left, if it waits."""
@@ -119,7 +135,7 @@ class RequestQueue:
             except ValueError:
                 return  # a thread has it
             self._moved(now)
-        self._end(exchange, now, self._config.client_left_status)
+        self.end(exchange, self._config.client_left_status)
 
     def note_service(self, nanoseconds: int) -> None:
         """Note how long a call took that ended while requests waited, for `Retry-After`."""
@@ -150,9 +166,9 @@ class RequestQueue:
         waited = (now - exchange.queued_at) / 1e9
         return queued_status(self._config, waited, leaving, sustained)
 
-    def _end(self, exchange: PythonExchange, now: int, status: int) -> None:
+    def end(self, exchange: PythonExchange, status: int) -> None:
         """End a request that has left the queue, and that no thread is to have."""
-        exchange.queue_time = (now - exchange.queued_at) / 1e9
+        exchange.queue_time = (time.monotonic_ns() - exchange.queued_at) / 1e9
         refused = status == 503
         with self._lock:
             self._words[QUEUE_TIMEOUT if refused else CLIENT_LEFT] += 1
