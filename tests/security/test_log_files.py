@@ -6,6 +6,7 @@ gives away, what a symbolic link there leads to.
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import stat
@@ -16,12 +17,15 @@ from pathlib import Path
 import pytest
 
 from penstock.config.settings import Settings
+from penstock.supervisor.log_opener import LogOpener
 from penstock.supervisor.logs import WorkerLogs
+from penstock.supervisor.loop import Loop
 from penstock.system.privileges import Identity
 from penstock.telemetry.log_files import opener_for
 from support.invariant import eventually
 from support.service_user import NOBODY, TakenOver, as_root, owned, public_folder
 
+LOGGER = logging.getLogger("penstock.tests")
 USER = Identity(NOBODY.pw_uid, NOBODY.pw_gid, (NOBODY.pw_gid,))
 THIRD = 4242
 
@@ -203,7 +207,9 @@ def test_no_worker_decides_whether_the_supervisor_waits_at_a_pipe_of_the_access_
         pipe = folder / "pipe"
         os.mkfifo(pipe)
         reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
-        logs = WorkerLogs(replace(Settings(), access_logfile=str(pipe)), USER)
+        opener = LogOpener(Loop(LOGGER))
+        logs = WorkerLogs(replace(Settings(), access_logfile=str(pipe)), USER, opener)
+        opener.wait()
         passed = os.dup(logs.descriptors["access_logfile"])  # as a worker has it
         sink = logs.access_sink()
         assert sink is not None

@@ -12,6 +12,8 @@ from penstock.compat.gunicorn.hooks import Server
 from penstock.config.settings import Settings
 from penstock.control.commands import Outcome
 from penstock.supervisor.generation import Generation, Launch
+from penstock.supervisor.log_opener import LogOpener
+from penstock.supervisor.loop import Loop
 from penstock.supervisor.pool import Pool
 from penstock.supervisor.reload import ReloadInProgress
 from penstock.supervisor.worker_process import Stage
@@ -33,7 +35,10 @@ def orders_when_taken_back(workers: Workers, stage: Stage, *, let_in: bool) -> l
     if let_in:
         worker.let_serve()
     launch, server = cast(Launch, None), cast(Server, None)
-    coming = Generation(2, launch, Settings(), 1, [], None, server, "", LOGGER, lambda _: None)
+    opener = LogOpener(Loop(LOGGER))
+    coming = Generation(
+        2, launch, Settings(), 1, [], None, server, "", LOGGER, opener, lambda _: None
+    )
     coming.workers.append(worker)
     answers: list[object] = []
     # Taking back needs none of the other workers.

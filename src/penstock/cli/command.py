@@ -198,7 +198,7 @@ def _check(spec: str, settings: Settings) -> int:
     """Load all that a start loads, but bind no address: a server may be running on it."""
     from penstock.app.loading import load_application
     from penstock.config.budgets import budgets, facts
-    from penstock.config.checks import chosen_transport
+    from penstock.config.checks import check_log_places, chosen_transport
     from penstock.config.identity import identity_of
     from penstock.config.settings import OPTIONS
     from penstock.listeners import parse_address
@@ -207,6 +207,7 @@ def _check(spec: str, settings: Settings) -> int:
     for address in settings.bind:
         parse_address(address)
     transport = chosen_transport(settings)
+    check_log_places(settings)
     identity = identity_of(settings)
     if identity is not None:  # root imports no application
         become(identity, setuid_programs=settings.allow_setuid_programs)

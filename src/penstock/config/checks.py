@@ -21,14 +21,52 @@ def with_absolute_paths(settings: Settings) -> Settings:
 
 
 def check_places(settings: Settings) -> None:
-    """Raise `SettingsError` for directories that do not exist. The paths are absolute."""
-    if settings.temp_dir is not None:
-        from tempfile import TemporaryFile
+    """Raise `SettingsError` for directories that do not exist. The paths are absolute.
 
-        try:
-            TemporaryFile(dir=settings.temp_dir).close()
-        except OSError as error:
-            raise bad_place(settings, "temp_dir", settings.temp_dir, error.strerror) from None
+    Where root has another user for the workers, it does not look at the directories of logs: what
+    is mounted there can make that last for ever. What opens the logs reports the same.
+    """
+    roots = settings.has_user and os.geteuid() == 0
+    if settings.temp_dir is not None:
+        if not roots:
+            _check_temp_dir(settings, settings.temp_dir)
+        else:
+            _check_as_user(settings, settings.temp_dir)
+    if not roots:
+        check_log_places(settings)
+
+
+def _check_temp_dir(settings: Settings, place: str) -> None:
+    from tempfile import TemporaryFile
+
+    try:
+        TemporaryFile(dir=place).close()
+    except OSError as error:
+        raise bad_place(settings, "temp_dir", place, error.strerror) from None
+
+
+def _check_as_user(settings: Settings, place: str) -> None:
+    """Do the same with the rights of the workers, and for a bounded time."""
+    from penstock.config.identity import identity_of
+    from penstock.system.as_user import HelperError, as_user
+
+    def work() -> tuple[int, ...]:
+        _check_temp_dir(settings, place)
+        return ()
+
+    identity = identity_of(settings)
+    assert identity is not None  # there is a user
+    try:
+        as_user(identity, work)
+    except HelperError as error:
+        text = str(error)
+        if not text.startswith("bad value"):
+            raise bad_place(settings, "temp_dir", place, text) from None
+        raise SettingsError(text) from None
+
+
+def check_log_places(settings: Settings) -> None:
+    """Raise `SettingsError` for logs whose directories do not exist."""
     for name in ("access_logfile", "error_logfile"):
         path = getattr(settings, name)
         if path in (None, "-"):

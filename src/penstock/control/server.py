@@ -18,6 +18,7 @@ from penstock.control.answers import ControlSocket, Probes
 from penstock.control.connection import ADMIN_BACKLOG, BACKLOG, Service
 from penstock.control.directories import NotPrivate, name_of, of_server
 from penstock.control.socket_file import (
+    LOCK_SECONDS,
     Passed,
     SocketFile,
     adopt,
@@ -39,6 +40,9 @@ if TYPE_CHECKING:
 
 SERVICES = ("control", "admin")
 """The services, each named as the setting that gives its address."""
+
+NO_PATIENCE = 0.0
+"""How long the supervisor waits for a locked directory once it has workers."""
 
 LOOK_SECONDS = 60.0
 """How often the server looks whether its socket is still there. Programs that clean up /tmp remove
@@ -116,7 +120,7 @@ class ControlServer:
                 passed = self._adopt(wanted.get(setting), setting, inherited or {})
                 if setting in wanted:
                     try:
-                        self._open(wanted[setting], passed)
+                        self._open(wanted[setting], passed, LOCK_SECONDS)
                     except NoDirectory as error:
                         messages.CONTROL_NOT_OPENED.log(self._logger, reason=error)
         except ListenError:
@@ -136,7 +140,7 @@ class ControlServer:
             before = self._services.get(setting)
             if address is not None:
                 try:
-                    self._open(address, None)
+                    self._open(address, None, NO_PATIENCE)
                 except ListenError as error:
                     # Where auto had no directory at the start, the log has that already.
                     if before is not None or not isinstance(error, NoDirectory):
@@ -151,9 +155,9 @@ class ControlServer:
                 before.stop_accepting()
                 self._closing.append(before)
 
-    def _open(self, wanted: Wanted, passed: Listener | SocketFile | None) -> None:
+    def _open(self, wanted: Wanted, passed: Listener | SocketFile | None, patience: float) -> None:
         """Open a service. Raises `ListenError`."""
-        service = open_service(wanted, self._handle, self._selector, self._logger, passed)
+        service = open_service(wanted, self._handle, self._selector, self._logger, passed, patience)
         self._addresses[wanted.setting] = wanted
         self._services[wanted.setting] = service
         self._logger.debug("%s: on %s", wanted.setting, service.name)
@@ -200,7 +204,7 @@ class ControlServer:
             if not isinstance(listener, SocketFile) or not listener.is_lost:
                 continue
             try:
-                self._open(self._addresses[setting], None)
+                self._open(self._addresses[setting], None, NO_PATIENCE)
             except ListenError as error:  # tried again later
                 self._logger.debug("%s: %s was removed: %s", setting, service.name, error)
                 continue
@@ -255,14 +259,16 @@ def open_service(
     selector: selectors.BaseSelector,
     logger: logging.Logger,
     passed: Listener | SocketFile | None = None,
+    patience: float = LOCK_SECONDS,
 ) -> Service:
     """Open a service at an address.
 
     ``passed`` is the socket that a predecessor passed: until `Service.take_over`, the predecessor
-    accepts there. Raises `ListenError`: `NoDirectory` for ``auto``.
+    accepts there. ``patience`` is for how many seconds to wait for a directory that is locked.
+    Raises `ListenError`: `NoDirectory` for ``auto``.
     """
     try:
-        listener = passed if passed is not None else _bind(wanted, logger)
+        listener = passed if passed is not None else _bind(wanted, logger, patience)
         # Again, where it listens already: SO_PEERCRED then reports this process (unix(7)).
         if isinstance(listener, SocketFile):
             listener.socket.listen(wanted.backlog)
@@ -280,9 +286,9 @@ def open_service(
     return Service(listener, selector, logger, control.respond, control.admit, waits=waits)
 
 
-def _bind(wanted: Wanted, logger: logging.Logger) -> Listener | SocketFile:
+def _bind(wanted: Wanted, logger: logging.Logger, patience: float) -> Listener | SocketFile:
     if wanted.is_auto:
-        return _bind_auto(wanted.name, logger)
+        return _bind_auto(wanted.name, logger, patience)
     path = _path_in(wanted)
     if path is None:
         [listener] = bind_listeners([wanted.text])
@@ -291,7 +297,7 @@ def _bind(wanted: Wanted, logger: logging.Logger) -> Listener | SocketFile:
         [listener] = bind_listeners(["unix:@" + path[1:]])
         return listener
     try:
-        return open_path(path, wanted.backlog)
+        return open_path(path, wanted.backlog, patience)
     except OSError as error:
         raise cannot_listen(wanted.text, reason_of(error), wanted.setting) from None
 
@@ -309,13 +315,13 @@ def _path_in(wanted: Wanted) -> str | None:
         raise cannot_listen(wanted.text, str(error), wanted.setting) from None
 
 
-def _bind_auto(name: str, logger: logging.Logger) -> SocketFile:
+def _bind_auto(name: str, logger: logging.Logger, patience: float) -> SocketFile:
     """Return a socket in the first directory that can be used. Raises `NoDirectory`."""
     reasons = []
     squatted = []
     for place in of_server(os.environ, os.geteuid()):
         try:
-            listener = open_in(place, name, BACKLOG)
+            listener = open_in(place, name, BACKLOG, patience)
         except NotPrivate as error:
             squatted.append(str(error))
         except OSError as error:

@@ -25,8 +25,9 @@ from penstock.errors import ListenError
 from penstock.listeners import Address, Listener
 
 LOCK_SECONDS = 0.3
-"""How long one server waits for another one that makes its socket in the same directory. It takes
-a few system calls: more time would only serve a process that holds the lock to do harm."""
+"""How long the start of a server waits for another one that makes its socket in the same directory.
+It takes a few system calls: more time would only serve a process that holds the lock to do harm. A
+supervisor that has workers does not wait at all."""
 
 _LOCK_PAUSE_SECONDS = 0.01
 _OWNER_ONLY = 0o177
@@ -113,16 +114,18 @@ class SocketFile:
 # -- the socket of ``auto`` ----------------------------------------------------------------------
 
 
-def open_in(place: Directory, name: str, backlog: int) -> SocketFile:
+def open_in(
+    place: Directory, name: str, backlog: int, patience: float = LOCK_SECONDS
+) -> SocketFile:
     """Return a socket that listens in a directory of our own, under a name that is free.
 
     That is ``name``, or where a server that runs has that name, the name with the process id.
-    Sockets of earlier servers of this name that have ended are removed. Raises `NotPrivate` and
-    OSError.
+    Sockets of earlier servers of this name that have ended are removed, unless another server has
+    locked the directory for longer than ``patience`` seconds. Raises `NotPrivate` and OSError.
     """
     directory = place.open(os.geteuid(), create=True)
     try:
-        with _locked(directory) as alone:
+        with _locked(directory, patience) as alone:
             # Another server's socket cannot be told from a dead one before it listens.
             if alone:
                 _remove_dead(directory, place.path, name)
@@ -163,17 +166,18 @@ def _remove_dead(directory: int, folder: str, name: str) -> None:
 # -- the socket of a path that was given ---------------------------------------------------------
 
 
-def open_path(path: str, backlog: int) -> SocketFile:
+def open_path(path: str, backlog: int, patience: float = LOCK_SECONDS) -> SocketFile:
     """Return a socket that listens at a path; its directory exists.
 
     The socket of a server that has ended is replaced where it is this user's, or in a directory in
-    which no other user can write. Raises OSError; its text is a reason that can be shown.
+    which no other user can write, unless another server has locked the directory for longer than
+    ``patience`` seconds. Raises OSError; its text is a reason that can be shown.
     """
     path = os.path.abspath(path)
     folder, entry = os.path.split(path)
     directory = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        with _locked(directory) as alone:
+        with _locked(directory, patience) as alone:
             try:
                 return _listen(directory, path, backlog)
             except OSError as error:
@@ -191,7 +195,9 @@ def _clear(directory: int, folder: str, entry: str, alone: bool) -> None:
     status = os.stat(entry, dir_fd=directory, follow_symlinks=False)
     if not stat.S_ISSOCK(status.st_mode):
         raise OSError(errno.EEXIST, "the path exists and is not a socket")
-    if not alone or not is_dead(directory, folder, entry):
+    if not alone:
+        raise OSError(errno.EAGAIN, "another server has locked its directory")
+    if not is_dead(directory, folder, entry):
         raise OSError(errno.EADDRINUSE, _REASONS[errno.EADDRINUSE])
     around = os.fstat(directory)
     own = os.geteuid()
@@ -305,9 +311,9 @@ def _identity(directory: int, entry: str) -> tuple[int, int] | None:
 
 
 @contextmanager
-def _locked(directory: int) -> Iterator[bool]:
+def _locked(directory: int, patience: float) -> Iterator[bool]:
     """Lock a directory against other servers that look for dead sockets; False without success."""
-    deadline = time.monotonic() + LOCK_SECONDS
+    deadline = time.monotonic() + patience
     while True:
         try:
             fcntl.flock(directory, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from penstock.compat.gunicorn.hooks import Server
     from penstock.config.settings import Settings
     from penstock.listeners import Listener
+    from penstock.supervisor.log_opener import LogOpener
     from penstock.supervisor.preloader import Preloader
     from penstock.system.privileges import Identity
 
@@ -76,9 +77,10 @@ class Generation:
         server: Server,
         title: str,
         logger: logging.Logger,
+        log_opener: LogOpener,
         close_in_child: Callable[[Generation], None],
     ) -> None:
-        """Open the logs, and make room for ``wanted`` workers; none is started yet.
+        """Begin to open the logs, and make room for ``wanted`` workers; none is started yet.
 
         ``identity`` is the user that the workers become. ``server`` is for gunicorn's hooks,
         ``title`` for the titles of processes. ``close_in_child`` closes in a forked child what is
@@ -106,7 +108,7 @@ class Generation:
         self.start_failure = ""
         """Why the system started no process for the last worker; empty where it did."""
         self.identity = identity
-        self.logs = WorkerLogs(settings, identity)
+        self.logs = WorkerLogs(settings, identity, log_opener)
         self._title = title
         self._logger = logger
         self._close_in_child = close_in_child
@@ -243,7 +245,9 @@ class Generation:
 
     def reopen_logs(self) -> None:
         """Open the log files again by their names, and pass them to the workers."""
-        fresh = self.logs.reopen(self._logger)
+        self.logs.reopen(self._logger, self._pass_logs)
+
+    def _pass_logs(self, fresh: Mapping[str, int]) -> None:
         for worker in self.workers:
             worker.reopen_logs(fresh)
 

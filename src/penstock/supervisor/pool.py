@@ -33,10 +33,19 @@ if TYPE_CHECKING:
     from penstock.listeners import Listener
     from penstock.supervisor.generation import Launch
     from penstock.supervisor.hooks import ServerHooks
+    from penstock.supervisor.log_opener import LogOpener
     from penstock.supervisor.logs import WorkerLogs
     from penstock.supervisor.loop import Loop
     from penstock.supervisor.status import Counters
     from penstock.system.cgroups import Cgroups
+
+
+MOST_REAPED = 100
+"""Children whose ends one turn of the loop acts on: signals, messages and deadlines go on."""
+
+MOST_UNCLAIMED = 1000
+"""Ended processes that may be a worker's of the preloader. One that is forgotten costs its worker
+the time until `boot_timeout`."""
 
 
 class Pool:
@@ -49,6 +58,7 @@ class Pool:
         hooks: ServerHooks,
         cgroups: Cgroups,
         counters: Counters,
+        log_opener: LogOpener,
         notify: Callable[[events.Event], None],
         close_in_child: Callable[[Generation], None],
     ) -> None:
@@ -63,11 +73,14 @@ class Pool:
         self._hooks = hooks
         self._cgroups = cgroups
         self._counters = counters
+        self._log_opener = log_opener
         self._notify = notify
         self._close_in_child = close_in_child
         self._oom_kills = cgroups.oom_kills()
         self._workers_started = 0
         self._generations_made = 0
+        self.has_more_to_reap = False
+        """Other children may have ended than those that the last `reap` has acted on."""
         self._unclaimed: dict[int, int] = {}
         """Processes that have ended, with their status. One of them may be a worker whose process
         id is not known yet."""
@@ -105,13 +118,18 @@ class Pool:
             self._hooks.server,
             title_of(settings, launch.application),
             self._logger,
+            self._log_opener,
             self._close_in_child,
         )
         if settings.workers == "auto":
             generation.reason = count.because
         if identity is not None:
-            for listener in listeners:
-                listener.give_to(identity.uid, identity.gid)
+            try:
+                for listener in listeners:
+                    listener.give_to(identity.uid, identity.gid)
+            except BaseException:
+                generation.logs.close()
+                raise
         if settings.preload and self._can_preload():
             generation.preloader = Preloader(generation, self._loop, self._preload_failed)
         self.generations.append(generation)
@@ -141,7 +159,7 @@ class Pool:
 
     def fill(self, generation: Generation, most: int = 1000) -> None:
         """Start missing workers, up to ``most`` at once; order surplus workers to leave."""
-        if time.monotonic() < generation.paused_until:
+        if time.monotonic() < generation.paused_until or not generation.logs.are_open:
             return
         preloader = generation.preloader
         if preloader is not None and not preloader.is_ready:
@@ -269,10 +287,14 @@ class Pool:
     # -- their ends -------------------------------------------------------------------------------
 
     def reap(self) -> None:
-        """Act on every child that has ended."""
+        """Act on children that have ended; on further ones with the next turn of the loop.
+
+        A worker can make processes without end, which become this one's children when it ends.
+        """
         if not any(worker.pid == 0 for worker in self):
             self._unclaimed.clear()
-        while True:
+        self.has_more_to_reap = False
+        for _ in range(MOST_REAPED):
             try:
                 pid, status = os.waitpid(-1, os.WNOHANG)
             except ChildProcessError:
@@ -290,7 +312,10 @@ class Pool:
                 self._end(ended, status)
             elif any(worker.pid == 0 for worker in self):
                 self._unclaimed[pid] = status
+                if len(self._unclaimed) > MOST_UNCLAIMED:
+                    self._unclaimed.pop(next(iter(self._unclaimed)))
             # Else it is another program's: process 1 of a container reaps them, too.
+        self.has_more_to_reap = True
 
     def _lose(self, worker: WorkerProcess) -> None:
         """Give up a worker whose process id is not known: ``waitpid`` will not report its end.

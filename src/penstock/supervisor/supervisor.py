@@ -13,17 +13,20 @@ import signal
 import time
 from contextlib import suppress
 from dataclasses import replace as with_changes
+from functools import partial
 from typing import TYPE_CHECKING
 
 from penstock import messages
 from penstock.config.identity import identity_of, title_of
 from penstock.control.commands import ControlError, Outcome, Reply
 from penstock.control.server import ControlServer
-from penstock.errors import PenstockError, SettingsError
+from penstock.errors import PenstockError
 from penstock.listeners import close_all
 from penstock.supervisor import events
 from penstock.supervisor.commands import Commands
 from penstock.supervisor.hooks import ServerHooks
+from penstock.supervisor.log_opener import LogOpener
+from penstock.supervisor.logs import report_not_reopened
 from penstock.supervisor.loop import Loop
 from penstock.supervisor.pool import Pool
 from penstock.supervisor.recycling import Recycling
@@ -56,6 +59,7 @@ from penstock.system.standard_streams import has_terminal
 from penstock.system.systemd import Notifier
 from penstock.telemetry.error_log import ErrorLog, process_logger
 from penstock.telemetry.log_files import opener_for
+from penstock.telemetry.log_sink import cannot_open
 from penstock.telemetry.scoreboard import READY
 from penstock.worker.child import INTERRUPTED
 from penstock.worker.main import CUT_OFF, STOPPED, tell_serving, tell_settings
@@ -117,10 +121,14 @@ class Supervisor:
         self.logger = self.error_log.logger
         self.logger.addHandler(LastError(self.counters))
         self.loop = Loop(self.logger)
+        self._log_opener = LogOpener(self.loop)
+        self._reopens_again = False
+        """Logs are to be opened again once those are that are being opened."""
         self.hooks = ServerHooks(self.settings, launch.application, listeners, self.logger)
         cgroups = Cgroups()
         self.pool = Pool(
-            self.loop, self.logger, self.hooks, cgroups, self.counters, self.handle,
+            self.loop, self.logger, self.hooks, cgroups, self.counters, self._log_opener,
+            self.handle,
             lambda generation: self._close_in_child(generation.listeners, generation.logs),
         )  # fmt: skip
         self.commands = Commands(self, launch.application)
@@ -157,6 +165,8 @@ class Supervisor:
             self._open()
             self.hooks.call("on_starting")
             self.current = self.pool.new_generation(self.launch, self.settings, self.listeners)
+            self._log_opener.wait()  # there are no workers yet that would have to wait, too
+            self.current.logs.check()
             self.hooks.scale(self.current.wanted)  # before pre_fork: some count workers by it
             self.pool.fill(self.current)
             while not isinstance(self.state, Down):
@@ -165,6 +175,7 @@ class Supervisor:
             return self._end()
         finally:
             self.control.close()
+            self._log_opener.close()
             if self._pid_file is not None:
                 self._pid_file.remove()
             self._notifier.close()
@@ -203,11 +214,14 @@ class Supervisor:
 
     def _pause(self) -> float:
         """Return how long to wait for something to happen, in seconds."""
+        if self.pool.has_more_to_reap:
+            return 0.0
         preloader = self.current.preloader
         settings = self.settings
         if (
             not isinstance(self.state, Serving)
             or self.commands.is_busy
+            or self._log_opener.is_busy
             or self._removed
             or (preloader is not None and not preloader.is_ready)
             or any(worker.stage is not Stage.SERVING for worker in self.pool)
@@ -225,6 +239,9 @@ class Supervisor:
         now = time.monotonic()
         self.pool.reap()  # SIGCHLD may have been lost
         self.pool.check_deadlines()
+        self._log_opener.tick(now)
+        if self._reopens_again and not self._log_opener.is_busy:
+            self._reopen_logs(events.ReopenWanted())
         interval = self._notifier.watchdog_interval
         if interval is not None and now >= self._watchdog_due:
             self._watchdog_due = now + interval
@@ -250,6 +267,7 @@ class Supervisor:
             for listener in removed.listeners:
                 listener.socket.close()
         self.control.close_in_child()
+        self._log_opener.close_in_child()
         self._notifier.close()
         if isinstance(self.state, Upgrading):
             self.state.successor.close_in_child()
@@ -322,8 +340,11 @@ class Supervisor:
         self._reload.proceed()
         self._autoreload.tick(self.current)
         self.pool.fill(self.current)
+        message = self._reload.coming.logs.failure
         if reason := self._reload.coming.start_failure:
-            failure = {"message": f"a worker cannot be started: {reason}", "status": 1}
+            message = f"a worker cannot be started: {reason}"
+        if message:
+            failure = {"message": message, "status": 1}
             self.handle(events.BootFailed(self._reload.coming, None, failure))
 
     def _tick_upgrading(self, event: events.Tick) -> None:
@@ -530,17 +551,19 @@ class Supervisor:
 
     def _reopen_logs(self, _event: events.ReopenWanted) -> None:
         """Open the log files again by their names, after a rotation."""
+        # Those that are being opened may have been looked up before the last rotation.
+        self._reopens_again = self._log_opener.is_busy
+        if self._reopens_again:
+            return
         self._reopen_error_log()
         for generation in self.pool.generations:
             generation.reopen_logs()
 
     def _reopen_error_log(self) -> None:
-        try:
-            self.error_log.reopen()
-        except OSError as error:
-            messages.LOG_FILE_NOT_REOPENED.log(
-                self.logger, kind="error", error=error, setting="error_logfile"
-            )
+        path = self.settings.error_logfile
+        if path != "-":
+            failed = partial(report_not_reopened, "error_logfile", self.logger)
+            self._log_opener.open(path, identity_of(self.settings), self.error_log.reopen, failed)
 
     # -- the reload -----------------------------------------------------------------------------
 
@@ -660,11 +683,25 @@ class Supervisor:
         if (*place, identity) == (before.error_logfile, before.log_level, old.identity):
             self._reopen_error_log()
             return
-        try:
-            fresh = ErrorLog(*place, self.logger, opener=opener_for(identity))
-        except SettingsError as error:  # the directory has gone since the workers opened theirs
-            messages.SUPERVISOR_LOG_NOT_RENEWED.log(self.logger, error=error)
-            return
+        current = self.current
+
+        def opened(descriptor: int | None) -> None:
+            if self.current is current:
+                self._use_error_log(ErrorLog(*place, self.logger, passed=descriptor))
+            elif descriptor is not None:
+                os.close(descriptor)  # another reload was faster
+
+        def failed(error: OSError | ValueError) -> None:
+            # The directory has gone since the workers opened theirs.
+            reason = cannot_open("error_logfile", place[0], error)
+            messages.SUPERVISOR_LOG_NOT_RENEWED.log(self.logger, error=reason)
+
+        if place[0] == "-":
+            opened(None)
+        else:
+            self._log_opener.open(place[0], identity, opened, failed)
+
+    def _use_error_log(self, fresh: ErrorLog) -> None:
         self.error_log.close()
         self.error_log = fresh
         self.logger.addHandler(LastError(self.counters))

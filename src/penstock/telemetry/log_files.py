@@ -7,12 +7,15 @@ worker may run hostile code. docs/privileges.md has the rules; this is where the
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import stat
 from collections.abc import Callable
+from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
-from penstock.system.as_user import HelperError, as_user
+from penstock.system.as_user import Change, Helper, HelperError, wait_for
 from penstock.system.paths import Entry, find, stream_number
 
 if TYPE_CHECKING:
@@ -42,9 +45,31 @@ def opener_for(identity: Identity | None) -> Opener:
 
     The rules are for root alone: another user has no rights that the workers lack.
     """
-    if identity is None or identity.is_root or os.geteuid() != 0:
+    if not is_opened_for(identity):
         return open_plainly
-    return lambda path: _open_as_root(path, identity)
+    assert identity is not None
+    return lambda path: received_log(path, lambda: wait_for(partial(_open_as_root, path, identity)))
+
+
+def is_opened_for(identity: Identity | None) -> bool:
+    """Return True if this is root, and opens the logs of workers that run as another user."""
+    return identity is not None and not identity.is_root and os.geteuid() == 0
+
+
+class OpeningLog:
+    """A log that a process of its own opens for root: the supervisor does not wait for it."""
+
+    def __init__(self, path: str, identity: Identity) -> None:
+        """Begin to open it, for workers that run as ``identity``. Raises OSError."""
+        self.path = path
+        try:
+            self.helper = Helper(partial(_open_as_root, path, identity))
+        except HelperError as error:
+            raise OSError(errno.EAGAIN, str(error)) from None
+
+    def take(self) -> int:
+        """Return the descriptor, once the helper has answered. Raises OSError."""
+        return received_log(self.path, self.helper.take)
 
 
 def open_stream(descriptor: int) -> int:
@@ -61,23 +86,63 @@ def open_stream(descriptor: int) -> int:
     return os.dup(descriptor)
 
 
-def _open_as_root(path: str, identity: Identity) -> int:
+def received_log(path: str, receive: Callable[[], list[int]]) -> int:
+    """Return the log that ``receive`` returns, from a helper process. Raises OSError."""
+    try:
+        descriptors = receive()
+    except HelperError as error:
+        raise OSError(errno.EACCES, str(error)) from None
+    if len(descriptors) == 1 and _can_be_log(descriptors[0]):
+        return descriptors[0]
+    for descriptor in descriptors:
+        os.close(descriptor)
+    raise OSError(
+        errno.EINVAL, f"the process that opened {path} has sent something else than an open log"
+    )
+
+
+def _can_be_log(descriptor: int) -> bool:
+    """Return False for what is no log: the process that has sent it may be another user's."""
+    if fcntl.fcntl(descriptor, fcntl.F_GETFL) & os.O_ACCMODE == os.O_RDONLY:
+        return False
+    status = os.fstat(descriptor)
+    return _is_log(status.st_mode) or _is_stream(status)
+
+
+def _is_log(mode: int) -> bool:
+    return stat.S_ISREG(mode) or stat.S_ISFIFO(mode) or stat.S_ISCHR(mode)
+
+
+def _is_stream(status: os.stat_result) -> bool:
+    """Return True for what is open as a standard stream of this process, a socket for example."""
+    for number in (0, 1, 2):
+        with suppress(OSError):
+            if os.path.samestat(status, os.fstat(number)):
+                return True
+    return False
+
+
+def _open_as_root(path: str, identity: Identity, change: Change) -> list[int]:
+    """Open a log in a helper process of root's, which becomes the user where it has to.
+
+    Even to look up the name can take as long as a user likes, who has mounted a file system there.
+    """
     with find(path) as place:
         number = stream_number(place.path)
         if number is not None:
-            return open_stream(number)
+            return [open_stream(number)]
         changeable = place.changeable
         if changeable is None:
-            return _open_in(place.directory, place.name)
+            return [_open_in(place.directory, place.name)]
     try:
-        (descriptor,) = as_user(identity, lambda: [_open_as_user(path, identity)])
-    except HelperError as error:
+        change(identity)
+        return [_open_as_user(path, identity)]
+    except OSError as error:
         raise OSError(
             errno.EACCES,
-            f"{error} (opened as user {identity.uid}, because others than root can change "
-            f"{changeable})",
+            f"{error.strerror} (opened as user {identity.uid}, because others than root can "
+            f"change {changeable})",
         ) from None
-    return descriptor
 
 
 def _open_as_user(path: str, identity: Identity) -> int:
@@ -119,7 +184,7 @@ def _open_in(directory: int, name: str) -> int:
         reason = "it is a symbolic link: name the file that it leads to"
         raise OSError(errno.ELOOP, reason) from None
     mode = os.fstat(descriptor).st_mode
-    if stat.S_ISREG(mode) or stat.S_ISFIFO(mode) or stat.S_ISCHR(mode):
+    if _is_log(mode):
         return descriptor
     os.close(descriptor)
     raise OSError(errno.EINVAL, "it is no file, named pipe or character device")

@@ -3,7 +3,8 @@
 A descriptor that other processes share (a pipe to a log collector, a terminal) must not be set to
 non-blocking, because the flag is shared, too. So the sink opens a pipe or terminal again, which
 gives it a flag of its own. Before each write to anything but a regular file it calls ``poll``, and
-it writes at most ``PIPE_BUF`` bytes, which a pipe takes whole or not at all.
+it writes at most ``PIPE_BUF`` bytes, which a pipe takes whole or not at all. A socket, such as that
+of the journal, cannot be opened again: it is sent to with ``MSG_DONTWAIT``, which is for one call.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 import fcntl
 import os
 import select
+import socket
 import stat
 import sys
 import threading
@@ -27,6 +29,9 @@ from penstock.telemetry.log_files import OPEN_FLAGS, Opener, open_plainly, open_
 MAX_REST_BYTES: Final = 65_536
 # The pause between two attempts where several processes compete for the room in one pipe.
 RETRY_SECONDS: Final = 0.001
+
+_NOW: Final = socket.MSG_DONTWAIT | getattr(socket, "MSG_NOSIGNAL", 0)
+"""A program of the application may have made SIGPIPE end the process again."""
 
 
 def dropped_notice(count: int) -> str:
@@ -58,7 +63,9 @@ class LogSink:
         # Above 2: an application that closes or redirects descriptors 0 to 2 does not affect it.
         self._descriptor = fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, 3)
         os.close(descriptor)
-        self._regular = stat.S_ISREG(os.fstat(self._descriptor).st_mode)
+        self._regular = False
+        self._socket: socket.socket | None = None
+        self._look_at_kind()
         # Guards the fields below and each write. Reentrant: the garbage collector may run a
         # finalizer in the middle of a write, and that may log.
         self._lock = threading.RLock()
@@ -129,7 +136,7 @@ class LogSink:
                 if self._closed:
                     return
                 os.dup2(fresh, self._descriptor, inheritable=False)
-                self._regular = stat.S_ISREG(os.fstat(fresh).st_mode)
+                self._look_at_kind()
                 # The beginning of that line is in the old file.
                 self._rest = b""
         finally:
@@ -145,10 +152,19 @@ class LogSink:
         with self._lock:
             if not self._closed:
                 self._closed = True
+                if self._socket is not None:
+                    self._socket.detach()  # it has the same number
                 try:
                     os.close(self._descriptor)
                 except OSError:
                     pass  # The application has closed it.
+
+    def _look_at_kind(self) -> None:
+        mode = os.fstat(self._descriptor).st_mode
+        self._regular = stat.S_ISREG(mode)
+        if self._socket is not None:
+            self._socket.detach()
+        self._socket = _socket_of(self._descriptor) if stat.S_ISSOCK(mode) else None
 
     def _write_lines(self, data: bytes, patience: float) -> bool:
         rest = self._rest
@@ -185,7 +201,7 @@ class LogSink:
                 if not self._room(deadline):
                     break
                 try:
-                    done += os.write(self._descriptor, _piece(data, done))
+                    done += self._write_some(_piece(data, done))
                 except BlockingIOError:
                     # Another process took the room between the poll and the write.
                     if time.monotonic() >= deadline:
@@ -197,11 +213,29 @@ class LogSink:
             self.failure = "its reader has gone" if gone else error.strerror or str(error)
         return done
 
+    def _write_some(self, data: bytes) -> int:
+        if self._socket is not None:
+            return self._socket.send(data, _NOW)
+        return os.write(self._descriptor, data)
+
     def _room(self, deadline: float) -> bool:
         poll = select.poll()
         poll.register(self._descriptor, select.POLLOUT)
         # Any event: if it is an error, the write reports it.
         return bool(poll.poll(max(0.0, deadline - time.monotonic()) * 1000))
+
+
+def _socket_of(descriptor: int) -> socket.socket | None:
+    """Return a socket object for a descriptor, which stays the caller's: see `socket.detach`."""
+    usual = socket.getdefaulttimeout()
+    # With a default timeout the constructor would set the flag that this is to leave alone.
+    socket.setdefaulttimeout(None)
+    try:
+        return socket.socket(fileno=descriptor)
+    except OSError:
+        return None  # no socket that Python knows
+    finally:
+        socket.setdefaulttimeout(usual)
 
 
 def _piece(data: bytes, start: int) -> bytes:
