@@ -294,7 +294,7 @@ impl Shared {
         decisions::exceeds_unsent(&self.options.budgets, self.unsent.get())
     }
 
-    /// Whether so many readers have been cut off that there is some room again.
+    /// Whether enough readers have been cut off: there is some room again.
     pub fn is_relieved(&self) -> bool {
         decisions::is_relieved(&self.options.budgets, self.unsent.get())
     }
