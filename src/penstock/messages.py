@@ -464,6 +464,30 @@ NO_CALL_STUCK: Final = Message(
     "Look at the calls that PEN-6130 reported.",
 )
 
+IO_BOUND_WITH_ONE_THREAD: Final = Message(
+    "PEN-6150",
+    WARNING,
+    "penstock.io_bound returned False: with one thread (setting: threads), no other can take the"
+    " place of a call that waits",
+    "The application has called `environ['penstock.io_bound']()`, so that a call that will wait"
+    " does not count as one of the worker's `threads`. With `threads = 1`, the main thread alone"
+    " runs the application, so that the call keeps it, and other requests wait. It is logged once"
+    " for each worker.",
+    "Set `threads` to 2 or more if the application is thread-safe. Else set `max_io_bound` to 0:"
+    " then the worker does not warn.",
+)
+
+THREAD_NOT_STARTED: Final = Message(
+    "PEN-6160",
+    WARNING,
+    "a thread could not be started in the place of one that waits (setting: max_io_bound):"
+    " %(error)s",
+    "The application has called `environ['penstock.io_bound']()`, and the system starts no more"
+    " threads for this process. The call returned False, and the request keeps its thread.",
+    "Raise the limit on processes and threads of the container (pids) or of the user (ulimit -u),"
+    " or lower `max_io_bound`.",
+)
+
 SIGNAL_WITHOUT_MEANING: Final = Message(
     "PEN-6210",
     WARNING,

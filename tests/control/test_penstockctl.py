@@ -104,23 +104,38 @@ def test_the_status_is_a_line_for_each_thing(server: Server) -> None:
 def test_workers_are_an_aligned_table(server: Server) -> None:
     server.fake.rows = [
         worker(0, 101),
-        worker(1, 23456, state="draining", age=4000.0, memory=None, beat=None, busy=4),
+        worker(1, 23456, state="draining", age=4000.0, memory=None, beat=None, busy=4, io_bound=12),
     ]
-    assert server.lines("workers") == [
-        "SLOT    PID  GEN  STATE       AGE  REQUESTS  CONNS  WAITING  BUSY    MEMORY  BEAT",
-        "   0    101    1  serving    3.2s      1234      7        0   1/4  84.3 MiB  0.1s",
-        "   1  23456    1  draining  1h06m      1234      7        0   4/4         -     -",
+    left = [
+        "SLOT    PID  GEN  STATE       AGE  REQUESTS  CONNS  WAITING",
+        "   0    101    1  serving    3.2s      1234      7        0",
+        "   1  23456    1  draining  1h06m      1234      7        0",
     ]
+    right = [
+        "  BUSY  IO-BOUND    MEMORY  BEAT",
+        "   1/4         0  84.3 MiB  0.1s",
+        "   4/4        12         -     -",
+    ]
+    assert server.lines("workers") == [a + b for a, b in zip(left, right, strict=True)]
 
 
 def test_requests_are_an_aligned_table(server: Server) -> None:
     server.fake.in_progress.append(
-        request(102, "/", method="POST", age=0.04, client="", id="4f2b-77", deadline=None)
+        request(
+            102,
+            "/",
+            method="POST",
+            age=0.04,
+            client="",
+            id="4f2b-77",
+            deadline=None,
+            io_bound=True,
+        )
     )
     assert server.lines("requests") == [
-        "WORKER  SLOT  THREAD    AGE   LEFT  CLIENT             ID       REQUEST",
-        "   101     0       2  12.3s  17.7s  203.0.113.7:51234  4f2a-1   GET /reports/7",
-        "   102     0       2   0.0s      -  unix               4f2b-77  POST /",
+        "WORKER  SLOT  THREAD    AGE   LEFT  IO-BOUND  CLIENT             ID       REQUEST",
+        "   101     0       2  12.3s  17.7s         -  203.0.113.7:51234  4f2a-1   GET /reports/7",
+        "   102     0       2   0.0s      -       yes  unix               4f2b-77  POST /",
     ]
 
 

@@ -15,6 +15,8 @@ from penstock.telemetry.scoreboard import (
     BEAT,
     CONNECTIONS,
     COUNTED,
+    IO_BOUND,
+    IO_BOUND_CALLS,
     LIVE,
     READY,
     STALE_BEAT_SECONDS,
@@ -42,6 +44,8 @@ def test_a_worker_is_told_from_its_slot(workers: Workers) -> None:
     words = worker.slot.words
     words[STARTED], words[CONNECTIONS], words[WAITING] = 12, 5, 1
     begin(worker, 1, 2.0, None, "/")
+    begin(worker, 0, 2.0, None, "/poll")
+    words[IO_BOUND_CALLS] = worker.slot.records[0].words[IO_BOUND] = 1
     [row] = overview(workers).workers()
     assert row["age"] >= 0
     assert 0 <= (row["beat"] or 0) < STALE_BEAT_SECONDS
@@ -55,6 +59,7 @@ def test_a_worker_is_told_from_its_slot(workers: Workers) -> None:
         "connections": 5,
         "waiting": 1,
         "busy": 1,
+        "io_bound": 1,
         "threads": 2,
         "memory": 7000,
         "beat": 0.0,
@@ -96,6 +101,7 @@ def test_requests_are_told_the_oldest_first(workers: Workers) -> None:
     begin(first, 0, 1.0, 29.0, "/young")
     begin(first, 1, 40.0, -10.0, "/late")
     begin(second, 1, 20.0, None, "/endless")
+    second.slot.records[1].words[IO_BOUND] = 1
     rows = overview(workers).requests()
     assert [row["target"] for row in rows] == ["/late", "/endless", "/young"]
     assert [(row["pid"], row["slot"], row["thread"]) for row in rows] == [
@@ -104,6 +110,7 @@ def test_requests_are_told_the_oldest_first(workers: Workers) -> None:
         (7, 0, 0),
     ]
     late, endless, young = rows
+    assert [row["io_bound"] for row in rows] == [False, True, False]
     assert late["age"] >= 40.0
     assert (late["deadline"] or 0) <= -10.0
     assert endless["deadline"] is None
@@ -116,6 +123,7 @@ def test_counts_are_of_all_workers(workers: Workers) -> None:
         worker = workers.add(pid)
         worker.slot.words[CONNECTIONS], worker.slot.words[STARTED] = 3, 10
         begin(worker, 0, 1.0, None, "/")
+    worker.slot.words[IO_BOUND_CALLS] = 1
     workers.add(9, Stage.BOOTING)
     assert overview(workers).counts() == {
         "booting": 1,
@@ -124,6 +132,7 @@ def test_counts_are_of_all_workers(workers: Workers) -> None:
         "stuck": 0,
         "connections": 6,
         "in_progress": 2,
+        "io_bound": 1,
         "waiting": 0,
         "accepted": 0,
         "requests": 20,

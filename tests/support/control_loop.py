@@ -48,6 +48,7 @@ def worker(slot: int, pid: int, **changes: Any) -> WorkerRow:
         "connections": 7,
         "waiting": 0,
         "busy": 1,
+        "io_bound": 0,
         "threads": 4,
         "memory": 88_400_000,
         "beat": 0.1,
@@ -67,6 +68,7 @@ def request(pid: int, target: str, **changes: Any) -> RequestRow:
         "client": "203.0.113.7:51234",
         "id": "4f2a-1",
         "deadline": 17.66,
+        "io_bound": False,
     }
     return row | changes  # type: ignore[return-value]
 

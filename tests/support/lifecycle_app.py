@@ -75,6 +75,13 @@ def hold(environ: Environ) -> Answer:
     return number(environ)
 
 
+def poll(environ: Environ) -> Answer:
+    """Do the same, out of the count of threads if it may; answer whether it was."""
+    left = environ["penstock.io_bound"]()
+    hold(environ)
+    return number(environ) + b" " + str(left).encode()
+
+
 def _wait_for(path: Path) -> None:
     pause, end = threading.Event(), time.monotonic() + HOLD_AT_MOST
     while not path.exists() and time.monotonic() < end:
@@ -180,6 +187,7 @@ def make(version: str) -> WSGIApplication:
                 large,
                 work,
                 hold,
+                poll,
                 stubborn,
                 deaf,
                 deadlock,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -65,38 +65,49 @@ def serving(
     listener: Listener | None = None,
     access_log: Path | None = None,
     observers: Observers | None = None,
+    add_thread: Callable[[], bool] | None = None,
+    logger: logging.Logger = LOGGER,
     **config: Any,
 ) -> Iterator[BareServer]:
     """Serve with a transport by name; ``config`` are fields of `TransportConfig`.
 
     Without a ``slot`` the scoreboard has this one alone. Without a ``listener`` there is a new one.
-    ``access_log`` is a file for lines of status, path and reason, in the place of ``observers``. At
-    the end all is closed.
+    ``access_log`` is a file for lines of status, path and reason, in the place of ``observers``.
+    ``add_thread`` is the transport's; without it threads are added as a worker adds them. At the
+    end all is closed.
     """
-    slot = slot or Scoreboard(1, threads).take()
+    slot = slot or Scoreboard(1, threads, config.get("max_io_bound", 0)).take()
     assert slot is not None
     listener = listener or open_listeners(["127.0.0.1:0"], 1024)[0]
     host, port = listener.socket.getsockname()[:2]
     if access_log is not None:
         sink = LogSink.open(str(access_log), setting="access_logfile")
         observers = Observers([AccessLog(sink, "json", LOGGER)], LOGGER)
+    workers: list[threading.Thread] = []
+
+    def start_thread() -> bool:
+        thread = threading.Thread(target=_serve, args=(made, gateway))
+        thread.start()
+        workers.append(thread)
+        return True
+
     made: Transport = transport_class(settings_from_kwargs(transport=transport))(
         [(listener, _environ(listener, threads))],
         TransportConfig(threads=threads, **config),
         slot=slot,
-        logger=LOGGER,
+        logger=logger,
         observers=observers,
+        add_thread=add_thread or start_thread,
     )
     gateway = Gateway(application, logger=LOGGER, transport=made)
-    workers = [threading.Thread(target=_serve, args=(made, gateway)) for _ in range(threads)]
     slot.words[STATE] = SERVING
-    for thread in workers:
-        thread.start()
+    for _ in range(threads):
+        start_thread()
     try:
         yield BareServer(host, port, made, slot, listener, workers)
     finally:
         made.close()
-        for thread in workers:
+        for thread in workers:  # those that were added come last
             thread.join(DEADLINE)
         if observers is not None:
             observers.close(DEADLINE)

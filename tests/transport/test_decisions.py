@@ -24,6 +24,7 @@ CONFIG = TransportConfig(
     max_unfinished_heads=50,
     max_spool=4 << 30,
     max_unsent=1 << 20,
+    max_io_bound=100,
 )
 IDLE, HEAD, BODY, CALL = decisions.Holding
 STAYS, HALF_CLOSED, GONE = decisions.Leaving
@@ -134,6 +135,13 @@ TABLE: dict[str, list[tuple[Sequence[Value], float]]] = {
     # For how long the queue has been full.
     "ready_with_queue": [((0.0,), True), ((4.9,), True), ((5.0,), False)],
     # Threads, and calls that have left their count.
+    # Calls that have left the count of threads, and threads.
+    "may_leave_count": [
+        ((0, 4), True),
+        ((99, 2), True),
+        ((100, 4), False),
+        ((0, 1), False),  # the main thread alone runs the application
+    ],
     # Whether the target is https, whether the connection is secure.
     "accepts_scheme": [
         ((False, False), True),

@@ -15,6 +15,7 @@ from penstock.telemetry.scoreboard import (
     AWAITING_CLIENT,
     BEAT,
     DRAINING,
+    IO_BOUND,
     LIVE,
     PROGRESS,
     READY,
@@ -40,8 +41,8 @@ from support.wire import DEADLINE
 GRACE = 0.1
 
 
-def slot_of(threads: int = 1) -> Slot:
-    slot = Scoreboard(1, threads).take()
+def slot_of(threads: int = 1, max_io_bound: int = 0) -> Slot:
+    slot = Scoreboard(1, threads, max_io_bound).take()
     assert slot is not None
     slot.words[STATE] = SERVING
     slot.words[READY] = 1
@@ -323,6 +324,22 @@ def test_each_stuck_call_is_told_with_what_is_left_free() -> None:
         assert slot.words[READY] == 0
     calls[1].end()
     assert [record.levelname for record in log.records].count("CRITICAL") == 2
+
+
+def test_a_stuck_call_that_has_left_the_count_takes_none_of_the_threads() -> None:
+    slot, log = slot_of(2, max_io_bound=1), Records()
+    told = Told()
+    assert len(slot.records) == 3
+    call = Call(slot.records[0], age=30.0, left=-0.001)
+    slot.records[0].words[IO_BOUND] = 1
+    deadlines = deadlines_of(slot, log, told)
+    with running(deadlines):
+        eventually(lambda: told.calls)
+        assert told.calls == [("id-1", 2)]
+        assert (deadlines.count_stuck(), deadlines.count_free()) == (1, 2)
+        assert (slot.words[STATE], slot.words[READY], slot.words[LIVE]) == (STUCK, 0, 1)
+        call.end()
+        eventually(lambda: told.calls == [("id-1", 2), (None, 2)])
 
 
 def test_a_worker_that_is_being_stopped_is_not_ready_again_when_stuck_calls_return() -> None:

@@ -197,6 +197,7 @@ impl Delivery {
             framing: Framing::None,
             body_sent: 0,
             done: false,
+            io_bound: false,
             timed_out: false,
             deadline: CallDeadline::new(thread_slot.record, timeout),
             reason: String::new(),

@@ -63,6 +63,8 @@ pub struct Exchange {
     pub framing: Framing,
     pub body_sent: u64,
     pub done: bool,
+    /// Its call has left the count of threads.
+    pub io_bound: bool,
     /// Its thread did not come back in time, and finds it over.
     pub timed_out: bool,
     pub deadline: CallDeadline,
@@ -202,7 +204,7 @@ impl Exchange {
         let core = Arc::clone(&self.core);
         let time = now.saturating_sub(self.handed_out_at);
         core.shared.slow_paths.note(self.path, time);
-        if core.shared.scoreboard.get(WAITING) > 0 {
+        if core.shared.scoreboard.get(WAITING) > 0 && !self.io_bound {
             core.shared.queue.served(time); // it is for those that wait
         }
         let connection = Arc::clone(&self.request_body.connection);

@@ -29,6 +29,7 @@ pub fn read_options(config: &Bound<'_, PyAny>) -> PyResult<Options> {
     let number_of = |name: &str| parser.getattr(name)?.extract::<u64>();
     Ok(Options {
         threads: large("threads")?,
+        max_io_bound: large("max_io_bound")?,
         overloaded: text("overloaded")?,
         queue_full: text("queue_full")?,
         queue_late: text("queue_late")?,

@@ -13,7 +13,8 @@ pub fn open(slot: &Bound<'_, PyAny>) -> PyResult<Scoreboard> {
         slots: scoreboard.getattr("slots")?.len()?,
         slot_bytes: scoreboard.getattr("slot_bytes")?.extract()?,
         index: slot.getattr("index")?.extract()?,
-        records: scoreboard.getattr("threads")?.extract()?,
+        threads: scoreboard.getattr("threads")?.extract()?,
+        records: scoreboard.getattr("records")?.extract()?,
     };
     let buffer = PyBuffer::<u8>::get(&scoreboard.getattr("memory")?)?;
     let other_layout = || PyValueError::new_err("the scoreboard has another layout");

@@ -6,6 +6,7 @@ use penstock_reactor::leader_followers::thread_number;
 use penstock_reactor::scoreboard::{NUMBER, Record, Scoreboard, THREAD};
 use penstock_reactor::sync::lock;
 use penstock_reactor::sys;
+use penstock_reactor::thread_count::Place;
 use pyo3::prelude::*;
 use std::cell::RefCell;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -23,6 +24,8 @@ pub struct ThreadSlot {
     pub thread: u64,
     /// On the scoreboard; None where there are no more.
     pub record: Option<Record>,
+    /// In the count of threads.
+    pub place: Place,
     with: Mutex<Option<Py<Exchange>>>,
 }
 
@@ -32,7 +35,8 @@ impl ThreadSlot {
         std::mem::replace(&mut *lock(&self.with), exchange)
     }
 
-    fn exchange(&self, py: Python<'_>) -> Option<Py<Exchange>> {
+    /// What the thread is with.
+    pub fn exchange(&self, py: Python<'_>) -> Option<Py<Exchange>> {
         lock(&self.with)
             .as_ref()
             .map(|exchange| exchange.clone_ref(py))
@@ -69,13 +73,15 @@ impl ThreadSlots {
         })
     }
 
+    /// The calling thread's, if it has asked for a request before.
+    pub fn known(&self) -> Option<Arc<ThreadSlot>> {
+        of_calling_thread(&lock(&self.all))
+    }
+
     fn find(&self, scoreboard: &Scoreboard) -> Arc<ThreadSlot> {
         let mut all = lock(&self.all);
-        if let Some(thread_slot) = all
-            .iter()
-            .find(|thread_slot| thread_slot.thread == thread_number())
-        {
-            return Arc::clone(thread_slot);
+        if let Some(thread_slot) = of_calling_thread(&all) {
+            return thread_slot;
         }
         let record = scoreboard.record(all.len());
         if let Some(record) = &record {
@@ -85,6 +91,7 @@ impl ThreadSlots {
         let thread_slot = Arc::new(ThreadSlot {
             thread: thread_number(),
             record,
+            place: Place::new(record),
             with: Mutex::default(),
         });
         all.push(Arc::clone(&thread_slot));
@@ -124,4 +131,9 @@ impl ThreadSlots {
             .filter_map(|thread_slot| thread_slot.keep(None))
             .collect()
     }
+}
+
+fn of_calling_thread(all: &[Arc<ThreadSlot>]) -> Option<Arc<ThreadSlot>> {
+    let mut known = all.iter().filter(|slot| slot.thread == thread_number());
+    known.next().cloned()
 }

@@ -22,6 +22,7 @@ use penstock_reactor::leader_followers::{LeaderFollowers, Turn};
 use penstock_reactor::scoreboard;
 use penstock_reactor::shared::Shared;
 use penstock_reactor::sys::{self, SECOND};
+use penstock_reactor::thread_count::Leave;
 use penstock_reactor::unserved;
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
@@ -136,6 +137,10 @@ impl NativeTransport {
             return Ok(None); // a forked child: the others' locks, requests and scoreboard are not its own
         }
         let thread_slot = self.come_back();
+        if thread_slot.place.is_missing() {
+            core.tell(py);
+            py.detach(|| threads.await_place(shared, &thread_slot.place));
+        }
         let mut buffers = take_buffers(shared);
         let mut until = 0;
         loop {
@@ -206,6 +211,43 @@ impl NativeTransport {
         self.core.shared.draining.set(true);
         py.detach(|| self.threads.interrupt(&self.core.shared));
         self.core.tell(py);
+    }
+
+    /// See `penstock.transport.Transport.leave_count`. `add_thread` starts a thread that calls
+    /// `next`, and returns whether it could.
+    fn leave_count(&self, py: Python<'_>, add_thread: &Bound<'_, PyAny>) -> PyResult<bool> {
+        let shared = &self.core.shared;
+        if shared.closed_in_child.get() {
+            return Ok(false); // the others' locks are not the child's
+        }
+        let Some(thread_slot) = self.thread_slots.known() else {
+            return Ok(false);
+        };
+        let place = &thread_slot.place;
+        if place.has_left() {
+            return Ok(true);
+        }
+        let Some(exchange) = thread_slot.exchange(py) else {
+            return Ok(false);
+        };
+        let left = match self.threads.leave_count(shared, place) {
+            Leave::Refused => false,
+            Leave::Replaced => true,
+            Leave::NeedsThread => {
+                let started = add_thread.call0().and_then(|it| it.is_truthy());
+                let replaced =
+                    matches!(started, Ok(true)) || self.threads.replace_otherwise(shared, place);
+                started?;
+                replaced
+            }
+        };
+        if left {
+            // Where another thread uses it at this moment, its time counts as a mean call's.
+            if let Ok(mut exchange) = exchange.try_borrow_mut(py) {
+                exchange.io_bound = true;
+            }
+        }
+        Ok(left)
     }
 
     /// See `penstock.transport.Transport.abort_all`.

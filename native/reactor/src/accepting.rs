@@ -10,7 +10,9 @@ use crate::log_queue::{Entry, message};
 use crate::poller::Token;
 use crate::refusal::Refusal;
 use crate::refusing;
-use crate::scoreboard::{ACCEPTING, EVICTED_BODY, EVICTED_HEAD, EVICTED_IDLE, STARTED, WAITING};
+use crate::scoreboard::{
+    ACCEPTING, EVICTED_BODY, EVICTED_HEAD, EVICTED_IDLE, IO_BOUND_CALLS, STARTED, WAITING,
+};
 use crate::shared::Shared;
 use crate::stream::PlainStream;
 use crate::sys::{self, Nanos};
@@ -422,7 +424,9 @@ impl Accepting {
         let others = shared
             .scoreboard
             .fewest_of_others(shared.options.responsive, now);
-        decisions::leaves_to_others(&shared.options, own, others, shared.scoreboard.threads())
+        // Calls that have left the count have their threads beside the others.
+        let threads = shared.scoreboard.threads() + shared.scoreboard.get(IO_BOUND_CALLS);
+        decisions::leaves_to_others(&shared.options, own, others, threads)
     }
 
     /// Watch listeners again that were left to others, whether or not their time has come.
@@ -440,7 +444,9 @@ impl Accepting {
             // A thread without a request in its record has taken one, and is about to call: its
             // request does not count as one that a thread took which became free later.
             let scoreboard = &shared.scoreboard;
-            self.balancing.started = scoreboard.get(STARTED) + scoreboard.idle_records();
+            let counting = scoreboard.calls_of_count();
+            let about_to_call = scoreboard.threads().saturating_sub(counting);
+            self.balancing.started = scoreboard.get(STARTED) + about_to_call;
             if !all_busy && !self.drain_begun {
                 self.look_at_left(shared, now);
             }

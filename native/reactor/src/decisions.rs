@@ -162,6 +162,11 @@ pub fn ready_with_queue(budgets: &Budgets, full: Nanos) -> bool {
     budgets.overload_ready_after == 0 || full < budgets.overload_ready_after
 }
 
+/// Return true if another call may leave the count of threads; `left` is how many have left it.
+pub fn may_leave_count(options: &Options, left: u64, threads: u64) -> bool {
+    threads > 1 && left < options.max_io_bound
+}
+
 /// Return true if a request's target may have its scheme on this connection.
 pub fn accepts_scheme(https_target: bool, secure: bool) -> bool {
     secure || !https_target
@@ -271,6 +276,7 @@ pub fn decide(options: &Options, name: &str, given: &[Option<f64>]) -> Option<f6
         }
         "retry_after" => retry_after(budgets, whole(0), time(1), whole(2)) as f64,
         "ready_with_queue" => number(ready_with_queue(budgets, time(0))),
+        "may_leave_count" => number(may_leave_count(options, whole(0), whole(1))),
         "overload" => admission::replay(budgets, given),
         "accepts_scheme" => number(accepts_scheme(flag(0), flag(1))),
         "keeps_connection" => {

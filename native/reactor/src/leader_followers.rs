@@ -22,6 +22,7 @@ use crate::shared::Shared;
 use crate::slow_path_estimate::PathHash;
 use crate::sync::{Alarm, Flag, lock};
 use crate::sys::{self, Nanos};
+use crate::thread_count::{Leave, Place, ThreadCount};
 use crate::unserved;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, TryLockError};
@@ -54,6 +55,7 @@ pub struct LeaderFollowers {
     inline: AtomicU64,
     parked: Mutex<Vec<Arc<Alarm>>>,
     handed_out: AtomicU64, // counts up; unchanged over a tick, the call has lasted it
+    thread_count: ThreadCount,
     over: Flag,
     monitor: Alarm,
     monitor_asleep: Flag,
@@ -90,6 +92,7 @@ impl LeaderFollowers {
             inline: AtomicU64::new(NONE_EXPECTED),
             parked: Mutex::default(),
             handed_out: AtomicU64::new(0),
+            thread_count: ThreadCount::default(),
             over: Flag::default(),
             monitor: Alarm::default(),
             monitor_asleep: Flag::default(),
@@ -229,6 +232,31 @@ impl LeaderFollowers {
         }
     }
 
+    // -- the count of threads -------------------------------------------------------------------
+
+    /// Have the calling thread's call leave the count.
+    pub fn leave_count(&self, shared: &Shared, place: &Place) -> Leave {
+        let left = self.thread_count.leave(shared, place);
+        if left != Leave::Refused {
+            // It does not lead again after this call. The thread that replaces it may lead at once.
+            let (me, relaxed) = (thread_number(), Ordering::Relaxed);
+            let _ = self
+                .inline
+                .compare_exchange(me, NONE_EXPECTED, Ordering::SeqCst, relaxed);
+        }
+        left
+    }
+
+    /// See [`ThreadCount::replace_otherwise`].
+    pub fn replace_otherwise(&self, shared: &Shared, place: &Place) -> bool {
+        self.thread_count.replace_otherwise(shared, place)
+    }
+
+    /// See [`ThreadCount::await_place`]. Without the GIL.
+    pub fn await_place(&self, shared: &Shared, place: &Place) {
+        self.thread_count.await_place(shared, place);
+    }
+
     // -- parking --------------------------------------------------------------------------------
 
     fn park(&self, shared: &Shared) {
@@ -331,6 +359,7 @@ impl LeaderFollowers {
     /// Wake all threads: there is nothing left to do.
     pub fn end(&self, shared: &Shared) {
         self.over.set(true);
+        self.thread_count.end();
         while self.wake_parked() {}
         self.monitor.ring();
         shared.log_writer.ring();

@@ -55,6 +55,7 @@ pub mod states;
 pub mod stream;
 pub mod sync;
 pub mod sys;
+pub mod thread_count;
 pub mod unserved;
 
 #[cfg(test)]

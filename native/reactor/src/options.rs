@@ -36,6 +36,8 @@ impl Checks {
 pub struct Options {
     /// How many threads call `next`, but for those whose calls have left the count.
     pub threads: u64,
+    /// How many calls may leave that count.
+    pub max_io_bound: u64,
     /// What a client is told whose request no thread takes.
     pub overloaded: String,
     /// What the access log says of it, by the cause.

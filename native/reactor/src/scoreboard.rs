@@ -35,6 +35,7 @@ layout! {
     LIVE = 10,
     IN_USE = 11,
     SPOOLED = 12,
+    IO_BOUND_CALLS = 13,
     QUEUE_FULL = 16,
     QUEUE_TIMEOUT = 17,
     CLIENT_LEFT = 18,
@@ -47,11 +48,13 @@ layout! {
     SPOOL_FULL = 25,
     SLOW_READER = 26,
     LOG_DROPPED = 27,
+    IO_BOUND_REFUSED = 28,
     // of a record
     NUMBER = 0,
     SINCE = 1,
     THREAD = 2,
     DEADLINE = 3,
+    IO_BOUND = 4,
     LENGTHS = 5,
     PROGRESS = 6,
     AWAITING_CLIENT = 7,
@@ -101,6 +104,8 @@ pub struct Shape {
     pub slots: usize,
     pub slot_bytes: usize,
     pub index: usize,
+    /// How many threads of each worker count.
+    pub threads: usize,
     /// In each slot.
     pub records: usize,
 }
@@ -111,6 +116,7 @@ pub struct Scoreboard {
     slots: usize,
     slot_bytes: usize,
     index: usize,
+    threads: usize,
     records: usize,
     words: usize,
 }
@@ -122,6 +128,7 @@ impl Scoreboard {
             slots: shape.slots,
             slot_bytes: shape.slot_bytes,
             index: shape.index,
+            threads: shape.threads,
             records: shape.records,
             words: memory.bytes / WORD,
             memory,
@@ -140,9 +147,10 @@ impl Scoreboard {
         sound.then_some(this)
     }
 
-    /// How many calls of the application each worker can make at a time.
+    /// How many calls of the application each worker can make at a time, beside those that have
+    /// left the count of threads.
     pub fn threads(&self) -> u64 {
-        self.records as u64
+        self.threads as u64
     }
 
     /// Whether there may be siblings.
@@ -295,12 +303,14 @@ impl Scoreboard {
             .store(number, Ordering::Release);
     }
 
-    /// How many threads of the own slot have no request in their record.
-    pub fn idle_records(&self) -> u64 {
+    /// How many calls the application has, without those that have left the count of threads.
+    pub fn calls_of_count(&self) -> u64 {
         let records = (0..self.records).filter_map(|index| self.record(index));
-        let numbers = records.map(|record| self.record_word(&record, NUMBER));
-        let idle = numbers.filter(|number| number.load(Ordering::Relaxed) == 0);
-        idle.count() as u64
+        let counts = records.filter(|record| {
+            let word = |word| self.record_word(record, word).load(Ordering::Relaxed);
+            word(NUMBER) != 0 && word(IO_BOUND) == 0
+        });
+        counts.count() as u64
     }
 
     /// Say that the thread has come back.

@@ -158,6 +158,16 @@ class Settings:
         reason="A blocked request does not stall the others, and few applications need more "
         "threads per core.",
     )
+    max_io_bound: int = option(
+        integer(0, 10000),
+        100,
+        section="Workers and threads",
+        help="Requests in each worker that may leave the count of threads while they wait, by "
+        'environ["penstock.io_bound"](); 0 means none.',
+        reason="Only an application that asks for it gets more threads. A request that waits takes "
+        "50 KiB with its thread, so that these stay within 5 MiB, and a container that limits its "
+        "processes and threads still has room.",
+    )
 
     # -- Life cycle --------------------------------------------------------------------------------
 

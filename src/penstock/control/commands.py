@@ -177,8 +177,11 @@ class WorkerRow(TypedDict):
     waiting: int
     """Requests that wait for a thread."""
     busy: int
-    """Threads in the application."""
+    """Threads in the application, without those of ``io_bound``."""
+    io_bound: int
+    """Requests that have left the count of threads (``penstock.io_bound``)."""
     threads: int
+    """How many may be busy."""
     memory: int | None
     """Resident; None where the system does not report it."""
     beat: float | None
@@ -200,3 +203,5 @@ class RequestRow(TypedDict):
     id: str
     deadline: float | None
     """Time left until its deadline, negative after it; None without a deadline."""
+    io_bound: bool
+    """It has left the count of threads."""

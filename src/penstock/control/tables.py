@@ -65,6 +65,7 @@ _WORKERS: dict[str, Cell] = {
     "CONNS": _of("connections"),
     "WAITING": _of("waiting"),
     "BUSY": lambda row: f"{text(row.get('busy'))}/{text(row.get('threads'))}",
+    "IO-BOUND": _of("io_bound"),
     "MEMORY": _of("memory", size),
     "BEAT": _of("beat", age),
 }
@@ -75,6 +76,7 @@ _REQUESTS: dict[str, Cell] = {
     "THREAD": _of("thread"),
     "AGE": _of("age", age),
     "LEFT": _of("deadline", age),
+    "IO-BOUND": lambda row: "yes" if row.get("io_bound") else "-",
     "CLIENT": lambda row: text(row.get("client") or "unix"),
     "ID": _of("id"),
     "REQUEST": lambda row: f"{text(row.get('method'))} {text(row.get('target'))}",

@@ -96,7 +96,9 @@ class Generation:
         self.server = server
         self.reason = ""
         """Why this number of workers was chosen, where it is ``auto``."""
-        self.scoreboard = Scoreboard(2 * wanted + SPARE_SLOTS, settings.threads)
+        self.scoreboard = Scoreboard(
+            2 * wanted + SPARE_SLOTS, settings.threads, settings.max_io_bound
+        )
         self.budgets = budgets(settings, replace(facts(settings), workers=wanted))
         self.rate_table = RateTable() if settings.max_requests_per_client is not None else None
         self.workers: list[WorkerProcess] = []

@@ -16,6 +16,7 @@ from penstock.telemetry.scoreboard import (
     ACCEPTED,
     CONNECTIONS,
     COUNTED,
+    IO_BOUND_CALLS,
     READY,
     STARTED,
     STATE,
@@ -26,7 +27,6 @@ from penstock.telemetry.scoreboard import (
 
 if TYPE_CHECKING:
     from penstock.control.commands import Happened, RequestRow, WorkerRow
-    from penstock.telemetry.scoreboard import Slot
 
 _DIGITS = 3  # of seconds: milliseconds
 
@@ -127,7 +127,8 @@ class Overview:
         counters = self._counters
         return {name: states.count(name) for name in STATES} | {
             "connections": sum(slot.words[CONNECTIONS] for slot in slots),
-            "in_progress": sum(_busy(slot) for slot in slots),
+            "in_progress": sum(1 for slot in slots for _ in slot.requests()),
+            "io_bound": sum(slot.words[IO_BOUND_CALLS] for slot in slots),
             "waiting": sum(slot.words[WAITING] for slot in slots),
             "accepted": counters.accepted + sum(slot.words[ACCEPTED] for slot in slots),
             "requests": counters.requests + sum(slot.words[STARTED] for slot in slots),
@@ -171,7 +172,8 @@ class Overview:
             "requests": words[STARTED],
             "connections": words[CONNECTIONS],
             "waiting": words[WAITING],
-            "busy": _busy(worker.slot),
+            "busy": worker.slot.calls_of_count(),
+            "io_bound": words[IO_BOUND_CALLS],
             "threads": worker.slot.scoreboard.threads,
             "memory": self._resident_memory(worker.pid) if worker.pid else None,
             "beat": round(beat, _DIGITS) if beat is not None else None,
@@ -187,10 +189,6 @@ def state_of(worker: WorkerProcess) -> str:
     return "serving" if worker.stage is Stage.SERVING else "draining"
 
 
-def _busy(slot: Slot) -> int:
-    return sum(1 for _ in slot.requests())
-
-
 def _request_row(worker: WorkerProcess, request: RequestInProgress, now: float) -> RequestRow:
     deadline = request.deadline
     return {
@@ -203,4 +201,5 @@ def _request_row(worker: WorkerProcess, request: RequestInProgress, now: float) 
         "client": request.client,
         "id": request.request_id,
         "deadline": round(deadline - now, _DIGITS) if deadline is not None else None,
+        "io_bound": request.io_bound,
     }

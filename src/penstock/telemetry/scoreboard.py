@@ -52,6 +52,8 @@ IN_USE = 11
 supervisor."""
 SPOOLED = 12
 """Bytes of request bodies in the worker's temporary files. Written by the transport."""
+IO_BOUND_CALLS = 13
+"""Calls that have left the count of threads (`penstock.io_bound`). Written by the transport."""
 
 # Words of a slot that only grow: what the transport has refused, evicted, cut off or dropped.
 QUEUE_FULL = 16
@@ -78,6 +80,9 @@ SLOW_READER = 26
 """Responses that were cut off because of the unsent bytes of all of them (`max_unsent`)."""
 LOG_DROPPED = 27
 """Finished requests that were not logged, because too many waited for the log."""
+IO_BOUND_REFUSED = 28
+"""How often ``penstock.io_bound`` could not let a call leave the count: `max_io_bound` calls had
+left it, or no thread could be started."""
 
 COUNTED: dict[str, int] = {
     "queue_full": QUEUE_FULL,
@@ -92,6 +97,7 @@ COUNTED: dict[str, int] = {
     "spool_full": SPOOL_FULL,
     "slow_reader": SLOW_READER,
     "log_dropped": LOG_DROPPED,
+    "io_bound_refused": IO_BOUND_REFUSED,
 }
 """The words that only grow by the names that answers of the control socket have for them."""
 
@@ -105,6 +111,8 @@ THREAD = 2
 """The thread's `threading.get_ident()`."""
 DEADLINE = 3
 """When the call must have made progress, in monotonic nanoseconds; 0 is never."""
+IO_BOUND = 4
+"""1 while the call has left the count of threads (`penstock.io_bound`)."""
 PROGRESS = 6
 """When the application last handed over a block of the response, in monotonic nanoseconds, plus the
 time for which its thread has waited for the client since; 0 before the first block."""
@@ -150,6 +158,8 @@ class RequestInProgress:
     """When the application was called, on the monotonic clock, in seconds."""
     deadline: float | None
     """When the call must have made progress, on the same clock."""
+    io_bound: bool = False
+    """Whether the call has left the count of threads (`penstock.io_bound`)."""
 
     @property
     def age(self) -> float:
@@ -168,10 +178,16 @@ class RequestInProgress:
 class Scoreboard:
     """The shared memory of all workers that were started with the same settings."""
 
-    def __init__(self, slots: int, threads: int) -> None:
-        """Allocate ``slots`` slots, for workers of ``threads`` threads each."""
+    def __init__(self, slots: int, threads: int, max_io_bound: int = 0) -> None:
+        """Allocate ``slots`` slots, for workers of ``threads`` threads each.
+
+        There are ``max_io_bound`` more threads where calls leave the count; with one thread none
+        does.
+        """
         self.threads = threads
-        self.slot_bytes = SLOT_WORDS * WORD + threads * RECORD_BYTES
+        self.records = threads + max_io_bound if threads > 1 else threads
+        """Records in each slot."""
+        self.slot_bytes = SLOT_WORDS * WORD + self.records * RECORD_BYTES
         self.memory = mmap.mmap(-1, slots * self.slot_bytes)
         self.slots = [Slot(self, index) for index in range(slots)]
         self._taken: set[int] = set()
@@ -221,7 +237,7 @@ class Slot:
         self.bytes = memoryview(scoreboard.memory)[begin : begin + scoreboard.slot_bytes]
         self.words = self.bytes[: SLOT_WORDS * WORD].cast("Q")
         """The words of the slot, by the names above: ``slot.words[CONNECTIONS]``."""
-        self.records = [Record(self, number) for number in range(scoreboard.threads)]
+        self.records = [Record(self, number) for number in range(scoreboard.records)]
 
     def clear(self) -> None:
         """Set every byte to 0."""
@@ -247,6 +263,12 @@ class Slot:
         now = time.monotonic_ns()
         begun = [record.words[SINCE] for record in self.records if record.words[NUMBER]]
         return max(0.0, (now - min(begun, default=now)) / 1e9)
+
+    def calls_of_count(self) -> int:
+        """Return how many calls the application has now, without those that left the count."""
+        return sum(
+            record.words[NUMBER] != 0 and not record.words[IO_BOUND] for record in self.records
+        )
 
     def requests(self) -> Iterator[RequestInProgress]:
         """Yield the requests that the application has now."""
@@ -311,6 +333,7 @@ class Record:
             return None
         *lengths, method, client, request_id, target = _texts.unpack_from(self._bytes, _TEXTS_AT)
         ident, since, deadline = words[THREAD], words[SINCE], words[DEADLINE]
+        io_bound = words[IO_BOUND]
         if words[NUMBER] != number:  # it ended while it was read
             return None
         return RequestInProgress(
@@ -323,4 +346,5 @@ class Record:
             request_id=request_id[: lengths[2]].decode("latin-1"),
             since=since / 1e9,
             deadline=deadline / 1e9 if deadline else None,
+            io_bound=io_bound == 1,
         )

@@ -134,6 +134,15 @@ class Transport(ResponseSupport, Protocol):
         them, and the sockets are closed at once. A later call without it has no effect.
         """
 
+    def leave_count(self) -> bool:
+        """Take the calling thread's call out of the count of `threads`; another thread replaces it.
+
+        Return True if the call is out of the count now, also if it was before; False if it may not
+        leave (`penstock.transport.decisions.may_leave_count`), if no thread could be started, or
+        if the calling thread has no request. When the call has returned, its thread waits in `next`
+        until it replaces another one.
+        """
+
     def abort_all(self, reason: str) -> int:
         """End the requests that are still in the application. Return their number.
 

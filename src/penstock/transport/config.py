@@ -37,7 +37,10 @@ class TransportConfig:
     # -- settings -------------------------------------------------------------------------------
 
     threads: int = 1
-    """How many threads call `Transport.next`."""
+    """How many threads call `Transport.next`, but for those that replace calls that have left the
+    count."""
+    max_io_bound: int = 0
+    """How many calls may leave the count of `threads` by ``penstock.io_bound``."""
     parser: ParserLimits = field(default_factory=ParserLimits)
     body_memory: int = 64 * 1024
     out_buffer: int = 1024 * 1024

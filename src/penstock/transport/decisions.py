@@ -234,6 +234,18 @@ def ready_with_queue(config: TransportConfig, full: float) -> bool:
     return config.overload_ready_after == 0 or full < config.overload_ready_after
 
 
+# -- calls that leave the count of threads -------------------------------------------------------
+
+
+def may_leave_count(config: TransportConfig, left: int, threads: int) -> bool:
+    """Return True if another call may leave the count of ``threads``; a thread replaces it then.
+
+    ``left`` is how many have left it. With one thread none may: the worker's main thread alone
+    runs the application.
+    """
+    return threads > 1 and left < config.max_io_bound
+
+
 # -- the end of a connection --------------------------------------------------------------------
 
 

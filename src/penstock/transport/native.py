@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from penstock import _native, messages
+from penstock.transport.io_bound import IO_BOUND_KEY, IoBound, no_thread
 from penstock.transport.log_lines import RequestLog
 from penstock.transport.spool import SpooledBody
 from penstock.wsgi.environ import DroppedFields
@@ -33,6 +34,7 @@ class NativeTransport:
 
     ``endpoints`` are listening sockets, each with the environ that its requests begin with.
     ``slot`` is the worker's place on the scoreboard, which the transport keeps up to date.
+    ``add_thread`` starts another thread that calls `next`; it returns False if it could not.
     """
 
     check_head: CheckHead = _native.HeadCheck(check_head).check
@@ -49,6 +51,7 @@ class NativeTransport:
         slot: Slot,
         logger: logging.Logger,
         observers: Observers | None = None,
+        add_thread: Callable[[], bool] = no_thread,
     ) -> None:
         self.request_log = RequestLog(logger, config)
         logs = {
@@ -65,7 +68,10 @@ class NativeTransport:
         self._slot = slot
         self._attended = False
         self._starting = threading.Lock()
-        self._native = _native.NativeTransport(list(endpoints), config, logs, slot)
+        self._add_thread = add_thread
+        io_bound = {IO_BOUND_KEY: IoBound(self, config, logger)}
+        endpoints = [(listener, environ | io_bound) for listener, environ in endpoints]
+        self._native = _native.NativeTransport(endpoints, config, logs, slot)
         self.next = self._native.next
         self._logger = logger
         if config.has_stall_monitor:
@@ -110,6 +116,10 @@ class NativeTransport:
         if not self._handed_over:
             lasting = [listener.ignore_new_connections() for listener in self._listeners]
         self._native.drain(self._handed_over, lasting)
+
+    def leave_count(self) -> bool:
+        """See `penstock.transport.Transport.leave_count`."""
+        return self._native.leave_count(self._add_thread)
 
     def abort_all(self, reason: str) -> int:
         """See `penstock.transport.Transport.abort_all`."""

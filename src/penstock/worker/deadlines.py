@@ -27,6 +27,7 @@ from penstock.telemetry.scoreboard import (
     AWAITING_CLIENT,
     BEAT,
     DEADLINE,
+    IO_BOUND,
     LIVE,
     NUMBER,
     PROGRESS,
@@ -128,6 +129,18 @@ class Deadlines:
             seen.stuck and record.words[NUMBER] == seen.number
             for record, seen in zip(self._slot.records, list(self._seen), strict=True)
         )
+
+    def count_free(self) -> int:
+        """Return how many of the worker's threads are not stuck.
+
+        Another thread has replaced one whose call has left the count of threads, so that such a
+        call takes none of them.
+        """
+        taken = sum(
+            seen.stuck and not record.words[IO_BOUND]
+            for record, seen in zip(self._slot.records, list(self._seen), strict=True)
+        )
+        return max(0, self._slot.scoreboard.threads - taken)
 
     # -- the thread ----------------------------------------------------------------------------
 
@@ -252,14 +265,14 @@ class Deadlines:
 
     def _update_live(self) -> int:
         """Write down whether something moves; return how many threads are not stuck."""
-        free = sum(not seen.stuck for seen in self._seen)
+        free = self.count_free()
         self._slot.words[LIVE] = int(free > 0)
         return free
 
     def _report_recovery(self) -> None:
         """Make the worker ready again where all of its stuck calls have returned after all."""
         free = self._update_live()
-        if not self._any_stuck or free < len(self._seen):
+        if not self._any_stuck or any(seen.stuck for seen in self._seen):
             return
         self._any_stuck = False
         words = self._slot.words

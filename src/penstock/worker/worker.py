@@ -9,6 +9,7 @@ import time
 import weakref
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
+from itertools import count
 from typing import TYPE_CHECKING, Any
 
 from penstock import __version__, messages
@@ -99,7 +100,7 @@ def transport_class(settings: Settings) -> type[PythonTransport] | type[NativeTr
 
 
 def _slot_of_its_own(settings: Settings) -> Slot:
-    slot = Scoreboard(1, settings.threads).take()
+    slot = Scoreboard(1, settings.threads, settings.max_io_bound).take()
     assert slot is not None  # the only one of a new scoreboard
     return slot
 
@@ -180,6 +181,8 @@ class Worker:
             threading.Thread(target=self._serve, name=f"penstock-{number}", daemon=True)
             for number in range(1, settings.threads + 1)
         ]
+        self._more_threads = count(settings.threads + 1)
+        self._thread_missing = False  # the last that was to be added could not be started
 
     def _open_transport(self, listeners: Sequence[Listener]) -> Transport:
         settings = self.settings
@@ -197,7 +200,26 @@ class Worker:
             slot=self.slot,
             logger=self.logger,
             observers=self._observers,
+            add_thread=self._add_thread,
         )
+
+    def _add_thread(self) -> bool:
+        """Start another thread, in the place of one whose call has left the count of `threads`.
+
+        Return False if the system starts no more. The transport bounds how many there are.
+        """
+        name = f"penstock-{next(self._more_threads)}"
+        thread = threading.Thread(target=self._serve, name=name, daemon=True)
+        try:
+            thread.start()
+        except (RuntimeError, MemoryError) as error:
+            if not self._thread_missing:
+                self._thread_missing = True
+                messages.THREAD_NOT_STARTED.log(self.logger, error=error)
+            return False
+        self._thread_missing = False
+        self._threads.append(thread)
+        return True
 
     def _open_access_log(self, passed: int | None) -> AccessLog | None:
         settings = self.settings
@@ -249,7 +271,7 @@ class Worker:
         self.slot.words[READY] = 1
         _workers.add(self)
         self._deadlines.start()
-        for thread in self._threads:
+        for thread in list(self._threads):  # without those that calls of the first ones add
             thread.start()
 
     def serve(self) -> None:
@@ -314,7 +336,7 @@ class Worker:
         stuck = self._deadlines.count_stuck()
         if not stuck or stuck < sum(1 for _ in self.slot.requests()):
             return False
-        open_for_stuck = stuck if stuck == self.settings.threads else 0
+        open_for_stuck = 0 if self._deadlines.count_free() else stuck
         return int(self.transport.snapshot()["connections"]) <= open_for_stuck
 
     def abort_all(self, reason: str) -> int:
@@ -340,7 +362,7 @@ class Worker:
     def join(self, timeout: float) -> bool:
         """Wait up to ``timeout`` seconds for the threads; return True if all have returned."""
         deadline = time.monotonic() + timeout
-        for thread in self._threads:
+        for thread in self._threads:  # one that a call adds meanwhile comes last
             thread.join(max(0.0, deadline - time.monotonic()))
         if self._lent is not None and not self._lent.wait(max(0.0, deadline - time.monotonic())):
             return False

@@ -261,6 +261,7 @@ const START: Nanos = 3600 * SECOND;
 pub fn options() -> Options {
     Options {
         threads: 2,
+        max_io_bound: 1,
         overloaded: "overloaded".to_owned(),
         queue_full: "full".to_owned(),
         queue_late: "late".to_owned(),
@@ -343,6 +344,7 @@ pub fn scoreboard(threads: usize) -> Scoreboard {
         slots: 1,
         slot_bytes,
         index: 0,
+        threads,
         records: threads,
     };
     Scoreboard::new(memory, &shape).unwrap()

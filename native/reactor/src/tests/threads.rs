@@ -7,9 +7,11 @@ use crate::leader::{Leader, ReadBuffers};
 use crate::leader_followers::{LeaderFollowers, Turn};
 use crate::next_request;
 use crate::responding;
+use crate::scoreboard::{IO_BOUND_CALLS, IO_BOUND_REFUSED};
 use crate::shared::Shared;
 use crate::states::Fate;
 use crate::sys;
+use crate::thread_count::{Leave, Place, ThreadCount};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::thread;
@@ -135,4 +137,48 @@ fn a_connection_is_not_closed_under_a_thread_that_sends_a_file() {
         bench.event_loop.attend(shared);
     });
     assert!(client.is_reset());
+}
+
+#[test]
+fn a_place_in_the_count_goes_to_a_thread_that_came_back_before_a_new_one_is_started() {
+    let shared = Shared::new(options(), scoreboard(3)).unwrap();
+    let count = ThreadCount::default();
+    let [first, second, third] = [0, 1, 2].map(|index| Place::new(shared.scoreboard.record(index)));
+    assert_eq!(count.leave(&shared, &first), Leave::NeedsThread);
+    assert!(first.has_left() && first.is_missing());
+    assert_eq!(shared.scoreboard.get(IO_BOUND_CALLS), 1);
+    assert_eq!(count.leave(&shared, &second), Leave::Refused); // max_io_bound
+    assert!(!second.has_left() && !second.is_missing());
+    assert_eq!(shared.scoreboard.get(IO_BOUND_REFUSED), 1);
+    thread::scope(|scope| {
+        let back = scope.spawn(|| count.await_place(&shared, &first));
+        while first.has_left() {
+            thread::yield_now();
+        }
+        assert_eq!(shared.scoreboard.get(IO_BOUND_CALLS), 0);
+        assert!(first.is_missing() && !back.is_finished());
+        assert_eq!(count.leave(&shared, &second), Leave::Replaced);
+        back.join().unwrap();
+        assert!(!first.is_missing() && second.is_missing());
+        // The end wakes what waits.
+        let back = scope.spawn(|| count.await_place(&shared, &second));
+        while second.has_left() {
+            thread::yield_now();
+        }
+        count.end();
+        back.join().unwrap();
+    });
+    assert_eq!(count.leave(&shared, &third), Leave::Refused);
+}
+
+#[test]
+fn a_call_stays_in_the_count_where_no_thread_can_be_started() {
+    let shared = Shared::new(options(), scoreboard(2)).unwrap();
+    let count = ThreadCount::default();
+    let place = Place::new(shared.scoreboard.record(0));
+    assert_eq!(count.leave(&shared, &place), Leave::NeedsThread);
+    assert!(!count.replace_otherwise(&shared, &place));
+    assert!(!place.has_left() && !place.is_missing());
+    assert_eq!(shared.scoreboard.get(IO_BOUND_CALLS), 0);
+    assert_eq!(count.leave(&shared, &place), Leave::NeedsThread);
 }

@@ -6,6 +6,7 @@ import logging
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
+from penstock.transport.io_bound import IO_BOUND_KEY, IoBound, no_thread
 from penstock.transport.python.acceptor import Acceptor
 from penstock.transport.python.exchange import PythonExchange
 from penstock.transport.python.leader_followers import LeaderFollowers
@@ -26,6 +27,7 @@ class PythonTransport:
 
     ``endpoints`` are listening sockets, each with the environ that its requests begin with.
     ``slot`` is the worker's place on the scoreboard, which the transport keeps up to date.
+    ``add_thread`` starts another thread that calls `next`; it returns False if it could not.
     """
 
     check_head = staticmethod(check_head)
@@ -39,11 +41,14 @@ class PythonTransport:
         slot: Slot,
         logger: logging.Logger,
         observers: Observers | None = None,
+        add_thread: Callable[[], bool] = no_thread,
     ) -> None:
         self._loop = Loop(slot, config=config, logger=logger, observers=observers)
         self.request_log = self._loop.request_log
+        self._add_thread = add_thread
+        io_bound = IoBound(self, config, logger)
         for listener, base_environ in endpoints:
-            acceptor = Acceptor(self._loop, listener, base_environ)
+            acceptor = Acceptor(self._loop, listener, base_environ | {IO_BOUND_KEY: io_bound})
             self._loop.acceptors.append(acceptor)
             acceptor.start()
         self._loop.tell_accepting()
@@ -66,6 +71,10 @@ class PythonTransport:
         self._threads.interrupt()
         if hand_over:
             self._threads.lead_briefly(self._loop.hand_listeners_over)
+
+    def leave_count(self) -> bool:
+        """See `penstock.transport.Transport.leave_count`."""
+        return self._threads.leave_count(self._add_thread)
 
     def abort_all(self, reason: str) -> int:
         """See `penstock.transport.Transport.abort_all`."""

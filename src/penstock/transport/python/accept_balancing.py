@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from penstock.telemetry.scoreboard import (
     ACCEPTING,
     CONNECTIONS,
-    NUMBER,
+    IO_BOUND_CALLS,
     POLLED,
     SERVING,
     STARTED,
@@ -79,7 +79,8 @@ class AcceptBalancing:
 
     def has_more_than_others(self, own: int) -> bool:
         """Return True if another worker has so much fewer connections that it should accept."""
-        threads = self._slot.scoreboard.threads
+        # Calls that have left the count have their threads beside the others.
+        threads = self._slot.scoreboard.threads + self._slot.words[IO_BOUND_CALLS]
         return leaves_to_others(self._config, own, self.fewest_of_others(), threads)
 
     def deferred(self) -> None:
@@ -109,8 +110,9 @@ class AcceptBalancing:
         """Note that from now on every thread is with the application, or no longer is."""
         # A thread without a request in its record has taken one, and is about to call: its request
         # does not count as one that a thread took which became free later.
-        about_to_call = sum(record.words[NUMBER] == 0 for record in self._slot.records)
-        self._started = int(self._slot.words[STARTED]) + about_to_call
+        slot = self._slot
+        about_to_call = max(0, slot.scoreboard.threads - slot.calls_of_count())
+        self._started = int(slot.words[STARTED]) + about_to_call
 
     def pause_while_busy(self, now: float, taken: int, *, insists: bool) -> float:
         """Return for how many seconds a client is left in the accept queue; 0 to accept it.

@@ -96,6 +96,7 @@ class PythonExchange:
         "handed_out_at",
         "head_at",
         "head_sent",
+        "io_bound",
         "queue_time",
         "queued_at",
         "reason",
@@ -131,6 +132,7 @@ class PythonExchange:
         self.queued_at = 0  # the same; 0 where it did not have to wait for a thread
         self.queue_time = 0.0  # for how long it waited, in seconds
         self.call_deadline: CallDeadline | None = None  # set by the leader-followers
+        self.io_bound = False  # its call has left the count of threads
         self.head_sent = False
         self.done = False
         self.aborted = False  # by the server, under the thread that has it

@@ -5,9 +5,9 @@ the lock and runs the application itself, so that a fast application never pays 
 request to another thread. When the thread returns, it takes the lock again, if it is free.
 
 Meanwhile the stall monitor, a thread of the transport, looks once a tick whether one call has
-lasted a whole tick without a leader. If so, it promotes a parked thread. When every thread is in
-the application, the stall monitor itself leads: it reads, writes and enforces deadlines, and
-queues the requests that become ready until a thread is free.
+lasted a whole tick without a leader. If so, it promotes a parked thread. When every thread that
+counts is in the application, the stall monitor itself leads: it reads, writes and enforces
+deadlines, and queues the requests that become ready until a thread is free.
 
 With one promotion a tick, few slow calls could overlap. So if many recent calls were slow, the
 leader promotes a follower before it calls.
@@ -30,6 +30,7 @@ from penstock import messages
 from penstock.telemetry.scoreboard import NUMBER, Slot
 from penstock.transport.python.exchange import PythonExchange
 from penstock.transport.python.loop import Loop
+from penstock.transport.python.thread_count import ThreadCount
 from penstock.transport.python.thread_slots import ThreadSlot, ThreadSlots
 
 CALM_TICK_SECONDS = 0.005
@@ -58,6 +59,7 @@ class LeaderFollowers:
         self._config = loop.config
         self._slot = slot
         self._thread_slots = loop.thread_slots = ThreadSlots(loop.config, slot, loop.logger)
+        self._count = ThreadCount(loop.config, slot)
         self._local = threading.local()  # holds each thread's slot
         self._leadership = threading.Lock()
         self._queue = loop.queue
@@ -83,6 +85,8 @@ class LeaderFollowers:
             thread: ThreadSlot = self._local.thread
         except AttributeError:
             thread = self._local.thread = self._thread_slots.add()
+            if self._loop.ask_full is not None:
+                self._loop.wake()  # it replaces one whose call has left the count
         if thread.exchange is not None:
             thread.words[NUMBER] = 0
             if not thread.exchange.done:
@@ -91,6 +95,10 @@ class LeaderFollowers:
             thread.exchange = None
             if self._loop.ask_full is not None:
                 self._loop.wake()  # the monitor leads, and accepts only with a free thread
+        if thread.place is not None and not self._over:
+            self._count.await_place(thread)
+            if self._loop.ask_full is not None:
+                self._loop.wake()
         while not self._over:
             exchange = self._queue.take() if self._queue.requests else None
             if exchange is None:
@@ -121,6 +129,16 @@ class LeaderFollowers:
         with self._leadership:
             self._loop.run()  # for exchanges that ended last, such as this thread's own
         return None
+
+    def leave_count(self, add_thread: Callable[[], bool]) -> bool:
+        """See `penstock.transport.Transport.leave_count`; ``add_thread`` starts a thread."""
+        thread: ThreadSlot | None = getattr(self._local, "thread", None)
+        if thread is None or (exchange := thread.exchange) is None or self._over:
+            return False
+        if not thread.left_count and not self._count.leave(thread, add_thread):
+            return False
+        exchange.io_bound = True
+        return True
 
     def _look_after(self, exchange: PythonExchange) -> None:
         """Make sure that a thread watches the sockets while the calling thread is away."""
@@ -248,6 +266,7 @@ class LeaderFollowers:
 
     def _end(self) -> None:
         self._over = True
+        self._count.end()
         while self._wake_parked():
             pass
         self._wake_monitor()

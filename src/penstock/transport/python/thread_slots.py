@@ -23,12 +23,16 @@ if TYPE_CHECKING:
 class ThreadSlot:
     """One thread's record on the scoreboard, and its exchange. Only that thread writes."""
 
-    __slots__ = ("deadline", "exchange", "record", "words")
+    __slots__ = ("deadline", "exchange", "left_count", "place", "record", "words")
 
     def __init__(self, record: Record) -> None:
         self.record = record
         self.words = record.words
         self.exchange: PythonExchange | None = None
+        self.left_count = False
+        """Its call has left the count of threads. Written with the lock of `ThreadCount`."""
+        self.place: threading.Lock | None = None
+        """Once its call has left the count: held until the thread has a place in it again."""
         self.deadline = CallDeadline(record)
         self.words[THREAD] = threading.get_ident()
 
@@ -60,8 +64,10 @@ class ThreadSlots:
         return thread
 
     def full(self) -> bool:
-        """Return True if every thread is in the application."""
-        occupied = sum(thread.exchange is not None for thread in list(self.slots))
+        """Return True if as many threads are in the application as count."""
+        occupied = sum(
+            thread.exchange is not None and not thread.left_count for thread in list(self.slots)
+        )
         return occupied >= self._config.threads
 
     def begin(self, thread: ThreadSlot, exchange: PythonExchange) -> None:
