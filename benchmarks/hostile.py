@@ -31,7 +31,7 @@ FEW, MANY = 1_000, 10_000
 RATE = 50
 ANSWER_SECONDS = 10.0
 HONEST = "127.0.3.1"
-SETTLING_SECONDS = 5.0
+OPENING_SECONDS = 5.0
 """For the attacker to open its connections, before the honest client's times count."""
 REQUEST = b"GET /hello HTTP/1.1\r\nHost: a\r\n\r\n"
 PAGE = environment.ROOT / "docs" / "performance" / "hostile.md"
@@ -146,7 +146,7 @@ def ask(port: int, ends_at: float, counted_from: float) -> Honest:
 def _honest_process(pipe: Connection, port: int, seconds: float) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     now = time.monotonic()
-    pipe.send(ask(port, now + SETTLING_SECONDS + seconds, now + SETTLING_SECONDS))
+    pipe.send(ask(port, now + OPENING_SECONDS + seconds, now + OPENING_SECONDS))
 
 
 def measure(server: str, attack: Attack, connections: int, seconds: float) -> Measured:
@@ -175,7 +175,7 @@ def measure(server: str, attack: Attack, connections: int, seconds: float) -> Me
 
             began = time.monotonic()
             attacker = Attacker((HOST, process.port), attack, connections)
-            attacker.run(SETTLING_SECONDS + seconds, look)
+            attacker.run(OPENING_SECONDS + seconds, look)
             took = time.monotonic() - began
             used = processes.cpu_seconds(process.pid) - used
             seen = theirs.recv() if theirs.poll(2 * ANSWER_SECONDS) else Honest(failed=-1)

@@ -98,7 +98,7 @@ def _soak(server: Running, arguments: argparse.Namespace) -> int:
             client.terminate()
             client.join()
     server.check()
-    problems = _problems(total, readings, at_rest, _settled(server, at_rest, total))
+    problems = _problems(total, readings, at_rest, _at_the_end(server, at_rest, total))
     if total.requests < arguments.requests:
         problems.append(f"only {total.requests:,} of {arguments.requests:,} requests were sent")
     print(f"{total.good:,} good, {total.bad:,} bad and {total.aborted:,} aborted requests")
@@ -151,7 +151,7 @@ def _progress(total: Tally, reading: Reading, wanted: int, seconds: float) -> No
     )
 
 
-def _settled(server: Running, at_rest: Reading, total: Tally) -> Reading:
+def _at_the_end(server: Running, at_rest: Reading, total: Tally) -> Reading:
     """Return how the server is when all connections have gone, or are overdue."""
     deadline = time.monotonic() + SETTLE_SECONDS
     while True:
@@ -162,17 +162,17 @@ def _settled(server: Running, at_rest: Reading, total: Tally) -> Reading:
 
 
 def _problems(
-    total: Tally, readings: list[Reading], at_rest: Reading, settled: Reading
+    total: Tally, readings: list[Reading], at_rest: Reading, afterwards: Reading
 ) -> list[str]:
     """Return what is wrong, a line each."""
     found = [f"{count} x {kind}" for kind, count in total.failures.items()]
     found += total.examples
-    if settled.descriptors > at_rest.descriptors:
-        found.append(f"descriptors: {at_rest.descriptors} before, {settled.descriptors} after")
+    if afterwards.descriptors > at_rest.descriptors:
+        found.append(f"descriptors: {at_rest.descriptors} before, {afterwards.descriptors} after")
     grown = growth_kib(readings)
     print(
-        f"resident: {at_rest.resident_kib:,} KiB at rest before, {settled.resident_kib:,} after; "
-        f"descriptors: {at_rest.descriptors} and {settled.descriptors}"
+        f"resident: {at_rest.resident_kib:,} KiB before, {afterwards.resident_kib:,} after; "
+        f"descriptors: {at_rest.descriptors} and {afterwards.descriptors}"
     )
     if grown is None:
         print("too few requests to find out if memory grows")

@@ -33,7 +33,10 @@ FORMER_NAMES = (
     "fleet",
     "turnover",
     "surroundings",
-    "settles?",
+    "settle[sd]?",
+    "settling",
+    "succession",
+    "keep_house",
     "watchdog",
 )
 """Names of an earlier version, which a reader has to translate. docs/glossary.md has today's."""

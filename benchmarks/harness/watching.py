@@ -98,14 +98,14 @@ class Watch:
         lives: dict[int, list[Reading]] = {}
         for reading in self.readings:
             lives.setdefault(reading.supervisor, []).append(reading)
-        found, settled = [], []
+        found, decided = [], []
         for life in lives.values():
             rest = [r for r in life if r.at - life[0].at >= SETTLED_SECONDS]
             if len(rest) > 2 * SETTLED_SECONDS:
-                settled.append(rest)
-        if len(settled) > 1:
-            settled.append([*settled[0], *settled[-1]])
-        for rest in settled:
+                decided.append(rest)
+        if len(decided) > 1:
+            decided.append([*decided[0], *decided[-1]])
+        for rest in decided:
             third = len(rest) // 3
             early, late = rest[:third], rest[-third:]
             grown = _resident(late) - _resident(early)

@@ -550,7 +550,7 @@ SERVING_THREAD_DEFECT: Final = Message(
 WORKER_LOST_REQUESTS: Final = Message(
     "PEN-7010",
     WARNING,
-    "%(worker)s, told to leave because %(because)s, %(how)s%(details)s",
+    "%(worker)s %(how)s while it was draining (%(because)s)%(details)s",
     "A worker that was ordered to leave did not end by itself, or requests ended with it. The"
     " lines below name the requests.",
     "Find out why these requests take longer than graceful_timeout, or raise it.",
@@ -640,8 +640,8 @@ PRELOAD_HAZARD: Final = Message(
 PRELOAD_UNAVAILABLE: Final = Message(
     "PEN-7061",
     WARNING,
-    "preload is not followed: this system cannot hand a worker over to the process that looks after"
-    " it; each worker loads the application itself",
+    "preload has no effect: this system has no PR_SET_CHILD_SUBREAPER; each worker loads the"
+    " application itself",
     "preload needs Linux (PR_SET_CHILD_SUBREAPER).",
     "Nothing has to be done; workers use more memory than with preload.",
 )

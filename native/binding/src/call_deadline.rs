@@ -48,7 +48,7 @@ impl CallDeadline {
         get(scoreboard, record, NUMBER)
     }
 
-    /// Note that the wait is over: the deadline is so much later, unless the call is over.
+    /// The wait is over: move the deadline by its length, unless the call has ended.
     pub fn go_on(
         &self,
         scoreboard: &Scoreboard,
@@ -71,8 +71,7 @@ impl CallDeadline {
         Ok(())
     }
 
-    /// Put the deadline off to so long from now, at most to `most` after the last progress; return
-    /// it.
+    /// Set the deadline to `time` from now, at the latest `most` after the last progress; return it.
     pub fn extend(
         &self,
         scoreboard: &Scoreboard,

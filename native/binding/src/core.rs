@@ -14,7 +14,7 @@ pub struct Core {
 
 impl Core {
     /// Write what the log queue holds.
-    pub fn tell(&self, py: Python<'_>) {
+    pub fn write_logs(&self, py: Python<'_>) {
         if self.shared.closed_in_child.get() {
             return;
         }

@@ -144,7 +144,7 @@ impl NativeTransport {
         let mut buffers = take_buffers(shared);
         let mut until = 0;
         loop {
-            core.tell(py);
+            core.write_logs(py);
             if shared.closed_in_child.get() {
                 return Ok(None);
             }
@@ -175,7 +175,7 @@ impl NativeTransport {
                         break;
                     }
                     _ => {
-                        core.tell(py);
+                        core.write_logs(py);
                         // What the thread was with last is not kept while it waits.
                         thread_slot.keep(None);
                         match py.detach(|| threads.lead_or_park(shared)) {
@@ -184,14 +184,14 @@ impl NativeTransport {
                                     self.delivery.deliver_waiting(py, &thread_slot, *waiting)?;
                             }
                             Turn::Again => py.check_signals()?, // where this is the main thread
-                            Turn::Tell | Turn::Over => {}
+                            Turn::WriteLogs | Turn::Over => {}
                         }
                         until = 0;
                     }
                 }
             }
             if let Some(exchange) = exchange {
-                core.tell(py);
+                core.write_logs(py);
                 self.hand_out(py, &thread_slot, &exchange);
                 BUFFERS.set(Some(buffers));
                 return Ok(Some(exchange));
@@ -210,7 +210,7 @@ impl NativeTransport {
         }
         self.core.shared.draining.set(true);
         py.detach(|| self.threads.interrupt(&self.core.shared));
-        self.core.tell(py);
+        self.core.write_logs(py);
     }
 
     /// See `penstock.transport.Transport.leave_count`. `add_thread` starts a thread that calls
@@ -261,7 +261,7 @@ impl NativeTransport {
             }
         }
         py.detach(|| self.threads.attend(&self.core.shared));
-        self.core.tell(py);
+        self.core.write_logs(py);
         Ok(count)
     }
 
@@ -277,7 +277,7 @@ impl NativeTransport {
         let ended = ending::time_out(exchange.bind(py), reason)?;
         if ended {
             py.detach(|| self.threads.attend(&core.shared));
-            core.tell(py);
+            core.write_logs(py);
         }
         Ok(ended)
     }
@@ -285,7 +285,7 @@ impl NativeTransport {
     fn close(&self, py: Python<'_>) {
         self.core.shared.closed.set(true);
         py.detach(|| self.threads.interrupt(&self.core.shared));
-        self.core.tell(py);
+        self.core.write_logs(py);
     }
 
     fn snapshot<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
@@ -354,7 +354,7 @@ impl NativeTransport {
         let core = &self.core;
         while !self.threads.is_over() {
             py.detach(|| core.shared.await_call());
-            core.tell(py);
+            core.write_logs(py);
         }
     }
 }
@@ -406,7 +406,7 @@ impl NativeTransport {
         thread_slot.keep(None);
         forget_cache();
         py.detach(|| self.threads.lead_last(&self.core.shared));
-        self.core.tell(py);
+        self.core.write_logs(py);
     }
 }
 

@@ -80,7 +80,7 @@ impl Default for AcceptBalancing {
 }
 
 impl AcceptBalancing {
-    /// Note that a connection was accepted, `insists` if after it was left to others in vain.
+    /// Note that a connection was accepted, `insists` if the worker had left it to others, and none accepted it.
     fn accepted(&mut self, insists: bool) {
         if !insists {
             self.in_vain = 0;
@@ -242,7 +242,7 @@ impl Accepting {
         false
     }
 
-    /// Pause, and tell why: once for each time that it begins.
+    /// Pause, and log why: once for each time that it begins.
     fn rest(&mut self, shared: &Shared, now: Nanos, index: usize, error: &std::io::Error) {
         if let Some(acceptor) = self.acceptors.get_mut(index) {
             if !std::mem::replace(&mut acceptor.complained, true) {
@@ -259,7 +259,8 @@ impl Accepting {
     }
 
     fn has_room(&self, shared: &Shared) -> bool {
-        // At the end, even beyond the cap: the kernel resets what is left in a listener's queue.
+        // While draining, more than max_connections: the kernel resets what is left in the accept
+        // queue.
         self.drain_begun
             || decisions::has_room(
                 &shared.options,
@@ -490,7 +491,7 @@ impl Accepting {
         }
     }
 
-    /// Accept what waits in the listen queues: the kernel has accepted it, so it is served.
+    /// Accept what waits in the accept queues: the kernel has accepted it, so it is served.
     ///
     /// Where no descriptor is left for all of it, the rest waits until others have left. A queue
     /// that gets no new connections stays open for a while, for handshakes that are under way.

@@ -71,7 +71,7 @@ pub struct ConnectionState {
     /// What is carried has not been looked at for the request that begins with it.
     pub left_over: bool,
     pub input: Input,
-    /// When the client ended its side, as far as an event has told.
+    /// When the client ended its side, as far as an event has reported.
     pub ended: Option<Nanos>,
     pub since: Nanos, // when `awaited` changed, or the lingering began
     pub requests: u64,

@@ -13,7 +13,7 @@ pub fn find_gone(connection: &Connection) -> bool {
         .stream
         .wait(Readiness::Trouble, 0)
         .unwrap_or(true);
-    // Asked afterwards: another connection may have got the number of a socket that was closed.
+    // Checked after the look: the descriptor may belong to another connection by now.
     if connection.phase() == Phase::Closed {
         return true;
     }

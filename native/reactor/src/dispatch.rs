@@ -20,7 +20,7 @@ pub fn handle_event(
     leader: &mut LeaderState,
     event: Event,
 ) -> Option<Ready> {
-    let event = event.told;
+    let event = event.events;
     let mut state = connection.lock();
     if event.input || event.ended || event.broken {
         state.input = Input::Announced;

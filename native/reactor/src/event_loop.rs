@@ -33,7 +33,7 @@ pub enum Step {
     /// What comes next would block, or take long: not with the GIL held.
     Blocked,
     /// The log queue has entries, and they need the GIL.
-    Tell,
+    WriteLogs,
     /// A thread has come free.
     Relieved,
     /// There is nothing left to do, and will not be.
@@ -106,13 +106,13 @@ impl EventLoop {
             if shared.has_posts() {
                 continue;
             }
-            if self.keep_house(shared) {
+            if self.do_what_is_due(shared) {
                 return Step::Over;
             }
             if !shared.log_queue.is_empty()
                 && (leader == Leader::Attached || !shared.call_log_writer())
             {
-                return Step::Tell;
+                return Step::WriteLogs;
             }
             if leader == Leader::StallMonitor && shared.relieve.swap(false) {
                 return Step::Relieved;
@@ -236,7 +236,7 @@ impl EventLoop {
     }
 
     /// Do what is due between two polls; return whether the loop is at its end.
-    fn keep_house(&mut self, shared: &Shared) -> bool {
+    fn do_what_is_due(&mut self, shared: &Shared) -> bool {
         let now = self.leader.now;
         if shared.draining.get() {
             if !self.accepting.drain_begun {

@@ -78,7 +78,7 @@ impl Drop for Leading<'_> {
 pub enum Turn {
     Request(Box<Waiting>),
     /// There are entries in the log queue.
-    Tell,
+    WriteLogs,
     /// Others lead, or have led: look again.
     Again,
     Over,
@@ -200,7 +200,7 @@ impl LeaderFollowers {
         let event_loop = &mut *leading.event_loop;
         let turn = match event_loop.run(shared, leader, &mut 0) {
             Step::Ready(ready) => Turn::Request(Box::new(ready.own(&event_loop.leader))),
-            Step::Tell => Turn::Tell,
+            Step::WriteLogs => Turn::WriteLogs,
             Step::Over => Turn::Over,
             Step::Blocked | Step::Relieved => Turn::Again,
         };
@@ -341,7 +341,7 @@ impl LeaderFollowers {
             match self.lead(shared, Leader::StallMonitor) {
                 Some(Turn::Request(waiting)) => self.queue(shared, *waiting),
                 Some(Turn::Over) => over = true,
-                Some(Turn::Tell | Turn::Again) | None => break,
+                Some(Turn::WriteLogs | Turn::Again) | None => break,
             }
         }
         self.monitor_leads.set(false);

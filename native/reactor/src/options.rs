@@ -1,4 +1,4 @@
-//! What a transport is told at its making, by `penstock.transport.config`.
+//! The settings of a transport, from `penstock.transport.config`.
 
 use crate::budgets::Budgets;
 use crate::client::Networks;
@@ -15,7 +15,7 @@ pub enum HeaderMap {
     Dangerous,
 }
 
-/// The paths that the server itself answers, and how it is told what.
+/// The paths that the server itself answers, and the bodies of the answers.
 #[derive(Default)]
 pub struct Checks {
     pub health_path: Option<Vec<u8>>,
@@ -32,7 +32,7 @@ impl Checks {
     }
 }
 
-/// What a transport is told at its making. Sizes in bytes, times in nanoseconds.
+/// The settings of a transport. Sizes in bytes, times in nanoseconds.
 pub struct Options {
     /// How many threads call `next`, but for those whose calls have left the count.
     pub threads: u64,

@@ -1,6 +1,6 @@
 //! Waiting for sockets: edge-triggered, so that a request needs no call to change what is watched.
 
-use crate::sys::{self, MILLISECOND, NO_EVENT, Nanos, Queue, RawEvent, Told};
+use crate::sys::{self, MILLISECOND, NO_EVENT, Nanos, Queue, RawEvent, SocketEvents};
 use std::io;
 use std::os::fd::RawFd;
 
@@ -28,10 +28,10 @@ impl Token {
 #[derive(Clone, Copy)]
 pub struct Event {
     pub token: Token,
-    pub told: Told,
+    pub events: SocketEvents,
 }
 
-/// What one poll told. Its room is made once: a poll is too frequent for that.
+/// What one poll returned. Its room is made once: a poll is too frequent for that.
 pub struct Events {
     raw: Box<[RawEvent]>,
     ready: usize,
@@ -55,10 +55,10 @@ impl Events {
     pub fn take(&mut self) -> impl Iterator<Item = Event> + '_ {
         let ready = std::mem::take(&mut self.ready);
         self.raw.iter().take(ready).map(|event| {
-            let (token, told) = sys::told(event);
+            let (token, events) = sys::socket_events(event);
             Event {
                 token: Token(token),
-                told,
+                events,
             }
         })
     }

@@ -97,7 +97,7 @@ impl WaitingQueue {
         drop(waits);
         let waited = now.saturating_sub(waiting.since);
         let leaving = match disconnect::find_gone(&waiting.connection) {
-            true => Leaving::Gone, // also where no event has told yet
+            true => Leaving::Gone, // also where no event has reported it yet
             false => leaving(&waiting.connection, sustained),
         };
         let status = decisions::queued_status(options, waited, leaving, sustained);

@@ -85,7 +85,7 @@ fn receive(
         }
         Ok(received) => {
             // Less than there was room for is all there was. What comes later has an edge of
-            // its own, but for an end that this event told of.
+            // its own, but for an end that this event reported.
             let all = received < leader.read.buffer.len() && state.ended.is_none();
             state.input.found(all);
             if let Some(trace) = &mut state.trace {
@@ -94,8 +94,8 @@ fn receive(
             Some(received)
         }
         Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-            // Told of input, and finding none: it is looked for once more, for there is no
-            // second edge.
+            // The event reported input, and the read found none. It is read once more: no second
+            // edge will come.
             if state.input.found_none() {
                 leader.defer(connection, state);
             }
@@ -108,7 +108,7 @@ fn receive(
     }
 }
 
-/// Tell of a request that the client broke off by a reset, and close.
+/// Log a request that the client broke off by a reset, and close.
 pub fn lose_client(
     connection: &Connection,
     shared: &Shared,
@@ -182,7 +182,7 @@ fn look(
     }
 }
 
-/// Have the log tell of a request whose target names another host than its Host field.
+/// Log a request whose target names another host than its Host field.
 fn note_replaced_host(
     connection: &Connection,
     shared: &Shared,

@@ -48,7 +48,7 @@ pub fn refuse(
     responding::flush(connection, shared, leader, state);
 }
 
-/// Have the logs tell of a request that was refused, or lost with its client.
+/// Log a request that was refused, or whose client disconnected.
 pub fn note_refusal(
     connection: &Connection,
     shared: &Shared,
@@ -66,7 +66,7 @@ pub fn note_refusal(
     note(connection, shared, state, now, noted);
 }
 
-/// What the logs tell of a request that the application did not get.
+/// What the logs say of a request that the application did not get.
 pub struct Noted {
     /// The request's number in the transport's life.
     pub id: u64,
@@ -76,7 +76,7 @@ pub struct Noted {
     pub queued: Nanos,
 }
 
-/// Have the logs tell of a request that has its number already.
+/// Log a request that has its number already.
 pub fn note(
     connection: &Connection,
     shared: &Shared,

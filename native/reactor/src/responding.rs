@@ -229,8 +229,8 @@ pub fn send_small(
     Ok(())
 }
 
-/// Keep a whole response back, to leave with the next one, where the client pipelines; tell
-/// whether that may be.
+/// Hold a complete response so that it is sent with the next one, where the client pipelines.
+/// Return true if it is held.
 ///
 /// Only if the next request has arrived whole, so that its answer follows at once, and only
 /// a limited number of times before other connections have their turn. And only with a stall
@@ -325,7 +325,7 @@ pub fn drain_output(
             connection.set_heavy(false);
         }
         Err(_) => {
-            connection.set_gone(); // the next send of the application's thread tells it
+            connection.set_gone(); // the next send of the application's thread fails
             connection.set_deadline(NEVER);
             connection.set_heavy(false);
         }

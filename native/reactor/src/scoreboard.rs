@@ -1,5 +1,5 @@
-//! What the processes of a server tell one another in shared memory; `penstock.telemetry.scoreboard` is the
-//! reference, and a test compares the layout.
+//! The scoreboard: shared memory that all processes of a server read and write. The reference is
+//! `penstock.telemetry.scoreboard`, and a test compares the layout.
 //!
 //! Each word is written in one store, by one side alone, so that no lock is needed.
 

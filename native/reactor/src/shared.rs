@@ -71,7 +71,7 @@ pub struct Shared {
     /// The leader is, or is about to be, blocked in the poll.
     pub polling: Flag,
     pub draining: Flag,
-    /// A drain leaves the clients that wait in the listen queues to others.
+    /// A drain leaves the clients that wait in the accept queues to others.
     pub handing_over: Flag,
     /// In a drain: the listeners that accept only clients whose handshake was under way.
     lasting: Mutex<Vec<bool>>,
@@ -144,7 +144,7 @@ impl Shared {
 
     // -- for any thread ---------------------------------------------------------------------
 
-    /// Have the next leader look at a connection; `hurry` has one look at once.
+    /// Queue a connection for the next leader. `hurry` wakes the leader now.
     pub fn post(&self, connection: &Arc<Connection>, state: &mut ConnectionState) {
         if !std::mem::replace(&mut state.queued, true) {
             lock(&self.inbox).push(Arc::clone(connection));

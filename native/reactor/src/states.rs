@@ -83,7 +83,7 @@ impl Fate {
     }
 }
 
-/// What is known of the input that the stream holds. Edges tell of it once.
+/// What is known of the input that the stream holds. epoll reports each edge once.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Input {
     /// There is none before the next event.

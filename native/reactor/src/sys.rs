@@ -22,11 +22,11 @@ mod platform;
 mod platform;
 
 use platform::SEND_FLAGS;
-pub use platform::{NO_EVENT, Queue, RawEvent, told};
+pub use platform::{NO_EVENT, Queue, RawEvent, socket_events};
 
 /// What an event says of a socket.
 #[derive(Clone, Copy)]
-pub struct Told {
+pub struct SocketEvents {
     pub input: bool,
     pub room: bool,
     /// The client has ended its side: the end comes behind the input.

@@ -266,7 +266,7 @@ def _check_server(address: str, peer: Peer | None, around: int | None, file: int
 
 def _connected(target: str, address: str, timeout: float) -> socket.socket:
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    # With a timeout of Python's, connect does not wait where the listen queue is full (EAGAIN).
+    # With a timeout of Python's, connect does not wait where the accept queue is full (EAGAIN).
     seconds, fraction = divmod(timeout, 1)
     wait = struct.pack("ll", int(seconds), int(fraction * 1_000_000))
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, wait)

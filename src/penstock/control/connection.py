@@ -137,7 +137,7 @@ class _Wait:
 Steps = Generator[_Wait, None, None]
 
 
-class Stage(IntEnum):
+class Activity(IntEnum):
     """What a connection is doing. The lower ones are evicted first."""
 
     REFUSED = 0
@@ -161,9 +161,9 @@ class Connection:
         """Wait for a request; ``refusal`` is the response to a client that may not ask."""
         self.socket = sock
         # Before its first request it is not idle: a probe that has just come is not to be evicted.
-        self.stage = Stage.READING if refusal is None else Stage.REFUSED
+        self.activity = Activity.READING if refusal is None else Activity.REFUSED
         self.since = time.monotonic()
-        """When this stage began."""
+        """When this activity began."""
         self.deadline = math.inf
         """When `expire` is due, on the monotonic clock."""
         self._service = service
@@ -210,18 +210,18 @@ class Connection:
             selector.unregister(self.socket)
 
     @property
-    def worth(self) -> tuple[Stage, float]:
+    def worth(self) -> tuple[Activity, float]:
         """The order in which connections are evicted: the lowest first, then the oldest."""
-        stage = self.stage
-        if stage is Stage.IDLE:
+        activity = self.activity
+        if activity is Activity.IDLE:
             with contextlib.suppress(OSError):
                 if self.socket.recv(1, socket.MSG_PEEK):  # it has not been read yet
-                    stage = Stage.READING
-        return stage, self.since
+                    activity = Activity.READING
+        return activity, self.since
 
-    def _enter(self, stage: Stage) -> None:
-        if stage is not self.stage:
-            self.stage, self.since = stage, time.monotonic()
+    def _enter(self, activity: Activity) -> None:
+        if activity is not self.activity:
+            self.activity, self.since = activity, time.monotonic()
 
     def close(self) -> None:
         """Close at once."""
@@ -277,8 +277,8 @@ class Connection:
             event = parser.next_event()
             if event is NEED_DATA:
                 is_idle = parser.state is State.IDLE and not parser.buffered
-                if self.stage is Stage.WRITING:
-                    self._enter(Stage.IDLE if is_idle else Stage.READING)
+                if self.activity is Activity.WRITING:
+                    self._enter(Activity.IDLE if is_idle else Activity.READING)
                 try:
                     data = yield from self._receive(deadline)
                 except _Late:
@@ -287,7 +287,7 @@ class Connection:
                     raise ProtocolError(408, "The request did not arrive in time.") from None
                 if is_idle:
                     deadline = time.monotonic() + REQUEST_SECONDS
-                    self._enter(Stage.READING)
+                    self._enter(Activity.READING)
                 if data:
                     parser.receive_data(data)
                 else:
@@ -316,7 +316,7 @@ class Connection:
         self._service.respond(request, self._peer, send)
         if not found:
             waits = True
-            self._enter(Stage.WAITING)
+            self._enter(Activity.WAITING)
             try:
                 yield _Wait(0, time.monotonic() + ANSWER_SECONDS)
             except _Late:
@@ -334,8 +334,8 @@ class Connection:
 
     def _write(self, output: bytes) -> Steps:
         """Send a response; each part that the client reads gives it more time."""
-        if self.stage is not Stage.REFUSED:
-            self._enter(Stage.WRITING)
+        if self.activity is not Activity.REFUSED:
+            self._enter(Activity.WRITING)
         view = memoryview(output)
         now = time.monotonic()
         deadline, last = now + WRITE_SECONDS, now + LONGEST_WRITE_SECONDS
@@ -405,7 +405,7 @@ class Service:
             if self._closed:
                 return  # the event is older than that
             is_full = len(self._connections) >= MAX_CONNECTIONS
-            if is_full and all(c.stage is Stage.WAITING for c in self._connections):
+            if is_full and all(c.activity is Activity.WAITING for c in self._connections):
                 self._unwatch()  # until one is closed
                 return
             try:
@@ -513,7 +513,7 @@ class Service:
         with an unfinished request, or the oldest that has been answered and does not read or close.
         A client that waits for the outcome of a command keeps its connection.
         """
-        candidates = [c for c in self._connections if c.stage is not Stage.WAITING]
+        candidates = [c for c in self._connections if c.activity is not Activity.WAITING]
         return min(candidates, key=lambda connection: connection.worth, default=None)
 
     def _evict(self) -> bool:

@@ -117,7 +117,7 @@ def _ranges(verdicts: dict[tuple[int, int], bool], others: bool, end: int) -> Ra
             finish, _ = around.pop()
             begin(finish, around[-1][1])
 
-    # A network comes after those that contain it.
+    # Networks are sorted behind those that contain them.
     for (start, size), verdict in sorted(_by_place(verdicts.items())):
         leave(start)
         begin(start, verdict)

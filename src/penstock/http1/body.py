@@ -146,7 +146,7 @@ class ChunkedReader:
         digits, extensions = match.groups()
         self._overhead += len(extensions)
         self._framing += len(line) + 2 * len(_CRLF)
-        # Before this chunk counts: its content has not come yet.
+        # Checked before this chunk is counted: its content has not arrived.
         small = self._framing > (
             self._limits.chunk_framing + self._limits.chunk_framing_ratio * self._size
         )

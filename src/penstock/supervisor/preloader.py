@@ -225,7 +225,7 @@ class _PreloadingProcess:
             return
         if os.fork():
             os._exit(0)  # its child is an orphan now, which the supervisor adopts
-        # Not before that: the supervisor takes messages from its own children alone.
+        # Closed only now: the supervisor accepts messages only from its own children.
         os.close(adopt)
         os.read(adopted, 1)
         os.close(adopted)

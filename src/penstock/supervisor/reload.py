@@ -227,7 +227,7 @@ class Autoreload:
         return bool(news)
 
     def keep_failed(self, worker: WorkerProcess | None) -> None:
-        """Keep a worker that could not boot, if it watches, and no other."""
+        """Keep one failed worker, the one that watches files. End the other failed workers."""
         if worker is not None and worker.stage is Stage.FAILED:
             for other in self._failed_workers():
                 if other is not worker:

@@ -666,7 +666,7 @@ class Supervisor:
         self.pool.forget_empty(self.current)
 
     def _close_unused(self, listeners: Sequence[Listener]) -> None:
-        """Close the addresses that a reload has bound in vain."""
+        """Close the listeners that the failed reload has opened."""
         close_all(each for each in listeners if each not in self.listeners)
 
     def _resume_settings(self) -> None:
@@ -792,7 +792,7 @@ class Supervisor:
             self._drain(end_by)
 
     def _drain(self, end_by: float) -> None:
-        """Order all workers to empty the listen queues, finish what is in progress, and end."""
+        """Order all workers to empty the accept queues, finish what is in progress, and end."""
         # 2. The end of the delay.
         self.state = Draining()
         limit = max(0.0, end_by - time.monotonic())

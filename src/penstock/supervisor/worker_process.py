@@ -156,7 +156,7 @@ class WorkerProcess:
     def leave(self, because: str, *, last: bool = False, end_by: float | None = None) -> None:
         """Order it to finish the requests in progress, and end.
 
-        With ``last`` no other process accepts any more, so that it empties the listen queues.
+        With ``last`` no other process accepts any more, so that it empties the accept queues.
         ``end_by`` is the deadline of the server's stop; without one, the worker has the graceful
         timeout from now.
         """

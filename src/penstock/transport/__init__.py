@@ -111,7 +111,7 @@ class ResponseSupport(Protocol):
     def response_maker(
         self, make_full: Callable[[Exchange | None, bool], Response]
     ) -> Callable[[Exchange, bool], FastResponse]:
-        """Return what makes a response of an exchange, and of whether the request is a HEAD.
+        """Return the function that makes a response from an exchange and from whether it is a HEAD.
 
         That is ``make_full`` itself, or native code that calls it for a response that is not plain.
         """

@@ -109,7 +109,7 @@ class TransportConfig:
     accept_batch: int = 64
     """Connections accepted in one turn, so that a burst of them does not hold up the others."""
     max_backlog: int = 65535
-    """The most connections that a listen queue can hold."""
+    """The most connections that a accept queue can hold."""
     accept_pause_seconds: float = 0.5
     """How long accepting pauses when the system has no descriptor or memory for a connection.
 
@@ -209,8 +209,8 @@ class TransportConfig:
     stalled_call_seconds: float = 0.02
     """With one thread, the stall monitor starts when calls have lasted for this long..."""
     stalled_calls: int = 10
-    """... so much more often than not. Until then requests wait in the kernel: a fast application
-    does not pay for the monitor's ticks."""
+    """... and these are ahead of the shorter ones by this many. Until then requests wait in the
+    kernel: a fast application does not pay for the monitor's ticks."""
     monitor_idle_seconds: float = 0.05
     """The stall monitor sleeps when no request came for this long: an idle server does nothing."""
     signal_check_seconds: float = 1.0
@@ -229,7 +229,8 @@ class TransportConfig:
     """The same holds while one waits for less than this many mean calls of the application: where
     a call takes seconds, waiting for one or two is no sign of overload."""
     overload_seconds: float = 10.0
-    """Overload is sustained where no request was that lucky for this long: a burst is not."""
+    """Overload is sustained once every request has waited for longer than that for this time. A
+    burst is not."""
     retry_after_seconds: int = 30
     """The most that ``Retry-After`` asks of a client."""
 
@@ -325,5 +326,5 @@ class TransportConfig:
 
     @property
     def least_progress(self) -> float:
-        """How many bytes a client has to take within ``write_timeout`` not to be stalled."""
+        """A client that takes fewer bytes within ``write_timeout`` counts as stalled."""
         return self.body_min_rate * self.write_timeout

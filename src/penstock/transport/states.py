@@ -17,7 +17,7 @@ class Phase(Enum):
     HANDED_OUT = "a thread answers its request"
     ANSWERED = "the thread has ended the response, and the leader has not acted on that yet"
     FLUSHING = "the response is finished, and the kernel has not taken all of it"
-    REFUSING = "the same for an answer of the server's own that refuses the request"
+    REFUSING = "the server has refused the request, and the kernel has not taken all of that answer"
     LINGERING = "closed for writing; what still arrives is dropped until the client closes, too"
     CLOSED = "closed"
 

@@ -261,7 +261,7 @@ def shut_down(
     """End a worker, and the process if it is its own; return the exit status.
 
     ``interrupted`` waits for another signal. With ``hand_over`` other processes accept on the
-    same sockets, and the listen queues are theirs. ``within`` is how many seconds all of it may
+    same sockets, and the accept queues are theirs. ``within`` is how many seconds all of it may
     take (None for `graceful_timeout`): the delay, the drain, and the application's threads and exit
     handlers.
     """
@@ -279,7 +279,7 @@ def shut_down(
         if worker.slot.scoreboard.is_private:
             graceful = _wait_unready(worker, interrupted, drain_end)
     if graceful:
-        # 2. Accept the connections in the listen queues, then no more. Idle connections have a
+        # 2. Accept the connections in the accept queues, then no more. Idle connections have a
         #    moment for requests that are under way, and each response says that it is the last.
         left = round(end - time.monotonic(), 1)
         tell("stopping: finishing the requests in progress, for up to %g s", left)

@@ -275,7 +275,7 @@ class Worker:
             thread.start()
 
     def serve(self) -> None:
-        """Serve with the calling thread, which was lent, until the worker stops."""
+        """Serve in the calling thread, in place of one of its own, until the worker stops."""
         assert self._lent is not None
         while not self._lent.is_set():
             try:
@@ -314,7 +314,7 @@ class Worker:
         return False
 
     def drain(self, *, hand_over: bool = False) -> None:
-        """Accept what waits in the listen queues, then no more; finish what is in progress.
+        """Accept what waits in the accept queues, then no more; finish what is in progress.
 
         With ``hand_over`` others accept on the same sockets, and their queues are left to them.
         """

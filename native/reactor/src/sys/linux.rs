@@ -1,6 +1,6 @@
 //! What Linux has, and has better than others: one call where they need several, and epoll.
 
-use super::{Fd, Told, check, count, retry};
+use super::{Fd, SocketEvents, check, count, retry};
 use crate::sync::lock;
 use std::ffi::CStr;
 use std::io;
@@ -122,21 +122,21 @@ pub fn unacknowledged(socket: RawFd) -> io::Result<libc::c_int> {
     Ok(bytes)
 }
 
-/// What the kernel tells of one descriptor.
+/// What the kernel reports of one descriptor.
 pub type RawEvent = libc::epoll_event;
 
 pub const NO_EVENT: RawEvent = RawEvent { events: 0, u64: 0 };
 
 /// What an event says, and the number that the descriptor was added with.
-pub fn told(event: &RawEvent) -> (u64, Told) {
+pub fn socket_events(event: &RawEvent) -> (u64, SocketEvents) {
     let mask = event.events as i32;
-    let told = Told {
+    let events = SocketEvents {
         input: mask & libc::EPOLLIN != 0,
         room: mask & libc::EPOLLOUT != 0,
         ended: mask & libc::EPOLLRDHUP != 0,
         broken: mask & (libc::EPOLLERR | libc::EPOLLHUP) != 0,
     };
-    (event.u64, told)
+    (event.u64, events)
 }
 
 /// An epoll instance, and a descriptor that ends its wait.
@@ -146,7 +146,7 @@ pub struct Queue {
 }
 
 impl Queue {
-    /// `wake` is the number that a wake-up is told with.
+    /// `wake` is the number that a wake-up is reported with.
     pub fn new(wake: u64) -> io::Result<Self> {
         // SAFETY: no pointer is passed.
         let epoll = check(unsafe { libc::epoll_create1(libc::EPOLL_CLOEXEC) }).map(Fd::new)?;
@@ -163,7 +163,7 @@ impl Queue {
         Ok(queue)
     }
 
-    /// Tell of all that happens on a socket, once each time.
+    /// Report all that happens on a socket, once each time.
     pub fn add(&self, socket: RawFd, token: u64) -> io::Result<()> {
         let events = libc::EPOLLIN | libc::EPOLLOUT | libc::EPOLLRDHUP | libc::EPOLLET;
         self.watch(socket, events, token)

@@ -1,7 +1,7 @@
 //! What macOS and the BSDs have: POSIX, and kqueue. Linux uses it for tests alone (the feature
 //! `portable`), with the kqueue of `native/kqueue`.
 
-use super::{Fd, Told, check, count, retry};
+use super::{Fd, SocketEvents, check, count, retry};
 use crate::sync::lock;
 use std::ffi::CStr;
 use std::io;
@@ -118,7 +118,7 @@ pub fn unacknowledged(socket: RawFd) -> io::Result<libc::c_int> {
     Ok(bytes)
 }
 
-/// What the kernel tells of one descriptor, and of one direction.
+/// What the kernel reports of one descriptor, and of one direction.
 #[repr(transparent)]
 #[derive(Clone, Copy)]
 pub struct RawEvent(kqueue::kevent);
@@ -140,17 +140,17 @@ const fn change(ident: usize, filter: i16, flags: u16, token: u64) -> RawEvent {
 }
 
 /// What an event says, and the number that the descriptor was added with.
-pub fn told(event: &RawEvent) -> (u64, Told) {
+pub fn socket_events(event: &RawEvent) -> (u64, SocketEvents) {
     let RawEvent(event) = event;
     let over = event.flags & EV_EOF != 0;
-    let told = Told {
+    let events = SocketEvents {
         input: event.filter == EVFILT_READ,
         room: event.filter == EVFILT_WRITE,
         ended: over,
         // For a reader the end is the client's; a writer's end means that the client reads no more.
         broken: over && (event.filter == EVFILT_WRITE || event.fflags != 0),
     };
-    (event.udata as usize as u64, told)
+    (event.udata as usize as u64, events)
 }
 
 /// A kqueue.
@@ -161,7 +161,7 @@ pub struct Queue {
 }
 
 impl Queue {
-    /// `wake` is the number that a wake-up is told with.
+    /// `wake` is the number that a wake-up is reported with.
     pub fn new(wake: u64) -> io::Result<Self> {
         // SAFETY: no pointer is passed.
         let number = check(unsafe { kqueue::kqueue() })?;
@@ -175,7 +175,7 @@ impl Queue {
         Ok(queue)
     }
 
-    /// Tell of all that happens on a socket, once each time.
+    /// Report all that happens on a socket, once each time.
     pub fn add(&self, socket: RawFd, token: u64) -> io::Result<()> {
         let flags = EV_ADD | EV_CLEAR;
         self.apply(&[
@@ -216,8 +216,8 @@ impl Queue {
         let (given, taken) = (changes.len() as libc::c_int, events.len() as libc::c_int);
         let (from, to) = (changes.as_ptr().cast(), events.as_mut_ptr().cast());
         // SAFETY: pointers and sizes are those of the slices; `timeout` is null or to `time`.
-        let told = check(unsafe { kqueue::kevent(self.number, from, given, to, taken, timeout) })?;
-        Ok(told as usize)
+        let count = check(unsafe { kqueue::kevent(self.number, from, given, to, taken, timeout) })?;
+        Ok(count as usize)
     }
 
     /// Fill `events` from the front; return how many. An interrupted wait is one without events.

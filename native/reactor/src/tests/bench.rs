@@ -16,7 +16,7 @@ use crate::spool::Spool;
 use crate::states::{Fate, Phase};
 use crate::stream::Stream;
 use crate::sync::lock;
-use crate::sys::{Fd, MILLISECOND, Nanos, Peer, Readiness, SECOND, Told};
+use crate::sys::{Fd, MILLISECOND, Nanos, Peer, Readiness, SECOND, SocketEvents};
 use penstock_protocol::Limits;
 use std::cell::Cell;
 use std::collections::VecDeque;
@@ -396,22 +396,22 @@ impl Bench {
         }
     }
 
-    fn event(&mut self, client: &Client, told: Told) {
-        self.tell(client, told);
+    fn event(&mut self, client: &Client, events: SocketEvents) {
+        self.note(client, events);
         self.turn();
     }
 
-    fn tell(&mut self, client: &Client, told: Told) {
+    fn note(&mut self, client: &Client, events: SocketEvents) {
         let event = Event {
             token: client.token,
-            told,
+            events,
         };
         self.event_loop.batch.push_back(Item::Event(event));
     }
 
     /// Have the loop learn of a client's input when it runs next.
     pub fn tell_of_input(&mut self, client: &Client) {
-        self.tell(client, told(true, false, false, false));
+        self.note(client, socket_events(true, false, false, false));
     }
 
     pub fn send(&mut self, client: &Client, data: &[u8]) {
@@ -423,18 +423,18 @@ impl Bench {
     /// End the client's side, behind what it has sent.
     pub fn end(&mut self, client: &Client) {
         lock(&client.pair.ends).ended = true;
-        self.event(client, told(true, false, true, false));
+        self.event(client, socket_events(true, false, true, false));
     }
 
     pub fn reset(&mut self, client: &Client) {
         lock(&client.pair.ends).reset_by_client = true;
-        self.event(client, told(true, true, true, true));
+        self.event(client, socket_events(true, true, true, true));
     }
 
     /// Let the client's side take `bytes` bytes more, and notify the server.
     pub fn make_room(&mut self, client: &Client, bytes: usize) {
         client.set_room(bytes);
-        self.event(client, told(false, true, false, false));
+        self.event(client, socket_events(false, true, false, false));
     }
 
     /// Evict idle connections; return whether there were any.
@@ -467,7 +467,7 @@ impl Bench {
                     self.ready.push_back(ready.own(&self.event_loop.leader));
                     quiet = 0;
                 }
-                Step::Tell => self.logged.extend(self.shared.log_queue.take()),
+                Step::WriteLogs => self.logged.extend(self.shared.log_queue.take()),
                 Step::Over => return,
                 Step::Blocked | Step::Relieved => quiet += 1,
             }
@@ -501,8 +501,8 @@ impl Bench {
     }
 }
 
-fn told(input: bool, room: bool, ended: bool, broken: bool) -> Told {
-    Told {
+fn socket_events(input: bool, room: bool, ended: bool, broken: bool) -> SocketEvents {
+    SocketEvents {
         input,
         room,
         ended,

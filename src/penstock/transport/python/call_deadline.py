@@ -47,7 +47,7 @@ class CallDeadline:
         return words[NUMBER]
 
     def go_on(self, number: int, environ: dict[str, Any]) -> None:
-        """Note that the wait is over: the deadline is so much later, unless the call is over."""
+        """End a wait: move the deadline by its length, unless the call has ended."""
         words = self._words
         since = words[AWAITING_CLIENT]
         if since and words[NUMBER] == number:
@@ -57,7 +57,7 @@ class CallDeadline:
             words[AWAITING_CLIENT] = 0
 
     def extend(self, time_more: int, most: int, environ: dict[str, Any]) -> float:
-        """Put the deadline off to so long from now, at most to ``most`` after the last progress.
+        """Set the deadline to ``time_more`` from now, at most ``most`` after the last progress.
 
         Returns the deadline in seconds.
         """

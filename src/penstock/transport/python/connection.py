@@ -601,7 +601,7 @@ class Connection:
             self._await_output(output, EVENT_WRITE)
 
     def _end_exchange(self, error: ProtocolError | None) -> PythonExchange | None:
-        """Take the exchange off whose request was being read; ``error`` then tells which it was."""
+        """Detach the exchange whose request was being read, and name that request in ``error``."""
         exchange, self.exchange = self.exchange, None
         if exchange is not None:
             exchange.drop_spool()

@@ -278,7 +278,7 @@ class PythonExchange:
             self.close_after_response()
             raise RequestBodyError(408, "the request's body came too slowly (body_timeout)")
 
-    def _settle_request_body(self, body: StreamedBody) -> None:
+    def _decide_unread_body(self, body: StreamedBody) -> None:
         """Decide what to do with a streamed body that was not read to its end.
 
         A short rest that has arrived is dropped later, to keep the connection; otherwise the
@@ -487,7 +487,7 @@ class PythonExchange:
         """
         if self._claim_end():
             if self.streamed is not None and not self.streamed.over:
-                self._settle_request_body(self.streamed)
+                self._decide_unread_body(self.streamed)
             connection = ""
             if (
                 self.fate is not KEEP
@@ -573,7 +573,7 @@ class PythonExchange:
         )
         self._framing = framing
         if self.streamed is not None and not self.streamed.over:
-            self._settle_request_body(self.streamed)
+            self._decide_unread_body(self.streamed)
         added = self._date_and_server() + framing_field
         if (
             self.fate is not KEEP

@@ -269,7 +269,7 @@ class Loop:
             # that wake-up the next poll would not end.
             if inbox or self.closed:
                 continue
-            if self._keep_house():
+            if self._do_what_is_due():
                 return None
             self._poll()
 
@@ -308,7 +308,7 @@ class Loop:
             return self.config.idle_wait  # nothing has a deadline
         return max(0.0, min(self._next_sweep, self.look_again_at) - now)
 
-    def _keep_house(self) -> bool:
+    def _do_what_is_due(self) -> bool:
         """Do what is due between two polls. Return True if the loop is at its end."""
         if self.draining:
             if not self._drain_begun:
@@ -328,7 +328,7 @@ class Loop:
         if self._polled_at >= self.look_again_at:
             self._look_again()
         # Measured against the last poll, not against now: what had arrived by then has been
-        # handled, so that no client is blamed for time in which the process did not run.
+        # handled. Deadlines do not count time in which the process did not run.
         if self._polled_at >= self._next_sweep:
             self._sweep(self._polled_at)
         return self.drained
@@ -529,7 +529,7 @@ class Loop:
         self.tell_accepting()
 
     def _empty_queues(self) -> None:
-        """Accept what waits in the listen queues: the kernel has accepted it, so it is served.
+        """Accept what waits in the accept queues: the kernel has accepted it, so it is served.
 
         Where there is no room for all of it, the rest waits until others have left. A queue into
         which no new client comes stays open for a while, for handshakes that are under way.

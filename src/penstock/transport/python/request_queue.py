@@ -149,7 +149,7 @@ class RequestQueue:
         return ready_with_queue(self._config, full)
 
     def _moved(self, now: int) -> None:
-        """Keep account of that requests have left the queue. With the lock held."""
+        """Update the counts after requests have left the queue. With the lock held."""
         requests = self.requests
         self._words[WAITING] = len(requests)
         if len(requests) <= self._config.queue // 2:
