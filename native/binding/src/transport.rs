@@ -138,7 +138,7 @@ impl NativeTransport {
         }
         let thread_slot = self.come_back();
         if thread_slot.place.is_missing() {
-            core.tell(py);
+            core.write_logs(py);
             py.detach(|| threads.await_place(shared, &thread_slot.place));
         }
         let mut buffers = take_buffers(shared);
