@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from typing import Any, NoReturn
 
 from penstock.errors import ListenError
-from penstock.system.as_user import HelperError, as_user
+from penstock.system.as_user import Change, HelperError, wait_for
 from penstock.system.paths import find
 from penstock.system.privileges import Identity
 
@@ -445,8 +445,8 @@ def _resolve(address: Address) -> tuple[socket.AddressFamily, tuple[Any, ...]]:
 def _bind_unix(address: Address, path: str, identity: Identity | None) -> Listener:
     if path.startswith("\0"):
         return Listener(_bind_path(address, path), address)
-    if identity is not None and _others_can_move(address, path, identity):
-        sock, directory = _bind_as_user(address, path, identity)
+    if identity is not None and not identity.is_root and os.geteuid() == 0:
+        sock, directory = _bind_for_root(address, path, identity)
     else:
         _clear_stale(address, path)
         sock, directory = _bind_path(address, path), _open_directory(path)
@@ -469,42 +469,44 @@ def _bind_path(address: Address, path: str) -> socket.socket:
     return sock
 
 
-def _others_can_move(address: Address, path: str, identity: Identity) -> bool:
-    """Return True if this is root, and must not rely on what a path names.
-
-    Raises `ListenError` where that cannot be found out: root binds nothing there.
-    """
-    if identity.is_root or os.geteuid() != 0:
-        return False
-    try:
-        with find(os.path.abspath(path)) as place:
-            return place.changeable is not None
-    except OSError as error:
-        raise _listen_error(address.shown, _reason(error)) from None
-
-
-def _bind_as_user(
+def _bind_for_root(
     address: Address, path: str, identity: Identity
 ) -> tuple[socket.socket, int | None]:
-    """Return a socket, bound by a process of this user, and the directory of its path."""
+    """Return a socket, bound by a process of its own, and the directory of its path.
 
-    def work() -> list[int]:
-        _clear_stale(address, path)
-        sock = _bind_path(address, path)
+    That process binds it as this user where others than root can change the directory. It looks up
+    the path, too: a file system that a user has mounted can make that last for ever.
+    """
+    begin, end = str(_listen_error(address.shown, "\n")).split("\n")
+
+    def work(change: Change) -> list[int]:
+        try:
+            with find(os.path.abspath(path)) as place:
+                is_users = place.changeable is not None
+        except OSError as error:  # root binds nothing where it does not know who can change it
+            raise _listen_error(address.shown, _reason(error)) from None
+        if is_users:
+            change(identity)
+        try:
+            _clear_stale(address, path)
+            sock = _bind_path(address, path)
+        except ListenError as error:
+            if not is_users:
+                raise
+            reason = str(error).removeprefix(begin).removesuffix(end)
+            raise _listen_error(
+                address.shown,
+                f"{reason} (done as user {identity.uid}, because others than root can change the "
+                "directory)",
+            ) from None
         directory = _open_directory(path)
         return [sock.detach(), *([directory] if directory is not None else [])]
 
     try:
-        descriptor, *directory = as_user(identity, work)
+        descriptor, *directory = wait_for(work)
     except HelperError as error:
-        reason = str(error)
-        begin, end = str(_listen_error(address.shown, "\n")).split("\n")
-        reason = reason.removeprefix(begin).removesuffix(end)
-        raise _listen_error(
-            address.shown,
-            f"{reason} (done as user {identity.uid}, because others than root can change the "
-            "directory)",
-        ) from None
+        reason = str(error).removeprefix(begin).removesuffix(end)
+        raise _listen_error(address.shown, reason) from None
     sock = socket.socket(fileno=descriptor)
     _prepare(sock)
     return sock, directory[0] if directory else None

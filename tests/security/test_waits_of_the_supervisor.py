@@ -80,6 +80,25 @@ def test_a_log_in_a_file_system_that_hangs_holds_nothing_up(preload: tuple[str, 
             assert server.stop() == 0
 
 
+@as_root
+def test_a_pid_file_and_a_socket_in_a_file_system_that_hangs_do_not_hold_up_the_stop() -> None:
+    with public_folder() as folder:
+        place = folder / "place"
+        place.mkdir()
+        owned(place, USER.uid)
+        config = folder / "gunicorn.conf.py"
+        config.write_text("bind = ['127.0.0.1:0']")
+        arguments = ("--pid", str(place / "pid"), "-c", str(config))
+        with TakenOver(folder, *arguments, bind=None) as server:
+            with hanging_mount(place):
+                # The path of a new address is looked up at the reload, and that is given up.
+                config.write_text(f"bind = ['127.0.0.1:0', 'unix:{place}/socket']")
+                server.signal(signal.SIGHUP)
+                assert "it took longer than" in server.wait_for_line("PEN-7100")
+                server.run("answer = 1")
+                assert server.stop() == 0
+
+
 # -- the process that opens a log -----------------------------------------------------------------
 
 

@@ -9,10 +9,11 @@ import os
 import tempfile
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING
 
 from penstock.errors import SettingsError
-from penstock.system.as_user import HelperError, as_user
+from penstock.system.as_user import Change, HelperError, wait_for
 from penstock.system.paths import find
 
 if TYPE_CHECKING:
@@ -81,36 +82,48 @@ class PidFile:
     @property
     def is_users(self) -> bool:
         """Whether the file is that user's, because others than root can change its directory."""
-        return self._works_as_user(self.path)
+        with suppress(OSError):  # else it was not created
+            return self._has_other_user and os.stat(self.path, follow_symlinks=False).st_uid != 0
+        return False
 
-    def _works_as_user(self, path: str) -> bool:
-        if self._identity is None or self._identity.is_root or os.geteuid() != 0:
-            return False
-        try:
-            with find(path) as place:
-                return place.changeable is not None
-        except OSError as error:
-            # Root writes nothing where it does not know who can change the directory.
-            raise self._cannot_write(path, error) from None
+    @property
+    def _has_other_user(self) -> bool:
+        return self._identity is not None and not self._identity.is_root and os.geteuid() == 0
 
     def _do(self, path: str, work: Callable[[], None]) -> None:
-        """Work on a file, with the rights that its place asks for. Raises `SettingsError`."""
-        if not self._works_as_user(path):
+        """Work on a file, with the rights that its place asks for. Raises `SettingsError`.
+
+        Where root has another user for the workers, even the path is looked up by a process of its
+        own: a file system that a user has mounted can make that last for ever.
+        """
+        if not self._has_other_user:
             work()
             return
-        assert self._identity is not None
+        try:
+            wait_for(partial(self._do_in_helper, path, work))
+        except HelperError as error:
+            text = str(error)
+            if path in text:  # the error names what could not be done
+                raise SettingsError(text) from None
+            raise self._cannot_write(path, text) from None
 
-        def work_as_user() -> tuple[int, ...]:
+    def _do_in_helper(self, path: str, work: Callable[[], None], change: Change) -> tuple[int, ...]:
+        # Root writes nothing where it does not know who can change the directory.
+        with find(path) as place:
+            is_users = place.changeable is not None
+        if not is_users:
             work()
             return ()
-
+        assert self._identity is not None
+        change(self._identity)
         try:
-            as_user(self._identity, work_as_user)
-        except HelperError as error:
+            work()
+        except SettingsError as error:
             raise SettingsError(
                 f"{error} (done as user {self._identity.uid}, because others than root can change "
                 "its directory)"
             ) from None
+        return ()
 
     def _create(self, path: str, left_by: int = 0) -> None:
         if not left_by or _read(path) != left_by:
@@ -143,11 +156,11 @@ class PidFile:
                     os.unlink(temporary)
                 raise
         except OSError as error:
-            raise self._cannot_write(path, error) from None
+            raise self._cannot_write(path, error.strerror) from None
 
-    def _cannot_write(self, path: str, error: OSError) -> SettingsError:
+    def _cannot_write(self, path: str, reason: str | None) -> SettingsError:
         return SettingsError(
-            f"cannot write the pid file {path} (pid from {self._source}): {error.strerror}"
+            f"cannot write the pid file {path} (pid from {self._source}): {reason}"
         )
 
 
