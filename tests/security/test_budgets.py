@@ -13,7 +13,6 @@ import pytest
 
 from penstock.edge.client import compile_networks
 from penstock.edge.rate_limit import RateLimit, RateTable
-from penstock.http1 import ParserLimits
 from penstock.telemetry.scoreboard import (
     ACCEPTED,
     CLIENT_CONNECTIONS,
@@ -202,16 +201,6 @@ def test_a_client_has_a_number_of_requests_by_time(transport: str) -> None:
             probe.send(get("/healthz"))
             assert probe.read_response().status in (200, 503)
         assert server.word(CLIENT_RATE) == 1
-
-
-def test_a_body_within_its_limit_is_still_refused_by_its_length_alone(transport: str) -> None:
-    with (
-        serving(Recorder(), transport, parser=ParserLimits(body=500), body_memory=100) as server,
-        connect(server) as client,
-    ):
-        client.send(post(b"x" * 501))
-        assert client.read_response().status == 413
-        assert server.word(SPOOLED) == 0
 
 
 @pytest.mark.parametrize("streamed", [False, True])

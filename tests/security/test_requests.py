@@ -12,7 +12,6 @@ from wsgiref.types import StartResponse
 import pytest
 
 import penstock
-from corpus.case import head
 from support.buffers import BufferServer
 from support.serving import TEXT, Environ, connect, eventually, get, post
 from support.wire import DEADLINE, unacknowledged
@@ -92,18 +91,6 @@ def test_rfc9110_7_4_an_https_target_is_refused_where_the_connection_is_not_secu
                 assert client.read_to_end() == b""
 
 
-@pytest.mark.parametrize(
-    "target", ["http://u:p@a/", "http://u@a/", "http://@a/", "ftp://a/", "ws://a/", "javascript:x"]
-)
-def test_rfc9110_4_2_4_userinfo_and_other_schemes_are_refused(
-    settings: dict[str, Any], target: str
-) -> None:
-    with penstock.running(host_of, **settings) as server, connect(server) as client:
-        client.send(head(f"GET {target} HTTP/1.1".encode(), b"Host: a"))
-        assert client.read_response().status == 400
-        assert client.read_to_end() == b""
-
-
 # -- an answer before the body --------------------------------------------------------------------
 
 
@@ -128,15 +115,14 @@ def test_early_response_gadget_a_body_that_has_not_arrived_is_not_waited_for(
     # A proxy that takes the request for one without a body sends the next client's request here.
     assert answer_early(settings, post(b"", length=50)) == "close"
     assert answer_early(settings, post(b"x" * 49, length=50)) == "close"
-
-
-def test_early_response_gadget_a_chunked_body_ends_the_connection(settings: dict[str, Any]) -> None:
+    # Not even where it is complete: where a chunked body ends is what two parsers may not agree on.
     assert answer_early(settings, CHUNKED + b"1\r\nx\r\n0\r\n\r\n") == "close"
 
 
 def test_a_small_body_that_has_arrived_is_dropped_and_the_connection_stays(
     settings: dict[str, Any],
 ) -> None:
+    """The counterpart: what is safe does not cost the connection."""
     assert answer_early(settings, post(b"x" * 50)) is None
 
 
@@ -249,6 +235,7 @@ def test_one_byte_chunks_beyond_the_allowance_are_refused(
 def test_chunks_of_two_bytes_are_within_the_ratio_however_many_there_are(
     settings: dict[str, Any],
 ) -> None:
+    """The counterpart: applications that stream line by line send such chunks."""
     count = 100_000
     with penstock.running(length, **settings) as server, connect(server) as client:
         client.send(CHUNKED + b"2\r\nxy\r\n" * count + b"0\r\n\r\n")

@@ -112,6 +112,7 @@ def test_what_the_user_can_change_is_refused_before_it_is_executed() -> None:
 
 
 def test_without_a_user_nothing_changes() -> None:
+    """The counterpart: what is refused above is refused for the sake of the user alone."""
     with public_folder() as folder:
         owned(folder, NOBODY.pw_uid)
         owned_file = folder / "gunicorn.conf.py"
