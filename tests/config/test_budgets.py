@@ -106,6 +106,26 @@ def test_heads_and_unsent_bytes_take_an_eighth_of_a_workers_memory_each(
     assert (computed.max_unfinished_heads, computed.max_unsent) == (heads, unsent)
 
 
+@pytest.mark.parametrize(
+    ("given", "known", "expected"),
+    [
+        ({}, facts(free=4 * GIB), 128 * MIB),
+        ({}, facts(free=400 * GIB), 1 * GIB),  # no more for one response
+        ({"max_spool": "80MiB"}, facts(), 10 * MIB),
+        ({"out_spool": "0"}, facts(), 0),
+        ({"out_spool": "3MiB"}, facts(), 3 * MIB),
+    ],
+)
+def test_one_response_takes_an_eighth_of_the_spool_budget_at_most(
+    given: dict[str, object], known: Facts, expected: int
+) -> None:
+    settings = settings_from_kwargs(**given)
+    computed = budgets(settings, known)
+    assert computed.out_spool == expected
+    config = transport_config(settings, computed)
+    assert (config.out_spool, config.max_responses_spooled) == (expected, computed.max_spool // 2)
+
+
 def test_a_setting_counts_more_than_what_is_computed_and_is_named_as_the_reason() -> None:
     settings = settings_from_kwargs(
         max_spool="3MiB",
@@ -189,5 +209,11 @@ def test_check_prints_each_budget_with_its_reason(tmp_path: Path) -> None:
     )  # fmt: skip
     lines = run.stdout.partition("budgets of a worker")[2]
     assert "max_unsent               = 2MiB: from --max-unsent" in lines
-    for name in ("descriptor_reserve", "max_unfinished_heads", "max_spool", "max_body"):
+    for name in (
+        "descriptor_reserve",
+        "max_unfinished_heads",
+        "max_spool",
+        "out_spool",
+        "max_body",
+    ):
         assert f"\n  {name} " in lines

@@ -53,7 +53,8 @@ def test_a_generator_waits_for_a_slow_reader_in_bounded_memory(
 ) -> None:
     count = 1000
     blocks = Blocks(BLOCK for _ in range(count))
-    with penstock.running(aside(blocks), transport=transport, threads=threads) as server:
+    settings = {"transport": transport, "threads": threads, "out_spool": 0}
+    with penstock.running(aside(blocks), **settings) as server:
         with connect(server, receive_buffer=4096) as client:
             client.send(get())
             eventually(lambda: blocks.taken > 100_000)

@@ -25,8 +25,13 @@ CONFIG = TransportConfig(
     max_spool=4 << 30,
     max_unsent=1 << 20,
     max_io_bound=100,
+    threads=4,
+    out_buffer=1000,
+    out_spool=10_000,
 )
 IDLE, HEAD, BODY, CALL = decisions.Holding
+GO_ON, WAIT, SPOOL = decisions.OutputStep
+NONE, FULL, FILES = decisions.SpoolRefusal
 STAYS, HALF_CLOSED, GONE = decisions.Leaving
 Value = float | None
 
@@ -105,6 +110,27 @@ TABLE: dict[str, list[tuple[Sequence[Value], float]]] = {
     ],
     "exceeds_unsent": [((1 << 20,), False), (((1 << 20) + 1,), True)],
     "is_relieved": [((15 << 16,), True), (((15 << 16) + 1,), False)],
+    # Bytes in memory, bytes that went into the file, seconds of waiting.
+    "output_step": [
+        ((1000, 0, 60.0), GO_ON),
+        ((1000, 10_000, 60.0), GO_ON),
+        ((1001, 0, 0.0), WAIT),
+        ((1001, 0, 0.019), WAIT),
+        ((1001, 0, 0.021), SPOOL),
+        ((1001, 1, 0.0), SPOOL),  # once there is a file it does not wait
+        ((1001, 8999, 0.0), SPOOL),
+        ((1001, 9000, 60.0), WAIT),  # but for the bound
+        ((10_000, 0, 60.0), SPOOL),
+        ((10_001, 0, 60.0), WAIT),
+    ],
+    # Bytes in temporary files, bytes that are to come, descriptors without a file for it.
+    "out_spool_refusal": [
+        (((2 << 30) - 1, 1, 119), NONE),
+        ((2 << 30, 1, 119), FULL),
+        ((0, 1, 120), FILES),
+        ((0, 1, None), NONE),
+        ((2 << 30, 1, None), FULL),
+    ],
     # Bytes unsent, bytes taken, seconds.
     "time_to_read": [
         ((1000, 1000, 2.0), 2.0),

@@ -15,6 +15,8 @@ pub fn read_budgets(config: &Bound<'_, PyAny>) -> PyResult<Budgets> {
         descriptors: size("max_descriptors")?,
         unfinished_heads: size("max_unfinished_heads")?,
         spool: large("max_spool")?,
+        responses_spooled: large("max_responses_spooled")?,
+        out_spool: large("out_spool")?,
         unsent: large("max_unsent")?,
         connections_per_client: large("max_connections_per_client")?,
         queue: size("queue")?,

@@ -302,6 +302,11 @@ impl Outlet {
     pub fn shared(&self) -> &Shared {
         &self.core.shared
     }
+
+    /// Have a stall monitor from now on; return whether there is one.
+    pub fn attend(&self, py: Python<'_>) -> bool {
+        self.core.attend(py)
+    }
 }
 
 /// What a failure on the wire is in Python.

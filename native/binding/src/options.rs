@@ -100,6 +100,7 @@ pub fn read_options(config: &Bound<'_, PyAny>) -> PyResult<Options> {
         wait_slice: time("wait_slice_seconds")?,
         flush_bytes: large("flush_bytes")?,
         join_bytes: size("join_bytes")?,
+        out_spool_patience: time("out_spool_patience_seconds")?,
         linger: time("linger_seconds")?,
         linger_idle: time("linger_idle_seconds")?,
         linger_bytes: large("linger_bytes")?,

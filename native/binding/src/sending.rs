@@ -5,7 +5,7 @@ use crate::held::Held;
 use crate::response_head;
 use crate::scratch::with_scratch;
 use penstock_protocol::{Framing, response};
-use penstock_reactor::responding::{self, Failure};
+use penstock_reactor::responding::{self, Failure, Room};
 use penstock_reactor::sys::{self, Fd};
 use pyo3::prelude::*;
 use pyo3::pybacked::PyBackedBytes;
@@ -295,15 +295,25 @@ fn apply_back_pressure(slf: &Bound<'_, Exchange>) -> PyResult<()> {
     };
     let py = slf.py();
     let mut awaited = responding::RoomAwaited::new(outlet.shared(), &outlet.connection);
-    let call = slf.try_borrow()?.stop_clock();
+    let mut call = slf.try_borrow()?.stop_clock();
     let result = loop {
         match py.detach(|| awaited.wait()) {
-            Ok(true) => break Ok(()),
+            Ok(Room::Made) => break Ok(()),
             // Where this is the main thread.
-            Ok(false) => {
+            Ok(Room::Awaited) => {
                 if let Err(error) = py.check_signals() {
                     break Err(error);
                 }
+            }
+            Ok(Room::Spool) => {
+                // The time that a disk takes counts: it is no waiting for the client.
+                slf.try_borrow()?.go_on(py, call)?;
+                if outlet.attend(py) {
+                    py.detach(|| awaited.spool());
+                } else {
+                    awaited.do_without_spool();
+                }
+                call = slf.try_borrow()?.stop_clock();
             }
             Err(failure) => break Err(raised(failure)),
         }

@@ -47,8 +47,6 @@ pub struct NativeTransport {
     threads: LeaderFollowers,
     thread_slots: Arc<ThreadSlots>,
     delivery: Delivery,
-    /// A `weakref.WeakMethod`, whose method starts the threads of the transport's own.
-    attend: Py<PyAny>,
 }
 
 #[pymethods]
@@ -113,6 +111,7 @@ impl NativeTransport {
             shared,
             log_writer,
             policy,
+            start_threads: log("attend")?,
         });
         let thread_slots = Arc::new(ThreadSlots::new());
         Ok(NativeTransport {
@@ -126,7 +125,6 @@ impl NativeTransport {
                 bytes_io: py.import("io")?.getattr("BytesIO")?.unbind(),
                 open_spooled: log("open_spooled")?,
             },
-            attend: log("attend")?,
         })
     }
 
@@ -383,20 +381,8 @@ impl NativeTransport {
             let path = exchange.borrow(py).path;
             self.threads.look_after(shared, path);
         } else if shared.slow_paths.stalls() >= shared.options.stalled_calls {
-            if let Err(error) = self.attend(py) {
-                error.write_unraisable(py, None);
-            }
+            self.core.attend(py);
         }
-    }
-
-    /// Have a stall monitor from now on: requests wait in the queue then, with its bounds, and not
-    /// in the kernel. A single thread has none as long as its calls are fast.
-    fn attend(&self, py: Python<'_>) -> PyResult<()> {
-        let attend = self.attend.bind(py).call0()?; // a weak reference
-        if !attend.is_none() {
-            attend.call0()?;
-        }
-        Ok(())
     }
 
     /// Finish what is left at the end, for a thread that goes home.

@@ -6,11 +6,15 @@ use crate::sys::Nanos;
 /// Sizes in bytes, times in nanoseconds; where 0 is no limit, it says so.
 #[derive(Clone, Debug)]
 pub struct Budgets {
-    /// Descriptors that connections, spooled bodies and files to send may take in the worker.
+    /// Descriptors that connections, temporary files and files to send may take in the worker.
     pub descriptors: usize,
     pub unfinished_heads: usize,
-    /// Bytes of spooled bodies of all workers.
+    /// Bytes in temporary files of all workers.
     pub spool: u64,
+    /// The same, where a response adds to them.
+    pub responses_spooled: u64,
+    /// Bytes of one response in a temporary file.
+    pub out_spool: u64,
     pub unsent: u64,
     /// 0 is no limit.
     pub connections_per_client: u64,
@@ -34,6 +38,8 @@ impl Default for Budgets {
             descriptors: usize::MAX,
             unfinished_heads: usize::MAX,
             spool: u64::MAX,
+            responses_spooled: u64::MAX,
+            out_spool: 0,
             unsent: u64::MAX,
             connections_per_client: 0,
             queue: usize::MAX,

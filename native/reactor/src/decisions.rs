@@ -126,6 +126,56 @@ pub fn time_to_read(unsent: u64, taken: u64, waited: Nanos) -> Nanos {
     (waited as f64 * unsent as f64 / taken.max(1) as f64) as Nanos
 }
 
+/// What the application's thread does after a block of a response, before the next one.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum OutputStep {
+    GoOn,
+    /// It waits until the client has read more.
+    Wait,
+    /// It writes what is in memory to the response's temporary file.
+    Spool,
+}
+
+/// Return what the application's thread does where a block of a response is unsent.
+pub fn output_step(options: &Options, memory: u64, spool: u64, waited: Nanos) -> OutputStep {
+    if memory <= options.out_buffer {
+        OutputStep::GoOn
+    } else if spool.saturating_add(memory) > options.budgets.out_spool {
+        OutputStep::Wait
+    } else if spool > 0 || waited >= options.out_spool_patience {
+        OutputStep::Spool
+    } else {
+        OutputStep::Wait
+    }
+}
+
+/// Why a response does not go into a temporary file.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum SpoolRefusal {
+    None,
+    /// The temporary files of all workers have as many bytes as a response may add to.
+    Full,
+    /// No descriptor is left for the transport.
+    Files,
+}
+
+/// Return why `more` bytes of a response do not go into a temporary file. `descriptors` is None
+/// where the response has its file.
+pub fn out_spool_refusal(
+    budgets: &Budgets,
+    spooled: u64,
+    more: u64,
+    descriptors: Option<usize>,
+) -> SpoolRefusal {
+    if spooled.saturating_add(more) > budgets.responses_spooled {
+        SpoolRefusal::Full
+    } else if descriptors.is_some_and(|descriptors| descriptors >= budgets.descriptors) {
+        SpoolRefusal::Files
+    } else {
+        SpoolRefusal::None
+    }
+}
+
 /// What is known of the client of a request in the queue.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Leaving {
@@ -265,6 +315,12 @@ pub fn decide(options: &Options, name: &str, given: &[Option<f64>]) -> Option<f6
         "is_relieved" => number(is_relieved(budgets, whole(0))),
         "exceeds_unsent" => number(exceeds_unsent(budgets, whole(0))),
         "time_to_read" => seconds(time_to_read(whole(0), whole(1), time(2))),
+        "output_step" => f64::from(output_step(options, whole(0), whole(1), time(2)) as u8),
+        "out_spool_refusal" => {
+            let descriptors = optional(2).map(|descriptors| descriptors as usize);
+            let refusal = out_spool_refusal(budgets, whole(0), whole(1), descriptors);
+            f64::from(refusal as u8)
+        }
         "queue_has_room" => number(queue_has_room(budgets, whole(0) as usize)),
         "queued_status" => {
             let leaving = match whole(1) {

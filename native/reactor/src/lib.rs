@@ -36,6 +36,7 @@ pub mod log_queue;
 pub mod next_request;
 pub mod options;
 pub mod output;
+mod output_spool;
 pub mod own_answers;
 pub mod poller;
 pub mod queue;

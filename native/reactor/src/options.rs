@@ -100,6 +100,7 @@ pub struct Options {
     pub wait_slice: Nanos,
     pub flush_bytes: u64,
     pub join_bytes: usize,
+    pub out_spool_patience: Nanos,
     pub linger: Nanos,
     pub linger_idle: Nanos,
     pub linger_bytes: u64,

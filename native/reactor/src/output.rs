@@ -2,6 +2,7 @@
 
 use crate::decisions;
 use crate::file_count::FileCounted;
+use crate::spool::Spooled;
 use crate::stream::Stream;
 use crate::sys::{self, Fd, Nanos};
 use std::collections::VecDeque;
@@ -77,10 +78,19 @@ pub enum Piece {
 /// A part of a file. Never mapped into memory: a file that shrinks under a mapping would be a
 /// SIGBUS for the whole process; sendfile just returns 0.
 pub struct Region {
-    pub file: Fd,
+    pub file: Arc<Fd>,
     pub offset: u64,
     pub count: u64,
-    pub counted: FileCounted,
+    /// None for a part of the response's own temporary file.
+    pub counted: Option<FileCounted>,
+}
+
+/// The temporary file of a response. It grows until all of it is sent.
+pub struct OutputSpool {
+    pub file: Arc<Fd>,
+    /// Bytes that were written.
+    pub size: u64,
+    pub share: Spooled,
 }
 
 impl Region {
@@ -97,13 +107,34 @@ impl Region {
     }
 }
 
+impl Region {
+    /// Whether it is of the response's own temporary file.
+    fn is_spooled(&self) -> bool {
+        self.counted.is_none()
+    }
+}
+
 impl Piece {
-    fn size(&self) -> u64 {
+    pub fn size(&self) -> u64 {
         match self {
             Piece::Owned(data, at) => data.len().saturating_sub(*at) as u64,
             Piece::Held(data, at) => (**data).as_ref().len().saturating_sub(*at) as u64,
             Piece::Region(region) => region.count,
         }
+    }
+
+    /// What it has in memory.
+    pub fn bytes(&self) -> &[u8] {
+        let (data, at) = match self {
+            Piece::Owned(data, at) => (&data[..], *at),
+            Piece::Held(data, at) => ((**data).as_ref(), *at),
+            Piece::Region(_) => (&[][..], 0),
+        };
+        data.get(at..).unwrap_or(&[])
+    }
+
+    fn is_spooled(&self) -> bool {
+        matches!(self, Piece::Region(region) if region.is_spooled())
     }
 
     /// Whether its bytes are in memory.
@@ -148,6 +179,12 @@ pub struct Output {
     pub size: u64,
     /// How many of them are in memory, and not in a file.
     memory: UnsentShare,
+    /// The temporary file; None also while it is written to.
+    spool: Option<OutputSpool>,
+    /// Bytes in that file which the kernel has not taken.
+    spool_unsent: u64,
+    /// The thread that answers moves what was in memory to that file.
+    moving: bool,
     /// Since when the kernel takes no more, and what it had taken by then; 0 while it takes all.
     waiting_since: Nanos,
     taken_before: u64,
@@ -260,9 +297,9 @@ impl Output {
         let mut budget = self.most;
         while budget > 0 {
             let Some(piece) = self.pieces.front_mut() else {
-                return Ok(self.all_sent());
+                return Ok(self.at_end());
             };
-            let in_memory = piece.in_memory();
+            let (in_memory, spooled) = (piece.in_memory(), piece.is_spooled());
             if !files && !in_memory {
                 return Ok(Flushed::More);
             }
@@ -272,12 +309,15 @@ impl Output {
                     if in_memory {
                         self.memory.take_off(sent);
                     }
-                    self.size -= sent;
-                    self.taken += sent;
-                    budget = budget.saturating_sub(sent);
                     if done {
                         self.pieces.pop_front();
                     }
+                    if spooled {
+                        self.note_spool_sent(sent);
+                    }
+                    self.size -= sent;
+                    self.taken += sent;
+                    budget = budget.saturating_sub(sent);
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     return Ok(self.blocked());
@@ -289,15 +329,71 @@ impl Output {
             }
         }
         Ok(if self.pieces.is_empty() {
-            self.all_sent()
+            self.at_end()
         } else {
             Flushed::More
         })
     }
 
-    fn all_sent(&mut self) -> Flushed {
+    /// Nothing more is in the queue.
+    fn at_end(&mut self) -> Flushed {
+        if self.moving {
+            return Flushed::Blocked; // what is moved is sent by the thread that moves it
+        }
         self.waiting_since = 0;
         Flushed::All
+    }
+
+    // -- the temporary file ---------------------------------------------------------------------
+
+    /// How many bytes were written to the temporary file; 0 where there is none.
+    pub fn spool_size(&self) -> u64 {
+        self.spool.as_ref().map_or(0, |spool| spool.size)
+    }
+
+    /// Take what is in memory, behind all files, to move it to the temporary file, which comes with
+    /// it. [`Output::end_move`] has to follow. None where there is nothing.
+    pub fn begin_move(&mut self) -> Option<(Vec<Piece>, Option<OutputSpool>)> {
+        let at = self.pieces.iter().rposition(|piece| !piece.in_memory());
+        let moved = self.pieces.split_off(at.map_or(0, |at| at + 1));
+        if moved.is_empty() {
+            return None;
+        }
+        self.moving = true;
+        Some((moved.into(), self.spool.take()))
+    }
+
+    /// Queue what was moved: as a part of the file where it was `written`, or as it was.
+    pub fn end_move(&mut self, pieces: Vec<Piece>, spool: Option<OutputSpool>, written: bool) {
+        if !std::mem::take(&mut self.moving) {
+            return; // all was dropped meanwhile
+        }
+        match &spool {
+            Some(spool) if written => {
+                let count = pieces.iter().map(Piece::size).sum();
+                self.memory.take_off(count);
+                self.spool_unsent += count;
+                match self.pieces.back_mut() {
+                    // It ends where this begins.
+                    Some(Piece::Region(last)) if last.is_spooled() => last.count += count,
+                    _ => self.pieces.push_back(Piece::Region(Region {
+                        file: Arc::clone(&spool.file),
+                        offset: spool.size - count,
+                        count,
+                        counted: None,
+                    })),
+                }
+            }
+            _ => self.pieces.extend(pieces),
+        }
+        self.spool = spool.filter(|_| self.spool_unsent > 0);
+    }
+
+    fn note_spool_sent(&mut self, sent: u64) {
+        self.spool_unsent -= sent;
+        if self.spool_unsent == 0 {
+            self.spool = None; // what comes next begins in memory
+        }
     }
 
     /// Take the part of a file that is at the front, and the most to send of it, to send it without
@@ -322,6 +418,9 @@ impl Output {
             Ok(sent) => {
                 self.size -= sent;
                 self.taken += sent;
+                if region.is_spooled() {
+                    self.note_spool_sent(sent);
+                }
             }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                 self.pieces.push_front(Piece::Region(region));
@@ -382,6 +481,9 @@ impl Output {
         self.pieces.clear();
         self.memory.take_off(self.memory.bytes);
         self.size = 0;
+        self.spool = None;
+        self.spool_unsent = 0;
+        self.moving = false;
         self.waiting_since = 0;
         self.corked = false;
     }

@@ -3,9 +3,11 @@
 
 use crate::closing;
 use crate::connection::{Connection, ConnectionState, NEVER};
+use crate::decisions::{self, OutputStep};
 use crate::leader::LeaderState;
 use crate::next_request;
 use crate::output::{CLIENT_STALLED, COALESCED_BYTES, Flushed, Piece, Region, lost_client};
+use crate::output_spool;
 use crate::shared::Shared;
 use crate::states::{Fate, Phase};
 use crate::sys::{self, Fd, Nanos, Readiness};
@@ -75,10 +77,10 @@ pub fn send_region(
 ) -> Result<(), Failure> {
     let mut state = connection.lock();
     state.output.append(Piece::Region(Region {
-        file,
+        file: Arc::new(file),
         offset,
         count,
-        counted: shared.files.take(),
+        counted: Some(shared.files.take()),
     }));
     if !end.is_empty() {
         state.output.append(Piece::Owned(end.to_vec(), 0));
@@ -132,10 +134,24 @@ fn flush_all<'a>(
     }
 }
 
-/// A thread's waiting until no more is unsent than may be.
+/// How a part of a thread's waiting has ended.
+pub enum Room {
+    /// The application may make the next block.
+    Made,
+    /// There is no room yet.
+    Awaited,
+    /// A temporary file may take what is in memory, where another thread sends from there: call
+    /// [`RoomAwaited::spool`] or [`RoomAwaited::do_without_spool`].
+    Spool,
+}
+
+/// A thread's waiting until no more is in memory than may be.
 pub struct RoomAwaited<'a> {
     shared: &'a Shared,
     connection: &'a Arc<Connection>,
+    began: Nanos,
+    /// No temporary file takes what is in memory.
+    refused: bool,
     /// What the client had taken when the deadline was set.
     before: i64,
     deadline: Nanos,
@@ -145,43 +161,66 @@ impl<'a> RoomAwaited<'a> {
     pub fn new(shared: &'a Shared, connection: &'a Arc<Connection>) -> Self {
         let mut state = connection.lock();
         state.exchange.awaiting_room = true;
+        let now = sys::monotonic();
         RoomAwaited {
             shared,
             connection,
+            began: now,
+            refused: false,
             before: state.output.acknowledged(&*connection.stream),
-            deadline: sys::monotonic().saturating_add(shared.options.write_timeout),
+            deadline: now.saturating_add(shared.options.write_timeout),
         }
     }
 
-    /// Wait for a while; return whether there is room. The leader sends what then remains.
-    pub fn wait(&mut self) -> Result<bool, Failure> {
+    /// Have a temporary file take what is in memory.
+    pub fn spool(&mut self) {
+        self.refused = !output_spool::move_to_spool(self.shared, self.connection);
+    }
+
+    /// Wait for the client alone.
+    pub fn do_without_spool(&mut self) {
+        self.refused = true;
+    }
+
+    /// Wait for a while. The leader sends what then remains.
+    pub fn wait(&mut self) -> Result<Room, Failure> {
         let Self {
             shared, connection, ..
         } = *self;
-        let until = sys::monotonic().saturating_add(shared.options.wait_slice);
+        let options = &shared.options;
+        let patience_ends = self.began.saturating_add(options.out_spool_patience);
+        let until = sys::monotonic().saturating_add(options.wait_slice);
         loop {
             let (mut state, flushed) = flush_all(shared, connection, connection.lock());
             flushed?;
-            if state.output.size <= shared.options.out_buffer {
-                watch(shared, connection, &mut state);
-                return Ok(true);
-            }
             let now = sys::monotonic();
+            let (memory, spool) = (state.output.memory(), state.output.spool_size());
+            match decisions::output_step(options, memory, spool, now - self.began) {
+                OutputStep::GoOn => {
+                    watch(shared, connection, &mut state);
+                    return Ok(Room::Made);
+                }
+                OutputStep::Spool if !self.refused => return Ok(Room::Spool),
+                OutputStep::Spool | OutputStep::Wait => {}
+            }
             if now >= self.deadline {
                 let taken = state.output.acknowledged(&*connection.stream);
-                if ((taken - self.before) as f64) < shared.options.least_progress() {
+                if ((taken - self.before) as f64) < options.least_progress() {
                     connection.set_gone();
                     return Err(Failure::Disconnected(CLIENT_STALLED.to_owned()));
                 }
                 self.before = taken;
-                self.deadline = now.saturating_add(shared.options.write_timeout);
+                self.deadline = now.saturating_add(options.write_timeout);
             }
             if now >= until {
-                return Ok(false);
+                return Ok(Room::Awaited);
             }
             drop(state);
-            let left = self.deadline.min(until) - now;
-            let _ = connection.stream.wait(Readiness::Room, left);
+            let mut next = self.deadline.min(until);
+            if now < patience_ends {
+                next = next.min(patience_ends);
+            }
+            let _ = connection.stream.wait(Readiness::Room, next - now);
         }
     }
 }

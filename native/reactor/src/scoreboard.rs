@@ -36,6 +36,7 @@ layout! {
     IN_USE = 11,
     SPOOLED = 12,
     IO_BOUND_CALLS = 13,
+    OUT_SPOOLED = 15,
     QUEUE_FULL = 16,
     QUEUE_TIMEOUT = 17,
     CLIENT_LEFT = 18,
@@ -49,6 +50,9 @@ layout! {
     SLOW_READER = 26,
     LOG_DROPPED = 27,
     IO_BOUND_REFUSED = 28,
+    OUT_SPOOL_FULL = 29,
+    OUT_SPOOL_FILES = 30,
+    OUT_SPOOL_DISK = 31,
     // of a record
     NUMBER = 0,
     SINCE = 1,
@@ -241,7 +245,7 @@ impl Scoreboard {
             .all(|slot| self.word_of(slot, STATE).load(Ordering::Relaxed) != SERVING as u64)
     }
 
-    /// The bytes of request bodies in the temporary files of all workers.
+    /// The bytes of requests and responses in the temporary files of all workers.
     pub fn spooled(&self) -> u64 {
         let in_use = self.word_of(0, IN_USE).load(Ordering::Relaxed);
         (0..self.slots.min(in_use as usize))

@@ -70,7 +70,7 @@ impl<'a> Gathered<'a> {
     }
 }
 
-/// What all spooled bodies take: descriptors, and bytes of the disk.
+/// What all temporary files take: descriptors, and bytes of the disk.
 #[derive(Clone)]
 pub struct Spooling {
     pub scoreboard: Arc<Scoreboard>,
@@ -94,7 +94,7 @@ impl Spooling {
     }
 }
 
-/// The share of one spooled body, which its end gives back.
+/// The share of one temporary file, which its end gives back.
 pub struct Spooled {
     scoreboard: Arc<Scoreboard>,
     bytes: u64,
@@ -103,7 +103,7 @@ pub struct Spooled {
 }
 
 impl Spooled {
-    fn new(spooling: &Spooling, bytes: u64) -> Self {
+    pub fn new(spooling: &Spooling, bytes: u64) -> Self {
         let mut share = Spooled {
             scoreboard: Arc::clone(&spooling.scoreboard),
             bytes: 0,
@@ -114,10 +114,17 @@ impl Spooled {
         share
     }
 
-    fn add(&mut self, bytes: u64) {
+    pub fn add(&mut self, bytes: u64) {
         self.bytes += bytes;
         let word = self.scoreboard.word(SPOOLED);
         word.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    /// Give back what was added, and not written.
+    pub fn take_off(&mut self, bytes: u64) {
+        self.bytes -= bytes;
+        let word = self.scoreboard.word(SPOOLED);
+        word.fetch_sub(bytes, Ordering::Relaxed);
     }
 }
 

@@ -418,6 +418,23 @@ pub fn write_all(file: &Fd, mut data: &[u8]) -> io::Result<()> {
     Ok(())
 }
 
+/// Write all of it to a place in a file.
+pub fn write_all_at(file: &Fd, mut data: &[u8], mut offset: u64) -> io::Result<()> {
+    while !data.is_empty() {
+        let pointer = data.as_ptr().cast();
+        let to = offset as libc::off_t;
+        // SAFETY: pointer and length are those of `data`.
+        let written =
+            retry(|| count(unsafe { libc::pwrite(file.raw(), pointer, data.len(), to) }))?;
+        if written == 0 {
+            return Err(io::Error::from_raw_os_error(libc::ENOSPC));
+        }
+        offset += written as u64;
+        data = data.get(written..).unwrap_or(&[]);
+    }
+    Ok(())
+}
+
 /// Read from a place in a file; 0 where it ends before that.
 pub fn read_at(number: RawFd, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
     let pointer = buffer.as_mut_ptr().cast();

@@ -41,6 +41,9 @@ LEAST_LOG_QUEUE, MOST_LOG_QUEUE = 1 << 20, 8 << 20
 UNSENT_WITHOUT_FACTS = 64 << 20
 """Unsent bytes where the size of the memory is not known."""
 
+MOST_OUT_SPOOL = 1 << 30
+"""One response takes no more of the disk, as with nginx: a client that needs more waits."""
+
 SMALL_SPOOL = 128 << 20
 """With a smaller spool budget a warning names the directory: ordinary uploads may not fit."""
 
@@ -71,6 +74,8 @@ class Budgets:
     max_unfinished_heads: int
     max_spool: int
     """Bytes in temporary files, of all workers together."""
+    out_spool: int
+    """Bytes in the temporary file of one streamed response."""
     max_unsent: int
     log_queue_bytes: int
     """Bytes of the requests that wait for a log to be written."""
@@ -140,6 +145,12 @@ def budgets(settings: Settings, known: Facts) -> Budgets:
     heads = half if memory is None else min(half, memory // 8 // settings.limit_request_head)
     heads = decided("max_unfinished_heads", max(1, heads), f"{share}, half of max_connections")
     spool = decided("max_spool", *_spool(known), size=True)
+    out_spool = decided(
+        "out_spool",
+        min(spool // 8, MOST_OUT_SPOOL),
+        "an eighth of max_spool, at most 1GiB",
+        size=True,
+    )
     unsent = UNSENT_WITHOUT_FACTS
     if memory is not None:
         unsent = max(LEAST_UNSENT, min(memory // 8, MOST_UNSENT))
@@ -159,6 +170,7 @@ def budgets(settings: Settings, known: Facts) -> Budgets:
         max_descriptors=descriptors,
         max_unfinished_heads=heads,
         max_spool=spool,
+        out_spool=out_spool,
         max_unsent=unsent,
         log_queue_bytes=waiting,
         max_body=body,

@@ -58,6 +58,7 @@ _AUTO: Literal["auto"] = "auto"
 _WORKERS: Kind[int | Literal["auto"]] = word_or(_AUTO, integer(1, 1000))
 _COUNT: Kind[int | Literal["auto"]] = word_or(_AUTO, integer(1, 1000000))
 _BYTES: Kind[int | Literal["auto"]] = word_or(_AUTO, size(1 << 20, 1 << 50))
+_OPTIONAL_BYTES: Kind[int | Literal["auto"]] = word_or(_AUTO, size(0, 1 << 50))
 _RATES = optional(rate(10000), "none")
 _NETWORKS = networks()
 _URL_PATH = text("a path of URLs such as /healthz", "PATH", r"/[!-~]*")
@@ -388,10 +389,10 @@ class Settings:
         1 << 20,
         section="Limits",
         also_called=("outbuf_high_watermark",),
-        help="Unsent bytes of a response to hold before the application has to wait.",
-        reason="Most pages fit, so a slow client does not hold a thread. With one thread nothing "
-        "is held between two blocks of a streamed response, because no other thread could send "
-        "it.",
+        help="Unsent bytes of a streamed response to hold in memory before a temporary file takes "
+        "them (out_spool), or the application waits.",
+        reason="Most pages fit, so that no disk is used. With one thread nothing is held between "
+        "two blocks of a streamed response as long as no other thread could send it.",
     )
     max_connections: int = option(
         integer(1, 1000000),
@@ -463,10 +464,22 @@ class Settings:
         _BYTES,
         _AUTO,
         section="Limits",
-        help="Bytes of request bodies in the temporary files of all workers together; beyond it "
-        "the answer is 507. auto takes a quarter of the free space of temp_dir at the start, or of "
-        "the memory where that is in memory. It lowers max_body.",
+        help="Bytes of request bodies and of streamed responses in the temporary files of all "
+        "workers together; beyond it a request gets 507, and a response waits for its client. auto "
+        "takes a quarter of the free space of temp_dir at the start, or of the memory where that "
+        "is in memory. It lowers max_body.",
         reason="Uploads must not fill a disk that others use.",
+    )
+    out_spool: int | Literal["auto"] = option(
+        _OPTIONAL_BYTES,
+        _AUTO,
+        section="Limits",
+        also_called=("proxy_max_temp_file_size",),
+        help="Bytes of one streamed response that may wait in a temporary file for a client that "
+        "reads slowly; beyond it the application's thread waits for the client. 0 uses no file. "
+        "auto takes an eighth of max_spool, up to 1GiB. Responses leave half of max_spool to the "
+        "bodies of requests.",
+        reason="A slow client must not hold a thread, and one endless stream not the disk.",
     )
     max_unsent: int | Literal["auto"] = option(
         _BYTES,

@@ -51,11 +51,13 @@ IN_USE = 11
 """In the first slot alone: how many slots, from the first, may be in use. Written by the
 supervisor."""
 SPOOLED = 12
-"""Bytes of request bodies in the worker's temporary files. Written by the transport."""
+"""Bytes of requests and responses in the worker's temporary files. Written by the transport."""
 IO_BOUND_CALLS = 13
 """Calls that have left the count of threads (`penstock.io_bound`). Written by the transport."""
 
 # Words of a slot that only grow: what the transport has refused, evicted, cut off or dropped.
+OUT_SPOOLED = 15
+"""Temporary files into which streamed responses went whose clients read slowly."""
 QUEUE_FULL = 16
 """Requests that got 503 because `queue` requests were waiting for a thread."""
 QUEUE_TIMEOUT = 17
@@ -83,6 +85,12 @@ LOG_DROPPED = 27
 IO_BOUND_REFUSED = 28
 """How often ``penstock.io_bound`` could not let a call leave the count: `max_io_bound` calls had
 left it, or no thread could be started."""
+OUT_SPOOL_FULL = 29
+"""Waits for a client, because no more bytes of responses may be in temporary files."""
+OUT_SPOOL_FILES = 30
+"""Waits for a client, because no descriptor was left for a temporary file."""
+OUT_SPOOL_DISK = 31
+"""Waits for a client, because the disk did not take the response."""
 
 COUNTED: dict[str, int] = {
     "queue_full": QUEUE_FULL,
@@ -98,6 +106,10 @@ COUNTED: dict[str, int] = {
     "slow_reader": SLOW_READER,
     "log_dropped": LOG_DROPPED,
     "io_bound_refused": IO_BOUND_REFUSED,
+    "out_spooled": OUT_SPOOLED,
+    "out_spool_full": OUT_SPOOL_FULL,
+    "out_spool_files": OUT_SPOOL_FILES,
+    "out_spool_disk": OUT_SPOOL_DISK,
 }
 """The words that only grow by the names that answers of the control socket have for them."""
 

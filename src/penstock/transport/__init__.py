@@ -64,9 +64,9 @@ class Exchange(Protocol):
         """
 
     def send(self, data: bytes) -> None:
-        """Send a block of the body (the head first); returns when kernel or out-buffer has it.
+        """Send a block of the body (the head first); returns when kernel, buffer or file has it.
 
-        Blocks while more than the out-buffer's bound is unsent; raises `ClientDisconnected`
+        Blocks while more is unsent than these may hold; raises `ClientDisconnected`
         when the client is gone or stalls past the write deadline. ``b""`` sends nothing at all,
         not even the head. Bytes that the response may not carry (HEAD, 204, 304) are dropped.
         """

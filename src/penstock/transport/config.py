@@ -71,10 +71,12 @@ class TransportConfig:
     # -- budgets, as `penstock.config.budgets` computes them ------------------------------------
 
     max_descriptors: int = 1 << 20
-    """Descriptors that connections, spooled bodies and files to send may take in the worker."""
+    """Descriptors that connections, temporary files and files to send may take in the worker."""
     max_unfinished_heads: int = 5_000
     max_spool: int = 1 << 40
-    """Bytes of spooled bodies of all workers: the sum of SPOOLED over the scoreboard's slots."""
+    """Bytes in temporary files of all workers: the sum of SPOOLED over the scoreboard's slots."""
+    out_spool: int = 64 * 1024 * 1024
+    """Bytes of one streamed response in a temporary file; 0 is none."""
     max_unsent: int = 64 * 1024 * 1024
     """Unsent bytes of all responses of the worker."""
     max_body_time: float = 3 * 3600.0
@@ -171,6 +173,13 @@ class TransportConfig:
     """
     flush_bytes: int = 1024 * 1024
     """The most bytes of one connection that one turn of the leader sends: others wait meanwhile."""
+
+    out_spool_patience_seconds: float = 0.02
+    """How long a thread waits for a client before it writes the response to a temporary file.
+
+    A client that reads at the pace of a network makes room within less; a thread that waits for
+    longer is missed by other requests.
+    """
 
     # -- constants: ending ----------------------------------------------------------------------
 
@@ -299,8 +308,17 @@ class TransportConfig:
         return self.out_buffer if self.threads > 1 else 0
 
     @property
+    def max_responses_spooled(self) -> int:
+        """How many bytes may be in temporary files of all workers where a response adds to them.
+
+        The other half is for the bodies of requests: these are refused beyond `max_spool`, while a
+        response waits.
+        """
+        return self.max_spool // 2
+
+    @property
     def spool_dir(self) -> str:
-        """The directory for spooled bodies."""
+        """The directory for temporary files."""
         if self.temp_dir is not None:
             return self.temp_dir
         try:

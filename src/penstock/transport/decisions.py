@@ -169,6 +169,58 @@ def spool_status(config: TransportConfig, body: int, spooled: int, more: int) ->
 # -- output -------------------------------------------------------------------------------------
 
 
+class OutputStep(IntEnum):
+    """What the application's thread does after a block of a response, before the next one."""
+
+    GO_ON = 0
+    WAIT = 1
+    """It waits until the client has read more."""
+    SPOOL = 2
+    """It writes what is in memory to the response's temporary file."""
+
+
+def output_step(config: TransportConfig, memory: int, spool: int, waited: float) -> OutputStep:
+    """Return what the application's thread does where a block of a response is unsent.
+
+    ``memory`` is how many bytes of the response are unsent and in memory, ``spool`` how many have
+    gone into its temporary file (0 without one), and ``waited`` for how many seconds the thread has
+    waited for the client. Once there is a file the thread does not wait, until the file is as large
+    as it may be: then until the client has read all of it.
+    """
+    if memory <= config.unsent_limit:
+        return OutputStep.GO_ON
+    if spool + memory > config.out_spool:
+        return OutputStep.WAIT
+    if spool or waited >= config.out_spool_patience_seconds:
+        return OutputStep.SPOOL
+    return OutputStep.WAIT
+
+
+class SpoolRefusal(IntEnum):
+    """Why a response does not go into a temporary file."""
+
+    NONE = 0
+    FULL = 1
+    """The temporary files of all workers have as many bytes as a response may add to."""
+    FILES = 2
+    """No descriptor is left for the transport."""
+
+
+def out_spool_refusal(
+    config: TransportConfig, spooled: int, more: int, descriptors: int | None
+) -> int:
+    """Return why ``more`` bytes of a response do not go into a temporary file.
+
+    ``spooled`` is what the workers have in temporary files without them, ``descriptors`` how many
+    the transport has open; None where the response has its file.
+    """
+    if spooled + more > config.max_responses_spooled:
+        return SpoolRefusal.FULL
+    if descriptors is not None and descriptors >= config.max_descriptors:
+        return SpoolRefusal.FILES
+    return SpoolRefusal.NONE
+
+
 def exceeds_unsent(config: TransportConfig, unsent: int) -> bool:
     """Return True if the slowest reader is cut off because of the unsent bytes of all responses."""
     return unsent > config.max_unsent

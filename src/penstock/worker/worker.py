@@ -70,7 +70,13 @@ def transport_config(settings: Settings, budgets: Budgets, **given: Any) -> Tran
         given["request_rate"] = RateLimit.of(rate.interval, rate.burst)
         if given.get("rate_table") is None:
             given["rate_table"] = RateTable()
-    for name in ("max_descriptors", "max_unfinished_heads", "max_spool", "max_unsent"):
+    for name in (
+        "max_descriptors",
+        "max_unfinished_heads",
+        "max_spool",
+        "out_spool",
+        "max_unsent",
+    ):
         given[name] = getattr(budgets, name)
     return TransportConfig(
         **{name: getattr(settings, name) for name in OPTIONS if name in named - given.keys()},

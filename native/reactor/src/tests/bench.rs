@@ -273,7 +273,6 @@ pub fn options() -> Options {
         out_buffer: 64 * 1024,
         max_connections: 100,
         budgets: Budgets::default(),
-
         networks: None,
         rate_limit: None,
         header_timeout: 30 * SECOND,
@@ -313,6 +312,7 @@ pub fn options() -> Options {
         wait_slice: 100 * MILLISECOND,
         flush_bytes: 1024 * 1024,
         join_bytes: 64 * 1024,
+        out_spool_patience: 20 * MILLISECOND,
         linger: 10 * SECOND,
         linger_idle: 2 * SECOND,
         linger_bytes: 256 * 1024 * 1024,

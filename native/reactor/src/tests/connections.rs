@@ -5,8 +5,9 @@ use crate::leader::Leader;
 use crate::log_queue::Entry;
 use crate::next_request;
 use crate::options::{Checks, Options};
+use crate::output_spool;
 use crate::responding;
-use crate::scoreboard::{LIVE, SLOW_READER};
+use crate::scoreboard::{LIVE, SLOW_READER, SPOOLED};
 use crate::slow_path_estimate::PathHash;
 use crate::states::{Fate, Input, Phase};
 use crate::sys::{MILLISECOND, Nanos, SECOND};
@@ -458,7 +459,7 @@ fn an_answer_comes_behind_what_is_left_of_a_continue() {
 #[test]
 fn what_is_unsent_is_counted_until_it_is_taken_or_dropped() {
     let mut options = options();
-    options.budgets.unsent = OK.len() as u64 * 2;
+    options.budgets.unsent = OK.len() as u64 * 5 / 2;
     let mut bench = Bench::new(options);
     for round in 1..4 {
         let mut answer_unread = || {
@@ -481,4 +482,59 @@ fn what_is_unsent_is_counted_until_it_is_taken_or_dropped() {
         assert!(!second.is_closed());
         bench.reset(&second);
     }
+}
+
+#[test]
+fn what_is_moved_to_a_file_is_sent_in_its_order_and_the_file_ends_with_its_last_byte() {
+    let mut bench = Bench::new(options());
+    let client = bench.connect();
+    bench.send(&client, GET);
+    let waiting = bench.take();
+    client.set_room(3);
+    bench.answer_part(&waiting, b"abcdef");
+    assert!(output_spool::move_to_spool(
+        &bench.shared,
+        &client.connection
+    ));
+    assert_eq!(client.connection.lock().output.memory(), 0);
+    assert_eq!(bench.shared.scoreboard.get(SPOOLED), 3);
+    bench.answer_part(&waiting, b"ghi");
+    // While the thread writes, the leader sends what is in front of it.
+    let moved = client.connection.lock().output.begin_move();
+    let (pieces, spool) = moved.unwrap();
+    bench.make_room(&client, usize::MAX);
+    assert_eq!(client.received(), "abcdef");
+    assert_eq!(client.connection.lock().output.size, 3);
+    assert_eq!(bench.shared.scoreboard.get(SPOOLED), 3);
+    let mut state = client.connection.lock();
+    state.output.end_move(pieces, spool, false); // the disk has not taken it
+    drop(state);
+    assert_eq!(bench.shared.scoreboard.get(SPOOLED), 0);
+    bench.make_room(&client, usize::MAX);
+    assert_eq!(client.received(), "ghi");
+    assert_eq!(client.connection.lock().output.size, 0);
+}
+
+#[test]
+fn a_file_that_is_written_to_when_the_response_is_given_up_is_given_back() {
+    let mut bench = Bench::new(options());
+    let client = bench.connect();
+    bench.send(&client, GET);
+    let waiting = bench.take();
+    client.set_room(0);
+    bench.answer_part(&waiting, b"abc");
+    assert!(output_spool::move_to_spool(
+        &bench.shared,
+        &client.connection
+    ));
+    bench.answer_part(&waiting, b"def");
+    let (pieces, spool) = client.connection.lock().output.begin_move().unwrap();
+    bench.reset(&client);
+    assert_eq!(client.connection.lock().output.unsent(), 6);
+    let mut state = client.connection.lock();
+    state.output.end_move(pieces, spool, true);
+    assert_eq!((state.output.size, state.output.memory()), (0, 0));
+    drop(state);
+    assert_eq!(bench.shared.scoreboard.get(SPOOLED), 0);
+    assert_eq!(bench.shared.files.get(), 0);
 }

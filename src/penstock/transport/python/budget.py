@@ -1,13 +1,21 @@
-"""What all connections of a worker may have together: files and bytes in temporary files."""
+"""What all connections of a worker may have together: files, bytes in files and in memory."""
 
 from __future__ import annotations
 
+import errno
 import threading
 from typing import TYPE_CHECKING
 
 from penstock.http1 import ProtocolError
-from penstock.telemetry.scoreboard import SPOOLED
-from penstock.transport.decisions import spool_status
+from penstock.telemetry.scoreboard import (
+    CONNECTIONS,
+    OUT_SPOOL_DISK,
+    OUT_SPOOL_FILES,
+    OUT_SPOOL_FULL,
+    OUT_SPOOLED,
+    SPOOLED,
+)
+from penstock.transport.decisions import SpoolRefusal, out_spool_refusal, spool_status
 
 if TYPE_CHECKING:
     from penstock.telemetry.scoreboard import Slot
@@ -25,7 +33,7 @@ class Budget:
         self._words = slot.words
         self._lock = threading.Lock()
         self.files = 0
-        """Open files: spooled bodies, and files that are being sent."""
+        """Open files: spooled bodies and responses, and files that are being sent."""
         self.unsent = 0
         """Bytes of responses in memory that the kernel has not taken."""
 
@@ -58,6 +66,35 @@ class Budget:
         if status == 413:
             raise ProtocolError(413, "The request body is too large.", setting="max_body")
         raise ProtocolError(507, "The request body could not be stored.", setting="max_spool")
+
+    def take_response(self, more: int, *, has_file: bool) -> bool:
+        """Count ``more`` bytes of a response that go into a temporary file, if they may go there.
+
+        Where the response has no file yet, that is counted, too.
+        """
+        with self._lock:
+            descriptors = None if has_file else self._words[CONNECTIONS] + self.files
+            spooled = self._scoreboard.spooled()
+            refusal = out_spool_refusal(self._config, spooled, more, descriptors)
+            if refusal == SpoolRefusal.NONE:
+                self._words[SPOOLED] += more
+                if not has_file:
+                    self.files += 1
+                return True
+            full = refusal == SpoolRefusal.FULL
+            self._words[OUT_SPOOL_FULL if full else OUT_SPOOL_FILES] += 1
+            return False
+
+    def note_response_spooled(self) -> None:
+        """Count a temporary file that has begun with a part of a response."""
+        with self._lock:
+            self._words[OUT_SPOOLED] += 1
+
+    def note_response_refused(self, error: OSError) -> None:
+        """Count a part of a response that could not be written to a temporary file."""
+        no_descriptor = error.errno in (errno.EMFILE, errno.ENFILE)
+        with self._lock:
+            self._words[OUT_SPOOL_FILES if no_descriptor else OUT_SPOOL_DISK] += 1
 
     def give_spool_back(self, count: int) -> None:
         """Count bytes that are no longer in a temporary file."""

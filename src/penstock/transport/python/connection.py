@@ -166,7 +166,10 @@ class Connection:
             # Drained from here while the application makes the next block. Where that goes on
             # already the deadline stands: an application that trickles does not put it off.
             if output is not None and unsent and not self.watched & EVENT_WRITE:
-                self._await_output(output, self.watched | EVENT_WRITE)
+                if self.deadline == math.inf:
+                    self._await_output(output, self.watched | EVENT_WRITE)
+                else:
+                    self.loop.watch(self, self.watched | EVENT_WRITE)
         elif self.loop.drained:
             # It came back after all else was torn down.
             self.report_response("response cut off: the server stopped" if unsent else "")
@@ -455,6 +458,8 @@ class Connection:
             if drained:
                 watched &= ~EVENT_WRITE
                 self.deadline = math.inf
+            elif self.output is not None and self.output.moving():
+                watched &= ~EVENT_WRITE  # its thread posts it when there is something to send again
         if mask & EVENT_READ and watched & EVENT_READ:
             # More input (a pipelined request, a body that is streamed), the end of input, or a
             # reset. It stays readable, so it is no longer watched until the response is done.

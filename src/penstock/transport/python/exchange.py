@@ -38,11 +38,11 @@ from penstock.http1 import (
 )
 from penstock.http1.statuses import REASON_PHRASES
 from penstock.transport import HeaderList
-from penstock.transport.decisions import keeps_connection
+from penstock.transport.decisions import OutputStep, keeps_connection
 from penstock.transport.log_lines import CLIENT_STALLED, FILE_TRUNCATED, lost_client
 from penstock.transport.python.body_clock import BodyClock
 from penstock.transport.python.finished import log_refused
-from penstock.transport.python.output import FileRegion, Output
+from penstock.transport.python.output import FileRegion, Output, RoomAwaited
 from penstock.transport.python.stream import NO_SIGNAL, is_disconnect
 from penstock.transport.states import Fate
 
@@ -660,15 +660,13 @@ class PythonExchange:
             raise self.disconnected(error) from error
 
     def _apply_back_pressure(self, output: Output) -> None:
-        """Wait while more is unsent than may be; have the loop send what then remains."""
+        """Wait or spool while more is unsent than may be; have the loop send what then remains."""
         if not output.busy():
             return
         loop = self.connection.loop
         self._flush(output)
-        limit = loop.config.unsent_limit
-        if output.size > limit:
-            with self.waiting_for_client():
-                self._wait_for_room(output, limit)
+        if output.memory > loop.config.unsent_limit:
+            self._make_room(output)
         if output.size:
             # The block has to be on its way before the application is asked for the next one.
             loop.post(self.connection)
@@ -686,13 +684,21 @@ class PythonExchange:
         finally:
             self.call_deadline.go_on(number, self.environ)
 
-    def _wait_for_room(self, output: Output, limit: int) -> None:
+    def _make_room(self, output: Output) -> None:
+        stream, loop = self.connection.stream, self.connection.loop
+        awaited = RoomAwaited(output, stream, loop.config)
+        step = OutputStep.SPOOL
         try:
-            taken = output.wait_below(limit)
+            while step == OutputStep.SPOOL:
+                with self.waiting_for_client():
+                    step = awaited.wait()
+                # The time that a disk takes counts: it is no waiting for the client.
+                if step == OutputStep.SPOOL:
+                    awaited.refused = not (loop.attend() and output.move_to_spool())
         except OSError as error:
             raise self.disconnected(error) from error
-        if not taken:
-            self.connection.stream.client_gone.known = True
+        if step == OutputStep.WAIT:
+            stream.client_gone.known = True
             raise ClientDisconnected(CLIENT_STALLED)
 
     def disconnected(self, error: OSError) -> OSError:

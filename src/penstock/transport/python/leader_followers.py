@@ -72,6 +72,7 @@ class LeaderFollowers:
         self._monitor_asleep = False
         self._monitor_alarm = threading.Lock()
         self._monitor_alarm.acquire()
+        loop.attend = self._attend
         if loop.config.has_stall_monitor:
             self._start_monitor()
         else:
@@ -179,6 +180,15 @@ class LeaderFollowers:
             self._wake_monitor()
 
     # -- the stall monitor ------------------------------------------------------------------------
+
+    def _attend(self) -> bool:
+        """Make sure that there is a stall monitor; return False where no thread can be started."""
+        if self._monitor is None:
+            try:
+                self._start_monitor()
+            except RuntimeError:  # no thread is left for this process
+                return False
+        return True
 
     def _start_monitor(self) -> None:
         with self._starting:

@@ -102,6 +102,7 @@ class Loop:
         "accepted",
         "acceptors",
         "ask_full",
+        "attend",
         "balancing",
         "batch",
         "budget",
@@ -168,6 +169,7 @@ class Loop:
         self.refused = 0
 
         self.thread_slots: ThreadSlots  # set by LeaderFollowers
+        self.attend: Callable[[], bool]  # the same: have a stall monitor from now on, if there can
         self.slot_words = slot.words
         shared = len(slot.scoreboard.slots) > 1
         self.balancing = AcceptBalancing(self.config, slot) if shared else None
@@ -572,6 +574,9 @@ class Loop:
         """
         sockets = [acceptor.listener.socket for acceptor in self.acceptors]
         streams = [connection.stream for connection in list(self.connections)]
+        for connection in list(self.connections):
+            if connection.output is not None:
+                connection.output.close_in_child()
         descriptors = [*(it.detach() for it in sockets), *(it.detach() for it in streams)]
         for descriptor in descriptors:
             if descriptor >= 0:

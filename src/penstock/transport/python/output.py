@@ -10,8 +10,9 @@ from collections import deque
 from typing import TYPE_CHECKING
 
 from penstock.errors import FileTruncatedError
-from penstock.transport.decisions import time_to_read
+from penstock.transport.decisions import OutputStep, output_step, time_to_read
 from penstock.transport.log_lines import FILE_TRUNCATED
+from penstock.transport.python.output_spool import OutputSpool
 from penstock.transport.python.stream import NO_SIGNAL
 
 if TYPE_CHECKING:
@@ -42,6 +43,20 @@ class FileRegion:
         self._budget.give_file_back()
 
 
+class SpooledRegion(FileRegion):
+    """A part of the response's own temporary file, which has the descriptor."""
+
+    __slots__ = ()
+
+    def __init__(self, descriptor: int, offset: int, count: int) -> None:
+        self.descriptor = descriptor
+        self.offset = offset
+        self.count = count
+
+    def close(self) -> None:
+        """Leave the file to its spool."""
+
+
 class Output:
     """A queue of blocks and file regions, and the stream that takes them.
 
@@ -53,11 +68,14 @@ class Output:
         "_budget",
         "_config",
         "_lock",
+        "_moving",
         "_pieces",
+        "_spool",
         "_stream",
         "_taken_before",
         "_waiting_since",
         "awaited",
+        "closed",
         "failure",
         "lost",
         "memory",
@@ -72,8 +90,11 @@ class Output:
         self._waiting_since = 0.0  # since when something is unsent, ...
         self._taken_before = 0  # ... and what the kernel had taken by then
         self._acknowledged = 0  # by the client, when `is_taken` was called last
-        self.awaited = False  # a thread waits until there is less
+        self.awaited = False  # a thread waits until there is less: `RoomAwaited`
+        self.closed = False
         self._lock = threading.Lock()
+        self._spool: OutputSpool | None = None
+        self._moving = False  # the application's thread moves what was in memory to a file
         self._pieces: deque[memoryview | FileRegion] = deque()
         self.size = 0  # bytes not yet taken by the kernel
         self.memory = 0  # how many of them are in memory, and not in a file
@@ -88,7 +109,9 @@ class Output:
     def append(self, piece: bytes | memoryview | FileRegion) -> None:
         """Queue a piece behind the others."""
         with self._lock:
-            if not self._pieces:
+            if self.closed:
+                return  # the connection is closed: nothing takes it any more
+            if not self.size:
                 self._waiting_since = time.monotonic()
                 self._taken_before = self.taken
             if isinstance(piece, FileRegion):
@@ -103,6 +126,10 @@ class Output:
     def _hold(self, count: int) -> None:
         self.memory += count
         self._budget.change_unsent(count)
+
+    def moving(self) -> bool:
+        """Return True if a thread moves what was in memory to a file: it sends it then."""
+        return self._moving
 
     def time_to_read(self, now: float) -> float:
         """Return how many seconds the client needs for what is unsent, at its pace so far."""
@@ -123,7 +150,7 @@ class Output:
             except OSError as error:
                 self._fail(error)
                 raise
-            return not self._pieces
+            return self.size == 0
 
     def fail(self, error: OSError) -> None:
         """Give up: drop what is queued, and raise ``error`` at each later flush."""
@@ -157,6 +184,7 @@ class Output:
                 finished = self._pieces.popleft()
                 if isinstance(finished, FileRegion):
                     finished.close()
+                    self._end_spool()
 
     def _send_region(self, region: FileRegion, count: int) -> int:
         sent = self._stream.send_file(region.descriptor, region.offset, count)
@@ -164,12 +192,21 @@ class Output:
             raise FileTruncatedError(errno.EIO, FILE_TRUNCATED)
         region.offset += sent
         region.count -= sent
+        if isinstance(region, SpooledRegion):
+            assert self._spool is not None
+            self._spool.unsent -= sent
         return sent
 
     def close(self) -> None:
         """Drop what is queued and free the descriptors."""
         with self._lock:
+            self.closed = True
             self._drop()
+
+    def close_in_child(self) -> None:
+        """Close the temporary file in a forked child. Takes no lock: no thread holds it there."""
+        if self._spool is not None:
+            self._spool.close_in_child()
 
     def _drop(self) -> None:
         while self._pieces:
@@ -180,45 +217,132 @@ class Output:
             self._hold(-self.memory)
         self.lost += self.size
         self.size = 0
+        if self._spool is not None:
+            self._spool.unsent = 0
+            self._end_spool()
 
-    def wait_below(self, mark: int) -> bool:
-        """Wait until at most ``mark`` bytes are unsent, and send meanwhile.
+    # -- for the application's thread -----------------------------------------------------------
 
-        Returns False where the client does not take enough within the write deadline. Raises
-        ``OSError`` as `flush` does.
+    def spool_size(self) -> int:
+        """Return how many bytes were written to the temporary file; 0 where there is none."""
+        spool = self._spool
+        return 0 if spool is None else spool.size
+
+    def move_to_spool(self) -> bool:
+        """Move what is in memory, behind all files, to the temporary file. Return False if refused.
+
+        The lock is not held meanwhile: no other thread waits for a disk.
         """
-        self.awaited = True
+        with self._lock:
+            if self.closed or self.failure is not None:
+                return True
+            if self._spool is None:
+                self._spool = OutputSpool(self._config, self._budget)
+            spool, moved = self._spool, self._take_memory()
+            self._moving = True
+        count = sum(map(len, moved))
+        offset = spool.size
+        written = False
         try:
-            return self._wait_below(mark)
+            written = spool.write(moved, count)
         finally:
-            self.awaited = False
+            with self._lock:
+                self._moving = False
+                if self.closed or self.failure is not None:
+                    spool.unsent = 0
+                elif written:
+                    self._hold(-count)
+                    self._append_spooled(spool, offset, count)
+                else:
+                    self._pieces.extend(moved)
+                self._end_spool()
+        return written
 
-    def _wait_below(self, mark: int) -> bool:
-        config = self._config
-        before = self._acknowledged_now()
-        deadline = time.monotonic() + config.write_timeout
-        while self.size > mark:
-            remaining = deadline - time.monotonic()
-            if remaining > 0:
-                self._stream.wait_writable(min(remaining, config.wait_slice_seconds))
-                self.flush()
-                continue
-            taken = self._acknowledged_now()
-            if taken - before < config.least_progress:
-                return False
-            before = taken
-            deadline = time.monotonic() + config.write_timeout
-        return True
+    def _take_memory(self) -> list[memoryview]:
+        moved = []
+        while self._pieces and not isinstance(self._pieces[-1], FileRegion):
+            moved.append(self._pieces.pop())
+        return moved[::-1]  # type: ignore[return-value]
+
+    def _append_spooled(self, spool: OutputSpool, offset: int, count: int) -> None:
+        last = self._pieces[-1] if self._pieces else None
+        if isinstance(last, SpooledRegion):
+            last.count += count  # it ends where this begins
+        else:
+            self._pieces.append(SpooledRegion(spool.descriptor, offset, count))
+
+    def _end_spool(self) -> None:
+        """Close the temporary file if all of it is sent; what comes next begins in memory."""
+        if self._spool is not None and not self._spool.unsent and not self._moving:
+            self._spool.close()
+            self._spool = None
 
     def is_taken(self) -> bool:
         """Return True if the client has taken enough since the last call. For the leader."""
-        before, self._acknowledged = self._acknowledged, self._acknowledged_now()
+        before, self._acknowledged = self._acknowledged, self.acknowledged()
         return self._acknowledged - before >= self._config.least_progress
 
-    def _acknowledged_now(self) -> int:
+    def acknowledged(self) -> int:
         """Return how many bytes the client's side has taken, as far as the kernel can tell.
 
         The send buffer reports room in large steps, so that a slow reader seems to stand still
         for minutes; what is acknowledged shows it moving.
         """
         return self.taken - self._stream.unacknowledged()
+
+
+class RoomAwaited:
+    """The waiting of the application's thread until it may make another block."""
+
+    __slots__ = (
+        "_before",
+        "_began",
+        "_config",
+        "_deadline",
+        "_output",
+        "_patience_ends",
+        "_stream",
+        "refused",
+    )
+
+    def __init__(self, output: Output, stream: Stream, config: TransportConfig) -> None:
+        self._output = output
+        self._stream = stream
+        self._config = config
+        self._began = time.monotonic()
+        self._patience_ends = self._began + config.out_spool_patience_seconds
+        self._deadline = self._began + config.write_timeout
+        self._before = output.acknowledged()  # what the client had taken when that was set
+        self.refused = False
+        """No temporary file takes what is in memory."""
+
+    def wait(self) -> OutputStep:
+        """Send what the client takes, and return what is to be done as soon as it is no waiting.
+
+        `OutputStep.WAIT` means that the client does not take enough within the write deadline.
+        Raises ``OSError`` as `Output.flush` does.
+        """
+        self._output.awaited = True
+        try:
+            return self._wait()
+        finally:
+            self._output.awaited = False
+
+    def _wait(self) -> OutputStep:
+        config, output = self._config, self._output
+        while True:
+            output.flush()
+            now = time.monotonic()
+            step = output_step(config, output.memory, output.spool_size(), now - self._began)
+            if step == OutputStep.GO_ON or (step == OutputStep.SPOOL and not self.refused):
+                return step
+            if now >= self._deadline:
+                taken = output.acknowledged()
+                if taken - self._before < config.least_progress:
+                    return OutputStep.WAIT
+                self._before = taken
+                self._deadline = now + config.write_timeout
+            until = min(self._deadline, now + config.wait_slice_seconds)
+            if now < self._patience_ends:
+                until = min(until, self._patience_ends)
+            self._stream.wait_writable(until - now)
