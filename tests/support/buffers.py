@@ -8,7 +8,9 @@ from __future__ import annotations
 import logging
 import os
 import selectors
+import threading
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from penstock.listeners import DEFAULT_PORT
@@ -24,6 +26,9 @@ from support.wire import Client
 
 if TYPE_CHECKING:
     from wsgiref.types import WSGIApplication
+
+DISK_CATCHES_UP_WITHIN = 30.0
+"""Seconds in which the disk has done what a test has it do."""
 
 LOGGER = logging.getLogger("penstock.tests")
 
@@ -160,6 +165,7 @@ class BufferServer:
         self.loop.selector.close()
         self.loop.selector = BufferSelector()
         self._kind = kind
+        self._disk_goes: threading.Event | None = None  # the disk is stopped until it is set
         self._gateway = Gateway(application, logger=LOGGER, transport=self.transport)
         self._environ = base_environ(
             multithread=False,
@@ -182,15 +188,39 @@ class BufferServer:
 
     def serve(self) -> None:
         """Handle all that can be handled now."""
-        try:
-            while (exchange := self.transport.next()) is not None:
-                self._gateway.handle(exchange)
-        except NothingToDo:
-            pass
+        while True:
+            try:
+                while (exchange := self.transport.next()) is not None:
+                    self._gateway.handle(exchange)
+                return
+            except NothingToDo:
+                pass
+            if self._disk_goes is not None:
+                return
+            # What is written to temporary files is, and then there may be more to do.
+            if not self.loop.disk.held and not self.loop._inbox:
+                return
+            assert self.loop.disk.catch_up(DISK_CATCHES_UP_WITHIN)
+
+    def stop_disk(self) -> None:
+        """Have all that is written to temporary files wait."""
+        self._disk_goes = threading.Event()
+        self.loop.disk.run(partial(_wait, self._disk_goes))
+
+    def start_disk(self) -> None:
+        """Let the disk do what has waited."""
+        if self._disk_goes is not None:
+            self._disk_goes.set()
+            self._disk_goes = None
 
     def close(self) -> None:
         """Close all connections."""
+        self.start_disk()
         self.transport.close()
+
+
+def _wait(event: threading.Event) -> None:
+    event.wait()
 
 
 class _ClientEnd:

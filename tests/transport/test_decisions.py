@@ -28,6 +28,8 @@ CONFIG = TransportConfig(
     threads=4,
     out_buffer=1000,
     out_spool=10_000,
+    store_bytes=1 << 18,
+    max_storing=1 << 20,
 )
 IDLE, HEAD, BODY, CALL = decisions.Holding
 GO_ON, WAIT, SPOOL = decisions.OutputStep
@@ -100,6 +102,14 @@ TABLE: dict[str, list[tuple[Sequence[Value], float]]] = {
         ((160.0, 159.0, 100.0, 1), 160.002),  # a byte a minute buys nothing
         ((10_900.0, 10_850.0, 100.0, 1 << 20), 10_900.0),  # three hours for a whole body
     ],
+    # The deadline so far, when the body began, and for how long the disk kept it waiting.
+    "body_deadline_after_storing": [
+        ((120.0, 100.0, 0.0), 120.0),
+        ((120.0, 100.0, 3600.0), 3720.0),  # the client is not blamed for the disk
+        ((120.0, 100.0, 20_000.0), 10_900.0),  # three hours for a whole body
+    ],
+    # Bytes that wait for the disk.
+    "disk_is_full": [((0,), False), ((3 << 18,), False), (((3 << 18) + 1,), True)],
     # The length of a body, what all workers have on the disk, and how much more it is.
     "spool_status": [
         ((1 << 30, 0, 1 << 20), 0),

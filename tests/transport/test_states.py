@@ -80,6 +80,7 @@ def failing() -> Iterator[bytes]:
 
 BODY = b"0123456789"
 UNREAD = post(BODY)[:-5]
+LONG = post(BODY).replace(b"POST /", b"OPTIONS *")  # answered by the server, once it is there
 LAST = ("Connection: close",)
 
 
@@ -142,6 +143,22 @@ def stalled(scene: Scene) -> None:
     scene.expire()
 
 
+def stored(scene: Scene) -> None:
+    scene.send(LONG)
+
+
+def stored_too_slowly(scene: Scene) -> None:
+    scene.client.server.stop_disk()
+    scene.send(LONG)
+    scene.expire()
+
+
+def evicted_while_it_stores(scene: Scene) -> None:
+    scene.client.server.stop_disk()
+    scene.send(LONG)
+    scene.client.connection.evict("max_connections")
+
+
 def discarded(scene: Scene) -> None:
     scene.send_part()
     scene.send(BODY[-5:])
@@ -178,6 +195,9 @@ SCENES: dict[Callable[[Scene], None], str] = {
     flushed_and_closed: "READING HANDED_OUT ANSWERED FLUSHING LINGERING",
     flushed_and_discarded: "READING HANDED_OUT ANSWERED FLUSHING DISCARDING",
     stalled: "READING HANDED_OUT ANSWERED FLUSHING CLOSED",
+    stored: "READING STORING READING HANDED_OUT ANSWERED READING",
+    stored_too_slowly: "READING STORING REFUSING LINGERING",
+    evicted_while_it_stores: "READING STORING CLOSED",
     discarded: "READING HANDED_OUT ANSWERED DISCARDING READING",
     discarded_and_ended: "READING HANDED_OUT ANSWERED DISCARDING LINGERING CLOSED",
     discarded_too_slowly: "READING HANDED_OUT ANSWERED DISCARDING CLOSED",
@@ -189,7 +209,7 @@ SCENES: dict[Callable[[Scene], None], str] = {
 
 @pytest.fixture
 def server() -> Iterator[BufferServer]:
-    made = BufferServer(application, Watched, stream_requests=True)
+    made = BufferServer(application, Watched, stream_requests=True, body_memory=len(BODY) - 1)
     yield made
     made.close()
 

@@ -21,6 +21,7 @@ use penstock_reactor::sys::{self, Nanos, SECOND};
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict, PyFloat, PyList};
+use std::io;
 use std::sync::Arc;
 
 /// Makes the exchanges of one transport.
@@ -264,7 +265,11 @@ impl Delivery {
                     RequestBody::complete(connection, collected.len() as u64),
                 )
             }
-            Body::Collected(Spool::Disk(file, size, counted)) => {
+            Body::Collected(Spool::Disk(spooled)) => {
+                let size = spooled.size();
+                let (file, counted) = spooled
+                    .into_file()
+                    .ok_or_else(|| io::Error::from(io::ErrorKind::NotFound))?;
                 sys::rewind(&file)?;
                 let file = self.open_spooled.call1(py, (file.into_raw(),))?;
                 let mut body = RequestBody::complete(connection, size);

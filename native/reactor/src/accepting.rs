@@ -14,6 +14,7 @@ use crate::scoreboard::{
     ACCEPTING, EVICTED_BODY, EVICTED_HEAD, EVICTED_IDLE, IO_BOUND_CALLS, STARTED, WAITING,
 };
 use crate::shared::Shared;
+use crate::states::Phase;
 use crate::stream::PlainStream;
 use crate::sys::{self, Nanos};
 use penstock_protocol::Input;
@@ -300,7 +301,8 @@ impl Accepting {
             let most = decisions::evicted(of_kind.clone().count());
             for (_, _, connection) in of_kind.take(most) {
                 // What has just come may be the rest.
-                if !matches!(connection.stream.peek(), Ok(size) if size > 0) {
+                let stores = connection.phase() == Phase::Storing; // and is not read meanwhile
+                if stores || !matches!(connection.stream.peek(), Ok(size) if size > 0) {
                     evict_one(shared, connection, kind, "max_connections", now);
                 }
             }

@@ -29,4 +29,11 @@ impl BodyClock {
         }
         self.deadline
     }
+
+    /// Leave out the time for which the disk kept the body waiting; return the deadline.
+    pub fn stored(&mut self, options: &Options, storing: Nanos, began: Nanos) -> Nanos {
+        self.deadline =
+            decisions::body_deadline_after_storing(options, self.deadline, began, storing);
+        self.deadline
+    }
 }

@@ -11,6 +11,7 @@
 //! |---|---|---|
 //! | `dispatch` | what comes next: at an event, in its turn, after its thread has answered | leader |
 //! | `reading` | received bytes to a request | leader |
+//! | `storing` | have a part of a body written to a temporary file | leader; the disk's |
 //! | `own_answers` | health and readiness checks | leader |
 //! | `request_body` | a body that is read as it arrives | that answers |
 //! | `responding` | send a response | that answers; leader for what is left |
@@ -28,7 +29,6 @@ use crate::log_queue::{Ended, LogQueue};
 use crate::options::Options;
 use crate::output::{Output, UnsentCount};
 use crate::poller::Token;
-use crate::spool::Spool;
 use crate::states::{Input, Phase};
 use crate::stream::Stream;
 use crate::sync::lock;
@@ -100,12 +100,11 @@ impl ConnectionState {
     pub fn holding(&self) -> (Holding, Nanos, u64) {
         let holding = match (self.phase, self.awaited) {
             _ if self.is_idle() => Holding::Idle,
-            (Phase::Reading, State::Body) => Holding::Body,
+            (Phase::Reading | Phase::Storing, State::Body) => Holding::Body,
             (Phase::Reading, State::Head) => Holding::Head,
             _ => Holding::Call,
         };
-        let received = self.exchange.spool.as_ref().map_or(0, Spool::size);
-        (holding, self.since, received)
+        (holding, self.since, self.exchange.body_received)
     }
 
     /// Report the response that has been flushed, or how and why it was cut off.

@@ -20,6 +20,10 @@ pub fn expire(connection: &Arc<Connection>, shared: &Shared, leader: &mut Leader
     }
     match state.phase {
         Phase::Reading => expire_reading(connection, shared, leader, &mut state),
+        Phase::Storing => {
+            let refusal = Refusal::stored_too_slowly();
+            refusing::refuse(connection, shared, leader, &mut state, refusal);
+        }
         // Closed without an answer: nothing more of the connection is needed.
         Phase::Discarding | Phase::Lingering => closing::close(connection, shared, &mut state),
         _ if state.output.size > 0 => expire_writing(connection, shared, leader, &mut state),

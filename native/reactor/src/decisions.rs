@@ -100,6 +100,23 @@ pub fn body_deadline(
         .min(began.saturating_add(budgets.body_time))
 }
 
+/// Return until when the next byte of a body has to come, after the disk took `storing`.
+pub fn body_deadline_after_storing(
+    options: &Options,
+    deadline: Nanos,
+    began: Nanos,
+    storing: Nanos,
+) -> Nanos {
+    deadline
+        .saturating_add(storing)
+        .min(began.saturating_add(options.budgets.body_time))
+}
+
+/// Return true if no more is read that would have to be written to a temporary file.
+pub fn disk_is_full(options: &Options, held: usize) -> bool {
+    held.saturating_add(options.store_bytes) > options.max_storing
+}
+
 /// Return the status that refuses `more` bytes for a temporary file; 0 if they may go there.
 pub fn spool_status(options: &Options, body: u64, spooled: u64, more: u64) -> u16 {
     if body > options.parser.body {
@@ -311,6 +328,13 @@ pub fn decide(options: &Options, name: &str, given: &[Option<f64>]) -> Option<f6
             let decided = body_deadline(options, time(0), time(1), time(2), whole(3));
             seconds(decided)
         }
+        "body_deadline_after_storing" => seconds(body_deadline_after_storing(
+            options,
+            time(0),
+            time(1),
+            time(2),
+        )),
+        "disk_is_full" => number(disk_is_full(options, whole(0) as usize)),
         "spool_status" => f64::from(spool_status(options, whole(0), whole(1), whole(2))),
         "is_relieved" => number(is_relieved(budgets, whole(0))),
         "exceeds_unsent" => number(exceeds_unsent(budgets, whole(0))),

@@ -39,6 +39,12 @@ pub fn handle_event(
             state.answered_in_turn = 0;
             reading::read(connection, shared, leader, &mut state)
         }
+        Phase::Storing => {
+            if event.room {
+                responding::send_rest(connection, &mut state);
+            }
+            None
+        }
         Phase::HandedOut => {
             if event.room || event.broken {
                 responding::drain_output(connection, shared, leader, &mut state);
@@ -77,6 +83,7 @@ pub fn proceed(
             None
         }
         Phase::Answered => resume(connection, shared, leader, &mut state),
+        Phase::Storing => reading::go_on_stored(connection, shared, leader, &mut state),
         Phase::HandedOut => {
             responding::drain_output(connection, shared, leader, &mut state);
             None

@@ -163,7 +163,7 @@ impl EventLoop {
 
     /// Poll; return whether there is something to do.
     fn poll(&mut self, shared: &Shared, leader: Leader) -> bool {
-        shared.polling.set(true);
+        shared.inbox.polling.set(true);
         let pending = shared.has_posts()
             || !self.leader.deferred.is_empty()
             || self.accepting.looks_for_clients();
@@ -182,7 +182,7 @@ impl EventLoop {
             // meanwhile; a client that sent in time must not be taken for late.
             result = shared.poller.wait(&mut self.events, Some(0));
         }
-        shared.polling.set(false);
+        shared.inbox.polling.set(false);
         if let Err(error) = result {
             shared
                 .log_queue
@@ -327,6 +327,7 @@ impl EventLoop {
         }
         self.hand_over(shared);
         shared.poller.close();
+        shared.spooling.disk.end();
     }
 }
 

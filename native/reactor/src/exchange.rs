@@ -10,6 +10,7 @@ use crate::states::Fate;
 use crate::sys::{self, Nanos};
 use penstock_protocol::HeadCopy;
 use std::any::Any;
+use std::io;
 
 #[derive(Default)]
 pub struct ExchangeState {
@@ -21,8 +22,14 @@ pub struct ExchangeState {
     pub body_at: Nanos,
     /// The head of a request whose body is still to come.
     pub request: Option<Box<HeadCopy>>,
-    /// What has arrived of a body that is collected.
+    /// What has arrived of a body that is collected; the disk's thread has it while that writes.
     pub spool: Option<Spool>,
+    /// Bytes of that body.
+    pub body_received: u64,
+    /// When the disk's thread was asked to write some of it.
+    pub storing_since: Nanos,
+    /// Why it could not.
+    pub store_error: Option<io::Error>,
     /// What happens to the connection after the response.
     pub fate: Fate,
     /// The thread that answers waits until there is less output, and keeps the deadline.

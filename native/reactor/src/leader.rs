@@ -46,6 +46,20 @@ impl ReadBuffers {
         }
     }
 
+    /// The head of a request, as a copy that outlives the buffers.
+    pub fn own_head(&self, source: Source) -> Box<HeadCopy> {
+        match source {
+            Source::Copy(copy) => copy,
+            source => {
+                let (head, bytes) = self.head_of(&source);
+                Box::new(HeadCopy {
+                    bytes: bytes.into(),
+                    head: head.clone(),
+                })
+            }
+        }
+    }
+
     /// What a request's head says, and its bytes.
     pub fn head_of<'a>(&'a self, source: &'a Source) -> (&'a Head, &'a [u8]) {
         match source {

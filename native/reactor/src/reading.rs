@@ -20,6 +20,7 @@ use crate::shared::Shared;
 use crate::slow_path_estimate::PathHash;
 use crate::spool::{Gathered, Spool};
 use crate::states::{Input, Phase};
+use crate::storing;
 use crate::sys::{Nanos, SECOND};
 use crate::unserved;
 use penstock_protocol::{Event, Head, HeadCopy, Input as Bytes, State, response};
@@ -52,9 +53,13 @@ pub fn read(
     for _ in 0..READS_PER_TURN {
         // What the last request left over has to be looked at before more is read.
         let received = if std::mem::take(&mut state.left_over) {
-            0
+            Some(0)
         } else {
-            receive(connection, shared, leader, state)?
+            receive(connection, shared, leader, state)
+        };
+        let Some(received) = received else {
+            store_rest(connection, shared, leader, state);
+            return None;
         };
         if let Some(ready) = look(connection, shared, leader, state, received) {
             return Some(ready);
@@ -62,9 +67,79 @@ pub fn read(
         if !matches!(state.phase, Phase::Reading | Phase::Discarding) {
             return None;
         }
+        // What comes at once is written at once, within bounds.
+        if unwritten(state) >= shared.options.store_bytes {
+            break;
+        }
     }
-    leader.defer(connection, state); // it is the turn of others
+    if unwritten(state) > 0 {
+        store(connection, shared, leader, state);
+    } else {
+        leader.defer(connection, state); // it is the turn of others
+    }
     None
+}
+
+/// How much of the body that is being read has to be written to its file.
+fn unwritten(state: &ConnectionState) -> usize {
+    state.exchange.spool.as_ref().map_or(0, Spool::unwritten)
+}
+
+/// Have written what is not written of a body of which no more has come yet.
+fn store_rest(
+    connection: &Arc<Connection>,
+    shared: &Shared,
+    leader: &mut LeaderState,
+    state: &mut ConnectionState,
+) {
+    if state.phase != Phase::Reading {
+        return;
+    }
+    if unwritten(state) > 0 {
+        store(connection, shared, leader, state);
+    } else if let Some(spool) = &mut state.exchange.spool {
+        spool.free_room();
+    }
+}
+
+fn store(
+    connection: &Arc<Connection>,
+    shared: &Shared,
+    leader: &mut LeaderState,
+    state: &mut ConnectionState,
+) {
+    if let Err(refusal) = storing::store(connection, shared, state, leader.now) {
+        refusing::refuse(connection, shared, leader, state, *refusal);
+    }
+}
+
+/// Go on with a body of which a part was written, or could not be.
+pub fn go_on_stored(
+    connection: &Arc<Connection>,
+    shared: &Shared,
+    leader: &mut LeaderState,
+    state: &mut ConnectionState,
+) -> Option<Ready> {
+    let spool = state.exchange.spool.take()?; // else the thread of the disk still has it
+    connection.set_phase(state, Phase::Reading);
+    if let Some(error) = state.exchange.store_error.take() {
+        drop(spool);
+        let refusal = Refusal::no_room(&error);
+        refusing::refuse(connection, shared, leader, state, refusal);
+        return None;
+    }
+    if state.parser.state() == State::Done {
+        let request = state.exchange.request.take();
+        let source = request.map_or(Source::Scratch, Source::Copy);
+        let body = Body::Collected(spool);
+        return hand_out(connection, shared, leader, state, source, body);
+    }
+    state.exchange.spool = Some(spool);
+    let storing = leader.now.saturating_sub(state.exchange.storing_since);
+    let (options, began) = (&shared.options, state.since);
+    connection.set_deadline(state.body_clock.stored(options, storing, began));
+    state.answered_in_turn = 0;
+    read(connection, shared, leader, state)
 }
 
 /// Read once; return the number of bytes, or None where there is nothing to look at.
@@ -77,7 +152,16 @@ fn receive(
     if !state.input.is_possible() {
         return None;
     }
-    match connection.stream.receive(&mut leader.read.buffer) {
+    let mut most = leader.read.buffer.len();
+    if state.awaited == State::Body {
+        most = most.min(storing::room(shared, state));
+        if most == 0 {
+            store(connection, shared, leader, state);
+            return None;
+        }
+    }
+    let buffer = leader.read.buffer.get_mut(..most).unwrap_or_default();
+    match connection.stream.receive(buffer) {
         Ok(0) => {
             state.input = Input::Drained;
             state.parser.receive_eof();
@@ -86,7 +170,7 @@ fn receive(
         Ok(received) => {
             // Less than there was room for is all there was. What comes later has an edge of
             // its own, but for an end that this event reported.
-            let all = received < leader.read.buffer.len() && state.ended.is_none();
+            let all = received < most && state.ended.is_none();
             state.input.found(all);
             if let Some(trace) = &mut state.trace {
                 trace.received(leader.read.buffer.get(..received).unwrap_or(&[]));
@@ -133,29 +217,13 @@ fn look(
     received: usize,
 ) -> Option<Ready> {
     match parse(connection, shared, leader, state, received) {
-        Verdict::Ready(source, body) => {
-            shared.note_head(state, false);
-            if let Some(check) = own_answers::check_asked_for(shared, leader, &source) {
-                own_answers::answer_check(connection, shared, leader, state, check);
-                return None;
-            }
-            if leader.queues && !unserved::has_room(shared, leader.now) {
-                unserved::refuse_ready(connection, shared, leader, state, (source, body));
-                return None;
-            }
-            let number = shared.count_request();
-            note_replaced_host(connection, shared, leader, &source, number);
-            uncork_for(connection, shared, state, &source, leader);
-            connection.set_phase(state, Phase::HandedOut);
-            connection.set_deadline(NEVER);
-            connection.set_heavy(false);
-            Some(Ready {
-                connection: Arc::clone(connection),
-                number,
-                source,
-                body,
-            })
+        Verdict::Ready(source, Body::Collected(spool)) if spool.unwritten() > 0 => {
+            state.exchange.request = Some(leader.read.own_head(source));
+            state.exchange.spool = Some(spool);
+            store(connection, shared, leader, state);
+            None
         }
+        Verdict::Ready(source, body) => hand_out(connection, shared, leader, state, source, body),
         Verdict::MoreInput => {
             responding::uncork(connection, state);
             await_data(connection, shared, state, leader.now);
@@ -180,6 +248,39 @@ fn look(
             None
         }
     }
+}
+
+/// Hand a request out, or answer it here.
+#[inline(always)]
+fn hand_out(
+    connection: &Arc<Connection>,
+    shared: &Shared,
+    leader: &mut LeaderState,
+    state: &mut ConnectionState,
+    source: Source,
+    body: Body,
+) -> Option<Ready> {
+    shared.note_head(state, false);
+    if let Some(check) = own_answers::check_asked_for(shared, leader, &source) {
+        own_answers::answer_check(connection, shared, leader, state, check);
+        return None;
+    }
+    if leader.queues && !unserved::has_room(shared, leader.now) {
+        unserved::refuse_ready(connection, shared, leader, state, (source, body));
+        return None;
+    }
+    let number = shared.count_request();
+    note_replaced_host(connection, shared, leader, &source, number);
+    uncork_for(connection, shared, state, &source, leader);
+    connection.set_phase(state, Phase::HandedOut);
+    connection.set_deadline(NEVER);
+    connection.set_heavy(false);
+    Some(Ready {
+        connection: Arc::clone(connection),
+        number,
+        source,
+        body,
+    })
 }
 
 /// Log a request whose target names another host than its Host field.
@@ -243,7 +344,7 @@ fn await_data(connection: &Connection, shared: &Shared, state: &mut ConnectionSt
         }
     }
     if awaited == State::Body {
-        let received = state.exchange.spool.as_ref().map_or(0, Spool::size);
+        let received = state.exchange.body_received;
         if state.phase == Phase::Reading {
             let began = state.since;
             connection.set_deadline(state.body_clock.received(options, received, now, began));
@@ -293,7 +394,7 @@ fn parse(
     let mut input = Bytes::new(block);
     let mut fresh: &[u8] = &[]; // the head, where it is in this block
     let mut streams = false;
-    // What this block has of the body is stored at once, however many chunks it comes in.
+    // What this block has of the body is kept at once, however many chunks it comes in.
     let mut gathered = Gathered::default();
     let verdict = loop {
         let event = parser.next_event_cached(&mut input, &options.parser, head, field_cache);
@@ -302,8 +403,8 @@ fn parse(
             if status != 0 {
                 break Verdict::Refused(Box::new(Refusal::spool_full(status)));
             }
-            let (memory, directory) = (options.body_memory, &options.temp_dir);
-            if let Err(error) = gathered.write_to(spool, memory, directory, &shared.spooling) {
+            exchange.body_received += gathered.size() as u64;
+            if let Err(error) = gathered.add_to(spool, options.body_memory, &shared.spooling) {
                 break Verdict::Refused(Box::new(Refusal::no_room(&error)));
             }
         }

@@ -133,6 +133,15 @@ impl Refusal {
         }
     }
 
+    /// For a body that the disk did not take within the time for a whole body.
+    pub fn stored_too_slowly() -> Self {
+        Refusal {
+            setting: "temp_dir",
+            cause: Some("the disk took longer than a body may (max_body_time)".to_owned()),
+            ..Refusal::plain(507, "The request body could not be stored.")
+        }
+    }
+
     pub fn no_room(error: &io::Error) -> Self {
         let files = matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE));
         Refusal {

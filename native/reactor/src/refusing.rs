@@ -103,6 +103,7 @@ pub fn note(
     if refusal.status == 507 {
         shared.scoreboard.count(SPOOL_FULL);
     }
+    state.exchange.spool = None;
     // One that is refused in its head has not been counted.
     let number = state.requests + u64::from(state.exchange.request.is_none());
     shared.log_queue.write(Entry::Refused(Box::new(RefusalNote {
@@ -110,7 +111,7 @@ pub fn note(
         refusal,
         request: state.exchange.request.take().map(|copy| *copy),
         request_id: format!("{}{:x}", shared.options.id_prefix, id),
-        bytes_in: state.exchange.spool.take().map_or(0, |spool| spool.size()),
+        bytes_in: state.exchange.body_received,
         bytes_out,
         times: Times {
             queue: queued,

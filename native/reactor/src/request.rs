@@ -38,20 +38,10 @@ pub struct Waiting {
 impl Ready {
     /// Take along what the leader's buffers hold of the request.
     pub fn own(self, leader: &LeaderState) -> Waiting {
-        let request = match self.source {
-            Source::Copy(copy) => copy,
-            source => {
-                let (head, bytes) = leader.read.head_of(&source);
-                Box::new(HeadCopy {
-                    bytes: bytes.into(),
-                    head: head.clone(),
-                })
-            }
-        };
         Waiting {
             connection: self.connection,
             number: self.number,
-            request,
+            request: leader.read.own_head(self.source),
             body: self.body,
             since: leader.now,
             queued: false,

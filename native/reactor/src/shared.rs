@@ -5,7 +5,9 @@
 use crate::client::key_of;
 use crate::connection::{Connection, ConnectionState};
 use crate::decisions;
+use crate::disk::Disk;
 use crate::file_count::FileCount;
+use crate::inbox::Inbox;
 use crate::log_queue::LogQueue;
 use crate::options::Options;
 use crate::output::UnsentCount;
@@ -54,7 +56,7 @@ fn slot(token: Token) -> usize {
 pub struct Shared {
     pub options: Options,
     pub scoreboard: Arc<Scoreboard>,
-    pub poller: Poller,
+    pub poller: Arc<Poller>,
     pub log_queue: LogQueue,
     pub slow_paths: SlowPathEstimate,
     /// The requests that wait for a thread.
@@ -65,11 +67,7 @@ pub struct Shared {
     pub log_writer: Alarm,
     log_writer_called: Flag,
     registry: Mutex<Registry>,
-    // Connections that the leader is to look at: handed back, or with more to read or to send.
-    inbox: Mutex<Vec<Arc<Connection>>>,
-    inbox_filled: Flag,
-    /// The leader is, or is about to be, blocked in the poll.
-    pub polling: Flag,
+    pub inbox: Arc<Inbox>,
     pub draining: Flag,
     /// A drain leaves the clients that wait in the accept queues to others.
     pub handing_over: Flag,
@@ -104,24 +102,24 @@ impl Shared {
         let slow_paths =
             SlowPathEstimate::new(options.slow_call, options.slow_share, options.stalled_call);
         let (scoreboard, files) = (Arc::new(scoreboard), FileCount::default());
+        let poller = Arc::new(Poller::new()?);
         Ok(Shared {
             spooling: Spooling {
                 scoreboard: Arc::clone(&scoreboard),
                 files: files.clone(),
+                disk: Disk::new(&options),
             },
             log_queue: LogQueue::new(options.log_entries, options.log_bytes),
             options,
             scoreboard,
-            poller: Poller::new()?,
+            inbox: Arc::new(Inbox::new(Arc::clone(&poller))),
+            poller,
             slow_paths,
             queue: WaitingQueue::default(),
             attended: Flag::default(),
             log_writer: Alarm::default(),
             log_writer_called: Flag::default(),
             registry: Mutex::default(),
-            inbox: Mutex::default(),
-            inbox_filled: Flag::default(),
-            polling: Flag::default(),
             draining: Flag::default(),
             handing_over: Flag::default(),
             lasting: Mutex::default(),
@@ -146,19 +144,12 @@ impl Shared {
 
     /// Queue a connection for the next leader. `hurry` wakes the leader now.
     pub fn post(&self, connection: &Arc<Connection>, state: &mut ConnectionState) {
-        if !std::mem::replace(&mut state.queued, true) {
-            lock(&self.inbox).push(Arc::clone(connection));
-            self.inbox_filled.set(true);
-        }
+        self.inbox.post(connection, state);
     }
 
-    /// Have the leader look at what was posted now.
+    /// See [`Inbox::hurry`].
     pub fn hurry(&self) {
-        // Posted first, looked at second; the leader sets the flag first and looks at the
-        // inbox second. One of the two sees the other.
-        if self.polling.get() {
-            self.poller.wake();
-        }
+        self.inbox.hurry();
     }
 
     /// Set which listeners need not be closed as soon as their queues are empty.
@@ -172,14 +163,12 @@ impl Shared {
     }
 
     pub fn has_posts(&self) -> bool {
-        self.inbox_filled.get()
+        self.inbox.is_filled()
     }
 
     /// Take what was posted.
     pub fn take_posts(&self, into: &mut impl Extend<Arc<Connection>>) {
-        if self.inbox_filled.swap(false) {
-            into.extend(lock(&self.inbox).drain(..));
-        }
+        self.inbox.take(into);
     }
 
     /// Append the lines of Date and Server, as far as they are asked for: the application may have
@@ -389,6 +378,14 @@ impl Shared {
                 self.scoreboard.set(CONNECTIONS, connections);
                 self.room_made.set(true);
             }
+        }
+    }
+}
+
+impl Drop for Shared {
+    fn drop(&mut self) {
+        if !self.closed_in_child.get() {
+            self.spooling.disk.end(); // a transport that was never torn down
         }
     }
 }

@@ -1,6 +1,7 @@
 //! Request bodies on their way to the application: in memory first, then in a temporary file.
 
 use crate::decisions;
+use crate::disk::Disk;
 use crate::file_count::{FileCount, FileCounted};
 use crate::options::Options;
 use crate::scoreboard::{SPOOLED, Scoreboard};
@@ -13,8 +14,7 @@ use std::sync::atomic::Ordering;
 /// A body that is being collected, in bounded memory.
 pub enum Spool {
     Memory(Vec<u8>),
-    /// The file, its size, and its share of the budgets.
-    Disk(Fd, u64, Spooled),
+    Disk(SpooledBody),
 }
 
 impl Default for Spool {
@@ -23,10 +23,10 @@ impl Default for Spool {
     }
 }
 
-/// The content in one block of input, to be written at once.
+/// The content in one block of input, to be kept at once.
 ///
 /// A body with a length has one piece in a block, which is not copied. One in chunks has as many as
-/// its client likes: a system call for each would cost the server more than the client.
+/// its client likes: a call for each would cost the server more than the client.
 #[derive(Default)]
 pub enum Gathered<'a> {
     #[default]
@@ -54,18 +54,17 @@ impl<'a> Gathered<'a> {
         }
     }
 
-    /// Append all of it to `spool`; see [`Spool::write`].
-    pub fn write_to(
+    /// Append all of it to `spool`; see [`Spool::add`].
+    pub fn add_to(
         &mut self,
         spool: &mut Spool,
         memory: u64,
-        directory: &Path,
         spooling: &Spooling,
     ) -> io::Result<()> {
         match std::mem::take(self) {
             Gathered::Nothing => Ok(()),
-            Gathered::Piece(data) => spool.write(data, memory, directory, spooling),
-            Gathered::Pieces(all) => spool.write(&all, memory, directory, spooling),
+            Gathered::Piece(data) => spool.add(data, memory, spooling),
+            Gathered::Pieces(all) => spool.add(&all, memory, spooling),
         }
     }
 }
@@ -75,6 +74,8 @@ impl<'a> Gathered<'a> {
 pub struct Spooling {
     pub scoreboard: Arc<Scoreboard>,
     pub files: FileCount,
+    /// Opens, writes and closes their files.
+    pub disk: Disk,
 }
 
 impl Spooling {
@@ -143,37 +144,126 @@ impl Spool {
     pub fn size(&self) -> u64 {
         match self {
             Spool::Memory(bytes) => bytes.len() as u64,
-            Spool::Disk(_, size, _) => *size,
+            Spool::Disk(body) => body.size,
         }
     }
 
-    /// Append `data`; fails where the disk, or the memory, does not take it.
-    pub fn write(
-        &mut self,
-        data: &[u8],
-        memory: u64,
-        directory: &Path,
-        spooling: &Spooling,
-    ) -> io::Result<()> {
+    /// Bytes that are to be written to the file.
+    pub fn unwritten(&self) -> usize {
+        match self {
+            Spool::Memory(_) => 0,
+            Spool::Disk(body) => body.unwritten.len(),
+        }
+    }
+
+    /// Append `data`, to be written later where it exceeds `memory`; fails where there is not enough
+    /// memory for it.
+    pub fn add(&mut self, data: &[u8], memory: u64, spooling: &Spooling) -> io::Result<()> {
         if let Spool::Memory(bytes) = self {
-            if bytes.len() as u64 + data.len() as u64 <= memory {
-                // A limit larger than the memory must end the request, not the process.
-                let room = bytes.try_reserve(data.len());
-                room.map_err(|_| io::Error::from_raw_os_error(libc::ENOMEM))?;
-                bytes.extend_from_slice(data);
-                return Ok(());
+            if bytes.len() as u64 + data.len() as u64 > memory {
+                let unwritten = std::mem::take(bytes);
+                *self = Spool::Disk(SpooledBody::new(unwritten, spooling));
             }
-            let file = sys::temporary_file(directory)?;
-            sys::write_all(&file, bytes)?;
-            let size = bytes.len() as u64;
-            *self = Spool::Disk(file, size, Spooled::new(spooling, size));
         }
-        if let Spool::Disk(file, size, share) = self {
-            sys::write_all(file, data)?;
-            *size += data.len() as u64;
-            share.add(data.len() as u64);
-        }
+        let bytes = match self {
+            Spool::Memory(bytes) => bytes,
+            Spool::Disk(body) => {
+                body.size += data.len() as u64;
+                if let Some(share) = &mut body.share {
+                    share.add(data.len() as u64);
+                }
+                &mut body.unwritten
+            }
+        };
+        // A limit larger than the memory must end the request, not the process.
+        let room = bytes.try_reserve(data.len());
+        room.map_err(|_| io::Error::from_raw_os_error(libc::ENOMEM))?;
+        bytes.extend_from_slice(data);
         Ok(())
+    }
+
+    /// Write what is to be written. For the disk's thread: it waits for the disk.
+    pub fn write_out(&mut self, directory: &Path) -> io::Result<()> {
+        match self {
+            Spool::Memory(_) => Ok(()),
+            Spool::Disk(body) => body.write_out(directory),
+        }
+    }
+
+    /// Free the room for what is to be written: nothing is.
+    pub fn free_room(&mut self) {
+        if let Spool::Disk(body) = self {
+            if body.unwritten.is_empty() {
+                body.unwritten = Vec::new();
+            }
+        }
+    }
+}
+
+/// A body in a temporary file, but for the last of it. The disk's thread closes the file.
+pub struct SpooledBody {
+    /// None until the first of it is written.
+    file: Option<Fd>,
+    size: u64,
+    unwritten: Vec<u8>,
+    /// Its share of the budgets.
+    share: Option<Spooled>,
+    disk: Disk,
+}
+
+impl SpooledBody {
+    fn new(unwritten: Vec<u8>, spooling: &Spooling) -> Self {
+        let size = unwritten.len() as u64;
+        SpooledBody {
+            file: None,
+            size,
+            unwritten,
+            share: Some(Spooled::new(spooling, size)),
+            disk: spooling.disk.clone(),
+        }
+    }
+
+    fn write_out(&mut self, directory: &Path) -> io::Result<()> {
+        if self.unwritten.is_empty() {
+            return Ok(());
+        }
+        let file = match self.file.take() {
+            Some(file) => file,
+            None => sys::temporary_file(directory)?,
+        };
+        let written = sys::write_all(&file, &self.unwritten);
+        self.file = Some(file);
+        self.unwritten.clear();
+        written
+    }
+
+    /// Bytes collected so far.
+    pub fn size(&self) -> u64 {
+        self.size
+    }
+
+    #[cfg(test)]
+    pub fn descriptor(&self) -> Option<std::os::fd::RawFd> {
+        self.file.as_ref().map(Fd::raw)
+    }
+
+    /// The file of a body that is written, and the body's share of the budgets.
+    pub fn into_file(mut self) -> Option<(Fd, Spooled)> {
+        self.file.take().zip(self.share.take())
+    }
+}
+
+impl Drop for SpooledBody {
+    fn drop(&mut self) {
+        let (file, share) = (self.file.take(), self.share.take());
+        // Closing frees what the file takes of the disk, and waits for it. In a child that the
+        // application forked there is no thread for that.
+        if let (Some(file), Some(share)) = (file, share) {
+            if share.process.is_current() {
+                // Where there can be no thread, the work is dropped, and with it the file.
+                let _ = self.disk.run(0, move || drop((file, share)));
+            }
+        }
     }
 }
 
@@ -186,6 +276,7 @@ mod tests {
         Spooling {
             scoreboard: Arc::new(scoreboard(1)),
             files: FileCount::default(),
+            disk: Disk::new(&crate::tests::bench::options()),
         }
     }
 
@@ -193,29 +284,44 @@ mod tests {
     fn what_is_gathered_is_written_once_and_in_order() {
         let mut spool = Spool::default();
         let mut gathered = Gathered::default();
-        let directory = std::env::temp_dir();
-        gathered
-            .write_to(&mut spool, 4, &directory, &spooling())
-            .unwrap();
+        let spooling = spooling();
+        gathered.add_to(&mut spool, 4, &spooling).unwrap();
         assert_eq!(spool.size(), 0);
         gathered.add(b"ab");
         assert!(matches!(gathered, Gathered::Piece(b"ab")));
-        gathered
-            .write_to(&mut spool, 4, &directory, &spooling())
-            .unwrap();
+        gathered.add_to(&mut spool, 4, &spooling).unwrap();
+        assert_eq!((spool.size(), spool.unwritten()), (2, 0));
         for piece in [b"c", b"d", b"e"] {
             gathered.add(piece);
         }
-        gathered
-            .write_to(&mut spool, 4, &directory, &spooling())
-            .unwrap();
+        gathered.add_to(&mut spool, 4, &spooling).unwrap();
         assert!(matches!(gathered, Gathered::Nothing));
-        assert_eq!(spool.size(), 5);
-        let Spool::Disk(file, _, _) = spool else {
+        assert_eq!((spool.size(), spool.unwritten()), (5, 5));
+        spool.write_out(&std::env::temp_dir()).unwrap();
+        assert_eq!((spool.size(), spool.unwritten()), (5, 0));
+        let Spool::Disk(body) = spool else {
             panic!("more than the memory that is allowed");
         };
+        let (file, _) = body.into_file().unwrap();
         let mut bytes = [0; 5];
         assert_eq!(sys::read_at(file.raw(), &mut bytes, 0).unwrap(), 5);
         assert_eq!(&bytes, b"abcde");
+    }
+
+    #[test]
+    fn a_body_that_is_dropped_is_closed_by_the_disks_thread_and_gives_its_share_back_then() {
+        let spooling = spooling();
+        let (go, wait) = std::sync::mpsc::channel::<()>();
+        let mut spool = Spool::default();
+        spool.add(b"abcde", 4, &spooling).unwrap();
+        spool.write_out(&std::env::temp_dir()).unwrap();
+        let disk = &spooling.disk;
+        disk.run(0, move || wait.recv().unwrap()).unwrap();
+        drop(spool);
+        let counts = || (spooling.scoreboard.get(SPOOLED), spooling.files.get());
+        assert_eq!(counts(), (5, 1));
+        go.send(()).unwrap();
+        disk.catch_up();
+        assert_eq!(counts(), (0, 0));
     }
 }

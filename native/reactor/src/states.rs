@@ -8,6 +8,8 @@
 pub enum Phase {
     /// It waits for a request, or reads one.
     Reading,
+    /// A part of a body is being written to a temporary file; no more of it is read.
+    Storing,
     /// It reads the rest of a body that the application did not read, and drops it.
     Discarding,
     /// A thread answers its request.
@@ -24,13 +26,16 @@ pub enum Phase {
     Closed,
 }
 
-use Phase::{Answered, Closed, Discarding, Flushing, HandedOut, Lingering, Reading, Refusing};
+use Phase::{
+    Answered, Closed, Discarding, Flushing, HandedOut, Lingering, Reading, Refusing, Storing,
+};
 
 /// Each phase, in the order of their numbers, and those that may follow it.
 ///
 /// A connection is closed in any phase but `HandedOut`: a thread uses its stream then.
-pub const TRANSITIONS: [(Phase, &[Phase]); 8] = [
-    (Reading, &[HandedOut, Flushing, Refusing, Closed]),
+pub const TRANSITIONS: [(Phase, &[Phase]); 9] = [
+    (Reading, &[Storing, HandedOut, Flushing, Refusing, Closed]),
+    (Storing, &[Reading, Refusing, Closed]),
     (Discarding, &[Reading, Lingering, Closed]),
     (HandedOut, &[Answered, Reading]),
     (

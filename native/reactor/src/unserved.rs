@@ -175,9 +175,7 @@ fn give_back(
         ..
     } = waiting;
     state.exchange.request = Some(request);
-    if let Body::Collected(spool) = body {
-        state.exchange.spool = Some(spool);
-    }
+    drop(body);
     let queued = now.saturating_sub(since);
     let note = Noted {
         id: number,

@@ -157,6 +157,15 @@ class TransportConfig:
     """
     receive_bytes: int = 64 * 1024
     """The most bytes that one read of a socket takes."""
+    store_bytes: int = 256 * 1024
+    """How much of a body is written to its file at once, where that much has come: handing it to
+    the disk's thread costs about as much as writing a few KiB."""
+    max_storing: int = 16 * 1024 * 1024
+    """The most bytes of all bodies that wait for the disk. While there are as many, no more is read
+    of bodies that `body_memory` does not hold."""
+    disk_idle_seconds: float = 1.0
+    """The disk's thread ends when it has had nothing to do for this long: few workers get long
+    bodies all the time, and a thread is soon started."""
     discard_bytes: int = 256 * 1024
     """The unread rest of a body is dropped to keep the connection, if it has arrived and is not
     larger."""

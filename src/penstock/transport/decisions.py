@@ -155,6 +155,25 @@ def body_deadline(
     return min(earned, now + config.body_window_seconds, began + config.max_body_time)
 
 
+def body_deadline_after_storing(
+    config: TransportConfig, deadline: float, began: float, storing: float
+) -> float:
+    """Return until when the next byte of a body has to come, after the disk kept it waiting.
+
+    The client is not blamed for the ``storing`` seconds in which its body was not read, and yet no
+    body lasts longer than `max_body_time`.
+    """
+    return min(deadline + storing, began + config.max_body_time)
+
+
+def disk_is_full(config: TransportConfig, held: int) -> bool:
+    """Return True if no more is read that would have to be written to a temporary file.
+
+    ``held`` bytes wait for the disk.
+    """
+    return held + config.store_bytes > config.max_storing
+
+
 def spool_status(config: TransportConfig, body: int, spooled: int, more: int) -> int:
     """Return the status that refuses ``more`` bytes for a temporary file; 0 if they may go there.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import io
+import os
 import tempfile
 from typing import BinaryIO
 
@@ -21,49 +22,89 @@ class SpooledBody(io.BufferedRandom):
         discard(self)
 
 
-class BodySpool:
-    """Collects a request body of any size in bounded memory."""
+SMALL_BYTES = 4096
+"""Smaller parts of a body are copied together until they are written: a client may send a body in
+any number of chunks."""
 
-    __slots__ = ("_directory", "_file", "_memory_limit", "size")
+MOST_BLOCKS = 512
+"""How many blocks one call writes; the system takes 1,024 (IOV_MAX)."""
+
+
+class BodySpool:
+    """Collects a request body of any size in bounded memory.
+
+    What exceeds the memory waits until `write_out` writes it, which another thread may do while no
+    part of the body is added.
+    """
+
+    __slots__ = ("_blocks", "_directory", "_file", "_memory_limit", "error", "size", "unwritten")
 
     def __init__(self, memory_limit: int, directory: str | None) -> None:
         self._memory_limit = memory_limit
         self._directory = directory
-        self._file: BinaryIO = io.BytesIO()
+        self._file: BinaryIO | None = None
+        self._blocks: list[bytes | bytearray] = []  # all of the body, or what is to be written
         self.size = 0
+        self.unwritten = 0
+        """How many bytes are to be written."""
+        self.error: OSError | None = None
+        """Why what was to be written could not be."""
 
-    def write(self, data: bytes) -> None:
-        """Append ``data``; raises `ProtocolError` (507) when the disk does not take it."""
+    def add(self, data: bytes) -> None:
+        """Append ``data``, to be written later where it exceeds the memory."""
         before, self.size = self.size, self.size + len(data)
+        if self.size > self._memory_limit:
+            self.unwritten += len(data) if self.unwritten or self._file is not None else self.size
+        blocks = self._blocks
+        if len(data) >= SMALL_BYTES or not before:
+            blocks.append(data)
+        elif blocks and type(blocks[-1]) is bytearray and len(blocks[-1]) < SMALL_BYTES:
+            blocks[-1] += data
+        else:
+            blocks.append(bytearray(data))
+
+    def write_out(self) -> None:
+        """Write what is to be written, and wait for the disk. Sets `error` where that fails."""
+        if not self.unwritten:
+            return
+        blocks, self._blocks = self._blocks, []
+        self.unwritten = 0
         try:
-            if before <= self._memory_limit < self.size:
-                self._move_to_disk()
-            self._file.write(data)
+            if self._file is None:
+                # Unnamed where the system can (O_TMPFILE), unlinked at once where it can't:
+                # whatever happens to the process, no file stays behind.
+                self._file = tempfile.TemporaryFile(buffering=0, dir=self._directory)  # noqa: SIM115
+            _write_all(self._file.fileno(), blocks)
         except OSError as error:
-            self.close()
-            raise _no_room(error) from error
+            self.error = error
 
     def finish(self) -> BinaryIO:
-        """Return the body as a file object at its start; it is the caller's to close."""
-        try:
-            self._file.seek(0)  # which writes out what the file object has buffered
-        except OSError as error:
-            self.close()
-            raise _no_room(error) from error
-        return self._file
+        """Return the body, of which all is written, at its start; it is the caller's to close."""
+        if self._file is None:
+            return io.BytesIO(b"".join(self._blocks))
+        file, self._file = self._file, None
+        file.seek(0)
+        return SpooledBody(file)  # type: ignore[arg-type]
 
     def close(self) -> None:
-        """Drop what was collected. Never raises."""
-        discard(self._file)
+        """Drop what was collected. Waits for the disk where there is a file. Never raises."""
+        self._blocks = []
+        self.unwritten = 0
+        if self._file is not None:
+            discard(self._file)
 
-    def _move_to_disk(self) -> None:
-        # Unnamed where the system can (O_TMPFILE), unlinked at once where it can't: whatever
-        # happens to the process, no file stays behind.
-        memory = self._file
-        unnamed = tempfile.TemporaryFile(buffering=0, dir=self._directory)  # noqa: SIM115
-        spooled = self._file = SpooledBody(unnamed)
-        spooled.write(memory.getvalue())  # type: ignore[attr-defined]
-        memory.close()
+
+def _write_all(descriptor: int, blocks: list[bytes | bytearray]) -> None:
+    first = 0
+    while first < len(blocks):
+        written = os.writev(descriptor, blocks[first : first + MOST_BLOCKS])
+        if not written:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        while first < len(blocks) and written >= len(blocks[first]):
+            written -= len(blocks[first])
+            first += 1
+        if written:
+            blocks[first] = blocks[first][written:]
 
 
 def discard(body: BinaryIO) -> None:
@@ -76,7 +117,10 @@ def discard(body: BinaryIO) -> None:
         body.close()
 
 
-def _no_room(error: OSError) -> ProtocolError:
+def no_room(error: OSError) -> ProtocolError:
+    """Return what refuses a body that the disk did not take."""
     # The client is not told why: the reason may name directories. It is the error's cause.
     setting = "" if error.errno in (errno.EMFILE, errno.ENFILE) else "temp_dir"
-    return ProtocolError(507, "The request body could not be stored.", setting=setting)
+    refusal = ProtocolError(507, "The request body could not be stored.", setting=setting)
+    refusal.__cause__ = error
+    return refusal

@@ -13,6 +13,7 @@ class Phase(Enum):
     """What a connection does."""
 
     READING = "waits for a request, or reads one"
+    STORING = "has a part of a body written to a temporary file, and does not read"
     DISCARDING = "reads the rest of a body that the application did not read, and drops it"
     HANDED_OUT = "a thread answers its request"
     ANSWERED = "the thread has ended the response, and the leader has not acted on that yet"
@@ -33,13 +34,29 @@ class Fate(IntEnum):
     """It is reset: the response ended early, and nothing else can show that."""
 
 
-READING, DISCARDING, HANDED_OUT, ANSWERED, FLUSHING, REFUSING, LINGERING, CLOSED = Phase
+(
+    READING,
+    STORING,
+    DISCARDING,
+    HANDED_OUT,
+    ANSWERED,
+    FLUSHING,
+    REFUSING,
+    LINGERING,
+    CLOSED,
+) = Phase
 
 TRANSITIONS: dict[Phase, dict[Phase, str]] = {
     READING: {
+        STORING: "what has come of a body has to be written to its file",
         HANDED_OUT: "a request is complete, or its head where bodies are streamed",
         REFUSING: "the request breaks a rule, a limit or a deadline",
         CLOSED: "the client closes; the keep-alive time ends; evicted",
+    },
+    STORING: {
+        READING: "it is written, or could not be",
+        REFUSING: "the disk does not take it within the time for a body",
+        CLOSED: "evicted; the server stops",
     },
     DISCARDING: {
         READING: "the body has ended",

@@ -23,6 +23,7 @@ use std::collections::VecDeque;
 use std::io::{self, IoSlice};
 use std::os::fd::RawFd;
 use std::ptr::NonNull;
+use std::sync::mpsc::{Sender, channel};
 use std::sync::{Arc, Condvar, Mutex};
 
 thread_local! {
@@ -253,6 +254,8 @@ pub struct Bench {
     pub ready: VecDeque<Waiting>,
     /// What the loop has logged.
     pub logged: Vec<Entry>,
+    /// The disk is stopped as long as there is this.
+    disk_goes: Option<Sender<()>>,
 }
 
 /// An hour after the machine's start, so that no deadline lies before it.
@@ -308,6 +311,9 @@ pub fn options() -> Options {
         busy_accept: SECOND,
         responsive: 10 * MILLISECOND,
         receive_bytes: 64 * 1024,
+        store_bytes: 256 * 1024,
+        max_storing: 16 * 1024 * 1024,
+        disk_idle: SECOND,
         discard_bytes: 256 * 1024,
         wait_slice: 100 * MILLISECOND,
         flush_bytes: 1024 * 1024,
@@ -361,6 +367,7 @@ impl Bench {
             event_loop,
             ready: VecDeque::new(),
             logged: Vec::new(),
+            disk_goes: None,
         }
     }
 
@@ -450,8 +457,36 @@ impl Bench {
         }
     }
 
-    /// Run the loop until it has nothing to do; requests that become ready go to `ready`.
+    /// Run the loop until it has nothing to do, nor the disk, unless that is stopped; requests that
+    /// become ready go to `ready`.
     pub fn turn(&mut self) {
+        self.run();
+        while self.disk_goes.is_none() {
+            self.shared.spooling.disk.catch_up();
+            if !self.shared.has_posts() {
+                return;
+            }
+            self.run();
+        }
+    }
+
+    /// Have all that is written to temporary files wait.
+    pub fn stop_disk(&mut self) {
+        let (goes, wait) = channel::<()>();
+        let stopped = move || {
+            let _ = wait.recv();
+        };
+        self.shared.spooling.disk.run(0, stopped).unwrap();
+        self.disk_goes = Some(goes);
+    }
+
+    /// Let the disk do what has waited.
+    pub fn start_disk(&mut self) {
+        self.disk_goes = None;
+        self.turn();
+    }
+
+    fn run(&mut self) {
         let mut quiet = 0;
         while quiet < 3 {
             // In turns as a leader that may do all that takes long, and as one that polls.
@@ -514,9 +549,9 @@ fn socket_events(input: bool, room: bool, ended: bool, broken: bool) -> SocketEv
 pub fn body_of(body: &Body) -> Vec<u8> {
     match body {
         Body::Collected(Spool::Memory(bytes)) => bytes.clone(),
-        Body::Collected(Spool::Disk(file, size, _)) => {
-            let mut bytes = vec![0; *size as usize];
-            let read = crate::sys::read_at(file.raw(), &mut bytes, 0).unwrap();
+        Body::Collected(Spool::Disk(body)) => {
+            let mut bytes = vec![0; body.size() as usize];
+            let read = crate::sys::read_at(body.descriptor().unwrap(), &mut bytes, 0).unwrap();
             assert_eq!(read, bytes.len());
             bytes
         }

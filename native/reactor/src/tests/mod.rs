@@ -7,6 +7,7 @@ mod connections;
 mod corpus;
 #[path = "../../../protocol/tests/support/model.rs"]
 mod model;
+mod storing;
 #[path = "../../../protocol/tests/support/mod.rs"]
 mod support;
 mod threads;

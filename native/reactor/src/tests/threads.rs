@@ -40,7 +40,7 @@ fn a_parked_thread_leads_where_a_call_lasts_a_tick() {
     thread::scope(|scope| {
         let follower = scope.spawn(|| threads.lead_or_park(&shared));
         let monitor = scope.spawn(|| threads.watch(&shared));
-        while !shared.polling.get() {
+        while !shared.inbox.polling.get() {
             assert!(!follower.is_finished());
             thread::yield_now();
         }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from penstock.transport.decisions import body_deadline
+from penstock.transport.decisions import body_deadline, body_deadline_after_storing
 
 if TYPE_CHECKING:
     from penstock.transport.config import TransportConfig
@@ -28,3 +28,9 @@ class BodyClock:
         if more > 0:
             self._received = count
             self.deadline = body_deadline(self._config, self.deadline, now, self._began, more)
+
+    def stored(self, seconds: float) -> None:
+        """Leave out the time for which the disk kept the body waiting."""
+        self.deadline = body_deadline_after_storing(
+            self._config, self.deadline, self._began, seconds
+        )

@@ -12,6 +12,7 @@ import errno
 import io
 import math
 import time
+from functools import partial
 from selectors import EVENT_READ, EVENT_WRITE
 from typing import TYPE_CHECKING, Any, BinaryIO
 
@@ -29,10 +30,16 @@ from penstock.http1 import (
 from penstock.transport.decisions import (
     Holding,
     accepts_scheme,
+    disk_is_full,
     drain_patience,
     linger_deadline,
 )
-from penstock.transport.log_lines import CLIENT_STALLED, CLIENT_TOO_SLOW, cut_off_reason
+from penstock.transport.log_lines import (
+    CLIENT_STALLED,
+    CLIENT_TOO_SLOW,
+    STORED_TOO_SLOWLY,
+    cut_off_reason,
+)
 from penstock.transport.python.body_clock import BodyClock
 from penstock.transport.python.exchange import PythonExchange, StreamedBody
 from penstock.transport.python.exchange_trace import ConnectionTrace
@@ -44,7 +51,7 @@ from penstock.transport.python.finished import (
 )
 from penstock.transport.python.output import Output
 from penstock.transport.python.stream import NO_SIGNAL, is_disconnect
-from penstock.transport.spool import BodySpool
+from penstock.transport.spool import BodySpool, no_room
 from penstock.transport.states import Fate, Phase
 from penstock.wsgi.environ import build_environ, client_environ
 
@@ -58,7 +65,17 @@ PROCEED = 0
 
 
 # An enum's attributes are slow to look up.
-READING, DISCARDING, HANDED_OUT, ANSWERED, FLUSHING, REFUSING, LINGERING, CLOSED = Phase
+(
+    READING,
+    STORING,
+    DISCARDING,
+    HANDED_OUT,
+    ANSWERED,
+    FLUSHING,
+    REFUSING,
+    LINGERING,
+    CLOSED,
+) = Phase
 KEEP, CLOSE, RESET = Fate
 IDLE, HEAD, BODY, DONE = State.IDLE, State.HEAD, State.BODY, State.DONE
 
@@ -89,6 +106,8 @@ class Connection:
         "remote_port",
         "requests",
         "since",
+        "stored",
+        "storing_since",
         "stream",
         "trace",
         "watched",
@@ -124,6 +143,8 @@ class Connection:
         self.exchange: PythonExchange | None = None
         self.output: Output | None = None
         self.queued = False  # what is buffered already has a turn coming (`Loop.unpolled`)
+        self.storing_since = 0.0  # when the disk's thread was asked to write
+        self.stored = False  # that thread has done so, and the leader has not acted on that yet
         self.fate = KEEP  # what the exchange that ended last has decided
         self.ended_at = math.inf  # when the end of input was seen, while the request is handed out
         self.lingered = 0
@@ -145,12 +166,18 @@ class Connection:
                     return None
             if mask == PROCEED or self.queued:
                 self.queued = False
-                return self._advance()
+                exchange = self._advance()
+                return self._read() if self._unwritten() else exchange
             return self._read()
         if phase is HANDED_OUT or phase is ANSWERED:
             self._watch_client(mask)
         elif phase is FLUSHING or phase is REFUSING:
             self._flush()
+        elif phase is STORING:
+            if mask & EVENT_WRITE:
+                self._send_rest()
+            elif self.stored:
+                return self._go_on_stored()
         elif phase is LINGERING:
             self._discard_input()
         return None  # CLOSED: the event was older than the closing
@@ -159,7 +186,9 @@ class Connection:
         """Do what the thread that has the request asks for: see to its output, or take it back."""
         phase = self.phase
         if phase is not ANSWERED and phase is not HANDED_OUT:
-            return  # it was asked for twice
+            if phase is STORING and self.stored:
+                self.loop.batch.append((self, PROCEED))  # a request may come of it
+            return  # or it was asked for twice
         output = self.output
         unsent = output is not None and output.size > 0
         if phase is HANDED_OUT:
@@ -211,7 +240,9 @@ class Connection:
         self.close()
 
     def has_input(self) -> bool:
-        """Return True if the client has sent bytes that have not been read yet."""
+        """Return True if the client has sent bytes that are going to be read now."""
+        if self.phase is STORING:
+            return False
         try:
             return self.stream.peek()
         except OSError:
@@ -221,21 +252,39 @@ class Connection:
 
     def _read(self) -> PythonExchange | None:
         loop = self.loop
-        try:
-            receive = self.stream.recv  # calling a slot without this takes longer
-            data = receive(loop.config.receive_bytes)
-        except (BlockingIOError, InterruptedError):
-            return None
-        except OSError:
-            self._lose_client()
-            return None
-        if data:
-            if self.trace is not None:
-                self.trace.received(data)
-            self.parser.receive_data(data)
-        else:
-            self.parser.receive_eof()
-        return self._advance()
+        while True:
+            size = loop.config.receive_bytes
+            if self.awaited is BODY and self.phase is READING:
+                size = self._room(size)
+                if not size:
+                    self._store()
+                    return None
+            try:
+                receive = self.stream.recv  # calling a slot without this takes longer
+                data = receive(size)
+            except (BlockingIOError, InterruptedError):
+                if self._unwritten():
+                    self._store()
+                return None
+            except OSError:
+                self._lose_client()
+                return None
+            if data:
+                if self.trace is not None:
+                    self.trace.received(data)
+                self.parser.receive_data(data)
+            else:
+                self.parser.receive_eof()
+            exchange = self._advance()
+            if exchange is not None or self.awaited is not BODY:
+                return exchange
+            # What comes at once of a body is written at once, within bounds.
+            unwritten = self._unwritten()
+            if not unwritten:
+                return None
+            if unwritten >= loop.config.store_bytes:
+                self._store()
+                return None
 
     def _lose_client(self) -> None:
         """Report a request that the client broke off by a reset, and close."""
@@ -280,6 +329,80 @@ class Connection:
             self._await_data()
         return None
 
+    def _unwritten(self) -> int:
+        """Return how many bytes of the body that is being read have to be written to its file."""
+        if self.phase is not READING or self.exchange is None or self.exchange.spool is None:
+            return 0
+        return self.exchange.spool.unwritten
+
+    def _room(self, most: int) -> int:
+        """Return how many bytes of the body may be read now, up to ``most``.
+
+        Where the disk falls behind, these are as many as the memory takes that the connection may
+        have for itself.
+        """
+        loop = self.loop
+        if not disk_is_full(loop.config, loop.disk.held):
+            return most
+        assert self.exchange is not None
+        return max(0, min(most, loop.config.body_memory - self.exchange.body_received))
+
+    def _store(self) -> None:
+        """Have written what has come of the body, and read no more until that is done.
+
+        With nothing to write, the connection waits for its turn behind what others have written.
+        """
+        loop = self.loop
+        exchange = self.exchange
+        assert exchange is not None
+        assert exchange.spool is not None
+        if self.awaited is not BODY:
+            # All of the body came together with the head.
+            self.awaited = BODY
+            self.since = loop.now
+            self.body_clock = BodyClock(loop.config, loop.now)
+        self.phase = STORING
+        self.storing_since = loop.now
+        # The client is not blamed for the disk's time, and yet no body lasts for ever.
+        self.deadline = self.since + loop.config.max_body_time
+        loop.watch(self, self._output_mask())
+        spool = exchange.spool
+        try:
+            loop.disk.run(partial(self._write_out, spool), spool.unwritten)
+        except OSError as error:
+            self.refuse(no_room(error))
+
+    def _write_out(self, spool: BodySpool) -> None:
+        """Write a part of the body, in the disk's thread."""
+        spool.write_out()
+        self.stored = True
+        self.loop.post(self)
+        self.loop.hurry()
+
+    def _go_on_stored(self) -> PythonExchange | None:
+        """Go on with a body of which a part was written, or could not be."""
+        loop = self.loop
+        exchange = self.exchange
+        assert exchange is not None
+        assert exchange.spool is not None
+        self.stored = False
+        self.phase = READING
+        error = exchange.spool.error
+        if error is not None:
+            self.refuse(no_room(error))
+            return None
+        loop.watch(self, EVENT_READ | self._output_mask())
+        if self.parser.state is DONE:
+            return self._complete()
+        assert self.body_clock is not None
+        self.body_clock.stored(loop.now - self.storing_since)
+        self.deadline = self.body_clock.deadline
+        return self._read()
+
+    def _output_mask(self) -> int:
+        """Return what to watch for because of what is left of an interim response."""
+        return EVENT_WRITE if self.output is not None and self.output.size else 0
+
     def _begin_exchange(self, request: Request) -> PythonExchange:
         """Look at a request's head, and decide how its body gets to the application."""
         self.requests += 1
@@ -319,6 +442,8 @@ class Connection:
 
     def holding(self) -> Holding:
         """Return what the connection has its place for, as far as eviction is concerned."""
+        if self.phase is STORING:
+            return Holding.BODY
         if self.phase is not READING or (self.awaited is IDLE and self.parser.buffered):
             return Holding.CALL
         if self.awaited is IDLE:
@@ -366,7 +491,7 @@ class Connection:
         except OSError:
             sent = True  # the next read meets it, and so does the answer
         if sent:
-            self.loop.watch(self, EVENT_READ)
+            self.loop.watch(self, 0 if self.phase is STORING else EVENT_READ)
 
     def _await_data(self) -> None:
         """Set the deadline for what the parser waits for."""
@@ -395,14 +520,22 @@ class Connection:
         assert exchange is not None
         loop = self.loop
         request = exchange.request
-        exchange.body_at = loop.now
+        if exchange.body_at is None:
+            exchange.body_at = loop.now
         spool = exchange.spool
+        if spool is not None and spool.unwritten:
+            self._store()
+            return None
+        own = request.path in loop.own_paths and loop.own_answers.wants(request)
         if spool is None:
             self._hand_out(exchange, io.BytesIO(), request.content_length)
+        elif own:
+            self._hand_out(exchange, io.BytesIO(), spool.size)
+            exchange.drop_spool()
         else:
             self._hand_out(exchange, spool.finish(), spool.size)
             exchange.spool = None
-        if request.path in loop.own_paths and loop.own_answers.wants(request):
+        if own:
             loop.own_answers.answer(exchange)
             return None
         return exchange
@@ -654,6 +787,8 @@ class Connection:
         phase = self.phase
         if phase is READING:
             self._expire_reading()
+        elif phase is STORING:
+            self.refuse(no_room(TimeoutError(errno.ETIMEDOUT, STORED_TOO_SLOWLY)))
         elif phase is LINGERING or phase is DISCARDING:
             self.close()
         elif self.output is not None and self.output.size:

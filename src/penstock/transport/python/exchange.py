@@ -11,7 +11,7 @@ import errno
 import os
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, BinaryIO
 
@@ -152,7 +152,7 @@ class PythonExchange:
     # -- the request's body ---------------------------------------------------------------------
 
     def spool_body(self, data: bytes) -> None:
-        """Keep a part of the body until all of it is there; raises `ProtocolError` (413, 507)."""
+        """Keep a part of the body; raises `ProtocolError` (413, 507) where there is no room."""
         assert self.spool is not None
         self.body_received += len(data)
         loop = self.connection.loop
@@ -162,16 +162,44 @@ class PythonExchange:
             if not self.spooled:
                 loop.budget.take_file()
             self.spooled = self.body_received
-        self.spool.write(data)
+        self.spool.add(data)
         if self.trace is not None:
             self.trace.body_received(data, self.connection.parser.buffered)
 
     def drop_spool(self) -> None:
         """Drop what has come of the body, where the request does not get to the application."""
-        if self.spool is not None:
-            self.spool.close()
-            self.spool = None
-        self.give_spool_back()
+        spool, self.spool = self.spool, None
+        if spool is None:
+            self.give_spool_back()
+        else:
+            self._close_spooled(spool.close)
+
+    def _drop_body(self) -> None:
+        """Drop the body of a request that no thread gets."""
+        if self.body is not None:
+            self._close_spooled(self.body.close)
+            self.body = None
+
+    def _close_spooled(self, close: Callable[[], None]) -> None:
+        """Have the disk's thread close a temporary file, and give the body's share back then.
+
+        Closing frees what the file takes of the disk, and waits for it. It comes behind what that
+        thread may be writing to the file.
+        """
+        size, self.spooled = self.spooled, 0
+        if not size:
+            return
+        budget, disk = self.connection.loop.budget, self.connection.loop.disk
+
+        def drop() -> None:
+            close()
+            budget.give_spool_back(size)
+            budget.give_file_back()
+
+        try:
+            disk.run(drop)
+        except OSError:
+            drop()  # there can be no thread
 
     def give_spool_back(self) -> None:
         """Give the share of the budget back that the body has taken."""
@@ -476,6 +504,7 @@ class PythonExchange:
 
     def drop(self) -> None:
         """End an exchange whose client left before a thread was free."""
+        self._drop_body()
         self.worsen(RESET)
         self._end(self.connection.loop.config.left_in_queue)
 
@@ -486,6 +515,7 @@ class PythonExchange:
         access log.
         """
         if self._claim_end():
+            self._drop_body()
             if self.streamed is not None and not self.streamed.over:
                 self._decide_unread_body(self.streamed)
             connection = ""

@@ -45,6 +45,7 @@ from penstock.transport.python.accept_balancing import AcceptBalancing
 from penstock.transport.python.budget import Budget
 from penstock.transport.python.clients import ClientRate, Clients
 from penstock.transport.python.connection import PROCEED, Connection
+from penstock.transport.python.disk import Disk
 from penstock.transport.python.exchange import PythonExchange
 from penstock.transport.python.own_answers import OwnAnswers
 from penstock.transport.python.request_queue import RequestQueue
@@ -110,6 +111,7 @@ class Loop:
         "closed",
         "config",
         "connections",
+        "disk",
         "drained",
         "draining",
         "dropped_names",
@@ -157,6 +159,7 @@ class Loop:
         self.server_fields = ServerFields(config.server_header)
         self.slow_paths = SlowPaths(config)
         self.budget = Budget(config, slot)
+        self.disk = Disk(logger, config.disk_idle_seconds)
         self.rate: ClientRate | None = None
         if config.request_rate is not None and config.rate_table is not None:
             self.rate = ClientRate(config.request_rate, config.rate_table, slot)
@@ -565,6 +568,7 @@ class Loop:
             acceptor.listener.close()
         self.selector.close()
         self._waker.close()
+        self.disk.end()
 
     def close_in_child(self) -> None:
         """Close all descriptors in a forked child, for the parent's sake.

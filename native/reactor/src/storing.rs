@@ -1,0 +1,80 @@
+//! Having the disk's thread write what has come of a body. Meanwhile its connection is not read.
+
+use crate::body_clock::BodyClock;
+use crate::connection::{Connection, ConnectionState};
+use crate::inbox::Inbox;
+use crate::refusal::Refusal;
+use crate::responding;
+use crate::shared::Shared;
+use crate::spool::Spool;
+use crate::states::Phase;
+use crate::sys::Nanos;
+use penstock_protocol::State;
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+/// How many bytes of a body may be read now: all that come, unless the disk falls behind. Then only
+/// as many as the memory takes that the connection may have for itself.
+pub fn room(shared: &Shared, state: &ConnectionState) -> usize {
+    match &state.exchange.spool {
+        Some(spool) if shared.spooling.disk.is_full(&shared.options) => match spool {
+            Spool::Memory(bytes) => {
+                let left = shared
+                    .options
+                    .body_memory
+                    .saturating_sub(bytes.len() as u64);
+                usize::try_from(left).unwrap_or(usize::MAX)
+            }
+            Spool::Disk(_) => 0,
+        },
+        _ => usize::MAX,
+    }
+}
+
+/// Have written what is not written yet, and wait for that. With nothing to write, the connection
+/// waits for its turn behind what others have the thread write.
+pub fn store(
+    connection: &Arc<Connection>,
+    shared: &Shared,
+    state: &mut ConnectionState,
+    now: Nanos,
+) -> Result<(), Box<Refusal>> {
+    let Some(mut spool) = state.exchange.spool.take() else {
+        return Ok(());
+    };
+    responding::uncork(connection, state);
+    if state.awaited != State::Body {
+        // All of the body came together with the head.
+        state.awaited = State::Body;
+        state.since = now;
+        state.body_clock = BodyClock::new(&shared.options, now);
+        shared.note_head(state, false);
+    }
+    connection.set_phase(state, Phase::Storing);
+    state.exchange.storing_since = now;
+    // The client is not blamed for the disk's time, and yet no body lasts for ever.
+    connection.set_deadline(state.since.saturating_add(shared.options.budgets.body_time));
+    let (mine, inbox) = (Arc::clone(connection), Arc::clone(&shared.inbox));
+    let directory: PathBuf = shared.options.temp_dir.clone();
+    let asked = shared.spooling.disk.run(spool.unwritten(), move || {
+        let written = spool.write_out(&directory);
+        give_back(&mine, &inbox, spool, written);
+    });
+    asked.map_err(|error| Box::new(Refusal::no_room(&error)))
+}
+
+/// Give a body back to its connection, unless that has no more use for it.
+fn give_back(connection: &Arc<Connection>, inbox: &Inbox, spool: Spool, written: io::Result<()>) {
+    let mut state = connection.lock();
+    if state.phase != Phase::Storing {
+        drop(state);
+        drop(spool); // closed here, and not by the leader
+        return;
+    }
+    state.exchange.spool = Some(spool);
+    state.exchange.store_error = written.err();
+    inbox.post(connection, &mut state);
+    drop(state);
+    inbox.hurry();
+}
