@@ -17,6 +17,7 @@ from penstock.telemetry.scoreboard import (
     ACCEPTING,
     CONNECTIONS,
     DRAINING,
+    IO_BOUND_CALLS,
     POLLED,
     QUEUE_FULL,
     SERVING,
@@ -87,6 +88,20 @@ def test_who_has_more_than_another_gives_it_time_and_then_accepts(
             assert seconds_to_answer(server) >= DEFERRED_SECONDS
             for _ in range(3):  # the other one never does
                 seconds_to_answer(server)
+
+
+def test_calls_out_of_the_count_are_no_reason_to_leave_a_connection_to_another(
+    transport: str,
+) -> None:
+    """Where no new connection has to wait for a thread, one more than another has is no reason."""
+    own, other = scoreboard(2, 3)
+    with serving(Gate(), transport, threads=3, slot=own) as server:
+        pretend(other, MANY)
+        with held(server, 3):
+            pretend(other, 2)
+            assert seconds_to_answer(server) >= DEFERRED_SECONDS
+            own.words[IO_BOUND_CALLS] = 1
+            eventually(lambda: seconds_to_answer(server) < DEFERRED_SECONDS)
 
 
 @pytest.mark.parametrize("threads", [1, 3])

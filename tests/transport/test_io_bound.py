@@ -239,6 +239,33 @@ def test_with_max_io_bound_calls_out_of_the_count_the_next_one_stays_and_counts(
     assert polls.most == 2
 
 
+def test_a_worker_without_a_free_thread_accepts_again_once_a_call_leaves_the_count(
+    transport: str,
+) -> None:
+    polls = Polls()
+    asks = threading.Event()
+
+    def application(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
+        if environ["RAW_URI"] != "/poll":
+            return polls(environ, start_response)
+        assert asks.wait(DEADLINE)
+        return polls(environ, start_response)
+
+    with (
+        serving(application, transport, threads=2, max_io_bound=1) as server,
+        Ask(server, polls) as ask,
+    ):
+        ask.begin("/poll")
+        ask.begin_inside("/other")
+        eventually(lambda: server.word(ACCEPTING) == 0)
+        asks.set()
+        # Before the other call gives up.
+        eventually(lambda: server.word(ACCEPTING) == 1, DEADLINE / 2)
+        polls.release("/third")
+        assert ask.begin("/third").read_response().status == 200
+        assert server.word(IO_BOUND_CALLS) == 1
+
+
 def test_the_count_is_exact_after_each_way_to_end(transport: str) -> None:
     polls = Polls()
     with (
