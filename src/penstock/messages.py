@@ -184,6 +184,20 @@ ACCEPT_PAUSED: Final = Message(
     " `max_connections`. If the application leaks file descriptors, correct that.",
 )
 
+DESCRIPTORS_USED_UP: Final = Message(
+    "PEN-2020",
+    WARNING,
+    "accepting connections on %(listener)s is paused: the descriptors of the worker are used up"
+    " (%(connections)s connections, %(files)s files); clients wait in the accept queue. Raise the"
+    " limit on open files (ulimit -n)",
+    "Connections, bodies in temporary files and files that are sent take a descriptor each. The"
+    " limit on open files less `descriptor_reserve`, which is for the application, is used up, and"
+    " no connection has been idle for long enough to be closed. The worker accepts again once one"
+    " of them ends. The message is logged once for each time that this begins.",
+    "Raise the limit on open files (`ulimit -n`, `LimitNOFILE=` of systemd), or lower"
+    " `max_connections` to what fits.",
+)
+
 TIMEOUT_FOR_FAILED: Final = Message(
     "PEN-2110",
     ERROR,

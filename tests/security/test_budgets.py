@@ -13,8 +13,10 @@ import pytest
 
 from penstock.edge.client import compile_networks
 from penstock.edge.rate_limit import RateLimit, RateTable
+from penstock.http1 import ParserLimits
 from penstock.telemetry.scoreboard import (
     ACCEPTED,
+    ACCEPTING,
     CLIENT_CONNECTIONS,
     CLIENT_RATE,
     DENIED,
@@ -138,9 +140,14 @@ def test_a_body_that_ends_its_fast_beginning_has_a_window_for_the_rest(transport
         assert time.monotonic() - began < 5
 
 
-def test_a_body_has_a_longest_time_however_fast_it_comes(transport: str) -> None:
+@pytest.mark.parametrize("streamed", [False, True], ids=["collected", "streamed"])
+def test_a_body_has_a_longest_time_however_fast_it_comes(
+    transport: str, streamed: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    times: dict[str, Any] = {"max_body_time": 0.3, "body_timeout": 0.2}
     with (
-        serving(Recorder(), transport, threads=2, max_body_time=0.3, body_timeout=0.2) as server,
+        serving(Recorder(), transport, threads=2, stream_requests=streamed, **times) as server,
         connect(server) as client,
     ):
         client.send(post(b"", length=1_000_000))
@@ -160,6 +167,51 @@ def test_a_body_has_a_longest_time_however_fast_it_comes(transport: str) -> None
         finally:
             stop.set()
             thread.join()
+        eventually(lambda: "max_body_time" in caplog.text)
+    assert "body_timeout" not in caplog.text
+
+
+@pytest.mark.parametrize("setting", ["max_body", "max_spool"])
+def test_a_body_that_is_too_long_is_refused_with_the_setting_that_limits_it(
+    transport: str, setting: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    limits: dict[str, Any] = {"parser": ParserLimits(body=1000), "body_setting": setting}
+    with serving(Recorder(), transport, threads=2, **limits) as server, connect(server) as client:
+        client.send(post(b"", length=1001))
+        assert client.read_response().status == 413
+        eventually(lambda: f"setting: {setting}" in caplog.text)
+
+
+def test_a_worker_whose_descriptors_are_used_up_warns_once_and_accepts_when_it_can(
+    transport: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    limits: dict[str, Any] = {"max_descriptors": 2, "evict_idle_seconds": 60.0}
+    with serving(Recorder(), transport, threads=2, **limits) as server, ExitStack() as clients:
+        held = [clients.enter_context(connect(server)) for _ in range(2)]
+        for client in held:
+            assert client.request("GET", "/").status == 200
+        waiting = clients.enter_context(connect(server))
+        waiting.send(get())
+        eventually(lambda: "PEN-2020" in caplog.text)
+        held[0].close()
+        assert waiting.read_response().status == 200
+    assert caplog.text.count("PEN-2020") == 1
+
+
+def test_a_worker_that_has_its_most_connections_does_not_warn(
+    transport: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    limits: dict[str, Any] = {"max_connections": 1, "evict_idle_seconds": 60.0}
+    with serving(Recorder(), transport, threads=2, **limits) as server, ExitStack() as clients:
+        first = clients.enter_context(connect(server))
+        assert first.request("GET", "/").status == 200
+        waiting = clients.enter_context(connect(server))
+        waiting.send(get())
+        eventually(lambda: server.word(ACCEPTING) == 0)
+        first.close()
+        assert waiting.read_response().status == 200
+    assert "PEN-20" not in caplog.text
 
 
 def test_a_denied_client_is_closed_at_once(transport: str) -> None:

@@ -488,6 +488,9 @@ def test_busy_workers_share_the_clients_that_wait_and_refuse_what_their_queues_d
     gate = Gate()
     with family(transport, 2, 2, gate, queue=10) as servers, ExitStack() as stack:
         stack.callback(gate.open)
+        # Until its threads have come, a worker counts as busy, and the other one takes its share.
+        eventually(lambda: all(server.word(ACCEPTING) == 1 for server in servers))
+        eventually(lambda: all(server.word(POLLED) == 1 for server in servers))
         busy = [stack.enter_context(connect(servers[0])) for _ in range(4)]
         for client in busy:
             client.send(get("/wait"))

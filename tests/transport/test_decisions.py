@@ -110,6 +110,12 @@ TABLE: dict[str, list[tuple[Sequence[Value], float]]] = {
     ],
     # Bytes that wait for the disk.
     "disk_is_full": [((0,), False), ((3 << 18,), False), (((3 << 18) + 1,), True)],
+    # The deadline, and when the body began.
+    "exceeds_body_time": [
+        ((10_899.0, 100.0), False),
+        ((10_900.0, 100.0), True),
+        ((120.0, 100.0), False),
+    ],
     # The length of a body, what all workers have on the disk, and how much more it is.
     "spool_status": [
         ((1 << 30, 0, 1 << 20), 0),

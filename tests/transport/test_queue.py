@@ -36,9 +36,10 @@ def app(environ, start_response):
 def busy(gate: Gate, transport: str, **config: Any) -> Iterator[tuple[BareServer, ExitStack]]:
     """Serve with two threads that are both with the application, until the gate opens."""
     with serving(gate, transport, threads=THREADS, **config) as server, ExitStack() as clients:
-        for _ in range(THREADS):
+        for number in range(THREADS):
             clients.enter_context(connect(server)).send(get("/wait"))
-        eventually(lambda: gate.inside == THREADS)
+            # One after the other: a short queue would not hold two that wait for a moment.
+            eventually(lambda number=number: gate.inside == number + 1)  # type: ignore[misc]
         try:
             yield server, clients
         finally:
@@ -322,9 +323,9 @@ def test_checks_are_answered_while_the_queue_is_full_and_readiness_turns_negativ
     ):
         server.slot.words[3] = 1  # READY, which a worker sets
         server.slot.words[10] = 1  # LIVE
-        for _ in range(threads):
+        for number in range(threads):
             clients.enter_context(connect(server)).send(get("/wait"))
-        eventually(lambda: gate.inside == threads)
+            eventually(lambda number=number: gate.inside == number + 1)  # type: ignore[misc]
         probe = clients.enter_context(connect(server))
 
         def status(path: str) -> int:
@@ -337,6 +338,31 @@ def test_checks_are_answered_while_the_queue_is_full_and_readiness_turns_negativ
         assert status("/healthz") == 200
         gate.open()
         eventually(lambda: status("/readyz") == 200)
+
+
+def test_options_asterisk_is_answered_while_all_threads_are_busy_and_the_queue_is_full(
+    transport: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "access.log"
+    options = b"OPTIONS * HTTP/1.1\r\nHost: a\r\n"
+    with busy(Gate(), transport, queue=1, access_log=path) as (server, clients):
+        queue_up(server, clients, get("/queued"))
+        probe = clients.enter_context(connect(server))
+        for _ in range(2):
+            probe.send(options + b"\r\n")
+            response = probe.read_response()
+            assert (response.status, response.header("content-length")) == (200, "0")
+            assert response.header("connection") is None
+        probe.send(options + b"Connection: close\r\n\r\n")
+        response = probe.read_response()
+        assert (response.status, response.header("connection")) == (200, "close")
+        assert probe.read_to_end() == b""
+        assert server.word(WAITING) == 1
+        assert server.snapshot()["requests_refused"] == 0
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    answered = [line for line in lines if line["http.request.method"] == "OPTIONS"]
+    assert [line["http.response.status_code"] for line in answered] == [200] * 3
+    assert {line["reason"] for line in answered} == {None}
 
 
 def test_the_application_gets_the_time_in_the_queue(transport: str) -> None:

@@ -12,6 +12,7 @@ use crate::thread_slots::{ThreadSlot, ThreadSlots};
 use penstock_protocol::{Framing, Head, HeadCopy};
 use penstock_reactor::connection::Connection;
 use penstock_reactor::next_request;
+use penstock_reactor::own_answers::WHOLE_SERVER;
 use penstock_reactor::request::{Body, Waiting};
 use penstock_reactor::request_body::RequestBody;
 use penstock_reactor::slow_path_estimate::PathHash;
@@ -103,8 +104,7 @@ impl Delivery {
                 return Err(error);
             }
         };
-        if head.path(bytes) == b"*" {
-            // OPTIONS * is about the server as a whole (RFC 9110, section 9.3.7).
+        if head.path(bytes) == WHOLE_SERVER {
             exchange.call_method1(py, "respond", ("200 OK", PyList::empty(py), 0))?;
             if exchange.call_method0(py, "finish").is_err() {
                 exchange.call_method0(py, "abort")?;

@@ -34,7 +34,8 @@ impl Exchange {
                 let mut this = slf.try_borrow_mut()?;
                 if !this.done {
                     let late = !ready && waited >= patience;
-                    this.request_body.note_wait(waited, late).map_err(raised)?;
+                    let noted = this.request_body.note_wait(&core.shared, waited, late);
+                    noted.map_err(raised)?;
                 }
             }
             if !ready {

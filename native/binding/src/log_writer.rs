@@ -215,9 +215,10 @@ impl LogWriter {
         let (Some(requests), Some(maker)) = (&self.requests, &self.request_maker) else {
             return Ok(());
         };
-        let ended = match left {
-            true => Ended::Disconnected,
-            false => Ended::Refused,
+        let ended = match refusal.status {
+            _ if left => Ended::Disconnected,
+            ..400 => Ended::Complete, // `OPTIONS *`
+            _ => Ended::Refused,
         };
         self.queue(py, requests, maker.refused(py, note, ended))
     }

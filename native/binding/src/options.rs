@@ -47,6 +47,10 @@ pub fn read_options(config: &Bound<'_, PyAny>) -> PyResult<Options> {
             body: number_of("body")?,
         },
         body_memory: large("body_memory")?,
+        body_setting: match text("body_setting")?.as_str() {
+            "max_spool" => "max_spool",
+            _ => "max_body",
+        },
         out_buffer: large("unsent_limit")?,
         max_connections: size("max_connections")?,
         budgets: read_budgets(config)?,

@@ -203,6 +203,7 @@ impl Accepting {
                     return false; // the next poll shows whether another client waits
                 }
                 if !self.make_room(shared, now) {
+                    self.complain_of_descriptors(shared, index);
                     self.pause_exhausted(shared, now, index, 0);
                     return false;
                 }
@@ -257,6 +258,27 @@ impl Accepting {
             }
         }
         self.pause_exhausted(shared, now, index, shared.options.accept_pause);
+    }
+
+    /// Tell that no connection is accepted because of the descriptors that are open: once for each
+    /// time that it begins. `max_connections` is a limit that was meant, and goes without a word.
+    fn complain_of_descriptors(&mut self, shared: &Shared, index: usize) {
+        let connections = shared.connection_count();
+        if connections >= shared.options.max_connections {
+            return;
+        }
+        if let Some(acceptor) = self.acceptors.get_mut(index) {
+            if !std::mem::replace(&mut acceptor.complained, true) {
+                let arguments = [
+                    ("listener", acceptor.name.clone()),
+                    ("connections", connections.to_string()),
+                    ("files", shared.files.get().to_string()),
+                ];
+                shared
+                    .log_queue
+                    .write(message("DESCRIPTORS_USED_UP", arguments));
+            }
+        }
     }
 
     fn has_room(&self, shared: &Shared) -> bool {

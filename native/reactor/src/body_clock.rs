@@ -20,6 +20,11 @@ impl BodyClock {
         }
     }
 
+    /// Until when the next byte has to come.
+    pub fn deadline(&self) -> Nanos {
+        self.deadline
+    }
+
     /// Note that `count` bytes have come until now; return the deadline.
     pub fn received(&mut self, options: &Options, count: u64, now: Nanos, began: Nanos) -> Nanos {
         let more = count.saturating_sub(self.received);

@@ -2,6 +2,7 @@
 
 use crate::closing;
 use crate::connection::{Connection, ConnectionState, NEVER};
+use crate::decisions;
 use crate::leader::LeaderState;
 use crate::refusal::Refusal;
 use crate::refusing;
@@ -49,12 +50,19 @@ fn expire_reading(
             Some(Refusal::late(text, "header_timeout", line))
         }
         State::Body => {
-            let (allowed, rate) = (seconds(options.body_timeout), options.body_min_rate);
-            let text = format!(
-                "The request's body came too slowly: {allowed} s and a second for each \
-                 {rate} bytes are allowed."
-            );
-            Some(Refusal::late(text, "body_timeout", &[]))
+            let budgets = &options.budgets;
+            if decisions::exceeds_body_time(budgets, connection.deadline(), state.since) {
+                let allowed = seconds(budgets.body_time);
+                let text = format!("The request's body did not arrive within {allowed} s.");
+                Some(Refusal::late(text, "max_body_time", &[]))
+            } else {
+                let (allowed, rate) = (seconds(options.body_timeout), options.body_min_rate);
+                let text = format!(
+                    "The request's body came too slowly: {allowed} s and a second for each \
+                     {rate} bytes are allowed."
+                );
+                Some(Refusal::late(text, "body_timeout", &[]))
+            }
         }
         _ => None,
     };

@@ -260,6 +260,11 @@ pub fn linger_deadline(options: &Options, now: Nanos, since: Nanos, draining: bo
     now.saturating_add(idle).min(end)
 }
 
+/// Return true if `max_body_time`, and no other setting, decided about the deadline of a body.
+pub fn exceeds_body_time(budgets: &Budgets, deadline: Nanos, began: Nanos) -> bool {
+    deadline >= began.saturating_add(budgets.body_time)
+}
+
 /// Return how long a draining transport waits for an idle or lingering client, or for the rest of a
 /// head.
 pub fn drain_patience(options: &Options, in_head: bool) -> Nanos {
@@ -335,6 +340,7 @@ pub fn decide(options: &Options, name: &str, given: &[Option<f64>]) -> Option<f6
             time(2),
         )),
         "disk_is_full" => number(disk_is_full(options, whole(0) as usize)),
+        "exceeds_body_time" => number(exceeds_body_time(budgets, time(0), time(1))),
         "spool_status" => f64::from(spool_status(options, whole(0), whole(1), whole(2))),
         "is_relieved" => number(is_relieved(budgets, whole(0))),
         "exceeds_unsent" => number(exceeds_unsent(budgets, whole(0))),

@@ -49,6 +49,8 @@ pub struct Options {
     pub stopping: String,
     pub parser: Limits,
     pub body_memory: u64,
+    /// The setting that limits how long a body may be.
+    pub body_setting: &'static str,
     pub out_buffer: u64,
     pub max_connections: usize,
     pub budgets: Budgets,

@@ -1,4 +1,5 @@
-//! Checks of health and readiness, answered in the transport: without a thread, and unlogged.
+//! Checks of health and readiness, answered in the transport: without a thread, and unlogged. And what
+//! is answered to `OPTIONS *`.
 
 use crate::connection::{Connection, ConnectionState};
 use crate::decisions;
@@ -9,8 +10,12 @@ use crate::scoreboard::{BEAT, LIVE, READY};
 use crate::shared::Shared;
 use crate::states::{Fate, Phase};
 use crate::sys;
-use penstock_protocol::{Head, Version, response};
+use penstock_protocol::response::{self, ErrorResponse};
+use penstock_protocol::{Head, Version};
 use std::sync::Arc;
+
+/// The path of `OPTIONS *`, which is about the server as a whole (RFC 9110, section 9.3.7).
+pub const WHOLE_SERVER: &[u8] = b"*";
 
 /// Whether a path is asked for that all is well at; None where it is the application's.
 fn judge(shared: &Shared, method: &[u8], path: &[u8]) -> Option<bool> {
@@ -52,6 +57,35 @@ pub struct Check {
 pub fn is_check(shared: &Shared, head: &Head, bytes: &[u8]) -> bool {
     let checks = &shared.options.checks;
     checks.any() && judge(shared, head.method.of(bytes), head.path(bytes)).is_some()
+}
+
+/// Whether a request is `OPTIONS *`.
+pub fn asks_for_whole_server(leader: &LeaderState, source: &Source) -> bool {
+    let (head, bytes) = leader.read.head_of(source);
+    head.path(bytes) == WHOLE_SERVER
+}
+
+/// The answer to `OPTIONS *`. `keeps` is the client's version where the connection is kept.
+pub fn answer_of_whole_server(shared: &Shared, keeps: Option<Version>) -> ErrorResponse {
+    let mut head = Vec::new();
+    response::begin_head(&mut head, b"200 OK");
+    shared.write_server_fields(true, true, &mut head);
+    response::encode_content_length(&mut head, 0);
+    end_head(&mut head, keeps);
+    ErrorResponse {
+        head,
+        body: Vec::new(),
+    }
+}
+
+/// Append what a head says of the connection, and its end.
+fn end_head(out: &mut Vec<u8>, keeps: Option<Version>) {
+    match keeps {
+        None => response::encode_field(out, b"Connection", b"close"),
+        Some(Version::Http10) => response::encode_field(out, b"Connection", b"keep-alive"),
+        Some(_) => {}
+    }
+    out.extend_from_slice(b"\r\n");
 }
 
 /// What a request asks of the server itself; None where it is the application's.
@@ -109,11 +143,6 @@ impl Check {
         response::encode_field(out, b"Cache-Control", b"no-store");
         shared.write_server_fields(true, true, out);
         response::encode_content_length(out, body.len() as u64);
-        if close {
-            response::encode_field(out, b"Connection", b"close");
-        } else if self.version == Version::Http10 {
-            response::encode_field(out, b"Connection", b"keep-alive");
-        }
-        out.extend_from_slice(b"\r\n");
+        end_head(out, (!close).then_some(self.version));
     }
 }

@@ -10,7 +10,7 @@ use crate::log_queue::{Entry, HostReplaced};
 use crate::next_request;
 use crate::options::HeaderMap;
 use crate::output::Output;
-use crate::own_answers::{self, is_check};
+use crate::own_answers::{self, WHOLE_SERVER, is_check};
 use crate::refusal::Refusal;
 use crate::refusing;
 use crate::request::{Body, Ready};
@@ -265,6 +265,10 @@ fn hand_out(
         own_answers::answer_check(connection, shared, leader, state, check);
         return None;
     }
+    if leader.queues && own_answers::asks_for_whole_server(leader, &source) {
+        unserved::answer_whole_server(connection, shared, leader, state, (source, body));
+        return None;
+    }
     if leader.queues && !unserved::has_room(shared, leader.now) {
         unserved::refuse_ready(connection, shared, leader, state, (source, body));
         return None;
@@ -432,7 +436,7 @@ fn parse(
                     break Verdict::Refused(Box::new(Refusal::not_secure()));
                 }
                 if head.body_expected {
-                    let own = head.path(bytes) == b"*" || is_check(shared, head, bytes);
+                    let own = head.path(bytes) == WHOLE_SERVER || is_check(shared, head, bytes);
                     if options.stream_requests && !own {
                         streams = true;
                         break Verdict::MoreInput;
@@ -528,7 +532,8 @@ fn send_continue(connection: &Connection, output: &mut Output) {
     let _ = output.flush(&*connection.stream); // an error is met again by the answer
 }
 
-/// How many seconds the client has to wait that has sent too many requests; checks do not count.
+/// How many seconds the client has to wait that has sent too many requests; what the server answers itself does
+/// not count.
 fn over_rate(
     connection: &Connection,
     shared: &Shared,
@@ -538,7 +543,7 @@ fn over_rate(
 ) -> Option<u64> {
     let (table, limit) = shared.options.rate_limit.as_ref()?;
     let (address, _) = connection.peer?;
-    if is_check(shared, head, bytes) {
+    if head.path(bytes) == WHOLE_SERVER || is_check(shared, head, bytes) {
         return None;
     }
     let wait = table.take(limit, key_of(address), now);

@@ -1,5 +1,6 @@
 //! Why a request is refused.
 
+use crate::options::Options;
 use crate::sys;
 use penstock_protocol::{HeadCopy, ProtocolError, Version};
 use std::borrow::Cow;
@@ -61,6 +62,16 @@ impl Refusal {
             logged: logged.to_owned(),
             ..Refusal::plain(status, reason.to_owned())
         }
+    }
+
+    /// For `OPTIONS *`, which is answered in the same place: nothing is refused.
+    pub fn none() -> Self {
+        Refusal::plain(200, "")
+    }
+
+    /// Whether the client was refused something, and has not left before that.
+    pub fn is_refusal(&self, options: &Options) -> bool {
+        self.status >= 400 && self.status != options.client_left
     }
 
     pub fn late(reason: String, setting: &'static str, request_line: &[u8]) -> Self {

@@ -19,8 +19,11 @@ pub fn refuse(
     shared: &Shared,
     leader: &mut LeaderState,
     state: &mut ConnectionState,
-    refusal: Refusal,
+    mut refusal: Refusal,
 ) {
+    if refusal.setting == "max_body" {
+        refusal.setting = shared.options.body_setting; // the one that has lowered it, if one has
+    }
     shared.note_head(state, false);
     let method_is_head = |copy: &HeadCopy| copy.head.method.of(&copy.bytes) == b"HEAD";
     let to_head = state
@@ -97,7 +100,7 @@ pub fn note(
             now
         };
     }
-    if refusal.status != shared.options.client_left {
+    if refusal.is_refusal(&shared.options) {
         shared.count_refusal();
     }
     if refusal.status == 507 {

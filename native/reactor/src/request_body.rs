@@ -131,13 +131,17 @@ impl RequestBody {
     /// Keep account of a wait; fails where it has been too long.
     ///
     /// Only waiting counts: a client is not blamed for an application that reads slowly.
-    pub fn note_wait(&mut self, waited: Nanos, late: bool) -> Result<(), Failure> {
+    pub fn note_wait(&mut self, shared: &Shared, waited: Nanos, late: bool) -> Result<(), Failure> {
         self.waited += waited;
         if !late {
             return Ok(());
         }
         self.connection.lock().exchange.fate.worsen(Fate::Close);
-        let text = "the request's body came too slowly (body_timeout)";
+        let deadline = self.clock.map_or(0, |clock| clock.deadline());
+        let text = match decisions::exceeds_body_time(&shared.options.budgets, deadline, 0) {
+            true => "the request's body did not arrive in time (max_body_time)",
+            false => "the request's body came too slowly (body_timeout)",
+        };
         Err(Failure::BadBody(408, text.to_owned()))
     }
 

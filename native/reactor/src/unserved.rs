@@ -9,6 +9,7 @@ use crate::connection::{Connection, ConnectionState};
 use crate::decisions;
 use crate::leader::{LeaderState, Source};
 use crate::next_request;
+use crate::own_answers;
 use crate::refusal::Refusal;
 use crate::refusing::{self, Noted};
 use crate::request::{Body, Ready, Waiting};
@@ -18,6 +19,8 @@ use crate::scoreboard::{CLIENT_LEFT, QUEUE_FULL, QUEUE_TIMEOUT};
 use crate::shared::Shared;
 use crate::states::{Fate, Phase};
 use crate::sys::Nanos;
+use penstock_protocol::Version;
+use penstock_protocol::response::ErrorResponse;
 use std::sync::Arc;
 
 /// Return whether another request may wait; note that the queue is full where none may.
@@ -75,9 +78,38 @@ pub fn refuse_ready(
     shared: &Shared,
     leader: &LeaderState,
     state: &mut ConnectionState,
-    (source, body): (Source, Body),
+    request: (Source, Body),
 ) {
     shared.scoreboard.count(QUEUE_FULL);
+    let waiting = take(connection, shared, leader, state, request);
+    let (told, logged) = (&shared.options.overloaded, &shared.options.queue_full);
+    let mut refusal = Refusal::unserved(503, told, logged, "queue");
+    refusal.retry_after = retry_after(shared);
+    refuse(shared, state, waiting, refusal, leader.now);
+}
+
+/// Answer `OPTIONS *` while every thread is busy.
+pub fn answer_whole_server(
+    connection: &Arc<Connection>,
+    shared: &Shared,
+    leader: &LeaderState,
+    state: &mut ConnectionState,
+    request: (Source, Body),
+) {
+    let waiting = take(connection, shared, leader, state, request);
+    let keeps = decide_fate(shared, state, &waiting);
+    let answer = own_answers::answer_of_whole_server(shared, keeps);
+    send(shared, state, waiting, Refusal::none(), answer, leader.now);
+}
+
+/// Take a request that has just become ready off its connection.
+fn take(
+    connection: &Arc<Connection>,
+    shared: &Shared,
+    leader: &LeaderState,
+    state: &mut ConnectionState,
+    (source, body): (Source, Body),
+) -> Waiting {
     connection.set_phase(state, Phase::HandedOut);
     let ready = Ready {
         connection: Arc::clone(connection),
@@ -85,10 +117,7 @@ pub fn refuse_ready(
         source,
         body,
     };
-    let (told, logged) = (&shared.options.overloaded, &shared.options.queue_full);
-    let mut refusal = Refusal::unserved(503, told, logged, "queue");
-    refusal.retry_after = retry_after(shared);
-    refuse(shared, state, ready.own(leader), refusal, leader.now);
+    ready.own(leader)
 }
 
 fn retry_after(shared: &Shared) -> u64 {
@@ -125,8 +154,7 @@ fn drop_left(shared: &Shared, state: &mut ConnectionState, waiting: Waiting, now
     give_back(shared, state, waiting, refusal, now, 0);
 }
 
-/// Answer in the application's place; keep the connection where the request was read to its end, or
-/// nearly so.
+/// Answer with an error in the application's place.
 fn refuse(
     shared: &Shared,
     state: &mut ConnectionState,
@@ -134,25 +162,41 @@ fn refuse(
     mut refusal: Refusal,
     now: Nanos,
 ) {
-    let options = &shared.options;
-    let connection = Arc::clone(&waiting.connection);
     let head = &waiting.request.head;
     let is_head = head.method.of(&waiting.request.bytes) == b"HEAD";
+    refusal.keeps = decide_fate(shared, state, &waiting);
+    let answer = shared.error_response(&refusal, is_head);
+    send(shared, state, waiting, refusal, answer, now);
+}
+
+/// Decide whether the connection is kept: where the request was read to its end, or nearly so. Return
+/// the client's version if it is.
+fn decide_fate(shared: &Shared, state: &mut ConnectionState, waiting: &Waiting) -> Option<Version> {
+    let head = &waiting.request.head;
     if matches!(waiting.body, Body::Streamed) {
-        RequestBody::streamed(Arc::clone(&connection), head.expect_continue)
-            .decide_unread_body(options.discard_bytes, state);
+        RequestBody::streamed(Arc::clone(&waiting.connection), head.expect_continue)
+            .decide_unread_body(shared.options.discard_bytes, state);
     }
     if !head.keep_alive || shared.draining.get() {
         state.exchange.fate.worsen(Fate::Close);
     }
-    refusal.keeps = (state.exchange.fate == Fate::Keep).then_some(head.version);
-    let answer = shared.error_response(&refusal, is_head);
+    (state.exchange.fate == Fate::Keep).then_some(head.version)
+}
+
+fn send(
+    shared: &Shared,
+    state: &mut ConnectionState,
+    waiting: Waiting,
+    refusal: Refusal,
+    answer: ErrorResponse,
+    now: Nanos,
+) {
     if let Some(trace) = &mut state.trace {
         trace.answered(&answer);
     }
     let size = answer.body.len() as u64;
     let answer = [answer.head, answer.body].concat();
-    if responding::send_small(shared, &connection, state, &answer).is_err() {
+    if responding::send_small(shared, &waiting.connection, state, &answer).is_err() {
         state.exchange.fate.worsen(Fate::Reset);
     }
     give_back(shared, state, waiting, refusal, now, size);

@@ -43,6 +43,8 @@ class TransportConfig:
     """How many calls may leave the count of `threads` by ``penstock.io_bound``."""
     parser: ParserLimits = field(default_factory=ParserLimits)
     body_memory: int = 64 * 1024
+    body_setting: str = "max_body"
+    """The setting that limits how long a body may be: ``max_spool`` where that has lowered it."""
     out_buffer: int = 1024 * 1024
     max_connections: int = 10_000
     header_timeout: float = 30.0

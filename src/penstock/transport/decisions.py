@@ -174,6 +174,14 @@ def disk_is_full(config: TransportConfig, held: int) -> bool:
     return held + config.store_bytes > config.max_storing
 
 
+def exceeds_body_time(config: TransportConfig, deadline: float, began: float) -> bool:
+    """Return True if `max_body_time`, and no other setting, decided about the deadline of a body.
+
+    ``began`` is when the body did.
+    """
+    return deadline >= began + config.max_body_time
+
+
 def spool_status(config: TransportConfig, body: int, spooled: int, more: int) -> int:
     """Return the status that refuses ``more`` bytes for a temporary file; 0 if they may go there.
 

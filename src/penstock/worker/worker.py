@@ -88,6 +88,7 @@ def transport_config(settings: Settings, budgets: Budgets, **given: Any) -> Tran
             chunk_overhead=settings.limit_chunk_overhead,
             body=budgets.max_body,
         ),
+        body_setting="max_spool" if budgets.max_body_lowered else "max_body",
         log_entries=settings.log_queue,
         log_bytes=budgets.log_queue_bytes,
         **given,

@@ -273,6 +273,7 @@ pub fn options() -> Options {
         stopping: String::new(),
         parser: Limits::default(),
         body_memory: 64 * 1024,
+        body_setting: "max_body",
         out_buffer: 64 * 1024,
         max_connections: 100,
         budgets: Budgets::default(),

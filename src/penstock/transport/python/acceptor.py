@@ -133,6 +133,7 @@ class Acceptor:
                 if count > 0:
                     return False  # the next poll shows whether another client waits
                 if not self._loop.make_room():
+                    self._complain_of_descriptors()
                     self.pause(0)
                     return False
             try:
@@ -183,6 +184,21 @@ class Acceptor:
         connection = Connection(self._loop, stream, self.base_environ)
         connection.client_key = key
         self._loop.add(connection)
+
+    def _complain_of_descriptors(self) -> None:
+        """Log that no connection is accepted because of the descriptors that are open.
+
+        `max_connections` is a limit that was meant, and goes without a word.
+        """
+        loop = self._loop
+        if len(loop.connections) < loop.config.max_connections and not self._complained:
+            self._complained = True  # once for each shortage
+            messages.DESCRIPTORS_USED_UP.log(
+                loop.logger,
+                listener=self.listener.name,
+                connections=len(loop.connections),
+                files=loop.budget.files,
+            )
 
     def _rest(self, error: OSError) -> None:
         self.pause(self._loop.config.accept_pause_seconds)

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from penstock.transport.decisions import body_deadline, body_deadline_after_storing
+from penstock.transport.decisions import (
+    body_deadline,
+    body_deadline_after_storing,
+    exceeds_body_time,
+)
 
 if TYPE_CHECKING:
     from penstock.transport.config import TransportConfig
@@ -21,6 +25,10 @@ class BodyClock:
         self._began = began
         self._received = 0
         self.deadline = began + config.body_timeout
+
+    def is_over(self) -> bool:
+        """Return True if the deadline is that of the whole body (`max_body_time`)."""
+        return exceeds_body_time(self._config, self.deadline, self._began)
 
     def received(self, count: int, now: float) -> None:
         """Take note that ``count`` bytes of the body have come until now."""

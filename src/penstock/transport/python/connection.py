@@ -727,6 +727,8 @@ class Connection:
     def refuse(self, error: ProtocolError) -> None:
         """Answer a request that breaks a rule or a limit, and close."""
         loop = self.loop
+        if error.setting == "max_body":
+            error.setting = loop.config.body_setting  # the one that has lowered it, if one has
         loop.heads.pop(self, None)
         exchange = self._end_exchange(error)
         head, body = error_response(error, loop.server_fields.now())
@@ -810,6 +812,9 @@ class Connection:
             )
             error.request_line = self.parser.request_line
             self.refuse(error)
+        elif self.body_clock is not None and self.body_clock.is_over():
+            reason = f"The request's body did not arrive within {config.max_body_time:g} s."
+            self.refuse(ProtocolError(408, reason, setting="max_body_time"))
         else:
             self.refuse(
                 ProtocolError(

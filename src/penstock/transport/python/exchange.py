@@ -304,7 +304,10 @@ class PythonExchange:
         body.waited += waited
         if not ready and waited >= allowed and not self.done:
             self.close_after_response()
-            raise RequestBodyError(408, "the request's body came too slowly (body_timeout)")
+            reason = "the request's body came too slowly (body_timeout)"
+            if body.clock.is_over():
+                reason = "the request's body did not arrive in time (max_body_time)"
+            raise RequestBodyError(408, reason)
 
     def _decide_unread_body(self, body: StreamedBody) -> None:
         """Decide what to do with a streamed body that was not read to its end.
