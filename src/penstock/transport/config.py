@@ -161,7 +161,7 @@ class TransportConfig:
     """The most bytes that one read of a socket takes."""
     store_bytes: int = 256 * 1024
     """How much of a body is written to its file at once, where that much has come: handing it to
-    the disk's thread costs about as much as writing a few KiB."""
+    the disk's thread, and going on after that, costs two thread switches."""
     max_storing: int = 16 * 1024 * 1024
     """The most bytes of all bodies that wait for the disk. While there are as many, no more is read
     of bodies that `body_memory` does not hold."""
