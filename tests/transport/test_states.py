@@ -12,7 +12,14 @@ from typing import Any
 import pytest
 
 from penstock.transport.python.connection import Connection
-from penstock.transport.states import TRANSITIONS, Phase, diagram
+from penstock.transport.python.exchange import PythonExchange
+from penstock.transport.states import (
+    RESPONSE_TRANSITIONS,
+    TRANSITIONS,
+    Phase,
+    ResponseState,
+    diagram,
+)
 from support.batches import SENTINELS
 from support.buffers import BufferClient, BufferServer
 from support.serving import TEXT, Environ, get, post
@@ -31,15 +38,25 @@ def test_the_page_of_the_states_is_up_to_date() -> None:
     assert page == diagram(), "run make docs"
 
 
-def test_both_languages_have_the_same_table() -> None:
-    table = re.search(r"TRANSITIONS:.*?= \[(.*?)\n\];", RUST.read_text("utf-8"), re.S)
-    assert table is not None
-    found = set()
-    for name, following in re.findall(r"\(\s*(\w+),\s*&\[(.*?)\],?\s*\)", table[1], re.S):
-        for after in re.findall(r"\w+", following):
-            found.add((constant(name), constant(after)))
+def test_both_languages_have_the_same_tables() -> None:
+    found = table_of_rust("TRANSITIONS")
     assert found - ONLY_NATIVE == {(phase.name, after.name) for phase, after in EVERY_TRANSITION}
     assert found >= ONLY_NATIVE
+    responses = {
+        (state.name, after.name) for state in ResponseState for after in RESPONSE_TRANSITIONS[state]
+    }
+    assert table_of_rust("RESPONSE_TRANSITIONS") == responses
+
+
+def table_of_rust(name: str) -> set[tuple[str, str]]:
+    """Return the transitions of a table in Rust, by the names that Python has for them."""
+    table = re.search(rf"const {name}:.*?= \[(.*?)\n\];", RUST.read_text("utf-8"), re.S)
+    assert table is not None
+    return {
+        (constant(before), constant(after))
+        for before, following in re.findall(r"\(\s*(\w+),\s*&\[(.*?)\],?\s*\)", table[1], re.S)
+        for after in re.findall(r"\w+", following)
+    }
 
 
 def constant(name: str) -> str:
@@ -237,3 +254,81 @@ def test_requests_of_the_corpus_keep_to_the_table(server: BufferServer) -> None:
         for case in cases:
             with server.connect() as client:
                 client.send(case.raw)
+
+
+class WatchedExchange(PythonExchange):
+    """An exchange that checks each transition of its response, and keeps its path."""
+
+    __slots__ = ("path",)
+
+    @property
+    def state(self) -> ResponseState:
+        return self.path[-1]
+
+    @state.setter
+    def state(self, after: ResponseState) -> None:
+        if not hasattr(self, "path"):
+            self.path: list[ResponseState] = [after]
+            return
+        assert after in RESPONSE_TRANSITIONS[self.state], f"{self.state.name} to {after.name}"
+        self.path.append(after)
+
+
+def nothing(_exchange: PythonExchange) -> None:
+    pass
+
+
+def ended_before(exchange: PythonExchange) -> None:
+    exchange.abort()
+
+
+def late(exchange: PythonExchange) -> None:
+    assert exchange.time_out("late")
+    assert not exchange.time_out("late again")
+
+
+RESPONSES: dict[tuple[Callable[[PythonExchange], None], ...], str] = {
+    (nothing, nothing): "WAITING SENDING ENDED",
+    (ended_before, nothing): "WAITING ENDED",
+    (late, nothing): "WAITING ABORTED",
+    (nothing, ended_before): "WAITING SENDING ENDED",
+    (nothing, late): "WAITING SENDING ABORTED",
+}
+"""What is done to an exchange before and after its head is sent, and the path of its response."""
+
+
+@pytest.mark.parametrize("acts", RESPONSES)
+def test_a_response_goes_through_the_states(
+    acts: tuple[Callable[[PythonExchange], None], ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("penstock.transport.python.connection.PythonExchange", WatchedExchange)
+    seen: list[WatchedExchange] = []
+
+    def acting(environ: Environ, start_response: Any) -> Iterator[bytes]:
+        exchange = client.connection.exchange
+        assert isinstance(exchange, WatchedExchange)
+        seen.append(exchange)
+        acts[0](exchange)
+        start_response("200 OK", TEXT)
+        yield b"begun"
+        acts[1](exchange)
+        yield b"and more"
+
+    server = BufferServer(acting, Connection)
+    try:
+        client = server.connect()
+        client.send(get())
+        (exchange,) = seen
+        assert " ".join(state.name for state in exchange.path) == RESPONSES[acts]
+        client.close()
+    finally:
+        server.close()
+
+
+def test_the_responses_go_over_every_transition() -> None:
+    seen = set()
+    for path in RESPONSES.values():
+        seen |= set(pairwise(ResponseState[name] for name in path.split()))
+    assert seen == {
+        (state, after) for state in ResponseState for after in RESPONSE_TRANSITIONS[state]
+    }

@@ -17,7 +17,7 @@ use penstock_reactor::request::{Body, Waiting};
 use penstock_reactor::request_body::RequestBody;
 use penstock_reactor::slow_path_estimate::PathHash;
 use penstock_reactor::spool::Spool;
-use penstock_reactor::states::Fate;
+use penstock_reactor::states::{Fate, ResponseState};
 use penstock_reactor::sys::{self, Nanos, SECOND};
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
@@ -180,7 +180,6 @@ impl Delivery {
             environ: environ.unbind(),
             body,
             request_id: request_id.unbind(),
-            head_sent: false,
             number,
             request_body,
             core: Arc::clone(&self.core),
@@ -197,9 +196,8 @@ impl Delivery {
             content_length: None,
             framing: Framing::None,
             body_sent: 0,
-            done: false,
+            response: ResponseState::Waiting,
             io_bound: false,
-            timed_out: false,
             deadline: CallDeadline::new(thread_slot.record, timeout),
             reason: String::new(),
         })

@@ -5,7 +5,7 @@ use crate::exchange::Exchange;
 use penstock_protocol::Framing;
 use penstock_reactor::refusal::Refusal;
 use penstock_reactor::responding;
-use penstock_reactor::states::Fate;
+use penstock_reactor::states::{Fate, ResponseState};
 use pyo3::prelude::*;
 use pyo3::types::PyString;
 use std::sync::Arc;
@@ -13,11 +13,11 @@ use std::sync::Arc;
 pub fn abort(slf: &Bound<'_, Exchange>) -> PyResult<()> {
     {
         let mut this = slf.try_borrow_mut()?;
-        if this.done {
+        if this.response.is_over() {
             return Ok(());
         }
         if this.core.shared.closed_in_child.get() {
-            this.done = true;
+            this.response.move_to(ResponseState::Ended);
             return Ok(());
         }
         let connection = &this.request_body.connection;
@@ -25,7 +25,7 @@ pub fn abort(slf: &Bound<'_, Exchange>) -> PyResult<()> {
         responding::uncork(connection, &mut state); // what waited is an earlier response, and whole
         // A body that ends with the connection would look complete; so would a connection
         // that closes in good order before any response, to a client that retries.
-        let unseen = !this.head_sent || this.framing == Framing::Close;
+        let unseen = this.response.is_waiting() || this.framing == Framing::Close;
         let reset = connection.is_gone() || unseen;
         state
             .exchange
@@ -43,32 +43,31 @@ pub fn abort(slf: &Bound<'_, Exchange>) -> PyResult<()> {
 pub fn time_out(slf: &Bound<'_, Exchange>, reason: &str) -> PyResult<bool> {
     {
         let mut this = slf.try_borrow_mut()?;
-        if this.done || this.shared().closed_in_child.get() {
+        if this.response.is_over() || this.shared().closed_in_child.get() {
             return Ok(false);
         }
-        this.timed_out = true;
         reason.clone_into(&mut this.reason);
         let connection = Arc::clone(&this.request_body.connection);
         let mut state = connection.lock();
         responding::uncork(&connection, &mut state); // what waited is an earlier response, and whole
-        state.exchange.fate.worsen(if this.head_sent {
-            Fate::Reset
-        } else {
+        state.exchange.fate.worsen(if this.response.is_waiting() {
             Fate::Close
+        } else {
+            Fate::Reset
         });
         drop(state);
-        if !this.head_sent && answer_given_up(&mut this, slf.py()).is_err() {
+        if this.response.is_waiting() && answer_given_up(&mut this, slf.py()).is_err() {
             connection.lock().exchange.fate.worsen(Fate::Reset);
         }
     }
-    Exchange::end(slf, reason)?;
+    Exchange::end_as(slf, ResponseState::Aborted, reason)?;
     Ok(true)
 }
 
 fn answer_given_up(this: &mut Exchange, py: Python<'_>) -> PyResult<()> {
     let refusal = Refusal::timed_out(&this.shared().options.timed_out);
     let answer = this.shared().error_response(&refusal, this.is_head);
-    this.head_sent = true;
+    this.response.move_to(ResponseState::Sending);
     this.status = Some(PyString::new(py, "504 Gateway Timeout").unbind());
     this.headers = None;
     this.transmit(&[&answer.head[..], &answer.body].concat())?;

@@ -19,7 +19,7 @@ use penstock_reactor::responding::{self, Failure};
 use penstock_reactor::scoreboard::WAITING;
 use penstock_reactor::shared::Shared;
 use penstock_reactor::slow_path_estimate::PathHash;
-use penstock_reactor::states::Fate;
+use penstock_reactor::states::{Fate, ResponseState};
 use penstock_reactor::sys::{self, Nanos};
 use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
@@ -41,8 +41,6 @@ pub struct Exchange {
     pub body: Option<Py<PyAny>>,
     #[pyo3(get)]
     pub request_id: Py<PyString>,
-    #[pyo3(get)]
-    pub head_sent: bool,
     /// In the transport's life.
     pub number: u64,
     pub request_body: RequestBody,
@@ -62,11 +60,9 @@ pub struct Exchange {
     pub content_length: Option<u64>,
     pub framing: Framing,
     pub body_sent: u64,
-    pub done: bool,
+    pub response: ResponseState,
     /// Its call has left the count of threads.
     pub io_bound: bool,
-    /// Its thread did not come back in time, and finds it over.
-    pub timed_out: bool,
     pub deadline: CallDeadline,
     /// Why its response is what it is, for the access log; empty where there is nothing to say.
     pub reason: String,
@@ -84,10 +80,10 @@ impl Exchange {
         headers: Py<PyList>,
         content_length: Option<u64>,
     ) -> PyResult<()> {
-        if self.timed_out {
+        if self.response.is_aborted() {
             self.check_process()?;
         }
-        if self.head_sent {
+        if !self.response.is_waiting() {
             return Err(PyRuntimeError::new_err(
                 "the response's head has been sent already",
             ));
@@ -100,14 +96,14 @@ impl Exchange {
 
     /// Whether the client is known to have left, or the server has answered it.
     pub fn is_client_gone(&self) -> bool {
-        self.timed_out
+        self.response.is_aborted()
             || self.core.shared.closed_in_child.get()
             || find_gone(&self.request_body.connection)
     }
 
     /// A child that the application forked has no client: the parent answers.
     pub fn check_process(&self) -> PyResult<()> {
-        if self.timed_out {
+        if self.response.is_aborted() {
             let text = format!("the server ended the request: {}", self.reason);
             return Err(RequestAborted::new_err(text));
         }
@@ -122,7 +118,7 @@ impl Exchange {
     /// A response that has ended takes nothing more: the connection may be at its next request.
     pub fn check_may_send(&self) -> PyResult<()> {
         self.check_process()?;
-        if self.done {
+        if self.response.is_over() {
             return Err(PyRuntimeError::new_err("the response has ended"));
         }
         Ok(())
@@ -182,9 +178,17 @@ impl Exchange {
     // -- the end --------------------------------------------------------------------------------
 
     pub fn end(slf: &Bound<'_, Self>, reason: &str) -> PyResult<()> {
+        Self::end_as(slf, ResponseState::Ended, reason)
+    }
+
+    /// End the response with `state`, unless it is over.
+    pub fn end_as(slf: &Bound<'_, Self>, state: ResponseState, reason: &str) -> PyResult<()> {
         let (core, record) = {
             let mut this = slf.try_borrow_mut()?;
-            (Arc::clone(&this.core), this.give_back(slf.py(), reason))
+            (
+                Arc::clone(&this.core),
+                this.give_back(slf.py(), state, reason),
+            )
         };
         if let Some(record) = record {
             let py = slf.py();
@@ -196,10 +200,16 @@ impl Exchange {
     }
 
     /// Give up the connection; return what is to be logged now.
-    fn give_back(&mut self, py: Python<'_>, reason: &str) -> Option<Box<Record>> {
-        if std::mem::replace(&mut self.done, true) {
+    fn give_back(
+        &mut self,
+        py: Python<'_>,
+        state: ResponseState,
+        reason: &str,
+    ) -> Option<Box<Record>> {
+        if self.response.is_over() {
             return None; // the connection may be at its next request already
         }
+        self.response.move_to(state);
         let now = sys::monotonic();
         let core = Arc::clone(&self.core);
         let time = now.saturating_sub(self.handed_out_at);
@@ -279,7 +289,7 @@ impl Drop for Exchange {
     /// Reset the connection of an exchange that was never ended: after a defect of ours, where memory
     /// ran out, or where the handler of a signal raised outside of the application's call. Its client, and a server that drains, would wait for it for ever.
     fn drop(&mut self) {
-        if self.done || self.shared().closed_in_child.get() {
+        if self.response.is_over() || self.shared().closed_in_child.get() {
             return;
         }
         let connection = Arc::clone(&self.request_body.connection);

@@ -15,6 +15,11 @@ use std::sync::Arc;
 
 #[pymethods]
 impl Exchange {
+    #[getter]
+    fn head_sent(&self) -> bool {
+        !self.response.is_waiting()
+    }
+
     fn receive<'py>(slf: &Bound<'py, Self>, size: usize) -> PyResult<Bound<'py, PyBytes>> {
         let py = slf.py();
         let mut buffer = Vec::new();
@@ -32,7 +37,7 @@ impl Exchange {
             slf.try_borrow()?.go_on(py, call)?;
             {
                 let mut this = slf.try_borrow_mut()?;
-                if !this.done {
+                if !this.response.is_over() {
                     let late = !ready && waited >= patience;
                     let noted = this.request_body.note_wait(&core.shared, waited, late);
                     noted.map_err(raised)?;
@@ -49,7 +54,7 @@ impl Exchange {
         status: &Bound<'_, PyString>,
         headers: &Bound<'_, PyAny>,
     ) -> PyResult<()> {
-        if self.version == Version::Http10 || self.head_sent {
+        if self.version == Version::Http10 || self.head_sent() {
             return Ok(()); // RFC 9110, section 15.2
         }
         self.check_may_send()?;
@@ -101,7 +106,7 @@ impl Exchange {
     }
 
     fn close_after_response(&mut self) {
-        if !self.done && !self.core.shared.closed_in_child.get() {
+        if !self.response.is_over() && !self.core.shared.closed_in_child.get() {
             self.request_body
                 .connection
                 .lock()
@@ -120,13 +125,14 @@ impl Exchange {
 /// long to wait for input.
 fn receive_some(this: &mut Exchange, size: usize, buffer: &mut Vec<u8>) -> PyResult<Option<Nanos>> {
     this.check_process()?;
-    if this.done && this.request_body.awaits_more() {
+    if this.response.is_over() && this.request_body.awaits_more() {
         // The connection is the leader's again: what arrives may be of another request.
         return Err(PyOSError::new_err(
             "the response has ended: the request's body can no longer be read",
         ));
     }
-    let (core, body, head_sent) = (&this.core, &mut this.request_body, this.head_sent);
+    let head_sent = this.head_sent();
+    let (core, body) = (&this.core, &mut this.request_body);
     body.receive(&core.shared, size, head_sent, buffer)
         .map_err(raised)
 }

@@ -47,7 +47,7 @@ impl ExtendDeadline {
             return over(); // the thread is in a later call
         }
         let core = &exchange.core;
-        let most = if exchange.timed_out {
+        let most = if exchange.response.is_aborted() {
             0 // its client has been answered: the deadline stays in the past
         } else {
             core.policy.timeout_max

@@ -3,7 +3,7 @@
 use crate::exchange::Exchange;
 use crate::ffi::latin1_bytes;
 use penstock_protocol::{Framing, Version, response};
-use penstock_reactor::states::Fate;
+use penstock_reactor::states::{Fate, ResponseState};
 use penstock_reactor::sys;
 use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
@@ -48,7 +48,7 @@ pub fn write_head(this: &mut Exchange, py: Python<'_>, out: &mut Vec<u8>) -> PyR
         trace_head(this, py, out.get(added..).unwrap_or(&[]))?;
     }
     out.extend_from_slice(b"\r\n");
-    this.head_sent = true;
+    this.response.move_to(ResponseState::Sending);
     if this.shared().options.recorded {
         this.first_byte_at = sys::monotonic();
     }

@@ -6,6 +6,7 @@ use crate::response_head;
 use crate::scratch::with_scratch;
 use penstock_protocol::{Framing, response};
 use penstock_reactor::responding::{self, Failure, Room};
+use penstock_reactor::states::ResponseState;
 use penstock_reactor::sys::{self, Fd};
 use pyo3::prelude::*;
 use pyo3::pybacked::PyBackedBytes;
@@ -20,7 +21,7 @@ pub fn send(slf: &Bound<'_, Exchange>, data: &Bound<'_, PyBytes>) -> PyResult<()
         {
             let mut this = slf.try_borrow_mut()?;
             this.check_may_send()?;
-            if !this.head_sent {
+            if this.response.is_waiting() {
                 response_head::write_head(&mut this, slf.py(), out)?;
             }
             if this.framing == Framing::None {
@@ -77,19 +78,19 @@ pub fn send_file(
 }
 
 pub fn finish(slf: &Bound<'_, Exchange>, data: Option<&Bound<'_, PyBytes>>) -> PyResult<()> {
-    let head_sent = {
+    let waiting = {
         let this = slf.try_borrow()?;
-        if this.done && !this.timed_out {
+        if this.response == ResponseState::Ended {
             return Ok(());
         }
         this.check_process()?;
-        this.head_sent
+        this.response.is_waiting()
     };
     with_scratch(|out| {
-        if head_sent {
-            finish_body(slf, out, data)
-        } else {
+        if waiting {
             finish_whole(slf, out, data)
+        } else {
+            finish_body(slf, out, data)
         }
     })?;
     Exchange::end(slf, "")
@@ -238,7 +239,7 @@ fn begin_region(
     offset: u64,
     count: u64,
 ) -> PyResult<()> {
-    if !this.head_sent {
+    if this.response.is_waiting() {
         response_head::write_head(this, py, out)?;
     }
     if this.framing == Framing::Chunked {

@@ -69,6 +69,57 @@ impl Phase {
     }
 }
 
+/// How far the response of one exchange is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum ResponseState {
+    /// Nothing of it has been sent, but for interim responses.
+    Waiting,
+    /// Its head is being sent, or has been.
+    Sending,
+    /// It is over: the connection is no longer the exchange's.
+    Ended,
+    /// The server has ended it under the thread that has the exchange.
+    Aborted,
+}
+
+use ResponseState::{Aborted, Ended, Sending, Waiting};
+
+/// Each state of a response, and those that may follow it.
+pub const RESPONSE_TRANSITIONS: [(ResponseState, &[ResponseState]); 4] = [
+    (Waiting, &[Sending, Ended, Aborted]),
+    (Sending, &[Ended, Aborted]),
+    (Ended, &[]),
+    (Aborted, &[]),
+];
+
+impl ResponseState {
+    /// Whether nothing of the response has been sent.
+    pub fn is_waiting(self) -> bool {
+        self == Waiting
+    }
+
+    /// Whether the response is over.
+    pub fn is_over(self) -> bool {
+        matches!(self, Ended | Aborted)
+    }
+
+    /// Whether the server has ended the response under the thread that has the exchange.
+    pub fn is_aborted(self) -> bool {
+        self == Aborted
+    }
+
+    /// Go on to `next`, which has to be allowed.
+    pub fn move_to(&mut self, next: ResponseState) {
+        debug_assert!(
+            RESPONSE_TRANSITIONS
+                .iter()
+                .any(|(state, following)| state == self && following.contains(&next)),
+            "{self:?} to {next:?}"
+        );
+        *self = next;
+    }
+}
+
 /// What happens to the connection when the response in progress has ended. It only ever gets worse.
 #[derive(Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub enum Fate {

@@ -1,4 +1,4 @@
-"""The states of a connection, and which follows which: the only place that says so.
+"""The states of a connection and of a response, and which follows which: the only place for it.
 
 Native code has the same table in ``native/reactor/src/states.rs``, with two transitions more.
 ``docs/connection-states.md`` is drawn from this one.
@@ -6,7 +6,11 @@ Native code has the same table in ``native/reactor/src/states.rs``, with two tra
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from enum import Enum, IntEnum
+from typing import TypeVar
+
+_State = TypeVar("_State", bound=Enum)
 
 
 class Phase(Enum):
@@ -84,29 +88,89 @@ TRANSITIONS: dict[Phase, dict[Phase, str]] = {
 """The phases that may follow each, and why they do."""
 
 
+class ResponseState(Enum):
+    """How far the response of one exchange is."""
+
+    WAITING = "nothing of it has been sent, but for interim responses"
+    SENDING = "its head is being sent, or has been"
+    ENDED = "it is over: the connection is no longer the exchange's"
+    ABORTED = "the server has ended it under the thread that has the exchange"
+
+
+WAITING, SENDING, ENDED, ABORTED = ResponseState
+
+RESPONSE_TRANSITIONS: dict[ResponseState, dict[ResponseState, str]] = {
+    WAITING: {
+        SENDING: "its thread makes the head",
+        ENDED: "refused or dropped in the queue; cut off before a head",
+        ABORTED: "its deadline is over, or the server stops; 504 is sent",
+    },
+    SENDING: {
+        ENDED: "all of it has been given to the connection; cut off",
+        ABORTED: "its deadline is over, or the server stops; the connection is reset",
+    },
+    ENDED: {},
+    ABORTED: {},
+}
+"""The states of a response that may follow each, and why they do.
+
+Two threads may want to leave a state at once: the one that has the exchange, and one that ends it.
+Each looks at the state and sets it in one step, so that one of them finds the other's.
+"""
+
+
 def diagram() -> str:
-    """Return the table as a page with a Mermaid diagram."""
+    """Return the tables as a page with a Mermaid diagram for each."""
     lines = [
-        "# The states of a connection",
+        "# The states of a connection and of a response",
         "",
         "`make docs` writes this page from `src/penstock/transport/states.py`. Both transports",
-        "keep to it. The native one has two transitions more, which",
+        "keep to it.",
+        "",
+        "## A connection",
+        "",
+        "The native transport has two transitions more, which",
         "[native.md](native.md#the-states-of-a-connection) shows: it answers health checks without",
         "a thread, and takes back a request that it cannot hand out.",
         "",
         "```mermaid",
         "stateDiagram-v2",
         "    [*] --> READING: accepted",
+        *_arrows(TRANSITIONS),
+        "    CLOSED --> [*]",
+        "```",
+        "",
+        "| state | the connection |",
+        "|---|---|",
+        *(f"| `{phase.name}` | {phase.value} |" for phase in Phase),
+        "",
+        "## A response",
+        "",
+        "Each exchange has one. The thread that has the exchange and a thread that ends it at a",
+        "deadline or a stop may both want to go on from a state; the first of them does.",
+        "",
+        "```mermaid",
+        "stateDiagram-v2",
+        "    [*] --> WAITING: the request's head is complete",
+        *_arrows(RESPONSE_TRANSITIONS),
+        "    ENDED --> [*]",
+        "    ABORTED --> [*]",
+        "```",
+        "",
+        "| state | the response |",
+        "|---|---|",
+        *(f"| `{state.name}` | {state.value} |" for state in ResponseState),
     ]
-    for phase, following in TRANSITIONS.items():
-        # A semicolon would end the statement.
-        lines += [
-            f"    {phase.name} --> {after.name}: {why.replace(';', ',')}"
-            for after, why in following.items()
-        ]
-    lines += ["    CLOSED --> [*]", "```", "", "| state | the connection |", "|---|---|"]
-    lines += [f"| `{phase.name}` | {phase.value} |" for phase in Phase]
     return "\n".join(lines) + "\n"
+
+
+def _arrows(table: Mapping[_State, Mapping[_State, str]]) -> list[str]:
+    """Return the transitions of a table in Mermaid's form, where a semicolon ends a statement."""
+    return [
+        f"    {before.name} --> {after.name}: {why.replace(';', ',')}"
+        for before, following in table.items()
+        for after, why in following.items()
+    ]
 
 
 if __name__ == "__main__":

@@ -44,7 +44,7 @@ from penstock.transport.python.body_clock import BodyClock
 from penstock.transport.python.finished import log_refused
 from penstock.transport.python.output import FileRegion, Output, RoomAwaited
 from penstock.transport.python.stream import NO_SIGNAL, is_disconnect
-from penstock.transport.states import Fate
+from penstock.transport.states import Fate, ResponseState
 
 if TYPE_CHECKING:
     from penstock.transport.python.call_deadline import CallDeadline
@@ -57,6 +57,7 @@ _DATE_OR_SERVER = frozenset({len("Date"), len("Server")})
 # Looking up an attribute of an Enum is slow.
 NONE, _, CHUNKED, UNTIL_CLOSE = Framing
 KEEP, CLOSE, RESET = Fate
+WAITING, SENDING, ENDED, ABORTED = ResponseState
 
 
 class StreamedBody:
@@ -81,7 +82,6 @@ class PythonExchange:
     __slots__ = (
         "_content_length",
         "_framing",
-        "aborted",
         "began",
         "body",
         "body_at",
@@ -89,13 +89,11 @@ class PythonExchange:
         "body_sent",
         "call_deadline",
         "connection",
-        "done",
         "environ",
         "fate",
         "first_byte_at",
         "handed_out_at",
         "head_at",
-        "head_sent",
         "io_bound",
         "queue_time",
         "queued_at",
@@ -106,6 +104,7 @@ class PythonExchange:
         "silent",
         "spool",
         "spooled",
+        "state",
         "status",
         "streamed",
         "trace",
@@ -133,9 +132,7 @@ class PythonExchange:
         self.queue_time = 0.0  # for how long it waited, in seconds
         self.call_deadline: CallDeadline | None = None  # set by the leader-followers
         self.io_bound = False  # its call has left the count of threads
-        self.head_sent = False
-        self.done = False
-        self.aborted = False  # by the server, under the thread that has it
+        self.state = WAITING  # of the response
         self.fate = KEEP
         self.silent = False  # the observers do not get it
         self.reason = ""  # what the application's end is explained by, for the logs
@@ -148,6 +145,16 @@ class PythonExchange:
         self.trace: ExchangeTrace | None = None
         if connection.trace is not None:
             self.trace = connection.trace.begin_exchange(connection.parser.buffered)
+
+    @property
+    def head_sent(self) -> bool:
+        """See `penstock.transport.Exchange.head_sent`."""
+        return self.state is not WAITING
+
+    @property
+    def done(self) -> bool:
+        """Return True if the response is over, and the connection no longer the exchange's."""
+        return self.state is ENDED or self.state is ABORTED
 
     # -- the request's body ---------------------------------------------------------------------
 
@@ -232,7 +239,7 @@ class PythonExchange:
             return True
         # PEP 3333 leaves the time to the server; with the first read is the one at which the
         # application has shown that it wants the body. Never once a response has begun.
-        if body.continue_owed and not self.head_sent:
+        if body.continue_owed and self.state is WAITING:
             body.continue_owed = False
             self.transmit(CONTINUE)
             if self.trace is not None:
@@ -327,15 +334,14 @@ class PythonExchange:
 
     def send_informational(self, status: str, headers: Sequence[tuple[str, str]]) -> None:
         """See `penstock.transport.Exchange.send_informational`."""
-        if self.request.version == "HTTP/1.1" and not self.head_sent:
-            self._require_open()
+        if self.request.version == "HTTP/1.1" and self.state is WAITING:
             self.transmit(encode_head(status, headers))
             if self.trace is not None:
                 self.trace.sent_interim(status)
 
     def respond(self, status: str, headers: HeaderList, content_length: int | None) -> None:
         """See `penstock.transport.Exchange.respond`."""
-        if self.head_sent:
+        if self.state is not WAITING:
             self._require_open()
             raise RuntimeError("the response's head has been sent already")
         self.status = status
@@ -347,7 +353,7 @@ class PythonExchange:
         if not data:
             return
         self._require_open()
-        head = b"" if self.head_sent else self._make_head()
+        head = b"" if self.state is SENDING else self._make_head()
         framing = self._framing
         if framing is NONE:
             if head:
@@ -386,16 +392,16 @@ class PythonExchange:
 
     def require_kept(self) -> None:
         """Raise `RequestAborted` where the server has ended the request under its thread."""
-        if self.aborted:
+        if self.state is ABORTED:
             raise RequestAborted(f"the server ended the request: {self.reason}")
 
     def _require_open(self) -> None:
         self.require_kept()
-        if self.done:  # the connection may be at its next request
+        if self.state is ENDED:  # the connection may be at its next request
             raise RuntimeError("the response has ended")
 
     def _send_region(self, region: FileRegion) -> None:
-        head = b"" if self.head_sent else self._make_head()
+        head = b"" if self.state is SENDING else self._make_head()
         framing, count = self._framing, region.count
         output = self.connection.make_output()
         if framing is NONE:
@@ -431,18 +437,18 @@ class PythonExchange:
 
     def finish(self, data: bytes = b"") -> None:
         """See `penstock.transport.Exchange.finish`."""
-        if self.done:
-            self.require_kept()
-            return
-        if self.head_sent:
+        state = self.state
+        if state is WAITING:
+            self._finish_whole(data)
+        elif state is SENDING:
             self._finish_body(data)
         else:
-            self._finish_whole(data)
+            self.require_kept()
+            return
         if self.streamed is not None:
             self._end()
-            return
-        over, self.done = self.done, True  # as `_claim_end` does, without the call
-        if not over:
+        elif self.state is SENDING:  # as `_claim_end` does, without the call
+            self.state = ENDED
             self.connection.take_back(self)
 
     def _finish_whole(self, data: bytes) -> None:
@@ -490,7 +496,7 @@ class PythonExchange:
         gone = self.connection.stream.client_gone.known
         # A body that ends with the connection would look complete; so would a connection that
         # closes in good order before any response, to a client that retries.
-        if gone or not self.head_sent or self._framing is UNTIL_CLOSE:
+        if gone or self.state is WAITING or self._framing is UNTIL_CLOSE:
             self.worsen(RESET)
         else:
             self.close_after_response()
@@ -517,7 +523,7 @@ class PythonExchange:
         The connection is kept where the request was read whole, or nearly so. ``reason`` is for the
         access log.
         """
-        if self._claim_end():
+        if self._claim_end(ENDED) is not None:
             self._drop_body()
             if self.streamed is not None and not self.streamed.over:
                 self._decide_unread_body(self.streamed)
@@ -538,18 +544,17 @@ class PythonExchange:
     def time_out(self, reason: str) -> bool:
         """End an exchange while a thread still has it. Return True if it was in progress.
 
-        That thread may be in any of the methods. It sets ``head_sent``, and then looks at ``done``;
-        here it is the other order: so there are never two heads.
+        That thread may be in any of the methods. Either it finds the response aborted before it
+        sends a head, or it has begun to send one, and 504 is not sent: there are never two heads.
         """
         if self.done:
             return False
-        self.reason = reason
-        self.aborted = True  # before it is over: its thread looks at them in the other order
-        if not self._claim_end():
-            self.aborted = False
+        self.reason = reason  # before its thread can find the response aborted
+        before = self._claim_end(ABORTED)
+        if before is None:
             return False
         self.close_after_response()
-        if self.head_sent:
+        if before is SENDING:
             self.worsen(RESET)
         else:
             self._answer(ProtocolError(504, self.connection.loop.config.timed_out), "close")
@@ -558,7 +563,6 @@ class PythonExchange:
 
     def _answer(self, error: ProtocolError, connection: str) -> None:
         """Send an answer of the server's own; ``connection`` is its Connection field."""
-        self.head_sent = True
         self.status = f"{error.status} {REASON_PHRASES[error.status]}"
         self.response_headers = []
         self.describe(error)
@@ -594,7 +598,7 @@ class PythonExchange:
 
     def client_gone(self) -> bool:
         """See `penstock.transport.Exchange.client_gone`."""
-        return self.aborted or self.connection.stream.client_gone()
+        return self.state is ABORTED or self.connection.stream.client_gone()
 
     # -- the head -------------------------------------------------------------------------------
 
@@ -618,11 +622,13 @@ class PythonExchange:
             added += "Connection: close\r\n"
         elif request.version == "HTTP/1.0":
             added += "Connection: keep-alive\r\n"
-        self.head_sent = True
+        # Looked at and set in one step: nothing is called in between, so no other thread runs.
+        if self.state is WAITING:
+            self.state = SENDING
+        else:
+            self._require_open()
         if connection.loop.observers is not None:
             self.first_byte_at = time.monotonic()
-        if self.done:
-            self._require_open()
         if self.trace is not None:
             self.trace.head_sent(status, self.response_headers, added)
         return encode_head(status, self.response_headers, added)
@@ -745,16 +751,24 @@ class PythonExchange:
 
     # -- the end --------------------------------------------------------------------------------
 
-    def _claim_end(self) -> bool:
-        """Mark the exchange as over. Return True for the first of two threads that do so."""
-        # Nothing is called between the look and the store, so that no other thread runs there.
+    def _claim_end(self, after: ResponseState) -> ResponseState | None:
+        """End the response, unless it is over. Return what its state was; None if it is over.
+
+        The first of two threads that do so ends it.
+        """
         if self.streamed is None:
-            over, self.done = self.done, True
-        else:
-            with self.streamed.taking:  # what is being taken off the socket is still of it
-                over, self.done = self.done, True
-        return not over
+            return self._swap(after)
+        with self.streamed.taking:  # what is being taken off the socket is still of it
+            return self._swap(after)
+
+    def _swap(self, after: ResponseState) -> ResponseState | None:
+        # Looked at and set in one step: nothing is called in between, so no other thread runs.
+        before = self.state
+        if before is WAITING or before is SENDING:
+            self.state = after
+            return before
+        return None
 
     def _end(self, reason: str = "") -> None:
-        if self._claim_end():
+        if self._claim_end(ENDED) is not None:
             self.connection.take_back(self, reason)

@@ -32,6 +32,9 @@ from penstock.transport.python.exchange import PythonExchange
 from penstock.transport.python.loop import Loop
 from penstock.transport.python.thread_count import ThreadCount
 from penstock.transport.python.thread_slots import ThreadSlot, ThreadSlots
+from penstock.transport.states import ResponseState
+
+ENDED = ResponseState.ENDED  # looking up an attribute of an Enum is slow
 
 CALM_TICK_SECONDS = 0.005
 """The stall monitor's interval while calls are fast: each look costs two thread switches. A slow
@@ -90,7 +93,7 @@ class LeaderFollowers:
                 self._loop.wake()  # it replaces one whose call has left the count
         if thread.exchange is not None:
             thread.words[NUMBER] = 0
-            if not thread.exchange.done:
+            if thread.exchange.state is not ENDED:
                 # A signal handler raised an exception outside the application's call.
                 thread.exchange.abort()
             thread.exchange = None
