@@ -12,18 +12,20 @@ import os
 import re
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from penstock.transport.config import TransportConfig
 from support.server_process import ROOT, ServerProcess
 from support.wire import Client
 
 PROBE_WITHIN = 4.0
 """Seconds within which a server that was harmed has to answer another client, on a busy machine."""
 
-SETTLE_WITHIN = 20.0
+GONE_WITHIN = 20.0
 """Seconds in which what a fault left behind has to be gone."""
 
 GROWTH = 24 * 1024 * 1024
@@ -32,7 +34,7 @@ GROWTH = 24 * 1024 * 1024
 FAULTY = "support.faulty:app"
 
 
-def eventually(condition: Callable[[], object], within: float = SETTLE_WITHIN) -> Any:
+def eventually(condition: Callable[[], object], within: float = GONE_WITHIN) -> Any:
     """Return the first true value of ``condition``, or its last one when the time is over."""
     pause = threading.Event()
     end = time.monotonic() + within
@@ -128,10 +130,15 @@ class Bystander:
     def leave(self) -> None:
         """Stop asking, and fail for an answer that was wrong, late or missing."""
         self._stop.set()
-        self._thread.join(SETTLE_WITHIN)
+        self._thread.join(GONE_WITHIN)
         self._client.close()
         assert not self._thread.is_alive()
         assert not self.trouble, self.trouble[:5]
+
+
+COUNT = "[INFO] ... and "
+"""What the line begins with that counts the refusals which have no line each."""
+REFUSALS_LOGGED = TransportConfig().request_log_lines
 
 
 class LinesSince:
@@ -146,17 +153,27 @@ class LinesSince:
         return self._server.lines_so_far()[self._before :]
 
     def records(self) -> list[str]:
-        """Return the first line of each record."""
-        return [line for line in self.all() if not line.startswith("  ")]
+        """Return the first line of each record, but for counts of earlier refusals."""
+        return [line for line in self.all() if not line.startswith("  ") and COUNT not in line]
 
     def expect(self, patterns: Sequence[str]) -> None:
-        """Wait for one record for each pattern, in any order; others are an error."""
-        eventually(lambda: len(self.records()) >= len(patterns))
+        """Wait for one record for each pattern, in any order; others are an error.
+
+        Of more refusals of one kind than `REFUSALS_LOGGED` the server logs the first few, also of
+        those that came before the block, and counts the others later.
+        """
+        numbers = Counter(patterns)
+        few = [pattern for pattern in patterns if numbers[pattern] <= REFUSALS_LOGGED]
+        eventually(lambda: len(self.records()) >= len(few))
         left = self.records()
-        for pattern in patterns:
+        for pattern in few:
             found = next((line for line in left if re.search(pattern, line)), None)
             assert found is not None, f"no {pattern!r} among {left}"
             left.remove(found)
+        for pattern in numbers.keys() - set(few):
+            found_ones = [line for line in left if re.search(pattern, line)]
+            assert len(found_ones) <= REFUSALS_LOGGED
+            left = [line for line in left if line not in found_ones]
         assert not left, f"unexpected in the log: {left}"
 
 
