@@ -248,7 +248,7 @@ def test_bytes_without_a_request_are_found() -> None:
     sent, more = threading.Event(), threading.Event()
     with server(behave) as address:
         # The client still rests when the bytes come.
-        with Load(address, keep_alive=1, closing=0, ask=plain, pause=30.0) as load:
+        with Load(address, keep_alive=1, closing=0, ask=plain, pause=4.0) as load:
             load.wait_for(1)
             more.set()
             load.wait_until(lambda: load.counts.losses)
