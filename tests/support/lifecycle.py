@@ -191,7 +191,10 @@ def parent_of(pid: int) -> int:
 
 def _is_supervisor(pid: int) -> bool:
     """Return True if a process has workers of its own, or was started as a command."""
-    members = processes.session_members(os.getsid(pid)) if processes.state(pid) else []
+    try:
+        members = processes.session_members(os.getsid(pid)) if processes.state(pid) else []
+    except ProcessLookupError:
+        return False  # it has ended
     return any(parent_of(other) == pid for other in members)
 
 
