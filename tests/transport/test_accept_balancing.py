@@ -313,6 +313,20 @@ def test_with_all_workers_busy_for_a_second_one_accepts_into_its_queue(
             assert first.read_response().body == b"/queued"
 
 
+def test_a_busy_worker_does_not_wait_for_ever_for_another_that_was_halted_in_its_poll(
+    transport: str,
+) -> None:
+    gate = Gate()
+    own, other = scoreboard(2, 2)
+    with serving(gate, transport, threads=2, slot=own, busy_accept_seconds=0.1) as server:
+        with busy(server, gate, 2, None), connect(server) as client:
+            pretend(other, 0)  # it would accept, and never does
+            client.send(get("/queued"))
+            eventually(lambda: server.word(WAITING) == 1)
+            gate.open()
+            assert client.read_response().body == b"/queued"
+
+
 def test_a_busy_worker_leaves_clients_to_another_one_that_has_a_shorter_queue(
     transport: str,
 ) -> None:

@@ -182,7 +182,7 @@ impl NativeTransport {
                                     self.delivery.deliver_waiting(py, &thread_slot, *waiting)?;
                             }
                             Turn::Again => py.check_signals()?, // where this is the main thread
-                            Turn::WriteLogs | Turn::Over => {}
+                            Turn::Queued | Turn::WriteLogs | Turn::Over => {}
                         }
                         until = 0;
                     }

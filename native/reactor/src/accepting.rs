@@ -60,6 +60,8 @@ struct AcceptBalancing {
     started: u64,
     /// Since when clients have waited in the accept queue at each look, with all threads busy.
     waited_since: Option<Nanos>,
+    /// How many connections the others had accepted that would accept, and when that changed.
+    others: (u64, Nanos),
     /// No room or no descriptor was left.
     exhausted: bool,
     /// When listeners are to be watched again that were left to others.
@@ -74,6 +76,7 @@ impl Default for AcceptBalancing {
             in_vain: 0,
             started: 0,
             waited_since: None,
+            others: (u64::MAX, 0),
             exhausted: false,
             look_again: NEVER,
         }
@@ -94,6 +97,21 @@ impl AcceptBalancing {
     /// Whether clients were left to others, and that was not yet forgotten.
     fn has_deferred(&self) -> bool {
         self.deferrals + self.in_vain > 0 || self.waited_since.is_some()
+    }
+
+    /// Whether another worker would accept, and is not halted: it does so in time.
+    fn others_accept(&mut self, shared: &Shared, since: Nanos, now: Nanos) -> bool {
+        let options = &shared.options;
+        let accepted = shared
+            .scoreboard
+            .accepted_by_others(options.responsive, now);
+        let Some(accepted) = accepted else {
+            return false;
+        };
+        if accepted != self.others.0 {
+            self.others = (accepted, now);
+        }
+        now.saturating_sub(since.max(self.others.1)) < options.busy_accept
     }
 
     /// Return true if a thread has become free for which no connection was accepted yet.
@@ -415,10 +433,7 @@ impl Accepting {
         let (insists, taken) = turn;
         let (options, scoreboard) = (&shared.options, &shared.scoreboard);
         let since = *self.balancing.waited_since.get_or_insert(now);
-        if scoreboard
-            .fewest_of_others(options.responsive, now)
-            .is_some()
-        {
+        if self.balancing.others_accept(shared, since, now) {
             return options.busy_pause;
         }
         if scoreboard.is_alone() || self.balancing.take_freed(shared) {

@@ -1,8 +1,9 @@
 //! The thread that waits for the disk, so that the leader never does.
 //!
 //! It opens, writes and closes temporary files. It starts with the first piece of work and does one
-//! piece after the other, in their order; when there was none for a while, it ends. What waits is bounded by those who ask: a connection asks
-//! for one piece at a time, and none while `is_full` says so.
+//! piece after the other, in their order; when there was none for a while, it ends. What waits is
+//! bounded by those who ask: a connection asks for one piece at a time, and for none that holds bytes
+//! while `is_full` says so.
 
 use crate::decisions;
 use crate::options::Options;
@@ -69,6 +70,12 @@ impl Disk {
         drop(queue);
         inner.filled.notify_one();
         Ok(())
+    }
+
+    /// Whether fewer than `most` pieces of work wait. Those of connections that were closed meanwhile
+    /// stay while the disk is stuck, so that their number has a bound.
+    pub fn has_room(&self, most: usize) -> bool {
+        lock(&self.0.queue).works.len() < most
     }
 
     /// Whether no more is to be read that would have to be written.
@@ -143,6 +150,25 @@ mod tests {
             }
         }
         assert_eq!(told.iter().take(4).collect::<Vec<_>>(), [0, 1, 2, 3]);
+    }
+
+    #[test]
+    fn work_that_waits_takes_room_until_it_is_done() {
+        let disk = Disk::new(&options());
+        let (go, stopped) = channel::<()>();
+        let (begun, begins) = channel();
+        disk.run(0, move || {
+            begun.send(()).unwrap();
+            let _ = stopped.recv();
+        })
+        .unwrap();
+        begins.recv().unwrap();
+        assert!(disk.has_room(1));
+        disk.run(0, || {}).unwrap();
+        assert!(!disk.has_room(1));
+        go.send(()).unwrap();
+        disk.catch_up();
+        assert!(disk.has_room(1));
     }
 
     #[test]

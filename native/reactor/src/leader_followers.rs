@@ -77,6 +77,8 @@ impl Drop for Leading<'_> {
 /// What a thread without the GIL found.
 pub enum Turn {
     Request(Box<Waiting>),
+    /// The stall monitor has found a request, and queued it.
+    Queued,
     /// There are entries in the log queue.
     WriteLogs,
     /// Others lead, or have led: look again.
@@ -199,6 +201,11 @@ impl LeaderFollowers {
         let mut leading = self.take_leadership()?;
         let event_loop = &mut *leading.event_loop;
         let turn = match event_loop.run(shared, leader, &mut 0) {
+            Step::Ready(ready) if leader == Leader::StallMonitor => {
+                // While it leads: a thread that closes everything next finds it in the queue.
+                self.queue(shared, ready.own(&event_loop.leader));
+                Turn::Queued
+            }
             Step::Ready(ready) => Turn::Request(Box::new(ready.own(&event_loop.leader))),
             Step::WriteLogs => Turn::WriteLogs,
             Step::Over => Turn::Over,
@@ -339,9 +346,9 @@ impl LeaderFollowers {
         let mut over = false;
         while lock(&self.parked).is_empty() && !over {
             match self.lead(shared, Leader::StallMonitor) {
-                Some(Turn::Request(waiting)) => self.queue(shared, *waiting),
+                Some(Turn::Queued) => {}
                 Some(Turn::Over) => over = true,
-                Some(Turn::WriteLogs | Turn::Again) | None => break,
+                Some(Turn::Request(_) | Turn::WriteLogs | Turn::Again) | None => break,
             }
         }
         self.monitor_leads.set(false);

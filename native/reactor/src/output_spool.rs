@@ -16,7 +16,7 @@ use std::sync::Arc;
 /// The connection is not locked meanwhile: no other thread waits for a disk.
 pub fn move_to_spool(shared: &Shared, connection: &Connection) -> bool {
     let Some((pieces, mut spool)) = connection.lock().output.begin_move() else {
-        return true; // the response was given up meanwhile
+        return false; // it was given up meanwhile, or what is in memory is in front of a file
     };
     let written = write(shared, &pieces, &mut spool);
     connection.lock().output.end_move(pieces, spool, written);

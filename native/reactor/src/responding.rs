@@ -175,6 +175,10 @@ impl<'a> RoomAwaited<'a> {
     /// Have a temporary file take what is in memory.
     pub fn spool(&mut self) {
         self.refused = !output_spool::move_to_spool(self.shared, self.connection);
+        // The client has the whole write deadline, after the time that the disk has taken.
+        let state = self.connection.lock();
+        self.before = state.output.acknowledged(&*self.connection.stream);
+        self.deadline = sys::monotonic().saturating_add(self.shared.options.write_timeout);
     }
 
     /// Wait for the client alone.

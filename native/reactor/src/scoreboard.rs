@@ -206,35 +206,41 @@ impl Scoreboard {
     /// The fewest connections that another worker has which would accept one now; None where no
     /// other would.
     pub fn fewest_of_others(&self, responsive: Nanos, now: Nanos) -> Option<u64> {
-        self.least_of_others(CONNECTIONS, true, responsive, now)
+        self.of_others(CONNECTIONS, true, responsive, now).min()
+    }
+
+    /// How many connections the other workers have accepted that would accept one now; None where
+    /// there is none.
+    pub fn accepted_by_others(&self, responsive: Nanos, now: Nanos) -> Option<u64> {
+        let accepted = self.of_others(ACCEPTED, true, responsive, now);
+        accepted.reduce(u64::wrapping_add)
     }
 
     /// The fewest requests that wait in another busy worker; None where there is none.
     pub fn fewest_waiting(&self, responsive: Nanos, now: Nanos) -> Option<u64> {
-        self.least_of_others(WAITING, false, responsive, now)
+        self.of_others(WAITING, false, responsive, now).min()
     }
 
-    /// The least of a word of the other workers that look at their sockets, and that would accept a
-    /// connection now, or would not.
-    fn least_of_others(
+    /// A word of the other workers that look at their sockets, and that would accept a connection
+    /// now, or would not.
+    fn of_others(
         &self,
         word: usize,
         accepting: bool,
         responsive: Nanos,
         now: Nanos,
-    ) -> Option<u64> {
+    ) -> impl Iterator<Item = u64> + '_ {
         let in_use = self.word_of(0, IN_USE).load(Ordering::Relaxed);
         (0..self.slots.min(in_use as usize))
             .filter(|slot| *slot != self.index)
-            .filter(|slot| {
+            .filter(move |slot| {
                 let word = |word| self.word_of(*slot, word).load(Ordering::Relaxed);
                 let polled = word(POLLED);
                 let looks = polled == WAITS || polled.saturating_add(responsive) >= now;
                 let accepts = word(ACCEPTING) == 1;
                 word(STATE) == SERVING as u64 && accepts == accepting && looks
             })
-            .map(|slot| self.word_of(slot, word).load(Ordering::Relaxed))
-            .min()
+            .map(move |slot| self.word_of(slot, word).load(Ordering::Relaxed))
     }
 
     /// Whether no other worker serves.

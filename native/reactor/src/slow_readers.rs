@@ -28,7 +28,7 @@ pub fn cut_off(shared: &Shared, leader: &LeaderState) {
         shared.scoreboard.count(SLOW_READER);
         match state.phase {
             // The rest of earlier answers, or of 100 Continue.
-            Phase::Reading | Phase::Discarding => {
+            Phase::Reading | Phase::Storing | Phase::Discarding => {
                 reading::lose_client(&connection, shared, leader, &mut state);
             }
             _ => {

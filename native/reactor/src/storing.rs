@@ -40,6 +40,14 @@ pub fn store(
     state: &mut ConnectionState,
     now: Nanos,
 ) -> Result<(), Box<Refusal>> {
+    if !shared
+        .spooling
+        .disk
+        .has_room(shared.options.max_connections)
+    {
+        let behind = io::Error::from_raw_os_error(libc::EBUSY);
+        return Err(Box::new(Refusal::no_room(&behind)));
+    }
     let Some(mut spool) = state.exchange.spool.take() else {
         return Ok(());
     };

@@ -198,7 +198,7 @@ def _error_of(data: bytes, received: int) -> str:
     try:
         answer = json.loads(data)
         error, sent = str(answer["error"]), int(answer["descriptors"])
-    except (ValueError, LookupError, TypeError):
+    except (ValueError, LookupError, TypeError, RecursionError, OverflowError):
         return "the process for it did not send an answer"
     if not error and received < sent:
         # The kernel leaves out those for which this process has no room, and reports no error.

@@ -131,8 +131,9 @@ class RequestLog:
         """Log the counts of the intervals that began by ``begun``, and end these."""
         with self.lock:
             now = self._clock()
-            over = [name for name, kind in self._kinds.items() if kind.begun <= begun]
-            ended = [self._kinds.pop(name) for name in over]
+            # The handler of a signal may add kinds, and end some, in the middle of this.
+            over = [name for name, kind in list(self._kinds.items()) if kind.begun <= begun]
+            ended = [kind for name in over if (kind := self._kinds.pop(name, None)) is not None]
         for kind in ended:
             if kind.left_out:
                 count = f"{kind.left_out:,}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 import weakref
@@ -68,6 +69,11 @@ class NativeTransport:
         self._slot = slot
         self._attended = False
         self._starting = threading.Lock()
+        # The log's first: without it the stall monitor would stop leading for each entry.
+        self._unstarted = [
+            ("penstock-log-queue", "write_logs"),
+            ("penstock-stall-monitor", "watch"),
+        ]
         self._add_thread = add_thread
         io_bound = {IO_BOUND_KEY: IoBound(self, config, logger)}
         endpoints = [(listener, environ | io_bound) for listener, environ in endpoints]
@@ -78,18 +84,19 @@ class NativeTransport:
             self._attend()
 
     def _attend(self) -> None:
-        """Start the threads of the transport's own: once, at the latest when calls prove slow."""
+        """Start the threads of the transport's own: once, at the latest when calls prove slow.
+
+        Raises `RuntimeError` where the system has no thread left; then the next call tries again.
+        """
         with self._starting:
-            if self._attended:
-                return
-            self._attended = True
-        for name, work in (
-            ("penstock-stall-monitor", self._native.watch),
-            ("penstock-log-queue", self._native.write_logs),
-        ):
-            args = (work, name)
-            threading.Thread(target=self._keep, args=args, name=name, daemon=True).start()
-        self._native.note_attended()
+            while self._unstarted:
+                name, work = self._unstarted[0]
+                args = (getattr(self._native, work), name)
+                threading.Thread(target=self._keep, args=args, name=name, daemon=True).start()
+                del self._unstarted[0]
+            if not self._attended:
+                self._native.note_attended()
+                self._attended = True
 
     def _keep(self, work: Callable[[], None], name: str) -> None:
         """Run what a thread of the transport's own is for, until its end, whatever happens."""
@@ -132,7 +139,8 @@ class NativeTransport:
     def look_at_calls(self) -> None:
         """See `penstock.transport.Transport.look_at_calls`."""
         if not self._attended and self._slot.longest_call() >= self._config.busy_accept_seconds:
-            self._attend()
+            with contextlib.suppress(RuntimeError):  # no thread is left for this process, now
+                self._attend()
 
     def close(self) -> None:
         """See `penstock.transport.Transport.close`."""

@@ -13,6 +13,7 @@ import time
 from typing import TYPE_CHECKING
 
 from penstock.telemetry.scoreboard import (
+    ACCEPTED,
     ACCEPTING,
     CONNECTIONS,
     IO_BOUND_CALLS,
@@ -46,6 +47,9 @@ class AcceptBalancing:
         self._started = 0
         # Since when clients have waited in the accept queue at each look, with all threads busy.
         self._waited_since = math.inf
+        # How many connections the others had accepted that would accept, and when that changed.
+        self._others_accepted = -1
+        self._others_moved_at = -math.inf
 
     def fewest_of_others(self) -> int | None:
         """Return the fewest connections of those that would accept now; None if none would."""
@@ -125,7 +129,7 @@ class AcceptBalancing:
         is how many it has accepted in this turn, and not read from yet.
         """
         self._waited_since = min(self._waited_since, now)
-        if self.fewest_of_others() is not None:
+        if self._others_accept(now):
             return self._config.busy_pause_seconds
         if self._is_alone() or self._take_freed():
             return 0.0
@@ -140,6 +144,15 @@ class AcceptBalancing:
             return 0.0
         self.deferred()
         return self._config.balance_pause_seconds
+
+    def _others_accept(self, now: float) -> bool:
+        """Return True if another worker would accept, and is not halted: it does so in time."""
+        words = list(self._others(accepting=True))
+        accepted = sum(int(others[ACCEPTED]) for others in words)
+        if accepted != self._others_accepted:
+            self._others_accepted, self._others_moved_at = accepted, now
+        waited = now - max(self._waited_since, self._others_moved_at)
+        return bool(words) and waited < self._config.busy_accept_seconds
 
     def _is_alone(self) -> bool:
         own = self._slot

@@ -288,7 +288,7 @@ class Connection:
 
     def _lose_client(self) -> None:
         """Report a request that the client broke off by a reset, and close."""
-        if self.awaited is not IDLE and self.phase is READING:
+        if self.awaited is not IDLE and self.phase is not DISCARDING:
             error = ProtocolError(
                 self.loop.config.client_left_status, "The client reset the connection within it."
             )
@@ -368,7 +368,8 @@ class Connection:
         loop.watch(self, self._output_mask())
         spool = exchange.spool
         try:
-            loop.disk.run(partial(self._write_out, spool), spool.unwritten)
+            write = partial(self._write_out, spool)
+            loop.disk.run(write, spool.unwritten, loop.config.max_connections)
         except OSError as error:
             self.refuse(no_room(error))
 
@@ -845,8 +846,8 @@ class Connection:
 
     def cut_off_slow_reader(self, output: Output) -> None:
         """Do the same because of the unsent bytes of all responses."""
-        if self.phase is READING or self.phase is DISCARDING:
-            self._lose_client()  # what is unsent is the rest of 100 Continue
+        if self.phase in (READING, STORING, DISCARDING):
+            self._lose_client()  # what is unsent is the rest of earlier answers, or of 100 Continue
             return
         self.give_up(output, OSError(errno.ENOBUFS, CLIENT_TOO_SLOW))
 

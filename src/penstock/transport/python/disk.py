@@ -20,8 +20,9 @@ class Disk:
     """One thread, which opens, writes and closes temporary files, one after the other.
 
     It starts with the first piece, and ends when there was none for a while. What waits is bounded
-    by those who ask: a connection asks for one piece at a time, and none while `disk_is_full` says
-    so of `held`.
+    by those who ask: a connection asks for one piece at a time, and for none that holds bytes while
+    `disk_is_full` says so of `held`. Work of connections that were closed meanwhile stays, so that
+    their number is a bound of its own.
     """
 
     __slots__ = ("_ended", "_idle", "_lock", "_logger", "_running", "_works", "held")
@@ -38,12 +39,14 @@ class Disk:
         self.held = 0
         """Bytes that the pieces hold, that of the one in progress included."""
 
-    def run(self, work: Callable[[], None], size: int = 0) -> None:
+    def run(self, work: Callable[[], None], size: int = 0, most: int | None = None) -> None:
         """Have the thread do ``work``, which holds ``size`` bytes. Never waits.
 
-        Raises `OSError` where there can be no thread.
+        Raises `OSError` where there can be no thread, or ``most`` pieces of work wait.
         """
         with self._lock:
+            if most is not None and self._works.qsize() >= most:
+                raise OSError(errno.EBUSY, "the disk has fallen behind")
             if not self._running:
                 thread = threading.Thread(target=self._work, name=NAME, daemon=True)
                 try:

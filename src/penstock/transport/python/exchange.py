@@ -727,15 +727,18 @@ class PythonExchange:
         stream, loop = self.connection.stream, self.connection.loop
         awaited = RoomAwaited(output, stream, loop.config)
         step = OutputStep.SPOOL
+        output.awaited = True
         try:
             while step == OutputStep.SPOOL:
                 with self.waiting_for_client():
                     step = awaited.wait()
                 # The time that a disk takes counts: it is no waiting for the client.
                 if step == OutputStep.SPOOL:
-                    awaited.refused = not (loop.attend() and output.move_to_spool())
+                    awaited.begin_again(refused=not (loop.attend() and output.move_to_spool()))
         except OSError as error:
             raise self.disconnected(error) from error
+        finally:
+            output.awaited = False
         if step == OutputStep.WAIT:
             stream.client_gone.known = True
             raise ClientDisconnected(CLIENT_STALLED)

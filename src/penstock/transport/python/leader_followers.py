@@ -207,7 +207,7 @@ class LeaderFollowers:
         if self._monitor is not None or self._over:
             return
         if self._slot.longest_call() >= self._config.busy_accept_seconds:
-            self._start_monitor()
+            self._attend()
 
     def _wake_monitor(self) -> None:
         try:

@@ -236,6 +236,8 @@ class Output:
         with self._lock:
             if self.closed or self.failure is not None:
                 return True
+            if not self._pieces or isinstance(self._pieces[-1], FileRegion):
+                return False  # what is in memory is in front of a file
             if self._spool is None:
                 self._spool = OutputSpool(self._config, self._budget)
             spool, moved = self._spool, self._take_memory()
@@ -301,8 +303,8 @@ class RoomAwaited:
         "_deadline",
         "_output",
         "_patience_ends",
+        "_refused",
         "_stream",
-        "refused",
     )
 
     def __init__(self, output: Output, stream: Stream, config: TransportConfig) -> None:
@@ -313,8 +315,16 @@ class RoomAwaited:
         self._patience_ends = self._began + config.out_spool_patience_seconds
         self._deadline = self._began + config.write_timeout
         self._before = output.acknowledged()  # what the client had taken when that was set
-        self.refused = False
-        """No temporary file takes what is in memory."""
+        self._refused = False  # no temporary file takes what is in memory
+
+    def begin_again(self, *, refused: bool) -> None:
+        """Give the client the whole write deadline, after the time that a disk has taken.
+
+        ``refused`` means that no temporary file takes what is in memory.
+        """
+        self._refused = refused
+        self._before = self._output.acknowledged()
+        self._deadline = time.monotonic() + self._config.write_timeout
 
     def wait(self) -> OutputStep:
         """Send what the client takes, and return what is to be done as soon as it is no waiting.
@@ -322,19 +332,12 @@ class RoomAwaited:
         `OutputStep.WAIT` means that the client does not take enough within the write deadline.
         Raises ``OSError`` as `Output.flush` does.
         """
-        self._output.awaited = True
-        try:
-            return self._wait()
-        finally:
-            self._output.awaited = False
-
-    def _wait(self) -> OutputStep:
         config, output = self._config, self._output
         while True:
             output.flush()
             now = time.monotonic()
             step = output_step(config, output.memory, output.spool_size(), now - self._began)
-            if step == OutputStep.GO_ON or (step == OutputStep.SPOOL and not self.refused):
+            if step == OutputStep.GO_ON or (step == OutputStep.SPOOL and not self._refused):
                 return step
             if now >= self._deadline:
                 taken = output.acknowledged()
