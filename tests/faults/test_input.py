@@ -239,7 +239,7 @@ def test_fault_11_a_reset_in_the_middle_of_a_request_costs_no_other_client(
             client.send(request[:part])
             client.reset()
     # A line for each, but for those whose reset overtook what they had sent.
-    assert all("[INFO] lost a request from 127.0.0.1: 499 " in line for line in lines.all())
+    assert all("[INFO] lost a request from 127.0.0.1: 499 " in line for line in lines.records())
 
 
 def test_fault_11_a_reset_under_a_read_raises_in_the_application(
