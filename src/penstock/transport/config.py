@@ -113,7 +113,7 @@ class TransportConfig:
     accept_batch: int = 64
     """Connections accepted in one turn, so that a burst of them does not hold up the others."""
     max_backlog: int = 65535
-    """The most connections that a accept queue can hold."""
+    """The most connections that an accept queue can hold."""
     accept_pause_seconds: float = 0.5
     """How long accepting pauses when the system has no descriptor or memory for a connection.
 

@@ -80,28 +80,37 @@ class RequestLog:
         setting: str = "",
         disconnected: bool = False,
     ) -> None:
-        """Log a request that was refused, or lost with its client, as `refusal_line` has it."""
-        if self._may_log(
-            (disconnected, status, rule, setting),
-            lambda: _refusals_summary(status, rule, setting, disconnected=disconnected),
-        ):
-            line = refusal_line(
-                client,
-                request_line,
-                request_id,
+        """Log a request that was refused, or lost with its client.
+
+        ``client`` is an address, empty for a unix socket; ``cause`` the system's word for why;
+        ``rule`` a section of the standard, ``setting`` the setting that moves the limit.
+        """
+        verb = "lost" if disconnected else "refused"
+        where = [rule, f"setting: {setting}" if setting else ""]
+        kind = (disconnected, status, rule, setting)
+        if self._may_log(kind, lambda: f"%(count)s more {verb} with {status}{_in_brackets(where)}"):
+            shown = f'"{request_line[:_SHOWN_CHARACTERS]}"' if request_line else ""
+            notes = _in_brackets([shown, *where, f"request {request_id}"])
+            self._logger.info(
+                "%s a request from %s: %d %s%s%s",
+                verb,
+                client or "a unix socket",
                 status,
                 reason,
-                cause=cause,
-                rule=rule,
-                setting=setting,
-                disconnected=disconnected,
+                f" {cause}." if cause else "",
+                notes,
             )
-            self._logger.info("%s", line)
 
     def host_replaced(self, client: str, target: str, host: str, request_id: str) -> None:
         """Log a request whose target names another host than its Host field."""
         if self._may_log(("host",), lambda: "%(count)s more targets replaced the Host field"):
-            self._logger.info("%s", host_replaced_line(client, target, host, request_id))
+            self._logger.info(
+                'the host in the target "%s" replaces the Host field "%s" (request %s) for %s',
+                target[:_SHOWN_CHARACTERS],
+                host[:_SHOWN_CHARACTERS],
+                request_id,
+                client or "a unix socket",
+            )
 
     def report(self) -> None:
         """Log how many lines were left out in the intervals that are over."""
@@ -141,48 +150,10 @@ class RequestLog:
                 self._logger.info("... and %s in %d s", kind.summary % {"count": count}, seconds)
 
 
-def _refusals_summary(status: int, rule: str, setting: str, *, disconnected: bool) -> str:
-    """Return the line for more requests of a kind; ``%(count)s`` stands for their number."""
-    notes = "; ".join(filter(None, (rule, f"setting: {setting}" if setting else "")))
-    verb = "lost" if disconnected else "refused"
-    return f"%(count)s more {verb} with {status}{f' ({notes})' if notes else ''}"
-
-
-def refusal_line(
-    client: str,
-    request_line: str,
-    request_id: str,
-    status: int,
-    reason: str,
-    *,
-    cause: str = "",
-    rule: str = "",
-    setting: str = "",
-    disconnected: bool = False,
-) -> str:
-    """Return the line for a request that was refused, or lost with its client.
-
-    ``client`` is an address, empty for a unix socket; ``cause`` the system's word for why;
-    ``rule`` a section of the standard, ``setting`` the setting that moves the limit.
-    """
-    notes = [
-        f'"{request_line[:_SHOWN_CHARACTERS]}"' if request_line else "",
-        rule,
-        f"setting: {setting}" if setting else "",
-        f"request {request_id}",
-    ]
-    return (
-        f"{'lost' if disconnected else 'refused'} a request from {client or 'a unix socket'}: "
-        f"{status} {reason}{f' {cause}.' if cause else ''} ({'; '.join(filter(None, notes))})"
-    )
-
-
-def host_replaced_line(client: str, target: str, host: str, request_id: str) -> str:
-    """Return the line for a request whose target names another host than its Host field."""
-    return (
-        f'the host in the target "{target[:_SHOWN_CHARACTERS]}" replaces the Host field '
-        f'"{host[:_SHOWN_CHARACTERS]}" (request {request_id}) for {client or "a unix socket"}'
-    )
+def _in_brackets(notes: list[str]) -> str:
+    """Return the notes that are not empty, behind a blank; an empty text without any."""
+    found = "; ".join(filter(None, notes))
+    return f" ({found})" if found else ""
 
 
 def lost_client(error: OSError) -> str:

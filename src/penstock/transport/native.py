@@ -67,7 +67,6 @@ class NativeTransport:
         self._handed_over = False
         self._config = config
         self._slot = slot
-        self._attended = False
         self._starting = threading.Lock()
         # The log's first: without it the stall monitor would stop leading for each entry.
         self._unstarted = [
@@ -94,9 +93,8 @@ class NativeTransport:
                 args = (getattr(self._native, work), name)
                 threading.Thread(target=self._keep, args=args, name=name, daemon=True).start()
                 del self._unstarted[0]
-            if not self._attended:
-                self._native.note_attended()
-                self._attended = True
+                if not self._unstarted:
+                    self._native.note_attended()
 
     def _keep(self, work: Callable[[], None], name: str) -> None:
         """Run what a thread of the transport's own is for, until its end, whatever happens."""
@@ -138,7 +136,7 @@ class NativeTransport:
 
     def look_at_calls(self) -> None:
         """See `penstock.transport.Transport.look_at_calls`."""
-        if not self._attended and self._slot.longest_call() >= self._config.busy_accept_seconds:
+        if self._unstarted and self._slot.longest_call() >= self._config.busy_accept_seconds:
             with contextlib.suppress(RuntimeError):  # no thread is left for this process, now
                 self._attend()
 

@@ -38,6 +38,8 @@ class Fate(IntEnum):
     """It is reset: the response ended early, and nothing else can show that."""
 
 
+# Those who look at states for each request import these: an enum's attributes are slow to look up.
+KEEP, CLOSE, RESET = Fate
 (
     READING,
     STORING,

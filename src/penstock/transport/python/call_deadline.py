@@ -12,7 +12,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from penstock.telemetry.scoreboard import AWAITING_CLIENT, DEADLINE, NUMBER, PROGRESS, SINCE
-from penstock.transport.states import ResponseState
+from penstock.transport.states import ABORTED
 
 if TYPE_CHECKING:
     from penstock.telemetry.scoreboard import Record
@@ -95,7 +95,7 @@ class ExtendDeadline:
         exchange = thread_slots.find(self._number)
         if exchange is None or exchange.call_deadline is None:
             return time.monotonic()
-        if exchange.state is ResponseState.ABORTED:
+        if exchange.state is ABORTED:
             return exchange.environ.get("penstock.deadline", time.monotonic())  # type: ignore[no-any-return]
         more = thread_slots.nanoseconds(seconds)
         return exchange.call_deadline.extend(more, thread_slots.most_extension, exchange.environ)

@@ -52,7 +52,19 @@ from penstock.transport.python.finished import (
 from penstock.transport.python.output import Output
 from penstock.transport.python.stream import NO_SIGNAL, is_disconnect
 from penstock.transport.spool import BodySpool, no_room
-from penstock.transport.states import Fate, Phase
+from penstock.transport.states import (
+    ANSWERED,
+    CLOSED,
+    DISCARDING,
+    FLUSHING,
+    HANDED_OUT,
+    KEEP,
+    LINGERING,
+    READING,
+    REFUSING,
+    RESET,
+    STORING,
+)
 from penstock.wsgi.environ import build_environ, client_environ
 
 if TYPE_CHECKING:
@@ -65,18 +77,6 @@ PROCEED = 0
 
 
 # An enum's attributes are slow to look up.
-(
-    READING,
-    STORING,
-    DISCARDING,
-    HANDED_OUT,
-    ANSWERED,
-    FLUSHING,
-    REFUSING,
-    LINGERING,
-    CLOSED,
-) = Phase
-KEEP, CLOSE, RESET = Fate
 IDLE, HEAD, BODY, DONE = State.IDLE, State.HEAD, State.BODY, State.DONE
 
 

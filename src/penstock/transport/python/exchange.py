@@ -44,7 +44,17 @@ from penstock.transport.python.body_clock import BodyClock
 from penstock.transport.python.finished import log_refused
 from penstock.transport.python.output import FileRegion, Output, RoomAwaited
 from penstock.transport.python.stream import NO_SIGNAL, is_disconnect
-from penstock.transport.states import Fate, ResponseState
+from penstock.transport.states import (
+    ABORTED,
+    CLOSE,
+    ENDED,
+    KEEP,
+    RESET,
+    SENDING,
+    WAITING,
+    Fate,
+    ResponseState,
+)
 
 if TYPE_CHECKING:
     from penstock.transport.python.call_deadline import CallDeadline
@@ -56,8 +66,6 @@ _DATE_OR_SERVER = frozenset({len("Date"), len("Server")})
 
 # Looking up an attribute of an Enum is slow.
 NONE, _, CHUNKED, UNTIL_CLOSE = Framing
-KEEP, CLOSE, RESET = Fate
-WAITING, SENDING, ENDED, ABORTED = ResponseState
 
 
 class StreamedBody:

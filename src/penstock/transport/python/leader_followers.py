@@ -32,9 +32,7 @@ from penstock.transport.python.exchange import PythonExchange
 from penstock.transport.python.loop import Loop
 from penstock.transport.python.thread_count import ThreadCount
 from penstock.transport.python.thread_slots import ThreadSlot, ThreadSlots
-from penstock.transport.states import ResponseState
-
-ENDED = ResponseState.ENDED  # looking up an attribute of an Enum is slow
+from penstock.transport.states import ENDED
 
 CALM_TICK_SECONDS = 0.005
 """The stall monitor's interval while calls are fast: each look costs two thread switches. A slow
@@ -79,7 +77,7 @@ class LeaderFollowers:
         if loop.config.has_stall_monitor:
             self._start_monitor()
         else:
-            loop.slow_paths.on_stalls = self._start_monitor
+            loop.slow_paths.on_stalls = self._attend
 
     # -- the application's threads --------------------------------------------------------------
 
