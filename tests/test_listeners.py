@@ -86,11 +86,30 @@ def port_of(listener: Listener) -> int:
         ("[::]", "::", 8000),
         ("[fe80::1%eth0]:80", "fe80::1%eth0", 80),
         ("example.org:0", "example.org", 0),
+        ("http://127.0.0.1:8000", "127.0.0.1", 8000),
+        ("http://127.0.0.1", "127.0.0.1", 80),
+        ("https://:8443", "0.0.0.0", 8443),
+        ("https://[::1]", "::1", 443),
     ],
 )
 def test_tcp_addresses_are_read_as_gunicorn_reads_them(text: str, host: str, port: int) -> None:
     address = parse_address(text)
     assert (address.host, address.port) == (host, port)
+
+
+def test_an_address_whose_scheme_is_https_is_for_tls() -> None:
+    for place in ("127.0.0.1:1", "unix:/run/x", "fd://3"):
+        assert parse_address(f"https://{place}").tls
+        assert not parse_address(f"http://{place}").tls
+        assert not parse_address(place).tls
+        assert parse_address(f"https://{place}").place == parse_address(place).place
+
+
+def test_a_listener_for_tls_has_https_in_its_name() -> None:
+    with opened("https://127.0.0.1:0") as [listener]:
+        assert listener.tls
+        assert listener.scheme == "https"
+        assert listener.name == f"https://127.0.0.1:{port_of(listener)}"
 
 
 @pytest.mark.parametrize(
@@ -116,7 +135,8 @@ def test_unix_addresses_are_paths_or_abstract_names(text: str, path: str) -> Non
         ("8000", "a port alone is written :8000"),
         ("::1:8000", "needs brackets"),
         ("[::1", "is written [::1]:8000"),
-        ("http://127.0.0.1:8000", "without http://"),
+        ("ftp://127.0.0.1:8000", "https://host:port for TLS"),
+        ("https://127.0.0.1:8443/", "has no path: https://127.0.0.1:8443"),
         ("unix:", "the path is missing"),
         ("unix:@", "the path is missing"),
         ("/run/x.sock", "a path is written unix:/run/x.sock"),

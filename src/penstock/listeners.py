@@ -16,7 +16,7 @@ import sys
 from array import array
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NoReturn
 
 from penstock.errors import ListenError
@@ -25,6 +25,8 @@ from penstock.system.paths import find
 from penstock.system.privileges import Identity
 
 DEFAULT_PORT = 8000
+_SCHEME_PORTS = {"http": 80, "https": 443}
+"""The port of an address that has a scheme and no port, as in URLs."""
 
 Inherited = tuple[str, int, tuple[int, int] | None]
 """An address that a predecessor has bound, its socket's descriptor, and the device and the inode of
@@ -67,6 +69,15 @@ class Address:
     path: str | None = None
     """The path of a unix socket; it begins with NUL in Linux's abstract namespace."""
     descriptor: int | None = None
+    tls: bool = False
+    """Whether clients speak TLS there."""
+    redirects: bool = False
+    """Whether requests there are redirected to https (setting: redirect_http)."""
+
+    @property
+    def place(self) -> tuple[str | None, int | None, str | None, int | None]:
+        """What is bound, whatever is spoken there."""
+        return self.host, self.port, self.path, self.descriptor
 
     @property
     def shown(self) -> str:
@@ -97,14 +108,21 @@ class Listener:
         """
         self.socket = sock
         """Non-blocking, not inherited by children; accepted TCP sockets inherit TCP_NODELAY."""
+        self.tls = address.tls
+        """Whether clients speak TLS there."""
+        self.redirects = address.redirects
+        """Whether requests there are redirected to https."""
         self.is_unix = sock.family == socket.AF_UNIX
+        self.scheme = "https" if self.tls else "http"
+        """The ``wsgi.url_scheme`` of requests."""
         bound = sock.getsockname()
-        host, port = ("localhost", 80) if self.is_unix else bound[:2]
+        host, port = ("localhost", 443 if self.tls else 80) if self.is_unix else bound[:2]
         self.server_name = str(host)
         """SERVER_NAME of requests: the bound address, or ``localhost`` for a unix socket."""
         self.server_port = str(port)
-        """SERVER_PORT of requests: the bound port, or ``80`` for a unix socket."""
-        self.name = _unix_name(bound) if self.is_unix else _url(self.server_name, self.server_port)
+        """SERVER_PORT of requests: the bound port; for a unix socket ``80``, or ``443`` with TLS."""
+        place = _host_and_port(self.server_name, self.server_port)
+        self.name = _unix_name(bound) if self.is_unix else f"{self.scheme}://{place}"
         """The name for logs: ``http://127.0.0.1:8000``, ``unix:/run/app.sock``."""
         self.address = address
         self._shown = address.shown
@@ -317,40 +335,51 @@ def close_all(listeners: Iterable[Listener]) -> None:
 
 def parse_address(text: str) -> Address:
     """Return the parts of a listening address. Raises `ListenError` if it is malformed."""
-    if text.startswith("unix:"):
-        path = text.removeprefix("unix:")
+    scheme, separator, place = text.partition("://")
+    if not separator or scheme not in _SCHEME_PORTS:
+        return _parse_place(text, text, DEFAULT_PORT)
+    if "/" in place and not place.startswith(("unix:", "fd://")):
+        raise _listen_error(text, f"an address has no path: {scheme}://{place.partition('/')[0]}")
+    return replace(_parse_place(text, place, _SCHEME_PORTS[scheme]), tls=scheme == "https")
+
+
+def _parse_place(text: str, place: str, port: int) -> Address:
+    """Return the parts of ``place``: ``text`` without its scheme. ``port`` is for one without."""
+    if place.startswith("unix:"):
+        path = place.removeprefix("unix:")
         path = path.removeprefix("//") if path.startswith("///") else path
         if path in ("", "@"):
             raise _listen_error(text, "the path is missing")
         return Address(text, path="\0" + path[1:] if path.startswith("@") else path)
-    if text.startswith("fd://"):
-        number = text.removeprefix("fd://")
+    if place.startswith("fd://"):
+        number = place.removeprefix("fd://")
         if not (number.isascii() and number.isdigit() and len(number) < 8):
             raise _listen_error(text, "a descriptor is a number, as in fd://3")
         return Address(text, descriptor=int(number))
-    if "://" in text and not text.startswith("tcp://"):
-        raise _listen_error(text, "an address is host:port, without http://")
-    plain = text.removeprefix("tcp://")
+    if "://" in place and not place.startswith("tcp://"):
+        raise _listen_error(text, "an address is host:port, or https://host:port for TLS")
+    plain = place.removeprefix("tcp://")
     if "/" in plain or plain.endswith(".sock"):
         raise _listen_error(text, f"an address is host:port, and a path is written unix:{plain}")
     if plain.startswith("["):
         match = _IN_BRACKETS.fullmatch(plain)
         if match is None:
             raise _listen_error(text, "an IPv6 address is written [::1]:8000")
-        return Address(text, host=match[1], port=_port(text, match[2]))
-    host, colon, port = plain.rpartition(":")
+        return Address(text, host=match[1], port=_port(text, match[2], port))
+    host, colon, given = plain.rpartition(":")
     if not colon:
-        host, port = plain, str(DEFAULT_PORT)
+        host, given = plain, str(port)
         if host.isdigit():
             raise _listen_error(text, f"a port alone is written :{host} or 127.0.0.1:{host}")
     if ":" in host:
         raise _listen_error(text, "an IPv6 address needs brackets, as in [::1]:8000")
-    return Address(text, host="0.0.0.0" if host in ("", "*") else host, port=_port(text, port))
+    host = "0.0.0.0" if host in ("", "*") else host
+    return Address(text, host=host, port=_port(text, given, port))
 
 
-def _port(text: str, port: str | None) -> int:
+def _port(text: str, port: str | None, default: int) -> int:
     if port is None:
-        return DEFAULT_PORT
+        return default
     if not (port.isascii() and port.isdigit() and len(port) <= 5 and int(port) <= 65535):
         raise _listen_error(text, f"{port!r} is not a port: allowed is a number from 0 to 65535")
     return int(port)
@@ -567,10 +596,6 @@ def _identity(path: str, directory: int | None = None) -> tuple[int, int] | None
 def _unix_name(bound: str | bytes) -> str:
     text = os.fsdecode(bound)
     return "unix:@" + text[1:] if text.startswith("\0") else "unix:" + text
-
-
-def _url(host: str, port: str) -> str:
-    return f"http://{_host_and_port(host, port)}"
 
 
 def _host_and_port(host: str, port: str) -> str:

@@ -121,6 +121,7 @@ def _environ(listener: Listener, threads: int) -> dict[str, Any]:
         multiprocess=False,
         server_name=listener.server_name,
         server_port=listener.server_port,
+        url_scheme=listener.scheme,
         errors=ErrorStream(LOGGER),
         software="penstock",
     )

@@ -90,8 +90,30 @@ def native_built() -> bool:
     return find_spec("penstock._native") is not None
 
 
+def native_has_tls() -> bool:
+    """Return True if the native transport, which is built, was built with TLS."""
+    from penstock import _native
+
+    return hasattr(_native.NativeTransport, "set_tls")
+
+
+def has_tls(settings: Settings) -> bool:
+    """Return True if the server has an address at which clients speak TLS."""
+    return any(address.startswith("https://") for address in settings.bind)
+
+
 def chosen_transport(settings: Settings) -> Literal["native", "python"]:
     """Return the transport to use. Raises `SettingsError` for one that is not built."""
+    if settings.transport != "python" and has_tls(settings) and native_built():
+        if native_has_tls():
+            return "native"
+        if settings.transport == "native":
+            source = settings.source_of("transport")
+            raise SettingsError(
+                f"transport is native (from {source}), which was built without TLS: set auto or "
+                "python, or reinstall with cargo on PATH and PENSTOCK_NATIVE=require"
+            )
+        return "python"
     if settings.transport == "native" and not native_built():
         source = settings.source_of("transport")
         raise SettingsError(

@@ -42,7 +42,7 @@ _LOG_LEVELS: Kind[Literal["debug", "info", "warning", "error", "critical"]] = ch
     "debug", "info", "warning", "error", "critical"
 )
 _ADDRESS = text(
-    "host:port, [::1]:port, unix:PATH, unix:@NAME or fd://N",
+    "host:port, [::1]:port, unix:PATH, unix:@NAME or fd://N, each also behind https:// or http://",
     "ADDRESS",
     r"[^\s\0,](?:[^\0\r\n,]*[^\s\0,])?",
 )
@@ -69,7 +69,7 @@ _PATH_TIMEOUT = text(
     r"/[^\0\r\n=,]*=[ ]?[0-9]+(?:\.[0-9]+)?[ ]?(?:ms|s|m|h)?",
 )  # fmt: skip
 _CONTROL = text("auto, off, a path or @NAME", "ADDRESS", r"[^\0\r\n]+")
-_ADMIN = text("host:port, [::1]:port or unix:PATH", "ADDRESS", r"[^\s\0,]+")
+_ADMIN = text("host:port, [::1]:port or unix:PATH", "ADDRESS", r"(?!https?://)[^\s\0,]+")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,7 +89,8 @@ class Settings:
         extra_flags=("-b",),
         repeatable=True,
         also_called=("http_socket",),
-        help="Address to listen on; may be given several times. 0.0.0.0:$PORT where PORT is set.",
+        help="Address to listen on; may be given several times. https://ADDRESS is for TLS. "
+        "0.0.0.0:$PORT where PORT is set.",
         reason="Only this machine can connect until you ask for more. A platform that sets PORT "
         "connects from outside.",
     )

@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, BinaryIO, Protocol
 
 if TYPE_CHECKING:
+    from penstock.edge.tls import TlsMaterial
     from penstock.transport.log_lines import RequestLog
     from penstock.wsgi.headers import CheckHead
     from penstock.wsgi.response import FastResponse, Response
@@ -123,6 +124,13 @@ class Transport(ResponseSupport, Protocol):
     @property
     def request_log(self) -> RequestLog:
         """What the transport logs refused requests with. Its owner calls `report` and `close`."""
+
+    def set_tls(self, material: TlsMaterial) -> None:
+        """Serve new TLS connections with ``material``; those that are open keep what they have.
+
+        To be called before `next` where a listener has TLS, and again whenever certificates change.
+        Raises `penstock.edge.tls.TlsError`, which names the pair, and then changes nothing.
+        """
 
     def next(self) -> Exchange | None:
         """Block until a request is ready for the application. Return None once drained."""

@@ -69,6 +69,11 @@ class TransportConfig:
     stream_requests: bool = False
     temp_dir: str | None = None
     """The directory for spooled bodies; None is the system's."""
+    tls_handshake_timeout: float = 10.0
+    hsts: str | None = None
+    """The value of ``Strict-Transport-Security`` in responses over TLS; None leaves it out."""
+    redirect_https_port: int = 443
+    """The port in the ``Location`` that requests to a redirecting listener get."""
 
     # -- budgets, as `penstock.config.budgets` computes them ------------------------------------
 

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from penstock import _native, messages
+from penstock.edge.tls import TlsError
 from penstock.transport.io_bound import IO_BOUND_KEY, IoBound, no_thread
 from penstock.transport.log_lines import RequestLog
 from penstock.transport.spool import SpooledBody
@@ -17,6 +18,7 @@ from penstock.wsgi.environ import DroppedFields
 from penstock.wsgi.headers import check_head
 
 if TYPE_CHECKING:
+    from penstock.edge.tls import TlsMaterial
     from penstock.listeners import Listener
     from penstock.telemetry.observers import Observers
     from penstock.telemetry.scoreboard import Slot
@@ -113,6 +115,13 @@ class NativeTransport:
     ) -> Callable[[Exchange, bool], FastResponse]:
         """See `penstock.transport.ResponseSupport.response_maker`."""
         return _native.ResponseMaker(make_full).make
+
+    def set_tls(self, material: TlsMaterial) -> None:
+        """See `penstock.transport.Transport.set_tls`."""
+        set_tls = getattr(self._native, "set_tls", None)
+        if set_tls is None:
+            raise TlsError("the native transport was built without TLS (set transport = python)")
+        set_tls(material)
 
     def drain(self, *, hand_over: bool = False) -> None:
         """See `penstock.transport.Transport.drain`."""

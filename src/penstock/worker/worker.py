@@ -247,6 +247,7 @@ class Worker:
             multiprocess=self._multiprocess,
             server_name=listener.server_name,
             server_port=listener.server_port,
+            url_scheme=listener.scheme,
             script_name=self.settings.script_name,
             errors=ErrorStream(self.logger),
             software=f"penstock/{__version__}",

@@ -6,6 +6,7 @@ import logging
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
+from penstock.edge.tls import TlsError
 from penstock.transport.io_bound import IO_BOUND_KEY, IoBound, no_thread
 from penstock.transport.python.acceptor import Acceptor
 from penstock.transport.python.exchange import PythonExchange
@@ -14,6 +15,7 @@ from penstock.transport.python.loop import Loop
 from penstock.wsgi.headers import check_head
 
 if TYPE_CHECKING:
+    from penstock.edge.tls import TlsMaterial
     from penstock.listeners import Listener
     from penstock.telemetry.observers import Observers
     from penstock.telemetry.scoreboard import Slot
@@ -62,6 +64,10 @@ class PythonTransport:
     ) -> Callable[[Exchange, bool], FastResponse]:
         """See `penstock.transport.ResponseSupport.response_maker`."""
         return make_full
+
+    def set_tls(self, material: TlsMaterial) -> None:
+        """See `penstock.transport.Transport.set_tls`."""
+        raise TlsError("the Python transport has no TLS yet")
 
     def drain(self, *, hand_over: bool = False) -> None:
         """See `penstock.transport.Transport.drain`."""
