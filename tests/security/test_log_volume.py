@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Iterable
+from itertools import repeat
 from pathlib import Path
+from wsgiref.types import StartResponse
 
 import pytest
 
 import penstock
 from penstock.transport.config import TransportConfig
 from support.server_process import ServerProcess
-from support.serving import Recorder, connect, eventually, get, post
+from support.serving import Environ, Recorder, connect, eventually, get, post
 
 HERE = Path(__file__).parents[1] / "support"
 LINES = TransportConfig().request_log_lines
@@ -86,6 +89,41 @@ def test_replaced_hosts_are_counted_as_well(transport: str, tmp_path: Path) -> N
     text = errors.read_text()
     assert text.count('the host in the target "http://a/" replaces') == LINES
     assert "... and 7 more targets replaced the Host field in " in text
+
+
+def never_ends(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
+    """Return more than a kernel buffers, in one block or in several, or read a streamed body."""
+    if environ["REQUEST_METHOD"] == "POST":
+        environ["wsgi.input"].read()
+    start_response("200 OK", [("Content-Type", "text/plain")])
+    return [b"x" * 8_000_000] if environ["PATH_INFO"] == "/whole" else repeat(b"x" * 100_000)
+
+
+def test_clients_that_leave_and_broken_bodies_have_a_few_lines_and_a_count(
+    transport: str, tmp_path: Path
+) -> None:
+    """Every line about a client is limited: one that leaves in time has a line as cheaply."""
+    errors = tmp_path / "errors.log"
+    bad = b"POST /body HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n"
+    settings = {"transport": transport, "threads": 2, "error_logfile": str(errors)}
+    with penstock.running(never_ends, stream_requests=True, **settings) as server:
+        server.worker.transport.request_log.seconds = NEVER
+        for number in range(LINES + 6):
+            with connect(server, receive_buffer=65536) as client:
+                client.send(get("/whole" if number % 2 else "/blocks"))
+                assert client.socket.recv(1000)
+                client.reset()
+        for _ in range(LINES + 2):
+            with connect(server) as client:
+                client.send(bad)
+                client.send(b"oops\r\n\r\n")
+                assert client.read_response().status == 400
+        eventually(lambda: server.snapshot()["connections"] == 0)
+    text = errors.read_text()
+    assert text.count(": client disconnected: the client is gone") == LINES
+    assert text.count(": bad request body: ") == LINES
+    assert '... and 6 more with "client disconnected" in ' in text
+    assert '... and 2 more with "bad request body" in ' in text
 
 
 def test_entries_that_wait_for_the_interpreter_lock_are_bounded_in_bytes(

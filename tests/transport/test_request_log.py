@@ -10,6 +10,7 @@ from types import FrameType
 
 import pytest
 
+from penstock import messages
 from penstock.transport.config import TransportConfig
 from penstock.transport.log_lines import RequestLog
 
@@ -124,6 +125,34 @@ def test_a_log_that_leaves_INFO_out_costs_no_count(log: RequestLog, lines: Lines
     logging.getLogger("penstock.tests.requests").setLevel(logging.INFO)
     log.close()
     assert lines.take() == []
+
+
+def test_what_ended_a_request_is_a_kind_whatever_the_detail(log: RequestLog, lines: Lines) -> None:
+    for detail in "abc":
+        log.ended("GET / (request 1-2)", "client disconnected", detail)
+        log.ended("GET / (request 1-2)", "bad request body", detail)
+    log.cut_off("GET", "/", "1-2", "client disconnected: d")
+    assert lines.take() == [
+        f"GET / (request 1-2): {what}: {detail}"
+        for detail in "ab"
+        for what in ("client disconnected", "bad request body")
+    ]
+    log.close()
+    assert lines.take() == [
+        '... and 2 more with "client disconnected" in 1 s',
+        '... and 1 more with "bad request body" in 1 s',
+    ]
+
+
+def test_a_message_is_a_kind_whatever_its_arguments(log: RequestLog, lines: Lines) -> None:
+    for listener in "abcd":
+        log.message(messages.ACCEPT_PAUSED, listener=listener, error="no room")
+    log.message(messages.CONNECTION_DEFECT, detail="")
+    first, second, defect = lines.take()
+    assert (" on a " in first, " on b " in second) == (True, True)
+    assert defect.startswith(messages.CONNECTION_DEFECT.id)
+    log.close()
+    assert lines.take() == [f"... and 2 more {messages.ACCEPT_PAUSED.id} in 1 s"]
 
 
 def test_threads_lose_no_count(log: RequestLog, lines: Lines) -> None:

@@ -219,8 +219,9 @@ impl Exchange {
         }
         let connection = Arc::clone(&self.request_body.connection);
         let mut state = connection.lock();
-        // Logged when it is known how it ended.
-        let later = state.output.size > 0 && reason.is_empty() && !state.output.is_corked();
+        // Logged when it is known how it ended. The leader, which sends the rest, may have found
+        // already that the client is gone.
+        let later = state.output.busy() && reason.is_empty() && !state.output.is_corked();
         let mut record = None;
         if self.request.is_some() || later {
             let times = Times {
@@ -233,7 +234,7 @@ impl Exchange {
             let transcript = state.trace.as_mut().map(|trace| trace.take(number));
             record = Some(self.record(py, times, reason, transcript));
         }
-        if let Some(record) = &mut record {
+        if let Some(record) = record.as_mut().filter(|_| !later) {
             record.bytes_out = record.bytes_out.saturating_sub(state.output.lost());
         }
         if later {

@@ -28,8 +28,7 @@ pub struct LogWriter {
     pub request_maker: Option<RequestMaker>,
     /// A `penstock.wsgi.environ.DroppedFields`.
     pub dropped_fields: Py<PyAny>,
-    /// The module `penstock.transport.log_lines`, and a `RequestLog` of it.
-    pub log_lines: Py<PyModule>,
+    /// A `penstock.transport.log_lines.RequestLog`.
     pub request_log: Py<PyAny>,
     pub scoreboard: Arc<Scoreboard>,
     pub listeners: Vec<Py<PyAny>>,
@@ -87,7 +86,8 @@ impl LogWriter {
         }
     }
 
-    /// Log a message of `penstock.messages` by its name there.
+    /// Log a message of `penstock.messages` by its name there. Clients can bring it about, so that
+    /// there are a few lines and a count.
     fn log_message(
         &self,
         py: Python<'_>,
@@ -95,8 +95,9 @@ impl LogWriter {
         arguments: &Bound<'_, PyDict>,
     ) -> PyResult<()> {
         let message = py.import("penstock.messages")?.getattr(name)?;
-        message
-            .call_method("log", (&self.logger,), Some(arguments))
+        let request_log = self.request_log.bind(py);
+        request_log
+            .call_method("message", (message,), Some(arguments))
             .map(drop)
     }
 
@@ -182,15 +183,9 @@ impl LogWriter {
             ),
             None => (part(&keys(py).method)?, part(&keys(py).raw_uri)?),
         };
-        let arguments = (
-            &self.logger,
-            method,
-            target,
-            &record.request_id,
-            record.reason.as_ref(),
-        );
-        let log_lines = self.log_lines.bind(py);
-        log_lines.call_method1("log_cut_off", arguments).map(drop)
+        let arguments = (method, target, &record.request_id, record.reason.as_ref());
+        let request_log = self.request_log.bind(py);
+        request_log.call_method1("cut_off", arguments).map(drop)
     }
 
     fn host_replaced(&self, py: Python<'_>, note: &HostReplaced) -> PyResult<()> {

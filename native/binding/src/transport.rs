@@ -102,7 +102,6 @@ impl NativeTransport {
                 .map(|needs| RequestMaker::new(py, needs.bind(py)))
                 .transpose()?,
             dropped_fields: log("dropped_fields")?,
-            log_lines: py.import("penstock.transport.log_lines")?.unbind(),
             request_log: log("request_log")?,
             scoreboard: Arc::clone(&shared.scoreboard),
             listeners,

@@ -123,7 +123,7 @@ class Transport(ResponseSupport, Protocol):
 
     @property
     def request_log(self) -> RequestLog:
-        """What the transport logs refused requests with. Its owner calls `report` and `close`."""
+        """What limits the lines about clients. Its owner calls `report` and `close`."""
 
     def set_tls(self, material: TlsMaterial) -> None:
         """Serve new TLS connections with ``material``; those that are open keep what they have.

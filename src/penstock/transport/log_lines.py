@@ -1,6 +1,7 @@
-"""What both transports log about requests at level INFO, and how much of it.
+"""What both transports log about clients and their requests, and how much of it.
 
-Clients decide how many requests are refused. `RequestLog` bounds what that writes to the error log.
+Clients decide how many requests are refused, or lost. `RequestLog` bounds what that writes to the
+error log.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import math
 import threading
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from penstock import messages
 
@@ -45,8 +46,8 @@ class RequestLog:
 
     Of each kind the first `TransportConfig.request_log_lines` are logged. After
     `TransportConfig.request_log_seconds` one more line says how many others came. A kind of
-    refusals is its status with its rule and setting. These are constants of the server's, so that
-    there are some dozens of kinds at most.
+    refusals is its status with its rule and setting; a kind of messages, the id. These are
+    constants of the server's, so that there are some dozens of kinds at most.
 
     Thread-safe. `report` has to be called now and then, and `close` at the end.
     """
@@ -57,7 +58,7 @@ class RequestLog:
         config: TransportConfig,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Log to ``logger`` at level INFO; ``clock`` returns seconds."""
+        """Log to ``logger``, at level INFO or that of a message; ``clock`` returns seconds."""
         self._logger = logger
         self._lines = config.request_log_lines
         self.seconds = config.request_log_seconds
@@ -112,6 +113,30 @@ class RequestLog:
                 client or "a unix socket",
             )
 
+    def ended(self, request: str, what: str, detail: str) -> None:
+        """Log a request that ended without a whole response, or with an error of its client.
+
+        ``request`` describes it, ``what`` is one of a few constants, ``detail`` the reason.
+        """
+        if self._may_log((what,), lambda: f'%(count)s more with "{what}"'):
+            self._logger.info("%s: %s: %s", request, what, detail)
+
+    def cut_off(self, method: str, target: str, request_id: str, reason: str) -> None:
+        """Log that the client did not get a response whole, as the gateway does for its part."""
+        request = f"{method} {target} (request {request_id})"
+        if reason.endswith(FILE_TRUNCATED):
+            self.message(messages.FILE_TRUNCATED, request=request)
+        else:
+            what, _, detail = reason.partition(": ")
+            self.ended(request, what, detail)
+
+    def message(
+        self, message: messages.Message, *, exc_info: Any = None, **arguments: object
+    ) -> None:
+        """Log a message that clients can bring about; the arguments are those of `Message.log`."""
+        if self._may_log((message.id,), lambda: f"%(count)s more {message.id}", message.level):
+            message.log(self._logger, exc_info=exc_info, **arguments)
+
     def report(self) -> None:
         """Log how many lines were left out in the intervals that are over."""
         if self._kinds:
@@ -121,9 +146,11 @@ class RequestLog:
         """Log how many lines were left out since then, too."""
         self._report_until(math.inf)
 
-    def _may_log(self, kind: tuple[object, ...], summary: Callable[[], str]) -> bool:
+    def _may_log(
+        self, kind: tuple[object, ...], summary: Callable[[], str], level: int = logging.INFO
+    ) -> bool:
         """Count a line of a kind; return True if it is to be logged."""
-        if not self._logger.isEnabledFor(logging.INFO):
+        if not self._logger.isEnabledFor(level):
             return False
         self.report()  # in order: what came before this line
         with self.lock:
@@ -171,14 +198,3 @@ def cut_off_reason(error: OSError, *, disconnected: bool) -> str:
     if disconnected:
         return f"client disconnected: {lost_client(error)}"
     return f"response cut off: {error.strerror or error}"
-
-
-def log_cut_off(
-    logger: logging.Logger, method: str, target: str, request_id: str, reason: str
-) -> None:
-    """Log that the client did not get a response whole, as the gateway does for its part."""
-    name = f"{method} {target} (request {request_id})"
-    if reason.endswith(FILE_TRUNCATED):
-        messages.FILE_TRUNCATED.log(logger, request=name)
-    else:
-        logger.info("%s: %s", name, reason)

@@ -274,6 +274,7 @@ class Worker:
             logger=self.logger,
             sendfile=self.settings.sendfile,
             transport=self.transport,
+            log_ended=self.transport.request_log.ended,
         )
         self.slot.words[STATE] = SERVING
         self.slot.words[READY] = 1

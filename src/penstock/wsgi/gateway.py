@@ -52,14 +52,17 @@ class Gateway:
         logger: logging.Logger,
         sendfile: bool = True,
         transport: ResponseSupport | None = None,
+        log_ended: Callable[[str, str, str], object] | None = None,
     ) -> None:
         """Set the application, the logger of failures, and whether the kernel sends files.
 
-        ``transport`` may have native code for a part of the work on responses.
+        ``transport`` may have native code for a part of the work on responses. ``log_ended``
+        logs what clients can bring about as often as they like (`RequestLog.ended`).
         """
         self._application = application
         self._logger = logger
         self._sendfile = sendfile
+        self._log_ended = log_ended or self._log_each
         # Any thread adds to it. Two threads may both log the same warning, which does no harm.
         warned: set[str] = set()
 
@@ -192,19 +195,18 @@ class Gateway:
         # Exceptions are logged as text: an exception in a log record would keep the environ.
         cause = _server_error(error)
         if isinstance(cause, RequestAborted):
-            self._logger.info("%s: the response is discarded: %s", where, str(cause))
+            self._log_ended(where, "the response is discarded", str(cause))
             return None
         if isinstance(cause, ClientDisconnected):
-            reason = f"client disconnected: {cause}"
-            exchange.set_reason(reason)
-            self._logger.info("%s: %s", where, reason)
+            exchange.set_reason(f"client disconnected: {cause}")
+            self._log_ended(where, "client disconnected", str(cause))
             return None
         if isinstance(cause, FileTruncatedError):
             exchange.set_reason(f"response cut off: {cause.strerror}")
             messages.FILE_TRUNCATED.log(self._logger, request=where)
             return None
         if isinstance(cause, RequestBodyError):
-            self._logger.info("%s: bad request body: %s", where, str(cause))
+            self._log_ended(where, "bad request body", str(cause))
             return cause.status
         if isinstance(cause, RequestTimeout):
             exchange.set_reason("timeout: the application ended the call at its deadline")
@@ -215,6 +217,9 @@ class Gateway:
         else:
             messages.APPLICATION_FAILED.log(self._logger, request=where, exc_info=error)
         return 500
+
+    def _log_each(self, request: str, what: str, detail: str) -> None:
+        self._logger.info("%s: %s: %s", request, what, detail)
 
     def _close(self, exchange: Exchange, result: object) -> None:
         """Call ``close()`` of what the application returned. An error in it is only logged."""

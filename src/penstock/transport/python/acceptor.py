@@ -193,8 +193,8 @@ class Acceptor:
         loop = self._loop
         if len(loop.connections) < loop.config.max_connections and not self._complained:
             self._complained = True  # once for each shortage
-            messages.DESCRIPTORS_USED_UP.log(
-                loop.logger,
+            loop.request_log.message(
+                messages.DESCRIPTORS_USED_UP,
                 listener=self.listener.name,
                 connections=len(loop.connections),
                 files=loop.budget.files,
@@ -204,6 +204,6 @@ class Acceptor:
         self.pause(self._loop.config.accept_pause_seconds)
         if not self._complained:  # once for each shortage, not twice a second
             self._complained = True
-            messages.ACCEPT_PAUSED.log(
-                self._loop.logger, listener=self.listener.name, error=error.strerror
+            self._loop.request_log.message(
+                messages.ACCEPT_PAUSED, listener=self.listener.name, error=error.strerror
             )

@@ -619,7 +619,8 @@ class Connection:
         ``reason`` says why it was cut short, and is empty where it was not.
         """
         loop = self.loop
-        unsent = self.output is not None and self.output.size > 0
+        # Or failed: the leader, which sends the rest, may have found that the client is gone.
+        unsent = self.output is not None and self.output.busy()
         if exchange.silent:
             self.exchange = None
         else:

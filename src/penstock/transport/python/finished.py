@@ -14,7 +14,6 @@ from penstock.telemetry.request_finished import (
     wanted_variables,
 )
 from penstock.telemetry.scoreboard import SPOOL_FULL
-from penstock.transport import log_lines
 
 if TYPE_CHECKING:
     from penstock.http1 import ProtocolError
@@ -79,8 +78,8 @@ def report_exchange(exchange: PythonExchange, reason: str) -> None:
 
 def log_cut_off(exchange: PythonExchange, reason: str) -> None:
     """Log a response that the client did not get whole."""
-    request, logger = exchange.request, exchange.connection.loop.logger
-    log_lines.log_cut_off(logger, request.method, request.target, exchange.request_id, reason)
+    request, log = exchange.request, exchange.connection.loop.request_log
+    log.cut_off(request.method, request.target, exchange.request_id, reason)
 
 
 def log_host_replaced(exchange: PythonExchange) -> None:

@@ -59,7 +59,7 @@ class LeaderFollowers:
         self._loop = loop
         self._config = loop.config
         self._slot = slot
-        self._thread_slots = loop.thread_slots = ThreadSlots(loop.config, slot, loop.logger)
+        self._thread_slots = loop.thread_slots = ThreadSlots(loop.config, slot, loop.request_log)
         self._count = ThreadCount(loop.config, slot)
         self._local = threading.local()  # holds each thread's slot
         self._leadership = threading.Lock()

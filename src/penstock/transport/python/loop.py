@@ -385,7 +385,7 @@ class Loop:
             ended = self.queue.sweep()
         except Exception:
             # A bug, or no memory. The leader goes on, and threads take requests off the queue.
-            messages.QUEUE_DEFECT.log(self.logger, exc_info=True)
+            self.request_log.message(messages.QUEUE_DEFECT, exc_info=True)
             return
         for exchange, status in ended:
             self._end_unserved(exchange, partial(self.queue.end, exchange, status))
@@ -404,7 +404,7 @@ class Loop:
 
     def _contain(self, handler: Handler) -> None:
         """Confine a defect of ours to the connection that met it."""
-        messages.CONNECTION_DEFECT.log(self.logger, detail="", exc_info=True)
+        self.request_log.message(messages.CONNECTION_DEFECT, detail="", exc_info=True)
         if isinstance(handler, Connection) and not handler.is_with_a_thread():
             handler.reset()
 

@@ -12,11 +12,11 @@ from penstock.telemetry.scoreboard import NUMBER, STARTED, THREAD, Scoreboard
 from penstock.transport.python.call_deadline import CallDeadline, ExtendDeadline
 
 if TYPE_CHECKING:
-    import logging
     from collections.abc import Callable
 
     from penstock.telemetry.scoreboard import Record, Slot
     from penstock.transport.config import TransportConfig
+    from penstock.transport.log_lines import RequestLog
     from penstock.transport.python.exchange import PythonExchange
 
 
@@ -40,11 +40,11 @@ class ThreadSlot:
 class ThreadSlots:
     """The slots of all threads, and what they share: the configuration and the counts."""
 
-    def __init__(self, config: TransportConfig, slot: Slot, logger: logging.Logger) -> None:
+    def __init__(self, config: TransportConfig, slot: Slot, request_log: RequestLog) -> None:
         self._config = config
         self._slot = slot
         self._timeout_for = config.timeout_for
-        self._logger = logger
+        self._request_log = request_log
         self._slot_words = slot.words
         self._timeout_ns = self.nanoseconds(config.timeout)
         self.most_extension = self.nanoseconds(config.timeout_max)
@@ -113,7 +113,8 @@ class ThreadSlots:
         try:
             return self.nanoseconds(timeout_for(environ["SCRIPT_NAME"] + environ["PATH_INFO"]))
         except Exception:
-            messages.TIMEOUT_FOR_FAILED.log(self._logger, path=exchange.request.path, exc_info=True)
+            path = exchange.request.path
+            self._request_log.message(messages.TIMEOUT_FOR_FAILED, path=path, exc_info=True)
             return self._timeout_ns
 
     def nanoseconds(self, seconds: float) -> int:
