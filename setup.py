@@ -41,8 +41,11 @@ class BuildNative(build_ext):
         if reason is not None:
             tell(f"penstock: pure Python, without the native transport: {reason}")
         if reason is not None or wish == "skip":
-            for extension in self.distribution.ext_modules:  # what an earlier build has left
-                Path(self.get_ext_fullpath(extension.name)).unlink(missing_ok=True)
+            # What an earlier build has left. A module in the checkout is scripts/build-native's,
+            # which knows whether it is current.
+            if not (wish == "skip" and self.editable_mode):
+                for extension in self.distribution.ext_modules:
+                    Path(self.get_ext_fullpath(extension.name)).unlink(missing_ok=True)
             self.extensions = self.distribution.ext_modules = []
         super().run()
 

@@ -221,6 +221,18 @@ def test_a_wish_that_does_not_exist_is_an_error(unpacked: Path, tools: Path) -> 
 # In the checkout
 
 
+def test_an_editable_installation_that_skips_it_leaves_the_module_of_the_checkout(
+    unpacked: Path, tools: Path
+) -> None:
+    """So does `make lint`: scripts/sync-venv installs, and scripts/build-native builds."""
+    (unpacked / "wheels").mkdir()
+    (unpacked / "src" / MODULE).write_text("built")
+    build = "from setuptools import build_meta; build_meta.build_editable('wheels')"
+    done = run([sys.executable, "-c", build], unpacked, tools, "skip")
+    assert done.returncode == 0, done.stdout
+    assert (unpacked / "src" / MODULE).read_text() == "built"
+
+
 def build_in_place(unpacked: Path, tools: Path, wish: str = "") -> tuple[int, bool]:
     """Return how often cargo has been called by now, and whether there is a module."""
     shutil.copytree(ROOT / "scripts", unpacked / "scripts", dirs_exist_ok=True)

@@ -430,6 +430,7 @@ def test_settings_of_processes_have_bounds(tmp_path: Path, name: str, given: obj
         ({"supervisor": False, "workers": "2"}, "workers (2 from --workers) needs a supervisor"),
         ({"supervisor": False, "max_memory": "50%"}, "max_memory (50% from --max-memory) needs"),
         ({"supervisor": False, "reload": True}, "reload (true from --reload) needs a supervisor"),
+        ({"supervisor": False, "pid": "/run/a.pid"}, "pid (/run/a.pid from --pid) needs a supervi"),
         ({"preload": True, "reload": True}, "exclude each other"),
     ],
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import threading
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import pairwise
@@ -22,7 +23,7 @@ from penstock.transport.states import (
 )
 from support.batches import SENTINELS
 from support.buffers import BufferClient, BufferServer
-from support.serving import TEXT, Environ, get, post
+from support.serving import TEXT, Environ, eventually, get, post
 
 ROOT = Path(__file__).parents[2]
 RUST = ROOT / "native/reactor/src/states.rs"
@@ -320,6 +321,50 @@ def test_a_response_goes_through_the_states(
         client.send(get())
         (exchange,) = seen
         assert " ".join(state.name for state in exchange.path) == RESPONSES[acts]
+        client.close()
+    finally:
+        server.close()
+
+
+@pytest.mark.parametrize("ends", ["at its deadline", "by another thread of the application"])
+def test_an_interim_response_is_never_sent_behind_the_final_one(
+    ends: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """RFC 9110, section 15.2: the final response follows, and ends them."""
+
+    class Interrupted(PythonExchange):
+        __slots__ = ("ending",)
+
+        def transmit(self, data: bytes) -> None:
+            if b" 103 " in data:  # it was looked at whether this may be sent still
+                self.ending = threading.Thread(target=end, args=[self])
+                self.ending.start()
+                waiting = ResponseState.WAITING
+                # Until the other thread has answered, or waits for this one.
+                eventually(lambda: not self.ending.is_alive() or self.state is not waiting)
+                if getattr(self, "interim", None) is None:
+                    self.ending.join()
+            super().transmit(data)
+
+    def end(exchange: PythonExchange) -> None:
+        if ends == "at its deadline":
+            assert exchange.time_out("late")
+        else:
+            exchange.respond("200 OK", [*TEXT], 0)
+            exchange.finish()
+
+    def hinting(environ: Environ, start_response: Any) -> list[bytes]:
+        environ["wsgi.early_hints"]([("Link", "</style.css>")])
+        client.connection.exchange.ending.join()  # type: ignore[union-attr]
+        raise OSError("the response is another's")
+
+    monkeypatch.setattr("penstock.transport.python.connection.PythonExchange", Interrupted)
+    server = BufferServer(hinting, Connection)
+    try:
+        client = server.connect()
+        client.send(get())
+        statuses = re.findall(rb"HTTP/1.1 (\d+)", bytes(client.stream.outgoing))
+        assert statuses == [b"103", b"504" if ends == "at its deadline" else b"200"]
         client.close()
     finally:
         server.close()

@@ -20,7 +20,7 @@ macro_rules! layout {
 
 layout! {
     WORD = 8,
-    SLOT_WORDS = 32,
+    SLOT_WORDS = 64,
     RECORD_BYTES = 512,
     // of a slot
     STATE = 0,

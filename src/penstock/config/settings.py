@@ -750,6 +750,7 @@ class Settings:
         section="Identity",
         extra_flags=("-p",),
         command_only=True,
+        needs_supervisor=True,
         also_called=("pidfile",),
         help="File to write the supervisor's process id to.",
         reason="Process managers know the process id without a file.",

@@ -18,8 +18,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 WORD = 8
-SLOT_WORDS = 32
-"""Words in front of a slot's records."""
+SLOT_WORDS = 64
+"""Words in front of a slot's records: whole cache lines, with room for more counts."""
 RECORD_BYTES = 512
 """Bytes of a thread's record: eight words, and then text."""
 
@@ -187,17 +187,24 @@ class RequestInProgress:
         )
 
 
+def most_calls(threads: int, max_io_bound: int) -> int:
+    """Return how many calls of the application a worker may have at once.
+
+    Those that leave the count of threads come on top; with one thread none does.
+    """
+    return threads + max_io_bound if threads > 1 else threads
+
+
 class Scoreboard:
     """The shared memory of all workers that were started with the same settings."""
 
     def __init__(self, slots: int, threads: int, max_io_bound: int = 0) -> None:
         """Allocate ``slots`` slots, for workers of ``threads`` threads each.
 
-        There are ``max_io_bound`` more threads where calls leave the count; with one thread none
-        does.
+        Up to ``max_io_bound`` calls leave the count of threads.
         """
         self.threads = threads
-        self.records = threads + max_io_bound if threads > 1 else threads
+        self.records = most_calls(threads, max_io_bound)
         """Records in each slot."""
         self.slot_bytes = SLOT_WORDS * WORD + self.records * RECORD_BYTES
         self.memory = mmap.mmap(-1, slots * self.slot_bytes)

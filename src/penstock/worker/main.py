@@ -23,7 +23,7 @@ from penstock.config.settings import OPTIONS
 from penstock.system.signals import Handler, Signals
 from penstock.system.standard_streams import flush_all
 from penstock.telemetry.error_log import process_logger
-from penstock.telemetry.scoreboard import READY
+from penstock.telemetry.scoreboard import READY, most_calls
 from penstock.worker.worker import Worker
 
 if TYPE_CHECKING:
@@ -380,7 +380,7 @@ def check_room_for_files(settings: Settings, logger: logging.Logger) -> None:
             possible = soft
     # Idle connections have a socket and nothing else; those that a thread is busy with may have
     # a spooled body and a file to send, and the application opens files of its own.
-    beside = 32 + 4 * settings.threads
+    beside = 32 + 4 * most_calls(settings.threads, settings.max_io_bound)
     if possible < settings.max_connections + beside:
         messages.OPEN_FILES_LIMIT.log(
             logger,

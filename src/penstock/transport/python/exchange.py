@@ -102,6 +102,7 @@ class PythonExchange:
         "first_byte_at",
         "handed_out_at",
         "head_at",
+        "interim",
         "io_bound",
         "queue_time",
         "queued_at",
@@ -142,6 +143,7 @@ class PythonExchange:
         self.io_bound = False  # its call has left the count of threads
         self.state = WAITING  # of the response
         self.fate = KEEP
+        self.interim: threading.Lock | None = None  # held while an interim response is sent
         self.silent = False  # the observers do not get it
         self.reason = ""  # what the application's end is explained by, for the logs
         self.first_byte_at: float | None = None  # when the head was sent, if there are observers
@@ -249,9 +251,7 @@ class PythonExchange:
         # application has shown that it wants the body. Never once a response has begun.
         if body.continue_owed and self.state is WAITING:
             body.continue_owed = False
-            self.transmit(CONTINUE)
-            if self.trace is not None:
-                self.trace.sent_interim("100 Continue")
+            self._send_interim("100 Continue", CONTINUE)
         self._read_socket()
         return self._take_from_parser(body)
 
@@ -342,10 +342,28 @@ class PythonExchange:
 
     def send_informational(self, status: str, headers: Sequence[tuple[str, str]]) -> None:
         """See `penstock.transport.Exchange.send_informational`."""
-        if self.request.version == "HTTP/1.1" and self.state is WAITING:
-            self.transmit(encode_head(status, headers))
-            if self.trace is not None:
-                self.trace.sent_interim(status)
+        if self.request.version == "HTTP/1.1":
+            self._send_interim(status, encode_head(status, headers))
+
+    def _send_interim(self, status: str, head: bytes) -> None:
+        """Send an interim response, unless the final one has begun: for another thread, perhaps.
+
+        Whatever changes the state calls `_await_interim` before it sends.
+        """
+        with self.connection.loop.fate_lock:
+            if self.interim is None:
+                self.interim = threading.Lock()
+        with self.interim:
+            if self.state is WAITING:
+                self.transmit(head)
+                if self.trace is not None:
+                    self.trace.sent_interim(status)
+
+    def _await_interim(self) -> None:
+        """Wait until no interim response is being sent. That takes one send, which never waits."""
+        if self.interim is not None:
+            with self.interim:
+                pass
 
     def respond(self, status: str, headers: HeaderList, content_length: int | None) -> None:
         """See `penstock.transport.Exchange.respond`."""
@@ -571,6 +589,7 @@ class PythonExchange:
 
     def _answer(self, error: ProtocolError, connection: str) -> None:
         """Send an answer of the server's own; ``connection`` is its Connection field."""
+        self._await_interim()
         self.status = f"{error.status} {REASON_PHRASES[error.status]}"
         self.response_headers = []
         self.describe(error)
@@ -635,6 +654,8 @@ class PythonExchange:
             self.state = SENDING
         else:
             self._require_open()
+        if self.interim is not None:
+            self._await_interim()
         if connection.loop.observers is not None:
             self.first_byte_at = time.monotonic()
         if self.trace is not None:

@@ -1,0 +1,44 @@
+"""The warning of a limit on open files that is too low for what the settings allow."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+from support.server_process import checkout_environ
+from support.wire import DEADLINE
+
+WARNED = """
+import logging, resource, sys
+from penstock.config.settings import Settings
+from penstock.worker.main import check_room_for_files
+
+resource.setrlimit(resource.RLIMIT_NOFILE, (1024, 1024))
+logging.basicConfig(format="%(message)s", stream=sys.stdout)
+threads, io_bound = map(int, sys.argv[1:])
+settings = Settings(max_connections=900, threads=threads, max_io_bound=io_bound)
+check_room_for_files(settings, logging.getLogger())
+"""
+
+
+@pytest.mark.parametrize(
+    ("threads", "max_io_bound", "room"), [(4, 0, None), (4, 100, 576), (1, 100, None)]
+)
+def test_calls_that_leave_the_count_of_threads_have_files_too(
+    threads: int, max_io_bound: int, room: int | None
+) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", WARNED, str(threads), str(max_io_bound)],
+        env=checkout_environ(),
+        capture_output=True,
+        text=True,
+        timeout=DEADLINE,
+        check=True,
+    )
+    if room is None:
+        assert done.stdout == ""
+    else:
+        assert done.stdout.startswith("PEN-6010 the limit on open files is 1024, so that about")
+        assert f" {room} connections fit" in done.stdout
