@@ -337,6 +337,19 @@ FIELD_DROPPED: Final = Message(
     " `header_map` can be set to keep both.",
 )
 
+# -- 4: the edge --------------------------------------------------------------------------------
+
+STATIC_FILE_NOT_READ: Final = Message(
+    "PEN-4510",
+    WARNING,
+    "could not read the static file of %(path)s: %(error)s",
+    "A file of a directory of `--static` is there, and the worker cannot open or read it. The"
+    " client got 403 where the worker's user has no right to read it, 503 where no file descriptor"
+    " was left, else 500. It is logged at most once in ten seconds.",
+    "Let the user that the workers run as (`--user`) read the file and its directories; for"
+    " descriptors, raise the limit on open files (ulimit -n).",
+)
+
 # -- 5: logs ------------------------------------------------------------------------------------
 
 ACCESS_LOG_LINES_LOST: Final = Message(

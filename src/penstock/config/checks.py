@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import replace
-from typing import Literal
+from typing import Any, Literal
 
 from penstock.config.settings import OPTIONS, Settings
 from penstock.errors import SettingsError
@@ -12,12 +12,29 @@ from penstock.errors import SettingsError
 
 def with_absolute_paths(settings: Settings) -> Settings:
     """Return the settings with absolute paths: the application may change the directory."""
-    paths = {
+    paths: dict[str, Any] = {
         name: os.path.abspath(path)
         for name, option in OPTIONS.items()
         if option.is_file and (path := getattr(settings, name)) not in (None, "-")
     }
+    paths |= {
+        name: tuple(map(_with_absolute_path, getattr(settings, name)))
+        for name, option in OPTIONS.items()
+        if option.is_mapping
+    }
     return replace(settings, **paths)
+
+
+def _with_absolute_path(mapping: str) -> str:
+    prefix, path = split_mapping(mapping)
+    path = os.path.abspath(path)
+    return f"{prefix}={path}" if prefix else path
+
+
+def split_mapping(mapping: str) -> tuple[str, str]:
+    """Return prefix and directory of ``/prefix=DIR``; the prefix is empty where there is none."""
+    prefix, separator, path = mapping.partition("=")
+    return (prefix, path) if separator else ("", mapping)
 
 
 def check_places(settings: Settings) -> None:
@@ -27,13 +44,25 @@ def check_places(settings: Settings) -> None:
     is mounted there can make that last for ever. What opens the logs reports the same.
     """
     roots = settings.has_user and os.geteuid() == 0
-    if settings.temp_dir is not None:
-        if not roots:
-            _check_temp_dir(settings, settings.temp_dir)
-        else:
-            _check_as_user(settings, settings.temp_dir)
     if not roots:
+        _check_places_of_workers(settings)
         check_log_places(settings)
+    elif settings.temp_dir is not None or settings.static:
+        _check_as_user(settings)
+
+
+def _check_places_of_workers(settings: Settings) -> None:
+    if settings.temp_dir is not None:
+        _check_temp_dir(settings, settings.temp_dir)
+    for mapping in settings.static:
+        _check_directory(settings, "static", split_mapping(mapping)[1])
+
+
+def _check_directory(settings: Settings, name: str, place: str) -> None:
+    try:
+        os.close(os.open(place, os.O_RDONLY | os.O_DIRECTORY))
+    except OSError as error:
+        raise bad_place(settings, name, place, error.strerror) from None
 
 
 def _check_temp_dir(settings: Settings, place: str) -> None:
@@ -45,13 +74,13 @@ def _check_temp_dir(settings: Settings, place: str) -> None:
         raise bad_place(settings, "temp_dir", place, error.strerror) from None
 
 
-def _check_as_user(settings: Settings, place: str) -> None:
+def _check_as_user(settings: Settings) -> None:
     """Do the same with the rights of the workers, and for a bounded time."""
     from penstock.config.identity import identity_of
     from penstock.system.as_user import HelperError, as_user
 
     def work() -> tuple[int, ...]:
-        _check_temp_dir(settings, place)
+        _check_places_of_workers(settings)
         return ()
 
     identity = identity_of(settings)
@@ -60,9 +89,11 @@ def _check_as_user(settings: Settings, place: str) -> None:
         as_user(identity, work)
     except HelperError as error:
         text = str(error)
-        if not text.startswith("bad value"):
-            raise bad_place(settings, "temp_dir", place, text) from None
-        raise SettingsError(text) from None
+        if text.startswith("bad value"):
+            raise SettingsError(text) from None
+        name = "static" if settings.temp_dir is None else "temp_dir"
+        place = OPTIONS[name].kind.show(getattr(settings, name))
+        raise bad_place(settings, name, place, text) from None
 
 
 def check_log_places(settings: Settings) -> None:

@@ -72,6 +72,8 @@ class Option:
     """Any value but the default is refused together with ``--no-supervisor``."""
     is_file: bool = False
     """The value is the path of a file or directory, made absolute as the settings are read."""
+    is_mapping: bool = False
+    """The values are prefixes with directories, ``/assets=DIR``, made absolute in the same way."""
     secret: bool = False
     """The values may be passwords: logs and ``--check`` do not show them."""
     also_called: tuple[str, ...] = ()

@@ -70,6 +70,12 @@ _PATH_TIMEOUT = text(
 )  # fmt: skip
 _CONTROL = text("auto, off, a path or @NAME", "ADDRESS", r"[^\0\r\n]+")
 _ADMIN = text("host:port, [::1]:port or unix:PATH", "ADDRESS", r"(?!https?://)[^\s\0,]+")
+_STATIC = text(
+    "/PREFIX=DIRECTORY such as /assets=public", "PREFIX=DIR", r"/[^=\0\r\n?#,]*=[^\0\r\n,]+"
+)
+_FILE_NAME = text(
+    "nothing, or the name of a file such as index.html", "NAME", r"(?:[^/.\0\r\n][^/\0\r\n]*)?"
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -670,6 +676,47 @@ class Settings:
         help="Value of the Server field where the application sets none; empty text sends no "
         "field.",
         reason="Names the product but, as RFC 9110, section 10.2.4, advises, not its version.",
+    )
+
+    # -- Files -------------------------------------------------------------------------------------
+
+    static: tuple[str, ...] = option(
+        listing(_STATIC),
+        (),
+        section="Files",
+        repeatable=True,
+        is_mapping=True,
+        also_called=("static_map", "static_path_mount", "static_root"),
+        help="Prefix of URLs and the directory whose files answer for it, as in /assets=public, "
+        "before the application is asked; may be given several times.",
+        reason="Every path belongs to the application unless you say otherwise.",
+    )
+    static_index: str = option(
+        _FILE_NAME,
+        "",
+        section="Files",
+        also_called=("static_path_dir_to_file", "directory_index"),
+        help="File that answers for a directory of --static, such as index.html; empty text for "
+        "none. A list of files is never sent.",
+        reason="An application has its own pages.",
+    )
+    static_max_age: float = option(
+        duration(0, _YEAR),
+        60.0,
+        section="Files",
+        also_called=("static_expires", "static_path_expires"),
+        help="Time for which a client may use a file of --static without asking again; 0 makes it "
+        "ask each time. A file with a hash in its name never changes, and is not asked for again.",
+        reason="A page's files are not asked for with each page, and a change arrives in a minute.",
+    )
+    static_cache: int = option(
+        size(0, 1 << 40),
+        8 << 20,
+        section="Files",
+        help="Bytes of small files of --static that each worker keeps in memory; 0 keeps none. A "
+        "change of a file is seen at once.",
+        reason="The styles, scripts and icons of most applications fit, and are sent three times "
+        "as fast.",
     )
 
     # -- Control and health ------------------------------------------------------------------------

@@ -9,12 +9,13 @@ import time
 import weakref
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
+from functools import partial
 from itertools import count
 from typing import TYPE_CHECKING, Any
 
 from penstock import __version__, messages
 from penstock.config.budgets import Budgets, own_budgets
-from penstock.config.checks import chosen_transport
+from penstock.config.checks import chosen_transport, split_mapping
 from penstock.config.settings import OPTIONS
 from penstock.edge.client import compile_networks
 from penstock.edge.rate_limit import RateLimit, RateTable
@@ -45,9 +46,10 @@ if TYPE_CHECKING:
     from wsgiref.types import WSGIApplication
 
     from penstock.config.settings import Settings
+    from penstock.edge.static_files import StaticFiles
     from penstock.listeners import Listener
     from penstock.telemetry.request_finished import Observer
-    from penstock.transport import Transport
+    from penstock.transport import Exchange, Transport
     from penstock.transport.log_lines import RequestLog
     from penstock.transport.native import NativeTransport
     from penstock.transport.python import PythonTransport
@@ -183,6 +185,7 @@ class Worker:
             self.close_logs()
             self.error_log.close()
             raise
+        self._handle: Callable[[Exchange], None]
         self._lent: threading.Event | None = None  # set once a thread that was lent has come back
         self._threads = [
             threading.Thread(target=self._serve, name=f"penstock-{number}", daemon=True)
@@ -253,6 +256,22 @@ class Worker:
             software=f"penstock/{__version__}",
         )
 
+    def _static_files(self) -> StaticFiles | None:
+        settings = self.settings
+        if not settings.static:
+            return None
+        from penstock.edge.static_files import StaticFiles, StaticSettings
+
+        static = StaticSettings(
+            [split_mapping(mapping) for mapping in settings.static],
+            index=settings.static_index,
+            max_age=settings.static_max_age,
+            cache_bytes=settings.static_cache,
+        )
+        return StaticFiles(
+            static, self.logger, script_name=settings.script_name, sendfile=settings.sendfile
+        )
+
     def start(self, application: WSGIApplication, *, lent: bool = False) -> None:
         """Begin to serve the application: from here on the worker accepts clients.
 
@@ -276,6 +295,9 @@ class Worker:
             transport=self.transport,
             log_ended=self.transport.request_log.ended,
         )
+        self._handle = self._gateway.handle
+        if (files := self._static_files()) is not None:
+            self._handle = partial(self._gateway.handle_unless, files.answer)
         self.slot.words[STATE] = SERVING
         self.slot.words[READY] = 1
         _workers.add(self)
@@ -308,7 +330,7 @@ class Worker:
 
     def _serve_until_error(self) -> bool:
         """Run the loop of one thread; return True at its end, False after an error."""
-        next_exchange, handle = self.transport.next, self._gateway.handle
+        next_exchange, handle = self.transport.next, self._handle
         try:
             while (exchange := next_exchange()) is not None:
                 handle(exchange)

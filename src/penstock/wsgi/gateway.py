@@ -122,6 +122,18 @@ class Gateway:
                 self._close(exchange, result)
             _release(response, body)
 
+    def handle_unless(self, answer: Callable[[Exchange], bool], exchange: Exchange) -> None:
+        """Do the same where ``answer`` returns False: it is asked before the application."""
+        try:
+            answered = answer(exchange)
+        except BaseException as error:  # as in `handle`
+            self._handle_failure(exchange, None, error)
+            answered = True
+        if answered:
+            _release(None, exchange.body)
+        else:
+            self.handle(exchange)
+
     def _send_result(self, exchange: Exchange, response: Response, result: Iterable[bytes]) -> None:
         kind = type(result)
         if kind is list or kind is tuple:

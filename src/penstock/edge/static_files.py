@@ -1,0 +1,441 @@
+"""Files of directories that the server answers requests with before it calls the application.
+
+A thread that has taken a request looks for the file, opens it and sends it, as the application
+would: where the disk is slow, another thread leads meanwhile. Small files are kept in memory, and
+each request compares the file's status with that of what is kept.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import stat
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+from urllib.parse import quote
+
+from penstock import messages
+from penstock.edge.file_response import (
+    Representation,
+    send_file,
+    send_status,
+    validator_fields,
+    validators,
+)
+from penstock.edge.media_types import is_hashed, media_type
+from penstock.edge.preconditions import IDENTITY, choose_coding
+from penstock.system.beneath import Directory
+
+if TYPE_CHECKING:
+    from penstock.transport import Exchange, HeaderList
+
+CACHED_FILE_BYTES = 64 * 1024
+"""The largest file that is kept in memory. The kernel sends larger ones as fast from its own."""
+
+ENTRY_BYTES = 4096
+"""What an entry of the cache counts for besides its content: its names, fields and objects."""
+
+LOOK_SECONDS = 1.0
+"""How long it may take until a precompressed file is found that was not there before, or that the
+directory itself was replaced. A change of the file that is sent is seen at once."""
+
+CODINGS: Final = (("br", b".br"), ("zstd", b".zst"), ("gzip", b".gz"))
+"""The codings of precompressed files, the shortest as a rule first, and the ends of their names."""
+
+IMMUTABLE = "public, max-age=31536000, immutable"
+METHODS = "GET, HEAD, OPTIONS"
+
+LOG_SECONDS = 10.0
+"""A file that cannot be read is logged once in this time: clients decide how often they ask."""
+
+_NOT_THERE = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG})
+_REFUSED = frozenset({errno.EXDEV, errno.ELOOP, errno.EINVAL, errno.ENXIO, errno.EMLINK})
+_OUT_OF_FILES = frozenset({errno.EMFILE, errno.ENFILE})
+
+_State = tuple[int, int, int, int, int]
+
+
+@dataclass(frozen=True, slots=True)
+class StaticSettings:
+    """What the settings say of static files."""
+
+    places: Sequence[tuple[str, str]]
+    """Prefixes of URLs, and their directories."""
+    index: str = ""
+    """The name of the file that answers for a directory; empty for none."""
+    max_age: float = 60.0
+    """Seconds for which a client may use a file without asking again."""
+    cache_bytes: int = 8 << 20
+    """How much of small files is kept in memory."""
+
+
+class _Place:
+    """A directory, and the prefix of the URLs of what is below it."""
+
+    def __init__(self, prefix: str, path: str) -> None:
+        self.prefix = _native(prefix).rstrip("/") + "/"
+        self.path = os.fsencode(path)
+        self._directory: Directory | None = None
+        self._look_at = 0.0
+
+    def current(self) -> Directory | None:
+        """Return the directory that the path leads to now; None where there is none.
+
+        Two threads may both open it, which does no harm.
+        """
+        directory = self._directory
+        if self._look_at > time.monotonic():
+            return directory
+        if directory is None or not directory.is_current():
+            try:
+                directory = Directory(self.path)
+            except OSError:
+                directory = None
+            self._directory = directory
+        # Looked for again with the next request where it is not there.
+        self._look_at = 0.0 if directory is None else time.monotonic() + LOOK_SECONDS
+        return directory
+
+
+@dataclass(slots=True)
+class _Variant:
+    """A file, or a precompressed form of it."""
+
+    name: bytes
+    coding: str
+    kept: tuple[_State, Representation] | None = None
+    """What is in memory, and the status that the file had then."""
+
+
+@dataclass(slots=True)
+class _Entry:
+    """A file with its precompressed forms."""
+
+    directory: Directory
+    variants: dict[str, _Variant]
+    """By coding; `IDENTITY` is the file itself."""
+    codings: tuple[str, ...]
+    """Those of the precompressed forms."""
+    look_at: float
+    """When to look again for precompressed forms, on the monotonic clock."""
+    size: int = ENTRY_BYTES
+
+
+@dataclass(frozen=True, slots=True)
+class _Answer:
+    """An answer without a file."""
+
+    status: int
+    headers: HeaderList
+
+
+class StaticFiles:
+    """Answers requests for files. Any number of threads may use it."""
+
+    def __init__(
+        self,
+        settings: StaticSettings,
+        logger: logging.Logger,
+        *,
+        script_name: str = "",
+        sendfile: bool = True,
+    ) -> None:
+        """Set what is served; ``script_name`` is the application's mount prefix.
+
+        The prefixes of `StaticSettings.places` are those of whole URLs, also with a mount prefix.
+        Without ``sendfile`` files are read, and not sent by the kernel.
+        """
+        places = [_Place(prefix, path) for prefix, path in settings.places]
+        self._places = sorted(places, key=lambda place: -len(place.prefix))
+        self._index = os.fsencode(settings.index)
+        self._cache_bytes = settings.cache_bytes
+        self._script_name = _native(script_name).rstrip("/")
+        self._logger = logger
+        self._sendfile = sendfile
+        age = f"{settings.max_age:.0f}"
+        self._fresh = "no-cache" if age == "0" else f"public, max-age={age}"
+        # Read without the lock, which is for changes: a lost entry is made again.
+        self._cache: dict[str, _Entry] = {}
+        self._cached_bytes = 0
+        self._lock = threading.Lock()
+        self._logged_at = -LOG_SECONDS
+
+    def answer(self, exchange: Exchange) -> bool:
+        """Answer a request if it is for a file; else return False, and leave it untouched.
+
+        Raises what the exchange raises.
+        """
+        environ = exchange.environ
+        path: str = environ["PATH_INFO"]
+        if self._script_name and environ["SCRIPT_NAME"] == self._script_name:
+            path = self._script_name + path
+        entry: _Entry | _Answer | None = self._cache.get(path)
+        try:
+            if entry is None or entry.look_at <= time.monotonic():  # type: ignore[union-attr]
+                entry = self._find(path, environ)
+            if type(entry) is _Entry:
+                return self._serve(exchange, environ, path, entry)
+        except OSError as error:
+            if not isinstance(error, _ReadError):
+                raise  # the exchange's
+            entry = self._why_not(path, error.cause)
+        if entry is None:
+            return False
+        assert isinstance(entry, _Answer)
+        send_status(exchange, entry.status, entry.headers)
+        return True
+
+    # -- finding --------------------------------------------------------------------------------
+
+    def _find(self, path: str, environ: Mapping[str, Any]) -> _Entry | _Answer | None:
+        """Return what a path leads to; None leaves it to the application."""
+        for place in self._places:
+            if path.startswith(place.prefix):
+                break
+            if path and path == place.prefix[:-1]:
+                return self._redirect(place, b"", path, environ)
+        else:
+            return None
+        name = path[len(place.prefix) :].encode("latin-1")
+        if is_refused(name):
+            return _Answer(404, [])
+        if name.startswith(b"/") or b"//" in name:
+            return None  # a file has one URL
+        directory = place.current()
+        if directory is None:
+            return None
+        for_directory = not name or name.endswith(b"/")
+        if for_directory:
+            if not self._index:
+                return None
+            name += self._index
+        mode = _mode(directory, name)
+        if stat.S_ISDIR(mode) and not for_directory:
+            return self._redirect(place, name + b"/", path, environ)
+        if not mode or stat.S_ISDIR(mode):
+            return None
+        return self._enter(path, directory, name)
+
+    def _redirect(
+        self, place: _Place, name: bytes, path: str, environ: Mapping[str, Any]
+    ) -> _Answer | None:
+        """Return the answer for a directory's name without a ``/``, if it has an index file."""
+        directory = place.current()
+        if not self._index or directory is None:
+            return None
+        if not stat.S_ISREG(_mode(directory, name + self._index)):
+            return None
+        # Relative, because a proxy may have removed the beginning of the path.
+        last = quote(path.rpartition("/")[2].encode("latin-1"), safe="")
+        query = environ["QUERY_STRING"]
+        return _Answer(301, [("Location", f"./{last}/{'?' if query else ''}{query}")])
+
+    def _enter(self, path: str, directory: Directory, name: bytes) -> _Entry:
+        """Make the entry of a file, with what is kept of it already, and keep it."""
+        before = self._cache.get(path)
+        known = before.variants if before is not None else {}
+        variants = {}
+        for coding, end in ((IDENTITY, b""), *CODINGS):
+            coded = name + end
+            if coding == IDENTITY or stat.S_ISREG(_mode(directory, coded, unknown=0)):
+                variant = known.get(coding)
+                if variant is None or variant.name != coded:
+                    variant = _Variant(coded, coding)
+                variants[coding] = variant
+        codings = tuple(variants)[1:]
+        if before is not None and before.codings != codings:
+            for variant in variants.values():
+                variant.kept = None  # its fields say whether there are others
+        entry = _Entry(directory, variants, codings, time.monotonic() + LOOK_SECONDS)
+        self._keep(path, entry)
+        return entry
+
+    # -- serving --------------------------------------------------------------------------------
+
+    def _serve(
+        self, exchange: Exchange, environ: Mapping[str, Any], path: str, entry: _Entry
+    ) -> bool:
+        method = environ["REQUEST_METHOD"]
+        if method != "GET" and method != "HEAD":
+            if method == "OPTIONS":
+                exchange.respond("200 OK", [("Allow", METHODS)], 0)
+                exchange.finish()
+            else:
+                send_status(exchange, 405, [("Allow", METHODS)])
+            return True
+        coding: str | None = IDENTITY
+        if entry.codings or "HTTP_ACCEPT_ENCODING" in environ:
+            coding = choose_coding(environ.get("HTTP_ACCEPT_ENCODING"), entry.codings)
+        if coding is None:
+            send_status(exchange, 406, [("Vary", "Accept-Encoding")])
+            return True
+        variant = entry.variants[coding]
+        if variant.kept is not None:
+            state, kept = variant.kept
+            if state == self._state_of(entry, variant):
+                send_file(exchange, environ, kept)
+                return True
+        try:
+            found = self._load(path, entry, variant)
+        except _ReadError:
+            if coding == IDENTITY:
+                raise
+            # Without this form of it: a link that leads out, or a file that may not be read.
+            del entry.variants[coding]
+            entry.codings = tuple(entry.variants)[1:]
+            return self._serve(exchange, environ, path, entry)
+        try:
+            send_file(exchange, environ, found)
+        finally:
+            if found.descriptor >= 0:
+                os.close(found.descriptor)
+        return True
+
+    def _state_of(self, entry: _Entry, variant: _Variant) -> _State | None:
+        try:
+            return _state(os.stat(variant.name, dir_fd=entry.directory.descriptor))
+        except OSError:
+            return None
+
+    def _load(self, path: str, entry: _Entry, variant: _Variant) -> Representation:
+        """Open a file; keep it if it is small. Raises `_ReadError`."""
+        try:
+            descriptor, status = entry.directory.open_file(variant.name)
+        except OSError as error:
+            self._drop(path)
+            raise _ReadError(error) from None
+        content = None
+        try:
+            if status.st_size <= CACHED_FILE_BYTES and self._cache_bytes:
+                content = os.pread(descriptor, status.st_size + 1, 0)
+        except OSError as error:
+            os.close(descriptor)
+            raise _ReadError(error) from None
+        if content is None or len(content) != status.st_size:  # large, or just being written
+            return self._describe(entry, variant, status, None, descriptor)
+        os.close(descriptor)
+        found = self._describe(entry, variant, status, content, -1)
+        variant.kept = (_state(status), found)
+        self._keep(path, entry)
+        return found
+
+    def _describe(
+        self,
+        entry: _Entry,
+        variant: _Variant,
+        status: os.stat_result,
+        content: bytes | None,
+        descriptor: int,
+    ) -> Representation:
+        plain = os.fsdecode(entry.variants[IDENTITY].name.rpartition(b"/")[2])
+        is_coded = variant.coding != IDENTITY
+        etag, modified = validators(status, f"-{variant.coding}" if is_coded else "")
+        headers = [
+            ("Content-Type", media_type(plain)),
+            *validator_fields(etag, modified),
+            ("Cache-Control", IMMUTABLE if is_hashed(plain) else self._fresh),
+            ("Accept-Ranges", "bytes"),
+            ("X-Content-Type-Options", "nosniff"),
+        ]
+        if is_coded:
+            headers.append(("Content-Encoding", variant.coding))
+        if entry.codings:
+            headers.append(("Vary", "Accept-Encoding"))
+        return Representation(
+            status.st_size, etag, modified, headers, content, descriptor, self._sendfile
+        )
+
+    def _why_not(self, path: str, error: OSError) -> _Answer | None:
+        """Return what the failure to open or to read a file is answered with."""
+        number = error.errno
+        if number in _NOT_THERE or number == errno.EISDIR:
+            return None
+        if number in _REFUSED:
+            return _Answer(404, [])
+        now = time.monotonic()
+        if now - self._logged_at >= LOG_SECONDS:
+            self._logged_at = now
+            messages.STATIC_FILE_NOT_READ.log(
+                self._logger, path=ascii(path)[1:-1], error=error.strerror
+            )
+        if number in (errno.EACCES, errno.EPERM):
+            return _Answer(403, [])
+        return _Answer(503 if number in _OUT_OF_FILES else 500, [])
+
+    # -- the cache ------------------------------------------------------------------------------
+
+    def _keep(self, path: str, entry: _Entry) -> None:
+        """Put an entry into the cache as its newest, and drop the oldest beyond its limit."""
+        if not self._cache_bytes:
+            return
+        size = ENTRY_BYTES
+        for variant in entry.variants.values():
+            if (kept := variant.kept) is not None:
+                size += kept[1].size
+        with self._lock:
+            self._remove(path)
+            entry.size = size
+            self._cache[path] = entry
+            self._cached_bytes += size
+            while self._cached_bytes > self._cache_bytes and self._cache:
+                self._remove(next(iter(self._cache)))
+
+    def _drop(self, path: str) -> None:
+        with self._lock:
+            self._remove(path)
+
+    def _remove(self, path: str) -> None:
+        if (entry := self._cache.pop(path, None)) is not None:
+            self._cached_bytes -= entry.size
+
+
+class _ReadError(OSError):
+    """A file could not be opened or read. Not an error of the exchange, which is an OSError too."""
+
+    def __init__(self, cause: OSError) -> None:
+        super().__init__(cause.errno, cause.strerror)
+        self.cause = cause
+
+
+def is_refused(name: bytes) -> bool:
+    """Return True for a path below a directory that is not served, whether it is there or not.
+
+    That is one with ``.`` or ``..``, with a name that begins with a dot (other than
+    ``.well-known``, RFC 8615), or with a NUL.
+    """
+    if b"\0" in name:
+        return True
+    if not name.startswith(b".") and b"/." not in name:
+        return False
+    parts = name.split(b"/")
+    return any(part.startswith(b".") and part != b".well-known" for part in parts)
+
+
+def _native(text: str) -> str:
+    """Return text as PEP 3333 has it in the environ."""
+    return os.fsencode(text).decode("latin-1")
+
+
+def _mode(directory: Directory, name: bytes, unknown: int = stat.S_IFREG) -> int:
+    """Return the mode of a file below a directory; 0 if there is none.
+
+    ``unknown`` is what a file has that may not be looked at: opening it says why.
+    """
+    try:
+        return os.stat(name, dir_fd=directory.descriptor).st_mode
+    except OSError as error:
+        return 0 if error.errno in _NOT_THERE else unknown
+
+
+def _state(status: os.stat_result) -> _State:
+    return (
+        status.st_mtime_ns,
+        status.st_size,
+        status.st_ino,
+        status.st_dev,
+        status.st_ctime_ns,
+    )
