@@ -43,7 +43,9 @@ LONGEST_SECONDS = 3.0
 """A change is reported after this time at the latest, even if files go on changing."""
 
 CLOCK_NS = 20_000_000
-"""How far the clock of a file system may be behind: it advances with the kernel's 10 ms timer."""
+"""How far the clock of a file system may be behind `file_clock`, where that is not its clock."""
+
+_CLOCK_REALTIME_COARSE = 5  # of Linux; the time module does not have it
 
 CACHE_SECONDS = 2.0
 """Code this young is not written to ``__pycache__``, which has modification times in seconds."""
@@ -68,7 +70,7 @@ class Watch:
         """
         self._more = tuple(more)
         self._report = report
-        self._began = self._looked = time.time_ns()
+        self._began = self._looked = file_clock()
         self._lock = threading.Lock()  # guards _looked, _states and _modules
         self._states: dict[str, State] = {}  # as loaded, or as reported
         self._modules: dict[str, str | None] = {}  # the file of each, or None: not watched
@@ -107,7 +109,7 @@ class Watch:
     def look(self) -> dict[str, State]:
         """Return the files that changed since they were loaded or reported, and their states."""
         with self._lock:
-            since, self._looked = self._looked, time.time_ns()
+            since, self._looked = self._looked, file_clock()
             for path in (*self._files_of_new_modules(), *self._more_files()):
                 if path not in self._states:
                     # The file was read after the previous look, and may have changed since then.
@@ -231,6 +233,17 @@ class _Notices:
             ignore_permission_denied=True,
         )
         return found
+
+
+def file_clock() -> int:
+    """Return the time in nanoseconds, as a file that is written now has it.
+
+    Linux gives files the time of the kernel's last timer interrupt. That may be late by any time
+    where the machine is busy, or is a virtual one that is halted now and then.
+    """
+    if sys.platform == "linux":
+        return time.clock_gettime_ns(_CLOCK_REALTIME_COARSE)
+    return time.time_ns()
 
 
 def state_of(path: str) -> State:
