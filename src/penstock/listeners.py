@@ -14,14 +14,15 @@ import stat
 import struct
 import sys
 from array import array
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, NoReturn
 
-from penstock.errors import ListenError
-from penstock.system.as_user import Change, HelperError, wait_for
-from penstock.system.paths import find
+from penstock.errors import ListenError, PenstockError
+from penstock.system.as_user import Change, HelperError, Work, wait_for
+from penstock.system.paths import Place, find
 from penstock.system.privileges import Identity
 
 DEFAULT_PORT = 8000
@@ -80,6 +81,17 @@ class Address:
         return self.host, self.port, self.path, self.descriptor
 
     @property
+    def is_name(self) -> bool:
+        """Whether the host is a name, for which a name server may have to be asked."""
+        if self.host is None:
+            return False
+        try:
+            socket.getaddrinfo(self.host, self.port, flags=socket.AI_NUMERICHOST)
+        except (socket.gaierror, UnicodeError):
+            return True
+        return False
+
+    @property
     def shown(self) -> str:
         """The address for messages: as given, with host and port added if they are not obvious."""
         if self.host is None:
@@ -120,7 +132,7 @@ class Listener:
         self.server_name = str(host)
         """SERVER_NAME of requests: the bound address, or ``localhost`` for a unix socket."""
         self.server_port = str(port)
-        """SERVER_PORT of requests: the bound port; for a unix socket ``80``, or ``443`` with TLS."""
+        """SERVER_PORT of requests: the bound port; of a unix socket ``80``, or ``443`` with TLS."""
         place = _host_and_port(self.server_name, self.server_port)
         self.name = _unix_name(bound) if self.is_unix else f"{self.scheme}://{place}"
         """The name for logs: ``http://127.0.0.1:8000``, ``unix:/run/app.sock``."""
@@ -143,7 +155,7 @@ class Listener:
         Raises `ListenError`: an address that another program has bound without listening on it is
         found to be in use only here.
         """
-        if self._path is not None and _identity(self._path) != self._identity:
+        if self._path is not None and self._seen() != self._identity:
             # Another socket has the path: clients would never reach this one.
             raise _listen_error(self._shown, _REASONS[errno.EADDRINUSE])
         try:
@@ -192,7 +204,7 @@ class Listener:
             os.close(self._directory)
             self._directory = None
 
-    def give_to(self, uid: int, gid: int) -> None:
+    def give_to(self, identity: Identity) -> None:
         """Change the owner of the path of a unix socket that this process created.
 
         Only where no other user than root can have moved the path; elsewhere it was created as the
@@ -202,10 +214,7 @@ class Listener:
             return
         try:
             with find(self._path) as place:
-                if place.changeable is None and _identity(place.name, place.directory) == (
-                    self._identity
-                ):
-                    os.chown(place.name, uid, gid, dir_fd=place.directory, follow_symlinks=False)
+                _give(place, self._identity, identity)
         except OSError:
             pass  # the path was removed, or its file system has no owners
 
@@ -213,6 +222,11 @@ class Listener:
     def path_identity(self) -> tuple[int, int] | None:
         """The device and the inode of the path of a unix socket; None where it has none."""
         return self._identity
+
+    @property
+    def created_path(self) -> str | None:
+        """The path of a unix socket that this process removes at the end."""
+        return self._path
 
     @property
     def is_lost(self) -> bool:
@@ -224,7 +238,6 @@ class Listener:
         if self._passed is not None:
             self._path, self._passed = self._passed, None
             self._owner = os.getpid()
-            self._directory = _open_directory(self._path)
             if self._identity is None:  # a predecessor of an earlier version does not pass it
                 self._identity = self._seen()
 
@@ -398,7 +411,9 @@ def _inherit(address: Address, descriptor: int, identity: tuple[int, int] | None
     _prepare(sock)
     path = address.path
     passed = path if path is not None and not path.startswith("\0") else None
-    return Listener(sock, address, passed=passed, identity=identity)
+    # Looked up now: a start may wait for a file system, and nothing later may.
+    directory = _open_directory(passed) if passed is not None else None
+    return Listener(sock, address, passed=passed, directory=directory, identity=identity)
 
 
 def _adopt(address: Address, descriptor: int) -> Listener:
@@ -506,39 +521,106 @@ def _bind_for_root(
     That process binds it as this user where others than root can change the directory. It looks up
     the path, too: a file system that a user has mounted can make that last for ever.
     """
-    begin, end = str(_listen_error(address.shown, "\n")).split("\n")
-
-    def work(change: Change) -> list[int]:
-        try:
-            with find(os.path.abspath(path)) as place:
-                is_users = place.changeable is not None
-        except OSError as error:  # root binds nothing where it does not know who can change it
-            raise _listen_error(address.shown, _reason(error)) from None
-        if is_users:
-            change(identity)
-        try:
-            _clear_stale(address, path)
-            sock = _bind_path(address, path)
-        except ListenError as error:
-            if not is_users:
-                raise
-            reason = str(error).removeprefix(begin).removesuffix(end)
-            raise _listen_error(
-                address.shown,
-                f"{reason} (done as user {identity.uid}, because others than root can change the "
-                "directory)",
-            ) from None
-        directory = _open_directory(path)
-        return [sock.detach(), *([directory] if directory is not None else [])]
-
     try:
-        descriptor, *directory = wait_for(work)
+        return _received_socket(wait_for(partial(_work_for_root, address, path, identity, None)))
     except HelperError as error:
-        reason = str(error).removeprefix(begin).removesuffix(end)
-        raise _listen_error(address.shown, reason) from None
+        raise error_of_helper(address, error) from None
+
+
+KEPT = "kept"
+"""The result of `work_to_listen` where the path of a listener is still there."""
+
+
+def work_to_listen(address: Address, identity: Identity | None, there: Listener | None) -> Work:
+    """Return what a helper process does for an address; `received_listener` takes the result.
+
+    ``there`` is a listener of this address that stays, unless its path was removed: where it stays
+    the result is `KEPT`.
+    """
+    if address.path is None:
+        return lambda _: [_bind_tcp(address).socket.detach()]
+    assert identity is not None
+    known = there.path_identity if there is not None else None
+    return partial(_work_for_root, address, address.path, identity, known)
+
+
+def received_listener(address: Address, descriptors: Sequence[int]) -> Listener:
+    """Return the listener that a helper process has made."""
+    sock, directory = _received_socket(descriptors)
+    return Listener(sock, address, created=address.path, directory=directory)
+
+
+def error_of_helper(address: Address, error: HelperError) -> ListenError:
+    """Return the error of a helper process that was to bind an address."""
+    return _listen_error(address.shown, _bare_reason(address, error))
+
+
+def _received_socket(descriptors: Sequence[int]) -> tuple[socket.socket, int | None]:
+    descriptor, *directory = descriptors
     sock = socket.socket(fileno=descriptor)
     _prepare(sock)
     return sock, directory[0] if directory else None
+
+
+def _bare_reason(address: Address, error: PenstockError) -> str:
+    """Return the reason alone of an error about an address."""
+    begin, end = str(_listen_error(address.shown, "\n")).split("\n")
+    return str(error).removeprefix(begin).removesuffix(end)
+
+
+def _work_for_root(
+    address: Address,
+    path: str,
+    identity: Identity,
+    known: tuple[int, int] | None,
+    change: Change,
+) -> list[int] | str:
+    """Bind a path in a helper process of root's, and give it to the user.
+
+    ``known`` is what the path was before: where there is something still, it is kept.
+    """
+    try:
+        with find(os.path.abspath(path)) as place:
+            is_users = place.changeable is not None
+            if known is not None:
+                _give(place, known, identity)
+    except OSError as error:  # root binds nothing where it does not know who can change it
+        raise _listen_error(address.shown, _reason(error)) from None
+    if known is not None and _identity(path) is not None:
+        return KEPT
+    if is_users:
+        change(identity)
+    try:
+        _clear_stale(address, path)
+        sock = _bind_path(address, path)
+    except ListenError as error:
+        if not is_users:
+            raise
+        raise _listen_error(
+            address.shown,
+            f"{_bare_reason(address, error)} (done as user {identity.uid}, because others than "
+            "root can change the directory)",
+        ) from None
+    if not is_users:
+        with find(os.path.abspath(path)) as place:
+            _give(place, _identity(place.name, place.directory), identity)
+    directory = _open_directory(path)
+    return [sock.detach(), *([directory] if directory is not None else [])]
+
+
+def _give(place: Place, known: tuple[int, int] | None, identity: Identity) -> None:
+    """Give the path of a socket to a user, unless another user than root can have moved it."""
+    if place.changeable is not None or known is None:
+        return
+    if _identity(place.name, place.directory) == known:
+        with suppress(OSError):  # its file system has no owners
+            os.chown(
+                place.name,
+                identity.uid,
+                identity.gid,
+                dir_fd=place.directory,
+                follow_symlinks=False,
+            )
 
 
 def _clear_stale(address: Address, path: str) -> None:

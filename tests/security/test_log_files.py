@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from penstock.config.settings import Settings
-from penstock.supervisor.log_opener import LogOpener
+from penstock.supervisor.helpers import Helpers
 from penstock.supervisor.logs import WorkerLogs
 from penstock.supervisor.loop import Loop
 from penstock.system.privileges import Identity
@@ -207,7 +207,7 @@ def test_no_worker_decides_whether_the_supervisor_waits_at_a_pipe_of_the_access_
         pipe = folder / "pipe"
         os.mkfifo(pipe)
         reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
-        opener = LogOpener(Loop(LOGGER))
+        opener = Helpers(Loop(LOGGER))
         logs = WorkerLogs(replace(Settings(), access_logfile=str(pipe)), USER, opener)
         opener.wait()
         passed = os.dup(logs.descriptors["access_logfile"])  # as a worker has it

@@ -1,4 +1,4 @@
-"""The supervisor waits for no log: a user, or a file system, can halt what opens one.
+"""The supervisor waits for no path: a user, or a file system, can halt what looks it up.
 
 It is single-threaded: while it waits, no worker is replaced, no command answered, no signal taken.
 """
@@ -20,7 +20,7 @@ from pathlib import Path
 import pytest
 
 from penstock.control.socket_file import open_path
-from penstock.supervisor.log_opener import LogOpener
+from penstock.supervisor.helpers import Helpers
 from penstock.supervisor.loop import Loop
 from penstock.supervisor.pool import MOST_REAPED
 from penstock.system.as_user import HELPER_SECONDS, Change, Helper, HelperError
@@ -31,7 +31,7 @@ from support.hanging_mount import hanging_mount
 from support.invariant import eventually
 from support.server_process import checkout_environ
 from support.service_user import NOBODY, TakenOver, as_root, owned, public_folder
-from support.wire import DEADLINE
+from support.wire import DEADLINE, Client
 
 USER = Identity(NOBODY.pw_uid, NOBODY.pw_gid, (NOBODY.pw_gid,))
 LOGGER = logging.getLogger("penstock.tests")
@@ -99,12 +99,87 @@ def test_a_pid_file_and_a_socket_in_a_file_system_that_hangs_do_not_hold_up_the_
                 assert server.stop() == 0
 
 
+@as_root
+@pytest.mark.parametrize("place_of", ["a new socket", "a socket that stays", "temp_dir"])
+def test_a_reload_waits_for_no_directory_of_the_users(place_of: str) -> None:
+    with public_folder() as folder:
+        place = folder / "place"
+        place.mkdir()
+        owned(place, USER.uid)
+        config, path = folder / "gunicorn.conf.py", place / "socket"
+        first, then = "bind = ['127.0.0.1:0']", ""
+        if place_of == "a socket that stays":
+            first = f"bind = ['127.0.0.1:0', 'unix:{path}']"
+        elif place_of == "a new socket":
+            then = f"bind = ['127.0.0.1:0', 'unix:{path}']"
+        config.write_text(first)
+        flags = ("--temp-dir", str(place)) if place_of == "temp_dir" else ()
+        with TakenOver(folder, "-c", str(config), *flags, bind=None) as server:
+            config.write_text(then or first)
+            (worker,) = server.workers()
+            with hanging_mount(place):
+                server.signal(signal.SIGHUP)
+                server.wait_for_line("reloading settings")
+                server.signal(signal.SIGTTIN)
+                server.wait_for_line("PEN-7300 SIGTTIN is refused: the server is reloading")
+                assert not any("PEN-7100" in line for line in server.lines)
+                os.kill(worker, signal.SIGKILL)  # it is replaced meanwhile
+                line = server.wait_for_line("PEN-7100")
+                assert f"it took longer than {HELPER_SECONDS:g} s" in line
+                assert place.name in line
+                server.run("answer = 1")
+            old = server.workers()
+            server.signal(signal.SIGHUP)
+            assert eventually(lambda: len(server.workers()) == 1 and not server.workers() & old)
+            server.run("answer = 1")
+            if place_of != "temp_dir":
+                assert path.stat().st_uid == USER.uid
+                path.unlink()
+                old = server.workers()
+                server.signal(signal.SIGHUP)  # a path that was removed is bound again
+                assert eventually(lambda: len(server.workers()) == 1 and not server.workers() & old)
+                assert path.stat().st_uid == USER.uid
+            assert server.stop() == 0
+        assert not path.exists()
+
+
+@as_root
+def test_the_pid_files_move_after_an_upgrade_holds_nothing_up() -> None:
+    with public_folder() as folder:
+        place = folder / "place"
+        place.mkdir()
+        owned(place, USER.uid)
+        pid, end = place / "pid", folder / "end"
+        with TakenOver(folder, "--pid", str(pid)) as server:
+            first = server.supervisor
+            held = f"import os, select\nwhile not os.path.exists({str(end)!r}):"
+            held += "\n    select.select([], [], [], 0.02)\n"
+            with Client(server.address) as client:
+                text = held.encode()
+                head = f"POST /run HTTP/1.1\r\nHost: a\r\nContent-Length: {len(text)}\r\n\r\n"
+                client.send(head.encode() + text)
+                server.signal(signal.SIGUSR2)
+                server.wait_for_line("serves: this one ends")
+                server.supervisor = int((place / "pid.2").read_text())
+                with hanging_mount(place):
+                    end.touch()  # the old supervisor ends
+                    assert client.read_response().status == 200
+                    server.process.wait(DEADLINE)
+                    server.signal(signal.SIGTTIN)
+                    server.wait_for_line("2 workers are wanted")
+                    assert not any("PEN-7210" in line for line in server.lines), server.lines
+                    assert "it took longer than" in server.wait_for_line("PEN-7210")
+            assert server.supervisor != first
+            assert server.stop() == 0
+        assert not (place / "pid.2").exists()
+
+
 # -- the process that opens a log -----------------------------------------------------------------
 
 
 @pytest.fixture
-def opener() -> Iterator[LogOpener]:
-    made = LogOpener(Loop(LOGGER))
+def opener() -> Iterator[Helpers]:
+    made = Helpers(Loop(LOGGER))
     yield made
     made.close()
 
@@ -217,12 +292,12 @@ def test_a_helper_of_the_users_keeps_nothing_of_roots_open(tmp_path: Path) -> No
 
 
 def test_a_log_is_opened_at_once_where_there_is_no_other_user(
-    opener: LogOpener, tmp_path: Path
+    opener: Helpers, tmp_path: Path
 ) -> None:
     opened: list[int] = []
     failed: list[Exception] = []
-    opener.open(str(tmp_path / "log"), None, opened.append, failed.append)
-    opener.open(str(tmp_path / "none" / "log"), None, opened.append, failed.append)
+    opener.open_log(str(tmp_path / "log"), None, opened.append, failed.append)
+    opener.open_log(str(tmp_path / "none" / "log"), None, opened.append, failed.append)
     assert (len(opened), len(failed)) == (1, 1)
     os.close(opened[0])
 

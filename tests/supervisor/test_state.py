@@ -37,7 +37,7 @@ from penstock.supervisor.events import (
     WorkerServing,
 )
 from penstock.supervisor.generation import Generation, Launch
-from penstock.supervisor.reload import ReloadInProgress, RemovedListeners
+from penstock.supervisor.reload import Preparation, ReloadInProgress, RemovedListeners
 from penstock.supervisor.state import (
     IGNORE,
     STATES,
@@ -46,6 +46,7 @@ from penstock.supervisor.state import (
     Down,
     Draining,
     HandingOver,
+    Preparing,
     Refuse,
     Reloading,
     Serving,
@@ -144,6 +145,11 @@ class Server:
             coming = self.make_generation()
             reload = ReloadInProgress(supervisor.pool, coming, supervisor.logger, None)
             supervisor.state = Reloading(reload)
+        elif kind is Preparing:
+            settings = replace(supervisor.settings, bind=())
+            preparation = Preparation(settings, settings, [], supervisor._helpers, None)
+            preparation._awaited = 1  # as if a directory did not answer
+            supervisor.state = Preparing(preparation)
         elif kind is Upgrading:
             supervisor.state = Upgrading(FakeSuccessor())
         elif kind is Delaying:
@@ -189,12 +195,13 @@ ENDING = (Draining, HandingOver, Stopping)
 
 FOLLOWS: dict[type[Any], dict[type[Any], type[Any]]] = {
     StopWanted: {
-        Starting: Stopping, Serving: Draining, Reloading: Draining, Upgrading: Draining,
-        Delaying: Stopping, Draining: Stopping,
+        Starting: Stopping, Serving: Draining, Preparing: Draining, Reloading: Draining,
+        Upgrading: Draining, Delaying: Stopping, Draining: Stopping,
     },
     QuitWanted: dict.fromkeys([state for state in STATES if state is not Down], Stopping),
     Interrupted: dict.fromkeys([state for state in STATES if state is not Down], Stopping),
-    ReloadWanted: {Reloading: Serving},  # given up; these settings cannot be read
+    # Given up; these settings cannot be read.
+    ReloadWanted: {Preparing: Serving, Reloading: Serving},
     WorkerServing: {Starting: Serving},
     BootFailed: {Starting: Stopping},
     SuccessorServes: {Upgrading: HandingOver},
@@ -204,9 +211,9 @@ FOLLOWS: dict[type[Any], dict[type[Any], type[Any]]] = {
 
 REFUSED: dict[type[Any], list[type[Any]]] = {
     ReloadWanted: [Starting, Upgrading, Delaying, *ENDING],
-    UpgradeWanted: [Starting, Reloading, Upgrading, Delaying, *ENDING],
-    ScaleWanted: [Starting, Reloading, Delaying, *ENDING],
-    RecycleWanted: [Starting, Reloading, Delaying, *ENDING],
+    UpgradeWanted: [Starting, Preparing, Reloading, Upgrading, Delaying, *ENDING],
+    ScaleWanted: [Starting, Preparing, Reloading, Delaying, *ENDING],
+    RecycleWanted: [Starting, Preparing, Reloading, Delaying, *ENDING],
     NoWorkersWanted: [Starting],
 }
 """The states in which a command is refused."""
@@ -266,7 +273,7 @@ def test_an_event_leads_from_a_state_to_the_next(
         assert isinstance(after, state)
 
 
-@pytest.mark.parametrize("state", [Serving, Reloading, Upgrading])
+@pytest.mark.parametrize("state", [Serving, Preparing, Reloading, Upgrading])
 def test_a_stop_gives_up_what_is_under_way_and_orders_the_workers_to_finish(
     server: Server, state: type[Any]
 ) -> None:

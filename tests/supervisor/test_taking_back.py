@@ -12,7 +12,7 @@ from penstock.compat.gunicorn.hooks import Server
 from penstock.config.settings import Settings
 from penstock.control.commands import Outcome
 from penstock.supervisor.generation import Generation, Launch
-from penstock.supervisor.log_opener import LogOpener
+from penstock.supervisor.helpers import Helpers
 from penstock.supervisor.loop import Loop
 from penstock.supervisor.pool import Pool
 from penstock.supervisor.reload import ReloadInProgress
@@ -35,7 +35,7 @@ def orders_when_taken_back(workers: Workers, stage: Stage, *, let_in: bool) -> l
     if let_in:
         worker.let_serve()
     launch, server = cast(Launch, None), cast(Server, None)
-    opener = LogOpener(Loop(LOGGER))
+    opener = Helpers(Loop(LOGGER))
     coming = Generation(
         2, launch, Settings(), 1, [], None, server, "", LOGGER, opener, lambda _: None
     )

@@ -69,7 +69,7 @@ def _run(arguments: Sequence[str]) -> int:
     )
 
     def read_settings() -> Settings:
-        return _read_settings(typed, environ, directory, settings.has_user)
+        return _read_settings(typed, environ, directory, settings.has_user, may_wait=False)
 
     application = typed.application or settings.application
     if application is None:
@@ -101,11 +101,16 @@ def _run(arguments: Sequence[str]) -> int:
 
 
 def _read_settings(
-    typed: CommandLine, environ: dict[str, str], directory: str, has_user: bool
+    typed: CommandLine,
+    environ: dict[str, str],
+    directory: str,
+    has_user: bool,
+    *,
+    may_wait: bool = True,
 ) -> Settings:
     """Read the settings, and change to the directory that they name.
 
-    ``has_user`` is True if the server that runs has another user for its workers.
+    ``has_user`` is True if the server that runs has another user for its workers. It may not wait.
     """
     from penstock.cli.settings import load_settings
     from penstock.config.checks import (
@@ -132,7 +137,7 @@ def _read_settings(
     settings = with_absolute_paths(_with_warnings(settings))
     # Before a slow import.
     compile_format(settings.access_logformat)
-    check_places(settings)
+    check_places(settings, may_wait=may_wait)
     chosen_transport(settings)
     return settings
 

@@ -88,8 +88,15 @@ class Budgets:
     """The spool budget, and not the setting, bounds a body."""
 
 
-def facts(settings: Settings, cgroups: Cgroups | None = None) -> Facts:
-    """Return the facts of this machine, with the limit on open files to which it is raised."""
+def facts(
+    settings: Settings,
+    cgroups: Cgroups | None = None,
+    spool: tuple[int | None, bool] | None = None,
+) -> Facts:
+    """Return the facts of this machine, with the limit on open files to which it is raised.
+
+    ``spool`` is the free space of ``temp_dir`` and whether it is in memory, where that is known.
+    """
     directory = settings.temp_dir
     if directory is None:
         try:
@@ -97,12 +104,14 @@ def facts(settings: Settings, cgroups: Cgroups | None = None) -> Facts:
         except FileNotFoundError:
             directory = "/tmp"
     cgroups = cgroups or Cgroups()
+    if spool is None:
+        spool = free_bytes(directory), is_in_memory(directory)
     return Facts(
         memory=cgroups.available_memory(),
         descriptors=possible_descriptors(),
         spool_dir=directory,
-        spool_free=free_bytes(directory),
-        spool_in_memory=is_in_memory(directory),
+        spool_free=spool[0],
+        spool_in_memory=spool[1],
         workers=count_workers(settings, cgroups).number,
     )
 

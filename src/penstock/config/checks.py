@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import os
 from dataclasses import replace
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from penstock.config.settings import OPTIONS, Settings
 from penstock.errors import SettingsError
+from penstock.system.file_systems import free_bytes, is_in_memory
+
+if TYPE_CHECKING:
+    from penstock.system.as_user import Change, Work
+    from penstock.system.privileges import Identity
 
 
 def with_absolute_paths(settings: Settings) -> Settings:
@@ -37,8 +43,10 @@ def split_mapping(mapping: str) -> tuple[str, str]:
     return (prefix, path) if separator else ("", mapping)
 
 
-def check_places(settings: Settings) -> None:
+def check_places(settings: Settings, *, may_wait: bool = True) -> None:
     """Raise `SettingsError` for directories that do not exist. The paths are absolute.
+
+    Without ``may_wait`` what asks a helper process of root's is left out: `work_to_measure`.
 
     Where root has another user for the workers, it does not look at the directories of logs: what
     is mounted there can make that last for ever. What opens the logs reports the same.
@@ -47,8 +55,13 @@ def check_places(settings: Settings) -> None:
     if not roots:
         _check_places_of_workers(settings)
         check_log_places(settings)
-    elif settings.temp_dir is not None or settings.static:
+    elif may_wait and has_places_of_workers(settings):
         _check_as_user(settings)
+
+
+def has_places_of_workers(settings: Settings) -> bool:
+    """Return True if there are directories that the workers' user has to be able to use."""
+    return settings.temp_dir is not None or bool(settings.static)
 
 
 def _check_places_of_workers(settings: Settings) -> None:
@@ -88,12 +101,44 @@ def _check_as_user(settings: Settings) -> None:
     try:
         as_user(identity, work)
     except HelperError as error:
-        text = str(error)
-        if text.startswith("bad value"):
-            raise SettingsError(text) from None
-        name = "static" if settings.temp_dir is None else "temp_dir"
-        place = OPTIONS[name].kind.show(getattr(settings, name))
-        raise bad_place(settings, name, place, text) from None
+        raise error_of_places(settings, str(error)) from None
+
+
+def work_to_measure(settings: Settings, identity: Identity) -> Work:
+    """Return what a helper process does to check these directories, as the workers' user.
+
+    It measures ``temp_dir``, too: `measured` takes the result.
+    """
+
+    def work(change: Change) -> str:
+        change(identity)
+        _check_places_of_workers(settings)
+        place = settings.temp_dir
+        return "" if place is None else json.dumps([free_bytes(place), is_in_memory(place)])
+
+    return work
+
+
+def measured(text: str) -> tuple[int | None, bool]:
+    """Return the free bytes of a directory, and whether it is in memory.
+
+    They come from a process of the workers' user, which may have sent anything: then neither is
+    known. Raises nothing.
+    """
+    try:
+        free, in_memory = json.loads(text)
+        known = None if free is None else max(0, min(int(free), 1 << 62))
+    except (ValueError, TypeError, RecursionError, OverflowError):
+        return None, False
+    return known, in_memory is True
+
+
+def error_of_places(settings: Settings, reason: str) -> SettingsError:
+    """Return the error of a helper process that was to look at these directories."""
+    if reason.startswith("bad value"):  # its own
+        return SettingsError(reason)
+    name = "static" if settings.temp_dir is None else "temp_dir"
+    return bad_place(settings, name, OPTIONS[name].kind.show(getattr(settings, name)), reason)
 
 
 def check_log_places(settings: Settings) -> None:

@@ -28,7 +28,7 @@ from penstock.control.commands import (
 from penstock.supervisor import events
 from penstock.supervisor.recycling import ask_for_dump
 from penstock.supervisor.stack_collector import StackCollector
-from penstock.supervisor.state import HandingOver, Reloading, Serving, Upgrading
+from penstock.supervisor.state import HandingOver, Preparing, Reloading, Serving, Upgrading
 from penstock.supervisor.status import Overview
 from penstock.supervisor.worker_process import Stage, WorkerProcess
 from penstock.system.cgroups import resident_memory
@@ -130,7 +130,7 @@ class Commands:
         match self._supervisor.state:
             case HandingOver():
                 return True  # asked on a connection from before: the successor serves
-            case Serving() | Reloading() | Upgrading():
+            case Serving() | Preparing() | Reloading() | Upgrading():
                 return self._overview.is_ready()
         return False
 

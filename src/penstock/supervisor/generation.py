@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from penstock.compat.gunicorn.hooks import Server
     from penstock.config.settings import Settings
     from penstock.listeners import Listener
-    from penstock.supervisor.log_opener import LogOpener
+    from penstock.supervisor.helpers import Helpers
     from penstock.supervisor.preloader import Preloader
     from penstock.system.privileges import Identity
 
@@ -77,14 +77,16 @@ class Generation:
         server: Server,
         title: str,
         logger: logging.Logger,
-        log_opener: LogOpener,
+        helpers: Helpers,
         close_in_child: Callable[[Generation], None],
+        spool: tuple[int | None, bool] | None = None,
     ) -> None:
         """Begin to open the logs, and make room for ``wanted`` workers; none is started yet.
 
         ``identity`` is the user that the workers become. ``server`` is for gunicorn's hooks,
         ``title`` for the titles of processes. ``close_in_child`` closes in a forked child what is
-        the supervisor's alone. Raises `SettingsError` for a log that cannot be opened.
+        the supervisor's alone; ``spool`` is for `facts`. Raises `SettingsError` for a log that
+        cannot be opened.
         """
         self.number = number
         self.launch = launch
@@ -99,7 +101,7 @@ class Generation:
         self.scoreboard = Scoreboard(
             2 * wanted + SPARE_SLOTS, settings.threads, settings.max_io_bound
         )
-        self.budgets = budgets(settings, replace(facts(settings), workers=wanted))
+        self.budgets = budgets(settings, replace(facts(settings, spool=spool), workers=wanted))
         self.rate_table = RateTable() if settings.max_requests_per_client is not None else None
         self.workers: list[WorkerProcess] = []
         self.preloader: Preloader | None = None
@@ -110,7 +112,7 @@ class Generation:
         self.start_failure = ""
         """Why the system started no process for the last worker; empty where it did."""
         self.identity = identity
-        self.logs = WorkerLogs(settings, identity, log_opener)
+        self.logs = WorkerLogs(settings, identity, helpers)
         self._title = title
         self._logger = logger
         self._close_in_child = close_in_child

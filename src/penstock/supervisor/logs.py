@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from penstock.config.settings import Settings
-    from penstock.supervisor.log_opener import LogOpener
+    from penstock.supervisor.helpers import Helpers
     from penstock.system.privileges import Identity
 
 SETTINGS = ("error_logfile", "access_logfile")
@@ -31,7 +31,7 @@ SETTINGS = ("error_logfile", "access_logfile")
 class WorkerLogs:
     """The open log files of one generation, by setting; a standard stream is none of them."""
 
-    def __init__(self, settings: Settings, identity: Identity | None, opener: LogOpener) -> None:
+    def __init__(self, settings: Settings, identity: Identity | None, helpers: Helpers) -> None:
         """Begin to open the files, for workers that run as ``identity``.
 
         Raises `SettingsError` where it is known at once that one cannot be opened.
@@ -39,14 +39,14 @@ class WorkerLogs:
         self.descriptors: dict[str, int] = {}
         self._settings = settings
         self._identity = identity
-        self._opener = opener
+        self._helpers = helpers
         self._error: SettingsError | None = None
         self._closed = False
         wanted = {setting: getattr(settings, setting) for setting in SETTINGS}
         self._awaited = {name for name, path in wanted.items() if path not in (None, "-")}
         for setting in sorted(self._awaited):
             failed = partial(self._fail, setting)
-            opener.open(wanted[setting], identity, partial(self._add, setting), failed)
+            helpers.open_log(wanted[setting], identity, partial(self._add, setting), failed)
         self.check()
 
     @property
@@ -78,7 +78,7 @@ class WorkerLogs:
     def reopen(self, logger: logging.Logger, done: Callable[[Mapping[str, int]], None]) -> None:
         """Open the files again by their names; call ``done`` with each that could be opened."""
         for setting in list(self.descriptors):
-            self._opener.open(
+            self._helpers.open_log(
                 getattr(self._settings, setting),
                 self._identity,
                 partial(self._replace, setting, done),

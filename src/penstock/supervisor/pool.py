@@ -32,8 +32,8 @@ if TYPE_CHECKING:
     from penstock.config.settings import Settings
     from penstock.listeners import Listener
     from penstock.supervisor.generation import Launch
+    from penstock.supervisor.helpers import Helpers
     from penstock.supervisor.hooks import ServerHooks
-    from penstock.supervisor.log_opener import LogOpener
     from penstock.supervisor.logs import WorkerLogs
     from penstock.supervisor.loop import Loop
     from penstock.supervisor.status import Counters
@@ -58,7 +58,7 @@ class Pool:
         hooks: ServerHooks,
         cgroups: Cgroups,
         counters: Counters,
-        log_opener: LogOpener,
+        helpers: Helpers,
         notify: Callable[[events.Event], None],
         close_in_child: Callable[[Generation], None],
     ) -> None:
@@ -73,7 +73,7 @@ class Pool:
         self._hooks = hooks
         self._cgroups = cgroups
         self._counters = counters
-        self._log_opener = log_opener
+        self._helpers = helpers
         self._notify = notify
         self._close_in_child = close_in_child
         self._oom_kills = cgroups.oom_kills()
@@ -101,9 +101,16 @@ class Pool:
     # -- starting workers -------------------------------------------------------------------------
 
     def new_generation(
-        self, launch: Launch, settings: Settings, listeners: Sequence[Listener]
+        self,
+        launch: Launch,
+        settings: Settings,
+        listeners: Sequence[Listener],
+        spool: tuple[int | None, bool] | None = None,
     ) -> Generation:
-        """Return a generation without workers; raises `SettingsError` for an impossible user."""
+        """Return a generation without workers; raises `SettingsError` for an impossible user.
+
+        ``spool`` is what is known of ``temp_dir``: see `penstock.config.budgets.facts`.
+        """
         identity = identity_of(settings)
         count = count_workers(settings, self._cgroups)
         self._hooks.use(settings, listeners)
@@ -118,18 +125,12 @@ class Pool:
             self._hooks.server,
             title_of(settings, launch.application),
             self._logger,
-            self._log_opener,
+            self._helpers,
             self._close_in_child,
+            spool,
         )
         if settings.workers == "auto":
             generation.reason = count.because
-        if identity is not None:
-            try:
-                for listener in listeners:
-                    listener.give_to(identity.uid, identity.gid)
-            except BaseException:
-                generation.logs.close()
-                raise
         if settings.preload and self._can_preload():
             generation.preloader = Preloader(generation, self._loop, self._preload_failed)
         self.generations.append(generation)

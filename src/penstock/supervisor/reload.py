@@ -17,17 +17,36 @@ from typing import TYPE_CHECKING, Any
 
 from penstock import messages
 from penstock.app.file_watcher import State as FileState
+from penstock.config.checks import (
+    error_of_places,
+    has_places_of_workers,
+    measured,
+    work_to_measure,
+)
+from penstock.config.identity import identity_of
 from penstock.control.commands import Outcome, Reply
-from penstock.listeners import Listener, bind_listeners, close_all
+from penstock.listeners import (
+    KEPT,
+    Address,
+    Listener,
+    bind_listeners,
+    close_all,
+    error_of_helper,
+    parse_address,
+    received_listener,
+    work_to_listen,
+)
 from penstock.supervisor.generation import Generation
 from penstock.supervisor.pool import Pool
 from penstock.supervisor.state import traceback_of
 from penstock.supervisor.worker_process import Stage, WorkerProcess
+from penstock.telemetry.log_files import is_opened_for
 from penstock.worker.channel import Message
 
 if TYPE_CHECKING:
     from penstock.config.settings import Settings
-    from penstock.system.privileges import Identity
+    from penstock.supervisor.helpers import Helpers
+    from penstock.system.as_user import HelperError
 
 HANDSHAKE_SECONDS = 1.0
 """How long a removed address is still accepted at: the handshake of a client may be under way."""
@@ -94,7 +113,7 @@ class ReloadInProgress:
 
     def abort(self, because: str) -> str:
         """Take the new generation back, because of another command; return what is said of it."""
-        message = f"this reload is given up: {because}"
+        message = given_up(because)
         self._logger.info("%s", message)
         self._take_back(message)
         return message
@@ -112,31 +131,141 @@ class ReloadInProgress:
             self.reply(Outcome(False, message))
 
 
-def rebind(
-    settings: Settings,
-    before: Settings,
-    listeners: Sequence[Listener],
-    identity: Identity | None,
-) -> list[Listener]:
-    """Return the listeners for new settings: those that stay, and others that are bound now.
+def given_up(because: str) -> str:
+    """Return what is said of a reload that another command has ended."""
+    return f"this reload is given up: {because}"
 
-    A unix socket whose path was removed is bound again: clients cannot reach it any more.
-    ``identity`` is `bind_listeners`'s. Raises `ListenError`, and has bound nothing then.
+
+class Preparation:
+    """What a reload does before its generation: it binds new addresses, and looks at ``temp_dir``.
+
+    Nothing waits. A host name, and as root with ``--user`` each path, is looked up by a helper
+    process. `is_complete` or `failure` says when that is over.
     """
-    left = [each for each in listeners if not each.is_lost]
-    if settings.bind == before.bind and len(left) == len(listeners):
-        return left
-    result: list[Listener | None] = []
-    missing: list[str] = []
-    for text in settings.bind:
-        there = next((each for each in left if each.address.text == text), None)
-        if there is not None:
-            left.remove(there)
-        else:
-            missing.append(text)
-        result.append(there)
-    fresh = iter(bind_listeners(missing, identity=identity))
-    return [each if each is not None else next(fresh) for each in result]
+
+    def __init__(
+        self,
+        settings: Settings,
+        before: Settings,
+        listeners: Sequence[Listener],
+        helpers: Helpers,
+        reply: Reply | None,
+    ) -> None:
+        """Begin; raises a `PenstockError`, and has bound nothing then.
+
+        ``listeners`` are those of the settings ``before``. Those whose addresses are wanted still
+        stay. A unix socket whose path was removed is bound again: clients cannot reach it any more.
+        """
+        self.settings = settings
+        self.reply = reply
+        self.failure = ""
+        """Why the reload is not possible; empty where nothing has failed."""
+        self.spool: tuple[int | None, bool] | None = None
+        """See `penstock.config.budgets.facts`."""
+        self._before = list(listeners)
+        self._helpers = helpers
+        self._identity = identity_of(settings)
+        self._is_roots = is_opened_for(self._identity)
+        self._awaited = 0
+        self._closed = False
+        left = list(listeners)
+        same_settings = settings.bind == before.bind
+        # By their place among the addresses; None is bound by a helper process.
+        self._listeners: list[Listener | None] = []
+        try:
+            for index, text in enumerate(settings.bind):
+                there = next((each for each in left if each.address.text == text), None)
+                if there is None and same_settings and index < len(listeners):
+                    there = listeners[index]
+                if there is not None:
+                    left.remove(there)
+                self._listeners.append(there)
+                self._prepare(index, parse_address(text), there)
+            self._measure()
+        except BaseException:
+            self.close()
+            raise
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether all is done."""
+        return not self._awaited
+
+    @property
+    def listeners(self) -> list[Listener]:
+        """The listeners for the new settings, once all is done."""
+        return [each for each in self._listeners if each is not None]
+
+    def close(self) -> None:
+        """Close what was bound: the reload is given up."""
+        self._closed = True
+        close_all(each for each in self.listeners if each not in self._before)
+
+    def close_in_child(self) -> None:
+        """Close what was bound in a forked child."""
+        for each in self.listeners:
+            if each not in self._before:
+                each.close_in_child()
+
+    def _prepare(self, index: int, address: Address, there: Listener | None) -> None:
+        """Keep or bind one address, now or by a helper process."""
+        is_path = address.path is not None and not address.path.startswith("\0")
+        if there is not None and not (is_path and there.created_path):
+            return
+        if self._is_roots and is_path:
+            self._ask(index, address, there)
+        elif there is None and address.is_name:
+            self._ask(index, address, None)
+        elif there is None or there.is_lost:
+            [self._listeners[index]] = bind_listeners([address.text])
+        if self._identity is not None and not (self._is_roots and is_path):
+            listener = self._listeners[index]
+            if listener is not None:
+                listener.give_to(self._identity)
+
+    def _ask(self, index: int, address: Address, there: Listener | None) -> None:
+        def done(descriptors: Sequence[int], text: str) -> None:
+            self._awaited -= 1
+            if text == KEPT:
+                return
+            try:
+                listener = received_listener(address, descriptors)
+            except (OSError, ValueError) as error:
+                self._fail(f"cannot listen on {address.shown}: {error} (setting: --bind)")
+                return
+            if self._closed:
+                listener.close()
+            else:
+                self._listeners[index] = listener
+
+        def failed(error: HelperError) -> None:
+            self._awaited -= 1
+            self._fail(str(error_of_helper(address, error)))
+
+        self._awaited += 1
+        self._helpers.run(work_to_listen(address, self._identity, there), done, failed)
+
+    def _measure(self) -> None:
+        """Look at directories of the workers, where their user may have mounted something."""
+        settings = self.settings
+        if not (self._is_roots and has_places_of_workers(settings)):
+            return
+        assert self._identity is not None
+
+        def done(_: Sequence[int], text: str) -> None:
+            self._awaited -= 1
+            if settings.temp_dir is not None:
+                self.spool = measured(text)
+
+        def failed(error: HelperError) -> None:
+            self._awaited -= 1
+            self._fail(str(error_of_places(settings, str(error))))
+
+        self._awaited += 1
+        self._helpers.run(work_to_measure(settings, self._identity), done, failed)
+
+    def _fail(self, reason: str) -> None:
+        self.failure = self.failure or reason
 
 
 @dataclass

@@ -36,7 +36,7 @@ from penstock.supervisor.events import (
 from penstock.worker.channel import Message
 
 if TYPE_CHECKING:
-    from penstock.supervisor.reload import ReloadInProgress
+    from penstock.supervisor.reload import Preparation, ReloadInProgress
     from penstock.supervisor.upgrade import Successor
 
 # -- states ---------------------------------------------------------------------------------------
@@ -56,6 +56,14 @@ class Serving:
     """One generation serves."""
 
     name: ClassVar[str] = "serving"
+
+
+@dataclass(frozen=True)
+class Preparing:
+    """A reload has read the settings, and looks up the addresses and directories in them."""
+
+    name: ClassVar[str] = "reloading"
+    preparation: Preparation
 
 
 @dataclass(frozen=True)
@@ -114,7 +122,16 @@ class Down:
 
 
 State = (
-    Starting | Serving | Reloading | Upgrading | Delaying | Draining | HandingOver | Stopping | Down
+    Starting
+    | Serving
+    | Preparing
+    | Reloading
+    | Upgrading
+    | Delaying
+    | Draining
+    | HandingOver
+    | Stopping
+    | Down
 )
 
 # -- the table ----------------------------------------------------------------------------------
@@ -131,7 +148,8 @@ IGNORE = "ignore"
 """The event means nothing in this state."""
 
 STATES: tuple[type[Any], ...] = (
-    Starting, Serving, Reloading, Upgrading, Delaying, Draining, HandingOver, Stopping, Down,
+    Starting, Serving, Preparing, Reloading, Upgrading,
+    Delaying, Draining, HandingOver, Stopping, Down,
 )  # fmt: skip
 
 _STARTING = Refuse("the server is still starting")
@@ -151,46 +169,66 @@ def _row(*cells: Reaction) -> dict[type[Any], Reaction]:
 
 # fmt: off
 TABLE: Mapping[type[Any], Mapping[type[Any], Reaction]] = {
-    #                     Starting           Serving            Reloading          Upgrading
-    #                     Delaying           Draining           HandingOver        Stopping
-    ReloadWanted:    _row("retry_start",     "begin_reload",    "reload_again",    _NEW_CODE,
-                          _STOPPING,         _STOPPING,         _STOPPING,         _STOPPING),
-    UpgradeWanted:   _row(_NO_UPGRADE,       "begin_upgrade",   _NO_UPGRADE,       _UPGRADING,
-                          _NO_UPGRADE,       _NO_UPGRADE,       _NO_UPGRADE,       _NO_UPGRADE),
-    ScaleWanted:     _row(_NO_SCALE,         "scale",           _NO_SCALE,         "scale",
-                          _NO_SCALE,         _NO_SCALE,         _NO_SCALE,         _NO_SCALE),
-    RecycleWanted:   _row(_NO_RECYCLE,       "recycle",         _NO_RECYCLE,       "recycle",
-                          _NO_RECYCLE,       _NO_RECYCLE,       _NO_RECYCLE,       _NO_RECYCLE),
-    NoWorkersWanted: _row(_STARTING,         "end_workers",     "end_workers",     "end_workers",
-                          IGNORE,            IGNORE,            IGNORE,            IGNORE),
-    ReopenWanted:    _row("reopen_logs",     "reopen_logs",     "reopen_logs",     "reopen_logs",
-                          "reopen_logs",     "reopen_logs",     "reopen_logs",     "reopen_logs"),
-    StopWanted:      _row("stop_at_once",    "begin_stop",      "begin_stop",      "begin_stop",
-                          "stop_at_once",    "stop_at_once",    "stop_again",      "stop_at_once"),
-    QuitWanted:      _row("stop_at_once",    "stop_at_once",    "stop_at_once",    "stop_at_once",
-                          "stop_at_once",    "stop_at_once",    "stop_at_once",    "stop_at_once"),
-    Interrupted:     _row("interrupt_start", "stop_at_once",    "stop_at_once",    "stop_at_once",
-                          "stop_at_once",    "stop_at_once",    "stop_at_once",    "stop_at_once"),
-    WorkerReady:     _row("start_ready",     "let_serve",       "reload_ready",    "let_serve",
-                          "let_serve",       IGNORE,            IGNORE,            IGNORE),
-    WorkerServing:   _row("start_serving",   "end_replaced",    "reload_serving",  "end_replaced",
-                          "serve_unready",   "serve_unready",   "serve_unready",   "serve_unready"),
-    BootFailed:      _row("start_failed",    "report_failure",  "reload_failed",   "report_failure",
-                          "report_failure",  IGNORE,            IGNORE,            IGNORE),
-    WorkerCrashed:   _row("report_crash",    "report_crash",    "report_crash",    "report_crash",
-                          "note_cut_off",    "note_cut_off",    "note_cut_off",    "note_cut_off"),
-    WorkerLeft:      _row("forget_left",     "forget_left",     "forget_left",     "forget_left",
-                          "note_left",       "note_left",       "note_left",       "note_left"),
-    WorkerReported:  _row("take_report",     "take_report",     "take_report",     "take_report",
-                          "take_report",     "take_report",     "take_report",     "take_report"),
-    SuccessorServes: _row(IGNORE,            IGNORE,            IGNORE,            "hand_over",
-                          IGNORE,            IGNORE,            IGNORE,            IGNORE),
-    SuccessorFailed: _row(IGNORE,            IGNORE,            IGNORE,            "end_upgrade",
-                          IGNORE,            IGNORE,            IGNORE,            IGNORE),
-    PredecessorLeft: _row("take_pid_file",   "take_pid_file",   "take_pid_file",   "take_pid_file",
-                          "take_pid_file",   "take_pid_file",   "take_pid_file",   "take_pid_file"),
-    Tick:            _row("tick_starting",   "tick_serving",    "tick_reloading",  "tick_upgrading",
-                          "tick_delaying",   "tick_ending",     "tick_ending",     "tick_ending"),
+    #                     Starting           Serving            Preparing
+    #                     Reloading          Upgrading          Delaying
+    #                     Draining           HandingOver        Stopping
+    ReloadWanted:    _row("retry_start",     "begin_reload",    "reload_again",
+                          "reload_again",    _NEW_CODE,         _STOPPING,
+                          _STOPPING,         _STOPPING,         _STOPPING),
+    UpgradeWanted:   _row(_NO_UPGRADE,       "begin_upgrade",   _NO_UPGRADE,
+                          _NO_UPGRADE,       _UPGRADING,        _NO_UPGRADE,
+                          _NO_UPGRADE,       _NO_UPGRADE,       _NO_UPGRADE),
+    ScaleWanted:     _row(_NO_SCALE,         "scale",           _NO_SCALE,
+                          _NO_SCALE,         "scale",           _NO_SCALE,
+                          _NO_SCALE,         _NO_SCALE,         _NO_SCALE),
+    RecycleWanted:   _row(_NO_RECYCLE,       "recycle",         _NO_RECYCLE,
+                          _NO_RECYCLE,       "recycle",         _NO_RECYCLE,
+                          _NO_RECYCLE,       _NO_RECYCLE,       _NO_RECYCLE),
+    NoWorkersWanted: _row(_STARTING,         "end_workers",     "end_workers",
+                          "end_workers",     "end_workers",     IGNORE,
+                          IGNORE,            IGNORE,            IGNORE),
+    ReopenWanted:    _row("reopen_logs",     "reopen_logs",     "reopen_logs",
+                          "reopen_logs",     "reopen_logs",     "reopen_logs",
+                          "reopen_logs",     "reopen_logs",     "reopen_logs"),
+    StopWanted:      _row("stop_at_once",    "begin_stop",      "begin_stop",
+                          "begin_stop",      "begin_stop",      "stop_at_once",
+                          "stop_at_once",    "stop_again",      "stop_at_once"),
+    QuitWanted:      _row("stop_at_once",    "stop_at_once",    "stop_at_once",
+                          "stop_at_once",    "stop_at_once",    "stop_at_once",
+                          "stop_at_once",    "stop_at_once",    "stop_at_once"),
+    Interrupted:     _row("interrupt_start", "stop_at_once",    "stop_at_once",
+                          "stop_at_once",    "stop_at_once",    "stop_at_once",
+                          "stop_at_once",    "stop_at_once",    "stop_at_once"),
+    WorkerReady:     _row("start_ready",     "let_serve",       "let_serve",
+                          "reload_ready",    "let_serve",       "let_serve",
+                          IGNORE,            IGNORE,            IGNORE),
+    WorkerServing:   _row("start_serving",   "end_replaced",    "end_replaced",
+                          "reload_serving",  "end_replaced",    "serve_unready",
+                          "serve_unready",   "serve_unready",   "serve_unready"),
+    BootFailed:      _row("start_failed",    "report_failure",  "report_failure",
+                          "reload_failed",   "report_failure",  "report_failure",
+                          IGNORE,            IGNORE,            IGNORE),
+    WorkerCrashed:   _row("report_crash",    "report_crash",    "report_crash",
+                          "report_crash",    "report_crash",    "note_cut_off",
+                          "note_cut_off",    "note_cut_off",    "note_cut_off"),
+    WorkerLeft:      _row("forget_left",     "forget_left",     "forget_left",
+                          "forget_left",     "forget_left",     "note_left",
+                          "note_left",       "note_left",       "note_left"),
+    WorkerReported:  _row("take_report",     "take_report",     "take_report",
+                          "take_report",     "take_report",     "take_report",
+                          "take_report",     "take_report",     "take_report"),
+    SuccessorServes: _row(IGNORE,            IGNORE,            IGNORE,
+                          IGNORE,            "hand_over",       IGNORE,
+                          IGNORE,            IGNORE,            IGNORE),
+    SuccessorFailed: _row(IGNORE,            IGNORE,            IGNORE,
+                          IGNORE,            "end_upgrade",     IGNORE,
+                          IGNORE,            IGNORE,            IGNORE),
+    PredecessorLeft: _row("take_pid_file",   "take_pid_file",   "take_pid_file",
+                          "take_pid_file",   "take_pid_file",   "take_pid_file",
+                          "take_pid_file",   "take_pid_file",   "take_pid_file"),
+    Tick:            _row("tick_starting",   "tick_serving",    "tick_preparing",
+                          "tick_reloading",  "tick_upgrading",  "tick_delaying",
+                          "tick_ending",     "tick_ending",     "tick_ending"),
 }
 # fmt: on
 

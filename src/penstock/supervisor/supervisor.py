@@ -24,13 +24,19 @@ from penstock.errors import PenstockError
 from penstock.listeners import close_all
 from penstock.supervisor import events
 from penstock.supervisor.commands import Commands
+from penstock.supervisor.helpers import Helpers
 from penstock.supervisor.hooks import ServerHooks
-from penstock.supervisor.log_opener import LogOpener
 from penstock.supervisor.logs import report_not_reopened
 from penstock.supervisor.loop import Loop
 from penstock.supervisor.pool import Pool
 from penstock.supervisor.recycling import Recycling
-from penstock.supervisor.reload import Autoreload, ReloadInProgress, RemovedListeners, rebind
+from penstock.supervisor.reload import (
+    Autoreload,
+    Preparation,
+    ReloadInProgress,
+    RemovedListeners,
+    given_up,
+)
 from penstock.supervisor.reports import MOST_OF_MESSAGE
 from penstock.supervisor.state import (
     IGNORE,
@@ -40,6 +46,7 @@ from penstock.supervisor.state import (
     Down,
     Draining,
     HandingOver,
+    Preparing,
     Refuse,
     Reloading,
     Serving,
@@ -121,13 +128,13 @@ class Supervisor:
         self.logger = self.error_log.logger
         self.logger.addHandler(LastError(self.counters))
         self.loop = Loop(self.logger)
-        self._log_opener = LogOpener(self.loop)
+        self._helpers = Helpers(self.loop)
         self._reopens_again = False
         """Logs are to be opened again once those are that are being opened."""
         self.hooks = ServerHooks(self.settings, launch.application, listeners, self.logger)
         cgroups = Cgroups()
         self.pool = Pool(
-            self.loop, self.logger, self.hooks, cgroups, self.counters, self._log_opener,
+            self.loop, self.logger, self.hooks, cgroups, self.counters, self._helpers,
             self.handle,
             lambda generation: self._close_in_child(generation.listeners, generation.logs),
         )  # fmt: skip
@@ -164,8 +171,12 @@ class Supervisor:
         try:
             self._open()
             self.hooks.call("on_starting")
+            identity = identity_of(self.settings)
+            for listener in self.listeners:
+                if identity is not None:
+                    listener.give_to(identity)
             self.current = self.pool.new_generation(self.launch, self.settings, self.listeners)
-            self._log_opener.wait()  # there are no workers yet that would have to wait, too
+            self._helpers.wait()  # there are no workers yet that would have to wait, too
             self.current.logs.check()
             self.hooks.scale(self.current.wanted)  # before pre_fork: some count workers by it
             self.pool.fill(self.current)
@@ -175,7 +186,7 @@ class Supervisor:
             return self._end()
         finally:
             self.control.close()
-            self._log_opener.close()
+            self._helpers.close()
             if self._pid_file is not None:
                 self._pid_file.remove()
             self._notifier.close()
@@ -221,7 +232,7 @@ class Supervisor:
         if (
             not isinstance(self.state, Serving)
             or self.commands.is_busy
-            or self._log_opener.is_busy
+            or self._helpers.is_busy
             or self._removed
             or (preloader is not None and not preloader.is_ready)
             or any(worker.stage is not Stage.SERVING for worker in self.pool)
@@ -239,8 +250,8 @@ class Supervisor:
         now = time.monotonic()
         self.pool.reap()  # SIGCHLD may have been lost
         self.pool.check_deadlines()
-        self._log_opener.tick(now)
-        if self._reopens_again and not self._log_opener.is_busy:
+        self._helpers.tick(now)
+        if self._reopens_again and not self._helpers.is_busy:
             self._reopen_logs(events.ReopenWanted())
         interval = self._notifier.watchdog_interval
         if interval is not None and now >= self._watchdog_due:
@@ -267,10 +278,12 @@ class Supervisor:
             for listener in removed.listeners:
                 listener.socket.close()
         self.control.close_in_child()
-        self._log_opener.close_in_child()
+        self._helpers.close_in_child()
         self._notifier.close()
         if isinstance(self.state, Upgrading):
             self.state.successor.close_in_child()
+        if isinstance(self.state, Preparing):
+            self.state.preparation.close_in_child()
         if self._rejected is not None:
             self._rejected.close_in_child()
         if self._predecessor is not None:
@@ -334,6 +347,19 @@ class Supervisor:
     def _tick_serving(self, event: events.Tick) -> None:
         self.pool.share(False)
         self._look_after_workers(event.now)
+
+    def _tick_preparing(self, event: events.Tick) -> None:
+        assert isinstance(self.state, Preparing)
+        self.pool.share(False)
+        self._look_after_workers(event.now)
+        preparation = self.state.preparation
+        if preparation.failure:
+            preparation.close()
+            self.state = Serving()
+            self._refuse_reload(PenstockError(preparation.failure), preparation.reply)
+        elif preparation.is_complete:
+            self.state = Serving()
+            self._go_on_reload(preparation)
 
     def _tick_reloading(self, _event: events.Tick) -> None:
         self.pool.share(False)
@@ -552,7 +578,7 @@ class Supervisor:
     def _reopen_logs(self, _event: events.ReopenWanted) -> None:
         """Open the log files again by their names, after a rotation."""
         # Those that are being opened may have been looked up before the last rotation.
-        self._reopens_again = self._log_opener.is_busy
+        self._reopens_again = self._helpers.is_busy
         if self._reopens_again:
             return
         self._reopen_error_log()
@@ -563,7 +589,7 @@ class Supervisor:
         path = self.settings.error_logfile
         if path != "-":
             failed = partial(report_not_reopened, "error_logfile", self.logger)
-            self._log_opener.open(path, identity_of(self.settings), self.error_log.reopen, failed)
+            self._helpers.open_log(path, identity_of(self.settings), self.error_log.reopen, failed)
 
     # -- the reload -----------------------------------------------------------------------------
 
@@ -576,24 +602,43 @@ class Supervisor:
         """Start a new generation with settings and code as they are now."""
         self.logger.info("reloading settings and code")
         self._notifier.reloading("reloading")
-        listeners = self.listeners
         try:
             settings = self.launch.read_settings()
-            listeners = rebind(settings, self.settings, self.listeners, identity_of(settings))
-            coming = self.pool.new_generation(self.launch, settings, listeners)
+            preparation = Preparation(
+                settings, self.settings, self.listeners, self._helpers, event.reply
+            )
         except PenstockError as error:
-            self._close_unused(listeners)
-            self._resume_settings()
-            traceback = traceback_of({"traceback": getattr(error, "traceback", "")})
-            message = f"not reloaded, all goes on as it was: {error}"
-            messages.RELOAD_FAILED.log(self.logger, message=message, traceback=traceback)
-            self.counters.note_reload(False, message)
-            _reply(event.reply, False, message)
+            self._refuse_reload(error, event.reply)
+            return
+        if preparation.is_complete and not preparation.failure:
+            self._go_on_reload(preparation)
+        else:
+            self.state = Preparing(preparation)
+
+    def _go_on_reload(self, preparation: Preparation) -> None:
+        """Start the workers: the addresses and directories of the new settings are there."""
+        settings = preparation.settings
+        try:
+            coming = self.pool.new_generation(
+                self.launch, settings, preparation.listeners, preparation.spool
+            )
+        except PenstockError as error:
+            preparation.close()
+            self._refuse_reload(error, preparation.reply)
             return
         self._warn_of_settings(settings)
         self.hooks.call("on_reload")
-        self.state = Reloading(ReloadInProgress(self.pool, coming, self.logger, event.reply))
+        self.state = Reloading(ReloadInProgress(self.pool, coming, self.logger, preparation.reply))
         self._reload.proceed()
+
+    def _refuse_reload(self, error: PenstockError, reply: Reply | None) -> None:
+        """Go on as before, with an error in the new settings."""
+        self._resume_settings()
+        traceback = traceback_of({"traceback": getattr(error, "traceback", "")})
+        message = f"not reloaded, all goes on as it was: {error}"
+        messages.RELOAD_FAILED.log(self.logger, message=message, traceback=traceback)
+        self.counters.note_reload(False, message)
+        _reply(reply, False, message)
 
     def _warn_of_settings(self, settings: Settings) -> None:
         for warning in settings.warnings:
@@ -655,7 +700,15 @@ class Supervisor:
 
     def _abort_reload(self, because: str) -> None:
         """Take back a reload, if there is one."""
-        if isinstance(self.state, Reloading):
+        if isinstance(self.state, Preparing):
+            preparation = self.state.preparation
+            preparation.close()
+            self.state = Serving()
+            message = given_up(because)
+            self.logger.info("%s", message)
+            self.counters.note_reload(False, message)
+            _reply(preparation.reply, False, message)
+        elif isinstance(self.state, Reloading):
             reload = self.state.reload
             self._leave_reload(reload)
             self.counters.note_reload(False, reload.abort(because))
@@ -699,7 +752,7 @@ class Supervisor:
         if place[0] == "-":
             opened(None)
         else:
-            self._log_opener.open(place[0], identity, opened, failed)
+            self._helpers.open_log(place[0], identity, opened, failed)
 
     def _use_error_log(self, fresh: ErrorLog) -> None:
         self.error_log.close()
@@ -767,10 +820,12 @@ class Supervisor:
     def _take_pid_file(self, event: events.PredecessorLeft) -> None:
         """Move the pid file to its own name: the predecessor has ended."""
         if self._pid_file is not None and self.settings.pid is not None:
-            try:
-                self._pid_file.move_to(self.settings.pid, left_by=event.pid)
-            except PenstockError as error:
-                messages.PID_FILE_NOT_MOVED.log(self.logger, error=error)
+            self._pid_file.begin_move(
+                self.settings.pid,
+                event.pid,
+                self._helpers.run,
+                lambda error: messages.PID_FILE_NOT_MOVED.log(self.logger, error=error),
+            )
 
     # -- the stop -------------------------------------------------------------------------------
 

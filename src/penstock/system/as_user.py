@@ -31,8 +31,8 @@ _REAP_SECONDS = 0.5
 """How long a start waits for the end of a process that it has killed."""
 
 _MOST_BYTES = 4096
-_MOST_CHARACTERS = 256
-"""Of an error: JSON needs up to 12 bytes for one, and a longer answer would be cut off."""
+MOST_CHARACTERS = 256
+"""Of a text: JSON needs up to 12 bytes for one, and a longer answer would be cut off."""
 _MOST_DESCRIPTORS = 4
 
 _FIRST_OTHER_DESCRIPTOR = 3
@@ -42,9 +42,9 @@ _FIRST_OTHER_DESCRIPTOR = 3
 Change = Callable[[Identity], None]
 """Changes the user of a helper process once, and closes what root has open there."""
 
-Work = Callable[[Change], Sequence[int]]
+Work = Callable[[Change], Sequence[int] | str]
 """What a helper process does, with the rights of its parent until it changes the user. It returns
-the descriptors to be sent back."""
+the descriptors to be sent back, or a text of at most `MOST_CHARACTERS`."""
 
 
 class HelperError(PenstockError):
@@ -59,6 +59,8 @@ class Helper:
 
     def __init__(self, work: Work) -> None:
         """Call ``work`` in a process of its own. Raises `HelperError` where the system has none."""
+        self.text = ""
+        """The text that it has sent, once `take` has returned. It may be another user's process."""
         try:
             self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         except OSError as error:
@@ -87,7 +89,7 @@ class Helper:
             data, descriptors = receive_descriptors(self._socket, _MOST_BYTES, _MOST_DESCRIPTORS)
         except OSError as error:
             raise HelperError(f"it did not answer: {error.strerror}") from None
-        reason = _error_of(data, len(descriptors))
+        reason, self.text = _answer_of(data, len(descriptors))
         if reason:
             for descriptor in descriptors:
                 os.close(descriptor)
@@ -171,13 +173,18 @@ def _work(work: Work, answers: socket.socket) -> NoReturn:
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGHUP):
             signal.signal(number, signal.SIG_DFL)
         signal.set_wakeup_fd(-1)
-        descriptors, error = list(work(partial(_change, answers.fileno()))), ""
+        result, error = work(partial(_change, answers.fileno())), ""
     except OSError as failed:
-        descriptors, error = [], failed.strerror or str(failed)
+        result, error = [], failed.strerror or str(failed)
     except BaseException as failed:
-        descriptors, error = [], str(failed) or type(failed).__name__
+        result, error = [], str(failed) or type(failed).__name__
     try:
-        answer = {"error": error[:_MOST_CHARACTERS], "descriptors": len(descriptors)}
+        text, descriptors = (result, []) if isinstance(result, str) else ("", list(result))
+        answer = {
+            "error": error[:MOST_CHARACTERS],
+            "text": text[:MOST_CHARACTERS],
+            "descriptors": len(descriptors),
+        }
         socket.send_fds(answers, [json.dumps(answer).encode()], descriptors)
     finally:
         os._exit(0)
@@ -191,16 +198,17 @@ def _change(kept: int, identity: Identity) -> None:
     os.closerange(kept + 1, os.sysconf("SC_OPEN_MAX"))
 
 
-def _error_of(data: bytes, received: int) -> str:
-    """Return the error that an answer reports, or is; empty for none."""
+def _answer_of(data: bytes, received: int) -> tuple[str, str]:
+    """Return the error that an answer reports, or is, empty for none; and its text."""
     if not data:
-        return "the process for it was ended"
+        return "the process for it was ended", ""
     try:
         answer = json.loads(data)
         error, sent = str(answer["error"]), int(answer["descriptors"])
+        text = str(answer.get("text", ""))
     except (ValueError, LookupError, TypeError, RecursionError, OverflowError):
-        return "the process for it did not send an answer"
+        return "the process for it did not send an answer", ""
     if not error and received < sent:
         # The kernel leaves out those for which this process has no room, and reports no error.
-        return "too many open files: raise the limit of the server (ulimit -n, or LimitNOFILE=)"
-    return error
+        error = "too many open files: raise the limit of the server (ulimit -n, or LimitNOFILE=)"
+    return error, text[:MOST_CHARACTERS]

@@ -13,7 +13,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from penstock.errors import SettingsError
-from penstock.system.as_user import Change, HelperError, wait_for
+from penstock.system.as_user import Change, HelperError, Work, wait_for
 from penstock.system.paths import find
 
 if TYPE_CHECKING:
@@ -41,6 +41,7 @@ class PidFile:
         self.path = os.path.abspath(path)
         self._source = source
         self._pid = 0
+        self._moves_to: str | None = None
         self._identity = identity
 
     def create(self) -> None:
@@ -64,20 +65,56 @@ class PidFile:
             self.remove()
         self.path = path
 
+    def begin_move(
+        self,
+        path: str,
+        left_by: int,
+        run: Callable[[Work, Callable[..., None], Callable[[HelperError], None]], None],
+        failed: Callable[[SettingsError], None],
+    ) -> None:
+        """Do as `move_to` without waiting for a helper process; call ``failed`` with an error.
+
+        ``run`` does some work in one, and then calls the second or the third of its arguments.
+        """
+        path = os.path.abspath(path)
+        if not self._has_other_user:
+            try:
+                self.move_to(path, left_by)
+            except SettingsError as error:
+                failed(error)
+            return
+
+        def move() -> None:
+            self._create(path, left_by)
+            if path != self.path:
+                self._remove(self.path)
+
+        def moved(*_: object) -> None:
+            self.path, self._moves_to = path, None
+
+        self._moves_to = path
+        run(
+            partial(self._do_in_helper, path, move),
+            moved,
+            lambda error: failed(self._error_of(path, error)),
+        )
+
     def remove(self) -> None:
         """Remove the file if it still holds this process's id. Never raises.
 
         A process that was forked since then removes nothing, and neither does one whose file was
         replaced.
         """
-        if self._pid == os.getpid():
+        if self._pid != os.getpid():
+            return
+        for path in filter(None, (self.path, self._moves_to)):  # it may be on its way
             with suppress(SettingsError):
-                self._do(self.path, self._remove)
+                self._do(path, partial(self._remove, path))
 
-    def _remove(self) -> None:
-        if _read(self.path) == self._pid:
+    def _remove(self, path: str) -> None:
+        if _read(path) == self._pid:
             with suppress(OSError):
-                os.unlink(self.path)
+                os.unlink(path)
 
     @property
     def is_users(self) -> bool:
@@ -102,10 +139,13 @@ class PidFile:
         try:
             wait_for(partial(self._do_in_helper, path, work))
         except HelperError as error:
-            text = str(error)
-            if path in text:  # the error names what could not be done
-                raise SettingsError(text) from None
-            raise self._cannot_write(path, text) from None
+            raise self._error_of(path, error) from None
+
+    def _error_of(self, path: str, error: HelperError) -> SettingsError:
+        text = str(error)
+        if path in text:  # the error names what could not be done
+            return SettingsError(text)
+        return self._cannot_write(path, text)
 
     def _do_in_helper(self, path: str, work: Callable[[], None], change: Change) -> tuple[int, ...]:
         # Root writes nothing where it does not know who can change the directory.

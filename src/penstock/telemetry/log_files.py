@@ -15,7 +15,7 @@ from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
-from penstock.system.as_user import Change, Helper, HelperError, wait_for
+from penstock.system.as_user import Change, HelperError, Work, wait_for
 from penstock.system.paths import Entry, find, stream_number
 
 if TYPE_CHECKING:
@@ -56,20 +56,9 @@ def is_opened_for(identity: Identity | None) -> bool:
     return identity is not None and not identity.is_root and os.geteuid() == 0
 
 
-class OpeningLog:
-    """A log that a process of its own opens for root: the supervisor does not wait for it."""
-
-    def __init__(self, path: str, identity: Identity) -> None:
-        """Begin to open it, for workers that run as ``identity``. Raises OSError."""
-        self.path = path
-        try:
-            self.helper = Helper(partial(_open_as_root, path, identity))
-        except HelperError as error:
-            raise OSError(errno.EAGAIN, str(error)) from None
-
-    def take(self) -> int:
-        """Return the descriptor, once the helper has answered. Raises OSError."""
-        return received_log(self.path, self.helper.take)
+def work_for_log(path: str, identity: Identity) -> Work:
+    """Return what a helper process of root's does to open a log; `received_log` checks it."""
+    return partial(_open_as_root, path, identity)
 
 
 def open_stream(descriptor: int) -> int:
