@@ -345,9 +345,20 @@ STATIC_FILE_NOT_READ: Final = Message(
     "could not read the static file of %(path)s: %(error)s",
     "A file of a directory of `--static` is there, and the worker cannot open or read it. The"
     " client got 403 where the worker's user has no right to read it, 503 where no file descriptor"
-    " was left, else 500. It is logged at most once in ten seconds.",
+    " was left, else 500.",
     "Let the user that the workers run as (`--user`) read the file and its directories; for"
     " descriptors, raise the limit on open files (ulimit -n).",
+)
+
+SENDFILE_FAILED: Final = Message(
+    "PEN-4520",
+    WARNING,
+    "could not send the file %(path)s, which the application named in %(field)s: %(error)s",
+    "The file is in no directory of `--sendfile-root`, is hidden, is missing, or the worker cannot"
+    " read it. The client got 404; 403 where the worker's user has no right to read it; 503 or 500"
+    " for other errors.",
+    "Name the directory with `--sendfile-root`, as DIR for `X-Sendfile` and as /PREFIX=DIR for"
+    " `X-Accel-Redirect`; let the user that the workers run as read it.",
 )
 
 # -- 5: logs ------------------------------------------------------------------------------------

@@ -519,7 +519,7 @@ def test_a_declaration_is_enough_for_flag_variable_file_keyword_help_and_page(
     help_page, page = build_parser().format_help(), settings_page()
     for name, option in OPTIONS.items():
         shown = option.kind.show(option.default).strip('"')
-        examples = {"KEY=VALUE": "A=1", "PATTERN=TIME": "/a=1s", "PREFIX=DIR": "/a=b"}
+        examples = {"KEY=VALUE": "A=1", "PATTERN=TIME": "/a=1s", "PREFIX=DIR": "/a=b", "DIR": "/a"}
         value = examples.get(option.kind.metavar, shown)
         typed = parse_command_line([option.flag] if option.is_switch else [option.flag, value])
         (tmp_path / "penstock.toml").write_text(f"{name} = {json.dumps(value)}\n")

@@ -406,11 +406,11 @@ def test_a_request_for_a_file_may_have_a_body(client: Client) -> None:
 
 
 def test_the_cache_stays_within_its_limit(site: Path) -> None:
-    from support.fake_exchange import FakeExchange, Records, make_environ, make_request
+    from support.fake_exchange import FakeExchange, make_environ, make_request
 
     limit = 3 * (static_files.ENTRY_BYTES + 1000)
     settings = static_files.StaticSettings([("/", str(site))], cache_bytes=limit)
-    files = static_files.StaticFiles(settings, Records().logger)
+    files = static_files.StaticFiles(settings, print)
     for number in range(20):
         (site / f"{number}.txt").write_bytes(b"x" * 1000)
         for _ in range(2):

@@ -132,7 +132,7 @@ def test_files_are_read_with_the_rights_of_the_workers_user() -> None:
                 for _ in range(3):
                     assert client.request("GET", "/assets/private.txt").status == 403
         logged = [line for line in server.lines if "PEN-4510" in line]
-        assert len(logged) == 1
+        assert len(logged) == 3
         assert "/assets/private.txt: Permission denied" in logged[0]
 
 

@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from penstock.system.as_user import Change, Work
     from penstock.system.privileges import Identity
 
+_PLACES_OF_WORKERS = ("temp_dir", "static", "sendfile_root")
+"""The settings of directories that the workers use with their own rights."""
+
 
 def with_absolute_paths(settings: Settings) -> Settings:
     """Return the settings with absolute paths: the application may change the directory."""
@@ -61,14 +64,15 @@ def check_places(settings: Settings, *, may_wait: bool = True) -> None:
 
 def has_places_of_workers(settings: Settings) -> bool:
     """Return True if there are directories that the workers' user has to be able to use."""
-    return settings.temp_dir is not None or bool(settings.static)
+    return any(getattr(settings, name) for name in _PLACES_OF_WORKERS)
 
 
 def _check_places_of_workers(settings: Settings) -> None:
     if settings.temp_dir is not None:
         _check_temp_dir(settings, settings.temp_dir)
-    for mapping in settings.static:
-        _check_directory(settings, "static", split_mapping(mapping)[1])
+    for name in ("static", "sendfile_root"):
+        for mapping in getattr(settings, name):
+            _check_directory(settings, name, split_mapping(mapping)[1])
 
 
 def _check_directory(settings: Settings, name: str, place: str) -> None:
@@ -137,7 +141,7 @@ def error_of_places(settings: Settings, reason: str) -> SettingsError:
     """Return the error of a helper process that was to look at these directories."""
     if reason.startswith("bad value"):  # its own
         return SettingsError(reason)
-    name = "static" if settings.temp_dir is None else "temp_dir"
+    name = next(name for name in _PLACES_OF_WORKERS if getattr(settings, name))
     return bad_place(settings, name, OPTIONS[name].kind.show(getattr(settings, name)), reason)
 
 

@@ -73,6 +73,11 @@ _ADMIN = text("host:port, [::1]:port or unix:PATH", "ADDRESS", r"(?!https?://)[^
 _STATIC = text(
     "/PREFIX=DIRECTORY such as /assets=public", "PREFIX=DIR", r"/[^=\0\r\n?#,]*=[^\0\r\n,]+"
 )
+_ROOT = text(
+    "a directory, or /PREFIX=DIRECTORY such as /internal=/srv/files",
+    "DIR",
+    r"(?:/[^=\0\r\n?#,]*=)?[^=\0\r\n,]+",
+)
 _FILE_NAME = text(
     "nothing, or the name of a file such as index.html", "NAME", r"(?:[^/.\0\r\n][^/\0\r\n]*)?"
 )
@@ -717,6 +722,28 @@ class Settings:
         "change of a file is seen at once.",
         reason="The styles, scripts and icons of most applications fit, and are sent three times "
         "as fast.",
+    )
+    sendfile_root: tuple[str, ...] = option(
+        listing(_ROOT),
+        (),
+        section="Files",
+        repeatable=True,
+        is_mapping=True,
+        also_called=("x_sendfile", "xsendfile_path", "offload_threads"),
+        help="Directory whose files the application may name in the field X-Sendfile of a "
+        "response, for the server to send; with a prefix, as in /internal=/srv/files, also in "
+        "X-Accel-Redirect; may be given several times.",
+        reason="The fields mean nothing, and are sent as they are, until you ask for it.",
+    )
+    compress: bool = option(
+        SWITCH,
+        False,
+        section="Files",
+        also_called=("gzip", "http_gzip", "compression"),
+        help="Compress text of the application's responses with zstd, br or gzip, as the client "
+        "accepts it and as far as they are installed.",
+        reason="It costs time, a proxy may do it, and a page that shows both a secret and what "
+        "a client sent can lose the secret by its length (BREACH).",
     )
 
     # -- Control and health ------------------------------------------------------------------------

@@ -74,9 +74,9 @@ def validator_fields(etag: str, modified: int | None) -> HeaderList:
     return fields
 
 
-def send_file(exchange: Exchange, environ: Mapping[str, Any], found: Representation) -> None:
-    """Answer GET or HEAD with a file. Raises what the exchange raises."""
-    is_head = environ["REQUEST_METHOD"] == "HEAD"
+def send_conditionally(exchange: Exchange, found: Representation, is_head: bool) -> None:
+    """Answer GET or HEAD with a file: 200, 206, 304, 412 or 416."""
+    environ = exchange.environ
     outcome = evaluate(environ, found.etag, found.modified)
     if outcome == 304:
         kept = [field for field in found.headers if field[0].lower() in _FOR_CACHES]
@@ -85,20 +85,27 @@ def send_file(exchange: Exchange, environ: Mapping[str, Any], found: Representat
     elif outcome == 412:
         send_status(exchange, 412)
     elif is_head or (ranges := _ranges(environ, found)) is None:
-        exchange.respond("200 OK", found.headers, found.size)
-        if is_head:
-            exchange.finish()
-        elif found.content is not None:
-            exchange.finish(found.content)
-        else:
-            _send_part(exchange, found, (0, found.size))
-            exchange.finish()
+        send_whole(exchange, found, is_head)
     elif not ranges:
         send_status(exchange, 416, [("Content-Range", f"bytes */{found.size}")])
     elif len(ranges) == 1:
         _send_range(exchange, found, ranges[0])
     else:
         _send_ranges(exchange, found, ranges)
+
+
+def send_whole(
+    exchange: Exchange, found: Representation, is_head: bool, status: str = "200 OK"
+) -> None:
+    """Send a file from its beginning to its end."""
+    exchange.respond(status, found.headers, found.size)
+    if is_head:
+        exchange.finish()
+    elif found.content is not None:
+        exchange.finish(found.content)
+    else:
+        _send_part(exchange, found, (0, found.size))
+        exchange.finish()
 
 
 def _ranges(environ: Mapping[str, Any], found: Representation) -> list[Range] | None:

@@ -7,8 +7,6 @@ each request compares the file's status with that of what is kept.
 
 from __future__ import annotations
 
-import errno
-import logging
 import os
 import stat
 import threading
@@ -21,16 +19,25 @@ from urllib.parse import quote
 from penstock import messages
 from penstock.edge.file_response import (
     Representation,
-    send_file,
+    send_conditionally,
     send_status,
     validator_fields,
     validators,
 )
 from penstock.edge.media_types import is_hashed, media_type
 from penstock.edge.preconditions import IDENTITY, choose_coding
-from penstock.system.beneath import Directory
+from penstock.edge.served_directory import (
+    LOOK_SECONDS,
+    NOT_THERE,
+    LogMessage,
+    ReadError,
+    ServedDirectory,
+    is_refused,
+    status_of,
+)
 
 if TYPE_CHECKING:
+    from penstock.system.beneath import Directory
     from penstock.transport import Exchange, HeaderList
 
 CACHED_FILE_BYTES = 64 * 1024
@@ -39,22 +46,11 @@ CACHED_FILE_BYTES = 64 * 1024
 ENTRY_BYTES = 4096
 """What an entry of the cache counts for besides its content: its names, fields and objects."""
 
-LOOK_SECONDS = 1.0
-"""How long it may take until a precompressed file is found that was not there before, or that the
-directory itself was replaced. A change of the file that is sent is seen at once."""
-
 CODINGS: Final = (("br", b".br"), ("zstd", b".zst"), ("gzip", b".gz"))
 """The codings of precompressed files, the shortest as a rule first, and the ends of their names."""
 
 IMMUTABLE = "public, max-age=31536000, immutable"
 METHODS = "GET, HEAD, OPTIONS"
-
-LOG_SECONDS = 10.0
-"""A file that cannot be read is logged once in this time: clients decide how often they ask."""
-
-_NOT_THERE = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG})
-_REFUSED = frozenset({errno.EXDEV, errno.ELOOP, errno.EINVAL, errno.ENXIO, errno.EMLINK})
-_OUT_OF_FILES = frozenset({errno.EMFILE, errno.ENFILE})
 
 _State = tuple[int, int, int, int, int]
 
@@ -71,34 +67,6 @@ class StaticSettings:
     """Seconds for which a client may use a file without asking again."""
     cache_bytes: int = 8 << 20
     """How much of small files is kept in memory."""
-
-
-class _Place:
-    """A directory, and the prefix of the URLs of what is below it."""
-
-    def __init__(self, prefix: str, path: str) -> None:
-        self.prefix = _native(prefix).rstrip("/") + "/"
-        self.path = os.fsencode(path)
-        self._directory: Directory | None = None
-        self._look_at = 0.0
-
-    def current(self) -> Directory | None:
-        """Return the directory that the path leads to now; None where there is none.
-
-        Two threads may both open it, which does no harm.
-        """
-        directory = self._directory
-        if self._look_at > time.monotonic():
-            return directory
-        if directory is None or not directory.is_current():
-            try:
-                directory = Directory(self.path)
-            except OSError:
-                directory = None
-            self._directory = directory
-        # Looked for again with the next request where it is not there.
-        self._look_at = 0.0 if directory is None else time.monotonic() + LOOK_SECONDS
-        return directory
 
 
 @dataclass(slots=True)
@@ -121,7 +89,8 @@ class _Entry:
     codings: tuple[str, ...]
     """Those of the precompressed forms."""
     look_at: float
-    """When to look again for precompressed forms, on the monotonic clock."""
+    """When to look again for precompressed forms, on the monotonic clock. A change of the file
+    that is sent is seen at once."""
     size: int = ENTRY_BYTES
 
 
@@ -139,7 +108,7 @@ class StaticFiles:
     def __init__(
         self,
         settings: StaticSettings,
-        logger: logging.Logger,
+        log: LogMessage,
         *,
         script_name: str = "",
         sendfile: bool = True,
@@ -149,12 +118,15 @@ class StaticFiles:
         The prefixes of `StaticSettings.places` are those of whole URLs, also with a mount prefix.
         Without ``sendfile`` files are read, and not sent by the kernel.
         """
-        places = [_Place(prefix, path) for prefix, path in settings.places]
-        self._places = sorted(places, key=lambda place: -len(place.prefix))
+        places = [
+            (_native(prefix).rstrip("/") + "/", ServedDirectory(path))
+            for prefix, path in settings.places
+        ]
+        self._places = sorted(places, key=lambda place: -len(place[0]))
         self._index = os.fsencode(settings.index)
         self._cache_bytes = settings.cache_bytes
         self._script_name = _native(script_name).rstrip("/")
-        self._logger = logger
+        self._log = log
         self._sendfile = sendfile
         age = f"{settings.max_age:.0f}"
         self._fresh = "no-cache" if age == "0" else f"public, max-age={age}"
@@ -162,7 +134,6 @@ class StaticFiles:
         self._cache: dict[str, _Entry] = {}
         self._cached_bytes = 0
         self._lock = threading.Lock()
-        self._logged_at = -LOG_SECONDS
 
     def answer(self, exchange: Exchange) -> bool:
         """Answer a request if it is for a file; else return False, and leave it untouched.
@@ -179,10 +150,15 @@ class StaticFiles:
                 entry = self._find(path, environ)
             if type(entry) is _Entry:
                 return self._serve(exchange, environ, path, entry)
-        except OSError as error:
-            if not isinstance(error, _ReadError):
-                raise  # the exchange's
-            entry = self._why_not(path, error.cause)
+        except ReadError as error:
+            if error.errno in NOT_THERE:
+                return False  # it was removed meanwhile
+            status = status_of(error)
+            if status != 404:
+                self._log(
+                    messages.STATIC_FILE_NOT_READ, path=ascii(path)[1:-1], error=error.strerror
+                )
+            entry = _Answer(status, [])
         if entry is None:
             return False
         assert isinstance(entry, _Answer)
@@ -193,14 +169,14 @@ class StaticFiles:
 
     def _find(self, path: str, environ: Mapping[str, Any]) -> _Entry | _Answer | None:
         """Return what a path leads to; None leaves it to the application."""
-        for place in self._places:
-            if path.startswith(place.prefix):
+        for prefix, place in self._places:
+            if path.startswith(prefix):
                 break
-            if path and path == place.prefix[:-1]:
+            if path and path == prefix[:-1]:
                 return self._redirect(place, b"", path, environ)
         else:
             return None
-        name = path[len(place.prefix) :].encode("latin-1")
+        name = path[len(prefix) :].encode("latin-1")
         if is_refused(name):
             return _Answer(404, [])
         if name.startswith(b"/") or b"//" in name:
@@ -221,7 +197,7 @@ class StaticFiles:
         return self._enter(path, directory, name)
 
     def _redirect(
-        self, place: _Place, name: bytes, path: str, environ: Mapping[str, Any]
+        self, place: ServedDirectory, name: bytes, path: str, environ: Mapping[str, Any]
     ) -> _Answer | None:
         """Return the answer for a directory's name without a ``/``, if it has an index file."""
         directory = place.current()
@@ -277,11 +253,11 @@ class StaticFiles:
         if variant.kept is not None:
             state, kept = variant.kept
             if state == self._state_of(entry, variant):
-                send_file(exchange, environ, kept)
+                send_conditionally(exchange, kept, method == "HEAD")
                 return True
         try:
             found = self._load(path, entry, variant)
-        except _ReadError:
+        except ReadError:
             if coding == IDENTITY:
                 raise
             # Without this form of it: a link that leads out, or a file that may not be read.
@@ -289,7 +265,7 @@ class StaticFiles:
             entry.codings = tuple(entry.variants)[1:]
             return self._serve(exchange, environ, path, entry)
         try:
-            send_file(exchange, environ, found)
+            send_conditionally(exchange, found, method == "HEAD")
         finally:
             if found.descriptor >= 0:
                 os.close(found.descriptor)
@@ -302,19 +278,19 @@ class StaticFiles:
             return None
 
     def _load(self, path: str, entry: _Entry, variant: _Variant) -> Representation:
-        """Open a file; keep it if it is small. Raises `_ReadError`."""
+        """Open a file; keep it if it is small. Raises `ReadError`."""
         try:
             descriptor, status = entry.directory.open_file(variant.name)
         except OSError as error:
             self._drop(path)
-            raise _ReadError(error) from None
+            raise ReadError(error) from None
         content = None
         try:
             if status.st_size <= CACHED_FILE_BYTES and self._cache_bytes:
                 content = os.pread(descriptor, status.st_size + 1, 0)
         except OSError as error:
             os.close(descriptor)
-            raise _ReadError(error) from None
+            raise ReadError(error) from None
         if content is None or len(content) != status.st_size:  # large, or just being written
             return self._describe(entry, variant, status, None, descriptor)
         os.close(descriptor)
@@ -349,23 +325,6 @@ class StaticFiles:
             status.st_size, etag, modified, headers, content, descriptor, self._sendfile
         )
 
-    def _why_not(self, path: str, error: OSError) -> _Answer | None:
-        """Return what the failure to open or to read a file is answered with."""
-        number = error.errno
-        if number in _NOT_THERE or number == errno.EISDIR:
-            return None
-        if number in _REFUSED:
-            return _Answer(404, [])
-        now = time.monotonic()
-        if now - self._logged_at >= LOG_SECONDS:
-            self._logged_at = now
-            messages.STATIC_FILE_NOT_READ.log(
-                self._logger, path=ascii(path)[1:-1], error=error.strerror
-            )
-        if number in (errno.EACCES, errno.EPERM):
-            return _Answer(403, [])
-        return _Answer(503 if number in _OUT_OF_FILES else 500, [])
-
     # -- the cache ------------------------------------------------------------------------------
 
     def _keep(self, path: str, entry: _Entry) -> None:
@@ -393,28 +352,6 @@ class StaticFiles:
             self._cached_bytes -= entry.size
 
 
-class _ReadError(OSError):
-    """A file could not be opened or read. Not an error of the exchange, which is an OSError too."""
-
-    def __init__(self, cause: OSError) -> None:
-        super().__init__(cause.errno, cause.strerror)
-        self.cause = cause
-
-
-def is_refused(name: bytes) -> bool:
-    """Return True for a path below a directory that is not served, whether it is there or not.
-
-    That is one with ``.`` or ``..``, with a name that begins with a dot (other than
-    ``.well-known``, RFC 8615), or with a NUL.
-    """
-    if b"\0" in name:
-        return True
-    if not name.startswith(b".") and b"/." not in name:
-        return False
-    parts = name.split(b"/")
-    return any(part.startswith(b".") and part != b".well-known" for part in parts)
-
-
 def _native(text: str) -> str:
     """Return text as PEP 3333 has it in the environ."""
     return os.fsencode(text).decode("latin-1")
@@ -428,7 +365,7 @@ def _mode(directory: Directory, name: bytes, unknown: int = stat.S_IFREG) -> int
     try:
         return os.stat(name, dir_fd=directory.descriptor).st_mode
     except OSError as error:
-        return 0 if error.errno in _NOT_THERE else unknown
+        return 0 if error.errno in NOT_THERE else unknown
 
 
 def _state(status: os.stat_result) -> _State:

@@ -35,7 +35,7 @@ class Directory:
     find the number given to another file.
     """
 
-    __slots__ = ("_real", "_syscall", "descriptor", "identity", "path")
+    __slots__ = ("_syscall", "descriptor", "identity", "path", "real_path")
 
     def __init__(self, path: bytes) -> None:
         """Open the directory; raises OSError."""
@@ -44,7 +44,7 @@ class Directory:
         self.descriptor = os.open(path, _DIRECTORY)
         status = os.fstat(self.descriptor)
         self.identity = (status.st_dev, status.st_ino)
-        self._real = os.path.realpath(path)
+        self.real_path = os.path.realpath(path)
         self._syscall = _find_openat2(self.descriptor)
 
     def __del__(self) -> None:
@@ -87,10 +87,10 @@ class Directory:
 
         What it finds is opened as strictly as before: links may change meanwhile.
         """
-        real = os.path.realpath(os.path.join(self._real, path))
-        if not real.startswith(self._real.rstrip(b"/") + b"/"):
+        real = os.path.realpath(os.path.join(self.real_path, path))
+        if not real.startswith(self.real_path.rstrip(b"/") + b"/"):
             raise OSError(errno.EXDEV, os.strerror(errno.EXDEV))
-        return real[len(self._real.rstrip(b"/")) + 1 :]
+        return real[len(self.real_path.rstrip(b"/")) + 1 :]
 
     def _open(self, path: bytes) -> int:
         if self._syscall is None:

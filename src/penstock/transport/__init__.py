@@ -20,6 +20,32 @@ if TYPE_CHECKING:
 HeaderList = list[tuple[str, str]]
 
 
+class Outlet(Protocol):
+    """The part of an exchange that a response is sent through, or what changes it on its way."""
+
+    @property
+    def head_sent(self) -> bool:
+        """Whether the response's head has left: from then on `respond` is an error."""
+
+    def send_informational(self, status: str, headers: Sequence[tuple[str, str]]) -> None:
+        """See `Exchange.send_informational`."""
+
+    def respond(self, status: str, headers: HeaderList, content_length: int | None) -> None:
+        """See `Exchange.respond`."""
+
+    def send(self, data: bytes) -> None:
+        """See `Exchange.send`."""
+
+    def send_file(self, descriptor: int, offset: int, count: int) -> None:
+        """See `Exchange.send_file`."""
+
+    def finish(self, data: bytes = b"") -> None:
+        """See `Exchange.finish`."""
+
+    def close_after_response(self) -> None:
+        """See `Exchange.close_after_response`."""
+
+
 class Exchange(Protocol):
     """One request, and the means to answer it. One thread at a time uses it."""
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from penstock import __version__, messages
 from penstock.config.budgets import Budgets, own_budgets
-from penstock.config.checks import chosen_transport, split_mapping
+from penstock.config.checks import chosen_transport
 from penstock.config.settings import OPTIONS
 from penstock.edge.client import compile_networks
 from penstock.edge.rate_limit import RateLimit, RateTable
@@ -37,6 +37,7 @@ from penstock.telemetry.scoreboard import (
 from penstock.telemetry.trace import Trace
 from penstock.transport.config import TransportConfig
 from penstock.worker.deadlines import Deadlines, worker_stacks
+from penstock.worker.filters import response_filters, static_files
 from penstock.worker.timeouts import shortest_timeout, timeouts_by_path
 from penstock.wsgi.environ import base_environ
 from penstock.wsgi.errors import ErrorStream
@@ -46,7 +47,6 @@ if TYPE_CHECKING:
     from wsgiref.types import WSGIApplication
 
     from penstock.config.settings import Settings
-    from penstock.edge.static_files import StaticFiles
     from penstock.listeners import Listener
     from penstock.telemetry.request_finished import Observer
     from penstock.transport import Exchange, Transport
@@ -256,22 +256,6 @@ class Worker:
             software=f"penstock/{__version__}",
         )
 
-    def _static_files(self) -> StaticFiles | None:
-        settings = self.settings
-        if not settings.static:
-            return None
-        from penstock.edge.static_files import StaticFiles, StaticSettings
-
-        static = StaticSettings(
-            [split_mapping(mapping) for mapping in settings.static],
-            index=settings.static_index,
-            max_age=settings.static_max_age,
-            cache_bytes=settings.static_cache,
-        )
-        return StaticFiles(
-            static, self.logger, script_name=settings.script_name, sendfile=settings.sendfile
-        )
-
     def start(self, application: WSGIApplication, *, lent: bool = False) -> None:
         """Begin to serve the application: from here on the worker accepts clients.
 
@@ -288,15 +272,17 @@ class Worker:
             self.close_logs()
             self.error_log.close()
             raise
+        log_message = self.transport.request_log.message
         self._gateway = Gateway(
             application,
             logger=self.logger,
             sendfile=self.settings.sendfile,
             transport=self.transport,
             log_ended=self.transport.request_log.ended,
+            filters=response_filters(self.settings, self.logger, log_message),
         )
         self._handle = self._gateway.handle
-        if (files := self._static_files()) is not None:
+        if (files := static_files(self.settings, log_message)) is not None:
             self._handle = partial(self._gateway.handle_unless, files.answer)
         self.slot.words[STATE] = SERVING
         self.slot.words[READY] = 1

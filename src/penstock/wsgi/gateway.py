@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import codecs
 from contextlib import suppress
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from penstock import messages
 from penstock.errors import (
@@ -26,7 +26,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
     from wsgiref.types import WSGIApplication
 
-    from penstock.transport import Exchange, ResponseSupport
+    from penstock.transport import Exchange, Outlet, ResponseSupport
+    from penstock.wsgi.headers import CheckHead
 
 JOIN_LIMIT = 64 * 1024
 """The blocks of a list are joined up to this many bytes. Copying them is cheaper than sending each
@@ -42,6 +43,16 @@ _CAUSES = 8
 """How many explicit causes of an exception are examined. Frameworks wrap once or twice."""
 
 
+class Filters(Protocol):
+    """What is done with the application's responses before they are sent."""
+
+    def check_head(self, check: CheckHead) -> CheckHead:
+        """Return what checks the arguments of `start_response`; ``check`` does without filters."""
+
+    def outlet(self, exchange: Exchange, is_head: bool) -> Outlet:
+        """Return what the response to a request is sent through."""
+
+
 class Gateway:
     """Answers exchanges by calling one application. Any number of threads may use it."""
 
@@ -53,11 +64,13 @@ class Gateway:
         sendfile: bool = True,
         transport: ResponseSupport | None = None,
         log_ended: Callable[[str, str, str], object] | None = None,
+        filters: Filters | None = None,
     ) -> None:
         """Set the application, the logger of failures, and whether the kernel sends files.
 
         ``transport`` may have native code for a part of the work on responses. ``log_ended``
         logs what clients can bring about as often as they like (`RequestLog.ended`).
+        With ``filters`` that native code is not used, and responses are sent through their outlets.
         """
         self._application = application
         self._logger = logger
@@ -73,13 +86,23 @@ class Gateway:
                 notice.log(logger)
 
         check = check_head if transport is None else transport.check_head
+        if filters is not None:
+            check = filters.check_head(check)
 
         def make_response(exchange: Exchange | None, is_head: bool) -> Response:
             return Response(exchange, is_head, warn_once, check)
 
-        self._make_response: Callable[[Exchange, bool], FastResponse] = (
-            make_response if transport is None else transport.response_maker(make_response)
-        )
+        def make_filtered(exchange: Exchange, is_head: bool) -> Response:
+            assert filters is not None
+            return Response(filters.outlet(exchange, is_head), is_head, warn_once, check)
+
+        self._make_response: Callable[[Exchange, bool], FastResponse]
+        if filters is not None:
+            self._make_response = make_filtered
+        else:
+            self._make_response = (
+                make_response if transport is None else transport.response_maker(make_response)
+            )
 
     def handle(self, exchange: Exchange) -> None:
         """Answer one exchange: it is finished or aborted on return. Raises nothing."""

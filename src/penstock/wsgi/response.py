@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from types import TracebackType
 
-    from penstock.transport import Exchange, HeaderList
+    from penstock.transport import HeaderList, Outlet
     from penstock.wsgi.headers import CheckHead
 
     ExcInfo = (
@@ -85,7 +85,7 @@ class Response:
 
     def __init__(
         self,
-        exchange: Exchange | None,
+        exchange: Outlet | None,
         is_head: bool,
         warn_once: Callable[[messages.Notice], None],
         check_head: CheckHead = check_head,
@@ -259,7 +259,7 @@ class Response:
         self._exchange = None
 
     @property
-    def exchange(self) -> Exchange:
+    def exchange(self) -> Outlet:
         """The exchange; only until the response has ended."""
         assert self._exchange is not None
         return self._exchange
@@ -285,14 +285,14 @@ class Response:
         if not self.code:
             raise ProtocolBreach("start_response was not called, or refused its arguments")
 
-    def _begin(self, exchange: Exchange) -> None:
+    def _begin(self, exchange: Outlet) -> None:
         if not self.begun:
             self.begun = True
             if self._close:
                 self._close_after_response(exchange)
             exchange.respond(self.status, self.headers, self.content_length)
 
-    def _close_after_response(self, exchange: Exchange) -> None:
+    def _close_after_response(self, exchange: Outlet) -> None:
         self._warn_once(messages.APPLICATION_SENT_CLOSE.notice())
         exchange.close_after_response()
 
