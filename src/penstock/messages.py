@@ -339,6 +339,19 @@ FIELD_DROPPED: Final = Message(
 
 # -- 4: the edge --------------------------------------------------------------------------------
 
+FORWARDING_NOT_BELIEVED: Final = Message(
+    "PEN-4010",
+    WARNING,
+    "the field %(field)s of %(peer)s is not believed: forwarded_allow_ips does not name that peer"
+    " (logged once; setting: forwarded_allow_ips)",
+    "A client has sent a field that proxies use to tell the client's address or its scheme, or a"
+    " proxy has that the server was not told of. The server passes such fields on to the"
+    " application, and does not act on them.",
+    "If the address is your proxy's, name it in `forwarded_allow_ips`, and in `forwarded_headers`"
+    " the fields that the proxy sets; see docs/proxies.md. If it is a client's, nothing is to be"
+    " done; with `untrusted_forwarded` set to `drop` the application does not get such fields.",
+)
+
 STATIC_FILE_NOT_READ: Final = Message(
     "PEN-4510",
     WARNING,

@@ -183,8 +183,8 @@ impl Line<'_> {
         let mut plain = json_text(address(self.record.peer).as_bytes(), out);
         out.extend_from_slice(b",\"client.port\":");
         match record.peer {
-            Some((_, port)) => number(port, out),
-            None => out.extend_from_slice(b"null"),
+            Some((_, port)) if port > 0 => number(port, out),
+            _ => out.extend_from_slice(b"null"),
         }
         out.extend_from_slice(b",\"http.request.method\":");
         plain &= json_text(head.method.of(bytes), out);

@@ -3,14 +3,15 @@
 use crate::call_deadline::CallDeadline;
 use crate::companion::Companion;
 use crate::core::Core;
-use crate::environ::{Template, keys};
+use crate::environ::{Template, http_key, keys};
 use crate::exchange::Exchange;
 use crate::extend_deadline::ExtendDeadline;
 use crate::ffi::latin1;
 use crate::request_id::RequestId;
 use crate::thread_slots::{ThreadSlot, ThreadSlots};
 use penstock_protocol::{Framing, Head, HeadCopy};
-use penstock_reactor::connection::Connection;
+use penstock_reactor::connection::{Connection, name_of};
+use penstock_reactor::forwarded::Forwarded;
 use penstock_reactor::next_request;
 use penstock_reactor::own_answers::WHOLE_SERVER;
 use penstock_reactor::request::{Body, Waiting};
@@ -50,6 +51,7 @@ impl Delivery {
             body,
             since,
             queued,
+            forwarded,
         } = waiting;
         let since = queued.then_some(since);
         let (head, bytes) = (&request.head, &request.bytes);
@@ -61,6 +63,7 @@ impl Delivery {
             head,
             bytes,
             body,
+            forwarded,
             since,
         )
     }
@@ -77,6 +80,7 @@ impl Delivery {
         head: &Head,
         bytes: &[u8],
         body: Body,
+        forwarded: Option<Box<Forwarded>>,
         queued: Option<Nanos>,
     ) -> PyResult<Option<Py<Exchange>>> {
         let made = self.make_exchange(
@@ -87,6 +91,7 @@ impl Delivery {
             head,
             bytes,
             body,
+            forwarded,
             queued,
         );
         let exchange = match made {
@@ -124,6 +129,7 @@ impl Delivery {
         head: &Head,
         bytes: &[u8],
         body: Body,
+        forwarded: Option<Box<Forwarded>>,
         queued: Option<Nanos>,
     ) -> PyResult<Exchange> {
         let options = &self.core.shared.options;
@@ -142,6 +148,11 @@ impl Delivery {
             self.core
                 .log_writer
                 .report_dropped_fields(py, head, bytes)?;
+        }
+        if let Some(forwarded) = &forwarded {
+            template.set_forwarded(py, &environ, head, bytes, forwarded)?;
+        } else if head.forwarding || options.forwarded.reads_all() {
+            self.drop_untrusted(py, connection, &environ, head, bytes)?;
         }
         let id = RequestId::new(&options.id_prefix, number);
         let request_id = latin1(py, id.bytes())?;
@@ -163,7 +174,9 @@ impl Delivery {
         let deadline = self.set_deadline(&environ, thread_slot, number, since, timeout)?;
         if let Some(record) = &thread_slot.record {
             let (method, target) = (head.method.of(bytes), head.target.of(bytes));
-            let texts = [method, connection.name(), id.bytes(), target];
+            let named = forwarded.as_ref().and_then(|it| it.peer()).map(name_of);
+            let client = named.as_deref().unwrap_or_else(|| connection.name());
+            let texts = [method, client, id.bytes(), target];
             self.core
                 .shared
                 .scoreboard
@@ -180,6 +193,7 @@ impl Delivery {
             environ: environ.unbind(),
             body,
             request_id: request_id.unbind(),
+            forwarded,
             number,
             request_body,
             core: Arc::clone(&self.core),
@@ -201,6 +215,32 @@ impl Delivery {
             deadline: CallDeadline::new(thread_slot.record, timeout),
             reason: String::new(),
         })
+    }
+
+    /// Leave out the forwarding fields of a peer that is not trusted, where that is asked for.
+    #[cold]
+    fn drop_untrusted(
+        &self,
+        py: Python<'_>,
+        connection: &Connection,
+        environ: &Bound<'_, PyDict>,
+        head: &Head,
+        bytes: &[u8],
+    ) -> PyResult<()> {
+        let policy = &self.core.shared.options.forwarded;
+        if connection.trusted || !policy.drops {
+            return Ok(());
+        }
+        for field in &head.fields {
+            let name = field.name.of(bytes);
+            if policy.names(name) {
+                let key = latin1(py, &http_key(name))?;
+                if environ.contains(&key)? {
+                    environ.del_item(key)?;
+                }
+            }
+        }
+        Ok(())
     }
 
     /// Tell the application until when it has time; return that, 0 for ever.

@@ -1,10 +1,14 @@
 //! What one client may do: the networks and the rate of a `TransportConfig`.
 
+use crate::ffi::latin1;
 use penstock_reactor::client::{Networks, Ranges};
+use penstock_reactor::forwarded::{ForwardedPolicy, NAMES, Node, Peers, Scheme};
 use penstock_reactor::rate_limit::{RateLimit, RateTable};
+use pyo3::IntoPyObjectExt;
 use pyo3::buffer::PyBuffer;
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
+use pyo3::types::PyString;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::ptr::NonNull;
 
@@ -14,9 +18,14 @@ pub fn read_networks(config: &Bound<'_, PyAny>) -> PyResult<Option<Networks>> {
     if networks.is_none() {
         return Ok(None);
     }
+    networks_of(&networks).map(Some)
+}
+
+/// A `penstock.edge.client.Networks`.
+fn networks_of(networks: &Bound<'_, PyAny>) -> PyResult<Networks> {
     let part = |family: &str, name: &str| networks.getattr(family)?.getattr(name);
     let admitted = |family: &str| part(family, "admitted")?.extract::<Vec<bool>>();
-    Ok(Some(Networks {
+    Ok(Networks {
         ipv4: Ranges::new(
             &part("ipv4", "starts")?.extract::<Vec<u32>>()?,
             &admitted("ipv4")?,
@@ -25,7 +34,98 @@ pub fn read_networks(config: &Bound<'_, PyAny>) -> PyResult<Option<Networks>> {
             &part("ipv6", "starts")?.extract::<Vec<u128>>()?,
             &admitted("ipv6")?,
         ),
-    }))
+    })
+}
+
+/// The field `forwarded`.
+pub fn read_forwarded_policy(config: &Bound<'_, PyAny>) -> PyResult<ForwardedPolicy> {
+    let policy = config.getattr("forwarded")?;
+    let believed = policy.getattr("fields")?;
+    let mut fields = Vec::new();
+    for (name, field) in NAMES {
+        if believed.contains(name)? {
+            fields.push(field);
+        }
+    }
+    let secure = policy
+        .getattr("secure")?
+        .extract::<Vec<(String, String)>>()?;
+    let bytes = |text: String| -> Vec<u8> { text.into_bytes() };
+    Ok(ForwardedPolicy {
+        peers: read_peers(&policy.getattr("peers")?)?,
+        believed: fields,
+        secure: secure
+            .into_iter()
+            .map(|(name, value)| (bytes(name), bytes(value)))
+            .collect(),
+        drops: policy.getattr("drops")?.extract()?,
+        request_id_length: policy.getattr("request_id_length")?.extract()?,
+    })
+}
+
+/// A `penstock.edge.forwarded.Peers`.
+pub fn read_peers(peers: &Bound<'_, PyAny>) -> PyResult<Peers> {
+    Ok(Peers {
+        networks: networks_of(&peers.getattr("networks")?)?,
+        any_peer: peers.getattr("any_peer")?.extract()?,
+        unix: peers.getattr("unix")?.extract()?,
+    })
+}
+
+/// What a policy reads in the head of a request, for the test that compares both languages: None
+/// for nothing, or the reason for which the request is refused, or client, port, scheme, host,
+/// port, prefix, script name and request id.
+pub fn read_forwarded<'py>(
+    py: Python<'py>,
+    config: &Bound<'py, PyAny>,
+    head: &[u8],
+) -> PyResult<Bound<'py, PyAny>> {
+    let policy = read_forwarded_policy(config)?;
+    let mut input = penstock_protocol::Input::new(head);
+    let mut parsed = penstock_protocol::Head::default();
+    let limits = penstock_protocol::Limits::default();
+    let event = penstock_protocol::Parser::new().next_event(&mut input, &limits, &mut parsed);
+    let Ok(penstock_protocol::Event::Request(bytes)) = event else {
+        return Err(PyValueError::new_err("no request"));
+    };
+    let read = match (parsed.forwarding || policy.reads_all()).then(|| policy.read(&parsed, bytes))
+    {
+        None => return Ok(py.None().into_bound(py)),
+        Some(Err(reason)) => return Ok(PyString::new(py, &reason).into_any()),
+        Some(Ok(read)) => read,
+    };
+    let Some(read) = read else {
+        return Ok(py.None().into_bound(py));
+    };
+    let text = |bytes: &[u8]| latin1(py, bytes);
+    let client = match read.client {
+        None => py.None().into_bound(py),
+        Some(Node::Unix) => PyString::new(py, "unix").into_any(),
+        Some(Node::Hidden) => PyString::new(py, "").into_any(),
+        Some(Node::Address(address, 0)) => PyString::new(py, &address.to_string()).into_any(),
+        Some(Node::Address(address, port)) => {
+            PyString::new(py, &format!("{address} {port}")).into_any()
+        }
+    };
+    let scheme = match read.scheme {
+        None => "",
+        Some(Scheme::Http) => "http",
+        Some(Scheme::Https) => "https",
+    };
+    let port = match read.port {
+        0 => String::new(),
+        port => port.to_string(),
+    };
+    let parts = (
+        client,
+        scheme,
+        text(&read.host)?,
+        port,
+        text(&read.prefix)?,
+        text(&read.script_name)?,
+        text(&read.request_id)?,
+    );
+    parts.into_bound_py_any(py)
 }
 
 /// The fields `request_rate` and `rate_table`; None where any number of requests may come.

@@ -3,6 +3,7 @@
 use crate::companion::Companion;
 use crate::ffi::{latin1, latin1_bytes};
 use penstock_protocol::{Head, Version, head::separator};
+use penstock_reactor::forwarded::{Forwarded, Scheme, port_of};
 use penstock_reactor::options::HeaderMap;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
@@ -57,6 +58,12 @@ keys! {
     http11 = "HTTP/1.1",
     get = "GET",
     empty = "",
+    url_scheme = "wsgi.url_scheme",
+    http = "http",
+    https = "https",
+    https_on = "HTTPS",
+    host = "HTTP_HOST",
+    server_port = "SERVER_PORT",
 }
 
 static KEYS: PyOnceLock<Keys> = PyOnceLock::new();
@@ -146,7 +153,7 @@ impl Template {
             // The collector ran a finalizer that asked for a request, in the middle of all this.
             Err(_) => begin(&mut Cache::default()),
         })?;
-        self.set_path(py, &dict, head, bytes, target)?;
+        self.set_path(py, &dict, head, bytes, &self.mount, target)?;
         dict.set_item(&keys.addr, &companion.address)?;
         if let Some(port) = &companion.port {
             dict.set_item(&keys.port, port)?;
@@ -171,22 +178,23 @@ impl Template {
         dict: &Bound<'_, PyDict>,
         head: &Head,
         bytes: &[u8],
+        mount: &[u8],
         target: Bound<'_, PyString>,
     ) -> PyResult<()> {
         let keys = keys(py);
         let path = head.path(bytes);
         let decoded = unquote(path);
-        let plain = matches!(decoded, Cow::Borrowed(_)) && self.mount.is_empty();
+        let plain = matches!(decoded, Cow::Borrowed(_)) && mount.is_empty();
         if plain && head.path == head.target && path != b"*" {
             return dict.set_item(&keys.path, target);
         }
         // PATH_INFO is empty or starts with "/" (PEP 3333, "URL Reconstruction").
         let path: &[u8] = if path == b"*" { b"" } else { &decoded };
         // OPTIONS * speaks of the whole server, so of everything mounted on it.
-        if self.mount.is_empty() || path.is_empty() {
+        if mount.is_empty() || path.is_empty() {
             return dict.set_item(&keys.path, latin1(py, path)?);
         }
-        match path.strip_prefix(self.mount.as_slice()) {
+        match path.strip_prefix(mount) {
             // The prefix ends where a path segment ends.
             Some(rest) if rest.is_empty() || rest.starts_with(b"/") => {
                 dict.set_item(&keys.path, latin1(py, rest)?)
@@ -197,6 +205,78 @@ impl Template {
                 dict.set_item(&keys.path, latin1(py, path)?)
             }
         }
+    }
+}
+
+impl Template {
+    /// Set what trusted proxies say of a request; `penstock.edge.forwarded` is the reference.
+    #[cold]
+    pub fn set_forwarded(
+        &self,
+        py: Python<'_>,
+        environ: &Bound<'_, PyDict>,
+        head: &Head,
+        bytes: &[u8],
+        forwarded: &Forwarded,
+    ) -> PyResult<()> {
+        let keys = keys(py);
+        if let Some(client) = forwarded.peer() {
+            let address = client.map_or(String::new(), |(address, _)| address.to_string());
+            environ.set_item(&keys.addr, address)?;
+            match client {
+                Some((_, port)) if port > 0 => environ.set_item(&keys.port, port.to_string())?,
+                _ if environ.contains(&keys.port)? => environ.del_item(&keys.port)?,
+                _ => {}
+            }
+        }
+        match forwarded.scheme {
+            Some(Scheme::Https) => {
+                environ.set_item(&keys.url_scheme, &keys.https)?;
+                environ.set_item(&keys.https_on, "on")?;
+            }
+            Some(Scheme::Http) => {
+                environ.set_item(&keys.url_scheme, &keys.http)?;
+                if environ.contains(&keys.https_on)? {
+                    environ.del_item(&keys.https_on)?;
+                }
+            }
+            None => {}
+        }
+        if !forwarded.host.is_empty() {
+            environ.set_item(&keys.host, latin1(py, &forwarded.host)?)?;
+            let port = match port_of(&forwarded.host) {
+                b"" => {
+                    let scheme = environ.get_item(&keys.url_scheme)?;
+                    let secure = match scheme {
+                        Some(scheme) => scheme.eq(&keys.https)?,
+                        None => false,
+                    };
+                    if secure { &b"443"[..] } else { &b"80"[..] }
+                }
+                port => port,
+            };
+            environ.set_item(&keys.server_port, latin1(py, port)?)?;
+        }
+        if forwarded.port > 0 {
+            environ.set_item(&keys.server_port, forwarded.port.to_string())?;
+        }
+        if !forwarded.script_name.is_empty() {
+            let mount = unquote(&forwarded.script_name);
+            let target = latin1(py, head.target.of(bytes))?;
+            if environ.contains(&keys.outside_mount)? {
+                environ.del_item(&keys.outside_mount)?; // it is outside of another one
+            }
+            environ.set_item(&keys.script_name, latin1(py, &mount)?)?;
+            self.set_path(py, environ, head, bytes, &mount, target)?;
+        }
+        if !forwarded.prefix.is_empty() {
+            let mut path = unquote(&forwarded.prefix).into_owned();
+            if let Some(mount) = environ.get_item(&keys.script_name)? {
+                path.extend_from_slice(latin1_bytes(mount.cast::<PyString>()?)?);
+            }
+            environ.set_item(&keys.script_name, latin1(py, &path)?)?;
+        }
+        Ok(())
     }
 }
 
@@ -250,7 +330,7 @@ fn key_of(name: &[u8]) -> Option<Vec<u8>> {
     Some(http_key(name))
 }
 
-fn http_key(name: &[u8]) -> Vec<u8> {
+pub fn http_key(name: &[u8]) -> Vec<u8> {
     let mut key = b"HTTP_".to_vec();
     key.extend(name.iter().map(|byte| match byte {
         b'-' => b'_',

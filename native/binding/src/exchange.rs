@@ -11,6 +11,7 @@ use penstock_protocol::{Framing, HeadCopy, Version};
 use penstock_reactor::connection::Connection;
 use penstock_reactor::disconnect::find_gone;
 use penstock_reactor::exchange_trace::Transcript;
+use penstock_reactor::forwarded::Forwarded;
 use penstock_reactor::log_queue::{Ended, Times};
 use penstock_reactor::next_request;
 use penstock_reactor::output::FILE_TRUNCATED;
@@ -20,7 +21,7 @@ use penstock_reactor::scoreboard::WAITING;
 use penstock_reactor::shared::Shared;
 use penstock_reactor::slow_path_estimate::PathHash;
 use penstock_reactor::states::{Fate, ResponseState};
-use penstock_reactor::sys::{self, Nanos};
+use penstock_reactor::sys::{self, Nanos, Peer};
 use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyList, PyString};
@@ -41,6 +42,8 @@ pub struct Exchange {
     pub body: Option<Py<PyAny>>,
     #[pyo3(get)]
     pub request_id: Py<PyString>,
+    /// What trusted proxies say of the request, if they do.
+    pub forwarded: Option<Box<Forwarded>>,
     /// In the transport's life.
     pub number: u64,
     pub request_body: RequestBody,
@@ -137,6 +140,12 @@ impl Exchange {
         let environ = self.environ.bind(py);
         self.deadline
             .go_on(&self.shared().scoreboard, call, environ)
+    }
+
+    /// The client, as far as the proxies tell.
+    fn client(&self) -> Peer {
+        let named = self.forwarded.as_ref().and_then(|it| it.peer());
+        named.unwrap_or(self.request_body.connection.peer)
     }
 
     /// What sending needs without the GIL. The exchange must not stay borrowed then: another
@@ -265,7 +274,7 @@ impl Exchange {
             false => Ended::Aborted,
         };
         Box::new(Record {
-            peer: self.request_body.connection.peer,
+            peer: self.client(),
             request: self.request.take().map(|copy| *copy),
             status: self.status.as_ref().map(|status| status.clone_ref(py)),
             client_left: self.shared().options.client_left,

@@ -1,7 +1,7 @@
 //! The reactor's options, of the configuration that a transport gets from Python.
 
 use crate::budgets::read_budgets;
-use crate::edge::{open_rate_limit, read_networks};
+use crate::edge::{open_rate_limit, read_forwarded_policy, read_networks};
 use penstock_protocol::Limits;
 use penstock_reactor::options::{Checks, HeaderMap, Options};
 use penstock_reactor::sys::{Nanos, SECOND};
@@ -55,6 +55,7 @@ pub fn read_options(config: &Bound<'_, PyAny>) -> PyResult<Options> {
         max_connections: size("max_connections")?,
         budgets: read_budgets(config)?,
         networks: read_networks(config)?,
+        forwarded: read_forwarded_policy(config)?,
         rate_limit: open_rate_limit(config)?,
         header_timeout: time("header_timeout")?,
         body_timeout: time("body_timeout")?,

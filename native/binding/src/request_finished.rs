@@ -164,6 +164,7 @@ impl RequestMaker {
         };
         let port = parts
             .peer
+            .filter(|(_, port)| *port > 0)
             .map_or(String::new(), |(_, port)| port.to_string());
         let times = parts.times;
         let transcript = match parts.transcript {

@@ -164,6 +164,7 @@ impl NativeTransport {
                             head,
                             bytes,
                             ready.body,
+                            ready.forwarded,
                             None,
                         )?;
                     }
@@ -322,6 +323,16 @@ impl NativeTransport {
         }
         let options = read_options(config)?;
         Ok(decisions::decide(&options, name, &numbers))
+    }
+
+    /// Return what `edge::read_forwarded` does, for the test that compares both languages.
+    #[staticmethod]
+    fn read_forwarded<'py>(
+        py: Python<'py>,
+        config: &Bound<'py, PyAny>,
+        head: &[u8],
+    ) -> PyResult<Bound<'py, PyAny>> {
+        edge::read_forwarded(py, config, head)
     }
 
     /// Note that the threads of the transport's own run.

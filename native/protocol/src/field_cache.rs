@@ -22,6 +22,7 @@ struct Section {
     bytes: Box<[u8]>,     // with the empty line at its end
     fields: Box<[Field]>, // spans count from the start of the section
     keep_alive: bool,
+    forwarding: bool,
 }
 
 /// The field sections of recent requests. Its size is bounded, whatever clients send.
@@ -60,6 +61,7 @@ impl FieldCache {
         head.content_length = None;
         head.chunked = false;
         head.keep_alive = section.keep_alive;
+        head.forwarding = section.forwarding;
         head.expect_continue = false;
         head.body_expected = false;
         head.section_id = section.id;
@@ -115,6 +117,7 @@ impl FieldCache {
                     .map(|field| field.shifted_back(at))
                     .collect(),
                 keep_alive: head.keep_alive,
+                forwarding: head.forwarding,
             });
         }
     }

@@ -36,6 +36,7 @@ pub struct KnownFields {
     transfer_encoding: bool,
     connection: bool,
     expect: bool,
+    forwarding: bool,
 }
 
 impl KnownFields {
@@ -57,18 +58,28 @@ impl KnownFields {
                 self.repeated |= self.host.replace(value).is_some();
             }
             6 if name.eq_ignore_ascii_case(b"expect") => self.expect = true,
+            9 if name.eq_ignore_ascii_case(b"forwarded") => self.forwarding = true,
+            11 if name.eq_ignore_ascii_case(b"script_name") => self.forwarding = true,
             10 if name.eq_ignore_ascii_case(b"connection") => self.connection = true,
             12 if name.eq_ignore_ascii_case(b"content-type") => {
                 self.repeated |= self.content_type;
                 self.content_type = true;
             }
+            12 if name.eq_ignore_ascii_case(b"x-request-id") => self.forwarding = true,
             14 if name.eq_ignore_ascii_case(b"content-length") => {
                 self.repeated |= self.content_length.replace(value).is_some();
             }
             17 if name.eq_ignore_ascii_case(b"transfer-encoding") => self.transfer_encoding = true,
+            12.. if is_forwarding(name) => self.forwarding = true,
             _ => {}
         }
     }
+}
+
+/// Returns true for the names that begin with `X-Forwarded-`.
+fn is_forwarding(name: &[u8]) -> bool {
+    name.first_chunk::<12>()
+        .is_some_and(|start| start.eq_ignore_ascii_case(b"x-forwarded-"))
 }
 
 /// Checks the fields of a head against each other, and writes what they say together into `head`.
@@ -79,6 +90,7 @@ pub fn interpret(
     head: &mut Head,
 ) -> Result<(), ProtocolError> {
     let old = head.version == Version::Http10;
+    head.forwarding = known.forwarding;
     match known.host.map(|host| host.of(bytes)) {
         None if !old => return Err(error::NO_HOST),
         Some(host) if !(old && host.is_empty() || grammar::is_host(host)) => {

@@ -109,6 +109,9 @@ pub struct Head {
     pub keep_alive: bool,
     /// Whether the client may wait for `100 Continue` before it sends the body.
     pub expect_continue: bool,
+    /// Whether a field may speak of another hop: `Forwarded`, `X-Forwarded-*`, `SCRIPT_NAME` or
+    /// `X-Request-ID`.
+    pub forwarding: bool,
     /// Whether a body follows. True for a chunked body too, which may turn out to be empty.
     pub body_expected: bool,
     /// The number that a [`crate::FieldCache`] gave to these fields; 0 if they are not cached.

@@ -24,7 +24,7 @@ pub mod date;
 pub mod error;
 pub mod field_cache;
 mod fields;
-mod grammar;
+pub mod grammar;
 pub mod head;
 pub mod input;
 pub mod limits;

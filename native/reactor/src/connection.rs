@@ -46,6 +46,8 @@ pub struct Connection {
     pub stream: Box<dyn Stream>,
     pub token: Token,
     pub peer: Peer,
+    /// The peer is believed, as `forwarded::Peers` says.
+    pub trusted: bool,
     /// The index of the listener that it came in by.
     pub listener: usize,
     pub number: u64,
@@ -136,6 +138,7 @@ impl Connection {
             options.keep_alive
         };
         Connection {
+            trusted: options.forwarded.peers.trusts(peer),
             peer,
             stream,
             token,
@@ -198,10 +201,7 @@ impl Connection {
 
     /// Address and port, once they are asked for; empty for a unix socket.
     pub fn name(&self) -> &[u8] {
-        self.name.get_or_init(|| match self.peer {
-            Some((address, port)) => format!("{address}:{port}").into_bytes().into(),
-            None => Box::default(),
-        })
+        self.name.get_or_init(|| name_of(self.peer).into())
     }
 
     /// Whether the client is known to have reset the connection.
@@ -217,5 +217,14 @@ impl Connection {
         debug_assert!(state.phase.allows(phase), "{:?} to {phase:?}", state.phase);
         state.phase = phase;
         self.phase.store(phase as u8, Ordering::Relaxed);
+    }
+}
+
+/// Address and port, as the scoreboard shows them; empty for a unix socket.
+pub fn name_of(peer: Peer) -> Vec<u8> {
+    match peer {
+        Some((address, 0)) => address.to_string().into_bytes(),
+        Some((address, port)) => format!("{address}:{port}").into_bytes(),
+        None => Vec::new(),
     }
 }

@@ -3,11 +3,12 @@
 //! HTTP/1.1 has one exchange at a time, so that a connection holds one of these, under its lock. It
 //! begins anew with each request.
 
+use crate::forwarded::{Forwarded, Scheme};
 use crate::log_queue::{End, Ended, Entry, LogQueue, Times};
 use crate::output::Output;
 use crate::spool::Spool;
 use crate::states::Fate;
-use crate::sys::{self, Nanos};
+use crate::sys::{self, Nanos, Peer};
 use penstock_protocol::HeadCopy;
 use std::any::Any;
 use std::io;
@@ -22,6 +23,8 @@ pub struct ExchangeState {
     pub body_at: Nanos,
     /// The head of a request whose body is still to come.
     pub request: Option<Box<HeadCopy>>,
+    /// What trusted proxies say of the request, if they do.
+    pub forwarded: Option<Box<Forwarded>>,
     /// What has arrived of a body that is collected; the disk's thread has it while that writes.
     pub spool: Option<Spool>,
     /// Bytes of that body.
@@ -40,6 +43,20 @@ pub struct ExchangeState {
 }
 
 impl ExchangeState {
+    /// The client of the request, on a connection with this peer.
+    #[inline]
+    pub fn client(&self, peer: Peer) -> Peer {
+        let named = self.forwarded.as_ref().and_then(|it| it.peer());
+        named.unwrap_or(peer)
+    }
+
+    /// Whether the client's connection is secured: `own` is whether the server's is.
+    #[inline]
+    pub fn is_secure(&self, own: bool) -> bool {
+        let said = self.forwarded.as_ref().and_then(|it| it.scheme);
+        said.map_or(own, |scheme| scheme == Scheme::Https)
+    }
+
     /// The times that are known of it; `accepted` is the connection's.
     pub fn times(&self, accepted: Nanos, finished: Nanos) -> Times {
         Times {

@@ -2,6 +2,7 @@
 
 use crate::budgets::Budgets;
 use crate::client::Networks;
+use crate::forwarded::ForwardedPolicy;
 use crate::rate_limit::{RateLimit, RateTable};
 use crate::sys::{self, Nanos};
 use penstock_protocol::Limits;
@@ -56,6 +57,7 @@ pub struct Options {
     pub budgets: Budgets,
     /// Which clients may connect; None is all of them.
     pub networks: Option<Networks>,
+    pub forwarded: ForwardedPolicy,
     /// How many requests one client may send, and where all workers count them.
     pub rate_limit: Option<(RateTable, RateLimit)>,
     pub header_timeout: Nanos,

@@ -5,10 +5,11 @@ use crate::client::key_of;
 use crate::closing;
 use crate::connection::{Connection, ConnectionState, NEVER};
 use crate::decisions;
+use crate::forwarded::{Field, Forwarded, Reason};
 use crate::leader::{LeaderState, ReadBuffers, Source};
-use crate::log_queue::{Entry, HostReplaced};
+use crate::log_queue::{Entry, HostReplaced, message};
 use crate::next_request;
-use crate::options::HeaderMap;
+use crate::options::{HeaderMap, Options};
 use crate::output::Output;
 use crate::own_answers::{self, WHOLE_SERVER, is_check};
 use crate::refusal::Refusal;
@@ -21,7 +22,7 @@ use crate::slow_path_estimate::PathHash;
 use crate::spool::{Gathered, Spool};
 use crate::states::{Input, Phase};
 use crate::storing;
-use crate::sys::{Nanos, SECOND};
+use crate::sys::{Nanos, Peer, SECOND};
 use crate::unserved;
 use penstock_protocol::{Event, Head, HeadCopy, Input as Bytes, State, response};
 use std::io;
@@ -274,7 +275,8 @@ fn hand_out(
         return None;
     }
     let number = shared.count_request();
-    note_replaced_host(connection, shared, leader, &source, number);
+    let peer = state.exchange.client(connection.peer);
+    note_replaced_host(shared, leader, &source, number, peer);
     uncork_for(connection, shared, state, &source, leader);
     connection.set_phase(state, Phase::HandedOut);
     connection.set_deadline(NEVER);
@@ -284,16 +286,17 @@ fn hand_out(
         number,
         source,
         body,
+        forwarded: state.exchange.forwarded.take(),
     })
 }
 
 /// Log a request whose target names another host than its Host field.
 fn note_replaced_host(
-    connection: &Connection,
     shared: &Shared,
     leader: &LeaderState,
     source: &Source,
     number: u64,
+    peer: Peer,
 ) {
     let (head, bytes) = leader.read.head_of(source);
     if head.authority.is_none() {
@@ -301,7 +304,7 @@ fn note_replaced_host(
     }
     if let Some(host) = head.replaced_host(bytes) {
         let note = HostReplaced {
-            peer: connection.peer,
+            peer,
             target: head.target.of(bytes).to_vec(),
             host: host.to_vec(),
             request_id: format!("{}{number:x}", shared.options.id_prefix),
@@ -425,13 +428,24 @@ fn parse(
                 if let Some(trace) = trace {
                     trace.head_received(input.remaining().len());
                 }
-                if let Some(seconds) = over_rate(connection, shared, head, bytes, *now) {
+                if head.forwarding || options.forwarded.reads_all() {
+                    match read_forwarded(connection, shared, head, bytes) {
+                        Ok(forwarded) => exchange.forwarded = forwarded,
+                        Err(reason) => {
+                            break Verdict::Refused(Box::new(Refusal::forwarded(reason)));
+                        }
+                    }
+                }
+                let peer = exchange.client(connection.peer);
+                if let Some(seconds) = over_rate(peer, shared, head, bytes, *now) {
                     break Verdict::Refused(Box::new(Refusal::over_rate(seconds)));
                 }
-                if options.header_map == HeaderMap::Refuse && has_underscore(head, bytes) {
+                if options.header_map == HeaderMap::Refuse
+                    && has_underscore(connection, options, head, bytes)
+                {
                     break Verdict::Refused(Box::new(Refusal::underscore()));
                 }
-                let secure = connection.stream.is_secure();
+                let secure = exchange.is_secure(connection.stream.is_secure());
                 if !decisions::accepts_scheme(head.is_https_target(bytes), secure) {
                     break Verdict::Refused(Box::new(Refusal::not_secure()));
                 }
@@ -534,15 +548,9 @@ fn send_continue(connection: &Connection, output: &mut Output) {
 
 /// How many seconds the client has to wait that has sent too many requests; what the server answers itself does
 /// not count.
-fn over_rate(
-    connection: &Connection,
-    shared: &Shared,
-    head: &Head,
-    bytes: &[u8],
-    now: Nanos,
-) -> Option<u64> {
+fn over_rate(client: Peer, shared: &Shared, head: &Head, bytes: &[u8], now: Nanos) -> Option<u64> {
     let (table, limit) = shared.options.rate_limit.as_ref()?;
-    let (address, _) = connection.peer?;
+    let (address, _) = client?;
     if head.path(bytes) == WHOLE_SERVER || is_check(shared, head, bytes) {
         return None;
     }
@@ -554,8 +562,38 @@ fn over_rate(
     Some(wait.div_ceil(SECOND).max(1))
 }
 
-fn has_underscore(head: &Head, bytes: &[u8]) -> bool {
-    head.fields
-        .iter()
-        .any(|field| field.name.of(bytes).contains(&b'_'))
+/// What a trusted peer says in its forwarding fields; of those of others one is logged.
+#[cold]
+fn read_forwarded(
+    connection: &Connection,
+    shared: &Shared,
+    head: &Head,
+    bytes: &[u8],
+) -> Result<Option<Box<Forwarded>>, Reason> {
+    let policy = &shared.options.forwarded;
+    if connection.trusted {
+        return policy.read(head, bytes);
+    }
+    let mut names = head.fields.iter().map(|field| field.name.of(bytes));
+    if let Some(name) = names.find(|name| policy.names(name)) {
+        if !shared.told_of_forwarding.swap(true) {
+            let peer = connection.peer.map(|(address, _)| address.to_string());
+            let arguments = [
+                ("field", String::from_utf8_lossy(name).into_owned()),
+                ("peer", peer.unwrap_or_else(|| "a unix socket".to_owned())),
+            ];
+            let entry = message("FORWARDING_NOT_BELIEVED", arguments);
+            shared.log_queue.write(entry);
+        }
+    }
+    Ok(None)
+}
+
+/// Whether a name has an underscore, and is not one that the peer may send.
+fn has_underscore(connection: &Connection, options: &Options, head: &Head, bytes: &[u8]) -> bool {
+    let believed = connection.trusted && options.forwarded.believes(Field::ScriptName);
+    head.fields.iter().any(|field| {
+        let name = field.name.of(bytes);
+        name.contains(&b'_') && !(believed && name.eq_ignore_ascii_case(b"script_name"))
+    })
 }

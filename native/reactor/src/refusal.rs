@@ -114,6 +114,14 @@ impl Refusal {
         }
     }
 
+    /// For what a trusted proxy says.
+    pub fn forwarded(reason: String) -> Self {
+        Refusal {
+            setting: "forwarded_headers",
+            ..Refusal::plain(400, reason)
+        }
+    }
+
     pub fn over_rate(seconds: u64) -> Self {
         Refusal {
             setting: "max_requests_per_client",

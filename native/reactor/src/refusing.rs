@@ -110,7 +110,7 @@ pub fn note(
     // One that is refused in its head has not been counted.
     let number = state.requests + u64::from(state.exchange.request.is_none());
     shared.log_queue.write(Entry::Refused(Box::new(RefusalNote {
-        peer: connection.peer,
+        peer: state.exchange.client(connection.peer),
         refusal,
         request: state.exchange.request.take().map(|copy| *copy),
         request_id: format!("{}{:x}", shared.options.id_prefix, id),

@@ -1,6 +1,7 @@
 //! A request that is complete as far as it has to be, for the application.
 
 use crate::connection::Connection;
+use crate::forwarded::Forwarded;
 use crate::leader::{LeaderState, Source};
 use crate::spool::Spool;
 use crate::sys::Nanos;
@@ -21,6 +22,7 @@ pub struct Ready {
     pub number: u64,
     pub source: Source,
     pub body: Body,
+    pub forwarded: Option<Box<Forwarded>>,
 }
 
 /// A request that waits for a thread, and needs nothing of the leader's any more.
@@ -29,6 +31,7 @@ pub struct Waiting {
     pub number: u64,
     pub request: Box<HeadCopy>,
     pub body: Body,
+    pub forwarded: Option<Box<Forwarded>>,
     /// When it was found to be complete.
     pub since: Nanos,
     /// It is, or was, in the queue, and not taken by a thread at once.
@@ -43,6 +46,7 @@ impl Ready {
             number: self.number,
             request: leader.read.own_head(self.source),
             body: self.body,
+            forwarded: self.forwarded,
             since: leader.now,
             queued: false,
         }

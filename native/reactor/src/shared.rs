@@ -77,6 +77,8 @@ pub struct Shared {
     /// Nothing is left to do, and will not be.
     pub drained: Flag,
     pub closed_in_child: Flag,
+    /// An untrusted peer has sent a forwarding field, and that is logged.
+    pub told_of_forwarding: Flag,
     /// A connection was closed since accepting was last looked at.
     pub room_made: Flag,
     /// The stall monitor leads, and a thread has come free.
@@ -126,6 +128,7 @@ impl Shared {
             closed: Flag::default(),
             drained: Flag::default(),
             closed_in_child: Flag::default(),
+            told_of_forwarding: Flag::default(),
             room_made: Flag::default(),
             relieve: Flag::default(),
             date_line: Mutex::default(),

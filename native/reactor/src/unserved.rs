@@ -116,6 +116,7 @@ fn take(
         number: shared.count_request(),
         source,
         body,
+        forwarded: state.exchange.forwarded.take(),
     };
     ready.own(leader)
 }
@@ -216,9 +217,11 @@ fn give_back(
         request,
         body,
         since,
+        forwarded,
         ..
     } = waiting;
     state.exchange.request = Some(request);
+    state.exchange.forwarded = forwarded;
     drop(body);
     let queued = now.saturating_sub(since);
     let note = Noted {

@@ -31,6 +31,9 @@ _DURATION_UNITS = {"": 1.0, "ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
 _WITH_UNIT = re.compile(r"([0-9]+(?:\.[0-9]+)?)[ ]?([A-Za-z]*)", re.ASCII)
 _RATE_UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0}
 _RATE = re.compile(r"([0-9]{1,9})/([smh])(?:, ?([0-9]{1,9}))?", re.ASCII)
+_NETWORK = "an address or a network such as 10.0.0.0/8 or 2001:db8::/32, without bits beyond it"
+_FIELD_NAME = re.compile(r"[!#$%&'*+\-.^`|~0-9a-z]+")  # a token, without the underscore
+_FIELD_VALUE = re.compile(r"[!-+\--~]+")  # visible, and no comma, which separates values
 _LONGEST_BURST_SECONDS = 24 * 3600.0
 _TRUTHS = {"true": True, "yes": True, "on": True, "1": True}
 _TRUTHS |= {"false": False, "no": False, "off": False, "0": False}
@@ -261,13 +264,59 @@ def networks() -> Kind[tuple[str, ...]]:
 
         return str(ip_network(_text(value).strip()))
 
-    allowed = "an address or a network such as 10.0.0.0/8 or 2001:db8::/32, without bits beyond it"
-    several = listing(Kind(allowed, "NETWORK", convert_one))
+    return listing_or_none(Kind(_NETWORK, "NETWORK", convert_one))
+
+
+def peers() -> Kind[tuple[str, ...]]:
+    """Return the kind of lists of trusted peers: networks, ``unix`` and ``*``; ``none`` is empty.
+
+    A network of all addresses is not allowed: as a hop that a proxy names, each client would be a
+    trusted one, and would choose its own address.
+    """
+
+    def convert_one(value: object) -> str:
+        text = _text(value).strip()
+        if text in ("unix", "*"):
+            return text
+        from ipaddress import ip_network
+
+        network = ip_network(text)
+        if not network.prefixlen:
+            raise ValueError(value)
+        return str(network)
+
+    allowed = f"{_NETWORK}, 'unix' for unix sockets, '*' for every peer (not 0.0.0.0/0)"
+    return listing_or_none(Kind(allowed, "PEER", convert_one))
+
+
+def forwarded_fields(names: Iterable[str]) -> Kind[tuple[str, ...]]:
+    """Return the kind of lists of fields: one of ``names``, or NAME=VALUE; ``none`` is empty."""
+    known = tuple(names)
+
+    def convert_one(value: object) -> str:
+        name, equals, secure = _text(value).strip().partition("=")
+        name = name.lower()
+        if equals and (not _FIELD_NAME.fullmatch(name) or not _FIELD_VALUE.fullmatch(secure)):
+            raise ValueError(value)
+        # Its value is a scheme, which the server knows.
+        if (name, secure) == ("x-forwarded-proto", "https"):
+            return name
+        if (equals and name in known) or (not equals and name not in known):
+            raise ValueError(value)
+        return f"{name}={secure}" if equals else name
+
+    allowed = f"{', '.join(known)}, or NAME=VALUE of a field whose value means https"
+    return listing_or_none(Kind(allowed, "FIELD", convert_one))
+
+
+def listing_or_none(item: Kind[str]) -> Kind[tuple[str, ...]]:
+    """Return the kind of lists that the word ``none`` empties."""
+    several = listing(item)
 
     def convert(value: object) -> tuple[str, ...]:
         return () if value in ("none", ["none"]) else several.convert(value)
 
-    return Kind(f"{allowed}, or 'none'", several.metavar, convert, several.show)
+    return Kind(f"{item.allowed}, or 'none'", item.metavar, convert, several.show)
 
 
 def text(allowed: str, metavar: str, pattern: str) -> Kind[str]:

@@ -17,7 +17,7 @@ Spelling = Literal["name", "variable", "flag"]
 """How to spell a setting in a message: one of these attributes of `Option`."""
 
 _TLS = "this version has no TLS: use a proxy that terminates it"
-_NO_PROXY = "the server passes forwarding headers to the application, and does not evaluate them"
+_PROXIES = "see {forwarded_allow_ips} and {forwarded_headers}"
 _ONLY_WSGI = "this server serves WSGI over HTTP only"
 _HOOK = "hooks are functions in a gunicorn.conf.py, which the flag -c names"
 _ADDRESS = "see {bind}, which takes host and port together, as in 127.0.0.1:8000"
@@ -40,9 +40,8 @@ _OTHERS_NAMES: Final[Mapping[tuple[str, ...], str]] = {
     ("sockets", "fd"): "see {bind}, as in fd://3",
     ("call", "factory"): "a factory is written with its arguments, as in module:factory()",
     ("app_dir",): "see {chdir}",
-    ("trusted_proxy", "trusted_proxy_count", "trusted_proxy_headers"): _NO_PROXY,
-    ("clear_untrusted_proxy_headers", "log_untrusted_proxy_headers"): _NO_PROXY,
-    ("url_scheme", "proxy_headers"): _NO_PROXY,
+    ("trusted_proxy_count", "url_scheme", "proxy_headers", "trusted_hosts"): _PROXIES,
+    ("clear_untrusted_proxy_headers", "log_untrusted_proxy_headers"): "see {untrusted_forwarded}",
     ("ssl_keyfile", "ssl_certfile", "ssl_keyfile_password", "ssl_ca_certs"): _TLS,
     ("limit_max_requests",): "see {max_requests}",
     ("reload_dir", "reload_dirs"): "see {reload} and {reload_extra_file}",

@@ -18,6 +18,7 @@ from penstock.config.options import (
     Rate,
     choice,
     duration,
+    forwarded_fields,
     integer,
     listing,
     memory_bound,
@@ -25,6 +26,7 @@ from penstock.config.options import (
     networks,
     option,
     optional,
+    peers,
     rate,
     size,
     text,
@@ -61,6 +63,20 @@ _BYTES: Kind[int | Literal["auto"]] = word_or(_AUTO, size(1 << 20, 1 << 50))
 _OPTIONAL_BYTES: Kind[int | Literal["auto"]] = word_or(_AUTO, size(0, 1 << 50))
 _RATES = optional(rate(10000), "none")
 _NETWORKS = networks()
+_PEERS = peers()
+FORWARDED_FIELDS = (
+    "forwarded",
+    "x-forwarded-for",
+    "x-forwarded-proto",
+    "x-forwarded-host",
+    "x-forwarded-port",
+    "x-forwarded-prefix",
+    "script_name",
+    "x-request-id",
+)
+"""The fields of a trusted proxy that the server can act on."""
+_FORWARDED_FIELDS = forwarded_fields(FORWARDED_FIELDS)
+_UNTRUSTED: Kind[Literal["pass", "drop"]] = choice("pass", "drop")
 _URL_PATH = text("a path of URLs such as /healthz", "PATH", r"/[!-~]*")
 _ACCOUNT = text("a name or a number", "NAME", r"[^\0\n:/,]+")
 _TITLE = text("a name", "NAME", r"[^\0\n]+")
@@ -660,6 +676,42 @@ class Settings:
         "positive.",
         reason="A load balancer then prefers other servers. A queue that is full for a moment has "
         "to be used up first.",
+    )
+
+    # -- Proxies -----------------------------------------------------------------------------------
+
+    forwarded_allow_ips: tuple[str, ...] = option(
+        _PEERS,
+        ("127.0.0.0/8", "::1/128", "unix"),
+        section="Proxies",
+        platform_variable="FORWARDED_ALLOW_IPS",
+        repeatable=True,
+        also_called=("trusted_proxy", "set_real_ip_from", "forwarded_allow"),
+        help="Proxies that are believed about their clients: addresses, networks, unix for the "
+        "peers of unix sockets, * for every peer, none for no peer; may be given several times.",
+        reason="Only a process of this machine can connect from there. FORWARDED_ALLOW_IPS is "
+        "gunicorn's variable.",
+    )
+    forwarded_headers: tuple[str, ...] = option(
+        _FORWARDED_FIELDS,
+        ("x-forwarded-proto",),
+        section="Proxies",
+        repeatable=True,
+        also_called=("trusted_proxy_headers", "real_ip_header"),
+        help="Fields of those proxies that count: forwarded, x-forwarded-for, x-forwarded-proto, "
+        "x-forwarded-host, x-forwarded-port, x-forwarded-prefix, script_name, x-request-id; "
+        "NAME=VALUE is a field whose value means https; may be given several times.",
+        reason="A proxy passes on the fields that it does not set, so a client could choose them. "
+        "gunicorn believes x-forwarded-proto from the same peers. Name what your proxy sets.",
+    )
+    untrusted_forwarded: Literal["pass", "drop"] = option(
+        _UNTRUSTED,
+        "pass",
+        section="Proxies",
+        help="Forwarded, X-Forwarded-* and the like of other peers: pass them on to the "
+        "application, or drop them.",
+        reason="Middleware such as Werkzeug's ProxyFix and Django's SECURE_PROXY_SSL_HEADER reads "
+        "them.",
     )
 
     # -- Requests and responses --------------------------------------------------------------------

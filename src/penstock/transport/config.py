@@ -13,6 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from penstock.edge.forwarded import TRUSTS_NOBODY, ForwardedPolicy
 from penstock.http1 import ParserLimits
 from penstock.telemetry.observers import MAX_QUEUED_BYTES, MAX_QUEUED_REQUESTS
 from penstock.telemetry.scoreboard import STALE_BEAT_SECONDS
@@ -94,6 +95,8 @@ class TransportConfig:
 
     # -- clients --------------------------------------------------------------------------------
 
+    forwarded: ForwardedPolicy = TRUSTS_NOBODY
+    """Which peers are believed about clients."""
     networks: Networks | None = None
     """Which clients may connect; None is all of them."""
     max_connections_per_client: int = 0

@@ -60,7 +60,7 @@ class NativeTransport:
         logs = {
             "logger": logger,
             "request_log": self.request_log,
-            "dropped_fields": DroppedFields(logger),
+            "dropped_fields": DroppedFields(logger, config.forwarded.fields),
             "open_spooled": _open_spooled,
             "attend": weakref.WeakMethod(self._attend),
             **_reporting(observers),

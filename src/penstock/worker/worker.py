@@ -18,6 +18,7 @@ from penstock.config.budgets import Budgets, own_budgets
 from penstock.config.checks import chosen_transport
 from penstock.config.settings import OPTIONS
 from penstock.edge.client import compile_networks
+from penstock.edge.forwarded import ForwardedPolicy
 from penstock.edge.rate_limit import RateLimit, RateTable
 from penstock.errors import SettingsError
 from penstock.http1 import ParserLimits
@@ -68,6 +69,11 @@ def transport_config(settings: Settings, budgets: Budgets, **given: Any) -> Tran
     """
     named = {field.name for field in fields(TransportConfig)}
     given["networks"] = compile_networks(settings.allow, settings.deny)
+    given["forwarded"] = ForwardedPolicy.of(
+        settings.forwarded_allow_ips,
+        settings.forwarded_headers,
+        drops=settings.untrusted_forwarded == "drop",
+    )
     if (rate := settings.max_requests_per_client) is not None:
         given["request_rate"] = RateLimit.of(rate.interval, rate.burst)
         if given.get("rate_table") is None:

@@ -10,7 +10,7 @@ from penstock.wsgi.file_wrapper import FileWrapper
 
 if TYPE_CHECKING:
     import logging
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Container, Mapping
 
     from penstock import http1
     from penstock.wsgi.errors import ErrorStream
@@ -56,15 +56,18 @@ class DroppedFields:
 
     MAX_NAMES = 20
 
-    def __init__(self, logger: logging.Logger) -> None:
-        """Set the logger of the warnings."""
+    def __init__(self, logger: logging.Logger, silent: Container[str] = ()) -> None:
+        """Set the logger of the warnings; ``silent`` are names of which there are none."""
         self._logger = logger
+        self._silent = silent
         # Two threads may both warn of the same name, which does no harm.
         self._reported: set[str] = set()
 
     def report(self, name: str) -> None:
         """Log a field that was left out; ``name`` is in lower case."""
         name = name[:KEY_CACHE_NAME_LENGTH]
+        if name in self._silent:
+            return
         if name in self._reported or len(self._reported) >= self.MAX_NAMES:
             self._logger.debug("the field %s was dropped for its underscore", name)
             return

@@ -331,7 +331,7 @@ worker_class = "gevent"
 worker_tmp_dir = "/dev/shm"
 certfile = "/etc/a.pem"
 keyfile = "/etc/a.key"
-forwarded_allow_ips = "*"
+proxy_protocol = "auto"
 daemon = True
 statsd_host = "localhost:8125"
 dirty_workers = 2
@@ -340,7 +340,7 @@ def on_dirty_starting(arbiter): pass
 """
     settings = load(tmp_path, content, GUNICORN_CMD_ARGS="--worker-tmp-dir /dev/shm")
     said = "\n".join(map(str, settings.warnings))
-    for name in ("worker_class", "worker_tmp_dir", "forwarded_allow_ips", "daemon", "statsd_host"):
+    for name in ("worker_class", "worker_tmp_dir", "proxy_protocol", "daemon", "statsd_host"):
         assert len(re.findall(rf"\b{name}\b", said)) == 1, name
     assert "GUNICORN_CMD_ARGS has worker_tmp_dir, without effect here: workers write no" in said
     tls = next(line for line in said.splitlines() if "TLS" in line)
@@ -351,6 +351,32 @@ def on_dirty_starting(arbiter): pass
     assert "dirty_workers, on_dirty_starting, without effect here" in said
     assert "see threads" in said
     assert "{" not in said
+
+
+@pytest.mark.parametrize(
+    ("content", "allowed", "believed"),
+    [
+        ('forwarded_allow_ips = "*"', ("*", "unix"), ("x-forwarded-proto",)),
+        ('forwarded_allow_ips = "10.0.0.5, 10.0.0.6"', ("10.0.0.5/32", "10.0.0.6/32", "unix"),
+         ("x-forwarded-proto",)),
+        ('forwarded_allow_ips = ""', ("unix",), ("x-forwarded-proto",)),
+        ('secure_scheme_headers = {"X-FORWARDED-PROTO": "https", "X-FORWARDED-SSL": "on"}',
+         None, ("x-forwarded-proto", "x-forwarded-ssl=on")),
+        ('forwarder_headers = "SCRIPT_NAME,PATH_INFO"', None,
+         ("x-forwarded-proto", "script_name")),
+        ('forwarder_headers = ["SCRIPT_NAME"]\nsecure_scheme_headers = {"FRONT-END-HTTPS": "on"}',
+         None, ("front-end-https=on", "script_name")),
+        ('forwarder_headers = "REMOTE_USER"', None, ("x-forwarded-proto",)),
+    ],
+)  # fmt: skip
+def test_the_settings_of_proxies_become_ours(
+    tmp_path: Path, content: str, allowed: tuple[str, ...] | None, believed: tuple[str, ...]
+) -> None:
+    settings = load(tmp_path, content)
+    if allowed is None:
+        allowed = Settings().forwarded_allow_ips
+    assert (settings.forwarded_allow_ips, settings.forwarded_headers) == (allowed, believed)
+    assert not settings.warnings
 
 
 @pytest.mark.parametrize(

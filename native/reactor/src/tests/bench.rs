@@ -3,6 +3,7 @@
 use crate::budgets::Budgets;
 use crate::connection::Connection;
 use crate::event_loop::{EventLoop, Item, Step};
+use crate::forwarded::ForwardedPolicy;
 use crate::leader::Leader;
 use crate::log_queue::Entry;
 use crate::next_request;
@@ -278,6 +279,7 @@ pub fn options() -> Options {
         max_connections: 100,
         budgets: Budgets::default(),
         networks: None,
+        forwarded: ForwardedPolicy::default(),
         rate_limit: None,
         header_timeout: 30 * SECOND,
         body_timeout: 20 * SECOND,

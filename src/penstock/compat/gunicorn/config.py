@@ -154,6 +154,7 @@ def _ours(values: Mapping[str, object], source_of: Callable[[str], str]) -> Give
         if row.ours in given and name == "control_socket":  # control_socket_disable came first
             continue
         given[row.ours] = (_converted(row, value), source_of(name))
+    _join_forwarded(given, values)
     _raise_head_limit(given)
     return given
 
@@ -199,7 +200,38 @@ def _account(value: object) -> object:
     return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
 
 
+def _peers(value: object) -> object:
+    """Return who may forward: gunicorn believes the peers of unix sockets in any case."""
+    if not isinstance(value, str):
+        return value
+    return [*(part.strip() for part in value.split(",") if part.strip()), "unix"]
+
+
+def _secure_fields(value: object) -> object:
+    """Return the fields that mean https, as NAME=VALUE."""
+    if not isinstance(value, Mapping):
+        return value
+    return [f"{name}={secure}" for name, secure in value.items()]
+
+
+def _join_forwarded(given: Given, values: Mapping[str, object]) -> None:
+    """Set the believed fields to what two of gunicorn's settings say together."""
+    forwarder = values.get("forwarder_headers")
+    if forwarder is None or "forwarded_headers" not in given:
+        return
+    believed = _secure_fields(values.get("secure_scheme_headers")) or ["x-forwarded-proto"]
+    if isinstance(forwarder, str):
+        forwarder = forwarder.split(",")
+    if isinstance(forwarder, (list, tuple)) and isinstance(believed, list):
+        names = {str(name).strip().upper() for name in forwarder}
+        if names & {"SCRIPT_NAME", "*"}:
+            believed = [*believed, "script_name"]
+        given["forwarded_headers"] = (believed, given["forwarded_headers"][1])
+
+
 _CHANGES: Mapping[str, Callable[[object], object]] = {
+    "forwarded_allow_ips": _peers,
+    "secure_scheme_headers": _secure_fields,
     "workers": _count(1, 1000),
     "threads": _count(1, 1000),
     "backlog": _count(1, _MOST_BACKLOG),

@@ -158,7 +158,7 @@ class Request:
 
     @property
     def peer_addr(self) -> tuple[str, int] | str:
-        """The same as `remote_addr`: the server evaluates no forwarding field."""
+        """The same as `remote_addr`: hooks get what the proxies tell."""
         return self.remote_addr
 
 

@@ -68,6 +68,7 @@ from penstock.transport.states import (
 from penstock.wsgi.environ import build_environ, client_environ
 
 if TYPE_CHECKING:
+    from penstock.edge.forwarded import Forwarded
     from penstock.transport.python.clients import ClientRate
     from penstock.transport.python.loop import Loop
     from penstock.transport.python.stream import Stream
@@ -94,6 +95,7 @@ class Connection:
         "ended_at",
         "exchange",
         "fate",
+        "forwarded",
         "lingered",
         "loop",
         "number",
@@ -110,6 +112,7 @@ class Connection:
         "storing_since",
         "stream",
         "trace",
+        "trusted",
         "watched",
     )
 
@@ -124,9 +127,9 @@ class Connection:
         self.base_environ = base_environ
         self.remote_addr = stream.remote_addr
         self.remote_port = stream.remote_port
-        self.peer = (
-            f"{self.remote_addr}:{self.remote_port}".encode("latin-1") if self.remote_port else b""
-        )
+        self.peer = named(self.remote_addr, self.remote_port)
+        self.trusted = loop.config.forwarded.peers.trusts(self.remote_addr)
+        self.forwarded: Forwarded | None = None  # what trusted proxies say of the request
         self.parser = RequestParser(loop.config.parser)
         self.phase = READING
         self.awaited = IDLE  # the parser's state when it last asked for data
@@ -413,13 +416,23 @@ class Connection:
         )
         if self.awaited is HEAD:
             loop.heads.pop(self, None)
+        if not request.repeated:
+            self._read_forwarded(request)
+        secure = self.stream.secure
+        if (forwarded := self.forwarded) is not None:
+            if forwarded.client is not None:
+                exchange.client_addr = forwarded.client.address
+                exchange.client_port = forwarded.client.port
+                exchange.client_name = named(exchange.client_addr, exchange.client_port)
+            if forwarded.scheme:
+                secure = forwarded.scheme == "https"
         if loop.rate is not None and request.path not in loop.own_paths:
-            self._count_request(loop.rate)
-        if loop.config.header_map == "refuse" and any("_" in name for name in request.fields):
+            self._count_request(loop.rate, exchange.client_addr)
+        if loop.config.header_map == "refuse" and self._has_underscore(request):
             raise ProtocolError(
                 400, "A header field's name contains an underscore.", setting="header_map"
             )
-        if not accepts_scheme(request.https_target, self.stream.secure):
+        if not accepts_scheme(request.https_target, secure):
             reason = "The target is https, but the connection is not secure."
             raise ProtocolError(400, reason, "RFC 9110, section 7.4")
         if request.body_expected:
@@ -431,9 +444,26 @@ class Connection:
                     self._send_continue(exchange)
         return exchange
 
-    def _count_request(self, rate: ClientRate) -> None:
+    def _read_forwarded(self, request: Request) -> None:
+        """Read what a trusted proxy says of a request; raises `ProtocolError`.
+
+        Requests that repeat the fields of the last one have what was read of those.
+        """
+        policy = self.loop.config.forwarded
+        self.forwarded = None
+        if self.trusted:
+            self.forwarded = policy.read(request.fields)
+        elif names := policy.names_in(request.fields):
+            self.loop.note_untrusted(names[0], self.remote_addr)
+
+    def _has_underscore(self, request: Request) -> bool:
+        """Return True if a name has an underscore, and is not one that the peer may send."""
+        believed = self.loop.config.forwarded.fields if self.trusted else ()
+        return any("_" in name and name not in believed for name in request.fields)
+
+    def _count_request(self, rate: ClientRate, client: str) -> None:
         """Count a request of the client; raises `ProtocolError` (429) beyond its rate."""
-        seconds = rate.take(self.remote_addr)
+        seconds = rate.take(client)
         if seconds:
             error = ProtocolError(
                 429, "Too many requests come from this client.", setting="max_requests_per_client"
@@ -549,11 +579,16 @@ class Connection:
         loop = self.loop
         client = self.client if request.repeated else None
         if client is None:
+            policy = loop.config.forwarded
+            fields = request.fields
+            if policy.drops and not self.trusted:
+                left_out = policy.names_in(fields)
+                fields = {name: fields[name] for name in fields if name not in left_out}
             client = client_environ(
                 self.base_environ,
-                request.fields,
-                self.remote_addr,
-                self.remote_port,
+                fields,
+                exchange.client_addr,
+                exchange.client_port,
                 loop.config.header_map,
                 loop.dropped_names.append,
             )
@@ -565,9 +600,13 @@ class Connection:
                 client["penstock.deadline"] = 0.0
                 client["penstock.extend_deadline"] = None
             client["penstock.queue_time"] = 0.0
+            if self.forwarded is not None:
+                self.forwarded.set_mount(client)
             # Kept for fields that have come twice: the parser remembers none but short ones.
             self.client = client if request.repeated else None
         environ = exchange.environ = build_environ(client, request, length)
+        if self.forwarded is not None:
+            self.forwarded.set_in(environ)
         exchange.request_id = environ["penstock.request_id"] = loop.new_request_id()
         if request.replaced_host:
             log_host_replaced(exchange)
@@ -865,3 +904,8 @@ class Connection:
         if in_head or (reading and self.awaited is IDLE) or self.phase is LINGERING:
             patience = drain_patience(self.loop.config, in_head=in_head)
             self.deadline = min(self.deadline, self.loop.now + patience)
+
+
+def named(address: str, port: str) -> bytes:
+    """Return a client's address and port as the scoreboard shows them; empty for a unix socket."""
+    return f"{address}:{port}".encode("latin-1") if address and port else address.encode("latin-1")

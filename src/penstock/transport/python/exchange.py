@@ -96,6 +96,9 @@ class PythonExchange:
         "body_received",
         "body_sent",
         "call_deadline",
+        "client_addr",
+        "client_name",
+        "client_port",
         "connection",
         "environ",
         "fate",
@@ -128,6 +131,10 @@ class PythonExchange:
         """``began`` is when the first byte of the request was read."""
         self.connection = connection
         self.request = request
+        # The peer's; those that trusted proxies name take their place.
+        self.client_addr = connection.remote_addr
+        self.client_port = connection.remote_port
+        self.client_name = connection.peer
         self.began = began
         self.head_at = connection.loop.now  # when the request's head was complete
         self.body_at: float | None = None  # when its body was; None for one that is streamed

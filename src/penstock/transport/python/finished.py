@@ -39,8 +39,8 @@ def _finished_exchange(exchange: PythonExchange, reason: str, needs: Needs) -> R
         RequestFinished,
         (
             exchange.request_id,
-            connection.remote_addr,
-            connection.remote_port,
+            exchange.client_addr,
+            exchange.client_port,
             request.method,
             request.target,
             request.version,
@@ -86,7 +86,7 @@ def log_host_replaced(exchange: PythonExchange) -> None:
     """Log a request whose target names another host than its Host field."""
     request = exchange.request
     exchange.connection.loop.request_log.host_replaced(
-        exchange.connection.remote_addr, request.target, request.replaced_host, exchange.request_id
+        exchange.client_addr, request.target, request.replaced_host, exchange.request_id
     )
 
 
@@ -94,7 +94,7 @@ def log_refused(exchange: PythonExchange, error: ProtocolError) -> None:
     """Log a whole request that the server has refused."""
     loop = exchange.connection.loop
     loop.refused += 1
-    _log_refusal(exchange.connection, error, exchange.request_id)
+    _log_refusal(exchange.connection, error, exchange.request_id, exchange.client_addr)
 
 
 def report_refusal(
@@ -115,7 +115,10 @@ def report_refusal(
     if error.status == 507:
         loop.slot_words[SPOOL_FULL] += 1
     request_id = loop.new_request_id()
-    left = _log_refusal(connection, error, request_id)
+    address, port = connection.remote_addr, connection.remote_port
+    if exchange is not None:
+        address, port = exchange.client_addr, exchange.client_port
+    left = _log_refusal(connection, error, request_id, address)
     if loop.observers is None:
         return
     words = error.request_line.split(" ")
@@ -129,8 +132,8 @@ def report_refusal(
     loop.observers.add(
         RequestFinished(
             request_id=request_id,
-            client_addr=connection.remote_addr,
-            client_port=connection.remote_port,
+            client_addr=address,
+            client_port=port,
             method=method,
             target=target,
             protocol=protocol,
@@ -155,13 +158,15 @@ def _fields(fields: Mapping[str, str], needs: Needs) -> dict[str, str]:
     return {name: fields[name] for name in needs.request_fields if name in fields}
 
 
-def _log_refusal(connection: Connection, error: ProtocolError, request_id: str) -> bool:
+def _log_refusal(
+    connection: Connection, error: ProtocolError, request_id: str, client: str
+) -> bool:
     """Log that a request was refused; return True if it was lost with its client."""
     loop = connection.loop
     cause = error.__cause__
     left = error.status == loop.config.client_left_status
     loop.request_log.refused(
-        connection.remote_addr,
+        client,
         error.request_line,
         request_id,
         error.status,

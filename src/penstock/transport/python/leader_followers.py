@@ -121,7 +121,7 @@ class LeaderFollowers:
                 self._look_after(exchange)
                 if self._loop.ask_full is not None:
                     self._loop.wake()
-            if self._loop.dropped_names:
+            if self._loop.dropped_names or self._loop.untrusted_fields:
                 self._loop.log_dropped_fields()
             self._thread_slots.begin(thread, exchange)
             return exchange

@@ -98,6 +98,7 @@ class Loop:
         "_polled_at",
         "_polling",
         "_sweep_interval",
+        "_told_forwarding",
         "_told_full",
         "_waker",
         "accepted",
@@ -138,6 +139,7 @@ class Loop:
         "slow_paths",
         "thread_slots",
         "unpolled",
+        "untrusted_fields",
     )
 
     def __init__(
@@ -153,9 +155,12 @@ class Loop:
         self.logger = logger
         self.request_log = RequestLog(logger, config)
         self.observers = observers
-        self._dropped_fields = DroppedFields(logger)
+        self._dropped_fields = DroppedFields(logger, config.forwarded.fields)
         # Logged by the thread that takes the request, when it no longer leads: a log may block.
         self.dropped_names: deque[str] = deque(maxlen=DROPPED_NAMES)
+        # The same, with the peer: a forwarding field of one that is not trusted. There is one.
+        self.untrusted_fields: deque[tuple[str, str]] = deque(maxlen=1)
+        self._told_forwarding = False
         self.server_fields = ServerFields(config.server_header)
         self.slow_paths = SlowPaths(config)
         self.budget = Budget(config, slot)
@@ -230,8 +235,25 @@ class Loop:
         self.requests += 1
         return f"{self.config.id_prefix}{self.requests:x}"
 
+    def note_untrusted(self, name: str, peer: str) -> None:
+        """Take note of the forwarding field of a peer that is not trusted. For the leader."""
+        if not self._told_forwarding:
+            self._told_forwarding = True
+            self.untrusted_fields.append((name, peer))
+
     def log_dropped_fields(self) -> None:
-        """Log the fields that were left out of an environ. Not for a thread that leads."""
+        """Log the fields that were left out of an environ, or not believed.
+
+        Not for a thread that leads.
+        """
+        while self.untrusted_fields:
+            try:
+                name, peer = self.untrusted_fields.popleft()
+            except IndexError:  # perhaps another thread was faster
+                break
+            messages.FORWARDING_NOT_BELIEVED.log(
+                self.logger, field=name.title(), peer=peer or "a unix socket"
+            )
         while True:
             try:
                 name = self.dropped_names.popleft()

@@ -93,7 +93,7 @@ class ThreadSlots:
             since,
             deadline,
             request.method,
-            exchange.connection.peer,
+            exchange.client_name,
             exchange.request_id,
             request.target,
         )
