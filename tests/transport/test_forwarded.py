@@ -12,7 +12,7 @@ import pytest
 
 import penstock
 from penstock.edge.forwarded import ForwardedPolicy
-from support.serving import TEXT, Environ, Gate, address, connect, eventually, get
+from support.serving import TEXT, Environ, Gate, Place, address, connect, eventually, get
 from support.transports import serving
 from support.wire import Client, exchange
 
@@ -36,7 +36,7 @@ def show(environ: Environ, start_response: StartResponse) -> list[bytes]:
 
 
 @contextmanager
-def server_with(transport: str, **settings: object) -> Iterator[penstock.Server]:
+def server_with(transport: str, **settings: object) -> Iterator[Place]:
     with penstock.running(show, transport=transport, **settings) as server:
         yield server
 
@@ -49,7 +49,7 @@ def ask(client: Client, *fields: str, target: str = "/") -> dict[str, str | None
     return shown
 
 
-def refusal(server: penstock.Server, *fields: str, target: str = "/") -> str:
+def refusal(server: Place, *fields: str, target: str = "/") -> str:
     answer = exchange(address(server), get(target, *fields))
     assert answer.startswith(b"HTTP/1.1 400 "), answer
     return answer.rpartition(b"\r\n\r\n")[2].decode()
