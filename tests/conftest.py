@@ -14,7 +14,7 @@ from zlib import crc32
 import pytest
 from hypothesis import HealthCheck, settings
 
-from penstock.config.checks import native_built
+from penstock.config.checks import native_built, native_has_tls
 
 # How long it takes to generate an example tells how busy the machine is, and nothing of the server.
 settings.register_profile("busy machine", suppress_health_check=[HealthCheck.too_slow])
@@ -25,7 +25,7 @@ THREADS_END_WITHIN = 20.0
 
 FROM_PLATFORMS = {"WEB_CONCURRENCY", "PORT", "SCRIPT_NAME", "LISTEN_PID", "LISTEN_FDS"}
 FROM_PLATFORMS |= {"GUNICORN_CMD_ARGS", "NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID"}
-FROM_PLATFORMS |= {"FORWARDED_ALLOW_IPS"}
+FROM_PLATFORMS |= {"FORWARDED_ALLOW_IPS", "SSLKEYLOGFILE"}
 """Variables that are settings without being named after Penstock."""
 
 
@@ -106,6 +106,14 @@ def pytest_report_header() -> str:
 def transport(request: pytest.FixtureRequest) -> str:
     """Name the transport to test: ``penstock.running(app, transport=transport)``."""
     return str(request.param)
+
+
+@pytest.fixture(scope="session")
+def tls_transport(transport: str) -> str:
+    """Name the same transport, for a server with TLS."""
+    if transport == "native" and not native_has_tls():
+        pytest.skip("the native transport was built without TLS")
+    return transport
 
 
 @pytest.fixture(scope="session", params=[1, 4])

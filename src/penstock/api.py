@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from penstock.config.checks import check_places, chosen_transport
 from penstock.config.settings import Settings
 from penstock.config.sources import settings_from_kwargs
-from penstock.listeners import Listener, close_all, open_listeners
+from penstock.listeners import Listener, addresses_of, close_all, open_listeners
 from penstock.telemetry.access_log_format import compile_format
 from penstock.worker.main import serve_until_stopped
 from penstock.worker.worker import Worker
@@ -49,7 +49,7 @@ def serve_application(application: WSGIApplication, by_name: dict[str, object]) 
     compile_format(settings.access_logformat)
     check_places(settings)
     chosen_transport(settings)
-    listeners = open_listeners(settings.bind, settings.backlog)
+    listeners = open_listeners(addresses_of(settings), settings.backlog)
     try:
         name = getattr(application, "__name__", type(application).__name__)
         return serve_until_stopped(application, settings, listeners, name)
@@ -69,7 +69,7 @@ def run_in_background(
     compile_format(settings.access_logformat)
     check_places(settings)
     chosen_transport(settings)
-    listeners = open_listeners(settings.bind, settings.backlog)
+    listeners = open_listeners(addresses_of(settings), settings.backlog)
     try:
         worker = Worker(settings, listeners)
         worker.start(application)

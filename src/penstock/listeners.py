@@ -18,14 +18,19 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
+from penstock.config.checks import with_tls
 from penstock.errors import ListenError, PenstockError
 from penstock.system.as_user import Change, HelperError, Work, wait_for
 from penstock.system.paths import Place, find
 from penstock.system.privileges import Identity
 
+if TYPE_CHECKING:
+    from penstock.config.settings import Settings
+
 DEFAULT_PORT = 8000
+_BIND_SETTING, _REDIRECT_SETTING = "--bind", "--redirect-http"
 _SCHEME_PORTS = {"http": 80, "https": 443}
 """The port of an address that has a scheme and no port, as in URLs."""
 
@@ -263,7 +268,7 @@ class Listener:
         return _identity(os.path.basename(self._path), self._directory)
 
 
-def open_listeners(addresses: Iterable[str], backlog: int) -> list[Listener]:
+def open_listeners(addresses: Iterable[str | Address], backlog: int) -> list[Listener]:
     """Return listening sockets for all addresses. Raises `ListenError`, and then none is open."""
     listeners = bind_listeners(addresses)
     try:
@@ -276,7 +281,7 @@ def open_listeners(addresses: Iterable[str], backlog: int) -> list[Listener]:
 
 
 def bind_listeners(
-    addresses: Iterable[str],
+    addresses: Iterable[str | Address],
     inherited: Iterable[Inherited] = (),
     identity: Identity | None = None,
 ) -> list[Listener]:
@@ -294,14 +299,16 @@ def bind_listeners(
     adopted: set[int] = set()
     bound = list(inherited)
     try:
-        for address in [parse_address(text) for text in addresses]:
+        for address in [
+            parse_address(each) if isinstance(each, str) else each for each in addresses
+        ]:
             if address.descriptor is not None:
                 if address.descriptor in adopted:
                     _refuse(address.shown, "the descriptor is given twice")
                 adopted.add(address.descriptor)
-            taken = next((pair for pair in bound if pair[0] == address.text), None)
+            taken = next((pair for pair in bound if _is_at(address, pair[0])), None)
             if taken is None:
-                listeners.append(_bind(address, identity))
+                listeners.append(_bind_as_named(address, identity))
             else:
                 bound.remove(taken)
                 listeners.append(_inherit(address, *taken[1:]))
@@ -346,8 +353,35 @@ def close_all(listeners: Iterable[Listener]) -> None:
         listener.close()
 
 
-def parse_address(text: str) -> Address:
-    """Return the parts of a listening address. Raises `ListenError` if it is malformed."""
+def addresses_of(settings: Settings) -> list[Address]:
+    """Return the addresses that a server listens on: of ``bind``, then of ``redirect_http``.
+
+    Raises `ListenError` for a malformed one.
+    """
+    listed = zip(settings.bind, with_tls(settings), strict=True)
+    found = [replace(parse_address(text), tls=tls) for text, tls in listed]
+    for text in settings.redirect_http:
+        address = replace(parse_address(text, _REDIRECT_SETTING), redirects=True)
+        if address.tls:
+            raise _listen_error(text, "it is for clients without TLS", _REDIRECT_SETTING)
+        found.append(address)
+    return found
+
+
+def parse_address(text: str, setting: str = _BIND_SETTING) -> Address:
+    """Return the parts of a listening address. Raises `ListenError` if it is malformed.
+
+    ``setting`` is the flag that has it, for the error.
+    """
+    try:
+        return _parse_address(text)
+    except ListenError as error:
+        if setting == _BIND_SETTING:
+            raise
+        raise ListenError(str(error).replace(_BIND_SETTING, setting)) from None
+
+
+def _parse_address(text: str) -> Address:
     scheme, separator, place = text.partition("://")
     if not separator or scheme not in _SCHEME_PORTS:
         return _parse_place(text, text, DEFAULT_PORT)
@@ -396,6 +430,20 @@ def _port(text: str, port: str | None, default: int) -> int:
     if not (port.isascii() and port.isdigit() and len(port) <= 5 and int(port) <= 65535):
         raise _listen_error(text, f"{port!r} is not a port: allowed is a number from 0 to 65535")
     return int(port)
+
+
+def _is_at(address: Address, text: str) -> bool:
+    """Return True if a predecessor that had this address by another scheme has bound its place."""
+    return address.text == text or address.place == parse_address(text).place
+
+
+def _bind_as_named(address: Address, identity: Identity | None) -> Listener:
+    try:
+        return _bind(address, identity)
+    except ListenError as error:
+        if not address.redirects:
+            raise
+        raise ListenError(str(error).replace(_BIND_SETTING, _REDIRECT_SETTING)) from None
 
 
 def _bind(address: Address, identity: Identity | None) -> Listener:
@@ -699,8 +747,8 @@ def _reason(error: OSError) -> str:
     return _REASONS.get(error.errno or 0) or error.strerror or str(error)
 
 
-def _listen_error(shown: str, reason: str) -> ListenError:
-    return ListenError(f"cannot listen on {shown}: {reason} (setting: --bind)")
+def _listen_error(shown: str, reason: str, setting: str = _BIND_SETTING) -> ListenError:
+    return ListenError(f"cannot listen on {shown}: {reason} (setting: {setting})")
 
 
 def _refuse(shown: str, reason: str) -> NoReturn:

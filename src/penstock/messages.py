@@ -339,6 +339,48 @@ FIELD_DROPPED: Final = Message(
 
 # -- 4: the edge --------------------------------------------------------------------------------
 
+CERTIFICATE_EXPIRES: Final = Message(
+    "PEN-4110",
+    WARNING,
+    "the certificate for %(names)s expires in %(days)d days, on %(date)s",
+    "Clients refuse the server from then on. It is logged at 21, 7 and 1 days.",
+    "Renew it, and find out why the program that renews certificates has not. A new file is taken"
+    " in by itself within seconds.",
+)
+
+CERTIFICATE_EXPIRED: Final = Message(
+    "PEN-4120",
+    ERROR,
+    "the certificate for %(names)s has expired, on %(date)s",
+    "Clients refuse the server. It goes on serving those that do not look at the date.",
+    "Renew the certificate. A new file is taken in by itself within seconds.",
+)
+
+CERTIFICATES_NOT_RENEWED: Final = Message(
+    "PEN-4130",
+    ERROR,
+    "the files of certificates have changed, and cannot be used, so that the old ones stay:"
+    " %(error)s",
+    "The server checks new certificates before it uses them. These have failed.",
+    "Correct the file that the message names. It is looked at again as soon as it changes.",
+)
+
+TLS_KEYS_LOGGED: Final = Message(
+    "PEN-4140",
+    WARNING,
+    "the secrets of all TLS sessions are written to %(path)s (from %(source)s)",
+    "Whoever can read this file can decrypt the traffic. It is for finding faults.",
+    "Unset tls_key_log and the variable SSLKEYLOGFILE in production, and remove the file.",
+)
+
+WORKER_CERTIFICATES_REFUSED: Final = Message(
+    "PEN-4150",
+    ERROR,
+    "new certificates cannot be used in this worker, and the old ones stay: %(error)s",
+    "The supervisor has checked them, and the worker's transport cannot use them all the same.",
+    "Correct what the message names, such as ciphers or the kind of key.",
+)
+
 FORWARDING_NOT_BELIEVED: Final = Message(
     "PEN-4010",
     WARNING,

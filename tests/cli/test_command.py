@@ -238,7 +238,7 @@ def test_usage_and_settings_are_status_2(folder: Path, arguments: list[str], sai
         (["--worker-class=tornado", "served"], "see --threads"),
         (["served", "--reuse-port"], "workers share the listening sockets"),
         (["--daemon", "served"], "systemd"),
-        (["--certfile", "x.pem", "--keyfile", "y.pem", "served"], "no TLS"),
+        (["--ssl-version", "5", "served"], "see --tls-min-version"),
         (["served", "--worker-connections", "10"], "see --max-connections"),
     ],
 )

@@ -13,6 +13,7 @@ from corpus.case import FOLLOWING, Case
 from penstock.api import RunningServer
 from support.asking import check_answer, send
 from support.batches import EVERY_CASE, SENTINELS, check_each
+from support.certificates import files
 from support.serving import Recorder, connect, get
 
 
@@ -70,6 +71,15 @@ def threaded(transport: str) -> Iterator[Target]:
     yield from running(transport, threads=4)
 
 
+@pytest.fixture(scope="module")
+def secured(tls_transport: str) -> Iterator[Target]:
+    recorder = Recorder()
+    with penstock.running(
+        recorder, transport=tls_transport, bind=["https://127.0.0.1:0"], **files()
+    ) as server:
+        yield Target(server, recorder)
+
+
 every_source = pytest.mark.parametrize("source", EVERY_CASE)
 
 
@@ -95,3 +105,11 @@ def test_cases_to_four_threads(threaded: Target, source: str) -> None:
     check_each(cases, threaded.check_whole)
     check_each(cases, threaded.check_byte_by_byte)
     check_each([case for case in cases if not case.ends_early], threaded.check_followed)
+
+
+@every_source
+def test_cases_over_tls(secured: Target, source: str) -> None:
+    cases = EVERY_CASE[source]
+    check_each(cases, secured.check_whole)
+    check_each([case for case in cases if not case.ends_early], secured.check_followed)
+    check_each(SENTINELS[source], secured.check_byte_by_byte)

@@ -26,6 +26,7 @@ from penstock.control.commands import (
     Stop,
     Upgrade,
 )
+from penstock.edge.certificate_files import Expiry
 from penstock.listeners import Listener
 from penstock.supervisor.commands import Commands
 from penstock.supervisor.events import (
@@ -88,6 +89,7 @@ class FakeSupervisor:
         self.current = Generation(self.fake)
         self.pool = Pool(self.fake)
         self.listeners: list[Listener] = []
+        self.certificates: list[Expiry] = []
         self.told: list[Event] = []
         self.has_room = True
 
@@ -150,6 +152,7 @@ def test_the_status_is_put_together_from_what_there_is(here: Asking) -> None:
         "transport": status["transport"],
         "threads": Settings().threads,
         "workers": 1,
+        "certificates": [],
         "counts": status["counts"],
         "crashes": {},
         "last_reload": None,

@@ -105,6 +105,7 @@ class FakeSupervisor:
             "transport": "native",
             "threads": 4,
             "workers": 2,
+            "certificates": [],
             "counts": {"requests": 2468, "crashed": 3},
             "crashes": {"SIGSEGV": 2, "exit status 1": 1},
             "last_reload": {"at": 1_700_000_000.0, "message": "reloaded: generation 1 serves"},

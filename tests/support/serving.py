@@ -35,7 +35,11 @@ def address(server: Place) -> tuple[str, int] | str:
 
 
 def connect(server: Place, *, receive_buffer: int | None = None) -> Client:
-    """Return a client that is connected to the server."""
+    """Return a client that is connected to the server, over TLS where its address is https."""
+    if getattr(server, "url", "").startswith("https://"):
+        from support.tls import TlsClient
+
+        return TlsClient((server.host, server.port), receive_buffer=receive_buffer)
     return Client(address(server), receive_buffer=receive_buffer)
 
 

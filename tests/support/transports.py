@@ -26,6 +26,7 @@ from support.wire import DEADLINE
 if TYPE_CHECKING:
     from wsgiref.types import WSGIApplication
 
+    from penstock.edge.tls import TlsMaterial
     from penstock.transport import Transport
 
 LOGGER = logging.getLogger("penstock.tests")
@@ -67,18 +68,21 @@ def serving(
     observers: Observers | None = None,
     add_thread: Callable[[], bool] | None = None,
     logger: logging.Logger = LOGGER,
+    tls: TlsMaterial | None = None,
     **config: Any,
 ) -> Iterator[BareServer]:
     """Serve with a transport by name; ``config`` are fields of `TransportConfig`.
 
     Without a ``slot`` the scoreboard has this one alone. Without a ``listener`` there is a new one.
     ``access_log`` is a file for lines of status, path and reason, in the place of ``observers``.
+    With ``tls`` the new listener has TLS.
     ``add_thread`` is the transport's; without it threads are added as a worker adds them. At the
     end all is closed.
     """
     slot = slot or Scoreboard(1, threads, config.get("max_io_bound", 0)).take()
     assert slot is not None
-    listener = listener or open_listeners(["127.0.0.1:0"], 1024)[0]
+    scheme = "https://" if tls is not None else ""
+    listener = listener or open_listeners([f"{scheme}127.0.0.1:0"], 1024)[0]
     host, port = listener.socket.getsockname()[:2]
     if access_log is not None:
         sink = LogSink.open(str(access_log), setting="access_logfile")
@@ -99,6 +103,8 @@ def serving(
         observers=observers,
         add_thread=add_thread or start_thread,
     )
+    if tls is not None:
+        made.set_tls(tls)
     gateway = Gateway(application, logger=LOGGER, transport=made)
     slot.words[STATE] = SERVING
     for _ in range(threads):

@@ -147,7 +147,7 @@ def _supervise(launch: Launch, predecessor: Predecessor | None) -> int:
 
     from penstock.app.loading import parse_spec
     from penstock.config.identity import identity_of
-    from penstock.listeners import bind_listeners, close_all
+    from penstock.listeners import addresses_of, bind_listeners, close_all
     from penstock.supervisor.supervisor import Supervisor
 
     settings = launch.settings
@@ -162,7 +162,7 @@ def _supervise(launch: Launch, predecessor: Predecessor | None) -> int:
     # that no client is accepted before an application can answer it: a client that comes too
     # early gets a refused connection, and tries elsewhere or again.
     inherited = predecessor.listeners if predecessor is not None else []
-    listeners = bind_listeners(settings.bind, inherited, identity)
+    listeners = bind_listeners(addresses_of(settings), inherited, identity)
     try:
         return Supervisor(launch, listeners, predecessor).run()
     finally:
@@ -172,14 +172,19 @@ def _supervise(launch: Launch, predecessor: Predecessor | None) -> int:
 def _serve(spec: str, settings: Settings) -> int:
     """Serve in this process, without a supervisor."""
     from penstock.app.loading import load_application, parse_spec
-    from penstock.listeners import bind_listeners, close_all, kept_from_children
+    from penstock.listeners import (
+        addresses_of,
+        bind_listeners,
+        close_all,
+        kept_from_children,
+    )
     from penstock.system.signals import stop_timers
     from penstock.worker.main import serve_until_stopped
 
     parse_spec(spec)
     # Registered before the application registers functions, this runs after them.
     atexit.register(stop_timers)
-    listeners = bind_listeners(settings.bind)
+    listeners = bind_listeners(addresses_of(settings))
 
     def leave(_number: int, _frame: object) -> None:
         close_all(listeners)
@@ -203,15 +208,17 @@ def _check(spec: str, settings: Settings) -> int:
     """Load all that a start loads, but bind no address: a server may be running on it."""
     from penstock.app.loading import load_application
     from penstock.config.budgets import budgets, facts
-    from penstock.config.checks import check_log_places, chosen_transport
+    from penstock.config.checks import check_log_places, chosen_transport, has_tls
     from penstock.config.identity import identity_of
     from penstock.config.settings import OPTIONS
-    from penstock.listeners import parse_address
+    from penstock.edge.certificate_files import read_material
+    from penstock.listeners import addresses_of
     from penstock.system.privileges import become
 
-    for address in settings.bind:
-        parse_address(address)
+    addresses_of(settings)
     transport = chosen_transport(settings)
+    if has_tls(settings):
+        read_material(settings, ())
     check_log_places(settings)
     identity = identity_of(settings)
     if identity is not None:  # root imports no application

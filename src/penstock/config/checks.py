@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -21,16 +22,17 @@ _PLACES_OF_WORKERS = ("temp_dir", "static", "sendfile_root")
 
 def with_absolute_paths(settings: Settings) -> Settings:
     """Return the settings with absolute paths: the application may change the directory."""
-    paths: dict[str, Any] = {
-        name: os.path.abspath(path)
-        for name, option in OPTIONS.items()
-        if option.is_file and (path := getattr(settings, name)) not in (None, "-")
-    }
-    paths |= {
-        name: tuple(map(_with_absolute_path, getattr(settings, name)))
-        for name, option in OPTIONS.items()
-        if option.is_mapping
-    }
+    paths: dict[str, Any] = {}
+    for name, option in OPTIONS.items():
+        value = getattr(settings, name)
+        if option.is_mapping:
+            paths[name] = tuple(map(_with_absolute_path, value))
+        elif not option.is_file or value in (None, "-"):
+            continue
+        elif isinstance(value, tuple):
+            paths[name] = tuple(map(os.path.abspath, value))
+        else:
+            paths[name] = os.path.abspath(value)
     return replace(settings, **paths)
 
 
@@ -177,23 +179,36 @@ def native_has_tls() -> bool:
     return hasattr(_native.NativeTransport, "set_tls")
 
 
+def with_tls(settings: Settings) -> tuple[bool, ...]:
+    """Return for each address of ``bind`` whether clients speak TLS there.
+
+    With certificates that is so at each without a scheme, as gunicorn has it, unless one address
+    says that it is https.
+    """
+    schemes = [text.partition("://")[0] if "://" in text else "" for text in settings.bind]
+    by_default = bool(settings.certfile) and "https" not in schemes
+    return tuple(scheme == "https" or (by_default and scheme != "http") for scheme in schemes)
+
+
 def has_tls(settings: Settings) -> bool:
     """Return True if the server has an address at which clients speak TLS."""
-    return any(address.startswith("https://") for address in settings.bind)
+    return any(with_tls(settings))
 
 
 def chosen_transport(settings: Settings) -> Literal["native", "python"]:
     """Return the transport to use. Raises `SettingsError` for one that is not built."""
     if settings.transport != "python" and has_tls(settings) and native_built():
-        if native_has_tls():
-            return "native"
-        if settings.transport == "native":
+        reason = ""
+        if not native_has_tls():
+            reason = "which was built without TLS"
+        elif "ssl_context" in settings.hooks:
+            reason = "which has no ssl_context"
+        if reason and settings.transport == "native":
             source = settings.source_of("transport")
             raise SettingsError(
-                f"transport is native (from {source}), which was built without TLS: set auto or "
-                "python, or reinstall with cargo on PATH and PENSTOCK_NATIVE=require"
+                f"transport is native (from {source}), {reason}: set auto or python"
             )
-        return "python"
+        return "python" if reason else "native"
     if settings.transport == "native" and not native_built():
         source = settings.source_of("transport")
         raise SettingsError(
@@ -222,6 +237,30 @@ def check_possible(settings: Settings) -> None:
     for part in ("drain_linger", "shutdown_delay"):
         if part in settings.sources and getattr(settings, part) > settings.graceful_timeout:
             raise SettingsError(f"{shown(part)} is more than {shown('graceful_timeout')}")
+    _check_tls(settings, shown)
     for address in settings.bind:
         if settings.bind.count(address) > 1 and not address.endswith(":0"):
             raise SettingsError(f"{shown('bind')} has {address} twice")
+
+
+def _check_tls(settings: Settings, shown: Callable[[str], str]) -> None:
+    secure = has_tls(settings)
+    if secure and not settings.certfile:
+        raise SettingsError(f"{shown('bind')} has an address with TLS: set certfile")
+    for name in ("certfile", "keyfile", "ca_certs", "redirect_http", "hsts"):
+        if getattr(settings, name) != OPTIONS[name].default and not secure:
+            raise SettingsError(
+                f"{shown(name)} needs an address with TLS, and {shown('bind')} has none"
+            )
+    keys, certificates = len(settings.keyfile), len(settings.certfile)
+    if keys not in (0, certificates):
+        raise SettingsError(
+            f"{shown('keyfile')} names {keys} keys for {certificates} certificates: the n-th key "
+            "belongs to the n-th certificate"
+        )
+    if settings.cert_reqs != "none" and settings.ca_certs is None:
+        raise SettingsError(
+            f"{shown('cert_reqs')} needs ca_certs: the authorities whose certificates are accepted"
+        )
+    if settings.ca_certs is not None and settings.cert_reqs == "none":
+        raise SettingsError(f"{shown('ca_certs')} has no effect: {shown('cert_reqs')}")

@@ -34,7 +34,6 @@ class GunicornSetting:
     takes: Takes = "value"
 
 
-_TLS = "this version has no TLS: use a proxy that terminates it"
 _SUPERVISED = "systemd or the container's runtime does that"
 _NO_HTTP2 = "this version speaks HTTP/1.1 only"
 _NO_PROXY = "the server passes forwarding headers to the application, and does not evaluate them"
@@ -175,15 +174,17 @@ _PROTOCOL: Final = (
            "SCRIPT_NAME,PATH_INFO", "SCRIPT_NAME alone is taken, if it is named",
            instead="see {forwarded_headers}, as in script_name"),
     _taken("header_map", "--header-map", "header_map", "drop"),
-    _not_here("keyfile", "--keyfile", _TLS),
-    _not_here("certfile", "--certfile", _TLS),
-    _not_here("ssl_version", "--ssl-version", _TLS),
-    _not_here("cert_reqs", "--cert-reqs", _TLS, 0),
-    _not_here("ca_certs", "--ca-certs", _TLS),
-    _done("suppress_ragged_eofs", "--suppress-ragged-eofs", _TLS, True, "switch"),
-    _switch("do_handshake_on_connect", "--do-handshake-on-connect", _TLS),
-    _not_here("ciphers", "--ciphers", _TLS),
-    _not_here("ssl_context", "", _TLS),
+    _taken("keyfile", "--keyfile", "keyfile"),
+    _taken("certfile", "--certfile", "certfile",
+           differs="read by the supervisor, also again when it changes; several by SNI"),
+    _not_here("ssl_version", "--ssl-version", "see {tls_min_version}"),
+    _taken("cert_reqs", "--cert-reqs", "cert_reqs", 0, "names are allowed, too"),
+    _taken("ca_certs", "--ca-certs", "ca_certs"),
+    _done("suppress_ragged_eofs", "--suppress-ragged-eofs",
+          "a client may end a connection without close_notify", True, "switch"),
+    _done("do_handshake_on_connect", "--do-handshake-on-connect",
+          "handshakes never hold a thread", False, "switch"),
+    _taken("ciphers", "--ciphers", "ciphers", differs="of TLS 1.2"),
     _not_here("http_protocols", "--http-protocols", _NO_HTTP2, "h1"),
     _not_here("http2_cleartext", "--http2-cleartext", _NO_HTTP2, "off"),
     _not_here("http2_max_concurrent_streams", "--http2-max-concurrent-streams", _NO_HTTP2, 100),
@@ -230,6 +231,7 @@ HOOKS: Final[Mapping[str, tuple[str, ...]]] = {
     "post_request": ("worker", "req", "environ", "resp"),
     "child_exit": ("server", "worker"),
     "worker_exit": ("server", "worker"),
+    "ssl_context": ("config", "default_ssl_context_factory"),
     "nworkers_changed": ("server", "new_value", "old_value"),
     "on_exit": ("server",),
 }

@@ -176,6 +176,21 @@ def choice(*names: S) -> Kind[S]:
     return Kind(" or ".join(names), "{" + ",".join(names) + "}", _key_error_is_value_error(convert))
 
 
+def numbered_choice(*names: S) -> Kind[S]:
+    """Return the same kind, where the number of a name, from 0, stands for it, too."""
+    by_name = choice(*names)
+    numbers = ", ".join(f"{name} ({number})" for number, name in enumerate(names))
+
+    def convert(value: object) -> S:
+        if isinstance(value, str) and value.isascii() and value.isdigit():
+            value = int(value)
+        if isinstance(value, int) and not isinstance(value, bool):  # also an IntEnum of ssl's
+            return names[_within(int(value), 0, len(names) - 1)]
+        return by_name.convert(value)
+
+    return Kind(numbers, by_name.metavar, convert)
+
+
 def word_or(word: S, kind: Kind[T]) -> Kind[T | S]:
     """Return a kind that allows one word in addition to the values of ``kind``."""
 
@@ -347,6 +362,8 @@ def listing(item: Kind[str], least: int = 0) -> Kind[tuple[str, ...]]:
     """Return the kind of lists: a repeated flag, a TOML array, or text with commas."""
 
     def convert(value: object) -> tuple[str, ...]:
+        if not least and value in ("none", ["none"]):
+            return ()  # as `show` has it
         if isinstance(value, str):
             value = [part.strip() for part in value.split(",")]
         elif isinstance(value, Mapping):

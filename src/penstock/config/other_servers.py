@@ -16,7 +16,6 @@ from penstock.config.options import Option
 Spelling = Literal["name", "variable", "flag"]
 """How to spell a setting in a message: one of these attributes of `Option`."""
 
-_TLS = "this version has no TLS: use a proxy that terminates it"
 _PROXIES = "see {forwarded_allow_ips} and {forwarded_headers}"
 _ONLY_WSGI = "this server serves WSGI over HTTP only"
 _HOOK = "hooks are functions in a gunicorn.conf.py, which the flag -c names"
@@ -42,7 +41,7 @@ _OTHERS_NAMES: Final[Mapping[tuple[str, ...], str]] = {
     ("app_dir",): "see {chdir}",
     ("trusted_proxy_count", "url_scheme", "proxy_headers", "trusted_hosts"): _PROXIES,
     ("clear_untrusted_proxy_headers", "log_untrusted_proxy_headers"): "see {untrusted_forwarded}",
-    ("ssl_keyfile", "ssl_certfile", "ssl_keyfile_password", "ssl_ca_certs"): _TLS,
+    ("ssl_keyfile_password",): "an encrypted key is refused: decrypt it with openssl pkey",
     ("limit_max_requests",): "see {max_requests}",
     ("reload_dir", "reload_dirs"): "see {reload} and {reload_extra_file}",
     ("interface", "loop", "ws", "lifespan"): _ONLY_WSGI,

@@ -24,6 +24,7 @@ from penstock.config.options import (
     memory_bound,
     mode_mask,
     networks,
+    numbered_choice,
     option,
     optional,
     peers,
@@ -77,6 +78,13 @@ FORWARDED_FIELDS = (
 """The fields of a trusted proxy that the server can act on."""
 _FORWARDED_FIELDS = forwarded_fields(FORWARDED_FIELDS)
 _UNTRUSTED: Kind[Literal["pass", "drop"]] = choice("pass", "drop")
+_CERT_REQS: Kind[Literal["none", "optional", "required"]] = numbered_choice(
+    "none", "optional", "required"
+)
+_TLS_VERSIONS: Kind[Literal["1.2", "1.3"]] = choice("1.2", "1.3")
+_CIPHERS = text("names of OpenSSL, separated by colons", "NAMES", r"[A-Za-z0-9_+!@=:.-]+")
+_HSTS = text("max-age=SECONDS, and what RFC 6797 allows behind it", "TEXT",
+             r'[ ]?max-age="?[0-9]+"?(?:[ ]?;[ ]?[A-Za-z-]+(?:="?\w+"?)?)*')  # fmt: skip
 _URL_PATH = text("a path of URLs such as /healthz", "PATH", r"/[!-~]*")
 _ACCOUNT = text("a name or a number", "NAME", r"[^\0\n:/,]+")
 _TITLE = text("a name", "NAME", r"[^\0\n]+")
@@ -127,6 +135,110 @@ class Settings:
         section="Listening",
         help="Connections that may wait in the kernel to be accepted.",
         reason="Enough for a burst. The kernel lowers it to net.core.somaxconn.",
+    )
+
+    # -- TLS ---------------------------------------------------------------------------------------
+
+    certfile: tuple[str, ...] = option(
+        listing(_PATH),
+        (),
+        section="TLS",
+        repeatable=True,
+        is_file=True,
+        also_called=("ssl_certfile", "ssl_certificate", "certificate"),
+        help="Certificate in PEM, its chain behind it, and its key where no --keyfile has that; "
+        "may be given several times: the name that a client asks for decides, and the first is for "
+        "all others. Addresses without a scheme have TLS then, unless one has https://.",
+        reason="The server speaks TLS where you ask for it.",
+    )
+    keyfile: tuple[str, ...] = option(
+        listing(_PATH),
+        (),
+        section="TLS",
+        repeatable=True,
+        is_file=True,
+        also_called=("ssl_keyfile", "ssl_certificate_key", "private_key"),
+        help="Private key in PEM, not encrypted; the n-th belongs to the n-th certificate.",
+        reason="The certificate's file may have the key, too.",
+    )
+    ca_certs: str | None = option(
+        optional(_PATH, "none"),
+        None,
+        section="TLS",
+        is_file=True,
+        also_called=("ssl_ca_certs", "ssl_client_certificate"),
+        help="Certificates in PEM of the authorities whose client certificates are accepted.",
+        reason="Clients are not asked for a certificate.",
+    )
+    cert_reqs: Literal["none", "optional", "required"] = option(
+        _CERT_REQS,
+        "none",
+        section="TLS",
+        also_called=("ssl_cert_reqs", "ssl_verify_client"),
+        help="Whether clients are asked for a certificate: none (0), optional (1) or required (2).",
+        reason="Browsers have no certificate, and ask their user for one.",
+    )
+    tls_min_version: Literal["1.2", "1.3"] = option(
+        _TLS_VERSIONS,
+        "1.2",
+        section="TLS",
+        also_called=("ssl_protocols", "ssl_minimum_version"),
+        help="Lowest version of TLS that a client may have.",
+        reason="Older versions are insecure (RFC 8996). Many programs do not have 1.3 yet.",
+    )
+    ciphers: str | None = option(
+        optional(_CIPHERS, "default"),
+        None,
+        section="TLS",
+        also_called=("ssl_ciphers",),
+        help="Cipher suites of TLS 1.2 in OpenSSL's form. Those of TLS 1.3 are all secure, and "
+        "not chosen.",
+        reason="Suites with forward secrecy and authenticated encryption, which all browsers of "
+        "the last ten years have.",
+    )
+    tls_handshake_timeout: float = option(
+        duration(0.1, _DAY),
+        10.0,
+        section="TLS",
+        also_called=("ssl_handshake_timeout",),
+        help="Time for a whole TLS handshake, from the connection on; then it is closed.",
+        reason="Four round trips on the slowest link.",
+    )
+    tls_key_log: str | None = option(
+        optional(_PATH, "none"),
+        None,
+        section="TLS",
+        is_file=True,
+        platform_variable="SSLKEYLOGFILE",
+        also_called=("sslkeylogfile", "keylog_filename"),
+        help="File for the secrets of every session, with which Wireshark decrypts what was "
+        "recorded; for finding faults alone.",
+        reason="Whoever can read the file can read all traffic.",
+    )
+    redirect_http: tuple[str, ...] = option(
+        listing(_ADDRESS),
+        (),
+        section="TLS",
+        repeatable=True,
+        command_only=True,
+        help="Address to listen on without TLS that redirects every request to https, with 301 or "
+        "308; may be given several times.",
+        reason="The server opens no port that you did not ask for.",
+    )
+    redirect_https_port: int | Literal["auto"] = option(
+        word_or(_AUTO, integer(1, 65535)),
+        _AUTO,
+        section="TLS",
+        help="Port that these redirects name; auto takes that of the first address with TLS.",
+        reason="Behind a mapping of ports, as of a container, clients connect to another one.",
+    )
+    hsts: str | None = option(
+        optional(_HSTS, "none"),
+        None,
+        section="TLS",
+        help="Value of Strict-Transport-Security in every response over TLS, such as "
+        "'max-age=31536000', unless the application sets the field.",
+        reason="A browser that has seen it cannot go back to http for that time.",
     )
 
     # -- Workers and threads -----------------------------------------------------------------------

@@ -123,6 +123,17 @@ class Happened(TypedDict):
     """One line."""
 
 
+class CertificateRow(TypedDict):
+    """One certificate that is served."""
+
+    names: list[str]
+    """DNS names and IP addresses."""
+    expires: float
+    """On the wall clock, since the epoch."""
+    days: int
+    """Whole days until then; negative where it has expired."""
+
+
 class Status(TypedDict):
     """The state of the server. Times are seconds."""
 
@@ -146,6 +157,8 @@ class Status(TypedDict):
     """Threads of each worker."""
     workers: int
     """How many workers are wanted."""
+    certificates: list[CertificateRow]
+    """Those that are served over TLS, the default one first."""
     counts: dict[str, int]
     """Workers in each state, what is in progress, and totals since the start."""
     crashes: dict[str, int]

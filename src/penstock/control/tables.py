@@ -120,6 +120,8 @@ def status(value: Row, width: int | None) -> str:
         "ready": _yes(value.get("ready")),
         "live": _yes(value.get("live")),
     }
+    for number, row in enumerate(value.get("certificates") or (), 1):
+        lines["certificates" if number == 1 else f"certificate {number}"] = _certificate(row)
     lines |= {text(name): text(count) for name, count in counts.items()}
     if crashes := value.get("crashes"):
         reasons = ", ".join(f"{text(count)} {text(reason)}" for reason, count in crashes.items())
@@ -128,6 +130,16 @@ def status(value: Row, width: int | None) -> str:
     lines["last_error"] = _happened(value.get("last_error"))
     longest = max(map(len, lines))
     return "".join(cut(f"{name:<{longest}}{_GAP}{what}", width) for name, what in lines.items())
+
+
+def _certificate(row: Row) -> str:
+    """Return ``example.org, expires 2026-11-28 (in 90 days)``."""
+    names, days = row["names"], row["days"]
+    shown = text(names[0] if names else "without names")
+    if len(names) > 1:
+        shown += f" and {len(names) - 1} more"
+    date = time.strftime("%Y-%m-%d", time.gmtime(row["expires"]))
+    return f"{shown}, {f'expires {date} (in {days} days)' if days >= 0 else f'EXPIRED {date}'}"
 
 
 def _happened(value: Mapping[str, Any] | None) -> str:

@@ -6,9 +6,12 @@ them by `penstock.transport.Transport.set_tls`, at the start and whenever they c
 
 from __future__ import annotations
 
+import base64
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
+from penstock.edge.certificates import read_certificate
 from penstock.errors import PenstockError
 
 ClientCertificates = Literal["none", "optional", "required"]
@@ -19,7 +22,17 @@ TlsVersion = Literal["1.2", "1.3"]
 ALPN = ("http/1.1",)
 """The protocols that the server speaks over TLS, the one that it likes best first."""
 
+DEFAULT_CIPHERS = ":".join(
+    f"ECDHE-{kind}-{cipher}"
+    for cipher in ("AES128-GCM-SHA256", "AES256-GCM-SHA384", "CHACHA20-POLY1305")
+    for kind in ("ECDSA", "RSA")
+)
+"""The cipher suites of TLS 1.2: those with forward secrecy and authenticated encryption, as
+Mozilla's intermediate configuration has them. All suites of TLS 1.3 have both."""
+
 TICKET_KEY_BYTES = 32
+
+_PEM_LINE = 64
 
 
 class TlsError(PenstockError):
@@ -40,6 +53,14 @@ class CertificatePair:
     """DNS names (also ``*.example.org``) and IP addresses of the leaf, in lower case."""
     not_after: float
     """When the leaf expires, in Unix time."""
+
+    @property
+    def label(self) -> str:
+        """What messages call it: its first name, and how many others it has."""
+        if not self.names:
+            return "a certificate without names"
+        others = len(self.names) - 1
+        return self.names[0] + (f" and {others} more" if others else "")
 
     def __repr__(self) -> str:
         """Return the names alone: a key must not get into a log."""
@@ -68,3 +89,92 @@ class TlsMaterial:
     def __repr__(self) -> str:
         """Return the pairs alone: ticket keys must not get into a log."""
         return f"<TlsMaterial {self.pairs}>"
+
+    def to_message(self) -> dict[str, Any]:
+        """Return it as what JSON can hold, for the channel to a worker."""
+        return {
+            "pairs": [
+                [_text(pair.certificate), _text(pair.key), pair.names, pair.not_after]
+                for pair in self.pairs
+            ],
+            "client_ca": None if self.client_ca is None else _text(self.client_ca),
+            "client_certificates": self.client_certificates,
+            "minimum_version": self.minimum_version,
+            "ciphers": self.ciphers,
+            "alpn": self.alpn,
+            "ticket_keys": [_text(key) for key in self.ticket_keys],
+            "key_log": self.key_log,
+        }
+
+    @classmethod
+    def from_message(cls, message: Mapping[str, Any]) -> TlsMaterial:
+        """Return what `to_message` has made a message of."""
+        client_ca = message["client_ca"]
+        return cls(
+            tuple(
+                CertificatePair(_bytes(certificate), _bytes(key), tuple(names), not_after)
+                for certificate, key, names, not_after in message["pairs"]
+            ),
+            None if client_ca is None else _bytes(client_ca),
+            message["client_certificates"],
+            message["minimum_version"],
+            message["ciphers"],
+            tuple(message["alpn"]),
+            tuple(map(_bytes, message["ticket_keys"])),
+            message["key_log"],
+        )
+
+
+def pairs_by_name(
+    pairs: Sequence[CertificatePair],
+) -> dict[str, tuple[CertificatePair, ...]]:
+    """Return the pairs that a client may get which asks for a name, in their order.
+
+    Besides the names there are wildcards, for the names that `wildcard_of` makes these of. Two
+    pairs of one name are for two kinds of keys: of each kind the first counts.
+    """
+    found: dict[str, list[CertificatePair]] = {}
+    for pair in pairs:
+        for name in pair.names:
+            found.setdefault(name, []).append(pair)
+    return {name: tuple(listed) for name, listed in found.items()}
+
+
+def default_pairs(pairs: Sequence[CertificatePair]) -> tuple[CertificatePair, ...]:
+    """Return the pairs for a client that asks for no name, or for one that no pair has.
+
+    They are the first, and those for the same names with another kind of key.
+    """
+    first = pairs[0]
+    return tuple(pair for pair in pairs if pair is first or set(pair.names) >= set(first.names))
+
+
+def wildcard_of(name: str) -> str:
+    """Return the wildcard that a name falls under: its first label alone is open (RFC 6125)."""
+    return "*." + name.partition(".")[2]
+
+
+def client_certificate_environ(der: bytes | None) -> dict[str, str]:
+    """Return the environ of a connection whose client was asked for a certificate, and verified.
+
+    ``der`` is the client's certificate; None where it has sent none.
+    """
+    if der is None:
+        return {"SSL_CLIENT_VERIFY": "NONE"}
+    lines = base64.b64encode(der).decode("ascii")
+    body = "\n".join(lines[at : at + _PEM_LINE] for at in range(0, len(lines), _PEM_LINE))
+    subject = read_certificate(der).subject
+    return {
+        "SSL_CLIENT_VERIFY": "SUCCESS",
+        # PEP 3333: text whose characters stand for bytes.
+        "SSL_CLIENT_S_DN": subject.encode("utf-8").decode("latin-1"),
+        "SSL_CLIENT_CERT": f"-----BEGIN CERTIFICATE-----\n{body}\n-----END CERTIFICATE-----\n",
+    }
+
+
+def _text(data: bytes) -> str:
+    return base64.b64encode(data).decode("ascii")
+
+
+def _bytes(text: str) -> bytes:
+    return base64.b64decode(text)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from collections.abc import Callable
@@ -36,6 +37,8 @@ from penstock.system.cgroups import resident_memory
 if TYPE_CHECKING:
     from penstock.control.commands import Status
     from penstock.supervisor.supervisor import Supervisor
+
+_DAY = 86400.0
 
 
 class Commands:
@@ -118,6 +121,14 @@ class Commands:
             "transport": chosen_transport(current.settings),
             "threads": current.settings.threads,
             "workers": current.wanted,
+            "certificates": [
+                {
+                    "names": list(each.names),
+                    "expires": each.not_after,
+                    "days": math.floor((each.not_after - time.time()) / _DAY),
+                }
+                for each in supervisor.certificates
+            ],
             "counts": self._overview.counts(),
             "crashes": dict(supervisor.counters.crashes),
             "last_reload": supervisor.counters.last_reload,

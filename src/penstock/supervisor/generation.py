@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     from penstock.compat.gunicorn.hooks import Server
     from penstock.config.settings import Settings
+    from penstock.edge.tls import TlsMaterial
     from penstock.listeners import Listener
     from penstock.supervisor.helpers import Helpers
     from penstock.supervisor.preloader import Preloader
@@ -103,6 +104,8 @@ class Generation:
         )
         self.budgets = budgets(settings, replace(facts(settings, spool=spool), workers=wanted))
         self.rate_table = RateTable() if settings.max_requests_per_client is not None else None
+        self.tls: TlsMaterial | None = None
+        """What its workers serve TLS with; None where no address has TLS."""
         self.workers: list[WorkerProcess] = []
         self.preloader: Preloader | None = None
         """The process that has loaded the application and forks the workers (setting: preload)."""
@@ -165,6 +168,7 @@ class Generation:
             self._fail_to_start(error.strerror or str(error))
             return None
         worker = WorkerProcess(number, self.number, slot, channel, dump, self.settings)
+        worker.tls = lambda: self.tls
         # A serving worker begins to watch sooner, and knows which files were loaded first.
         worker.watches = self.settings.reload and not self.members
         if replaces is not None:
@@ -246,6 +250,12 @@ class Generation:
         """Make a forked child one of this generation: close what is the supervisor's alone."""
         self._close_in_child(self)
         os.chdir(self.directory)  # the supervisor may have left it since, in a reload
+
+    def renew_tls(self, material: TlsMaterial) -> None:
+        """Pass the workers other certificates."""
+        self.tls = material
+        for worker in self.workers:
+            worker.renew_tls(material)
 
     def reopen_logs(self) -> None:
         """Open the log files again by their names, and pass them to the workers."""

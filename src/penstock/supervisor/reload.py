@@ -25,14 +25,15 @@ from penstock.config.checks import (
 )
 from penstock.config.identity import identity_of
 from penstock.control.commands import Outcome, Reply
+from penstock.errors import ListenError
 from penstock.listeners import (
     KEPT,
     Address,
     Listener,
+    addresses_of,
     bind_listeners,
     close_all,
     error_of_helper,
-    parse_address,
     received_listener,
     work_to_listen,
 )
@@ -45,6 +46,7 @@ from penstock.worker.channel import Message
 
 if TYPE_CHECKING:
     from penstock.config.settings import Settings
+    from penstock.edge.certificate_files import CertificateKeeper
     from penstock.supervisor.helpers import Helpers
     from penstock.system.as_user import HelperError
 
@@ -69,9 +71,18 @@ class ReloadInProgress:
     """
 
     def __init__(
-        self, pool: Pool, coming: Generation, logger: logging.Logger, reply: Reply | None
+        self,
+        pool: Pool,
+        coming: Generation,
+        logger: logging.Logger,
+        reply: Reply | None,
+        keeper: CertificateKeeper | None = None,
     ) -> None:
-        """Prepare it; ``coming`` is one of the pool's generations already."""
+        """Prepare it; ``coming`` is one of the pool's generations already.
+
+        ``keeper`` keeps its certificates, if it has any.
+        """
+        self.keeper = keeper
         self.coming = coming
         self.reply = reply
         self._pool = pool
@@ -169,18 +180,20 @@ class Preparation:
         self._awaited = 0
         self._closed = False
         left = list(listeners)
-        same_settings = settings.bind == before.bind
+        wanted = addresses_of(settings)
+        same_settings = wanted == addresses_of(before)
         # By their place among the addresses; None is bound by a helper process.
         self._listeners: list[Listener | None] = []
         try:
-            for index, text in enumerate(settings.bind):
-                there = next((each for each in left if each.address.text == text), None)
+            for index, address in enumerate(wanted):
+                there = next((each for each in left if each.address.place == address.place), None)
                 if there is None and same_settings and index < len(listeners):
                     there = listeners[index]
                 if there is not None:
+                    _check_spoken(there, address)
                     left.remove(there)
                 self._listeners.append(there)
-                self._prepare(index, parse_address(text), there)
+                self._prepare(index, address, there)
             self._measure()
         except BaseException:
             self.close()
@@ -217,7 +230,7 @@ class Preparation:
         elif there is None and address.is_name:
             self._ask(index, address, None)
         elif there is None or there.is_lost:
-            [self._listeners[index]] = bind_listeners([address.text])
+            [self._listeners[index]] = bind_listeners([address])
         if self._identity is not None and not (self._is_roots and is_path):
             listener = self._listeners[index]
             if listener is not None:
@@ -266,6 +279,14 @@ class Preparation:
 
     def _fail(self, reason: str) -> None:
         self.failure = self.failure or reason
+
+
+def _check_spoken(there: Listener, address: Address) -> None:
+    """Raise `ListenError` where a listener is to have TLS, or none: old workers accept there."""
+    if (there.tls, there.redirects) != (address.tls, address.redirects):
+        raise ListenError(
+            f"{address.text} changes what is spoken there: upgrade (SIGUSR2), or start again"
+        )
 
 
 @dataclass

@@ -17,9 +17,11 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from penstock import messages
+from penstock.config.checks import has_tls
 from penstock.config.identity import identity_of, title_of
 from penstock.control.commands import ControlError, Outcome, Reply
 from penstock.control.server import ControlServer
+from penstock.edge.certificate_files import CertificateKeeper
 from penstock.errors import PenstockError
 from penstock.listeners import close_all
 from penstock.supervisor import events
@@ -75,6 +77,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from penstock.config.settings import Settings
+    from penstock.edge.certificate_files import Expiry
+    from penstock.edge.tls import TlsMaterial
     from penstock.listeners import Listener
     from penstock.supervisor.generation import Generation, Launch
     from penstock.supervisor.logs import WorkerLogs
@@ -152,6 +156,7 @@ class Supervisor:
         self._notifier = Notifier()
         self._watchdog_due = 0.0
         self._signals: Signals
+        self._keeper: CertificateKeeper | None = None
         self._start_failure: Message | None = None
         self._cut_off = False
         self._failing = False
@@ -175,7 +180,9 @@ class Supervisor:
             for listener in self.listeners:
                 if identity is not None:
                     listener.give_to(identity)
+            keeper = self._new_keeper(self.settings)
             self.current = self.pool.new_generation(self.launch, self.settings, self.listeners)
+            self._use_keeper(keeper)
             self._helpers.wait()  # there are no workers yet that would have to wait, too
             self.current.logs.check()
             self.hooks.scale(self.current.wanted)  # before pre_fork: some count workers by it
@@ -258,6 +265,8 @@ class Supervisor:
             self._watchdog_due = now + interval
             self._notifier.watchdog()
         self.control.tick(now)
+        if self._keeper is not None:
+            self._keeper.tick()
         self.commands.tick(now)
         self._recycling.end_hung(now)
         self._close_removed(now)
@@ -591,6 +600,28 @@ class Supervisor:
             failed = partial(report_not_reopened, "error_logfile", self.logger)
             self._helpers.open_log(path, identity_of(self.settings), self.error_log.reopen, failed)
 
+    # -- certificates ---------------------------------------------------------------------------
+
+    @property
+    def certificates(self) -> list[Expiry]:
+        """The certificates that are served."""
+        return self._keeper.certificates if self._keeper is not None else []
+
+    def _new_keeper(self, settings: Settings) -> CertificateKeeper | None:
+        """Return what keeps the certificates of these settings. Raises `TlsError`."""
+        if not has_tls(settings):
+            return None
+        return CertificateKeeper(settings, self.logger, self._renew_tls, before=self._keeper)
+
+    def _use_keeper(self, keeper: CertificateKeeper | None) -> None:
+        """Keep certificates by ``keeper`` from now on, and serve the current generation with it."""
+        self._keeper = keeper
+        self.current.tls = keeper.material if keeper is not None else None
+
+    def _renew_tls(self, material: TlsMaterial) -> None:
+        """Pass changed certificates on. Older generations leave, and keep what they have."""
+        self.current.renew_tls(material)
+
     # -- the reload -----------------------------------------------------------------------------
 
     @property
@@ -619,6 +650,7 @@ class Supervisor:
         """Start the workers: the addresses and directories of the new settings are there."""
         settings = preparation.settings
         try:
+            keeper = self._new_keeper(settings)
             coming = self.pool.new_generation(
                 self.launch, settings, preparation.listeners, preparation.spool
             )
@@ -628,7 +660,10 @@ class Supervisor:
             return
         self._warn_of_settings(settings)
         self.hooks.call("on_reload")
-        self.state = Reloading(ReloadInProgress(self.pool, coming, self.logger, preparation.reply))
+        if keeper is not None:
+            coming.tls = keeper.material
+        reload = ReloadInProgress(self.pool, coming, self.logger, preparation.reply, keeper)
+        self.state = Reloading(reload)
         self._reload.proceed()
 
     def _refuse_reload(self, error: PenstockError, reply: Reply | None) -> None:
@@ -680,6 +715,7 @@ class Supervisor:
         removed = [each for each in self.listeners if each not in current.listeners]
         self.current, self.settings, self.listeners = current, current.settings, current.listeners
         self.launch = with_changes(self.launch, settings=self.settings)
+        self._use_keeper(reload.keeper)
         self.state = Serving()
         self._autoreload.end_failed()
         self.control.follow(self.settings)

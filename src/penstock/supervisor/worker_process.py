@@ -15,9 +15,10 @@ from penstock.telemetry.scoreboard import BEAT, STARTED
 from penstock.worker.channel import Channel, Message
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from penstock.config.settings import Settings
+    from penstock.edge.tls import TlsMaterial
     from penstock.telemetry.scoreboard import Slot
 
 MAX_DUMP_BYTES = 256 << 10
@@ -77,6 +78,8 @@ class WorkerProcess:
     """Why the supervisor has killed it; empty where it has not."""
     failure: Message | None = None
     """Its report of why it could not boot."""
+    tls: Callable[[], TlsMaterial | None] | None = None
+    """Returns the certificates of its generation."""
     dumped: bytearray = field(default_factory=bytearray)
     watches: bool = False
     """It watches the application's files."""
@@ -135,8 +138,8 @@ class WorkerProcess:
         """When its last heartbeat was, in monotonic nanoseconds; 0 before the first one."""
         return self.slot.words[BEAT]
 
-    def order(self, what: str, **details: float) -> None:
-        """Send an order."""
+    def order(self, what: str, **details: object) -> None:
+        """Send an order; ``details`` are what JSON can hold."""
         self.channel.send({"do": what, **details})
 
     def reopen_logs(self, fresh: Mapping[str, int]) -> None:
@@ -151,7 +154,14 @@ class WorkerProcess:
             self.stage = Stage.STARTING
             # It may have waited for others, as long as each of them took.
             self.must_boot_by = time.monotonic() + self.settings.boot_timeout
-            self.order("go")
+            # Only now: they may have changed while it was loading.
+            tls = self.tls() if self.tls is not None else None
+            self.order("go", **({"tls": tls.to_message()} if tls is not None else {}))
+
+    def renew_tls(self, material: TlsMaterial) -> None:
+        """Pass it other certificates, unless it gets them with the order to serve."""
+        if self.let_in:
+            self.order("renew", tls=material.to_message())
 
     def leave(self, because: str, *, last: bool = False, end_by: float | None = None) -> None:
         """Order it to finish the requests in progress, and end.

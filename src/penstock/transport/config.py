@@ -11,7 +11,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from penstock.edge.forwarded import TRUSTS_NOBODY, ForwardedPolicy
 from penstock.http1 import ParserLimits
@@ -73,6 +73,9 @@ class TransportConfig:
     tls_handshake_timeout: float = 10.0
     hsts: str | None = None
     """The value of ``Strict-Transport-Security`` in responses over TLS; None leaves it out."""
+    ssl_context: Callable[[Callable[[], Any]], Any] | None = None
+    """Makes an `ssl.SSLContext` from the function that makes the server's own: gunicorn's hook of
+    this name. For the Python transport alone."""
     redirect_https_port: int = 443
     """The port in the ``Location`` that requests to a redirecting listener get."""
 
@@ -276,6 +279,10 @@ class TransportConfig:
     """The reason in the access log of a 503 where too many requests were waiting."""
     left_in_queue: str = "the client left before a thread was free"
     """The reason in the access log of a request whose client left while it waited."""
+    plain_http: str = "This port speaks TLS: ask for https."
+    """The reason in the 400 to a client that sends a request without TLS to a TLS port."""
+    no_redirect: str = "This port redirects to https, and needs to know the host."
+    """The reason in the 400 to a request that names no host at a port that redirects."""
     stopping: str = "The server is stopping."
     """The reason in the 503 to a client whose request a stopping server does not serve."""
     stopped_in_queue: str = "the server stopped before a thread was free (graceful_timeout)"
@@ -353,6 +360,7 @@ class TransportConfig:
         """
         shortest = min(
             self.header_timeout,
+            self.tls_handshake_timeout,
             self.body_timeout,
             self.keep_alive,
             self.write_timeout,

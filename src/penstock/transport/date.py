@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Container
 
 _DAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
 _MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
@@ -23,29 +24,31 @@ def imf_fixdate(seconds: float) -> str:
 class ServerFields:
     """The fields Date and Server of every response, rendered once a second.
 
-    The date follows the wall clock. Any thread may ask: at worst two render the same second.
+    Over TLS there may be Strict-Transport-Security, too (RFC 6797). The date follows the wall
+    clock. Any thread may ask: at worst two render the same second.
     """
 
-    __slots__ = ("_second", "_server", "lines")
+    __slots__ = ("_lasting", "_second", "lines")
 
-    def __init__(self, server: str | None) -> None:
-        """``server`` is the value of Server, None to leave it out."""
+    def __init__(self, server: str | None, hsts: str | None = None) -> None:
+        """Take the values of Server and Strict-Transport-Security, None to leave one out."""
         self._second = -1
-        self._server = server
+        self._lasting = {
+            name.lower(): f"{name}: {value}\r\n"
+            for name, value in (("Server", server), ("Strict-Transport-Security", hsts))
+            if value
+        }
         self.lines = ""
 
     def now(self) -> str:
-        """Return both as header lines, each with its CRLF."""
+        """Return all of them as header lines, each with its CRLF."""
         second = int(time.time())
         if second != self._second:
-            self.lines = self.date_line() + self.server_line()
+            self.lines = self.without(())
             self._second = second
         return self.lines
 
-    def date_line(self) -> str:
-        """Return the line of Date."""
-        return f"Date: {imf_fixdate(time.time())}\r\n"
-
-    def server_line(self) -> str:
-        """Return the line of Server, or nothing where there is none."""
-        return f"Server: {self._server}\r\n" if self._server else ""
+    def without(self, given: Container[str]) -> str:
+        """Return the lines but for those of the ``given`` names, which are in lower case."""
+        date = "" if "date" in given else f"Date: {imf_fixdate(time.time())}\r\n"
+        return date + "".join(line for name, line in self._lasting.items() if name not in given)

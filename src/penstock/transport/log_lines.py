@@ -137,6 +137,13 @@ class RequestLog:
         if self._may_log((message.id,), lambda: f"%(count)s more {message.id}", message.level):
             message.log(self._logger, exc_info=exc_info, **arguments)
 
+    def handshake_failed(self, client: str, reason: str) -> None:
+        """Log a TLS handshake that failed; ``reason`` has no byte of the client's."""
+        if self._may_log(("handshake",), lambda: "%(count)s more TLS handshakes failed"):
+            self._logger.info(
+                "the TLS handshake of %s failed: %s", client or "a unix socket", reason
+            )
+
     def report(self) -> None:
         """Log how many lines were left out in the intervals that are over."""
         if self._kinds:

@@ -16,6 +16,7 @@ _State = TypeVar("_State", bound=Enum)
 class Phase(Enum):
     """What a connection does."""
 
+    HANDSHAKING = "does the TLS handshake"
     READING = "waits for a request, or reads one"
     STORING = "has a part of a body written to a temporary file, and does not read"
     DISCARDING = "reads the rest of a body that the application did not read, and drops it"
@@ -41,6 +42,7 @@ class Fate(IntEnum):
 # Those who look at states for each request import these: an enum's attributes are slow to look up.
 KEEP, CLOSE, RESET = Fate
 (
+    HANDSHAKING,
     READING,
     STORING,
     DISCARDING,
@@ -53,6 +55,11 @@ KEEP, CLOSE, RESET = Fate
 ) = Phase
 
 TRANSITIONS: dict[Phase, dict[Phase, str]] = {
+    HANDSHAKING: {
+        READING: "the handshake is complete",
+        REFUSING: "the client has sent a request without TLS",
+        CLOSED: "the handshake fails; its deadline is over; evicted",
+    },
     READING: {
         STORING: "what has come of a body has to be written to its file",
         HANDED_OUT: "a request is complete, or its head where bodies are streamed",
@@ -137,6 +144,7 @@ def diagram() -> str:
         "",
         "```mermaid",
         "stateDiagram-v2",
+        "    [*] --> HANDSHAKING: accepted, where clients speak TLS",
         "    [*] --> READING: accepted",
         *_arrows(TRANSITIONS),
         "    CLOSED --> [*]",

@@ -18,6 +18,7 @@ from penstock import messages
 from penstock.app.file_watcher import Watch, keep_young_code_out_of_the_cache
 from penstock.app.loading import SpecError
 from penstock.compat.gunicorn.hooks import Hooks, WorkerOfServer
+from penstock.edge.tls import TlsMaterial
 from penstock.errors import PenstockError
 from penstock.listeners import kept_from_children
 from penstock.system.prctl import end_with_parent, outlive_parent
@@ -156,6 +157,7 @@ class _Child:
         self._channel = assignment.channel
         self._orders: deque[str] = deque()
         self._leaving = False
+        self._serves = False
         self._shares = False  # another supervisor has the listeners, too
         self._within = self._settings.graceful_timeout  # what is left of the stop's deadline
         self._watch: Watch | None = None
@@ -214,6 +216,7 @@ class _Child:
         if order != "go":
             leave_for_certain(0)
             return 0
+        self._serves = True
         self._worker.start(self._hooks.wrap(application, self._facade), lent=settings.threads == 1)
         self._channel.send({"event": "serving"})
         # 5. Serve until another order.
@@ -371,12 +374,14 @@ class _Child:
         if self._channel.ended:
             return
         for message in self._channel.receive():
+            if "tls" in message:
+                self._take_certificates(TlsMaterial.from_message(message["tls"]))
             self._within = float(message.get("within", self._within))
             if message["do"] == "reopen":
                 names = message["logs"]
                 passed = self._channel.take_descriptors(len(names))
                 self._worker.reopen_logs(dict(zip(names, passed, strict=True)))
-            else:
+            elif message["do"] != "renew":
                 self._orders.append(str(message["do"]))
         self._channel.flush()
         if self._channel.ended:
@@ -384,6 +389,12 @@ class _Child:
             messages.SUPERVISOR_GONE.log(_logger)
             # Where a new supervisor has the listeners, no client may be turned away from them.
             self._orders.append("leave" if self._shares else "stop")
+
+    def _take_certificates(self, material: TlsMaterial) -> None:
+        if self._serves:
+            self._worker.renew_tls(material)
+        else:
+            self._worker.tls = material  # with the order to serve
 
     def _tell_stuck(self, request: RequestInProgress | None, free_threads: int) -> None:
         """Tell the supervisor of a stuck call, or that no call is stuck; for `Deadlines`."""

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 from penstock import __version__, messages
 from penstock.config.budgets import budgets, facts, needs_warning, possible_descriptors
-from penstock.config.checks import chosen_transport
+from penstock.config.checks import chosen_transport, has_tls
 from penstock.config.settings import OPTIONS
 from penstock.system.signals import Handler, Signals
 from penstock.system.standard_streams import flush_all
@@ -206,6 +206,10 @@ def tell_settings(settings: Settings, logger: logging.Logger) -> None:
         if (source := settings.source_of(option.name)) != "default":
             shown = option.show(getattr(settings, option.name))
             logger.debug("setting %s = %s (from %s)", option.name, shown, source)
+    if settings.tls_key_log is not None and has_tls(settings):
+        messages.TLS_KEYS_LOGGED.log(
+            logger, path=settings.tls_key_log, source=settings.source_of("tls_key_log")
+        )
     check_room_for_files(settings, logger)
     check_temp_dir(settings, logger)
     check_spool(settings, logger)

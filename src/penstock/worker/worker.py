@@ -14,9 +14,11 @@ from itertools import count
 from typing import TYPE_CHECKING, Any
 
 from penstock import __version__, messages
+from penstock.compat.gunicorn.hooks import Config
 from penstock.config.budgets import Budgets, own_budgets
 from penstock.config.checks import chosen_transport
 from penstock.config.settings import OPTIONS
+from penstock.edge.certificate_files import CertificateKeeper
 from penstock.edge.client import compile_networks
 from penstock.edge.forwarded import ForwardedPolicy
 from penstock.edge.rate_limit import RateLimit, RateTable
@@ -48,6 +50,7 @@ if TYPE_CHECKING:
     from wsgiref.types import WSGIApplication
 
     from penstock.config.settings import Settings
+    from penstock.edge.tls import TlsMaterial
     from penstock.listeners import Listener
     from penstock.telemetry.request_finished import Observer
     from penstock.transport import Exchange, Transport
@@ -57,6 +60,8 @@ if TYPE_CHECKING:
 
 LOGS_SECONDS = 0.5
 """How long the access log may take to write out what it holds."""
+
+_HTTPS_PORT = 443
 
 PAUSE_AFTER_ERROR_SECONDS = 0.1
 """How long a thread rests after an error of the server's own, so that it does not fill the log."""
@@ -138,6 +143,7 @@ class Worker:
         budgets: Budgets | None = None,
         rate_table: RateTable | None = None,
         logs: Mapping[str, int] | None = None,
+        tls: TlsMaterial | None = None,
     ) -> None:
         """Open the logs; ``logger`` is for `ErrorLog`.
 
@@ -145,7 +151,8 @@ class Worker:
         scoreboard for itself. ``multiprocess`` is True if there may be other workers.
         ``on_stuck`` is `Deadlines`'s. ``budgets`` and ``rate_table`` are those of all workers;
         without them it has its own. ``logs`` has a descriptor for each setting of a log file that
-        the supervisor has opened. Raises `SettingsError`, and has nothing open then.
+        the supervisor has opened. ``tls`` is what the supervisor has read; without a supervisor the
+        worker reads it by itself, in `start`. Raises `SettingsError`, and has nothing open then.
         """
         self.settings = settings
         self.slot = slot if slot is not None else _slot_of_its_own(settings)
@@ -156,6 +163,8 @@ class Worker:
         self._budgets = budgets or own_budgets(settings)
         self._rate_table = rate_table
         self._timeout_for = timeouts_by_path(settings)
+        self.tls = tls
+        self._keeper: CertificateKeeper | None = None
         passed = logs or {}
         self.error_log = ErrorLog(
             settings.error_logfile, settings.log_level, logger, passed=passed.get("error_logfile")
@@ -208,9 +217,11 @@ class Worker:
             rate_table=self._rate_table,
             server_header=settings.server_header or None,
             timeout_for=self._timeout_for,
+            redirect_https_port=self._redirect_https_port(),
+            ssl_context=self._ssl_context_hook(),
             id_prefix=f"{os.getpid():x}-{int(time.time()) & 0xFFFFFF:x}-",
         )
-        return transport_class(settings)(
+        made = transport_class(settings)(
             [(listener, self._base_environ(listener)) for listener in listeners],
             config,
             slot=self.slot,
@@ -218,6 +229,35 @@ class Worker:
             observers=self._observers,
             add_thread=self._add_thread,
         )
+        if any(listener.tls for listener in listeners):
+            if self.tls is None:
+                self._keeper = CertificateKeeper(settings, self.logger, self.renew_tls)
+                self.tls = self._keeper.material
+            made.set_tls(self.tls)
+        return made
+
+    def renew_tls(self, material: TlsMaterial) -> None:
+        """Serve new connections with other certificates."""
+        try:
+            self.transport.set_tls(material)
+        except Exception as error:  # also what gunicorn's hook raises
+            messages.WORKER_CERTIFICATES_REFUSED.log(self.logger, error=error)
+        else:
+            self.tls = material
+
+    def _redirect_https_port(self) -> int:
+        port = self.settings.redirect_https_port
+        if port != "auto":
+            return port
+        secure = [each for each in self._listeners if each.tls and not each.is_unix]
+        return int(secure[0].server_port) if secure else _HTTPS_PORT
+
+    def _ssl_context_hook(self) -> Callable[[Callable[[], Any]], Any] | None:
+        """Return gunicorn's hook that makes the context of TLS, without its first argument."""
+        hook = self.settings.hooks.get("ssl_context")
+        if hook is None:
+            return None
+        return partial(hook, Config(self.settings, self.settings.gunicorn))
 
     def _add_thread(self) -> bool:
         """Start another thread, in the place of one whose call has left the count of `threads`.
@@ -372,6 +412,8 @@ class Worker:
     def _look(self) -> None:
         """Do what is due once a second."""
         self.transport.look_at_calls()
+        if self._keeper is not None:
+            self._keeper.tick()
         if self._request_log is not None:
             self._request_log.report()
 

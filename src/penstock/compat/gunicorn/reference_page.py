@@ -44,6 +44,8 @@ _WHEN = {
     "arguments are optional",
     "child_exit": "in the supervisor, when a worker has ended",
     "worker_exit": "in the worker, when it is about to end",
+    "ssl_context": "in the worker, for each set of certificates; it returns an `ssl.SSLContext`. "
+    "It needs the Python transport, which `auto` takes then",
     "nworkers_changed": "in the supervisor, when the wanted number of workers changes; the old "
     "value is `None` at the start",
     "on_exit": "in the supervisor, when it is about to end",

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from penstock.edge.tls import TlsError
 from penstock.transport.io_bound import IO_BOUND_KEY, IoBound, no_thread
 from penstock.transport.python.acceptor import Acceptor
 from penstock.transport.python.exchange import PythonExchange
@@ -67,7 +67,14 @@ class PythonTransport:
 
     def set_tls(self, material: TlsMaterial) -> None:
         """See `penstock.transport.Transport.set_tls`."""
-        raise TlsError("the Python transport has no TLS yet")
+        from penstock.transport.python.tls_contexts import TlsContexts  # only where it is needed
+
+        before = self._loop.tls
+        # Python's ssl has ticket keys of its own, one set for each context: other ones change
+        # nothing here.
+        material = replace(material, ticket_keys=())
+        if before is None or before.material != material:
+            self._loop.tls = TlsContexts(material, self._loop.config.ssl_context)
 
     def drain(self, *, hand_over: bool = False) -> None:
         """See `penstock.transport.Transport.drain`."""

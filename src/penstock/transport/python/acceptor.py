@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from penstock.listeners import Listener
     from penstock.transport.python.accept_balancing import AcceptBalancing
     from penstock.transport.python.loop import Loop
+    from penstock.transport.python.tls_stream import AnyStream
 
 _EXHAUSTED = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 
@@ -180,8 +181,15 @@ class Acceptor:
         if not admitted:
             sock.close()
             return
-        stream = Stream(sock, remote_addr, remote_port)
+        if self.listener.tls:
+            assert self._loop.tls is not None  # set before the first thread leads
+            stream: AnyStream = self._loop.tls.stream(sock, remote_addr, remote_port)
+        else:
+            stream = Stream(sock, remote_addr, remote_port)
         connection = Connection(self._loop, stream, self.base_environ)
+        if self.listener.tls:
+            connection.begin_handshake()
+        connection.redirects = self.listener.redirects
         connection.client_key = key
         self._loop.add(connection)
 

@@ -50,7 +50,12 @@ from penstock.transport.python.finished import (
     report_refusal,
 )
 from penstock.transport.python.output import Output
-from penstock.transport.python.stream import NO_SIGNAL, is_disconnect
+from penstock.transport.python.stream import (
+    NO_SIGNAL,
+    HandshakeFailed,
+    PlainHttp,
+    is_disconnect,
+)
 from penstock.transport.spool import BodySpool, no_room
 from penstock.transport.states import (
     ANSWERED,
@@ -58,6 +63,7 @@ from penstock.transport.states import (
     DISCARDING,
     FLUSHING,
     HANDED_OUT,
+    HANDSHAKING,
     KEEP,
     LINGERING,
     READING,
@@ -71,7 +77,7 @@ if TYPE_CHECKING:
     from penstock.edge.forwarded import Forwarded
     from penstock.transport.python.clients import ClientRate
     from penstock.transport.python.loop import Loop
-    from penstock.transport.python.stream import Stream
+    from penstock.transport.python.tls_stream import AnyStream
 
 PROCEED = 0
 """In place of an event mask: go on with what is buffered already."""
@@ -104,9 +110,11 @@ class Connection:
         "peer",
         "phase",
         "queued",
+        "redirects",
         "remote_addr",
         "remote_port",
         "requests",
+        "server_fields",
         "since",
         "stored",
         "storing_since",
@@ -119,11 +127,11 @@ class Connection:
     def __init__(
         self,
         loop: Loop,
-        stream: Stream,
+        stream: AnyStream,
         base_environ: dict[str, Any],
     ) -> None:
         self.loop = loop
-        self.stream = stream
+        self.stream: AnyStream = stream
         self.base_environ = base_environ
         self.remote_addr = stream.remote_addr
         self.remote_port = stream.remote_port
@@ -140,11 +148,13 @@ class Connection:
         self.since = loop.now  # when `awaited` changed, or the lingering began
         self.number: int = loop.accepted + 1
         self.requests: int = 0
+        self.server_fields = loop.tls_server_fields if stream.secure else loop.server_fields
         self.watched = 0  # the selector's event mask; changed by the leader only
         self.client: dict[str, Any] | None = None  # the environ that repeated fields make
         # From when its head is complete until it is reported: so also while it is flushed.
         self.exchange: PythonExchange | None = None
         self.output: Output | None = None
+        self.redirects = False  # requests are redirected to https
         self.queued = False  # what is buffered already has a turn coming (`Loop.unpolled`)
         self.storing_since = 0.0  # when the disk's thread was asked to write
         self.stored = False  # that thread has done so, and the leader has not acted on that yet
@@ -183,6 +193,8 @@ class Connection:
                 return self._go_on_stored()
         elif phase is LINGERING:
             self._discard_input()
+        elif phase is HANDSHAKING:
+            return self._go_on_with_handshake()
         return None  # CLOSED: the event was older than the closing
 
     def attend(self) -> None:
@@ -251,6 +263,64 @@ class Connection:
         except OSError:
             return False
 
+    # -- the handshake of TLS -----------------------------------------------------------------
+
+    def begin_handshake(self) -> None:
+        """Expect a TLS handshake before the first request."""
+        self.phase = HANDSHAKING
+        self.deadline = self.loop.now + self.loop.config.tls_handshake_timeout
+
+    def _go_on_with_handshake(self) -> PythonExchange | None:
+        loop, stream = self.loop, self.stream
+        assert stream.secure
+        try:
+            complete = stream.handshake()
+        except PlainHttp:
+            self.stream = stream.in_plain()
+            self.server_fields = loop.server_fields
+            self.refuse(ProtocolError(400, loop.config.plain_http))
+            return None
+        except HandshakeFailed as error:
+            if reason := str(error):
+                loop.request_log.handshake_failed(self.remote_addr, reason)
+            self.close()
+            return None
+        if not complete:
+            if stream.greeted and self not in loop.heads:
+                self.since = loop.now
+                loop.head_begins(self)
+            if self.phase is HANDSHAKING:  # else evicted by that
+                loop.watch(self, EVENT_READ | (EVENT_WRITE if stream.has_unsent else 0))
+            return None
+        loop.heads.pop(self, None)
+        self.base_environ = self.base_environ | stream.environ()
+        self.phase = READING
+        self.since = loop.now
+        self.deadline = loop.now + loop.config.keep_alive
+        if loop.draining:
+            self.hurry_up()
+            self.deadline = max(self.deadline, loop.now + loop.config.drain_accepted_seconds)
+        loop.watch(self, EVENT_READ)
+        return self._advance() if self._take_decrypted() else None
+
+    def _take_decrypted(self) -> bool:
+        """Give the parser what a TLS stream has decrypted already; return True if there was any.
+
+        No event of the socket would tell of it.
+        """
+        if not self.stream.secure:
+            return False
+        data = self.stream.take_decrypted()
+        if data is None:
+            return False
+        if data:
+            if self.trace is not None:
+                self.trace.received(data)
+            self.parser.receive_data(data)
+        else:
+            self.parser.receive_eof()
+        return True
+
     # -- reading a request --------------------------------------------------------------------
 
     def _read(self) -> PythonExchange | None:
@@ -309,7 +379,11 @@ class Connection:
                 if kind is Request:
                     exchange = self._begin_exchange(event)  # type: ignore[arg-type]
                     if exchange.streamed is not None:
-                        return self._hand_out(exchange, None, exchange.request.content_length)
+                        self._hand_out(exchange, None, exchange.request.content_length)
+                        if self.redirects:
+                            self.loop.own_answers.answer(exchange)
+                            return None
+                        return exchange
                 elif kind is EndOfMessage:
                     if not discarding:
                         return self._complete()
@@ -436,7 +510,8 @@ class Connection:
             reason = "The target is https, but the connection is not secure."
             raise ProtocolError(400, reason, "RFC 9110, section 7.4")
         if request.body_expected:
-            if loop.config.stream_requests and not loop.own_answers.wants(request):
+            streams = loop.config.stream_requests or self.redirects
+            if streams and not loop.own_answers.wants(request):
                 exchange.streamed = StreamedBody(request)
             else:
                 exchange.spool = BodySpool(loop.config.body_memory, loop.config.temp_dir)
@@ -475,6 +550,8 @@ class Connection:
         """Return what the connection has its place for, as far as eviction is concerned."""
         if self.phase is STORING:
             return Holding.BODY
+        if self.phase is HANDSHAKING:
+            return Holding.HEAD if self in self.loop.heads else Holding.IDLE
         if self.phase is not READING or (self.awaited is IDLE and self.parser.buffered):
             return Holding.CALL
         if self.awaited is IDLE:
@@ -557,7 +634,7 @@ class Connection:
         if spool is not None and spool.unwritten:
             self._store()
             return None
-        own = request.path in loop.own_paths and loop.own_answers.wants(request)
+        own = self.redirects or (request.path in loop.own_paths and loop.own_answers.wants(request))
         if spool is None:
             self._hand_out(exchange, io.BytesIO(), request.content_length)
         elif own:
@@ -756,12 +833,14 @@ class Connection:
             self.deadline = loop.now + (
                 loop.config.drain_linger if loop.draining else loop.config.keep_alive
             )
+        decrypted = False
+        if self.watched != EVENT_READ:
+            decrypted = self._take_decrypted()  # by the leader, which has looked for more input
+            loop.watch(self, EVENT_READ)
         # As `buffered`, without a call: each request comes here.
-        if self.parser.buffer.data or self.phase is DISCARDING:
+        if self.parser.buffer.data or decrypted or self.phase is DISCARDING:
             self.queued = True
             loop.unpolled.append(self)
-        if self.watched != EVENT_READ:
-            loop.watch(self, EVENT_READ)
 
     # -- refusing and closing -----------------------------------------------------------------
 
@@ -772,7 +851,7 @@ class Connection:
             error.setting = loop.config.body_setting  # the one that has lowered it, if one has
         loop.heads.pop(self, None)
         exchange = self._end_exchange(error)
-        head, body = error_response(error, loop.server_fields.now())
+        head, body = error_response(error, self.server_fields.now())
         report_refusal(self, exchange, error, head, body)
         output = self.make_output()
         output.append(head + body)  # behind what is left of an interim response
@@ -798,6 +877,9 @@ class Connection:
         """
         try:
             self.stream.shut_down()
+        except BlockingIOError:
+            self._await_end()
+            return
         except OSError:
             self.close()
             return
@@ -805,6 +887,15 @@ class Connection:
         self.since = self.loop.now
         self._set_linger_deadline()
         self.loop.watch(self, EVENT_READ)
+
+    def _await_end(self) -> None:
+        """Wait until the kernel has room for the end of a TLS stream."""
+        if self.phase is DISCARDING:
+            self.close()
+            return
+        if self.phase is not REFUSING:
+            self.phase = FLUSHING
+        self._await_output(self.make_output(), EVENT_WRITE)
 
     def _set_linger_deadline(self) -> None:
         loop = self.loop
@@ -834,8 +925,15 @@ class Connection:
             self.refuse(no_room(TimeoutError(errno.ETIMEDOUT, STORED_TOO_SLOWLY)))
         elif phase is LINGERING or phase is DISCARDING:
             self.close()
+        elif phase is HANDSHAKING:
+            if self.stream.secure and self.stream.greeted:
+                reason = "it took too long (setting: tls_handshake_timeout)"
+                self.loop.request_log.handshake_failed(self.remote_addr, reason)
+            self.close()
         elif self.output is not None and self.output.size:
             self._expire_writing(self.output)
+        elif phase is FLUSHING or phase is REFUSING:
+            self.close()  # there is no room for the end of a TLS stream
         else:
             self.deadline = math.inf
 
@@ -900,7 +998,7 @@ class Connection:
     def hurry_up(self) -> None:
         """Bring the deadline forward where a server that stops need not wait for long."""
         reading = self.phase is READING
-        in_head = reading and self.awaited is HEAD
+        in_head = (reading and self.awaited is HEAD) or self.phase is HANDSHAKING
         if in_head or (reading and self.awaited is IDLE) or self.phase is LINGERING:
             patience = drain_patience(self.loop.config, in_head=in_head)
             self.deadline = min(self.deadline, self.loop.now + patience)

@@ -62,7 +62,8 @@ if TYPE_CHECKING:
     from penstock.transport.python.exchange_trace import ExchangeTrace
     from penstock.transport.spool import BodySpool
 
-_DATE_OR_SERVER = frozenset({len("Date"), len("Server")})
+_OWN_FIELDS = frozenset({"date", "server", "strict-transport-security"})
+_OWN_LENGTHS = frozenset(map(len, _OWN_FIELDS))
 
 # Looking up an attribute of an Enum is slow.
 NONE, _, CHUNKED, UNTIL_CLOSE = Framing
@@ -532,6 +533,7 @@ class PythonExchange:
         if gone or self.state is WAITING or self._framing is UNTIL_CLOSE:
             self.worsen(RESET)
         else:
+            self.connection.stream.forgo_end()
             self.close_after_response()
         self._end(self.reason or "response cut off")
 
@@ -600,7 +602,7 @@ class PythonExchange:
         self.status = f"{error.status} {REASON_PHRASES[error.status]}"
         self.response_headers = []
         self.describe(error)
-        fields = self.connection.loop.server_fields
+        fields = self.connection.server_fields
         head, body = error_response(error, fields.now(), connection)
         self.body_sent = len(body)
         if self.trace is not None:
@@ -670,16 +672,14 @@ class PythonExchange:
         return encode_head(status, self.response_headers, added)
 
     def _date_and_server(self) -> str:
-        """Return the lines of Date and Server, but for what the application gave itself."""
-        fields = self.connection.loop.server_fields
+        """Return the lines of the server's own fields, but for those that the application gave."""
+        fields = self.connection.server_fields
         for name, _ in self.response_headers:
-            if len(name) in _DATE_OR_SERVER and name.lower() in ("date", "server"):
+            if len(name) in _OWN_LENGTHS and name.lower() in _OWN_FIELDS:
                 break
         else:
             return fields.now()
-        given = {name.lower() for name, _ in self.response_headers}
-        date = "" if "date" in given else fields.date_line()
-        return date if "server" in given else date + fields.server_line()
+        return fields.without({name.lower() for name, _ in self.response_headers})
 
     # -- sending --------------------------------------------------------------------------------
 

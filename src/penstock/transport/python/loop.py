@@ -62,6 +62,7 @@ if TYPE_CHECKING:
     from penstock.transport.config import TransportConfig
     from penstock.transport.python.acceptor import Acceptor
     from penstock.transport.python.thread_slots import ThreadSlots
+    from penstock.transport.python.tls_contexts import TlsContexts
 
 DROPPED_NAMES = 100
 """How many names of dropped fields wait to be logged. `DroppedFields` warns of fewer."""
@@ -138,6 +139,8 @@ class Loop:
         "slot_words",
         "slow_paths",
         "thread_slots",
+        "tls",
+        "tls_server_fields",
         "unpolled",
         "untrusted_fields",
     )
@@ -162,6 +165,7 @@ class Loop:
         self.untrusted_fields: deque[tuple[str, str]] = deque(maxlen=1)
         self._told_forwarding = False
         self.server_fields = ServerFields(config.server_header)
+        self.tls_server_fields = ServerFields(config.server_header, config.hsts)
         self.slow_paths = SlowPaths(config)
         self.budget = Budget(config, slot)
         self.disk = Disk(logger, config.disk_idle_seconds)
@@ -170,6 +174,7 @@ class Loop:
             self.rate = ClientRate(config.request_rate, config.rate_table, slot)
         self.queue = RequestQueue(config, slot)
         self.fate_lock = threading.Lock()  # held for a comparison, and only by unusual responses
+        self.tls: TlsContexts | None = None  # set by any thread; for new connections
         self.draining = False  # set by any thread
         self.closed = False  # set by any thread
         self.accepted = 0

@@ -18,7 +18,7 @@ from penstock.transport.python.stream import NO_SIGNAL
 if TYPE_CHECKING:
     from penstock.transport.config import TransportConfig
     from penstock.transport.python.budget import Budget
-    from penstock.transport.python.stream import Stream
+    from penstock.transport.python.tls_stream import AnyStream
 
 
 class FileRegion:
@@ -83,7 +83,7 @@ class Output:
         "taken",
     )
 
-    def __init__(self, stream: Stream, config: TransportConfig, budget: Budget) -> None:
+    def __init__(self, stream: AnyStream, config: TransportConfig, budget: Budget) -> None:
         self._stream = stream
         self._config = config
         self._budget = budget
@@ -307,7 +307,7 @@ class RoomAwaited:
         "_stream",
     )
 
-    def __init__(self, output: Output, stream: Stream, config: TransportConfig) -> None:
+    def __init__(self, output: Output, stream: AnyStream, config: TransportConfig) -> None:
         self._output = output
         self._stream = stream
         self._config = config

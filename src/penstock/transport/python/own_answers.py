@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from penstock.errors import ClientDisconnected
 from penstock.telemetry.scoreboard import READY
+from penstock.transport.redirect import redirect
 
 if TYPE_CHECKING:
     from penstock.http1 import Request
@@ -43,6 +44,9 @@ class OwnAnswers:
         exchange.handed_out_at = time.monotonic_ns()
         check = self._checks.get(exchange.request.path)
         try:
+            if exchange.connection.redirects and not self.wants(exchange.request):
+                self._redirect(exchange)
+                return
             if check is None:
                 exchange.respond("200 OK", [], 0)
                 exchange.finish()
@@ -55,6 +59,15 @@ class OwnAnswers:
             exchange.finish(body)
         except ClientDisconnected:
             exchange.abort()
+
+    def _redirect(self, exchange: PythonExchange) -> None:
+        request = exchange.request
+        target = f"{request.path}?{request.query}" if request.query else request.path
+        host = exchange.environ.get("HTTP_HOST", "")
+        config = self._loop.config
+        status, fields, body = redirect(config, request.method, host, target)
+        exchange.respond(status, fields, len(body))
+        exchange.finish(b"" if request.method == "HEAD" else body)
 
     def _is_ready(self) -> bool:
         ready = self._slot.words[READY] == 1 and not self._loop.draining

@@ -1,7 +1,7 @@
 """A stream: the bytes of one client, in and out. It knows nothing of HTTP.
 
-A `Connection` speaks a protocol on a stream. Another kind of stream, such as one with TLS, is a
-class with the same members.
+A `Connection` speaks a protocol on a stream. The one with TLS, in ``tls_stream``, has the same
+members.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import signal
 import socket
 import struct
 from collections.abc import Callable, Sequence
+from typing import Literal
 
 try:
     import fcntl
@@ -40,31 +41,29 @@ _SIGPIPE = frozenset({signal.SIGPIPE})
 _RESET_ON_CLOSE = struct.pack("ii", 1, 0)  # struct linger: on, and for 0 seconds
 
 
+class PlainHttp(Exception):
+    """The client has sent the beginning of a request without TLS."""
+
+
+class HandshakeFailed(Exception):
+    """The handshake cannot be completed; the text is the reason, and has nothing of the client's.
+
+    It is empty where the client just left.
+    """
+
+
 def is_disconnect(error: OSError) -> bool:
     """Return True if an error of a stream means that the client is gone."""
     return error.errno in _GONE
 
 
-class Stream:
-    """A socket that never blocks. What the kernel cannot do now raises `BlockingIOError`.
+class SocketStream:
+    """A socket that never blocks, and what all streams do with it alike.
 
     ``remote_addr`` and ``remote_port`` are the client's, empty for a Unix socket.
     """
 
-    secure = False
-    """Whether the bytes are protected on their way, as by TLS."""
-
-    # `recv`, `recv_into` and `send` are the socket's own methods, so that each request saves calls.
-    __slots__ = (
-        "_socket",
-        "client_gone",
-        "fileno",
-        "recv",
-        "recv_into",
-        "remote_addr",
-        "remote_port",
-        "send",
-    )
+    __slots__ = ("_socket", "client_gone", "fileno", "remote_addr", "remote_port")
 
     def __init__(self, sock: socket.socket, remote_addr: str, remote_port: str) -> None:
         # Explicitly, and in any case: the application may have set a default timeout.
@@ -73,34 +72,7 @@ class Stream:
         self.remote_addr = remote_addr
         self.remote_port = remote_port
         self.fileno = sock.fileno
-        self.recv = sock.recv
-        self.recv_into = sock.recv_into
-        self.send: Callable[[bytes | memoryview, int], int] = sock.send
         self.client_gone = ClientGone(sock.fileno)
-
-    def sendmsg(self, pieces: Sequence[bytes]) -> int:
-        """Send what the kernel takes of ``pieces``, one behind the other; return how many bytes."""
-        return self._socket.sendmsg(pieces, (), NO_SIGNAL)
-
-    def send_file(self, descriptor: int, offset: int, count: int) -> int:
-        """Send up to ``count`` bytes of a file; return how many, 0 where it ends before."""
-        # This call has no flag against the signal, so the thread blocks it meanwhile.
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGPIPE)
-        sent = 0
-        try:
-            sent = os.sendfile(self._socket.fileno(), descriptor, offset, count)
-            return sent
-        finally:
-            if signal.SIGPIPE not in before:
-                # A call that had sent a part before the connection was gone returns that part, and
-                # raises the signal all the same.
-                if sent < count and hasattr(signal, "sigtimedwait"):
-                    signal.sigtimedwait(_SIGPIPE, 0)
-                signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGPIPE)
-
-    def peek(self) -> bool:
-        """Return True if input waits, False at its end."""
-        return bool(self._socket.recv(1, socket.MSG_PEEK))
 
     def wait_readable(self, seconds: float) -> bool:
         """Wait until there is input, or its end; return False if there is none in time."""
@@ -118,10 +90,6 @@ class Stream:
     def unacknowledged(self) -> int:
         """Return how many bytes wait in the send buffer or on the wire; 0 where that is unknown."""
         return self._ask(TIOCOUTQ)
-
-    def arrived(self) -> int:
-        """Return how many bytes have arrived and were not received; 0 where that is unknown."""
-        return self._ask(FIONREAD)
 
     def _ask(self, request: int) -> int:
         if fcntl is None:  # pragma: no cover
@@ -158,6 +126,53 @@ class Stream:
     def detach(self) -> int:
         """Give the descriptor away without closing it; -1 if it is closed."""
         return self._socket.detach()
+
+
+class Stream(SocketStream):
+    """A stream without TLS. What the kernel cannot do now raises `BlockingIOError`."""
+
+    secure: Literal[False] = False
+    """Whether the bytes are protected on their way."""
+
+    # `recv`, `recv_into` and `send` are the socket's own methods, so that each request saves calls.
+    __slots__ = ("recv", "recv_into", "send")
+
+    def __init__(self, sock: socket.socket, remote_addr: str, remote_port: str) -> None:
+        super().__init__(sock, remote_addr, remote_port)
+        self.recv = sock.recv
+        self.recv_into = sock.recv_into
+        self.send: Callable[[bytes | memoryview, int], int] = sock.send
+
+    def sendmsg(self, pieces: Sequence[bytes]) -> int:
+        """Send what the kernel takes of ``pieces``, one behind the other; return how many bytes."""
+        return self._socket.sendmsg(pieces, (), NO_SIGNAL)
+
+    def send_file(self, descriptor: int, offset: int, count: int) -> int:
+        """Send up to ``count`` bytes of a file; return how many, 0 where it ends before."""
+        # This call has no flag against the signal, so the thread blocks it meanwhile.
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGPIPE)
+        sent = 0
+        try:
+            sent = os.sendfile(self._socket.fileno(), descriptor, offset, count)
+            return sent
+        finally:
+            if signal.SIGPIPE not in before:
+                # A call that had sent a part before the connection was gone returns that part, and
+                # raises the signal all the same.
+                if sent < count and hasattr(signal, "sigtimedwait"):
+                    signal.sigtimedwait(_SIGPIPE, 0)
+                signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGPIPE)
+
+    def peek(self) -> bool:
+        """Return True if input waits, False at its end."""
+        return bool(self._socket.recv(1, socket.MSG_PEEK))
+
+    def arrived(self) -> int:
+        """Return how many bytes have arrived and were not received; 0 where that is unknown."""
+        return self._ask(FIONREAD)
+
+    def forgo_end(self) -> None:
+        """Do nothing: the end of a stream without TLS does not say that it is complete."""
 
 
 class ClientGone:

@@ -1,0 +1,151 @@
+"""Checking a certificate with its key, each failure with its own reason.
+
+``ssl`` alone can tell whether a key belongs to a certificate, and takes both from files alone.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from penstock.edge.certificates import der_of, pem_blocks, read_certificate
+from penstock.edge.tls import CertificatePair, TlsError
+
+if TYPE_CHECKING:
+    import ssl
+
+_LEAST_RSA_BITS = 2048
+_LEAST_EC_BITS = 256
+"""Shorter keys are refused by clients, and by OpenSSL's security level 2."""
+
+_DER_SEQUENCE = b"\x30"
+_MISMATCH = "KEY_VALUES_MISMATCH"
+
+
+def checked_pair(
+    certificate: bytes, key: bytes, certificate_path: str, key_path: str
+) -> CertificatePair:
+    """Return the pair that two PEM files hold, checked; the paths are for messages.
+
+    Raises `TlsError`. Whether it is valid at this time is not checked here.
+    """
+    chain = certificates_in(certificate, certificate_path)
+    own_key = _key_in(key, key_path)
+    try:
+        leaf = read_certificate(der_of(chain[0]))
+    except ValueError as error:
+        raise TlsError(f"{certificate_path} has a malformed certificate: {error}") from None
+    least = {"RSA": _LEAST_RSA_BITS, "EC": _LEAST_EC_BITS}.get(leaf.key_kind, 0)
+    if 0 < leaf.key_bits < least:
+        raise TlsError(
+            f"{certificate_path} has a weak key: {leaf.key_kind} of {leaf.key_bits} bits, and "
+            f"clients want {least}"
+        )
+    pair = CertificatePair(b"".join(chain), own_key, leaf.names, leaf.not_after)
+    _check_match(pair, chain, certificate_path, key_path)
+    return pair
+
+
+def certificates_in(text: bytes, path: str) -> list[bytes]:
+    """Return the certificates of a PEM file, each with a line end. Raises `TlsError`."""
+    found = [block + b"\n" for label, block in pem_blocks(text) if label == "CERTIFICATE"]
+    if not found:
+        advice = ""
+        if text.startswith(_DER_SEQUENCE):
+            advice = ": it is DER, and openssl x509 -inform der -in FILE makes PEM of it"
+        raise TlsError(f"{path} has no certificate in PEM{advice}")
+    return found
+
+
+def has_key(text: bytes) -> bool:
+    """Return True if a PEM file has a private key."""
+    return any(label.endswith("PRIVATE KEY") for label, _ in pem_blocks(text))
+
+
+def _key_in(text: bytes, path: str) -> bytes:
+    for label, block in pem_blocks(text):
+        if label == "ENCRYPTED PRIVATE KEY" or (
+            label.endswith("PRIVATE KEY") and b"Proc-Type: 4,ENCRYPTED" in block
+        ):
+            raise TlsError(
+                f"the key in {path} is encrypted, and the server cannot ask for a password: "
+                "openssl pkey -in FILE writes it without one"
+            )
+        if label.endswith("PRIVATE KEY"):
+            return block + b"\n"
+    raise TlsError(f"{path} has no private key in PEM")
+
+
+def _check_match(
+    pair: CertificatePair, chain: list[bytes], certificate_path: str, key_path: str
+) -> None:
+    import ssl  # where there is a certificate only, to keep the start short
+
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    try:
+        load_pair(context, pair)
+        return
+    except ssl.SSLError as error:
+        reason = error.reason or str(error)
+    except (OSError, ValueError) as error:
+        reason = str(error)
+    if reason != _MISMATCH:
+        raise TlsError(
+            f"{certificate_path} with the key in {key_path} cannot be used: "
+            f"{reason.lower().replace('_', ' ')}"
+        )
+    for index, other in enumerate(chain[1:]):
+        turned = [other, *chain[: index + 1], *chain[index + 2 :]]
+        if _fits(CertificatePair(b"".join(turned), pair.key, (), 0.0)):
+            raise TlsError(
+                f"the first certificate in {certificate_path} has to be the server's own: the key "
+                f"in {key_path} belongs to number {index + 2}"
+            )
+    raise TlsError(
+        f"the key in {key_path} does not belong to the certificate in {certificate_path} (for "
+        f"{pair.label})"
+    )
+
+
+def _fits(pair: CertificatePair) -> bool:
+    import ssl
+
+    try:
+        load_pair(ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), pair)
+    except (OSError, ValueError):
+        return False
+    return True
+
+
+def load_pair(context: ssl.SSLContext, pair: CertificatePair) -> None:
+    """Have a context use a pair. Raises OSError (`ssl.SSLError`) or ValueError."""
+
+    def no_password() -> str:
+        raise ValueError("the key is encrypted")
+
+    with _private_file(pair.certificate + pair.key) as path:
+        context.load_cert_chain(path, password=no_password)
+
+
+@contextmanager
+def _private_file(content: bytes) -> Iterator[str]:
+    """Give ``content`` a path that no other user can open: ``ssl`` takes keys from files alone."""
+    if sys.platform == "linux" and hasattr(os, "memfd_create"):
+        descriptor = os.memfd_create("penstock-key", os.MFD_CLOEXEC)
+        try:
+            os.fchmod(descriptor, 0o600)
+            path = f"/proc/self/fd/{descriptor}"
+            if os.path.exists(path):  # there may be no /proc, as in a chroot
+                os.write(descriptor, content)
+                yield path
+                return
+        finally:
+            os.close(descriptor)
+    with tempfile.NamedTemporaryFile(prefix="penstock-") as file:  # of mode 0600
+        file.write(content)
+        file.flush()
+        yield file.name
