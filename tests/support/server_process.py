@@ -33,7 +33,7 @@ MAX_LINES = 100_000
 """Lines of the server's error log that are kept, of those that it writes first."""
 
 _SERVING = re.compile(r"penstock \S+ serving (?P<app>.+) on (?P<urls>\S.*) \((?P<how>[^()]*)\)")
-_URL = re.compile(r"http://(?P<host>\[[^\]]+\]|[^:/\s]+):(?P<port>\d+)")
+_URL = re.compile(r"https?://(?P<host>\[[^\]]+\]|[^:/\s]+):(?P<port>\d+)")
 
 
 def checkout_environ() -> dict[str, str]:

@@ -308,7 +308,7 @@ def test_a_required_client_certificate_that_is_missing_or_foreign_is_refused(
 # What is not TLS
 
 
-def test_plain_http_to_a_tls_port_gets_a_400_that_says_so(settings: dict[str, Any]) -> None:
+def test_fault_7_plain_http_to_a_tls_port_gets_a_400_that_says_so(settings: dict[str, Any]) -> None:
     with serving(tell, tls=material(), hsts="max-age=1", **settings) as server:
         for request in (get(), get()[:1], post(b"x" * 1000)):
             with connect(server) as client:
@@ -337,7 +337,7 @@ def test_other_bytes_than_tls_end_the_connection(settings: dict[str, Any]) -> No
 
 
 @pytest.mark.parametrize("sent", [0, 1, 100])
-def test_a_handshake_has_a_deadline(settings: dict[str, Any], sent: int) -> None:
+def test_fault_7_a_handshake_has_a_deadline(settings: dict[str, Any], sent: int) -> None:
     with serving(tell, tls=material(), tls_handshake_timeout=0.3, **settings) as server:
         with connect(server) as client:
             begun = time.monotonic()

@@ -23,7 +23,8 @@ _LEAST_EC_BITS = 256
 """Shorter keys are refused by clients, and by OpenSSL's security level 2."""
 
 _DER_SEQUENCE = b"\x30"
-_MISMATCH = "KEY_VALUES_MISMATCH"
+_MISMATCHES = frozenset({"KEY_VALUES_MISMATCH", "KEY_TYPE_MISMATCH", "NO_CERTIFICATE_ASSIGNED"})
+"""What OpenSSL says of a key that does not belong to a certificate, also of another kind."""
 
 
 def checked_pair(
@@ -93,7 +94,7 @@ def _check_match(
         reason = error.reason or str(error)
     except (OSError, ValueError) as error:
         reason = str(error)
-    if reason != _MISMATCH:
+    if reason not in _MISMATCHES:
         raise TlsError(
             f"{certificate_path} with the key in {key_path} cannot be used: "
             f"{reason.lower().replace('_', ' ')}"
