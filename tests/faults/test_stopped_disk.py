@@ -1,20 +1,29 @@
-"""A disk that stands still under uploads: it stops these, and nothing else."""
+"""A disk that stands still under uploads and responses: it stops these, and nothing else."""
 
 from __future__ import annotations
 
 import json
+import os
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
+from io import FileIO
 from pathlib import Path
+from random import Random
 from typing import Any
+from wsgiref.types import StartResponse
 
 import pytest
 
 import penstock
+from penstock.telemetry.scoreboard import SPOOLED
 from support.server_process import BUSY_SECONDS, ServerProcess
-from support.serving import connect, descriptors, eventually, get, post
+from support.serving import TEXT, Environ, connect, descriptors, eventually, get, post
 from support.stopping_disk import StoppingDisk
-from support.wire import Client
+from support.stopping_mount import StoppingMount, stopping_mount
+from support.transports import BareServer, serving
+from support.wire import DEADLINE, Client
 
 LIMIT = 1000
 BODY = bytes(range(251)) * 2400
@@ -140,3 +149,172 @@ def test_fault_43_the_process_ends_in_time_with_the_disk_standing_still(
             began = time.monotonic()
             assert server.stop() == 0
             assert time.monotonic() - began < 2 + BUSY_SECONDS
+
+
+# -- responses --------------------------------------------------------------------------------
+
+DATA = Random(1).randbytes(12_000_000)
+"""More than the kernel's buffers hold for a client that does not read."""
+
+
+class Streaming:
+    """An application that answers with blocks, with a file, or with a word."""
+
+    def __init__(self) -> None:
+        self.finished = threading.Event()
+        """It has made all of a response, and the server has closed what it came from."""
+
+    def __call__(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
+        path = environ["PATH_INFO"]
+        if path == "/":
+            environ["wsgi.input"].read()
+            start_response("200 OK", TEXT)
+            return [b"small"]
+        start_response("200 OK", [("Content-Length", str(len(DATA)))])
+        if path == "/blocks":
+            return self._blocks()
+        wrapper: Callable[..., Iterable[bytes]] = environ["wsgi.file_wrapper"]
+        return wrapper(NotingFile(path, self.finished), 8192)
+
+    def _blocks(self) -> Iterator[bytes]:
+        try:
+            yield from (DATA[at : at + 100_000] for at in range(0, len(DATA), 100_000))
+        finally:
+            self.finished.set()
+
+
+class NotingFile(FileIO):
+    """A file that notes when it is closed."""
+
+    def __init__(self, path: str, closed: threading.Event) -> None:
+        super().__init__(path)
+        self._noted = closed
+
+    def close(self) -> None:
+        super().close()
+        self._noted.set()
+
+
+@contextmanager
+def responding_from(
+    mount: StoppingMount, source: str, transport: str, threads: int, **limits: Any
+) -> Iterator[tuple[BareServer, Client]]:
+    """Serve a client that has not read a response which is finished for the application."""
+    path = mount.path / "file"
+    path.write_bytes(DATA)
+    target = "/blocks" if source == "spool" else str(path)
+    app = Streaming()
+    small: dict[str, Any] = {"out_buffer": 200_000, "temp_dir": str(mount.path)}
+    with (
+        serving(app, transport, threads=threads, **small, **limits) as server,
+        connect(server, receive_buffer=4096) as client,
+    ):
+        client.send(get(target))
+        assert app.finished.wait(DEADLINE)
+        assert source == "file" or server.word(SPOOLED)
+        yield server, client
+
+
+@pytest.fixture
+def mount(tmp_path: Path) -> Iterator[StoppingMount]:
+    with stopping_mount(tmp_path) as made:
+        yield made
+
+
+sources = pytest.mark.parametrize("source", ["spool", "file"])
+
+
+@both
+@sources
+def test_fault_43_a_disk_that_stands_still_under_a_response_stops_no_other_connection(
+    transport: str, threads: int, source: str, mount: StoppingMount
+) -> None:
+    with responding_from(mount, source, transport, threads) as (server, client):
+        mount.stop()
+        received: list[bytes] = []
+        reading = threading.Thread(target=lambda: received.append(client.read_response().body))
+        reading.start()  # there is room again, which the leader sees
+        try:
+            for _ in range(20):
+                is_there(server)
+        finally:
+            mount.start()
+        reading.join(DEADLINE)
+        assert received == [DATA]
+        client.send(get())
+        assert client.read_response().body == b"small"
+
+
+@both
+@sources
+@pytest.mark.parametrize("end", ["left", "left in the middle", "timeout", "close"])
+def test_fault_43_a_response_that_ends_while_the_disk_stands_still_leaves_nothing_behind(
+    transport: str, threads: int, source: str, end: str, mount: StoppingMount
+) -> None:
+    limits: dict[str, Any] = {"write_timeout": 0.3} if end == "timeout" else {}
+    with responding_from(mount, source, transport, threads, **limits) as (server, client):
+        mount.stop()
+        try:
+            if end == "left in the middle":
+                for _ in range(20):
+                    client.socket.recv(65536)
+                    is_there(server)
+            if end.startswith("left"):
+                client.reset()
+            if end == "close":
+                server.transport.close()
+                eventually(server.is_over)
+            else:
+                for _ in range(10):
+                    is_there(server)
+                # The Python transport does not watch a client while a thread sends to it.
+                if end != "left in the middle" or transport == "native":
+                    eventually(lambda: server.snapshot()["connections"] == 0)
+        finally:
+            mount.start()
+        eventually(lambda: server.snapshot()["connections"] == 0)
+        eventually(lambda: server.word(SPOOLED) == 0)
+        eventually(lambda: not open_on(mount))
+
+
+@sources
+def test_fault_43_a_response_that_waits_for_the_disk_too_long_is_cut_off_and_says_so(
+    transport: str, source: str, mount: StoppingMount, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    log = tmp_path_factory.mktemp("logs") / "access"
+    limits: dict[str, Any] = {"write_timeout": 2.0, "access_log": log}
+
+    def cut_off() -> list[dict[str, Any]]:
+        with suppress(OSError):
+            while client.socket.recv(65536):
+                pass  # so that it is the disk that keeps it waiting
+        records = map(json.loads, log.read_text().splitlines()) if log.exists() else []
+        return [record for record in records if "reason" in record]
+
+    with responding_from(mount, source, transport, 4, **limits) as (_, client):
+        client.socket.settimeout(0.05)
+        mount.stop()
+        try:
+            eventually(cut_off)
+        finally:
+            mount.start()
+    (record,) = cut_off()
+    assert record["reason"] == (
+        "response cut off: the file could not be read in time (setting: write_timeout)"
+    )
+    assert record["http.response.body.size"] < len(DATA)
+
+
+def is_there(server: BareServer) -> None:
+    """Check that a new client is served."""
+    with connect(server) as other:
+        is_served(other)
+
+
+def open_on(mount: StoppingMount) -> list[str]:
+    """Return the files of the mount that this process has open."""
+    found = []
+    for name in os.listdir("/proc/self/fd"):
+        with suppress(FileNotFoundError):  # closed meanwhile
+            found.append(os.readlink(f"/proc/self/fd/{name}"))
+    return [link for link in found if link.startswith(f"{mount.path}/")]

@@ -103,6 +103,7 @@ pub fn read_options(config: &Bound<'_, PyAny>) -> PyResult<Options> {
         receive_bytes: size("receive_bytes")?,
         store_bytes: size("store_bytes")?,
         max_storing: size("max_storing")?,
+        send_threads: size("send_threads")?,
         disk_idle: time("disk_idle_seconds")?,
         discard_bytes: large("discard_bytes")?,
         wait_slice: time("wait_slice_seconds")?,

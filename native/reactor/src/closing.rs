@@ -28,7 +28,11 @@ pub fn close(connection: &Connection, shared: &Shared, state: &mut ConnectionSta
     state.exchange.request = None;
     state.output.drop_all();
     state.carry = Carry::default();
-    connection.stream.close();
+    if state.output.is_in_flight() {
+        connection.stream.cut_off(); // the thread that sends closes it: `file_sending::flush_turn`
+    } else {
+        connection.stream.close();
+    }
 }
 
 /// Close with a reset, which no client can take for a response's proper end.

@@ -15,6 +15,7 @@
 //! | `own_answers` | health and readiness checks | leader |
 //! | `request_body` | a body that is read as it arrives | that answers |
 //! | `responding` | send a response | that answers; leader for what is left |
+//! | `file_sending` | send what is in files for the leader | a sender's |
 //! | `next_request` | what follows a response that was sent | both |
 //! | `refusing` | answer with an error | leader |
 //! | `deadlines` | what happens when one has passed | leader |
@@ -36,7 +37,8 @@ use crate::sys::{Nanos, Peer};
 use penstock_protocol::{Carry, Parser, State};
 use std::any::Any;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
-use std::sync::{Mutex, MutexGuard, OnceLock};
+use std::sync::{Condvar, Mutex, MutexGuard, OnceLock};
+use std::time::Duration;
 
 /// No deadline.
 pub const NEVER: Nanos = Nanos::MAX;
@@ -61,6 +63,8 @@ pub struct Connection {
     /// What the user of this crate keeps for each connection. It refers to that weakly, if at all.
     pub companion: OnceLock<Box<dyn Any + Send + Sync>>,
     state: Mutex<ConnectionState>,
+    /// A thread has sent a part of a file: `Output::is_in_flight`.
+    pub flight_over: Condvar,
 }
 
 /// What is under a connection's lock.
@@ -150,6 +154,7 @@ impl Connection {
             heavy: AtomicBool::new(false),
             gone: AtomicBool::new(false),
             name: OnceLock::new(),
+            flight_over: Condvar::new(),
             companion: OnceLock::new(),
             state: Mutex::new(ConnectionState {
                 phase: Phase::Reading,
@@ -176,6 +181,12 @@ impl Connection {
 
     pub fn lock(&self) -> MutexGuard<'_, ConnectionState> {
         lock(&self.state)
+    }
+
+    /// Wait, with the lock given up, until a thread has sent a part of a file.
+    pub fn await_flight(&self, state: MutexGuard<'_, ConnectionState>, timeout: Nanos) {
+        let timeout = Duration::from_nanos(timeout);
+        drop(self.flight_over.wait_timeout(state, timeout));
     }
 
     pub fn phase(&self) -> Phase {
@@ -211,6 +222,16 @@ impl Connection {
 
     pub fn set_gone(&self) {
         self.gone.store(true, Ordering::Relaxed);
+    }
+
+    /// Note that nothing is left of what the application's thread has sent so far, or that its client
+    /// is lost.
+    pub fn note_drained(&self, sent: bool) {
+        if !sent {
+            self.set_gone(); // the next send of the application's thread fails
+        }
+        self.set_deadline(NEVER);
+        self.set_heavy(false);
     }
 
     pub fn set_phase(&self, state: &mut ConnectionState, phase: Phase) {

@@ -4,6 +4,7 @@ use crate::closing;
 use crate::connection::{Connection, ConnectionState, NEVER};
 use crate::decisions;
 use crate::leader::LeaderState;
+use crate::output::FILE_READ_TOO_SLOWLY;
 use crate::refusal::Refusal;
 use crate::refusing;
 use crate::shared::Shared;
@@ -82,6 +83,14 @@ fn expire_writing(
     // A thread that waits for room keeps the deadline itself.
     if state.exchange.awaiting_room || is_taking_output(connection, shared, state) {
         connection.set_deadline(leader.now.saturating_add(shared.options.write_timeout));
+    } else if state.phase == Phase::Flushing && state.output.is_in_flight() {
+        // It waits for the disk, and not for the client.
+        closing::cut_off(
+            connection,
+            shared,
+            state,
+            &io::Error::other(FILE_READ_TOO_SLOWLY),
+        );
     } else {
         let stalled = io::Error::from_raw_os_error(libc::ETIMEDOUT);
         closing::give_up(connection, shared, state, &stalled);

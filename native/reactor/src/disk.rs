@@ -1,13 +1,14 @@
-//! The thread that waits for the disk, so that the leader never does.
+//! The threads that wait for the disk, so that the leader never does.
 //!
-//! It opens, writes and closes temporary files. It starts with the first piece of work and does one
-//! piece after the other, in their order; when there was none for a while, it ends. What waits is
-//! bounded by those who ask: a connection asks for one piece at a time, and for none that holds bytes
-//! while `is_full` says so.
+//! One opens, writes and closes temporary files, and closes files that were sent. A few others send
+//! from files. They start with the first pieces of work and begin them in their order; one that had
+//! none for a while ends. What waits is bounded by those who ask: a connection asks for one piece at
+//! a time, and for none that holds bytes while `is_full` says so.
 
 use crate::decisions;
 use crate::options::Options;
 use crate::sync::lock;
+use crate::sys::Fd;
 use std::collections::VecDeque;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -24,9 +25,9 @@ type Work = Box<dyn FnOnce() + Send>;
 #[derive(Default)]
 struct Queue {
     works: VecDeque<(usize, Work)>,
-    running: bool,
-    /// The thread is with a piece of work.
-    busy: bool,
+    /// How many threads there are, and how many of them are with a piece of work.
+    running: usize,
+    busy: usize,
     ended: bool,
 }
 
@@ -35,17 +36,32 @@ struct Inner {
     filled: Condvar,
     /// Bytes that the works hold, that of the one in progress included.
     held: AtomicUsize,
-    /// How long the thread waits for work until it ends.
+    name: &'static str,
+    /// The most threads.
+    threads: usize,
+    /// How long a thread waits for work until it ends.
     idle: Duration,
 }
 
-/// The thread, and the queue of its work.
+/// The threads, and the queue of their work.
 #[derive(Clone)]
 pub struct Disk(Arc<Inner>);
 
 impl Disk {
+    /// The thread for temporary files, and for what is to be closed.
     pub fn new(options: &Options) -> Self {
+        Disk::of("penstock-disk", 1, options)
+    }
+
+    /// The threads that send from files.
+    pub fn senders(options: &Options) -> Self {
+        Disk::of("penstock-send", options.send_threads, options)
+    }
+
+    fn of(name: &'static str, threads: usize, options: &Options) -> Self {
         Disk(Arc::new(Inner {
+            name,
+            threads,
             queue: Mutex::default(),
             filled: Condvar::new(),
             held: AtomicUsize::new(0),
@@ -53,23 +69,37 @@ impl Disk {
         }))
     }
 
-    /// Have the thread do `work`, which holds `size` bytes; fails where there can be no thread.
+    /// Have a thread do `work`, which holds `size` bytes; fails where there can be no thread.
     ///
     /// Never waits. Not for a child that the application forked: there is no such thread there.
     pub fn run(&self, size: usize, work: impl FnOnce() + Send + 'static) -> io::Result<()> {
         let Disk(inner) = self;
         let mut queue = lock(&inner.queue);
-        if !queue.running {
+        let idle = queue.running.saturating_sub(queue.busy);
+        if queue.works.len() >= idle && queue.running < inner.threads {
             let mine = Arc::clone(inner);
-            let builder = thread::Builder::new().name("penstock-disk".to_owned());
-            builder.stack_size(STACK_BYTES).spawn(move || mine.work())?;
-            queue.running = true;
+            let builder = thread::Builder::new().name(inner.name.to_owned());
+            match builder.stack_size(STACK_BYTES).spawn(move || mine.work()) {
+                Ok(_) => queue.running += 1,
+                Err(error) if queue.running == 0 => return Err(error),
+                Err(_) => {} // those that run do it later
+            }
         }
         inner.held.fetch_add(size, Ordering::Relaxed);
         queue.works.push_back((size, Box::new(work)));
         drop(queue);
         inner.filled.notify_one();
         Ok(())
+    }
+
+    /// Have the thread close a file, and drop what is given back then: closing frees what the file
+    /// takes of the disk, and waits for that.
+    pub fn close(&self, file: Fd, given_back: impl Send + 'static) {
+        // A child that the application forked has no such thread, and has closed the file.
+        if file.is_ours() {
+            // Where there can be no thread, the work is dropped, and with it the file.
+            let _ = self.run(0, move || drop((file, given_back)));
+        }
     }
 
     /// Whether fewer than `most` pieces of work wait. Those of connections that were closed meanwhile
@@ -83,11 +113,11 @@ impl Disk {
         decisions::disk_is_full(options, self.0.held.load(Ordering::Relaxed))
     }
 
-    /// Let the thread end when it has done what there is to do. A disk that is stuck may keep it for
-    /// ever, and keeps neither the caller nor the end of the process.
+    /// Let the threads end when they have done what there is to do. A disk that is stuck may keep
+    /// them for ever, and keeps neither the caller nor the end of the process.
     pub fn end(&self) {
         lock(&self.0.queue).ended = true;
-        self.0.filled.notify_one();
+        self.0.filled.notify_all();
     }
 
     /// Wait until all is done that there is to do, and what comes of that.
@@ -95,7 +125,7 @@ impl Disk {
     pub fn catch_up(&self) {
         let is_behind = || {
             let queue = lock(&self.0.queue);
-            queue.running && !queue.works.is_empty() || queue.busy
+            queue.running > 0 && !queue.works.is_empty() || queue.busy > 0
         };
         while is_behind() {
             thread::yield_now();
@@ -105,24 +135,27 @@ impl Disk {
 
 impl Inner {
     fn work(&self) {
-        while let Some((size, work)) = self.next() {
+        let mut worked = false;
+        while let Some((size, work)) = self.next(worked) {
+            worked = true;
             // A panic is a defect of ours: it ends this piece of work, and no other.
             let _ = catch_unwind(AssertUnwindSafe(work));
             self.held.fetch_sub(size, Ordering::Relaxed);
         }
     }
 
-    fn next(&self) -> Option<(usize, Work)> {
+    /// Wait for the next piece of work; `worked` is whether the thread was with one until now.
+    fn next(&self, worked: bool) -> Option<(usize, Work)> {
         let mut queue = lock(&self.queue);
-        queue.busy = false;
+        queue.busy -= usize::from(worked);
         let mut idle = false;
         loop {
             if let Some(next) = queue.works.pop_front() {
-                queue.busy = true;
+                queue.busy += 1;
                 return Some(next);
             }
             if queue.ended || idle {
-                queue.running = false; // what may still come starts it once more
+                queue.running -= 1; // what may still come starts one once more
                 return None;
             }
             let waited = self.filled.wait_timeout(queue, self.idle);
@@ -132,11 +165,99 @@ impl Inner {
     }
 }
 
+/// A file that the disk's thread closes, with what its end gives back.
+pub struct DiskFile<S: Send + 'static> {
+    held: Option<(Fd, S)>,
+    disk: Disk,
+}
+
+impl<S: Send + 'static> DiskFile<S> {
+    pub fn new(file: Fd, given_back: S, disk: &Disk) -> Self {
+        DiskFile {
+            held: Some((file, given_back)),
+            disk: disk.clone(),
+        }
+    }
+
+    /// The file; fails after [`DiskFile::close_here`].
+    pub fn file(&self) -> io::Result<&Fd> {
+        let held = self.held.as_ref().map(|(file, _)| file);
+        held.ok_or_else(|| io::Error::from_raw_os_error(libc::EBADF))
+    }
+
+    /// What its end gives back.
+    pub fn given_back(&self) -> Option<&S> {
+        self.held.as_ref().map(|(_, given_back)| given_back)
+    }
+
+    /// Close it in the calling thread, which may wait for the disk.
+    pub fn close_here(&mut self) {
+        self.held = None;
+    }
+}
+
+impl<S: Send + 'static> Drop for DiskFile<S> {
+    fn drop(&mut self) {
+        if let Some((file, given_back)) = self.held.take() {
+            self.disk.close(file, given_back);
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::tests::bench::options;
     use std::sync::mpsc::channel;
+
+    #[test]
+    fn a_file_is_closed_by_the_disks_thread_but_where_another_one_may_wait() {
+        let disk = Disk::new(&options());
+        let made = || {
+            let file = crate::sys::temporary_file(&std::env::temp_dir()).unwrap();
+            let count = crate::file_count::FileCount::default();
+            (DiskFile::new(file, count.take(), &disk), count)
+        };
+        let (go, wait) = channel::<()>();
+        disk.run(0, move || wait.recv().unwrap()).unwrap();
+        let (dropped, later) = made();
+        drop(dropped);
+        let (mut closed, now) = made();
+        closed.close_here();
+        assert!(closed.file().is_err());
+        assert_eq!((later.get(), now.get()), (1, 0));
+        go.send(()).unwrap();
+        disk.catch_up();
+        assert_eq!(later.get(), 0);
+    }
+
+    #[test]
+    fn several_threads_do_what_waits_up_to_their_number() {
+        let disk = Disk::senders(&Options {
+            send_threads: 2,
+            ..options()
+        });
+        let (begun, begins) = channel();
+        let mut goes = Vec::new();
+        for number in 0..3 {
+            let (go, wait) = channel::<()>();
+            goes.push(go);
+            let begun = begun.clone();
+            disk.run(0, move || {
+                begun.send(number).unwrap();
+                let _ = wait.recv();
+            })
+            .unwrap();
+        }
+        let mut first: Vec<_> = begins.iter().take(2).collect();
+        first.sort_unstable();
+        assert_eq!(first, [0, 1]);
+        assert!(!disk.has_room(1));
+        goes.remove(1); // one of them comes free
+        assert_eq!(begins.recv().unwrap(), 2);
+        goes.clear();
+        disk.catch_up();
+    }
 
     #[test]
     fn work_is_done_in_its_order_after_the_end_as_well() {
@@ -196,7 +317,7 @@ mod tests {
         });
         for _ in 0..2 {
             disk.run(0, || ()).unwrap();
-            while lock(&disk.0.queue).running {
+            while lock(&disk.0.queue).running > 0 {
                 thread::yield_now();
             }
         }

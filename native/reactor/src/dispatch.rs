@@ -11,6 +11,7 @@ use crate::responding;
 use crate::shared::Shared;
 use crate::states::{Fate, Input, Phase};
 use crate::unserved;
+use std::io;
 use std::sync::Arc;
 
 /// Do what the socket is ready for; return a request that became ready.
@@ -54,6 +55,12 @@ pub fn handle_event(
             }
             None
         }
+        Phase::Flushing if event.broken && state.output.is_in_flight() => {
+            // The thread that sends may wait for the disk, and would find it out much later.
+            let gone = io::Error::from_raw_os_error(libc::ECONNRESET);
+            closing::cut_off(connection, shared, &mut state, &gone);
+            None
+        }
         Phase::Flushing | Phase::Refusing => {
             if event.room || event.broken {
                 responding::flush(connection, shared, leader, &mut state);
@@ -78,10 +85,6 @@ pub fn proceed(
     let mut state = connection.lock();
     state.queued = false;
     match state.phase {
-        Phase::Answered if state.output.is_in_flight() => {
-            connection.stream.cut_off(); // the thread that sends comes back at once, and posts it
-            None
-        }
         Phase::Answered => resume(connection, shared, leader, &mut state),
         Phase::Storing => reading::go_on_stored(connection, shared, leader, &mut state),
         Phase::HandedOut => {

@@ -327,7 +327,7 @@ impl EventLoop {
         }
         self.hand_over(shared);
         shared.poller.close();
-        shared.spooling.disk.end();
+        shared.end_disk();
     }
 }
 

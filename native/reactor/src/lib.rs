@@ -31,6 +31,7 @@ pub mod event_loop;
 pub mod exchange;
 pub mod exchange_trace;
 pub mod file_count;
+pub mod file_sending;
 pub mod forwarded;
 pub mod inbox;
 pub mod leader;

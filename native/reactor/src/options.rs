@@ -103,6 +103,7 @@ pub struct Options {
     pub store_bytes: usize,
     pub max_storing: usize,
     pub disk_idle: Nanos,
+    pub send_threads: usize,
     pub discard_bytes: u64,
     pub wait_slice: Nanos,
     pub flush_bytes: u64,

@@ -1,10 +1,11 @@
 //! The bytes of a response that the kernel did not take at once.
 
 use crate::decisions;
+use crate::disk::DiskFile;
 use crate::file_count::FileCounted;
 use crate::spool::Spooled;
 use crate::stream::Stream;
-use crate::sys::{self, Fd, Nanos};
+use crate::sys::{self, Nanos};
 use std::collections::VecDeque;
 use std::io;
 use std::sync::Arc;
@@ -17,6 +18,8 @@ pub const COALESCED_BYTES: usize = 64 * 1024;
 pub const FILE_TRUNCATED: &str = "the file became shorter while it was sent";
 
 /// See `penstock.transport.log_lines`.
+pub const FILE_READ_TOO_SLOWLY: &str =
+    "the file could not be read in time (setting: write_timeout)";
 pub const CLIENT_GONE: &str = "the client is gone";
 pub const CLIENT_STALLED: &str = "the client takes no data (setting: write_timeout)";
 pub const CLIENT_TOO_SLOW: &str = "the client reads too slowly (setting: max_unsent)";
@@ -78,39 +81,49 @@ pub enum Piece {
 /// A part of a file. Never mapped into memory: a file that shrinks under a mapping would be a
 /// SIGBUS for the whole process; sendfile just returns 0.
 pub struct Region {
-    pub file: Arc<Fd>,
+    pub file: RegionFile,
     pub offset: u64,
     pub count: u64,
-    /// None for a part of the response's own temporary file.
-    pub counted: Option<FileCounted>,
+}
+
+/// Whose file it is. The disk's thread closes either.
+pub enum RegionFile {
+    Own(DiskFile<FileCounted>),
+    /// The response's temporary file.
+    Spooled(Arc<DiskFile<Spooled>>),
 }
 
 /// The temporary file of a response. It grows until all of it is sent.
 pub struct OutputSpool {
-    pub file: Arc<Fd>,
+    pub file: Arc<DiskFile<Spooled>>,
     /// Bytes that were written.
     pub size: u64,
-    pub share: Spooled,
 }
 
 impl Region {
-    /// Send some of it, `most` at most; return how much.
+    /// Send some of it, `most` at most; return how much. Waits for the disk, also to close a file of
+    /// its own that is sent: not for the leader, nor under a connection's lock.
     pub fn send(&mut self, stream: &dyn Stream, most: u64) -> io::Result<u64> {
+        let file = match &self.file {
+            RegionFile::Own(file) => file.file(),
+            RegionFile::Spooled(file) => file.file(),
+        }?;
         let size = usize::try_from(most.min(self.count)).unwrap_or(usize::MAX);
-        let sent = stream.send_file(&self.file, self.offset, size)? as u64;
+        let sent = stream.send_file(file, self.offset, size)? as u64;
         if sent == 0 {
             return Err(io::Error::new(io::ErrorKind::UnexpectedEof, FILE_TRUNCATED));
         }
         self.offset += sent;
         self.count -= sent;
+        if let (0, RegionFile::Own(file)) = (self.count, &mut self.file) {
+            file.close_here();
+        }
         Ok(sent)
     }
-}
 
-impl Region {
     /// Whether it is of the response's own temporary file.
     fn is_spooled(&self) -> bool {
-        self.counted.is_none()
+        matches!(self.file, RegionFile::Spooled(_))
     }
 }
 
@@ -133,21 +146,17 @@ impl Piece {
         data.get(at..).unwrap_or(&[])
     }
 
-    fn is_spooled(&self) -> bool {
-        matches!(self, Piece::Region(region) if region.is_spooled())
-    }
-
     /// Whether its bytes are in memory.
     fn in_memory(&self) -> bool {
         !matches!(self, Piece::Region(_))
     }
 
-    /// Send some of it, `most` at most; return how much.
-    fn send(&mut self, stream: &dyn Stream, most: u64) -> io::Result<u64> {
+    /// Send some of what it has in memory; return how much. None for a part of a file.
+    fn send(&mut self, stream: &dyn Stream) -> Option<io::Result<u64>> {
         match self {
-            Piece::Owned(data, at) => send_from(stream, data, at),
-            Piece::Held(data, at) => send_from(stream, (**data).as_ref(), at),
-            Piece::Region(region) => region.send(stream, most),
+            Piece::Owned(data, at) => Some(send_from(stream, data, at)),
+            Piece::Held(data, at) => Some(send_from(stream, (**data).as_ref(), at)),
+            Piece::Region(_) => None,
         }
     }
 }
@@ -167,6 +176,8 @@ pub enum Flushed {
     Blocked,
     /// The kernel would take more, but it is the turn of others: no event tells.
     More,
+    /// A part of a file is next, for a thread that may wait for the disk: no event tells.
+    File,
 }
 
 /// A queue of pieces. It belongs to a connection's state, and so to that one's lock.
@@ -189,6 +200,8 @@ pub struct Output {
     waiting_since: Nanos,
     taken_before: u64,
     corked: bool,
+    /// A thread that may wait for the disk is asked to send what there is.
+    asked: bool,
     /// The front is a part of a file, which a thread sends without the connection's lock.
     in_flight: bool,
     /// There was room meanwhile, which is reported once.
@@ -275,19 +288,11 @@ impl Output {
         std::mem::take(&mut self.corked)
     }
 
-    /// Send what the kernel takes now, up to the most for one turn.
+    /// Send what the kernel takes now, up to the most for one turn, or to a part of a file: that is
+    /// for [`Output::take_region`].
     ///
     /// An error (the connection is lost, a file became shorter) comes again at each later call.
     pub fn flush(&mut self, stream: &dyn Stream) -> io::Result<Flushed> {
-        self.flush_pieces(stream, true)
-    }
-
-    /// Send what the kernel takes now, up to a part of a file: that is for [`Output::take_region`].
-    pub fn flush_memory(&mut self, stream: &dyn Stream) -> io::Result<Flushed> {
-        self.flush_pieces(stream, false)
-    }
-
-    fn flush_pieces(&mut self, stream: &dyn Stream, files: bool) -> io::Result<Flushed> {
         self.corked = false;
         self.check()?;
         if self.in_flight {
@@ -299,21 +304,14 @@ impl Output {
             let Some(piece) = self.pieces.front_mut() else {
                 return Ok(self.at_end());
             };
-            let (in_memory, spooled) = (piece.in_memory(), piece.is_spooled());
-            if !files && !in_memory {
-                return Ok(Flushed::More);
-            }
-            match piece.send(stream, budget) {
+            let Some(sent) = piece.send(stream) else {
+                return Ok(Flushed::File);
+            };
+            match sent {
                 Ok(sent) => {
-                    let done = piece.size() == 0;
-                    if in_memory {
-                        self.memory.take_off(sent);
-                    }
-                    if done {
+                    self.memory.take_off(sent);
+                    if piece.size() == 0 {
                         self.pieces.pop_front();
-                    }
-                    if spooled {
-                        self.note_spool_sent(sent);
                     }
                     self.size -= sent;
                     self.taken += sent;
@@ -377,10 +375,9 @@ impl Output {
                     // It ends where this begins.
                     Some(Piece::Region(last)) if last.is_spooled() => last.count += count,
                     _ => self.pieces.push_back(Piece::Region(Region {
-                        file: Arc::clone(&spool.file),
+                        file: RegionFile::Spooled(Arc::clone(&spool.file)),
                         offset: spool.size - count,
                         count,
-                        counted: None,
                     })),
                 }
             }
@@ -396,6 +393,16 @@ impl Output {
         }
     }
 
+    /// Note that a thread is asked to send what there is. Return false where one is already.
+    pub fn ask(&mut self) -> bool {
+        !std::mem::replace(&mut self.asked, true)
+    }
+
+    /// Whether the thread that was asked is still wanted: another one may have begun to send.
+    pub fn begin_asked(&mut self) -> bool {
+        std::mem::take(&mut self.asked)
+    }
+
     /// Take the part of a file that is at the front, and the most to send of it, to send it without
     /// the connection's lock: a disk may take its time. [`Output::put_back`] has to follow.
     pub fn take_region(&mut self) -> Option<(Region, u64)> {
@@ -405,6 +412,7 @@ impl Output {
         let Some(Piece::Region(region)) = self.pieces.pop_front() else {
             return None;
         };
+        self.asked = false;
         self.in_flight = true;
         self.room_missed = false;
         Some((region, self.most))
@@ -438,7 +446,11 @@ impl Output {
         if region.count > 0 {
             self.pieces.push_front(Piece::Region(region));
         }
-        Ok(Flushed::More)
+        Ok(if self.pieces.is_empty() {
+            self.at_end()
+        } else {
+            Flushed::More
+        })
     }
 
     /// Whether a thread sends a part of a file, without the connection's lock. The stream must not

@@ -2,6 +2,7 @@
 
 use crate::connection::Connection;
 use crate::decisions::{self, SpoolRefusal};
+use crate::disk::DiskFile;
 use crate::output::{OutputSpool, Piece};
 use crate::scoreboard::{OUT_SPOOL_DISK, OUT_SPOOL_FILES, OUT_SPOOL_FULL, OUT_SPOOLED};
 use crate::shared::Shared;
@@ -57,9 +58,12 @@ fn write(shared: &Shared, pieces: &[Piece], spool: &mut Option<OutputSpool>) -> 
 /// Make a file with these pieces.
 fn begin(shared: &Shared, pieces: &[Piece], more: u64) -> io::Result<OutputSpool> {
     let mut spool = OutputSpool {
-        file: Arc::new(sys::temporary_file(&shared.options.temp_dir)?),
+        file: Arc::new(DiskFile::new(
+            sys::temporary_file(&shared.options.temp_dir)?,
+            Spooled::new(&shared.spooling, 0),
+            &shared.spooling.disk,
+        )),
         size: 0,
-        share: Spooled::new(&shared.spooling, 0),
     };
     append(&mut spool, pieces, more)?;
     shared.scoreboard.count(OUT_SPOOLED);
@@ -67,11 +71,13 @@ fn begin(shared: &Shared, pieces: &[Piece], more: u64) -> io::Result<OutputSpool
 }
 
 fn append(spool: &mut OutputSpool, pieces: &[Piece], more: u64) -> io::Result<()> {
-    spool.share.add(more); // first: other responses look at it meanwhile
+    let (file, share) = (spool.file.file()?, spool.file.given_back());
+    // First: other responses look at it meanwhile.
+    share.inspect(|share| share.add(more));
     let mut offset = spool.size;
     for piece in pieces {
-        if let Err(error) = sys::write_all_at(&spool.file, piece.bytes(), offset) {
-            spool.share.take_off(more);
+        if let Err(error) = sys::write_all_at(file, piece.bytes(), offset) {
+            share.inspect(|share| share.take_off(more));
             return Err(error);
         }
         offset += piece.size();

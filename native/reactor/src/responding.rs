@@ -4,9 +4,13 @@
 use crate::closing;
 use crate::connection::{Connection, ConnectionState, NEVER};
 use crate::decisions::{self, OutputStep};
+use crate::disk::DiskFile;
+use crate::file_sending;
 use crate::leader::LeaderState;
 use crate::next_request;
-use crate::output::{CLIENT_STALLED, COALESCED_BYTES, Flushed, Piece, Region, lost_client};
+use crate::output::{
+    CLIENT_STALLED, COALESCED_BYTES, Flushed, Piece, Region, RegionFile, lost_client,
+};
 use crate::output_spool;
 use crate::shared::Shared;
 use crate::states::{Fate, Phase};
@@ -77,10 +81,13 @@ pub fn send_region(
 ) -> Result<(), Failure> {
     let mut state = connection.lock();
     state.output.append(Piece::Region(Region {
-        file: Arc::new(file),
+        file: RegionFile::Own(DiskFile::new(
+            file,
+            shared.files.take(),
+            &shared.spooling.disk,
+        )),
         offset,
         count,
-        counted: Some(shared.files.take()),
     }));
     if !end.is_empty() {
         state.output.append(Piece::Owned(end.to_vec(), 0));
@@ -94,38 +101,24 @@ fn flush_queued(
     state: MutexGuard<'_, ConnectionState>,
 ) -> Result<(), Failure> {
     if state.output.busy() {
-        let (mut state, flushed) = flush_all(shared, connection, state);
+        let (mut state, flushed) = flush_all(connection, state);
         flushed?;
         watch(shared, connection, &mut state);
     }
     Ok(())
 }
 
-/// Send what the kernel takes now: parts of files without the lock, so that no other thread waits
-/// for a disk.
+/// Send what the kernel takes now, in this thread's own time.
 fn flush_all<'a>(
-    shared: &Shared,
     connection: &'a Arc<Connection>,
     mut state: MutexGuard<'a, ConnectionState>,
 ) -> (MutexGuard<'a, ConnectionState>, Result<(), Failure>) {
     loop {
-        let flushed = match state.output.take_region() {
-            Some((mut region, most)) => {
-                drop(state);
-                let sent = region.send(&*connection.stream, most);
-                state = connection.lock();
-                if state.phase == Phase::Answered {
-                    // The response was ended meanwhile, and the leader could not close.
-                    shared.post(connection, &mut state);
-                    shared.hurry();
-                }
-                state.output.put_back(region, sent)
-            }
-            None => state.output.flush_memory(&*connection.stream),
-        };
+        let flushed;
+        (state, flushed) = file_sending::flush_turn(connection, state);
         match flushed {
-            Ok(Flushed::More) => {} // it is this thread's own time
-            Ok(_) => return (state, Ok(())),
+            Ok(Flushed::More | Flushed::File) => {}
+            Ok(Flushed::All | Flushed::Blocked) => return (state, Ok(())),
             Err(error) => {
                 let failure = disconnected(connection, &mut state, &error);
                 return (state, Err(failure));
@@ -195,7 +188,7 @@ impl<'a> RoomAwaited<'a> {
         let patience_ends = self.began.saturating_add(options.out_spool_patience);
         let until = sys::monotonic().saturating_add(options.wait_slice);
         loop {
-            let (mut state, flushed) = flush_all(shared, connection, connection.lock());
+            let (mut state, flushed) = flush_all(connection, connection.lock());
             flushed?;
             let now = sys::monotonic();
             let (memory, spool) = (state.output.memory(), state.output.spool_size());
@@ -219,12 +212,17 @@ impl<'a> RoomAwaited<'a> {
             if now >= until {
                 return Ok(Room::Awaited);
             }
-            drop(state);
             let mut next = self.deadline.min(until);
             if now < patience_ends {
                 next = next.min(patience_ends);
             }
-            let _ = connection.stream.wait(Readiness::Room, next - now);
+            if state.output.is_in_flight() {
+                // Another thread waits for a disk, whether or not there is room.
+                connection.await_flight(state, next - now);
+            } else {
+                drop(state);
+                let _ = connection.stream.wait(Readiness::Room, next - now);
+            }
         }
     }
 }
@@ -360,19 +358,28 @@ pub fn drain_output(
         // Once only: an application that trickles does not put the deadline off.
         await_output(connection, shared, state, leader.now);
     }
-    match state.output.flush(&*connection.stream) {
-        Ok(Flushed::Blocked) => {}
+    match flush_for_leader(connection, shared, state) {
+        Ok(Flushed::Blocked | Flushed::File) => {}
         Ok(Flushed::More) => leader.defer(connection, state),
-        Ok(Flushed::All) => {
-            connection.set_deadline(NEVER);
-            connection.set_heavy(false);
-        }
-        Err(_) => {
-            connection.set_gone(); // the next send of the application's thread fails
-            connection.set_deadline(NEVER);
-            connection.set_heavy(false);
+        Ok(Flushed::All) => connection.note_drained(true),
+        Err(_) => connection.note_drained(false),
+    }
+}
+
+/// Send what the kernel takes now, and have another thread send what is in a file.
+fn flush_for_leader(
+    connection: &Arc<Connection>,
+    shared: &Shared,
+    state: &mut ConnectionState,
+) -> io::Result<Flushed> {
+    let flushed = state.output.flush(&*connection.stream)?;
+    if flushed == Flushed::File {
+        if let Err(error) = file_sending::ask(connection, shared, state) {
+            state.output.fail(&error);
+            return Err(error);
         }
     }
+    Ok(flushed)
 }
 
 /// Send what is left of a response that is finished.
@@ -382,8 +389,8 @@ pub fn flush(
     leader: &mut LeaderState,
     state: &mut ConnectionState,
 ) {
-    match state.output.flush(&*connection.stream) {
-        Ok(Flushed::Blocked) => return,
+    match flush_for_leader(connection, shared, state) {
+        Ok(Flushed::Blocked | Flushed::File) => return,
         Ok(Flushed::More) => {
             leader.defer(connection, state);
             return;
@@ -411,7 +418,7 @@ pub fn uncork(connection: &Connection, state: &mut ConnectionState) {
     }
 }
 
-/// Send what is left of earlier answers while the next request comes in.
+/// Send what is left of earlier answers while the next request comes in. They are in memory.
 pub fn send_rest(connection: &Connection, state: &mut ConnectionState) {
     if state.output.size > 0 && !state.output.is_corked() {
         let _ = state.output.flush(&*connection.stream); // an error is met again by the next answer

@@ -53,6 +53,13 @@ fn slot(token: Token) -> usize {
     (token.0 & ((1 << SLOT_BITS) - 1)) as usize
 }
 
+/// The threads that send from files, and how they have the leader look at a connection.
+#[derive(Clone)]
+pub struct Senders {
+    pub threads: Disk,
+    pub inbox: Arc<Inbox>,
+}
+
 pub struct Shared {
     pub options: Options,
     pub scoreboard: Arc<Scoreboard>,
@@ -68,6 +75,7 @@ pub struct Shared {
     log_writer_called: Flag,
     registry: Mutex<Registry>,
     pub inbox: Arc<Inbox>,
+    pub senders: Senders,
     pub draining: Flag,
     /// A drain leaves the clients that wait in the accept queues to others.
     pub handing_over: Flag,
@@ -105,16 +113,21 @@ impl Shared {
             SlowPathEstimate::new(options.slow_call, options.slow_share, options.stalled_call);
         let (scoreboard, files) = (Arc::new(scoreboard), FileCount::default());
         let poller = Arc::new(Poller::new()?);
+        let inbox = Arc::new(Inbox::new(Arc::clone(&poller)));
         Ok(Shared {
             spooling: Spooling {
                 scoreboard: Arc::clone(&scoreboard),
                 files: files.clone(),
                 disk: Disk::new(&options),
             },
+            senders: Senders {
+                threads: Disk::senders(&options),
+                inbox: Arc::clone(&inbox),
+            },
             log_queue: LogQueue::new(options.log_entries, options.log_bytes),
             options,
             scoreboard,
-            inbox: Arc::new(Inbox::new(Arc::clone(&poller))),
+            inbox,
             poller,
             slow_paths,
             queue: WaitingQueue::default(),
@@ -144,6 +157,12 @@ impl Shared {
     }
 
     // -- for any thread ---------------------------------------------------------------------
+
+    /// Let the threads that wait for the disk end.
+    pub fn end_disk(&self) {
+        self.spooling.disk.end();
+        self.senders.threads.end();
+    }
 
     /// Queue a connection for the next leader. `hurry` wakes the leader now.
     pub fn post(&self, connection: &Arc<Connection>, state: &mut ConnectionState) {
@@ -388,7 +407,7 @@ impl Shared {
 impl Drop for Shared {
     fn drop(&mut self) {
         if !self.closed_in_child.get() {
-            self.spooling.disk.end(); // a transport that was never torn down
+            self.end_disk(); // a transport that was never torn down
         }
     }
 }

@@ -9,7 +9,7 @@ use crate::sys::{self, Fd};
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 /// A body that is being collected, in bounded memory.
 pub enum Spool {
@@ -98,16 +98,16 @@ impl Spooling {
 /// The share of one temporary file, which its end gives back.
 pub struct Spooled {
     scoreboard: Arc<Scoreboard>,
-    bytes: u64,
+    bytes: AtomicU64,
     process: sys::Process,
     _file: FileCounted,
 }
 
 impl Spooled {
     pub fn new(spooling: &Spooling, bytes: u64) -> Self {
-        let mut share = Spooled {
+        let share = Spooled {
             scoreboard: Arc::clone(&spooling.scoreboard),
-            bytes: 0,
+            bytes: AtomicU64::new(0),
             process: sys::Process::current(),
             _file: spooling.files.take(),
         };
@@ -115,15 +115,15 @@ impl Spooled {
         share
     }
 
-    pub fn add(&mut self, bytes: u64) {
-        self.bytes += bytes;
+    pub fn add(&self, bytes: u64) {
+        self.bytes.fetch_add(bytes, Ordering::Relaxed);
         let word = self.scoreboard.word(SPOOLED);
         word.fetch_add(bytes, Ordering::Relaxed);
     }
 
     /// Give back what was added, and not written.
-    pub fn take_off(&mut self, bytes: u64) {
-        self.bytes -= bytes;
+    pub fn take_off(&self, bytes: u64) {
+        self.bytes.fetch_sub(bytes, Ordering::Relaxed);
         let word = self.scoreboard.word(SPOOLED);
         word.fetch_sub(bytes, Ordering::Relaxed);
     }
@@ -134,7 +134,7 @@ impl Drop for Spooled {
         // The scoreboard of a child that the application forked is its parent's.
         if self.process.is_current() {
             let word = self.scoreboard.word(SPOOLED);
-            word.fetch_sub(self.bytes, Ordering::Relaxed);
+            word.fetch_sub(*self.bytes.get_mut(), Ordering::Relaxed);
         }
     }
 }
@@ -169,7 +169,7 @@ impl Spool {
             Spool::Memory(bytes) => bytes,
             Spool::Disk(body) => {
                 body.size += data.len() as u64;
-                if let Some(share) = &mut body.share {
+                if let Some(share) = &body.share {
                     share.add(data.len() as u64);
                 }
                 &mut body.unwritten
@@ -255,14 +255,8 @@ impl SpooledBody {
 
 impl Drop for SpooledBody {
     fn drop(&mut self) {
-        let (file, share) = (self.file.take(), self.share.take());
-        // Closing frees what the file takes of the disk, and waits for it. In a child that the
-        // application forked there is no thread for that.
-        if let (Some(file), Some(share)) = (file, share) {
-            if share.process.is_current() {
-                // Where there can be no thread, the work is dropped, and with it the file.
-                let _ = self.disk.run(0, move || drop((file, share)));
-            }
+        if let (Some(file), Some(share)) = (self.file.take(), self.share.take()) {
+            self.disk.close(file, share);
         }
     }
 }

@@ -179,6 +179,9 @@ class TransportConfig:
     disk_idle_seconds: float = 1.0
     """The disk's thread ends when it has had nothing to do for this long: few workers get long
     bodies all the time, and a thread is soon started."""
+    send_threads: int = 4
+    """How many threads send for the leader what is left of responses in files. One that waits for a
+    disk must not stop the others, and they start only where such a response is under way."""
     discard_bytes: int = 256 * 1024
     """The unread rest of a body is dropped to keep the connection, if it has arrived and is not
     larger."""

@@ -23,6 +23,7 @@ CLIENT_GONE = "the client is gone"
 CLIENT_STALLED = "the client takes no data (setting: write_timeout)"
 CLIENT_TOO_SLOW = "the client reads too slowly (setting: max_unsent)"
 STORED_TOO_SLOWLY = "the disk took longer than a body may (max_body_time)"
+FILE_READ_TOO_SLOWLY = "the file could not be read in time (setting: write_timeout)"
 FILE_TRUNCATED = "the file became shorter while it was sent"
 
 _SHOWN_CHARACTERS = 200

@@ -231,7 +231,8 @@ impl Client {
 
     /// Have the sending of files wait.
     pub fn stop_disk(&self) {
-        lock(&self.pair.ends).disk_waits = true;
+        let mut ends = lock(&self.pair.ends);
+        (ends.disk_waits, ends.disk_asked) = (true, false);
     }
 
     /// Wait until a thread waits for the disk.
@@ -317,6 +318,7 @@ pub fn options() -> Options {
         store_bytes: 256 * 1024,
         max_storing: 16 * 1024 * 1024,
         disk_idle: SECOND,
+        send_threads: 2,
         discard_bytes: 256 * 1024,
         wait_slice: 100 * MILLISECOND,
         flush_bytes: 1024 * 1024,
@@ -465,6 +467,7 @@ impl Bench {
     pub fn turn(&mut self) {
         self.run();
         while self.disk_goes.is_none() {
+            self.shared.senders.threads.catch_up();
             self.shared.spooling.disk.catch_up();
             if !self.shared.has_posts() {
                 return;

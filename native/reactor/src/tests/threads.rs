@@ -1,6 +1,7 @@
 //! Threads that lead, follow, and wait for a disk.
 
 use super::bench::{Bench, fake_time, options, scoreboard};
+use crate::closing;
 use crate::disconnect;
 use crate::event_loop::{EventLoop, Step};
 use crate::leader::{Leader, ReadBuffers};
@@ -9,7 +10,7 @@ use crate::next_request;
 use crate::responding;
 use crate::scoreboard::{IO_BOUND_CALLS, IO_BOUND_REFUSED};
 use crate::shared::Shared;
-use crate::states::Fate;
+use crate::states::{Fate, Phase};
 use crate::sys;
 use crate::thread_count::{Leave, Place, ThreadCount};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -181,4 +182,59 @@ fn a_call_stays_in_the_count_where_no_thread_can_be_started() {
     assert!(!place.has_left() && !place.is_missing());
     assert_eq!(shared.scoreboard.get(IO_BOUND_CALLS), 0);
     assert_eq!(count.leave(&shared, &place), Leave::NeedsThread);
+}
+
+#[test]
+fn the_leader_has_another_thread_send_what_is_left_of_a_file() {
+    let mut bench = Bench::new(options());
+    let client = bench.connect();
+    bench.send(&client, GET);
+    let waiting = bench.take();
+    let file = sys::temporary_file(&std::env::temp_dir()).unwrap();
+    sys::write_all(&file, &[b'x'; 10_000]).unwrap();
+    client.set_room(1000);
+    let connection = Arc::clone(&waiting.connection);
+    assert!(responding::send_region(&bench.shared, &connection, file, 0, 10_000, b"end").is_ok());
+    client.stop_disk();
+    client.set_room(usize::MAX);
+    bench.shared.post(&connection, &mut connection.lock());
+    bench.event_loop.attend(&bench.shared);
+    client.await_disk();
+    assert!(connection.lock().output.is_in_flight());
+    client.start_disk();
+    bench.shared.senders.threads.catch_up();
+    assert_eq!(client.received().len(), 10_003);
+    assert_eq!(connection.lock().output.size, 0);
+    assert_eq!(bench.shared.files.get(), 0);
+}
+
+#[test]
+fn a_connection_that_is_closed_while_a_thread_sends_for_the_leader_is_closed_by_that_thread() {
+    let mut bench = Bench::new(options());
+    let client = bench.connect();
+    bench.send(&client, GET);
+    let waiting = bench.take();
+    let file = sys::temporary_file(&std::env::temp_dir()).unwrap();
+    sys::write_all(&file, &[b'x'; 10_000]).unwrap();
+    client.set_room(1000);
+    let connection = Arc::clone(&waiting.connection);
+    assert!(responding::send_region(&bench.shared, &connection, file, 0, 10_000, b"").is_ok());
+    client.stop_disk();
+    client.set_room(usize::MAX);
+    let mut state = connection.lock();
+    next_request::give_back(&connection, &bench.shared, &mut state, sys::monotonic());
+    drop(state);
+    bench.event_loop.attend(&bench.shared);
+    client.await_disk();
+    assert_eq!(client.phase(), Phase::Flushing);
+    let mut state = connection.lock();
+    let stalled = std::io::Error::from_raw_os_error(libc::ETIMEDOUT);
+    closing::give_up(&connection, &bench.shared, &mut state, &stalled);
+    drop(state);
+    assert!(client.is_shut() && !client.is_closed());
+    assert_eq!(bench.shared.connection_count(), 0);
+    client.start_disk();
+    bench.turn();
+    assert!(client.is_reset());
+    assert_eq!(bench.shared.files.get(), 0);
 }

@@ -37,6 +37,7 @@ from penstock.transport.decisions import (
 from penstock.transport.log_lines import (
     CLIENT_STALLED,
     CLIENT_TOO_SLOW,
+    FILE_READ_TOO_SLOWLY,
     STORED_TOO_SLOWLY,
     cut_off_reason,
 )
@@ -49,7 +50,7 @@ from penstock.transport.python.finished import (
     report_exchange,
     report_refusal,
 )
-from penstock.transport.python.output import Output
+from penstock.transport.python.output import Flushed, Output
 from penstock.transport.python.stream import (
     NO_SIGNAL,
     HandshakeFailed,
@@ -203,10 +204,14 @@ class Connection:
         if phase is not ANSWERED and phase is not HANDED_OUT:
             if phase is STORING and self.stored:
                 self.loop.batch.append((self, PROCEED))  # a request may come of it
+            elif phase is FLUSHING:
+                self._go_on_flushing()
             return  # or it was asked for twice
         output = self.output
         unsent = output is not None and output.size > 0
         if phase is HANDED_OUT:
+            if output is not None and not unsent and self.deadline != math.inf:
+                self._note_drained(output)
             # Drained from here while the application makes the next block. Where that goes on
             # already the deadline stands: an application that trickles does not put it off.
             if output is not None and unsent and not self.watched & EVENT_WRITE:
@@ -247,7 +252,9 @@ class Connection:
             self._end_exchange(None)
         if self.output is not None:
             self.output.close()
-        self.stream.close()
+            self.output.close_stream()
+        else:
+            self.stream.close()
 
     def reset(self) -> None:
         """Close with a reset, which no client can take for a response's proper end."""
@@ -589,13 +596,14 @@ class Connection:
     def make_output(self) -> Output:
         """Return the queue of what the kernel did not take; it is made where it is needed."""
         if self.output is None:
-            self.output = Output(self.stream, self.loop.config, self.loop.budget)
+            loop = self.loop
+            self.output = Output(self.stream, loop.config, loop.budget, loop.disk)
         return self.output
 
     def _send_rest(self) -> None:
         """Send what the kernel did not take of an interim response, while the body comes in."""
         try:
-            sent = self.output is None or self.output.flush()
+            sent = self.output is None or self._flush_output(self.output) is Flushed.ALL
         except OSError:
             sent = True  # the next read meets it, and so does the answer
         if sent:
@@ -699,17 +707,17 @@ class Connection:
         """Note what happens on the socket of a thread that is busy with the application."""
         watched = self.watched
         if mask & EVENT_WRITE and watched & EVENT_WRITE:
+            output = self.output
             try:
-                drained = self.output is None or self.output.flush()
+                flushed = Flushed.ALL if output is None else self._flush_output(output)
             except OSError:
-                self.stream.client_gone.known = drained = (
-                    True  # the next send of the application's thread tells it
-                )
-            if drained:
+                self.stream.client_gone.known = True  # the application's next send tells it
+                flushed = Flushed.ALL
+            if flushed is Flushed.ALL:
                 watched &= ~EVENT_WRITE
                 self.deadline = math.inf
-            elif self.output is not None and self.output.moving():
-                watched &= ~EVENT_WRITE  # its thread posts it when there is something to send again
+            elif flushed is not Flushed.BLOCKED or (output is not None and output.moving()):
+                watched &= ~EVENT_WRITE  # a thread posts it when there is something to send again
         if mask & EVENT_READ and watched & EVENT_READ:
             # More input (a pipelined request, a body that is streamed), the end of input, or a
             # reset. It stays readable, so it is no longer watched until the response is done.
@@ -772,10 +780,50 @@ class Connection:
 
     # -- after the response ---------------------------------------------------------------------
 
+    def _note_drained(self, output: Output) -> None:
+        """Note that another thread has sent all that there was, or has lost the client."""
+        self.deadline = math.inf
+        if output.failure is not None:
+            self.stream.client_gone.known = True  # the application's next send tells it
+            self.loop.watch(self, 0)
+
+    def _flush_output(self, output: Output) -> Flushed:
+        """Send what the kernel takes, and have another thread send what is in a file.
+
+        Raises ``OSError`` as `Output.flush` does.
+        """
+        flushed = output.flush_memory()
+        if flushed is Flushed.FILE:
+            try:
+                loop = self.loop
+                loop.senders.run(self._flush_files, most=loop.config.max_connections)
+            except OSError as error:
+                output.fail(error)
+                raise
+        return flushed
+
+    def _flush_files(self) -> None:
+        """Send what the kernel takes, in a thread that may wait for the disk."""
+        assert self.output is not None
+        self.output.flush_asked()
+        self.loop.post(self)
+        self.loop.hurry()
+
+    def _go_on_flushing(self) -> None:
+        """Go on when another thread has sent what the kernel took."""
+        output = self.output
+        if output is None or not output.size or output.failure is not None:
+            self._flush()
+        else:
+            self.loop.watch(self, EVENT_WRITE)
+
     def _flush(self) -> None:
         assert self.output is not None
         try:
-            if not self.output.flush():
+            flushed = self._flush_output(self.output)
+            if flushed is not Flushed.ALL:
+                if flushed is not Flushed.BLOCKED:
+                    self.loop.watch(self, 0)  # that thread posts it
                 return
         except OSError as error:
             self._cut_off(error)
@@ -968,6 +1016,9 @@ class Connection:
         # A thread that waits for room keeps the deadline itself.
         if output.awaited or output.is_taken():
             self.deadline = self.loop.now + self.loop.config.write_timeout
+        elif self.phase is FLUSHING and output.in_flight():
+            # It waits for the disk, and not for the client.
+            self._cut_off(OSError(errno.EIO, FILE_READ_TOO_SLOWLY))
         else:
             self.give_up(output, TimeoutError(errno.ETIMEDOUT, CLIENT_STALLED))
 

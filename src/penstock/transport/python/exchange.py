@@ -304,9 +304,13 @@ class PythonExchange:
         if output is None or not output.size:
             return False
         try:
-            return not output.flush()
+            unsent = not output.flush()
         except OSError:
             return False  # the next read meets it, and so does the answer
+        if output.take_missed():
+            self.connection.loop.post(self.connection)
+            self.connection.loop.hurry()
+        return unsent
 
     def _wait_for_input(self, body: StreamedBody) -> None:
         """Wait until the socket is readable, within what the body's clock allows.
@@ -733,6 +737,9 @@ class PythonExchange:
             output.flush()
         except OSError as error:
             raise self.disconnected(error) from error
+        if output.take_missed():
+            self.connection.loop.post(self.connection)
+            self.connection.loop.hurry()
 
     def _apply_back_pressure(self, output: Output) -> None:
         """Wait or spool while more is unsent than may be; have the loop send what then remains."""
@@ -761,7 +768,7 @@ class PythonExchange:
 
     def _make_room(self, output: Output) -> None:
         stream, loop = self.connection.stream, self.connection.loop
-        awaited = RoomAwaited(output, stream, loop.config)
+        awaited = RoomAwaited(output, loop.config)
         step = OutputStep.SPOOL
         output.awaited = True
         try:

@@ -45,7 +45,7 @@ from penstock.transport.python.accept_balancing import AcceptBalancing
 from penstock.transport.python.budget import Budget
 from penstock.transport.python.clients import ClientRate, Clients
 from penstock.transport.python.connection import PROCEED, Connection
-from penstock.transport.python.disk import Disk
+from penstock.transport.python.disk import SENDERS, Disk
 from penstock.transport.python.exchange import PythonExchange
 from penstock.transport.python.own_answers import OwnAnswers
 from penstock.transport.python.request_queue import RequestQueue
@@ -135,6 +135,7 @@ class Loop:
         "requests",
         "scratch",
         "selector",
+        "senders",
         "server_fields",
         "slot_words",
         "slow_paths",
@@ -169,6 +170,9 @@ class Loop:
         self.slow_paths = SlowPaths(config)
         self.budget = Budget(config, slot)
         self.disk = Disk(logger, config.disk_idle_seconds)
+        self.senders = Disk(
+            logger, config.disk_idle_seconds, name=SENDERS, threads=config.send_threads
+        )
         self.rate: ClientRate | None = None
         if config.request_rate is not None and config.rate_table is not None:
             self.rate = ClientRate(config.request_rate, config.rate_table, slot)
@@ -596,6 +600,7 @@ class Loop:
         self.selector.close()
         self._waker.close()
         self.disk.end()
+        self.senders.end()
 
     def close_in_child(self) -> None:
         """Close all descriptors in a forked child, for the parent's sake.
@@ -608,6 +613,7 @@ class Loop:
         for connection in list(self.connections):
             if connection.output is not None:
                 connection.output.close_in_child()
+        self.disk.close_in_child()
         descriptors = [*(it.detach() for it in sockets), *(it.detach() for it in streams)]
         for descriptor in descriptors:
             if descriptor >= 0:

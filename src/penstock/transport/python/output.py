@@ -7,6 +7,9 @@ import os
 import threading
 import time
 from collections import deque
+from contextlib import suppress
+from enum import Enum
+from functools import partial
 from typing import TYPE_CHECKING
 
 from penstock.errors import FileTruncatedError
@@ -18,6 +21,7 @@ from penstock.transport.python.stream import NO_SIGNAL
 if TYPE_CHECKING:
     from penstock.transport.config import TransportConfig
     from penstock.transport.python.budget import Budget
+    from penstock.transport.python.disk import Disk
     from penstock.transport.python.tls_stream import AnyStream
 
 
@@ -38,9 +42,14 @@ class FileRegion:
         budget.take_file()
 
     def close(self) -> None:
-        """Close the descriptor."""
-        os.close(self.descriptor)
+        """Close the descriptor. That may wait for a disk."""
+        with suppress(OSError):  # the descriptor is free, whatever the disk says
+            os.close(self.descriptor)
         self._budget.give_file_back()
+
+    def drop(self, disk: Disk) -> None:
+        """Have the disk's thread close the descriptor."""
+        disk.close(partial(os.close, self.descriptor), self._budget.give_file_back)
 
 
 class SpooledRegion(FileRegion):
@@ -56,18 +65,42 @@ class SpooledRegion(FileRegion):
     def close(self) -> None:
         """Leave the file to its spool."""
 
+    def drop(self, disk: Disk) -> None:
+        """Do the same."""
+
+
+class Flushed(Enum):
+    """How far a flush of what is in memory came."""
+
+    ALL = 0
+    """All is sent."""
+    BLOCKED = 1
+    """The kernel takes no more, or it is the turn of others."""
+    FILE = 2
+    """A part of a file is next, for a thread that is to be asked."""
+    ELSEWHERE = 3
+    """A thread is asked already, or sends now. It posts the connection after that."""
+
 
 class Output:
     """A queue of blocks and file regions, and the stream that takes them.
 
-    The application's thread appends while the leader drains, so all state is under ``_lock``.
+    The application's thread appends while the leader drains, so all state is under ``_lock``. It is
+    not held while a part of a file is sent, which may wait for a disk: nor does the leader send
+    that, but has another thread call `flush`.
     """
 
     __slots__ = (
         "_acknowledged",
+        "_asked",
         "_budget",
+        "_close_stream",
         "_config",
+        "_disk",
+        "_flight_over",
+        "_in_flight",
         "_lock",
+        "_missed",
         "_moving",
         "_pieces",
         "_spool",
@@ -83,16 +116,24 @@ class Output:
         "taken",
     )
 
-    def __init__(self, stream: AnyStream, config: TransportConfig, budget: Budget) -> None:
+    def __init__(
+        self, stream: AnyStream, config: TransportConfig, budget: Budget, disk: Disk
+    ) -> None:
         self._stream = stream
         self._config = config
         self._budget = budget
+        self._disk = disk
         self._waiting_since = 0.0  # since when something is unsent, ...
         self._taken_before = 0  # ... and what the kernel had taken by then
         self._acknowledged = 0  # by the client, when `is_taken` was called last
         self.awaited = False  # a thread waits until there is less: `RoomAwaited`
         self.closed = False
         self._lock = threading.Lock()
+        self._asked = False  # another thread is going to send for the leader
+        self._in_flight = False  # a thread sends the first piece, a part of a file
+        self._flight_over = threading.Condition(self._lock)
+        self._missed = False  # the leader wanted to send meanwhile
+        self._close_stream = False  # the stream is to be closed when that is over
         self._spool: OutputSpool | None = None
         self._moving = False  # the application's thread moves what was in memory to a file
         self._pieces: deque[memoryview | FileRegion] = deque()
@@ -139,18 +180,109 @@ class Output:
     def flush(self) -> bool:
         """Send what the kernel accepts, up to the limit of one turn. Return True if all is sent.
 
-        Raises ``OSError`` when the connection is lost or a file became shorter, and again at
-        each later call.
+        It may wait for a disk: for the leader there is `flush_memory`. Raises ``OSError`` when the
+        connection is lost or a file became shorter, and again at each later call.
+        """
+        most = self._config.flush_bytes
+        while True:
+            with self._lock:
+                most -= self._flush_memory(most)
+                region = self._pieces[0] if self._pieces else None
+                if self._in_flight or most <= 0 or not isinstance(region, FileRegion):
+                    return self.size == 0
+                self._asked = False
+                self._in_flight = True
+            try:
+                sent = self._send_region(region, min(region.count, most))
+            except BlockingIOError:
+                return self._end_flight(region, 0)
+            except OSError as error:
+                self._end_flight(region, 0, error)
+                raise
+            most -= sent
+            self._end_flight(region, sent)
+
+    def _send_region(self, region: FileRegion, count: int) -> int:
+        sent = self._stream.send_file(region.descriptor, region.offset, count)
+        if sent == 0:
+            raise FileTruncatedError(errno.EIO, FILE_TRUNCATED)
+        if sent == region.count:
+            region.close()
+        return sent
+
+    def _end_flight(self, region: FileRegion, sent: int, error: OSError | None = None) -> bool:
+        """Take note of what was sent of a part of a file. Return True if nothing is left."""
+        with self._lock:
+            self._in_flight = False
+            self._flight_over.notify_all()
+            region.offset += sent
+            region.count -= sent
+            if self._close_stream:
+                self._stream.close()
+            if self.closed or self.failure is not None:
+                if region.count:
+                    region.drop(self._disk)
+                self._end_spool()
+                raise self.failure or ConnectionResetError(errno.ECONNRESET, "it was closed")
+            if error is not None:
+                self._fail(error)
+                return False
+            self.size -= sent
+            self.taken += sent
+            if isinstance(region, SpooledRegion):
+                assert self._spool is not None
+                self._spool.unsent -= sent
+            if not region.count:
+                self._pieces.popleft()
+                self._end_spool()
+            return self.size == 0
+
+    def flush_memory(self) -> Flushed:
+        """Send what the kernel accepts of what is in memory. For the leader.
+
+        After `Flushed.FILE` it has a thread call `flush_asked`. Raises ``OSError`` as `flush` does.
         """
         with self._lock:
-            if self.failure is not None:
-                raise self.failure
-            try:
-                self._flush()
-            except OSError as error:
-                self._fail(error)
-                raise
-            return self.size == 0
+            sent = self._flush_memory(self._config.flush_bytes)
+            if self._in_flight:
+                self._missed = True
+            if self._in_flight or self._asked:
+                return Flushed.ELSEWHERE
+            if not self.size:
+                return Flushed.ALL
+            if sent < self._config.flush_bytes and self._pieces:
+                self._asked = True
+                return Flushed.FILE
+            return Flushed.BLOCKED
+
+    def _flush_memory(self, most: int) -> int:
+        if self.failure is not None:
+            raise self.failure
+        if self._in_flight:
+            return 0
+        try:
+            return self._send_memory(most)
+        except OSError as error:
+            self._fail(error)
+            raise
+
+    def flush_asked(self) -> None:
+        """Flush, if another thread has not begun meanwhile. For a thread that was asked to."""
+        with self._lock:
+            if not self._asked:
+                return
+            self._asked = False
+        with suppress(OSError):  # the next one to flush meets it
+            self.flush()
+
+    def in_flight(self) -> bool:
+        """Return True if a thread sends a part of a file, for which it may wait for the disk."""
+        return self._in_flight
+
+    def take_missed(self) -> bool:
+        """Return True if the leader wanted to send since the last call, and could not."""
+        missed, self._missed = self._missed, False
+        return missed
 
     def fail(self, error: OSError) -> None:
         """Give up: drop what is queued, and raise ``error`` at each later flush."""
@@ -161,41 +293,25 @@ class Output:
         self.failure = error
         self._drop()
 
-    def _flush(self) -> None:
-        budget = self._config.flush_bytes
-        while self._pieces and budget > 0:
+    def _send_memory(self, most: int) -> int:
+        left = most
+        while self._pieces and left > 0:
             piece = self._pieces[0]
+            if isinstance(piece, FileRegion):
+                break
             try:
-                if isinstance(piece, FileRegion):
-                    sent = self._send_region(piece, min(piece.count, budget))
-                    done = piece.count == 0
-                else:
-                    sent = self._stream.send(piece, NO_SIGNAL)
-                    self._hold(-sent)
-                    done = sent == len(piece)
-                    if not done:
-                        self._pieces[0] = piece[sent:]
+                sent = self._stream.send(piece, NO_SIGNAL)
             except BlockingIOError:
-                return
+                return most  # no more in this turn
+            self._hold(-sent)
+            if sent == len(piece):
+                self._pieces.popleft()
+            else:
+                self._pieces[0] = piece[sent:]
             self.size -= sent
             self.taken += sent
-            budget -= sent
-            if done:
-                finished = self._pieces.popleft()
-                if isinstance(finished, FileRegion):
-                    finished.close()
-                    self._end_spool()
-
-    def _send_region(self, region: FileRegion, count: int) -> int:
-        sent = self._stream.send_file(region.descriptor, region.offset, count)
-        if sent == 0:
-            raise FileTruncatedError(errno.EIO, FILE_TRUNCATED)
-        region.offset += sent
-        region.count -= sent
-        if isinstance(region, SpooledRegion):
-            assert self._spool is not None
-            self._spool.unsent -= sent
-        return sent
+            left -= sent
+        return most - left
 
     def close(self) -> None:
         """Drop what is queued and free the descriptors."""
@@ -203,16 +319,31 @@ class Output:
             self.closed = True
             self._drop()
 
+    def close_stream(self) -> None:
+        """Close the stream: now, or when no thread sends a part of a file any more.
+
+        Its number might become another connection's, under that thread.
+        """
+        with self._lock:
+            if not self._in_flight:
+                self._stream.close()
+                return
+            self._close_stream = True
+        self._stream.cut_off()
+
     def close_in_child(self) -> None:
         """Close the temporary file in a forked child. Takes no lock: no thread holds it there."""
         if self._spool is not None:
             self._spool.close_in_child()
 
     def _drop(self) -> None:
+        if self._in_flight and self._pieces:
+            self._pieces.popleft()  # its thread has it
+        self._asked = False
         while self._pieces:
             piece = self._pieces.popleft()
             if isinstance(piece, FileRegion):
-                piece.close()
+                piece.drop(self._disk)
         if self.memory:
             self._hold(-self.memory)
         self.lost += self.size
@@ -222,6 +353,14 @@ class Output:
             self._end_spool()
 
     # -- for the application's thread -----------------------------------------------------------
+
+    def await_room(self, seconds: float) -> None:
+        """Wait until the kernel takes more, or another thread has sent a part of a file."""
+        with self._lock:
+            if self._in_flight:
+                self._flight_over.wait(seconds)
+                return
+        self._stream.wait_writable(seconds)
 
     def spool_size(self) -> int:
         """Return how many bytes were written to the temporary file; 0 where there is none."""
@@ -239,7 +378,7 @@ class Output:
             if not self._pieces or isinstance(self._pieces[-1], FileRegion):
                 return False  # what is in memory is in front of a file
             if self._spool is None:
-                self._spool = OutputSpool(self._config, self._budget)
+                self._spool = OutputSpool(self._config, self._budget, self._disk)
             spool, moved = self._spool, self._take_memory()
             self._moving = True
         count = sum(map(len, moved))
@@ -275,8 +414,9 @@ class Output:
 
     def _end_spool(self) -> None:
         """Close the temporary file if all of it is sent; what comes next begins in memory."""
-        if self._spool is not None and not self._spool.unsent and not self._moving:
-            self._spool.close()
+        spool = self._spool
+        if spool is not None and not (spool.unsent or self._moving or self._in_flight):
+            spool.close()
             self._spool = None
 
     def is_taken(self) -> bool:
@@ -304,12 +444,10 @@ class RoomAwaited:
         "_output",
         "_patience_ends",
         "_refused",
-        "_stream",
     )
 
-    def __init__(self, output: Output, stream: AnyStream, config: TransportConfig) -> None:
+    def __init__(self, output: Output, config: TransportConfig) -> None:
         self._output = output
-        self._stream = stream
         self._config = config
         self._began = time.monotonic()
         self._patience_ends = self._began + config.out_spool_patience_seconds
@@ -348,4 +486,4 @@ class RoomAwaited:
             until = min(self._deadline, now + config.wait_slice_seconds)
             if now < self._patience_ends:
                 until = min(until, self._patience_ends)
-            self._stream.wait_writable(until - now)
+            output.await_room(until - now)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from penstock.transport.config import TransportConfig
     from penstock.transport.python.budget import Budget
+    from penstock.transport.python.disk import Disk
 
 
 class OutputSpool:
@@ -20,11 +21,12 @@ class OutputSpool:
     output, and never while it is written to.
     """
 
-    __slots__ = ("_budget", "_config", "_file", "size", "unsent")
+    __slots__ = ("_budget", "_config", "_disk", "_file", "size", "unsent")
 
-    def __init__(self, config: TransportConfig, budget: Budget) -> None:
+    def __init__(self, config: TransportConfig, budget: Budget, disk: Disk) -> None:
         self._config = config
         self._budget = budget
+        self._disk = disk
         self._file: FileIO | None = None  # opened by the first `write`
         self.size = 0  # bytes that were written
         self.unsent = 0  # how many of them the kernel has not taken
@@ -51,7 +53,8 @@ class OutputSpool:
             self._budget.note_response_refused(error)
             self._budget.give_spool_back(count)
             if not has_file:
-                self._close_file()
+                self.close_in_child()  # in this thread's own time
+                self._budget.give_file_back()
             return False
         if not has_file:
             self._budget.note_response_spooled()
@@ -75,15 +78,18 @@ class OutputSpool:
                 rest = rest[written:]
 
     def close(self) -> None:
-        """Close the file, and give its share back."""
-        self._budget.give_spool_back(self.size)
-        self.size = self.unsent = 0
-        if self._file is not None:
-            self._close_file()
+        """Have the disk's thread close the file, and give its share back then."""
+        file, self._file = self._file, None
+        size, self.size, self.unsent = self.size, 0, 0
+        if file is None:
+            return
+        budget = self._budget
 
-    def _close_file(self) -> None:
-        self.close_in_child()
-        self._budget.give_file_back()
+        def then() -> None:
+            budget.give_spool_back(size)
+            budget.give_file_back()
+
+        self._disk.close(file.close, then)
 
     def close_in_child(self) -> None:
         """Close the file in a forked child, whose budgets are its parent's."""
