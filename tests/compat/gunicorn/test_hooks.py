@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import logging
+import ssl
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
@@ -28,7 +29,10 @@ from penstock.config.gunicorn_settings import HOOKS
 from penstock.config.settings import Settings
 from penstock.errors import SettingsError
 from penstock.wsgi.file_wrapper import FileWrapper
+from support.certificates import authority, server_certificate
+from support.lifecycle import Supervised
 from support.serving import connect, get
+from support.tls import TlsClient
 
 Environ = dict[str, Any]
 
@@ -370,3 +374,29 @@ def test_an_exception_of_post_request_is_logged_and_the_response_is_unchanged(
             assert client.read_response().body == b"by write"
     assert "the hook post_request failed" in log.text
     assert "ValueError: 8" in log.text
+
+
+# ssl_context
+
+
+def test_ssl_context_makes_the_context_from_the_servers_own(tmp_path: Path) -> None:
+    server_certificate().write(tmp_path)
+    (tmp_path / "gunicorn.conf.py").write_text(
+        "import ssl\n"
+        "bind = '127.0.0.1:0'\n"
+        "certfile, keyfile = 'server.pem', 'server.key'\n"
+        "def ssl_context(config, default_ssl_context_factory):\n"
+        "    assert config.certfile[0].endswith('server.pem')\n"
+        "    context = default_ssl_context_factory()\n"
+        "    context.minimum_version = ssl.TLSVersion.TLSv1_3\n"
+        "    return context\n"
+    )
+    with Supervised(tmp_path, bind=None) as server:
+        assert "(python transport" in server.start_line
+        old = authority().client_context()
+        old.maximum_version = ssl.TLSVersion.TLSv1_2
+        with pytest.raises((ssl.SSLError, ConnectionError)):
+            TlsClient(server.address, old)
+        with TlsClient(server.address) as client:
+            assert client.request("GET", "/echo?0").status == 200
+        assert server.stop() == 0

@@ -30,6 +30,9 @@ _VERIFY_MODES: dict[ClientCertificates, ssl.VerifyMode] = {
     "optional": ssl.CERT_OPTIONAL,
     "required": ssl.CERT_REQUIRED,
 }
+_GROUPS = "X25519:prime256v1:secp384r1"
+"""Those of Mozilla's intermediate configuration."""
+
 _HOST_NAME = re.compile(r"[A-Za-z0-9_.-]{1,255}")
 
 
@@ -105,6 +108,8 @@ class TlsContexts:
             raise TlsError(
                 f"OpenSSL has none of the ciphers {material.ciphers} (setting: ciphers)"
             ) from None
+        if hasattr(context, "set_groups"):  # from Python 3.15 on
+            context.set_groups(_GROUPS)
         if material.alpn:
             context.set_alpn_protocols(list(material.alpn))
         if material.client_ca is not None:
