@@ -34,13 +34,18 @@ def address(server: Place) -> tuple[str, int] | str:
     return (server.host, server.port) if server.port else server.host
 
 
-def connect(server: Place, *, receive_buffer: int | None = None) -> Client:
-    """Return a client that is connected to the server, over TLS where its address is https."""
+def connect(
+    server: Place, *, receive_buffer: int | None = None, source: str | None = None
+) -> Client:
+    """Return a client that is connected to the server, over TLS where its address is https.
+
+    ``source`` is an address to come from, where it is to be another client's.
+    """
     if getattr(server, "url", "").startswith("https://"):
         from support.tls import TlsClient
 
         return TlsClient((server.host, server.port), receive_buffer=receive_buffer)
-    return Client(address(server), receive_buffer=receive_buffer)
+    return Client(address(server), receive_buffer=receive_buffer, source=source)
 
 
 def eventually(condition: Callable[[], object], timeout: float = DEADLINE) -> None:

@@ -46,9 +46,15 @@ class Client:
     """One connection. Every wait is bounded by `DEADLINE`; what came too much stays in `buffer`."""
 
     def __init__(
-        self, address: tuple[str, int] | str, *, receive_buffer: int | None = None
+        self,
+        address: tuple[str, int] | str,
+        *,
+        receive_buffer: int | None = None,
+        source: str | None = None,
     ) -> None:
         """Connect to ``(host, port)``, or to the path of a unix socket.
+
+        ``source`` is an address to come from, where it is to be another client's.
 
         ``receive_buffer`` bounds, in bytes, what the kernel takes for a client that reads slowly;
         it has to be set before the connection is made.
@@ -63,6 +69,8 @@ class Client:
         self.buffer = bytearray()
         self.ended = False
         try:
+            if source is not None:
+                self.socket.bind((source, 0))
             self.socket.connect(address)
         except ConnectionResetError:
             # Accepted, and reset before this thread had looked: an end as any other.

@@ -38,6 +38,8 @@ COINCIDENCES = {
 HELD_TOGETHER = {"MAX_METHOD", "CHUNK_SIZE_DIGITS", "ALL_SLOW", "EVICTION_RANK", "MEAN_SHIFT"}
 # The table of rates, whose words `test_rate_limit` compares.
 HELD_TOGETHER |= {"IPV4", "ROW_WORDS", "TICK_BITS", "TIME_BITS", "TIME", "WORD"}
+# The queue that is shared by client, whose order `test_fair_queue` compares.
+HELD_TOGETHER |= {"ITEM_COST", "MOST_AHEAD", "REMEMBERED"}
 # A value below this is too common to mean anything.
 DISTINCTIVE = 32
 # The layout of memory that both write is compared by `test_native`.

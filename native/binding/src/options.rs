@@ -87,6 +87,10 @@ pub fn read_options(config: &Bound<'_, PyAny>) -> PyResult<Options> {
         idle_wait: get("idle_wait")?
             .extract::<Option<f64>>()?
             .map(|seconds| (seconds * SECOND as f64) as Nanos),
+        turn: time("turn_seconds")?,
+        turn_events: size("turn_events")?,
+        few_events_turn: time("few_events_turn_seconds")?,
+        shared_turn: time("shared_turn_seconds")?,
         accept_batch: size("accept_batch")?,
         max_backlog: size("max_backlog")?,
         accept_pause: time("accept_pause_seconds")?,

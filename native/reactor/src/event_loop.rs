@@ -7,10 +7,12 @@ use crate::accepting::{Accepting, Acceptor};
 use crate::closing;
 use crate::connection::Connection;
 use crate::deadlines;
+use crate::decisions;
 use crate::dispatch;
 use crate::leader::{Leader, LeaderState};
 use crate::log_queue::message;
 use crate::poller::{Event, Events, Token};
+use crate::remainder::Remainder;
 use crate::request::{Ready, Waiting};
 use crate::scoreboard::POLLED;
 use crate::shared::Shared;
@@ -45,11 +47,17 @@ pub enum Item {
     Proceed(Arc<Connection>),
 }
 
+/// How many further polls one turn makes at most while each finds as many events as fit.
+/// Together they find those of 10,000 connections.
+const FULL_POLLS: usize = 40;
+
 /// The leader's state: the thread that holds its lock leads.
 pub struct EventLoop {
     pub leader: LeaderState,
     pub accepting: Accepting,
     pub batch: VecDeque<Item>,
+    /// The same, of connections, once a turn has lasted for too long.
+    remainder: Remainder,
     events: Events,
     polled_at: Nanos,
     next_sweep: Nanos,
@@ -63,6 +71,7 @@ impl EventLoop {
             leader: LeaderState::new(shared.options.receive_bytes, now),
             accepting: Accepting::new(acceptors),
             batch: VecDeque::new(),
+            remainder: Remainder::default(),
             events: Events::default(),
             polled_at: now,
             next_sweep: now,
@@ -78,6 +87,7 @@ impl EventLoop {
     /// begin now. It passes while the server answers requests itself, one after the other.
     pub fn run(&mut self, shared: &Shared, leader: Leader, until: &mut Nanos) -> Step {
         self.leader.now = sys::monotonic();
+        let mut over = self.leader.now >= self.leader.turn_ends;
         if leader == Leader::Attached {
             if *until == 0 {
                 *until = self.leader.now + ATTACHED_TIME;
@@ -94,7 +104,10 @@ impl EventLoop {
                 self.tear_down(shared); // before anything else is handed out
                 return Step::Over;
             }
-            while let Some(item) = self.batch.pop_front() {
+            while !over {
+                let Some(item) = self.next_item() else {
+                    break;
+                };
                 if leader == Leader::Attached && item.is_heavy(shared) {
                     self.batch.push_front(item);
                     return Step::Blocked;
@@ -102,6 +115,8 @@ impl EventLoop {
                 if let Some(ready) = self.handle(shared, item) {
                     return Step::Ready(ready);
                 }
+                self.leader.now = sys::monotonic();
+                over = self.leader.now >= self.leader.turn_ends;
             }
             if shared.has_posts() {
                 continue;
@@ -125,13 +140,60 @@ impl EventLoop {
             if !self.poll(shared, leader) && (leader == Leader::Attached || comes_back) {
                 return Step::Blocked;
             }
+            over = false;
+        }
+    }
+
+    /// Take what is next of what was polled.
+    #[inline(always)]
+    fn next_item(&mut self) -> Option<Item> {
+        match self.batch.pop_front() {
+            None if !self.remainder.is_empty() => self.take_from_remainder(),
+            item => item,
+        }
+    }
+
+    #[cold]
+    fn take_from_remainder(&mut self) -> Option<Item> {
+        let (event, proceed) = self.remainder.take()?;
+        match (event, proceed) {
+            (Some(event), Some(proceed)) => {
+                self.batch.push_front(Item::Proceed(proceed));
+                Some(Item::Event(event))
+            }
+            (Some(event), None) => Some(Item::Event(event)),
+            (None, proceed) => proceed.map(Item::Proceed),
+        }
+    }
+
+    /// Have what connections have for the leader wait, shared by client: a turn was not enough.
+    ///
+    /// What is not a connection's stays in the batch, and so comes first, as does what other threads
+    /// have posted: a response was sent.
+    #[cold]
+    fn put_in_remainder(&mut self, shared: &Shared) {
+        let now = self.polled_at;
+        for item in std::mem::take(&mut self.batch) {
+            match item {
+                Item::Event(event) if event.token.is_connection() => {
+                    if let Some(connection) = shared.find(event.token) {
+                        self.remainder.add_event(&connection, event, now);
+                    }
+                }
+                Item::Proceed(connection)
+                    if !matches!(connection.phase(), Phase::Answered | Phase::HandedOut) =>
+                {
+                    self.remainder.add_proceed(&connection, now);
+                }
+                other => self.batch.push_back(other),
+            }
         }
     }
 
     /// How many events and connections wait for their turn.
     #[cfg(test)]
     pub fn queued(&self) -> usize {
-        self.batch.len() + self.leader.deferred.len()
+        self.batch.len() + self.remainder.len() + self.leader.deferred.len()
     }
 
     /// Take what other threads have posted, before what was polled: a response was sent.
@@ -164,7 +226,9 @@ impl EventLoop {
     /// Poll; return whether there is something to do.
     fn poll(&mut self, shared: &Shared, leader: Leader) -> bool {
         shared.inbox.polling.set(true);
-        let pending = shared.has_posts()
+        let behind = !self.batch.is_empty() || !self.remainder.is_empty();
+        let pending = behind
+            || shared.has_posts()
             || !self.leader.deferred.is_empty()
             || self.accepting.looks_for_clients();
         let timeout = match leader {
@@ -193,6 +257,9 @@ impl EventLoop {
         self.polled_at = self.leader.now;
         shared.scoreboard.set(POLLED, self.leader.now);
         self.batch.extend(self.events.take().map(Item::Event));
+        if behind {
+            self.poll_further(shared);
+        }
         self.batch
             .extend(self.leader.deferred.drain(..).map(Item::Proceed));
         let clients = |item: &Item| match item {
@@ -200,7 +267,27 @@ impl EventLoop {
             Item::Proceed(_) => false,
         };
         self.accepting.note_polled(self.batch.iter().any(clients));
-        !self.batch.is_empty() || shared.has_posts()
+        let mut turn = decisions::turn(&shared.options, self.batch.len());
+        if behind {
+            self.put_in_remainder(shared);
+            self.leader.now = sys::monotonic();
+            turn = shared.options.shared_turn;
+        }
+        self.leader.shares = behind;
+        self.leader.turn_ends = self.leader.now.saturating_add(turn);
+        !self.batch.is_empty() || !self.remainder.is_empty() || shared.has_posts()
+    }
+
+    /// Take the events that did not fit into one poll: the one may be among them that is next.
+    #[cold]
+    fn poll_further(&mut self, shared: &Shared) {
+        for _ in 0..FULL_POLLS {
+            let full = self.events.were_full();
+            if !full || shared.poller.wait(&mut self.events, Some(0)).is_err() {
+                return;
+            }
+            self.batch.extend(self.events.take().map(Item::Event));
+        }
     }
 
     fn time_to_wait(&self, shared: &Shared) -> Option<Nanos> {
@@ -274,6 +361,9 @@ impl EventLoop {
         self.next_sweep = self.polled_at + self.sweep_interval;
         self.leader.now = self.polled_at;
         for connection in shared.expired(self.polled_at) {
+            if self.remainder.waits_since(&connection) <= connection.deadline() {
+                continue; // what it waited for had come in time
+            }
             let leader = &mut self.leader;
             self::contained(shared, &connection, || {
                 deadlines::expire(&connection, shared, leader);
@@ -315,6 +405,7 @@ impl EventLoop {
             }
         }
         self.leader.deferred.clear();
+        self.remainder = Remainder::default();
         if before {
             return;
         }

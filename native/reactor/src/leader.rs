@@ -73,6 +73,10 @@ impl ReadBuffers {
 /// What the leader works with: one set for all connections, so that an idle one has none.
 pub struct LeaderState {
     pub now: Nanos,
+    /// When the sockets are polled again, whatever is left to do.
+    pub turn_ends: Nanos,
+    /// A turn was not enough: each connection has one read.
+    pub shares: bool,
     pub read: Box<ReadBuffers>,
     /// What fields mean that clients send again and again.
     pub field_cache: FieldCache,
@@ -87,6 +91,8 @@ impl LeaderState {
     pub fn new(read_bytes: usize, now: Nanos) -> Self {
         LeaderState {
             now,
+            turn_ends: Nanos::MAX, // the first poll sets it
+            shares: false,
             read: Box::new(ReadBuffers::new(read_bytes)),
             field_cache: FieldCache::default(),
             deferred: VecDeque::new(),

@@ -17,6 +17,7 @@
 
 pub mod accepting;
 pub mod admission;
+
 pub mod body_clock;
 pub mod budgets;
 pub mod client;
@@ -30,6 +31,7 @@ pub mod dispatch;
 pub mod event_loop;
 pub mod exchange;
 pub mod exchange_trace;
+pub mod fair_queue;
 pub mod file_count;
 pub mod file_sending;
 pub mod forwarded;
@@ -48,6 +50,7 @@ pub mod rate_limit;
 pub mod reading;
 pub mod refusal;
 pub mod refusing;
+mod remainder;
 pub mod request;
 pub mod request_body;
 pub mod responding;

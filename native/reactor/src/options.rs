@@ -86,6 +86,10 @@ pub struct Options {
     /// handlers of signals.
     pub idle_wait: Option<Nanos>,
     // What follows are constants: `penstock.transport.config` has the reasons.
+    pub turn: Nanos,
+    pub turn_events: usize,
+    pub few_events_turn: Nanos,
+    pub shared_turn: Nanos,
     pub accept_batch: usize,
     pub max_backlog: usize,
     pub accept_pause: Nanos,

@@ -19,6 +19,10 @@ impl Token {
         Token(Self::LISTENER | index as u64)
     }
 
+    pub fn is_connection(self) -> bool {
+        self.0 & Self::LISTENER == 0
+    }
+
     pub fn as_listener(self) -> Option<usize> {
         (self.0 & Self::LISTENER != 0).then_some((self.0 & !Self::LISTENER) as usize)
     }
@@ -35,6 +39,7 @@ pub struct Event {
 pub struct Events {
     raw: Box<[RawEvent]>,
     ready: usize,
+    found: usize, // the same, and not changed by taking them
 }
 
 impl Default for Events {
@@ -42,6 +47,7 @@ impl Default for Events {
         Events {
             raw: vec![NO_EVENT; BATCH].into_boxed_slice(),
             ready: 0,
+            found: 0,
         }
     }
 }
@@ -49,6 +55,11 @@ impl Default for Events {
 impl Events {
     pub fn is_empty(&self) -> bool {
         self.ready == 0
+    }
+
+    /// Whether the last poll found as many as fit.
+    pub fn were_full(&self) -> bool {
+        self.found == self.raw.len()
     }
 
     /// Take them all.
@@ -94,6 +105,7 @@ impl Poller {
         };
         events.ready = 0;
         events.ready = self.0.wait(&mut events.raw, milliseconds)?;
+        events.found = events.ready;
         Ok(())
     }
 

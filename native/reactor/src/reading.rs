@@ -69,7 +69,7 @@ pub fn read(
             return None;
         }
         // What comes at once is written at once, within bounds.
-        if unwritten(state) >= shared.options.store_bytes {
+        if unwritten(state) >= shared.options.store_bytes || leader.shares {
             break;
         }
     }

@@ -35,6 +35,16 @@ pub struct SocketEvents {
     pub broken: bool,
 }
 
+impl SocketEvents {
+    /// Add what has happened since.
+    pub fn add(&mut self, later: SocketEvents) {
+        self.input |= later.input;
+        self.room |= later.room;
+        self.ended |= later.ended;
+        self.broken |= later.broken;
+    }
+}
+
 /// Nanoseconds on the monotonic clock.
 pub type Nanos = u64;
 

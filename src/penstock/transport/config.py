@@ -119,6 +119,24 @@ class TransportConfig:
     id_prefix: str = ""
     """What each request id begins with; differs between workers."""
 
+    # -- constants: turns of the loop -----------------------------------------------------------
+
+    turn_seconds: float = 0.01
+    """How long the leader works off what one poll has found until it polls again..."""
+    turn_events: int = 64
+    """... where it has found more events than this..."""
+    few_events_turn_seconds: float = 0.1
+    """... and how long otherwise: sharing costs time, and few requests seldom take as long.
+
+    What is left then is shared by client (`penstock.transport.fair_queue`)...
+    """
+    shared_turn_seconds: float = 0.002
+    """... and while something is left, it polls after this time: a client that has had little waits
+    for the next poll, and no longer."""
+    shared_receive_bytes: int = 8 * 1024
+    """The most bytes that one read takes meanwhile: as chunks of a byte each, these take the Python
+    transport 1 to 2 ms."""
+
     # -- constants: accepting -------------------------------------------------------------------
 
     accept_batch: int = 64

@@ -51,12 +51,14 @@ def accepts_into_queue(
     return waited >= config.busy_accept_seconds
 
 
-def accept_step(config: TransportConfig, deferrals: int, in_vain: int) -> int:
-    """Return how many connections a worker accepts in one turn, where others accept, too.
+def accept_step(config: TransportConfig, alone: bool, deferrals: int, in_vain: int) -> int:
+    """Return how many connections a worker accepts in one turn.
 
-    ``deferrals`` counts how often in a row it has left them to others, ``in_vain`` how often in a
-    row it had to accept them in the end.
+    ``alone`` is whether no other worker serves. ``deferrals`` counts how often in a row it has left
+    them to others, ``in_vain`` how often in a row it had to accept them in the end.
     """
+    if alone:
+        return config.accept_batch
     if deferrals < config.balance_deferrals:
         return config.balance_batch
     return 1 << min(in_vain, config.balance_doublings)
@@ -268,6 +270,17 @@ def time_to_read(unsent: int, taken: int, waited: float) -> float:
     the ``waited`` seconds for which output has waited for it.
     """
     return waited * unsent / max(1, taken)
+
+
+# -- turns of the loop ----------------------------------------------------------------------------
+
+
+def turn_seconds(config: TransportConfig, found: int) -> float:
+    """Return for how long the leader works off what one poll has found, until it polls again.
+
+    ``found`` is the number of events. This is where nothing was left of the turn before.
+    """
+    return config.turn_seconds if found > config.turn_events else config.few_events_turn_seconds
 
 
 # -- overload -----------------------------------------------------------------------------------

@@ -301,6 +301,10 @@ pub fn options() -> Options {
         timed_out: "The application did not answer in time.".to_owned(),
         checks: Checks::default(),
         idle_wait: None,
+        turn: Nanos::MAX, // what tests put into the batch is handled at once
+        turn_events: 64,
+        few_events_turn: Nanos::MAX,
+        shared_turn: Nanos::MAX,
         accept_batch: 64,
         max_backlog: 65_535,
         accept_pause: SECOND / 2,

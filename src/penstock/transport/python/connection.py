@@ -80,8 +80,8 @@ if TYPE_CHECKING:
     from penstock.transport.python.loop import Loop
     from penstock.transport.python.tls_stream import AnyStream
 
-PROCEED = 0
-"""In place of an event mask: go on with what is buffered already."""
+PROCEED = 1 << 8
+"""In an event mask: go on with what is buffered already. The selector has no such event."""
 
 
 # An enum's attributes are slow to look up.
@@ -116,6 +116,7 @@ class Connection:
         "remote_port",
         "requests",
         "server_fields",
+        "share_key",
         "since",
         "stored",
         "storing_since",
@@ -145,6 +146,7 @@ class Connection:
         self.deadline = loop.now + loop.config.keep_alive
         self.body_clock: BodyClock | None = None  # set while a body is read beforehand
         self.client_key: int | None = None  # whose connections are counted, if they are
+        self.share_key: int | None = None  # the client, once it has waited in the remainder
         self.accepted_at = loop.now
         self.since = loop.now  # when `awaited` changed, or the lingering began
         self.number: int = loop.accepted + 1
@@ -178,11 +180,11 @@ class Connection:
                 self._send_rest()
                 if mask == EVENT_WRITE:
                     return None
-            if mask == PROCEED or self.queued:
+            if mask & PROCEED:
                 self.queued = False
                 exchange = self._advance()
                 return self._read() if self._unwritten() else exchange
-            return self._read()
+            return None if self.queued else self._read()
         if phase is HANDED_OUT or phase is ANSWERED:
             self._watch_client(mask)
         elif phase is FLUSHING or phase is REFUSING:
@@ -190,7 +192,7 @@ class Connection:
         elif phase is STORING:
             if mask & EVENT_WRITE:
                 self._send_rest()
-            elif self.stored:
+            if mask & PROCEED and self.stored:
                 return self._go_on_stored()
         elif phase is LINGERING:
             self._discard_input()
@@ -203,7 +205,7 @@ class Connection:
         phase = self.phase
         if phase is not ANSWERED and phase is not HANDED_OUT:
             if phase is STORING and self.stored:
-                self.loop.batch.append((self, PROCEED))  # a request may come of it
+                self.loop.proceed(self)  # a request may come of it
             elif phase is FLUSHING:
                 self._go_on_flushing()
             return  # or it was asked for twice
@@ -333,7 +335,7 @@ class Connection:
     def _read(self) -> PythonExchange | None:
         loop = self.loop
         while True:
-            size = loop.config.receive_bytes
+            size = loop.receive_bytes
             if self.awaited is BODY and self.phase is READING:
                 size = self._room(size)
                 if not size:
@@ -362,7 +364,7 @@ class Connection:
             unwritten = self._unwritten()
             if not unwritten:
                 return None
-            if unwritten >= loop.config.store_bytes:
+            if unwritten >= loop.config.store_bytes or loop.remainder.size:
                 self._store()
                 return None
 

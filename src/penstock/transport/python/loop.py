@@ -39,6 +39,7 @@ from penstock.transport.decisions import (
     exceeds_unsent,
     has_room,
     is_relieved,
+    turn_seconds,
 )
 from penstock.transport.log_lines import RequestLog
 from penstock.transport.python.accept_balancing import AcceptBalancing
@@ -48,6 +49,7 @@ from penstock.transport.python.connection import PROCEED, Connection
 from penstock.transport.python.disk import SENDERS, Disk
 from penstock.transport.python.exchange import PythonExchange
 from penstock.transport.python.own_answers import OwnAnswers
+from penstock.transport.python.remainder import Remainder
 from penstock.transport.python.request_queue import RequestQueue
 from penstock.transport.python.slow_paths import SlowPaths
 from penstock.transport.python.waker import Waker
@@ -130,7 +132,9 @@ class Loop:
         "post",
         "queue",
         "rate",
+        "receive_bytes",
         "refused",
+        "remainder",
         "request_log",
         "requests",
         "scratch",
@@ -142,6 +146,7 @@ class Loop:
         "thread_slots",
         "tls",
         "tls_server_fields",
+        "turn_ends",
         "unpolled",
         "untrusted_fields",
     )
@@ -196,6 +201,8 @@ class Loop:
 
         self.selector: selectors.BaseSelector = selectors.DefaultSelector()
         self.batch: deque[tuple[Handler, int]] = deque()  # polled, and not yet handled
+        # The same, of connections, once a turn has lasted for too long: `_poll` fills it.
+        self.remainder = Remainder(self)
         # With more input buffered already. Each takes its turn with what the next poll brings: a
         # client that pipelines does not delay the others.
         self.unpolled: deque[Handler] = deque()
@@ -205,6 +212,8 @@ class Loop:
         self.acceptors: list[Acceptor] = []
         self.now = time.monotonic()
         self._polled_at = self.now
+        self.turn_ends = self.now
+        self.receive_bytes = self.config.receive_bytes  # the most that one read takes
         self._sweep_interval = self.config.sweep_interval
         self._next_sweep = self.now
         self.look_again_at = math.inf  # when an acceptor that left connections to others does
@@ -278,8 +287,9 @@ class Loop:
         Return None when there is nothing left to do, and will not be. With ``only_posted``, handle
         only what was posted.
         """
-        self.now = time.monotonic()
-        inbox, batch = self._inbox, self.batch
+        now = self.now = time.monotonic()
+        inbox, batch, remainder = self._inbox, self.batch, self.remainder
+        over = now >= self.turn_ends
         while True:
             while inbox:
                 connection = inbox.popleft()
@@ -292,15 +302,17 @@ class Loop:
             if self.closed:
                 self._tear_down()
                 return None  # before anything else is handed out
-            while batch:
-                handler, mask = batch.popleft()
+            while (batch or remainder.size) and not over:
+                handler, mask = batch.popleft() if batch else remainder.take()
                 try:
                     exchange = handler.handle_events(mask)
                 except Exception:
                     self._contain(handler)
-                    continue
+                    exchange = None
                 if exchange is not None:
                     return exchange
+                now = self.now = time.monotonic()
+                over = now >= self.turn_ends
             # Looked at after the batch, which may have taken the wake-up that `close` sent. Without
             # that wake-up the next poll would not end.
             if inbox or self.closed:
@@ -308,12 +320,16 @@ class Loop:
             if self._do_what_is_due():
                 return None
             self._poll()
+            over = False
 
     def _poll(self) -> None:
+        batch, unpolled, remainder = self.batch, self.unpolled, self.remainder
         self._polling = True
         began = time.monotonic()
         looks = self.balancing is not None and self._looks_for_clients(self.balancing)
-        timeout = 0.0 if self._inbox or self.unpolled or looks else self._time_to_sweep(began)
+        behind = bool(batch or remainder.size)
+        at_once = behind or self._inbox or unpolled or looks
+        timeout = 0.0 if at_once else self._time_to_sweep(began)
         if timeout != 0.0:
             self.slot_words[POLLED] = 1
         events = self.selector.select(timeout)
@@ -324,13 +340,41 @@ class Loop:
         self._polling = False
         now = self.slot_words[POLLED] = time.monotonic_ns()
         self.now = self._polled_at = now / 1e9
-        for key, mask in events:
-            self.batch.append((key.data, mask))
-        if looks and not any(handler in self.acceptors for handler, _ in self.batch):
+        if looks and not any(key.data in self.acceptors for key, _ in events):
             assert self.balancing is not None
             self.balancing.forget_deferrals()  # other workers took what was left to them
-        while self.unpolled:
-            self.batch.append((self.unpolled.popleft(), PROCEED))
+        for key, mask in events:
+            batch.append((key.data, mask))
+        while unpolled:
+            batch.append((unpolled.popleft(), PROCEED))
+        if behind:
+            self._put_in_remainder()
+            self.now = time.monotonic()
+            self.turn_ends = self.now + self.config.shared_turn_seconds
+            self.receive_bytes = self.config.shared_receive_bytes
+        else:
+            self.turn_ends = self.now + turn_seconds(self.config, len(batch))
+            self.receive_bytes = self.config.receive_bytes
+
+    def _put_in_remainder(self) -> None:
+        """Have what connections have for the leader wait, shared by client: a turn was not enough.
+
+        What is not a connection's stays in the batch, and so comes first.
+        """
+        batch = self.batch
+        for _ in range(len(batch)):
+            handler, mask = batch.popleft()
+            if isinstance(handler, Connection):
+                self.remainder.add(handler, mask, self._polled_at)
+            else:
+                batch.append((handler, mask))
+
+    def proceed(self, connection: Connection) -> None:
+        """Have a connection go on in this turn, with what it has already."""
+        if self.remainder.size:
+            self.remainder.add(connection, PROCEED, self.now)
+        else:
+            self.batch.append((connection, PROCEED))
 
     def _looks_for_clients(self, balancing: AcceptBalancing) -> bool:
         """Return True if the next poll shows whether clients still wait that were left to others.
@@ -402,7 +446,10 @@ class Loop:
     def _sweep(self, now: float) -> None:
         self._next_sweep = now + self._sweep_interval
         self._sweep_queue()
+        waits_since = self.remainder.since
         for connection in [c for c in self.connections if c.deadline <= now]:
+            if connection.deadline >= waits_since(connection):
+                continue  # what it waited for had come in time
             try:
                 connection.expire()
             except Exception:

@@ -1,0 +1,72 @@
+"""What connections have for the leader to do, where that is more than one turn of the loop does."""
+
+from __future__ import annotations
+
+import math
+from selectors import EVENT_READ, EVENT_WRITE
+from typing import TYPE_CHECKING
+
+from penstock.edge.client import client_of, key_of
+from penstock.transport.fair_queue import FairQueue
+from penstock.transport.states import CLOSED
+
+if TYPE_CHECKING:
+    from penstock.transport.python.connection import Connection
+    from penstock.transport.python.loop import Loop
+
+NO_ADDRESS = 0
+"""The client of all connections of unix sockets."""
+
+POLLED = EVENT_READ | EVENT_WRITE
+
+
+class Remainder:
+    """Connections with events, each once, shared by client. Only the leader touches it.
+
+    Each is not watched meanwhile: otherwise every poll would find all of them again, and take long.
+    """
+
+    __slots__ = ("_loop", "_queue", "_waiting", "size")
+
+    def __init__(self, loop: Loop) -> None:
+        """Begin empty."""
+        self.size = 0
+        """How many connections wait."""
+        self._loop = loop
+        self._queue: FairQueue[Connection] = FairQueue()
+        # Its events, what it was watched for, and since when it waits.
+        self._waiting: dict[Connection, tuple[int, int, float]] = {}
+
+    def add(self, connection: Connection, mask: int, now: float) -> None:
+        """Have a connection wait with the events of ``mask``, or add these to those it has."""
+        watched = connection.watched
+        before = self._waiting.get(connection)
+        if before is not None:
+            mask, watched, now = before[0] | mask, before[1] | watched, before[2]
+        self._waiting[connection] = (mask, watched, now)
+        if mask & POLLED:
+            self._loop.watch(connection, 0)
+        if before is None:
+            self._queue.add(self._client(connection), connection)
+            self.size += 1
+
+    def take(self) -> tuple[Connection, int]:
+        """Take the connection that is next, with its events."""
+        connection = self._queue.take()
+        self.size -= 1
+        mask, watched, _ = self._waiting.pop(connection)
+        if connection.phase is not CLOSED:
+            self._loop.watch(connection, connection.watched | watched)
+        return connection, mask
+
+    def since(self, connection: Connection) -> float:
+        """Return since when a connection waits; infinity where it does not."""
+        waits = self._waiting.get(connection)
+        return math.inf if waits is None else waits[2]
+
+    def _client(self, connection: Connection) -> int:
+        key = connection.share_key
+        if key is None:
+            client = client_of(connection.remote_addr)
+            key = connection.share_key = NO_ADDRESS if client is None else key_of(client)
+        return key
