@@ -35,7 +35,10 @@ ROOMS = [
 ]
 """Rooms and modules of the package, the highest first. Each imports from below it alone."""
 
-OPTIONAL = {"penstock.app.file_watcher": {"watchfiles"}}
+OPTIONAL = {
+    "penstock.app.file_watcher": {"watchfiles"},
+    "penstock.edge.acme.orders": {"acme", "cryptography", "josepy", "requests"},
+}
 """What a module takes where it is installed, and does without elsewhere."""
 
 BENEATH_ALL = {"penstock.errors", "penstock.messages", "penstock.http1.statuses"}

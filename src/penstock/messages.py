@@ -339,6 +339,19 @@ FIELD_DROPPED: Final = Message(
 
 # -- 4: the edge --------------------------------------------------------------------------------
 
+FORWARDING_NOT_BELIEVED: Final = Message(
+    "PEN-4010",
+    WARNING,
+    "the field %(field)s of %(peer)s is not believed: forwarded_allow_ips does not name that peer"
+    " (logged once; setting: forwarded_allow_ips)",
+    "A client has sent a field that proxies use to tell the client's address or its scheme, or a"
+    " proxy has that the server was not told of. The server passes such fields on to the"
+    " application, and does not act on them.",
+    "If the address is your proxy's, name it in `forwarded_allow_ips`, and in `forwarded_headers`"
+    " the fields that the proxy sets; see docs/proxies.md. If it is a client's, nothing is to be"
+    " done; with `untrusted_forwarded` set to `drop` the application does not get such fields.",
+)
+
 CERTIFICATE_EXPIRES: Final = Message(
     "PEN-4110",
     WARNING,
@@ -381,17 +394,55 @@ WORKER_CERTIFICATES_REFUSED: Final = Message(
     "Correct what the message names, such as ciphers or the kind of key.",
 )
 
-FORWARDING_NOT_BELIEVED: Final = Message(
-    "PEN-4010",
+ACME_SELF_SIGNED: Final = Message(
+    "PEN-4210",
     WARNING,
-    "the field %(field)s of %(peer)s is not believed: forwarded_allow_ips does not name that peer"
-    " (logged once; setting: forwarded_allow_ips)",
-    "A client has sent a field that proxies use to tell the client's address or its scheme, or a"
-    " proxy has that the server was not told of. The server passes such fields on to the"
-    " application, and does not act on them.",
-    "If the address is your proxy's, name it in `forwarded_allow_ips`, and in `forwarded_headers`"
-    " the fields that the proxy sets; see docs/proxies.md. If it is a client's, nothing is to be"
-    " done; with `untrusted_forwarded` set to `drop` the application does not get such fields.",
+    "a self-signed certificate is served for %(names)s until the first one has come",
+    "The server has no certificate for these names yet, and orders one. Until it has come, TLS"
+    " clients warn of the certificate or refuse it.",
+    "Wait: it takes some seconds after the server has begun to serve. If it does not come, a"
+    " message PEN-4220 says why.",
+)
+
+ACME_ATTEMPT_FAILED: Final = Message(
+    "PEN-4220",
+    WARNING,
+    "no certificate for %(name)s for now: %(reason)s; the next attempt is in %(pause)s, and"
+    " %(served)s",
+    "An attempt to order or renew a certificate has failed. The server goes on with the one that it"
+    " has, and tries again later and later, up to every 12 hours.",
+    "Where the authority refuses: see that the name's A and AAAA records in the DNS lead to this"
+    " server, and that its port 80 (http-01) or 443 (tls-alpn-01) can be reached from outside."
+    " Where it does not answer: see that this machine may connect to it, and trusts its"
+    " certificate. A rate limit of the authority ends by itself. docs/acme.md has more.",
+)
+
+ACME_PROCESS_ENDED: Final = Message(
+    "PEN-4230",
+    ERROR,
+    "the process that orders certificates has ended, and is started again in %(pause)g s:"
+    " %(reason)s",
+    "The server goes on with the certificates that it has, but renews none without this process.",
+    "See the reason. A missing package: pip install 'penstock[acme]'. A directory: see the setting"
+    " acme_dir.",
+)
+
+ACME_REFUSED: Final = Message(
+    "PEN-4240",
+    ERROR,
+    "the process that orders certificates was ended, because it has sent %(what)s",
+    "The supervisor takes certificates and answers to challenges of the configured names alone from"
+    " that process. It runs as the user of the workers, so an application may have taken it over.",
+    "Look for the cause as for an intrusion. Otherwise it is a defect of Penstock: report it.",
+)
+
+ACME_DIRECTORY: Final = Message(
+    "PEN-4250",
+    ERROR,
+    "no certificates are ordered for now: %(path)s cannot be read or written: %(reason)s",
+    "The directory of the setting acme_dir is full, read-only, or on a server that does not answer."
+    " The server goes on with the certificates that it has, and looks again every two seconds.",
+    "Make room, or make the directory writable for the user of the workers.",
 )
 
 STATIC_FILE_NOT_READ: Final = Message(

@@ -19,6 +19,10 @@ if TYPE_CHECKING:
 _PLACES_OF_WORKERS = ("temp_dir", "static", "sendfile_root")
 """The settings of directories that the workers use with their own rights."""
 
+_MOST_ACME_NAMES = 100
+"""Names for which certificates are ordered, one after the other. With their pairs, what is passed
+to a worker has 600 KiB."""
+
 
 def with_absolute_paths(settings: Settings) -> Settings:
     """Return the settings with absolute paths: the application may change the directory."""
@@ -186,7 +190,7 @@ def with_tls(settings: Settings) -> tuple[bool, ...]:
     says that it is https.
     """
     schemes = [text.partition("://")[0] if "://" in text else "" for text in settings.bind]
-    by_default = bool(settings.certfile) and "https" not in schemes
+    by_default = bool(settings.certfile or settings.acme_domain) and "https" not in schemes
     return tuple(scheme == "https" or (by_default and scheme != "http") for scheme in schemes)
 
 
@@ -245,9 +249,11 @@ def check_possible(settings: Settings) -> None:
 
 def _check_tls(settings: Settings, shown: Callable[[str], str]) -> None:
     secure = has_tls(settings)
-    if secure and not settings.certfile:
-        raise SettingsError(f"{shown('bind')} has an address with TLS: set certfile")
-    for name in ("certfile", "keyfile", "ca_certs", "redirect_http", "hsts"):
+    if secure and not (settings.certfile or settings.acme_domain):
+        raise SettingsError(
+            f"{shown('bind')} has an address with TLS: set certfile, or acme_domain"
+        )
+    for name in ("certfile", "keyfile", "ca_certs", "acme_domain", "redirect_http", "hsts"):
         if getattr(settings, name) != OPTIONS[name].default and not secure:
             raise SettingsError(
                 f"{shown(name)} needs an address with TLS, and {shown('bind')} has none"
@@ -264,3 +270,30 @@ def _check_tls(settings: Settings, shown: Callable[[str], str]) -> None:
         )
     if settings.ca_certs is not None and settings.cert_reqs == "none":
         raise SettingsError(f"{shown('ca_certs')} has no effect: {shown('cert_reqs')}")
+    if settings.acme_domain:
+        _check_acme(settings, shown)
+
+
+def _check_acme(settings: Settings, shown: Callable[[str], str]) -> None:
+    from importlib.util import find_spec
+
+    names = settings.acme_domain
+    if len(names) > _MOST_ACME_NAMES or len(set(names)) < len(names):
+        raise SettingsError(
+            f"{shown('acme_domain')} names a domain twice, or more than {_MOST_ACME_NAMES}"
+        )
+    if settings.acme_dir is None:
+        raise SettingsError(
+            f"{shown('acme_domain')} needs acme_dir: a directory that belongs to the user of the "
+            "workers, for the account and the certificates"
+        )
+    if not settings.redirect_http and chosen_transport(settings) == "python":
+        raise SettingsError(
+            f"{shown('acme_domain')} needs redirect_http (an address on port 80): the Python "
+            "transport answers the challenges of the authority there alone (http-01); the native "
+            "one answers them at its address with TLS, too (tls-alpn-01)"
+        )
+    if find_spec("acme") is None or find_spec("cryptography") is None:
+        raise SettingsError(
+            f"{shown('acme_domain')} needs the package acme: pip install 'penstock[acme]'"
+        )

@@ -92,6 +92,12 @@ _PATH_TIMEOUT = text(
     "PATTERN=TIME such as /reports/*=5m", "PATTERN=TIME",
     r"/[^\0\r\n=,]*=[ ]?[0-9]+(?:\.[0-9]+)?[ ]?(?:ms|s|m|h)?",
 )  # fmt: skip
+_DOMAIN = text(
+    "a name such as www.example.org, in lower case and in ASCII (xn--...)", "NAME",
+    r"(?=.{1,253}$)(?:(?!-)[a-z0-9-]{1,63}(?<!-)\.)*(?!-|[0-9]+$)[a-z0-9-]{1,63}(?<!-)",
+)  # fmt: skip
+_EMAIL = text("an e-mail address, or nothing", "EMAIL", r"(?:[!-?A-~]{1,64}@[a-z0-9.-]{1,253})?")
+_HTTPS_URL = text("a URL that begins with https://", "URL", r"https://[!-~]{1,2000}")
 _CONTROL = text("auto, off, a path or @NAME", "ADDRESS", r"[^\0\r\n]+")
 _ADMIN = text("host:port, [::1]:port or unix:PATH", "ADDRESS", r"(?!https?://)[^\s\0,]+")
 _STATIC = text(
@@ -214,6 +220,44 @@ class Settings:
         help="File for the secrets of every session, with which Wireshark decrypts what was "
         "recorded; for finding faults alone.",
         reason="Whoever can read the file can read all traffic.",
+    )
+    acme_domain: tuple[str, ...] = option(
+        listing(_DOMAIN),
+        (),
+        section="TLS",
+        repeatable=True,
+        command_only=True,
+        needs_supervisor=True,
+        help="Name for which the server orders a certificate from an ACME authority, and renews "
+        "it; may be given several times. Needs penstock[acme]. Addresses without a scheme have TLS "
+        "then, unless one has https://.",
+        reason="The server orders where you ask for it, and agrees to the authority's terms then.",
+    )
+    acme_email: str = option(
+        _EMAIL,
+        "",
+        section="TLS",
+        command_only=True,
+        help="Address at which the authority reaches you, for the account there.",
+        reason="No authority that the server knows needs one.",
+    )
+    acme_directory: str = option(
+        _HTTPS_URL,
+        "https://acme-v02.api.letsencrypt.org/directory",
+        section="TLS",
+        command_only=True,
+        help="URL of the authority's directory.",
+        reason="Let's Encrypt issues to everyone, and every client trusts it.",
+    )
+    acme_dir: str | None = option(
+        optional(_PATH, "none"),
+        None,
+        section="TLS",
+        is_file=True,
+        command_only=True,
+        help="Directory for account, orders and certificates, of mode 0700, that belongs to the "
+        "user of the workers. Several hosts may share it.",
+        reason="It has to outlive the server, and be in a backup, so you choose the place.",
     )
     redirect_http: tuple[str, ...] = option(
         listing(_ADDRESS),

@@ -132,6 +132,9 @@ class CertificateRow(TypedDict):
     """On the wall clock, since the epoch."""
     days: int
     """Whole days until then; negative where it has expired."""
+    renewal: str | None
+    """What the process does that orders it (setting: acme_domain), or when it will; None for one
+    that comes from files."""
 
 
 class Status(TypedDict):

@@ -139,7 +139,9 @@ def _certificate(row: Row) -> str:
     if len(names) > 1:
         shown += f" and {len(names) - 1} more"
     date = time.strftime("%Y-%m-%d", time.gmtime(row["expires"]))
-    return f"{shown}, {f'expires {date} (in {days} days)' if days >= 0 else f'EXPIRED {date}'}"
+    expiry = f"expires {date} (in {days} days)" if days >= 0 else f"EXPIRED {date}"
+    renewal = f"; {text(row['renewal'])}" if row.get("renewal") else ""
+    return f"{shown}, {expiry}{renewal}"
 
 
 def _happened(value: Mapping[str, Any] | None) -> str:

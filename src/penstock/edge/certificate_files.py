@@ -22,6 +22,7 @@ from penstock.edge.pairs import certificates_in, checked_pair, has_key
 from penstock.edge.tls import (
     TICKET_KEY_BYTES,
     CertificatePair,
+    OrderedCertificates,
     TlsError,
     TlsMaterial,
 )
@@ -57,8 +58,13 @@ _State = tuple[int, int, int, int] | None
 """Device, inode, time of the last change in nanoseconds and size of a file; None without one."""
 
 
-def read_material(settings: Settings, ticket_keys: Iterable[bytes]) -> TlsMaterial:
-    """Return what TLS is served with, by the settings. Raises `TlsError`."""
+def read_material(
+    settings: Settings, ticket_keys: Iterable[bytes], ordered: OrderedCertificates | None = None
+) -> TlsMaterial:
+    """Return what TLS is served with, by the settings. Raises `TlsError`.
+
+    ``ordered`` is served behind what the files hold (setting: acme_domain).
+    """
     contents = _Contents(settings)
     pairs = []
     for index, path in enumerate(settings.certfile):
@@ -83,13 +89,17 @@ def read_material(settings: Settings, ticket_keys: Iterable[bytes]) -> TlsMateri
                     f"{settings.ca_certs} has a malformed certificate: {error}"
                 ) from None
         client_ca = b"".join(found)
+    if ordered is None:
+        ordered = OrderedCertificates()
     return TlsMaterial(
-        tuple(pairs),
+        (*pairs, *ordered.pairs),
         client_ca=client_ca,
         client_certificates=settings.cert_reqs,
         minimum_version=settings.tls_min_version,
         ciphers=settings.ciphers,
         ticket_keys=tuple(ticket_keys),
+        challenges=ordered.challenges,
+        alpn_challenges=ordered.alpn_challenges,
         key_log=settings.tls_key_log,
     )
 
@@ -167,19 +177,24 @@ class CertificateKeeper:
         self,
         settings: Settings,
         logger: logging.Logger,
-        on_change: Callable[[TlsMaterial], None],
+        on_change: Callable[[TlsMaterial], object] | None = None,
         *,
+        ordered: OrderedCertificates | None = None,
         before: CertificateKeeper | None = None,
         clock: Callable[[], float] = time.monotonic,
         wall_clock: Callable[[], float] = time.time,
     ) -> None:
         """Read and check the files; ``on_change`` gets each new material. Raises `TlsError`.
 
+        ``ordered`` is what the server has ordered itself.
+
         ``before`` is the keeper that this one takes the place of: its ticket keys are used on, and
         what it has warned of is not warned of again.
         """
         self._logger = logger
-        self._on_change = on_change
+        self.on_change = on_change
+        """May be set later, when it is known who serves the material."""
+        self._ordered = ordered
         self._clock, self._wall_clock = clock, wall_clock
         if before is None:
             self._ticket_keys = [secrets.token_bytes(TICKET_KEY_BYTES)]
@@ -193,7 +208,7 @@ class CertificateKeeper:
         self._settings = settings
         self._states = _states(settings)
         self._seen = self._states
-        self.material = read_material(settings, self._ticket_keys)
+        self.material = read_material(settings, self._ticket_keys, ordered)
         """What is served now."""
 
     @property
@@ -211,12 +226,13 @@ class CertificateKeeper:
             self._rotate_at = now + TICKET_KEY_SECONDS
             fresh = secrets.token_bytes(TICKET_KEY_BYTES)
             self._ticket_keys = [fresh, *self._ticket_keys[: TICKET_KEYS - 1]]
-            self.material = replace(self.material, ticket_keys=tuple(self._ticket_keys))
-            self._on_change(self.material)
+            self._use(replace(self.material, ticket_keys=tuple(self._ticket_keys)))
         if now >= self._look_at_expiry_at:
             self._look_at_expiry_at = now + _EXPIRY_SECONDS
             for pair in self.material.pairs:
-                self._look_at_expiry(pair)
+                # The process that orders reports itself that it cannot renew one in time.
+                if self._ordered is None or pair not in self._ordered.pairs:
+                    self._look_at_expiry(pair)
 
     def _look_at_files(self) -> None:
         states = _states(self._settings)
@@ -226,7 +242,7 @@ class CertificateKeeper:
             return
         self._states = states
         try:
-            self.replace(read_material(self._settings, self._ticket_keys))
+            self.replace(read_material(self._settings, self._ticket_keys, self._ordered))
         except TlsError as error:
             messages.CERTIFICATES_NOT_RENEWED.log(self._logger, error=error)
 
@@ -234,11 +250,29 @@ class CertificateKeeper:
         """Use other material from now on; nothing happens if it is the same."""
         if material == self.material:
             return
-        self.material = material
         names = ", ".join(pair.label for pair in material.pairs)
         self._logger.info("the certificates have changed: new connections get %s", names)
-        self._on_change(material)
+        self._use(material)
         self._look_at_expiry_at = self._clock()
+
+    def order(self, ordered: OrderedCertificates) -> None:
+        """Serve other certificates that were ordered, and other challenges."""
+        before = self._ordered.pairs if self._ordered is not None else ()
+        others = self.material.pairs[: len(self.material.pairs) - len(before)]
+        self._ordered = ordered
+        material = replace(
+            self.material,
+            pairs=(*others, *ordered.pairs),
+            challenges=ordered.challenges,
+            alpn_challenges=ordered.alpn_challenges,
+        )
+        if material != self.material:
+            self._use(material)
+
+    def _use(self, material: TlsMaterial) -> None:
+        self.material = material
+        if self.on_change is not None:
+            self.on_change(material)
 
     def _look_at_expiry(self, pair: CertificatePair) -> None:
         left = (pair.not_after - self._wall_clock()) / _DAY

@@ -68,6 +68,18 @@ class CertificatePair:
 
 
 @dataclass(frozen=True, slots=True)
+class OrderedCertificates:
+    """What the server has ordered itself, and challenges of open orders (setting: acme_domain)."""
+
+    pairs: tuple[CertificatePair, ...] = ()
+    """One for each name, in the order of the setting."""
+    challenges: tuple[tuple[str, str], ...] = ()
+    """See `TlsMaterial.challenges`."""
+    alpn_challenges: tuple[CertificatePair, ...] = ()
+    """See `TlsMaterial.alpn_challenges`."""
+
+
+@dataclass(frozen=True, slots=True)
 class TlsMaterial:
     """Everything that TLS is served with."""
 
@@ -83,6 +95,10 @@ class TlsMaterial:
     alpn: tuple[str, ...] = ALPN
     ticket_keys: tuple[bytes, ...] = ()
     """Random bytes, `TICKET_KEY_BYTES` each; the first encrypts session tickets, all decrypt."""
+    challenges: tuple[tuple[str, str], ...] = ()
+    """Token and key authorization of challenges (http-01), for listeners that redirect."""
+    alpn_challenges: tuple[CertificatePair, ...] = ()
+    """For clients that ask for the protocol ``acme-tls/1`` alone (tls-alpn-01, RFC 8737)."""
     key_log: str | None = None
     """The file to which the secrets of each session are appended (SSLKEYLOGFILE)."""
 
@@ -93,16 +109,15 @@ class TlsMaterial:
     def to_message(self) -> dict[str, Any]:
         """Return it as what JSON can hold, for the channel to a worker."""
         return {
-            "pairs": [
-                [_text(pair.certificate), _text(pair.key), pair.names, pair.not_after]
-                for pair in self.pairs
-            ],
+            "pairs": _texts(self.pairs),
             "client_ca": None if self.client_ca is None else _text(self.client_ca),
             "client_certificates": self.client_certificates,
             "minimum_version": self.minimum_version,
             "ciphers": self.ciphers,
             "alpn": self.alpn,
             "ticket_keys": [_text(key) for key in self.ticket_keys],
+            "challenges": self.challenges,
+            "alpn_challenges": _texts(self.alpn_challenges),
             "key_log": self.key_log,
         }
 
@@ -111,16 +126,15 @@ class TlsMaterial:
         """Return what `to_message` has made a message of."""
         client_ca = message["client_ca"]
         return cls(
-            tuple(
-                CertificatePair(_bytes(certificate), _bytes(key), tuple(names), not_after)
-                for certificate, key, names, not_after in message["pairs"]
-            ),
+            _pairs(message["pairs"]),
             None if client_ca is None else _bytes(client_ca),
             message["client_certificates"],
             message["minimum_version"],
             message["ciphers"],
             tuple(message["alpn"]),
             tuple(map(_bytes, message["ticket_keys"])),
+            tuple((token, answer) for token, answer in message["challenges"]),
+            _pairs(message["alpn_challenges"]),
             message["key_log"],
         )
 
@@ -170,6 +184,19 @@ def client_certificate_environ(der: bytes | None) -> dict[str, str]:
         "SSL_CLIENT_S_DN": subject.encode("utf-8").decode("latin-1"),
         "SSL_CLIENT_CERT": f"-----BEGIN CERTIFICATE-----\n{body}\n-----END CERTIFICATE-----\n",
     }
+
+
+def _texts(pairs: Sequence[CertificatePair]) -> list[list[Any]]:
+    return [
+        [_text(pair.certificate), _text(pair.key), pair.names, pair.not_after] for pair in pairs
+    ]
+
+
+def _pairs(texts: Sequence[Sequence[Any]]) -> tuple[CertificatePair, ...]:
+    return tuple(
+        CertificatePair(_bytes(certificate), _bytes(key), tuple(names), not_after)
+        for certificate, key, names, not_after in texts
+    )
 
 
 def _text(data: bytes) -> str:

@@ -126,6 +126,7 @@ class Commands:
                     "names": list(each.names),
                     "expires": each.not_after,
                     "days": math.floor((each.not_after - time.time()) / _DAY),
+                    "renewal": supervisor.renewal_of(each.names),
                 }
                 for each in supervisor.certificates
             ],

@@ -106,6 +106,7 @@ class Generation:
         self.rate_table = RateTable() if settings.max_requests_per_client is not None else None
         self.tls: TlsMaterial | None = None
         """What its workers serve TLS with; None where no address has TLS."""
+        self._tls_number = 1
         self.workers: list[WorkerProcess] = []
         self.preloader: Preloader | None = None
         """The process that has loaded the application and forks the workers (setting: preload)."""
@@ -168,7 +169,7 @@ class Generation:
             self._fail_to_start(error.strerror or str(error))
             return None
         worker = WorkerProcess(number, self.number, slot, channel, dump, self.settings)
-        worker.tls = lambda: self.tls
+        worker.tls = lambda: (self._tls_number, self.tls) if self.tls is not None else None
         # A serving worker begins to watch sooner, and knows which files were loaded first.
         worker.watches = self.settings.reload and not self.members
         if replaces is not None:
@@ -254,8 +255,21 @@ class Generation:
     def renew_tls(self, material: TlsMaterial) -> None:
         """Pass the workers other certificates."""
         self.tls = material
+        self._tls_number += 1
         for worker in self.workers:
-            worker.renew_tls(material)
+            worker.renew_tls(self._tls_number, material)
+
+    def when_served(self) -> Callable[[], bool]:
+        """Return a function that returns True once all workers serve with these certificates.
+
+        Or with later ones. Workers that leave take no more connections.
+        """
+        number = self._tls_number
+        return lambda: all(
+            worker.certificates >= number
+            for worker in self.workers
+            if worker.stage in (Stage.STARTING, Stage.SERVING)
+        )
 
     def reopen_logs(self) -> None:
         """Open the log files again by their names, and pass them to the workers."""

@@ -61,10 +61,12 @@ class Pool:
         helpers: Helpers,
         notify: Callable[[events.Event], None],
         close_in_child: Callable[[Generation], None],
+        note_end: Callable[[int], None],
     ) -> None:
         """Have no workers yet.
 
-        ``notify`` takes the events of workers. ``close_in_child`` closes, in a forked child of a
+        ``notify`` takes the events of workers, and ``note_end`` the process ids of all children
+        that have ended. ``close_in_child`` closes, in a forked child of a
         generation, what is the supervisor's alone.
         """
         self.generations: list[Generation] = []
@@ -76,6 +78,7 @@ class Pool:
         self._helpers = helpers
         self._notify = notify
         self._close_in_child = close_in_child
+        self._note_end = note_end
         self._oom_kills = cgroups.oom_kills()
         self._workers_started = 0
         self._generations_made = 0
@@ -308,6 +311,7 @@ class Pool:
             for generation in list(self.generations):
                 if generation.preloader is not None:
                     generation.preloader.note_end(pid)
+            self._note_end(pid)
             ended = self.find(pid)
             if ended is not None:
                 self._end(ended, status)

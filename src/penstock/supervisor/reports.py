@@ -12,6 +12,7 @@ _REPORTS: Mapping[str, Mapping[str, type]] = {
     "loaded": {},
     "ready": {},
     "serving": {},
+    "certificates": {"number": int},
     "asked to stop": {},
     "stuck": {"request": str, "free_threads": int},
     "stacks": {"text": str},

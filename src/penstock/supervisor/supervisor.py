@@ -22,9 +22,11 @@ from penstock.config.identity import identity_of, title_of
 from penstock.control.commands import ControlError, Outcome, Reply
 from penstock.control.server import ControlServer
 from penstock.edge.certificate_files import CertificateKeeper
-from penstock.errors import PenstockError
+from penstock.edge.tls import OrderedCertificates
+from penstock.errors import PenstockError, SettingsError
 from penstock.listeners import close_all
 from penstock.supervisor import events
+from penstock.supervisor.acme import Acme, acme_settings
 from penstock.supervisor.commands import Commands
 from penstock.supervisor.helpers import Helpers
 from penstock.supervisor.hooks import ServerHooks
@@ -74,11 +76,10 @@ from penstock.worker.child import INTERRUPTED
 from penstock.worker.main import CUT_OFF, STOPPED, tell_serving, tell_settings
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from penstock.config.settings import Settings
     from penstock.edge.certificate_files import Expiry
-    from penstock.edge.tls import TlsMaterial
     from penstock.listeners import Listener
     from penstock.supervisor.generation import Generation, Launch
     from penstock.supervisor.logs import WorkerLogs
@@ -137,10 +138,14 @@ class Supervisor:
         """Logs are to be opened again once those are that are being opened."""
         self.hooks = ServerHooks(self.settings, launch.application, listeners, self.logger)
         cgroups = Cgroups()
+        self._acme = Acme(
+            self.loop, self.logger, self._serve_ordered, lambda: self._close_in_child(())
+        )
         self.pool = Pool(
             self.loop, self.logger, self.hooks, cgroups, self.counters, self._helpers,
             self.handle,
             lambda generation: self._close_in_child(generation.listeners, generation.logs),
+            self._acme.note_end,
         )  # fmt: skip
         self.commands = Commands(self, launch.application)
         self.control = ControlServer(self.commands.handle, self.loop.selector, self.logger)
@@ -180,6 +185,8 @@ class Supervisor:
             for listener in self.listeners:
                 if identity is not None:
                     listener.give_to(identity)
+            self._acme.begin(self.settings, self.launch.application)
+            self._acme.wait()
             keeper = self._new_keeper(self.settings)
             self.current = self.pool.new_generation(self.launch, self.settings, self.listeners)
             self._use_keeper(keeper)
@@ -192,6 +199,7 @@ class Supervisor:
                 self._failing = not self.loop.guard(self._tick)
             return self._end()
         finally:
+            self._acme.end_at_once()
             self.control.close()
             self._helpers.close()
             if self._pid_file is not None:
@@ -240,6 +248,7 @@ class Supervisor:
             not isinstance(self.state, Serving)
             or self.commands.is_busy
             or self._helpers.is_busy
+            or self._acme.is_busy
             or self._removed
             or (preloader is not None and not preloader.is_ready)
             or any(worker.stage is not Stage.SERVING for worker in self.pool)
@@ -267,6 +276,7 @@ class Supervisor:
         self.control.tick(now)
         if self._keeper is not None:
             self._keeper.tick()
+        self._acme.tick(now)
         self.commands.tick(now)
         self._recycling.end_hung(now)
         self._close_removed(now)
@@ -288,6 +298,7 @@ class Supervisor:
                 listener.socket.close()
         self.control.close_in_child()
         self._helpers.close_in_child()
+        self._acme.close_in_child()
         self._notifier.close()
         if isinstance(self.state, Upgrading):
             self.state.successor.close_in_child()
@@ -429,6 +440,7 @@ class Supervisor:
         self.state = Serving()
         self._autoreload.end_failed()
         self._report_serving()
+        self._acme.note_serving()
         self.hooks.call("when_ready")
         for listener in self.listeners:
             listener.take_over()
@@ -541,6 +553,8 @@ class Supervisor:
                 worker.stuck = message["request"][:MOST_OF_MESSAGE]
                 worker.stuck_since = time.monotonic()
                 worker.free_threads = int(message.get("free_threads", 0))
+            case "certificates":
+                worker.certificates = message["number"]
             case "stacks":
                 self.commands.stacks.on_stacks(worker, str(message["text"]))
             case "changed":
@@ -607,20 +621,44 @@ class Supervisor:
         """The certificates that are served."""
         return self._keeper.certificates if self._keeper is not None else []
 
+    def renewal_of(self, names: Sequence[str]) -> str | None:
+        """Return what is done for a certificate that is ordered; None for another one."""
+        return self._acme.renewal_of(names)
+
     def _new_keeper(self, settings: Settings) -> CertificateKeeper | None:
         """Return what keeps the certificates of these settings. Raises `TlsError`."""
         if not has_tls(settings):
             return None
-        return CertificateKeeper(settings, self.logger, self._renew_tls, before=self._keeper)
+        ordered = self._acme.kept_for(acme_settings(settings))
+        if ordered is None and not settings.certfile:
+            # It makes one, but a reload waits for no process that is the user's.
+            raise SettingsError(
+                "the first certificates are ordered by a start or an upgrade, not by a reload: "
+                "there is none to serve meanwhile (setting: acme_domain)"
+            )
+        return CertificateKeeper(settings, self.logger, ordered=ordered, before=self._keeper)
 
     def _use_keeper(self, keeper: CertificateKeeper | None) -> None:
         """Keep certificates by ``keeper`` from now on, and serve the current generation with it."""
         self._keeper = keeper
-        self.current.tls = keeper.material if keeper is not None else None
+        _connect(keeper, self.current)
 
-    def _renew_tls(self, material: TlsMaterial) -> None:
-        """Pass changed certificates on. Older generations leave, and keep what they have."""
-        self.current.renew_tls(material)
+    def _serve_ordered(self, ordered: OrderedCertificates) -> Callable[[], bool]:
+        """Have the workers serve what was ordered; return a function for `Acme`.
+
+        Older generations leave, and keep what they have.
+        """
+        waits = []
+        if self._keeper is not None:
+            self._keeper.order(ordered)
+            waits.append(self.current.when_served())
+        if isinstance(self.state, Reloading) and (keeper := self.state.reload.keeper) is not None:
+            coming = self.state.reload.coming
+            keeper.order(
+                self._acme.kept_for(acme_settings(coming.settings)) or OrderedCertificates()
+            )
+            waits.append(coming.when_served())
+        return lambda: all(served() for served in waits)
 
     # -- the reload -----------------------------------------------------------------------------
 
@@ -660,8 +698,7 @@ class Supervisor:
             return
         self._warn_of_settings(settings)
         self.hooks.call("on_reload")
-        if keeper is not None:
-            coming.tls = keeper.material
+        _connect(keeper, coming)
         reload = ReloadInProgress(self.pool, coming, self.logger, preparation.reply, keeper)
         self.state = Reloading(reload)
         self._reload.proceed()
@@ -716,6 +753,8 @@ class Supervisor:
         self.current, self.settings, self.listeners = current, current.settings, current.listeners
         self.launch = with_changes(self.launch, settings=self.settings)
         self._use_keeper(reload.keeper)
+        self._acme.begin(self.settings, self.launch.application)
+        self._acme.note_serving()
         self.state = Serving()
         self._autoreload.end_failed()
         self.control.follow(self.settings)
@@ -844,6 +883,7 @@ class Supervisor:
         self.counters.upgrades += 1
         self._notifier.hand_over(event.pid)
         self.control.hand_over()
+        self._acme.end()  # that of the new supervisor orders from now on
         for listener in self.listeners:
             listener.disown()
             listener.close()
@@ -872,6 +912,7 @@ class Supervisor:
         # 1. No load balancer is to send more requests; those that come are served for a while.
         for worker in self.pool:
             worker.slot.words[READY] = 0
+        self._acme.end()
         now = time.monotonic()
         end_by = now + self.settings.graceful_timeout
         if delay := self.settings.shutdown_delay:
@@ -910,6 +951,7 @@ class Supervisor:
             self._abort_others()
         self.state = Stopping()
         self.logger.info("stopping at once")
+        self._acme.end_at_once()
         if self._rejected is not None:
             self._rejected.end_at_once()
         self.pool.quit("the server stops at once")
@@ -924,6 +966,13 @@ class Supervisor:
     def _take_stop_reply(self, reply: Reply | None) -> None:
         if reply is not None:
             self._stop_replies.append(reply)
+
+
+def _connect(keeper: CertificateKeeper | None, generation: Generation) -> None:
+    """Have a generation serve what a keeper keeps, now and when it changes."""
+    generation.tls = keeper.material if keeper is not None else None
+    if keeper is not None:
+        keeper.on_change = generation.renew_tls
 
 
 def _reply(reply: Reply | None, done: bool, message: str) -> None:

@@ -78,8 +78,10 @@ class WorkerProcess:
     """Why the supervisor has killed it; empty where it has not."""
     failure: Message | None = None
     """Its report of why it could not boot."""
-    tls: Callable[[], TlsMaterial | None] | None = None
-    """Returns the certificates of its generation."""
+    tls: Callable[[], tuple[int, TlsMaterial] | None] | None = None
+    """Returns the certificates of its generation, with their number."""
+    certificates: int = 0
+    """The number of those that it has reported to serve with."""
     dumped: bytearray = field(default_factory=bytearray)
     watches: bool = False
     """It watches the application's files."""
@@ -156,12 +158,12 @@ class WorkerProcess:
             self.must_boot_by = time.monotonic() + self.settings.boot_timeout
             # Only now: they may have changed while it was loading.
             tls = self.tls() if self.tls is not None else None
-            self.order("go", **({"tls": tls.to_message()} if tls is not None else {}))
+            self.order("go", **(_certificates(*tls) if tls is not None else {}))
 
-    def renew_tls(self, material: TlsMaterial) -> None:
+    def renew_tls(self, number: int, material: TlsMaterial) -> None:
         """Pass it other certificates, unless it gets them with the order to serve."""
         if self.let_in:
-            self.order("renew", tls=material.to_message())
+            self.order("renew", **_certificates(number, material))
 
     def leave(self, because: str, *, last: bool = False, end_by: float | None = None) -> None:
         """Order it to finish the requests in progress, and end.
@@ -234,3 +236,7 @@ class WorkerProcess:
         self.channel.close()
         os.close(self.dump)
         self.slot.scoreboard.give_back(self.slot)
+
+
+def _certificates(number: int, material: TlsMaterial) -> dict[str, object]:
+    return {"number": number, "tls": material.to_message()}

@@ -9,7 +9,7 @@ setting changes, each with its reason.
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -29,6 +29,11 @@ HEALTHY = b"ok\n"
 
 UNHEALTHY = b"no\n"
 """The body of a health or readiness check's 503."""
+
+
+def no_challenges() -> Mapping[str, str]:
+    """Return no answer to any challenge."""
+    return {}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,6 +81,9 @@ class TransportConfig:
     ssl_context: Callable[[Callable[[], Any]], Any] | None = None
     """Makes an `ssl.SSLContext` from the function that makes the server's own: gunicorn's hook of
     this name. For the Python transport alone."""
+    challenges: Callable[[], Mapping[str, str]] = no_challenges
+    """Returns what listeners that redirect answer to the challenges of an ACME authority, by
+    token."""
     redirect_https_port: int = 443
     """The port in the ``Location`` that requests to a redirecting listener get."""
 

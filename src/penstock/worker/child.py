@@ -158,6 +158,7 @@ class _Child:
         self._orders: deque[str] = deque()
         self._leaving = False
         self._serves = False
+        self._certificates = 0  # the number of those that it is to serve with
         self._shares = False  # another supervisor has the listeners, too
         self._within = self._settings.graceful_timeout  # what is left of the stop's deadline
         self._watch: Watch | None = None
@@ -219,6 +220,7 @@ class _Child:
         self._serves = True
         self._worker.start(self._hooks.wrap(application, self._facade), lent=settings.threads == 1)
         self._channel.send({"event": "serving"})
+        self._report_certificates()
         # 5. Serve until another order.
         return serve_under_control(
             self._worker,
@@ -375,6 +377,7 @@ class _Child:
             return
         for message in self._channel.receive():
             if "tls" in message:
+                self._certificates = message["number"]
                 self._take_certificates(TlsMaterial.from_message(message["tls"]))
             self._within = float(message.get("within", self._within))
             if message["do"] == "reopen":
@@ -391,10 +394,15 @@ class _Child:
             self._orders.append("leave" if self._shares else "stop")
 
     def _take_certificates(self, material: TlsMaterial) -> None:
-        if self._serves:
-            self._worker.renew_tls(material)
-        else:
+        if not self._serves:
             self._worker.tls = material  # with the order to serve
+        elif self._worker.renew_tls(material):
+            self._report_certificates()
+
+    def _report_certificates(self) -> None:
+        """Report which certificates and challenges this worker serves with."""
+        if self._certificates:
+            self._channel.send({"event": "certificates", "number": self._certificates})
 
     def _tell_stuck(self, request: RequestInProgress | None, free_threads: int) -> None:
         """Tell the supervisor of a stuck call, or that no call is stuck; for `Deadlines`."""

@@ -165,6 +165,7 @@ class Worker:
         self._timeout_for = timeouts_by_path(settings)
         self.tls = tls
         self._keeper: CertificateKeeper | None = None
+        self._challenges: Mapping[str, str] = {}
         passed = logs or {}
         self.error_log = ErrorLog(
             settings.error_logfile, settings.log_level, logger, passed=passed.get("error_logfile")
@@ -218,6 +219,7 @@ class Worker:
             server_header=settings.server_header or None,
             timeout_for=self._timeout_for,
             redirect_https_port=self._redirect_https_port(),
+            challenges=lambda: self._challenges,
             ssl_context=self._ssl_context_hook(),
             id_prefix=f"{os.getpid():x}-{int(time.time()) & 0xFFFFFF:x}-",
         )
@@ -234,16 +236,19 @@ class Worker:
                 self._keeper = CertificateKeeper(settings, self.logger, self.renew_tls)
                 self.tls = self._keeper.material
             made.set_tls(self.tls)
+            self._challenges = dict(self.tls.challenges)
         return made
 
-    def renew_tls(self, material: TlsMaterial) -> None:
-        """Serve new connections with other certificates."""
+    def renew_tls(self, material: TlsMaterial) -> bool:
+        """Serve new connections with other certificates; return False where they cannot be used."""
+        self._challenges = dict(material.challenges)
         try:
             self.transport.set_tls(material)
         except Exception as error:  # also what gunicorn's hook raises
             messages.WORKER_CERTIFICATES_REFUSED.log(self.logger, error=error)
-        else:
-            self.tls = material
+            return False
+        self.tls = material
+        return True
 
     def _redirect_https_port(self) -> int:
         port = self.settings.redirect_https_port

@@ -1,0 +1,470 @@
+"""The process that orders certificates, as the supervisor sees it.
+
+The supervisor starts it, starts it again where it ends, checks what it hands over, has the workers
+serve that, and reports to it when they do. It never waits for it, but at its own start.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import select
+import signal
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from typing import TYPE_CHECKING, NoReturn
+
+from penstock import __version__, messages
+from penstock.config.checks import chosen_transport
+from penstock.config.identity import identity_of, title_of
+from penstock.edge.acme.handed_over import (
+    HandedOver,
+    HandedPair,
+    NameStatus,
+    read_handed_over,
+    read_statuses,
+    read_text,
+)
+from penstock.edge.pairs import checked_pair
+from penstock.edge.tls import OrderedCertificates
+from penstock.errors import PenstockError, SettingsError
+from penstock.supervisor.acme_process import (
+    ALPN,
+    HTTP,
+    AcmeSettings,
+    OrderingProcess,
+    Stop,
+    stop_on_signals,
+)
+from penstock.system.prctl import end_with_parent
+from penstock.system.privileges import become, drop_capabilities, set_title
+from penstock.worker.channel import Channel, Message
+
+if TYPE_CHECKING:
+    from penstock.config.settings import Settings
+    from penstock.edge.tls import CertificatePair
+    from penstock.supervisor.loop import Loop
+    from penstock.system.privileges import Identity
+
+FIRST_SECONDS = 30.0
+"""How long a start waits for what is to be served first: the process imports its library, and makes
+keys, which takes a second on a quiet machine."""
+
+FIRST_PAUSE_SECONDS = 1.0
+LONGEST_PAUSE_SECONDS = 60.0
+"""The pauses before the process is started again; they double."""
+
+HEALTHY_SECONDS = 60.0
+"""A process that has lived for this long did not end because of how it was started."""
+
+BETWEEN_SECONDS = 0.5
+"""The least time between two changes of what is served: each goes to every worker."""
+
+_FIRST_OTHER_DESCRIPTOR = 3
+"""0 to 2 are the standard streams."""
+
+END_SECONDS = 3.0
+"""How long the process has to end after SIGTERM. Then it is killed."""
+
+
+Serve = Callable[[OrderedCertificates], Callable[[], bool]]
+"""Has all workers serve something; what it returns says whether all of them do."""
+
+
+def acme_settings(settings: Settings) -> AcmeSettings | None:
+    """Return what the settings say of ordering certificates; None where they order none."""
+    if not settings.acme_domain:
+        return None
+    kinds = [HTTP] if settings.redirect_http else []
+    if chosen_transport(settings) == "native":  # Python's ssl cannot answer the other kind
+        kinds.append(ALPN)
+    return AcmeSettings(
+        settings.acme_domain,
+        settings.acme_email,
+        settings.acme_directory,
+        settings.acme_dir or "",
+        tuple(kinds),
+    )
+
+
+class Acme:
+    """The ordering process, and what it has handed over."""
+
+    def __init__(
+        self,
+        loop: Loop,
+        logger: logging.Logger,
+        serve: Serve,
+        close_in_child: Callable[[], None],
+    ) -> None:
+        """``close_in_child`` closes in the forked process what is the supervisor's alone."""
+        self._loop = loop
+        self._logger = logger
+        self._serve = serve
+        self._close_in_child = close_in_child
+        self._settings: AcmeSettings | None = None
+        self._identity: Identity | None = None
+        self._title = ""
+        self._pid = 0
+        """0 where there is no process."""
+        self._channel: Channel | None = None
+        self._started_at = 0.0
+        self._start_at = 0.0
+        """When a process is started again."""
+        self._pause = 0.0
+        self._kill_at: dict[int, float] = {}
+        """Processes that were told to end, with the time at which they are killed."""
+        self._failure = ""
+        """Why the process has ended, as it has said."""
+        self._is_start = False
+        """The server waits for the first certificates, and reports a failure itself."""
+        self._serving = False
+        self._received: HandedOver | None = None
+        """What came last, and waits for its turn."""
+        self._changed_at = 0.0
+        self._waits: tuple[int, Callable[[], bool]] | None = None
+        """A number that is to be reported once all workers serve what came under it."""
+        self._checked: dict[HandedPair, CertificatePair] = {}
+        self._self_signed: set[str] = set()
+        """Names of which a warning was logged."""
+        self.material: OrderedCertificates | None = None
+        """What was checked last; None before that."""
+        self.statuses: dict[str, NameStatus] = {}
+        """How each name stands, as the process has said."""
+
+    def begin(self, settings: Settings, application: str) -> None:
+        """Order as these settings say, or end. Where they say the same as before, go on.
+
+        ``application`` is for the title of the process. Raises `SettingsError`.
+        """
+        wanted = acme_settings(settings), identity_of(settings)
+        if wanted == (self._settings, self._identity):
+            return
+        kept = self.kept_for(wanted[0])
+        self.end()
+        self._settings, self._identity = wanted
+        self._title = title_of(settings, application)
+        self._pause = 0.0
+        self.statuses, self.material, self._checked = {}, kept, {}
+        if self._settings is not None:
+            self._start()
+
+    def kept_for(self, settings: AcmeSettings | None) -> OrderedCertificates | None:
+        """Return what is served now, as far as other settings want it; None for nothing."""
+        if self.material is None or settings is None:
+            return None
+        if settings == self._settings:
+            return self.material
+        by_name = {name: pair for pair in self.material.pairs for name in pair.names}
+        found = tuple(by_name[name] for name in settings.names if name in by_name)
+        return OrderedCertificates(found) if found else None
+
+    def renewal_of(self, names: Sequence[str]) -> str | None:
+        """Return what the process does for the certificate of a name, or when it will."""
+        status = self.statuses.get(names[0]) if len(names) == 1 else None
+        if status is None:
+            return None
+        when = ""
+        if status.next_at > time.time():
+            when = f", until {time.strftime('%Y-%m-%d %H:%M UTC', time.gmtime(status.next_at))}"
+        prefix = "self-signed: " if status.state == "self-signed" else ""
+        return f"{prefix}{status.detail}{when}"
+
+    def wait(self) -> None:
+        """Wait for what is to be served first; for a start, before there are workers.
+
+        Raises `SettingsError` where the process cannot work.
+        """
+        self._is_start = True
+        deadline = time.monotonic() + FIRST_SECONDS
+        while self.material is None and self._settings is not None:
+            left = deadline - time.monotonic()
+            if self._channel is None or left <= 0:
+                reason = self._failure or f"it was not ready within {FIRST_SECONDS:g} s"
+                raise SettingsError(f"no certificates can be ordered: {reason}")
+            poll = select.poll()
+            poll.register(self._channel, select.POLLIN)
+            poll.poll(min(left, BETWEEN_SECONDS) * 1000)
+            self._listen()
+            self._pass_on(time.monotonic())
+        self._is_start = False
+
+    def note_serving(self) -> None:
+        """Let the process order: the workers serve, so that challenges can be answered."""
+        if not self._serving:
+            self._serving = True
+            self._send({"event": "serving"})
+
+    def tick(self, now: float) -> None:
+        """Do what is due; ``now`` is on the monotonic clock."""
+        for pid, at in list(self._kill_at.items()):
+            if now >= at:
+                self._kill(pid, signal.SIGKILL)
+                del self._kill_at[pid]
+        if self._channel is not None:
+            self._channel.flush()
+        elif self._settings is not None and now >= self._start_at:
+            self._start()
+        self._pass_on(now)
+        if self._waits is not None and self._waits[1]():
+            self._send({"event": "served", "number": self._waits[0]})
+            self._waits = None
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether something is expected soon, so that the loop has to look often."""
+        return self._received is not None or self._waits is not None or bool(self._kill_at)
+
+    def note_end(self, pid: int) -> None:
+        """Note that a child was reaped."""
+        self._kill_at.pop(pid, None)
+        if pid == self._pid:
+            self._listen()
+            self._ended("")
+
+    def end(self) -> None:
+        """End the process; it releases its lease."""
+        if self._pid:
+            self._kill(self._pid, signal.SIGTERM)
+            self._kill_at[self._pid] = time.monotonic() + END_SECONDS
+        self._forget()
+        self._settings = None
+
+    def end_at_once(self) -> None:
+        """End the process without giving it time."""
+        for pid in (self._pid, *self._kill_at):
+            self._kill(pid, signal.SIGKILL)
+        self._kill_at.clear()
+        self._forget()
+        self._settings = None
+
+    def close_in_child(self) -> None:
+        """Close the channel, in a forked child."""
+        if self._channel is not None:
+            self._channel.close()
+
+    # -- the process ------------------------------------------------------------------------------
+
+    def _start(self) -> None:
+        assert self._settings is not None
+        self._failure = ""
+        self._started_at = time.monotonic()
+        channel = None
+        try:
+            channel, theirs = Channel.pair()
+            with theirs.socket:
+                self._pid = os.fork()
+                if self._pid == 0:
+                    self._become(theirs, channel)
+        except OSError as error:
+            if channel is not None:
+                channel.close()
+            self._ended(f"no process can be started: {error.strerror}")
+            return
+        self._channel = channel
+        self._loop.watch(channel.fileno(), self._listen)
+        if self._serving:
+            self._send({"event": "serving"})
+
+    def _become(self, channel: Channel, parents: Channel) -> NoReturn:
+        """Turn this forked child into the ordering process."""
+        assert self._settings is not None
+        supervisor = os.getppid()
+        try:
+            parents.close()
+            end_with_parent(supervisor)
+            stop_on_signals()
+            self._close_in_child()
+            # What root has open must not stay open in a process of the user.
+            os.closerange(_FIRST_OTHER_DESCRIPTOR, channel.fileno())
+            os.closerange(channel.fileno() + 1, os.sysconf("SC_OPEN_MAX"))
+            drop_capabilities()
+            # Its library may be where only root may read.
+            process = OrderingProcess(self._settings, channel, _AGENT)
+            if self._identity is not None:
+                become(self._identity)
+                end_with_parent(supervisor)  # the kernel has forgotten it
+            set_title("certificates", self._title)
+            os.umask(0o077)
+            process.run()
+        except Stop:
+            pass
+        except BaseException as error:
+            reason = str(error) if isinstance(error, PenstockError) else _described(error)
+            channel.socket.settimeout(END_SECONDS)
+            with suppress(OSError):
+                channel.send({"event": "ended", "reason": reason})
+        finally:
+            os._exit(0)
+
+    def _ended(self, reason: str) -> None:
+        """Plan the next start: the process has ended, or was ended for what it has sent."""
+        if self._pid:
+            self._kill(self._pid, signal.SIGKILL)
+        self._forget()
+        now = time.monotonic()
+        self._failure = reason or self._failure or "it has ended without a reason"
+        if now - self._started_at >= HEALTHY_SECONDS:
+            self._pause = 0.0
+        self._pause = min(max(FIRST_PAUSE_SECONDS, 2 * self._pause), LONGEST_PAUSE_SECONDS)
+        self._start_at = now + self._pause
+        if not self._is_start:
+            messages.ACME_PROCESS_ENDED.log(self._logger, reason=self._failure, pause=self._pause)
+
+    def _forget(self) -> None:
+        if self._channel is not None:
+            self._loop.forget(self._channel.fileno())
+            self._channel.close()
+        self._channel, self._pid = None, 0
+        self._received = self._waits = None
+
+    def _kill(self, pid: int, number: signal.Signals) -> None:
+        # Only what was not reaped: `note_end` takes out the others.
+        if pid:
+            with suppress(ProcessLookupError):
+                os.kill(pid, number)
+
+    def _send(self, message: Message) -> None:
+        if self._channel is not None:
+            self._channel.send(message)
+
+    # -- what it sends ----------------------------------------------------------------------------
+
+    def _listen(self) -> None:
+        channel = self._channel
+        if channel is None:
+            return
+        for message in channel.receive():
+            try:
+                self._take(message)
+            except (ValueError, PenstockError) as error:
+                self._refuse(str(error))
+                return
+        if channel.broken:
+            self._refuse(channel.broken)
+        elif channel.ended:
+            self._ended("")
+
+    def _refuse(self, what: str) -> None:
+        """End the process for what it has sent: another program runs in it, or a defect."""
+        messages.ACME_REFUSED.log(self._logger, what=what)
+        self._ended("it was ended for what it has sent")
+
+    def _take(self, message: Message) -> None:
+        """Act on a message. Raises `ValueError` for one that is not allowed."""
+        assert self._settings is not None
+        names = self._settings.names
+        event = message.get("event")
+        if event == "serve":
+            self._received = read_handed_over(message, names)
+        elif event == "status":
+            self.statuses = read_statuses(message, names)
+            self._warn_of_self_signed()
+        elif event == "ended":
+            self._failure = read_text(message.get("reason"))
+        elif event == "directory":
+            reason = read_text(message.get("reason"))
+            messages.ACME_DIRECTORY.log(self._logger, path=self._settings.path, reason=reason)
+        else:
+            self._take_news(message, names)
+
+    def _warn_of_self_signed(self) -> None:
+        found = {name for name, each in self.statuses.items() if each.state == "self-signed"}
+        if new := found - self._self_signed:
+            messages.ACME_SELF_SIGNED.log(self._logger, names=", ".join(sorted(new)))
+        self._self_signed = found
+
+    def _take_news(self, message: Message, names: tuple[str, ...]) -> None:
+        event, name = message.get("event"), message.get("name")
+        if name not in names:
+            raise ValueError("news of an unknown name")
+        if event == "step":
+            self._logger.debug("certificate for %s: %s", name, read_text(message.get("step")))
+        elif event == "issued":
+            self._logger.info("a new certificate for %s has come", name)
+        elif event == "window":
+            reason = read_text(message.get("reason"))
+            self._logger.info("no renewal window for %s for now: %s", name, reason)
+        elif event == "failed":
+            pause = message.get("pause")
+            if not isinstance(pause, int | float):
+                raise ValueError("a malformed pause")
+            messages.ACME_ATTEMPT_FAILED.log(
+                self._logger,
+                name=name,
+                reason=read_text(message.get("reason")),
+                pause=_duration(float(pause)),
+                served=self._served_instead(str(name)),
+            )
+        else:
+            raise ValueError("an unknown message")
+
+    def _served_instead(self, name: str) -> str:
+        status = self.statuses.get(name)
+        if status is None or status.state == "self-signed":
+            return "a self-signed certificate is served"
+        until = time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(status.not_after))
+        return f"the certificate that is served {_EXPIRY[status.state]} on {until}"
+
+    def _pass_on(self, now: float) -> None:
+        """Check what has come, and have the workers serve it."""
+        received = self._received
+        if received is None or now < self._changed_at + BETWEEN_SECONDS:
+            return
+        self._received, self._changed_at = None, now
+        try:
+            material = self._material_of(received)
+        except (ValueError, PenstockError) as error:
+            self._refuse(str(error))
+            return
+        if material != self.material:
+            self.material = material
+            self._waits = received.number, self._serve(material)
+        else:
+            self._waits = received.number, self._waits[1] if self._waits else _at_once
+
+    def _material_of(self, received: HandedOver) -> OrderedCertificates:
+        """Check each pair that is new. Raises `ValueError` or a `PenstockError`."""
+        checked: dict[HandedPair, CertificatePair] = {}
+        for pair in (*received.pairs, *received.alpn_challenges):
+            known = self._checked.get(pair)
+            checked[pair] = known if known is not None else self._check_names(pair)
+        self._checked = checked
+        return OrderedCertificates(
+            tuple(checked[pair] for pair in received.pairs),
+            received.challenges,
+            tuple(checked[pair] for pair in received.alpn_challenges),
+        )
+
+    def _check_names(self, pair: HandedPair) -> CertificatePair:
+        assert self._settings is not None
+        place = f"the certificate for {pair.name}"
+        found = checked_pair(pair.certificate, pair.key, place, place)
+        if pair.name not in found.names:
+            raise ValueError("a certificate of another name")
+        if not set(found.names) <= set(self._settings.names):
+            raise ValueError("a certificate with a name that is not in acme_domain")
+        return found
+
+
+_AGENT = f"penstock/{__version__}"
+_EXPIRY: Mapping[str, str] = {"valid": "expires", "expired": "has expired"}
+
+
+def _at_once() -> bool:
+    return True
+
+
+def _described(error: BaseException) -> str:
+    if isinstance(error, ImportError):
+        return f"{error}: install penstock[acme]"
+    return f"{type(error).__name__}: {error}"
+
+
+def _duration(seconds: float) -> str:
+    if not 0 <= seconds < 1e9:
+        return "?"
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
