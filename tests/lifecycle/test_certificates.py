@@ -155,7 +155,7 @@ def test_sslkeylogfile_is_warned_of(tmp_path: Path, tls_transport: str) -> None:
     with Supervised(tmp_path, *arguments, environ={"SSLKEYLOGFILE": str(keys)}) as server:
         assert "PEN-4140" in told(server)
         assert names(server)
-        assert "CLIENT_TRAFFIC_SECRET_0" in keys.read_text()
+        assert eventually(lambda: "CLIENT_TRAFFIC_SECRET_0" in keys.read_text())
         assert server.stop() == 0
 
 

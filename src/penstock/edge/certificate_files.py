@@ -7,6 +7,7 @@ user can change: a worker would put a link in its place, and be given another se
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import secrets
@@ -26,7 +27,7 @@ from penstock.edge.tls import (
     TlsError,
     TlsMaterial,
 )
-from penstock.system.paths import not_roots_alone
+from penstock.system.paths import find, not_roots_alone
 
 if TYPE_CHECKING:
     from penstock.config.settings import Settings
@@ -122,7 +123,7 @@ class _Contents:
     """Reads the files of one set of settings, each once."""
 
     def __init__(self, settings: Settings) -> None:
-        self._trusts = not (settings.has_user and os.geteuid() == 0)
+        self._trusts = _trusts(settings)
         self._read: dict[str, bytes] = {}
 
     def read(self, path: str, setting: str) -> bytes:
@@ -293,12 +294,30 @@ class CertificateKeeper:
 def _states(settings: Settings) -> tuple[_State, ...]:
     """Return the states of the files that the paths lead to now, through all symbolic links."""
     ca_certs = [settings.ca_certs] if settings.ca_certs is not None else []
+    paths = (*settings.certfile, *settings.keyfile, *ca_certs)
+    look = os.stat if _trusts(settings) else _look_as_root
     found: list[_State] = []
-    for path in (*settings.certfile, *settings.keyfile, *ca_certs):
+    for path in paths:
         try:
-            status = os.stat(path)
+            status = look(path)
         except OSError:
             found.append(None)
         else:
             found.append((status.st_dev, status.st_ino, status.st_mtime_ns, status.st_size))
     return tuple(found)
+
+
+def _trusts(settings: Settings) -> bool:
+    """Return True if paths are followed wherever they lead: no other user could gain by that."""
+    return not (settings.has_user and os.geteuid() == 0)
+
+
+def _look_as_root(path: str) -> os.stat_result:
+    """Return the status of a file; raises OSError also where others could change its place.
+
+    A file system that a user has mounted there could make that last for ever.
+    """
+    with find(path) as place:
+        if place.changeable is not None:
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), path)
+        return os.stat(place.name, dir_fd=place.directory, follow_symlinks=False)
