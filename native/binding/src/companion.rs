@@ -1,11 +1,12 @@
 //! What is kept of a connection for the environ of its requests.
 
+use crate::ffi::latin1;
 use crate::held::Held;
 use penstock_reactor::connection::Connection;
 use penstock_reactor::disconnect::find_gone;
 use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
-use pyo3::types::PyString;
+use pyo3::types::{PyDict, PyString};
 use std::any::Any;
 use std::sync::{Arc, Weak};
 
@@ -31,6 +32,8 @@ pub struct Companion {
     pub client_gone: Py<ClientGone>,
     /// REMOTE_ADDR; empty for a unix socket.
     pub address: Py<PyString>,
+    /// What the PROXY header says of the client's TLS.
+    pub proxied: Option<Py<PyDict>>,
     /// REMOTE_PORT; a unix socket has none.
     pub port: Option<Py<PyString>>,
 }
@@ -45,10 +48,19 @@ impl Companion {
         let client_gone = ClientGone {
             connection: Arc::downgrade(connection),
         };
-        let (address, port) = connection.peer.unzip();
+        let (address, port) = connection.peer().unzip();
+        let mut proxied = None;
+        if !connection.stream.is_secure() && !connection.proxied_variables().is_empty() {
+            let variables = PyDict::new(py);
+            for (name, value) in connection.proxied_variables() {
+                variables.set_item(name, latin1(py, value)?)?;
+            }
+            proxied = Some(variables.unbind());
+        }
         let address = address.map_or(String::new(), |ip| ip.to_string());
         let made: Box<dyn Any + Send + Sync> = Box::new(Held::new(Companion {
             client_gone: Py::new(py, client_gone)?,
+            proxied,
             address: PyString::new(py, &address).unbind(),
             port: port.map(|port| PyString::new(py, &port.to_string()).unbind()),
         }));

@@ -154,8 +154,10 @@ impl Delivery {
         } else if head.forwarding || options.forwarded.reads_all() {
             self.drop_untrusted(py, connection, &environ, head, bytes)?;
         }
-        let id = RequestId::new(&options.id_prefix, number);
-        let request_id = latin1(py, id.bytes())?;
+        let made = RequestId::new(&options.id_prefix, self.core.shared.id_bits(number));
+        let given = forwarded.as_ref().map(|it| it.request_id.as_slice());
+        let id = given.filter(|it| !it.is_empty()).unwrap_or(made.bytes());
+        let request_id = latin1(py, id)?;
         environ.set_item(&keys(py).request_id, &request_id)?;
         let timeout = self
             .core
@@ -176,7 +178,7 @@ impl Delivery {
             let (method, target) = (head.method.of(bytes), head.target.of(bytes));
             let named = forwarded.as_ref().and_then(|it| it.peer()).map(name_of);
             let client = named.as_deref().unwrap_or_else(|| connection.name());
-            let texts = [method, client, id.bytes(), target];
+            let texts = [method, client, id, target];
             self.core
                 .shared
                 .scoreboard
@@ -228,7 +230,7 @@ impl Delivery {
         bytes: &[u8],
     ) -> PyResult<()> {
         let policy = &self.core.shared.options.forwarded;
-        if connection.trusted || !policy.drops {
+        if connection.trusted() || !policy.drops {
             return Ok(());
         }
         for field in &head.fields {

@@ -3,12 +3,13 @@
 use crate::ffi::latin1;
 use penstock_reactor::client::{Networks, Ranges};
 use penstock_reactor::forwarded::{ForwardedPolicy, NAMES, Node, Peers, Scheme};
+use penstock_reactor::proxy_protocol::{self, Versions};
 use penstock_reactor::rate_limit::{RateLimit, RateTable};
 use pyo3::IntoPyObjectExt;
 use pyo3::buffer::PyBuffer;
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
-use pyo3::types::PyString;
+use pyo3::types::{PyDict, PyString};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::ptr::NonNull;
 
@@ -61,6 +62,44 @@ pub fn read_forwarded_policy(config: &Bound<'_, PyAny>) -> PyResult<ForwardedPol
         drops: policy.getattr("drops")?.extract()?,
         request_id_length: policy.getattr("request_id_length")?.extract()?,
     })
+}
+
+/// The field `proxy_versions`.
+pub fn read_proxy_versions(config: &Bound<'_, PyAny>) -> PyResult<Versions> {
+    let versions = config.getattr("proxy_versions")?;
+    Ok(Versions {
+        v1: versions.contains(1)?,
+        v2: versions.contains(2)?,
+    })
+}
+
+/// What is read of the beginning of a connection, for the test that compares both languages: how
+/// many bytes are the PROXY header's, or the reason for which there is none; and, where it is
+/// complete, its client and its variables.
+pub fn read_proxy_header<'py>(
+    py: Python<'py>,
+    config: &Bound<'py, PyAny>,
+    data: &[u8],
+) -> PyResult<Bound<'py, PyAny>> {
+    let most = config.getattr("proxy_header_bytes")?.extract()?;
+    let scanned = proxy_protocol::scan(data, read_proxy_versions(config)?, most);
+    let header = match scanned {
+        Err(reason) => return Ok(PyString::new(py, reason).into_any()),
+        Ok((size, false)) => return size.into_bound_py_any(py),
+        Ok((size, true)) => data.get(..size).unwrap_or_default(),
+    };
+    let found = match proxy_protocol::parse(header) {
+        Err(reason) => return Ok(PyString::new(py, reason).into_any()),
+        Ok(found) => found,
+    };
+    let client = found
+        .client
+        .map(|(address, port)| (address.to_string(), port.to_string()));
+    let variables = PyDict::new(py);
+    for (name, value) in &found.variables {
+        variables.set_item(name, latin1(py, value)?)?;
+    }
+    (header.len(), client, variables).into_bound_py_any(py)
 }
 
 /// A `penstock.edge.forwarded.Peers`.

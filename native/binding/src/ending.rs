@@ -2,6 +2,7 @@
 //! the server ends it, with 504 at a deadline and at the end of a stop.
 
 use crate::exchange::Exchange;
+use crate::ffi::latin1_bytes;
 use penstock_protocol::Framing;
 use penstock_reactor::refusal::Refusal;
 use penstock_reactor::responding;
@@ -66,7 +67,11 @@ pub fn time_out(slf: &Bound<'_, Exchange>, reason: &str) -> PyResult<bool> {
 
 fn answer_given_up(this: &mut Exchange, py: Python<'_>) -> PyResult<()> {
     let refusal = Refusal::timed_out(&this.shared().options.timed_out);
-    let answer = this.shared().error_response(&refusal, this.is_head);
+    let id = || {
+        String::from_utf8_lossy(latin1_bytes(this.request_id.bind(py)).unwrap_or_default())
+            .into_owned()
+    };
+    let answer = this.shared().error_response(&refusal, this.is_head, id);
     this.response.move_to(ResponseState::Sending);
     this.status = Some(PyString::new(py, "504 Gateway Timeout").unbind());
     this.headers = None;

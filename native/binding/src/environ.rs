@@ -159,6 +159,9 @@ impl Template {
             dict.set_item(&keys.port, port)?;
         }
         dict.set_item(&keys.client_gone, &companion.client_gone)?;
+        if let Some(proxied) = &companion.proxied {
+            dict.update(proxied.bind(py).as_mapping())?;
+        }
         if head.chunked {
             if let Some(length) = length {
                 dict.set_item(&keys.content_length, length.to_string())?;

@@ -145,7 +145,7 @@ impl Exchange {
     /// The client, as far as the proxies tell.
     fn client(&self) -> Peer {
         let named = self.forwarded.as_ref().and_then(|it| it.peer());
-        named.unwrap_or(self.request_body.connection.peer)
+        named.unwrap_or_else(|| self.request_body.connection.peer())
     }
 
     /// What sending needs without the GIL. The exchange must not stay borrowed then: another

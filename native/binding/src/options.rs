@@ -1,7 +1,9 @@
 //! The reactor's options, of the configuration that a transport gets from Python.
 
 use crate::budgets::read_budgets;
-use crate::edge::{open_rate_limit, read_forwarded_policy, read_networks};
+use crate::edge::{
+    open_rate_limit, read_forwarded_policy, read_networks, read_peers, read_proxy_versions,
+};
 use penstock_protocol::Limits;
 use penstock_reactor::options::{Checks, HeaderMap, Options};
 use penstock_reactor::sys::{Nanos, SECOND};
@@ -56,6 +58,9 @@ pub fn read_options(config: &Bound<'_, PyAny>) -> PyResult<Options> {
         budgets: read_budgets(config)?,
         networks: read_networks(config)?,
         forwarded: read_forwarded_policy(config)?,
+        proxy_versions: read_proxy_versions(config)?,
+        proxy_peers: read_peers(&get("proxy_peers")?)?,
+        proxy_header_bytes: size("proxy_header_bytes")?,
         rate_limit: open_rate_limit(config)?,
         header_timeout: time("header_timeout")?,
         body_timeout: time("body_timeout")?,
@@ -73,6 +78,8 @@ pub fn read_options(config: &Bound<'_, PyAny>) -> PyResult<Options> {
         stream_requests: get("stream_requests")?.extract()?,
         temp_dir: text("spool_dir")?.into(),
         id_prefix: text("id_prefix")?,
+        id_key: get("id_key")?.extract()?,
+        send_request_id: get("send_request_id")?.extract()?,
         trace: false,
         observed: false,
         recorded: false,

@@ -41,6 +41,9 @@ pub fn write_head(this: &mut Exchange, py: Python<'_>, out: &mut Vec<u8>) -> PyR
     }
     let added = out.len();
     this.shared().write_server_fields(date, server, out);
+    if this.shared().options.send_request_id {
+        write_request_id(this, py, out)?;
+    }
     let length = this.content_length;
     this.framing = response::encode_framing(out, this.is_head, this.version, code, length);
     write_connection_field(this, out);
@@ -51,6 +54,20 @@ pub fn write_head(this: &mut Exchange, py: Python<'_>, out: &mut Vec<u8>) -> PyR
     this.response.move_to(ResponseState::Sending);
     if this.shared().options.recorded {
         this.first_byte_at = sys::monotonic();
+    }
+    Ok(())
+}
+
+/// Write the field with the id of the request, unless the application has set it.
+#[cold]
+fn write_request_id(this: &Exchange, py: Python<'_>, out: &mut Vec<u8>) -> PyResult<()> {
+    let own = fields(this, py)?;
+    if !own
+        .iter()
+        .any(|(name, _)| name.eq_ignore_ascii_case(b"x-request-id"))
+    {
+        let id = latin1_bytes(this.request_id.bind(py))?;
+        response::encode_field(out, b"X-Request-ID", id);
     }
     Ok(())
 }

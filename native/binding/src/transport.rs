@@ -325,6 +325,16 @@ impl NativeTransport {
         Ok(decisions::decide(&options, name, &numbers))
     }
 
+    /// Return what `edge::read_proxy_header` does, for the test that compares both languages.
+    #[staticmethod]
+    fn read_proxy_header<'py>(
+        py: Python<'py>,
+        config: &Bound<'py, PyAny>,
+        data: &[u8],
+    ) -> PyResult<Bound<'py, PyAny>> {
+        edge::read_proxy_header(py, config, data)
+    }
+
     /// Return what `edge::read_forwarded` does, for the test that compares both languages.
     #[staticmethod]
     fn read_forwarded<'py>(

@@ -19,6 +19,12 @@ pub struct ProtocolError {
 }
 
 impl ProtocolError {
+    /// Whether the request line is empty, as the beginning of a PROXY header of version 2 is.
+    #[must_use]
+    pub fn is_empty_line(&self) -> bool {
+        *self == EMPTY_REQUEST_LINE
+    }
+
     /// An error for a request that breaks a rule.
     #[must_use]
     pub const fn new(status: u16, reason: &'static str, rule: &'static str) -> Self {

@@ -232,7 +232,12 @@ impl Accepting {
             match sys::accept(acceptor.descriptor) {
                 Ok((socket, peer)) => {
                     self.balancing.accepted(insists);
-                    if let Some(reason) = shared.refuses_client(peer) {
+                    // Of a proxy's connection, the client is looked at that its header names.
+                    let refused = match shared.options.awaits_proxy(peer) {
+                        true => None,
+                        false => shared.refuses_client(peer),
+                    };
+                    if let Some(reason) = refused {
                         shared.scoreboard.count(reason);
                         continue; // it closes
                     }

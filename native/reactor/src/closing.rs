@@ -20,9 +20,9 @@ pub fn close(connection: &Connection, shared: &Shared, state: &mut ConnectionSta
     if state.phase == Phase::Closed {
         return;
     }
+    shared.forget(connection.token); // as what the phase says that it was
     connection.set_phase(state, Phase::Closed);
     connection.set_deadline(NEVER);
-    shared.forget(connection.token);
     shared.note_head(state, false);
     state.exchange.spool = None;
     state.exchange.request = None;
@@ -160,7 +160,9 @@ pub fn hurry_up(connection: &Connection, shared: &Shared, state: &ConnectionStat
     let options = &shared.options;
     let patience = match state.phase {
         Phase::Reading if state.awaited == State::Head => decisions::drain_patience(options, true),
-        Phase::Reading if state.awaited == State::Idle => decisions::drain_patience(options, false),
+        Phase::Reading | Phase::AwaitingProxy if state.awaited == State::Idle => {
+            decisions::drain_patience(options, false)
+        }
         Phase::Lingering => decisions::drain_patience(options, false),
         _ => return,
     };

@@ -10,6 +10,7 @@
 //! | module | what | thread |
 //! |---|---|---|
 //! | `dispatch` | what comes next: at an event, in its turn, after its thread has answered | leader |
+//! | `proxying` | what a proxy says before all else | leader |
 //! | `reading` | received bytes to a request | leader |
 //! | `storing` | have a part of a body written to a temporary file | leader; the disk's |
 //! | `own_answers` | health and readiness checks | leader |
@@ -47,9 +48,11 @@ pub const NEVER: Nanos = Nanos::MAX;
 pub struct Connection {
     pub stream: Box<dyn Stream>,
     pub token: Token,
-    pub peer: Peer,
+    peer: Peer,
     /// The peer is believed, as `forwarded::Peers` says.
-    pub trusted: bool,
+    trusted: bool,
+    /// What the PROXY header says.
+    proxied: OnceLock<Proxied>,
     /// The index of the listener that it came in by.
     pub listener: usize,
     pub number: u64,
@@ -65,6 +68,26 @@ pub struct Connection {
     state: Mutex<ConnectionState>,
     /// A thread has sent a part of a file: `Output::is_in_flight`.
     pub flight_over: Condvar,
+}
+
+/// How long a client has until the first byte of its first request.
+pub fn first_patience(options: &Options, draining: bool) -> Nanos {
+    if draining {
+        options.drain_linger.max(options.drain_accepted)
+    } else {
+        options.keep_alive
+    }
+}
+
+/// What the PROXY header of a connection says.
+pub struct Proxied {
+    /// The client that it names; else the socket's peer.
+    pub peer: Peer,
+    pub trusted: bool,
+    /// As which its connections are counted: None where it names no client.
+    pub counted: Peer,
+    /// What is set in the environ where the client's connection to the proxy was secured.
+    pub variables: Vec<(&'static str, Vec<u8>)>,
 }
 
 /// What is under a connection's lock.
@@ -83,6 +106,8 @@ pub struct ConnectionState {
     pub requests: u64,
     pub exchange: ExchangeState,
     pub output: Output,
+    /// What has come of the PROXY header.
+    pub proxy_header: Vec<u8>,
     /// It counts as one within a head: `Shared::note_head`.
     pub in_head: bool,
     pub body_clock: BodyClock,
@@ -108,6 +133,8 @@ impl ConnectionState {
             _ if self.is_idle() => Holding::Idle,
             (Phase::Reading | Phase::Storing, State::Body) => Holding::Body,
             (Phase::Reading, State::Head) => Holding::Head,
+            (Phase::AwaitingProxy, _) if self.proxy_header.is_empty() => Holding::Idle,
+            (Phase::AwaitingProxy, _) => Holding::Head,
             _ => Holding::Call,
         };
         (holding, self.since, self.exchange.body_received)
@@ -136,28 +163,29 @@ impl Connection {
             let (body, head) = (options.trace_body, options.trace_head);
             Box::new(ExchangeTrace::new(body, head, number))
         });
-        let patience = if draining {
-            options.drain_linger.max(options.drain_accepted)
+        let (phase, patience) = if options.awaits_proxy(peer) {
+            (Phase::AwaitingProxy, options.header_timeout)
         } else {
-            options.keep_alive
+            (Phase::Reading, first_patience(options, draining))
         };
         Connection {
             trusted: options.forwarded.peers.trusts(peer),
             peer,
+            proxied: OnceLock::new(),
             stream,
             token,
             listener,
             number,
             accepted_at: now,
             deadline: AtomicU64::new(now.saturating_add(patience)),
-            phase: AtomicU8::new(Phase::Reading as u8),
+            phase: AtomicU8::new(phase as u8),
             heavy: AtomicBool::new(false),
             gone: AtomicBool::new(false),
             name: OnceLock::new(),
             flight_over: Condvar::new(),
             companion: OnceLock::new(),
             state: Mutex::new(ConnectionState {
-                phase: Phase::Reading,
+                phase,
                 awaited: State::Idle,
                 parser: Parser::new(),
                 carry: Carry::default(),
@@ -168,6 +196,7 @@ impl Connection {
                 requests: 0,
                 exchange: ExchangeState::default(),
                 output: Output::new(options.flush_bytes, all_unsent),
+                proxy_header: Vec::new(),
                 in_head: false,
                 body_clock: BodyClock::default(),
                 progress: 0,
@@ -212,7 +241,42 @@ impl Connection {
 
     /// Address and port, once they are asked for; empty for a unix socket.
     pub fn name(&self) -> &[u8] {
-        self.name.get_or_init(|| name_of(self.peer).into())
+        self.name.get_or_init(|| name_of(self.peer()).into())
+    }
+
+    /// Where the client is, as far as the connection tells: the socket's peer, or whom its PROXY
+    /// header names; None for a unix socket.
+    pub fn peer(&self) -> Peer {
+        self.proxied.get().map_or(self.peer, |it| it.peer)
+    }
+
+    /// Whether the forwarding fields of the requests are believed.
+    pub fn trusted(&self) -> bool {
+        self.proxied.get().map_or(self.trusted, |it| it.trusted)
+    }
+
+    /// As which client its connections are counted.
+    pub fn counted(&self) -> Peer {
+        match self.proxied.get() {
+            Some(proxied) => proxied.counted,
+            None if self.phase() == Phase::AwaitingProxy => None,
+            None => self.peer,
+        }
+    }
+
+    /// Whether the client's connection is secured, here or as far as the PROXY header tells.
+    pub fn is_secure(&self) -> bool {
+        self.stream.is_secure() || !self.proxied_variables().is_empty()
+    }
+
+    /// What the PROXY header says of the client's TLS, for the environ.
+    pub fn proxied_variables(&self) -> &[(&'static str, Vec<u8>)] {
+        self.proxied.get().map_or(&[], |it| &it.variables)
+    }
+
+    /// Keep what the PROXY header says. Before the first request.
+    pub fn set_proxied(&self, proxied: Proxied) {
+        let _ = self.proxied.set(proxied); // there is one header
     }
 
     /// Whether the client is known to have reset the connection.

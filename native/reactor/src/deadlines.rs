@@ -5,6 +5,7 @@ use crate::connection::{Connection, ConnectionState, NEVER};
 use crate::decisions;
 use crate::leader::LeaderState;
 use crate::output::FILE_READ_TOO_SLOWLY;
+use crate::proxying;
 use crate::refusal::Refusal;
 use crate::refusing;
 use crate::shared::Shared;
@@ -22,6 +23,7 @@ pub fn expire(connection: &Arc<Connection>, shared: &Shared, leader: &mut Leader
     }
     match state.phase {
         Phase::Reading => expire_reading(connection, shared, leader, &mut state),
+        Phase::AwaitingProxy => proxying::expire(connection, shared, leader, &mut state),
         Phase::Storing => {
             let refusal = Refusal::stored_too_slowly();
             refusing::refuse(connection, shared, leader, &mut state, refusal);

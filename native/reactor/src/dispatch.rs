@@ -5,6 +5,7 @@ use crate::connection::{Connection, ConnectionState};
 use crate::leader::LeaderState;
 use crate::next_request;
 use crate::poller::Event;
+use crate::proxying;
 use crate::reading;
 use crate::request::Ready;
 use crate::responding;
@@ -40,6 +41,7 @@ pub fn handle_event(
             state.answered_in_turn = 0;
             reading::read(connection, shared, leader, &mut state)
         }
+        Phase::AwaitingProxy => proxying::read_header(connection, shared, leader, &mut state),
         Phase::Storing => {
             if event.room {
                 responding::send_rest(connection, &mut state);
@@ -86,6 +88,7 @@ pub fn proceed(
     state.queued = false;
     match state.phase {
         Phase::Answered => resume(connection, shared, leader, &mut state),
+        Phase::AwaitingProxy => proxying::read_header(connection, shared, leader, &mut state),
         Phase::Storing => reading::go_on_stored(connection, shared, leader, &mut state),
         Phase::HandedOut => {
             responding::drain_output(connection, shared, leader, &mut state);

@@ -42,12 +42,25 @@ pub struct ExchangeState {
     pub record: Option<Box<dyn Any + Send>>,
 }
 
+/// The id of a request: a trusted proxy's, or else the one that is `made`.
+pub fn request_id_of(forwarded: Option<&Forwarded>, made: impl FnOnce() -> String) -> String {
+    match forwarded.map(|it| it.request_id.as_slice()) {
+        None | Some([]) => made(),
+        Some(given) => String::from_utf8_lossy(given).into_owned(),
+    }
+}
+
 impl ExchangeState {
     /// The client of the request, on a connection with this peer.
     #[inline]
     pub fn client(&self, peer: Peer) -> Peer {
         let named = self.forwarded.as_ref().and_then(|it| it.peer());
         named.unwrap_or(peer)
+    }
+
+    /// The id of the request: a trusted proxy's, or else the one that is `made`.
+    pub fn request_id(&self, made: impl FnOnce() -> String) -> String {
+        request_id_of(self.forwarded.as_deref(), made)
     }
 
     /// Whether the client's connection is secured: `own` is whether the server's is.

@@ -45,6 +45,8 @@ pub mod output;
 mod output_spool;
 pub mod own_answers;
 pub mod poller;
+pub mod proxy_protocol;
+pub mod proxying;
 pub mod queue;
 pub mod rate_limit;
 pub mod reading;

@@ -2,9 +2,10 @@
 
 use crate::budgets::Budgets;
 use crate::client::Networks;
-use crate::forwarded::ForwardedPolicy;
+use crate::forwarded::{ForwardedPolicy, Peers};
+use crate::proxy_protocol::Versions;
 use crate::rate_limit::{RateLimit, RateTable};
-use crate::sys::{self, Nanos};
+use crate::sys::{self, Nanos, Peer};
 use penstock_protocol::Limits;
 use std::path::PathBuf;
 
@@ -58,6 +59,10 @@ pub struct Options {
     /// Which clients may connect; None is all of them.
     pub networks: Option<Networks>,
     pub forwarded: ForwardedPolicy,
+    /// The versions of the PROXY protocol of which a header has to come first, from these peers.
+    pub proxy_versions: Versions,
+    pub proxy_peers: Peers,
+    pub proxy_header_bytes: usize,
     /// How many requests one client may send, and where all workers count them.
     pub rate_limit: Option<(RateTable, RateLimit)>,
     pub header_timeout: Nanos,
@@ -72,6 +77,10 @@ pub struct Options {
     pub stream_requests: bool,
     pub temp_dir: PathBuf,
     pub id_prefix: String,
+    /// The key of the hash that makes the ids of requests.
+    pub id_key: (u64, u64),
+    /// Each response has the id of its request.
+    pub send_request_id: bool,
     pub trace: bool,
     /// Finished requests are reported to observers.
     pub observed: bool,
@@ -133,6 +142,11 @@ pub struct Options {
 }
 
 impl Options {
+    /// Whether the connection of a peer has to begin with a PROXY header.
+    pub fn awaits_proxy(&self, peer: Peer) -> bool {
+        (self.proxy_versions.v1 || self.proxy_versions.v2) && self.proxy_peers.trusts(peer)
+    }
+
     /// How many bytes a client has to take within `write_timeout` not to be stalled.
     pub fn least_progress(&self) -> f64 {
         self.body_min_rate * self.write_timeout as f64 / sys::SECOND as f64

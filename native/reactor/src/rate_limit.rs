@@ -100,7 +100,7 @@ impl RateTable {
 }
 
 /// SipHash-1-3 of one word.
-fn siphash((k0, k1): (u64, u64), word: u64) -> u64 {
+pub fn siphash((k0, k1): (u64, u64), word: u64) -> u64 {
     let mut v = [
         k0 ^ 0x736f_6d65_7073_6575,
         k1 ^ 0x646f_7261_6e64_6f6d,

@@ -275,8 +275,7 @@ fn hand_out(
         return None;
     }
     let number = shared.count_request();
-    let peer = state.exchange.client(connection.peer);
-    note_replaced_host(shared, leader, &source, number, peer);
+    note_replaced_host(connection, shared, leader, state, (&source, number));
     uncork_for(connection, shared, state, &source, leader);
     connection.set_phase(state, Phase::HandedOut);
     connection.set_deadline(NEVER);
@@ -292,11 +291,11 @@ fn hand_out(
 
 /// Log a request whose target names another host than its Host field.
 fn note_replaced_host(
+    connection: &Connection,
     shared: &Shared,
     leader: &LeaderState,
-    source: &Source,
-    number: u64,
-    peer: Peer,
+    state: &ConnectionState,
+    (source, number): (&Source, u64),
 ) {
     let (head, bytes) = leader.read.head_of(source);
     if head.authority.is_none() {
@@ -304,10 +303,10 @@ fn note_replaced_host(
     }
     if let Some(host) = head.replaced_host(bytes) {
         let note = HostReplaced {
-            peer,
+            peer: state.exchange.client(connection.peer()),
             target: head.target.of(bytes).to_vec(),
             host: host.to_vec(),
-            request_id: format!("{}{number:x}", shared.options.id_prefix),
+            request_id: state.exchange.request_id(|| shared.request_id(number)),
         };
         shared.log_queue.write(Entry::HostReplaced(Box::new(note)));
     }
@@ -436,8 +435,8 @@ fn parse(
                         }
                     }
                 }
-                let peer = exchange.client(connection.peer);
-                if let Some(seconds) = over_rate(peer, shared, head, bytes, *now) {
+                let client = || exchange.client(connection.peer());
+                if let Some(seconds) = over_rate(client, shared, head, bytes, *now) {
                     break Verdict::Refused(Box::new(Refusal::over_rate(seconds)));
                 }
                 if options.header_map == HeaderMap::Refuse
@@ -445,8 +444,9 @@ fn parse(
                 {
                     break Verdict::Refused(Box::new(Refusal::underscore()));
                 }
-                let secure = exchange.is_secure(connection.stream.is_secure());
-                if !decisions::accepts_scheme(head.is_https_target(bytes), secure) {
+                if head.is_https_target(bytes)
+                    && !decisions::accepts_scheme(true, exchange.is_secure(connection.is_secure()))
+                {
                     break Verdict::Refused(Box::new(Refusal::not_secure()));
                 }
                 if head.body_expected {
@@ -493,6 +493,9 @@ fn parse(
             Ok(Event::ConnectionClosed) => break Verdict::Ended,
             Err(error) => {
                 let mut refusal = Refusal::of(error, parser.request_line(&input));
+                if state.requests == 0 && error.status == 400 {
+                    refusal.explain_proxy_header(error.is_empty_line());
+                }
                 refusal.head = parser.refused_head(&input).map(|bytes| HeadCopy {
                     bytes: bytes.into(),
                     head: head.clone(),
@@ -548,9 +551,15 @@ fn send_continue(connection: &Connection, output: &mut Output) {
 
 /// How many seconds the client has to wait that has sent too many requests; what the server answers itself does
 /// not count.
-fn over_rate(client: Peer, shared: &Shared, head: &Head, bytes: &[u8], now: Nanos) -> Option<u64> {
+fn over_rate(
+    client: impl FnOnce() -> Peer,
+    shared: &Shared,
+    head: &Head,
+    bytes: &[u8],
+    now: Nanos,
+) -> Option<u64> {
     let (table, limit) = shared.options.rate_limit.as_ref()?;
-    let (address, _) = client?;
+    let (address, _) = client()?;
     if head.path(bytes) == WHOLE_SERVER || is_check(shared, head, bytes) {
         return None;
     }
@@ -571,13 +580,13 @@ fn read_forwarded(
     bytes: &[u8],
 ) -> Result<Option<Box<Forwarded>>, Reason> {
     let policy = &shared.options.forwarded;
-    if connection.trusted {
+    if connection.trusted() {
         return policy.read(head, bytes);
     }
     let mut names = head.fields.iter().map(|field| field.name.of(bytes));
     if let Some(name) = names.find(|name| policy.names(name)) {
         if !shared.told_of_forwarding.swap(true) {
-            let peer = connection.peer.map(|(address, _)| address.to_string());
+            let peer = connection.peer().map(|(address, _)| address.to_string());
             let arguments = [
                 ("field", String::from_utf8_lossy(name).into_owned()),
                 ("peer", peer.unwrap_or_else(|| "a unix socket".to_owned())),
@@ -591,7 +600,7 @@ fn read_forwarded(
 
 /// Whether a name has an underscore, and is not one that the peer may send.
 fn has_underscore(connection: &Connection, options: &Options, head: &Head, bytes: &[u8]) -> bool {
-    let believed = connection.trusted && options.forwarded.believes(Field::ScriptName);
+    let believed = connection.trusted() && options.forwarded.believes(Field::ScriptName);
     head.fields.iter().any(|field| {
         let name = field.name.of(bytes);
         name.contains(&b'_') && !(believed && name.eq_ignore_ascii_case(b"script_name"))

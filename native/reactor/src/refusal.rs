@@ -1,6 +1,7 @@
 //! Why a request is refused.
 
 use crate::options::Options;
+use crate::proxy_protocol;
 use crate::sys;
 use penstock_protocol::{HeadCopy, ProtocolError, Version};
 use std::borrow::Cow;
@@ -111,6 +112,25 @@ impl Refusal {
         Refusal {
             setting: "header_map",
             ..Refusal::plain(400, "A header field's name contains an underscore.")
+        }
+    }
+
+    /// Say so where the request may be a PROXY header that its peer may not send.
+    pub fn explain_proxy_header(&mut self, empty_line: bool) {
+        if let Some(reason) = proxy_protocol::explained(&self.request_line, empty_line) {
+            *self = Refusal {
+                head: self.head.take(),
+                request_line: std::mem::take(&mut self.request_line),
+                ..Refusal::proxy_header(reason)
+            };
+        }
+    }
+
+    /// For a connection that does not begin as it has to.
+    pub fn proxy_header(reason: &'static str) -> Self {
+        Refusal {
+            setting: "proxy_protocol",
+            ..Refusal::plain(400, reason)
         }
     }
 

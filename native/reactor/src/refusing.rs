@@ -32,18 +32,20 @@ pub fn refuse(
         .as_deref()
         .is_some_and(method_is_head)
         || refusal.request_line.starts_with(b"HEAD ");
-    let answer = shared.error_response(&refusal, to_head);
+    let id = shared.count_request();
+    let answer = shared.error_response(&refusal, to_head, || {
+        state.exchange.request_id(|| shared.request_id(id))
+    });
     if let Some(trace) = &mut state.trace {
         trace.answered(&answer);
     }
-    note_refusal(
-        connection,
-        shared,
-        state,
-        leader.now,
+    let noted = Noted {
+        id,
         refusal,
-        answer.body.len() as u64,
-    );
+        bytes_out: answer.body.len() as u64,
+        queued: 0,
+    };
+    note(connection, shared, state, leader.now, noted);
     let answer = [answer.head, answer.body].concat();
     state.output.append(Piece::Owned(answer, 0));
     connection.set_phase(state, Phase::Refusing);
@@ -110,10 +112,10 @@ pub fn note(
     // One that is refused in its head has not been counted.
     let number = state.requests + u64::from(state.exchange.request.is_none());
     shared.log_queue.write(Entry::Refused(Box::new(RefusalNote {
-        peer: state.exchange.client(connection.peer),
+        peer: state.exchange.client(connection.peer()),
         refusal,
         request: state.exchange.request.take().map(|copy| *copy),
-        request_id: format!("{}{:x}", shared.options.id_prefix, id),
+        request_id: state.exchange.request_id(|| shared.request_id(id)),
         bytes_in: state.exchange.body_received,
         bytes_out,
         times: Times {

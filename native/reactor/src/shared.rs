@@ -13,6 +13,7 @@ use crate::options::Options;
 use crate::output::UnsentCount;
 use crate::poller::{Poller, Token};
 use crate::queue::WaitingQueue;
+use crate::rate_limit::siphash;
 use crate::refusal::Refusal;
 use crate::scoreboard::{ACCEPTED, CLIENT_CONNECTIONS, CONNECTIONS, DENIED, Scoreboard};
 use crate::slow_path_estimate::SlowPathEstimate;
@@ -209,9 +210,17 @@ impl Shared {
 
     /// What the server itself answers to a request that the application does not get, or does not
     /// answer in time.
-    pub fn error_response(&self, refusal: &Refusal, to_head: bool) -> ErrorResponse {
+    pub fn error_response(
+        &self,
+        refusal: &Refusal,
+        to_head: bool,
+        request_id: impl FnOnce() -> String,
+    ) -> ErrorResponse {
         let mut added = Vec::new();
         self.write_server_fields(true, true, &mut added);
+        if self.options.send_request_id {
+            response::encode_field(&mut added, b"X-Request-ID", request_id().as_bytes());
+        }
         response::error_response(&ErrorAnswer {
             status: refusal.status,
             reason: &refusal.reason,
@@ -241,6 +250,17 @@ impl Shared {
         self.requests.fetch_add(1, Ordering::Relaxed) + 1
     }
 
+    /// The 64 bits of the id of the request with this number. Who knows others does not know them.
+    #[inline]
+    pub fn id_bits(&self, number: u64) -> u64 {
+        siphash(self.options.id_key, number)
+    }
+
+    /// The id of the request with this number.
+    pub fn request_id(&self, number: u64) -> String {
+        format!("{}{:016x}", self.options.id_prefix, self.id_bits(number))
+    }
+
     pub fn count_refusal(&self) {
         self.refused.fetch_add(1, Ordering::Relaxed);
     }
@@ -262,7 +282,8 @@ impl Shared {
         (!decisions::client_has_room(budgets, own)).then_some(CLIENT_CONNECTIONS)
     }
 
-    fn count_client(&self, peer: Peer, comes: bool) {
+    /// Count a connection as a client's, from when that is known.
+    pub fn count_client(&self, peer: Peer, comes: bool) {
         let Some((address, _)) = peer.filter(|_| self.options.budgets.connections_per_client > 0)
         else {
             return;
@@ -383,7 +404,9 @@ impl Shared {
         if let Some(place) = registry.slots.get_mut(slot(token)) {
             *place = Some(Arc::new(connection));
         }
-        self.count_client(peer, true);
+        if !self.options.awaits_proxy(peer) {
+            self.count_client(peer, true);
+        }
         let connections = self.connections.fetch_add(1, Ordering::Relaxed) + 1;
         self.scoreboard.set(CONNECTIONS, connections);
         self.scoreboard.set(ACCEPTED, number);
@@ -394,7 +417,7 @@ impl Shared {
         let mut registry = lock(&self.registry);
         if let Some(place) = registry.slots.get_mut(slot(token)) {
             if let Some(gone) = place.take_if(|connection| connection.token == token) {
-                self.count_client(gone.peer, false);
+                self.count_client(gone.counted(), false);
                 registry.free.push(slot(token) as u32);
                 let connections = self.connections.fetch_sub(1, Ordering::Relaxed) - 1;
                 self.scoreboard.set(CONNECTIONS, connections);

@@ -6,6 +6,8 @@
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(u8)]
 pub enum Phase {
+    /// It waits for the PROXY header, or reads it.
+    AwaitingProxy,
     /// It waits for a request, or reads one.
     Reading,
     /// A part of a body is being written to a temporary file; no more of it is read.
@@ -27,13 +29,15 @@ pub enum Phase {
 }
 
 use Phase::{
-    Answered, Closed, Discarding, Flushing, HandedOut, Lingering, Reading, Refusing, Storing,
+    Answered, AwaitingProxy, Closed, Discarding, Flushing, HandedOut, Lingering, Reading, Refusing,
+    Storing,
 };
 
 /// Each phase, in the order of their numbers, and those that may follow it.
 ///
 /// A connection is closed in any phase but `HandedOut`: a thread uses its stream then.
-pub const TRANSITIONS: [(Phase, &[Phase]); 9] = [
+pub const TRANSITIONS: [(Phase, &[Phase]); 10] = [
+    (AwaitingProxy, &[Reading, Refusing, Closed]),
     (Reading, &[Storing, HandedOut, Flushing, Refusing, Closed]),
     (Storing, &[Reading, Refusing, Closed]),
     (Discarding, &[Reading, Lingering, Closed]),
@@ -181,7 +185,8 @@ mod tests {
             assert_eq!(*phase as usize, number);
             assert_eq!(Phase::from_number(number as u8), *phase);
             let reached = TRANSITIONS.iter().any(|(_, next)| next.contains(phase));
-            assert!(reached, "{phase:?}");
+            let first = *phase == AwaitingProxy; // as it is accepted
+            assert!(reached || first, "{phase:?}");
         }
         assert_eq!(Phase::from_number(200), Closed);
     }
@@ -214,6 +219,7 @@ mod tests {
     fn diagram() -> String {
         let mut lines = vec!["```mermaid".to_owned(), "stateDiagram-v2".to_owned()];
         lines.push(format!("    [*] --> {Reading:?}"));
+        lines.push(format!("    [*] --> {AwaitingProxy:?}"));
         for (phase, following) in TRANSITIONS {
             lines.extend(
                 following

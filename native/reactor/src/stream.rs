@@ -19,6 +19,19 @@ pub trait Stream: Send + Sync {
     /// is something. Takes nothing.
     fn peek(&self) -> io::Result<usize>;
 
+    /// Copy what has come of the bytes before TLS, and leave it there; return its size, 0 at the
+    /// end.
+    fn peek_raw(&self, buffer: &mut [u8]) -> io::Result<usize> {
+        let _ = buffer;
+        Err(io::ErrorKind::Unsupported.into())
+    }
+
+    /// Take bytes that come before TLS.
+    fn receive_raw(&self, buffer: &mut [u8]) -> io::Result<usize> {
+        let _ = buffer;
+        Err(io::ErrorKind::Unsupported.into())
+    }
+
     /// Send what is taken at once; return its size.
     fn send(&self, data: &[u8]) -> io::Result<usize>;
 
@@ -81,6 +94,14 @@ impl Stream for PlainStream {
 
     fn peek(&self) -> io::Result<usize> {
         sys::peek(&self.socket)
+    }
+
+    fn peek_raw(&self, buffer: &mut [u8]) -> io::Result<usize> {
+        sys::peek_into(&self.socket, buffer)
+    }
+
+    fn receive_raw(&self, buffer: &mut [u8]) -> io::Result<usize> {
+        sys::receive(&self.socket, buffer)
     }
 
     fn send(&self, data: &[u8]) -> io::Result<usize> {

@@ -264,6 +264,14 @@ pub fn peek(socket: &Fd) -> io::Result<usize> {
     retry(|| count(unsafe { libc::recv(socket.raw(), pointer, 1, flags) }))
 }
 
+/// Copy what there is to receive, as far as the buffer holds it, and leave it there.
+pub fn peek_into(socket: &Fd, buffer: &mut [u8]) -> io::Result<usize> {
+    let flags = libc::MSG_PEEK | libc::MSG_DONTWAIT;
+    let (pointer, size) = (buffer.as_mut_ptr().cast(), buffer.len());
+    // SAFETY: pointer and size are those of `buffer`.
+    retry(|| count(unsafe { libc::recv(socket.raw(), pointer, size, flags) }))
+}
+
 /// Send what the kernel takes.
 pub fn send(socket: &Fd, data: &[u8]) -> io::Result<usize> {
     let pointer = data.as_ptr().cast();

@@ -7,6 +7,7 @@
 use crate::closing;
 use crate::connection::{Connection, ConnectionState};
 use crate::decisions;
+use crate::exchange::request_id_of;
 use crate::leader::{LeaderState, Source};
 use crate::next_request;
 use crate::own_answers;
@@ -166,7 +167,10 @@ fn refuse(
     let head = &waiting.request.head;
     let is_head = head.method.of(&waiting.request.bytes) == b"HEAD";
     refusal.keeps = decide_fate(shared, state, &waiting);
-    let answer = shared.error_response(&refusal, is_head);
+    let forwarded = waiting.forwarded.as_deref();
+    let answer = shared.error_response(&refusal, is_head, || {
+        request_id_of(forwarded, || shared.request_id(waiting.number))
+    });
     send(shared, state, waiting, refusal, answer, now);
 }
 

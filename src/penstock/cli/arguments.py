@@ -150,6 +150,16 @@ def _add_option(group: argparse._ArgumentGroup, option: Option) -> None:
             option.negative_flag, dest=option.name, action="store_false", help=off_help
         )
         return
+    if option.alone:
+        group.add_argument(
+            *option.flags,
+            dest=option.name,
+            nargs="?",
+            const=option.alone,
+            metavar=option.kind.metavar,
+            help=help_text,
+        )
+        return
     group.add_argument(
         *option.flags,
         dest=option.name,

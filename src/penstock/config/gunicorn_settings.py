@@ -36,7 +36,6 @@ class GunicornSetting:
 
 _SUPERVISED = "systemd or the container's runtime does that"
 _NO_HTTP2 = "this version speaks HTTP/1.1 only"
-_NO_PROXY = "the server passes forwarding headers to the application, and does not evaluate them"
 _STRICT = "the parser is strict, and no setting makes it lenient"
 _LOGGING = "see {error_logfile}, {access_logfile}, {access_logformat} and {log_level}"
 _ONLY_WSGI = "this server serves WSGI over HTTP only"
@@ -162,8 +161,10 @@ _LOGS: Final = (
 )  # fmt: skip
 
 _PROTOCOL: Final = (
-    _not_here("proxy_protocol", "--proxy-protocol", _NO_PROXY, "off", "maybe"),
-    _not_here("proxy_allow_ips", "--proxy-allow-from", _NO_PROXY, _LOCAL),
+    _taken("proxy_protocol", "--proxy-protocol", "proxy_protocol", "off",
+           "each connection of a proxy has to begin with the header", takes="maybe"),
+    _taken("proxy_allow_ips", "--proxy-allow-from", "proxy_allow_from", _LOCAL,
+           "with unix sockets, as there; networks are allowed, too"),
     _not_here("protocol", "--protocol", _ONLY_WSGI, "http"),
     _not_here("uwsgi_allow_ips", "--uwsgi-allow-from", _ONLY_WSGI, _LOCAL),
     _taken("secure_scheme_headers", "", "forwarded_headers",

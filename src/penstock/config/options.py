@@ -68,6 +68,8 @@ class Option:
     extra_flags: tuple[str, ...] = ()
     platform_variable: str = ""
     """A variable that platforms set. It overrides the default, and nothing else."""
+    alone: str = ""
+    """The value of a flag that is given without one; empty where it needs one."""
     repeatable: bool = False
     command_only: bool = False
     """The option concerns the whole process: the command accepts it, a Python caller may not."""

@@ -77,6 +77,7 @@ FORWARDED_FIELDS = (
 )
 """The fields of a trusted proxy that the server can act on."""
 _FORWARDED_FIELDS = forwarded_fields(FORWARDED_FIELDS)
+_PROXY_PROTOCOLS: Kind[Literal["off", "v1", "v2", "auto"]] = choice("off", "v1", "v2", "auto")
 _UNTRUSTED: Kind[Literal["pass", "drop"]] = choice("pass", "drop")
 _CERT_REQS: Kind[Literal["none", "optional", "required"]] = numbered_choice(
     "none", "optional", "required"
@@ -870,6 +871,26 @@ class Settings:
         "them.",
     )
 
+    proxy_protocol: Literal["off", "v1", "v2", "auto"] = option(
+        _PROXY_PROTOCOLS,
+        "off",
+        section="Proxies",
+        alone="auto",
+        help="PROXY header with which each connection of a proxy of --proxy-allow-from has to "
+        "begin: version 1, version 2, either (auto, also without a value), or none.",
+        reason="A server that expects the header answers nothing without it.",
+    )
+    proxy_allow_from: tuple[str, ...] = option(
+        _PEERS,
+        ("127.0.0.0/8", "::1/128", "unix"),
+        section="Proxies",
+        repeatable=True,
+        also_called=("proxy_allow_ips",),
+        help="Proxies whose connections begin with the PROXY header: addresses, networks, unix, * "
+        "for every peer; may be given several times. Other peers may not send one.",
+        reason="Only a process of this machine can connect from there.",
+    )
+
     # -- Requests and responses --------------------------------------------------------------------
 
     header_map: Literal["drop", "refuse", "dangerous"] = option(
@@ -880,6 +901,14 @@ class Settings:
         "pass them on, which is dangerous.",
         reason="In the environ, X_Real_IP and X-Real-IP are the same key, and a proxy sets only "
         "one of them.",
+    )
+    send_request_id: bool = option(
+        SWITCH,
+        False,
+        section="Requests and responses",
+        help="Send the id of each request to the client, in the field X-Request-ID, unless the "
+        "application has set that field.",
+        reason="It is of use where clients tell it to you. The logs have it in any case.",
     )
     server_header: str = option(
         _SERVER_NAME,

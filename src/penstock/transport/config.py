@@ -8,12 +8,13 @@ setting changes, each with its reason.
 
 from __future__ import annotations
 
+import secrets
 import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from penstock.edge.forwarded import TRUSTS_NOBODY, ForwardedPolicy
+from penstock.edge.forwarded import TRUSTS_NOBODY, ForwardedPolicy, Peers
 from penstock.http1 import ParserLimits
 from penstock.telemetry.observers import MAX_QUEUED_BYTES, MAX_QUEUED_REQUESTS
 from penstock.telemetry.scoreboard import STALE_BEAT_SECONDS
@@ -23,6 +24,12 @@ if TYPE_CHECKING:
     from penstock.edge.client import Networks
     from penstock.edge.rate_limit import RateLimit, RateTable
     from penstock.wsgi.environ import HeaderMap
+
+
+def _random_key() -> tuple[int, int]:
+    """Return two secret words of 64 bits."""
+    return secrets.randbits(64), secrets.randbits(64)
+
 
 HEALTHY = b"ok\n"
 """The body of a health or readiness check's 200."""
@@ -108,6 +115,10 @@ class TransportConfig:
 
     forwarded: ForwardedPolicy = TRUSTS_NOBODY
     """Which peers are believed about clients."""
+    proxy_versions: frozenset[int] = frozenset()
+    """The versions of the PROXY protocol of which a header has to come first..."""
+    proxy_peers: Peers = TRUSTS_NOBODY.peers
+    """... from these peers."""
     networks: Networks | None = None
     """Which clients may connect; None is all of them."""
     max_connections_per_client: int = 0
@@ -126,6 +137,10 @@ class TransportConfig:
     """How long the queue may be full before the worker is not ready; 0 is without end."""
     id_prefix: str = ""
     """What each request id begins with; differs between workers."""
+    id_key: tuple[int, int] = field(default_factory=_random_key, repr=False)
+    """The key of the hash of native code that makes the rest of it."""
+    send_request_id: bool = False
+    """Whether each response has the id of its request."""
 
     # -- constants: turns of the loop -----------------------------------------------------------
 
@@ -188,6 +203,8 @@ class TransportConfig:
 
     # -- constants: reading ---------------------------------------------------------------------
 
+    proxy_header_bytes: int = 4096
+    """The most bytes of a PROXY header. One with all that a proxy tells of TLS has some hundred."""
     body_window_seconds: float = 60.0
     """A body has to bring what `body_min_rate` asks for within each time of this length.
 

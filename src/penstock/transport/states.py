@@ -16,6 +16,7 @@ _State = TypeVar("_State", bound=Enum)
 class Phase(Enum):
     """What a connection does."""
 
+    AWAITING_PROXY = "waits for the PROXY header, or reads it"
     HANDSHAKING = "does the TLS handshake"
     READING = "waits for a request, or reads one"
     STORING = "has a part of a body written to a temporary file, and does not read"
@@ -42,6 +43,7 @@ class Fate(IntEnum):
 # Those who look at states for each request import these: an enum's attributes are slow to look up.
 KEEP, CLOSE, RESET = Fate
 (
+    AWAITING_PROXY,
     HANDSHAKING,
     READING,
     STORING,
@@ -55,6 +57,12 @@ KEEP, CLOSE, RESET = Fate
 ) = Phase
 
 TRANSITIONS: dict[Phase, dict[Phase, str]] = {
+    AWAITING_PROXY: {
+        HANDSHAKING: "the header is complete, and TLS comes behind it",
+        READING: "the header is complete",
+        REFUSING: "there is none, or it is malformed, or late",
+        CLOSED: "the proxy closes; its client may not connect; evicted",
+    },
     HANDSHAKING: {
         READING: "the handshake is complete",
         REFUSING: "the client has sent a request without TLS",

@@ -20,7 +20,8 @@ from penstock.config.checks import chosen_transport
 from penstock.config.settings import OPTIONS
 from penstock.edge.certificate_files import CertificateKeeper
 from penstock.edge.client import compile_networks
-from penstock.edge.forwarded import ForwardedPolicy
+from penstock.edge.forwarded import ForwardedPolicy, Peers
+from penstock.edge.proxy_protocol import VERSIONS as PROXY_VERSIONS
 from penstock.edge.rate_limit import RateLimit, RateTable
 from penstock.errors import SettingsError
 from penstock.http1 import ParserLimits
@@ -74,6 +75,8 @@ def transport_config(settings: Settings, budgets: Budgets, **given: Any) -> Tran
     """
     named = {field.name for field in fields(TransportConfig)}
     given["networks"] = compile_networks(settings.allow, settings.deny)
+    given["proxy_versions"] = PROXY_VERSIONS[settings.proxy_protocol]
+    given["proxy_peers"] = Peers.of(settings.proxy_allow_from)
     given["forwarded"] = ForwardedPolicy.of(
         settings.forwarded_allow_ips,
         settings.forwarded_headers,

@@ -3,12 +3,13 @@
 use crate::budgets::Budgets;
 use crate::connection::Connection;
 use crate::event_loop::{EventLoop, Item, Step};
-use crate::forwarded::ForwardedPolicy;
+use crate::forwarded::{ForwardedPolicy, Peers};
 use crate::leader::Leader;
 use crate::log_queue::Entry;
 use crate::next_request;
 use crate::options::{Checks, HeaderMap, Options};
 use crate::poller::{Event, Token};
+use crate::proxy_protocol::Versions;
 use crate::request::{Body, Waiting};
 use crate::responding;
 use crate::scoreboard::{Memory, RECORD_BYTES, SLOT_WORDS, Scoreboard, Shape, WORD};
@@ -281,6 +282,9 @@ pub fn options() -> Options {
         budgets: Budgets::default(),
         networks: None,
         forwarded: ForwardedPolicy::default(),
+        proxy_versions: Versions::default(),
+        proxy_peers: Peers::default(),
+        proxy_header_bytes: 4096,
         rate_limit: None,
         header_timeout: 30 * SECOND,
         body_timeout: 20 * SECOND,
@@ -294,6 +298,8 @@ pub fn options() -> Options {
         stream_requests: false,
         temp_dir: std::env::temp_dir(),
         id_prefix: String::new(),
+        id_key: (0, 0),
+        send_request_id: false,
         trace: false,
         observed: false,
         recorded: false,

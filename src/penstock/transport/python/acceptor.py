@@ -177,7 +177,10 @@ class Acceptor:
             remote_addr, remote_port = "", ""
         else:
             remote_addr, remote_port = address[0], str(address[1])
-        admitted, key = self._loop.clients.admit(remote_addr)
+        loop, config = self._loop, self._loop.config
+        awaits_proxy = bool(config.proxy_versions) and config.proxy_peers.trusts(remote_addr)
+        # Of a proxy's connection, the client is counted that its header names.
+        admitted, key = (True, None) if awaits_proxy else loop.clients.admit(remote_addr)
         if not admitted:
             sock.close()
             return
@@ -187,7 +190,9 @@ class Acceptor:
         else:
             stream = Stream(sock, remote_addr, remote_port)
         connection = Connection(self._loop, stream, self.base_environ)
-        if self.listener.tls:
+        if awaits_proxy:
+            connection.expect_proxy_header()
+        elif self.listener.tls:
             connection.begin_handshake()
         connection.redirects = self.listener.redirects
         connection.client_key = key

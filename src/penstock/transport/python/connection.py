@@ -16,6 +16,7 @@ from functools import partial
 from selectors import EVENT_READ, EVENT_WRITE
 from typing import TYPE_CHECKING, Any, BinaryIO
 
+from penstock.edge import proxy_protocol
 from penstock.http1 import (
     CONNECTION_CLOSED,
     CONTINUE,
@@ -60,6 +61,7 @@ from penstock.transport.python.stream import (
 from penstock.transport.spool import BodySpool, no_room
 from penstock.transport.states import (
     ANSWERED,
+    AWAITING_PROXY,
     CLOSED,
     DISCARDING,
     FLUSHING,
@@ -103,6 +105,7 @@ class Connection:
         "exchange",
         "fate",
         "forwarded",
+        "header",
         "lingered",
         "loop",
         "number",
@@ -110,6 +113,7 @@ class Connection:
         "parser",
         "peer",
         "phase",
+        "proxied",
         "queued",
         "redirects",
         "remote_addr",
@@ -135,13 +139,15 @@ class Connection:
         self.loop = loop
         self.stream: AnyStream = stream
         self.base_environ = base_environ
-        self.remote_addr = stream.remote_addr
+        self.remote_addr = stream.remote_addr  # the client's, where the PROXY header names one
         self.remote_port = stream.remote_port
         self.peer = named(self.remote_addr, self.remote_port)
         self.trusted = loop.config.forwarded.peers.trusts(self.remote_addr)
         self.forwarded: Forwarded | None = None  # what trusted proxies say of the request
         self.parser = RequestParser(loop.config.parser)
         self.phase = READING
+        self.header = b""  # what has come of the PROXY header
+        self.proxied: dict[str, str] = {}  # what it says of TLS, for the environ
         self.awaited = IDLE  # the parser's state when it last asked for data
         self.deadline = loop.now + loop.config.keep_alive
         self.body_clock: BodyClock | None = None  # set while a body is read beforehand
@@ -198,6 +204,8 @@ class Connection:
             self._discard_input()
         elif phase is HANDSHAKING:
             return self._go_on_with_handshake()
+        elif phase is AWAITING_PROXY:
+            return self._read_proxy_header()
         return None  # CLOSED: the event was older than the closing
 
     def attend(self) -> None:
@@ -271,6 +279,72 @@ class Connection:
             return self.stream.peek()
         except OSError:
             return False
+
+    # -- the PROXY header ---------------------------------------------------------------------
+
+    def expect_proxy_header(self) -> None:
+        """Expect a PROXY header before all else."""
+        self.phase = AWAITING_PROXY
+        self.deadline = self.loop.now + self.loop.config.header_timeout
+
+    def _read_proxy_header(self) -> PythonExchange | None:
+        """Take the bytes of the header, and none behind it: those may be TLS."""
+        config = self.loop.config
+        most = config.proxy_header_bytes
+        try:
+            while True:
+                there = self.stream.peek_raw(most)
+                if not there:
+                    if self.header:
+                        raise proxy_protocol.malformed()
+                    self.close()
+                    return None
+                size, complete = proxy_protocol.scan(
+                    self.header + there, config.proxy_versions, most
+                )
+                self.header += self.stream.recv_raw(size - len(self.header))
+                if complete:
+                    return self._be_client(proxy_protocol.parse(self.header))
+        except (BlockingIOError, InterruptedError):
+            return None
+        except ProtocolError as error:
+            self._refuse_in_plain(error)
+        except OSError:
+            self.close()
+        return None
+
+    def _refuse_in_plain(self, error: ProtocolError) -> None:
+        """Answer a connection that does not begin as it has to, before TLS if that comes."""
+        if self.stream.secure:
+            self.stream = self.stream.in_plain()
+            self.server_fields = self.loop.server_fields
+        self.refuse(error)
+
+    def _be_client(self, header: proxy_protocol.ProxyHeader) -> PythonExchange | None:
+        """Go on as the connection of the client that the header names, if it names one."""
+        loop = self.loop
+        self.header = b""
+        # Where no client is named, its fields are not the proxy's own: it only passes them on.
+        self.trusted = False
+        if header.address:
+            admitted, self.client_key = loop.clients.admit(header.address)
+            if not admitted:
+                self.close()
+                return None
+            self.remote_addr, self.remote_port = header.address, header.port
+            self.peer = named(header.address, header.port)
+            self.trusted = loop.config.forwarded.peers.trusts(header.address)
+        self.proxied = header.variables
+        if self.stream.secure:
+            self.begin_handshake()
+            return self._go_on_with_handshake()
+        self.phase = READING
+        self.since = loop.now
+        self.deadline = loop.now + loop.config.keep_alive
+        if loop.draining:
+            self.hurry_up()
+            self.deadline = max(self.deadline, loop.now + loop.config.drain_accepted_seconds)
+        return self._read()
 
     # -- the handshake of TLS -----------------------------------------------------------------
 
@@ -407,7 +481,7 @@ class Connection:
             if discarding:
                 self.linger()  # the request has been answered already
             else:
-                self.refuse(error)
+                self.refuse(proxy_protocol.explained(error, first=self.requests == 0))
             return None
         if event is CONNECTION_CLOSED:
             self.close()
@@ -501,7 +575,7 @@ class Connection:
             loop.heads.pop(self, None)
         if not request.repeated:
             self._read_forwarded(request)
-        secure = self.stream.secure
+        secure = self.stream.secure or bool(self.proxied)
         if (forwarded := self.forwarded) is not None:
             if forwarded.client is not None:
                 exchange.client_addr = forwarded.client.address
@@ -555,12 +629,18 @@ class Connection:
             error.retry_after = seconds
             raise error
 
+    def given_id(self) -> str:
+        """Return the id of the request that a trusted proxy has given; empty without one."""
+        return "" if self.forwarded is None else self.forwarded.request_id
+
     def holding(self) -> Holding:
         """Return what the connection has its place for, as far as eviction is concerned."""
         if self.phase is STORING:
             return Holding.BODY
         if self.phase is HANDSHAKING:
             return Holding.HEAD if self in self.loop.heads else Holding.IDLE
+        if self.phase is AWAITING_PROXY:
+            return Holding.HEAD if self.header else Holding.IDLE
         if self.phase is not READING or (self.awaited is IDLE and self.parser.buffered):
             return Holding.CALL
         if self.awaited is IDLE:
@@ -679,6 +759,8 @@ class Connection:
                 loop.config.header_map,
                 loop.dropped_names.append,
             )
+            if self.proxied and not self.stream.secure:
+                client.update(self.proxied)
             client["penstock.client_gone"] = self.stream.client_gone
             # Each request sets these. Here they have room in each copy: a dictionary that has to
             # grow for a key costs as much as a tenth of a request.
@@ -694,7 +776,7 @@ class Connection:
         environ = exchange.environ = build_environ(client, request, length)
         if self.forwarded is not None:
             self.forwarded.set_in(environ)
-        exchange.request_id = environ["penstock.request_id"] = loop.new_request_id()
+        exchange.request_id = environ["penstock.request_id"] = loop.number_request(self.given_id())
         if request.replaced_host:
             log_host_replaced(exchange)
         exchange.body = body
@@ -901,8 +983,12 @@ class Connection:
             error.setting = loop.config.body_setting  # the one that has lowered it, if one has
         loop.heads.pop(self, None)
         exchange = self._end_exchange(error)
-        head, body = error_response(error, self.server_fields.now())
-        report_refusal(self, exchange, error, head, body)
+        request_id = loop.number_request("" if exchange is None else self.given_id())
+        added = self.server_fields.now()
+        if loop.config.send_request_id:
+            added += f"X-Request-ID: {request_id}\r\n"
+        head, body = error_response(error, added)
+        report_refusal(self, exchange, error, head, body, request_id=request_id)
         output = self.make_output()
         output.append(head + body)  # behind what is left of an interim response
         self.phase = REFUSING
@@ -980,12 +1066,21 @@ class Connection:
                 reason = "it took too long (setting: tls_handshake_timeout)"
                 self.loop.request_log.handshake_failed(self.remote_addr, reason)
             self.close()
+        elif phase is AWAITING_PROXY:
+            self._expire_proxy_header()
         elif self.output is not None and self.output.size:
             self._expire_writing(self.output)
         elif phase is FLUSHING or phase is REFUSING:
             self.close()  # there is no room for the end of a TLS stream
         else:
             self.deadline = math.inf
+
+    def _expire_proxy_header(self) -> None:
+        if not self.header:
+            self.close()
+            return
+        reason = f"The PROXY header did not arrive within {self.loop.config.header_timeout:g} s."
+        self._refuse_in_plain(ProtocolError(408, reason, setting="header_timeout"))
 
     def _expire_reading(self) -> None:
         config = self.loop.config
@@ -1050,7 +1145,7 @@ class Connection:
 
     def hurry_up(self) -> None:
         """Bring the deadline forward where a server that stops need not wait for long."""
-        reading = self.phase is READING
+        reading = self.phase is READING or self.phase is AWAITING_PROXY
         in_head = (reading and self.awaited is HEAD) or self.phase is HANDSHAKING
         if in_head or (reading and self.awaited is IDLE) or self.phase is LINGERING:
             patience = drain_patience(self.loop.config, in_head=in_head)

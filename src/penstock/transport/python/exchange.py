@@ -607,7 +607,10 @@ class PythonExchange:
         self.response_headers = []
         self.describe(error)
         fields = self.connection.server_fields
-        head, body = error_response(error, fields.now(), connection)
+        added = fields.now()
+        if self.connection.loop.config.send_request_id:
+            added += self._id_field()
+        head, body = error_response(error, added, connection)
         self.body_sent = len(body)
         if self.trace is not None:
             self.trace.answered(head, body)
@@ -652,6 +655,8 @@ class PythonExchange:
         if self.streamed is not None and not self.streamed.over:
             self._decide_unread_body(self.streamed)
         added = self._date_and_server() + framing_field
+        if connection.loop.config.send_request_id:
+            added += self._id_field()
         if (
             self.fate is not KEEP
             or not request.keep_alive
@@ -674,6 +679,12 @@ class PythonExchange:
         if self.trace is not None:
             self.trace.head_sent(status, self.response_headers, added)
         return encode_head(status, self.response_headers, added)
+
+    def _id_field(self) -> str:
+        """Return the line with the id of the request, unless the application has set it."""
+        if any(name.lower() == "x-request-id" for name, _ in self.response_headers):
+            return ""
+        return f"X-Request-ID: {self.request_id}\r\n"
 
     def _date_and_server(self) -> str:
         """Return the lines of the server's own fields, but for those that the application gave."""

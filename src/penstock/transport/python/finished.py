@@ -103,18 +103,21 @@ def report_refusal(
     error: ProtocolError,
     head: bytes = b"",
     body: bytes = b"",
+    *,
+    request_id: str = "",
 ) -> None:
     """Log a request that was refused, and hand it to the observers.
 
     ``exchange`` is None where the request was refused in its head; ``head`` and ``body`` are the
-    answer, where the client is there to get one.
+    answer, where the client is there to get one. It gets a ``request_id`` where it has none.
     """
     loop = connection.loop
     if error.status != loop.config.client_left_status:
         loop.refused += 1
     if error.status == 507:
         loop.slot_words[SPOOL_FULL] += 1
-    request_id = loop.new_request_id()
+    if not request_id:
+        request_id = loop.number_request("" if exchange is None else connection.given_id())
     address, port = connection.remote_addr, connection.remote_port
     if exchange is not None:
         address, port = exchange.client_addr, exchange.client_port

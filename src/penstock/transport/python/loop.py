@@ -69,6 +69,9 @@ if TYPE_CHECKING:
 DROPPED_NAMES = 100
 """How many names of dropped fields wait to be logged. `DroppedFields` warns of fewer."""
 
+RANDOM_WORDS = 512
+"""How many request ids are made of what the system is asked for at once."""
+
 IN_PROGRESS = frozenset({Phase.HANDED_OUT, Phase.ANSWERED, Phase.FLUSHING, Phase.REFUSING})
 """The phases in which a request is with the application, or its response under way."""
 
@@ -100,6 +103,7 @@ class Loop:
         "_next_sweep",
         "_polled_at",
         "_polling",
+        "_random",
         "_sweep_interval",
         "_told_forwarding",
         "_told_full",
@@ -189,6 +193,7 @@ class Loop:
         self.accepted = 0
         self.requests = 0
         self.refused = 0
+        self._random: list[str] = []  # what the next request ids end with
 
         self.thread_slots: ThreadSlots  # set by LeaderFollowers
         self.attend: Callable[[], bool]  # the same: have a stall monitor from now on, if there can
@@ -248,10 +253,19 @@ class Loop:
         """End the leader's poll."""
         self._waker.wake()
 
-    def new_request_id(self) -> str:
-        """Count a request, and return what names it in the logs. For the leader."""
+    def number_request(self, given: str = "") -> str:
+        """Count a request, and return its id: ``given``, or one that nobody can guess.
+
+        For the leader.
+        """
         self.requests += 1
-        return f"{self.config.id_prefix}{self.requests:x}"
+        if given:
+            return given
+        if not self._random:
+            # Asked for by the hundred: the system takes as long for one as for the work on it.
+            digits = os.urandom(8 * RANDOM_WORDS).hex()
+            self._random = [digits[at : at + 16] for at in range(0, len(digits), 16)]
+        return self.config.id_prefix + self._random.pop()
 
     def note_untrusted(self, name: str, peer: str) -> None:
         """Take note of the forwarding field of a peer that is not trusted. For the leader."""

@@ -74,6 +74,14 @@ class SocketStream:
         self.fileno = sock.fileno
         self.client_gone = ClientGone(sock.fileno)
 
+    def peek_raw(self, size: int) -> bytes:
+        """Return what has come of the bytes before TLS, up to ``size``, and leave it there."""
+        return self._socket.recv(size, socket.MSG_PEEK)
+
+    def recv_raw(self, size: int) -> bytes:
+        """Take bytes that come before TLS."""
+        return self._socket.recv(size)
+
     def wait_readable(self, seconds: float) -> bool:
         """Wait until there is input, or its end; return False if there is none in time."""
         return self._wait(select.POLLIN, seconds)

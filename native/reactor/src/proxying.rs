@@ -1,0 +1,132 @@
+//! What a proxy says of a connection before all else: the PROXY header.
+
+use crate::closing;
+use crate::connection::{Connection, ConnectionState, Proxied, first_patience};
+use crate::leader::LeaderState;
+use crate::proxy_protocol::{self, ProxyHeader};
+use crate::reading;
+use crate::refusal::Refusal;
+use crate::refusing;
+use crate::request::Ready;
+use crate::shared::Shared;
+use crate::states::{Input, Phase};
+use crate::sys::SECOND;
+use std::io;
+use std::sync::Arc;
+
+/// What taking the bytes of a header led to.
+enum Taken {
+    Complete(ProxyHeader),
+    MoreInput,
+    /// The connection is over, and nothing of a header had come.
+    Ended,
+}
+
+/// Take the bytes of the header, and none behind it: those may be TLS.
+pub fn read_header(
+    connection: &Arc<Connection>,
+    shared: &Shared,
+    leader: &mut LeaderState,
+    state: &mut ConnectionState,
+) -> Option<Ready> {
+    match take(connection, shared, leader, state) {
+        Ok(Taken::Complete(header)) => go_on(connection, shared, leader, state, header),
+        Ok(Taken::MoreInput) => None,
+        Ok(Taken::Ended) => {
+            closing::close(connection, shared, state);
+            None
+        }
+        Err(reason) => {
+            let refusal = Refusal::proxy_header(reason);
+            refusing::refuse(connection, shared, leader, state, refusal);
+            None
+        }
+    }
+}
+
+fn take(
+    connection: &Connection,
+    shared: &Shared,
+    leader: &mut LeaderState,
+    state: &mut ConnectionState,
+) -> Result<Taken, &'static str> {
+    let options = &shared.options;
+    let most = options.proxy_header_bytes.min(leader.read.buffer.len());
+    loop {
+        let room = leader.read.buffer.get_mut(..most).unwrap_or_default();
+        let there = match connection.stream.peek_raw(room) {
+            Ok(0) if state.proxy_header.is_empty() => return Ok(Taken::Ended),
+            Ok(0) => return Err(proxy_protocol::MALFORMED),
+            Ok(there) => there,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                state.input = Input::Drained;
+                return Ok(Taken::MoreInput);
+            }
+            Err(_) => return Ok(Taken::Ended),
+        };
+        let before = state.proxy_header.len();
+        state
+            .proxy_header
+            .extend_from_slice(room.get(..there).unwrap_or_default());
+        let (size, complete) =
+            proxy_protocol::scan(&state.proxy_header, options.proxy_versions, most)?;
+        let own = room.get_mut(..size - before).unwrap_or_default();
+        if !matches!(connection.stream.receive_raw(own), Ok(taken) if taken == size - before) {
+            return Ok(Taken::Ended);
+        }
+        state.proxy_header.truncate(size);
+        if complete {
+            let header = std::mem::take(&mut state.proxy_header);
+            return proxy_protocol::parse(&header).map(Taken::Complete);
+        }
+    }
+}
+
+/// Go on as the connection of the client that the header names, if it names one.
+fn go_on(
+    connection: &Arc<Connection>,
+    shared: &Shared,
+    leader: &mut LeaderState,
+    state: &mut ConnectionState,
+    header: ProxyHeader,
+) -> Option<Ready> {
+    let client = header.client;
+    if client.is_some() {
+        if let Some(reason) = shared.refuses_client(client) {
+            shared.scoreboard.count(reason);
+            closing::close(connection, shared, state);
+            return None;
+        }
+        shared.count_client(client, true);
+    }
+    connection.set_proxied(Proxied {
+        peer: client.or_else(|| connection.peer()),
+        // Where no client is named, its fields are not the proxy's own: it only passes them on.
+        trusted: client.is_some() && shared.options.forwarded.peers.trusts(client),
+        counted: client,
+        variables: header.variables,
+    });
+    connection.set_phase(state, Phase::Reading);
+    state.since = leader.now;
+    let patience = first_patience(&shared.options, shared.draining.get());
+    connection.set_deadline(leader.now.saturating_add(patience));
+    state.input = Input::Possible;
+    reading::read(connection, shared, leader, state)
+}
+
+/// End a connection whose header has not come in time.
+pub fn expire(
+    connection: &Arc<Connection>,
+    shared: &Shared,
+    leader: &mut LeaderState,
+    state: &mut ConnectionState,
+) {
+    if state.proxy_header.is_empty() {
+        closing::close(connection, shared, state);
+        return;
+    }
+    let allowed = shared.options.header_timeout as f64 / SECOND as f64;
+    let text = format!("The PROXY header did not arrive within {allowed} s.");
+    let refusal = Refusal::late(text, "header_timeout", &[]);
+    refusing::refuse(connection, shared, leader, state, refusal);
+}
