@@ -27,7 +27,7 @@ WHAT_DIFFERS = [
     (re.compile(r'"client.port":\d+'), "PORT"),
     (re.compile(r'"http.server.request.duration":\d+\.\d{6},'), "DURATION"),
     (re.compile(r'"queue":\d+\.\d{6}(?=,)|(?<= )\d+\.\d{6}(?= )'), "QUEUE"),
-    (re.compile(r'"request_id":"[0-9a-f]+-[0-9a-f]+-'), "ID"),
+    (re.compile(r'"request_id":"[0-9a-f]+-[0-9a-f]+-[0-9a-f]{16}'), "ID"),
 ]
 """The same from one run to the next, in both languages."""
 

@@ -1,11 +1,10 @@
 //! The names of requests.
 
-const DIGITS: usize = 16;
-const MOST: usize = 64;
+const ID_DIGITS: usize = 16;
 
 /// What names a request in the logs: the prefix, and 64 bits in hexadecimal.
 pub struct RequestId {
-    text: [u8; MOST],
+    text: [u8; 64],
     size: usize,
     /// For a prefix that is longer than a worker's.
     long: Vec<u8>,
@@ -14,15 +13,15 @@ pub struct RequestId {
 impl RequestId {
     #[inline(always)]
     pub fn new(prefix: &str, bits: u64) -> Self {
-        let mut text = [0_u8; MOST];
+        let mut text = [0_u8; 64];
         let mut long = Vec::new();
         let digits = hexadecimal(bits);
-        let size = prefix.len() + DIGITS;
+        let size = prefix.len() + ID_DIGITS;
         match text
             .get_mut(..size)
             .and_then(|it| it.split_at_mut_checked(prefix.len()))
         {
-            Some((before, behind)) if behind.len() == DIGITS => {
+            Some((before, behind)) if behind.len() == ID_DIGITS => {
                 before.copy_from_slice(prefix.as_bytes());
                 behind.copy_from_slice(&digits);
             }
@@ -42,9 +41,9 @@ impl RequestId {
 
 /// The digits of a number, all of a half at once.
 #[inline(always)]
-fn hexadecimal(bits: u64) -> [u8; DIGITS] {
-    let mut digits = [0; DIGITS];
-    let (high, low) = digits.split_at_mut(DIGITS / 2);
+fn hexadecimal(bits: u64) -> [u8; ID_DIGITS] {
+    let mut digits = [0; ID_DIGITS];
+    let (high, low) = digits.split_at_mut(ID_DIGITS / 2);
     high.copy_from_slice(&half(bits >> 32).to_be_bytes());
     low.copy_from_slice(&half(bits & 0xffff_ffff).to_be_bytes());
     digits

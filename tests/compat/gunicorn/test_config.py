@@ -329,8 +329,9 @@ def test_ignored_settings_are_named_once_with_the_reason(tmp_path: Path) -> None
     content = """
 worker_class = "gevent"
 worker_tmp_dir = "/dev/shm"
-ssl_version = 5
-proxy_protocol = "auto"
+certfile = "/etc/a.pem"
+keyfile = "/etc/a.key"
+reuse_port = True
 daemon = True
 statsd_host = "localhost:8125"
 dirty_workers = 2
@@ -338,7 +339,7 @@ def on_dirty_starting(arbiter): pass
 """
     settings = load(tmp_path, content, GUNICORN_CMD_ARGS="--worker-tmp-dir /dev/shm")
     said = "\n".join(map(str, settings.warnings))
-    for name in ("worker_class", "worker_tmp_dir", "proxy_protocol", "daemon", "statsd_host"):
+    for name in ("worker_class", "worker_tmp_dir", "reuse_port", "daemon", "statsd_host"):
         assert len(re.findall(rf"\b{name}\b", said)) == 1, name
     assert "GUNICORN_CMD_ARGS has worker_tmp_dir, without effect here: workers write no" in said
     assert "gunicorn.conf.py has ssl_version, without effect here: see tls_min_version" in said
@@ -361,6 +362,7 @@ def on_dirty_starting(arbiter): pass
         ('forwarder_headers = ["SCRIPT_NAME"]\nsecure_scheme_headers = {"FRONT-END-HTTPS": "on"}',
          None, ("front-end-https=on", "script_name")),
         ('forwarder_headers = "REMOTE_USER"', None, ("x-forwarded-proto",)),
+        ('proxy_protocol = True\nproxy_allow_ips = "10.0.0.5"', None, ("x-forwarded-proto",)),
     ],
 )  # fmt: skip
 def test_the_settings_of_proxies_become_ours(

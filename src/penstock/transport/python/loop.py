@@ -254,7 +254,7 @@ class Loop:
         self._waker.wake()
 
     def number_request(self, given: str = "") -> str:
-        """Count a request, and return its id: ``given``, or one that nobody can guess.
+        """Count a request, and return its id: ``given``, or one that cannot be guessed.
 
         For the leader.
         """
