@@ -65,7 +65,7 @@ impl Remainder {
         let queue = &mut self.queue;
         self.waiting.entry(connection.token.0).or_insert_with(|| {
             // All connections of unix sockets are one client's.
-            let client = connection.peer.map_or(0, |(address, _)| key_of(address));
+            let client = connection.peer().map_or(0, |(address, _)| key_of(address));
             queue.add(client, connection.token.0);
             Waiting {
                 event: None,

@@ -329,8 +329,7 @@ def test_ignored_settings_are_named_once_with_the_reason(tmp_path: Path) -> None
     content = """
 worker_class = "gevent"
 worker_tmp_dir = "/dev/shm"
-certfile = "/etc/a.pem"
-keyfile = "/etc/a.key"
+ssl_version = 5
 reuse_port = True
 daemon = True
 statsd_host = "localhost:8125"
