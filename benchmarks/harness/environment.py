@@ -26,7 +26,8 @@ LOCK = ROOT / ".bench.lock"
 """Beside the environment, not in it: making that anew would remove the lock."""
 DEBIAN = VENV / "debian"
 """What is unpacked of Debian's packages."""
-SERVED_FILE = VENV / "served-file"
+SERVED_FOLDER = VENV / "served"
+SERVED_FILE = SERVED_FOLDER / "100-mib.bin"
 
 DESCRIPTORS = 20_000
 """Enough for 10,000 idle connections and the busy ones, at both ends."""

@@ -61,7 +61,7 @@ def prepare(peers: list[str]) -> dict[str, str]:
     if "penstock" in peers and (why := _build_native()):
         reasons["penstock"] = why
     _take_snapshot()
-    _make_file()
+    _make_files()
     for peer, why in reasons.items():
         print(f"{peer} is not measured: {why}", file=sys.stderr)
     return reasons
@@ -161,8 +161,10 @@ def _build_native() -> str:
     return why and f"the native transport could not be built: {why}"
 
 
-def _make_file() -> None:
+def _make_files() -> None:
     path = environment.SERVED_FILE
+    path.parent.mkdir(exist_ok=True)
+    (path.parent / "10-kib.css").write_bytes(b"x" * (10 << 10))
     if not path.exists() or path.stat().st_size != FILE_BYTES:
         with path.open("wb") as file:
             for _ in range(FILE_BYTES >> 20):

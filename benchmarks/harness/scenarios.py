@@ -118,6 +118,9 @@ LOGGING = tuple(
 )
 
 
+SENDING_FILES = tuple(candidate for candidate in servers(1) if PEERS[candidate.peer].files)
+
+
 def better(bound: float, threads: int = 1) -> Target:
     """Return the target to be ``bound`` times as fast as the best WSGI peer."""
     return Target(Measure.BEST_PEER, bound, threads)
@@ -245,6 +248,25 @@ SCENARIOS = (
         load=Load("/file", 4, bulk=True, answered=100 * MIB),
         least_seconds=5,
         targets=(better(1.1),),
+    ),
+    Scenario(
+        name="static",
+        title="A file of 10 KiB, by the server itself",
+        about="64 connections; the servers that send files without the application (`--static`).",
+        candidates=(*SENDING_FILES, NGINX),
+        load=Load("/files/10-kib.css", 64, answered=10 * KIB),
+        setup=Setup(files=True),
+        targets=(better(1.0), Target(Measure.NGINX, 0.6)),
+    ),
+    Scenario(
+        name="static-large",
+        title="A file of 100 MiB, by the server itself",
+        about="4 connections; the same servers.",
+        candidates=(*SENDING_FILES, NGINX),
+        load=Load("/files/100-mib.bin", 4, bulk=True, answered=100 * MIB),
+        setup=Setup(files=True),
+        least_seconds=5,
+        targets=(better(1.0),),
     ),
     Scenario(
         name="post",

@@ -59,12 +59,15 @@ class Peer:
     access_log: AccessLog | None = None
     everywhere: bool = True
     """Whether it is in every scenario."""
+    files: str = ""
+    """The flags with which it sends the files of {directory} for /files; empty if it cannot."""
 
 
 _PENSTOCK = """
     penstock {application} --bind {host}:{port} --threads {threads} --max-connections 20000
     {logging}
 """
+_PENSTOCK_FILES = "--static /files={directory}"
 _PENSTOCK_LOG = AccessLog("--access-logfile none", "--access-logfile {log}")
 
 # It has no command of its own.
@@ -107,6 +110,7 @@ PEERS = {
             ("penstock",),
             Kind.OURS,
             access_log=_PENSTOCK_LOG,
+            files=_PENSTOCK_FILES,
         ),
         Peer(
             "penstock-python",
@@ -114,6 +118,7 @@ PEERS = {
             ("penstock",),
             Kind.OURS,
             access_log=_PENSTOCK_LOG,
+            files=_PENSTOCK_FILES,
         ),
         Peer(
             "penstock-streaming",
@@ -146,6 +151,7 @@ PEERS = {
             _GRANIAN,
             ("granian",),
             access_log=AccessLog("--no-log", "--log --access-log"),
+            files="--static-path-route /files --static-path-mount {directory}",
         ),
         Peer(
             "uwsgi",
@@ -190,6 +196,7 @@ http {{
     server {{
         listen {host}:{port} backlog=2048;
         location /hello {{ default_type text/plain; return 200 "Hello, world!\\n"; }}
+        location /files/ {{ alias {directory}/; sendfile on; tcp_nopush on; }}
     }}
 }}
 """
@@ -205,6 +212,8 @@ class Setup:
     """Whether clients ask for connections to be closed; the floor does not read what they ask."""
     ours: str = ""
     """More flags for Penstock."""
+    files: bool = False
+    """Whether the server itself sends files."""
 
 
 PLAIN = Setup()
@@ -281,7 +290,9 @@ def running(candidate: Candidate, setup: Setup = PLAIN) -> Iterator[Running]:
     """Run a server, pinned to its core, for as long as the block lasts."""
     port = free_port()
     if candidate.peer == "nginx":
-        config = _NGINX_CONFIG.format(folder=environment.VENV, host=HOST, port=port)
+        config = _NGINX_CONFIG.format(
+            folder=environment.VENV, host=HOST, port=port, directory=environment.SERVED_FOLDER
+        )
         NGINX_FILE.write_text(config)
     with _log_path(candidate).open("wb") as output:
         process = subprocess.Popen(
@@ -321,6 +332,8 @@ def _command(candidate: Candidate, setup: Setup, port: int) -> list[str]:
     program, *rest = peer.command.format(**values).split()
     if peer.kind is Kind.OURS:
         rest += setup.ours.split()
+    if setup.files:
+        rest += peer.files.format(directory=environment.SERVED_FOLDER).split()
     path = environment.program(program)
     if path is None:
         raise environment.EnvironmentProblem(f"{program} is not installed")
