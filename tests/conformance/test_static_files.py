@@ -13,10 +13,11 @@ from wsgiref.types import StartResponse
 import pytest
 
 import penstock
+from penstock.config.checks import native_built
 from penstock.edge import static_files
 from penstock.edge.preconditions import MOST_RANGES
 from support.serving import Environ, connect, eventually, get
-from support.wire import Client, Response
+from support.wire import Client, Response, exchange
 
 STYLE = bytes(range(256)) * 40
 LARGE = os.urandom(static_files.CACHED_FILE_BYTES * 5 + 7)
@@ -419,3 +420,42 @@ def test_the_cache_stays_within_its_limit(site: Path) -> None:
             assert exchange.sent == b"x" * 1000
         assert sum(entry.size for entry in files._cache.values()) == files._cached_bytes <= limit
     assert set(files._cache) == {"/17.txt", "/18.txt", "/19.txt"}
+
+
+def test_both_transports_give_the_same_bytes(site: Path) -> None:
+    """But for the date, and the boundary of several ranges, which is random."""
+    if not native_built():
+        pytest.skip("only one transport is built")
+    requests = [
+        get(f"/assets/{name}", "Connection: close", *fields, version=version)
+        for name in ("style.css", "large.bin", "coded.js", "empty.txt", "docs", ".env", "none")
+        for fields in (
+            (),
+            ("Accept-Encoding: gzip, br;q=0.5",),
+            ("If-None-Match: *",),
+            ('If-Match: "x"',),
+            ("Range: bytes=1-2",),
+            ("Range: bytes=-2,0-0",),
+            ("Range: bytes=999999-",),
+        )
+        for version in ("HTTP/1.1", "HTTP/1.0")
+    ]
+    requests += [
+        request.replace(b"GET", method)
+        for request in requests[:14]
+        for method in (b"HEAD", b"OPTIONS", b"PUT")
+    ]
+    answers = []
+    for transport in ("python", "native"):
+        with penstock.running(
+            application, transport=transport, static=[f"/assets={site}"], static_index="index.html"
+        ) as server:
+            address = (server.host, server.port)
+            answers.append([without_chance(exchange(address, data)) for data in requests])
+    for data, *both in zip(requests, *answers, strict=True):
+        assert both[0] == both[1], data
+
+
+def without_chance(answer: bytes) -> bytes:
+    answer = re.sub(rb"Date: [^\r]*", b"Date: now", answer)
+    return re.sub(rb"(boundary=|--)[0-9a-f]{32}", rb"\1boundary", answer)

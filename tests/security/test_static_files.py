@@ -5,14 +5,16 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from wsgiref.types import StartResponse
 
 import pytest
 
 import penstock
+from support.hanging_mount import hanging_mount
 from support.service_user import TakenOver, as_root, public_folder
-from support.serving import Environ, connect
+from support.serving import Environ, connect, get
 from support.wire import Client
 
 
@@ -179,3 +181,19 @@ def test_a_static_directory_that_is_missing_stops_the_start(tmp_path: Path) -> N
         with pytest.raises(SettingsError, match="static"):
             with penstock.running(application, static=[value]):
                 pass
+
+
+def test_a_disk_that_hangs_stops_no_other_request(site: Path, transport: str) -> None:
+    """Threads wait for it as they wait for an application; the leader does not."""
+    slow = site / "slow"
+    slow.mkdir()
+    with penstock.running(
+        application, transport=transport, threads=4, static=[f"/assets={site}"]
+    ) as server:
+        with hanging_mount(slow), ExitStack() as stack:
+            for _ in range(3):
+                waiting = stack.enter_context(connect(server))
+                waiting.send(get("/assets/slow/file.txt"))
+            for path, body in (("/", b"application"), ("/assets/file.txt", b"file")) * 20:
+                with connect(server) as client:
+                    assert client.request("GET", path).body == body

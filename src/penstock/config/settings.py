@@ -957,8 +957,8 @@ class Settings:
         section="Files",
         help="Bytes of small files of --static that each worker keeps in memory; 0 keeps none. A "
         "change of a file is seen at once.",
-        reason="The styles, scripts and icons of most applications fit, and are sent three times "
-        "as fast.",
+        reason="The styles, scripts and icons of most applications fit, and are sent several "
+        "times as fast.",
     )
     sendfile_root: tuple[str, ...] = option(
         listing(_ROOT),

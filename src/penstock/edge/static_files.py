@@ -123,6 +123,8 @@ class StaticFiles:
             for prefix, path in settings.places
         ]
         self._places = sorted(places, key=lambda place: -len(place[0]))
+        # What a path begins with if it is in one of them, or is the name of one.
+        self._beginnings = tuple(prefix[:-1] for prefix, _ in self._places)
         self._index = os.fsencode(settings.index)
         self._cache_bytes = settings.cache_bytes
         self._script_name = _native(script_name).rstrip("/")
@@ -144,6 +146,8 @@ class StaticFiles:
         path: str = environ["PATH_INFO"]
         if self._script_name and environ["SCRIPT_NAME"] == self._script_name:
             path = self._script_name + path
+        if not path.startswith(self._beginnings):
+            return False
         entry: _Entry | _Answer | None = self._cache.get(path)
         try:
             if entry is None or entry.look_at <= time.monotonic():  # type: ignore[union-attr]

@@ -9,7 +9,6 @@ import time
 import weakref
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
-from functools import partial
 from itertools import count
 from typing import TYPE_CHECKING, Any
 
@@ -337,7 +336,8 @@ class Worker:
         )
         self._handle = self._gateway.handle
         if (files := static_files(self.settings, log_message)) is not None:
-            self._handle = partial(self._gateway.handle_unless, files.answer)
+            self._gateway.first = files.answer
+            self._handle = self._gateway.handle_unless_first
         self.slot.words[STATE] = SERVING
         self.slot.words[READY] = 1
         _workers.add(self)

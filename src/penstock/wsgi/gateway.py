@@ -75,6 +75,9 @@ class Gateway:
         self._application = application
         self._logger = logger
         self._sendfile = sendfile
+        self.first: Callable[[Exchange], bool] | None = None
+        """What `handle_unless_first` asks before the application. It returns whether it has
+        answered."""
         self._log_ended = log_ended or self._log_each
         # Any thread adds to it. Two threads may both log the same warning, which does no harm.
         warned: set[str] = set()
@@ -145,10 +148,11 @@ class Gateway:
                 self._close(exchange, result)
             _release(response, body)
 
-    def handle_unless(self, answer: Callable[[Exchange], bool], exchange: Exchange) -> None:
-        """Do the same where ``answer`` returns False: it is asked before the application."""
+    def handle_unless_first(self, exchange: Exchange) -> None:
+        """Do the same where `first` has not answered."""
+        assert self.first is not None
         try:
-            answered = answer(exchange)
+            answered = self.first(exchange)
         except BaseException as error:  # as in `handle`
             self._handle_failure(exchange, None, error)
             answered = True
