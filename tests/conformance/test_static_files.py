@@ -325,6 +325,26 @@ def test_prefixes_are_of_the_whole_url_also_with_a_mount_prefix(
             assert ask(client, "/app/assets/index.html").body == b"docs"
             assert ask(client, "/app/other").body == b"application"
             assert ask(client, "/other").status == 404
+            # RFC 9112, section 3.2.2: the same in absolute-form
+            assert ask(client, "http://localhost/app/assets/index.html?x=/y").body == b"docs"
+            assert ask(client, "/app/assets/%69ndex.html").body == b"docs"
+
+
+def test_prefixes_are_of_the_url_that_is_received_also_behind_a_proxy_that_removes_one(
+    site: Path, transport: str
+) -> None:
+    with penstock.running(
+        application,
+        transport=transport,
+        static=[f"/app/assets={site}"],
+        script_name="/app",
+        forwarded_allow_ips=["127.0.0.1"],
+        forwarded_headers=["x-forwarded-prefix"],
+    ) as server:
+        with connect(server) as client:
+            for prefix in ("/outer", "/app"):
+                response = ask(client, "/app/assets/style.css", X_Forwarded_Prefix=prefix)
+                assert response.body == STYLE, prefix
 
 
 def test_a_change_of_a_file_is_seen_with_the_next_request(client: Client, site: Path) -> None:

@@ -14,7 +14,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
-from urllib.parse import quote
+from urllib.parse import quote, unquote_to_bytes
 
 from penstock import messages
 from penstock.edge.file_response import (
@@ -110,13 +110,12 @@ class StaticFiles:
         settings: StaticSettings,
         log: LogMessage,
         *,
-        script_name: str = "",
         sendfile: bool = True,
     ) -> None:
-        """Set what is served; ``script_name`` is the application's mount prefix.
+        """Set what is served. Without ``sendfile`` files are read, and not sent by the kernel.
 
-        The prefixes of `StaticSettings.places` are those of whole URLs, also with a mount prefix.
-        Without ``sendfile`` files are read, and not sent by the kernel.
+        The prefixes of `StaticSettings.places` are those of URLs as the server receives them,
+        wherever the application is mounted.
         """
         places = [
             (_native(prefix).rstrip("/") + "/", ServedDirectory(path))
@@ -127,7 +126,6 @@ class StaticFiles:
         self._beginnings = tuple(prefix[:-1] for prefix, _ in self._places)
         self._index = os.fsencode(settings.index)
         self._cache_bytes = settings.cache_bytes
-        self._script_name = _native(script_name).rstrip("/")
         self._log = log
         self._sendfile = sendfile
         age = f"{settings.max_age:.0f}"
@@ -144,8 +142,8 @@ class StaticFiles:
         """
         environ = exchange.environ
         path: str = environ["PATH_INFO"]
-        if self._script_name and environ["SCRIPT_NAME"] == self._script_name:
-            path = self._script_name + path
+        if environ["SCRIPT_NAME"]:
+            path = _received_path(environ["RAW_URI"])
         if not path.startswith(self._beginnings):
             return False
         entry: _Entry | _Answer | None = self._cache.get(path)
@@ -354,6 +352,13 @@ class StaticFiles:
     def _remove(self, path: str) -> None:
         if (entry := self._cache.pop(path, None)) is not None:
             self._cached_bytes -= entry.size
+
+
+def _received_path(target: str) -> str:
+    """Return the path of a target as PATH_INFO has it, with what SCRIPT_NAME was split off."""
+    if not target.startswith("/"):  # RFC 9112, section 3.2.2: absolute-form
+        target = "/" + target.partition("://")[2].partition("?")[0].partition("/")[2]
+    return unquote_to_bytes(target.partition("?")[0].encode("latin-1")).decode("latin-1")
 
 
 def _native(text: str) -> str:

@@ -29,7 +29,7 @@ def static_files(settings: Settings, log: LogMessage) -> StaticFiles | None:
         max_age=settings.static_max_age,
         cache_bytes=settings.static_cache,
     )
-    return StaticFiles(static, log, script_name=settings.script_name, sendfile=settings.sendfile)
+    return StaticFiles(static, log, sendfile=settings.sendfile)
 
 
 def response_filters(
