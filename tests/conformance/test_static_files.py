@@ -16,6 +16,7 @@ import penstock
 from penstock.config.checks import native_built
 from penstock.edge import static_files
 from penstock.edge.preconditions import MOST_RANGES
+from support.fake_exchange import FakeExchange, make_environ, make_request
 from support.serving import Environ, connect, eventually, get
 from support.wire import Client, Response, exchange
 
@@ -34,7 +35,9 @@ def application(environ: Environ, start_response: StartResponse) -> list[bytes]:
 
 
 @pytest.fixture
-def site(tmp_path: Path) -> Path:
+def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    # These files are new, and kept all the same.
+    monkeypatch.setattr(static_files, "CHANGED_NANOSECONDS", 0)
     site = tmp_path / "site"
     (site / "docs").mkdir(parents=True)
     (site / "bare").mkdir()
@@ -372,10 +375,13 @@ def test_another_directory_in_the_same_place_is_seen(client: Client, site: Path)
 def test_rfc9110_8_8_1_times_that_a_build_sets_are_no_validators(
     client: Client, site: Path
 ) -> None:
-    tags = set()
+    tags, path, changed = set(), site / "build.js", 0
     for content in (b"one", b"two"):
-        (site / "build.js").write_bytes(content)
-        os.utime(site / "build.js", (315532800, 315532800))
+        path.write_bytes(content)
+        os.utime(path, (315532800, 315532800))
+        while path.stat().st_ctime_ns == changed:  # within one tick of the clock of files
+            os.utime(path, (315532800, 315532800))
+        changed = path.stat().st_ctime_ns
         response = ask(client, "/assets/build.js")
         assert response.body == content
         assert response.header("Last-Modified") is None
@@ -427,8 +433,6 @@ def test_a_request_for_a_file_may_have_a_body(client: Client) -> None:
 
 
 def test_the_cache_stays_within_its_limit(site: Path) -> None:
-    from support.fake_exchange import FakeExchange, make_environ, make_request
-
     limit = 3 * (static_files.ENTRY_BYTES + 1000)
     settings = static_files.StaticSettings([("/", str(site))], cache_bytes=limit)
     files = static_files.StaticFiles(settings, print)
@@ -440,6 +444,20 @@ def test_the_cache_stays_within_its_limit(site: Path) -> None:
             assert exchange.sent == b"x" * 1000
         assert sum(entry.size for entry in files._cache.values()) == files._cached_bytes <= limit
     assert set(files._cache) == {"/17.txt", "/18.txt", "/19.txt"}
+    assert all(entry.variants["identity"].kept for entry in files._cache.values())
+
+
+def test_a_file_that_was_just_changed_is_not_kept(
+    site: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A second change within the same tick of the clock of files would not show."""
+    monkeypatch.setattr(static_files, "CHANGED_NANOSECONDS", 3600 * 10**9)
+    files = static_files.StaticFiles(static_files.StaticSettings([("/", str(site))]), print)
+    for _ in range(2):
+        exchange = FakeExchange(make_environ(make_request(target="/style.css")))
+        assert files.answer(exchange)
+        assert exchange.sent == STYLE
+    assert files._cache["/style.css"].variants["identity"].kept is None
 
 
 def test_both_transports_give_the_same_bytes(site: Path) -> None:

@@ -12,7 +12,7 @@ import stat
 import threading
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import quote, unquote_to_bytes
 
@@ -48,6 +48,10 @@ ENTRY_BYTES = 4096
 
 CODINGS: Final = (("br", b".br"), ("zstd", b".zst"), ("gzip", b".gz"))
 """The codings of precompressed files, the shortest as a rule first, and the ends of their names."""
+
+CHANGED_NANOSECONDS = 100_000_000
+"""A file that was changed less than this ago is not kept: the clock of files ticks every few
+milliseconds, and a second change within the same tick would not show."""
 
 IMMUTABLE = "public, max-age=31536000, immutable"
 METHODS = "GET, HEAD, OPTIONS"
@@ -262,9 +266,10 @@ class StaticFiles:
         except ReadError:
             if coding == IDENTITY:
                 raise
-            # Without this form of it: a link that leads out, or a file that may not be read.
-            del entry.variants[coding]
-            entry.codings = tuple(entry.variants)[1:]
+            # Without this form of it: a link that leads out, or a file that may not be read. The
+            # entry is other threads', too.
+            others = {name: it for name, it in entry.variants.items() if name != coding}
+            entry = replace(entry, variants=others, codings=tuple(others)[1:])
             return self._serve(exchange, environ, path, entry)
         try:
             send_conditionally(exchange, found, method == "HEAD")
@@ -297,7 +302,8 @@ class StaticFiles:
             return self._describe(entry, variant, status, None, descriptor)
         os.close(descriptor)
         found = self._describe(entry, variant, status, content, -1)
-        variant.kept = (_state(status), found)
+        if not 0 <= time.time_ns() - status.st_ctime_ns < CHANGED_NANOSECONDS:
+            variant.kept = (_state(status), found)
         self._keep(path, entry)
         return found
 
