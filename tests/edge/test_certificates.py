@@ -171,6 +171,16 @@ def pair(*names: str) -> CertificatePair:
     return CertificatePair(b"", b"", names, 0.0)
 
 
+def test_a_verified_client_certificate_is_taken_whatever_an_authority_has_put_into_it() -> None:
+    der = der_of(authority().issue("192.0.2.1", subject="/O=Söhne/CN=Ada").certificate)
+    odd = der.replace(b"\x87\x04\xc0\x00\x02\x01", b"\x87\x01\xc0\x82\x01a")  # no IP address
+    odd = odd.replace("\x0c\x06Söhne".encode(), "\x13\x06Söhne".encode())  # no PrintableString
+    assert odd != der
+    found = client_certificate_environ(odd)
+    assert found["SSL_CLIENT_VERIFY"] == "SUCCESS"
+    assert found["SSL_CLIENT_S_DN"] == "CN=Ada,O=#130653c3b6686e65"
+
+
 def test_pairs_of_one_name_stand_side_by_side() -> None:
     first, second, third = pair("a", "b"), pair("a", "b", "c"), pair("c", "*.d")
     assert pairs_by_name([first, second, third]) == {

@@ -7,6 +7,7 @@ import select
 import shutil
 import ssl
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterable, Iterator
@@ -331,6 +332,23 @@ def test_other_bytes_than_tls_end_the_connection(settings: dict[str, Any]) -> No
                 client.send(case)
                 client.read_to_end()
         assert ask(server)["HTTPS"] == "on"
+
+
+def test_a_name_that_is_no_text_ends_the_handshake_and_is_no_traceback(
+    settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reported: list[object] = []
+    monkeypatch.setattr(
+        sys, "unraisablehook", lambda unraisable: reported.append(unraisable.object)
+    )
+    hello = MemoryClient(None).flight().replace(b"localhost", b"local\xffost")
+    with serving(tell, tls=material(), **settings) as server:
+        for _ in range(3):
+            with connect(server) as client:
+                client.send(hello)
+                client.read_to_end()
+        assert ask(server)["HTTPS"] == "on"
+    assert reported == []
 
 
 # Handshakes hold nothing up

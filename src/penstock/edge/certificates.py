@@ -96,14 +96,7 @@ def der_of(block: bytes) -> bytes:
 
 def read_certificate(der: bytes) -> Certificate:
     """Return what is needed of a certificate. Raises `ValueError` where it is malformed."""
-    [outer] = _children(der)
-    signed, *_ = _children(outer.expect(_SEQUENCE))
-    parts = _children(signed.expect(_SEQUENCE))
-    if parts and parts[0].tag == _VERSION:
-        del parts[0]
-    if len(parts) < 6:
-        raise ValueError("a part of the certificate is missing")
-    _serial, _algorithm, issuer, validity, subject, key, *rest = parts
+    _serial, _algorithm, issuer, validity, subject, key, *rest = _parts(der)
     not_before, not_after = _children(validity.expect(_SEQUENCE))[:2]
     names: list[str] = []
     for part in rest:
@@ -119,6 +112,14 @@ def read_certificate(der: bytes) -> Certificate:
         kind,
         bits,
     )
+
+
+def read_subject(der: bytes) -> str:
+    """Return the subject of a certificate as RFC 4514 has it, whatever else is in it.
+
+    For a certificate that was verified. Raises `ValueError` where it is malformed.
+    """
+    return name_text(_parts(der)[4].whole)
 
 
 def name_text(der: bytes) -> str:
@@ -143,6 +144,18 @@ class _Element(NamedTuple):
         if self.tag != tag:
             raise ValueError(f"an element of DER has the tag {self.tag:#x}, not {tag:#x}")
         return self.content
+
+
+def _parts(der: bytes) -> list[_Element]:
+    """Return the parts of a certificate from the serial number on (RFC 5280, section 4.1)."""
+    [outer] = _children(der)
+    signed, *_ = _children(outer.expect(_SEQUENCE))
+    parts = _children(signed.expect(_SEQUENCE))
+    if parts and parts[0].tag == _VERSION:
+        del parts[0]
+    if len(parts) < 6:
+        raise ValueError("a part of the certificate is missing")
+    return parts
 
 
 def _children(data: bytes) -> list[_Element]:
@@ -244,9 +257,12 @@ def _attribute_text(entry: _Element) -> str:
     kind = _oid(identifier.expect(_OID))
     encoding = _ENCODINGS.get(value.tag)
     name = _ATTRIBUTES.get(kind)
-    if name is None or encoding is None:
-        return f"{name or kind}=#{value.whole.hex()}"
-    return f"{name}={_escaped(value.content.decode(encoding))}"
+    if name is not None and encoding is not None:
+        try:
+            return f"{name}={_escaped(value.content.decode(encoding))}"
+        except UnicodeDecodeError:
+            pass  # authorities put other characters into these types than they are for
+    return f"{name or kind}=#{value.whole.hex()}"
 
 
 def _escaped(value: str) -> str:

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from penstock.edge.certificates import read_certificate
+from penstock.edge.certificates import read_subject
 from penstock.errors import PenstockError
 
 ClientCertificates = Literal["none", "optional", "required"]
@@ -177,7 +177,7 @@ def client_certificate_environ(der: bytes | None) -> dict[str, str]:
         return {"SSL_CLIENT_VERIFY": "NONE"}
     lines = base64.b64encode(der).decode("ascii")
     body = "\n".join(lines[at : at + _PEM_LINE] for at in range(0, len(lines), _PEM_LINE))
-    subject = read_certificate(der).subject
+    subject = read_subject(der)
     return {
         "SSL_CLIENT_VERIFY": "SUCCESS",
         # PEP 3333: text whose characters stand for bytes.

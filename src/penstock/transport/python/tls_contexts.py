@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import socket
 import ssl
+import sys
 from collections.abc import Callable, Sequence
 
 from penstock.edge.pairs import load_pair
@@ -52,6 +53,7 @@ class TlsContexts:
 
     def __init__(self, material: TlsMaterial, make: MakeContext | None = None) -> None:
         """Raises `TlsError`, which names the pair."""
+        _report_no_wrong_names()
         self.material = material
         first = default_pairs(material.pairs)
         # What the client is asked for, and its session ticket, are of this one for all names.
@@ -133,3 +135,24 @@ class TlsContexts:
             except OSError as error:
                 raise TlsError(f"cannot open {material.key_log}: {error.strerror}") from None
         return context
+
+
+def _report_no_wrong_names() -> None:
+    """Have Python not write a traceback for each name (SNI) that is not ASCII.
+
+    `ssl` decodes the name before it calls `TlsContexts._choose`, fails the handshake, and reports
+    the error by `sys.unraisablehook`: to the standard error, as often as clients wish. The
+    handshake's failure is logged as all others are.
+    """
+    report = sys.unraisablehook
+    if getattr(report, "leaves_out_wrong_names", False):
+        return
+
+    def hook(unraisable: sys.UnraisableHookArgs, /) -> None:
+        error = unraisable.exc_value
+        # The decoded bytes are the object that it names; a destructor's is a function.
+        if not (isinstance(error, UnicodeDecodeError) and error.object == unraisable.object):
+            report(unraisable)
+
+    hook.leaves_out_wrong_names = True  # type: ignore[attr-defined]
+    sys.unraisablehook = hook
