@@ -289,3 +289,27 @@ def test_a_body_that_comes_later_keeps_what_was_said_of_its_head(transport: str)
                 client.send(head.format(name).encode())
                 client.send_bytewise(b"abc")
                 assert client.read_response().body == f"{name} abc".encode()
+
+
+def test_cve_2024_45614_a_name_with_underscores_does_not_stand_in_for_the_proxys(
+    transport: str,
+) -> None:
+    spoofed = ["X_Forwarded_For: 6.6.6.6", "X_FORWARDED_PROTO: https"]
+    for header_map in ("drop", "dangerous"):
+        settings = {"forwarded_headers": EVERY_FIELD, "header_map": header_map}
+        with server_with(transport, **settings) as server, connect(server) as client:
+            shown = ask(client, *spoofed, "X-Forwarded-For: 192.0.2.1")
+            assert (shown["REMOTE_ADDR"], shown["wsgi.url_scheme"]) == ("192.0.2.1", "http")
+            assert shown["HTTP_X_FORWARDED_FOR"] == "192.0.2.1"
+            shown = ask(client, *spoofed)
+            assert (shown["REMOTE_ADDR"], shown["wsgi.url_scheme"]) == ("127.0.0.1", "http")
+
+
+def test_cve_2022_2255_no_field_of_an_untrusted_peer_names_the_client(transport: str) -> None:
+    fields = [f"{name}: 6.6.6.6" for name in ("X-Client-IP", "X-Real-IP", "CF-Connecting-IP")]
+    fields += ["Forwarded: for=6.6.6.6", "X-Forwarded-For: 6.6.6.6", "SCRIPT_NAME: /evil"]
+    settings = {"forwarded_headers": EVERY_FIELD, "forwarded_allow_ips": "192.0.2.1"}
+    with server_with(transport, **settings) as server, connect(server) as client:
+        for _ in range(3):
+            shown = ask(client, *fields)
+            assert (shown["REMOTE_ADDR"], shown["SCRIPT_NAME"]) == ("127.0.0.1", "")

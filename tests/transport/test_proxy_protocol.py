@@ -6,14 +6,20 @@ import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 from wsgiref.types import StartResponse
 
 import pytest
 
 import penstock
 from edge.test_proxy_protocol import HAPROXYS, TCP4, v2
+from penstock.edge.forwarded import Peers
+from penstock.edge.proxy_protocol import VERSIONS
 from penstock.telemetry.scoreboard import CLIENT_CONNECTIONS, DENIED
+from support.certificates import material
 from support.serving import TEXT, Environ, Place, address, connect, eventually, get
+from support.tls import MemoryClient
+from support.transports import serving
 from support.wire import Client, exchange
 
 V1 = b"PROXY TCP4 192.0.2.1 192.0.2.2 4711 443\r\n"
@@ -183,3 +189,37 @@ def test_the_limits_of_a_client_are_those_of_whom_the_header_names(transport: st
                 return not client.is_closed_by_server()
 
         eventually(is_free)  # the client's earlier connection is counted no longer
+
+
+PROXIED: dict[str, Any] = {
+    "proxy_versions": VERSIONS["auto"],
+    "proxy_peers": Peers.of(["127.0.0.1"]),
+}
+
+
+@pytest.mark.parametrize("apart", [False, True], ids=["together", "apart"])
+def test_tls_begins_behind_the_header(tls_transport: str, apart: bool) -> None:
+    with serving(show, tls_transport, tls=material(), **PROXIED) as server:
+        with Client((server.host, server.port)) as plain:
+            client = MemoryClient(plain.socket)
+            if apart:
+                plain.send_bytewise(v2(TCP4, HAPROXYS))
+            else:
+                plain.send(v2(TCP4, HAPROXYS) + client.flight())
+                assert client.receive()
+            client.handshake()
+            for _ in range(2):
+                plain.send(client.encrypt(get()))
+                shown = json.loads(client.read().rpartition(b"\r\n\r\n")[2] or client.read())
+                # The server's own TLS is what the environ tells of, not that of client and proxy.
+                assert shown[:4] == ["192.0.2.1", "4711", "https", "on"]
+                assert shown[4:] == ["TLSv1.3", shown[5], None]
+
+
+def test_a_connection_for_tls_without_the_header_is_answered_in_plain(tls_transport: str) -> None:
+    with serving(show, tls_transport, tls=material(), **PROXIED) as server:
+        with Client((server.host, server.port)) as plain:
+            plain.send(MemoryClient(None).flight())
+            response = plain.read_response()
+            assert response.status == 400
+            assert response.body == b"The connection does not begin with a PROXY header.\n"
