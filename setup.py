@@ -3,6 +3,7 @@
 The variable ``PENSTOCK_NATIVE`` decides. Unset or empty: it is built where cargo is installed.
 Without cargo, or where it fails, one line says why, and what comes out is the pure-Python server.
 ``require``: that is an error instead. ``skip``: the native transport is left out.
+``PENSTOCK_NATIVE_TLS=skip`` builds it without TLS, and so without a C compiler.
 """
 
 from __future__ import annotations
@@ -75,6 +76,8 @@ def build() -> str | None:
     if cargo is None:
         return f"cargo, Rust's build tool, is not on PATH ({WHERE_CARGO_COMES_FROM})"
     command = [cargo, "build", "--locked", "--release", "--package", "penstock-binding"]
+    if os.environ.get("PENSTOCK_NATIVE_TLS") == "skip":
+        command.append("--no-default-features")
     environ = os.environ | {
         # Past the links of a virtual environment, so that its name is no reason to build again.
         "PYO3_PYTHON": os.path.realpath(sys.executable),

@@ -408,8 +408,9 @@ def test_a_request_that_comes_with_the_end_of_the_handshake_is_answered(
             client.receive()
             last += client.flight()
         raw.send(last + client.encrypt(get()) + client.encrypt(get()))
-        assert client.read().startswith(b"HTTP/1.1 200 OK")
-        assert client.read().startswith(b"HTTP/1.1 200 OK")
+        answers = client.read()
+        while answers.count(b"HTTP/1.1 200 OK") < 2:  # they may share a record
+            answers += client.read()
 
 
 # Bytes that were decrypted already

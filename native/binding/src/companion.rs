@@ -2,6 +2,7 @@
 
 use crate::ffi::latin1;
 use crate::held::Held;
+use crate::tls;
 use penstock_reactor::connection::Connection;
 use penstock_reactor::disconnect::find_gone;
 use pyo3::exceptions::PyRuntimeError;
@@ -36,6 +37,8 @@ pub struct Companion {
     pub proxied: Option<Py<PyDict>>,
     /// REMOTE_PORT; a unix socket has none.
     pub port: Option<Py<PyString>>,
+    /// What only TLS connections have.
+    pub tls: Option<Py<PyDict>>,
 }
 
 impl Companion {
@@ -58,11 +61,14 @@ impl Companion {
             proxied = Some(variables.unbind());
         }
         let address = address.map_or(String::new(), |ip| ip.to_string());
+        let session = connection.stream.session();
+        let tls = session.map(|session| tls::environ_of(py, &session));
         let made: Box<dyn Any + Send + Sync> = Box::new(Held::new(Companion {
             client_gone: Py::new(py, client_gone)?,
             proxied,
             address: PyString::new(py, &address).unbind(),
             port: port.map(|port| PyString::new(py, &port.to_string()).unbind()),
+            tls: tls.transpose()?.map(Bound::unbind),
         }));
         let made = connection.companion.get_or_init(|| made);
         let companion = made.downcast_ref::<Held<Self>>().and_then(Held::get);

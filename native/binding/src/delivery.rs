@@ -32,6 +32,8 @@ pub struct Delivery {
     pub thread_slots: Arc<ThreadSlots>,
     /// What the requests of each listener begin with.
     pub templates: Vec<Template>,
+    /// The `penstock.transport.config.TransportConfig`.
+    pub config: Py<PyAny>,
     pub bytes_io: Py<PyAny>,
     /// Makes a file object of a spooled body's descriptor, which becomes its own.
     pub open_spooled: Py<PyAny>,
@@ -83,6 +85,7 @@ impl Delivery {
         forwarded: Option<Box<Forwarded>>,
         queued: Option<Nanos>,
     ) -> PyResult<Option<Py<Exchange>>> {
+        let listener = connection.listener;
         let made = self.make_exchange(
             py,
             thread_slot,
@@ -116,7 +119,45 @@ impl Delivery {
             }
             return Ok(None);
         }
+        if self.core.shared.redirects(listener) {
+            self.redirect(py, &exchange, head, bytes)?;
+            return Ok(None);
+        }
         Ok(Some(exchange))
+    }
+
+    /// Answer as a listener does that redirects to https.
+    fn redirect(
+        &self,
+        py: Python<'_>,
+        exchange: &Py<Exchange>,
+        head: &Head,
+        bytes: &[u8],
+    ) -> PyResult<()> {
+        let environ = exchange.borrow(py).environ.clone_ref(py);
+        let host = environ.bind(py).get_item("HTTP_HOST")?;
+        let method = latin1(py, head.method.of(bytes))?;
+        let mut target = head.path(bytes).to_vec();
+        let query = head.query.of(bytes);
+        if !query.is_empty() {
+            target.push(b'?');
+            target.extend_from_slice(query);
+        }
+        let target = latin1(py, &target)?;
+        let given = (&self.config, &method, host, target);
+        let answer = py
+            .import("penstock.transport.redirect")?
+            .call_method1("redirect", given)?;
+        let (status, fields, body): (Py<PyAny>, Py<PyAny>, Vec<u8>) = answer.extract()?;
+        exchange.call_method1(py, "respond", (status, fields, body.len()))?;
+        let body = match head.method.of(bytes) {
+            b"HEAD" => PyBytes::new(py, b""),
+            _ => PyBytes::new(py, &body),
+        };
+        if exchange.call_method1(py, "finish", (body,)).is_err() {
+            exchange.call_method0(py, "abort")?;
+        }
+        Ok(())
     }
 
     #[expect(clippy::too_many_arguments, reason = "what a request consists of")]

@@ -28,6 +28,7 @@ pub fn abort(slf: &Bound<'_, Exchange>) -> PyResult<()> {
         // that closes in good order before any response, to a client that retries.
         let unseen = this.response.is_waiting() || this.framing == Framing::Close;
         let reset = connection.is_gone() || unseen;
+        connection.stream.cut_short();
         state
             .exchange
             .fate
@@ -67,11 +68,14 @@ pub fn time_out(slf: &Bound<'_, Exchange>, reason: &str) -> PyResult<bool> {
 
 fn answer_given_up(this: &mut Exchange, py: Python<'_>) -> PyResult<()> {
     let refusal = Refusal::timed_out(&this.shared().options.timed_out);
+    let stream = &*this.request_body.connection.stream;
     let id = || {
         String::from_utf8_lossy(latin1_bytes(this.request_id.bind(py)).unwrap_or_default())
             .into_owned()
     };
-    let answer = this.shared().error_response(&refusal, this.is_head, id);
+    let answer = this
+        .shared()
+        .error_response(&refusal, this.is_head, stream, id);
     this.response.move_to(ResponseState::Sending);
     this.status = Some(PyString::new(py, "504 Gateway Timeout").unbind());
     this.headers = None;

@@ -162,6 +162,9 @@ impl Template {
         if let Some(proxied) = &companion.proxied {
             dict.update(proxied.bind(py).as_mapping())?;
         }
+        if let Some(tls) = &companion.tls {
+            dict.update(tls.bind(py).as_mapping())?;
+        }
         if head.chunked {
             if let Some(length) = length {
                 dict.set_item(&keys.content_length, length.to_string())?;

@@ -31,6 +31,7 @@ mod scoreboard;
 mod scratch;
 mod sending;
 mod thread_slots;
+mod tls;
 mod transport;
 mod validate;
 

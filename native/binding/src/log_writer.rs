@@ -55,6 +55,13 @@ impl LogWriter {
             }
             Entry::Refused(note) => self.refused(py, &note),
             Entry::HostReplaced(note) => self.host_replaced(py, &note),
+            Entry::HandshakeFailed(note) => {
+                let arguments = (address(note.peer), &note.reason);
+                let request_log = self.request_log.bind(py);
+                request_log
+                    .call_method1("handshake_failed", arguments)
+                    .map(drop)
+            }
             Entry::Finished(record, end) => match finished_record(record) {
                 Some(mut record) => {
                     record.bytes_out = record.bytes_out.saturating_sub(end.unsent);

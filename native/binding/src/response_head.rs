@@ -27,20 +27,23 @@ pub fn write_head(this: &mut Exchange, py: Python<'_>, out: &mut Vec<u8>) -> PyR
     };
     let status = status.bind(py);
     response::begin_head(out, latin1_bytes(status)?);
-    let (mut date, mut server) = (true, true);
+    let mut lines = this
+        .shared()
+        .added_to(&*this.request_body.connection.stream);
     if let Some(headers) = &this.headers {
         for item in headers.bind(py).iter() {
             let item = item.cast::<PyTuple>()?;
             let (name, value) = (item.get_borrowed_item(0)?, item.get_borrowed_item(1)?);
             let (name, value) = (name.cast::<PyString>()?, value.cast::<PyString>()?);
             let name = latin1_bytes(name)?;
-            date &= !name.eq_ignore_ascii_case(b"date");
-            server &= !name.eq_ignore_ascii_case(b"server");
+            lines.date &= !name.eq_ignore_ascii_case(b"date");
+            lines.server &= !name.eq_ignore_ascii_case(b"server");
+            lines.hsts = lines.hsts && !name.eq_ignore_ascii_case(b"strict-transport-security");
             response::encode_field(out, name, latin1_bytes(value)?);
         }
     }
     let added = out.len();
-    this.shared().write_server_fields(date, server, out);
+    this.shared().write_server_fields(lines, out);
     if this.shared().options.send_request_id {
         write_request_id(this, py, out)?;
     }

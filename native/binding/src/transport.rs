@@ -64,6 +64,7 @@ impl NativeTransport {
         let mut acceptors = Vec::new();
         let mut templates = Vec::new();
         let mut listeners = Vec::new();
+        let mut redirecting = Vec::new();
         let scoreboard = open(slot)?;
         let policy = Policy::new(config)?;
         for (listener, environ) in endpoints {
@@ -71,12 +72,15 @@ impl NativeTransport {
             let descriptor = bound.getattr("socket")?.call_method0("fileno")?.extract()?;
             let name: String = bound.getattr("name")?.extract()?;
             let unix: bool = bound.getattr("is_unix")?.extract()?;
-            acceptors.push(Acceptor::new(descriptor, name));
+            let tls: bool = bound.getattr("tls")?.extract()?;
+            acceptors.push(Acceptor::new(descriptor, name, tls));
+            redirecting.push(bound.getattr("redirects")?.extract()?);
             templates.push(Template::new(py, &environ, unix, policy.limits_calls())?);
             listeners.push(listener);
         }
         let given = |name: &str| required(logs, name).map(|log| !log.is_none());
         let mut options = read_options(config)?;
+        options.redirecting = redirecting;
         options.observed = given("observers")?;
         options.trace = match options.observed {
             true => required(logs, "needs")?.getattr("transcript")?.extract()?,
@@ -121,6 +125,7 @@ impl NativeTransport {
                 core,
                 thread_slots,
                 templates,
+                config: config.clone().unbind(),
                 bytes_io: py.import("io")?.getattr("BytesIO")?.unbind(),
                 open_spooled: log("open_spooled")?,
             },
@@ -209,6 +214,22 @@ impl NativeTransport {
         self.core.shared.draining.set(true);
         py.detach(|| self.threads.interrupt(&self.core.shared));
         self.core.write_logs(py);
+    }
+
+    /// See `penstock.transport.Transport.set_tls`.
+    #[cfg(feature = "tls")]
+    fn set_tls(&self, py: Python<'_>, material: &Bound<'_, PyAny>) -> PyResult<()> {
+        let material = crate::tls::read_material(material)?;
+        match py.detach(|| penstock_reactor::tls::TlsServer::new(&material)) {
+            Ok(server) => {
+                self.core.shared.set_tls(Arc::new(server));
+                Ok(())
+            }
+            Err(why) => {
+                let error = py.import("penstock.edge.tls")?.getattr("TlsError")?;
+                Err(PyErr::from_value(error.call1((why,))?))
+            }
+        }
     }
 
     /// See `penstock.transport.Transport.leave_count`. `add_thread` starts a thread that calls

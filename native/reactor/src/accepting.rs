@@ -6,6 +6,7 @@
 use crate::closing;
 use crate::connection::{Connection, NEVER};
 use crate::decisions::{self, Holding};
+use crate::handshaking;
 use crate::log_queue::{Entry, message};
 use crate::poller::Token;
 use crate::refusal::Refusal;
@@ -25,6 +26,8 @@ use std::sync::Arc;
 pub struct Acceptor {
     descriptor: RawFd,
     name: String,
+    /// Its clients speak TLS.
+    tls: bool,
     watched: bool,
     resume_at: Nanos,
     /// Its clients are left to other workers, until then.
@@ -34,10 +37,11 @@ pub struct Acceptor {
 }
 
 impl Acceptor {
-    pub fn new(descriptor: RawFd, name: String) -> Self {
+    pub fn new(descriptor: RawFd, name: String, tls: bool) -> Self {
         Acceptor {
             descriptor,
             name,
+            tls,
             watched: false,
             resume_at: 0,
             left: false,
@@ -242,7 +246,10 @@ impl Accepting {
                         continue; // it closes
                     }
                     let stream = Box::new(PlainStream::new(socket, peer));
-                    shared.add(stream, index, now);
+                    match acceptor.tls {
+                        false => shared.add(stream, index, now),
+                        true => handshaking::begin(shared, stream, index, now),
+                    }
                 }
                 Err(error) => match error.raw_os_error() {
                     Some(libc::EAGAIN) => {
@@ -588,6 +595,11 @@ fn evict_one(
         _ => EVICTED_BODY,
     });
     let mut state = connection.lock();
+    if state.phase == Phase::Handshaking && kind != Holding::Idle {
+        let why = format!("the connection was closed to make room for others (setting: {setting})");
+        handshaking::fail(connection, shared, &mut state, why);
+        return;
+    }
     if kind != Holding::Idle {
         let input = Input::new(state.carry.remaining());
         let refusal = Refusal::evicted(setting, state.parser.request_line(&input));

@@ -136,7 +136,9 @@ pub fn discard_input(
         }
         match connection.stream.receive(&mut leader.read.buffer) {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                state.input = Input::Drained;
+                if !connection.stream.holds_input() {
+                    state.input = Input::Drained;
+                }
             }
             Ok(received) if received > 0 => {
                 state.lingered += received as u64;
@@ -159,6 +161,7 @@ pub fn discard_input(
 pub fn hurry_up(connection: &Connection, shared: &Shared, state: &ConnectionState, now: Nanos) {
     let options = &shared.options;
     let patience = match state.phase {
+        Phase::Handshaking => decisions::drain_patience(options, true),
         Phase::Reading if state.awaited == State::Head => decisions::drain_patience(options, true),
         Phase::Reading | Phase::AwaitingProxy if state.awaited == State::Idle => {
             decisions::drain_patience(options, false)

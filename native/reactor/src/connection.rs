@@ -11,6 +11,7 @@
 //! |---|---|---|
 //! | `dispatch` | what comes next: at an event, in its turn, after its thread has answered | leader |
 //! | `proxying` | what a proxy says before all else | leader |
+//! | `handshaking` | what comes before HTTP over TLS | leader |
 //! | `reading` | received bytes to a request | leader |
 //! | `storing` | have a part of a body written to a temporary file | leader; the disk's |
 //! | `own_answers` | health and readiness checks | leader |
@@ -135,6 +136,8 @@ impl ConnectionState {
             (Phase::Reading, State::Head) => Holding::Head,
             (Phase::AwaitingProxy, _) if self.proxy_header.is_empty() => Holding::Idle,
             (Phase::AwaitingProxy, _) => Holding::Head,
+            (Phase::Handshaking, _) if self.in_head => Holding::Head,
+            (Phase::Handshaking, _) => Holding::Idle,
             _ => Holding::Call,
         };
         (holding, self.since, self.exchange.body_received)
@@ -165,9 +168,12 @@ impl Connection {
         });
         let (phase, patience) = if options.awaits_proxy(peer) {
             (Phase::AwaitingProxy, options.header_timeout)
+        } else if stream.awaits_handshake() {
+            (Phase::Handshaking, options.tls_handshake_timeout)
         } else {
             (Phase::Reading, first_patience(options, draining))
         };
+        let shakes_hands = phase == Phase::Handshaking;
         Connection {
             trusted: options.forwarded.peers.trusts(peer),
             peer,
@@ -179,7 +185,7 @@ impl Connection {
             accepted_at: now,
             deadline: AtomicU64::new(now.saturating_add(patience)),
             phase: AtomicU8::new(phase as u8),
-            heavy: AtomicBool::new(false),
+            heavy: AtomicBool::new(shakes_hands), // its signature takes a millisecond
             gone: AtomicBool::new(false),
             name: OnceLock::new(),
             flight_over: Condvar::new(),

@@ -3,6 +3,7 @@
 use crate::closing;
 use crate::connection::{Connection, ConnectionState, NEVER};
 use crate::decisions;
+use crate::handshaking;
 use crate::leader::LeaderState;
 use crate::output::FILE_READ_TOO_SLOWLY;
 use crate::proxying;
@@ -22,6 +23,7 @@ pub fn expire(connection: &Arc<Connection>, shared: &Shared, leader: &mut Leader
         return; // put off in the meantime
     }
     match state.phase {
+        Phase::Handshaking => handshaking::expire(connection, shared, &mut state),
         Phase::Reading => expire_reading(connection, shared, leader, &mut state),
         Phase::AwaitingProxy => proxying::expire(connection, shared, leader, &mut state),
         Phase::Storing => {

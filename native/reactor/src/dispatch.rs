@@ -2,6 +2,7 @@
 
 use crate::closing;
 use crate::connection::{Connection, ConnectionState};
+use crate::handshaking;
 use crate::leader::LeaderState;
 use crate::next_request;
 use crate::poller::Event;
@@ -34,6 +35,7 @@ pub fn handle_event(
         connection.set_gone();
     }
     match state.phase {
+        Phase::Handshaking => handshaking::advance(connection, shared, leader, &mut state),
         Phase::Reading | Phase::Discarding => {
             if event.room {
                 responding::send_rest(connection, &mut state);
@@ -70,6 +72,9 @@ pub fn handle_event(
             None
         }
         Phase::Lingering => {
+            if event.room && connection.stream.is_secure() {
+                state.input = Input::Possible; // what waits of its end is sent with the next read
+            }
             closing::discard_input(connection, shared, leader, &mut state);
             None
         }
@@ -89,6 +94,7 @@ pub fn proceed(
     match state.phase {
         Phase::Answered => resume(connection, shared, leader, &mut state),
         Phase::AwaitingProxy => proxying::read_header(connection, shared, leader, &mut state),
+        Phase::Handshaking => handshaking::advance(connection, shared, leader, &mut state),
         Phase::Storing => reading::go_on_stored(connection, shared, leader, &mut state),
         Phase::HandedOut => {
             responding::drain_output(connection, shared, leader, &mut state);

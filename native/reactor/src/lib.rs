@@ -35,6 +35,7 @@ pub mod fair_queue;
 pub mod file_count;
 pub mod file_sending;
 pub mod forwarded;
+pub mod handshaking;
 pub mod inbox;
 pub mod leader;
 pub mod leader_followers;
@@ -67,6 +68,8 @@ pub mod stream;
 pub mod sync;
 pub mod sys;
 pub mod thread_count;
+#[cfg(feature = "tls")]
+pub mod tls;
 pub mod unserved;
 
 #[cfg(test)]

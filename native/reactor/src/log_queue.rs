@@ -61,11 +61,18 @@ pub struct HostReplaced {
     pub request_id: String,
 }
 
+/// A TLS handshake that was not completed.
+pub struct HandshakeFailed {
+    pub peer: Peer,
+    pub reason: String,
+}
+
 pub enum Entry {
     /// A message of `penstock.messages`: its name there, and its arguments.
     Message(&'static str, Vec<(&'static str, String)>),
     Refused(Box<RefusalNote>),
     HostReplaced(Box<HostReplaced>),
+    HandshakeFailed(Box<HandshakeFailed>),
     /// A response that was finished before the kernel had all of it: `ExchangeState::record`, and
     /// its end.
     Finished(Box<dyn Any + Send>, Box<End>),
@@ -99,6 +106,9 @@ impl Entry {
                 Entry::HostReplaced(note) => {
                     size_of::<HostReplaced>() + note.target.capacity() + note.host.capacity()
                 }
+                Entry::HandshakeFailed(note) => {
+                    size_of::<HandshakeFailed>() + note.reason.capacity()
+                }
                 _ => 0,
             }
     }
@@ -106,7 +116,7 @@ impl Entry {
     /// Whether only logs miss it, and clients decide how many there are.
     fn may_be_lost(&self) -> bool {
         match self {
-            Entry::Refused(_) | Entry::HostReplaced(_) => true,
+            Entry::Refused(_) | Entry::HostReplaced(_) | Entry::HandshakeFailed(_) => true,
             // At most one for each connection, listener or defect.
             Entry::Message(..) | Entry::Finished(..) | Entry::CloseListener(_) => false,
             Entry::Lost(_) => false,

@@ -66,6 +66,13 @@ pub struct Options {
     /// How many requests one client may send, and where all workers count them.
     pub rate_limit: Option<(RateTable, RateLimit)>,
     pub header_timeout: Nanos,
+    pub tls_handshake_timeout: Nanos,
+    /// What a client is told that speaks HTTP without TLS at an address with TLS.
+    pub plain_http: String,
+    /// The value of Strict-Transport-Security.
+    pub hsts: Option<String>,
+    /// Which listeners redirect to https, by their order.
+    pub redirecting: Vec<bool>,
     pub body_timeout: Nanos,
     pub body_min_rate: f64,
     pub keep_alive: Nanos,

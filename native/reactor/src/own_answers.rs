@@ -7,8 +7,9 @@ use crate::leader::{LeaderState, Source};
 use crate::output::Piece;
 use crate::responding;
 use crate::scoreboard::{BEAT, LIVE, READY};
-use crate::shared::Shared;
+use crate::shared::{Added, Shared};
 use crate::states::{Fate, Phase};
+use crate::stream::Stream;
 use crate::sys;
 use penstock_protocol::response::{self, ErrorResponse};
 use penstock_protocol::{Head, Version};
@@ -66,10 +67,14 @@ pub fn asks_for_whole_server(leader: &LeaderState, source: &Source) -> bool {
 }
 
 /// The answer to `OPTIONS *`. `keeps` is the client's version where the connection is kept.
-pub fn answer_of_whole_server(shared: &Shared, keeps: Option<Version>) -> ErrorResponse {
+pub fn answer_of_whole_server(
+    shared: &Shared,
+    stream: &dyn Stream,
+    keeps: Option<Version>,
+) -> ErrorResponse {
     let mut head = Vec::new();
     response::begin_head(&mut head, b"200 OK");
-    shared.write_server_fields(true, true, &mut head);
+    shared.write_server_fields(shared.added_to(stream), &mut head);
     response::encode_content_length(&mut head, 0);
     end_head(&mut head, keeps);
     ErrorResponse {
@@ -115,7 +120,12 @@ pub fn answer_check(
     let close = !check.keep_alive || shared.draining.get();
     state.exchange.fate = if close { Fate::Close } else { Fate::Keep };
     let mut answer = Vec::new();
-    check.write_head(shared, close, &mut answer);
+    check.write_head(
+        shared,
+        shared.added_to(&*connection.stream),
+        close,
+        &mut answer,
+    );
     let body = if check.well {
         &shared.options.checks.healthy
     } else {
@@ -131,7 +141,7 @@ pub fn answer_check(
 }
 
 impl Check {
-    fn write_head(&self, shared: &Shared, close: bool, out: &mut Vec<u8>) {
+    fn write_head(&self, shared: &Shared, added: Added, close: bool, out: &mut Vec<u8>) {
         let checks = &shared.options.checks;
         let (status, body): (&[u8], _) = if self.well {
             (b"200 OK", &checks.healthy)
@@ -141,7 +151,7 @@ impl Check {
         response::begin_head(out, status);
         response::encode_field(out, b"Content-Type", b"text/plain");
         response::encode_field(out, b"Cache-Control", b"no-store");
-        shared.write_server_fields(true, true, out);
+        shared.write_server_fields(added, out);
         response::encode_content_length(out, body.len() as u64);
         end_head(out, (!close).then_some(self.version));
     }

@@ -2,6 +2,7 @@
 
 use crate::closing;
 use crate::connection::{Connection, ConnectionState, Proxied, first_patience};
+use crate::handshaking;
 use crate::leader::LeaderState;
 use crate::proxy_protocol::{self, ProxyHeader};
 use crate::reading;
@@ -106,6 +107,10 @@ fn go_on(
         counted: client,
         variables: header.variables,
     });
+    if connection.stream.awaits_handshake() {
+        handshaking::begin_behind_proxy(connection, shared, leader, state);
+        return None;
+    }
     connection.set_phase(state, Phase::Reading);
     state.since = leader.now;
     let patience = first_patience(&shared.options, shared.draining.get());

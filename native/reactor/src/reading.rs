@@ -171,7 +171,7 @@ fn receive(
         Ok(received) => {
             // Less than there was room for is all there was. What comes later has an edge of
             // its own, but for an end that this event reported.
-            let all = received < most && state.ended.is_none();
+            let all = received < most && state.ended.is_none() && !connection.stream.holds_input();
             state.input.found(all);
             if let Some(trace) = &mut state.trace {
                 trace.received(leader.read.buffer.get(..received).unwrap_or(&[]));
@@ -180,8 +180,8 @@ fn receive(
         }
         Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
             // The event reported input, and the read found none. It is read once more: no second
-            // edge will come.
-            if state.input.found_none() {
+            // edge will come. Nor one for what the stream itself holds.
+            if connection.stream.holds_input() || state.input.found_none() {
                 leader.defer(connection, state);
             }
             None
@@ -451,7 +451,8 @@ fn parse(
                 }
                 if head.body_expected {
                     let own = head.path(bytes) == WHOLE_SERVER || is_check(shared, head, bytes);
-                    if options.stream_requests && !own {
+                    let streamed = options.stream_requests || shared.redirects(connection.listener);
+                    if streamed && !own {
                         streams = true;
                         break Verdict::MoreInput;
                     }

@@ -108,6 +108,10 @@ impl Refusal {
         }
     }
 
+    pub fn plain_http(reason: &str) -> Self {
+        Refusal::plain(400, reason.to_owned())
+    }
+
     pub fn underscore() -> Self {
         Refusal {
             setting: "header_map",

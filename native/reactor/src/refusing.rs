@@ -33,7 +33,7 @@ pub fn refuse(
         .is_some_and(method_is_head)
         || refusal.request_line.starts_with(b"HEAD ");
     let id = shared.count_request();
-    let answer = shared.error_response(&refusal, to_head, || {
+    let answer = shared.error_response(&refusal, to_head, &*connection.stream, || {
         state.exchange.request_id(|| shared.request_id(id))
     });
     if let Some(trace) = &mut state.trace {

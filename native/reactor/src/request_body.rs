@@ -153,7 +153,12 @@ impl RequestBody {
                 state.input = Input::Drained;
                 Ok(0)
             }
-            Ok(size) => Ok(size),
+            Ok(size) => {
+                if self.connection.stream.holds_input() {
+                    state.input = Input::Possible; // no event tells of it
+                }
+                Ok(size)
+            }
             // Readiness may turn out to be spurious (a segment with a bad checksum).
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(0),
             Err(error) => Err(disconnected(&self.connection, &mut state, &error)),

@@ -36,6 +36,7 @@ layout! {
     IN_USE = 11,
     SPOOLED = 12,
     IO_BOUND_CALLS = 13,
+    HANDSHAKES_FAILED = 14,
     OUT_SPOOLED = 15,
     QUEUE_FULL = 16,
     QUEUE_TIMEOUT = 17,

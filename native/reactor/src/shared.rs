@@ -18,7 +18,7 @@ use crate::refusal::Refusal;
 use crate::scoreboard::{ACCEPTED, CLIENT_CONNECTIONS, CONNECTIONS, DENIED, Scoreboard};
 use crate::slow_path_estimate::SlowPathEstimate;
 use crate::spool::Spooling;
-use crate::stream::Stream;
+use crate::stream::{Secure, Stream};
 use crate::sync::{Alarm, Flag, lock};
 use crate::sys::{self, Nanos, Peer};
 use penstock_protocol::date::DateLine;
@@ -61,6 +61,15 @@ pub struct Senders {
     pub inbox: Arc<Inbox>,
 }
 
+/// The fields that the server adds to a response: the application may have set each itself.
+#[derive(Clone, Copy)]
+pub struct Added {
+    pub date: bool,
+    pub server: bool,
+    /// Strict-Transport-Security (RFC 6797), over TLS alone.
+    pub hsts: bool,
+}
+
 pub struct Shared {
     pub options: Options,
     pub scoreboard: Arc<Scoreboard>,
@@ -98,6 +107,8 @@ pub struct Shared {
     pub spooling: Spooling,
     /// Bytes of responses in memory.
     unsent: UnsentCount,
+    /// What TLS connections begin with.
+    tls: Mutex<Option<Arc<dyn Secure>>>,
     /// How many connections each client has, by `client::key_of`, where that is limited.
     clients: Mutex<HashMap<u64, u64>>,
     /// Connections within the head of a request.
@@ -148,6 +159,7 @@ impl Shared {
             date_line: Mutex::default(),
             files,
             unsent: UnsentCount::default(),
+            tls: Mutex::default(),
             clients: Mutex::default(),
             heads: AtomicUsize::new(0),
             connections: AtomicU64::new(0),
@@ -175,6 +187,23 @@ impl Shared {
         self.inbox.hurry();
     }
 
+    /// Set what TLS connections begin with from now on.
+    pub fn set_tls(&self, tls: Arc<dyn Secure>) {
+        let before = lock(&self.tls).replace(tls);
+        drop(before); // without the lock
+    }
+
+    /// What a TLS connection begins with now.
+    pub fn tls(&self) -> Option<Arc<dyn Secure>> {
+        lock(&self.tls).clone()
+    }
+
+    /// Whether a listener answers each request with a redirection to https.
+    pub fn redirects(&self, listener: usize) -> bool {
+        let redirecting = &self.options.redirecting;
+        redirecting.get(listener).copied().unwrap_or(false)
+    }
+
     /// Set which listeners need not be closed as soon as their queues are empty.
     pub fn set_lasting(&self, lasting: Vec<bool>) {
         *lock(&self.lasting) = lasting;
@@ -194,17 +223,30 @@ impl Shared {
         self.inbox.take(into);
     }
 
-    /// Append the lines of Date and Server, as far as they are asked for: the application may have
-    /// set either field itself.
-    pub fn write_server_fields(&self, date: bool, server: bool, out: &mut Vec<u8>) {
-        if date {
+    /// Append the lines of fields that the server adds.
+    pub fn write_server_fields(&self, added: Added, out: &mut Vec<u8>) {
+        if added.date {
             let second = u64::try_from(sys::wall_second()).unwrap_or(0);
             out.extend_from_slice(lock(&self.date_line).at(second).as_bytes());
         }
-        if let (true, Some(name)) = (server, &self.options.server_header) {
+        if let (true, Some(name)) = (added.server, &self.options.server_header) {
             out.extend_from_slice(b"Server: ");
             out.extend_from_slice(name.as_bytes());
             out.extend_from_slice(b"\r\n");
+        }
+        if let (true, Some(value)) = (added.hsts, &self.options.hsts) {
+            out.extend_from_slice(b"Strict-Transport-Security: ");
+            out.extend_from_slice(value.as_bytes());
+            out.extend_from_slice(b"\r\n");
+        }
+    }
+
+    /// The fields that the server adds to each response on a connection.
+    pub fn added_to(&self, stream: &dyn Stream) -> Added {
+        Added {
+            date: true,
+            server: true,
+            hsts: self.options.hsts.is_some() && stream.is_secure(),
         }
     }
 
@@ -214,10 +256,11 @@ impl Shared {
         &self,
         refusal: &Refusal,
         to_head: bool,
+        stream: &dyn Stream,
         request_id: impl FnOnce() -> String,
     ) -> ErrorResponse {
         let mut added = Vec::new();
-        self.write_server_fields(true, true, &mut added);
+        self.write_server_fields(self.added_to(stream), &mut added);
         if self.options.send_request_id {
             response::encode_field(&mut added, b"X-Request-ID", request_id().as_bytes());
         }

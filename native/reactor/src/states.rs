@@ -8,6 +8,8 @@
 pub enum Phase {
     /// It waits for the PROXY header, or reads it.
     AwaitingProxy,
+    /// It negotiates TLS with its client.
+    Handshaking,
     /// It waits for a request, or reads one.
     Reading,
     /// A part of a body is being written to a temporary file; no more of it is read.
@@ -29,15 +31,16 @@ pub enum Phase {
 }
 
 use Phase::{
-    Answered, AwaitingProxy, Closed, Discarding, Flushing, HandedOut, Lingering, Reading, Refusing,
-    Storing,
+    Answered, AwaitingProxy, Closed, Discarding, Flushing, HandedOut, Handshaking, Lingering,
+    Reading, Refusing, Storing,
 };
 
 /// Each phase, in the order of their numbers, and those that may follow it.
 ///
 /// A connection is closed in any phase but `HandedOut`: a thread uses its stream then.
-pub const TRANSITIONS: [(Phase, &[Phase]); 10] = [
-    (AwaitingProxy, &[Reading, Refusing, Closed]),
+pub const TRANSITIONS: [(Phase, &[Phase]); 11] = [
+    (AwaitingProxy, &[Handshaking, Reading, Refusing, Closed]),
+    (Handshaking, &[Reading, Refusing, Closed]),
     (Reading, &[Storing, HandedOut, Flushing, Refusing, Closed]),
     (Storing, &[Reading, Refusing, Closed]),
     (Discarding, &[Reading, Lingering, Closed]),
@@ -220,6 +223,7 @@ mod tests {
         let mut lines = vec!["```mermaid".to_owned(), "stateDiagram-v2".to_owned()];
         lines.push(format!("    [*] --> {Reading:?}"));
         lines.push(format!("    [*] --> {AwaitingProxy:?}"));
+        lines.push(format!("    [*] --> {Handshaking:?}"));
         for (phase, following) in TRANSITIONS {
             lines.extend(
                 following

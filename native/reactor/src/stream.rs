@@ -4,16 +4,74 @@ use crate::sys::{self, Fd, Nanos, Peer, Readiness};
 use std::io::{self, IoSlice};
 use std::os::fd::RawFd;
 
+/// How far a handshake is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Handshake {
+    /// It goes on with the next event. `begun` is whether the client has sent anything.
+    Pending {
+        begun: bool,
+    },
+    Complete,
+    /// It is complete, and all that the client wanted: the connection ends.
+    Over,
+    /// The client speaks HTTP, and not TLS. What is sent from now on is not protected.
+    PlainHttp,
+    /// The client left before it had sent anything.
+    Left,
+}
+
+/// What the environ tells of a TLS session.
+#[derive(Clone, Default, PartialEq, Eq, Debug)]
+pub struct Session {
+    /// OpenSSL's names.
+    pub protocol: &'static str,
+    pub cipher: &'static str,
+    /// The name that the client asked for.
+    pub server_name: Option<String>,
+    /// Clients are asked for a certificate.
+    pub asks: bool,
+    /// The client's certificate, verified, in DER.
+    pub certificate: Option<Vec<u8>>,
+}
+
+/// Makes streams that protect what another one carries.
+pub trait Secure: Send + Sync {
+    /// Protect `inner`, which nothing was received from or sent to yet.
+    fn secure(&self, inner: Box<dyn Stream>) -> Box<dyn Stream>;
+}
+
 /// A connection of bytes that never blocks, but for [`Stream::wait`] and, on a slow disk,
 /// [`Stream::send_file`]. Any thread may call any method; the connection decides which one does.
 ///
 /// An error of kind `WouldBlock` means that an event will follow. Each other error is final.
 pub trait Stream: Send + Sync {
+    /// Whether a handshake comes before anything is received or sent.
+    fn awaits_handshake(&self) -> bool {
+        false
+    }
+
+    /// Go on with the handshake, as far as that is possible now. The text of an error is for the
+    /// log.
+    fn shake_hands(&self) -> io::Result<Handshake> {
+        Ok(Handshake::Complete)
+    }
+
+    /// What was agreed on in the handshake; None for a stream without one.
+    fn session(&self) -> Option<Session> {
+        None
+    }
+
     /// Receive what is there; return 0 at the end.
     ///
-    /// Less than the buffer's size means that there was no more: what comes later has an event of
-    /// its own.
+    /// Less than the buffer's size means that there was no more, unless [`Stream::holds_input`]: what
+    /// comes later has an event of its own.
     fn receive(&self, buffer: &mut [u8]) -> io::Result<usize>;
+
+    /// Whether there is input, or its end, of which no event tells: within the stream, and not in
+    /// the kernel.
+    fn holds_input(&self) -> bool {
+        false
+    }
 
     /// Return 0 if the client has ended its side and nothing is left to receive, and more if there
     /// is something. Takes nothing.
@@ -33,6 +91,9 @@ pub trait Stream: Send + Sync {
     }
 
     /// Send what is taken at once; return its size.
+    ///
+    /// What was not taken has to come again, in the same order, in the next calls of this and the
+    /// next two, unless nothing more is sent at all: the stream may have encrypted it already.
     fn send(&self, data: &[u8]) -> io::Result<usize>;
 
     /// Send several pieces as one, without copying them together.
@@ -46,6 +107,10 @@ pub trait Stream: Send + Sync {
 
     /// End the own side: the client reads the end behind all that was sent.
     fn shut_down(&self) -> io::Result<()>;
+
+    /// Note that the response is cut short: its end must not look like a proper one, as far as the
+    /// protocol can tell the difference.
+    fn cut_short(&self) {}
 
     /// Have the closing be a reset, which no client takes for a response's proper end.
     fn reset_on_close(&self);

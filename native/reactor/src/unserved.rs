@@ -99,7 +99,7 @@ pub fn answer_whole_server(
 ) {
     let waiting = take(connection, shared, leader, state, request);
     let keeps = decide_fate(shared, state, &waiting);
-    let answer = own_answers::answer_of_whole_server(shared, keeps);
+    let answer = own_answers::answer_of_whole_server(shared, &*connection.stream, keeps);
     send(shared, state, waiting, Refusal::none(), answer, leader.now);
 }
 
@@ -168,7 +168,7 @@ fn refuse(
     let is_head = head.method.of(&waiting.request.bytes) == b"HEAD";
     refusal.keeps = decide_fate(shared, state, &waiting);
     let forwarded = waiting.forwarded.as_deref();
-    let answer = shared.error_response(&refusal, is_head, || {
+    let answer = shared.error_response(&refusal, is_head, &*waiting.connection.stream, || {
         request_id_of(forwarded, || shared.request_id(waiting.number))
     });
     send(shared, state, waiting, refusal, answer, now);

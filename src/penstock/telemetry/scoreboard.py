@@ -56,6 +56,8 @@ IO_BOUND_CALLS = 13
 """Calls that have left the count of threads (`penstock.io_bound`). Written by the transport."""
 
 # Words of a slot that only grow: what the transport has refused, evicted, cut off or dropped.
+HANDSHAKES_FAILED = 14
+"""TLS handshakes that were not completed, of clients that had sent something."""
 OUT_SPOOLED = 15
 """Temporary files into which streamed responses went whose clients read slowly."""
 QUEUE_FULL = 16
@@ -106,6 +108,7 @@ COUNTED: dict[str, int] = {
     "slow_reader": SLOW_READER,
     "log_dropped": LOG_DROPPED,
     "io_bound_refused": IO_BOUND_REFUSED,
+    "handshakes_failed": HANDSHAKES_FAILED,
     "out_spooled": OUT_SPOOLED,
     "out_spool_full": OUT_SPOOL_FULL,
     "out_spool_files": OUT_SPOOL_FILES,

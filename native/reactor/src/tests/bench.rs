@@ -187,13 +187,25 @@ pub struct Client {
     pair: Arc<Pair>,
     token: Token,
     pub connection: Arc<Connection>,
+    #[cfg(feature = "tls")]
+    pub tls: Option<super::tls::TlsEnd>,
 }
 
 impl Client {
     /// What the server has sent since this was called last.
     pub fn received(&self) -> String {
-        let sent = std::mem::take(&mut lock(&self.pair.ends).to_client);
+        let sent = self.take_raw();
+        #[cfg(feature = "tls")]
+        let sent = self
+            .tls
+            .as_ref()
+            .map_or(sent.clone(), |it| it.decrypt(&sent));
         String::from_utf8_lossy(&sent).into_owned()
+    }
+
+    /// The bytes that the server has sent since then.
+    pub fn take_raw(&self) -> Vec<u8> {
+        std::mem::take(&mut lock(&self.pair.ends).to_client)
     }
 
     /// The statuses of the answers among that.
@@ -222,6 +234,15 @@ impl Client {
 
     /// Send bytes of which no event has told the server yet.
     pub fn put(&self, data: &[u8]) {
+        #[cfg(feature = "tls")]
+        if let Some(tls) = &self.tls {
+            return self.put_raw(&tls.encrypt(data));
+        }
+        self.put_raw(data);
+    }
+
+    /// The same for bytes as they are on the wire.
+    pub fn put_raw(&self, data: &[u8]) {
         lock(&self.pair.ends).to_server.extend(data);
     }
 
@@ -287,6 +308,10 @@ pub fn options() -> Options {
         proxy_header_bytes: 4096,
         rate_limit: None,
         header_timeout: 30 * SECOND,
+        tls_handshake_timeout: 10 * SECOND,
+        plain_http: "This port speaks TLS.".to_owned(),
+        hsts: None,
+        redirecting: Vec::new(),
         body_timeout: 20 * SECOND,
         body_min_rate: 500.0,
         keep_alive: 75 * SECOND,
@@ -398,6 +423,11 @@ impl Bench {
     }
 
     pub fn connect(&mut self) -> Client {
+        self.connect_by(|stream| stream)
+    }
+
+    /// The same by a stream that is made of a pair of buffers.
+    pub fn connect_by(&mut self, make: impl FnOnce(Box<dyn Stream>) -> Box<dyn Stream>) -> Client {
         let pair = Arc::new(Pair::default());
         lock(&pair.ends).room = usize::MAX;
         let before: Vec<Token> = self
@@ -407,7 +437,7 @@ impl Bench {
             .map(|it| it.token)
             .collect();
         let stream = Box::new(BufferStream(Arc::clone(&pair)));
-        self.shared.add(stream, 0, crate::sys::monotonic());
+        self.shared.add(make(stream), 0, crate::sys::monotonic());
         let all = self.shared.connections();
         let mut added = all.iter().filter(|it| !before.contains(&it.token));
         let connection = Arc::clone(added.next().unwrap());
@@ -415,6 +445,8 @@ impl Bench {
             pair,
             token: connection.token,
             connection,
+            #[cfg(feature = "tls")]
+            tls: None,
         }
     }
 
@@ -438,6 +470,14 @@ impl Bench {
 
     pub fn send(&mut self, client: &Client, data: &[u8]) {
         client.put(data);
+        self.tell_of_input(client);
+        self.turn();
+    }
+
+    /// Send bytes as they are on the wire.
+    #[cfg(feature = "tls")]
+    pub fn send_raw(&mut self, client: &Client, data: &[u8]) {
+        client.put_raw(data);
         self.tell_of_input(client);
         self.turn();
     }

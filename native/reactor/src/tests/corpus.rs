@@ -20,22 +20,33 @@ fn received(waiting: &Waiting) -> Message {
 
 /// Send a case to a server that answers each request; return what it received, and the client.
 fn serve<'a>(case: &Case, blocks: impl Iterator<Item = &'a [u8]>) -> (Vec<Message>, Client) {
+    serve_by(case, blocks, Bench::connect, Bench::send, Bench::end)
+}
+
+/// The same with a way to connect, one to send, and one to end the client's side.
+fn serve_by<'a>(
+    case: &Case,
+    blocks: impl Iterator<Item = &'a [u8]>,
+    connect: impl FnOnce(&mut Bench) -> Client,
+    send: impl Fn(&mut Bench, &Client, &[u8]),
+    end: impl FnOnce(&mut Bench, &Client),
+) -> (Vec<Message>, Client) {
     let parser = case.limits();
     let mut bench = Bench::new(Options {
         parser,
         ..options()
     });
-    let client = bench.connect();
+    let client = connect(&mut bench);
     let mut messages = Vec::new();
     for block in blocks {
-        bench.send(&client, block);
+        send(&mut bench, &client, block);
         while let Some(waiting) = bench.ready.pop_front() {
             messages.push(received(&waiting));
             bench.answer(&waiting, NO_CONTENT);
         }
     }
     if case.eof {
-        bench.end(&client);
+        end(&mut bench, &client);
     }
     (messages, client)
 }
@@ -97,5 +108,64 @@ fn fed_byte_by_byte() {
         let raw = case.raw.bytes();
         let expected = case.by_bytes.as_ref().unwrap_or(&case.whole);
         check(case, expected, serve(case, byte_by_byte(&raw)));
+    }
+}
+
+#[cfg(feature = "tls")]
+mod over_tls {
+    use super::super::tls::{connect, end, end_both};
+    use super::*;
+
+    fn check_over_tls(case: &Case, expected: &Expected, found: (Vec<Message>, Client)) {
+        let (_, client) = &found;
+        let ended = client.is_shut() || client.is_closed();
+        let tls = client.tls.as_ref().unwrap();
+        tls.keep(&client.take_raw());
+        assert_eq!(tls.has_ended(), ended, "{}: close_notify", case.name);
+        check(case, expected, found);
+    }
+
+    #[test]
+    fn fed_whole() {
+        for case in &corpus().cases {
+            let raw = case.raw.bytes();
+            let blocks = [&raw[..]].into_iter();
+            let served = serve_by(case, blocks, connect, Bench::send, end_both);
+            check_over_tls(case, &case.whole, served);
+        }
+    }
+
+    #[test]
+    fn fed_in_records_of_a_byte() {
+        for case in &corpus().cases {
+            let raw = case.raw.bytes();
+            let expected = case.by_bytes.as_ref().unwrap_or(&case.whole);
+            let served = serve_by(case, byte_by_byte(&raw), connect, Bench::send, end_both);
+            check_over_tls(case, expected, served);
+        }
+    }
+
+    #[test]
+    fn fed_in_one_record_that_comes_byte_by_byte() {
+        for case in &corpus().cases {
+            let raw = case.raw.bytes();
+            let send = |bench: &mut Bench, client: &Client, block: &[u8]| {
+                for byte in client.tls.as_ref().unwrap().encrypt(block) {
+                    bench.send_raw(client, &[byte]);
+                }
+            };
+            let served = serve_by(case, [&raw[..]].into_iter(), connect, send, end_both);
+            check_over_tls(case, &case.whole, served);
+        }
+    }
+
+    #[test]
+    fn with_a_client_that_ends_its_session_and_not_the_connection() {
+        for case in corpus().cases.iter().filter(|case| case.eof) {
+            let raw = case.raw.bytes();
+            let blocks = [&raw[..]].into_iter();
+            let served = serve_by(case, blocks, connect, Bench::send, end);
+            check_over_tls(case, &case.whole, served);
+        }
     }
 }

@@ -11,3 +11,5 @@ mod storing;
 #[path = "../../../protocol/tests/support/mod.rs"]
 mod support;
 mod threads;
+#[cfg(feature = "tls")]
+mod tls;

@@ -28,6 +28,7 @@ from penstock.http1 import (
     State,
     error_response,
 )
+from penstock.telemetry.scoreboard import HANDSHAKES_FAILED
 from penstock.transport.decisions import (
     Holding,
     accepts_scheme,
@@ -353,6 +354,10 @@ class Connection:
         self.phase = HANDSHAKING
         self.deadline = self.loop.now + self.loop.config.tls_handshake_timeout
 
+    def _count_failed_handshake(self, reason: str) -> None:
+        self.loop.slot_words[HANDSHAKES_FAILED] += 1
+        self.loop.request_log.handshake_failed(self.remote_addr, reason)
+
     def _go_on_with_handshake(self) -> PythonExchange | None:
         loop, stream = self.loop, self.stream
         assert stream.secure
@@ -365,7 +370,7 @@ class Connection:
             return None
         except HandshakeFailed as error:
             if reason := str(error):
-                loop.request_log.handshake_failed(self.remote_addr, reason)
+                self._count_failed_handshake(reason)
             self.close()
             return None
         if not complete:
@@ -1064,7 +1069,7 @@ class Connection:
         elif phase is HANDSHAKING:
             if self.stream.secure and self.stream.greeted:
                 reason = "it took too long (setting: tls_handshake_timeout)"
-                self.loop.request_log.handshake_failed(self.remote_addr, reason)
+                self._count_failed_handshake(reason)
             self.close()
         elif phase is AWAITING_PROXY:
             self._expire_proxy_header()
