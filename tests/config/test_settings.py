@@ -537,6 +537,26 @@ def test_a_declaration_is_enough_for_flag_variable_file_keyword_help_and_page(
     assert not missing
 
 
+@pytest.mark.parametrize(
+    ("flag", "several"),
+    [
+        ("--forwarded-allow-ips", ["192.0.2.1/32", "10.0.0.0/24", "unix"]),
+        ("--forwarded-headers", ["x-forwarded-for", "x-forwarded-proto", "x-forwarded-ssl=on"]),
+        ("--proxy-allow-from", ["192.0.2.1/32", "::1/128", "unix"]),
+        ("--allow", ["192.0.2.0/24", "10.0.0.0/24"]),
+    ],
+)
+def test_a_flag_may_have_several_entries_with_commas_as_the_pages_and_gunicorn_have_it(
+    flag: str, several: list[str], tmp_path: Path
+) -> None:
+    name = flag.removeprefix("--").replace("-", "_")
+    typed = [flag, ", ".join(several[:-1]), flag, several[-1]]
+    settings = load_settings(parse_command_line(typed).flags, {}, tmp_path)
+    assert getattr(settings, name) == tuple(several)
+    assert getattr(settings_from_kwargs(**{name: several}), name) == tuple(several)
+    assert getattr(settings_from_kwargs(**{name: []}), name) == ()
+
+
 def test_no_two_settings_share_a_flag_or_a_variable() -> None:
     flags = [flag for option in OPTIONS.values() for flag in option.flags]
     assert len(flags) == len(set(flags))

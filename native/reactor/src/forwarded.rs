@@ -473,7 +473,8 @@ fn prefix(text: &[u8], name: &[u8]) -> Result<Vec<u8>, Reason> {
         byte.is_ascii_alphanumeric() || *byte >= 0x80 || b"/-._~!$&'()*+;=:@%".contains(byte)
     };
     let empty_segment = text.windows(2).any(|pair| pair == b"//");
-    if text.first() != Some(&b'/') || empty_segment || !text.iter().all(allowed) {
+    let coded_slash = text.windows(3).any(|it| it.eq_ignore_ascii_case(b"%2f"));
+    if text.first() != Some(&b'/') || empty_segment || coded_slash || !text.iter().all(allowed) {
         return Err(malformed(name));
     }
     Ok(text.strip_suffix(b"/").unwrap_or(text).to_vec())

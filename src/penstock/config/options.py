@@ -327,11 +327,16 @@ def forwarded_fields(names: Iterable[str]) -> Kind[tuple[str, ...]]:
 
 
 def listing_or_none(item: Kind[str]) -> Kind[tuple[str, ...]]:
-    """Return the kind of lists that the word ``none`` empties."""
+    """Return the kind of lists that the word ``none`` empties.
+
+    Their entries have no commas, so that one flag may have several, as gunicorn's have.
+    """
     several = listing(item)
 
     def convert(value: object) -> tuple[str, ...]:
-        return () if value in ("none", ["none"]) else several.convert(value)
+        if value and isinstance(value, (list, tuple)) and all(isinstance(it, str) for it in value):
+            value = ",".join(value)
+        return () if value == "none" else several.convert(value)
 
     return Kind(f"{item.allowed}, or 'none'", item.metavar, convert, several.show)
 

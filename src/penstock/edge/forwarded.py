@@ -38,8 +38,8 @@ _QUOTED = r'"((?:[\t !#-\[\]-~\x80-\xff]|\\[\t -~\x80-\xff])*)"'
 _PAIR = re.compile(rf"({_TOKEN})=(?:({_TOKEN})|{_QUOTED})")
 _ESCAPE = re.compile(r"\\(.)")
 # Segments of RFC 3986, section 3.3, without the comma, which separates the entries. An empty one
-# is refused: a URL that begins with // names another host.
-_PREFIX = re.compile(r"(?:/[0-9A-Za-z\-._~!$&'()*+;=:@%\x80-\xff]+)*/?")
+# is refused, also one that only decoding shows: a URL that begins with // names another host.
+_PREFIX = re.compile(r"(?!.*%2[Ff])(?:/[0-9A-Za-z\-._~!$&'()*+;=:@%\x80-\xff]+)*/?")
 _REQUEST_ID = re.compile(r"[0-9A-Za-z._:+/=@\-]+")
 _SCHEMES = {"http": "http", "https": "https", "ws": "http", "wss": "https"}
 _DEFAULT_PORTS = {"http": "80", "https": "443"}
