@@ -98,6 +98,8 @@ def test_a_name_is_given_in_lower_case_and_only_if_it_is_one(settings: dict[str,
     with serving(tell, tls=material(), **settings) as server:
         found = ask(server, loose, server_hostname="LocalHost")
         assert found["SSL_SERVER_NAME"] == "localhost"
+        found = ask(server, loose, server_hostname="localhost.")
+        assert found["SSL_SERVER_NAME"] == "localhost"
 
 
 def test_no_field_of_a_client_looks_like_a_fact_of_tls(settings: dict[str, Any]) -> None:
@@ -129,6 +131,7 @@ def test_sni_chooses_by_exact_name_then_wildcard_then_the_first(settings: dict[s
         "b.wild.test": "*.wild.test",
         "A.Wild.Test": "a.wild.test",
         "other.test": "*.wild.test",
+        "other.test.": "*.wild.test",
         "a.b.wild.test": "localhost",
         "wild.test": "localhost",
         "unknown.test": "localhost",
@@ -150,6 +153,20 @@ def test_a_name_has_an_ecdsa_and_an_rsa_certificate_side_by_side(settings: dict[
             chosen.set_ciphers(f"ECDHE-{kind}-AES128-GCM-SHA256")
             assert ask(server, chosen)["SSL_CIPHER"].startswith(f"ECDHE-{kind}-")
         assert ask(server)["SSL_PROTOCOL"] == "TLSv1.3"
+
+
+def test_a_client_without_a_name_gets_either_kind_of_the_first_name(
+    settings: dict[str, Any],
+) -> None:
+    rsa = authority().issue("localhost", key="rsa")
+    both = material(rsa, authority().issue("localhost", "more.test"), authority().issue("a.test"))
+    with serving(tell, tls=both, **settings) as server:
+        for kind in ("ECDSA", "RSA"):
+            chosen = only(ssl.TLSVersion.TLSv1_2)
+            chosen.check_hostname = False
+            chosen.set_ciphers(f"ECDHE-{kind}-AES128-GCM-SHA256")
+            with TlsClient(place(server), chosen, server_hostname=None) as client:
+                assert "localhost" in client.names()
 
 
 def test_new_certificates_serve_new_handshakes_and_open_connections_go_on(
@@ -244,6 +261,7 @@ def test_sslkeylogfile_gets_the_secrets_of_each_session(
     with serving(tell, tls=material(key_log=str(path)), **settings) as server:
         ask(server)
     assert "CLIENT_TRAFFIC_SECRET_0" in path.read_text()
+    assert path.stat().st_mode & 0o777 == 0o600  # also with a umask that lets others read
 
 
 # Client certificates
@@ -325,12 +343,13 @@ def test_fault_7_plain_http_to_a_tls_port_gets_a_400_that_says_so(settings: dict
 def test_other_bytes_than_tls_end_the_connection(settings: dict[str, Any]) -> None:
     hello = MemoryClient(None).flight()
     cases = [b"\x00\x01", b"\x80\x2e\x01", b"\x16\x03\x01\xff\xff", b"\x15\x03\x01\x00\x02\x01\x00"]
+    cases.append(b"get / HTTP/1.1\r\n\r\n")  # methods are in capitals
     cases += [hello[:20] + b"\xff" * 400, hello[:-30], b"\x16\x03\x01\x00\x05\x01\x00\x00\x01\x00"]
     with serving(tell, tls=material(), tls_handshake_timeout=0.2, **settings) as server:
         for case in cases:
             with connect(server) as client:
                 client.send(case)
-                client.read_to_end()
+                assert not client.read_to_end().startswith(b"HTTP")
         assert ask(server)["HTTPS"] == "on"
 
 

@@ -22,7 +22,7 @@ use penstock_reactor::states::{Fate, ResponseState};
 use penstock_reactor::sys::{self, Nanos, SECOND};
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
-use pyo3::types::{PyBytes, PyDict, PyFloat, PyList};
+use pyo3::types::{PyBytes, PyDict, PyFloat, PyList, PyString};
 use std::io;
 use std::sync::Arc;
 
@@ -135,7 +135,10 @@ impl Delivery {
         bytes: &[u8],
     ) -> PyResult<()> {
         let environ = exchange.borrow(py).environ.clone_ref(py);
-        let host = environ.bind(py).get_item("HTTP_HOST")?;
+        let host = match environ.bind(py).get_item("HTTP_HOST")? {
+            Some(host) => host,
+            None => PyString::new(py, "").into_any(), // HTTP/1.0 needs none
+        };
         let method = latin1(py, head.method.of(bytes))?;
         let mut target = head.path(bytes).to_vec();
         let query = head.query.of(bytes);

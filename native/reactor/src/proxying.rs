@@ -38,11 +38,28 @@ pub fn read_header(
             None
         }
         Err(reason) => {
-            let refusal = Refusal::proxy_header(reason);
-            refusing::refuse(connection, shared, leader, state, refusal);
+            refuse_in_plain(
+                connection,
+                shared,
+                leader,
+                state,
+                Refusal::proxy_header(reason),
+            );
             None
         }
     }
+}
+
+/// Answer a connection that does not begin as it has to, before TLS if that comes.
+fn refuse_in_plain(
+    connection: &Arc<Connection>,
+    shared: &Shared,
+    leader: &mut LeaderState,
+    state: &mut ConnectionState,
+    refusal: Refusal,
+) {
+    connection.stream.speak_plain();
+    refusing::refuse(connection, shared, leader, state, refusal);
 }
 
 fn take(
@@ -133,5 +150,5 @@ pub fn expire(
     let allowed = shared.options.header_timeout as f64 / SECOND as f64;
     let text = format!("The PROXY header did not arrive within {allowed} s.");
     let refusal = Refusal::late(text, "header_timeout", &[]);
-    refusing::refuse(connection, shared, leader, state, refusal);
+    refuse_in_plain(connection, shared, leader, state, refusal);
 }

@@ -90,6 +90,10 @@ pub trait Stream: Send + Sync {
         Err(io::ErrorKind::Unsupported.into())
     }
 
+    /// Send and receive without TLS from now on: the client does not speak it. Only before the
+    /// handshake has begun.
+    fn speak_plain(&self) {}
+
     /// Send what is taken at once; return its size.
     ///
     /// What was not taken has to come again, in the same order, in the next calls of this and the

@@ -5,6 +5,7 @@ use rustls::KeyLog;
 use std::fmt::{self, Debug, Formatter, Write as _};
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write as _};
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 use std::sync::Mutex;
 
@@ -13,7 +14,9 @@ pub struct AppendingKeyLog(Mutex<File>);
 
 impl AppendingKeyLog {
     pub fn open(path: &Path) -> io::Result<Self> {
-        let opened = OpenOptions::new().append(true).create(true).open(path);
+        // With it each recorded session can be read: it is for the user of the server alone.
+        let mut options = OpenOptions::new();
+        let opened = options.append(true).create(true).mode(0o600).open(path);
         opened.map(|file| AppendingKeyLog(Mutex::new(file)))
     }
 }

@@ -13,7 +13,7 @@ pub struct ByName {
     /// By what follows `*.`: a wildcard stands for one label (RFC 9525, section 6.3).
     wildcard: HashMap<String, Vec<Arc<CertifiedKey>>>,
     /// For clients that ask for no name, or for one that no certificate has: the first one, and
-    /// others with the same names.
+    /// others that have its names, too.
     default: Vec<Arc<CertifiedKey>>,
     default_names: Vec<String>,
 }
@@ -42,7 +42,7 @@ impl ByName {
         if self.default.is_empty() {
             self.default_names = sorted;
             self.default.push(key);
-        } else if self.default_names == sorted {
+        } else if self.default_names.iter().all(|name| sorted.contains(name)) {
             self.default.push(key);
         }
     }

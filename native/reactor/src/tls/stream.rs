@@ -369,6 +369,10 @@ impl Stream for TlsStream {
         self.inner.receive_raw(buffer)
     }
 
+    fn speak_plain(&self) {
+        self.lock().state = State::Plain;
+    }
+
     fn send(&self, data: &[u8]) -> io::Result<usize> {
         let mut session = self.lock();
         if matches!(session.state, State::Plain) {

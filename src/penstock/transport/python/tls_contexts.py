@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import socket
 import ssl
@@ -92,7 +93,8 @@ class TlsContexts:
         if name is None or _HOST_NAME.fullmatch(name) is None:
             return
         assert isinstance(tls, TlsObject)
-        name = name.lower()
+        # Some clients send the dot of an absolute name, which RFC 6066, section 3, has without it.
+        name = name.lower().removesuffix(".")
         tls.server_name = name
         chosen = self._by_name.get(name) or self._by_name.get(wildcard_of(name))
         if chosen is not None and chosen is not self._default:
@@ -131,10 +133,17 @@ class TlsContexts:
                 ) from None
         if material.key_log is not None:
             try:
+                # With it each recorded session can be read: OpenSSL would make it for all users.
+                _make_private_file(material.key_log)
                 context.keylog_filename = material.key_log
             except OSError as error:
                 raise TlsError(f"cannot open {material.key_log}: {error.strerror}") from None
         return context
+
+
+def _make_private_file(path: str) -> None:
+    flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
+    os.close(os.open(path, flags, 0o600))
 
 
 def _report_no_wrong_names() -> None:

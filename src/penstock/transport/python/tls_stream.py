@@ -126,7 +126,7 @@ class TlsStream(SocketStream):
         if not data:
             raise ConnectionResetError(errno.ECONNRESET, "")
         if not self.greeted and data[0] != _HANDSHAKE_RECORD:
-            if data[:1].isalpha():
+            if data[:1].isupper():  # a method
                 raise PlainHttp
             raise OSError(errno.EPROTO, "what the client sends is not TLS")
         self.greeted = True
