@@ -6,13 +6,14 @@ order of the calls. There is one thread, which is with the application until all
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
+from wsgiref.types import StartResponse
 
 import pytest
 
-from support.serving import Gate, connect, eventually, get
+from support.serving import Environ, Gate, connect, eventually, get
 from support.transports import BareServer, serving
 from support.wire import Client
 
@@ -144,3 +145,28 @@ def test_bodies_in_many_chunks_that_one_turn_does_not_read_are_read_whole(transp
             client.send(chunk * 10_000 + b"0\r\n\r\n")
         for client in clients:
             assert client.read_response().status == 200
+
+
+def test_clients_that_connect_without_a_pause_keep_no_request_waiting(transport: str) -> None:
+    count = 300
+    accepted: list[int] = []
+
+    def application(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
+        accepted.append(server.snapshot()["connections_accepted"])
+        return gate(environ, start_response)
+
+    gate = Gate()
+    with serving(application, transport, accept_batch=1, **SHORT) as server, ExitStack() as clients:
+        made = Busy(server, gate, clients)
+        hostile = flood(made)
+        made.keep()
+        for client in hostile:
+            client.send(get("/flood"))
+        for _ in range(count):  # the kernel has completed them
+            clients.enter_context(connect(server))
+        before = len(accepted)
+        gate.open()
+        for client in hostile:
+            assert client.read_response().body == b"/flood"
+        # In each turn one connection is accepted, and one request taken. The first turn is shorter.
+        assert accepted[-1] - accepted[before] <= 2 * len(hostile)

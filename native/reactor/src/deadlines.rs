@@ -87,7 +87,7 @@ fn expire_writing(
     // A thread that waits for room keeps the deadline itself.
     if state.exchange.awaiting_room || is_taking_output(connection, shared, state) {
         connection.set_deadline(leader.now.saturating_add(shared.options.write_timeout));
-    } else if state.phase == Phase::Flushing && state.output.is_in_flight() {
+    } else if state.phase == Phase::Flushing && state.output.awaits_file() {
         // It waits for the disk, and not for the client.
         closing::cut_off(
             connection,

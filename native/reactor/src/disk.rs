@@ -43,6 +43,11 @@ struct Inner {
     idle: Duration,
 }
 
+/// Why a piece of work is not taken, as in the Python transport: [`Disk::has_room`].
+pub fn fallen_behind() -> io::Error {
+    io::Error::other("the disk has fallen behind")
+}
+
 /// The threads, and the queue of their work.
 #[derive(Clone)]
 pub struct Disk(Arc<Inner>);

@@ -59,8 +59,8 @@ pub fn handle_event(
             }
             None
         }
-        Phase::Flushing if event.broken && state.output.is_in_flight() => {
-            // The thread that sends may wait for the disk, and would find it out much later.
+        Phase::Flushing if event.broken => {
+            // Not by sending: from a file another thread sends, which may wait for the disk first.
             let gone = io::Error::from_raw_os_error(libc::ECONNRESET);
             closing::cut_off(connection, shared, &mut state, &gone);
             None

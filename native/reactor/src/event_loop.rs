@@ -11,6 +11,7 @@ use crate::decisions;
 use crate::dispatch;
 use crate::leader::{Leader, LeaderState};
 use crate::log_queue::message;
+use crate::options::Options;
 use crate::poller::{Event, Events, Token};
 use crate::remainder::Remainder;
 use crate::request::{Ready, Waiting};
@@ -105,7 +106,7 @@ impl EventLoop {
                 return Step::Over;
             }
             while !over {
-                let Some(item) = self.next_item() else {
+                let Some(item) = self.next_item(&shared.options) else {
                     break;
                 };
                 if leader == Leader::Attached && item.is_heavy(shared) {
@@ -146,15 +147,20 @@ impl EventLoop {
 
     /// Take what is next of what was polled.
     #[inline(always)]
-    fn next_item(&mut self) -> Option<Item> {
+    fn next_item(&mut self, options: &Options) -> Option<Item> {
         match self.batch.pop_front() {
-            None if !self.remainder.is_empty() => self.take_from_remainder(),
+            None if !self.remainder.is_empty() => self.take_from_remainder(options),
             item => item,
         }
     }
 
+    /// The turn begins with the first of them, so that there is one in each: clients that connect
+    /// without a pause do not keep those waiting for ever that have sent a request.
     #[cold]
-    fn take_from_remainder(&mut self) -> Option<Item> {
+    fn take_from_remainder(&mut self, options: &Options) -> Option<Item> {
+        if self.leader.turn_ends == Nanos::MAX {
+            self.leader.turn_ends = self.leader.now.saturating_add(options.shared_turn);
+        }
         let (event, proceed) = self.remainder.take()?;
         match (event, proceed) {
             (Some(event), Some(proceed)) => {
@@ -267,14 +273,15 @@ impl EventLoop {
             Item::Proceed(_) => false,
         };
         self.accepting.note_polled(self.batch.iter().any(clients));
-        let mut turn = decisions::turn(&shared.options, self.batch.len());
-        if behind {
+        self.leader.turn_ends = if behind {
             self.put_in_remainder(shared);
             self.leader.now = sys::monotonic();
-            turn = shared.options.shared_turn;
-        }
+            Nanos::MAX // it begins behind the batch: `take_from_remainder`
+        } else {
+            let turn = decisions::turn(&shared.options, self.batch.len());
+            self.leader.now.saturating_add(turn)
+        };
         self.leader.shares = behind;
-        self.leader.turn_ends = self.leader.now.saturating_add(turn);
         !self.batch.is_empty() || !self.remainder.is_empty() || shared.has_posts()
     }
 

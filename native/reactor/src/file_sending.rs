@@ -3,9 +3,11 @@
 //! The thread that answers sends from a file in its own time, as far as the kernel takes it. The
 //! leader sends what is left, and must wait for no disk: it asks one of a few threads
 //! (`Disk::senders`) to send what the kernel takes now, which is what it would have done itself. A
-//! connection is asked for once at a time.
+//! connection is asked for once at a time, however often another thread sends meanwhile: senders that
+//! wait for a disk have each connection in their queue once.
 
 use crate::connection::{Connection, ConnectionState};
+use crate::disk;
 use crate::output::Flushed;
 use crate::shared::{Senders, Shared};
 use crate::states::Phase;
@@ -27,7 +29,7 @@ pub fn ask(
         .threads
         .has_room(shared.options.max_connections)
     {
-        return Err(io::Error::from_raw_os_error(libc::EBUSY));
+        return Err(disk::fallen_behind());
     }
     run(connection, &shared.senders)
 }

@@ -200,7 +200,7 @@ pub struct Output {
     waiting_since: Nanos,
     taken_before: u64,
     corked: bool,
-    /// A thread that may wait for the disk is asked to send what there is.
+    /// A thread that may wait for the disk is asked to send what there is, and has not begun.
     asked: bool,
     /// The front is a part of a file, which a thread sends without the connection's lock.
     in_flight: bool,
@@ -393,14 +393,21 @@ impl Output {
         }
     }
 
-    /// Note that a thread is asked to send what there is. Return false where one is already.
+    /// Note that a thread is asked to send what there is. Return false where one is already: also
+    /// where another thread has sent since what it was asked for.
     pub fn ask(&mut self) -> bool {
         !std::mem::replace(&mut self.asked, true)
     }
 
-    /// Whether the thread that was asked is still wanted: another one may have begun to send.
+    /// Note that the thread that was asked begins. Return whether there is something to send.
     pub fn begin_asked(&mut self) -> bool {
-        std::mem::take(&mut self.asked)
+        self.asked = false;
+        self.size > 0
+    }
+
+    /// Whether the next that is to be sent is a part of a file, and a thread sends it or is asked to.
+    pub fn awaits_file(&self) -> bool {
+        self.in_flight || (self.asked && matches!(self.pieces.front(), Some(Piece::Region(_))))
     }
 
     /// Take the part of a file that is at the front, and the most to send of it, to send it without
@@ -412,7 +419,6 @@ impl Output {
         let Some(Piece::Region(region)) = self.pieces.pop_front() else {
             return None;
         };
-        self.asked = false;
         self.in_flight = true;
         self.room_missed = false;
         Some((region, self.most))

@@ -2,6 +2,7 @@
 
 use crate::body_clock::BodyClock;
 use crate::connection::{Connection, ConnectionState};
+use crate::disk;
 use crate::inbox::Inbox;
 use crate::refusal::Refusal;
 use crate::responding;
@@ -45,8 +46,7 @@ pub fn store(
         .disk
         .has_room(shared.options.max_connections)
     {
-        let behind = io::Error::from_raw_os_error(libc::EBUSY);
-        return Err(Box::new(Refusal::no_room(&behind)));
+        return Err(Box::new(Refusal::no_room(&disk::fallen_behind())));
     }
     let Some(mut spool) = state.exchange.spool.take() else {
         return Ok(());

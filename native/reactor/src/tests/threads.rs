@@ -15,6 +15,7 @@ use crate::sys;
 use crate::thread_count::{Leave, Place, ThreadCount};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
+use std::sync::mpsc::{Sender, channel};
 use std::thread;
 
 const GET: &[u8] = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n";
@@ -237,4 +238,70 @@ fn a_connection_that_is_closed_while_a_thread_sends_for_the_leader_is_closed_by_
     bench.turn();
     assert!(client.is_reset());
     assert_eq!(bench.shared.files.get(), 0);
+}
+
+#[test]
+fn a_connection_is_once_in_the_queue_of_senders_that_wait_for_a_disk() {
+    let mut bench = Bench::new(options());
+    let client = bench.connect();
+    bench.send(&client, GET);
+    let waiting = bench.take();
+    let connection = Arc::clone(&waiting.connection);
+    let goes: Vec<_> = (0..bench.shared.options.send_threads)
+        .map(|_| stop_sender(&bench.shared))
+        .collect();
+    for _ in 0..3 {
+        let file = sys::temporary_file(&std::env::temp_dir()).unwrap();
+        sys::write_all(&file, &[b'x'; 10_000]).unwrap();
+        client.set_room(1000);
+        assert!(responding::send_region(&bench.shared, &connection, file, 0, 10_000, b"").is_ok());
+        bench.shared.post(&connection, &mut connection.lock());
+        bench.event_loop.attend(&bench.shared); // there is a part of a file: a thread is asked
+        assert!(!bench.shared.senders.threads.has_room(1));
+        assert!(bench.shared.senders.threads.has_room(2));
+    }
+    client.set_room(usize::MAX);
+    drop(goes);
+    while connection.lock().output.size > 0 {
+        thread::yield_now();
+    }
+    assert_eq!(client.received().len(), 30_000);
+}
+
+#[test]
+fn a_client_that_resets_is_closed_while_its_response_waits_for_one_of_the_senders() {
+    let mut bench = Bench::new(options());
+    let client = bench.connect();
+    bench.send(&client, GET);
+    let waiting = bench.take();
+    let connection = Arc::clone(&waiting.connection);
+    let goes: Vec<_> = (0..bench.shared.options.send_threads)
+        .map(|_| stop_sender(&bench.shared))
+        .collect();
+    let file = sys::temporary_file(&std::env::temp_dir()).unwrap();
+    sys::write_all(&file, &[b'x'; 10_000]).unwrap();
+    client.set_room(1000);
+    assert!(responding::send_region(&bench.shared, &connection, file, 0, 10_000, b"").is_ok());
+    let mut state = connection.lock();
+    next_request::give_back(&connection, &bench.shared, &mut state, sys::monotonic());
+    drop(state);
+    bench.event_loop.attend(&bench.shared);
+    assert_eq!(client.phase(), Phase::Flushing);
+    bench.stop_disk(); // so that the loop does not wait for what it has asked for
+    bench.reset(&client);
+    assert_eq!(client.phase(), Phase::Closed);
+    drop(goes);
+    bench.start_disk();
+}
+
+/// Have one of the senders wait, as for a disk, until what is returned is dropped.
+fn stop_sender(shared: &Shared) -> Sender<()> {
+    let ((go, goes), (begin, begun)) = (channel::<()>(), channel());
+    let waits = move || {
+        begin.send(()).unwrap();
+        let _ = goes.recv();
+    };
+    shared.senders.threads.run(0, waits).unwrap();
+    begun.recv().unwrap();
+    go
 }

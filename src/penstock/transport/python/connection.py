@@ -884,6 +884,8 @@ class Connection:
         flushed = output.flush_memory()
         if flushed is Flushed.FILE:
             try:
+                if self.stream.client_gone():  # that thread would find it out behind the disk
+                    raise ConnectionResetError(errno.ECONNRESET, "the client is gone")
                 loop = self.loop
                 loop.senders.run(self._flush_files, most=loop.config.max_connections)
             except OSError as error:
@@ -1118,7 +1120,7 @@ class Connection:
         # A thread that waits for room keeps the deadline itself.
         if output.awaited or output.is_taken():
             self.deadline = self.loop.now + self.loop.config.write_timeout
-        elif self.phase is FLUSHING and output.in_flight():
+        elif self.phase is FLUSHING and output.awaits_file():
             # It waits for the disk, and not for the client.
             self._cut_off(OSError(errno.EIO, FILE_READ_TOO_SLOWLY))
         else:

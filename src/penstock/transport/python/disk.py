@@ -91,11 +91,13 @@ class Disk:
         self._closing.add(close)
 
         def work() -> None:
+            # First: a child that is forked while this thread comes back from closing the file would
+            # close its number once more, which may be another file's by then.
+            self._closing.discard(close)
             try:
                 with suppress(OSError):  # the descriptor is free, whatever the disk says
                     close()
             finally:
-                self._closing.discard(close)
                 then()
 
         try:

@@ -317,7 +317,7 @@ class Loop:
                 self._tear_down()
                 return None  # before anything else is handed out
             while (batch or remainder.size) and not over:
-                handler, mask = batch.popleft() if batch else remainder.take()
+                handler, mask = batch.popleft() if batch else self._take_from_remainder()
                 try:
                     exchange = handler.handle_events(mask)
                 except Exception:
@@ -364,11 +364,21 @@ class Loop:
         if behind:
             self._put_in_remainder()
             self.now = time.monotonic()
-            self.turn_ends = self.now + self.config.shared_turn_seconds
+            self.turn_ends = math.inf  # it begins behind the batch: `_take_from_remainder`
             self.receive_bytes = self.config.shared_receive_bytes
         else:
             self.turn_ends = self.now + turn_seconds(self.config, len(batch))
             self.receive_bytes = self.config.receive_bytes
+
+    def _take_from_remainder(self) -> tuple[Connection, int]:
+        """Take the connection that is next, with its events.
+
+        The turn begins with the first of them, so that there is one in each: clients that connect
+        without a pause do not keep those waiting for ever that have sent a request.
+        """
+        if self.turn_ends == math.inf:
+            self.turn_ends = self.now + self.config.shared_turn_seconds
+        return self.remainder.take()
 
     def _put_in_remainder(self) -> None:
         """Have what connections have for the leader wait, shared by client: a turn was not enough.

@@ -129,8 +129,9 @@ class Output:
         self.awaited = False  # a thread waits until there is less: `RoomAwaited`
         self.closed = False
         self._lock = threading.Lock()
-        self._asked = False  # another thread is going to send for the leader
-        self._in_flight = False  # a thread sends the first piece, a part of a file
+        self._asked = False  # another thread is asked to send for the leader, and has not begun
+        # The first piece, a part of a file, while a thread sends it.
+        self._in_flight: FileRegion | None = None
         self._flight_over = threading.Condition(self._lock)
         self._missed = False  # the leader wanted to send meanwhile
         self._close_stream = False  # the stream is to be closed when that is over
@@ -190,8 +191,7 @@ class Output:
                 region = self._pieces[0] if self._pieces else None
                 if self._in_flight or most <= 0 or not isinstance(region, FileRegion):
                     return self.size == 0
-                self._asked = False
-                self._in_flight = True
+                self._in_flight = region
             try:
                 sent = self._send_region(region, min(region.count, most))
             except BlockingIOError:
@@ -213,7 +213,7 @@ class Output:
     def _end_flight(self, region: FileRegion, sent: int, error: OSError | None = None) -> bool:
         """Take note of what was sent of a part of a file. Return True if nothing is left."""
         with self._lock:
-            self._in_flight = False
+            self._in_flight = None
             self._flight_over.notify_all()
             region.offset += sent
             region.count -= sent
@@ -246,14 +246,15 @@ class Output:
             sent = self._flush_memory(self._config.flush_bytes)
             if self._in_flight:
                 self._missed = True
-            if self._in_flight or self._asked:
                 return Flushed.ELSEWHERE
             if not self.size:
                 return Flushed.ALL
-            if sent < self._config.flush_bytes and self._pieces:
-                self._asked = True
-                return Flushed.FILE
-            return Flushed.BLOCKED
+            if sent >= self._config.flush_bytes or not self._pieces:
+                return Flushed.BLOCKED
+            if self._asked:
+                return Flushed.ELSEWHERE
+            self._asked = True
+            return Flushed.FILE
 
     def _flush_memory(self, most: int) -> int:
         if self.failure is not None:
@@ -267,17 +268,17 @@ class Output:
             raise
 
     def flush_asked(self) -> None:
-        """Flush, if another thread has not begun meanwhile. For a thread that was asked to."""
+        """Flush what there still is. For a thread that was asked to."""
         with self._lock:
-            if not self._asked:
-                return
             self._asked = False
         with suppress(OSError):  # the next one to flush meets it
             self.flush()
 
-    def in_flight(self) -> bool:
-        """Return True if a thread sends a part of a file, for which it may wait for the disk."""
-        return self._in_flight
+    def awaits_file(self) -> bool:
+        """Return True if a thread sends a part of a file, or is asked to."""
+        with self._lock:
+            first = self._pieces[0] if self._pieces else None
+            return self._in_flight is not None or (self._asked and isinstance(first, FileRegion))
 
     def take_missed(self) -> bool:
         """Return True if the leader wanted to send since the last call, and could not."""
@@ -329,7 +330,7 @@ class Output:
                 self._stream.close()
                 return
             self._close_stream = True
-        self._stream.cut_off()
+            self._stream.cut_off()  # with the lock: that thread closes it, and frees the number
 
     def close_in_child(self) -> None:
         """Close the temporary file in a forked child. Takes no lock: no thread holds it there."""
@@ -337,9 +338,8 @@ class Output:
             self._spool.close_in_child()
 
     def _drop(self) -> None:
-        if self._in_flight and self._pieces:
+        if self._pieces and self._pieces[0] is self._in_flight:
             self._pieces.popleft()  # its thread has it
-        self._asked = False
         while self._pieces:
             piece = self._pieces.popleft()
             if isinstance(piece, FileRegion):

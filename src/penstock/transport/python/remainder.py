@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from penstock.edge.client import client_of, key_of
 from penstock.transport.fair_queue import FairQueue
-from penstock.transport.states import CLOSED
+from penstock.transport.states import CLOSED, Phase
 
 if TYPE_CHECKING:
     from penstock.transport.python.connection import Connection
@@ -34,16 +34,18 @@ class Remainder:
         """How many connections wait."""
         self._loop = loop
         self._queue: FairQueue[Connection] = FairQueue()
-        # Its events, what it was watched for, and since when it waits.
-        self._waiting: dict[Connection, tuple[int, int, float]] = {}
+        # Its events, its phase, what it was watched for in that, and since when it waits.
+        self._waiting: dict[Connection, tuple[int, Phase, int, float]] = {}
 
     def add(self, connection: Connection, mask: int, now: float) -> None:
         """Have a connection wait with the events of ``mask``, or add these to those it has."""
-        watched = connection.watched
+        phase, watched = connection.phase, connection.watched
         before = self._waiting.get(connection)
         if before is not None:
-            mask, watched, now = before[0] | mask, before[1] | watched, before[2]
-        self._waiting[connection] = (mask, watched, now)
+            mask, now = before[0] | mask, before[3]
+            if phase is before[1]:
+                watched |= before[2]
+        self._waiting[connection] = (mask, phase, watched, now)
         if mask & POLLED:
             self._loop.watch(connection, 0)
         if before is None:
@@ -54,15 +56,17 @@ class Remainder:
         """Take the connection that is next, with its events."""
         connection = self._queue.take()
         self.size -= 1
-        mask, watched, _ = self._waiting.pop(connection)
-        if connection.phase is not CLOSED:
+        mask, phase, watched, _ = self._waiting.pop(connection)
+        # Its thread may have ended the response meanwhile. Then it is watched already for what it
+        # waits for now: anything else would be found by every poll, and never be handled.
+        if connection.phase is phase and phase is not CLOSED:
             self._loop.watch(connection, connection.watched | watched)
         return connection, mask
 
     def since(self, connection: Connection) -> float:
         """Return since when a connection waits; infinity where it does not."""
         waits = self._waiting.get(connection)
-        return math.inf if waits is None else waits[2]
+        return math.inf if waits is None else waits[3]
 
     def _client(self, connection: Connection) -> int:
         key = connection.share_key
