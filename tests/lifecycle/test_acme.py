@@ -90,7 +90,7 @@ def test_the_ordered_certificate_takes_the_place_of_the_self_signed_one(
     with serving(pebble, tmp_path, transport, "-w", "2") as server:
         assert any("PEN-4210 a self-signed certificate is served" in x for x in server.lines)
         server.wait_for_line(f"a new certificate for {NAME} has come")
-        eventually(partial(is_ordered, pebble.tls_port))
+        assert eventually(partial(is_ordered, pebble.tls_port))
         roots = ssl.create_default_context(cadata=pebble.root())
         with (
             socket.create_connection(("127.0.0.1", pebble.tls_port), 10) as sock,
@@ -115,7 +115,7 @@ def test_tls_alpn_01_needs_no_other_address(pebble: Pebble, tmp_path: Path) -> N
     needs_tls("native")
     with serving(pebble, tmp_path, "native", http=None) as server:
         server.wait_for_line(f"a new certificate for {NAME} has come")
-        eventually(partial(is_ordered, pebble.tls_port))
+        assert eventually(partial(is_ordered, pebble.tls_port))
         assert any("certificate for one.example: validation" in line for line in server.lines)
 
 
@@ -125,7 +125,7 @@ def test_the_certificate_is_there_at_once_after_a_restart(
     needs_tls(transport)
     with serving(pebble, tmp_path, transport) as server:
         server.wait_for_line(f"a new certificate for {NAME} has come")
-        eventually(lambda: list((tmp_path / "acme").glob("*/*/schedule.json")))
+        assert eventually(lambda: list((tmp_path / "acme").glob("*/*/schedule.json")))
     with serving(pebble, tmp_path, transport) as server:
         assert is_ordered(pebble.tls_port)
     assert not any("PEN-4" in line for line in server.lines)
@@ -142,19 +142,19 @@ def test_a_reload_orders_for_a_new_name_and_keeps_what_is_there(
         tmp_path, *given, "--transport", transport, environ={"REQUESTS_CA_BUNDLE": pebble.bundle}
     ) as server:
         server.wait_for_line(f"a new certificate for {NAME} has come")
-        eventually(partial(is_ordered, pebble.tls_port))
+        assert eventually(partial(is_ordered, pebble.tls_port))
         settings.write_text(f'acme_domain = ["two.example", "{NAME}"]\n')
         server.signal(signal.SIGHUP)
         server.wait_for_line("penstock .* serving")
         assert is_ordered(pebble.tls_port)
         server.wait_for_line("a new certificate for two.example has come")
-        eventually(partial(is_ordered, pebble.tls_port, "two.example"))
+        assert eventually(partial(is_ordered, pebble.tls_port, "two.example"))
         assert is_ordered(pebble.tls_port)
         settings.write_text('acme_domain = ["two.example"]\n')
         server.signal(signal.SIGHUP)
         server.wait_for_line("penstock .* serving")
         # Workers that leave may accept once more.
-        eventually(lambda: served(pebble.tls_port, NAME).names == ("two.example",))
+        assert eventually(lambda: served(pebble.tls_port, NAME).names == ("two.example",))
 
 
 def test_after_an_upgrade_the_new_supervisor_orders(
@@ -168,11 +168,11 @@ def test_after_an_upgrade_the_new_supervisor_orders(
         first = server.supervisor
         server.signal(signal.SIGUSR2)
         assert server.process.wait(30) == 0
-        eventually(lambda: number_in(pid_file) not in (0, first))
+        assert eventually(lambda: number_in(pid_file) not in (0, first))
         server.supervisor = number_in(pid_file)
         assert is_ordered(pebble.tls_port)
         # The old one has released the lease; the new one has taken it.
-        eventually(lambda: [x.name for x in (tmp_path / "acme").glob("lease.*")] == ["lease.2"])
+        assert eventually(lambda: [x.name for x in (tmp_path / "acme").glob("lease.*")] == ["lease.2"])
         server.stop()
 
 
@@ -188,7 +188,7 @@ def test_a_killed_ordering_process_is_started_again_and_requests_go_on(
         line = server.wait_for_line("PEN-4230")
         assert "has ended, and is started again in 1 s" in line
         assert is_ordered(pebble.tls_port)
-        eventually(lambda: len(server.workers() - workers - {child}) == 1)
+        assert eventually(lambda: len(server.workers() - workers - {child}) == 1)
 
 
 @as_root
