@@ -18,7 +18,7 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::{ClientHello, NoServerSessionStorage, ServerConfig, WebPkiClientVerifier};
 use rustls::sign::CertifiedKey;
-use rustls::{RootCertStore, version};
+use rustls::{CertificateError, InconsistentKeys, RootCertStore, version};
 use std::path::PathBuf;
 use std::sync::Arc;
 use stream::TlsStream;
@@ -213,10 +213,22 @@ fn certified_key(pair: &Pair, provider: &CryptoProvider) -> Result<CertifiedKey,
     }
     let key = PrivateKeyDer::from_pem_slice(&pair.key)
         .map_err(|error| format!("its key is no PEM of a private key: {error}"))?;
-    CertifiedKey::from_der(chain, key, provider).map_err(|error| match error {
-        rustls::Error::InconsistentKeys(_) => "its key belongs to another certificate".to_owned(),
-        error => error.to_string(),
-    })
+    let key = provider
+        .key_provider
+        .load_private_key(key)
+        .map_err(|error| error.to_string())?;
+    let certified = CertifiedKey::new(chain, key);
+    match certified.keys_match() {
+        // webpki does not know every critical extension, such as that of a challenge (RFC 8737,
+        // section 3). It is for the client to know them; that the key fits was checked before.
+        Ok(()) | Err(rustls::Error::InvalidCertificate(CertificateError::Other(_))) => {
+            Ok(certified)
+        }
+        Err(rustls::Error::InconsistentKeys(InconsistentKeys::KeyMismatch)) => {
+            Err("its key belongs to another certificate".to_owned())
+        }
+        Err(error) => Err(error.to_string()),
+    }
 }
 
 fn client_roots(pem: &[u8]) -> Result<RootCertStore, String> {
