@@ -1,20 +1,23 @@
 """Measure an honest client beside an attack: `python benchmarks/hostile.py`.
 
 An attacker holds or floods 1,000 to 10,000 connections, with half a core and 20 Mbit/s. Beside it
-an honest client of another address sends 50 requests a second, each on a connection of its own or
-over one that stays, in turns. What counts is how long its answers take, and whether the server's
-memory, descriptors and temporary files stay within bounds.
+an honest client of another address sends 50 requests a second, whether or not earlier ones have
+been answered, each on a connection of its own or over one that stays, in turns. What counts is how
+long its answers take, and whether the server's memory, descriptors and temporary files stay within
+bounds.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import os
 import signal
 import socket
 import statistics
 import sys
 import tempfile
+import threading
 import time
 from dataclasses import dataclass, field
 from multiprocessing import get_context
@@ -31,6 +34,8 @@ FEW, MANY = 1_000, 10_000
 RATE = 50
 ANSWER_SECONDS = 10.0
 HONEST = "127.0.3.1"
+HONEST_CONNECTIONS = 64
+"""Of the honest client: that many answers may be late at a time before it sends late itself."""
 OPENING_SECONDS = 5.0
 """For the attacker to open its connections, before the honest client's times count."""
 REQUEST = b"GET /hello HTTP/1.1\r\nHost: a\r\n\r\n"
@@ -100,47 +105,66 @@ HEADINGS = (
 
 
 def ask(port: int, ends_at: float, counted_from: float) -> Honest:
-    """Send requests at a steady rate until a time."""
+    """Send requests at a steady rate until a time, whether or not earlier ones have been answered.
+
+    Several threads send them in turns. Each has a connection that stays, and uses it for every
+    second request.
+    """
     seen = Honest()
-    kept: socket.socket | None = None
-    due = time.monotonic()
-    turn = 0
-    while due < ends_at:
-        time.sleep(max(0.0, due - time.monotonic()))
-        turn += 1
-        keep = bool(turn % 2)
-        connection: socket.socket | None = kept if keep else None
-        began = time.monotonic()
-        try:
-            if connection is None:
-                connection = socket.create_connection((HOST, port), ANSWER_SECONDS, (HONEST, 0))
-            connection.sendall(REQUEST)
-            data = b""
-            while b"Hello, world!\n" not in data:
-                block = connection.recv(4096)
-                if not block:
-                    raise ConnectionError
-                data += block
-            good = data.startswith(b"HTTP/1.1 200 ")
-        except OSError:
-            good, keep = False, False
-            if connection is kept:
-                kept = None
-        # From when it was due: a client that has to wait sends later, and must not look better.
-        took = time.monotonic() - min(began, due + 1 / RATE)
-        if began >= counted_from:
-            if good:
-                seen.times.append(took)
-            else:
-                seen.failed += 1
-        if keep:
-            kept = connection
-        elif connection is not None:
-            connection.close()
-        due = max(due + 1 / RATE, time.monotonic() - ANSWER_SECONDS)
-    if kept is not None:
-        kept.close()
+    lock = threading.Lock()
+    began = time.monotonic()
+    numbers = itertools.count()
+
+    def send_requests() -> None:
+        kept: socket.socket | None = None
+        for turn in itertools.count():
+            due = began + next(numbers) / RATE
+            if due >= ends_at:
+                break
+            time.sleep(max(0.0, due - time.monotonic()))
+            keep = bool(turn % 2)
+            connection = kept if keep else None
+            try:
+                if connection is None:
+                    connection = socket.create_connection((HOST, port), ANSWER_SECONDS, (HONEST, 0))
+                good = _answered(connection)
+            except OSError:
+                good, keep = False, False
+                if connection is kept:
+                    kept = None
+            # From when it was due: where all threads wait, sending it late must not look better.
+            took = time.monotonic() - due
+            if due >= counted_from:
+                with lock:
+                    if good:
+                        seen.times.append(took)
+                    else:
+                        seen.failed += 1
+            if keep:
+                kept = connection
+            elif connection is not None:
+                connection.close()
+        if kept is not None:
+            kept.close()
+
+    threads = [threading.Thread(target=send_requests) for _ in range(HONEST_CONNECTIONS)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
     return seen
+
+
+def _answered(connection: socket.socket) -> bool:
+    """Send a request; return True if its answer is the right one. Raises `OSError`."""
+    connection.sendall(REQUEST)
+    data = b""
+    while b"Hello, world!\n" not in data:
+        block = connection.recv(4096)
+        if not block:
+            raise ConnectionError
+        data += block
+    return data.startswith(b"HTTP/1.1 200 ")
 
 
 def _honest_process(pipe: Connection, port: int, seconds: float) -> None:

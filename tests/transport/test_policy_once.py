@@ -27,9 +27,11 @@ COINCIDENCES = {
     "EVICTION_RANK": "what sets kinds of connections apart, and no time",
     "FILE_BLOCK": "how a file is read where there is no sendfile",
     "ATTACHED_TIME": "how long a leader keeps the interpreter lock",
+    "BATCH_BYTES": "how much is encrypted at once",
     "HEAVY_BYTES": "whether an answer is worth a turn of its own",
     "MAX_BYTES": "what a field cache remembers",
     "MOST_KEPT": "when a buffer is freed",
+    "READS_PER_CALL": "how often a TLS stream asks the kernel for more",
     "SECTIONS": "how many field sections the field cache has",
     "TICK": "how often the stall monitor looks",
 }

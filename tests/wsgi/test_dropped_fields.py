@@ -51,6 +51,12 @@ def test_names_invented_by_clients_do_not_fill_the_log() -> None:
     assert len(long.lines[0]) < 400
 
 
+def test_fields_that_the_server_takes_itself_are_not_logged_where_they_are_dropped() -> None:
+    log = Records()
+    DroppedFields(log.logger, frozenset({"x_forwarded_for"})).report("x_forwarded_for")
+    assert log.lines == []
+
+
 @pytest.mark.parametrize("header_map", ["refuse", "dangerous"])
 def test_fields_that_are_refused_or_passed_on_are_not_logged(header_map: HeaderMap) -> None:
     log = Records()

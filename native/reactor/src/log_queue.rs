@@ -208,7 +208,7 @@ impl LogQueue {
 mod tests {
     use super::*;
 
-    const MOST: usize = 5;
+    const MAX_ENTRIES: usize = 5;
     const PLENTY: usize = 7_000_000;
 
     fn refused() -> Entry {
@@ -234,8 +234,8 @@ mod tests {
 
     #[test]
     fn what_finds_the_queue_full_is_counted_but_for_what_must_not_be_lost() {
-        let queue = LogQueue::new(MOST, PLENTY);
-        for _ in 0..MOST + 3 {
+        let queue = LogQueue::new(MAX_ENTRIES, PLENTY);
+        for _ in 0..MAX_ENTRIES + 3 {
             queue.write(refused());
         }
         queue.write(Entry::CloseListener(7));
@@ -248,7 +248,7 @@ mod tests {
             }))
         ));
         assert!(matches!(entries.pop(), Some(Entry::CloseListener(7))));
-        assert_eq!(entries.len(), MOST);
+        assert_eq!(entries.len(), MAX_ENTRIES);
         assert!(queue.is_empty());
         assert!(queue.take().is_empty());
     }
@@ -272,8 +272,8 @@ mod tests {
 
     #[test]
     fn a_queue_that_was_emptied_takes_entries_again() {
-        let queue = LogQueue::new(MOST, PLENTY);
-        for _ in 0..=MOST {
+        let queue = LogQueue::new(MAX_ENTRIES, PLENTY);
+        for _ in 0..=MAX_ENTRIES {
             queue.write(refused());
         }
         queue.take();
