@@ -197,6 +197,17 @@ def read(**settings: object) -> str:
     return str(error.value)
 
 
+def test_a_key_that_the_transports_library_does_not_know_is_refused_before_a_worker_gets_it(
+    tmp_path: Path, tls_transport: str
+) -> None:
+    certificate, key = authority().issue("a.example", key="secp256k1").write(tmp_path)
+    files = {"certfile": (str(certificate),), "keyfile": (str(key),), "transport": tls_transport}
+    if tls_transport == "native":
+        assert "the certificate for a.example: " in read(**files)
+    else:  # OpenSSL knows it
+        assert read_material(Settings(**files), ()).pairs  # type: ignore[arg-type]
+
+
 def test_files_that_cannot_be_read_are_refused_each_with_its_reason(tmp_path: Path) -> None:
     certificate, key = server_certificate().write(tmp_path)
     missing = str(tmp_path / "missing")

@@ -126,7 +126,7 @@ def test_the_status_and_the_log_tell_when_a_certificate_expires(
         assert "PEN-4110 the certificate for localhost expires in 3 days" in told(server)
         status = json_of(server.control("--control", control, "status", "--json"))
         assert status["certificates"] == [
-            {"names": ["localhost"], "expires": soon.not_after, "days": 3}
+            {"names": ["localhost"], "expires": soon.not_after, "days": 3, "renewal": None}
         ]
         shown = server.control("--control", control, "status").stdout
         assert "localhost, expires" in shown

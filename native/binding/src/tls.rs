@@ -30,11 +30,23 @@ pub fn environ_of<'py>(py: Python<'py>, session: &Session) -> PyResult<Bound<'py
 
 #[cfg(feature = "tls")]
 mod material {
-    use penstock_reactor::tls::{ClientCertificates, Material, Pair};
+    use penstock_reactor::tls::{ClientCertificates, Material, Pair, TlsServer};
     use pyo3::prelude::*;
 
+    /// What serves with a `penstock.edge.tls.TlsMaterial`; raises `TlsError`.
+    pub fn server_of(py: Python<'_>, material: &Bound<'_, PyAny>) -> PyResult<TlsServer> {
+        let material = read_material(material)?;
+        match py.detach(|| TlsServer::new(&material)) {
+            Ok(server) => Ok(server),
+            Err(why) => {
+                let error = py.import("penstock.edge.tls")?.getattr("TlsError")?;
+                Err(PyErr::from_value(error.call1((why,))?))
+            }
+        }
+    }
+
     /// A `penstock.edge.tls.TlsMaterial`.
-    pub fn read_material(given: &Bound<'_, PyAny>) -> PyResult<Material> {
+    fn read_material(given: &Bound<'_, PyAny>) -> PyResult<Material> {
         let get = |name: &str| given.getattr(name);
         let alpn: Vec<String> = get("alpn")?.extract()?;
         Ok(Material {
@@ -72,4 +84,4 @@ mod material {
 }
 
 #[cfg(feature = "tls")]
-pub use material::read_material;
+pub use material::server_of;

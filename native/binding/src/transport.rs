@@ -219,17 +219,16 @@ impl NativeTransport {
     /// See `penstock.transport.Transport.set_tls`.
     #[cfg(feature = "tls")]
     fn set_tls(&self, py: Python<'_>, material: &Bound<'_, PyAny>) -> PyResult<()> {
-        let material = crate::tls::read_material(material)?;
-        match py.detach(|| penstock_reactor::tls::TlsServer::new(&material)) {
-            Ok(server) => {
-                self.core.shared.set_tls(Arc::new(server));
-                Ok(())
-            }
-            Err(why) => {
-                let error = py.import("penstock.edge.tls")?.getattr("TlsError")?;
-                Err(PyErr::from_value(error.call1((why,))?))
-            }
-        }
+        let server = crate::tls::server_of(py, material)?;
+        self.core.shared.set_tls(Arc::new(server));
+        Ok(())
+    }
+
+    /// Raise what `set_tls` would raise: the supervisor asks before it passes anything on.
+    #[cfg(feature = "tls")]
+    #[staticmethod]
+    fn check_tls(py: Python<'_>, material: &Bound<'_, PyAny>) -> PyResult<()> {
+        crate::tls::server_of(py, material).map(drop)
     }
 
     /// See `penstock.transport.Transport.leave_count`. `add_thread` starts a thread that calls

@@ -18,6 +18,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from penstock import messages
+from penstock.config.checks import chosen_transport
 from penstock.edge.certificates import der_of, read_certificate
 from penstock.edge.pairs import certificates_in, checked_pair, has_key
 from penstock.edge.tls import (
@@ -92,7 +93,7 @@ def read_material(
         client_ca = b"".join(found)
     if ordered is None:
         ordered = OrderedCertificates()
-    return TlsMaterial(
+    material = TlsMaterial(
         (*pairs, *ordered.pairs),
         client_ca=client_ca,
         client_certificates=settings.cert_reqs,
@@ -103,6 +104,20 @@ def read_material(
         alpn_challenges=ordered.alpn_challenges,
         key_log=settings.tls_key_log,
     )
+    if material.pairs and chosen_transport(settings) == "native":
+        _check_for_native(material)
+    return material
+
+
+def _check_for_native(material: TlsMaterial) -> None:
+    """Raise `TlsError` for what the native transport's library cannot use, and OpenSSL can.
+
+    A worker that has other certificates goes on with them, but no new one could start.
+    """
+    from penstock import _native
+
+    # Without the file of session secrets: root would make it, for workers that cannot write to it.
+    _native.NativeTransport.check_tls(replace(material, key_log=None))
 
 
 def _check_ciphers(settings: Settings) -> None:

@@ -91,7 +91,7 @@ def _check_match(
         load_pair(context, pair)
         return
     except ssl.SSLError as error:
-        reason = error.reason or str(error)
+        reason = error.reason or "a part of these is damaged"
     except (OSError, ValueError) as error:
         reason = str(error)
     if reason not in _MISMATCHES:
