@@ -642,6 +642,8 @@ class Supervisor:
         """Keep certificates by ``keeper`` from now on, and serve the current generation with it."""
         self._keeper = keeper
         _connect(keeper, self.current)
+        if keeper is not None:
+            keeper.tick()  # what is to be warned of comes before the start-up line
 
     def _serve_ordered(self, ordered: OrderedCertificates) -> Callable[[], bool]:
         """Have the workers serve what was ordered; return a function for `Acme`.
