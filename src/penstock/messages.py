@@ -382,7 +382,7 @@ TLS_KEYS_LOGGED: Final = Message(
     "PEN-4140",
     WARNING,
     "the secrets of all TLS sessions are written to %(path)s (from %(source)s)",
-    "Whoever can read this file can decrypt the traffic. It is for finding faults.",
+    "Each program that can read this file can decrypt the traffic. It is for finding faults.",
     "Unset tls_key_log and the variable SSLKEYLOGFILE in production, and remove the file.",
 )
 

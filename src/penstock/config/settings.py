@@ -220,7 +220,7 @@ class Settings:
         also_called=("sslkeylogfile", "keylog_filename"),
         help="File for the secrets of every session, with which Wireshark decrypts what was "
         "recorded; for finding faults alone.",
-        reason="Whoever can read the file can read all traffic.",
+        reason="Each program that can read the file can read all traffic.",
     )
     acme_domain: tuple[str, ...] = option(
         listing(_DOMAIN),

@@ -1,6 +1,6 @@
 """Checking a certificate with its key, each failure with its own reason.
 
-``ssl`` alone can tell whether a key belongs to a certificate, and takes both from files alone.
+``ssl`` alone knows which key belongs to a certificate, and takes both from files alone.
 """
 
 from __future__ import annotations

@@ -239,7 +239,7 @@ class TlsStream(SocketStream):
     def sendmsg(self, pieces: Sequence[bytes | memoryview]) -> int:
         """Send what the kernel takes of ``pieces``, one behind the other; return how many bytes."""
         with self._lock:
-            sent = skipped = self._settle(sum(map(len, pieces)))
+            sent = skipped = self._send_earlier(sum(map(len, pieces)))
             try:
                 # A head goes into one record with the beginning of its body.
                 for piece in _joined(pieces):
@@ -257,22 +257,22 @@ class TlsStream(SocketStream):
     def send_file(self, descriptor: int, offset: int, count: int) -> int:
         """Send up to ``count`` bytes of a file; return how many, 0 where it ends before."""
         with self._lock:
-            settled = self._settle(count)
-        if settled:
-            return settled
+            earlier = self._send_earlier(count)
+        if earlier:
+            return earlier
         data = os.pread(descriptor, min(count, ENCRYPT_BYTES), offset)
         return self.send(data) if data else 0
 
-    def _settle(self, most: int) -> int:
+    def _send_earlier(self, most: int) -> int:
         """Send what is left of earlier records; return how many bytes of ``most`` these were.
 
         Raises `BlockingIOError` where some of it is still left.
         """
         if self._unsent or self._outgoing.pending:
             self._push()
-        settled = min(self._owed, most)
-        self._owed -= settled
-        return settled
+        earlier = min(self._owed, most)
+        self._owed -= earlier
+        return earlier
 
     def _send(self, data: memoryview) -> int:
         try:
