@@ -157,6 +157,28 @@ def test_web_concurrency_is_the_number_of_workers_where_nothing_else_says_it(
         load(tmp_path, WEB_CONCURRENCY="many")
 
 
+def test_gunicorns_variable_names_the_trusted_proxies(tmp_path: Path) -> None:
+    settings = load(tmp_path, FORWARDED_ALLOW_IPS="10.0.0.5,unix")
+    assert settings.forwarded_allow_ips == ("10.0.0.5/32", "unix")
+    assert settings.source_of("forwarded_allow_ips") == "FORWARDED_ALLOW_IPS"
+    given = load(tmp_path, {"forwarded_allow_ips": "*"}, FORWARDED_ALLOW_IPS="10.0.0.5")
+    assert given.forwarded_allow_ips == ("*",)
+    with pytest.raises(SettingsError, match=r"from FORWARDED_ALLOW_IPS.*not 0\.0\.0\.0/0"):
+        load(tmp_path, FORWARDED_ALLOW_IPS="0.0.0.0/0")
+
+
+def test_the_flag_of_the_proxy_protocol_needs_no_value_as_under_gunicorn(tmp_path: Path) -> None:
+    for typed, wanted in (
+        (["a:app", "--proxy-protocol"], "auto"),
+        (["a:app", "--proxy-protocol", "v2"], "v2"),
+        (["--proxy-protocol=off", "a:app"], "off"),
+        (["a:app"], "off"),
+    ):
+        line = parse_command_line(typed)
+        assert line.application == "a:app"
+        assert load(tmp_path, line.flags).proxy_protocol == wanted
+
+
 def test_script_name_comes_from_the_variable_that_gunicorn_reads(tmp_path: Path) -> None:
     assert load(tmp_path, SCRIPT_NAME="/app").script_name == "/app"
     with pytest.raises(SettingsError, match="from SCRIPT_NAME"):

@@ -584,6 +584,9 @@ fn read_forwarded(
     if connection.trusted() {
         return policy.read(head, bytes);
     }
+    if shared.told_of_forwarding.get() {
+        return Ok(None); // as for each later request: clients decide how many there are
+    }
     let mut names = head.fields.iter().map(|field| field.name.of(bytes));
     if let Some(name) = names.find(|name| policy.names(name)) {
         if !shared.told_of_forwarding.swap(true) {
