@@ -5,6 +5,7 @@ use super::model::{Case, Expected, corpus, message};
 use super::support::{Message, byte_by_byte};
 use crate::options::Options;
 use crate::own_answers::WHOLE_SERVER;
+use crate::proxy_protocol;
 use crate::request::Waiting;
 
 const NO_CONTENT: &[u8] = b"HTTP/1.1 204 No Content\r\n\r\n";
@@ -77,10 +78,13 @@ fn check(case: &Case, expected: &Expected, (messages, client): (Vec<Message>, Cl
         Some(error) if last.is_none() => {
             let status = format!("HTTP/1.1 {} ", error.status);
             assert!(rest.starts_with(&status), "{name}: {rest}");
-            let length = format!("\r\nContent-Length: {}\r\n", error.reason.len() + 1);
+            let is_first = expected.messages.is_empty();
+            let empty = is_first && error.reason == "The request line is empty.";
+            let reason = proxy_protocol::explained(b"", empty).unwrap_or(&error.reason);
+            let length = format!("\r\nContent-Length: {}\r\n", reason.len() + 1);
             assert!(rest.contains(&length), "{name}: {rest}");
             assert!(rest.contains("\r\nConnection: close\r\n"), "{name}: {rest}");
-            let body = format!("\r\n\r\n{}\n", error.reason);
+            let body = format!("\r\n\r\n{reason}\n");
             assert!(
                 rest.ends_with(&body) || rest.ends_with("\r\n\r\n"),
                 "{name}: {rest}"
