@@ -176,8 +176,9 @@ impl TlsStream {
                     continue;
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                // The end without close_notify: an attacker may have cut the connection.
-                Err(_) => return taken_or(taken, gone()),
+                // The end without close_notify. An attacker may have cut the connection, which a
+                // request shows by its own framing: its end is never that of the connection.
+                Err(_) => return Ok(taken),
             }
             if *drained || reads == READS_PER_CALL {
                 return taken_or(taken, io::ErrorKind::WouldBlock.into());
