@@ -217,7 +217,8 @@ def run():
         server.wait_for_line("PEN-7022")
         assert eventually(lambda: len(server.serving() - old) >= 1)
         assert server.run("answer = 1") == 1
-        assert processes.resident_kib(server.supervisor) < before + (32 << 10)
+        # The successor is there while the worker that floods is still ended: about 30 MiB.
+        assert processes.resident_kib(server.supervisor) < before + (64 << 10)
         assert server.stop() in (0, 1)  # the worker that floods may have to be killed
 
 

@@ -354,7 +354,7 @@ from penstock.supervisor.pool import MOST_REAPED, Pool
 from penstock.system.cgroups import Cgroups
 
 logger = logging.getLogger()
-pool = Pool(Loop(logger), logger, None, Cgroups(), None, None, None, None, print)
+pool = Pool(Loop(logger), logger, None, Cgroups(), None, None, None, None, lambda pid: None)
 children = []
 for _ in range(2 * MOST_REAPED + 50):
     pid = os.fork()
