@@ -50,3 +50,19 @@ def test_native_workers_import_nothing_of_the_python_transport() -> None:
 
 def test_the_same_program_finds_the_python_transport_where_it_serves() -> None:
     assert "penstock.transport.python.connection" in modules_of_a_worker("python")
+
+
+def test_the_supervisor_loads_no_library_that_only_certificates_need() -> None:
+    """Workers are forked from it: each page that it takes is a page of theirs."""
+    program = (
+        "import sys, penstock.cli.command, penstock.supervisor.supervisor, penstock.worker.main\n"
+        "print(sorted({'ssl', 'hashlib', 'datetime', 'acme', 'cryptography'} & set(sys.modules)))"
+    )
+    ran = subprocess.run(
+        [sys.executable, "-c", program],
+        capture_output=True,
+        text=True,
+        timeout=START_WITHIN,
+        check=True,
+    )
+    assert ran.stdout == "[]\n"

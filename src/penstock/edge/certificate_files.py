@@ -10,7 +10,6 @@ from __future__ import annotations
 import errno
 import logging
 import os
-import secrets
 import stat
 import time
 from collections.abc import Callable, Iterable
@@ -213,7 +212,7 @@ class CertificateKeeper:
         self._ordered = ordered
         self._clock, self._wall_clock = clock, wall_clock
         if before is None:
-            self._ticket_keys = [secrets.token_bytes(TICKET_KEY_BYTES)]
+            self._ticket_keys = [os.urandom(TICKET_KEY_BYTES)]
             self._rotate_at = clock() + TICKET_KEY_SECONDS
             self._warned: dict[tuple[tuple[str, ...], float], float] = {}
         else:
@@ -240,7 +239,7 @@ class CertificateKeeper:
             self._look_at_files()
         if now >= self._rotate_at:
             self._rotate_at = now + TICKET_KEY_SECONDS
-            fresh = secrets.token_bytes(TICKET_KEY_BYTES)
+            fresh = os.urandom(TICKET_KEY_BYTES)
             self._ticket_keys = [fresh, *self._ticket_keys[: TICKET_KEYS - 1]]
             self._use(replace(self.material, ticket_keys=tuple(self._ticket_keys)))
         if now >= self._look_at_expiry_at:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import base64
 import binascii
-import calendar
 import re
 from dataclasses import dataclass
 from ipaddress import ip_address
@@ -206,7 +205,9 @@ def _time(element: _Element) -> float:
     if re.fullmatch(r"[0-9]{14}Z", text) is None:
         raise ValueError("a time of the certificate is malformed")
     fields = (int(text[:4]), *(int(text[at : at + 2]) for at in range(4, 14, 2)))
-    return float(calendar.timegm(fields))
+    from calendar import timegm  # loads datetime, which a server without TLS does without
+
+    return float(timegm(fields))
 
 
 def _alternative_names(extensions: bytes) -> list[str]:

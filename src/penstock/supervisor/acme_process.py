@@ -7,7 +7,6 @@ lease orders; the others serve what it publishes there: challenges, and new pair
 
 from __future__ import annotations
 
-import hashlib
 import random
 import select
 import signal
@@ -464,4 +463,6 @@ def _read(certificate: bytes) -> Any:
 
 
 def _digest(certificate: bytes) -> str:
+    import hashlib  # loads OpenSSL, which a server without ACME does without
+
     return hashlib.sha256(certificate).hexdigest()[:16]

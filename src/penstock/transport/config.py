@@ -8,7 +8,7 @@ setting changes, each with its reason.
 
 from __future__ import annotations
 
-import secrets
+import os
 import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 def _random_key() -> tuple[int, int]:
     """Return two secret words of 64 bits."""
-    return secrets.randbits(64), secrets.randbits(64)
+    return int.from_bytes(os.urandom(8), "big"), int.from_bytes(os.urandom(8), "big")
 
 
 HEALTHY = b"ok\n"

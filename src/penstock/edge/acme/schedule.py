@@ -7,7 +7,6 @@ something has happened, and each minute otherwise.
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
 from enum import Enum
 from typing import NamedTuple
@@ -84,6 +83,8 @@ class Validity:
     @classmethod
     def of(cls, not_before: float, not_after: float, certificate: bytes) -> Validity:
         """Return the validity of a certificate; ``certificate`` is any constant form of it."""
+        import hashlib  # loads OpenSSL, which a server without ACME does without
+
         digest = hashlib.sha256(certificate).digest()
         return cls(not_before, not_after, int.from_bytes(digest[:6], "big") / (1 << 48))
 

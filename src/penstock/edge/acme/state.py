@@ -18,7 +18,6 @@ opened anew for each reading, and NFS promises that this finds what was closed b
 from __future__ import annotations
 
 import errno
-import hashlib
 import json
 import math
 import os
@@ -353,6 +352,8 @@ def _read(path: str) -> bytes | None:
 def _name_of(authority: str) -> str:
     """Return the name of an authority's directory: its host, and a digest of the whole URL."""
     host = re.sub("[^a-z0-9.-]", "_", (urlsplit(authority).hostname or "").lower())
+    import hashlib  # loads OpenSSL, which a server without ACME does without
+
     return f"{host[:100]}-{hashlib.sha256(authority.encode()).hexdigest()[:8]}"
 
 
