@@ -16,6 +16,7 @@ import struct
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 
 WORD = 8
 SLOT_WORDS = 64
@@ -259,7 +260,16 @@ class Slot:
         self.bytes = memoryview(scoreboard.memory)[begin : begin + scoreboard.slot_bytes]
         self.words = self.bytes[: SLOT_WORDS * WORD].cast("Q")
         """The words of the slot, by the names above: ``slot.words[CONNECTIONS]``."""
-        self.records = [Record(self, number) for number in range(scoreboard.records)]
+
+    @cached_property
+    def records(self) -> list[Record]:
+        """One for each call that the worker may have at once.
+
+        They are made when they are first asked for: a scoreboard has many more slots than workers,
+        and each of its records would take 300 bytes in every process. Two threads may both make
+        them, which does no harm: they are views of the same memory.
+        """
+        return [Record(self, number) for number in range(self.scoreboard.records)]
 
     def clear(self) -> None:
         """Set every byte to 0."""
