@@ -28,6 +28,7 @@ OF_THE_TESTS = ("cert_chain_of_trust", "cert_trust", "cert_expirationStatus", "c
 def testssl(command: str, server: ServerProcess, folder: Path) -> list[str]:
     """Return the findings above LOW."""
     report = folder / "testssl.json"
+    report.unlink(missing_ok=True)  # testssl would not write over the report of another transport
     subprocess.run(
         [command, "--quiet", "--warnings", "off", "--color", "0", "--jsonfile", str(report),
          "--add-ca", str(authority().path), "--connect-timeout", "5", "--openssl-timeout", "5",
