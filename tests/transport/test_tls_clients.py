@@ -71,3 +71,16 @@ def test_s_client_sees_the_proper_end_of_a_response(tls_transport: str, version:
     assert b"hello by TLSv1." in said
     assert b"unexpected eof" not in said
     assert b"Verification: OK" in said
+
+
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="needs openssl")
+@pytest.mark.parametrize("version", ["-tls1_2", "-tls1_3"])
+def test_a_client_without_a_common_kind_of_key_is_told_so(tls_transport: str, version: str) -> None:
+    # And not that access is denied, which judges of servers take for their own defect.
+    with serving(hello, tls_transport, tls=material()) as server:
+        done = subprocess.run(
+            ["openssl", "s_client", "-connect", f"localhost:{server.port}", version,
+             "-sigalgs", "RSA-PSS+SHA256"],
+            stdin=subprocess.DEVNULL, capture_output=True, timeout=SECONDS, check=False,
+        )  # fmt: skip
+    assert b"alert handshake failure" in done.stderr

@@ -145,6 +145,8 @@ impl TlsServer {
         }
         // A request in early data may be replayed.
         config.max_early_data_size = 0;
+        // The suites in the order of `ciphers`, as OpenSSL's servers choose them.
+        config.ignore_client_order = true;
         if let Some(path) = &material.key_log {
             let log = AppendingKeyLog::open(path)
                 .map_err(|error| format!("SSLKEYLOGFILE {}: {error}", path.display()))?;
