@@ -151,9 +151,11 @@ def test_a_connection_whose_request_has_just_come_does_not_make_room(transport: 
     with penstock.running(gate, **settings) as server:
         with connect(server) as busy, connect(server) as idle:
             assert idle.request("GET", "/").status == 200
+            threading.Event().wait(1.2)  # long enough to be taken for idle
+            # Not before: while a call lasts for longer than a second, another thread looks at the
+            # sockets, and may find the newcomer alone.
             busy.send(get("/wait"))
             eventually(lambda: gate.inside)
-            threading.Event().wait(1.2)  # long enough to be taken for idle
             with connect(server) as newcomer:  # first in line, and there is no room
                 newcomer.send(get("/newcomer"))
                 idle.send(get("/in-time"))
