@@ -258,6 +258,7 @@ def test_the_access_log_has_the_client(transport: str, format_: str, tmp_path: P
         for fields in (["X-Forwarded-For: 192.0.2.1"], ["X-Forwarded-For: 192.0.2.1:99"], []):
             exchange(address(server), get("/", *fields, "Connection: close"))
         refusal(server, "X-Forwarded-For: 192.0.2.1", target="https://a/")
+        eventually(lambda: log.read_text().count("\n") == 4)
     lines = log.read_text().splitlines()
     if format_ == "json":
         found = [json.loads(line) for line in lines]
