@@ -339,13 +339,18 @@ class Connection:
         if self.stream.secure:
             self.begin_handshake()
             return self._go_on_with_handshake()
+        self._begin_reading()
+        return self._read()
+
+    def _begin_reading(self) -> None:
+        """Expect the first request, behind what precedes it: a PROXY header, a handshake."""
+        loop = self.loop
         self.phase = READING
         self.since = loop.now
         self.deadline = loop.now + loop.config.keep_alive
         if loop.draining:
             self.hurry_up()
             self.deadline = max(self.deadline, loop.now + loop.config.drain_accepted_seconds)
-        return self._read()
 
     # -- the handshake of TLS -----------------------------------------------------------------
 
@@ -364,9 +369,7 @@ class Connection:
         try:
             complete = stream.handshake()
         except PlainHttp:
-            self.stream = stream.in_plain()
-            self.server_fields = loop.server_fields
-            self.refuse(ProtocolError(400, loop.config.plain_http))
+            self._refuse_in_plain(ProtocolError(400, loop.config.plain_http))
             return None
         except HandshakeFailed as error:
             if reason := str(error):
@@ -382,12 +385,7 @@ class Connection:
             return None
         loop.heads.pop(self, None)
         self.base_environ = self.base_environ | stream.environ()
-        self.phase = READING
-        self.since = loop.now
-        self.deadline = loop.now + loop.config.keep_alive
-        if loop.draining:
-            self.hurry_up()
-            self.deadline = max(self.deadline, loop.now + loop.config.drain_accepted_seconds)
+        self._begin_reading()
         loop.watch(self, EVENT_READ)
         return self._advance() if self._take_decrypted() else None
 
