@@ -37,6 +37,7 @@ ROOMS = [
 
 OPTIONAL = {
     "penstock.app.file_watcher": {"watchfiles"},
+    "penstock.compat.paste": {"paste"},
     "penstock.edge.acme.orders": {"acme", "cryptography", "josepy", "requests"},
 }
 """What a module takes where it is installed, and does without elsewhere."""

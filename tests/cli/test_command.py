@@ -8,6 +8,7 @@ import re
 import socket
 import subprocess
 import sys
+import urllib.request
 from pathlib import Path
 
 import pytest
@@ -234,18 +235,114 @@ def test_usage_and_settings_are_status_2(folder: Path, arguments: list[str], sai
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["-k", "gevent", "served"], "-k is a flag of gunicorn, not of penstock: "),
-        (["--worker-class=tornado", "served"], "see --threads"),
-        (["served", "--reuse-port"], "workers share the listening sockets"),
-        (["--daemon", "served"], "systemd"),
-        (["--ssl-version", "5", "served"], "see --tls-min-version"),
-        (["served", "--worker-connections", "10"], "see --max-connections"),
+        (["-k", "gevent"], "has --worker-class, without effect here: there is one kind of worker"),
+        (["--worker-class=tornado"], "see --threads"),
+        (["--daemon"], "systemd"),
+        (["--statsd-host", "localhost:8125"], "has --statsd-host, without effect here"),
+        (["--strip-header-spaces"], "the parser is strict"),
     ],
 )
-def test_gunicorns_flags_are_named_as_its_own_with_what_to_do(
+def test_a_typed_flag_of_gunicorns_by_which_something_is_lost_is_a_warning_with_what_to_do(
     folder: Path, arguments: list[str], said: str
 ) -> None:
-    assert said in error_line(2, *arguments, cwd=folder)
+    done = run_penstock(*arguments, "served", "--check", cwd=folder)
+    assert done.returncode == 0
+    [warning] = done.stderr.splitlines()
+    assert warning.startswith("penstock: warning: PEN-1110 the command line has ")
+    assert said in warning
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--worker-tmp-dir", "/dev/shm"],
+        ["--reuse-port"],
+        ["-R"],
+        ["--disable-redirect-access-to-syslog"],
+        ["--reload-engine", "poll"],
+        ["--http-parser=fast"],
+        ["--control-socket-mode", "0600"],
+    ],
+)
+def test_a_typed_flag_of_gunicorns_without_which_nothing_is_missed_is_a_note(
+    folder: Path, arguments: list[str]
+) -> None:
+    done = run_penstock(*arguments, "served", "--check", cwd=folder)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "which nothing here needs: " in done.stdout
+
+
+def test_typed_flags_of_gunicorns_become_the_settings_of_penstock_that_they_mean(
+    folder: Path,
+) -> None:
+    arguments = ["--worker-connections", "7", "--no-control-socket", "--initgroups"]
+    done = run_penstock(*arguments, "served", "--print-config", cwd=folder)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert re.search(r"max_connections += 7 +\(--worker-connections\)", done.stdout)
+    assert re.search(r"control += off +\(--no-control-socket\)", done.stdout)
+
+
+@pytest.mark.parametrize(
+    "worker_class",
+    ["uvicorn.workers.UvicornWorker", "uvicorn_worker.UvicornWorker", "asgi",
+     "aiohttp.GunicornWebWorker"],
+)  # fmt: skip
+def test_a_worker_class_for_asgi_is_refused_as_that(folder: Path, worker_class: str) -> None:
+    said = error_line(2, "-k", worker_class, "served", cwd=folder)
+    assert f"{worker_class} is for ASGI applications, and this server serves WSGI" in said
+    said = error_line(2, "served", cwd=folder, GUNICORN_CMD_ARGS=f"-k {worker_class}")
+    assert f"{worker_class} is for ASGI applications, and this server serves WSGI" in said
+
+
+def test_all_wrong_flags_are_named_at_once(folder: Path) -> None:
+    arguments = ["--thread", "2", "-k", "asgi", "--protocol=uwsgi", "--port", "80", "served"]
+    said = error_line(2, *arguments, cwd=folder)
+    assert "'--thread'; did you mean '--threads'?" in said
+    assert "'--port': it is a setting of other servers" in said
+    assert "asgi is for ASGI applications" in said
+    assert "write proxy_pass in the place of uwsgi_pass" in said
+
+
+def test_an_argument_of_a_short_flag_may_be_in_the_same_word_as_scripts_have_it(
+    folder: Path,
+) -> None:
+    (folder / "a.py").write_text("backlog = 7\n")
+    for argument in ("-c a.py", "-c=a.py", "-c=python:a", "-ca.py"):
+        done = run_penstock(argument, "served", "--check", cwd=folder)
+        assert re.search(r"backlog += 7 ", done.stdout), done.stderr
+
+
+def test_the_start_says_that_the_application_is_called_from_several_threads(folder: Path) -> None:
+    told = "the application must be thread-safe (--threads 1 if not)"
+    with ServerProcess("served", cwd=folder) as server:
+        server.wait_for_line(re.escape(f"4 threads per worker: {told}"))
+    for arguments in (["--threads", "4"], ["-k", "sync"]):
+        with ServerProcess(*arguments, "served", cwd=folder) as server:
+            pass
+        assert told not in "\n".join(server.lines)
+    [line] = [line for line in server.lines if "gunicorn's default, with the command line" in line]
+    assert "1 thread per worker" in line
+
+
+def test_paste_names_a_file_whose_application_is_served(folder: Path) -> None:
+    (folder / "site.ini").write_text(
+        "[app:main]\nuse = call:pasted:make\nsuffix = %(mood)s\n"
+        "[app:other]\nuse = call:pasted:make\nsuffix = other\n"
+    )
+    (folder / "pasted.py").write_text(
+        "def make(global_conf, suffix):\n"
+        "    def app(environ, start_response):\n"
+        "        start_response('200 OK', [])\n"
+        "        return [suffix.encode()]\n"
+        "    return app\n"
+    )
+    for arguments, body in (
+        (["--paste", "site.ini", "--paste-global", "mood=good"], b"good"),
+        (["--paster=site.ini#other", "--paste-global", "mood=good"], b"other"),
+    ):
+        with ServerProcess(*arguments, cwd=folder) as server:
+            with urllib.request.urlopen(server.url) as response:
+                assert response.read() == body
 
 
 def test_the_environment_and_the_file_are_named_where_they_are_wrong(folder: Path) -> None:

@@ -1,4 +1,4 @@
-"""The command line: a parser made from the declared options, and errors for gunicorn's flags."""
+"""The command line: a parser made from the declared options, which takes gunicorn's flags, too."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import argparse
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
-from typing import Any, NoReturn
+from typing import NoReturn
 
-from penstock.config.gunicorn_settings import is_our_worker_class
+from penstock.config.gunicorn_settings import add_flags, refusal
 from penstock.config.options import Option, nearest
-from penstock.config.other_servers import GUNICORN_FLAGS, explain, spelt
+from penstock.config.other_servers import GUNICORN_ALONE, explain
 from penstock.config.settings import OPTIONS
 from penstock.config.sources import nearest_option
 from penstock.errors import SettingsError
@@ -18,7 +18,9 @@ from penstock.errors import SettingsError
 USAGE = "penstock [options] module:callable"
 
 _HELP_COLUMNS = 79
-_COMMANDS = ("--help", "--version", "--check", "--check-config")
+_COMMANDS = ("--help", "--version", "--check", "--check-config", "--print-config")
+_OF_GUNICORN = "gunicorn's "
+"""Begins the names under which argparse keeps what gunicorn's own flags say."""
 _EPILOG = (
     "Each setting is also a variable (PENSTOCK_MAX_BODY for --max-body) and a key of "
     "penstock.toml or of [tool.penstock] in pyproject.toml (max_body). A flag overrides the "
@@ -38,6 +40,8 @@ class CommandLine:
     help: bool
     flags: dict[str, object]
     """The values of the settings' flags by the settings' names, unchecked."""
+    gunicorn: dict[str, object]
+    """The values of flags that gunicorn alone has, by the names of gunicorn's settings."""
 
 
 class _Parser(argparse.ArgumentParser):
@@ -45,32 +49,33 @@ class _Parser(argparse.ArgumentParser):
         raise SettingsError(f"{message} (see penstock --help)")
 
 
-class _RefusedFlag(argparse.Action):
-    """A flag that gunicorn has and Penstock does not have."""
-
-    def __call__(self, _parser: Any, _names: Any, value: Any, flag: str | None = None) -> None:
-        if "--worker-class" in self.option_strings and is_our_worker_class(value):
-            return  # many a Dockerfile has it, and it changes nothing here
-        raise SettingsError(f"{flag} is a flag of gunicorn, not of penstock: {self.metavar}")
-
-
 def parse_command_line(arguments: Sequence[str]) -> CommandLine:
     """Return the parsed command line. Raises `SettingsError` for an unknown flag."""
     _refuse_values_of_switches(arguments)
     typed, rest = build_parser().parse_known_args(arguments)
-    for argument in rest:
-        if argument.startswith("-") and argument != "--":
-            raise SettingsError(_unknown_flag(argument))
-        raise SettingsError(f"unexpected argument {argument!r}: usage: {USAGE}")
     names = vars(typed)
+    gunicorn = {
+        row.name: names.pop(_OF_GUNICORN + row.name)
+        for row in GUNICORN_ALONE
+        if _OF_GUNICORN + row.name in names
+    }
+    wrong = [_unknown_flag(each) for each in rest if each.startswith("-") and each != "--"]
+    for row in GUNICORN_ALONE:
+        if row.name in gunicorn and (reason := refusal(row, gunicorn[row.name])):
+            wrong.append(f"{row.flags[0]}: {reason}")
+    if not wrong:  # behind an unknown flag, any other argument may be its value
+        wrong = [f"unexpected argument {argument!r}: usage: {USAGE}" for argument in rest[:1]]
+    if wrong:
+        raise SettingsError("; ".join(wrong))
     commands = {
         "application": names.pop("application"),
-        "config_file": names.pop("config", None),
+        # Many a script has "-c gunicorn.conf.py" as one word.
+        "config_file": names.pop("config", "").strip() or None,
         "check": names.pop("check", False),
         "version": names.pop("version", False),
         "help": names.pop("help", False),
     }
-    return CommandLine(**commands, flags=names)
+    return CommandLine(**commands, flags=names, gunicorn=gunicorn)
 
 
 def _refuse_values_of_switches(arguments: Sequence[str]) -> None:
@@ -116,6 +121,7 @@ def build_parser() -> argparse.ArgumentParser:
     commands.add_argument(
         "--check",
         "--check-config",
+        "--print-config",
         action="store_true",
         help="Load the application, print every setting and its source, and exit.",
     )
@@ -130,12 +136,8 @@ def build_parser() -> argparse.ArgumentParser:
         group = parser.add_argument_group(section)
         for option in members:
             _add_option(group, option)
-    for flags, answer in GUNICORN_FLAGS.items():
-        # An action can keep a text of its own only in one of the attributes of argparse.
-        text = spelt(answer, OPTIONS, "flag")
-        parser.add_argument(
-            *flags, action=_RefusedFlag, nargs="?", metavar=text, help=argparse.SUPPRESS
-        )
+    for row in GUNICORN_ALONE:
+        add_flags(parser, row, _OF_GUNICORN + row.name, help=argparse.SUPPRESS)
     return parser
 
 

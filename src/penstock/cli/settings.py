@@ -31,6 +31,7 @@ def load_settings(
     cwd: str | Path,
     config_file: str | Path | None = None,
     *,
+    gunicorn_flags: Mapping[str, object] | None = None,
     on_terminal: bool = False,
     has_user: bool = False,
 ) -> Settings:
@@ -38,6 +39,7 @@ def load_settings(
 
     ``flags`` holds the typed flags by the setting's name: text, a list of text for repeatable
     flags, a bool for switches. ``config_file`` is read instead of the files in ``cwd``.
+    ``gunicorn_flags`` holds the values of typed flags that gunicorn alone has, by its settings.
     ``on_terminal`` is True if standard output is a terminal, ``has_user`` if the server that runs
     already has another user for its workers. Raises `SettingsError`.
     """
@@ -46,9 +48,14 @@ def load_settings(
     variables = from_variables(OPTIONS, environ)
     trust = Trust(has_user, given, variables)
     gunicorn = from_gunicorn(
-        OPTIONS, environ, Path(cwd), None if config_file is None else str(config_file), trust
+        OPTIONS,
+        environ,
+        Path(cwd),
+        None if config_file is None else str(config_file),
+        trust,
+        gunicorn_flags or {},
     )
-    layers = [variables, gunicorn.arguments]
+    layers = [gunicorn.flags, variables, gunicorn.arguments]
     if gunicorn.config is None or not is_python(gunicorn.config):
         layers.append(from_file(OPTIONS, Path(cwd), gunicorn.config, warnings, trust))
     for layer in (*layers, gunicorn.file):
@@ -59,6 +66,8 @@ def load_settings(
     add_passed_sockets(given, environ, warnings)
     if on_terminal:
         given.setdefault("access_logfile", ("-", "default on a terminal"))
+    if gunicorn.threads is not None:
+        given.setdefault("threads", gunicorn.threads)
     settings = build(given, warnings)
     trust.finish(settings)
     return replace(

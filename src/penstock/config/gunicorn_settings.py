@@ -7,8 +7,11 @@ place needs it where the text is shown.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Final, Literal
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Final, Literal
+
+if TYPE_CHECKING:
+    import argparse
 
 Takes = Literal["value", "list", "switch", "maybe"]
 """What follows a flag: a value, one value of several, nothing, or an optional value."""
@@ -31,6 +34,8 @@ class GunicornSetting:
     """What to use instead, if there is no such setting or no such flag."""
     silent: bool = False
     """No warning although it becomes no setting: Penstock does it anyway, or reads it elsewhere."""
+    needless: bool = False
+    """It becomes no setting, and nothing is missed: noted in the log, without a warning."""
     takes: Takes = "value"
 
 
@@ -41,9 +46,16 @@ _LOGGING = "see {error_logfile}, {access_logfile}, {access_logformat} and {log_l
 _ONLY_WSGI = "this server serves WSGI over HTTP only"
 _NO_METRICS = "this version exports no metrics"
 _NO_DIRTY = "there are no such processes: use a task queue"
-_PASTE = "name a factory that loads the file: module:factory('file.ini')"
 _CHECKED = "penstock --check prints every setting and its source"
 _WORKER_CLASS = "there is one kind of worker, with threads: see {threads}"
+GREENLET_THREADS: Final = 32
+"""How many threads take the place of greenlets where no number is given: how many requests wait at
+the same time is not known, and each thread costs memory. The warning says so."""
+
+_GREENLETS = (
+    "there is one kind of worker, with threads and without greenlets: set {threads}, which is "
+    f"{GREENLET_THREADS} otherwise, to how many requests wait at the same time"
+)
 _LOCAL = "127.0.0.1,::1"
 
 
@@ -63,6 +75,12 @@ def _not_here(
 
 def _switch(name: str, flags: str, instead: str) -> GunicornSetting:
     return _not_here(name, flags, instead, False, "switch")
+
+
+def _needless(
+    name: str, flags: str, instead: str, default: object = None, takes: Takes = "value"
+) -> GunicornSetting:
+    return replace(_not_here(name, flags, instead, default, takes), needless=True)
 
 
 def _done(
@@ -100,7 +118,7 @@ _SERVER: Final = (
     _taken("limit_request_field_size", "--limit-request-field_size", "limit_request_field_size",
            8190, "0 becomes 1 MiB, the maximum"),
     _taken("reload", "--reload", "reload", False, takes="switch"),
-    _not_here("reload_engine", "--reload-engine",
+    _needless("reload_engine", "--reload-engine",
               "see {reload}, which uses watchfiles if that is installed", "auto"),
     _taken("reload_extra_files", "--reload-extra-file", "reload_extra_file", [], takes="list"),
     _switch("spew", "--spew", "it prints each executed line; see {trace} for requests"),
@@ -108,13 +126,14 @@ _SERVER: Final = (
     _done("print_config", "--print-config", _CHECKED, False, "switch"),
     _taken("preload_app", "--preload", "preload", False, takes="switch"),
     _taken("sendfile", "--no-sendfile", "sendfile", takes="switch"),
-    _switch("reuse_port", "--reuse-port",
-            "the workers share the listening sockets; no worker has a queue of its own"),
+    _needless("reuse_port", "--reuse-port",
+              "the workers share the listening sockets; no worker has a queue of its own", False,
+              "switch"),
     _taken("chdir", "--chdir", "chdir"),
     _switch("daemon", "-D --daemon", _SUPERVISED),
     _taken("raw_env", "-e --env", "env", [], takes="list"),
     _taken("pidfile", "-p --pid", "pid"),
-    _not_here("worker_tmp_dir", "--worker-tmp-dir",
+    _needless("worker_tmp_dir", "--worker-tmp-dir",
               "workers write no heartbeat files; {temp_dir} is for request bodies"),
     _taken("user", "-u --user", "user", differs="with that user's groups"),
     _taken("group", "-g --group", "group"),
@@ -125,12 +144,12 @@ _SERVER: Final = (
     _taken("proc_name", "-n --name", "name"),
     _done("default_proc_name", "", "the default is the application's name", "gunicorn"),
     _taken("pythonpath", "--pythonpath", "pythonpath"),
-    _not_here("paste", "--paste --paster", _PASTE),
-    _not_here("raw_paste_global_conf", "--paste-global", _PASTE, [], "list"),
+    _done("paste", "--paste --paster", "PasteDeploy loads the application of the file"),
+    _done("raw_paste_global_conf", "--paste-global", "for the file of paste", [], "list"),
     _taken("control_socket", "--control-socket", "control",
            differs="for penstockctl; the default is a file in a private directory",
            instead="see {control}"),
-    _not_here("control_socket_mode", "--control-socket-mode",
+    _needless("control_socket_mode", "--control-socket-mode",
               "see {control}: only the same user and root can use it", 0o600),
     _taken("control_socket_disable", "--no-control-socket", "control", False, "it becomes off",
            takes="switch", instead="set {control} to off"),
@@ -139,7 +158,8 @@ _SERVER: Final = (
 _LOGS: Final = (
     _taken("accesslog", "--access-logfile", "access_logfile",
            differs="by default on if standard output is a terminal"),
-    _switch("disable_redirect_access_to_syslog", "--disable-redirect-access-to-syslog", _LOGGING),
+    _needless("disable_redirect_access_to_syslog", "--disable-redirect-access-to-syslog",
+              "no log goes to syslog", False, "switch"),
     _taken("access_log_format", "--access-logformat", "access_logformat",
            differs="the same atoms; also combined and json"),
     _taken("errorlog", "--error-logfile --log-file", "error_logfile", "-"),
@@ -149,14 +169,15 @@ _LOGS: Final = (
     _not_here("logconfig", "--log-config", _LOGGING),
     _not_here("logconfig_dict", "", _LOGGING, {}),
     _not_here("logconfig_json", "--log-config-json", _LOGGING),
-    _not_here("syslog_addr", "--log-syslog-to", _LOGGING, "udp://localhost:514"),
+    _needless("syslog_addr", "--log-syslog-to", _LOGGING, "udp://localhost:514"),
     _switch("syslog", "--log-syslog", _LOGGING),
-    _not_here("syslog_prefix", "--log-syslog-prefix", _LOGGING),
-    _not_here("syslog_facility", "--log-syslog-facility", _LOGGING, "user"),
-    _switch("enable_stdio_inheritance", "-R --enable-stdio-inheritance", _SUPERVISED),
+    _needless("syslog_prefix", "--log-syslog-prefix", _LOGGING),
+    _needless("syslog_facility", "--log-syslog-facility", _LOGGING, "user"),
+    _needless("enable_stdio_inheritance", "-R --enable-stdio-inheritance",
+              "standard output and error stay as they are", False, "switch"),
     _not_here("statsd_host", "--statsd-host", _NO_METRICS),
-    _not_here("dogstatsd_tags", "--dogstatsd-tags", _NO_METRICS, ""),
-    _not_here("statsd_prefix", "--statsd-prefix", _NO_METRICS, ""),
+    _needless("dogstatsd_tags", "--dogstatsd-tags", _NO_METRICS, ""),
+    _needless("statsd_prefix", "--statsd-prefix", _NO_METRICS, ""),
     _switch("enable_backlog_metric", "--enable-backlog-metric", _NO_METRICS),
 )  # fmt: skip
 
@@ -166,7 +187,7 @@ _PROTOCOL: Final = (
     _taken("proxy_allow_ips", "--proxy-allow-from", "proxy_allow_from", _LOCAL,
            "with unix sockets, as there; networks are allowed, too"),
     _not_here("protocol", "--protocol", _ONLY_WSGI, "http"),
-    _not_here("uwsgi_allow_ips", "--uwsgi-allow-from", _ONLY_WSGI, _LOCAL),
+    _needless("uwsgi_allow_ips", "--uwsgi-allow-from", _ONLY_WSGI, _LOCAL),
     _taken("secure_scheme_headers", "", "forwarded_headers",
            differs="with the same values; X-Forwarded-Proto alone is the default"),
     _taken("forwarded_allow_ips", "--forwarded-allow-ips", "forwarded_allow_ips", _LOCAL,
@@ -187,27 +208,27 @@ _PROTOCOL: Final = (
           "handshakes never hold a thread", False, "switch"),
     _taken("ciphers", "--ciphers", "ciphers", differs="of TLS 1.2"),
     _not_here("http_protocols", "--http-protocols", _NO_HTTP2, "h1"),
-    _not_here("http2_cleartext", "--http2-cleartext", _NO_HTTP2, "off"),
-    _not_here("http2_max_concurrent_streams", "--http2-max-concurrent-streams", _NO_HTTP2, 100),
-    _not_here("http2_initial_window_size", "--http2-initial-window-size", _NO_HTTP2, 65535),
-    _not_here("http2_max_frame_size", "--http2-max-frame-size", _NO_HTTP2, 16384),
-    _not_here("http2_max_header_list_size", "--http2-max-header-list-size", _NO_HTTP2, 65536),
+    _needless("http2_cleartext", "--http2-cleartext", _NO_HTTP2, "off"),
+    _needless("http2_max_concurrent_streams", "--http2-max-concurrent-streams", _NO_HTTP2, 100),
+    _needless("http2_initial_window_size", "--http2-initial-window-size", _NO_HTTP2, 65535),
+    _needless("http2_max_frame_size", "--http2-max-frame-size", _NO_HTTP2, 16384),
+    _needless("http2_max_header_list_size", "--http2-max-header-list-size", _NO_HTTP2, 65536),
     _switch("permit_obsolete_folding", "--permit-obsolete-folding", _STRICT),
     _switch("strip_header_spaces", "--strip-header-spaces", _STRICT),
     _switch("permit_unconventional_http_method", "--permit-unconventional-http-method", _STRICT),
     _switch("permit_unconventional_http_version", "--permit-unconventional-http-version", _STRICT),
     _switch("casefold_http_method", "--casefold-http-method", _STRICT),
-    _not_here("http_parser", "--http-parser", "see {transport}", "auto"),
-    _not_here("root_path", "--root-path", _ONLY_WSGI, ""),
-    _not_here("asgi_loop", "--asgi-loop", _ONLY_WSGI, "auto"),
-    _not_here("asgi_lifespan", "--asgi-lifespan", _ONLY_WSGI, "auto"),
-    _not_here("asgi_disconnect_grace_period", "--asgi-disconnect-grace-period", _ONLY_WSGI, 3),
-    _not_here("websocket_max_message_size", "--websocket-max-message-size", _ONLY_WSGI, 16777216),
+    _needless("http_parser", "--http-parser", "see {transport}", "auto"),
+    _needless("root_path", "--root-path", _ONLY_WSGI, ""),
+    _needless("asgi_loop", "--asgi-loop", _ONLY_WSGI, "auto"),
+    _needless("asgi_lifespan", "--asgi-lifespan", _ONLY_WSGI, "auto"),
+    _needless("asgi_disconnect_grace_period", "--asgi-disconnect-grace-period", _ONLY_WSGI, 3),
+    _needless("websocket_max_message_size", "--websocket-max-message-size", _ONLY_WSGI, 16777216),
     _not_here("dirty_apps", "--dirty-app", _NO_DIRTY, [], "list"),
     _not_here("dirty_workers", "--dirty-workers", _NO_DIRTY, 0),
-    _not_here("dirty_timeout", "--dirty-timeout", _NO_DIRTY, 300),
-    _not_here("dirty_threads", "--dirty-threads", _NO_DIRTY, 1),
-    _not_here("dirty_graceful_timeout", "--dirty-graceful-timeout", _NO_DIRTY, 30),
+    _needless("dirty_timeout", "--dirty-timeout", _NO_DIRTY, 300),
+    _needless("dirty_threads", "--dirty-threads", _NO_DIRTY, 1),
+    _needless("dirty_graceful_timeout", "--dirty-graceful-timeout", _NO_DIRTY, 30),
     *(_not_here(name, "", _NO_DIRTY)
       for name in ("on_dirty_starting", "dirty_post_fork", "dirty_worker_init",
                    "dirty_worker_exit")),
@@ -239,10 +260,67 @@ HOOKS: Final[Mapping[str, tuple[str, ...]]] = {
 """The hooks that Penstock calls, and their arguments."""
 
 
-_OUR_WORKER_CLASSES = {"sync", "gthread", "SyncWorker", "ThreadWorker"}
+WorkerKind = Literal["threads", "greenlets", "asgi", "other"]
+
+_OF_THREADS = {"sync", "gthread", "syncworker", "threadworker"}
+_OF_GREENLETS = {"gevent", "gevent_wsgi", "gevent_pywsgi", "eventlet", "geventworker",
+                 "geventpywsgiworker", "eventletworker"}  # fmt: skip
+_OF_ASGI = ("asgi", "uvicorn", "aiohttp", "sanic", "hypercorn")
 
 
-def is_our_worker_class(value: object) -> bool:
-    """Return True if a worker class of gunicorn asks for nothing that Penstock lacks."""
-    name = value if isinstance(value, str) else getattr(value, "__name__", "")
-    return name.rpartition(".")[2] in _OUR_WORKER_CLASSES
+def kind_of_worker(value: object) -> WorkerKind:
+    """Return what a worker class of gunicorn serves applications with."""
+    module, name = "", value
+    if not isinstance(value, str):
+        module, name = getattr(value, "__module__", ""), getattr(value, "__name__", "")
+    path = f"{module}.{name}".strip(".").lower().removeprefix("egg:gunicorn#")
+    last = path.rpartition(".")[2]
+    if last in _OF_THREADS:
+        return "threads"
+    if last in _OF_GREENLETS or (not isinstance(value, str) and _is_of_greenlets(value)):
+        return "greenlets"
+    return "asgi" if any(part in path for part in _OF_ASGI) else "other"
+
+
+def _is_of_greenlets(worker_class: object) -> bool:
+    bases = getattr(worker_class, "__mro__", ())[1:]
+    return any(base.__name__.lower() in _OF_GREENLETS for base in bases)
+
+
+def has_effect(row: GunicornSetting, value: object) -> bool:
+    """Return True if a value of a setting asks for something else than gunicorn's default."""
+    return bool(value) and value != row.default
+
+
+def refusal(row: GunicornSetting, value: object) -> str:
+    """Return why a value is refused: no client would get a right answer. Empty where it is not."""
+    if row.name == "worker_class" and kind_of_worker(value) == "asgi":
+        shown = value if isinstance(value, str) else getattr(value, "__name__", value)
+        return (
+            f"{shown} is for ASGI applications, and this server serves WSGI: go on with gunicorn "
+            "or uvicorn for this one"
+        )
+    if row.name == "protocol" and has_effect(row, value):
+        return "the server speaks HTTP: in nginx, write proxy_pass in the place of uwsgi_pass"
+    return ""
+
+
+def instead_of(row: GunicornSetting, value: object) -> str:
+    """Return what is here instead of a setting that has no effect."""
+    if row.name == "worker_class" and kind_of_worker(value) == "greenlets":
+        return _GREENLETS
+    return row.instead
+
+
+def add_flags(
+    parser: argparse.ArgumentParser, row: GunicornSetting, destination: str, **more: Any
+) -> None:
+    """Add the flags of a setting to a parser, as gunicorn has them."""
+    if row.takes == "switch":
+        worth = not row.flags[0].startswith("--no-") or row.name == "control_socket_disable"
+        parser.add_argument(*row.flags, dest=destination, action="store_const", const=worth, **more)
+    elif row.takes == "maybe":
+        parser.add_argument(*row.flags, dest=destination, nargs="?", const="auto", **more)
+    else:
+        action = "append" if row.takes == "list" else "store"
+        parser.add_argument(*row.flags, dest=destination, action=action, **more)

@@ -21,15 +21,15 @@ _ONLY_WSGI = "this server serves WSGI over HTTP only"
 _HOOK = "hooks are functions in a gunicorn.conf.py, which the flag -c names"
 _ADDRESS = "see {bind}, which takes host and port together, as in 127.0.0.1:8000"
 
-_OURS_TOO: Final = {"config", "check_config"}
+_OURS_TOO: Final = {"config", "check_config", "print_config"}
 """Flags that the command itself has, beside those of the settings."""
 
-GUNICORN_FLAGS: Final[Mapping[tuple[str, ...], str]] = {
-    row.flags: row.instead
+GUNICORN_ALONE: Final = tuple(
+    row
     for row in GUNICORN_SETTINGS.values()
     if row.flags and row.instead and row.name not in _OURS_TOO
-}
-"""Flags of gunicorn that Penstock does not have, and what to use instead."""
+)
+"""The settings of gunicorn whose flags are not those of a setting of Penstock."""
 
 _OTHERS_NAMES: Final[Mapping[tuple[str, ...], str]] = {
     # waitress and uvicorn, as flags and as arguments.

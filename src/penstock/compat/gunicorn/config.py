@@ -1,8 +1,8 @@
-"""Reading gunicorn's sources of settings: gunicorn.conf.py and the variable GUNICORN_CMD_ARGS.
+"""Reading gunicorn's sources of settings: its flags, GUNICORN_CMD_ARGS and gunicorn.conf.py.
 
-Both use gunicorn's names. A setting that Penstock has becomes a setting of Penstock. For any other,
-a warning names it and gives the reason; it is never refused, so that a team that moves can start
-with the files it has.
+All use gunicorn's names. A setting that Penstock has becomes a setting of Penstock. For any other,
+a warning names it and gives the reason, or a note where nothing is missed, so that a team that
+moves can start with what it has. What no client would get a right answer with is refused.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import argparse
 import os
 import shlex
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
@@ -19,10 +19,15 @@ from typing import TYPE_CHECKING, NoReturn
 
 from penstock import messages
 from penstock.config.gunicorn_settings import (
+    GREENLET_THREADS,
     GUNICORN_SETTINGS,
     HOOKS,
     GunicornSetting,
-    is_our_worker_class,
+    add_flags,
+    has_effect,
+    instead_of,
+    kind_of_worker,
+    refusal,
 )
 from penstock.config.options import Option
 from penstock.config.other_servers import spelt
@@ -36,6 +41,10 @@ if TYPE_CHECKING:
 Given = dict[str, tuple[object, str]]
 """As in `penstock.config.sources`."""
 
+_Values = dict[str, tuple[str, object]]
+"""The place and the value of gunicorn's settings, by their names."""
+
+TYPED = "the command line"
 ARGUMENTS = "GUNICORN_CMD_ARGS"
 USUAL_FILE = "gunicorn.conf.py"
 
@@ -63,6 +72,8 @@ class ConfigFileError(SettingsError):
 class FromGunicorn:
     """What gunicorn's sources give."""
 
+    flags: Given = field(default_factory=dict)
+    """From flags on the command line that gunicorn alone has."""
     arguments: Given = field(default_factory=dict)
     """From GUNICORN_CMD_ARGS."""
     file: Given = field(default_factory=dict)
@@ -75,6 +86,8 @@ class FromGunicorn:
     """The hooks that the file defines, checked, by name."""
     values: Mapping[str, object] = field(default_factory=dict)
     """The settings of the file as it has them, by gunicorn's names."""
+    threads: tuple[int, str] | None = None
+    """The number of threads where no source has one, and why; None without gunicorn's sources."""
     notes: list[str] = field(default_factory=list)
     """What was read, one line each, for the log."""
     warnings: list[Notice] = field(default_factory=list)
@@ -93,33 +106,73 @@ def from_gunicorn(
     cwd: Path,
     config: str | None,
     trust: Trust,
+    flags: Mapping[str, object],
 ) -> FromGunicorn:
     """Return what gunicorn's sources give. ``config`` is the file that the command names, if any.
 
+    ``flags`` are the values of flags that gunicorn alone has, by the names of its settings.
     ``trust`` checks a file before it is executed.
     Without it, a gunicorn.conf.py in ``cwd`` is read, as gunicorn does. Raises `SettingsError`.
     """
     found = FromGunicorn(config=config)
-    ignored: dict[str, tuple[str, object]] = {}
+    found.flags = _ours(flags, lambda name: GUNICORN_SETTINGS[name].flags[-1])
+    trust.note(found.flags)
+    ignored: _Values = {}
+    in_force: list[str] = []
     if arguments := environ.get(ARGUMENTS):
         values = _parse(arguments)
         in_arguments = values.pop("config", None)
         found.config = config if config is not None else _text_or_none(in_arguments)
         found.arguments = _ours(values, lambda _: ARGUMENTS)
         trust.note(found.arguments)
-        found.application = _text_or_none(values.get("wsgi_app"))
         ignored |= {name: (ARGUMENTS, value) for name, value in values.items()}
+        in_force.append(ARGUMENTS)
         found.notes.append(f"{ARGUMENTS} was read: {', '.join(values) or 'no settings'}")
     location = found.config
     if location is None and os.path.exists(cwd / USUAL_FILE):
         location = USUAL_FILE
     if location is not None and is_python(location):
         values = _read(location, cwd, found, trust)
+        in_force.append(_shown(location))
         ignored = {name: (_shown(location), value) for name, value in values.items()} | ignored
     elif location is not None:
         found.config = _shown(location)
-    found.warnings += _warn_of_ignored(ignored, options)
+    ignored |= {name: (TYPED, value) for name, value in flags.items()}
+    _refuse(ignored)
+    _tell_of_ignored(ignored, options, found)
+    if "worker_class" in flags:
+        in_force.append(TYPED)
+    found.threads = _threads(ignored, in_force)
+    found.application = _application(ignored, found.application)
     return found
+
+
+def _refuse(values: _Values) -> None:
+    wrong = [
+        f"{name} (from {place}): {reason}"
+        for name, (place, value) in values.items()
+        if (reason := refusal(GUNICORN_SETTINGS[name], value))
+    ]
+    if wrong:
+        raise SettingsError("; ".join(wrong))
+
+
+def _threads(values: _Values, in_force: Sequence[str]) -> tuple[int, str] | None:
+    """Return the number of threads where no source has one, and why: as under gunicorn, 1."""
+    place, worker_class = values.get("worker_class", ("", "sync"))
+    if kind_of_worker(worker_class) == "greenlets":
+        return GREENLET_THREADS, f"a worker class of greenlets in {place}"
+    return (1, f"gunicorn's default, with {' and '.join(in_force)}") if in_force else None
+
+
+def _application(values: _Values, named: str | None) -> str | None:
+    """Return what names the application: the file of ``paste``, or ``wsgi_app``."""
+    uri = _text_or_none(values.get("paste", ("", None))[1])
+    if uri is None:
+        return named
+    given = values.get("raw_paste_global_conf", ("", []))[1]
+    more = [str(each) for each in given] if isinstance(given, (list, tuple)) else []
+    return f"penstock.compat.paste:load({uri!r}, {more!r})"
 
 
 def _read(location: str, cwd: Path, found: FromGunicorn, trust: Trust) -> dict[str, object]:
@@ -260,26 +313,35 @@ def _raise_head_limit(given: Given) -> None:
             given["limit_request_head"] = (_LONGEST_LINE + _USUAL_HEAD, source)
 
 
-def _warn_of_ignored(
-    values: Mapping[str, tuple[str, object]], options: Mapping[str, Option]
-) -> list[Notice]:
-    """Return a warning for each reason to ignore settings, with the names of these settings."""
-    by_reason: dict[tuple[str, str], list[str]] = {}
+def _tell_of_ignored(values: _Values, options: Mapping[str, Option], found: FromGunicorn) -> None:
+    """Add a warning for each reason to ignore settings, with their names.
+
+    Where nothing is missed, a note.
+    """
+    warned: dict[tuple[str, str], list[str]] = {}
+    noted: dict[tuple[str, str], list[str]] = {}
     for name, (place, value) in values.items():
         row = GUNICORN_SETTINGS[name]
-        has_no_effect = value is None or value == row.default or not value
+        asks = has_effect(row, value)
         if name == "worker_class":
-            has_no_effect = is_our_worker_class(value)
-        elif row.ours or row.silent:
+            asks = kind_of_worker(value) != "threads"
+        if row.ours or (row.silent and name != "worker_class") or not asks:
             continue
-        if not has_no_effect:
-            by_reason.setdefault((place, row.instead), []).append(name)
-    return [
-        messages.GUNICORN_SETTINGS_IGNORED.notice(
-            place=place, names=", ".join(names), instead=spelt(reason, options, "name")
+        reasons = noted if row.needless else warned
+        shown = name
+        if place == TYPED:
+            shown = next(flag for flag in row.flags if flag.startswith("--"))
+        reasons.setdefault((place, instead_of(row, value)), []).append(shown)
+    for (place, reason), names in noted.items():
+        text = spelt(reason, options, "flag" if place == TYPED else "name")
+        found.notes.append(f"{place} has {', '.join(names)}, which nothing here needs: {text}")
+    for (place, reason), names in warned.items():
+        text = spelt(reason, options, "flag" if place == TYPED else "name")
+        found.warnings.append(
+            messages.GUNICORN_SETTINGS_IGNORED.notice(
+                place=place, names=", ".join(names), instead=text
+            )
         )
-        for (place, reason), names in by_reason.items()
-    ]
 
 
 def _text_or_none(value: object) -> str | None:
@@ -301,14 +363,7 @@ def _parse(arguments: str) -> dict[str, object]:
     for row in GUNICORN_SETTINGS.values():
         if not row.flags:
             continue
-        if row.takes == "switch":
-            worth = not row.flags[0].startswith("--no-") or row.name == "control_socket_disable"
-            parser.add_argument(*row.flags, dest=row.name, action="store_const", const=worth)
-        elif row.takes == "maybe":
-            parser.add_argument(*row.flags, dest=row.name, nargs="?", const="auto")
-        else:
-            action = "append" if row.takes == "list" else "store"
-            parser.add_argument(*row.flags, dest=row.name, action=action)
+        add_flags(parser, row, row.name)
     try:
         words = shlex.split(arguments)
     except ValueError as error:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from penstock.config.gunicorn_settings import GUNICORN_SETTINGS, HOOKS, GunicornSetting
-from penstock.config.other_servers import GUNICORN_FLAGS
 from penstock.config.settings import OPTIONS
 
 _INTRODUCTION = """\
@@ -13,12 +12,13 @@ _INTRODUCTION = """\
 the table, not this page. [migrating.md](migrating.md#from-gunicorn) explains how the settings are
 read.
 
-As of gunicorn 27.0.1. "Here" is the setting of Penstock that it becomes, in a `gunicorn.conf.py` as
-in `GUNICORN_CMD_ARGS`. A dash means that Penstock ignores it, with a warning if its value differs
-from gunicorn's default. "Refused" is about the command line of `penstock` alone.
+As of gunicorn 27.0.1. "Here" is the setting of Penstock that it becomes, in a `gunicorn.conf.py`,
+in `GUNICORN_CMD_ARGS` and on the command line. "Needs no setting" means that nothing is missed
+without it; the log notes some of these. A dash means that Penstock ignores it, with a warning if
+its value differs from gunicorn's default.
 
-| gunicorn | Flags | Typed | Here | Remark |
-|---|---|---|---|---|
+| gunicorn | Flags | Here | Remark |
+|---|---|---|---|
 """
 
 _HOOKS = """
@@ -62,12 +62,11 @@ def gunicorn_page() -> str:
 def _row(row: GunicornSetting) -> str:
     links = {name: f"[`{name}`](settings.md#{name})" for name in OPTIONS}
     here = links[row.ours] if row.ours else "-"
-    if row.silent:
+    if row.silent or row.needless:
         here = "needs no setting"
     remark = row.differs if row.ours else row.instead
     flags = ", ".join(f"`{flag}`" for flag in row.flags) or "-"
-    typed = ("refused" if row.flags in GUNICORN_FLAGS else "taken") if row.flags else "-"
-    return f"| `{row.name}` | {flags} | {typed} | {here} | {remark.format_map(links)} |\n"
+    return f"| `{row.name}` | {flags} | {here} | {remark.format_map(links)} |\n"
 
 
 if __name__ == "__main__":
