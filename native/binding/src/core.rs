@@ -4,7 +4,10 @@ use crate::held::release_queued;
 use crate::log_writer::LogWriter;
 use crate::policy::Policy;
 use penstock_reactor::shared::Shared;
+use penstock_reactor::sync::lock;
 use pyo3::prelude::*;
+use std::sync::{Condvar, Mutex, PoisonError};
+use std::time::Duration;
 
 pub struct Core {
     pub shared: Shared,
@@ -12,6 +15,41 @@ pub struct Core {
     pub policy: Policy,
     /// A `weakref.WeakMethod`, whose method starts the threads of the transport's own.
     pub start_threads: Py<PyAny>,
+    /// The threads that have taken entries from the log queue, and write them.
+    pub writing: Writing,
+}
+
+/// How many threads write what they have taken from the log queue.
+#[derive(Default)]
+pub struct Writing {
+    threads: Mutex<usize>,
+    done: Condvar,
+}
+
+/// That the calling thread does, for as long as this lives.
+struct AtIt<'a>(&'a Writing);
+
+impl Writing {
+    fn begin(&self) -> AtIt<'_> {
+        *lock(&self.threads) += 1;
+        AtIt(self)
+    }
+
+    /// Wait until no thread writes, for `time` at most; return whether none does. Without the GIL.
+    fn await_end(&self, time: Duration) -> bool {
+        let threads = lock(&self.threads);
+        let waited = self
+            .done
+            .wait_timeout_while(threads, time, |count| *count > 0);
+        *waited.unwrap_or_else(PoisonError::into_inner).0 == 0
+    }
+}
+
+impl Drop for AtIt<'_> {
+    fn drop(&mut self) {
+        *lock(&self.0.threads) -= 1;
+        self.0.done.notify_all();
+    }
 }
 
 impl Core {
@@ -42,7 +80,16 @@ impl Core {
         }
         release_queued();
         if !self.shared.log_queue.is_empty() {
+            // Counted before it takes them: who waits for the end misses none.
+            let _writing = self.writing.begin();
             self.log_writer.write_all(py, self.shared.log_queue.take());
         }
+    }
+
+    /// Write what the log queue holds, and wait until other threads have written what they have
+    /// taken from it, for `time` at most. Return whether all is written.
+    pub fn finish_logs(&self, py: Python<'_>, time: Duration) -> bool {
+        self.write_logs(py);
+        self.shared.closed_in_child.get() || py.detach(|| self.writing.await_end(time))
     }
 }

@@ -1,7 +1,7 @@
 //! The transport as Python sees it: `penstock.transport.Transport`.
 
 use crate::access_line::LineFormat;
-use crate::core::Core;
+use crate::core::{Core, Writing};
 use crate::delivery::Delivery;
 use crate::edge;
 use crate::ending;
@@ -29,6 +29,7 @@ use pyo3::prelude::*;
 use pyo3::types::PyDict;
 use std::cell::Cell;
 use std::sync::Arc;
+use std::time::Duration;
 
 thread_local! {
     /// What the thread leaves in place of the leader's buffers when it takes a request.
@@ -115,6 +116,7 @@ impl NativeTransport {
             log_writer,
             policy,
             start_threads: log("attend")?,
+            writing: Writing::default(),
         });
         let thread_slots = Arc::new(ThreadSlots::new());
         Ok(NativeTransport {
@@ -304,6 +306,12 @@ impl NativeTransport {
         self.core.shared.closed.set(true);
         py.detach(|| self.threads.interrupt(&self.core.shared));
         self.core.write_logs(py);
+    }
+
+    /// See `penstock.transport.Transport.finish_logs`.
+    fn finish_logs(&self, py: Python<'_>, timeout: f64) -> bool {
+        let time = Duration::try_from_secs_f64(timeout).unwrap_or_default();
+        self.core.finish_logs(py, time)
     }
 
     fn snapshot<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {

@@ -28,6 +28,8 @@ MAX_QUEUED_BYTES: Final = 8 * 1024 * 1024
 GATHER_SECONDS: Final = 0.05
 # How long an observer may wait for a slow reader before it drops a batch.
 PATIENCE_SECONDS: Final = 1.0
+# For how long a busy machine may keep the log writer from running at the end.
+HALTED_SECONDS: Final = 1.0
 
 
 class RequestQueue(Protocol):
@@ -163,8 +165,8 @@ class Observers:
         self._closing.set()
         with self._lock:
             self._ring()
-        # A little longer than an observer waits for room: then it has counted what is lost.
-        self._thread.join(timeout + GATHER_SECONDS)
+        # Longer than an observer waits for room: then it has counted what is lost.
+        self._thread.join(timeout + HALTED_SECONDS)
         if not self._thread.is_alive():
             for observer in self.observers:
                 observer.close()

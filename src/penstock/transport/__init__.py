@@ -202,6 +202,14 @@ class Transport(ResponseSupport, Protocol):
     def close(self) -> None:
         """Close every connection and listener now; threads in `next` return None."""
 
+    def finish_logs(self, timeout: float) -> bool:
+        """Have the logs and the observers get what is left of the requests that are over.
+
+        To be called after `drain` or `close`, before the logs are closed. Waits up to ``timeout``
+        seconds for threads of the transport's own that are about to do so; returns False where one
+        of them is not done by then, because a handler of the log keeps it.
+        """
+
     def snapshot(self) -> dict[str, Any]:
         """Return counts for logs and for humans: connections, requests, bytes, what is busy."""
 

@@ -153,6 +153,10 @@ class NativeTransport:
         """See `penstock.transport.Transport.close`."""
         self._native.close()
 
+    def finish_logs(self, timeout: float) -> bool:
+        """See `penstock.transport.Transport.finish_logs`."""
+        return self._native.finish_logs(timeout)
+
     def snapshot(self) -> dict[str, Any]:
         """See `penstock.transport.Transport.snapshot`."""
         return self._native.snapshot()

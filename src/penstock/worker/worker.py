@@ -60,7 +60,8 @@ if TYPE_CHECKING:
     from penstock.transport.python import PythonTransport
 
 LOGS_SECONDS = 0.5
-"""How long the access log may take to write out what it holds."""
+"""How long the transport may take to hand what it holds to the logs, and the access log to write
+that out."""
 
 _HTTPS_PORT = 443
 
@@ -467,6 +468,7 @@ class Worker:
         """Write out what the logs have, report what was lost, and stop keeping deadlines."""
         self._deadlines.stop()
         if self._request_log is not None:
+            self.transport.finish_logs(LOGS_SECONDS)
             self._request_log.close()
         if self._observers is not None:
             self._observers.close(LOGS_SECONDS)

@@ -106,6 +106,10 @@ class PythonTransport:
         self._loop.closed = True
         self._threads.interrupt()
 
+    def finish_logs(self, timeout: float) -> bool:
+        """See `penstock.transport.Transport.finish_logs`: each thread reports what it ends."""
+        return True
+
     def snapshot(self) -> dict[str, Any]:
         """See `penstock.transport.Transport.snapshot`."""
         return self._loop.snapshot()
