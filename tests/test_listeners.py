@@ -6,17 +6,21 @@ import errno
 import os
 import socket
 import stat
+import struct
 import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from penstock.errors import ListenError
+from penstock.config.settings import Settings
+from penstock.errors import ListenError, SettingsError
 from penstock.listeners import (
     Listener,
+    addresses_of,
     bind_listeners,
     close_all,
     open_listeners,
@@ -44,6 +48,22 @@ def opened(*addresses: str) -> Iterator[list[Listener]]:
         yield listeners
     finally:
         close_all(listeners)
+
+
+@contextmanager
+def closing_all(listeners: list[Listener]) -> Iterator[list[Listener]]:
+    try:
+        yield listeners
+    finally:
+        close_all(listeners)
+
+
+def accept_queue(sock: socket.socket) -> int:
+    """Return how many connections may wait in the kernel: tcpi_sacked of a listening socket."""
+    size: int = struct.unpack_from(
+        "I", sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 104), 28
+    )[0]
+    return size
 
 
 def refusal(*addresses: str) -> str:
@@ -183,12 +203,72 @@ def test_no_client_can_connect_before_listen() -> None:
 
 
 @needs_ipv6
-def test_an_explicit_ipv6_address_leaves_ipv4_alone() -> None:
+def test_all_ipv6_addresses_mean_ipv4_too_where_the_kernel_says_so_as_under_gunicorn() -> None:
+    usual = Path("/proc/sys/net/ipv6/bindv6only").read_text().strip()
     with opened("[::]:0") as [six]:
         assert six.name == f"http://[::]:{six.server_port}"
-        assert six.socket.getsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY)
-        with opened(f"0.0.0.0:{six.server_port}") as [four]:
-            assert four.server_port == six.server_port
+        assert six.socket.getsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY) == int(usual)
+        if usual == "0":
+            socket.create_connection(("127.0.0.1", port_of(six)), timeout=5).close()
+
+
+@needs_ipv6
+def test_all_ipv4_addresses_work_beside_all_ipv6_addresses_at_one_port() -> None:
+    for order in (["0.0.0.0", "[::]"], ["[::]", "127.0.0.1"]):
+        with opened("[::]:0") as [free]:
+            port = port_of(free)
+        addresses = addresses_of(Settings(bind=tuple(f"{host}:{port}" for host in order)))
+        with closing_all(open_listeners(addresses, 5)) as listeners:
+            assert [port_of(each) for each in listeners] == [port, port]
+            for host in ("127.0.0.1", "::1"):
+                socket.create_connection((host, port), timeout=5).close()
+
+
+def test_a_socket_that_listens_already_is_left_as_it_is() -> None:
+    with socket.create_server(("127.0.0.1", 0), backlog=1) as passed:
+        descriptor = os.dup(passed.fileno())
+        [listener] = bind_listeners([f"fd://{descriptor}"])
+        with closing(listener):
+            listener.listen(100)  # SO_ACCEPTCONN stays; the length of the queue does, too
+            assert accept_queue(listener.socket) == 1
+
+
+@pytest.mark.parametrize(
+    ("given", "mode"),
+    [({}, 0o777), ({"umask": 0o007}, 0o770), ({"bind_mode": 0o600}, 0o600),
+     ({"bind_mode": 0o660, "umask": 0o777}, 0o660)],
+)  # fmt: skip
+def test_a_unix_socket_has_gunicorns_mode_or_bind_mode_whatever_the_umask(
+    tmp_path: Path, given: dict[str, Any], mode: int
+) -> None:
+    path = tmp_path / "socket"
+    before = os.umask(0o027)
+    try:
+        listeners = open_listeners(addresses_of(Settings(bind=(f"unix:{path}",), **given)), 5)
+    finally:
+        os.umask(before)
+    with closing_all(listeners) as [listener]:
+        assert stat.S_IMODE(path.stat().st_mode) == mode
+        assert listener.shown_name == f"unix:{path} (mode {mode:04o})"
+
+
+def test_an_abstract_socket_and_a_tcp_socket_have_no_mode() -> None:
+    for text in ("unix:@penstock-test-mode", "127.0.0.1:0"):
+        with closing_all(open_listeners(addresses_of(Settings(bind=(text,))), 5)) as [listener]:
+            assert listener.shown_name == listener.name
+
+
+def test_a_unix_socket_can_have_another_owner_and_group(tmp_path: Path) -> None:
+    me, group = os.geteuid(), os.getgroups()[-1] if os.getgroups() else os.getegid()
+    for owner in (f"{me}", f"{me}:{group}", f":{group}"):
+        path = tmp_path / "socket"
+        settings = Settings(bind=(f"unix:{path}",), bind_owner=owner)
+        with closing_all(open_listeners(addresses_of(settings), 5)):
+            assert path.stat().st_uid == me
+            if ":" in owner:
+                assert path.stat().st_gid == group
+    with pytest.raises(SettingsError, match=r"for bind_owner .*no such user or group"):
+        addresses_of(Settings(bind_owner="no-such-user"))
 
 
 def test_a_host_name_is_resolved_and_shown_as_its_address() -> None:

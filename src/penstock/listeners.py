@@ -21,6 +21,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from penstock.config.checks import with_tls
+from penstock.config.identity import owner_of_paths
 from penstock.errors import ListenError, PenstockError
 from penstock.system.as_user import Change, HelperError, Work, wait_for
 from penstock.system.paths import Place, find
@@ -79,6 +80,13 @@ class Address:
     """Whether clients speak TLS there."""
     redirects: bool = False
     """Whether requests there are redirected to https (setting: redirect_http)."""
+    ipv6_alone: bool = False
+    """Of all IPv6 addresses: IPv4 has an address of its own at this port. Otherwise the kernel says
+    whether clients of IPv4 are accepted, too (net.ipv6.bindv6only); usually they are."""
+    mode: int | None = None
+    """The mode of the path of a unix socket; None for what the umask leaves."""
+    owner: tuple[int, int] | None = None
+    """The user and the group of the path of a unix socket, -1 for unchanged; None for both."""
 
     @property
     def place(self) -> tuple[str | None, int | None, str | None, int | None]:
@@ -163,6 +171,8 @@ class Listener:
         if self._path is not None and self._seen() != self._identity:
             # Another socket has the path: clients would never reach this one.
             raise _listen_error(self._shown, _REASONS[errno.EADDRINUSE])
+        if self._adopted and self.socket.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+            return  # by the process that passed it, which may have kept us from doing it again
         try:
             self.socket.listen(backlog)
         except OSError as error:
@@ -219,9 +229,17 @@ class Listener:
             return
         try:
             with find(self._path) as place:
-                _give(place, self._identity, identity)
+                _give(place, self._identity, identity, self.address.owner)
         except OSError:
             pass  # the path was removed, or its file system has no owners
+
+    @property
+    def shown_name(self) -> str:
+        """The name for the start-up line, which says who may connect to a unix socket."""
+        if self._path is None and self._passed is None:
+            return self.name
+        # The socket's own mode, which its path was given: to look at the path could take for ever.
+        return f"{self.name} (mode {stat.S_IMODE(os.fstat(self.socket.fileno()).st_mode):04o})"
 
     @property
     def path_identity(self) -> tuple[int, int] | None:
@@ -359,13 +377,18 @@ def addresses_of(settings: Settings) -> list[Address]:
     Raises `ListenError` for a malformed one.
     """
     listed = zip(settings.bind, with_tls(settings), strict=True)
-    found = [replace(parse_address(text), tls=tls) for text, tls in listed]
+    owner = owner_of_paths(settings)
+    mode = settings.bind_mode
+    if mode == "auto":
+        mode = 0o777 & ~(settings.umask or 0)
+    found = [replace(parse_address(text), tls=tls, mode=mode, owner=owner) for text, tls in listed]
     for text in settings.redirect_http:
         address = replace(parse_address(text, _REDIRECT_SETTING), redirects=True)
         if address.tls:
             raise _listen_error(text, "it is for clients without TLS", _REDIRECT_SETTING)
-        found.append(address)
-    return found
+        found.append(replace(address, mode=mode, owner=owner))
+    ports = {each.port for each in found if each.host is not None and ":" not in each.host}
+    return [replace(each, ipv6_alone=each.host == "::" and each.port in ports) for each in found]
 
 
 def parse_address(text: str, setting: str = _BIND_SETTING) -> Address:
@@ -508,8 +531,7 @@ def _bind_tcp(address: Address) -> Listener:
     try:
         # Without it, connections of an earlier run in TIME_WAIT would keep the port in use.
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        if family == socket.AF_INET6:
-            # [::] must mean the same on every machine, and allow 0.0.0.0 beside it.
+        if family == socket.AF_INET6 and address.ipv6_alone:
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         sock.bind(place)
         _prepare(sock)
@@ -551,7 +573,12 @@ def _bind_path(address: Address, path: str) -> socket.socket:
     except OSError as error:
         raise _listen_error(address.shown, _reason(error)) from None
     try:
+        if address.mode is not None:
+            with suppress(OSError):  # Linux alone does that
+                os.fchmod(sock.fileno(), address.mode)  # the path is never reachable by more
         sock.bind(path)
+        if not path.startswith("\0"):
+            _give_as_set(address, path)
         _prepare(sock)
     except OSError as error:
         sock.close()
@@ -559,6 +586,25 @@ def _bind_path(address: Address, path: str) -> socket.socket:
         reason = _reason(error) if error.errno else "the path is too long for a unix socket"
         raise _listen_error(address.shown, reason) from None
     return sock
+
+
+def _give_as_set(address: Address, path: str) -> None:
+    """Give the path of a socket, which was just bound, its mode and its owner.
+
+    By a descriptor of what was found there, which is no symbolic link. Raises OSError.
+    """
+    there = os.open(path, getattr(os, "O_PATH", os.O_RDONLY) | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        status = os.fstat(there)
+        if not stat.S_ISSOCK(status.st_mode):
+            return  # it was moved meanwhile: `Listener.listen` reports that
+        if address.mode is not None and stat.S_IMODE(status.st_mode) != address.mode:
+            with suppress(OSError):  # its file system has no modes
+                os.chmod(f"/proc/self/fd/{there}", address.mode)  # the umask took some bits
+        if address.owner is not None:
+            os.chown(f"/proc/self/fd/{there}", *address.owner)
+    finally:
+        os.close(there)
 
 
 def _bind_for_root(
@@ -631,7 +677,7 @@ def _work_for_root(
         with find(os.path.abspath(path)) as place:
             is_users = place.changeable is not None
             if known is not None:
-                _give(place, known, identity)
+                _give(place, known, identity, address.owner)
     except OSError as error:  # root binds nothing where it does not know who can change it
         raise _listen_error(address.shown, _reason(error)) from None
     if known is not None and _identity(path) is not None:
@@ -651,21 +697,32 @@ def _work_for_root(
         ) from None
     if not is_users:
         with find(os.path.abspath(path)) as place:
-            _give(place, _identity(place.name, place.directory), identity)
+            _give(place, _identity(place.name, place.directory), identity, address.owner)
     directory = _open_directory(path)
     return [sock.detach(), *([directory] if directory is not None else [])]
 
 
-def _give(place: Place, known: tuple[int, int] | None, identity: Identity) -> None:
-    """Give the path of a socket to a user, unless another user than root can have moved it."""
+def _give(
+    place: Place,
+    known: tuple[int, int] | None,
+    identity: Identity,
+    owner: tuple[int, int] | None,
+) -> None:
+    """Give the path of a socket to a user, unless another user than root can have moved it.
+
+    ``owner`` is what the setting `bind_owner` says in its place.
+    """
     if place.changeable is not None or known is None:
         return
+    uid, gid = identity.uid, identity.gid
+    if owner is not None:
+        uid, gid = (uid if owner[0] < 0 else owner[0]), (gid if owner[1] < 0 else owner[1])
     if _identity(place.name, place.directory) == known:
         with suppress(OSError):  # its file system has no owners
             os.chown(
                 place.name,
-                identity.uid,
-                identity.gid,
+                uid,
+                gid,
                 dir_fd=place.directory,
                 follow_symlinks=False,
             )

@@ -152,6 +152,26 @@ MAX_BODY_LOWERED: Final = Message(
     " be used there, or lower `max_body`.",
 )
 
+PRELOAD_LEFT_OUT: Final = Message(
+    "PEN-1060",
+    WARNING,
+    "preload (from %(preload)s) is left out, because reload (from %(reload)s) loads the application"
+    " anew for each change",
+    "An application that is loaded once, before the workers are forked, stays as it is for them."
+    " With `--reload` each new worker loads it.",
+    "Set `preload` in production alone, and `reload` for development alone.",
+)
+
+UNKNOWN_ATOMS: Final = Message(
+    "PEN-1070",
+    WARNING,
+    "access_logformat (from %(source)s) has %(atoms)s, which the server does not know: each prints"
+    " as -",
+    "As under gunicorn, a line is written with a dash in the place of an unknown atom."
+    " docs/logging.md has all atoms.",
+    "Correct the atom, or remove it.",
+)
+
 GUNICORN_SETTINGS_IGNORED: Final = Message(
     "PEN-1110",
     WARNING,

@@ -220,7 +220,7 @@ def test_check_prints_the_warnings(folder: Path) -> None:
         (["served", "--temp-dir", "nowhere"], "for temp_dir (from --temp-dir): No such file"),
         (["served", "--access-logfile", "no/log"], "for access_logfile (from --access-logfile)"),
         (["served", "--log-file", "."], "for error_logfile (from --error-logfile): is a directory"),
-        (["served", "--access-logformat", "%(zz)s"], "access_logformat"),
+        (["served", "--pid", "no/pid"], "for pid (from --pid): its directory does not exist"),
         (["served", "-w", "0"], "bad value '0' for workers (from --workers)"),
         (["served", "-w", "2", "--no-supervisor"], "workers (2 from --workers) needs a supervisor"),
         (["served", "-t", "soon"], "bad value 'soon' for timeout (from --timeout)"),
@@ -322,6 +322,89 @@ def test_the_start_says_that_the_application_is_called_from_several_threads(fold
         assert told not in "\n".join(server.lines)
     [line] = [line for line in server.lines if "gunicorn's default, with the command line" in line]
     assert "1 thread per worker" in line
+
+
+@pytest.mark.parametrize(
+    ("arguments", "setting", "shown"),
+    [
+        (["--log-level", "warn"], "log_level", "warning"),
+        (["-b", "127.0.0.1:1,127.0.0.1:2"], "bind", "127.0.0.1:1,127.0.0.1:2"),
+        (["-e", "SCRIPT_NAME=/shop"], "script_name", "/shop"),
+        (["--reload", "--preload"], "preload", "false"),
+        (["--bind-mode", "660"], "bind_mode", "0660"),
+    ],
+)
+def test_values_that_gunicorn_takes_are_taken(
+    folder: Path, arguments: list[str], setting: str, shown: str
+) -> None:
+    done = run_penstock(*arguments, "served", "--check", cwd=folder)
+    assert done.returncode == 0
+    assert re.search(rf"^  {setting} += {re.escape(shown)} ", done.stdout, re.MULTILINE)
+    assert ("PEN-1060 preload (from --preload) is left out" in done.stderr) is (
+        "--reload" in arguments
+    )
+
+
+def test_unknown_atoms_print_as_dashes_after_a_warning_as_under_gunicorn(
+    folder: Path, transport: str
+) -> None:
+    arguments = ("--access-logfile", "-", "--access-logformat", "[%(zz)s %(m)s %(9)d]")
+    with ServerProcess("served", *arguments, "--transport", transport, cwd=folder) as server:
+        assert ask(server, "1") == "1"
+    assert server.output == ["[- GET -]"]
+    [warning] = [line for line in server.lines if "PEN-1070" in line]
+    assert "has %(zz)s, %(9)d, which the server does not know" in warning
+
+
+def test_a_client_of_ipv4_at_all_ipv6_addresses_has_its_ipv4_address(
+    folder: Path, transport: str
+) -> None:
+    only = Path("/proc/sys/net/ipv6/bindv6only")
+    if not only.exists() or only.read_text().strip() != "0":
+        pytest.skip("[::] is for IPv6 alone on this machine")
+    with ServerProcess("served", "-b", "[::]:0", "--transport", transport, cwd=folder) as server:
+        for host, seen in (("127.0.0.1", "'127.0.0.1'"), ("::1", "'::1'")):
+            server.host = host
+            assert ask(server, "environ['REMOTE_ADDR']") == seen
+
+
+@pytest.mark.parametrize(
+    ("file", "environ", "prefix"),
+    [
+        ("raw_env = ['SCRIPT_NAME=/a']", {}, "/a"),
+        ("import os\nos.environ['SCRIPT_NAME'] = '/b'", {"SCRIPT_NAME": "/c"}, "/b"),
+        ("", {"GUNICORN_CMD_ARGS": "-e SCRIPT_NAME=/d", "SCRIPT_NAME": "/c"}, "/d"),
+        ("", {"SCRIPT_NAME": "/c"}, "/c"),
+        ("raw_env = ['SCRIPT_NAME=/a']", {"PENSTOCK_SCRIPT_NAME": "/e"}, "/e"),
+    ],
+)
+def test_script_name_counts_wherever_a_variable_can_be_set_as_under_gunicorn(
+    folder: Path, file: str, environ: dict[str, str], prefix: str
+) -> None:
+    (folder / "gunicorn.conf.py").write_text(file)
+    done = run_penstock("served", "--check", cwd=folder, environ=environ)
+    assert re.search(rf"script_name += {prefix} ", done.stdout), done.stderr
+
+
+def test_dev_stdout_and_dev_stderr_mean_the_open_descriptors_whatever_they_are(
+    folder: Path,
+) -> None:
+    # A socket cannot be opened by its name: ENXIO. Process managers and shells pass some.
+    ours, theirs = socket.socketpair()
+    arguments = ("--access-logfile", "/dev/stdout", "--error-logfile", "/dev/stderr")
+    put = f"import os, sys; os.dup2({theirs.fileno()}, 1); os.execv(sys.executable, sys.orig_argv"
+    python = (sys.executable, "-c", f"{put}[:1] + sys.argv[1:])")
+    with (
+        ours,
+        theirs,
+        ServerProcess(
+            "served", *arguments, cwd=folder, python=python, pass_fds=[theirs.fileno()]
+        ) as server,
+    ):
+        assert ask(server, "1") == "1"
+        server.stop()
+        ours.settimeout(10)
+        assert b'"GET /?1 HTTP/1.1" 200' in ours.recv(1000)
 
 
 def test_paste_names_a_file_whose_application_is_served(folder: Path) -> None:

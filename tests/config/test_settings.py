@@ -453,7 +453,6 @@ def test_settings_of_processes_have_bounds(tmp_path: Path, name: str, given: obj
         ({"supervisor": False, "max_memory": "50%"}, "max_memory (50% from --max-memory) needs"),
         ({"supervisor": False, "reload": True}, "reload (true from --reload) needs a supervisor"),
         ({"supervisor": False, "pid": "/run/a.pid"}, "pid (/run/a.pid from --pid) needs a supervi"),
-        ({"preload": True, "reload": True}, "exclude each other"),
     ],
 )
 def test_impossible_combinations_of_processes_are_refused(

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from support.invariant import eventually
-from support.lifecycle import Supervised, parent_of
+from support.lifecycle import Supervised, number_in, parent_of, write_app
 from support.load import Load
 from support.server_process import START_WITHIN
 from support.service_user import public_python
@@ -192,3 +192,46 @@ def test_no_descriptor_leads_to_a_file_that_was_made_for_the_heartbeat(tmp_path:
             shared = [line for line in maps.splitlines() if " rw-s " in line]
             assert not [line for line in shared if "/dev/zero" not in line], shared
         assert server.stop() == 0
+
+
+@pytest.mark.parametrize("by", ["PWD", "--chdir"])
+def test_a_reload_and_an_upgrade_follow_a_link_to_the_next_release(tmp_path: Path, by: str) -> None:
+    """Deployments make a folder for each release, and switch a link (Capistrano, deployer)."""
+    link, pid_file = tmp_path / "current", tmp_path / "pid"
+    for version in ("one", "two", "three"):
+        (tmp_path / version).mkdir()
+        write_app(tmp_path / version, version)
+
+    def switch(version: str) -> None:
+        (tmp_path / "new").symlink_to(version)
+        (tmp_path / "new").rename(link)
+
+    switch("one")
+    arguments = ["--pid", str(pid_file)]
+    folder = link
+    if by == "--chdir":
+        arguments += ["--chdir", str(link)]
+        folder = tmp_path
+        write_app(folder, "not served")  # `Supervised` wants one
+    with Supervised(folder, *arguments, environ={"PWD": str(folder)}) as server:
+        old = server.workers()
+        assert server.served_by()[0] == "one"
+        switch("two")
+        server.signal(signal.SIGHUP)
+        server.wait_for_workers(1, old)
+        assert server.served_by()[0] == "two"
+        switch("three")
+        first = server.supervisor
+        server.signal(signal.SIGUSR2)
+        assert eventually(lambda: number_in(pid_file) not in (0, first))
+        server.supervisor = number_in(pid_file)
+        assert server.process.wait(20) == 0
+        assert server.served_by()[0] == "three"
+        server.stop()
+
+
+def test_a_working_directory_that_pwd_does_not_name_is_the_real_one(tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    for named in (str(tmp_path / "elsewhere"), "nowhere", "/nowhere", ""):
+        with Supervised(tmp_path, environ={"PWD": named}) as server:
+            assert server.served_by()[0] == "one"

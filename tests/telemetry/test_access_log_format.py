@@ -14,7 +14,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from penstock.errors import SettingsError
-from penstock.telemetry.access_log_format import compile_format, escape, line_format, needs_of
+from penstock.telemetry.access_log_format import (
+    compile_format,
+    escape,
+    line_format,
+    needs_of,
+    unknown_atoms,
+)
 from penstock.telemetry.request_finished import RequestFinished, wanted_fields, wanted_variables
 from support.requests_finished import request as plain_request
 
@@ -172,9 +178,6 @@ def test_a_refused_request_has_dashes_for_what_is_not_known() -> None:
 @pytest.mark.parametrize(
     ("template", "named"),
     [
-        ("%(x)s", r"unknown atom %\(x\)s"),
-        ("%({Header}x)s", "Header"),
-        ("%({}i)s", "{}i"),
         ("%(r)d", r"%\(r\)d is not a whole number"),
         ("100% of %(h)s", "character 4 begins no atom"),
         ("%(h)s %", "character 7 begins no atom"),
@@ -183,10 +186,21 @@ def test_a_refused_request_has_dashes_for_what_is_not_known() -> None:
         ("", "'' is neither"),
     ],
 )
-def test_a_template_with_an_unknown_atom_is_refused_by_name(template: str, named: str) -> None:
+def test_a_template_that_is_none_is_refused_by_its_place(template: str, named: str) -> None:
     with pytest.raises(SettingsError, match=named) as caught:
         compile_format(template)
     assert str(caught.value).startswith("access_logformat: ")
+
+
+def test_an_unknown_atom_is_a_dash_in_both_languages_as_under_gunicorn() -> None:
+    template = "%(x)s %({Header}x)d %({}i)s %%(x)s %(m)s"
+    line = compile_format(template)(plain_request())
+    assert line == "- - - %(x)s GET\n"
+    assert unknown_atoms(template) == ["%(x)s", "%({Header}x)d", "%({}i)s"]
+    made = line_format(template)
+    assert made is not None
+    kinds = [kind for kind, _ in made.pieces if kind != "text"]
+    assert (kinds, "".join(text for _, text in made.pieces)) == (["atom"], "- - - %(x)s m\n")
 
 
 def basic(credentials: bytes) -> dict[str, str]:

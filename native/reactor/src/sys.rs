@@ -242,7 +242,9 @@ fn peer(address: &libc::sockaddr_storage) -> Peer {
             // SAFETY: the family tells that the kernel wrote a sockaddr_in6, which fits.
             let v6 = unsafe { &*(&raw const *address).cast::<libc::sockaddr_in6>() };
             let ip = Ipv6Addr::from(v6.sin6_addr.s6_addr);
-            Some((IpAddr::V6(ip), u16::from_be(v6.sin6_port)))
+            // A client of IPv4 at [::] is the same client as at 0.0.0.0.
+            let ip = ip.to_ipv4_mapped().map_or(IpAddr::V6(ip), IpAddr::V4);
+            Some((ip, u16::from_be(v6.sin6_port)))
         }
         _ => None,
     }

@@ -9,6 +9,7 @@ import atexit
 import os
 import signal
 import sys
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from penstock import __version__
@@ -16,7 +17,7 @@ from penstock.errors import PenstockError, SettingsError
 from penstock.system.standard_streams import flush_all, print_error, print_out, say
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from penstock.cli.arguments import CommandLine
     from penstock.config.settings import Settings
@@ -62,7 +63,8 @@ def _run(arguments: Sequence[str]) -> int:
     from penstock.worker.main import leave_for_certain
 
     predecessor = find_predecessor()
-    directory, environ = _current_directory(), dict(os.environ)
+    environ = dict(os.environ)
+    directory = _current_directory(environ)
 
     settings = _read_settings(
         typed, environ, directory, predecessor is not None and predecessor.has_user
@@ -112,6 +114,9 @@ def _read_settings(
 
     ``has_user`` is True if the server that runs has another user for its workers. It may not wait.
     """
+    from dataclasses import replace
+
+    from penstock import messages
     from penstock.cli.settings import load_settings
     from penstock.config.checks import (
         bad_place,
@@ -119,7 +124,7 @@ def _read_settings(
         chosen_transport,
         with_absolute_paths,
     )
-    from penstock.telemetry.access_log_format import compile_format
+    from penstock.telemetry.access_log_format import compile_format, unknown_atoms
 
     on_terminal = sys.stdout is not None and sys.stdout.isatty()
     settings = load_settings(
@@ -138,6 +143,11 @@ def _read_settings(
     settings = with_absolute_paths(_with_warnings(settings))
     # Before a slow import.
     compile_format(settings.access_logformat)
+    if atoms := unknown_atoms(settings.access_logformat):
+        notice = messages.UNKNOWN_ATOMS.notice(
+            source=settings.source_of("access_logformat"), atoms=", ".join(atoms)
+        )
+        settings = replace(settings, warnings=(*settings.warnings, notice))
     check_places(settings, may_wait=may_wait)
     chosen_transport(settings)
     return settings
@@ -296,11 +306,20 @@ def _with_trusted_path(settings: Settings) -> Settings:
     return replace(settings, warnings=(*settings.warnings, *found))
 
 
-def _current_directory() -> str:
+def _current_directory(environ: Mapping[str, str]) -> str:
+    """Return the current directory as the shell names it.
+
+    Where that is a symbolic link to a release, a reload and an upgrade follow it to the next one.
+    """
     try:
-        return os.getcwd()
+        directory = os.getcwd()
     except OSError as error:
         raise SettingsError(f"there is no current directory: {error.strerror}") from None
+    named = environ.get("PWD", "")
+    with suppress(OSError):
+        if os.path.isabs(named) and os.path.samefile(named, directory):
+            return named
+    return directory
 
 
 def _version_text() -> str:

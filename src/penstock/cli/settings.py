@@ -7,17 +7,19 @@ a TOML file, a ``gunicorn.conf.py``, a variable that platforms set (``PORT``, ``
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from penstock.compat.gunicorn.config import from_gunicorn, is_python
+from penstock.compat.gunicorn.config import FromGunicorn, from_gunicorn, is_python
 from penstock.config.settings import OPTIONS, Settings
 from penstock.config.sources import (
     Given,
     add_passed_sockets,
     add_platform_variables,
     build,
+    convert,
     from_file,
     from_variables,
 )
@@ -62,7 +64,8 @@ def load_settings(
         for name, entry in layer.items():
             given.setdefault(name, entry)
     warnings += gunicorn.warnings
-    add_platform_variables(OPTIONS, given, environ)
+    variables_of_process = {**environ, **_script_name(given, environ, gunicorn)}
+    add_platform_variables(OPTIONS, given, variables_of_process)
     add_passed_sockets(given, environ, warnings)
     if on_terminal:
         given.setdefault("access_logfile", ("-", "default on a terminal"))
@@ -77,3 +80,22 @@ def load_settings(
         hooks=gunicorn.hooks,
         gunicorn=gunicorn.values,
     )
+
+
+def _script_name(
+    given: Given, environ: Mapping[str, str], gunicorn: FromGunicorn
+) -> dict[str, str]:
+    """Return SCRIPT_NAME as ``-e``, ``raw_env`` or the code of a gunicorn.conf.py sets it.
+
+    gunicorn reads the variable late, in its workers.
+    """
+    found: dict[str, str] = {}
+    by_file = os.environ.get("SCRIPT_NAME")
+    if gunicorn.ran_file and by_file is not None and by_file != environ.get("SCRIPT_NAME"):
+        found["SCRIPT_NAME"] = by_file
+    if "env" in given:
+        for assignment in convert(OPTIONS["env"], *given["env"]):
+            name, _, value = assignment.partition("=")
+            if name == "SCRIPT_NAME":
+                found[name] = value
+    return found

@@ -152,7 +152,7 @@ def error_of_places(settings: Settings, reason: str) -> SettingsError:
 
 
 def check_log_places(settings: Settings) -> None:
-    """Raise `SettingsError` for logs whose directories do not exist."""
+    """Raise `SettingsError` for logs, and a pid file, whose directories do not exist."""
     for name in ("access_logfile", "error_logfile"):
         path = getattr(settings, name)
         if path in (None, "-"):
@@ -161,6 +161,8 @@ def check_log_places(settings: Settings) -> None:
             raise bad_place(settings, name, path, "its directory does not exist")
         if os.path.isdir(path):
             raise bad_place(settings, name, path, "is a directory")
+    if settings.pid is not None and not os.path.isdir(os.path.dirname(settings.pid)):
+        raise bad_place(settings, "pid", settings.pid, "its directory does not exist")
 
 
 def bad_place(settings: Settings, name: str, path: str, reason: str | None) -> SettingsError:
@@ -233,8 +235,6 @@ def check_possible(settings: Settings) -> None:
         needs = option.needs_supervisor and getattr(settings, name) != option.default
         if needs and not settings.supervisor:
             raise SettingsError(f"{shown(name)} needs a supervisor, and {shown('supervisor')}")
-    if settings.preload and settings.reload:
-        raise SettingsError(f"{shown('preload')} and {shown('reload')} exclude each other")
     for part in ("limit_request_line", "limit_request_field_size"):
         if getattr(settings, part) > settings.limit_request_head:
             raise SettingsError(f"{shown(part)} is more than {shown('limit_request_head')}")

@@ -34,6 +34,22 @@ def identity_of(settings: Settings) -> Identity | None:
     return identity
 
 
+def owner_of_paths(settings: Settings) -> tuple[int, int] | None:
+    """Return the user and the group of unix sockets' paths (setting: bind_owner), -1 for neither.
+
+    None where the setting says nothing. Raises `SettingsError` for an unknown name.
+    """
+    if settings.bind_owner is None:
+        return None
+    user, _, group = settings.bind_owner.partition(":")
+    try:
+        uid = -1 if not user else int(user) if _is_number(user) else pwd.getpwnam(user).pw_uid
+        gid = -1 if not group else int(group) if _is_number(group) else grp.getgrnam(group).gr_gid
+    except KeyError:
+        raise _wrong(settings, "bind_owner", "there is no such user or group") from None
+    return uid, gid
+
+
 def title_of(settings: Settings, application: str) -> str:
     """Return the name for process titles: the setting ``name``, or the application as typed."""
     return settings.name if settings.name is not None else application

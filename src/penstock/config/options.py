@@ -169,11 +169,15 @@ def duration(minimum: float, maximum: float) -> Kind[float]:
     return Kind(f"a time such as 30s, 500ms, 5m or 1h, {bounds}", "TIME", convert, show_duration)
 
 
-def choice(*names: S) -> Kind[S]:
-    """Return the kind that allows these names, in upper or lower case."""
+def choice(*names: S, also: Mapping[str, S] | None = None) -> Kind[S]:
+    """Return the kind that allows these names, in upper or lower case.
+
+    ``also`` are other names for some of them.
+    """
+    by_text = {**{str(name): name for name in names}, **(also or {})}
 
     def convert(value: object) -> S:
-        return {str(name): name for name in names}[_text(value).lower()]
+        return by_text[_text(value).lower()]
 
     return Kind(" or ".join(names), "{" + ",".join(names) + "}", _key_error_is_value_error(convert))
 
@@ -365,8 +369,11 @@ def optional(kind: Kind[T], none: str) -> Kind[T | None]:
     return Kind(f"{kind.allowed}, or {none!r}", kind.metavar, convert, show)
 
 
-def listing(item: Kind[str], least: int = 0) -> Kind[tuple[str, ...]]:
-    """Return the kind of lists: a repeated flag, a TOML array, or text with commas."""
+def listing(item: Kind[str], least: int = 0, *, commas: bool = False) -> Kind[tuple[str, ...]]:
+    """Return the kind of lists: a repeated flag, a TOML array, or text with commas.
+
+    With ``commas`` each entry may be several, since none has a comma itself.
+    """
 
     def convert(value: object) -> tuple[str, ...]:
         if not least and value in ("none", ["none"]):
@@ -375,6 +382,8 @@ def listing(item: Kind[str], least: int = 0) -> Kind[tuple[str, ...]]:
             value = [part.strip() for part in value.split(",")]
         elif isinstance(value, Mapping):
             value = [f"{key}={_text(entry)}" for key, entry in value.items()]
+        elif commas and isinstance(value, (list, tuple)):
+            value = [part.strip() for entry in value for part in _text(entry).split(",")]
         if not isinstance(value, (list, tuple)) or len(value) < least:
             raise TypeError(value)
         return tuple(item.convert(entry) for entry in value)
@@ -387,14 +396,28 @@ def listing(item: Kind[str], least: int = 0) -> Kind[tuple[str, ...]]:
 
 def mode_mask() -> Kind[int]:
     """Return the kind of file mode masks: ``022`` and ``0o22`` are octal, ``18`` is decimal."""
+    return Kind("a file mode mask from 0 to 0o777", "MASK", _mode, lambda mask: f"0o{mask:03o}")
+
+
+def mode() -> Kind[int]:
+    """Return the kind of file modes: ``660`` and ``0o660`` are octal, as chmod(1) has them.
+
+    A number, as in a file of settings, is the mode itself: TOML has ``0o660``.
+    """
 
     def convert(value: object) -> int:
-        if isinstance(value, str):
-            octal = re.fullmatch("0[0-7]+", value) is not None
-            value = int(value, 8 if octal else 0)
-        return _within(_whole(value), 0, 0o777)
+        if isinstance(value, str) and re.fullmatch("[0-7]{3}", value):
+            value = "0" + value
+        return _mode(value)
 
-    return Kind("a file mode mask from 0 to 0o777", "MASK", convert, lambda mask: f"0o{mask:03o}")
+    return Kind("a file mode such as 660", "MODE", convert, lambda value: f"0{value:03o}")
+
+
+def _mode(value: object) -> int:
+    if isinstance(value, str):
+        octal = re.fullmatch("0[0-7]+", value) is not None
+        value = int(value, 8 if octal else 0)
+    return _within(_whole(value), 0, 0o777)
 
 
 def show_size(count: int) -> str:

@@ -35,7 +35,6 @@ _OTHERS_NAMES: Final[Mapping[tuple[str, ...], str]] = {
     # waitress and uvicorn, as flags and as arguments.
     ("host", "port", "listen"): _ADDRESS,
     ("unix_socket", "uds"): "see {bind}, as in unix:/run/app.sock",
-    ("unix_socket_perms",): "see {umask}: mode 600 is a mask of 0177",
     ("sockets", "fd"): "see {bind}, as in fd://3",
     ("call", "factory"): "a factory is written with its arguments, as in module:factory()",
     ("app_dir",): "see {chdir}",

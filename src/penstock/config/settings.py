@@ -22,6 +22,7 @@ from penstock.config.options import (
     integer,
     listing,
     memory_bound,
+    mode,
     mode_mask,
     networks,
     numbered_choice,
@@ -42,7 +43,7 @@ _YEAR = 365 * _DAY
 _TRANSPORTS: Kind[Literal["auto", "native", "python"]] = choice("auto", "native", "python")
 _HEADER_MAPS: Kind[Literal["drop", "refuse", "dangerous"]] = choice("drop", "refuse", "dangerous")
 _LOG_LEVELS: Kind[Literal["debug", "info", "warning", "error", "critical"]] = choice(
-    "debug", "info", "warning", "error", "critical"
+    "debug", "info", "warning", "error", "critical", also={"warn": "warning", "fatal": "critical"}
 )
 _ADDRESS = text(
     "host:port, [::1]:port, unix:PATH, unix:@NAME or fd://N, each also behind https:// or http://",
@@ -88,6 +89,8 @@ _HSTS = text("max-age=SECONDS, and what RFC 6797 allows behind it", "TEXT",
              r'[ ]?max-age="?[0-9]+"?(?:[ ]?;[ ]?[A-Za-z-]+(?:="?\w+"?)?)*')  # fmt: skip
 _URL_PATH = text("a path of URLs such as /healthz", "PATH", r"/[!-~]*")
 _ACCOUNT = text("a name or a number", "NAME", r"[^\0\n:/,]+")
+_OWNER = text("USER, USER:GROUP or :GROUP, each a name or a number", "OWNER",
+              r"[^\0\n:/,]+(?::[^\0\n:/,]+)?|:[^\0\n:/,]+")  # fmt: skip
 _TITLE = text("a name", "NAME", r"[^\0\n]+")
 _PATH_TIMEOUT = text(
     "PATTERN=TIME such as /reports/*=5m", "PATTERN=TIME",
@@ -125,7 +128,7 @@ class Settings:
     # -- Listening ---------------------------------------------------------------------------------
 
     bind: tuple[str, ...] = option(
-        listing(_ADDRESS, least=1),
+        listing(_ADDRESS, least=1, commas=True),
         DEFAULT_BIND,
         section="Listening",
         extra_flags=("-b",),
@@ -135,6 +138,24 @@ class Settings:
         "0.0.0.0:$PORT where PORT is set.",
         reason="Only this machine can connect until you ask for more. A platform that sets PORT "
         "connects from outside.",
+    )
+    bind_mode: int | Literal["auto"] = option(
+        word_or(_AUTO, mode()),
+        _AUTO,
+        section="Listening",
+        also_called=("chmod_socket", "unix_socket_perms", "uds_permissions"),
+        help="Mode of the paths of unix sockets, such as 660; auto is 777 without the bits of "
+        "--umask.",
+        reason="A proxy that runs as another user reaches the socket, as under gunicorn. The start "
+        "says the mode; the directory can keep others out, too.",
+    )
+    bind_owner: str | None = option(
+        optional(_OWNER, "unchanged"),
+        None,
+        section="Listening",
+        also_called=("chown_socket",),
+        help="Owner of the paths of unix sockets: USER, USER:GROUP or :GROUP.",
+        reason="That of the workers: the user that starts the server, or --user.",
     )
     backlog: int = option(
         integer(1, 65535),

@@ -148,6 +148,13 @@ def build(given: Given, warnings: Iterable[Notice]) -> Settings:
     """Return settings from what was given, converted and checked. Raises `SettingsError`."""
     values = {name: convert(OPTIONS[name], *entry) for name, entry in given.items()}
     sources = {name: source for name, (_, source) in given.items()}
+    warnings = [*warnings]
+    if values.get("preload") and values.get("reload"):
+        warnings.append(
+            messages.PRELOAD_LEFT_OUT.notice(preload=sources["preload"], reload=sources["reload"])
+        )
+        values["preload"] = False
+        sources["preload"] = f"left out because of reload, from {sources['reload']}"
     settings = Settings(**values, sources=sources, warnings=tuple(warnings))
     check_possible(settings)
     return settings

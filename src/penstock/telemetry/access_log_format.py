@@ -264,16 +264,25 @@ def _atom(placeholder: re.Match[str], setting: str) -> Format:
         at = f"character {placeholder.start() + 1}"
         raise SettingsError(f"{setting}: '%' at {at} begins no atom; write '%%' for a percent sign")
     named = _NAMED_ATOM.fullmatch(name)
+    if _is_unknown(name):
+        return lambda _: "-"
     if conversion == "d" and name not in _WHOLE_NUMBERS:
         raise SettingsError(f"{setting}: %({name})d is not a whole number; write %({name})s")
     if named:
         return _NAMED[named[2]](named[1])
     if name == "t":
         return _time_atom()
-    if name not in _ATOMS:
-        known = " ".join([*_ATOMS, "t", "{Header}i", "{Header}o", "{variable}e"])
-        raise SettingsError(f"{setting}: unknown atom %({name})s; there are {known}")
     return _ATOMS[name]
+
+
+def unknown_atoms(format: str) -> list[str]:
+    """Return the placeholders of a valid format that are no atoms: a line has ``-`` for each."""
+    found = [part for part in _parts(format) if not isinstance(part, str) and not part[1]]
+    return [each[0] for each in found if _is_unknown(each[2])]
+
+
+def _is_unknown(name: str) -> bool:
+    return name not in _ATOMS and name != "t" and not _NAMED_ATOM.fullmatch(name)
 
 
 def _time_atom() -> Format:
@@ -371,5 +380,7 @@ def _pieces(format: str) -> Iterator[tuple[str, str]]:
             yield "text", "%"
         elif named := _NAMED_ATOM.fullmatch(part[2]):
             yield named[2], named[1]
+        elif _is_unknown(part[2]):
+            yield "text", "-"
         else:
             yield "atom", _ATOMS_OF_NATIVE_CODE.get(part[2], part[2])

@@ -36,8 +36,13 @@ OSError, with the reason in words."""
 
 
 def open_plainly(path: str) -> int:
-    """Open a file with the rights of this process, as any program does."""
-    return os.open(path, _CREATE, FILE_MODE)
+    """Open a file with the rights of this process, as any program does.
+
+    ``/dev/stdout`` and the like mean the open descriptor: a socket, or a pipe of another user,
+    cannot be opened by that name.
+    """
+    number = stream_number(path)
+    return os.open(path, _CREATE, FILE_MODE) if number is None else open_stream(number)
 
 
 def opener_for(identity: Identity | None) -> Opener:

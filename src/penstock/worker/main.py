@@ -229,7 +229,7 @@ def tell_serving(
         "penstock %s serving %s on %s (%s transport, %s%d %s%s)",
         __version__,
         name,
-        ", ".join(listener.name for listener in listeners),
+        ", ".join(listener.shown_name for listener in listeners),
         chosen_transport(settings),
         workers,
         count,

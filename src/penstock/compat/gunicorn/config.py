@@ -82,6 +82,8 @@ class FromGunicorn:
     """The file that the command or GUNICORN_CMD_ARGS names."""
     application: str | None = None
     """``wsgi_app`` of the file, or of GUNICORN_CMD_ARGS."""
+    ran_file: bool = False
+    """Whether a Python file ran, which may have changed ``os.environ``."""
     hooks: dict[str, Callable[..., object]] = field(default_factory=dict)
     """The hooks that the file defines, checked, by name."""
     values: Mapping[str, object] = field(default_factory=dict)
@@ -134,6 +136,7 @@ def from_gunicorn(
     if location is not None and is_python(location):
         values = _read(location, cwd, found, trust)
         in_force.append(_shown(location))
+        found.ran_file = True
         ignored = {name: (_shown(location), value) for name, value in values.items()} | ignored
     elif location is not None:
         found.config = _shown(location)

@@ -176,7 +176,9 @@ class Acceptor:
         if self.listener.is_unix:
             remote_addr, remote_port = "", ""
         else:
-            remote_addr, remote_port = address[0], str(address[1])
+            # A client of IPv4 at [::] is the same client as at 0.0.0.0.
+            remote_addr = address[0].removeprefix("::ffff:") if "." in address[0] else address[0]
+            remote_port = str(address[1])
         loop, config = self._loop, self._loop.config
         awaits_proxy = bool(config.proxy_versions) and config.proxy_peers.trusts(remote_addr)
         # Of a proxy's connection, the client is counted that its header names.
