@@ -199,7 +199,10 @@ _PROTOCOL: Final = (
     _taken("keyfile", "--keyfile", "keyfile"),
     _taken("certfile", "--certfile", "certfile",
            differs="read by the supervisor, also again when it changes; several by SNI"),
-    _not_here("ssl_version", "--ssl-version", "see {tls_min_version}"),
+    _taken("ssl_version", "--ssl-version", "tls_min_version",
+           differs="the least version; TLSv1_2 and TLSv1_3, by name or by number. The others mean "
+           "TLS 1.2, those older than it with a warning",
+           instead="TLS 1.2 is the oldest version that is spoken: see {tls_min_version}"),
     _taken("cert_reqs", "--cert-reqs", "cert_reqs", 0, "names are allowed, too"),
     _taken("ca_certs", "--ca-certs", "ca_certs"),
     _done("suppress_ragged_eofs", "--suppress-ragged-eofs",

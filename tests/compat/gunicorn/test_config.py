@@ -375,7 +375,7 @@ def test_ignored_settings_are_named_once_with_the_reason(tmp_path: Path) -> None
     content = """
 worker_class = "gevent"
 worker_tmp_dir = "/dev/shm"
-ssl_version = 5
+ssl_version = "TLSv1_1"
 reuse_port = True
 daemon = True
 statsd_host = "localhost:8125"
@@ -390,7 +390,8 @@ def on_dirty_starting(arbiter): pass
     assert "GUNICORN_CMD_ARGS has worker_tmp_dir, which nothing here needs: workers write" in noted
     assert "gunicorn.conf.py has reuse_port, which nothing here needs: the workers share" in noted
     assert not re.search("worker_tmp_dir|reuse_port", said)
-    assert "gunicorn.conf.py has ssl_version, without effect here: see tls_min_version" in said
+    assert "has ssl_version, without effect here: TLS 1.2 is the oldest version that" in said
+    assert "see tls_min_version" in said
     assert "dirty_workers, on_dirty_starting, without effect here" in said
     assert "set threads, which is 32 otherwise" in said
     assert "{" not in said
@@ -421,6 +422,48 @@ def test_the_settings_of_proxies_become_ours(
         allowed = Settings().forwarded_allow_ips
     assert (settings.forwarded_allow_ips, settings.forwarded_headers) == (allowed, believed)
     assert not settings.warnings
+
+
+@pytest.mark.parametrize(
+    ("value", "least"),
+    [
+        ("'TLSv1_2'", "1.2"),
+        ("'TLSv1_3'", "1.3"),
+        ("'TLS'", "1.2"),
+        ("'TLS_SERVER'", "1.2"),
+        ("'SSLv23'", "1.2"),
+        ("'PROTOCOL_TLSv1_2'", "1.2"),
+        ("'5'", "1.2"),
+        ("5", "1.2"),
+        ("ssl.PROTOCOL_TLS_SERVER", "1.2"),
+        ("ssl.PROTOCOL_TLSv1_2", "1.2"),
+        ("ssl.TLSVersion.TLSv1_2", "1.2"),
+        ("ssl.TLSVersion.TLSv1_3", "1.3"),
+        ("'1.3'", "1.3"),
+    ],
+)
+def test_ssl_version_becomes_the_least_version(tmp_path: Path, value: str, least: str) -> None:
+    settings = load(tmp_path, f"import ssl\nssl_version = {value}\n")
+    assert settings.tls_min_version == least
+    assert not settings.warnings
+
+
+@pytest.mark.parametrize(
+    "value",
+    ["'SSLv3'", "'TLSv1'", "'TLSv1_1'", "3", "'4'", "ssl.PROTOCOL_TLSv1", "ssl.TLSVersion.SSLv3"],
+)
+def test_an_ssl_version_that_cannot_be_had_gets_a_warning(tmp_path: Path, value: str) -> None:
+    settings = load(tmp_path, f"import ssl\nssl_version = {value}\n")
+    assert settings.tls_min_version == "1.2"
+    [warning] = map(str, settings.warnings)
+    assert "ssl_version" in warning
+    assert "see tls_min_version" in warning
+
+
+@pytest.mark.parametrize("value", ["'TLSv2'", "99", "True", "[5]"])
+def test_an_unknown_ssl_version_is_refused(tmp_path: Path, value: str) -> None:
+    with pytest.raises(SettingsError, match="ssl_version"):
+        load(tmp_path, f"ssl_version = {value}\n")
 
 
 @pytest.mark.parametrize(

@@ -209,14 +209,19 @@ def _ours(values: Mapping[str, object], source_of: Callable[[str], str]) -> Give
             continue
         if row.ours in given and name == "control_socket":  # control_socket_disable came first
             continue
-        given[row.ours] = (_converted(row, value), source_of(name))
+        converted = _converted(row, value)
+        if converted is not None:
+            given[row.ours] = (converted, source_of(name))
     _join_forwarded(given, values)
     _raise_head_limit(given)
     return given
 
 
 def _converted(row: GunicornSetting, value: object) -> object:
-    """Return a value in the form that Penstock's setting takes, unchecked."""
+    """Return a value in the form that Penstock's setting takes, unchecked.
+
+    None is for a value that means something which Penstock does not do.
+    """
     if isinstance(value, str):
         value = value.strip()
         if row.takes == "list":  # gunicorn does not split at commas
@@ -270,6 +275,24 @@ def _secure_fields(value: object) -> object:
     return [f"{name}={secure}" for name, secure in value.items()]
 
 
+def _least_version(value: object) -> object:
+    """Return what `tls_min_version` is for a name or number of Python's ``ssl``."""
+    if isinstance(value, str):
+        name = value.removeprefix("PROTOCOL_")
+        return _VERSIONS.get(int(name) if name.isdecimal() else name, value)
+    return _VERSIONS.get(value, value) if isinstance(value, int) and value > 1 else value
+
+
+_VERSIONS: Mapping[object, str | None] = {
+    # PROTOCOL_... of `ssl`, as gunicorn 20 took them, and TLSVersion: numbers, and their names.
+    **dict.fromkeys((3, 4, 0x300, 0x301, 0x302)),
+    **dict.fromkeys(("SSLv2", "SSLv3", "TLSv1", "TLSv1_1")),
+    **dict.fromkeys((2, 5, 17, 0x303, "SSLv23", "TLS", "TLS_SERVER", "TLSv1_2"), "1.2"),
+    **dict.fromkeys((0x304, "TLSv1_3"), "1.3"),
+}
+"""None is for what cannot be had."""
+
+
 def _join_forwarded(given: Given, values: Mapping[str, object]) -> None:
     """Set the believed fields to what two of gunicorn's settings say together."""
     forwarder = values.get("forwarder_headers")
@@ -292,6 +315,7 @@ _CHANGES: Mapping[str, Callable[[object], object]] = {
         {True: "auto", False: "off"}.get(value, value) if isinstance(value, bool) else value
     ),
     "secure_scheme_headers": _secure_fields,
+    "ssl_version": _least_version,
     "workers": _count(1, 1000),
     "threads": _count(1, 1000),
     "backlog": _count(1, _MOST_BACKLOG),
@@ -328,7 +352,8 @@ def _tell_of_ignored(values: _Values, options: Mapping[str, Option], found: From
         asks = has_effect(row, value)
         if name == "worker_class":
             asks = kind_of_worker(value) != "threads"
-        if row.ours or (row.silent and name != "worker_class") or not asks:
+        becomes = row.ours and (value is None or _converted(row, value) is not None)
+        if becomes or (row.silent and name != "worker_class") or not asks:
             continue
         reasons = noted if row.needless else warned
         shown = name

@@ -45,7 +45,9 @@ _WHEN = {
     "child_exit": "in the supervisor, when a worker has ended",
     "worker_exit": "in the worker, when it is about to end",
     "ssl_context": "in the worker, for each set of certificates; it returns an `ssl.SSLContext`. "
-    "It needs the Python transport, which `auto` takes then",
+    "It needs the Python transport, which `auto` takes then. For the names (SNI) of further "
+    "certificates the server loads those; all else that the hook sets holds for them, too. Where "
+    "it raises, the worker does not start, or the earlier certificates stay",
     "nworkers_changed": "in the supervisor, when the wanted number of workers changes; the old "
     "value is `None` at the start",
     "on_exit": "in the supervisor, when it is about to end",
