@@ -105,6 +105,22 @@ def test_rfc9110_8_8_1_the_tag_is_weak(client: Client, app: Answering) -> None:
     assert ask(client, accepted=None).header("ETag") == '"a"'
 
 
+def test_rfc9110_15_4_5_a_304_has_the_vary_of_the_200(client: Client, app: Answering) -> None:
+    app.status, app.body = "304 Not Modified", lambda environ: []
+    for fields, sent in [
+        ([("ETag", '"a"')], ["Accept-Encoding"]),  # of which type the 200 is, a 304 rarely tells
+        ([HTML], ["Accept-Encoding"]),
+        ([("Vary", "Cookie")], ["Cookie", "Accept-Encoding"]),
+        ([("Vary", "*")], ["*"]),
+        ([("Content-Type", "image/png")], []),
+        ([("Content-Encoding", "br")], []),
+        ([("Cache-Control", "no-transform")], []),
+    ]:
+        app.fields = fields
+        for accepted in ("gzip", "identity", None):
+            assert ask(client, accepted=accepted).all("Vary") == sent, (fields, accepted)
+
+
 @pytest.mark.parametrize(
     ("given", "sent"),
     [

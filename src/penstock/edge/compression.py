@@ -26,7 +26,7 @@ ZSTD_LEVEL = 3
 _FILE_BLOCK_BYTES = 64 * 1024
 
 # RFC 9110: there is no content, only a part of it, or what comes is not what was asked for.
-_NEVER = frozenset({204, 205, 206, 304})
+_NEVER = frozenset({204, 205, 206})
 
 _TEXT = frozenset(
     {
@@ -183,7 +183,11 @@ class _CompressedOutlet:
         code = int(status[:3])
         if code == 304:
             headers = self._not_modified(headers)
-        elif _may_be_coded(code, headers) and (content_length or LEAST_BYTES) >= LEAST_BYTES:
+        elif (
+            code not in _NEVER
+            and _may_be_coded(headers)
+            and (content_length or LEAST_BYTES) >= LEAST_BYTES
+        ):
             coding = choose_coding(self._accepted, self._compression.codings)
             headers = with_vary(headers)
             if coding is not None and coding != IDENTITY and content_length != 0:
@@ -193,7 +197,10 @@ class _CompressedOutlet:
         self._exchange.respond(status, headers, content_length)
 
     def _not_modified(self, headers: HeaderList) -> HeaderList:
-        """Return the fields of a 304 with the tag that the 200 had."""
+        """Return the fields of a 304 with the tag and the Vary of the 200 (section 15.4.5)."""
+        if not _may_be_coded(headers, any_type=True):
+            return headers
+        headers = with_vary(headers)
         coding = choose_coding(self._accepted, self._compression.codings)
         return headers if coding in (None, IDENTITY) else _with_weak_tag(headers)
 
@@ -255,9 +262,11 @@ class _CompressedOutlet:
             self._exchange.finish(coded)
 
 
-def _may_be_coded(code: int, headers: HeaderList) -> bool:
-    if code in _NEVER:
-        return False
+def _may_be_coded(headers: HeaderList, *, any_type: bool = False) -> bool:
+    """Return True where the fields let content be compressed.
+
+    ``any_type`` is for a 304, whose fields rarely have the type of the 200.
+    """
     kind = ""
     for name, value in headers:
         name = name.lower()
@@ -267,6 +276,8 @@ def _may_be_coded(code: int, headers: HeaderList) -> bool:
             kind = value.partition(";")[0].strip().lower()
         elif name == "cache-control" and "no-transform" in value.lower():
             return False
+    if not kind:
+        return any_type
     return kind.startswith("text/") or kind.endswith(("+json", "+xml")) or kind in _TEXT
 
 
