@@ -469,15 +469,44 @@ pub fn port_of(host: &[u8]) -> &[u8] {
 }
 
 fn prefix(text: &[u8], name: &[u8]) -> Result<Vec<u8>, Reason> {
-    let allowed = |byte: &u8| {
-        byte.is_ascii_alphanumeric() || *byte >= 0x80 || b"/-._~!$&'()*+;=:@%".contains(byte)
-    };
-    let empty_segment = text.windows(2).any(|pair| pair == b"//");
-    let coded_slash = text.windows(3).any(|it| it.eq_ignore_ascii_case(b"%2f"));
-    if text.first() != Some(&b'/') || empty_segment || coded_slash || !text.iter().all(allowed) {
+    let inner = text.strip_prefix(b"/").ok_or_else(|| malformed(name))?;
+    let inner = inner.strip_suffix(b"/").unwrap_or(inner);
+    if text != b"/" && !inner.split(|byte| *byte == b'/').all(is_segment) {
         return Err(malformed(name));
     }
     Ok(text.strip_suffix(b"/").unwrap_or(text).to_vec())
+}
+
+/// Whether a prefix may have this segment, which is not decoded yet. The reference says why not.
+fn is_segment(text: &[u8]) -> bool {
+    let digit = |byte: u8| (byte as char).to_digit(16);
+    let (mut rest, mut size, mut dots) = (text, 0, 0);
+    while let Some((&byte, after)) = rest.split_first() {
+        let decoded = match (byte, after) {
+            (b'%', [high, low, behind @ ..]) => {
+                let (Some(high), Some(low)) = (digit(*high), digit(*low)) else {
+                    return false;
+                };
+                rest = behind;
+                let decoded = (high * 16 + low) as u8;
+                if decoded.is_ascii_control() || b"/\\".contains(&decoded) {
+                    return false;
+                }
+                decoded
+            }
+            _ => {
+                let special = b"-._~!$&'()*+;=:@".contains(&byte);
+                if !byte.is_ascii_alphanumeric() && byte < 0x80 && !special {
+                    return false;
+                }
+                rest = after;
+                byte
+            }
+        };
+        size += 1;
+        dots += usize::from(decoded == b'.');
+    }
+    size > 2 || dots < size
 }
 
 fn is_request_id(text: &[u8]) -> bool {

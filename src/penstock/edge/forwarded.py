@@ -37,9 +37,13 @@ _OBFUSCATED = re.compile(r"_[0-9A-Za-z._\-]+")
 _QUOTED = r'"((?:[\t !#-\[\]-~\x80-\xff]|\\[\t -~\x80-\xff])*)"'
 _PAIR = re.compile(rf"({_TOKEN})=(?:({_TOKEN})|{_QUOTED})")
 _ESCAPE = re.compile(r"\\(.)")
-# Segments of RFC 3986, section 3.3, without the comma, which separates the entries. An empty one
-# is refused, also one that only decoding shows: a URL that begins with // names another host.
-_PREFIX = re.compile(r"(?!.*%2[Ff])(?:/[0-9A-Za-z\-._~!$&'()*+;=:@%\x80-\xff]+)*/?")
+# Segments of RFC 3986, section 3.3, without the comma, which separates the entries. What is refused
+# would make another URL of what an application makes of it: an empty segment (a URL that begins
+# with // names another host), . and .., slashes of both kinds in escapes, control characters.
+_PREFIX = re.compile(
+    r"(?:/(?!(?:\.|%2[Ee]){1,2}(?:/|\Z))"
+    r"(?:[0-9A-Za-z\-._~!$&'()*+;=:@\x80-\xff]|%(?![01]|2[Ff]|5[Cc]|7[Ff])[0-9A-Fa-f]{2})+)*/?"
+)
 _REQUEST_ID = re.compile(r"[0-9A-Za-z._:+/=@\-]+")
 _SCHEMES = {"http": "http", "https": "https", "ws": "http", "wss": "https"}
 _DEFAULT_PORTS = {"http": "80", "https": "443"}
