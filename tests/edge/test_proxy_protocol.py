@@ -231,6 +231,6 @@ def test_a_header_says_nothing_where_it_names_no_client() -> None:
 
 def test_an_error_of_a_later_request_stays_what_it_is() -> None:
     error = ProtocolError(400, "The request line is not 'method target version'.")
-    error.request_line = "PROXY TCP4 1.2.3.4 1.2.3.4 1 1"
+    error.beginning = "PROXY TCP4 1.2.3.4"
     assert explained(error, first=False) is error
     assert explained(error, first=True).setting == "proxy_protocol"

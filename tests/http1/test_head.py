@@ -106,4 +106,20 @@ def test_the_error_for_a_head_has_its_request_line_however_it_was_split() -> Non
     for blocks in ([raw], byte_by_byte(raw)):
         error = parse(blocks).error
         assert error is not None
-        assert error.request_line == "HEAD / HTTP/1.1"
+        assert error.request_line == error.beginning == "HEAD / HTTP/1.1"
+
+
+def test_the_error_for_a_request_line_has_the_line_however_it_was_split() -> None:
+    raw = head(b"HEAD / HTTP/1.x")
+    for blocks in ([raw], byte_by_byte(raw)):
+        error = parse(blocks).error
+        assert error is not None
+        assert error.request_line == "HEAD / HTTP/1.x"
+
+
+def test_the_error_for_an_incomplete_request_line_has_its_beginning() -> None:
+    raw = b"PROXY TCP4 \xff"
+    for blocks in ([raw], byte_by_byte(raw)):
+        error = parse(blocks).error
+        assert error is not None
+        assert (error.request_line, error.beginning[:11]) == ("", "PROXY TCP4 ")

@@ -65,12 +65,17 @@ class TlsClient(Client):
 class MemoryClient:
     """The client's side of TLS between two buffers: a test moves the bytes itself."""
 
-    def __init__(self, sock: socket.socket | None, context: ssl.SSLContext | None = None) -> None:
+    def __init__(
+        self,
+        sock: socket.socket | None,
+        context: ssl.SSLContext | None = None,
+        server_hostname: str = "localhost",
+    ) -> None:
         """Take a connected socket with a timeout; None is for bytes alone."""
         self.socket = sock
         self.incoming, self.outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
         context = context or authority().client_context()
-        self.tls = context.wrap_bio(self.incoming, self.outgoing, server_hostname="localhost")
+        self.tls = context.wrap_bio(self.incoming, self.outgoing, server_hostname=server_hostname)
 
     def flight(self) -> bytes:
         """Go on with the handshake; return the bytes that are to be sent."""

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
+import sys
+import termios
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -116,6 +119,38 @@ def test_there_is_one_header(transport: str) -> None:
         unexpected = "A PROXY header comes from a peer that may not send one."
         assert refusal(server, V1 + V1 + get()) == unexpected
         assert "as in a PROXY header" in refusal(server, V1 + v2(TCP4) + get())
+
+
+@pytest.mark.parametrize("first", [b"", V1], ids=["first", "second"])
+@pytest.mark.parametrize(
+    "header",
+    [V1, b"PROXY UNKNOWN\r\n", b"PROXY TCP4 1.2.3.4\r\n", b"PROXY TCP4 \xff\r\n", b"PROXY TCP6 1",
+     b"PROXY UNKNOWN x HTTP/1.1\r\nHost: a\r\n\r\n", b"\r\n" + V1],
+    ids=["v1", "unknown", "short", "not ascii", "cut off", "request", "empty line"],
+)  # fmt: skip
+def test_a_header_that_may_not_come_is_refused_as_one_however_its_bytes_come(
+    transport: str, tmp_path: Path, first: bytes, header: bytes
+) -> None:
+    settings = {"bind": f"unix:{tmp_path / 's'}", "proxy_protocol": "auto" if first else "off"}
+    with server_with(transport, **settings) as server:
+        for tail in (get(), b""):
+            data = header + tail
+            for at in range(len(header) + 1):
+                with connect(server) as client:
+                    client.send(first + data[:at])
+                    if at:
+                        eventually(lambda: is_read(client))
+                    client.send(data[at:])
+                    client.end_sending()
+                    answer = client.read_response()
+                    assert answer.status == 400
+                    assert answer.body.startswith(b"A PROXY header comes from"), (at, answer.body)
+
+
+def is_read(client: Client) -> bool:
+    """Return True if the server has read all that the client has sent, by a unix socket."""
+    unread = fcntl.ioctl(client.socket, termios.TIOCOUTQ, bytes(4))
+    return int.from_bytes(unread, sys.byteorder) == 0
 
 
 @pytest.mark.parametrize(

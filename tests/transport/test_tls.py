@@ -102,6 +102,89 @@ def test_a_name_is_given_in_lower_case_and_only_if_it_is_one(settings: dict[str,
         assert found["SSL_SERVER_NAME"] == "localhost"
 
 
+LABEL = b"a" * 63
+LONGEST = b".".join((LABEL, LABEL, LABEL, b"a" * 61))
+
+NAMES = [
+    # Names of hosts: letters of both cases, digits, hyphens, and underscores, which hosts have.
+    (b"shop.example", "chosen"),
+    (b"SHOP.example", "chosen"),
+    (b"shop.example.", "chosen"),
+    (b"a_b.shop.example", "chosen"),
+    (b"a-b.shop.example", "chosen"),
+    (b"1.shop.example", "chosen"),
+    (b"xn--bcher-kva.shop.example", "chosen"),
+    (b"other.example", "default"),
+    (b"localhost", "default"),
+    (b"a.0x7g", "default"),
+    (LABEL + b".example", "default"),
+    (LONGEST, "default"),
+    # An address is not permitted, and many clients send one: it counts as no name.
+    (b"127.0.0.1", "default"),
+    (b"::1", "default"),
+    (b"2001:db8::192.0.2.1", "default"),
+    # Anything else is no name of a host.
+    (b"a b.example", "refused"),
+    (b"shop.example:443", "refused"),
+    (b"user@shop.example", "refused"),
+    (b"*.shop.example", "refused"),
+    (b"shop..example", "refused"),
+    (b".shop.example", "refused"),
+    (b"shop.example..", "refused"),
+    (b".", "refused"),
+    (b"-a.example", "refused"),
+    (b"a-.example", "refused"),
+    (b"a.example-", "refused"),
+    (b"[::1]", "refused"),
+    (b"fe80::1%eth0", "refused"),
+    (b"1.2.3", "refused"),
+    (b"1.2.3.4.", "refused"),
+    (b"256.1.1.1", "refused"),
+    (b"a.0", "refused"),
+    (b"a.0x7f", "refused"),
+    (b"a.0X", "refused"),
+    (b"caf\xe9.example", "refused"),
+    (b"shop\x00.example", "refused"),
+    (b"shop.example\n", "refused"),
+    (b"a" * 64 + b".example", "refused"),
+    (b"a" + LONGEST, "refused"),
+    (LONGEST + b".", "refused"),
+    (b"aa" + LONGEST, "refused"),
+]
+
+
+def what_becomes_of(server: BareServer, name: bytes) -> str:
+    """Say what the server answers to a client that asks for a name."""
+    placeholder = "".join("." if at % 50 == 49 else "x" for at in range(len(name) - 1)) + "x"
+    with Client(place(server)) as plain:
+        # In TLS 1.2 the server's certificate is not encrypted.
+        hello = MemoryClient(None, only(ssl.TLSVersion.TLSv1_2), placeholder).flight()
+        assert hello.count(placeholder.encode()) == 1
+        plain.send(hello.replace(placeholder.encode(), name))
+        answer = b""
+        while not answer.endswith(SERVER_HELLO_DONE):
+            data = plain.socket.recv(65536)
+            answer += data
+            if not data:
+                assert answer[:1] == ALERT, answer
+                return "refused"
+    return "chosen" if b"shop.example" in answer else "default"
+
+
+ALERT = b"\x15"
+SERVER_HELLO_DONE = b"\x0e\x00\x00\x00"
+
+
+def test_rfc6066_3_what_is_no_name_of_a_host_is_refused_and_an_address_is_none(
+    settings: dict[str, Any],
+) -> None:
+    shop = authority().issue("shop.example", "*.shop.example")
+    served = material(server_certificate(), shop)
+    with serving(tell, tls=served, **settings) as server:
+        found = [(name, what_becomes_of(server, name)) for name, _ in NAMES]
+        assert found == NAMES
+
+
 def test_no_field_of_a_client_looks_like_a_fact_of_tls(settings: dict[str, Any]) -> None:
     forged = [
         "SSL-Client-Verify: SUCCESS",

@@ -133,8 +133,8 @@ impl Scan {
                 continue;
             }
             if self.lines == 0 {
-                request_line::parse(line, &mut Head::default())?;
                 self.request_line = line.len();
+                request_line::parse(line, &mut Head::default())?;
             } else {
                 split_field(line)?;
             }

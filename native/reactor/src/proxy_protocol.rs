@@ -85,10 +85,10 @@ pub fn parse(header: &[u8]) -> Result<ProxyHeader, &'static str> {
 }
 
 /// The reason for which a request is refused that may be a PROXY header where none is expected.
-/// `empty` is whether its request line was empty.
-pub fn explained(request_line: &[u8], empty: bool) -> Option<&'static str> {
+/// `input` begins with it, `empty` is whether its request line was empty.
+pub fn explained(input: &[u8], empty: bool) -> Option<&'static str> {
     let kinds: [&[u8]; 3] = [b"PROXY TCP4 ", b"PROXY TCP6 ", b"PROXY UNKNOWN"];
-    if kinds.iter().any(|kind| request_line.starts_with(kind)) {
+    if kinds.iter().any(|kind| input.starts_with(kind)) {
         return Some(UNEXPECTED);
     }
     empty.then_some(UNEXPECTED_V2)

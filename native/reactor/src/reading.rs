@@ -495,7 +495,7 @@ fn parse(
             Err(error) => {
                 let mut refusal = Refusal::of(error, parser.request_line(&input));
                 if state.requests == 0 && error.status == 400 {
-                    refusal.explain_proxy_header(error.is_empty_line());
+                    refusal.explain_proxy_header(input.remaining(), error.is_empty_line());
                 }
                 refusal.head = parser.refused_head(&input).map(|bytes| HeadCopy {
                     bytes: bytes.into(),

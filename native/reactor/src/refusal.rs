@@ -119,9 +119,10 @@ impl Refusal {
         }
     }
 
-    /// Say so where the request may be a PROXY header that its peer may not send.
-    pub fn explain_proxy_header(&mut self, empty_line: bool) {
-        if let Some(reason) = proxy_protocol::explained(&self.request_line, empty_line) {
+    /// Say so where the request may be a PROXY header that its peer may not send. `input` is what has
+    /// come of it.
+    pub fn explain_proxy_header(&mut self, input: &[u8], empty_line: bool) {
+        if let Some(reason) = proxy_protocol::explained(input, empty_line) {
             *self = Refusal {
                 head: self.head.take(),
                 request_line: std::mem::take(&mut self.request_line),

@@ -108,12 +108,11 @@ def explained(error: ProtocolError, first: bool) -> ProtocolError:
 
     ``first`` is whether it is the connection's first request.
     """
-    line = error.request_line
-    begins = line.startswith(("PROXY TCP4 ", "PROXY TCP6 ", "PROXY UNKNOWN"))
+    begins = error.beginning.startswith(("PROXY TCP4 ", "PROXY TCP6 ", "PROXY UNKNOWN"))
     if error.status != 400 or not first or not (begins or error.reason == _EMPTY_LINE):
         return error
     told = refused(UNEXPECTED if begins else UNEXPECTED_V2)
-    told.request_line, told.fields = line, error.fields
+    told.request_line, told.fields = error.request_line, error.fields
     return told
 
 

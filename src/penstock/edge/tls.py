@@ -7,6 +7,8 @@ them by `penstock.transport.Transport.set_tls`, at the start and whenever they c
 from __future__ import annotations
 
 import base64
+import re
+import socket
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -161,6 +163,32 @@ def default_pairs(pairs: Sequence[CertificatePair]) -> tuple[CertificatePair, ..
     """
     first = pairs[0]
     return tuple(pair for pair in pairs if pair is first or set(pair.names) >= set(first.names))
+
+
+def host_name(text: str) -> str | None:
+    """Return the name of a host that a client asks for (SNI), in lower case.
+
+    An address is not permitted (RFC 6066, section 3), and many clients send one: it is as good as
+    no name, and empty. None is for what is no name of a host, for which the handshake fails. rustls
+    decides in the same way.
+    """
+    if len(text) <= _LONGEST_NAME and _HOST_NAME.fullmatch(text):
+        # Some clients send the dot of an absolute name, which the section has without it.
+        return text.lower().removesuffix(".")
+    for family in (socket.AF_INET, socket.AF_INET6):
+        try:
+            socket.inet_pton(family, text)
+        except (OSError, ValueError):
+            continue
+        return ""
+    return None
+
+
+_LONGEST_NAME = 253
+# Labels of RFC 1123, section 2.1, with the underscore. What ends in a number is no name, as for
+# browsers: some systems take it for an address.
+_LABEL = "(?!-)[A-Za-z0-9_-]{1,63}(?<!-)"
+_HOST_NAME = re.compile(rf"(?:{_LABEL}\.)*(?!(?:[0-9]+|0[xX][0-9A-Fa-f]*)\.?\Z){_LABEL}\.?")
 
 
 def wildcard_of(name: str) -> str:

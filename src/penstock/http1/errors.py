@@ -15,9 +15,10 @@ class ProtocolError(Exception):
     changes the limit, and is empty if the error is not about a limit.
 
     ``request_line`` is the request line if all of it had arrived, unchecked and decoded as latin-1:
-    for logs, and because the answer to HEAD has no body. ``fields``, for logs only, are the fields
-    of a head if every line of it is well-formed. ``retry_after`` is when the client may ask again,
-    in seconds; None where that is unknown.
+    for logs, and because the answer to HEAD has no body. ``beginning`` is what that line begins
+    with, also where it is incomplete: it may be another protocol. ``fields``, for logs only, are
+    the fields of a head if every line of it is well-formed. ``retry_after`` is when the client may
+    ask again, in seconds; None where that is unknown.
     """
 
     def __init__(self, status: int, reason: str, rule: str = "", setting: str = "") -> None:
@@ -27,6 +28,7 @@ class ProtocolError(Exception):
         self.rule = rule
         self.setting = setting
         self.request_line = ""
+        self.beginning = ""
         self.fields: Mapping[str, str] = {}
         self.retry_after: int | None = None
 

@@ -45,6 +45,9 @@ A client sends the same fields again and again on one connection, and parsing th
 of a parser's work. An idle connection holds about twice their size for it.
 """
 
+BEGINNING_BYTES = 16
+"""How much of a line is kept that may be another protocol: its first words."""
+
 _END_OF_MESSAGE = EndOfMessage()
 
 
@@ -133,6 +136,7 @@ class RequestParser:
         except ProtocolError as error:
             self._error = error
             error.request_line = error.request_line or self.request_line
+            error.beginning = error.request_line or self._beginning()
             self.buffer.clear()
             self._lines.clear()
             self.state = FAILED
@@ -228,11 +232,11 @@ class RequestParser:
         lines = self._lines
         while (line := self._take_head_line()) is not None:
             if line:
-                if lines:
+                lines.append(line)
+                if len(lines) > 1:
                     parse_fields([line])
                 else:
                     parse_request_line(line)
-                lines.append(line)
             elif lines:
                 self._lines = []
                 self._head_size = 0
@@ -266,6 +270,10 @@ class RequestParser:
 
     def _first_byte(self) -> bytes | bytearray:
         return self.buffer.data[self.buffer.start : self.buffer.start + 1]
+
+    def _beginning(self) -> str:
+        start = self.buffer.start
+        return str(self.buffer.data[start : start + BEGINNING_BYTES], "latin-1")
 
     def _check_first_byte(self) -> None:
         first = self._first_byte()

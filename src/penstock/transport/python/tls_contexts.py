@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import socket
 import ssl
 import sys
@@ -18,10 +17,11 @@ from penstock.edge.tls import (
     TlsMaterial,
     client_certificate_environ,
     default_pairs,
+    host_name,
     pairs_by_name,
     wildcard_of,
 )
-from penstock.transport.python.tls_stream import TlsStream
+from penstock.transport.python.tls_stream import TlsObject, TlsStream
 
 MakeContext = Callable[[Callable[[], ssl.SSLContext]], ssl.SSLContext]
 """Makes a context from the function that makes the server's own: gunicorn's ``ssl_context``."""
@@ -34,15 +34,6 @@ _VERIFY_MODES: dict[ClientCertificates, ssl.VerifyMode] = {
 }
 _GROUPS = "X25519:prime256v1:secp384r1"
 """Those of Mozilla's intermediate configuration."""
-
-_HOST_NAME = re.compile(r"[A-Za-z0-9_.-]{1,255}")
-
-
-class TlsObject(ssl.SSLObject):
-    """The TLS of one connection, and the name that its client has asked for."""
-
-    server_name = ""
-    """In lower case; empty where the client has asked for none."""
 
 
 class TlsContexts:
@@ -73,11 +64,11 @@ class TlsContexts:
         """Return the stream of a connection that was accepted just now."""
         incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
         tls = self._default.wrap_bio(incoming, outgoing, server_side=True)
+        assert isinstance(tls, TlsObject)
         return TlsStream(sock, remote_addr, remote_port, self, (tls, incoming, outgoing))
 
-    def environ(self, tls: ssl.SSLObject) -> dict[str, str]:
+    def environ(self, tls: TlsObject) -> dict[str, str]:
         """Return what a session adds to the environ of its requests."""
-        assert isinstance(tls, TlsObject)
         cipher = tls.cipher()
         found = {"SSL_PROTOCOL": tls.version() or "", "SSL_CIPHER": cipher[0] if cipher else ""}
         if tls.server_name:
@@ -88,17 +79,23 @@ class TlsContexts:
 
     def _choose(
         self, tls: ssl.SSLObject | ssl.SSLSocket, name: str | None, _context: ssl.SSLContext
-    ) -> None:
-        """Act on the name that a client asks for; ``name`` is its text, None without one."""
-        if name is None or _HOST_NAME.fullmatch(name) is None:
-            return
+    ) -> int | None:
+        """Act on the name that a client asks for; ``name`` is its text, None without one.
+
+        Return the alert with which the handshake fails, None where it goes on.
+        """
+        if name is None:
+            return None
         assert isinstance(tls, TlsObject)
-        # Some clients send the dot of an absolute name, which RFC 6066, section 3, has without it.
-        name = name.lower().removesuffix(".")
-        tls.server_name = name
-        chosen = self._by_name.get(name) or self._by_name.get(wildcard_of(name))
+        found = host_name(name)
+        if found is None:
+            tls.refusal = "the name that the client asks for is no name of a host"
+            return ssl.AlertDescription.ALERT_DESCRIPTION_ILLEGAL_PARAMETER
+        tls.server_name = found
+        chosen = self._by_name.get(found) or self._by_name.get(wildcard_of(found))
         if chosen is not None and chosen is not self._default:
             tls.context = chosen
+        return None
 
     def _build(self, pairs: Sequence[CertificatePair]) -> ssl.SSLContext:
         material = self.material

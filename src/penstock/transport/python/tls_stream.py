@@ -44,6 +44,15 @@ ARRIVED_BYTES = 256 * 1024
 _HANDSHAKE_RECORD = 0x16
 
 
+class TlsObject(ssl.SSLObject):
+    """The TLS of one connection, and the name that its client has asked for."""
+
+    server_name = ""
+    """In lower case; empty where the client has asked for none."""
+    refusal = ""
+    """Why the handshake fails, where the server has decided that."""
+
+
 class TlsStream(SocketStream):
     """A socket that never blocks, with TLS. Has the members of `Stream`.
 
@@ -79,7 +88,7 @@ class TlsStream(SocketStream):
         remote_addr: str,
         remote_port: str,
         contexts: TlsContexts,
-        tls: tuple[ssl.SSLObject, ssl.MemoryBIO, ssl.MemoryBIO],
+        tls: tuple[TlsObject, ssl.MemoryBIO, ssl.MemoryBIO],
     ) -> None:
         """``tls`` is the TLS of the server's side, and what it reads from and writes to."""
         super().__init__(sock, remote_addr, remote_port)
@@ -113,7 +122,7 @@ class TlsStream(SocketStream):
                 return False
             except OSError as error:
                 self._push_some()  # the alert, that says why
-                raise HandshakeFailed(_reason(error)) from None
+                raise HandshakeFailed(self.tls.refusal or _reason(error)) from None
             return True
 
     def _step(self) -> bool:
