@@ -162,6 +162,20 @@ class Listener:
     def __repr__(self) -> str:
         return f"<Listener {self.name}>"
 
+    def speaking(self, address: Address) -> Listener:
+        """Return another listener with the same socket, where something else is spoken.
+
+        It gets the path of a unix socket with `take_over`, after this one's `disown`.
+        """
+        directory = os.dup(self._directory) if self._directory is not None else None
+        return Listener(
+            self.socket.dup(),
+            address,
+            passed=self._path,
+            directory=directory,
+            identity=self._identity,
+        )
+
     def listen(self, backlog: int) -> None:
         """Let clients connect: up to ``backlog`` of them wait to be accepted.
 

@@ -86,6 +86,67 @@ def test_a_reload_reads_the_files_and_is_refused_where_they_are_broken(
         assert server.stop() == 0
 
 
+def spoken(server: Supervised | Path, kind: type[Client]) -> str:
+    """Say what an address answers to a client with or without TLS."""
+    try:
+        with kind(str(server) if isinstance(server, Path) else server.address) as client:
+            client.send(get("/echo?0", "Connection: close"))
+            response = client.read_response()
+    except (ssl.SSLError, ConnectionError) as error:
+        return type(error).__name__
+    return "served" if response.status == 200 else response.body.decode().strip()
+
+
+REFUSED = "This port speaks TLS: ask for https."
+
+
+def test_a_reload_changes_what_is_spoken_at_an_address_at_one_moment(
+    tmp_path: Path, tls_transport: str
+) -> None:
+    server_certificate().write(tmp_path)
+    settings = tmp_path / "penstock.toml"
+    settings.write_text('certfile = "server.pem"\nkeyfile = "server.key"\n')
+    found: list[str] = []
+    with Supervised(tmp_path, "-w", "2", "--transport", tls_transport) as server:
+        for text, before, after in (("", REFUSED, "served"), (None, "served", REFUSED)):
+            if text is None:
+                settings.write_text('certfile = "server.pem"\nkeyfile = "server.key"\n')
+            else:
+                settings.write_text(text)
+            old = server.workers()
+            found = [spoken(server, Client)]
+            server.signal(signal.SIGHUP)
+            while server.workers() & old or len(server.workers()) != 2:
+                found.append(spoken(server, Client))
+            found += [spoken(server, Client) for _ in range(10)]
+            # No connection is lost, and none meets the old generation behind the new one.
+            assert set(found) == {before, after}, found
+            switched = found.index(after)
+            assert found == [before] * switched + [after] * (len(found) - switched)
+        assert spoken(server, TlsClient) == "served"
+        assert server.stop() == 0
+
+
+def test_a_reload_that_fails_leaves_what_is_spoken(tmp_path: Path, tls_transport: str) -> None:
+    server_certificate().write(tmp_path)
+    path = tmp_path / "socket"
+    arguments = ("--transport", tls_transport, "--bind", f"unix:{path}")
+    with Supervised(tmp_path, *arguments, bind=None) as server:
+        (tmp_path / "penstock.toml").write_text('certfile = "server.pem"\nkeyfile = "server.key"\n')
+        application = (tmp_path / "shop.py").read_text()
+        (tmp_path / "shop.py").write_text("raise ValueError('no')")
+        server.signal(signal.SIGHUP)
+        server.wait_for_line("PEN-7100 not reloaded, the old workers go on")
+        assert spoken(path, Client) == "served"
+        (tmp_path / "shop.py").write_text(application)
+        old = server.workers()
+        server.signal(signal.SIGHUP)
+        server.wait_for_workers(1, old)
+        assert spoken(path, Client) == REFUSED
+        assert server.stop() == 0
+    assert not path.exists()
+
+
 def test_a_worker_that_comes_later_has_the_newest_certificates(
     tmp_path: Path, tls_transport: str
 ) -> None:

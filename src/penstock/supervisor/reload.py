@@ -25,7 +25,6 @@ from penstock.config.checks import (
 )
 from penstock.config.identity import identity_of
 from penstock.control.commands import Outcome, Reply
-from penstock.errors import ListenError
 from penstock.listeners import (
     KEPT,
     Address,
@@ -42,6 +41,7 @@ from penstock.supervisor.pool import Pool
 from penstock.supervisor.state import traceback_of
 from penstock.supervisor.worker_process import Stage, WorkerProcess
 from penstock.telemetry.log_files import is_opened_for
+from penstock.telemetry.scoreboard import DRAINING, STATE
 from penstock.worker.channel import Message
 
 if TYPE_CHECKING:
@@ -52,6 +52,10 @@ if TYPE_CHECKING:
 
 HANDSHAKE_SECONDS = 1.0
 """How long a removed address is still accepted at: the handshake of a client may be under way."""
+
+SWITCH_SECONDS = 2.0
+"""How long the new workers wait until the old ones accept no more, where a reload changes what is
+spoken at an address. One that hangs accepts nothing, either."""
 
 LONGEST_SECONDS = 2.0
 """After this time a removed address is closed, even where clients wait in its queue."""
@@ -68,6 +72,10 @@ class ReloadInProgress:
 
     One worker is started first: new code that does not start costs no more than that. No worker
     accepts before all are ready, so that there is nothing to take back where one is not.
+
+    Where the reload changes what is spoken at an address, plain HTTP or TLS, old and new workers
+    must not accept there at the same time: a client would meet either. The old ones leave first,
+    and clients wait in the accept queue meanwhile.
     """
 
     def __init__(
@@ -77,11 +85,15 @@ class ReloadInProgress:
         logger: logging.Logger,
         reply: Reply | None,
         keeper: CertificateKeeper | None = None,
+        switched: Sequence[tuple[Listener, Listener]] = (),
     ) -> None:
         """Prepare it; ``coming`` is one of the pool's generations already.
 
-        ``keeper`` keeps its certificates, if it has any.
+        ``keeper`` keeps its certificates, if it has any. ``switched`` are the old and the new
+        listener of each address where something else is spoken from now on.
         """
+        self.switched = switched
+        self._let_in_by: float | None = None
         self.keeper = keeper
         self.coming = coming
         self.reply = reply
@@ -102,6 +114,24 @@ class ReloadInProgress:
         self.proceed()
         waiting = [w for w in self.coming.members if w.stage is Stage.READY]
         return len(waiting) >= self.coming.wanted
+
+    def switch(self, old: Generation, now: float) -> None:
+        """Order the old workers to leave before the new ones are let in."""
+        old.end_all(f"{self.coming} speaks otherwise with clients")
+        if self._let_in_by is None:
+            self._let_in_by = now + SWITCH_SECONDS
+
+    @property
+    def is_switching(self) -> bool:
+        """Whether the old workers have been ordered to leave."""
+        return self._let_in_by is not None
+
+    def has_switched(self, old: Generation, now: float) -> bool:
+        """Return True if the old workers accept no more, as far as one waits for that."""
+        return self._let_in_by is not None and (
+            now >= self._let_in_by
+            or all(w.slot.words[STATE] == DRAINING for w in old.workers if w.let_in)
+        )
 
     @property
     def is_complete(self) -> bool:
@@ -175,12 +205,14 @@ class Preparation:
         """See `penstock.config.budgets.facts`."""
         self._before = list(listeners)
         self._helpers = helpers
+        self.switched: list[tuple[Listener, Listener]] = []
+        """The old and the new listener of each address where something else is spoken."""
         self._identity = identity_of(settings)
         self._is_roots = is_opened_for(self._identity)
         self._awaited = 0
         self._closed = False
         left = list(listeners)
-        wanted = addresses_of(settings)
+        self._wanted = wanted = addresses_of(settings)
         same_settings = wanted == addresses_of(before)
         # By their place among the addresses; None is bound by a helper process.
         self._listeners: list[Listener | None] = []
@@ -190,7 +222,6 @@ class Preparation:
                 if there is None and same_settings and index < len(listeners):
                     there = listeners[index]
                 if there is not None:
-                    _check_spoken(there, address)
                     left.remove(there)
                 self._listeners.append(there)
                 self._prepare(index, address, there)
@@ -208,6 +239,14 @@ class Preparation:
     def listeners(self) -> list[Listener]:
         """The listeners for the new settings, once all is done."""
         return [each for each in self._listeners if each is not None]
+
+    def switch(self) -> None:
+        """Make other listeners for the addresses where something else is to be spoken."""
+        for index, (there, address) in enumerate(zip(self.listeners, self._wanted, strict=True)):
+            if (there.tls, there.redirects) != (address.tls, address.redirects):
+                other = there.speaking(address)
+                self._listeners[index] = other
+                self.switched.append((there, other))
 
     def close(self) -> None:
         """Close what was bound: the reload is given up."""
@@ -279,14 +318,6 @@ class Preparation:
 
     def _fail(self, reason: str) -> None:
         self.failure = self.failure or reason
-
-
-def _check_spoken(there: Listener, address: Address) -> None:
-    """Raise `ListenError` where a listener is to have TLS, or none: old workers accept there."""
-    if (there.tls, there.redirects) != (address.tls, address.redirects):
-        raise ListenError(
-            f"{address.text} changes what is spoken there: upgrade (SIGUSR2), or start again"
-        )
 
 
 @dataclass

@@ -381,11 +381,17 @@ class Supervisor:
             self.state = Serving()
             self._go_on_reload(preparation)
 
-    def _tick_reloading(self, _event: events.Tick) -> None:
+    def _tick_reloading(self, event: events.Tick) -> None:
+        reload = self._reload
         self.pool.share(False)
-        self._reload.proceed()
+        reload.proceed()
+        if reload.has_switched(self.current, event.now):
+            self._let_in(reload.coming)
+        if not isinstance(self.state, Reloading):
+            return
         self._autoreload.tick(self.current)
-        self.pool.fill(self.current)
+        if not reload.is_switching:
+            self.pool.fill(self.current)
         message = self._reload.coming.logs.failure
         if reason := self._reload.coming.start_failure:
             message = f"a worker cannot be started: {reason}"
@@ -691,21 +697,24 @@ class Supervisor:
         settings = preparation.settings
         try:
             keeper = self._new_keeper(settings)
+            preparation.switch()
             coming = self.pool.new_generation(
                 self.launch, settings, preparation.listeners, preparation.spool
             )
-        except PenstockError as error:
+        except (PenstockError, OSError) as error:
             preparation.close()
             self._refuse_reload(error, preparation.reply)
             return
         self._warn_of_settings(settings)
         self.hooks.call("on_reload")
         _connect(keeper, coming)
-        reload = ReloadInProgress(self.pool, coming, self.logger, preparation.reply, keeper)
+        reload = ReloadInProgress(
+            self.pool, coming, self.logger, preparation.reply, keeper, preparation.switched
+        )
         self.state = Reloading(reload)
         self._reload.proceed()
 
-    def _refuse_reload(self, error: PenstockError, reply: Reply | None) -> None:
+    def _refuse_reload(self, error: Exception, reply: Reply | None) -> None:
         """Go on as before, with an error in the new settings."""
         self._resume_settings()
         traceback = traceback_of({"traceback": getattr(error, "traceback", "")})
@@ -730,7 +739,11 @@ class Supervisor:
         reload = self._reload
         if event.worker.generation != reload.coming.number:
             self._let_serve(event)
-        elif reload.on_ready():
+        elif not reload.on_ready():
+            return
+        elif reload.switched:
+            reload.switch(self.current, time.monotonic())
+        else:
             self._let_in(reload.coming)
 
     def _reload_serving(self, event: events.WorkerServing) -> None:
@@ -751,7 +764,12 @@ class Supervisor:
 
     def _complete_reload(self, reload: ReloadInProgress) -> None:
         old, current = self.current, reload.coming
-        removed = [each for each in self.listeners if each not in current.listeners]
+        switched = [before for before, _ in reload.switched]
+        removed = [each for each in self.listeners if each not in (*current.listeners, *switched)]
+        for before, after in reload.switched:
+            before.disown()
+            after.take_over()
+            before.close()
         self.current, self.settings, self.listeners = current, current.settings, current.listeners
         self.launch = with_changes(self.launch, settings=self.settings)
         self._use_keeper(reload.keeper)

@@ -392,8 +392,8 @@ class Worker:
         With ``hand_over`` others accept on the same sockets, and their queues are left to them.
         """
         self.slot.words[READY] = 0
-        self.slot.words[STATE] = DRAINING
         self.transport.drain(hand_over=hand_over)
+        self.slot.words[STATE] = DRAINING  # the supervisor may wait for that
 
     def close_in_child(self) -> None:
         """Close every socket, in a forked child."""
