@@ -424,6 +424,16 @@ ACME_SELF_SIGNED: Final = Message(
     " message PEN-4220 says why.",
 )
 
+ACME_NO_CERTIFICATE: Final = Message(
+    "PEN-4211",
+    WARNING,
+    "there is no certificate yet: TLS handshakes fail until the first one has come",
+    "The process that orders certificates (setting: acme_domain) has not handed over any yet, not"
+    " even a self-signed one. It has begun just now, as after a reload that sets acme_domain, or"
+    " this machine is very busy. All other addresses are served.",
+    "Wait: it takes about a second. If none comes, a message PEN-4230 says why.",
+)
+
 ACME_ATTEMPT_FAILED: Final = Message(
     "PEN-4220",
     WARNING,

@@ -101,7 +101,10 @@ def test_the_ordered_certificate_takes_the_place_of_the_self_signed_one(
     needs_tls(transport)
     control = str(tmp_path / "control")
     with serving(pebble, tmp_path, transport, "-w", "2", "--control", control) as server:
-        assert any("PEN-4210 a self-signed certificate is served" in x for x in server.lines)
+        assert "PEN-4210 a self-signed certificate is served" in (
+            next((x for x in server.lines if "PEN-4210" in x), None)
+            or server.wait_for_line("PEN-4210")
+        )
         server.wait_for_line(f"a new certificate for {NAME} has come")
         roots = ssl.create_default_context(cadata=pebble.root())
         # The other worker may take its new certificate a little later.
@@ -140,6 +143,48 @@ def test_the_certificate_is_there_at_once_after_a_restart(
     with serving(pebble, tmp_path, transport) as server:
         assert is_ordered(pebble.tls_port)
     assert not any("PEN-4" in line for line in server.lines)
+
+
+def test_a_reload_orders_the_first_certificate(
+    pebble: Pebble, tmp_path: Path, transport: str
+) -> None:
+    """The address has had no TLS before, and the server no certificate."""
+    needs_tls(transport)
+    settings = tmp_path / "penstock.toml"
+    environ = {"REQUESTS_CA_BUNDLE": pebble.bundle}
+    given = ["--transport", transport, "--bind", f"127.0.0.1:{pebble.tls_port}"]
+    with Supervised(tmp_path, *given, bind=None, environ=environ) as server:
+        settings.write_text(
+            f'acme_domain = ["{NAME}"]\nacme_dir = "acme"\nacme_directory = "{pebble.url}"\n'
+            f'redirect_http = ["127.0.0.1:{pebble.http_port}"]\n'
+        )
+        server.signal(signal.SIGHUP)
+        server.wait_for_line("PEN-4211 there is no certificate yet")
+        server.wait_for_line("PEN-4210 a self-signed certificate is served")
+        server.wait_for_line(f"a new certificate for {NAME} has come")
+        assert eventually(partial(is_ordered, pebble.tls_port))
+        assert server.stop() == 0
+
+
+def test_a_start_serves_while_the_ordering_process_does_not_begin(
+    tmp_path: Path, transport: str
+) -> None:
+    """Its library may be in a file system that hangs."""
+    needs_tls(transport)
+    os.mkfifo(tmp_path / "hangs")
+    (tmp_path / "acme").mkdir()
+    (tmp_path / "acme" / "__init__.py").write_text("open('hangs').read()\n")
+    tls = free_port()
+    given = ["--transport", transport, "--bind", "127.0.0.1:0", "--bind",
+             f"https://127.0.0.1:{tls}", "--acme-dir", "state", "--acme-domain", NAME,
+             "--redirect-http", "127.0.0.1:0"]  # fmt: skip
+    with Supervised(tmp_path, *given, bind=None) as server:
+        server.wait_for_line("PEN-4211 there is no certificate yet")
+        with Client(server.address) as client:
+            assert client.request("GET", "/echo?0").status == 200
+        with pytest.raises((ssl.SSLError, ConnectionError)):
+            served(tls)
+        assert server.stop() == 0
 
 
 def test_a_reload_orders_for_a_new_name_and_keeps_what_is_there(

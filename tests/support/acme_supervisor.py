@@ -27,7 +27,6 @@ from penstock.config.settings import Settings
 from penstock.edge.acme import schedule
 from penstock.edge.certificates import der_of, pem_blocks
 from penstock.edge.tls import OrderedCertificates
-from penstock.errors import SettingsError
 from penstock.supervisor import acme as acme_module
 from penstock.supervisor.acme import Acme
 from penstock.supervisor.acme_process import AcmeSettings
@@ -223,12 +222,13 @@ def main(order: dict[str, Any]) -> None:
     ended = threading.Event()
     acme = Acme(loop, logger, serve, lambda: None)
     signal.set_wakeup_fd(-1)
-    acme.begin(wanted, "test:app")
-    try:
-        acme.wait()
-    except SettingsError as error:
-        tell("refused", text=str(error))
-        return
+    acme.begin(wanted, "test:app", patience=PATIENCE)
+    while acme.is_awaited:
+        if reason := acme.start_failure:
+            tell("refused", text=reason)
+            return
+        loop.turn(0.05)
+        acme.tick(time.monotonic())
     acme.note_serving()
     loop.watch(0, ended.set)
     pid, statuses = 0, None

@@ -6,6 +6,7 @@ import os
 import select
 import shutil
 import ssl
+import struct
 import subprocess
 import sys
 import threading
@@ -159,8 +160,9 @@ def what_becomes_of(server: BareServer, name: bytes) -> str:
     with Client(place(server)) as plain:
         # In TLS 1.2 the server's certificate is not encrypted.
         hello = MemoryClient(None, only(ssl.TLSVersion.TLSv1_2), placeholder).flight()
-        assert hello.count(placeholder.encode()) == 1
-        plain.send(hello.replace(placeholder.encode(), name))
+        start = struct.pack("!BH", HOST_NAME, len(name))
+        assert start + placeholder.encode() in hello
+        plain.send(hello.replace(start + placeholder.encode(), start + name))
         answer = b""
         while not answer.endswith(SERVER_HELLO_DONE):
             data = plain.socket.recv(65536)
@@ -171,6 +173,7 @@ def what_becomes_of(server: BareServer, name: bytes) -> str:
     return "chosen" if b"shop.example" in answer else "default"
 
 
+HOST_NAME = 0
 ALERT = b"\x15"
 SERVER_HELLO_DONE = b"\x0e\x00\x00\x00"
 
@@ -250,6 +253,15 @@ def test_a_client_without_a_name_gets_either_kind_of_the_first_name(
             chosen.set_ciphers(f"ECDHE-{kind}-AES128-GCM-SHA256")
             with TlsClient(place(server), chosen, server_hostname=None) as client:
                 assert "localhost" in client.names()
+
+
+def test_without_a_certificate_handshakes_fail_until_there_is_one(settings: dict[str, Any]) -> None:
+    with serving(tell, tls=TlsMaterial(()), **settings) as server:
+        for version in (ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3):
+            with pytest.raises(ssl.SSLError):
+                TlsClient(place(server), only(version))
+        server.transport.set_tls(material())
+        assert ask(server)["SSL_SERVER_NAME"] == "localhost"
 
 
 def test_new_certificates_serve_new_handshakes_and_open_connections_go_on(

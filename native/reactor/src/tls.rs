@@ -113,9 +113,6 @@ impl TlsServer {
             ..aws_lc_rs::default_provider()
         });
         let by_name = certificates(&material.pairs, &provider)?;
-        if by_name.is_empty() {
-            return Err("there is no certificate".to_owned());
-        }
         let challenge_provider = Arc::clone(&provider);
         let asks = material.client_certificates != ClientCertificates::None;
         let builder = ServerConfig::builder_with_provider(Arc::clone(&provider))

@@ -103,7 +103,10 @@ def read_material(
         alpn_challenges=ordered.alpn_challenges,
         key_log=settings.tls_key_log,
     )
-    if material.pairs and chosen_transport(settings) == "native":
+    if chosen_transport(settings) != "native":
+        # Before workers are forked: their user may not be able to read Python's own files.
+        import ssl  # noqa: F401
+    elif material.pairs:
         _check_for_native(material)
     return material
 

@@ -87,7 +87,7 @@ class TlsMaterial:
 
     pairs: tuple[CertificatePair, ...]
     """The first is for clients that ask for no name, or for one that no pair has. A name may have
-    one pair of each kind of key, ECDSA and RSA."""
+    one pair of each kind of key, ECDSA and RSA. Where there is none yet, handshakes fail."""
     client_ca: bytes | None = None
     """PEM: the authorities whose client certificates are accepted."""
     client_certificates: ClientCertificates = "none"
@@ -161,8 +161,9 @@ def default_pairs(pairs: Sequence[CertificatePair]) -> tuple[CertificatePair, ..
 
     They are the first, and those for the same names with another kind of key.
     """
-    first = pairs[0]
-    return tuple(pair for pair in pairs if pair is first or set(pair.names) >= set(first.names))
+    return tuple(
+        pair for pair in pairs if pair is pairs[0] or set(pair.names) >= set(pairs[0].names)
+    )
 
 
 def host_name(text: str) -> str | None:

@@ -1,14 +1,13 @@
 """The process that orders certificates, as the supervisor sees it.
 
 The supervisor starts it, starts it again where it ends, checks what it hands over, has the workers
-serve that, and reports to it when they do. It never waits for it, but at its own start.
+serve that, and reports to it when they do. It never waits for it.
 """
 
 from __future__ import annotations
 
 import logging
 import os
-import select
 import signal
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -28,7 +27,7 @@ from penstock.edge.acme.handed_over import (
 )
 from penstock.edge.pairs import checked_pair
 from penstock.edge.tls import OrderedCertificates
-from penstock.errors import PenstockError, SettingsError
+from penstock.errors import PenstockError
 from penstock.supervisor.acme_process import (
     ALPN,
     HTTP,
@@ -47,9 +46,9 @@ if TYPE_CHECKING:
     from penstock.supervisor.loop import Loop
     from penstock.system.privileges import Identity
 
-FIRST_SECONDS = 30.0
-"""How long a start waits for what is to be served first: the process imports its library, and makes
-keys, which takes a second on a quiet machine."""
+FIRST_SECONDS = 5.0
+"""How long the workers of a start wait for what is to be served first: the process imports its
+library, and makes keys, which takes a second on a quiet machine. Then they serve without."""
 
 FIRST_PAUSE_SECONDS = 1.0
 LONGEST_PAUSE_SECONDS = 60.0
@@ -117,8 +116,8 @@ class Acme:
         """Processes that were told to end, with the time at which they are killed."""
         self._failure = ""
         """Why the process has ended, as it has said."""
-        self._is_start = False
-        """The server waits for the first certificates, and reports a failure itself."""
+        self._wait_until = 0.0
+        """Until when a start waits for the first certificates, and reports a failure itself."""
         self._serving = False
         self._received: HandedOver | None = None
         """What came last, and waits for its turn."""
@@ -133,11 +132,15 @@ class Acme:
         self.statuses: dict[str, NameStatus] = {}
         """How each name stands, as the process has said."""
 
-    def begin(self, settings: Settings, application: str) -> None:
+    def begin(self, settings: Settings, application: str, *, patience: float | None = None) -> None:
         """Order as these settings say, or end. Where they say the same as before, go on.
 
-        ``application`` is for the title of the process. Raises `SettingsError`.
+        ``application`` is for the title of the process. ``patience`` is for how many seconds a
+        start waits for what is to be served first; None where this is no start. Raises
+        `SettingsError`.
         """
+        if patience is not None:
+            self._wait_until = time.monotonic() + patience
         wanted = acme_settings(settings), identity_of(settings)
         if wanted == (self._settings, self._identity):
             return
@@ -171,27 +174,23 @@ class Acme:
         prefix = "self-signed: " if status.state == "self-signed" else ""
         return f"{prefix}{status.detail}{when}"
 
-    def wait(self) -> None:
-        """Wait for what is to be served first; for a start, before there are workers.
+    @property
+    def is_awaited(self) -> bool:
+        """Whether the start still waits for what is to be served first."""
+        return (
+            self.material is None
+            and self._settings is not None
+            and time.monotonic() < self._wait_until
+        )
 
-        Raises `SettingsError` where the process cannot work.
-        """
-        self._is_start = True
-        deadline = time.monotonic() + FIRST_SECONDS
-        while self.material is None and self._settings is not None:
-            left = deadline - time.monotonic()
-            if self._channel is None or left <= 0:
-                reason = self._failure or f"it was not ready within {FIRST_SECONDS:g} s"
-                raise SettingsError(f"no certificates can be ordered: {reason}")
-            poll = select.poll()
-            poll.register(self._channel, select.POLLIN)
-            poll.poll(min(left, BETWEEN_SECONDS) * 1000)
-            self._listen()
-            self._pass_on(time.monotonic())
-        self._is_start = False
+    @property
+    def start_failure(self) -> str:
+        """Why the process cannot work, where the start waits for it; empty where it works."""
+        return self._failure if self.is_awaited and self._channel is None else ""
 
     def note_serving(self) -> None:
         """Let the process order: the workers serve, so that challenges can be answered."""
+        self._wait_until = 0.0
         if not self._serving:
             self._serving = True
             self._send({"event": "serving"})
@@ -309,7 +308,7 @@ class Acme:
             self._pause = 0.0
         self._pause = min(max(FIRST_PAUSE_SECONDS, 2 * self._pause), LONGEST_PAUSE_SECONDS)
         self._start_at = now + self._pause
-        if not self._is_start:
+        if not self.is_awaited:
             messages.ACME_PROCESS_ENDED.log(self._logger, reason=self._failure, pause=self._pause)
 
     def _forget(self) -> None:

@@ -8,6 +8,7 @@ in the loop; the hooks of a gunicorn.conf.py are the one exception.
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import time
@@ -26,7 +27,7 @@ from penstock.edge.tls import OrderedCertificates
 from penstock.errors import PenstockError, SettingsError
 from penstock.listeners import close_all
 from penstock.supervisor import events
-from penstock.supervisor.acme import Acme, acme_settings
+from penstock.supervisor.acme import FIRST_SECONDS, Acme, acme_settings
 from penstock.supervisor.commands import Commands
 from penstock.supervisor.helpers import Helpers
 from penstock.supervisor.hooks import ServerHooks
@@ -185,8 +186,9 @@ class Supervisor:
             for listener in self.listeners:
                 if identity is not None:
                     listener.give_to(identity)
-            self._acme.begin(self.settings, self.launch.application)
-            self._acme.wait()
+            # Until a successor serves, its predecessor does.
+            patience = FIRST_SECONDS if self._predecessor is None else math.inf
+            self._acme.begin(self.settings, self.launch.application, patience=patience)
             keeper = self._new_keeper(self.settings)
             self.current = self.pool.new_generation(self.launch, self.settings, self.listeners)
             self._use_keeper(keeper)
@@ -363,6 +365,11 @@ class Supervisor:
             self._start_over("no worker watches any more")
         self._autoreload.tick(self.current)
         self.pool.fill(self.current)
+        if reason := self._acme.start_failure:
+            error = SettingsError(f"no certificates can be ordered: {reason}")
+            self._fail_start({"message": str(error), "status": error.exit_status})
+        elif self.current.members:
+            self._let_in_ready()
 
     def _tick_serving(self, event: events.Tick) -> None:
         self.pool.share(False)
@@ -423,9 +430,15 @@ class Supervisor:
     # -- the start ------------------------------------------------------------------------------
 
     def _start_ready(self, _event: events.WorkerReady) -> None:
+        self._let_in_ready()
+
+    def _let_in_ready(self) -> None:
+        """Let the workers of the start in when all are ready, and there is something to serve."""
         members = self.current.members
-        if len(members) >= self.current.wanted and all(
-            member.stage is Stage.READY for member in members
+        if (
+            not self._acme.is_awaited
+            and len(members) >= self.current.wanted
+            and all(member.stage is Stage.READY for member in members)
         ):
             self._let_in(self.current)
 
@@ -464,6 +477,8 @@ class Supervisor:
             f"{current.size} of ",
             current.reason,
         )
+        if self._keeper is not None and not self._keeper.material.pairs:
+            messages.ACME_NO_CERTIFICATE.log(self.logger)
         self._notifier.ready(f"serving with {current.size}")
 
     def _start_failed(self, event: events.BootFailed) -> None:
@@ -636,12 +651,6 @@ class Supervisor:
         if not has_tls(settings):
             return None
         ordered = self._acme.kept_for(acme_settings(settings))
-        if ordered is None and not settings.certfile:
-            # It makes one, but a reload waits for no process that is the user's.
-            raise SettingsError(
-                "the first certificates are ordered by a start or an upgrade, not by a reload: "
-                "there is none to serve meanwhile (setting: acme_domain)"
-            )
         return CertificateKeeper(settings, self.logger, ordered=ordered, before=self._keeper)
 
     def _use_keeper(self, keeper: CertificateKeeper | None) -> None:

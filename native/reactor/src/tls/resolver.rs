@@ -19,10 +19,6 @@ pub struct ByName {
 }
 
 impl ByName {
-    pub fn is_empty(&self) -> bool {
-        self.default.is_empty()
-    }
-
     /// Whether there is a certificate for a name, other than the default.
     pub fn has(&self, name: &str) -> bool {
         self.exact.contains_key(&name.to_ascii_lowercase())
