@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import select
 import shutil
+import socket
 import ssl
 import struct
 import subprocess
@@ -417,6 +418,23 @@ def test_a_required_client_certificate_that_is_missing_or_foreign_is_refused(
             with pytest.raises((ssl.SSLError, ConnectionError)):
                 ask(server, refused)
     assert recorder.targets == []
+
+
+def test_rfc8446_6_2_the_alert_reaches_a_client_that_sends_its_request_already(
+    settings: dict[str, Any],
+) -> None:
+    with serving(tell, tls=with_clients("required"), **settings) as server:
+        with connect(server) as raw:
+            # For a client of TLS 1.3 the handshake is complete before it is for the server.
+            client = MemoryClient(raw.socket, only(ssl.TLSVersion.TLSv1_3))
+            client.handshake()
+            assert raw.socket.recv(1, socket.MSG_PEEK)  # the alert is there
+            for _ in range(3):  # a server that has closed would reset the connection
+                raw.send(get())
+            with pytest.raises(ssl.SSLError, match=r"(?i)alert"):
+                client.read()
+            raw.close()
+        eventually(lambda: server.snapshot()["connections"] == 0)
 
 
 # What is not TLS

@@ -79,7 +79,12 @@ pub fn advance(
             None
         }
         Err(error) => {
-            fail(connection, shared, state, error.to_string());
+            note_failure(connection, shared, error.to_string());
+            // The request may come already, and a reset would take the alert from the client.
+            connection.stream.speak_plain();
+            connection.set_heavy(false);
+            shared.note_head(state, false);
+            closing::linger(connection, shared, leader, state);
             None
         }
     }
@@ -96,6 +101,11 @@ pub fn expire(connection: &Connection, shared: &Shared, state: &mut ConnectionSt
 
 /// Log why a handshake is not completed, and close.
 pub fn fail(connection: &Connection, shared: &Shared, state: &mut ConnectionState, reason: String) {
+    note_failure(connection, shared, reason);
+    closing::close(connection, shared, state);
+}
+
+fn note_failure(connection: &Connection, shared: &Shared, reason: String) {
     shared.scoreboard.count(HANDSHAKES_FAILED);
     let note = HandshakeFailed {
         peer: connection.peer(),
@@ -103,5 +113,4 @@ pub fn fail(connection: &Connection, shared: &Shared, state: &mut ConnectionStat
     };
     let note = Entry::HandshakeFailed(Box::new(note));
     shared.log_queue.write(note);
-    closing::close(connection, shared, state);
 }

@@ -40,7 +40,7 @@ use Phase::{
 /// A connection is closed in any phase but `HandedOut`: a thread uses its stream then.
 pub const TRANSITIONS: [(Phase, &[Phase]); 11] = [
     (AwaitingProxy, &[Handshaking, Reading, Refusing, Closed]),
-    (Handshaking, &[Reading, Refusing, Closed]),
+    (Handshaking, &[Reading, Refusing, Lingering, Closed]),
     (Reading, &[Storing, HandedOut, Flushing, Refusing, Closed]),
     (Storing, &[Reading, Refusing, Closed]),
     (Discarding, &[Reading, Lingering, Closed]),

@@ -66,7 +66,8 @@ TRANSITIONS: dict[Phase, dict[Phase, str]] = {
     HANDSHAKING: {
         READING: "the handshake is complete",
         REFUSING: "the client has sent a request without TLS",
-        CLOSED: "the handshake fails; its deadline is over; evicted",
+        LINGERING: "the handshake fails",
+        CLOSED: "the client closes; the deadline of the handshake is over; evicted",
     },
     READING: {
         STORING: "what has come of a body has to be written to its file",

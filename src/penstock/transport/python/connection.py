@@ -372,9 +372,14 @@ class Connection:
             self._refuse_in_plain(ProtocolError(400, loop.config.plain_http))
             return None
         except HandshakeFailed as error:
-            if reason := str(error):
-                self._count_failed_handshake(reason)
-            self.close()
+            if not (reason := str(error)):
+                self.close()
+                return None
+            self._count_failed_handshake(reason)
+            # The request may come already, and a reset would take the alert from the client.
+            self.stream = stream.in_plain()
+            loop.heads.pop(self, None)
+            self.linger()
             return None
         if not complete:
             if stream.greeted and self not in loop.heads:
