@@ -12,11 +12,10 @@ import pytest
 from penstock.config.settings import Settings
 from penstock.edge.certificate_files import (
     CHECK_SECONDS,
-    TICKET_KEY_SECONDS,
     CertificateKeeper,
     read_material,
 )
-from penstock.edge.tls import TlsError, TlsMaterial
+from penstock.edge.tls import TICKET_KEY_SECONDS, TlsError, TlsMaterial
 from support.certificates import Issued, authority, server_certificate
 
 LOGGER = logging.getLogger("penstock.tests.certificates")

@@ -21,9 +21,9 @@ from penstock.config.checks import chosen_transport
 from penstock.edge.certificates import der_of, read_certificate
 from penstock.edge.pairs import certificates_in, checked_pair, has_key
 from penstock.edge.tls import (
-    TICKET_KEY_BYTES,
     CertificatePair,
     OrderedCertificates,
+    TicketKeys,
     TlsError,
     TlsMaterial,
 )
@@ -35,12 +35,6 @@ if TYPE_CHECKING:
 CHECK_SECONDS = 2.0
 """How often the files are looked at. A change counts when it has lasted for that long, so that a
 program that writes certificate and key one after the other has written both."""
-
-TICKET_KEY_SECONDS = 12 * 3600.0
-"""How long a ticket key encrypts: with it, what was recorded meanwhile can be decrypted."""
-
-TICKET_KEYS = 3
-"""The newest encrypts session tickets; the others are for tickets that clients have still."""
 
 _WARN_DAYS = (21, 7, 1)
 """How many days before a certificate expires it is warned of. Those that renew themselves, of 90
@@ -199,6 +193,7 @@ class CertificateKeeper:
         *,
         ordered: OrderedCertificates | None = None,
         before: CertificateKeeper | None = None,
+        tickets: TicketKeys | None = None,
         clock: Callable[[], float] = time.monotonic,
         wall_clock: Callable[[], float] = time.time,
     ) -> None:
@@ -207,7 +202,8 @@ class CertificateKeeper:
         ``ordered`` is what the server has ordered itself.
 
         ``before`` is the keeper that this one takes the place of: its ticket keys are used on, and
-        what it has warned of is not warned of again.
+        what it has warned of is not warned of again. ``tickets`` are those of another process that
+        this one takes the place of.
         """
         self._logger = logger
         self.on_change = on_change
@@ -215,18 +211,17 @@ class CertificateKeeper:
         self._ordered = ordered
         self._clock, self._wall_clock = clock, wall_clock
         if before is None:
-            self._ticket_keys = [os.urandom(TICKET_KEY_BYTES)]
-            self._rotate_at = clock() + TICKET_KEY_SECONDS
+            self.tickets = tickets or TicketKeys.made(clock())
             self._warned: dict[tuple[tuple[str, ...], float], float] = {}
         else:
-            self._ticket_keys, self._rotate_at = before._ticket_keys, before._rotate_at
+            self.tickets = before.tickets
             self._warned = before._warned
         self._check_at = clock() + CHECK_SECONDS
         self._look_at_expiry_at = clock()
         self._settings = settings
         self._states = _states(settings)
         self._seen = self._states
-        self.material = read_material(settings, self._ticket_keys, ordered)
+        self.material = read_material(settings, self.tickets.keys, ordered)
         """What is served now."""
 
     @property
@@ -240,11 +235,9 @@ class CertificateKeeper:
         if now >= self._check_at:
             self._check_at = now + CHECK_SECONDS
             self._look_at_files()
-        if now >= self._rotate_at:
-            self._rotate_at = now + TICKET_KEY_SECONDS
-            fresh = os.urandom(TICKET_KEY_BYTES)
-            self._ticket_keys = [fresh, *self._ticket_keys[: TICKET_KEYS - 1]]
-            self._use(replace(self.material, ticket_keys=tuple(self._ticket_keys)))
+        if now >= self.tickets.rotate_at:
+            self.tickets = TicketKeys.made(now, self.tickets.keys)
+            self._use(replace(self.material, ticket_keys=self.tickets.keys))
         if now >= self._look_at_expiry_at:
             self._look_at_expiry_at = now + _EXPIRY_SECONDS
             for pair in self.material.pairs:
@@ -260,7 +253,7 @@ class CertificateKeeper:
             return
         self._states = states
         try:
-            self.replace(read_material(self._settings, self._ticket_keys, self._ordered))
+            self.replace(read_material(self._settings, self.tickets.keys, self._ordered))
         except TlsError as error:
             messages.CERTIFICATES_NOT_RENEWED.log(self._logger, error=error)
 

@@ -7,6 +7,7 @@ them by `penstock.transport.Transport.set_tls`, at the start and whenever they c
 from __future__ import annotations
 
 import base64
+import os
 import re
 import socket
 from collections.abc import Mapping, Sequence
@@ -33,6 +34,12 @@ DEFAULT_CIPHERS = ":".join(
 Mozilla's intermediate configuration has them. All suites of TLS 1.3 have both."""
 
 TICKET_KEY_BYTES = 32
+
+TICKET_KEY_SECONDS = 12 * 3600.0
+"""How long a ticket key encrypts: with it, what was recorded meanwhile can be decrypted."""
+
+TICKET_KEYS = 3
+"""The newest encrypts session tickets; the others are for tickets that clients have still."""
 
 _PEM_LINE = 64
 
@@ -79,6 +86,35 @@ class OrderedCertificates:
     """See `TlsMaterial.challenges`."""
     alpn_challenges: tuple[CertificatePair, ...] = ()
     """See `TlsMaterial.alpn_challenges`."""
+
+
+@dataclass(frozen=True, slots=True)
+class TicketKeys:
+    """The keys of session tickets: the newest encrypts, all decrypt."""
+
+    keys: tuple[bytes, ...]
+    """As `TlsMaterial.ticket_keys` has them."""
+    rotate_at: float
+    """When the next key comes, in seconds of the monotonic clock, which all processes share."""
+
+    @classmethod
+    def made(cls, now: float, older: Sequence[bytes] = ()) -> TicketKeys:
+        """Return a new key, and those of the older ones that still decrypt."""
+        fresh = os.urandom(TICKET_KEY_BYTES)
+        return cls((fresh, *older[: TICKET_KEYS - 1]), now + TICKET_KEY_SECONDS)
+
+    def __repr__(self) -> str:
+        """Return how many keys there are: they must not get into a log."""
+        return f"<TicketKeys {len(self.keys)}>"
+
+    def to_message(self) -> dict[str, Any]:
+        """Return it as what JSON can hold, for the supervisor that takes over in an upgrade."""
+        return {"keys": [_text(key) for key in self.keys], "rotate_at": self.rotate_at}
+
+    @classmethod
+    def from_message(cls, message: Mapping[str, Any]) -> TicketKeys:
+        """Return what `to_message` has made a message of."""
+        return cls(tuple(map(_bytes, message["keys"])), float(message["rotate_at"]))
 
 
 @dataclass(frozen=True, slots=True)

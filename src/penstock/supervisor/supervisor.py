@@ -651,7 +651,10 @@ class Supervisor:
         if not has_tls(settings):
             return None
         ordered = self._acme.kept_for(acme_settings(settings))
-        return CertificateKeeper(settings, self.logger, ordered=ordered, before=self._keeper)
+        tickets = self._predecessor.tickets if self._predecessor is not None else None
+        return CertificateKeeper(
+            settings, self.logger, ordered=ordered, before=self._keeper, tickets=tickets
+        )
 
     def _use_keeper(self, keeper: CertificateKeeper | None) -> None:
         """Keep certificates by ``keeper`` from now on, and serve the current generation with it."""
@@ -883,6 +886,7 @@ class Supervisor:
                 self.launch,
                 self.listeners,
                 self.control.descriptors(),
+                self._keeper.tickets if self._keeper is not None else None,
                 self.counters.upgrades,
                 self._notifier.variables_for,
                 lambda: self._close_in_child(self.listeners),

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 from penstock import messages
 from penstock.config.sources import FIRST_PASSED_DESCRIPTOR
+from penstock.edge.tls import TicketKeys
 from penstock.errors import SettingsError
 from penstock.supervisor import events
 from penstock.worker.channel import Channel
@@ -44,6 +45,10 @@ END_SECONDS = 5.0
 ready ones within 2 s. Then it is killed, or else it would hold the listening sockets for ever."""
 
 
+_MOST_TICKET_BYTES = 4096
+"""All keys of tickets are shorter, and a pipe takes this at once."""
+
+
 @dataclass
 class Predecessor:
     """The supervisor that this one is to replace, as the new one sees it."""
@@ -54,6 +59,8 @@ class Predecessor:
     """Addresses, each with the socket that listens on it."""
     services: dict[str, int]
     """The sockets of control and admin, by setting."""
+    tickets: TicketKeys | None
+    """The keys of TLS sessions, so that clients resume theirs; None without TLS."""
     upgrades: int
     """How many upgrades there were before this one."""
     has_user: bool
@@ -84,6 +91,7 @@ def find_predecessor() -> Predecessor | None:
             channel=Channel(sock),
             listeners=[_inherited(*each) for each in passed["listeners"]],
             services=passed["services"],
+            tickets=_read_tickets(passed.get("tickets")),
             upgrades=passed.get("upgrades", 0),
             has_user=passed.get("has_user", False),
         )
@@ -96,6 +104,26 @@ def find_predecessor() -> Predecessor | None:
 
 def _inherited(address: str, descriptor: int, identity: list[int] | None = None) -> Inherited:
     return address, descriptor, (identity[0], identity[1]) if identity else None
+
+
+def _write_tickets(tickets: TicketKeys | None) -> int | None:
+    """Return the descriptor from which the new program reads the keys: a pipe that holds them.
+
+    Other processes of the user can read the variables of a process. Raises OSError.
+    """
+    if tickets is None:
+        return None
+    reader, writer = os.pipe()
+    with open(writer, "wb") as pipe:
+        pipe.write(json.dumps(tickets.to_message()).encode())  # less than what a pipe takes at once
+    return reader
+
+
+def _read_tickets(descriptor: int | None) -> TicketKeys | None:
+    if descriptor is None:
+        return None
+    with open(descriptor, "rb") as pipe:
+        return TicketKeys.from_message(json.loads(pipe.read(_MOST_TICKET_BYTES)))
 
 
 def _is_from_parent(sock: socket.socket, pid: int) -> bool:
@@ -139,6 +167,7 @@ class Successor:
         launch: Launch,
         listeners: Sequence[Listener],
         services: Mapping[str, int],
+        tickets: TicketKeys | None,
         upgrades: int,
         variables: Callable[[int], dict[str, str]],
         close_in_child: Callable[[], None],
@@ -153,7 +182,9 @@ class Successor:
         self._deadline = time.monotonic() + launch.settings.boot_timeout + MARGIN_SECONDS
         self.pid = os.fork()
         if self.pid == 0:
-            _become(launch, listeners, services, upgrades, theirs, variables, close_in_child)
+            _become(
+                launch, listeners, services, tickets, upgrades, theirs, variables, close_in_child
+            )
         theirs.close()
         self._loop.watch(self._channel.fileno(), self._listen)
 
@@ -209,6 +240,7 @@ def _become(
     launch: Launch,
     listeners: Sequence[Listener],
     services: Mapping[str, int],
+    tickets: TicketKeys | None,
     upgrades: int,
     channel: Channel,
     variables: Callable[[int], dict[str, str]],
@@ -219,6 +251,7 @@ def _become(
         # Control and admin are the old supervisor's own, and closed here with the rest.
         kept = {name: os.dup(descriptor) for name, descriptor in services.items()}
         close_in_child()
+        keys = _write_tickets(tickets)
         activated = [each for each in listeners if each.address.descriptor is not None]
         passed = {
             "pid": os.getppid(),
@@ -229,12 +262,13 @@ def _become(
                 if each not in activated
             ],
             "services": kept,
+            "tickets": keys,
             "upgrades": upgrades + 1,
             "has_user": launch.settings.has_user,
         }
         for each in listeners:
             each.socket.set_inheritable(True)
-        for descriptor in (channel.fileno(), *kept.values()):
+        for descriptor in (channel.fileno(), *kept.values(), *([keys] if keys else [])):
             os.set_inheritable(descriptor, True)
         environ = {**launch.environ, **variables(os.getpid()), VARIABLE: json.dumps(passed)}
         if "LISTEN_FDS" in launch.settings.source_of("bind"):
