@@ -75,10 +75,11 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
     A test that takes a transport and a number of threads runs each transport with one number; which
     one differs from test to test, so that a file has all four combinations. Where tests are about
-    processes, which are the same for both transports, each runs with one transport. `make test-all`
-    runs all of them for each test, and so does pytest where it is called by hand.
+    processes, which are the same for both transports, each runs with one transport. Tests that are
+    marked as ``costly`` are left out. `make test-all` runs all of them for each test, and so does
+    pytest where it is called by hand.
     """
-    if os.environ.get("TEST_MATRIX") != "sampled" or len(TRANSPORTS) < 2:
+    if os.environ.get("TEST_MATRIX") != "sampled":
         return
     left_out = [item for item in items if is_left_out(item)]
     if left_out:
@@ -88,8 +89,10 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 def is_left_out(item: pytest.Item) -> bool:
     """Return True if the test is a combination that `make test` does not run."""
+    if item.get_closest_marker("costly") is not None:
+        return True
     callspec = getattr(item, "callspec", None)
-    if callspec is None:
+    if callspec is None or len(TRANSPORTS) < 2:
         return False
     places = [place for factor, place in callspec.indices.items() if factor in FACTORS]
     function = item.nodeid.partition("[")[0]

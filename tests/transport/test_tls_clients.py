@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
+import json
 import os
 import shutil
+import signal
 import subprocess
 from pathlib import Path
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from support.certificates import authority, material
-from support.serving import TEXT, Environ
+from support import browser_site
+from support.certificates import authority, material, server_certificate
+from support.server_process import ROOT, ServerProcess
+from support.serving import TEXT, Environ, eventually
 from support.transports import BareServer, serving
 
 CLIENTS = Path(__file__).parent / "clients"
@@ -35,6 +43,7 @@ def url(server: BareServer) -> str:
     return f"https://localhost:{server.port}/"
 
 
+@pytest.mark.costly  # it compiles its client, and for the first time all of net/http
 @pytest.mark.skipif(shutil.which("go") is None, reason="needs Go")
 def test_gos_client_gets_two_answers(tls_transport: str) -> None:
     with serving(hello, tls_transport, tls=material()) as server:
@@ -42,6 +51,7 @@ def test_gos_client_gets_two_answers(tls_transport: str) -> None:
     assert said == b"HTTP/1.1 200 hello by TLSv1.3\n" * 2
 
 
+@pytest.mark.costly  # it compiles its client
 @pytest.mark.skipif(shutil.which("java") is None, reason="needs Java")
 def test_javas_client_gets_two_answers(tls_transport: str) -> None:
     with serving(hello, tls_transport, tls=material()) as server:
@@ -49,14 +59,79 @@ def test_javas_client_gets_two_answers(tls_transport: str) -> None:
     assert said == b"HTTP_1_1 200 hello by TLSv1.3\n" * 2
 
 
-@pytest.mark.skipif(shutil.which("chromium") is None, reason="needs Chromium")
-def test_chromium_shows_the_page(tls_transport: str, tmp_path: Path) -> None:
-    with serving(hello, tls_transport, tls=material()) as server:
-        said = run(
-            "chromium", "--headless", "--no-sandbox", "--ignore-certificate-errors",
-            f"--user-data-dir={tmp_path}", "--dump-dom", url(server),
-        )  # fmt: skip
-    assert b"hello by TLSv1.3" in said
+needs_chromium = pytest.mark.skipif(shutil.which("chromium") is None, reason="needs Chromium")
+
+
+def chromium(profile: Path, names: dict[str, int], *arguments: str) -> list[str]:
+    """Return the command that starts Chromium, with a profile of its own.
+
+    It finds the addresses in ``names`` at ports of this machine, and no other address. It accepts
+    certificates with the key of `server_certificate`, of whatever name and issuer.
+    """
+    key = x509.load_pem_x509_certificate(server_certificate().certificate).public_key()
+    spki = key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+    digest = base64.b64encode(hashlib.sha256(spki).digest()).decode()
+    rules = [f"MAP {address} 127.0.0.1:{port}" for address, port in names.items()]
+    return [
+        "chromium", "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic",
+        "--no-first-run", "--disable-background-networking", "--disable-component-update",
+        "--disable-sync", "--no-proxy-server", f"--user-data-dir={profile}",
+        # Otherwise Chromium asks for https by itself, before it knows of any HSTS.
+        "--disable-features=HttpsUpgrades",
+        f"--ignore-certificate-errors-spki-list={digest}",
+        f"--host-resolver-rules={', '.join([*rules, 'MAP * ~NOTFOUND'])}", *arguments,
+    ]  # fmt: skip
+
+
+@needs_chromium
+def test_chromium_follows_redirect_and_hsts_and_uses_one_connection(
+    tls_transport: str, tmp_path: Path
+) -> None:
+    server_certificate().write(tmp_path)
+    browser_site.write_files(tmp_path)
+    report, log = tmp_path / "report", tmp_path / "access"
+    with ServerProcess(
+        "support.browser_site:app", "--no-supervisor", "--transport", tls_transport,
+        "--certfile", "server.pem", "--keyfile", "server.key", "--bind", "https://127.0.0.1:0",
+        "--redirect-http", "127.0.0.1:0", "--redirect-https-port", "443", "--hsts", "max-age=300",
+        "--static", f"/static={tmp_path}", "--compress",
+        "--access-logfile", str(log), "--access-logformat", "%(m)s %(U)s %(s)s",
+        cwd=tmp_path, environ={"PYTHONPATH": str(ROOT / "tests"), "REPORT": str(report)},
+    ) as server:  # fmt: skip
+        plain = int(server.start_line.rpartition("http://127.0.0.1:")[2].partition(" ")[0])
+        names = {"shop.test:80": plain, "shop.test:443": server.port}
+        with subprocess.Popen(
+            chromium(tmp_path / "profile", names, "http://shop.test/first"),
+            stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
+        ) as browser:  # fmt: skip
+            try:
+                eventually(report.exists, SECONDS)
+            finally:
+                os.killpg(browser.pid, signal.SIGKILL)
+    assert json.loads(report.read_text()) == {
+        "page": "https://shop.test/second", "protocol": "http/1.1", "ports": 1, "uploaded": True,
+        "colour": "rgb(1, 2, 3)", "compressed": [True, True],
+    }  # fmt: skip
+    asked = log.read_text().splitlines()
+    assert asked.count("GET /first 301") == asked.count("GET /first 200") == 1
+    # RFC 6797, section 8.3: the browser itself turns the second http into https.
+    assert [line for line in asked if "/second" in line] == ["GET /second 200"]
+
+
+@needs_chromium
+def test_chromium_without_a_client_certificate_gets_the_alert_in_place_of_a_page(
+    tls_transport: str, tmp_path: Path
+) -> None:
+    wanted = material(client_ca=authority().certificate, client_certificates="required")
+    log = tmp_path / "log"
+    with serving(hello, tls_transport, tls=wanted) as server:
+        names = {"localhost:443": server.port}
+        options = (f"--log-net-log={log}", "--dump-dom")
+        said = run(*chromium(tmp_path / "profile", names, *options, "https://localhost/"))
+    assert said == b""
+    # What the user reads depends on whether the alert is there before Chromium sends its request.
+    alert = base64.b64encode(bytes([2, 116])).decode()  # fatal, certificate_required
+    assert f'"bytes":"{alert}"' in log.read_text()
 
 
 @pytest.mark.skipif(shutil.which("openssl") is None, reason="needs openssl")
