@@ -109,7 +109,7 @@ def test_cases_to_four_threads(threaded: Target, source: str) -> None:
 
 @every_source
 def test_cases_over_tls(secured: Target, source: str) -> None:
-    cases = EVERY_CASE[source]
-    check_each(cases, secured.check_whole)
+    cases = SENTINELS[source]
+    check_each(EVERY_CASE[source], secured.check_whole)
     check_each([case for case in cases if not case.ends_early], secured.check_followed)
-    check_each(SENTINELS[source], secured.check_byte_by_byte)
+    check_each(cases, secured.check_byte_by_byte)

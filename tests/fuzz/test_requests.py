@@ -115,7 +115,7 @@ def essence(answer: Transcript) -> object:
     return REFUSAL.sub(rb"\1 refused", answer.sent.replace(CONTINUE, b""))
 
 
-@fuzz(100)
+@fuzz(50)
 @given(st.data(), streams)
 def test_both_servers_answer_the_same_however_the_bytes_are_split(
     servers: tuple[Pair, Path], data: st.DataObject, raw: bytes

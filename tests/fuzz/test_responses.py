@@ -41,7 +41,7 @@ def servers(
         yield both, application, folder
 
 
-@fuzz(100)
+@fuzz(50)
 @given(st.data(), st.lists(behaviours(), min_size=1, max_size=3), st.booleans())
 def test_an_application_gives_the_same_bytes_on_both_transports(
     servers: Servers, data: st.DataObject, drawn: list[Behaviour], pipelined: bool

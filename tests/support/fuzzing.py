@@ -9,13 +9,18 @@ import os
 
 from hypothesis import HealthCheck, settings
 
+from support.batches import WHOLE_MATRIX
+
 EXAMPLES = int(os.environ.get("PENSTOCK_FUZZ_EXAMPLES", "0"))
 
 
 def fuzz(examples: int) -> settings:
-    """Return the settings of a test that draws ``examples`` examples by default."""
+    """Return the settings of a test that draws ``examples`` examples by default.
+
+    With `make test-all` it draws four times as many.
+    """
     return settings(
-        max_examples=EXAMPLES or examples,
+        max_examples=EXAMPLES or examples * (4 if WHOLE_MATRIX else 1),
         derandomize=not EXAMPLES,
         database=None,
         deadline=None,

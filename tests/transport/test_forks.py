@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 import penstock
+from support.batches import WHOLE_MATRIX
 from support.serving import connect
 
 if TYPE_CHECKING:
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 
     from penstock.api import RunningServer
 
-FORKS = 60
+FORKS = 60 if WHOLE_MATRIX else 25
 CLIENTS = 3
 LARGE = b"x" * 300_000
 
