@@ -16,6 +16,7 @@ TESTS = ROOT / "tests"
 
 ROOMS = [
     {"__main__"},
+    {"contrib"},
     {"api"},
     {"cli"},
     {"supervisor"},
@@ -38,6 +39,14 @@ ROOMS = [
 OPTIONAL = {
     "penstock.app.file_watcher": {"watchfiles"},
     "penstock.compat.paste": {"paste"},
+    "penstock.contrib.flask": {"click", "flask"},
+    "penstock.contrib.pytest_plugin": {"pytest"},
+    "penstock.contrib.django.apps": {"django"},
+    "penstock.contrib.django.checks": {"django"},
+    "penstock.contrib.django.management.commands.penstock": {"django"},
+    "penstock.contrib.django.server_settings": {"django"},
+    "penstock.contrib.django.testing": {"django"},
+    "penstock.contrib.django.wsgi": {"django"},
     "penstock.edge.acme.orders": {"acme", "cryptography", "josepy", "requests"},
 }
 """What a module takes where it is installed, and does without elsewhere."""
