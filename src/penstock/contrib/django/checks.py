@@ -46,8 +46,8 @@ def check_debug(**_arguments: Any) -> list[CheckMessage]:
         return []
     return [
         Warning(
-            "DEBUG is on, and the server listens on addresses that others reach: everybody sees "
-            "tracebacks and settings, and every file of every app",
+            "DEBUG is on, and the server listens on addresses that others reach: every client "
+            "sees tracebacks and settings, and every file of every app",
             hint="Set DEBUG = False, or bind to 127.0.0.1.",
             id="penstock.W001",
         )
