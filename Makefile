@@ -105,6 +105,8 @@ docs:
 	mv docs/settings.md.new docs/settings.md
 	"$(BIN)/python" -m penstock.compat.gunicorn.reference_page >docs/gunicorn-settings.md.new
 	mv docs/gunicorn-settings.md.new docs/gunicorn-settings.md
+	"$(BIN)/python" -m penstock.compat.uwsgi.reference_page >docs/uwsgi-options.md.new
+	mv docs/uwsgi-options.md.new docs/uwsgi-options.md
 	"$(BIN)/python" -m penstock.telemetry.messages_page >docs/messages.md.new
 	mv docs/messages.md.new docs/messages.md
 	"$(BIN)/python" -m penstock.transport.states >docs/connection-states.md.new

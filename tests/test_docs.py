@@ -13,6 +13,7 @@ import pytest
 
 from penstock.cli.arguments import parse_command_line
 from penstock.compat.gunicorn.reference_page import gunicorn_page
+from penstock.compat.uwsgi.reference_page import uwsgi_page
 from penstock.config.gunicorn_settings import GUNICORN_SETTINGS, HOOKS
 from penstock.config.settings import OPTIONS
 from penstock.control import penstockctl as ctl
@@ -197,13 +198,17 @@ def test_the_page_of_gunicorns_settings_is_what_the_table_says() -> None:
     assert (DOCS / "gunicorn-settings.md").read_text("utf-8") == gunicorn_page(), "run `make docs`"
 
 
+def test_the_page_of_uwsgis_options_is_what_the_table_says() -> None:
+    assert (DOCS / "uwsgi-options.md").read_text("utf-8") == uwsgi_page(), "run `make docs`"
+
+
 def test_every_name_of_gunicorn_on_the_page_exists() -> None:
     text = section("migrating.md", "### What is read")
     names = set(re.findall(r"`([a-z]+_[a-z_]+)`", text)) - set(OPTIONS)
     assert names <= set(GUNICORN_SETTINGS) | set(HOOKS)
 
 
-@pytest.mark.parametrize("heading", ["## From waitress", "## From uWSGI"])
+@pytest.mark.parametrize("heading", ["## From waitress"])
 def test_the_command_accepts_what_other_servers_settings_become(heading: str) -> None:
     cells = [row[1] for row in rows(section("migrating.md", heading))]
     flags = [flag for cell in cells for flag in flags_in(cell)]

@@ -181,6 +181,37 @@ GUNICORN_SETTINGS_IGNORED: Final = Message(
     "Remove the settings, or use what the message names.",
 )
 
+UWSGI_OPTIONS_IGNORED: Final = Message(
+    "PEN-1112",
+    WARNING,
+    "%(place)s has %(names)s, without effect here: %(instead)s",
+    "These options of a configuration file of uWSGI have no effect in Penstock. The message says"
+    " what is there instead. docs/migrating.md lists the options that have an effect.",
+    "Remove the options, or use what the message names.",
+)
+
+UWSGI_PROTOCOL_REPLACED: Final = Message(
+    "PEN-1114",
+    WARNING,
+    "%(place)s has socket = %(address)s, and the server speaks HTTP there, not uwsgi: in nginx,"
+    " write proxy_pass http://... in place of uwsgi_pass, and proxy_set_header in place of"
+    " uwsgi_param",
+    "The option `socket` of uWSGI is an address for its own protocol, which web servers speak to"
+    " it. Penstock speaks HTTP on every address.",
+    "Change the web server's configuration as the message says, and write `http-socket` in the"
+    " file: then this is not logged. docs/proxies.md has the lines for each web server.",
+)
+
+UWSGI_VARIABLE_UNSET: Final = Message(
+    "PEN-1116",
+    WARNING,
+    "%(place)s uses the environment variable %(variable)s, which is not set: $(%(variable)s) stays",
+    "A placeholder such as `$(NAME)` of a configuration file of uWSGI stands for a variable of the"
+    " environment in which the server was started. Where that is not set, the text stays as it is,"
+    " as in uWSGI.",
+    "Set the variable, or write the value into the file.",
+)
+
 HOOK_FAILED: Final = Message(
     "PEN-1120",
     ERROR,

@@ -35,6 +35,8 @@ class CommandLine:
 
     application: str | None
     config_file: str | None
+    uwsgi_file: str | None
+    """The configuration file of uWSGI to read."""
     check: bool
     version: bool
     help: bool
@@ -71,6 +73,7 @@ def parse_command_line(arguments: Sequence[str]) -> CommandLine:
         "application": names.pop("application"),
         # Many a script has "-c gunicorn.conf.py" as one word.
         "config_file": names.pop("config", "").strip() or None,
+        "uwsgi_file": names.pop("ini", None),
         "check": names.pop("check", False),
         "version": names.pop("version", False),
         "help": names.pop("help", False),
@@ -131,6 +134,14 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="FILE",
         help="Settings file to read instead of the default ones: TOML, or Python as for gunicorn "
         "(FILE.py or python:MODULE).",
+    )
+    commands.add_argument(
+        "--ini",
+        "--yaml",
+        "--xml",
+        "--json",
+        metavar="FILE[:SECTION]",
+        help="Configuration file of uWSGI to read: .ini, .yaml, .xml or .json.",
     )
     for section, members in groupby(OPTIONS.values(), key=lambda option: option.section):
         group = parser.add_argument_group(section)

@@ -132,6 +132,7 @@ def _read_settings(
         environ,
         directory,
         typed.config_file,
+        typed.uwsgi_file,
         gunicorn_flags=typed.gunicorn,
         on_terminal=on_terminal,
         has_user=has_user,

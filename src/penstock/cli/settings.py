@@ -1,8 +1,8 @@
 """The settings of the command, from every place that can give one.
 
 The first of these places counts: a flag, ``PENSTOCK_*`` in the environment, ``GUNICORN_CMD_ARGS``,
-a TOML file, a ``gunicorn.conf.py``, a variable that platforms set (``PORT``, ``WEB_CONCURRENCY``,
-``SCRIPT_NAME``), the default. Sockets that systemd passes replace ``bind``.
+a TOML file, a ``gunicorn.conf.py``, a file of uWSGI, a variable that platforms set (``PORT``,
+``WEB_CONCURRENCY``, ``SCRIPT_NAME``), the default. Sockets that systemd passes replace ``bind``.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ def load_settings(
     environ: Mapping[str, str],
     cwd: str | Path,
     config_file: str | Path | None = None,
+    uwsgi_file: str | None = None,
     *,
     gunicorn_flags: Mapping[str, object] | None = None,
     on_terminal: bool = False,
@@ -40,7 +41,8 @@ def load_settings(
     """Return the settings of the command, from all sources.
 
     ``flags`` holds the typed flags by the setting's name: text, a list of text for repeatable
-    flags, a bool for switches. ``config_file`` is read instead of the files in ``cwd``.
+    flags, a bool for switches. ``config_file`` is read instead of the files in ``cwd``, and
+    ``uwsgi_file`` in addition.
     ``gunicorn_flags`` holds the values of typed flags that gunicorn alone has, by its settings.
     ``on_terminal`` is True if standard output is a terminal, ``has_user`` if the server that runs
     already has another user for its workers. Raises `SettingsError`.
@@ -60,7 +62,15 @@ def load_settings(
     layers = [gunicorn.flags, variables, gunicorn.arguments]
     if gunicorn.config is None or not is_python(gunicorn.config):
         layers.append(from_file(OPTIONS, Path(cwd), gunicorn.config, warnings, trust))
-    for layer in (*layers, gunicorn.file):
+    layers.append(gunicorn.file)
+    uwsgi = None
+    if uwsgi_file is not None:
+        from penstock.compat.uwsgi.config import from_uwsgi  # who needs it is on the way from there
+
+        uwsgi = from_uwsgi(OPTIONS, environ, Path(cwd), uwsgi_file, trust)
+        layers.append(uwsgi.given)
+        warnings += uwsgi.warnings
+    for layer in layers:
         for name, entry in layer.items():
             given.setdefault(name, entry)
     warnings += gunicorn.warnings
@@ -75,8 +85,8 @@ def load_settings(
     trust.finish(settings)
     return replace(
         settings,
-        notes=tuple(gunicorn.notes),
-        application=gunicorn.application,
+        notes=tuple(gunicorn.notes + (uwsgi.notes if uwsgi is not None else [])),
+        application=gunicorn.application or (uwsgi.application if uwsgi is not None else None),
         hooks=gunicorn.hooks,
         gunicorn=gunicorn.values,
     )

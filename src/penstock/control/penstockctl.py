@@ -11,6 +11,7 @@ import os
 import shutil
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, NoReturn
 
 from penstock import __version__
@@ -108,6 +109,10 @@ def build_parser() -> argparse.ArgumentParser:
     add("stacks", "Show the Python stacks of one worker, or of all.").add_argument(
         "worker", nargs="?", type=_whole, metavar="WORKER"
     )
+    add(
+        "import",
+        "Print a penstock.toml that says what a configuration file of uWSGI says.",
+    ).add_argument("file", metavar="FILE[:SECTION]")
     changing = [
         add("reload", "Replace all workers by workers with the current settings and code."),
         add("upgrade", "Replace the supervisor and all workers."),
@@ -170,6 +175,8 @@ def _seconds(value: str) -> float:
 
 def _run(typed: argparse.Namespace) -> int:
     command = str(typed.command)
+    if command == "import":
+        return _import(typed.file)
     address = typed.control or _address_from(os.environ) or _only_server()
     if command in _SHOWN:
         target = f"/{command}"
@@ -187,6 +194,16 @@ def _run(typed: argparse.Namespace) -> int:
         value = {"message": message}
         reply = Reply(200, json.dumps(value, indent=2) + "\n", value, None)
     return _show(reply, typed.json, lambda value, width: f"{ctl_tables.text(value['message'])}\n")
+
+
+def _import(location: str) -> int:
+    from penstock.compat.uwsgi.settings_file import settings_file
+
+    content, warnings = settings_file(location, os.environ, Path.cwd())
+    for warning in warnings:
+        print_error(printable(f"penstockctl: warning: {warning}") + "\n")
+    print_out(content)
+    return DONE
 
 
 _SHOWN: dict[str, Callable[[Mapping[str, Any], int | None], str]] = {

@@ -1,0 +1,1 @@
+"""What users of uWSGI bring: their configuration files."""
