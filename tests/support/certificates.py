@@ -133,6 +133,21 @@ class Authority:
             float(int(not_after)),
         )
 
+    def subordinate(self, name: str) -> Authority:
+        """Return an authority whose certificate this one has issued."""
+        made = Authority(name)
+        request = str(made._directory / "ca.csr")
+        made._run(
+            *("req", "-new", "-config", "openssl.cnf", "-key", "ca.key", "-out", request),
+            *("-subj", f"/CN={name}"),
+        )
+        self._run(
+            *("ca", "-batch", "-notext", "-config", "openssl.cnf", "-extensions", "root"),
+            *("-in", request, "-out", str(made.path), "-days", "3650", "-preserveDN"),
+        )
+        made.certificate = made.path.read_bytes()
+        return made
+
     def encrypt(self, key: bytes) -> bytes:
         """Return the same key, encrypted with a password."""
         (self._directory / "plain.key").write_bytes(key)

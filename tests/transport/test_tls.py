@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
+import re
 import select
 import shutil
 import socket
@@ -265,6 +267,39 @@ def test_without_a_certificate_handshakes_fail_until_there_is_one(settings: dict
         assert ask(server)["SSL_SERVER_NAME"] == "localhost"
 
 
+@pytest.fixture(scope="module")
+def chain() -> tuple[Issued, Issued]:
+    """Certificates for localhost and for a client, each with the two authorities between."""
+    upper = authority().subordinate("Upper")
+    lower = upper.subordinate("Lower")
+    between = lower.certificate + upper.certificate
+    made = lower.issue("localhost"), lower.issue(subject="/CN=client")
+    for directory in (upper, lower):
+        directory.remove()
+    one, other = (
+        dataclasses.replace(each, certificate=each.certificate + between) for each in made
+    )
+    return one, other
+
+
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="needs openssl")
+@pytest.mark.parametrize("version", ["-tls1_2", "-tls1_3"])
+def test_rfc8446_4_4_2_the_chain_is_sent_behind_its_certificate_in_its_order(
+    settings: dict[str, Any], chain: tuple[Issued, Issued], version: str
+) -> None:
+    with serving(tell, tls=material(chain[0]), **settings) as server:
+        assert ask(server)["HTTPS"] == "on"  # of a client that trusts the first authority alone
+        command = ["openssl", "s_client", "-connect", f"{server.host}:{server.port}"]
+        done = subprocess.run(
+            [*command, "-showcerts", version],
+            stdin=subprocess.DEVNULL, capture_output=True, timeout=60, check=False,
+        )  # fmt: skip
+    blocks = re.findall(
+        rb"-----BEGIN CERTIFICATE-----.*?-----END CERTIFICATE-----\n", done.stdout, re.S
+    )
+    assert b"".join(blocks) == chain[0].certificate
+
+
 def test_new_certificates_serve_new_handshakes_and_open_connections_go_on(
     settings: dict[str, Any],
 ) -> None:
@@ -435,6 +470,32 @@ def test_rfc8446_6_2_the_alert_reaches_a_client_that_sends_its_request_already(
                 client.read()
             raw.close()
         eventually(lambda: server.snapshot()["connections"] == 0)
+
+
+def test_a_client_certificate_leads_to_the_authority_by_those_that_the_client_sends(
+    settings: dict[str, Any], chain: tuple[Issued, Issued]
+) -> None:
+    with serving(tell, tls=with_clients("required"), **settings) as server:
+        found = ask(server, authority().client_context(chain[1]))
+        assert found["SSL_CLIENT_S_DN"] == "CN=client"
+        # The client's own alone, as the environ has it.
+        assert found["SSL_CLIENT_CERT"].count("BEGIN CERTIFICATE") == 1
+        alone = chain[1].certificate.partition(b"-----END CERTIFICATE-----\n")
+        incomplete = dataclasses.replace(chain[1], certificate=b"".join(alone[:2]))
+        with pytest.raises((ssl.SSLError, ConnectionError)):
+            ask(server, authority().client_context(incomplete))
+
+
+@pytest.mark.parametrize("wanted", ["optional", "required"])
+def test_a_client_certificate_has_to_be_valid_now(settings: dict[str, Any], wanted: str) -> None:
+    recorder, now = Recorder(), time.time()
+    over = authority().issue(subject="/CN=client", not_after=now - 60)
+    to_come = authority().issue(subject="/CN=client", not_before=now + 3600, not_after=now + 7200)
+    with serving(recorder, tls=with_clients(wanted), **settings) as server:
+        for issued in (over, to_come):
+            with pytest.raises((ssl.SSLError, ConnectionError)):
+                ask(server, authority().client_context(issued))
+    assert recorder.targets == []
 
 
 # What is not TLS
