@@ -41,7 +41,16 @@ def project(directory: Path, configuration: str = "penstock_app = shop_site:app\
 def run(directory: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     environ = {name: it for name, it in checkout_environ().items() if name[:7] != "PYTEST_"}
     return subprocess.run(
-        [sys.executable, "-m", "pytest", "-rP", "-p", "no:cacheprovider", *arguments],
+        [
+            sys.executable,
+            "-m",
+            "pytest",
+            "-rP",
+            "-p",
+            "no:cacheprovider",
+            "--basetemp=t",
+            *arguments,
+        ],
         cwd=directory,
         env=environ | {"PATH": os.environ["PATH"]},
         stdin=subprocess.DEVNULL,

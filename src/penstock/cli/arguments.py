@@ -140,8 +140,9 @@ def build_parser() -> argparse.ArgumentParser:
         "--yaml",
         "--xml",
         "--json",
-        metavar="FILE[:SECTION]",
-        help="Configuration file of uWSGI to read: .ini, .yaml, .xml or .json.",
+        metavar="FILE",
+        help="Configuration file of uWSGI to read: .ini, .yaml, .xml or .json; FILE:SECTION reads "
+        "another section than uwsgi.",
     )
     for section, members in groupby(OPTIONS.values(), key=lambda option: option.section):
         group = parser.add_argument_group(section)

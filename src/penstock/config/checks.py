@@ -161,7 +161,7 @@ def check_log_places(settings: Settings) -> None:
             raise bad_place(settings, name, path, "its directory does not exist")
         if os.path.isdir(path):
             raise bad_place(settings, name, path, "is a directory")
-    if settings.pid is not None and not os.path.isdir(os.path.dirname(settings.pid)):
+    if settings.pid is not None and not os.path.isdir(os.path.dirname(settings.pid) or "."):
         raise bad_place(settings, "pid", settings.pid, "its directory does not exist")
 
 
