@@ -15,6 +15,7 @@ import pytest
 
 from penstock.cli.command import main
 from penstock.config.checks import native_built
+from support.many_commands import Command, run_each
 from support.server_process import ServerProcess, checkout_environ, run_penstock
 
 APPLICATION = """
@@ -200,36 +201,47 @@ def test_check_prints_the_warnings(folder: Path) -> None:
 # What is refused, and with which status (docs/exit-statuses.md)
 
 
-@pytest.mark.parametrize(
-    ("arguments", "said"),
-    [
-        (["--thread", "2", "served"], "unknown flag '--thread'; did you mean '--threads'?"),
-        (["--max_body=1", "served"], "did you mean '--max-body'?"),
-        (["--chekc", "served"], "did you mean '--check'?"),
-        (["--port=80", "served"], "unknown flag '--port': it is a setting of other servers"),
-        (["--host", "::1", "served"], "see --bind, which takes host and port together"),
-        (["-x", "served"], "unknown flag '-x'"),
-        (["served", "--trace=yes"], "--trace takes no value: write --trace or --no-trace"),
-        (["served", "--no-trace=yes"], "--no-trace takes no value: write --trace or --no-trace"),
-        (["served", "--check=1"], "--check takes no value"),
-        (["served", "other"], "unexpected argument 'other'"),
-        (["served", "--threads"], "expected one argument"),
-        (["served", "--threads", "many"], "bad value 'many' for threads (from --threads)"),
-        (["served", "-c", "none.toml"], "cannot read the settings file"),
-        (["served", "--chdir", "nowhere"], "for chdir (from --chdir): No such file"),
-        (["served", "--temp-dir", "nowhere"], "for temp_dir (from --temp-dir): No such file"),
-        (["served", "--access-logfile", "no/log"], "for access_logfile (from --access-logfile)"),
-        (["served", "--log-file", "."], "for error_logfile (from --error-logfile): is a directory"),
-        (["served", "--pid", "no/pid"], "for pid (from --pid): its directory does not exist"),
-        (["served", "-w", "0"], "bad value '0' for workers (from --workers)"),
-        (["served", "-w", "2", "--no-supervisor"], "workers (2 from --workers) needs a supervisor"),
-        (["served", "-t", "soon"], "bad value 'soon' for timeout (from --timeout)"),
-        (["served:app("], "after the colon"),
-        (["served.py"], "did you mean 'served'?"),
-    ],
-)
-def test_usage_and_settings_are_status_2(folder: Path, arguments: list[str], said: str) -> None:
-    assert said in error_line(2, *arguments, cwd=folder)
+USAGE_AND_SETTINGS = [
+    (["--thread", "2", "served"], "unknown flag '--thread'; did you mean '--threads'?"),
+    (["--max_body=1", "served"], "did you mean '--max-body'?"),
+    (["--chekc", "served"], "did you mean '--check'?"),
+    (["--port=80", "served"], "unknown flag '--port': it is a setting of other servers"),
+    (["--host", "::1", "served"], "see --bind, which takes host and port together"),
+    (["-x", "served"], "unknown flag '-x'"),
+    (["served", "--trace=yes"], "--trace takes no value: write --trace or --no-trace"),
+    (["served", "--no-trace=yes"], "--no-trace takes no value: write --trace or --no-trace"),
+    (["served", "--check=1"], "--check takes no value"),
+    (["served", "other"], "unexpected argument 'other'"),
+    (["served", "--threads"], "expected one argument"),
+    (["served", "--threads", "many"], "bad value 'many' for threads (from --threads)"),
+    (["served", "-c", "none.toml"], "cannot read the settings file"),
+    (["served", "--chdir", "nowhere"], "for chdir (from --chdir): No such file"),
+    (["served", "--temp-dir", "nowhere"], "for temp_dir (from --temp-dir): No such file"),
+    (["served", "--access-logfile", "no/log"], "for access_logfile (from --access-logfile)"),
+    (["served", "--log-file", "."], "for error_logfile (from --error-logfile): is a directory"),
+    (["served", "--pid", "no/pid"], "for pid (from --pid): its directory does not exist"),
+    (["served", "-w", "0"], "bad value '0' for workers (from --workers)"),
+    (["served", "-w", "2", "--no-supervisor"], "workers (2 from --workers) needs a supervisor"),
+    (["served", "-t", "soon"], "bad value 'soon' for timeout (from --timeout)"),
+    (["served:app("], "after the colon"),
+    (["served.py"], "did you mean 'served'?"),
+]
+
+
+def test_usage_and_settings_are_status_2(folder: Path) -> None:
+    done = run_each([Command(arguments, folder) for arguments, _ in USAGE_AND_SETTINGS])
+    wrong = [
+        (each.args, said, each.returncode, each.stdout, each.stderr)
+        for each, (_, said) in zip(done, USAGE_AND_SETTINGS, strict=True)
+        if each.returncode != 2
+        or each.stdout
+        or not each.stderr.startswith("penstock: error: ")
+        or each.stderr.count("\n") != 1
+        or said not in each.stderr
+    ]
+    assert wrong == []
+    arguments, said = USAGE_AND_SETTINGS[0]
+    assert said in error_line(2, *arguments, cwd=folder)  # so, too, in a process of its own
 
 
 @pytest.mark.parametrize(

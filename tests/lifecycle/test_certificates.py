@@ -9,13 +9,11 @@ import ssl
 import time
 from pathlib import Path
 
-import pytest
-
 import penstock
 from support.certificates import Issued, authority, server_certificate
 from support.invariant import eventually
 from support.lifecycle import Supervised, json_of
-from support.server_process import run_penstock
+from support.many_commands import Command, run_each
 from support.serving import Recorder, get
 from support.tls import TlsClient
 from support.wire import Client
@@ -268,37 +266,36 @@ def test_a_python_program_gives_certificates_by_name(tmp_path: Path, tls_transpo
 # Refused at the start
 
 
-@pytest.mark.parametrize(
-    ("arguments", "said"),
-    [
-        (("--bind", "https://127.0.0.1:0"), "has an address with TLS: set certfile"),
-        (("--keyfile", "server.key"), "keyfile .* needs an address with TLS"),
-        (("--hsts", "max-age=1"), "hsts .* needs an address with TLS"),
-        (("--redirect-http", ":0"), "redirect_http .* needs an address with TLS"),
-        (("--certfile", "server.pem", "--bind", "http://127.0.0.1:0"), "needs an address with TLS"),
-        (
-            ("--certfile", "server.pem", "--certfile", "server.pem", "--keyfile", "server.key"),
-            "the n-th key belongs to the n-th certificate",
-        ),
-        ((*TLS, "--cert-reqs", "2"), "cert_reqs .* needs ca_certs"),
-        ((*TLS, "--ca-certs", "server.pem"), "ca_certs .* has no effect: cert_reqs"),
-        ((*TLS, "--ciphers", "NONE"), "knows none of the ciphers 'NONE' .from --ciphers"),
-        ((*TLS, "--redirect-http", "https://:0"), "without TLS .setting: --redirect-http"),
-        (("--certfile", "missing.pem"), "cannot read .*missing.pem .certfile.: No such file"),
-        (("--certfile", "server.pem"), "server.pem has no private key: name its file"),
-        (("--certfile", "server.pem", "--keyfile", "encrypted.key"), "is encrypted"),
-    ],
-)
-def test_what_cannot_be_served_is_refused_at_the_start_and_by_check(
-    tmp_path: Path, arguments: tuple[str, ...], said: str
-) -> None:
-    # Both read the same settings, then the same files: one case of each is started as well.
-    ways = [("--check",), ()] if arguments[0] in ("--hsts", "--certfile") else [("--check",)]
+REFUSED: list[tuple[tuple[str, ...], str]] = [
+    (("--bind", "https://127.0.0.1:0"), "has an address with TLS: set certfile"),
+    (("--keyfile", "server.key"), "keyfile .* needs an address with TLS"),
+    (("--hsts", "max-age=1"), "hsts .* needs an address with TLS"),
+    (("--redirect-http", ":0"), "redirect_http .* needs an address with TLS"),
+    (("--certfile", "server.pem", "--bind", "http://127.0.0.1:0"), "needs an address with TLS"),
+    (
+        ("--certfile", "server.pem", "--certfile", "server.pem", "--keyfile", "server.key"),
+        "the n-th key belongs to the n-th certificate",
+    ),
+    ((*TLS, "--cert-reqs", "2"), "cert_reqs .* needs ca_certs"),
+    ((*TLS, "--ca-certs", "server.pem"), "ca_certs .* has no effect: cert_reqs"),
+    ((*TLS, "--ciphers", "NONE"), "knows none of the ciphers 'NONE' .from --ciphers"),
+    ((*TLS, "--redirect-http", "https://:0"), "without TLS .setting: --redirect-http"),
+    (("--certfile", "missing.pem"), "cannot read .*missing.pem .certfile.: No such file"),
+    (("--certfile", "server.pem"), "server.pem has no private key: name its file"),
+    (("--certfile", "server.pem", "--keyfile", "encrypted.key"), "is encrypted"),
+]
+
+
+def test_what_cannot_be_served_is_refused_at_the_start_and_by_check(tmp_path: Path) -> None:
     issued = server_certificate()
     issued.write(tmp_path)
     (tmp_path / "encrypted.key").write_bytes(authority().encrypt(issued.key))
     (tmp_path / "shop.py").write_text("def app(environ, start_response): ...\n")
-    for way in ways:
-        done = run_penstock("shop:app", *way, *arguments, cwd=tmp_path)
-        assert done.returncode in (2, 7)
-        assert re.search(said, done.stderr), done.stderr
+    cases = [((*way, *given), said) for given, said in REFUSED for way in ((), ("--check",))]
+    done = run_each([Command(["shop:app", *given], tmp_path) for given, _ in cases])
+    wrong = [
+        (each.args, said, each.returncode, each.stderr)
+        for each, (_, said) in zip(done, cases, strict=True)
+        if each.returncode not in (2, 7) or not re.search(said, each.stderr)
+    ]
+    assert wrong == []

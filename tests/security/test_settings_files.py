@@ -6,10 +6,13 @@ import os
 import signal
 import subprocess
 from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
+from support.many_commands import Command, run_each
 from support.server_process import ROOT, checkout_environ
 from support.service_user import (
     NOBODY,
@@ -84,30 +87,48 @@ FILES: dict[str, tuple[str, tuple[str, ...], dict[str, str]]] = {
 }
 
 
+@dataclass
+class Case:
+    """A settings file of a kind, in a folder of its own, and how it is weakened."""
+
+    kind: str
+    weaken: Callable[[Path, Path], None]
+    folder: Path
+
+    def __post_init__(self) -> None:
+        """Write the file, as it should be."""
+        name, arguments, environ = FILES[self.kind]
+        self.name = f"{self.kind}, {self.weaken.__name__}"
+        self.mark, self.file = self.folder / "executed", self.folder / name
+        text = STARTED.format(mark=self.mark) + "user = 'nobody'\n"
+        if name == "penstock.toml":
+            text = "user = 'nobody'\n"
+        elif name == "pyproject.toml":
+            text = "[tool.penstock]\nuser = 'nobody'\n"
+        self.file.write_text(text)
+        self.command = Command(["--check", "shop:app", *arguments], self.folder, environ)
+
+
 def test_what_the_user_can_change_is_refused_before_it_is_executed() -> None:
     wrong = []
-    for kind, (name, arguments, environ) in FILES.items():
-        # Each kind of weakness for one kind of file; one weakness for all others.
-        for weaken in WEAK if kind in ("flag", "toml") else WEAK[:1]:
-            with public_folder() as folder:
-                mark, file = folder / "executed", folder / name
-                text = STARTED.format(mark=mark) + "user = 'nobody'\n"
-                if name == "penstock.toml":
-                    text = "user = 'nobody'\n"
-                elif name == "pyproject.toml":
-                    text = "[tool.penstock]\nuser = 'nobody'\n"
-                file.write_text(text)
-                good, said = check(folder, *arguments, **environ)
-                if good != 0:
-                    wrong.append(f"{kind}: refused though it is root's: {said}")
-                mark.unlink(missing_ok=True)
-                weaken(folder, file)
-                status, said = check(folder, *arguments, **environ)
-                case = f"{kind}, {weaken.__name__}"
-                if status != 2 or "is refused" not in said or "mode 0" not in said:
-                    wrong.append(f"{case}: {status} {said}")
-                if mark.exists():
-                    wrong.append(f"{case}: executed")
+    with ExitStack() as folders:
+        cases = [
+            Case(kind, weaken, folders.enter_context(public_folder()))
+            # Each kind of weakness for one kind of file; one weakness for all others.
+            for kind in FILES
+            for weaken in (WEAK if kind in ("flag", "toml") else WEAK[:1])
+        ]
+        commands = [case.command for case in cases]
+        for case, good in zip(cases, run_each(commands, public_python()), strict=True):
+            if good.returncode != 0:
+                wrong.append(f"{case.name}: refused though it is root's: {good.stderr}")
+            case.mark.unlink(missing_ok=True)
+            case.weaken(case.folder, case.file)
+        for case, bad in zip(cases, run_each(commands, public_python()), strict=True):
+            if bad.returncode != 2 or "is refused" not in bad.stderr or "mode 0" not in bad.stderr:
+                wrong.append(f"{case.name}: {bad.returncode} {bad.stdout}{bad.stderr}")
+            if case.mark.exists():
+                wrong.append(f"{case.name}: executed")
     assert not wrong, "\n".join(wrong)
 
 
