@@ -6,6 +6,7 @@ The supervisor's part is the real `Acme`; instead of workers, its process answer
 from __future__ import annotations
 
 import json
+import logging
 import os
 import signal
 import ssl
@@ -18,9 +19,12 @@ from pathlib import Path
 
 import pytest
 
+from penstock.edge.acme.handed_over import NameStatus
 from penstock.edge.acme.schedule import DAY, HOUR
 from penstock.edge.certificates import der_of, pem_blocks, read_certificate
+from penstock.supervisor.acme import Acme
 from penstock.supervisor.acme_process import AcmeSettings
+from penstock.supervisor.loop import Loop
 from support.acme_authority import Front, Pebble, free_port, running
 from support.acme_supervisor import Ordering, ordering
 
@@ -383,3 +387,22 @@ def test_a_directory_that_cannot_be_used_ends_the_start(
         event = server.wait_for(lambda event: event["event"] == "refused")
     assert "cannot be used by user" in event["text"]
     assert "setting: acme_dir" in event["text"]
+
+
+def test_the_status_of_a_name_says_what_is_served_and_what_is_done() -> None:
+    logger = logging.getLogger("penstock.tests.acme")
+    loop = Loop(logger)
+    acme = Acme(loop, logger, lambda ordered: lambda: True, lambda: None)
+    for state, detail, next_at, shown in (
+        ("self-signed", "", 0.0, "self-signed"),
+        ("self-signed", "ordering: challenge", 0.0, "self-signed: ordering: challenge"),
+        (
+            "valid",
+            "the certificate is valid",
+            4e9,
+            "the certificate is valid, until 2096-10-02 07:06 UTC",
+        ),
+    ):
+        acme.statuses = {NAME: NameStatus(state, detail, next_at, 0.0)}
+        assert acme.renewal_of([NAME]) == shown
+    loop.close()

@@ -171,8 +171,8 @@ class Acme:
         when = ""
         if status.next_at > time.time():
             when = f", until {time.strftime('%Y-%m-%d %H:%M UTC', time.gmtime(status.next_at))}"
-        prefix = "self-signed: " if status.state == "self-signed" else ""
-        return f"{prefix}{status.detail}{when}"
+        state = "self-signed" if status.state == "self-signed" else ""
+        return ": ".join(filter(None, (state, status.detail))) + when
 
     @property
     def is_awaited(self) -> bool:
