@@ -244,6 +244,16 @@ def test_a_name_has_an_ecdsa_and_an_rsa_certificate_side_by_side(settings: dict[
         assert ask(server)["SSL_PROTOCOL"] == "TLSv1.3"
 
 
+def test_of_two_certificates_of_a_kind_for_a_name_the_first_one_given_counts(
+    settings: dict[str, Any],
+) -> None:
+    both = material(
+        authority().issue("localhost", "first"), authority().issue("localhost", "other")
+    )
+    with serving(tell, tls=both, **settings) as server, TlsClient(place(server)) as client:
+        assert client.names() == {"localhost", "first"}
+
+
 def test_a_client_without_a_name_gets_either_kind_of_the_first_name(
     settings: dict[str, Any],
 ) -> None:
