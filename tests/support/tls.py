@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
+import hmac
 import socket
 import ssl
+import struct
+from pathlib import Path
 from typing import Any, cast
 
 from support.certificates import authority
@@ -124,3 +128,52 @@ class MemoryClient:
             except ssl.SSLWantReadError:
                 if not self.receive():
                     raise ConnectionError("no close_notify") from None
+
+
+class RecordWriter:
+    """Writes a client's records of TLS 1.3 itself, from the secret that its session has logged."""
+
+    def __init__(self, client: MemoryClient, key_log: Path, sent: int) -> None:
+        """``client`` has done its handshake, and has sent this number of records since.
+
+        Its context has ``key_log`` as its ``keylog_filename``.
+        """
+        suite = client.tls.cipher()
+        assert suite is not None
+        self._hash = "sha384" if suite[0].endswith("SHA384") else "sha256"
+        self._key_bytes = 16 if "AES_128" in suite[0] else 32
+        self._is_chacha = "CHACHA20" in suite[0]
+        self._secret = next(
+            bytes.fromhex(line.split()[2])
+            for line in key_log.read_text().splitlines()
+            if line.startswith("CLIENT_TRAFFIC_SECRET_0 ")
+        )
+        self._sent = sent
+
+    def key_update(self) -> bytes:
+        """Return a record with a KeyUpdate that asks for one in return (RFC 8446, 4.6.3)."""
+        record = self._record(b"\x18\0\0\x01\x01", 22)
+        size = hashlib.new(self._hash).digest_size
+        self._secret, self._sent = self._expand(b"traffic upd", size), 0
+        return record
+
+    def data(self, content: bytes) -> bytes:
+        """Return a record with application data."""
+        return self._record(content, 23)
+
+    def _record(self, content: bytes, kind: int) -> bytes:
+        from cryptography.hazmat.primitives.ciphers.aead import AESGCM, ChaCha20Poly1305
+
+        cipher = ChaCha20Poly1305 if self._is_chacha else AESGCM
+        inner = content + bytes([kind])
+        head = struct.pack("!BHH", 23, 0x303, len(inner) + 16)
+        number = self._sent.to_bytes(12, "big")
+        nonce = bytes(a ^ b for a, b in zip(self._expand(b"iv", 12), number, strict=True))
+        self._sent += 1
+        return head + cipher(self._expand(b"key", self._key_bytes)).encrypt(nonce, inner, head)
+
+    def _expand(self, label: bytes, size: int) -> bytes:
+        """HKDF-Expand-Label of RFC 8446, section 7.1, for what fits one block of the hash."""
+        label = b"tls13 " + label
+        info = struct.pack("!HB", size, len(label)) + label + b"\0"
+        return hmac.digest(self._secret, info + b"\x01", self._hash)[:size]

@@ -24,7 +24,7 @@ import pytest
 from penstock.edge.tls import TlsError, TlsMaterial
 from support.certificates import Issued, authority, material, server_certificate
 from support.serving import TEXT, Environ, Gate, Recorder, connect, eventually, get, post
-from support.tls import MemoryClient, TlsClient
+from support.tls import MemoryClient, RecordWriter, TlsClient
 from support.transports import BareServer, serving
 from support.wire import DEADLINE, Client, Response
 
@@ -205,6 +205,24 @@ def test_no_field_of_a_client_looks_like_a_fact_of_tls(settings: dict[str, Any])
     assert not any(name.startswith("SSL_CLIENT") for name in found)
     assert found["HTTP_SSL_CLIENT_VERIFY"] == "SUCCESS"
     assert (found["HTTPS"], found["SSL_PROTOCOL"]) == ("on", "TLSv1.3")
+
+
+def test_rfc8446_4_6_3_key_updates_without_data_end_the_connection(
+    settings: dict[str, Any], tmp_path: Path
+) -> None:
+    pytest.importorskip("cryptography")
+    with serving(tell, tls=material(), **settings) as server, Client(place(server)) as plain:
+        log = tmp_path / "keys"
+        client = MemoryClient(plain.socket, context(keylog_filename=str(log)))
+        client.handshake()
+        # Some are in order, also between requests.
+        writer = RecordWriter(client, log, sent=0)
+        for _ in range(5):
+            plain.send(b"".join(writer.key_update() for _ in range(20)) + writer.data(get()))
+            assert client.read().startswith(b"HTTP/1.1 200 OK\r\n")
+        with pytest.raises(ConnectionError):
+            for _ in range(1000):
+                plain.send(b"".join(writer.key_update() for _ in range(100)))
 
 
 # Which certificate a client gets

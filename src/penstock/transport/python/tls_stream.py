@@ -41,6 +41,14 @@ ARRIVED_BYTES = 256 * 1024
 """How much is decrypted to find out what has arrived. `TransportConfig.discard_bytes` is no more.
 """
 
+WITHOUT_DATA_BYTES = 20 * 1024
+"""How many encrypted bytes may come without application data: one record that has not come whole,
+and a hundred that have none. Each KeyUpdate (RFC 8446, section 4.6.3) costs new keys, and OpenSSL
+takes any number of them; rustls takes 32 in a row."""
+
+BYTES_FOR_DATA = 64
+"""How many of these each byte of application data makes up for: a record with one byte has 23."""
+
 _HANDSHAKE_RECORD = 0x16
 
 
@@ -78,6 +86,7 @@ class TlsStream(SocketStream):
         "_outgoing",
         "_owed",
         "_unsent",
+        "_without_data",
         "greeted",
         "tls",
     )
@@ -98,6 +107,7 @@ class TlsStream(SocketStream):
         self._unsent: bytes | memoryview = b""  # encrypted, and not taken by the kernel
         self._owed = 0  # how many bytes of the callers' these are
         self._decrypted = b""  # and not received by a caller
+        self._without_data = 0  # see `WITHOUT_DATA_BYTES`
         self._ended = False  # the client has ended its side
         self._ending = False  # so has the server
         self.greeted = False
@@ -179,12 +189,19 @@ class TlsStream(SocketStream):
 
     def _receive(self, size: int) -> None:
         data = self._socket.recv(size)
-        if data:
-            self._incoming.write(data)
-            self._decrypt()
-        else:
+        if not data:
             # Also without a close_notify before it: a request shows its own end.
             self._ended = True
+        for at in range(0, len(data), RECORD_BYTES):
+            part, before = data[at : at + RECORD_BYTES], len(self._decrypted)
+            self._incoming.write(part)
+            self._decrypt()
+            if self._ended:
+                break
+            made_up_for = BYTES_FOR_DATA * (len(self._decrypted) - before)
+            self._without_data = max(0, self._without_data + len(part) - made_up_for)
+            if self._without_data > WITHOUT_DATA_BYTES:
+                raise ConnectionResetError(errno.ECONNRESET, "too many records without data")
 
     def _decrypt(self) -> None:
         """Decrypt all that has arrived whole."""
