@@ -25,7 +25,7 @@ from penstock.edge.certificates import der_of, pem_blocks, read_certificate
 from penstock.supervisor.acme import Acme
 from penstock.supervisor.acme_process import AcmeSettings
 from penstock.supervisor.loop import Loop
-from support.acme_authority import Front, Pebble, free_port, running
+from support.acme_authority import Front, Pebble, build, free_port, running
 from support.acme_supervisor import Ordering, ordering
 
 NAME = "one.example"
@@ -120,7 +120,7 @@ def test_it_is_renewed_when_the_authority_asks_for_it(
 ) -> None:
     """RFC 9773: an authority that has to revoke certificates moves their windows."""
     if not pebble.has_windows:
-        pytest.skip("this version of pebble has no renewal information: it came with 2.5")
+        pytest.skip(f"this pebble has no renewal information, which came with 2.5: {build()}")
     with ordering(settings, pebble.bundle, pebble.http_port) as server:
         first = server.certificate(NAME)["trusted"][NAME]
         server.stored(NAME)

@@ -1,12 +1,15 @@
 """A real ACME authority for tests: pebble, Let's Encrypt's, on loopback, with its test name server.
 
-`running` starts both. `Front` stands between it and its client, and can lose requests, lose
-answers, refuse, or kill the client at any of them.
+It is built by Go, where Go is installed, for it is newer than Debian's: that has no renewal
+information (RFC 9773). `running` starts both. `Front` stands between it and its client, and can
+lose requests, lose answers, refuse, or kill the client at any of them.
 """
 
 from __future__ import annotations
 
 import datetime
+import fcntl
+import functools
 import json
 import os
 import shutil
@@ -28,16 +31,56 @@ import pytest
 START_SECONDS = 30.0
 
 
+VERSION = "v2.10.0"
+"""Of pebble, as Go builds it."""
+
+BUILD_SECONDS = 240.0
+
+BUILT = Path(__file__).resolve().parents[2] / ".bench" / f"pebble-{VERSION}"
+"""Where the programs are kept that were built."""
+
+
 def program(name: str) -> str:
     """Return the path of a program of pebble, or skip the test."""
-    found = shutil.which(name, path=os.environ.get("PATH", "") + ":" + go_programs())
+    reason = build()
+    places = [str(BUILT), os.environ.get("PATH", ""), os.path.expanduser("~/go/bin")]
+    found = shutil.which(name, path=os.pathsep.join(places))
     if found is None:
-        pytest.skip(f"{name} is not installed (Debian: apt-get install pebble)")
+        pytest.skip(f"{name} is not installed (Debian: apt-get install pebble), and {reason}")
     return found
 
 
-def go_programs() -> str:
-    return os.environ.get("GOBIN") or os.path.expanduser("~/go/bin")
+@functools.cache
+def build() -> str:
+    """Build pebble, unless it was built; return why it cannot be built, or nothing.
+
+    Several test processes may come here: one of them builds.
+    """
+    go = shutil.which("go")
+    if go is None:
+        return "there is no Go that could build it"
+    BUILT.mkdir(parents=True, exist_ok=True)
+    with (BUILT / "lock").open("a+") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if (BUILT / "pebble-challtestsrv").exists():
+            return ""
+        lock.seek(0)
+        if reason := lock.read():
+            return reason  # another process has tried it
+        module = "github.com/letsencrypt/pebble/v2/cmd"
+        commands = [f"{module}/{name}@{VERSION}" for name in ("pebble", "pebble-challtestsrv")]
+        environ = os.environ | {"GOBIN": str(BUILT), "GOFLAGS": "-mod=mod", "GOTOOLCHAIN": "local"}
+        try:
+            subprocess.run(
+                [go, "install", *commands],
+                cwd=BUILT, env=environ, capture_output=True, timeout=BUILD_SECONDS, check=True,
+            )  # fmt: skip
+        except subprocess.SubprocessError as error:
+            said = getattr(error, "stderr", None) or str(error).encode()
+            reason = f"Go cannot build it: {said.decode(errors='replace').strip()[-300:]}"
+            lock.write(reason)
+            return f"{reason} (remove {BUILT} to try again)"
+    return ""
 
 
 @dataclass
