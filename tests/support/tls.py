@@ -170,7 +170,8 @@ class RecordWriter:
         number = self._sent.to_bytes(12, "big")
         nonce = bytes(a ^ b for a, b in zip(self._expand(b"iv", 12), number, strict=True))
         self._sent += 1
-        return head + cipher(self._expand(b"key", self._key_bytes)).encrypt(nonce, inner, head)
+        key = self._expand(b"key", self._key_bytes)
+        return head + bytes(cipher(key).encrypt(nonce, inner, head))
 
     def _expand(self, label: bytes, size: int) -> bytes:
         """HKDF-Expand-Label of RFC 8446, section 7.1, for what fits one block of the hash."""

@@ -220,9 +220,12 @@ def test_rfc8446_4_6_3_key_updates_without_data_end_the_connection(
         for _ in range(5):
             plain.send(b"".join(writer.key_update() for _ in range(20)) + writer.data(get()))
             assert client.read().startswith(b"HTTP/1.1 200 OK\r\n")
-        with pytest.raises(ConnectionError):
-            for _ in range(1000):
-                plain.send(b"".join(writer.key_update() for _ in range(100)))
+        try:
+            plain.send(b"".join(writer.key_update() for _ in range(1000)))
+            while plain.socket.recv(65536):
+                pass  # the answers to them, and an alert
+        except ConnectionError:
+            pass
 
 
 # Which certificate a client gets
