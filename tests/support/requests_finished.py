@@ -23,5 +23,6 @@ def request(target: str = "/", **changes: object) -> RequestFinished:
         "wall_time": 0.0,
         "finished_at": 100.25,
         "begun_at": 100.0,
+        "peer_addr": "127.0.0.1",
     }
     return RequestFinished(**{**fields, **changes})  # type: ignore[arg-type]

@@ -235,6 +235,7 @@ def test_json_has_fixed_names_and_types() -> None:
         "time": "2026-01-31T12:00:00.123Z",
         "client.address": "192.0.2.7",
         "client.port": 40000,
+        "network.peer.address": "127.0.0.1",
         "http.request.method": "GET",
         "url.path": "/a/b",
         "url.query": "x=1&y=2",
@@ -253,10 +254,17 @@ def test_json_has_fixed_names_and_types() -> None:
 
 
 def test_json_has_every_name_in_every_line_and_null_for_what_is_not_there() -> None:
-    bare = request(client_addr="", client_port="", target="/", request_fields={})
+    bare = request(client_addr="", client_port="", peer_addr="", target="/", request_fields={})
     fields = json.loads(compile_format("json")(bare))
     assert list(fields) == list(json.loads(compile_format("json")(request())))
-    for name in ("client.address", "client.port", "url.query", "user_agent.original", "reason"):
+    for name in (
+        "client.address",
+        "client.port",
+        "network.peer.address",
+        "url.query",
+        "user_agent.original",
+        "reason",
+    ):
         assert fields[name] is None
 
 

@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 
 EVERY_ATOM = (
     "%(h)s %(l)s %(u)s [%(r)s] %(m)s %(U)s %(q)s %(H)s %(s)s %(B)d %(b)s %(f)s %(a)s %(p)s 100%%"
-    " %({Host}i)s %({Cookie}i)s %(queue)s %({X-Twice}i)s %({None}i)s %({X-Out}o)s %({None}o)s µ"
+    " %({Host}i)s %({Cookie}i)s %(queue)s %(peer)s %({X-Twice}i)s %({None}i)s %({X-Out}o)s"
+    " %({None}o)s µ"
 )
 
 WHAT_DIFFERS = [

@@ -246,8 +246,10 @@ def test_the_scoreboard_has_the_client(transport: str) -> None:
             another.read_response()
 
 
-@pytest.mark.parametrize("format_", ["json", "%(h)s %(s)s", "combined"])
-def test_the_access_log_has_the_client(transport: str, format_: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("format_", ["json", "%(h)s %(peer)s %(s)s", "combined"])
+def test_the_access_log_has_the_client_and_the_peer(
+    transport: str, format_: str, tmp_path: Path
+) -> None:
     log = tmp_path / "access.log"
     settings = {
         "forwarded_headers": EVERY_FIELD,
@@ -263,10 +265,13 @@ def test_the_access_log_has_the_client(transport: str, format_: str, tmp_path: P
     if format_ == "json":
         found = [json.loads(line) for line in lines]
         clients = [(line["client.address"], line["client.port"]) for line in found]
+        assert {line["network.peer.address"] for line in found} == {"127.0.0.1"}
         assert clients[:2] == [("192.0.2.1", None), ("192.0.2.1", 99)]
         assert clients[2][0] == "127.0.0.1"
         assert clients[3] == ("192.0.2.1", None)
     else:
+        if "peer" in format_:
+            assert {line.split()[1] for line in lines} == {"127.0.0.1"}
         assert [line.split()[0] for line in lines] == [
             "192.0.2.1",
             "192.0.2.1",

@@ -132,6 +132,7 @@ impl Line<'_> {
         let seconds = self.record.seconds();
         match letter {
             b'h' => word(address(self.record.peer).as_bytes(), out),
+            b'P' => word(address(self.record.socket_peer).as_bytes(), out),
             b'l' => out.push(b'-'),
             b'u' if field(self.request, b"authorization").is_empty() => out.push(b'-'),
             b'r' => quoted(&request_line(self.request), out),
@@ -186,6 +187,8 @@ impl Line<'_> {
             Some((_, port)) if port > 0 => number(port, out),
             _ => out.extend_from_slice(b"null"),
         }
+        out.extend_from_slice(b",\"network.peer.address\":");
+        plain &= json_text(address(record.socket_peer).as_bytes(), out);
         out.extend_from_slice(b",\"http.request.method\":");
         plain &= json_text(head.method.of(bytes), out);
         out.extend_from_slice(b",\"url.path\":");

@@ -275,6 +275,7 @@ impl Exchange {
         };
         Box::new(Record {
             peer: self.client(),
+            socket_peer: self.request_body.connection.socket_peer(),
             request: self.request.take().map(|copy| *copy),
             status: self.status.as_ref().map(|status| status.clone_ref(py)),
             client_left: self.shared().options.client_left,

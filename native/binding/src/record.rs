@@ -10,7 +10,10 @@ use std::borrow::Cow;
 
 /// One response and what it answers, for the observers.
 pub struct Record {
+    /// The client.
     pub peer: Peer,
+    /// Who is at the other end of the connection: the client, or a proxy.
+    pub socket_peer: Peer,
     /// For the observers; None where there are none.
     pub request: Option<HeadCopy>,
     pub status: Option<Py<PyString>>,

@@ -30,6 +30,7 @@ pub type Made = (Py<PyAny>, usize);
 
 struct Parts<'a, 'py> {
     peer: Peer,
+    socket_peer: Peer,
     request: Option<&'a HeadCopy>,
     /// The request line where there is no head; unchecked.
     line: &'a [u8],
@@ -93,6 +94,7 @@ impl RequestMaker {
             py,
             &Parts {
                 peer: record.peer,
+                socket_peer: record.socket_peer,
                 request: record.request.as_ref(),
                 line: &[],
                 request_id: record.request_id.bind(py).clone(),
@@ -117,6 +119,7 @@ impl RequestMaker {
             py,
             &Parts {
                 peer: note.peer,
+                socket_peer: note.socket_peer,
                 request: note.request.as_ref(),
                 line: &refusal.request_line,
                 request_id: PyString::new(py, &note.request_id),
@@ -201,6 +204,7 @@ impl RequestMaker {
             parts.environ.clone(),
             transcript,
             PyFloat::new(py, seconds(times.queue)).into_any(),
+            PyString::new(py, &address(parts.socket_peer)).into_any(),
         ];
         let request = self.class.bind(py).call1(PyTuple::new(py, values)?)?;
         Ok((request.unbind(), bytes + texts_in(&parts.response_fields)?))

@@ -256,6 +256,11 @@ impl Connection {
         self.proxied.get().map_or(self.peer, |it| it.peer)
     }
 
+    /// The socket's peer, which may be a proxy; None for a unix socket.
+    pub const fn socket_peer(&self) -> Peer {
+        self.peer
+    }
+
     /// Whether the forwarding fields of the requests are believed.
     pub fn trusted(&self) -> bool {
         self.proxied.get().map_or(self.trusted, |it| it.trusted)

@@ -42,7 +42,10 @@ pub struct End {
 
 /// A request that was refused, or that the client broke off.
 pub struct RefusalNote {
+    /// The client.
     pub peer: Peer,
+    /// Who is at the other end of the connection: the client, or a proxy.
+    pub socket_peer: Peer,
     pub refusal: Refusal,
     pub request: Option<HeadCopy>,
     pub request_id: String,
@@ -219,6 +222,7 @@ mod tests {
     fn refused_with(bytes: usize) -> Entry {
         Entry::Refused(Box::new(RefusalNote {
             peer: None,
+            socket_peer: None,
             refusal: Refusal {
                 request_line: vec![b'x'; bytes],
                 ..Refusal::timed_out("")

@@ -113,6 +113,7 @@ pub fn note(
     let number = state.requests + u64::from(state.exchange.request.is_none());
     shared.log_queue.write(Entry::Refused(Box::new(RefusalNote {
         peer: state.exchange.client(connection.peer()),
+        socket_peer: connection.socket_peer(),
         refusal,
         request: state.exchange.request.take().map(|copy| *copy),
         request_id: state.exchange.request_id(|| shared.request_id(id)),

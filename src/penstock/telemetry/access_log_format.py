@@ -190,6 +190,7 @@ def _json_format() -> Format:
             f'{{"time":"{second_text(wall_time)}.{int(wall_time * 1000) % 1000:03}Z"'
             f',"client.address":{_json_text(request.client_addr)}'
             f',"client.port":{int(port) if port.isdecimal() else "null"}'
+            f',"network.peer.address":{_json_text(request.peer_addr)}'
             f',"http.request.method":{_json_text(request.method)}'
             f',"url.path":{_json_text(path)}'
             f',"url.query":{_json_text(query)}'
@@ -209,8 +210,8 @@ def _json_format() -> Format:
     return json_line
 
 
-# gunicorn's atoms, and `queue`. `T`, `M`, `D`, `B` and `s` are whole numbers, so `d` may stand for
-# `s` there.
+# gunicorn's atoms, `queue` and `peer`. `T`, `M`, `D`, `B` and `s` are whole numbers, so `d` may
+# stand for `s` there.
 _ATOMS: Final[Mapping[str, Format]] = {
     "h": lambda request: _word_repeated(request.client_addr),
     "l": lambda request: "-",
@@ -230,6 +231,7 @@ _ATOMS: Final[Mapping[str, Format]] = {
     "D": lambda request: str(int(request.duration * 1_000_000)),
     "L": lambda request: f"{request.duration:.6f}",
     "queue": lambda request: f"{request.queue_time:.6f}",
+    "peer": lambda request: _word_repeated(request.peer_addr),
     "p": lambda request: f"<{os.getpid()}>",
 }
 _WHOLE_NUMBERS: Final = frozenset("TMDBs")
@@ -365,7 +367,7 @@ def needs_of(format: str) -> Needs:
 _FIELD_OF_ATOM: Final = {"u": "authorization", "f": "referer", "a": "user-agent"}
 
 
-_ATOMS_OF_NATIVE_CODE: Final = {"queue": "Q"}
+_ATOMS_OF_NATIVE_CODE: Final = {"queue": "Q", "peer": "P"}
 """Native code tells atoms apart by a letter."""
 
 

@@ -138,6 +138,9 @@ class RequestFinished(NamedTuple):
     """What went over the connection, if an observer needs it."""
     queue_time: float = 0.0
     """Seconds for which the request waited for a thread."""
+    peer_addr: str = ""
+    """The address of the connection's peer: a proxy's, where the client is behind one; empty for a
+    unix socket."""
 
     @property
     def duration(self) -> float:

@@ -65,6 +65,7 @@ def _finished_exchange(exchange: PythonExchange, reason: str, needs: Needs) -> R
             wanted_variables(needs.environ, exchange.environ) if needs.environ else NOTHING,
             exchange.trace.transcript() if exchange.trace is not None else None,
             exchange.queue_time,
+            connection.stream.remote_addr,
         ),
     )
 
@@ -153,6 +154,7 @@ def report_refusal(
             head_at=None if exchange is None else exchange.head_at,
             request_fields=_fields(error.fields, loop.observers.needs),
             transcript=None if trace is None else trace.transcript(),
+            peer_addr=connection.stream.remote_addr,
         )
     )
 
