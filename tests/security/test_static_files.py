@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -13,6 +14,7 @@ import pytest
 
 import penstock
 from support.hanging_mount import hanging_mount
+from support.lifecycle import Supervised
 from support.service_user import TakenOver, as_root, public_folder
 from support.serving import Environ, connect, get
 from support.wire import Client
@@ -197,3 +199,39 @@ def test_a_disk_that_hangs_stops_no_other_request(site: Path, transport: str) ->
             for path, body in (("/", b"application"), ("/assets/file.txt", b"file")) * 20:
                 with connect(server) as client:
                     assert client.request("GET", path).body == body
+
+
+def test_a_file_in_a_mount_that_hangs_gets_504_at_the_deadline(
+    site: Path, tmp_path: Path, transport: str
+) -> None:
+    slow = site / "slow"
+    slow.mkdir()
+    with penstock.running(
+        application, transport=transport, threads=4, timeout=0.5, static=[f"/assets={site}"]
+    ) as server:
+        with hanging_mount(slow), connect(server) as waiting:
+            waiting.send(get("/assets/slow/file.txt"))
+            assert waiting.read_response().status == 504
+            assert waiting.is_closed_by_server()
+            with connect(server) as client:
+                assert client.request("GET", "/assets/file.txt").body == b"file"
+
+
+def test_a_file_gets_503_where_no_descriptor_is_left_and_the_server_goes_on(
+    site: Path, tmp_path: Path, transport: str
+) -> None:
+    (site / "other.txt").write_text("other")
+    arguments = ("--transport", transport, "--static", f"/assets={site}")
+    with Supervised(tmp_path, *arguments) as server:
+        [worker] = server.serving()
+        with Client(server.address) as client:
+            assert client.request("GET", "/assets/file.txt").body == b"file"
+            limits = resource.prlimit(worker, resource.RLIMIT_NOFILE)
+            used = {int(name) for name in os.listdir(f"/proc/{worker}/fd")}
+            free = next(number for number in range(len(used) + 1) if number not in used)
+            resource.prlimit(worker, resource.RLIMIT_NOFILE, (free, limits[1]))
+            assert client.request("GET", "/assets/other.txt").status == 503
+            resource.prlimit(worker, resource.RLIMIT_NOFILE, limits)
+        with Client(server.address) as client:
+            assert client.request("GET", "/assets/other.txt").body == b"other"
+        assert server.stop() == 0
