@@ -24,6 +24,7 @@ from penstock.config.checks import with_tls
 from penstock.config.identity import owner_of_paths
 from penstock.errors import ListenError, PenstockError
 from penstock.system.as_user import Change, HelperError, Work, wait_for
+from penstock.system.descriptors import use_inherited
 from penstock.system.paths import Place, find
 from penstock.system.privileges import Identity
 
@@ -506,6 +507,7 @@ def _adopt(address: Address, descriptor: int) -> Listener:
         sock = socket.socket(fileno=descriptor)
     except OSError as error:
         raise _listen_error(address.shown, _reason(error)) from None
+    use_inherited(descriptor)
     try:
         if sock.family not in (socket.AF_INET, socket.AF_INET6, socket.AF_UNIX):
             raise _listen_error(address.shown, "the socket is neither TCP nor unix")

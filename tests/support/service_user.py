@@ -67,9 +67,13 @@ def public_python() -> str:
 class TakenOver(Supervised):
     """A server of root's with ``--user nobody``, whose worker runs the code of `run`."""
 
-    def __init__(self, folder: Path, *arguments: str, **process: Any) -> None:
+    def __init__(
+        self, folder: Path, *arguments: str, user: str | None = "nobody", **process: Any
+    ) -> None:
+        """``user`` may be None: then the worker is root's."""
         process.setdefault("python", (public_python(),))
-        super().__init__(folder, "--user", "nobody", *arguments, **process)
+        of_user = ("--user", user) if user is not None else ()
+        super().__init__(folder, *of_user, *arguments, **process)
 
     def run(self, code: str) -> Any:
         """Run code in the worker; return what it has named ``answer``."""

@@ -60,8 +60,10 @@ def _run(arguments: Sequence[str]) -> int:
     # may have the names of modules of the standard library.
     from penstock.supervisor.generation import Launch
     from penstock.supervisor.upgrade import find_predecessor
+    from penstock.system.descriptors import note_inherited
     from penstock.worker.main import leave_for_certain
 
+    note_inherited()
     predecessor = find_predecessor()
     environ = dict(os.environ)
     directory = _current_directory(environ)

@@ -26,6 +26,7 @@ from penstock.config.sources import FIRST_PASSED_DESCRIPTOR
 from penstock.edge.tls import TicketKeys
 from penstock.errors import SettingsError
 from penstock.supervisor import events
+from penstock.system.descriptors import use_inherited
 from penstock.worker.channel import Channel
 
 if TYPE_CHECKING:
@@ -86,6 +87,9 @@ def find_predecessor() -> Predecessor | None:
             raise ValueError(f"process {passed['pid']} has not started this one")
         for descriptor in (passed["channel"], *passed["services"].values()):
             os.set_inheritable(descriptor, False)
+            use_inherited(descriptor)
+        for _, descriptor, *_ in passed["listeners"]:
+            use_inherited(descriptor)
         return Predecessor(
             pid=passed["pid"],
             channel=Channel(sock),

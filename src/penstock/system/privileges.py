@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from penstock.errors import SettingsError
 from penstock.system import capabilities
+from penstock.system.descriptors import close_inherited
 
 
 @dataclass(frozen=True)
@@ -47,13 +48,15 @@ def become(identity: Identity, *, setuid_programs: bool = False) -> None:
     """Change this process, and all that it forks later, to an identity. Raises `SettingsError`.
 
     Unless the identity is root's, no capability is left afterwards, and no exec can give one: with
-    ``setuid_programs`` an exec of a setuid program still can.
+    ``setuid_programs`` an exec of a setuid program still can. Where the identity changes,
+    descriptors are closed that the server was started with and does not use.
     """
     try:
         if not identity.is_root and not setuid_programs:
             capabilities.forbid_new_privileges()
             capabilities.empty_bounding_set()
         if not identity.is_current():
+            close_inherited()
             # The groups change first: the process loses the right to that with its user id.
             if os.geteuid() == 0 or capabilities.effective() & capabilities.CAP_SETGID:
                 os.setgroups(identity.groups)
