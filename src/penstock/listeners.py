@@ -126,11 +126,13 @@ class Listener:
         *,
         directory: int | None = None,
         identity: tuple[int, int] | None = None,
+        user: int | None = None,
     ) -> None:
         """``created`` is the path that was created for it; ``passed``, that of a predecessor.
 
         ``directory`` is a descriptor of the path's directory, opened by the process that made the
-        path; ``identity`` is the device and the inode of a path that was passed.
+        path; ``identity`` is the device and the inode of a path that was passed. ``user`` is whom
+        the path has to belong to, where that process may have been led elsewhere by that user.
         """
         self.socket = sock
         """Non-blocking, not inherited by children; accepted TCP sockets inherit TCP_NODELAY."""
@@ -157,6 +159,7 @@ class Listener:
         self._path = os.path.abspath(created) if created is not None else None
         self._directory = directory
         self._identity = self._seen() if self._path is not None else identity
+        self._is_removed = user is None or self._belongs_to(user)
         self._passed = os.path.abspath(passed) if passed is not None else None
         self._owner = os.getpid()
 
@@ -219,8 +222,9 @@ class Listener:
 
         The path stays in a forked child, and where another program has put its socket since.
         """
-        self.socket.close()
+        # First: while the socket is open, no other path gets its inode.
         self._unlink()
+        self.socket.close()
         self.forget_directory()
 
     def close_in_child(self) -> None:
@@ -287,12 +291,23 @@ class Listener:
         if self._path is None or self._owner != os.getpid():
             return
         # In the directory as it was opened: if it was moved since, another one is not touched.
-        if self._directory is not None and self._seen() == self._identity:
+        if self._is_removed and self._directory is not None and self._seen() == self._identity:
             try:
                 os.unlink(os.path.basename(self._path), dir_fd=self._directory)
             except OSError:
                 pass  # removed in the meantime, or the directory is read-only by now
         self._path = None
+
+    def _belongs_to(self, user: int) -> bool:
+        """Return True if the path is that of a socket of this user, which root may remove."""
+        if self._path is None or self._directory is None:
+            return False
+        try:
+            name = os.path.basename(self._path)
+            status = os.stat(name, dir_fd=self._directory, follow_symlinks=False)
+        except OSError:
+            return False
+        return stat.S_ISSOCK(status.st_mode) and status.st_uid == user
 
     def _seen(self) -> tuple[int, int] | None:
         """Return the device and the inode of what the path's directory has by this name now."""
@@ -576,10 +591,9 @@ def _bind_unix(address: Address, path: str, identity: Identity | None) -> Listen
     if path.startswith("\0"):
         return Listener(_bind_path(address, path), address)
     if identity is not None and not identity.is_root and os.geteuid() == 0:
-        sock, directory = _bind_for_root(address, path, identity)
-    else:
-        _clear_stale(address, path)
-        sock, directory = _bind_path(address, path), _open_directory(path)
+        return received_listener(address, _bind_for_root(address, path, identity), identity)
+    _clear_stale(address, path)
+    sock, directory = _bind_path(address, path), _open_directory(path)
     return Listener(sock, address, created=path, directory=directory)
 
 
@@ -623,16 +637,14 @@ def _give_as_set(address: Address, path: str) -> None:
         os.close(there)
 
 
-def _bind_for_root(
-    address: Address, path: str, identity: Identity
-) -> tuple[socket.socket, int | None]:
+def _bind_for_root(address: Address, path: str, identity: Identity) -> list[int]:
     """Return a socket, bound by a process of its own, and the directory of its path.
 
     That process binds it as this user where others than root can change the directory. It looks up
     the path, too: a file system that a user has mounted can make that last for ever.
     """
     try:
-        return _received_socket(wait_for(partial(_work_for_root, address, path, identity, None)))
+        return wait_for(partial(_work_for_root, address, path, identity, None))
     except HelperError as error:
         raise error_of_helper(address, error) from None
 
@@ -654,10 +666,18 @@ def work_to_listen(address: Address, identity: Identity | None, there: Listener 
     return partial(_work_for_root, address, address.path, identity, known)
 
 
-def received_listener(address: Address, descriptors: Sequence[int]) -> Listener:
-    """Return the listener that a helper process has made."""
+def received_listener(
+    address: Address, descriptors: Sequence[int], identity: Identity | None
+) -> Listener:
+    """Return the listener that a helper process has made, for workers that run as ``identity``."""
     sock, directory = _received_socket(descriptors)
-    return Listener(sock, address, created=address.path, directory=directory)
+    return Listener(
+        sock,
+        address,
+        created=address.path,
+        directory=directory,
+        user=identity.uid if identity is not None else None,
+    )
 
 
 def error_of_helper(address: Address, error: HelperError) -> ListenError:

@@ -13,6 +13,7 @@ import select
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 from penstock.system.as_user import HELPER_SECONDS, Helper, HelperError, Work, took_too_long
@@ -49,20 +50,24 @@ class Helpers:
         """Whether some process has not answered yet."""
         return bool(self._pending)
 
-    def run(self, work: Work, done: Done, failed: Callable[[HelperError], None]) -> None:
+    def run(
+        self, work: Work, done: Done, failed: Callable[[HelperError], None]
+    ) -> Callable[[], None]:
         """Do some work in a process of its own.
 
         Call ``done`` with its results from `Loop.turn`, or ``failed`` with the reason: from there,
-        from `tick`, or at once where the system has no process left.
+        from `tick`, or at once where the system has no process left. Return a function that ends
+        the process where it has not answered yet: then neither is called.
         """
         try:
             helper = Helper(work)
         except HelperError as error:
             failed(error)
-            return
+            return lambda: None
         pending = _Pending(helper, done, failed, time.monotonic() + HELPER_SECONDS)
         self._pending[helper.fileno()] = pending
         self._loop.watch(helper.fileno(), lambda: self._take(pending))
+        return partial(self._give_up, pending)
 
     def open_log(
         self,
@@ -136,6 +141,10 @@ class Helpers:
             return
         self._forget(pending)
         pending.done(descriptors, helper.text)
+
+    def _give_up(self, pending: _Pending) -> None:
+        if pending in self._pending.values():
+            self._forget(pending)
 
     def _forget(self, pending: _Pending) -> None:
         helper = pending.helper

@@ -11,7 +11,7 @@ import logging
 import math
 import os
 import select
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -210,7 +210,7 @@ class Preparation:
         self._identity = identity_of(settings)
         self._is_roots = is_opened_for(self._identity)
         self._awaited = 0
-        self._closed = False
+        self._give_up: list[Callable[[], None]] = []  # a function for each process that works
         left = list(listeners)
         self._wanted = wanted = addresses_of(settings)
         same_settings = wanted == addresses_of(before)
@@ -249,8 +249,13 @@ class Preparation:
                 self.switched.append((there, other))
 
     def close(self) -> None:
-        """Close what was bound: the reload is given up."""
-        self._closed = True
+        """Close what was bound: the reload is given up.
+
+        Its processes end first. One that is late would take the path of a unix socket from the next
+        reload, or its answer would be taken for the socket of that one.
+        """
+        for give_up in self._give_up:
+            give_up()
         close_all(each for each in self.listeners if each not in self._before)
 
     def close_in_child(self) -> None:
@@ -281,21 +286,17 @@ class Preparation:
             if text == KEPT:
                 return
             try:
-                listener = received_listener(address, descriptors)
+                self._listeners[index] = received_listener(address, descriptors, self._identity)
             except (OSError, ValueError) as error:
                 self._fail(f"cannot listen on {address.shown}: {error} (setting: --bind)")
-                return
-            if self._closed:
-                listener.close()
-            else:
-                self._listeners[index] = listener
 
         def failed(error: HelperError) -> None:
             self._awaited -= 1
             self._fail(str(error_of_helper(address, error)))
 
         self._awaited += 1
-        self._helpers.run(work_to_listen(address, self._identity, there), done, failed)
+        work = work_to_listen(address, self._identity, there)
+        self._give_up.append(self._helpers.run(work, done, failed))
 
     def _measure(self) -> None:
         """Look at directories of the workers, where their user may have mounted something."""
@@ -314,7 +315,8 @@ class Preparation:
             self._fail(str(error_of_places(settings, str(error))))
 
         self._awaited += 1
-        self._helpers.run(work_to_measure(settings, self._identity), done, failed)
+        work = work_to_measure(settings, self._identity)
+        self._give_up.append(self._helpers.run(work, done, failed))
 
     def _fail(self, reason: str) -> None:
         self.failure = self.failure or reason

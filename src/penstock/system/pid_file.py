@@ -69,7 +69,7 @@ class PidFile:
         self,
         path: str,
         left_by: int,
-        run: Callable[[Work, Callable[..., None], Callable[[HelperError], None]], None],
+        run: Callable[[Work, Callable[..., None], Callable[[HelperError], None]], object],
         failed: Callable[[SettingsError], None],
     ) -> None:
         """Do as `move_to` without waiting for a helper process; call ``failed`` with an error.
