@@ -349,8 +349,7 @@ class Connection:
         self.since = loop.now
         self.deadline = loop.now + loop.config.keep_alive
         if loop.draining:
-            self.hurry_up()
-            self.deadline = max(self.deadline, loop.now + loop.config.drain_accepted_seconds)
+            self.hurry_first_request()
 
     # -- the handshake of TLS -----------------------------------------------------------------
 
@@ -404,13 +403,17 @@ class Connection:
         data = self.stream.take_decrypted()
         if data is None:
             return False
+        self.receive(data)
+        return True
+
+    def receive(self, data: bytes) -> None:
+        """Give the parser what the client has sent; empty is the end of its input."""
         if data:
             if self.trace is not None:
                 self.trace.received(data)
             self.parser.receive_data(data)
         else:
             self.parser.receive_eof()
-        return True
 
     # -- reading a request --------------------------------------------------------------------
 
@@ -433,7 +436,7 @@ class Connection:
             except OSError:
                 self._lose_client()
                 return None
-            if data:
+            if data:  # as `receive`, without the call: each request comes here
                 if self.trace is not None:
                     self.trace.received(data)
                 self.parser.receive_data(data)
@@ -1160,6 +1163,12 @@ class Connection:
         if in_head or (reading and self.awaited is IDLE) or self.phase is LINGERING:
             patience = drain_patience(self.loop.config, in_head=in_head)
             self.deadline = min(self.deadline, self.loop.now + patience)
+
+    def hurry_first_request(self) -> None:
+        """Do the same for a connection whose first request is still to come, in a drain."""
+        self.hurry_up()
+        patience = self.loop.config.drain_accepted_seconds
+        self.deadline = max(self.deadline, self.loop.now + patience)
 
 
 def named(address: str, port: str) -> bytes:

@@ -288,15 +288,10 @@ class PythonExchange:
             return
         except OSError as error:
             raise self.disconnected(error) from error
-        if received:
-            if connection.trace is not None:
-                connection.trace.received(received)
-            connection.parser.receive_data(received)
-        elif connection.stream.client_gone.known:
+        if not received and connection.stream.client_gone.known:
             # The leader has met the reset, which the system reports once; then comes an end.
             raise ClientDisconnected("the client is gone: it reset the connection")
-        else:
-            connection.parser.receive_eof()
+        connection.receive(received)
 
     def _has_unsent(self) -> bool:
         """Send what the kernel takes of earlier output. Return True if there is more."""

@@ -524,10 +524,7 @@ class Loop:
             self._contain(connection)
             return
         if self._drain_begun:
-            connection.hurry_up()
-            connection.deadline = max(
-                connection.deadline, self.now + self.config.drain_accepted_seconds
-            )
+            connection.hurry_first_request()
 
     def watch(self, connection: Connection, mask: int) -> None:
         """Watch a connection for the events of ``mask``, 0 for none."""
