@@ -258,10 +258,7 @@ def test_fault_43_a_response_that_ends_while_the_disk_stands_still_leaves_nothin
             else:
                 for _ in range(10):
                     is_there(server)
-                # The Python transport does not watch a client while a thread sends to it, which one
-                # does from a file as soon as there is any room.
-                if not end.startswith("left") or transport == "native":
-                    eventually(lambda: server.snapshot()["connections"] == 0)
+                eventually(lambda: server.snapshot()["connections"] == 0)
         finally:
             mount.start()
         eventually(lambda: server.snapshot()["connections"] == 0)

@@ -195,7 +195,10 @@ class Connection:
         if phase is HANDED_OUT or phase is ANSWERED:
             self._watch_client(mask)
         elif phase is FLUSHING or phase is REFUSING:
-            self._flush()
+            if self.watched == EVENT_READ:
+                self._look_at_client()
+            else:
+                self._flush()
         elif phase is STORING:
             if mask & EVENT_WRITE:
                 self._send_rest()
@@ -920,7 +923,8 @@ class Connection:
             flushed = self._flush_output(self.output)
             if flushed is not Flushed.ALL:
                 if flushed is not Flushed.BLOCKED:
-                    self.loop.watch(self, 0)  # that thread posts it
+                    # That thread posts it. It may wait for a disk, and the client leave meanwhile.
+                    self.loop.watch(self, EVENT_READ)
                 return
         except OSError as error:
             self._cut_off(error)
@@ -930,6 +934,15 @@ class Connection:
             self.linger()
         else:
             self._after_response()
+
+    def _look_at_client(self) -> None:
+        """Cut a response off whose client has left while a thread sends from a file."""
+        if self.stream.client_gone():
+            self._cut_off(ConnectionResetError(errno.ECONNRESET, "the client is gone"))
+        else:
+            # It has sent something, or its end of input, and would be readable all the time. If it
+            # leaves after that, the thread's next send meets it, or the write deadline.
+            self.loop.watch(self, 0)
 
     def _cut_off(self, error: OSError) -> None:
         """Close where a finished response can no longer be sent to its end."""
