@@ -8,10 +8,12 @@ import os
 import sys
 import threading
 from collections.abc import Iterator
+from importlib.machinery import SourceFileLoader
 from pathlib import Path
 
 import pytest
 
+from penstock.app import file_watcher
 from penstock.app.file_watcher import State, Watch, file_clock, files_of, state_of
 from support.invariant import eventually
 
@@ -209,3 +211,23 @@ def test_the_thread_reports_each_change_once_and_ends(folder: Path) -> None:
         assert told == [{str(path): state_of(str(path))}]
         told.clear()
     found.end()
+
+
+@pytest.mark.parametrize("young", [True, False])
+def test_a_late_clock_of_the_file_system_makes_no_code_old_enough_for_the_cache(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, young: bool
+) -> None:
+    late = 10 * file_watcher.CACHE_NS
+    clock = file_clock() - late
+    monkeypatch.setattr(file_watcher, "file_clock", lambda: clock)
+    monkeypatch.setattr(sys, "dont_write_bytecode", False)
+    # What it replaces is put back after the test.
+    monkeypatch.setattr(SourceFileLoader, "set_data", SourceFileLoader.set_data)
+    path = folder / "late_module.py"
+    path.write_text("version = 1\n")
+    # Saved a moment ago by that clock, or long ago.
+    saved = clock - file_watcher.CACHE_NS // 2 if young else clock - 2 * file_watcher.CACHE_NS
+    os.utime(path, ns=(saved, saved))
+    file_watcher.keep_young_code_out_of_the_cache()
+    importlib.import_module("late_module")
+    assert Path(importlib.util.cache_from_source(str(path))).exists() is not young

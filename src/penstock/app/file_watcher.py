@@ -47,7 +47,7 @@ CLOCK_NS = 20_000_000
 
 _CLOCK_REALTIME_COARSE = 5  # of Linux; the time module does not have it
 
-CACHE_SECONDS = 2.0
+CACHE_NS = 2_000_000_000
 """Code this young is not written to ``__pycache__``, which has modification times in seconds."""
 
 _UNKNOWN: State = (-1, -1, -1)
@@ -331,17 +331,17 @@ def keep_young_code_out_of_the_cache() -> None:
     A file there counts as current if it has the source's modification time, in whole seconds, and
     size. After a second save within the same second, later processes would run the old code.
     """
-    began = time.time()
+    began = file_clock()  # `time.time` may be ahead of the files' times by more than the limit
     write = importlib.machinery.SourceFileLoader.set_data
 
     def set_data(
         self: importlib.machinery.SourceFileLoader, path: str, data: Any, **rest: Any
     ) -> None:
         try:
-            saved = os.stat(importlib.util.source_from_cache(path)).st_mtime
+            saved = os.stat(importlib.util.source_from_cache(path)).st_mtime_ns
         except (OSError, ValueError):  # not a file of the cache
-            saved = 0.0
-        if saved < began - CACHE_SECONDS:
+            saved = 0
+        if saved < began - CACHE_NS:
             write(self, path, data, **rest)
 
     importlib.machinery.SourceFileLoader.set_data = set_data  # type: ignore[method-assign]
