@@ -172,7 +172,7 @@ class BufferServer:
             multiprocess=False,
             server_name="localhost",
             server_port=str(DEFAULT_PORT),
-            errors=ErrorStream(LOGGER),
+            errors=ErrorStream(LOGGER.error),
             software="penstock",
         )
 

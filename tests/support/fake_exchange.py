@@ -65,7 +65,7 @@ def make_base(**changes: Any) -> dict[str, Any]:
         "multiprocess": False,
         "server_name": "example.org",
         "server_port": "8000",
-        "errors": ErrorStream(logging.Logger("wsgi.errors")),
+        "errors": ErrorStream(logging.Logger("wsgi.errors").error),
         "software": "penstock/test",
     }
     return base_environ(**(values | changes))

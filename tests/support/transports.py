@@ -128,7 +128,7 @@ def _environ(listener: Listener, threads: int) -> dict[str, Any]:
         server_name=listener.server_name,
         server_port=listener.server_port,
         url_scheme=listener.scheme,
-        errors=ErrorStream(LOGGER),
+        errors=ErrorStream(LOGGER.error),
         software="penstock",
     )
 

@@ -193,9 +193,11 @@ def _serve(spec: str, settings: Settings) -> int:
         kept_from_children,
     )
     from penstock.system.signals import stop_timers
+    from penstock.telemetry.log_config import prepare_loggers
     from penstock.worker.main import serve_until_stopped
 
     parse_spec(spec)
+    prepare_loggers(settings.log_level.upper())
     # Registered before the application registers functions, this runs after them.
     atexit.register(stop_timers)
     listeners = bind_listeners(addresses_of(settings))

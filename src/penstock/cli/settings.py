@@ -82,6 +82,8 @@ def load_settings(
     if gunicorn.threads is not None:
         given.setdefault("threads", gunicorn.threads)
     settings = build(given, warnings)
+    if settings.log_config is not None:  # it names code to run
+        trust.check(Path(cwd) / settings.chdir / settings.log_config)
     trust.finish(settings)
     return replace(
         settings,

@@ -45,6 +45,7 @@ _HEADER_MAPS: Kind[Literal["drop", "refuse", "dangerous"]] = choice("drop", "ref
 _LOG_LEVELS: Kind[Literal["debug", "info", "warning", "error", "critical"]] = choice(
     "debug", "info", "warning", "error", "critical", also={"warn": "warning", "fatal": "critical"}
 )
+_ERROR_FORMATS: Kind[Literal["text", "json"]] = choice("text", "json")
 _ADDRESS = text(
     "host:port, [::1]:port, unix:PATH, unix:@NAME or fd://N, each also behind https:// or http://",
     "ADDRESS",
@@ -1136,6 +1137,34 @@ class Settings:
         also_called=("loglevel",),
         help="Least severe events to log.",
         reason="Starts, stops and everything unusual, but no line for each request.",
+    )
+    error_logformat: Literal["text", "json"] = option(
+        _ERROR_FORMATS,
+        "text",
+        section="Logs",
+        help="Form of the error log: text, or json for one object a record, with its traceback.",
+        reason="People read the error log more often than programs do.",
+    )
+    capture_output: bool = option(
+        SWITCH,
+        False,
+        section="Logs",
+        command_only=True,
+        help="Send what the application prints on standard output and standard error to the error "
+        "log.",
+        off_help="Leave what the application prints where it goes.",
+        reason="Both streams reach the container's runtime, or systemd, without that.",
+    )
+    log_config: str | None = option(
+        optional(_PATH, "none"),
+        None,
+        section="Logs",
+        is_file=True,
+        command_only=True,
+        also_called=("logconfig", "logconfig_json", "log_config_json"),
+        help="Configuration of Python's logging, applied in each process: a dictConfig in TOML or "
+        "JSON, or an ini file of logging.config.fileConfig.",
+        reason="The server and the application write with what each of them sets.",
     )
     trace: bool = option(
         SWITCH,

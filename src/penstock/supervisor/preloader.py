@@ -27,6 +27,7 @@ from penstock.system.fork_safety import fork_hazards, open_descriptors
 from penstock.system.prctl import end_with_parent, outlive_parent
 from penstock.system.privileges import become, drop_capabilities
 from penstock.telemetry.error_log import ErrorLog, process_logger
+from penstock.telemetry.log_config import configure
 from penstock.worker import child
 from penstock.worker.channel import Channel, Message
 from penstock.worker.worker import transport_class
@@ -173,11 +174,16 @@ class _PreloadingProcess:
             passed = generation.logs.descriptors.pop("error_logfile", None)
             generation.logs.close()
             logger = ErrorLog(
-                settings.error_logfile, settings.log_level, process_logger(), passed=passed
+                settings.error_logfile,
+                settings.log_level,
+                process_logger(),
+                passed=passed,
+                format=settings.error_logformat,
             ).logger
             before = open_descriptors()
             generation.launch.prepare(settings)
             self._become(settings)
+            configure(settings)
             with kept_from_children(generation.listeners):
                 self._application = load_application(generation.launch.application)
             _warn_of_unsafe_state(logger, before)

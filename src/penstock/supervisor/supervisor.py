@@ -70,6 +70,7 @@ from penstock.system.signals import FROM_OUTSIDE, Signals
 from penstock.system.standard_streams import has_terminal
 from penstock.system.systemd import Notifier
 from penstock.telemetry.error_log import ErrorLog, process_logger
+from penstock.telemetry.log_config import configure
 from penstock.telemetry.log_files import opener_for
 from penstock.telemetry.log_sink import cannot_open
 from penstock.telemetry.scoreboard import READY
@@ -130,7 +131,9 @@ class Supervisor:
             self.settings.log_level,
             process_logger(),
             opener=opener_for(identity_of(self.settings)),
+            format=self.settings.error_logformat,
         )
+        configure(self.settings)
         self.logger = self.error_log.logger
         self.logger.addHandler(LastError(self.counters))
         self.loop = Loop(self.logger)
@@ -840,14 +843,16 @@ class Supervisor:
         """Open the log that a reload wants: the same file again, or another."""
         before, identity = old.settings, self.current.identity
         place = (self.settings.error_logfile, self.settings.log_level)
-        if (*place, identity) == (before.error_logfile, before.log_level, old.identity):
+        form = self.settings.error_logformat
+        earlier = (before.error_logfile, before.log_level, before.error_logformat, old.identity)
+        if (*place, form, identity) == earlier:
             self._reopen_error_log()
             return
         current = self.current
 
         def opened(descriptor: int | None) -> None:
             if self.current is current:
-                self._use_error_log(ErrorLog(*place, self.logger, passed=descriptor))
+                self._use_error_log(ErrorLog(*place, self.logger, passed=descriptor, format=form))
             elif descriptor is not None:
                 os.close(descriptor)  # another reload was faster
 
@@ -864,6 +869,8 @@ class Supervisor:
     def _use_error_log(self, fresh: ErrorLog) -> None:
         self.error_log.close()
         self.error_log = fresh
+        with suppress(SettingsError):  # the workers have applied it
+            configure(self.settings)
         self.logger.addHandler(LastError(self.counters))
 
     # -- the upgrade ----------------------------------------------------------------------------

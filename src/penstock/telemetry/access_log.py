@@ -51,6 +51,8 @@ class AccessLog:
         """How native code makes the lines itself; None where it cannot."""
         self._sink = sink
         self._logger = logger
+        self.log_to: logging.Logger | None = None
+        """The logger that a configuration of logging has for the lines, in the sink's place."""
         # When lines were lost last, in monotonic seconds; None once the loss is over.
         self._lost_at: float | None = None
         if format == "json":
@@ -75,9 +77,16 @@ class AccessLog:
                 # A wall clock beyond the calendar, say: it costs this line alone.
                 reason = f"a line cannot be formatted: {type(error).__name__}"
                 self._sink.count_dropped(1)
-        if lines and not self._sink.write("".join(lines), patience=patience):
+        if self.log_to is not None:
+            for line in "".join(lines).splitlines():
+                self.log_to.info("%s", line)
+        elif lines and not self._sink.write("".join(lines), patience=patience):
             reason = self._sink.failure
         self._report(reason)
+
+    def write_text(self, text: str) -> None:
+        """Write text that the application logs to gunicorn.access, for any thread. Never raises."""
+        self._sink.write(text)
 
     def requests_lost(self, count: int) -> None:
         """Count the lines of requests that did not come here."""

@@ -6,10 +6,13 @@ A record is one write. Every line of it but the first begins with two spaces, so
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import re
 import time
+from collections.abc import Mapping
+from contextlib import suppress
 from typing import Final
 
 from penstock import messages
@@ -53,8 +56,12 @@ class ServerLogger(logging.Logger):
 class SinkHandler(logging.Handler):
     """Writes records to a `LogSink`, and to ``fallback`` while the sink fails."""
 
-    def __init__(self, sink: LogSink, fallback: LogSink | None = None) -> None:
+    def __init__(
+        self, sink: LogSink, fallback: LogSink | None = None, *, json: bool = False
+    ) -> None:
         super().__init__()
+        self.json = json
+        """Whether each record is an object of JSON."""
         self.sink = sink
         self.fallback = fallback
         # Guarded by the handler's own lock, which logging holds around emit.
@@ -77,10 +84,18 @@ class SinkHandler(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         """Write the record. Never blocks, never raises."""
         try:
-            self._write(_text_of(record))
+            self._write(json_of(record) if self.json else _text_of(record))
         except Exception:
             # Memory or stack ran out: the code that logs must not get a second error.
             self.sink.count_dropped(1)
+
+    def write_text(self, text: str) -> None:
+        """Write what the application wrote, as it is; in JSON, as a record without a level."""
+        assert self.lock is not None
+        with self.lock:
+            self._write(
+                _json_line({"logger": "wsgi.errors", "message": text}) if self.json else text
+            )
 
     def _write(self, text: str) -> None:
         if self.sink.write(text):
@@ -117,29 +132,45 @@ class ErrorLog:
         *,
         opener: Opener = open_plainly,
         passed: int | None = None,
+        format: str = "text",
     ) -> None:
         """Open the log; the root logger stays as it is.
 
         ``error_logfile`` is a path, or ``-`` for standard error; ``log_level`` is one of debug,
         info, warning, error and critical. The log takes over ``logger`` until `close`; without
-        one, it makes a logger that ``logging.getLogger`` does not return. ``opener`` and ``passed``
-        are `LogSink.open`'s. Raises `SettingsError`.
+        one, it makes a logger that ``logging.getLogger`` does not return, whose records the root
+        logger's handlers get, too. ``opener`` and ``passed`` are `LogSink.open`'s; ``format`` is
+        text or json. Raises `SettingsError`.
         """
         level = _LEVELS.get(log_level.lower())
         if level is None:
             raise SettingsError(f"log_level: {log_level!r} is none of {', '.join(_LEVELS)}")
         sink = LogSink.open(error_logfile, setting="error_logfile", opener=opener, passed=passed)
         fallback = LogSink.open("-", setting="error_logfile") if sink.path else None
-        self._handler = SinkHandler(sink, fallback)
+        self._handler = SinkHandler(sink, fallback, json=format == "json")
         self._before: tuple[list[logging.Handler], int, bool] | None = None
         if logger is None:
+            # Tests that run a server look at what the root logger gets.
             logger = ServerLogger(LOGGER_NAME)
+            logger.parent = logging.getLogger()
         else:
             self._before = (logger.handlers, logger.level, logger.propagate)
+            logger.propagate = False
         self.logger = logger
         logger.handlers = [self._handler]
         logger.setLevel(level)
-        logger.propagate = False
+
+    def write_text(self, text: str) -> None:
+        """Write text of the application's, ``wsgi.errors``, which is no record. Never raises."""
+        self._handler.write_text(text)
+
+    def capture_output(self) -> None:
+        """Let standard output and standard error of this process lead to the log."""
+        with suppress(OSError):
+            if self._handler.sink.path:
+                self._handler.sink.copy_to(1, 2)
+            else:
+                os.dup2(2, 1)
 
     @property
     def dropped(self) -> int:
@@ -188,6 +219,39 @@ def format_record(record: logging.LogRecord) -> str:
     return _with_prefix(record.created, record.levelname, text)
 
 
+def json_of(record: logging.LogRecord) -> str:
+    """Return a record as one line of JSON: a traceback is a field of it."""
+    try:
+        message = record.getMessage()
+    except Exception as error:
+        message = _unformatted(record, error)
+    fields: dict[str, object] = {
+        "level": record.levelname,
+        "logger": record.name,
+        "message": message,
+    }
+    if identifier := getattr(record, "message_id", None):
+        fields["message_id"] = identifier
+        fields["message"] = message.removeprefix(f"{identifier} ")
+    if request := _REQUEST.search(message):
+        fields["request_id"] = request[1]
+    if record.exc_info and not record.exc_text:
+        record.exc_text = _TRACEBACKS.formatException(record.exc_info)
+    if record.exc_text:
+        fields["exception"] = record.exc_text
+    if record.stack_info:
+        fields["stack"] = record.stack_info
+    return _json_line(fields, record.created)
+
+
+def _json_line(fields: Mapping[str, object], created: float | None = None) -> str:
+    moment = time.time() if created is None else created
+    time_text = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(moment))
+    begun = {"time": f"{time_text}.{int(moment * 1000) % 1000:03}Z", "process.pid": os.getpid()}
+    return json.dumps({**begun, **fields}, separators=(",", ":")) + "\n"
+
+
+_REQUEST: Final = re.compile(r"\(request ([0-9A-Za-z-]+)\)")
 _TRACEBACKS: Final = logging.Formatter()
 _SEPARATORS: Final = re.compile(r"\r?\n")
 

@@ -142,6 +142,23 @@ class LogSink:
         finally:
             os.close(fresh)
 
+    def copy_to(self, *numbers: int) -> None:
+        """Make these descriptors lead to where the sink writes. Raises OSError.
+
+        Opened again where that is possible: they must not be non-blocking, as the sink's own is.
+        """
+        with self._lock:
+            try:
+                flags = os.O_WRONLY | os.O_APPEND | os.O_NOCTTY | os.O_CLOEXEC
+                fresh = os.open(f"/proc/self/fd/{self._descriptor}", flags)
+            except OSError:
+                fresh = os.dup(self._descriptor)
+        try:
+            for number in numbers:
+                os.dup2(fresh, number)
+        finally:
+            os.close(fresh)
+
     def is_terminal(self) -> bool:
         """Return True if the output is a terminal."""
         with self._lock:

@@ -199,6 +199,7 @@ class _Child:
             become(assignment.identity, setuid_programs=settings.allow_setuid_programs)
             self._end_with_supervisor()  # the kernel forgets it when the user changes
         # 3. Load the application.
+        self._worker.configure_logging()
         with kept_from_children(assignment.listeners):
             application = self._load()
         outlive_parent()

@@ -85,6 +85,8 @@ def serve_until_stopped(
     with ExitStack() as undo:
         worker = Worker(settings, listeners, process_logger())
         undo.callback(worker.error_log.close)
+        if own_process:
+            worker.configure_logging()
         # Only now: handlers that the application set while it was imported would keep the server
         # from stopping.
         signals = Signals(HANDLED, stop=STOP_GRACEFULLY, not_of_application=loading_handler)

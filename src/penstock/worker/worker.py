@@ -27,6 +27,7 @@ from penstock.errors import SettingsError
 from penstock.http1 import ParserLimits
 from penstock.telemetry.access_log import AccessLog
 from penstock.telemetry.error_log import ErrorLog
+from penstock.telemetry.log_config import access_logger, configure, write_access_by
 from penstock.telemetry.log_sink import LogSink
 from penstock.telemetry.observers import Observers
 from penstock.telemetry.scoreboard import (
@@ -172,7 +173,11 @@ class Worker:
         self._challenges: Mapping[str, str] = {}
         passed = logs or {}
         self.error_log = ErrorLog(
-            settings.error_logfile, settings.log_level, logger, passed=passed.get("error_logfile")
+            settings.error_logfile,
+            settings.log_level,
+            logger,
+            passed=passed.get("error_logfile"),
+            format=settings.error_logformat,
         )
         self.logger = self.error_log.logger
         self._deadlines = Deadlines(
@@ -184,6 +189,7 @@ class Worker:
             on_stuck=on_stuck,
             at_each_look=self._look,
         )
+        self._captures_output = False
         self.access_log: AccessLog | None = None
         self._observers: Observers | None = None
         observers: list[Observer] = []
@@ -288,11 +294,12 @@ class Worker:
 
     def _open_access_log(self, passed: int | None) -> AccessLog | None:
         settings = self.settings
-        if settings.access_logfile is None:
-            return None
-        sink = LogSink.open(
-            settings.access_logfile, setting="access_logfile", stream=1, passed=passed
-        )
+        path = settings.access_logfile
+        if path is None:
+            if settings.log_config is None and not settings.gunicorn.get("logconfig_dict"):
+                return None
+            path = os.devnull  # the configuration may have a logger for the lines
+        sink = LogSink.open(path, setting="access_logfile", stream=1, passed=passed)
         try:
             return AccessLog(sink, settings.access_logformat, self.logger)
         except SettingsError:
@@ -307,9 +314,23 @@ class Worker:
             server_port=listener.server_port,
             url_scheme=listener.scheme,
             script_name=self.settings.script_name,
-            errors=ErrorStream(self.logger),
+            errors=ErrorStream(self.error_log.write_text),
             software=f"penstock/{__version__}",
         )
+
+    def configure_logging(self) -> None:
+        """Set up what is for the whole process: loggers, and where the application prints to.
+
+        For a process of the server's own, as the user that it serves as, before the application is
+        loaded. Raises `SettingsError`.
+        """
+        configure(self.settings)
+        if self.access_log is not None:
+            write_access_by(self.access_log.write_text)
+            self.access_log.log_to = access_logger()
+        self._captures_output = self.settings.capture_output
+        if self._captures_output:
+            self.error_log.capture_output()
 
     def start(self, application: WSGIApplication, *, lent: bool = False) -> None:
         """Begin to serve the application: from here on the worker accepts clients.
@@ -463,6 +484,8 @@ class Worker:
                     messages.LOG_FILE_NOT_REOPENED.log(
                         self.logger, kind=kind, error=error, setting=f"{kind}_logfile"
                     )
+        if self._captures_output:
+            self.error_log.capture_output()
 
     def close_logs(self) -> None:
         """Write out what the logs have, report what was lost, and stop keeping deadlines."""

@@ -6,6 +6,7 @@ import os
 import re
 import sys
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -509,6 +510,66 @@ def test_every_flag_of_gunicorn_is_taken_on_the_command_line(name: str) -> None:
     row = GUNICORN_SETTINGS[name]
     for flag in row.flags:
         parse_command_line([flag] if row.takes == "switch" else [flag, "http"])
+
+
+# Files that import gunicorn where it is not installed
+
+
+def test_a_file_that_imports_gunicorn_works_without_it(tmp_path: Path) -> None:
+    """What real files import: bases of classes, values, and the defaults of logging."""
+    content = """
+import gunicorn
+import gunicorn.glogging
+from gunicorn import glogging, util
+from gunicorn.app.base import BaseApplication
+from gunicorn.errors import HaltServer
+from gunicorn.glogging import CONFIG_DEFAULTS, Logger
+from gunicorn.workers.ggevent import GeventWorker
+from gunicorn.workers.gthread import ThreadWorker
+
+gunicorn.SERVER_SOFTWARE = "hidden"
+class Quiet(glogging.Logger):
+    def setup(self, cfg):
+        super().setup(cfg)
+logger_class = Quiet
+class Worker(ThreadWorker):
+    pass
+worker_class = Worker if issubclass(HaltServer, Exception) else None
+CONFIG_DEFAULTS["loggers"]["gunicorn.error"]["level"] = "ERROR"
+threads = 3
+"""
+    for _ in range(2):
+        settings = load(tmp_path, content)
+        assert settings.threads == 3
+        assert [name for name in sys.modules if name.partition(".")[0] == "gunicorn"] == []
+    assert find_spec("gunicorn") is None, "the application must not find one"
+    assert "logger_class" in str(settings.warnings)
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ("from gunicorn.util import daemonize", "Penstock's stand-in"),
+        ("import gunicorn\ngunicorn.arbiter_of_all", "gunicorn is not installed"),
+        ("from gunicorn.app.base import BaseApplication\nBaseApplication().run()",
+         "starts gunicorn calls penstock.serve"),
+    ],
+)  # fmt: skip
+def test_what_a_stand_in_does_not_have_is_an_error_that_says_what_it_is(
+    tmp_path: Path, content: str, said: str
+) -> None:
+    with pytest.raises(ConfigFileError) as error:
+        load(tmp_path, content)
+    assert said in error.value.traceback + str(error.value)
+
+
+def test_where_gunicorn_is_installed_a_file_gets_that(tmp_path: Path) -> None:
+    (tmp_path / "gunicorn").mkdir()
+    (tmp_path / "gunicorn" / "__init__.py").write_text("BACKLOG = 9\n")
+    try:
+        assert value(tmp_path, "import gunicorn\nbacklog = gunicorn.BACKLOG\n", "backlog") == 9
+    finally:
+        sys.modules.pop("gunicorn", None)
 
 
 # The command

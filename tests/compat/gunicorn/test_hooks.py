@@ -133,6 +133,45 @@ def post_fork(server, worker):
     ]
 
 
+@pytest.mark.parametrize(
+    ("hook", "said"),
+    [
+        ("server.SIG_QUEUE.append(1)", "server.SIG_QUEUE does not exist in Penstock, only in gun"),
+        ("server.SIG_NAMES[1]", "signal.Signals(number).name"),
+        ("server.no_such", "server.no_such does not exist in Penstock"),
+        ("worker.tmp.last_update()", "workers write no heartbeat files"),
+    ],
+)
+def test_what_gunicorns_objects_have_alone_is_an_error_that_names_it(
+    tmp_path: Path, log: Log, hook: str, said: str
+) -> None:
+    hooks = hooks_of(tmp_path, f"def child_exit(server, worker):\n    {hook}\n")
+    assert not hooks.call("child_exit", server_of(log), worker_of(log), logger=log.logger)
+    assert said in log.text
+
+
+def test_server_and_worker_have_what_hooks_of_real_files_call(tmp_path: Path, log: Log) -> None:
+    """60 public files: log.info, log.debug, log.error, pid, timeout; notify in long jobs."""
+    hooks = hooks_of(
+        tmp_path,
+        """
+timeout = 45
+def child_exit(server, worker):
+    for log in (server.log, worker.log):
+        for name in ("debug", "info", "warning", "error", "critical", "exception", "log"):
+            assert callable(getattr(log, name))
+    worker.notify()
+    assert server.timeout == worker.timeout == server.cfg.timeout == 45
+    assert not hasattr(server, "SIG_QUEUE")
+    import copy, pickle
+    copy.copy(worker)
+""",
+    )
+    server, worker = server_of(log), worker_of(log)
+    server.cfg = worker.cfg = hooks.config(load_settings({}, {}, tmp_path))
+    assert hooks.call("child_exit", server, worker, logger=log.logger), log.text
+
+
 def test_a_setting_that_neither_has_is_an_attribute_error(log: Log) -> None:
     config = Config(Settings())
     assert not hasattr(config, "no_such_setting")

@@ -18,6 +18,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, NoReturn
 
 from penstock import messages
+from penstock.compat.gunicorn.stand_ins import in_place_of_gunicorn
 from penstock.config.gunicorn_settings import (
     GREENLET_THREADS,
     GUNICORN_SETTINGS,
@@ -187,12 +188,12 @@ def _read(location: str, cwd: Path, found: FromGunicorn, trust: Trust) -> dict[s
     functions = {name: names[name] for name in HOOKS if names.get(name) is not None}
     found.file = _ours(values, lambda name: f"{shown}:{name}")
     found.application = _text_or_none(values.get("wsgi_app"))
+    found.values = values
     read = [name for name in values if values[name] is not None]
     if functions:
         from penstock.compat.gunicorn.hooks import checked_hook
 
         found.hooks = {name: checked_hook(name, functions[name], shown) for name in functions}
-        found.values = values
         read.append(f"hooks {', '.join(functions)}")
     found.notes.append(f"{shown} was read: {', '.join(read) or 'no settings'}")
     return values
@@ -473,7 +474,8 @@ def _executed(spec: ModuleSpec, shown: str) -> ModuleType:
     writes_bytecode, sys.dont_write_bytecode = sys.dont_write_bytecode, True
     try:
         assert spec.loader is not None
-        spec.loader.exec_module(module)
+        with in_place_of_gunicorn():
+            spec.loader.exec_module(module)
     except KeyboardInterrupt:
         raise
     except BaseException as error:  # the file may call sys.exit()

@@ -33,6 +33,24 @@ _LEAST_ARGUMENTS = {"post_request": 2}
 """The hooks whose last arguments may be missing, and how many arguments they need."""
 
 
+_WITHOUT = {
+    "SIG_QUEUE": "the server keeps no queue of signals: send one to server.pid with os.kill",
+    "SIG_NAMES": "the module signal has the names: signal.Signals(number).name",
+    "SIGNALS": "the module signal has them",
+    "LISTENERS": "see server.address",
+    "pidfile": "see server.cfg.pidfile",
+    "tmp": "workers write no heartbeat files",
+    "sockets": "the transport has them",
+    "wsgi": "the application's module has it",
+}
+"""What gunicorn's objects have, and these have not, with what to use instead."""
+
+
+def _no_attribute(kind: str, name: str) -> AttributeError:
+    more = f": {_WITHOUT[name]}" if name in _WITHOUT else ""
+    return AttributeError(f"{kind}.{name} does not exist in Penstock, only in gunicorn{more}")
+
+
 class HookError(PenstockError):
     """A hook that has to succeed raised an exception."""
 
@@ -94,6 +112,14 @@ class Server:
     proc_name: str = ""
     """The name in process titles."""
 
+    @property
+    def timeout(self) -> float:
+        """The setting ``timeout``, in seconds."""
+        return float(self.cfg.timeout)
+
+    def __getattr__(self, name: str) -> Any:
+        raise _no_attribute("server", name)
+
 
 @dataclass(eq=False)
 class WorkerOfServer:
@@ -114,9 +140,20 @@ class WorkerOfServer:
     aborted: bool = False
     """Whether the worker was ended because it hung."""
 
+    @property
+    def timeout(self) -> float:
+        """The setting ``timeout``, in seconds."""
+        return float(self.cfg.timeout)
+
+    def notify(self) -> None:
+        """Do nothing: the server sees by itself whether a worker goes on."""
+
     def __str__(self) -> str:
         """Return the worker's name as gunicorn logs it."""
         return f"<Worker {self.pid}>"
+
+    def __getattr__(self, name: str) -> Any:
+        raise _no_attribute("worker", name)
 
 
 class Request:
