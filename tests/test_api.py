@@ -17,6 +17,7 @@ from penstock.errors import SettingsError
 from support.applications import hello
 from support.server_process import checkout_environ
 from support.serving import Environ, connect
+from support.wire import Client
 
 
 def start(application: Any, **settings: Any) -> None:
@@ -39,23 +40,113 @@ def test_the_commands_form_of_an_application_is_told_apart(call: Any) -> None:
         call("wsgiapp:app")
 
 
-def test_serve_outside_of_the_main_thread_says_so_before_anything_is_opened() -> None:
-    errors: list[BaseException] = []
-    before = os.listdir("/dev/fd")
+IN_A_THREAD = """
+import os, sys, threading, urllib.request
+import penstock
 
-    def serve() -> None:
+def app(environ, start_response):
+    start_response("200 OK", [])
+    return [b"hello"]
+
+statuses = []
+def serve():
+    statuses.append(penstock.serve(app, bind=f"unix:{sys.argv[1]}", access_logfile=sys.argv[2]))
+    print("served", statuses, flush=True)
+
+thread = threading.Thread(target=serve)
+thread.start()
+import socket
+while True:
+    with socket.socket(socket.AF_UNIX) as client:
+        if client.connect_ex(sys.argv[1]) == 0:
+            client.sendall(b"GET / HTTP/1.1\\r\\nHost: a\\r\\nConnection: close\\r\\n\\r\\n")
+            answer = b""
+            while block := client.recv(1000):
+                answer += block
+            break
+print(answer.decode().splitlines()[-1], flush=True)
+"""
+
+
+def test_serve_outside_of_the_main_thread_serves_until_that_has_ended(tmp_path: Path) -> None:
+    """devpi, which was written for waitress, starts its server so."""
+    done = subprocess.run(
+        [sys.executable, "-c", IN_A_THREAD, str(tmp_path / "socket"), str(tmp_path / "log")],
+        env=checkout_environ(),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    assert done.stdout.split("\n") == ["hello", "served [0]", ""]
+    assert '"GET / HTTP/1.1" 200' in (tmp_path / "log").read_text()
+    assert "serving app on unix:" in done.stderr
+    assert not (tmp_path / "socket").exists()
+
+
+def test_main_starts_a_server_with_workers_in_the_place_of_gunicorns_base_application(
+    tmp_path: Path,
+) -> None:
+    """The three lines of docs/migrating.md."""
+    (tmp_path / "shop.py").write_text(
+        "def create(name):\n"
+        "    def app(environ, start_response):\n"
+        "        start_response('200 OK', [])\n"
+        "        return [name.encode()]\n"
+        "    return app\n"
+    )
+    (tmp_path / "start.py").write_text(
+        "import sys, penstock\n"
+        "options = {'bind': 'unix:s', 'workers': 2}\n"
+        "flags = [f'--{name}={value}' for name, value in options.items()]\n"
+        "sys.exit(penstock.main([*flags, \"shop:create('of the shop')\"]))\n"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "start.py"], cwd=tmp_path, env=checkout_environ(), stderr=subprocess.PIPE
+    )
+    try:
+        assert process.stderr is not None
+        assert b"native transport, 2 workers of" in (line := process.stderr.readline()) or (
+            b"python transport, 2 workers of" in line
+        )
+        with Client(str(tmp_path / "s")) as client:
+            assert client.request("GET", "/").body == b"of the shop"
+    finally:
+        process.terminate()
+        process.communicate(timeout=30)
+    assert process.returncode == 0
+
+
+def fails(environ: Environ, start_response: StartResponse) -> list[bytes]:
+    environ["wsgi.errors"].write("complaint\n")
+    raise ValueError("boom")
+
+
+def test_what_running_logs_is_seen_by_capfd_and_caplog_of_pytest(
+    capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    with penstock.running(fails) as server, connect(server) as client:
+        assert client.request("GET", "/").status == 500
+    said = capfd.readouterr().err
+    assert said.startswith("complaint\n")
+    for text in (said, caplog.text):
+        assert "PEN-3010 GET / (request " in text
+        assert "ValueError: boom" in text
+
+
+def test_a_server_that_runs_already_logs_to_standard_error_as_it_is_by_then(tmp_path: Path) -> None:
+    """A fixture of a module starts the server, and capfd redirects descriptor 2 for each test."""
+    with penstock.running(fails) as server, (tmp_path / "here").open("wb") as file:
+        before = os.dup(2)
+        os.dup2(file.fileno(), 2)
         try:
-            penstock.serve(hello, bind="127.0.0.1:0")
-        except RuntimeError as error:
-            errors.append(error)
-
-    thread = threading.Thread(target=serve)
-    thread.start()
-    thread.join(30)
-    [error] = errors
-    assert "serve() needs the main thread" in str(error)
-    assert "running()" in str(error)
-    assert os.listdir("/dev/fd") == before
+            with connect(server) as client:
+                assert client.request("GET", "/").status == 500
+        finally:
+            os.dup2(before, 2)
+            os.close(before)
+    assert os.fstat(2)
+    assert "ValueError: boom" in (tmp_path / "here").read_text()
 
 
 def test_two_servers_at_a_time_have_each_its_error_log(tmp_path: Path) -> None:
@@ -72,8 +163,9 @@ def test_two_servers_at_a_time_have_each_its_error_log(tmp_path: Path) -> None:
                     assert client.request("GET", path).status == 200
         with connect(first) as client:
             assert client.request("GET", "/3").status == 200
-    said = [[line[-2:] for line in log.read_text().splitlines()] for log in logs]
-    assert said == [["/1", "/3"], ["/2"]]
+    complaint = "complaint of /{}\n"
+    said = [log.read_text() for log in logs]
+    assert said == [complaint.format(1) + complaint.format(3), complaint.format(2)]
     assert os.listdir("/dev/fd") == before
 
 
@@ -83,7 +175,7 @@ def test_two_servers_at_a_time_have_each_its_error_log(tmp_path: Path) -> None:
     [
         ({"access_logfile": "missing/log"}, "access_logfile .*: its directory does not exist"),
         ({"access_logfile": "/proc/log"}, "access_logfile: cannot open '/proc/log'"),
-        ({"access_logformat": "%(x)s"}, "unknown atom"),
+        ({"access_logformat": "%(h"}, "begins no atom"),
         ({"temp_dir": "missing"}, "temp_dir \\(from argument temp_dir\\): No such file"),
     ],
 )

@@ -11,7 +11,7 @@ From the command line: ``penstock module:callable``. From Python::
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
-__all__ = ["RequestTimeout", "__version__", "check_deadline", "running", "serve"]
+__all__ = ["RequestTimeout", "__version__", "check_deadline", "main", "running", "serve"]
 
 # The functions import what they need: `penstock --version` must be fast.
 
@@ -32,15 +32,27 @@ __all__ = ["RequestTimeout", "__version__", "check_deadline", "running", "serve"
 def serve(application: WSGIApplication, **settings: object) -> int:
     """Serve ``application`` until SIGTERM or SIGINT; return the exit status.
 
-    It has to be called in the main thread, because of the signals. Afterwards the process is as it
-    was before, and may serve again. ``settings`` are those of the command line by name:
-    ``threads=8``, ``bind=["127.0.0.1:8080"]``, ``max_body="10MiB"``. Raises
-    `penstock.errors.SettingsError` and `penstock.errors.ListenError`, ``TypeError`` if the
-    application is not callable, and ``RuntimeError`` outside the main thread.
+    In another thread than the main one it serves until the main thread has ended: signals are the
+    program's there. Afterwards the process is as it was before, and may serve again. ``settings``
+    are those of the command line by name: ``threads=8``, ``bind=["127.0.0.1:8080"]``,
+    ``max_body="10MiB"``. Raises `penstock.errors.SettingsError` and `penstock.errors.ListenError`,
+    and ``TypeError`` if the application is not callable.
     """
     from penstock.api import serve_application
 
     return serve_application(application, settings)
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Do what ``penstock ARGUMENTS`` does, and return its exit status.
+
+    For a program that starts the server with its workers by itself, in the place of a subclass of
+    gunicorn's ``BaseApplication``. It has to be called in the main thread. The application is named
+    as ``module:callable``, since each worker loads it.
+    """
+    from penstock.cli.command import main as command
+
+    return command(arguments)
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,7 +14,8 @@ from penstock.config.settings import Settings
 from penstock.config.sources import settings_from_kwargs
 from penstock.listeners import Listener, addresses_of, close_all, open_listeners
 from penstock.telemetry.access_log_format import compile_format
-from penstock.worker.main import serve_until_stopped
+from penstock.telemetry.error_log import process_logger
+from penstock.worker.main import STOPPED, serve_until_stopped, tell_serving
 from penstock.worker.worker import Worker
 
 if TYPE_CHECKING:
@@ -39,19 +41,16 @@ class RunningServer:
 
 def serve_application(application: WSGIApplication, by_name: dict[str, object]) -> int:
     """See `penstock.serve`."""
-    _check_application(application)
+    settings = _settings(application, by_name)
+    name = getattr(application, "__name__", type(application).__name__)
     if threading.current_thread() is not threading.main_thread():
-        raise RuntimeError(
-            "serve() needs the main thread, because Python handles signals there; "
-            "elsewhere use penstock.running()"
-        )
-    settings = settings_from_kwargs(**by_name)
-    compile_format(settings.access_logformat)
-    check_places(settings)
-    chosen_transport(settings)
+        # Python handles signals in the main thread, and leaves them to the program there.
+        with _served(application, settings, process_logger()) as (worker, listeners):
+            tell_serving(settings, worker.logger, listeners, name)
+            threading.main_thread().join()
+        return STOPPED
     listeners = open_listeners(addresses_of(settings), settings.backlog)
     try:
-        name = getattr(application, "__name__", type(application).__name__)
         return serve_until_stopped(application, settings, listeners, name)
     finally:
         close_all(listeners)
@@ -62,19 +61,32 @@ def run_in_background(
     application: WSGIApplication, by_name: dict[str, object]
 ) -> Iterator[RunningServer]:
     """See `penstock.running`."""
+    defaults = {"bind": ["127.0.0.1:0"], "drain_linger": 0, "access_logfile": None}
+    settings = _settings(application, {**defaults, **by_name})
+    with _served(application, settings) as (worker, listeners):
+        yield _describe(listeners[0], worker)
+
+
+def _settings(application: WSGIApplication, by_name: dict[str, object]) -> Settings:
     _check_application(application)
-    settings = settings_from_kwargs(
-        **{"bind": ["127.0.0.1:0"], "drain_linger": 0, "access_logfile": None, **by_name}
-    )
+    settings = settings_from_kwargs(**by_name)
     compile_format(settings.access_logformat)
     check_places(settings)
     chosen_transport(settings)
+    return settings
+
+
+@contextmanager
+def _served(
+    application: WSGIApplication, settings: Settings, logger: logging.Logger | None = None
+) -> Iterator[tuple[Worker, list[Listener]]]:
+    """Serve by threads of the worker's; ``logger`` is `Worker`'s."""
     listeners = open_listeners(addresses_of(settings), settings.backlog)
     try:
-        worker = Worker(settings, listeners)
+        worker = Worker(settings, listeners, logger)
         worker.start(application)
         try:
-            yield _describe(listeners[0], worker)
+            yield worker, listeners
         finally:
             _stop(worker, settings)
     finally:

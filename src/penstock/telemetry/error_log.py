@@ -145,7 +145,13 @@ class ErrorLog:
         level = _LEVELS.get(log_level.lower())
         if level is None:
             raise SettingsError(f"log_level: {log_level!r} is none of {', '.join(_LEVELS)}")
-        sink = LogSink.open(error_logfile, setting="error_logfile", opener=opener, passed=passed)
+        sink = LogSink.open(
+            error_logfile,
+            setting="error_logfile",
+            opener=opener,
+            passed=passed,
+            follows=logger is None,
+        )
         fallback = LogSink.open("-", setting="error_logfile") if sink.path else None
         self._handler = SinkHandler(sink, fallback, json=format == "json")
         self._before: tuple[list[logging.Handler], int, bool] | None = None

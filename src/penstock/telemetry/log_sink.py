@@ -64,6 +64,7 @@ class LogSink:
         self._descriptor = fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, 3)
         os.close(descriptor)
         self._regular = False
+        self._follows = False
         self._socket: socket.socket | None = None
         self._look_at_kind()
         # Guards the fields below and each write. Reentrant: the garbage collector may run a
@@ -83,20 +84,31 @@ class LogSink:
         stream: int = 2,
         opener: Opener = open_plainly,
         passed: int | None = None,
+        follows: bool = False,
     ) -> LogSink:
         """Return a sink for a path, which ``opener`` opens, or for ``"-"``.
 
         ``passed`` is a descriptor of the file, where another process has opened it.
-        ``"-"`` is descriptor ``stream`` (1 or 2) as it is now. If that was closed when Python
+        ``"-"`` is descriptor ``stream`` (1 or 2) as it is now; where it ``follows``, as that is at
+        each write, in a program that redirects it for a while. If that was closed when Python
         started, nothing is written. Raises `SettingsError`, which names ``setting`` and the path.
         """
         try:
             if destination == "-":
-                return cls(_open_stream(stream))
+                sink = cls(_open_stream(stream))
+                if follows and (sys.__stdout__ if stream == 1 else sys.__stderr__) is not None:
+                    sink._follow(stream)
+                return sink
             descriptor = passed if passed is not None else opener(destination)
             return cls(descriptor, path=destination, opener=opener)
         except (OSError, ValueError) as error:
             raise cannot_open(setting, destination, error) from error
+
+    def _follow(self, stream: int) -> None:
+        """Write to a descriptor of the program's, which may be another kind of file each time."""
+        os.close(self._descriptor)
+        self._descriptor = stream
+        self._regular, self._socket, self._follows = False, None, True
 
     def write(self, text: str, *, patience: float = 0.0) -> bool:
         """Write whole lines; return True if all of ``text`` was written. Never raises.
@@ -169,6 +181,8 @@ class LogSink:
         with self._lock:
             if not self._closed:
                 self._closed = True
+                if self._follows:
+                    return  # the descriptor is the program's
                 if self._socket is not None:
                     self._socket.detach()  # it has the same number
                 try:
