@@ -368,6 +368,26 @@ APPLICATION_SENT_CLOSE: Final = Message(
     "Remove the field from the application's response.",
 )
 
+APPLICATION_SENT_HOP_BY_HOP: Final = Message(
+    "PEN-3130",
+    WARNING,
+    "the application sent the field %(name)s, which was left out: it is about one connection, and"
+    " that is the server's (logged once)",
+    "PEP 3333 forbids such fields (RFC 9110, section 7.6.1). They often come with the response of"
+    " another server, which the application passes on. The rest of the response was sent.",
+    "Remove the field from the application's response.",
+)
+
+APPLICATION_SENT_ODD_STATUS: Final = Message(
+    "PEN-3140",
+    WARNING,
+    "the application sent the status %(status)d without a reason, or beyond 599: it was sent as it"
+    " is (logged once)",
+    "PEP 3333 asks for a code and a reason, such as `207 Multi-Status`. HTTP has no codes from 600"
+    " on: clients treat them as they like (RFC 9110, section 15).",
+    "Correct the status in the application.",
+)
+
 APPLICATION_SENT_NEEDLESS_BODY: Final = Message(
     "PEN-3120",
     WARNING,

@@ -303,6 +303,36 @@ def test_rfc9110_10_1_1_streamed_continue_comes_with_the_first_read(ask: Ask) ->
             assert not closed(client)
 
 
+HOP_BY_HOP = [("Transfer-Encoding", "chunked"), ("Upgrade", "h2c"), ("Trailer", "X"), ("TE", "x")]
+
+
+@pytest.mark.parametrize(
+    ("status", "headers"),
+    [
+        ("200 OK", HOP_BY_HOP),
+        ("207", []),
+        ("999 Denied", []),
+        ("200 OK", [("Content-Length", "2")]),
+        ("200 OK", [["X-List", "a"]]),
+    ],
+)
+def test_rfc9110_7_6_1_a_response_that_an_application_passes_on_is_served(
+    transport: str, status: str, headers: list[tuple[str, str]]
+) -> None:
+    application = answering(status, [b"ok"], [("Content-Length", "2"), *headers])
+    with penstock.running(application, transport=transport) as server:
+        with connect(server) as client:
+            client.send(get())
+            response = client.read_response()
+            assert (response.status, response.body) == (int(status[:3]), b"ok")
+            assert response.reason == status[4:]
+            assert not {name.lower() for name, _ in response.headers} & {
+                name.lower() for name, _ in HOP_BY_HOP
+            }
+            client.send(get())
+            assert client.read_response().body == b"ok"
+
+
 def test_rfc9110_10_1_1_streamed_final_answer_without_continue_closes(ask: Ask) -> None:
     refusing = answering("403 Forbidden", [b"no"])
     data = post(b"", EXPECT, length=5)

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import re
+from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING
+
+from penstock import messages
 
 if TYPE_CHECKING:
     from penstock.transport import HeaderList
@@ -13,8 +16,11 @@ if TYPE_CHECKING:
 # makes names or reasons from its input. Any thread may read and write them.
 CACHE_ENTRIES = 1024
 
-# RFC 9112, section 4: the reason may be empty, but the space before it is required.
-_STATUS = re.compile(r"[2-5][0-9]{2} [\t\x20-\x7e\x80-\xff]*")
+# RFC 9112, section 4: the reason may be empty. The space before it is required on the wire, and
+# `penstock.wsgi.response` adds it. Codes from 600 on are no HTTP (RFC 9110, section 15), but some
+# applications pass on those of a server behind them.
+_STATUS = re.compile(r"[2-9][0-9]{2}(?: [\t\x20-\x7e\x80-\xff]*)?")
+_LAST_CODE = 599
 # RFC 9110, section 5.6.2: token
 _NAME = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 # RFC 9110, section 5.5: field-content, with the obs-text that latin-1 allows
@@ -23,20 +29,24 @@ _VALUE = re.compile(r"[\t\x20-\x7e\x80-\xff]*")
 _LENGTH = re.compile(r"[0-9]{1,18}")
 
 # Kinds of field name. Only the server decides about the connection and its framing: fields of an
-# application would break them (RFC 9110, section 7.6.1; PEP 3333, "Other HTTP Features").
-_PLAIN, _CONTENT_LENGTH, _CONNECTION, _DROPPED, _FORBIDDEN = range(5)
+# application would break them (RFC 9110, section 7.6.1; PEP 3333, "Other HTTP Features"). Many come
+# with the response of another server that an application passes on.
+_PLAIN, _CONTENT_LENGTH, _CONNECTION, _DROPPED, _REPORTED = range(5)
 _SPECIAL = {
     "content-length": _CONTENT_LENGTH,
     "connection": _CONNECTION,
     "keep-alive": _DROPPED,
-    "proxy-authenticate": _FORBIDDEN,
-    "proxy-authorization": _FORBIDDEN,
-    "te": _FORBIDDEN,
-    "trailer": _FORBIDDEN,
-    "trailers": _FORBIDDEN,
-    "transfer-encoding": _FORBIDDEN,
-    "upgrade": _FORBIDDEN,
+    "proxy-authenticate": _REPORTED,
+    "proxy-authorization": _REPORTED,
+    "te": _REPORTED,
+    "trailer": _REPORTED,
+    "trailers": _REPORTED,
+    "transfer-encoding": _REPORTED,
+    "upgrade": _REPORTED,
 }
+
+put_right: deque[messages.Notice] = deque(maxlen=CACHE_ENTRIES)
+"""What was put right in the heads that were checked, for the gateway to warn of. For any thread."""
 
 _codes: dict[str, int] = {}
 _kinds: dict[str, int] = {}
@@ -62,8 +72,10 @@ def check_status(status: str) -> int:
         if not isinstance(status, str):
             raise TypeError(f"the status must be a str, not {type(status).__name__}")
         if not _STATUS.fullmatch(status):
-            raise ValueError(f"{status!a} is no status: three digits, 200 to 599, space, reason")
+            raise ValueError(f"{status!a} is no status: three digits from 200, space, reason")
         code = int(status[:3])
+        if code > _LAST_CODE or len(status) == 3:
+            put_right.append(messages.APPLICATION_SENT_ODD_STATUS.notice(status=code))
         _remember(_codes, status, code)
     return code
 
@@ -74,17 +86,19 @@ def check_headers(headers: HeaderList) -> tuple[HeaderList, int | None, bool]:
     Return the remaining headers, the Content-Length in bytes (None without one), and True if the
     application asked to close the connection.
 
-    Raises `TypeError` for anything except a list of pairs of `str`, and `ValueError` for a name or
-    a value that a header may not have. No error message holds a value: it may be secret, and
-    messages are logged.
+    Raises `TypeError` for anything except a list or tuple of pairs of `str`, and `ValueError` for a
+    name or a value that a header may not have. No error message holds a value: it may be secret,
+    and messages are logged.
     """
-    if not isinstance(headers, list):
+    if not isinstance(headers, (list, tuple)):
         raise TypeError(f"the headers must be a list, not {type(headers).__name__}")
     fields: HeaderList = []  # a new list: the application could change its own after the check
     content_length = None
     close = False
     for item in headers:
-        if type(item) is not tuple or len(item) != 2:
+        if type(item) is not tuple:
+            item = _pair(item)
+        if len(item) != 2:
             raise TypeError("a header must be a tuple of name and value")
         name, value = item
         kind = _kinds.get(name)
@@ -95,14 +109,23 @@ def check_headers(headers: HeaderList) -> tuple[HeaderList, int | None, bool]:
         if kind == _PLAIN:
             fields.append(item)
         elif kind == _CONTENT_LENGTH:
-            if content_length is not None or not _LENGTH.fullmatch(value):
+            if not _LENGTH.fullmatch(value):
                 raise ValueError("Content-Length must be one number in plain digits")
+            if content_length not in (None, int(value)):
+                raise ValueError("Content-Length is given twice, with different values")
             content_length = int(value)
         elif kind == _CONNECTION:
             close = close or "close" in map(str.strip, value.lower().split(","))
-        elif kind == _FORBIDDEN:
-            raise ValueError(f"the header {name} is the server's to send")
+        elif kind == _REPORTED:
+            put_right.append(messages.APPLICATION_SENT_HOP_BY_HOP.notice(name=name.title()))
     return fields, content_length, close
+
+
+def _pair(item: object) -> tuple[str, str]:
+    """Return a header that is a list, as other servers take it, as a tuple."""
+    if not isinstance(item, (list, tuple)):
+        raise TypeError("a header must be a tuple of name and value")
+    return tuple(item)  # the caller checks its length
 
 
 def _learn_kind(name: str) -> int:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from penstock import messages
 from penstock.http1.statuses import BODILESS
-from penstock.wsgi.headers import check_head, check_headers
+from penstock.wsgi.headers import check_head, check_headers, put_right
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -124,11 +124,23 @@ class Response:
             raise RuntimeError("start_response was called a second time without exc_info")
         self._called = True
         code, self.headers, length, self._close = self._check_head(status, headers)
+        if put_right:
+            self._warn_of_what_was_put_right()
+        if len(status) == 3:  # a code alone
+            status += " "
         self.bodiless = self._is_head or code in BODILESS
         self.content_length = length
         self.status = status
         self.code = code
         return self.write
+
+    def _warn_of_what_was_put_right(self) -> None:
+        while True:
+            try:
+                notice = put_right.popleft()
+            except IndexError:  # another thread has taken the last one
+                return
+            self._warn_once(notice)
 
     def write(self, data: bytes, /) -> None:
         """Send a block of the body at once. PEP 3333 has this for old applications.
