@@ -87,7 +87,23 @@ def test_sigint_and_sigquit_leave_at_once(
         assert not server.members()
 
 
-@pytest.mark.parametrize("second", [signal.SIGTERM, signal.SIGINT])
+def test_a_second_sigterm_goes_on_with_the_stop(tmp_path: Path, transport: str) -> None:
+    """GNU timeout, preStop hooks and supervisors send it to the group, and once more."""
+    with Supervised(
+        tmp_path, "-w", "2", "--transport", transport, "--graceful-timeout", "60s"
+    ) as server:
+        with server.begin("/hold?1&", "held") as client:
+            server.signal(signal.SIGTERM)
+            server.wait_for_line("stopping: finishing")
+            server.signal(signal.SIGTERM)
+            server.wait_for_line("stopping already: SIGINT or SIGQUIT cuts off")
+            assert server.process.poll() is None
+            server.signal(signal.SIGQUIT)
+            assert server.wait() == 0
+            assert was_cut_off(client)
+
+
+@pytest.mark.parametrize("second", [signal.SIGQUIT, signal.SIGINT])
 def test_fault_33_a_second_signal_leaves_at_once(
     tmp_path: Path, transport: str, second: signal.Signals
 ) -> None:
@@ -167,11 +183,11 @@ def test_one_graceful_timeout_covers_the_shutdown_delay_and_the_drain(
         assert 5 <= taken < 5 + 5  # a timeout of its own after the delay would end at 10.5 s
 
 
-def test_a_second_signal_ends_a_shutdown_delay(tmp_path: Path) -> None:
+def test_sigint_ends_a_shutdown_delay(tmp_path: Path) -> None:
     with Supervised(tmp_path, "--shutdown-delay", "25s") as server:
         server.signal(signal.SIGTERM)
         server.wait_for_line("stopping|shutdown_delay")
-        status, taken = server.seconds_to_exit(signal.SIGTERM)
+        status, taken = server.seconds_to_exit(signal.SIGINT)
         assert (status, taken < BUSY_SECONDS) == (0, True)
 
 

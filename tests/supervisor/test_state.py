@@ -195,8 +195,8 @@ ENDING = (Draining, HandingOver, Stopping)
 
 FOLLOWS: dict[type[Any], dict[type[Any], type[Any]]] = {
     StopWanted: {
-        Starting: Stopping, Serving: Draining, Preparing: Draining, Reloading: Draining,
-        Upgrading: Draining, Delaying: Stopping, Draining: Stopping,
+        Starting: Draining, Serving: Draining, Preparing: Draining, Reloading: Draining,
+        Upgrading: Draining,
     },
     QuitWanted: dict.fromkeys([state for state in STATES if state is not Down], Stopping),
     Interrupted: dict.fromkeys([state for state in STATES if state is not Down], Stopping),
@@ -286,6 +286,9 @@ def test_a_stop_gives_up_what_is_under_way_and_orders_the_workers_to_finish(
     if isinstance(before, Reloading):
         assert before.reload.coming not in server.supervisor.pool.generations
     server.supervisor.handle(StopWanted())
+    assert isinstance(server.supervisor.state, Draining)
+    assert server.orders() == []
+    server.supervisor.handle(QuitWanted())
     assert server.orders() == ["quit"]
 
 

@@ -199,7 +199,20 @@ def test_sigint_and_sigquit_leave_at_once(number: signal.Signals) -> None:
     ]
 
 
-@pytest.mark.parametrize("second", [signal.SIGTERM, signal.SIGINT])
+def test_a_second_sigterm_goes_on_with_the_stop() -> None:
+    """GNU timeout, preStop hooks and supervisors send it to the group, and once more."""
+    with faulty_server("--drain-linger", "5s") as server:
+        with in_the_middle_of(server, "/hold") as client, Client(server.address) as second:
+            assert second.request("GET", "/hello").status == 200
+            server.signal(signal.SIGTERM)
+            assert eventually(lambda: refuses_connections(server))
+            server.signal(signal.SIGTERM)
+            assert second.request("GET", "/release").header("Connection") == "close"
+            assert client.read_response().status == 200
+        assert server.wait() == 0
+
+
+@pytest.mark.parametrize("second", [signal.SIGQUIT, signal.SIGINT])
 def test_fault_33_a_second_signal_leaves_at_once(second: signal.Signals) -> None:
     with faulty_server("--graceful-timeout", "60s") as server:
         with in_the_middle_of(server, "/hold") as client:

@@ -963,6 +963,18 @@ class Supervisor:
         else:
             self._drain(end_by)
 
+    def _stop_start(self, event: events.StopWanted) -> None:
+        """Stop during the start: at once, unless workers have clients already."""
+        if self.current.serving:
+            self._begin_stop(event)
+        else:
+            self._stop_at_once(event)
+
+    def _note_stop(self, event: events.StopWanted) -> None:
+        """Go on with the stop: wrappers and process managers send the signal twice."""
+        self._take_stop_reply(event.reply)
+        self.logger.info("stopping already: SIGINT or SIGQUIT cuts off the requests in progress")
+
     def _drain(self, end_by: float) -> None:
         """Order all workers to empty the accept queues, finish what is in progress, and end."""
         # 2. The end of the delay.

@@ -80,8 +80,13 @@ def _held_locks() -> Iterator[str]:
         name = owner.__name__ if kind is types.ModuleType else f"{kind.__module__}.{kind.__name__}"
         if name.partition(".")[0] == "penstock":
             continue
-        for key, value in list(vars(owner).items()):
-            if isinstance(value, _LOCKS) and repr(value).startswith("<locked"):
+        try:
+            attributes = list(vars(owner).items())
+        except Exception:  # of a proxy written in C, which asks what it stands for
+            continue
+        for key, value in attributes:
+            # By the type: isinstance would ask the value, and so evaluate a lazy object.
+            if type(value) in _LOCKS and repr(value).startswith("<locked"):
                 yield f"the lock {key!r} of {name} is held, and stays held in the workers"
 
 

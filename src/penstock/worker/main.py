@@ -343,7 +343,7 @@ def _wait_unready(
     if delay:
         worker.logger.info("stopping in %g s: not ready any more (setting: shutdown_delay)", delay)
     while (remaining := end - time.monotonic()) > 0:
-        if told_to_stop(worker, interrupted(remaining)) is not None:
+        if told_to_stop(worker, interrupted(remaining)) in STOP_AT_ONCE:
             worker.logger.info("stopping at once: a second signal")
             return False
     return True
@@ -357,7 +357,8 @@ def _wait_drained(
         if worker.only_stuck_left():
             break
         received = interrupted(min(0.05, max(0.0, deadline - time.monotonic())))
-        if told_to_stop(worker, received) is not None:
+        # SIGTERM once more changes nothing: wrappers and process managers send it twice.
+        if told_to_stop(worker, received) in STOP_AT_ONCE:
             worker.logger.info("stopping at once: a second signal")
             return False, False
     return drained, True
