@@ -368,6 +368,15 @@ APPLICATION_SENT_CLOSE: Final = Message(
     "Remove the field from the application's response.",
 )
 
+APPLICATION_SENT_NEEDLESS_BODY: Final = Message(
+    "PEN-3120",
+    WARNING,
+    "the application gave a body to a response with status %(status)d, which has none: it was"
+    " dropped (logged once)",
+    "Responses with this status have no body (RFC 9110). The rest of the response was sent.",
+    "Return no body with this status.",
+)
+
 APPLICATION_SENT_HOP_BY_HOP: Final = Message(
     "PEN-3130",
     WARNING,
@@ -386,15 +395,6 @@ APPLICATION_SENT_ODD_STATUS: Final = Message(
     "PEP 3333 asks for a code and a reason, such as `207 Multi-Status`. HTTP has no codes from 600"
     " on: clients treat them as they like (RFC 9110, section 15).",
     "Correct the status in the application.",
-)
-
-APPLICATION_SENT_NEEDLESS_BODY: Final = Message(
-    "PEN-3120",
-    WARNING,
-    "the application gave a body to a response with status %(status)d, which has none: it was"
-    " dropped (logged once)",
-    "Responses with this status have no body (RFC 9110). The rest of the response was sent.",
-    "Return no body with this status.",
 )
 
 FIELD_DROPPED: Final = Message(

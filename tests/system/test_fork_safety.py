@@ -27,7 +27,7 @@ def test_a_lock_that_is_held_is_named(module: ModuleType) -> None:
 
 
 def test_a_lazy_object_is_not_evaluated(module: ModuleType) -> None:
-    """Django's and werkzeug's look like what they stand for, once somebody asks."""
+    """Django's and werkzeug's look like what they stand for as soon as they are asked."""
     asked = []
 
     class Lazy:
