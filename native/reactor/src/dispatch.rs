@@ -40,6 +40,11 @@ pub fn handle_event(
             if event.room {
                 responding::send_rest(connection, &mut state);
             }
+            if state.queued {
+                // Its turn comes. A second event before it, such as kqueue's for the other direction,
+                // is no turn more than other connections have.
+                return None;
+            }
             state.answered_in_turn = 0;
             reading::read(connection, shared, leader, &mut state)
         }
