@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 from wsgiref.types import StartResponse
 
@@ -13,7 +15,7 @@ from penstock.transport import Exchange, HeaderList, Outlet
 from penstock.wsgi.gateway import Gateway
 from penstock.wsgi.headers import CheckHead
 from support.applications import TEXT
-from support.fake_exchange import FakeExchange, Records
+from support.fake_exchange import FakeExchange, Records, make_environ
 
 Environ = dict[str, Any]
 
@@ -27,26 +29,55 @@ class Body(io.BytesIO):
     """A request's body."""
 
 
-def handled(first: Any, log: Records | None = None, **given: Any) -> FakeExchange:
+@dataclass
+class First:
+    """What is asked first, for the paths below a prefix."""
+
+    answer: Callable[[Exchange], bool]
+    beginnings: str | tuple[str, ...] = "/"
+
+
+def handled(
+    first: Callable[[Exchange], bool],
+    log: Records | None = None,
+    beginnings: str | tuple[str, ...] = "/",
+    **given: Any,
+) -> FakeExchange:
     exchange = FakeExchange(body=Body(b"abc"), **given)
     gateway = Gateway(application, logger=(log or Records()).logger)
-    gateway.first = first
+    gateway.ask_first(First(first, beginnings))
     gateway.handle_unless_first(exchange)
     assert exchange.body.closed, "the request's body is not kept, whatever answers"
     return exchange
 
 
-def test_what_is_asked_first_answers_in_place_of_the_application() -> None:
-    def first(exchange: Exchange) -> bool:
-        exchange.respond("200 OK", [], 5)
-        exchange.finish(b"first")
-        return True
+def answers(exchange: Exchange) -> bool:
+    exchange.respond("200 OK", [], 5)
+    exchange.finish(b"first")
+    return True
 
-    assert handled(first).sent == b"first"
+
+def test_what_is_asked_first_answers_in_place_of_the_application() -> None:
+    assert handled(answers).sent == b"first"
 
 
 def test_the_application_answers_where_it_does_not() -> None:
     assert handled(lambda exchange: False).sent == b"application"
+
+
+def unasked(exchange: Exchange) -> bool:
+    raise AssertionError("asked for another path")
+
+
+@pytest.mark.parametrize("beginnings", ["/files", ("/files", "/media")])
+def test_the_application_answers_for_another_path(beginnings: str | tuple[str, ...]) -> None:
+    environ = make_environ() | {"PATH_INFO": "/fil"}
+    assert handled(unasked, beginnings=beginnings, environ=environ).sent == b"application"
+
+
+def test_it_is_asked_where_the_path_was_split_at_the_mount() -> None:
+    environ = make_environ() | {"PATH_INFO": "/a.css", "SCRIPT_NAME": "/files"}
+    assert handled(answers, beginnings="/files", environ=environ).sent == b"first"
 
 
 def test_an_error_of_what_is_asked_first_is_500_and_logged() -> None:

@@ -126,8 +126,11 @@ class StaticFiles:
             for prefix, path in settings.places
         ]
         self._places = sorted(places, key=lambda place: -len(place[0]))
-        # What a path begins with if it is in one of them, or is the name of one.
-        self._beginnings = tuple(prefix[:-1] for prefix, _ in self._places)
+        beginnings = tuple(prefix[:-1] for prefix, _ in self._places)
+        self.beginnings: str | tuple[str, ...] = beginnings
+        """What a path begins with if it is in one of them, or is the name of one."""
+        if len(beginnings) == 1:
+            self.beginnings = beginnings[0]  # a comparison with a tuple takes longer
         self._index = os.fsencode(settings.index)
         self._cache_bytes = settings.cache_bytes
         self._log = log
@@ -148,8 +151,8 @@ class StaticFiles:
         path: str = environ["PATH_INFO"]
         if environ["SCRIPT_NAME"]:
             path = _received_path(environ["RAW_URI"])
-        if not path.startswith(self._beginnings):
-            return False
+            if not path.startswith(self.beginnings):
+                return False
         entry: _Entry | _Answer | None = self._cache.get(path)
         try:
             if entry is None or entry.look_at <= time.monotonic():  # type: ignore[union-attr]

@@ -359,7 +359,7 @@ class Worker:
         )
         self._handle = self._gateway.handle
         if (files := static_files(self.settings, log_message)) is not None:
-            self._gateway.first = files.answer
+            self._gateway.ask_first(files)
             self._handle = self._gateway.handle_unless_first
         self.slot.words[STATE] = SERVING
         self.slot.words[READY] = 1

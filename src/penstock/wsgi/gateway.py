@@ -53,6 +53,17 @@ class Filters(Protocol):
         """Return what the response to a request is sent through."""
 
 
+class First(Protocol):
+    """Answers requests that the application is not called for."""
+
+    beginnings: str | tuple[str, ...]
+    """What the paths of these requests begin with. Others are not asked about: this is compared for
+    each request of the application."""
+
+    def answer(self, exchange: Exchange) -> bool:
+        """Answer a request, or return False and leave it untouched."""
+
+
 class Gateway:
     """Answers exchanges by calling one application. Any number of threads may use it."""
 
@@ -75,9 +86,8 @@ class Gateway:
         self._application = application
         self._logger = logger
         self._sendfile = sendfile
-        self.first: Callable[[Exchange], bool] | None = None
-        """What `handle_unless_first` asks before the application. It returns whether it has
-        answered."""
+        self._first: First | None = None
+        self._beginnings: str | tuple[str, ...] = ()
         self._log_ended = log_ended or self._log_each
         # Any thread adds to it. Two threads may both log the same warning, which does no harm.
         warned: set[str] = set()
@@ -148,11 +158,21 @@ class Gateway:
                 self._close(exchange, result)
             _release(response, body)
 
+    def ask_first(self, first: First) -> None:
+        """Set what `handle_unless_first` asks before it calls the application."""
+        self._first = first
+        self._beginnings = first.beginnings
+
     def handle_unless_first(self, exchange: Exchange) -> None:
-        """Do the same where `first` has not answered."""
-        assert self.first is not None
+        """Do the same as `handle` where what was set by `ask_first` has not answered."""
         try:
-            answered = self.first(exchange)
+            environ = exchange.environ
+            # Below SCRIPT_NAME, PATH_INFO is not the path that was asked for.
+            if environ["PATH_INFO"].startswith(self._beginnings) or environ["SCRIPT_NAME"]:
+                assert self._first is not None
+                answered = self._first.answer(exchange)
+            else:
+                answered = False
         except BaseException as error:  # as in `handle`
             self._handle_failure(exchange, None, error)
             answered = True
