@@ -10,29 +10,26 @@ then slower than the other one for certain.
 from __future__ import annotations
 
 import argparse
-import math
 import os
-import signal
 import statistics
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
 from harness import environment, installing, load, report
 from harness.scenarios import SCENARIOS, Scenario
-from harness.servers import HOST, Candidate, Running, free_port
+from harness.servers import Candidate, running
+from harness.turns import interval, order
 
-NAMES = ("hello", "flask", "mixed", "blocking")
-"""The scenarios of the benchmarks that are compared."""
+USUAL = ("hello", "flask", "mixed", "blocking")
+"""The scenarios of the benchmarks that are compared unless others are named."""
+NAMES = tuple(each.name for each in SCENARIOS if each.setup.ours == "" and not each.idle)
 PAIRS = 30
 TURN_SECONDS = 1
 ENOUGH = 0.98
-CONFIDENCE = 0.95
 BUILD_SECONDS = 1200.0
-STOP_SECONDS = 10.0
 
 
 @dataclass(frozen=True)
@@ -60,20 +57,9 @@ class Compared:
         ]
 
 
-def interval(values: Sequence[float], confidence: float = CONFIDENCE) -> tuple[float, float]:
-    """Return the interval that holds the median of what ``values`` are a sample of.
-
-    Each value is above that median or below it, as a coin falls. So the median is between the
-    values of ranks k and n + 1 - k unless fewer than k of n coins fall on one side.
-    """
-    ordered = sorted(values)
-    count = len(ordered)
-    beyond = (1 - confidence) / 2
-    below, rank = 0.0, 0
-    while rank < count // 2 and (below := below + math.comb(count, rank) / 2**count) <= beyond:
-        rank += 1
-    rank = max(rank, 1)
-    return ordered[rank - 1], ordered[count - rank]
+def speaks_tls(name: str) -> bool:
+    """Return whether a scenario's load is over TLS."""
+    return any(each.setup.tls for each in SCENARIOS if each.name == name)
 
 
 def threads_of(scenario: Scenario) -> int:
@@ -81,48 +67,23 @@ def threads_of(scenario: Scenario) -> int:
     return next(each.threads for each in scenario.candidates if each.peer == "penstock")
 
 
-@contextmanager
-def serving(checkout: Path, scenario: Scenario, transport: str) -> Iterator[Running]:
-    """Run the server of a checkout, pinned to the core for servers."""
-    port = free_port()
-    threads = threads_of(scenario)
-    python = str(environment.BIN / "python")
-    command = ["taskset", "-c", str(environment.cores()[0]), python, "-m", "penstock"]
-    command += [scenario.setup.application, "--bind", f"{HOST}:{port}", "--threads", str(threads)]
-    command += ["--transport", transport]
-    path = os.pathsep.join([str(checkout / "src"), str(environment.BENCHMARKS)])
-    process = subprocess.Popen(
-        command,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        cwd=environment.VENV,
-        env=environment.server_variables() | {"PYTHONPATH": path},
-        start_new_session=True,
-    )
-    server = Running(Candidate("penstock", threads), process, port)
-    try:
-        server.wait_until_ready()
-        yield server
-    finally:
-        process.send_signal(signal.SIGTERM)
-        try:
-            process.wait(STOP_SECONDS)
-        except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
-
-
 def compare(name: str, checkouts: tuple[Path, Path], transport: str, pairs: int) -> Compared:
     """Take turns, this checkout and then the other one, and the other way round."""
     scenario = next(each for each in SCENARIOS if each.name == name)
     rates: tuple[list[float], list[float]] = ([], [])
     with ExitStack() as stack:
-        servers = [stack.enter_context(serving(each, scenario, transport)) for each in checkouts]
+        name_of_ours = "penstock" if transport == "native" else "penstock-python"
+        candidate = Candidate(name_of_ours, threads_of(scenario))
+        servers = [
+            stack.enter_context(running(candidate, scenario.setup, checkout / "src"))
+            for checkout in checkouts
+        ]
         for turn in range(-1, pairs):
-            for place in (0, 1) if turn % 2 else (1, 0):
+            for place in order((0, 1), turn):
                 background = scenario.background
-                taken = load.apply(servers[place], scenario.load, background, TURN_SECONDS)
+                seconds = max(TURN_SECONDS, scenario.least_seconds)
+                taken = load.apply(servers[place], scenario.load, background, seconds)
+                servers[place].wait_until_ready()
                 if taken.errors:
                     raise environment.EnvironmentProblem(f"{name}: {taken.errors} errors")
                 if turn >= 0:  # the first is to warm up
@@ -130,9 +91,10 @@ def compare(name: str, checkouts: tuple[Path, Path], transport: str, pairs: int)
     return Compared(name, *rates)
 
 
-def prepare(checkouts: tuple[Path, Path], transport: str) -> None:
+def prepare(checkouts: tuple[Path, Path], transport: str, *, tls: bool) -> None:
     """Install what is needed, and build the native transport of both."""
-    installing.prepare([])
+    if why := installing.prepare([], tls=tls).get(installing.TLS_LOAD):
+        raise environment.EnvironmentProblem(f"{installing.TLS_LOAD} makes the load: {why}")
     for checkout in checkouts if transport == "native" else ():
         subprocess.run(
             [str(checkout / "scripts" / "build-native"), str(environment.VENV)],
@@ -148,7 +110,8 @@ def main() -> int:
     parser = argparse.ArgumentParser(description="Compare the speed of two checkouts in pairs.")
     add = parser.add_argument
     add("base", type=Path, help="the other checkout")
-    add("--only", action="append", choices=NAMES, metavar="NAME", help=f"of: {', '.join(NAMES)}")
+    about_only = f"of: {', '.join(NAMES)}; default: {', '.join(USUAL)}"
+    add("--only", action="append", choices=NAMES, metavar="NAME", help=about_only)
     add("--pairs", type=int, default=PAIRS, help=f"of turns of a second; default: {PAIRS}")
     add("--transport", choices=("native", "python"), default="native")
     arguments = parser.parse_args()
@@ -157,8 +120,9 @@ def main() -> int:
     found = []
     try:
         with environment.sole_run():
-            prepare(checkouts, arguments.transport)
-            for name in arguments.only or NAMES:
+            names = arguments.only or USUAL
+            prepare(checkouts, arguments.transport, tls=any(map(speaks_tls, names)))
+            for name in names:
                 print(f"{name}: {2 * arguments.pairs} turns", file=sys.stderr)
                 found.append(compare(name, checkouts, arguments.transport, arguments.pairs))
     except (environment.EnvironmentProblem, OSError, subprocess.SubprocessError) as problem:

@@ -1,8 +1,9 @@
 """Measure Penstock beside other servers: `python benchmarks/run.py`, or `make bench`.
 
-Makes what it needs in .bench/, measures in interleaved rounds, prints tables, and writes them with
-pictures into docs/performance/ when everything was measured. What was measured is kept as it comes:
-`--resume` goes on where a run was interrupted, and `--report` shows what there is.
+Makes what it needs in .bench/, measures, prints tables, and writes those of a page with pictures
+into docs/performance/ when all of that page was measured. The servers of a scenario run at once and
+take the load by turns. What was measured is kept as it comes: `--resume` goes on where a run was
+interrupted, and `--report` shows what there is.
 """
 
 from __future__ import annotations
@@ -12,26 +13,28 @@ import dataclasses
 import subprocess
 import sys
 import time
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from typing import Any
 
 from harness import environment, footprint, installing, load, page, results
 from harness.idle import idle_connections
 from harness.results import Results
-from harness.scenarios import SCENARIOS, Scenario
-from harness.servers import PEERS, Candidate, Kind, running
+from harness.scenarios import INDEX_PAGE, SCENARIOS, Scenario
+from harness.servers import PEERS, Candidate, Kind, Running, running
+from harness.turns import order
 
 FOOTPRINT = "footprint"
 RESULTS = environment.VENV / "results.jsonl"
 WARM_UP_SECONDS = 1
 QUIET = 0.1
 """What share of a core others may have in a run; where they have more, it is taken again."""
-START_SECONDS = 0.5
-"""About what starting, checking and ending a server takes; for the first estimate alone."""
 FAILURES = 2
 """Failures after which a peer's runs of a scenario are given up."""
 
-ROUNDS, SECONDS, RETRIES = 3, 2, 1
+FAULTS = (environment.EnvironmentProblem, OSError, subprocess.SubprocessError)
+
+ROUNDS, SECONDS, RETRIES = 9, 1, 1
 
 
 @dataclass(frozen=True)
@@ -45,23 +48,18 @@ class Plan:
     retries: int
     """How often a disturbed run is taken again."""
 
-    def runs(self) -> list[tuple[int, Scenario, Candidate]]:
-        """Return all runs in order: everything once, then everything again.
-
-        So a machine that gets slower, or busy, for a while does not favour one server.
-        """
+    def turns(self, scenario: Scenario) -> list[tuple[int, Candidate]]:
+        """Return the turns of a scenario in order: each candidate once, then each once more."""
         return [
-            (number, scenario, candidate)
+            (number, candidate)
             for number in range(1, self.rounds + 1)
-            for scenario in self.scenarios
-            for candidate in scenario.candidates
+            for candidate in order(scenario.candidates, number)
         ]
 
     def seconds_of(self, scenario: Scenario) -> float:
-        """Return about how long a run takes."""
+        """Return about how long a turn takes."""
         measured = max(self.seconds, scenario.least_seconds)
-        each = START_SECONDS + WARM_UP_SECONDS + measured
-        return 2 * each if scenario.with_and_without else each
+        return 2 * measured if scenario.with_and_without else measured
 
 
 def main() -> int:
@@ -79,8 +77,7 @@ def main() -> int:
         return 130
     findings = page.Findings(found, scenarios)
     print(f"\n{findings.text(with_pictures=False)}")
-    # A page with some figures of today and some of last month would compare apples and pears.
-    if found.about["complete"] and not (arguments.no_page or arguments.report):
+    if not (arguments.no_page or arguments.report):
         for path in page.write(findings):
             print(f"Written: {path.relative_to(environment.ROOT)}")
     return 0
@@ -96,6 +93,9 @@ def _arguments() -> argparse.Namespace:
     add("--quick", action="store_true", help="one round of a second each, which no page is made of")
     only = "of: " + ", ".join(names)
     add("--only", action="append", choices=names, metavar="NAME", help=only)
+    pages = sorted({scenario.page for scenario in SCENARIOS})
+    about_page = f"all that a page shows; of: {', '.join(pages)}"
+    add("--page", choices=pages, metavar="PAGE", help=about_page)
     peers = "of: " + ", ".join(PEERS)
     add("--peer", action="append", choices=list(PEERS), metavar="PEER", help=peers)
     add("--no-page", action="store_true", help="do not write docs/performance/")
@@ -125,7 +125,8 @@ def _measured(arguments: argparse.Namespace) -> tuple[Results, tuple[Scenario, .
         environment.raise_descriptor_limit()
     else:
         about = _asked(arguments)
-        about["missing"] = installing.prepare(about["peers"])
+        tls = any(each.setup.tls for each in SCENARIOS if each.name in about["names"])
+        about["missing"] = installing.prepare(about["peers"], tls=tls)
         scenarios = _scenarios(about)
         found = results.begin(RESULTS, about | _circumstances(about))
     about = found.about
@@ -139,14 +140,16 @@ def _measured(arguments: argparse.Namespace) -> tuple[Results, tuple[Scenario, .
 
 def _asked(arguments: argparse.Namespace) -> dict[str, Any]:
     rounds, seconds, retries = (1, 1, 0) if arguments.quick else (ROUNDS, SECONDS, RETRIES)
-    everything = arguments.only is None and arguments.peer is None
+    names = [each.name for each in SCENARIOS if arguments.page in (None, each.page)]
+    if arguments.page in (None, INDEX_PAGE):
+        names.append(FOOTPRINT)
     return {
-        "names": arguments.only or [scenario.name for scenario in SCENARIOS] + [FOOTPRINT],
+        "names": arguments.only or names,
         "peers": arguments.peer or list(PEERS),
         "rounds": arguments.rounds or rounds,
         "seconds": arguments.seconds or seconds,
         "retries": retries if arguments.retries is None else arguments.retries,
-        "complete": everything and not arguments.quick,
+        "quick": arguments.quick,
     }
 
 
@@ -171,53 +174,145 @@ def _scenarios(about: dict[str, Any]) -> tuple[Scenario, ...]:
         replace(each, candidates=tuple(c for c in each.candidates if c.peer in present))
         for each in SCENARIOS
         if each.name in about["names"]
+        and not (each.setup.tls and installing.TLS_LOAD in about["missing"])
     )
     return tuple(scenario for scenario in chosen if scenario.candidates)
 
 
 def _measure(plan: Plan, found: Results) -> None:
     """Measure what the results do not hold yet."""
-    runs = [run for run in plan.runs() if (run[1].name, run[2], run[0]) not in found.outcomes]
+    left = {
+        scenario: [
+            (number, candidate)
+            for number, candidate in plan.turns(scenario)
+            if (scenario.name, candidate, number) not in found.outcomes
+        ]
+        for scenario in plan.scenarios
+    }
+    pace = _Pace(sum(plan.seconds_of(each) * len(turns) for each, turns in left.items()))
     if not found.figures:
         for candidate in plan.at_rest:
-            _progress(f"at rest: {candidate}", _seconds_left(plan, runs, 1.0))
+            _progress(f"at rest: {candidate}", pace.left())
             _measure_at_rest(candidate, found)
-    expected = spent = 0.0
-    for done, (number, scenario, candidate) in enumerate(runs):
-        pace = spent / expected if spent else 1.0
-        _progress(
-            f"round {number} of {plan.rounds}, {scenario.name}: {candidate}",
-            _seconds_left(plan, runs[done:], pace),
+    for scenario, turns in left.items():
+        with Field(scenario) as field:
+            for number, candidate in turns:
+                what = f"round {number} of {plan.rounds}, {scenario.name}: {candidate}"
+                _progress(what, pace.left())
+                _take(plan, found, field, number, candidate)
+                pace.note(plan.seconds_of(scenario))
+
+
+class _Pace:
+    """How long measuring takes, from what it took so far."""
+
+    def __init__(self, expected: float) -> None:
+        """``expected`` is in seconds, of measuring alone."""
+        self._expected = expected
+        self._done = 0.0
+        self._began = time.monotonic()
+
+    def note(self, expected: float) -> None:
+        self._done += expected
+
+    def left(self) -> str:
+        taken = time.monotonic() - self._began
+        pace = taken / self._done if self._done else 1.0
+        seconds = pace * (self._expected - self._done)
+        return (
+            f"about {seconds / 60:.0f} min left" if seconds > 90 else f"about {seconds:.0f} s left"
         )
-        started = time.monotonic()
-        _take(plan, found, number, scenario, candidate)
-        spent += time.monotonic() - started
-        expected += plan.seconds_of(scenario)
+
+
+class Field:
+    """The servers of one scenario. Each runs from its first turn on, until the end or a failure."""
+
+    def __init__(self, scenario: Scenario) -> None:
+        self.scenario = scenario
+        self._started: dict[Candidate, tuple[ExitStack, Running, Running]] = {}
+
+    def __enter__(self) -> Field:
+        """Start nothing yet."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """End all servers."""
+        for candidate in list(self._started):
+            self.end(candidate)
+
+    def servers(self, candidate: Candidate) -> tuple[Running, Running]:
+        """Return a candidate's server, and the one without what the scenario adds.
+
+        Starts them where they do not run, and warms them up. Raises one of `FAULTS`.
+        """
+        if candidate not in self._started:
+            scenario = self.scenario
+            with ExitStack() as stack:
+                measured = plain = stack.enter_context(running(candidate, scenario.setup))
+                if scenario.with_and_without and scenario.plain().setup != scenario.setup:
+                    plain = stack.enter_context(running(candidate, scenario.plain().setup))
+                asked = scenario.load
+                for server in {measured.port: measured, plain.port: plain}.values():
+                    server.verify(asked.path, asked.posted, asked.answered)
+                    load.apply(server, asked, scenario.background, WARM_UP_SECONDS)
+                self._started[candidate] = (stack.pop_all(), measured, plain)
+        return self._started[candidate][1:]
+
+    def end(self, candidate: Candidate) -> None:
+        """End a candidate's servers."""
+        stack, *_ = self._started.pop(candidate, (ExitStack(),))
+        try:
+            stack.close()
+        except environment.EnvironmentProblem:
+            pass  # it has ended by itself, which is in the results
+
+    def sample(self, candidate: Candidate, seconds: int) -> load.Sample:
+        """Let a candidate have its turn. Raises one of `FAULTS`."""
+        measured, plain = self.servers(candidate)
+        scenario = self.scenario
+        seconds = max(seconds, scenario.least_seconds)
+        alone = each = None
+        if scenario.with_and_without:
+            alone = _turn(plain, scenario.plain(), seconds).rate
+        if scenario.idle:
+            with idle_connections(measured.pid, measured.port, scenario.idle) as each:
+                sample = _turn(measured, scenario, seconds)
+        else:
+            sample = _turn(measured, scenario, seconds)
+        return dataclasses.replace(sample, alone=alone, idle_kib=each)
+
+
+def _turn(server: Running, scenario: Scenario, seconds: int) -> load.Sample:
+    # The load ends in the middle of requests. A server may be busy for a while with that, and the
+    # next turn is another server's.
+    server.wait_until_ready()
+    sample = load.apply(server, scenario.load, scenario.background, seconds)
+    server.wait_until_ready()
+    return sample
 
 
 def _measure_at_rest(candidate: Candidate, found: Results) -> None:
     try:
         figures = footprint.measure(candidate)
-    except (environment.EnvironmentProblem, OSError, subprocess.SubprocessError) as problem:
+    except FAULTS as problem:
         print(f"  failed: {problem}", file=sys.stderr)
         return
     found.add_figures(figures)
     print(f"  {figures[0].value:>20}", file=sys.stderr)
 
 
-def _take(
-    plan: Plan, found: Results, number: int, scenario: Scenario, candidate: Candidate
-) -> None:
-    """Take one run; where it fails, that is what was found."""
-    key = (scenario.name, candidate, number)
-    failures = found.failures(scenario.name, candidate)
+def _take(plan: Plan, found: Results, field: Field, number: int, candidate: Candidate) -> None:
+    """Take one turn; where it fails, that is what was found."""
+    key = (field.scenario.name, candidate, number)
+    failures = found.failures(field.scenario.name, candidate)
     if len(failures) >= FAILURES and PEERS[candidate.peer].kind is not Kind.OURS:
         found.add(key, failures[-1])
         print("  given up", file=sys.stderr)
         return
     try:
-        sample = _run(scenario, candidate, plan)
-    except (environment.EnvironmentProblem, OSError, subprocess.SubprocessError) as problem:
+        sample = _least_disturbed(field, candidate, plan)
+    except FAULTS as problem:
+        field.end(candidate)
         found.add(key, str(problem))
         print(f"  failed: {problem}", file=sys.stderr)
         return
@@ -227,41 +322,17 @@ def _take(
     print(f"  {f'{sample.rate:,.0f} requests/s':>20}{note}", file=sys.stderr)
 
 
-def _run(scenario: Scenario, candidate: Candidate, plan: Plan) -> load.Sample:
+def _least_disturbed(field: Field, candidate: Candidate, plan: Plan) -> load.Sample:
     """Return the first undisturbed sample, or else the least disturbed one.
 
     What is chosen by is what others did, never how well the server did.
     """
-    best = _sample(scenario, candidate, plan.seconds)
+    best = field.sample(candidate, plan.seconds)
     for _ in range(plan.retries):
         if best.disturbance > QUIET:
-            again = _sample(scenario, candidate, plan.seconds)
+            again = field.sample(candidate, plan.seconds)
             best = min(best, again, key=lambda sample: sample.disturbance)
     return best
-
-
-def _sample(scenario: Scenario, candidate: Candidate, seconds: int) -> load.Sample:
-    seconds = max(seconds, scenario.least_seconds)
-    alone = None
-    if scenario.with_and_without:
-        alone = _sample(replace(scenario.plain(), with_and_without=False), candidate, seconds).rate
-    asked = scenario.load
-    with running(candidate, scenario.setup) as server:
-        server.verify(asked.path, asked.posted, asked.answered)
-        load.apply(server, asked, scenario.background, WARM_UP_SECONDS)
-        # The warm-up ends in the middle of requests; a server may be busy for a while with that.
-        server.wait_until_ready()
-        if not scenario.idle:
-            sample = load.apply(server, asked, scenario.background, seconds)
-            return dataclasses.replace(sample, alone=alone)
-        with idle_connections(server.pid, server.port, scenario.idle) as each:
-            sample = load.apply(server, asked, scenario.background, seconds)
-            return dataclasses.replace(sample, alone=alone, idle_kib=each)
-
-
-def _seconds_left(plan: Plan, runs: list[tuple[int, Scenario, Candidate]], pace: float) -> str:
-    left = pace * sum(plan.seconds_of(scenario) for _, scenario, _ in runs)
-    return f"about {left / 60:.0f} min left" if left > 90 else f"about {left:.0f} s left"
 
 
 def _progress(what: str, left: str) -> None:

@@ -28,6 +28,8 @@ DEBIAN = VENV / "debian"
 """What is unpacked of Debian's packages."""
 SERVED_FOLDER = VENV / "served"
 SERVED_FILE = SERVED_FOLDER / "100-mib.bin"
+CERTIFICATE = VENV / "certificate.pem"
+KEY = VENV / "key.pem"
 
 DESCRIPTORS = 20_000
 """Enough for 10,000 idle connections and the busy ones, at both ends."""

@@ -14,7 +14,7 @@ import sysconfig
 import zlib
 from pathlib import Path
 
-from harness import environment
+from harness import certificate, environment
 from harness.environment import BIN, ROOT, VENV
 from harness.servers import PEERS, Peer
 
@@ -38,10 +38,14 @@ LIBEV = ("libev-dev", "libev4")
 FILE_BYTES = 100 << 20
 
 
-def prepare(peers: list[str]) -> dict[str, str]:
+TLS_LOAD = "tls_load"
+
+
+def prepare(peers: list[str], *, tls: bool = False) -> dict[str, str]:
     """Install everything; return, by the peer's name, why one cannot be measured.
 
-    Raises `EnvironmentProblem` where nothing can be measured at all.
+    With ``tls`` that is also what makes load over TLS, by the name of `TLS_LOAD`. Raises
+    `EnvironmentProblem` where nothing can be measured at all.
     """
     environment.check_platform()
     environment.raise_descriptor_limit()
@@ -60,6 +64,8 @@ def prepare(peers: list[str]) -> dict[str, str]:
     print("Building the native transport, where it is not current", file=sys.stderr)
     if "penstock" in peers and (why := _build_native()):
         reasons["penstock"] = why
+    if tls and (why := _certificate() or _build_tls_load()):
+        reasons[TLS_LOAD] = why
     _take_snapshot()
     _make_files()
     for peer, why in reasons.items():
@@ -161,10 +167,36 @@ def _build_native() -> str:
     return why and f"the native transport could not be built: {why}"
 
 
+def _build_tls_load() -> str:
+    """Build what makes load over TLS; return why there is none."""
+    cargo = shutil.which("cargo")
+    if cargo is None:
+        return "it is built with cargo, which is not installed"
+    command = [cargo, "build", "--quiet", "--locked", "--release"]
+    command += ["--package", "penstock-reactor", "--example", TLS_LOAD]
+    folder = ROOT / "native"
+    if why := _attempt(command, BUILD_SECONDS, cwd=folder):
+        return f"it could not be built: {why}"
+    shutil.copy2(folder / "target" / "release" / "examples" / TLS_LOAD, BIN / TLS_LOAD)
+    return ""
+
+
+def _certificate() -> str:
+    """Make the servers' certificate, unless it is there; return why that fails."""
+    if environment.CERTIFICATE.exists() and environment.KEY.exists():
+        return ""
+    try:
+        certificate.make(environment.CERTIFICATE, environment.KEY)
+    except environment.EnvironmentProblem as problem:
+        return str(problem)
+    return ""
+
+
 def _make_files() -> None:
     path = environment.SERVED_FILE
     path.parent.mkdir(exist_ok=True)
     (path.parent / "10-kib.css").write_bytes(b"x" * (10 << 10))
+    (path.parent / "1-mib.bin").write_bytes(b"x" * (1 << 20))
     if not path.exists() or path.stat().st_size != FILE_BYTES:
         with path.open("wb") as file:
             for _ in range(FILE_BYTES >> 20):

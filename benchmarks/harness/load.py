@@ -8,9 +8,9 @@ import subprocess
 import time
 from dataclasses import dataclass
 
-from harness import environment, processes
-from harness.scenarios import Load
-from harness.servers import Running
+from harness import browser, environment, processes
+from harness.scenarios import Handshakes, Load
+from harness.servers import HOST, Running
 
 SCRIPTS = environment.BENCHMARKS / "harness"
 GRACE_SECONDS = 30.0
@@ -19,7 +19,7 @@ GRACE_SECONDS = 30.0
 
 @dataclass(frozen=True)
 class Answered:
-    """What wrk or bulk counted."""
+    """What wrk, bulk or tls_load counted."""
 
     requests: float
     """Of large responses, unfinished ones count too."""
@@ -48,6 +48,8 @@ class Sample:
     """The rate without what the scenario adds, just before."""
     idle_kib: float | None = None
     """KiB resident for each idle connection."""
+    load_share: float | None = None
+    """The share of its core that made the load: near 1.0, the load was the limit."""
 
 
 def apply(server: Running, load: Load, background: Load | None, seconds: int) -> Sample:
@@ -66,6 +68,7 @@ def apply(server: Running, load: Load, background: Load | None, seconds: int) ->
         requests=everything,
         errors=measured.errors + sum(other.errors for other in others),
         disturbance=_disturbance(before, after),
+        load_share=(after.load - before.load) / (after.wall - before.wall),
     )
 
 
@@ -104,7 +107,7 @@ def _disturbance(before: _Clocks, after: _Clocks) -> float:
 
 
 def parse(output: str) -> Answered:
-    """Read the line of JSON that wrk's script and bulk end with. Raises `EnvironmentProblem`."""
+    """Read the line of JSON that each program's output ends with. Raises `EnvironmentProblem`."""
     last_line = output.strip().rpartition("\n")[2]
     if not last_line.startswith("{"):
         raise environment.EnvironmentProblem(f"the load failed:\n{output}")
@@ -118,17 +121,39 @@ def parse(output: str) -> Answered:
     )
 
 
-def _start(server: Running, load: Load, seconds: int) -> subprocess.Popen[str]:
+def _start(server: Running, load: Load, seconds: int) -> subprocess.Popen[bytes]:
     command = ["taskset", "-c", str(environment.cores()[1])]
-    command += _bulk(server, load, seconds) if load.bulk else _wrk(server, load, seconds)
-    return subprocess.Popen(
+    said = b""
+    if load.handshakes is not None:
+        command += _tls_load(server, load, load.handshakes, seconds)
+        said = _head(server, load)
+    else:
+        command += _bulk(server, load, seconds) if load.bulk else _wrk(server, load, seconds)
+    started = subprocess.Popen(
         command,
+        stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
-        text=True,
         cwd=environment.VENV,
         env=environment.server_variables(),
     )
+    assert started.stdin is not None
+    with started.stdin as pipe:  # which takes a head at once
+        pipe.write(said)
+    started.stdin = None
+    return started
+
+
+def _head(server: Running, load: Load) -> bytes:
+    closing = load.handshakes is not Handshakes.KEPT
+    host = f"{HOST}:{server.port}"
+    return browser.head(host, load.path, closing=closing, posted=load.posted)
+
+
+def _tls_load(server: Running, load: Load, handshakes: Handshakes, seconds: int) -> list[str]:
+    program = str(environment.program("tls_load"))
+    command = [program, str(server.port), str(load.connections), str(seconds), handshakes.value]
+    return [*command, str(load.posted or 0)]
 
 
 def _bulk(server: Running, load: Load, seconds: int) -> list[str]:
@@ -144,9 +169,10 @@ def _wrk(server: Running, load: Load, seconds: int) -> list[str]:
     return command if load.argument is None else [*command, "--", str(load.argument)]
 
 
-def _collect(started: list[subprocess.Popen[str]], seconds: int) -> list[Answered]:
+def _collect(started: list[subprocess.Popen[bytes]], seconds: int) -> list[Answered]:
     try:
-        return [parse(each.communicate(timeout=seconds + GRACE_SECONDS)[0]) for each in started]
+        said = [each.communicate(timeout=seconds + GRACE_SECONDS)[0] for each in started]
+        return [parse(each.decode(errors="replace")) for each in said]
     finally:
         for each in started:
             if each.poll() is None:

@@ -1,4 +1,4 @@
-"""The page on performance, and the pictures beside it."""
+"""The pages on performance, and the pictures beside them."""
 
 from __future__ import annotations
 
@@ -6,13 +6,12 @@ from pathlib import Path
 
 from harness import environment, plots, report
 from harness.results import Results
-from harness.scenarios import Measure, Scenario
+from harness.scenarios import INDEX_PAGE, SCENARIOS, Measure, Scenario
 from harness.servers import PEERS, Kind
 from harness.targets import Samples, Verdict, median, verdicts
 
 FOLDER = environment.ROOT / "docs" / "performance"
-PAGE = FOLDER / "index.md"
-OVERVIEW = "overview.svg"
+PAGE = FOLDER / INDEX_PAGE
 
 
 class Findings:
@@ -22,6 +21,36 @@ class Findings:
         self.results = results
         self.scenarios = scenarios
         self.rounds: int = results.about["rounds"]
+
+    def of_page(self, page: str) -> Findings:
+        """Return what a page shows."""
+        return Findings(self.results, tuple(each for each in self.scenarios if each.page == page))
+
+    @property
+    def page(self) -> str:
+        """The page that shows the first scenario."""
+        return self.scenarios[0].page if self.scenarios else INDEX_PAGE
+
+    @property
+    def overview(self) -> str:
+        """The name of the picture of all ratios to the best peer."""
+        stem = self.page.removesuffix(".md")
+        return "overview.svg" if self.page == INDEX_PAGE else f"{stem}-overview.svg"
+
+    def complete_pages(self) -> list[str]:
+        """Return the pages of which all was measured.
+
+        A page with some figures of today and some of last month would compare apples and pears.
+        """
+        about = self.results.about
+        if about["quick"] or set(about["peers"]) != set(PEERS):
+            return []
+        measured = {scenario.name for scenario in self.scenarios}
+        return [
+            page
+            for page in dict.fromkeys(scenario.page for scenario in self.scenarios)
+            if {scenario.name for scenario in SCENARIOS if scenario.page == page} <= measured
+        ]
 
     def samples(self, scenario: Scenario) -> Samples:
         """Return what was measured of a scenario."""
@@ -48,7 +77,7 @@ class Findings:
             }
             picture = f"{scenario.name}.svg" if with_pictures else None
             parts.append(report.section(scenario, self.samples(scenario), failures, picture))
-        if self.results.figures:
+        if self.results.figures and self.page == INDEX_PAGE:
             table = report.markdown(report.footprint_table(self.results.figures))
             parts.append(f"### At rest\n\n{table}\n")
         return "\n".join(parts)
@@ -56,14 +85,15 @@ class Findings:
     def pictures(self) -> dict[str, str]:
         """Return the pictures by the names of their files."""
         found = {f"{scenario.name}.svg": self._picture(scenario) for scenario in self.scenarios}
-        return found | {OVERVIEW: self._overview()}
+        return found | {self.overview: self._overview()}
 
     def _opening(self) -> str:
         about = self.results.about
         how = f"Rounds: {self.rounds}, of {about['seconds']} s"
         how += f", a disturbed run taken again up to {about['retries']} times"
         opening = f"{', '.join(about['versions'])}. {about['machine']}. {how}; {about['date']}.\n"
-        runs = [run for run in self.results.outcomes.values() if not isinstance(run, str)]
+        samples = (self.samples(scenario).values() for scenario in self.scenarios)
+        runs = [run for each in samples for several in each for run in several if run]
         if runs:
             opening += "\n" + report.disturbance(runs)
         if about["missing"]:
@@ -79,7 +109,7 @@ class Findings:
         parts = [f"### Targets\n\n{met} of {len(found)} are reached.\n"]
         parts.append(report.markdown(report.targets_table(found)) + "\n")
         if with_pictures:
-            parts.append(f"![Rate against the best other WSGI server]({OVERVIEW})\n")
+            parts.append(f"![Rate against the best other WSGI server]({self.overview})\n")
         return parts
 
     def _picture(self, scenario: Scenario) -> str:
@@ -107,9 +137,13 @@ class Findings:
 
 
 def write(findings: Findings) -> list[Path]:
-    """Write the page and its pictures; return their paths."""
-    report.replace_figures(PAGE, findings.text(with_pictures=True))
-    pictures = findings.pictures()
-    for name, picture in pictures.items():
-        (FOLDER / name).write_text(picture, "utf-8")
-    return [PAGE, *(FOLDER / name for name in pictures)]
+    """Write the pages of which all was measured, and their pictures; return their paths."""
+    written = []
+    for page in findings.complete_pages():
+        shown = findings.of_page(page)
+        report.replace_figures(FOLDER / page, shown.text(with_pictures=True))
+        pictures = shown.pictures()
+        for name, picture in pictures.items():
+            (FOLDER / name).write_text(picture, "utf-8")
+        written += [FOLDER / page, *(FOLDER / name for name in pictures)]
+    return written

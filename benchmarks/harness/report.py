@@ -16,9 +16,10 @@ from harness.targets import (
     best_peer,
     is_sound,
     median,
-    ratio,
+    ratios,
     threads_to_compare_with,
 )
+from harness.turns import interval
 
 FIGURES = (
     "<!-- Measured figures begin: benchmarks/run.py writes what stands between these lines. -->",
@@ -137,7 +138,7 @@ def _columns(scenario: Scenario, samples: Samples) -> dict[str, Callable[[Candid
         )
 
     def against(other: Candidate) -> Callable[[Candidate], str]:
-        return lambda candidate: _shown(ratio(samples, candidate, other), 2)
+        return lambda candidate: _ratio_shown(ratios(samples, candidate, other))
 
     def against_best(candidate: Candidate) -> str:
         best = best_peer(samples, threads_to_compare_with(samples, candidate))
@@ -157,6 +158,7 @@ def _columns(scenario: Scenario, samples: Samples) -> dict[str, Callable[[Candid
         columns["x without"] = cell(lambda run: run.alone and run.rate / run.alone, 2)
     if scenario.idle:
         columns["KiB/idle"] = cell(lambda run: run.idle_kib, 2)
+    columns["load core"] = lambda candidate: _share_shown(samples[candidate])
     columns["errors"] = lambda candidate: _errors(samples[candidate])
     return columns
 
@@ -169,6 +171,22 @@ def _digits(samples: Samples) -> int:
 
 def _shown(number: float | None, digits: int) -> str:
     return "" if number is None else f"{number:,.{digits}f}"
+
+
+def _ratio_shown(found: Sequence[float]) -> str:
+    """Return the median of ratios with the interval that holds it."""
+    if not found:
+        return ""
+    middle = f"{statistics.median(found):.2f}"
+    if len(found) == 1:
+        return middle
+    low, high = interval(found)
+    return f"{middle} ({low:.2f} to {high:.2f})"
+
+
+def _share_shown(runs: Sequence[Sample | None]) -> str:
+    share = median(runs, lambda run: run.load_share)
+    return "" if share is None else f"{share:.0%}"
 
 
 def _errors(runs: Sequence[Sample | None]) -> str:

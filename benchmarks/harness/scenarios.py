@@ -8,8 +8,18 @@ from enum import Enum
 from harness.servers import PEERS, PLAIN, Candidate, Kind, Setup
 
 GREETING_BYTES = 14
+INDEX_PAGE = "index.md"
 KIB = 1 << 10
 MIB = 1 << 20
+
+
+class Handshakes(Enum):
+    """Which requests begin with a handshake of TLS, for native/reactor/examples/tls_load.rs."""
+
+    KEPT = "kept"
+    """None: the connections are open."""
+    FULL = "full"
+    RESUMED = "resumed"
 
 
 @dataclass(frozen=True)
@@ -26,6 +36,8 @@ class Load:
     """Bytes of each request's body, where there is one."""
     bulk: bool = False
     """Made with benchmarks/bulk, since wrk would be slower than the server."""
+    handshakes: Handshakes | None = None
+    """Made with tls_load, over TLS; None is without TLS."""
     answered: int = GREETING_BYTES
     """Bytes of each response's body: what a server has to give before it is measured."""
 
@@ -87,6 +99,8 @@ class Scenario:
     """Requests a second that no server can exceed."""
     least_seconds: int = 1
     """What a run takes at least: where each request takes long, a few would be all there is."""
+    page: str = INDEX_PAGE
+    """The page of docs/performance/ that it is on."""
 
     def plain(self) -> Scenario:
         """Return what is measured first for `with_and_without`."""
@@ -119,6 +133,10 @@ LOGGING = tuple(
 
 
 SENDING_FILES = tuple(candidate for candidate in servers(1) if PEERS[candidate.peer].files)
+SPEAKING_TLS = tuple(candidate for candidate in servers(1) if PEERS[candidate.peer].tls)
+FILES_PAGE = "files.md"
+TLS_PAGE = "tls.md"
+TLS = Setup(tls=True)
 
 
 def better(bound: float, threads: int = 1) -> Target:
@@ -257,6 +275,7 @@ SCENARIOS = (
         load=Load("/files/10-kib.css", 64, answered=10 * KIB),
         setup=Setup(files=True),
         targets=(better(1.0), Target(Measure.NGINX, 0.6)),
+        page=FILES_PAGE,
     ),
     Scenario(
         name="static-large",
@@ -265,8 +284,9 @@ SCENARIOS = (
         candidates=(*SENDING_FILES, NGINX),
         load=Load("/files/100-mib.bin", 4, bulk=True, answered=100 * MIB),
         setup=Setup(files=True),
-        least_seconds=5,
-        targets=(better(1.0),),
+        least_seconds=2,
+        targets=(better(1.0), Target(Measure.NGINX, 0.9)),
+        page=FILES_PAGE,
     ),
     Scenario(
         name="post",
@@ -343,5 +363,69 @@ SCENARIOS = (
         setup=Setup(access_log=True),
         with_and_without=True,
         targets=(Target(Measure.ALONE, 0.85),),
+    ),
+    Scenario(
+        name="tls-hello",
+        title="Hello world over TLS",
+        about="64 keep-alive connections, opened before the time begins.",
+        candidates=(*SPEAKING_TLS, NGINX),
+        load=Load("/hello", 64, handshakes=Handshakes.KEPT),
+        targets=(better(1.0), Target(Measure.NGINX, 0.6)),
+        setup=TLS,
+        page=TLS_PAGE,
+    ),
+    Scenario(
+        name="tls-full",
+        title="Full handshakes",
+        about="32 clients that open a connection for each hello, and know no earlier session.",
+        candidates=(*SPEAKING_TLS, NGINX),
+        load=Load("/hello", 32, handshakes=Handshakes.FULL),
+        targets=(better(1.0), Target(Measure.NGINX, 1.0)),
+        setup=TLS,
+        page=TLS_PAGE,
+    ),
+    Scenario(
+        name="tls-resumed",
+        title="Resumed handshakes",
+        about="The same, but each connection resumes the session of the client's previous one. A "
+        "handshake that does not is an error.",
+        candidates=(*SPEAKING_TLS, NGINX),
+        load=Load("/hello", 32, handshakes=Handshakes.RESUMED),
+        targets=(better(1.0), Target(Measure.NGINX, 1.0)),
+        setup=TLS,
+        page=TLS_PAGE,
+    ),
+    Scenario(
+        name="tls-1-mib",
+        title="A response of 1 MiB over TLS",
+        about="16 connections; the body is one block of bytes. nginx sends a file.",
+        candidates=(*SPEAKING_TLS, NGINX),
+        load=Load("/bytes-1-mib", 16, answered=MIB, handshakes=Handshakes.KEPT),
+        targets=(better(1.0), Target(Measure.NGINX, 0.9)),
+        setup=TLS,
+        page=TLS_PAGE,
+    ),
+    Scenario(
+        name="tls-file",
+        title="A file of 100 MiB over TLS",
+        about="4 connections; the application gives the file to `wsgi.file_wrapper`, or reads it "
+        "in blocks of 64 KiB where the server has none. nginx sends it itself.",
+        candidates=(*SPEAKING_TLS, NGINX),
+        load=Load("/file", 4, answered=100 * MIB, handshakes=Handshakes.KEPT),
+        least_seconds=2,
+        targets=(better(1.0), Target(Measure.NGINX, 0.9)),
+        setup=TLS,
+        page=TLS_PAGE,
+    ),
+    Scenario(
+        name="tls-upload",
+        title="A request of 100 MiB over TLS",
+        about="4 connections that post 100 MiB, which the application reads in blocks of 64 KiB.",
+        candidates=(*SPEAKING_TLS, Candidate("penstock-streaming", 1)),
+        load=Load("/take", 4, posted=100 * MIB, handshakes=Handshakes.KEPT),
+        least_seconds=5,
+        targets=(better(1.0), Target(Measure.BEST_PEER, 1.0, peer="penstock-streaming")),
+        setup=TLS,
+        page=TLS_PAGE,
     ),
 )

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import http.client
 import os
+import shutil
 import signal
 import socket
+import ssl
 import subprocess
 import time
 from collections.abc import Iterator
@@ -23,8 +25,8 @@ ANSWER_SECONDS = 30.0
 STOP_SECONDS = 2.0
 """Servers that wait for clients do so in vain: wrk has gone in the middle of requests."""
 POLL_SECONDS = 0.02
-ACCESS_LOG = environment.VENV / "access.log"
-NGINX_FILE = environment.VENV / "nginx.conf"
+SERVERS = environment.VENV / "servers"
+"""A folder in it for each server that runs: its log, its access log, its configuration."""
 
 
 class Kind(Enum):
@@ -61,6 +63,8 @@ class Peer:
     """Whether it is in every scenario."""
     files: str = ""
     """The flags with which it sends the files of {directory} for /files; empty if it cannot."""
+    tls: str = ""
+    """The flags for TLS with the pair of {certificate} and {key}; empty if it cannot."""
 
 
 _PENSTOCK = """
@@ -68,6 +72,7 @@ _PENSTOCK = """
     {logging}
 """
 _PENSTOCK_FILES = "--static /files={directory}"
+_PENSTOCK_TLS = "--certfile {certificate} --keyfile {key}"
 _PENSTOCK_LOG = AccessLog("--access-logfile none", "--access-logfile {log}")
 
 # It has no command of its own.
@@ -87,6 +92,7 @@ _GUNICORN = """
     --threads={threads} --worker-connections=20000 --keep-alive=75 --no-control-socket
     --log-level=warning {logging}
 """
+_GUNICORN_TLS = "--certfile={certificate} --keyfile={key}"
 _GUNICORN_LOG = AccessLog("", "--access-logfile {log}")
 
 # With its router, since http11-socket gives each connection a thread for as long as it stays.
@@ -101,6 +107,13 @@ _WAITRESS = """
     --channel-timeout=300 {application}
 """
 
+# Of its own it takes 4,096 connections, bodies of 16 MiB, and ends idle connections after 5 s.
+_PEREGRINE = """
+    peregrine --host {host} --port {port} --protocol wsgi --wsgi-threads {threads}
+    --max-connections 20000 --max-body 1073741824 --keep-alive 75000 --log-level warning
+    {application}
+"""
+
 PEERS = {
     peer.name: peer
     for peer in (
@@ -111,6 +124,7 @@ PEERS = {
             Kind.OURS,
             access_log=_PENSTOCK_LOG,
             files=_PENSTOCK_FILES,
+            tls=_PENSTOCK_TLS,
         ),
         Peer(
             "penstock-python",
@@ -119,6 +133,7 @@ PEERS = {
             Kind.OURS,
             access_log=_PENSTOCK_LOG,
             files=_PENSTOCK_FILES,
+            tls=_PENSTOCK_TLS,
         ),
         Peer(
             "penstock-streaming",
@@ -126,6 +141,7 @@ PEERS = {
             ("penstock",),
             Kind.OURS,
             access_log=_PENSTOCK_LOG,
+            tls=_PENSTOCK_TLS,
             everywhere=False,
         ),
         Peer(
@@ -152,6 +168,7 @@ PEERS = {
             ("granian",),
             access_log=AccessLog("--no-log", "--log --access-log"),
             files="--static-path-route /files --static-path-mount {directory}",
+            tls="--ssl-certificate {certificate} --ssl-keyfile {key}",
         ),
         Peer(
             "uwsgi",
@@ -164,6 +181,7 @@ PEERS = {
             _GUNICORN + "--http-parser=fast",
             ("gunicorn", "gunicorn_h1c"),
             access_log=_GUNICORN_LOG,
+            tls=_GUNICORN_TLS,
         ),
         Peer(
             "gunicorn-python",
@@ -171,6 +189,13 @@ PEERS = {
             ("gunicorn",),
             access_log=_GUNICORN_LOG,
             everywhere=False,
+        ),
+        Peer(
+            "peregrine",
+            _PEREGRINE,
+            ("peregrine-server",),
+            files="--static-dir /files={directory}",
+            tls="--tls-cert {certificate} --tls-key {key}",
         ),
         Peer("waitress", _WAITRESS, ("waitress",)),
         Peer("nginx", "nginx -c {config}", kind=Kind.REFERENCE, threaded=False),
@@ -194,9 +219,14 @@ http {{
     uwsgi_temp_path {folder}/nginx-uwsgi;
     scgi_temp_path {folder}/nginx-scgi;
     server {{
-        listen {host}:{port} backlog=2048;
+        listen {host}:{port} {tls} backlog=2048;
+        ssl_certificate {certificate};
+        ssl_certificate_key {key};
+        ssl_protocols TLSv1.3;
         location /hello {{ default_type text/plain; return 200 "Hello, world!\\n"; }}
         location /files/ {{ alias {directory}/; sendfile on; tcp_nopush on; }}
+        location = /bytes-1-mib {{ alias {directory}/1-mib.bin; sendfile on; tcp_nopush on; }}
+        location = /file {{ alias {directory}/100-mib.bin; sendfile on; tcp_nopush on; }}
     }}
 }}
 """
@@ -214,6 +244,7 @@ class Setup:
     """More flags for Penstock."""
     files: bool = False
     """Whether the server itself sends files."""
+    tls: bool = False
 
 
 PLAIN = Setup()
@@ -237,29 +268,32 @@ class Running:
     candidate: Candidate
     process: subprocess.Popen[bytes]
     port: int
+    folder: Path
+    """What it writes is in here."""
+    tls: bool = False
 
     @property
     def pid(self) -> int:
         return self.process.pid
 
     def url(self, path: str) -> str:
-        return f"http://{HOST}:{self.port}{path}"
+        return f"{'https' if self.tls else 'http'}://{HOST}:{self.port}{path}"
 
     def wait_until_ready(self) -> None:
         """Return when the server answers. Raises `EnvironmentProblem` where it does not."""
         deadline = time.monotonic() + READY_SECONDS
-        while not _answers(self.port):
+        while not self._answers():
             self.check()
             if time.monotonic() > deadline:
                 raise environment.EnvironmentProblem(
-                    f"{self.candidate} gives no good answer:\n{_log(self)}"
+                    f"{self.candidate} gives no good answer:\n{self._log()}"
                 )
             time.sleep(POLL_SECONDS)
 
     def check(self) -> None:
         """Raise `EnvironmentProblem` where the server has ended."""
         if self.process.poll() is not None:
-            raise environment.EnvironmentProblem(f"{self.candidate} has ended:\n{_log(self)}")
+            raise environment.EnvironmentProblem(f"{self.candidate} has ended:\n{self._log()}")
 
     def verify(self, path: str, posted: int | None, answered: int) -> None:
         """Raise `EnvironmentProblem` unless one request for path gets as many bytes as it has to.
@@ -267,7 +301,7 @@ class Running:
         What fails is fast: a server is measured only where it does the work.
         """
         status, size = 0, 0
-        connection = http.client.HTTPConnection(HOST, self.port, timeout=ANSWER_SECONDS)
+        connection = self._connection(ANSWER_SECONDS)
         try:
             body = None if posted is None else b"x" * posted
             connection.request("GET" if body is None else "POST", path, body)
@@ -284,56 +318,98 @@ class Running:
                 f"{path} was answered with status {status} and {size} bytes, not {answered}"
             )
 
+    def _answers(self) -> bool:
+        connection = self._connection(5.0)
+        try:
+            connection.request("GET", "/hello")
+            response = connection.getresponse()
+            response.read()
+            return response.status == 200
+        except (OSError, http.client.HTTPException):
+            return False
+        finally:
+            connection.close()
+
+    def _connection(self, seconds: float) -> http.client.HTTPConnection:
+        if not self.tls:
+            return http.client.HTTPConnection(HOST, self.port, timeout=seconds)
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+        return http.client.HTTPSConnection(HOST, self.port, timeout=seconds, context=context)
+
+    def _log(self) -> str:
+        return _log_path(self.folder).read_text(errors="replace")[-2000:]
+
 
 @contextmanager
-def running(candidate: Candidate, setup: Setup = PLAIN) -> Iterator[Running]:
-    """Run a server, pinned to its core, for as long as the block lasts."""
+def running(
+    candidate: Candidate, setup: Setup = PLAIN, source: Path = environment.SNAPSHOT
+) -> Iterator[Running]:
+    """Run a server, pinned to its core, for as long as the block lasts.
+
+    ``source`` is where Penstock is imported from.
+    """
     port = free_port()
+    folder = SERVERS / f"{candidate.peer}-{port}"
+    folder.mkdir(parents=True, exist_ok=True)
+    values = _values(candidate, setup, port, folder)
     if candidate.peer == "nginx":
-        config = _NGINX_CONFIG.format(
-            folder=environment.VENV, host=HOST, port=port, directory=environment.SERVED_FOLDER
-        )
-        NGINX_FILE.write_text(config)
-    with _log_path(candidate).open("wb") as output:
+        (folder / "nginx.conf").write_text(_NGINX_CONFIG.format(**values))
+    variables = environment.server_variables()
+    variables["PYTHONPATH"] = f"{source}:{environment.BENCHMARKS}"
+    with _log_path(folder).open("wb") as output:
         process = subprocess.Popen(
-            _command(candidate, setup, port),
+            _command(candidate, setup, values),
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,
             cwd=environment.VENV,  # where there is no penstock.toml to be read
-            env=environment.server_variables(),
+            env=variables,
             start_new_session=True,
         )
-    server = Running(candidate, process, port)
+    server = Running(candidate, process, port, folder, setup.tls)
     try:
         server.wait_until_ready()
         yield server
         server.check()
     finally:
         _stop(process)
-        ACCESS_LOG.unlink(missing_ok=True)
+        shutil.rmtree(folder, ignore_errors=True)
 
 
-def _command(candidate: Candidate, setup: Setup, port: int) -> list[str]:
-    peer = PEERS[candidate.peer]
-    logging = ""
-    if peer.access_log is not None:
-        logging = peer.access_log.on if setup.access_log else peer.access_log.off
-    values = {
+def _values(candidate: Candidate, setup: Setup, port: int, folder: Path) -> dict[str, object]:
+    """Return what is filled into commands and configurations."""
+    return {
         "host": HOST,
         "port": port,
         "threads": candidate.threads,
         "application": setup.application,
-        "logging": logging.format(log=ACCESS_LOG),
         "closing": "close" if setup.closing else "",
-        "config": NGINX_FILE,
+        "tls": "ssl" if setup.tls else "",
+        "config": folder / "nginx.conf",
+        "folder": folder,
         "benchmarks": environment.BENCHMARKS,
+        "directory": environment.SERVED_FOLDER,
+        "certificate": environment.CERTIFICATE,
+        "key": environment.KEY,
+        "log": folder / "access.log",
     }
-    program, *rest = peer.command.format(**values).split()
+
+
+def _command(candidate: Candidate, setup: Setup, values: dict[str, object]) -> list[str]:
+    peer = PEERS[candidate.peer]
+    logging = ""
+    if peer.access_log is not None:
+        logging = peer.access_log.on if setup.access_log else peer.access_log.off
+    flags = [peer.command.format(**values, logging=logging.format(**values))]
     if peer.kind is Kind.OURS:
-        rest += setup.ours.split()
+        flags.append(setup.ours)
     if setup.files:
-        rest += peer.files.format(directory=environment.SERVED_FOLDER).split()
+        flags.append(peer.files.format(**values))
+    if setup.tls:
+        flags.append(peer.tls.format(**values))
+    program, *rest = " ".join(flags).split()
     path = environment.program(program)
     if path is None:
         raise environment.EnvironmentProblem(f"{program} is not installed")
@@ -348,25 +424,8 @@ def free_port() -> int:
         return port
 
 
-def _log_path(candidate: Candidate) -> Path:
-    return environment.VENV / f"{candidate.peer}.log"
-
-
-def _log(server: Running) -> str:
-    return _log_path(server.candidate).read_text(errors="replace")[-2000:]
-
-
-def _answers(port: int) -> bool:
-    connection = http.client.HTTPConnection(HOST, port, timeout=5)
-    try:
-        connection.request("GET", "/hello")
-        response = connection.getresponse()
-        response.read()
-        return response.status == 200
-    except (OSError, http.client.HTTPException):
-        return False
-    finally:
-        connection.close()
+def _log_path(folder: Path) -> Path:
+    return folder / "output"
 
 
 def _stop(process: subprocess.Popen[bytes]) -> None:

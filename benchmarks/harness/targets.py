@@ -95,8 +95,8 @@ def by_cpu(samples: Samples, target: Target) -> float | None:
             others = [FLOOR]
         case _:
             return None
-    ratios = [cost for other in others if (cost := ratio(samples, other, ours, _cost))]
-    return min(ratios, default=None)
+    costs = [cost for other in others if (cost := ratio(samples, other, ours, _cost))]
+    return min(costs, default=None)
 
 
 def best_peer(samples: Samples, threads: int) -> Candidate | None:
@@ -142,18 +142,28 @@ def ratio(
     other: Candidate,
     figure: Callable[[Sample], float] | None = None,
 ) -> float | None:
-    """Return the median, over the rounds, of a rate, or another figure, against another's.
+    """Return the median, over the rounds, of a rate, or another figure, against another's."""
+    found = ratios(samples, candidate, other, figure)
+    return statistics.median(found) if found else None
+
+
+def ratios(
+    samples: Samples,
+    candidate: Candidate,
+    other: Candidate,
+    figure: Callable[[Sample], float] | None = None,
+) -> list[float]:
+    """Return what `ratio` is the median of.
 
     Compared within a round: what slows the machine down for a while slows both.
     """
     figure = figure or _rate
     pairs = zip(samples.get(candidate, ()), samples.get(other, ()), strict=False)
-    ratios = [
+    return [
         figure(ours) / figure(theirs)
         for ours, theirs in pairs
         if ours and theirs and figure(theirs)
     ]
-    return statistics.median(ratios) if ratios else None
 
 
 def median(runs: Sequence[Sample | None], figure: Callable[[Sample], float | None]) -> float | None:

@@ -6,8 +6,9 @@ import random
 
 import pytest
 
-from compare import NAMES, Compared, interval, threads_of
+from compare import NAMES, USUAL, Compared, threads_of
 from harness.scenarios import SCENARIOS
+from harness.turns import interval, order
 
 
 def test_the_interval_of_ten_values_ends_with_the_second_and_the_ninth() -> None:
@@ -41,4 +42,10 @@ def test_a_row_has_the_medians_of_rates_and_of_the_ratios_of_pairs() -> None:
 
 def test_what_is_compared_is_among_the_scenarios() -> None:
     known = {scenario.name: scenario for scenario in SCENARIOS}
-    assert [threads_of(known[name]) for name in NAMES] == [1, 1, 8, 64]
+    assert [threads_of(known[name]) for name in USUAL] == [1, 1, 8, 64]
+    assert set(USUAL) < set(NAMES) < set(known)
+
+
+def test_no_server_always_comes_after_the_same_other_one() -> None:
+    assert order("abc", 1) == ["a", "b", "c"]
+    assert order("abc", 2) == ["c", "b", "a"]

@@ -1,8 +1,17 @@
 from __future__ import annotations
 
+import re
+
 import pytest
 
 import counts
+from harness import browser, environment
+
+
+def test_what_a_browser_sends_is_the_same_for_all_programs_that_make_load() -> None:
+    script = (environment.BENCHMARKS / "harness" / "browser.lua").read_text("utf-8")
+    fields = re.findall(r'^wrk.headers\["(.*)"\] = "(.*)"$', script, re.MULTILINE)
+    assert fields == list(browser.FIELDS)
 
 
 def test_instructions_are_in_what_callgrind_writes() -> None:

@@ -3,16 +3,18 @@ from __future__ import annotations
 from pathlib import Path
 from xml.etree import ElementTree
 
-from harness import page, plots, results
+from harness import page, plots, report, results
 from harness.footprint import Figure
 from harness.load import Sample
-from harness.scenarios import SCENARIOS
-from harness.servers import Candidate
+from harness.scenarios import INDEX_PAGE, SCENARIOS, TLS_PAGE
+from harness.servers import PEERS, Candidate
 
 ABOUT = {
     "rounds": 1,
     "seconds": 1,
     "retries": 0,
+    "quick": False,
+    "peers": list(PEERS),
     "versions": ["Python 3.11"],
     "machine": "1 core",
     "date": "2026-01-01",
@@ -60,6 +62,22 @@ def test_each_picture_that_the_page_shows_is_made(tmp_path: Path) -> None:
     text = found.text(with_pictures=True)
     assert all(f"]({name})" in text for name in pictures)
     assert text.count(".svg)") == len(pictures)
+
+
+def test_a_page_is_complete_once_all_that_it_shows_was_asked_for(tmp_path: Path) -> None:
+    found = results.begin(tmp_path / "results", ABOUT)
+    over_tls = tuple(each for each in SCENARIOS if each.page == TLS_PAGE)
+    assert page.Findings(found, (*HELLO, *over_tls)).complete_pages() == [TLS_PAGE]
+    assert page.Findings(found, over_tls[1:]).complete_pages() == []
+    assert INDEX_PAGE in page.Findings(found, SCENARIOS).complete_pages()
+    found.about["quick"] = True
+    assert page.Findings(found, SCENARIOS).complete_pages() == []
+
+
+def test_each_page_of_a_scenario_has_room_for_its_figures() -> None:
+    for name in {scenario.page for scenario in SCENARIOS}:
+        text = (page.FOLDER / name).read_text("utf-8")
+        assert [text.count(marker) for marker in report.FIGURES] == [1, 1]
 
 
 def test_a_picture_is_well_formed_and_has_a_bar_for_each_row() -> None:

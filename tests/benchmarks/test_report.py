@@ -60,6 +60,17 @@ def test_many_errors_are_marked() -> None:
     assert row["errors"] == "5,000 (!)"
 
 
+def test_a_ratio_is_shown_with_the_interval_of_its_median() -> None:
+    ours = [sample(rate) for rate in (100, 120, 90)]
+    ours_row, _ = cells({OURS: ours, THEIRS: [sample(100)] * 3})
+    assert ours_row["x best peer"] == "1.00 (0.90 to 1.20)"
+
+
+def test_the_share_of_its_core_that_made_the_load_is_shown() -> None:
+    [row] = cells({OURS: [replace(sample(100), load_share=0.974)]})
+    assert row["load core"] == "97%"
+
+
 def test_columns_are_there_where_the_scenario_gives_them() -> None:
     scenario = replace(SCENARIO, idle=10, with_and_without=True)
     run = replace(sample(90), alone=100.0, idle_kib=0.5)
