@@ -93,12 +93,11 @@ CASES = (
         14,
         # 31,828 on 2026-11-30.
         {"native": 32_500 * OTHER_PYTHONS},
-        # The Python transport needs a read more to see that no more has come.
         {"native": MOST_SYSTEM_CALLS},
         tls=True,
     ),
-    # 23,882 and 48,750 on 2026-11-30: the path is compared with one prefix, and the file's status with
-    # what is in memory.
+    # 23,882 and 48,750 on 2026-11-30: the path is compared with one prefix, and the file's status
+    # with what is in memory.
     Case(
         "hello beside --static",
         "/hello",
