@@ -36,12 +36,6 @@ thread_local! {
     static BUFFERS: Cell<Option<Box<ReadBuffers>>> = const { Cell::new(None) };
 }
 
-/// The calling thread's buffers, made with the first request that it takes.
-fn take_buffers(shared: &Shared) -> Box<ReadBuffers> {
-    let known = BUFFERS.take();
-    known.unwrap_or_else(|| Box::new(ReadBuffers::new(shared.options.receive_bytes)))
-}
-
 #[pyclass(module = "penstock._native", frozen)]
 pub struct NativeTransport {
     core: Arc<Core>,
@@ -145,7 +139,7 @@ impl NativeTransport {
             core.write_logs(py);
             py.detach(|| threads.await_place(shared, &thread_slot.place));
         }
-        let mut buffers = take_buffers(shared);
+        let mut buffers = BUFFERS.take();
         let mut until = 0;
         loop {
             core.write_logs(py);
@@ -161,7 +155,10 @@ impl NativeTransport {
             } else {
                 match threads.lead_attached(shared, &mut buffers, &mut until) {
                     Some(Step::Ready(ready)) => {
-                        let (head, bytes) = buffers.head_of(&ready.source);
+                        let Some(read) = &buffers else {
+                            continue; // never: what is ready is in them
+                        };
+                        let (head, bytes) = read.head_of(&ready.source);
                         let (connection, number) = (ready.connection, ready.number);
                         exchange = self.delivery.deliver(
                             py,
@@ -198,7 +195,7 @@ impl NativeTransport {
             if let Some(exchange) = exchange {
                 core.write_logs(py);
                 self.hand_out(py, &thread_slot, &exchange);
-                BUFFERS.set(Some(buffers));
+                BUFFERS.set(buffers);
                 return Ok(Some(exchange));
             }
         }

@@ -124,7 +124,7 @@ impl LeaderFollowers {
     }
 
     /// Lead with the GIL held, as [`EventLoop::run`] does; a request that is ready is in `buffers`
-    /// then, which the leader's are exchanged for.
+    /// then, which the leader's are exchanged for. They are made with the first such request.
     ///
     /// None where another thread leads. Never waits: a thread that waited here with the GIL held
     /// would wait for a leader that waits for the GIL. When this returns, the calling thread no
@@ -132,13 +132,15 @@ impl LeaderFollowers {
     pub fn lead_attached(
         &self,
         shared: &Shared,
-        buffers: &mut Box<ReadBuffers>,
+        buffers: &mut Option<Box<ReadBuffers>>,
         until: &mut Nanos,
     ) -> Option<Step> {
         let mut leading = self.take_leadership()?;
         let step = leading.event_loop.run(shared, Leader::Attached, until);
         if matches!(step, Step::Ready(_)) {
-            std::mem::swap(&mut leading.event_loop.leader.read, buffers);
+            let own = buffers
+                .get_or_insert_with(|| Box::new(ReadBuffers::new(shared.options.receive_bytes)));
+            std::mem::swap(&mut leading.event_loop.leader.read, own);
         }
         Some(step)
     }

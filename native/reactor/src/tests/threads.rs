@@ -4,7 +4,7 @@ use super::bench::{Bench, fake_time, options, scoreboard};
 use crate::closing;
 use crate::disconnect;
 use crate::event_loop::{EventLoop, Step};
-use crate::leader::{Leader, ReadBuffers};
+use crate::leader::Leader;
 use crate::leader_followers::{LeaderFollowers, Turn};
 use crate::next_request;
 use crate::responding;
@@ -28,8 +28,7 @@ fn threads() -> (Shared, LeaderFollowers) {
 }
 
 fn lead(shared: &Shared, threads: &LeaderFollowers) -> Option<Step> {
-    let mut buffers = Box::new(ReadBuffers::new(64));
-    threads.lead_attached(shared, &mut buffers, &mut 0)
+    threads.lead_attached(shared, &mut None, &mut 0)
 }
 
 #[test]
@@ -74,7 +73,7 @@ fn a_leader_that_panics_leaves_leadership_to_others() {
 #[test]
 fn a_leader_that_holds_the_interpreter_lock_gives_it_up_in_time() {
     let (shared, threads) = threads();
-    let mut buffers = Box::new(ReadBuffers::new(64));
+    let mut buffers = None;
     let mut until = 0;
     threads
         .lead_attached(&shared, &mut buffers, &mut until)
