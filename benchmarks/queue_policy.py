@@ -5,13 +5,14 @@
 A discrete-event simulation, and so the same on every machine: requests arrive at random (Poisson,
 from a seed), a number of threads serve them, and a policy says which request is next. Clients wait
 for a time and leave; where the server sees that, their requests are dropped. It prints the tables
-of docs/performance/overload.md.
+of docs/performance/overload.md. ``--shared`` prints those alone that concern sharing by client.
 """
 
 from __future__ import annotations
 
 import heapq
 import random
+import sys
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -20,6 +21,7 @@ from math import sqrt
 
 from penstock.transport.admission import Overload
 from penstock.transport.config import TransportConfig
+from penstock.transport.fair_queue import FairQueue
 
 THREADS = 4
 SERVICE = 0.02
@@ -48,6 +50,8 @@ class Request:
 
     sent: float
     leaves: float
+    client: int = 0
+    """Whose it is, for the policy that shares by client."""
 
 
 @dataclass
@@ -88,10 +92,26 @@ class Policy:
             self.overload.queue_moved(nanoseconds(request.sent), 0)
         self.queue.append(request)
 
+    def put(self, request: Request) -> Request | None:
+        """Have a request wait; return the one that is refused because the queue is full, if any."""
+        if len(self.queue) >= QUEUE:
+            return request
+        self.join(request)
+        return None
+
+    def oldest(self) -> Request | None:
+        """Return the request that has waited for longest; None if none waits."""
+        return self.queue[0] if self.queue else None
+
+    def remove_oldest(self) -> None:
+        """Take that one off the queue."""
+        self.queue.popleft()
+
     def moved(self, now: float) -> None:
         """Apply the rule for sustained overload, after the queue has changed."""
-        oldest = now - self.queue[0].sent if self.queue else 0.0
-        self.overload.queue_moved(nanoseconds(now), nanoseconds(oldest))
+        oldest = self.oldest()
+        waited = now - oldest.sent if oldest is not None else 0.0
+        self.overload.queue_moved(nanoseconds(now), nanoseconds(waited))
 
     def sees(self, leaving: str) -> bool:
         """Return True if the server knows now that a client has left."""
@@ -99,7 +119,7 @@ class Policy:
 
     def next(self, now: float, refuse: Callable[[Request], None]) -> Request | None:
         """Return the request to serve now; call ``refuse`` with each that is refused."""
-        if not self.queue:
+        if self.oldest() is None:
             return None
         request = self.take(now, refuse)
         self.moved(now)
@@ -118,6 +138,48 @@ class NewestFirst(Policy):
     def take(self, now: float, refuse: Callable[[Request], None]) -> Request | None:
         """Return the newest request, or the oldest without overload."""
         return self.queue.pop() if self.overload.sustained else self.queue.popleft()
+
+
+class Shared(Policy):
+    """Serves as the server does: shared by client, under sustained overload the newest first."""
+
+    name = "shared LIFO"
+
+    def __init__(self) -> None:
+        """Begin without overload."""
+        super().__init__()
+        self.waiting: FairQueue[Request] = FairQueue()
+        self.left: set[int] = set()
+        """Of ``queue``, which is in the order of arrival, what waits no more."""
+
+    def put(self, request: Request) -> Request | None:
+        """Have a request wait; return the one that is refused because the queue is full, if any."""
+        refused = None
+        if self.waiting.size >= QUEUE:
+            refused = self.waiting.make_room(request.client)
+            if refused is None:
+                return request
+            self.left.add(id(refused))
+        self.join(request)
+        self.waiting.add(request.client, request)
+        return refused
+
+    def oldest(self) -> Request | None:
+        """Return the request that has waited for longest; None if none waits."""
+        while self.queue and id(self.queue[0]) in self.left:
+            self.left.remove(id(self.queue.popleft()))
+        return self.queue[0] if self.queue else None
+
+    def remove_oldest(self) -> None:
+        """Take that one off the queue."""
+        oldest = self.queue.popleft()
+        self.waiting.remove(lambda it: it is oldest, oldest.client)
+
+    def take(self, now: float, refuse: Callable[[Request], None]) -> Request | None:
+        """Return the next request of the client that is next."""
+        request = self.waiting.take(newest=self.overload.sustained)
+        self.left.add(id(request))
+        return request
 
 
 class ControlledDelay(Policy):
@@ -180,6 +242,7 @@ def nanoseconds(seconds: float) -> int:
 
 
 POLICIES: tuple[type[Policy], ...] = (Policy, NewestFirst, ControlledDelay, ShortTimeout)
+SHARING: tuple[type[Policy], ...] = (Policy, NewestFirst, Shared)
 
 
 def arrivals(load: float, seconds: float, patience: float, seed: int) -> list[Request]:
@@ -197,6 +260,7 @@ def simulate(
     *,
     leaving: str,
     count_from: float = 0.0,
+    counts: Callable[[Request], bool] = lambda _: True,
     threads: int = THREADS,
     service: float = SERVICE,
 ) -> Outcome:
@@ -208,7 +272,7 @@ def simulate(
     order = count()
 
     def counted(request: Request) -> bool:
-        return request.sent >= count_from
+        return request.sent >= count_from and counts(request)
 
     def refuse(request: Request, now: float) -> None:
         if counted(request) and now <= request.leaves:
@@ -216,12 +280,14 @@ def simulate(
             outcome.refusal_times.append(now - request.sent)
 
     def drop(now: float) -> None:
-        queue = policy.queue
-        while queue and now - queue[0].sent > QUEUE_TIMEOUT:
-            refuse(queue.popleft(), now)
+        while (oldest := policy.oldest()) is not None and now - oldest.sent > QUEUE_TIMEOUT:
+            policy.remove_oldest()
+            refuse(oldest, now)
         # All wait for equally long, so that the oldest leave first.
-        while queue and queue[0].leaves < now and policy.sees(leaving):
-            queue.popleft()
+        while (
+            (oldest := policy.oldest()) is not None and oldest.leaves < now and policy.sees(leaving)
+        ):
+            policy.remove_oldest()
             policy.moved(now)
 
     def start(now: float) -> None:
@@ -251,10 +317,9 @@ def simulate(
         finish(request.sent)
         outcome.sent += counted(request)
         drop(request.sent)
-        if len(policy.queue) >= QUEUE:
-            refuse(request, request.sent)
-        else:
-            policy.join(request)
+        refused = policy.put(request)
+        if refused is not None:
+            refuse(refused, request.sent)
         start(request.sent)
     finish(float("inf"))
     return outcome
@@ -285,6 +350,48 @@ def shown(times: list[float], share: float) -> str:
     return f"{sorted(times)[min(len(times) - 1, int(share * len(times)))]:.2f} s"
 
 
+def shared_table(title: str, client_of: Callable[[random.Random, float], int]) -> None:
+    """Print what the clients but client 0 see, for each policy and load.
+
+    ``client_of`` says whose a request is, for a load.
+    """
+    print(f"\n{title}:\n")
+    print("| policy | load | useful a second | of the capacity | of the others: answered in time "
+          "| p50 | p99 |")  # fmt: skip
+    print("|---|---:|---:|---:|---:|---:|---:|")
+    for kind in SHARING:
+        for load in LOADS[1:]:
+            requests = arrivals(load, SECONDS, 1.5, SEED)
+            chance = random.Random(SEED + 1)
+            for request in requests:
+                request.client = client_of(chance, load)
+            got = simulate(
+                kind(),
+                requests,
+                leaving=CLOSE,
+                count_from=WARM_UP,
+                counts=lambda request: request.client != 0,
+            )
+            print(
+                f"| {kind.name} | {load:g} | {got.rate:.0f} | {got.rate / CAPACITY:.2f} "
+                f"| {got.useful / max(1, got.sent):.0%} "
+                f"| {shown(got.times, 0.5)} | {shown(got.times, 0.99)} |"
+            )
+
+
+def sharing() -> None:
+    """Print the tables that concern sharing by client; clients wait for 1.5 s, and close."""
+    numbers = count(1)
+    shared_table("Each request is of another client", lambda *_: next(numbers))
+    shared_table("All are of 50 clients", lambda chance, _: chance.randint(1, 50))
+    shared_table("All are of one client, behind a proxy", lambda *_: 1)
+
+    def flooded(chance: random.Random, load: float) -> int:
+        return chance.randint(1, 50) if chance.random() < 0.25 / load else 0
+
+    shared_table("50 clients send a quarter of the capacity, and one sends all the rest", flooded)
+
+
 def burst(size: int, threads: int, service: float) -> None:
     """Print what a burst of requests to an idle worker sees."""
     print(f"\n{size} requests at once to {threads} threads of a view of {service:g} s, whose "
@@ -297,14 +404,18 @@ def burst(size: int, threads: int, service: float) -> None:
 
 
 def main() -> None:
-    """Print all tables."""
+    """Print all tables, or some."""
     print(f"{THREADS} threads, a view of {SERVICE * 1000:g} ms: {CAPACITY:g} requests a second; "
           f"seed {SEED}")  # fmt: skip
+    if "--shared" in sys.argv[1:]:
+        sharing()
+        return
     table(1.5, CLOSE)
     table(1.5, HIDDEN)
     table(0.8, CLOSE)
     table(0.8, RESET)
     table(30.0, CLOSE)
+    sharing()
     burst(1000, THREADS, SERVICE)
     burst(1000, 1, SERVICE)
     burst(60, THREADS, 1.0)

@@ -41,7 +41,7 @@ HELD_TOGETHER = {"MAX_METHOD", "CHUNK_SIZE_DIGITS", "ALL_SLOW", "EVICTION_RANK",
 # The table of rates, whose words `test_rate_limit` compares.
 HELD_TOGETHER |= {"IPV4", "ROW_WORDS", "TICK_BITS", "TIME_BITS", "TIME", "WORD"}
 # The queue that is shared by client, whose order `test_fair_queue` compares.
-HELD_TOGETHER |= {"ITEM_COST", "MOST_AHEAD", "REMEMBERED"}
+HELD_TOGETHER |= {"ITEM_COST", "MOST_AHEAD", "REMEMBERED", "NO_ADDRESS"}
 # What the specification of the PROXY protocol says, of which `test_proxy_protocol` has the bounds.
 HELD_TOGETHER |= {"LONGEST_LINE", "FIXED"}
 # A value below this is too common to mean anything.

@@ -10,16 +10,20 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from penstock.edge.forwarded import ForwardedPolicy
 from penstock.telemetry.scoreboard import CLIENT_LEFT, QUEUE_FULL, QUEUE_TIMEOUT, WAITING
 from penstock.transport.config import TransportConfig
 from support.server_process import ServerProcess
 from support.serving import Environ, Gate, connect, eventually, get, post
 from support.transports import BareServer, serving
 from support.wire import Client, Response
+
+if TYPE_CHECKING:
+    from wsgiref.types import StartResponse
 
 THREADS = 2
 
@@ -46,12 +50,14 @@ def busy(gate: Gate, transport: str, **config: Any) -> Iterator[tuple[BareServer
             gate.open()
 
 
-def queue_up(server: BareServer, clients: ExitStack, *requests: bytes) -> list[Client]:
-    """Send requests one after the other, each when the one before waits."""
+def queue_up(
+    server: BareServer, clients: ExitStack, *requests: bytes, source: str | None = None
+) -> list[Client]:
+    """Send requests from an address one after the other, each when the one before waits."""
     waiting = server.word(WAITING)
     queued: list[Client] = []
     for request in requests:
-        queued.append(clients.enter_context(connect(server)))
+        queued.append(clients.enter_context(connect(server, source=source)))
         queued[-1].send(request)
         eventually(lambda: server.word(WAITING) == waiting + len(queued))
     return queued
@@ -255,58 +261,167 @@ SUSTAINED: dict[str, Any] = {
 }
 
 
-@contextmanager
-def overloaded(
-    transport: str,
-) -> Iterator[tuple[BareServer, list[Client], list[str], threading.Semaphore]]:
-    """Serve under sustained overload; requests 1 and 2 of four wait, and 0 and 3 are served."""
-    release = threading.Semaphore(0)
-    seen: list[str] = []
+class Steps:
+    """An application of which each call waits until it is released."""
 
-    def application(environ: Environ, start_response: Any) -> list[bytes]:
-        seen.append(environ["PATH_INFO"])
-        release.acquire()
+    def __init__(self) -> None:
+        self.seen: list[str] = []
+        self._release = threading.Semaphore(0)
+
+    def __call__(self, environ: Environ, start_response: StartResponse) -> list[bytes]:
+        self.seen.append(environ["PATH_INFO"])
+        self._release.acquire()
         start_response("200 OK", [])
         return [b""]
 
-    with (
-        serving(application, transport, threads=THREADS, **SUSTAINED) as server,
-        ExitStack() as clients,
-    ):
-        for _ in range(THREADS):
+    def release(self, calls: int = 1) -> None:
+        """Let one call after the other end, each when a request has taken the last one's place."""
+        for _ in range(calls):
+            begun = len(self.seen)
+            self._release.release()
+            eventually(lambda begun=begun: len(self.seen) > begun)  # type: ignore[misc]
+
+    def release_all(self) -> None:
+        """Let every call end."""
+        self._release.release(1000)
+
+
+@contextmanager
+def stepping(transport: str, **config: Any) -> Iterator[tuple[BareServer, ExitStack, Steps]]:
+    """Serve with two threads that are both with the application; `Steps` lets them go on."""
+    steps = Steps()
+    with serving(steps, transport, threads=THREADS, **config) as server, ExitStack() as clients:
+        for number in range(THREADS):
             clients.enter_context(connect(server)).send(get("/busy"))
-        eventually(lambda: len(seen) == THREADS)
+            eventually(lambda number=number: len(steps.seen) > number)  # type: ignore[misc]
+        try:
+            yield server, clients, steps
+        finally:
+            steps.release_all()
+
+
+@contextmanager
+def overloaded(transport: str) -> Iterator[tuple[BareServer, list[Client], Steps]]:
+    """Serve under sustained overload; requests 1 and 2 of four wait, and 0 and 3 are served."""
+    with stepping(transport, **SUSTAINED) as (server, clients, steps):
         old = queue_up(server, clients, *[get(f"/{number}") for number in range(4)])
-        threading.Event().wait(0.3)  # what makes an overload is time
-        release.release()  # the first to leave the queue is still the oldest
-        eventually(lambda: len(seen) == THREADS + 1)
-        release.release()
-        eventually(lambda: len(seen) == THREADS + 2)
-        assert seen[THREADS:] == ["/0", "/3"]
-        yield server, old, seen, release
-        for _ in range(10):
-            release.release()
+        make_sustained()
+        steps.release(2)  # the first to leave the queue is still the oldest
+        assert steps.seen[THREADS:] == ["/0", "/3"]
+        yield server, old, steps
+
+
+def make_sustained() -> None:
+    """Wait until what has waited for long makes an overload, with the settings of SUSTAINED."""
+    threading.Event().wait(0.3)  # what makes it is time
+
+
+A, B, C = "127.0.2.1", "127.0.2.2", "127.0.2.3"
+
+
+def numbered(name: str, count: int) -> list[bytes]:
+    return [get(f"/{name}{number}") for number in range(count)]
+
+
+def test_clients_have_the_threads_in_turns_and_each_in_the_order_of_its_requests(
+    transport: str,
+) -> None:
+    with stepping(transport) as (server, clients, steps):
+        for name, source, count in (("a", A, 4), ("b", B, 2), ("c", C, 1)):
+            queue_up(server, clients, *numbered(name, count), source=source)
+        steps.release(7)
+        assert steps.seen[THREADS:] == ["/a0", "/b0", "/c0", "/a1", "/b1", "/a2", "/a3"]
+
+
+def test_the_requests_of_one_client_are_served_in_the_order_of_arrival(transport: str) -> None:
+    with stepping(transport) as (server, clients, steps):
+        queue_up(server, clients, *numbered("a", 8))
+        steps.release(8)
+        assert steps.seen[THREADS:] == [f"/a{number}" for number in range(8)]
+
+
+def test_the_client_is_the_one_that_a_trusted_proxy_names(transport: str) -> None:
+    policy = ForwardedPolicy.of(["127.0.0.1"], ["x-forwarded-for"], drops=False)
+    with stepping(transport, forwarded=policy) as (server, clients, steps):
+        for name, client in (("a", "192.0.2.1"), ("b", "2001:db8::1"), ("B", "2001:db8::2:1")):
+            requests = [get(f"/{name}{it}", f"X-Forwarded-For: {client}") for it in range(2)]
+            queue_up(server, clients, *requests)
+        queue_up(server, clients, get("/c", "X-Forwarded-For: 192.0.2.2"))
+        steps.release(7)
+        # The two addresses of IPv6 are of one network.
+        assert steps.seen[THREADS:] == ["/a0", "/b0", "/c", "/a1", "/b1", "/B0", "/B1"]
+
+
+def test_a_full_queue_refuses_the_newest_request_of_the_client_with_the_most(
+    transport: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "access.log"
+    with stepping(transport, queue=4, access_log=path) as (server, clients, steps):
+        hostile = queue_up(server, clients, *numbered("a", 3), source=A)
+        hostile += queue_up(server, clients, post(b"x" * 1000, target="/a3"), source=A)
+        honest = clients.enter_context(connect(server, source=B))
+        for number in range(2):
+            honest.send(get(f"/b{number}"))
+            refused = hostile.pop()
+            response = refused.read_response()
+            assert response.status == 503
+            assert response.body.decode() == f"{TransportConfig().overloaded}\n"
+            assert response.header("connection") is None
+            assert retry_after(response) == 1
+            assert (server.word(QUEUE_FULL), server.word(WAITING)) == (1 + number, 4)
+            if number == 0:
+                honest = clients.enter_context(connect(server, source=B))
+        with connect(server, source=B) as equal:  # it has as many as the other by now
+            equal.send(get("/b2"))
+            assert equal.read_response().status == 503
+        refused.send(get("/a4"))  # its connection was kept
+        assert refused.read_response().status == 503
+        eventually(lambda: server.snapshot()["requests_refused"] == 4)
+        steps.release(4)
+        assert steps.seen[THREADS:] == ["/a0", "/b0", "/a1", "/b1"]
+        steps.release_all()
+        assert honest.read_response().status == 200
+    line = logged(path)["/a3"]
+    assert (line["http.response.status_code"], line["reason"]) == (
+        503,
+        TransportConfig().queue_full,
+    )
+    assert line["queue"] > 0
+
+
+def test_under_sustained_overload_the_client_is_next_that_has_sent_last_within_its_share(
+    transport: str,
+) -> None:
+    with stepping(transport, **SUSTAINED) as (server, clients, steps):
+        queue_up(server, clients, *numbered("a", 4), source=A)
+        queue_up(server, clients, get("/b0"), source=B)
+        make_sustained()
+        steps.release(1)  # the oldest, after which it is sustained
+        queue_up(server, clients, get("/c0"), source=C)
+        steps.release(3)
+        queue_up(server, clients, get("/b1"), source=B)
+        steps.release(3)
+        assert steps.seen[THREADS:] == ["/a0", "/c0", "/b0", "/a3", "/b1", "/a2", "/a1"]
 
 
 def test_clients_that_end_their_sides_together_have_all_left(transport: str) -> None:
-    with overloaded(transport) as (server, old, seen, _):
+    with overloaded(transport) as (server, old, steps):
         for client in old[1:3]:
             client.end_sending()
         eventually(lambda: server.word(CLIENT_LEFT) == 2)
         eventually(lambda: server.snapshot()["connections"] == 4)
-    assert seen[THREADS:] == ["/0", "/3"]
+    assert steps.seen[THREADS:] == ["/0", "/3"]
 
 
 def test_under_sustained_overload_the_newest_is_next_and_who_ends_its_side_has_left(
     transport: str,
 ) -> None:
-    with overloaded(transport) as (server, old, seen, release):
+    with overloaded(transport) as (server, old, steps):
         old[1].end_sending()
         eventually(lambda: server.word(CLIENT_LEFT) == 1)
-        for _ in range(10):
-            release.release()
+        steps.release_all()
         assert old[2].read_response().status == 200
-    assert "/1" not in seen
+    assert "/1" not in steps.seen
 
 
 @pytest.mark.parametrize("threads", [1, 3])

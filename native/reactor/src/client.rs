@@ -2,6 +2,7 @@
 //!
 //! `penstock.edge.client` is the reference, and says why; a test runs one table on both.
 
+use crate::sys::Peer;
 use std::net::IpAddr;
 
 /// The bit above an IPv4 address.
@@ -14,6 +15,14 @@ pub fn key_of(peer: IpAddr) -> u64 {
         IpAddr::V4(address) => IPV4 | u64::from(address.to_bits()),
         IpAddr::V6(address) => (address.to_bits() >> 64) as u64,
     }
+}
+
+/// The client of all that have no address: those of unix sockets, and those a proxy does not name.
+const NO_ADDRESS: u64 = 0;
+
+/// Return the client by which what the server can do is shared.
+pub fn share_key(peer: Peer) -> u64 {
+    peer.map_or(NO_ADDRESS, |(address, _)| key_of(address))
 }
 
 /// The addresses of a family as ranges: each begins at a start, and ends before the next.

@@ -117,10 +117,17 @@ impl LeaderFollowers {
         }
     }
 
+    /// Have a request wait for a thread, or refuse one where too many do.
     fn queue(&self, shared: &Shared, waiting: Waiting) {
         let now = waiting.since;
-        let (budgets, scoreboard) = (&shared.options.budgets, &shared.scoreboard);
-        shared.queue.push(budgets, scoreboard, waiting, now);
+        let taken_at_once = !lock(&self.parked).is_empty();
+        let (options, scoreboard) = (&shared.options, &shared.scoreboard);
+        let refused = shared
+            .queue
+            .push(options, scoreboard, waiting, taken_at_once);
+        if let Some(refused) = refused {
+            unserved::refuse_full(shared, refused, now);
+        }
     }
 
     /// Lead with the GIL held, as [`EventLoop::run`] does; a request that is ready is in `buffers`

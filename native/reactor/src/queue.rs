@@ -1,27 +1,46 @@
 //! The requests that wait for a thread: how many may, in which order, and how those end that none
 //! takes.
 //!
-//! The oldest is next, and under sustained overload the newest. A thread that finds the queue empty
-//! reads no clock here.
+//! They are shared by client; of each client the oldest is next, and under sustained overload the
+//! newest. A thread that finds the queue empty reads no clock here.
 
 use crate::admission::{self, Overload};
 use crate::budgets::Budgets;
 use crate::connection::Connection;
 use crate::decisions::{self, Leaving};
 use crate::disconnect;
+use crate::fair_queue::FairQueue;
 use crate::options::Options;
 use crate::request::Waiting;
-use crate::scoreboard::{Scoreboard, WAITING};
+use crate::scoreboard::{QUEUE_FULL, Scoreboard, WAITING};
 use crate::sync::lock;
 use crate::sys::{self, Nanos};
-use std::collections::VecDeque;
+use std::collections::BTreeSet;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 #[derive(Default)]
 struct Waits {
-    requests: VecDeque<Waiting>, // the oldest first
+    requests: FairQueue<Waiting>,
+    /// The same requests by `arrival`.
+    arrivals: BTreeSet<(Nanos, u64)>,
     overload: Overload,
+}
+
+/// When a request was found to be complete, and its number.
+fn arrival(waiting: &Waiting) -> (Nanos, u64) {
+    (waiting.since, waiting.number)
+}
+
+impl Waits {
+    /// Take the requests that are unwanted, in the order of arrival.
+    fn remove(&mut self, unwanted: impl FnMut(&Waiting) -> bool) -> Vec<Waiting> {
+        let removed = self.requests.remove(unwanted);
+        for waiting in &removed {
+            self.arrivals.remove(&arrival(waiting));
+        }
+        removed
+    }
 }
 
 /// The queue of one transport.
@@ -59,25 +78,42 @@ impl WaitingQueue {
         self.len() == 0
     }
 
-    /// Append a request.
+    /// Have a request wait; return the one that is to be refused, if any.
+    ///
+    /// Where the queue is full, that is the newest of the client that has the most, which may be this
+    /// one. With `taken_at_once` a thread is free for it, so that none is refused.
     pub fn push(
         &self,
-        budgets: &Budgets,
+        options: &Options,
         scoreboard: &Scoreboard,
         mut waiting: Waiting,
-        now: Nanos,
-    ) {
+        taken_at_once: bool,
+    ) -> Option<Waiting> {
+        let (budgets, now) = (&options.budgets, waiting.since);
         waiting.queued = true;
-        let mut waits = lock(&self.waits);
-        if waits.requests.is_empty() {
-            self.note_move(&mut waits, budgets, scoreboard, now);
+        let client = waiting.client();
+        let mut guard = lock(&self.waits);
+        let waits = &mut *guard;
+        let mut refused = None;
+        if !taken_at_once && !decisions::queue_has_room(budgets, waits.requests.len()) {
+            scoreboard.count(QUEUE_FULL);
+            refused = waits.requests.make_room(client);
+            match &refused {
+                None => return Some(waiting),
+                Some(refused) => waits.arrivals.remove(&arrival(refused)),
+            };
         }
-        waits.requests.push_back(waiting);
+        if waits.requests.is_empty() {
+            self.note_move(waits, budgets, scoreboard, now);
+        }
+        waits.arrivals.insert(arrival(&waiting));
+        waits.requests.add(client, waiting);
         let length = waits.requests.len();
         scoreboard.set(WAITING, length as u64);
         if !decisions::queue_has_room(budgets, length) {
             self.note_full(now);
         }
+        refused
     }
 
     /// Take the request that is next, and how it ends. Its client may have left, or it may have
@@ -89,10 +125,8 @@ impl WaitingQueue {
         }
         let now = sys::monotonic();
         let sustained = waits.overload.is_sustained();
-        let waiting = match sustained {
-            true => waits.requests.pop_back(),
-            false => waits.requests.pop_front(),
-        }?;
+        let waiting = waits.requests.take(sustained)?;
+        waits.arrivals.remove(&arrival(&waiting));
         self.note_move(&mut waits, &options.budgets, scoreboard, now);
         drop(waits);
         let waited = now.saturating_sub(waiting.since);
@@ -114,47 +148,41 @@ impl WaitingQueue {
     ) -> Option<Waiting> {
         let mut waits = lock(&self.waits);
         let same = |waiting: &Waiting| waiting.connection.token == connection.token;
-        let place = waits.requests.iter().position(same)?;
-        let waiting = waits.requests.remove(place);
+        let waiting = waits.remove(same).pop()?;
         self.note_move(&mut waits, &options.budgets, scoreboard, now);
-        waiting
+        Some(waiting)
     }
 
     /// Take the requests whose clients have left, or that have waited for too long.
     pub fn sweep(&self, options: &Options, scoreboard: &Scoreboard, now: Nanos) -> Vec<Taken> {
         let mut waits = lock(&self.waits);
         let sustained = waits.overload.is_sustained();
-        let mut ending = Vec::new();
-        let mut staying = VecDeque::with_capacity(waits.requests.len());
-        for waiting in waits.requests.drain(..) {
+        let status = |waiting: &Waiting| {
             let waited = now.saturating_sub(waiting.since);
             let leaving = leaving(&waiting.connection, sustained);
-            match decisions::queued_status(options, waited, leaving, sustained) {
-                0 => staying.push_back(waiting),
-                status => ending.push((waiting, status)),
-            }
-        }
-        waits.requests = staying;
+            decisions::queued_status(options, waited, leaving, sustained)
+        };
+        let ending = waits.remove(|waiting| status(waiting) != 0);
         if !ending.is_empty() {
             self.note_move(&mut waits, &options.budgets, scoreboard, now);
         }
-        ending
+        drop(waits);
+        let ending = ending.into_iter().map(|waiting| {
+            let status = status(&waiting);
+            (waiting, status)
+        });
+        ending.collect()
     }
 
-    /// Take all requests.
-    pub fn take_all(&self, scoreboard: &Scoreboard) -> VecDeque<Waiting> {
+    /// Take all requests, in the order of arrival.
+    pub fn take_all(&self, scoreboard: &Scoreboard) -> Vec<Waiting> {
         let mut waits = lock(&self.waits);
         scoreboard.set(WAITING, 0);
-        std::mem::take(&mut waits.requests)
-    }
-
-    /// Return whether another request may wait.
-    pub fn has_room(&self, budgets: &Budgets) -> bool {
-        decisions::queue_has_room(budgets, self.len())
+        waits.remove(|_| true)
     }
 
     /// Note that the queue is full.
-    pub fn note_full(&self, now: Nanos) {
+    fn note_full(&self, now: Nanos) {
         let _ =
             self.full_since
                 .compare_exchange(0, now.max(1), Ordering::Relaxed, Ordering::Relaxed);
@@ -171,8 +199,8 @@ impl WaitingQueue {
     fn note_move(&self, waits: &mut Waits, budgets: &Budgets, scoreboard: &Scoreboard, now: Nanos) {
         // With the lock held: otherwise an older number could be written over a newer one.
         scoreboard.set(WAITING, waits.requests.len() as u64);
-        let oldest = waits.requests.front();
-        let age = oldest.map_or(0, |waiting| now.saturating_sub(waiting.since));
+        let oldest = waits.arrivals.first();
+        let age = oldest.map_or(0, |(since, _)| now.saturating_sub(*since));
         waits
             .overload
             .queue_moved(budgets, now, age, self.mean_service());

@@ -270,10 +270,6 @@ fn hand_out(
         unserved::answer_whole_server(connection, shared, leader, state, (source, body));
         return None;
     }
-    if leader.queues && !unserved::has_room(shared, leader.now) {
-        unserved::refuse_ready(connection, shared, leader, state, (source, body));
-        return None;
-    }
     let number = shared.count_request();
     note_replaced_host(connection, shared, leader, state, (&source, number));
     uncork_for(connection, shared, state, &source, leader);

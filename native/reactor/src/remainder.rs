@@ -1,6 +1,6 @@
 //! What connections have for the leader to do, where that is more than one turn of the loop does.
 
-use crate::client::key_of;
+use crate::client::share_key;
 use crate::connection::Connection;
 use crate::fair_queue::FairQueue;
 use crate::poller::Event;
@@ -50,7 +50,7 @@ impl Remainder {
 
     /// Take what the connection waits with that is next.
     pub fn take(&mut self) -> Option<(Option<Event>, Option<Arc<Connection>>)> {
-        let token = self.queue.take()?;
+        let token = self.queue.take(false)?;
         let waiting = self.waiting.remove(&token)?;
         Some((waiting.event, waiting.proceed))
     }
@@ -64,9 +64,7 @@ impl Remainder {
     fn enter(&mut self, connection: &Connection, now: Nanos) -> &mut Waiting {
         let queue = &mut self.queue;
         self.waiting.entry(connection.token.0).or_insert_with(|| {
-            // All connections of unix sockets are one client's.
-            let client = connection.peer().map_or(0, |(address, _)| key_of(address));
-            queue.add(client, connection.token.0);
+            queue.add(share_key(connection.peer()), connection.token.0);
             Waiting {
                 event: None,
                 proceed: None,

@@ -1,5 +1,6 @@
 //! A request that is complete as far as it has to be, for the application.
 
+use crate::client::share_key;
 use crate::connection::Connection;
 use crate::forwarded::Forwarded;
 use crate::leader::{LeaderState, Source};
@@ -36,6 +37,14 @@ pub struct Waiting {
     pub since: Nanos,
     /// It is, or was, in the queue, and not taken by a thread at once.
     pub queued: bool,
+}
+
+impl Waiting {
+    /// As which client it is served, where what the server can do is shared.
+    pub fn client(&self) -> u64 {
+        let named = self.forwarded.as_ref().and_then(|it| it.peer());
+        share_key(named.unwrap_or_else(|| self.connection.peer()))
+    }
 }
 
 impl Ready {

@@ -16,25 +16,13 @@ use crate::refusing::{self, Noted};
 use crate::request::{Body, Ready, Waiting};
 use crate::request_body::RequestBody;
 use crate::responding;
-use crate::scoreboard::{CLIENT_LEFT, QUEUE_FULL, QUEUE_TIMEOUT};
+use crate::scoreboard::{CLIENT_LEFT, QUEUE_TIMEOUT};
 use crate::shared::Shared;
 use crate::states::{Fate, Phase};
 use crate::sys::Nanos;
 use penstock_protocol::Version;
 use penstock_protocol::response::ErrorResponse;
 use std::sync::Arc;
-
-/// Return whether another request may wait; note that the queue is full where none may.
-///
-/// Those that end without a thread leave it by themselves: at an event, or in the next sweep. To look
-/// for them here would cost each client that is refused a look at the whole queue.
-pub fn has_room(shared: &Shared, now: Nanos) -> bool {
-    let has_room = shared.queue.has_room(&shared.options.budgets);
-    if !has_room {
-        shared.queue.note_full(now);
-    }
-    has_room
-}
 
 /// End what has waited for too long, or whose client has left.
 pub fn sweep_queue(shared: &Shared, now: Nanos) {
@@ -73,20 +61,16 @@ pub fn refuse_all(shared: &Shared, now: Nanos) {
     }
 }
 
-/// Refuse a request that has just become ready: the queue is full.
-pub fn refuse_ready(
-    connection: &Arc<Connection>,
-    shared: &Shared,
-    leader: &LeaderState,
-    state: &mut ConnectionState,
-    request: (Source, Body),
-) {
-    shared.scoreboard.count(QUEUE_FULL);
-    let waiting = take(connection, shared, leader, state, request);
+/// Refuse a request for which the queue has no room, or no longer.
+///
+/// Those that end without a thread leave the queue by themselves: at an event, or in the next sweep. To
+/// look for them before would cost each client that is refused a look at the whole queue.
+pub fn refuse_full(shared: &Shared, waiting: Waiting, now: Nanos) {
+    let connection = Arc::clone(&waiting.connection);
     let (told, logged) = (&shared.options.overloaded, &shared.options.queue_full);
     let mut refusal = Refusal::unserved(503, told, logged, "queue");
     refusal.retry_after = retry_after(shared);
-    refuse(shared, state, waiting, refusal, leader.now);
+    refuse(shared, &mut connection.lock(), waiting, refusal, now);
 }
 
 /// Answer `OPTIONS *` while every thread is busy.

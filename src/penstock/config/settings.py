@@ -835,7 +835,8 @@ class Settings:
         1024,
         section="Overload",
         also_called=("queue_size", "maxqueue"),
-        help="Requests that may wait in a worker for a thread; more are answered with 503.",
+        help="Requests that may wait in a worker for a thread. Of more, the newest of the client "
+        "that has the most is answered with 503.",
         reason="A burst of a thousand requests is served. More of them wait for longer than "
         "clients do.",
     )

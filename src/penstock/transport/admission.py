@@ -21,7 +21,7 @@ class Overload:
     The overload is sustained when for `overload_seconds` some request has always been waiting for
     longer than `overload_delay_seconds`, and than `overload_services` mean calls. It ends
     when the queue is empty: clients that leave early keep every wait short, and the server is
-    overloaded all the same. While it is sustained, a thread takes the newest request of the queue,
+    overloaded all the same. While it is sustained, the newest requests of the queue come first,
     and at all other times the oldest.
     """
 

@@ -15,6 +15,15 @@ if TYPE_CHECKING:
     from penstock.telemetry.scoreboard import Slot
     from penstock.transport.config import TransportConfig
 
+NO_ADDRESS = 0
+"""The client of all without an address: of unix sockets, and those that a proxy does not name."""
+
+
+def share_key(address: str) -> int:
+    """Return the client by which what the server can do is shared; ``address`` may be empty."""
+    client = client_of(address)
+    return NO_ADDRESS if client is None else key_of(client)
+
 
 class Clients:
     """Who may connect, and how many connections each client has. Only the leader touches it."""

@@ -853,7 +853,7 @@ class Connection:
                 slow_paths = loop.slow_paths
                 if duration > slow_paths.slow_ns or not slow_paths.calm:
                     slow_paths.note(exchange.request.path, duration)
-                if loop.queue.requests and not exchange.io_bound:
+                if loop.queue.requests.size and not exchange.io_bound:
                     loop.queue.note_service(duration)
             # Otherwise it is reported when the client has it, or never will.
             if not unsent or reason:

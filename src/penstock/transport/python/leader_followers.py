@@ -64,6 +64,7 @@ class LeaderFollowers:
         self._local = threading.local()  # holds each thread's slot
         self._leadership = threading.Lock()
         self._queue = loop.queue
+        self._requests = loop.queue.requests
         self._parked: deque[threading.Lock] = deque()  # each held; releasing it wakes its thread
         self._handed_out = 0  # counts up; unchanged over a tick means that a call has lasted it
         self._over = False
@@ -102,7 +103,7 @@ class LeaderFollowers:
             if self._loop.ask_full is not None:
                 self._loop.wake()
         while not self._over:
-            exchange = self._queue.take() if self._queue.requests else None
+            exchange = self._queue.take() if self._requests.size else None
             if exchange is None:
                 if not self._leadership.acquire(blocking=False):
                     self._park()
@@ -158,7 +159,7 @@ class LeaderFollowers:
         # transport, does it in the reverse order, so that no wake-up is lost. The stall monitor
         # notices that no thread leads. Without one, `lead_briefly` may have led for a moment.
         unled = self._monitor is None and not self._leadership.locked()
-        if self._queue.requests or self._over or unled:
+        if self._requests.size or self._over or unled:
             try:
                 self._parked.remove(ticket)
             except ValueError:
@@ -259,7 +260,7 @@ class LeaderFollowers:
                 if exchange is None:
                     over = True
                     break
-                self._queue.put(exchange, taken_at_once=bool(self._parked))
+                self._loop.queue_up(exchange, taken_at_once=bool(self._parked))
         except Exception:
             # A bug. Without the stall monitor, the transport would hang with its slowest request.
             messages.STALL_MONITOR_DEFECT.log(self._loop.logger, exc_info=True)
@@ -270,7 +271,7 @@ class LeaderFollowers:
         if over:
             self._end()
         # The thread that is woken takes the request, and leads when it has answered it.
-        elif self._queue.requests:
+        elif self._requests.size:
             self._wake_parked()
 
     # -- the end ----------------------------------------------------------------------------------

@@ -481,6 +481,12 @@ class Loop:
         for acceptor in self.acceptors:
             acceptor.resume()
 
+    def queue_up(self, exchange: PythonExchange, *, taken_at_once: bool) -> None:
+        """Have a request wait for a thread; refuse one where the queue is full. For the leader."""
+        refused = self.queue.put(exchange, taken_at_once=taken_at_once)
+        if refused is not None:
+            self._end_unserved(refused, partial(self.queue.refuse_full, refused))
+
     def _sweep_queue(self) -> None:
         """End the requests in the queue whose time is over, and those whose clients have left."""
         try:

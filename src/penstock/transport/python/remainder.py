@@ -6,16 +6,13 @@ import math
 from selectors import EVENT_READ, EVENT_WRITE
 from typing import TYPE_CHECKING
 
-from penstock.edge.client import client_of, key_of
 from penstock.transport.fair_queue import FairQueue
+from penstock.transport.python.clients import share_key
 from penstock.transport.states import CLOSED, Phase
 
 if TYPE_CHECKING:
     from penstock.transport.python.connection import Connection
     from penstock.transport.python.loop import Loop
-
-NO_ADDRESS = 0
-"""The client of all connections of unix sockets."""
 
 POLLED = EVENT_READ | EVENT_WRITE
 
@@ -71,6 +68,5 @@ class Remainder:
     def _client(self, connection: Connection) -> int:
         key = connection.share_key
         if key is None:
-            client = client_of(connection.remote_addr)
-            key = connection.share_key = NO_ADDRESS if client is None else key_of(client)
+            key = connection.share_key = share_key(connection.remote_addr)
         return key

@@ -1,6 +1,6 @@
 """The requests that wait for a thread: a bounded queue, and who is refused or dropped from it.
 
-The leader appends; any thread takes. docs/performance/overload.md tells which request is next.
+The leader puts requests in; any thread takes. docs/performance/overload.md tells which is next.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import threading
 import time
-from collections import deque
+from collections import OrderedDict
 from typing import TYPE_CHECKING
 
 from penstock.http1 import ProtocolError
@@ -21,6 +21,8 @@ from penstock.transport.decisions import (
     ready_with_queue,
     retry_after,
 )
+from penstock.transport.fair_queue import FairQueue
+from penstock.transport.python.clients import share_key
 
 if TYPE_CHECKING:
     from penstock.telemetry.scoreboard import Slot
@@ -33,7 +35,7 @@ NOT_FULL = math.inf
 class RequestQueue:
     """The queue. Its lock guards what it holds, the rule for overload, and the words it writes."""
 
-    __slots__ = ("_config", "_full_since", "_lock", "_overload", "_words", "requests")
+    __slots__ = ("_arrivals", "_config", "_full_since", "_lock", "_overload", "_words", "requests")
 
     def __init__(self, config: TransportConfig, slot: Slot) -> None:
         self._config = config
@@ -43,38 +45,50 @@ class RequestQueue:
         # When it became full, unless it has been half empty since: each request that a thread
         # takes makes room for a moment. In monotonic nanoseconds.
         self._full_since = NOT_FULL
-        self.requests: deque[PythonExchange] = deque()
-        """The requests, the oldest first. To be looked at only, without the lock."""
+        # The same requests in the order of arrival. A plain dictionary would look for its first one
+        # behind all that have been taken off.
+        self._arrivals: OrderedDict[PythonExchange, None] = OrderedDict()
+        self.requests: FairQueue[PythonExchange] = FairQueue()
+        """The requests, shared by client. Without the lock only its size may be looked at."""
 
-    def put(self, exchange: PythonExchange, *, taken_at_once: bool = False) -> None:
-        """Have a request wait for a thread, or refuse it. For the leader.
+    def put(
+        self, exchange: PythonExchange, *, taken_at_once: bool = False
+    ) -> PythonExchange | None:
+        """Have a request wait for a thread; return the one for `refuse_full`, if any.
 
-        With ``taken_at_once`` a thread is free for it, so that it is never refused.
+        Where the queue is full, that is the newest of the client that has the most. With
+        ``taken_at_once`` a thread is free for the request, so that none is refused. For the leader.
         """
-        now = time.monotonic_ns()
-        exchange.queued_at = now
+        client = share_key(exchange.client_addr)
+        now = exchange.queued_at = time.monotonic_ns()
+        refused = None
         with self._lock:
             requests = self.requests
-            if taken_at_once or queue_has_room(self._config, len(requests)):
-                if not requests:
-                    self._overload.queue_moved(now, 0)
-                requests.append(exchange)
-                self._words[WAITING] = len(requests)
-                if not queue_has_room(self._config, len(requests)):
-                    self._full_since = min(self._full_since, now)
-                return
-            self._words[QUEUE_FULL] += 1
-        self._refuse(exchange, self._config.queue_full, "queue")
+            if not taken_at_once and not queue_has_room(self._config, requests.size):
+                self._words[QUEUE_FULL] += 1
+                refused = requests.make_room(client)
+                if refused is None:
+                    return exchange
+                del self._arrivals[refused]
+            if not requests.size:
+                self._overload.queue_moved(now, 0)
+            requests.add(client, exchange)
+            self._arrivals[exchange] = None
+            self._words[WAITING] = requests.size
+            if not queue_has_room(self._config, requests.size):
+                self._full_since = min(self._full_since, now)
+        return refused
 
     def take(self) -> PythonExchange | None:
         """Return the request that the calling thread is to serve; None if there is none."""
         while True:
             with self._lock:
-                if not self.requests:
+                if not self.requests.size:
                     return None
                 # Only under sustained overload the newest: of the others, most clients have left.
                 newest = self._overload.sustained
-                exchange = self.requests.pop() if newest else self.requests.popleft()
+                exchange = self.requests.take(newest=newest)
+                del self._arrivals[exchange]
                 now = time.monotonic_ns()
                 self._moved(now)
             # Asked for now, since a client that had ended its side before is no longer watched.
@@ -93,7 +107,7 @@ class RequestQueue:
         """
         now = time.monotonic_ns()
         with self._lock:
-            waiting, sustained = list(self.requests), self._overload.sustained
+            waiting, sustained = list(self._arrivals), self._overload.sustained
         statuses = {}
         for exchange in waiting:
             connection = exchange.connection
@@ -105,19 +119,25 @@ class RequestQueue:
         if not statuses:
             return []
         with self._lock:
-            # A thread may have taken some of them meanwhile. Others look without the lock, and must
-            # not find a queue empty that is not: so it is replaced in one step.
-            ended = [(it, statuses[it]) for it in self.requests if it in statuses]
-            self.requests = deque(it for it in self.requests if it not in statuses)
+            # A thread may have taken some of them meanwhile.
+            ended = self.requests.remove(statuses.__contains__)
+            for exchange in ended:
+                del self._arrivals[exchange]
             self._moved(now)
-        return ended
+        return [(exchange, statuses[exchange]) for exchange in ended]
 
-    def take_all(self) -> deque[PythonExchange]:
+    def take_all(self) -> list[PythonExchange]:
         """Take all requests off the queue, for `refuse_stopped`."""
         with self._lock:
-            waiting, self.requests = self.requests, deque()
+            self._arrivals.clear()
+            waiting = self.requests.remove(lambda _: True)
             self._moved(time.monotonic_ns())
         return waiting
+
+    def refuse_full(self, exchange: PythonExchange) -> None:
+        """Refuse a request for which the queue has no room, or no longer."""
+        exchange.queue_time = (time.monotonic_ns() - exchange.queued_at) / 1e9
+        self._refuse(exchange, self._config.queue_full, "queue")
 
     def refuse_stopped(self, exchange: PythonExchange) -> None:
         """Refuse a request that still waits at the end of the transport."""
@@ -130,10 +150,10 @@ class RequestQueue:
         """Drop a request whose client has left, if it waits."""
         now = time.monotonic_ns()
         with self._lock:
-            try:
-                self.requests.remove(exchange)
-            except ValueError:
+            if exchange not in self._arrivals:
                 return  # a thread has it
+            del self._arrivals[exchange]
+            self.requests.remove(lambda it: it is exchange, share_key(exchange.client_addr))
             self._moved(now)
         self.end(exchange, self._config.client_left_status)
 
@@ -150,11 +170,11 @@ class RequestQueue:
 
     def _moved(self, now: int) -> None:
         """Update the counts after requests have left the queue. With the lock held."""
-        requests = self.requests
-        self._words[WAITING] = len(requests)
-        if len(requests) <= self._config.queue // 2:
+        self._words[WAITING] = size = self.requests.size
+        if size <= self._config.queue // 2:
             self._full_since = NOT_FULL
-        self._overload.queue_moved(now, now - requests[0].queued_at if requests else 0)
+        oldest = next(iter(self._arrivals), None)
+        self._overload.queue_moved(now, 0 if oldest is None else now - oldest.queued_at)
 
     def _status(self, exchange: PythonExchange, now: int, *, sustained: bool) -> int:
         connection = exchange.connection
@@ -181,6 +201,6 @@ class RequestQueue:
         error = ProtocolError(503, self._config.overloaded, setting=setting)
         with self._lock:
             mean = self._overload.mean_service / 1e9
-            waiting = len(self.requests)
+            waiting = self.requests.size
         error.retry_after = retry_after(self._config, waiting, mean, self._config.threads)
         exchange.refuse(error, reason)
