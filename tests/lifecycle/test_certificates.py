@@ -266,7 +266,7 @@ def test_a_python_program_gives_certificates_by_name(tmp_path: Path, tls_transpo
 # Refused at the start
 
 
-REFUSED: list[tuple[tuple[str, ...], str]] = [
+NOT_SERVED: list[tuple[tuple[str, ...], str]] = [
     (("--bind", "https://127.0.0.1:0"), "has an address with TLS: set certfile"),
     (("--keyfile", "server.key"), "keyfile .* needs an address with TLS"),
     (("--hsts", "max-age=1"), "hsts .* needs an address with TLS"),
@@ -291,7 +291,7 @@ def test_what_cannot_be_served_is_refused_at_the_start_and_by_check(tmp_path: Pa
     issued.write(tmp_path)
     (tmp_path / "encrypted.key").write_bytes(authority().encrypt(issued.key))
     (tmp_path / "shop.py").write_text("def app(environ, start_response): ...\n")
-    cases = [((*way, *given), said) for given, said in REFUSED for way in ((), ("--check",))]
+    cases = [((*way, *given), said) for given, said in NOT_SERVED for way in ((), ("--check",))]
     done = run_each([Command(["shop:app", *given], tmp_path) for given, _ in cases])
     wrong = [
         (each.args, said, each.returncode, each.stderr)
