@@ -75,9 +75,7 @@ class LeaderFollowers:
         self._monitor_alarm = threading.Lock()
         self._monitor_alarm.acquire()
         loop.attend = self._attend
-        if loop.config.has_stall_monitor:
-            self._start_monitor()
-        else:
+        if not loop.config.has_stall_monitor:
             loop.slow_paths.on_stalls = self._attend
 
     # -- the application's threads --------------------------------------------------------------
@@ -88,6 +86,9 @@ class LeaderFollowers:
             thread: ThreadSlot = self._local.thread
         except AttributeError:
             thread = self._local.thread = self._thread_slots.add()
+            if self._config.has_stall_monitor:
+                # Not before: it would lead, and accept clients before there are certificates.
+                self._attend()
             if self._loop.ask_full is not None:
                 self._loop.wake()  # it replaces one whose call has left the count
         if thread.exchange is not None:
