@@ -327,7 +327,8 @@ def test_an_argument_of_a_short_flag_may_be_in_the_same_word_as_scripts_have_it(
 def test_the_start_says_that_the_application_is_called_from_several_threads(folder: Path) -> None:
     told = "the application must be thread-safe (--threads 1 if not)"
     with ServerProcess("served", cwd=folder) as server:
-        server.wait_for_line(re.escape(f"4 threads per worker: {told}"))
+        # Before the line of the start, which is the last one.
+        assert [line for line in server.lines if f"4 threads per worker: {told}" in line]
     for arguments in (["--threads", "4"], ["-k", "sync"]):
         with ServerProcess(*arguments, "served", cwd=folder) as server:
             pass

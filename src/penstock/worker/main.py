@@ -227,6 +227,13 @@ def tell_serving(
 ) -> None:
     """Log the start-up line; ``workers`` is their number as text, ``because`` the reason for it."""
     count = settings.threads
+    source = settings.source_of("threads")
+    if source == "default" and count > 1:
+        logger.info(
+            "%d threads per worker: the application must be thread-safe (--threads 1 if not)", count
+        )
+    elif source.startswith("gunicorn's default"):
+        logger.info("1 thread per worker (%s): --threads 4 answers four requests at a time", source)
     logger.info(
         "penstock %s serving %s on %s (%s transport, %s%d %s%s)",
         __version__,
@@ -238,13 +245,6 @@ def tell_serving(
         "thread" if count == 1 else "threads",
         f"; number of workers: {because}" if because else "",
     )
-    source = settings.source_of("threads")
-    if source == "default" and count > 1:
-        logger.info(
-            "%d threads per worker: the application must be thread-safe (--threads 1 if not)", count
-        )
-    elif source.startswith("gunicorn's default"):
-        logger.info("1 thread per worker (%s): --threads 4 answers four requests at a time", source)
 
 
 def told_to_stop(worker: Worker, received: int | None) -> int | None:
