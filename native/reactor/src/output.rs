@@ -101,20 +101,30 @@ pub struct OutputSpool {
 }
 
 impl Region {
-    /// Send some of it, `most` at most; return how much. Waits for the disk, also to close a file of
-    /// its own that is sent: not for the leader, nor under a connection's lock.
+    /// Send what is taken at once, `most` at most; return how much. Waits for the disk, also to close
+    /// a file of its own that is sent: not for the leader, nor under a connection's lock.
     pub fn send(&mut self, stream: &dyn Stream, most: u64) -> io::Result<u64> {
         let file = match &self.file {
             RegionFile::Own(file) => file.file(),
             RegionFile::Spooled(file) => file.file(),
         }?;
-        let size = usize::try_from(most.min(self.count)).unwrap_or(usize::MAX);
-        let sent = stream.send_file(file, self.offset, size)? as u64;
-        if sent == 0 {
-            return Err(io::Error::new(io::ErrorKind::UnexpectedEof, FILE_TRUNCATED));
+        let most = most.min(self.count);
+        let mut sent = 0;
+        // A stream may take less at a time: a turn that ends with each part would cost more than it.
+        while sent < most {
+            let size = usize::try_from(most - sent).unwrap_or(usize::MAX);
+            match stream.send_file(file, self.offset, size) {
+                Ok(0) if sent > 0 => break, // found again by the next call
+                Ok(0) => return Err(io::Error::new(io::ErrorKind::UnexpectedEof, FILE_TRUNCATED)),
+                Ok(part) => {
+                    self.offset += part as u64;
+                    self.count -= part as u64;
+                    sent += part as u64;
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock && sent > 0 => break,
+                Err(error) => return Err(error),
+            }
         }
-        self.offset += sent;
-        self.count -= sent;
         if let (0, RegionFile::Own(file)) = (self.count, &mut self.file) {
             file.close_here();
         }

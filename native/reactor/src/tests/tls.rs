@@ -430,6 +430,35 @@ fn the_handshake_goes_on_with_each_byte_and_the_request_may_come_behind_it() {
 }
 
 #[test]
+fn tickets_leave_with_the_first_response_and_at_once_where_no_request_has_come() {
+    for asks in [true, false] {
+        let mut bench = Bench::new(options());
+        let config = client_config(Told::default());
+        let client = begin(&mut bench, &server(&material()), &config, "localhost");
+        while end_of(&client).tls.borrow().is_handshaking() {
+            let outgoing = end_of(&client).outgoing();
+            bench.send_raw(&client, &outgoing);
+            end_of(&client).keep(&client.take_raw());
+        }
+        let mut last = end_of(&client).outgoing(); // Finished
+        if asks {
+            last.extend(end_of(&client).encrypt(GET));
+        }
+        bench.send_raw(&client, &last);
+        let mut received = client.take_raw();
+        assert_eq!(received.is_empty(), asks);
+        if asks {
+            let waiting = bench.take();
+            bench.answer(&waiting, OK);
+            received = client.take_raw();
+        }
+        end_of(&client).keep(&received);
+        let tls = end_of(&client).tls.borrow();
+        assert_eq!(tls.tls13_tickets_received(), 2);
+    }
+}
+
+#[test]
 fn a_client_that_takes_its_handshake_in_small_parts_gets_all_of_it() {
     let mut bench = Bench::new(options());
     let config = client_config(Told::default());

@@ -121,15 +121,18 @@ impl TlsStream {
         size: usize,
         mut write: impl FnMut(&mut ServerConnection, usize) -> io::Result<usize>,
     ) -> io::Result<usize> {
-        let mut sent = 0;
+        let (mut sent, mut encrypted) = (0, false);
         loop {
             if matches!(session.state, State::Failed) {
                 return Err(gone());
             }
-            match self.flush(session) {
-                Ok(()) => {}
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock && sent > 0 => break,
-                Err(error) => return Err(error),
+            // What is left of the handshake leaves with the first bytes, in one call.
+            if sent > 0 || session.unreported > 0 || encrypted {
+                match self.flush(session) {
+                    Ok(()) => {}
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock && sent > 0 => break,
+                    Err(error) => return Err(error),
+                }
             }
             let reported = session.unreported.min(size - sent);
             session.unreported -= reported;
@@ -141,6 +144,7 @@ impl TlsStream {
                 return Err(gone());
             };
             session.unreported = write(tls, sent)?;
+            encrypted = true;
             if session.unreported == 0 && !tls.wants_write() {
                 return Err(gone()); // the keys are used up, and cannot be replaced
             }
@@ -215,8 +219,15 @@ impl TlsStream {
 
     /// Read and write what the handshake needs.
     fn advance(&self, session: &mut Inner) -> io::Result<Handshake> {
+        let mut drained = false;
         loop {
-            if let Err(error) = self.flush(session) {
+            // What is left at the end of the handshake, such as tickets, leaves with the first response,
+            // or where no request has come yet: see `receive`.
+            let flushed = match &session.state {
+                State::Shaking(tls) if !tls.is_handshaking() => Ok(()),
+                _ => self.flush(session),
+            };
+            if let Err(error) = flushed {
                 if error.kind() != io::ErrorKind::WouldBlock {
                     return Err(failed(LEFT));
                 }
@@ -225,13 +236,22 @@ impl TlsStream {
             }
             let mut socket = Socket::new(&*self.inner);
             let received = match &mut session.state {
-                State::Greeting(acceptor) => acceptor.read_tls(&mut socket),
-                State::Shaking(tls) if tls.is_handshaking() => tls.read_tls(&mut socket),
-                State::Shaking(tls) if tls.alpn_protocol() == Some(ACME_PROTOCOL) => {
-                    return Ok(Handshake::Over);
+                State::Shaking(tls) if !tls.is_handshaking() => {
+                    return Ok(match tls.alpn_protocol() {
+                        Some(ACME_PROTOCOL) => Handshake::Over,
+                        _ => Handshake::Complete,
+                    });
                 }
+                State::Greeting(_) | State::Shaking(_) if drained => {
+                    return Ok(Handshake::Pending {
+                        begun: session.begun,
+                    });
+                }
+                State::Greeting(acceptor) => acceptor.read_tls(&mut socket),
+                State::Shaking(tls) => tls.read_tls(&mut socket),
                 _ => return Ok(Handshake::Complete),
             };
+            drained = socket.drained;
             match received {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     return Ok(Handshake::Pending {
@@ -344,8 +364,11 @@ impl Stream for TlsStream {
         }
         let mut drained = false;
         let received = self.receive_decrypted(&mut session, buffer, &mut drained);
-        // Such as the answer to a request for new keys, or what was left of the handshake.
-        let _ = self.flush(&mut session);
+        if !matches!(received, Ok(1..)) {
+            // Such as the answer to a request for new keys, or what was left of the handshake. Behind
+            // a request it leaves with the response, in one call.
+            let _ = self.flush(&mut session);
+        }
         let holds = !drained || Self::has_more(&mut session);
         self.holds_input.store(holds, Ordering::Relaxed);
         received
@@ -391,15 +414,12 @@ impl Stream for TlsStream {
         }
         let size = pieces.iter().map(|piece| piece.len()).sum();
         let mut rest = pieces.to_vec();
+        let mut left = rest.as_mut_slice();
         let mut at = 0;
         self.send_by(&mut session, size, |tls, sent| {
-            let mut left = rest.as_mut_slice();
             IoSlice::advance_slices(&mut left, sent - at);
             at = sent;
-            let written = tls.writer().write_vectored(left);
-            let left = left.to_vec();
-            rest = left;
-            written
+            tls.writer().write_vectored(left)
         })
     }
 
