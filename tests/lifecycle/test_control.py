@@ -182,7 +182,7 @@ def test_readiness_at_the_admin_address_is_negative_while_the_server_stops(tmp_p
         server.signal()
         assert eventually(lambda: admin(port, "/readyz") == 503)
         assert admin(port, "/healthz") == 200
-        server.signal()
+        server.signal(signal.SIGINT)
         assert server.wait() == 0
 
 

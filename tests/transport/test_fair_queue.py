@@ -157,6 +157,10 @@ CASES: dict[str, tuple[list[Event], list[int]]] = {
         ],
         [10, 11, 21, 20, 14],
     ),
+    "room: of a client alone that came after none was to be made": (
+        [*make_room(A), *add(B, 20, 21), *make_room(A), *take(1)],
+        [-1, 21, 20],
+    ),
     "room, while the newest is next": (
         [*add(A, 10, 11, 12), *add(B, 20), *newest(1), *make_room(C), *newest(2)],
         [20, 12, 11, 10],

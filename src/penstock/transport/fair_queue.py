@@ -189,6 +189,8 @@ class FairQueue(Generic[Item]):
         Of several clients with as many it is the one that has sent last. Return None where
         ``client``, of which an item comes, would have no fewer: then that item is to be refused.
         """
+        if not self.size:
+            return None  # and no ranking: the next client may be alone
         self._rank_sole()
         if self._largest is None:
             self._largest = Ranking()
