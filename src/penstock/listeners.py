@@ -100,7 +100,7 @@ class Address:
         if self.host is None:
             return False
         try:
-            socket.getaddrinfo(self.host, self.port, flags=socket.AI_NUMERICHOST)
+            _addresses(self.host, self.port, socket.AI_NUMERICHOST)
         except (socket.gaierror, UnicodeError):
             return True
         return False
@@ -577,7 +577,7 @@ def _resolve(address: Address) -> tuple[socket.AddressFamily, tuple[Any, ...]]:
     host, port = address.host, address.port
     for flags in (socket.AI_NUMERICHOST, socket.AI_PASSIVE):
         try:
-            found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=flags)
+            found = _addresses(host, port, flags)
         except (socket.gaierror, UnicodeError) as error:
             reason = error.strerror if isinstance(error, socket.gaierror) else "not a valid name"
             continue
@@ -585,6 +585,13 @@ def _resolve(address: Address) -> tuple[socket.AddressFamily, tuple[Any, ...]]:
         family, _, _, _, place = min(found, key=lambda entry: entry[0] != socket.AF_INET)
         return family, place
     _refuse(address.shown, f"the host {host!r} cannot be resolved ({reason})")
+
+
+def _addresses(host: str | None, port: int | None, flags: int) -> list[tuple[Any, ...]]:
+    """Return what ``socket.getaddrinfo`` does for TCP. Raises `socket.gaierror`, `UnicodeError`."""
+    # Of text, Python makes bytes with the codec for international names, which stays in memory.
+    name = host.encode("ascii") if host is not None and host.isascii() else host
+    return socket.getaddrinfo(name, port, type=socket.SOCK_STREAM, flags=flags)
 
 
 def _bind_unix(address: Address, path: str, identity: Identity | None) -> Listener:

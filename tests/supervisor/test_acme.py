@@ -23,7 +23,7 @@ from penstock.edge.acme.handed_over import NameStatus
 from penstock.edge.acme.schedule import DAY, HOUR
 from penstock.edge.certificates import der_of, pem_blocks, read_certificate
 from penstock.supervisor.acme import Acme
-from penstock.supervisor.acme_process import AcmeSettings
+from penstock.supervisor.acme_settings import AcmeSettings
 from penstock.supervisor.loop import Loop
 from support.acme_authority import Front, Pebble, build, free_port, running
 from support.acme_supervisor import Ordering, ordering

@@ -29,7 +29,7 @@ from penstock.edge.certificates import der_of, pem_blocks
 from penstock.edge.tls import OrderedCertificates
 from penstock.supervisor import acme as acme_module
 from penstock.supervisor.acme import Acme
-from penstock.supervisor.acme_process import AcmeSettings
+from penstock.supervisor.acme_settings import AcmeSettings
 from penstock.supervisor.loop import Loop
 
 PATIENCE = 60.0

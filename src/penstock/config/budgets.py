@@ -7,7 +7,6 @@ container have. `budgets` is a pure function of `Facts`; ``--check`` prints what
 from __future__ import annotations
 
 import resource
-import tempfile
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -15,6 +14,7 @@ from penstock.config.options import show_size
 from penstock.config.worker_count import SUPERVISOR_BYTES, count_workers
 from penstock.system.cgroups import Cgroups
 from penstock.system.file_systems import free_bytes, is_in_memory
+from penstock.system.temporary_files import default_directory
 
 if TYPE_CHECKING:
     from penstock.config.settings import Settings
@@ -99,10 +99,7 @@ def facts(
     """
     directory = settings.temp_dir
     if directory is None:
-        try:
-            directory = tempfile.gettempdir()
-        except FileNotFoundError:
-            directory = "/tmp"
+        directory = default_directory()
     cgroups = cgroups or Cgroups()
     if spool is None:
         spool = free_bytes(directory), is_in_memory(directory)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from penstock.config.settings import OPTIONS, Settings
 from penstock.errors import SettingsError
 from penstock.system.file_systems import free_bytes, is_in_memory
+from penstock.system.temporary_files import temporary_file
 
 if TYPE_CHECKING:
     from penstock.system.as_user import Change, Work
@@ -89,10 +90,8 @@ def _check_directory(settings: Settings, name: str, place: str) -> None:
 
 
 def _check_temp_dir(settings: Settings, place: str) -> None:
-    from tempfile import TemporaryFile
-
     try:
-        TemporaryFile(dir=place).close()
+        temporary_file(place).close()
     except OSError as error:
         raise bad_place(settings, "temp_dir", place, error.strerror) from None
 

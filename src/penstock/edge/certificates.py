@@ -8,7 +8,6 @@ raise `ValueError`.
 
 from __future__ import annotations
 
-import base64
 import binascii
 import re
 from dataclasses import dataclass
@@ -88,7 +87,7 @@ def der_of(block: bytes) -> bytes:
     if match is None:
         raise ValueError("not PEM")
     try:
-        return base64.b64decode(b"".join(match[2].split()), validate=True)
+        return binascii.a2b_base64(b"".join(match[2].split()), strict_mode=True)
     except binascii.Error as error:
         raise ValueError(f"not base64: {error}") from None
 

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import os
 import sys
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from penstock.edge.certificates import der_of, pem_blocks, read_certificate
 from penstock.edge.tls import CertificatePair, TlsError
+from penstock.system.temporary_files import default_directory, named_file
 
 if TYPE_CHECKING:
     import ssl
@@ -146,7 +146,10 @@ def _private_file(content: bytes) -> Iterator[str]:
                 return
         finally:
             os.close(descriptor)
-    with tempfile.NamedTemporaryFile(prefix="penstock-") as file:  # of mode 0600
-        file.write(content)
-        file.flush()
-        yield file.name
+    descriptor, path = named_file(os.path.join(default_directory(), "penstock-"))
+    try:
+        with open(descriptor, "wb") as file:
+            file.write(content)
+        yield path
+    finally:
+        os.unlink(path)

@@ -6,7 +6,7 @@ them by `penstock.transport.Transport.set_tls`, at the start and whenever they c
 
 from __future__ import annotations
 
-import base64
+import binascii
 import os
 import re
 import socket
@@ -240,7 +240,7 @@ def client_certificate_environ(der: bytes | None) -> dict[str, str]:
     """
     if der is None:
         return {"SSL_CLIENT_VERIFY": "NONE"}
-    lines = base64.b64encode(der).decode("ascii")
+    lines = _text(der)
     body = "\n".join(lines[at : at + _PEM_LINE] for at in range(0, len(lines), _PEM_LINE))
     subject = read_subject(der)
     return {
@@ -265,8 +265,8 @@ def _pairs(texts: Sequence[Sequence[Any]]) -> tuple[CertificatePair, ...]:
 
 
 def _text(data: bytes) -> str:
-    return base64.b64encode(data).decode("ascii")
+    return binascii.b2a_base64(data, newline=False).decode("ascii")
 
 
 def _bytes(text: str) -> bytes:
-    return base64.b64decode(text)
+    return binascii.a2b_base64(text)

@@ -1,7 +1,8 @@
 """The process that orders certificates, as the supervisor sees it.
 
 The supervisor starts it, starts it again where it ends, checks what it hands over, has the workers
-serve that, and reports to it when they do. It never waits for it.
+serve that, and reports to it when they do. It never waits for it. What handles certificates is
+imported where there are any: workers are forked from the supervisor.
 """
 
 from __future__ import annotations
@@ -17,32 +18,16 @@ from typing import TYPE_CHECKING, NoReturn
 from penstock import __version__, messages
 from penstock.config.checks import chosen_transport
 from penstock.config.identity import identity_of, title_of
-from penstock.edge.acme.handed_over import (
-    HandedOver,
-    HandedPair,
-    NameStatus,
-    read_handed_over,
-    read_statuses,
-    read_text,
-)
-from penstock.edge.pairs import checked_pair
-from penstock.edge.tls import OrderedCertificates
 from penstock.errors import PenstockError
-from penstock.supervisor.acme_process import (
-    ALPN,
-    HTTP,
-    AcmeSettings,
-    OrderingProcess,
-    Stop,
-    stop_on_signals,
-)
+from penstock.supervisor.acme_settings import ALPN, HTTP, AcmeSettings, Stop, stop_on_signals
 from penstock.system.prctl import end_with_parent
 from penstock.system.privileges import become, drop_capabilities, set_title
 from penstock.worker.channel import Channel, Message
 
 if TYPE_CHECKING:
     from penstock.config.settings import Settings
-    from penstock.edge.tls import CertificatePair
+    from penstock.edge.acme.handed_over import HandedOver, HandedPair, NameStatus
+    from penstock.edge.tls import CertificatePair, OrderedCertificates
     from penstock.supervisor.loop import Loop
     from penstock.system.privileges import Identity
 
@@ -65,10 +50,6 @@ _FIRST_OTHER_DESCRIPTOR = 3
 
 END_SECONDS = 3.0
 """How long the process has to end after SIGTERM. Then it is killed."""
-
-
-Serve = Callable[[OrderedCertificates], Callable[[], bool]]
-"""Has all workers serve something; what it returns says whether all of them do."""
 
 
 def acme_settings(settings: Settings) -> AcmeSettings | None:
@@ -94,10 +75,13 @@ class Acme:
         self,
         loop: Loop,
         logger: logging.Logger,
-        serve: Serve,
+        serve: Callable[[OrderedCertificates], Callable[[], bool]],
         close_in_child: Callable[[], None],
     ) -> None:
-        """``close_in_child`` closes in the forked process what is the supervisor's alone."""
+        """``serve`` has all workers serve something, and returns what says whether all of them do.
+
+        ``close_in_child`` closes in the forked process what is the supervisor's alone.
+        """
         self._loop = loop
         self._logger = logger
         self._serve = serve
@@ -159,6 +143,8 @@ class Acme:
             return None
         if settings == self._settings:
             return self.material
+        from penstock.edge.tls import OrderedCertificates
+
         by_name = {name: pair for pair in self.material.pairs for name in pair.names}
         found = tuple(by_name[name] for name in settings.names if name in by_name)
         return OrderedCertificates(found) if found else None
@@ -279,7 +265,9 @@ class Acme:
             os.closerange(_FIRST_OTHER_DESCRIPTOR, channel.fileno())
             os.closerange(channel.fileno() + 1, os.sysconf("SC_OPEN_MAX"))
             drop_capabilities()
-            # Its library may be where only root may read.
+            # Its modules and its library may be where only root may read.
+            from penstock.supervisor.acme_process import OrderingProcess
+
             process = OrderingProcess(self._settings, channel, _AGENT)
             if self._identity is not None:
                 become(self._identity)
@@ -352,6 +340,8 @@ class Acme:
 
     def _take(self, message: Message) -> None:
         """Act on a message. Raises `ValueError` for one that is not allowed."""
+        from penstock.edge.acme.handed_over import read_handed_over, read_statuses, read_text
+
         assert self._settings is not None
         names = self._settings.names
         event = message.get("event")
@@ -375,6 +365,8 @@ class Acme:
         self._self_signed = found
 
     def _take_news(self, message: Message, names: tuple[str, ...]) -> None:
+        from penstock.edge.acme.handed_over import read_text
+
         event, name = message.get("event"), message.get("name")
         if name not in names:
             raise ValueError("news of an unknown name")
@@ -425,6 +417,8 @@ class Acme:
 
     def _material_of(self, received: HandedOver) -> OrderedCertificates:
         """Check each pair that is new. Raises `ValueError` or a `PenstockError`."""
+        from penstock.edge.tls import OrderedCertificates
+
         checked: dict[HandedPair, CertificatePair] = {}
         for pair in (*received.pairs, *received.alpn_challenges):
             known = self._checked.get(pair)
@@ -437,6 +431,8 @@ class Acme:
         )
 
     def _check_names(self, pair: HandedPair) -> CertificatePair:
+        from penstock.edge.pairs import checked_pair
+
         assert self._settings is not None
         place = f"the certificate for {pair.name}"
         found = checked_pair(pair.certificate, pair.key, place, place)

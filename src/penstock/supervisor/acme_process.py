@@ -7,13 +7,13 @@ lease orders; the others serve what it publishes there: challenges, and new pair
 
 from __future__ import annotations
 
-import random
+import os
 import select
-import signal
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from random import random
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from penstock.edge.acme.lease import LOOK_SECONDS, Lease, has_ended, this_process
@@ -29,13 +29,12 @@ from penstock.edge.acme.schedule import (
 )
 from penstock.edge.acme.state import Published, Schedule, StateDirectory
 from penstock.edge.certificates import der_of, pem_blocks, read_certificate
+from penstock.supervisor.acme_settings import HTTP, Stop
 
 if TYPE_CHECKING:
     from penstock.edge.acme.orders import AttemptFailed
+    from penstock.supervisor.acme_settings import AcmeSettings
     from penstock.worker.channel import Channel
-
-HTTP, ALPN = "http-01", "tls-alpn-01"
-"""The kinds of challenges (RFC 8555, section 8.3, and RFC 8737)."""
 
 WORKERS_SECONDS = 20.0
 """How long to wait until all workers of this server answer a challenge: some may boot."""
@@ -47,25 +46,6 @@ _LONGEST_SLEEP = 1 * MINUTE
 """The clock may be set, so what is due is decided anew at least this often."""
 
 _WATCH_SECONDS = 0.2
-
-
-@dataclass(frozen=True, slots=True)
-class AcmeSettings:
-    """What the settings say of ordering."""
-
-    names: tuple[str, ...]
-    email: str
-    """Empty for none."""
-    directory: str
-    """The URL of the authority's directory."""
-    path: str
-    """The directory of the state."""
-    kinds: tuple[str, ...]
-    """The challenges that this server can answer, the preferred one first."""
-
-
-class Stop(BaseException):
-    """The process is to end."""
 
 
 @dataclass(slots=True)
@@ -92,7 +72,7 @@ class OrderingProcess:
 
     def __init__(self, settings: AcmeSettings, channel: Channel, agent: str) -> None:
         """``agent`` is what this program calls itself towards the authority."""
-        # Here and not above: the supervisor imports this module, and has no such library.
+        # Not above: it needs a library that may be missing.
         from penstock.edge.acme import orders
 
         self._orders = orders
@@ -100,7 +80,7 @@ class OrderingProcess:
         self._channel = channel
         self._state = StateDirectory(settings.path, settings.directory)
         self._process = this_process()
-        self._host = f"{self._process['host']}-{self._process['pid']}-{random.randbytes(4).hex()}"
+        self._host = f"{self._process['host']}-{self._process['pid']}-{os.urandom(4).hex()}"
         self._lease = Lease(settings.path, process=self._process)
         self._names = {name: _Name() for name in settings.names}
         self._published = Published()
@@ -233,7 +213,7 @@ class OrderingProcess:
             schedule.failure,
             error.cause,
             retry_after=error.retry_after,
-            chance=random.random(),
+            chance=random(),
             validity=each.validity,
         )
         pause = failure.retry_at - failure.at
@@ -439,20 +419,6 @@ class OrderingProcess:
 
 class _LeaseLost(Exception):
     """Another process orders now."""
-
-
-def stop_on_signals() -> None:
-    """Raise `Stop` at SIGTERM, so that the lease is released; ignore signals to the supervisor."""
-
-    def stop(_number: int, _frame: object) -> None:
-        raise Stop
-
-    signal.set_wakeup_fd(-1)
-    signal.signal(signal.SIGTERM, stop)
-    for number in (signal.SIGINT, signal.SIGQUIT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2,
-                   signal.SIGTTIN, signal.SIGTTOU, signal.SIGWINCH):  # fmt: skip
-        signal.signal(number, signal.SIG_IGN)
-    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
 
 
 def _read(certificate: bytes) -> Any:

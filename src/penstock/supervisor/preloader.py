@@ -7,7 +7,6 @@ supervisor, which adopts orphans: the supervisor reaps it, and the preloader may
 
 from __future__ import annotations
 
-import gc
 import json
 import logging
 import os
@@ -24,6 +23,7 @@ from penstock.listeners import kept_from_children
 from penstock.supervisor.reports import is_report, shortened
 from penstock.system.descriptors import receive_descriptors
 from penstock.system.fork_safety import fork_hazards, open_descriptors
+from penstock.system.memory import keep_what_is_loaded
 from penstock.system.prctl import end_with_parent, outlive_parent
 from penstock.system.privileges import become, drop_capabilities
 from penstock.telemetry.error_log import ErrorLog, process_logger
@@ -187,8 +187,7 @@ class _PreloadingProcess:
             with kept_from_children(generation.listeners):
                 self._application = load_application(generation.launch.application)
             _warn_of_unsafe_state(logger, before)
-            gc.collect()
-            gc.freeze()  # a collection in a worker would write to, and so copy, all these pages
+            keep_what_is_loaded()
             outlive_parent()  # from here on the end of the channel is enough
             self._channel.send({"event": "loaded"})
             self._serve()

@@ -16,7 +16,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from penstock import messages
-from penstock.app.file_watcher import State as FileState
 from penstock.config.checks import (
     error_of_places,
     has_places_of_workers,
@@ -45,6 +44,7 @@ from penstock.telemetry.scoreboard import DRAINING, STATE
 from penstock.worker.channel import Message
 
 if TYPE_CHECKING:
+    from penstock.app.file_watcher import State as FileState
     from penstock.config.settings import Settings
     from penstock.edge.certificate_files import CertificateKeeper
     from penstock.supervisor.helpers import Helpers

@@ -22,8 +22,6 @@ from penstock.config.checks import has_tls
 from penstock.config.identity import identity_of, title_of
 from penstock.control.commands import ControlError, Outcome, Reply
 from penstock.control.server import ControlServer
-from penstock.edge.certificate_files import CertificateKeeper
-from penstock.edge.tls import OrderedCertificates
 from penstock.errors import PenstockError, SettingsError
 from penstock.listeners import close_all
 from penstock.supervisor import events
@@ -64,6 +62,7 @@ from penstock.supervisor.status import Counters, LastError
 from penstock.supervisor.upgrade import Successor
 from penstock.supervisor.worker_process import Stage
 from penstock.system.cgroups import Cgroups
+from penstock.system.memory import keep_what_is_loaded
 from penstock.system.pid_file import PidFile
 from penstock.system.privileges import set_title
 from penstock.system.signals import FROM_OUTSIDE, Signals
@@ -81,7 +80,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from penstock.config.settings import Settings
-    from penstock.edge.certificate_files import Expiry
+    from penstock.edge.certificate_files import CertificateKeeper, Expiry
+    from penstock.edge.tls import OrderedCertificates
     from penstock.listeners import Listener
     from penstock.supervisor.generation import Generation, Launch
     from penstock.supervisor.logs import WorkerLogs
@@ -180,6 +180,7 @@ class Supervisor:
         Raises a `PenstockError` where it cannot start, and KeyboardInterrupt where it is
         interrupted before it serves.
         """
+        keep_what_is_loaded()
         self._signals = Signals((*FROM_OUTSIDE, signal.SIGCHLD))
         self.loop.watch(self._signals.fileno(), self._take_signals)
         try:
@@ -653,6 +654,8 @@ class Supervisor:
         """Return what keeps the certificates of these settings. Raises `TlsError`."""
         if not has_tls(settings):
             return None
+        from penstock.edge.certificate_files import CertificateKeeper
+
         ordered = self._acme.kept_for(acme_settings(settings))
         tickets = self._predecessor.tickets if self._predecessor is not None else None
         return CertificateKeeper(
@@ -676,6 +679,8 @@ class Supervisor:
             self._keeper.order(ordered)
             waits.append(self.current.when_served())
         if isinstance(self.state, Reloading) and (keeper := self.state.reload.keeper) is not None:
+            from penstock.edge.tls import OrderedCertificates
+
             coming = self.state.reload.coming
             keeper.order(
                 self._acme.kept_for(acme_settings(coming.settings)) or OrderedCertificates()

@@ -23,7 +23,6 @@ from typing import TYPE_CHECKING, NoReturn
 
 from penstock import messages
 from penstock.config.sources import FIRST_PASSED_DESCRIPTOR
-from penstock.edge.tls import TicketKeys
 from penstock.errors import SettingsError
 from penstock.supervisor import events
 from penstock.system.descriptors import use_inherited
@@ -31,6 +30,7 @@ from penstock.worker.channel import Channel
 
 if TYPE_CHECKING:
     from penstock.control.commands import Reply
+    from penstock.edge.tls import TicketKeys
     from penstock.listeners import Inherited, Listener
     from penstock.supervisor.generation import Launch
     from penstock.supervisor.loop import Loop
@@ -126,6 +126,8 @@ def _write_tickets(tickets: TicketKeys | None) -> int | None:
 def _read_tickets(descriptor: int | None) -> TicketKeys | None:
     if descriptor is None:
         return None
+    from penstock.edge.tls import TicketKeys
+
     with open(descriptor, "rb") as pipe:
         return TicketKeys.from_message(json.loads(pipe.read(_MOST_TICKET_BYTES)))
 

@@ -6,7 +6,6 @@ It is never half-written, and the file of another running server is never replac
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
@@ -15,6 +14,7 @@ from typing import TYPE_CHECKING
 from penstock.errors import SettingsError
 from penstock.system.as_user import Change, HelperError, Work, wait_for
 from penstock.system.paths import find
+from penstock.system.temporary_files import named_file
 
 if TYPE_CHECKING:
     from penstock.system.privileges import Identity
@@ -183,9 +183,8 @@ class PidFile:
         try:
             # A temporary file is renamed: readers never see half a number, and a symbolic link at
             # the path is replaced and not followed.
-            descriptor, temporary = tempfile.mkstemp(
-                dir=os.path.dirname(path), prefix=f".{os.path.basename(path)}."
-            )
+            directory, name = os.path.split(path)
+            descriptor, temporary = named_file(os.path.join(directory, f".{name}."))
             try:
                 with open(descriptor, "wb") as file:
                     file.write(b"%d\n" % self._pid)

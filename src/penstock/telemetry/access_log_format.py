@@ -6,7 +6,6 @@ them. Nothing that a client sends can begin a line or end a quoted field.
 
 from __future__ import annotations
 
-import base64
 import binascii
 import json.encoder
 import os
@@ -121,7 +120,7 @@ def _user(request: RequestFinished) -> str:
     if scheme.lower() != "basic":
         return "-"
     try:
-        decoded = base64.b64decode(credentials.strip(), validate=True)
+        decoded = binascii.a2b_base64(credentials.strip(), strict_mode=True)
     except (binascii.Error, ValueError):
         return "-"
     return _word(decoded.partition(b":")[0].decode("latin-1"))

@@ -9,13 +9,13 @@ setting changes, each with its reason.
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from penstock.edge.forwarded import TRUSTS_NOBODY, ForwardedPolicy, Peers
 from penstock.http1 import ParserLimits
+from penstock.system.temporary_files import default_directory
 from penstock.telemetry.observers import MAX_QUEUED_BYTES, MAX_QUEUED_REQUESTS
 from penstock.telemetry.scoreboard import STALE_BEAT_SECONDS
 from penstock.telemetry.trace import MAX_BODY_BYTES
@@ -391,12 +391,7 @@ class TransportConfig:
     @property
     def spool_dir(self) -> str:
         """The directory for temporary files."""
-        if self.temp_dir is not None:
-            return self.temp_dir
-        try:
-            return tempfile.gettempdir()
-        except FileNotFoundError:
-            return "/tmp"  # not writable: the client that sends a large body gets an error
+        return default_directory() if self.temp_dir is None else self.temp_dir
 
     @property
     def sweep_interval(self) -> float:

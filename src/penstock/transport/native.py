@@ -10,7 +10,6 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from penstock import _native, messages
-from penstock.edge.tls import TlsError
 from penstock.transport.io_bound import IO_BOUND_KEY, IoBound, no_thread
 from penstock.transport.log_lines import RequestLog
 from penstock.transport.spool import SpooledBody
@@ -120,6 +119,8 @@ class NativeTransport:
         """See `penstock.transport.Transport.set_tls`."""
         set_tls = getattr(self._native, "set_tls", None)
         if set_tls is None:
+            from penstock.edge.tls import TlsError
+
             raise TlsError("the native transport was built without TLS (set transport = python)")
         set_tls(material)
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import errno
 import io
 import os
-import tempfile
 from typing import BinaryIO
 
 from penstock.http1 import ProtocolError
+from penstock.system.temporary_files import temporary_file
 
 
 class SpooledBody(io.BufferedRandom):
@@ -71,9 +71,7 @@ class BodySpool:
         self.unwritten = 0
         try:
             if self._file is None:
-                # Unnamed where the system can (O_TMPFILE), unlinked at once where it can't:
-                # whatever happens to the process, no file stays behind.
-                self._file = tempfile.TemporaryFile(buffering=0, dir=self._directory)  # noqa: SIM115
+                self._file = temporary_file(self._directory)
             _write_all(self._file.fileno(), blocks)
         except OSError as error:
             self.error = error

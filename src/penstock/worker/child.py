@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import faulthandler
-import gc
 import logging
 import os
 import selectors
@@ -15,12 +14,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, NoReturn
 
 from penstock import messages
-from penstock.app.file_watcher import Watch, keep_young_code_out_of_the_cache
 from penstock.app.loading import SpecError
 from penstock.compat.gunicorn.hooks import Hooks, WorkerOfServer
-from penstock.edge.tls import TlsMaterial
 from penstock.errors import PenstockError
 from penstock.listeners import kept_from_children
+from penstock.system.memory import keep_what_is_loaded
 from penstock.system.prctl import end_with_parent, outlive_parent
 from penstock.system.privileges import (
     Identity,
@@ -45,11 +43,12 @@ from penstock.worker.worker import Worker, transport_class
 if TYPE_CHECKING:
     from wsgiref.types import WSGIApplication
 
-    from penstock.app.file_watcher import State
+    from penstock.app.file_watcher import State, Watch
     from penstock.compat.gunicorn.hooks import Server
     from penstock.config.budgets import Budgets
     from penstock.config.settings import Settings
     from penstock.edge.rate_limit import RateTable
+    from penstock.edge.tls import TlsMaterial
     from penstock.listeners import Listener
 
 DUMP_SIGNAL = signal.SIGURG
@@ -147,6 +146,13 @@ def report(channel: Channel, error: BaseException, watched: int = 0) -> None:
     )
 
 
+def _import_for(settings: Settings) -> None:
+    """Import what these settings need: it may be where only root may read."""
+    transport_class(settings)
+    if settings.reload:
+        import penstock.app.file_watcher  # noqa: F401
+
+
 class _Child:
     """The main thread of a worker's process."""
 
@@ -195,7 +201,7 @@ class _Child:
         assignment.prepare(settings)  # hooks see the variables and the search path, too
         self._call_hook("post_fork", assignment.server, self._facade)
         if assignment.identity is not None:
-            transport_class(settings)  # its modules may be where only root may read
+            _import_for(settings)
             become(assignment.identity, setuid_programs=settings.allow_setuid_programs)
             self._end_with_supervisor()  # the kernel forgets it when the user changes
         # 3. Load the application.
@@ -210,8 +216,7 @@ class _Child:
         self._selector.register(self._signals, selectors.EVENT_READ)
         self._selector.register(self._channel, selectors.EVENT_READ)
         self._call_hook("post_worker_init", self._facade)
-        gc.collect()
-        gc.freeze()  # what was imported lives as long as the process: not looked at again
+        keep_what_is_loaded()
         # 4. Report that, and serve when ordered: a new generation starts to serve all at once.
         self._channel.send({"event": "ready"})
         order = self._await("go", "leave", "stop", "quit")
@@ -250,6 +255,8 @@ class _Child:
         assignment, settings = self._assignment, self._settings
         if not settings.reload:
             return assignment.load()
+        from penstock.app.file_watcher import Watch, keep_young_code_out_of_the_cache
+
         keep_young_code_out_of_the_cache()
         watch = self._watch = Watch(settings.reload_extra_file, self._tell_changed)
         if assignment.watches:
@@ -378,6 +385,8 @@ class _Child:
             return
         for message in self._channel.receive():
             if "tls" in message:
+                from penstock.edge.tls import TlsMaterial  # the supervisor has imported it
+
                 self._certificates = message["number"]
                 self._take_certificates(TlsMaterial.from_message(message["tls"]))
             self._within = float(message.get("within", self._within))

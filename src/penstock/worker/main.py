@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import atexit
-import gc
 import logging
 import os
 import resource
 import signal
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future
 from contextlib import ExitStack, suppress
 from typing import TYPE_CHECKING, NoReturn
 
@@ -20,8 +17,10 @@ from penstock import __version__, messages
 from penstock.config.budgets import budgets, facts, needs_warning, possible_descriptors
 from penstock.config.checks import chosen_transport, has_tls
 from penstock.config.settings import OPTIONS
+from penstock.system.memory import keep_what_is_loaded
 from penstock.system.signals import Handler, Signals
 from penstock.system.standard_streams import flush_all
+from penstock.system.temporary_files import temporary_file
 from penstock.telemetry.error_log import process_logger
 from penstock.telemetry.scoreboard import READY, most_calls
 from penstock.worker.worker import Worker
@@ -96,7 +95,7 @@ def serve_until_stopped(
             # Handlers and log stay to the end: signals may still come, and threads that were cut
             # off may log something.
             undo.pop_all()
-            gc.freeze()  # what was imported lives as long as the process: not looked at again
+            keep_what_is_loaded()
 
         def control() -> int:
             tell_serving(settings, worker.logger, listeners, name)
@@ -129,30 +128,37 @@ def serve_under_control(
     come back, and the process is the server's own, the thread of ``control`` calls ``last``, and
     ends the process.
     """
-    outcome: Future[int] = Future()
+    status = CUT_OFF
+    failure: BaseException | None = None
+    controlled = threading.Event()  # both are final
     claim = threading.Lock()  # for the thread that does what comes last
 
     def run() -> None:
+        nonlocal status, failure
         try:
-            outcome.set_result(control())
+            status = control()
         except BaseException as error:
-            outcome.set_exception(error)
+            failure = error
+        controlled.set()
+        if failure is not None:
             worker.close()  # a defect of ours: the main thread is to come back
         if own_process and not returned.wait(COME_BACK_SECONDS) and claim.acquire(blocking=False):
-            end_process(CUT_OFF if outcome.exception() else outcome.result(), last)
+            end_process(status, last)
 
     returned = threading.Event()
     thread = threading.Thread(target=run, name="penstock-control", daemon=True)
     thread.start()
     if worker.settings.threads == 1:
         _serve_in_main_thread(worker, own_process=own_process)
-    outcome.exception()  # waits
+    controlled.wait()
     if own_process and not claim.acquire(blocking=False):
         threading.Event().wait()  # it came back too late: the process ends
     returned.set()
     thread.join()
     last()
-    return outcome.result()
+    if failure is not None:
+        raise failure
+    return status
 
 
 def _serve_in_main_thread(worker: Worker, *, own_process: bool) -> None:
@@ -417,7 +423,7 @@ def check_spool(settings: Settings, logger: logging.Logger) -> None:
 def check_temp_dir(settings: Settings, logger: logging.Logger) -> None:
     """Warn where large request bodies could not be stored. Small ones need no disk."""
     try:
-        tempfile.TemporaryFile(dir=settings.temp_dir).close()
+        temporary_file(settings.temp_dir).close()
     except OSError as error:
         messages.NO_TEMPORARY_FILES.log(
             logger,

@@ -18,7 +18,6 @@ from penstock.compat.gunicorn.hooks import Config
 from penstock.config.budgets import Budgets, own_budgets
 from penstock.config.checks import chosen_transport
 from penstock.config.settings import OPTIONS
-from penstock.edge.certificate_files import CertificateKeeper
 from penstock.edge.client import compile_networks
 from penstock.edge.forwarded import ForwardedPolicy, Peers
 from penstock.edge.proxy_protocol import VERSIONS as PROXY_VERSIONS
@@ -52,6 +51,7 @@ if TYPE_CHECKING:
     from wsgiref.types import WSGIApplication
 
     from penstock.config.settings import Settings
+    from penstock.edge.certificate_files import CertificateKeeper
     from penstock.edge.tls import TlsMaterial
     from penstock.listeners import Listener
     from penstock.telemetry.request_finished import Observer
@@ -243,6 +243,8 @@ class Worker:
         )
         if any(listener.tls for listener in listeners):
             if self.tls is None:
+                from penstock.edge.certificate_files import CertificateKeeper
+
                 self._keeper = CertificateKeeper(settings, self.logger, self.renew_tls)
                 self.tls = self._keeper.material
             made.set_tls(self.tls)

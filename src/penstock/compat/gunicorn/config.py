@@ -18,7 +18,6 @@ from types import ModuleType
 from typing import TYPE_CHECKING, NoReturn
 
 from penstock import messages
-from penstock.compat.gunicorn.stand_ins import in_place_of_gunicorn
 from penstock.config.gunicorn_settings import (
     GREENLET_THREADS,
     GUNICORN_SETTINGS,
@@ -467,6 +466,8 @@ def _spec_of_module(name: str, trust: Trust) -> ModuleSpec:
 
 def _executed(spec: ModuleSpec, shown: str) -> ModuleType:
     from importlib.util import module_from_spec
+
+    from penstock.compat.gunicorn.stand_ins import in_place_of_gunicorn
 
     before = sys.modules.get(spec.name)
     module = module_from_spec(spec)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Iterable
 from io import FileIO
 from typing import TYPE_CHECKING
+
+from penstock.system.temporary_files import temporary_file
 
 if TYPE_CHECKING:
     from penstock.transport.config import TransportConfig
@@ -63,8 +64,7 @@ class OutputSpool:
         return True
 
     def _open(self) -> FileIO:
-        # Unnamed where the system can (O_TMPFILE), unlinked at once where it can't.
-        return tempfile.TemporaryFile(buffering=0, dir=self._config.temp_dir)
+        return temporary_file(self._config.temp_dir)
 
     def _write(self, descriptor: int, pieces: Iterable[memoryview]) -> None:
         # At its place, and not behind what the file holds: a write that failed may have left a part
