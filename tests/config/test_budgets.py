@@ -9,7 +9,14 @@ from pathlib import Path
 
 import pytest
 
-from penstock.config.budgets import MOST_RESERVED, Budgets, Facts, budgets, needs_warning
+from penstock.config.budgets import (
+    MOST_RESERVED,
+    OWN_DESCRIPTORS,
+    Budgets,
+    Facts,
+    budgets,
+    needs_warning,
+)
 from penstock.config.settings import Settings
 from penstock.config.sources import settings_from_kwargs
 from penstock.errors import SettingsError
@@ -48,7 +55,19 @@ def reason(computed: Budgets, name: str) -> str:
 def test_a_quarter_of_the_descriptors_and_hundreds_at_most_are_the_applications(
     descriptors: int, left: int
 ) -> None:
-    assert budgets(Settings(), facts(descriptors=descriptors)).max_descriptors == left
+    found = budgets(Settings(), facts(descriptors=descriptors)).max_descriptors
+    assert found == left - OWN_DESCRIPTORS - 1  # one listener
+
+
+def test_each_listener_takes_a_descriptor_that_no_connection_gets() -> None:
+    one = settings_from_kwargs(bind=["127.0.0.1:8000"])
+    three = settings_from_kwargs(bind=["127.0.0.1:8000", "127.0.0.1:8001", "unix:/run/app.sock"])
+    most = [budgets(settings, facts()).max_descriptors for settings in (one, three)]
+    assert most[0] - most[1] == 2
+
+
+def test_a_process_without_descriptors_to_spare_serves_one_connection_at_a_time() -> None:
+    assert budgets(Settings(), facts(descriptors=20)).max_descriptors == 1
 
 
 @pytest.mark.parametrize(
@@ -135,7 +154,7 @@ def test_a_setting_counts_more_than_what_is_computed_and_is_named_as_the_reason(
         transport="python",
     )
     computed = budgets(settings, facts())
-    assert computed.max_descriptors == 19_900
+    assert computed.max_descriptors == 19_900 - OWN_DESCRIPTORS - 1
     assert computed.max_unfinished_heads == 7
     assert computed.max_spool == computed.max_body == 3 * MIB
     assert computed.max_unsent == 2 * MIB

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from penstock.config.budgets import possible_descriptors
 from support.server_process import ServerProcess
 from support.serving import eventually, get, post
 from support.wire import Client
@@ -98,3 +99,20 @@ def usage_of_process(server: ServerProcess) -> float:
     """Return the seconds of processor time that the server has used so far."""
     fields = Path(f"/proc/{server.process.pid}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def test_the_reserve_is_left_to_the_application_beside_the_workers_own_descriptors(
+    transport: str, threads: str
+) -> None:
+    room = 100
+    reserve = str(possible_descriptors() - room)
+    arguments = ("self_reporting:app", "--transport", transport, "--threads", threads)
+    command = (*arguments, "--workers", "1", "--descriptor-reserve", reserve)
+    with ServerProcess(*command, cwd=SUPPORT) as server, ExitStack() as stack:
+        for _ in range(room):
+            client = stack.enter_context(Client(server.address))
+            client.send(get("/plain")[:-2])  # so that it is not closed to make room
+        server.wait_for_line("PEN-2020 accepting connections on .* is paused")
+        pid = server.process.pid
+        [worker] = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+        assert len(os.listdir(f"/proc/{worker}/fd")) <= room

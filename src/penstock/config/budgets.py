@@ -25,6 +25,11 @@ MOST_RESERVED = 512
 Hundreds are enough for pools of database connections and the files of every thread.
 """
 
+OWN_DESCRIPTORS = 19
+"""What a worker has open besides its listeners before it accepts: the standard streams, two polls,
+what wakes them, its channels to the supervisor, and the logs. With both logs in files these are 15
+on either transport; the rest is a margin."""
+
 MOST_DESCRIPTORS = 1 << 20
 """The soft limit on open files is raised to this at most: the usual limit of the kernel.
 
@@ -143,10 +148,10 @@ def budgets(settings: Settings, known: Facts) -> Budgets:
         max(16, min(MOST_RESERVED, known.descriptors // 4)),
         f"limit on open files {known.descriptors}",
     )
-    descriptors = max(1, known.descriptors - reserve)
-    reasons.append(
-        ("max_descriptors", str(descriptors), f"{known.descriptors} less descriptor_reserve")
-    )
+    own = OWN_DESCRIPTORS + len(settings.bind)
+    descriptors = max(1, known.descriptors - own - reserve)
+    because = f"{known.descriptors} less {own} of the worker's own and descriptor_reserve"
+    reasons.append(("max_descriptors", str(descriptors), because))
     half = max(1, settings.max_connections // 2)
     heads = half if memory is None else min(half, memory // 8 // settings.limit_request_head)
     heads = decided("max_unfinished_heads", max(1, heads), f"{share}, half of max_connections")
