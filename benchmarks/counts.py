@@ -45,13 +45,13 @@ CONNECTIONS = 64
 SHORT, LONG = 20, 220
 """How often each connection asks in the two runs. Caches are filled the first few times."""
 
-RELEASED_INSTRUCTIONS = 22_347
-"""What 0.1.0 takes with CPython 3.11."""
-MOST_INSTRUCTIONS = 24_500
+RELEASED_INSTRUCTIONS = {"native": 22_347, "python": 122_600}
+"""What 0.1.0 takes with CPython 3.11, by transport."""
+MOST_INSTRUCTIONS = {"native": 24_500}
 if sys.version_info[:2] == (3, 11):
-    MOST_INSTRUCTIONS = int(RELEASED_INSTRUCTIONS * 1.01)
+    MOST_INSTRUCTIONS = {name: int(1.01 * taken) for name, taken in RELEASED_INSTRUCTIONS.items()}
 """Speed is held to one percent of 0.1.0 where that was measured. CPython 3.12 and 3.13 take 6 %
-more. A count repeats itself to 0.1 %."""
+more with the native transport. A count repeats itself to 0.1 %."""
 OTHER_PYTHONS = 1.0 if sys.version_info[:2] == (3, 11) else 1.1
 """How much more the other bounds allow with another CPython than 3.11."""
 LEAST = 2.0
@@ -83,8 +83,7 @@ CASES = (
         "hello",
         "/hello",
         14,
-        # The pure transport is the reference, and has a bound over TLS alone.
-        {"native": MOST_INSTRUCTIONS},
+        MOST_INSTRUCTIONS,
         {"native": MOST_SYSTEM_CALLS},
     ),
     Case(
@@ -115,6 +114,18 @@ CASES = (
         files=True,
     ),
 )
+
+
+PROGRAM = """
+import sys
+from penstock.cli.command import main
+from penstock.transport.config import TransportConfig
+
+TransportConfig.__init__.__kwdefaults__.update(slow_call_seconds=60.0, few_events_turn_seconds=60.0)
+sys.exit(main())
+"""
+"""What is counted: the command. The tools make the server fifty times as slow, and it may not act
+on that: it keeps account of slow calls, and shares turns that last long."""
 
 
 class CountingFailed(Exception):
@@ -321,7 +332,7 @@ def _server(asked: Asked, port: int, folder: Path) -> list[str]:
         served.mkdir()
         (served / FILE).write_bytes(b"x" * asked.case.size)
         options += ["--static", f"/files={served}"]
-    command = [sys.executable, "-m", "penstock", "applications:app", *options]
+    command = [sys.executable, "-c", PROGRAM, "applications:app", *options]
     return [*command, "--access-logfile", "none"]
 
 

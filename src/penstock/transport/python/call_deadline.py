@@ -73,29 +73,18 @@ class CallDeadline:
             environ["penstock.deadline"] = deadline / 1e9
 
 
-class ExtendDeadline:
-    """``penstock.extend_deadline`` of one request. Any thread may call it.
+def extend_deadline(thread_slots: ThreadSlots, number: int, seconds: float) -> float:
+    """Give the call ``seconds`` from now, with at most `timeout_max` without progress.
 
-    It holds nothing of the connection or of a request, so that an application may keep it.
+    With its first two arguments set it is ``penstock.extend_deadline`` of the request with this
+    number, and holds nothing of the connection or of a request: an application may keep it. Any
+    thread may call it. It never makes the deadline earlier. Returns the deadline, in seconds on the
+    clock of ``time.monotonic()``; the current time if the request's call is over.
     """
-
-    __slots__ = ("_number", "_thread_slots")
-
-    def __init__(self, thread_slots: ThreadSlots, number: int) -> None:
-        self._thread_slots = thread_slots
-        self._number = number
-
-    def __call__(self, seconds: float) -> float:
-        """Give the call ``seconds`` from now, with at most `timeout_max` without progress.
-
-        Never makes the deadline earlier. Returns the deadline, in seconds on the clock of
-        ``time.monotonic()``; the current time if the request's call is over.
-        """
-        thread_slots = self._thread_slots
-        exchange = thread_slots.find(self._number)
-        if exchange is None or exchange.call_deadline is None:
-            return time.monotonic()
-        if exchange.state is ABORTED:
-            return exchange.environ.get("penstock.deadline", time.monotonic())  # type: ignore[no-any-return]
-        more = thread_slots.nanoseconds(seconds)
-        return exchange.call_deadline.extend(more, thread_slots.most_extension, exchange.environ)
+    exchange = thread_slots.find(number)
+    if exchange is None or exchange.call_deadline is None:
+        return time.monotonic()
+    if exchange.state is ABORTED:
+        return exchange.environ.get("penstock.deadline", time.monotonic())  # type: ignore[no-any-return]
+    more = thread_slots.nanoseconds(seconds)
+    return exchange.call_deadline.extend(more, thread_slots.most_extension, exchange.environ)

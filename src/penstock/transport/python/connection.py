@@ -582,30 +582,25 @@ class Connection:
         """Look at a request's head, and decide how its body gets to the application."""
         self.requests += 1
         loop = self.loop
-        exchange = self.exchange = PythonExchange(
-            self, request, self.since if self.awaited is HEAD else loop.now
-        )
+        began = loop.now
         if self.awaited is HEAD:
+            began = self.since
             loop.heads.pop(self, None)
+        exchange = self.exchange = PythonExchange(self, request, began)
         if not request.repeated:
             self._read_forwarded(request)
-        secure = self.stream.secure or bool(self.proxied)
-        if (forwarded := self.forwarded) is not None:
-            if forwarded.client is not None:
-                exchange.client_addr = forwarded.client.address
-                exchange.client_port = forwarded.client.port
-                exchange.client_name = named(exchange.client_addr, exchange.client_port)
-            if forwarded.scheme:
-                secure = forwarded.scheme == "https"
+        forwarded = self.forwarded
+        if forwarded is not None and forwarded.client is not None:
+            exchange.client_addr = forwarded.client.address
+            exchange.client_port = forwarded.client.port
+            exchange.client_name = named(exchange.client_addr, exchange.client_port)
         if loop.rate is not None and request.path not in loop.own_paths:
             self._count_request(loop.rate, exchange.client_addr)
-        if loop.config.header_map == "refuse" and self._has_underscore(request):
-            raise ProtocolError(
-                400, "A header field's name contains an underscore.", setting="header_map"
-            )
-        if not accepts_scheme(request.https_target, secure):
-            reason = "The target is https, but the connection is not secure."
-            raise ProtocolError(400, reason, "RFC 9110, section 7.4")
+        # Of a request that repeats the fields of the last one they are known to be allowed.
+        if not request.repeated and loop.config.header_map == "refuse":
+            self._refuse_underscores(request)
+        if request.https_target:
+            self._check_scheme(request, forwarded)
         if request.body_expected:
             streams = loop.config.stream_requests or self.redirects
             if streams and not loop.own_answers.wants(request):
@@ -628,10 +623,22 @@ class Connection:
         elif names := policy.names_in(request.fields):
             self.loop.note_untrusted(names[0], self.remote_addr)
 
-    def _has_underscore(self, request: Request) -> bool:
-        """Return True if a name has an underscore, and is not one that the peer may send."""
+    def _refuse_underscores(self, request: Request) -> None:
+        """Refuse a name that has an underscore, unless it is one that the peer may send."""
         believed = self.loop.config.forwarded.fields if self.trusted else ()
-        return any("_" in name and name not in believed for name in request.fields)
+        if any("_" in name and name not in believed for name in request.fields):
+            raise ProtocolError(
+                400, "A header field's name contains an underscore.", setting="header_map"
+            )
+
+    def _check_scheme(self, request: Request, forwarded: Forwarded | None) -> None:
+        """Raise `ProtocolError` (400) for a target whose scheme is not the connection's."""
+        secure = self.stream.secure or bool(self.proxied)
+        if forwarded is not None and forwarded.scheme:
+            secure = forwarded.scheme == "https"
+        if not accepts_scheme(request.https_target, secure):
+            reason = "The target is https, but the connection is not secure."
+            raise ProtocolError(400, reason, "RFC 9110, section 7.4")
 
     def _count_request(self, rate: ClientRate, client: str) -> None:
         """Count a request of the client; raises `ProtocolError` (429) beyond its rate."""
@@ -788,9 +795,11 @@ class Connection:
             # Kept for fields that have come twice: the parser remembers none but short ones.
             self.client = client if request.repeated else None
         environ = exchange.environ = build_environ(client, request, length)
+        given_id = ""
         if self.forwarded is not None:
             self.forwarded.set_in(environ)
-        exchange.request_id = environ["penstock.request_id"] = loop.number_request(self.given_id())
+            given_id = self.forwarded.request_id
+        exchange.request_id = environ["penstock.request_id"] = loop.number_request(given_id)
         if request.replaced_host:
             log_host_replaced(exchange)
         exchange.body = body

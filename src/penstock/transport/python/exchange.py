@@ -641,7 +641,7 @@ class PythonExchange:
     # -- the head -------------------------------------------------------------------------------
 
     def _make_head(self) -> bytes:
-        request, connection = self.request, self.connection
+        request, loop = self.request, self.connection.loop
         status = self.status
         framing, framing_field = choose_framing(
             request.method == "HEAD", request.version, int(status[:3]), self._content_length
@@ -650,13 +650,13 @@ class PythonExchange:
         if self.streamed is not None and not self.streamed.over:
             self._decide_unread_body(self.streamed)
         added = self._date_and_server() + framing_field
-        if connection.loop.config.send_request_id:
+        if loop.config.send_request_id:
             added += self._id_field()
         if (
             self.fate is not KEEP
             or not request.keep_alive
             or framing is UNTIL_CLOSE
-            or connection.loop.draining
+            or loop.draining
         ):
             self.close_after_response()
             added += "Connection: close\r\n"
@@ -669,7 +669,7 @@ class PythonExchange:
             self._require_open()
         if self.interim is not None:
             self._await_interim()
-        if connection.loop.observers is not None:
+        if loop.observers is not None:
             self.first_byte_at = time.monotonic()
         if self.trace is not None:
             self.trace.head_sent(status, self.response_headers, added)

@@ -82,6 +82,7 @@ class LeaderFollowers:
 
     def next(self) -> PythonExchange | None:
         """Return the next request for the calling thread, or None once there will be no more."""
+        loop = self._loop
         try:
             thread: ThreadSlot = self._local.thread
         except AttributeError:
@@ -89,20 +90,20 @@ class LeaderFollowers:
             if self._config.has_stall_monitor:
                 # Not before: it would lead, and accept clients before there are certificates.
                 self._attend()
-            if self._loop.ask_full is not None:
-                self._loop.wake()  # it replaces one whose call has left the count
+            if loop.ask_full is not None:
+                loop.wake()  # it replaces one whose call has left the count
         if thread.exchange is not None:
             thread.words[NUMBER] = 0
             if thread.exchange.state is not ENDED:
                 # A signal handler raised an exception outside the application's call.
                 thread.exchange.abort()
             thread.exchange = None
-            if self._loop.ask_full is not None:
-                self._loop.wake()  # the monitor leads, and accepts only with a free thread
+            if loop.ask_full is not None:
+                loop.wake()  # the monitor leads, and accepts only with a free thread
         if thread.place is not None and not self._over:
             self._count.await_place(thread)
-            if self._loop.ask_full is not None:
-                self._loop.wake()
+            if loop.ask_full is not None:
+                loop.wake()
         while not self._over:
             exchange = self._queue.take() if self._requests.size else None
             if exchange is None:
@@ -110,7 +111,7 @@ class LeaderFollowers:
                     self._park()
                     continue
                 try:
-                    exchange = self._loop.run()
+                    exchange = loop.run()
                 finally:
                     self._leadership.release()
                 if exchange is None:
@@ -121,17 +122,17 @@ class LeaderFollowers:
             thread.exchange = exchange
             if self._monitor is not None:
                 self._look_after(exchange)
-                if self._loop.ask_full is not None:
-                    self._loop.wake()
-            if self._loop.dropped_names or self._loop.untrusted_fields:
-                self._loop.log_dropped_fields()
+                if loop.ask_full is not None:
+                    loop.wake()
+            if loop.dropped_names or loop.untrusted_fields:
+                loop.log_dropped_fields()
             self._thread_slots.begin(thread, exchange)
             return exchange
         if self._closed_in_child:
             return None
         self._end()
         with self._leadership:
-            self._loop.run()  # for exchanges that ended last, such as this thread's own
+            loop.run()  # for exchanges that ended last, such as this thread's own
         return None
 
     def leave_count(self, add_thread: Callable[[], bool]) -> bool:

@@ -263,8 +263,7 @@ class Loop:
             return given
         if not self._random:
             # Asked for by the hundred: the system takes as long for one as for the work on it.
-            digits = os.urandom(8 * RANDOM_WORDS).hex()
-            self._random = [digits[at : at + 16] for at in range(0, len(digits), 16)]
+            self._random = os.urandom(8 * RANDOM_WORDS).hex(" ", 8).split()
         return self.config.id_prefix + self._random.pop()
 
     def note_untrusted(self, name: str, peer: str) -> None:

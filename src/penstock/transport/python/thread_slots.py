@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import threading
 import time
+from functools import partial
 from itertools import count
 from typing import TYPE_CHECKING
 
 from penstock import messages
 from penstock.telemetry.scoreboard import NUMBER, STARTED, THREAD, Scoreboard
-from penstock.transport.python.call_deadline import CallDeadline, ExtendDeadline
+from penstock.transport.python.call_deadline import CallDeadline, extend_deadline
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -77,13 +78,14 @@ class ThreadSlots:
         if self._timeout_for is not None:
             allowed = self._ask_timeout(self._timeout_for, exchange)
         deadline = 0
-        call_deadline = exchange.call_deadline = thread.deadline
-        call_deadline.allowed = allowed
+        exchange.call_deadline = thread.deadline
+        thread.deadline.allowed = allowed
         number = self._slot_words[STARTED] = next(self._numbers)
         if allowed:
             deadline = since + allowed
-            exchange.environ["penstock.deadline"] = deadline / 1e9
-            exchange.environ["penstock.extend_deadline"] = ExtendDeadline(self, number)
+            environ = exchange.environ
+            environ["penstock.deadline"] = deadline / 1e9
+            environ["penstock.extend_deadline"] = partial(extend_deadline, self, number)
         elif self.limits_calls:
             del exchange.environ["penstock.deadline"]
             del exchange.environ["penstock.extend_deadline"]  # only other paths have a limit
