@@ -90,8 +90,9 @@ CASES = (
         "hello over TLS",
         "/hello",
         14,
-        # 31,828 and 304,845 on 2026-11-30.
-        {"native": 32_500 * OTHER_PYTHONS, "python": 311_000 * OTHER_PYTHONS},
+        # 30,615 on 2026-11-30. With Python 206,198, and 304,845 on a very busy machine: its loop
+        # looks at the deadlines at intervals, so that the time that passes counts, too.
+        {"native": 31_200 * OTHER_PYTHONS, "python": 311_000 * OTHER_PYTHONS},
         {"native": MOST_SYSTEM_CALLS, "python": MOST_SYSTEM_CALLS},
         tls=True,
     ),
