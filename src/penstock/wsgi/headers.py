@@ -111,9 +111,10 @@ def check_headers(headers: HeaderList) -> tuple[HeaderList, int | None, bool]:
         elif kind == _CONTENT_LENGTH:
             if not _LENGTH.fullmatch(value):
                 raise ValueError("Content-Length must be one number in plain digits")
-            if content_length not in (None, int(value)):
+            length = int(value)
+            if content_length is not None and content_length != length:
                 raise ValueError("Content-Length is given twice, with different values")
-            content_length = int(value)
+            content_length = length
         elif kind == _CONNECTION:
             close = close or "close" in map(str.strip, value.lower().split(","))
         elif kind == _REPORTED:

@@ -735,13 +735,11 @@ class Connection:
 
     def _complete(self) -> PythonExchange | None:
         """Hand a request with its whole body out, or answer it here."""
-        exchange = self.exchange
+        exchange, loop = self.exchange, self.loop
         assert exchange is not None
-        loop = self.loop
-        request = exchange.request
+        request, spool = exchange.request, exchange.spool
         if exchange.body_at is None:
             exchange.body_at = loop.now
-        spool = exchange.spool
         if spool is not None and spool.unwritten:
             self._store()
             return None
@@ -982,22 +980,22 @@ class Connection:
             self.linger()
 
     def _next_request(self) -> None:
-        loop = self.loop
-        if self.parser.state is not DONE:
+        loop, parser = self.loop, self.parser
+        self.since = now = loop.now
+        discards = parser.state is not DONE
+        if discards:
             # A streamed body that the application did not read to its end, and that is short
             # enough to be dropped (`PythonExchange` decided): what follows is the next request.
             self.phase = DISCARDING
             self.awaited = BODY
-            self.since = loop.now
-            self.deadline = loop.now + loop.config.body_timeout
+            self.deadline = now + loop.config.body_timeout
         else:
             self.phase = READING
-            self.parser.start_next_request()
+            parser.start_next_request()
             if self.trace is not None:
-                self.trace.take(self.parser.buffered)  # as far as it belongs to the last one
+                self.trace.take(parser.buffered)  # as far as it belongs to the last one
             self.awaited = IDLE
-            self.since = loop.now
-            self.deadline = loop.now + (
+            self.deadline = now + (
                 loop.config.drain_linger if loop.draining else loop.config.keep_alive
             )
         decrypted = False
@@ -1005,7 +1003,7 @@ class Connection:
             decrypted = self._take_decrypted()  # by the leader, which has looked for more input
             loop.watch(self, EVENT_READ)
         # As `buffered`, without a call: each request comes here.
-        if self.parser.buffer.data or decrypted or self.phase is DISCARDING:
+        if parser.buffer.data or decrypted or discards:
             self.queued = True
             loop.unpolled.append(self)
 
