@@ -64,15 +64,18 @@ TABLE: dict[str, list[tuple[Sequence[Value], float]]] = {
         ((0.0, 5, None), True),
         ((0.0, 0, 5), False),
     ],
-    # How often it left connections to others, how often it had to take them all the same.
+    # Whether no other worker serves, how often it left connections to others, how often it had to
+    # take them all the same.
     "accept_step": [
-        ((0, 0), 4),
-        ((4, 9), 4),
-        ((5, 0), 1),
-        ((5, 1), 2),
-        ((6, 3), 8),
-        ((5, 6), 64),
-        ((5, 60), 64),
+        ((False, 0, 0), 4),
+        ((False, 4, 9), 4),
+        ((False, 5, 0), 1),
+        ((False, 5, 1), 2),
+        ((False, 6, 3), 8),
+        ((False, 5, 6), 64),
+        ((False, 5, 60), 64),
+        ((True, 0, 0), 64),  # there is no other worker to leave any to
+        ((True, 5, 0), 64),
     ],
     # The events of a poll.
     "turn_seconds": [((0,), 0.1), ((64,), 0.1), ((65,), 0.01)],

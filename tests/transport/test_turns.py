@@ -13,6 +13,7 @@ from wsgiref.types import StartResponse
 
 import pytest
 
+from penstock.telemetry.scoreboard import Scoreboard, Slot
 from support.serving import Environ, Gate, connect, eventually, get
 from support.transports import BareServer, serving
 from support.wire import Client
@@ -50,9 +51,9 @@ class Busy:
 
 
 @contextmanager
-def busy(transport: str, **config: Any) -> Iterator[Busy]:
+def busy(transport: str, slot: Slot | None = None, **config: Any) -> Iterator[Busy]:
     gate = Gate()
-    with serving(gate, transport, **SHORT | config) as server, ExitStack() as clients:
+    with serving(gate, transport, slot=slot, **SHORT | config) as server, ExitStack() as clients:
         try:
             yield Busy(server, gate, clients)
         finally:
@@ -101,6 +102,25 @@ def test_a_new_connection_is_accepted_and_served_while_others_have_more_to_do(
         assert server.calls().index("/honest") <= 3 * (1 + len(FLOODS))
 
 
+def test_a_worker_beside_which_no_other_serves_accepts_all_that_wait_in_one_turn(
+    transport: str,
+) -> None:
+    own = Scoreboard(2, 1).take()  # the other slot is for a successor, which has not begun
+    with busy(transport, own) as server:
+        server.keep()
+        hostile = [server.connect(it, accepted=False) for it in FLOODS for _ in range(5 * EACH)]
+        for client in hostile:
+            client.send(get("/flood"))
+        honest = server.connect(HONEST, accepted=False)
+        honest.send(get("/honest"))
+        server.gate.open()
+        assert honest.read_response().body == b"/honest"
+        for client in hostile:
+            client.read_response()
+        # Of 60, which are before it in the accept queue. It takes a poll to find its request.
+        assert server.calls().index("/honest") <= 2 * (1 + len(FLOODS))
+
+
 def test_the_requests_of_one_client_are_served_in_the_order_of_their_arrival(
     transport: str,
 ) -> None:
@@ -116,7 +136,7 @@ def test_the_requests_of_one_client_are_served_in_the_order_of_their_arrival(
 
 
 def test_a_connection_with_more_than_one_read_takes_has_one_turn_as_others(transport: str) -> None:
-    config = {"few_events_turn_seconds": 10.0, "shared_turn_seconds": 10.0}
+    config: dict[str, Any] = {"few_events_turn_seconds": 10.0, "shared_turn_seconds": 10.0}
     with busy(transport, **config) as server:
         long, short = server.connect(HONEST), server.connect(HONEST)
         server.keep()

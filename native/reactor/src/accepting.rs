@@ -398,6 +398,7 @@ impl Accepting {
     fn step(&self, shared: &Shared) -> usize {
         decisions::accept_step(
             &shared.options,
+            shared.scoreboard.is_alone(),
             self.balancing.deferrals,
             self.balancing.in_vain,
         )

@@ -30,9 +30,11 @@ pub fn accepts_into_queue(options: &Options, waited: Nanos, own: u64, fewest: Op
     (own > 0 && fewest != Some(0)) || waited >= options.busy_accept
 }
 
-/// Return how many connections a worker accepts in one turn, where others accept, too.
-pub fn accept_step(options: &Options, deferrals: u32, in_vain: u32) -> usize {
-    if deferrals < options.balance_deferrals {
+/// Return how many connections a worker accepts in one turn; `alone` is whether no other one serves.
+pub fn accept_step(options: &Options, alone: bool, deferrals: u32, in_vain: u32) -> usize {
+    if alone {
+        options.accept_batch
+    } else if deferrals < options.balance_deferrals {
         options.balance_batch
     } else {
         1 << in_vain.min(options.balance_doublings).min(16)
@@ -325,7 +327,7 @@ pub fn decide(options: &Options, name: &str, given: &[Option<f64>]) -> Option<f6
             let fewest = optional(2).map(|fewest| fewest as u64);
             number(accepts_into_queue(options, time(0), whole(1), fewest))
         }
-        "accept_step" => accept_step(options, small(0), small(1)) as f64,
+        "accept_step" => accept_step(options, flag(0), small(1), small(2)) as f64,
         "evicted" => evicted(whole(0) as usize) as f64,
         "eviction_key" => {
             let holding = match whole(0) {

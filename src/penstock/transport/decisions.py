@@ -51,12 +51,14 @@ def accepts_into_queue(
     return waited >= config.busy_accept_seconds
 
 
-def accept_step(config: TransportConfig, deferrals: int, in_vain: int) -> int:
-    """Return how many connections a worker accepts in one turn, where others accept, too.
+def accept_step(config: TransportConfig, alone: bool, deferrals: int, in_vain: int) -> int:
+    """Return how many connections a worker accepts in one turn.
 
-    ``deferrals`` counts how often in a row it has left them to others, ``in_vain`` how often in a
-    row it had to accept them in the end.
+    ``alone`` is whether no other worker serves. ``deferrals`` counts how often in a row it has left
+    them to others, ``in_vain`` how often in a row it had to accept them in the end.
     """
+    if alone:
+        return config.accept_batch
     if deferrals < config.balance_deferrals:
         return config.balance_batch
     return 1 << min(in_vain, config.balance_doublings)

@@ -75,7 +75,7 @@ class AcceptBalancing:
 
     def step(self) -> int:
         """Return how many connections may be accepted in this turn."""
-        return accept_step(self._config, self._deferrals, self._in_vain)
+        return accept_step(self._config, self._is_alone(), self._deferrals, self._in_vain)
 
     def insists(self) -> bool:
         """Return True if connections were left to others often enough."""
