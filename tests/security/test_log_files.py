@@ -89,6 +89,32 @@ def test_cve_2016_1247_a_link_in_place_of_a_log_gives_no_file_of_root_away(
             server.kill()
 
 
+def test_cve_2016_1247_root_opens_no_file_that_a_configuration_of_logging_names() -> None:
+    with public_folder() as folder:
+        logs = folder / "logs"
+        logs.mkdir()
+        owned(logs, USER.uid)
+        secret = folder / "secret"
+        secret.write_text("for root alone")
+        secret.chmod(0o600)
+        before = state(secret)
+        (logs / "app.log").symlink_to(secret)
+        config = folder / "logging.toml"
+        config.write_text(
+            '[handlers.file]\nclass = "logging.FileHandler"\ndelay = true\n'
+            f'filename = "{logs}/app.log"\n'
+            '[loggers.penstock]\nhandlers = ["file"]\n'
+            '[loggers."gunicorn.error"]\nhandlers = ["file"]\n'
+        )
+        with TakenOver(folder, "--log-config", str(config)) as server:
+            [worker] = server.serving()
+            os.kill(worker, signal.SIGKILL)  # root's supervisor logs that, and no worker of its own
+            server.wait_for_serving(1, {worker})
+            server.signal(signal.SIGHUP)
+            server.wait_for_line("reloaded|PEN-")
+        assert state(secret) == before
+
+
 def port_in(log: Path) -> int:
     return int(log.read_text().partition("http://127.0.0.1:")[2].split()[0])
 

@@ -16,7 +16,9 @@ import sys
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Final
 
+from penstock.config.identity import identity_of
 from penstock.errors import SettingsError
+from penstock.telemetry.log_files import is_opened_for
 
 if TYPE_CHECKING:
     from penstock.config.settings import Settings
@@ -112,11 +114,15 @@ def configure(settings: Settings) -> None:
     """Apply `log_config`, and a ``logconfig_dict`` of a gunicorn.conf.py, to this process.
 
     The logger ``penstock`` has the handlers of ``gunicorn.error`` then, where those alone are
-    configured. Raises `SettingsError` for a configuration that ``logging`` does not take.
+    configured. Root with workers of another user applies none: a handler opens its file by a name,
+    and that user may have put a link there. Raises `SettingsError` for a configuration that
+    ``logging`` does not take.
     """
     prepare_loggers(logging.getLogger(SERVER).level or logging.INFO)
     given = settings.gunicorn.get("logconfig_dict")
     if settings.log_config is None and not given:
+        return
+    if is_opened_for(identity_of(settings)):
         return
     own = list(logging.getLogger(SERVER).handlers)
     try:
