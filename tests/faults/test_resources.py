@@ -341,7 +341,7 @@ def test_fault_47_no_name_is_looked_up_at_the_start_or_for_a_request(tmp_path: P
         server.stop()
         asked = [line for line in server.lines if line.startswith("LOOK-UP")]
     # Of a numeric address getaddrinfo makes a socket address, without a query.
-    assert all("getaddrinfo ('127.0.0.1'" in line for line in asked), asked
+    assert all("getaddrinfo (b'127.0.0.1'" in line for line in asked), asked
     assert asked
 
 

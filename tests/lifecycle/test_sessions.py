@@ -7,6 +7,7 @@ import os
 import signal
 import ssl
 import time
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -21,7 +22,7 @@ from support.tls import TlsClient
 
 TLS = ("--certfile", "server.pem", "--keyfile", "server.key", "--bind", "https://127.0.0.1:0")
 MOST = 200
-"""Connections until each worker has accepted one."""
+"""Connections, all of which stay open, until each worker has accepted one."""
 
 needs_native_tls = pytest.mark.skipif(
     not (native_built() and native_has_tls()),
@@ -66,11 +67,15 @@ def resumed_by(
 ) -> dict[int, bool]:
     """Return for each of the workers whether it resumes the session."""
     found: dict[int, bool] = {}
-    for _ in range(MOST):
-        resumed, worker, _ = served(server, context, session)
-        assert found.setdefault(worker, resumed) == resumed
-        if found.keys() == workers:
-            break
+    with ExitStack() as clients:
+        for _ in range(MOST):
+            client = clients.enter_context(TlsClient(server.address, context, session=session))
+            client.send(get("/echo?0"))
+            worker = server_of(client.read_response())[1]
+            resumed = bool(client.session.session_reused)
+            assert found.setdefault(worker, resumed) == resumed
+            if found.keys() == workers:
+                break
     assert found.keys() == workers
     return found
 

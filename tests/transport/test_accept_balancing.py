@@ -175,9 +175,10 @@ def busy(server: BareServer, gate: Gate, threads: int, health: str | None) -> It
     with held(server, 2 if attended else 0) as idle, ExitStack() as stack:
         stack.callback(gate.open)
         clients = [stack.enter_context(connect(server)) for _ in range(threads)]
-        for client in clients:
+        # One by one: before all threads have started, two at a time may find a short queue full.
+        for number, client in enumerate(clients, 1):
             client.send(get("/wait"))
-        eventually(lambda: gate.inside == threads)
+            eventually(lambda: gate.inside == number)  # noqa: B023 -- it is called here alone
         eventually(lambda: server.word(ACCEPTING) == 0 or not attended)
         yield Busy(server, idle, clients)
 

@@ -26,8 +26,11 @@ class HaltingHandler(logging.Handler):
 
     def __init__(self) -> None:
         super().__init__()
-        self.lock = None  # the other threads log on
         self.halted = threading.Event()
+
+    def handle(self, record: logging.LogRecord) -> bool:
+        self.emit(record)  # without the lock, so that the other threads log on
+        return True
 
     def emit(self, record: logging.LogRecord) -> None:
         if threading.current_thread().name != "penstock-log-queue" or self.halted.is_set():
