@@ -195,6 +195,23 @@ def test_pep3333_connection_close_closes_the_connection_and_is_logged_once() -> 
     assert "Connection: close" in log.text
 
 
+def test_what_another_server_may_have_sent_is_put_right_and_warned_of_once() -> None:
+    from penstock.wsgi.gateway import Gateway
+
+    def application(environ: Environ, start_response: StartResponse) -> list[bytes]:
+        start_response("299", [TEXT, ("Trailer", "X-Sum")])
+        return [b"x"]
+
+    log = Records()
+    gateway = Gateway(application, logger=log.logger)
+    for _ in range(2):
+        exchange = FakeExchange()
+        gateway.handle(exchange)
+        assert exchange.status == "299 "  # RFC 9112, section 4: the space is there without a reason
+        assert exchange.headers == [TEXT]
+    assert [line.split()[0] for line in log.lines] == ["PEN-3140", "PEN-3130"]
+
+
 # write()
 
 
