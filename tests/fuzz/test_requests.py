@@ -57,7 +57,7 @@ def application(environ: Environ, start_response: StartResponse) -> list[bytes]:
         for name, value in environ.items()
         if name not in OWN
     }
-    for name in ("wsgi.early_hints", "penstock.client_gone"):
+    for name in ("wsgi.early_hints", "penstock.client_gone", "penstock.extend_deadline"):
         told[name] = callable(environ[name])
     stream = environ["wsgi.input"]
     path = environ["PATH_INFO"]
