@@ -22,7 +22,7 @@ from penstock.api import RunningServer
 from support.serving import connect, descriptors, eventually
 from support.wire import DEADLINE, Client
 
-SILENT = {"error_logfile": "/dev/null", "access_logfile": None}
+SILENT = {"error_logfile": "/dev/null", "log_level": "critical", "access_logfile": None}
 
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 

@@ -26,9 +26,14 @@ def stack_text(frame: FrameType | None) -> str:
         return "  (no Python code)"
     # Without the source lines, which the formatting reads later: the frames are released as early
     # as possible, because they keep the objects of their thread alive.
-    frames = traceback.StackSummary.extract(
-        traceback.walk_stack(frame), limit=MOST_FRAMES + 1, lookup_lines=False
-    )
+    try:
+        frames = traceback.StackSummary.extract(
+            traceback.walk_stack(frame), limit=MOST_FRAMES + 1, lookup_lines=False
+        )
+    except AttributeError:
+        # The thread went on meanwhile, and CPython 3.11 gave what was a frame's place to another
+        # object.
+        return "  (the thread went on while its stack was read)"
     del frame
     cut = len(frames) > MOST_FRAMES
     shown = list(reversed(frames[:MOST_FRAMES]))
