@@ -10,7 +10,8 @@ from urllib.request import urlopen
 
 import pytest
 
-from support.server_process import START_WITHIN, STOP_WITHIN, checkout_environ
+from support.other_commands import served_by
+from support.server_process import START_WITHIN, checkout_environ
 
 MANAGE = """
 import os, sys
@@ -85,26 +86,12 @@ def test_the_command_serves_the_project_and_what_collectstatic_collected(tmp_pat
     project(tmp_path, more='PENSTOCK = {"workers": 2, "bind": "127.0.0.1:0"}')
     other = tmp_path / "elsewhere"
     other.mkdir()
-    with subprocess.Popen(
-        [sys.executable, "../manage.py", "penstock", "--threads", "2"],
-        cwd=other,
-        env=checkout_environ(),
-        stdin=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-    ) as process:
-        assert process.stderr is not None
-        try:
-            line = next(line for line in process.stderr if " serving " in line)
-            url = next(word for word in line.split() if word.startswith("http://"))
-            with urlopen(url, timeout=START_WITHIN) as response:
-                assert response.read() == b"False True"
-            with urlopen(f"{url}/static/x.txt", timeout=START_WITHIN) as response:
-                assert response.read() == b"collected"
-        finally:
-            process.terminate()
-            process.stderr.read()
-            assert process.wait(STOP_WITHIN) == 0
+    with served_by("../manage.py", "penstock", "--threads", "2", cwd=other) as (url, process):
+        with urlopen(url, timeout=START_WITHIN) as response:
+            assert response.read() == b"False True"
+        with urlopen(f"{url}/static/x.txt", timeout=START_WITHIN) as response:
+            assert response.read() == b"collected"
+    assert process.returncode == 0
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -11,7 +10,8 @@ from urllib.request import urlopen
 
 import pytest
 
-from support.server_process import START_WITHIN, STOP_WITHIN, checkout_environ
+from support.other_commands import served_by
+from support.server_process import START_WITHIN, checkout_environ
 
 SITE = """
 from flask import Flask
@@ -32,24 +32,12 @@ def test_flask_serves_an_application_in_every_form_that_it_knows(
 ) -> None:
     (tmp_path / "site_of_flask.py").write_text(SITE)
     command = ["flask", "--app", spec, "penstock", "--bind", "127.0.0.1:0", "--workers", "2"]
-    with subprocess.Popen(
-        [sys.executable, "-m", *command],
-        cwd=tmp_path,
-        env=checkout_environ(),
-        stdin=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-    ) as process:
-        assert process.stderr is not None
-        try:
-            line = next(line for line in process.stderr if " serving " in line)
-            url = next(word for word in line.split() if word.startswith("http://"))
-            with urlopen(url, timeout=START_WITHIN) as response:
-                assert response.read() == answer
-        finally:
-            process.send_signal(signal.SIGTERM)
-            process.stderr.read()
-            assert process.wait(STOP_WITHIN) == 0
+    with (
+        served_by("-m", *command, cwd=tmp_path) as (url, process),
+        urlopen(url, timeout=START_WITHIN) as response,
+    ):
+        assert response.read() == answer
+    assert process.returncode == 0
 
 
 def test_flasks_debug_adds_reload(tmp_path: Path) -> None:
