@@ -215,8 +215,6 @@ class _Conversion:
 
     def _address(self, option: Given) -> None:
         name, value = option.name, option.value
-        if name == "http-socket-modifier1":
-            return
         value = re.sub(r"\s+[;#].*", "", value)  # of many files; uWSGI stops at the port's digits
         scheme = ""
         if name.startswith("https"):

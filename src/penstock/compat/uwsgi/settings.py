@@ -58,7 +58,7 @@ _MOUNTS = "a systemd unit or the container does that"
 
 UWSGI_OPTIONS: Final = (
     _taken(
-        "http http-socket http11-socket http-socket-modifier1",
+        "http http-socket http11-socket",
         "bind",
     ),
     _taken(
@@ -138,8 +138,8 @@ UWSGI_OPTIONS: Final = (
         "tcp-fastopen tcp-fast-open-client tcp-fastopen-client socket-sndbuf "
         "socket-rcvbuf notify-socket safe-fd fd-safe ksm never-swap http-buffer-size "
         "http-connect-timeout http-headers-timeout http-quiet http-gracetime http-cheap "
-        "http-uid http-gid http-modifier2 http-socket-modifier2 https-socket-modifier1 "
-        "https-socket-modifier2 https-session-context chunked-input-limit "
+        "http-uid http-gid http-modifier2 http-socket-modifier1 http-socket-modifier2 "
+        "https-socket-modifier1 https-socket-modifier2 https-session-context chunked-input-limit "
         "chunked-input-timeout dump-options plugins-list logdate start_response-nodelay "
         "write-errors-exception-only write-errors-tolerance no-harakiri-after-req-hook "
         "no-fd-passing no-initgroups use-abort backtrace-depth multicast check-interval "
