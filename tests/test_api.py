@@ -41,8 +41,10 @@ def test_the_commands_form_of_an_application_is_told_apart(call: Any) -> None:
 
 
 IN_A_THREAD = """
-import os, sys, threading, urllib.request
+import socket, sys, threading
 import penstock
+
+place, log, wait_for = sys.argv[1:]
 
 def app(environ, start_response):
     start_response("200 OK", [])
@@ -50,37 +52,53 @@ def app(environ, start_response):
 
 statuses = []
 def serve():
-    statuses.append(penstock.serve(app, bind=f"unix:{sys.argv[1]}", access_logfile=sys.argv[2]))
+    settings = {"bind": f"unix:{place}", "access_logfile": log, "error_logfile": log + ".errors"}
+    statuses.append(penstock.serve(app, **settings))
     print("served", statuses, flush=True)
+
+def is_reached():
+    if wait_for == "line":
+        try:
+            with open(log + ".errors") as lines:
+                return "serving app on unix:" in lines.read()
+        except FileNotFoundError:
+            return False
+    with socket.socket(socket.AF_UNIX) as client:
+        return client.connect_ex(place) == 0
 
 thread = threading.Thread(target=serve)
 thread.start()
-import socket
-while True:
-    with socket.socket(socket.AF_UNIX) as client:
-        if client.connect_ex(sys.argv[1]) == 0:
-            client.sendall(b"GET / HTTP/1.1\\r\\nHost: a\\r\\nConnection: close\\r\\n\\r\\n")
-            answer = b""
-            while block := client.recv(1000):
-                answer += block
-            break
+while not is_reached():
+    pass
+with socket.socket(socket.AF_UNIX) as client:
+    client.connect(place)
+    client.sendall(b"GET / HTTP/1.1\\r\\nHost: a\\r\\nConnection: close\\r\\n\\r\\n")
+    answer = b""
+    while block := client.recv(1000):
+        answer += block
 print(answer.decode().splitlines()[-1], flush=True)
 """
 
 
-def test_serve_outside_of_the_main_thread_serves_until_that_has_ended(tmp_path: Path) -> None:
-    """devpi, which was written for waitress, starts its server so."""
+@pytest.mark.parametrize("wait_for", ["line", "connection"])
+def test_serve_outside_of_the_main_thread_serves_until_that_has_ended(
+    tmp_path: Path, wait_for: str
+) -> None:
+    """devpi, which was written for waitress, starts its server so.
+
+    One that accepts a connection has not started all of its threads yet.
+    """
     done = subprocess.run(
-        [sys.executable, "-c", IN_A_THREAD, str(tmp_path / "socket"), str(tmp_path / "log")],
+        [sys.executable, "-c", IN_A_THREAD, tmp_path / "socket", tmp_path / "log", wait_for],
         env=checkout_environ(),
         capture_output=True,
         text=True,
         timeout=60,
         check=True,
     )
-    assert done.stdout.split("\n") == ["hello", "served [0]", ""]
+    assert done.stdout.split("\n") == ["hello", "served [0]", ""], done.stderr
+    assert not done.stderr
     assert '"GET / HTTP/1.1" 200' in (tmp_path / "log").read_text()
-    assert "serving app on unix:" in done.stderr
     assert not (tmp_path / "socket").exists()
 
 

@@ -45,9 +45,15 @@ def serve_application(application: WSGIApplication, by_name: dict[str, object]) 
     name = getattr(application, "__name__", type(application).__name__)
     if threading.current_thread() is not threading.main_thread():
         # Python handles signals in the main thread, and leaves them to the program there.
-        with _served(application, settings, process_logger()) as (worker, listeners):
-            tell_serving(settings, worker.logger, listeners, name)
-            threading.main_thread().join()
+        try:
+            with _served(application, settings, process_logger()) as (worker, listeners):
+                tell_serving(settings, worker.logger, listeners, name)
+                threading.main_thread().join()
+        except RuntimeError:
+            # Python 3.12 starts no thread once the main thread has ended. Where it has ended during
+            # the start, the program is over, and that is no error.
+            if threading.main_thread().is_alive():
+                raise
         return STOPPED
     listeners = open_listeners(addresses_of(settings), settings.backlog)
     try:
@@ -88,7 +94,7 @@ def _served(
         try:
             yield worker, listeners
         finally:
-            _stop(worker, settings)
+            worker.stop()
     finally:
         close_all(listeners)
 
@@ -103,15 +109,6 @@ def _check_application(application: object) -> None:
     raise TypeError(
         f"an application object is needed, which is a callable: its type {kind!r} is none{hint}"
     )
-
-
-def _stop(worker: Worker, settings: Settings) -> None:
-    worker.drain()
-    if not worker.join(settings.graceful_timeout):
-        worker.close()
-        worker.join(1.0)
-    worker.close_logs()
-    worker.error_log.close()
 
 
 def _describe(listener: Listener, worker: Worker) -> RunningServer:

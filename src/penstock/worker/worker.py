@@ -338,7 +338,8 @@ class Worker:
         """Begin to serve the application: from here on the worker accepts clients.
 
         With ``lent`` a thread of the caller's takes the place of one of the worker's: it has to
-        call `serve`.
+        call `serve`. Raises `RuntimeError` where Python starts no thread; what was accepted by
+        then is answered.
         """
         if lent:
             self._threads.pop()
@@ -366,9 +367,15 @@ class Worker:
         self.slot.words[STATE] = SERVING
         self.slot.words[READY] = 1
         _workers.add(self)
-        self._deadlines.start()
-        for thread in list(self._threads):  # without those that calls of the first ones add
-            thread.start()
+        try:
+            self._deadlines.start()
+            for thread in list(self._threads):  # without those that calls of the first ones add
+                thread.start()
+        except RuntimeError:
+            # A limit of processes; or the main thread has ended: Python 3.12 starts none then.
+            self._threads = [thread for thread in self._threads if thread.ident is not None]
+            self.stop()
+            raise
 
     def serve(self) -> None:
         """Serve in the calling thread, in place of one of its own, until the worker stops."""
@@ -465,6 +472,18 @@ class Worker:
         if self._lent is not None and not self._lent.wait(max(0.0, deadline - time.monotonic())):
             return False
         return not any(thread.is_alive() for thread in self._threads)
+
+    def stop(self) -> None:
+        """Finish what is in progress, for up to ``graceful_timeout`` seconds, and end the threads.
+
+        The logs are closed then.
+        """
+        self.drain()
+        if not self.join(self.settings.graceful_timeout):
+            self.close()
+            self.join(1.0)
+        self.close_logs()
+        self.error_log.close()
 
     def describe_stacks(self) -> str:
         """Return the Python stacks of all threads, with the request that each is in."""
