@@ -22,7 +22,7 @@ from penstock.config.checks import native_built, native_has_tls
 from penstock.edge.certificates import Certificate, read_certificate
 from support.acme_authority import Pebble, free_port, running
 from support.invariant import eventually
-from support.lifecycle import Supervised, json_of, number_in
+from support.lifecycle import Supervised, json_of
 from support.server_process import run_penstock
 from support.service_user import NOBODY, as_root, public_folder
 from support.wire import Client
@@ -221,11 +221,9 @@ def test_after_an_upgrade_the_new_supervisor_orders(
     pid_file = tmp_path / "pid"
     with serving(pebble, tmp_path, transport, "--pid", str(pid_file)) as server:
         server.wait_for_line(f"a new certificate for {NAME} has come")
-        first = server.supervisor
         server.signal(signal.SIGUSR2)
         assert server.process.wait(30) == 0
-        assert eventually(lambda: number_in(pid_file) not in (0, first))
-        server.supervisor = number_in(pid_file)
+        assert eventually(lambda: server.has_new_supervisor(pid_file))
         assert is_ordered(pebble.tls_port)
         # The old one has released the lease; the new one has taken it.
         assert eventually(

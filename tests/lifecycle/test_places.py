@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from support.invariant import eventually
-from support.lifecycle import Supervised, number_in, parent_of, write_app
+from support.lifecycle import Supervised, parent_of, write_app
 from support.load import Load
 from support.server_process import START_WITHIN
 from support.service_user import public_python
@@ -221,10 +221,8 @@ def test_a_reload_and_an_upgrade_follow_a_link_to_the_next_release(tmp_path: Pat
         server.wait_for_workers(1, old)
         assert server.served_by()[0] == "two"
         switch("three")
-        first = server.supervisor
         server.signal(signal.SIGUSR2)
-        assert eventually(lambda: number_in(pid_file) not in (0, first))
-        server.supervisor = number_in(pid_file)
+        assert eventually(lambda: server.has_new_supervisor(pid_file))
         assert server.process.wait(20) == 0
         assert server.served_by()[0] == "three"
         server.stop()

@@ -15,7 +15,7 @@ import pytest
 from penstock.config.checks import native_built, native_has_tls
 from support.certificates import authority, server_certificate
 from support.invariant import eventually
-from support.lifecycle import Supervised, number_in, server_of
+from support.lifecycle import Supervised, server_of
 from support.server_process import ROOT
 from support.serving import get
 from support.tls import TlsClient
@@ -99,7 +99,7 @@ def test_a_session_is_resumed_by_each_worker_and_after_a_reload_and_an_upgrade(
         assert all(resumed_by(server, context, session, workers).values())
         server.signal(signal.SIGUSR2)
         assert server.process.wait(60) == 0
-        server.supervisor = number_in(tmp_path / "pid")
+        assert eventually(lambda: server.has_new_supervisor(tmp_path / "pid"))
         workers = server.wait_for_workers(3, workers)
         assert all(resumed_by(server, context, session, workers).values())
         server.stop()
@@ -153,7 +153,7 @@ def test_the_keys_of_tickets_are_in_no_environment_command_line_or_log(
             for pid in server.members():
                 for name in ("environ", "cmdline"):
                     places |= contents(Path(f"/proc/{pid}/{name}"))
-        server.supervisor = number_in(tmp_path / "pid")
+        assert eventually(lambda: server.has_new_supervisor(tmp_path / "pid"))
         served(server, authority().client_context())
         server.stop()
         places.add("\n".join(server.lines).encode())

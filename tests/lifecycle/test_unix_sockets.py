@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from support.lifecycle import Supervised, number_in, write_app
+from support.lifecycle import Supervised, write_app
 from support.load import Load
 
 
@@ -39,10 +39,8 @@ def test_an_upgrade_hands_the_socket_over(tmp_path: Path, transport: str, path: 
     with Supervised(tmp_path, *arguments) as server:
         with Load(path, keep_alive=6, closing=6) as load:
             load.wait_for(100)
-            old = server.supervisor
             server.signal(signal.SIGUSR2)
-            load.wait_until(lambda: number_in(pid_file) not in (0, old))
-            server.supervisor = number_in(pid_file)
+            load.wait_until(lambda: server.has_new_supervisor(pid_file))
             assert server.process.wait(20) == 0
             load.wait_for(100)
             assert Path(path).exists()

@@ -11,22 +11,12 @@ import pytest
 
 from penstock.supervisor.upgrade import END_SECONDS
 from support.invariant import eventually
-from support.lifecycle import Supervised, number_in, write_app
+from support.lifecycle import Supervised, write_app
 from support.load import Load
 
 
 def has_left(server: Supervised, pid: int) -> bool:
     return pid not in server.members()
-
-
-def upgraded(server: Supervised, pid_file: Path) -> bool:
-    """Return True if another supervisor has written its number, and follow it."""
-    # While the old supervisor is there, the new one's file has a name of its own.
-    new = number_in(pid_file)
-    if new in (0, server.supervisor):
-        return False
-    server.supervisor = new
-    return True
 
 
 @pytest.mark.parametrize("workers", ["1", "2"])
@@ -43,7 +33,7 @@ def test_fault_36_an_upgrade_under_load_loses_no_request(
             load.wait_for(200)
             write_app(tmp_path, "two")
             server.signal(signal.SIGUSR2)
-            load.wait_until(lambda: upgraded(server, pid_file))
+            load.wait_until(lambda: server.has_new_supervisor(pid_file))
             assert server.process.wait(20) == 0  # the old one leaves by itself
             server.wait_for_workers(int(workers))
             load.wait_for(200)
@@ -65,7 +55,7 @@ def test_an_upgrade_follows_an_upgrade(tmp_path: Path, transport: str) -> None:
                 old = server.supervisor
                 write_app(tmp_path, version)
                 server.signal(signal.SIGUSR2)
-                load.wait_until(lambda: upgraded(server, pid_file))
+                load.wait_until(lambda: server.has_new_supervisor(pid_file))
                 load.wait_until(partial(has_left, server, old))
                 assert server.served_by()[0] == version
         server.stop()
@@ -90,7 +80,7 @@ def test_fault_36_code_that_does_not_load_is_rolled_back(tmp_path: Path, transpo
             assert int(pid_file.read_text()) == server.supervisor
             write_app(tmp_path, "two")
             server.signal(signal.SIGUSR2)
-            load.wait_until(lambda: upgraded(server, pid_file))
+            load.wait_until(lambda: server.has_new_supervisor(pid_file))
             load.wait_until(lambda: not old & set(server.members()))
         assert server.served_by()[0] == "two"
         server.stop()

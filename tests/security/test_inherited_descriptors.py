@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from support.invariant import eventually
-from support.lifecycle import MODULE, number_in
+from support.lifecycle import MODULE
 from support.service_user import TakenOver, as_root, public_folder, public_python
 
 pytestmark = as_root
@@ -59,10 +59,8 @@ def test_a_worker_of_another_user_has_no_descriptor_that_the_server_was_started_
         # The supervisor keeps it, as the lock of a script that has started it.
         kept = Path(f"/proc/{server.supervisor}/fd/{NUMBER}")
         assert kept.resolve() == secret
-        first = server.supervisor
         server.signal(signal.SIGUSR2)
-        assert eventually(lambda: number_in(secret.parent / "pid") not in (0, first))
-        server.supervisor = number_in(secret.parent / "pid")
+        assert eventually(lambda: server.has_new_supervisor(secret.parent / "pid"))
         assert str(secret) not in workers_files(server).values()
         assert server.stop() == 0
 

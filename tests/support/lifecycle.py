@@ -129,6 +129,18 @@ class Supervised(ServerProcess):
         assert eventually(path.with_suffix(".begun").exists), self.lines_so_far()
         return client
 
+    def has_new_supervisor(self, pid_file: Path) -> bool:
+        """Return True if another supervisor has written its number, and follow it.
+
+        While the old supervisor is there, the new one's file has a name of its own. Between the end
+        of the old one and the move of that file there is none.
+        """
+        new = number_in(pid_file)
+        if new in (0, self.supervisor):
+            return False
+        self.supervisor = new
+        return True
+
     def let_go(self, name: str) -> None:
         """Let the request of this name be answered."""
         (self.folder / name).with_suffix(".go").touch()
