@@ -93,7 +93,14 @@ CASES: dict[str, tuple[list[Event], list[int]]] = {
     ),
     "a client that comes: before those that have had more": (
         [*add(A, 10, 11, 12), *add(B, 20, 21, 22), *take(3), *add(C, 30), *take(4)],
-        [10, 20, 11, 21, 30, 12, 22],
+        [10, 20, 11, 30, 21, 12, 22],
+    ),
+    "a client that asks for little: next once, then in turns with those that have had as many": (
+        [
+            *(*add(A, 10, 11, 12), *add(B, 20, 21, 22), *add(C, 30, 31, 32), *take(4)),
+            *(*add(D, 40), *take(1), *add(D, 41), *take(4)),
+        ],
+        [10, 20, 30, 11, 40, 21, 31, 41, 12],
     ),
     "a client that comes again: with what it has had": (
         [*add(A, 10), *add(B, 20, 21), *add(C, 30), *take(1), *add(A, 11), *take(4)],

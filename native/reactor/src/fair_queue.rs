@@ -47,7 +47,7 @@ pub struct FairQueue<T> {
     number: u64,
     /// What each client that waits could have had.
     share: u64,
-    /// What a client counts for that comes.
+    /// One more than what a client counts for that comes.
     least: u64,
     /// By each client that has had an item.
     had: HashMap<u64, u64>,
@@ -93,7 +93,8 @@ impl<T> FairQueue<T> {
             self.rank(client, before, after);
             return;
         }
-        let had = self.had.get(&client).copied().unwrap_or(0).max(self.least);
+        let fewest = self.least.saturating_sub(ITEM_COST);
+        let had = self.had.get(&client).copied().unwrap_or(0).max(fewest);
         let waiting = ClientItems {
             had,
             place: number,
@@ -138,8 +139,8 @@ impl<T> FairQueue<T> {
             self.begin_anew();
         } else if self.had.len() > self.most_had {
             // The others count as if they came for the first time.
-            let least = self.least;
-            self.had.retain(|_, had| *had > least);
+            let fewest = self.least.saturating_sub(ITEM_COST);
+            self.had.retain(|_, had| *had > fewest);
             self.most_had = REMEMBERED + 2 * self.had.len().max(self.waiting.len());
         }
         Some(item)

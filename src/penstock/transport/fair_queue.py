@@ -91,8 +91,9 @@ class FairQueue(Generic[Item]):
     """Items that wait, each of a client: start-time fair queueing, where all items cost the same.
 
     The next item is one of the client that has had the fewest since the queue was last empty. A
-    client that comes in the middle counts as if it had had as many as the one that is served. The
-    items of one client, and so all where there is only one, keep their order.
+    client that comes in the middle counts as if it had had one fewer than the one that is served:
+    whoever asks for little is next, and need not wait until all others have had one. The items of
+    one client, and so all where there is only one, keep their order.
 
     Or the newest is next, among the clients that have had no more than each could have had: a
     client that sends without a pause has the newest item nearly always, and no more than its share.
@@ -129,7 +130,7 @@ class FairQueue(Generic[Item]):
         self._largest: Ranking | None = None  # once room was to be made, until the queue is empty
         self._number = 0  # of the last item, or the last client that had another turn
         self._share = 0  # what each client that waits could have had
-        self._least = 0  # what a client counts for that comes
+        self._least = 0  # one more than what a client counts for that comes
         self._had: dict[int, int] = {}  # by each client that has had an item
         self._most_had = REMEMBERED
 
@@ -139,7 +140,7 @@ class FairQueue(Generic[Item]):
         waiting = self._waiting.get(client)
         if waiting is None:
             self._rank_sole()
-            had = max(self._least, self._had.get(client, 0))
+            had = max(self._least - ITEM_COST, self._had.get(client, 0))
             waiting = self._waiting[client] = _ClientItems(had, self._number)
             if self.size:
                 self._turns.set(client, (had, self._number))
@@ -179,7 +180,8 @@ class FairQueue(Generic[Item]):
             self._leave(client)
         if len(self._had) > self._most_had:
             # The others count as if they came for the first time.
-            self._had = {it: had for it, had in self._had.items() if had > self._least}
+            fewest = self._least - ITEM_COST
+            self._had = {it: had for it, had in self._had.items() if had > fewest}
             self._most_had = REMEMBERED + 2 * max(len(self._had), len(self._waiting))
         return item
 
