@@ -412,7 +412,7 @@ def family(
     """Serve with several transports that share a scoreboard and a listening socket.
 
     They wait for each other for as long as it takes: a worker that gets no processor for a while,
-    on a busy machine, keeps its share.
+    on a busy machine, keeps its share. One whose threads have not run yet would have none.
     """
     patience: dict[str, Any] = {
         "responsive_seconds": DEADLINE,
@@ -439,6 +439,8 @@ def family(
                 )
             )
         listener.socket.close()
+        looking = (ACCEPTING, POLLED)
+        eventually(lambda: all(it.word(word) for it in servers for word in looking))
         yield servers
 
 
