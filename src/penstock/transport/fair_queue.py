@@ -92,7 +92,7 @@ class FairQueue(Generic[Item]):
 
     The next item is one of the client that has had the fewest since the queue was last empty. A
     client that comes in the middle counts as if it had had one fewer than the one that is served:
-    whoever asks for little is next, and need not wait until all others have had one. The items of
+    who asks for little is next, and need not wait until all others have had one. The items of
     one client, and so all where there is only one, keep their order.
 
     Or the newest is next, among the clients that have had no more than each could have had: a
