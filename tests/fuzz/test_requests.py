@@ -124,3 +124,17 @@ def test_both_servers_answer_the_same_however_the_bytes_are_split(
     check(servers, raw, cuts)
     for near in variants(raw, data.draw(st.integers(0, 1 << 30)), VARIANTS):
         check(servers, near, [cut for cut in cuts if cut <= len(near)])
+
+
+def chunked(path: str, *chunks: bytes) -> bytes:
+    head = f"POST {path} HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n".encode()
+    body = b"".join(b"%x;a\r\n%b\r\n" % (len(chunk), chunk) for chunk in chunks)
+    return head + body + b"0\r\n\r\n"
+
+
+@pytest.mark.parametrize("path", ["/p", "//h/p", "/a", "/z"])
+def test_both_keep_a_connection_with_a_body_that_is_not_read_to_its_end_or_neither(
+    servers: tuple[Pair, Path], path: str
+) -> None:
+    for chunks in ([b"aa"], [b"a", b"a"], [b"aaa"], [b"a", b"aa"], [b"aa", b"a"], []):
+        check(servers, 2 * chunked(path, *chunks), [])

@@ -264,20 +264,28 @@ class PythonExchange:
         return self._take_from_parser(body)
 
     def _take_from_parser(self, body: StreamedBody) -> bool:
+        """Take all of the body that has come. Return True if there is some of it, or its end.
+
+        With the end that has come, too, the connection can stay, whatever is left unread.
+        """
         parser = self.connection.parser
-        try:
-            event = parser.next_event()
-        except ProtocolError as error:
-            self.close_after_response()
-            raise RequestBodyError(error.status, error.reason) from error
-        kind = type(event)
-        if kind is Data:
-            body.unread = event.data  # type: ignore[union-attr]
-            self.body_received += len(body.unread)
+        blocks: list[bytes] = []
+        while True:
+            try:
+                event = parser.next_event()
+            except ProtocolError as error:
+                if blocks:
+                    break  # what came before the fault is read first; the parser fails again then
+                self.close_after_response()
+                raise RequestBodyError(error.status, error.reason) from error
+            if type(event) is not Data:
+                body.over = type(event) is EndOfMessage
+                break
+            blocks.append(event.data)
+            self.body_received += len(event.data)
             if self.trace is not None:
-                self.trace.body_received(body.unread, parser.buffered)
-        elif kind is EndOfMessage:
-            body.over = True
+                self.trace.body_received(event.data, parser.buffered)
+        body.unread = b"".join(blocks)
         return bool(body.unread) or body.over
 
     def _read_socket(self) -> None:
