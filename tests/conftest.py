@@ -36,6 +36,11 @@ FACTORS = {"transport", "threads", "streamed", "supervised", "watcher", "edit"}
 """What tests are parametrized by of which `make test` runs half of each product: each value of one
 with every other value of another one."""
 
+OF_PROCESSES = tuple(
+    f"tests/{folder}/" for folder in ("faults", "frameworks", "lifecycle", "security", "worker")
+)
+"""Where most tests start a server of several processes."""
+
 
 def pytest_configure() -> None:
     """Stop ignoring the signals that a shell makes its background jobs ignore.
@@ -74,10 +79,10 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     """Leave out half of each product of `FACTORS`, for `make test`.
 
     A test that takes a transport and a number of threads runs each transport with one number; which
-    one differs from test to test, so that a file has all four combinations. Where tests are about
-    processes, which are the same for both transports, each runs with one transport. Tests that are
-    marked as ``costly`` are left out. `make test-all` runs all of them for each test, and so does
-    pytest where it is called by hand.
+    one differs from test to test, so that a file has all four combinations. Where tests start
+    processes, which takes most of the time, each runs with one transport: with the other one on
+    every second version of Python. Tests that are marked as ``costly`` are left out. All of them
+    run for each test by `make test-all`, and where pytest is called by hand.
     """
     if os.environ.get("TEST_MATRIX") != "sampled":
         return
@@ -96,8 +101,10 @@ def is_left_out(item: pytest.Item) -> bool:
         return False
     places = [place for factor, place in callspec.indices.items() if factor in FACTORS]
     function = item.nodeid.partition("[")[0]
-    enough = 1 if function.startswith("tests/lifecycle/") else 2
-    return len(places) >= enough and (sum(places) + crc32(function.encode())) % 2 == 1
+    enough = 1 if function.startswith(OF_PROCESSES) else 2
+    # 3.11 and 3.13 are those on which the checks of a change run all tests.
+    parity = sum(places) + crc32(function.encode()) + sys.version_info.minor // 2
+    return len(places) >= enough and parity % 2 == 1
 
 
 def pytest_report_header() -> str:

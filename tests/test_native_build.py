@@ -130,7 +130,7 @@ def test_a_source_distribution_has_what_the_build_needs_and_nothing_built(source
     assert not [path for path in members if "target" in path.parts or path.suffix == ".so"]
 
 
-@pytest.mark.parametrize("wish", ["", "require"])
+@pytest.mark.parametrize("wish", [pytest.param("", marks=pytest.mark.costly), "require"])
 def test_with_cargo_the_wheel_has_the_module_and_is_of_this_platform(
     unpacked: Path, tools: Path, wish: str
 ) -> None:
@@ -192,6 +192,7 @@ def test_a_native_transport_that_is_to_be_skipped_is_not_even_tried(
     assert not (tools / "calls").exists()
 
 
+@pytest.mark.costly
 def test_pip_shows_the_line_although_it_hides_what_a_build_prints(
     unpacked: Path, tools: Path
 ) -> None:
@@ -203,6 +204,7 @@ def test_pip_shows_the_line_although_it_hides_what_a_build_prints(
     assert "cargo, Rust's build tool, is not on PATH" in line
 
 
+@pytest.mark.costly
 def test_a_module_of_an_earlier_build_gets_into_no_pure_wheel(unpacked: Path, tools: Path) -> None:
     put_cargo(tools, WORKS)
     make_wheel(unpacked, tools)
@@ -244,6 +246,7 @@ def build_in_place(unpacked: Path, tools: Path, wish: str = "") -> tuple[int, bo
     return count, (unpacked / "src" / MODULE).exists()
 
 
+@pytest.mark.costly
 def test_the_checkout_is_built_once_and_again_only_when_something_changed(
     unpacked: Path, tools: Path
 ) -> None:

@@ -94,11 +94,13 @@ def test_a_fixture_of_the_project_gives_the_application(tmp_path: Path) -> None:
     assert "an application that other processes can load" in refused.stdout
 
 
+@pytest.mark.costly
 def test_without_an_application_the_error_says_what_to_set(tmp_path: Path) -> None:
     project(tmp_path, "")
     assert "set penstock_app = module:callable" in run(tmp_path).stdout
 
 
+@pytest.mark.costly
 def test_a_server_that_does_not_start_shows_its_log(tmp_path: Path) -> None:
     project(tmp_path)
     (tmp_path / "shop_site.py").write_text("raise SystemExit('not today')\n")

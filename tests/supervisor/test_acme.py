@@ -256,7 +256,7 @@ class Killer:
             os.kill(pid, signal.SIGKILL)
 
 
-@pytest.mark.parametrize("act", ["lose", "lose answer"])
+@pytest.mark.parametrize("act", [pytest.param("lose", marks=pytest.mark.costly), "lose answer"])
 def test_a_kill_at_any_request_costs_no_certificate(
     pebble: Pebble, settings: AcmeSettings, act: str
 ) -> None:
