@@ -130,6 +130,7 @@ TABLE: dict[str, list[tuple[Sequence[Value], float]]] = {
         (((1 << 30) + 1, 4 << 30, 1), 413),
     ],
     "exceeds_unsent": [((1 << 20,), False), (((1 << 20) + 1,), True)],
+    "far_exceeds_unsent": [((17 << 16,), False), (((17 << 16) + 1,), True)],
     "is_relieved": [((15 << 16,), True), (((15 << 16) + 1,), False)],
     # Bytes in memory, bytes that went into the file, seconds of waiting.
     "output_step": [

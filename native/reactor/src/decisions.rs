@@ -145,6 +145,11 @@ pub fn exceeds_unsent(budgets: &Budgets, unsent: u64) -> bool {
     unsent > budgets.unsent
 }
 
+/// Return true if the slowest readers are cut off at once, whatever else is to be done.
+pub fn far_exceeds_unsent(budgets: &Budgets, unsent: u64) -> bool {
+    unsent > budgets.unsent.saturating_add(budgets.unsent / 16)
+}
+
 /// Return true if no more readers are cut off, once one has been: they make a sixteenth of the room.
 pub fn is_relieved(budgets: &Budgets, unsent: u64) -> bool {
     unsent <= budgets.unsent - budgets.unsent / 16
@@ -355,6 +360,7 @@ pub fn decide(options: &Options, name: &str, given: &[Option<f64>]) -> Option<f6
         "exceeds_body_time" => number(exceeds_body_time(budgets, time(0), time(1))),
         "spool_status" => f64::from(spool_status(options, whole(0), whole(1), whole(2))),
         "is_relieved" => number(is_relieved(budgets, whole(0))),
+        "far_exceeds_unsent" => number(far_exceeds_unsent(budgets, whole(0))),
         "exceeds_unsent" => number(exceeds_unsent(budgets, whole(0))),
         "time_to_read" => seconds(time_to_read(whole(0), whole(1), time(2))),
         "output_step" => f64::from(output_step(options, whole(0), whole(1), time(2)) as u8),

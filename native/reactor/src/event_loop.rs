@@ -17,7 +17,7 @@ use crate::remainder::Remainder;
 use crate::request::{Ready, Waiting};
 use crate::scoreboard::POLLED;
 use crate::shared::Shared;
-use crate::slow_readers;
+use crate::slow_readers::SlowReaders;
 use crate::states::Phase;
 use crate::sys::{self, MILLISECOND, Nanos};
 use crate::unserved;
@@ -59,6 +59,7 @@ pub struct EventLoop {
     pub batch: VecDeque<Item>,
     /// The same, of connections, once a turn has lasted for too long.
     remainder: Remainder,
+    slow_readers: SlowReaders,
     events: Events,
     polled_at: Nanos,
     next_sweep: Nanos,
@@ -73,6 +74,7 @@ impl EventLoop {
             accepting: Accepting::new(acceptors),
             batch: VecDeque::new(),
             remainder: Remainder::default(),
+            slow_readers: SlowReaders::default(),
             events: Events::default(),
             polled_at: now,
             next_sweep: now,
@@ -236,7 +238,8 @@ impl EventLoop {
         let pending = behind
             || shared.has_posts()
             || !self.leader.deferred.is_empty()
-            || self.accepting.looks_for_clients();
+            || self.accepting.looks_for_clients()
+            || self.slow_readers.are_left();
         let timeout = match leader {
             Leader::Attached => Some(0),
             _ if pending => Some(0),
@@ -355,7 +358,7 @@ impl EventLoop {
             self.accepting.look_again(shared, now, room_made);
         }
         self.accepting.limit_heads(shared, now);
-        slow_readers::cut_off(shared, &self.leader);
+        self.slow_readers.cut_off(shared, &self.leader);
         // Measured against the last poll, not against now: what had arrived by then has been
         // handled, so that no client is blamed for time in which the process did not run.
         if self.polled_at >= self.next_sweep {
@@ -413,6 +416,7 @@ impl EventLoop {
         }
         self.leader.deferred.clear();
         self.remainder = Remainder::default();
+        self.slow_readers = SlowReaders::default();
         if before {
             return;
         }

@@ -369,6 +369,11 @@ impl Shared {
         decisions::exceeds_unsent(&self.options.budgets, self.unsent.get())
     }
 
+    /// Whether they are so many that readers are cut off whatever else is to be done.
+    pub fn far_exceeds_unsent(&self) -> bool {
+        decisions::far_exceeds_unsent(&self.options.budgets, self.unsent.get())
+    }
+
     /// Whether enough readers have been cut off: there is some room again.
     pub fn is_relieved(&self) -> bool {
         decisions::is_relieved(&self.options.budgets, self.unsent.get())

@@ -255,6 +255,11 @@ def exceeds_unsent(config: TransportConfig, unsent: int) -> bool:
     return unsent > config.max_unsent
 
 
+def far_exceeds_unsent(config: TransportConfig, unsent: int) -> bool:
+    """Return True if the slowest readers are cut off at once, whatever else is to be done."""
+    return unsent > config.max_unsent + config.max_unsent // 16
+
+
 def is_relieved(config: TransportConfig, unsent: int) -> bool:
     """Return True if no more readers are cut off, once one has been.
 

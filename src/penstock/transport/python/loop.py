@@ -28,7 +28,6 @@ from penstock.telemetry.scoreboard import (
     EVICTED_HEAD,
     EVICTED_IDLE,
     POLLED,
-    SLOW_READER,
 )
 from penstock.transport.date import ServerFields
 from penstock.transport.decisions import (
@@ -36,9 +35,7 @@ from penstock.transport.decisions import (
     evicted,
     eviction_key,
     exceeds_heads,
-    exceeds_unsent,
     has_room,
-    is_relieved,
     turn_seconds,
 )
 from penstock.transport.log_lines import RequestLog
@@ -52,6 +49,7 @@ from penstock.transport.python.own_answers import OwnAnswers
 from penstock.transport.python.remainder import Remainder
 from penstock.transport.python.request_queue import RequestQueue
 from penstock.transport.python.slow_paths import SlowPaths
+from penstock.transport.python.slow_readers import SlowReaders
 from penstock.transport.python.waker import Waker
 from penstock.transport.states import Phase
 from penstock.wsgi.environ import DroppedFields
@@ -104,6 +102,7 @@ class Loop:
         "_polled_at",
         "_polling",
         "_random",
+        "_slow_readers",
         "_sweep_interval",
         "_told_forwarding",
         "_told_full",
@@ -208,6 +207,7 @@ class Loop:
         self.batch: deque[tuple[Handler, int]] = deque()  # polled, and not yet handled
         # The same, of connections, once a turn has lasted for too long: `_poll` fills it.
         self.remainder = Remainder(self)
+        self._slow_readers = SlowReaders()
         # With more input buffered already. Each takes its turn with what the next poll brings: a
         # client that pipelines does not delay the others.
         self.unpolled: deque[Handler] = deque()
@@ -341,7 +341,7 @@ class Loop:
         began = time.monotonic()
         looks = self.balancing is not None and self._looks_for_clients(self.balancing)
         behind = bool(batch or remainder.size)
-        at_once = behind or self._inbox or unpolled or looks
+        at_once = behind or self._inbox or unpolled or looks or self._slow_readers.are_left()
         timeout = 0.0 if at_once else self._time_to_sweep(began)
         if timeout != 0.0:
             self.slot_words[POLLED] = 1
@@ -422,8 +422,7 @@ class Loop:
             if not self._listening and not self.connections:
                 self._tear_down()
                 return True
-        if exceeds_unsent(self.config, self.budget.unsent):
-            self._cut_off_slow_readers()
+        self._slow_readers.cut_off(self)
         if self.ask_full is not None:
             self.full = self.ask_full()
         if self._told_full is not self.full:
@@ -435,19 +434,6 @@ class Loop:
         if self._polled_at >= self._next_sweep:
             self._sweep(self._polled_at)
         return self.drained
-
-    def _cut_off_slow_readers(self) -> None:
-        """Cut off the slowest readers until the unsent bytes of all responses leave some room."""
-        found = [
-            (output.time_to_read(self.now), connection, output)
-            for connection in list(self.connections)
-            if (output := connection.output) is not None and output.memory
-        ]
-        found.sort(key=itemgetter(0))
-        while found and not is_relieved(self.config, self.budget.unsent):
-            _, connection, output = found.pop()
-            self.slot_words[SLOW_READER] += 1
-            connection.cut_off_slow_reader(output)
 
     def _tell_full(self) -> None:
         """Act on that every thread is busy now, or that one has come back."""
