@@ -109,20 +109,22 @@ def test_a_spool_budget_that_lowers_what_was_asked_for_or_is_small_is_reported(
 
 
 @pytest.mark.parametrize(
-    ("known", "heads", "unsent"),
+    ("known", "heads", "bodies", "unsent"),
     [
-        (facts(memory=None), 5000, 64 * MIB),
-        (facts(memory=16 * GIB), 5000, 512 * MIB),
-        (facts(memory=576 * MIB), 1024, 64 * MIB),  # 512 MiB beside the supervisor
-        (facts(memory=576 * MIB, workers=4), 256, 16 * MIB),
-        (facts(memory=1 * MIB), 1, 16 * MIB),
+        (facts(memory=None), 5000, 64 * MIB, 64 * MIB),
+        (facts(memory=16 * GIB), 5000, 512 * MIB, 512 * MIB),
+        # 512 MiB beside the supervisor
+        (facts(memory=576 * MIB), 1024, 64 * MIB, 64 * MIB),
+        (facts(memory=576 * MIB, workers=4), 256, 16 * MIB, 16 * MIB),
+        (facts(memory=1 * MIB), 1, 4 * MIB, 16 * MIB),
     ],
 )
-def test_heads_and_unsent_bytes_take_an_eighth_of_a_workers_memory_each(
-    known: Facts, heads: int, unsent: int
+def test_heads_bodies_and_unsent_bytes_take_an_eighth_of_a_workers_memory_each(
+    known: Facts, heads: int, bodies: int, unsent: int
 ) -> None:
     computed = budgets(Settings(), known)
     assert (computed.max_unfinished_heads, computed.max_unsent) == (heads, unsent)
+    assert computed.max_body_memory == bodies
 
 
 @pytest.mark.parametrize(
@@ -149,6 +151,7 @@ def test_a_setting_counts_more_than_what_is_computed_and_is_named_as_the_reason(
     settings = settings_from_kwargs(
         max_spool="3MiB",
         max_unsent="2MiB",
+        max_body_memory="10KiB",
         descriptor_reserve=100,
         max_unfinished_heads="7",
         transport="python",
@@ -158,7 +161,11 @@ def test_a_setting_counts_more_than_what_is_computed_and_is_named_as_the_reason(
     assert computed.max_unfinished_heads == 7
     assert computed.max_spool == computed.max_body == 3 * MIB
     assert computed.max_unsent == 2 * MIB
+    assert computed.max_body_memory == 10 << 10
     assert reason(computed, "max_spool") == "from argument max_spool"
+    # Where there is no room on the disk, no body may be longer than what fits into memory.
+    without_room = budgets(settings_from_kwargs(max_body_memory="10KiB"), facts(free=0))
+    assert without_room.max_body == 10 << 10
     assert reason(budgets(Settings(), facts()), "max_spool").startswith("a quarter of the free")
 
 
@@ -171,6 +178,7 @@ def test_the_budgets_reach_the_transport() -> None:
     assert config.parser.body == 512 * MIB
     assert config.max_spool == computed.max_spool
     assert config.max_descriptors == computed.max_descriptors
+    assert config.max_body_memory == computed.max_body_memory
     assert config.request_rate is not None
     assert config.rate_table is not None
     assert config.request_rate.horizon == 600 * config.request_rate.interval
@@ -231,6 +239,7 @@ def test_check_prints_each_budget_with_its_reason(tmp_path: Path) -> None:
     for name in (
         "descriptor_reserve",
         "max_unfinished_heads",
+        "max_body_memory",
         "max_spool",
         "out_spool",
         "max_body",

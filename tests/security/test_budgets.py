@@ -126,6 +126,50 @@ def test_all_bodies_together_may_not_take_more_of_the_disk(transport: str, tmp_p
             eventually(lambda: server.word(SPOOLED) == 0)
 
 
+def test_all_bodies_together_may_not_take_more_of_the_memory(
+    transport: str, tmp_path: Path
+) -> None:
+    """5,000 clients that withheld the end of a short body took 317 MiB."""
+    limits: dict[str, Any] = {
+        "body_memory": 1000,
+        "max_body_memory": 1500,
+        "max_spool": 2000,
+        "temp_dir": str(tmp_path),
+    }
+    unfinished, called, go = post(b"x" * 900, length=901), threading.Semaphore(0), threading.Event()
+
+    def application(environ: Environ, start_response: Any) -> Iterable[bytes]:
+        if environ["PATH_INFO"] == "/wait":
+            called.release()
+            go.wait(10)
+        start_response("200 OK", [])
+        return [environ["wsgi.input"].read()]
+
+    with serving(application, transport, threads=2, **limits) as server, ExitStack() as clients:
+        clients.callback(go.set)
+        held, spooled = hold(server, clients, unfinished, unfinished)
+        eventually(lambda: server.word(SPOOLED) == 900)  # the second is in a file
+        spooled.send(b"y")
+        assert spooled.read_response().body == b"x" * 900 + b"y"
+        eventually(lambda: server.word(SPOOLED) == 0)
+        held.reset()  # it gives its share back
+
+        # A request that waits for a thread has its share still.
+        for _ in range(2):
+            clients.enter_context(connect(server)).send(get("/wait"))
+            assert called.acquire(timeout=10)
+        (waiting,) = hold(server, clients, post(b"z" * 900))
+        (spooled,) = hold(server, clients, unfinished)
+        eventually(lambda: server.word(SPOOLED) == 900)
+        go.set()
+        assert waiting.read_response().body == b"z" * 900
+        spooled.send(b"y")
+        assert spooled.read_response().body == b"x" * 900 + b"y"
+        eventually(lambda: server.word(SPOOLED) == 0)
+        hold(server, clients, unfinished)
+        assert server.word(SPOOLED) == 0  # there is room again
+
+
 def test_a_body_that_ends_its_fast_beginning_has_a_window_for_the_rest(transport: str) -> None:
     """SECURITY 7: a byte a minute kept a body of 1 GiB for 24 days."""
     with (

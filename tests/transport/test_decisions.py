@@ -22,6 +22,8 @@ CONFIG = TransportConfig(
     max_descriptors=120,
     max_connections_per_client=10,
     max_unfinished_heads=50,
+    body_memory=1000,
+    max_body_memory=5000,
     max_spool=4 << 30,
     max_unsent=1 << 20,
     max_io_bound=100,
@@ -120,6 +122,16 @@ TABLE: dict[str, list[tuple[Sequence[Value], float]]] = {
         ((10_899.0, 100.0), False),
         ((10_900.0, 100.0), True),
         ((120.0, 100.0), False),
+    ],
+    # Bytes of a body in memory, and of all bodies.
+    "body_room": [
+        ((0, 0), 1000),
+        ((400, 400), 600),
+        ((1000, 1000), 0),
+        ((1001, 1001), 0),
+        ((0, 4500), 500),
+        ((400, 5000), 0),
+        ((400, 5001), 0),
     ],
     # The length of a body, what all workers have on the disk, and how much more it is.
     "spool_status": [

@@ -14,6 +14,7 @@ pub fn read_budgets(config: &Bound<'_, PyAny>) -> PyResult<Budgets> {
     Ok(Budgets {
         descriptors: size("max_descriptors")?,
         unfinished_heads: size("max_unfinished_heads")?,
+        bodies: large("max_body_memory")?,
         spool: large("max_spool")?,
         responses_spooled: large("max_responses_spooled")?,
         out_spool: large("out_spool")?,

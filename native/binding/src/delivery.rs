@@ -339,8 +339,9 @@ impl Delivery {
                 RequestBody::complete(connection, 0),
             ),
             Body::Collected(Spool::Memory(collected)) => {
+                let collected = collected.bytes();
                 let bytes = PyBytes::new_with(py, collected.len(), |bytes| {
-                    bytes.copy_from_slice(&collected);
+                    bytes.copy_from_slice(collected);
                     Ok(())
                 })?;
                 let file = self.bytes_io.call1(py, (bytes,))?;

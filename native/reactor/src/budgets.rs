@@ -9,6 +9,8 @@ pub struct Budgets {
     /// Descriptors that connections, temporary files and files to send may take in the worker.
     pub descriptors: usize,
     pub unfinished_heads: usize,
+    /// Bytes of bodies in memory that the application has not got yet.
+    pub bodies: u64,
     /// Bytes in temporary files of all workers.
     pub spool: u64,
     /// The same, where a response adds to them.
@@ -37,6 +39,7 @@ impl Default for Budgets {
         Budgets {
             descriptors: usize::MAX,
             unfinished_heads: usize::MAX,
+            bodies: u64::MAX,
             spool: u64::MAX,
             responses_spooled: u64::MAX,
             out_spool: 0,

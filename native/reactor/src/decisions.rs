@@ -129,6 +129,13 @@ pub fn disk_is_full(options: &Options, held: usize) -> bool {
     held.saturating_add(options.store_bytes) > options.max_storing
 }
 
+/// Return how many more bytes of a body may be held in memory, beside `body` bytes of it and `held`
+/// bytes of all bodies: those of a longer one are spooled.
+pub fn body_room(options: &Options, body: u64, held: u64) -> u64 {
+    let all = options.budgets.bodies.saturating_sub(held);
+    options.body_memory.saturating_sub(body).min(all)
+}
+
 /// Return the status that refuses `more` bytes for a temporary file; 0 if they may go there.
 pub fn spool_status(options: &Options, body: u64, spooled: u64, more: u64) -> u16 {
     if body > options.parser.body {
@@ -358,6 +365,7 @@ pub fn decide(options: &Options, name: &str, given: &[Option<f64>]) -> Option<f6
         )),
         "disk_is_full" => number(disk_is_full(options, whole(0) as usize)),
         "exceeds_body_time" => number(exceeds_body_time(budgets, time(0), time(1))),
+        "body_room" => body_room(options, whole(0), whole(1)) as f64,
         "spool_status" => f64::from(spool_status(options, whole(0), whole(1), whole(2))),
         "is_relieved" => number(is_relieved(budgets, whole(0))),
         "far_exceeds_unsent" => number(far_exceeds_unsent(budgets, whole(0))),

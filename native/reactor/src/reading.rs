@@ -401,12 +401,17 @@ fn parse(
     let verdict = loop {
         let event = parser.next_event_cached(&mut input, &options.parser, head, field_cache);
         if let (false, Some(spool)) = (matches!(event, Ok(Event::Data(_))), &mut exchange.spool) {
-            let status = shared.spooling.admit(options, spool, gathered.size());
+            let size = gathered.size();
+            let held = size as u64 <= shared.spooling.room(options, spool);
+            let status = match held || size == 0 {
+                true => 0,
+                false => shared.spooling.admit(options, spool, size),
+            };
             if status != 0 {
                 break Verdict::Refused(Box::new(Refusal::spool_full(status)));
             }
-            exchange.body_received += gathered.size() as u64;
-            if let Err(error) = gathered.add_to(spool, options.body_memory, &shared.spooling) {
+            exchange.body_received += size as u64;
+            if let Err(error) = gathered.add_to(spool, held, &shared.spooling) {
                 break Verdict::Refused(Box::new(Refusal::no_room(&error)));
             }
         }

@@ -17,7 +17,7 @@ use crate::rate_limit::siphash;
 use crate::refusal::Refusal;
 use crate::scoreboard::{ACCEPTED, CLIENT_CONNECTIONS, CONNECTIONS, DENIED, Scoreboard};
 use crate::slow_path_estimate::SlowPathEstimate;
-use crate::spool::Spooling;
+use crate::spool::{HeldCount, Spooling};
 use crate::stream::{Secure, Stream};
 use crate::sync::{Alarm, Flag, lock};
 use crate::sys::{self, Nanos, Peer};
@@ -130,6 +130,7 @@ impl Shared {
             spooling: Spooling {
                 scoreboard: Arc::clone(&scoreboard),
                 files: files.clone(),
+                held: HeldCount::default(),
                 disk: Disk::new(&options),
             },
             senders: Senders {

@@ -13,14 +13,60 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 /// A body that is being collected, in bounded memory.
 pub enum Spool {
-    Memory(Vec<u8>),
+    Memory(HeldBody),
     Disk(SpooledBody),
 }
 
 impl Default for Spool {
     fn default() -> Self {
-        Spool::Memory(Vec::new())
+        Spool::Memory(HeldBody::default())
     }
+}
+
+/// How many bytes of all bodies are in memory: of one transport.
+pub type HeldCount = Arc<AtomicU64>;
+
+/// A body in memory. It counts among the others until it is dropped.
+#[derive(Default)]
+pub struct HeldBody {
+    bytes: Vec<u8>,
+    /// None until there are bytes.
+    count: Option<HeldCount>,
+}
+
+impl HeldBody {
+    pub fn bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+
+    fn add(&mut self, data: &[u8], held: &HeldCount) -> io::Result<()> {
+        append(&mut self.bytes, data)?;
+        let count = self.count.get_or_insert_with(|| Arc::clone(held));
+        count.fetch_add(data.len() as u64, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// The bytes, which no longer count.
+    fn take(&mut self) -> Vec<u8> {
+        if let Some(count) = self.count.take() {
+            count.fetch_sub(self.bytes.len() as u64, Ordering::Relaxed);
+        }
+        std::mem::take(&mut self.bytes)
+    }
+}
+
+impl Drop for HeldBody {
+    fn drop(&mut self) {
+        self.take();
+    }
+}
+
+/// Append bytes, or fail: a limit larger than the memory must end the request, not the process.
+fn append(bytes: &mut Vec<u8>, data: &[u8]) -> io::Result<()> {
+    let room = bytes.try_reserve(data.len());
+    room.map_err(|_| io::Error::from_raw_os_error(libc::ENOMEM))?;
+    bytes.extend_from_slice(data);
+    Ok(())
 }
 
 /// The content in one block of input, to be kept at once.
@@ -55,37 +101,41 @@ impl<'a> Gathered<'a> {
     }
 
     /// Append all of it to `spool`; see [`Spool::add`].
-    pub fn add_to(
-        &mut self,
-        spool: &mut Spool,
-        memory: u64,
-        spooling: &Spooling,
-    ) -> io::Result<()> {
+    pub fn add_to(&mut self, spool: &mut Spool, held: bool, spooling: &Spooling) -> io::Result<()> {
         match std::mem::take(self) {
             Gathered::Nothing => Ok(()),
-            Gathered::Piece(data) => spool.add(data, memory, spooling),
-            Gathered::Pieces(all) => spool.add(&all, memory, spooling),
+            Gathered::Piece(data) => spool.add(data, held, spooling),
+            Gathered::Pieces(all) => spool.add(&all, held, spooling),
         }
     }
 }
 
-/// What all temporary files take: descriptors, and bytes of the disk.
+/// What all bodies take: memory, descriptors, and bytes of the disk.
 #[derive(Clone)]
 pub struct Spooling {
     pub scoreboard: Arc<Scoreboard>,
     pub files: FileCount,
+    pub held: HeldCount,
     /// Opens, writes and closes their files.
     pub disk: Disk,
 }
 
 impl Spooling {
-    /// Return the status that refuses `more` bytes of a body; 0 if they may come.
+    /// How many more bytes of a body may be held in memory; none once it is in a file.
+    pub fn room(&self, options: &Options, spool: &Spool) -> u64 {
+        match spool {
+            Spool::Memory(_) => {
+                let held = self.held.load(Ordering::Relaxed);
+                decisions::body_room(options, spool.size(), held)
+            }
+            Spool::Disk(_) => 0,
+        }
+    }
+
+    /// Return the status that refuses `more` bytes of a body for its file; 0 if they may come.
     pub fn admit(&self, options: &Options, spool: &Spool, more: usize) -> u16 {
         let more = more as u64;
         let body = spool.size() + more;
-        if more == 0 || body <= options.body_memory {
-            return 0;
-        }
         let more = match spool {
             Spool::Memory(_) => body,
             Spool::Disk(..) => more,
@@ -143,7 +193,7 @@ impl Spool {
     /// Bytes collected so far.
     pub fn size(&self) -> u64 {
         match self {
-            Spool::Memory(bytes) => bytes.len() as u64,
+            Spool::Memory(body) => body.bytes.len() as u64,
             Spool::Disk(body) => body.size,
         }
     }
@@ -156,29 +206,22 @@ impl Spool {
         }
     }
 
-    /// Append `data`, to be written later where it exceeds `memory`; fails where there is not enough
-    /// memory for it.
-    pub fn add(&mut self, data: &[u8], memory: u64, spooling: &Spooling) -> io::Result<()> {
-        if let Spool::Memory(bytes) = self {
-            if bytes.len() as u64 + data.len() as u64 > memory {
-                let unwritten = std::mem::take(bytes);
-                *self = Spool::Disk(SpooledBody::new(unwritten, spooling));
+    /// Append `data`; unless it is `held` in memory, the whole body is to be written. Fails where
+    /// there is not enough memory for it.
+    pub fn add(&mut self, data: &[u8], held: bool, spooling: &Spooling) -> io::Result<()> {
+        if let Spool::Memory(body) = self {
+            if held {
+                return body.add(data, &spooling.held);
             }
+            *self = Spool::Disk(SpooledBody::new(body.take(), spooling));
         }
-        let bytes = match self {
-            Spool::Memory(bytes) => bytes,
-            Spool::Disk(body) => {
-                body.size += data.len() as u64;
-                if let Some(share) = &body.share {
-                    share.add(data.len() as u64);
-                }
-                &mut body.unwritten
+        if let Spool::Disk(body) = self {
+            body.size += data.len() as u64;
+            if let Some(share) = &body.share {
+                share.add(data.len() as u64);
             }
-        };
-        // A limit larger than the memory must end the request, not the process.
-        let room = bytes.try_reserve(data.len());
-        room.map_err(|_| io::Error::from_raw_os_error(libc::ENOMEM))?;
-        bytes.extend_from_slice(data);
+            append(&mut body.unwritten, data)?;
+        }
         Ok(())
     }
 
@@ -270,6 +313,7 @@ mod tests {
         Spooling {
             scoreboard: Arc::new(scoreboard(1)),
             files: FileCount::default(),
+            held: HeldCount::default(),
             disk: Disk::new(&crate::tests::bench::options()),
         }
     }
@@ -279,16 +323,18 @@ mod tests {
         let mut spool = Spool::default();
         let mut gathered = Gathered::default();
         let spooling = spooling();
-        gathered.add_to(&mut spool, 4, &spooling).unwrap();
+        gathered.add_to(&mut spool, true, &spooling).unwrap();
         assert_eq!(spool.size(), 0);
         gathered.add(b"ab");
         assert!(matches!(gathered, Gathered::Piece(b"ab")));
-        gathered.add_to(&mut spool, 4, &spooling).unwrap();
+        gathered.add_to(&mut spool, true, &spooling).unwrap();
         assert_eq!((spool.size(), spool.unwritten()), (2, 0));
+        assert_eq!(spooling.held.load(Ordering::Relaxed), 2);
         for piece in [b"c", b"d", b"e"] {
             gathered.add(piece);
         }
-        gathered.add_to(&mut spool, 4, &spooling).unwrap();
+        gathered.add_to(&mut spool, false, &spooling).unwrap();
+        assert_eq!(spooling.held.load(Ordering::Relaxed), 0);
         assert!(matches!(gathered, Gathered::Nothing));
         assert_eq!((spool.size(), spool.unwritten()), (5, 5));
         spool.write_out(&std::env::temp_dir()).unwrap();
@@ -307,7 +353,7 @@ mod tests {
         let spooling = spooling();
         let (go, wait) = std::sync::mpsc::channel::<()>();
         let mut spool = Spool::default();
-        spool.add(b"abcde", 4, &spooling).unwrap();
+        spool.add(b"abcde", false, &spooling).unwrap();
         spool.write_out(&std::env::temp_dir()).unwrap();
         let disk = &spooling.disk;
         disk.run(0, move || wait.recv().unwrap()).unwrap();

@@ -19,16 +19,10 @@ use std::sync::Arc;
 /// as many as the memory takes that the connection may have for itself.
 pub fn room(shared: &Shared, state: &ConnectionState) -> usize {
     match &state.exchange.spool {
-        Some(spool) if shared.spooling.disk.is_full(&shared.options) => match spool {
-            Spool::Memory(bytes) => {
-                let left = shared
-                    .options
-                    .body_memory
-                    .saturating_sub(bytes.len() as u64);
-                usize::try_from(left).unwrap_or(usize::MAX)
-            }
-            Spool::Disk(_) => 0,
-        },
+        Some(spool) if shared.spooling.disk.is_full(&shared.options) => {
+            let left = shared.spooling.room(&shared.options, spool);
+            usize::try_from(left).unwrap_or(usize::MAX)
+        }
         _ => usize::MAX,
     }
 }

@@ -40,11 +40,14 @@ descriptor before they run another one would take minutes.
 LEAST_UNSENT, MOST_UNSENT = 16 << 20, 512 << 20
 """Less would cut off clients that read a few large pages; more than this helps no client."""
 
+LEAST_BODY_MEMORY, MOST_BODY_MEMORY = 4 << 20, 512 << 20
+"""Less would write the forms of a moment's burst to the disk; more than this helps no client."""
+
 LEAST_LOG_QUEUE, MOST_LOG_QUEUE = 1 << 20, 8 << 20
 """Less would lose lines of a moment's burst; more than this is no use to a log that has stalled."""
 
-UNSENT_WITHOUT_FACTS = 64 << 20
-"""Unsent bytes where the size of the memory is not known."""
+SHARE_WITHOUT_FACTS = 64 << 20
+"""An eighth of a worker's memory where the size of the memory is not known."""
 
 MOST_OUT_SPOOL = 1 << 30
 """One response takes no more of the disk, as with nginx: a client that needs more waits."""
@@ -77,6 +80,8 @@ class Budgets:
     max_descriptors: int
     """Descriptors that the transport may have open: the rest is the application's."""
     max_unfinished_heads: int
+    max_body_memory: int
+    """Bytes of request bodies in memory."""
     max_spool: int
     """Bytes in temporary files, of all workers together."""
     out_spool: int
@@ -155,6 +160,9 @@ def budgets(settings: Settings, known: Facts) -> Budgets:
     half = max(1, settings.max_connections // 2)
     heads = half if memory is None else min(half, memory // 8 // settings.limit_request_head)
     heads = decided("max_unfinished_heads", max(1, heads), f"{share}, half of max_connections")
+    eighth = SHARE_WITHOUT_FACTS if memory is None else memory // 8
+    bodies = max(LEAST_BODY_MEMORY, min(eighth, MOST_BODY_MEMORY))
+    bodies = decided("max_body_memory", bodies, share, size=True)
     spool = decided("max_spool", *_spool(known), size=True)
     out_spool = decided(
         "out_spool",
@@ -162,9 +170,7 @@ def budgets(settings: Settings, known: Facts) -> Budgets:
         "an eighth of max_spool, at most 1GiB",
         size=True,
     )
-    unsent = UNSENT_WITHOUT_FACTS
-    if memory is not None:
-        unsent = max(LEAST_UNSENT, min(memory // 8, MOST_UNSENT))
+    unsent = max(LEAST_UNSENT, min(eighth, MOST_UNSENT))
     unsent = decided("max_unsent", unsent, share, size=True)
     decided("log_queue", settings.log_queue, "")
     waiting = MOST_LOG_QUEUE
@@ -172,7 +178,7 @@ def budgets(settings: Settings, known: Facts) -> Budgets:
         waiting = max(LEAST_LOG_QUEUE, min(memory // 64, MOST_LOG_QUEUE))
     waiting = decided("log_queue_bytes", waiting, share, size=True)
     # What fits into memory needs no disk.
-    longest = max(spool, settings.body_memory)
+    longest = max(spool, min(settings.body_memory, bodies))
     lowered = longest < settings.max_body
     body = min(settings.max_body, longest)
     because = "lowered to max_spool" if lowered else f"from {settings.source_of('max_body')}"
@@ -180,6 +186,7 @@ def budgets(settings: Settings, known: Facts) -> Budgets:
     return Budgets(
         max_descriptors=descriptors,
         max_unfinished_heads=heads,
+        max_body_memory=bodies,
         max_spool=spool,
         out_spool=out_spool,
         max_unsent=unsent,

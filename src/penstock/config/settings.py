@@ -667,6 +667,15 @@ class Settings:
         reason="A head takes milliseconds unless its client means harm, and holds memory "
         "meanwhile.",
     )
+    max_body_memory: int | Literal["auto"] = option(
+        _OPTIONAL_BYTES,
+        _AUTO,
+        section="Limits",
+        help="Bytes of request bodies in memory of all connections of a worker together; beyond it "
+        "bodies go to temporary files, however short they are. auto takes an eighth of the "
+        "worker's memory, from 4MiB to 512MiB.",
+        reason="Clients that send a part of a body and then wait must not use up the memory.",
+    )
     max_spool: int | Literal["auto"] = option(
         _BYTES,
         _AUTO,

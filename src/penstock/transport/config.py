@@ -99,6 +99,8 @@ class TransportConfig:
     max_descriptors: int = 1 << 20
     """Descriptors that connections, temporary files and files to send may take in the worker."""
     max_unfinished_heads: int = 5_000
+    max_body_memory: int = 64 * 1024 * 1024
+    """Bytes of all bodies of the worker that are in memory, until the application gets them."""
     max_spool: int = 1 << 40
     """Bytes in temporary files of all workers: the sum of SPOOLED over the scoreboard's slots."""
     out_spool: int = 64 * 1024 * 1024
@@ -218,7 +220,7 @@ class TransportConfig:
     the disk's thread, and going on after that, costs two thread switches."""
     max_storing: int = 16 * 1024 * 1024
     """The most bytes of all bodies that wait for the disk. While there are as many, no more is read
-    of bodies that `body_memory` does not hold."""
+    of bodies that are not held in memory."""
     disk_idle_seconds: float = 1.0
     """The disk's thread ends when it has had nothing to do for this long: few workers get long
     bodies all the time, and a thread is soon started."""

@@ -184,6 +184,14 @@ def exceeds_body_time(config: TransportConfig, deadline: float, began: float) ->
     return deadline >= began + config.max_body_time
 
 
+def body_room(config: TransportConfig, body: int, held: int) -> int:
+    """Return how many more bytes of a body may be held in memory; a longer one is spooled.
+
+    ``body`` bytes of it are in memory, and ``held`` bytes of all bodies of the worker.
+    """
+    return max(0, min(config.body_memory - body, config.max_body_memory - held))
+
+
 def spool_status(config: TransportConfig, body: int, spooled: int, more: int) -> int:
     """Return the status that refuses ``more`` bytes for a temporary file; 0 if they may go there.
 

@@ -33,14 +33,13 @@ MOST_BLOCKS = 512
 class BodySpool:
     """Collects a request body of any size in bounded memory.
 
-    What exceeds the memory waits until `write_out` writes it, which another thread may do while no
-    part of the body is added.
+    What is not held in memory waits until `write_out` writes it, which another thread may do while
+    no part of the body is added.
     """
 
-    __slots__ = ("_blocks", "_directory", "_file", "_memory_limit", "error", "size", "unwritten")
+    __slots__ = ("_blocks", "_directory", "_file", "error", "size", "unwritten")
 
-    def __init__(self, memory_limit: int, directory: str | None) -> None:
-        self._memory_limit = memory_limit
+    def __init__(self, directory: str | None) -> None:
         self._directory = directory
         self._file: BinaryIO | None = None
         self._blocks: list[bytes | bytearray] = []  # all of the body, or what is to be written
@@ -50,10 +49,13 @@ class BodySpool:
         self.error: OSError | None = None
         """Why what was to be written could not be."""
 
-    def add(self, data: bytes) -> None:
-        """Append ``data``, to be written later where it exceeds the memory."""
+    def add(self, data: bytes, *, held: bool) -> None:
+        """Append ``data``; unless it is ``held`` in memory, the whole body is to be written.
+
+        Once a part was not held, none is any more.
+        """
         before, self.size = self.size, self.size + len(data)
-        if self.size > self._memory_limit:
+        if not held:
             self.unwritten += len(data) if self.unwritten or self._file is not None else self.size
         blocks = self._blocks
         if len(data) >= SMALL_BYTES or not before:

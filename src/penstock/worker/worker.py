@@ -91,6 +91,7 @@ def transport_config(settings: Settings, budgets: Budgets, **given: Any) -> Tran
     for name in (
         "max_descriptors",
         "max_unfinished_heads",
+        "max_body_memory",
         "max_spool",
         "out_spool",
         "max_unsent",

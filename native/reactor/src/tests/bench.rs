@@ -604,7 +604,7 @@ fn socket_events(input: bool, room: bool, ended: bool, broken: bool) -> SocketEv
 /// The bytes of a body that has arrived.
 pub fn body_of(body: &Body) -> Vec<u8> {
     match body {
-        Body::Collected(Spool::Memory(bytes)) => bytes.clone(),
+        Body::Collected(Spool::Memory(held)) => held.bytes().to_vec(),
         Body::Collected(Spool::Disk(body)) => {
             let mut bytes = vec![0; body.size() as usize];
             let read = crate::sys::read_at(body.descriptor().unwrap(), &mut bytes, 0).unwrap();

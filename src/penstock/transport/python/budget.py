@@ -15,7 +15,12 @@ from penstock.telemetry.scoreboard import (
     OUT_SPOOLED,
     SPOOLED,
 )
-from penstock.transport.decisions import SpoolRefusal, out_spool_refusal, spool_status
+from penstock.transport.decisions import (
+    SpoolRefusal,
+    body_room,
+    out_spool_refusal,
+    spool_status,
+)
 
 if TYPE_CHECKING:
     from penstock.telemetry.scoreboard import Slot
@@ -25,7 +30,7 @@ if TYPE_CHECKING:
 class Budget:
     """Counts that any thread changes, under a lock that is held for a few additions."""
 
-    __slots__ = ("_config", "_lock", "_scoreboard", "_words", "files", "unsent")
+    __slots__ = ("_config", "_lock", "_scoreboard", "_words", "bodies", "files", "unsent")
 
     def __init__(self, config: TransportConfig, slot: Slot) -> None:
         self._config = config
@@ -34,6 +39,8 @@ class Budget:
         self._lock = threading.Lock()
         self.files = 0
         """Open files: spooled bodies and responses, and files that are being sent."""
+        self.bodies = 0
+        """Bytes of request bodies in memory that the application has not got yet."""
         self.unsent = 0
         """Bytes of responses in memory that the kernel has not taken."""
 
@@ -46,6 +53,22 @@ class Budget:
         """Count a file that was closed."""
         with self._lock:
             self.files -= 1
+
+    def hold_body(self, body: int, more: int) -> bool:
+        """Count ``more`` bytes of a body in memory, if they may be held there.
+
+        ``body`` is how many bytes of it are in memory already.
+        """
+        with self._lock:
+            if more > body_room(self._config, body, self.bodies):
+                return False
+            self.bodies += more
+            return True
+
+    def release_body(self, count: int) -> None:
+        """Count bytes of a body that are no longer in memory, or are the application's."""
+        with self._lock:
+            self.bodies -= count
 
     def change_unsent(self, count: int) -> None:
         """Count ``count`` unsent bytes more, or fewer where it is negative."""

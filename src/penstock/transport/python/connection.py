@@ -32,6 +32,7 @@ from penstock.telemetry.scoreboard import HANDSHAKES_FAILED
 from penstock.transport.decisions import (
     Holding,
     accepts_scheme,
+    body_room,
     disk_is_full,
     drain_patience,
     linger_deadline,
@@ -519,7 +520,9 @@ class Connection:
         if not disk_is_full(loop.config, loop.disk.held):
             return most
         assert self.exchange is not None
-        return max(0, min(most, loop.config.body_memory - self.exchange.body_received))
+        if self.exchange.spooled:
+            return 0
+        return min(most, body_room(loop.config, self.exchange.held, loop.budget.bodies))
 
     def _store(self) -> None:
         """Have written what has come of the body, and read no more until that is done.
@@ -606,7 +609,7 @@ class Connection:
             if streams and not loop.own_answers.wants(request):
                 exchange.streamed = StreamedBody(request)
             else:
-                exchange.spool = BodySpool(loop.config.body_memory, loop.config.temp_dir)
+                exchange.spool = BodySpool(loop.config.temp_dir)
                 if request.expect_continue and not self.parser.buffered:
                     self._send_continue(exchange)
         return exchange

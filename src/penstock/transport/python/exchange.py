@@ -106,6 +106,7 @@ class PythonExchange:
         "first_byte_at",
         "handed_out_at",
         "head_at",
+        "held",
         "interim",
         "io_bound",
         "queue_time",
@@ -140,6 +141,7 @@ class PythonExchange:
         self.head_at = connection.loop.now  # when the request's head was complete
         self.body_at: float | None = None  # when its body was; None for one that is streamed
         self.spool: BodySpool | None = None  # what has come of a body that is read beforehand
+        self.held = 0  # how many bytes of it are in memory, until a thread gets it
         self.spooled = 0  # how many bytes of it are in a temporary file
         self.body_received = 0  # bytes of the body, without framing
         self.streamed: StreamedBody | None = None
@@ -179,22 +181,33 @@ class PythonExchange:
     def spool_body(self, data: bytes) -> None:
         """Keep a part of the body; raises `ProtocolError` (413, 507) where there is no room."""
         assert self.spool is not None
-        self.body_received += len(data)
-        loop = self.connection.loop
-        if self.body_received > loop.config.body_memory:
-            more = self.body_received - self.spooled
-            loop.budget.take_spool(self.body_received, more)
+        more = len(data)
+        budget = self.connection.loop.budget
+        held = not self.spooled and budget.hold_body(self.held, more)
+        self.body_received += more
+        if held:
+            self.held += more
+        else:
+            budget.take_spool(self.body_received, self.body_received - self.spooled)
             if not self.spooled:
-                loop.budget.take_file()
+                budget.take_file()
+                self.release_held()
             self.spooled = self.body_received
-        self.spool.add(data)
+        self.spool.add(data, held=held)
         if self.trace is not None:
             self.trace.body_received(data, self.connection.parser.buffered)
+
+    def release_held(self) -> None:
+        """Give the share of the budget back that the body has in memory."""
+        held, self.held = self.held, 0
+        if held:
+            self.connection.loop.budget.release_body(held)
 
     def drop_spool(self) -> None:
         """Drop what has come of the body, where the request does not get to the application."""
         spool, self.spool = self.spool, None
         if spool is None:
+            self.release_held()
             self.give_spool_back()
         else:
             self._close_spooled(spool.close)
@@ -211,6 +224,7 @@ class PythonExchange:
         Closing frees what the file takes of the disk, and waits for it. It comes behind what that
         thread may be writing to the file.
         """
+        self.release_held()
         size, self.spooled = self.spooled, 0
         if not size:
             return

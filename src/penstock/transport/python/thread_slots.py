@@ -74,6 +74,8 @@ class ThreadSlots:
     def begin(self, thread: ThreadSlot, exchange: PythonExchange) -> None:
         """Record that a thread calls the application with an exchange."""
         since = exchange.handed_out_at = time.monotonic_ns()
+        if exchange.held:
+            exchange.release_held()  # from now on its body is the application's
         allowed = self._timeout_ns
         if self._timeout_for is not None:
             allowed = self._ask_timeout(self._timeout_for, exchange)
