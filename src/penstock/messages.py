@@ -143,7 +143,7 @@ MAX_BODY_LOWERED: Final = Message(
     "PEN-1050",
     WARNING,
     "request bodies over %(bytes)d bytes will be answered with 413, where max_body is %(max_body)d:"
-    " max_spool is %(reason)s; set --temp-dir to a directory with more room",
+    " max_spool is less (%(reason)s); set --temp-dir to a directory with more room, or --max-spool",
     "All request bodies together may take `max_spool` bytes on the disk: by default a quarter of"
     " the free space of `temp_dir` at the start, or of the memory where that directory is in"
     " memory. No single body may be longer. This is logged where ordinary uploads may not fit, or"

@@ -15,7 +15,7 @@ from penstock.config.budgets import (
     Budgets,
     Facts,
     budgets,
-    needs_warning,
+    lowering_notice,
 )
 from penstock.config.settings import Settings
 from penstock.config.sources import settings_from_kwargs
@@ -105,7 +105,9 @@ def test_a_spool_budget_that_lowers_what_was_asked_for_or_is_small_is_reported(
     given: dict[str, object], known: Facts, warned: bool
 ) -> None:
     settings = settings_from_kwargs(**given)
-    assert needs_warning(settings, budgets(settings, known)) is warned
+    notice = lowering_notice(settings, budgets(settings, known))
+    assert (notice is not None) is warned
+    assert notice is None or "--temp-dir" in notice.render()
 
 
 @pytest.mark.parametrize(
@@ -210,6 +212,25 @@ def test_a_bad_network_is_refused(given: str) -> None:
         settings_from_kwargs(deny=[given])
 
 
+@pytest.mark.parametrize(
+    ("given", "meant"),
+    [
+        ("::ffff:192.0.2.1", "192.0.2.1/32"),
+        ("::ffff:192.0.2.0/120", "192.0.2.0/24"),
+        ("::ffff:0:0/96", "0.0.0.0/0"),
+        ("2001:db8::/32", "2001:db8::/32"),
+        ("::/0", "::/0"),
+    ],
+)
+def test_a_network_of_mapped_addresses_is_one_of_ipv4(given: str, meant: str) -> None:
+    assert settings_from_kwargs(deny=[given], allow=[given]).deny == (meant,)
+    if meant.endswith("/0"):
+        with pytest.raises(SettingsError, match=r"not 0\.0\.0\.0/0"):
+            settings_from_kwargs(forwarded_allow_ips=[given])
+    else:
+        assert settings_from_kwargs(forwarded_allow_ips=[given]).forwarded_allow_ips == (meant,)
+
+
 def test_the_file_system_of_a_directory_is_known(tmp_path: Path) -> None:
     free = free_bytes(str(tmp_path))
     assert free is not None
@@ -245,3 +266,20 @@ def test_check_prints_each_budget_with_its_reason(tmp_path: Path) -> None:
         "max_body",
     ):
         assert f"\n  {name} " in lines
+    # What is off by default comes with figures to begin with.
+    clients = lines.partition("what one client may take:")[2]
+    assert "\n  max_connections_per_client = 0: Behind a proxy that" in clients
+    assert "On the open internet, 100/s,400 stops a script" in clients
+
+
+def test_check_names_the_source_of_a_clients_share_and_warns_of_a_small_spool(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "hello.py").write_text("def app(environ, start_response): return []\n")
+    run = subprocess.run(
+        [sys.executable, "-m", "penstock", "--check", "--max-requests-per-client", "7/s",
+         "--max-spool", "2MiB", "--transport", "python", "hello:app"],
+        cwd=tmp_path, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert "max_requests_per_client = 7/s,7: from --max-requests-per-client" in run.stdout
+    assert "PEN-1050 request bodies over 2097152 bytes will be answered with 413" in run.stderr

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from penstock.edge.client import compile_networks
+from penstock.edge.forwarded import ForwardedPolicy
 from penstock.edge.rate_limit import RateLimit, RateTable
 from penstock.http1 import ParserLimits
 from penstock.telemetry.scoreboard import (
@@ -278,6 +279,16 @@ def test_a_client_has_a_number_of_connections(transport: str) -> None:
         with connect(server) as later:
             later.send(get())
             assert later.read_response().status == 200
+
+
+def test_a_trusted_proxy_has_as_many_connections_as_it_likes(transport: str) -> None:
+    trusted = ForwardedPolicy.of(["127.0.0.0/8"], ["x-forwarded-proto"], drops=False)
+    limits: dict[str, Any] = {"max_connections_per_client": 1, "forwarded": trusted}
+    with serving(Recorder(), transport, **limits) as server, ExitStack() as clients:
+        for client in [clients.enter_context(connect(server)) for _ in range(3)]:
+            client.send(get())
+            assert client.read_response().status == 200
+        assert server.word(CLIENT_CONNECTIONS) == 0
 
 
 def test_a_client_has_a_number_of_requests_by_time(transport: str) -> None:

@@ -318,7 +318,8 @@ impl Shared {
             return Some(DENIED);
         }
         let budgets = &self.options.budgets;
-        if budgets.connections_per_client == 0 {
+        // The connections of a trusted proxy are of all its clients.
+        if budgets.connections_per_client == 0 || self.options.forwarded.peers.trusts(peer) {
             return None;
         }
         let clients = lock(&self.clients);

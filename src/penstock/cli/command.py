@@ -223,7 +223,7 @@ def _serve(spec: str, settings: Settings) -> int:
 def _check(spec: str, settings: Settings) -> int:
     """Load all that a start loads, but bind no address: a server may be running on it."""
     from penstock.app.loading import load_application
-    from penstock.config.budgets import budgets, facts
+    from penstock.config.budgets import PER_CLIENT, budgets, facts, lowering_notice
     from penstock.config.checks import check_log_places, chosen_transport, has_tls
     from penstock.config.identity import identity_of
     from penstock.config.settings import OPTIONS
@@ -248,8 +248,14 @@ def _check(spec: str, settings: Settings) -> int:
     computed = budgets(settings, facts(settings))
     lines.append("budgets of a worker, and max_spool for all of them:")
     lines += [f"  {name:<24} = {value}: {because}" for name, value, because in computed.reasons]
+    lines.append("what one client may take:")
+    for name in PER_CLIENT:
+        source = settings.source_of(name)
+        because = OPTIONS[name].reason if source == "default" else f"from {source}"
+        lines.append(f"  {name} = {shown[name]}: {because}")
     print_out("\n".join([*lines, *settings.notes, ""]))
-    for warning in settings.warnings:
+    lowered = lowering_notice(settings, computed)
+    for warning in (*settings.warnings, *([] if lowered is None else [lowered])):
         say("warning", warning.render())
     return 0
 

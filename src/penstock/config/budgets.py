@@ -12,12 +12,17 @@ from typing import TYPE_CHECKING
 
 from penstock.config.options import show_size
 from penstock.config.worker_count import SUPERVISOR_BYTES, count_workers
+from penstock.messages import MAX_BODY_LOWERED
 from penstock.system.cgroups import Cgroups
 from penstock.system.file_systems import free_bytes, is_in_memory
 from penstock.system.temporary_files import default_directory
 
 if TYPE_CHECKING:
     from penstock.config.settings import Settings
+    from penstock.messages import Notice
+
+PER_CLIENT = ("max_connections_per_client", "max_requests_per_client")
+"""The settings that bound what one client may take, which are off by default."""
 
 MOST_RESERVED = 512
 """Descriptors that are left to the application at most, unless the setting says more.
@@ -204,11 +209,16 @@ def own_budgets(settings: Settings) -> Budgets:
     return budgets(settings, here)
 
 
-def needs_warning(settings: Settings, computed: Budgets) -> bool:
-    """Return True if the operator should know that the spool budget lowers ``max_body``."""
+def lowering_notice(settings: Settings, computed: Budgets) -> Notice | None:
+    """Return what the operator should know where the spool budget lowers ``max_body``."""
     if not computed.max_body_lowered:
-        return False
-    return "max_body" in settings.sources or computed.max_body < SMALL_SPOOL
+        return None
+    if "max_body" not in settings.sources and computed.max_body >= SMALL_SPOOL:
+        return None
+    reasons = {name: because for name, _, because in computed.reasons}
+    return MAX_BODY_LOWERED.notice(
+        bytes=computed.max_body, max_body=settings.max_body, reason=reasons["max_spool"]
+    )
 
 
 def _spool(known: Facts) -> tuple[int, str]:

@@ -10,7 +10,10 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Generic, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
+
+if TYPE_CHECKING:
+    from ipaddress import IPv4Network, IPv6Network
 
 T = TypeVar("T")
 S = TypeVar("S", bound=str)
@@ -31,6 +34,9 @@ _DURATION_UNITS = {"": 1.0, "ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
 _WITH_UNIT = re.compile(r"([0-9]+(?:\.[0-9]+)?)[ ]?([A-Za-z]*)", re.ASCII)
 _RATE_UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0}
 _RATE = re.compile(r"([0-9]{1,9})/([smh])(?:, ?([0-9]{1,9}))?", re.ASCII)
+_MAPPED_BITS = 96
+"""What an address of IPv4 in the form of IPv6 begins with: ``::ffff:0:0/96``."""
+
 _NETWORK = "an address or a network such as 10.0.0.0/8 or 2001:db8::/32, without bits beyond it"
 _FIELD_NAME = re.compile(r"[!#$%&'*+\-.^`|~0-9a-z]+")  # a token, without the underscore
 _FIELD_VALUE = re.compile(r"[!-+\--~]+")  # visible, and no comma, which separates values
@@ -281,11 +287,24 @@ def networks() -> Kind[tuple[str, ...]]:
     """Return the kind of lists of networks and addresses of IPv4 and IPv6; ``none`` is empty."""
 
     def convert_one(value: object) -> str:
-        from ipaddress import ip_network  # where there are any only, to keep the start short
-
-        return str(ip_network(_text(value).strip()))
+        return str(_network(_text(value).strip()))
 
     return listing_or_none(Kind(_NETWORK, "NETWORK", convert_one))
+
+
+def _network(text: str) -> IPv4Network | IPv6Network:
+    """Return a network. One of mapped addresses (``::ffff:192.0.2.1``) is that of IPv4.
+
+    In this form a socket for both families shows the clients of IPv4, whose addresses the server
+    reads as those of IPv4: the network would match none. Raises ``ValueError``.
+    """
+    from ipaddress import IPv4Network, IPv6Network, ip_network  # where there are any only
+
+    network = ip_network(text)
+    if not isinstance(network, IPv6Network) or network.prefixlen < _MAPPED_BITS:
+        return network
+    first = network.network_address.ipv4_mapped
+    return network if first is None else IPv4Network((first, network.prefixlen - _MAPPED_BITS))
 
 
 def peers() -> Kind[tuple[str, ...]]:
@@ -299,9 +318,7 @@ def peers() -> Kind[tuple[str, ...]]:
         text = _text(value).strip()
         if text in ("unix", "*"):
             return text
-        from ipaddress import ip_network
-
-        network = ip_network(text)
+        network = _network(text)
         if not network.prefixlen:
             raise ValueError(value)
         return str(network)

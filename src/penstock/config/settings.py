@@ -616,9 +616,11 @@ class Settings:
         section="Limits",
         also_called=("limit_conn", "limit_conn_per_ip"),
         help="Open connections of one client to a worker; further ones are closed at once. A "
-        "client is an IPv4 address, or a /64 network of IPv6. 0 means no limit.",
-        reason="Behind a proxy, all clients have one address. On the open internet, 100 is enough "
-        "for a browser, and for some hundred people behind one address.",
+        "client is an IPv4 address, or a /64 network of IPv6: that of the socket, or of the PROXY "
+        "header. There is no limit for the proxies of forwarded_allow_ips. 0 means no limit.",
+        reason="Behind a proxy that forwarded_allow_ips does not name, all clients have one "
+        "address. On the open internet, 100 is enough for a browser, and for some hundred people "
+        "behind one address.",
     )
     max_requests_per_client: Rate | None = option(  # noqa: RUF009 -- it declares a field
         _RATES,
@@ -627,8 +629,8 @@ class Settings:
         also_called=("limit_req", "rate_limit"),
         help="Requests of one client to all workers together: a rate, and how many may come at "
         "once; more are answered with 429.",
-        reason="Behind a proxy, all clients have one address. On the open internet, 100/s,400 "
-        "stops a script, and no browser.",
+        reason="Behind a proxy that the server does not believe about its clients, all of them "
+        "have one address. On the open internet, 100/s,400 stops a script, and no browser.",
     )
     allow: tuple[str, ...] = option(
         _NETWORKS,
@@ -636,7 +638,8 @@ class Settings:
         section="Limits",
         repeatable=True,
         help="Network whose clients may connect; may be given several times. With it, all others "
-        "may not. Where several networks of --allow and --deny match, the smallest one counts.",
+        "may not, except those of unix sockets. Where several networks of --allow and --deny "
+        "match, the smallest one counts.",
         reason="Every client that can reach the address may connect.",
     )
     deny: tuple[str, ...] = option(
@@ -729,7 +732,8 @@ class Settings:
         section="Limits",
         is_file=True,
         also_called=("worker_tmp_dir", "tmp_upload_dir"),
-        help="Directory for the temporary files of long request bodies.",
+        help="Directory for the temporary files of long request bodies, and of streamed responses "
+        "whose clients read slowly.",
         reason="The directory of the system, which TMPDIR can change.",
     )
 
@@ -1105,8 +1109,10 @@ class Settings:
         extra_flags=("-n",),
         command_only=True,
         also_called=("proc_name", "procname"),
-        help="Name in the titles of the processes (where the package setproctitle is installed).",
-        reason="The name of the application as it was typed.",
+        help="Name in the titles of the processes (where the package setproctitle is installed), "
+        "and of the control socket: NAME.sock.",
+        reason="The name of the application as it was typed; for the socket, the first address of "
+        "bind.",
     )
 
     # -- Logs --------------------------------------------------------------------------------------
@@ -1172,8 +1178,9 @@ class Settings:
         is_file=True,
         command_only=True,
         also_called=("logconfig", "logconfig_json", "log_config_json"),
-        help="Configuration of Python's logging, applied in each process: a dictConfig in TOML or "
-        "JSON, or an ini file of logging.config.fileConfig.",
+        help="Configuration of Python's logging, applied in each process (as root with --user, "
+        "in the workers alone): a dictConfig in TOML or JSON, or an ini file of "
+        "logging.config.fileConfig.",
         reason="The server and the application write with what each of them sets.",
     )
     trace: bool = option(

@@ -14,7 +14,7 @@ from contextlib import ExitStack, suppress
 from typing import TYPE_CHECKING, NoReturn
 
 from penstock import __version__, messages
-from penstock.config.budgets import budgets, facts, needs_warning, possible_descriptors
+from penstock.config.budgets import budgets, facts, lowering_notice, possible_descriptors
 from penstock.config.checks import chosen_transport, has_tls
 from penstock.config.settings import OPTIONS
 from penstock.system.memory import keep_what_is_loaded
@@ -412,12 +412,9 @@ def check_room_for_files(settings: Settings, logger: logging.Logger) -> None:
 
 def check_spool(settings: Settings, logger: logging.Logger) -> None:
     """Warn where the room for request bodies is less than what the settings allow."""
-    computed = budgets(settings, facts(settings))
-    if needs_warning(settings, computed):
-        reasons = {name: because for name, _, because in computed.reasons}
-        messages.MAX_BODY_LOWERED.log(
-            logger, bytes=computed.max_body, max_body=settings.max_body, reason=reasons["max_spool"]
-        )
+    lowered = lowering_notice(settings, budgets(settings, facts(settings)))
+    if lowered is not None:
+        lowered.log(logger)
 
 
 def check_temp_dir(settings: Settings, logger: logging.Logger) -> None:

@@ -151,21 +151,22 @@ fn a_place_in_the_count_goes_to_a_thread_that_came_back_before_a_new_one_is_star
     assert_eq!(count.leave(&shared, &second), Leave::Refused); // max_io_bound
     assert!(!second.has_left() && !second.is_missing());
     assert_eq!(shared.scoreboard.get(IO_BOUND_REFUSED), 1);
-    thread::scope(|scope| {
-        let back = scope.spawn(|| count.await_place(&shared, &first));
-        while first.has_left() {
+    // The last that a thread notes as it comes back. What is noted before it can be seen before it.
+    let await_return = || {
+        while shared.scoreboard.get(IO_BOUND_CALLS) > 0 {
             thread::yield_now();
         }
-        assert_eq!(shared.scoreboard.get(IO_BOUND_CALLS), 0);
-        assert!(first.is_missing() && !back.is_finished());
+    };
+    thread::scope(|scope| {
+        let back = scope.spawn(|| count.await_place(&shared, &first));
+        await_return();
+        assert!(first.is_missing() && !first.has_left() && !back.is_finished());
         assert_eq!(count.leave(&shared, &second), Leave::Replaced);
         back.join().unwrap();
         assert!(!first.is_missing() && second.is_missing());
         // The end wakes what waits.
         let back = scope.spawn(|| count.await_place(&shared, &second));
-        while second.has_left() {
-            thread::yield_now();
-        }
+        await_return();
         count.end();
         back.join().unwrap();
     });

@@ -47,6 +47,8 @@ class Clients:
             return False, None
         if client is None or not config.max_connections_per_client:
             return True, None
+        if config.forwarded.peers.trusts(peer):
+            return True, None  # the connections of a proxy are of all its clients
         key = key_of(client)
         count = self._connections.get(key, 0)
         if not client_has_room(config, count):
