@@ -479,10 +479,11 @@ ACME_NO_CERTIFICATE: Final = Message(
     "PEN-4211",
     WARNING,
     "there is no certificate yet: TLS handshakes fail until the first one has come",
-    "The process that orders certificates (setting: acme_domain) has not handed over any yet, not"
-    " even a self-signed one. It has begun just now, as after a reload that sets acme_domain, or"
-    " this machine is very busy. All other addresses are served.",
-    "Wait: it takes about a second. If none comes, a message PEN-4230 says why.",
+    "The process that orders certificates (setting: acme_domain) has handed over none within 5"
+    " seconds of the start, not even a self-signed one: this machine is very busy, or a file system"
+    " hangs. All other addresses are served.",
+    "Wait: it is served as soon as it comes. If none comes, a message PEN-4230 says why, or else"
+    " the file system with the Python packages or with acme_dir does not answer.",
 )
 
 ACME_ATTEMPT_FAILED: Final = Message(

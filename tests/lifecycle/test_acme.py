@@ -148,7 +148,7 @@ def test_the_certificate_is_there_at_once_after_a_restart(
 def test_a_reload_orders_the_first_certificate(
     pebble: Pebble, tmp_path: Path, transport: str
 ) -> None:
-    """The address has had no TLS before, and the server no certificate."""
+    """The address has had no TLS before, and has a certificate from its first handshake on."""
     needs_tls(transport)
     settings = tmp_path / "penstock.toml"
     environ = {"REQUESTS_CA_BUNDLE": pebble.bundle}
@@ -159,11 +159,45 @@ def test_a_reload_orders_the_first_certificate(
             f'redirect_http = ["127.0.0.1:{pebble.http_port}"]\n'
         )
         server.signal(signal.SIGHUP)
-        server.wait_for_line("PEN-4211 there is no certificate yet")
         server.wait_for_line("PEN-4210 a self-signed certificate is served")
+        server.wait_for_line("penstock .* serving")
+        assert NAME in served(pebble.tls_port).names
         server.wait_for_line(f"a new certificate for {NAME} has come")
         assert eventually(partial(is_ordered, pebble.tls_port))
         assert server.stop() == 0
+    assert not any("PEN-4211" in line for line in server.lines)
+
+
+def test_a_reload_whose_ordering_process_does_not_begin_is_refused(
+    tmp_path: Path, transport: str
+) -> None:
+    """The address would have TLS, and no certificate. All goes on as it was."""
+    needs_tls(transport)
+    settings = tmp_path / "penstock.toml"
+    asked = (
+        f'acme_domain = ["{NAME}"]\nredirect_http = ["127.0.0.1:0"]\nboot_timeout = 3\n'
+        'acme_directory = "https://127.0.0.1:9/dir"\nacme_dir = '
+    )
+    with Supervised(tmp_path, "--transport", transport) as server:
+        settings.write_text(asked + '"/proc/acme"\n')
+        server.signal(signal.SIGHUP)
+        line = server.wait_for_line("PEN-.* not reloaded, the old workers go on")
+        assert "no certificates can be ordered: /proc/acme cannot be used by user" in line
+        with Client(server.address) as client:
+            assert client.request("GET", "/echo?0").status == 200
+        # Its library hangs.
+        os.mkfifo(tmp_path / "hangs")
+        (tmp_path / "acme").mkdir()
+        (tmp_path / "acme" / "__init__.py").write_text("open('hangs').read()\n")
+        settings.write_text(asked + '"state"\n')
+        server.signal(signal.SIGHUP)
+        line = server.wait_for_line("PEN-.* not reloaded, the old workers go on")
+        assert "the process that orders has handed over none within 3 s" in line
+        assert eventually(lambda: len(server.workers()) == 1)
+        with Client(server.address) as client:
+            assert client.request("GET", "/echo?0").status == 200
+        assert server.stop() == 0
+    assert not any("PEN-42" in line for line in server.lines)
 
 
 def test_a_start_serves_while_the_ordering_process_does_not_begin(

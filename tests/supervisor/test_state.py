@@ -143,7 +143,9 @@ class Server:
         supervisor = self.supervisor
         if kind is Reloading:
             coming = self.make_generation()
-            reload = ReloadInProgress(supervisor.pool, coming, supervisor.logger, None)
+            reload = ReloadInProgress(
+                supervisor.pool, coming, supervisor.logger, None, supervisor._acme
+            )
             supervisor.state = Reloading(reload)
         elif kind is Preparing:
             settings = replace(supervisor.settings, bind=())
@@ -320,7 +322,9 @@ def removed_address(server: Server) -> tuple[RemovedListeners, list[Any]]:
     answers: list[Any] = []
     supervisor = server.supervisor
     coming = server.make_generation()
-    reload = ReloadInProgress(supervisor.pool, coming, supervisor.logger, answers.append)
+    reload = ReloadInProgress(
+        supervisor.pool, coming, supervisor.logger, answers.append, supervisor._acme
+    )
     removed = RemovedListeners([], server.generation, reload, FOREVER, FOREVER)
     supervisor._removed.append(removed)
     return removed, answers

@@ -69,7 +69,10 @@ def acme_settings(settings: Settings) -> AcmeSettings | None:
 
 
 class Acme:
-    """The ordering process, and what it has handed over."""
+    """The ordering process of one set of settings, and what it has handed over.
+
+    A reload that changes these settings makes another one, and ends this one when it succeeds.
+    """
 
     def __init__(
         self,
@@ -101,7 +104,7 @@ class Acme:
         self._failure = ""
         """Why the process has ended, as it has said."""
         self._wait_until = 0.0
-        """Until when a start waits for the first certificates, and reports a failure itself."""
+        """Until when a start or a reload waits for what is served first, and reports a failure."""
         self._serving = False
         self._received: HandedOver | None = None
         """What came last, and waits for its turn."""
@@ -116,38 +119,21 @@ class Acme:
         self.statuses: dict[str, NameStatus] = {}
         """How each name stands, as the process has said."""
 
-    def begin(self, settings: Settings, application: str, *, patience: float | None = None) -> None:
-        """Order as these settings say, or end. Where they say the same as before, go on.
+    def begin(self, settings: Settings, application: str, *, patience: float) -> None:
+        """Start the process, if these settings want one; it orders after `note_serving`.
 
-        ``application`` is for the title of the process. ``patience`` is for how many seconds a
-        start waits for what is to be served first; None where this is no start. Raises
-        `SettingsError`.
+        ``application`` is for its title. ``patience`` is for how many seconds a start or a reload
+        waits for what is to be served first. Raises `SettingsError`.
         """
-        if patience is not None:
-            self._wait_until = time.monotonic() + patience
-        wanted = acme_settings(settings), identity_of(settings)
-        if wanted == (self._settings, self._identity):
-            return
-        kept = self.kept_for(wanted[0])
-        self.end()
-        self._settings, self._identity = wanted
+        self._wait_until = time.monotonic() + patience
+        self._settings, self._identity = acme_settings(settings), identity_of(settings)
         self._title = title_of(settings, application)
-        self._pause = 0.0
-        self.statuses, self.material, self._checked = {}, kept, {}
         if self._settings is not None:
             self._start()
 
-    def kept_for(self, settings: AcmeSettings | None) -> OrderedCertificates | None:
-        """Return what is served now, as far as other settings want it; None for nothing."""
-        if self.material is None or settings is None:
-            return None
-        if settings == self._settings:
-            return self.material
-        from penstock.edge.tls import OrderedCertificates
-
-        by_name = {name: pair for pair in self.material.pairs for name in pair.names}
-        found = tuple(by_name[name] for name in settings.names if name in by_name)
-        return OrderedCertificates(found) if found else None
+    def is_for(self, settings: Settings) -> bool:
+        """Return True if this is what these settings want."""
+        return (acme_settings(settings), identity_of(settings)) == (self._settings, self._identity)
 
     def renewal_of(self, names: Sequence[str]) -> str | None:
         """Return what the process does for the certificate of a name, or when it will."""
@@ -162,16 +148,17 @@ class Acme:
 
     @property
     def is_awaited(self) -> bool:
-        """Whether the start still waits for what is to be served first."""
-        return (
-            self.material is None
-            and self._settings is not None
-            and time.monotonic() < self._wait_until
-        )
+        """Whether the start, or the reload, still waits for what is to be served first."""
+        return self.has_nothing and time.monotonic() < self._wait_until
+
+    @property
+    def has_nothing(self) -> bool:
+        """Whether the settings want a certificate, and the process has handed over none yet."""
+        return self.material is None and self._settings is not None
 
     @property
     def start_failure(self) -> str:
-        """Why the process cannot work, where the start waits for it; empty where it works."""
+        """Why the process cannot work, where it is awaited; empty where it works."""
         return self._failure if self.is_awaited and self._channel is None else ""
 
     def note_serving(self) -> None:

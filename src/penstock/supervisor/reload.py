@@ -47,6 +47,7 @@ if TYPE_CHECKING:
     from penstock.app.file_watcher import State as FileState
     from penstock.config.settings import Settings
     from penstock.edge.certificate_files import CertificateKeeper
+    from penstock.supervisor.acme import Acme
     from penstock.supervisor.helpers import Helpers
     from penstock.system.as_user import HelperError
 
@@ -84,14 +85,16 @@ class ReloadInProgress:
         coming: Generation,
         logger: logging.Logger,
         reply: Reply | None,
+        acme: Acme,
         keeper: CertificateKeeper | None = None,
         switched: Sequence[tuple[Listener, Listener]] = (),
     ) -> None:
         """Prepare it; ``coming`` is one of the pool's generations already.
 
-        ``keeper`` keeps its certificates, if it has any. ``switched`` are the old and the new
-        listener of each address where something else is spoken from now on.
+        ``acme`` orders for it, and ``keeper`` keeps its certificates, if it has any. ``switched``
+        are the old and the new listener of each address where something else is spoken from now on.
         """
+        self.acme = acme
         self.switched = switched
         self._let_in_by: float | None = None
         self.keeper = keeper
@@ -108,12 +111,16 @@ class ReloadInProgress:
         elif not self.coming.members:
             self._pool.fill(self.coming, most=1)
 
-    def on_ready(self) -> bool:
-        """Start the other workers; return True if all are ready to serve."""
+    def on_ready(self) -> None:
+        """Start the other workers: the first one is ready."""
         self._first_is_ready = True
         self.proceed()
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether all workers wait to be let in, and there is something to serve TLS with."""
         waiting = [w for w in self.coming.members if w.stage is Stage.READY]
-        return len(waiting) >= self.coming.wanted
+        return len(waiting) >= self.coming.wanted and not self.acme.is_awaited
 
     def switch(self, old: Generation, now: float) -> None:
         """Order the old workers to leave before the new ones are let in."""

@@ -25,7 +25,7 @@ from penstock.control.server import ControlServer
 from penstock.errors import PenstockError, SettingsError
 from penstock.listeners import close_all
 from penstock.supervisor import events
-from penstock.supervisor.acme import FIRST_SECONDS, Acme, acme_settings
+from penstock.supervisor.acme import FIRST_SECONDS, Acme
 from penstock.supervisor.commands import Commands
 from penstock.supervisor.helpers import Helpers
 from penstock.supervisor.hooks import ServerHooks
@@ -142,14 +142,14 @@ class Supervisor:
         """Logs are to be opened again once those are that are being opened."""
         self.hooks = ServerHooks(self.settings, launch.application, listeners, self.logger)
         cgroups = Cgroups()
-        self._acme = Acme(
-            self.loop, self.logger, self._serve_ordered, lambda: self._close_in_child(())
-        )
+        self._acme = self._new_acme()
+        self._leaving_acmes: list[Acme] = []
+        """Those of settings that are not followed any more, until their processes have ended."""
         self.pool = Pool(
             self.loop, self.logger, self.hooks, cgroups, self.counters, self._helpers,
             self.handle,
             lambda generation: self._close_in_child(generation.listeners, generation.logs),
-            self._acme.note_end,
+            self._note_end_of_other,
         )  # fmt: skip
         self.commands = Commands(self, launch.application)
         self.control = ControlServer(self.commands.handle, self.loop.selector, self.logger)
@@ -193,7 +193,7 @@ class Supervisor:
             # Until a successor serves, its predecessor does.
             patience = FIRST_SECONDS if self._predecessor is None else math.inf
             self._acme.begin(self.settings, self.launch.application, patience=patience)
-            keeper = self._new_keeper(self.settings)
+            keeper = self._new_keeper(self.settings, self._acme)
             self.current = self.pool.new_generation(self.launch, self.settings, self.listeners)
             self._use_keeper(keeper)
             self._helpers.wait()  # there are no workers yet that would have to wait, too
@@ -205,7 +205,8 @@ class Supervisor:
                 self._failing = not self.loop.guard(self._tick)
             return self._end()
         finally:
-            self._acme.end_at_once()
+            for acme in self._acmes:
+                acme.end_at_once()
             self.control.close()
             self._helpers.close()
             if self._pid_file is not None:
@@ -254,7 +255,7 @@ class Supervisor:
             not isinstance(self.state, Serving)
             or self.commands.is_busy
             or self._helpers.is_busy
-            or self._acme.is_busy
+            or any(acme.is_busy for acme in self._acmes)
             or self._removed
             or (preloader is not None and not preloader.is_ready)
             or any(worker.stage is not Stage.SERVING for worker in self.pool)
@@ -282,7 +283,9 @@ class Supervisor:
         self.control.tick(now)
         if self._keeper is not None:
             self._keeper.tick()
-        self._acme.tick(now)
+        for acme in self._acmes:
+            acme.tick(now)
+        self._leaving_acmes = [acme for acme in self._leaving_acmes if acme.is_busy]
         self.commands.tick(now)
         self._recycling.end_hung(now)
         self._close_removed(now)
@@ -304,7 +307,8 @@ class Supervisor:
                 listener.socket.close()
         self.control.close_in_child()
         self._helpers.close_in_child()
-        self._acme.close_in_child()
+        for acme in self._acmes:
+            acme.close_in_child()
         self._notifier.close()
         if isinstance(self.state, Upgrading):
             self.state.successor.close_in_child()
@@ -396,6 +400,7 @@ class Supervisor:
         reload = self._reload
         self.pool.share(False)
         reload.proceed()
+        self._let_in_reload(event.now)
         if reload.has_switched(self.current, event.now):
             self._let_in(reload.coming)
         if not isinstance(self.state, Reloading):
@@ -406,6 +411,8 @@ class Supervisor:
         message = self._reload.coming.logs.failure
         if reason := self._reload.coming.start_failure:
             message = f"a worker cannot be started: {reason}"
+        if reason := self._failure_to_order(reload):
+            message = f"no certificates can be ordered: {reason}"
         if message:
             failure = {"message": message, "status": 1}
             self.handle(events.BootFailed(self._reload.coming, None, failure))
@@ -650,16 +657,43 @@ class Supervisor:
         """Return what is done for a certificate that is ordered; None for another one."""
         return self._acme.renewal_of(names)
 
-    def _new_keeper(self, settings: Settings) -> CertificateKeeper | None:
+    @property
+    def _acmes(self) -> list[Acme]:
+        """Each that may have a process."""
+        found = [self._acme, *self._leaving_acmes]
+        if isinstance(self.state, Reloading) and self.state.reload.acme is not self._acme:
+            found.append(self.state.reload.acme)
+        return found
+
+    def _new_acme(self) -> Acme:
+        """Return what orders certificates for some settings; it does not begin yet."""
+        acme = Acme(
+            self.loop,
+            self.logger,
+            lambda ordered: self._serve_ordered(acme, ordered),
+            lambda: self._close_in_child(()),
+        )
+        return acme
+
+    def _let_leave(self, acme: Acme) -> None:
+        """End a process that orders: other settings are followed."""
+        acme.end()
+        self._leaving_acmes.append(acme)
+
+    def _note_end_of_other(self, pid: int) -> None:
+        """Note that a child was reaped that is no worker."""
+        for acme in self._acmes:
+            acme.note_end(pid)
+
+    def _new_keeper(self, settings: Settings, acme: Acme) -> CertificateKeeper | None:
         """Return what keeps the certificates of these settings. Raises `TlsError`."""
         if not has_tls(settings):
             return None
         from penstock.edge.certificate_files import CertificateKeeper
 
-        ordered = self._acme.kept_for(acme_settings(settings))
         tickets = self._predecessor.tickets if self._predecessor is not None else None
         return CertificateKeeper(
-            settings, self.logger, ordered=ordered, before=self._keeper, tickets=tickets
+            settings, self.logger, ordered=acme.material, before=self._keeper, tickets=tickets
         )
 
     def _use_keeper(self, keeper: CertificateKeeper | None) -> None:
@@ -669,24 +703,34 @@ class Supervisor:
         if keeper is not None:
             keeper.tick()  # what is to be warned of comes before the start-up line
 
-    def _serve_ordered(self, ordered: OrderedCertificates) -> Callable[[], bool]:
-        """Have the workers serve what was ordered; return a function for `Acme`.
+    def _serve_ordered(self, acme: Acme, ordered: OrderedCertificates) -> Callable[[], bool]:
+        """Have the workers serve what was ordered for them; return a function for `Acme`.
 
         Older generations leave, and keep what they have.
         """
+        users = [(self._acme, self._keeper, self.current)]
+        if isinstance(self.state, Reloading):
+            reload = self.state.reload
+            users.append((reload.acme, reload.keeper, reload.coming))
         waits = []
-        if self._keeper is not None:
-            self._keeper.order(ordered)
-            waits.append(self.current.when_served())
-        if isinstance(self.state, Reloading) and (keeper := self.state.reload.keeper) is not None:
-            from penstock.edge.tls import OrderedCertificates
-
-            coming = self.state.reload.coming
-            keeper.order(
-                self._acme.kept_for(acme_settings(coming.settings)) or OrderedCertificates()
-            )
-            waits.append(coming.when_served())
+        for orders, keeper, generation in users:
+            if orders is acme and keeper is not None:
+                keeper.order(ordered)
+                waits.append(generation.when_served())
         return lambda: all(served() for served in waits)
+
+    def _failure_to_order(self, reload: ReloadInProgress) -> str:
+        """Return why a reload would have no certificate to serve; empty where it has one."""
+        acme = reload.acme
+        if acme is self._acme or not acme.has_nothing:
+            return ""
+        if acme.is_awaited:
+            return acme.start_failure
+        limit = reload.coming.settings.boot_timeout
+        return (
+            f"the process that orders has handed over none within {limit:g} s (setting: "
+            "boot_timeout)"
+        )
 
     # -- the reload -----------------------------------------------------------------------------
 
@@ -715,8 +759,9 @@ class Supervisor:
     def _go_on_reload(self, preparation: Preparation) -> None:
         """Start the workers: the addresses and directories of the new settings are there."""
         settings = preparation.settings
+        acme = self._acme if self._acme.is_for(settings) else self._new_acme()
         try:
-            keeper = self._new_keeper(settings)
+            keeper = self._new_keeper(settings, acme)
             preparation.switch()
             coming = self.pool.new_generation(
                 self.launch, settings, preparation.listeners, preparation.spool
@@ -729,9 +774,12 @@ class Supervisor:
         self.hooks.call("on_reload")
         _connect(keeper, coming)
         reload = ReloadInProgress(
-            self.pool, coming, self.logger, preparation.reply, keeper, preparation.switched
+            self.pool, coming, self.logger, preparation.reply, acme, keeper, preparation.switched
         )
         self.state = Reloading(reload)
+        if acme is not self._acme:
+            # Until there is something to serve, the old workers do.
+            acme.begin(settings, self.launch.application, patience=settings.boot_timeout)
         self._reload.proceed()
 
     def _refuse_reload(self, error: Exception, reply: Reply | None) -> None:
@@ -759,10 +807,17 @@ class Supervisor:
         reload = self._reload
         if event.worker.generation != reload.coming.number:
             self._let_serve(event)
-        elif not reload.on_ready():
+        else:
+            reload.on_ready()
+            self._let_in_reload(time.monotonic())
+
+    def _let_in_reload(self, now: float) -> None:
+        """Let the new workers in, or order the old ones to leave first, once all is ready."""
+        reload = self._reload
+        if not reload.is_ready or reload.is_switching:
             return
-        elif reload.switched:
-            reload.switch(self.current, time.monotonic())
+        if reload.switched:
+            reload.switch(self.current, now)
         else:
             self._let_in(reload.coming)
 
@@ -793,7 +848,9 @@ class Supervisor:
         self.current, self.settings, self.listeners = current, current.settings, current.listeners
         self.launch = with_changes(self.launch, settings=self.settings)
         self._use_keeper(reload.keeper)
-        self._acme.begin(self.settings, self.launch.application)
+        if reload.acme is not self._acme:
+            self._let_leave(self._acme)
+            self._acme = reload.acme
         self._acme.note_serving()
         self.state = Serving()
         self._autoreload.end_failed()
@@ -830,6 +887,8 @@ class Supervisor:
 
     def _leave_reload(self, reload: ReloadInProgress) -> None:
         self._close_unused(reload.coming.listeners)
+        if reload.acme is not self._acme:
+            self._let_leave(reload.acme)
         self.state = Serving()
         self.pool.forget_empty(self.current)
 
@@ -1008,7 +1067,8 @@ class Supervisor:
             self._abort_others()
         self.state = Stopping()
         self.logger.info("stopping at once")
-        self._acme.end_at_once()
+        for acme in self._acmes:
+            acme.end_at_once()
         if self._rejected is not None:
             self._rejected.end_at_once()
         self.pool.quit("the server stops at once")
