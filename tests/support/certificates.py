@@ -133,6 +133,25 @@ class Authority:
             float(int(not_after)),
         )
 
+    def issue_as_version_1(self, subject: str) -> Issued | None:
+        """Return a certificate without extensions; None where ``openssl`` makes no such ones."""
+        self._write_key("leaf.key", "ecdsa")
+        self._run(
+            *("req", "-new", "-config", "openssl.cnf", "-key", "leaf.key", "-out", "leaf.csr"),
+            *("-subj", subject),
+        )
+        self._run(
+            *("x509", "-req", "-in", "leaf.csr", "-CA", "ca.pem", "-CAkey", "ca.key"),
+            *("-set_serial", str(int.from_bytes(os.urandom(8), "big")), "-days", "30"),
+            *("-out", "leaf.pem"),
+        )
+        made = (self._directory / "leaf.pem").read_bytes()
+        # From version 3.2 on it makes version 3, whose field the certificate begins with.
+        if b"\xa0\x03\x02\x01\x02" in ssl.PEM_cert_to_DER_cert(made.decode())[:20]:
+            return None
+        key = (self._directory / "leaf.key").read_bytes()
+        return Issued(made, key, (), time.time() + 30 * _DAY)
+
     def subordinate(self, name: str) -> Authority:
         """Return an authority whose certificate this one has issued."""
         made = Authority(name)

@@ -15,6 +15,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 from wsgiref.types import StartResponse
@@ -22,7 +23,7 @@ from wsgiref.types import StartResponse
 import pytest
 
 from penstock.edge.tls import TlsError, TlsMaterial
-from support.certificates import Issued, authority, material, server_certificate
+from support.certificates import Authority, Issued, authority, material, server_certificate
 from support.serving import TEXT, Environ, Gate, Recorder, connect, eventually, get, post
 from support.tls import MemoryClient, RecordWriter, TlsClient
 from support.transports import BareServer, serving
@@ -467,8 +468,6 @@ def test_an_optional_client_certificate_may_be_missing(
 def test_a_required_client_certificate_that_is_missing_or_foreign_is_refused(
     settings: dict[str, Any],
 ) -> None:
-    from support.certificates import Authority
-
     foreign = Authority("others")
     stranger = authority().client_context()
     own = foreign.issue(subject="/CN=stranger").write(foreign.path.parent)
@@ -484,6 +483,39 @@ def test_a_required_client_certificate_that_is_missing_or_foreign_is_refused(
             with pytest.raises((ssl.SSLError, ConnectionError)):
                 ask(server, refused)
     assert recorder.targets == []
+
+
+def test_the_log_says_why_a_client_certificate_is_refused(
+    settings: dict[str, Any], caplog: pytest.LogCaptureFixture, tmp_path: Path
+) -> None:
+    """Neither transport speaks in the terms of its library alone."""
+    foreign = Authority("others")
+    past = time.time() - 86400
+
+    def is_logged(wanted: str) -> bool:
+        return re.search(wanted, caplog.text) is not None
+
+    refused = [
+        (foreign.issue(subject="/CN=a"), "unable to get local issuer", "no authority of ca_certs"),
+        (authority().issue(subject="/CN=a", not_after=past), "has expired", "has expired"),
+    ]
+    foreign.remove()
+    if (oldest := authority().issue_as_version_1("/CN=a")) is not None:
+        refused.append((oldest, "", "X.509 version 1, and has to be of version 3"))
+    with (
+        serving(tell, tls=with_clients("required"), **settings) as server,
+        caplog.at_level("INFO"),
+    ):
+        for certificate, *reasons in refused:
+            reason = reasons[settings["transport"] == "native"]
+            if not reason:
+                continue
+            caplog.clear()
+            client = authority().client_context()
+            client.load_cert_chain(*certificate.write(tmp_path))
+            with pytest.raises((ssl.SSLError, ConnectionError)):
+                ask(server, client)
+            eventually(partial(is_logged, f"the client's certificate is refused: .*{reason}"))
 
 
 def test_rfc8446_6_2_the_alert_reaches_a_client_that_sends_its_request_already(

@@ -4,7 +4,7 @@ use super::{ACME_PROTOCOL, Configs, ciphers};
 use crate::stream::{Handshake, Session, Stream};
 use crate::sync::lock;
 use crate::sys::{self, Fd, Nanos, Peer, Readiness};
-use rustls::ProtocolVersion;
+use rustls::{CertificateError, ProtocolVersion};
 use rustls::server::{Acceptor, ServerConnection};
 use std::cell::RefCell;
 use std::io::{self, IoSlice, Read, Write};
@@ -279,7 +279,7 @@ impl TlsStream {
                     return Ok(());
                 };
                 let _ = self.flush(session); // the alert that says why
-                return Err(failed(&error.to_string()));
+                return Err(failed(&reason_of(&error)));
             }
             State::Greeting(acceptor) => match acceptor.accept() {
                 Ok(None) => return Ok(()),
@@ -299,7 +299,7 @@ impl TlsStream {
             }
             Err((error, mut alert)) => {
                 let _ = alert.write_all(&mut Socket::new(&*self.inner));
-                Err(failed(&error.to_string()))
+                Err(failed(&reason_of(&error)))
             }
         }
     }
@@ -308,6 +308,27 @@ impl TlsStream {
 /// The connection is of no more use, for a reason that lies with the client.
 fn gone() -> io::Error {
     io::Error::from_raw_os_error(libc::ECONNRESET)
+}
+
+/// Why a handshake has failed, in words that need no knowledge of the library.
+fn reason_of(error: &rustls::Error) -> String {
+    use CertificateError::{
+        Expired, ExpiredContext, NotValidYet, NotValidYetContext, Other, UnknownIssuer,
+    };
+    let rustls::Error::InvalidCertificate(what) = error else {
+        return error.to_string();
+    };
+    let why = match what {
+        UnknownIssuer => "no authority of ca_certs has issued it".to_owned(),
+        Expired | ExpiredContext { .. } => "it has expired".to_owned(),
+        NotValidYet | NotValidYetContext { .. } => "it is not valid yet".to_owned(),
+        // webpki's own error, of which rustls has no kind.
+        Other(inner) if inner.to_string().contains("UnsupportedCertVersion") => {
+            "it is of X.509 version 1, and has to be of version 3".to_owned()
+        }
+        _ => what.to_string(),
+    };
+    format!("the client's certificate is refused: {why}")
 }
 
 fn failed(why: &str) -> io::Error {
