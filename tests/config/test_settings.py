@@ -387,6 +387,12 @@ def test_the_error_for_a_value_says_what_is_allowed(name: str, given: object) ->
     assert f"allowed is {OPTIONS[name].kind.allowed}" in text
 
 
+def test_a_long_time_is_shown_as_it_can_be_given() -> None:
+    kind = OPTIONS["static_max_age"].kind
+    assert kind.allowed.endswith("from 0s to 31536000s")
+    assert kind.convert(kind.show(1234567.5)) == 1234567.5
+
+
 def test_the_bounds_of_a_size_have_units_that_people_read() -> None:
     with pytest.raises(SettingsError, match="from 1 to 1024TiB"):
         settings_from_kwargs(max_body=0)
@@ -479,6 +485,8 @@ def test_env_is_a_list_of_assignments_or_a_table(tmp_path: Path) -> None:
         ({"drain_linger": "5s", "graceful_timeout": "1s"}, "is more than graceful_timeout"),
         ({"shutdown_delay": "40s"}, "is more than graceful_timeout (25s from default)"),
         ({"bind": ["127.0.0.1:1", "127.0.0.1:1"]}, "has 127.0.0.1:1 twice"),
+        ({"static": ["/s=a", "/t=a", "/s/=b"]}, "has the prefix /s/ twice"),
+        ({"sendfile_root": ["/a", "/b", "/s=/a", "/s=/b"]}, "has the prefix /s/ twice"),
     ],
 )
 def test_impossible_combinations_are_refused(together: dict[str, object], said: str) -> None:

@@ -241,6 +241,14 @@ def check_possible(settings: Settings) -> None:
         if part in settings.sources and getattr(settings, part) > settings.graceful_timeout:
             raise SettingsError(f"{shown(part)} is more than {shown('graceful_timeout')}")
     _check_tls(settings, shown)
+    for name in ("static", "sendfile_root"):
+        mappings = map(split_mapping, getattr(settings, name))
+        prefixes = [prefix.rstrip("/") + "/" for prefix, _ in mappings if prefix]
+        for prefix in prefixes:
+            if prefixes.count(prefix) > 1:
+                raise SettingsError(
+                    f"{shown(name)} has the prefix {prefix} twice: one directory answers for it"
+                )
     for address in settings.bind:
         if settings.bind.count(address) > 1 and not address.endswith(":0"):
             raise SettingsError(f"{shown('bind')} has {address} twice")

@@ -447,7 +447,7 @@ def show_size(count: int) -> str:
 
 def show_duration(seconds: float) -> str:
     """Return a time in seconds as text, with its unit."""
-    return f"{seconds:g}s"
+    return f"{seconds:.15g}s"  # without an exponent, which could not be given
 
 
 def _convert_switch(value: object) -> bool:
