@@ -30,7 +30,6 @@ from penstock.telemetry.error_log import ErrorLog, process_logger
 from penstock.telemetry.log_config import configure
 from penstock.worker import child
 from penstock.worker.channel import Channel, Message
-from penstock.worker.worker import transport_class
 
 if TYPE_CHECKING:
     from wsgiref.types import WSGIApplication
@@ -204,7 +203,7 @@ class _PreloadingProcess:
         identity = self._generation.identity
         if identity is None:
             return
-        transport_class(settings)  # its modules may be where only root may read
+        child.import_for(settings)
         become(identity, setuid_programs=settings.allow_setuid_programs)
         end_with_parent(self._generation.server.pid)  # the kernel has forgotten it
 

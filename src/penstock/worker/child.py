@@ -32,6 +32,7 @@ from penstock.system.standard_streams import flush_all
 from penstock.telemetry.error_log import SinkHandler, process_logger
 from penstock.telemetry.scoreboard import PID, RequestInProgress, Slot
 from penstock.worker.channel import Channel
+from penstock.worker.filters import import_filters
 from penstock.worker.main import (
     leave_for_certain,
     run_exit_handlers,
@@ -146,11 +147,16 @@ def report(channel: Channel, error: BaseException, watched: int = 0) -> None:
     )
 
 
-def _import_for(settings: Settings) -> None:
-    """Import what these settings need: it may be where only root may read."""
+def import_for(settings: Settings) -> None:
+    """Import what a worker with these settings needs: it may be where only root may read."""
     transport_class(settings)
+    import_filters(settings)
     if settings.reload:
+        import sysconfig
+
         import penstock.app.file_watcher  # noqa: F401
+
+        sysconfig.get_config_vars()  # in a file of Python's own
 
 
 class _Child:
@@ -201,7 +207,7 @@ class _Child:
         assignment.prepare(settings)  # hooks see the variables and the search path, too
         self._call_hook("post_fork", assignment.server, self._facade)
         if assignment.identity is not None:
-            _import_for(settings)
+            import_for(settings)
             become(assignment.identity, setuid_programs=settings.allow_setuid_programs)
             self._end_with_supervisor()  # the kernel forgets it when the user changes
         # 3. Load the application.

@@ -17,6 +17,20 @@ if TYPE_CHECKING:
 # What is not used is not imported: a worker starts sooner, and takes less memory.
 
 
+def import_filters(settings: Settings) -> None:
+    """Import all that the functions below import."""
+    if settings.static:
+        import penstock.edge.static_files
+    if settings.compress or settings.sendfile_root:
+        import penstock.edge.response_filters
+    if settings.sendfile_root:
+        import penstock.edge.sent_files  # noqa: F401
+    if settings.compress:
+        from penstock.edge.compression import Compression
+
+        Compression()  # which imports the libraries that are installed
+
+
 def static_files(settings: Settings, log: LogMessage) -> StaticFiles | None:
     """Return what answers requests with the files of `static`; None without any."""
     if not settings.static:
