@@ -185,6 +185,23 @@ def test_what_is_in_no_directory_or_refused_is_404(
         assert response.header("Set-Cookie") is None
 
 
+def test_the_log_says_why_a_file_is_refused(
+    client: Client, naming: Naming, files: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for path, reason in (
+        (files / "out", "it leads out of the directory"),
+        (files / ".hidden", "a name in its path begins with a dot"),
+        (files / ".." / "secret", "a name in its path begins with a dot"),
+        (files.parent / "secret", "it is in no directory of sendfile_root"),
+        (files / "none", "No such file or directory"),
+        (files / "fifo", "not a regular file"),
+    ):
+        naming.fields = [("X-Sendfile", str(path))]
+        assert ask(client).status == 404
+        said = f"could not send the file {path}, which the application named in X-Sendfile: "
+        assert said + reason in caplog.text
+
+
 def test_other_responses_are_the_applications(client: Client, naming: Naming) -> None:
     naming.fields = [("Content-Type", "text/plain")]
     assert ask(client).body == b"not this"

@@ -97,7 +97,7 @@ class SentFiles:
                 if path.startswith(begin):
                     name = path[len(begin) :].lstrip(b"/")
                     if is_refused(name):
-                        raise OSError(errno.EXDEV, "the server sends no hidden files")
+                        raise OSError(errno.EXDEV, "a name in its path begins with a dot")
                     return directory.open_file(name)
         raise OSError(errno.EXDEV, "it is in no directory of sendfile_root")
 

@@ -89,7 +89,7 @@ class Directory:
         """
         real = os.path.realpath(os.path.join(self.real_path, path))
         if not real.startswith(self.real_path.rstrip(b"/") + b"/"):
-            raise OSError(errno.EXDEV, os.strerror(errno.EXDEV))
+            raise OSError(errno.EXDEV, "it leads out of the directory")
         return real[len(self.real_path.rstrip(b"/")) + 1 :]
 
     def _open(self, path: bytes) -> int:
