@@ -277,7 +277,7 @@ NOT_SERVED: list[tuple[tuple[str, ...], str]] = [
         "the n-th key belongs to the n-th certificate",
     ),
     ((*TLS, "--cert-reqs", "2"), "cert_reqs .* needs ca_certs"),
-    ((*TLS, "--ca-certs", "server.pem"), "ca_certs .* has no effect: cert_reqs"),
+    ((*TLS, "--ca-certs", "server.pem"), "belongs into the file of certfile"),
     ((*TLS, "--ciphers", "NONE"), "knows none of the ciphers 'NONE' .from --ciphers"),
     ((*TLS, "--redirect-http", "https://:0"), "without TLS .setting: --redirect-http"),
     (("--certfile", "missing.pem"), "cannot read .*missing.pem .certfile.: No such file"),

@@ -276,7 +276,11 @@ def _check_tls(settings: Settings, shown: Callable[[str], str]) -> None:
             f"{shown('cert_reqs')} needs ca_certs: the authorities whose certificates are accepted"
         )
     if settings.ca_certs is not None and settings.cert_reqs == "none":
-        raise SettingsError(f"{shown('ca_certs')} has no effect: {shown('cert_reqs')}")
+        raise SettingsError(
+            f"{shown('ca_certs')} has the authorities of client certificates, and no client is "
+            f"asked for one: {shown('cert_reqs')}. The chain of the server's own certificate "
+            "belongs into the file of certfile, behind that certificate"
+        )
     if settings.acme_domain:
         _check_acme(settings, shown)
 

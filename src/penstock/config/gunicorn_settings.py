@@ -204,12 +204,16 @@ _PROTOCOL: Final = (
            "TLS 1.2, those older than it with a warning",
            instead="TLS 1.2 is the oldest version that is spoken: see {tls_min_version}"),
     _taken("cert_reqs", "--cert-reqs", "cert_reqs", 0, "names are allowed, too"),
-    _taken("ca_certs", "--ca-certs", "ca_certs"),
+    _taken("ca_certs", "--ca-certs", "ca_certs",
+           differs="for client certificates alone: it needs cert_reqs. A chain belongs into "
+           "certfile"),
     _done("suppress_ragged_eofs", "--suppress-ragged-eofs",
           "a client may end a connection without close_notify", True, "switch"),
     _done("do_handshake_on_connect", "--do-handshake-on-connect",
           "handshakes never hold a thread", False, "switch"),
-    _taken("ciphers", "--ciphers", "ciphers", differs="of TLS 1.2"),
+    _taken("ciphers", "--ciphers", "ciphers",
+           differs="of TLS 1.2. The native transport takes the names of those that it has alone, "
+           "and no expressions such as HIGH"),
     _not_here("http_protocols", "--http-protocols", _NO_HTTP2, "h1"),
     _needless("http2_cleartext", "--http2-cleartext", _NO_HTTP2, "off"),
     _needless("http2_max_concurrent_streams", "--http2-max-concurrent-streams", _NO_HTTP2, 100),

@@ -82,7 +82,8 @@ impl Suites {
         if !unknown.is_empty() {
             let known: Vec<&str> = SUITES.iter().map(|(name, _)| *name).collect();
             return Err(format!(
-                "ciphers: the native transport has no {}; it has {}",
+                "ciphers: the native transport has no {}: leave them out, or set transport to python, \
+                 which has those of OpenSSL; it has {}",
                 unknown.join(", "),
                 known.join(", ")
             ));
