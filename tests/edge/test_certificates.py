@@ -68,6 +68,14 @@ FAILURES: dict[str, tuple[Callable[[Issued], tuple[bytes, bytes]], str]] = {
         lambda good: (der_of(good.certificate), good.key),
         "it is DER, and openssl x509 -inform der",
     ),
+    "PKCS#12": (
+        lambda good: (b"\x30\x82\x04\x00\x02\x01\x03\x30\x82" + bytes(1000), good.key),
+        "it is PKCS#12, and openssl pkcs12 -in FILE -nodes",
+    ),
+    "a key in DER": (
+        lambda good: (good.certificate, der_of(good.key)),
+        "a.key has no private key in PEM: it is DER, and openssl pkey -inform der",
+    ),
     "cut off": (
         lambda good: (good.certificate[:100] + b"\n-----END CERTIFICATE-----\n", good.key),
         "a.pem has a malformed certificate",

@@ -69,7 +69,7 @@ def read_material(
             key = contents.read(key_path, "keyfile")
         else:
             key_path, key = path, certificate
-            if not has_key(key):
+            if certificates_in(certificate, path) and not has_key(key):
                 raise TlsError(f"{path} has no private key: name its file with --keyfile")
         pairs.append(checked_pair(certificate, key, path, key_path))
     _check_ciphers(settings)

@@ -23,6 +23,7 @@ _LEAST_EC_BITS = 256
 """Shorter keys are refused by clients, and by OpenSSL's security level 2."""
 
 _DER_SEQUENCE = b"\x30"
+_PKCS12_VERSION = b"\x02\x01\x03"  # RFC 7292, section 4; keys have 0 or 1, certificates none
 _MISMATCHES = frozenset({"KEY_VALUES_MISMATCH", "KEY_TYPE_MISMATCH", "NO_CERTIFICATE_ASSIGNED"})
 """What OpenSSL says of a key that does not belong to a certificate, also of another kind."""
 
@@ -55,11 +56,21 @@ def certificates_in(text: bytes, path: str) -> list[bytes]:
     """Return the certificates of a PEM file, each with a line end. Raises `TlsError`."""
     found = [block + b"\n" for label, block in pem_blocks(text) if label == "CERTIFICATE"]
     if not found:
-        advice = ""
-        if text.startswith(_DER_SEQUENCE):
-            advice = ": it is DER, and openssl x509 -inform der -in FILE makes PEM of it"
-        raise TlsError(f"{path} has no certificate in PEM{advice}")
+        raise TlsError(f"{path} has no certificate in PEM{_advice(text, 'x509 -inform der')}")
     return found
+
+
+def _advice(text: bytes, command: str) -> str:
+    """Return how PEM is made of another form; empty where that is not known.
+
+    ``command`` is OpenSSL's for DER.
+    """
+    if not text.startswith(_DER_SEQUENCE):
+        return ""
+    length = text[1] & 0x7F if text[1:2] > b"\x80" else 0
+    if text.startswith(_PKCS12_VERSION, 2 + length):
+        return ": it is PKCS#12, and openssl pkcs12 -in FILE -nodes makes PEM of it"
+    return f": it is DER, and openssl {command} -in FILE makes PEM of it"
 
 
 def has_key(text: bytes) -> bool:
@@ -78,7 +89,7 @@ def _key_in(text: bytes, path: str) -> bytes:
             )
         if label.endswith("PRIVATE KEY"):
             return block + b"\n"
-    raise TlsError(f"{path} has no private key in PEM")
+    raise TlsError(f"{path} has no private key in PEM{_advice(text, 'pkey -inform der')}")
 
 
 def _check_match(
