@@ -340,7 +340,7 @@ def test_a_module_alone_without_the_usual_names_says_which(write: Write) -> None
         ("None", "its type NoneType is not callable"),
         ("'text'", "its type str is not callable"),
         ("lambda: None", "cannot be called with the two positional arguments"),
-        ("lambda environ: None", "module:factory()"),
+        ("lambda environ: None", "a factory is written with its arguments, as in"),
     ],
 )
 def test_an_object_that_cannot_be_called_is_not_an_application(
@@ -428,3 +428,98 @@ def test_what_may_take_two_arguments_is_left_to_the_first_request(write: Write, 
 )
 def test_an_async_application_is_told_apart(write: Write, text: str) -> None:
     assert "async" in str(refusal(NotCallableError, f"{write(text)}:app"))
+
+
+# What is said about common mistakes
+
+
+FACTORY = """
+def create_app(config=None):
+    def application(environ, start_response):
+        start_response("200 OK", [])
+        return [b"made"]
+    return application
+"""
+CLASS = """
+class App:
+    def __init__(self, first=1, second=2): pass
+    def __call__(self, environ, start_response):
+        start_response("200 OK", [])
+        return [b"instance"]
+"""
+
+
+@pytest.mark.parametrize(
+    ("text", "attribute", "said"),
+    [
+        (FACTORY, "create_app", "write 'MODULE:create_app()'"),
+        (FACTORY.replace("config", "config=1, testing"), "create_app", "'MODULE:create_app()'"),
+        (CLASS, "App", "it is a class: if its instances are the application, write 'MODULE:App()'"),
+        (FACTORY, "", "did you mean 'MODULE:create_app()'?"),
+        (CLASS + "server = App()", "", "did you mean 'MODULE:server'?"),
+        (CLASS + "server = App()", "application", "did you mean 'MODULE:server'?"),
+        (CLASS + "one = App()\ntwo = App()", "", "it may be one of MODULE:one, MODULE:two"),
+        (CLASS + "application = App()", "app", "did you mean 'MODULE:application'?"),
+        ("import not_installed_here", "app", f"this server runs on {sys.executable}: install"),
+    ],
+)
+def test_a_common_mistake_is_answered_with_what_to_write(
+    write: Write, text: str, attribute: str, said: str
+) -> None:
+    name = write(text)
+    with pytest.raises(LoadError) as error:
+        load_application(f"{name}:{attribute}" if attribute else name)
+    assert said.replace("MODULE", name) in str(error.value)
+
+
+def test_a_function_whose_two_parameters_have_defaults_is_an_application_by_their_names(
+    write: Write,
+) -> None:
+    name = write("def app(environ=None, start_response=None):\n    return [b'ok']\n")
+    assert body_of(load_application(f"{name}:app")) == [b"ok"]
+
+
+def test_a_class_whose_instances_are_responses_is_an_application(write: Write) -> None:
+    name = write(CLASS + "    def __iter__(self): return iter([b'iterated'])\n")
+    assert body_of(load_application(f"{name}:App")) == [b"iterated"]
+
+
+def test_places_of_the_module_that_is_meant_are_named(write: Write, tmp_path: Path) -> None:
+    number = next(_numbers)
+    package = tmp_path / f"outer_{number}"
+    package.mkdir()
+    (package / "__init__.py").write_text("")
+    (package / "wsgi.py").write_text(APPLICATION)
+    (package / "asgi.py").write_text("async def application(scope, receive, send): pass\n")
+    one = write(APPLICATION)
+    (tmp_path / f"with-hyphen-{number}.py").write_text(APPLICATION)
+    importlib.invalidate_caches()
+    wanted = f"did you mean 'outer_{number}.wsgi'?"
+    cases = {
+        f"outer_{number}": wanted,
+        f"outer_{number}.asgi": wanted,
+        f"{one}.app": f"did you mean '{one}:app'?",
+        f"with-hyphen-{number}:app": f"rename the file to with_hyphen_{number}.py",
+        f"with_hyphen_{number}:app": f"rename with-hyphen-{number}.py to with_hyphen_{number}.py",
+    }
+    for spec, said in cases.items():
+        with pytest.raises(LoadError) as error:
+            load_application(spec)
+        assert said in str(error.value), spec
+
+
+def test_the_directory_that_has_the_module_is_named(
+    write: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    inner = tmp_path / "inner"
+    inner.mkdir()
+    number = next(_numbers)
+    (tmp_path / f"above_{number}.py").write_text(APPLICATION)
+    (inner / f"below_{number}.py").write_text(APPLICATION)
+    monkeypatch.setattr(sys, "path", [entry for entry in sys.path if entry != str(tmp_path)])
+    assert "it is in inner: add --chdir inner" in str(
+        refusal(ModuleMissingError, f"below_{number}:app")
+    )
+    monkeypatch.chdir(inner)
+    said = f"it is in {tmp_path}: add --chdir .."
+    assert said in str(refusal(ModuleMissingError, f"above_{number}:app"))

@@ -13,20 +13,16 @@ import sys
 from dataclasses import dataclass
 from functools import partial
 from inspect import getattr_static, signature
-from pathlib import Path
 from types import FunctionType, MethodType, TracebackType
 from typing import TYPE_CHECKING, Any, cast
 
-from penstock.config.options import nearest
+from penstock.app import hints
+from penstock.app.hints import DEFAULT_NAMES, FORMS
 from penstock.errors import PenstockError
 
 if TYPE_CHECKING:
     from wsgiref.types import WSGIApplication
 
-DEFAULT_NAMES = ("application", "app")
-"""The names to try, in this order, if the specification names only a module."""
-
-_FORMS = "module, module:callable, module:object.attribute or module:factory('argument', key=1)"
 _COROUTINE_FLAGS = 0x80 | 0x200  # inspect.CO_COROUTINE, CO_ASYNC_GENERATOR
 
 
@@ -92,10 +88,10 @@ def load_application(text: str) -> WSGIApplication:
     """Return the application that ``module:callable`` names. Raises a `LoadError`."""
     spec = parse_spec(text)
     module = _import(spec)
-    found = _find(spec, module)
+    found, place = _find(spec, module)
     if spec.arguments is not None:
         found = _call_factory(spec, found)
-    _check_application(spec, found)
+    _check_application(spec, found, place)
     return cast("WSGIApplication", found)
 
 
@@ -103,7 +99,7 @@ def parse_spec(text: str) -> Spec:
     """Return the parts of a specification. Arguments have to be literals. Raises `SpecError`."""
     module, colon, rest = text.partition(":")
     if not all(part.isidentifier() for part in module.split(".")) or module.endswith(".py"):
-        raise SpecError(f"{module!r} is not a module name{_path_hint(module, rest)}")
+        raise SpecError(f"{module!r} is not a module name{hints.of_form(module, rest)}")
     if not colon:
         return Spec(text, module)
     try:
@@ -118,7 +114,7 @@ def parse_spec(text: str) -> Spec:
         return Spec(text, module, _names(expression.func), (arguments, by_name))
     except (ValueError, SyntaxError, RecursionError, MemoryError, TypeError):
         raise SpecError(
-            f"cannot read {rest!r} after the colon of {text!r}: allowed is {_FORMS}, "
+            f"cannot read {rest!r} after the colon of {text!r}: allowed is {FORMS}, "
             "and arguments are literals"
         ) from None
 
@@ -131,16 +127,6 @@ def _names(expression: ast.expr) -> tuple[str, ...]:
     raise ValueError(expression)
 
 
-def _path_hint(module: str, rest: str) -> str:
-    """Return a hint for a specification that is the path of a file."""
-    path = Path(module)
-    if "/" not in module and path.suffix != ".py":
-        return f": allowed is {_FORMS}"
-    named = f"{path.stem}:{rest}" if rest else path.stem
-    folder = f" with --chdir {path.parent}" if path.parent != Path(".") else ""
-    return f", but a path; did you mean {named!r}{folder}?"
-
-
 def _import(spec: Spec) -> Any:
     try:
         return importlib.import_module(spec.module)
@@ -150,7 +136,9 @@ def _import(spec: Spec) -> Any:
         if isinstance(error, ModuleNotFoundError) and _module_is_missing(spec, error):
             missing = error.name or spec.module
             raise ModuleMissingError(_missing_module(spec.module, missing)) from None
-        raise ApplicationRaisedError(f"cannot import module {spec.module!r}", error) from error
+        raise ApplicationRaisedError(
+            f"cannot import module {spec.module!r}", error, hints.of_missing_dependency(error)
+        ) from error
 
 
 def _module_is_missing(spec: Spec, error: ModuleNotFoundError) -> bool:
@@ -161,42 +149,25 @@ def _module_is_missing(spec: Spec, error: ModuleNotFoundError) -> bool:
 
 def _missing_module(module: str, missing: str) -> str:
     parent, _, _ = missing.rpartition(".")
+    hint = hints.of_missing_module(module, missing)
     if parent:
         kind = "package" if hasattr(sys.modules.get(parent), "__path__") else "module"
-        return f"cannot import {module!r}: the {kind} {parent!r} has no module {missing!r}"
-    hint = _did_you_mean(missing, _modules_here())
+        return f"cannot import {module!r}: the {kind} {parent!r} has no module {missing!r}{hint}"
     return f"there is no module {missing!r} in {os.getcwd()} or elsewhere on Python's path{hint}"
 
 
-def _did_you_mean(name: str, known: list[str]) -> str:
-    meant = nearest(name, known)
-    return f"; did you mean {meant!r}?" if meant is not None else ""
-
-
-def _modules_here() -> list[str]:
-    """Return the names of the modules and packages in the current directory."""
-    try:
-        with os.scandir() as entries:
-            return [
-                entry.name.removesuffix(".py")
-                for entry in entries
-                if entry.name.endswith(".py") or entry.is_dir()
-            ]
-    except OSError:  # the directory may be searchable and not readable
-        return []
-
-
-def _find(spec: Spec, module: Any) -> Any:
+def _find(spec: Spec, module: Any) -> tuple[Any, str]:
+    """Return the object, and its place as ``module:name``."""
     if not spec.attributes:
         for name in DEFAULT_NAMES:
             try:
-                return _attribute(module, name, spec.module)
+                return _attribute(module, name, spec.module), f"{spec.module}:{name}"
             except AttributeError:
                 pass
         wanted = " nor ".join(repr(name) for name in DEFAULT_NAMES)
         raise AttributeMissingError(
-            f"module {spec.module!r} has neither {wanted}: say which object is the "
-            f"application, as in {spec.module}:name{_other_file(module)}"
+            f"module {spec.module!r} has neither {wanted}"
+            f"{hints.of_missing_default(module)}{_other_file(module)}"
         )
     found, path = module, spec.module
     for name in spec.attributes:
@@ -204,12 +175,12 @@ def _find(spec: Spec, module: Any) -> Any:
         try:
             found = _attribute(found, name, path)
         except AttributeError:
-            hint = _did_you_mean(name, _attributes(found))
+            hint = hints.of_missing_attribute(found, name, module)
             if found is module:
                 hint += _other_file(module)
             raise AttributeMissingError(f"{owner} has no attribute {name!r}{hint}") from None
         path += separator + name
-    return found
+    return found, path
 
 
 def _attribute(owner: Any, name: str, path: str) -> Any:
@@ -224,14 +195,6 @@ def _attribute(owner: Any, name: str, path: str) -> Any:
         raise
     except BaseException as error:  # also sys.exit()
         raise ApplicationRaisedError(f"cannot get {name!r} of {path!r}", error) from error
-
-
-def _attributes(found: Any) -> list[str]:
-    """Return the names of attributes, for the hint after a missing one."""
-    try:
-        return [name for name in dir(found) if not name.startswith("__")]
-    except Exception:  # the object's own __dir__
-        return []
 
 
 def _other_file(module: Any) -> str:
@@ -274,7 +237,7 @@ def _misses_two_arguments(function: Any, error: BaseException) -> bool:
     return True
 
 
-def _check_application(spec: Spec, found: Any) -> None:
+def _check_application(spec: Spec, found: Any, place: str) -> None:
     """Refuse an object that cannot be called with environ and start_response.
 
     Only if that is certain. Of other callables, the first request shows it.
@@ -283,17 +246,24 @@ def _check_application(spec: Spec, found: Any) -> None:
     if spec.arguments is not None:
         what = f"what the factory {what} returned"
     if not callable(found):
-        kind = type(found).__name__
-        raise NotCallableError(f"{what} is not a WSGI application: its type {kind} is not callable")
+        reason = f"its type {type(found).__name__} is not callable"
+    elif _is_async(found):
+        reason = "it is async, as in ASGI"
+    elif _cannot_take_two_arguments(found):
+        reason = "it cannot be called with the two positional arguments (environ, start_response)"
+    elif spec.arguments is None and hints.is_factory_by_signature(found):
+        reason = "a call of it makes one, and does not answer a request"
+    else:
+        return
+    hint = hints.of_no_application(found, place, spec.module) if spec.arguments is None else ""
+    raise NotCallableError(f"{what} is not a WSGI application: {reason}{hint}")
+
+
+def _is_async(found: Any) -> bool:
     function = found if isinstance(found, FunctionType) else type(found).__call__
-    if isinstance(function, FunctionType) and function.__code__.co_flags & _COROUTINE_FLAGS:
-        raise NotCallableError(f"{what} is not a WSGI application: it is async, as in ASGI")
-    if _cannot_take_two_arguments(found):
-        hint = "; a factory is written with its arguments, as in module:factory()"
-        raise NotCallableError(
-            f"{what} is not a WSGI application: it cannot be called with the two positional "
-            f"arguments (environ, start_response){hint if spec.arguments is None else ''}"
-        )
+    return isinstance(function, FunctionType) and bool(
+        function.__code__.co_flags & _COROUTINE_FLAGS
+    )
 
 
 def _cannot_take_two_arguments(found: Any) -> bool:

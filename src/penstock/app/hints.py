@@ -1,0 +1,251 @@
+"""What a wrong specification of an application most likely means: the hints after the errors.
+
+Nothing here decides whether an application can be loaded. A hint is the empty string where nothing
+is known.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import shlex
+import sys
+from inspect import Parameter, getattr_static, iscoroutinefunction, signature
+from pathlib import Path
+from types import FunctionType
+from typing import Any
+
+from penstock.config.options import nearest
+
+DEFAULT_NAMES = ("application", "app")
+"""The names to try, in this order, if the specification names only a module."""
+
+FORMS = "module, module:callable, module:object.attribute or module:factory('argument', key=1)"
+
+_FACTORIES = ("create_app", "make_app", "create_application", "make_application", "build_app")
+_ENVIRONMENTS = (".venv", "venv", "env")
+
+
+def meant(form: str) -> str:
+    """Return the question for a form that is certain to be a correct one."""
+    return f"; did you mean {form!r}?"
+
+
+def did_you_mean(name: str, known: list[str]) -> str:
+    """Return a hint with the one of ``known`` that is nearest to ``name``."""
+    found = nearest(name, known)
+    return meant(found) if found is not None else ""
+
+
+# -- the specification ---------------------------------------------------------------------------
+
+
+def of_form(module: str, rest: str) -> str:
+    """Return what is wrong with the name of a module that is none."""
+    path = Path(module)
+    if "/" not in module and path.suffix != ".py":
+        if "-" in module and all(
+            part.isidentifier() for part in module.replace("-", "_").split(".")
+        ):
+            file = module.replace("-", "_") + ".py"
+            return f": Python cannot import a name with a hyphen: rename the file to {file}"
+        return f": allowed is {FORMS}"
+    named = f"{path.stem}:{rest}" if rest else path.stem
+    folder = f" with --chdir {path.parent}" if path.parent != Path(".") else ""
+    return f", but a path; did you mean {named!r}{folder}?"
+
+
+# -- the module ----------------------------------------------------------------------------------
+
+
+def of_missing_module(module: str, missing: str) -> str:
+    """Return a hint for a module that was not found, ``missing`` or one above it in ``module``."""
+    parent, _, name = missing.rpartition(".")
+    if parent:
+        owner = sys.modules.get(parent)
+        if owner is not None and hasattr(owner, name):
+            return meant(f"{parent}:{module.removeprefix(parent + '.')}")
+        return ""
+    here = Path.cwd()
+    for above in (here.parent, here.parent.parent):
+        if _has_module(above, missing):
+            return f"; it is in {above}: add --chdir {shlex.quote(os.path.relpath(above, here))}"
+    names = modules_here()
+    hyphened = [each for each in names if "-" in each and each.replace("-", "_") == missing]
+    if hyphened:
+        file = f"{hyphened[0]}.py"
+        return f"; Python cannot import a name with a hyphen: rename {file} to {missing}.py"
+    for below in _folders_here():
+        if _has_module(below, missing):
+            return f"; it is in {below.name}: add --chdir {shlex.quote(below.name)}"
+    return did_you_mean(missing, [each for each in names if each.isidentifier()])
+
+
+def of_missing_dependency(error: BaseException) -> str:
+    """Return a hint for an application that imports what this Python does not have.
+
+    Most often it is installed for another one: that of a virtual environment nearby, say.
+    """
+    name = error.name if isinstance(error, ModuleNotFoundError) else None
+    if not name or "." in name or _has_module(Path.cwd(), name):
+        return ""
+    hint = f"; this server runs on {sys.executable}: install what is missing there"
+    for folder in _ENVIRONMENTS:
+        other = Path(folder, "bin", "python").absolute()
+        if other.exists() and other.parent.parent != Path(sys.prefix):
+            return f"{hint}, or install penstock in {folder} and start {folder}/bin/penstock"
+    return hint
+
+
+def _has_module(folder: Path, name: str) -> bool:
+    try:
+        return (folder / f"{name}.py").is_file() or (folder / name / "__init__.py").is_file()
+    except OSError:
+        return False
+
+
+def modules_here() -> list[str]:
+    """Return the names of the modules and packages in the current directory."""
+    try:
+        with os.scandir() as entries:
+            return [
+                entry.name.removesuffix(".py")
+                for entry in entries
+                if entry.name.endswith(".py") or entry.is_dir()
+            ]
+    except OSError:  # the directory may be searchable and not readable
+        return []
+
+
+def _folders_here() -> list[Path]:
+    return [Path(name) for name in sorted(modules_here()) if not name.startswith(".")]
+
+
+# -- the attribute -------------------------------------------------------------------------------
+
+
+def of_missing_default(module: Any) -> str:
+    """Return a hint for a module without the usual names."""
+    if hasattr(module, "__path__") and _can_find(f"{module.__name__}.wsgi"):
+        return meant(f"{module.__name__}.wsgi")
+    found = candidates(module)
+    if len(found) == 1:
+        return meant(found[0])
+    if found:
+        return f"; it may be one of {', '.join(found[:5])}"
+    return f": say which object is the application, as in {module.__name__}:name"
+
+
+def of_missing_attribute(owner: Any, name: str, module: Any) -> str:
+    """Return a hint for an attribute that ``owner`` lacks, which may be the module itself."""
+    names = attributes(owner)
+    if owner is not module:
+        return did_you_mean(name, names)
+    if name in DEFAULT_NAMES:
+        for usual in DEFAULT_NAMES:
+            if usual in names:
+                return meant(f"{module.__name__}:{usual}")
+    near = nearest(name, names)
+    found = candidates(module)
+    if near is None and len(found) == 1:
+        return meant(found[0])
+    return meant(near) if near is not None else ""
+
+
+def candidates(module: Any) -> list[str]:
+    """Return the specifications of what in a module looks like an application or a factory."""
+    found, factories = [], []
+    for name in attributes(module):
+        value = getattr_static(module, name, None)
+        if name.startswith("_") or isinstance(value, type):
+            continue
+        place = f"{module.__name__}:{name}"
+        if isinstance(value, FunctionType):
+            if value.__module__ != module.__name__:
+                continue
+            if name in _FACTORIES and binds(value, 0):
+                factories.append(f"{place}()")
+            elif _is_named_as_application(value, 0):
+                found.append(place)
+            continue
+        call = getattr_static(type(value), "__call__", None)
+        if isinstance(call, FunctionType) and _is_named_as_application(call, 1):
+            found.append(place)
+    return found or factories
+
+
+def _is_named_as_application(function: FunctionType, skipped: int) -> bool:
+    """Return True if a function's parameters have the names that PEP 3333 uses."""
+    names = function.__code__.co_varnames[: function.__code__.co_argcount][skipped:]
+    return len(names) == 2 and names[0].startswith("env") and names[1].startswith("start")
+
+
+def attributes(found: Any) -> list[str]:
+    """Return the names of an object's attributes."""
+    try:
+        return [name for name in dir(found) if not name.startswith("__")]
+    except Exception:  # the object's own __dir__
+        return []
+
+
+def _can_find(module: str) -> bool:
+    try:
+        return importlib.util.find_spec(module) is not None
+    except (ImportError, ValueError, AttributeError):
+        return False
+
+
+# -- the object ----------------------------------------------------------------------------------
+
+
+def of_no_application(found: Any, place: str, module: str) -> str:
+    """Return a hint for an object that is no WSGI application."""
+    if module.endswith("asgi") and _can_find(wsgi := module.removesuffix("asgi") + "wsgi"):
+        return meant(wsgi)
+    if isinstance(found, type):
+        return f"; it is a class: if its instances are the application, write {place + '()'!r}"
+    if isinstance(found, FunctionType) and not iscoroutinefunction(found):
+        if binds(found, 0):
+            return f"; it seems to be a factory: write {place + '()'!r}"
+        return f"; a factory is written with its arguments, as in {place + '(1)'!r}"
+    return ""
+
+
+def binds(function: Any, count: int) -> bool:
+    """Return True if a call with ``count`` positional arguments fits the signature."""
+    try:
+        signature(function, follow_wrapped=False).bind(*(None,) * count)
+    except Exception:  # also the application's own __signature__
+        return False
+    return True
+
+
+def is_factory_by_signature(found: Any) -> bool:
+    """Return True for what fits PEP 3333 by chance: a call of it would return no response.
+
+    A function of two parameters with defaults, of which neither has a name that an application
+    gives it, is a factory such as ``create_app(config=None, testing=False)``. A class whose
+    instances can be called and cannot be iterated over is not the application, but they are.
+    """
+    if isinstance(found, type):
+        defined = {name for each in found.__mro__ for name in vars(each)}
+        own = type(found).__call__ is type.__call__  # else a call may return anything
+        iterable = not defined.isdisjoint(("__iter__", "__getitem__", "__getattr__"))
+        return own and "__call__" in defined and not iterable and binds(found, 0)
+    if not isinstance(found, FunctionType):
+        return False
+    try:
+        parameters = list(signature(found, follow_wrapped=False).parameters.values())
+    except Exception:
+        return False
+    positional = [
+        each
+        for each in parameters
+        if each.kind in (Parameter.POSITIONAL_ONLY, Parameter.POSITIONAL_OR_KEYWORD)
+    ]
+    return (
+        len(positional) >= 2
+        and all(each.default is not Parameter.empty for each in positional)
+        and not positional[0].name.startswith("e")
+        and not positional[1].name.startswith("s")
+    )
