@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from penstock.cli.arguments import parse_command_line
 from penstock.cli.command import main
 from penstock.config.checks import native_built
 from support.many_commands import Command, run_each
@@ -62,6 +63,27 @@ def test_without_an_argument_it_says_what_is_missing(tmp_path: Path) -> None:
     assert done.stderr.splitlines() == [
         "Provide a WSGI application object as module:callable",
         "usage: penstock [options] module:callable",
+    ]
+
+
+def test_without_an_argument_the_one_application_of_a_project_is_served_after_saying_so(
+    folder: Path,
+) -> None:
+    (folder / "app.py").write_text("import bottle\n" + APPLICATION)
+    with ServerProcess(cwd=folder, environ={"FLASK_APP": ""}) as server:
+        assert "serving app:app on" in server.start_line
+        assert server.lines[0] == "penstock: no application was named: app.py has app:app"
+
+
+def test_without_an_argument_several_applications_are_listed(tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "wsgi.py").write_text("application = None\n")
+    done = run_penstock(cwd=tmp_path, environ={"FLASK_APP": ""})
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[2:] == [
+        "  penstock one.wsgi:application  (one/wsgi.py)",
+        "  penstock two.wsgi:application  (two/wsgi.py)",
     ]
 
 
@@ -165,6 +187,22 @@ def test_check_loads_and_prints_every_setting_with_its_source(folder: Path) -> N
     assert "workers = 1 (default)" in lines
 
 
+@pytest.mark.parametrize(
+    ("arguments", "port", "bind"),
+    [
+        (["--port", "8080"], "", "127.0.0.1:8080"),
+        (["--host", "0.0.0.0"], "", "0.0.0.0:8000"),
+        (["--host", "0.0.0.0"], "5000", "0.0.0.0:5000"),
+        (["--host=::1", "--port=8080"], "5000", "[::1]:8080"),
+    ],
+)
+def test_host_and_port_are_another_form_of_bind(
+    arguments: list[str], port: str, bind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PORT", port)
+    assert parse_command_line(arguments).flags == {"bind": [bind]}
+
+
 def test_check_binds_no_address_so_that_it_works_beside_a_running_server(folder: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as holder:
         address = f"127.0.0.1:{holder.getsockname()[1]}"
@@ -205,8 +243,8 @@ USAGE_AND_SETTINGS = [
     (["--thread", "2", "served"], "unknown flag '--thread'; did you mean '--threads'?"),
     (["--max_body=1", "served"], "did you mean '--max-body'?"),
     (["--chekc", "served"], "did you mean '--check'?"),
-    (["--port=80", "served"], "unknown flag '--port': it is a setting of other servers"),
-    (["--host", "::1", "served"], "see --bind, which takes host and port together"),
+    (["--port=80", "-b", ":81", "served"], "--port and --bind are two ways to say one thing"),
+    (["--listen", "::1", "served"], "see --bind, which takes host and port together"),
     (["-x", "served"], "unknown flag '-x'"),
     (["served", "--trace=yes"], "--trace takes no value: write --trace or --no-trace"),
     (["served", "--no-trace=yes"], "--no-trace takes no value: write --trace or --no-trace"),
@@ -307,10 +345,10 @@ def test_a_worker_class_for_asgi_is_refused_as_that(folder: Path, worker_class: 
 
 
 def test_all_wrong_flags_are_named_at_once(folder: Path) -> None:
-    arguments = ["--thread", "2", "-k", "asgi", "--protocol=uwsgi", "--port", "80", "served"]
+    arguments = ["--thread", "2", "-k", "asgi", "--protocol=uwsgi", "--listen", "80", "served"]
     said = error_line(2, *arguments, cwd=folder)
     assert "'--thread'; did you mean '--threads'?" in said
-    assert "'--port': it is a setting of other servers" in said
+    assert "'--listen': it is a setting of other servers" in said
     assert "asgi is for ASGI applications" in said
     assert "write proxy_pass in the place of uwsgi_pass" in said
 

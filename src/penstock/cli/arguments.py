@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
@@ -11,7 +12,7 @@ from typing import NoReturn
 from penstock.config.gunicorn_settings import add_flags, refusal
 from penstock.config.options import Option, nearest
 from penstock.config.other_servers import GUNICORN_ALONE, explain
-from penstock.config.settings import OPTIONS
+from penstock.config.settings import DEFAULT_HOST, DEFAULT_PORT, OPTIONS
 from penstock.config.sources import nearest_option
 from penstock.errors import SettingsError
 
@@ -69,6 +70,7 @@ def parse_command_line(arguments: Sequence[str]) -> CommandLine:
         wrong = [f"unexpected argument {argument!r}: usage: {USAGE}" for argument in rest[:1]]
     if wrong:
         raise SettingsError("; ".join(wrong))
+    _compose_address(names)
     commands = {
         "application": names.pop("application"),
         # Many a script has "-c gunicorn.conf.py" as one word.
@@ -79,6 +81,20 @@ def parse_command_line(arguments: Sequence[str]) -> CommandLine:
         "help": names.pop("help", False),
     }
     return CommandLine(**commands, flags=names, gunicorn=gunicorn)
+
+
+def _compose_address(names: dict[str, object]) -> None:
+    """Put ``--host`` and ``--port`` together into one value of ``bind``."""
+    host, port = names.pop("host", None), names.pop("port", None)
+    if host is None and port is None:
+        return
+    if "bind" in names:
+        flag = "--port" if host is None else "--host"
+        raise SettingsError(f"{flag} and --bind are two ways to say one thing: give either")
+    host = str(host or DEFAULT_HOST)
+    if ":" in host and not host.startswith("["):
+        host = f"[{host}]"  # an address of IPv6
+    names["bind"] = [f"{host}:{port or os.environ.get('PORT') or DEFAULT_PORT}"]
 
 
 def _refuse_values_of_switches(arguments: Sequence[str]) -> None:
@@ -144,6 +160,9 @@ def build_parser() -> argparse.ArgumentParser:
         help="Configuration file of uWSGI to read: .ini, .yaml, .xml or .json; FILE:SECTION reads "
         "another section than uwsgi.",
     )
+    # What most other servers call it; one address alone.
+    parser.add_argument("--host", metavar="HOST", help=argparse.SUPPRESS)
+    parser.add_argument("--port", metavar="PORT", help=argparse.SUPPRESS)
     for section, members in groupby(OPTIONS.values(), key=lambda option: option.section):
         group = parser.add_argument_group(section)
         for option in members:

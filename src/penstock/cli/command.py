@@ -46,7 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(arguments: Sequence[str]) -> int:
-    from penstock.cli.arguments import USAGE, build_parser, parse_command_line
+    from penstock.cli.arguments import build_parser, parse_command_line
 
     typed = parse_command_line(arguments)
     if typed.help:
@@ -77,8 +77,9 @@ def _run(arguments: Sequence[str]) -> int:
 
     application = typed.application or settings.application
     if application is None:
-        missing = "Provide a WSGI application object as module:callable"
-        print_error(f"{missing}\nusage: {USAGE}\n")
+        # root does not read what belongs to the workers' user.
+        application = None if settings.has_user and os.geteuid() == 0 else _discovered(environ)
+    if application is None:
         return _USAGE_STATUS
     try:
         if typed.check:
@@ -154,6 +155,22 @@ def _read_settings(
     check_places(settings, may_wait=may_wait)
     chosen_transport(settings)
     return settings
+
+
+def _discovered(environ: Mapping[str, str]) -> str | None:
+    """Return the application of the project in the current directory, and say what was found."""
+    from penstock.app.discovery import discover
+    from penstock.cli.arguments import USAGE
+
+    found = discover(os.getcwd(), environ)
+    if found.only is not None:
+        spec, by = found.only
+        print_error(f"penstock: no application was named: {by} has {spec}\n")
+        return spec
+    print_error(f"Provide a WSGI application object as module:callable\nusage: {USAGE}\n")
+    for spec, by in found.candidates:
+        print_error(f"  penstock {spec}  ({by})\n")
+    return None
 
 
 def _supervise(launch: Launch, predecessor: Predecessor | None) -> int:

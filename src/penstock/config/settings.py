@@ -36,7 +36,8 @@ from penstock.config.options import (
 )
 from penstock.messages import Notice
 
-DEFAULT_BIND = ("127.0.0.1:8000",)
+DEFAULT_HOST, DEFAULT_PORT = "127.0.0.1", 8000
+DEFAULT_BIND = (f"{DEFAULT_HOST}:{DEFAULT_PORT}",)
 
 _DAY = 86400.0
 _YEAR = 365 * _DAY
@@ -136,7 +137,7 @@ class Settings:
         repeatable=True,
         also_called=("http_socket",),
         help="Address to listen on; may be given several times. https://ADDRESS is for TLS. "
-        "0.0.0.0:$PORT where PORT is set.",
+        "0.0.0.0:$PORT where PORT is set. --host HOST and --port PORT are another form of one.",
         reason="Only this machine can connect until you ask for more. A platform that sets PORT "
         "connects from outside.",
     )
