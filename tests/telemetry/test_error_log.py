@@ -8,6 +8,7 @@ import logging.config
 import os
 import re
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -336,3 +337,38 @@ def test_a_record_without_any_text_is_counted_and_raises_nothing(
     del record.levelname
     logger.handle(record)
     assert log.dropped == 1
+
+
+def test_a_record_that_is_larger_than_what_a_terminal_takes_is_written_to_its_end() -> None:
+    ours, theirs = os.openpty()
+    received = bytearray()
+
+    def read() -> None:
+        while b"the end" not in received:
+            received.extend(os.read(ours, 500))
+
+    reader = threading.Thread(target=read)
+    handler = SinkHandler(LogSink(theirs))
+    reader.start()
+    text = "".join(f"frame {number}\n" for number in range(5000)) + "the end"
+    handler.handle(logging.LogRecord("penstock", logging.ERROR, "", 0, text, None, None))
+    reader.join(30.0)
+    handler.close_sinks()
+    os.close(ours)
+    assert received.count(b"frame") == 5000
+
+
+def test_where_nothing_reads_one_record_waits_and_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    waited: list[float] = []
+
+    class Sink(LogSink):
+        def write(self, text: str, *, patience: float = 0.0, keep_end: bool = False) -> bool:
+            waited.append(patience)
+            return len(waited) > 2
+
+    sink = Sink(os.open(os.devnull, os.O_WRONLY))
+    handler = SinkHandler(sink)
+    for _ in range(4):
+        handler.write_text("line\n")
+    handler.close_sinks()
+    assert waited == [1.0, 0.0, 0.0, 1.0]

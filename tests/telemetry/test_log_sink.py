@@ -194,6 +194,64 @@ def test_with_patience_a_slow_reader_gets_everything(
     assert received.decode() == text
 
 
+@needs_pipe_size
+def test_of_a_record_that_does_not_fit_the_middle_is_dropped_and_the_end_written_next(
+    make_sink: MakeSink, small_pipe: tuple[int, int]
+) -> None:
+    reader, writer = small_pipe
+    sink = make_sink(writer)
+    record = "".join(f"line {number}\n" for number in range(10_000))
+    assert not sink.write(record, keep_end=True)
+    received = os.read(reader, select.PIPE_BUF)
+    sink.write("next\n")  # there is room for a part of what is kept
+    received += os.read(reader, select.PIPE_BUF)
+    sink.close()  # which writes the rest
+    received += os.read(reader, select.PIPE_BUF)
+    lines = received.decode().splitlines()
+    assert lines[0] == "line 0"
+    left_out = next(line for line in lines if "left out" in line)
+    count = int(left_out.split()[1])
+    at = lines.index(left_out)
+    assert lines[at - 1] == f"line {at - 1}"
+    assert lines[at + 1 : at + 10] == [f"line {at + count + each}" for each in range(9)]
+    assert "line 9999" in lines
+
+
+@needs_pipe_size
+def test_what_one_sink_has_begun_another_one_of_the_same_place_ends(
+    make_sink: MakeSink, small_pipe: tuple[int, int]
+) -> None:
+    reader, writer = small_pipe
+    second = make_sink(os.dup(writer))
+    first = make_sink(writer)
+    long = line_of(select.PIPE_BUF + 10, "a")
+    assert not first.write(long)
+    received = os.read(reader, select.PIPE_BUF)
+    assert second.write("next\n")
+    assert (received + os.read(reader, select.PIPE_BUF)).decode() == long + "next\n"
+
+
+def test_a_line_is_dropped_where_another_thread_writes_without_end(make_sink: MakeSink) -> None:
+    reader, writer = os.pipe()
+    sink = make_sink(writer)
+    held, release = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with sink._lock:
+            held.set()
+            release.wait(30.0)
+
+    thread = threading.Thread(target=hold)
+    thread.start()
+    assert held.wait(30.0)
+    assert not sink.write("lost\n")
+    release.set()
+    thread.join()
+    assert sink.write("one\n")
+    assert b"not be written here: 1\none\n" in os.read(reader, 200)
+    os.close(reader)
+
+
 class RacingSink(LogSink):
     """Sees room that another process takes before the write."""
 

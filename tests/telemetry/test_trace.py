@@ -130,7 +130,7 @@ def test_a_batch_is_one_write_and_lost_requests_are_counted(tmp_path: Path) -> N
     writes: list[str] = []
 
     class Sink(LogSink):
-        def write(self, text: str, *, patience: float = 0.0) -> bool:
+        def write(self, text: str, *, patience: float = 0.0, keep_end: bool = False) -> bool:
             writes.append(text)
             return super().write(text, patience=patience)
 

@@ -22,6 +22,9 @@ from penstock.telemetry.log_sink import LogSink
 
 LOGGER_NAME: Final = "penstock"
 
+PATIENCE_SECONDS: Final = 1.0
+"""How long a record waits for room: what was being explained is in its last lines."""
+
 _LEVELS: Final = {
     "debug": logging.DEBUG,
     "info": logging.INFO,
@@ -66,6 +69,7 @@ class SinkHandler(logging.Handler):
         self.fallback = fallback
         # Guarded by the handler's own lock, which logging holds around emit.
         self._fallen_back = False
+        self._stalled = False
 
     def handle(self, record: logging.LogRecord) -> bool:
         """Emit the record unless a filter rejects it; return True if it was emitted."""
@@ -82,7 +86,7 @@ class SinkHandler(logging.Handler):
         return True
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Write the record. Never blocks, never raises."""
+        """Write the record. Waits a second at most, and not again while that was in vain."""
         try:
             self._write(json_of(record) if self.json else _text_of(record))
         except Exception:
@@ -98,7 +102,11 @@ class SinkHandler(logging.Handler):
             )
 
     def _write(self, text: str) -> None:
-        if self.sink.write(text):
+        # A terminal takes 4 KiB at a time, and its reader some milliseconds for each. Where nothing
+        # reads, the first record alone waits.
+        patience = 0.0 if self._stalled else PATIENCE_SECONDS
+        self._stalled = not self.sink.write(text, patience=patience, keep_end=True)
+        if not self._stalled:
             self._fallen_back = False
         elif self.fallback is not None:
             if not self._fallen_back:

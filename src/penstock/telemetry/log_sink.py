@@ -1,4 +1,4 @@
-"""The output of a log: writing to it never blocks a request and never raises in one.
+"""The output of a log: writing to it waits for a bounded time, and never raises.
 
 A descriptor that other processes share (a pipe to a log collector, a terminal) must not be set to
 non-blocking, because the flag is shared, too. So the sink opens a pipe or terminal again, which
@@ -27,11 +27,29 @@ from penstock.telemetry.log_files import OPEN_FLAGS, Opener, open_plainly, open_
 
 # How much is kept of a line whose first part has been written; a line of a log is far shorter.
 MAX_REST_BYTES: Final = 65_536
+# How much of the end of a record is kept where its middle is left out: the exception itself, and
+# the last of its frames.
+KEPT_END_BYTES: Final = 4096
+# How long a thread that has no time to wait for room waits for one that writes, or that waits.
+LOCK_SECONDS: Final = 0.1
 # The pause between two attempts where several processes compete for the room in one pipe.
 RETRY_SECONDS: Final = 0.001
 
 _NOW: Final = socket.MSG_DONTWAIT | getattr(socket, "MSG_NOSIGNAL", 0)
 """A program of the application may have made SIGPIPE end the process again."""
+
+
+class _Place:
+    """A file, pipe, socket or terminal that several sinks of this process may write to.
+
+    ``rest`` is the rest of a line of which a part has been written, whichever sink did that.
+    """
+
+    def __init__(self) -> None:
+        # Guards the rest and each write. Reentrant: the garbage collector may run a finalizer in
+        # the middle of a write, and that may log.
+        self.lock = threading.RLock()
+        self.rest = b""
 
 
 def dropped_notice(count: int) -> str:
@@ -67,11 +85,9 @@ class LogSink:
         self._follows = False
         self._socket: socket.socket | None = None
         self._look_at_kind()
-        # Guards the fields below and each write. Reentrant: the garbage collector may run a
-        # finalizer in the middle of a write, and that may log.
-        self._lock = threading.RLock()
         self._closed = False
-        self._rest = b""
+        # Guards the counts. The other lock may be held by a thread that waits for room.
+        self._counting = threading.RLock()
         self._unreported = 0
         _sinks.add(self)
 
@@ -109,20 +125,34 @@ class LogSink:
         os.close(self._descriptor)
         self._descriptor = stream
         self._regular, self._socket, self._follows = False, None, True
+        self._place = _Place()
 
-    def write(self, text: str, *, patience: float = 0.0) -> bool:
+    @property
+    def _lock(self) -> threading.RLock:
+        return self._place.lock
+
+    def write(self, text: str, *, patience: float = 0.0, keep_end: bool = False) -> bool:
         """Write whole lines; return True if all of ``text`` was written. Never raises.
 
-        Waits at most ``patience`` seconds for room; 0 for threads that serve requests. Lines that
-        do not fit are dropped and counted. The rest of a line of which a part was written is kept
-        and written first the next time, so no line is ever torn.
+        Waits at most ``patience`` seconds for room, and as long for other threads that write. Lines
+        that do not fit are dropped and counted. The rest of a line of which a part was written is
+        kept and written first the next time, by any sink of this process that leads to the same
+        place. With ``keep_end`` so are the last lines of a text that was begun: what is dropped is
+        its middle.
         """
         try:
             data = text.encode("utf-8", "backslashreplace")
             if not data.endswith(b"\n"):
                 data += b"\n"
-            with self._lock:
-                return self._write_lines(data, patience)
+            lock = self._lock
+            if not lock.acquire(timeout=patience + LOCK_SECONDS):
+                self.failure = "another thread writes to it without end"
+                self.count_dropped(data.count(b"\n"))
+                return False
+            try:
+                return self._write_lines(data, patience, keep_end)
+            finally:
+                lock.release()
         except Exception as error:
             # MemoryError, for example: the request must not fail because of its log line.
             self.failure = type(error).__name__
@@ -131,7 +161,7 @@ class LogSink:
 
     def count_dropped(self, lines: int) -> None:
         """Count ``lines`` that were lost before they reached the sink, for the next notice."""
-        with self._lock:
+        with self._counting:
             self.dropped += lines
             self._unreported += lines
 
@@ -148,9 +178,9 @@ class LogSink:
                 if self._closed:
                     return
                 os.dup2(fresh, self._descriptor, inheritable=False)
+                # The beginning of a line that was begun is in the old file.
+                self._place.rest = b""
                 self._look_at_kind()
-                # The beginning of that line is in the old file.
-                self._rest = b""
         finally:
             os.close(fresh)
 
@@ -181,6 +211,8 @@ class LogSink:
         with self._lock:
             if not self._closed:
                 self._closed = True
+                if self._place.rest:
+                    self._place.rest = self._place.rest[self._push(self._place.rest, 0.0) :]
                 if self._follows:
                     return  # the descriptor is the program's
                 if self._socket is not None:
@@ -191,14 +223,18 @@ class LogSink:
                     pass  # The application has closed it.
 
     def _look_at_kind(self) -> None:
-        mode = os.fstat(self._descriptor).st_mode
+        found = os.fstat(self._descriptor)
+        mode = found.st_mode
+        key = (found.st_dev, found.st_ino, found.st_rdev)
+        self._place = _places.setdefault(key, _Place())
         self._regular = stat.S_ISREG(mode)
         if self._socket is not None:
             self._socket.detach()
         self._socket = _socket_of(self._descriptor) if stat.S_ISSOCK(mode) else None
 
-    def _write_lines(self, data: bytes, patience: float) -> bool:
-        rest = self._rest
+    def _write_lines(self, data: bytes, patience: float, keep_end: bool) -> bool:
+        place = self._place
+        rest = place.rest
         notice = self.notice(self._unreported).encode() if self._unreported else b""
         whole = rest + notice + data
         done = 0 if self._closed else self._push(whole, patience)
@@ -206,15 +242,24 @@ class LogSink:
             self._unreported = 0
             # The notice has been written, or its rest is kept below: it counts no more either way.
             notice = b""
-        self._rest = b""
         if done == len(whole):
+            place.rest = b""
             return True
-        unwritten = whole[done:]
-        line_begun = whole[done - 1 : done] != b"\n" if done else bool(rest)
-        if line_begun:
+        # What is left of the rest is kept as a whole.
+        place.rest = rest[done:]
+        unwritten = whole[max(done, len(rest)) :]
+        if done > len(rest) and whole[done - 1 : done] != b"\n":
             end = unwritten.index(b"\n") + 1
-            self._rest = unwritten[: min(end, MAX_REST_BYTES) - 1] + b"\n"
+            place.rest = unwritten[: min(end, MAX_REST_BYTES) - 1] + b"\n"
             unwritten = unwritten[end:]
+        if keep_end and done > len(whole) - len(data):
+            begin = max(0, len(unwritten) - KEPT_END_BYTES)
+            if begin:
+                begin = unwritten.find(b"\n", begin) + 1 or len(unwritten)
+            unwritten, kept = unwritten[:begin], unwritten[begin:]
+            if unwritten:
+                place.rest += b"  ... %d lines left out ...\n" % unwritten.count(b"\n")
+            place.rest += kept
         self.count_dropped(unwritten.count(b"\n") - notice.count(b"\n"))
         return False
 
@@ -297,12 +342,16 @@ def _open_stream(descriptor: int) -> int:
 
 
 _sinks: weakref.WeakSet[LogSink] = weakref.WeakSet()
+_places: weakref.WeakValueDictionary[tuple[int, int, int], _Place] = weakref.WeakValueDictionary()
+"""By device, inode and the device that a special file stands for."""
 
 
 def _renew_locks() -> None:
     # Another thread, which the child does not have, may have held the lock at the fork.
-    for sink in _sinks:
-        sink._lock = threading.RLock()
+    for place in list(_places.values()):
+        place.lock = threading.RLock()
+    for sink in list(_sinks):
+        sink._counting = threading.RLock()
 
 
 os.register_at_fork(after_in_child=_renew_locks)
