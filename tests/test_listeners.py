@@ -531,3 +531,11 @@ def test_a_passed_socket_that_cannot_listen_is_refused_and_stays_open() -> None:
         assert "not bound to an address" in refusal(f"fd://{unbound.fileno()}")
         assert "not a stream socket" in refusal(f"fd://{datagram.fileno()}")
         os.fstat(one.fileno())
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/net/tcp"), reason="no /proc/net/tcp")
+def test_the_error_about_a_port_in_use_names_the_process_that_has_it() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as holder:
+        address = f"127.0.0.1:{holder.getsockname()[1]}"
+        with pytest.raises(ListenError, match=rf"another program: process {os.getpid()} \("):
+            bind_listeners([parse_address(address)])

@@ -26,6 +26,7 @@ from penstock.errors import ListenError, PenstockError
 from penstock.system.as_user import Change, HelperError, Work, wait_for
 from penstock.system.descriptors import use_inherited
 from penstock.system.paths import Place, find
+from penstock.system.port_holders import holder_of
 from penstock.system.privileges import Identity
 
 if TYPE_CHECKING:
@@ -840,6 +841,8 @@ def _tcp_reason(address: Address, family: socket.AddressFamily, error: OSError) 
     missing = code in (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)
     if missing and family == socket.AF_INET6:
         return "this machine has no such address, or IPv6 is switched off"
+    if code == errno.EADDRINUSE and address.port and (holder := holder_of(address.port)):
+        return f"{_REASONS[code]}: {holder}"
     return _reason(error)
 
 

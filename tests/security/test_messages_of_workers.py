@@ -51,7 +51,7 @@ def test_a_worker_may_send_a_bounded_number_of_messages(channels: tuple[Channel,
     sent = taken = 0
     while not ours.ended and sent < 3 * BURST:
         for _ in range(100):
-            theirs.send({"event": "asked to stop"})
+            theirs.send({"event": "asked to stop", "at_once": False})
             sent += 1
         taken += len(ours.receive())
     assert "messages a second" in ours.broken

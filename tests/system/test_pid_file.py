@@ -51,7 +51,25 @@ def test_it_holds_the_id_for_all_to_read_and_goes_at_the_end(path: Path) -> None
     assert not path.exists()
 
 
-@pytest.mark.parametrize("content", ["", "nonsense", "-1", "0", "9" * 40])
+@pytest.mark.parametrize("content", ["import os\n", "8000 and more", "\0\1"])
+def test_a_file_that_holds_something_else_is_neither_replaced_nor_removed(
+    path: Path, content: str
+) -> None:
+    path.write_text(content)
+    file = PidFile(str(path))
+    with pytest.raises(SettingsError, match="a file that holds something else: it stays"):
+        file.create()
+    file.remove()
+    assert path.read_text() == content
+
+
+def test_what_is_no_file_is_not_replaced(path: Path) -> None:
+    os.mkfifo(path)
+    with pytest.raises(SettingsError, match="no regular file: it stays as it is"):
+        PidFile(str(path)).create()
+
+
+@pytest.mark.parametrize("content", ["", "\n", "-1", "0", "9" * 40])
 def test_a_file_without_a_process_id_is_replaced(path: Path, content: str) -> None:
     path.write_text(content)
     PidFile(str(path)).create()
@@ -102,7 +120,10 @@ def test_a_number_that_another_program_has_since_is_not_the_writers(path: Path, 
 
 def test_a_younger_process_of_penstocks_is_believed_all_the_same(path: Path) -> None:
     """The clock may have been set since: the name counts more."""
-    code = "import penstock; print('here', flush=True); input()"
+    code = (
+        "from penstock.system.privileges import set_title; set_title('supervisor', 'app');"
+        "print('here', flush=True); input()"
+    )
     with subprocess.Popen(
         [sys.executable, "-c", code],
         stdin=subprocess.PIPE,
@@ -116,6 +137,25 @@ def test_a_younger_process_of_penstocks_is_believed_all_the_same(path: Path) -> 
         os.utime(path, (LONG_AGO, LONG_AGO))
         with pytest.raises(SettingsError, match=f"process {process.pid}"):
             PidFile(str(path)).create()
+        process.communicate(timeout=START_WITHIN)
+
+
+def test_a_younger_program_whose_command_line_has_the_servers_name_is_not_believed(
+    path: Path,
+) -> None:
+    """The path of a clone has it, for example, and that of a virtual environment."""
+    code = "print('here', flush=True); input()"
+    with subprocess.Popen(
+        [sys.executable, "-c", code, "/srv/penstock/tool.py"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"here\n"
+        path.write_text(f"{process.pid}\n")
+        os.utime(path, (LONG_AGO, LONG_AGO))
+        PidFile(str(path)).create()
         process.communicate(timeout=START_WITHIN)
 
 
@@ -169,7 +209,7 @@ def test_an_upgraded_server_moves_its_file_to_the_place_of_the_old_one(
 def test_a_place_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match=r"cannot write the pid file .*No such file"):
         PidFile(str(tmp_path / "nowhere" / "server.pid")).create()
-    with pytest.raises(SettingsError, match="Is a directory"):
+    with pytest.raises(SettingsError, match="is no regular file"):
         PidFile(str(tmp_path)).create()
     assert not list(tmp_path.parent.glob(f".{tmp_path.name}.*"))
 

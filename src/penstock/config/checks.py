@@ -240,6 +240,11 @@ def check_possible(settings: Settings) -> None:
     for part in ("drain_linger", "shutdown_delay"):
         if part in settings.sources and getattr(settings, part) > settings.graceful_timeout:
             raise SettingsError(f"{shown(part)} is more than {shown('graceful_timeout')}")
+    if settings.pid is not None and settings.pid.isdigit():
+        raise SettingsError(
+            f"{shown('pid')} is the name of a file: a port is --bind :{settings.pid}, and a file "
+            f"of that name is ./{settings.pid}"
+        )
     _check_tls(settings, shown)
     for name in ("static", "sendfile_root"):
         mappings = map(split_mapping, getattr(settings, name))

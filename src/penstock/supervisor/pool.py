@@ -349,6 +349,7 @@ class Pool:
         requests = list(worker.slot.requests())
         report = ExitReport(status, worker.killed_because, self._memory_ran_out())
         told = worker.stage in (Stage.LEAVING, Stage.FAILED)
+        told |= worker.leaves_by_itself and status == 0
         if told:
             self._log_leaving(worker, report, requests)
         elif not worker.is_booting or worker.failure is None:

@@ -19,7 +19,7 @@ from penstock.config.options import show_duration, show_size
 from penstock.supervisor.exit_report import requests_lost
 from penstock.supervisor.generation import Generation
 from penstock.supervisor.pool import Pool
-from penstock.supervisor.worker_process import Stage, WorkerProcess
+from penstock.supervisor.worker_process import ASKED, Stage, WorkerProcess
 from penstock.system.cgroups import Cgroups, resident_memory
 from penstock.worker.child import DUMP_SIGNAL
 
@@ -28,6 +28,10 @@ if TYPE_CHECKING:
 
 BEAT_SECONDS = 1.0
 """How often the heartbeats are checked."""
+
+ASKED_SECONDS = 0.5
+"""How long a worker goes on that was asked to stop: the signal may be on its way to the supervisor,
+too, as where a process manager sends it to the whole group. Then no successor is wanted."""
 
 HALT_SECONDS = 5.0
 """A check that is this much too late was halted itself, as the workers were."""
@@ -144,8 +148,8 @@ def reason_to_recycle(worker: WorkerProcess, memory_limit: int | None) -> str:
     """
     if worker.stage is not Stage.SERVING or worker.replaced_by is not None:
         return ""
-    if worker.told_to_stop:
-        return "it was asked to stop"
+    if time.monotonic() - worker.asked_to_stop_at >= ASKED_SECONDS:
+        return ASKED
     if worker.requests_limit and worker.requests >= worker.requests_limit:
         return f"it has answered {worker.requests} requests (setting: max_requests)"
     if worker.age_limit and worker.age >= worker.age_limit:

@@ -13,7 +13,7 @@ _REPORTS: Mapping[str, Mapping[str, type]] = {
     "ready": {},
     "serving": {},
     "certificates": {"number": int},
-    "asked to stop": {},
+    "asked to stop": {"at_once": bool},
     "stuck": {"request": str, "free_threads": int},
     "stacks": {"text": str},
     "changed": {"files": dict},

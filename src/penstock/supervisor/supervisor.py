@@ -68,6 +68,7 @@ from penstock.system.privileges import set_title
 from penstock.system.signals import FROM_OUTSIDE, Signals
 from penstock.system.standard_streams import has_terminal
 from penstock.system.systemd import Notifier
+from penstock.system.terminal import Terminal
 from penstock.telemetry.error_log import ErrorLog, process_logger
 from penstock.telemetry.log_config import configure
 from penstock.telemetry.log_files import opener_for
@@ -163,6 +164,7 @@ class Supervisor:
         self._removed: list[RemovedListeners] = []
         self._pid_file: PidFile | None = None
         self._notifier = Notifier()
+        self._terminal = Terminal()
         self._watchdog_due = 0.0
         self._signals: Signals
         self._keeper: CertificateKeeper | None = None
@@ -216,6 +218,8 @@ class Supervisor:
     def _open(self) -> None:
         """Write the pid file, and open the control server. Raises a `PenstockError`."""
         settings, predecessor = self.settings, self._predecessor
+        # Before the pid file names it: another server recognises this process by its name.
+        set_title("supervisor", title_of(settings, self.launch.application))
         if settings.pid is not None:
             suffix = _SUCCESSORS_SUFFIX if predecessor is not None else ""
             identity = identity_of(settings)
@@ -224,7 +228,6 @@ class Supervisor:
             self._pid_file = pid_file
             if identity is not None and pid_file.is_users:
                 messages.PID_FILE_OF_USER.log(self.logger, path=pid_file.path, user=identity.uid)
-        set_title("supervisor", title_of(settings, self.launch.application))
         if predecessor is not None:
             self.loop.watch(predecessor.channel.fileno(), self._predecessor_left)
         self.control.open(settings, predecessor.services if predecessor is not None else None)
@@ -273,6 +276,7 @@ class Supervisor:
         now = time.monotonic()
         self.pool.reap()  # SIGCHLD may have been lost
         self.pool.check_deadlines()
+        self._terminal.look(now)
         self._helpers.tick(now)
         if self._reopens_again and not self._helpers.is_busy:
             self._reopen_logs(events.ReopenWanted())
@@ -310,6 +314,7 @@ class Supervisor:
         for acme in self._acmes:
             acme.close_in_child()
         self._notifier.close()
+        self._terminal.close()
         if isinstance(self.state, Upgrading):
             self.state.successor.close_in_child()
         if isinstance(self.state, Preparing):
@@ -343,12 +348,13 @@ class Supervisor:
                 messages.COMMAND_REFUSED.log(self.logger, command=name, reason=error)
 
     def _event_of(self, number: int) -> events.Event:
+        if number == signal.SIGHUP:
+            return self._hang_up_or_reload()
         wanted = self.current.wanted
         meanings: dict[signal.Signals, events.Event] = {
             signal.SIGTERM: events.StopWanted(),
             signal.SIGINT: events.Interrupted(),
             signal.SIGQUIT: events.QuitWanted(),
-            signal.SIGHUP: events.ReloadWanted(),
             signal.SIGUSR1: events.ReopenWanted(),
             signal.SIGUSR2: events.UpgradeWanted(),
             signal.SIGTTIN: events.ScaleWanted(wanted + 1),
@@ -356,6 +362,12 @@ class Supervisor:
             signal.SIGWINCH: events.NoWorkersWanted(),
         }
         return meanings[signal.Signals(number)]
+
+    def _hang_up_or_reload(self) -> events.Event:
+        if self._terminal.has_just_hung_up(time.monotonic()):
+            self.logger.info("the terminal that the server was started in was closed: it stops")
+            return events.StopWanted()
+        return events.ReloadWanted()
 
     def _predecessor_left(self) -> None:
         """Note the end of the predecessor: it sends nothing before that."""
@@ -580,7 +592,7 @@ class Supervisor:
         worker, message = event.worker, event.message
         match message["event"]:
             case "asked to stop":
-                worker.told_to_stop = True
+                worker.note_asked_to_stop(message["at_once"])
             case "stuck":  # an empty name where no call is stuck any more
                 worker.stuck = message["request"][:MOST_OF_MESSAGE]
                 worker.stuck_since = time.monotonic()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import time
@@ -19,6 +20,9 @@ if TYPE_CHECKING:
     from penstock.config.settings import Settings
     from penstock.edge.tls import TlsMaterial
     from penstock.telemetry.scoreboard import Slot
+
+ASKED = "it was asked to stop"
+"""Why a worker leaves to which another process has sent a signal, for the log."""
 
 MAX_DUMP_BYTES = 256 << 10
 """Bytes that are kept of the stacks that a worker's C code writes."""
@@ -86,8 +90,10 @@ class WorkerProcess:
     """It watches the application's files."""
     shares: bool = False
     """It knows that another supervisor has the listeners, too."""
-    told_to_stop: bool = False
-    """Another process has sent it SIGTERM."""
+    asked_to_stop_at: float = math.inf
+    """When another process has sent it SIGTERM."""
+    leaves_by_itself: bool = False
+    """Another process has sent it SIGINT or SIGQUIT: it ends without an order."""
     stuck: str = ""
     """A request that did not end after its deadline; empty where there is none."""
     stuck_since: float = 0.0
@@ -138,6 +144,14 @@ class WorkerProcess:
     def beat(self) -> int:
         """When its last heartbeat was, in monotonic nanoseconds; 0 before the first one."""
         return self.slot.words[BEAT]
+
+    def note_asked_to_stop(self, at_once: bool) -> None:
+        """Note that another process has sent it a signal to stop."""
+        if at_once:
+            self.leaves_by_itself = True
+            self.leaving_because = self.leaving_because or ASKED
+        elif self.asked_to_stop_at == math.inf:
+            self.asked_to_stop_at = time.monotonic()
 
     def order(self, what: str, **details: object) -> None:
         """Send an order; ``details`` are what JSON can hold."""

@@ -6,6 +6,8 @@ It is never half-written, and the file of another running server is never replac
 from __future__ import annotations
 
 import os
+import re
+import stat
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
@@ -14,13 +16,19 @@ from typing import TYPE_CHECKING
 from penstock.errors import SettingsError
 from penstock.system.as_user import Change, HelperError, Work, wait_for
 from penstock.system.paths import find
+from penstock.system.privileges import COMMAND_NAME
 from penstock.system.temporary_files import named_file
 
 if TYPE_CHECKING:
     from penstock.system.privileges import Identity
 
-_NAME_IN_COMMANDS = b"penstock"
 _TICKS = os.sysconf("SC_CLK_TCK")
+_PID = re.compile(rb"\s*-?[0-9]{0,40}\s*")
+"""What a pid file may hold, whichever program wrote it: one that was cut short is empty."""
+
+_SUPERVISORS = {COMMAND_NAME.encode(), f"{COMMAND_NAME}: supervisor"[:15].encode()}
+"""The name that the kernel has for a supervisor, without and with the package setproctitle."""
+
 _CLOCK_SECONDS = 60.0
 """A file counts as older than a process only if their times differ by more than this."""
 
@@ -171,6 +179,11 @@ class PidFile:
         self._write(path)
 
     def _check_free(self, path: str) -> None:
+        if kind := _not_a_pid_file(path):
+            raise SettingsError(
+                f"the pid file {path} (pid from {self._source}) is {kind}: it stays as it is; name "
+                "another file, or remove this one"
+            )
         holder = _read(path)
         if holder is None or holder == self._pid or not _is_held(path, holder):
             return
@@ -214,12 +227,30 @@ def _read(path: str) -> int | None:
     return int(text) if text.isdigit() and 0 < int(text) < 1 << 31 else None
 
 
+def _not_a_pid_file(path: str) -> str:
+    """Return what is at the path, if that is no pid file; empty for one, and for nothing.
+
+    A symbolic link is replaced, and not followed.
+    """
+    try:
+        kind = os.lstat(path).st_mode
+        if stat.S_ISLNK(kind):
+            return ""
+        if not stat.S_ISREG(kind):
+            return "no regular file"
+        with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
+            return "" if _PID.fullmatch(file.read(64)) else "a file that holds something else"
+    except OSError:
+        return ""  # there is none, or writing it gives a better reason
+
+
 def _is_held(path: str, pid: int) -> bool:
     """Return True if the process that wrote a file is running.
 
     After a restart of the machine, or of a container that keeps its files, another process may
     have the same id: a process that is younger than the file did not write it. The clock may have
-    been set in the meantime, so the command line counts as well.
+    been set in the meantime, so the name that a supervisor gives itself counts as well. Its command
+    line does not: the paths in that of any program may have the name of this one.
     """
     try:
         os.kill(pid, 0)
@@ -231,8 +262,8 @@ def _is_held(path: str, pid: int) -> bool:
         state, started = _state_and_start(pid)
         if state == b"Z":  # it has ended, and its parent has not waited for it yet
             return False
-        with open(f"/proc/{pid}/cmdline", "rb") as command_line:
-            named = _NAME_IN_COMMANDS in command_line.read()
+        with open(f"/proc/{pid}/comm", "rb") as command:
+            named = command.read().rstrip(b"\n") in _SUPERVISORS
         return named or started <= os.stat(path).st_mtime + _CLOCK_SECONDS
     except (OSError, ValueError, IndexError):
         return True  # the system does not say: believe the file

@@ -7,12 +7,21 @@ import signal
 import sys
 
 _PR_SET_PDEATHSIG = 1
+_PR_SET_NAME = 15
 _PR_SET_CHILD_SUBREAPER = 36
 
 
 def adopt_orphans() -> bool:
     """Make this process the parent of orphans below it. Return True if the system supports that."""
     return _prctl(_PR_SET_CHILD_SUBREAPER, 1)
+
+
+def set_command_name(name: str) -> None:
+    """Set the name of the process, of which the kernel keeps 15 bytes. For the main thread."""
+    if sys.platform == "linux":
+        import ctypes
+
+        ctypes.CDLL(None).prctl(_PR_SET_NAME, name.encode()[:15] + b"\0", 0, 0, 0)
 
 
 def end_with_parent(parent: int) -> None:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from penstock.errors import SettingsError
 from penstock.system import capabilities
 from penstock.system.descriptors import close_inherited
+from penstock.system.prctl import set_command_name
 
 
 @dataclass(frozen=True)
@@ -91,11 +92,19 @@ def drop_capabilities() -> None:
         raise SettingsError("the capabilities that this process was started with cannot be dropped")
 
 
-def set_title(role: str, name: str) -> bool:
-    """Set the process title to ``penstock: ROLE [NAME]`` if the package setproctitle is installed.
+COMMAND_NAME = "penstock"
+"""Begins the name that the kernel has for each process of the server."""
 
-    ``role`` is ``supervisor`` or, say, ``worker 2``. Return True if the title was set.
+
+def set_title(role: str, name: str) -> bool:
+    """Name the process: ``penstock: ROLE [NAME]`` where the package setproctitle is installed.
+
+    ``role`` is ``supervisor`` or, say, ``worker 2``. Without that package ``ps -o comm`` and
+    ``top`` tell the processes apart, by 15 characters: ``penstock`` for the supervisor, and
+    ``penstock-w2``. Return True if the title was set.
     """
+    short = "" if role == "supervisor" else "-" + role.replace("worker ", "w").replace(" ", "-")
+    set_command_name(COMMAND_NAME + short)
     try:
         importlib.import_module("setproctitle").setproctitle(f"penstock: {role} [{name}]")
     except Exception:  # the package is missing or broken: the server works without a title

@@ -28,6 +28,9 @@ _ONCE = frozenset({signal.SIGHUP, signal.SIGUSR1})
 _LONGEST_POLL_SECONDS = 3600.0
 """How long one poll lasts at most: its milliseconds have to fit into an int."""
 
+IGNORES_INTERRUPTS = signal.getsignal(signal.SIGINT) == signal.SIG_IGN
+"""This process was started in the background of a script, which has Ctrl-C ignored there."""
+
 FROM_OUTSIDE = (
     signal.SIGTERM,
     signal.SIGINT,

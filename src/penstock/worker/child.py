@@ -27,7 +27,7 @@ from penstock.system.privileges import (
     forbid_setuid_programs,
     set_title,
 )
-from penstock.system.signals import FROM_OUTSIDE, Signals
+from penstock.system.signals import FROM_OUTSIDE, IGNORES_INTERRUPTS, Signals
 from penstock.system.standard_streams import flush_all
 from penstock.telemetry.error_log import SinkHandler, process_logger
 from penstock.telemetry.scoreboard import PID, RequestInProgress, Slot
@@ -288,8 +288,10 @@ class _Child:
         assignment = self._assignment
         faulthandler.enable(assignment.dump, all_threads=True)
         faulthandler.register(DUMP_SIGNAL, assignment.dump, all_threads=True, chain=False)
-        # A terminal's Ctrl-C goes to the supervisor, too: before anything is served, both end.
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+        # A terminal's Ctrl-C goes to the supervisor, too: before anything is served, both end. What
+        # the supervisor ignores the worker ignores.
+        interrupt = signal.SIG_IGN if IGNORES_INTERRUPTS else signal.default_int_handler
+        signal.signal(signal.SIGINT, interrupt)
         pid = os.getpid()
         assignment.slot.words[PID] = pid
         self._channel.send({"event": "hello", "pid": pid})
@@ -376,13 +378,14 @@ class _Child:
 
     def _take_signal(self, number: int) -> None:
         if number in (signal.SIGINT, signal.SIGQUIT):
+            self._channel.send({"event": "asked to stop", "at_once": True})
             self._orders.append("quit")
         elif number == signal.SIGUSR1:
             self._orders.append("reopen")
         elif number == signal.SIGTERM and not self._leaving:
             # Process managers send it to all processes of a server at once. The supervisor decides
             # what follows: a successor first, or the end of all.
-            self._channel.send({"event": "asked to stop"})
+            self._channel.send({"event": "asked to stop", "at_once": False})
             if self._channel.ended:
                 self._orders.append("stop")
 
