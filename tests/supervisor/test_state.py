@@ -171,7 +171,9 @@ class Server:
             BootFailed: lambda: BootFailed(generation, worker, {"message": "no", "status": 3}),
             WorkerCrashed: lambda: WorkerCrashed(worker, 0.0, 1),
             WorkerLeft: lambda: WorkerLeft(worker, clean=True),
-            WorkerReported: lambda: WorkerReported(worker, {"event": "asked to stop", "at_once": False}),
+            WorkerReported: lambda: WorkerReported(
+                worker, {"event": "asked to stop", "at_once": False}
+            ),
             SuccessorServes: lambda: SuccessorServes(4711),
             SuccessorFailed: lambda: SuccessorFailed("it ended"),
             PredecessorLeft: lambda: PredecessorLeft(4710),
