@@ -206,6 +206,9 @@ def test_a_malformed_count_of_passed_sockets_is_refused(tmp_path: Path) -> None:
 
 def test_requests_are_logged_by_default_on_a_terminal_only(tmp_path: Path) -> None:
     assert load_settings({}, {}, tmp_path, on_terminal=True).access_logfile == "-"
+    assert load_settings({}, {}, tmp_path, on_terminal=True).access_logformat == "short"
+    asked = load_settings({"access_logfile": "-"}, {}, tmp_path, on_terminal=True)
+    assert asked.access_logformat == "combined"
     assert load_settings({}, {}, tmp_path, on_terminal=False).access_logfile is None
     quiet = load_settings({"access_logfile": "none"}, {}, tmp_path, on_terminal=True)
     assert quiet.access_logfile is None

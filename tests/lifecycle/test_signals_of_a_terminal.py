@@ -21,13 +21,16 @@ from support.server_process import START_WITHIN, STOP_WITHIN, checkout_environ
 class OnTerminal:
     """``penstock`` in the foreground of a terminal of its own, which `close` closes."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *more: str) -> None:
+        """Serve with some flags; without any, the error log is a file."""
         write_app(folder, "one")
         self._log = folder / "log"
         path = os.pathsep.join([os.path.join(os.path.dirname(__file__), ".."), *sys.path])
         environ = checkout_environ() | {"PYTHONPATH": path}
-        arguments = ["-m", "penstock", "shop:app", "--bind", "127.0.0.1:0"]
-        command = [sys.executable, *arguments, "--error-logfile", str(self._log)]
+        arguments = ["-m", "penstock", "shop:app", "--bind", "127.0.0.1:0", *more]
+        command = [sys.executable, *arguments]
+        if not more:
+            command += ["--error-logfile", str(self._log)]
         self.pid, self._master = pty.fork()
         if self.pid == 0:
             try:
@@ -46,6 +49,14 @@ class OnTerminal:
 
     def count(self, pattern: str) -> int:
         return len(re.findall(pattern, self._log.read_text())) if self._log.exists() else 0
+
+    def read_until(self, text: str) -> str:
+        """Return what the terminal shows up to some text."""
+        received, end = "", time.monotonic() + START_WITHIN
+        while text not in received:
+            assert select.select([self._master], [], [], end - time.monotonic())[0], received
+            received += os.read(self._master, 4096).decode().replace("\r\n", "\n")
+        return received
 
     def close(self) -> int:
         """Close the terminal; return the exit status of the server."""
@@ -71,6 +82,18 @@ def test_a_closed_terminal_stops_the_server_and_any_other_hang_up_signal_reloads
         assert eventually(lambda: server.count(" serving shop:app on ") == 2, START_WITHIN)
         assert server.close() == 0
         assert server.count("the terminal that the server was started in was closed: it stops") == 1
+
+
+@pytest.mark.skipif(not hasattr(os, "pidfd_open"), reason="no pidfd_open")
+@pytest.mark.filterwarnings("ignore:.*multi-threaded, use of forkpty:DeprecationWarning")
+def test_on_a_terminal_the_start_is_a_block_and_a_reload_one_line(tmp_path: Path) -> None:
+    with OnTerminal(tmp_path, "--workers", "2") as server:
+        shown = server.read_until("Ctrl-C stops.\n")
+        assert shown.startswith("penstock: loading shop:app\n")
+        assert re.search(r"serving shop:app\S*\n  http://127\.0\.0\.1:\d+\n  2 workers of 4", shown)
+        os.kill(server.pid, signal.SIGHUP)
+        assert re.fullmatch(r"\S*reloaded: generation 2 \S* ?serves?\S*\n", server.read_until("\n"))
+        assert server.close() == 0
 
 
 def test_in_the_background_of_a_script_supervisor_and_workers_ignore_an_interrupt_alike(

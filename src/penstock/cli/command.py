@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from penstock import __version__
 from penstock.errors import PenstockError, SettingsError
-from penstock.system.standard_streams import flush_all, print_error, print_out, say
+from penstock.system.standard_streams import flush_all, is_terminal, print_error, print_out, say
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -194,6 +194,8 @@ def _supervise(launch: Launch, predecessor: Predecessor | None) -> int:
     # early gets a refused connection, and tries elsewhere or again.
     inherited = predecessor.listeners if predecessor is not None else []
     listeners = bind_listeners(addresses_of(settings), inherited, identity)
+    if predecessor is None and settings.error_logfile == "-" and is_terminal(2):
+        print_error(f"penstock: loading {launch.application}\n")
     try:
         return Supervisor(launch, listeners, predecessor).run()
     finally:

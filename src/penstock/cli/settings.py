@@ -25,6 +25,7 @@ from penstock.config.sources import (
 )
 from penstock.config.trust import Trust
 from penstock.messages import Notice
+from penstock.telemetry.access_log_format import SHORT
 
 
 def load_settings(
@@ -78,6 +79,8 @@ def load_settings(
     add_platform_variables(OPTIONS, given, variables_of_process)
     add_passed_sockets(given, environ, warnings)
     if on_terminal:
+        if "access_logfile" not in given:
+            given.setdefault("access_logformat", (SHORT, "default on a terminal"))
         given.setdefault("access_logfile", ("-", "default on a terminal"))
     if gunicorn.threads is not None:
         given.setdefault("threads", gunicorn.threads)

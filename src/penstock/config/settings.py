@@ -55,7 +55,9 @@ _ADDRESS = text(
 _PATH = text("a path", "PATH", r"[^\0\n]+")
 _LOG_FILE = text("a path, or - for the standard stream", "FILE", r"[^\0\n]+")
 _ASSIGNMENT = text("KEY=VALUE", "KEY=VALUE", r"[^=\0]+=[^\0]*")
-_LOG_FORMAT = text("combined, json or a template such as '%(h)s %(r)s'", "FORMAT", r"[^\0\r\n]+")
+_LOG_FORMAT = text(
+    "combined, json, short or a template such as '%(h)s %(r)s'", "FORMAT", r"[^\0\r\n]+"
+)
 # A field value of RFC 9110, section 5.5, in ASCII.
 _SERVER_NAME = text("printable ASCII, or nothing", "TEXT", r"(?:[!-~](?:[ -~]*[!-~])?)?")
 _PREFIX = text("nothing, or a path that begins with / and does not end with it", "PATH",
@@ -1133,9 +1135,10 @@ class Settings:
         "combined",
         section="Logs",
         also_called=("access_log_format", "log_format"),
-        help="Format of the access log: combined, json, or a template with gunicorn's %(name)s "
-        "atoms.",
-        reason="Every log reader knows it.",
+        help="Format of the access log: combined, json, short, or a template with gunicorn's "
+        "%(name)s atoms.",
+        reason="Every log reader knows it. short is for people, and the default where the log goes "
+        "to a terminal because nothing else was asked for.",
     )
     error_logfile: str = option(
         _LOG_FILE,

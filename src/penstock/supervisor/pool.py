@@ -26,6 +26,7 @@ from penstock.supervisor.worker_process import Stage, WorkerProcess
 from penstock.system.prctl import adopt_orphans
 from penstock.system.processes import is_child
 from penstock.telemetry.scoreboard import RequestInProgress
+from penstock.telemetry.terminal import NOT_ON_TERMINAL
 from penstock.worker.channel import Message
 
 if TYPE_CHECKING:
@@ -392,7 +393,7 @@ class Pool:
             )
         else:
             because = worker.leaving_because or "it could not load the application"
-            self._logger.info("%s has left: %s", worker, because)
+            self._logger.info("%s has left: %s", worker, because, extra=NOT_ON_TERMINAL)
 
     def _log_crash(
         self, worker: WorkerProcess, report: ExitReport, requests: list[RequestInProgress]

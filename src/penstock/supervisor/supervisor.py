@@ -74,6 +74,7 @@ from penstock.telemetry.log_config import configure
 from penstock.telemetry.log_files import opener_for
 from penstock.telemetry.log_sink import cannot_open
 from penstock.telemetry.scoreboard import READY
+from penstock.telemetry.terminal import NOT_ON_TERMINAL
 from penstock.worker.child import INTERRUPTED
 from penstock.worker.main import CUT_OFF, STOPPED, tell_serving, tell_settings
 
@@ -490,7 +491,7 @@ class Supervisor:
         if self._predecessor is not None:
             self._predecessor.report_ready()
 
-    def _report_serving(self) -> None:
+    def _report_serving(self, reloaded: str = "") -> None:
         current = self.current
         tell_serving(
             self.settings,
@@ -499,6 +500,7 @@ class Supervisor:
             self.launch.application,
             f"{current.size} of ",
             current.reason,
+            reloaded=reloaded,
         )
         if self._keeper is not None and not self._keeper.material.pairs:
             messages.ACME_NO_CERTIFICATE.log(self.logger)
@@ -753,7 +755,7 @@ class Supervisor:
 
     def _begin_reload(self, event: events.ReloadWanted) -> None:
         """Start a new generation with settings and code as they are now."""
-        self.logger.info("reloading settings and code")
+        self.logger.info("reloading settings and code", extra=NOT_ON_TERMINAL)
         self._notifier.reloading("reloading")
         try:
             settings = self.launch.read_settings()
@@ -869,7 +871,7 @@ class Supervisor:
         self.control.follow(self.settings)
         self._renew_error_log(old)
         self.hooks.scale(current.wanted)
-        self._report_serving()
+        self._report_serving(reload.success)
         self.counters.note_reload(True, reload.success)
         now = time.monotonic()
         self._removed.append(RemovedListeners.turn_away(removed, old, reload, now))

@@ -71,6 +71,14 @@ def _discard(stream: TextIO | None) -> None:
         os.close(null)
 
 
+def is_terminal(descriptor: int) -> bool:
+    """Return True if a descriptor is open, and leads to a terminal."""
+    try:
+        return os.isatty(descriptor)
+    except OSError:
+        return False
+
+
 def has_terminal() -> bool:
     """Return True if the process has a controlling terminal, whose size may change."""
     try:

@@ -12,12 +12,15 @@ from typing import TYPE_CHECKING, Final
 
 from penstock import messages
 from penstock.telemetry.access_log_format import (
+    SHORT,
     LineFormat,
     compile_format,
     iso_time,
     line_format,
     needs_of,
+    short_format,
 )
+from penstock.telemetry.terminal import wants_colour
 
 if TYPE_CHECKING:
     import logging
@@ -57,6 +60,8 @@ class AccessLog:
         self._lost_at: float | None = None
         if format == "json":
             sink.notice = _json_notice
+        elif format == SHORT and wants_colour(sink):
+            self._make_line = short_format(colour=True)
 
     @property
     def dropped(self) -> int:

@@ -1,7 +1,7 @@
 """The formats of the access log: what its lines consist of.
 
-Formats are ``combined``, ``json`` and templates of gunicorn's atoms; docs/logging.md describes
-them. Nothing that a client sends can begin a line or end a quoted field.
+Formats are ``combined``, ``json``, ``short`` and templates of gunicorn's atoms; docs/logging.md
+describes them. Nothing that a client sends can begin a line or end a quoted field.
 """
 
 from __future__ import annotations
@@ -17,6 +17,10 @@ from typing import Final, NamedTuple
 
 from penstock.errors import SettingsError
 from penstock.telemetry.request_finished import Needs, RequestFinished
+from penstock.telemetry.terminal import request_line
+
+SHORT: Final = "short"
+"""The format for people: see `penstock.telemetry.terminal`."""
 
 Format = Callable[[RequestFinished], str]
 
@@ -325,19 +329,31 @@ def compile_format(format: str, setting: str = "access_logformat") -> Format:
         return _combined_format()
     if format == "json":
         return _json_format()
+    if format == SHORT:
+        return short_format(colour=False)
     if "%" not in format:
         raise SettingsError(
-            f"{setting}: {format!r} is neither 'combined' nor 'json' nor a template with atoms"
-            " such as %(h)s"
+            f"{setting}: {format!r} is neither 'combined' nor 'json' nor 'short' nor a template"
+            " with atoms such as %(h)s"
         )
     return _template_format(format, setting)
+
+
+def short_format(*, colour: bool) -> Format:
+    """Return the function that makes lines for people, with the status in colour or without."""
+    return lambda request: request_line(
+        request, escape(request.method), escape(request.target), colour=colour
+    )
 
 
 def line_format(format: str) -> LineFormat | None:
     """Return what native code makes lines of a valid format with.
 
-    None where it cannot: lines with environ variables show the application's own objects.
+    None where it cannot: lines with environ variables show the application's own objects, and those
+    for people are made here.
     """
+    if format == SHORT:
+        return None
     second_text = iso_time if format == "json" else _common_log_time
     if format == "json":
         return LineFormat([("json", "line")], second_text)
@@ -354,6 +370,8 @@ def needs_of(format: str) -> Needs:
     """Return what a record has to hold for lines of a valid format."""
     if format == "json":
         return Needs(request_fields=frozenset({"user-agent", "referer"}))
+    if format == SHORT:
+        return Needs()
     found: dict[str, set[str]] = {"i": set(), "o": set(), "e": set()}
     for kind, text in _pieces(format):
         if kind in found:

@@ -19,6 +19,7 @@ from penstock import messages
 from penstock.errors import SettingsError
 from penstock.telemetry.log_files import Opener, open_plainly
 from penstock.telemetry.log_sink import LogSink
+from penstock.telemetry.terminal import block_of, record_prefix, wants_colour
 
 LOGGER_NAME: Final = "penstock"
 
@@ -63,6 +64,8 @@ class SinkHandler(logging.Handler):
         self, sink: LogSink, fallback: LogSink | None = None, *, json: bool = False
     ) -> None:
         super().__init__()
+        self._for_people = not json and sink.is_terminal()
+        self._colour = wants_colour(sink)
         self.json = json
         """Whether each record is an object of JSON."""
         self.sink = sink
@@ -88,7 +91,12 @@ class SinkHandler(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         """Write the record. Waits a second at most, and not again while that was in vain."""
         try:
-            self._write(json_of(record) if self.json else _text_of(record))
+            if self._for_people:
+                text = _short_text_of(record, colour=self._colour)
+            else:
+                text = json_of(record) if self.json else _text_of(record)
+            if text:
+                self._write(text)
         except Exception:
             # Memory or stack ran out: the code that logs must not get a second error.
             self.sink.count_dropped(1)
@@ -224,13 +232,25 @@ def process_logger() -> logging.Logger:
 
 def format_record(record: logging.LogRecord) -> str:
     """Return ``2026-01-31 12:00:00.123 +0000 [pid] [INFO] message``, further lines indented."""
+    return _with_prefix(record.created, record.levelname, _message_of(record))
+
+
+def format_for_terminal(record: logging.LogRecord, *, colour: bool) -> str:
+    """Return ``12:00:00 WARNING message``, or what the record has for a terminal."""
+    block = block_of(record, colour=colour)
+    if block is not None:
+        return f"{block}\n" if block else ""
+    return record_prefix(record, colour=colour) + _indented(_message_of(record))
+
+
+def _message_of(record: logging.LogRecord) -> str:
     text = record.getMessage()
     if record.exc_info and not record.exc_text:
         record.exc_text = _TRACEBACKS.formatException(record.exc_info)
     for more in (record.exc_text, record.stack_info):
         if more:
             text += "\n" + more
-    return _with_prefix(record.created, record.levelname, text)
+    return text
 
 
 def json_of(record: logging.LogRecord) -> str:
@@ -313,6 +333,13 @@ def _text_of(record: logging.LogRecord) -> str:
     except Exception as error:
         # An argument that does not fit its format, for example: the rest is still useful.
         return _with_prefix(time.time(), record.levelname, _unformatted(record, error))
+
+
+def _short_text_of(record: logging.LogRecord, *, colour: bool) -> str:
+    try:
+        return format_for_terminal(record, colour=colour)
+    except Exception:
+        return _text_of(record)
 
 
 def _unformatted(record: logging.LogRecord, error: Exception) -> str:

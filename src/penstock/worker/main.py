@@ -23,6 +23,7 @@ from penstock.system.standard_streams import flush_all
 from penstock.system.temporary_files import temporary_file
 from penstock.telemetry.error_log import process_logger
 from penstock.telemetry.scoreboard import READY, most_calls
+from penstock.telemetry.terminal import NOT_ON_TERMINAL, ON_TERMINAL
 from penstock.worker.worker import Worker
 
 if TYPE_CHECKING:
@@ -230,16 +231,28 @@ def tell_serving(
     name: str,
     workers: str = "",
     because: str = "",
+    *,
+    reloaded: str = "",
 ) -> None:
-    """Log the start-up line; ``workers`` is their number as text, ``because`` the reason for it."""
+    """Log the start-up line; ``workers`` is their number as text, ``because`` the reason for it.
+
+    ``reloaded`` is what a terminal shows in its place after a reload.
+    """
     count = settings.threads
+    extra = NOT_ON_TERMINAL if reloaded else None
     source = settings.source_of("threads")
     if source == "default" and count > 1:
         logger.info(
-            "%d threads per worker: the application must be thread-safe (--threads 1 if not)", count
+            "%d threads per worker: the application must be thread-safe (--threads 1 if not)",
+            count,
+            extra=extra,
         )
     elif source.startswith("gunicorn's default"):
-        logger.info("1 thread per worker (%s): --threads 4 answers four requests at a time", source)
+        logger.info(
+            "1 thread per worker (%s): --threads 4 answers four requests at a time",
+            source,
+            extra=extra,
+        )
     logger.info(
         "penstock %s serving %s on %s (%s transport, %s%d %s%s)",
         __version__,
@@ -250,6 +263,20 @@ def tell_serving(
         count,
         "thread" if count == 1 else "threads",
         f"; number of workers: {because}" if because else "",
+        extra={ON_TERMINAL: reloaded or _start_block(settings, listeners, name, workers)},
+    )
+
+
+def _start_block(settings: Settings, listeners: Sequence[Listener], name: str, workers: str) -> str:
+    """Return what a terminal shows when the server begins to serve."""
+    count = settings.threads
+    return "\n".join(
+        [
+            f"penstock {__version__} serving {name}",
+            *(f"  {listener.shown_name}" for listener in listeners),
+            f"  {workers}{count} {'thread' if count == 1 else 'threads'}, "
+            f"{chosen_transport(settings)} transport. Ctrl-C stops.",
+        ]
     )
 
 
