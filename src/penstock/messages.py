@@ -854,6 +854,16 @@ WAITING_FOR_CHANGE: Final = Message(
     "Correct the code, and save the file.",
 )
 
+WORKER_BOOTS_SLOWLY: Final = Message(
+    "PEN-7053",
+    WARNING,
+    "%(worker)s has loaded the application for %(seconds)g s, half of boot_timeout:\n%(stacks)s",
+    "The import of the application takes long, or hangs: it waits for a database, say, or it starts"
+    " a server of its own. At the end of boot_timeout the worker is killed.",
+    "Look at the last call of the stack. A module that calls `app.run()` does so under"
+    ' `if __name__ == "__main__":` alone. Raise `boot_timeout` where the import needs the time.',
+)
+
 PRELOAD_HAZARD: Final = Message(
     "PEN-7060",
     WARNING,

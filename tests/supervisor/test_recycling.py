@@ -16,6 +16,7 @@ from penstock.supervisor.recycling import (
     Heartbeats,
     choose_stuck,
 )
+from penstock.supervisor.worker_process import WorkerProcess
 from penstock.telemetry.scoreboard import BEAT
 from support.workers import Workers
 
@@ -73,9 +74,7 @@ def test_a_worker_without_heartbeats_is_warned_of_at_half_and_ended_after_the_gr
     workers: Workers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[int] = []
-    monkeypatch.setattr(
-        "penstock.supervisor.recycling.ask_for_dump", lambda worker: asked.append(worker.number)
-    )
+    monkeypatch.setattr(WorkerProcess, "ask_for_dump", lambda worker: asked.append(worker.number))
     worker = workers.add(7)
     worker.pid = 0  # no process is looked at, or signalled
     worker.settings = replace(Settings(), timeout=10.0, timeout_grace=2.0)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import threading
 from types import SimpleNamespace
 from typing import Any
 
 import penstock
-from penstock.system.stacks import PACKAGE, stack_text
+from penstock.system.stacks import GATEWAY, PACKAGE, dump_text, stack_text
 from support.server_process import checkout_environ
 
 DEADLINE = 30.0
@@ -67,3 +68,50 @@ def test_a_frame_that_is_another_object_by_now_ends_no_look_at_the_stacks() -> N
     """CPython 3.11 may give the place of a frame to another object while its thread goes on."""
     gone: Any = SimpleNamespace()
     assert "went on" in stack_text(gone)
+
+
+def dumped(name: str, *frames: tuple[str, str]) -> str:
+    """Return a stack as faulthandler writes it; ``frames`` begin with the outermost one."""
+    lines = "".join(f'  File "{file}", line 7 in {function}\n' for file, function in frames[::-1])
+    return f"{name} (most recent call first):\n{lines}\n"
+
+
+def test_what_faulthandler_writes_shows_the_application_alone_the_most_recent_call_last() -> None:
+    child, worker = f"{PACKAGE}worker/child.py", f"{PACKAGE}worker/worker.py"
+    dump = (
+        "Fatal Python error: Segmentation fault\n\n"
+        + dumped("Thread 0x1", (threading.__file__, "_bootstrap"), (worker, "serve"))
+        + dumped("Thread 0x2", (child, "run"), (GATEWAY, "handle"), (time_file(), "sleep"))
+        + dumped("Thread 0x3", (threading.__file__, "run"), ("/srv/app.py", "poll"))
+        + dumped(
+            "Current thread 0x4",
+            ("/bin/penstock", "<module>"),
+            (child, "run"),
+            ("<frozen importlib._bootstrap>", "_load"),
+            ("/srv/app.py", "<module>"),
+            (f"{PACKAGE}wsgi/input.py", "read"),
+        )
+        + dumped("Thread 0x5", (child, "run"), (threading.__file__, "wait"))
+        + "Extension modules: penstock._native (total: 1)\n"
+    )
+    assert dump_text(dump.encode()).splitlines() == [
+        "Fatal Python error: Segmentation fault",
+        "thread 0x2",
+        f'  File "{time_file()}", line 7, in sleep',
+        "thread 0x3",
+        '  File "/srv/app.py", line 7, in poll',
+        "current thread 0x4",
+        '  File "/srv/app.py", line 7, in <module>',
+        f'  File "{PACKAGE}wsgi/input.py", line 7, in read',
+        "not shown: 1 idle thread, 1 of the server's",
+        "Extension modules: penstock._native (total: 1)",
+    ]
+
+
+def time_file() -> str:
+    """Return a file of the standard library, which an application may call alone."""
+    return threading.__file__.replace("threading", "queue")
+
+
+def test_text_without_a_stack_stays_as_it_is() -> None:
+    assert dump_text(b"halted \xff\n") == "halted \\xff"

@@ -27,7 +27,6 @@ from penstock.control.commands import (
     Upgrade,
 )
 from penstock.supervisor import events
-from penstock.supervisor.recycling import ask_for_dump
 from penstock.supervisor.stack_collector import StackCollector
 from penstock.supervisor.state import HandingOver, Preparing, Reloading, Serving, Upgrading
 from penstock.supervisor.status import Overview
@@ -46,7 +45,7 @@ class Commands:
 
     def __init__(self, supervisor: Supervisor, application: str) -> None:
         """``application`` is as it was named."""
-        self.stacks = StackCollector(ask_for_dump)
+        self.stacks = StackCollector(WorkerProcess.ask_for_dump)
         self._supervisor = supervisor
         self._application = application
         self._overview = Overview(supervisor.pool, supervisor.counters, resident_memory)

@@ -22,6 +22,7 @@ from penstock.supervisor.exit_report import (
 from penstock.supervisor.generation import Generation
 from penstock.supervisor.preloader import Preloader
 from penstock.supervisor.reports import MOST_SHOWN, is_report, shortened
+from penstock.supervisor.slow_boots import SlowBoots, stacks_of
 from penstock.supervisor.worker_process import Stage, WorkerProcess
 from penstock.system.prctl import adopt_orphans
 from penstock.system.processes import is_child
@@ -80,6 +81,7 @@ class Pool:
         self._notify = notify
         self._close_in_child = close_in_child
         self._note_end = note_end
+        self._slow_boots = SlowBoots(logger)
         self._oom_kills = cgroups.oom_kills()
         self._workers_started = 0
         self._generations_made = 0
@@ -272,6 +274,7 @@ class Pool:
     def check_deadlines(self) -> None:
         """Kill workers that do not boot, or do not leave, in time."""
         now = time.monotonic()
+        self._slow_boots.check(self, now)
         for generation in self.generations:
             if generation.preloader is not None:
                 generation.preloader.check_deadline()
@@ -370,7 +373,11 @@ class Pool:
             clean = not requests if crashed else status == 0
             self._notify(events.WorkerLeft(worker, clean=clean or not worker.let_in))
         elif was_booting:
-            failure = worker.failure or {"message": f"it {report.describe()}", "status": 1}
+            failure = worker.failure or {
+                "message": f"it {report.describe()}",
+                "traceback": f"{stacks_of(worker)}\n" if worker.dumped else "",
+                "status": 1,
+            }
             self._notify(events.BootFailed(generation, worker, failure))
         else:
             self._notify(events.WorkerCrashed(worker, pause, len(requests)))
@@ -404,9 +411,8 @@ class Pool:
             how=report.describe(),
             details=requests_lost(requests) + _failure_of(worker),
         )
-        if worker.dumped:
-            text = worker.dumped.decode("utf-8", "backslashreplace")
-            messages.WORKER_STACKS.log(self._logger, worker=worker, stacks=text)
+        if worker.dumped and not worker.is_booting:  # else they follow with the failure
+            messages.WORKER_STACKS.log(self._logger, worker=worker, stacks=stacks_of(worker))
 
     def forget_empty(self, *kept: Generation | None) -> None:
         """Forget the generations whose last worker has left, except those in ``kept``."""

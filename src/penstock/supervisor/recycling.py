@@ -7,10 +7,8 @@ a stuck request, or because it hangs: native code keeps the interpreter lock.
 from __future__ import annotations
 
 import logging
-import os
 import time
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -21,7 +19,7 @@ from penstock.supervisor.generation import Generation
 from penstock.supervisor.pool import Pool
 from penstock.supervisor.worker_process import ASKED, Stage, WorkerProcess
 from penstock.system.cgroups import Cgroups, resident_memory
-from penstock.worker.child import DUMP_SIGNAL
+from penstock.system.stacks import dump_text
 
 if TYPE_CHECKING:
     from penstock.config.settings import Settings
@@ -127,7 +125,7 @@ class Recycling:
                 worker=worker,
                 seconds=worker.settings.timeout / 2,
                 requests=requests_lost(list(worker.slot.requests())),
-                stacks=worker.dumped.decode("utf-8", "backslashreplace").rstrip(),
+                stacks=dump_text(bytes(worker.dumped)),
             )
             worker.dumped.clear()
         for worker in hung:
@@ -274,10 +272,10 @@ class Heartbeats:
         still = now - seen.still_since
         if still >= limit and seen.dumped_at is None:
             seen.dumped_at = now
-            ask_for_dump(worker)
+            worker.ask_for_dump()
         elif still >= worker.settings.timeout / 2 and seen.asked_at is None:
             seen.asked_at = now
-            ask_for_dump(worker)
+            worker.ask_for_dump()
         return seen
 
 
@@ -290,13 +288,6 @@ def beat_limit(worker: WorkerProcess) -> float | None:
     if not settings.timeout:
         return None
     return settings.timeout + settings.timeout_grace
-
-
-def ask_for_dump(worker: WorkerProcess) -> None:
-    """Make the worker's C code write the stacks of all its threads to `WorkerProcess.dumped`."""
-    worker.dumped.clear()
-    with suppress(ProcessLookupError):
-        os.kill(worker.pid, DUMP_SIGNAL)
 
 
 def is_halted(pid: int) -> bool:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 
 from penstock.control.commands import Reply
 from penstock.supervisor.worker_process import Stage, WorkerProcess
+from penstock.system.stacks import dump_text
 
 ANSWER_SECONDS = 2.0
 """For a worker to answer: its main thread needs the interpreter lock for a moment."""
@@ -66,7 +67,7 @@ class StackCollector:
         for worker, since in list(self._dumping.items()):
             if worker.stage is Stage.ENDED or now - since >= DUMP_SECONDS:
                 del self._dumping[worker]
-                text = worker.dumped.decode("utf-8", "backslashreplace")
+                text = dump_text(bytes(worker.dumped))
                 worker.dumped.clear()  # or else the worker's end would be logged with it
                 late = self._answered_late.pop(worker, "")
                 gone = worker.stage is Stage.ENDED

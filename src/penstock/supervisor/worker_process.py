@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from penstock.telemetry.scoreboard import BEAT, STARTED
 from penstock.worker.channel import Channel, Message
+from penstock.worker.child import DUMP_SIGNAL
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -224,6 +225,13 @@ class WorkerProcess:
         if self.pid and self.exit_status is None:
             with suppress(ProcessLookupError):
                 os.kill(self.pid, number)
+
+    def ask_for_dump(self) -> None:
+        """Make its C code write the stacks of all its threads to `dumped`."""
+        self.dumped.clear()
+        if self.pid and self.exit_status is None:
+            with suppress(ProcessLookupError):
+                os.kill(self.pid, DUMP_SIGNAL)
 
     def read_dump(self) -> bool:
         """Read what its C code has written about its stacks; return False at the end.

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import gc
+import importlib
 import os
+import re
 import sys
 import threading
 import traceback
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from types import FrameType
 from typing import Final
 
@@ -16,6 +18,20 @@ MOST_FRAMES = 50
 
 PACKAGE: Final = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
 """The directory of the server's own code, with a separator at the end."""
+
+GATEWAY: Final = os.path.join(PACKAGE, "wsgi", "gateway.py")
+"""What calls the application."""
+
+_SERVING: Final = os.path.join(PACKAGE, "worker", "worker.py")
+"""What takes requests: a thread in it that is not in the gateway waits for one."""
+
+_LIBRARY: Final = os.path.dirname(os.__file__) + os.sep
+_PACKAGES: Final = tuple(_LIBRARY + name + os.sep for name in ("site-packages", "dist-packages"))
+
+_SECTION: Final = re.compile(
+    r"^((?:Current thread|Thread) 0x[0-9a-f]+[^\n]*) \(most recent call first\):\n", re.MULTILINE
+)
+_DUMPED_FRAME: Final = re.compile(r'^  File "(.*)", line (\d+) in (.*)$', re.MULTILINE)
 
 THREADING: Final = threading.Thread.start.__code__.co_filename
 
@@ -37,8 +53,8 @@ def stack_text(frame: FrameType | None) -> str:
     del frame
     cut = len(frames) > MOST_FRAMES
     shown = list(reversed(frames[:MOST_FRAMES]))
-    while len(shown) > 1 and _is_the_servers(shown[0].filename):
-        del shown[0]  # the calls that lead to the application are the same in every stack
+    # The calls that lead to the application are the same in every stack.
+    del shown[: _leading([(each.filename, each.name) for each in shown])]
     lines = ["  (outer calls are left out)\n"] if cut else []
     return "".join([*lines, *traceback.StackSummary.from_list(shown).format()]).rstrip("\n")
 
@@ -75,9 +91,112 @@ def all_stacks(notes: Mapping[int, str]) -> str:
     """
     names = {thread.ident: thread.name for thread in threading.enumerate()}
     parts = []
+    folded = _Folded()
     for ident, frame in current_frames().items():
+        note = notes.get(ident)
+        if not note and not folded.shows(_frames_of(frame)):
+            continue
         title = f"thread {names.get(ident, 'unknown to Python')}"
-        if note := notes.get(ident):
+        if note:
             title = f"{title}: {note}"
         parts.append((not note, f"{title}\n{stack_text(frame)}"))
-    return "\n".join(text for _, text in sorted(parts))
+    return "\n".join([*(text for _, text in sorted(parts)), *folded.summary()])
+
+
+def dump_text(dump: bytes) -> str:
+    """Return what `faulthandler` has written in the form of `all_stacks`.
+
+    Text that is of no stack stays where it is, such as the name of a signal.
+    """
+    text = dump.decode("utf-8", "backslashreplace")
+    before, *sections = _SECTION.split(text)
+    if not sections:
+        return text.rstrip("\n")
+    shown, after = [], []
+    folded = _Folded()
+    # Of each stack its heading, then its lines.
+    for heading, lines in zip(sections[::2], sections[1::2], strict=True):
+        frames = _DUMPED_FRAME.findall(lines)
+        rest = [line for line in lines.splitlines() if line and not line.startswith("  ")]
+        after += rest
+        frames.reverse()
+        if frames and not folded.shows([(file, name) for file, _, name in frames]):
+            continue
+        del frames[: _leading([(file, name) for file, _, name in frames])]
+        called = [f'  File "{file}", line {line}, in {name}' for file, line, name in frames]
+        shown.append("\n".join([heading.strip().lower(), *(called or ["  (no Python code)"])]))
+    return "\n".join(filter(None, [before.strip(), *shown, *folded.summary(), *after]))
+
+
+class _Folded:
+    """The threads whose stacks are left out: they show nothing of the application."""
+
+    def __init__(self) -> None:
+        self._idle = 0
+        self._servers = 0
+
+    def shows(self, frames: Sequence[tuple[str, str]]) -> bool:
+        """Return True for a stack that has code of the application; else count it.
+
+        ``frames`` are files and functions, the outermost first. What is called by the gateway
+        counts as well: the application may have no code of its own on the stack.
+        """
+        files = [file for file, _ in frames[_has_script(frames) :]]
+        if not files or GATEWAY in files or not all(map(_is_known, files)):
+            return True
+        if not any(file.startswith(PACKAGE) for file in files):
+            return True
+        if _SERVING in files:
+            self._idle += 1
+        else:
+            self._servers += 1
+        return False
+
+    def summary(self) -> list[str]:
+        """Return the line that counts them; nothing where there are none."""
+        if not self._idle and not self._servers:
+            return []
+        noun = "thread" if self._idle == 1 else "threads"
+        return [f"not shown: {self._idle} idle {noun}, {self._servers} of the server's"]
+
+
+def _frames_of(frame: FrameType) -> list[tuple[str, str]]:
+    """Return files and functions, the outermost first."""
+    try:
+        codes = [each.f_code for each, _ in traceback.walk_stack(frame)]
+    except AttributeError:  # as in `stack_text`
+        return []
+    return [(code.co_filename, code.co_name) for code in reversed(codes)]
+
+
+def _has_script(frames: Sequence[tuple[str, str]]) -> bool:
+    """Return True if the outermost frame is the program that has called the server."""
+    return (
+        len(frames) > 1
+        and frames[0][1] == "<module>"
+        and not _is_the_servers(frames[0][0])
+        and _is_the_servers(frames[1][0])
+    )
+
+
+def _leading(frames: Sequence[tuple[str, str]]) -> int:
+    """Return how many outer frames only lead to the application; one at least is none of them."""
+    count = int(_has_script(frames))
+    begun = count
+    while count < len(frames) - 1 and _is_the_servers(frames[count][0]):
+        count += 1
+    if count > begun:  # the server imports the application
+        while count < len(frames) - 1 and _is_import(frames[count][0]):
+            count += 1
+    return count
+
+
+def _is_import(file: str) -> bool:
+    return file == importlib.__file__ or file.startswith("<frozen importlib")
+
+
+def _is_known(file: str) -> bool:
+    """Return True for code of the server's, and of the standard library."""
+    if _is_the_servers(file) or file.startswith("<frozen "):
+        return True
+    return file.startswith(_LIBRARY) and not file.startswith(_PACKAGES)
