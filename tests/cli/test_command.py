@@ -161,13 +161,23 @@ def run_python(code: str, cwd: Path) -> str:
 def test_help_fits_80_columns_and_names_every_setting(tmp_path: Path) -> None:
     from penstock.config.settings import OPTIONS
 
-    done = run_penstock("--help", cwd=tmp_path, environ={"COLUMNS": "200"})
+    done = run_penstock("--help-all", cwd=tmp_path, environ={"COLUMNS": "200"})
     assert (done.returncode, done.stderr) == (0, "")
     assert max(map(len, done.stdout.splitlines())) < 80
     for option in OPTIONS.values():
         assert option.flag in done.stdout or option.negative_flag in done.stdout
     assert "--worker-class" not in done.stdout
     assert "--no-sendfile Whether" not in " ".join(done.stdout.split())
+
+
+def test_the_short_help_fits_on_a_screen_and_has_three_examples(tmp_path: Path) -> None:
+    done = run_penstock("-h", cwd=tmp_path)
+    lines = done.stdout.splitlines()
+    assert (done.returncode, done.stderr) == (0, "")
+    assert len(lines) <= 40
+    assert max(map(len, lines)) < 80
+    assert len([line for line in lines if line.startswith("  penstock ")]) == 3
+    assert "--help-all" in done.stdout
 
 
 def test_check_loads_and_prints_every_setting_with_its_source(folder: Path) -> None:

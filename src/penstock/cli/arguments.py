@@ -19,7 +19,7 @@ from penstock.errors import SettingsError
 USAGE = "penstock [options] module:callable"
 
 _HELP_COLUMNS = 79
-_COMMANDS = ("--help", "--version", "--check", "--check-config", "--print-config")
+_COMMANDS = ("--help", "--help-all", "--version", "--check", "--check-config", "--print-config")
 _OF_GUNICORN = "gunicorn's "
 """Begins the names under which argparse keeps what gunicorn's own flags say."""
 _EPILOG = (
@@ -41,6 +41,7 @@ class CommandLine:
     check: bool
     version: bool
     help: bool
+    help_all: bool
     flags: dict[str, object]
     """The values of the settings' flags by the settings' names, unchecked."""
     gunicorn: dict[str, object]
@@ -49,7 +50,7 @@ class CommandLine:
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
-        raise SettingsError(f"{message} (see penstock --help)")
+        raise SettingsError(f"{message} (see penstock --help-all)")
 
 
 def parse_command_line(arguments: Sequence[str]) -> CommandLine:
@@ -79,6 +80,7 @@ def parse_command_line(arguments: Sequence[str]) -> CommandLine:
         "check": names.pop("check", False),
         "version": names.pop("version", False),
         "help": names.pop("help", False),
+        "help_all": names.pop("help_all", False),
     }
     return CommandLine(**commands, flags=names, gunicorn=gunicorn)
 
@@ -109,7 +111,7 @@ def _refuse_values_of_switches(arguments: Sequence[str]) -> None:
         if argument == "--":
             return
         if equals and flag in forms:
-            raise SettingsError(f"{flag} takes no value{forms[flag]} (see penstock --help)")
+            raise SettingsError(f"{flag} takes no value{forms[flag]} (see penstock --help-all)")
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -135,7 +137,8 @@ def build_parser() -> argparse.ArgumentParser:
         "module:factory('argument', key=1)",
     )
     commands = parser.add_argument_group("Commands")
-    commands.add_argument("-h", "--help", action="store_true", help="Print this page.")
+    commands.add_argument("-h", "--help", action="store_true", help="Print the short help.")
+    commands.add_argument("--help-all", action="store_true", help="Print this page.")
     commands.add_argument("--version", action="store_true", help="Print the version.")
     commands.add_argument(
         "--check",
@@ -213,5 +216,5 @@ def _unknown_flag(argument: str) -> str:
         meant = option.flag if option is not None else None
     if meant is None:
         meant = nearest(flag, [*_COMMANDS, "--config"])
-    hint = f"; did you mean {meant!r}?" if meant is not None else " (see penstock --help)"
+    hint = f"; did you mean {meant!r}?" if meant is not None else " (see penstock --help-all)"
     return f"unknown flag {flag!r}{hint}"

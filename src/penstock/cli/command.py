@@ -49,8 +49,13 @@ def _run(arguments: Sequence[str]) -> int:
     from penstock.cli.arguments import build_parser, parse_command_line
 
     typed = parse_command_line(arguments)
-    if typed.help:
+    if typed.help_all:
         print_out(build_parser().format_help())
+        return 0
+    if typed.help:
+        from penstock.cli.short_help import short_help
+
+        print_out(short_help())
         return 0
     if typed.version:
         print_out(_version_text())

@@ -41,6 +41,7 @@ from penstock.supervisor.reload import (
     given_up,
 )
 from penstock.supervisor.reports import MOST_OF_MESSAGE
+from penstock.supervisor.signal_events import event_of
 from penstock.supervisor.state import (
     IGNORE,
     TABLE,
@@ -59,6 +60,7 @@ from penstock.supervisor.state import (
     traceback_of,
 )
 from penstock.supervisor.status import Counters, LastError
+from penstock.supervisor.successors import Successors
 from penstock.supervisor.upgrade import Successor
 from penstock.supervisor.worker_process import Stage
 from penstock.system.cgroups import Cgroups
@@ -164,6 +166,7 @@ class Supervisor:
         """The new supervisor of an upgrade that has failed, until it has ended."""
         self._removed: list[RemovedListeners] = []
         self._pid_file: PidFile | None = None
+        self._successors = Successors(self.logger)
         self._notifier = Notifier()
         self._terminal = Terminal()
         self._watchdog_due = 0.0
@@ -344,31 +347,9 @@ class Supervisor:
             name = signal.Signals(number).name
             self.logger.debug("received %s", name)
             try:
-                self.handle(self._event_of(number))
+                self.handle(event_of(number, self.current.wanted, self._terminal, self.logger))
             except ControlError as error:
                 messages.COMMAND_REFUSED.log(self.logger, command=name, reason=error)
-
-    def _event_of(self, number: int) -> events.Event:
-        if number == signal.SIGHUP:
-            return self._hang_up_or_reload()
-        wanted = self.current.wanted
-        meanings: dict[signal.Signals, events.Event] = {
-            signal.SIGTERM: events.StopWanted(),
-            signal.SIGINT: events.Interrupted(),
-            signal.SIGQUIT: events.QuitWanted(),
-            signal.SIGUSR1: events.ReopenWanted(),
-            signal.SIGUSR2: events.UpgradeWanted(),
-            signal.SIGTTIN: events.ScaleWanted(wanted + 1),
-            signal.SIGTTOU: events.ScaleWanted(max(1, wanted - 1)),
-            signal.SIGWINCH: events.NoWorkersWanted(),
-        }
-        return meanings[signal.Signals(number)]
-
-    def _hang_up_or_reload(self) -> events.Event:
-        if self._terminal.has_just_hung_up(time.monotonic()):
-            self.logger.info("the terminal that the server was started in was closed: it stops")
-            return events.StopWanted()
-        return events.ReloadWanted()
 
     def _predecessor_left(self) -> None:
         """Note the end of the predecessor: it sends nothing before that."""
@@ -541,6 +522,7 @@ class Supervisor:
 
     def _end_replaced(self, event: events.WorkerServing) -> None:
         """Order the worker to leave whose successor serves now."""
+        self._successors.note_serving(event.worker)
         replaced = event.worker.replaces
         if replaced is not None:
             replaced.leave(replaced.leaving_because)
@@ -571,6 +553,7 @@ class Supervisor:
 
     def _report_crash(self, event: events.WorkerCrashed) -> None:
         # A successor starts with the next tick, which follows at once.
+        self._successors.note_end(event.worker)
         if event.pause and event.worker.generation == self.current.number:
             messages.CRASH_LOOP.log(
                 self.logger,
@@ -868,6 +851,7 @@ class Supervisor:
         self._acme.note_serving()
         self.state = Serving()
         self._autoreload.end_failed()
+        self._successors.forget()
         self.control.follow(self.settings)
         self._renew_error_log(old)
         self.hooks.scale(current.wanted)
