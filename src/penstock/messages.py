@@ -112,6 +112,14 @@ TWO_SETTINGS_FILES: Final = Message(
     "Move all settings to one of the two.",
 )
 
+TABLE_MISSPELT: Final = Message(
+    "PEN-1021",
+    WARNING,
+    "pyproject.toml has the table [tool.%(table)s], and no [tool.penstock]: it was not read",
+    "The name of the table is nearly that of the server's. Its settings have no effect.",
+    "Correct the name, unless the table is another program's.",
+)
+
 BIND_REPLACED: Final = Message(
     "PEN-1030",
     WARNING,

@@ -595,5 +595,16 @@ def test_no_two_settings_share_a_flag_or_a_variable() -> None:
     assert not {other for option in OPTIONS.values() for other in option.also_called} & set(OPTIONS)
 
 
+def test_a_table_of_the_project_with_nearly_the_name_of_the_servers_causes_a_warning(
+    tmp_path: Path,
+) -> None:
+    project = tmp_path / "pyproject.toml"
+    project.write_text("[tool.pytest]\na = 1\n[tool.penstok]\nthreads = 2\n")
+    (warning,) = load_settings({}, {}, tmp_path).warnings
+    assert warning.render().startswith("PEN-1021 pyproject.toml has the table [tool.penstok]")
+    project.write_text("[tool.poetry]\na = 1\n")
+    assert load_settings({}, {}, tmp_path).warnings == ()
+
+
 def test_the_reference_page_is_what_the_declarations_say() -> None:
     assert PAGE.read_text() == settings_page(), "run `make docs`"

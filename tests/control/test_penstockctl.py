@@ -314,9 +314,9 @@ def test_a_server_that_goes_during_another_command_is_a_failure(server: Server) 
     ("typed", "said"),
     [
         ((), "the following arguments are required: COMMAND"),
-        (("restart",), "invalid choice: 'restart'"),
+        (("restart",), "'restart': reload takes new settings and code in"),
         (("status", "now"), "unrecognized arguments: now"),
-        (("stat",), "invalid choice: 'stat'"),
+        (("stat",), "no command 'stat'; did you mean 'status'?"),
         (("scale",), "the following arguments are required: N"),
         (("scale", "two"), "'two' is not a whole number"),
         (("scale", "-1"), "unrecognized arguments: -1"),
@@ -592,3 +592,12 @@ def test_it_looks_where_a_server_can_be() -> None:
         expected = ["/xdg/penstock", f"/run/user/{uid}/penstock", f"/var/tmp/penstock-{uid}"]
         ours = [each.path for each in of_client(environ, uid) if not each.foreign]
         assert ours[3:] == [*expected, f"/tmp/penstock-{uid}"]
+
+
+def test_a_mistyped_command_is_answered_with_the_nearest(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert ctl.main(["statsu"]) == 2
+    assert capsys.readouterr().err == (
+        "penstockctl: error: there is no command 'statsu'; did you mean 'status'?\n"
+    )

@@ -20,6 +20,13 @@ USAGE = "penstock [options] module:callable"
 
 _HELP_COLUMNS = 79
 _COMMANDS = ("--help", "--help-all", "--version", "--check", "--check-config", "--print-config")
+_OTHERS = {
+    "-v": "--version prints the version, and --log-level debug logs more",
+    "-V": "--version prints the version",
+    "--verbose": "--log-level debug logs more",
+}
+"""Flags of many programs, with what they are called here."""
+
 _OF_GUNICORN = "gunicorn's "
 """Begins the names under which argparse keeps what gunicorn's own flags say."""
 _EPILOG = (
@@ -207,6 +214,8 @@ def _add_option(group: argparse._ArgumentGroup, option: Option) -> None:
 
 def _unknown_flag(argument: str) -> str:
     flag = argument.partition("=")[0]
+    if flag in _OTHERS:
+        return f"unknown flag {flag!r}: {_OTHERS[flag]}"
     meant = None
     if flag.startswith("--"):
         explanation = explain(flag.removeprefix("--"), OPTIONS, "flag")

@@ -254,6 +254,11 @@ def check_possible(settings: Settings) -> None:
                 raise SettingsError(
                     f"{shown(name)} has the prefix {prefix} twice: one directory answers for it"
                 )
+    if settings.admin in settings.bind and not str(settings.admin).endswith(":0"):
+        raise SettingsError(
+            f"{shown('admin')} is an address of {shown('bind')}: the supervisor answers there, and "
+            "needs another port; health_path answers at the application's address"
+        )
     for address in settings.bind:
         if settings.bind.count(address) > 1 and not address.endswith(":0"):
             raise SettingsError(f"{shown('bind')} has {address} twice")

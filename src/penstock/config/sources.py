@@ -30,6 +30,10 @@ SYSTEMD_VARIABLES = ("LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES")
 """Variables that systemd sets with passed sockets. Children must not see them: sd_listen_fds(3)."""
 
 _PROJECT = "pyproject.toml"
+_SIZE_OF_OTHERS = re.compile(r"[0-9.]+[KMGT]")
+"""``10M``, which other programs take for either of two sizes."""
+
+_TABLES = re.compile(rb"^\[tool\.([A-Za-z0-9_-]+)\]", re.MULTILINE)
 
 FIRST_PASSED_DESCRIPTOR = 3
 """SD_LISTEN_FDS_START of sd_listen_fds(3)."""
@@ -87,6 +91,8 @@ def from_file(
         )
         return {}
     in_project = _read_table(project, in_project=True) if there[project] else None
+    if there[project] and in_project is None and (near := _misspelt_table(project)):
+        warnings.append(messages.TABLE_MISSPELT.notice(table=near))
     if not there[own]:
         if in_project is not None:
             trust.check(project)
@@ -192,7 +198,12 @@ def unknown(what: str, name: str, options: Options, spelling: Spelling) -> Setti
 
 def bad_value(name: str, value: object, source: str, allowed: str) -> SettingsError:
     """Return the error for a value that is not allowed."""
-    return SettingsError(f"bad value {value!r} for {name} (from {source}): allowed is {allowed}")
+    hint = ""
+    if allowed.startswith("a size") and _SIZE_OF_OTHERS.fullmatch(str(value)):
+        hint = f"; {value}B is a power of 1000, {value}iB one of 1024"
+    return SettingsError(
+        f"bad value {value!r} for {name} (from {source}): allowed is {allowed}{hint}"
+    )
 
 
 def _is_there(path: Path) -> bool:
@@ -227,6 +238,17 @@ def _read_table(path: Path, in_project: bool) -> Mapping[str, object] | None:
         if table is not None and not isinstance(table, dict):
             raise SettingsError(f"tool.penstock in {path} is not a table")
     return table  # type: ignore[no-any-return]
+
+
+def _misspelt_table(project: Path) -> str | None:
+    """Return the table whose name is nearly that of the server's, if the file has one."""
+    try:
+        names = [name.decode() for name in _TABLES.findall(project.read_bytes())]
+    except OSError:
+        return None
+    if not any(name[:1] == "p" for name in names):
+        return None  # most projects: no time to compare
+    return nearest("penstock", [name for name in names if name[:1] == "p"])
 
 
 def _from_table(options: Options, table: Mapping[str, object], file_name: str) -> Given:

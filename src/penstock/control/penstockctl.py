@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import shutil
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from penstock import __version__
+from penstock.config.options import nearest
 from penstock.control import tables as ctl_tables
 from penstock.control.address import AUTO, OFF
 from penstock.control.client import (
@@ -56,6 +58,10 @@ _EPILOG = (
 )
 
 
+_INVALID = re.compile(r"invalid choice: '([^']*)'")
+"""argparse's words."""
+
+
 class _Usage(Exception):
     """The command line is wrong; the text says why."""
 
@@ -82,6 +88,16 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
+        wrong = _INVALID.search(message)
+        known = re.findall(r"'([a-z]+)'", message[wrong.end() :]) if wrong else []
+        meant = nearest(wrong[1], known) if wrong else None
+        if wrong and wrong[1] == "restart":
+            raise _Usage(
+                "there is no command 'restart': reload takes new settings and code in, upgrade "
+                "replaces the supervisor, too"
+            )
+        if wrong and meant is not None:
+            raise _Usage(f"there is no command {wrong[1]!r}; did you mean {meant!r}?")
         raise _Usage(f"{message} (see {self.prog} --help)")
 
 
