@@ -912,6 +912,15 @@ WORKER_SILENT: Final = Message(
     " or waits.",
 )
 
+WORKER_HALTED: Final = Message(
+    "PEN-7081",
+    WARNING,
+    "%(worker)s is halted: it makes no progress until kill -CONT %(pid)d",
+    "A signal such as SIGSTOP, or a debugger, has halted the process. Its clients wait. It is not"
+    " killed for that.",
+    "Let it go on with `kill -CONT`, or end it with `kill -KILL`: another one takes its place.",
+)
+
 RELOAD_FAILED: Final = Message(
     "PEN-7100",
     ERROR,

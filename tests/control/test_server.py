@@ -795,7 +795,7 @@ def test_probes_learn_whether_it_is_live_and_ready_and_nothing_else(
 def test_the_address_for_probes_that_is_in_use_is_an_error_of_that_setting() -> None:
     loop = ControlLoop()
     _, port = loop.admin()
-    with pytest.raises(ListenError, match=r"in use by another program \(setting: --admin\)"):
+    with pytest.raises(ListenError, match=r"in use by another program: .* \(setting: --admin\)"):
         loop.admin(f"127.0.0.1:{port}")
     loop.close()
 

@@ -11,6 +11,7 @@ from typing import Any, cast
 import pytest
 
 from penstock.config.settings import Settings
+from penstock.control import tables
 from penstock.control.commands import (
     Command,
     ControlError,
@@ -61,6 +62,7 @@ class Generation:
     def __init__(self, workers: Workers) -> None:
         self.number = 1
         self.wanted = 1
+        self.paused_until = 0.0
         self.settings = Settings()
         self._workers = workers
 
@@ -145,6 +147,7 @@ def test_the_status_is_put_together_from_what_there_is(here: Asking) -> None:
         "pid": os.getpid(),
         "application": "shop:app",
         "state": "serving",
+        "next_start": None,
         "generation": 1,
         "since": 0,
         "age": 0,
@@ -186,6 +189,19 @@ def test_it_is_ready_neither_before_it_serves_nor_once_it_stops(
     assert (status["ready"], status["live"]) == (ready, True)
     here.supervisor.state = HandingOver()
     assert here.ask(ShowStatus())["ready"]  # a successor serves
+
+
+def test_it_is_down_while_no_worker_serves_and_says_when_the_next_one_starts(here: Asking) -> None:
+    here.supervisor.state = Serving()
+    here.supervisor.fake.add(7, Stage.BOOTING)
+    here.supervisor.current.paused_until = time.monotonic() + 1000.0
+    status = here.ask(ShowStatus())
+    assert status["state"] == "down"
+    assert 0 < status["next_start"] <= 1000.0
+    shown = tables.status(status, None)
+    assert "down: no worker serves; the next start is in 16m" in shown
+    here.supervisor.fake.add(8)
+    assert here.ask(ShowStatus())["state"] == "serving"
 
 
 def test_stacks_are_those_of_one_worker_or_of_all_that_are_known(here: Asking) -> None:

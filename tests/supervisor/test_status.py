@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import signal
+import subprocess
 import time
 from collections.abc import Iterator
 
@@ -25,6 +27,7 @@ from penstock.telemetry.scoreboard import (
     STUCK,
     WAITING,
 )
+from support.invariant import eventually
 from support.workers import Workers, begin
 
 
@@ -96,6 +99,17 @@ def test_a_worker_has_a_state(workers: Workers, stage: Stage, state: str) -> Non
     assert overview(workers).workers()[0]["state"] == "stuck"
 
 
+def test_a_worker_without_heartbeats_whose_process_is_stopped_is_halted(workers: Workers) -> None:
+    worker = workers.add(7)
+    with subprocess.Popen(["sleep", "60"]) as process:
+        worker.pid = process.pid
+        worker.slot.words[BEAT] = time.monotonic_ns() - 3_000_000_000
+        assert overview(workers).workers()[0]["state"] == "serving"
+        process.send_signal(signal.SIGSTOP)
+        assert eventually(lambda: overview(workers).workers()[0]["state"] == "halted")
+        process.kill()
+
+
 def test_requests_are_told_the_oldest_first(workers: Workers) -> None:
     first, second = workers.add(7), workers.add(8)
     begin(first, 0, 1.0, 29.0, "/young")
@@ -130,6 +144,7 @@ def test_counts_are_of_all_workers(workers: Workers) -> None:
         "serving": 2,
         "draining": 0,
         "stuck": 0,
+        "halted": 0,
         "connections": 6,
         "in_progress": 2,
         "io_bound": 1,

@@ -98,6 +98,7 @@ class FakeSupervisor:
             "pid": os.getpid(),
             "application": self.application,
             "state": "serving",
+            "next_start": None,
             "generation": 1,
             "since": 1_700_000_000.0,
             "age": 75.0,

@@ -146,7 +146,9 @@ class Status(TypedDict):
     application: str
     """As it was named: ``module:callable``."""
     state: str
-    """``starting``, ``serving``, ``reloading``, ``upgrading`` or ``stopping``."""
+    """``starting``, ``serving``, ``down``, ``reloading``, ``upgrading`` or ``stopping``."""
+    next_start: float | None
+    """In how many seconds a worker is started after those that failed; None where none waits."""
     generation: int
     """The generation that takes new connections, counted from 1."""
     since: float

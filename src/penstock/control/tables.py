@@ -120,6 +120,10 @@ def status(value: Row, width: int | None) -> str:
         "ready": _yes(value.get("ready")),
         "live": _yes(value.get("live")),
     }
+    if value.get("state") == "down":
+        soon = value.get("next_start")
+        when = f"; the next start is in {age(soon)}" if soon else ""
+        lines["state"] = f"down: no worker serves{when}. See last_error, and the error log"
     for number, row in enumerate(value.get("certificates") or (), 1):
         lines["certificates" if number == 1 else f"certificate {number}"] = _certificate(row)
     lines |= {text(name): text(count) for name, count in counts.items()}

@@ -112,7 +112,8 @@ class Commands:
             "version": __version__,
             "pid": os.getpid(),
             "application": self._application,
-            "state": supervisor.state.name,
+            "state": self._state(),
+            "next_start": self._next_start(),
             "generation": current.number,
             "since": round(self._since, 3),
             "age": round(time.monotonic() - self._began, 3),
@@ -136,6 +137,19 @@ class Commands:
             "ready": self._is_ready(),
             "live": self._overview.is_live(),
         }
+
+    def _state(self) -> str:
+        """Return the state of the supervisor; ``down`` where it serves and no worker does."""
+        supervisor = self._supervisor
+        down = isinstance(supervisor.state, Serving) and not any(
+            worker.stage is Stage.SERVING for worker in supervisor.pool
+        )
+        return "down" if down else supervisor.state.name
+
+    def _next_start(self) -> float | None:
+        """Return in how many seconds the next worker is started; None where none waits for that."""
+        pause = self._supervisor.current.paused_until - time.monotonic()
+        return round(pause, 3) if pause > 0 else None
 
     def _is_ready(self) -> bool:
         match self._supervisor.state:

@@ -17,8 +17,10 @@ from penstock.config.options import show_duration, show_size
 from penstock.supervisor.exit_report import requests_lost
 from penstock.supervisor.generation import Generation
 from penstock.supervisor.pool import Pool
+from penstock.supervisor.status import HALTED, state_of
 from penstock.supervisor.worker_process import ASKED, Stage, WorkerProcess
 from penstock.system.cgroups import Cgroups, resident_memory
+from penstock.system.processes import is_halted
 from penstock.system.stacks import dump_text
 
 if TYPE_CHECKING:
@@ -54,6 +56,7 @@ class Recycling:
         self._heartbeats = Heartbeats()
         self._beats_due = 0.0
         self._back_off = BackOff()
+        self._halted: set[WorkerProcess] = set()
 
     def recycle(self, generation: Generation, now: float) -> None:
         """Replace one worker that is due, unless one is being replaced."""
@@ -118,6 +121,10 @@ class Recycling:
         if now < self._beats_due:
             return
         self._beats_due = now + BEAT_SECONDS
+        halted = {worker for worker in self._pool if state_of(worker) == HALTED}
+        for worker in halted - self._halted:
+            messages.WORKER_HALTED.log(self._logger, worker=worker, pid=worker.pid)
+        self._halted = halted
         hung, silent = self._heartbeats.check(list(self._pool), now)
         for worker in silent:
             messages.WORKER_SILENT.log(
@@ -288,13 +295,3 @@ def beat_limit(worker: WorkerProcess) -> float | None:
     if not settings.timeout:
         return None
     return settings.timeout + settings.timeout_grace
-
-
-def is_halted(pid: int) -> bool:
-    """Return True if a process is stopped by a signal or a debugger, where that can be known."""
-    try:
-        with open(f"/proc/{pid}/stat", "rb") as file:
-            state = file.read().rpartition(b")")[2].split()[0]
-    except (OSError, IndexError):
-        return False
-    return state in (b"T", b"t")

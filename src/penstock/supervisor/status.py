@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from penstock.supervisor.worker_process import Stage, WorkerProcess
+from penstock.system.processes import is_halted
 from penstock.telemetry.scoreboard import (
     ACCEPTED,
     CONNECTIONS,
@@ -30,7 +31,11 @@ if TYPE_CHECKING:
 
 _DIGITS = 3  # of seconds: milliseconds
 
-STATES = ("booting", "serving", "draining", "stuck")
+HALTED = "halted"
+HALTED_BEAT_SECONDS = 2.0
+"""A worker without a heartbeat for this long may be halted: the system says whether it is."""
+
+STATES = ("booting", "serving", "draining", "stuck", HALTED)
 """The states of workers in answers."""
 
 
@@ -184,6 +189,9 @@ def state_of(worker: WorkerProcess) -> str:
     """Return the state of a worker, as answers name it."""
     if worker.slot.words[STATE] == STUCK:
         return "stuck"
+    beat = worker.slot.beat_age
+    if beat is not None and beat > HALTED_BEAT_SECONDS and is_halted(worker.pid):
+        return HALTED
     if worker.is_booting or worker.stage is Stage.FAILED:
         return "booting"
     return "serving" if worker.stage is Stage.SERVING else "draining"

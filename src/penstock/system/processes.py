@@ -1,4 +1,4 @@
-"""Which processes are this one's children, whatever another process says of them."""
+"""What the system says of processes: which are this one's children, and which are halted."""
 
 from __future__ import annotations
 
@@ -30,3 +30,13 @@ def is_child(pid: int, identity: Identity | None) -> bool:
     except (OSError, ValueError):
         pass
     return False
+
+
+def is_halted(pid: int) -> bool:
+    """Return True if a process is stopped by a signal or a debugger, where that can be known."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            state = file.read().rpartition(b")")[2].split()[0]
+    except (OSError, IndexError):
+        return False
+    return state in (b"T", b"t")
