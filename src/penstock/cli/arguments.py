@@ -49,6 +49,8 @@ class CommandLine:
     version: bool
     help: bool
     help_all: bool
+    completion: str | None
+    """The shell whose script is to be printed."""
     flags: dict[str, object]
     """The values of the settings' flags by the settings' names, unchecked."""
     gunicorn: dict[str, object]
@@ -88,6 +90,7 @@ def parse_command_line(arguments: Sequence[str]) -> CommandLine:
         "version": names.pop("version", False),
         "help": names.pop("help", False),
         "help_all": names.pop("help_all", False),
+        "completion": names.pop("completion", None),
     }
     return CommandLine(**commands, flags=names, gunicorn=gunicorn)
 
@@ -146,6 +149,11 @@ def build_parser() -> argparse.ArgumentParser:
     commands = parser.add_argument_group("Commands")
     commands.add_argument("-h", "--help", action="store_true", help="Print the short help.")
     commands.add_argument("--help-all", action="store_true", help="Print this page.")
+    commands.add_argument(
+        "--completion",
+        choices=("bash", "zsh", "fish"),
+        help="Print the script by which a shell completes the command line.",
+    )
     commands.add_argument("--version", action="store_true", help="Print the version.")
     commands.add_argument(
         "--check",

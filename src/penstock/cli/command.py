@@ -57,6 +57,11 @@ def _run(arguments: Sequence[str]) -> int:
 
         print_out(short_help())
         return 0
+    if typed.completion is not None:
+        from penstock.cli.completion import script
+
+        print_out(script(typed.completion))
+        return 0
     if typed.version:
         print_out(_version_text())
         return 0
