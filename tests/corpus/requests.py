@@ -110,6 +110,10 @@ TARGET = [
     Case("origin-form with what browsers leave unescaped", "RFC 9112 3.2.1",
          get(target=b'/?a={"b":[1|2]}^`<>'), target='/?a={"b":[1|2]}^`<>',
          query='a={"b":[1|2]}^`<>'),
+    Case("origin-form in UTF-8", "RFC 9112 3.2.1", get(target="/caf\u00e9?\u20ac".encode()),
+         target="/caf\xc3\xa9?\xe2\x82\xac", path="/caf\xc3\xa9", query="\xe2\x82\xac"),
+    Case("origin-form with bytes that are no text", "RFC 9112 3.2.1", get(target=b"/\xff\x80?\xfe"),
+         target="/\xff\x80?\xfe", path="/\xff\x80", query="\xfe"),
     Case("OPTIONS in asterisk-form", "RFC 9112 3.2.4", _line(b"OPTIONS * HTTP/1.1"),
          method="OPTIONS", target="*", path="*"),
     *refused(
@@ -145,8 +149,8 @@ TARGET = [
         ESC=get(target=b"/a\x1bb"),
         DEL=get(target=b"/a\x7fb"),
         HTAB=get(target=b"/a\tb"),
-        UTF_8=get(target="/caf\u00e9".encode()),
-        latin_1=get(target=b"/caf\xe9"),
+        obs_text_in_authority=get(target=b"http://caf\xe9/"),
+        relative_obs_text=get(target=b"caf\xe9"),
         blank=get(target=b"/a b"),
     ),
 ]  # fmt: skip

@@ -118,7 +118,7 @@ def test_the_error_for_a_request_line_has_the_line_however_it_was_split() -> Non
 
 
 def test_the_error_for_an_incomplete_request_line_has_its_beginning() -> None:
-    raw = b"PROXY TCP4 \xff"
+    raw = b"PROXY TCP4 \x7f"
     for blocks in ([raw], byte_by_byte(raw)):
         error = parse(blocks).error
         assert error is not None

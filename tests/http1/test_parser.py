@@ -312,7 +312,7 @@ def test_a_large_block_of_a_body_is_returned_without_a_copy() -> None:
         pytest.param(b"\r", b"G", 400, id="CR alone"),
         pytest.param(b"GET /", b"\n", 400, id="LF in the request line"),
         pytest.param(b"GET /", b"\t", 400, id="HTAB in the request line"),
-        pytest.param(b"GET /", b"\xc3", 400, id="obs-text in the request line"),
+        pytest.param(b"GET /", b"\x7f", 400, id="DEL in the request line"),
         pytest.param(b"GET / HTTP/1.1\r", b"H", 400, id="CR alone ends the request line"),
         pytest.param(b"GET / HTTP/1.1\r\nX: ", b"\n", 400, id="LF in a value"),
         pytest.param(b"GET / HTTP/1.1\r\nX: ", b"\x01", 400, id="control in a value"),

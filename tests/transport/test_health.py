@@ -84,6 +84,23 @@ def test_the_query_does_not_matter_and_the_rest_of_the_path_does(transport: str)
         assert recorder.targets == others
 
 
+def test_options_is_a_check_too_as_some_proxies_ask(transport: str) -> None:
+    recorder = Recorder()
+    with serving(recorder, transport, **PATHS) as server:
+        check(ask(server, "/readyz?from=balancer", "OPTIONS"), 503)
+        server.slot.words[READY] = 1
+        with connect(server) as client:
+            for _ in range(2):
+                response = client.request("OPTIONS", "/readyz")
+                check(response, 200)
+                assert response.header("Allow") == "GET, HEAD, OPTIONS"
+        with connect(server) as client:
+            client.send(b"OPTIONS /readyz HTTP/1.0\r\n\r\n")
+            assert client.read_response().status == 200
+            assert client.read_to_end() == b""
+    assert recorder.targets == []
+
+
 def test_another_method_is_the_applications(transport: str) -> None:
     recorder = Recorder()
     with serving(recorder, transport, **PATHS) as server, connect(server) as client:

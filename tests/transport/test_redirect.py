@@ -40,6 +40,7 @@ def test_every_request_is_redirected_with_its_path_and_query(
 ) -> None:
     cases = [
         (get("/a/b%20c?d=e&f"), 301, "https://a:8443/a/b%20c?d=e&f"),
+        (get("/caf\xe9?\u20ac"), 301, "https://a:8443/caf%C3%A9?%E2%82%AC"),
         (get("//other.test/x"), 301, "https://a:8443//other.test/x"),
         (get("http://named.test:80/p?q"), 301, "https://named.test:8443/p?q"),
         (get().replace(b"Host: a", b"Host: shop.test:8080"), 301, "https://shop.test:8443/"),

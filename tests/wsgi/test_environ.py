@@ -92,6 +92,13 @@ def test_pep3333_query_string_is_set_when_it_is_empty(target: str) -> None:
     assert environ_of(target)["QUERY_STRING"] == ""
 
 
+def test_bytes_above_ascii_are_what_their_percent_encoded_form_would_be() -> None:
+    environ = environ_of("/caf\xc3\xa9?q=\xff&r=%41")
+    assert environ["PATH_INFO"] == environ_of("/caf%C3%A9")["PATH_INFO"]
+    assert environ["QUERY_STRING"] == "q=%FF&r=%41"
+    assert environ["RAW_URI"] == environ["REQUEST_URI"] == "/caf\xc3\xa9?q=\xff&r=%41"
+
+
 def test_pep3333_url_reconstruction_returns_the_url() -> None:
     environ = environ_of("/app/a%20b?q=1", base=make_base(script_name="/app"))
     assert request_uri(environ) == "http://example.org/app/a%20b?q=1"
@@ -146,11 +153,11 @@ def test_chunked_body_that_was_buffered_has_its_length() -> None:
     assert "HTTP_TRANSFER_ENCODING" not in environ
 
 
-def test_chunked_body_that_is_streamed_has_no_length() -> None:
+def test_chunked_body_that_is_streamed_has_no_length_and_no_coding() -> None:
     request = make_request(fields={"transfer-encoding": "chunked"}, chunked=True)
     environ = make_environ(request)
     assert "CONTENT_LENGTH" not in environ
-    assert environ["HTTP_TRANSFER_ENCODING"] == "chunked"
+    assert "HTTP_TRANSFER_ENCODING" not in environ
 
 
 def test_cve_2016_1000110_httpoxy_proxy_field_is_dropped() -> None:

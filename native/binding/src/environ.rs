@@ -166,11 +166,12 @@ impl Template {
             dict.update(tls.bind(py).as_mapping())?;
         }
         if head.chunked {
+            // The body that the application reads is decoded.
+            if dict.contains(&keys.transfer_encoding)? {
+                dict.del_item(&keys.transfer_encoding)?;
+            }
             if let Some(length) = length {
                 dict.set_item(&keys.content_length, length.to_string())?;
-                if dict.contains(&keys.transfer_encoding)? {
-                    dict.del_item(&keys.transfer_encoding)?;
-                }
             }
         } else if let Some(length) = head.content_length {
             dict.set_item(&keys.content_length, length.to_string())?;
@@ -292,6 +293,22 @@ pub fn whole_path<'a>(head: &Head, bytes: &'a [u8]) -> Cow<'a, [u8]> {
         b"*" => Cow::Borrowed(b""),
         path => unquote(path),
     }
+}
+
+/// A part of a target with each byte above ASCII percent-encoded.
+#[inline(always)]
+fn percent_encoded(text: &[u8]) -> Cow<'_, [u8]> {
+    if text.is_ascii() {
+        return Cow::Borrowed(text);
+    }
+    let mut encoded = Vec::with_capacity(text.len());
+    for &byte in text {
+        match byte {
+            0x80.. => encoded.extend_from_slice(format!("%{byte:02X}").as_bytes()),
+            _ => encoded.push(byte),
+        }
+    }
+    Cow::Owned(encoded)
 }
 
 /// Percent-decoding, as urllib.parse.unquote_to_bytes does it: what is no escape stays.
@@ -474,7 +491,7 @@ impl Cache {
         }
         let query = head.query.of(bytes);
         if !query.is_empty() {
-            dict.set_item(&keys.query, latin1(py, query)?)?;
+            dict.set_item(&keys.query, latin1(py, &percent_encoded(query))?)?;
         }
         if head.version == Version::Http10 {
             dict.set_item(&keys.protocol, &keys.http10)?;

@@ -1,6 +1,6 @@
 //! Hands what the log queue holds to Python: to the error log and the observers.
 
-use crate::access_line::{LineFormat, address, request_line};
+use crate::access_line::{LineFormat, address, given_field, request_line};
 use crate::environ::keys;
 use crate::ffi::latin1;
 use crate::held::Held;
@@ -237,6 +237,9 @@ impl LogWriter {
         options.set_item("cause", refusal.cause.as_deref().unwrap_or(""))?;
         options.set_item("rule", refusal.rule)?;
         options.set_item("setting", refusal.setting)?;
+        let head = note.request.as_ref().or(refusal.head.as_ref());
+        let host = head.and_then(|copy| given_field(copy, b"host"));
+        options.set_item("host", latin1(py, &host.unwrap_or_default())?)?;
         options.set_item("disconnected", left)?;
         let arguments = (
             address(note.peer),

@@ -83,7 +83,6 @@ errors! {
     BODY_TOO_LARGE = limit(413, "The request body is too large.", "RFC 9110, section 15.5.14", "max_body");
 
     NO_CRLF = new(400, "A line does not end in CRLF.", "RFC 9112, section 2.2");
-    NOT_ASCII = new(400, "The request line is not ASCII.", "RFC 9112, section 3");
     CONTROL_CHARACTER = new(400, "The request has a control character.", "RFC 9110, section 5.5");
     EMPTY_REQUEST_LINE = new(400, "The request line is empty.", "RFC 9112, section 2.2");
     NO_METHOD = new(400, "The request begins with no method.", "RFC 9112, section 3");

@@ -8,15 +8,15 @@ use crate::grammar::is_control;
 pub enum Forbidden {
     /// In any line: control characters except HTAB (RFC 9110, section 5.5).
     Controls,
-    /// In a request line: all except visible ASCII and spaces (RFC 9112, section 3).
-    NotAscii,
+    /// In a request line: all control characters (RFC 9112, section 3).
+    ControlsAndTabs,
 }
 
 impl Forbidden {
     fn find(self, bytes: &[u8]) -> Option<usize> {
         match self {
             Self::Controls => find_control(bytes),
-            Self::NotAscii => bytes.iter().position(|&byte| !matches!(byte, b' '..=b'~')),
+            Self::ControlsAndTabs => bytes.iter().position(u8::is_ascii_control),
         }
     }
 }
@@ -48,7 +48,6 @@ pub fn end_of_line(
         [] | [b'\r'] => Ok(None),
         [b'\r', b'\n', ..] => Ok(Some(end)),
         [b'\r' | b'\n', ..] => Err(error::NO_CRLF),
-        [0x80..=0xff, ..] => Err(error::NOT_ASCII),
         _ => Err(error::CONTROL_CHARACTER),
     }
 }

@@ -158,7 +158,7 @@ impl Scan {
             }
         } else {
             (limit, too_long) = (limits.request_line, error::REQUEST_LINE_TOO_LONG);
-            forbidden = Forbidden::NotAscii;
+            forbidden = Forbidden::ControlsAndTabs;
             if let Some(&first) = bytes.first() {
                 if first != b'\r' && !grammar::is_token_byte(first) {
                     return Err(error::NO_METHOD);

@@ -274,7 +274,7 @@ fn a_partial_head_is_refused_by_the_byte_that_breaks_it() {
         ("\r".into(), b"G", 400),
         ("GET /".into(), b"\n", 400),
         ("GET /".into(), b"\t", 400),
-        ("GET /".into(), b"\xc3", 400),
+        ("GET /".into(), b"\x7f", 400),
         ("GET / HTTP/1.1\r".into(), b"H", 400),
         ("GET / HTTP/1.1\r\nX: ".into(), b"\x01", 400),
         ("GET / HTTP/1.1\r\nX : y\r".into(), b"\n", 400),

@@ -21,7 +21,7 @@ pub const WHOLE_SERVER: &[u8] = b"*";
 /// Whether a path is asked for that all is well at; None where it is the application's.
 fn judge(shared: &Shared, method: &[u8], path: &[u8]) -> Option<bool> {
     let checks = &shared.options.checks;
-    if !matches!(method, b"GET" | b"HEAD") {
+    if !matches!(method, b"GET" | b"HEAD" | b"OPTIONS") {
         return None;
     }
     if checks.health_path.as_deref() == Some(path) {
@@ -50,6 +50,7 @@ pub struct Check {
     /// All is well.
     well: bool,
     is_head: bool,
+    is_options: bool,
     version: Version,
     keep_alive: bool,
 }
@@ -104,6 +105,7 @@ pub fn check_asked_for(shared: &Shared, leader: &LeaderState, source: &Source) -
     Some(Check {
         well: judge(shared, method, head.path(bytes))?,
         is_head: method == b"HEAD",
+        is_options: method == b"OPTIONS",
         version: head.version,
         keep_alive: head.keep_alive,
     })
@@ -151,6 +153,9 @@ impl Check {
         response::begin_head(out, status);
         response::encode_field(out, b"Content-Type", b"text/plain");
         response::encode_field(out, b"Cache-Control", b"no-store");
+        if self.is_options {
+            response::encode_field(out, b"Allow", b"GET, HEAD, OPTIONS");
+        }
         shared.write_server_fields(added, out);
         response::encode_content_length(out, body.len() as u64);
         end_head(out, (!close).then_some(self.version));

@@ -86,6 +86,4 @@ class ReceiveBuffer:
 def _forbidden_byte(byte: int) -> ProtocolError:
     if byte in (_CR, _LF):
         return ProtocolError(400, "A line does not end in CRLF.", "RFC 9112, section 2.2")
-    if byte >= 0x80:
-        return ProtocolError(400, "The request line is not ASCII.", "RFC 9112, section 3")
     return ProtocolError(400, "The request has a control character.", "RFC 9110, section 5.5")

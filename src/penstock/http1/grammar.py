@@ -20,11 +20,11 @@ TOKEN_BYTES = frozenset(
 VERSION = re.compile(r"HTTP/([0-9])\.([0-9])")
 """RFC 9112, section 2.3: case-sensitive, one digit each."""
 
-TARGET = re.compile(r'[!"$-\[\]-~]+')
-"""RFC 9112, section 3.2: visible ASCII except ``#`` and ``\\``.
+TARGET = re.compile(r'[!"$-\[\]-~\x80-\xff]+')
+"""RFC 9112, section 3.2: visible ASCII except ``#`` and ``\\``, and all bytes above ASCII.
 
-Wider than RFC 3986, because browsers send ``{``, ``|`` and ``"`` without encoding them, and all
-parsers read those alike. They do not read a fragment or a backslash alike.
+Wider than RFC 3986, because clients send ``{``, ``|``, ``"`` and the bytes of UTF-8 without
+encoding them, and all parsers read those alike. They do not read a fragment or a backslash alike.
 """
 
 ABSOLUTE_FORM = re.compile(r"https?://([^/?]*)([^?]*)(?:\?(.*))?", re.IGNORECASE)
@@ -98,5 +98,5 @@ CONTROLS = bytes(byte for byte in range(0x20) if byte != 0x09) + b"\x7f"
 CONTROL = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
 """One of `CONTROLS`."""
 
-NOT_IN_REQUEST_LINE = re.compile(rb"[\x00-\x1f\x7f-\xff]")
-"""RFC 9112, section 3: a request line is visible ASCII and spaces."""
+NOT_IN_REQUEST_LINE = re.compile(rb"[\x00-\x1f\x7f]")
+"""RFC 9112, section 3: a request line has spaces, and no other blank or control character."""

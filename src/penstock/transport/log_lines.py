@@ -15,6 +15,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from penstock import messages
+from penstock.transport.likely_causes import BAD_HOST, likely_cause
 
 if TYPE_CHECKING:
     from penstock.transport.config import TransportConfig
@@ -80,19 +81,24 @@ class RequestLog:
         cause: str = "",
         rule: str = "",
         setting: str = "",
+        host: str = "",
         disconnected: bool = False,
     ) -> None:
         """Log a request that was refused, or lost with its client.
 
         ``client`` is an address, empty for a unix socket; ``cause`` the system's word for why;
-        ``rule`` a section of the standard, ``setting`` the setting that moves the limit.
+        ``rule`` a section of the standard, ``setting`` the setting that moves the limit; ``host``
+        the value of Host, empty if there is none.
         """
         verb = "lost" if disconnected else "refused"
         where = [rule, f"setting: {setting}" if setting else ""]
         kind = (disconnected, status, rule, setting)
         if self._may_log(kind, lambda: f"%(count)s more {verb} with {status}{_in_brackets(where)}"):
             shown = f'"{request_line[:_SHOWN_CHARACTERS]}"' if request_line else ""
-            notes = _in_brackets([shown, *where, f"request {request_id}"])
+            if reason == BAD_HOST:
+                shown += f' with Host: "{host[:_SHOWN_CHARACTERS]}"'
+            likely = likely_cause(reason, host)
+            notes = _in_brackets([shown, *where, likely, f"request {request_id}"])
             self._logger.info(
                 "%s a request from %s: %d %s%s%s",
                 verb,

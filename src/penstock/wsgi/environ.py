@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Literal, TextIO
-from urllib.parse import unquote_to_bytes
+from urllib.parse import quote, unquote_to_bytes
 
 from penstock import messages
 from penstock.wsgi.file_wrapper import FileWrapper
@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 HeaderMap = Literal["drop", "refuse", "dangerous"]
 """What the server does with a name that has a ``_``: in ``environ`` it looks like a ``-``."""
+
+_ASCII = bytes(range(0x80))
 
 OUTSIDE_MOUNT = "penstock.outside_mount"
 """A key that ``environ`` has only if the path lies outside the mount prefix."""
@@ -161,7 +163,10 @@ def build_environ(
     environ = client.copy()
     environ["REQUEST_METHOD"] = request.method
     environ["RAW_URI"] = environ["REQUEST_URI"] = request.target
-    environ["QUERY_STRING"] = request.query
+    query = request.query
+    if query and not query.isascii():
+        query = percent_encoded(query)
+    environ["QUERY_STRING"] = query
     environ["SERVER_PROTOCOL"] = request.version
 
     path = request.path
@@ -174,12 +179,19 @@ def build_environ(
         _mount(environ, path)
 
     if request.chunked:
+        environ.pop(
+            "HTTP_TRANSFER_ENCODING", None
+        )  # the body that the application reads is decoded
         if content_length is not None:
             environ["CONTENT_LENGTH"] = str(content_length)
-            environ.pop("HTTP_TRANSFER_ENCODING", None)
     elif request.content_length is not None:
         environ["CONTENT_LENGTH"] = str(request.content_length)
     return environ
+
+
+def percent_encoded(text: str) -> str:
+    """Return a part of a target, decoded as latin-1, with each byte above ASCII percent-encoded."""
+    return quote(text, safe=_ASCII, encoding="latin-1")
 
 
 def split_script_name(script_name: str, path: str) -> tuple[str, str] | None:

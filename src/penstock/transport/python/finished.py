@@ -179,6 +179,7 @@ def _log_refusal(
         cause=str(cause.strerror or cause) if isinstance(cause, OSError) else "",
         rule=error.rule,
         setting=error.setting,
+        host=error.fields.get("host", ""),
         disconnected=left,
     )
     return left

@@ -19,6 +19,9 @@ WHOLE_SERVER = "*"
 """The path of ``OPTIONS *``, which is about the server as a whole (RFC 9110, section 9.3.7)."""
 
 _HEADERS = [("Content-Type", "text/plain"), ("Cache-Control", "no-store")]
+_METHODS = ("GET", "HEAD", "OPTIONS")
+"""The methods of a check: some proxies check with OPTIONS (RFC 9110, section 9.3.7)."""
+_ALLOW = ("Allow", ", ".join(_METHODS))
 
 
 class OwnAnswers:
@@ -37,7 +40,7 @@ class OwnAnswers:
         """Return True if the server answers this request itself."""
         if request.path == WHOLE_SERVER:
             return True
-        return request.path in self._checks and request.method in ("GET", "HEAD")
+        return request.path in self._checks and request.method in _METHODS
 
     def answer(self, exchange: PythonExchange) -> None:
         """Answer a request for which `wants` returned True."""
@@ -55,7 +58,8 @@ class OwnAnswers:
             well = check()
             body = self._loop.config.healthy if well else self._loop.config.unhealthy
             status = "200 OK" if well else "503 Service Unavailable"
-            exchange.respond(status, _HEADERS, len(body))
+            options = exchange.request.method == "OPTIONS"
+            exchange.respond(status, [*_HEADERS, _ALLOW] if options else _HEADERS, len(body))
             exchange.finish(body)
         except ClientDisconnected:
             exchange.abort()
