@@ -12,7 +12,9 @@ from typing import TYPE_CHECKING, Any
 from penstock.config.checks import check_places, chosen_transport
 from penstock.config.settings import Settings
 from penstock.config.sources import settings_from_kwargs
+from penstock.errors import PenstockError
 from penstock.listeners import Listener, addresses_of, close_all, open_listeners
+from penstock.system.greenlet_patches import greenlet_patches
 from penstock.telemetry.access_log_format import compile_format
 from penstock.telemetry.error_log import process_logger
 from penstock.worker.main import STOPPED, serve_until_stopped, tell_serving
@@ -100,6 +102,8 @@ def _served(
 
 
 def _check_application(application: object) -> None:
+    if patches := greenlet_patches():
+        raise PenstockError(patches)
     if callable(application):
         return
     hint = ""

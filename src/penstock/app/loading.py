@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, cast
 from penstock.app import hints
 from penstock.app.hints import DEFAULT_NAMES, FORMS
 from penstock.errors import PenstockError
+from penstock.system.greenlet_patches import greenlet_patches
 
 if TYPE_CHECKING:
     from wsgiref.types import WSGIApplication
@@ -53,6 +54,12 @@ class ApplicationRaisedError(LoadError):
     def __init__(self, message: str, error: BaseException, hint: str = "") -> None:
         super().__init__(f"{message}: {_in_one_line(error)}{hint}")
         self.traceback = _application_traceback(error)
+
+
+class ThreadsReplacedError(LoadError):
+    """The application has the standard library's threads replaced by greenlets."""
+
+    exit_status = 4
 
 
 class AttributeMissingError(LoadError):
@@ -92,6 +99,8 @@ def load_application(text: str) -> WSGIApplication:
     if spec.arguments is not None:
         found = _call_factory(spec, found)
     _check_application(spec, found, place)
+    if patches := greenlet_patches():
+        raise ThreadsReplacedError(patches)
     return cast("WSGIApplication", found)
 
 

@@ -34,6 +34,7 @@ from penstock.config.other_servers import spelt
 from penstock.config.trust import Trust
 from penstock.errors import SettingsError
 from penstock.messages import Notice
+from penstock.system.greenlet_patches import greenlet_patches
 
 if TYPE_CHECKING:
     from importlib.machinery import ModuleSpec
@@ -487,6 +488,8 @@ def _executed(spec: ModuleSpec, shown: str) -> ModuleType:
         raise _failure(error, shown) from error
     finally:
         sys.dont_write_bytecode = writes_bytecode
+    if patches := greenlet_patches():
+        raise SettingsError(f"{shown}: {patches}")
     return module
 
 
