@@ -117,6 +117,7 @@ def test_the_map_has_every_page(page: Path) -> None:
 
 OTHER_COMMANDS = {
     "django.md": {"--app", "--settings"},  # of flask and of manage.py
+    "migrating.md": {"--processes", "--interface", "--wsgi-threads"},
     "testing.md": {"--penstock-app", "--penstock-transport", "--penstock-workers"},  # of pytest
 }
 """By page: the flags of other commands."""
@@ -208,7 +209,15 @@ def test_every_name_of_gunicorn_on_the_page_exists() -> None:
     assert names <= set(GUNICORN_SETTINGS) | set(HOOKS)
 
 
-@pytest.mark.parametrize("heading", ["## From waitress"])
+SETTINGS_OF_OTHERS = [
+    "## From waitress",
+    "## From mod_wsgi",
+    "## From Granian",
+    "## From peregrine",
+]
+
+
+@pytest.mark.parametrize("heading", SETTINGS_OF_OTHERS)
 def test_the_command_accepts_what_other_servers_settings_become(heading: str) -> None:
     cells = [row[1] for row in rows(section("migrating.md", heading))]
     flags = [flag for cell in cells for flag in flags_in(cell)]

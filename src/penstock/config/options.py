@@ -411,6 +411,16 @@ def listing(item: Kind[str], least: int = 0, *, commas: bool = False) -> Kind[tu
     return Kind(item.allowed, item.metavar, convert, show)
 
 
+def zero_as(kind: Kind[T], instead: T, meaning: str) -> Kind[T]:
+    """Return a kind that also takes 0, as gunicorn's flags do, which becomes ``instead``."""
+
+    def convert(value: object) -> T:
+        is_zero = value in ("0", 0) and not isinstance(value, bool)
+        return instead if is_zero else kind.convert(value)
+
+    return Kind(f"{kind.allowed}, or 0 {meaning}", kind.metavar, convert, kind.show)
+
+
 def mode_mask() -> Kind[int]:
     """Return the kind of file mode masks: ``022`` and ``0o22`` are octal, ``18`` is decimal."""
     return Kind("a file mode mask from 0 to 0o777", "MASK", _mode, lambda mask: f"0o{mask:03o}")

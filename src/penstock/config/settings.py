@@ -33,6 +33,7 @@ from penstock.config.options import (
     size,
     text,
     word_or,
+    zero_as,
 )
 from penstock.messages import Notice
 
@@ -541,21 +542,21 @@ class Settings:
     # -- Limits ------------------------------------------------------------------------------------
 
     limit_request_line: int = option(
-        size(64, 1 << 20),
+        zero_as(size(64, 1 << 20), 64 << 10, "for 64KiB"),
         8190,
         section="Limits",
         help="Longest request line; a longer one is answered with 414.",
         reason="Longer than the longest URL of any browser, and Apache's limit.",
     )
     limit_request_fields: int = option(
-        integer(1, 10000),
+        zero_as(integer(1, 10000), 10000, "for 10000"),
         100,
         section="Limits",
         help="Most header fields of a request; more are answered with 431.",
         reason="Browsers behind several proxies send about 40.",
     )
     limit_request_field_size: int = option(
-        size(64, 1 << 20),
+        zero_as(size(64, 1 << 20), 64 << 10, "for 64KiB"),
         8190,
         section="Limits",
         extra_flags=("--limit-request-field_size",),
@@ -810,7 +811,7 @@ class Settings:
         "the disk for weeks.",
     )
     keep_alive: float = option(
-        duration(0.1, _DAY),
+        zero_as(duration(0.1, _DAY), 0.1, "for 0.1s"),
         75.0,
         section="Deadlines",
         also_called=("keepalive", "keepalive_timeout", "channel_timeout"),
