@@ -114,9 +114,12 @@ def test_a_pid_file_below_a_directory_of_the_user_is_written_with_the_users_righ
         with pytest.raises(SettingsError, match="as user"):
             PidFile(str(folder / "users" / "link" / "pid"), "--pid", USER).create()
         assert not list((folder / "roots").iterdir())
-        # A named pipe, or a device, does not stop the supervisor.
+        # A named pipe does not halt the supervisor.
         os.mkfifo(folder / "users" / "pid")
         file = PidFile(str(folder / "users" / "pid"), "--pid", USER)
+        with pytest.raises(SettingsError, match="is no regular file"):
+            file.create()
+        (folder / "users" / "pid").unlink()
         file.create()
         assert (folder / "users" / "pid").stat().st_uid == USER.uid
         file.remove()

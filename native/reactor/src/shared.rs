@@ -371,7 +371,7 @@ impl Shared {
         decisions::exceeds_unsent(&self.options.budgets, self.unsent.get())
     }
 
-    /// Whether they are so many that readers are cut off whatever else is to be done.
+    /// Whether they are far more, and readers are cut off whatever else is to be done.
     pub fn far_exceeds_unsent(&self) -> bool {
         decisions::far_exceeds_unsent(&self.options.budgets, self.unsent.get())
     }
