@@ -9,7 +9,10 @@ import ssl
 import time
 from pathlib import Path
 
+import pytest
+
 import penstock
+from penstock.config.checks import native_built, native_has_tls
 from support.certificates import Issued, authority, server_certificate
 from support.invariant import eventually
 from support.lifecycle import Supervised, json_of
@@ -299,3 +302,20 @@ def test_what_cannot_be_served_is_refused_at_the_start_and_by_check(tmp_path: Pa
         if each.returncode not in (2, 7) or not re.search(said, each.stderr)
     ]
     assert wrong == []
+
+
+@pytest.mark.skipif(not (native_built() and native_has_tls()), reason="needs the native transport")
+def test_for_ciphers_that_native_does_not_have_auto_takes_the_python_transport(
+    tmp_path: Path,
+) -> None:
+    server_certificate().write(tmp_path)
+    with Supervised(tmp_path, *TLS, "--ciphers", "HIGH:!aNULL") as server:
+        said = "\n".join(server.lines_so_far())
+        assert "the native one has no ciphers HIGH, !aNULL (ciphers from --ciphers)" in said
+        with TlsClient(server.address) as client:
+            assert client.request("GET", "/echo?0").status == 200
+        assert server.stop() == 0
+    (done,) = run_each(
+        [Command(["shop:app", *TLS, "--ciphers", "HIGH", "--transport", "native"], tmp_path)]
+    )
+    assert "transport is native (from --transport), which has no ciphers HIGH" in done.stderr

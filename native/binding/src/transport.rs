@@ -230,6 +230,13 @@ impl NativeTransport {
         crate::tls::server_of(py, material).map(drop)
     }
 
+    /// Return the names of an OpenSSL list of ciphers that are not known here; empty if all are.
+    #[cfg(feature = "tls")]
+    #[staticmethod]
+    fn unknown_ciphers(names: &str) -> String {
+        penstock_reactor::tls::unknown_ciphers(names)
+    }
+
     /// See `penstock.transport.Transport.leave_count`. `add_thread` starts a thread that calls
     /// `next`, and returns whether it could.
     fn leave_count(&self, py: Python<'_>, add_thread: &Bound<'_, PyAny>) -> PyResult<bool> {

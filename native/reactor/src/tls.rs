@@ -10,6 +10,7 @@ mod stream;
 mod tickets;
 
 use crate::stream::{Secure, Stream};
+pub use ciphers::unknown as unknown_ciphers;
 use ciphers::Suites;
 use key_log::AppendingKeyLog;
 use resolver::ByName;

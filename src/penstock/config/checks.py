@@ -202,25 +202,41 @@ def has_tls(settings: Settings) -> bool:
 
 def chosen_transport(settings: Settings) -> Literal["native", "python"]:
     """Return the transport to use. Raises `SettingsError` for one that is not built."""
-    if settings.transport != "python" and has_tls(settings) and native_built():
-        reason = ""
-        if not native_has_tls():
-            reason = "which was built without TLS"
-        elif "ssl_context" in settings.hooks:
-            reason = "which has no ssl_context"
+    if settings.transport == "python":
+        return "python"
+    source = settings.source_of("transport")
+    if native_built():
+        reason = what_native_lacks(settings)
         if reason and settings.transport == "native":
-            source = settings.source_of("transport")
             raise SettingsError(
-                f"transport is native (from {source}), {reason}: set auto or python"
+                f"transport is native (from {source}), which {reason}: set auto or python"
             )
         return "python" if reason else "native"
-    if settings.transport == "native" and not native_built():
-        source = settings.source_of("transport")
+    if settings.transport == "native":
         raise SettingsError(
             f"transport is native (from {source}), which this installation lacks: set auto or "
             "python, or reinstall with cargo on PATH and PENSTOCK_NATIVE=require"
         )
-    return "native" if settings.transport != "python" and native_built() else "python"
+    return "python"
+
+
+def what_native_lacks(settings: Settings) -> str:
+    """Return what these settings ask for and the native transport, which is built, does not have.
+
+    It is text such as "has no ssl_context"; empty where nothing is lacking.
+    """
+    from penstock import _native
+
+    if not has_tls(settings):
+        return ""
+    if not native_has_tls():
+        return "was built without TLS"
+    if "ssl_context" in settings.hooks:
+        return "has no ssl_context"
+    names = settings.ciphers
+    if names is not None and (unknown := _native.NativeTransport.unknown_ciphers(names)):
+        return f"has no ciphers {unknown} (ciphers from {settings.source_of('ciphers')})"
+    return ""
 
 
 def check_possible(settings: Settings) -> None:

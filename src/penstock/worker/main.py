@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 from penstock import __version__, messages
 from penstock.config.budgets import budgets, facts, lowering_notice, possible_descriptors
-from penstock.config.checks import chosen_transport, has_tls
+from penstock.config.checks import chosen_transport, has_tls, native_built, what_native_lacks
 from penstock.config.settings import OPTIONS
 from penstock.system.memory import keep_what_is_loaded
 from penstock.system.signals import Handler, Signals
@@ -253,6 +253,8 @@ def tell_serving(
             source,
             extra=extra,
         )
+    if settings.transport == "auto" and native_built() and (lacks := what_native_lacks(settings)):
+        logger.info("the Python transport serves: the native one %s", lacks, extra=extra)
     logger.info(
         "penstock %s serving %s on %s (%s transport, %s%d %s%s)",
         __version__,

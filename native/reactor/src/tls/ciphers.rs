@@ -67,27 +67,35 @@ impl Default for Suites {
     }
 }
 
+fn split(names: &str) -> impl Iterator<Item = &str> {
+    names.split(':').map(str::trim).filter(|it| !it.is_empty())
+}
+
+fn find(name: &str) -> Option<SupportedCipherSuite> {
+    let found = SUITES.iter().find(|(known, _)| *known == name);
+    found.map(|(_, suite)| **suite)
+}
+
+/// The names of a list that are not known, separated by commas.
+pub fn unknown(names: &str) -> String {
+    let unknown: Vec<&str> = split(names).filter(|it| find(it).is_none()).collect();
+    unknown.join(", ")
+}
+
 impl Suites {
     /// Those with these names, separated by colons, and all of TLS 1.3: as with OpenSSL, a list of
     /// ciphers does not concern these. The error names those that are not known.
     pub fn named(names: &str) -> Result<Self, String> {
-        let mut all = Vec::new();
-        let mut unknown = Vec::new();
-        for name in names.split(':').map(str::trim).filter(|it| !it.is_empty()) {
-            match SUITES.iter().find(|(known, _)| *known == name) {
-                Some((_, suite)) => all.push(**suite),
-                None => unknown.push(name),
-            }
-        }
+        let unknown = unknown(names);
         if !unknown.is_empty() {
             let known: Vec<&str> = SUITES.iter().map(|(name, _)| *name).collect();
             return Err(format!(
-                "ciphers: the native transport has no {}: leave them out, or set transport to python, \
-                 which has those of OpenSSL; it has {}",
-                unknown.join(", "),
+                "ciphers: the native transport has no {unknown}: leave them out, or set transport to \
+                 python, which has those of OpenSSL; it has {}",
                 known.join(", ")
             ));
         }
+        let mut all: Vec<_> = split(names).filter_map(find).collect();
         all.retain(|suite| !is_tls13(suite));
         if all.is_empty() {
             return Err(
