@@ -29,7 +29,7 @@ WHOLLY = --cov-branch --cov-fail-under=100
 
 help:
 	@echo 'make serve          set everything up and serve the Flask example on http://127.0.0.1:8000/hello'
-	@echo 'make test           set everything up and run the test suite: 5 minutes on two cores'
+	@echo 'make test           set everything up and run the test suite: 7 minutes on two cores'
 	@echo 'make test-all       the same with every combination of transports, threads and ways of feeding'
 	@echo 'make suite          run tests one by one: make suite ARGS="tests/wsgi -k close"'
 	@echo 'make lint           check style, format and types'
@@ -62,7 +62,7 @@ test: COVERED = --ignore=tests/http1 --ignore=tests/wsgi
 test: announce coverage parallel
 
 announce:
-	@echo 'make test takes up to 5 minutes on two quiet cores, once $(VENV) is set up.'
+	@echo 'make test takes about 7 minutes on two quiet cores, once $(VENV) is set up.'
 
 parallel:
 	@$(SYNC) test $(TEST)
@@ -70,7 +70,7 @@ parallel:
 	TEST_MATRIX=$(TEST_MATRIX) $(PYTEST) $(PARALLEL) $(COVERED) $(ARGS)
 
 test-all:
-	@echo 'make test-all takes up to 10 minutes on two quiet cores, once $(VENV) is set up.'
+	@echo 'make test-all runs every combination, and takes longer than make test.'
 	@$(MAKE) --no-print-directory coverage native-test
 	@$(MAKE) --no-print-directory parallel TEST_MATRIX=whole
 
