@@ -104,6 +104,7 @@ _UWSGI = """
 # Of its own it takes 100 connections, too few for some scenarios.
 _WAITRESS = """
     waitress-serve --listen={host}:{port} --threads={threads} --connection-limit=20000
+    --asyncore-use-poll
     --channel-timeout=300 {application}
 """
 
