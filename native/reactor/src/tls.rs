@@ -10,8 +10,8 @@ mod stream;
 mod tickets;
 
 use crate::stream::{Secure, Stream};
-pub use ciphers::unknown as unknown_ciphers;
 use ciphers::Suites;
+pub use ciphers::unknown as unknown_ciphers;
 use key_log::AppendingKeyLog;
 use resolver::ByName;
 use rustls::crypto::{CryptoProvider, aws_lc_rs};

@@ -136,7 +136,11 @@ mod tests {
     #[test]
     fn a_suite_that_there_is_not_is_named_in_the_error() {
         let error = Suites::named("ECDHE-RSA-AES128-GCM-SHA256:AES128-SHA:HIGH").err();
-        assert!(error.unwrap().contains("no AES128-SHA, HIGH: leave them out"));
+        assert!(
+            error
+                .unwrap()
+                .contains("no AES128-SHA, HIGH: leave them out")
+        );
         assert!(Suites::named(" : ").is_err());
     }
 }
