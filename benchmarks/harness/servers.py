@@ -361,7 +361,7 @@ def running(
     variables["PYTHONPATH"] = f"{source}:{environment.BENCHMARKS}"
     with _log_path(folder).open("wb") as output:
         process = subprocess.Popen(
-            _command(candidate, setup, values),
+            _command(candidate, setup, values, source),
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,
@@ -398,7 +398,9 @@ def _values(candidate: Candidate, setup: Setup, port: int, folder: Path) -> dict
     }
 
 
-def _command(candidate: Candidate, setup: Setup, values: dict[str, object]) -> list[str]:
+def _command(
+    candidate: Candidate, setup: Setup, values: dict[str, object], source: Path
+) -> list[str]:
     peer = PEERS[candidate.peer]
     logging = ""
     if peer.access_log is not None:
@@ -411,6 +413,9 @@ def _command(candidate: Candidate, setup: Setup, values: dict[str, object]) -> l
     if setup.tls:
         flags.append(peer.tls.format(**values))
     program, *rest = " ".join(flags).split()
+    if program == "penstock" and source != environment.SNAPSHOT:
+        # The installed command names a module that another checkout may not have.
+        program, rest = "python", ["-m", "penstock", *rest]
     path = environment.program(program)
     if path is None:
         raise environment.EnvironmentProblem(f"{program} is not installed")
