@@ -35,6 +35,7 @@ from penstock.transport.decisions import (
     evicted,
     eviction_key,
     exceeds_heads,
+    exceeds_unsent,
     has_room,
     turn_seconds,
 )
@@ -341,7 +342,7 @@ class Loop:
         began = time.monotonic()
         looks = self.balancing is not None and self._looks_for_clients(self.balancing)
         behind = bool(batch or remainder.size)
-        at_once = behind or self._inbox or unpolled or looks or self._slow_readers.are_left()
+        at_once = behind or self._inbox or unpolled or looks or self._slow_readers.slowest_last
         timeout = 0.0 if at_once else self._time_to_sweep(began)
         if timeout != 0.0:
             self.slot_words[POLLED] = 1
@@ -422,7 +423,8 @@ class Loop:
             if not self._listening and not self.connections:
                 self._tear_down()
                 return True
-        self._slow_readers.cut_off(self)
+        if self._slow_readers.slowest_last or exceeds_unsent(self.config, self.budget.unsent):
+            self._slow_readers.cut_off(self)
         if self.ask_full is not None:
             self.full = self.ask_full()
         if self._told_full is not self.full:

@@ -7,7 +7,7 @@ from operator import itemgetter
 from typing import TYPE_CHECKING
 
 from penstock.telemetry.scoreboard import SLOW_READER
-from penstock.transport.decisions import exceeds_unsent, far_exceeds_unsent, is_relieved
+from penstock.transport.decisions import far_exceeds_unsent, is_relieved
 from penstock.transport.python.output import Output
 
 if TYPE_CHECKING:
@@ -22,37 +22,33 @@ class SlowReaders:
     them in one turn would hold up all others.
     """
 
-    __slots__ = ("_slowest_last",)
+    __slots__ = ("slowest_last",)
 
     def __init__(self) -> None:
         """Begin with none."""
-        self._slowest_last: list[tuple[float, Connection, Output]] = []
-
-    def are_left(self) -> bool:
-        """Return True if the next turn goes on with it."""
-        return bool(self._slowest_last)
+        self.slowest_last: list[tuple[float, Connection, Output]] = []
+        """Those that may be cut off next; while there are some, the next turn goes on with it."""
 
     def cut_off(self, loop: Loop) -> None:
         """Cut off the slowest readers until the unsent bytes of all responses leave some room.
 
-        What takes longer than a turn is left to the next one, unless the bytes are far too many.
+        It is for where they are too many, or some readers are left of the turn before. What takes
+        longer than a turn is left to the next one, unless the bytes are far too many.
         """
         config, budget = loop.config, loop.budget
-        if not self._slowest_last:
-            if not exceeds_unsent(config, budget.unsent):
-                return
-            self._slowest_last = _by_time_to_read(loop)
+        if not self.slowest_last:
+            self.slowest_last = _by_time_to_read(loop)
         turn_ends = time.monotonic() + config.shared_turn_seconds
         while not is_relieved(config, budget.unsent):
-            if not self._slowest_last:
+            if not self.slowest_last:
                 return
-            _, connection, output = self._slowest_last.pop()
+            _, connection, output = self.slowest_last.pop()
             if connection.output is output and output.memory:  # it has not read, or left, meanwhile
                 loop.slot_words[SLOW_READER] += 1
                 connection.cut_off_slow_reader(output)
             if time.monotonic() >= turn_ends and not far_exceeds_unsent(config, budget.unsent):
                 return
-        self._slowest_last = []
+        self.slowest_last = []
 
 
 def _by_time_to_read(loop: Loop) -> list[tuple[float, Connection, Output]]:
