@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -231,9 +232,9 @@ def test_what_one_sink_has_begun_another_one_of_the_same_place_ends(
     assert (received + os.read(reader, select.PIPE_BUF)).decode() == long + "next\n"
 
 
-def test_a_line_is_dropped_where_another_thread_writes_without_end(make_sink: MakeSink) -> None:
-    reader, writer = os.pipe()
-    sink = make_sink(writer)
+@contextmanager
+def writing(sink: LogSink) -> Iterator[None]:
+    """Have another thread write, as it were, for as long as the block lasts."""
     held, release = threading.Event(), threading.Event()
 
     def hold() -> None:
@@ -243,10 +244,19 @@ def test_a_line_is_dropped_where_another_thread_writes_without_end(make_sink: Ma
 
     thread = threading.Thread(target=hold)
     thread.start()
-    assert held.wait(30.0)
-    assert not sink.write("lost\n")
-    release.set()
-    thread.join()
+    try:
+        assert held.wait(30.0)
+        yield
+    finally:
+        release.set()
+        thread.join()
+
+
+def test_a_line_is_dropped_where_another_thread_writes_without_end(make_sink: MakeSink) -> None:
+    reader, writer = os.pipe()
+    sink = make_sink(writer)
+    with writing(sink):
+        assert not sink.write("lost\n")
     assert sink.write("one\n")
     assert b"not be written here: 1\none\n" in os.read(reader, 200)
     os.close(reader)
@@ -394,22 +404,11 @@ def test_reopen_does_nothing_without_a_path_and_after_close(
 def test_a_child_that_is_forked_while_a_thread_writes_can_write_too(make_sink: MakeSink) -> None:
     reader, writer = os.pipe()
     sink = make_sink(writer)
-    held, release = threading.Event(), threading.Event()
-
-    def hold() -> None:
-        with sink._lock:
-            held.set()
-            release.wait(30.0)
-
-    thread = threading.Thread(target=hold)
-    thread.start()
-    assert held.wait(30.0)
-    child = os.fork()
-    if child == 0:
-        os._exit(0 if sink.write("from the child\n") else 1)
-    status = os.waitpid(child, 0)[1]
-    release.set()
-    thread.join()
+    with writing(sink):
+        child = os.fork()
+        if child == 0:
+            os._exit(0 if sink.write("from the child\n") else 1)
+        status = os.waitpid(child, 0)[1]
     assert os.waitstatus_to_exitcode(status) == 0
     assert os.read(reader, 100) == b"from the child\n"
     os.close(reader)
