@@ -179,9 +179,7 @@ def build_environ(
         _mount(environ, path)
 
     if request.chunked:
-        environ.pop(
-            "HTTP_TRANSFER_ENCODING", None
-        )  # the body that the application reads is decoded
+        environ.pop("HTTP_TRANSFER_ENCODING", None)  # the application reads the decoded body
         if content_length is not None:
             environ["CONTENT_LENGTH"] = str(content_length)
     elif request.content_length is not None:
