@@ -171,6 +171,48 @@ def test_all_bodies_together_may_not_take_more_of_the_memory(
         assert server.word(SPOOLED) == 0  # there is room again
 
 
+def test_requests_behind_an_unsent_response_count_as_bodies_in_memory(
+    transport: str, tmp_path: Path
+) -> None:
+    """A client that pipelines and reads nothing kept 64 KiB that no budget knew of."""
+    limits: dict[str, Any] = {
+        "body_memory": 1000,
+        "max_body_memory": 1500,
+        "scarce_receive_bytes": 100,
+        "temp_dir": str(tmp_path),
+    }
+    bodies: list[int] = []
+
+    def application(environ: Environ, start_response: Any) -> Iterable[bytes]:
+        start_response("200 OK", [])
+        if environ["PATH_INFO"] == "/large":
+            return [bytes(20_000_000)]  # more than both kernels' buffers hold
+        bodies.append(len(environ["wsgi.input"].read()))
+        return [b"x"]
+
+    def large(clients: ExitStack, behind: int) -> Client:
+        (client,) = hold(server, clients, get("/large") + b"G" * behind)
+        return client
+
+    with serving(application, transport, threads=2, **limits) as server, ExitStack() as clients:
+        first = large(clients, 1400)
+        (spooled,) = hold(server, clients, post(b"x" * 200, length=201))
+        eventually(lambda: server.word(SPOOLED) == 200)
+        spooled.send(b"y")
+        assert spooled.read_response().status == 200
+        eventually(lambda: server.word(SPOOLED) == 0)
+        first.reset()
+
+        # Half of the memory is taken: of what comes now each read takes a little.
+        large(clients, 800)
+        large(clients, 1400)
+        (held,) = hold(server, clients, post(b"x" * 400, length=401))
+        assert server.word(SPOOLED) == 0
+        held.send(b"y")
+        assert held.read_response().status == 200
+        assert bodies == [201, 401]
+
+
 def test_a_body_that_ends_its_fast_beginning_has_a_window_for_the_rest(transport: str) -> None:
     """SECURITY 7: a byte a minute kept a body of 1 GiB for 24 days."""
     with (

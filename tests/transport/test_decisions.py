@@ -133,6 +133,15 @@ TABLE: dict[str, list[tuple[Sequence[Value], float]]] = {
         ((400, 5000), 0),
         ((400, 5001), 0),
     ],
+    # Bytes in memory, and bytes that wait for the disk.
+    "input_is_scarce": [
+        ((0, 0), False),
+        ((2499, 0), False),
+        ((1250, 1249), False),
+        ((1250, 1250), True),
+        ((0, 2500), True),
+        ((5000, 0), True),
+    ],
     # The length of a body, what all workers have on the disk, and how much more it is.
     "spool_status": [
         ((1 << 30, 0, 1 << 20), 0),

@@ -116,6 +116,7 @@ pub fn read_options(config: &Bound<'_, PyAny>) -> PyResult<Options> {
         busy_accept: time("busy_accept_seconds")?,
         responsive: time("responsive_seconds")?,
         receive_bytes: size("receive_bytes")?,
+        scarce_receive_bytes: size("scarce_receive_bytes")?,
         store_bytes: size("store_bytes")?,
         max_storing: size("max_storing")?,
         send_threads: size("send_threads")?,

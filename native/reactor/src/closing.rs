@@ -24,6 +24,7 @@ pub fn close(connection: &Connection, shared: &Shared, state: &mut ConnectionSta
     connection.set_phase(state, Phase::Closed);
     connection.set_deadline(NEVER);
     shared.note_head(state, false);
+    shared.hold_input(state, 0);
     state.exchange.spool = None;
     state.exchange.request = None;
     state.output.drop_all();

@@ -112,6 +112,8 @@ pub struct ConnectionState {
     /// It counts as one within a head: `Shared::note_head`.
     pub in_head: bool,
     pub body_clock: BodyClock,
+    /// Bytes of requests behind an unsent response, as the budget counts them.
+    pub held_input: u64,
     pub progress: i64, // what the client had acknowledged when the deadline was set
     /// It is in a queue of connections that go on later: each stands there once.
     pub queued: bool,
@@ -205,6 +207,7 @@ impl Connection {
                 proxy_header: Vec::new(),
                 in_head: false,
                 body_clock: BodyClock::default(),
+                held_input: 0,
                 progress: 0,
                 queued: false,
                 answered_in_turn: 0,

@@ -136,6 +136,13 @@ pub fn body_room(options: &Options, body: u64, held: u64) -> u64 {
     options.body_memory.saturating_sub(body).min(all)
 }
 
+/// Return true if each read of a socket takes little, since requests take much of the memory: `held`
+/// bytes of bodies and behind unsent responses, and `storing` bytes that wait for the disk.
+pub fn input_is_scarce(options: &Options, held: u64, storing: usize) -> bool {
+    let taken = held.saturating_add(storing as u64);
+    taken.saturating_mul(2) >= options.budgets.bodies
+}
+
 /// Return the status that refuses `more` bytes for a temporary file; 0 if they may go there.
 pub fn spool_status(options: &Options, body: u64, spooled: u64, more: u64) -> u16 {
     if body > options.parser.body {
@@ -366,6 +373,7 @@ pub fn decide(options: &Options, name: &str, given: &[Option<f64>]) -> Option<f6
         "disk_is_full" => number(disk_is_full(options, whole(0) as usize)),
         "exceeds_body_time" => number(exceeds_body_time(budgets, time(0), time(1))),
         "body_room" => body_room(options, whole(0), whole(1)) as f64,
+        "input_is_scarce" => number(input_is_scarce(options, whole(0), whole(1) as usize)),
         "spool_status" => f64::from(spool_status(options, whole(0), whole(1), whole(2))),
         "is_relieved" => number(is_relieved(budgets, whole(0))),
         "far_exceeds_unsent" => number(far_exceeds_unsent(budgets, whole(0))),

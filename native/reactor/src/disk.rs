@@ -115,7 +115,12 @@ impl Disk {
 
     /// Whether no more is to be read that would have to be written.
     pub fn is_full(&self, options: &Options) -> bool {
-        decisions::disk_is_full(options, self.0.held.load(Ordering::Relaxed))
+        decisions::disk_is_full(options, self.held())
+    }
+
+    /// How many bytes wait for the threads.
+    pub fn held(&self) -> usize {
+        self.0.held.load(Ordering::Relaxed)
     }
 
     /// Let the threads end when they have done what there is to do. A disk that is stuck may keep

@@ -284,7 +284,12 @@ impl EventLoop {
             let turn = decisions::turn(&shared.options, self.batch.len());
             self.leader.now.saturating_add(turn)
         };
-        self.leader.shares = behind;
+        let scarce = shared.spooling.is_input_scarce(&shared.options);
+        self.leader.shares = behind || scarce;
+        self.leader.receive_bytes = match scarce {
+            true => shared.options.scarce_receive_bytes,
+            false => shared.options.receive_bytes,
+        };
         !self.batch.is_empty() || !self.remainder.is_empty() || shared.has_posts()
     }
 

@@ -75,8 +75,10 @@ pub struct LeaderState {
     pub now: Nanos,
     /// When the sockets are polled again, whatever is left to do.
     pub turn_ends: Nanos,
-    /// A turn was not enough: each connection has one read.
+    /// A turn was not enough, or memory is scarce: each connection has one read.
     pub shares: bool,
+    /// The most bytes that one read takes.
+    pub receive_bytes: usize,
     pub read: Box<ReadBuffers>,
     /// What fields mean that clients send again and again.
     pub field_cache: FieldCache,
@@ -93,6 +95,7 @@ impl LeaderState {
             now,
             turn_ends: Nanos::MAX, // the first poll sets it
             shares: false,
+            receive_bytes: read_bytes,
             read: Box::new(ReadBuffers::new(read_bytes)),
             field_cache: FieldCache::default(),
             deferred: VecDeque::new(),

@@ -120,6 +120,7 @@ pub struct Options {
     pub busy_accept: Nanos,
     pub responsive: Nanos,
     pub receive_bytes: usize,
+    pub scarce_receive_bytes: usize,
     pub store_bytes: usize,
     pub max_storing: usize,
     pub disk_idle: Nanos,

@@ -153,7 +153,7 @@ fn receive(
     if !state.input.is_possible() {
         return None;
     }
-    let mut most = leader.read.buffer.len();
+    let mut most = leader.receive_bytes;
     if state.awaited == State::Body {
         most = most.min(storing::room(shared, state));
         if most == 0 {

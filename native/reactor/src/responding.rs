@@ -341,6 +341,8 @@ pub fn await_output(
 ) {
     connection.set_deadline(now.saturating_add(shared.options.write_timeout));
     state.progress = state.output.acknowledged(&*connection.stream);
+    let kept = state.carry.remaining().len() as u64;
+    shared.hold_input(state, kept);
     connection.set_heavy(true);
 }
 
@@ -361,7 +363,10 @@ pub fn drain_output(
     match flush_for_leader(connection, shared, state) {
         Ok(Flushed::Blocked | Flushed::File) => {}
         Ok(Flushed::More) => leader.defer(connection, state),
-        Ok(Flushed::All) => connection.note_drained(true),
+        Ok(Flushed::All) => {
+            shared.hold_input(state, 0);
+            connection.note_drained(true);
+        }
         Err(_) => connection.note_drained(false),
     }
 }
@@ -402,6 +407,7 @@ pub fn flush(
         }
     }
     connection.set_heavy(false);
+    shared.hold_input(state, 0);
     state.log_finished(&shared.log_queue, None);
     if state.phase == Phase::Refusing {
         closing::linger(connection, shared, leader, state);

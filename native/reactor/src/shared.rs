@@ -356,6 +356,16 @@ impl Shared {
         }
     }
 
+    /// Count that a connection keeps `size` bytes of requests until its output has left.
+    pub fn hold_input(&self, state: &mut ConnectionState, size: u64) {
+        let before = std::mem::replace(&mut state.held_input, size);
+        if before != size {
+            // Wraps where it is less than before.
+            let more = size.wrapping_sub(before);
+            self.spooling.held.fetch_add(more, Ordering::Relaxed);
+        }
+    }
+
     /// How many connections are within the head of a request.
     pub fn head_count(&self) -> usize {
         self.heads.load(Ordering::Relaxed)

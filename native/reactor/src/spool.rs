@@ -23,7 +23,8 @@ impl Default for Spool {
     }
 }
 
-/// How many bytes of all bodies are in memory: of one transport.
+/// How many bytes of all bodies, and of requests behind unsent responses, are in memory: of one
+/// transport.
 pub type HeldCount = Arc<AtomicU64>;
 
 /// A body in memory. It counts among the others until it is dropped.
@@ -130,6 +131,12 @@ impl Spooling {
             }
             Spool::Disk(_) => 0,
         }
+    }
+
+    /// Whether each read of a socket takes little.
+    pub fn is_input_scarce(&self, options: &Options) -> bool {
+        let held = self.held.load(Ordering::Relaxed);
+        decisions::input_is_scarce(options, held, self.disk.held())
     }
 
     /// Return the status that refuses `more` bytes of a body for its file; 0 if they may come.

@@ -679,8 +679,9 @@ class Settings:
         _AUTO,
         section="Limits",
         help="Bytes of request bodies in memory of all connections of a worker together; beyond it "
-        "bodies go to temporary files, however short they are. auto takes an eighth of the "
-        "worker's memory, from 4MiB to 512MiB.",
+        "bodies go to temporary files, however short they are. Requests that a client sends ahead "
+        "while it has not taken a response count, too. From half of it on, each read of a socket "
+        "takes 4KiB. auto takes an eighth of the worker's memory, from 4MiB to 512MiB.",
         reason="Clients that send a part of a body and then wait must not use up the memory.",
     )
     max_spool: int | Literal["auto"] = option(

@@ -214,7 +214,10 @@ class TransportConfig:
     weeks of silence.
     """
     receive_bytes: int = 64 * 1024
-    """The most bytes that one read of a socket takes."""
+    """The most bytes that one read of a socket takes..."""
+    scarce_receive_bytes: int = 4 * 1024
+    """... and while requests take half of `max_body_memory`. What a read has taken
+    cannot be refused: with 10,000 connections these are 40 MiB, and whole reads 640."""
     store_bytes: int = 256 * 1024
     """How much of a body is written to its file at once, where that much has come: handing it to
     the disk's thread, and going on after that, costs two thread switches."""

@@ -192,6 +192,15 @@ def body_room(config: TransportConfig, body: int, held: int) -> int:
     return max(0, min(config.body_memory - body, config.max_body_memory - held))
 
 
+def input_is_scarce(config: TransportConfig, held: int, storing: int) -> bool:
+    """Return True if each read of a socket takes little, since requests take much of the memory.
+
+    ``held`` is how many bytes of bodies and of requests behind unsent responses are in memory,
+    ``storing`` how many bytes of bodies wait for the disk.
+    """
+    return 2 * (held + storing) >= config.max_body_memory
+
+
 def spool_status(config: TransportConfig, body: int, spooled: int, more: int) -> int:
     """Return the status that refuses ``more`` bytes for a temporary file; 0 if they may go there.
 

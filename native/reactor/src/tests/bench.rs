@@ -350,6 +350,7 @@ pub fn options() -> Options {
         busy_accept: SECOND,
         responsive: 10 * MILLISECOND,
         receive_bytes: 64 * 1024,
+        scarce_receive_bytes: 4 * 1024,
         store_bytes: 256 * 1024,
         max_storing: 16 * 1024 * 1024,
         disk_idle: SECOND,

@@ -40,7 +40,8 @@ class Budget:
         self.files = 0
         """Open files: spooled bodies and responses, and files that are being sent."""
         self.bodies = 0
-        """Bytes of request bodies in memory that the application has not got yet."""
+        """Bytes in memory of request bodies that the application has not got yet, and of requests
+        behind an unsent response."""
         self.unsent = 0
         """Bytes of responses in memory that the kernel has not taken."""
 
@@ -69,6 +70,11 @@ class Budget:
         """Count bytes of a body that are no longer in memory, or are the application's."""
         with self._lock:
             self.bodies -= count
+
+    def hold_input(self, count: int) -> None:
+        """Count ``count`` bytes of requests behind an unsent response more, or fewer."""
+        with self._lock:
+            self.bodies += count
 
     def change_unsent(self, count: int) -> None:
         """Count ``count`` unsent bytes more, or fewer where it is negative."""

@@ -108,6 +108,7 @@ class Connection:
         "fate",
         "forwarded",
         "header",
+        "held_input",
         "lingered",
         "loop",
         "number",
@@ -139,6 +140,7 @@ class Connection:
         base_environ: dict[str, Any],
     ) -> None:
         self.loop = loop
+        self.held_input = 0  # what the budget counts of requests behind an unsent response
         self.stream: AnyStream = stream
         self.base_environ = base_environ
         self.remote_addr = stream.remote_addr  # the client's, where the PROXY header names one
@@ -263,6 +265,8 @@ class Connection:
             return
         self.phase = CLOSED
         self.loop.forget(self)
+        if self.held_input:
+            self._hold_input(0)
         if self.exchange is not None:
             self._end_exchange(None)
         if self.output is not None:
@@ -453,7 +457,7 @@ class Connection:
             unwritten = self._unwritten()
             if not unwritten:
                 return None
-            if unwritten >= loop.config.store_bytes or loop.remainder.size:
+            if unwritten >= loop.config.store_bytes or loop.shares:
                 self._store()
                 return None
 
@@ -891,6 +895,7 @@ class Connection:
     def _note_drained(self, output: Output) -> None:
         """Note that another thread has sent all that there was, or has lost the client."""
         self.deadline = math.inf
+        self._hold_input(0)
         if output.failure is not None:
             self.stream.client_gone.known = True  # the application's next send tells it
             self.loop.watch(self, 0)
@@ -939,6 +944,8 @@ class Connection:
         except OSError as error:
             self._cut_off(error)
             return
+        if self.held_input:
+            self._hold_input(0)
         self.report_response()
         if self.phase is REFUSING:
             self.linger()
@@ -1056,6 +1063,7 @@ class Connection:
             self.close()
             return
         self.phase = LINGERING
+        self.parser.buffer.clear()  # no request that is in it will be answered
         self.since = self.loop.now
         self._set_linger_deadline()
         self.loop.watch(self, EVENT_READ)
@@ -1177,7 +1185,13 @@ class Connection:
         """Wait until the client takes output, within the write deadline; watch for ``mask``."""
         self.deadline = self.loop.now + self.loop.config.write_timeout
         output.is_taken()  # from now on
+        self._hold_input(self.parser.buffered)
         self.loop.watch(self, mask)
+
+    def _hold_input(self, size: int) -> None:
+        """Count that the connection keeps ``size`` bytes of requests until its output has left."""
+        self.loop.budget.hold_input(size - self.held_input)
+        self.held_input = size
 
     def hurry_up(self) -> None:
         """Bring the deadline forward where a server that stops need not wait for long."""

@@ -37,6 +37,7 @@ from penstock.transport.decisions import (
     exceeds_heads,
     exceeds_unsent,
     has_room,
+    input_is_scarce,
     turn_seconds,
 )
 from penstock.transport.log_lines import RequestLog
@@ -145,6 +146,7 @@ class Loop:
         "selector",
         "senders",
         "server_fields",
+        "shares",
         "slot_words",
         "slow_paths",
         "thread_slots",
@@ -220,6 +222,7 @@ class Loop:
         self._polled_at = self.now
         self.turn_ends = self.now
         self.receive_bytes = self.config.receive_bytes  # the most that one read takes
+        self.shares = False  # what one read brings of a body is written before the next one
         self._sweep_interval = self.config.sweep_interval
         self._next_sweep = self.now
         self.look_again_at = math.inf  # when an acceptor that left connections to others does
@@ -366,9 +369,14 @@ class Loop:
             self.now = time.monotonic()
             self.turn_ends = math.inf  # it begins behind the batch: `_take_from_remainder`
             self.receive_bytes = self.config.shared_receive_bytes
+            self.shares = True
         else:
             self.turn_ends = self.now + turn_seconds(self.config, len(batch))
             self.receive_bytes = self.config.receive_bytes
+            self.shares = False
+        if input_is_scarce(self.config, self.budget.bodies, self.disk.held):
+            self.receive_bytes = self.config.scarce_receive_bytes
+            self.shares = True
 
     def _take_from_remainder(self) -> tuple[Connection, int]:
         """Take the connection that is next, with its events.
