@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import time
 from collections.abc import Iterator
@@ -27,8 +28,8 @@ from penstock.control.commands import (
     Stop,
     Upgrade,
 )
-from penstock.edge.certificate_files import Expiry
 from penstock.listeners import Listener
+from penstock.supervisor.certificates import Certificates
 from penstock.supervisor.commands import Commands
 from penstock.supervisor.events import (
     Event,
@@ -39,6 +40,7 @@ from penstock.supervisor.events import (
     StopWanted,
     UpgradeWanted,
 )
+from penstock.supervisor.loop import Loop
 from penstock.supervisor.state import (
     Delaying,
     Draining,
@@ -91,7 +93,9 @@ class FakeSupervisor:
         self.current = Generation(self.fake)
         self.pool = Pool(self.fake)
         self.listeners: list[Listener] = []
-        self.certificates: list[Expiry] = []
+        self.certificates = Certificates(
+            cast(Loop, None), logging.getLogger(__name__), "shop:app", None, lambda: None
+        )
         self.told: list[Event] = []
         self.has_room = True
 

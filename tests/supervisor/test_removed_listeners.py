@@ -11,7 +11,7 @@ import pytest
 
 from penstock.control.commands import Outcome
 from penstock.listeners import Listener, open_listeners
-from penstock.supervisor.acme import Acme
+from penstock.supervisor.certificates import Source
 from penstock.supervisor.generation import Generation
 from penstock.supervisor.pool import Pool
 from penstock.supervisor.reload import (
@@ -59,7 +59,7 @@ class Coming(Generation):
 def removed_at(now: float, listener: Listener | None, answers: list[Any]) -> RemovedListeners:
     """Return an address that was removed at ``now``."""
     pool, logger = cast(Pool, None), logging.Logger("penstock.test")
-    reload = ReloadInProgress(pool, Coming(), logger, answers.append, cast(Acme, None))
+    reload = ReloadInProgress(pool, Coming(), logger, answers.append, cast(Source, None))
     listeners = [listener] if listener is not None else []
     return RemovedListeners.turn_away(listeners, Old(listener), reload, now)
 

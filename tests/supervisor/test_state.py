@@ -143,9 +143,8 @@ class Server:
         supervisor = self.supervisor
         if kind is Reloading:
             coming = self.make_generation()
-            reload = ReloadInProgress(
-                supervisor.pool, coming, supervisor.logger, None, supervisor._acme
-            )
+            source = supervisor.certificates.prepare(supervisor.settings)
+            reload = ReloadInProgress(supervisor.pool, coming, supervisor.logger, None, source)
             supervisor.state = Reloading(reload)
         elif kind is Preparing:
             settings = replace(supervisor.settings, bind=())
@@ -324,9 +323,8 @@ def removed_address(server: Server) -> tuple[RemovedListeners, list[Any]]:
     answers: list[Any] = []
     supervisor = server.supervisor
     coming = server.make_generation()
-    reload = ReloadInProgress(
-        supervisor.pool, coming, supervisor.logger, answers.append, supervisor._acme
-    )
+    source = supervisor.certificates.prepare(supervisor.settings)
+    reload = ReloadInProgress(supervisor.pool, coming, supervisor.logger, answers.append, source)
     removed = RemovedListeners([], server.generation, reload, FOREVER, FOREVER)
     supervisor._removed.append(removed)
     return removed, answers

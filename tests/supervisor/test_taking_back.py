@@ -11,7 +11,7 @@ import pytest
 from penstock.compat.gunicorn.hooks import Server
 from penstock.config.settings import Settings
 from penstock.control.commands import Outcome
-from penstock.supervisor.acme import Acme
+from penstock.supervisor.certificates import Source
 from penstock.supervisor.generation import Generation, Launch
 from penstock.supervisor.helpers import Helpers
 from penstock.supervisor.loop import Loop
@@ -43,7 +43,7 @@ def orders_when_taken_back(workers: Workers, stage: Stage, *, let_in: bool) -> l
     coming.workers.append(worker)
     answers: list[object] = []
     # Taking back needs none of the other workers.
-    reload = ReloadInProgress(cast(Pool, None), coming, LOGGER, answers.append, cast(Acme, None))
+    reload = ReloadInProgress(cast(Pool, None), coming, LOGGER, answers.append, cast(Source, None))
     reload.abort("on purpose")
     assert answers == [Outcome(False, "this reload is given up: on purpose")]
     return [str(message["do"]) for message in workers.lines[1].receive()]

@@ -126,9 +126,9 @@ class Commands:
                     "names": list(each.names),
                     "expires": each.not_after,
                     "days": math.floor((each.not_after - time.time()) / _DAY),
-                    "renewal": supervisor.renewal_of(each.names),
+                    "renewal": supervisor.certificates.renewal_of(each.names),
                 }
-                for each in supervisor.certificates
+                for each in supervisor.certificates.expiries
             ],
             "counts": self._overview.counts(),
             "crashes": dict(supervisor.counters.crashes),

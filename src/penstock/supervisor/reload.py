@@ -46,8 +46,7 @@ from penstock.worker.channel import Message
 if TYPE_CHECKING:
     from penstock.app.file_watcher import State as FileState
     from penstock.config.settings import Settings
-    from penstock.edge.certificate_files import CertificateKeeper
-    from penstock.supervisor.acme import Acme
+    from penstock.supervisor.certificates import Source
     from penstock.supervisor.helpers import Helpers
     from penstock.system.as_user import HelperError
 
@@ -85,19 +84,17 @@ class ReloadInProgress:
         coming: Generation,
         logger: logging.Logger,
         reply: Reply | None,
-        acme: Acme,
-        keeper: CertificateKeeper | None = None,
+        certificates: Source,
         switched: Sequence[tuple[Listener, Listener]] = (),
     ) -> None:
         """Prepare it; ``coming`` is one of the pool's generations already.
 
-        ``acme`` orders for it, and ``keeper`` keeps its certificates, if it has any. ``switched``
-        are the old and the new listener of each address where something else is spoken from now on.
+        ``certificates`` are where it has them from. ``switched`` are the old and the new
+        listener of each address where something else is spoken from now on.
         """
-        self.acme = acme
+        self.certificates = certificates
         self.switched = switched
         self._let_in_by: float | None = None
-        self.keeper = keeper
         self.coming = coming
         self.reply = reply
         self._pool = pool
@@ -120,7 +117,7 @@ class ReloadInProgress:
     def is_ready(self) -> bool:
         """Whether all workers wait to be let in, and there is something to serve TLS with."""
         waiting = [w for w in self.coming.members if w.stage is Stage.READY]
-        return len(waiting) >= self.coming.wanted and not self.acme.is_awaited
+        return len(waiting) >= self.coming.wanted and not self.certificates.is_awaited
 
     def switch(self, old: Generation, now: float) -> None:
         """Order the old workers to leave before the new ones are let in."""

@@ -18,14 +18,14 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from penstock import messages
-from penstock.config.checks import has_tls
 from penstock.config.identity import identity_of, title_of
 from penstock.control.commands import ControlError, Outcome, Reply
 from penstock.control.server import ControlServer
 from penstock.errors import PenstockError, SettingsError
 from penstock.listeners import close_all
 from penstock.supervisor import events
-from penstock.supervisor.acme import FIRST_SECONDS, Acme
+from penstock.supervisor.acme import FIRST_SECONDS
+from penstock.supervisor.certificates import Certificates
 from penstock.supervisor.commands import Commands
 from penstock.supervisor.helpers import Helpers
 from penstock.supervisor.hooks import ServerHooks
@@ -81,11 +81,9 @@ from penstock.worker.child import INTERRUPTED
 from penstock.worker.main import CUT_OFF, STOPPED, tell_serving, tell_settings
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
     from penstock.config.settings import Settings
-    from penstock.edge.certificate_files import CertificateKeeper, Expiry
-    from penstock.edge.tls import OrderedCertificates
     from penstock.listeners import Listener
     from penstock.supervisor.generation import Generation, Launch
     from penstock.supervisor.logs import WorkerLogs
@@ -146,14 +144,18 @@ class Supervisor:
         """Logs are to be opened again once those are that are being opened."""
         self.hooks = ServerHooks(self.settings, launch.application, listeners, self.logger)
         cgroups = Cgroups()
-        self._acme = self._new_acme()
-        self._leaving_acmes: list[Acme] = []
-        """Those of settings that are not followed any more, until their processes have ended."""
+        self.certificates = Certificates(
+            self.loop,
+            self.logger,
+            launch.application,
+            predecessor.tickets if predecessor is not None else None,
+            lambda: self._close_in_child(()),
+        )
         self.pool = Pool(
             self.loop, self.logger, self.hooks, cgroups, self.counters, self._helpers,
             self.handle,
             lambda generation: self._close_in_child(generation.listeners, generation.logs),
-            self._note_end_of_other,
+            self.certificates.note_end,
         )  # fmt: skip
         self.commands = Commands(self, launch.application)
         self.control = ControlServer(self.commands.handle, self.loop.selector, self.logger)
@@ -171,7 +173,6 @@ class Supervisor:
         self._terminal = Terminal()
         self._watchdog_due = 0.0
         self._signals: Signals
-        self._keeper: CertificateKeeper | None = None
         self._start_failure: Message | None = None
         self._cut_off = False
         self._failing = False
@@ -198,10 +199,11 @@ class Supervisor:
                     listener.give_to(identity)
             # Until a successor serves, its predecessor does.
             patience = FIRST_SECONDS if self._predecessor is None else math.inf
-            self._acme.begin(self.settings, self.launch.application, patience=patience)
-            keeper = self._new_keeper(self.settings, self._acme)
+            source = self.certificates.prepare(self.settings)
+            self.certificates.begin(source, patience=patience)
             self.current = self.pool.new_generation(self.launch, self.settings, self.listeners)
-            self._use_keeper(keeper)
+            source.connect(self.current)
+            self.certificates.use(source)
             self._helpers.wait()  # there are no workers yet that would have to wait, too
             self.current.logs.check()
             self.hooks.scale(self.current.wanted)  # before pre_fork: some count workers by it
@@ -211,8 +213,7 @@ class Supervisor:
                 self._failing = not self.loop.guard(self._tick)
             return self._end()
         finally:
-            for acme in self._acmes:
-                acme.end_at_once()
+            self.certificates.end_at_once()
             self.control.close()
             self._helpers.close()
             if self._pid_file is not None:
@@ -262,7 +263,7 @@ class Supervisor:
             not isinstance(self.state, Serving)
             or self.commands.is_busy
             or self._helpers.is_busy
-            or any(acme.is_busy for acme in self._acmes)
+            or self.certificates.is_busy
             or self._removed
             or (preloader is not None and not preloader.is_ready)
             or any(worker.stage is not Stage.SERVING for worker in self.pool)
@@ -289,11 +290,7 @@ class Supervisor:
             self._watchdog_due = now + interval
             self._notifier.watchdog()
         self.control.tick(now)
-        if self._keeper is not None:
-            self._keeper.tick()
-        for acme in self._acmes:
-            acme.tick(now)
-        self._leaving_acmes = [acme for acme in self._leaving_acmes if acme.is_busy]
+        self.certificates.tick(now)
         self.commands.tick(now)
         self._recycling.end_hung(now)
         self._close_removed(now)
@@ -315,8 +312,7 @@ class Supervisor:
                 listener.socket.close()
         self.control.close_in_child()
         self._helpers.close_in_child()
-        for acme in self._acmes:
-            acme.close_in_child()
+        self.certificates.close_in_child()
         self._notifier.close()
         self._terminal.close()
         if isinstance(self.state, Upgrading):
@@ -367,7 +363,7 @@ class Supervisor:
             self._start_over("no worker watches any more")
         self._autoreload.tick(self.current)
         self.pool.fill(self.current)
-        if reason := self._acme.start_failure:
+        if reason := self.certificates.start_failure:
             error = SettingsError(f"no certificates can be ordered: {reason}")
             self._fail_start({"message": str(error), "status": error.exit_status})
         elif self.current.members:
@@ -405,7 +401,7 @@ class Supervisor:
         message = self._reload.coming.logs.failure
         if reason := self._reload.coming.start_failure:
             message = f"a worker cannot be started: {reason}"
-        if reason := self._failure_to_order(reload):
+        if reason := self.certificates.failure_to_order(reload.certificates):
             message = f"no certificates can be ordered: {reason}"
         if message:
             failure = {"message": message, "status": 1}
@@ -441,7 +437,7 @@ class Supervisor:
         """Let the workers of the start in when all are ready, and there is something to serve."""
         members = self.current.members
         if (
-            not self._acme.is_awaited
+            not self.certificates.is_awaited
             and len(members) >= self.current.wanted
             and all(member.stage is Stage.READY for member in members)
         ):
@@ -464,7 +460,7 @@ class Supervisor:
         self.state = Serving()
         self._autoreload.end_failed()
         self._report_serving()
-        self._acme.note_serving()
+        self.certificates.note_serving()
         self.hooks.call("when_ready")
         for listener in self.listeners:
             listener.take_over()
@@ -483,7 +479,7 @@ class Supervisor:
             current.reason,
             reloaded=reloaded,
         )
-        if self._keeper is not None and not self._keeper.material.pairs:
+        if self.certificates.has_none:
             messages.ACME_NO_CERTIFICATE.log(self.logger)
         self._notifier.ready(f"serving with {current.size}")
 
@@ -643,92 +639,6 @@ class Supervisor:
             failed = partial(report_not_reopened, "error_logfile", self.logger)
             self._helpers.open_log(path, identity_of(self.settings), self.error_log.reopen, failed)
 
-    # -- certificates ---------------------------------------------------------------------------
-
-    @property
-    def certificates(self) -> list[Expiry]:
-        """The certificates that are served."""
-        return self._keeper.certificates if self._keeper is not None else []
-
-    def renewal_of(self, names: Sequence[str]) -> str | None:
-        """Return what is done for a certificate that is ordered; None for another one."""
-        return self._acme.renewal_of(names)
-
-    @property
-    def _acmes(self) -> list[Acme]:
-        """Each that may have a process."""
-        found = [self._acme, *self._leaving_acmes]
-        if isinstance(self.state, Reloading) and self.state.reload.acme is not self._acme:
-            found.append(self.state.reload.acme)
-        return found
-
-    def _new_acme(self) -> Acme:
-        """Return what orders certificates for some settings; it does not begin yet."""
-        acme = Acme(
-            self.loop,
-            self.logger,
-            lambda ordered: self._serve_ordered(acme, ordered),
-            lambda: self._close_in_child(()),
-        )
-        return acme
-
-    def _let_leave(self, acme: Acme) -> None:
-        """End a process that orders: other settings are followed."""
-        acme.end()
-        self._leaving_acmes.append(acme)
-
-    def _note_end_of_other(self, pid: int) -> None:
-        """Note that a child was reaped that is no worker."""
-        for acme in self._acmes:
-            acme.note_end(pid)
-
-    def _new_keeper(self, settings: Settings, acme: Acme) -> CertificateKeeper | None:
-        """Return what keeps the certificates of these settings. Raises `TlsError`."""
-        if not has_tls(settings):
-            return None
-        from penstock.edge.certificate_files import CertificateKeeper
-
-        tickets = self._predecessor.tickets if self._predecessor is not None else None
-        return CertificateKeeper(
-            settings, self.logger, ordered=acme.material, before=self._keeper, tickets=tickets
-        )
-
-    def _use_keeper(self, keeper: CertificateKeeper | None) -> None:
-        """Keep certificates by ``keeper`` from now on, and serve the current generation with it."""
-        self._keeper = keeper
-        _connect(keeper, self.current)
-        if keeper is not None:
-            keeper.tick()  # what is to be warned of comes before the start-up line
-
-    def _serve_ordered(self, acme: Acme, ordered: OrderedCertificates) -> Callable[[], bool]:
-        """Have the workers serve what was ordered for them; return a function for `Acme`.
-
-        Older generations leave, and keep what they have.
-        """
-        users = [(self._acme, self._keeper, self.current)]
-        if isinstance(self.state, Reloading):
-            reload = self.state.reload
-            users.append((reload.acme, reload.keeper, reload.coming))
-        waits = []
-        for orders, keeper, generation in users:
-            if orders is acme and keeper is not None:
-                keeper.order(ordered)
-                waits.append(generation.when_served())
-        return lambda: all(served() for served in waits)
-
-    def _failure_to_order(self, reload: ReloadInProgress) -> str:
-        """Return why a reload would have no certificate to serve; empty where it has one."""
-        acme = reload.acme
-        if acme is self._acme or not acme.has_nothing:
-            return ""
-        if acme.is_awaited:
-            return acme.start_failure
-        limit = reload.coming.settings.boot_timeout
-        return (
-            f"the process that orders has handed over none within {limit:g} s (setting: "
-            "boot_timeout)"
-        )
-
     # -- the reload -----------------------------------------------------------------------------
 
     @property
@@ -756,9 +666,8 @@ class Supervisor:
     def _go_on_reload(self, preparation: Preparation) -> None:
         """Start the workers: the addresses and directories of the new settings are there."""
         settings = preparation.settings
-        acme = self._acme if self._acme.is_for(settings) else self._new_acme()
         try:
-            keeper = self._new_keeper(settings, acme)
+            certificates = self.certificates.prepare(settings)
             preparation.switch()
             coming = self.pool.new_generation(
                 self.launch, settings, preparation.listeners, preparation.spool
@@ -769,14 +678,13 @@ class Supervisor:
             return
         self._warn_of_settings(settings)
         self.hooks.call("on_reload")
-        _connect(keeper, coming)
+        certificates.connect(coming)
         reload = ReloadInProgress(
-            self.pool, coming, self.logger, preparation.reply, acme, keeper, preparation.switched
+            self.pool, coming, self.logger, preparation.reply, certificates, preparation.switched
         )
         self.state = Reloading(reload)
-        if acme is not self._acme:
-            # Until there is something to serve, the old workers do.
-            acme.begin(settings, self.launch.application, patience=settings.boot_timeout)
+        # Until there is something to serve, the old workers do.
+        self.certificates.begin(certificates, patience=settings.boot_timeout)
         self._reload.proceed()
 
     def _refuse_reload(self, error: Exception, reply: Reply | None) -> None:
@@ -844,11 +752,8 @@ class Supervisor:
             before.close()
         self.current, self.settings, self.listeners = current, current.settings, current.listeners
         self.launch = with_changes(self.launch, settings=self.settings)
-        self._use_keeper(reload.keeper)
-        if reload.acme is not self._acme:
-            self._let_leave(self._acme)
-            self._acme = reload.acme
-        self._acme.note_serving()
+        self.certificates.use(reload.certificates)
+        self.certificates.note_serving()
         self.state = Serving()
         self._autoreload.end_failed()
         self._successors.forget()
@@ -885,8 +790,7 @@ class Supervisor:
 
     def _leave_reload(self, reload: ReloadInProgress) -> None:
         self._close_unused(reload.coming.listeners)
-        if reload.acme is not self._acme:
-            self._let_leave(reload.acme)
+        self.certificates.give_up(reload.certificates)
         self.state = Serving()
         self.pool.forget_empty(self.current)
 
@@ -955,7 +859,7 @@ class Supervisor:
                 self.launch,
                 self.listeners,
                 self.control.descriptors(),
-                self._keeper.tickets if self._keeper is not None else None,
+                self.certificates.tickets,
                 self.counters.upgrades,
                 self._notifier.variables_for,
                 lambda: self._close_in_child(self.listeners),
@@ -985,7 +889,7 @@ class Supervisor:
         self.counters.upgrades += 1
         self._notifier.hand_over(event.pid)
         self.control.hand_over()
-        self._acme.end()  # that of the new supervisor orders from now on
+        self.certificates.end()  # that of the new supervisor orders from now on
         for listener in self.listeners:
             listener.disown()
             listener.close()
@@ -1014,7 +918,7 @@ class Supervisor:
         # 1. No load balancer is to send more requests; those that come are served for a while.
         for worker in self.pool:
             worker.slot.words[READY] = 0
-        self._acme.end()
+        self.certificates.end()
         now = time.monotonic()
         end_by = now + self.settings.graceful_timeout
         if delay := self.settings.shutdown_delay:
@@ -1065,8 +969,7 @@ class Supervisor:
             self._abort_others()
         self.state = Stopping()
         self.logger.info("stopping at once")
-        for acme in self._acmes:
-            acme.end_at_once()
+        self.certificates.end_at_once()
         if self._rejected is not None:
             self._rejected.end_at_once()
         self.pool.quit("the server stops at once")
@@ -1081,13 +984,6 @@ class Supervisor:
     def _take_stop_reply(self, reply: Reply | None) -> None:
         if reply is not None:
             self._stop_replies.append(reply)
-
-
-def _connect(keeper: CertificateKeeper | None, generation: Generation) -> None:
-    """Have a generation serve what a keeper keeps, now and when it changes."""
-    generation.tls = keeper.material if keeper is not None else None
-    if keeper is not None:
-        keeper.on_change = generation.renew_tls
 
 
 def _reply(reply: Reply | None, done: bool, message: str) -> None:
