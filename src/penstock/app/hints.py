@@ -211,11 +211,19 @@ def of_no_application(found: Any, place: str, module: str) -> str:
     return ""
 
 
-def binds(function: Any, count: int) -> bool:
-    """Return True if a call with ``count`` positional arguments fits the signature."""
+def binds(function: Any, count: int) -> bool | None:
+    """Return True if a call with ``count`` positional arguments fits the signature.
+
+    None where there is no signature to be had.
+    """
     try:
-        signature(function, follow_wrapped=False).bind(*(None,) * count)
-    except Exception:  # also the application's own __signature__
+        # The function that a decorator wraps may take other arguments, such as a request.
+        parameters = signature(function, follow_wrapped=False)
+    except Exception:  # there is none, or the application's __signature__ raises
+        return None
+    try:
+        parameters.bind(*(None,) * count)
+    except TypeError:
         return False
     return True
 
@@ -231,7 +239,7 @@ def is_factory_by_signature(found: Any) -> bool:
         defined = {name for each in found.__mro__ for name in vars(each)}
         own = type(found).__call__ is type.__call__  # else a call may return anything
         iterable = not defined.isdisjoint(("__iter__", "__getitem__", "__getattr__"))
-        return own and "__call__" in defined and not iterable and binds(found, 0)
+        return own and "__call__" in defined and not iterable and bool(binds(found, 0))
     if not isinstance(found, FunctionType):
         return False
     try:

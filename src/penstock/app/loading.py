@@ -277,26 +277,17 @@ def _is_async(found: Any) -> bool:
 
 def _cannot_take_two_arguments(found: Any) -> bool:
     """Return True if a call with two arguments is certain to fail."""
-    given: tuple[None, ...] = (None, None)
+    given = 2
     if isinstance(found, type):
         if type(found).__call__ is not type.__call__:
             return False
     elif not isinstance(found, FunctionType | MethodType | partial):
         # An instance. Only a plain function is certain to get it as its first argument.
         found = getattr_static(type(found), "__call__", None)
-        given = (None, None, None)
+        given = 3
         if not isinstance(found, FunctionType):
             return False
-    try:
-        # The function that a decorator wraps may take other arguments, such as a request.
-        parameters = signature(found, follow_wrapped=False)
-    except Exception:  # there is no signature, or the application's __signature__ raises
-        return False
-    try:
-        parameters.bind(*given)
-    except TypeError:
-        return True
-    return False
+    return hints.binds(found, given) is False
 
 
 def _in_one_line(error: BaseException) -> str:

@@ -9,6 +9,7 @@ import os
 import time
 from typing import TYPE_CHECKING, Final
 
+from penstock.telemetry.colours import BOLD, CYAN, GREEN, PLAIN, RED, YELLOW
 from penstock.telemetry.log_sink import LogSink
 
 if TYPE_CHECKING:
@@ -16,15 +17,8 @@ if TYPE_CHECKING:
 
     from penstock.telemetry.request_finished import RequestFinished
 
-_RED: Final = "\x1b[31m"
-_GREEN: Final = "\x1b[32m"
-_YELLOW: Final = "\x1b[33m"
-_CYAN: Final = "\x1b[36m"
-_BOLD: Final = "\x1b[1m"
-_NONE: Final = "\x1b[0m"
-
-_LEVEL_COLOURS: Final = {"WARNING": _YELLOW, "ERROR": _RED, "CRITICAL": _RED, "DEBUG": _CYAN}
-_STATUS_COLOURS: Final = {2: _GREEN, 3: _CYAN, 4: _YELLOW, 5: _RED}
+_LEVEL_COLOURS: Final = {"WARNING": YELLOW, "ERROR": RED, "CRITICAL": RED, "DEBUG": CYAN}
+_STATUS_COLOURS: Final = {2: GREEN, 3: CYAN, 4: YELLOW, 5: RED}
 
 ON_TERMINAL: Final = "on_terminal"
 """The attribute of a record that has other text for a terminal: lines, the first of them bold.
@@ -47,7 +41,7 @@ def record_prefix(record: logging.LogRecord, *, colour: bool) -> str:
     if level == "INFO":
         level = ""
     elif colour:
-        level = f"{_LEVEL_COLOURS.get(level, '')}{level}{_NONE} "
+        level = f"{_LEVEL_COLOURS.get(level, '')}{level}{PLAIN} "
     else:
         level += " "
     return f"{_clock(record.created)} {level}"
@@ -59,7 +53,7 @@ def block_of(record: logging.LogRecord, *, colour: bool) -> str | None:
     if not text:
         return text
     first, newline, rest = text.partition("\n")
-    return (f"{_BOLD}{first}{_NONE}" if colour else first) + newline + rest
+    return (f"{BOLD}{first}{PLAIN}" if colour else first) + newline + rest
 
 
 def request_line(request: RequestFinished, method: str, target: str, *, colour: bool) -> str:
@@ -69,7 +63,7 @@ def request_line(request: RequestFinished, method: str, target: str, *, colour: 
     """
     status = str(request.status)
     if colour:
-        status = f"{_STATUS_COLOURS.get(request.status // 100, '')}{status}{_NONE}"
+        status = f"{_STATUS_COLOURS.get(request.status // 100, '')}{status}{PLAIN}"
     reason = f" ({request.reason})" if request.reason else ""
     took = _duration(request.duration)
     return f"{_clock(request.wall_time)} {status} {method} {target} {took}{reason}\n"

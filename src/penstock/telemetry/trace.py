@@ -12,6 +12,7 @@ import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final
 
+from penstock.telemetry.colours import CYAN, FAINT, GREEN, PLAIN, YELLOW
 from penstock.telemetry.log_sink import LogSink
 from penstock.telemetry.request_finished import Needs
 
@@ -22,12 +23,6 @@ if TYPE_CHECKING:
 MAX_BODY_BYTES: Final = 1024
 # After each header line that the server added to the application's.
 SERVER_MARK: Final = "   [server]"
-
-_REQUEST_COLOUR: Final = "\x1b[36m"
-_RESPONSE_COLOUR: Final = "\x1b[32m"
-_ADDED_COLOUR: Final = "\x1b[2m"
-_INFO_COLOUR: Final = "\x1b[33m"
-_NO_COLOUR: Final = "\x1b[0m"
 
 _LINE_END: Final = re.compile(rb"\r?\n")
 
@@ -79,9 +74,9 @@ class Trace:
             peer = f"{peer}:{request.client_port}"
         lines = [self._info(f"{name} from {peer}: request {transcript.number}")]
         for line in _LINE_END.split(transcript.head.rstrip(b"\r\n")):
-            lines.append(self._line("<", visible(line), _REQUEST_COLOUR))
+            lines.append(self._line("<", visible(line), CYAN))
         lines.append("< ")
-        lines += self._body("<", transcript.request_body, request.bytes_in, _REQUEST_COLOUR)
+        lines += self._body("<", transcript.request_body, request.bytes_in, CYAN)
         for status in transcript.interim.splitlines():
             lines.append(self._info(f"{name}: sent HTTP/1.1 {status}"))
         if transcript.status:
@@ -94,22 +89,22 @@ class Trace:
         return "\n".join(lines) + "\n"
 
     def _response(self, transcript: Transcript, length: int) -> list[str]:
-        lines = [self._line(">", _shown(f"HTTP/1.1 {transcript.status}"), _RESPONSE_COLOUR)]
+        lines = [self._line(">", _shown(f"HTTP/1.1 {transcript.status}"), GREEN)]
         for name, value in transcript.headers:
-            lines.append(self._line(">", _shown(f"{name}: {value}"), _RESPONSE_COLOUR))
+            lines.append(self._line(">", _shown(f"{name}: {value}"), GREEN))
         for line in transcript.added.split("\r\n"):
             if line:
-                lines.append(self._line(">", _shown(line) + SERVER_MARK, _ADDED_COLOUR))
+                lines.append(self._line(">", _shown(line) + SERVER_MARK, FAINT))
         lines.append("> ")
-        return lines + self._body(">", transcript.response_body, length, _RESPONSE_COLOUR)
+        return lines + self._body(">", transcript.response_body, length, GREEN)
 
     def _info(self, text: str) -> str:
-        return self._line("*", _shown(text), _INFO_COLOUR)
+        return self._line("*", _shown(text), YELLOW)
 
     def _line(self, prefix: str, text: str, colour: str) -> str:
         # The colour begins after the prefix, so that grep finds the prefix at the start of a line.
         if self._colour and text:
-            text = f"{colour}{text}{_NO_COLOUR}"
+            text = f"{colour}{text}{PLAIN}"
         return f"{prefix} {text}"
 
     def _body(self, prefix: str, body: bytes, length: int, colour: str) -> list[str]:
