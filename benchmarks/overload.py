@@ -123,7 +123,12 @@ def main() -> int:
                     if why := missing.get(server):
                         print(f"{server} is left out: {why}", file=sys.stderr)
                         continue
-                    result = measure(server, load, arguments.seconds, arguments.warm_up)
+                    try:
+                        result = measure(server, load, arguments.seconds, arguments.warm_up)
+                    except environment.EnvironmentProblem as problem:
+                        # It ended, say: that is no reason to lose the rows of the others.
+                        print(f"{server} at {load:g} is left out: {problem}", file=sys.stderr)
+                        continue
                     results.append(result)
                     print(" | ".join(result.row()), f"(late {result.outcome.late * 1000:.0f} ms)",
                           file=sys.stderr, flush=True)  # fmt: skip
