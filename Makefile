@@ -109,6 +109,8 @@ docs:
 	mv docs/uwsgi-options.md.new docs/uwsgi-options.md
 	"$(BIN)/python" -m penstock.telemetry.messages_page >docs/messages.md.new
 	mv docs/messages.md.new docs/messages.md
+	"$(BIN)/python" -m penstock.control.metrics_page >docs/metrics.md.new
+	mv docs/metrics.md.new docs/metrics.md
 	"$(BIN)/python" -m penstock.transport.states >docs/connection-states.md.new
 	mv docs/connection-states.md.new docs/connection-states.md
 	"$(BIN)/python" -m penstock.supervisor.state >docs/supervisor-states.md.new

@@ -16,21 +16,30 @@ from typing import Any, Self
 from penstock.control.commands import (
     Command,
     ControlError,
+    Figures,
     Outcome,
     Question,
     Reply,
     RequestRow,
+    ShowFigures,
     ShowRequests,
     ShowStacks,
     ShowStatus,
     ShowWorkers,
     Status,
+    WorkerFigures,
     WorkerRow,
 )
 from penstock.control.connection import Service
 from penstock.control.server import Wanted, open_service
 from penstock.control.socket_file import Passed, adopt
+from penstock.supervisor.status import STATES
+from penstock.telemetry.scoreboard import COUNTED
 from support.wire import DEADLINE, Client
+
+COUNTS = ("connections", "in_progress", "io_bound", "waiting", "accepted", "requests", "crashed",
+          "reloads", "reloads_failed", "upgrades")  # fmt: skip
+"""The names of `Status.counts` beside the states of workers and `COUNTED`."""
 
 TICK_SECONDS = 0.05
 """How often the loop looks at deadlines."""
@@ -71,6 +80,22 @@ def request(pid: int, target: str, **changes: Any) -> RequestRow:
         "io_bound": False,
     }
     return row | changes  # type: ignore[return-value]
+
+
+def worker_figures(slot: int, generation: int, **changes: Any) -> WorkerFigures:
+    """Return what metrics show of a worker that serves."""
+    figures: WorkerFigures = {
+        "slot": slot,
+        "generation": generation,
+        "serving": True,
+        "age": 3.25,
+        "requests": 1234,
+        "busy": 1,
+        "threads": 4,
+        "memory": 88_400_000,
+        "beat": 0.125,
+    }
+    return figures | changes  # type: ignore[return-value]
 
 
 class FakeSupervisor:
@@ -115,6 +140,29 @@ class FakeSupervisor:
             "live": self.live,
         }
 
+    def figures(self) -> Figures:
+        """Return what metrics are made from: of a server that reports everything."""
+        status = self.status()
+        status["counts"] = dict.fromkeys((*STATES, *COUNTED, *COUNTS), 0) | status["counts"]
+        status["certificates"] = [
+            {"names": names, "expires": end, "days": 1, "renewal": None}
+            for names, end in ((["a.test", "b.test"], 2e9), (["a.test"], 1.9e9), ([], 1.8e9))
+        ]
+        return {
+            "status": status,
+            "workers": [
+                worker_figures(0, 1),
+                worker_figures(1, 1, memory=None),
+                worker_figures(0, 2),
+            ],
+            "spooled": 4096,
+            "cpu_seconds": 12.25,
+            "listen_queues": {"http://[::]:80": 3},
+            "listen_overflows": 7,
+            "throttled_seconds": 0.5,
+            "oom_kills": 1,
+        }
+
     def handle(self, asked: Question | Command, reply: Reply) -> None:
         """See `penstock.control.commands.Handle`."""
         if isinstance(asked, ShowStatus):
@@ -125,6 +173,8 @@ class FakeSupervisor:
             reply({"workers": self.rows})
         elif isinstance(asked, ShowRequests):
             reply({"requests": self.in_progress})
+        elif isinstance(asked, ShowFigures):
+            reply(self.figures())
         elif isinstance(asked, ShowStacks):
             self.stacks.put((asked.worker, reply))
         else:

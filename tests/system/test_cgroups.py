@@ -250,3 +250,10 @@ def test_the_machines_memory_bounds_where_the_container_has_no_limit(tmp_path: P
 def test_this_process_never_gets_more_than_it_may_run_on() -> None:
     counted = count_workers(AUTO)
     assert 1 <= counted.number <= len(os.sched_getaffinity(0))
+
+
+def test_the_time_without_a_processor_is_that_of_the_own_group(tmp_path: Path) -> None:
+    stat = "nr_periods 9\nnr_throttled 3\nthrottled_usec 1500000\n"
+    found = version_2(tmp_path / "2", {"a/b/cpu.stat": stat, "a/cpu.stat": "throttled_usec 1\n"})
+    assert found.throttled_seconds() == 1.5
+    assert version_2(tmp_path / "none", {}).throttled_seconds() is None

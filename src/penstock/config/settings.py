@@ -1045,7 +1045,7 @@ class Settings:
         None,
         section="Control and health",
         command_only=True,
-        help="Address on which the supervisor answers /healthz and /readyz.",
+        help="Address on which the supervisor answers /healthz, /readyz and /metrics.",
         reason="The server opens no port that you did not ask for.",
     )
     control: str = option(

@@ -10,10 +10,11 @@ import re
 import sys
 import time
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 from urllib.parse import parse_qsl
 
 from penstock import messages
+from penstock.control import metrics
 from penstock.control.address import Peer, overflow_uid
 from penstock.control.commands import (
     COMMAND_FIELD,
@@ -26,6 +27,7 @@ from penstock.control.commands import (
     Recycle,
     Reload,
     Scale,
+    ShowFigures,
     ShowRequests,
     ShowStacks,
     ShowStatus,
@@ -39,6 +41,7 @@ from penstock.transport.config import HEALTHY, UNHEALTHY
 if TYPE_CHECKING:
     import logging
 
+    from penstock.control.commands import Figures
     from penstock.http1 import Request
 
 MOST_WORKERS = 1000
@@ -102,11 +105,21 @@ class ControlSocket:
             if isinstance(asked, Command):
                 client = f"process {peer.pid} of user {peer.uid}" if peer else "an unknown process"
                 self._logger.info("control: %s, asked for by %s", name, client)
-            self._handle(asked, lambda answer: send(_response(answer)))
+            if isinstance(asked, ShowFigures):
+                self._handle(asked, lambda answer: send(_metrics(request, answer)))
+            else:
+                self._handle(asked, lambda answer: send(_response(answer)))
             if not wait:  # the first response is sent: the outcome, where it is known already
                 send(Response.json(202, {"message": f"{name} has begun"}))
         except ControlError as error:
             send(_error(error.status, str(error), error.fields))
+
+
+def _metrics(request: Request, figures: Outcome | Mapping[str, Any]) -> Response:
+    """Return the metrics, in the form that the scraper asks for."""
+    openmetrics = metrics.accepts_openmetrics(request.fields.get("accept", ""))
+    body = metrics.render(cast("Figures", figures), openmetrics=openmetrics)
+    return Response(200, body, metrics.OPENMETRICS if openmetrics else metrics.PROMETHEUS)
 
 
 def _response(answer: Outcome | Mapping[str, Any]) -> Response:
@@ -163,6 +176,8 @@ def parse_command(request: Request) -> tuple[Question | Command, bool]:
             return ShowWorkers(), wait
         case "/requests":
             return ShowRequests(), wait
+        case "/metrics":
+            return ShowFigures(), wait
         case "/stacks":
             return ShowStacks(_worker_of(query) if "worker" in query else None), wait
         case "/reload":
@@ -176,7 +191,13 @@ def parse_command(request: Request) -> tuple[Question | Command, bool]:
     return Stop(graceful=not _flag(query, "now", False)), wait
 
 
-_QUESTIONS = {"/status": (), "/workers": (), "/requests": (), "/stacks": ("worker",)}
+_QUESTIONS: dict[str, tuple[str, ...]] = {
+    "/status": (),
+    "/workers": (),
+    "/requests": (),
+    "/metrics": (),
+    "/stacks": ("worker",),
+}
 """The paths of questions, each with the names that its query may have."""
 
 _COMMANDS = {
@@ -233,9 +254,12 @@ class Probes:
 
     def respond(self, request: Request, _peer: Peer | None, send: Send) -> None:
         """Answer a request."""
+        if request.path == "/metrics" and request.method in ("GET", "HEAD"):
+            self._handle(ShowFigures(), lambda answer: send(_metrics(request, answer)))
+            return
         field = {"/healthz": "live", "/readyz": "ready"}.get(request.path)
         if field is None or request.method not in ("GET", "HEAD"):
-            send(Response(404, b"there are /healthz and /readyz\n"))
+            send(Response(404, b"there are /healthz, /readyz and /metrics\n"))
             return
 
         def reply(status: Outcome | Mapping[str, Any]) -> None:

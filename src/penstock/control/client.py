@@ -136,10 +136,11 @@ def _sockets_in(directory: int) -> list[str]:
 # -- asking ----------------------------------------------------------------------------------------
 
 
-def ask(address: str, method: str, target: str, timeout: float) -> Reply:
+def ask(address: str, method: str, target: str, timeout: float, *, text: bool = False) -> Reply:
     """Send a request, and return the response, all within ``timeout`` seconds.
 
-    Raises `CannotReach`, and `ServerLeft` where the server ended before it answered.
+    With ``text`` a successful one is text in place of JSON, and its value is empty. Raises
+    `CannotReach`, and `ServerLeft` where the server ended before it answered.
     """
     deadline = time.monotonic() + timeout
     sock = _connect(address, timeout)
@@ -174,13 +175,15 @@ def ask(address: str, method: str, target: str, timeout: float) -> Reply:
         connection.close()
         sock.close()
     try:
-        text = body.decode("ascii")
-        value = json.loads(text)
+        content = body.decode()
+        if text and response.status == 200:
+            return Reply(response.status, content, {}, peer)
+        value = json.loads(content)
     except ValueError:
         value = None
     if not isinstance(value, dict):
         raise _not_ours(address)
-    return Reply(response.status, text, value, peer)
+    return Reply(response.status, content, value, peer)
 
 
 def _not_ours(address: str) -> CannotReach:

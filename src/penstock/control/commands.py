@@ -48,6 +48,11 @@ class ShowRequests:
 
 
 @dataclass(frozen=True)
+class ShowFigures:
+    """Return `Figures`, from which metrics are made."""
+
+
+@dataclass(frozen=True)
 class ShowStacks:
     """Collect Python stacks: ``{"stacks": {process id: text}}``; the answer takes seconds."""
 
@@ -87,7 +92,7 @@ class Stop:
     graceful: bool
 
 
-Question = ShowStatus | ShowWorkers | ShowRequests | ShowStacks
+Question = ShowStatus | ShowWorkers | ShowRequests | ShowFigures | ShowStacks
 Command = Reload | Upgrade | Scale | Recycle | Stop
 
 
@@ -223,3 +228,43 @@ class RequestRow(TypedDict):
     """Time left until its deadline, negative after it; None without a deadline."""
     io_bound: bool
     """It has left the count of threads."""
+
+
+class WorkerFigures(TypedDict):
+    """What metrics show of one worker. Times are seconds, memory is bytes."""
+
+    slot: int
+    """The index of its slot on the scoreboard, from 0; its successor may use it again."""
+    generation: int
+    serving: bool
+    age: float
+    requests: int
+    """Handed to the application so far."""
+    busy: int
+    """Threads in the application, without those that have left the count."""
+    threads: int
+    """How many may be busy."""
+    memory: int | None
+    """Resident; None where the system does not report it."""
+    beat: float | None
+    """Time since its last heartbeat; None before the first one."""
+
+
+class Figures(TypedDict):
+    """What metrics are made from. What the system does not report is None."""
+
+    status: Status
+    workers: list[WorkerFigures]
+    """Of all generations."""
+    spooled: int
+    """Bytes in temporary files of all workers."""
+    cpu_seconds: float
+    """Processor time of all workers, and of all children of the supervisor that have ended."""
+    listen_queues: dict[str, int]
+    """Connections that wait to be accepted, by the name of the listener; those of TCP."""
+    listen_overflows: int | None
+    """Connections that found a full accept queue, in the network namespace."""
+    throttled_seconds: float | None
+    """For how long the container's quota has kept its processes from a processor."""
+    oom_kills: int | None
+    """Processes of the container that the kernel has killed for lack of memory."""

@@ -122,6 +122,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("status", "Show the state of the server.")
     add("workers", "Show the workers.")
     add("requests", "Show the requests in the application.")
+    add("metrics", "Show the metrics, as Prometheus reads them.")
     add("stacks", "Show the Python stacks of one worker, or of all.").add_argument(
         "worker", nargs="?", type=_whole, metavar="WORKER"
     )
@@ -194,6 +195,9 @@ def _run(typed: argparse.Namespace) -> int:
     if command == "import":
         return _import(typed.file)
     address = typed.control or _address_from(os.environ) or _only_server()
+    if command == "metrics":
+        reply = ask(address, "GET", "/metrics", typed.timeout or QUESTION_SECONDS, text=True)
+        return _show(reply, False, lambda _value, _width: ctl_tables.lines(reply.text))
     if command in _SHOWN:
         target = f"/{command}"
         if command == "stacks" and typed.worker is not None:

@@ -51,6 +51,11 @@ def text(value: object) -> str:
     return _UNKNOWN if value is None else printable(str(value)).replace("\t", "\\t")
 
 
+def lines(value: str) -> str:
+    """Return text of several lines, likewise."""
+    return "\n".join(map(text, value.split("\n")))
+
+
 def _of(name: str, show: Callable[[Any], str] = text) -> Cell:
     return lambda row: show(row.get(name))
 

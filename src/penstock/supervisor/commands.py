@@ -19,6 +19,7 @@ from penstock.control.commands import (
     Reload,
     Reply,
     Scale,
+    ShowFigures,
     ShowRequests,
     ShowStacks,
     ShowStatus,
@@ -27,14 +28,15 @@ from penstock.control.commands import (
     Upgrade,
 )
 from penstock.supervisor import events
+from penstock.supervisor.figures import figures_of
 from penstock.supervisor.stack_collector import StackCollector
 from penstock.supervisor.state import HandingOver, Preparing, Reloading, Serving, Upgrading
 from penstock.supervisor.status import Overview
 from penstock.supervisor.worker_process import Stage, WorkerProcess
-from penstock.system.cgroups import resident_memory
+from penstock.system.cgroups import Cgroups, resident_memory
 
 if TYPE_CHECKING:
-    from penstock.control.commands import Status
+    from penstock.control.commands import Figures, Status
     from penstock.supervisor.supervisor import Supervisor
 
 _DAY = 86400.0
@@ -49,6 +51,7 @@ class Commands:
         self._supervisor = supervisor
         self._application = application
         self._overview = Overview(supervisor.pool, supervisor.counters, resident_memory)
+        self._cgroups = Cgroups()
         self._since = time.time()
         self._began = time.monotonic()
         self._awaited: list[tuple[Callable[[], Outcome | None], Reply]] = []
@@ -75,6 +78,8 @@ class Commands:
                 reply({"workers": self._overview.workers()})
             case ShowRequests():
                 reply({"requests": self._overview.requests()})
+            case ShowFigures():
+                reply(self._figures())
             case ShowStacks(number):
                 # A worker that has not loaded its application takes no orders: C code writes.
                 workers = [worker for worker in supervisor.pool if worker.pid]
@@ -137,6 +142,12 @@ class Commands:
             "ready": self._is_ready(),
             "live": self._overview.is_live(),
         }
+
+    def _figures(self) -> Figures:
+        supervisor = self._supervisor
+        return figures_of(
+            self.status(), supervisor.pool, supervisor.listeners, self._cgroups, resident_memory
+        )
 
     def _state(self) -> str:
         """Return the state of the supervisor; ``down`` where it serves and no worker does."""

@@ -90,6 +90,21 @@ class Cgroups:
         counts = [_entry(file, "oom_kill") for file in files]
         return max((count for count in counts if count is not None), default=None)
 
+    def throttled_seconds(self) -> float | None:
+        """Return for how long the quota of the process's group has kept it from a processor.
+
+        Return None where the kernel does not report it.
+        """
+        for group in self._unified[:1]:
+            microseconds = _entry(group / "cpu.stat", "throttled_usec")
+            if microseconds is not None:
+                return microseconds / 1e6
+        for group in self._cpu[:1]:
+            nanoseconds = _entry(group / "cpu.stat", "throttled_time")
+            if nanoseconds is not None:
+                return nanoseconds / 1e9
+        return None
+
     def machine_memory(self) -> int | None:
         """Return the bytes of memory of the machine, or None where that is not known."""
         for line in _lines(self._proc / "meminfo"):

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from penstock.system.privileges import Identity
 
+_TICKS = os.sysconf("SC_CLK_TCK")
+
 
 def is_child(pid: int, identity: Identity | None) -> bool:
     """Return True if a process is a child of this one that has ``identity``, or any for None.
@@ -30,6 +32,17 @@ def is_child(pid: int, identity: Identity | None) -> bool:
     except (OSError, ValueError):
         pass
     return False
+
+
+def processor_seconds(pid: int) -> float:
+    """Return the processor time that a process and its reaped children have used; 0 if it ended."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            fields = file.read().rpartition(b")")[2].split()
+        # utime, stime, cutime and cstime, the 14th to 17th field of the line; two stand before.
+        return sum(map(int, fields[11:15])) / _TICKS
+    except (OSError, ValueError):
+        return 0.0
 
 
 def is_halted(pid: int) -> bool:

@@ -1,0 +1,463 @@
+"""Metrics, as Prometheus and OpenMetrics read them: every one declared once, with its help text.
+
+They are made from what the supervisor knows without asking a worker (`Figures`), so that a scrape
+waits for none. docs/metrics.md is made from the declarations.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from penstock.control.commands import Figures, WorkerFigures
+
+PROMETHEUS: Final = "text/plain; version=0.0.4; charset=utf-8"
+OPENMETRICS: Final = "application/openmetrics-text; version=1.0.0; charset=utf-8"
+
+Labels = Mapping[str, str]
+Samples = Iterable[tuple[Labels, float]]
+
+_NONE: Labels = {}
+
+SHED: Final = {
+    "queue_full": "queue_full",
+    "queue_timeout": "queue_timeout",
+    "client_left": "client_left",
+    "client_rate": "client_rate",
+    "spool_full": "spool_full",
+}
+"""The reasons for which a request is not served, each with its count in `Status`."""
+
+CLOSED: Final = {
+    "idle": "evicted_idle",
+    "head": "evicted_head",
+    "body": "evicted_body",
+    "slow_reader": "slow_reader",
+    "denied": "denied",
+    "client_connections": "client_connections",
+}
+"""The reasons for which the server closes a connection that its client has not ended."""
+
+WAITS: Final = {
+    "spool_full": "out_spool_full",
+    "descriptors": "out_spool_files",
+    "disk": "out_spool_disk",
+}
+"""Why a response waited for its client with a thread."""
+
+WORKER_STATES: Final = ("booting", "serving", "draining", "stuck", "halted")
+
+
+@dataclass(frozen=True)
+class Metric:
+    """One metric family."""
+
+    name: str
+    """Without ``_total`` and ``_info``, which depend on the kind."""
+    kind: str
+    """``counter``, ``gauge`` or ``info``."""
+    help: str
+    """What it is, and what to do when it changes. One line without quotes and backslashes."""
+    samples: Callable[[Figures], Samples]
+
+    @property
+    def sample_name(self) -> str:
+        """The name that its samples have."""
+        return self.name + {"counter": "_total", "info": "_info"}.get(self.kind, "")
+
+
+def render(figures: Figures, *, openmetrics: bool) -> bytes:
+    """Return the text of all metrics, in one of the two forms."""
+    lines: list[str] = []
+    for metric in METRICS:
+        samples = list(metric.samples(figures))
+        if not samples:
+            continue
+        # OpenMetrics names the family, the older form the samples; and that has no kind "info".
+        name = metric.name if openmetrics else metric.sample_name
+        kind = "gauge" if metric.kind == "info" and not openmetrics else metric.kind
+        lines.append(f"# HELP {name} {metric.help}")
+        lines.append(f"# TYPE {name} {kind}")
+        lines += [f"{metric.sample_name}{_labels(of)} {_number(value)}" for of, value in samples]
+    if openmetrics:
+        lines.append("# EOF")
+    return "\n".join((*lines, "")).encode()
+
+
+def accepts_openmetrics(accept: str) -> bool:
+    """Return True if a scraper asks for OpenMetrics (the field Accept), and weighs it highest."""
+    best, found = 0.0, False
+    for item in accept.lower().split(","):
+        kind, *parameters = (part.strip() for part in item.split(";"))
+        weight = 1.0
+        for parameter in parameters:
+            name, _, value = parameter.partition("=")
+            if name.strip() == "q":
+                weight = _weight(value.strip())
+        ours = kind == "application/openmetrics-text"
+        if weight > best and (ours or kind in ("text/plain", "text/*", "*/*")):
+            best, found = weight, ours
+    return found
+
+
+def _weight(text: str) -> float:
+    try:
+        weight = float(text)
+    except ValueError:
+        return 0.0
+    return weight if 0.0 <= weight <= 1.0 else 0.0
+
+
+def _escaped(text: str) -> str:
+    return text.replace("\\", "\\\\").replace("\n", "\\n").replace('"', '\\"')
+
+
+def _labels(labels: Labels) -> str:
+    if not labels:
+        return ""
+    pairs = (f'{name}="{_escaped(value)}"' for name, value in labels.items())
+    return "{" + ",".join(pairs) + "}"
+
+
+def _number(value: float) -> str:
+    if math.isinf(value) or math.isnan(value):
+        return {math.inf: "+Inf", -math.inf: "-Inf"}.get(value, "NaN")
+    return str(int(value)) if value == int(value) else repr(float(value))
+
+
+# -- where the values come from ------------------------------------------------------------------
+
+
+def _count(name: str) -> Callable[[Figures], Samples]:
+    return lambda figures: [(_NONE, figures["status"]["counts"][name])]
+
+
+def _by(label: str, names: Mapping[str, str]) -> Callable[[Figures], Samples]:
+    """Return samples for several counts, each with a label that says which it is."""
+    return lambda figures: [
+        ({label: value}, figures["status"]["counts"][name]) for value, name in names.items()
+    ]
+
+
+def _of_workers(value: Callable[[WorkerFigures], float | None]) -> Callable[[Figures], Samples]:
+    """Return a sample for each slot that has a worker; of two generations, the newer one's."""
+
+    def samples(figures: Figures) -> Samples:
+        ordered = sorted(figures["workers"], key=lambda row: row["generation"])
+        rows = {row["slot"]: row for row in ordered}
+        found = ((slot, value(row)) for slot, row in sorted(rows.items()))
+        return [({"slot": str(slot)}, it) for slot, it in found if it is not None]
+
+    return samples
+
+
+def _serving(figures: Figures) -> list[WorkerFigures]:
+    return [row for row in figures["workers"] if row["serving"]]
+
+
+def _threads(figures: Figures) -> Samples:
+    return [(_NONE, sum(row["threads"] for row in _serving(figures)))]
+
+
+def _busy(figures: Figures) -> Samples:
+    return [(_NONE, sum(row["busy"] for row in figures["workers"]))]
+
+
+def _capacity_ratio(figures: Figures) -> Samples:
+    rows = _serving(figures)
+    threads = sum(row["threads"] for row in rows)
+    busy = sum(min(row["busy"], row["threads"]) for row in rows)
+    return [(_NONE, busy / threads)] if threads else []
+
+
+def _optional(name: str) -> Callable[[Figures], Samples]:
+    def samples(figures: Figures) -> Samples:
+        value: float | None = figures[name]  # type: ignore[literal-required]
+        return [] if value is None else [(_NONE, value)]
+
+    return samples
+
+
+def _crashes(figures: Figures) -> Samples:
+    return [({"reason": reason}, n) for reason, n in sorted(figures["status"]["crashes"].items())]
+
+
+def _last_reload(figures: Figures) -> Samples:
+    last = figures["status"]["last_reload"]
+    return [] if last is None else [(_NONE, last["at"])]
+
+
+def _expiry(figures: Figures) -> Samples:
+    # Two certificates may have the same names: one with an RSA key beside one with an ECDSA key.
+    ends: dict[str, float] = {}
+    for row in figures["status"]["certificates"]:
+        name = row["names"][0] if row["names"] else ""
+        ends[name] = min(row["expires"], ends.get(name, math.inf))
+    return [({"name": name}, end) for name, end in ends.items()]
+
+
+METRICS: Final = (
+    Metric(
+        "penstock",
+        "info",
+        "The server: its version, its transport, and the application as it was named.",
+        lambda figures: [
+            (
+                {
+                    "version": figures["status"]["version"],
+                    "transport": figures["status"]["transport"],
+                    "application": figures["status"]["application"],
+                },
+                1,
+            )
+        ],
+    ),
+    Metric(
+        "penstock_ready",
+        "gauge",
+        "1 while at least one worker wants requests and the server does not stop, else 0. At 0, "
+        "see penstockctl status.",
+        lambda figures: [(_NONE, figures["status"]["ready"])],
+    ),
+    Metric(
+        "penstock_start_time_seconds",
+        "gauge",
+        "When the supervisor started, since the epoch. It changes at a restart and at an upgrade.",
+        lambda figures: [(_NONE, figures["status"]["since"])],
+    ),
+    # Requests
+    Metric(
+        "penstock_requests",
+        "counter",
+        "Requests handed to the application.",
+        _count("requests"),
+    ),
+    Metric(
+        "penstock_requests_active",
+        "gauge",
+        "Requests that the application has now. If it stays at the number of threads, see "
+        "penstockctl requests for what they wait for.",
+        _count("in_progress"),
+    ),
+    Metric(
+        "penstock_requests_queued",
+        "gauge",
+        "Requests that wait for a thread. If it stays above 0, raise threads, or workers where "
+        "the processor is not busy.",
+        _count("waiting"),
+    ),
+    Metric(
+        "penstock_requests_shed",
+        "counter",
+        "Requests that were not served, by reason: queue_full and queue_timeout got 503 (raise "
+        "threads or workers), client_left had no client any more, client_rate got 429 "
+        "(max_requests_per_client), spool_full got 507 (max_spool, temp_dir).",
+        _by("reason", SHED),
+    ),
+    Metric(
+        "penstock_responses_spooled",
+        "counter",
+        "Temporary files into which streamed responses went because their clients read slowly. "
+        "Many of them want a faster disk under temp_dir, or a smaller out_buffer.",
+        _count("out_spooled"),
+    ),
+    Metric(
+        "penstock_responses_waited",
+        "counter",
+        "Times that a response waited for its client with a thread, by reason: spool_full "
+        "(max_spool), descriptors (ulimit -n), disk (see the error log).",
+        _by("reason", WAITS),
+    ),
+    # Connections
+    Metric(
+        "penstock_connections",
+        "gauge",
+        "Open connections of clients. At max_connections of a worker, idle ones are closed for "
+        "new ones.",
+        _count("connections"),
+    ),
+    Metric(
+        "penstock_connections_accepted",
+        "counter",
+        "Connections accepted. Where it grows as fast as the requests, clients do not keep "
+        "connections.",
+        _count("accepted"),
+    ),
+    Metric(
+        "penstock_connections_closed",
+        "counter",
+        "Connections that the server closed for its own sake, by reason: idle, head and body made "
+        "room for others (max_connections, max_unfinished_heads), slow_reader had too much unsent "
+        "(max_unsent), denied may not connect (allow, deny), client_connections had too many "
+        "(max_connections_per_client).",
+        _by("reason", CLOSED),
+    ),
+    Metric(
+        "penstock_tls_handshakes_failed",
+        "counter",
+        "TLS handshakes that were not completed, of clients that had sent something. The debug "
+        "log has each with its reason.",
+        _count("handshakes_failed"),
+    ),
+    Metric(
+        "penstock_listen_queue",
+        "gauge",
+        "Connections that wait in the kernel to be accepted, by address. If it stays above 0, all "
+        "workers are busy.",
+        lambda figures: [
+            ({"address": name}, length) for name, length in figures["listen_queues"].items()
+        ],
+    ),
+    Metric(
+        "penstock_listen_overflows",
+        "counter",
+        "Connections that the kernel dropped because a listen queue was full, of all servers in "
+        "the network namespace. If it grows, raise backlog, or workers.",
+        _optional("listen_overflows"),
+    ),
+    # Threads and workers
+    Metric(
+        "penstock_threads",
+        "gauge",
+        "Threads that may be in the application, of the workers that serve.",
+        _threads,
+    ),
+    Metric(
+        "penstock_threads_busy",
+        "gauge",
+        "Threads in the application, without those that have left the count.",
+        _busy,
+    ),
+    Metric(
+        "penstock_threads_io_bound",
+        "gauge",
+        "Calls that have left the count of threads (penstock.io_bound). At max_io_bound of a "
+        "worker, further ones keep their thread.",
+        _count("io_bound"),
+    ),
+    Metric(
+        "penstock_io_bound_refused",
+        "counter",
+        "Calls that could not leave the count of threads. If it grows, raise max_io_bound.",
+        _count("io_bound_refused"),
+    ),
+    Metric(
+        "penstock_capacity_ratio",
+        "gauge",
+        "The share of threads that are busy, from 0 to 1. For an autoscaler: aim at 0.6 to 0.8.",
+        _capacity_ratio,
+    ),
+    Metric(
+        "penstock_workers",
+        "gauge",
+        "Workers, by state. If one stays stuck or halted, see penstockctl stacks.",
+        lambda figures: [
+            ({"state": state}, figures["status"]["counts"][state]) for state in WORKER_STATES
+        ],
+    ),
+    Metric(
+        "penstock_workers_wanted",
+        "gauge",
+        "How many workers there are to be.",
+        lambda figures: [(_NONE, figures["status"]["workers"])],
+    ),
+    Metric(
+        "penstock_workers_crashed",
+        "counter",
+        "Workers that ended without an order, by reason. If it grows, see the error log: it has "
+        "the signal, and for SIGKILL whether the kernel was out of memory.",
+        _crashes,
+    ),
+    Metric(
+        "penstock_workers_cpu_seconds",
+        "counter",
+        "Processor time of all workers and other children of the supervisor, of those that have "
+        "ended, too.",
+        _optional("cpu_seconds"),
+    ),
+    Metric(
+        "penstock_worker_age_seconds",
+        "gauge",
+        "For how long the worker of a slot has run. If it falls often, see max_requests, "
+        "max_memory, and penstock_workers_crashed.",
+        _of_workers(lambda row: row["age"]),
+    ),
+    Metric(
+        "penstock_worker_resident_bytes",
+        "gauge",
+        "Resident memory of the worker of a slot; what it shares with others counts. If it grows "
+        "without end, set max_memory until the leak is found.",
+        _of_workers(lambda row: row["memory"]),
+    ),
+    Metric(
+        "penstock_worker_requests",
+        "gauge",
+        "Requests that the worker of a slot has handed to the application since it started.",
+        _of_workers(lambda row: row["requests"]),
+    ),
+    Metric(
+        "penstock_worker_beat_age_seconds",
+        "gauge",
+        "Time since the last heartbeat of the worker of a slot. Above 2, native code keeps the "
+        "interpreter lock, or the machine has no processor for it.",
+        _of_workers(lambda row: row["beat"]),
+    ),
+    # Life cycle
+    Metric(
+        "penstock_reloads",
+        "counter",
+        "Reloads, by outcome. After a failure the old workers go on with the old settings; see "
+        "the error log.",
+        _by("outcome", {"success": "reloads", "failure": "reloads_failed"}),
+    ),
+    Metric(
+        "penstock_last_reload_time_seconds",
+        "gauge",
+        "When the last reload ended, since the epoch.",
+        _last_reload,
+    ),
+    Metric(
+        "penstock_upgrades",
+        "counter",
+        "Upgrades of this server so far.",
+        _count("upgrades"),
+    ),
+    Metric(
+        "penstock_certificate_end_time_seconds",
+        "gauge",
+        "When a certificate expires, since the epoch, by its first name. Alert at 14 days.",
+        _expiry,
+    ),
+    # Resources
+    Metric(
+        "penstock_spooled_bytes",
+        "gauge",
+        "Bytes of requests and responses in temporary files, of all workers. At max_spool, "
+        "uploads get 507.",
+        lambda figures: [(_NONE, figures["spooled"])],
+    ),
+    Metric(
+        "penstock_log_lines_dropped",
+        "counter",
+        "Finished requests that were not logged, because the log was slower than the requests. If "
+        "it grows, the disk or the reader of the log is too slow (log_queue).",
+        _count("log_dropped"),
+    ),
+    Metric(
+        "penstock_cgroup_throttled_seconds",
+        "counter",
+        "For how long the container's quota has kept the server from a processor. If it grows, "
+        "raise the CPU limit, or lower workers.",
+        _optional("throttled_seconds"),
+    ),
+    Metric(
+        "penstock_cgroup_oom_kills",
+        "counter",
+        "Processes of the container that the kernel has killed for lack of memory. If it grows, "
+        "raise the memory limit, or set max_memory.",
+        _optional("oom_kills"),
+    ),
+)

@@ -1,0 +1,62 @@
+"""Measures what metrics show beside the status: workers one by one, queues, and limits.
+
+No worker is asked, and nothing here waits: a look at shared memory, and some small files of /proc
+and /sys.
+"""
+
+from __future__ import annotations
+
+import resource
+from typing import TYPE_CHECKING
+
+from penstock.supervisor.worker_process import Stage
+from penstock.system.network import accept_queue_length, listen_overflows
+from penstock.system.processes import processor_seconds
+from penstock.telemetry.scoreboard import SPOOLED, STARTED
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from penstock.control.commands import Figures, Status, WorkerFigures
+    from penstock.listeners import Listener
+    from penstock.supervisor.worker_process import WorkerProcess
+    from penstock.system.cgroups import Cgroups
+
+
+def figures_of(
+    status: Status,
+    workers: Iterable[WorkerProcess],
+    listeners: Iterable[Listener],
+    cgroups: Cgroups,
+    resident_memory: Callable[[int], int | None],
+) -> Figures:
+    """Return what metrics are made from; ``workers`` are those that have not ended."""
+    members = list(workers)
+    queues = {each.name: accept_queue_length(each.socket) for each in listeners}
+    ended = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return {
+        "status": status,
+        "workers": [_worker(worker, resident_memory) for worker in members],
+        "spooled": sum(worker.slot.words[SPOOLED] for worker in members),
+        "cpu_seconds": ended.ru_utime
+        + ended.ru_stime
+        + sum(processor_seconds(worker.pid) for worker in members if worker.pid),
+        "listen_queues": {name: length for name, length in queues.items() if length is not None},
+        "listen_overflows": listen_overflows(),
+        "throttled_seconds": cgroups.throttled_seconds(),
+        "oom_kills": cgroups.oom_kills(),
+    }
+
+
+def _worker(worker: WorkerProcess, resident_memory: Callable[[int], int | None]) -> WorkerFigures:
+    return {
+        "slot": worker.slot.index,
+        "generation": worker.generation,
+        "serving": worker.stage is Stage.SERVING,
+        "age": worker.age,
+        "requests": worker.slot.words[STARTED],
+        "busy": worker.slot.calls_of_count(),
+        "threads": worker.slot.scoreboard.threads,
+        "memory": resident_memory(worker.pid) if worker.pid else None,
+        "beat": worker.slot.beat_age,
+    }

@@ -1,0 +1,45 @@
+"""What the kernel tells of listening sockets: how many clients wait, how many it has dropped."""
+
+from __future__ import annotations
+
+import socket
+import struct
+from pathlib import Path
+
+# struct tcp_info of <linux/tcp.h> begins with eight bytes and four words of 32 bits. The word that
+# follows, tcpi_unacked, is the length of the accept queue where the socket listens.
+_TCP_INFO_BYTES = 28
+_ACCEPT_QUEUE_AT = 24
+
+
+def accept_queue_length(listening: socket.socket) -> int | None:
+    """Return how many connections wait to be accepted; None where the kernel does not tell.
+
+    Linux tells it of TCP alone.
+    """
+    if listening.family == socket.AF_UNIX or not hasattr(socket, "TCP_INFO"):
+        return None
+    try:
+        info = listening.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _TCP_INFO_BYTES)
+    except OSError:
+        return None
+    if len(info) < _TCP_INFO_BYTES:
+        return None
+    return int(struct.unpack_from("@I", info, _ACCEPT_QUEUE_AT)[0])
+
+
+def listen_overflows(root: str | Path = "/") -> int | None:
+    """Return how many connections found a full accept queue, in this network namespace.
+
+    None where the kernel does not tell.
+    """
+    try:
+        lines = Path(root, "proc/net/netstat").read_text("ascii", "replace").splitlines()
+    except OSError:
+        return None
+    # Each group is a line of names and a line of numbers.
+    for names, numbers in zip(lines[::2], lines[1::2], strict=False):
+        if names.startswith("TcpExt:"):
+            found = dict(zip(names.split(), numbers.split(), strict=False)).get("ListenOverflows")
+            return int(found) if found is not None and found.isdigit() else None
+    return None

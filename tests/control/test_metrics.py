@@ -1,0 +1,171 @@
+"""Metrics: Prometheus and OpenMetrics read every one, whatever its values and labels are."""
+
+from __future__ import annotations
+
+import math
+import re
+import shutil
+import subprocess
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from prometheus_client.openmetrics.parser import text_string_to_metric_families as openmetrics
+from prometheus_client.parser import text_string_to_metric_families as prometheus
+
+from penstock.control import metrics
+from penstock.control.commands import Figures
+from penstock.control.metrics import METRICS, accepts_openmetrics, render
+from penstock.control.metrics_page import metrics_page
+from support.control_loop import ControlLoop, FakeSupervisor, connect
+from support.wire import Client
+
+PAGE = Path(__file__).parents[2] / "docs" / "metrics.md"
+SCRAPER = (
+    "application/openmetrics-text;version=1.0.0;q=0.5,application/openmetrics-text;version=0.0.1;"
+    "q=0.4,text/plain;version=1.0.0;q=0.3,text/plain;version=0.0.4;q=0.2,*/*;q=0.1"
+)
+"""What Prometheus 3 sends as Accept."""
+
+
+@pytest.fixture
+def figures() -> Figures:
+    return FakeSupervisor().figures()
+
+
+def samples(families: Iterable[Any]) -> dict[tuple[str, tuple[tuple[str, str], ...]], float]:
+    """Return all samples of parsed metrics; none stands there twice."""
+    found = [sample for family in families for sample in family.samples]
+    values = {(each.name, tuple(sorted(each.labels.items()))): each.value for each in found}
+    assert len(values) == len(found)
+    return values
+
+
+def test_both_forms_have_the_same_samples_and_the_official_parsers_read_them(
+    figures: Figures,
+) -> None:
+    old = samples(prometheus(render(figures, openmetrics=False).decode()))
+    new = samples(openmetrics(render(figures, openmetrics=True).decode()))
+    assert old == new
+    names = {name for name, _ in new}
+    assert names == {metric.sample_name for metric in METRICS}
+    assert new["penstock_requests_total", ()] == 2468
+    assert new["penstock_workers_cpu_seconds_total", ()] == 12.25
+    assert new["penstock_workers_crashed_total", (("reason", "exit status 1"),)] == 1
+    assert new["penstock_listen_queue", (("address", "http://[::]:80"),)] == 3
+    assert new["penstock_threads", ()] == 12
+    assert new["penstock_capacity_ratio", ()] == 0.25
+
+
+def test_a_slot_that_two_generations_have_shows_the_newer_one(figures: Figures) -> None:
+    figures["workers"][2]["requests"] = 5
+    figures["workers"].reverse()
+    found = samples(prometheus(render(figures, openmetrics=False).decode()))
+    assert found["penstock_worker_requests", (("slot", "0"),)] == 5
+    assert ("penstock_worker_resident_bytes", (("slot", "1"),)) not in found
+
+
+def test_certificates_of_one_name_show_the_end_that_comes_first(figures: Figures) -> None:
+    found = samples(prometheus(render(figures, openmetrics=False).decode()))
+    ends = {labels[0][1]: end for (name, labels), end in found.items() if "certificate" in name}
+    assert ends == {"a.test": 1.9e9, "": 1.8e9}
+
+
+def test_what_the_system_does_not_report_is_left_out(figures: Figures) -> None:
+    figures["listen_overflows"] = figures["oom_kills"] = figures["throttled_seconds"] = None
+    figures["status"]["last_reload"] = None
+    figures["workers"] = []
+    for form in (False, True):
+        text = render(figures, openmetrics=form).decode()
+        for name in (
+            "overflows",
+            "oom_kills",
+            "throttled",
+            "last_reload",
+            "capacity",
+            "worker_age",
+        ):
+            assert name not in text
+
+
+def test_labels_are_escaped_whatever_they_have_in_them(figures: Figures) -> None:
+    name = 'a"b\\c\nd\\n{e}=,"'
+    figures["status"]["application"] = name
+    for form, parse in ((False, prometheus), (True, openmetrics)):
+        found = samples(parse(render(figures, openmetrics=form).decode()))
+        [labels] = [dict(labels) for name, labels in found if name == "penstock_info"]
+        assert labels["application"] == name
+
+
+def test_numbers_are_written_as_both_forms_have_them() -> None:
+    written = [metrics._number(value) for value in (3, True, 0.5, 1e20, math.inf, -math.inf)]
+    assert written == ["3", "1", "0.5", "100000000000000000000", "+Inf", "-Inf"]
+    assert metrics._number(math.nan) == "NaN"
+
+
+@pytest.mark.parametrize(
+    ("accept", "expected"),
+    [
+        ("", False),
+        ("*/*", False),
+        ("text/html,application/xhtml+xml,*/*;q=0.8", False),
+        (SCRAPER, True),
+        ("application/openmetrics-text", True),
+        ("Application/OpenMetrics-Text; version=1.0.0 ; Q=1.0", True),
+        ("application/openmetrics-text;q=0.2, text/plain;q=0.9", False),
+        ("application/openmetrics-text;q=0", False),
+        ("application/openmetrics-text;q=2", False),
+        ("application/openmetrics-text;q=nan,", False),
+        (";;,=,q", False),
+    ],
+)
+def test_the_form_is_the_one_that_is_asked_for_most(accept: str, expected: bool) -> None:
+    assert accepts_openmetrics(accept) is expected
+
+
+def test_names_and_help_are_as_the_guides_want_them() -> None:
+    for metric in METRICS:
+        assert re.fullmatch("penstock(_[a-z]+)*", metric.name)
+        assert metric.kind in ("counter", "gauge", "info")
+        assert re.fullmatch(r'[^"\\]*[.]', metric.help)
+        assert not metric.name.endswith(("_total", "_info", "_count", "_sum", "_bucket"))
+    assert len({metric.name for metric in METRICS}) == len(METRICS)
+
+
+def test_promtool_finds_nothing(figures: Figures) -> None:
+    promtool = shutil.which("promtool")
+    if promtool is None:
+        pytest.skip("there is no promtool (Debian: apt install prometheus)")
+    text = render(figures, openmetrics=False)
+    checked = subprocess.run(
+        [promtool, "check", "metrics"], input=text, capture_output=True, timeout=30, check=False
+    )
+    assert (checked.returncode, checked.stdout, checked.stderr) == (0, b"", b"")
+
+
+@pytest.mark.parametrize("service", ["control", "admin"])
+def test_metrics_are_at_both_addresses(service: str, tmp_path: Path) -> None:
+    loop = ControlLoop()
+    if service == "admin":
+        address = loop.admin()
+        with loop, Client(address) as client:
+            check_answers(loop, client)
+    else:
+        socket = loop.control(str(tmp_path / "control.sock"))
+        with loop, connect(socket) as client:
+            check_answers(loop, client)
+
+
+def check_answers(loop: ControlLoop, client: Client) -> None:
+    plain = client.request("GET", "/metrics")
+    assert (plain.status, plain.header("Content-Type")) == (200, metrics.PROMETHEUS)
+    assert plain.body == render(loop.fake.figures(), openmetrics=False)
+    asked = client.request("GET", "/metrics", {"Accept": SCRAPER})
+    assert (asked.status, asked.header("Content-Type")) == (200, metrics.OPENMETRICS)
+    assert asked.body == render(loop.fake.figures(), openmetrics=True)
+    assert client.request("HEAD", "/metrics").status == 200
+
+
+def test_the_page_is_made_from_the_declarations() -> None:
+    assert PAGE.read_text("utf-8") == metrics_page(), "run `make docs`"

@@ -1,0 +1,57 @@
+"""Metrics of whole servers: no counter falls, whatever happens to the workers that it counts."""
+
+from __future__ import annotations
+
+import os
+import signal
+from itertools import pairwise
+from pathlib import Path
+
+from prometheus_client.parser import text_string_to_metric_families as parsed
+
+from support.lifecycle import Supervised, write_app
+from support.load import Load
+
+Counters = dict[tuple[str, tuple[tuple[str, str], ...]], float]
+
+
+def scrape(server: Supervised) -> Counters:
+    """Return what `penstockctl metrics` prints of the counters."""
+    printed = server.control("--control", str(server.folder / "control"), "metrics").stdout
+    return {
+        (sample.name, tuple(sorted(sample.labels.items()))): sample.value
+        for family in parsed(printed)
+        for sample in family.samples
+        if family.type == "counter"
+    }
+
+
+def test_no_counter_falls_over_crashes_recycling_and_reloads(
+    tmp_path: Path, transport: str
+) -> None:
+    arguments = ("-w", "2", "--transport", transport, "--control", str(tmp_path / "control"))
+    with Supervised(tmp_path, *arguments) as server:
+        found = [scrape(server)]
+        with Load(server.address, keep_alive=2, closing=2) as load:
+            load.wait_for(20)
+            found.append(scrape(server))
+            workers = server.workers()
+            os.kill(min(workers), signal.SIGKILL)
+            server.wait_for_workers(2, {min(workers)})
+            found.append(scrape(server))
+            server.control("--control", str(tmp_path / "control"), "recycle", str(max(workers)))
+            found.append(scrape(server))
+            old = server.workers()
+            write_app(tmp_path, "two")
+            server.signal(signal.SIGHUP)
+            server.wait_for_workers(2, old)
+            load.wait_for(20)
+            found.append(scrape(server))
+        for before, after in pairwise(found):
+            assert before.keys() <= after.keys()
+            assert all(after[name] >= value for name, value in before.items())
+        served = found[-1]["penstock_requests_total", ()]
+        assert served > found[0]["penstock_requests_total", ()] + 40
+        assert found[-1]["penstock_workers_crashed_total", (("reason", "SIGKILL"),)] == 1
+        assert found[-1]["penstock_reloads_total", (("outcome", "success"),)] == 1
+        assert server.stop() == 0
