@@ -161,6 +161,36 @@ def test_ttin_and_ttou_change_the_number_by_one(tmp_path: Path, transport: str) 
         assert server.stop() == 0
 
 
+def test_a_scaled_number_lasts_until_the_setting_changes(tmp_path: Path, transport: str) -> None:
+    """Over a reload and an upgrade, each with a line that says which number counts."""
+    settings, pid_file = tmp_path / "penstock.toml", tmp_path / "pid"
+    settings.write_text(f"workers = 1\npid = {str(pid_file)!r}\n")
+    with Supervised(tmp_path, "--transport", transport) as server:
+
+        def has_said(line: str, times: int) -> bool:
+            return "\n".join(server.lines_so_far()).count(line) == times
+
+        before = server.workers()
+        server.signal(signal.SIGTTIN)
+        before |= server.wait_for_workers(2)
+        stays = "the number of workers stays 2, as it was scaled (the setting workers is 1)"
+        server.signal(signal.SIGHUP)
+        assert eventually(lambda: has_said(stays, 1)), server.lines_so_far()
+        before |= server.wait_for_serving(2, before)
+        assert eventually(lambda: has_said(" serving shop:app on ", 2))
+        server.signal(signal.SIGUSR2)
+        assert eventually(lambda: server.has_new_supervisor(pid_file))
+        server.wait_for_serving(2, before)
+        assert has_said(stays, 2)
+        assert eventually(lambda: has_said(" serving shop:app on ", 3))
+        settings.write_text(settings.read_text().replace("workers = 1", "workers = 3"))
+        server.signal(signal.SIGHUP)
+        server.wait_for_serving(3)
+        changed = "the number of workers is 3, since the setting workers has changed"
+        assert has_said(changed, 1)
+        assert server.stop() == 0
+
+
 def test_usr1_opens_the_logs_of_all_workers_again(tmp_path: Path, transport: str) -> None:
     access = tmp_path / "access.log"
     arguments = ("--access-logfile", str(access), "--transport", transport)

@@ -215,7 +215,7 @@ FOLLOWS: dict[type[Any], dict[type[Any], type[Any]]] = {
 REFUSED: dict[type[Any], list[type[Any]]] = {
     ReloadWanted: [Starting, Upgrading, Delaying, *ENDING],
     UpgradeWanted: [Starting, Preparing, Reloading, Upgrading, Delaying, *ENDING],
-    ScaleWanted: [Starting, Preparing, Reloading, Delaying, *ENDING],
+    ScaleWanted: [Starting, Preparing, Reloading, Upgrading, Delaying, *ENDING],
     RecycleWanted: [Starting, Preparing, Reloading, Delaying, *ENDING],
     NoWorkersWanted: [Starting],
 }

@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from penstock.supervisor.hooks import ServerHooks
     from penstock.supervisor.logs import WorkerLogs
     from penstock.supervisor.loop import Loop
+    from penstock.supervisor.scaling import Scaled
     from penstock.supervisor.status import Counters
     from penstock.system.cgroups import Cgroups
 
@@ -112,20 +113,26 @@ class Pool:
         settings: Settings,
         listeners: Sequence[Listener],
         spool: tuple[int | None, bool] | None = None,
+        scaled: Scaled | None = None,
     ) -> Generation:
         """Return a generation without workers; raises `SettingsError` for an impossible user.
 
-        ``spool`` is what is known of ``temp_dir``: see `penstock.config.budgets.facts`.
+        ``spool`` is what is known of ``temp_dir``: see `penstock.config.budgets.facts`. ``scaled``
+        is the number of workers that a command has set.
         """
         identity = identity_of(settings)
         count = count_workers(settings, self._cgroups)
+        if scaled is not None:
+            scaled.report(settings, count.number, self._logger)
+            if not scaled.lasts(settings):
+                scaled = None
         self._hooks.use(settings, listeners)
         self._generations_made += 1
         generation = Generation(
             self._generations_made,
             launch,
             settings,
-            count.number,
+            count.number if scaled is None else scaled.workers,
             listeners,
             identity,
             self._hooks.server,
@@ -135,7 +142,7 @@ class Pool:
             self._close_in_child,
             spool,
         )
-        if settings.workers == "auto":
+        if settings.workers == "auto" and scaled is None:
             generation.reason = count.because
         if settings.preload and self._can_preload():
             generation.preloader = Preloader(generation, self._loop, self._preload_failed)

@@ -179,7 +179,7 @@ TABLE: Mapping[type[Any], Mapping[type[Any], Reaction]] = {
                           _NO_UPGRADE,       _UPGRADING,        _NO_UPGRADE,
                           _NO_UPGRADE,       _NO_UPGRADE,       _NO_UPGRADE),
     ScaleWanted:     _row(_NO_SCALE,         "scale",           _NO_SCALE,
-                          _NO_SCALE,         "scale",           _NO_SCALE,
+                          _NO_SCALE,         _NO_SCALE,          _NO_SCALE,
                           _NO_SCALE,         _NO_SCALE,         _NO_SCALE),
     RecycleWanted:   _row(_NO_RECYCLE,       "recycle",         _NO_RECYCLE,
                           _NO_RECYCLE,       "recycle",         _NO_RECYCLE,

@@ -41,6 +41,7 @@ from penstock.supervisor.reload import (
     given_up,
 )
 from penstock.supervisor.reports import MOST_OF_MESSAGE
+from penstock.supervisor.scaling import Scaled
 from penstock.supervisor.signal_events import event_of
 from penstock.supervisor.state import (
     IGNORE,
@@ -167,6 +168,7 @@ class Supervisor:
         self._rejected: Successor | None = None
         """The new supervisor of an upgrade that has failed, until it has ended."""
         self._removed: list[RemovedListeners] = []
+        self._scaled = predecessor.scaled if predecessor is not None else None
         self._pid_file: PidFile | None = None
         self._successors = Successors(self.logger)
         self._notifier = Notifier()
@@ -201,7 +203,10 @@ class Supervisor:
             patience = FIRST_SECONDS if self._predecessor is None else math.inf
             source = self.certificates.prepare(self.settings)
             self.certificates.begin(source, patience=patience)
-            self.current = self.pool.new_generation(self.launch, self.settings, self.listeners)
+            self.current = self.pool.new_generation(
+                self.launch, self.settings, self.listeners, scaled=self._scaled
+            )
+            self._keep_scaled()
             source.connect(self.current)
             self.certificates.use(source)
             self._helpers.wait()  # there are no workers yet that would have to wait, too
@@ -605,7 +610,14 @@ class Supervisor:
             self.logger.info("%d workers are wanted, not %d", workers, current.wanted)
             self.hooks.scale(workers)
             current.wanted, current.paused_until = workers, 0.0
+            setting = self.settings.workers
+            self._scaled = Scaled(workers, setting) if workers != setting else None
             self.pool.fill(current)
+
+    def _keep_scaled(self) -> None:
+        """Forget the number that a command has set where the settings have another one since."""
+        if self._scaled is not None and not self._scaled.lasts(self.settings):
+            self._scaled = None
 
     def _recycle(self, event: events.RecycleWanted) -> None:
         worker = event.worker
@@ -670,7 +682,7 @@ class Supervisor:
             certificates = self.certificates.prepare(settings)
             preparation.switch()
             coming = self.pool.new_generation(
-                self.launch, settings, preparation.listeners, preparation.spool
+                self.launch, settings, preparation.listeners, preparation.spool, self._scaled
             )
         except (PenstockError, OSError) as error:
             preparation.close()
@@ -752,6 +764,7 @@ class Supervisor:
             before.close()
         self.current, self.settings, self.listeners = current, current.settings, current.listeners
         self.launch = with_changes(self.launch, settings=self.settings)
+        self._keep_scaled()
         self.certificates.use(reload.certificates)
         self.certificates.note_serving()
         self.state = Serving()
@@ -861,6 +874,7 @@ class Supervisor:
                 self.control.descriptors(),
                 self.certificates.tickets,
                 self.counters.upgrades,
+                self._scaled,
                 self._notifier.variables_for,
                 lambda: self._close_in_child(self.listeners),
             )

@@ -25,6 +25,7 @@ from penstock import messages
 from penstock.config.sources import FIRST_PASSED_DESCRIPTOR
 from penstock.errors import SettingsError
 from penstock.supervisor import events
+from penstock.supervisor.scaling import Scaled
 from penstock.system.descriptors import use_inherited
 from penstock.worker.channel import Channel
 
@@ -64,6 +65,8 @@ class Predecessor:
     """The keys of TLS sessions, so that clients resume theirs; None without TLS."""
     upgrades: int
     """How many upgrades there were before this one."""
+    scaled: Scaled | None
+    """How many workers a command has set."""
     has_user: bool
     """It runs its workers as another user, so that settings files have to be root's."""
 
@@ -97,6 +100,7 @@ def find_predecessor() -> Predecessor | None:
             services=passed["services"],
             tickets=_read_tickets(passed.get("tickets")),
             upgrades=passed.get("upgrades", 0),
+            scaled=Scaled(*passed["scaled"]) if passed.get("scaled") else None,
             has_user=passed.get("has_user", False),
         )
     except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
@@ -175,12 +179,13 @@ class Successor:
         services: Mapping[str, int],
         tickets: TicketKeys | None,
         upgrades: int,
+        scaled: Scaled | None,
         variables: Callable[[int], dict[str, str]],
         close_in_child: Callable[[], None],
     ) -> None:
         """Start the new supervisor; raises OSError where that fails.
 
-        ``upgrades`` counts those before this one. ``variables`` returns what its environment has
+        ``upgrades`` counts those before this one; ``scaled`` is what a command has set. ``variables`` returns what its environment has
         besides the original one, for its process id. ``close_in_child`` closes in the
         forked child what is this process's alone.
         """
@@ -189,7 +194,15 @@ class Successor:
         self.pid = os.fork()
         if self.pid == 0:
             _become(
-                launch, listeners, services, tickets, upgrades, theirs, variables, close_in_child
+                launch,
+                listeners,
+                services,
+                tickets,
+                upgrades,
+                scaled,
+                theirs,
+                variables,
+                close_in_child,
             )
         theirs.close()
         self._loop.watch(self._channel.fileno(), self._listen)
@@ -248,6 +261,7 @@ def _become(
     services: Mapping[str, int],
     tickets: TicketKeys | None,
     upgrades: int,
+    scaled: Scaled | None,
     channel: Channel,
     variables: Callable[[int], dict[str, str]],
     close_in_child: Callable[[], None],
@@ -270,6 +284,7 @@ def _become(
             "services": kept,
             "tickets": keys,
             "upgrades": upgrades + 1,
+            "scaled": (scaled.workers, scaled.setting) if scaled else None,
             "has_user": launch.settings.has_user,
         }
         for each in listeners:
