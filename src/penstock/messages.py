@@ -817,6 +817,17 @@ CHANNEL_BROKEN: Final = Message(
     "Find the code that writes to descriptors that it has not opened.",
 )
 
+WORKER_LEFT_CHILDREN: Final = Message(
+    "PEN-7023",
+    WARNING,
+    "%(worker)s leaves processes behind: %(children)s",
+    "The application has started these processes in the worker, and they go on after its end. They"
+    " hold memory, and whatever else they have taken over, for as long as they run.",
+    "End them in the application: by an atexit function, the hook worker_exit, or daemon=True of"
+    " multiprocessing. Work that must outlive a worker belongs in a task queue. To end those that"
+    " are there now, kill the process ids of the message.",
+)
+
 CRASH_LOOP: Final = Message(
     "PEN-7030",
     CRITICAL,

@@ -103,13 +103,15 @@ def test_the_status_is_a_line_for_each_thing(server: Server) -> None:
 
 def test_workers_are_an_aligned_table(server: Server) -> None:
     server.fake.rows = [
-        worker(0, 101),
-        worker(1, 23456, state="draining", age=4000.0, memory=None, beat=None, busy=4, io_bound=12),
+        worker(1, 101),
+        worker(
+            12, 23456, state="draining", age=4000.0, memory=None, beat=None, busy=4, io_bound=12
+        ),
     ]
     left = [
-        "SLOT    PID  GEN  STATE       AGE  REQUESTS  CONNS  WAITING",
-        "   0    101    1  serving    3.2s      1234      7        0",
-        "   1  23456    1  draining  1h06m      1234      7        0",
+        "WORKER    PID  GEN  STATE       AGE  REQUESTS  CONNS  WAITING",
+        "     1    101    1  serving    3.2s      1234      7        0",
+        "    12  23456    1  draining  1h06m      1234      7        0",
     ]
     right = [
         "  BUSY  IO-BOUND    MEMORY  BEAT",
@@ -133,9 +135,9 @@ def test_requests_are_an_aligned_table(server: Server) -> None:
         )
     )
     assert server.lines("requests") == [
-        "WORKER  SLOT  THREAD    AGE   LEFT  IO-BOUND  CLIENT             ID       REQUEST",
-        "   101     0       2  12.3s  17.7s         -  203.0.113.7:51234  4f2a-1   GET /reports/7",
-        "   102     0       2   0.0s      -       yes  unix               4f2b-77  POST /",
+        "WORKER  PID  THREAD    AGE   LEFT  IO-BOUND  CLIENT             ID       REQUEST",
+        "     1  101       2  12.3s  17.7s         -  203.0.113.7:51234  4f2a-1   GET /reports/7",
+        "     1  102       2   0.0s      -       yes  unix               4f2b-77  POST /",
     ]
 
 
@@ -149,14 +151,21 @@ def test_no_rows_are_a_sentence(server: Server) -> None:
 def test_stacks_stand_under_their_worker(server: Server) -> None:
     with server.meanwhile(server.loop.answer_stacks, {101: "Thread 1\n  here\n", 102: "none"}):
         lines = server.lines("stacks")
-    assert lines == ["worker 101", "Thread 1", "  here", "", "worker 102", "none"]
+    assert lines == [
+        "worker 1 (pid 101)",
+        "Thread 1",
+        "  here",
+        "",
+        "worker 2 (pid 102)",
+        "none",
+    ]
 
 
-@pytest.mark.parametrize("number", ["102", "1"])
-def test_a_worker_is_named_by_process_id_or_slot(server: Server, number: str) -> None:
+@pytest.mark.parametrize("number", ["102", "2"])
+def test_a_worker_is_named_by_process_id_or_number(server: Server, number: str) -> None:
     asked: list[int | None] = []
     with server.meanwhile(lambda: asked.append(server.loop.answer_stacks({102: "here"}))):
-        assert server.lines("stacks", number) == ["worker 102", "here"]
+        assert server.lines("stacks", number) == ["worker 2 (pid 102)", "here"]
     assert asked == [int(number)]
 
 
@@ -165,7 +174,7 @@ def test_nothing_that_a_terminal_would_act_on_is_printed(server: Server, command
     evil = "/\x1b]0;x\x07\r\n\x9b\t\u202e"
     server.fake.application = evil
     server.fake.in_progress = [request(101, evil, client=evil, id=evil, method=evil)]
-    server.fake.rows = [worker(0, 101, state=evil)]
+    server.fake.rows = [worker(1, 101, state=evil)]
     _, out, _ = server.run(command)
     assert not set(out) & set("\x1b\x07\r\x9b\t\u202e")
     assert "/\\x1b]0;x\\x07\\x0d\\x0a\\x9b\\t\\u202e" in out
@@ -173,7 +182,7 @@ def test_nothing_that_a_terminal_would_act_on_is_printed(server: Server, command
 
 def test_stacks_keep_their_lines_and_nothing_else(server: Server) -> None:
     with server.meanwhile(server.loop.answer_stacks, {101: "one\n\x1b[2Jtwo\rthree"}):
-        assert server.lines("stacks") == ["worker 101", "one", "\\x1b[2Jtwo\\x0dthree"]
+        assert server.lines("stacks") == ["worker 1 (pid 101)", "one", "\\x1b[2Jtwo\\x0dthree"]
 
 
 def test_json_is_the_servers_own(server: Server) -> None:
@@ -283,10 +292,10 @@ def test_a_failure_is_json_too_where_that_is_asked_for(server: Server) -> None:
 
 
 def test_a_worker_that_is_not_there_is_a_failure(server: Server) -> None:
-    server.fake.refusal = ControlError("no worker has the process id or the slot 99", 404)
+    server.fake.refusal = ControlError("no worker has the number or the process id 99", 404)
     status, _, err = server.run("recycle", "99")
     assert status == ctl.FAILED
-    assert "no worker has the process id or the slot 99" in err
+    assert "no worker has the number or the process id 99" in err
 
 
 def leave(server: Server) -> None:
@@ -370,7 +379,7 @@ def test_it_runs_as_a_module(server: Server) -> None:
         timeout=START_WITHIN,
         check=True,
     )
-    assert result.stdout.startswith("SLOT")
+    assert result.stdout.startswith("WORKER")
 
 
 def test_the_variable_of_the_setting_is_the_address(

@@ -216,32 +216,28 @@ def test_stacks_are_those_of_one_worker_or_of_all_that_are_known(here: Asking) -
     assert here.commands.is_busy
     here.commands.stacks.on_stacks(second, "there")
     here.commands.stacks.on_stacks(first, "here")
-    assert here.answers == [{"stacks": {"8": "there"}}, {"stacks": {"7": "here", "8": "there"}}]
+    assert here.answers == [
+        {"stacks": {"8": "there"}, "workers": {"8": 2}},
+        {"stacks": {"7": "here", "8": "there"}, "workers": {"7": 1, "8": 2}},
+    ]
 
 
-def test_a_worker_is_named_by_its_process_id_or_else_by_its_slot(here: Asking) -> None:
+def test_a_worker_is_named_by_its_process_id_or_else_by_its_number(here: Asking) -> None:
     first = here.supervisor.fake.add(7)
     here.supervisor.fake.add(0, Stage.BOOTING)  # its process id is not known yet
     assert here.commands._find(7) is first
-    assert here.commands._find(first.slot.index) is first
-    for number in (99, 2):
-        with pytest.raises(ControlError, match=f"process id or the slot {number}") as caught:
+    assert here.commands._find(1) is first
+    for number in (99, 0):
+        with pytest.raises(ControlError, match=f"the number or the process id {number}") as caught:
             here.ask(ShowStacks(number))
         assert caught.value.status == 404
 
 
-def test_a_process_id_counts_more_than_a_slot(here: Asking) -> None:
+def test_a_process_id_counts_more_than_a_number(here: Asking) -> None:
     here.supervisor.fake.add(5)
     here.supervisor.fake.add(6)
     third = here.supervisor.fake.add(1)
     assert here.commands._find(1) is third
-
-
-def test_a_slot_means_the_worker_of_the_newest_generation(here: Asking) -> None:
-    old, new = here.supervisor.fake.add(6, generation=1), here.supervisor.fake.add(7, generation=2)
-    new.slot = old.slot  # of another scoreboard, at the same place
-    assert here.commands._find(old.slot.index) is new
-    new.slot = here.supervisor.fake.scoreboard.slots[1]
 
 
 # Commands
@@ -323,7 +319,7 @@ def test_a_recycling_is_over_when_the_worker_has_gone(here: Asking) -> None:
     worker.replaced_by = None
     here.tick()
     assert here.answers == [
-        Outcome(True, "worker 7 (pid 7) was replaced by worker 8 (pid 8)"),
+        Outcome(True, "worker 1 (pid 7) was replaced by worker 2 (pid 8)"),
     ]
 
 
@@ -332,7 +328,7 @@ def test_a_recycling_fails_when_the_successor_does(here: Asking) -> None:
     here.ask(Recycle(7))
     worker.replaced_by = None
     here.tick()
-    text = "worker 7 (pid 7) goes on: its successor could not start"
+    text = "worker 1 (pid 7) goes on: its successor could not start"
     assert here.answers == [Outcome(False, text)]
 
 
@@ -347,7 +343,7 @@ def test_a_worker_that_is_being_replaced_is_not_replaced_twice(here: Asking) -> 
 
 
 def test_a_worker_that_cannot_be_recycled_is_an_error(here: Asking) -> None:
-    with pytest.raises(ControlError, match="no worker has the process id or the slot 8"):
+    with pytest.raises(ControlError, match="no worker has the number or the process id 8"):
         here.ask(Recycle(8))
     here.supervisor.has_room = False
     here.supervisor.fake.add(9)

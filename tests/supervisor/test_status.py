@@ -53,7 +53,7 @@ def test_a_worker_is_told_from_its_slot(workers: Workers) -> None:
     assert row["age"] >= 0
     assert 0 <= (row["beat"] or 0) < STALE_BEAT_SECONDS
     assert row | {"age": 0.0, "beat": 0.0} == {
-        "slot": 0,
+        "worker": 1,
         "pid": 7,
         "generation": 1,
         "state": "serving",
@@ -76,10 +76,12 @@ def test_what_is_not_known_yet_of_a_worker_is_null(workers: Workers) -> None:
     assert (row["memory"], row["beat"]) == (None, None)
 
 
-def test_workers_are_in_the_order_of_generations_and_slots(workers: Workers) -> None:
-    for pid, generation in [(5, 2), (6, 1), (7, 1)]:
+def test_workers_are_in_the_order_of_their_numbers(workers: Workers) -> None:
+    for pid, generation in [(9, 2), (6, 1), (7, 1)]:
         workers.add(pid, generation=generation)
-    assert [row["pid"] for row in overview(workers).workers()] == [6, 7, 5]
+    workers.all.reverse()
+    assert [row["worker"] for row in overview(workers).workers()] == [1, 2, 3]
+    assert [row["pid"] for row in overview(workers).workers()] == [9, 6, 7]
 
 
 @pytest.mark.parametrize(
@@ -118,10 +120,10 @@ def test_requests_are_told_the_oldest_first(workers: Workers) -> None:
     second.slot.records[1].words[IO_BOUND] = 1
     rows = overview(workers).requests()
     assert [row["target"] for row in rows] == ["/late", "/endless", "/young"]
-    assert [(row["pid"], row["slot"], row["thread"]) for row in rows] == [
-        (7, 0, 1),
-        (8, 1, 1),
-        (7, 0, 0),
+    assert [(row["pid"], row["worker"], row["thread"]) for row in rows] == [
+        (7, 1, 1),
+        (8, 2, 1),
+        (7, 1, 0),
     ]
     late, endless, young = rows
     assert [row["io_bound"] for row in rows] == [False, True, False]

@@ -45,10 +45,10 @@ TICK_SECONDS = 0.05
 """How often the loop looks at deadlines."""
 
 
-def worker(slot: int, pid: int, **changes: Any) -> WorkerRow:
+def worker(number: int, pid: int, **changes: Any) -> WorkerRow:
     """Return the row of a worker that serves."""
     row: WorkerRow = {
-        "slot": slot,
+        "worker": number,
         "pid": pid,
         "generation": 1,
         "state": "serving",
@@ -68,8 +68,8 @@ def worker(slot: int, pid: int, **changes: Any) -> WorkerRow:
 def request(pid: int, target: str, **changes: Any) -> RequestRow:
     """Return the row of a request that is with the application."""
     row: RequestRow = {
+        "worker": 1,
         "pid": pid,
-        "slot": 0,
         "thread": 2,
         "method": "GET",
         "target": target,
@@ -102,7 +102,7 @@ class FakeSupervisor:
     """Answers from what it is given, and keeps what it was asked; commands wait for `conclude`."""
 
     def __init__(self) -> None:
-        self.rows = [worker(0, 101), worker(1, 102)]
+        self.rows = [worker(1, 101), worker(2, 102)]
         self.in_progress = [request(101, "/reports/7")]
         self.application = "shop:app"
         self.ready = True
@@ -265,7 +265,11 @@ class ControlLoop:
     def answer_stacks(self, stacks: dict[int, str]) -> int | None:
         """Give the stacks that were asked for; return the number of the worker in the command."""
         worker, reply = self.fake.stacks.get(timeout=DEADLINE)
-        self.call(lambda: reply({"stacks": {str(pid): text for pid, text in stacks.items()}}))
+        value = {
+            "stacks": {str(pid): text for pid, text in stacks.items()},
+            "workers": {str(pid): pid - 100 for pid in stacks},
+        }
+        self.call(lambda: reply(value))
         return worker
 
     def expire(self, seconds: float) -> None:

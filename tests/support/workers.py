@@ -22,13 +22,13 @@ class Workers:
 
     def add(self, pid: int, stage: Stage = Stage.SERVING, generation: int = 1) -> WorkerProcess:
         """Add one in which all is well."""
-        slot = self.scoreboard.take()
+        slot, number = self.scoreboard.take(), len(self.all) + 1
         assert slot is not None
         channel, self.lines[pid] = Channel.pair()
         reader, writer = os.pipe()
         os.set_blocking(reader, False)
         self._dumps.append(writer)
-        worker = WorkerProcess(pid, generation, slot, channel, reader, Settings(), pid=pid)
+        worker = WorkerProcess(number, generation, slot, channel, reader, Settings(), pid=pid)
         worker.stage = stage
         slot.words[READY] = slot.words[LIVE] = 1
         slot.words[BEAT] = time.monotonic_ns()

@@ -57,7 +57,7 @@ class ShowStacks:
     """Collect Python stacks: ``{"stacks": {process id: text}}``; the answer takes seconds."""
 
     worker: int | None
-    """Process id or slot; None for all workers."""
+    """Process id or number of the worker; None for all workers."""
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ class Recycle:
     """Replace a worker. The outcome is known when its successor serves and it has ended."""
 
     worker: int
-    """Process id or slot."""
+    """Process id or number of the worker."""
 
 
 @dataclass(frozen=True)
@@ -186,8 +186,8 @@ class Status(TypedDict):
 class WorkerRow(TypedDict):
     """One worker. Times are seconds, memory is bytes."""
 
-    slot: int
-    """The index of its slot on the scoreboard, from 0; a successor may use it again."""
+    worker: int
+    """Its number, as in the log and the titles of processes; a supervisor uses none again."""
     pid: int
     generation: int
     state: str
@@ -214,8 +214,8 @@ class WorkerRow(TypedDict):
 class RequestRow(TypedDict):
     """One request in the application. Times are seconds."""
 
+    worker: int
     pid: int
-    slot: int
     thread: int
     """Which of the worker's threads, counted from 0."""
     method: str

@@ -52,7 +52,7 @@ _HOW_TO_LOOK = (
 _MOST_LISTED = 20
 
 _EPILOG = (
-    "WORKER is a process id or the number of a slot, as the table of workers has them. Exit "
+    "WORKER is the number of a worker or its process id, as the table of workers has them. Exit "
     "status: 0 done, 1 refused, failed or rolled back, 2 wrong usage, or several servers, "
     "3 no server answers."
 )

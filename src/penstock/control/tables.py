@@ -61,7 +61,7 @@ def _of(name: str, show: Callable[[Any], str] = text) -> Cell:
 
 
 _WORKERS: dict[str, Cell] = {
-    "SLOT": _of("slot"),
+    "WORKER": _of("worker"),
     "PID": _of("pid"),
     "GEN": _of("generation"),
     "STATE": _of("state"),
@@ -76,8 +76,8 @@ _WORKERS: dict[str, Cell] = {
 }
 
 _REQUESTS: dict[str, Cell] = {
-    "WORKER": _of("pid"),
-    "SLOT": _of("slot"),
+    "WORKER": _of("worker"),
+    "PID": _of("pid"),
     "THREAD": _of("thread"),
     "AGE": _of("age", age),
     "LEFT": _of("deadline", age),
@@ -103,9 +103,10 @@ def requests(value: Row, width: int | None) -> str:
 def stacks(value: Row, _width: int | None) -> str:
     """Return the stacks of each worker under a heading; their lines are not cut."""
     parts = []
+    numbers = value.get("workers") or {}
     for pid, stack in value["stacks"].items():
         lines = "\n".join(text(line) for line in str(stack).rstrip("\n").split("\n"))
-        parts.append(f"worker {text(pid)}\n{lines}\n")
+        parts.append(f"worker {text(numbers.get(pid))} (pid {text(pid)})\n{lines}\n")
     return "\n".join(parts) or "no workers\n"
 
 

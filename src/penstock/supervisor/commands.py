@@ -98,16 +98,15 @@ class Commands:
                 self._recycle(self._find(number), reply)
 
     def _find(self, number: int) -> WorkerProcess:
-        """Return the worker with this process id, or else the one in this slot."""
+        """Return the worker with this process id, or else the one with this number."""
         workers = list(self._supervisor.pool)
         for worker in workers:
             if number and worker.pid == number:
                 return worker
-        found = [worker for worker in workers if worker.slot.index == number]
-        if not found:
-            raise ControlError(f"no worker has the process id or the slot {number}", 404)
-        # Two generations may have a worker in a slot of that number: the newer one is meant.
-        return max(found, key=lambda worker: worker.generation)
+        for worker in workers:
+            if worker.number == number:
+                return worker
+        raise ControlError(f"no worker has the number or the process id {number}", 404)
 
     def status(self) -> Status:
         """Return the state of the server."""

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from penstock.errors import SettingsError
 from penstock.telemetry.access_log_format import compile_format
+from penstock.telemetry.error_log import printable
 from penstock.telemetry.request_finished import RequestFinished
 from penstock.telemetry.scoreboard import RequestInProgress
 
@@ -26,6 +27,8 @@ GATEWAY_TIMEOUT = 504
 
 _VERSION = "HTTP/1.1"
 """The scoreboard does not hold the version; clients of 1.0 are few."""
+
+_MOST_LISTED = 5
 
 _HINTS = {
     signal.SIGSEGV: "native code accessed memory that is not its own",
@@ -148,3 +151,10 @@ def _request_finished(request: RequestInProgress, status: int, reason: str) -> R
         begun_at=now - request.age,
         request_id=request.request_id,
     )
+
+
+def listed(children: Sequence[tuple[int, str]]) -> str:
+    """Return the processes that a worker has left behind, for the log."""
+    shown = [f"{pid} ({printable(command)})" for pid, command in children[:_MOST_LISTED]]
+    more = [f"{len(children) - _MOST_LISTED} more"] if len(children) > _MOST_LISTED else []
+    return ", ".join(shown + more)

@@ -117,7 +117,7 @@ class Generation:
         """Why the system started no process for the last worker; empty where it did."""
         self.identity = identity
         self.logs = WorkerLogs(settings, identity, helpers)
-        self._title = title
+        self.title = title
         self._logger = logger
         self._close_in_child = close_in_child
         self._early_deaths = 0
@@ -234,7 +234,7 @@ class Generation:
             listeners=self.listeners,
             multiprocess=self.wanted > 1,
             identity=self.identity,
-            title=self._title,
+            title=self.title,
             server=self.server,
             slot=slot,
             budgets=self.budgets,

@@ -16,6 +16,7 @@ from penstock.supervisor.exit_report import (
     BAD_GATEWAY,
     GATEWAY_TIMEOUT,
     ExitReport,
+    listed,
     log_lost_requests,
     requests_lost,
 )
@@ -369,6 +370,10 @@ class Pool:
             logged = GATEWAY_TIMEOUT if worker.killed_because else BAD_GATEWAY
             reason = f"the worker {report.describe()}"
             log_lost_requests(worker.settings, generation.logs, requests, logged, reason)
+        if worker.children:
+            messages.WORKER_LEFT_CHILDREN.log(
+                self._logger, worker=worker, children=listed(worker.children)
+            )
         was_booting = worker.is_booting
         pause = 0.0 if told else generation.note_death(worker)
         self._counters.add_ended(worker, "" if told else report.reason)

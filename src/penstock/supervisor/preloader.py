@@ -25,7 +25,7 @@ from penstock.system.descriptors import receive_descriptors
 from penstock.system.fork_safety import fork_hazards, open_descriptors
 from penstock.system.memory import keep_what_is_loaded
 from penstock.system.prctl import end_with_parent, outlive_parent
-from penstock.system.privileges import become, drop_capabilities
+from penstock.system.privileges import become, drop_capabilities, set_title
 from penstock.telemetry.error_log import ErrorLog, process_logger
 from penstock.telemetry.log_config import configure
 from penstock.worker import child
@@ -166,6 +166,7 @@ class _PreloadingProcess:
         generation, settings = self._generation, self._generation.settings
         try:
             end_with_parent(generation.server.pid)
+            set_title("preloader", generation.title)
             generation.move_in()
             for number in _IGNORED:
                 # Not SIG_IGN, which the workers would keep. The supervisor ends this process.

@@ -17,6 +17,7 @@ _REPORTS: Mapping[str, Mapping[str, type]] = {
     "stuck": {"request": str, "free_threads": int},
     "stacks": {"text": str},
     "changed": {"files": dict},
+    "children": {"left": list},
 }
 """Events, each with its fields; ``loaded`` is the preloader's."""
 
@@ -29,6 +30,9 @@ _LARGEST = (1 << 31) - 1
 
 _LARGEST_STATUS = 255
 
+MOST_SHOWN_OF_COMMAND = 100
+"""Characters of the command of a process that a worker leaves behind."""
+
 MOST_SHOWN = 80
 """Characters of an unknown message that the log shows."""
 
@@ -40,8 +44,10 @@ def is_report(message: Message) -> bool:
     return (
         fields is not None
         and all(_is_one(message.get(name), kind) for name, kind in fields.items())
-        and message.get("status", 0) <= _LARGEST_STATUS
-        and all(_is_file_state(state) for state in message.get("files", {}).values())
+        # Only where the field belongs to the event: its type is not known elsewhere.
+        and ("status" not in fields or message["status"] <= _LARGEST_STATUS)
+        and ("files" not in fields or all(map(_is_file_state, message["files"].values())))
+        and ("left" not in fields or all(map(_is_process, message["left"])))
     )
 
 
@@ -55,6 +61,15 @@ def _is_file_state(state: object) -> bool:
     """Return True for what `penstock.app.file_watcher.State` is in JSON."""
     return state is None or (
         isinstance(state, list) and [type(part) for part in state] == [int, int, int]
+    )
+
+
+def _is_process(value: object) -> bool:
+    """Return True for a process id and a command, as `children_of` returns them."""
+    return (
+        isinstance(value, list)
+        and [type(part) for part in value] == [int, str]
+        and len(value[1]) <= MOST_SHOWN_OF_COMMAND
     )
 
 

@@ -78,6 +78,7 @@ class StackCollector:
             if worker in collection.missing:
                 collection.missing.remove(worker)
                 collection.found[worker.pid] = text
+                collection.numbers[str(worker.pid)] = worker.number
         self._finish()
 
     def _finish(self) -> None:
@@ -85,7 +86,7 @@ class StackCollector:
         self._collections = [each for each in self._collections if each.missing]
         for collection in finished:
             stacks = {str(pid): text for pid, text in sorted(collection.found.items())}
-            collection.reply({"stacks": stacks})
+            collection.reply({"stacks": stacks, "workers": collection.numbers})
 
 
 class _Collection:
@@ -95,3 +96,4 @@ class _Collection:
         self.missing = missing
         self.reply = reply
         self.found: dict[int, str] = {}
+        self.numbers: dict[str, int] = {}

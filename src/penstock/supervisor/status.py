@@ -111,8 +111,8 @@ class Overview:
         self._resident_memory = resident_memory
 
     def workers(self) -> list[WorkerRow]:
-        """Return a row for each worker, in the order of generations and slots."""
-        ordered = sorted(self._workers, key=lambda worker: (worker.generation, worker.slot.index))
+        """Return a row for each worker, in the order of their numbers."""
+        ordered = sorted(self._workers, key=lambda worker: worker.number)
         return [self._worker_row(worker) for worker in ordered]
 
     def requests(self) -> list[RequestRow]:
@@ -169,7 +169,7 @@ class Overview:
         words = worker.slot.words
         beat = worker.slot.beat_age
         return {
-            "slot": worker.slot.index,
+            "worker": worker.number,
             "pid": worker.pid,
             "generation": worker.generation,
             "state": state_of(worker),
@@ -200,8 +200,8 @@ def state_of(worker: WorkerProcess) -> str:
 def _request_row(worker: WorkerProcess, request: RequestInProgress, now: float) -> RequestRow:
     deadline = request.deadline
     return {
+        "worker": worker.number,
         "pid": worker.pid,
-        "slot": worker.slot.index,
         "thread": request.thread,
         "method": request.method,
         "target": request.target,

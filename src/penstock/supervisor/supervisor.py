@@ -63,7 +63,7 @@ from penstock.supervisor.state import (
 from penstock.supervisor.status import Counters, LastError
 from penstock.supervisor.successors import Successors
 from penstock.supervisor.upgrade import Successor
-from penstock.supervisor.worker_process import Stage
+from penstock.supervisor.worker_process import Stage, numbered
 from penstock.system.cgroups import Cgroups
 from penstock.system.memory import keep_what_is_loaded
 from penstock.system.pid_file import PidFile
@@ -475,6 +475,12 @@ class Supervisor:
 
     def _report_serving(self, reloaded: str = "") -> None:
         current = self.current
+        self.logger.info(
+            "supervisor %d, workers: %s",
+            os.getpid(),
+            numbered(current.serving),
+            extra=NOT_ON_TERMINAL,
+        )
         tell_serving(
             self.settings,
             self.logger,
@@ -583,6 +589,8 @@ class Supervisor:
                 worker.stuck = message["request"][:MOST_OF_MESSAGE]
                 worker.stuck_since = time.monotonic()
                 worker.free_threads = int(message.get("free_threads", 0))
+            case "children":
+                worker.children = [(pid, command) for pid, command in message["left"]]
             case "certificates":
                 worker.certificates = message["number"]
             case "stacks":

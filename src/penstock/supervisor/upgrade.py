@@ -185,7 +185,8 @@ class Successor:
     ) -> None:
         """Start the new supervisor; raises OSError where that fails.
 
-        ``upgrades`` counts those before this one; ``scaled`` is what a command has set. ``variables`` returns what its environment has
+        ``upgrades`` counts those before this one; ``scaled`` is the number of workers that a
+        command has set. ``variables`` returns what its environment has
         besides the original one, for its process id. ``close_in_child`` closes in the
         forked child what is this process's alone.
         """

@@ -11,12 +11,13 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import TYPE_CHECKING
 
+from penstock.system.processes import children_of
 from penstock.telemetry.scoreboard import BEAT, STARTED
 from penstock.worker.channel import Channel, Message
 from penstock.worker.child import DUMP_SIGNAL
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
     from penstock.config.settings import Settings
     from penstock.edge.tls import TlsMaterial
@@ -82,6 +83,8 @@ class WorkerProcess:
     """Why the supervisor has killed it; empty where it has not."""
     failure: Message | None = None
     """Its report of why it could not boot."""
+    children: list[tuple[int, str]] = field(default_factory=list)
+    """Process ids and commands of what outlives it, as it or the system has said at its end."""
     tls: Callable[[], tuple[int, TlsMaterial] | None] | None = None
     """Returns the certificates of its generation, with their number."""
     certificates: int = 0
@@ -223,6 +226,8 @@ class WorkerProcess:
         """Send a signal that ends it."""
         self.killed_because = because
         if self.pid and self.exit_status is None:
+            if number == signal.SIGKILL:  # else it reports them itself
+                self.children = children_of(self.pid)
             with suppress(ProcessLookupError):
                 os.kill(self.pid, number)
 
@@ -257,6 +262,17 @@ class WorkerProcess:
         self.channel.close()
         os.close(self.dump)
         self.slot.scoreboard.give_back(self.slot)
+
+
+MOST_NUMBERED = 32
+"""Workers that one line of the log names."""
+
+
+def numbered(workers: Sequence[WorkerProcess]) -> str:
+    """Return ``1 (pid 4711), 2 (pid 4712)`` for the log."""
+    shown = [f"{each.number} (pid {each.pid})" for each in workers[:MOST_NUMBERED]]
+    more = len(workers) - MOST_NUMBERED
+    return ", ".join([*shown, *([f"{more} more"] if more > 0 else [])])
 
 
 def _random_share() -> float:

@@ -22,7 +22,8 @@ from typing import NoReturn
 
 from penstock.errors import PenstockError
 from penstock.system.descriptors import receive_descriptors
-from penstock.system.privileges import Identity, become
+from penstock.system.prctl import set_command_name
+from penstock.system.privileges import COMMAND_NAME, Identity, become
 
 HELPER_SECONDS = 2.0
 """How long a helper process may take: the user can halt it, and the supervisor must go on."""
@@ -72,6 +73,7 @@ class Helper:
                 self._socket.close()
                 raise _no_process(error) from None
             if self._pid == 0:
+                set_command_name(f"{COMMAND_NAME}-helper")
                 _work(work, theirs)
         self._socket.setblocking(False)
 

@@ -24,6 +24,16 @@ def set_command_name(name: str) -> None:
         ctypes.CDLL(None).prctl(_PR_SET_NAME, name.encode()[:15] + b"\0", 0, 0, 0)
 
 
+def name_forks(name: str) -> None:
+    """Have all processes that this one forks from now on begin with a name of their own."""
+    if sys.platform == "linux":
+        import ctypes
+
+        # Found now: a forked child must not load a library.
+        prctl, value = ctypes.CDLL(None).prctl, name.encode()[:15] + b"\0"
+        os.register_at_fork(after_in_child=lambda: prctl(_PR_SET_NAME, value, 0, 0, 0))
+
+
 def end_with_parent(parent: int) -> None:
     """Let the kernel kill this process when ``parent`` (a process id) ends.
 

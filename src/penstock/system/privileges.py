@@ -96,15 +96,22 @@ COMMAND_NAME = "penstock"
 """Begins the name that the kernel has for each process of the server."""
 
 
+_SHORT_NAMES = {"supervisor": "", "preloader": "-loader", "certificates": "-certs"}
+
+
+def short_name(role: str) -> str:
+    """Return what stands for a role after `COMMAND_NAME`, where 15 characters are all there are."""
+    return _SHORT_NAMES.get(role, "-" + role.replace("worker ", "w").replace(" ", "-"))
+
+
 def set_title(role: str, name: str) -> bool:
     """Name the process: ``penstock: ROLE [NAME]`` where the package setproctitle is installed.
 
     ``role`` is ``supervisor`` or, say, ``worker 2``. Without that package ``ps -o comm`` and
-    ``top`` tell the processes apart, by 15 characters: ``penstock`` for the supervisor, and
-    ``penstock-w2``. Return True if the title was set.
+    ``top`` tell the processes apart, by 15 characters: ``penstock`` for the supervisor,
+    ``penstock-w2``, ``penstock-loader``, ``penstock-helper``. Return True if the title was set.
     """
-    short = "" if role == "supervisor" else "-" + role.replace("worker ", "w").replace(" ", "-")
-    set_command_name(COMMAND_NAME + short)
+    set_command_name(COMMAND_NAME + short_name(role))
     try:
         importlib.import_module("setproctitle").setproctitle(f"penstock: {role} [{name}]")
     except Exception:  # the package is missing or broken: the server works without a title

@@ -1,14 +1,24 @@
-"""What the system says of processes: which are this one's children, and which are halted."""
+"""What the system says of processes: whose children they are, and which are halted."""
 
 from __future__ import annotations
 
 import os
+from contextlib import suppress
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from penstock.system.privileges import Identity
 
 _TICKS = os.sysconf("SC_CLK_TCK")
+
+MOST_CHILDREN = 20
+"""Children of one process that `children_of` returns."""
+
+_COMMAND_CHARACTERS = 100
+
+_ENDS_BY_ITSELF = ("multiprocessing.resource_tracker", "multiprocessing.forkserver")
+"""Processes of Python's own, which notice the end of the one that has started them."""
 
 
 def is_child(pid: int, identity: Identity | None) -> bool:
@@ -43,6 +53,40 @@ def processor_seconds(pid: int) -> float:
         return sum(map(int, fields[11:15])) / _TICKS
     except (OSError, ValueError):
         return 0.0
+
+
+def children_of(pid: int) -> list[tuple[int, str]]:
+    """Return the children of a process that have not ended: process ids and commands.
+
+    Empty where the system does not list them: Linux does, with CONFIG_PROC_CHILDREN.
+    """
+    found: list[tuple[int, str]] = []
+    with suppress(OSError, ValueError):
+        for task in os.listdir(f"/proc/{pid}/task"):
+            with suppress(OSError):  # the thread has ended
+                text = Path(f"/proc/{pid}/task/{task}/children").read_bytes()
+                for child in map(int, text.split()):
+                    command = _command_of(child)
+                    if command:
+                        found.append((child, command))
+                    if len(found) == MOST_CHILDREN:
+                        return found
+    return found
+
+
+def _command_of(pid: int) -> str:
+    """Return the start of a command line; empty where the process has ended, or ends by itself."""
+    try:
+        with open(f"/proc/{pid}/cmdline", "rb") as file:
+            line = file.read(4 * _COMMAND_CHARACTERS)
+        name = Path(f"/proc/{pid}/comm").read_bytes()
+        state = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()[0]
+    except (OSError, IndexError):
+        return ""
+    command = line.replace(b"\0", b" ").decode(errors="replace").strip()
+    if state in (b"Z", b"X") or any(part in command for part in _ENDS_BY_ITSELF):
+        return ""
+    return f"{name.decode(errors='replace').strip()}: {command}"[:_COMMAND_CHARACTERS]
 
 
 def is_halted(pid: int) -> bool:

@@ -19,14 +19,17 @@ from penstock.compat.gunicorn.hooks import Hooks, WorkerOfServer
 from penstock.errors import PenstockError
 from penstock.listeners import kept_from_children
 from penstock.system.memory import keep_what_is_loaded
-from penstock.system.prctl import end_with_parent, outlive_parent
+from penstock.system.prctl import end_with_parent, name_forks, outlive_parent
 from penstock.system.privileges import (
+    COMMAND_NAME,
     Identity,
     become,
     drop_capabilities,
     forbid_setuid_programs,
     set_title,
+    short_name,
 )
+from penstock.system.processes import children_of
 from penstock.system.signals import FROM_OUTSIDE, IGNORES_INTERRUPTS, Signals
 from penstock.system.standard_streams import flush_all
 from penstock.telemetry.error_log import SinkHandler, process_logger
@@ -113,6 +116,7 @@ def run(assignment: Assignment, close_in_child: Callable[[], None]) -> NoReturn:
         close_in_child()
         status = _Child(assignment).run()
         run_exit_handlers()
+        _report_children(assignment.channel)
     except BaseException as error:
         report(assignment.channel, error)
     finally:
@@ -145,6 +149,13 @@ def report(channel: Channel, error: BaseException, watched: int = 0) -> None:
             "watched": watched,
         }
     )
+
+
+def _report_children(channel: Channel) -> None:
+    """Report the processes that the application has started, and that outlive this one."""
+    if children := children_of(os.getpid()):
+        channel.socket.setblocking(True)  # nothing follows
+        channel.send({"event": "children", "left": children})
 
 
 def import_for(settings: Settings) -> None:
@@ -302,7 +313,10 @@ class _Child:
             assignment.number, server.pid, process_logger(), server.cfg
         )
         self._facade.pid = pid
-        set_title(f"worker {assignment.number}", assignment.title)
+        role = f"worker {assignment.number}"
+        set_title(role, assignment.title)
+        # What the application forks has a name of its own: it may outlive this process.
+        name_forks(f"{COMMAND_NAME}{short_name(role)}-f")
 
     def _leave(self, order: str) -> int:
         self._facade.alive = False
