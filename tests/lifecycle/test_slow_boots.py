@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
+
+import pytest
 
 from support.server_process import run_penstock
 
@@ -16,15 +19,23 @@ serve_forever()
 """
 
 
-def test_an_import_that_hangs_is_shown_at_half_of_the_time_and_at_the_end(tmp_path: Path) -> None:
+@pytest.mark.parametrize("preload", [False, True])
+def test_an_import_that_hangs_is_shown_at_half_of_the_time_and_at_the_end(
+    tmp_path: Path, preload: bool
+) -> None:
+    """In a worker, and in the preloader."""
     (tmp_path / "hangs.py").write_text(HANGS)
-    arguments = ("hangs:app", "--bind", "127.0.0.1:0", "--boot-timeout", "2")
-    done = run_penstock(*arguments, cwd=tmp_path)
+    arguments = ["hangs:app", "--bind", "127.0.0.1:0", "--boot-timeout", "2"]
+    done = run_penstock(*arguments, *["--preload"] * preload, cwd=tmp_path)
     assert done.returncode == 1
-    warning, _, end = done.stderr.partition("PEN-7020")
-    assert "has loaded the application for 1 s, half of boot_timeout:" in warning
-    for text in (warning, end):
-        assert 'hangs.py", line 5, in serve_forever' in text
-        assert 'app.run() and the like belong under if __name__ == "__main__":' in text
-        assert "penstock/worker" not in text
-    assert end.rstrip().endswith("was not ready within 2 s (setting: boot_timeout)")
+    text = done.stderr
+    who = "the preloader" if preload else "worker 1"
+    warning = (
+        rf"PEN-7053 {who} \(pid \d+\) has loaded the application for 1 s, half of boot_timeout:"
+    )
+    assert len(re.findall(warning, text)) == 1
+    assert text.count('hangs.py", line 5, in serve_forever') == 2
+    assert text.count('app.run() and the like belong under if __name__ == "__main__":') == 2
+    assert "penstock/worker" not in text
+    assert "penstock/supervisor" not in text
+    assert text.rstrip().endswith("within 2 s (setting: boot_timeout)")

@@ -14,7 +14,7 @@ from penstock.app.loading import load_application
 from penstock.config.budgets import budgets, facts
 from penstock.edge.rate_limit import RateTable
 from penstock.supervisor.logs import WorkerLogs
-from penstock.supervisor.worker_process import Stage, WorkerProcess
+from penstock.supervisor.worker_process import Stage, WorkerProcess, open_lines
 from penstock.telemetry.scoreboard import Scoreboard, Slot
 from penstock.worker.channel import Channel
 from penstock.worker.child import Assignment, run
@@ -163,7 +163,7 @@ class Generation:
             self.pause()
             return None
         try:
-            channel, child_channel, dump, child_dump = _open_lines()
+            channel, child_channel, dump, child_dump = open_lines()
         except OSError as error:
             self.scoreboard.give_back(slot)
             self._fail_to_start(error.strerror or str(error))
@@ -322,16 +322,3 @@ class Generation:
         """End the process that preloads: no more workers are wanted, or it does not answer."""
         if self.preloader is not None:
             self.preloader.end()
-
-
-def _open_lines() -> tuple[Channel, Channel, int, int]:
-    """Return both ends of a new worker's channel, and of its dump. Raises OSError."""
-    channel, child_channel = Channel.pair()
-    try:
-        dump, child_dump = os.pipe2(os.O_CLOEXEC)
-    except OSError:
-        channel.close()
-        child_channel.close()
-        raise
-    os.set_blocking(dump, False)
-    return channel, child_channel, dump, child_dump

@@ -23,7 +23,7 @@ from penstock.supervisor.exit_report import (
 from penstock.supervisor.generation import Generation
 from penstock.supervisor.preloader import Preloader
 from penstock.supervisor.reports import MOST_SHOWN, is_report, shortened
-from penstock.supervisor.slow_boots import SlowBoots, stacks_of
+from penstock.supervisor.slow_boots import Booting, SlowBoots, stacks_of
 from penstock.supervisor.worker_process import Stage, WorkerProcess
 from penstock.system.prctl import adopt_orphans
 from penstock.system.processes import is_child
@@ -282,7 +282,9 @@ class Pool:
     def check_deadlines(self) -> None:
         """Kill workers that do not boot, or do not leave, in time."""
         now = time.monotonic()
-        self._slow_boots.check(self, now)
+        booting: list[Booting] = [each for each in self if each.stage is Stage.BOOTING]
+        booting += [g.preloader for g in self.generations if g.preloader and g.preloader.is_loading]
+        self._slow_boots.check(booting, now)
         for generation in self.generations:
             if generation.preloader is not None:
                 generation.preloader.check_deadline()

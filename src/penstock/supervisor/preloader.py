@@ -7,6 +7,7 @@ supervisor, which adopts orphans: the supervisor reaps it, and the preloader may
 
 from __future__ import annotations
 
+import faulthandler
 import json
 import logging
 import os
@@ -21,6 +22,8 @@ from penstock import messages
 from penstock.app.loading import load_application
 from penstock.listeners import kept_from_children
 from penstock.supervisor.reports import is_report, shortened
+from penstock.supervisor.slow_boots import stacks_of
+from penstock.supervisor.worker_process import ask_for_dump, open_lines, read_dump
 from penstock.system.descriptors import receive_descriptors
 from penstock.system.fork_safety import fork_hazards, open_descriptors
 from penstock.system.memory import keep_what_is_loaded
@@ -64,26 +67,53 @@ class Preloader:
         self._on_failure = on_failure
         self._channel: Channel | None = None
         self._failure: Message | None = None
-        self._since = 0.0
+        self._dump: int | None = None
+        self.settings = generation.settings
+        self.must_boot_by = 0.0
+        """When it is killed if it has not loaded the application."""
+        self.dumped = bytearray()
+        """What its C code has written about its stacks."""
+
+    def __str__(self) -> str:
+        """Return its name in logs."""
+        return f"the preloader (pid {self.pid or '?'})"
+
+    @property
+    def is_loading(self) -> bool:
+        """Whether it runs, and has not loaded the application yet."""
+        return self._channel is not None and not self.is_ready
 
     def begin(self) -> None:
         """Start the process, unless it runs."""
         if self._channel is not None:
             return
         self._failure = None
-        self._since = time.monotonic()
+        self.must_boot_by = time.monotonic() + self.settings.boot_timeout
+        self.dumped.clear()
         try:
-            self._channel, theirs = Channel.pair()
+            self._channel, theirs, self._dump, their_dump = open_lines()
             try:
                 self.pid = os.fork()
                 if self.pid == 0:
-                    _PreloadingProcess(self._generation, theirs).run()
+                    _PreloadingProcess(self._generation, theirs, their_dump).run()
             finally:
                 theirs.close()
+                os.close(their_dump)
         except OSError as error:
             self._fail({"message": f"cannot start a process for it: {error.strerror}", "status": 1})
             return
         self._loop.watch(self._channel.fileno(), self._listen)
+        self._loop.watch(self._dump, self._read_dump)
+
+    def ask_for_dump(self) -> None:
+        """Make its C code write the stacks of all its threads to `dumped`."""
+        self.dumped.clear()
+        if self.pid:
+            ask_for_dump(self.pid)
+
+    def _read_dump(self) -> None:
+        if self._dump is not None and not read_dump(self._dump, self.dumped):
+            self._loop.forget(self._dump)
 
     def fork(
         self, number: int, slot: Slot, channel: Channel, dump: int, logs: Mapping[str, int]
@@ -103,11 +133,12 @@ class Preloader:
 
     def check_deadline(self) -> None:
         """End the process where it takes too long to load the application."""
-        limit = self._generation.settings.boot_timeout
-        if self._channel is None or self.is_ready or time.monotonic() - self._since < limit:
+        if not self.is_loading or time.monotonic() < self.must_boot_by:
             return
+        limit = self.settings.boot_timeout
         message = f"the application was not loaded within {limit:g} s (setting: boot_timeout)"
-        self._fail({"message": message, "status": 1})
+        traceback = f"{stacks_of(self)}\n" if self.dumped else ""
+        self._fail({"message": message, "traceback": traceback, "status": 1})
 
     def note_end(self, pid: int) -> None:
         """Act on its end, though a child of the application may hold the channel open."""
@@ -144,21 +175,27 @@ class Preloader:
         if self._channel is not None:
             self._loop.forget(self._channel.fileno())
             self._channel.close()
-        self._channel = None
+        if self._dump is not None:
+            self._loop.forget(self._dump)
+            os.close(self._dump)
+        self._channel = self._dump = None
         self.is_ready = False
 
     def close_in_child(self) -> None:
         """Close the channel in a forked child."""
         if self._channel is not None:
             self._channel.close()
+        if self._dump is not None:
+            os.close(self._dump)
 
 
 class _PreloadingProcess:
     """What runs in the process that loads the application."""
 
-    def __init__(self, generation: Generation, channel: Channel) -> None:
+    def __init__(self, generation: Generation, channel: Channel, dump: int) -> None:
         self._generation = generation
         self._channel = channel
+        self._dump = dump
         self._application: WSGIApplication
 
     def run(self) -> NoReturn:
@@ -167,6 +204,8 @@ class _PreloadingProcess:
         try:
             end_with_parent(generation.server.pid)
             set_title("preloader", generation.title)
+            faulthandler.enable(self._dump, all_threads=True)
+            faulthandler.register(child.DUMP_SIGNAL, self._dump, all_threads=True, chain=False)
             generation.move_in()
             for number in _IGNORED:
                 # Not SIG_IGN, which the workers would keep. The supervisor ends this process.
@@ -247,7 +286,14 @@ class _PreloadingProcess:
             lambda: self._application,
             dict(zip(order["logs"], logs, strict=True)),
         )
-        child.run(assignment, self._channel.close)
+        child.run(assignment, self._close)
+
+    def _close(self) -> None:
+        """Close what is this process's alone, in a worker that it has forked."""
+        self._channel.close()
+        faulthandler.unregister(child.DUMP_SIGNAL)  # the worker has a pipe of its own
+        faulthandler.disable()
+        os.close(self._dump)
 
 
 def _warn_of_unsafe_state(logger: logging.Logger, before: frozenset[int]) -> None:

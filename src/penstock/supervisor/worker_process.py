@@ -235,33 +235,55 @@ class WorkerProcess:
         """Make its C code write the stacks of all its threads to `dumped`."""
         self.dumped.clear()
         if self.pid and self.exit_status is None:
-            with suppress(ProcessLookupError):
-                os.kill(self.pid, DUMP_SIGNAL)
+            ask_for_dump(self.pid)
 
     def read_dump(self) -> bool:
         """Read what its C code has written about its stacks; return False at the end.
 
         Where more has come than a pipe holds by default, the descriptor stays readable.
         """
-        try:
-            for _ in range(_MOST_READS):
-                data = os.read(self.dump, _DUMP_READ_BYTES)
-                if not data:
-                    return False
-                if len(self.dumped) < MAX_DUMP_BYTES:
-                    self.dumped += data
-            return True
-        except BlockingIOError:
-            return True
-        except OSError:
-            pass
-        return False
+        return read_dump(self.dump, self.dumped)
 
     def release(self) -> None:
         """Close what belongs to it, once it is reaped."""
         self.channel.close()
         os.close(self.dump)
         self.slot.scoreboard.give_back(self.slot)
+
+
+def open_lines() -> tuple[Channel, Channel, int, int]:
+    """Return both ends of a channel to a process, and of its pipe for stacks. Raises OSError."""
+    channel, child_channel = Channel.pair()
+    try:
+        dump, child_dump = os.pipe2(os.O_CLOEXEC)
+    except OSError:
+        channel.close()
+        child_channel.close()
+        raise
+    os.set_blocking(dump, False)
+    return channel, child_channel, dump, child_dump
+
+
+def ask_for_dump(pid: int) -> None:
+    """Make the C code of a process write the stacks of all its threads, unless it has ended."""
+    with suppress(ProcessLookupError):
+        os.kill(pid, DUMP_SIGNAL)
+
+
+def read_dump(descriptor: int, dumped: bytearray) -> bool:
+    """Append what has come from the pipe for stacks; return False at the end."""
+    try:
+        for _ in range(_MOST_READS):
+            data = os.read(descriptor, _DUMP_READ_BYTES)
+            if not data:
+                return False
+            if len(dumped) < MAX_DUMP_BYTES:
+                dumped += data
+        return True
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
 
 
 MOST_NUMBERED = 32
