@@ -42,7 +42,13 @@ REFUSED = [
         "'identity' is to be left out",
     ),
     (b"GET /a b HTTP/1.1\r\nHost: a\r\n\r\n", '"GET /a b HTTP/1.1"', "without $uri"),
-    (b"\x16\x03\x01\x02\x00", "begins with no method", "proxy_pass http://"),
+    (
+        b"\x16\x03\x01\x02\x00",
+        "The client speaks TLS, and this address is for plain HTTP.",
+        "--bind https://HOST:PORT with --certfile and --keyfile",
+        "proxy_pass http://",
+    ),
+    (b"\x00", "begins with no method", "likely not HTTP"),
 ]
 
 

@@ -85,6 +85,7 @@ errors! {
     NO_CRLF = new(400, "A line does not end in CRLF.", "RFC 9112, section 2.2");
     CONTROL_CHARACTER = new(400, "The request has a control character.", "RFC 9110, section 5.5");
     EMPTY_REQUEST_LINE = new(400, "The request line is empty.", "RFC 9112, section 2.2");
+    SPEAKS_TLS = new(400, "The client speaks TLS, and this address is for plain HTTP.", "RFC 9112, section 3");
     NO_METHOD = new(400, "The request begins with no method.", "RFC 9112, section 3");
     ENDS_IN_HEAD = new(400, "The request ends within its head.", "RFC 9112, section 8");
     ENDS_IN_BODY = new(400, "The request ends within its body.", "RFC 9112, section 8");

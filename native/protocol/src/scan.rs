@@ -16,6 +16,9 @@ use crate::request_line;
 
 const CRLF: usize = 2;
 
+/// The first byte of what a client of TLS sends (RFC 8446, section 5.1).
+const TLS_HANDSHAKE: u8 = 0x16;
+
 /// How far a head has been scanned. Offsets count from its first byte.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Scan {
@@ -161,6 +164,9 @@ impl Scan {
             forbidden = Forbidden::ControlsAndTabs;
             if let Some(&first) = bytes.first() {
                 if first != b'\r' && !grammar::is_token_byte(first) {
+                    if first == TLS_HANDSHAKE {
+                        return Err(error::SPEAKS_TLS);
+                    }
                     return Err(error::NO_METHOD);
                 }
             }

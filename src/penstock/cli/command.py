@@ -269,7 +269,10 @@ def _check(spec: str, settings: Settings) -> int:
     if identity is not None:  # root imports no application
         become(identity, setuid_programs=settings.allow_setuid_programs)
     load_application(spec)
-    lines = [f"{spec} can be served on the {transport} transport with these settings:"]
+    lines = [
+        f"{spec} can be served on the {transport} transport with these settings:",
+        f"  (read from {', '.join(settings.files) or 'no file'})",
+    ]
     shown = {name: option.show(getattr(settings, name)) for name, option in OPTIONS.items()}
     width = max(len(value) for value in shown.values() if len(value) < 40)
     for name, value in shown.items():
@@ -299,6 +302,8 @@ def _prepare_process(settings: Settings) -> None:
     # gunicorn's order: the directories of pythonpath, the current one, all others.
     wanted = [*map(os.path.abspath, settings.pythonpath), os.getcwd()]
     sys.path[:] = [*wanted, *(entry for entry in sys.path if entry not in (*wanted, ""))]
+    for name, value in settings.variables.items():
+        os.environ.setdefault(name, value)
     for assignment in settings.env:
         name, _, value = assignment.partition("=")
         os.environ[name] = value

@@ -13,6 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from penstock.compat.gunicorn.config import FromGunicorn, from_gunicorn, is_python
+from penstock.config.env_file import read_env_file
 from penstock.config.settings import OPTIONS, Settings
 from penstock.config.sources import (
     Given,
@@ -87,9 +88,17 @@ def load_settings(
     settings = build(given, warnings)
     if settings.log_config is not None:  # it names code to run
         trust.check(Path(cwd) / settings.chdir / settings.log_config)
+    variables_of_file: dict[str, str] = {}
+    if settings.env_file is not None:
+        path = Path(cwd) / settings.chdir / settings.env_file
+        trust.check(path)
+        trust.finish(settings)  # before root reads it
+        variables_of_file = read_env_file(path)
     trust.finish(settings)
     return replace(
         settings,
+        files=tuple(trust.read),
+        variables=variables_of_file,
         notes=tuple(gunicorn.notes + (uwsgi.notes if uwsgi is not None else [])),
         application=gunicorn.application or (uwsgi.application if uwsgi is not None else None),
         hooks=gunicorn.hooks,

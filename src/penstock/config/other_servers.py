@@ -44,7 +44,6 @@ _OTHERS_NAMES: Final[Mapping[tuple[str, ...], str]] = {
     ("limit_max_requests",): "see {max_requests}",
     ("reload_dir", "reload_dirs"): "see {reload} and {reload_extra_file}",
     ("interface", "loop", "ws", "lifespan"): _ONLY_WSGI,
-    ("env_file",): "see {env}",
     ("expose_tracebacks",): "tracebacks go to the log alone",
 }
 

@@ -529,6 +529,16 @@ class Settings:
         help="Environment variable to set for the application; may be given several times.",
         reason="The environment is passed on unchanged.",
     )
+    env_file: str | None = option(
+        optional(_PATH, "none"),
+        None,
+        section="Application",
+        command_only=True,
+        is_file=True,
+        help="File of environment variables for the application, NAME=VALUE a line; the environment"
+        " and --env count more.",
+        reason="The environment is passed on unchanged.",
+    )
     umask: int | None = option(
         optional(mode_mask(), "unchanged"),
         None,
@@ -1202,6 +1212,10 @@ class Settings:
     """The source of each setting that is not a default."""
     warnings: tuple[Notice, ...] = field(default=(), compare=False, repr=False)
     """Warnings to log when the log is open, one line each."""
+    files: tuple[str, ...] = field(default=(), compare=False, repr=False)
+    """The files that they were read from, and ``env_file``."""
+    variables: Mapping[str, str] = field(default_factory=dict, compare=False, repr=False)
+    """What ``env_file`` has. Values are never printed."""
     notes: tuple[str, ...] = field(default=(), compare=False, repr=False)
     """What was read of gunicorn's files and variables, one line each."""
     application: str | None = field(default=None, compare=False, repr=False)

@@ -29,6 +29,8 @@ class Trust:
         """``has_user`` is True if the server that runs has a user; ``sources`` are read already."""
         self._has_user = has_user
         self._refused: SettingsError | None = None
+        self.read: list[str] = []
+        """The files that settings were read from."""
         for source in sources:
             self.note(source)
 
@@ -42,6 +44,8 @@ class Trust:
         Where no user is known yet, `finish` refuses it: the file itself may name the user. A file
         in Python that does so is refused before it is executed.
         """
+        if str(path) not in self.read:
+            self.read.append(str(path))
         reason = _distrusted(str(path))
         if not reason:
             return

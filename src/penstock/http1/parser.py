@@ -50,6 +50,9 @@ BEGINNING_BYTES = 16
 
 _END_OF_MESSAGE = EndOfMessage()
 
+TLS_HANDSHAKE = b"\x16"
+"""The first byte that a client of TLS sends (RFC 8446, section 5.1); no method begins with it."""
+
 
 class RequestParser:
     """Reads the requests of one connection. One thread at a time may use it.
@@ -278,6 +281,9 @@ class RequestParser:
     def _check_first_byte(self) -> None:
         first = self._first_byte()
         if first and first != b"\r" and first[0] not in grammar.TOKEN_BYTES:
+            if first == TLS_HANDSHAKE:
+                reason = "The client speaks TLS, and this address is for plain HTTP."
+                raise ProtocolError(400, reason, "RFC 9112, section 3")
             raise ProtocolError(400, "The request begins with no method.", "RFC 9112, section 3")
 
     def _next_of_body(self) -> Event:

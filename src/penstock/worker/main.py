@@ -207,6 +207,8 @@ def run_exit_handlers() -> None:
 
 def tell_settings(settings: Settings, logger: logging.Logger) -> None:
     """Log the settings that were given, and what of them the process cannot fulfil."""
+    if settings.files:
+        logger.info("settings read from %s", ", ".join(settings.files), extra=NOT_ON_TERMINAL)
     for note in settings.notes:
         logger.info("%s", note)
     for warning in settings.warnings:
