@@ -115,6 +115,8 @@ docs:
 	mv docs/connection-states.md.new docs/connection-states.md
 	"$(BIN)/python" -m penstock.supervisor.state >docs/supervisor-states.md.new
 	mv docs/supervisor-states.md.new docs/supervisor-states.md
+	mkdir -p docs/man
+	"$(BIN)/python" -m penstock.cli.man_pages docs/man
 
 # As a user installs it: nothing of the checkout is on the path, nothing of the tools is there.
 # PENSTOCK_NATIVE=require and =skip are for setup.py.

@@ -17,6 +17,8 @@ def test_every_setting_is_completed_and_the_shell_can_read_it(shell: str) -> Non
     for option in OPTIONS.values():
         flags = (option.flag.removeprefix("--"), option.negative_flag.removeprefix("--"))
         assert any(flag in text for flag in flags)
+    for name in ("status", "recycle", "import", "no-wait", "now"):  # of penstockctl
+        assert name in text
     if shutil.which(shell):
         subprocess.run([shell, "-n"], input=text, text=True, check=True, timeout=30)
 
@@ -27,12 +29,17 @@ def test_every_setting_is_completed_and_the_shell_can_read_it(shell: str) -> Non
     [
         (["penstock", "--acc"], ["--access-logfile", "--access-logformat"]),
         (["penstock", "--transport", "n"], ["native"]),
+        (["penstockctl", "re"], ["recycle", "reload", "requests"]),
+        (["penstockctl", "--json", "sta"], ["stacks", "status"]),
+        (["penstockctl", "stop", "--n"], ["--no-wait", "--now"]),
+        (["penstockctl", "--n"], []),
+        (["penstockctl", "import", "--cont"], ["--control"]),
     ],
 )
 def test_bash_completes_flags_and_values(words: list[str], completed: list[str]) -> None:
     asked = " ".join(words)
     program = (
-        f"{script('bash')}\nCOMP_WORDS=({asked}); COMP_CWORD={len(words) - 1}; _penstock\n"
+        f"{script('bash')}\nCOMP_WORDS=({asked}); COMP_CWORD={len(words) - 1}; _{words[0]}\n"
         'printf "%s\\n" "${COMPREPLY[@]}"\n'
     )
     done = subprocess.run(

@@ -148,7 +148,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     commands = parser.add_argument_group("Commands")
     commands.add_argument("-h", "--help", action="store_true", help="Print the short help.")
-    commands.add_argument("--help-all", action="store_true", help="Print this page.")
+    commands.add_argument("--help-all", action="store_true", help="Print all options.")
     commands.add_argument(
         "--completion",
         choices=("bash", "zsh", "fish"),

@@ -28,8 +28,9 @@ _CAUSES: Mapping[str, str] = {
     "The request target is not valid.": _DECODED_PATH,
     "The request has a control character.": _DECODED_PATH,
     "A line does not end in CRLF.": "likely typed by hand, or by a script",
-    "The client speaks TLS, and this address is for plain HTTP.": "to speak TLS here, --bind https://HOST:PORT with --certfile and --keyfile; else "
-    "the client is to use http://; nginx: proxy_pass http://...",
+    "The client speaks TLS, and this address is for plain HTTP.": "to speak TLS here, --bind "
+    "https://HOST:PORT with --certfile and --keyfile; else the client is to use http://; nginx: "
+    "proxy_pass http://...",
     "The request begins with no method.": "likely not HTTP",
     "Only HTTP/1.0 and HTTP/1.1 are spoken here.": "nginx: proxy_http_version 1.1 and no grpc_pass",
     "A PROXY header comes from a peer that may not send one.": "nginx: proxy_protocol on; HAProxy: "
