@@ -9,6 +9,7 @@ from pathlib import Path
 
 from prometheus_client.parser import text_string_to_metric_families as parsed
 
+from support.invariant import eventually
 from support.lifecycle import Supervised, write_app
 from support.load import Load
 
@@ -24,6 +25,13 @@ def scrape(server: Supervised) -> Counters:
         for sample in family.samples
         if family.type == "counter"
     }
+
+
+def check_that_none_falls(found: list[Counters]) -> None:
+    """Check what several scrapes have found, the first one first."""
+    for before, after in pairwise(found):
+        assert before.keys() <= after.keys()
+        assert all(after[name] >= value for name, value in before.items())
 
 
 def test_no_counter_falls_over_crashes_recycling_and_reloads(
@@ -47,11 +55,33 @@ def test_no_counter_falls_over_crashes_recycling_and_reloads(
             server.wait_for_workers(2, old)
             load.wait_for(20)
             found.append(scrape(server))
-        for before, after in pairwise(found):
-            assert before.keys() <= after.keys()
-            assert all(after[name] >= value for name, value in before.items())
+        check_that_none_falls(found)
         served = found[-1]["penstock_requests_total", ()]
         assert served > found[0]["penstock_requests_total", ()] + 40
         assert found[-1]["penstock_workers_crashed_total", (("reason", "SIGKILL"),)] == 1
         assert found[-1]["penstock_reloads_total", (("outcome", "success"),)] == 1
+        assert server.stop() == 0
+
+
+def test_no_counter_falls_over_an_upgrade(tmp_path: Path, transport: str) -> None:
+    arguments = ("-w", "1", "--transport", transport, "--control", str(tmp_path / "control"))
+    with Supervised(tmp_path, *arguments, "--pid", "pid") as server:
+        [worker] = server.workers()
+        os.kill(worker, signal.SIGKILL)
+        server.wait_for_workers(1, {worker})
+        with Load(server.address, keep_alive=2, closing=2) as load:
+            load.wait_for(50)
+            found = [scrape(server)]
+            server.control("--control", str(tmp_path / "control"), "upgrade")
+            found.append(scrape(server))  # the old supervisor may still wait for its workers
+            assert eventually(lambda: not (tmp_path / "pid.2").exists())
+            server.supervisor = int((tmp_path / "pid").read_text())
+            load.wait_for(20)
+            answered = load.counts.answered
+            found.append(scrape(server))
+        check_that_none_falls(found)
+        last = found[-1]
+        assert last["penstock_requests_total", ()] >= answered
+        assert last["penstock_workers_crashed_total", (("reason", "SIGKILL"),)] == 1
+        assert last["penstock_upgrades_total", ()] == 1
         assert server.stop() == 0

@@ -25,10 +25,9 @@ scrape_configs:
 
 The supervisor answers, and asks no worker: a scrape works while all workers are stuck, and costs
 them nothing. Counters include workers that have ended, so a recycled or crashed worker, or a
-reload, does not make them fall. An upgrade starts a new supervisor, whose counters begin at 0
-(`penstock_start_time_seconds` changes with them), but for `penstock_upgrades_total`. What concerns
-one worker has the label `slot`: the number of its place, which its successor takes, so that there
-are no more series than workers.
+reload, does not make them fall; after an upgrade the new supervisor goes on from the totals of the
+old one. What concerns one worker has the label `slot`: the number of its place, which its successor
+takes, so that there are no more series than workers.
 
 Nothing here is by path, host or client: their number is for clients to choose. The [access
 log](logging.md) has them.

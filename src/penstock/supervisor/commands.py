@@ -28,7 +28,7 @@ from penstock.control.commands import (
     Upgrade,
 )
 from penstock.supervisor import events
-from penstock.supervisor.figures import figures_of
+from penstock.supervisor.figures import cpu_seconds_of, figures_of
 from penstock.supervisor.stack_collector import StackCollector
 from penstock.supervisor.state import HandingOver, Preparing, Reloading, Serving, Upgrading
 from penstock.supervisor.status import Overview
@@ -145,8 +145,19 @@ class Commands:
     def _figures(self) -> Figures:
         supervisor = self._supervisor
         return figures_of(
-            self.status(), supervisor.pool, supervisor.listeners, self._cgroups, resident_memory
+            self.status(),
+            supervisor.pool,
+            supervisor.listeners,
+            self._cgroups,
+            supervisor.counters.cpu_seconds,
+            resident_memory,
         )
+
+    def totals(self) -> dict[str, float]:
+        """Return what a supervisor counts on from that takes this one's place."""
+        supervisor = self._supervisor
+        before = supervisor.counters.cpu_seconds
+        return self._overview.totals(before + cpu_seconds_of(supervisor.pool))
 
     def _state(self) -> str:
         """Return the state of the supervisor; ``down`` where it serves and no worker does."""

@@ -28,24 +28,32 @@ def figures_of(
     workers: Iterable[WorkerProcess],
     listeners: Iterable[Listener],
     cgroups: Cgroups,
+    cpu_before: float,
     resident_memory: Callable[[int], int | None],
 ) -> Figures:
-    """Return what metrics are made from; ``workers`` are those that have not ended."""
+    """Return what metrics are made from; ``workers`` are those that have not ended.
+
+    ``cpu_before`` is the processor time of the workers of supervisors before this one.
+    """
     members = list(workers)
     queues = {each.name: accept_queue_length(each.socket) for each in listeners}
-    ended = resource.getrusage(resource.RUSAGE_CHILDREN)
     return {
         "status": status,
         "workers": [_worker(worker, resident_memory) for worker in members],
         "spooled": sum(worker.slot.words[SPOOLED] for worker in members),
-        "cpu_seconds": ended.ru_utime
-        + ended.ru_stime
-        + sum(processor_seconds(worker.pid) for worker in members if worker.pid),
+        "cpu_seconds": cpu_before + cpu_seconds_of(members),
         "listen_queues": {name: length for name, length in queues.items() if length is not None},
         "listen_overflows": listen_overflows(),
         "throttled_seconds": cgroups.throttled_seconds(),
         "oom_kills": cgroups.oom_kills(),
     }
+
+
+def cpu_seconds_of(workers: Iterable[WorkerProcess]) -> float:
+    """Return the processor time of these workers, and of all children that have ended."""
+    ended = resource.getrusage(resource.RUSAGE_CHILDREN)
+    living = sum(processor_seconds(worker.pid) for worker in workers if worker.pid)
+    return ended.ru_utime + ended.ru_stime + living
 
 
 def _worker(worker: WorkerProcess, resident_memory: Callable[[int], int | None]) -> WorkerFigures:

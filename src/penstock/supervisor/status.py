@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -39,6 +39,10 @@ STATES = ("booting", "serving", "draining", "stuck", HALTED)
 """The states of workers in answers."""
 
 
+_TOTALS = ("requests", "accepted", "reloads", "reloads_failed")
+"""Of `Counters`: what a successor goes on from, beside what has a name of its own."""
+
+
 @dataclass
 class Counters:
     """What has happened since the start, including the counts of workers that have ended."""
@@ -55,8 +59,30 @@ class Counters:
     reloads_failed: int = 0
     upgrades: int = 0
     """Upgrades of this server so far: those before this supervisor started, and its own."""
+    cpu_seconds: float = 0.0
+    """Processor time of the workers of supervisors before this one."""
     last_reload: Happened | None = None
     last_error: Happened | None = None
+    _inherited: dict[str, float] = field(default_factory=dict)
+
+    def inherit(self, totals: Mapping[str, float]) -> None:
+        """Count what the supervisor before this one has counted, as its `Overview.totals` says.
+
+        A later call takes the place of an earlier one: its last workers leave meanwhile.
+        """
+        for name, total in totals.items():
+            more = total - self._inherited.get(name, 0)
+            kind, _, detail = name.partition(".")
+            if kind == "counted" and detail in self.counted:
+                self.counted[detail] += int(more)
+            elif kind == "crashes":
+                self.crashes[detail] = self.crashes.get(detail, 0) + int(more)
+            elif name == "cpu_seconds":
+                self.cpu_seconds += more
+            elif name in _TOTALS:
+                setattr(self, name, getattr(self, name) + int(more))
+            # Else it is of another version, and not counted here.
+        self._inherited = dict(totals)
 
     def add_ended(self, worker: WorkerProcess, crash: str) -> None:
         """Add the counts of a worker that has ended; ``crash`` is the reason, empty for none."""
@@ -145,6 +171,16 @@ class Overview:
                 name: counters.counted[name] + sum(slot.words[word] for slot in slots)
                 for name, word in COUNTED.items()
             },
+        }
+
+    def totals(self, cpu_seconds: float) -> dict[str, float]:
+        """Return all totals since the start, for a supervisor that goes on from them."""
+        counts = self.counts()
+        return {
+            **{name: counts[name] for name in _TOTALS},
+            **{f"counted.{name}": counts[name] for name in COUNTED},
+            **{f"crashes.{reason}": number for reason, number in self._counters.crashes.items()},
+            "cpu_seconds": cpu_seconds,
         }
 
     def is_ready(self) -> bool:

@@ -175,6 +175,9 @@ class Supervisor:
         self._terminal = Terminal()
         self._watchdog_due = 0.0
         self._signals: Signals
+        self._has_control = False
+        """The services of control and admin accept: there is no predecessor that does."""
+        self._handed_over: Successor | None = None
         self._start_failure: Message | None = None
         self._cut_off = False
         self._failing = False
@@ -239,7 +242,7 @@ class Supervisor:
             if identity is not None and pid_file.is_users:
                 messages.PID_FILE_OF_USER.log(self.logger, path=pid_file.path, user=identity.uid)
         if predecessor is not None:
-            self.loop.watch(predecessor.channel.fileno(), self._predecessor_left)
+            self.loop.watch(predecessor.channel.fileno(), self._listen_to_predecessor)
         self.control.open(settings, predecessor.services if predecessor is not None else None)
         tell_settings(settings, self.logger)
 
@@ -253,6 +256,8 @@ class Supervisor:
                 raise KeyboardInterrupt
             raise BootError(self._start_failure)
         self.logger.info("stopped")
+        if self._handed_over is not None:
+            self._handed_over.send_totals(self.commands.totals())
         self.hooks.call("on_exit")
         for reply in self._stop_replies:
             reply(Outcome(True, "stopped"))
@@ -352,13 +357,30 @@ class Supervisor:
             except ControlError as error:
                 messages.COMMAND_REFUSED.log(self.logger, command=name, reason=error)
 
-    def _predecessor_left(self) -> None:
-        """Note the end of the predecessor: it sends nothing before that."""
-        predecessor, self._predecessor = self._predecessor, None
-        if predecessor is not None:
+    def _listen_to_predecessor(self) -> None:
+        """Go on from what the predecessor has counted, and note its end."""
+        predecessor = self._predecessor
+        if predecessor is None:
+            return
+        totals = predecessor.totals()
+        if totals is not None:
+            self.counters.inherit(totals)
+            self._take_control()
+        if predecessor.channel.ended:
+            self._predecessor = None
             self.loop.forget(predecessor.channel.fileno())
             predecessor.channel.close()
+            self._take_control()
             self.handle(events.PredecessorLeft(predecessor.pid))
+
+    def _take_control(self) -> None:
+        """Answer the clients of control and admin, once the workers serve and no predecessor does.
+
+        Not before it has told what it has counted: a total would fall.
+        """
+        if not self._has_control and not isinstance(self.state, Starting):
+            self._has_control = True
+            self.control.take_over()
 
     # -- time: one method for each state --------------------------------------------------------
 
@@ -469,9 +491,10 @@ class Supervisor:
         self.hooks.call("when_ready")
         for listener in self.listeners:
             listener.take_over()
-        self.control.take_over()
         if self._predecessor is not None:
             self._predecessor.report_ready()
+        else:
+            self._take_control()
 
     def _report_serving(self, reloaded: str = "") -> None:
         current = self.current
@@ -904,13 +927,16 @@ class Supervisor:
     def _hand_over(self, event: events.SuccessorServes) -> None:
         """Leave: a new supervisor serves, and has all sockets."""
         assert isinstance(self.state, Upgrading)
-        reply = self.state.successor.reply
-        _reply(reply, True, f"upgraded: the new supervisor is process {event.pid}")
+        self._handed_over = self.state.successor
+        _reply(
+            self._handed_over.reply, True, f"upgraded: the new supervisor is process {event.pid}"
+        )
         self.logger.info("the new supervisor (process %d) serves: this one ends", event.pid)
         self.state = HandingOver()
         self.counters.upgrades += 1
         self._notifier.hand_over(event.pid)
         self.control.hand_over()
+        self._handed_over.send_totals(self.commands.totals())
         self.certificates.end()  # that of the new supervisor orders from now on
         for listener in self.listeners:
             listener.disown()

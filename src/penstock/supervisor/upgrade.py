@@ -74,6 +74,14 @@ class Predecessor:
         """Report that the workers serve: the predecessor may leave now."""
         self.channel.send({"event": "ready", "pid": os.getpid()})
 
+    def totals(self) -> dict[str, float] | None:
+        """Return what it has counted, where it has sent that since the last call."""
+        found = None
+        for message in self.channel.receive():
+            if message["event"] == "totals":
+                found = {str(name): float(total) for name, total in message["totals"].items()}
+        return found
+
 
 def find_predecessor() -> Predecessor | None:
     """Return the predecessor that the environment names, and remove the variable.
@@ -221,6 +229,10 @@ class Successor:
             if not self._is_over:
                 reason = "the new supervisor has ended; its messages are in the log above"
                 self._notify(events.SuccessorFailed(reason))
+
+    def send_totals(self, totals: Mapping[str, float]) -> None:
+        """Tell the new supervisor what this one has counted; it answers clients from then on."""
+        self._channel.send({"event": "totals", "totals": dict(totals)})
 
     def check_deadline(self, now: float) -> None:
         """Report a new supervisor that takes too long, and kill one that does not end."""
