@@ -40,6 +40,17 @@ class RequestAborted(ClientDisconnected):
     """
 
 
+class WebSocketRefused(OSError):
+    """The application cannot have the socket of a WebSocket handshake: `max_websockets` are open.
+
+    The client has its answer, 503. Whatever the application does then, its response is over.
+    """
+
+
+class ResponseRelayed(RuntimeError):
+    """The application has taken the socket of its request, so that there is no HTTP response."""
+
+
 class FileTruncatedError(OSError):
     """A file became shorter while it was being sent."""
 

@@ -714,12 +714,22 @@ IO_BOUND_WITH_ONE_THREAD: Final = Message(
 THREAD_NOT_STARTED: Final = Message(
     "PEN-6160",
     WARNING,
-    "a thread could not be started in the place of one that waits (setting: max_io_bound):"
-    " %(error)s",
-    "The application has called `environ['penstock.io_bound']()`, and the system starts no more"
-    " threads for this process. The call returned False, and the request keeps its thread.",
+    "a thread could not be started in the place of one that waits (settings: max_io_bound,"
+    " max_websockets): %(error)s",
+    "The application has called `environ['penstock.io_bound']()`, or taken the socket of a"
+    " WebSocket, and the system starts no more threads for this process. The call returned False,"
+    " and the request keeps its thread; the WebSocket got 503.",
     "Raise the limit on processes and threads of the container (pids) or of the user (ulimit -u),"
-    " or lower `max_io_bound`.",
+    " or lower `max_io_bound` and `max_websockets`.",
+)
+
+WEBSOCKET_REFUSED: Final = Message(
+    "PEN-6170",
+    WARNING,
+    "a WebSocket was refused with 503 (setting: max_websockets): %(reason)s",
+    "The application wanted to take the socket of a WebSocket handshake. The worker has as many"
+    " WebSockets as it may have, or the system has no socket or thread for another one.",
+    "Raise `max_websockets`, or have more workers. Each WebSocket has a thread of its own.",
 )
 
 SIGNAL_WITHOUT_MEANING: Final = Message(

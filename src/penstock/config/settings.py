@@ -380,6 +380,15 @@ class Settings:
         "50 KiB with its thread, so that these stay within 5 MiB, and a container that limits its "
         "processes and threads still has room.",
     )
+    max_websockets: int = option(
+        integer(0, 10000),
+        100,
+        section="Workers and threads",
+        help="WebSockets that each worker may have open; 0 means none.",
+        reason="Each has a thread of its own, and with the usual libraries a second one: about "
+        "200 KiB of memory, so that these stay within 20 MiB, and a container that limits its "
+        "processes and threads still has room.",
+    )
 
     # -- Life cycle --------------------------------------------------------------------------------
 
@@ -1226,6 +1235,11 @@ class Settings:
     """The hooks that a gunicorn.conf.py defines, by name."""
     gunicorn: Mapping[str, object] = field(default_factory=dict, compare=False, repr=False)
     """The settings of a gunicorn.conf.py as it has them, by gunicorn's names."""
+
+    @property
+    def most_beside(self) -> int:
+        """How many calls of a worker may be out of the count of `threads`, in whatever way."""
+        return self.max_io_bound + self.max_websockets
 
     @property
     def has_user(self) -> bool:

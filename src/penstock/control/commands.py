@@ -200,9 +200,11 @@ class WorkerRow(TypedDict):
     waiting: int
     """Requests that wait for a thread."""
     busy: int
-    """Threads in the application, without those of ``io_bound``."""
+    """Threads in the application, without those of ``io_bound`` and ``websockets``."""
     io_bound: int
     """Requests that have left the count of threads (``penstock.io_bound``)."""
+    websockets: int
+    """Requests that have a WebSocket; these do not count as busy, either."""
     threads: int
     """How many may be busy."""
     memory: int | None
@@ -227,7 +229,9 @@ class RequestRow(TypedDict):
     deadline: float | None
     """Time left until its deadline, negative after it; None without a deadline."""
     io_bound: bool
-    """It has left the count of threads."""
+    """It has left the count of threads by ``penstock.io_bound``."""
+    websocket: bool
+    """It has a WebSocket, and has left that count."""
 
 
 class WorkerFigures(TypedDict):

@@ -60,6 +60,10 @@ def _of(name: str, show: Callable[[Any], str] = text) -> Cell:
     return lambda row: show(row.get(name))
 
 
+def _if(name: str) -> Cell:
+    return lambda row: "yes" if row.get(name) else "-"
+
+
 _WORKERS: dict[str, Cell] = {
     "WORKER": _of("worker"),
     "PID": _of("pid"),
@@ -71,6 +75,7 @@ _WORKERS: dict[str, Cell] = {
     "WAITING": _of("waiting"),
     "BUSY": lambda row: f"{text(row.get('busy'))}/{text(row.get('threads'))}",
     "IO-BOUND": _of("io_bound"),
+    "WEBSOCKETS": _of("websockets"),
     "MEMORY": _of("memory", size),
     "BEAT": _of("beat", age),
 }
@@ -81,7 +86,8 @@ _REQUESTS: dict[str, Cell] = {
     "THREAD": _of("thread"),
     "AGE": _of("age", age),
     "LEFT": _of("deadline", age),
-    "IO-BOUND": lambda row: "yes" if row.get("io_bound") else "-",
+    "IO-BOUND": _if("io_bound"),
+    "WEBSOCKET": _if("websocket"),
     "CLIENT": lambda row: text(row.get("client") or "unix"),
     "ID": _of("id"),
     "REQUEST": lambda row: f"{text(row.get('method'))} {text(row.get('target'))}",

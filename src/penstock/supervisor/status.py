@@ -23,6 +23,7 @@ from penstock.telemetry.scoreboard import (
     STATE,
     STUCK,
     WAITING,
+    WEBSOCKETS,
     RequestInProgress,
 )
 
@@ -159,7 +160,8 @@ class Overview:
         return {name: states.count(name) for name in STATES} | {
             "connections": sum(slot.words[CONNECTIONS] for slot in slots),
             "in_progress": sum(1 for slot in slots for _ in slot.requests()),
-            "io_bound": sum(slot.words[IO_BOUND_CALLS] for slot in slots),
+            "io_bound": sum(map(_io_bound, slots)),
+            "websockets": sum(slot.words[WEBSOCKETS] for slot in slots),
             "waiting": sum(slot.words[WAITING] for slot in slots),
             "accepted": counters.accepted + sum(slot.words[ACCEPTED] for slot in slots),
             "requests": counters.requests + sum(slot.words[STARTED] for slot in slots),
@@ -214,11 +216,19 @@ class Overview:
             "connections": words[CONNECTIONS],
             "waiting": words[WAITING],
             "busy": worker.slot.calls_of_count(),
-            "io_bound": words[IO_BOUND_CALLS],
+            "io_bound": _io_bound(worker.slot),
+            "websockets": words[WEBSOCKETS],
             "threads": worker.slot.scoreboard.threads,
             "memory": self._resident_memory(worker.pid) if worker.pid else None,
             "beat": round(beat, _DIGITS) if beat is not None else None,
         }
+
+
+def _io_bound(slot: Slot) -> int:
+    """Return how many calls are out of the count of threads and have no WebSocket."""
+    beside = slot.words[IO_BOUND_CALLS]
+    # With one thread a WebSocket keeps it. The two words are not written at once.
+    return max(0, beside - slot.words[WEBSOCKETS])
 
 
 def state_of(worker: WorkerProcess) -> str:
@@ -246,4 +256,5 @@ def _request_row(worker: WorkerProcess, request: RequestInProgress, now: float) 
         "id": request.request_id,
         "deadline": round(deadline - now, _DIGITS) if deadline is not None else None,
         "io_bound": request.io_bound,
+        "websocket": request.websocket,
     }

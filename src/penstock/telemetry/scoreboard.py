@@ -54,7 +54,8 @@ supervisor."""
 SPOOLED = 12
 """Bytes of requests and responses in the worker's temporary files. Written by the transport."""
 IO_BOUND_CALLS = 13
-"""Calls that have left the count of threads (`penstock.io_bound`). Written by the transport."""
+"""Calls that have left the count of threads: by `penstock.io_bound`, or with a WebSocket. Written
+by the transport, as is the next one."""
 
 # Words of a slot that only grow: what the transport has refused, evicted, cut off or dropped.
 HANDSHAKES_FAILED = 14
@@ -94,6 +95,10 @@ OUT_SPOOL_FILES = 30
 """Waits for a client, because no descriptor was left for a temporary file."""
 OUT_SPOOL_DISK = 31
 """Waits for a client, because the disk did not take the response."""
+WEBSOCKETS = 32
+"""Calls that have a WebSocket."""
+WEBSOCKETS_REFUSED = 33
+"""WebSockets that got 503: `max_websockets` were open, or no thread could be started."""
 
 COUNTED: dict[str, int] = {
     "queue_full": QUEUE_FULL,
@@ -109,6 +114,7 @@ COUNTED: dict[str, int] = {
     "slow_reader": SLOW_READER,
     "log_dropped": LOG_DROPPED,
     "io_bound_refused": IO_BOUND_REFUSED,
+    "websockets_refused": WEBSOCKETS_REFUSED,
     "handshakes_failed": HANDSHAKES_FAILED,
     "out_spooled": OUT_SPOOLED,
     "out_spool_full": OUT_SPOOL_FULL,
@@ -128,7 +134,8 @@ THREAD = 2
 DEADLINE = 3
 """When the call must have made progress, in monotonic nanoseconds; 0 is never."""
 IO_BOUND = 4
-"""1 while the call has left the count of threads (`penstock.io_bound`)."""
+"""`LEFT_COUNT` while the call has left the count of threads, and `WEBSOCKET` while it has one: the
+sum of both, or 0."""
 PROGRESS = 6
 """When the application last handed over a block of the response, in monotonic nanoseconds, plus the
 time for which its thread has waited for the client since; 0 before the first block."""
@@ -140,6 +147,9 @@ LENGTHS = 5
 
 TEXTS = ((64, 24), (88, 56), (144, 64), (208, 304))
 """Where method, client, id and target are in a record, and how many bytes each may have."""
+
+LEFT_COUNT, WEBSOCKET = 1, 2
+"""What `IO_BOUND` is the sum of."""
 
 _MOST_OF_TARGET = TEXTS[3][1]
 
@@ -175,7 +185,9 @@ class RequestInProgress:
     deadline: float | None
     """When the call must have made progress, on the same clock."""
     io_bound: bool = False
-    """Whether the call has left the count of threads (`penstock.io_bound`)."""
+    """Whether the call has left the count of threads by `penstock.io_bound`."""
+    websocket: bool = False
+    """Whether it has a WebSocket."""
 
     @property
     def age(self) -> float:
@@ -191,24 +203,24 @@ class RequestInProgress:
         )
 
 
-def most_calls(threads: int, max_io_bound: int) -> int:
+def most_calls(threads: int, most_beside: int) -> int:
     """Return how many calls of the application a worker may have at once.
 
-    Those that leave the count of threads come on top; with one thread none does.
+    ``most_beside`` leave the count of threads, and come on top; with one thread none does.
     """
-    return threads + max_io_bound if threads > 1 else threads
+    return threads + most_beside if threads > 1 else threads
 
 
 class Scoreboard:
     """The shared memory of all workers that were started with the same settings."""
 
-    def __init__(self, slots: int, threads: int, max_io_bound: int = 0) -> None:
+    def __init__(self, slots: int, threads: int, most_beside: int = 0) -> None:
         """Allocate ``slots`` slots, for workers of ``threads`` threads each.
 
-        Up to ``max_io_bound`` calls leave the count of threads.
+        Up to ``most_beside`` calls leave the count of threads: `Settings.most_beside`.
         """
         self.threads = threads
-        self.records = most_calls(threads, max_io_bound)
+        self.records = most_calls(threads, most_beside)
         """Records in each slot."""
         self.slot_bytes = SLOT_WORDS * WORD + self.records * RECORD_BYTES
         self.memory = mmap.mmap(-1, slots * self.slot_bytes)
@@ -299,7 +311,8 @@ class Slot:
     def calls_of_count(self) -> int:
         """Return how many calls the application has now, without those that left the count."""
         return sum(
-            record.words[NUMBER] != 0 and not record.words[IO_BOUND] for record in self.records
+            record.words[NUMBER] != 0 and not record.words[IO_BOUND] & LEFT_COUNT
+            for record in self.records
         )
 
     def requests(self) -> Iterator[RequestInProgress]:
@@ -378,5 +391,6 @@ class Record:
             request_id=request_id[: lengths[2]].decode("latin-1"),
             since=since / 1e9,
             deadline=deadline / 1e9 if deadline else None,
-            io_bound=io_bound == 1,
+            io_bound=io_bound == LEFT_COUNT,
+            websocket=bool(io_bound & WEBSOCKET),
         )

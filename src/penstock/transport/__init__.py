@@ -46,6 +46,57 @@ class Outlet(Protocol):
         """See `Exchange.close_after_response`."""
 
 
+class ClientStream(Protocol):
+    """The client's stream, without HTTP: what a relay passes bytes on from, and to.
+
+    One thread at a time uses it. An error is `BlockingIOError`, after which an event follows, or
+    another ``OSError``, which is final.
+    """
+
+    @property
+    def early(self) -> bytes:
+        """What has come behind the request already."""
+
+    @property
+    def descriptor(self) -> int:
+        """What a selector watches."""
+
+    @property
+    def secure(self) -> bool:
+        """Whether it has TLS."""
+
+    @property
+    def holds_input(self) -> bool:
+        """Whether there is input of which no event tells."""
+
+    def receive(self, size: int) -> bytes:
+        """Return what is there, about ``size`` bytes at most; ``b""`` at the end."""
+
+    def send(self, data: bytes | memoryview) -> int:
+        """Send what is taken at once; return how many bytes. The rest has to come again."""
+
+    def shut_down(self) -> None:
+        """End the output: the client reads what was sent, and then the end."""
+
+    def lose(self) -> None:
+        """Note that the client is gone."""
+
+
+class WebSocket(Protocol):
+    """What the request of a valid WebSocket handshake offers to the application."""
+
+    @property
+    def begun(self) -> bool:
+        """Whether the application has asked for the socket: then the response is not HTTP."""
+
+    @property
+    def refused(self) -> bool:
+        """Whether it did not get it."""
+
+    def finish(self, exchange: Exchange) -> None:
+        """End it once the application has returned; waits until all that it has sent has left."""
+
+
 class Exchange(Protocol):
     """One request, and the means to answer it. One thread at a time uses it."""
 
@@ -56,6 +107,10 @@ class Exchange(Protocol):
     @property
     def body(self) -> BinaryIO | None:
         """The complete request body, at its start; None when the body is to be had by `receive`."""
+
+    @property
+    def websocket(self) -> WebSocket | None:
+        """What it offers, if the request is a valid WebSocket handshake."""
 
     @property
     def request_id(self) -> str:
@@ -118,6 +173,29 @@ class Exchange(Protocol):
         Never raises, and does nothing where the response is over.
         """
 
+    def take_stream(self) -> ClientStream:
+        """Give the connection up: HTTP is no longer spoken on it. Only before the head is sent.
+
+        From then on what would send a response raises `ResponseRelayed`. `end_relay` takes it back.
+        """
+
+    def end_relay(
+        self,
+        status: str,
+        headers: HeaderList,
+        counts: tuple[int, int],
+        reason: str,
+        *,
+        reset: bool,
+        aborted: bool,
+    ) -> None:
+        """End the exchange after `take_stream`; the stream is no longer used. For any thread.
+
+        The rest is for the logs: what the application has answered, the bytes that were received
+        and sent then, and why it was cut short. With ``reset`` the connection is reset, and with
+        ``aborted`` the server has ended it. Does nothing where the exchange is over.
+        """
+
     def set_reason(self, reason: str) -> None:
         """Set the reason that the access log's line tells; the last before the end counts."""
 
@@ -168,13 +246,20 @@ class Transport(ResponseSupport, Protocol):
         them, and the sockets are closed at once. A later call without it has no effect.
         """
 
-    def leave_count(self) -> bool:
+    def current_exchange(self) -> Exchange | None:
+        """Return the exchange that the calling thread has; None if it has none."""
+
+    def leave_count(self, *, websocket: bool = False) -> bool:
         """Take the calling thread's call out of the count of `threads`; another thread replaces it.
 
         Return True if the call is out of the count now, also if it was before; False if it may not
         leave (`penstock.transport.decisions.may_leave_count`), if no thread could be started, or
         if the calling thread has no request. When the call has returned, its thread waits in `next`
         until it replaces another one.
+
+        With ``websocket`` the call has a WebSocket from now on, and counts as one of
+        `max_websockets` instead (`penstock.transport.decisions.may_open_websocket`); with one
+        thread it keeps that.
         """
 
     def abort_all(self, reason: str) -> int:

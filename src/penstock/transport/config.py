@@ -54,6 +54,8 @@ class TransportConfig:
     count."""
     max_io_bound: int = 0
     """How many calls may leave the count of `threads` by ``penstock.io_bound``."""
+    max_websockets: int = 0
+    """How many WebSockets may be open."""
     parser: ParserLimits = field(default_factory=ParserLimits)
     body_memory: int = 64 * 1024
     body_setting: str = "max_body"

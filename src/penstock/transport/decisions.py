@@ -360,6 +360,11 @@ def may_leave_count(config: TransportConfig, left: int, threads: int) -> bool:
     return threads > 1 and left < config.max_io_bound
 
 
+def may_open_websocket(config: TransportConfig, opened: int) -> bool:
+    """Return True if another WebSocket may be opened; ``opened`` is how many there are."""
+    return opened < config.max_websockets
+
+
 # -- the end of a connection --------------------------------------------------------------------
 
 

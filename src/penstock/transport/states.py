@@ -111,21 +111,27 @@ class ResponseState(Enum):
 
     WAITING = "nothing of it has been sent, but for interim responses"
     SENDING = "its head is being sent, or has been"
+    RELAYING = "there is none: the application has a WebSocket, and the relay the client's stream"
     ENDED = "it is over: the connection is no longer the exchange's"
     ABORTED = "the server has ended it under the thread that has the exchange"
 
 
-WAITING, SENDING, ENDED, ABORTED = ResponseState
+WAITING, SENDING, RELAYING, ENDED, ABORTED = ResponseState
 
 RESPONSE_TRANSITIONS: dict[ResponseState, dict[ResponseState, str]] = {
     WAITING: {
         SENDING: "its thread makes the head",
+        RELAYING: "the application takes the socket of a WebSocket handshake",
         ENDED: "refused or dropped in the queue; cut off before a head",
         ABORTED: "its deadline is over, or the server stops; 504 is sent",
     },
     SENDING: {
         ENDED: "all of it has been given to the connection; cut off",
         ABORTED: "its deadline is over, or the server stops; the connection is reset",
+    },
+    RELAYING: {
+        ENDED: "the application has returned, and what it has sent has left; the client is gone",
+        ABORTED: "the server stops; the connection is reset",
     },
     ENDED: {},
     ABORTED: {},

@@ -28,6 +28,7 @@ from penstock.telemetry.scoreboard import (
     BEAT,
     DEADLINE,
     IO_BOUND,
+    LEFT_COUNT,
     LIVE,
     NUMBER,
     PROGRESS,
@@ -137,7 +138,7 @@ class Deadlines:
         call takes none of them.
         """
         taken = sum(
-            seen.stuck and not record.words[IO_BOUND]
+            seen.stuck and not record.words[IO_BOUND] & LEFT_COUNT
             for record, seen in zip(self._slot.records, list(self._seen), strict=True)
         )
         return max(0, self._slot.scoreboard.threads - taken)

@@ -431,7 +431,7 @@ def check_room_for_files(settings: Settings, logger: logging.Logger) -> None:
             possible = soft
     # Idle connections have a socket and nothing else; those that a thread is busy with may have
     # a spooled body and a file to send, and the application opens files of its own.
-    beside = 32 + 4 * most_calls(settings.threads, settings.max_io_bound)
+    beside = 32 + 4 * most_calls(settings.threads, settings.most_beside)
     if possible < settings.max_connections + beside:
         messages.OPEN_FILES_LIMIT.log(
             logger,

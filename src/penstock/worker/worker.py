@@ -126,7 +126,7 @@ def transport_class(settings: Settings) -> type[PythonTransport] | type[NativeTr
 
 
 def _slot_of_its_own(settings: Settings) -> Slot:
-    slot = Scoreboard(1, settings.threads, settings.max_io_bound).take()
+    slot = Scoreboard(1, settings.threads, settings.most_beside).take()
     assert slot is not None  # the only one of a new scoreboard
     return slot
 

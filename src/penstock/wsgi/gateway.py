@@ -13,20 +13,21 @@ from penstock.errors import (
     RequestAborted,
     RequestBodyError,
     RequestTimeout,
+    ResponseRelayed,
 )
 from penstock.http1.statuses import REASON_PHRASES
 from penstock.wsgi.environ import OUTSIDE_MOUNT
 from penstock.wsgi.file_wrapper import FileWrapper, file_region
 from penstock.wsgi.headers import check_head
 from penstock.wsgi.input import RequestBody
-from penstock.wsgi.response import FastResponse, ProtocolBreach, Response
+from penstock.wsgi.response import FastResponse, ProtocolBreach, Response, Unanswered
 
 if TYPE_CHECKING:
     import logging
     from collections.abc import Callable, Iterable
     from wsgiref.types import WSGIApplication
 
-    from penstock.transport import Exchange, Outlet, ResponseSupport
+    from penstock.transport import Exchange, Outlet, ResponseSupport, WebSocket
     from penstock.wsgi.headers import CheckHead
 
 JOIN_LIMIT = 64 * 1024
@@ -36,7 +37,7 @@ one, and a socket buffer takes about this much at once."""
 # Looked up now, because it loads a module: later there may be no file descriptor left.
 _ESCAPE = codecs.getencoder("unicode_escape")
 
-_KEEP_CONNECTION = frozenset({500, 504})
+_KEEP_CONNECTION = frozenset({500, 501, 504})
 """The statuses of failures after which the connection is kept: the request was not at fault."""
 
 _CAUSES = 8
@@ -232,6 +233,10 @@ class Gateway:
         self, exchange: Exchange, response: FastResponse | None, error: BaseException
     ) -> None:
         try:
+            websocket = exchange.websocket
+            if websocket is not None and websocket.begun:
+                self._end_websocket(exchange, websocket, error)
+                return
             status = self._log_failure(exchange, error)
             if status is not None and response is not None and response.full_response().finished:
                 return  # the client has the whole response; the application failed after that
@@ -244,6 +249,18 @@ class Gateway:
             _answer_with_status(exchange, status)
         except BaseException:  # the client left before the answer, or memory ran out
             exchange.abort()
+
+    def _end_websocket(
+        self, exchange: Exchange, websocket: WebSocket, error: BaseException
+    ) -> None:
+        """End a WebSocket: the application has returned from it, or has raised ``error``."""
+        try:
+            if not (websocket.refused or _has(_ENDS_OF_WEBSOCKETS, error)):
+                messages.APPLICATION_FAILED.log(
+                    self._logger, request=_describe(exchange), exc_info=error
+                )
+        finally:
+            websocket.finish(exchange)
 
     def _log_failure(self, exchange: Exchange, error: BaseException) -> int | None:
         """Log an exception that came through the application; return the status of the answer.
@@ -271,6 +288,9 @@ class Gateway:
             exchange.set_reason("timeout: the application ended the call at its deadline")
             messages.APPLICATION_TIMEOUT.log(self._logger, request=where)
             return 504
+        if exchange.websocket is not None and isinstance(error, Unanswered | StopIteration):
+            exchange.set_reason("the application has not answered the WebSocket handshake")
+            return 501
         if isinstance(error, ProtocolBreach):  # a traceback would show only the gateway
             messages.APPLICATION_BROKE_PEP3333.log(self._logger, request=where, error=str(error))
         else:
@@ -345,6 +365,18 @@ def _answer_with_status(exchange: Exchange, status: int) -> None:
     exchange.finish(text)
 
 
+# Libraries for WebSocket raise StopIteration or ConnectionError, so that servers that know nothing
+# of it send no response; and what would have sent one here raises ResponseRelayed.
+_ENDS_OF_WEBSOCKETS = (
+    StopIteration,
+    BrokenPipeError,
+    ConnectionAbortedError,
+    ConnectionResetError,
+    ResponseRelayed,
+    ProtocolBreach,
+    ClientDisconnected,
+)
+
 _SERVER_ERRORS = (ClientDisconnected, FileTruncatedError, RequestBodyError, RequestTimeout)
 
 
@@ -360,6 +392,18 @@ def _server_error(
             break
         cause = cause.__cause__
     return None
+
+
+def _has(kinds: tuple[type[BaseException], ...], error: BaseException) -> bool:
+    """Return True if ``error``, or what it was raised from, is of these kinds."""
+    cause: BaseException | None = error
+    for _ in range(_CAUSES):
+        if isinstance(cause, kinds) or type(cause) is ConnectionError:
+            return True
+        if cause is None:
+            break
+        cause = cause.__cause__
+    return False
 
 
 def _describe(exchange: Exchange) -> str:

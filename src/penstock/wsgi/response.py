@@ -24,6 +24,10 @@ class ProtocolBreach(RuntimeError):
     """The application broke PEP 3333, and raised no exception itself."""
 
 
+class Unanswered(ProtocolBreach):
+    """The application returned, and has not called `start_response`."""
+
+
 class FastResponse(Protocol):
     """The part of a response that a gateway needs until it knows what the application returns."""
 
@@ -294,6 +298,8 @@ class Response:
         self.sent = 0
 
     def _require_start(self) -> None:
+        if not self._called:
+            raise Unanswered("start_response was not called")
         if not self.code:
             raise ProtocolBreach("start_response was not called, or refused its arguments")
 

@@ -12,6 +12,7 @@ from penstock.transport.python.acceptor import Acceptor
 from penstock.transport.python.exchange import PythonExchange
 from penstock.transport.python.leader_followers import LeaderFollowers
 from penstock.transport.python.loop import Loop
+from penstock.transport.websockets import WebSockets
 from penstock.wsgi.headers import check_head
 
 if TYPE_CHECKING:
@@ -48,6 +49,7 @@ class PythonTransport:
         self._loop = Loop(slot, config=config, logger=logger, observers=observers)
         self.request_log = self._loop.request_log
         self._add_thread = add_thread
+        self._websockets = self._loop.websockets = WebSockets(self, config, slot, self.request_log)
         io_bound = IoBound(self, config, logger)
         for listener, base_environ in endpoints:
             acceptor = Acceptor(self._loop, listener, base_environ | {IO_BOUND_KEY: io_bound})
@@ -81,13 +83,18 @@ class PythonTransport:
         if hand_over:
             self._loop.handing_over = True
         self._loop.draining = True
+        self._websockets.drain()
         self._threads.interrupt()
         if hand_over:
             self._threads.lead_briefly(self._loop.hand_listeners_over)
 
-    def leave_count(self) -> bool:
+    def current_exchange(self) -> PythonExchange | None:
+        """See `penstock.transport.Transport.current_exchange`."""
+        return self._threads.current_exchange()
+
+    def leave_count(self, *, websocket: bool = False) -> bool:
         """See `penstock.transport.Transport.leave_count`."""
-        return self._threads.leave_count(self._add_thread)
+        return self._threads.leave_count(self._add_thread, websocket=websocket)
 
     def abort_all(self, reason: str) -> int:
         """See `penstock.transport.Transport.abort_all`."""
@@ -104,6 +111,7 @@ class PythonTransport:
     def close(self) -> None:
         """See `penstock.transport.Transport.close`."""
         self._loop.closed = True
+        self._websockets.close()
         self._threads.interrupt()
 
     def finish_logs(self, timeout: float) -> bool:
@@ -117,4 +125,5 @@ class PythonTransport:
     def close_in_child(self) -> None:
         """See `penstock.transport.Transport.close_in_child`."""
         self._threads.close_in_child()
+        self._websockets.close_in_child()
         self._loop.close_in_child()

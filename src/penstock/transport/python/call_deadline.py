@@ -8,6 +8,7 @@ sends the 504.
 
 from __future__ import annotations
 
+import math
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -63,12 +64,14 @@ class CallDeadline:
         Returns the deadline in seconds.
         """
         words = self._words
+        if not words[DEADLINE]:
+            return math.inf
         latest = (words[PROGRESS] or words[SINCE]) + most
         self._put_off(min(time.monotonic_ns() + time_more, latest), environ)
         return words[DEADLINE] / 1e9
 
     def _put_off(self, deadline: int, environ: dict[str, Any]) -> None:
-        if deadline > self._words[DEADLINE]:
+        if 0 < self._words[DEADLINE] < deadline:  # 0 is never: a WebSocket has none
             self._words[DEADLINE] = deadline
             environ["penstock.deadline"] = deadline / 1e9
 

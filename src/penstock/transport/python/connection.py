@@ -73,6 +73,7 @@ from penstock.transport.states import (
     LINGERING,
     READING,
     REFUSING,
+    RELAYING,
     RESET,
     STORING,
 )
@@ -797,8 +798,11 @@ class Connection:
             client["penstock.queue_time"] = 0.0
             if self.forwarded is not None:
                 self.forwarded.set_mount(client)
+            may_upgrade = "upgrade" in fields and not request.body_expected
             # Kept for fields that have come twice: the parser remembers none but short ones.
-            self.client = client if request.repeated else None
+            self.client = client if request.repeated and not may_upgrade else None
+        else:
+            may_upgrade = False  # such fields are not kept
         environ = exchange.environ = build_environ(client, request, length)
         given_id = ""
         if self.forwarded is not None:
@@ -807,6 +811,8 @@ class Connection:
         exchange.request_id = environ["penstock.request_id"] = loop.number_request(given_id)
         if request.replaced_host:
             log_host_replaced(exchange)
+        if may_upgrade:
+            exchange.websocket = loop.websockets.offer(environ)
         exchange.body = body
         self.phase = HANDED_OUT
         self.ended_at = math.inf
@@ -846,6 +852,10 @@ class Connection:
             watched = 0
         self.loop.watch(self, watched)
         exchange = self.exchange
+        if exchange is not None and exchange.state is RELAYING:
+            # Looked at after the socket, from which a TLS stream has taken what has come. The relay
+            # has its first look behind the change of the state: one of both finds it.
+            exchange.look_at_relayed()
         if self.stream.client_gone.known and exchange is not None and exchange.queued_at:
             self.loop.queue.client_left(exchange)
 

@@ -20,6 +20,7 @@ from penstock.errors import (
     FileTruncatedError,
     RequestAborted,
     RequestBodyError,
+    ResponseRelayed,
 )
 from penstock.http1 import (
     CONTINUE,
@@ -41,6 +42,7 @@ from penstock.transport import HeaderList
 from penstock.transport.decisions import OutputStep, keeps_connection
 from penstock.transport.log_lines import CLIENT_STALLED, FILE_TRUNCATED, lost_client
 from penstock.transport.python.body_clock import BodyClock
+from penstock.transport.python.client_stream import PythonClientStream
 from penstock.transport.python.finished import log_refused
 from penstock.transport.python.output import FileRegion, Output, RoomAwaited
 from penstock.transport.python.stream import NO_SIGNAL, is_disconnect
@@ -49,6 +51,7 @@ from penstock.transport.states import (
     CLOSE,
     ENDED,
     KEEP,
+    RELAYING,
     RESET,
     SENDING,
     WAITING,
@@ -61,6 +64,7 @@ if TYPE_CHECKING:
     from penstock.transport.python.connection import Connection
     from penstock.transport.python.exchange_trace import ExchangeTrace
     from penstock.transport.spool import BodySpool
+    from penstock.transport.websockets import WebSocket
 
 _OWN_FIELDS = frozenset({"date", "server", "strict-transport-security"})
 _OWN_LENGTHS = frozenset(map(len, _OWN_FIELDS))
@@ -122,6 +126,7 @@ class PythonExchange:
         "status",
         "streamed",
         "trace",
+        "websocket",
     )
 
     # Set by the connection when it hands the exchange out.
@@ -162,6 +167,7 @@ class PythonExchange:
         self.response_headers: HeaderList = []  # the application's
         self._content_length: int | None = None
         self._framing = NONE
+        self.websocket: WebSocket | None = None
         self.trace: ExchangeTrace | None = None
         if connection.trace is not None:
             self.trace = connection.trace.begin_exchange(connection.parser.buffered)
@@ -454,6 +460,8 @@ class PythonExchange:
         self.require_kept()
         if self.state is ENDED:  # the connection may be at its next request
             raise RuntimeError("the response has ended")
+        if self.state is RELAYING:
+            raise ResponseRelayed("the application has taken the socket of this request")
 
     def _send_region(self, region: FileRegion) -> None:
         head = b"" if self.state is SENDING else self._make_head()
@@ -498,7 +506,8 @@ class PythonExchange:
         elif state is SENDING:
             self._finish_body(data)
         else:
-            self.require_kept()
+            if state is not ENDED:
+                self._require_open()
             return
         if self.streamed is not None:
             self._end()
@@ -548,6 +557,9 @@ class PythonExchange:
         """See `penstock.transport.Exchange.abort`."""
         if self.done:
             return
+        if self.state is RELAYING and self.websocket is not None:
+            self.websocket.cut(self, self.reason or "response cut off")
+            return
         gone = self.connection.stream.client_gone.known
         # A body that ends with the connection would look complete; so would a connection that
         # closes in good order before any response, to a client that retries.
@@ -557,6 +569,45 @@ class PythonExchange:
             self.connection.stream.forgo_end()
             self.close_after_response()
         self._end(self.reason or "response cut off")
+
+    # -- a WebSocket in the place of a response --------------------------------------------------
+
+    def take_stream(self) -> PythonClientStream:
+        """See `penstock.transport.Exchange.take_stream`."""
+        self._require_open()
+        # Looked at and set in one step: nothing is called in between, so no other thread runs.
+        if self.state is not WAITING:
+            raise ResponseRelayed("the response has begun")
+        self.state = RELAYING
+        self._await_interim()
+        self.close_after_response()
+        return PythonClientStream(self.connection)
+
+    def end_relay(
+        self,
+        status: str,
+        headers: HeaderList,
+        counts: tuple[int, int],
+        reason: str,
+        *,
+        reset: bool,
+        aborted: bool,
+    ) -> None:
+        """See `penstock.transport.Exchange.end_relay`."""
+        if aborted:
+            self.reason = reason  # before its thread can find the response aborted
+        if self._claim_end(ABORTED if aborted else ENDED) is not None:
+            self.status = status
+            self.response_headers = headers
+            self.body_received, self.body_sent = counts
+            if reset:
+                self.worsen(RESET)
+            self.connection.take_back(self, reason)
+
+    def look_at_relayed(self) -> None:
+        """Have the relay look at the stream: the leader may have taken input off the socket."""
+        if self.websocket is not None:
+            self.websocket.look()
 
     # -- in the queue ---------------------------------------------------------------------------
 
@@ -605,12 +656,15 @@ class PythonExchange:
         """
         if self.done:
             return False
+        if self.state is RELAYING and self.websocket is not None:
+            self.websocket.cut(self, reason)
+            return True
         self.reason = reason  # before its thread can find the response aborted
         before = self._claim_end(ABORTED)
         if before is None:
             return False
         self.close_after_response()
-        if before is SENDING:
+        if before is not WAITING:
             self.worsen(RESET)
         else:
             self._answer(ProtocolError(504, self.connection.loop.config.timed_out), "close")
@@ -838,7 +892,7 @@ class PythonExchange:
     def _swap(self, after: ResponseState) -> ResponseState | None:
         # Looked at and set in one step: nothing is called in between, so no other thread runs.
         before = self.state
-        if before is WAITING or before is SENDING:
+        if before is WAITING or before is SENDING or before is RELAYING:
             self.state = after
             return before
         return None

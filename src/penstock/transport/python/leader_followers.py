@@ -135,12 +135,18 @@ class LeaderFollowers:
             loop.run()  # for exchanges that ended last, such as this thread's own
         return None
 
-    def leave_count(self, add_thread: Callable[[], bool]) -> bool:
+    def current_exchange(self) -> PythonExchange | None:
+        """See `penstock.transport.Transport.current_exchange`."""
+        thread: ThreadSlot | None = getattr(self._local, "thread", None)
+        return None if thread is None else thread.exchange
+
+    def leave_count(self, add_thread: Callable[[], bool], *, websocket: bool) -> bool:
         """See `penstock.transport.Transport.leave_count`; ``add_thread`` starts a thread."""
         thread: ThreadSlot | None = getattr(self._local, "thread", None)
         if thread is None or (exchange := thread.exchange) is None or self._over:
             return False
-        if not thread.left_count and not self._count.leave(thread, add_thread):
+        left = thread.left_count and not websocket
+        if not left and not self._count.leave(thread, add_thread, websocket=websocket):
             return False
         exchange.io_bound = True
         return True

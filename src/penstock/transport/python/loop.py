@@ -65,6 +65,7 @@ if TYPE_CHECKING:
     from penstock.transport.python.acceptor import Acceptor
     from penstock.transport.python.thread_slots import ThreadSlots
     from penstock.transport.python.tls_contexts import TlsContexts
+    from penstock.transport.websockets import WebSockets
 
 DROPPED_NAMES = 100
 """How many names of dropped fields wait to be logged. `DroppedFields` warns of fewer."""
@@ -155,6 +156,7 @@ class Loop:
         "turn_ends",
         "unpolled",
         "untrusted_fields",
+        "websockets",
     )
 
     def __init__(
@@ -199,6 +201,7 @@ class Loop:
 
         self.thread_slots: ThreadSlots  # set by LeaderFollowers
         self.attend: Callable[[], bool]  # the same: have a stall monitor from now on, if there can
+        self.websockets: WebSockets  # set by PythonTransport
         self.slot_words = slot.words
         shared = len(slot.scoreboard.slots) > 1
         self.balancing = AcceptBalancing(self.config, slot) if shared else None

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 class ThreadSlot:
     """One thread's record on the scoreboard, and its exchange. Only that thread writes."""
 
-    __slots__ = ("deadline", "exchange", "left_count", "place", "record", "words")
+    __slots__ = ("deadline", "exchange", "left_count", "place", "record", "websocket", "words")
 
     def __init__(self, record: Record) -> None:
         self.record = record
@@ -32,6 +32,8 @@ class ThreadSlot:
         self.exchange: PythonExchange | None = None
         self.left_count = False
         """Its call has left the count of threads. Written with the lock of `ThreadCount`."""
+        self.websocket = False
+        """Its call has a WebSocket. Written with the same lock."""
         self.place: threading.Lock | None = None
         """Once its call has left the count: held until the thread has a place in it again."""
         self.deadline = CallDeadline(record)

@@ -1,0 +1,234 @@
+"""The WebSockets of one transport: from a handshake that offers a socket to the end of the call.
+
+Both transports share this. They recognise a request that may be a handshake, give the thread's
+connection up when the application takes the socket, and take it back at the end; what lies between
+is the relay's.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+import threading
+import weakref
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
+
+from penstock import messages
+from penstock.errors import WebSocketRefused
+from penstock.http1 import ProtocolError, error_response
+from penstock.telemetry.scoreboard import AWAITING_CLIENT, DEADLINE, NUMBER, THREAD
+from penstock.transport.date import ServerFields
+from penstock.transport.relay import Link, Relay
+from penstock.wsgi.websocket import SOCKET_KEYS, ApplicationSocket, is_handshake
+
+if TYPE_CHECKING:
+    from penstock.telemetry.scoreboard import Slot
+    from penstock.transport import Exchange, Transport
+    from penstock.transport.config import TransportConfig
+    from penstock.transport.log_lines import RequestLog
+
+STOPPED = "response cut off: the server stopped"
+
+_FULL = "as many WebSockets are open as may be (max_websockets)"
+_UNANSWERED = "The application does not speak WebSocket here."
+
+
+class WebSockets:
+    """What all WebSockets of a transport share. It does not keep the transport."""
+
+    def __init__(
+        self, transport: Transport, config: TransportConfig, slot: Slot, request_log: RequestLog
+    ) -> None:
+        self.transport = weakref.ref(transport)
+        self.config = config
+        self.request_log = request_log
+        self.relay = Relay(self._log_defect)
+        self._slot = slot
+        self._fields = {
+            False: ServerFields(config.server_header),
+            True: ServerFields(config.server_header, config.hsts),
+        }
+        self._lock = threading.Lock()
+        self._open: dict[WebSocket, Exchange] = {}
+
+    def offer(self, environ: dict[str, Any]) -> WebSocket | None:
+        """Put the socket into the environ of a valid handshake; return what is offered with it.
+
+        For a request with an ``Upgrade`` field and without a body. None where it is no handshake.
+        """
+        if not self.config.max_websockets or not is_handshake(environ):
+            return None
+        websocket = WebSocket(self)
+        address, port = environ["REMOTE_ADDR"], environ.get("REMOTE_PORT", "")
+        name = (address, int(port)) if port.isdecimal() else address
+        offered = ApplicationSocket(websocket.open, name)
+        for key in SOCKET_KEYS:
+            environ[key] = offered
+        return websocket
+
+    def note_open(self, websocket: WebSocket, exchange: Exchange) -> None:
+        """Take note of a WebSocket that the application has taken, and lift its deadline."""
+        with self._lock:
+            self._open[websocket] = exchange
+        for name in ("penstock.deadline", "penstock.extend_deadline"):
+            exchange.environ.pop(name, None)
+        ident = threading.get_ident()
+        for record in self._slot.records:
+            if record.words[THREAD] == ident and record.words[NUMBER]:
+                record.words[DEADLINE] = record.words[AWAITING_CLIENT] = 0
+
+    def forget(self, websocket: WebSocket) -> None:
+        """Take note that a WebSocket has ended."""
+        with self._lock:
+            self._open.pop(websocket, None)
+
+    def drain(self) -> None:
+        """Tell each client that the server goes away (1001), also those that still come."""
+        self.relay.drain()
+
+    def close(self) -> None:
+        """End all of them now, as far as the clients are concerned: the views read the end."""
+        with self._lock:
+            opened = list(self._open)
+        for websocket in opened:
+            websocket.lose(STOPPED)
+
+    def close_in_child(self) -> None:
+        """Close what is the parent's, in a forked child."""
+        self._lock = threading.Lock()
+        self.relay.close_in_child()
+
+    def unanswered(self, exchange: Exchange, *, secure: bool) -> bytes:
+        """Return the 501 for an application that has taken the socket and sent nothing."""
+        error = ProtocolError(501, _UNANSWERED)
+        added = self._fields[secure].now()
+        if self.config.send_request_id:
+            added += f"X-Request-ID: {exchange.request_id}\r\n"
+        return b"".join(error_response(error, added))
+
+    def _log_defect(self) -> None:
+        self.request_log.message(messages.CONNECTION_DEFECT, detail="", exc_info=True)
+
+
+class WebSocket:
+    """One WebSocket: offered, then perhaps taken by the application, until its call ends."""
+
+    def __init__(self, websockets: WebSockets) -> None:
+        self._websockets = websockets
+        self.begun = False
+        """The application has asked for the socket: its response is no longer HTTP."""
+        self.refused = False
+        """It did not get it, and the client got 503."""
+        self._lock = threading.Lock()  # held while the socket is taken
+        self._socket: socket.socket | None = None  # the application's
+        self._link: Link | None = None
+
+    def open(self) -> socket.socket:
+        """Return the application's socket; take the connection for it the first time.
+
+        Raises `WebSocketRefused` where it may not, and ``OSError`` once the call is over.
+        """
+        with self._lock:
+            if self._socket is None:
+                self._socket = self._take()
+            return self._socket
+
+    def _take(self) -> socket.socket:
+        websockets = self._websockets
+        transport = websockets.transport()
+        exchange = None if transport is None else transport.current_exchange()
+        if transport is None or exchange is None or exchange.websocket is not self:
+            raise OSError(
+                errno.EBADF, "the call is over, or another thread's: only that one takes the socket"
+            )
+        if self.refused:
+            raise WebSocketRefused(errno.EAGAIN, _FULL)
+        if exchange.head_sent:
+            raise OSError(errno.EBADF, "the response has begun: the socket can no longer be taken")
+        try:
+            ours, theirs = socket.socketpair()
+        except OSError as error:
+            self._refuse(exchange, os.strerror(error.errno or 0))
+        try:
+            if not transport.leave_count(websocket=True):
+                self._refuse(exchange, _FULL)
+            stream = exchange.take_stream()
+        except BaseException:
+            ours.close()
+            theirs.close()
+            raise
+        self.begun = True
+        self._link = link = Link(stream, ours, websockets.config)
+        websockets.note_open(self, exchange)
+        try:
+            websockets.relay.add(link)
+        except RuntimeError:  # no thread is left; the gateway ends it
+            link.lose("response cut off: no thread can be started")
+        return theirs
+
+    def _refuse(self, exchange: Exchange, reason: str) -> None:
+        """Answer 503 in the place of the application, and raise `WebSocketRefused`."""
+        self.begun = self.refused = True
+        config = self._websockets.config
+        body = f"{config.overloaded}\n".encode()
+        headers = [
+            ("Content-Type", "text/plain; charset=utf-8"),
+            ("Retry-After", str(config.retry_after_seconds)),
+        ]
+        exchange.set_reason(reason)
+        exchange.respond("503 Service Unavailable", headers, len(body))
+        exchange.finish(body)
+        self._websockets.request_log.message(messages.WEBSOCKET_REFUSED, reason=reason)
+        raise WebSocketRefused(errno.EAGAIN, reason)
+
+    def finish(self, exchange: Exchange) -> None:
+        """End it, once the application has returned: what it has sent is still passed on.
+
+        Returns when the client's stream has all of it, or takes no more.
+        """
+        link, application = self._link, self._socket
+        if link is None or application is None:
+            return
+        relay = self._websockets.relay
+        with suppress(OSError):
+            application.shutdown(socket.SHUT_RDWR)
+        application.close()
+        relay.finish(link, self._websockets.unanswered(exchange, secure=link.client.secure))
+        try:
+            link.done.wait()
+        finally:
+            self._conclude(exchange, link, link.lost, aborted=False)
+
+    def cut(self, exchange: Exchange, reason: str) -> None:
+        """End it at once, under the thread that has the exchange. The connection is reset."""
+        link = self._link
+        if link is not None:
+            self._conclude(exchange, link, reason, aborted=True)
+
+    def lose(self, reason: str) -> None:
+        """Exchange nothing more with the client. The call goes on, and reads the end."""
+        link = self._link
+        if link is not None:
+            self._websockets.relay.lose(link, reason)
+
+    def look(self) -> None:
+        """Look at the client's stream: another thread has taken input off the socket."""
+        link = self._link
+        if link is not None:
+            self._websockets.relay.pump(link)
+
+    def _conclude(self, exchange: Exchange, link: Link, reason: str, *, aborted: bool) -> None:
+        self._websockets.relay.remove(link)
+        self._websockets.forget(self)
+        output = link.output
+        status = output.status or ("" if output.begun else "501 Not Implemented")
+        exchange.end_relay(
+            status,
+            output.headers,
+            (link.received, output.sent),
+            reason,
+            reset=bool(reason),
+            aborted=aborted,
+        )
