@@ -27,6 +27,7 @@ CONFIG = TransportConfig(
     max_spool=4 << 30,
     max_unsent=1 << 20,
     max_io_bound=100,
+    max_websockets=50,
     threads=4,
     out_buffer=1000,
     out_spool=10_000,
@@ -211,6 +212,8 @@ TABLE: dict[str, list[tuple[Sequence[Value], float]]] = {
         ((100, 4), False),
         ((0, 1), False),  # the main thread alone runs the application
     ],
+    # WebSockets that are open.
+    "may_open_websocket": [((0,), True), ((49,), True), ((50,), False)],
     # Whether the target is https, whether the connection is secure.
     "accepts_scheme": [
         ((False, False), True),

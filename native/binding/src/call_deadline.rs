@@ -78,14 +78,17 @@ impl CallDeadline {
         time: Nanos,
         most: Nanos,
         environ: &Bound<'_, PyDict>,
-    ) -> PyResult<Nanos> {
+    ) -> PyResult<f64> {
         let Some(record) = &self.record else {
-            return Ok(sys::monotonic());
+            return Ok(seconds(sys::monotonic()));
         };
+        if get(scoreboard, record, DEADLINE) == 0 {
+            return Ok(f64::INFINITY);
+        }
         let latest = last_progress(scoreboard, record).saturating_add(most);
         let deadline = sys::monotonic().saturating_add(time).min(latest);
         put_off(scoreboard, record, deadline, environ)?;
-        Ok(get(scoreboard, record, DEADLINE))
+        Ok(seconds(get(scoreboard, record, DEADLINE)))
     }
 }
 
@@ -112,8 +115,9 @@ fn put_off(
     deadline: Nanos,
     environ: &Bound<'_, PyDict>,
 ) -> PyResult<()> {
-    if deadline <= get(scoreboard, record, DEADLINE) {
-        return Ok(());
+    let before = get(scoreboard, record, DEADLINE);
+    if before == 0 || deadline <= before {
+        return Ok(()); // 0 is never: a WebSocket has none
     }
     set(scoreboard, record, DEADLINE, deadline);
     let py = environ.py();

@@ -37,6 +37,8 @@ pub struct Delivery {
     pub bytes_io: Py<PyAny>,
     /// Makes a file object of a spooled body's descriptor, which becomes its own.
     pub open_spooled: Py<PyAny>,
+    /// Puts the socket into the environ of a WebSocket handshake, and returns what it offers.
+    pub offer_websocket: Py<PyAny>,
 }
 
 impl Delivery {
@@ -228,6 +230,11 @@ impl Delivery {
                 .scoreboard
                 .describe(record, texts, since, deadline);
         }
+        let mut websocket = None;
+        if head.upgrade && !head.body_expected {
+            let offered = self.offer_websocket.call1(py, (&environ,))?;
+            websocket = (!offered.is_none(py)).then_some(offered);
+        }
         let (body, request_body) = self.body(py, connection, head, body)?;
         let request = options.observed.then(|| {
             Box::new(HeadCopy {
@@ -238,6 +245,7 @@ impl Delivery {
         Ok(Exchange {
             environ: environ.unbind(),
             body,
+            websocket,
             request_id: request_id.unbind(),
             forwarded,
             number,

@@ -7,11 +7,20 @@ use penstock_protocol::Framing;
 use penstock_reactor::refusal::Refusal;
 use penstock_reactor::responding;
 use penstock_reactor::states::{Fate, ResponseState};
+use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::PyString;
 use std::sync::Arc;
 
 pub fn abort(slf: &Bound<'_, Exchange>) -> PyResult<()> {
+    if let Some(websocket) = relayed(slf)? {
+        let reason = std::mem::take(&mut slf.try_borrow_mut()?.reason);
+        let reason = match reason.as_str() {
+            "" => "response cut off",
+            reason => reason,
+        };
+        return cut(slf, &websocket, reason);
+    }
     {
         let mut this = slf.try_borrow_mut()?;
         if this.response.is_over() {
@@ -43,6 +52,10 @@ pub fn abort(slf: &Bound<'_, Exchange>) -> PyResult<()> {
 
 /// End an exchange whose thread does not come back; return whether it was still in progress.
 pub fn time_out(slf: &Bound<'_, Exchange>, reason: &str) -> PyResult<bool> {
+    if let Some(websocket) = relayed(slf)? {
+        cut(slf, &websocket, reason)?;
+        return Ok(true);
+    }
     {
         let mut this = slf.try_borrow_mut()?;
         if this.response.is_over() || this.shared().closed_in_child.get() {
@@ -64,6 +77,21 @@ pub fn time_out(slf: &Bound<'_, Exchange>, reason: &str) -> PyResult<bool> {
     }
     Exchange::end_as(slf, ResponseState::Aborted, reason)?;
     Ok(true)
+}
+
+/// The WebSocket that the application has in the place of a response.
+fn relayed(slf: &Bound<'_, Exchange>) -> PyResult<Option<Py<PyAny>>> {
+    let this = slf.try_borrow()?;
+    let relays = this.response.is_relaying() && !this.shared().closed_in_child.get();
+    let websocket = this.websocket.as_ref().filter(|_| relays);
+    Ok(websocket.map(|websocket| websocket.clone_ref(slf.py())))
+}
+
+/// End a WebSocket: its relay gives the stream back first, and ends the exchange.
+fn cut(slf: &Bound<'_, Exchange>, websocket: &Py<PyAny>, reason: &str) -> PyResult<()> {
+    websocket
+        .call_method1(slf.py(), intern!(slf.py(), "cut"), (slf, reason))
+        .map(drop)
 }
 
 fn answer_given_up(this: &mut Exchange, py: Python<'_>) -> PyResult<()> {

@@ -32,6 +32,7 @@ pyo3::import_exception!(penstock.errors, ClientDisconnected);
 pyo3::import_exception!(penstock.errors, FileTruncatedError);
 pyo3::import_exception!(penstock.errors, RequestAborted);
 pyo3::import_exception!(penstock.errors, RequestBodyError);
+pyo3::import_exception!(penstock.errors, ResponseRelayed);
 
 /// `penstock.transport.Exchange`. It belongs to the thread that handles it.
 #[pyclass(module = "penstock._native", freelist = 64)]
@@ -40,6 +41,9 @@ pub struct Exchange {
     pub environ: Py<PyDict>,
     #[pyo3(get)]
     pub body: Option<Py<PyAny>>,
+    /// What it offers, if it is a WebSocket handshake.
+    #[pyo3(get)]
+    pub websocket: Option<Py<PyAny>>,
     #[pyo3(get)]
     pub request_id: Py<PyString>,
     /// What trusted proxies say of the request, if they do.
@@ -86,6 +90,7 @@ impl Exchange {
         if self.response.is_aborted() {
             self.check_process()?;
         }
+        self.check_not_relaying()?;
         if !self.response.is_waiting() {
             return Err(PyRuntimeError::new_err(
                 "the response's head has been sent already",
@@ -124,7 +129,16 @@ impl Exchange {
         if self.response.is_over() {
             return Err(PyRuntimeError::new_err("the response has ended"));
         }
-        Ok(())
+        self.check_not_relaying()
+    }
+
+    fn check_not_relaying(&self) -> PyResult<()> {
+        match self.response.is_relaying() {
+            true => Err(ResponseRelayed::new_err(
+                "the application has taken the socket of this request",
+            )),
+            false => Ok(()),
+        }
     }
 
     pub fn note_progress(&self, py: Python<'_>) -> PyResult<()> {

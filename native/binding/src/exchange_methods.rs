@@ -3,6 +3,7 @@
 use crate::ending;
 use crate::exchange::{Exchange, raised};
 use crate::ffi::latin1_bytes;
+use crate::relaying::{self, Answer, ClientStream};
 use crate::sending;
 use penstock_protocol::{Version, response};
 use penstock_reactor::request_body::wait_for_input;
@@ -99,6 +100,28 @@ impl Exchange {
 
     fn abort(slf: &Bound<'_, Self>) -> PyResult<()> {
         ending::abort(slf)
+    }
+
+    fn take_stream(slf: &Bound<'_, Self>) -> PyResult<ClientStream> {
+        relaying::take_stream(slf)
+    }
+
+    #[pyo3(signature = (status, headers, counts, reason, *, reset, aborted))]
+    fn end_relay(
+        slf: &Bound<'_, Self>,
+        status: Py<PyString>,
+        headers: Py<PyList>,
+        counts: (u64, u64),
+        reason: &str,
+        reset: bool,
+        aborted: bool,
+    ) -> PyResult<()> {
+        let answer = Answer {
+            status,
+            headers,
+            counts,
+        };
+        relaying::end_relay(slf, answer, reason, reset, aborted)
     }
 
     fn set_reason(&mut self, reason: String) {

@@ -53,12 +53,11 @@ impl ExtendDeadline {
             core.policy.timeout_max
         };
         let environ = exchange.environ.bind(py);
-        let deadline = exchange.deadline.extend(
+        exchange.deadline.extend(
             &core.shared.scoreboard,
             core.policy.nanos(time)?,
             most,
             environ,
-        )?;
-        Ok(seconds(deadline))
+        )
     }
 }

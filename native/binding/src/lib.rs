@@ -23,6 +23,7 @@ mod log_writer;
 mod options;
 mod policy;
 mod record;
+mod relaying;
 mod request_finished;
 mod request_id;
 mod request_queue;

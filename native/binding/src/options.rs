@@ -32,6 +32,7 @@ pub fn read_options(config: &Bound<'_, PyAny>) -> PyResult<Options> {
     Ok(Options {
         threads: large("threads")?,
         max_io_bound: large("max_io_bound")?,
+        max_websockets: large("max_websockets")?,
         overloaded: text("overloaded")?,
         queue_full: text("queue_full")?,
         queue_late: text("queue_late")?,

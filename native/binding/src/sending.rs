@@ -83,7 +83,7 @@ pub fn finish(slf: &Bound<'_, Exchange>, data: Option<&Bound<'_, PyBytes>>) -> P
         if this.response == ResponseState::Ended {
             return Ok(());
         }
-        this.check_process()?;
+        this.check_may_send()?;
         this.response.is_waiting()
     };
     with_scratch(|out| {

@@ -124,6 +124,7 @@ impl NativeTransport {
                 config: config.clone().unbind(),
                 bytes_io: py.import("io")?.getattr("BytesIO")?.unbind(),
                 open_spooled: log("open_spooled")?,
+                offer_websocket: log("offer_websocket")?,
             },
         })
     }
@@ -135,6 +136,7 @@ impl NativeTransport {
             return Ok(None); // a forked child: the others' locks, requests and scoreboard are not its own
         }
         let thread_slot = self.come_back();
+        threads.come_back(shared, &thread_slot.place);
         if thread_slot.place.is_missing() {
             core.write_logs(py);
             py.detach(|| threads.await_place(shared, &thread_slot.place));
@@ -237,9 +239,19 @@ impl NativeTransport {
         penstock_reactor::tls::unknown_ciphers(names)
     }
 
+    /// See `penstock.transport.Transport.current_exchange`.
+    fn current_exchange(&self, py: Python<'_>) -> Option<Py<Exchange>> {
+        self.thread_slots.known()?.exchange(py)
+    }
+
     /// See `penstock.transport.Transport.leave_count`. `add_thread` starts a thread that calls
     /// `next`, and returns whether it could.
-    fn leave_count(&self, py: Python<'_>, add_thread: &Bound<'_, PyAny>) -> PyResult<bool> {
+    fn leave_count(
+        &self,
+        py: Python<'_>,
+        add_thread: &Bound<'_, PyAny>,
+        websocket: bool,
+    ) -> PyResult<bool> {
         let shared = &self.core.shared;
         if shared.closed_in_child.get() {
             return Ok(false); // the others' locks are not the child's
@@ -248,13 +260,13 @@ impl NativeTransport {
             return Ok(false);
         };
         let place = &thread_slot.place;
-        if place.has_left() {
+        if place.has_left() && !websocket {
             return Ok(true);
         }
         let Some(exchange) = thread_slot.exchange(py) else {
             return Ok(false);
         };
-        let left = match self.threads.leave_count(shared, place) {
+        let left = match self.threads.leave_count(shared, place, websocket) {
             Leave::Refused => false,
             Leave::Replaced => true,
             Leave::NeedsThread => {

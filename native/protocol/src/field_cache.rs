@@ -23,6 +23,7 @@ struct Section {
     fields: Box<[Field]>, // spans count from the start of the section
     keep_alive: bool,
     forwarding: bool,
+    upgrade: bool,
 }
 
 /// The field sections of recent requests. Its size is bounded, whatever clients send.
@@ -62,6 +63,7 @@ impl FieldCache {
         head.chunked = false;
         head.keep_alive = section.keep_alive;
         head.forwarding = section.forwarding;
+        head.upgrade = section.upgrade;
         head.expect_continue = false;
         head.body_expected = false;
         head.section_id = section.id;
@@ -118,6 +120,7 @@ impl FieldCache {
                     .collect(),
                 keep_alive: head.keep_alive,
                 forwarding: head.forwarding,
+                upgrade: head.upgrade,
             });
         }
     }

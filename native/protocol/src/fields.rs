@@ -37,6 +37,7 @@ pub struct KnownFields {
     connection: bool,
     expect: bool,
     forwarding: bool,
+    upgrade: bool,
 }
 
 impl KnownFields {
@@ -58,6 +59,7 @@ impl KnownFields {
                 self.repeated |= self.host.replace(value).is_some();
             }
             6 if name.eq_ignore_ascii_case(b"expect") => self.expect = true,
+            7 if name.eq_ignore_ascii_case(b"upgrade") => self.upgrade = true,
             9 if name.eq_ignore_ascii_case(b"forwarded") => self.forwarding = true,
             11 if name.eq_ignore_ascii_case(b"script_name") => self.forwarding = true,
             10 if name.eq_ignore_ascii_case(b"connection") => self.connection = true,
@@ -91,6 +93,7 @@ pub fn interpret(
 ) -> Result<(), ProtocolError> {
     let old = head.version == Version::Http10;
     head.forwarding = known.forwarding;
+    head.upgrade = known.upgrade;
     match known.host.map(|host| host.of(bytes)) {
         None if !old => return Err(error::NO_HOST),
         Some(host) if !(old && host.is_empty() || grammar::is_host(host)) => {

@@ -112,6 +112,8 @@ pub struct Head {
     /// Whether a field may speak of another hop: `Forwarded`, `X-Forwarded-*`, `SCRIPT_NAME` or
     /// `X-Request-ID`.
     pub forwarding: bool,
+    /// Whether there is an `Upgrade` field, whatever it says.
+    pub upgrade: bool,
     /// Whether a body follows. True for a chunked body too, which may turn out to be empty.
     pub body_expected: bool,
     /// The number that a [`crate::FieldCache`] gave to these fields; 0 if they are not cached.

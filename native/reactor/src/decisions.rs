@@ -265,6 +265,11 @@ pub fn may_leave_count(options: &Options, left: u64, threads: u64) -> bool {
     threads > 1 && left < options.max_io_bound
 }
 
+/// Return true if another WebSocket may be opened; `opened` is how many there are.
+pub fn may_open_websocket(options: &Options, opened: u64) -> bool {
+    opened < options.max_websockets
+}
+
 /// Return true if a request's target may have its scheme on this connection.
 pub fn accepts_scheme(https_target: bool, secure: bool) -> bool {
     secure || !https_target
@@ -397,6 +402,7 @@ pub fn decide(options: &Options, name: &str, given: &[Option<f64>]) -> Option<f6
         "retry_after" => retry_after(budgets, whole(0), time(1), whole(2)) as f64,
         "ready_with_queue" => number(ready_with_queue(budgets, time(0))),
         "may_leave_count" => number(may_leave_count(options, whole(0), whole(1))),
+        "may_open_websocket" => number(may_open_websocket(options, whole(0))),
         "overload" => admission::replay(budgets, given),
         "turn_seconds" => seconds(turn(options, whole(0) as usize)),
         "fair_queue" => fair_queue::replay(given),

@@ -251,9 +251,9 @@ impl LeaderFollowers {
     // -- the count of threads -------------------------------------------------------------------
 
     /// Have the calling thread's call leave the count.
-    pub fn leave_count(&self, shared: &Shared, place: &Place) -> Leave {
-        let left = self.thread_count.leave(shared, place);
-        if left != Leave::Refused {
+    pub fn leave_count(&self, shared: &Shared, place: &Place, websocket: bool) -> Leave {
+        let left = self.thread_count.leave(shared, place, websocket);
+        if left != Leave::Refused && place.has_left() {
             // It does not lead again after this call. The thread that replaces it may lead at once.
             let (me, relaxed) = (thread_number(), Ordering::Relaxed);
             let _ = self
@@ -266,6 +266,11 @@ impl LeaderFollowers {
     /// See [`ThreadCount::replace_otherwise`].
     pub fn replace_otherwise(&self, shared: &Shared, place: &Place) -> bool {
         self.thread_count.replace_otherwise(shared, place)
+    }
+
+    /// See [`ThreadCount::come_back`].
+    pub fn come_back(&self, shared: &Shared, place: &Place) {
+        self.thread_count.come_back(shared, place);
     }
 
     /// See [`ThreadCount::await_place`]. Without the GIL.

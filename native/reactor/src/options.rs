@@ -40,6 +40,7 @@ pub struct Options {
     pub threads: u64,
     /// How many calls may leave that count.
     pub max_io_bound: u64,
+    pub max_websockets: u64,
     /// What a client is told whose request no thread takes.
     pub overloaded: String,
     /// What the access log says of it, by the cause.

@@ -54,6 +54,8 @@ layout! {
     OUT_SPOOL_FULL = 29,
     OUT_SPOOL_FILES = 30,
     OUT_SPOOL_DISK = 31,
+    WEBSOCKETS = 32,
+    WEBSOCKETS_REFUSED = 33,
     // of a record
     NUMBER = 0,
     SINCE = 1,
@@ -63,6 +65,9 @@ layout! {
     LENGTHS = 5,
     PROGRESS = 6,
     AWAITING_CLIENT = 7,
+    // what IO_BOUND is the sum of
+    LEFT_COUNT = 1,
+    WEBSOCKET = 2,
     // a value of STATE
     SERVING = 2,
 }
@@ -319,7 +324,7 @@ impl Scoreboard {
         let records = (0..self.records).filter_map(|index| self.record(index));
         let counts = records.filter(|record| {
             let word = |word| self.record_word(record, word).load(Ordering::Relaxed);
-            word(NUMBER) != 0 && word(IO_BOUND) == 0
+            word(NUMBER) != 0 && word(IO_BOUND) & LEFT_COUNT as u64 == 0
         });
         counts.count() as u64
     }

@@ -83,18 +83,21 @@ pub enum ResponseState {
     Waiting,
     /// Its head is being sent, or has been.
     Sending,
+    /// There is none: the application has a WebSocket, and the relay the client's stream.
+    Relaying,
     /// It is over: the connection is no longer the exchange's.
     Ended,
     /// The server has ended it under the thread that has the exchange.
     Aborted,
 }
 
-use ResponseState::{Aborted, Ended, Sending, Waiting};
+use ResponseState::{Aborted, Ended, Relaying, Sending, Waiting};
 
 /// Each state of a response, and those that may follow it.
-pub const RESPONSE_TRANSITIONS: [(ResponseState, &[ResponseState]); 4] = [
-    (Waiting, &[Sending, Ended, Aborted]),
+pub const RESPONSE_TRANSITIONS: [(ResponseState, &[ResponseState]); 5] = [
+    (Waiting, &[Sending, Relaying, Ended, Aborted]),
     (Sending, &[Ended, Aborted]),
+    (Relaying, &[Ended, Aborted]),
     (Ended, &[]),
     (Aborted, &[]),
 ];
@@ -103,6 +106,11 @@ impl ResponseState {
     /// Whether nothing of the response has been sent.
     pub fn is_waiting(self) -> bool {
         self == Waiting
+    }
+
+    /// Whether the application has a WebSocket in the place of a response.
+    pub fn is_relaying(self) -> bool {
+        self == Relaying
     }
 
     /// Whether the response is over.

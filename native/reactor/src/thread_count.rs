@@ -4,10 +4,14 @@
 //! A thread leads and takes requests only with a place in the count. A call that leaves the count
 //! gives its thread's place to another thread: to one that waits for a place, or to a new one. When
 //! such a call has returned, its thread waits until it gets the place of the next call that leaves.
-//! So each place always belongs to one thread, however a call ends.
+//! So each place always belongs to one thread, however a call ends. With one thread a WebSocket
+//! keeps it, and only counts.
 
 use crate::decisions;
-use crate::scoreboard::{IO_BOUND, IO_BOUND_CALLS, IO_BOUND_REFUSED, Record};
+use crate::scoreboard::{
+    IO_BOUND, IO_BOUND_CALLS, IO_BOUND_REFUSED, LEFT_COUNT, Record, WEBSOCKET, WEBSOCKETS,
+    WEBSOCKETS_REFUSED,
+};
 use crate::shared::Shared;
 use crate::sync::{Alarm, Flag, lock};
 use std::sync::atomic::Ordering;
@@ -17,6 +21,7 @@ use std::sync::{Arc, Mutex};
 pub struct Place {
     record: Option<Record>,
     left: Flag,
+    websocket: Flag,
     missing: Flag,
     given: Arc<Alarm>,
 }
@@ -27,6 +32,7 @@ impl Place {
         Place {
             record,
             left: Flag::default(),
+            websocket: Flag::default(),
             missing: Flag::default(),
             given: Arc::default(),
         }
@@ -48,7 +54,8 @@ impl Place {
 pub enum Leave {
     /// It stays in the count.
     Refused,
-    /// It has left, and a thread that waited has its place.
+    /// It has left, and a thread that waited has its place, or it had left before; or it has a
+    /// WebSocket with the only thread.
     Replaced,
     /// It has left, and its place is for a thread that is to be started.
     NeedsThread,
@@ -62,8 +69,12 @@ pub struct ThreadCount {
 
 #[derive(Default)]
 struct State {
-    /// How many calls have left the count.
+    /// How many calls have left the count without a WebSocket.
     left: u64,
+    /// How many calls have a WebSocket.
+    opened: u64,
+    /// How many calls have left the count, with one or without.
+    out: u64,
     spare: Vec<Arc<Alarm>>,
     over: bool,
 }
@@ -75,36 +86,54 @@ impl State {
         self.spare.pop().map(|given| given.ring()).is_some()
     }
 
-    fn note(&mut self, shared: &Shared, place: &Place, left: bool) {
+    /// Note whether a call is out of the count, and whether it has a WebSocket.
+    fn note(&mut self, shared: &Shared, place: &Place, left: bool, websocket: bool) {
+        let (left_before, had_websocket) = (place.left.get(), place.websocket.get());
+        let plain = |left: bool, websocket: bool| u64::from(left && !websocket);
+        let change = |count: u64, to: u64, from: u64| (count + to).saturating_sub(from);
+        self.left = change(
+            self.left,
+            plain(left, websocket),
+            plain(left_before, had_websocket),
+        );
+        self.opened = change(self.opened, websocket.into(), had_websocket.into());
+        self.out = change(self.out, left.into(), left_before.into());
         place.left.set(left);
-        self.left = if left {
-            self.left + 1
-        } else {
-            self.left.saturating_sub(1)
-        };
+        place.websocket.set(websocket);
         let scoreboard = &shared.scoreboard;
         if let Some(record) = &place.record {
+            let kind = LEFT_COUNT * usize::from(left) + WEBSOCKET * usize::from(websocket);
             let word = scoreboard.record_word(record, IO_BOUND);
-            word.store(u64::from(left), Ordering::Relaxed);
+            word.store(kind as u64, Ordering::Relaxed);
         }
-        scoreboard.set(IO_BOUND_CALLS, self.left);
+        scoreboard.set(WEBSOCKETS, self.opened);
+        scoreboard.set(IO_BOUND_CALLS, self.out);
     }
 }
 
 impl ThreadCount {
-    /// Have the call of the thread with this place leave the count.
-    pub fn leave(&self, shared: &Shared, place: &Place) -> Leave {
+    /// Have the call of the thread with this place leave the count. With `websocket` it has one from
+    /// now on, whether it had left the count before or not.
+    pub fn leave(&self, shared: &Shared, place: &Place, websocket: bool) -> Leave {
         let mut state = lock(&self.state);
         if state.over {
             return Leave::Refused;
         }
         let options = &shared.options;
-        if !decisions::may_leave_count(options, state.left, options.threads) {
-            shared.scoreboard.count(IO_BOUND_REFUSED);
+        let allowed = match websocket {
+            true => decisions::may_open_websocket(options, state.opened),
+            false => decisions::may_leave_count(options, state.left, options.threads),
+        };
+        if !allowed {
+            shared.scoreboard.count(refused(websocket));
             return Leave::Refused;
         }
+        if place.has_left() || options.threads == 1 {
+            state.note(shared, place, place.has_left(), websocket);
+            return Leave::Replaced;
+        }
         place.missing.set(true);
-        state.note(shared, place, true);
+        state.note(shared, place, true, websocket);
         match state.give_place() {
             true => Leave::Replaced,
             false => Leave::NeedsThread,
@@ -118,10 +147,17 @@ impl ThreadCount {
         if state.give_place() {
             return true;
         }
-        state.note(shared, place, false);
+        shared.scoreboard.count(refused(place.websocket.get()));
+        state.note(shared, place, false, false);
         place.missing.set(false);
-        shared.scoreboard.count(IO_BOUND_REFUSED);
         false
+    }
+
+    /// Note that the thread's call has returned, which had a WebSocket and kept its place.
+    pub fn come_back(&self, shared: &Shared, place: &Place) {
+        if place.websocket.get() && !place.has_left() {
+            lock(&self.state).note(shared, place, false, false);
+        }
     }
 
     /// Note that the thread's call has returned, and wait until it has a place again, or until the
@@ -130,7 +166,7 @@ impl ThreadCount {
         {
             let mut state = lock(&self.state);
             if place.has_left() {
-                state.note(shared, place, false);
+                state.note(shared, place, false, false);
                 state.spare.push(Arc::clone(&place.given));
             }
             if state.over {
@@ -146,5 +182,13 @@ impl ThreadCount {
         let mut state = lock(&self.state);
         state.over = true;
         while state.give_place() {}
+    }
+}
+
+/// The word that counts what was refused.
+fn refused(websocket: bool) -> usize {
+    match websocket {
+        true => WEBSOCKETS_REFUSED,
+        false => IO_BOUND_REFUSED,
     }
 }

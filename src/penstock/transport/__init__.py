@@ -72,7 +72,7 @@ class ClientStream(Protocol):
     def receive(self, size: int) -> bytes:
         """Return what is there, about ``size`` bytes at most; ``b""`` at the end."""
 
-    def send(self, data: bytes | memoryview) -> int:
+    def send(self, data: bytes) -> int:
         """Send what is taken at once; return how many bytes. The rest has to come again."""
 
     def shut_down(self) -> None:

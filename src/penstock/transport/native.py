@@ -13,6 +13,7 @@ from penstock import _native, messages
 from penstock.transport.io_bound import IO_BOUND_KEY, IoBound, no_thread
 from penstock.transport.log_lines import RequestLog
 from penstock.transport.spool import SpooledBody
+from penstock.transport.websockets import WebSockets
 from penstock.wsgi.environ import DroppedFields
 from penstock.wsgi.headers import check_head
 
@@ -56,11 +57,13 @@ class NativeTransport:
         add_thread: Callable[[], bool] = no_thread,
     ) -> None:
         self.request_log = RequestLog(logger, config)
+        self._websockets = WebSockets(self, config, slot, self.request_log)
         logs = {
             "logger": logger,
             "request_log": self.request_log,
             "dropped_fields": DroppedFields(logger, config.forwarded.fields),
             "open_spooled": _open_spooled,
+            "offer_websocket": self._websockets.offer,
             "attend": weakref.WeakMethod(self._attend),
             **_reporting(observers),
         }
@@ -130,11 +133,16 @@ class NativeTransport:
         lasting = []
         if not self._handed_over:
             lasting = [listener.ignore_new_connections() for listener in self._listeners]
+        self._websockets.drain()
         self._native.drain(self._handed_over, lasting)
 
-    def leave_count(self) -> bool:
+    def current_exchange(self) -> Exchange | None:
+        """See `penstock.transport.Transport.current_exchange`."""
+        return self._native.current_exchange()
+
+    def leave_count(self, *, websocket: bool = False) -> bool:
         """See `penstock.transport.Transport.leave_count`."""
-        return self._native.leave_count(self._add_thread)
+        return self._native.leave_count(self._add_thread, websocket)
 
     def abort_all(self, reason: str) -> int:
         """See `penstock.transport.Transport.abort_all`."""
@@ -152,6 +160,7 @@ class NativeTransport:
 
     def close(self) -> None:
         """See `penstock.transport.Transport.close`."""
+        self._websockets.close()
         self._native.close()
 
     def finish_logs(self, timeout: float) -> bool:
@@ -165,6 +174,7 @@ class NativeTransport:
     def close_in_child(self) -> None:
         """See `penstock.transport.Transport.close_in_child`."""
         self._native.close_in_child()
+        self._websockets.close_in_child()
         for listener in self._listeners:
             listener.socket.close()
 

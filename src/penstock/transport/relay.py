@@ -82,7 +82,7 @@ class Link:
         self.received = len(client.early)
         """Bytes that have come from the client."""
         self._to_application: bytes | memoryview = client.early
-        self._to_client: bytes | memoryview = b""
+        self._to_client = b""
         self._taken = self._deadline_taken = 0  # bytes that the client's stream has taken
         self.deadline = math.inf
         """When the client must have taken more, on the monotonic clock."""
@@ -179,8 +179,7 @@ class Link:
         except OSError:
             data = b""
         if not data:
-            self.application_ended = self._application_gone = True
-            self._to_application = b""
+            self.application_ended = True
             self._end_output()
             self._flush_to_client(now)
             return False
@@ -194,7 +193,8 @@ class Link:
     def _say_going_away(self) -> None:
         if self.draining and not self._said_going_away and self.output.at_boundary:
             self._said_going_away = True
-            self._to_client = bytes(self._to_client) + GOING_AWAY
+            self._to_client += GOING_AWAY
+            self.output.sent += len(GOING_AWAY)
 
     def _end_output(self) -> None:
         if self.output.begun:
@@ -218,8 +218,7 @@ class Link:
                     self._set_deadline(now)
                 return
             self._taken += sent
-            self._to_client = memoryview(self._to_client)[sent:]
-        self._to_client = b""
+            self._to_client = self._to_client[sent:]
         self.deadline = math.inf
 
     def _set_deadline(self, now: float) -> None:

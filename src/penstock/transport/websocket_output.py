@@ -28,7 +28,7 @@ class WebSocketOutput:
         """Such as ``101 Switching Protocols``; empty until the head is complete."""
         self.headers: list[tuple[str, str]] = []
         self.sent = 0
-        """Bytes behind the head."""
+        """Bytes behind the head, or all where it is none of HTTP."""
         self.begun = False
         """The application has sent something."""
         self.closed = False
@@ -78,6 +78,7 @@ class WebSocketOutput:
         if end < 0:
             if len(head) > MOST_HEAD_BYTES:
                 self._head = None
+                self.sent = len(head)
             return len(data)
         self._head = None
         found = _STATUS.match(head)
@@ -86,6 +87,8 @@ class WebSocketOutput:
             lines = bytes(head[found.end() : end]).decode("latin-1").split("\r\n")
             pairs = (line.partition(":") for line in lines if line)
             self.headers = [(name, value.strip(" \t")) for name, _, value in pairs]
+        else:
+            self.sent = end + 4
         self._frames = self.status.startswith(_SWITCHING)
         return end + 4 - before
 

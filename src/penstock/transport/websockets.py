@@ -223,7 +223,13 @@ class WebSocket:
         self._websockets.relay.remove(link)
         self._websockets.forget(self)
         output = link.output
-        status = output.status or ("" if output.begun else "501 Not Implemented")
+        status = output.status
+        if not output.begun:
+            status = "" if reason else "501 Not Implemented"
+        elif not status:
+            status = "101 Switching Protocols"  # whatever to
+            if not reason:
+                exchange.set_reason("the application has sent no HTTP response")
         exchange.end_relay(
             status,
             output.headers,

@@ -21,6 +21,8 @@ CACHE_ENTRIES = 1024
 # applications pass on those of a server behind them.
 _STATUS = re.compile(r"[2-9][0-9]{2}(?: [\t\x20-\x7e\x80-\xff]*)?")
 _LAST_CODE = 599
+# RFC 9110, section 15.5.22: its Upgrade field says which protocol the server would speak.
+_UPGRADE_REQUIRED = 426
 # RFC 9110, section 5.6.2: token
 _NAME = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 # RFC 9110, section 5.5: field-content, with the obs-text that latin-1 allows
@@ -62,7 +64,8 @@ def check_head(status: str, headers: HeaderList) -> tuple[int, HeaderList, int |
     Return the status code and what `check_headers` returns. Raises what `check_status` and
     `check_headers` raise.
     """
-    return check_status(status), *check_headers(headers)
+    code = check_status(status)
+    return code, *check_headers(headers, keeps_upgrade=code == _UPGRADE_REQUIRED)
 
 
 def check_status(status: str) -> int:
@@ -80,11 +83,14 @@ def check_status(status: str) -> int:
     return code
 
 
-def check_headers(headers: HeaderList) -> tuple[HeaderList, int | None, bool]:
+def check_headers(
+    headers: HeaderList, *, keeps_upgrade: bool = False
+) -> tuple[HeaderList, int | None, bool]:
     """Check response headers, and remove those that the server decides about.
 
     Return the remaining headers, the Content-Length in bytes (None without one), and True if the
-    application asked to close the connection.
+    application asked to close the connection. With ``keeps_upgrade`` an ``Upgrade`` stays, and
+    ``Connection: upgrade`` is behind it.
 
     Raises `TypeError` for anything except a list or tuple of pairs of `str`, and `ValueError` for a
     name or a value that a header may not have. No error message holds a value: it may be secret,
@@ -117,6 +123,8 @@ def check_headers(headers: HeaderList) -> tuple[HeaderList, int | None, bool]:
             content_length = length
         elif kind == _CONNECTION:
             close = close or "close" in map(str.strip, value.lower().split(","))
+        elif kind == _REPORTED and keeps_upgrade and name.lower() == "upgrade":
+            fields += [item, ("Connection", "upgrade")]
         elif kind == _REPORTED:
             put_right.append(messages.APPLICATION_SENT_HOP_BY_HOP.notice(name=name.title()))
     return fields, content_length, close

@@ -289,6 +289,7 @@ pub fn options() -> Options {
     Options {
         threads: 2,
         max_io_bound: 1,
+        max_websockets: 2,
         overloaded: "overloaded".to_owned(),
         queue_full: "full".to_owned(),
         queue_late: "late".to_owned(),

@@ -145,10 +145,10 @@ fn a_place_in_the_count_goes_to_a_thread_that_came_back_before_a_new_one_is_star
     let shared = Shared::new(options(), scoreboard(3)).unwrap();
     let count = ThreadCount::default();
     let [first, second, third] = [0, 1, 2].map(|index| Place::new(shared.scoreboard.record(index)));
-    assert_eq!(count.leave(&shared, &first), Leave::NeedsThread);
+    assert_eq!(count.leave(&shared, &first, false), Leave::NeedsThread);
     assert!(first.has_left() && first.is_missing());
     assert_eq!(shared.scoreboard.get(IO_BOUND_CALLS), 1);
-    assert_eq!(count.leave(&shared, &second), Leave::Refused); // max_io_bound
+    assert_eq!(count.leave(&shared, &second, false), Leave::Refused); // max_io_bound
     assert!(!second.has_left() && !second.is_missing());
     assert_eq!(shared.scoreboard.get(IO_BOUND_REFUSED), 1);
     // The last that a thread notes as it comes back. What is noted before it can be seen before it.
@@ -161,7 +161,7 @@ fn a_place_in_the_count_goes_to_a_thread_that_came_back_before_a_new_one_is_star
         let back = scope.spawn(|| count.await_place(&shared, &first));
         await_return();
         assert!(first.is_missing() && !first.has_left() && !back.is_finished());
-        assert_eq!(count.leave(&shared, &second), Leave::Replaced);
+        assert_eq!(count.leave(&shared, &second, false), Leave::Replaced);
         back.join().unwrap();
         assert!(!first.is_missing() && second.is_missing());
         // The end wakes what waits.
@@ -170,7 +170,7 @@ fn a_place_in_the_count_goes_to_a_thread_that_came_back_before_a_new_one_is_star
         count.end();
         back.join().unwrap();
     });
-    assert_eq!(count.leave(&shared, &third), Leave::Refused);
+    assert_eq!(count.leave(&shared, &third, false), Leave::Refused);
 }
 
 #[test]
@@ -178,11 +178,11 @@ fn a_call_stays_in_the_count_where_no_thread_can_be_started() {
     let shared = Shared::new(options(), scoreboard(2)).unwrap();
     let count = ThreadCount::default();
     let place = Place::new(shared.scoreboard.record(0));
-    assert_eq!(count.leave(&shared, &place), Leave::NeedsThread);
+    assert_eq!(count.leave(&shared, &place, false), Leave::NeedsThread);
     assert!(!count.replace_otherwise(&shared, &place));
     assert!(!place.has_left() && !place.is_missing());
     assert_eq!(shared.scoreboard.get(IO_BOUND_CALLS), 0);
-    assert_eq!(count.leave(&shared, &place), Leave::NeedsThread);
+    assert_eq!(count.leave(&shared, &place, false), Leave::NeedsThread);
 }
 
 #[test]

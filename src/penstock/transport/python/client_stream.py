@@ -34,7 +34,7 @@ class PythonClientStream:
             raise ConnectionResetError(errno.ECONNRESET, "the client is gone")
         return data
 
-    def send(self, data: bytes | memoryview) -> int:
+    def send(self, data: bytes) -> int:
         """See `penstock.transport.ClientStream.send`."""
         output = self._connection.output
         if output is not None and output.busy():
