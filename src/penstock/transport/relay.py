@@ -23,7 +23,7 @@ from selectors import EVENT_READ, EVENT_WRITE
 from typing import TYPE_CHECKING
 
 from penstock.transport.log_lines import CLIENT_STALLED, lost_client
-from penstock.transport.python.waker import Waker
+from penstock.transport.waker import Waker
 from penstock.transport.websocket_output import GOING_AWAY, WebSocketOutput
 
 if TYPE_CHECKING:
