@@ -18,6 +18,8 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from support import websockets
+
 if TYPE_CHECKING:
     from wsgiref.types import StartResponse, WSGIApplication
 
@@ -147,6 +149,17 @@ def left(environ: Environ) -> Answer:
     return b"none" if deadline is None else b"%.1f" % (deadline - time.monotonic())
 
 
+def websocket(environ: Environ) -> Answer:
+    """Speak WebSocket: tell the worker, and send back what comes, until the client has closed."""
+    side = websockets.ServerSide(environ)
+    side.send(websockets.TEXT, str(os.getpid()).encode())
+    while (received := side.read()) is not None:
+        side.send(*received)
+        if received[0] == websockets.CLOSE:
+            break
+    return b""
+
+
 def identity(environ: Environ) -> Answer:
     """Tell user, group, umask and title of the worker."""
     mask = os.umask(0)
@@ -196,7 +209,7 @@ def make(version: str) -> WSGIApplication:
                 grow,
                 left,
             ),
-            *(identity, stray, pieces),
+            *(websocket, identity, stray, pieces),
         ]
     }
 
