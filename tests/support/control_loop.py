@@ -58,6 +58,7 @@ def worker(number: int, pid: int, **changes: Any) -> WorkerRow:
         "waiting": 0,
         "busy": 1,
         "io_bound": 0,
+        "websockets": 0,
         "threads": 4,
         "memory": 88_400_000,
         "beat": 0.1,
@@ -78,6 +79,7 @@ def request(pid: int, target: str, **changes: Any) -> RequestRow:
         "id": "4f2a-1",
         "deadline": 17.66,
         "io_bound": False,
+        "websocket": False,
     }
     return row | changes  # type: ignore[return-value]
 

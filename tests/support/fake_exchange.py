@@ -11,7 +11,7 @@ from wsgiref.types import WSGIApplication
 
 from penstock.errors import ClientDisconnected
 from penstock.http1 import Request
-from penstock.transport import Exchange, HeaderList
+from penstock.transport import Exchange, HeaderList, WebSocket
 from penstock.wsgi.environ import HeaderMap, base_environ, build_environ, client_environ
 from penstock.wsgi.errors import ErrorStream
 from penstock.wsgi.gateway import Gateway
@@ -111,6 +111,7 @@ class FakeExchange:
         if chunks is not None:
             self.body = None
         self.request_id = "r1"
+        self.websocket: WebSocket | None = None
         self.head_sent = False
         self.events: list[str] = []
         self.status = ""

@@ -79,7 +79,8 @@ def serving(
     ``add_thread`` is the transport's; without it threads are added as a worker adds them. At the
     end all is closed.
     """
-    slot = slot or Scoreboard(1, threads, config.get("max_io_bound", 0) + config.get("max_websockets", 0)).take()
+    beside = config.get("max_io_bound", 0) + config.get("max_websockets", 0)
+    slot = slot or Scoreboard(1, threads, beside).take()
     assert slot is not None
     scheme = "https://" if tls is not None else ""
     listener = listener or open_listeners([f"{scheme}127.0.0.1:0"], 1024)[0]

@@ -27,7 +27,7 @@ FIELDS = {
 
 
 def handshake(
-    target: str = "/", *, method: str = "GET", version: str = "HTTP/1.1", **changes: str | None
+    target: str = "/", method: str = "GET", version: str = "HTTP/1.1", /, **changes: str | None
 ) -> bytes:
     """Return a handshake; ``changes`` are fields with ``_`` in the place of ``-``, None is none."""
     fields: dict[str, str | None] = dict(FIELDS)

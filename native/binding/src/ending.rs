@@ -90,7 +90,7 @@ fn relayed(slf: &Bound<'_, Exchange>) -> PyResult<Option<Py<PyAny>>> {
 /// End a WebSocket: its relay gives the stream back first, and ends the exchange.
 fn cut(slf: &Bound<'_, Exchange>, websocket: &Py<PyAny>, reason: &str) -> PyResult<()> {
     websocket
-        .call_method1(slf.py(), intern!(slf.py(), "cut"), (slf, reason))
+        .call_method1(slf.py(), intern!(slf.py(), "cut"), (reason,))
         .map(drop)
 }
 

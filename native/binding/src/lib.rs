@@ -49,6 +49,8 @@ mod _native {
     #[pymodule_export]
     use crate::fast_response::{FastResponse, ResponseMaker};
     #[pymodule_export]
+    use crate::relaying::ClientStream;
+    #[pymodule_export]
     use crate::request_queue::RequestQueue;
     #[pymodule_export]
     use crate::transport::NativeTransport;

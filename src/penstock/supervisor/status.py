@@ -160,7 +160,7 @@ class Overview:
         return {name: states.count(name) for name in STATES} | {
             "connections": sum(slot.words[CONNECTIONS] for slot in slots),
             "in_progress": sum(1 for slot in slots for _ in slot.requests()),
-            "io_bound": sum(map(_io_bound, slots)),
+            "io_bound": sum(_io_bound(slot.words) for slot in slots),
             "websockets": sum(slot.words[WEBSOCKETS] for slot in slots),
             "waiting": sum(slot.words[WAITING] for slot in slots),
             "accepted": counters.accepted + sum(slot.words[ACCEPTED] for slot in slots),
@@ -216,7 +216,7 @@ class Overview:
             "connections": words[CONNECTIONS],
             "waiting": words[WAITING],
             "busy": worker.slot.calls_of_count(),
-            "io_bound": _io_bound(worker.slot),
+            "io_bound": _io_bound(words),
             "websockets": words[WEBSOCKETS],
             "threads": worker.slot.scoreboard.threads,
             "memory": self._resident_memory(worker.pid) if worker.pid else None,
@@ -224,11 +224,11 @@ class Overview:
         }
 
 
-def _io_bound(slot: Slot) -> int:
+def _io_bound(words: memoryview[int]) -> int:
     """Return how many calls are out of the count of threads and have no WebSocket."""
-    beside = slot.words[IO_BOUND_CALLS]
+    beside = words[IO_BOUND_CALLS]
     # With one thread a WebSocket keeps it. The two words are not written at once.
-    return max(0, beside - slot.words[WEBSOCKETS])
+    return max(0, beside - words[WEBSOCKETS])
 
 
 def state_of(worker: WorkerProcess) -> str:

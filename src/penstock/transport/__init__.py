@@ -93,7 +93,7 @@ class WebSocket(Protocol):
     def refused(self) -> bool:
         """Whether it did not get it."""
 
-    def finish(self, exchange: Exchange) -> None:
+    def finish(self) -> None:
         """End it once the application has returned; waits until all that it has sent has left."""
 
 
@@ -173,6 +173,19 @@ class Exchange(Protocol):
         Never raises, and does nothing where the response is over.
         """
 
+    def set_reason(self, reason: str) -> None:
+        """Set the reason that the access log's line tells; the last before the end counts."""
+
+    def close_after_response(self) -> None:
+        """Make this the connection's last response; called before the head is sent."""
+
+    def client_gone(self) -> bool:
+        """Return True if the client is known to have disconnected. Cheap to call between blocks."""
+
+
+class TransportExchange(Exchange, Protocol):
+    """What a transport's own exchanges have, beyond what the gateway uses."""
+
     def take_stream(self) -> ClientStream:
         """Give the connection up: HTTP is no longer spoken on it. Only before the head is sent.
 
@@ -195,15 +208,6 @@ class Exchange(Protocol):
         and sent then, and why it was cut short. With ``reset`` the connection is reset, and with
         ``aborted`` the server has ended it. Does nothing where the exchange is over.
         """
-
-    def set_reason(self, reason: str) -> None:
-        """Set the reason that the access log's line tells; the last before the end counts."""
-
-    def close_after_response(self) -> None:
-        """Make this the connection's last response; called before the head is sent."""
-
-    def client_gone(self) -> bool:
-        """Return True if the client is known to have disconnected. Cheap to call between blocks."""
 
 
 class ResponseSupport(Protocol):
@@ -246,7 +250,7 @@ class Transport(ResponseSupport, Protocol):
         them, and the sockets are closed at once. A later call without it has no effect.
         """
 
-    def current_exchange(self) -> Exchange | None:
+    def current_exchange(self) -> TransportExchange | None:
         """Return the exchange that the calling thread has; None if it has none."""
 
     def leave_count(self, *, websocket: bool = False) -> bool:

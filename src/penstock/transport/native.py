@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from penstock.listeners import Listener
     from penstock.telemetry.observers import Observers
     from penstock.telemetry.scoreboard import Slot
-    from penstock.transport import Exchange
+    from penstock.transport import Exchange, TransportExchange
     from penstock.transport.config import TransportConfig
     from penstock.wsgi.headers import CheckHead
     from penstock.wsgi.response import FastResponse, Response
@@ -136,7 +136,7 @@ class NativeTransport:
         self._websockets.drain()
         self._native.drain(self._handed_over, lasting)
 
-    def current_exchange(self) -> Exchange | None:
+    def current_exchange(self) -> TransportExchange | None:
         """See `penstock.transport.Transport.current_exchange`."""
         return self._native.current_exchange()
 

@@ -12,7 +12,6 @@ makes no call that blocks.
 
 from __future__ import annotations
 
-import errno
 import math
 import selectors
 import socket
@@ -333,7 +332,7 @@ class Relay:
                 self._attend(link, now)
 
     def close_in_child(self) -> None:
-        """Close what is the parent's, in a forked child. Without the lock: its holder is not here."""
+        """Close what is the parent's, in a forked child, where no thread holds the lock."""
         self._lock = threading.Lock()
         for link in self._links:
             link.application.close()
@@ -432,5 +431,3 @@ class Relay:
                 selector.modify(descriptor, events, link)
             else:
                 selector.unregister(descriptor)
-
-

@@ -13,7 +13,7 @@ import socket
 import threading
 import weakref
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from penstock import messages
 from penstock.errors import WebSocketRefused
@@ -25,7 +25,7 @@ from penstock.wsgi.websocket import SOCKET_KEYS, ApplicationSocket, is_handshake
 
 if TYPE_CHECKING:
     from penstock.telemetry.scoreboard import Slot
-    from penstock.transport import Exchange, Transport
+    from penstock.transport import Transport, TransportExchange
     from penstock.transport.config import TransportConfig
     from penstock.transport.log_lines import RequestLog
 
@@ -51,7 +51,7 @@ class WebSockets:
             True: ServerFields(config.server_header, config.hsts),
         }
         self._lock = threading.Lock()
-        self._open: dict[WebSocket, Exchange] = {}
+        self._open: set[WebSocket] = set()
 
     def offer(self, environ: dict[str, Any]) -> WebSocket | None:
         """Put the socket into the environ of a valid handshake; return what is offered with it.
@@ -68,10 +68,10 @@ class WebSockets:
             environ[key] = offered
         return websocket
 
-    def note_open(self, websocket: WebSocket, exchange: Exchange) -> None:
+    def note_open(self, websocket: WebSocket, exchange: TransportExchange) -> None:
         """Take note of a WebSocket that the application has taken, and lift its deadline."""
         with self._lock:
-            self._open[websocket] = exchange
+            self._open.add(websocket)
         for name in ("penstock.deadline", "penstock.extend_deadline"):
             exchange.environ.pop(name, None)
         ident = threading.get_ident()
@@ -82,7 +82,7 @@ class WebSockets:
     def forget(self, websocket: WebSocket) -> None:
         """Take note that a WebSocket has ended."""
         with self._lock:
-            self._open.pop(websocket, None)
+            self._open.discard(websocket)
 
     def drain(self) -> None:
         """Tell each client that the server goes away (1001), also those that still come."""
@@ -100,12 +100,12 @@ class WebSockets:
         self._lock = threading.Lock()
         self.relay.close_in_child()
 
-    def unanswered(self, exchange: Exchange, *, secure: bool) -> bytes:
+    def unanswered(self, request_id: str, *, secure: bool) -> bytes:
         """Return the 501 for an application that has taken the socket and sent nothing."""
         error = ProtocolError(501, _UNANSWERED)
         added = self._fields[secure].now()
         if self.config.send_request_id:
-            added += f"X-Request-ID: {exchange.request_id}\r\n"
+            added += f"X-Request-ID: {request_id}\r\n"
         return b"".join(error_response(error, added))
 
     def _log_defect(self) -> None:
@@ -123,7 +123,9 @@ class WebSocket:
         """It did not get it, and the client got 503."""
         self._lock = threading.Lock()  # held while the socket is taken
         self._socket: socket.socket | None = None  # the application's
+        # From when it is taken until it has ended; whoever ends it clears them.
         self._link: Link | None = None
+        self._exchange: TransportExchange | None = None
 
     def open(self) -> socket.socket:
         """Return the application's socket; take the connection for it the first time.
@@ -160,6 +162,7 @@ class WebSocket:
             theirs.close()
             raise
         self.begun = True
+        self._exchange = exchange
         self._link = link = Link(stream, ours, websockets.config)
         websockets.note_open(self, exchange)
         try:
@@ -168,7 +171,7 @@ class WebSocket:
             link.lose("response cut off: no thread can be started")
         return theirs
 
-    def _refuse(self, exchange: Exchange, reason: str) -> None:
+    def _refuse(self, exchange: TransportExchange, reason: str) -> NoReturn:
         """Answer 503 in the place of the application, and raise `WebSocketRefused`."""
         self.begun = self.refused = True
         config = self._websockets.config
@@ -183,28 +186,30 @@ class WebSocket:
         self._websockets.request_log.message(messages.WEBSOCKET_REFUSED, reason=reason)
         raise WebSocketRefused(errno.EAGAIN, reason)
 
-    def finish(self, exchange: Exchange) -> None:
+    def finish(self) -> None:
         """End it, once the application has returned: what it has sent is still passed on.
 
         Returns when the client's stream has all of it, or takes no more.
         """
-        link, application = self._link, self._socket
-        if link is None or application is None:
-            return
+        link, application, exchange = self._link, self._socket, self._exchange
+        if application is not None:
+            with suppress(OSError):
+                application.shutdown(socket.SHUT_RDWR)
+            application.close()
+        if link is None or exchange is None:
+            return  # it was refused, or the server has ended it
         relay = self._websockets.relay
-        with suppress(OSError):
-            application.shutdown(socket.SHUT_RDWR)
-        application.close()
-        relay.finish(link, self._websockets.unanswered(exchange, secure=link.client.secure))
+        secure = link.client.secure
+        relay.finish(link, self._websockets.unanswered(exchange.request_id, secure=secure))
         try:
             link.done.wait()
         finally:
             self._conclude(exchange, link, link.lost, aborted=False)
 
-    def cut(self, exchange: Exchange, reason: str) -> None:
+    def cut(self, reason: str) -> None:
         """End it at once, under the thread that has the exchange. The connection is reset."""
-        link = self._link
-        if link is not None:
+        link, exchange = self._link, self._exchange
+        if link is not None and exchange is not None:
             self._conclude(exchange, link, reason, aborted=True)
 
     def lose(self, reason: str) -> None:
@@ -219,7 +224,10 @@ class WebSocket:
         if link is not None:
             self._websockets.relay.pump(link)
 
-    def _conclude(self, exchange: Exchange, link: Link, reason: str, *, aborted: bool) -> None:
+    def _conclude(
+        self, exchange: TransportExchange, link: Link, reason: str, *, aborted: bool
+    ) -> None:
+        self._link = self._exchange = None
         self._websockets.relay.remove(link)
         self._websockets.forget(self)
         output = link.output

@@ -260,7 +260,7 @@ class Gateway:
                     self._logger, request=_describe(exchange), exc_info=error
                 )
         finally:
-            websocket.finish(exchange)
+            websocket.finish()
 
     def _log_failure(self, exchange: Exchange, error: BaseException) -> int | None:
         """Log an exception that came through the application; return the status of the answer.

@@ -15,7 +15,7 @@ class PythonClientStream:
     """`penstock.transport.ClientStream` over the stream of a `Connection` that is handed out."""
 
     holds_input = False
-    """See `penstock.transport.ClientStream.holds_input`: `receive` returns all that is decrypted."""
+    """See `penstock.transport.ClientStream`: `receive` returns all that is decrypted."""
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection

@@ -558,7 +558,7 @@ class PythonExchange:
         if self.done:
             return
         if self.state is RELAYING and self.websocket is not None:
-            self.websocket.cut(self, self.reason or "response cut off")
+            self.websocket.cut(self.reason or "response cut off")
             return
         gone = self.connection.stream.client_gone.known
         # A body that ends with the connection would look complete; so would a connection that
@@ -657,7 +657,7 @@ class PythonExchange:
         if self.done:
             return False
         if self.state is RELAYING and self.websocket is not None:
-            self.websocket.cut(self, reason)
+            self.websocket.cut(reason)
             return True
         self.reason = reason  # before its thread can find the response aborted
         before = self._claim_end(ABORTED)

@@ -52,8 +52,8 @@ from penstock.transport.python.remainder import Remainder
 from penstock.transport.python.request_queue import RequestQueue
 from penstock.transport.python.slow_paths import SlowPaths
 from penstock.transport.python.slow_readers import SlowReaders
-from penstock.transport.waker import Waker
 from penstock.transport.states import Phase
+from penstock.transport.waker import Waker
 from penstock.wsgi.environ import DroppedFields
 
 if TYPE_CHECKING:

@@ -1,10 +1,10 @@
 """The count of threads: which calls have left it, and which threads wait for a place in it.
 
 A thread leads and takes requests only with a place in the count, and there are `threads` places. A
-call that leaves the count (``penstock.io_bound``, or a WebSocket) gives its thread's place to another
-thread: to one that waits for a place, or to a new one. When such a call has returned, its thread
-waits until it gets the place of the next call that leaves. So each place always belongs to one
-thread, however a call ends, and there are never more threads than `threads`, `max_io_bound` and
+call that leaves the count (``penstock.io_bound``, or a WebSocket) gives its thread's place to
+another one: to a thread that waits for a place, or to a new one. When such a call has returned, its
+thread waits until it gets the place of the next call that leaves. So each place always belongs to
+one thread, however a call ends, and there are never more threads than `threads`, `max_io_bound` and
 `max_websockets` together. With one thread a WebSocket keeps it, and only counts.
 """
 
