@@ -104,9 +104,8 @@ def test_the_status_is_a_line_for_each_thing(server: Server) -> None:
 def test_workers_are_an_aligned_table(server: Server) -> None:
     server.fake.rows = [
         worker(1, 101),
-        worker(
-            12, 23456, state="draining", age=4000.0, memory=None, beat=None, busy=4, io_bound=12
-        ),
+        worker(12, 23456, state="draining", age=4000.0, memory=None, beat=None, busy=4)
+        | {"io_bound": 12, "websockets": 3},
     ]
     left = [
         "WORKER    PID  GEN  STATE       AGE  REQUESTS  CONNS  WAITING",
@@ -114,9 +113,9 @@ def test_workers_are_an_aligned_table(server: Server) -> None:
         "    12  23456    1  draining  1h06m      1234      7        0",
     ]
     right = [
-        "  BUSY  IO-BOUND    MEMORY  BEAT",
-        "   1/4         0  84.3 MiB  0.1s",
-        "   4/4        12         -     -",
+        "  BUSY  IO-BOUND  WEBSOCKETS    MEMORY  BEAT",
+        "   1/4         0           0  84.3 MiB  0.1s",
+        "   4/4        12           3         -     -",
     ]
     assert server.lines("workers") == [a + b for a, b in zip(left, right, strict=True)]
 
@@ -132,12 +131,13 @@ def test_requests_are_an_aligned_table(server: Server) -> None:
             id="4f2b-77",
             deadline=None,
             io_bound=True,
+            websocket=True,
         )
     )
     assert server.lines("requests") == [
-        "WORKER  PID  THREAD    AGE   LEFT  IO-BOUND  CLIENT             ID       REQUEST",
-        "     1  101       2  12.3s  17.7s         -  203.0.113.7:51234  4f2a-1   GET /reports/7",
-        "     1  102       2   0.0s      -       yes  unix               4f2b-77  POST /",
+        "WORKER  PID  THREAD    AGE   LEFT  IO-BOUND  WEBSOCKET  CLIENT             ID       REQUEST",
+        "     1  101       2  12.3s  17.7s         -          -  203.0.113.7:51234  4f2a-1   GET /reports/7",
+        "     1  102       2   0.0s      -       yes        yes  unix               4f2b-77  POST /",
     ]
 
 

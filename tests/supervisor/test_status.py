@@ -19,6 +19,7 @@ from penstock.telemetry.scoreboard import (
     COUNTED,
     IO_BOUND,
     IO_BOUND_CALLS,
+    LEFT_COUNT,
     LIVE,
     READY,
     STALE_BEAT_SECONDS,
@@ -26,6 +27,8 @@ from penstock.telemetry.scoreboard import (
     STATE,
     STUCK,
     WAITING,
+    WEBSOCKET,
+    WEBSOCKETS,
 )
 from support.invariant import eventually
 from support.workers import Workers, begin
@@ -63,6 +66,7 @@ def test_a_worker_is_told_from_its_slot(workers: Workers) -> None:
         "waiting": 1,
         "busy": 1,
         "io_bound": 1,
+        "websockets": 0,
         "threads": 2,
         "memory": 7000,
         "beat": 0.0,
@@ -117,7 +121,8 @@ def test_requests_are_told_the_oldest_first(workers: Workers) -> None:
     begin(first, 0, 1.0, 29.0, "/young")
     begin(first, 1, 40.0, -10.0, "/late")
     begin(second, 1, 20.0, None, "/endless")
-    second.slot.records[1].words[IO_BOUND] = 1
+    first.slot.records[1].words[IO_BOUND] = LEFT_COUNT + WEBSOCKET
+    second.slot.records[1].words[IO_BOUND] = LEFT_COUNT
     rows = overview(workers).requests()
     assert [row["target"] for row in rows] == ["/late", "/endless", "/young"]
     assert [(row["pid"], row["worker"], row["thread"]) for row in rows] == [
@@ -127,6 +132,7 @@ def test_requests_are_told_the_oldest_first(workers: Workers) -> None:
     ]
     late, endless, young = rows
     assert [row["io_bound"] for row in rows] == [False, True, False]
+    assert [row["websocket"] for row in rows] == [True, False, False]
     assert late["age"] >= 40.0
     assert (late["deadline"] or 0) <= -10.0
     assert endless["deadline"] is None
@@ -139,7 +145,8 @@ def test_counts_are_of_all_workers(workers: Workers) -> None:
         worker = workers.add(pid)
         worker.slot.words[CONNECTIONS], worker.slot.words[STARTED] = 3, 10
         begin(worker, 0, 1.0, None, "/")
-    worker.slot.words[IO_BOUND_CALLS] = 1
+    worker.slot.words[IO_BOUND_CALLS] = 3
+    worker.slot.words[WEBSOCKETS] = 2
     workers.add(9, Stage.BOOTING)
     assert overview(workers).counts() == {
         "booting": 1,
@@ -150,6 +157,7 @@ def test_counts_are_of_all_workers(workers: Workers) -> None:
         "connections": 6,
         "in_progress": 2,
         "io_bound": 1,
+        "websockets": 2,
         "waiting": 0,
         "accepted": 0,
         "requests": 20,

@@ -295,12 +295,24 @@ def late(exchange: PythonExchange) -> None:
     assert not exchange.time_out("late again")
 
 
+def relayed(exchange: PythonExchange) -> None:
+    exchange.take_stream()
+    exchange.end_relay("101 Switching Protocols", [], (0, 0), "", reset=False, aborted=False)
+
+
+def relayed_until_cut(exchange: PythonExchange) -> None:
+    exchange.take_stream()
+    exchange.end_relay("101 Switching Protocols", [], (0, 0), "stopped", reset=True, aborted=True)
+
+
 RESPONSES: dict[tuple[Callable[[PythonExchange], None], ...], str] = {
     (nothing, nothing): "WAITING SENDING ENDED",
     (ended_before, nothing): "WAITING ENDED",
     (late, nothing): "WAITING ABORTED",
     (nothing, ended_before): "WAITING SENDING ENDED",
     (nothing, late): "WAITING SENDING ABORTED",
+    (relayed, nothing): "WAITING RELAYING ENDED",
+    (relayed_until_cut, nothing): "WAITING RELAYING ABORTED",
 }
 """What is done to an exchange before and after its head is sent, and the path of its response."""
 

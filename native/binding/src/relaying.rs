@@ -12,9 +12,6 @@ use pyo3::types::{PyBytes, PyList, PyString};
 use std::io;
 use std::sync::Arc;
 
-/// The most bytes that are received at once.
-const MOST_BYTES: usize = 64 * 1024;
-
 /// `penstock.transport.ClientStream`.
 #[pyclass(module = "penstock._native", frozen)]
 pub struct ClientStream {
@@ -43,7 +40,7 @@ impl ClientStream {
 
     fn receive<'py>(&self, py: Python<'py>, size: usize) -> PyResult<Bound<'py, PyBytes>> {
         self.check_process()?;
-        let mut buffer = vec![0; size.min(MOST_BYTES)];
+        let mut buffer = vec![0; size];
         let received = self.connection.stream.receive(&mut buffer)?;
         Ok(PyBytes::new(py, buffer.get(..received).unwrap_or_default()))
     }
