@@ -43,7 +43,6 @@ class Exchange:
         headers: list[tuple[str, str]],
         counts: tuple[int, int],
         reason: str,
-        *,
         reset: bool,
         aborted: bool,
     ) -> None: ...

@@ -106,7 +106,6 @@ impl Exchange {
         relaying::take_stream(slf)
     }
 
-    #[pyo3(signature = (status, headers, counts, reason, *, reset, aborted))]
     fn end_relay(
         slf: &Bound<'_, Self>,
         status: Py<PyString>,

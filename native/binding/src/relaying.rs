@@ -17,12 +17,16 @@ use std::sync::Arc;
 pub struct ClientStream {
     core: Arc<Core>,
     connection: Arc<Connection>,
-    #[pyo3(get)]
     early: Py<PyBytes>,
 }
 
 #[pymethods]
 impl ClientStream {
+    #[getter]
+    fn early(&self, py: Python<'_>) -> Py<PyBytes> {
+        self.early.clone_ref(py)
+    }
+
     #[getter]
     fn descriptor(&self) -> i32 {
         self.connection.stream.descriptor().unwrap_or(-1)

@@ -198,7 +198,6 @@ class TransportExchange(Exchange, Protocol):
         headers: HeaderList,
         counts: tuple[int, int],
         reason: str,
-        *,
         reset: bool,
         aborted: bool,
     ) -> None:

@@ -6,8 +6,8 @@ real socket, also where the client speaks TLS; and the server counts the bytes, 
 deadline, and can send a close frame when it stops.
 
 One thread does this for all of a transport's WebSockets. It exists while there are any, and never
-waits for a client or an application. Nor does any method here, but for the lock: whoever holds that
-makes no call that blocks.
+waits for a client or an application. Nor does any method here, but for the lock, and no call that
+blocks is made with it.
 """
 
 from __future__ import annotations
@@ -290,7 +290,7 @@ class Relay:
             self._attend(link, time.monotonic())
 
     def remove(self, link: Link) -> None:
-        """Let go of a link: when this returns, its client's stream is no longer used."""
+        """Forget a link: when this returns, its client's stream is no longer used."""
         with self._lock:
             if link not in self._links:
                 return
@@ -373,7 +373,7 @@ class Relay:
                 for link in list(self._holding):
                     self._attend(link, now)
                 timeout = self._expire(now)
-                if not self._links:  # `add` has added one before it lets go of the lock
+                if not self._links:  # `add` has added one before it gives the lock up
                     selector.close()
                     waker.close()
                     self._selector = self._waker = None

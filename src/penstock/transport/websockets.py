@@ -123,7 +123,7 @@ class WebSocket:
         """It did not get it, and the client got 503."""
         self._lock = threading.Lock()  # held while the socket is taken
         self._socket: socket.socket | None = None  # the application's
-        # From when it is taken until it has ended; whoever ends it clears them.
+        # From when it is taken until it has ended.
         self._link: Link | None = None
         self._exchange: TransportExchange | None = None
 

@@ -51,8 +51,9 @@ def _is_key(value: str) -> bool:
 class ApplicationSocket:
     """Stands for the socket until the application uses it.
 
-    The first call of a method takes the connection from HTTP, for good; each call is then the real
-    socket's. So an application that only looks whether there is a socket can still answer.
+    The first call of a method takes the connection from HTTP, which does not get it back; each
+    call is then the real socket's. So an application that only looks whether there is a socket can
+    still answer.
     """
 
     __slots__ = ("__weakref__", "_name", "_open")

@@ -39,6 +39,7 @@ def _done(names: str, differs: str) -> UwsgiOption:
 
 _BEHIND = "nginx or the application does that"
 _SUPERVISED = "systemd or the container's runtime does that"
+_WEBSOCKET = "the application's library limits messages, and sends pings"
 _UNIT = "a systemd unit of its own, or a container of its own, runs another program"
 _TIMER = "a systemd timer or cron runs a command on time"
 _QUEUE = "a task queue (Celery, RQ, Dramatiq, Huey) runs work outside of requests"
@@ -399,10 +400,13 @@ UWSGI_OPTIONS: Final = (
         "add-header del-header",
         _BEHIND,
     ),
+    _done(
+        "http-websockets",
+        "libraries find the socket in the environ; there are no uwsgi.websocket_ functions",
+    ),
     _lost(
-        "http-websockets websocket-max-size websockets-max-size websockets-ping-freq "
-        "websockets-pong-tolerance",
-        "this version speaks no WebSocket",
+        "websocket-max-size websockets-max-size websockets-ping-freq websockets-pong-tolerance",
+        _WEBSOCKET,
     ),
     _lost(
         "http-ss http-subscription-server fastrouter subscribe-to subscribe subscribe2 "
@@ -520,7 +524,7 @@ PREFIXES: Final[Mapping[str, str]] = {
     "vassal": _EMPEROR,
     "wait-": _WAITS,
     "web3": _WSGI_ALONE,
-    "websocket": "this version speaks no WebSocket",
+    "websocket": _WEBSOCKET,
     "zerg": _EMPEROR,
 }
 """What to use instead of the options that begin so and are in no row."""

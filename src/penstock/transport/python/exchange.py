@@ -589,7 +589,6 @@ class PythonExchange:
         headers: HeaderList,
         counts: tuple[int, int],
         reason: str,
-        *,
         reset: bool,
         aborted: bool,
     ) -> None:
