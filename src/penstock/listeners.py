@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 DEFAULT_PORT = 8000
 _BIND_SETTING, _REDIRECT_SETTING = "--bind", "--redirect-http"
-_SCHEME_PORTS = {"http": 80, "https": 443}
+_SCHEME_PORTS = {"http": 80, "https": 443, "uwsgi": DEFAULT_PORT}
 """The port of an address that has a scheme and no port, as in URLs."""
 
 Inherited = tuple[str, int, tuple[int, int] | None]
@@ -80,6 +80,8 @@ class Address:
     descriptor: int | None = None
     tls: bool = False
     """Whether clients speak TLS there."""
+    uwsgi: bool = False
+    """Whether front-ends speak the uwsgi protocol there, in place of HTTP."""
     redirects: bool = False
     """Whether requests there are redirected to https (setting: redirect_http)."""
     ipv6_alone: bool = False
@@ -94,6 +96,11 @@ class Address:
     def place(self) -> tuple[str | None, int | None, str | None, int | None]:
         """What is bound, whatever is spoken there."""
         return self.host, self.port, self.path, self.descriptor
+
+    @property
+    def spoken(self) -> tuple[bool, bool, bool]:
+        """What is spoken there."""
+        return self.tls, self.uwsgi, self.redirects
 
     @property
     def is_name(self) -> bool:
@@ -139,6 +146,8 @@ class Listener:
         """Non-blocking, not inherited by children; accepted TCP sockets inherit TCP_NODELAY."""
         self.tls = address.tls
         """Whether clients speak TLS there."""
+        self.uwsgi = address.uwsgi
+        """Whether front-ends speak the uwsgi protocol there, in place of HTTP."""
         self.redirects = address.redirects
         """Whether requests there are redirected to https."""
         self.is_unix = sock.family == socket.AF_UNIX
@@ -151,8 +160,12 @@ class Listener:
         self.server_port = str(port)
         """SERVER_PORT of requests: the bound port; of a unix socket ``80``, or ``443`` with TLS."""
         place = _host_and_port(self.server_name, self.server_port)
-        self.name = _unix_name(bound) if self.is_unix else f"{self.scheme}://{place}"
-        """The name for logs: ``http://127.0.0.1:8000``, ``unix:/run/app.sock``."""
+        protocol = "uwsgi" if self.uwsgi else self.scheme
+        self.name = f"{protocol}://{place}"
+        """The name for logs: ``http://127.0.0.1:8000``, ``unix:/run/app.sock``,
+        ``uwsgi://unix:/run/app.sock``."""
+        if self.is_unix:
+            self.name = ("uwsgi://" if self.uwsgi else "") + _unix_name(bound)
         self.address = address
         self._shown = address.shown
         self._adopted = address.descriptor is not None
@@ -415,7 +428,7 @@ def addresses_of(settings: Settings) -> list[Address]:
     found = [replace(parse_address(text), tls=tls, mode=mode, owner=owner) for text, tls in listed]
     for text in settings.redirect_http:
         address = replace(parse_address(text, _REDIRECT_SETTING), redirects=True)
-        if address.tls:
+        if address.tls or address.uwsgi:
             raise _listen_error(text, "it is for clients without TLS", _REDIRECT_SETTING)
         found.append(replace(address, mode=mode, owner=owner))
     ports = {each.port for each in found if each.host is not None and ":" not in each.host}
@@ -441,7 +454,8 @@ def _parse_address(text: str) -> Address:
         return _parse_place(text, text, DEFAULT_PORT)
     if "/" in place and not place.startswith(("unix:", "fd://")):
         raise _listen_error(text, f"an address has no path: {scheme}://{place.partition('/')[0]}")
-    return replace(_parse_place(text, place, _SCHEME_PORTS[scheme]), tls=scheme == "https")
+    address = _parse_place(text, place, _SCHEME_PORTS[scheme])
+    return replace(address, tls=scheme == "https", uwsgi=scheme == "uwsgi")
 
 
 def _parse_place(text: str, place: str, port: int) -> Address:

@@ -431,6 +431,18 @@ FORWARDING_NOT_BELIEVED: Final = Message(
     " done; with `untrusted_forwarded` set to `drop` the application does not get such fields.",
 )
 
+UWSGI_PEER_REFUSED: Final = Message(
+    "PEN-4020",
+    WARNING,
+    "a connection of %(peer)s to %(listener)s was closed: uwsgi_allow_from does not name that peer"
+    " (logged once; setting: uwsgi_allow_from)",
+    "Who speaks the uwsgi protocol says who its clients are, so that only front-ends that are named"
+    " may connect to such an address: by default, processes of the same machine.",
+    "If the address is your front-end's, name it in `uwsgi_allow_from`. If it is a client's, the"
+    " port should not be reachable from there: bind a unix socket, or an address of an inner"
+    " network.",
+)
+
 CERTIFICATE_EXPIRES: Final = Message(
     "PEN-4110",
     WARNING,

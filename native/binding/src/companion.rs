@@ -52,6 +52,8 @@ impl Companion {
             connection: Arc::downgrade(connection),
         };
         let (address, port) = connection.peer().unzip();
+        // A packet of the uwsgi protocol may name a client without its port.
+        let port = port.filter(|port| *port > 0 || connection.said().is_none());
         let mut proxied = None;
         if !connection.stream.is_secure() && !connection.proxied_variables().is_empty() {
             let variables = PyDict::new(py);

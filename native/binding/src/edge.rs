@@ -5,11 +5,12 @@ use penstock_reactor::client::{Networks, Ranges};
 use penstock_reactor::forwarded::{ForwardedPolicy, NAMES, Node, Peers, Scheme};
 use penstock_reactor::proxy_protocol::{self, Versions};
 use penstock_reactor::rate_limit::{RateLimit, RateTable};
+use penstock_reactor::uwsgi;
 use pyo3::IntoPyObjectExt;
 use pyo3::buffer::PyBuffer;
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
-use pyo3::types::{PyDict, PyString};
+use pyo3::types::{PyBytes, PyDict, PyString};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::ptr::NonNull;
 
@@ -102,6 +103,55 @@ pub fn read_proxy_header<'py>(
     (header.len(), client, variables).into_bound_py_any(py)
 }
 
+/// What is read of a packet of the uwsgi protocol, for the test that compares both languages: the
+/// size that it is to have, or status, reason and setting of its refusal, or, where it is complete,
+/// head, client, scheme, port, script name, request id and variables.
+pub fn read_packet<'py>(
+    py: Python<'py>,
+    config: &Bound<'py, PyAny>,
+    data: &[u8],
+) -> PyResult<Bound<'py, PyAny>> {
+    let most = config.getattr("parser")?.getattr("head")?.extract()?;
+    let found = match uwsgi::scan(data, most) {
+        Ok(size) if size > data.len() => return size.into_bound_py_any(py),
+        Ok(size) => uwsgi::parse(data.get(..size).unwrap_or_default()),
+        Err(bad) => Err(bad),
+    };
+    let found = match found {
+        Err(bad) => return (bad.status, bad.reason, bad.setting).into_bound_py_any(py),
+        Ok(found) => found,
+    };
+    let shown = |port: u16| match port {
+        0 => String::new(),
+        port => port.to_string(),
+    };
+    let client = found
+        .client
+        .map(|(address, port)| (address.to_string(), shown(port)));
+    let variables = PyDict::new(py);
+    for (name, value) in &found.variables {
+        variables.set_item(name, latin1(py, value)?)?;
+    }
+    let parts = (
+        PyBytes::new(py, &found.head),
+        client,
+        scheme_name(found.said.scheme),
+        shown(found.said.port),
+        latin1(py, &found.said.script_name)?,
+        latin1(py, &found.said.request_id)?,
+        variables,
+    );
+    parts.into_bound_py_any(py)
+}
+
+fn scheme_name(scheme: Option<Scheme>) -> &'static str {
+    match scheme {
+        None => "",
+        Some(Scheme::Http) => "http",
+        Some(Scheme::Https) => "https",
+    }
+}
+
 /// A `penstock.edge.forwarded.Peers`.
 pub fn read_peers(peers: &Bound<'_, PyAny>) -> PyResult<Peers> {
     Ok(Peers {
@@ -146,18 +196,13 @@ pub fn read_forwarded<'py>(
             PyString::new(py, &format!("{address} {port}")).into_any()
         }
     };
-    let scheme = match read.scheme {
-        None => "",
-        Some(Scheme::Http) => "http",
-        Some(Scheme::Https) => "https",
-    };
     let port = match read.port {
         0 => String::new(),
         port => port.to_string(),
     };
     let parts = (
         client,
-        scheme,
+        scheme_name(read.scheme),
         text(&read.host)?,
         port,
         text(&read.prefix)?,

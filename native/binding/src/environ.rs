@@ -2,7 +2,7 @@
 
 use crate::companion::Companion;
 use crate::ffi::{latin1, latin1_bytes};
-use penstock_protocol::{Head, Version, head::separator};
+use penstock_protocol::{Head, Version, grammar::unquote, head::separator};
 use penstock_reactor::forwarded::{Forwarded, Scheme, port_of};
 use penstock_reactor::options::HeaderMap;
 use pyo3::prelude::*;
@@ -309,30 +309,6 @@ fn percent_encoded(text: &[u8]) -> Cow<'_, [u8]> {
         }
     }
     Cow::Owned(encoded)
-}
-
-/// Percent-decoding, as urllib.parse.unquote_to_bytes does it: what is no escape stays.
-#[inline(always)]
-fn unquote(text: &[u8]) -> Cow<'_, [u8]> {
-    if memchr::memchr(b'%', text).is_none() {
-        return Cow::Borrowed(text);
-    }
-    let digit = |byte: Option<&u8>| byte.and_then(|byte| (*byte as char).to_digit(16));
-    let mut decoded = Vec::with_capacity(text.len());
-    let mut rest = text;
-    while let Some((&byte, tail)) = rest.split_first() {
-        match (byte, digit(tail.first()), digit(tail.get(1))) {
-            (b'%', Some(high), Some(low)) => {
-                decoded.push((high * 16 + low) as u8);
-                rest = tail.get(2..).unwrap_or(&[]);
-            }
-            _ => {
-                decoded.push(byte);
-                rest = tail;
-            }
-        }
-    }
-    Cow::Owned(decoded)
 }
 
 /// The key of a field in lower or mixed case; None where the field is left out.

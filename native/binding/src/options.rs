@@ -68,6 +68,8 @@ pub fn read_options(config: &Bound<'_, PyAny>) -> PyResult<Options> {
         plain_http: text("plain_http")?,
         hsts: get("hsts")?.extract()?,
         redirecting: Vec::new(),
+        packets: Vec::new(),
+        uwsgi_peers: read_peers(&get("uwsgi_peers")?)?,
         body_timeout: time("body_timeout")?,
         body_min_rate: number("body_min_rate")?,
         keep_alive: time("keep_alive")?,

@@ -60,6 +60,7 @@ impl NativeTransport {
         let mut templates = Vec::new();
         let mut listeners = Vec::new();
         let mut redirecting = Vec::new();
+        let mut packets = Vec::new();
         let scoreboard = open(slot)?;
         let policy = Policy::new(config)?;
         for (listener, environ) in endpoints {
@@ -70,12 +71,14 @@ impl NativeTransport {
             let tls: bool = bound.getattr("tls")?.extract()?;
             acceptors.push(Acceptor::new(descriptor, name, tls));
             redirecting.push(bound.getattr("redirects")?.extract()?);
+            packets.push(bound.getattr("uwsgi")?.extract()?);
             templates.push(Template::new(py, &environ, unix, policy.limits_calls())?);
             listeners.push(listener);
         }
         let given = |name: &str| required(logs, name).map(|log| !log.is_none());
         let mut options = read_options(config)?;
         options.redirecting = redirecting;
+        options.packets = packets;
         options.observed = given("observers")?;
         options.trace = match options.observed {
             true => required(logs, "needs")?.getattr("transcript")?.extract()?,
@@ -377,6 +380,16 @@ impl NativeTransport {
         data: &[u8],
     ) -> PyResult<Bound<'py, PyAny>> {
         edge::read_proxy_header(py, config, data)
+    }
+
+    /// Return what `edge::read_packet` does, for the test that compares both languages.
+    #[staticmethod]
+    fn read_packet<'py>(
+        py: Python<'py>,
+        config: &Bound<'py, PyAny>,
+        data: &[u8],
+    ) -> PyResult<Bound<'py, PyAny>> {
+        edge::read_packet(py, config, data)
     }
 
     /// Return what `edge::read_forwarded` does, for the test that compares both languages.

@@ -1,5 +1,6 @@
 //! The grammar of a request. Each rule names its section of the standard.
 
+use std::borrow::Cow;
 use std::net::Ipv6Addr;
 
 const TOKEN: u8 = 1;
@@ -189,6 +190,31 @@ fn after_quoted(text: &[u8]) -> Option<&[u8]> {
             _ => return None,
         };
     }
+}
+
+/// Percent-decoding, as urllib.parse.unquote_to_bytes does it: what is no escape stays.
+#[inline(always)]
+#[must_use]
+pub fn unquote(text: &[u8]) -> Cow<'_, [u8]> {
+    if memchr::memchr(b'%', text).is_none() {
+        return Cow::Borrowed(text);
+    }
+    let digit = |byte: Option<&u8>| byte.and_then(|byte| (*byte as char).to_digit(16));
+    let mut decoded = Vec::with_capacity(text.len());
+    let mut rest = text;
+    while let Some((&byte, tail)) = rest.split_first() {
+        match (byte, digit(tail.first()), digit(tail.get(1))) {
+            (b'%', Some(high), Some(low)) => {
+                decoded.push((high * 16 + low) as u8);
+                rest = tail.get(2..).unwrap_or(&[]);
+            }
+            _ => {
+                decoded.push(byte);
+                rest = tail;
+            }
+        }
+    }
+    Cow::Owned(decoded)
 }
 
 /// RFC 9110, section 5.5: a byte that neither a field value nor any other part of a head may hold.

@@ -12,12 +12,12 @@ use crate::poller::Token;
 use crate::refusal::Refusal;
 use crate::refusing;
 use crate::scoreboard::{
-    ACCEPTING, EVICTED_BODY, EVICTED_HEAD, EVICTED_IDLE, IO_BOUND_CALLS, STARTED, WAITING,
+    ACCEPTING, DENIED, EVICTED_BODY, EVICTED_HEAD, EVICTED_IDLE, IO_BOUND_CALLS, STARTED, WAITING,
 };
 use crate::shared::Shared;
 use crate::states::Phase;
 use crate::stream::PlainStream;
-use crate::sys::{self, Nanos};
+use crate::sys::{self, Nanos, Peer};
 use penstock_protocol::Input;
 use std::os::fd::RawFd;
 use std::sync::Arc;
@@ -33,6 +33,8 @@ pub struct Acceptor {
     /// Its clients are left to other workers, until then.
     left: bool,
     complained: bool,
+    /// A peer that may not speak the uwsgi protocol was logged.
+    told_peer: bool,
     closed: bool,
 }
 
@@ -46,8 +48,27 @@ impl Acceptor {
             resume_at: 0,
             left: false,
             complained: false,
+            told_peer: false,
             closed: false,
         }
+    }
+
+    /// Whether a peer may not speak the uwsgi protocol, which this listener has; log the first one.
+    fn refuses_peer(&mut self, shared: &Shared, index: usize, peer: Peer) -> bool {
+        let options = &shared.options;
+        if !options.speaks_uwsgi(index) || options.uwsgi_peers.trusts(peer) {
+            return false;
+        }
+        if !std::mem::replace(&mut self.told_peer, true) {
+            let shown = peer.map(|(address, _)| address.to_string());
+            let arguments = [
+                ("listener", self.name.clone()),
+                ("peer", shown.unwrap_or_else(|| "a unix socket".to_owned())),
+            ];
+            let entry = message("UWSGI_PEER_REFUSED", arguments);
+            shared.log_queue.write(entry);
+        }
+        true
     }
 }
 
@@ -236,8 +257,12 @@ impl Accepting {
             match sys::accept(acceptor.descriptor) {
                 Ok((socket, peer)) => {
                     self.balancing.accepted(insists);
+                    if acceptor.refuses_peer(shared, index, peer) {
+                        shared.scoreboard.count(DENIED);
+                        continue; // it closes
+                    }
                     // Of a proxy's connection, the client is looked at that its header names.
-                    let refused = match shared.options.awaits_proxy(peer) {
+                    let refused = match shared.options.awaits_proxy(index, peer) {
                         true => None,
                         false => shared.refuses_client(peer),
                     };

@@ -28,6 +28,7 @@ use crate::body_clock::BodyClock;
 use crate::decisions::Holding;
 use crate::exchange::ExchangeState;
 use crate::exchange_trace::ExchangeTrace;
+use crate::forwarded::Forwarded;
 use crate::log_queue::{Ended, LogQueue};
 use crate::options::Options;
 use crate::output::{Output, UnsentCount};
@@ -52,7 +53,7 @@ pub struct Connection {
     peer: Peer,
     /// The peer is believed, as `forwarded::Peers` says.
     trusted: bool,
-    /// What the PROXY header says.
+    /// What the PROXY header says, or the packet of the uwsgi protocol.
     proxied: OnceLock<Proxied>,
     /// The index of the listener that it came in by.
     pub listener: usize,
@@ -80,15 +81,17 @@ pub fn first_patience(options: &Options, draining: bool) -> Nanos {
     }
 }
 
-/// What the PROXY header of a connection says.
+/// What the PROXY header of a connection says, or its packet of the uwsgi protocol.
 pub struct Proxied {
     /// The client that it names; else the socket's peer.
     pub peer: Peer,
     pub trusted: bool,
     /// As which its connections are counted: None where it names no client.
     pub counted: Peer,
-    /// What is set in the environ where the client's connection to the proxy was secured.
+    /// What is set in the environ: of the client's connection to the proxy, where it was secured.
     pub variables: Vec<(&'static str, Vec<u8>)>,
+    /// What a packet of the uwsgi protocol says of its request, as trusted proxies do.
+    pub said: Option<Box<Forwarded>>,
 }
 
 /// What is under a connection's lock.
@@ -108,7 +111,7 @@ pub struct ConnectionState {
     pub exchange: ExchangeState,
     pub output: Output,
     /// What has come of the PROXY header.
-    pub proxy_header: Vec<u8>,
+    pub proxy_header: Vec<u8>, // or of the packet
     /// It counts as one within a head: `Shared::note_head`.
     pub in_head: bool,
     pub body_clock: BodyClock,
@@ -168,7 +171,7 @@ impl Connection {
             let (body, head) = (options.trace_body, options.trace_head);
             Box::new(ExchangeTrace::new(body, head, number))
         });
-        let (phase, patience) = if options.awaits_proxy(peer) {
+        let (phase, patience) = if options.awaits_proxy(listener, peer) {
             (Phase::AwaitingProxy, options.header_timeout)
         } else if stream.awaits_handshake() {
             (Phase::Handshaking, options.tls_handshake_timeout)
@@ -280,7 +283,13 @@ impl Connection {
 
     /// Whether the client's connection is secured, here or as far as the PROXY header tells.
     pub fn is_secure(&self) -> bool {
-        self.stream.is_secure() || !self.proxied_variables().is_empty()
+        let secured = |(name, _): &(&str, Vec<u8>)| *name == "HTTPS";
+        self.stream.is_secure() || self.proxied_variables().iter().any(secured)
+    }
+
+    /// What a packet of the uwsgi protocol says of its request.
+    pub fn said(&self) -> Option<&Forwarded> {
+        self.proxied.get().and_then(|it| it.said.as_deref())
     }
 
     /// What the PROXY header says of the client's TLS, for the environ.

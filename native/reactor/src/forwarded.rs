@@ -79,6 +79,20 @@ pub struct Forwarded {
 }
 
 impl Forwarded {
+    /// Fill what the fields leave out with what the front-end says that passed them on.
+    pub fn complete(&mut self, said: &Forwarded) {
+        if self.scheme.is_none() && self.host.is_empty() && self.port == 0 {
+            self.port = said.port; // else it is the one of another hop
+        }
+        self.scheme = self.scheme.or(said.scheme);
+        if self.script_name.is_empty() {
+            self.script_name.clone_from(&said.script_name);
+        }
+        if self.request_id.is_empty() {
+            self.request_id.clone_from(&said.request_id);
+        }
+    }
+
     /// The client's address, where the proxies name a client; None there for one without.
     pub fn peer(&self) -> Option<Peer> {
         self.client.map(|node| match node {
@@ -468,10 +482,17 @@ pub fn port_of(host: &[u8]) -> &[u8] {
         .unwrap_or_default()
 }
 
-fn prefix(text: &[u8], name: &[u8]) -> Result<Vec<u8>, Reason> {
-    let inner = text.strip_prefix(b"/").ok_or_else(|| malformed(name))?;
+/// Whether a path, not decoded, can be what another one begins with.
+pub fn is_prefix(path: &[u8]) -> bool {
+    let Some(inner) = path.strip_prefix(b"/") else {
+        return false;
+    };
     let inner = inner.strip_suffix(b"/").unwrap_or(inner);
-    if text != b"/" && !inner.split(|byte| *byte == b'/').all(is_segment) {
+    path == b"/" || inner.split(|byte| *byte == b'/').all(is_segment)
+}
+
+fn prefix(text: &[u8], name: &[u8]) -> Result<Vec<u8>, Reason> {
+    if !is_prefix(text) {
         return Err(malformed(name));
     }
     Ok(text.strip_suffix(b"/").unwrap_or(text).to_vec())
@@ -509,7 +530,8 @@ fn is_segment(text: &[u8]) -> bool {
     size > 2 || dots < size
 }
 
-fn is_request_id(text: &[u8]) -> bool {
+/// Whether a proxy may give this as the id of a request.
+pub fn is_request_id(text: &[u8]) -> bool {
     let allowed = |byte: &u8| byte.is_ascii_alphanumeric() || b"._:+/=@-".contains(byte);
     text.iter().all(allowed)
 }

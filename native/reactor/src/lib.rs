@@ -71,6 +71,7 @@ pub mod thread_count;
 #[cfg(feature = "tls")]
 pub mod tls;
 pub mod unserved;
+pub mod uwsgi;
 
 #[cfg(test)]
 mod tests;

@@ -74,6 +74,9 @@ pub struct Options {
     pub hsts: Option<String>,
     /// Which listeners redirect to https, by their order.
     pub redirecting: Vec<bool>,
+    /// At which listeners the uwsgi protocol is spoken, by their order; and by which peers.
+    pub packets: Vec<bool>,
+    pub uwsgi_peers: Peers,
     pub body_timeout: Nanos,
     pub body_min_rate: f64,
     pub keep_alive: Nanos,
@@ -151,8 +154,18 @@ pub struct Options {
 }
 
 impl Options {
+    /// Whether a connection has to begin with what a proxy says: a packet or a PROXY header.
+    pub fn awaits_proxy(&self, listener: usize, peer: Peer) -> bool {
+        self.speaks_uwsgi(listener) || self.awaits_header(peer)
+    }
+
+    /// Whether the uwsgi protocol is spoken at a listener.
+    pub fn speaks_uwsgi(&self, listener: usize) -> bool {
+        self.packets.get(listener).copied().unwrap_or(false)
+    }
+
     /// Whether the connection of a peer has to begin with a PROXY header.
-    pub fn awaits_proxy(&self, peer: Peer) -> bool {
+    fn awaits_header(&self, peer: Peer) -> bool {
         (self.proxy_versions.v1 || self.proxy_versions.v2) && self.proxy_peers.trusts(peer)
     }
 

@@ -428,7 +428,10 @@ fn parse(
                 if let Some(trace) = trace {
                     trace.head_received(input.remaining().len());
                 }
-                if head.forwarding || options.forwarded.reads_all() {
+                if head.forwarding
+                    || options.forwarded.reads_all()
+                    || options.speaks_uwsgi(connection.listener)
+                {
                     match read_forwarded(connection, shared, head, bytes) {
                         Ok(forwarded) => exchange.forwarded = forwarded,
                         Err(reason) => {
@@ -581,7 +584,25 @@ fn read_forwarded(
     head: &Head,
     bytes: &[u8],
 ) -> Result<Option<Box<Forwarded>>, Reason> {
+    let found = read_fields(connection, shared, head, bytes)?;
+    let Some(said) = connection.said() else {
+        return Ok(found);
+    };
+    let mut found = found.unwrap_or_default();
+    found.complete(said);
+    Ok(Some(found))
+}
+
+fn read_fields(
+    connection: &Connection,
+    shared: &Shared,
+    head: &Head,
+    bytes: &[u8],
+) -> Result<Option<Box<Forwarded>>, Reason> {
     let policy = &shared.options.forwarded;
+    if !head.forwarding && !policy.reads_all() {
+        return Ok(None);
+    }
     if connection.trusted() {
         return policy.read(head, bytes);
     }

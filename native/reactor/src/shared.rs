@@ -464,7 +464,7 @@ impl Shared {
         if let Some(place) = registry.slots.get_mut(slot(token)) {
             *place = Some(Arc::new(connection));
         }
-        if !self.options.awaits_proxy(peer) {
+        if !self.options.awaits_proxy(listener, peer) {
             self.count_client(peer, true);
         }
         let connections = self.connections.fetch_add(1, Ordering::Relaxed) + 1;

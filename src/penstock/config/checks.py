@@ -184,6 +184,10 @@ def native_has_tls() -> bool:
     return hasattr(_native.NativeTransport, "set_tls")
 
 
+_PLAIN = ("http", "uwsgi")
+"""The schemes of addresses without TLS."""
+
+
 def with_tls(settings: Settings) -> tuple[bool, ...]:
     """Return for each address of ``bind`` whether clients speak TLS there.
 
@@ -192,7 +196,7 @@ def with_tls(settings: Settings) -> tuple[bool, ...]:
     """
     schemes = [text.partition("://")[0] if "://" in text else "" for text in settings.bind]
     by_default = bool(settings.certfile or settings.acme_domain) and "https" not in schemes
-    return tuple(scheme == "https" or (by_default and scheme != "http") for scheme in schemes)
+    return tuple(scheme == "https" or (by_default and scheme not in _PLAIN) for scheme in schemes)
 
 
 def has_tls(settings: Settings) -> bool:

@@ -49,7 +49,7 @@ _LOG_LEVELS: Kind[Literal["debug", "info", "warning", "error", "critical"]] = ch
 )
 _ERROR_FORMATS: Kind[Literal["text", "json"]] = choice("text", "json")
 _ADDRESS = text(
-    "host:port, [::1]:port, unix:PATH, unix:@NAME or fd://N, each also behind https:// or http://",
+    "host:port, [::1]:port, unix:PATH, unix:@NAME or fd://N, each also behind https://, http:// or uwsgi://",
     "ADDRESS",
     r"[^\s\0,](?:[^\0\r\n,]*[^\s\0,])?",
 )
@@ -139,7 +139,8 @@ class Settings:
         extra_flags=("-b",),
         repeatable=True,
         also_called=("http_socket",),
-        help="Address to listen on; may be given several times. https://ADDRESS is for TLS. "
+        help="Address to listen on; may be given several times. https://ADDRESS is for TLS, "
+        "uwsgi://ADDRESS for the uwsgi_pass of nginx. "
         "0.0.0.0:$PORT where PORT is set. --host HOST and --port PORT are another form of one.",
         reason="Only this machine can connect until you ask for more. A platform that sets PORT "
         "connects from outside.",
@@ -949,6 +950,17 @@ class Settings:
         help="Proxies whose connections begin with the PROXY header: addresses, networks, unix, * "
         "for every peer; may be given several times. Other peers may not send one.",
         reason="Only a process of this machine can connect from there.",
+    )
+    uwsgi_allow_from: tuple[str, ...] = option(
+        _PEERS,
+        ("127.0.0.0/8", "::1/128", "unix"),
+        section="Proxies",
+        repeatable=True,
+        also_called=("uwsgi_allow_ips",),
+        help="Front-ends that may connect to an address of --bind uwsgi://...: addresses, "
+        "networks, unix, * for every peer; may be given several times. Others are not answered.",
+        reason="Only a process of this machine can connect from there. Who speaks the uwsgi "
+        "protocol says who its clients are.",
     )
 
     # -- Requests and responses --------------------------------------------------------------------

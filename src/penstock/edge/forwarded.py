@@ -44,7 +44,8 @@ _PREFIX = re.compile(
     r"(?:/(?!(?:\.|%2[Ee]){1,2}(?:/|\Z))"
     r"(?:[0-9A-Za-z\-._~!$&'()*+;=:@\x80-\xff]|%(?![01]|2[Ff]|5[Cc]|7[Ff])[0-9A-Fa-f]{2})+)*/?"
 )
-_REQUEST_ID = re.compile(r"[0-9A-Za-z._:+/=@\-]+")
+REQUEST_ID = re.compile(r"[0-9A-Za-z._:+/=@\-]+")
+"""What a proxy may give as the id of a request."""
 _SCHEMES = {"http": "http", "https": "https", "ws": "http", "wss": "https"}
 _DEFAULT_PORTS = {"http": "80", "https": "443"}
 
@@ -76,6 +77,14 @@ class Forwarded:
     script_name: str = ""
     """What the path begins with that is SCRIPT_NAME, not decoded."""
     request_id: str = ""
+
+    def complete(self, said: Forwarded) -> None:
+        """Fill what the fields leave out with what the front-end says that passed them on."""
+        if not (self.scheme or self.host or self.port):
+            self.port = said.port  # else it is the one of another hop
+        self.scheme = self.scheme or said.scheme
+        self.script_name = self.script_name or said.script_name
+        self.request_id = self.request_id or said.request_id
 
     def set_mount(self, environ: dict[str, Any]) -> None:
         """Set what the path of a request is split by, before it is."""
@@ -204,7 +213,7 @@ class ForwardedPolicy:
             if found.prefix:
                 raise _contradiction("x-forwarded-prefix", "script_name")
         value = self._value(fields, "x-request-id")
-        if 0 < len(value) <= self.request_id_length and _REQUEST_ID.fullmatch(value):
+        if 0 < len(value) <= self.request_id_length and REQUEST_ID.fullmatch(value):
             found.request_id = value
         return found
 
@@ -327,12 +336,28 @@ def _ipv4(text: str, name: str) -> str:
 
 
 def _ipv6(text: str, name: str) -> str:
+    address = _ipv6_address(text)
+    if address is None:
+        raise _malformed(name)
+    return address
+
+
+def _ipv6_address(text: str) -> str | None:
     try:
         packed = socket.inet_pton(socket.AF_INET6, text)
     except OSError:
-        raise _malformed(name) from None
+        return None
     address = IPv6Address(packed)
     return str(address.ipv4_mapped or address)
+
+
+def address_of(text: str) -> str | None:
+    """Return an address in its usual form; None for what is none."""
+    try:
+        socket.inet_pton(socket.AF_INET, text)
+    except (OSError, ValueError):  # NUL is a ValueError
+        return _ipv6_address(text) if "\0" not in text else None
+    return text
 
 
 def _node_port(text: str, name: str) -> str:
@@ -363,8 +388,13 @@ def _port_of(host: str) -> str:
     return port if port != host else ""
 
 
+def is_prefix(path: str) -> bool:
+    """Return True if a path, not decoded, can be what another one begins with."""
+    return bool(_PREFIX.fullmatch(path))
+
+
 def _prefix(text: str, name: str) -> str:
-    if not _PREFIX.fullmatch(text):
+    if not is_prefix(text):
         raise _malformed(name)
     return text.removesuffix("/")
 

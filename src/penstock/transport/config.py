@@ -123,6 +123,8 @@ class TransportConfig:
     """The versions of the PROXY protocol of which a header has to come first..."""
     proxy_peers: Peers = TRUSTS_NOBODY.peers
     """... from these peers."""
+    uwsgi_peers: Peers = TRUSTS_NOBODY.peers
+    """Which peers may speak the uwsgi protocol, at the listeners that have it."""
     networks: Networks | None = None
     """Which clients may connect; None is all of them."""
     max_connections_per_client: int = 0

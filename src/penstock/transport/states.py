@@ -16,7 +16,7 @@ _State = TypeVar("_State", bound=Enum)
 class Phase(Enum):
     """What a connection does."""
 
-    AWAITING_PROXY = "waits for the PROXY header, or reads it"
+    AWAITING_PROXY = "waits for what a proxy says first, or reads it: the PROXY header, the uwsgi packet"
     HANDSHAKING = "does the TLS handshake"
     READING = "waits for a request, or reads one"
     STORING = "has a part of a body written to a temporary file, and does not read"
@@ -59,7 +59,7 @@ KEEP, CLOSE, RESET = Fate
 TRANSITIONS: dict[Phase, dict[Phase, str]] = {
     AWAITING_PROXY: {
         HANDSHAKING: "the header is complete, and TLS comes behind it",
-        READING: "the header is complete",
+        READING: "the header or the packet is complete",
         REFUSING: "there is none, or it is malformed, or late",
         CLOSED: "the proxy closes; its client may not connect; evicted",
     },

@@ -79,6 +79,7 @@ def transport_config(settings: Settings, budgets: Budgets, **given: Any) -> Tran
     given["networks"] = compile_networks(settings.allow, settings.deny)
     given["proxy_versions"] = PROXY_VERSIONS[settings.proxy_protocol]
     given["proxy_peers"] = Peers.of(settings.proxy_allow_from)
+    given["uwsgi_peers"] = Peers.of(settings.uwsgi_allow_from)
     given["forwarded"] = ForwardedPolicy.of(
         settings.forwarded_allow_ips,
         settings.forwarded_headers,

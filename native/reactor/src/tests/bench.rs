@@ -313,6 +313,8 @@ pub fn options() -> Options {
         plain_http: "This port speaks TLS.".to_owned(),
         hsts: None,
         redirecting: Vec::new(),
+        packets: Vec::new(),
+        uwsgi_peers: Peers::default(),
         body_timeout: 20 * SECOND,
         body_min_rate: 500.0,
         keep_alive: 75 * SECOND,

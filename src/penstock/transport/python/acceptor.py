@@ -8,6 +8,7 @@ from selectors import EVENT_READ
 from typing import TYPE_CHECKING, Any
 
 from penstock import messages
+from penstock.telemetry.scoreboard import DENIED
 from penstock.transport.python.connection import Connection
 from penstock.transport.python.stream import Stream
 
@@ -36,6 +37,7 @@ class Acceptor:
         """Whether the kernel ignores clients that try to connect now; see `begin_drain`."""
         self._resume_at = 0.0
         self._complained = False
+        self._told_peer = False
 
     def start(self) -> None:
         """Watch the listening socket."""
@@ -180,7 +182,13 @@ class Acceptor:
             remote_addr = address[0].removeprefix("::ffff:") if "." in address[0] else address[0]
             remote_port = str(address[1])
         loop, config = self._loop, self._loop.config
-        awaits_proxy = bool(config.proxy_versions) and config.proxy_peers.trusts(remote_addr)
+        packets = self.listener.uwsgi
+        if packets and not config.uwsgi_peers.trusts(remote_addr):
+            self._refuse_peer(remote_addr)
+            sock.close()
+            return
+        awaits_proxy = packets or ( bool(config.proxy_versions) and config.proxy_peers.trusts(remote_addr)
+        )
         # Of a proxy's connection, the client is counted that its header names.
         admitted, key = (True, None) if awaits_proxy else loop.clients.admit(remote_addr)
         if not admitted:
@@ -192,13 +200,27 @@ class Acceptor:
         else:
             stream = Stream(sock, remote_addr, remote_port)
         connection = Connection(self._loop, stream, self.base_environ)
-        if awaits_proxy:
+        if packets:
+            connection.expect_packet()
+        elif awaits_proxy:
             connection.expect_proxy_header()
         elif self.listener.tls:
             connection.begin_handshake()
         connection.redirects = self.listener.redirects
         connection.client_key = key
         self._loop.add(connection)
+
+    def _refuse_peer(self, address: str) -> None:
+        """Count a peer that may not speak the uwsgi protocol; log the first."""
+        loop = self._loop
+        loop.slot_words[DENIED] += 1
+        if not self._told_peer:
+            self._told_peer = True  # strangers decide how many there are
+            loop.request_log.message(
+                messages.UWSGI_PEER_REFUSED,
+                listener=self.listener.name,
+                peer=address or "a unix socket",
+            )
 
     def _complain_of_descriptors(self) -> None:
         """Log that no connection is accepted because of the descriptors that are open.

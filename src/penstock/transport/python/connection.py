@@ -16,7 +16,7 @@ from functools import partial
 from selectors import EVENT_READ, EVENT_WRITE
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-from penstock.edge import proxy_protocol
+from penstock.edge import proxy_protocol, uwsgi
 from penstock.http1 import (
     CONNECTION_CLOSED,
     CONTINUE,
@@ -116,6 +116,7 @@ class Connection:
         "output",
         "parser",
         "peer",
+        "packets",
         "phase",
         "proxied",
         "queued",
@@ -123,6 +124,7 @@ class Connection:
         "remote_addr",
         "remote_port",
         "requests",
+        "said",
         "server_fields",
         "share_key",
         "since",
@@ -151,8 +153,10 @@ class Connection:
         self.forwarded: Forwarded | None = None  # what trusted proxies say of the request
         self.parser = RequestParser(loop.config.parser)
         self.phase = READING
-        self.header = b""  # what has come of the PROXY header
+        self.packets = False  # it speaks the uwsgi protocol, and not HTTP
+        self.header: bytes | bytearray = b""  # what has come of the PROXY header, or of the packet
         self.proxied: dict[str, str] = {}  # what it says of TLS, for the environ
+        self.said: Forwarded | None = None  # what the packet says, as trusted proxies do
         self.awaited = IDLE  # the parser's state when it last asked for data
         self.deadline = loop.now + loop.config.keep_alive
         self.body_clock: BodyClock | None = None  # set while a body is read beforehand
@@ -213,7 +217,7 @@ class Connection:
         elif phase is HANDSHAKING:
             return self._go_on_with_handshake()
         elif phase is AWAITING_PROXY:
-            return self._read_proxy_header()
+            return self._read_packet() if self.packets else self._read_proxy_header()
         return None  # CLOSED: the event was older than the closing
 
     def attend(self) -> None:
@@ -314,7 +318,7 @@ class Connection:
                 )
                 self.header += self.stream.recv_raw(size - len(self.header))
                 if complete:
-                    return self._be_client(proxy_protocol.parse(self.header))
+                    return self._go_on_behind(proxy_protocol.parse(self.header))
         except (BlockingIOError, InterruptedError):
             return None
         except ProtocolError as error:
@@ -330,26 +334,77 @@ class Connection:
             self.server_fields = self.loop.server_fields
         self.refuse(error)
 
-    def _be_client(self, header: proxy_protocol.ProxyHeader) -> PythonExchange | None:
-        """Go on as the connection of the client that the header names, if it names one."""
-        loop = self.loop
-        self.header = b""
-        # Where no client is named, its fields are not the proxy's own: it only passes them on.
-        self.trusted = False
-        if header.address:
-            admitted, self.client_key = loop.clients.admit(header.address)
-            if not admitted:
-                self.close()
-                return None
-            self.remote_addr, self.remote_port = header.address, header.port
-            self.peer = named(header.address, header.port)
-            self.trusted = loop.config.forwarded.peers.trusts(header.address)
-        self.proxied = header.variables
+    def _go_on_behind(self, header: proxy_protocol.ProxyHeader) -> PythonExchange | None:
+        """Go on with what comes behind a PROXY header."""
+        if not self._be_client(header.address, header.port, header.variables):
+            return None
         if self.stream.secure:
             self.begin_handshake()
             return self._go_on_with_handshake()
         self._begin_reading()
         return self._read()
+
+    def _be_client(self, address: str, port: str, variables: dict[str, str]) -> bool:
+        """Be the connection of a client that a proxy names; empty text is none.
+
+        Return False, with the connection closed, if that client may not connect.
+        """
+        loop = self.loop
+        self.header = b""
+        # Where no client is named, its fields are not the proxy's own: it only passes them on.
+        self.trusted = False
+        if address:
+            admitted, self.client_key = loop.clients.admit(address)
+            if not admitted:
+                self.close()
+                return False
+            self.remote_addr, self.remote_port = address, port
+            self.peer = named(address, port)
+            self.trusted = loop.config.forwarded.peers.trusts(address)
+        self.proxied = variables
+        return True
+
+    # -- the packet of the uwsgi protocol -----------------------------------------------------
+
+    def expect_packet(self) -> None:
+        """Expect a packet of the uwsgi protocol, and one request by it."""
+        self.expect_proxy_header()
+        self.packets = True
+        self.header = bytearray()
+
+    def _read_packet(self) -> PythonExchange | None:
+        """Take the bytes of the packet, and none behind it: those are the body's."""
+        most = self.loop.config.parser.head
+        header = self.header
+        assert isinstance(header, bytearray)
+        try:
+            while True:
+                size = uwsgi.scan(header[: uwsgi.HEADER_BYTES], most)
+                if len(header) == size and size > uwsgi.HEADER_BYTES:
+                    return self._take_packet(uwsgi.parse(bytes(header)))
+                data = self.stream.recv_raw(size - len(header))
+                if not data:
+                    if header:
+                        raise uwsgi.malformed()
+                    self.close()
+                    return None
+                header += data
+        except (BlockingIOError, InterruptedError):
+            pass
+        except ProtocolError as error:
+            self.refuse(error)
+        except OSError:
+            self.close()
+        return None
+
+    def _take_packet(self, packet: uwsgi.Packet) -> PythonExchange | None:
+        """Go on with the request of a packet as with one of HTTP."""
+        if not self._be_client(packet.address, packet.port, packet.variables):
+            return None
+        self.said = packet.said
+        self._begin_reading()
+        self.receive(packet.head)
+        return self._advance()
 
     def _begin_reading(self) -> None:
         """Expect the first request, behind what precedes it: a PROXY header, a handshake."""
@@ -630,6 +685,11 @@ class Connection:
             self.forwarded = policy.read(request.fields)
         elif names := policy.names_in(request.fields):
             self.loop.note_untrusted(names[0], self.remote_addr)
+        if self.said is not None:
+            if self.forwarded is None:
+                self.forwarded = self.said
+            else:
+                self.forwarded.complete(self.said)
 
     def _refuse_underscores(self, request: Request) -> None:
         """Refuse a name that has an underscore, unless it is one that the peer may send."""
@@ -641,7 +701,7 @@ class Connection:
 
     def _check_scheme(self, request: Request, forwarded: Forwarded | None) -> None:
         """Raise `ProtocolError` (400) for a target whose scheme is not the connection's."""
-        secure = self.stream.secure or bool(self.proxied)
+        secure = self.stream.secure or "HTTPS" in self.proxied
         if forwarded is not None and forwarded.scheme:
             secure = forwarded.scheme == "https"
         if not accepts_scheme(request.https_target, secure):
@@ -1133,7 +1193,8 @@ class Connection:
         if not self.header:
             self.close()
             return
-        reason = f"The PROXY header did not arrive within {self.loop.config.header_timeout:g} s."
+        what = "uwsgi packet" if self.packets else "PROXY header"
+        reason = f"The {what} did not arrive within {self.loop.config.header_timeout:g} s."
         self._refuse_in_plain(ProtocolError(408, reason, setting="header_timeout"))
 
     def _expire_reading(self) -> None:
