@@ -84,7 +84,7 @@ impl Template {
     pub fn new(
         py: Python<'_>,
         base: &Bound<'_, PyDict>,
-        unix: bool,
+        portless: bool,
         deadlines: bool,
     ) -> PyResult<Self> {
         let dict = base.copy()?;
@@ -117,7 +117,7 @@ impl Template {
             dict.set_item(&keys.deadline, py.None())?;
             dict.set_item(&keys.extend_deadline, py.None())?;
         }
-        if !unix {
+        if !portless {
             dict.set_item(&keys.port, py.None())?;
         }
         Ok(Template {

@@ -71,8 +71,10 @@ impl NativeTransport {
             let tls: bool = bound.getattr("tls")?.extract()?;
             acceptors.push(Acceptor::new(descriptor, name, tls));
             redirecting.push(bound.getattr("redirects")?.extract()?);
-            packets.push(bound.getattr("uwsgi")?.extract()?);
-            templates.push(Template::new(py, &environ, unix, policy.limits_calls())?);
+            let uwsgi: bool = bound.getattr("uwsgi")?.extract()?;
+            packets.push(uwsgi);
+            let portless = unix || uwsgi; // a packet may name a client without its port
+            templates.push(Template::new(py, &environ, portless, policy.limits_calls())?);
             listeners.push(listener);
         }
         let given = |name: &str| required(logs, name).map(|log| !log.is_none());
