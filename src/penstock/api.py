@@ -117,6 +117,7 @@ def _check_application(application: object) -> None:
 
 def _describe(listener: Listener, worker: Worker) -> RunningServer:
     if listener.is_unix:
-        return RunningServer(listener.name, listener.name.removeprefix("uwsgi://").removeprefix("unix:"), 0, worker)
+        path = listener.name.removeprefix("uwsgi://").removeprefix("unix:")
+        return RunningServer(listener.name, path, 0, worker)
     host, port = listener.socket.getsockname()[:2]
     return RunningServer(listener.name, host, port, worker)

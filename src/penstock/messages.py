@@ -201,13 +201,13 @@ UWSGI_OPTIONS_IGNORED: Final = Message(
 UWSGI_PROTOCOL_REPLACED: Final = Message(
     "PEN-1114",
     WARNING,
-    "%(place)s has socket = %(address)s, and the server speaks HTTP there, not uwsgi: in nginx,"
-    " write proxy_pass http://... in place of uwsgi_pass, and proxy_set_header in place of"
-    " uwsgi_param",
-    "The option `socket` of uWSGI is an address for its own protocol, which web servers speak to"
-    " it. Penstock speaks HTTP on every address.",
+    "%(place)s has protocol = %(protocol)s, and the server speaks HTTP at socket = %(address)s: in"
+    " nginx, write proxy_pass http://... in place of the directive for that protocol",
+    "The option `protocol` of uWSGI says what is spoken at the addresses of `socket`. Penstock"
+    " speaks `uwsgi`, which is the default there, and `http`, and no other one.",
     "Change the web server's configuration as the message says, and write `http-socket` in the"
-    " file: then this is not logged. docs/proxies.md has the lines for each web server.",
+    " file: then this is not logged. Or leave `protocol` out, and have the web server speak uwsgi."
+    " docs/proxies.md has the lines for each web server.",
 )
 
 UWSGI_VARIABLE_UNSET: Final = Message(

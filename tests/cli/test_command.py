@@ -364,7 +364,7 @@ def test_all_wrong_flags_are_named_at_once(folder: Path) -> None:
     assert "'--thread'; did you mean '--threads'?" in said
     assert "'--listen': it is a setting of other servers" in said
     assert "asgi is for ASGI applications" in said
-    assert "write proxy_pass in the place of uwsgi_pass" in said
+    assert "write uwsgi://ADDRESS for it in bind" in said
 
 
 def test_an_argument_of_a_short_flag_may_be_in_the_same_word_as_scripts_have_it(

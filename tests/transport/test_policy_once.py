@@ -44,6 +44,8 @@ HELD_TOGETHER |= {"IPV4", "ROW_WORDS", "TICK_BITS", "TIME_BITS", "TIME", "WORD"}
 HELD_TOGETHER |= {"ITEM_COST", "MOST_AHEAD", "REMEMBERED", "NO_ADDRESS"}
 # What the specification of the PROXY protocol says, of which `test_proxy_protocol` has the bounds.
 HELD_TOGETHER |= {"LONGEST_LINE", "FIXED"}
+# The same of the uwsgi protocol, and of `edge/test_uwsgi`.
+HELD_TOGETHER |= {"HEADER"}
 # A value below this is too common to mean anything.
 DISTINCTIVE = 32
 # The layout of memory that both write is compared by `test_native`.

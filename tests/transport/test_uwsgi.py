@@ -70,10 +70,10 @@ def test_the_environ_is_that_of_the_client(transport: str, bytewise: bool) -> No
             "REMOTE_PORT": "4711", "SERVER_NAME": "example.org", "SERVER_PORT": "8080",
             "HTTP_HOST": "example.org", "REMOTE_USER": "me", "HTTP_X_A": "1", "body": "",
         }  # fmt: skip
-        nobody = shown(server, packet(REMOTE_ADDR="", SERVER_NAME="", SERVER_PORT=""))
+        unnamed = shown(server, packet(REMOTE_ADDR="", SERVER_NAME="", SERVER_PORT=""))
         port = str(server.port)
         names = ("REMOTE_ADDR", "SERVER_NAME", "SERVER_PORT")
-        assert [nobody[name] for name in names] == ["127.0.0.1", "127.0.0.1", port]
+        assert [unnamed[name] for name in names] == ["127.0.0.1", "127.0.0.1", port]
         assert "REMOTE_PORT" not in shown(server, packet(REMOTE_PORT=""))
 
 
@@ -160,7 +160,7 @@ def test_fields_are_believed_of_the_client_that_the_packet_names(transport: str)
 
 def test_the_rules_of_http_hold(transport: str) -> None:
     with server_with(transport, limit_request_fields=5) as server:
-        for changed, status in [
+        changes: list[tuple[dict[str, Any], int]] = [
             ({"HTTP_HOST": "a b"}, 400),
             ({"CONTENT_LENGTH": "+1"}, 400),
             ({"CONTENT_LENGTH": "1, 1"}, 400),
@@ -169,7 +169,8 @@ def test_the_rules_of_http_hold(transport: str) -> None:
             ({"REQUEST_URI": "/" + "a" * 9000, "PATH_INFO": None}, 414),
             ({"HTTP_X": "a" * 9000}, 431),
             ({f"HTTP_X_{number}": "" for number in range(6)}, 431),
-        ]:
+        ]
+        for changed, status in changes:
             response, _ = answer(server, packet(**changed))
             assert response.status == status, changed
         twice: list[Pair] = [*BASIC, ("HTTP_HOST", "b")]
@@ -194,7 +195,7 @@ def test_what_is_no_packet_is_refused(transport: str, capfd: pytest.CaptureFixtu
                 client.end_sending()
                 assert client.read_response().body == b"The uwsgi packet is malformed.\n"
         response, body = answer(server, packet(HTTP_X="a\nb"))
-        assert body == b"HTTP_X of the uwsgi packet has a control character.\n"
+        assert body == b"A field of the uwsgi packet has a control character.\n"
         with connect(server) as client:  # a check of the port
             client.end_sending()
             assert client.is_closed_by_server()

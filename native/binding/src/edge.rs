@@ -112,9 +112,10 @@ pub fn read_packet<'py>(
     data: &[u8],
 ) -> PyResult<Bound<'py, PyAny>> {
     let most = config.getattr("parser")?.getattr("head")?.extract()?;
+    let id_length = read_forwarded_policy(config)?.request_id_length;
     let found = match uwsgi::scan(data, most) {
         Ok(size) if size > data.len() => return size.into_bound_py_any(py),
-        Ok(size) => uwsgi::parse(data.get(..size).unwrap_or_default()),
+        Ok(size) => uwsgi::parse(data.get(..size).unwrap_or_default(), id_length),
         Err(bad) => Err(bad),
     };
     let found = match found {

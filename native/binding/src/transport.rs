@@ -74,7 +74,12 @@ impl NativeTransport {
             let uwsgi: bool = bound.getattr("uwsgi")?.extract()?;
             packets.push(uwsgi);
             let portless = unix || uwsgi; // a packet may name a client without its port
-            templates.push(Template::new(py, &environ, portless, policy.limits_calls())?);
+            templates.push(Template::new(
+                py,
+                &environ,
+                portless,
+                policy.limits_calls(),
+            )?);
             listeners.push(listener);
         }
         let given = |name: &str| required(logs, name).map(|log| !log.is_none());

@@ -210,7 +210,8 @@ fn take_packet(
         let missing = size - state.proxy_header.len();
         if missing == 0 && size > uwsgi::HEADER_BYTES {
             let packet = std::mem::take(&mut state.proxy_header);
-            return uwsgi::parse(&packet).map(Some);
+            let id_length = shared.options.forwarded.request_id_length;
+            return uwsgi::parse(&packet, id_length).map(Some);
         }
         let room = missing.min(leader.read.buffer.len());
         let room = leader.read.buffer.get_mut(..room).unwrap_or_default();

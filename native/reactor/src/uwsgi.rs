@@ -62,11 +62,6 @@ const LEFT_OUT: [&[u8]; 10] = [
     b"HTTP_EXPECT",
 ];
 
-/// The most bytes of a request id that counts.
-const REQUEST_ID_BYTES: usize = 128;
-/// The most bytes of a field's name in a message.
-const SHOWN_BYTES: usize = 64;
-
 /// What a packet says.
 #[derive(Debug, Default)]
 pub struct Packet {
@@ -175,8 +170,8 @@ impl<'a> Said<'a> {
     }
 }
 
-/// What a complete packet says.
-pub fn parse(packet: &[u8]) -> Result<Packet, Bad> {
+/// What a complete packet says. `id_length` is the most bytes of a request id that counts.
+pub fn parse(packet: &[u8], id_length: usize) -> Result<Packet, Bad> {
     let mut said = Said::default();
     let mut fields = Vec::with_capacity(packet.len());
     let mut rest = packet.get(HEADER_BYTES..).unwrap_or_default();
@@ -191,7 +186,7 @@ pub fn parse(packet: &[u8]) -> Result<Packet, Bad> {
                 byte => byte.to_ascii_lowercase(),
             };
             let field: Vec<u8> = bare.iter().map(lower).collect();
-            add_field(&mut fields, &field, name, value)?;
+            add_field(&mut fields, &field, value)?;
         }
     }
     let body: [(&[u8], &[u8]); 2] = [
@@ -201,7 +196,7 @@ pub fn parse(packet: &[u8]) -> Result<Packet, Bad> {
     for (field, name) in body {
         let value = said.text(name);
         if !value.is_empty() {
-            add_field(&mut fields, field, name, value)?;
+            add_field(&mut fields, field, value)?;
         }
     }
     let script_name = script_name(&said)?;
@@ -225,7 +220,7 @@ pub fn parse(packet: &[u8]) -> Result<Packet, Bad> {
             scheme: scheme(&said)?,
             port: port(&said, b"SERVER_PORT")?,
             script_name: quote(script_name),
-            request_id: request_id(&said),
+            request_id: request_id(&said, id_length),
             ..Forwarded::default()
         },
         variables: variables(&said)?,
@@ -236,9 +231,7 @@ pub fn parse(packet: &[u8]) -> Result<Packet, Bad> {
 fn text<'a>(rest: &mut &'a [u8]) -> Result<&'a [u8], Bad> {
     let (size, behind) = rest.split_first_chunk::<2>().ok_or_else(Bad::malformed)?;
     let size = usize::from(u16::from_le_bytes(*size));
-    let (text, behind) = behind
-        .split_at_checked(size)
-        .ok_or_else(Bad::malformed)?;
+    let (text, behind) = behind.split_at_checked(size).ok_or_else(Bad::malformed)?;
     *rest = behind;
     Ok(text)
 }
@@ -256,10 +249,10 @@ fn field_name(name: &[u8]) -> Option<&[u8]> {
     (!bare.is_empty() && bare.iter().all(letter) && !LEFT_OUT.contains(&name)).then_some(bare)
 }
 
-fn add_field(fields: &mut Vec<u8>, field: &[u8], name: &[u8], value: &[u8]) -> Result<(), Bad> {
+fn add_field(fields: &mut Vec<u8>, field: &[u8], value: &[u8]) -> Result<(), Bad> {
     if has_control(value) {
-        let shown = name.get(..SHOWN_BYTES).unwrap_or(name);
-        return Err(Bad::value(shown, "has a control character"));
+        let reason = "A field of the uwsgi packet has a control character.";
+        return Err(Bad::new(reason.to_owned()));
     }
     for part in [field, b": ", value, b"\r\n"] {
         fields.extend_from_slice(part);
@@ -385,9 +378,9 @@ fn scheme_of(said: &Said<'_>, name: &[u8]) -> Result<Option<Scheme>, Bad> {
     }
 }
 
-fn request_id(said: &Said<'_>) -> Vec<u8> {
+fn request_id(said: &Said<'_>, most: usize) -> Vec<u8> {
     let text = said.text(b"REQUEST_ID");
-    if text.len() > REQUEST_ID_BYTES || !is_request_id(text) {
+    if text.len() > most || !is_request_id(text) {
         return Vec::new();
     }
     text.to_vec()

@@ -186,8 +186,9 @@ _PROTOCOL: Final = (
            "each connection of a proxy has to begin with the header", takes="maybe"),
     _taken("proxy_allow_ips", "--proxy-allow-from", "proxy_allow_from", _LOCAL,
            "with unix sockets, as there; networks are allowed, too"),
-    _not_here("protocol", "--protocol", _ONLY_WSGI, "http"),
-    _needless("uwsgi_allow_ips", "--uwsgi-allow-from", _ONLY_WSGI, _LOCAL),
+    _not_here("protocol", "--protocol", "see {bind}, as in uwsgi://127.0.0.1:8000", "http"),
+    _taken("uwsgi_allow_ips", "--uwsgi-allow-from", "uwsgi_allow_from", _LOCAL,
+           "with unix sockets, as there; networks are allowed, too"),
     _taken("secure_scheme_headers", "", "forwarded_headers",
            differs="with the same values; X-Forwarded-Proto alone is the default"),
     _taken("forwarded_allow_ips", "--forwarded-allow-ips", "forwarded_allow_ips", _LOCAL,
@@ -309,7 +310,7 @@ def refusal(row: GunicornSetting, value: object) -> str:
             "or uvicorn for this one"
         )
     if row.name == "protocol" and has_effect(row, value):
-        return "the server speaks HTTP: in nginx, write proxy_pass in the place of uwsgi_pass"
+        return "each address says what is spoken there: write uwsgi://ADDRESS for it in bind"
     return ""
 
 

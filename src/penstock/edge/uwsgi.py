@@ -1,7 +1,7 @@
 """The uwsgi protocol: a request as nginx's ``uwsgi_pass`` sends it.
 
 A connection has one request. It begins with a packet: four bytes (``modifier1``, the size of what
-follows in little-endian order, ``modifier2``) and then names and values, each behind its own length.
+follows in little-endian order, ``modifier2``) and then names and values, each behind its length.
 The body follows, as long as CONTENT_LENGTH says; the response is that of HTTP.
 
 `parse` makes the head of an HTTP request of a packet, which goes through the parser of HTTP. So
@@ -78,7 +78,7 @@ class Packet:
     """What is set in the environ."""
 
 
-def scan(header: bytes, most: int) -> int:
+def scan(header: bytes | bytearray, most: int) -> int:
     """Return the size of a whole packet, as far as its first bytes tell: ``HEADER_BYTES`` or more.
 
     ``most`` is the most bytes of names and values. Raises `ProtocolError` for what is no packet.
@@ -103,8 +103,11 @@ def malformed() -> ProtocolError:
     return ProtocolError(400, "The uwsgi packet is malformed.", RULE)
 
 
-def parse(packet: bytes) -> Packet:
-    """Return what a complete packet says. Raises `ProtocolError`."""
+def parse(packet: bytes, request_id_length: int) -> Packet:
+    """Return what a complete packet says. Raises `ProtocolError`.
+
+    ``request_id_length`` is the most characters of a request id that counts.
+    """
     said: dict[bytes, bytes] = {}
     fields: list[bytes] = []
     for name, value in _pairs(packet, HEADER_BYTES):
@@ -113,10 +116,10 @@ def parse(packet: bytes) -> Packet:
                 raise _bad(name, "is there twice")
             said[name] = value
         elif name not in _LEFT_OUT and _FIELD.fullmatch(name):
-            fields.append(_field(name[5:].lower().replace(b"_", b"-"), name, value))
+            fields.append(_field(name[5:].lower().replace(b"_", b"-"), value))
     for field, name in ((b"content-type", b"CONTENT_TYPE"), (b"content-length", b"CONTENT_LENGTH")):
-        if value := said.get(name):
-            fields.append(_field(field, name, value))
+        if said.get(name):
+            fields.append(_field(field, said[name]))
     script_name = _script_name(said)
     method = said.get(b"REQUEST_METHOD", b"")
     if not TOKEN.fullmatch(method.decode("latin-1")):
@@ -136,7 +139,7 @@ def parse(packet: bytes) -> Packet:
             scheme=_scheme(said),
             port=_port(said, b"SERVER_PORT"),
             script_name=quote_from_bytes(script_name, _PATH_SAFE),
-            request_id=_request_id(said.get(b"REQUEST_ID", b"")),
+            request_id=_request_id(said.get(b"REQUEST_ID", b""), request_id_length),
         ),
         _variables(said),
     )
@@ -159,13 +162,13 @@ def _pairs(packet: bytes, place: int) -> Iterator[tuple[bytes, bytes]]:
 
 
 def _bad(name: bytes, what: str) -> ProtocolError:
-    """Return the error for a value; ``name`` is a known one, or made of letters as those are."""
+    """Return the error for the value of a known name."""
     return ProtocolError(400, f"{name.decode('ascii')} of the uwsgi packet {what}.", RULE)
 
 
-def _field(field: bytes, name: bytes, value: bytes) -> bytes:
+def _field(field: bytes, value: bytes) -> bytes:
     if CONTROL.search(value):
-        raise _bad(name[:64], "has a control character")
+        raise ProtocolError(400, "A field of the uwsgi packet has a control character.", RULE)
     return b"%s: %s\r\n" % (field, value)
 
 
@@ -234,13 +237,9 @@ def _scheme_of(said: dict[bytes, bytes], name: bytes) -> str:
     return scheme
 
 
-def _request_id(text: bytes) -> str:
+def _request_id(text: bytes, most: int) -> str:
     shown = text.decode("latin-1")
-    return shown if len(text) <= _REQUEST_ID_BYTES and REQUEST_ID.fullmatch(shown) else ""
-
-
-_REQUEST_ID_BYTES = 128
-"""The most bytes of a request id that counts, as in `ForwardedPolicy.request_id_length`."""
+    return shown if len(text) <= most and REQUEST_ID.fullmatch(shown) else ""
 
 
 def _variables(said: dict[bytes, bytes]) -> dict[str, str]:

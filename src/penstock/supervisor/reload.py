@@ -247,7 +247,7 @@ class Preparation:
     def switch(self) -> None:
         """Make other listeners for the addresses where something else is to be spoken."""
         for index, (there, address) in enumerate(zip(self.listeners, self._wanted, strict=True)):
-            if there.spoken != address.spoken:
+            if there.address.spoken != address.spoken:
                 other = there.speaking(address)
                 self._listeners[index] = other
                 self.switched.append((there, other))

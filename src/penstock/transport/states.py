@@ -16,7 +16,7 @@ _State = TypeVar("_State", bound=Enum)
 class Phase(Enum):
     """What a connection does."""
 
-    AWAITING_PROXY = "waits for what a proxy says first, or reads it: the PROXY header, the uwsgi packet"
+    AWAITING_PROXY = "waits for a PROXY header or a packet of the uwsgi protocol, or reads it"
     HANDSHAKING = "does the TLS handshake"
     READING = "waits for a request, or reads one"
     STORING = "has a part of a body written to a temporary file, and does not read"

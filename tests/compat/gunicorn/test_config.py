@@ -368,7 +368,7 @@ def test_penstocks_own_sources_give_the_threads_beside_a_file_of_gunicorns(tmp_p
 
 def test_what_no_client_would_get_an_answer_with_is_refused_in_a_file_too(tmp_path: Path) -> None:
     for content in ("worker_class = 'uvicorn.workers.UvicornWorker'", "protocol = 'uwsgi'"):
-        with pytest.raises(SettingsError, match=r"\(from gunicorn.conf.py\): .*(WSGI|HTTP)"):
+        with pytest.raises(SettingsError, match=r"\(from gunicorn.conf.py\): .*(WSGI|uwsgi://)"):
             load(tmp_path, content)
 
 

@@ -80,8 +80,10 @@ def test_every_option_is_in_one_row() -> None:
         ("http-socket = *:80", "bind", (":80",)),
         ("http-socket = [::]:80\nhttp = :81", "bind", ("[::]:80", ":81")),
         ("http-socket = @shop", "bind", ("unix:@shop",)),
-        ("socket = /run/shop.sock", "bind", ("unix:/run/shop.sock",)),
-        ("socket = fd://3", "bind", ("fd://3",)),
+        ("socket = /run/shop.sock", "bind", ("uwsgi://unix:/run/shop.sock",)),
+        ("socket = fd://3", "bind", ("uwsgi://fd://3",)),
+        ("socket = :80\nprotocol = http", "bind", (":80",)),
+        ("uwsgi-socket = :80\nprotocol = http\nhttp = :81", "bind", ("uwsgi://:80", ":81")),
         ("listen = 128", "backlog", 128),
         ("harakiri = 60", "timeout", 60.0),
         ("max-requests = 1000", "max_requests", 1000),
@@ -223,10 +225,11 @@ def test_what_asks_for_nothing_is_not_warned_of(tmp_path: Path) -> None:
     assert not warnings(load(tmp_path, text))
 
 
-def test_a_socket_says_that_it_speaks_http(tmp_path: Path) -> None:
-    [warning] = warnings(load(tmp_path, "socket = 127.0.0.1:3031"))
+def test_a_socket_of_another_protocol_says_that_it_speaks_http(tmp_path: Path) -> None:
+    [warning] = warnings(load(tmp_path, "socket = 127.0.0.1:3031\nprotocol = fastcgi"))
     assert "proxy_pass" in warning
-    assert not warnings(load(tmp_path, "socket = 127.0.0.1:3031\nprotocol = http"))
+    for protocol in ("http", "uwsgi"):
+        assert not warnings(load(tmp_path, f"socket = 127.0.0.1:3031\nprotocol = {protocol}"))
 
 
 def test_a_variable_that_is_not_set_is_warned_of(tmp_path: Path) -> None:

@@ -312,6 +312,7 @@ def _join_forwarded(given: Given, values: Mapping[str, object]) -> None:
 _CHANGES: Mapping[str, Callable[[object], object]] = {
     "forwarded_allow_ips": _peers,
     "proxy_allow_ips": _peers,
+    "uwsgi_allow_ips": _peers,
     "proxy_protocol": lambda value: (
         {True: "auto", False: "off"}.get(value, value) if isinstance(value, bool) else value
     ),

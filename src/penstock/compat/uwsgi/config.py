@@ -118,7 +118,7 @@ class _Conversion:
         self._log: tuple[str, str] | None = None
         self._protocol = "uwsgi"
         self._logs_requests = True
-        self._speaks_uwsgi: list[str] = []  # addresses
+        self._addresses: list[tuple[Given, str, str]] = []  # option, scheme, place
         self._steps: dict[str, Callable[[Given], None]] = {
             "bind": self._address,
             "application": self._name_application,
@@ -163,16 +163,13 @@ class _Conversion:
         """Set what depends on several options, and warn of what is lost."""
         found = self.found
         self._choose_application()
+        self._bind_addresses()
         found.given.setdefault("threads", ("1", _OWN_DEFAULT))
         if self._log is not None:
             found.given["error_logfile"] = self._log
         if self._logs_requests:
             where = self._log or ("-", f"{_OWN_DEFAULT}: it logs requests")
             found.given.setdefault("access_logfile", where)
-        for address in self._speaks_uwsgi if self._protocol == "uwsgi" else ():
-            found.warnings.append(
-                messages.UWSGI_PROTOCOL_REPLACED.notice(place=self._location, address=address)
-            )
         read = ", ".join(sorted(found.given)) or "no settings"
         found.notes.append(f"{self._location} was read: {read}")
         for instead, names in self._lost.items():
@@ -221,9 +218,23 @@ class _Conversion:
             value, *material = value.split(",")
             scheme = "https://"
             self._take_material(option, material)
-        self._append(option, scheme + self._place(value), "bind")
-        if name in ("socket", "uwsgi-socket", "s"):
-            self._speaks_uwsgi.append(value)
+        elif name == "uwsgi-socket":
+            scheme = "uwsgi://"
+        self._addresses.append((option, scheme, self._place(value)))
+
+    def _bind_addresses(self) -> None:
+        """Set the addresses, now that it is known what is spoken at those of ``socket``."""
+        for option, scheme, place in self._addresses:
+            if option.name in ("socket", "s"):
+                if self._protocol == "uwsgi":
+                    scheme = "uwsgi://"
+                elif self._protocol not in ("http", "http11"):
+                    self.found.warnings.append(
+                        messages.UWSGI_PROTOCOL_REPLACED.notice(
+                            place=self._location, protocol=self._protocol, address=option.value
+                        )
+                    )
+            self._append(option, scheme + place, "bind")
 
     def _take_material(self, option: Given, material: list[str]) -> None:
         """Take what follows an address of TLS: certificate, key, ciphers, authorities."""

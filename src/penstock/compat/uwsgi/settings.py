@@ -65,7 +65,7 @@ UWSGI_OPTIONS: Final = (
     _taken(
         "socket uwsgi-socket",
         "bind",
-        "HTTP is spoken there: in nginx, proxy_pass takes the place of uwsgi_pass",
+        "as uwsgi://ADDRESS, for the peers of {uwsgi_allow_from}; with protocol = http as ADDRESS",
     ),
     _taken(
         "https https-socket https2",

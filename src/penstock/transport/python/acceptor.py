@@ -187,10 +187,10 @@ class Acceptor:
             self._refuse_peer(remote_addr)
             sock.close()
             return
-        awaits_proxy = packets or ( bool(config.proxy_versions) and config.proxy_peers.trusts(remote_addr)
-        )
-        # Of a proxy's connection, the client is counted that its header names.
-        admitted, key = (True, None) if awaits_proxy else loop.clients.admit(remote_addr)
+        awaits_proxy = bool(config.proxy_versions) and config.proxy_peers.trusts(remote_addr)
+        # Of a proxy's connection, the client is counted that its header or packet names.
+        named = awaits_proxy or packets
+        admitted, key = (True, None) if named else loop.clients.admit(remote_addr)
         if not admitted:
             sock.close()
             return

@@ -114,9 +114,9 @@ class Connection:
         "loop",
         "number",
         "output",
+        "packet",
         "parser",
         "peer",
-        "packets",
         "phase",
         "proxied",
         "queued",
@@ -153,8 +153,8 @@ class Connection:
         self.forwarded: Forwarded | None = None  # what trusted proxies say of the request
         self.parser = RequestParser(loop.config.parser)
         self.phase = READING
-        self.packets = False  # it speaks the uwsgi protocol, and not HTTP
-        self.header: bytes | bytearray = b""  # what has come of the PROXY header, or of the packet
+        self.header = b""  # what has come of the PROXY header
+        self.packet: bytearray | None = None  # the same, where the uwsgi protocol is spoken
         self.proxied: dict[str, str] = {}  # what it says of TLS, for the environ
         self.said: Forwarded | None = None  # what the packet says, as trusted proxies do
         self.awaited = IDLE  # the parser's state when it last asked for data
@@ -217,7 +217,9 @@ class Connection:
         elif phase is HANDSHAKING:
             return self._go_on_with_handshake()
         elif phase is AWAITING_PROXY:
-            return self._read_packet() if self.packets else self._read_proxy_header()
+            if self.packet is not None:
+                return self._read_packet(self.packet)
+            return self._read_proxy_header()
         return None  # CLOSED: the event was older than the closing
 
     def attend(self) -> None:
@@ -369,26 +371,26 @@ class Connection:
     def expect_packet(self) -> None:
         """Expect a packet of the uwsgi protocol, and one request by it."""
         self.expect_proxy_header()
-        self.packets = True
-        self.header = bytearray()
+        self.packet = bytearray()
 
-    def _read_packet(self) -> PythonExchange | None:
+    def _read_packet(self, packet: bytearray) -> PythonExchange | None:
         """Take the bytes of the packet, and none behind it: those are the body's."""
-        most = self.loop.config.parser.head
-        header = self.header
-        assert isinstance(header, bytearray)
+        config = self.loop.config
         try:
             while True:
-                size = uwsgi.scan(header[: uwsgi.HEADER_BYTES], most)
-                if len(header) == size and size > uwsgi.HEADER_BYTES:
-                    return self._take_packet(uwsgi.parse(bytes(header)))
-                data = self.stream.recv_raw(size - len(header))
+                size = uwsgi.scan(packet[: uwsgi.HEADER_BYTES], config.parser.head)
+                if len(packet) == size and size > uwsgi.HEADER_BYTES:
+                    whole = bytes(packet)
+                    packet.clear()
+                    id_length = config.forwarded.request_id_length
+                    return self._take_packet(uwsgi.parse(whole, id_length))
+                data = self.stream.recv_raw(size - len(packet))
                 if not data:
-                    if header:
+                    if packet:
                         raise uwsgi.malformed()
                     self.close()
                     return None
-                header += data
+                packet += data
         except (BlockingIOError, InterruptedError):
             pass
         except ProtocolError as error:
@@ -729,7 +731,7 @@ class Connection:
         if self.phase is HANDSHAKING:
             return Holding.HEAD if self in self.loop.heads else Holding.IDLE
         if self.phase is AWAITING_PROXY:
-            return Holding.HEAD if self.header else Holding.IDLE
+            return Holding.HEAD if self.header or self.packet else Holding.IDLE
         if self.phase is not READING or (self.awaited is IDLE and self.parser.buffered):
             return Holding.CALL
         if self.awaited is IDLE:
@@ -1190,10 +1192,10 @@ class Connection:
             self.deadline = math.inf
 
     def _expire_proxy_header(self) -> None:
-        if not self.header:
+        if not self.header and not self.packet:
             self.close()
             return
-        what = "uwsgi packet" if self.packets else "PROXY header"
+        what = "PROXY header" if self.packet is None else "uwsgi packet"
         reason = f"The {what} did not arrive within {self.loop.config.header_timeout:g} s."
         self._refuse_in_plain(ProtocolError(408, reason, setting="header_timeout"))
 
