@@ -31,7 +31,8 @@ _CAUSES: Mapping[str, str] = {
     "The client speaks TLS, and this address is for plain HTTP.": "to speak TLS here, --bind "
     "https://HOST:PORT with --certfile and --keyfile; else the client is to use http://; nginx: "
     "proxy_pass http://...",
-    "The request begins with no method.": "likely not HTTP",
+    "The request begins with no method.": "likely not HTTP; nginx: --bind uwsgi://... for "
+    "uwsgi_pass",
     "Only HTTP/1.0 and HTTP/1.1 are spoken here.": "nginx: proxy_http_version 1.1 and no grpc_pass",
     "A PROXY header comes from a peer that may not send one.": "nginx: proxy_protocol on; HAProxy: "
     "send-proxy",
