@@ -142,8 +142,11 @@ def settings(folder: Path, text: str) -> None:
 
 def test_a_reload_reads_the_settings_anew(tmp_path: Path, transport: str) -> None:
     settings(tmp_path, "threads = 1\ntimeout = 20\n")
+    other = tmp_path / "gunicorn.conf.py"
+    other.write_text("statsd_host = 'localhost:8125'\n")
     with Supervised(tmp_path, "--transport", transport) as server:
         assert "1 thread" in server.start_line
+        other.write_text(f"{other.read_text()}spew = True\n")
         old = server.workers()
         # One thread, and it is held: this worker serves no other client.
         with server.begin("/hold?1&", "first") as first:
@@ -156,6 +159,9 @@ def test_a_reload_reads_the_settings_anew(tmp_path: Path, transport: str) -> Non
             assert first.read_response().status == 200
         server.wait_for_workers(2, old)
         assert server.stop() == 0
+    # What was warned of at the start is so still: a reload warns of what has come.
+    for ignored in ("statsd_host", "spew"):
+        assert "".join(server.lines).count(f"has {ignored},") == 1
 
 
 def test_settings_that_are_wrong_leave_everything_as_it_was(tmp_path: Path, transport: str) -> None:

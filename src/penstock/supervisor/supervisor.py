@@ -741,7 +741,8 @@ class Supervisor:
 
     def _warn_of_settings(self, settings: Settings) -> None:
         for warning in settings.warnings:
-            warning.log(self.logger)
+            if warning not in self.settings.warnings:  # those were logged when these came
+                warning.log(self.logger)
         for name in ("pid", "name"):
             if getattr(settings, name) != getattr(self.settings, name):
                 messages.SETTING_NEEDS_UPGRADE.log(self.logger, setting=name)
