@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import threading
 import time
 from collections.abc import Iterator
@@ -12,7 +13,7 @@ import pytest
 import penstock
 from support import applications
 from support.serving import TEXT, Blocks, Environ, Gate, connect, eventually, get, post
-from support.wire import Client
+from support.wire import Client, unacknowledged
 
 pytestmark = pytest.mark.parametrize("threads", [1, 4])
 
@@ -82,6 +83,43 @@ def test_rfc9112_9_5_an_idle_connection_is_closed_without_a_word(
             assert used.request("GET", "/").status == 200
             assert used.read_to_end() == b""
             assert fresh.read_to_end() == b""
+
+
+def test_a_request_that_meets_the_end_of_an_idle_connection_is_not_reset(
+    transport: str, threads: int
+) -> None:
+    settings = {"transport": transport, "threads": threads, "keep_alive": 0.2}
+    with penstock.running(applications.hello, **settings) as server:
+        with connect(server) as client:
+            assert client.request("GET", "/").status == 200
+            assert client.read_to_end() == b""
+            client.send(get())  # as if it had crossed the end on its way
+            eventually(lambda: unacknowledged(client) == 0)
+            assert client.socket.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) == 0
+            assert client.socket.recv(1) == b""
+        eventually(lambda: server.snapshot()["connections"] == 0)
+        assert server.snapshot()["requests"] == 1
+
+
+def test_clients_are_told_for_how_long_a_connection_may_be_idle(
+    transport: str, threads: int
+) -> None:
+    settings = {"transport": transport, "threads": threads, "keep_alive": 20,
+                "health_path": "/health"}  # fmt: skip
+    with penstock.running(applications.hello, send_keep_alive=True, **settings) as server:
+        with connect(server) as client:
+            for target, version in [("/", "1.1"), ("/health", "1.1"), ("/", "1.0")]:
+                fields = ["Connection: keep-alive"]
+                client.send(get(target, *fields, version=f"HTTP/{version}"))
+                response = client.read_response()
+                assert response.header("Keep-Alive") == "timeout=19"
+                assert response.header("Connection") == "keep-alive"
+            client.send(get("/", "Connection: close"))
+            response = client.read_response()
+            assert response.header("Keep-Alive") is None
+            assert response.header("Connection") == "close"
+    with penstock.running(applications.hello, **settings) as server, connect(server) as client:
+        assert client.request("GET", "/").header("Keep-Alive") is None
 
 
 def test_no_deadline_of_the_client_runs_while_the_application_works(

@@ -29,6 +29,7 @@ CONFIG = TransportConfig(
     max_io_bound=100,
     max_websockets=50,
     threads=4,
+    stream_requests="auto",
     out_buffer=1000,
     out_spool=10_000,
     store_bytes=1 << 18,
@@ -215,6 +216,16 @@ TABLE: dict[str, list[tuple[Sequence[Value], float]]] = {
     # WebSockets that are open.
     "may_open_websocket": [((0,), True), ((49,), True), ((50,), False)],
     # Whether the target is https, whether the connection is secure.
+    # Content-Length, whether the client waits for 100 Continue, how many are read already; this
+    # configuration has "auto". It has four threads, and a kilobyte of memory for a body.
+    "streams_body": [
+        ((1000, False, 0), False),
+        ((1001, False, 0), True),
+        ((1, True, 0), True),
+        ((None, True, 0), False),  # chunks, which have no CONTENT_LENGTH
+        ((1001, True, 1), True),
+        ((1001, True, 2), False),  # half of the threads are for others
+    ],
     "accepts_scheme": [
         ((False, False), True),
         ((False, True), True),  # a proxy's target, or one in the form of HTTP/1.0

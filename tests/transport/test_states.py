@@ -136,6 +136,10 @@ def idle_and_gone(scene: Scene) -> None:
     scene.end()
 
 
+def idle_for_too_long(scene: Scene) -> None:
+    scene.expire()
+
+
 def kept(scene: Scene) -> None:
     scene.send(get())
 
@@ -211,6 +215,7 @@ def failed(scene: Scene) -> None:
 
 SCENES: dict[Callable[[Scene], None], str] = {
     idle_and_gone: "READING CLOSED",
+    idle_for_too_long: "READING LINGERING",
     kept: "READING HANDED_OUT ANSWERED READING",
     closed: "READING HANDED_OUT ANSWERED LINGERING CLOSED",
     flushed_and_kept: "READING HANDED_OUT ANSWERED FLUSHING READING",

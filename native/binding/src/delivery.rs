@@ -338,9 +338,9 @@ impl Delivery {
     ) -> PyResult<(Option<Py<PyAny>>, RequestBody)> {
         let connection = Arc::clone(connection);
         Ok(match body {
-            Body::Streamed => (
+            Body::Streamed(streaming) => (
                 None,
-                RequestBody::streamed(connection, head.expect_continue),
+                RequestBody::streamed(connection, head.expect_continue, streaming),
             ),
             Body::Empty => (
                 Some(self.bytes_io.call0(py)?),

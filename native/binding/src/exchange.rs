@@ -233,6 +233,7 @@ impl Exchange {
             return None; // the connection may be at its next request already
         }
         self.response.move_to(state);
+        self.request_body.streaming = None;
         let now = sys::monotonic();
         let core = Arc::clone(&self.core);
         let time = now.saturating_sub(self.handed_out_at);

@@ -5,7 +5,7 @@ use crate::edge::{
     open_rate_limit, read_forwarded_policy, read_networks, read_peers, read_proxy_versions,
 };
 use penstock_protocol::Limits;
-use penstock_reactor::options::{Checks, HeaderMap, Options};
+use penstock_reactor::options::{Checks, HeaderMap, Options, StreamRequests};
 use penstock_reactor::sys::{Nanos, SECOND};
 use pyo3::prelude::*;
 
@@ -82,7 +82,12 @@ pub fn read_options(config: &Bound<'_, PyAny>) -> PyResult<Options> {
             "dangerous" => HeaderMap::Dangerous,
             _ => HeaderMap::Drop,
         },
-        stream_requests: get("stream_requests")?.extract()?,
+        stream_requests: match get("stream_requests")?.extract::<bool>() {
+            Ok(true) => StreamRequests::Always,
+            Ok(false) => StreamRequests::Never,
+            Err(_) => StreamRequests::Auto,
+        },
+        keep_alive_field: text("keep_alive_field")?,
         temp_dir: text("spool_dir")?.into(),
         id_prefix: text("id_prefix")?,
         id_key: get("id_key")?.extract()?,

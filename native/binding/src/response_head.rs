@@ -88,8 +88,13 @@ fn write_connection_field(this: &mut Exchange, out: &mut Vec<u8>) {
     {
         state.exchange.fate.worsen(Fate::Close);
         out.extend_from_slice(b"Connection: close\r\n");
-    } else if this.version == Version::Http10 {
-        out.extend_from_slice(b"Connection: keep-alive\r\n");
+    } else {
+        drop(state);
+        let field = &this.shared().options.keep_alive_field;
+        if this.version == Version::Http10 || !field.is_empty() {
+            out.extend_from_slice(b"Connection: keep-alive\r\n");
+            out.extend_from_slice(field.as_bytes());
+        }
     }
 }
 

@@ -73,8 +73,9 @@ fn expire_reading(
     };
     match refusal {
         Some(refusal) => refusing::refuse(connection, shared, leader, state, refusal),
-        // RFC 9112, section 9.5: an idle connection is closed without a word
-        None => closing::close(connection, shared, state),
+        // RFC 9112, section 9.5: an idle connection is closed without a word. A request that is on
+        // its way meets the end of the connection, and no reset: nothing of it was served.
+        None => closing::linger(connection, shared, leader, state),
     }
 }
 

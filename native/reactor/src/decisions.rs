@@ -5,7 +5,7 @@
 use crate::admission;
 use crate::budgets::Budgets;
 use crate::fair_queue;
-use crate::options::Options;
+use crate::options::{Options, StreamRequests};
 use crate::sys::{Nanos, SECOND};
 
 /// The share of slow calls of a path is kept in these units.
@@ -275,6 +275,18 @@ pub fn accepts_scheme(https_target: bool, secure: bool) -> bool {
     secure || !https_target
 }
 
+/// Return true if the application is called before a request's body has come; `length` is None for
+/// chunks, `streaming` is how many requests with such a body are in progress.
+pub fn streams_body(options: &Options, length: Option<u64>, expects: bool, streaming: u64) -> bool {
+    match (options.stream_requests, length) {
+        (StreamRequests::Always, _) => true,
+        (StreamRequests::Auto, Some(length)) if streaming < options.threads / 2 => {
+            expects || length > options.body_memory
+        }
+        _ => false,
+    }
+}
+
 /// Return true if the unread rest of a request's body is dropped to keep the connection.
 pub fn keeps_connection(
     discard_bytes: u64,
@@ -407,6 +419,10 @@ pub fn decide(options: &Options, name: &str, given: &[Option<f64>]) -> Option<f6
         "turn_seconds" => seconds(turn(options, whole(0) as usize)),
         "fair_queue" => fair_queue::replay(given),
         "accepts_scheme" => number(accepts_scheme(flag(0), flag(1))),
+        "streams_body" => {
+            let length = optional(0).map(|length| length as u64);
+            number(streams_body(options, length, flag(1), whole(2)))
+        }
         "keeps_connection" => {
             let remaining = optional(1).map(|remaining| remaining as u64);
             number(keeps_connection(

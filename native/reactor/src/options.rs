@@ -85,7 +85,9 @@ pub struct Options {
     pub sweep_interval: Nanos,
     pub server_header: Option<String>,
     pub header_map: HeaderMap,
-    pub stream_requests: bool,
+    pub stream_requests: StreamRequests,
+    /// The line with which a response says how long its connection may be idle; empty for none.
+    pub keep_alive_field: String,
     pub temp_dir: PathBuf,
     pub id_prefix: String,
     /// The key of the hash that makes the ids of requests.
@@ -151,6 +153,15 @@ pub struct Options {
     pub trace_head: usize,
     pub log_entries: usize,
     pub log_bytes: usize,
+}
+
+/// Whether the application is called before the body of a request has come.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum StreamRequests {
+    Never,
+    /// For long bodies, and where the client waits for `100 Continue`.
+    Auto,
+    Always,
 }
 
 impl Options {

@@ -77,7 +77,7 @@ pub fn answer_of_whole_server(
     response::begin_head(&mut head, b"200 OK");
     shared.write_server_fields(shared.added_to(stream), &mut head);
     response::encode_content_length(&mut head, 0);
-    end_head(&mut head, keeps);
+    end_head(shared, &mut head, keeps);
     ErrorResponse {
         head,
         body: Vec::new(),
@@ -85,10 +85,14 @@ pub fn answer_of_whole_server(
 }
 
 /// Append what a head says of the connection, and its end.
-fn end_head(out: &mut Vec<u8>, keeps: Option<Version>) {
+fn end_head(shared: &Shared, out: &mut Vec<u8>, keeps: Option<Version>) {
+    let field = &shared.options.keep_alive_field;
     match keeps {
         None => response::encode_field(out, b"Connection", b"close"),
-        Some(Version::Http10) => response::encode_field(out, b"Connection", b"keep-alive"),
+        Some(version) if version == Version::Http10 || !field.is_empty() => {
+            response::encode_field(out, b"Connection", b"keep-alive");
+            out.extend_from_slice(field.as_bytes());
+        }
         Some(_) => {}
     }
     out.extend_from_slice(b"\r\n");
@@ -158,6 +162,6 @@ impl Check {
         }
         shared.write_server_fields(added, out);
         response::encode_content_length(out, body.len() as u64);
-        end_head(out, (!close).then_some(self.version));
+        end_head(shared, out, (!close).then_some(self.version));
     }
 }

@@ -14,7 +14,7 @@ use crate::output::Output;
 use crate::own_answers::{self, WHOLE_SERVER, is_check};
 use crate::refusal::Refusal;
 use crate::refusing;
-use crate::request::{Body, Ready};
+use crate::request::{Body, Ready, Streaming};
 use crate::responding;
 use crate::scoreboard::CLIENT_RATE;
 use crate::shared::Shared;
@@ -27,6 +27,7 @@ use crate::unserved;
 use penstock_protocol::{Event, Head, HeadCopy, Input as Bytes, State, response};
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 /// Reads in one turn, so that one fast sender does not hold up the other clients.
 const READS_PER_TURN: usize = 16;
@@ -455,7 +456,10 @@ fn parse(
                 }
                 if head.body_expected {
                     let own = head.path(bytes) == WHOLE_SERVER || is_check(shared, head, bytes);
-                    let streamed = options.stream_requests || shared.redirects(connection.listener);
+                    let streaming = shared.streaming.load(Ordering::Relaxed);
+                    let (length, expects) = (head.content_length, head.expect_continue);
+                    let streamed = decisions::streams_body(options, length, expects, streaming)
+                        || shared.redirects(connection.listener);
                     if streamed && !own {
                         streams = true;
                         break Verdict::MoreInput;
@@ -511,7 +515,10 @@ fn parse(
     };
     let left = input.remaining().len();
     let verdict = match verdict {
-        Verdict::MoreInput if streams => Verdict::Ready(Source::Scratch, Body::Streamed),
+        Verdict::MoreInput if streams => {
+            let counted = Streaming::new(&shared.streaming);
+            Verdict::Ready(Source::Scratch, Body::Streamed(Some(counted)))
+        }
         other => other,
     };
     let verdict = match verdict {

@@ -4,6 +4,7 @@
 use crate::body_clock::BodyClock;
 use crate::connection::{Connection, ConnectionState};
 use crate::decisions;
+use crate::request::Streaming;
 use crate::responding::{Failure, disconnected, send_rest, send_small};
 use crate::shared::Shared;
 use crate::spool::Spooled;
@@ -23,6 +24,8 @@ pub struct RequestBody {
     unread: Vec<u8>,
     /// The share of a spooled body, whose file Python has.
     pub file: Option<Spooled>,
+    /// It counts as one that is read, until it has been, or the exchange is over.
+    pub streaming: Option<Streaming>,
     clock: Option<BodyClock>, // counts only while the body is waited for
     waited: Nanos,            // for which `receive` has waited for the client
 }
@@ -37,16 +40,22 @@ impl RequestBody {
             continue_owed: false,
             unread: Vec::new(),
             file: None,
+            streaming: None,
             clock: None,
             waited: 0,
         }
     }
 
     /// For a request whose body is still to be read.
-    pub fn streamed(connection: Arc<Connection>, continue_owed: bool) -> Self {
+    pub fn streamed(
+        connection: Arc<Connection>,
+        continue_owed: bool,
+        streaming: Option<Streaming>,
+    ) -> Self {
         RequestBody {
             body_over: false,
             continue_owed,
+            streaming,
             ..RequestBody::complete(connection, 0)
         }
     }
@@ -110,6 +119,7 @@ impl RequestBody {
                 }
                 Ok(Event::EndOfMessage) => {
                     self.body_over = true;
+                    self.streaming = None;
                     break Ok(true);
                 }
                 Ok(_) => break Ok(!self.unread.is_empty()),

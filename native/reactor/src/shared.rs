@@ -105,6 +105,8 @@ pub struct Shared {
     /// Descriptors of spooled bodies and of files that are sent.
     pub files: FileCount,
     pub spooling: Spooling,
+    /// Requests whose body the application still reads.
+    pub streaming: Arc<AtomicU64>,
     /// Bytes of responses in memory.
     unsent: UnsentCount,
     /// What TLS connections begin with.
@@ -127,6 +129,7 @@ impl Shared {
         let poller = Arc::new(Poller::new()?);
         let inbox = Arc::new(Inbox::new(Arc::clone(&poller)));
         Ok(Shared {
+            streaming: Arc::default(),
             spooling: Spooling {
                 scoreboard: Arc::clone(&scoreboard),
                 files: files.clone(),

@@ -41,7 +41,10 @@ use Phase::{
 pub const TRANSITIONS: [(Phase, &[Phase]); 11] = [
     (AwaitingProxy, &[Handshaking, Reading, Refusing, Closed]),
     (Handshaking, &[Reading, Refusing, Lingering, Closed]),
-    (Reading, &[Storing, HandedOut, Flushing, Refusing, Closed]),
+    (
+        Reading,
+        &[Storing, HandedOut, Flushing, Refusing, Lingering, Closed],
+    ),
     (Storing, &[Reading, Refusing, Closed]),
     (Discarding, &[Reading, Lingering, Closed]),
     (HandedOut, &[Answered, Reading]),

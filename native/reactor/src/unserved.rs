@@ -162,8 +162,8 @@ fn refuse(
 /// the client's version if it is.
 fn decide_fate(shared: &Shared, state: &mut ConnectionState, waiting: &Waiting) -> Option<Version> {
     let head = &waiting.request.head;
-    if matches!(waiting.body, Body::Streamed) {
-        RequestBody::streamed(Arc::clone(&waiting.connection), head.expect_continue)
+    if matches!(waiting.body, Body::Streamed(_)) {
+        RequestBody::streamed(Arc::clone(&waiting.connection), head.expect_continue, None)
             .decide_unread_body(shared.options.discard_bytes, state);
     }
     if !head.keep_alive || shared.draining.get() {

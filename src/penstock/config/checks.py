@@ -184,6 +184,9 @@ def native_has_tls() -> bool:
     return hasattr(_native.NativeTransport, "set_tls")
 
 
+LEAST_ANNOUNCED = 2.0
+"""The shortest keep-alive time in seconds that can be announced: a whole second is left of it."""
+
 _PLAIN = ("http", "uwsgi")
 """The schemes of addresses without TLS."""
 
@@ -264,6 +267,11 @@ def check_possible(settings: Settings) -> None:
         raise SettingsError(
             f"{shown('pid')} is the name of a file: a port is --bind :{settings.pid}, and a file "
             f"of that name is ./{settings.pid}"
+        )
+    if settings.send_keep_alive and settings.keep_alive < LEAST_ANNOUNCED:
+        raise SettingsError(
+            f"{shown('send_keep_alive')} announces a second less than keep_alive, and "
+            f"{shown('keep_alive')} is below {LEAST_ANNOUNCED:g} s"
         )
     _check_tls(settings, shown)
     for name in ("static", "sendfile_root"):

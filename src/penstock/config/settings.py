@@ -484,12 +484,14 @@ class Settings:
 
     # -- Application -------------------------------------------------------------------------------
 
-    stream_requests: bool = option(
-        SWITCH,
+    stream_requests: Literal["auto"] | bool = option(
+        word_or(_AUTO, SWITCH),
         False,
         section="Application",
+        alone="true",
         help="Call the application when the head is complete, and read the body while the "
-        "application reads it.",
+        "application reads it; auto does so for long bodies and for Expect: 100-continue, with at "
+        "most half of the threads.",
         reason="When whole bodies are read first, a slow client never holds a thread, and a "
         "chunked body has a length.",
     )
@@ -973,6 +975,15 @@ class Settings:
         "pass them on, which is dangerous.",
         reason="In the environ, X_Real_IP and X-Real-IP are the same key, and a proxy sets only "
         "one of them.",
+    )
+    send_keep_alive: bool = option(
+        SWITCH,
+        False,
+        section="Requests and responses",
+        help="Tell clients how long a connection may be idle, in the field Keep-Alive: a second "
+        "less than --keep-alive.",
+        reason="Browsers and load balancers do not read it. Some clients do, such as those of "
+        "Node.js and Apache, and then close before the server does.",
     )
     send_request_id: bool = option(
         SWITCH,

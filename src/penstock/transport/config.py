@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from penstock.edge.forwarded import TRUSTS_NOBODY, ForwardedPolicy, Peers
 from penstock.http1 import ParserLimits
@@ -81,7 +81,7 @@ class TransportConfig:
     server_header: str | None = "penstock"
     """The value of ``Server``; None leaves the field out."""
     header_map: HeaderMap = "drop"
-    stream_requests: bool = False
+    stream_requests: Literal["auto"] | bool = False
     temp_dir: str | None = None
     """The directory for spooled bodies; None is the system's."""
     tls_handshake_timeout: float = 10.0
@@ -119,6 +119,8 @@ class TransportConfig:
 
     forwarded: ForwardedPolicy = TRUSTS_NOBODY
     """Which peers are believed about clients."""
+    keep_alive_field: str = ""
+    """The line with which a response says how long its connection may be idle; empty for none."""
     proxy_versions: frozenset[int] = frozenset()
     """The versions of the PROXY protocol of which a header has to come first..."""
     proxy_peers: Peers = TRUSTS_NOBODY.peers

@@ -77,6 +77,30 @@ def accepts_scheme(https_target: bool, secure: bool) -> bool:
     return secure or not https_target
 
 
+# -- a request's body -----------------------------------------------------------------------------
+
+
+def streams_body(
+    config: TransportConfig, length: int | None, expects: bool, streaming: int
+) -> bool:
+    """Return True if the application is called before a request's body has come.
+
+    ``length`` is its Content-Length, None for chunks; ``expects`` is whether the client waits for
+    ``100 Continue``; ``streaming`` is how many requests with such a body are with the application,
+    or wait for a thread.
+
+    With ``auto`` it is so where it saves something: the client need not send what the application
+    refuses, and the disk need not take it. A slow client holds a thread meanwhile, so that half of
+    the threads are left to others, and a single thread is left alone. Of chunks, applications that
+    read CONTENT_LENGTH bytes would see nothing: they are collected.
+    """
+    if config.stream_requests != "auto":
+        return config.stream_requests
+    if length is None or streaming >= config.threads // 2:
+        return False
+    return expects or length > config.body_memory
+
+
 # -- eviction -----------------------------------------------------------------------------------
 
 

@@ -73,7 +73,8 @@ TRANSITIONS: dict[Phase, dict[Phase, str]] = {
         STORING: "what has come of a body has to be written to its file",
         HANDED_OUT: "a request is complete, or its head where bodies are streamed",
         REFUSING: "the request breaks a rule, a limit or a deadline",
-        CLOSED: "the client closes; the keep-alive time ends; evicted",
+        LINGERING: "the keep-alive time ends",
+        CLOSED: "the client closes; evicted",
     },
     STORING: {
         READING: "it is written, or could not be",

@@ -79,6 +79,9 @@ def transport_config(settings: Settings, budgets: Budgets, **given: Any) -> Tran
     given["networks"] = compile_networks(settings.allow, settings.deny)
     given["proxy_versions"] = PROXY_VERSIONS[settings.proxy_protocol]
     given["proxy_peers"] = Peers.of(settings.proxy_allow_from)
+    if settings.send_keep_alive:
+        # A client that closes a second before the server does not send a request just then.
+        given["keep_alive_field"] = f"Keep-Alive: timeout={int(settings.keep_alive) - 1}\r\n"
     given["uwsgi_peers"] = Peers.of(settings.uwsgi_allow_from)
     given["forwarded"] = ForwardedPolicy.of(
         settings.forwarded_allow_ips,

@@ -7,7 +7,7 @@ use crate::forwarded::{ForwardedPolicy, Peers};
 use crate::leader::Leader;
 use crate::log_queue::Entry;
 use crate::next_request;
-use crate::options::{Checks, HeaderMap, Options};
+use crate::options::{Checks, HeaderMap, Options, StreamRequests};
 use crate::poller::{Event, Token};
 use crate::proxy_protocol::Versions;
 use crate::request::{Body, Waiting};
@@ -323,7 +323,8 @@ pub fn options() -> Options {
         sweep_interval: SECOND,
         server_header: None,
         header_map: HeaderMap::Drop,
-        stream_requests: false,
+        stream_requests: StreamRequests::Never,
+        keep_alive_field: String::new(),
         temp_dir: std::env::temp_dir(),
         id_prefix: String::new(),
         id_key: (0, 0),
@@ -615,6 +616,6 @@ pub fn body_of(body: &Body) -> Vec<u8> {
             assert_eq!(read, bytes.len());
             bytes
         }
-        Body::Empty | Body::Streamed => Vec::new(),
+        Body::Empty | Body::Streamed(_) => Vec::new(),
     }
 }

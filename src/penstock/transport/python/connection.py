@@ -36,6 +36,7 @@ from penstock.transport.decisions import (
     disk_is_full,
     drain_patience,
     linger_deadline,
+    streams_body,
 )
 from penstock.transport.log_lines import (
     CLIENT_STALLED,
@@ -667,9 +668,12 @@ class Connection:
         if request.https_target:
             self._check_scheme(request, forwarded)
         if request.body_expected:
-            streams = loop.config.stream_requests or self.redirects
+            streams = self.redirects or streams_body(
+                loop.config, request.content_length, request.expect_continue, len(loop.streaming)
+            )
             if streams and not loop.own_answers.wants(request):
                 exchange.streamed = StreamedBody(request)
+                loop.streaming.add(exchange)
             else:
                 exchange.spool = BodySpool(loop.config.temp_dir)
                 if request.expect_continue and not self.parser.buffered:
@@ -934,6 +938,8 @@ class Connection:
         else:
             if exchange.spooled:
                 exchange.give_spool_back()
+            elif exchange.streamed is not None:
+                loop.streaming.discard(exchange)
             if exchange.handed_out_at:
                 duration = time.monotonic_ns() - exchange.handed_out_at
                 slow_paths = loop.slow_paths
@@ -1202,7 +1208,9 @@ class Connection:
     def _expire_reading(self) -> None:
         config = self.loop.config
         if self.awaited is IDLE:
-            self.close()  # RFC 9112, section 9.5: an idle connection is closed without a word
+            # RFC 9112, section 9.5: an idle connection is closed without a word. A request that is
+            # on its way meets the end of the connection, and no reset: nothing of it was served.
+            self.linger()
         elif self.awaited is HEAD and self.loop.draining:
             self.refuse(ProtocolError(503, config.stopping))
         elif self.awaited is HEAD:

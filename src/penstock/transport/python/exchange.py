@@ -300,6 +300,8 @@ class PythonExchange:
                 raise RequestBodyError(error.status, error.reason) from error
             if type(event) is not Data:
                 body.over = type(event) is EndOfMessage
+                if body.over:
+                    self.connection.loop.streaming.discard(self)
                 break
             blocks.append(event.data)
             self.body_received += len(event.data)
@@ -735,8 +737,8 @@ class PythonExchange:
         ):
             self.close_after_response()
             added += "Connection: close\r\n"
-        elif request.version == "HTTP/1.0":
-            added += "Connection: keep-alive\r\n"
+        elif request.version == "HTTP/1.0" or loop.config.keep_alive_field:
+            added += f"Connection: keep-alive\r\n{loop.config.keep_alive_field}"
         # Looked at and set in one step: nothing is called in between, so no other thread runs.
         if self.state is WAITING:
             self.state = SENDING

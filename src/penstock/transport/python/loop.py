@@ -150,6 +150,7 @@ class Loop:
         "shares",
         "slot_words",
         "slow_paths",
+        "streaming",
         "thread_slots",
         "tls",
         "tls_server_fields",
@@ -190,6 +191,9 @@ class Loop:
         if config.request_rate is not None and config.rate_table is not None:
             self.rate = ClientRate(config.request_rate, config.rate_table, slot)
         self.queue = RequestQueue(config, slot)
+        # Requests whose body is still being read by the application. The leader adds, and looks at
+        # the length; a thread discards: each is one step.
+        self.streaming: set[PythonExchange] = set()
         self.fate_lock = threading.Lock()  # held for a comparison, and only by unusual responses
         self.tls: TlsContexts | None = None  # set by any thread; for new connections
         self.draining = False  # set by any thread
