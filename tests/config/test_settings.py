@@ -12,6 +12,7 @@ import pytest
 from penstock.cli.arguments import build_parser, parse_command_line
 from penstock.cli.settings import load_settings
 from penstock.config import other_servers
+from penstock.config.checks import check_possible
 from penstock.config.reference_page import settings_page
 from penstock.config.settings import OPTIONS, Settings
 from penstock.config.sources import settings_from_kwargs
@@ -177,6 +178,26 @@ def test_the_flag_of_the_proxy_protocol_needs_no_value_as_under_gunicorn(tmp_pat
         line = parse_command_line(typed)
         assert line.application == "a:app"
         assert load(tmp_path, line.flags).proxy_protocol == wanted
+
+
+def test_a_switch_may_have_a_third_value_behind_an_equals_sign(tmp_path: Path) -> None:
+    wanted: bool | str
+    for typed, wanted in (
+        (["--stream-requests", "a:app"], True),
+        (["--stream-requests=auto", "a:app"], "auto"),
+        (["--stream-requests=auto", "--no-stream-requests", "a:app"], False),
+    ):
+        line = parse_command_line(typed)
+        assert line.application == "a:app"
+        assert load(tmp_path, line.flags).stream_requests == wanted
+    assert load(tmp_path, PENSTOCK_STREAM_REQUESTS="auto").stream_requests == "auto"
+    with pytest.raises(SettingsError, match="write --stream-requests, --stream-requests=auto or"):
+        parse_command_line(["--stream-requests=some", "a:app"])
+
+
+def test_what_is_announced_to_clients_has_to_be_a_second_at_least(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match=r"send_keep_alive .* announces .* keep_alive \(1s"):
+        check_possible(load(tmp_path, {"send_keep_alive": True, "keep_alive": 1.0}))
 
 
 def test_script_name_comes_from_the_variable_that_gunicorn_reads(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 from pathlib import Path
+from typing import Any
 from wsgiref.types import StartResponse
 
 import pytest
@@ -40,7 +41,7 @@ def test_an_early_answer_to_a_large_upload_reaches_the_client(
     with upload.open("wb") as file:
         file.truncate(UPLOAD)  # without a block on the disk
     # Where bodies are collected the server itself answers, because of its own limit.
-    settings = {} if streamed else {"parser": ParserLimits(body=1000)}
+    settings: dict[str, Any] = {} if streamed else {"parser": ParserLimits(body=1000)}
     with serving(
         application,
         transport,

@@ -205,7 +205,7 @@ pub fn unquote(text: &[u8]) -> Cow<'_, [u8]> {
     while let Some((&byte, tail)) = rest.split_first() {
         match (byte, digit(tail.first()), digit(tail.get(1))) {
             (b'%', Some(high), Some(low)) => {
-                decoded.push((high * 16 + low) as u8);
+                decoded.push(high.wrapping_mul(16).wrapping_add(low) as u8);
                 rest = tail.get(2..).unwrap_or(&[]);
             }
             _ => {

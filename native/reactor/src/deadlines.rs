@@ -73,6 +73,8 @@ fn expire_reading(
     };
     match refusal {
         Some(refusal) => refusing::refuse(connection, shared, leader, state, refusal),
+        // It was waited for in the drain, and a stop does not wait again.
+        None if shared.draining.get() => closing::close(connection, shared, state),
         // RFC 9112, section 9.5: an idle connection is closed without a word. A request that is on
         // its way meets the end of the connection, and no reset: nothing of it was served.
         None => closing::linger(connection, shared, leader, state),

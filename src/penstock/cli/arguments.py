@@ -111,17 +111,21 @@ def _compose_address(names: dict[str, object]) -> None:
 
 def _refuse_values_of_switches(arguments: Sequence[str]) -> None:
     """Refuse ``--trace=yes`` with a better message than that of argparse."""
-    forms = dict.fromkeys(_COMMANDS, "")
+    forms = dict.fromkeys(_COMMANDS, "takes no value")
+    words = set()
     for option in OPTIONS.values():
         if option.is_switch:
             flags = (*option.flags, option.negative_flag)
-            forms |= dict.fromkeys(flags, f": write {option.flag} or {option.negative_flag}")
+            word = f", {option.flag}={option.word}" if option.word else ""
+            value = f"takes no value: write {option.flag}{word} or {option.negative_flag}"
+            forms |= dict.fromkeys(flags, value)
+            words.add(f"{option.flag}={option.word}")
     for argument in arguments:
         flag, equals, _ = argument.partition("=")
         if argument == "--":
             return
-        if equals and flag in forms:
-            raise SettingsError(f"{flag} takes no value{forms[flag]} (see penstock --help-all)")
+        if equals and flag in forms and argument not in words:
+            raise SettingsError(f"{flag} {forms[flag]} (see penstock --help-all)")
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -200,6 +204,15 @@ def _add_option(group: argparse._ArgumentGroup, option: Option) -> None:
         group.add_argument(
             option.negative_flag, dest=option.name, action="store_false", help=off_help
         )
+        if option.word:
+            # The parser looks for an argument as a whole before it divides it at "=".
+            group.add_argument(
+                f"{option.flag}={option.word}",
+                dest=option.name,
+                action="store_const",
+                const=option.word,
+                help=hidden,
+            )
         return
     if option.alone:
         group.add_argument(

@@ -76,6 +76,8 @@ class Option:
     """A variable that platforms set. It overrides the default, and nothing else."""
     alone: str = ""
     """The value of a flag that is given without one; empty where it needs one."""
+    word: str = ""
+    """A third value of a switch, which its flag takes behind ``=``; empty without one."""
     repeatable: bool = False
     command_only: bool = False
     """The option concerns the whole process: the command accepts it, a Python caller may not."""
@@ -118,8 +120,8 @@ class Option:
 
     @property
     def is_switch(self) -> bool:
-        """Whether the flag takes no value and has a ``--no-`` form."""
-        return self.kind is SWITCH
+        """Whether the flag takes no value, but for ``word``, and has a ``--no-`` form."""
+        return self.kind is SWITCH or bool(self.word)
 
 
 def option(kind: Kind[T], default: T, **declaration: Any) -> T:

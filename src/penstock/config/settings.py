@@ -488,10 +488,10 @@ class Settings:
         word_or(_AUTO, SWITCH),
         False,
         section="Application",
-        alone="true",
+        word=_AUTO,
         help="Call the application when the head is complete, and read the body while the "
-        "application reads it; auto does so for long bodies and for Expect: 100-continue, with at "
-        "most half of the threads.",
+        "application reads it; with =auto only a long body, or one for which the client waits for "
+        "100 Continue, and in at most half of the threads.",
         reason="When whole bodies are read first, a slow client never holds a thread, and a "
         "chunked body has a length.",
     )

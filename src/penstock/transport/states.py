@@ -74,7 +74,7 @@ TRANSITIONS: dict[Phase, dict[Phase, str]] = {
         HANDED_OUT: "a request is complete, or its head where bodies are streamed",
         REFUSING: "the request breaks a rule, a limit or a deadline",
         LINGERING: "the keep-alive time ends",
-        CLOSED: "the client closes; evicted",
+        CLOSED: "the client closes; the same in a drain; evicted",
     },
     STORING: {
         READING: "it is written, or could not be",

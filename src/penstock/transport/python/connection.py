@@ -1207,7 +1207,9 @@ class Connection:
 
     def _expire_reading(self) -> None:
         config = self.loop.config
-        if self.awaited is IDLE:
+        if self.awaited is IDLE and self.loop.draining:
+            self.close()  # it was waited for in the drain, and a stop does not wait again
+        elif self.awaited is IDLE:
             # RFC 9112, section 9.5: an idle connection is closed without a word. A request that is
             # on its way meets the end of the connection, and no reset: nothing of it was served.
             self.linger()
