@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -13,7 +14,7 @@ from support.serving import connect, eventually
 
 ROOT = Path(__file__).resolve().parents[2]
 
-REFUSED = [
+REFUSED: list[tuple[Any, ...]] = [
     (
         b"GET / HTTP/1.1\r\nHost: \r\n\r\n",
         '"GET / HTTP/1.1" with Host: ""',
