@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import hashlib
 import json
 import os
 import shutil
@@ -12,11 +11,10 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from support import browser_site
 from support.certificates import authority, material, server_certificate
+from support.chromium import chromium, needs_chromium
 from support.server_process import ROOT, ServerProcess
 from support.serving import TEXT, Environ, eventually
 from support.transports import BareServer, serving
@@ -57,30 +55,6 @@ def test_javas_client_gets_two_answers(tls_transport: str) -> None:
     with serving(hello, tls_transport, tls=material()) as server:
         said = run("java", str(CLIENTS / "Client.java"), url(server), str(authority().path))
     assert said == b"HTTP_1_1 200 hello by TLSv1.3\n" * 2
-
-
-needs_chromium = pytest.mark.skipif(shutil.which("chromium") is None, reason="needs Chromium")
-
-
-def chromium(profile: Path, names: dict[str, int], *arguments: str) -> list[str]:
-    """Return the command that starts Chromium, with a profile of its own.
-
-    It finds the addresses in ``names`` at ports of this machine, and no other address. It accepts
-    certificates with the key of `server_certificate`, of whatever name and issuer.
-    """
-    key = x509.load_pem_x509_certificate(server_certificate().certificate).public_key()
-    spki = key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
-    digest = base64.b64encode(hashlib.sha256(spki).digest()).decode()
-    rules = [f"MAP {address} 127.0.0.1:{port}" for address, port in names.items()]
-    return [
-        "chromium", "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic",
-        "--no-first-run", "--disable-background-networking", "--disable-component-update",
-        "--disable-sync", "--no-proxy-server", f"--user-data-dir={profile}",
-        # Otherwise Chromium asks for https by itself, before it knows of any HSTS.
-        "--disable-features=HttpsUpgrades",
-        f"--ignore-certificate-errors-spki-list={digest}",
-        f"--host-resolver-rules={', '.join([*rules, 'MAP * ~NOTFOUND'])}", *arguments,
-    ]  # fmt: skip
 
 
 @needs_chromium

@@ -54,7 +54,11 @@ def test_what_is_followed_ends_with_the_frame_that_is_under_way() -> None:
 
 def test_nothing_may_follow_a_close_frame() -> None:
     output = WebSocketOutput()
-    output.follow(answer() + frame(CLOSE, b"\x03\xe8"))
+    data = answer() + frame(CLOSE, b"\x03\xe8")
+    output.follow(data[:-1])
+    assert not output.closed
+    assert not output.at_boundary
+    output.follow(data[-1:])
     assert output.closed
     assert not output.at_boundary
 

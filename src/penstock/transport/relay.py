@@ -109,8 +109,13 @@ class Link:
         for _ in range(BLOCKS_PER_TURN):
             if not self._take_from_client():
                 break
-        if self.lost or (self._finishing and self.application_ended and not self._to_client):
+        if self.lost or (self._finishing and self._output_ends and not self._to_client):
             self.done.set()
+
+    @property
+    def _output_ends(self) -> bool:
+        """Whether nothing more that the application sends is passed on."""
+        return self.application_ended or self.output.closed or self._said_going_away
 
     def interest(self) -> tuple[int, int]:
         """Return the events to wait for: of the client's stream, and of the application's end."""

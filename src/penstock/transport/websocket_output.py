@@ -32,16 +32,18 @@ class WebSocketOutput:
         self.begun = False
         """The application has sent something."""
         self.closed = False
-        """It has sent a close frame, or part of one: nothing may follow."""
+        """It has sent a close frame: nothing may follow."""
         self._head: bytearray | None = bytearray()
-        self._frames = False  # what follows the head are frames
+        self.frames = False
+        """What follows the head are frames."""
+        self._closing = False  # the current frame is a close frame
         self._frame_head = bytearray()  # as much as has come of the next frame's
         self._left = 0  # bytes of the current frame's payload that are still to come
 
     @property
     def at_boundary(self) -> bool:
         """Whether a frame may follow: the handshake is answered, and no frame is incomplete."""
-        return self._frames and not self._left and not self._frame_head and not self.closed
+        return self.frames and not self._left and not self._frame_head and not self.closed
 
     def follow(self, data: bytes, *, to_boundary: bool = False) -> int:
         """Follow what the application sends next; return how many bytes of ``data`` that was.
@@ -56,12 +58,13 @@ class WebSocketOutput:
             position = self._follow_head(data)
         before = position
         while position < size and not (to_boundary and self.at_boundary):
-            if not self._frames:
+            if not self.frames:
                 position = size
             elif self._left:
                 taken = min(self._left, size - position)
                 self._left -= taken
                 position += taken
+                self.closed = self._closing and not self._left
             else:
                 self._frame_head.append(data[position])
                 position += 1
@@ -89,7 +92,7 @@ class WebSocketOutput:
             self.headers = [(name, value.strip(" \t")) for name, _, value in pairs]
         else:
             self.sent = end + 4
-        self._frames = self.status.startswith(_SWITCHING)
+        self.frames = self.status.startswith(_SWITCHING)
         return end + 4 - before
 
     def _begin_frame(self) -> None:
@@ -103,5 +106,6 @@ class WebSocketOutput:
         if len(head) < size + 4 * (head[1] >> 7):  # a server sends no mask; if there is one...
             return
         self._left = length if length < 126 else int.from_bytes(head[2:size], "big")
-        self.closed = self.closed or head[0] & 0x0F == _CLOSE
+        self._closing = self._closing or head[0] & 0x0F == _CLOSE
+        self.closed = self._closing and not self._left
         head.clear()

@@ -29,6 +29,10 @@ if TYPE_CHECKING:
     from penstock.transport.config import TransportConfig
     from penstock.transport.log_lines import RequestLog
 
+CLOSE_SECONDS = 0.2
+"""How long an application that has returned may take to send its close frame. Libraries have a
+second thread, which may be just about to answer the client's."""
+
 STOPPED = "response cut off: the server stopped"
 
 _FULL = "as many WebSockets are open as may be (max_websockets)"
@@ -192,19 +196,22 @@ class WebSocket:
         Returns when the client's stream has all of it, or takes no more.
         """
         link, application, exchange = self._link, self._socket, self._exchange
-        if application is not None:
-            with suppress(OSError):
-                application.shutdown(socket.SHUT_RDWR)
-            application.close()
-        if link is None or exchange is None:
-            return  # it was refused, or the server has ended it
-        relay = self._websockets.relay
-        secure = link.client.secure
-        relay.finish(link, self._websockets.unanswered(exchange.request_id, secure=secure))
         try:
-            link.done.wait()
+            if link is not None and exchange is not None and application is not None:
+                answer = self._websockets.unanswered(exchange.request_id, secure=link.client.secure)
+                with suppress(OSError):
+                    application.shutdown(socket.SHUT_RD)
+                self._websockets.relay.finish(link, answer)
+                if link.output.frames:
+                    link.done.wait(CLOSE_SECONDS)
+                with suppress(OSError):
+                    application.shutdown(socket.SHUT_RDWR)
+                link.done.wait()
         finally:
-            self._conclude(exchange, link, link.lost, aborted=False)
+            if application is not None:
+                application.close()
+            if link is not None and exchange is not None:
+                self._conclude(exchange, link, link.lost, aborted=False)
 
     def cut(self, reason: str) -> None:
         """End it at once, under the thread that has the exchange. The connection is reset."""
