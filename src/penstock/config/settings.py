@@ -387,7 +387,7 @@ class Settings:
         section="Workers and threads",
         help="WebSockets that each worker may have open; 0 means none.",
         reason="Each has a thread of its own, and with the usual libraries a second one: about "
-        "200 KiB of memory, so that these stay within 20 MiB, and a container that limits its "
+        "220 KiB of memory, so that these stay within 22 MiB, and a container that limits its "
         "processes and threads still has room.",
     )
 
