@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import logging
+import os
 import select
 import socket
 import ssl
@@ -766,3 +767,31 @@ def test_nothing_is_kept_once_it_has_ended(transport: str) -> None:
             with pytest.raises(OSError, match="descriptor"):
                 environ["werkzeug.socket"].recv(1)
             assert isinstance(environ["wsgi.input"], io.IOBase)
+
+
+def test_a_child_that_the_application_forks_ends_and_leaves_the_websocket_to_its_parent(
+    transport: str,
+) -> None:
+    statuses: list[int] = []
+
+    def application(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
+        side = ServerSide(environ)
+        child = os.fork()
+        if child == 0:
+            server.transport.close_in_child()  # as a worker does at each fork
+            try:
+                side.send(TEXT, b"from the child")
+            except OSError:
+                os._exit(7)
+            os._exit(0)
+        statuses.append(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+        assert statuses == [7]
+        received = side.read()
+        assert received is not None
+        side.send(*received)
+        return []
+
+    with serving(application, transport) as server, opened(server) as side:
+        eventually(lambda: statuses)
+        assert side.echoes(b"to the parent")
+        assert side.read() is None

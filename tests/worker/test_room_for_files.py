@@ -18,7 +18,7 @@ from penstock.worker.main import check_room_for_files
 resource.setrlimit(resource.RLIMIT_NOFILE, (1024, 1024))
 logging.basicConfig(format="%(message)s", stream=sys.stdout)
 threads, io_bound = map(int, sys.argv[1:])
-settings = Settings(max_connections=900, threads=threads, max_io_bound=io_bound)
+settings = Settings(max_connections=900, threads=threads, max_io_bound=io_bound, max_websockets=0)
 check_room_for_files(settings, logging.getLogger())
 """
 

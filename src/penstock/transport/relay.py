@@ -341,6 +341,8 @@ class Relay:
         self._lock = threading.Lock()
         for link in self._links:
             link.application.close()
+            link.done = threading.Event()
+            link.done.set()  # its thread may be the one that has forked
         self._links = set()
         if self._selector is not None and self._waker is not None:
             self._selector.close()

@@ -102,6 +102,8 @@ class WebSockets:
     def close_in_child(self) -> None:
         """Close what is the parent's, in a forked child."""
         self._lock = threading.Lock()
+        for websocket in self._open:
+            websocket.close_in_child()
         self.relay.close_in_child()
 
     def unanswered(self, request_id: str, *, secure: bool) -> bytes:
@@ -224,6 +226,11 @@ class WebSocket:
         link = self._link
         if link is not None:
             self._websockets.relay.lose(link, reason)
+
+    def close_in_child(self) -> None:
+        """Close the application's socket, in a forked child: the parent has the connection."""
+        if self._socket is not None:
+            self._socket.close()
 
     def look(self) -> None:
         """Look at the client's stream: another thread has taken input off the socket."""
