@@ -28,7 +28,7 @@ WHOLLY = --cov-branch --cov-fail-under=100
 .PHONY: native-test fuzz native-fuzz asan valgrind portable requirements audit clean
 
 help:
-	@echo 'make serve          set everything up and serve the Flask example on http://127.0.0.1:8000/hello'
+	@echo 'make serve          set everything up and serve the Flask example on http://127.0.0.1:8000/'
 	@echo 'make test           set everything up and run the test suite: 7 minutes on two cores'
 	@echo 'make test-all       the same with every combination of transports, threads and ways of feeding'
 	@echo 'make suite          run tests one by one: make suite ARGS="tests/wsgi -k close"'

@@ -1,11 +1,16 @@
 """A Flask application.
 
-Serve it with `penstock flaskapp:app`, and see http://127.0.0.1:8000/hello.
+Serve it with `penstock flaskapp:app`, and see http://127.0.0.1:8000/ and /hello.
 """
 
 from flask import Flask, Response
 
 flask_app = Flask("flaskapp")
+
+
+@flask_app.route("/")
+def start():
+    return Response("Penstock serves this. See /hello, too.\n", mimetype="text/plain")
 
 
 @flask_app.route("/hello")

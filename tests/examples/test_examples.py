@@ -9,7 +9,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from support.server_process import EXAMPLES, START_WITHIN, ServerProcess
+from support.server_process import EXAMPLES, ROOT, START_WITHIN, ServerProcess
+from support.wire import Client
 
 GREETINGS = {
     "wsgiapp": b"Hello world from a simple WSGI application!\n",
@@ -44,6 +45,18 @@ def test_python_client_gets_the_greeting(example: tuple[ServerProcess, bytes]) -
             assert response.headers["Content-Type"].startswith("text/plain")
     finally:
         connection.close()
+
+
+def test_what_make_serve_serves_answers_at_its_root() -> None:
+    """A reader who opens the address of the start-up line sees a page."""
+    makefile = (ROOT / "Makefile").read_text("utf-8")
+    assert "flaskapp:app" in makefile
+    with ServerProcess("flaskapp:app", cwd=EXAMPLES) as server, Client(server.address) as client:
+        response = client.request("GET", "/")
+        assert (response.status, response.body) == (
+            200,
+            b"Penstock serves this. See /hello, too.\n",
+        )
 
 
 def test_python_client_gets_404_elsewhere(example: tuple[ServerProcess, bytes]) -> None:
