@@ -227,7 +227,12 @@ _PROTOCOL: Final = (
     _switch("permit_unconventional_http_version", "--permit-unconventional-http-version", _STRICT),
     _switch("casefold_http_method", "--casefold-http-method", _STRICT),
     _needless("http_parser", "--http-parser", "see {transport}", "auto"),
-    _needless("root_path", "--root-path", _ONLY_WSGI, ""),
+    _needless(
+        "root_path",
+        "--root-path",
+        "it is for ASGI; script_name is the prefix of a WSGI application",
+        "",
+    ),
     _needless("asgi_loop", "--asgi-loop", _ONLY_WSGI, "auto"),
     _needless("asgi_lifespan", "--asgi-lifespan", _ONLY_WSGI, "auto"),
     _needless("asgi_disconnect_grace_period", "--asgi-disconnect-grace-period", _ONLY_WSGI, 3),
