@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -14,7 +13,7 @@ from support.serving import connect, eventually
 
 ROOT = Path(__file__).resolve().parents[2]
 
-REFUSED: list[tuple[Any, ...]] = [
+REFUSED: list[tuple[bytes, *tuple[str, ...]]] = [
     (
         b"GET / HTTP/1.1\r\nHost: \r\n\r\n",
         '"GET / HTTP/1.1" with Host: ""',
