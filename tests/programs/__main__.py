@@ -99,14 +99,19 @@ def versions(program: Program) -> list[str]:
     if program.agents:
         folder = Path(os.environ["AGENTS"]).parent.glob("lib/python*/site-packages")
         there = distributions(path=[str(path) for path in folder])
-        of_agents = {each.name.lower(): each.version for each in there}
-        found = [f"{name} {of_agents[name.lower()]}" for name in program.packages]
+        of_agents = {canonical(each.name): each.version for each in there}
+        found = [f"{name} {of_agents[canonical(name)]}" for name in program.packages]
     else:
         found = [f"{name} {version(name)}" for name in program.packages]
     for name, pattern in (program.commands or {}).items():
         if path := find(name):
             found.append(f"{name} {version_of(name, path, pattern)}")
     return found
+
+
+def canonical(name: str) -> str:
+    """Return the name of a package in the form in which two can be compared."""
+    return re.sub(r"[-_.]+", "-", name).lower()
 
 
 def version_of(name: str, path: str, pattern: str) -> str:

@@ -11,6 +11,7 @@ import itertools
 import os
 import signal
 import ssl
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -32,8 +33,8 @@ WITHIN = 40.0
 PAUSE = 0.25
 """Seconds between two looks at the workers: agents drop what comes faster than they send it."""
 
-EXPECTED = "PEN-7020"
-"""The log says that a worker was killed."""
+EXPECTED = "PEN-7020|PEN-7060 preload: the thread"
+"""The log says that a worker was killed, and that threads of a preloaded agent are not copied."""
 
 MOST_CONNECTIONS = 16
 """Connections at a time by which all workers are found."""
@@ -115,7 +116,7 @@ def exporting(
         if are_those and all(taken.has(marks[pid]) for pid in found):
             return set(found)
         assert time.monotonic() < end, (found, without, least_new, marks)
-        time.sleep(PAUSE)
+        threading.Event().wait(PAUSE)
 
 
 def workers(server: ServerProcess) -> dict[int, list[str]]:
@@ -209,12 +210,15 @@ def elastic(run: Run, taken: Collector) -> Mapping[str, str]:
 
 DOES = (
     "each worker exports from the start, after a reload, and in place of one that was killed; the "
-    "last request before a reload is exported; with and without `--preload`"
+    "last request before a reload is exported"
 )
 
 
-def program(name: str, title: str, agent: Agent, *packages: str) -> Program:
-    return Program(name, title, agent.check, DOES, packages=packages, seconds=300, agents=True)
+def program(name: str, title: str, agent: Agent, *packages: str, note: str = "") -> Program:
+    does = f"{DOES}; with and without `--preload`" if agent.preload else DOES
+    return Program(
+        name, title, agent.check, does, packages=packages, note=note, seconds=300, agents=True
+    )
 
 
 PROGRAMS = [
@@ -233,7 +237,14 @@ PROGRAMS = [
         "newrelic",
     ),
     program(
-        "ddtrace", "Datadog with Flask", Agent("ddtrace", datadog, ("ddtrace-run",)), "ddtrace"
+        "ddtrace",
+        "Datadog with Flask",
+        Agent("ddtrace", datadog, ("ddtrace-run",), preload=False),
+        "ddtrace",
+        note="with `--preload`, a worker now and then hangs in its first request, in native code "
+        "of ddtrace that keeps the interpreter lock, and is replaced after `--timeout` and "
+        "`--timeout-grace`; so it is checked without `--preload` alone. See "
+        "[agents.md](agents.md#datadog).",
     ),
     program("elastic-flask", "Elastic APM with Flask", Agent("elastic", elastic), "elastic-apm"),
     program(

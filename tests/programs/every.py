@@ -9,6 +9,7 @@ from programs import (
     dashboards,
     django_suites,
     http_clients,
+    metrics,
     packages,
     repositories,
     trackers,
@@ -26,4 +27,5 @@ PROGRAMS = [
     *django_suites.PROGRAMS,
     *http_clients.PROGRAMS,
     *agents.PROGRAMS,
+    *metrics.PROGRAMS,
 ]
