@@ -86,8 +86,10 @@ def check_one(program: Program, transport: str) -> bool:
         )  # fmt: skip
         try:
             said, _ = process.communicate(timeout=program.seconds)
-        except subprocess.TimeoutExpired:
+        except BaseException as error:  # also where a user interrupts
             os.killpg(process.pid, signal.SIGKILL)
+            if not isinstance(error, subprocess.TimeoutExpired):
+                raise
             said = process.communicate()[0] + f"\nnot done within {program.seconds:.0f} s"
         if process.returncode != 0:
             print(said[-MAX_OUTPUT:])

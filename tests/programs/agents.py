@@ -216,9 +216,7 @@ DOES = (
 
 def program(name: str, title: str, agent: Agent, *packages: str, note: str = "") -> Program:
     does = f"{DOES}; with and without `--preload`" if agent.preload else DOES
-    return Program(
-        name, title, agent.check, does, packages=packages, note=note, seconds=300, agents=True
-    )
+    return Program(name, title, agent.check, does, packages=packages, note=note, agents=True)
 
 
 PROGRAMS = [

@@ -65,6 +65,5 @@ PROGRAMS = [
         "ends by a close of the connection (Penstock sends it in chunks and keeps the connection); "
         "two assert that a response to a request with `Connection: close` does not have that "
         "field, which RFC 9112, section 9.6, asks for.",
-        seconds=400,
     )
 ]

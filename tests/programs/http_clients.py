@@ -161,7 +161,7 @@ def client(
 
 
 PROGRAMS = [
-    client("go", "net/http of Go", go, commands={"go": r"go version go(\S+)"}, seconds=400.0),
+    client("go", "net/http of Go", go, commands={"go": r"go version go(\S+)"}),
     client("java", "java.net.http", java, commands={"java": r"(?:openjdk|java) (\S+)"}),
     client("node", "node:http", node, commands={"node": r"v(\S+)"}),
     # It opens a second connection while a body that is a stream is being sent on the first.

@@ -89,6 +89,5 @@ PROGRAMS = [
         "replaced after 50 requests, reloaded and killed; with and without `--preload`",
         packages=("prometheus_client",),
         agents=True,
-        seconds=300,
     )
 ]

@@ -19,14 +19,16 @@ SITES = "programs.sites"
 """The modules that make applications of the programs, as their manuals say."""
 
 NOTHING_MORE: Mapping[str, str] = {}
-COMMAND_WITHIN = 120.0
+COMMAND_WITHIN = 300.0
 """Seconds for a command; the runner has a deadline for the whole check."""
 
 LINES = 200
 """Lines of the server's log that are printed, the last ones."""
 
-COMPLAINT = re.compile(r"\] \[WARNING\] PEN-|\[(ERROR|CRITICAL)\]|^Traceback ")
-"""The server's warnings, and errors of both. Some programs warn at every start."""
+COMPLAINT = re.compile(r"\] \[WARNING\] PEN-(?!7053)|\[(ERROR|CRITICAL)\]|^Traceback ")
+"""The server's warnings, and errors of both. Some programs warn at every start.
+
+PEN-7053 says that an import takes long, as it does on a busy machine."""
 
 
 @dataclass(frozen=True)
@@ -129,8 +131,8 @@ class Program:
     """What a reader has to know, for the page."""
     agents: bool = False
     """Its packages are in the environment of the agents."""
-    seconds: float = 180.0
-    """The deadline of the check."""
+    seconds: float = 600.0
+    """The deadline of the check: some ten times what it takes on a quiet machine."""
 
     def lacks(self) -> list[str]:
         """Return the commands that this machine does not have."""

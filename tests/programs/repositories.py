@@ -88,9 +88,6 @@ def mercurial(run: Run) -> None:
 
 GIT = {"git": r"git version (\d\S*)"}
 DOES = "`git push` of 50 MB, `git clone`, a small push and a pull"
-SECONDS = 600.0
-"""The deadline: packing 50 MB takes a while on a busy machine."""
-
 PROGRAMS = [
     Program(
         "dulwich",
@@ -99,7 +96,6 @@ PROGRAMS = [
         DOES,
         packages=("dulwich",),
         commands=GIT,
-        seconds=SECONDS,
     ),
     Program(
         "klaus",
@@ -108,7 +104,6 @@ PROGRAMS = [
         f"{DOES}; its page of commits",
         packages=("klaus",),
         commands=GIT,
-        seconds=SECONDS,
     ),
     Program(
         "hgweb",
@@ -116,6 +111,5 @@ PROGRAMS = [
         mercurial,
         "`hg push` of 50 MB and `hg clone`, also with `--pull`; a raw file of 50 MB",
         packages=("mercurial",),
-        seconds=SECONDS,
     ),
 ]
