@@ -21,6 +21,7 @@ from penstock.telemetry.scoreboard import (
     IO_BOUND_CALLS,
     LEFT_COUNT,
     LIVE,
+    QUEUE_FULL_SINCE,
     READY,
     STALE_BEAT_SECONDS,
     STARTED,
@@ -218,6 +219,22 @@ def test_one_worker_that_wants_requests_makes_it_ready(workers: Workers) -> None
     assert overview(workers).is_ready()
     serving.slot.words[READY] = 0
     assert not overview(workers).is_ready()
+
+
+def test_it_is_not_ready_once_the_queues_of_all_workers_have_been_full_for_too_long(
+    workers: Workers,
+) -> None:
+    first, second = workers.add(7), workers.add(8)
+    long_ago = time.monotonic_ns() - int((first.settings.overload_ready_after + 1) * 1e9)
+    first.slot.words[QUEUE_FULL_SINCE] = long_ago
+    assert overview(workers).is_ready()
+    second.slot.words[QUEUE_FULL_SINCE] = time.monotonic_ns()
+    assert overview(workers).is_ready()  # for a moment only
+    second.slot.words[QUEUE_FULL_SINCE] = long_ago
+    assert not overview(workers).is_ready()
+    assert overview(workers).is_live()
+    second.slot.words[QUEUE_FULL_SINCE] = 0
+    assert overview(workers).is_ready()
 
 
 def test_it_is_live_while_something_moves_in_one_worker(workers: Workers) -> None:

@@ -15,7 +15,13 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from penstock.edge.forwarded import ForwardedPolicy
-from penstock.telemetry.scoreboard import CLIENT_LEFT, QUEUE_FULL, QUEUE_TIMEOUT, WAITING
+from penstock.telemetry.scoreboard import (
+    CLIENT_LEFT,
+    QUEUE_FULL,
+    QUEUE_FULL_SINCE,
+    QUEUE_TIMEOUT,
+    WAITING,
+)
 from penstock.transport.config import TransportConfig
 from support.server_process import ServerProcess
 from support.serving import Environ, Gate, connect, eventually, get, post
@@ -448,11 +454,14 @@ def test_checks_are_answered_while_the_queue_is_full_and_readiness_turns_negativ
             return probe.read_response().status
 
         assert status("/readyz") == 200
+        assert server.word(QUEUE_FULL_SINCE) == 0
         queue_up(server, clients, get("/queued"))
         eventually(lambda: status("/readyz") == 503)
+        assert 0 < time.monotonic_ns() - server.word(QUEUE_FULL_SINCE) < 60e9
         assert status("/healthz") == 200
         gate.open()
         eventually(lambda: status("/readyz") == 200)
+        assert server.word(QUEUE_FULL_SINCE) == 0
 
 
 def test_options_asterisk_is_answered_while_all_threads_are_busy_and_the_queue_is_full(

@@ -12,7 +12,7 @@ use crate::disconnect;
 use crate::fair_queue::FairQueue;
 use crate::options::Options;
 use crate::request::Waiting;
-use crate::scoreboard::{QUEUE_FULL, Scoreboard, WAITING};
+use crate::scoreboard::{QUEUE_FULL, QUEUE_FULL_SINCE, Scoreboard, WAITING};
 use crate::sync::lock;
 use crate::sys::{self, Nanos};
 use std::collections::BTreeSet;
@@ -50,8 +50,6 @@ pub struct WaitingQueue {
     /// The mean time of a call of the application. Threads that write it at once lose a call: it is
     /// a mean.
     mean_service: AtomicU64,
-    /// Since when the queue has been full; 0 while it is not.
-    full_since: AtomicU64,
 }
 
 /// A request that left the queue, and the status that it ends with; 0 if it goes to a thread.
@@ -111,7 +109,7 @@ impl WaitingQueue {
         let length = waits.requests.len();
         scoreboard.set(WAITING, length as u64);
         if !decisions::queue_has_room(budgets, length) {
-            self.note_full(now);
+            note_full(scoreboard, now);
         }
         refused
     }
@@ -178,19 +176,13 @@ impl WaitingQueue {
     pub fn take_all(&self, scoreboard: &Scoreboard) -> Vec<Waiting> {
         let mut waits = lock(&self.waits);
         scoreboard.set(WAITING, 0);
+        scoreboard.set(QUEUE_FULL_SINCE, 0);
         waits.remove(|_| true)
     }
 
-    /// Note that the queue is full.
-    fn note_full(&self, now: Nanos) {
-        let _ =
-            self.full_since
-                .compare_exchange(0, now.max(1), Ordering::Relaxed, Ordering::Relaxed);
-    }
-
     /// Return for how long the queue has been full; 0 while it is not.
-    pub fn full_for(&self) -> Nanos {
-        match self.full_since.load(Ordering::Relaxed) {
+    pub fn full_for(&self, scoreboard: &Scoreboard) -> Nanos {
+        match scoreboard.get(QUEUE_FULL_SINCE) {
             0 => 0,
             since => sys::monotonic().saturating_sub(since),
         }
@@ -206,8 +198,15 @@ impl WaitingQueue {
             .queue_moved(budgets, now, age, self.mean_service());
         // Each thread that comes free takes a request from a full queue, which the next one fills.
         if waits.requests.len() <= budgets.queue / 2 {
-            self.full_since.store(0, Ordering::Relaxed);
+            scoreboard.set(QUEUE_FULL_SINCE, 0);
         }
+    }
+}
+
+/// Note that the queue is full. With the lock held.
+fn note_full(scoreboard: &Scoreboard, now: Nanos) {
+    if scoreboard.get(QUEUE_FULL_SINCE) == 0 {
+        scoreboard.set(QUEUE_FULL_SINCE, now.max(1));
     }
 }
 

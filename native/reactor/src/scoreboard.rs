@@ -56,6 +56,7 @@ layout! {
     OUT_SPOOL_DISK = 31,
     WEBSOCKETS = 32,
     WEBSOCKETS_REFUSED = 33,
+    QUEUE_FULL_SINCE = 34,
     // of a record
     NUMBER = 0,
     SINCE = 1,

@@ -26,6 +26,7 @@ from penstock.telemetry.scoreboard import (
     WEBSOCKETS,
     RequestInProgress,
 )
+from penstock.transport.decisions import ready_with_queue
 
 if TYPE_CHECKING:
     from penstock.control.commands import Happened, RequestRow, WorkerRow
@@ -188,7 +189,10 @@ class Overview:
     def is_ready(self) -> bool:
         """Return True if at least one worker wants requests and can answer them."""
         return any(
-            worker.slot.words[READY] == 1 and worker.slot.is_live for worker in self._serving()
+            worker.slot.words[READY] == 1
+            and worker.slot.is_live
+            and ready_with_queue(worker.settings, worker.slot.queue_full_for)
+            for worker in self._serving()
         )
 
     def is_live(self) -> bool:

@@ -100,6 +100,10 @@ WEBSOCKETS = 32
 WEBSOCKETS_REFUSED = 33
 """WebSockets that got 503: `max_websockets` were open, or no thread could be started."""
 
+QUEUE_FULL_SINCE = 34
+"""When the queue became full, in monotonic nanoseconds; 0 once it has been half empty since. Written
+by the transport."""
+
 COUNTED: dict[str, int] = {
     "queue_full": QUEUE_FULL,
     "queue_timeout": QUEUE_TIMEOUT,
@@ -292,6 +296,12 @@ class Slot:
         """Seconds since the last heartbeat; None before the first."""
         beat = self.words[BEAT]
         return max(0.0, (time.monotonic_ns() - beat) / 1e9) if beat else None
+
+    @property
+    def queue_full_for(self) -> float:
+        """For how many seconds the queue has been full; 0 while it is not."""
+        since = self.words[QUEUE_FULL_SINCE]
+        return (time.monotonic_ns() - since) / 1e9 if since else 0.0
 
     @property
     def is_live(self) -> bool:

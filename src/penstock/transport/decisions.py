@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from enum import IntEnum
 from math import ceil
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     from penstock.transport.config import TransportConfig
@@ -367,7 +367,15 @@ def retry_after(config: TransportConfig, waiting: int, service: float, threads: 
     return min(max(1, ceil(waiting * service / max(1, threads))), config.retry_after_seconds)
 
 
-def ready_with_queue(config: TransportConfig, full: float) -> bool:
+class ReadyWithQueue(Protocol):
+    """What decides it: the transport's configuration, and the settings that it comes from."""
+
+    @property
+    def overload_ready_after(self) -> float:
+        """The setting, in seconds."""
+
+
+def ready_with_queue(config: ReadyWithQueue, full: float) -> bool:
     """Return True unless the queue has been full for too long: ``full`` seconds."""
     return config.overload_ready_after == 0 or full < config.overload_ready_after
 

@@ -12,7 +12,13 @@ from collections import OrderedDict
 from typing import TYPE_CHECKING
 
 from penstock.http1 import ProtocolError
-from penstock.telemetry.scoreboard import CLIENT_LEFT, QUEUE_FULL, QUEUE_TIMEOUT, WAITING
+from penstock.telemetry.scoreboard import (
+    CLIENT_LEFT,
+    QUEUE_FULL,
+    QUEUE_FULL_SINCE,
+    QUEUE_TIMEOUT,
+    WAITING,
+)
 from penstock.transport.admission import Overload
 from penstock.transport.decisions import (
     Leaving,
@@ -29,22 +35,18 @@ if TYPE_CHECKING:
     from penstock.transport.config import TransportConfig
     from penstock.transport.python.exchange import PythonExchange
 
-NOT_FULL = math.inf
-
 
 class RequestQueue:
     """The queue. Its lock guards what it holds, the rule for overload, and the words it writes."""
 
-    __slots__ = ("_arrivals", "_config", "_full_since", "_lock", "_overload", "_words", "requests")
+    __slots__ = ("_arrivals", "_config", "_lock", "_overload", "_slot", "_words", "requests")
 
     def __init__(self, config: TransportConfig, slot: Slot) -> None:
         self._config = config
+        self._slot = slot
         self._words = slot.words
         self._lock = threading.Lock()
         self._overload = Overload(config)
-        # When it became full, unless it has been half empty since: each request that a thread
-        # takes makes room for a moment. In monotonic nanoseconds.
-        self._full_since = NOT_FULL
         # The same requests in the order of arrival. A plain dictionary would look for its first one
         # behind all that have been taken off.
         self._arrivals: OrderedDict[PythonExchange, None] = OrderedDict()
@@ -76,7 +78,7 @@ class RequestQueue:
             self._arrivals[exchange] = None
             self._words[WAITING] = requests.size
             if not queue_has_room(self._config, requests.size):
-                self._full_since = min(self._full_since, now)
+                self._words[QUEUE_FULL_SINCE] = self._words[QUEUE_FULL_SINCE] or now
         return refused
 
     def take(self) -> PythonExchange | None:
@@ -164,15 +166,14 @@ class RequestQueue:
 
     def ready(self) -> bool:
         """Return True unless the queue has been full for too long."""
-        since = self._full_since
-        full = 0.0 if since == NOT_FULL else (time.monotonic_ns() - since) / 1e9
-        return ready_with_queue(self._config, full)
+        return ready_with_queue(self._config, self._slot.queue_full_for)
 
     def _moved(self, now: int) -> None:
         """Update the counts after requests have left the queue. With the lock held."""
         self._words[WAITING] = size = self.requests.size
+        # Not before it is half empty: each request that a thread takes makes room for a moment.
         if size <= self._config.queue // 2:
-            self._full_since = NOT_FULL
+            self._words[QUEUE_FULL_SINCE] = 0
         oldest = next(iter(self._arrivals), None)
         self._overload.queue_moved(now, 0 if oldest is None else now - oldest.queued_at)
 
