@@ -514,6 +514,7 @@ def test_env_is_a_list_of_assignments_or_a_table(tmp_path: Path) -> None:
         ({"drain_linger": "5s", "graceful_timeout": "1s"}, "is more than graceful_timeout"),
         ({"shutdown_delay": "40s"}, "is more than graceful_timeout (25s from default)"),
         ({"bind": ["127.0.0.1:1", "127.0.0.1:1"]}, "has 127.0.0.1:1 twice"),
+        ({"bind": ["http://127.0.0.1:1", "127.0.0.1:1"]}, "has 127.0.0.1:1 twice"),
         ({"static": ["/s=a", "/t=a", "/s/=b"]}, "has the prefix /s/ twice"),
         ({"sendfile_root": ["/a", "/b", "/s=/a", "/s=/b"]}, "has the prefix /s/ twice"),
     ],
@@ -521,6 +522,33 @@ def test_env_is_a_list_of_assignments_or_a_table(tmp_path: Path) -> None:
 def test_impossible_combinations_are_refused(together: dict[str, object], said: str) -> None:
     with pytest.raises(SettingsError) as error:
         settings_from_kwargs(**together)
+    assert said in message(error)
+
+
+@pytest.mark.parametrize(
+    ("together", "said"),
+    [
+        (
+            {"bind": ["https://127.0.0.1:1"], "redirect_http": ["127.0.0.1:1"]},
+            "redirect_http (127.0.0.1:1 from --redirect-http) has 127.0.0.1:1, which is an address "
+            "of bind (https://127.0.0.1:1 from --bind)",
+        ),
+        (
+            {"redirect_http": ["http://127.0.0.1:8000"]},
+            "which is an address of bind (127.0.0.1:8000 from default): redirects need another "
+            "port",
+        ),
+        (
+            {"redirect_http": ["127.0.0.1:1", "127.0.0.1:1"]},
+            "redirect_http (127.0.0.1:1,127.0.0.1:1 from --redirect-http) has 127.0.0.1:1 twice",
+        ),
+    ],
+)
+def test_an_address_of_redirects_is_one_of_its_own(
+    tmp_path: Path, together: dict[str, object], said: str
+) -> None:
+    with pytest.raises(SettingsError) as error:
+        load(tmp_path, {"certfile": "a", **together})
     assert said in message(error)
 
 

@@ -287,9 +287,32 @@ def check_possible(settings: Settings) -> None:
             f"{shown('admin')} is an address of {shown('bind')}: the supervisor answers there, and "
             "needs another port; health_path answers at the application's address"
         )
-    for address in settings.bind:
-        if settings.bind.count(address) > 1 and not address.endswith(":0"):
-            raise SettingsError(f"{shown('bind')} has {address} twice")
+    _check_addresses_differ(settings, shown)
+
+
+def _check_addresses_differ(settings: Settings, shown: Callable[[str], str]) -> None:
+    """Raise `SettingsError` for an address twice; the kernel would say that another has it."""
+    bound = [_without_scheme(text) for text in settings.bind]
+    redirecting = [_without_scheme(text) for text in settings.redirect_http]
+    for name, places in (("bind", bound), ("redirect_http", redirecting)):
+        for place in places:
+            if places.count(place) > 1 and not place.endswith(":0"):
+                raise SettingsError(f"{shown(name)} has {place} twice")
+    for place in redirecting:
+        if place in bound and not place.endswith(":0"):
+            raise SettingsError(
+                f"{shown('redirect_http')} has {place}, which is an address of {shown('bind')}: "
+                "redirects need another port"
+            )
+
+
+def _without_scheme(address: str) -> str:
+    """Return an address without its scheme, unless that gives it its port."""
+    scheme, separator, place = address.partition("://")
+    if not separator or scheme not in ("http", "https"):
+        return address
+    has_port = place.startswith(("unix:", "fd://")) or place.rpartition(":")[2].isdigit()
+    return place if has_port else address
 
 
 def _check_tls(settings: Settings, shown: Callable[[str], str]) -> None:

@@ -57,6 +57,12 @@ IO_BOUND_CALLS = 13
 """Calls that have left the count of threads: by `penstock.io_bound`, or with a WebSocket. Written
 by the transport, as is the next one."""
 
+WEBSOCKETS = 32
+"""Calls that have a WebSocket. Written by the transport."""
+QUEUE_FULL_SINCE = 34
+"""When the queue became full, in monotonic nanoseconds; 0 once it has been half empty since.
+Written by the transport."""
+
 # Words of a slot that only grow: what the transport has refused, evicted, cut off or dropped.
 HANDSHAKES_FAILED = 14
 """TLS handshakes that were not completed, of clients that had sent something."""
@@ -95,14 +101,8 @@ OUT_SPOOL_FILES = 30
 """Waits for a client, because no descriptor was left for a temporary file."""
 OUT_SPOOL_DISK = 31
 """Waits for a client, because the disk did not take the response."""
-WEBSOCKETS = 32
-"""Calls that have a WebSocket."""
 WEBSOCKETS_REFUSED = 33
 """WebSockets that got 503: `max_websockets` were open, or no thread could be started."""
-
-QUEUE_FULL_SINCE = 34
-"""When the queue became full, in monotonic nanoseconds; 0 once it has been half empty since. Written
-by the transport."""
 
 COUNTED: dict[str, int] = {
     "queue_full": QUEUE_FULL,
