@@ -516,7 +516,9 @@ ACME_ATTEMPT_FAILED: Final = Message(
     "Where the authority refuses: see that the name's A and AAAA records in the DNS lead to this"
     " server, and that its port 80 (http-01) or 443 (tls-alpn-01) can be reached from outside."
     " Where it does not answer: see that this machine may connect to it, and trusts its"
-    " certificate. A rate limit of the authority ends by itself. docs/acme.md has more.",
+    " certificate (REQUESTS_CA_BUNDLE, for an authority of your own). To have the next attempt at"
+    " once, remove the file schedule.json of the name in acme_dir, and restart or upgrade. A rate"
+    " limit of the authority ends by itself. docs/acme.md has more.",
 )
 
 ACME_PROCESS_ENDED: Final = Message(

@@ -400,7 +400,7 @@ def test_the_status_of_a_name_says_what_is_served_and_what_is_done() -> None:
             "valid",
             "the certificate is valid",
             4e9,
-            "the certificate is valid, until 2096-10-02 07:06 UTC",
+            "the certificate is valid; next step: 2096-10-02 07:06 UTC",
         ),
     ):
         acme.statuses = {NAME: NameStatus(state, detail, next_at, 0.0)}

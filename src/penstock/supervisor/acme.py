@@ -142,7 +142,8 @@ class Acme:
             return None
         when = ""
         if status.next_at > time.time():
-            when = f", until {time.strftime('%Y-%m-%d %H:%M UTC', time.gmtime(status.next_at))}"
+            next_at = time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(status.next_at))
+            when = f"; next step: {next_at}"
         state = "self-signed" if status.state == "self-signed" else ""
         return ": ".join(filter(None, (state, status.detail))) + when
 

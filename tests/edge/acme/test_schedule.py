@@ -34,6 +34,12 @@ EXPIRED = Validity(NOW - 91 * DAY, NOW - 91 * DAY + LIFE, 0.0)
 SERVED = Facts(YOUNG, window_due=NEVER)
 AWAY = Failure(3, Cause.AWAY, NOW - 10, NOW + 50)
 
+IN_WORDS = {
+    Cause.AWAY: "the last attempt failed (the authority did not answer)",
+    Cause.REFUSED: "the last attempt failed (the authority refused)",
+    Cause.LOCAL: "the last attempt failed (this machine is the reason)",
+}
+
 TABLE: dict[str, tuple[Facts, Action, float]] = {
     "no certificate": (Facts(), Action.ORDER, NOW),
     "no certificate, an order is open": (Facts(order_is_open=True), Action.RESUME, NOW),
@@ -203,3 +209,8 @@ def test_a_wrong_clock_orders_at_most_twelve_times_a_life(life: float, error: fl
     assert 1 <= orders <= 2 * most_a_life + 1
     if abs(error) < HOUR:
         assert orders == 4  # at 0, 2/3, 4/3 and 6/3, each a little earlier
+
+
+@pytest.mark.parametrize("cause", Cause)
+def test_each_cause_of_a_failure_is_told_in_words(cause: Cause) -> None:
+    assert decide(NOW, Facts(failure=replace(AWAY, cause=cause))).reason == IN_WORDS[cause]

@@ -56,6 +56,13 @@ class Cause(Enum):
     """It is this machine: a full disk, a clock that is wrong."""
 
 
+_IN_WORDS = {
+    Cause.AWAY: "the authority did not answer",
+    Cause.REFUSED: "the authority refused",
+    Cause.LOCAL: "this machine is the reason",
+}
+
+
 class _BackOff(NamedTuple):
     first: float
     longest: float
@@ -151,7 +158,7 @@ def decide(now: float, facts: Facts) -> Decision:
     """Return what to do for a name at this time. docs/acme.md has this as a table."""
     failure, validity = facts.failure, facts.validity
     if failure is not None and now < (until := retry_time(now, failure)):
-        return Decision(Action.WAIT, until, f"the last attempt failed ({failure.cause.value})")
+        return Decision(Action.WAIT, until, f"the last attempt failed ({_IN_WORDS[failure.cause]})")
     if facts.order_is_open:
         return Decision(Action.RESUME, now, "an order is open")
     if validity is None:
