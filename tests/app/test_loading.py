@@ -208,7 +208,7 @@ def test_a_directory_that_cannot_be_listed_has_no_nearest_module(
 ) -> None:
     write(APPLICATION, name="flaskapp_unseen")
 
-    def scandir() -> None:
+    def scandir(path: str = ".") -> None:
         raise PermissionError(errno.EACCES, "Permission denied")
 
     monkeypatch.setattr(os, "scandir", scandir)  # root, as whom tests may run, lists everything

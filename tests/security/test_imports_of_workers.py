@@ -1,13 +1,18 @@
-"""With ``--user`` a worker imports what it needs while it is root: Python may be root's alone."""
+"""With ``--user`` a worker imports what it needs while it is root: Python may be root's alone.
+
+What the application imports is another matter: where the user cannot read that, the error says so.
+"""
 
 from __future__ import annotations
 
+import subprocess
 import sys
 
 import pytest
 
 from support.lifecycle import Supervised
-from support.service_user import as_root, public_folder, public_python
+from support.server_process import checkout_environ
+from support.service_user import NOBODY, as_root, public_folder, public_python
 from support.wire import Client
 
 # The module itself is imported once the worker has become the user.
@@ -43,6 +48,30 @@ def test_files_and_compression_are_imported_while_the_worker_is_root(
                 assert client.request("GET", target).body == b"file"
             late = client.request("GET", "/").body.decode().split()
             assert not [name for name in late if is_ours_or_pythons(name)]
+
+
+@as_root
+@pytest.mark.parametrize("missing", ["store", "library"])
+def test_a_directory_of_modules_that_the_user_cannot_read_is_named(missing: str) -> None:
+    with public_folder() as folder:
+        closed = folder / "closed"
+        there = closed / "there"
+        there.mkdir(parents=True)
+        (there / "library.py").write_text("")
+        here = there if missing == "store" else folder
+        (here / "store.py").write_text("import library\ndef app(environ, start_response): ...\n")
+        closed.chmod(0o700)
+        said = subprocess.run(
+            [public_python(), "-m", "penstock", "--check", "--user", "nobody", "store:app",
+             "--chdir", here, "--pythonpath", there],
+            cwd=folder, env=checkout_environ(), stdin=subprocess.DEVNULL,
+            capture_output=True, text=True, timeout=60, check=False,
+        ).stderr.splitlines()[-1]  # fmt: skip
+        assert missing in said
+        assert said.endswith(
+            f"; Python takes {there} for empty, since user {NOBODY.pw_uid} cannot read {closed}: "
+            "let that user read it (chmod, chown), or keep the modules elsewhere"
+        ), said
 
 
 def is_ours_or_pythons(name: str) -> bool:

@@ -78,7 +78,8 @@ def of_missing_module(module: str, missing: str) -> str:
     for below in _folders_here():
         if _has_module(below, missing):
             return f"; it is in {below.name}: add --chdir {shlex.quote(below.name)}"
-    return did_you_mean(missing, [each for each in names if each.isidentifier()])
+    near = did_you_mean(missing, [each for each in names if each.isidentifier()])
+    return near if near and missing not in names else of_closed_directory()
 
 
 def of_missing_dependency(error: BaseException) -> str:
@@ -89,12 +90,42 @@ def of_missing_dependency(error: BaseException) -> str:
     name = error.name if isinstance(error, ModuleNotFoundError) else None
     if not name or "." in name or _has_module(Path.cwd(), name):
         return ""
+    if closed := of_closed_directory():
+        return closed
     hint = f"; this server runs on {sys.executable}: install what is missing there"
     for folder in _ENVIRONMENTS:
         other = Path(folder, "bin", "python").absolute()
         if other.exists() and other.parent.parent != Path(sys.prefix):
             return f"{hint}, or install penstock in {folder} and start {folder}/bin/penstock"
     return hint
+
+
+def of_closed_directory() -> str:
+    """Return a hint for a directory of the search path that this user cannot read.
+
+    Python says nothing of it. With ``--user`` that is a home of mode 0700, say, with the
+    application, the virtual environment or Python itself.
+    """
+    for entry in sys.path:
+        folder = Path(entry).absolute()
+        if folder.suffix == ".zip":  # Python has one on its path that does not exist
+            continue
+        try:
+            os.scandir(folder).close()
+        except PermissionError:
+            closed = next((each for each in reversed(folder.parents) if _is_closed(each)), folder)
+            return (
+                f"; Python takes {folder} for empty, since user {os.geteuid()} cannot read "
+                f"{closed}: let that user read it (chmod, chown), or keep the modules elsewhere"
+            )
+        except OSError:
+            continue
+    return ""
+
+
+def _is_closed(folder: Path) -> bool:
+    """Return True for a directory that this user may not enter."""
+    return not os.access(folder, os.X_OK, effective_ids=True)
 
 
 def _has_module(folder: Path, name: str) -> bool:
