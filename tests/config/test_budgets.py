@@ -256,7 +256,7 @@ def test_check_prints_each_budget_with_its_reason(tmp_path: Path) -> None:
         cwd=tmp_path, capture_output=True, text=True, check=True,
     )  # fmt: skip
     lines = run.stdout.partition("budgets of a worker")[2]
-    assert "max_unsent               = 2MiB: from --max-unsent" in lines
+    assert "max_unsent                 = 2MiB: from --max-unsent" in lines
     for name in (
         "descriptor_reserve",
         "max_unfinished_heads",
@@ -281,5 +281,5 @@ def test_check_names_the_source_of_a_clients_share_and_warns_of_a_small_spool(
          "--max-spool", "2MiB", "--transport", "python", "hello:app"],
         cwd=tmp_path, capture_output=True, text=True, check=True,
     )  # fmt: skip
-    assert "max_requests_per_client = 7/s,7: from --max-requests-per-client" in run.stdout
+    assert "max_requests_per_client    = 7/s,7: from --max-requests-per-client" in run.stdout
     assert "PEN-1050 request bodies over 2097152 bytes will be answered with 413" in run.stderr

@@ -274,17 +274,18 @@ def _check(spec: str, settings: Settings) -> int:
         f"  (read from {', '.join(settings.files) or 'no file'})",
     ]
     shown = {name: option.show(getattr(settings, name)) for name, option in OPTIONS.items()}
+    left = max(map(len, shown))
     width = max(len(value) for value in shown.values() if len(value) < 40)
     for name, value in shown.items():
-        lines.append(f"  {name:<24} = {value:<{width}}  ({settings.source_of(name)})")
+        lines.append(f"  {name:<{left}} = {value:<{width}}  ({settings.source_of(name)})")
     computed = budgets(settings, facts(settings))
     lines.append("budgets of a worker, and max_spool for all of them:")
-    lines += [f"  {name:<24} = {value}: {because}" for name, value, because in computed.reasons]
+    lines += [f"  {name:<{left}} = {value}: {because}" for name, value, because in computed.reasons]
     lines.append("what one client may take:")
     for name in PER_CLIENT:
         source = settings.source_of(name)
         because = OPTIONS[name].reason if source == "default" else f"from {source}"
-        lines.append(f"  {name} = {shown[name]}: {because}")
+        lines.append(f"  {name:<{left}} = {shown[name]}: {because}")
     print_out("\n".join([*lines, *settings.notes, ""]))
     lowered = lowering_notice(settings, computed)
     for warning in (*settings.warnings, *([] if lowered is None else [lowered])):
