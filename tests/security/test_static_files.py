@@ -13,9 +13,12 @@ from wsgiref.types import StartResponse
 import pytest
 
 import penstock
+from penstock.cli.settings import load_settings
+from penstock.config.checks import check_places
+from penstock.errors import SettingsError
 from support.hanging_mount import hanging_mount
 from support.lifecycle import Supervised
-from support.service_user import TakenOver, as_root, public_folder
+from support.service_user import NOBODY, TakenOver, as_root, public_folder
 from support.serving import Environ, connect, get
 from support.wire import Client
 
@@ -173,8 +176,6 @@ def test_a_name_that_another_process_moves_never_leads_out(site: Path, transport
 
 
 def test_a_static_directory_that_is_missing_stops_the_start(tmp_path: Path) -> None:
-    from penstock.errors import SettingsError
-
     missing = tmp_path / "none"
     with pytest.raises(SettingsError, match=r"bad value .*none.* for static .*No such file"):
         with penstock.running(application, static=[f"/assets={missing}"]):
@@ -183,6 +184,19 @@ def test_a_static_directory_that_is_missing_stops_the_start(tmp_path: Path) -> N
         with pytest.raises(SettingsError, match="static"):
             with penstock.running(application, static=[value]):
                 pass
+
+
+@as_root
+@pytest.mark.parametrize("name", ["static", "sendfile_root", "temp_dir"])
+def test_the_user_that_may_not_use_a_directory_is_named(name: str) -> None:
+    with public_folder() as folder:
+        closed = folder / "closed"
+        closed.mkdir(mode=0o700)
+        value = f"/assets={closed}" if name == "static" else str(closed)
+        settings = load_settings({"user": "nobody", name: value}, {}, folder)
+        said = f"Permission denied for user {NOBODY.pw_uid}, as which the workers run"
+        with pytest.raises(SettingsError, match=said):
+            check_places(settings)
 
 
 def test_a_disk_that_hangs_stops_no_other_request(site: Path, transport: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 from collections.abc import Callable
@@ -86,14 +87,21 @@ def _check_directory(settings: Settings, name: str, place: str) -> None:
     try:
         os.close(os.open(place, os.O_RDONLY | os.O_DIRECTORY))
     except OSError as error:
-        raise bad_place(settings, name, place, error.strerror) from None
+        raise bad_place(settings, name, place, _why_not(settings, error)) from None
 
 
 def _check_temp_dir(settings: Settings, place: str) -> None:
     try:
         temporary_file(place).close()
     except OSError as error:
-        raise bad_place(settings, "temp_dir", place, error.strerror) from None
+        raise bad_place(settings, "temp_dir", place, _why_not(settings, error)) from None
+
+
+def _why_not(settings: Settings, error: OSError) -> str | None:
+    """Return the reason, with the user where that is not the one who starts the server."""
+    if error.errno == errno.EACCES and settings.has_user:
+        return f"{error.strerror} for user {os.geteuid()}, as which the workers run"
+    return error.strerror
 
 
 def _check_as_user(settings: Settings) -> None:
