@@ -37,8 +37,8 @@ from penstock.supervisor.status import STATES
 from penstock.telemetry.scoreboard import COUNTED
 from support.wire import DEADLINE, Client
 
-COUNTS = ("connections", "in_progress", "io_bound", "waiting", "accepted", "requests", "crashed",
-          "reloads", "reloads_failed", "upgrades")  # fmt: skip
+COUNTS = ("connections", "in_progress", "io_bound", "websockets", "waiting", "accepted", "requests",
+          "crashed", "reloads", "reloads_failed", "upgrades")  # fmt: skip
 """The names of `Status.counts` beside the states of workers and `COUNTED`."""
 
 TICK_SECONDS = 0.05

@@ -345,6 +345,18 @@ METRICS: Final = (
         _count("io_bound_refused"),
     ),
     Metric(
+        "penstock_websockets",
+        "gauge",
+        "Open WebSockets. Each has a thread beside those of the setting threads.",
+        _count("websockets"),
+    ),
+    Metric(
+        "penstock_websockets_refused",
+        "counter",
+        "WebSockets that got 503. If it grows, raise max_websockets, or workers.",
+        _count("websockets_refused"),
+    ),
+    Metric(
         "penstock_capacity_ratio",
         "gauge",
         "The share of threads that are busy, from 0 to 1. For an autoscaler: aim at 0.6 to 0.8.",

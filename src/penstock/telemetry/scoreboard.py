@@ -55,13 +55,11 @@ SPOOLED = 12
 """Bytes of requests and responses in the worker's temporary files. Written by the transport."""
 IO_BOUND_CALLS = 13
 """Calls that have left the count of threads: by `penstock.io_bound`, or with a WebSocket. Written
-by the transport, as is the next one."""
-
+by the transport, as are the next two."""
 WEBSOCKETS = 32
-"""Calls that have a WebSocket. Written by the transport."""
+"""Calls that have a WebSocket."""
 QUEUE_FULL_SINCE = 34
-"""When the queue became full, in monotonic nanoseconds; 0 once it has been half empty since.
-Written by the transport."""
+"""When the queue became full, in monotonic nanoseconds; 0 once it has been half empty since."""
 
 # Words of a slot that only grow: what the transport has refused, evicted, cut off or dropped.
 HANDSHAKES_FAILED = 14
