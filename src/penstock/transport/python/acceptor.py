@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from penstock import messages
 from penstock.telemetry.scoreboard import DENIED
+from penstock.transport.python import handshaking, proxying
 from penstock.transport.python.connection import Connection
 from penstock.transport.python.stream import Stream
 
@@ -201,11 +202,11 @@ class Acceptor:
             stream = Stream(sock, remote_addr, remote_port)
         connection = Connection(self._loop, stream, self.base_environ)
         if packets:
-            connection.expect_packet()
+            proxying.expect_packet(connection)
         elif awaits_proxy:
-            connection.expect_proxy_header()
+            proxying.expect_header(connection)
         elif self.listener.tls:
-            connection.begin_handshake()
+            handshaking.begin(connection)
         connection.redirects = self.listener.redirects
         connection.client_key = key
         self._loop.add(connection)

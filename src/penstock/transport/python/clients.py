@@ -25,6 +25,11 @@ def share_key(address: str) -> int:
     return NO_ADDRESS if client is None else key_of(client)
 
 
+def named(address: str, port: str) -> bytes:
+    """Return a client's address and port as the scoreboard shows them; empty for a unix socket."""
+    return f"{address}:{port}".encode("latin-1") if address and port else address.encode("latin-1")
+
+
 class Clients:
     """Who may connect, and how many connections each client has. Only the leader touches it."""
 

@@ -12,11 +12,10 @@ import errno
 import io
 import math
 import time
-from functools import partial
 from selectors import EVENT_READ, EVENT_WRITE
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-from penstock.edge import proxy_protocol, uwsgi
+from penstock.edge import proxy_protocol
 from penstock.http1 import (
     CONNECTION_CLOSED,
     CONTINUE,
@@ -28,12 +27,9 @@ from penstock.http1 import (
     State,
     error_response,
 )
-from penstock.telemetry.scoreboard import HANDSHAKES_FAILED
 from penstock.transport.decisions import (
     Holding,
     accepts_scheme,
-    body_room,
-    disk_is_full,
     drain_patience,
     linger_deadline,
     streams_body,
@@ -45,7 +41,9 @@ from penstock.transport.log_lines import (
     STORED_TOO_SLOWLY,
     cut_off_reason,
 )
+from penstock.transport.python import handshaking, proxying, storing
 from penstock.transport.python.body_clock import BodyClock
+from penstock.transport.python.clients import named
 from penstock.transport.python.exchange import PythonExchange, StreamedBody
 from penstock.transport.python.exchange_trace import ConnectionTrace
 from penstock.transport.python.finished import (
@@ -55,12 +53,7 @@ from penstock.transport.python.finished import (
     report_refusal,
 )
 from penstock.transport.python.output import Flushed, Output
-from penstock.transport.python.stream import (
-    NO_SIGNAL,
-    HandshakeFailed,
-    PlainHttp,
-    is_disconnect,
-)
+from penstock.transport.python.stream import NO_SIGNAL, is_disconnect
 from penstock.transport.spool import BodySpool, no_room
 from penstock.transport.states import (
     ANSWERED,
@@ -198,9 +191,9 @@ class Connection:
                     return None
             if mask & PROCEED:
                 self.queued = False
-                exchange = self._advance()
-                return self._read() if self._unwritten() else exchange
-            return None if self.queued else self._read()
+                exchange = self.advance()
+                return self.read() if storing.unwritten(self) else exchange
+            return None if self.queued else self.read()
         if phase is HANDED_OUT or phase is ANSWERED:
             self._watch_client(mask)
         elif phase is FLUSHING or phase is REFUSING:
@@ -212,15 +205,13 @@ class Connection:
             if mask & EVENT_WRITE:
                 self._send_rest()
             if mask & PROCEED and self.stored:
-                return self._go_on_stored()
+                return storing.go_on(self)
         elif phase is LINGERING:
             self._discard_input()
         elif phase is HANDSHAKING:
-            return self._go_on_with_handshake()
+            return handshaking.go_on(self)
         elif phase is AWAITING_PROXY:
-            if self.packet is not None:
-                return self._read_packet(self.packet)
-            return self._read_proxy_header()
+            return proxying.go_on(self)
         return None  # CLOSED: the event was older than the closing
 
     def attend(self) -> None:
@@ -297,119 +288,9 @@ class Connection:
         except OSError:
             return False
 
-    # -- the PROXY header ---------------------------------------------------------------------
+    # -- what precedes the first request -----------------------------------------------------
 
-    def expect_proxy_header(self) -> None:
-        """Expect a PROXY header before all else."""
-        self.phase = AWAITING_PROXY
-        self.deadline = self.loop.now + self.loop.config.header_timeout
-
-    def _read_proxy_header(self) -> PythonExchange | None:
-        """Take the bytes of the header, and none behind it: those may be TLS."""
-        config = self.loop.config
-        most = config.proxy_header_bytes
-        try:
-            while True:
-                there = self.stream.peek_raw(most)
-                if not there:
-                    if self.header:
-                        raise proxy_protocol.malformed()
-                    self.close()
-                    return None
-                size, complete = proxy_protocol.scan(
-                    self.header + there, config.proxy_versions, most
-                )
-                self.header += self.stream.recv_raw(size - len(self.header))
-                if complete:
-                    return self._go_on_behind(proxy_protocol.parse(self.header))
-        except (BlockingIOError, InterruptedError):
-            return None
-        except ProtocolError as error:
-            self._refuse_in_plain(error)
-        except OSError:
-            self.close()
-        return None
-
-    def _refuse_in_plain(self, error: ProtocolError) -> None:
-        """Answer a connection that does not begin as it has to, before TLS if that comes."""
-        if self.stream.secure:
-            self.stream = self.stream.in_plain()
-            self.server_fields = self.loop.server_fields
-        self.refuse(error)
-
-    def _go_on_behind(self, header: proxy_protocol.ProxyHeader) -> PythonExchange | None:
-        """Go on with what comes behind a PROXY header."""
-        if not self._be_client(header.address, header.port, header.variables):
-            return None
-        if self.stream.secure:
-            self.begin_handshake()
-            return self._go_on_with_handshake()
-        self._begin_reading()
-        return self._read()
-
-    def _be_client(self, address: str, port: str, variables: dict[str, str]) -> bool:
-        """Be the connection of a client that a proxy names; empty text is none.
-
-        Return False, with the connection closed, if that client may not connect.
-        """
-        loop = self.loop
-        self.header = b""
-        # Where no client is named, its fields are not the proxy's own: it only passes them on.
-        self.trusted = False
-        if address:
-            admitted, self.client_key = loop.clients.admit(address)
-            if not admitted:
-                self.close()
-                return False
-            self.remote_addr, self.remote_port = address, port
-            self.peer = named(address, port)
-            self.trusted = loop.config.forwarded.peers.trusts(address)
-        self.proxied = variables
-        return True
-
-    # -- the packet of the uwsgi protocol -----------------------------------------------------
-
-    def expect_packet(self) -> None:
-        """Expect a packet of the uwsgi protocol, and one request by it."""
-        self.expect_proxy_header()
-        self.packet = bytearray()
-
-    def _read_packet(self, packet: bytearray) -> PythonExchange | None:
-        """Take the bytes of the packet, and none behind it: those are the body's."""
-        config = self.loop.config
-        try:
-            while True:
-                size = uwsgi.scan(packet[: uwsgi.HEADER_BYTES], config.parser.head)
-                if len(packet) == size and size > uwsgi.HEADER_BYTES:
-                    whole = bytes(packet)
-                    packet.clear()
-                    id_length = config.forwarded.request_id_length
-                    return self._take_packet(uwsgi.parse(whole, id_length))
-                data = self.stream.recv_raw(size - len(packet))
-                if not data:
-                    if packet:
-                        raise uwsgi.malformed()
-                    self.close()
-                    return None
-                packet += data
-        except (BlockingIOError, InterruptedError):
-            pass
-        except ProtocolError as error:
-            self.refuse(error)
-        except OSError:
-            self.close()
-        return None
-
-    def _take_packet(self, packet: uwsgi.Packet) -> PythonExchange | None:
-        """Go on with the request of a packet as with one of HTTP."""
-        if not self._be_client(packet.address, packet.port, packet.variables):
-            return None
-        self.said = packet.said
-        self._begin_reading()
-        self.receive(packet.head)
-        return self._advance()
-
-    def _begin_reading(self) -> None:
+    def begin_reading(self) -> None:
         """Expect the first request, behind what precedes it: a PROXY header, a handshake."""
         loop = self.loop
         self.phase = READING
@@ -418,49 +299,7 @@ class Connection:
         if loop.draining:
             self.hurry_first_request()
 
-    # -- the handshake of TLS -----------------------------------------------------------------
-
-    def begin_handshake(self) -> None:
-        """Expect a TLS handshake before the first request."""
-        self.phase = HANDSHAKING
-        self.deadline = self.loop.now + self.loop.config.tls_handshake_timeout
-
-    def _count_failed_handshake(self, reason: str) -> None:
-        self.loop.slot_words[HANDSHAKES_FAILED] += 1
-        self.loop.request_log.handshake_failed(self.remote_addr, reason)
-
-    def _go_on_with_handshake(self) -> PythonExchange | None:
-        loop, stream = self.loop, self.stream
-        assert stream.secure
-        try:
-            complete = stream.handshake()
-        except PlainHttp:
-            self._refuse_in_plain(ProtocolError(400, loop.config.plain_http))
-            return None
-        except HandshakeFailed as error:
-            if not (reason := str(error)):
-                self.close()
-                return None
-            self._count_failed_handshake(reason)
-            # The request may come already, and a reset would take the alert from the client.
-            self.stream = stream.in_plain()
-            loop.heads.pop(self, None)
-            self.linger()
-            return None
-        if not complete:
-            if stream.greeted and self not in loop.heads:
-                self.since = loop.now
-                loop.head_begins(self)
-            if self.phase is HANDSHAKING:  # else evicted by that
-                loop.watch(self, EVENT_READ | (EVENT_WRITE if stream.has_unsent else 0))
-            return None
-        loop.heads.pop(self, None)
-        self.base_environ = self.base_environ | stream.environ()
-        self._begin_reading()
-        loop.watch(self, EVENT_READ)
-        return self._advance() if self._take_decrypted() else None
-
-    def _take_decrypted(self) -> bool:
+    def take_decrypted(self) -> bool:
         """Give the parser what a TLS stream has decrypted already; return True if there was any.
 
         No event of the socket would tell of it.
@@ -484,21 +323,22 @@ class Connection:
 
     # -- reading a request --------------------------------------------------------------------
 
-    def _read(self) -> PythonExchange | None:
+    def read(self) -> PythonExchange | None:
+        """Read what the client has sent; return a request that became ready."""
         loop = self.loop
         while True:
             size = loop.receive_bytes
             if self.awaited is BODY and self.phase is READING:
-                size = self._room(size)
+                size = storing.room(self, size)
                 if not size:
-                    self._store()
+                    storing.store(self)
                     return None
             try:
                 receive = self.stream.recv  # calling a slot without this takes longer
                 data = receive(size)
             except (BlockingIOError, InterruptedError):
-                if self._unwritten():
-                    self._store()
+                if storing.unwritten(self):
+                    storing.store(self)
                 return None
             except OSError:
                 self._lose_client()
@@ -509,15 +349,15 @@ class Connection:
                 self.parser.receive_data(data)
             else:
                 self.parser.receive_eof()
-            exchange = self._advance()
+            exchange = self.advance()
             if exchange is not None or self.awaited is not BODY:
                 return exchange
             # What comes at once of a body is written at once, within bounds.
-            unwritten = self._unwritten()
+            unwritten = storing.unwritten(self)
             if not unwritten:
                 return None
             if unwritten >= loop.config.store_bytes or loop.shares:
-                self._store()
+                storing.store(self)
                 return None
 
     def _lose_client(self) -> None:
@@ -530,7 +370,7 @@ class Connection:
             report_refusal(self, self._end_exchange(error), error)
         self.close()
 
-    def _advance(self) -> PythonExchange | None:
+    def advance(self) -> PythonExchange | None:
         """Take events from the parser until a request is complete or it needs more data."""
         discarding = self.phase is DISCARDING
         try:
@@ -547,7 +387,7 @@ class Connection:
                         return exchange
                 elif kind is EndOfMessage:
                     if not discarding:
-                        return self._complete()
+                        return self.complete()
                     self._next_request()
                     return None
                 elif kind is Data:
@@ -567,80 +407,7 @@ class Connection:
             self._await_data()
         return None
 
-    def _unwritten(self) -> int:
-        """Return how many bytes of the body that is being read have to be written to its file."""
-        if self.phase is not READING or self.exchange is None or self.exchange.spool is None:
-            return 0
-        return self.exchange.spool.unwritten
-
-    def _room(self, most: int) -> int:
-        """Return how many bytes of the body may be read now, up to ``most``.
-
-        Where the disk falls behind, these are as many as the memory takes that the connection may
-        have for itself.
-        """
-        loop = self.loop
-        if not disk_is_full(loop.config, loop.disk.held):
-            return most
-        assert self.exchange is not None
-        if self.exchange.spooled:
-            return 0
-        return min(most, body_room(loop.config, self.exchange.held, loop.budget.bodies))
-
-    def _store(self) -> None:
-        """Have written what has come of the body, and read no more until that is done.
-
-        With nothing to write, the connection waits for its turn behind what others have written.
-        """
-        loop = self.loop
-        exchange = self.exchange
-        assert exchange is not None
-        assert exchange.spool is not None
-        if self.awaited is not BODY:
-            # All of the body came together with the head.
-            self.awaited = BODY
-            self.since = loop.now
-            self.body_clock = BodyClock(loop.config, loop.now)
-        self.phase = STORING
-        self.storing_since = loop.now
-        # The client is not blamed for the disk's time, and yet no body lasts for ever.
-        self.deadline = self.since + loop.config.max_body_time
-        loop.watch(self, self._output_mask())
-        spool = exchange.spool
-        try:
-            write = partial(self._write_out, spool)
-            loop.disk.run(write, spool.unwritten, loop.config.max_connections)
-        except OSError as error:
-            self.refuse(no_room(error))
-
-    def _write_out(self, spool: BodySpool) -> None:
-        """Write a part of the body, in the disk's thread."""
-        spool.write_out()
-        self.stored = True
-        self.loop.post(self)
-        self.loop.hurry()
-
-    def _go_on_stored(self) -> PythonExchange | None:
-        """Go on with a body of which a part was written, or could not be."""
-        loop = self.loop
-        exchange = self.exchange
-        assert exchange is not None
-        assert exchange.spool is not None
-        self.stored = False
-        self.phase = READING
-        error = exchange.spool.error
-        if error is not None:
-            self.refuse(no_room(error))
-            return None
-        loop.watch(self, EVENT_READ | self._output_mask())
-        if self.parser.state is DONE:
-            return self._complete()
-        assert self.body_clock is not None
-        self.body_clock.stored(loop.now - self.storing_since)
-        self.deadline = self.body_clock.deadline
-        return self._read()
-
-    def _output_mask(self) -> int:
+    def output_mask(self) -> int:
         """Return what to watch for because of what is left of an interim response."""
         return EVENT_WRITE if self.output is not None and self.output.size else 0
 
@@ -807,7 +574,7 @@ class Connection:
                 self.body_clock.received(exchange.body_received, loop.now)
                 self.deadline = self.body_clock.deadline
 
-    def _complete(self) -> PythonExchange | None:
+    def complete(self) -> PythonExchange | None:
         """Hand a request with its whole body out, or answer it here."""
         exchange, loop = self.exchange, self.loop
         assert exchange is not None
@@ -815,7 +582,7 @@ class Connection:
         if exchange.body_at is None:
             exchange.body_at = loop.now
         if spool is not None and spool.unwritten:
-            self._store()
+            storing.store(self)
             return None
         own = self.redirects or (request.path in loop.own_paths and loop.own_answers.wants(request))
         if spool is None:
@@ -1088,7 +855,7 @@ class Connection:
             )
         decrypted = False
         if self.watched != EVENT_READ:
-            decrypted = self._take_decrypted()  # by the leader, which has looked for more input
+            decrypted = self.take_decrypted()  # by the leader, which has looked for more input
             loop.watch(self, EVENT_READ)
         # As `buffered`, without a call: each request comes here.
         if parser.buffer.data or decrypted or discards:
@@ -1096,6 +863,13 @@ class Connection:
             loop.unpolled.append(self)
 
     # -- refusing and closing -----------------------------------------------------------------
+
+    def refuse_in_plain(self, error: ProtocolError) -> None:
+        """Answer a connection that does not begin as it has to, before TLS if that comes."""
+        if self.stream.secure:
+            self.stream = self.stream.in_plain()
+            self.server_fields = self.loop.server_fields
+        self.refuse(error)
 
     def refuse(self, error: ProtocolError) -> None:
         """Answer a request that breaks a rule or a limit, and close."""
@@ -1184,26 +958,15 @@ class Connection:
         elif phase is LINGERING or phase is DISCARDING:
             self.close()
         elif phase is HANDSHAKING:
-            if self.stream.secure and self.stream.greeted:
-                reason = "it took too long (setting: tls_handshake_timeout)"
-                self._count_failed_handshake(reason)
-            self.close()
+            handshaking.expire(self)
         elif phase is AWAITING_PROXY:
-            self._expire_proxy_header()
+            proxying.expire(self)
         elif self.output is not None and self.output.size:
             self._expire_writing(self.output)
         elif phase is FLUSHING or phase is REFUSING:
             self.close()  # there is no room for the end of a TLS stream
         else:
             self.deadline = math.inf
-
-    def _expire_proxy_header(self) -> None:
-        if not self.header and not self.packet:
-            self.close()
-            return
-        what = "PROXY header" if self.packet is None else "uwsgi packet"
-        reason = f"The {what} did not arrive within {self.loop.config.header_timeout:g} s."
-        self._refuse_in_plain(ProtocolError(408, reason, setting="header_timeout"))
 
     def _expire_reading(self) -> None:
         config = self.loop.config
@@ -1289,8 +1052,3 @@ class Connection:
         self.hurry_up()
         patience = self.loop.config.drain_accepted_seconds
         self.deadline = max(self.deadline, self.loop.now + patience)
-
-
-def named(address: str, port: str) -> bytes:
-    """Return a client's address and port as the scoreboard shows them; empty for a unix socket."""
-    return f"{address}:{port}".encode("latin-1") if address and port else address.encode("latin-1")
