@@ -913,9 +913,9 @@ PRELOAD_HAZARD: Final = Message(
     "preload: %(hazard)s; make it in the worker instead, after the fork",
     "The application has made something while it was imported that a fork does not copy, or that"
     " processes must not share.",
-    "Make it in the gunicorn hook post_fork, or on the first request. For a thread of an agent that"
-    " starts it anew in each worker, as those of OpenTelemetry and Elastic do, nothing has to be"
-    " done.",
+    "Make it in the gunicorn hook post_fork, or on the first request. For a thread or a"
+    " connection of an agent that makes it anew in each worker, as those of OpenTelemetry and"
+    " Elastic do, nothing has to be done.",
 )
 
 PRELOAD_UNAVAILABLE: Final = Message(
