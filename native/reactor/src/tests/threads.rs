@@ -7,8 +7,9 @@ use crate::event_loop::{EventLoop, Step};
 use crate::leader::Leader;
 use crate::leader_followers::{LeaderFollowers, Turn};
 use crate::next_request;
+use crate::options::Options;
 use crate::responding;
-use crate::scoreboard::{IO_BOUND_CALLS, IO_BOUND_REFUSED};
+use crate::scoreboard::{IO_BOUND_CALLS, IO_BOUND_REFUSED, WEBSOCKETS, WEBSOCKETS_REFUSED};
 use crate::shared::Shared;
 use crate::states::{Fate, Phase};
 use crate::sys;
@@ -171,6 +172,42 @@ fn a_place_in_the_count_goes_to_a_thread_that_came_back_before_a_new_one_is_star
         back.join().unwrap();
     });
     assert_eq!(count.leave(&shared, &third, false), Leave::Refused);
+}
+
+#[test]
+fn a_websocket_has_a_limit_of_its_own_and_keeps_the_only_thread() {
+    let shared = Shared::new(options(), scoreboard(3)).unwrap();
+    let counts = |shared: &Shared| {
+        let words = [WEBSOCKETS, IO_BOUND_CALLS, WEBSOCKETS_REFUSED];
+        words.map(|word| shared.scoreboard.get(word))
+    };
+    let count = ThreadCount::default();
+    let [first, second, third] = [0, 1, 2].map(|index| Place::new(shared.scoreboard.record(index)));
+    assert_eq!(count.leave(&shared, &first, true), Leave::NeedsThread);
+    assert_eq!(count.leave(&shared, &second, false), Leave::NeedsThread);
+    assert_eq!(counts(&shared), [1, 2, 0]);
+    // One that has left the count already has another kind of place now.
+    assert_eq!(count.leave(&shared, &second, true), Leave::Replaced);
+    assert_eq!(counts(&shared), [2, 2, 0]);
+    assert_eq!(count.leave(&shared, &third, true), Leave::Refused);
+    assert_eq!(count.leave(&shared, &third, false), Leave::NeedsThread);
+    assert_eq!(counts(&shared), [2, 3, 1]);
+    assert!(!count.replace_otherwise(&shared, &first)); // no thread could be started after all
+    assert_eq!(counts(&shared), [1, 2, 2]);
+    let one = Options {
+        threads: 1,
+        ..options()
+    };
+    let shared = Shared::new(one, scoreboard(1)).unwrap();
+    let (count, only) = (
+        ThreadCount::default(),
+        Place::new(shared.scoreboard.record(0)),
+    );
+    assert_eq!(count.leave(&shared, &only, true), Leave::Replaced);
+    assert!(!only.has_left() && !only.is_missing());
+    assert_eq!(counts(&shared), [1, 0, 0]);
+    count.come_back(&shared, &only);
+    assert_eq!(counts(&shared), [0, 0, 0]);
 }
 
 #[test]
