@@ -39,11 +39,22 @@ if TYPE_CHECKING:
 class RequestQueue:
     """The queue. Its lock guards what it holds, the rule for overload, and the words it writes."""
 
-    __slots__ = ("_arrivals", "_config", "_lock", "_overload", "_slot", "_words", "requests")
+    __slots__ = (
+        "_arrivals",
+        "_config",
+        "_is_full",
+        "_lock",
+        "_overload",
+        "_slot",
+        "_words",
+        "requests",
+    )
 
     def __init__(self, config: TransportConfig, slot: Slot) -> None:
         self._config = config
         self._slot = slot
+        # Whether `QUEUE_FULL_SINCE` is set: it is looked at for each request.
+        self._is_full = False
         self._words = slot.words
         self._lock = threading.Lock()
         self._overload = Overload(config)
@@ -77,8 +88,9 @@ class RequestQueue:
             requests.add(client, exchange)
             self._arrivals[exchange] = None
             self._words[WAITING] = requests.size
-            if not queue_has_room(self._config, requests.size):
-                self._words[QUEUE_FULL_SINCE] = self._words[QUEUE_FULL_SINCE] or now
+            if not self._is_full and not queue_has_room(self._config, requests.size):
+                self._is_full = True
+                self._words[QUEUE_FULL_SINCE] = now
         return refused
 
     def take(self) -> PythonExchange | None:
@@ -172,7 +184,8 @@ class RequestQueue:
         """Update the counts after requests have left the queue. With the lock held."""
         self._words[WAITING] = size = self.requests.size
         # Not before it is half empty: each request that a thread takes makes room for a moment.
-        if size <= self._config.queue // 2:
+        if self._is_full and size <= self._config.queue // 2:
+            self._is_full = False
             self._words[QUEUE_FULL_SINCE] = 0
         oldest = next(iter(self._arrivals), None)
         self._overload.queue_moved(now, 0 if oldest is None else now - oldest.queued_at)
