@@ -35,7 +35,11 @@ fn judge(shared: &Shared, method: &[u8], path: &[u8]) -> Option<bool> {
 
 fn is_ready(shared: &Shared) -> bool {
     let wants = shared.scoreboard.get(READY) == 1 && !shared.draining.get();
-    wants && decisions::ready_with_queue(&shared.options.budgets, shared.queue.full_for(&shared.scoreboard))
+    wants
+        && decisions::ready_with_queue(
+            &shared.options.budgets,
+            shared.queue.full_for(&shared.scoreboard),
+        )
 }
 
 fn is_live(shared: &Shared) -> bool {
