@@ -46,6 +46,8 @@ def slot_of(threads: int = 1, max_io_bound: int = 0) -> Slot:
     assert slot is not None
     slot.words[STATE] = SERVING
     slot.words[READY] = 1
+    for record in slot.records:
+        record.words[THREAD] = threading.get_ident()
     return slot
 
 

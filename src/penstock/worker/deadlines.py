@@ -137,6 +137,8 @@ class Deadlines:
         Another thread has replaced one whose call has left the count of threads, so that such a
         call takes none of them.
         """
+        if not self._any_stuck:
+            return self._slot.scoreboard.threads
         taken = sum(
             seen.stuck and not record.words[IO_BOUND] & LEFT_COUNT
             for record, seen in zip(self._slot.records, list(self._seen), strict=True)
@@ -163,6 +165,8 @@ class Deadlines:
         lost = self._time_lost(now)
         pause = self._longest
         for index, record in enumerate(self._slot.records):
+            if not record.words[THREAD]:
+                break  # threads take records in their order: no more have begun
             number, seen = record.words[NUMBER], self._seen[index]
             if number != seen.number:
                 seen = self._seen[index] = _Seen(number)

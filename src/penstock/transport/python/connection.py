@@ -645,7 +645,7 @@ class Connection:
         if request.replaced_host:
             log_host_replaced(exchange)
         if may_upgrade:
-            exchange.websocket = loop.websockets.offer(environ)
+            exchange.offer(loop.websockets.offer(environ))
         exchange.body = body
         self.phase = HANDED_OUT
         self.ended_at = math.inf

@@ -95,6 +95,7 @@ class PythonExchange:
     __slots__ = (
         "_content_length",
         "_framing",
+        "_websocket",
         "began",
         "body",
         "body_at",
@@ -126,7 +127,6 @@ class PythonExchange:
         "status",
         "streamed",
         "trace",
-        "websocket",
     )
 
     # Set by the connection when it hands the exchange out.
@@ -167,10 +167,19 @@ class PythonExchange:
         self.response_headers: HeaderList = []  # the application's
         self._content_length: int | None = None
         self._framing = NONE
-        self.websocket: WebSocket | None = None
         self.trace: ExchangeTrace | None = None
         if connection.trace is not None:
             self.trace = connection.trace.begin_exchange(connection.parser.buffered)
+
+    @property
+    def websocket(self) -> WebSocket | None:
+        """See `penstock.transport.Exchange.websocket`."""
+        # Not set for each request: those that are no handshake pay nothing.
+        return getattr(self, "_websocket", None)
+
+    def offer(self, websocket: WebSocket | None) -> None:
+        """Set what a request offers that may be a handshake."""
+        self._websocket = websocket
 
     @property
     def head_sent(self) -> bool:
