@@ -43,7 +43,8 @@ def test_each_client_of_a_worker_that_is_replaced_gets_1001_and_finds_the_next_o
     pid_file = tmp_path / "pid"
     arguments = ["--threads", "2", "--max-websockets", str(SOCKETS), "--transport", transport]
     arguments += ["--workers", "1" if how == "recycle" else "2", "--pid", str(pid_file)]
-    arguments += ["--max-requests", "60"] * (how == "recycle")
+    control = ("--control", str(tmp_path / "control"))
+    arguments += control
     with Supervised(tmp_path, *arguments) as server, ExitStack() as stack:
         old = server.workers()
         sides = [opened(server, stack) for _ in range(sockets)]
@@ -55,6 +56,10 @@ def test_each_client_of_a_worker_that_is_replaced_gets_1001_and_finds_the_next_o
                 server.signal(signal.SIGHUP)
             elif how == "upgrade":
                 server.signal(signal.SIGUSR2)
+            else:
+                [worker] = old
+                recycling = server.control(*control, "recycle", "--no-wait", str(worker))
+                assert recycling.returncode == 0
             for side, _ in sides:
                 take_leave(side)
             if how == "upgrade":
