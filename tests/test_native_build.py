@@ -51,6 +51,7 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
         shutil.copy(ROOT / name, copy)
     for name in FOLDERS:
         shutil.copytree(ROOT / name, copy / name, ignore=NOT_COPIED)
+    shutil.copytree(ROOT / "docs" / "man", copy / "docs" / "man")
     (copy / "examples").mkdir()
     shutil.copy(ROOT / "examples" / "requirements.in", copy / "examples")
     # What a build leaves behind is not for others.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -52,4 +53,4 @@ def test_flasks_debug_adds_reload(tmp_path: Path) -> None:
         timeout=START_WITHIN,
         check=True,
     )
-    assert "reload                   = true" in done.stdout
+    assert re.search("^ *reload += true", done.stdout, re.MULTILINE)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
@@ -77,6 +77,9 @@ class FakeSuccessor(Successor):
 
     def check_deadline(self, now: float) -> None:
         """Wait for ever."""
+
+    def send_totals(self, totals: Mapping[str, float]) -> None:
+        """Send nothing: there is no process."""
 
     def end(self) -> None:
         """Note the order."""
