@@ -6,12 +6,13 @@ import io
 import json
 import logging
 import os
+import resource
 import select
 import socket
 import ssl
 import threading
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 from wsgiref.types import StartResponse
@@ -372,6 +373,22 @@ def test_what_the_application_has_sent_is_delivered_though_it_returns_at_once(
         assert side.read() is None
 
 
+def test_one_whose_socket_the_application_has_detached_ends_with_the_call(transport: str) -> None:
+    kept: list[socket.socket] = []
+
+    def application(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
+        side = ServerSide(environ)
+        kept.append(socket.socket(fileno=side.socket.detach()))
+        kept[0].sendall(frame(TEXT, b"last"))
+        return []
+
+    with serving(application, transport) as server, opened(server) as side:
+        assert side.read() == (TEXT, b"last")
+        assert side.read() is None
+        eventually(lambda: server.word(WEBSOCKETS) == 0)
+        kept[0].close()
+
+
 def test_a_websocket_does_not_count_as_a_thread_and_is_counted_exactly(
     transport: str, tls: Any
 ) -> None:
@@ -447,6 +464,49 @@ def test_what_the_application_makes_of_the_refusal_does_not_matter(transport: st
     assert [type(error) for error in seen] == [WebSocketRefused] * 6
     assert not records.lines
     assert [line[:8] for line in log.lines] == ["PEN-6170"] * 3
+
+
+def test_without_descriptors_for_its_relay_it_gets_503(transport: str) -> None:
+    refused: list[str] = []
+
+    def application(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
+        with descriptors_left(int(environ["PATH_INFO"][1:])):
+            try:
+                environ[KEYS[0]].fileno()
+            except WebSocketRefused as error:
+                refused.append(str(error))
+                raise
+        return []
+
+    with logged() as records, serving(application, transport) as server:
+        # None for its own pair of sockets, for the selector, and for what wakes that.
+        for left in (1, 2, 3):
+            with client_of(server) as client:
+                client.send(handshake(f"/{left}"))
+                assert client.read_response().status == 503
+            eventually(lambda: server.word(WEBSOCKETS) == 0)
+    assert len(refused) == 3
+    assert all("Too many open files" in reason for reason in refused)
+    assert "Traceback" not in records.text
+
+
+@contextmanager
+def descriptors_left(count: int) -> Iterator[None]:
+    """Let the process open as many more descriptors."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    taken = [os.dup(0)]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(map(int, os.listdir("/dev/fd"))) + 8, hard))
+    try:
+        with suppress(OSError):
+            while True:
+                taken.append(os.dup(0))
+        for _ in range(count):
+            os.close(taken.pop())
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        for descriptor in taken:
+            os.close(descriptor)
 
 
 def test_a_websocket_has_no_deadline(transport: str) -> None:

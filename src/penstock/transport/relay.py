@@ -17,7 +17,7 @@ import selectors
 import socket
 import threading
 import time
-from contextlib import suppress
+from contextlib import ExitStack, closing, suppress
 from selectors import EVENT_READ, EVENT_WRITE
 from typing import TYPE_CHECKING
 
@@ -39,6 +39,10 @@ BLOCKS_PER_TURN = 4
 """How many blocks of one direction are passed on before other WebSockets have their turn."""
 
 _NO_SIGNAL = getattr(socket, "MSG_NOSIGNAL", 0)
+
+
+class RelayNotStarted(Exception):
+    """There is no thread, no descriptor or no memory for a relay; the text is the system's."""
 
 
 class Link:
@@ -278,17 +282,22 @@ class Relay:
         self._lock = threading.Lock()
         self._links: set[Link] = set()
         self._holding: set[Link] = set()  # those with input of which no event tells
+        self._limited: set[Link] = set()  # those with a deadline: few, where many are idle
         self._selector: selectors.BaseSelector | None = None
         self._waker: Waker | None = None  # these two exist while the thread does
         self._thread = 0  # its ident
         self._draining = False
         self._on_defect = on_defect
 
-    def add(self, link: Link) -> None:
-        """Attend to a link from now on; raises `RuntimeError` where no thread can be started."""
+    def add(self, make: Callable[[], Link]) -> None:
+        """Attend to the link that ``make`` returns, from now on.
+
+        Raises `RelayNotStarted`, without a call of ``make``, where there can be no thread for it.
+        """
         with self._lock:
             if self._selector is None:
                 self._start()
+            link = make()  # the thread ends where this fails
             self._links.add(link)
             if self._draining:
                 link.draining = True
@@ -301,6 +310,7 @@ class Relay:
                 return
             self._links.discard(link)
             self._holding.discard(link)
+            self._limited.discard(link)
             self._watch(link, 0, 0)
             link.application.close()
             link.done.set()
@@ -327,6 +337,14 @@ class Relay:
                 link.finish(answer)
                 self._attend(link, time.monotonic())
 
+    def end_application(self, link: Link) -> None:
+        """Take what the application has sent, and nothing that is still to come."""
+        with self._lock:
+            if link in self._links:
+                with suppress(OSError):
+                    link.application.shutdown(socket.SHUT_RD)
+                self._attend(link, time.monotonic())
+
     def drain(self) -> None:
         """Have each client told that the server goes away: now, and each that is still to come."""
         with self._lock:
@@ -351,17 +369,20 @@ class Relay:
     # -- the thread -----------------------------------------------------------------------------
 
     def _start(self) -> None:
-        selector, waker = selectors.DefaultSelector(), Waker()
-        selector.register(waker.reader, EVENT_READ)
-        thread = threading.Thread(
-            target=self._run, args=(selector, waker), name="penstock-websockets", daemon=True
-        )
-        try:
-            thread.start()
-        except BaseException:
-            selector.close()
-            waker.close()
-            raise
+        with ExitStack() as undo:
+            try:
+                selector = undo.enter_context(selectors.DefaultSelector())
+                waker = undo.enter_context(closing(Waker()))
+                selector.register(waker.reader, EVENT_READ)
+                threading.Thread(
+                    target=self._run,
+                    args=(selector, waker),
+                    name="penstock-websockets",
+                    daemon=True,
+                ).start()
+            except (OSError, RuntimeError) as error:
+                raise RelayNotStarted(str(error)) from error
+            undo.pop_all()
         self._selector, self._waker = selector, waker
 
     def _run(self, selector: selectors.BaseSelector, waker: Waker) -> None:
@@ -388,10 +409,8 @@ class Relay:
 
     def _expire(self, now: float) -> float | None:
         """Act on the deadlines that have passed; return how long the thread may wait."""
-        if self._holding:
-            return 0.0
-        nearest = math.inf
-        for link in self._links:
+        nearest = now if self._holding else math.inf
+        for link in list(self._limited):
             if link.deadline <= now:
                 link.expire(now)
                 self._update(link)
@@ -406,6 +425,7 @@ class Relay:
         except Exception:
             self._on_defect()
             link.lose("response cut off: a defect of the server")
+            self._limited.discard(link)
             self._watch(link, 0, 0)
         if link.holds_input():
             self._holding.add(link)
@@ -418,6 +438,10 @@ class Relay:
 
     def _update(self, link: Link) -> None:
         self._watch(link, *link.interest())
+        if link.deadline == math.inf:
+            self._limited.discard(link)
+        else:
+            self._limited.add(link)
 
     def _watch(self, link: Link, client: int, application: int) -> None:
         """Have the selector watch what has changed of a link."""

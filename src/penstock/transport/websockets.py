@@ -20,7 +20,7 @@ from penstock.errors import WebSocketRefused
 from penstock.http1 import ProtocolError, error_response
 from penstock.telemetry.scoreboard import AWAITING_CLIENT, DEADLINE, NUMBER, THREAD
 from penstock.transport.date import ServerFields
-from penstock.transport.relay import Link, Relay
+from penstock.transport.relay import Link, Relay, RelayNotStarted
 from penstock.wsgi.websocket import SOCKET_KEYS, ApplicationSocket, is_handshake
 
 if TYPE_CHECKING:
@@ -159,22 +159,25 @@ class WebSocket:
             ours, theirs = socket.socketpair()
         except OSError as error:
             self._refuse(exchange, os.strerror(error.errno or 0))
+
+        def begin() -> Link:
+            self._link = link = Link(exchange.take_stream(), ours, websockets.config)
+            self.begun = True
+            self._exchange = exchange
+            websockets.note_open(self, exchange)
+            return link
+
         try:
             if not transport.leave_count(websocket=True):
                 self._refuse(exchange, _FULL)
-            stream = exchange.take_stream()
+            try:
+                websockets.relay.add(begin)
+            except RelayNotStarted as error:
+                self._refuse(exchange, f"nothing could be started that relays: {error}")
         except BaseException:
             ours.close()
             theirs.close()
             raise
-        self.begun = True
-        self._exchange = exchange
-        self._link = link = Link(stream, ours, websockets.config)
-        websockets.note_open(self, exchange)
-        try:
-            websockets.relay.add(link)
-        except RuntimeError:  # no thread is left; the gateway ends it
-            link.lose("response cut off: no thread can be started")
         return theirs
 
     def _refuse(self, exchange: TransportExchange, reason: str) -> NoReturn:
@@ -208,6 +211,8 @@ class WebSocket:
                     link.done.wait(CLOSE_SECONDS)
                 with suppress(OSError):
                     application.shutdown(socket.SHUT_RDWR)
+                if application.fileno() < 0:  # it may be detached, and open elsewhere
+                    self._websockets.relay.end_application(link)
                 link.done.wait()
         finally:
             if application is not None:
