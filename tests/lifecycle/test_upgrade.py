@@ -11,7 +11,7 @@ import pytest
 
 from penstock.supervisor.upgrade import END_SECONDS
 from support.invariant import eventually
-from support.lifecycle import Supervised, write_app
+from support.lifecycle import Supervised, halt, json_of, write_app
 from support.load import Load
 
 
@@ -112,6 +112,26 @@ def test_a_supervisor_that_takes_over_and_dies_leaves_no_port_without_a_server(
         assert eventually(lambda: set(server.members()) == old)
         assert server.served_by()[0] == "one"
         assert server.stop() == 0
+
+
+def test_a_new_supervisor_answers_control_though_the_old_one_does_not_say_what_it_has_counted(
+    tmp_path: Path,
+) -> None:
+    """As one of an earlier version does not. Here it stands still."""
+    with Supervised(tmp_path, "--control", "control") as server:
+        old = server.supervisor
+        os.mkfifo(tmp_path / "go")
+        write_app(tmp_path, "two", "open('go').close()")
+        server.signal(signal.SIGUSR2)
+        with open(tmp_path / "go", "w"):  # once the new worker reads it
+            halt(old)
+        status = json_of(server.control("--control", "control", "--json", "status"))
+        assert status["pid"] != old
+        os.kill(old, signal.SIGCONT)
+        assert eventually(partial(has_left, server, old))
+        assert server.served_by()[0] == "two"
+        os.kill(status["pid"], signal.SIGTERM)
+        server.wait_until_all_have_left()
 
 
 HANGS = """

@@ -62,7 +62,7 @@ from penstock.supervisor.state import (
 )
 from penstock.supervisor.status import Counters, LastError
 from penstock.supervisor.successors import Successors
-from penstock.supervisor.upgrade import Successor
+from penstock.supervisor.upgrade import TOTALS_SECONDS, Successor
 from penstock.supervisor.worker_process import Stage, numbered
 from penstock.system.cgroups import Cgroups
 from penstock.system.memory import keep_what_is_loaded
@@ -177,6 +177,8 @@ class Supervisor:
         self._signals: Signals
         self._has_control = False
         """The services of control and admin accept: there is no predecessor that does."""
+        self._control_due = math.inf
+        """When they accept at the latest."""
         self._handed_over: Successor | None = None
         self._start_failure: Message | None = None
         self._cut_off = False
@@ -299,6 +301,8 @@ class Supervisor:
         if interval is not None and now >= self._watchdog_due:
             self._watchdog_due = now + interval
             self._notifier.watchdog()
+        if now >= self._control_due:
+            self._take_control()
         self.control.tick(now)
         self.certificates.tick(now)
         self.commands.tick(now)
@@ -376,10 +380,10 @@ class Supervisor:
     def _take_control(self) -> None:
         """Answer the clients of control and admin, once the workers serve and no predecessor does.
 
-        Not before it has told what it has counted: a total would fall.
+        Not before it has told what it has counted, where it does so in time: a total would fall.
         """
         if not self._has_control and not isinstance(self.state, Starting):
-            self._has_control = True
+            self._has_control, self._control_due = True, math.inf
             self.control.take_over()
 
     # -- time: one method for each state --------------------------------------------------------
@@ -493,6 +497,7 @@ class Supervisor:
             listener.take_over()
         if self._predecessor is not None:
             self._predecessor.report_ready()
+            self._control_due = time.monotonic() + TOTALS_SECONDS
         else:
             self._take_control()
 

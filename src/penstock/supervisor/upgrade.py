@@ -46,6 +46,10 @@ END_SECONDS = 5.0
 """The time that a new supervisor has to end after SIGTERM. It ends booting workers at once, and
 ready ones within 2 s. Then it is killed, or else it would hold the listening sockets for ever."""
 
+TOTALS_SECONDS = 5.0
+"""How long a new supervisor that serves waits for what the old one has counted, before it answers
+the clients of control and admin without that. One that runs has sent it at once; an earlier
+version never does, and may need `graceful_timeout` to leave."""
 
 _MOST_TICKET_BYTES = 4096
 """All keys of tickets are shorter, and a pipe takes this at once."""
