@@ -76,6 +76,25 @@ def test_idle_heads_and_bodies_make_room_in_this_order(transport: str) -> None:
             newcomer.send(post(b"", length=10))
 
 
+def test_connections_that_only_linger_make_room_before_all_others(transport: str) -> None:
+    """Whoever keeps them open, and goes on to send, had the places for 10 s each."""
+    lingers: dict[str, Any] = {"linger_seconds": 60.0, "linger_idle_seconds": 60.0}
+    config = {"max_connections": 3, "keep_alive": 0.2, **lingers, **SOON}
+    with serving(Recorder(), transport, threads=2, **config) as server, ExitStack() as clients:
+        begun = [get(), get("/", "Connection: close"), b"bad\r\n\r\n"]
+        lingering = hold(server, clients, *begun)
+        for client, status in zip(lingering, (200, 200, 400), strict=True):
+            assert client.read_response().status == status
+            assert client.is_closed_by_server()
+            client.send(b"more")
+        threading.Event().wait(0.1)
+        for number in (1, 2, 3):
+            newcomer = clients.enter_context(connect(server))
+            newcomer.send(post(b"", length=10))
+            eventually(lambda number=number: server.word(EVICTED_IDLE) == number)  # type: ignore[misc]
+        assert server.word(EVICTED_BODY) == 0
+
+
 def test_spooled_bodies_count_as_descriptors(transport: str) -> None:
     """SECURITY 6: 120 stalled uploads under a cap of 200 connections used up all descriptors."""
     with (

@@ -35,7 +35,7 @@ CONFIG = TransportConfig(
     store_bytes=1 << 18,
     max_storing=1 << 20,
 )
-IDLE, HEAD, BODY, CALL = decisions.Holding
+LINGERING, IDLE, HEAD, BODY, CALL = decisions.Holding
 GO_ON, WAIT, SPOOL = decisions.OutputStep
 NONE, FULL, FILES = decisions.SpoolRefusal
 STAYS, HALF_CLOSED, GONE = decisions.Leaving
@@ -87,6 +87,8 @@ TABLE: dict[str, list[tuple[Sequence[Value], float]]] = {
     "evicted": [((0,), 0), ((1,), 1), ((15,), 1), ((16,), 2), ((1600,), 101)],
     # What a connection has its place for, for how long, and how much of a body has come.
     "eviction_key": [
+        ((LINGERING, 0.5, 0), -1),  # its client may still read the response
+        ((LINGERING, 2.0, 0), 3e9 + 2),
         ((IDLE, 0.5, 0), -1),  # it may be about to send its first request
         ((IDLE, 1.0, 0), 2e9 + 1),
         ((IDLE, 75.0, 0), 2e9 + 75),  # the one that is idle for longest goes first

@@ -372,14 +372,19 @@ impl Accepting {
             }
         }
         found.sort_by(|(a, ..), (b, ..)| b.total_cmp(a));
-        for kind in [Holding::Idle, Holding::Head, Holding::Body] {
+        for kind in [
+            Holding::Lingering,
+            Holding::Idle,
+            Holding::Head,
+            Holding::Body,
+        ] {
             let of_kind = found.iter().filter(|(_, holding, _)| *holding == kind);
             // A share of them at once, so that not every new connection has to look at all.
             let most = decisions::evicted(of_kind.clone().count());
             for (_, _, connection) in of_kind.take(most) {
                 // What has just come may be the rest.
-                let stores = connection.phase() == Phase::Storing; // and is not read meanwhile
-                if stores || !matches!(connection.stream.peek(), Ok(size) if size > 0) {
+                let unread = matches!(connection.phase(), Phase::Storing | Phase::Lingering);
+                if unread || !matches!(connection.stream.peek(), Ok(size) if size > 0) {
                     evict_one(shared, connection, kind, "max_connections", now);
                 }
             }
@@ -616,7 +621,7 @@ fn evict_one(
     now: Nanos,
 ) {
     shared.scoreboard.count(match kind {
-        Holding::Idle => EVICTED_IDLE,
+        Holding::Lingering | Holding::Idle => EVICTED_IDLE,
         Holding::Head => EVICTED_HEAD,
         _ => EVICTED_BODY,
     });
@@ -626,7 +631,7 @@ fn evict_one(
         handshaking::fail(connection, shared, &mut state, why);
         return;
     }
-    if kind != Holding::Idle {
+    if matches!(kind, Holding::Head | Holding::Body) {
         let input = Input::new(state.carry.remaining());
         let refusal = Refusal::evicted(setting, state.parser.request_line(&input));
         refusing::note_refusal(connection, shared, &mut state, now, refusal, 0);

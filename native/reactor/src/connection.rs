@@ -137,6 +137,7 @@ impl ConnectionState {
     pub fn holding(&self) -> (Holding, Nanos, u64) {
         let holding = match (self.phase, self.awaited) {
             _ if self.is_idle() => Holding::Idle,
+            (Phase::Lingering, _) => Holding::Lingering,
             (Phase::Reading | Phase::Storing, State::Body) => Holding::Body,
             (Phase::Reading, State::Head) => Holding::Head,
             (Phase::AwaitingProxy, _) if self.proxy_header.is_empty() => Holding::Idle,

@@ -58,6 +58,8 @@ pub fn evicted(idle: usize) -> usize {
 /// What a connection has its place for, as far as eviction is concerned.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Holding {
+    /// It is closed for writing, and its client has not closed yet.
+    Lingering,
     Idle,
     Head,
     Body,
@@ -78,6 +80,7 @@ pub fn eviction_key(options: &Options, holding: Holding, age: Nanos, received: u
         Holding::Body => seconds / received.max(1) as f64,
         Holding::Head => EVICTION_RANK + seconds,
         Holding::Idle => EVICTION_RANK * 2.0 + seconds,
+        Holding::Lingering => EVICTION_RANK * 3.0 + seconds,
     }
 }
 
@@ -367,9 +370,10 @@ pub fn decide(options: &Options, name: &str, given: &[Option<f64>]) -> Option<f6
         "evicted" => evicted(whole(0) as usize) as f64,
         "eviction_key" => {
             let holding = match whole(0) {
-                0 => Holding::Idle,
-                1 => Holding::Head,
-                2 => Holding::Body,
+                0 => Holding::Lingering,
+                1 => Holding::Idle,
+                2 => Holding::Head,
+                3 => Holding::Body,
                 _ => Holding::Call,
             };
             eviction_key(options, holding, time(1), whole(2))

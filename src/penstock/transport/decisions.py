@@ -115,13 +115,15 @@ def evicted(idle: int) -> int:
 class Holding(IntEnum):
     """What a connection has its place for, as far as eviction is concerned."""
 
-    IDLE = 0
+    LINGERING = 0
+    """It is closed for writing, and its client has not closed yet."""
+    IDLE = 1
     """It has sent nothing since it was accepted, or since its last response."""
-    HEAD = 1
+    HEAD = 2
     """The head of a request has begun."""
-    BODY = 2
+    BODY = 3
     """The head is complete, and the body is not."""
-    CALL = 3
+    CALL = 4
     """Its request waits for a thread, is with the application, or is being answered."""
 
 
@@ -132,16 +134,16 @@ EVICTION_RANK = 1e9
 def eviction_key(config: TransportConfig, holding: int, age: float, received: int) -> float:
     """Return the place of a connection in the order of eviction: the highest goes first.
 
-    First those that are idle for longest, then the oldest unfinished heads, then the slowest
-    bodies. ``age`` is for how long it has been like that in seconds, ``received`` how much of the
-    body has come in bytes. A negative key means that it is not evicted: it is young, or has a
-    request that is served.
+    First those that only linger, then those that are idle for longest, then the oldest unfinished
+    heads, then the slowest bodies. ``age`` is for how long it has been like that in seconds,
+    ``received`` how much of the body has come in bytes. A negative key means that it is not
+    evicted: it is young, or has a request that is served.
     """
     if holding == Holding.CALL or age < config.evict_idle_seconds:
         return -1.0
     if holding == Holding.BODY:
         return age / max(1, received)
-    return EVICTION_RANK * (2 if holding == Holding.IDLE else 1) + age
+    return EVICTION_RANK * (Holding.BODY - holding) + age
 
 
 def has_room(config: TransportConfig, connections: int, descriptors: int) -> bool:

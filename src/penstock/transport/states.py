@@ -101,7 +101,7 @@ TRANSITIONS: dict[Phase, dict[Phase, str]] = {
         CLOSED: "reset: the client is gone or takes no data",
     },
     REFUSING: {LINGERING: "all is sent", CLOSED: "the client is gone or takes no data"},
-    LINGERING: {CLOSED: "the client closes; the time for it ends; it sends too much"},
+    LINGERING: {CLOSED: "the client closes; the time for it ends; it sends too much; evicted"},
     CLOSED: {},
 }
 """The phases that may follow each, and why they do."""

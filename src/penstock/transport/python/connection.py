@@ -280,8 +280,8 @@ class Connection:
         self.close()
 
     def has_input(self) -> bool:
-        """Return True if the client has sent bytes that are going to be read now."""
-        if self.phase is STORING:
+        """Return True if the client has sent bytes that are going to be read now, and matter."""
+        if self.phase is STORING or self.phase is LINGERING:
             return False
         try:
             return self.stream.peek()
@@ -497,6 +497,8 @@ class Connection:
 
     def holding(self) -> Holding:
         """Return what the connection has its place for, as far as eviction is concerned."""
+        if self.phase is LINGERING:
+            return Holding.LINGERING
         if self.phase is STORING:
             return Holding.BODY
         if self.phase is HANDSHAKING:
@@ -511,7 +513,7 @@ class Connection:
 
     def evict(self, setting: str) -> None:
         """Close to make room for others; ``setting`` is what limits them."""
-        if self.awaited is not IDLE:
+        if self.awaited is not IDLE and self.phase is not LINGERING:
             error = ProtocolError(
                 408, "The connection was closed to make room for others.", setting=setting
             )

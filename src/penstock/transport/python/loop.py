@@ -78,6 +78,7 @@ IN_PROGRESS = frozenset({Phase.HANDED_OUT, Phase.ANSWERED, Phase.FLUSHING, Phase
 
 
 _EVICTIONS = {
+    Holding.LINGERING: EVICTED_IDLE,
     Holding.IDLE: EVICTED_IDLE,
     Holding.HEAD: EVICTED_HEAD,
     Holding.BODY: EVICTED_BODY,
