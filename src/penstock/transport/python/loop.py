@@ -382,7 +382,9 @@ class Loop:
             self.turn_ends = self.now + turn_seconds(self.config, len(batch))
             self.receive_bytes = self.config.receive_bytes
             self.shares = False
-        if input_is_scarce(self.config, self.budget.bodies, self.disk.held):
+        held, storing = self.budget.bodies, self.disk.held
+        # Without a call where there is nothing: each turn comes here.
+        if (held or storing) and input_is_scarce(self.config, held, storing):
             self.receive_bytes = self.config.scarce_receive_bytes
             self.shares = True
 
