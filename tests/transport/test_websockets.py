@@ -485,6 +485,7 @@ def test_without_descriptors_for_its_relay_it_gets_503(transport: str) -> None:
                 client.send(handshake(f"/{left}"))
                 assert client.read_response().status == 503
             eventually(lambda: server.word(WEBSOCKETS) == 0)
+        assert server.word(WEBSOCKETS_REFUSED) == 3
     assert len(refused) == 3
     assert all("Too many open files" in reason for reason in refused)
     assert "Traceback" not in records.text

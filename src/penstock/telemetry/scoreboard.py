@@ -100,7 +100,7 @@ OUT_SPOOL_FILES = 30
 OUT_SPOOL_DISK = 31
 """Waits for a client, because the disk did not take the response."""
 WEBSOCKETS_REFUSED = 33
-"""WebSockets that got 503: `max_websockets` were open, or no thread could be started."""
+"""WebSockets that got 503: `max_websockets` were open, or there was no thread or descriptor."""
 
 COUNTED: dict[str, int] = {
     "queue_full": QUEUE_FULL,

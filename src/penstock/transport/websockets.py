@@ -18,7 +18,13 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from penstock import messages
 from penstock.errors import WebSocketRefused
 from penstock.http1 import ProtocolError, error_response
-from penstock.telemetry.scoreboard import AWAITING_CLIENT, DEADLINE, NUMBER, THREAD
+from penstock.telemetry.scoreboard import (
+    AWAITING_CLIENT,
+    DEADLINE,
+    NUMBER,
+    THREAD,
+    WEBSOCKETS_REFUSED,
+)
 from penstock.transport.date import ServerFields
 from penstock.transport.relay import Link, Relay, RelayNotStarted
 from penstock.wsgi.websocket import SOCKET_KEYS, ApplicationSocket, is_handshake
@@ -82,6 +88,11 @@ class WebSockets:
         for record in self._slot.records:
             if record.words[THREAD] == ident and record.words[NUMBER]:
                 record.words[DEADLINE] = record.words[AWAITING_CLIENT] = 0
+
+    def count_refused(self) -> None:
+        """Count a WebSocket that got 503 though there was a place: the transport counts others."""
+        with self._lock:
+            self._slot.words[WEBSOCKETS_REFUSED] += 1
 
     def forget(self, websocket: WebSocket) -> None:
         """Take note that a WebSocket has ended."""
@@ -158,6 +169,7 @@ class WebSocket:
         try:
             ours, theirs = socket.socketpair()
         except OSError as error:
+            websockets.count_refused()
             self._refuse(exchange, os.strerror(error.errno or 0))
 
         def begin() -> Link:
@@ -173,6 +185,7 @@ class WebSocket:
             try:
                 websockets.relay.add(begin)
             except RelayNotStarted as error:
+                websockets.count_refused()
                 self._refuse(exchange, f"nothing could be started that relays: {error}")
         except BaseException:
             ours.close()
