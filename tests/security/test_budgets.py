@@ -77,7 +77,7 @@ def test_idle_heads_and_bodies_make_room_in_this_order(transport: str) -> None:
 
 
 def test_connections_that_only_linger_make_room_before_all_others(transport: str) -> None:
-    """Whoever keeps them open, and goes on to send, had the places for 10 s each."""
+    """Clients that kept theirs open, and went on to send, had the places for 10 s each."""
     lingers: dict[str, Any] = {"linger_seconds": 60.0, "linger_idle_seconds": 60.0}
     config = {"max_connections": 3, "keep_alive": 0.2, **lingers, **SOON}
     with serving(Recorder(), transport, threads=2, **config) as server, ExitStack() as clients:
