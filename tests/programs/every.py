@@ -14,6 +14,7 @@ from programs import (
     repositories,
     trackers,
     webdav,
+    websockets,
 )
 
 PROGRAMS = [
@@ -26,6 +27,7 @@ PROGRAMS = [
     *dashboards.PROGRAMS,
     *django_suites.PROGRAMS,
     *http_clients.PROGRAMS,
+    *websockets.PROGRAMS,
     *agents.PROGRAMS,
     *metrics.PROGRAMS,
 ]
