@@ -874,7 +874,8 @@ def test_calls_that_end_about_when_they_time_out_lose_nothing(
             for client in clients * 3:
                 assert client.request("GET", "/plain/last").body == b"last"
         eventually(lambda: server.snapshot()["connections"] == 0)
-        assert not list(server.worker.slot.requests())
+        # A thread ends its record after it has given the connection back.
+        eventually(lambda: not list(server.worker.slot.requests()))
     outcomes = sum((customer.outcomes for customer in customers), Counter[str]())
     sent = [target for customer in customers for target in customer.sent]
     assert outcomes["504"] > 0, outcomes
