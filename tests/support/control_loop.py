@@ -14,6 +14,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from penstock.control.commands import (
+    WORKER_STATES,
     Command,
     ControlError,
     Figures,
@@ -33,7 +34,6 @@ from penstock.control.commands import (
 from penstock.control.connection import Service
 from penstock.control.server import Wanted, open_service
 from penstock.control.socket_file import Passed, adopt
-from penstock.supervisor.status import STATES
 from penstock.telemetry.scoreboard import COUNTED
 from support.wire import DEADLINE, Client
 
@@ -145,7 +145,7 @@ class FakeSupervisor:
     def figures(self) -> Figures:
         """Return what metrics are made from: of a server that reports everything."""
         status = self.status()
-        status["counts"] = dict.fromkeys((*STATES, *COUNTED, *COUNTS), 0) | status["counts"]
+        status["counts"] = dict.fromkeys((*WORKER_STATES, *COUNTED, *COUNTS), 0) | status["counts"]
         status["certificates"] = [
             {"names": names, "expires": end, "days": 1, "renewal": None}
             for names, end in ((["a.test", "b.test"], 2e9), (["a.test"], 1.9e9), ([], 1.8e9))

@@ -245,17 +245,19 @@ def of_no_application(found: Any, place: str, module: str) -> str:
 def binds(function: Any, count: int) -> bool | None:
     """Return True if a call with ``count`` positional arguments fits the signature.
 
-    None where there is no signature to be had.
+    None where that is not known.
     """
     try:
         # The function that a decorator wraps may take other arguments, such as a request.
         parameters = signature(function, follow_wrapped=False)
-    except Exception:  # there is none, or the application's __signature__ raises
+    except Exception:  # there is no signature, or the application's __signature__ raises
         return None
     try:
         parameters.bind(*(None,) * count)
     except TypeError:
         return False
+    except Exception:  # a class of signatures of the application's own
+        return None
     return True
 
 

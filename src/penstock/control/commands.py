@@ -20,6 +20,13 @@ COMMAND_FIELD = "Penstock-Control"
 origin without asking first, and a program that is made to fetch a URL does not add it."""
 
 
+HALTED = "halted"
+"""The state of a worker that SIGSTOP or a debugger has halted."""
+
+WORKER_STATES = ("booting", "serving", "draining", "stuck", HALTED)
+"""The states of workers in answers, and in metrics."""
+
+
 class ControlError(PenstockError):
     """The command is refused; the text says why."""
 
@@ -191,7 +198,7 @@ class WorkerRow(TypedDict):
     pid: int
     generation: int
     state: str
-    """One of `penstock.supervisor.status.STATES`."""
+    """One of `WORKER_STATES`."""
     age: float
     requests: int
     """Handed to the application so far."""

@@ -11,6 +11,8 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
+from penstock.control.commands import WORKER_STATES
+
 if TYPE_CHECKING:
     from penstock.control.commands import Figures, WorkerFigures
 
@@ -22,13 +24,8 @@ Samples = Iterable[tuple[Labels, float]]
 
 _NONE: Labels = {}
 
-SHED: Final = {
-    "queue_full": "queue_full",
-    "queue_timeout": "queue_timeout",
-    "client_left": "client_left",
-    "client_rate": "client_rate",
-    "spool_full": "spool_full",
-}
+_SHED = ("queue_full", "queue_timeout", "client_left", "client_rate", "spool_full")
+SHED: Final = {name: name for name in _SHED}
 """The reasons for which a request is not served, each with its count in `Status`."""
 
 CLOSED: Final = {
@@ -47,8 +44,6 @@ WAITS: Final = {
     "disk": "out_spool_disk",
 }
 """Why a response waited for its client with a thread."""
-
-WORKER_STATES: Final = ("booting", "serving", "draining", "stuck", "halted")
 
 
 @dataclass(frozen=True)

@@ -44,8 +44,8 @@ class Source:
 class Certificates:
     """The source of the generation that serves, and that of the one that a reload starts.
 
-    The supervisor alone uses it. Those who follow other settings share no ordering process: a
-    reload that changes them starts one of its own, and when it succeeds the other one ends.
+    The supervisor alone uses it. Both share an ordering process where their settings want the same.
+    Else the reload starts one of its own, and when it succeeds the other one ends.
     """
 
     def __init__(

@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING
 
 from penstock import messages
 from penstock.config.options import show_duration, show_size
+from penstock.control.commands import HALTED
 from penstock.supervisor.exit_report import requests_lost
 from penstock.supervisor.generation import Generation
 from penstock.supervisor.pool import Pool
-from penstock.supervisor.status import HALTED, state_of
+from penstock.supervisor.status import state_of
 from penstock.supervisor.worker_process import ASKED, Stage, WorkerProcess
 from penstock.system.cgroups import Cgroups, resident_memory
 from penstock.system.processes import is_halted

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from penstock.control.commands import HALTED, WORKER_STATES
 from penstock.supervisor.worker_process import Stage, WorkerProcess
 from penstock.system.processes import is_halted
 from penstock.telemetry.scoreboard import (
@@ -33,12 +34,8 @@ if TYPE_CHECKING:
 
 _DIGITS = 3  # of seconds: milliseconds
 
-HALTED = "halted"
 HALTED_BEAT_SECONDS = 2.0
 """A worker without a heartbeat for this long may be halted: the system says whether it is."""
-
-STATES = ("booting", "serving", "draining", "stuck", HALTED)
-"""The states of workers in answers."""
 
 
 _TOTALS = ("requests", "accepted", "reloads", "reloads_failed")
@@ -158,7 +155,7 @@ class Overview:
         slots = [worker.slot for worker in self._workers]
         states = [state_of(worker) for worker in self._workers]
         counters = self._counters
-        return {name: states.count(name) for name in STATES} | {
+        return {name: states.count(name) for name in WORKER_STATES} | {
             "connections": sum(slot.words[CONNECTIONS] for slot in slots),
             "in_progress": sum(1 for slot in slots for _ in slot.requests()),
             "io_bound": sum(_io_bound(slot.words) for slot in slots),
