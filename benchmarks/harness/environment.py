@@ -90,6 +90,17 @@ def cores() -> tuple[int, int]:
     return usable[0], usable[-1]
 
 
+@contextmanager
+def on_core(core: int) -> Iterator[None]:
+    """Let the calling thread, and the threads that it starts meanwhile, run on one core only."""
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {core})
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)
+
+
 def server_variables() -> dict[str, str]:
     """Return the environment variables that a server is started with."""
     inherited = {
