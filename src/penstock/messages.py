@@ -1087,6 +1087,15 @@ CONTROL_OUT_OF_FILES: Final = Message(
     "Raise the limit on open files (ulimit -n).",
 )
 
+STATSD_NOT_FOUND: Final = Message(
+    "PEN-8050",
+    WARNING,
+    "nothing is sent to the statsd server %(address)s for now: %(error)s (setting: statsd)",
+    "The host is not known, or the socket does not exist. The supervisor tries again once a minute,"
+    " and logs another reason only.",
+    "Correct the setting statsd, or start the server. Requests are served as before.",
+)
+
 CONTROL_DEFECT: Final = Message(
     "PEN-8900",
     ERROR,

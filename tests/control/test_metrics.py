@@ -18,6 +18,8 @@ from penstock.control import metrics
 from penstock.control.commands import Figures
 from penstock.control.metrics import METRICS, accepts_openmetrics, render
 from penstock.control.metrics_page import metrics_page
+from penstock.telemetry.histograms import BOUNDS, series_number
+from penstock.telemetry.refusals import RULES
 from support.control_loop import ControlLoop, FakeSupervisor, connect
 from support.wire import Client
 
@@ -49,13 +51,44 @@ def test_both_forms_have_the_same_samples_and_the_official_parsers_read_them(
     new = samples(openmetrics(render(figures, openmetrics=True).decode()))
     assert old == new
     names = {name for name, _ in new}
-    assert names == {metric.sample_name for metric in METRICS}
+    times = {metric.name for metric in METRICS if metric.kind == "histogram"}
+    of_times = {f"{name}_{end}" for name in times for end in ("bucket", "sum", "count")}
+    assert names == {metric.sample_name for metric in METRICS} - times | of_times
     assert new["penstock_requests_total", ()] == 2468
     assert new["penstock_workers_cpu_seconds_total", ()] == 12.25
     assert new["penstock_workers_crashed_total", (("reason", "exit status 1"),)] == 1
     assert new["penstock_listen_queue", (("address", "http://[::]:80"),)] == 3
     assert new["penstock_threads", ()] == 12
     assert new["penstock_capacity_ratio", ()] == 0.25
+
+
+def test_a_histogram_has_the_buckets_up_to_each_bound_their_sum_and_their_number(
+    figures: Figures,
+) -> None:
+    words = [1, 2, 3, *[0] * 11, 4, 2_500_000_000]
+    figures["series"] = {series_number("PUT", "404 Not Found", "HTTP/1.1"): words + [0] * 48}
+    for form, parser in ((False, prometheus), (True, openmetrics)):
+        found = samples(parser(render(figures, openmetrics=form).decode()))
+        labels = (("method", "PUT"), ("protocol", "HTTP/1.1"), ("status", "4xx"))
+        name = "penstock_request_duration_seconds"
+        assert found[f"{name}_count", labels] == 10
+        assert found[f"{name}_sum", labels] == 2.5
+        buckets = {
+            float(dict(of)["le"]): value
+            for (sample, of), value in found.items()
+            if sample == f"{name}_bucket"
+        }
+        assert list(buckets) == [*BOUNDS, math.inf]
+        assert list(buckets.values()) == [1, 3, *[6] * 12, 10]
+        # Nothing was counted of the other times.
+        assert not any("first_byte" in sample for sample, _ in found)
+
+
+def test_refusals_are_shown_by_the_rules_that_have_refused_something(figures: Figures) -> None:
+    figures["refused"] = [0] * (len(RULES) - 1) + [7]
+    found = samples(prometheus(render(figures, openmetrics=False).decode()))
+    refused = {of: value for (name, of), value in found.items() if "requests_refused" in name}
+    assert refused == {(("rule", "other"),): 7}
 
 
 def test_a_slot_that_two_generations_have_shows_the_newer_one(figures: Figures) -> None:
@@ -127,7 +160,7 @@ def test_the_form_is_the_one_that_is_asked_for_most(accept: str, expected: bool)
 def test_names_and_help_are_as_the_guides_want_them() -> None:
     for metric in METRICS:
         assert re.fullmatch("penstock(_[a-z]+)*", metric.name)
-        assert metric.kind in ("counter", "gauge", "info")
+        assert metric.kind in ("counter", "gauge", "histogram", "info")
         assert re.fullmatch(r'[^"\\]*[.]', metric.help)
         assert not metric.name.endswith(("_total", "_info", "_count", "_sum", "_bucket"))
     assert len({metric.name for metric in METRICS}) == len(METRICS)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
+from contextlib import ExitStack
 from itertools import pairwise
 from pathlib import Path
 
@@ -12,6 +14,7 @@ from prometheus_client.parser import text_string_to_metric_families as parsed
 from support.invariant import eventually
 from support.lifecycle import Supervised, write_app
 from support.load import Load
+from support.wire import DEADLINE
 
 Counters = dict[tuple[str, tuple[tuple[str, str], ...]], float]
 
@@ -84,4 +87,69 @@ def test_no_counter_falls_over_an_upgrade(tmp_path: Path, transport: str) -> Non
         assert last["penstock_requests_total", ()] >= answered
         assert last["penstock_workers_crashed_total", (("reason", "SIGKILL"),)] == 1
         assert last["penstock_upgrades_total", ()] == 1
+        assert server.stop() == 0
+
+
+def test_times_of_requests_are_counted_over_recycling_and_an_upgrade(
+    tmp_path: Path, transport: str
+) -> None:
+    control = str(tmp_path / "control")
+    arguments = ("-w", "1", "--transport", transport, "--control", control)
+    with Supervised(tmp_path, *arguments, "--pid", "pid") as server:
+
+        def counted() -> dict[str, float]:
+            printed = server.control("--control", control, "metrics").stdout
+            return {
+                sample.name: sample.value
+                for family in parsed(printed)
+                if family.type == "histogram"
+                for sample in family.samples
+                if sample.name.endswith("_count") and sample.labels.get("status") == "2xx"
+            }
+
+        for _ in range(5):
+            assert server.ask("/left").status == 200
+        assert eventually(lambda: set(counted().values()) == {5})
+        [worker] = server.workers()
+        server.control("--control", control, "recycle", str(worker))
+        assert server.ask("/left").status == 200
+        assert eventually(lambda: set(counted().values()) == {6})
+        server.control("--control", control, "upgrade")
+        assert eventually(lambda: not (tmp_path / "pid.2").exists())
+        server.supervisor = int((tmp_path / "pid").read_text())
+        assert server.ask("/left").status == 200
+        assert eventually(lambda: set(counted().values()) == {7})
+        assert server.stop() == 0
+
+
+def test_statsd_gets_the_requests_of_all_workers_and_a_reload_changes_where(
+    tmp_path: Path, transport: str
+) -> None:
+    def line_of(sock: socket.socket, name: str) -> str:
+        """Return the first line with a name that comes."""
+        while True:
+            for line in sock.recv(65536).decode().split("\n"):
+                if f".{name}:" in line:
+                    return line
+
+    with ExitStack() as stack:
+        one, other = (
+            stack.enter_context(socket.socket(socket.AF_INET, socket.SOCK_DGRAM)) for _ in range(2)
+        )
+        for sock in (one, other):
+            sock.bind(("127.0.0.1", 0))
+            sock.settimeout(DEADLINE)
+        place = tmp_path / "penstock.toml"
+        place.write_text(f"statsd = 'localhost:{one.getsockname()[1]}'\n")
+        server = stack.enter_context(Supervised(tmp_path, "-w", "2", "--transport", transport))
+        assert line_of(one, "workers") == "gunicorn.workers:2|g"
+        assert server.ask("/left").status == 200
+        assert line_of(one, "requests") == "gunicorn.requests:1|c"
+        place.write_text(f"statsd = '127.0.0.1:{other.getsockname()[1]}'\nstatsd_prefix = 'shop'\n")
+        old = server.workers()
+        server.signal(signal.SIGHUP)
+        server.wait_for_workers(2, old)
+        assert line_of(other, "workers") == "shop.gunicorn.workers:2|g"
+        assert server.ask("/left").status == 200
+        assert line_of(other, "status.200") == "shop.gunicorn.request.status.200:1|c"
         assert server.stop() == 0

@@ -23,6 +23,7 @@ from penstock.control.commands import (
     Reply,
     RequestRow,
     ShowFigures,
+    ShowHistory,
     ShowRequests,
     ShowStacks,
     ShowStatus,
@@ -34,7 +35,10 @@ from penstock.control.commands import (
 from penstock.control.connection import Service
 from penstock.control.server import Wanted, open_service
 from penstock.control.socket_file import Passed, adopt
-from penstock.telemetry.scoreboard import COUNTED
+from penstock.telemetry.histograms import series_number
+from penstock.telemetry.refusals import RULES
+from penstock.telemetry.scoreboard import COUNTED, SERIES_WORDS
+from support.past import answer, rows
 from support.wire import DEADLINE, Client
 
 COUNTS = ("connections", "in_progress", "io_bound", "websockets", "waiting", "accepted", "requests",
@@ -94,6 +98,7 @@ def worker_figures(slot: int, generation: int, **changes: Any) -> WorkerFigures:
         "requests": 1234,
         "busy": 1,
         "threads": 4,
+        "free_threads": 2,
         "memory": 88_400_000,
         "beat": 0.125,
     }
@@ -133,6 +138,8 @@ class FakeSupervisor:
             "transport": "native",
             "threads": 4,
             "workers": 2,
+            "cpus": 4.0,
+            "top_client": None,
             "certificates": [],
             "counts": {"requests": 2468, "crashed": 3},
             "crashes": {"SIGSEGV": 2, "exit status 1": 1},
@@ -157,6 +164,15 @@ class FakeSupervisor:
                 worker_figures(1, 1, memory=None),
                 worker_figures(0, 2),
             ],
+            "series": {
+                series_number("GET", "2", "HTTP/1.1"): list(range(SERIES_WORDS)),
+                series_number("POST", "5", "HTTP/1.0"): [1] * SERIES_WORDS,
+            },
+            "statuses": {200: 5, 404: 1},
+            "lock_waits": [5] * 15 + [2_500_000_000],
+            "refused": list(range(len(RULES))),
+            "recycled": {"max_requests": 3},
+            "connections": {"idle": 5, "reading": 1},
             "spooled": 4096,
             "cpu_seconds": 12.25,
             "listen_queues": {"http://[::]:80": 3},
@@ -177,6 +193,8 @@ class FakeSupervisor:
             reply({"requests": self.in_progress})
         elif isinstance(asked, ShowFigures):
             reply(self.figures())
+        elif isinstance(asked, ShowHistory):
+            reply(answer(rows(10)))
         elif isinstance(asked, ShowStacks):
             self.stacks.put((asked.worker, reply))
         else:

@@ -16,8 +16,8 @@ from penstock.telemetry.scoreboard import (
     LENGTHS,
     NUMBER,
     RECORD_BYTES,
+    RECORDS_AT,
     SINCE,
-    SLOT_WORDS,
     STATE,
     TEXTS,
     THREAD,
@@ -162,7 +162,7 @@ def test_the_layout_is_what_is_written_down() -> None:
     record = slot.records[1]
     record.words[THREAD] = 5
     record.begin(9, 11, 13, "GET", b"client", "id", "/target")
-    begin_of_record = SLOT_WORDS * WORD + RECORD_BYTES
+    begin_of_record = RECORDS_AT + RECORD_BYTES
     data = bytes(slot.bytes[begin_of_record : begin_of_record + RECORD_BYTES])
 
     def word(index: int) -> int:

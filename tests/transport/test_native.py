@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from penstock.telemetry import scoreboard
+from penstock.telemetry import histograms, scoreboard
+from penstock.telemetry.scoreboard import SERIES
 from penstock.wsgi.gateway import Gateway
 from support.gil_keeper import KEPT_SECONDS
 from support.server_process import ROOT, ServerProcess
@@ -128,6 +129,22 @@ def test_the_scoreboard_has_the_layout_that_native_code_writes() -> None:
     assert layout == {name: getattr(scoreboard, name) for name in layout}
     words = {"STATE", "CONNECTIONS", "ACCEPTING", "POLLED", "STARTED", "WAITING", "ACCEPTED"}
     assert words <= set(layout)
+
+
+def test_histograms_have_the_bounds_and_the_series_that_native_code_counts_in() -> None:
+    native = _native.NativeTransport
+    assert native.histogram_bounds() == [round(bound * 1e9) for bound in histograms.BOUNDS]
+    numbers = set()
+    for method in (*histograms.METHODS[:-1], "BREW"):
+        for status in ("000", "100", "200", "304", "404", "599", "999"):
+            for protocol in ("HTTP/1.1", "HTTP/1.0", "HTTP/3"):
+                line = f"{method} / {protocol}".encode()
+                number = histograms.series_number(method, status, protocol)
+                assert native.histogram_series(method.encode(), int(status), line) == number
+                numbers.add(number)
+    assert numbers == set(range(SERIES))
+    labels = {histograms.series_labels(number) for number in numbers}
+    assert len(labels) == SERIES
 
 
 @pytest.mark.parametrize("threads", [1, 2])

@@ -1,6 +1,7 @@
 //! From a request that is ready to its exchange.
 
 use crate::call_deadline::CallDeadline;
+use crate::client_wait::ClientWait;
 use crate::companion::Companion;
 use crate::core::Core;
 use crate::environ::{Template, http_key, keys};
@@ -12,6 +13,7 @@ use crate::thread_slots::{ThreadSlot, ThreadSlots};
 use penstock_protocol::{Framing, Head, HeadCopy};
 use penstock_reactor::connection::{Connection, name_of};
 use penstock_reactor::forwarded::Forwarded;
+use penstock_reactor::histograms::MethodNumber;
 use penstock_reactor::next_request;
 use penstock_reactor::own_answers::WHOLE_SERVER;
 use penstock_reactor::request::{Body, Waiting};
@@ -253,12 +255,14 @@ impl Delivery {
             core: Arc::clone(&self.core),
             request,
             is_head: head.method.of(bytes) == b"HEAD",
+            method: MethodNumber::of(head.method.of(bytes)),
             version: head.version,
             keep_alive: head.keep_alive,
             path: PathHash::of(head.path(bytes)),
             handed_out_at: since,
             queue_time,
             first_byte_at: 0,
+            client_wait: ClientWait::default(),
             status: None,
             headers: None,
             content_length: None,

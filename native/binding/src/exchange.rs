@@ -4,7 +4,9 @@
 //! `response_head` and `sending` make and send a response, `ending` ends one without.
 
 use crate::call_deadline::CallDeadline;
+use crate::client_wait::ClientWait;
 use crate::core::Core;
+use crate::ffi::latin1_bytes;
 use crate::held::Held;
 use crate::record::Record;
 use penstock_protocol::{Framing, HeadCopy, Version};
@@ -12,6 +14,7 @@ use penstock_reactor::connection::Connection;
 use penstock_reactor::disconnect::find_gone;
 use penstock_reactor::exchange_trace::Transcript;
 use penstock_reactor::forwarded::Forwarded;
+use penstock_reactor::histograms::{self, Measured, MethodNumber};
 use penstock_reactor::log_queue::{Ended, Times};
 use penstock_reactor::next_request;
 use penstock_reactor::output::FILE_TRUNCATED;
@@ -54,14 +57,18 @@ pub struct Exchange {
     pub core: Arc<Core>,
     pub request: Option<Box<HeadCopy>>, // for the observers
     pub is_head: bool,
+    pub method: MethodNumber,
     pub version: Version,
     pub keep_alive: bool,
     pub path: PathHash,
     pub handed_out_at: Nanos,
     /// For how long the request had waited for a thread.
     pub queue_time: Nanos,
-    /// When the head was sent, where a record of the request will tell it; else 0.
+    /// When the head was sent; 0 also where it was sent with the end, unless a record of the request
+    /// tells it.
     pub first_byte_at: Nanos,
+    /// For how long the application has waited for its client.
+    pub client_wait: ClientWait,
     pub status: Option<Py<PyString>>,
     pub headers: Option<Py<PyList>>,
     pub content_length: Option<u64>,
@@ -147,10 +154,12 @@ impl Exchange {
     }
 
     pub fn stop_clock(&self) -> u64 {
+        self.client_wait.begin();
         self.deadline.stop_clock(&self.shared().scoreboard)
     }
 
     pub fn go_on(&self, py: Python<'_>, call: u64) -> PyResult<()> {
+        self.client_wait.end();
         let environ = self.environ.bind(py);
         self.deadline
             .go_on(&self.shared().scoreboard, call, environ)
@@ -247,6 +256,12 @@ impl Exchange {
         // already that the client is gone.
         let later = state.output.busy() && reason.is_empty() && !state.output.is_corked();
         let mut record = None;
+        let measured = self.measured(py, state.exchange.began, now);
+        if later {
+            state.exchange.measured = Some(measured);
+        } else {
+            histograms::count_request(&core.shared.scoreboard, &measured, now);
+        }
         if self.request.is_some() || later {
             let times = Times {
                 taken: self.handed_out_at,
@@ -272,6 +287,26 @@ impl Exchange {
             core.shared.hurry();
         }
         record
+    }
+
+    /// What is counted of the request, whose thread is done with it at `now`.
+    fn measured(&self, py: Python<'_>, began: Nanos, now: Nanos) -> Measured {
+        let status = self.status.as_ref().map(|status| status.bind(py));
+        let sent = match self.first_byte_at {
+            0 => now,
+            at => at,
+        };
+        let code = status.and_then(|status| code_of(latin1_bytes(status).ok()?));
+        let called = now.saturating_sub(self.handed_out_at);
+        Measured {
+            method: self.method,
+            status: code.unwrap_or(self.shared().options.client_left),
+            protocol: self.version.into(),
+            began,
+            first_byte: status.map(|_| sent),
+            queue: Some(self.queue_time),
+            application: Some(called.saturating_sub(self.client_wait.time())),
+        }
     }
 
     fn record(
@@ -309,6 +344,16 @@ impl Exchange {
             transcript,
         })
     }
+}
+
+/// The status code that a status begins with.
+fn code_of(status: &[u8]) -> Option<u16> {
+    let digits = status.get(..3)?.iter();
+    digits.copied().try_fold(0, |code, digit| {
+        digit
+            .is_ascii_digit()
+            .then(|| code * 10 + u16::from(digit - b'0'))
+    })
 }
 
 impl Drop for Exchange {

@@ -7,6 +7,7 @@
 mod access_line;
 mod budgets;
 mod call_deadline;
+mod client_wait;
 mod companion;
 mod core;
 mod delivery;

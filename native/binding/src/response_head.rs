@@ -4,7 +4,6 @@ use crate::exchange::Exchange;
 use crate::ffi::latin1_bytes;
 use penstock_protocol::{Framing, Version, response};
 use penstock_reactor::states::{Fate, ResponseState};
-use penstock_reactor::sys;
 use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
 use pyo3::types::{PyString, PyTuple};
@@ -55,9 +54,6 @@ pub fn write_head(this: &mut Exchange, py: Python<'_>, out: &mut Vec<u8>) -> PyR
     }
     out.extend_from_slice(b"\r\n");
     this.response.move_to(ResponseState::Sending);
-    if this.shared().options.recorded {
-        this.first_byte_at = sys::monotonic();
-    }
     Ok(())
 }
 

@@ -23,6 +23,7 @@ pub fn send(slf: &Bound<'_, Exchange>, data: &Bound<'_, PyBytes>) -> PyResult<()
             this.check_may_send()?;
             if this.response.is_waiting() {
                 response_head::write_head(&mut this, slf.py(), out)?;
+                this.first_byte_at = sys::monotonic();
             }
             if this.framing == Framing::None {
                 return if out.is_empty() {
@@ -113,6 +114,9 @@ fn finish_whole(
         this.content_length = Some(bytes.len() as u64);
     }
     response_head::write_head(&mut this, py, out)?;
+    if this.shared().options.recorded {
+        this.first_byte_at = sys::monotonic(); // else it is when all was sent
+    }
     match data {
         Some(data) if !bytes.is_empty() && this.framing != Framing::None => {
             if bytes.len() > this.shared().options.join_bytes {
@@ -241,6 +245,7 @@ fn begin_region(
 ) -> PyResult<()> {
     if this.response.is_waiting() {
         response_head::write_head(this, py, out)?;
+        this.first_byte_at = sys::monotonic();
     }
     if this.framing == Framing::Chunked {
         response::encode_chunk_size(out, usize::try_from(count).unwrap_or(usize::MAX));

@@ -17,11 +17,12 @@ use penstock_reactor::accepting::Acceptor;
 use penstock_reactor::connection::NEVER;
 use penstock_reactor::decisions;
 use penstock_reactor::event_loop::{EventLoop, Step};
+use penstock_reactor::histograms::{self, MethodNumber, Protocol, Series};
 use penstock_reactor::leader::ReadBuffers;
 use penstock_reactor::leader_followers::{LeaderFollowers, Turn};
 use penstock_reactor::scoreboard;
 use penstock_reactor::shared::Shared;
-use penstock_reactor::sys::{self, SECOND};
+use penstock_reactor::sys::{self, Nanos, SECOND};
 use penstock_reactor::thread_count::Leave;
 use penstock_reactor::unserved;
 use pyo3::exceptions::PyValueError;
@@ -418,6 +419,25 @@ impl NativeTransport {
     fn watch(&self, py: Python<'_>) {
         let core = &self.core;
         py.detach(|| self.threads.watch(&core.shared));
+    }
+
+    /// Write to the slot what is not kept up to date there all the time.
+    fn publish(&self, py: Python<'_>) {
+        let core = &self.core;
+        py.detach(|| core.shared.publish_connections());
+    }
+
+    /// The bounds of the histograms' buckets in nanoseconds, for a test to compare.
+    #[staticmethod]
+    fn histogram_bounds() -> [Nanos; 14] {
+        histograms::BOUNDS
+    }
+
+    /// The number of a series of the histograms, for a test to compare. `line` is a request line.
+    #[staticmethod]
+    fn histogram_series(method: &[u8], status: u16, line: &[u8]) -> usize {
+        let protocol = Protocol::of_line(line);
+        Series::new(MethodNumber::of(method), status, protocol).number()
     }
 
     /// The numbers of the scoreboard's layout by their names, for a test to compare.

@@ -270,7 +270,7 @@ impl Accepting {
                         shared.scoreboard.count(reason);
                         continue; // it closes
                     }
-                    let stream = Box::new(PlainStream::new(socket, peer));
+                    let stream = Box::new(PlainStream::new(socket, peer, &shared.scoreboard));
                     match acceptor.tls {
                         false => shared.add(stream, index, now),
                         true => handshaking::begin(shared, stream, index, now),

@@ -56,7 +56,7 @@ pub fn cut_off(
             format!("response cut off: {}", sys::error_text(error)),
         ),
     };
-    state.log_finished(&shared.log_queue, Some(reason));
+    state.log_finished(&shared.scoreboard, &shared.log_queue, Some(reason));
     reset(connection, shared, state);
 }
 
@@ -79,12 +79,16 @@ pub fn give_up(
 /// Close a connection whose response is finished, at the end of all.
 pub fn close_answered(connection: &Connection, shared: &Shared, state: &mut ConnectionState) {
     if state.exchange.fate == Fate::Reset || state.output.size > 0 {
-        state.log_finished(&shared.log_queue, Some(server_stopped()));
+        state.log_finished(
+            &shared.scoreboard,
+            &shared.log_queue,
+            Some(server_stopped()),
+        );
         reset(connection, shared, state);
     } else if let Err(error) = state.output.check() {
         cut_off(connection, shared, state, &error);
     } else {
-        state.log_finished(&shared.log_queue, None);
+        state.log_finished(&shared.scoreboard, &shared.log_queue, None);
         close(connection, shared, state);
     }
 }
@@ -95,7 +99,11 @@ pub fn tear_down(connection: &Arc<Connection>, shared: &Shared) {
     match state.phase {
         Phase::HandedOut | Phase::Answered => connection.stream.cut_off(),
         Phase::Flushing | Phase::Refusing => {
-            state.log_finished(&shared.log_queue, Some(server_stopped()));
+            state.log_finished(
+                &shared.scoreboard,
+                &shared.log_queue,
+                Some(server_stopped()),
+            );
             reset(connection, shared, &mut state);
         }
         _ => close(connection, shared, &mut state),

@@ -33,6 +33,7 @@ use crate::log_queue::{Ended, LogQueue};
 use crate::options::Options;
 use crate::output::{Output, UnsentCount};
 use crate::poller::Token;
+use crate::scoreboard::Scoreboard;
 use crate::states::{Input, Phase};
 use crate::stream::Stream;
 use crate::sync::lock;
@@ -150,8 +151,14 @@ impl ConnectionState {
     }
 
     /// Report the response that has been flushed, or how and why it was cut off.
-    pub fn log_finished(&mut self, log_queue: &LogQueue, cut_off: Option<(Ended, String)>) {
-        self.exchange.log_finished(&self.output, log_queue, cut_off);
+    pub fn log_finished(
+        &mut self,
+        scoreboard: &Scoreboard,
+        log_queue: &LogQueue,
+        cut_off: Option<(Ended, String)>,
+    ) {
+        self.exchange
+            .log_finished(&self.output, scoreboard, log_queue, cut_off);
     }
 }
 

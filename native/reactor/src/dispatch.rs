@@ -143,7 +143,7 @@ pub fn resume(
         responding::await_output(connection, shared, state, leader.now);
         responding::flush(connection, shared, leader, state);
     } else {
-        state.log_finished(&shared.log_queue, None); // what was unsent has left since
+        state.log_finished(&shared.scoreboard, &shared.log_queue, None); // what was unsent has left since
         next_request::after_response(connection, shared, leader, state);
     }
     None

@@ -4,8 +4,10 @@
 //! begins anew with each request.
 
 use crate::forwarded::{Forwarded, Scheme};
+use crate::histograms::{self, Measured};
 use crate::log_queue::{End, Ended, Entry, LogQueue, Times};
 use crate::output::Output;
+use crate::scoreboard::Scoreboard;
 use crate::spool::Spool;
 use crate::states::Fate;
 use crate::sys::{self, Nanos, Peer};
@@ -40,6 +42,8 @@ pub struct ExchangeState {
     /// The record of a response that has ended, and is still being flushed: it is logged when it
     /// is known how that went.
     pub record: Option<Box<dyn Any + Send>>,
+    /// What is counted of it then.
+    pub measured: Option<Measured>,
 }
 
 /// The id of a request: a trusted proxy's, or else the one that is `made`.
@@ -86,13 +90,21 @@ impl ExchangeState {
     pub fn log_finished(
         &mut self,
         output: &Output,
+        scoreboard: &Scoreboard,
         log_queue: &LogQueue,
         cut_off: Option<(Ended, String)>,
     ) {
+        if self.record.is_none() && self.measured.is_none() {
+            return;
+        }
+        let finished = sys::monotonic();
+        if let Some(measured) = self.measured.take() {
+            histograms::count_request(scoreboard, &measured, finished);
+        }
         if let Some(record) = self.record.take() {
             let end = End {
                 unsent: output.unsent(),
-                finished: sys::monotonic(),
+                finished,
                 cut_off,
             };
             log_queue.write(Entry::Finished(record, Box::new(end)));

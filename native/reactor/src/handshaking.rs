@@ -9,7 +9,7 @@ use crate::reading;
 use crate::refusal::Refusal;
 use crate::refusing;
 use crate::request::Ready;
-use crate::scoreboard::HANDSHAKES_FAILED;
+use crate::scoreboard::{HANDSHAKES, HANDSHAKES_FAILED, RESUMPTIONS};
 use crate::shared::Shared;
 use crate::states::{Input, Phase};
 use crate::stream::{Handshake, Stream};
@@ -59,6 +59,10 @@ pub fn advance(
             None
         }
         Ok(Handshake::Complete) => {
+            shared.scoreboard.count(HANDSHAKES);
+            if connection.stream.has_resumed() {
+                shared.scoreboard.count(RESUMPTIONS);
+            }
             connection.set_phase(state, Phase::Reading);
             connection.set_heavy(false);
             shared.note_head(state, false);

@@ -36,6 +36,7 @@ pub mod file_count;
 pub mod file_sending;
 pub mod forwarded;
 pub mod handshaking;
+pub mod histograms;
 pub mod inbox;
 pub mod leader;
 pub mod leader_followers;

@@ -12,7 +12,7 @@ use crate::disconnect;
 use crate::fair_queue::FairQueue;
 use crate::options::Options;
 use crate::request::Waiting;
-use crate::scoreboard::{QUEUE_FULL, QUEUE_FULL_SINCE, Scoreboard, WAITING};
+use crate::scoreboard::{QUEUE_FULL, QUEUE_FULL_SINCE, QUEUED, Scoreboard, WAITING};
 use crate::sync::lock;
 use crate::sys::{self, Nanos};
 use std::collections::BTreeSet;
@@ -103,6 +103,9 @@ impl WaitingQueue {
         }
         if waits.requests.is_empty() {
             self.note_move(waits, budgets, scoreboard, now);
+        }
+        if !taken_at_once {
+            scoreboard.count(QUEUED);
         }
         waits.arrivals.insert(arrival(&waiting));
         waits.requests.add(client, waiting);

@@ -1,6 +1,7 @@
 //! Answering with an error a request that the application does not get.
 
 use crate::connection::{Connection, ConnectionState};
+use crate::histograms::{self, Measured, MethodNumber, Protocol};
 use crate::leader::LeaderState;
 use crate::log_queue::{Entry, RefusalNote, Times};
 use crate::output::Piece;
@@ -109,6 +110,8 @@ pub fn note(
         shared.scoreboard.count(SPOOL_FULL);
     }
     state.exchange.spool = None;
+    let measured = measured(shared, state, &refusal, now, queued);
+    histograms::count_request(&shared.scoreboard, &measured, now);
     // One that is refused in its head has not been counted.
     let number = state.requests + u64::from(state.exchange.request.is_none());
     shared.log_queue.write(Entry::Refused(Box::new(RefusalNote {
@@ -125,4 +128,32 @@ pub fn note(
         },
         transcript: state.trace.as_mut().map(|trace| trace.take(number)),
     })));
+}
+
+/// What is counted of a request that the server answers itself, or whose client left.
+fn measured(
+    shared: &Shared,
+    state: &ConnectionState,
+    refusal: &Refusal,
+    now: Nanos,
+    queued: Nanos,
+) -> Measured {
+    let (method, protocol) = match state.exchange.request.as_deref() {
+        Some(copy) => (copy.head.method.of(&copy.bytes), copy.head.version.into()),
+        None => {
+            let line = &refusal.request_line[..];
+            let method = line.split(|byte| *byte == b' ').next();
+            (method.unwrap_or_default(), Protocol::of_line(line))
+        }
+    };
+    let answered = refusal.status != shared.options.client_left;
+    Measured {
+        method: MethodNumber::of(method),
+        status: refusal.status,
+        protocol,
+        began: state.exchange.began,
+        first_byte: answered.then_some(now),
+        queue: (queued > 0).then_some(queued),
+        application: None,
+    }
 }

@@ -408,7 +408,7 @@ pub fn flush(
     }
     connection.set_heavy(false);
     shared.hold_input(state, 0);
-    state.log_finished(&shared.log_queue, None);
+    state.log_finished(&shared.scoreboard, &shared.log_queue, None);
     if state.phase == Phase::Refusing {
         closing::linger(connection, shared, leader, state);
     } else {

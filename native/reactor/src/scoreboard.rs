@@ -20,7 +20,10 @@ macro_rules! layout {
 
 layout! {
     WORD = 8,
-    SLOT_WORDS = 64,
+    SLOT_WORDS = 192,
+    SERIES = 120,
+    SERIES_WORDS = 64,
+    STATUSES = 512,
     RECORD_BYTES = 512,
     // of a slot
     STATE = 0,
@@ -57,6 +60,21 @@ layout! {
     WEBSOCKETS = 32,
     WEBSOCKETS_REFUSED = 33,
     QUEUE_FULL_SINCE = 34,
+    QUEUED = 35,
+    BYTES_RECEIVED = 36,
+    BYTES_SENT = 37,
+    HANDSHAKES = 38,
+    RESUMPTIONS = 39,
+    HANDSHAKING = 42,
+    IDLE = 43,
+    READING = 44,
+    IN_APPLICATION = 45,
+    SENDING = 46,
+    CLOSING = 47,
+    SERIES_USED = 48,
+    TOP_CLIENT = 128,
+    TOP_CLIENT_ADDRESS = 129,
+    ADDRESS_WORDS = 6,
     // of a record
     NUMBER = 0,
     SINCE = 1,
@@ -72,6 +90,9 @@ layout! {
     // a value of STATE
     SERVING = 2,
 }
+
+/// Where the records begin in a slot, in bytes.
+pub const RECORDS_AT: usize = (SLOT_WORDS + SERIES * SERIES_WORDS + STATUSES) * WORD;
 
 /// Where method, client, id and target stand in a record, and how long they may be.
 pub const TEXTS: [(usize, usize); 4] = [(64, 24), (88, 56), (144, 64), (208, 304)];
@@ -147,7 +168,7 @@ impl Scoreboard {
         let least = this
             .records
             .checked_mul(RECORD_BYTES)
-            .and_then(|bytes| bytes.checked_add(SLOT_WORDS * WORD));
+            .and_then(|bytes| bytes.checked_add(RECORDS_AT));
         let all = this.slots.checked_mul(this.slot_bytes);
         let sound = least.is_some_and(|least| least <= this.slot_bytes)
             && all.is_some_and(|all| all <= this.memory.bytes)
@@ -185,6 +206,18 @@ impl Scoreboard {
     /// A word of the own slot.
     pub fn word(&self, word: usize) -> &AtomicU64 {
         self.word_of(self.index, word)
+    }
+
+    /// A word of the series of the own slot: see `histograms`.
+    pub fn series_word(&self, word: usize) -> &AtomicU64 {
+        let word = word.min(SERIES * SERIES_WORDS - 1);
+        self.at(self.index * self.slot_bytes / WORD + SLOT_WORDS + word)
+    }
+
+    /// How many requests had a status code, which counts from 100 here.
+    pub fn status_word(&self, above_100: usize) -> &AtomicU64 {
+        let word = SERIES * SERIES_WORDS + above_100.min(STATUSES - 1);
+        self.at(self.index * self.slot_bytes / WORD + SLOT_WORDS + word)
     }
 
     pub fn get(&self, word: usize) -> u64 {
@@ -266,11 +299,24 @@ impl Scoreboard {
             .fold(0, u64::saturating_add)
     }
 
+    /// Write which client has the most connections, and how many.
+    pub fn set_top_client(&self, address: &str, connections: u64) {
+        for (index, word) in (TOP_CLIENT_ADDRESS..).take(ADDRESS_WORDS).enumerate() {
+            let mut bytes = [0; WORD];
+            let part = address.as_bytes().chunks(WORD).nth(index);
+            for (place, byte) in bytes.iter_mut().zip(part.unwrap_or_default()) {
+                *place = *byte;
+            }
+            self.set(word, u64::from_ne_bytes(bytes));
+        }
+        self.set(TOP_CLIENT, connections);
+    }
+
     // -- the record of a thread -----------------------------------------------------------------
 
     /// The record of the thread with this index; None where there are no more.
     pub fn record(&self, index: usize) -> Option<Record> {
-        let begin = self.index * self.slot_bytes + SLOT_WORDS * WORD + index * RECORD_BYTES;
+        let begin = self.index * self.slot_bytes + RECORDS_AT + index * RECORD_BYTES;
         (index < self.records).then_some(Record { begin })
     }
 

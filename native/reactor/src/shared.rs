@@ -15,9 +15,13 @@ use crate::poller::{Poller, Token};
 use crate::queue::WaitingQueue;
 use crate::rate_limit::siphash;
 use crate::refusal::Refusal;
-use crate::scoreboard::{ACCEPTED, CLIENT_CONNECTIONS, CONNECTIONS, DENIED, Scoreboard};
+use crate::scoreboard::{
+    ACCEPTED, CLIENT_CONNECTIONS, CLOSING, CONNECTIONS, DENIED, HANDSHAKING, IDLE, IN_APPLICATION,
+    READING, SENDING, Scoreboard,
+};
 use crate::slow_path_estimate::SlowPathEstimate;
 use crate::spool::{HeldCount, Spooling};
+use crate::states::Phase;
 use crate::stream::{Secure, Stream};
 use crate::sync::{Alarm, Flag, lock};
 use crate::sys::{self, Nanos, Peer};
@@ -422,6 +426,39 @@ impl Shared {
             .flatten()
             .cloned()
             .collect()
+    }
+
+    /// Write to the slot how many connections do what, and whose they are.
+    pub fn publish_connections(&self) {
+        let words = [HANDSHAKING, IDLE, READING, IN_APPLICATION, SENDING, CLOSING];
+        let mut counts = [0; 6];
+        let mut clients = HashMap::new();
+        for connection in self.connections() {
+            if let Some((address, _)) = connection.peer() {
+                *clients.entry(address).or_insert(0) += 1;
+            }
+            let index = match connection.phase() {
+                Phase::AwaitingProxy | Phase::Handshaking => 0,
+                Phase::Reading if connection.lock().is_idle() => 1,
+                Phase::Reading | Phase::Storing | Phase::Discarding => 2,
+                Phase::HandedOut | Phase::Answered => 3,
+                Phase::Flushing | Phase::Refusing => 4,
+                Phase::Lingering => 5,
+                Phase::Closed => continue,
+            };
+            if let Some(count) = counts.get_mut(index) {
+                *count += 1;
+            }
+        }
+        for (word, count) in words.into_iter().zip(counts) {
+            self.scoreboard.set(word, count);
+        }
+        let top = clients.into_iter().max_by_key(|(_, count)| *count);
+        let (address, count) = match top {
+            Some((address, count)) => (address.to_string(), count),
+            None => (String::new(), 0),
+        };
+        self.scoreboard.set_top_client(&address, count);
     }
 
     /// The connections whose deadline has passed at `now`.

@@ -1,8 +1,10 @@
 //! One client's bytes, both ways. What is above knows of no socket: TLS is another [`Stream`].
 
+use crate::scoreboard::{BYTES_RECEIVED, BYTES_SENT, Scoreboard};
 use crate::sys::{self, Fd, Nanos, Peer, Readiness};
 use std::io::{self, IoSlice};
 use std::os::fd::RawFd;
+use std::sync::Arc;
 
 /// How far a handshake is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -54,6 +56,11 @@ pub trait Stream: Send + Sync {
     /// log.
     fn shake_hands(&self) -> io::Result<Handshake> {
         Ok(Handshake::Complete)
+    }
+
+    /// Whether the handshake that is complete has resumed a session.
+    fn has_resumed(&self) -> bool {
+        false
     }
 
     /// What was agreed on in the handshake; None for a stream without one.
@@ -148,17 +155,30 @@ pub trait Stream: Send + Sync {
 pub struct PlainStream {
     socket: Fd,
     peer: Peer,
+    /// Counts the bytes.
+    scoreboard: Arc<Scoreboard>,
 }
 
 impl PlainStream {
-    pub fn new(socket: Fd, peer: Peer) -> Self {
-        PlainStream { socket, peer }
+    pub fn new(socket: Fd, peer: Peer, scoreboard: &Arc<Scoreboard>) -> Self {
+        PlainStream {
+            socket,
+            peer,
+            scoreboard: Arc::clone(scoreboard),
+        }
+    }
+
+    fn count(&self, word: usize, moved: io::Result<usize>) -> io::Result<usize> {
+        if let Ok(bytes) = &moved {
+            self.scoreboard.add(word, *bytes as u64);
+        }
+        moved
     }
 }
 
 impl Stream for PlainStream {
     fn receive(&self, buffer: &mut [u8]) -> io::Result<usize> {
-        sys::receive(&self.socket, buffer)
+        self.count(BYTES_RECEIVED, sys::receive(&self.socket, buffer))
     }
 
     fn peek(&self) -> io::Result<usize> {
@@ -170,19 +190,19 @@ impl Stream for PlainStream {
     }
 
     fn receive_raw(&self, buffer: &mut [u8]) -> io::Result<usize> {
-        sys::receive(&self.socket, buffer)
+        self.receive(buffer)
     }
 
     fn send(&self, data: &[u8]) -> io::Result<usize> {
-        sys::send(&self.socket, data)
+        self.count(BYTES_SENT, sys::send(&self.socket, data))
     }
 
     fn send_vector(&self, pieces: &[IoSlice<'_>]) -> io::Result<usize> {
-        sys::send_vector(&self.socket, pieces)
+        self.count(BYTES_SENT, sys::send_vector(&self.socket, pieces))
     }
 
     fn send_file(&self, file: &Fd, offset: u64, size: usize) -> io::Result<usize> {
-        sys::send_file(&self.socket, file, offset, size)
+        self.count(BYTES_SENT, sys::send_file(&self.socket, file, offset, size))
     }
 
     fn wait(&self, what: Readiness, timeout: Nanos) -> io::Result<bool> {

@@ -44,7 +44,6 @@ _NO_HTTP2 = "this version speaks HTTP/1.1 only"
 _STRICT = "the parser is strict, and no setting makes it lenient"
 _LOGGING = "see {error_logfile}, {access_logfile}, {access_logformat} and {log_level}"
 _ONLY_WSGI = "this server serves WSGI over HTTP only"
-_NO_METRICS = "this version exports no metrics"
 _NO_DIRTY = "there are no such processes: use a task queue"
 _CHECKED = "penstock --check prints every setting and its source"
 _WORKER_CLASS = "there is one kind of worker, with threads: see {threads}"
@@ -175,10 +174,12 @@ _LOGS: Final = (
     _needless("syslog_facility", "--log-syslog-facility", _LOGGING, "user"),
     _needless("enable_stdio_inheritance", "-R --enable-stdio-inheritance",
               "standard output and error stay as they are", False, "switch"),
-    _not_here("statsd_host", "--statsd-host", _NO_METRICS),
-    _needless("dogstatsd_tags", "--dogstatsd-tags", _NO_METRICS, ""),
-    _needless("statsd_prefix", "--statsd-prefix", _NO_METRICS, ""),
-    _switch("enable_backlog_metric", "--enable-backlog-metric", _NO_METRICS),
+    _taken("statsd_host", "--statsd-host", "statsd",
+           differs="sent once a second; times are right within the width of a bucket"),
+    _taken("dogstatsd_tags", "--dogstatsd-tags", "statsd_tags", ""),
+    _taken("statsd_prefix", "--statsd-prefix", "statsd_prefix", ""),
+    _done("enable_backlog_metric", "--enable-backlog-metric", "it is sent with the others", False,
+          "switch"),
 )  # fmt: skip
 
 _PROTOCOL: Final = (

@@ -109,6 +109,11 @@ _EMAIL = text("an e-mail address, or nothing", "EMAIL", r"(?:[!-?A-~]{1,64}@[a-z
 _HTTPS_URL = text("a URL that begins with https://", "URL", r"https://[!-~]{1,2000}")
 _CONTROL = text("auto, off, a path or @NAME", "ADDRESS", r"[^\0\r\n]+")
 _ADMIN = text("host:port, [::1]:port or unix:PATH", "ADDRESS", r"(?!https?://)[^\s\0,]+")
+_STATSD = text(
+    "host:port or unix:PATH",
+    "ADDRESS",
+    r"unix:[^\0\r\n]+|(?:[^\s\0,:/]+|\[[0-9a-fA-F:.]+\]):\d{1,5}",
+)
 _STATIC = text(
     "/PREFIX=DIRECTORY such as /assets=public", "PREFIX=DIR", r"/[^=\0\r\n?#,]*=[^\0\r\n,]+"
 )
@@ -1089,6 +1094,31 @@ class Settings:
         command_only=True,
         help="Address on which the supervisor answers /healthz, /readyz and /metrics.",
         reason="The server opens no port that you did not ask for.",
+    )
+    statsd: str | None = option(
+        optional(_STATSD, "none"),
+        None,
+        section="Control and health",
+        extra_flags=("--statsd-host",),
+        needs_supervisor=True,
+        help="Address of a statsd server that gets the number, statuses and times of requests, "
+        "under gunicorn's names, once a second.",
+        reason="/metrics has more, and needs no other server.",
+    )
+    statsd_prefix: str = option(
+        text("a name without blanks", "NAME", r"[^\s:|@#]*"),
+        "",
+        section="Control and health",
+        help="What the names of metrics for statsd begin with, before gunicorn.",
+        reason="Dashboards know the names without one.",
+    )
+    statsd_tags: str = option(
+        text("tags with commas, such as env:prod,app:shop", "TAGS", r"[^\s|#]*"),
+        "",
+        section="Control and health",
+        extra_flags=("--dogstatsd-tags",),
+        help="Tags that each metric for statsd has, as Datadog's server reads them.",
+        reason="Other servers of statsd do not read them.",
     )
     control: str = option(
         _CONTROL,

@@ -48,7 +48,7 @@ def count_workers(
     if settings.workers != "auto":
         return WorkerCount(settings.workers, f"workers from {settings.source_of('workers')}")
     cgroups = cgroups or Cgroups()
-    cpus = cpus or _allowed_cpus()
+    cpus = cpus or allowed_cpus()
     quota, memory = cgroups.cpu_quota(), cgroups.available_memory()
     number = cpus
     reasons = [f"{cpus} {'CPU' if cpus == 1 else 'CPUs'} allowed"]
@@ -63,7 +63,7 @@ def count_workers(
     return WorkerCount(max(1, min(number, 1000)), ", ".join(reasons))
 
 
-def _allowed_cpus() -> int:
+def allowed_cpus() -> int:
     """Return how many processors this process may run on.
 
     The machine may have more: a container, ``taskset`` or a cpuset can restrict the process.

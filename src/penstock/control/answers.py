@@ -28,6 +28,7 @@ from penstock.control.commands import (
     Reload,
     Scale,
     ShowFigures,
+    ShowHistory,
     ShowRequests,
     ShowStacks,
     ShowStatus,
@@ -178,6 +179,9 @@ def parse_command(request: Request) -> tuple[Question | Command, bool]:
             return ShowRequests(), wait
         case "/metrics":
             return ShowFigures(), wait
+        case "/history":
+            since = _number(query, "since", 0, sys.maxsize) if "since" in query else 0
+            return ShowHistory(since), wait
         case "/stacks":
             return ShowStacks(_worker_of(query) if "worker" in query else None), wait
         case "/reload":
@@ -196,6 +200,7 @@ _QUESTIONS: dict[str, tuple[str, ...]] = {
     "/workers": (),
     "/requests": (),
     "/metrics": (),
+    "/history": ("since",),
     "/stacks": ("worker",),
 }
 """The paths of questions, each with the names that its query may have."""

@@ -6,7 +6,7 @@ tables are, field for field, the JSON that clients get: docs/control.md describe
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypedDict
 
@@ -60,6 +60,14 @@ class ShowFigures:
 
 
 @dataclass(frozen=True)
+class ShowHistory:
+    """Return the rows of the last hour: `penstock.supervisor.history.History.since`."""
+
+    since: int
+    """Seconds since the epoch; later rows are wanted."""
+
+
+@dataclass(frozen=True)
 class ShowStacks:
     """Collect Python stacks: ``{"stacks": {process id: text}}``; the answer takes seconds."""
 
@@ -99,7 +107,7 @@ class Stop:
     graceful: bool
 
 
-Question = ShowStatus | ShowWorkers | ShowRequests | ShowFigures | ShowStacks
+Question = ShowStatus | ShowWorkers | ShowRequests | ShowFigures | ShowHistory | ShowStacks
 Command = Reload | Upgrade | Scale | Recycle | Stop
 
 
@@ -133,6 +141,14 @@ class Happened(TypedDict):
     """On the wall clock, since the epoch."""
     message: str
     """One line."""
+
+
+class ClientRow(TypedDict):
+    """One client."""
+
+    address: str
+    connections: int
+    """Open, of those of each worker whose most they are."""
 
 
 class CertificateRow(TypedDict):
@@ -174,6 +190,10 @@ class Status(TypedDict):
     """Threads of each worker."""
     workers: int
     """How many workers are wanted."""
+    cpus: float
+    """Processors that the server may use, by its affinity and its container's quota."""
+    top_client: ClientRow | None
+    """The client that has the most connections, a second ago; None where there is none."""
     certificates: list[CertificateRow]
     """Those that are served over TLS, the default one first."""
     counts: dict[str, int]
@@ -255,6 +275,8 @@ class WorkerFigures(TypedDict):
     """Threads in the application, without those that have left the count."""
     threads: int
     """How many may be busy."""
+    free_threads: int
+    """How many have started, and have no call."""
     memory: int | None
     """Resident; None where the system does not report it."""
     beat: float | None
@@ -267,6 +289,18 @@ class Figures(TypedDict):
     status: Status
     workers: list[WorkerFigures]
     """Of all generations."""
+    series: Mapping[int, Sequence[int]]
+    """The histograms of requests: see `penstock.telemetry.histograms`."""
+    statuses: Mapping[int, int]
+    """Requests by status code."""
+    lock_waits: Sequence[int]
+    """The histogram of waits for the interpreter lock: its words."""
+    refused: Sequence[int]
+    """Requests that were refused, by `penstock.telemetry.refusals.RULES`."""
+    recycled: Mapping[str, int]
+    """Workers that were replaced in good order, by the reason."""
+    connections: Mapping[str, int]
+    """How many connections do what."""
     spooled: int
     """Bytes in temporary files of all workers."""
     cpu_seconds: float

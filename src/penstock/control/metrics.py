@@ -12,6 +12,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from penstock.control.commands import WORKER_STATES
+from penstock.telemetry.histograms import (
+    BOUNDS,
+    Histogram,
+    histogram,
+    histograms_of,
+    series_labels,
+)
+from penstock.telemetry.refusals import RULES
 
 if TYPE_CHECKING:
     from penstock.control.commands import Figures, WorkerFigures
@@ -20,9 +28,12 @@ PROMETHEUS: Final = "text/plain; version=0.0.4; charset=utf-8"
 OPENMETRICS: Final = "application/openmetrics-text; version=1.0.0; charset=utf-8"
 
 Labels = Mapping[str, str]
-Samples = Iterable[tuple[Labels, float]]
+Samples = Iterable[tuple[Labels, float | Histogram]]
 
 _NONE: Labels = {}
+
+_BOUNDS: Final = (*map(repr, BOUNDS), "+Inf")
+"""As both forms have them: OpenMetrics wants them as floating-point numbers."""
 
 _SHED = ("queue_full", "queue_timeout", "client_left", "client_rate", "spool_full")
 SHED: Final = {name: name for name in _SHED}
@@ -53,7 +64,7 @@ class Metric:
     name: str
     """Without ``_total`` and ``_info``, which depend on the kind."""
     kind: str
-    """``counter``, ``gauge`` or ``info``."""
+    """``counter``, ``gauge``, ``histogram`` or ``info``."""
     help: str
     """What it is, and what to do when it changes. One line without quotes and backslashes."""
     samples: Callable[[Figures], Samples]
@@ -76,10 +87,25 @@ def render(figures: Figures, *, openmetrics: bool) -> bytes:
         kind = "gauge" if metric.kind == "info" and not openmetrics else metric.kind
         lines.append(f"# HELP {name} {metric.help}")
         lines.append(f"# TYPE {name} {kind}")
-        lines += [f"{metric.sample_name}{_labels(of)} {_number(value)}" for of, value in samples]
+        for labels, value in samples:
+            if isinstance(value, Histogram):
+                lines += _histogram_lines(metric.name, labels, value)
+            else:
+                lines.append(f"{metric.sample_name}{_labels(labels)} {_number(value)}")
     if openmetrics:
         lines.append("# EOF")
     return "\n".join((*lines, "")).encode()
+
+
+def _histogram_lines(name: str, labels: Labels, value: Histogram) -> Iterable[str]:
+    inner = _pairs(labels)
+    lead = f'{name}_bucket{{{inner}{"," if inner else ""}le="'
+    total = 0
+    for bound, count in zip(_BOUNDS, value.counts, strict=True):
+        total += count
+        yield f'{lead}{bound}"}} {total}'
+    yield f"{name}_sum{_labels(labels)} {_number(value.seconds)}"
+    yield f"{name}_count{_labels(labels)} {total}"
 
 
 def accepts_openmetrics(accept: str) -> bool:
@@ -111,10 +137,11 @@ def _escaped(text: str) -> str:
 
 
 def _labels(labels: Labels) -> str:
-    if not labels:
-        return ""
-    pairs = (f'{name}="{_escaped(value)}"' for name, value in labels.items())
-    return "{" + ",".join(pairs) + "}"
+    return f"{{{_pairs(labels)}}}" if labels else ""
+
+
+def _pairs(labels: Labels) -> str:
+    return ",".join(f'{name}="{_escaped(value)}"' for name, value in labels.items())
 
 
 def _number(value: float) -> str:
@@ -166,6 +193,30 @@ def _capacity_ratio(figures: Figures) -> Samples:
     threads = sum(row["threads"] for row in rows)
     busy = sum(min(row["busy"], row["threads"]) for row in rows)
     return [(_NONE, busy / threads)] if threads else []
+
+
+def _request_times(name: str) -> Callable[[Figures], Samples]:
+    """Return a histogram of each series for one of `penstock.telemetry.histograms.TIMES`."""
+
+    def samples(figures: Figures) -> Samples:
+        for number, words in sorted(figures["series"].items()):
+            found = histograms_of(words)[name]
+            if any(found.counts):
+                yield series_labels(number)._asdict(), found
+
+    return samples
+
+
+def _threads_by_state(figures: Figures) -> Samples:
+    rows = _serving(figures)
+    # One of the free threads of a worker leads. Where there is none, a thread of its own does.
+    leading = sum(min(1, row["free_threads"]) for row in rows)
+    return [
+        ({"state": "application"}, sum(row["busy"] for row in rows)),
+        ({"state": "leading"}, leading),
+        ({"state": "waiting"}, sum(row["free_threads"] for row in rows) - leading),
+        ({"state": "io_bound"}, figures["status"]["counts"]["io_bound"]),
+    ]
 
 
 def _optional(name: str) -> Callable[[Figures], Samples]:
@@ -231,6 +282,41 @@ METRICS: Final = (
         _count("requests"),
     ),
     Metric(
+        "penstock_request_duration_seconds",
+        "histogram",
+        "Time from the first byte of a request to the last byte of its response, of all requests "
+        "but checks of health, with those that the server answers itself. What the slow ones wait "
+        "for is in the next three: the queue, the application, and else the client.",
+        _request_times("duration"),
+    ),
+    Metric(
+        "penstock_request_first_byte_seconds",
+        "histogram",
+        "Time from the first byte of a request to the first byte of its response.",
+        _request_times("first_byte"),
+    ),
+    Metric(
+        "penstock_request_queue_seconds",
+        "histogram",
+        "Time for which requests have waited for a thread. If it is no longer nearly 0, raise "
+        "threads, or workers where the processor or the interpreter lock is busy.",
+        _request_times("queue"),
+    ),
+    Metric(
+        "penstock_request_application_seconds",
+        "histogram",
+        "Time for which the application has had a request, without its waits for the client.",
+        _request_times("application"),
+    ),
+    Metric(
+        "penstock_interpreter_lock_wait_seconds",
+        "histogram",
+        "How long a thread of a worker with requests has waited for the interpreter lock, measured "
+        "once a second. Above 0.005 (one switch of threads), threads compute at the same time: use "
+        "fewer threads and more workers.",
+        lambda figures: [(_NONE, histogram(figures["lock_waits"]))],
+    ),
+    Metric(
         "penstock_requests_active",
         "gauge",
         "Requests that the application has now. If it stays at the number of threads, see "
@@ -243,6 +329,38 @@ METRICS: Final = (
         "Requests that wait for a thread. If it stays above 0, raise threads, or workers where "
         "the processor is not busy.",
         _count("waiting"),
+    ),
+    Metric(
+        "penstock_requests_delayed",
+        "counter",
+        "Requests that no thread could take at once. How long they waited is in "
+        "penstock_request_queue_seconds.",
+        _count("queued"),
+    ),
+    Metric(
+        "penstock_requests_refused",
+        "counter",
+        "Requests that the server has refused, by rule: a setting, or else a section of an RFC. "
+        "The log has examples of each with its client.",
+        lambda figures: [
+            ({"rule": rule}, count)
+            for rule, count in zip(RULES, figures["refused"], strict=True)
+            if count
+        ],
+    ),
+    Metric(
+        "penstock_calls_slow",
+        "counter",
+        "Calls of the application that have used half of their time (timeout) without progress. "
+        "The log has the stack of each.",
+        _count("deadlines_half"),
+    ),
+    Metric(
+        "penstock_calls_expired",
+        "counter",
+        "Calls of the application that the server has ended for their deadline, most with 504. If "
+        "it grows, see the stacks in the log, and raise timeout only for views that need it.",
+        _count("deadlines_passed"),
     ),
     Metric(
         "penstock_requests_shed",
@@ -275,6 +393,29 @@ METRICS: Final = (
         _count("connections"),
     ),
     Metric(
+        "penstock_connections_by_state",
+        "gauge",
+        "Open connections by what they do, a second ago at most: handshaking (TLS, or a proxy's "
+        "header), idle, reading a request, application (its request has a thread or waits for "
+        "one), sending the rest of a response, closing. Many that read are slow clients or an "
+        "attack.",
+        lambda figures: [
+            ({"state": state}, number) for state, number in figures["connections"].items()
+        ],
+    ),
+    Metric(
+        "penstock_received_bytes",
+        "counter",
+        "Bytes received from clients, with what TLS adds.",
+        _count("bytes_received"),
+    ),
+    Metric(
+        "penstock_sent_bytes",
+        "counter",
+        "Bytes sent to clients, with what TLS adds.",
+        _count("bytes_sent"),
+    ),
+    Metric(
         "penstock_connections_accepted",
         "counter",
         "Connections accepted. Where it grows as fast as the requests, clients do not keep "
@@ -289,6 +430,20 @@ METRICS: Final = (
         "(max_unsent), denied may not connect (allow, deny), client_connections had too many "
         "(max_connections_per_client).",
         _by("reason", CLOSED),
+    ),
+    Metric(
+        "penstock_tls_handshakes",
+        "counter",
+        "TLS handshakes that were completed. Each that resumes no session costs a signature: about "
+        "a millisecond.",
+        _count("handshakes"),
+    ),
+    Metric(
+        "penstock_tls_handshakes_resumed",
+        "counter",
+        "TLS handshakes that resumed a session. If few do, clients do not come back, or do not "
+        "reach the server that they had.",
+        _count("resumptions"),
     ),
     Metric(
         "penstock_tls_handshakes_failed",
@@ -352,6 +507,13 @@ METRICS: Final = (
         _count("websockets_refused"),
     ),
     Metric(
+        "penstock_threads_by_state",
+        "gauge",
+        "Threads that have started, of the workers that serve: in the application, leading (it has "
+        "the sockets), waiting, and io_bound.",
+        _threads_by_state,
+    ),
+    Metric(
         "penstock_capacity_ratio",
         "gauge",
         "The share of threads that are busy, from 0 to 1. For an autoscaler: aim at 0.6 to 0.8.",
@@ -377,6 +539,16 @@ METRICS: Final = (
         "Workers that ended without an order, by reason. If it grows, see the error log: it has "
         "the signal, and for SIGKILL whether the kernel was out of memory.",
         _crashes,
+    ),
+    Metric(
+        "penstock_workers_recycled",
+        "counter",
+        "Workers that were replaced in good order, by reason: a setting (max_requests, max_age, "
+        "max_memory), timeout (a request did not end after its deadline), command (penstockctl "
+        "recycle), signal. If timeout grows, see penstock_calls_expired.",
+        lambda figures: [
+            ({"reason": reason}, n) for reason, n in sorted(figures["recycled"].items())
+        ],
     ),
     Metric(
         "penstock_workers_cpu_seconds",
@@ -445,6 +617,21 @@ METRICS: Final = (
         "Bytes of requests and responses in temporary files, of all workers. At max_spool, "
         "uploads get 507.",
         lambda figures: [(_NONE, figures["spooled"])],
+    ),
+    Metric(
+        "penstock_log_messages",
+        "counter",
+        "Messages in the error log of the server and of its workers, by level; exception is any "
+        "with a traceback. If exception grows, the application fails: see the log.",
+        _by(
+            "level",
+            {
+                "warning": "log_warnings",
+                "error": "log_errors",
+                "exception": "log_exceptions",
+                "critical": "log_criticals",
+            },
+        ),
     ),
     Metric(
         "penstock_log_lines_dropped",

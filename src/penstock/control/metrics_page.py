@@ -29,6 +29,11 @@ reload, does not make them fall; after an upgrade the new supervisor goes on fro
 old one. What concerns one worker has the label `slot`: the number of its place, which its successor
 takes, so that there are no more series than workers.
 
+Times are histograms with the buckets of OpenTelemetry's conventions for HTTP, by method (`other`
+for one that is not in RFC 9110 or 5789, and for CONNECT and TRACE), class of status and protocol.
+Checks of health that the server answers itself are not in them. What workers count in memory of
+their own is a second old at most; a worker that is killed takes its last second of it along.
+
 Nothing here is by path, host or client: their number is for clients to choose. The [access
 log](logging.md) has them.
 
@@ -40,10 +45,34 @@ This page is made from the declarations in `src/penstock/control/metrics.py` by
 """
 
 
+_STATSD = """
+## statsd
+
+`--statsd HOST:PORT`, or `unix:PATH`, sends to a statsd server under gunicorn's names, so that
+dashboards for gunicorn go on. The supervisor sends once a second what has been counted since the
+last time; nothing is sent for each request.
+
+| name | type | |
+|---|---|---|
+| `gunicorn.requests` | counter | requests |
+| `gunicorn.request.status.200` | counter | requests by status code |
+| `gunicorn.request.duration` | timer, ms | from the first byte of the request to the last of the \
+response; each stands for the requests of its bucket, by its sample rate |
+| `gunicorn.log.warning`, `.error`, `.exception`, `.critical` | counter | messages of the log |
+| `gunicorn.workers` | gauge | workers that there are to be |
+| `gunicorn.backlog` | gauge | connections that wait to be accepted, of all addresses |
+
+[`--statsd-prefix`](settings.md#statsd_prefix) stands before these names, and
+[`--statsd-tags`](settings.md#statsd_tags) has DogStatsD's tags. The server's name is looked up once
+a minute. `statsd_host`, `statsd_prefix` and `dogstatsd_tags` of a `gunicorn.conf.py` mean these
+settings.
+"""
+
+
 def metrics_page() -> str:
     """Return the page, in Markdown."""
     rows = (f"| `{each.sample_name}` | {each.kind} | {each.help} |\n" for each in METRICS)
-    return _INTRODUCTION + "".join(rows)
+    return _INTRODUCTION + "".join(rows) + _STATSD
 
 
 if __name__ == "__main__":

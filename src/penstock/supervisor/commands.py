@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from penstock import __version__
 from penstock.config.checks import chosen_transport
+from penstock.config.worker_count import allowed_cpus
 from penstock.control.commands import (
     Command,
     ControlError,
@@ -20,6 +21,7 @@ from penstock.control.commands import (
     Reply,
     Scale,
     ShowFigures,
+    ShowHistory,
     ShowRequests,
     ShowStacks,
     ShowStatus,
@@ -29,8 +31,16 @@ from penstock.control.commands import (
 )
 from penstock.supervisor import events
 from penstock.supervisor.figures import cpu_seconds_of, figures_of
+from penstock.supervisor.history import History
 from penstock.supervisor.stack_collector import StackCollector
-from penstock.supervisor.state import HandingOver, Preparing, Reloading, Serving, Upgrading
+from penstock.supervisor.state import (
+    HandingOver,
+    Preparing,
+    Reloading,
+    Serving,
+    Starting,
+    Upgrading,
+)
 from penstock.supervisor.status import Overview
 from penstock.supervisor.worker_process import Stage, WorkerProcess
 from penstock.system.cgroups import Cgroups, resident_memory
@@ -50,8 +60,9 @@ class Commands:
         self.stacks = StackCollector(WorkerProcess.ask_for_dump)
         self._supervisor = supervisor
         self._application = application
-        self._overview = Overview(supervisor.pool, supervisor.counters, resident_memory)
+        self.overview = Overview(supervisor.pool, supervisor.counters, resident_memory)
         self._cgroups = Cgroups()
+        self._history = History(self._figures)
         self._since = time.time()
         self._began = time.monotonic()
         self._awaited: list[tuple[Callable[[], Outcome | None], Reply]] = []
@@ -64,6 +75,8 @@ class Commands:
     def tick(self, now: float) -> None:
         """Check deadlines and the outcomes that clients wait for."""
         self.stacks.tick(now)
+        if not isinstance(self._supervisor.state, Starting):
+            self._history.tick(now)
         awaited, self._awaited = self._awaited, []
         for outcome, reply in awaited:
             self._await(outcome, reply)
@@ -75,11 +88,13 @@ class Commands:
             case ShowStatus():
                 reply(self.status())
             case ShowWorkers():
-                reply({"workers": self._overview.workers()})
+                reply({"workers": self.overview.workers()})
             case ShowRequests():
-                reply({"requests": self._overview.requests()})
+                reply({"requests": self.overview.requests()})
             case ShowFigures():
                 reply(self._figures())
+            case ShowHistory(since):
+                reply(self._history.since(since))
             case ShowStacks(number):
                 # A worker that has not loaded its application takes no orders: C code writes.
                 workers = [worker for worker in supervisor.pool if worker.pid]
@@ -125,6 +140,8 @@ class Commands:
             "transport": chosen_transport(current.settings),
             "threads": current.settings.threads,
             "workers": current.wanted,
+            "cpus": self._cpus(),
+            "top_client": self.overview.top_client(),
             "certificates": [
                 {
                     "names": list(each.names),
@@ -134,18 +151,23 @@ class Commands:
                 }
                 for each in supervisor.certificates.expiries
             ],
-            "counts": self._overview.counts(),
+            "counts": self.overview.counts(),
             "crashes": dict(supervisor.counters.crashes),
             "last_reload": supervisor.counters.last_reload,
             "last_error": supervisor.counters.last_error,
             "ready": self._is_ready(),
-            "live": self._overview.is_live(),
+            "live": self.overview.is_live(),
         }
+
+    def _cpus(self) -> float:
+        quota = self._cgroups.cpu_quota()
+        return min(float(allowed_cpus()), quota or math.inf)
 
     def _figures(self) -> Figures:
         supervisor = self._supervisor
         return figures_of(
             self.status(),
+            self.overview,
             supervisor.pool,
             supervisor.listeners,
             self._cgroups,
@@ -157,7 +179,7 @@ class Commands:
         """Return what a supervisor counts on from that takes this one's place."""
         supervisor = self._supervisor
         before = supervisor.counters.cpu_seconds
-        return self._overview.totals(before + cpu_seconds_of(supervisor.pool))
+        return self.overview.totals(before + cpu_seconds_of(supervisor.pool))
 
     def _state(self) -> str:
         """Return the state of the supervisor; ``down`` where it serves and no worker does."""
@@ -177,7 +199,7 @@ class Commands:
             case HandingOver():
                 return True  # asked on a connection from before: the successor serves
             case Serving() | Preparing() | Reloading() | Upgrading():
-                return self._overview.is_ready()
+                return self.overview.is_ready()
         return False
 
     # -- commands whose outcome shows in the workers ----------------------------------------------

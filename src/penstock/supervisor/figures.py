@@ -19,12 +19,14 @@ if TYPE_CHECKING:
 
     from penstock.control.commands import Figures, Status, WorkerFigures
     from penstock.listeners import Listener
+    from penstock.supervisor.status import Overview
     from penstock.supervisor.worker_process import WorkerProcess
     from penstock.system.cgroups import Cgroups
 
 
 def figures_of(
     status: Status,
+    overview: Overview,
     workers: Iterable[WorkerProcess],
     listeners: Iterable[Listener],
     cgroups: Cgroups,
@@ -33,12 +35,20 @@ def figures_of(
 ) -> Figures:
     """Return what metrics are made from; ``workers`` are those that have not ended.
 
+    ``overview`` is that of the same workers.
+
     ``cpu_before`` is the processor time of the workers of supervisors before this one.
     """
     members = list(workers)
     queues = {each.name: accept_queue_length(each.socket) for each in listeners}
     return {
         "status": status,
+        "series": overview.series(),
+        "statuses": overview.statuses(),
+        "lock_waits": overview.sums("lock_waits"),
+        "refused": overview.sums("refused"),
+        "recycled": overview.recycled(),
+        "connections": overview.connection_states(),
         "workers": [_worker(worker, resident_memory) for worker in members],
         "spooled": sum(worker.slot.words[SPOOLED] for worker in members),
         "cpu_seconds": cpu_before + cpu_seconds_of(members),
@@ -65,6 +75,7 @@ def _worker(worker: WorkerProcess, resident_memory: Callable[[int], int | None])
         "requests": worker.slot.words[STARTED],
         "busy": worker.slot.calls_of_count(),
         "threads": worker.slot.scoreboard.threads,
+        "free_threads": worker.slot.free_threads(),
         "memory": resident_memory(worker.pid) if worker.pid else None,
         "beat": worker.slot.beat_age,
     }

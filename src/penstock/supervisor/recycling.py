@@ -10,7 +10,7 @@ import logging
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from penstock import messages
 from penstock.config.options import show_duration, show_size
@@ -18,7 +18,7 @@ from penstock.control.commands import HALTED
 from penstock.supervisor.exit_report import requests_lost
 from penstock.supervisor.generation import Generation
 from penstock.supervisor.pool import Pool
-from penstock.supervisor.status import state_of
+from penstock.supervisor.status import Counters, state_of
 from penstock.supervisor.worker_process import ASKED, Stage, WorkerProcess
 from penstock.system.cgroups import Cgroups, resident_memory
 from penstock.system.processes import is_halted
@@ -50,7 +50,10 @@ LONGEST_BACK_OFF_SECONDS = 60.0
 class Recycling:
     """Replaces workers. Where possible, the successor serves before its predecessor leaves."""
 
-    def __init__(self, pool: Pool, cgroups: Cgroups, logger: logging.Logger) -> None:
+    def __init__(
+        self, pool: Pool, cgroups: Cgroups, counters: Counters, logger: logging.Logger
+    ) -> None:
+        self._counters = counters
         self._pool = pool
         self._cgroups = cgroups
         self._logger = logger
@@ -70,16 +73,20 @@ class Recycling:
         if limit is not None:
             self._exempt(generation, limit)
         for worker in generation.serving:
-            reason = reason_to_recycle(worker, limit)
-            if reason:
-                self.replace(generation, worker, reason)
+            due = reason_to_recycle(worker, limit)
+            if due is not None:
+                self.replace(generation, worker, due)
                 return
 
-    def replace(self, generation: Generation, worker: WorkerProcess, reason: str) -> None:
+    def replace(self, generation: Generation, worker: WorkerProcess, due: Due) -> None:
         """Start a successor; the worker leaves when the successor serves."""
-        self._logger.info("%s is replaced: %s", worker, reason)
-        worker.leaving_because = reason
+        self._note(worker, due)
+        worker.leaving_because = due.because
         self._pool.spawn(generation, replaces=worker)
+
+    def _note(self, worker: WorkerProcess, due: Due) -> None:
+        self._logger.info("%s is replaced: %s", worker, due.because)
+        self._counters.add_recycled(due.reason)
 
     def _replace_stuck(self, generation: Generation, now: float) -> None:
         """Replace a worker with a stuck request, where the policy allows one now."""
@@ -96,12 +103,13 @@ class Recycling:
             return
         self._back_off = self._back_off.after(now)
         worker = stuck[chosen]
-        reason = f"a request did not end after its deadline: {worker.stuck}"
+        because = f"a request did not end after its deadline: {worker.stuck}"
+        due = Due("timeout", because)
         if len(serving) == 1:
-            self.replace(generation, worker, reason)  # it is the only one that accepts
+            self.replace(generation, worker, due)  # it is the only one that accepts
             return
-        self._logger.info("%s is replaced: %s", worker, reason)
-        worker.leave(reason)
+        self._note(worker, due)
+        worker.leave(because)
 
     def _exempt(self, generation: Generation, limit: int) -> None:
         """Mark workers that were too large from the start: their successors would be, too."""
@@ -147,24 +155,39 @@ class Recycling:
 # -- which worker is due --------------------------------------------------------------------------
 
 
-def reason_to_recycle(worker: WorkerProcess, memory_limit: int | None) -> str:
-    """Return why a worker is to be replaced; empty where it is not.
+class Due(NamedTuple):
+    """Why a worker is to be replaced."""
+
+    reason: str
+    """For metrics: the setting, or one word."""
+    because: str
+    """For people."""
+
+
+BY_COMMAND = Due("command", "penstockctl recycle")
+
+
+def reason_to_recycle(worker: WorkerProcess, memory_limit: int | None) -> Due | None:
+    """Return why a worker is to be replaced; None where it is not.
 
     ``memory_limit`` is the most that it may have resident, in bytes.
     """
     if worker.stage is not Stage.SERVING or worker.replaced_by is not None:
-        return ""
+        return None
     if time.monotonic() - worker.asked_to_stop_at >= ASKED_SECONDS:
-        return ASKED
+        return Due("signal", ASKED)
     if worker.requests_limit and worker.requests >= worker.requests_limit:
-        return f"it has answered {worker.requests} requests (setting: max_requests)"
+        because = f"it has answered {worker.requests} requests (setting: max_requests)"
+        return Due("max_requests", because)
     if worker.age_limit and worker.age >= worker.age_limit:
-        return f"it is {show_duration(round(worker.age))} old (setting: max_age)"
+        because = f"it is {show_duration(round(worker.age))} old (setting: max_age)"
+        return Due("max_age", because)
     if memory_limit is not None and not worker.too_large_from_start:
         size = resident_memory(worker.pid)
         if size is not None and size >= memory_limit:
-            return f"it has {show_size(size >> 20 << 20)} of memory (setting: max_memory)"
-    return ""
+            because = f"it has {show_size(size >> 20 << 20)} of memory (setting: max_memory)"
+            return Due("max_memory", because)
+    return None
 
 
 def worker_memory(settings: Settings, cgroups: Cgroups) -> int | None:

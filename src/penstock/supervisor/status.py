@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -14,12 +15,31 @@ from typing import TYPE_CHECKING
 from penstock.control.commands import HALTED, WORKER_STATES
 from penstock.supervisor.worker_process import Stage, WorkerProcess
 from penstock.system.processes import is_halted
+from penstock.telemetry.histograms import (
+    HISTOGRAM_WORDS,
+    Series,
+    read_series,
+    read_statuses,
+    sum_of_series,
+    sum_of_words,
+)
+from penstock.telemetry.refusals import RULES
 from penstock.telemetry.scoreboard import (
     ACCEPTED,
+    CLOSING,
     CONNECTIONS,
     COUNTED,
+    HANDSHAKING,
+    IDLE,
+    IN_APPLICATION,
     IO_BOUND_CALLS,
+    LOCK_WAITS,
+    READING,
     READY,
+    REFUSED,
+    SENDING,
+    SERIES,
+    SERIES_WORDS,
     STARTED,
     STATE,
     STUCK,
@@ -30,7 +50,7 @@ from penstock.telemetry.scoreboard import (
 from penstock.transport.decisions import ready_with_queue
 
 if TYPE_CHECKING:
-    from penstock.control.commands import Happened, RequestRow, WorkerRow
+    from penstock.control.commands import ClientRow, Happened, RequestRow, WorkerRow
 
 _DIGITS = 3  # of seconds: milliseconds
 
@@ -38,8 +58,25 @@ HALTED_BEAT_SECONDS = 2.0
 """A worker without a heartbeat for this long may be halted: the system says whether it is."""
 
 
+CONNECTION_STATES = {
+    "handshaking": HANDSHAKING,
+    "idle": IDLE,
+    "reading": READING,
+    "application": IN_APPLICATION,
+    "sending": SENDING,
+    "closing": CLOSING,
+}
+"""What connections do, by the names that metrics have for it."""
+
 _TOTALS = ("requests", "accepted", "reloads", "reloads_failed")
 """Of `Counters`: what a successor goes on from, beside what has a name of its own."""
+
+
+RANGES = {
+    "lock_waits": range(LOCK_WAITS, LOCK_WAITS + HISTOGRAM_WORDS),
+    "refused": range(REFUSED, REFUSED + len(RULES)),
+}
+"""Words of a slot that only grow and belong together."""
 
 
 @dataclass
@@ -52,6 +89,16 @@ class Counters:
     """Connections that ended workers had accepted."""
     counted: dict[str, int] = field(default_factory=lambda: dict.fromkeys(COUNTED, 0))
     """What ended workers had refused, evicted or dropped, by `scoreboard.COUNTED`."""
+    series: Series = field(default_factory=dict)
+    """The histograms of the requests of ended workers."""
+    statuses: dict[int, int] = field(default_factory=dict)
+    """How many requests of ended workers had which status code."""
+    ranges: dict[str, list[int]] = field(
+        default_factory=lambda: {name: [0] * len(words) for name, words in RANGES.items()}
+    )
+    """What ended workers had counted in `RANGES`."""
+    recycled: dict[str, int] = field(default_factory=dict)
+    """Workers that were replaced in good order, by the reason."""
     crashes: dict[str, int] = field(default_factory=dict)
     """Workers that ended without an order, by the reason."""
     reloads: int = 0
@@ -74,8 +121,13 @@ class Counters:
             kind, _, detail = name.partition(".")
             if kind == "counted" and detail in self.counted:
                 self.counted[detail] += int(more)
-            elif kind == "crashes":
-                self.crashes[detail] = self.crashes.get(detail, 0) + int(more)
+            elif kind == "series" or kind in self.ranges:
+                self._inherit_words(kind, detail, int(more))
+            elif kind == "statuses":
+                self.statuses[int(detail)] = self.statuses.get(int(detail), 0) + int(more)
+            elif kind in ("crashes", "recycled"):
+                counts = self.crashes if kind == "crashes" else self.recycled
+                counts[detail] = counts.get(detail, 0) + int(more)
             elif name == "cpu_seconds":
                 self.cpu_seconds += more
             elif name in _TOTALS:
@@ -83,18 +135,40 @@ class Counters:
             # Else it is of another version, and not counted here.
         self._inherited = dict(totals)
 
+    def _inherit_words(self, kind: str, place: str, more: int) -> None:
+        number, _, word = place.rpartition(".")
+        if kind == "series" and 0 <= int(number) < SERIES:
+            words = self.series.setdefault(int(number), [0] * SERIES_WORDS)
+        else:
+            words = self.ranges.get(kind, [])
+        if 0 <= int(word) < len(words):  # else it is of another version
+            words[int(word)] += more
+
     def add_ended(self, worker: WorkerProcess, crash: str) -> None:
         """Add the counts of a worker that has ended; ``crash`` is the reason, empty for none."""
         self.requests += worker.slot.words[STARTED]
         self.accepted += worker.slot.words[ACCEPTED]
         for name, word in COUNTED.items():
             self.counted[name] += worker.slot.words[word]
+        self.series = sum_of_series((self.series, read_series(worker.slot)))
+        for code, number in read_statuses(worker.slot).items():
+            self.statuses[code] = self.statuses.get(code, 0) + number
+        for name, words in RANGES.items():
+            self.ranges[name] = sum_of_words((self.ranges[name], worker.slot.read(words)))
         if crash:
             self.add_crash(crash)
+
+    def add_recycled(self, reason: str) -> None:
+        """Count a worker that is replaced in good order."""
+        self.recycled[reason] = self.recycled.get(reason, 0) + 1
 
     def add_crash(self, reason: str) -> None:
         """Count a worker that ended, or became useless, without an order."""
         self.crashes[reason] = self.crashes.get(reason, 0) + 1
+
+    def count(self, name: str) -> None:
+        """Count one of `scoreboard.COUNTED` for the supervisor itself."""
+        self.counted[name] += 1
 
     def note_reload(self, done: bool, message: str) -> None:
         """Note the outcome of a reload."""
@@ -173,10 +247,65 @@ class Overview:
             },
         }
 
+    def connection_states(self) -> dict[str, int]:
+        """Return how many connections do what: about a second ago, in each worker."""
+        slots = [worker.slot for worker in self._workers]
+        return {
+            name: sum(slot.words[word] for slot in slots)
+            for name, word in CONNECTION_STATES.items()
+        }
+
+    def series(self) -> Series:
+        """Return the histograms of all requests since the start."""
+        living = (read_series(worker.slot) for worker in self._workers)
+        return sum_of_series((self._counters.series, *living))
+
+    def top_client(self) -> ClientRow | None:
+        """Return the client that has the most connections of those that each worker names."""
+        clients: Counter[str] = Counter()
+        for worker in self._workers:
+            address, connections = worker.slot.top_client()
+            if address:
+                clients[address] += connections
+        for address, connections in clients.most_common(1):
+            return {"address": address, "connections": connections}
+        return None
+
+    def statuses(self) -> dict[int, int]:
+        """Return how many requests since the start had which status code."""
+        total = dict(self._counters.statuses)
+        for worker in self._workers:
+            for code, number in read_statuses(worker.slot).items():
+                total[code] = total.get(code, 0) + number
+        return total
+
+    def recycled(self) -> dict[str, int]:
+        """Return how many workers were replaced in good order, by the reason."""
+        return dict(self._counters.recycled)
+
+    def sums(self, name: str) -> list[int]:
+        """Return the words of one of `RANGES`, of all workers since the start."""
+        living = (worker.slot.read(RANGES[name]) for worker in self._workers)
+        return sum_of_words((self._counters.ranges[name], *living))
+
     def totals(self, cpu_seconds: float) -> dict[str, float]:
         """Return all totals since the start, for a supervisor that goes on from them."""
         counts = self.counts()
         return {
+            **{
+                f"series.{number}.{index}": value
+                for number, words in self.series().items()
+                for index, value in enumerate(words)
+                if value
+            },
+            **{
+                f"{name}.{index}": value
+                for name in RANGES
+                for index, value in enumerate(self.sums(name))
+                if value
+            },
+            **{f"statuses.{code}": number for code, number in self.statuses().items()},
+            **{f"recycled.{reason}": number for reason, number in self._counters.recycled.items()},
             **{name: counts[name] for name in _TOTALS},
             **{f"counted.{name}": counts[name] for name in COUNTED},
             **{f"crashes.{reason}": number for reason, number in self._counters.crashes.items()},

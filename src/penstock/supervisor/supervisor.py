@@ -32,7 +32,7 @@ from penstock.supervisor.hooks import ServerHooks
 from penstock.supervisor.logs import report_not_reopened
 from penstock.supervisor.loop import Loop
 from penstock.supervisor.pool import Pool
-from penstock.supervisor.recycling import Recycling
+from penstock.supervisor.recycling import BY_COMMAND, Recycling
 from penstock.supervisor.reload import (
     Autoreload,
     Preparation,
@@ -60,6 +60,7 @@ from penstock.supervisor.state import (
     Upgrading,
     traceback_of,
 )
+from penstock.supervisor.statsd_reports import StatsdReports
 from penstock.supervisor.status import Counters, LastError
 from penstock.supervisor.successors import Successors
 from penstock.supervisor.upgrade import TOTALS_SECONDS, Successor
@@ -74,6 +75,7 @@ from penstock.system.systemd import Notifier
 from penstock.system.terminal import Terminal
 from penstock.telemetry.error_log import ErrorLog, process_logger
 from penstock.telemetry.log_config import configure
+from penstock.telemetry.log_counts import LogCounts
 from penstock.telemetry.log_files import opener_for
 from penstock.telemetry.log_sink import cannot_open
 from penstock.telemetry.scoreboard import READY
@@ -101,7 +103,6 @@ WATCHFUL_SECONDS = 0.25
 IDLE_SECONDS = 1.0
 """How often it looks otherwise: at heartbeats, above all."""
 
-BY_HAND = "penstockctl recycle"
 """Why a worker is replaced, for the log."""
 
 _SUCCESSORS_SUFFIX = ".2"
@@ -139,6 +140,7 @@ class Supervisor:
         configure(self.settings)
         self.logger = self.error_log.logger
         self.logger.addHandler(LastError(self.counters))
+        self.logger.addHandler(LogCounts(self.counters.count))
         self.loop = Loop(self.logger)
         self._helpers = Helpers(self.loop)
         self._reopens_again = False
@@ -159,10 +161,11 @@ class Supervisor:
             self.certificates.note_end,
         )  # fmt: skip
         self.commands = Commands(self, launch.application)
+        self._statsd = StatsdReports(self.commands.overview, self._helpers, self.logger)
         self.control = ControlServer(self.commands.handle, self.loop.selector, self.logger)
         self.current: Generation
         """The generation that takes new connections, or starts as the first one."""
-        self._recycling = Recycling(self.pool, cgroups, self.logger)
+        self._recycling = Recycling(self.pool, cgroups, self.counters, self.logger)
         self._autoreload = Autoreload(self.pool, self.logger)
         self._predecessor = predecessor
         self._rejected: Successor | None = None
@@ -258,6 +261,7 @@ class Supervisor:
                 raise KeyboardInterrupt
             raise BootError(self._start_failure)
         self.logger.info("stopped")
+        self._statsd.finish(0, self.listeners)
         if self._handed_over is not None:
             self._handed_over.send_totals(self.commands.totals())
         self.hooks.call("on_exit")
@@ -306,6 +310,7 @@ class Supervisor:
         self.control.tick(now)
         self.certificates.tick(now)
         self.commands.tick(now)
+        self._statsd.tick(now, self.settings, self.current.wanted, self.listeners)
         self._recycling.end_hung(now)
         self._close_removed(now)
         if self._rejected is not None:
@@ -327,6 +332,7 @@ class Supervisor:
         self.control.close_in_child()
         self._helpers.close_in_child()
         self.certificates.close_in_child()
+        self._statsd.close_in_child()
         self._notifier.close()
         self._terminal.close()
         if isinstance(self.state, Upgrading):
@@ -660,7 +666,7 @@ class Supervisor:
         if worker.stage is not Stage.SERVING:
             raise ControlError(f"{worker} does not serve: it is {worker.stage.value}")
         if worker.replaced_by is None:
-            self._recycling.replace(self.current, worker, BY_HAND)
+            self._recycling.replace(self.current, worker, BY_COMMAND)
 
     def _end_workers(self, _event: events.NoWorkersWanted) -> None:
         """Do as gunicorn does: without a terminal the workers leave; with one, it was resized."""
@@ -888,6 +894,7 @@ class Supervisor:
         with suppress(SettingsError):  # the workers have applied it
             configure(self.settings)
         self.logger.addHandler(LastError(self.counters))
+        self.logger.addHandler(LogCounts(self.counters.count))
 
     # -- the upgrade ----------------------------------------------------------------------------
 

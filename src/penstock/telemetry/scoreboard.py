@@ -1,8 +1,9 @@
 """The scoreboard: shared memory with each worker's heartbeat, counts and requests.
 
 A scoreboard is anonymous memory that forked children share. Nothing is written to a disk, and it
-can still be read when the worker that wrote it is dead or hangs. There is a slot for each worker,
-and in it a record for each of the worker's threads.
+can still be read when the worker that wrote it is dead or hangs. There is a slot for each worker:
+first its words, then the histograms of its requests (`penstock.telemetry.histograms`), then a
+record for each of its threads.
 
 Every number is a word of eight bytes in the machine's own order. One side alone writes it, in one
 store, so no lock is needed. The native transport writes the same words. The numbers here are the
@@ -19,10 +20,19 @@ from dataclasses import dataclass
 from functools import cached_property
 
 WORD = 8
-SLOT_WORDS = 64
-"""Words in front of a slot's records: whole cache lines, with room for more counts."""
+SLOT_WORDS = 192
+"""Words at the beginning of a slot: whole cache lines, with room for more counts."""
+SERIES = 120
+"""Series of histograms in a slot: see `penstock.telemetry.histograms`."""
+SERIES_WORDS = 64
+"""Words of one series."""
+STATUSES = 512
+"""Words behind the series: how many requests had the status code 100, 101 and so on."""
 RECORD_BYTES = 512
 """Bytes of a thread's record: eight words, and then text."""
+
+RECORDS_AT = (SLOT_WORDS + SERIES * SERIES_WORDS + STATUSES) * WORD
+"""Where the records begin in a slot, in bytes."""
 
 # -- the words of a slot, and who writes them ----------------------------------------------------
 
@@ -101,6 +111,58 @@ OUT_SPOOL_DISK = 31
 """Waits for a client, because the disk did not take the response."""
 WEBSOCKETS_REFUSED = 33
 """WebSockets that got 503: `max_websockets` were open, or there was no thread or descriptor."""
+QUEUED = 35
+"""Requests that no thread could take at once."""
+BYTES_RECEIVED = 36
+"""Bytes that were received from clients, with what TLS adds."""
+BYTES_SENT = 37
+"""Bytes that were sent to clients, with what TLS adds."""
+HANDSHAKES = 38
+"""TLS handshakes that were completed."""
+RESUMPTIONS = 39
+"""Those of them that resumed a session."""
+DEADLINES_HALF = 40
+"""Calls that had half of their time behind them (`timeout`). Written by the thread that watches
+deadlines, as is the next one."""
+DEADLINES_PASSED = 41
+"""Calls that the server has ended, most with 504, because their time was over."""
+
+# How many connections do what, as of the last look of the thread that watches deadlines.
+HANDSHAKING = 42
+"""Connections within a TLS handshake, or before the header of a proxy."""
+IDLE = 43
+"""Connections without a request."""
+READING = 44
+"""Connections of which a request is read."""
+IN_APPLICATION = 45
+"""Connections whose request waits for a thread, or has one."""
+SENDING = 46
+"""Connections whose response is finished, and not sent to its end."""
+CLOSING = 47
+"""Connections that are closed for writing, and wait for their client to close."""
+
+LOG_WARNINGS = 50
+"""Messages of this level in the worker's error log, as are the next three."""
+LOG_ERRORS = 51
+"""Errors without a traceback."""
+LOG_EXCEPTIONS = 52
+"""Messages with a traceback."""
+LOG_CRITICALS = 53
+
+SERIES_USED = 48
+"""Which series of the histograms are in use: a bit for each, in two words."""
+LOCK_WAITS = 64
+"""The histogram of waits for the interpreter lock, in sixteen words. Written by the thread that
+watches deadlines."""
+
+REFUSED = 80
+"""Requests that were refused, by `penstock.telemetry.refusals.RULES`: a word for each."""
+
+TOP_CLIENT = 128
+"""How many connections the client has that has the most, as of the last look."""
+TOP_CLIENT_ADDRESS = 129
+"""Its address: text in `ADDRESS_WORDS` words, filled up with zeros."""
+ADDRESS_WORDS = 6
 
 COUNTED: dict[str, int] = {
     "queue_full": QUEUE_FULL,
@@ -122,6 +184,17 @@ COUNTED: dict[str, int] = {
     "out_spool_full": OUT_SPOOL_FULL,
     "out_spool_files": OUT_SPOOL_FILES,
     "out_spool_disk": OUT_SPOOL_DISK,
+    "queued": QUEUED,
+    "bytes_received": BYTES_RECEIVED,
+    "bytes_sent": BYTES_SENT,
+    "handshakes": HANDSHAKES,
+    "resumptions": RESUMPTIONS,
+    "deadlines_half": DEADLINES_HALF,
+    "deadlines_passed": DEADLINES_PASSED,
+    "log_warnings": LOG_WARNINGS,
+    "log_errors": LOG_ERRORS,
+    "log_exceptions": LOG_EXCEPTIONS,
+    "log_criticals": LOG_CRITICALS,
 }
 """The words that only grow by the names that answers of the control socket have for them."""
 
@@ -224,7 +297,7 @@ class Scoreboard:
         self.threads = threads
         self.records = most_calls(threads, most_beside)
         """Records in each slot."""
-        self.slot_bytes = SLOT_WORDS * WORD + self.records * RECORD_BYTES
+        self.slot_bytes = RECORDS_AT + self.records * RECORD_BYTES
         self.memory = mmap.mmap(-1, slots * self.slot_bytes)
         self.slots = [Slot(self, index) for index in range(slots)]
         self._taken: set[int] = set()
@@ -274,6 +347,11 @@ class Slot:
         self.bytes = memoryview(scoreboard.memory)[begin : begin + scoreboard.slot_bytes]
         self.words = self.bytes[: SLOT_WORDS * WORD].cast("Q")
         """The words of the slot, by the names above: ``slot.words[CONNECTIONS]``."""
+        statuses_at = RECORDS_AT - STATUSES * WORD
+        self.series = self.bytes[SLOT_WORDS * WORD : statuses_at].cast("Q")
+        """The words of all series, one series after the other."""
+        self.statuses = self.bytes[statuses_at:RECORDS_AT].cast("Q")
+        """How many requests had which status code, from 100 on."""
 
     @cached_property
     def records(self) -> list[Record]:
@@ -286,8 +364,41 @@ class Slot:
         return [Record(self, number) for number in range(self.scoreboard.records)]
 
     def clear(self) -> None:
-        """Set every byte to 0."""
-        self.bytes[:] = bytes(len(self.bytes))
+        """Set every byte to 0 that may be another."""
+        # What was never written to has no memory yet, and does not get it here.
+        for number in self.series_in_use():
+            begin = SLOT_WORDS * WORD + number * SERIES_WORDS * WORD
+            self.bytes[begin : begin + SERIES_WORDS * WORD] = bytes(SERIES_WORDS * WORD)
+            self.bytes[RECORDS_AT - STATUSES * WORD : RECORDS_AT] = bytes(STATUSES * WORD)
+        self.bytes[RECORDS_AT:] = bytes(len(self.bytes) - RECORDS_AT)
+        self.bytes[: SLOT_WORDS * WORD] = bytes(SLOT_WORDS * WORD)
+
+    def series_in_use(self) -> list[int]:
+        """Return the numbers of the series that count at least one request."""
+        used = self.words[SERIES_USED] | self.words[SERIES_USED + 1] << 64
+        return [number for number in range(SERIES) if used >> number & 1] if used else []
+
+    def use_series(self, number: int) -> None:
+        """Mark a series as one that counts requests. Any thread may, more than once."""
+        self.words[SERIES_USED + (number >> 6)] |= 1 << (number & 63)
+
+    def set_top_client(self, address: str, connections: int) -> None:
+        """Write which client has the most connections; empty is none, or unix sockets."""
+        begin, most = TOP_CLIENT_ADDRESS * WORD, ADDRESS_WORDS * WORD
+        self.bytes[begin : begin + most] = address.encode("latin-1", "replace").ljust(most, b"\0")[
+            :most
+        ]
+        self.words[TOP_CLIENT] = connections
+
+    def top_client(self) -> tuple[str, int]:
+        """Return which client has the most connections, and how many."""
+        begin = TOP_CLIENT_ADDRESS * WORD
+        text = bytes(self.bytes[begin : begin + ADDRESS_WORDS * WORD])
+        return text.rstrip(b"\0").decode("latin-1"), self.words[TOP_CLIENT]
+
+    def read(self, words: range) -> list[int]:
+        """Return words that stand one behind the other."""
+        return self.words[words.start : words.stop].tolist()
 
     @property
     def beat_age(self) -> float | None:
@@ -323,6 +434,11 @@ class Slot:
             for record in self.records
         )
 
+    def free_threads(self) -> int:
+        """Return how many threads of the worker have started, and have no call."""
+        records = [record.words for record in self.records]
+        return sum(words[THREAD] != 0 and words[NUMBER] == 0 for words in records)
+
     def requests(self) -> Iterator[RequestInProgress]:
         """Yield the requests that the application has now."""
         for record in self.records:
@@ -336,7 +452,7 @@ class Record:
 
     def __init__(self, slot: Slot, number: int) -> None:
         self.number = number
-        begin = SLOT_WORDS * WORD + number * RECORD_BYTES
+        begin = RECORDS_AT + number * RECORD_BYTES
         self._bytes = slot.bytes[begin : begin + RECORD_BYTES]
         self.words = self._bytes[: 8 * WORD].cast("Q")
 

@@ -287,6 +287,13 @@ class Transport(ResponseSupport, Protocol):
         To be called about once a second, from another thread.
         """
 
+    def publish(self) -> None:
+        """Write to the slot what is not kept up to date there all the time.
+
+        That is how many connections do what, and what the Python transport counts of requests and
+        bytes. To be called about once a second, by one thread at a time, and at the end.
+        """
+
     def close(self) -> None:
         """Close every connection and listener now; threads in `next` return None."""
 

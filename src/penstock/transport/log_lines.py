@@ -15,6 +15,8 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from penstock import messages
+from penstock.telemetry.refusals import RULES, rule_number
+from penstock.telemetry.scoreboard import REFUSED
 from penstock.transport.likely_causes import BAD_HOST, likely_cause
 
 if TYPE_CHECKING:
@@ -69,6 +71,12 @@ class RequestLog:
         # drain the transport, which logs. No log is written with the lock held.
         self.lock = threading.RLock()
         self._kinds: dict[tuple[object, ...], _Kind] = {}
+        self._refusals = [0] * len(RULES)
+
+    def publish(self, words: memoryview[int]) -> None:
+        """Write to the words of a slot how many requests were refused by which rule."""
+        for number, count in enumerate(self._refusals):
+            words[REFUSED + number] = count
 
     def refused(
         self,
@@ -93,6 +101,9 @@ class RequestLog:
         verb = "lost" if disconnected else "refused"
         where = [rule, f"setting: {setting}" if setting else ""]
         kind = (disconnected, status, rule, setting)
+        if not disconnected:
+            number = rule_number(rule, setting)
+            self._refusals[number] += 1  # in one step: nothing is called in it
         if self._may_log(kind, lambda: f"%(count)s more {verb} with {status}{_in_brackets(where)}"):
             shown = f'"{request_line[:_SHOWN_CHARACTERS]}"' if request_line else ""
             if reason == BAD_HOST:

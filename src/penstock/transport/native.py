@@ -158,6 +158,11 @@ class NativeTransport:
             with contextlib.suppress(RuntimeError):  # no thread is left for this process, now
                 self._attend()
 
+    def publish(self) -> None:
+        """See `penstock.transport.Transport.publish`."""
+        self._native.publish()
+        self.request_log.publish(self._slot.words)
+
     def close(self) -> None:
         """See `penstock.transport.Transport.close`."""
         self._websockets.close()

@@ -23,10 +23,13 @@ from dataclasses import dataclass
 
 from penstock import messages
 from penstock.system.stacks import all_stacks, stack_of
+from penstock.telemetry.histograms import LockWaits
 from penstock.telemetry.scoreboard import (
     AWAITING_CLIENT,
     BEAT,
     DEADLINE,
+    DEADLINES_HALF,
+    DEADLINES_PASSED,
     IO_BOUND,
     LEFT_COUNT,
     LIVE,
@@ -108,6 +111,7 @@ class Deadlines:
         # Only this object's own thread writes these.
         self._seen = [_Seen() for _ in slot.records]
         self._any_stuck = False
+        self._lock_waits = LockWaits(slot)
         self._due = time.monotonic()
         self._busy = time.process_time()
         self._over = threading.Event()
@@ -163,19 +167,32 @@ class Deadlines:
         now = time.monotonic()
         self._slot.words[BEAT] = int(now * 1e9)
         lost = self._time_lost(now)
-        pause = self._longest
+        pause, busy = self._longest, False
         for index, record in enumerate(self._slot.records):
             if not record.words[THREAD]:
                 break  # threads take records in their order: no more have begun
             number, seen = record.words[NUMBER], self._seen[index]
             if number != seen.number:
                 seen = self._seen[index] = _Seen(number)
+            busy = busy or number != 0
             if number and not seen.stuck:
                 pause = min(pause, self._attend(record, seen, now, lost))
         self._report_recovery()
+        if busy:
+            self._probe_lock()
         self._at_each_look()
         self._due = time.monotonic() + pause
         return pause
+
+    def _probe_lock(self) -> None:
+        """Measure how long a thread of this process waits for the interpreter lock now.
+
+        Where threads compute, each waits for the others, and so does this one. A wait of another
+        thread cannot be measured without costing each of them more.
+        """
+        before = time.monotonic()
+        time.sleep(0)  # gives the lock up, and asks for it again
+        self._lock_waits.add(time.monotonic() - before)
 
     def _time_lost(self, now: float) -> float:
         """Return for how long the process did not run since the last look, where that is much."""
@@ -213,6 +230,7 @@ class Deadlines:
             return max(SHORTEST_LOOK_SECONDS, half - now)
         if not seen.warned:
             seen.warned = True
+            self._slot.words[DEADLINES_HALF] += 1
             self._warn(record, seen, deadline - since)
         return max(SHORTEST_LOOK_SECONDS, deadline + seen.deferred - now)
 
@@ -239,6 +257,7 @@ class Deadlines:
         seen.stuck_at = now + self._grace
         timeout = round(timeout, 3)
         waited = self._expire_request(seen.number, f"timeout after {timeout:g} s")
+        self._slot.words[DEADLINES_PASSED] += waited
         messages.CALL_EXPIRED.log(
             self._logger,
             request=_described(request),

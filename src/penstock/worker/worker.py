@@ -27,9 +27,11 @@ from penstock.http1 import ParserLimits
 from penstock.telemetry.access_log import AccessLog
 from penstock.telemetry.error_log import ErrorLog
 from penstock.telemetry.log_config import access_logger, configure, write_access_by
+from penstock.telemetry.log_counts import LogCounts
 from penstock.telemetry.log_sink import LogSink
 from penstock.telemetry.observers import Observers
 from penstock.telemetry.scoreboard import (
+    COUNTED,
     DRAINING,
     READY,
     SERVING,
@@ -332,6 +334,7 @@ class Worker:
         loaded. Raises `SettingsError`.
         """
         configure(self.settings)
+        self.logger.addHandler(LogCounts(self._count_message))
         if self.access_log is not None:
             write_access_by(self.access_log.write_text)
             self.access_log.log_to = access_logger()
@@ -454,9 +457,13 @@ class Worker:
         """
         return self.transport.abort_all(reason)
 
+    def _count_message(self, name: str) -> None:
+        self.slot.words[COUNTED[name]] += 1
+
     def _look(self) -> None:
         """Do what is due once a second."""
         self.transport.look_at_calls()
+        self.transport.publish()
         if self._keeper is not None:
             self._keeper.tick()
         if self._request_log is not None:
@@ -518,6 +525,7 @@ class Worker:
         self._deadlines.stop()
         if self._request_log is not None:
             self.transport.finish_logs(LOGS_SECONDS)
+            self.transport.publish()
             self._request_log.close()
         if self._observers is not None:
             self._observers.close(LOGS_SECONDS)

@@ -379,13 +379,13 @@ worker_tmp_dir = "/dev/shm"
 ssl_version = "TLSv1_1"
 reuse_port = True
 daemon = True
-statsd_host = "localhost:8125"
+spew = True
 dirty_workers = 2
 def on_dirty_starting(arbiter): pass
 """
     settings = load(tmp_path, content, GUNICORN_CMD_ARGS="--worker-tmp-dir /dev/shm")
     said = "\n".join(map(str, settings.warnings))
-    for name in ("worker_class", "daemon", "statsd_host"):
+    for name in ("worker_class", "daemon", "spew"):
         assert len(re.findall(rf"\b{name}\b", said)) == 1, name
     noted = "\n".join(settings.notes)
     assert "GUNICORN_CMD_ARGS has worker_tmp_dir, which nothing here needs: workers write" in noted

@@ -12,7 +12,7 @@ use crate::poller::{Event, Token};
 use crate::proxy_protocol::Versions;
 use crate::request::{Body, Waiting};
 use crate::responding;
-use crate::scoreboard::{Memory, RECORD_BYTES, SLOT_WORDS, Scoreboard, Shape, WORD};
+use crate::scoreboard::{Memory, RECORD_BYTES, RECORDS_AT, Scoreboard, Shape, WORD};
 use crate::shared::Shared;
 use crate::spool::Spool;
 use crate::states::{Fate, Phase};
@@ -386,7 +386,7 @@ pub fn options() -> Options {
 
 /// A scoreboard with one slot and a number of threads, in memory of this process alone.
 pub fn scoreboard(threads: usize) -> Scoreboard {
-    let slot_bytes = SLOT_WORDS * WORD + threads * RECORD_BYTES;
+    let slot_bytes = RECORDS_AT + threads * RECORD_BYTES;
     let mut words = vec![0_u64; slot_bytes / WORD];
     let start = NonNull::new(words.as_mut_ptr().cast()).unwrap();
     // SAFETY: the words are where the vector has them, however that is moved.

@@ -5,7 +5,7 @@ use crate::stream::{Handshake, Session, Stream};
 use crate::sync::lock;
 use crate::sys::{self, Fd, Nanos, Peer, Readiness};
 use rustls::server::{Acceptor, ServerConnection};
-use rustls::{CertificateError, ProtocolVersion};
+use rustls::{CertificateError, HandshakeKind, ProtocolVersion};
 use std::cell::RefCell;
 use std::io::{self, IoSlice, Read, Write};
 use std::os::fd::RawFd;
@@ -355,6 +355,11 @@ impl Stream for TlsStream {
             Err(_) => session.state = State::Failed,
         }
         advanced
+    }
+
+    fn has_resumed(&self) -> bool {
+        let session = self.lock();
+        matches!(&session.state, State::Open(tls) if tls.handshake_kind() == Some(HandshakeKind::Resumed))
     }
 
     fn session(&self) -> Option<Session> {

@@ -108,6 +108,10 @@ class PythonTransport:
         """See `penstock.transport.Transport.look_at_calls`."""
         self._threads.look_at_calls()
 
+    def publish(self) -> None:
+        """See `penstock.transport.Transport.publish`."""
+        self._loop.publish()
+
     def close(self) -> None:
         """See `penstock.transport.Transport.close`."""
         self._loop.closed = True

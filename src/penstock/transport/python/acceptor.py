@@ -196,10 +196,10 @@ class Acceptor:
             sock.close()
             return
         if self.listener.tls:
-            assert self._loop.tls is not None  # set before the first thread leads
-            stream: AnyStream = self._loop.tls.stream(sock, remote_addr, remote_port)
+            assert loop.tls is not None  # set before the first thread leads
+            stream: AnyStream = loop.tls.stream(sock, remote_addr, remote_port, loop.traffic)
         else:
-            stream = Stream(sock, remote_addr, remote_port)
+            stream = Stream(sock, remote_addr, remote_port, loop.traffic)
         connection = Connection(self._loop, stream, self.base_environ)
         if packets:
             proxying.expect_packet(connection)

@@ -29,6 +29,7 @@ class PythonClientStream:
     def receive(self, size: int) -> bytes:
         """See `penstock.transport.ClientStream.receive`."""
         data = self._stream.recv(size)
+        self._stream.note_received(len(data))
         if not data and self._stream.client_gone.known:
             # The leader has met the reset, which the system reports once; then comes an end.
             raise ConnectionResetError(errno.ECONNRESET, "the client is gone")
@@ -42,7 +43,9 @@ class PythonClientStream:
             output.flush()
             if output.busy():
                 return 0
-        return self._stream.send(data, NO_SIGNAL)
+        sent = self._stream.send(data, NO_SIGNAL)
+        self._stream.note_sent(sent)
+        return sent
 
     def shut_down(self) -> None:
         """See `penstock.transport.ClientStream.shut_down`."""

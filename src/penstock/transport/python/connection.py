@@ -53,7 +53,7 @@ from penstock.transport.python.finished import (
     report_refusal,
 )
 from penstock.transport.python.output import Flushed, Output
-from penstock.transport.python.stream import NO_SIGNAL, is_disconnect
+from penstock.transport.python.stream import NO_SIGNAL, Traffic, is_disconnect
 from penstock.transport.spool import BodySpool, no_room
 from penstock.transport.states import (
     ANSWERED,
@@ -75,6 +75,7 @@ from penstock.wsgi.environ import build_environ, client_environ
 
 if TYPE_CHECKING:
     from penstock.edge.forwarded import Forwarded
+    from penstock.telemetry.histograms import Finished
     from penstock.transport.python.clients import ClientRate
     from penstock.transport.python.loop import Loop
     from penstock.transport.python.tls_stream import AnyStream
@@ -97,6 +98,10 @@ class Connection:
         "body_clock",
         "client",
         "client_key",
+        "counted_in",
+        "counted_method",
+        "counted_status",
+        "counted_version",
         "deadline",
         "ended_at",
         "exchange",
@@ -126,6 +131,7 @@ class Connection:
         "storing_since",
         "stream",
         "trace",
+        "traffic",
         "trusted",
         "watched",
     )
@@ -137,6 +143,12 @@ class Connection:
         base_environ: dict[str, Any],
     ) -> None:
         self.loop = loop
+        # TLS counts what its socket moves, which is more; then this is looked at by no one.
+        self.traffic = Traffic() if stream.secure else stream.traffic
+        # What the last request was counted as, and where: mostly the next one is the same.
+        self.counted_status: str | None = None
+        self.counted_method = self.counted_version = ""
+        self.counted_in: Finished
         self.held_input = 0  # what the budget counts of requests behind an unsent response
         self.stream: AnyStream = stream
         self.base_environ = base_environ
@@ -344,6 +356,7 @@ class Connection:
                 self._lose_client()
                 return None
             if data:  # as `receive`, without the call: each request comes here
+                self.traffic.received += len(data)
                 if self.trace is not None:
                     self.trace.received(data)
                 self.parser.receive_data(data)
@@ -528,6 +541,7 @@ class Connection:
     def _send_continue(self, exchange: PythonExchange) -> None:
         try:
             sent = self.stream.send(CONTINUE, NO_SIGNAL)
+            self.stream.note_sent(sent)
         except BlockingIOError:
             sent = 0
         except OSError:
@@ -710,7 +724,7 @@ class Connection:
             elif exchange.streamed is not None:
                 loop.streaming.discard(exchange)
             if exchange.handed_out_at:
-                duration = time.monotonic_ns() - exchange.handed_out_at
+                duration = exchange.answered_after = time.monotonic_ns() - exchange.handed_out_at
                 slow_paths = loop.slow_paths
                 if duration > slow_paths.slow_ns or not slow_paths.calm:
                     slow_paths.note(exchange.request.path, duration)
@@ -721,6 +735,21 @@ class Connection:
                 # Here, and not by the leader: what an application left in the environ may block
                 # in its finalizer, in the thread that has the last reference.
                 self.exchange = None
+                # As `RequestHistograms.add`, without the call: each request comes here.
+                request = exchange.request
+                if (
+                    exchange.plain
+                    and exchange.status is self.counted_status
+                    and request.method == self.counted_method
+                    and request.version == self.counted_version
+                ):
+                    self.counted_in.wholes.append(time.monotonic() - exchange.began)
+                    self.counted_in.applications.append(exchange.answered_after)
+                else:
+                    self.counted_in = loop.histograms.add(exchange, time.monotonic())
+                    self.counted_status = exchange.status or None
+                    self.counted_method = request.method
+                    self.counted_version = request.version
                 if loop.observers is not None:
                     report_exchange(exchange, reason)
         self.fate = exchange.fate
@@ -824,6 +853,7 @@ class Connection:
         if exchange is not None:
             if reason and self.output is not None:
                 exchange.body_sent -= self.output.size  # what is dropped with the connection
+            self.loop.histograms.add(exchange, time.monotonic())
             report_exchange(exchange, reason)
             if reason:
                 log_cut_off(exchange, reason)
@@ -870,6 +900,7 @@ class Connection:
         """Answer a connection that does not begin as it has to, before TLS if that comes."""
         if self.stream.secure:
             self.stream = self.stream.in_plain()
+            self.traffic = self.stream.traffic
             self.server_fields = self.loop.server_fields
         self.refuse(error)
 
@@ -938,6 +969,7 @@ class Connection:
     def _discard_input(self) -> None:
         try:
             count = self.stream.recv_into(self.loop.scratch)
+            self.stream.note_received(count)
         except (BlockingIOError, InterruptedError):
             return
         except OSError:

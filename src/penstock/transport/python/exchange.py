@@ -96,6 +96,7 @@ class PythonExchange:
         "_content_length",
         "_framing",
         "_websocket",
+        "answered_after",
         "began",
         "body",
         "body_at",
@@ -105,6 +106,7 @@ class PythonExchange:
         "client_addr",
         "client_name",
         "client_port",
+        "client_wait",
         "connection",
         "environ",
         "fate",
@@ -114,6 +116,7 @@ class PythonExchange:
         "held",
         "interim",
         "io_bound",
+        "plain",
         "queue_time",
         "queued_at",
         "reason",
@@ -129,6 +132,8 @@ class PythonExchange:
         "trace",
     )
 
+    # Set when its thread is done with it: nanoseconds since it was handed out.
+    answered_after: int
     # Set by the connection when it hands the exchange out.
     environ: dict[str, Any]
     request_id: str
@@ -161,7 +166,12 @@ class PythonExchange:
         self.interim: threading.Lock | None = None  # held while an interim response is sent
         self.silent = False  # the observers do not get it
         self.reason = ""  # what the application's end is explained by, for the logs
-        self.first_byte_at: float | None = None  # when the head was sent, if there are observers
+        # When the head was sent; None also where it was sent with the end, unless there are
+        # observers.
+        self.first_byte_at: float | None = None
+        self.client_wait = 0.0  # seconds for which the application has waited for its client
+        # It was handed out at once, its response was sent at once, and without such a wait.
+        self.plain = False
         self.body_sent = 0  # bytes of the response's body, without framing
         self.status = ""  # such as "200 OK"; empty until there is a response
         self.response_headers: HeaderList = []  # the application's
@@ -323,6 +333,7 @@ class PythonExchange:
         connection = self.connection
         try:
             received = connection.stream.recv(connection.loop.config.receive_bytes)
+            connection.stream.note_received(len(received))
         except BlockingIOError:
             return
         except OSError as error:
@@ -425,7 +436,7 @@ class PythonExchange:
         if not data:
             return
         self._require_open()
-        head = b"" if self.state is SENDING else self._make_head()
+        head = b"" if self.state is SENDING else self._begin_stream()
         framing = self._framing
         if framing is NONE:
             if head:
@@ -475,7 +486,7 @@ class PythonExchange:
             raise ResponseRelayed("the application has taken the socket of this request")
 
     def _send_region(self, region: FileRegion) -> None:
-        head = b"" if self.state is SENDING else self._make_head()
+        head = b"" if self.state is SENDING else self._begin_stream()
         framing, count = self._framing, region.count
         output = self.connection.make_output()
         if framing is NONE:
@@ -534,6 +545,8 @@ class PythonExchange:
         ):
             self._content_length = len(data)
         head = self._make_head()
+        if self.connection.loop.observers is not None:
+            self.first_byte_at = time.monotonic()
         if not data or self._framing is NONE:
             self.transmit(head)
             return
@@ -726,6 +739,13 @@ class PythonExchange:
 
     # -- the head -------------------------------------------------------------------------------
 
+    def _begin_stream(self) -> bytes:
+        """Return the head of a response that is sent in parts."""
+        head = self._make_head()
+        self.first_byte_at = time.monotonic()
+        self.plain = False
+        return head
+
     def _make_head(self) -> bytes:
         request, loop = self.request, self.connection.loop
         status = self.status
@@ -755,8 +775,6 @@ class PythonExchange:
             self._require_open()
         if self.interim is not None:
             self._await_interim()
-        if loop.observers is not None:
-            self.first_byte_at = time.monotonic()
         if self.trace is not None:
             self.trace.head_sent(status, self.response_headers, added)
         return encode_head(status, self.response_headers, added)
@@ -788,6 +806,7 @@ class PythonExchange:
         try:
             send = connection.stream.send  # calling a slot without this takes longer
             sent = send(data, NO_SIGNAL)
+            connection.traffic.sent += sent
         except BlockingIOError:
             sent = 0
         except OSError as error:
@@ -849,14 +868,16 @@ class PythonExchange:
     @contextmanager
     def waiting_for_client(self) -> Iterator[None]:
         """Stop the clock of the call's deadline: its thread waits for the client."""
-        if self.call_deadline is None:
-            yield
-            return
-        number = self.call_deadline.stop_clock()
+        deadline, before = self.call_deadline, time.monotonic()
+        number = 0 if deadline is None else deadline.stop_clock()
         try:
             yield
         finally:
-            self.call_deadline.go_on(number, self.environ)
+            if deadline is not None:
+                deadline.go_on(number, self.environ)
+            waited = time.monotonic() - before
+            self.client_wait += waited
+            self.plain = False
 
     def _make_room(self, output: Output) -> None:
         stream, loop = self.connection.stream, self.connection.loop

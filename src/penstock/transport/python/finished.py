@@ -123,11 +123,12 @@ def report_refusal(
     if exchange is not None:
         address, port = exchange.client_addr, exchange.client_port
     left = _log_refusal(connection, error, request_id, address)
-    if loop.observers is None:
-        return
     words = error.request_line.split(" ")
     method, target, protocol = words if len(words) == 3 else ("-", "-", "-")
     began = connection.head_began() if exchange is None else exchange.began
+    loop.histograms.add_refused(words[0], error.status, protocol, loop.now - began)
+    if loop.observers is None:
+        return
     trace = None
     if connection.trace is not None:
         trace = connection.trace.in_head() if exchange is None else exchange.trace

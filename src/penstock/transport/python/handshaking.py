@@ -6,7 +6,7 @@ from selectors import EVENT_READ, EVENT_WRITE
 from typing import TYPE_CHECKING
 
 from penstock.http1 import ProtocolError
-from penstock.telemetry.scoreboard import HANDSHAKES_FAILED
+from penstock.telemetry.scoreboard import HANDSHAKES, HANDSHAKES_FAILED, RESUMPTIONS
 from penstock.transport.python.stream import HandshakeFailed, PlainHttp
 from penstock.transport.states import Phase
 
@@ -42,6 +42,7 @@ def go_on(connection: Connection) -> PythonExchange | None:
         _count_failed(connection, reason)
         # The request may come already, and a reset would take the alert from the client.
         connection.stream = stream.in_plain()
+        connection.traffic = connection.stream.traffic
         loop.heads.pop(connection, None)
         connection.linger()
         return None
@@ -52,6 +53,9 @@ def go_on(connection: Connection) -> PythonExchange | None:
         if connection.phase is Phase.HANDSHAKING:  # else evicted by that
             loop.watch(connection, EVENT_READ | (EVENT_WRITE if stream.has_unsent else 0))
         return None
+    loop.slot_words[HANDSHAKES] += 1
+    if stream.has_resumed:
+        loop.slot_words[RESUMPTIONS] += 1
     loop.heads.pop(connection, None)
     connection.base_environ = connection.base_environ | stream.environ()
     connection.begin_reading()

@@ -13,16 +13,19 @@ import os
 import selectors
 import threading
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable
 from functools import partial
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any, Protocol
 
 from penstock import messages
+from penstock.telemetry.histograms import RequestHistograms
 from penstock.telemetry.scoreboard import (
     ACCEPTED,
     ACCEPTING,
+    BYTES_RECEIVED,
+    BYTES_SENT,
     CONNECTIONS,
     EVICTED_BODY,
     EVICTED_HEAD,
@@ -45,6 +48,7 @@ from penstock.transport.python.accept_balancing import AcceptBalancing
 from penstock.transport.python.budget import Budget
 from penstock.transport.python.clients import ClientRate, Clients
 from penstock.transport.python.connection import PROCEED, Connection
+from penstock.transport.python.connection_states import CONNECTION_STATES, state_word
 from penstock.transport.python.disk import SENDERS, Disk
 from penstock.transport.python.exchange import PythonExchange
 from penstock.transport.python.own_answers import OwnAnswers
@@ -52,6 +56,7 @@ from penstock.transport.python.remainder import Remainder
 from penstock.transport.python.request_queue import RequestQueue
 from penstock.transport.python.slow_paths import SlowPaths
 from penstock.transport.python.slow_readers import SlowReaders
+from penstock.transport.python.stream import Traffic
 from penstock.transport.states import Phase
 from penstock.transport.waker import Waker
 from penstock.wsgi.environ import DroppedFields
@@ -106,6 +111,7 @@ class Loop:
         "_polled_at",
         "_polling",
         "_random",
+        "_slot",
         "_slow_readers",
         "_sweep_interval",
         "_told_forwarding",
@@ -130,6 +136,7 @@ class Loop:
         "full",
         "handing_over",
         "heads",
+        "histograms",
         "logger",
         "look_again_at",
         "now",
@@ -155,6 +162,7 @@ class Loop:
         "thread_slots",
         "tls",
         "tls_server_fields",
+        "traffic",
         "turn_ends",
         "unpolled",
         "untrusted_fields",
@@ -208,6 +216,9 @@ class Loop:
         self.attend: Callable[[], bool]  # the same: have a stall monitor from now on, if there can
         self.websockets: WebSockets  # set by PythonTransport
         self.slot_words = slot.words
+        self._slot = slot
+        self.traffic = Traffic()
+        self.histograms = RequestHistograms(slot)
         shared = len(slot.scoreboard.slots) > 1
         self.balancing = AcceptBalancing(self.config, slot) if shared else None
         self.own_answers = OwnAnswers(self, slot)
@@ -303,6 +314,19 @@ class Loop:
             except IndexError:  # perhaps another thread was faster
                 return
             self._dropped_fields.report(name)
+
+    def publish(self) -> None:
+        """Write to the slot what is counted elsewhere: see `penstock.transport.Transport`."""
+        words, connections = self.slot_words, list(self.connections)
+        counts = Counter(map(state_word, connections))
+        for word in CONNECTION_STATES:
+            words[word] = counts[word]
+        clients = Counter(each.remote_addr for each in connections if each.remote_addr)
+        self._slot.set_top_client(*(clients.most_common(1) or [("", 0)])[0])
+        words[BYTES_RECEIVED] = self.traffic.received
+        words[BYTES_SENT] = self.traffic.sent
+        self.histograms.publish()
+        self.request_log.publish(words)
 
     # -- leading --------------------------------------------------------------------------------
 

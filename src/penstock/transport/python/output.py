@@ -302,6 +302,7 @@ class Output:
                 break
             try:
                 sent = self._stream.send(piece, NO_SIGNAL)
+                self._stream.note_sent(sent)
             except BlockingIOError:
                 return most  # no more in this turn
             self._hold(-sent)

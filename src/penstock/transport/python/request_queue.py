@@ -17,6 +17,7 @@ from penstock.telemetry.scoreboard import (
     QUEUE_FULL,
     QUEUE_FULL_SINCE,
     QUEUE_TIMEOUT,
+    QUEUED,
     WAITING,
 )
 from penstock.transport.admission import Overload
@@ -85,6 +86,8 @@ class RequestQueue:
                 del self._arrivals[refused]
             if not requests.size:
                 self._overload.queue_moved(now, 0)
+            if not taken_at_once:
+                self._words[QUEUED] += 1
             requests.add(client, exchange)
             self._arrivals[exchange] = None
             self._words[WAITING] = requests.size

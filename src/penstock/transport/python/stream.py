@@ -57,21 +57,39 @@ def is_disconnect(error: OSError) -> bool:
     return error.errno in _GONE
 
 
+class Traffic:
+    """How many bytes the sockets of a worker's connections have received and sent.
+
+    Any thread adds to them, in one statement in which nothing is called, so that no other thread
+    comes between the reading and the writing.
+    """
+
+    __slots__ = ("received", "sent")
+
+    def __init__(self) -> None:
+        self.received = 0
+        self.sent = 0
+
+
 class SocketStream:
     """A socket that never blocks, and what all streams do with it alike.
 
     ``remote_addr`` and ``remote_port`` are the client's, empty for a Unix socket.
     """
 
-    __slots__ = ("_socket", "client_gone", "fileno", "remote_addr", "remote_port")
+    __slots__ = ("_socket", "client_gone", "fileno", "remote_addr", "remote_port", "traffic")
 
-    def __init__(self, sock: socket.socket, remote_addr: str, remote_port: str) -> None:
+    def __init__(
+        self, sock: socket.socket, remote_addr: str, remote_port: str, traffic: Traffic
+    ) -> None:
+        """``traffic`` counts the bytes."""
         # Explicitly, and in any case: the application may have set a default timeout.
         sock.setblocking(False)
         self._socket = sock
         self.remote_addr = remote_addr
         self.remote_port = remote_port
         self.fileno = sock.fileno
+        self.traffic = traffic
         self.client_gone = ClientGone(sock.fileno)
 
     def peek_raw(self, size: int) -> bytes:
@@ -80,7 +98,10 @@ class SocketStream:
 
     def recv_raw(self, size: int) -> bytes:
         """Take bytes that come before TLS."""
-        return self._socket.recv(size)
+        data = self._socket.recv(size)
+        count = len(data)
+        self.traffic.received += count
+        return data
 
     def wait_readable(self, seconds: float) -> bool:
         """Wait until there is input, or its end; return False if there is none in time."""
@@ -143,17 +164,30 @@ class Stream(SocketStream):
     """Whether the bytes are protected on their way."""
 
     # `recv`, `recv_into` and `send` are the socket's own methods, so that each request saves calls.
+    # Those who call them count the bytes, by `note_received` and `note_sent`.
     __slots__ = ("recv", "recv_into", "send")
 
-    def __init__(self, sock: socket.socket, remote_addr: str, remote_port: str) -> None:
-        super().__init__(sock, remote_addr, remote_port)
+    def __init__(
+        self, sock: socket.socket, remote_addr: str, remote_port: str, traffic: Traffic
+    ) -> None:
+        super().__init__(sock, remote_addr, remote_port, traffic)
         self.recv = sock.recv
         self.recv_into = sock.recv_into
         self.send: Callable[[bytes | memoryview, int], int] = sock.send
 
     def sendmsg(self, pieces: Sequence[bytes]) -> int:
         """Send what the kernel takes of ``pieces``, one behind the other; return how many bytes."""
-        return self._socket.sendmsg(pieces, (), NO_SIGNAL)
+        sent = self._socket.sendmsg(pieces, (), NO_SIGNAL)
+        self.traffic.sent += sent
+        return sent
+
+    def note_received(self, count: int) -> None:
+        """Count bytes that `recv` or `recv_into` has returned."""
+        self.traffic.received += count
+
+    def note_sent(self, count: int) -> None:
+        """Count bytes that `send` has sent."""
+        self.traffic.sent += count
 
     def send_file(self, descriptor: int, offset: int, count: int) -> int:
         """Send up to ``count`` bytes of a file; return how many, 0 where it ends before."""
@@ -162,6 +196,7 @@ class Stream(SocketStream):
         sent = 0
         try:
             sent = os.sendfile(self._socket.fileno(), descriptor, offset, count)
+            self.traffic.sent += sent
             return sent
         finally:
             if signal.SIGPIPE not in before:

@@ -76,6 +76,7 @@ class ThreadSlots:
     def begin(self, thread: ThreadSlot, exchange: PythonExchange) -> None:
         """Record that a thread calls the application with an exchange."""
         since = exchange.handed_out_at = time.monotonic_ns()
+        exchange.plain = not exchange.queue_time
         if exchange.held:
             exchange.release_held()  # from now on its body is the application's
         allowed = self._timeout_ns

@@ -21,6 +21,7 @@ from penstock.edge.tls import (
     pairs_by_name,
     wildcard_of,
 )
+from penstock.transport.python.stream import Traffic
 from penstock.transport.python.tls_stream import TlsObject, TlsStream
 
 MakeContext = Callable[[Callable[[], ssl.SSLContext]], ssl.SSLContext]
@@ -60,12 +61,15 @@ class TlsContexts:
         if self._default.sni_callback is None:
             self._default.sni_callback = self._choose
 
-    def stream(self, sock: socket.socket, remote_addr: str, remote_port: str) -> TlsStream:
+    def stream(
+        self, sock: socket.socket, remote_addr: str, remote_port: str, traffic: Traffic
+    ) -> TlsStream:
         """Return the stream of a connection that was accepted just now."""
         incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
         tls = self._default.wrap_bio(incoming, outgoing, server_side=True)
         assert isinstance(tls, TlsObject)
-        return TlsStream(sock, remote_addr, remote_port, self, (tls, incoming, outgoing))
+        buffers = (tls, incoming, outgoing)
+        return TlsStream(sock, remote_addr, remote_port, traffic, self, buffers)
 
     def environ(self, tls: TlsObject) -> dict[str, str]:
         """Return what a session adds to the environ of its requests."""

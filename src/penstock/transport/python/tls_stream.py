@@ -22,6 +22,7 @@ from penstock.transport.python.stream import (
     PlainHttp,
     SocketStream,
     Stream,
+    Traffic,
 )
 
 if TYPE_CHECKING:
@@ -96,11 +97,12 @@ class TlsStream(SocketStream):
         sock: socket.socket,
         remote_addr: str,
         remote_port: str,
+        traffic: Traffic,
         contexts: TlsContexts,
         tls: tuple[TlsObject, ssl.MemoryBIO, ssl.MemoryBIO],
     ) -> None:
         """``tls`` is the TLS of the server's side, and what it reads from and writes to."""
-        super().__init__(sock, remote_addr, remote_port)
+        super().__init__(sock, remote_addr, remote_port, traffic)
         self._contexts = contexts
         self.tls, self._incoming, self._outgoing = tls
         self._lock = threading.Lock()
@@ -141,7 +143,7 @@ class TlsStream(SocketStream):
             return True
         except ssl.SSLWantReadError:
             self._push_some()
-        data = self._socket.recv(HANDSHAKE_BYTES)
+        data = self.recv_raw(HANDSHAKE_BYTES)
         if not data:
             raise ConnectionResetError(errno.ECONNRESET, "")
         if not self.greeted and data[0] != _HANDSHAKE_RECORD:
@@ -160,6 +162,11 @@ class TlsStream(SocketStream):
     def environ(self) -> dict[str, str]:
         """Return what the session adds to the environ of its requests, after the handshake."""
         return self._contexts.environ(self.tls)
+
+    @property
+    def has_resumed(self) -> bool:
+        """Whether the handshake, which is complete, has resumed a session."""
+        return bool(self.tls.session_reused)
 
     # -- reading --------------------------------------------------------------------------------
 
@@ -188,7 +195,7 @@ class TlsStream(SocketStream):
         return data
 
     def _receive(self, size: int) -> None:
-        data = self._socket.recv(size)
+        data = self.recv_raw(size)
         if not data:
             # Also without a close_notify before it: a request shows its own end.
             self._ended = True
@@ -226,7 +233,15 @@ class TlsStream(SocketStream):
 
     def recv_into(self, buffer: bytearray) -> int:
         """Drop what has arrived; return how many encrypted bytes that were."""
-        return self._socket.recv_into(buffer)
+        count = self._socket.recv_into(buffer)
+        self.traffic.received += count
+        return count
+
+    def note_received(self, count: int) -> None:
+        """Do nothing: what the socket receives is counted where that is, with what TLS adds."""
+
+    def note_sent(self, count: int) -> None:
+        """Do nothing: likewise."""
 
     def peek(self) -> bool:
         """Return True if input waits, False at its end."""
@@ -317,6 +332,7 @@ class TlsStream(SocketStream):
                     return
                 self._unsent = self._outgoing.read()
             sent = self._socket.send(self._unsent, NO_SIGNAL)
+            self.traffic.sent += sent
             self._unsent = b"" if sent == len(self._unsent) else memoryview(self._unsent)[sent:]
 
     def _push_some(self) -> None:
@@ -367,7 +383,7 @@ class TlsStream(SocketStream):
 
     def in_plain(self) -> Stream:
         """Return the same socket as a stream without TLS, for a client that does not speak it."""
-        return Stream(self._socket, self.remote_addr, self.remote_port)
+        return Stream(self._socket, self.remote_addr, self.remote_port, self.traffic)
 
 
 def _joined(pieces: Sequence[bytes | memoryview]) -> Sequence[bytes | memoryview]:
