@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import pty
+import select
 import socket
+import struct
 import subprocess
 import sys
 import termios
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -616,3 +620,53 @@ def test_a_mistyped_command_is_answered_with_the_nearest(
     assert capsys.readouterr().err == (
         "penstockctl: error: there is no command 'statsu'; did you mean 'status'?\n"
     )
+
+
+# What is wrong, and what happens now
+
+
+def test_doctor_prints_the_findings_for_people_and_for_programs(server: Server) -> None:
+    assert server.lines("doctor") == [
+        "the last 10m00s: 6,000 requests, 10.0/s; half took 18 ms or less, 99 % 25 ms or less",
+        "",
+        "nothing is wrong",
+    ]
+    assert json.loads("\n".join(server.lines("doctor", "--json"))) == {"findings": []}
+
+
+def test_top_is_printed_once_where_there_is_no_terminal(server: Server) -> None:
+    lines = server.lines("top", "--interval", "0.01")
+    assert lines[0].startswith("shop:app  serving  up 75.0s  generation 1  native")
+    assert any("/reports/7" in line for line in lines)
+    value = json.loads("\n".join(server.lines("top", "--interval", "0.01", "--json")))
+    assert value["workers"][0]["worker"] == 1
+
+
+def test_top_draws_on_a_terminal_and_ends_with_q(server: Server) -> None:
+    ours, theirs = os.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("4H", 24, 80, 0, 0))
+    command = [sys.executable, "-m", "penstock.control.penstockctl", "--control", server.address]
+    environ = checkout_environ() | {"TERM": "xterm"}
+    top = subprocess.Popen(
+        [*command, "top"], stdin=theirs, stdout=theirs, stderr=theirs, env=environ
+    )
+    os.close(theirs)
+    try:
+        seen, deadline = b"", time.monotonic() + DEADLINE
+        while b"/reports/7" not in seen and time.monotonic() < deadline:
+            if select.select([ours], [], [], 1.0)[0]:
+                seen += os.read(ours, 65536)
+        assert b"shop:app" in seen
+        assert b"/reports/7" in seen
+        os.write(ours, b"q")
+        while top.poll() is None and time.monotonic() < deadline:
+            if select.select([ours], [], [], 0.1)[0]:
+                try:
+                    os.read(ours, 65536)
+                except OSError:
+                    break  # its end of the terminal is closed
+        assert top.wait(DEADLINE) == 0
+    finally:
+        top.kill()
+        top.wait()
+        os.close(ours)

@@ -12,6 +12,7 @@ import re
 import shutil
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -123,6 +124,11 @@ def build_parser() -> argparse.ArgumentParser:
     add("workers", "Show the workers.")
     add("requests", "Show the requests in the application.")
     add("metrics", "Show the metrics, as Prometheus reads them.")
+    add("doctor", "Say what is wrong with the server by its last hour, and what to change.")
+    top = add("top", "Show the rates, workers and requests of the server, again each second.")
+    top.add_argument(
+        "--interval", type=_seconds, default=1.0, metavar="S", help="Seconds between two looks [1]."
+    )
     add("stacks", "Show the Python stacks of one worker, or of all.").add_argument(
         "worker", nargs="?", type=_whole, metavar="WORKER"
     )
@@ -198,6 +204,12 @@ def _run(typed: argparse.Namespace) -> int:
     if command == "metrics":
         reply = ask(address, "GET", "/metrics", typed.timeout or QUESTION_SECONDS, text=True)
         return _show(reply, False, lambda _value, _width: ctl_tables.lines(reply.text))
+    if command == "doctor":
+        return _doctor(address, typed)
+    if command == "top":
+        from penstock.control import top
+
+        return top.run(address, typed.interval, typed.timeout or QUESTION_SECONDS, typed.json)
     if command in _SHOWN:
         target = f"/{command}"
         if command == "stacks" and typed.worker is not None:
@@ -214,6 +226,31 @@ def _run(typed: argparse.Namespace) -> int:
         value = {"message": message}
         reply = Reply(200, json.dumps(value, indent=2) + "\n", value, None)
     return _show(reply, typed.json, lambda value, width: f"{ctl_tables.text(value['message'])}\n")
+
+
+def _doctor(address: str, typed: argparse.Namespace) -> int:
+    from penstock.control import doctor
+    from penstock.control.past import Past
+
+    timeout = typed.timeout or QUESTION_SECONDS
+    status, requests, history = (
+        ask(address, "GET", path, timeout) for path in ("/status", "/requests", "/history")
+    )
+    for reply in (status, requests, history):
+        if reply.status >= 300:
+            return _show(reply, typed.json, lambda value, _width: "")
+    try:
+        past = Past(history.value)
+        evidence = doctor.Evidence(past, status.value, requests.value["requests"])
+        findings = doctor.diagnose(evidence)
+        text = doctor.report(evidence, findings)
+    except (KeyError, TypeError, AttributeError, ValueError, IndexError):
+        raise CannotReach("the answer is not one that this version understands") from None
+    if typed.json:
+        print_out(json.dumps({"findings": [asdict(each) for each in findings]}, indent=2) + "\n")
+    else:
+        print_out(ctl_tables.lines(text))
+    return DONE
 
 
 def _import(location: str) -> int:

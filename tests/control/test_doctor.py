@@ -1,0 +1,229 @@
+"""`penstockctl doctor`: each rule finds its fault, and is silent on a server that has none."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from penstock.config.settings import OPTIONS
+from penstock.control.doctor import RULES, Finding, diagnose, report
+from penstock.messages import MESSAGES
+from support.past import Numbers, evidence
+
+Change = Callable[[float, Numbers], None]
+
+
+def grows(name: str, by: float) -> Change:
+    """Let a count grow by so much in a second."""
+
+    def change(seconds: float, row: Numbers) -> None:
+        row[name] += by * seconds
+
+    return change
+
+
+def together(*changes: Change) -> Change:
+    def change(seconds: float, row: Numbers) -> None:
+        for each in changes:
+            each(seconds, row)
+
+    return change
+
+
+def is_always(**values: float) -> Change:
+    return lambda _seconds, row: row.update(values)
+
+
+def slow_queue(seconds: float, row: Numbers) -> None:
+    """Let all requests wait for a thread for up to 250 ms."""
+    row["queue.0"], row["queue.6"] = 0.0, row["requests"]
+    row["queue.seconds"] = 0.18 * row["requests"]
+
+
+def contended(seconds: float, row: Numbers) -> None:
+    """Let half of the looks at the interpreter lock wait for up to 25 ms."""
+    row["lock_wait.0"], row["lock_wait.2"] = seconds / 2, seconds / 2
+    row["lock_wait.seconds"] = 0.008 * seconds
+
+
+def slow_application(seconds: float, row: Numbers) -> None:
+    row["application.2"], row["application.10"] = 0.0, row["requests"]
+    row["application.seconds"] = 2.0 * row["requests"]
+
+
+def leaking(seconds: float, row: Numbers) -> None:
+    row["largest_worker"] = 80e6 + 150e3 * seconds
+
+
+BUSY = is_always(busy=7.8)
+
+# A rule, a server that has its fault, and the figures and settings that it has to name.
+CASES: list[tuple[str, dict[str, Any], str]] = [
+    ("too-few-threads", {"change": together(BUSY, slow_queue)}, "97% of the time.*--threads to 8"),
+    (
+        "interpreter-lock",
+        {"change": together(BUSY, contended)},
+        "50% of the looks.*--workers 4 --threads 2",
+    ),
+    (
+        "too-few-workers",
+        {"change": together(BUSY, slow_queue, contended)},
+        "--workers to 4.*interpreter lock",
+    ),
+    ("busy-processors", {"change": grows("cpu_seconds", 3.6)}, "95% of 4 processors.*profile"),
+    (
+        "too-few-workers",
+        {"change": together(grows("cpu_seconds", 1.7), slow_queue)},
+        "2 workers.*raise --workers to 4",
+    ),
+    ("throttled", {"change": grows("throttled_seconds", 0.2)}, "360.0 s in 30m00s.*CPU limit"),
+    (
+        "slow-application",
+        {
+            "change": slow_application,
+            "requests": [
+                {"method": "GET", "target": "/report?token=1", "age": 3.0, "client": "10.0.0.1:1"}
+            ],
+        },
+        "2.4 s or longer.*now GET /report has taken 3.0s.*stacks",
+    ),
+    ("expired-calls", {"change": grows("deadlines_passed", 0.01)}, "18 calls.*PEN-6120"),
+    ("failing-application", {"change": grows("status.5xx", 1.0)}, "10%.*tracebacks"),
+    (
+        "crashed-workers",
+        {"change": grows("crashed", 3 / 1800), "crashes": {"SIGSEGV": 3}},
+        "3 workers.*3 by SIGSEGV",
+    ),
+    ("growing-memory", {"change": leaking}, "MiB in 30m00s.*--max-memory"),
+    ("out-of-memory", {"change": grows("oom_kills", 2 / 1800)}, "2 processes.*memory limit"),
+    ("shed-requests", {"change": grows("queue_full", 0.1)}, "180 requests got 503.*--queue"),
+    ("impatient-clients", {"change": grows("client_left", 1.0)}, "1,800 clients left"),
+    ("full-listen-queue", {"change": grows("listen_overflows", 14 / 1800)}, "14 times.*--backlog"),
+    ("evicted-connections", {"change": grows("evicted_idle", 0.1)}, "idle 180.*--max-connections"),
+    (
+        "one-client",
+        {
+            "change": is_always(connections=100),
+            "top_client": {"address": "10.0.0.7", "connections": 61},
+        },
+        "10.0.0.7 hold 61% of the 100.*--max-connections-per-client",
+    ),
+    (
+        "one-client-in-the-application",
+        {
+            "requests": [
+                {"method": "GET", "target": "/", "age": 0.1, "client": f"10.0.0.{host}:{port}"}
+                for port, host in enumerate([7, 7, 7, 7, 7, 7, 8, 9])
+            ]
+        },
+        "10.0.0.7 has 6 of the 8.*--max-requests-per-client",
+    ),
+    ("full-disk", {"change": grows("spool_full", 0.01)}, "18 uploads got 507.*--temp-dir"),
+    ("slow-log", {"change": grows("log_dropped", 1.0)}, "1,800 requests.*--log-queue"),
+    ("full-handshakes", {"change": grows("handshakes", 9.0)}, "16,200 TLS.*--keep-alive"),
+    ("frequent-recycling", {"change": grows("recycled", 0.05)}, "90 workers.*--max-requests"),
+    (
+        "failed-reload",
+        {
+            "change": grows("reloads_failed", 1 / 1800),
+            "last_reload": {"at": 1.8e9, "message": "no module named shop"},
+        },
+        "no module named shop.*reload again",
+    ),
+    (
+        "ending-certificate",
+        {"certificates": [{"names": ["a.test"], "expires": 1.8e9, "days": 5, "renewal": None}]},
+        "a.test expires in 5 days",
+    ),
+]
+
+
+@pytest.mark.parametrize(
+    ("name", "server", "expected"), CASES, ids=[f"{n}-{case[0]}" for n, case in enumerate(CASES)]
+)
+def test_each_fault_is_found_and_said_with_figures_and_what_to_change(
+    name: str, server: dict[str, Any], expected: str
+) -> None:
+    found = {finding.rule: finding for finding in diagnose(evidence(**server))}
+    assert name in found
+    said = f"{found[name].what} -> {found[name].advice}"
+    assert re.search(expected, said), said
+
+
+def test_every_rule_has_a_case() -> None:
+    silent = {rule.__name__ for rule in RULES}
+    for _, server, _ in CASES:
+        judged = evidence(**server)
+        silent -= {rule.__name__ for rule in RULES if rule(judged) is not None}
+    assert not silent
+
+
+@pytest.mark.parametrize(
+    "server",
+    [
+        {},
+        {"minutes": 0},
+        {"minutes": 0.5, "change": together(BUSY, slow_queue, slow_application)},
+        # Busy threads for which no request waits, and waits that are not the threads'.
+        {"change": BUSY},
+        {"change": slow_queue},
+        # A cache that fills in the first minutes.
+        {"change": lambda s, row: row.update(largest_worker=80e6 + 100e6 * min(s / 300, 1.0))},
+        # One request in 200 fails.
+        {"change": grows("status.5xx", 0.05)},
+        # A proxy that has all of a few connections, and one that a worker each is recycled by.
+        {"top_client": {"address": "10.0.0.7", "connections": 12}},
+        {"change": grows("recycled", 0.001)},
+        {
+            "certificates": [
+                {"names": ["a.test"], "expires": 1.8e9, "days": 5, "renewal": "ACME, in 2 days"}
+            ]
+        },
+        {"change": together(grows("handshakes", 9.0), grows("resumptions", 8.0))},
+        {"change": grows("throttled_seconds", 0.01)},
+    ],
+)
+def test_no_rule_says_anything_of_a_server_without_a_fault(server: dict[str, Any]) -> None:
+    assert diagnose(evidence(**server)) == []
+
+
+def test_what_is_urgent_comes_first() -> None:
+    found = diagnose(evidence(change=together(leaking, grows("deadlines_passed", 0.1))))
+    assert [finding.urgent for finding in found] == [True, False]
+
+
+def test_the_report_has_the_rate_the_times_and_the_findings() -> None:
+    judged = evidence(change=together(BUSY, slow_queue))
+    text = report(judged, diagnose(judged))
+    assert text.startswith("the last 30m00s: 18,000 requests, 10.0/s; half took 18 ms or less")
+    assert "\n1. the 4 threads of each worker were busy" in text
+    assert "\n   -> raise --threads to 8\n" in text
+    assert "nothing is wrong\n" in report(evidence(), [])
+    assert "too few requests" in report(evidence(minutes=0), [])
+
+
+def test_advice_names_settings_and_messages_that_exist() -> None:
+    known = {f"--{name.replace('_', '-')}" for name in OPTIONS}
+    said = [
+        text
+        for _, server, _ in CASES
+        for finding in diagnose(evidence(**server))
+        for text in (finding.what, finding.advice)
+    ]
+    flags = {flag for text in said for flag in re.findall(r"--[a-z-]+", text)}
+    assert flags <= known
+    ids = {found for text in said for found in re.findall(r"PEN-\d+", text)}
+    assert ids <= {message.id for message in MESSAGES.values()}
+
+
+def test_a_finding_is_plain_data() -> None:
+    finding = Finding("slow-log", "a", "b")
+    assert (finding.rule, finding.what, finding.advice, finding.urgent) == (
+        "slow-log",
+        "a",
+        "b",
+        False,
+    )

@@ -1,0 +1,83 @@
+"""`penstockctl top`: what one screen has, in 80 columns and 24 lines and in others."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from penstock.control import top
+from penstock.control.past import Past
+from penstock.control.top import View, bar, milliseconds, screen
+from support.control_loop import FakeSupervisor, request, worker
+from support.past import answer, rows
+
+
+def view(workers: int = 2, requests: int = 3) -> View:
+    status: Any = FakeSupervisor().status()
+    return View(
+        status,
+        [worker(number, 100 + number) for number in range(1, workers + 1)],
+        [request(101, f"/reports/{number}") for number in range(requests)],
+        Past(answer(rows(10))).last(10),
+        {1: 12.5},
+    )
+
+
+@pytest.mark.parametrize(("width", "height"), [(79, 24), (40, 10), (20, 3), (200, 60)])
+@pytest.mark.parametrize(("workers", "requests"), [(1, 0), (2, 3), (40, 200)])
+def test_a_screen_fits_into_its_terminal(
+    width: int, height: int, workers: int, requests: int
+) -> None:
+    lines = screen(view(workers, requests), width, height, 0)
+    assert len(lines) == height
+    assert max(map(len, lines)) <= width
+
+
+def test_a_screen_of_80_columns_shows_rates_threads_workers_and_requests() -> None:
+    lines = screen(view(), 79, 24, 1)
+    text = "\n".join(lines)
+    assert "requests 10.0/s   p50 17.5 ms" in text
+    assert "threads  ██░░░░░░░░░░░░░░░░░░ 1/8" in text
+    assert [line for line in lines if line.startswith(">")] == [
+        line for line in lines if "/reports/1" in line
+    ]
+    assert lines[-1].startswith("q quit")
+    assert any("12" in line and "101" in line for line in lines)
+
+
+def test_the_selected_request_is_on_the_screen_however_many_there_are() -> None:
+    for selected in (0, 5, 150, 199):
+        lines = screen(view(requests=200), 79, 24, selected)
+        [line] = [line for line in lines if line.startswith(">")]
+        assert line.endswith(f"/reports/{selected}")
+
+
+def test_workers_that_do_not_fit_are_counted() -> None:
+    lines = screen(view(workers=40), 79, 24, 0)
+    assert any(" more" in line for line in lines)
+    assert any("/reports/0" in line for line in lines)
+
+
+def test_what_clients_send_cannot_act_on_the_terminal() -> None:
+    shown = view(requests=1)
+    shown.requests[0]["target"] = "/\x1b[2J\x07"  # type: ignore[index]
+    assert not any("\x1b" in line or "\x07" in line for line in screen(shown, 200, 24, 0))
+
+
+def test_bars_and_times() -> None:
+    assert (bar(0.0, 4), bar(0.5, 4), bar(2.0, 4)) == ("░░░░", "██░░", "████")
+    assert [milliseconds(s) for s in (0.0, 0.0012, 0.25, 2.5)] == [
+        "0.0 ms",
+        "1.2 ms",
+        "250 ms",
+        "2.5 s",
+    ]
+
+
+def test_the_form_for_programs_is_json_with_the_quantiles() -> None:
+    value = json.loads(json.dumps(top.as_json(view())))
+    assert value["rate"] == 10
+    assert value["times"]["duration"]["p99"] == pytest.approx(0.02485)
+    assert value["now"]["threads"] == 8
