@@ -80,6 +80,10 @@ def _settings(application: WSGIApplication, by_name: dict[str, object]) -> Setti
     settings = settings_from_kwargs(**by_name)
     compile_format(settings.access_logformat)
     check_places(settings)
+    if settings.log_syslog:
+        from penstock.telemetry.syslog import look_up
+
+        look_up(settings)
     chosen_transport(settings)
     return settings
 

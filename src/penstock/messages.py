@@ -643,6 +643,26 @@ LOG_ENTRIES_LOST: Final = Message(
     " `penstockctl requests` name it.",
 )
 
+LOG_DAEMON_FAILS: Final = Message(
+    "PEN-5070",
+    WARNING,
+    "messages of the log do not reach their daemon: %(reason)s (setting: %(setting)s)",
+    "Syslog, or systemd's journal, does not take messages, or not as fast as they come. Up to 1,000"
+    " messages wait for syslog; further ones are lost, and a message says how many as soon as there"
+    " is room. What was for the journal goes to the standard streams meanwhile. Logged once for"
+    " each loss. Requests are answered as before.",
+    "Act on the reason: start the daemon, correct the address, or let it keep up.",
+)
+
+LOG_DAEMON_LOST_IN_ALL: Final = Message(
+    "PEN-5071",
+    WARNING,
+    "messages of the log did not reach their daemon: %(count)d in all (setting: %(setting)s)",
+    "The worker stopped, and this is how many messages syslog or the journal did not take while it"
+    " ran.",
+    "Look for PEN-5070 earlier in the log: it tells the reason.",
+)
+
 # -- 6: the worker ------------------------------------------------------------------------------
 
 OPEN_FILES_LIMIT: Final = Message(

@@ -17,7 +17,7 @@ from support.server_process import ServerProcess
 from support.serving import Environ, Recorder, connect, eventually, get, post
 
 HERE = Path(__file__).parents[1] / "support"
-LINES = TransportConfig().request_log_lines
+LINES = TransportConfig().error_log_repeats
 NEVER = 3600.0
 """Seconds of an interval that does not end while the test runs."""
 

@@ -138,7 +138,7 @@ class Bystander:
 
 COUNT = "[INFO] ... and "
 """What the line begins with that counts the refusals which have no line each."""
-REFUSALS_LOGGED = TransportConfig().request_log_lines
+REFUSALS_LOGGED = TransportConfig().error_log_repeats
 
 
 class LinesSince:

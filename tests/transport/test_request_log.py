@@ -54,7 +54,7 @@ def clock() -> Clock:
 
 @pytest.fixture
 def log(lines: Lines, clock: Clock) -> RequestLog:
-    config = TransportConfig(request_log_lines=2, request_log_seconds=10.0)
+    config = TransportConfig(error_log_repeats=2, request_log_seconds=10.0)
     return RequestLog(logging.getLogger("penstock.tests.requests"), config, clock)
 
 
@@ -180,3 +180,12 @@ def test_a_handler_of_a_signal_may_log_while_its_thread_counts(
     finally:
         signal.signal(signal.SIGUSR1, before)
     assert len(lines.take()) == 1
+
+
+def test_with_0_every_line_is_logged(lines: Lines, clock: Clock) -> None:
+    log = RequestLog(
+        logging.getLogger("penstock.tests.requests"), TransportConfig(error_log_repeats=0), clock
+    )
+    refuse(log, times=50)
+    log.close()
+    assert len(lines.take()) == 50

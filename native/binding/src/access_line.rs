@@ -3,6 +3,7 @@
 //! `penstock.telemetry.access_log_format` is the reference: it says what a line consists of, and
 //! makes those that need Python (a name in Basic credentials) or more than ASCII.
 
+use crate::access_rules::Rules;
 use crate::ffi::latin1_bytes;
 use crate::record::Record;
 use penstock_protocol::HeadCopy;
@@ -26,8 +27,18 @@ enum Piece {
     RequestField(Vec<u8>),
     /// A response's field by its lower-case name.
     ResponseField(Vec<u8>),
-    /// The whole line, in JSON.
-    Json,
+    /// The whole line, in JSON, and whether it says how many requests it stands for.
+    Json(bool),
+}
+
+/// How a response gets its line.
+pub enum Outcome {
+    /// The line, with its line end.
+    Line(String),
+    /// The reference has to make it.
+    Python,
+    /// There is none.
+    Nothing,
 }
 
 /// Makes lines of one format.
@@ -36,6 +47,7 @@ pub struct LineFormat {
     /// Python's text for a second, and the last that it made.
     render_second: Py<PyAny>,
     second: Mutex<(i64, Vec<u8>)>,
+    rules: Option<Rules>,
 }
 
 /// What a line shows of one response, as bytes.
@@ -45,6 +57,8 @@ struct Line<'a> {
     code: u16,
     at: f64,
     time: Vec<u8>,
+    /// How many requests it stands for.
+    weight: &'a str,
 }
 
 impl LineFormat {
@@ -57,32 +71,46 @@ impl LineFormat {
             let (kind, text): (String, String) = piece?.extract()?;
             read.push(match kind.as_str() {
                 "text" => Piece::Text(text.into_bytes()),
-                "json" => Piece::Json,
+                "json" => Piece::Json(text == "sampled"),
                 "i" => Piece::RequestField(text.into_bytes()),
                 "o" => Piece::ResponseField(text.into_bytes()),
                 "atom" => Piece::Atom(text.bytes().next().unwrap_or(b'?')),
                 _ => return Err(PyValueError::new_err(format!("no piece of a line: {kind}"))),
             });
         }
+        let rules = format.getattr("rules")?;
         Ok(LineFormat {
             pieces: read,
             render_second,
             second: Mutex::default(),
+            rules: (!rules.is_none()).then(|| Rules::new(&rules)).transpose()?,
         })
     }
 
-    /// The line for a response, with its line end; None where the reference has to make it.
-    pub fn line(&self, py: Python<'_>, record: &Record) -> PyResult<Option<String>> {
+    /// The line for a response.
+    pub fn line(&self, py: Python<'_>, record: &Record) -> PyResult<Outcome> {
         let Some(request) = &record.request else {
-            return Ok(None);
+            return Ok(Outcome::Python);
         };
+        let code = record.code(py);
+        let mut weight = "1";
+        if let Some(rules) = &self.rules {
+            match rules.weight_of(py, record, request, code)? {
+                Some(found) => weight = found,
+                None => return Ok(Outcome::Nothing),
+            }
+            if rules.may_hide(request) {
+                return Ok(Outcome::Python);
+            }
+        }
         let at = sys::wall();
         let line = Line {
             record,
             request,
-            code: record.code(py),
+            code,
             at,
             time: self.time(py, at as i64)?,
+            weight,
         };
         let mut out = Vec::with_capacity(256);
         for piece in &self.pieces {
@@ -100,14 +128,14 @@ impl LineFormat {
                     line.response_field(py, name, &mut out)?;
                     true
                 }
-                Piece::Json => line.json(py, &mut out)?,
+                Piece::Json(sampled) => line.json(py, *sampled, &mut out)?,
             };
             if !plain {
-                return Ok(None);
+                return Ok(Outcome::Python);
             }
         }
         // All is ASCII but for the template's own text.
-        Ok(String::from_utf8(out).ok())
+        Ok(String::from_utf8(out).map_or(Outcome::Python, Outcome::Line))
     }
 
     /// The text of a second, which Python renders once: it knows the time zone.
@@ -153,6 +181,7 @@ impl Line<'_> {
             b'Q' => print(out, format_args!("{:.6}", self.record.queue_seconds())),
             b'p' => print(out, format_args!("<{}>", std::process::id())),
             b't' => out.extend_from_slice(&self.time),
+            b'S' => out.extend_from_slice(self.weight.as_bytes()),
             _ => return false,
         }
         true
@@ -168,7 +197,7 @@ impl Line<'_> {
         Ok(())
     }
 
-    fn json(&self, py: Python<'_>, out: &mut Vec<u8>) -> PyResult<bool> {
+    fn json(&self, py: Python<'_>, sampled: bool, out: &mut Vec<u8>) -> PyResult<bool> {
         let HeadCopy { bytes, head } = self.request;
         let (path, query) = split_target(head.target.of(bytes));
         let milliseconds = (self.at * 1e3) as i64 % 1000;
@@ -221,6 +250,9 @@ impl Line<'_> {
         plain &= json_text(latin1_bytes(record.request_id.bind(py))?, out);
         out.extend_from_slice(b",\"reason\":");
         plain &= json_text(record.reason.as_bytes(), out);
+        if sampled {
+            print(out, format_args!(",\"sample\":{}", self.weight));
+        }
         out.extend_from_slice(b"}\n");
         Ok(plain)
     }
@@ -293,7 +325,7 @@ pub fn given_field<'a>(copy: &'a HeadCopy, name: &[u8]) -> Option<Cow<'a, [u8]>>
 }
 
 /// Path and query; the path of an absolute-form target begins behind its authority.
-fn split_target(target: &[u8]) -> (&[u8], &[u8]) {
+pub fn split_target(target: &[u8]) -> (&[u8], &[u8]) {
     let end = memchr::memchr(b'?', target).unwrap_or(target.len());
     let (path, query) = target.split_at_checked(end).unwrap_or((target, &[]));
     let query = query.get(1..).unwrap_or(&[]);

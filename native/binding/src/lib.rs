@@ -5,6 +5,7 @@
 //! there is to log.
 
 mod access_line;
+mod access_rules;
 mod budgets;
 mod call_deadline;
 mod client_wait;

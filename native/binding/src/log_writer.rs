@@ -1,6 +1,6 @@
 //! Hands what the log queue holds to Python: to the error log and the observers.
 
-use crate::access_line::{LineFormat, address, given_field, request_line};
+use crate::access_line::{LineFormat, Outcome, address, given_field, request_line};
 use crate::environ::keys;
 use crate::ffi::latin1;
 use crate::held::Held;
@@ -139,8 +139,10 @@ impl LogWriter {
             return Ok(());
         };
         if let Some(format) = &self.line_format {
-            if let Some(line) = format.line(py, record)? {
-                return self.wake(py, requests.get().push_line(&line));
+            match format.line(py, record)? {
+                Outcome::Line(line) => return self.wake(py, requests.get().push_line(&line)),
+                Outcome::Nothing => return Ok(()),
+                Outcome::Python => {}
             }
         }
         let Some(maker) = &self.request_maker else {

@@ -163,6 +163,10 @@ def _read_settings(
         )
         settings = replace(settings, warnings=(*settings.warnings, notice))
     check_places(settings, may_wait=may_wait)
+    if settings.log_syslog:
+        from penstock.telemetry.syslog import look_up
+
+        look_up(settings, may_wait=may_wait)
     chosen_transport(settings)
     return settings
 

@@ -168,6 +168,9 @@ def check_log_places(settings: Settings) -> None:
             raise bad_place(settings, name, path, "its directory does not exist")
         if os.path.isdir(path):
             raise bad_place(settings, name, path, "is a directory")
+    if settings.log_journal is not None and not os.path.exists(settings.log_journal):
+        reason = "the journal does not listen there: systemd has none, or it is out of reach"
+        raise bad_place(settings, "log_journal", settings.log_journal, reason)
     if settings.pid is not None and not os.path.isdir(os.path.dirname(settings.pid) or "."):
         raise bad_place(settings, "pid", settings.pid, "its directory does not exist")
 

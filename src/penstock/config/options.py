@@ -236,6 +236,39 @@ def memory_bound() -> Kind[int | float]:
     return Kind(f"{bytes_.allowed}, or a share such as 40%", "SIZE", convert, show)
 
 
+def share() -> Kind[float]:
+    """Return the kind of shares above 0 and up to 1: ``1/100``, ``0.01`` or ``1%``."""
+
+    def convert(value: object) -> float:
+        if isinstance(value, str):
+            part, slash, whole = value.partition("/")
+            if slash:
+                value = _digits(part) / _digits(whole)
+            elif value.endswith("%"):
+                value = float(value[:-1]) / 100
+            else:
+                value = float(value)
+        if isinstance(value, bool) or not isinstance(value, (int, float)):
+            raise TypeError(value)
+        return _within(float(value), LEAST_SHARE, 1.0)
+
+    def show(value: float) -> str:
+        every = 1 / value
+        return f"1/{every:.0f}" if 1 < every == round(every) else f"{value:.10g}"
+
+    return Kind("a share such as 1/100, 0.01 or 1%, up to 1", "SHARE", convert, show)
+
+
+LEAST_SHARE = 1e-6
+"""Of fewer requests no count can be restored."""
+
+
+def _digits(text: str) -> int:
+    if not (text.isascii() and text.isdigit()) or int(text) == 0:
+        raise ValueError(text)
+    return int(text)
+
+
 @dataclass(frozen=True)
 class Rate:
     """A number of requests in a unit of time, and how many of them may come at once."""
@@ -421,6 +454,19 @@ def zero_as(kind: Kind[T], instead: T, meaning: str) -> Kind[T]:
         return instead if is_zero else kind.convert(value)
 
     return Kind(f"{kind.allowed}, or 0 {meaning}", kind.metavar, convert, kind.show)
+
+
+def on_as(kind: Kind[T | None], instead: T) -> Kind[T | None]:
+    """Return a kind that also takes ``on`` and true, which become ``instead``, and false."""
+
+    def convert(value: object) -> T | None:
+        if isinstance(value, str) and value.lower() in ("on", "true"):
+            return instead
+        if isinstance(value, bool):
+            return instead if value else None
+        return kind.convert(value)
+
+    return Kind(f"on, {kind.allowed}", kind.metavar, convert, kind.show)
 
 
 def mode_mask() -> Kind[int]:

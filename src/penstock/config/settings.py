@@ -26,10 +26,12 @@ from penstock.config.options import (
     mode_mask,
     networks,
     numbered_choice,
+    on_as,
     option,
     optional,
     peers,
     rate,
+    share,
     size,
     text,
     word_or,
@@ -47,6 +49,22 @@ _HEADER_MAPS: Kind[Literal["drop", "refuse", "dangerous"]] = choice("drop", "ref
 _LOG_LEVELS: Kind[Literal["debug", "info", "warning", "error", "critical"]] = choice(
     "debug", "info", "warning", "error", "critical", also={"warn": "warning", "fatal": "critical"}
 )
+JOURNAL = "/run/systemd/journal/socket"
+"""Where systemd's journal listens, and where a service finds the namespace of it that it has."""
+_SYSLOG = text(
+    "udp://HOST:PORT, tcp://HOST:PORT, unix://PATH or unix://PATH#stream",
+    "ADDRESS",
+    r"(?:udp|tcp)://(?:\[[0-9A-Fa-f:.]+\]|[^\s:/\[\]]*)(?::[1-9][0-9]{0,4})?"
+    r"|unix:///[^\0\r\n#]+(?:#(?:dgram|stream))?",
+)
+_SYSLOG_FORMATS: Kind[Literal["rfc3164", "rfc5424"]] = choice(
+    "rfc3164", "rfc5424", also={"3164": "rfc3164", "5424": "rfc5424"}
+)
+_FACILITIES: Kind[str] = choice(
+    "auth", "authpriv", "cron", "daemon", "ftp", "kern", "lpr", "mail", "news", "security",
+    "syslog", "user", "uucp", *(f"local{number}" for number in range(8)),
+)  # fmt: skip
+_SYSLOG_PREFIX = text("nothing, or a name without blanks", "NAME", r"[!-~]{0,40}")
 _ERROR_FORMATS: Kind[Literal["text", "json"]] = choice("text", "json")
 _ADDRESS = text(
     "host:port, [::1]:port, unix:PATH, unix:@NAME or fd://N, each also behind https://, http:// or uwsgi://",
@@ -58,6 +76,17 @@ _LOG_FILE = text("a path, or - for the standard stream", "FILE", r"[^\0\n]+")
 _ASSIGNMENT = text("KEY=VALUE", "KEY=VALUE", r"[^=\0]+=[^\0]*")
 _LOG_FORMAT = text(
     "combined, json, short or a template such as '%(h)s %(r)s'", "FORMAT", r"[^\0\r\n]+"
+)
+_LOG_SKIP = text(
+    "PATH or 'PATH STATUS' such as '/healthz 2xx'; a path may end with *, and * is every path",
+    "RULE",
+    # Visible ASCII without the asterisk, the comma and the question mark.
+    r"(?:/[!-)+\-->@-~]*\*?|\*)(?:[ ]+[1-5](?:xx|[0-9]{2}))?",
+)
+_LOG_HIDE = text(
+    "query, query:NAME or header:NAME",
+    "WHAT",
+    r"query(?::[^\s,&=]+)?|header:[!#$%&'*+.^_`|~0-9A-Za-z-]+",
 )
 # A field value of RFC 9110, section 5.5, in ASCII.
 _SERVER_NAME = text("printable ASCII, or nothing", "TEXT", r"(?:[!-~](?:[ -~]*[!-~])?)?")
@@ -1186,7 +1215,8 @@ class Settings:
         extra_flags=("-n",),
         command_only=True,
         also_called=("proc_name", "procname"),
-        help="Name in the titles of the processes (where the package setproctitle is installed), "
+        help="Name in the titles of the processes (of all where the package setproctitle is "
+        "installed, and on Linux of the workers in any case), "
         "and of the control socket: NAME.sock.",
         reason="The name of the application as it was typed; for the socket, the first address of "
         "bind.",
@@ -1214,6 +1244,41 @@ class Settings:
         reason="Every log reader knows it. short is for people, and the default where the log goes "
         "to a terminal because nothing else was asked for.",
     )
+    access_log_skip: tuple[str, ...] = option(
+        listing(_LOG_SKIP),
+        (),
+        section="Logs",
+        repeatable=True,
+        help="Requests that the access log leaves out, such as '/healthz 2xx': a path as sent, and "
+        "the status as 200 or 2xx, or none for any; may be given several times.",
+        reason="A log has every request unless you say otherwise.",
+    )
+    access_log_slow: float = option(
+        duration(0, _DAY),
+        0.0,
+        section="Logs",
+        help="Log only requests that took at least this time, and failures (5xx, or cut off by the "
+        "server); 0 logs all.",
+        reason="A log has every request unless you say otherwise.",
+    )
+    access_log_sample: float = option(
+        share(),
+        1.0,
+        section="Logs",
+        help="Share of the requests to log, such as 1/100. Failures and what is slow "
+        "(access_log_slow) are always logged. Each line says how many requests it stands for.",
+        reason="A log has every request unless you say otherwise.",
+    )
+    access_log_hide: tuple[str, ...] = option(
+        listing(_LOG_HIDE, commas=True),
+        (),
+        section="Logs",
+        repeatable=True,
+        help="What the access log shows as REDACTED, in every format: query (the whole query of "
+        "the target and of Referer), query:NAME (the field of a query), header:NAME (a header "
+        "field); may be given several times.",
+        reason="What is secret in a URL depends on the application.",
+    )
     error_logfile: str = option(
         _LOG_FILE,
         "-",
@@ -1238,6 +1303,77 @@ class Settings:
         section="Logs",
         help="Form of the error log: text, or json for one object a record, with its traceback.",
         reason="People read the error log more often than programs do.",
+    )
+    error_log_repeats: int = option(
+        integer(0, 1000000),
+        10,
+        section="Logs",
+        help="Lines of one kind, among those that clients can have logged as often as they like, "
+        "that each worker logs in 10 s; one more line says how many others there were. 0 logs "
+        "all.",
+        reason="Enough to see who it is and what for, and no client can fill a disk with them.",
+    )
+    log_syslog: bool = option(
+        SWITCH,
+        False,
+        section="Logs",
+        also_called=("syslog",),
+        help="Send the error log and the access log to syslog, too, as gunicorn does.",
+        reason="A log goes where you ask for it.",
+    )
+    log_syslog_to: str = option(
+        _SYSLOG,
+        "udp://localhost:514",
+        section="Logs",
+        also_called=("syslog_addr",),
+        help="Where syslog listens, such as unix:///dev/log or tcp://logs.example.org:601. A name "
+        "is looked up at the start.",
+        reason="It is gunicorn's. unix:///dev/log reaches the daemon of most machines.",
+    )
+    log_syslog_format: Literal["rfc3164", "rfc5424"] = option(
+        _SYSLOG_FORMATS,
+        "rfc3164",
+        section="Logs",
+        help="Form of the messages: rfc3164, or rfc5424 with the time to the microsecond, the time "
+        "zone, and the id of a message.",
+        reason="Every daemon takes it, also on /dev/log.",
+    )
+    log_syslog_facility: str = option(
+        _FACILITIES,
+        "user",
+        section="Logs",
+        also_called=("syslog_facility",),
+        help="Facility of the messages, such as daemon or local0.",
+        reason="It is gunicorn's.",
+    )
+    log_syslog_prefix: str = option(
+        _SYSLOG_PREFIX,
+        "",
+        section="Logs",
+        also_called=("syslog_prefix",),
+        help="Name in the messages: NAME is in them as penstock.NAME.error and "
+        "penstock.NAME.access; nothing means that of --name.",
+        reason="One server on a machine needs no name.",
+    )
+    log_syslog_access: bool = option(
+        SWITCH,
+        True,
+        section="Logs",
+        help="Send the access log to syslog, too, also where it has no file.",
+        off_help="Send the error log alone to syslog.",
+        reason="gunicorn does so.",
+    )
+    log_journal: str | None = option(
+        on_as(optional(_PATH, "none"), JOURNAL),
+        None,
+        section="Logs",
+        alone="on",
+        is_file=True,
+        also_called=("journal", "journald"),
+        help="Send logs whose file is - to systemd's journal, with fields to search for, in the "
+        "place of the standard stream. A value behind = is the path of its socket, in the place of "
+        f"{JOURNAL}.",
+        reason="systemd passes the standard streams on to the journal, without fields.",
     )
     capture_output: bool = option(
         SWITCH,

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from penstock.errors import SettingsError
-from penstock.telemetry.access_log_format import compile_format
-from penstock.telemetry.error_log import printable
+from penstock.telemetry.access_log import line_maker
+from penstock.telemetry.error_log import LOGGER_NAME, daemons_of, printable
 from penstock.telemetry.request_finished import RequestFinished
 from penstock.telemetry.scoreboard import RequestInProgress
 
@@ -119,16 +121,21 @@ def log_lost_requests(
     """
     if not requests:
         return
-    try:
+    daemons = [d for d in daemons_of(logging.getLogger(LOGGER_NAME)) if d.takes_access_log]
+    sink = None
+    with suppress(OSError, SettingsError):  # no descriptor is left
         sink = logs.access_sink()
-    except (OSError, SettingsError):  # no descriptor is left
+    if sink is None and not daemons:
         return
-    if sink is None:
-        return
-    line = compile_format(settings.access_logformat)
+    make_line = line_maker(settings)
     for request in requests:
-        sink.write(line(_request_finished(request, status, reason)))
-    sink.close()
+        finished = _request_finished(request, status, reason)
+        if line := make_line(finished):
+            taken = any([each.take_line(line.rstrip("\n"), finished, 0.0) for each in daemons])
+            if sink is not None and not taken:
+                sink.write(line)
+    if sink is not None:
+        sink.close()
 
 
 def _request_finished(request: RequestInProgress, status: int, reason: str) -> RequestFinished:

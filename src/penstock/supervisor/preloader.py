@@ -29,7 +29,7 @@ from penstock.system.fork_safety import fork_hazards, open_descriptors
 from penstock.system.memory import keep_what_is_loaded
 from penstock.system.prctl import end_with_parent, outlive_parent
 from penstock.system.privileges import become, drop_capabilities, set_title
-from penstock.telemetry.error_log import ErrorLog, process_logger
+from penstock.telemetry.error_log import ErrorLog, log_daemons, process_logger
 from penstock.telemetry.log_config import configure
 from penstock.worker import child
 from penstock.worker.channel import Channel, Message
@@ -218,6 +218,7 @@ class _PreloadingProcess:
                 process_logger(),
                 passed=passed,
                 format=settings.error_logformat,
+                daemons=log_daemons(settings),
             ).logger
             before = open_descriptors()
             generation.launch.prepare(settings)

@@ -73,7 +73,7 @@ from penstock.system.signals import FROM_OUTSIDE, Signals
 from penstock.system.standard_streams import has_terminal
 from penstock.system.systemd import Notifier
 from penstock.system.terminal import Terminal
-from penstock.telemetry.error_log import ErrorLog, process_logger
+from penstock.telemetry.error_log import ErrorLog, log_daemons, process_logger
 from penstock.telemetry.log_config import configure
 from penstock.telemetry.log_counts import LogCounts
 from penstock.telemetry.log_files import opener_for
@@ -94,6 +94,16 @@ if TYPE_CHECKING:
     from penstock.supervisor.upgrade import Predecessor
     from penstock.worker.channel import Message
 
+_OF_ERROR_LOG = (
+    "error_logfile", "log_level", "error_logformat", "log_syslog", "log_syslog_to",
+    "log_syslog_format", "log_syslog_facility", "log_syslog_prefix", "log_syslog_access", "name",
+    "log_journal", "access_logfile",
+)  # fmt: skip
+"""The settings that say where the supervisor's error log goes, and what it looks like."""
+
+LAST_MESSAGES_SECONDS = 0.5
+"""How long the last messages for syslog may take."""
+
 BUSY_SECONDS = 0.05
 """How often the supervisor looks while something changes: a worker boots, or leaves."""
 
@@ -110,6 +120,11 @@ _SUCCESSORS_SUFFIX = ".2"
 
 _RELOAD_FAILED = "serving; the last reload failed"
 """systemd is told so, too: a service that reloads is not active before it reports the end."""
+
+
+def _log_settings(settings: Settings) -> list[object]:
+    """Return what a change of means another error log."""
+    return [getattr(settings, name) for name in _OF_ERROR_LOG]
 
 
 class Supervisor:
@@ -136,6 +151,7 @@ class Supervisor:
             process_logger(),
             opener=opener_for(identity_of(self.settings)),
             format=self.settings.error_logformat,
+            daemons=log_daemons(self.settings),
         )
         configure(self.settings)
         self.logger = self.error_log.logger
@@ -262,6 +278,7 @@ class Supervisor:
             raise BootError(self._start_failure)
         self.logger.info("stopped")
         self._statsd.finish(0, self.listeners)
+        self.error_log.pump(LAST_MESSAGES_SECONDS)
         if self._handed_over is not None:
             self._handed_over.send_totals(self.commands.totals())
         self.hooks.call("on_exit")
@@ -279,6 +296,7 @@ class Supervisor:
             not isinstance(self.state, Serving)
             or self.commands.is_busy
             or self._helpers.is_busy
+            or self.error_log.is_waiting
             or self.certificates.is_busy
             or self._removed
             or (preloader is not None and not preloader.is_ready)
@@ -299,6 +317,7 @@ class Supervisor:
         self.pool.check_deadlines()
         self._terminal.look(now)
         self._helpers.tick(now)
+        self.error_log.pump()
         if self._reopens_again and not self._helpers.is_busy:
             self._reopen_logs(events.ReopenWanted())
         interval = self._notifier.watchdog_interval
@@ -864,19 +883,27 @@ class Supervisor:
     def _renew_error_log(self, old: Generation) -> None:
         """Open the log that a reload wants: the same file again, or another."""
         before, identity = old.settings, self.current.identity
-        place = (self.settings.error_logfile, self.settings.log_level)
-        form = self.settings.error_logformat
-        earlier = (before.error_logfile, before.log_level, before.error_logformat, old.identity)
-        if (*place, form, identity) == earlier:
+        settings = self.settings
+        place = (settings.error_logfile, settings.log_level)
+        if _log_settings(settings) == _log_settings(before) and identity == old.identity:
             self._reopen_error_log()
             return
         current = self.current
 
         def opened(descriptor: int | None) -> None:
-            if self.current is current:
-                self._use_error_log(ErrorLog(*place, self.logger, passed=descriptor, format=form))
-            elif descriptor is not None:
-                os.close(descriptor)  # another reload was faster
+            if self.current is not current:
+                if descriptor is not None:
+                    os.close(descriptor)  # another reload was faster
+                return
+            self._use_error_log(
+                ErrorLog(
+                    *place,
+                    self.logger,
+                    passed=descriptor,
+                    format=settings.error_logformat,
+                    daemons=log_daemons(settings),
+                )
+            )
 
         def failed(error: OSError | ValueError) -> None:
             # The directory has gone since the workers opened theirs.

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final
 from penstock import messages
 from penstock.telemetry.access_log_format import (
     SHORT,
+    Format,
     LineFormat,
     compile_format,
     iso_time,
@@ -20,19 +21,44 @@ from penstock.telemetry.access_log_format import (
     needs_of,
     short_format,
 )
+from penstock.telemetry.error_log import QUIET_SECONDS
 from penstock.telemetry.terminal import wants_colour
 
 if TYPE_CHECKING:
     import logging
 
+    from penstock.config.settings import Settings
+    from penstock.telemetry.access_log_rules import Rules
+    from penstock.telemetry.log_daemons import LogDaemon
     from penstock.telemetry.log_sink import LogSink
     from penstock.telemetry.request_finished import RequestFinished
 
-# A loss within this time of the last one is part of it, and is not reported again: where a reader
-# is a little too slow, the error log must not fill in its place.
-QUIET_SECONDS: Final = 10.0
-
 TOO_MANY_WAIT: Final = "too many wait to be written"
+
+
+def rules_of(settings: Settings) -> Rules | None:
+    """Return which requests are logged, and what is hidden; None for all and nothing."""
+    if not (
+        settings.access_log_skip
+        or settings.access_log_slow
+        or settings.access_log_sample < 1
+        or settings.access_log_hide
+    ):
+        return None
+    from penstock.telemetry.access_log_rules import Rules
+
+    return Rules.of(settings)
+
+
+def line_maker(settings: Settings) -> Format:
+    """Return the function that makes the lines of a log with these settings.
+
+    A line is empty where the request is to have none.
+    """
+    rules = rules_of(settings)
+    if rules is None:
+        return compile_format(settings.access_logformat)
+    return rules.apply_to(compile_format(settings.access_logformat, sampled=rules.sampled))
 
 
 class AccessLog:
@@ -42,15 +68,23 @@ class AccessLog:
     """
 
     def __init__(
-        self, sink: LogSink, format: str = "combined", logger: logging.Logger | None = None
+        self,
+        sink: LogSink,
+        format: str = "combined",
+        logger: logging.Logger | None = None,
+        rules: Rules | None = None,
+        daemons: Sequence[LogDaemon] = (),
     ) -> None:
         """Take over ``sink``; ``logger`` is where the beginning of a loss is reported.
 
-        Raises `SettingsError` for a format that makes no sense.
+        ``rules`` say which requests have a line; without them all have. Those of ``daemons`` that
+        take this log get each line, too; they stay the caller's. Raises `SettingsError` for a
+        format that makes no sense.
         """
-        self._make_line = compile_format(format)
+        sampled = rules is not None and rules.sampled
+        self._make_line = compile_format(format, sampled=sampled)
         self.needs = needs_of(format)
-        self.line_format: LineFormat | None = line_format(format)
+        self.line_format: LineFormat | None = line_format(format, sampled=sampled)
         """How native code makes the lines itself; None where it cannot."""
         self._sink = sink
         self._logger = logger
@@ -61,7 +95,14 @@ class AccessLog:
         if format == "json":
             sink.notice = _json_notice
         elif format == SHORT and wants_colour(sink):
-            self._make_line = short_format(colour=True)
+            self._make_line = short_format(colour=True, sampled=sampled)
+        if rules is not None:
+            self._make_line = rules.apply_to(self._make_line)
+            self.line_format = rules.add_to(self.line_format, self.needs)
+        self._daemons = [each for each in daemons if each.takes_access_log]
+        self._dropped_by_daemons = 0  # as was reported
+        if any(daemon.needs_requests for daemon in self._daemons):
+            self.line_format = None
 
     @property
     def dropped(self) -> int:
@@ -70,6 +111,8 @@ class AccessLog:
 
     def requests_finished(self, batch: Sequence[RequestFinished | str], patience: float) -> None:
         """Write the lines of finished requests; text stands for lines that are made already."""
+        if self._daemons:
+            batch, patience = self._unsent(batch, time.monotonic() + patience)
         lines = []
         reason = ""
         for request in batch:
@@ -89,9 +132,50 @@ class AccessLog:
             reason = self._sink.failure
         self._report(reason)
 
+    def _unsent(
+        self, batch: Sequence[RequestFinished | str], deadline: float
+    ) -> tuple[list[RequestFinished | str], float]:
+        """Send lines to syslog and the journal; return what is to be written all the same.
+
+        And how long that may wait: what is left until ``deadline``, in monotonic seconds.
+        """
+        rest: list[RequestFinished | str] = []
+        for request in batch:
+            if isinstance(request, str):
+                text, finished = request, None
+            else:
+                try:
+                    text, finished = self._make_line(request), request
+                except Exception:
+                    rest.append(request)  # this is reported where it is written
+                    continue
+            for line in text.split("\n"):
+                patience = max(0.0, deadline - time.monotonic())
+                if line and not self._is_taken(line, finished, patience):
+                    rest.append(f"{line}\n")
+        self._report_daemons()
+        return rest, max(0.0, deadline - time.monotonic())
+
+    def _is_taken(self, line: str, request: RequestFinished | None, patience: float) -> bool:
+        """Send a line; return True if it need not be written to the file, too."""
+        return any([daemon.take_line(line, request, patience) for daemon in self._daemons])
+
+    def _report_daemons(self) -> None:
+        """Report when messages to a daemon begin to be lost."""
+        dropped = sum(daemon.dropped for daemon in self._daemons)
+        if dropped != self._dropped_by_daemons:
+            begins = not self._dropped_by_daemons
+            self._dropped_by_daemons = dropped
+            for daemon in self._daemons if begins and self._logger is not None else ():
+                if daemon.dropped and not daemon.takes_error_log:
+                    messages.LOG_DAEMON_FAILS.log(
+                        self._logger, setting=daemon.setting, reason=daemon.failure
+                    )
+
     def write_text(self, text: str) -> None:
         """Write text that the application logs to gunicorn.access, for any thread. Never raises."""
-        self._sink.write(text)
+        if not self._daemons or not self._is_taken(text.rstrip("\n"), None, 0.0):
+            self._sink.write(text)
 
     def requests_lost(self, count: int) -> None:
         """Count the lines of requests that did not come here."""

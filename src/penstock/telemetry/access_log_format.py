@@ -32,10 +32,36 @@ class LineFormat(NamedTuple):
     """What a line consists of, in order: kinds and their texts.
 
     ``("text", " - ")``, ``("atom", "h")``, ``("i", "referer")`` and ``("o", "etag")`` with a
-    field's name in lower case, or ``("json", "line")`` for a whole line.
+    field's name in lower case, or ``("json", "line")`` for a whole line, which is ``("json",
+    "sampled")`` where it says how many requests it stands for.
     """
     second_text: Callable[[int], str]
     """Returns the text of a second, given in seconds since the epoch."""
+    rules: NativeRules | None = None
+    """Which requests get a line; None for all."""
+
+
+class NativeRules(NamedTuple):
+    """What native code decides with: `penstock.telemetry.access_log_rules.Rules` explains it."""
+
+    skip: list[tuple[bytes, bool, int, int]]
+    """A path, whether it is the beginning of one, and the first and the last status."""
+    first_failure: int
+    """From this status on a request has failed."""
+    slow: float
+    """Seconds; 0 where time does not count."""
+    threshold: int
+    """`penstock.telemetry.access_log_rules.threshold_of` the share; 0 where nothing is sampled."""
+    mixer: int
+    """What the checksum of a request's id is multiplied by."""
+    weight: str
+    """How many requests a line of the sample stands for."""
+    hides_query: bool
+    """Whether a target with a query is Python's to show."""
+    hidden_fields: list[bytes]
+    """The fields in the lines that are Python's to show, where a request has them."""
+    url_fields: list[bytes]
+    """The fields in the lines that are Python's to show where they have a query."""
 
 
 def escape(value: str) -> str:
@@ -130,7 +156,7 @@ def _user(request: RequestFinished) -> str:
     return _word(decoded.partition(b":")[0].decode("latin-1"))
 
 
-def _split_target(target: str) -> tuple[str, str]:
+def split_target(target: str) -> tuple[str, str]:
     """Return path and query; the path of an absolute-form target begins after its authority."""
     path, _, query = target.partition("?")
     if "://" in path and not path.startswith("/"):
@@ -180,12 +206,15 @@ def _json_text(value: str | None) -> str:
     return _json_quoted(value)
 
 
-def _json_format() -> Format:
+def _json_format(*, sampled: bool = False) -> Format:
     second_text = _SecondCache(iso_time)
+    if sampled:
+        whole = _json_format()
+        return lambda request: f'{whole(request)[:-2]},"sample":{_sample(request)}}}\n'
 
     def json_line(request: RequestFinished) -> str:
         fields = request.request_fields
-        path, query = _split_target(request.target)
+        path, query = split_target(request.target)
         referer = _json_text(fields.get("referer"))
         wall_time = request.wall_time
         port = request.client_port
@@ -213,16 +242,26 @@ def _json_format() -> Format:
     return json_line
 
 
-# gunicorn's atoms, `queue` and `peer`. `T`, `M`, `D`, `B` and `s` are whole numbers, so `d` may
-# stand for `s` there.
+class SampledRequest(RequestFinished):
+    """A finished request with the number of requests that its line stands for."""
+
+    sample = "1"
+
+
+def _sample(request: RequestFinished) -> str:
+    return getattr(request, "sample", "1")
+
+
+# gunicorn's atoms, `queue`, `peer` and `sample`. `T`, `M`, `D`, `B` and `s` are whole numbers, so
+# `d` may stand for `s` there.
 _ATOMS: Final[Mapping[str, Format]] = {
     "h": lambda request: _word_repeated(request.client_addr),
     "l": lambda request: "-",
     "u": _user,
     "r": lambda request: _quoted(request.request_line),
     "m": lambda request: _word(request.method),
-    "U": lambda request: _word(_split_target(request.target)[0]),
-    "q": lambda request: escape(_split_target(request.target)[1]).replace(" ", "\\x20"),
+    "U": lambda request: _word(split_target(request.target)[0]),
+    "q": lambda request: escape(split_target(request.target)[1]).replace(" ", "\\x20"),
     "H": lambda request: _word(request.protocol),
     "s": lambda request: str(request.status),
     "B": lambda request: str(request.bytes_out),
@@ -235,6 +274,7 @@ _ATOMS: Final[Mapping[str, Format]] = {
     "L": lambda request: f"{request.duration:.6f}",
     "queue": lambda request: f"{request.queue_time:.6f}",
     "peer": lambda request: _word_repeated(request.peer_addr),
+    "sample": _sample,
     "p": lambda request: f"<{os.getpid()}>",
 }
 _WHOLE_NUMBERS: Final = frozenset("TMDBs")
@@ -319,18 +359,23 @@ def _template_format(template: str, setting: str) -> Format:
     return lambda request: pattern % tuple([atom(request) for atom in atoms])
 
 
-def compile_format(format: str, setting: str = "access_logformat") -> Format:
+def compile_format(
+    format: str, setting: str = "access_logformat", *, sampled: bool = False
+) -> Format:
     """Return the function that makes a line (with its line end) of a finished request.
 
-    ``format`` is ``combined``, ``json`` or a template such as ``%(h)s "%(r)s" %(s)s``. Raises
-    `SettingsError`, which names ``setting`` and the atom.
+    ``format`` is ``combined``, ``json`` or a template such as ``%(h)s "%(r)s" %(s)s``. With
+    ``sampled`` each line says how many requests it stands for. Raises `SettingsError`, which names
+    ``setting`` and the atom.
     """
+    if format == "json":
+        return _json_format(sampled=sampled)
+    if format == SHORT:
+        return short_format(colour=False, sampled=sampled)
+    if sampled:
+        format = _with_sample(format)
     if format == "combined":
         return _combined_format()
-    if format == "json":
-        return _json_format()
-    if format == SHORT:
-        return short_format(colour=False)
     if "%" not in format:
         raise SettingsError(
             f"{setting}: {format!r} is neither 'combined' nor 'json' nor 'short' nor a template"
@@ -339,25 +384,38 @@ def compile_format(format: str, setting: str = "access_logformat") -> Format:
     return _template_format(format, setting)
 
 
-def short_format(*, colour: bool) -> Format:
+def _with_sample(format: str) -> str:
+    """Return a format whose lines say how many requests they stand for."""
+    if format == "combined":
+        format = COMBINED_TEMPLATE
+    if "%" not in format or "%(sample)s" in format:
+        return format
+    return f"{format} sample=%(sample)s"
+
+
+def short_format(*, colour: bool, sampled: bool = False) -> Format:
     """Return the function that makes lines for people, with the status in colour or without."""
-    return lambda request: request_line(
-        request, escape(request.method), escape(request.target), colour=colour
-    )
+
+    def short(request: RequestFinished) -> str:
+        return request_line(request, escape(request.method), escape(request.target), colour=colour)
+
+    if not sampled:
+        return short
+    return lambda request: f"{short(request)[:-1]} sample={_sample(request)}\n"
 
 
-def line_format(format: str) -> LineFormat | None:
+def line_format(format: str, *, sampled: bool = False) -> LineFormat | None:
     """Return what native code makes lines of a valid format with.
 
     None where it cannot: lines with environ variables show the application's own objects, and those
-    for people are made here.
+    for people are made here. ``sampled`` is `compile_format`'s.
     """
     if format == SHORT:
         return None
     second_text = iso_time if format == "json" else _common_log_time
     if format == "json":
-        return LineFormat([("json", "line")], second_text)
-    pieces = list(_pieces(format))
+        return LineFormat([("json", "sampled" if sampled else "line")], second_text)
+    pieces = list(_pieces(_with_sample(format) if sampled else format))
     if any(kind == "e" for kind, _ in pieces):
         return None
     return LineFormat(
@@ -384,7 +442,7 @@ def needs_of(format: str) -> Needs:
 _FIELD_OF_ATOM: Final = {"u": "authorization", "f": "referer", "a": "user-agent"}
 
 
-_ATOMS_OF_NATIVE_CODE: Final = {"queue": "Q", "peer": "P"}
+_ATOMS_OF_NATIVE_CODE: Final = {"queue": "Q", "peer": "P", "sample": "S"}
 """Native code tells atoms apart by a letter."""
 
 

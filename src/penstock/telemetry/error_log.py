@@ -11,9 +11,8 @@ import logging
 import os
 import re
 import time
-from collections.abc import Mapping
 from contextlib import suppress
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from penstock import messages
 from penstock.errors import SettingsError
@@ -21,7 +20,17 @@ from penstock.telemetry.log_files import Opener, open_plainly
 from penstock.telemetry.log_sink import LogSink
 from penstock.telemetry.terminal import block_of, record_prefix, wants_colour
 
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from penstock.config.settings import Settings
+    from penstock.telemetry.log_daemons import LogDaemon
+
 LOGGER_NAME: Final = "penstock"
+
+QUIET_SECONDS: Final = 10.0
+"""A loss within this time of the last one is part of it, and is not reported again: where a reader
+is a little too slow, the error log must not fill in its place."""
 
 PATIENCE_SECONDS: Final = 1.0
 """How long a record waits for room: what was being explained is in its last lines."""
@@ -61,9 +70,17 @@ class SinkHandler(logging.Handler):
     """Writes records to a `LogSink`, and to ``fallback`` while the sink fails."""
 
     def __init__(
-        self, sink: LogSink, fallback: LogSink | None = None, *, json: bool = False
+        self,
+        sink: LogSink,
+        fallback: LogSink | None = None,
+        *,
+        json: bool = False,
+        daemons: Sequence[LogDaemon] = (),
     ) -> None:
         super().__init__()
+        self.daemons = daemons
+        """Syslog and the journal, as the settings want them; this handler closes them."""
+        self._to_daemons = [each for each in daemons if each.takes_error_log]
         self._for_people = not json and sink.is_terminal()
         self._colour = wants_colour(sink)
         self.json = json
@@ -73,6 +90,8 @@ class SinkHandler(logging.Handler):
         # Guarded by the handler's own lock, which logging holds around emit.
         self._fallen_back = False
         self._stalled = False
+        self._dropped = 0  # by the daemons, as was reported
+        self._reported_at = -QUIET_SECONDS
 
     def handle(self, record: logging.LogRecord) -> bool:
         """Emit the record unless a filter rejects it; return True if it was emitted."""
@@ -91,6 +110,8 @@ class SinkHandler(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         """Write the record. Waits a second at most, and not again while that was in vain."""
         try:
+            if self._to_daemons and self._send(record):
+                return
             if self._for_people:
                 text = _short_text_of(record, colour=self._colour)
             else:
@@ -105,9 +126,40 @@ class SinkHandler(logging.Handler):
         """Write what the application wrote, as it is; in JSON, as a record without a level."""
         assert self.lock is not None
         with self.lock:
+            if self._to_daemons:
+                taken = any([daemon.take_text(text) for daemon in self._to_daemons])
+                self._report_loss()
+                if taken:
+                    return
             self._write(
                 _json_line({"logger": "wsgi.errors", "message": text}) if self.json else text
             )
+
+    def _send(self, record: logging.LogRecord) -> bool:
+        """Send a record to syslog and the journal; return True if that is enough."""
+        try:
+            text = _plain(_message_of(record))
+        except Exception as error:
+            text = _plain(_unformatted(record, error))
+        taken = any([daemon.take_record(record, text) for daemon in self._to_daemons])
+        self._report_loss()
+        return taken
+
+    def _report_loss(self) -> None:
+        """Write that messages are lost on the way to a daemon, but not each time."""
+        dropped = sum(daemon.dropped for daemon in self._to_daemons)
+        if dropped == self._dropped:
+            return
+        self._dropped = dropped
+        now = time.monotonic()
+        if now - self._reported_at >= QUIET_SECONDS:
+            for daemon in self._to_daemons:
+                if daemon.dropped:
+                    notice = messages.LOG_DAEMON_FAILS.render(
+                        setting=daemon.setting, reason=daemon.failure
+                    )
+                    self._write(f"penstock: {notice}\n")
+        self._reported_at = now
 
     def _write(self, text: str) -> None:
         # A terminal takes 4 KiB at a time, and its reader some milliseconds for each. Where nothing
@@ -129,6 +181,8 @@ class SinkHandler(logging.Handler):
     def close_sinks(self) -> None:
         """Close the sinks. Not done by `close`, which ``dictConfig`` calls on every handler."""
         self.close()
+        for daemon in self.daemons:
+            daemon.close()
         self.sink.close()
         if self.fallback is not None:
             self.fallback.close()
@@ -149,6 +203,7 @@ class ErrorLog:
         opener: Opener = open_plainly,
         passed: int | None = None,
         format: str = "text",
+        daemons: Sequence[LogDaemon] = (),
     ) -> None:
         """Open the log; the root logger stays as it is.
 
@@ -156,7 +211,8 @@ class ErrorLog:
         info, warning, error and critical. The log takes over ``logger`` until `close`; without
         one, it makes a logger that ``logging.getLogger`` does not return, whose records the root
         logger's handlers get, too. ``opener`` and ``passed`` are `LogSink.open`'s; ``format`` is
-        text or json. Raises `SettingsError`.
+        text or json. ``daemons`` get the records, too; the log closes them. Raises
+        `SettingsError`.
         """
         level = _LEVELS.get(log_level.lower())
         if level is None:
@@ -169,7 +225,7 @@ class ErrorLog:
             follows=logger is None,
         )
         fallback = LogSink.open("-", setting="error_logfile") if sink.path else None
-        self._handler = SinkHandler(sink, fallback, json=format == "json")
+        self._handler = SinkHandler(sink, fallback, json=format == "json", daemons=daemons)
         self._before: tuple[list[logging.Handler], int, bool] | None = None
         if logger is None:
             # Tests that run a server look at what the root logger gets.
@@ -195,6 +251,21 @@ class ErrorLog:
                 os.dup2(2, 1)
 
     @property
+    def daemons(self) -> Sequence[LogDaemon]:
+        """Syslog and the journal, for both logs."""
+        return self._handler.daemons
+
+    @property
+    def is_waiting(self) -> bool:
+        """Whether messages wait for syslog or the journal, so that `pump` is to be called soon."""
+        return any(daemon.is_waiting for daemon in self._handler.daemons)
+
+    def pump(self, patience: float = 0.0) -> None:
+        """Send what waits for syslog or the journal, for at most ``patience`` seconds for each."""
+        for daemon in self._handler.daemons:
+            daemon.pump(patience)
+
+    @property
     def dropped(self) -> int:
         """How many lines could not be written to the file or stream so far."""
         return self._handler.sink.dropped
@@ -214,6 +285,33 @@ class ErrorLog:
             self.logger.handlers = [*handlers, *added]
             self.logger.setLevel(level)
         self._handler.close_sinks()
+
+
+def log_daemons(settings: Settings) -> tuple[LogDaemon, ...]:
+    """Return what the settings ask for, not connected yet."""
+    found: list[LogDaemon] = []
+    if settings.log_syslog:
+        from penstock.telemetry.syslog import Syslog
+
+        found.append(Syslog.of(settings))
+    if settings.log_journal is not None:
+        from penstock.telemetry.journal import Journal
+
+        found.append(
+            Journal(
+                settings.log_journal,
+                identifier=settings.name or "penstock",
+                takes_error_log=settings.error_logfile == "-",
+                takes_access_log=settings.access_logfile == "-",
+            )
+        )
+    return tuple(found)
+
+
+def daemons_of(logger: logging.Logger) -> tuple[LogDaemon, ...]:
+    """Return syslog and the journal, where an error log of this logger has them."""
+    handlers = [each for each in logger.handlers if isinstance(each, SinkHandler)]
+    return tuple(daemon for handler in handlers for daemon in handler.daemons)
 
 
 def process_logger() -> logging.Logger:
@@ -267,8 +365,8 @@ def json_of(record: logging.LogRecord) -> str:
     if identifier := getattr(record, "message_id", None):
         fields["message_id"] = identifier
         fields["message"] = message.removeprefix(f"{identifier} ")
-    if request := _REQUEST.search(message):
-        fields["request_id"] = request[1]
+    if request := request_in(message):
+        fields["request_id"] = request
     if record.exc_info and not record.exc_text:
         record.exc_text = _TRACEBACKS.formatException(record.exc_info)
     if record.exc_text:
@@ -285,7 +383,14 @@ def _json_line(fields: Mapping[str, object], created: float | None = None) -> st
     return json.dumps({**begun, **fields}, separators=(",", ":")) + "\n"
 
 
-_REQUEST: Final = re.compile(r"\(request ([0-9A-Za-z-]+)\)")
+def request_in(message: str) -> str:
+    """Return the id of the request that a message names; empty where it names none."""
+    found = _REQUEST.search(message)
+    return found[1] if found is not None else ""
+
+
+_REQUEST: Final = re.compile(r"(?:\(|; )request ([^\s,;()]+)[,)]")
+"""As in ``(request 4f-2a-07)``, ``(RFC 9112; request 4f-2a-07)`` and ``(request 4f-2a-07, 3 s``."""
 _TRACEBACKS: Final = logging.Formatter()
 _SEPARATORS: Final = re.compile(r"\r?\n")
 
@@ -301,8 +406,12 @@ def _record_time(created: float) -> str:
 
 
 def _indented(text: str) -> str:
-    lines = _SEPARATORS.split(text.rstrip("\r\n"))
-    return "\n  ".join(printable(line) for line in lines) + "\n"
+    return "\n  ".join(map(printable, _SEPARATORS.split(text.rstrip("\r\n")))) + "\n"
+
+
+def _plain(text: str) -> str:
+    """Return text for what tells records apart by itself: its lines are not indented."""
+    return "\n".join(map(printable, _SEPARATORS.split(text.rstrip("\r\n"))))
 
 
 def printable(line: str) -> str:

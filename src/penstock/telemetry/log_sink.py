@@ -177,8 +177,11 @@ class LogSink:
             with self._lock:
                 if self._closed:
                     return
+                # The beginning of a line that was begun is in the old file, and so is its rest, if
+                # there is room by now.
+                if self._place.rest:
+                    self._push(self._place.rest, 0.0)
                 os.dup2(fresh, self._descriptor, inheritable=False)
-                # The beginning of a line that was begun is in the old file.
                 self._place.rest = b""
                 self._look_at_kind()
         finally:

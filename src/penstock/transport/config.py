@@ -346,9 +346,9 @@ class TransportConfig:
     """The reason in the access log of a request that still waited when the server stopped."""
     client_left_status: int = 499
     """The status in the logs, as nginx has it, where the client left before there was an answer."""
-    request_log_lines: int = 10
-    """Of the requests that are refused in the same way, this many have a line each in the error
-    log..."""
+    error_log_repeats: int = 10
+    """Of the requests that are refused in the same way, this many have a line each in the error log
+    (0 is for all)..."""
     request_log_seconds: float = 10.0
     """... within a time of this length. Then one line says how many others there were: clients
     decide about their number, and must not fill a disk, or hide other lines among theirs."""

@@ -48,7 +48,7 @@ class _Kind:
 class RequestLog:
     """Logs what clients can bring about as often as they like: a few lines of a kind, then a count.
 
-    Of each kind the first `TransportConfig.request_log_lines` are logged. After
+    Of each kind the first `TransportConfig.error_log_repeats` are logged. After
     `TransportConfig.request_log_seconds` one more line says how many others came. A kind of
     refusals is its status with its rule and setting; a kind of messages, the id. These are
     constants of the server's, so that there are some dozens of kinds at most.
@@ -64,7 +64,7 @@ class RequestLog:
     ) -> None:
         """Log to ``logger``, at level INFO or that of a message; ``clock`` returns seconds."""
         self._logger = logger
-        self._lines = config.request_log_lines
+        self._lines = config.error_log_repeats or math.inf
         self.seconds = config.request_log_seconds
         self._clock = clock
         # Guards the kinds. Reentrant: the handler of a signal may run in the middle of a call, and

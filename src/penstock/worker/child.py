@@ -32,10 +32,12 @@ from penstock.system.privileges import (
 from penstock.system.processes import children_of
 from penstock.system.signals import FROM_OUTSIDE, IGNORES_INTERRUPTS, Signals
 from penstock.system.standard_streams import flush_all
+from penstock.system.titles import title_writer
 from penstock.telemetry.error_log import SinkHandler, process_logger
 from penstock.telemetry.scoreboard import PID, RequestInProgress, Slot
 from penstock.worker.channel import Channel
 from penstock.worker.filters import import_filters
+from penstock.worker.load_title import LoadTitle
 from penstock.worker.main import (
     leave_for_certain,
     run_exit_handlers,
@@ -185,6 +187,7 @@ class _Child:
         self._shares = False  # another supervisor has the listeners, too
         self._within = self._settings.graceful_timeout  # what is left of the stop's deadline
         self._watch: Watch | None = None
+        self._load_title: LoadTitle | None = None
         self._worker: Worker
         self._facade: WorkerOfServer
         self._signals: Signals
@@ -215,6 +218,9 @@ class _Child:
         )
         for handler in inherited:
             handler.close_sinks()
+        for daemon in self._worker.error_log.daemons:
+            daemon.name_worker(assignment.number)
+        self._worker.load_title = self._load_title
         assignment.prepare(settings)  # hooks see the variables and the search path, too
         self._call_hook("post_fork", assignment.server, self._facade)
         if assignment.identity is not None:
@@ -315,6 +321,10 @@ class _Child:
         self._facade.pid = pid
         role = f"worker {assignment.number}"
         set_title(role, assignment.title)
+        if (write := title_writer()) is not None:
+            title = f"penstock: {role} [{assignment.title}]"
+            write(title)
+            self._load_title = LoadTitle(title, assignment.slot, write)
         # What the application forks has a name of its own: it may outlive this process.
         name_forks(f"{COMMAND_NAME}{short_name(role)}-f")
 

@@ -24,8 +24,8 @@ from penstock.edge.proxy_protocol import VERSIONS as PROXY_VERSIONS
 from penstock.edge.rate_limit import RateLimit, RateTable
 from penstock.errors import SettingsError
 from penstock.http1 import ParserLimits
-from penstock.telemetry.access_log import AccessLog
-from penstock.telemetry.error_log import ErrorLog
+from penstock.telemetry.access_log import AccessLog, rules_of
+from penstock.telemetry.error_log import ErrorLog, log_daemons
 from penstock.telemetry.log_config import access_logger, configure, write_access_by
 from penstock.telemetry.log_counts import LogCounts
 from penstock.telemetry.log_sink import LogSink
@@ -61,6 +61,7 @@ if TYPE_CHECKING:
     from penstock.transport.log_lines import RequestLog
     from penstock.transport.native import NativeTransport
     from penstock.transport.python import PythonTransport
+    from penstock.worker.load_title import LoadTitle
 
 LOGS_SECONDS = 0.5
 """How long the transport may take to hand what it holds to the logs, and the access log to write
@@ -185,6 +186,7 @@ class Worker:
             logger,
             passed=passed.get("error_logfile"),
             format=settings.error_logformat,
+            daemons=log_daemons(settings),
         )
         self.logger = self.error_log.logger
         self._deadlines = Deadlines(
@@ -196,6 +198,8 @@ class Worker:
             on_stuck=on_stuck,
             at_each_look=self._look,
         )
+        self.load_title: LoadTitle | None = None
+        """Of a process of the server's own, under a supervisor: its title, with the load."""
         self._captures_output = False
         self.access_log: AccessLog | None = None
         self._observers: Observers | None = None
@@ -304,13 +308,17 @@ class Worker:
     def _open_access_log(self, passed: int | None) -> AccessLog | None:
         settings = self.settings
         path = settings.access_logfile
+        daemons = self.error_log.daemons
         if path is None:
-            if settings.log_config is None and not settings.gunicorn.get("logconfig_dict"):
+            configured = settings.log_config is not None or settings.gunicorn.get("logconfig_dict")
+            if not configured and not any(each.takes_access_log for each in daemons):
                 return None
             path = os.devnull  # the configuration may have a logger for the lines
         sink = LogSink.open(path, setting="access_logfile", stream=1, passed=passed)
         try:
-            return AccessLog(sink, settings.access_logformat, self.logger)
+            return AccessLog(
+                sink, settings.access_logformat, self.logger, rules_of(settings), daemons
+            )
         except SettingsError:
             sink.close()
             raise
@@ -464,6 +472,10 @@ class Worker:
         """Do what is due once a second."""
         self.transport.look_at_calls()
         self.transport.publish()
+        if self.error_log.is_waiting:
+            self.error_log.pump()
+        if self.load_title is not None:
+            self.load_title.update()
         if self._keeper is not None:
             self._keeper.tick()
         if self._request_log is not None:
@@ -531,6 +543,12 @@ class Worker:
             self._observers.close(LOGS_SECONDS)
         if self.access_log is not None and (lost := self.access_log.dropped):
             messages.ACCESS_LOG_LINES_LOST_IN_ALL.log(self.logger, lines=lost)
+        self.error_log.pump(LOGS_SECONDS)
+        for daemon in self.error_log.daemons:
+            if daemon.dropped:
+                messages.LOG_DAEMON_LOST_IN_ALL.log(
+                    self.logger, count=daemon.dropped, setting=daemon.setting
+                )
 
 
 _workers: weakref.WeakSet[Worker] = weakref.WeakSet()

@@ -331,6 +331,8 @@ _CHANGES: Mapping[str, Callable[[object], object]] = {
     "user": _account,
     "group": _account,
     "control_socket_disable": lambda _: "off",
+    "disable_redirect_access_to_syslog": lambda value: not value,
+    "syslog_prefix": lambda value: value or "",
 }
 
 

@@ -456,8 +456,16 @@ UWSGI_OPTIONS: Final = (
         _LOG,
     ),
     _lost(
-        "log-4xx log-5xx log-slow log-big log-sendfile log-ioerror log-zero log-micros "
-        "logfile-chown logfile-chmod log-syslog syslog log-encoder log-req-encoder "
+        "log-4xx log-5xx log-slow",
+        "see {access_log_slow} and {access_log_skip}",
+    ),
+    _lost(
+        "log-syslog syslog",
+        "see {log_syslog} and {log_syslog_to}",
+    ),
+    _lost(
+        "log-big log-sendfile log-ioerror log-zero log-micros "
+        "logfile-chown logfile-chmod log-encoder log-req-encoder "
         "log-route log-req-route log-filter log-master-bufsize log-master-stream "
         "log-master-req-stream",
         _LOG,
