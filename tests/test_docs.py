@@ -162,6 +162,7 @@ def test_every_variable_of_penstocks_is_a_setting(page: Path) -> None:
     known = {option.variable for option in OPTIONS.values()}
     known.add("PENSTOCK_SERVICE_HOST")  # one of those that Kubernetes makes
     known |= {"PENSTOCK_NATIVE", "PENSTOCK_NATIVE_TLS"}  # read by setup.py
+    known |= {"PENSTOCK_ID", "PENSTOCK_LOG"}  # fields of the journal
     assert set(re.findall(r"`(PENSTOCK_\w+)", prose(page))) <= known
 
 

@@ -322,7 +322,6 @@ def test_a_typed_flag_of_gunicorns_by_which_something_is_lost_is_a_warning_with_
         ["--worker-tmp-dir", "/dev/shm"],
         ["--reuse-port"],
         ["-R"],
-        ["--disable-redirect-access-to-syslog"],
         ["--reload-engine", "poll"],
         ["--http-parser=fast"],
         ["--control-socket-mode", "0600"],
@@ -340,10 +339,14 @@ def test_typed_flags_of_gunicorns_become_the_settings_of_penstock_that_they_mean
     folder: Path,
 ) -> None:
     arguments = ["--worker-connections", "7", "--no-control-socket", "--initgroups"]
+    arguments += ["--log-syslog", "--disable-redirect-access-to-syslog"]
     done = run_penstock(*arguments, "served", "--print-config", cwd=folder)
     assert (done.returncode, done.stderr) == (0, "")
     assert re.search(r"max_connections += 7 +\(--worker-connections\)", done.stdout)
     assert re.search(r"control += off +\(--no-control-socket\)", done.stdout)
+    assert re.search(r"log_syslog += true +\(--log-syslog\)", done.stdout)
+    because = re.escape("--disable-redirect-access-to-syslog")
+    assert re.search(rf"log_syslog_access += false +\({because}\)", done.stdout)
 
 
 @pytest.mark.parametrize(

@@ -27,7 +27,7 @@ def test_every_setting_is_completed_and_the_shell_can_read_it(shell: str) -> Non
 @pytest.mark.parametrize(
     ("words", "completed"),
     [
-        (["penstock", "--acc"], ["--access-logfile", "--access-logformat"]),
+        (["penstock", "--access-logf"], ["--access-logfile", "--access-logformat"]),
         (["penstock", "--transport", "n"], ["native"]),
         (["penstockctl", "re"], ["recycle", "reload", "requests"]),
         (["penstockctl", "--json", "sta"], ["stacks", "status"]),

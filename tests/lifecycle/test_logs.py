@@ -1,4 +1,4 @@
-"""The logs of a server of several processes: syslog, the journal, rotation, and what is left out."""
+"""The logs of several processes: syslog, the journal, rotation, and what is left out."""
 
 from __future__ import annotations
 
@@ -59,9 +59,9 @@ def test_syslog_has_both_logs_over_each_kind_of_socket(
     tmp_path: Path, transport: str, kind: str
 ) -> None:
     with closing(Receiver(kind, tmp_path)) as receiver:
-        arguments = ("--log-syslog", "--log-syslog-to", receiver.address)
+        arguments = ["--log-syslog", "--log-syslog-to", receiver.address]
         if kind == "tcp":
-            arguments += ("--log-syslog-format", "rfc5424", "-w", "2")
+            arguments += ["--log-syslog-format", "rfc5424", "-w", "2"]
         with Supervised(tmp_path, "--transport", transport, *arguments) as server:
             for number in range(5):
                 assert server.ask(f"/echo?{number}").status == 200
@@ -93,10 +93,10 @@ class Receiver:
 
     def text(self, pattern: str) -> str:
         """Return what has come, once the supervisor has said the last."""
-        assert eventually(lambda: self._take() or re.search(pattern, self._text))
+        assert eventually(lambda: re.search(pattern, self._take()))
         return self._text
 
-    def _take(self) -> None:
+    def _take(self) -> str:
         self._socket.setblocking(False)
         try:
             while True:
@@ -113,6 +113,7 @@ class Receiver:
                     self._text += data.decode()
             except BlockingIOError:
                 pass
+        return self._text
 
     def close(self) -> None:
         for each in (self._socket, *self._streams):
@@ -135,8 +136,8 @@ def test_gunicorns_flags_and_file_send_to_syslog(tmp_path: Path) -> None:
 
 def test_after_copytruncate_the_file_begins_anew(tmp_path: Path, transport: str) -> None:
     access = tmp_path / "access.log"
-    arguments = ("--access-logfile", str(access), "--transport", transport)
-    arguments += ("--access-logformat", "%(s)s %(U)s")
+    arguments = ["--access-logfile", str(access), "--transport", transport]
+    arguments += ["--access-logformat", "%(s)s %(U)s"]
     with Supervised(tmp_path, "-w", "2", *arguments) as server:
         with Load(server.address, keep_alive=4, closing=4, ask=plain) as load:
             for turn in range(3):
@@ -157,14 +158,14 @@ def test_after_copytruncate_the_file_begins_anew(tmp_path: Path, transport: str)
 
 def test_lines_of_lost_requests_follow_the_same_rules(tmp_path: Path, transport: str) -> None:
     access = tmp_path / "access.log"
-    arguments = ("--access-logfile", str(access), "--access-logformat", "json")
-    arguments += ("--access-log-hide", "query", "--access-log-sample", "1/1000")
-    arguments += ("--access-log-skip", "/hold 2xx", "--transport", transport)
+    arguments = ["--access-logfile", str(access), "--access-logformat", "json"]
+    arguments += ["--access-log-hide", "query", "--access-log-sample", "1/1000"]
+    arguments += ["--access-log-skip", "/hold 2xx", "--transport", transport]
     with Supervised(tmp_path, *arguments) as server:
         client = server.begin("/hold?0&", "held")
         [worker] = server.serving()
         os.kill(worker, signal.SIGKILL)
-        assert eventually(lambda: access.read_text())
+        assert eventually(access.read_text)
         client.close()
         server.wait_for_serving(1, {worker})
         assert server.stop() == 0

@@ -153,3 +153,17 @@ def test_entries_that_wait_for_the_interpreter_lock_are_bounded_in_bytes(
     assert found is not None
     kept = refused - int(found[1])
     assert 0 < kept * length < 1 << 20
+
+
+@pytest.mark.parametrize(("repeats", "shown"), [(2, 2), (0, 15)])
+def test_the_number_of_lines_of_a_kind_is_a_setting(
+    transport: str, tmp_path: Path, repeats: int, shown: int
+) -> None:
+    errors = tmp_path / "errors.log"
+    settings = {"transport": transport, "error_logfile": str(errors)}
+    with penstock.running(Recorder(), error_log_repeats=repeats, **settings) as server:
+        server.worker.transport.request_log.seconds = NEVER
+        refuse(server, NO_HOST, 400, 15)
+    text = errors.read_text()
+    assert text.count("refused a request") == shown
+    assert text.count("more refused with 400") == (shown < 15)

@@ -130,7 +130,9 @@ def test_a_line_says_how_many_requests_it_stands_for(format: str, expected: str)
 def test_an_object_says_so_as_a_number() -> None:
     settings = settings_from_kwargs(access_log_sample=0.3, access_logformat="json")
     line = line_maker(settings)
-    weights = {json.loads(text)["sample"] for each in ids(50) if (text := line(request(request_id=each)))}
+    weights = {
+        json.loads(text)["sample"] for each in ids(50) if (text := line(request(request_id=each)))
+    }
     assert weights == {3.333333333}
     assert "sample" not in json.loads(compile_format("json")(request()))
 
@@ -288,7 +290,15 @@ def test_without_rules_nothing_is_looked_at(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("value", "share"),
-    [("1/100", 0.01), ("0.25", 0.25), ("5%", 0.05), (0.5, 0.5), (1, 1.0), ("1/1", 1.0), ("2/3", 2 / 3)],
+    [
+        ("1/100", 0.01),
+        ("0.25", 0.25),
+        ("5%", 0.05),
+        (0.5, 0.5),
+        (1, 1.0),
+        ("1/1", 1.0),
+        ("2/3", 2 / 3),
+    ],
 )
 def test_a_share_is_a_fraction_a_number_or_a_percentage(value: object, share: float) -> None:
     assert settings_from_kwargs(access_log_sample=value).access_log_sample == pytest.approx(share)

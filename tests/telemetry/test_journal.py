@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import logging
 import os
 import re
 from collections.abc import Iterator
@@ -171,12 +172,32 @@ def test_a_line_of_the_access_log_has_fields_of_its_request(
 def test_a_log_that_has_a_file_stays_there(
     error: str, access: str | None, takes: tuple[bool, bool]
 ) -> None:
-    made = settings_from_kwargs(
-        log_journal="/run/x", error_logfile=error, access_logfile=access
-    )
+    made = settings_from_kwargs(log_journal="/run/x", error_logfile=error, access_logfile=access)
     [journal] = log_daemons(made)
     assert isinstance(journal, Journal)
     assert (journal.takes_error_log, journal.takes_access_log) == takes
+
+
+@pytest.mark.parametrize(
+    ("value", "path"),
+    [("on", JOURNAL), (True, JOURNAL), (False, None), ("none", None), ("/run/x", "/run/x")],
+)
+def test_on_means_the_usual_socket(value: object, path: str | None) -> None:
+    assert settings_from_kwargs(log_journal=value).log_journal == path
+
+
+def test_a_configured_logger_gets_the_lines_too(journal: FakeJournal, tmp_path: Path) -> None:
+    daemons = log_daemons(settings_from_kwargs(log_journal=str(journal.path), access_logfile="-"))
+    log = AccessLog(LogSink.open(os.devnull, setting="access_logfile"), "%(U)s", daemons=daemons)
+    handler = logging.FileHandler(tmp_path / "lines")
+    log.log_to = logging.Logger("lines")
+    log.log_to.addHandler(handler)
+    log.requests_finished([request("/one")], 1.0)
+    assert journal.receive()["MESSAGE"] == "/one"
+    handler.close()
+    assert (tmp_path / "lines").read_text() == "/one\n"
+    log.close()
+    daemons[0].close()
 
 
 def test_a_journal_that_is_not_there_is_an_error_of_the_start(tmp_path: Path) -> None:
@@ -184,4 +205,3 @@ def test_a_journal_that_is_not_there_is_an_error_of_the_start(tmp_path: Path) ->
     with pytest.raises(SettingsError, match="the journal does not listen there"):
         check_places(made)
     assert JOURNAL == "/run/systemd/journal/socket"
-

@@ -65,7 +65,7 @@ def test_what_a_slow_reader_does_not_take_waits_and_is_sent_later(path: Path) ->
             assert sender.send(b"%d" % sent)
             sent += 1
         assert time.monotonic() - before < 1.0
-        got = []
+        got: list[int] = []
         while len(got) < sent:
             got.append(int(receiver.recv(100)))
             sender.pump()
@@ -283,9 +283,7 @@ def test_a_forked_child_sends_nothing_of_its_parents(listening: socket.socket) -
     sender.close()
 
 
-def test_a_sender_that_waits_holds_no_other_up(
-    path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_sender_that_waits_holds_no_other_up(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(message_socket, "MAX_QUEUED_MESSAGES", 2)
     with closing(datagrams(path)):
         sender = to(path)

@@ -5,15 +5,14 @@
 
 use crate::access_rules::Rules;
 use crate::ffi::latin1_bytes;
+use crate::head_parts::{field, request_line, split_target};
 use crate::record::Record;
 use penstock_protocol::HeadCopy;
-use penstock_protocol::head::separator;
 use penstock_reactor::sync::lock;
 use penstock_reactor::sys::{self, Peer};
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::types::{PyList, PyString, PyTuple};
-use std::borrow::Cow;
 use std::io::Write;
 use std::sync::Mutex;
 
@@ -292,53 +291,6 @@ fn pair<'py>(item: &Bound<'py, PyAny>) -> PyResult<(Bound<'py, PyString>, Bound<
 /// A client's address; empty for a unix socket.
 pub fn address(peer: Peer) -> String {
     peer.map_or(String::new(), |(ip, _)| ip.to_string())
-}
-
-pub fn request_line(copy: &HeadCopy) -> Vec<u8> {
-    let HeadCopy { bytes, head } = copy;
-    let version = head.version.as_str().as_bytes();
-    [head.method.of(bytes), head.target.of(bytes), version].join(&b' ')
-}
-
-/// The value of a field by its lower-case name, repeated ones joined; empty without it.
-pub fn field<'a>(copy: &'a HeadCopy, name: &[u8]) -> Cow<'a, [u8]> {
-    given_field(copy, name).unwrap_or_default()
-}
-
-/// The same; None without it.
-pub fn given_field<'a>(copy: &'a HeadCopy, name: &[u8]) -> Option<Cow<'a, [u8]>> {
-    let HeadCopy { bytes, head } = copy;
-    if let (b"host", Some(authority)) = (name, head.authority) {
-        return Some(Cow::Borrowed(authority.of(bytes))); // RFC 9112, section 3.2.2
-    }
-    let mut values = head.fields.iter().filter_map(|field| {
-        let same = field.name.of(bytes).eq_ignore_ascii_case(name);
-        same.then(|| field.value.of(bytes))
-    });
-    let mut joined = Cow::Borrowed(values.next()?);
-    for value in values {
-        let all = joined.to_mut();
-        all.extend_from_slice(separator(name));
-        all.extend_from_slice(value);
-    }
-    Some(joined)
-}
-
-/// Path and query; the path of an absolute-form target begins behind its authority.
-pub fn split_target(target: &[u8]) -> (&[u8], &[u8]) {
-    let end = memchr::memchr(b'?', target).unwrap_or(target.len());
-    let (path, query) = target.split_at_checked(end).unwrap_or((target, &[]));
-    let query = query.get(1..).unwrap_or(&[]);
-    if path.starts_with(b"/") {
-        return (path, query);
-    }
-    let Some(scheme) = memchr::memmem::find(path, b"://") else {
-        return (path, query);
-    };
-    let rest = path.get(scheme + 3..).unwrap_or(&[]);
-    let slash = memchr::memchr(b'/', rest);
-    let path = slash.and_then(|slash| rest.get(slash..)).unwrap_or(b"/");
-    (path, query)
 }
 
 /// Write what needs formatting.

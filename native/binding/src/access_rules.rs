@@ -3,8 +3,8 @@
 //! `penstock.telemetry.access_log_rules` is the reference, and says why. What is hidden is decided
 //! there alone: here is only found out whether a request has anything that may be hidden.
 
-use crate::access_line::{field, split_target};
 use crate::ffi::latin1_bytes;
+use crate::head_parts::{field, split_target};
 use crate::record::Record;
 use penstock_protocol::HeadCopy;
 use penstock_reactor::log_queue::Ended;
@@ -76,8 +76,14 @@ impl Rules {
     pub fn may_hide(&self, request: &HeadCopy) -> bool {
         let target = request.head.target.of(&request.bytes);
         (self.hides_query && has_query(target))
-            || self.hidden_fields.iter().any(|name| !field(request, name).is_empty())
-            || self.url_fields.iter().any(|name| has_query(&field(request, name)))
+            || self
+                .hidden_fields
+                .iter()
+                .any(|name| !field(request, name).is_empty())
+            || self
+                .url_fields
+                .iter()
+                .any(|name| has_query(&field(request, name)))
     }
 }
 

@@ -20,6 +20,7 @@ mod exchange_methods;
 mod extend_deadline;
 mod fast_response;
 mod ffi;
+mod head_parts;
 mod held;
 mod log_writer;
 mod options;

@@ -1,8 +1,9 @@
 //! Hands what the log queue holds to Python: to the error log and the observers.
 
-use crate::access_line::{LineFormat, Outcome, address, given_field, request_line};
+use crate::access_line::{LineFormat, Outcome, address};
 use crate::environ::keys;
 use crate::ffi::latin1;
+use crate::head_parts::{given_field, request_line};
 use crate::held::Held;
 use crate::record::Record;
 use crate::request_finished::{Made, RequestMaker};

@@ -1,7 +1,8 @@
 //! Records of finished requests: `penstock.telemetry.request_finished.RequestFinished`.
 
-use crate::access_line::{address, given_field, request_line, response_field};
+use crate::access_line::{address, response_field};
 use crate::ffi::{latin1, latin1_bytes};
+use crate::head_parts::{given_field, request_line};
 use crate::record::Record;
 use penstock_protocol::HeadCopy;
 use penstock_reactor::exchange_trace::Transcript;

@@ -60,10 +60,12 @@ _SYSLOG = text(
 _SYSLOG_FORMATS: Kind[Literal["rfc3164", "rfc5424"]] = choice(
     "rfc3164", "rfc5424", also={"3164": "rfc3164", "5424": "rfc5424"}
 )
-_FACILITIES: Kind[str] = choice(
-    "auth", "authpriv", "cron", "daemon", "ftp", "kern", "lpr", "mail", "news", "security",
-    "syslog", "user", "uucp", *(f"local{number}" for number in range(8)),
-)  # fmt: skip
+_FACILITIES = text(
+    "auth, authpriv, cron, daemon, ftp, kern, lpr, mail, news, security, syslog, user, uucp, or "
+    "local0 to local7",
+    "NAME",
+    "auth(?:priv)?|cron|daemon|ftp|kern|lpr|mail|news|security|syslog|user|uucp|local[0-7]",
+)
 _SYSLOG_PREFIX = text("nothing, or a name without blanks", "NAME", r"[!-~]{0,40}")
 _ERROR_FORMATS: Kind[Literal["text", "json"]] = choice("text", "json")
 _ADDRESS = text(

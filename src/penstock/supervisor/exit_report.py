@@ -131,8 +131,8 @@ def log_lost_requests(
     for request in requests:
         finished = _request_finished(request, status, reason)
         if line := make_line(finished):
-            taken = any([each.take_line(line.rstrip("\n"), finished, 0.0) for each in daemons])
-            if sink is not None and not taken:
+            taken = [each.take_line(line.rstrip("\n"), finished, 0.0) for each in daemons]
+            if sink is not None and not any(taken):
                 sink.write(line)
     if sink is not None:
         sink.close()

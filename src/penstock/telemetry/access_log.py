@@ -100,7 +100,7 @@ class AccessLog:
             self._make_line = rules.apply_to(self._make_line)
             self.line_format = rules.add_to(self.line_format, self.needs)
         self._daemons = [each for each in daemons if each.takes_access_log]
-        self._dropped_by_daemons = 0  # as was reported
+        self._daemons_reported = False
         if any(daemon.needs_requests for daemon in self._daemons):
             self.line_format = None
 
@@ -151,26 +151,29 @@ class AccessLog:
                     continue
             for line in text.split("\n"):
                 patience = max(0.0, deadline - time.monotonic())
-                if line and not self._is_taken(line, finished, patience):
+                if not line:
+                    continue
+                taken = self._is_taken(line, finished, patience)
+                if not taken or self.log_to is not None:
                     rest.append(f"{line}\n")
         self._report_daemons()
         return rest, max(0.0, deadline - time.monotonic())
 
     def _is_taken(self, line: str, request: RequestFinished | None, patience: float) -> bool:
         """Send a line; return True if it need not be written to the file, too."""
-        return any([daemon.take_line(line, request, patience) for daemon in self._daemons])
+        taken = [daemon.take_line(line, request, patience) for daemon in self._daemons]
+        return any(taken)
 
     def _report_daemons(self) -> None:
-        """Report when messages to a daemon begin to be lost."""
-        dropped = sum(daemon.dropped for daemon in self._daemons)
-        if dropped != self._dropped_by_daemons:
-            begins = not self._dropped_by_daemons
-            self._dropped_by_daemons = dropped
-            for daemon in self._daemons if begins and self._logger is not None else ():
-                if daemon.dropped and not daemon.takes_error_log:
-                    messages.LOG_DAEMON_FAILS.log(
-                        self._logger, setting=daemon.setting, reason=daemon.failure
-                    )
+        """Report, once, that messages to a daemon are lost."""
+        if self._logger is None or self._daemons_reported:
+            return
+        for daemon in self._daemons:
+            if daemon.dropped:
+                self._daemons_reported = True
+                messages.LOG_DAEMON_FAILS.log(
+                    self._logger, setting=daemon.setting, reason=daemon.failure
+                )
 
     def write_text(self, text: str) -> None:
         """Write text that the application logs to gunicorn.access, for any thread. Never raises."""

@@ -119,7 +119,7 @@ class _SecondCache:
 
 
 # Not strftime: an application may set a locale, which changes the names of months.
-_MONTHS: Final = (
+MONTHS: Final = (
     *("Jan", "Feb", "Mar", "Apr", "May", "Jun"),
     *("Jul", "Aug", "Sep", "Oct", "Nov", "Dec"),
 )
@@ -130,7 +130,7 @@ def _common_log_time(second: int) -> str:
     sign = "-" if local.tm_gmtoff < 0 else "+"
     hours, minutes = divmod(abs(local.tm_gmtoff) // 60, 60)
     return (
-        f"[{local.tm_mday:02}/{_MONTHS[local.tm_mon - 1]}/{local.tm_year:04}"
+        f"[{local.tm_mday:02}/{MONTHS[local.tm_mon - 1]}/{local.tm_year:04}"
         f":{local.tm_hour:02}:{local.tm_min:02}:{local.tm_sec:02} {sign}{hours:02}{minutes:02}]"
     )
 

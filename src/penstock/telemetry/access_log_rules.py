@@ -295,4 +295,3 @@ class Rules:
                 url_fields=[name.encode() for name in sorted(needs.request_fields & urls)],
             )
         )
-

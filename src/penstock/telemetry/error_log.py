@@ -127,9 +127,9 @@ class SinkHandler(logging.Handler):
         assert self.lock is not None
         with self.lock:
             if self._to_daemons:
-                taken = any([daemon.take_text(text) for daemon in self._to_daemons])
+                taken = [daemon.take_text(text) for daemon in self._to_daemons]
                 self._report_loss()
-                if taken:
+                if any(taken):
                     return
             self._write(
                 _json_line({"logger": "wsgi.errors", "message": text}) if self.json else text
@@ -141,18 +141,22 @@ class SinkHandler(logging.Handler):
             text = _plain(_message_of(record))
         except Exception as error:
             text = _plain(_unformatted(record, error))
-        taken = any([daemon.take_record(record, text) for daemon in self._to_daemons])
-        self._report_loss()
-        return taken
+        taken = [daemon.take_record(record, text) for daemon in self._to_daemons]
+        reports = getattr(record, "message_id", "") == messages.LOG_DAEMON_FAILS.id
+        self._report_loss(reported=reports)
+        return any(taken)
 
-    def _report_loss(self) -> None:
-        """Write that messages are lost on the way to a daemon, but not each time."""
+    def _report_loss(self, *, reported: bool = False) -> None:
+        """Write that messages are lost on the way to a daemon, but not each time.
+
+        ``reported`` is True if the access log has just said so.
+        """
         dropped = sum(daemon.dropped for daemon in self._to_daemons)
         if dropped == self._dropped:
             return
         self._dropped = dropped
         now = time.monotonic()
-        if now - self._reported_at >= QUIET_SECONDS:
+        if now - self._reported_at >= QUIET_SECONDS and not reported:
             for daemon in self._to_daemons:
                 if daemon.dropped:
                     notice = messages.LOG_DAEMON_FAILS.render(

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from penstock import messages
 from penstock.errors import SettingsError
+from penstock.telemetry.access_log_format import MONTHS
 from penstock.telemetry.error_log import json_of
 from penstock.telemetry.log_daemons import CLOSE_SECONDS, INFO, loss_notice, severity
 from penstock.telemetry.message_socket import MessageSocket, Place
@@ -44,7 +45,6 @@ _ADDRESS: Final = re.compile(
     r"|unix://(/[^\0#]*)(?:#(dgram|stream))?)"
 )
 _NOT_IN_TAG: Final = re.compile(r"[^!-9;-Z\\^-~]")  # visible, without : and [ and ]
-_MONTHS: Final = "Jan Feb Mar Apr May Jun Jul Aug Sep Oct Nov Dec".split()
 
 
 class Target(NamedTuple):
@@ -220,7 +220,8 @@ class Syslog:
                 return b"%d %b" % (len(message), message)
             return message
         local = time.localtime(created)
-        when = f"{_MONTHS[local.tm_mon - 1]} {local.tm_mday:2} {time.strftime('%H:%M:%S', local)}"
+        month = MONTHS[local.tm_mon - 1]
+        when = f"{month} {local.tm_mday:2} {time.strftime('%H:%M:%S', local)}"
         # A daemon on the same machine knows its name, and expects none, as of syslog(3).
         host = "" if self._target.is_unix else f"{self._host} "
         message = f"<{priority}>{when} {host}{self._name}.{log}[{pid}]: ".encode() + body
