@@ -195,3 +195,24 @@ def test_the_command_line_of_a_worker_shows_its_load(tmp_path: Path, transport: 
         if "setproctitle" not in before:
             assert command_line(server.supervisor) == before
         assert server.stop() == 0
+
+
+def test_a_reload_sends_the_logs_of_all_processes_to_another_address(tmp_path: Path) -> None:
+    first, second = tmp_path / "first", tmp_path / "second"
+    first.mkdir()
+    second.mkdir()
+    with closing(Receiver("tcp", first)) as old, closing(Receiver("unix", second)) as new:
+        file = tmp_path / "penstock.toml"
+        file.write_text(f"log_syslog = true\nlog_syslog_to = '{old.address}'\n")
+        with Supervised(tmp_path) as server:
+            before = server.serving()
+            assert server.ask("/echo?1").status == 200
+            file.write_text(f"log_syslog = true\nlog_syslog_to = '{new.address}'\n")
+            server.signal(signal.SIGHUP)
+            server.wait_for_workers(1, before)
+            assert server.ask("/echo?2").status == 200
+            assert server.stop() == 0
+        assert "/echo?1" in old.text("reloading settings")
+        text = new.text("stopped")
+    assert "/echo?2" in text
+    assert "/echo?1" not in text

@@ -17,10 +17,11 @@ import pytest
 from penstock import messages
 from penstock.config.sources import settings_from_kwargs
 from penstock.errors import SettingsError
-from penstock.telemetry import message_socket
+from penstock.telemetry import message_socket, syslog
 from penstock.telemetry.access_log import AccessLog
 from penstock.telemetry.error_log import ErrorLog, log_daemons
 from penstock.telemetry.log_sink import LogSink
+from penstock.telemetry.message_socket import Place
 from penstock.telemetry.observers import Observers
 from penstock.telemetry.syslog import FACILITIES, MAX_TEXT_BYTES, Syslog, Target, look_up
 from support.requests_finished import request
@@ -118,15 +119,21 @@ def test_an_unknown_name_is_an_error_of_the_start() -> None:
     settings = settings_from_kwargs(log_syslog=True, log_syslog_to="udp://no.such.invalid")
     with pytest.raises(SettingsError, match=r"no\.such\.invalid"):
         look_up(settings)
-    with pytest.raises(SettingsError, match="at the start alone"):
+    with pytest.raises(SettingsError, match="not at a reload"):
         look_up(settings, may_wait=False)  # as a reload does
 
 
-def test_a_name_that_is_known_is_not_looked_up_again() -> None:
-    settings = settings_from_kwargs(log_syslog=True, log_syslog_to="udp://localhost:5140")
-    found = look_up(settings)
-    assert found[0].family == socket.AF_INET
-    assert look_up(settings, may_wait=False) == found
+def test_a_reload_may_change_the_port_of_a_name_that_is_known(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(syslog, "_LOCAL", "")
+    found = look_up(settings_from_kwargs(log_syslog=True, log_syslog_to="udp://localhost:5140"))
+    assert found[0] == Place(socket.AF_INET, socket.SOCK_DGRAM, ("127.0.0.1", 5140))
+    later = settings_from_kwargs(log_syslog=True, log_syslog_to="tcp://localhost:601")
+    again = look_up(later, may_wait=False)
+    assert again[0] == Place(socket.AF_INET, socket.SOCK_STREAM, ("127.0.0.1", 601))
+    numeric = settings_from_kwargs(log_syslog=True, log_syslog_to="tcp://[::1]:601")
+    assert look_up(numeric, may_wait=False)[0].address == ("::1", 601, 0, 0)
 
 
 # -- both logs ----------------------------------------------------------------------------------

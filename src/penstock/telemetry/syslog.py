@@ -81,8 +81,11 @@ class Target(NamedTuple):
         return self.protocol in ("tcp", "stream")
 
 
-_found: dict[Target, tuple[Place, ...]] = {}
-"""The addresses of names. Workers have those that were found before they were forked."""
+_found: dict[str, list[tuple[int, tuple[str | int, ...]]]] = {}
+"""Families and addresses by name. Workers have those that were found before they were forked."""
+
+_LOCAL: Final = "localhost"
+"""A file of the machine has it: to look it up takes no time."""
 
 
 def look_up(settings: Settings, *, may_wait: bool = True) -> tuple[Place, ...]:
@@ -92,24 +95,28 @@ def look_up(settings: Settings, *, may_wait: bool = True) -> tuple[Place, ...]:
     """
     target = Target.of(settings.log_syslog_to)
     kind = socket.SOCK_STREAM if target.ends_with_line else socket.SOCK_DGRAM
+    host = target.host
     if target.is_unix:
-        return (Place(socket.AF_UNIX, kind, target.host),)
-    if may_wait or target not in _found:
-        flags = 0 if may_wait else socket.AI_NUMERICHOST
+        return (Place(socket.AF_UNIX, kind, host),)
+    if may_wait or host not in _found:
+        flags = 0 if may_wait or host == _LOCAL else socket.AI_NUMERICHOST
         try:
-            found = socket.getaddrinfo(target.host, target.port, 0, kind, 0, flags)
+            found = socket.getaddrinfo(host, target.port, 0, kind, 0, flags)
         except (OSError, UnicodeError) as error:
             reason = getattr(error, "strerror", None) or str(error)
             if not may_wait:
-                reason = "a name is looked up at the start alone: start the server anew"
+                reason = "another name is looked up at a start or an upgrade, and not at a reload"
             raise SettingsError(
                 f"bad value {settings.log_syslog_to!r} for log_syslog_to (from "
                 f"{settings.source_of('log_syslog_to')}): {reason}"
             ) from None
         # Those of IPv4 first: many daemons take no others, and nothing reports a lost datagram.
         found.sort(key=lambda each: each[0] != socket.AF_INET)
-        _found[target] = tuple(Place(each[0], kind, each[4]) for each in found)
-    return _found[target]
+        _found[host] = [(int(each[0]), tuple(each[4])) for each in found]
+    return tuple(
+        Place(family, kind, (address[0], target.port, *address[2:]))
+        for family, address in _found[host]
+    )
 
 
 class Syslog:
