@@ -14,7 +14,7 @@ from penstock.config.sources import settings_from_kwargs
 from penstock.errors import SettingsError
 from penstock.telemetry.access_log import AccessLog, line_maker, rules_of
 from penstock.telemetry.access_log_format import compile_format, line_format, needs_of
-from penstock.telemetry.access_log_rules import Rules, in_sample, threshold_of
+from penstock.telemetry.access_log_rules import MOST_FIELDS, Rules, in_sample, threshold_of
 from penstock.telemetry.log_sink import LogSink
 from support.requests_finished import request
 
@@ -173,6 +173,13 @@ def test_a_query_is_hidden_as_a_whole_or_by_field(hide: str, url: str, shown: st
     rules = rules_of(settings_from_kwargs(access_log_hide=hide))
     assert rules is not None
     assert rules.masked_url(url) == shown
+
+
+def test_a_query_of_very_many_fields_is_hidden_as_a_whole() -> None:
+    rules = Rules(hide=["query:token"])
+    many = "&".join(f"a{number}=1" for number in range(MOST_FIELDS + 1))
+    assert rules.masked_url(f"/?{many}") == f"/?{many}"
+    assert rules.masked_url(f"/?{many};b=1") == "/?REDACTED"
 
 
 SECRET = "s3cr3t"

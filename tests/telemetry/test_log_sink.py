@@ -374,6 +374,32 @@ def test_faults_44_after_a_rotation_reopen_writes_to_the_new_file(tmp_path: Path
     assert path.read_text() == "new\n"
 
 
+ROTATION = """
+import os, resource, sys
+from penstock.telemetry.log_sink import LogSink
+
+sink = LogSink.open("log", setting="access_logfile")
+_, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+resource.setrlimit(resource.RLIMIT_FSIZE, (10, hard))  # the disk is full in the middle of a line
+sink.write("0123456789 is a line\\n")
+resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
+os.rename("log", "log.1")
+sink.reopen()
+sink.write("new\\n")
+sink.close()
+"""
+
+
+def test_a_rotation_completes_the_line_that_was_begun_in_the_old_file(tmp_path: Path) -> None:
+    run = subprocess.run(
+        [sys.executable, "-c", ROTATION], cwd=tmp_path, capture_output=True, text=True, timeout=60,
+        check=False,
+    )  # fmt: skip
+    assert run.returncode == 0, run.stderr
+    assert (tmp_path / "log.1").read_text() == "0123456789 is a line\n"
+    assert (tmp_path / "log").read_text() == "new\n"
+
+
 def test_a_reopen_that_fails_keeps_the_old_file(tmp_path: Path) -> None:
     folder = tmp_path / "logs"
     folder.mkdir()

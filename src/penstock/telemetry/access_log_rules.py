@@ -32,6 +32,10 @@ REDACTED: Final = "REDACTED"
 FIRST_FAILURE: Final = 500
 """From this status on a request has failed: its line is never left to the sample."""
 
+MOST_FIELDS: Final = 250
+"""A query of more fields is hidden as a whole: to look at thousands of names takes milliseconds,
+and clients decide how often."""
+
 _MIXER: Final = 0x9E3779B1
 """The golden ratio of 2**32: a product's upper bits depend on all bits of a checksum."""
 _WORD: Final = 1 << 32
@@ -53,6 +57,7 @@ _URL_VARIABLES: Final = frozenset({"RAW_URI", "REQUEST_URI"})
 _STATUSES: Final = re.compile(r"([1-5])(?:xx|([0-9]{2}))")
 _PLAIN_LINE: Final = re.compile(r"([^ ?#]*) ([^ ]*) (HTTP/[0-9.]+)")
 _QUERY_BEGINS: Final = re.compile("[?#]")
+_SEPARATOR: Final = re.compile("[&;?# ]")
 _WITHIN_PART: Final = re.compile("[;?# ]")
 
 
@@ -195,7 +200,7 @@ class Rules:
         return url[: begin.end()] + self._masked_query(url[begin.end() :])
 
     def _masked_query(self, query: str) -> str:
-        if self._hides_query:
+        if self._hides_query or len(_SEPARATOR.findall(query)) > MOST_FIELDS:
             return REDACTED if query else ""
         return "&".join(map(self._masked_part, query.split("&")))
 
