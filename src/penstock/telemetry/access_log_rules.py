@@ -21,7 +21,7 @@ from penstock.telemetry.access_log_format import (
     SampledRequest,
     split_target,
 )
-from penstock.telemetry.request_finished import NOTHING, Needs, RequestFinished
+from penstock.telemetry.request_finished import Needs, RequestFinished
 
 if TYPE_CHECKING:
     from penstock.config.settings import Settings
@@ -54,8 +54,13 @@ URL_FIELDS: Final = frozenset(
 """Fields whose values are URLs, or hold some: a query in them is hidden like that of the target."""
 
 _URL_VARIABLES: Final = frozenset({"RAW_URI", "REQUEST_URI"})
+_METHOD, _TARGET, _PROTOCOL, _LINE, _REQUEST_FIELDS, _RESPONSE_FIELDS, _ENVIRON = (
+    RequestFinished._fields.index(name)
+    for name in ("method", "target", "protocol", "request_line", "request_fields",
+                 "response_fields", "environ")
+)  # fmt: skip
 _STATUSES: Final = re.compile(r"([1-5])(?:xx|([0-9]{2}))")
-_PLAIN_LINE: Final = re.compile(r"([^ ?#]*) ([^ ]*) (HTTP/[0-9.]+)")
+_PROTOCOL_NAME: Final = re.compile(r"HTTP/[0-9.]+")
 _QUERY_BEGINS: Final = re.compile("[?#]")
 _SEPARATOR: Final = re.compile("[&;?# ]")
 _WITHIN_PART: Final = re.compile("[;?# ]")
@@ -131,6 +136,7 @@ class Rules:
         self._fields = frozenset(
             each.partition(":")[2].lower() for each in hide if each.startswith("header:")
         )
+        self._looked_at = self._fields | (URL_FIELDS if self._hides_queries else frozenset())
 
     @classmethod
     def of(cls, settings: Settings) -> Rules:
@@ -173,24 +179,26 @@ class Rules:
 
     def masked(self, request: RequestFinished) -> RequestFinished:
         """Return the record without what is to be hidden."""
-        changes: dict[str, object] = {}
+        # By position: `_replace` takes longer than all else here.
+        values = list(request)
         if self._hides_queries:
-            changes = {
-                "target": self.masked_url(request.target),
-                "request_line": self._masked_line(request.request_line),
+            target, line = request.target, request.request_line
+            if _QUERY_BEGINS.search(line) or _QUERY_BEGINS.search(target):
+                values[_TARGET] = shown = self.masked_url(target)
+                values[_LINE] = self._masked_line(line, target, shown)
                 # In a request that is no HTTP anything may be in them.
-                "method": self.masked_url(request.method),
-                "protocol": self.masked_url(request.protocol),
-            }
-        return request._replace(
-            **changes,  # type: ignore[arg-type]
-            request_fields=self._masked_fields(request.request_fields),
-            response_fields=self._masked_fields(request.response_fields),
-            environ={
+                values[_METHOD] = self.masked_url(request.method)
+                values[_PROTOCOL] = self.masked_url(request.protocol)
+        if request.request_fields:
+            values[_REQUEST_FIELDS] = self._masked_fields(request.request_fields)
+        if request.response_fields:
+            values[_RESPONSE_FIELDS] = self._masked_fields(request.response_fields)
+        if request.environ:
+            values[_ENVIRON] = {
                 name: self._masked_variable(name.upper(), value)
                 for name, value in request.environ.items()
-            } if request.environ else NOTHING,
-        )  # fmt: skip
+            }
+        return tuple.__new__(RequestFinished, values)
 
     def masked_url(self, url: str) -> str:
         """Return a URL, or other text that may have a query, with that hidden."""
@@ -202,7 +210,12 @@ class Rules:
     def _masked_query(self, query: str) -> str:
         if self._hides_query or len(_SEPARATOR.findall(query)) > MOST_FIELDS:
             return REDACTED if query else ""
-        return "&".join(map(self._masked_part, query.split("&")))
+        mask = self._masked_part if _WITHIN_PART.search(query) else self._masked_field_of_query
+        return "&".join(map(mask, query.split("&")))
+
+    def _masked_field_of_query(self, part: str) -> str:
+        name, equals, _ = part.partition("=")
+        return f"{name}={REDACTED}" if equals and self._is_hidden_name(name) else part
 
     def _masked_part(self, part: str) -> str:
         """Return what is between two ``&``, with the value of a hidden field replaced.
@@ -221,18 +234,24 @@ class Rules:
             begin = end.end()
 
     def _is_hidden_name(self, name: str) -> bool:
+        if name.isalnum() and name.isascii():
+            return name.lower() in self._names
         plain = unquote_to_bytes(name.replace("+", " ").encode("latin-1", "backslashreplace"))
         known = plain.decode("utf-8", "backslashreplace").strip().casefold()
         # Frameworks take token[] and token[a] for values of token.
         return known in self._names or known.partition("[")[0] in self._names
 
-    def _masked_line(self, line: str) -> str:
-        if (plain := _PLAIN_LINE.fullmatch(line)) is None:
+    def _masked_line(self, line: str, target: str, shown: str) -> str:
+        """Return a request line; ``shown`` is how its target is shown, if it has three parts."""
+        method, _, rest = line.partition(" ")
+        protocol = rest[len(target) + 1 :]
+        plain = rest.startswith(f"{target} ") and _PROTOCOL_NAME.fullmatch(protocol)
+        if not plain or _QUERY_BEGINS.search(method):
             return self.masked_url(line)
-        return f"{plain[1]} {self.masked_url(plain[2])} {plain[3]}"
+        return f"{method} {shown} {protocol}"
 
     def _masked_fields(self, fields: Mapping[str, str]) -> Mapping[str, str]:
-        if not fields:
+        if self._looked_at.isdisjoint(fields):
             return fields
         return {name: self._masked_field(name, value) for name, value in fields.items()}
 
@@ -279,9 +298,9 @@ class Rules:
         """
         if made is None:
             return None
-        urls = URL_FIELDS if self._hides_queries else frozenset()
-        if needs.response_fields & (self._fields | urls):
+        if needs.response_fields & self._looked_at:
             return None  # a response's fields are looked at in one place
+        urls = self._looked_at - self._fields
         return made._replace(
             rules=NativeRules(
                 skip=[
