@@ -80,6 +80,28 @@ def test_faults_21_error_after_the_head_cuts_the_response_off(error: BaseExcepti
     assert type(error).__name__ in log.text
 
 
+@pytest.mark.parametrize(
+    ("error", "noted"),
+    [
+        (ValueError("a defect"), True),
+        (ClientDisconnected("it has left"), False),
+        (RequestBodyError(400, "it is broken"), False),
+    ],
+)
+def test_what_the_application_raises_is_noted_and_what_the_client_causes_is_not(
+    error: BaseException, noted: bool
+) -> None:
+    found: list[tuple[object, BaseException]] = []
+    exchange = FakeExchange(make_environ())
+    checked: Exchange = exchange
+    Gateway(
+        fail_with(error),
+        logger=Records().logger,
+        note_failure=lambda *given: found.append(given),
+    ).handle(checked)
+    assert found == ([(exchange, error)] if noted else [])
+
+
 def test_faults_30_endless_recursion_is_a_500() -> None:
     def application(environ: Environ, start_response: StartResponse) -> list[bytes]:
         recurse()

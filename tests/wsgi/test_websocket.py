@@ -97,7 +97,12 @@ def outcome(application: Any, websocket: FakeWebSocket) -> tuple[FakeExchange, R
     """Return an exchange that the application was called with, and what was logged."""
     exchange, log = FakeExchange(), Records()
     exchange.websocket = websocket
-    Gateway(application, logger=log.logger).handle(exchange)
+    noted: list[BaseException] = []
+    gateway = Gateway(
+        application, logger=log.logger, note_failure=lambda _, error: noted.append(error)
+    )
+    gateway.handle(exchange)
+    assert len(noted) == len(log.lines)
     return exchange, log
 
 

@@ -1,5 +1,6 @@
 //! What the gateway calls: `penstock.transport.Exchange`.
 
+use crate::access_line::address;
 use crate::ending;
 use crate::exchange::{Exchange, raised};
 use crate::ffi::latin1_bytes;
@@ -8,7 +9,7 @@ use crate::sending;
 use penstock_protocol::{Version, response};
 use penstock_reactor::request_body::wait_for_input;
 use penstock_reactor::states::Fate;
-use penstock_reactor::sys::Nanos;
+use penstock_reactor::sys::{Nanos, SECOND};
 use pyo3::exceptions::PyOSError;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyList, PySequence, PyString};
@@ -19,6 +20,18 @@ impl Exchange {
     #[getter]
     fn head_sent(&self) -> bool {
         !self.response.is_waiting()
+    }
+
+    /// When the first byte of the request was read, in seconds.
+    #[getter]
+    fn began(&self) -> f64 {
+        self.request_body.connection.lock().exchange.began as f64 / SECOND as f64
+    }
+
+    /// The address of the connection's peer; empty for a unix socket.
+    #[getter]
+    fn peer_addr(&self) -> String {
+        address(self.request_body.connection.socket_peer())
     }
 
     fn receive<'py>(slf: &Bound<'py, Self>, size: usize) -> PyResult<Bound<'py, PyBytes>> {

@@ -186,6 +186,17 @@ class Exchange(Protocol):
 class TransportExchange(Exchange, Protocol):
     """What a transport's own exchanges have, beyond what the gateway uses."""
 
+    @property
+    def began(self) -> float:
+        """When the first byte of the request was read, in seconds of the monotonic clock."""
+
+    @property
+    def peer_addr(self) -> str:
+        """The address of the connection's peer: a proxy's, where the client is behind one.
+
+        It is empty for a unix socket.
+        """
+
     def take_stream(self) -> ClientStream:
         """Give the connection up: HTTP is no longer spoken on it. Only before the head is sent.
 

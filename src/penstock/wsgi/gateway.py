@@ -77,12 +77,14 @@ class Gateway:
         transport: ResponseSupport | None = None,
         log_ended: Callable[[str, str, str], object] | None = None,
         filters: Filters | None = None,
+        note_failure: Callable[[Exchange, BaseException], object] | None = None,
     ) -> None:
         """Set the application, the logger of failures, and whether the kernel sends files.
 
         ``transport`` may have native code for a part of the work on responses. ``log_ended``
         logs what clients can bring about as often as they like (`RequestLog.ended`).
         With ``filters`` that native code is not used, and responses are sent through their outlets.
+        ``note_failure`` is called with what the application raises, and must not raise anything.
         """
         self._application = application
         self._logger = logger
@@ -90,6 +92,7 @@ class Gateway:
         self._first: First | None = None
         self._beginnings: str | tuple[str, ...] = ()
         self._log_ended = log_ended or self._log_each
+        self._note_failure = note_failure or _note_nothing
         # Any thread adds to it. Two threads may both log the same warning, which does no harm.
         warned: set[str] = set()
 
@@ -256,6 +259,7 @@ class Gateway:
         """End a WebSocket: the application has returned from it, or has raised ``error``."""
         try:
             if not (websocket.refused or _has(_ENDS_OF_WEBSOCKETS, error)):
+                self._note_failure(exchange, error)
                 messages.APPLICATION_FAILED.log(
                     self._logger, request=_describe(exchange), exc_info=error
                 )
@@ -291,6 +295,7 @@ class Gateway:
         if exchange.websocket is not None and isinstance(error, Unanswered | StopIteration):
             exchange.set_reason("the application has not answered the WebSocket handshake")
             return 501
+        self._note_failure(exchange, error)
         if isinstance(error, ProtocolBreach):  # a traceback would show only the gateway
             messages.APPLICATION_BROKE_PEP3333.log(self._logger, request=where, error=str(error))
         else:
@@ -311,6 +316,10 @@ class Gateway:
                 messages.APPLICATION_CLOSE_FAILED.log(
                     self._logger, request=_describe(exchange), exc_info=error
                 )
+
+
+def _note_nothing(_exchange: Exchange, _error: BaseException) -> None:
+    pass
 
 
 def _release(response: FastResponse | None, body: object) -> None:

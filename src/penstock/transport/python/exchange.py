@@ -192,6 +192,11 @@ class PythonExchange:
         self._websocket = websocket
 
     @property
+    def peer_addr(self) -> str:
+        """See `penstock.transport.TransportExchange.peer_addr`."""
+        return self.connection.stream.remote_addr
+
+    @property
     def head_sent(self) -> bool:
         """See `penstock.transport.Exchange.head_sent`."""
         return self.state is not WAITING
