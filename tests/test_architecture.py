@@ -48,6 +48,8 @@ OPTIONAL = {
     "penstock.contrib.django.testing": {"django"},
     "penstock.contrib.django.wsgi": {"django"},
     "penstock.edge.acme.orders": {"acme", "cryptography", "josepy", "requests"},
+    "penstock.telemetry.application_metrics": {"prometheus_client"},
+    "penstock.telemetry.spans": {"opentelemetry"},
 }
 """What a module takes where it is installed, and does without elsewhere."""
 

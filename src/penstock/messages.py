@@ -663,6 +663,26 @@ LOG_DAEMON_LOST_IN_ALL: Final = Message(
     "Look for PEN-5070 earlier in the log: it tells the reason.",
 )
 
+SPAN_FAILED: Final = Message(
+    "PEN-5080",
+    ERROR,
+    "spans are missing, or incomplete: making one failed (setting: otel)",
+    "An exception was raised in OpenTelemetry, or in what the server does with it; the traceback"
+    " follows. Requests are answered as before. Logged once for each worker.",
+    "Look at the traceback: a sampler, propagator or processor of the application's may have"
+    " failed. Otherwise report it as a bug of Penstock.",
+)
+
+SPANS_NOT_EXPORTED: Final = Message(
+    "PEN-5081",
+    WARNING,
+    "the last spans were given up: the collector did not take them within %(seconds)g s (setting:"
+    " otel)",
+    "The worker stops. What it had not exported yet is lost: a second's spans or so, or all that"
+    " wait in the queue of the SDK, where the collector cannot be reached.",
+    "Look at the collector, and at the address in OTEL_EXPORTER_OTLP_ENDPOINT.",
+)
+
 # -- 6: the worker ------------------------------------------------------------------------------
 
 OPEN_FILES_LIMIT: Final = Message(
@@ -955,6 +975,18 @@ MEMORY_FROM_THE_START: Final = Message(
     "The worker was larger than max_memory before its first request. Its successor would be as"
     " large, so it is not replaced for its size.",
     "Raise max_memory well above the size of a fresh worker.",
+)
+
+LIVE_GAUGES_NOT_REMOVED: Final = Message(
+    "PEN-7075",
+    WARNING,
+    "gauges of a worker that has ended may still count: %(error)s (setting: prometheus_multiproc,"
+    " %(directory)s)",
+    "A worker has ended. Files of the application's gauges of the modes live... could not be"
+    " removed, so that `/metrics` of the application still has their last values. They are removed"
+    " when another worker ends, or takes the slot.",
+    "Correct what the error names: the directory has to be there, and to be writable by the user of"
+    " the workers.",
 )
 
 WORKER_SILENT: Final = Message(

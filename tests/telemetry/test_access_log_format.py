@@ -373,3 +373,29 @@ def test_native_code_makes_no_lines_that_show_objects_of_the_application() -> No
     assert made.pieces == [
         ("text", "100"), ("text", "%"), ("text", " "), ("i", "x-id"), ("text", "\xe9\n")
     ]  # fmt: skip
+
+
+IDS = {
+    "penstock.trace_id": "0af7651916cd43dd8448eb211c80319c",
+    "penstock.span_id": "b7ad6b7169203331",
+}
+
+
+def test_the_ids_of_a_span_have_atoms_and_native_code_leaves_them_to_python() -> None:
+    format = "%(trace_id)s %(span_id)s %(t)s"
+    make = compile_format(format)
+    assert make(request(environ=IDS)).startswith(" ".join(IDS.values()) + " [")
+    assert make(request()).startswith("- - [")
+    assert needs_of(format).environ == IDS.keys()
+    assert line_format(format) is None
+    assert unknown_atoms(format) == []
+
+
+def test_json_has_the_ids_of_a_span_only_where_requests_are_traced() -> None:
+    plain, traced = compile_format("json"), compile_format("json", traced=True)
+    assert not {"trace_id", "span_id"} & json.loads(plain(request(environ=IDS))).keys()
+    line = json.loads(traced(request(environ=IDS)))
+    assert [line["trace_id"], line["span_id"]] == list(IDS.values())
+    assert json.loads(traced(request()))["span_id"] is None
+    assert needs_of("json", traced=True).environ == IDS.keys()
+    assert needs_of("json").environ == set()

@@ -59,6 +59,8 @@ UNUSED_BY_DEFAULT = frozenset(
         *("penstock.app.file_watcher", "penstock.edge.acme", "penstock.edge.compression"),
         *("penstock.edge.certificates", "penstock.edge.static_files", "penstock.edge.tls"),
         *("penstock.supervisor.acme_process",),
+        *("penstock.telemetry.application_metrics", "penstock.telemetry.spans"),
+        *("opentelemetry", "prometheus_client"),
     }
 )
 """What a server with default settings works without; each takes 0.05 to 0.6 MB."""

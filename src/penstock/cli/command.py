@@ -228,6 +228,7 @@ def _serve(spec: str, settings: Settings) -> int:
     from penstock.system.signals import stop_timers
     from penstock.telemetry.log_config import prepare_loggers
     from penstock.worker.main import serve_until_stopped
+    from penstock.worker.metric_files import remove_old_metric_files, set_up_metric_files
 
     parse_spec(spec)
     prepare_loggers(settings.log_level.upper())
@@ -242,6 +243,8 @@ def _serve(spec: str, settings: Settings) -> int:
     # The kernel ignores a signal to the first process of a container that has no handler for it.
     signal.signal(signal.SIGTERM, leave)
     try:
+        remove_old_metric_files(settings, None)
+        set_up_metric_files(settings)
         with kept_from_children(listeners):
             application = load_application(spec)
         for listener in listeners:

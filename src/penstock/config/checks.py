@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from penstock.system.as_user import Change, Work
     from penstock.system.privileges import Identity
 
-_PLACES_OF_WORKERS = ("temp_dir", "static", "sendfile_root")
+_PLACES_OF_WORKERS = ("temp_dir", "static", "sendfile_root", "prometheus_multiproc")
 """The settings of directories that the workers use with their own rights."""
 
 _MOST_ACME_NAMES = 100
@@ -76,8 +76,9 @@ def has_places_of_workers(settings: Settings) -> bool:
 
 
 def _check_places_of_workers(settings: Settings) -> None:
-    if settings.temp_dir is not None:
-        _check_temp_dir(settings, settings.temp_dir)
+    for name in ("temp_dir", "prometheus_multiproc"):
+        if (place := getattr(settings, name)) is not None:
+            _check_writable(settings, name, place)
     for name in ("static", "sendfile_root"):
         for mapping in getattr(settings, name):
             _check_directory(settings, name, split_mapping(mapping)[1])
@@ -90,11 +91,11 @@ def _check_directory(settings: Settings, name: str, place: str) -> None:
         raise bad_place(settings, name, place, _why_not(settings, error)) from None
 
 
-def _check_temp_dir(settings: Settings, place: str) -> None:
+def _check_writable(settings: Settings, name: str, place: str) -> None:
     try:
         temporary_file(place).close()
     except OSError as error:
-        raise bad_place(settings, "temp_dir", place, _why_not(settings, error)) from None
+        raise bad_place(settings, name, place, _why_not(settings, error)) from None
 
 
 def _why_not(settings: Settings, error: OSError) -> str | None:
@@ -299,6 +300,15 @@ def check_possible(settings: Settings) -> None:
             "needs another port; health_path answers at the application's address"
         )
     _check_addresses_differ(settings, shown)
+    if settings.otel:
+        from importlib.util import find_spec
+
+        if find_spec("opentelemetry") is None:  # root imports nothing of it
+            raise SettingsError(
+                f"{shown('otel')} needs the packages of OpenTelemetry: pip install 'penstock[otel]'"
+            )
+    elif settings.trust_traceparent:
+        raise SettingsError(f"{shown('trust_traceparent')} needs otel, which makes the spans")
 
 
 def _check_addresses_differ(settings: Settings, shown: Callable[[str], str]) -> None:

@@ -153,6 +153,7 @@ _ROOT = text(
     "DIR",
     r"(?:/[^=\0\r\n?#,]*=)?[^=\0\r\n,]+",
 )
+_DIRECTORY = text("a directory", "DIR", r"[^\0\n]+")
 _FILE_NAME = text(
     "nothing, or the name of a file such as index.html", "NAME", r"(?:[^/.\0\r\n][^/\0\r\n]*)?"
 )
@@ -1406,6 +1407,40 @@ class Settings:
         also_called=("spew",),
         help="Print every request and response on standard error, in the manner of curl -v.",
         reason="It is for learning and for finding faults, and it is slow.",
+    )
+
+    # -- Metrics and traces ------------------------------------------------------------------------
+
+    prometheus_multiproc: str | None = option(
+        optional(_DIRECTORY, "none"),
+        None,
+        section="Metrics and traces",
+        is_file=True,
+        command_only=True,
+        also_called=("prometheus_multiproc_dir",),
+        help="Directory in which the workers of an application that uses prometheus_client keep "
+        "its metrics: a few files for each worker that runs, which its successor goes on with.",
+        reason="An application without prometheus_client has no such metrics. /metrics at the "
+        "address of admin has the server's own.",
+    )
+    otel: bool = option(
+        SWITCH,
+        False,
+        section="Metrics and traces",
+        also_called=("opentelemetry", "tracing"),
+        help="Make a span of OpenTelemetry for each request, and export it as the variables "
+        "OTEL_... say (pip install 'penstock[otel]').",
+        reason="It needs packages of others and a collector, and costs time with each request.",
+    )
+    trust_traceparent: tuple[str, ...] = option(
+        _PEERS,
+        (),
+        section="Metrics and traces",
+        repeatable=True,
+        help="Peers whose traceparent is the parent of the spans of otel: addresses, networks, "
+        "unix, * for every peer; may be given several times. Those of others are linked.",
+        reason="A client could choose the trace, and have each request recorded. Proxies, trusted "
+        "ones too, mostly pass on what the client has sent.",
     )
 
     sources: Mapping[str, str] = field(default_factory=dict, compare=False, repr=False)

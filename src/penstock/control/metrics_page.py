@@ -34,6 +34,9 @@ for one that is not in RFC 9110 or 5789, and for CONNECT and TRACE), class of st
 Checks of health that the server answers itself are not in them. What workers count in memory of
 their own is a second old at most; a worker that is killed takes its last second of it along.
 
+What the application counts itself is on a page of its own:
+[application-metrics.md](application-metrics.md).
+
 Nothing here is by path, host or client: their number is for clients to choose. The [access
 log](logging.md) has them.
 

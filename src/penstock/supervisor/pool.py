@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from penstock.supervisor.loop import Loop
     from penstock.supervisor.scaling import Scaled
     from penstock.supervisor.status import Counters
+    from penstock.system.as_user import HelperError
     from penstock.system.cgroups import Cgroups
 
 
@@ -376,6 +377,8 @@ class Pool:
             messages.WORKER_LEFT_CHILDREN.log(
                 self._logger, worker=worker, children=listed(worker.children)
             )
+        if (directory := generation.settings.prometheus_multiproc) is not None:
+            self._remove_live_gauges(directory, generation)
         was_booting = worker.is_booting
         pause = 0.0 if told else generation.note_death(worker)
         self._counters.add_ended(worker, "" if told else report.reason)
@@ -395,6 +398,16 @@ class Pool:
             self._notify(events.BootFailed(generation, worker, failure))
         else:
             self._notify(events.WorkerCrashed(worker, pause, len(requests)))
+
+    def _remove_live_gauges(self, directory: str, generation: Generation) -> None:
+        """Have the files removed of the application's gauges that only a running process counts."""
+        from penstock.telemetry.application_metrics import remove_live_gauges, work_as
+
+        def failed(error: HelperError) -> None:
+            messages.LIVE_GAUGES_NOT_REMOVED.log(self._logger, directory=directory, error=error)
+
+        work = work_as(generation.identity, remove_live_gauges, directory)
+        self._helpers.run(work, lambda _descriptors, _text: None, failed)
 
     def _memory_ran_out(self) -> bool:
         before, self._oom_kills = self._oom_kills, self._cgroups.oom_kills()

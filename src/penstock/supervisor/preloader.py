@@ -33,6 +33,7 @@ from penstock.telemetry.error_log import ErrorLog, log_daemons, process_logger
 from penstock.telemetry.log_config import configure
 from penstock.worker import child
 from penstock.worker.channel import Channel, Message
+from penstock.worker.metric_files import set_up_metric_files
 
 if TYPE_CHECKING:
     from wsgiref.types import WSGIApplication
@@ -224,6 +225,7 @@ class _PreloadingProcess:
             generation.launch.prepare(settings)
             self._become(settings)
             configure(settings)
+            set_up_metric_files(settings)
             with kept_from_children(generation.listeners):
                 self._application = load_application(generation.launch.application)
             _warn_of_unsafe_state(logger, before)

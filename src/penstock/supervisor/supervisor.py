@@ -82,6 +82,7 @@ from penstock.telemetry.scoreboard import READY
 from penstock.telemetry.terminal import NOT_ON_TERMINAL
 from penstock.worker.child import INTERRUPTED
 from penstock.worker.main import CUT_OFF, STOPPED, tell_serving, tell_settings
+from penstock.worker.metric_files import remove_old_metric_files
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -223,6 +224,8 @@ class Supervisor:
             for listener in self.listeners:
                 if identity is not None:
                     listener.give_to(identity)
+            if self._predecessor is None:  # whose workers still count
+                remove_old_metric_files(self.settings, identity)
             # Until a successor serves, its predecessor does.
             patience = FIRST_SECONDS if self._predecessor is None else math.inf
             source = self.certificates.prepare(self.settings)

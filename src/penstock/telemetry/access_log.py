@@ -55,10 +55,10 @@ def line_maker(settings: Settings) -> Format:
 
     A line is empty where the request is to have none.
     """
-    rules = rules_of(settings)
+    rules, format = rules_of(settings), settings.access_logformat
     if rules is None:
-        return compile_format(settings.access_logformat)
-    return rules.apply_to(compile_format(settings.access_logformat, sampled=rules.sampled))
+        return compile_format(format, traced=settings.otel)
+    return rules.apply_to(compile_format(format, sampled=rules.sampled, traced=settings.otel))
 
 
 class AccessLog:
@@ -74,17 +74,22 @@ class AccessLog:
         logger: logging.Logger | None = None,
         rules: Rules | None = None,
         daemons: Sequence[LogDaemon] = (),
+        *,
+        traced: bool = False,
     ) -> None:
         """Take over ``sink``; ``logger`` is where the beginning of a loss is reported.
 
         ``rules`` say which requests have a line; without them all have. Those of ``daemons`` that
-        take this log get each line, too; they stay the caller's. Raises `SettingsError` for a
-        format that makes no sense.
+        take this log get each line, too; they stay the caller's. Where requests are ``traced``,
+        lines in JSON have the ids of their spans. Raises `SettingsError` for a format that makes no
+        sense.
         """
         sampled = rules is not None and rules.sampled
-        self._make_line = compile_format(format, sampled=sampled)
-        self.needs = needs_of(format)
-        self.line_format: LineFormat | None = line_format(format, sampled=sampled)
+        self._make_line = compile_format(format, sampled=sampled, traced=traced)
+        self.needs = needs_of(format, traced=traced)
+        self.line_format: LineFormat | None = None
+        if not traced:
+            self.line_format = line_format(format, sampled=sampled)
         """How native code makes the lines itself; None where it cannot."""
         self._sink = sink
         self._logger = logger

@@ -16,7 +16,7 @@ from functools import lru_cache
 from typing import Final, NamedTuple
 
 from penstock.errors import SettingsError
-from penstock.telemetry.request_finished import Needs, RequestFinished
+from penstock.telemetry.request_finished import SPAN_ID, TRACE_ID, Needs, RequestFinished
 from penstock.telemetry.terminal import request_line
 
 SHORT: Final = "short"
@@ -206,11 +206,15 @@ def _json_text(value: str | None) -> str:
     return _json_quoted(value)
 
 
-def _json_format(*, sampled: bool = False) -> Format:
+def _json_format(*, sampled: bool = False, traced: bool = False) -> Format:
     second_text = _SecondCache(iso_time)
     if sampled:
-        whole = _json_format()
+        whole = _json_format(traced=traced)
         return lambda request: f'{whole(request)[:-2]},"sample":{_sample(request)}}}\n'
+
+    def ids(request: RequestFinished) -> str:
+        trace, span = request.environ.get(TRACE_ID), request.environ.get(SPAN_ID)
+        return f',"trace_id":{_json_text(trace)},"span_id":{_json_text(span)}'
 
     def json_line(request: RequestFinished) -> str:
         fields = request.request_fields
@@ -236,6 +240,7 @@ def _json_format(*, sampled: bool = False) -> Format:
             f',"http.request.header.referer":{"null" if referer == "null" else f"[{referer}]"}'
             f',"process.pid":{os.getpid()}'
             f',"request_id":{_json_text(request.request_id)}'
+            f"{ids(request) if traced else ''}"
             f',"reason":{_json_text(request.reason)}}}\n'
         )
 
@@ -252,7 +257,7 @@ def _sample(request: RequestFinished) -> str:
     return getattr(request, "sample", "1")
 
 
-# gunicorn's atoms, `queue`, `peer` and `sample`. `T`, `M`, `D`, `B` and `s` are whole numbers, so
+# gunicorn's atoms, and our own with longer names. `T`, `M`, `D`, `B` and `s` are whole numbers, so
 # `d` may stand for `s` there.
 _ATOMS: Final[Mapping[str, Format]] = {
     "h": lambda request: _word_repeated(request.client_addr),
@@ -276,6 +281,8 @@ _ATOMS: Final[Mapping[str, Format]] = {
     "peer": lambda request: _word_repeated(request.peer_addr),
     "sample": _sample,
     "p": lambda request: f"<{os.getpid()}>",
+    "trace_id": lambda request: _word(request.environ.get(TRACE_ID, "")),
+    "span_id": lambda request: _word(request.environ.get(SPAN_ID, "")),
 }
 _WHOLE_NUMBERS: Final = frozenset("TMDBs")
 _PLACEHOLDER: Final = re.compile(r"%(?:(%)|\(([^()]*)\)([sd])|)")
@@ -360,16 +367,17 @@ def _template_format(template: str, setting: str) -> Format:
 
 
 def compile_format(
-    format: str, setting: str = "access_logformat", *, sampled: bool = False
+    format: str, setting: str = "access_logformat", *, sampled: bool = False, traced: bool = False
 ) -> Format:
     """Return the function that makes a line (with its line end) of a finished request.
 
     ``format`` is ``combined``, ``json`` or a template such as ``%(h)s "%(r)s" %(s)s``. With
-    ``sampled`` each line says how many requests it stands for. Raises `SettingsError`, which names
-    ``setting`` and the atom.
+    ``sampled`` each line says how many requests it stands for. Where requests are ``traced``,
+    ``json`` has the ids of their spans. Raises `SettingsError`, which names ``setting`` and the
+    atom.
     """
     if format == "json":
-        return _json_format(sampled=sampled)
+        return _json_format(sampled=sampled, traced=traced)
     if format == SHORT:
         return short_format(colour=False, sampled=sampled)
     if sampled:
@@ -424,10 +432,11 @@ def line_format(format: str, *, sampled: bool = False) -> LineFormat | None:
     )
 
 
-def needs_of(format: str) -> Needs:
-    """Return what a record has to hold for lines of a valid format."""
+def needs_of(format: str, *, traced: bool = False) -> Needs:
+    """Return what a record has to hold for lines of a valid format; see `compile_format`."""
     if format == "json":
-        return Needs(request_fields=frozenset({"user-agent", "referer"}))
+        ids = frozenset({TRACE_ID, SPAN_ID} if traced else ())
+        return Needs(request_fields=frozenset({"user-agent", "referer"}), environ=ids)
     if format == SHORT:
         return Needs()
     found: dict[str, set[str]] = {"i": set(), "o": set(), "e": set()}
@@ -441,6 +450,9 @@ def needs_of(format: str) -> Needs:
 
 _FIELD_OF_ATOM: Final = {"u": "authorization", "f": "referer", "a": "user-agent"}
 
+
+_VARIABLE_OF_ATOM: Final = {"trace_id": TRACE_ID, "span_id": SPAN_ID}
+"""Atoms whose values are environ variables, which native code leaves to this module."""
 
 _ATOMS_OF_NATIVE_CODE: Final = {"queue": "Q", "peer": "P", "sample": "S"}
 """Native code tells atoms apart by a letter."""
@@ -459,5 +471,7 @@ def _pieces(format: str) -> Iterator[tuple[str, str]]:
             yield named[2], named[1]
         elif _is_unknown(part[2]):
             yield "text", "-"
+        elif part[2] in _VARIABLE_OF_ATOM:
+            yield "e", _VARIABLE_OF_ATOM[part[2]]
         else:
             yield "atom", _ATOMS_OF_NATIVE_CODE.get(part[2], part[2])

@@ -24,6 +24,10 @@ took no data.
 
 NOTHING: Final[Mapping[str, str]] = {}
 
+TRACE_ID: Final = "penstock.trace_id"
+SPAN_ID: Final = "penstock.span_id"
+"""The environ variables that name a request's span, in hexadecimal digits (setting: otel)."""
+
 
 class Needs(NamedTuple):
     """What a record has to hold beyond what it always holds."""

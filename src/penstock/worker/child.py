@@ -44,6 +44,7 @@ from penstock.worker.main import (
     serve_under_control,
     shut_down,
 )
+from penstock.worker.metric_files import set_up_metric_files
 from penstock.worker.worker import Worker, transport_class
 
 if TYPE_CHECKING:
@@ -164,6 +165,8 @@ def import_for(settings: Settings) -> None:
     """Import what a worker with these settings needs: it may be where only root may read."""
     transport_class(settings)
     import_filters(settings)
+    if settings.prometheus_multiproc is not None:
+        import penstock.telemetry.application_metrics
     if settings.reload:
         import sysconfig
 
@@ -229,8 +232,10 @@ class _Child:
             self._end_with_supervisor()  # the kernel forgets it when the user changes
         # 3. Load the application.
         self._worker.configure_logging()
+        set_up_metric_files(settings)
         with kept_from_children(assignment.listeners):
             application = self._load()
+        self._worker.set_up_spans()
         outlive_parent()
         self._facade.booted = True
         # Only now: signal handlers that it set while it was imported would keep orders out.

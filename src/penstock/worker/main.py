@@ -352,8 +352,9 @@ def shut_down(
             messages.REQUESTS_CUT_OFF.log(logger, requests=in_progress, reason=reason)
         worker.close()
         drained = worker.join(0.2) and not in_progress
-    # 5. Write out the logs.
-    worker.close_logs()
+    # 5. Write out the logs, and the spans.
+    last_spans = end - EXIT_MARGIN_SECONDS if graceful else time.monotonic() + LEAVE_SECONDS
+    worker.close_logs(last_spans)
     tell("stopped")
     status = STOPPED if drained or not graceful else CUT_OFF
     # 6. Leave. Threads and exit handlers of the application have what is left of the time.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 import threading
 import time
@@ -57,6 +58,7 @@ if TYPE_CHECKING:
     from penstock.edge.tls import TlsMaterial
     from penstock.listeners import Listener
     from penstock.telemetry.request_finished import Observer
+    from penstock.telemetry.spans import Spans
     from penstock.transport import Exchange, Transport
     from penstock.transport.log_lines import RequestLog
     from penstock.transport.native import NativeTransport
@@ -66,6 +68,9 @@ if TYPE_CHECKING:
 LOGS_SECONDS = 0.5
 """How long the transport may take to hand what it holds to the logs, and the access log to write
 that out."""
+
+LEAST_FLUSH_SECONDS = 0.1
+"""How long the exporter of spans may take in any case: where there are none, it takes no time."""
 
 _HTTPS_PORT = 443
 
@@ -202,6 +207,7 @@ class Worker:
         """Of a process of the server's own, under a supervisor: its title, with the load."""
         self._captures_output = False
         self.access_log: AccessLog | None = None
+        self._spans: Spans | None = None
         self._observers: Observers | None = None
         observers: list[Observer] = []
         try:
@@ -210,6 +216,8 @@ class Worker:
                 observers.append(self.access_log)
             if settings.trace:
                 observers.append(Trace.to_stderr())
+            if settings.otel:
+                observers.append(self._make_spans())
             if observers:
                 self._observers = Observers(
                     observers, self.logger, settings.log_queue, self._budgets.log_queue_bytes
@@ -230,6 +238,21 @@ class Worker:
         ]
         self._more_threads = count(settings.threads + 1)
         self._thread_missing = False  # the last that was to be added could not be started
+
+    def _make_spans(self) -> Spans:
+        from penstock.telemetry.spans import Spans
+
+        self._spans = Spans(Peers.of(self.settings.trust_traceparent).trusts, self.logger)
+        return self._spans
+
+    def set_up_spans(self) -> None:
+        """Import and set up OpenTelemetry where the settings want it. Raises `SettingsError`.
+
+        To be called once the application is loaded: what it has set up is used. `start` does so,
+        where it has not been done before.
+        """
+        if self._spans is not None:
+            self._spans.set_up()
 
     def _open_transport(self, listeners: Sequence[Listener]) -> Transport:
         settings = self.settings
@@ -317,7 +340,12 @@ class Worker:
         sink = LogSink.open(path, setting="access_logfile", stream=1, passed=passed)
         try:
             return AccessLog(
-                sink, settings.access_logformat, self.logger, rules_of(settings), daemons
+                sink,
+                settings.access_logformat,
+                self.logger,
+                rules_of(settings),
+                daemons,
+                traced=settings.otel,
             )
         except SettingsError:
             sink.close()
@@ -361,6 +389,7 @@ class Worker:
             self._threads.pop()
             self._lent = threading.Event()
         try:
+            self.set_up_spans()
             self.transport = self._open_transport(self._listeners)
             self._request_log = self.transport.request_log
         except BaseException:
@@ -375,11 +404,14 @@ class Worker:
             transport=self.transport,
             log_ended=self.transport.request_log.ended,
             filters=response_filters(self.settings, self.logger, log_message),
+            note_failure=self._spans.note_failure if self._spans is not None else None,
         )
         self._handle = self._gateway.handle
         if (files := static_files(self.settings, log_message)) is not None:
             self._gateway.ask_first(files)
             self._handle = self._gateway.handle_unless_first
+        if self._spans is not None:
+            self._handle = self._spans.around(self._handle)
         self.slot.words[STATE] = SERVING
         self.slot.words[READY] = 1
         _workers.add(self)
@@ -532,13 +564,19 @@ class Worker:
         if self._captures_output:
             self.error_log.capture_output()
 
-    def close_logs(self) -> None:
-        """Write out what the logs have, report what was lost, and stop keeping deadlines."""
+    def close_logs(self, end_by: float = math.inf) -> None:
+        """Write out what the logs have, report what was lost, and stop keeping deadlines.
+
+        Spans that the collector does not take are given up by ``end_by``, on the monotonic clock.
+        """
         self._deadlines.stop()
         if self._request_log is not None:
             self.transport.finish_logs(LOGS_SECONDS)
             self.transport.publish()
             self._request_log.close()
+        if self._spans is not None:
+            left = end_by - time.monotonic() - LOGS_SECONDS
+            self._spans.patience = max(LEAST_FLUSH_SECONDS, min(self._spans.patience, left))
         if self._observers is not None:
             self._observers.close(LOGS_SECONDS)
         if self.access_log is not None and (lost := self.access_log.dropped):
