@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Iterable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 from wsgiref.types import StartResponse
@@ -17,10 +18,12 @@ from opentelemetry.trace import StatusCode
 import penstock
 from penstock.telemetry import spans as module
 from penstock.telemetry.request_finished import SPAN_ID
+from penstock.telemetry.scoreboard import WAITING
 from support.fake_exchange import Records
 from support.requests_finished import request
-from support.serving import TEXT, Environ, connect, get, post
+from support.serving import TEXT, Environ, Gate, connect, eventually, get, post
 from support.tracing import Spans, spans
+from support.websockets import ClientSide, ServerSide
 from support.wire import DEADLINE
 
 THEIRS = "0af7651916cd43dd8448eb211c80319c"
@@ -269,6 +272,48 @@ def test_a_stream_has_its_first_byte_before_its_end(exported: Spans, transport: 
     assert span.start_time is not None
     assert span.end_time is not None
     assert span.start_time <= first.timestamp < span.end_time
+
+
+def test_a_request_that_waits_for_a_thread_tells_how_long(exported: Spans, transport: str) -> None:
+    gate = Gate()
+    with penstock.running(gate, transport=transport, threads=2, otel=True) as server:
+        with ExitStack() as stack:
+            clients = [stack.enter_context(connect(server)) for _ in range(3)]
+            for client in clients[:2]:
+                client.send(get("/wait"))
+            eventually(lambda: gate.inside == 2)
+            clients[2].send(get("/last"))
+            eventually(lambda: server.worker.slot.words[WAITING] == 1)
+            gate.open()
+            for client in clients:
+                assert client.read_response().status == 200
+    times = {
+        attributes(each)["url.path"]: attributes(each).get("penstock.queue_time")
+        for each in exported.wait(3)
+    }
+    assert times["/wait"] is None
+    assert times["/last"] > 0
+
+
+def test_a_websocket_is_one_span_until_its_end(exported: Spans, transport: str) -> None:
+    def application(environ: Environ, start_response: StartResponse) -> list[bytes]:
+        side = ServerSide(environ)
+        with tracer.start_as_current_span("message"):
+            side.send(*(side.read() or (0, b"")))
+        assert side.read() is None
+        return []
+
+    with penstock.running(application, transport=transport, threads=2, otel=True) as server:
+        with connect(server) as client:
+            side = ClientSide(client)
+            assert side.open("/chat").status == 101
+            assert side.echoes()
+            assert exported.of_server == []
+    [span] = exported.wait()
+    assert attributes(span)["http.response.status_code"] == 101
+    parent = exported.named("message").parent
+    assert parent is not None
+    assert parent.span_id == span.context.span_id
 
 
 def test_of_a_peer_that_is_not_trusted_the_span_is_linked_and_nothing_else(
