@@ -217,7 +217,7 @@ def test_what_was_answered_before_the_end_still_arrives(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("method", "target", "status", "said"),
     [
-        ("GET", "/", 404, "there are /history, /metrics, /recycle, "),
+        ("GET", "/", 404, "there are /findings, /history, /metrics, "),
         ("GET", "/healthz", 404, "there is no such path"),
         ("GET", "/status?x=1", 400, "the query can have nothing in it"),
         ("GET", "/stacks?pid=1", 400, "the query can have worker in it"),
@@ -774,9 +774,6 @@ def test_a_forked_worker_lets_go_without_disturbing_the_supervisor(tmp_path: Pat
         ("/healthz", True, False, (503, b"no\n")),
         ("/readyz", True, True, (200, b"ok\n")),
         ("/readyz", False, True, (503, b"no\n")),
-        ("/", True, True, (404, b"there are /healthz, /readyz and /metrics\n")),
-        ("/status", True, True, (404, b"there are /healthz, /readyz and /metrics\n")),
-        ("/reload", True, True, (404, b"there are /healthz, /readyz and /metrics\n")),
     ],
 )
 def test_probes_learn_whether_it_is_live_and_ready_and_nothing_else(

@@ -13,18 +13,25 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Any, Self
 
+from penstock.config.settings import Settings
+from penstock.config.shown import setting_rows
+from penstock.control.access import Access
 from penstock.control.commands import (
     WORKER_STATES,
     Command,
     ControlError,
+    EventRow,
     Figures,
+    Happened,
     Outcome,
     Question,
     Reply,
     RequestRow,
     ShowFigures,
+    ShowFindings,
     ShowHistory,
     ShowRequests,
+    ShowSettings,
     ShowStacks,
     ShowStatus,
     ShowWorkers,
@@ -115,6 +122,10 @@ class FakeSupervisor:
         self.ready = True
         self.live = True
         self.broken = False
+        self.last_error: Happened | None = None
+        self.events: list[EventRow] = []
+        self.findings: list[dict[str, Any]] = []
+        self.settings = Settings()
         self.refusal: ControlError | None = None
         """Why no command can begin."""
         self.at_once: Outcome | None = None
@@ -144,7 +155,7 @@ class FakeSupervisor:
             "counts": {"requests": 2468, "crashed": 3},
             "crashes": {"SIGSEGV": 2, "exit status 1": 1},
             "last_reload": {"at": 1_700_000_000.0, "message": "reloaded: generation 1 serves"},
-            "last_error": None,
+            "last_error": self.last_error,
             "ready": self.ready,
             "live": self.live,
         }
@@ -194,7 +205,11 @@ class FakeSupervisor:
         elif isinstance(asked, ShowFigures):
             reply(self.figures())
         elif isinstance(asked, ShowHistory):
-            reply(answer(rows(10)))
+            reply({**answer(rows(10)), "more": 0, "events": self.events})
+        elif isinstance(asked, ShowFindings):
+            reply({"findings": self.findings})
+        elif isinstance(asked, ShowSettings):
+            reply({"settings": setting_rows(self.settings)})
         elif isinstance(asked, ShowStacks):
             self.stacks.put((asked.worker, reply))
         else:
@@ -242,11 +257,18 @@ class ControlLoop:
         self.services.append(service)
         return service
 
-    def admin(self, address: str = "127.0.0.1:0") -> tuple[str, int]:
+    def admin(
+        self, address: str = "127.0.0.1:0", settings: Settings | None = None
+    ) -> tuple[str, int]:
         """Open a service for probes; before the loop runs. Return where it is."""
-        wanted = Wanted("admin", address)
-        service = open_service(wanted, self.fake.handle, self.selector, self.logger)
+        access = Access(self.logger)
+        access.use(settings or Settings())
+        service = open_service(
+            Wanted("admin", address), self.fake.handle, self.selector, self.logger, access=access
+        )
         self.services.append(service)
+        if service.listener.socket.family == socket.AF_UNIX:
+            return address.removeprefix("unix:"), 0
         host, port = service.listener.socket.getsockname()
         return host, port
 

@@ -24,6 +24,7 @@ from penstock.config.sources import (
     from_file,
     from_variables,
 )
+from penstock.config.token_file import read_token
 from penstock.config.trust import Trust
 from penstock.messages import Notice
 from penstock.telemetry.access_log_format import SHORT
@@ -94,9 +95,16 @@ def load_settings(
         trust.check(path)
         trust.finish(settings)  # before root reads it
         variables_of_file = read_env_file(path)
+    admin_token = ""
+    if settings.admin_token_file is not None:
+        path = Path(cwd) / settings.chdir / settings.admin_token_file
+        trust.check(path)
+        trust.finish(settings)
+        admin_token = read_token(path)
     trust.finish(settings)
     return replace(
         settings,
+        admin_token=admin_token,
         files=tuple(trust.read),
         variables=variables_of_file,
         notes=tuple(gunicorn.notes + (uwsgi.notes if uwsgi is not None else [])),

@@ -299,6 +299,9 @@ def check_possible(settings: Settings) -> None:
             f"{shown('admin')} is an address of {shown('bind')}: the supervisor answers there, and "
             "needs another port; health_path answers at the application's address"
         )
+    for name in ("admin_token_file", "admin_hosts"):
+        if getattr(settings, name) and settings.admin is None:
+            raise SettingsError(f"{shown(name)} needs admin: the address of the dashboard")
     _check_addresses_differ(settings, shown)
     if settings.otel:
         from importlib.util import find_spec

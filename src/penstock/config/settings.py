@@ -140,6 +140,10 @@ _EMAIL = text("an e-mail address, or nothing", "EMAIL", r"(?:[!-?A-~]{1,64}@[a-z
 _HTTPS_URL = text("a URL that begins with https://", "URL", r"https://[!-~]{1,2000}")
 _CONTROL = text("auto, off, a path or @NAME", "ADDRESS", r"[^\0\r\n]+")
 _ADMIN = text("host:port, [::1]:port or unix:PATH", "ADDRESS", r"(?!https?://)[^\s\0,]+")
+_HOST_NAME = text(
+    "a host name, or an address of IPv6 in brackets, without a port", "HOST",
+    r"[A-Za-z0-9_.-]{1,253}|\[[0-9a-fA-F:.]+\]",
+)  # fmt: skip
 _STATSD = text(
     "host:port or unix:PATH",
     "ADDRESS",
@@ -1124,8 +1128,30 @@ class Settings:
         None,
         section="Control and health",
         command_only=True,
-        help="Address on which the supervisor answers /healthz, /readyz and /metrics.",
+        help="Address on which the supervisor answers /healthz, /readyz and /metrics, and shows a "
+        "dashboard at /.",
         reason="The server opens no port that you did not ask for.",
+    )
+    admin_token_file: str | None = option(
+        optional(_PATH, "none"),
+        None,
+        section="Control and health",
+        is_file=True,
+        command_only=True,
+        help="File with the token, of 16 characters or more, without which a TCP address of --admin "
+        "shows no dashboard. A reload reads it again.",
+        reason="The server makes a token, and logs it when the dashboard is asked for.",
+    )
+    admin_hosts: tuple[str, ...] = option(
+        listing(_HOST_NAME, commas=True),
+        (),
+        section="Control and health",
+        repeatable=True,
+        command_only=True,
+        help="Names by which browsers may reach the dashboard, beside localhost and the address of "
+        "--admin.",
+        reason="A page of another site, whose name leads to this address, could read the dashboard "
+        "(DNS rebinding).",
     )
     statsd: str | None = option(
         optional(_STATSD, "none"),
@@ -1451,6 +1477,9 @@ class Settings:
     """The files that they were read from, and ``env_file``."""
     variables: Mapping[str, str] = field(default_factory=dict, compare=False, repr=False)
     """What ``env_file`` has. Values are never printed."""
+    admin_token: str = field(default="", repr=False)
+    """The SHA-256 of what ``admin_token_file`` has, in hexadecimal: the token itself is not kept,
+    because workers have the memory of the supervisor. Empty without such a file."""
     notes: tuple[str, ...] = field(default=(), compare=False, repr=False)
     """What was read of gunicorn's files and variables, one line each."""
     application: str | None = field(default=None, compare=False, repr=False)

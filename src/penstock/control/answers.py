@@ -9,7 +9,7 @@ import os
 import re
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, cast
 from urllib.parse import parse_qsl
 
@@ -28,8 +28,10 @@ from penstock.control.commands import (
     Reload,
     Scale,
     ShowFigures,
+    ShowFindings,
     ShowHistory,
     ShowRequests,
+    ShowSettings,
     ShowStacks,
     ShowStatus,
     ShowWorkers,
@@ -154,10 +156,13 @@ def check_sender(request: Request) -> None:
         raise ControlError("requests of browsers are refused", 403)
 
 
-def parse_command(request: Request) -> tuple[Question | Command, bool]:
+def parse_command(
+    request: Request, also: tuple[str, ...] = ()
+) -> tuple[Question | Command, bool]:
     """Return what a request asks for, and whether the client waits for the outcome.
 
-    Raises `ControlError` with the status of the response.
+    ``also`` are names that the query may have for the caller. Raises `ControlError` with the status
+    of the response.
     """
     known = _QUESTIONS | _COMMANDS
     path = request.path
@@ -168,7 +173,8 @@ def parse_command(request: Request) -> tuple[Question | Command, bool]:
     if request.method not in methods:
         allow = (("Allow", ", ".join(methods)),)
         raise ControlError(f"the method is to be {methods[0]}", 405, allow)
-    query = _query_of(request, ("wait", *known[path]) if is_command else known[path])
+    names = (*known[path], *also)
+    query = _query_of(request, ("wait", *names) if is_command else names)
     wait = _flag(query, "wait", True)
     match path:
         case "/status":
@@ -181,7 +187,12 @@ def parse_command(request: Request) -> tuple[Question | Command, bool]:
             return ShowFigures(), wait
         case "/history":
             since = _number(query, "since", 0, sys.maxsize) if "since" in query else 0
-            return ShowHistory(since), wait
+            most = _number(query, "most", 1, sys.maxsize) if "most" in query else None
+            return ShowHistory(since, most), wait
+        case "/findings":
+            return ShowFindings(), wait
+        case "/settings":
+            return ShowSettings(), wait
         case "/stacks":
             return ShowStacks(_worker_of(query) if "worker" in query else None), wait
         case "/reload":
@@ -200,7 +211,9 @@ _QUESTIONS: dict[str, tuple[str, ...]] = {
     "/workers": (),
     "/requests": (),
     "/metrics": (),
-    "/history": ("since",),
+    "/history": ("since", "most"),
+    "/findings": (),
+    "/settings": (),
     "/stacks": ("worker",),
 }
 """The paths of questions, each with the names that its query may have."""
@@ -252,10 +265,12 @@ def _flag(query: Query, name: str, default: bool) -> bool:
 
 
 class Probes:
-    """Answers the probes of ``--admin``."""
+    """Answers the probes of ``--admin``, which are for every client of the address."""
 
-    def __init__(self, handle: Handle) -> None:
+    def __init__(self, handle: Handle, respond_else: Callable[[Request, Send], None]) -> None:
+        """``respond_else`` answers what is no probe: the dashboard."""
         self._handle = handle
+        self._respond_else = respond_else
 
     def respond(self, request: Request, _peer: Peer | None, send: Send) -> None:
         """Answer a request."""
@@ -264,7 +279,7 @@ class Probes:
             return
         field = {"/healthz": "live", "/readyz": "ready"}.get(request.path)
         if field is None or request.method not in ("GET", "HEAD"):
-            send(Response(404, b"there are /healthz, /readyz and /metrics\n"))
+            self._respond_else(request, send)
             return
 
         def reply(status: Outcome | Mapping[str, Any]) -> None:

@@ -27,6 +27,10 @@ WORKER_STATES = ("booting", "serving", "draining", "stuck", HALTED)
 """The states of workers in answers, and in metrics."""
 
 
+EVENT_KINDS = ("start", "reload", "reload failed", "crash", "recycle", "upgrade", "upgrade failed")
+"""What happens in the life of a server, as the dashboard marks it."""
+
+
 class ControlError(PenstockError):
     """The command is refused; the text says why."""
 
@@ -65,6 +69,18 @@ class ShowHistory:
 
     since: int
     """Seconds since the epoch; later rows are wanted."""
+    most: int | None = None
+    """How many rows, the oldest of them; None for all."""
+
+
+@dataclass(frozen=True)
+class ShowFindings:
+    """Return what the rules of `penstock.control.doctor` find: ``{"findings": [...], ...}``."""
+
+
+@dataclass(frozen=True)
+class ShowSettings:
+    """Return the settings, their sources and no secret: ``{"settings": [SettingRow, ...]}``."""
 
 
 @dataclass(frozen=True)
@@ -107,7 +123,16 @@ class Stop:
     graceful: bool
 
 
-Question = ShowStatus | ShowWorkers | ShowRequests | ShowFigures | ShowHistory | ShowStacks
+Question = (
+    ShowStatus
+    | ShowWorkers
+    | ShowRequests
+    | ShowFigures
+    | ShowHistory
+    | ShowFindings
+    | ShowSettings
+    | ShowStacks
+)
 Command = Reload | Upgrade | Scale | Recycle | Stop
 
 
@@ -208,6 +233,19 @@ class Status(TypedDict):
     """At least one worker wants requests, and the server does not stop."""
     live: bool
     """At least one worker makes progress, or is about to be started."""
+
+
+class EventRow(TypedDict):
+    """One event of the server's life cycle."""
+
+    number: int
+    """Counted from 1 since the start of the supervisor."""
+    at: float
+    """Seconds since the epoch."""
+    kind: str
+    """One of `EVENT_KINDS`."""
+    text: str
+    """For people."""
 
 
 class WorkerRow(TypedDict):

@@ -13,9 +13,11 @@ from typing import TYPE_CHECKING
 
 from penstock import messages
 from penstock.config.settings import DEFAULT_BIND
+from penstock.control.access import Access, Place
 from penstock.control.address import AUTO, OFF, socket_path
 from penstock.control.answers import ControlSocket, Probes
 from penstock.control.connection import ADMIN_BACKLOG, BACKLOG, Service
+from penstock.control.dashboard import Dashboard
 from penstock.control.directories import NotPrivate, name_of, of_server
 from penstock.control.socket_file import (
     LOCK_SECONDS,
@@ -99,6 +101,7 @@ class ControlServer:
         self._handle = handle
         self._selector = selector
         self._logger = logger
+        self._access = Access(logger)
         self._services: dict[str, Service] = {}
         self._addresses: dict[str, Wanted] = {}
         self._title: str | None = None
@@ -114,6 +117,7 @@ class ControlServer:
         descriptors that a predecessor passed, as `descriptors` returns them.
         """
         self._title = settings.name
+        self._access.use(settings)
         wanted = wanted_by(settings, self._title)
         try:
             for setting in SERVICES:
@@ -132,6 +136,7 @@ class ControlServer:
 
         A client that waits for the outcome of the reload gets it, even at an address that closes.
         """
+        self._access.use(settings)
         wanted = wanted_by(settings, self._title)  # --name needs an upgrade, as in process titles
         for setting in SERVICES:
             address = wanted.get(setting)
@@ -157,7 +162,9 @@ class ControlServer:
 
     def _open(self, wanted: Wanted, passed: Listener | SocketFile | None, patience: float) -> None:
         """Open a service. Raises `ListenError`."""
-        service = open_service(wanted, self._handle, self._selector, self._logger, passed, patience)
+        service = open_service(
+            wanted, self._handle, self._selector, self._logger, passed, patience, self._access
+        )
         self._addresses[wanted.setting] = wanted
         self._services[wanted.setting] = service
         self._logger.debug("%s: on %s", wanted.setting, service.name)
@@ -260,11 +267,13 @@ def open_service(
     logger: logging.Logger,
     passed: Listener | SocketFile | None = None,
     patience: float = LOCK_SECONDS,
+    access: Access | None = None,
 ) -> Service:
     """Open a service at an address.
 
     ``passed`` is the socket that a predecessor passed: until `Service.take_over`, the predecessor
     accepts there. ``patience`` is for how many seconds to wait for a directory that is locked.
+    ``access`` says who may read the dashboard; without it, those who have a token that is made.
     Raises `ListenError`: `NoDirectory` for ``auto``.
     """
     try:
@@ -281,7 +290,10 @@ def open_service(
         raise ListenError(text) from None
     waits = passed is not None
     if wanted.setting == "admin":
-        return Service(listener, selector, logger, Probes(handle).respond, waits=waits)
+        place = Place.of(listener.socket, parse_address(wanted.text).host)
+        dashboard = Dashboard(handle, access or Access(logger), place)
+        probes = Probes(handle, dashboard.respond)
+        return Service(listener, selector, logger, probes.respond, waits=waits)
     control = ControlSocket(handle, logger)
     return Service(listener, selector, logger, control.respond, control.admit, waits=waits)
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from penstock import __version__
@@ -21,8 +22,10 @@ from penstock.control.commands import (
     Reply,
     Scale,
     ShowFigures,
+    ShowFindings,
     ShowHistory,
     ShowRequests,
+    ShowSettings,
     ShowStacks,
     ShowStatus,
     ShowWorkers,
@@ -51,6 +54,9 @@ if TYPE_CHECKING:
 
 _DAY = 86400.0
 
+FINDINGS_SECONDS = 10.0
+"""How often the rules look at the last hour, however many clients ask: it takes milliseconds."""
+
 
 class Commands:
     """Commands whose outcome is waited for, and questions, all in the supervisor's thread."""
@@ -63,6 +69,8 @@ class Commands:
         self.overview = Overview(supervisor.pool, supervisor.counters, resident_memory)
         self._cgroups = Cgroups()
         self._history = History(self._figures)
+        self._findings_due = 0.0
+        self._found: Mapping[str, object] = {}
         self._since = time.time()
         self._began = time.monotonic()
         self._awaited: list[tuple[Callable[[], Outcome | None], Reply]] = []
@@ -93,8 +101,15 @@ class Commands:
                 reply({"requests": self.overview.requests()})
             case ShowFigures():
                 reply(self._figures())
-            case ShowHistory(since):
-                reply(self._history.since(since))
+            case ShowHistory(since, most):
+                events_ = [row for row in supervisor.counters.events if row["at"] > since]
+                reply({**self._history.since(since, most), "events": events_})
+            case ShowFindings():
+                reply(self._findings())
+            case ShowSettings():
+                from penstock.config.shown import setting_rows  # where they are asked for only
+
+                reply({"settings": setting_rows(supervisor.current.settings)})
             case ShowStacks(number):
                 # A worker that has not loaded its application takes no orders: C code writes.
                 workers = [worker for worker in supervisor.pool if worker.pid]
@@ -111,6 +126,24 @@ class Commands:
                 self._scale(workers, reply)
             case Recycle(number):
                 self._recycle(self._find(number), reply)
+
+    def _findings(self) -> Mapping[str, object]:
+        """Return what is wrong with the server, as of some seconds ago at most."""
+        now = time.monotonic()
+        if now >= self._findings_due:
+            from penstock.control.doctor import Evidence, diagnose
+            from penstock.control.past import Past
+
+            self._findings_due = now + FINDINGS_SECONDS
+            past = Past(self._history.since(0))
+            evidence = Evidence(past, self.status(), self.overview.requests())
+            self._found = {
+                "at": round(time.time(), 3),
+                "seconds": past.seconds,
+                "is_enough": evidence.is_enough,
+                "findings": [asdict(finding) for finding in diagnose(evidence)],
+            }
+        return self._found
 
     def _find(self, number: int) -> WorkerProcess:
         """Return the worker with this process id, or else the one with this number."""

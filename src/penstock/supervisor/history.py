@@ -160,12 +160,18 @@ class History:
             self._due = now + STEP_SECONDS
             self._rows.append(array("d", row_of(self._figures())))
 
-    def since(self, at: float) -> Mapping[str, object]:
-        """Return the names, the rows later than ``at`` (since the epoch), and one of now."""
+    def since(self, at: float, most: int | None = None) -> Mapping[str, object]:
+        """Return the names, the rows that are later than ``at`` (since the epoch), and one of now.
+
+        ``most`` limits the rows to the oldest of them; with it ``more`` says how many are left out.
+        """
+        later = [row for row in self._rows if row[0] > at]
+        chosen = later[:most]
         return {
             "step": STEP_SECONDS,
             "names": list(NAMES),
             "bounds": list(BOUNDS),
-            "rows": [row.tolist() for row in self._rows if row[0] > at],
+            "rows": [row.tolist() for row in chosen],
+            "more": len(later) - len(chosen),
             "now": row_of(self._figures()),
         }

@@ -240,7 +240,7 @@ class Pool:
             worker.kill(because)  # counted as a crash when it is reaped
         elif worker.stage is Stage.SERVING:
             messages.CHANNEL_BROKEN.log(self._logger, worker=worker, because=because)
-            self._counters.add_crash("wrote to its channel")
+            self._counters.add_crash("wrote to its channel", worker)
             self.generation_of(worker).note_death(worker)
             worker.leave(because)  # its requests are finished: it still takes orders
 
@@ -275,7 +275,7 @@ class Pool:
         worker.stage = Stage.FAILED
         generation.unlink(worker)
         generation.note_death(worker)
-        self._counters.add_crash("could not load the application")
+        self._counters.add_crash("could not load the application", worker)
         self._notify(events.BootFailed(generation, worker, failure))
 
     # -- their deadlines --------------------------------------------------------------------------

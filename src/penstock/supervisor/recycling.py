@@ -86,7 +86,7 @@ class Recycling:
 
     def _note(self, worker: WorkerProcess, due: Due) -> None:
         self._logger.info("%s is replaced: %s", worker, due.because)
-        self._counters.add_recycled(due.reason)
+        self._counters.add_recycled(due.reason, worker)
 
     def _replace_stuck(self, generation: Generation, now: float) -> None:
         """Replace a worker with a stuck request, where the policy allows one now."""

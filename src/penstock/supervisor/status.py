@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -50,7 +50,7 @@ from penstock.telemetry.scoreboard import (
 from penstock.transport.decisions import ready_with_queue
 
 if TYPE_CHECKING:
-    from penstock.control.commands import ClientRow, Happened, RequestRow, WorkerRow
+    from penstock.control.commands import ClientRow, EventRow, Happened, RequestRow, WorkerRow
 
 _DIGITS = 3  # of seconds: milliseconds
 
@@ -71,6 +71,12 @@ CONNECTION_STATES = {
 _TOTALS = ("requests", "accepted", "reloads", "reloads_failed")
 """Of `Counters`: what a successor goes on from, beside what has a name of its own."""
 
+
+MOST_EVENTS = 200
+"""Events that are kept: those of an hour, and of a day where little happens."""
+
+MOST_OF_EVENT = 500
+"""Characters of the text of one: the message of an exception may have any length."""
 
 RANGES = {
     "lock_waits": range(LOCK_WAITS, LOCK_WAITS + HISTOGRAM_WORDS),
@@ -109,6 +115,9 @@ class Counters:
     """Processor time of the workers of supervisors before this one."""
     last_reload: Happened | None = None
     last_error: Happened | None = None
+    events: deque[EventRow] = field(default_factory=lambda: deque(maxlen=MOST_EVENTS))
+    """The last events of the life cycle, the oldest first."""
+    _noted: int = 0
     _inherited: dict[str, float] = field(default_factory=dict)
 
     def inherit(self, totals: Mapping[str, float]) -> None:
@@ -156,15 +165,24 @@ class Counters:
         for name, words in RANGES.items():
             self.ranges[name] = sum_of_words((self.ranges[name], worker.slot.read(words)))
         if crash:
-            self.add_crash(crash)
+            self.add_crash(crash, worker)
 
-    def add_recycled(self, reason: str) -> None:
+    def add_recycled(self, reason: str, worker: WorkerProcess) -> None:
         """Count a worker that is replaced in good order."""
         self.recycled[reason] = self.recycled.get(reason, 0) + 1
+        self.note("recycle", f"{worker}: {reason}")
 
-    def add_crash(self, reason: str) -> None:
+    def add_crash(self, reason: str, worker: WorkerProcess) -> None:
         """Count a worker that ended, or became useless, without an order."""
         self.crashes[reason] = self.crashes.get(reason, 0) + 1
+        self.note("crash", f"{worker}: {reason}")
+
+    def note(self, kind: str, text: str) -> None:
+        """Keep an event; ``kind`` is one of `EVENT_KINDS`."""
+        self._noted += 1
+        text = text[:MOST_OF_EVENT]
+        at = round(time.time(), _DIGITS)
+        self.events.append({"number": self._noted, "at": at, "kind": kind, "text": text})
 
     def count(self, name: str) -> None:
         """Count one of `scoreboard.COUNTED` for the supervisor itself."""
@@ -177,6 +195,7 @@ class Counters:
         else:
             self.reloads_failed += 1
         self.last_reload = _now(message)
+        self.note("reload" if done else "reload failed", message)
 
 
 class LastError(logging.Handler):

@@ -518,6 +518,7 @@ class Supervisor:
             return
         self.state = Serving()
         self._autoreload.end_failed()
+        self._note_start()
         self._report_serving()
         self.certificates.note_serving()
         self.hooks.call("when_ready")
@@ -528,6 +529,14 @@ class Supervisor:
             self._control_due = time.monotonic() + TOTALS_SECONDS
         else:
             self._take_control()
+
+    def _note_start(self) -> None:
+        before = self._predecessor
+        if before is None:
+            self.counters.note("start", f"the supervisor, process {os.getpid()}, serves")
+        else:
+            text = f"process {os.getpid()} takes the place of process {before.pid}"
+            self.counters.note("upgrade", text)
 
     def _report_serving(self, reloaded: str = "") -> None:
         current = self.current
@@ -965,6 +974,7 @@ class Supervisor:
         self._rejected = successor
         message = f"not upgraded, this supervisor goes on: {event.reason}"
         messages.UPGRADE_FAILED.log(self.logger, message=message)
+        self.counters.note("upgrade failed", message)
         _reply(successor.reply, False, message)
 
     def _hand_over(self, event: events.SuccessorServes) -> None:

@@ -1,0 +1,185 @@
+"""The dashboard of ``--admin``: a page, and the questions that it asks.
+
+It only reads: no command can be given here, whatever the client knows. `penstock.control.access`
+says who may ask. docs/dashboard.md describes the page, whose files are in ``dashboard/``.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from penstock.control.answers import parse_command
+from penstock.control.commands import ControlError, Handle, Outcome, ShowStacks
+from penstock.control.connection import Response, Send
+
+if TYPE_CHECKING:
+    from penstock.control.access import Access, Place
+    from penstock.http1 import Request
+
+MOST_REQUESTS: Final = 200
+"""Requests in one answer, the oldest: each has some 500 bytes, and a client may read slowly."""
+
+MOST_WORKERS: Final = 200
+"""Workers in one answer, for the same reason."""
+
+MOST_OF_STACKS: Final = 256 << 10
+"""Characters of a worker's stacks in one answer."""
+
+_FILES: Final = {
+    "/": ("dashboard.html", "text/html; charset=utf-8"),
+    "/dashboard.css": ("dashboard.css", "text/css; charset=utf-8"),
+    "/dashboard.js": ("dashboard.js", "text/javascript; charset=utf-8"),
+    "/charts.js": ("charts.js", "text/javascript; charset=utf-8"),
+    "/dashboard.svg": ("dashboard.svg", "image/svg+xml"),
+}
+"""What the page consists of. There is nothing secret in it, so that it can ask for the token."""
+
+QUESTIONS: Final = (
+    "/status", "/workers", "/requests", "/history", "/findings", "/settings", "/stacks",
+)  # fmt: skip
+"""Those of the control socket that are answered here, too."""
+
+_SHOW_QUERIES = "queries"
+"""The name in a query by which a client asks for the query strings of requests."""
+
+_POLICY = "; ".join(
+    (
+        "default-src 'none'",
+        "script-src 'self'",
+        "style-src 'self'",
+        "img-src 'self'",
+        "connect-src 'self'",
+        "base-uri 'none'",
+        "form-action 'none'",
+        "frame-ancestors 'none'",
+        # A browser that knows it refuses to make HTML out of text, such as a path, at all.
+        "require-trusted-types-for 'script'",
+        "trusted-types 'none'",
+    )
+)
+FIELDS: Final = (
+    ("Content-Security-Policy", _POLICY),
+    ("X-Frame-Options", "DENY"),
+    ("X-Content-Type-Options", "nosniff"),
+    ("Referrer-Policy", "no-referrer"),
+    ("Cross-Origin-Opener-Policy", "same-origin"),
+    ("Cross-Origin-Resource-Policy", "same-origin"),
+)
+"""Fields of every response here; each one of the control server has ``Cache-Control: no-store``."""
+
+_QUERY = re.compile(r"(?<=\S)\?\S+")  # a target has no blanks
+_THREAD = re.compile(r"^thread .*$", re.MULTILINE)
+
+
+class Dashboard:
+    """Answers what is asked at an admin address, beside probes and metrics."""
+
+    def __init__(self, handle: Handle, access: Access, place: Place) -> None:
+        """Read the files of the page. Raises OSError."""
+        self._handle = handle
+        self._access = access
+        self._place = place
+        folder = Path(__file__).with_name("dashboard")
+        self._files = {
+            path: Response(200, (folder / name).read_bytes(), kind, FIELDS)
+            for path, (name, kind) in _FILES.items()
+        }
+
+    def respond(self, request: Request, send: Send) -> None:
+        """Answer a request, now or later."""
+        try:
+            if request.path in self._files:
+                self._send_file(request, send)
+            elif request.path in QUESTIONS:
+                self._answer(request, send)
+            else:
+                what = "there are /healthz, /readyz and /metrics, and a dashboard at /"
+                raise ControlError(what, 404)
+        except ControlError as error:
+            send(Response.json(error.status, {"error": str(error)}, (*FIELDS, *error.fields)))
+
+    def _send_file(self, request: Request, send: Send) -> None:
+        _check_method(request)
+        self._access.check_host(request, self._place)
+        if request.path == "/":
+            self._access.make_token(self._place)
+        send(self._files[request.path])
+
+    def _answer(self, request: Request, send: Send) -> None:
+        _check_method(request)
+        self._access.check(request, self._place)
+        asked, _ = parse_command(request, also=(_SHOW_QUERIES,))
+        if isinstance(asked, ShowStacks) and asked.worker is None:
+            raise ControlError("give worker=N: those of all workers are for penstockctl stacks", 400)
+        shows_queries = f"{_SHOW_QUERIES}=1" in request.query.split("&")
+
+        def reply(answer: Outcome | Mapping[str, Any]) -> None:
+            assert not isinstance(answer, Outcome)  # of a command
+            value = bounded(answer)
+            send(Response.compact(200, value if shows_queries else without_queries(value), FIELDS))
+
+        self._handle(asked, reply)
+
+
+def _check_method(request: Request) -> None:
+    if request.method not in ("GET", "HEAD"):
+        allow = (("Allow", "GET, HEAD"),)
+        raise ControlError("the dashboard only reads: the method is to be GET", 405, allow)
+
+
+def bounded(answer: Mapping[str, Any]) -> dict[str, Any]:
+    """Return an answer of bounded length; where something was left out, it says how much is all."""
+    value = dict(answer)
+    for name, most in (("requests", MOST_REQUESTS), ("workers", MOST_WORKERS)):
+        rows = value.get(name)
+        if isinstance(rows, list):
+            value[name], value["all"] = rows[:most], len(rows)
+    if "stacks" in value:
+        value["stacks"] = {pid: _cut(text) for pid, text in value["stacks"].items()}
+    return value
+
+
+def _cut(text: str) -> str:
+    if len(text) <= MOST_OF_STACKS:
+        return text
+    return text[:MOST_OF_STACKS] + "\n... the rest is left out: see penstockctl stacks\n"
+
+
+def without_queries(value: dict[str, Any]) -> dict[str, Any]:
+    """Return an answer in which no target, and no message, has a query string.
+
+    Query strings may hold passwords and tokens of users, and a dashboard hangs on walls.
+    """
+    value = dict(value)
+    if isinstance(value.get("requests"), list):
+        value["requests"] = [
+            {**row, "target": _without_query(row["target"])} for row in value["requests"]
+        ]
+    for name in ("last_error", "last_reload"):
+        if value.get(name):
+            value[name] = {**value[name], "message": hide_queries(value[name]["message"])}
+    for name, texts in (("events", ("text",)), ("findings", ("what", "advice"))):
+        if name in value:
+            value[name] = [
+                {**row, **{text: hide_queries(row[text]) for text in texts}} for row in value[name]
+            ]
+    if "stacks" in value:
+        # A line for each thread names its request. What follows it is code.
+        value["stacks"] = {
+            pid: _THREAD.sub(lambda line: hide_queries(line[0]), text)
+            for pid, text in value["stacks"].items()
+        }
+    return value
+
+
+def _without_query(target: str) -> str:
+    path, mark, _ = target.partition("?")
+    return f"{path}?..." if mark else path
+
+
+def hide_queries(text: str) -> str:
+    """Return a text with ``?...`` in place of each query string."""
+    return _QUERY.sub("?...", text)
