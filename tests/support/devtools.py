@@ -13,13 +13,13 @@ import select
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 from support.chromium import chromium
-from support.serving import eventually
 
 SECONDS = 60.0
 """For an answer of the browser: it starts slowly on a busy machine."""
@@ -130,25 +130,24 @@ class Page:
 
     def evaluate(self, expression: str) -> Any:
         """Return the value of an expression of JavaScript; a promise is waited for."""
-        result = self.call(
-            "Runtime.evaluate", expression=expression, returnByValue=True, awaitPromise=True
-        )
+        result = self._evaluate(expression)
         assert "exceptionDetails" not in result, (expression, result)
         return result["result"].get("value")
 
+    def _evaluate(self, expression: str) -> Any:
+        return self.call(
+            "Runtime.evaluate", expression=expression, returnByValue=True, awaitPromise=True
+        )
+
     def wait_for(self, expression: str, timeout: float = SECONDS) -> Any:
-        """Wait until an expression is true; return its value."""
-        found: list[Any] = []
-
-        def is_true() -> bool:
-            found[:] = [self.evaluate(expression)]
-            return bool(found[0])
-
-        try:
-            eventually(is_true, timeout)
-        except AssertionError:
-            raise AssertionError(f"{expression} is {found}; {self.errors}") from None
-        return found[0]
+        """Wait until an expression is true, and raises no error; return its value."""
+        end, pause = time.monotonic() + timeout, threading.Event()
+        while True:
+            result = self._evaluate(expression)
+            if "exceptionDetails" not in result and result["result"].get("value"):
+                return result["result"]["value"]
+            assert time.monotonic() < end, (expression, result, self.errors)
+            pause.wait(0.02)
 
     def text(self, selector: str) -> str:
         """Return the text that an element shows; empty where there is none."""

@@ -4,7 +4,7 @@
 import { Chart, clock, element } from "./charts.js";
 
 const POLL = 2000, FINDINGS = 10000, LONGEST_PAUSE = 30000, PATIENCE = 15000;
-const HOUR = 3600, ROWS_AT_ONCE = 60, SHORTEST_SPAN = 300;
+const HOUR = 3600, ROWS_AT_ONCE = 60, SHORTEST_SPAN = 120;
 const STORED = "penstock-token";
 
 const get = (id) => document.getElementById(id);
@@ -110,6 +110,10 @@ async function poll() {
 
 // Returns the milliseconds until the next look; null where a token has to be given first.
 async function lookOnce() {
+  if (!state.token && document.documentElement.dataset.token === "needed") {
+    showLogin();
+    return null;
+  }
   let pause = POLL;
   try {
     await look();
@@ -231,8 +235,9 @@ function showStatus(status) {
   get("state").className = `badge ${well ? "good" : status.live && status.state !== "down" ? "warn" : "bad"}`;
   get("about").textContent = [
     `up ${age(status.age)}`, `generation ${status.generation}`, `${status.workers} x ${status.threads} threads`,
-    status.transport, `Penstock ${status.version}`, status.listeners.join(" "),
+    status.transport, `Penstock ${status.version}`,
   ].join(" · ");
+  get("about").title = status.listeners.join(" ");
 }
 
 function recent() {
@@ -270,7 +275,7 @@ function showTiles(status) {
 const charts = {
   rate: new Chart("Requests a second", CLASSES.map((name) => ({ name, key: name })), { stacked: true, least: 1, format: number }),
   time: new Chart("Response time", ["p50", "p95", "p99"].map((name) => ({ name, key: name })), { log: true, format: time }),
-  phases: new Chart("Where the time goes (mean)", ["queue", "application", "sending"].map((name) => ({ name, key: name })), { stacked: true, least: 0.001, format: time }),
+  phases: new Chart("Mean time by phase", ["queue", "application", "sending"].map((name) => ({ name, key: name })), { stacked: true, least: 0.001, format: time }),
   threads: new Chart("Threads and queue", [{ name: "threads", key: "threads" }, { name: "busy", key: "busy" }, { name: "waiting", key: "waiting" }], { least: 1, format: number }),
   cpu: new Chart("Processors", [{ name: "available", key: "cpus" }, { name: "used", key: "cpu" }], { least: 1, format: (count) => number(count, 2) }),
   memory: new Chart("Memory of the workers", [{ name: "resident", key: "memory" }], { stacked: true, binary: true, least: 1 << 20, format: bytes }),
@@ -327,8 +332,8 @@ function showRequests({ requests, all }) {
     const marks = [each.io_bound && "io-bound", each.websocket && "WebSocket"].filter(Boolean);
     const name = element("button", { type: "button", class: "plain mono" }, `${each.method} ${each.target}`);
     return [
-      cell(age(each.age), "number"), cell(left, each.deadline < 0 ? "number late" : "number"), cell(String(each.worker), "number"),
-      cell(each.client || "unix socket"), element("td", { class: "free" }, name, ...marks.map((mark) => ` [${mark}]`)), cell(each.id, "mono"),
+      cell(age(each.age), "number"), cell(left, each.deadline !== null && each.deadline < 0 ? "number less late" : "number less"), cell(String(each.worker), "number"),
+      cell(each.client || "unix socket", "less"), element("td", { class: "free" }, name, ...marks.map((mark) => ` [${mark}]`)), cell(each.id, "mono less"),
     ];
   });
 }
@@ -349,11 +354,11 @@ function showWorkers({ workers, all }) {
     const level = each.state === "serving" ? "good" : ["stuck", "halted"].includes(each.state) ? "bad" : "warn";
     const beat = each.beat === null ? "-" : `${each.beat.toFixed(1)} s`;
     return [
-      element("td", { class: "number" }, element("button", { type: "button", class: "plain" }, String(each.worker))), cell(String(each.pid), "number"),
-      cell(element("span", { class: `badge ${level}` }, each.state)), cell(String(each.generation), "number"), cell(age(each.age), "number"),
+      element("td", { class: "number" }, element("button", { type: "button", class: "plain" }, String(each.worker))), cell(String(each.pid), "number less"),
+      cell(element("span", { class: `badge ${level}` }, each.state)), cell(String(each.generation), "number less"), cell(age(each.age), "number"),
       cell(rate === null ? "-" : number(Math.max(0, rate)), "number"), element("td", {}, meter, `${each.busy} of ${each.threads}`),
       cell(String(each.waiting), each.waiting ? "number late" : "number"), cell(String(each.connections), "number"),
-      cell(bytes(each.memory), "number"), cell(beat, each.beat > 2 ? "number late" : "number"),
+      cell(bytes(each.memory), "number"), cell(beat, each.beat > 2 ? "number less late" : "number less"),
     ];
   });
 }
