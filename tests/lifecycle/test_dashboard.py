@@ -203,7 +203,7 @@ def test_what_happens_to_the_server_is_an_event_each(tmp_path: Path) -> None:
     with dashboard(tmp_path, "--workers", "1") as (server, port):
         assert kinds(port) == ["start"]
         server.signal(signal.SIGHUP)
-        server.wait_for_line("reloaded: generation 2 serves")
+        assert eventually(lambda: kinds(port) == ["start", "reload"], 30)
         with Client(server.address) as client:
             client.send(b"GET /die HTTP/1.1\r\nHost: shop.test\r\n\r\n")
             assert eventually(lambda: "crash" in kinds(port))

@@ -159,7 +159,7 @@ class Page:
         place = self.wait_for(
             f"(() => {{ const found = document.querySelector({selector!r});"
             " if (!found) return null; found.scrollIntoView({block: 'center'});"
-            " const box = found.getBoundingClientRect();"
+            " const box = found.getBoundingClientRect(); if (!box.width) return null;"
             " return {x: box.x + Math.min(box.width / 2, 60), y: box.y + box.height / 2}; })()"
         )
         for kind in ("mousePressed", "mouseReleased"):

@@ -1474,7 +1474,7 @@ class Settings:
     warnings: tuple[Notice, ...] = field(default=(), compare=False, repr=False)
     """Warnings to log when the log is open, one line each."""
     files: tuple[str, ...] = field(default=(), compare=False, repr=False)
-    """The files that they were read from, and ``env_file``."""
+    """The files that they were read from, ``env_file`` and ``admin_token_file``."""
     variables: Mapping[str, str] = field(default_factory=dict, compare=False, repr=False)
     """What ``env_file`` has. Values are never printed."""
     admin_token: str = field(default="", repr=False)

@@ -114,9 +114,11 @@ async function lookOnce() {
     showLogin();
     return null;
   }
+  const token = state.token;
   let pause = POLL;
   try {
     await look();
+    if (state.token !== token) return 0; // another one was given, or it was taken back
     state.failures = 0;
     get("login").hidden = true;
     get("page").hidden = false;
@@ -124,6 +126,7 @@ async function lookOnce() {
     get("forget").hidden = !state.token;
     get("updated").textContent = `As of ${clock(past.now[0])}.`;
   } catch (error) {
+    if (state.token !== token) return 0;
     if (error instanceof Refused) {
       showLogin();
       return null;
