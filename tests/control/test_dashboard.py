@@ -253,6 +253,24 @@ def test_the_name_that_the_setting_binds_is_taken() -> None:
 
 
 @pytest.mark.parametrize(
+    ("place", "url"),
+    [
+        (Place(False, "127.0.0.1", "127.0.0.1", 80), "http://127.0.0.1:80/"),
+        (Place(False, "board.test", "192.0.2.1", 80), "http://192.0.2.1:80/"),
+        (Place(False, "0.0.0.0", "0.0.0.0", 80), "http://localhost:80/"),
+        (Place(False, "::1", "::1", 80), "http://[::1]:80/"),
+        (Place(False, "::", "::", 80), "http://localhost:80/"),
+    ],
+)
+def test_the_log_has_a_url_that_a_browser_on_this_machine_can_open(place: Place, url: str) -> None:
+    assert place.url == url
+    access = Access(logging.Logger("penstock.test"))
+    access.use(Settings())
+    host = url.removeprefix("http://").removesuffix("/")
+    access.check_host(request_with({"host": host}), place)
+
+
+@pytest.mark.parametrize(
     ("site", "status"),
     [("same-origin", 200), ("none", 200), ("cross-site", 403), ("same-site", 403)],
 )
