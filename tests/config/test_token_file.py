@@ -22,7 +22,8 @@ def test_the_digest_of_one_line_is_returned(tmp_path: Path, content: str) -> Non
 
 
 @pytest.mark.parametrize(
-    "content", [b"", b"x" * (LEAST - 1), b"x" * (MOST + 1), b"two words of a pass", "ä".encode() * 20]
+    "content",
+    [b"", b"x" * (LEAST - 1), b"x" * (MOST + 1), b"two words of a pass", "ä".encode() * 20],
 )
 def test_what_is_no_token_is_refused_and_not_shown(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "token"
@@ -40,7 +41,11 @@ def test_a_file_that_is_not_there_is_an_error_of_the_setting(tmp_path: Path) -> 
 
 def test_the_settings_have_the_digest_and_the_path(tmp_path: Path) -> None:
     (tmp_path / "token").write_text(TOKEN)
-    flags = {"admin": "127.0.0.1:8001", "admin_token_file": "token", "admin_hosts": ["a.test,b.test"]}
+    flags = {
+        "admin": "127.0.0.1:8001",
+        "admin_token_file": "token",
+        "admin_hosts": ["a.test,b.test"],
+    }
     settings = load_settings(flags, {}, tmp_path)
     assert settings.admin_token == hashlib.sha256(TOKEN.encode()).hexdigest()
     assert TOKEN not in repr(settings)

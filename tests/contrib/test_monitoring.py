@@ -45,7 +45,9 @@ OF_ALERTS = [alert["expr"] for alert in ALERTS]
 SELECTOR = re.compile(r"\b(penstock_\w+|up)\b(?:\{([^}]*)\})?")
 MATCHER = re.compile(r'(\w+)(=~|!~|!=|=)"([^"]*)"')
 GROUPED = re.compile(r"\b(?:by|on|without|ignoring)\s*\(([^)]*)\)")
-COMPARED = re.compile(r"^(?P<what>.*?)\s*(?:==|>|<(?=\s*[\d(]))\s*[\d.]+(?:\s*\*\s*\d+)?$", re.DOTALL)
+COMPARED = re.compile(
+    r"^(?P<what>.*?)\s*(?:==|>|<(?=\s*[\d(]))\s*[\d.]+(?:\s*\*\s*\d+)?$", re.DOTALL
+)
 
 promtool = pytest.mark.skipif(shutil.which("promtool") is None, reason="needs promtool")
 prometheus = pytest.mark.skipif(shutil.which("prometheus") is None, reason="needs Prometheus")
@@ -90,7 +92,10 @@ def test_every_metric_has_its_place_on_the_board() -> None:
     shown = {name for expression in OF_BOARD for name, _ in SELECTOR.findall(expression)}
     variables = json.dumps(BOARD["templating"])
     for metric in METRICS:
-        names = {metric.sample_name, *(f"{metric.name}_{end}" for end in ("bucket", "sum", "count"))}
+        names = {
+            metric.sample_name,
+            *(f"{metric.name}_{end}" for end in ("bucket", "sum", "count")),
+        }
         # The rate of requests is that of those that have finished.
         assert names & shown or metric.name in variables or metric.name == "penstock_requests"
 
@@ -118,7 +123,9 @@ def test_the_board_is_one_that_grafana_imports() -> None:
     assert used == names
 
 
-@pytest.mark.parametrize(("panel", "target"), TARGETS, ids=lambda it: it.get("title", it.get("refId")))
+@pytest.mark.parametrize(
+    ("panel", "target"), TARGETS, ids=lambda it: it.get("title", it.get("refId"))
+)
 def test_a_legend_names_labels_that_its_expression_keeps(
     panel: dict[str, Any], target: dict[str, Any]
 ) -> None:
@@ -248,7 +255,7 @@ def _with_labels(series: str, instance: str) -> str:
     given = labels.rstrip("}").split(",") if labels else []
     if not any(label.startswith("job=") for label in given):
         given.append('job="penstock"')
-    return f'{name}{{{",".join([*given, f"instance={json.dumps(instance)}"])}}}'
+    return f"{name}{{{','.join([*given, f'instance={json.dumps(instance)}'])}}}"
 
 
 def test_every_alert_has_a_case_in_which_it_fires() -> None:
@@ -367,7 +374,10 @@ def test_a_real_prometheus_has_an_answer_to_every_expression(tmp_path: Path) -> 
 
 def wait_for_data(port: int) -> None:
     """Wait until Prometheus has scraped some times, and evaluated the rules."""
-    needed = ("penstock_request_application_seconds_sum", "penstock_interpreter_lock_wait_seconds_count")
+    needed = (
+        "penstock_request_application_seconds_sum",
+        "penstock_interpreter_lock_wait_seconds_count",
+    )
     end, pause = time.monotonic() + 90, threading.Event()
     seen: object = "it does not answer"
     while True:

@@ -57,7 +57,9 @@ def client(address: tuple[str, int]) -> Iterator[Client]:
         yield client
 
 
-def get(client: Client, target: str, host: str = LOCAL, method: str = "GET", **fields: str) -> Response:
+def get(
+    client: Client, target: str, host: str = LOCAL, method: str = "GET", **fields: str
+) -> Response:
     named = {name.replace("_", "-"): value for name, value in fields.items()}
     return client.request(method, target, {"Host": host} | named)
 
@@ -309,7 +311,9 @@ def test_other_methods_are_refused(client: Client, path: str, method: str) -> No
 
 @pytest.mark.parametrize("target", COMMANDS)
 @pytest.mark.parametrize("method", ["GET", "POST"])
-def test_no_command_can_be_given(loop: ControlLoop, client: Client, target: str, method: str) -> None:
+def test_no_command_can_be_given(
+    loop: ControlLoop, client: Client, target: str, method: str
+) -> None:
     response = get(client, target, method=method, Penstock_Control="1", **BEARER)
     assert response.status == 404
     assert loop.fake.asked.empty()
@@ -326,7 +330,10 @@ def test_query_strings_are_left_out_unless_they_are_asked_for(
     assert targets == ["/reset?...", "/plain"]
     shown = value_of(get(client, "/requests?queries=1", **BEARER))["requests"]
     assert [row["target"] for row in shown] == ["/reset?token=hunter2'x?y", "/plain"]
-    assert value_of(get(client, "/requests?queries=0", **BEARER))["requests"][0]["target"] == targets[0]
+    assert (
+        value_of(get(client, "/requests?queries=0", **BEARER))["requests"][0]["target"]
+        == targets[0]
+    )
     assert get(client, "/requests?other=1", **BEARER).status == 400
 
 
@@ -347,7 +354,7 @@ def test_messages_events_and_findings_have_no_query_strings_either(
 def test_stacks_name_the_requests_without_their_query_strings(
     loop: ControlLoop, client: Client
 ) -> None:
-    stacks = "thread a: GET /x?token=hunter2 (request 1-2, 3 s old)\n  File \"x.py\"\n    y = z?1:2\n"
+    stacks = 'thread a: GET /x?token=hunter2 (request 1-2, 3 s old)\n  File "x.py"\n    y = z?1:2\n'
     for query, found in (("", False), ("&queries=1", True)):
         client.send(
             f"GET /stacks?worker=102{query} HTTP/1.1\r\nHost: localhost\r\n"

@@ -1,7 +1,7 @@
 """A page in Chromium without a window, which a test drives by the DevTools protocol.
 
-The protocol goes through two pipes (``--remote-debugging-pipe``): messages are JSON, each with a NUL
-behind it. https://chromedevtools.github.io/devtools-protocol/ describes them.
+The protocol goes through two pipes (``--remote-debugging-pipe``): messages are JSON, each with a
+NUL behind it. https://chromedevtools.github.io/devtools-protocol/ describes them.
 """
 
 from __future__ import annotations

@@ -1138,8 +1138,8 @@ class Settings:
         section="Control and health",
         is_file=True,
         command_only=True,
-        help="File with the token, of 16 characters or more, without which a TCP address of --admin "
-        "shows no dashboard. A reload reads it again.",
+        help="File with the token, of 16 characters or more, without which a TCP address of "
+        "--admin shows no dashboard. A reload reads it again.",
         reason="The server makes a token, and logs it when the dashboard is asked for.",
     )
     admin_hosts: tuple[str, ...] = option(

@@ -156,9 +156,7 @@ def check_sender(request: Request) -> None:
         raise ControlError("requests of browsers are refused", 403)
 
 
-def parse_command(
-    request: Request, also: tuple[str, ...] = ()
-) -> tuple[Question | Command, bool]:
+def parse_command(request: Request, also: tuple[str, ...] = ()) -> tuple[Question | Command, bool]:
     """Return what a request asks for, and whether the client waits for the outcome.
 
     ``also`` are names that the query may have for the caller. Raises `ControlError` with the status

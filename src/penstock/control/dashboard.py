@@ -118,7 +118,9 @@ class Dashboard:
         self._access.check(request, self._place)
         asked, _ = parse_command(request, also=(_SHOW_QUERIES,))
         if isinstance(asked, ShowStacks) and asked.worker is None:
-            raise ControlError("give worker=N: those of all workers are for penstockctl stacks", 400)
+            raise ControlError(
+                "give worker=N: those of all workers are for penstockctl stacks", 400
+            )
         shows_queries = f"{_SHOW_QUERIES}=1" in request.query.split("&")
 
         def reply(answer: Outcome | Mapping[str, Any]) -> None:
