@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import re
 import tomllib
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,9 @@ LOCKED = [path for folder in FOLDERS for path in sorted(folder.glob("*.txt"))]
 """What scripts/lock-requirements makes of it, and bench.txt."""
 WITHOUT_HASHES = "bench.txt"
 """What it names is compiled for each measurement, and installed one by one."""
-PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+_PYPROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
+PROJECT: dict[str, Any] = _PYPROJECT["project"]
+TOOLS: dict[str, Any] = _PYPROJECT["tool"]
 
 
 def place(path: Path) -> str:
@@ -79,6 +82,16 @@ def test_no_tool_is_pinned_to_two_versions() -> None:
         for name, version in pins(path).items():
             versions.setdefault(name, set()).add(version)
     assert not {name: several for name, several in versions.items() if len(several) > 1}
+
+
+def test_every_file_beside_the_code_is_installed() -> None:
+    wanted = TOOLS["setuptools"]["package-data"]
+    for path in (ROOT / "src" / "penstock").rglob("*"):
+        if not path.is_file() or path.suffix in (".py", ".pyc", ".so"):
+            continue
+        package = ".".join(path.parent.relative_to(ROOT / "src").parts)
+        patterns = [*wanted["*"], *wanted.get(package, [])]
+        assert any(fnmatch(path.name, pattern) for pattern in patterns), path
 
 
 def test_nothing_is_needed_at_run_time() -> None:

@@ -65,8 +65,8 @@ def test_what_looks_like_a_secret_is_masked(text: str, expected: str) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["127.0.0.1:8000", "unix:@shop", "/run/secrets/token", "https://acme.test/directory", "/a=/srv/a",
-     "%(h)s %(r)s", "admin@example.org"],
+    ["127.0.0.1:8000", "unix:@shop", "/run/secrets/token", "https://acme.test/directory",
+     "/a=/srv/a", "%(h)s %(r)s", "admin@example.org"],
 )  # fmt: skip
 def test_other_values_are_shown_as_they_are(text: str) -> None:
     assert masked(text) == text

@@ -1,7 +1,7 @@
 """The dashboard of ``--admin``: a page, and the questions that it asks.
 
 It only reads: no command can be given here, whatever the client knows. `penstock.control.access`
-says who may ask. docs/dashboard.md describes the page, whose files are in ``dashboard/``.
+says who may ask. docs/dashboard.md describes the page, whose files are in ``dashboard_files/``.
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ class Dashboard:
         self._handle = handle
         self._access = access
         self._place = place
-        folder = Path(__file__).with_name("dashboard")
+        folder = Path(__file__).with_name("dashboard_files")
         self._files = {
             path: Response(200, (folder / name).read_bytes(), kind, FIELDS)
             for path, (name, kind) in _FILES.items()
