@@ -21,8 +21,8 @@ from penstock.control.dashboard import (
     MOST_REQUESTS,
     QUESTIONS,
     bounded,
+    cleaned,
     hide_queries,
-    without_queries,
 )
 from penstock.http1 import Request
 from support.control_loop import ControlLoop, Messages, request
@@ -337,18 +337,22 @@ def test_query_strings_are_left_out_unless_they_are_asked_for(
     assert get(client, "/requests?other=1", **BEARER).status == 400
 
 
-def test_messages_events_and_findings_have_no_query_strings_either(
+def test_messages_have_no_query_strings_either_and_never_a_password(
     loop: ControlLoop, client: Client
 ) -> None:
-    text = "a request did not end: GET /reset?token=hunter2 (is it?)"
+    text = "a request did not end: GET /reset?name=alice (is it?) at db://me:hunter2@db/x"
     loop.fake.last_error = {"at": 1.0, "message": text}
     loop.fake.events = [{"number": 1, "at": 2.0, "kind": "crash", "text": text}]
     loop.fake.findings = [{"rule": "x", "what": text, "advice": "see", "urgent": True}]
     for target in ("/status", "/history", "/findings"):
         body = get(client, target, **BEARER).body
         assert b"GET /reset?... (is it" in body
-        assert b"hunter2" not in body
-        assert b"hunter2" in get(client, f"{target}?queries=1", **BEARER).body
+        assert b"alice" not in body
+        shown = get(client, f"{target}?queries=1", **BEARER).body
+        assert b"GET /reset?name=alice (is it" in shown
+        for each in (body, shown):
+            assert b"at db://***@db/x" in each
+            assert b"hunter2" not in each
 
 
 def test_stacks_name_the_requests_without_their_query_strings(
@@ -392,7 +396,7 @@ def test_answers_are_bounded() -> None:
 def test_what_is_left_out_stays_in_what_was_given() -> None:
     row = request(1, "/x?secret")
     answer = {"requests": [row]}
-    assert without_queries(answer)["requests"][0]["target"] == "/x?..."
+    assert cleaned(answer, queries=False)["requests"][0]["target"] == "/x?..."
     assert row["target"] == "/x?secret"
 
 

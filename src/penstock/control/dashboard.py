@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from penstock.config.shown import masked
 from penstock.control.answers import parse_command
 from penstock.control.commands import ControlError, Handle, Outcome, ShowStacks
 from penstock.control.connection import Response, Send
@@ -121,12 +122,12 @@ class Dashboard:
             raise ControlError(
                 "give worker=N: those of all workers are for penstockctl stacks", 400
             )
-        shows_queries = f"{_SHOW_QUERIES}=1" in request.query.split("&")
+        queries = f"{_SHOW_QUERIES}=1" in request.query.split("&")
 
         def reply(answer: Outcome | Mapping[str, Any]) -> None:
             assert not isinstance(answer, Outcome)  # of a command
-            value = bounded(answer)
-            send(Response.compact(200, value if shows_queries else without_queries(value), FIELDS))
+            value = cleaned(bounded(answer), queries=queries)
+            send(Response.compact(200, value, FIELDS))
 
         self._handle(asked, reply)
 
@@ -155,24 +156,29 @@ def _cut(text: str) -> str:
     return text[:MOST_OF_STACKS] + "\n... the rest is left out: see penstockctl stacks\n"
 
 
-def without_queries(value: dict[str, Any]) -> dict[str, Any]:
-    """Return an answer in which no target, and no message, has a query string.
+def cleaned(value: dict[str, Any], *, queries: bool) -> dict[str, Any]:
+    """Return an answer whose messages have no passwords, and without ``queries`` no query strings.
 
-    Query strings may hold passwords and tokens of users, and a dashboard hangs on walls.
+    Query strings may hold passwords and tokens of users, and a dashboard hangs on walls. Messages
+    may quote an exception, and that the URL of a database.
     """
+
+    def clean(text: str) -> str:
+        return masked(text if queries else hide_queries(text))
+
     value = dict(value)
-    if isinstance(value.get("requests"), list):
-        value["requests"] = [
-            {**row, "target": _without_query(row["target"])} for row in value["requests"]
-        ]
     for name in ("last_error", "last_reload"):
         if value.get(name):
-            value[name] = {**value[name], "message": hide_queries(value[name]["message"])}
+            value[name] = {**value[name], "message": clean(value[name]["message"])}
     for name, texts in (("events", ("text",)), ("findings", ("what", "advice"))):
         if name in value:
-            value[name] = [
-                {**row, **{text: hide_queries(row[text]) for text in texts}} for row in value[name]
-            ]
+            rows = value[name]
+            value[name] = [{**row, **{text: clean(row[text]) for text in texts}} for row in rows]
+    if queries:
+        return value
+    if isinstance(value.get("requests"), list):
+        rows = value["requests"]
+        value["requests"] = [{**row, "target": _without_query(row["target"])} for row in rows]
     if "stacks" in value:
         # A line for each thread names its request. What follows it is code.
         value["stacks"] = {
