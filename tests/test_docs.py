@@ -18,7 +18,7 @@ from penstock.config.gunicorn_settings import GUNICORN_SETTINGS, HOOKS
 from penstock.config.settings import OPTIONS
 from penstock.config.shown import SettingRow
 from penstock.control import penstockctl as ctl
-from penstock.control.commands import EventRow, RequestRow, Status, WorkerRow
+from penstock.control.commands import EventRow, RecentRow, RequestRow, Status, WorkerRow
 from penstock.errors import SettingsError
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -145,6 +145,7 @@ def test_every_command_of_penstockctl_that_is_printed_can_be_typed(page: Path) -
         ("### `GET /requests`", RequestRow),
         ("### `GET /history`", EventRow),
         ("### `GET /settings`", SettingRow),
+        ("### `GET /recent?worker=WORKER`", RecentRow),
     ],
 )
 def test_the_fields_of_the_control_socket_are_all_described(heading: str, row: type) -> None:

@@ -28,10 +28,14 @@ from penstock.control import tables as ctl_tables
 from penstock.control.commands import (
     Command,
     ControlError,
+    EndProfile,
     Outcome,
+    Profile,
     Recycle,
     Reload,
     Scale,
+    ShowNotable,
+    ShowRecent,
     Stop,
     Upgrade,
 )
@@ -193,6 +197,169 @@ def test_nothing_that_a_terminal_would_act_on_is_printed(server: Server, command
 def test_stacks_keep_their_lines_and_nothing_else(server: Server) -> None:
     with server.meanwhile(server.loop.answer_stacks, {101: "one\n\x1b[2Jtwo\rthree"}):
         assert server.lines("stacks") == ["worker 1 (pid 101)", "one", "\\x1b[2Jtwo\\x0dthree"]
+
+
+PAST = {
+    "worker": 1,
+    "pid": 101,
+    "thread": 0,
+    "method": "GET",
+    "target": "/a?...",
+    "age": 3.2,
+    "took": 0.0123,
+    "status": 200,
+    "client": "203.0.113.7:51234",
+    "id": "4f2a-1",
+    "in_progress": False,
+}
+
+
+def test_the_last_requests_are_a_table(server: Server) -> None:
+    running = PAST | {"thread": 1, "took": None, "status": None, "in_progress": True}
+    lost = PAST | {"client": "", "took": 0.0, "status": None}
+    server.fake.answer = {"recent": [running, PAST, lost]}
+    assert server.lines("recent", "1") == [
+        "THREAD     BEGUN     TOOK  STATUS  CLIENT             ID      REQUEST",
+        "     1  3.2s ago  running       -  203.0.113.7:51234  4f2a-1  GET /a?...",
+        "     0  3.2s ago  0.0123s     200  203.0.113.7:51234  4f2a-1  GET /a?...",
+        "     0  3.2s ago     <1ms       -  unix               4f2a-1  GET /a?...",
+    ]
+    assert server.fake.questions.get() == ShowRecent(1, query=False)
+    server.fake.answer = {"recent": []}
+    assert server.lines("recent", "1", "--query") == ["no requests yet"]
+    assert server.fake.questions.get() == ShowRecent(1, query=True)
+
+
+NOTED = {
+    "worker": 1,
+    "pid": 101,
+    "at": 1_700_000_000.0,
+    "method": "GET",
+    "path": "/a",
+    "client": "203.0.113.7:51234",
+    "id": "4f2a-1",
+    "took": 1.5,
+    "status": 500,
+    "reason": "no database",
+}
+
+
+def test_slow_and_failed_requests_are_tables(server: Server) -> None:
+    server.fake.answer = {"slow": [NOTED], "seconds": 600.0}
+    row = "2023-11-14 22:13:20 UTC       1  101  1.5000s     500  203.0.113.7:51234  4f2a-1  GET /a"
+    head = (
+        "AT                       WORKER  PID     TOOK  STATUS  CLIENT             ID      REQUEST"
+    )
+    assert server.lines("slow") == [head, row]
+    assert server.fake.questions.get() == ShowNotable("slow")
+    server.fake.answer = {"failed": [NOTED, NOTED | {"status": 0, "reason": ""}], "left_out": 7}
+    lines = server.lines("failed")
+    assert lines[0] == f"{head}  REASON"
+    assert lines[1] == f"{row}   no database"
+    assert lines[2] == f"{row.replace('500  203', '  -  203')}   -"
+    assert lines[3:] == ["(7 more failed, too many at once to be kept)"]
+    assert server.fake.questions.get() == ShowNotable("failed")
+
+
+def test_where_there_are_none_that_is_a_sentence(server: Server) -> None:
+    server.fake.answer = {"slow": [], "seconds": 600.0}
+    assert server.lines("slow") == ["no slow requests in the last 10m00s"]
+    server.fake.answer = {"failed": [], "left_out": 0}
+    assert server.lines("failed") == ["no requests have failed"]
+    server.fake.answer = {"refused": [], "left_out": 0}
+    assert server.lines("refused") == ["nothing was refused"]
+
+
+def test_a_refusal_shows_the_head_with_a_caret_below_the_fault(server: Server) -> None:
+    refused = {
+        "worker": 1,
+        "pid": 101,
+        "at": 1_700_000_000.0,
+        "client": "203.0.113.7",
+        "id": "4f2a-1",
+        "status": 400,
+        "reason": "The request has a control character.",
+        "rule": "RFC 9110, section 5.5",
+        "setting": "",
+        "line": "GET / HTTP/1.1",
+        "excerpt": "GET / HTTP/1.1\r\nHost: a\r\nX-\x1b: b\0c\r\n",
+        "begin": 0,
+        "position": 31,
+        "received": 35,
+    }
+    server.fake.answer = {"refused": [refused, refused | {"position": None, "setting": "queue"}],
+                          "left_out": 0}  # fmt: skip
+    first = [
+        "2023-11-14 22:13:20 UTC  400 The request has a control character. (RFC 9110, section 5.5)",
+        '  worker 1, from 203.0.113.7, request 4f2a-1, "GET / HTTP/1.1"',
+        "  at byte 31 of 35:",
+        "  00000  GET / HTTP/1.1\\r\\n",
+        "  00016  Host: a\\r\\n",
+        "  00025  X-\\x1b: b\\x00c\\r\\n",
+        "                  ^",
+    ]
+    second = [line for line in first[:-1] if "at byte" not in line]
+    second[0] = second[0].replace("5.5)", "5.5; setting: queue)")
+    assert server.lines("refused") == [*first, "", *second]
+
+
+FRAMES = {"frames": ["GET /a", "view (a.py:1)", "query (b.py:2)"]}
+PROFILED = FRAMES | {
+    "worker": 1,
+    "pid": 101,
+    "rate": 50,
+    "seconds": 2.0,
+    "samples": 100,
+    "late": 3,
+    "cost": 0.01,
+    "stacks": [[7, [0, 1, 2]], [3, [0, 1]]],
+}
+
+
+def test_a_profile_is_printed_as_collapsed_stacks(server: Server) -> None:
+    with server.meanwhile(server.loop.conclude, PROFILED):
+        status, out, err = server.run("profile", "1", "--seconds", "2", "--rate", "50")
+    assert status == ctl.DONE
+    assert out.splitlines() == [
+        "GET /a;view (a.py:1) 3",
+        "GET /a;view (a.py:1);query (b.py:2) 7",
+    ]
+    assert err == (
+        "penstockctl: 100 samples in 2.0 s, 3 more came too late; sampling took 0.010 s of "
+        "processor time\n"
+    )
+    assert server.fake.asked.get() == Profile(1, 2, 50, idle=False)
+
+
+def test_a_profile_is_printed_for_speedscope(server: Server) -> None:
+    with server.meanwhile(server.loop.conclude, PROFILED):
+        _, out, _ = server.run("profile", "1", "--format", "speedscope", "--idle")
+    document = json.loads(out)
+    assert document["$schema"] == "https://www.speedscope.app/file-format-schema.json"
+    assert [frame["name"] for frame in document["shared"]["frames"]] == FRAMES["frames"]
+    (profile,) = document["profiles"]
+    assert profile["samples"] == [[0, 1], [0, 1, 2]]
+    assert profile["weights"] == [0.06, 0.14]
+    assert (profile["startValue"], profile["endValue"], profile["unit"]) == (0, 0.2, "seconds")
+    assert server.fake.asked.get() == Profile(1, 10, 100, idle=True)
+
+
+@pytest.mark.parametrize(
+    "arguments", [("--seconds", "0"), ("--seconds", "301"), ("--rate", "0"), ("--rate", "1001")]
+)
+def test_a_profile_is_bounded(server: Server, arguments: tuple[str, str]) -> None:
+    status, _, err = server.run("profile", "1", *arguments)
+    assert status == ctl.FAILED
+    assert "a whole number from 1 to" in err
+
+
+def test_a_profile_ends_when_its_client_leaves(server: Server) -> None:
+    with socket.socket(socket.AF_UNIX) as client:
+        client.connect(server.address)
+        fields = "Host: localhost\r\nPenstock-Control: 1\r\n"
+        client.sendall(f"POST /profile?worker=7 HTTP/1.1\r\n{fields}\r\n".encode())
+        assert server.fake.asked.get(timeout=DEADLINE) == Profile(7, 10, 100, idle=False)
+    assert server.fake.questions.get(timeout=DEADLINE) == EndProfile(7)
 
 
 def test_json_is_the_servers_own(server: Server) -> None:

@@ -217,7 +217,7 @@ def test_what_was_answered_before_the_end_still_arrives(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("method", "target", "status", "said"),
     [
-        ("GET", "/", 404, "there are /findings, /history, /metrics, "),
+        ("GET", "/", 404, "there are /failed, /findings, /history, /metrics, "),
         ("GET", "/healthz", 404, "there is no such path"),
         ("GET", "/status?x=1", 400, "the query can have nothing in it"),
         ("GET", "/stacks?pid=1", 400, "the query can have worker in it"),

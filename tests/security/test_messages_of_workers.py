@@ -17,7 +17,14 @@ from penstock.supervisor.reports import MOST_OF_MESSAGE, is_report, shortened
 from penstock.supervisor.upgrade import VARIABLE
 from penstock.system.privileges import Identity
 from penstock.system.processes import is_child
-from penstock.telemetry.scoreboard import BEAT, STARTED, STATE, Scoreboard
+from penstock.telemetry.scoreboard import (
+    BEAT,
+    SLOT_WORDS,
+    STARTED,
+    STATE,
+    WORD,
+    Scoreboard,
+)
 from penstock.worker.channel import BURST, Channel
 from support.invariant import eventually
 from support.server_process import ROOT, run_penstock
@@ -151,10 +158,12 @@ def test_slots_are_given_out_whatever_workers_write_to_them() -> None:
     for slot in scoreboard.slots[1:]:
         slot.words[STATE] = 7  # as if no other were
         slot.words[STARTED] = slot.words[BEAT] = (1 << 64) - 1
-        slot.records[0].words[0] = slot.records[0].words[5] = (1 << 64) - 1
+        slot.bytes[SLOT_WORDS * WORD :] = b"\xff" * (len(slot.bytes) - SLOT_WORDS * WORD)
         for request in slot.requests():
             assert len(str(request)) < 1000
             assert request.age >= 0
+        for past in slot.past_requests():
+            assert len(str(past)) < 1000
     second = scoreboard.take()
     assert second is not None
     assert second.index == 1

@@ -10,6 +10,43 @@ from penstock.supervisor.reports import is_report
 
 CHILD = [4711, "sleep: sleep 600"]
 
+CALL = {
+    "method": "GET",
+    "path": "/a",
+    "client": "192.0.2.1:5",
+    "id": "1-2",
+    "took": 0.5,
+    "status": 500,
+    "reason": "",
+    "at": 1.7e9,
+    "left_out": 0,
+}
+REFUSED = {
+    "client": "192.0.2.1",
+    "id": "1-2",
+    "status": 400,
+    "reason": "No.",
+    "rule": "RFC 1",
+    "setting": "",
+    "line": "GET / HTTP/1.1",
+    "excerpt": "GET / HTTP/1.1\r\n",
+    "begin": 0,
+    "position": 5,
+    "received": 16,
+    "at": 1.7e9,
+    "left_out": 3,
+}
+PROFILE = {
+    "event": "profile",
+    "error": "",
+    "seconds": 1.5,
+    "samples": 10,
+    "late": 0,
+    "cost": 0.01,
+    "frames": ["GET /", "view"],
+    "stacks": [[9, [0, 1]], [1, []]],
+}
+
 
 @pytest.mark.parametrize(
     "message",
@@ -19,6 +56,12 @@ CHILD = [4711, "sleep: sleep 600"]
         {"event": "children", "left": []},
         {"event": "children", "left": [CHILD, [1, "a" * 100]]},
         {"event": "changed", "files": {"a.py": [1, 2, 3], "b.py": None}},
+        {"event": "noted", "kind": "slow", "request": CALL},
+        {"event": "noted", "kind": "failed", "request": CALL},
+        {"event": "noted", "kind": "refused", "request": REFUSED},
+        {"event": "noted", "kind": "refused", "request": REFUSED | {"position": None}},
+        PROFILE,
+        PROFILE | {"frames": [], "stacks": []},
     ],
 )
 def test_a_report_has_the_fields_of_its_event(message: dict[str, Any]) -> None:
@@ -39,6 +82,23 @@ def test_a_report_has_the_fields_of_its_event(message: dict[str, Any]) -> None:
         {"event": "children", "left": [CHILD, [1, "a" * 101]]},
         {"event": "changed", "files": {"a.py": [1, 2]}},
         {"event": "failed", "message": "", "traceback": "", "status": 256, "watched": 0},
+        {"event": "noted", "kind": "other", "request": CALL},
+        {"event": "noted", "kind": "refused", "request": CALL},
+        {"event": "noted", "kind": "slow", "request": CALL | {"more": 1}},
+        {"event": "noted", "kind": "slow", "request": CALL | {"path": "/" * 305}},
+        {"event": "noted", "kind": "slow", "request": CALL | {"took": float("inf")}},
+        {"event": "noted", "kind": "slow", "request": CALL | {"took": float("nan")}},
+        {"event": "noted", "kind": "slow", "request": CALL | {"took": True}},
+        {"event": "noted", "kind": "slow", "request": CALL | {"status": -1}},
+        {"event": "noted", "kind": "refused", "request": REFUSED | {"position": "1"}},
+        {"event": "noted", "kind": "refused", "request": REFUSED | {"excerpt": "x" * 321}},
+        PROFILE | {"frames": [1, 2]},
+        PROFILE | {"stacks": [[1, [0, 2]]]},
+        PROFILE | {"stacks": [[1, [-1]]]},
+        PROFILE | {"stacks": [[1.5, [0]]]},
+        PROFILE | {"stacks": [[0]]},
+        PROFILE | {"stacks": [7]},
+        PROFILE | {"seconds": "1"},
     ],
 )
 def test_anything_else_is_refused(message: dict[str, Any]) -> None:

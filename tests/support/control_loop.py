@@ -9,7 +9,7 @@ import selectors
 import socket
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from types import TracebackType
 from typing import Any, Self
 
@@ -20,6 +20,7 @@ from penstock.control.commands import (
     WORKER_STATES,
     Command,
     ControlError,
+    EndProfile,
     EventRow,
     Figures,
     Happened,
@@ -30,6 +31,8 @@ from penstock.control.commands import (
     ShowFigures,
     ShowFindings,
     ShowHistory,
+    ShowNotable,
+    ShowRecent,
     ShowRequests,
     ShowSettings,
     ShowStacks,
@@ -133,6 +136,10 @@ class FakeSupervisor:
         self.asked: queue.SimpleQueue[Command] = queue.SimpleQueue()
         self.replies: queue.SimpleQueue[Reply] = queue.SimpleQueue()
         self.stacks: queue.SimpleQueue[tuple[int | None, Reply]] = queue.SimpleQueue()
+        self.questions: queue.SimpleQueue[Question] = queue.SimpleQueue()
+        """What was asked of requests that are over, and of profiles..."""
+        self.answer: dict[str, Any] = {}
+        """... and what is answered."""
 
     def status(self) -> Status:
         """Return the state of the server."""
@@ -212,6 +219,9 @@ class FakeSupervisor:
             reply({"settings": setting_rows(self.settings)})
         elif isinstance(asked, ShowStacks):
             self.stacks.put((asked.worker, reply))
+        elif isinstance(asked, ShowRecent | ShowNotable | EndProfile):
+            self.questions.put(asked)
+            reply(self.answer)
         else:
             if self.refusal is not None:
                 raise self.refusal
@@ -299,7 +309,7 @@ class ControlLoop:
         self._calls.put(function)
         self._writer.send(b"!")
 
-    def conclude(self, outcome: Outcome) -> None:
+    def conclude(self, outcome: Outcome | Mapping[str, Any]) -> None:
         """Give the outcome of the command that was asked for first."""
         reply = self.fake.replies.get(timeout=DEADLINE)
         self.call(lambda: reply(outcome))

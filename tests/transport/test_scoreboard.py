@@ -192,3 +192,47 @@ def test_nothing_is_accepting_once_it_drains(transport: str) -> None:
         eventually(lambda: server.word(ACCEPTING) == 1)
         server.transport.drain()
         eventually(lambda: server.word(ACCEPTING) == 0)
+
+
+def test_the_last_requests_of_a_thread_stay_with_their_status_and_time(transport: str) -> None:
+    def application(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
+        start_response(f"{environ['PATH_INFO'][1:]} Status", [("Content-Length", "1")])
+        return [b"x"]
+
+    slot = Scoreboard(1, 1, past=3).take()
+    with serving(application, transport, slot=slot, health_path="/healthz") as server:
+        with connect(server) as client:
+            for status in (200, 201, 404, 500, 203):
+                client.send(get(f"/{status}"))
+                assert client.read_response().status == status
+                client.send(get("/healthz"))  # the server's own answers are none of them
+                client.read_response()
+        eventually(lambda: not list(server.slot.requests()))
+        past = list(server.slot.past_requests())
+    assert [(each.target, each.status) for each in past] == [
+        ("/203", 203),
+        ("/500", 500),
+        ("/404", 404),
+        ("/201", 201),
+    ]
+    # The Python transport writes the time of a call down that was slow, or no 200.
+    least = 0 if transport == "python" else 1e-9
+    assert all(least <= each.took < 30 for each in past)
+    assert all(each.took > 0 for each in past if each.status != 200)
+    assert all(each.request_id and each.client for each in past)
+
+
+def test_a_call_that_the_server_has_ended_has_its_status(transport: str) -> None:
+    gate = Gate()
+    slot = Scoreboard(1, 2, past=3).take()
+    with serving(gate, transport, threads=2, slot=slot) as server, connect(server) as client:
+        client.send(get("/wait"))
+        eventually(lambda: gate.inside == 1)
+        assert list(server.slot.past_requests()) == []
+        (request,) = server.slot.requests()
+        server.transport.expire(request.number, "timeout")
+        assert client.read_response().status == 504
+        gate.open()
+        eventually(lambda: list(server.slot.past_requests()))
+        (past,) = server.slot.past_requests()
+    assert (past.target, past.status) == ("/wait", 504)

@@ -14,20 +14,25 @@ use std::sync::atomic::Ordering;
 
 /// The deadline of one call. The thread that answers writes it.
 pub struct CallDeadline {
-    record: Option<Record>,
+    /// Where it is kept; None for a thread that has no record.
+    pub record: Option<Record>,
     /// How long the call may go on without progress; 0 is for ever.
     allowed: Nanos,
 }
 
 impl CallDeadline {
     pub fn new(record: Option<Record>, allowed: Nanos) -> Self {
-        let record = record.filter(|_| allowed > 0);
         CallDeadline { record, allowed }
+    }
+
+    /// The record where calls have a deadline.
+    fn limited(&self) -> Option<&Record> {
+        self.record.as_ref().filter(|_| self.allowed > 0)
     }
 
     /// Restart the clock: the application has handed over a block.
     pub fn progress(&self, scoreboard: &Scoreboard, environ: &Bound<'_, PyDict>) -> PyResult<()> {
-        let Some(record) = &self.record else {
+        let Some(record) = self.limited() else {
             return Ok(());
         };
         let now = sys::monotonic();
@@ -43,7 +48,9 @@ impl CallDeadline {
 
     /// Note that the thread begins to wait for its client; return what names the call.
     pub fn stop_clock(&self, scoreboard: &Scoreboard) -> u64 {
-        let Some(record) = &self.record else { return 0 };
+        let Some(record) = self.limited() else {
+            return 0;
+        };
         set(scoreboard, record, AWAITING_CLIENT, sys::monotonic());
         get(scoreboard, record, NUMBER)
     }
@@ -55,7 +62,7 @@ impl CallDeadline {
         number: u64,
         environ: &Bound<'_, PyDict>,
     ) -> PyResult<()> {
-        let Some(record) = &self.record else {
+        let Some(record) = self.limited() else {
             return Ok(());
         };
         let since = get(scoreboard, record, AWAITING_CLIENT);
@@ -79,7 +86,7 @@ impl CallDeadline {
         most: Nanos,
         environ: &Bound<'_, PyDict>,
     ) -> PyResult<f64> {
-        let Some(record) = &self.record else {
+        let Some(record) = self.limited() else {
             return Ok(seconds(sys::monotonic()));
         };
         if get(scoreboard, record, DEADLINE) == 0 {

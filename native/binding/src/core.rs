@@ -15,6 +15,8 @@ pub struct Core {
     pub policy: Policy,
     /// A `weakref.WeakMethod`, whose method starts the threads of the transport's own.
     pub start_threads: Py<PyAny>,
+    /// What a leader calls that is about to wait for clients; None where there is nothing to call.
+    pub when_idle: Option<Py<PyAny>>,
     /// The threads that have taken entries from the log queue, and write them.
     pub writing: Writing,
 }
@@ -63,6 +65,16 @@ impl Core {
             }
         }
         self.shared.attended.get()
+    }
+
+    /// Have done what is done while no client has sent anything.
+    #[inline]
+    pub fn when_idle(&self, py: Python<'_>) {
+        if let Some(when_idle) = &self.when_idle {
+            if let Err(error) = when_idle.call0(py) {
+                error.write_unraisable(py, None);
+            }
+        }
     }
 
     fn start(&self, py: Python<'_>) -> PyResult<()> {

@@ -121,13 +121,22 @@ impl Delivery {
             if exchange.call_method0(py, "finish").is_err() {
                 exchange.call_method0(py, "abort")?;
             }
+            self.forget(thread_slot);
             return Ok(None);
         }
         if self.core.shared.redirects(listener) {
             self.redirect(py, &exchange, head, bytes)?;
+            self.forget(thread_slot);
             return Ok(None);
         }
         Ok(Some(exchange))
+    }
+
+    /// Take a request off the scoreboard that the application does not get.
+    fn forget(&self, thread_slot: &ThreadSlot) {
+        if let Some(record) = &thread_slot.record {
+            self.core.shared.scoreboard.forget(record);
+        }
     }
 
     /// Answer as a listener does that redirects to https.

@@ -215,13 +215,19 @@ impl Exchange {
 
     /// End the response with `state`, unless it is over.
     pub fn end_as(slf: &Bound<'_, Self>, state: ResponseState, reason: &str) -> PyResult<()> {
-        let (core, record) = {
+        let (core, record, noted) = {
             let mut this = slf.try_borrow_mut()?;
+            let now = sys::monotonic();
+            let noted = this.note_end(slf.py(), state, reason, now);
             (
                 Arc::clone(&this.core),
-                this.give_back(slf.py(), state, reason),
+                this.give_back(slf.py(), state, reason, now),
+                noted,
             )
         };
+        if let Some(noted) = noted {
+            noted.tell(slf.py(), &core);
+        }
         if let Some(record) = record {
             let py = slf.py();
             if let Err(error) = core.log_writer.answered(py, &record) {
@@ -231,19 +237,63 @@ impl Exchange {
         Ok(())
     }
 
+    /// Note on the scoreboard how the call has ended; return what is worth a look of it.
+    #[inline]
+    fn note_end(
+        &self,
+        py: Python<'_>,
+        state: ResponseState,
+        reason: &str,
+        now: Nanos,
+    ) -> Option<Box<NotedCall>> {
+        if self.response.is_over() {
+            return None;
+        }
+        let record = self.deadline.record.as_ref()?;
+        let shared = self.shared();
+        let took = now.saturating_sub(self.handed_out_at);
+        let status = self.status_code(py);
+        shared.scoreboard.note_end(record, took, status);
+        let notable = took >= shared.options.notable_call || status >= 500 || !reason.is_empty();
+        if !notable || self.core.log_writer.note_call.is_none() {
+            return None;
+        }
+        // As `Exchange::record` decides it.
+        let left = self.status.is_none() || self.request_body.connection.is_gone();
+        Some(Box::new(NotedCall {
+            record: record.index,
+            took,
+            status,
+            reason: match reason {
+                "" => self.reason.clone(),
+                reason => reason.to_owned(),
+            },
+            aborted: !reason.is_empty() && (state.is_aborted() || !left),
+        }))
+    }
+
+    /// The status code; 0 before there is one.
+    fn status_code(&self, py: Python<'_>) -> u16 {
+        let status = self.status.as_ref().map(|status| status.bind(py));
+        let bytes = status.and_then(|status| latin1_bytes(status).ok());
+        let digits = bytes.and_then(|bytes| bytes.get(..3)).unwrap_or(b"000");
+        let add = |code: u16, digit: &u8| code * 10 + u16::from(digit.wrapping_sub(b'0') % 10);
+        digits.iter().fold(0, add)
+    }
+
     /// Give up the connection; return what is to be logged now.
     fn give_back(
         &mut self,
         py: Python<'_>,
         state: ResponseState,
         reason: &str,
+        now: Nanos,
     ) -> Option<Box<Record>> {
         if self.response.is_over() {
             return None; // the connection may be at its next request already
         }
         self.response.move_to(state);
         self.request_body.streaming = None;
-        let now = sys::monotonic();
         let core = Arc::clone(&self.core);
         let time = now.saturating_sub(self.handed_out_at);
         core.shared.slow_paths.note(self.path, time);
@@ -369,6 +419,36 @@ impl Drop for Exchange {
         next_request::give_back(&connection, self.shared(), &mut state, sys::monotonic());
         drop(state);
         self.shared().hurry();
+    }
+}
+
+/// A call that took long, or has failed.
+struct NotedCall {
+    /// Which record of the scoreboard has the request.
+    record: usize,
+    took: Nanos,
+    status: u16,
+    reason: String,
+    /// The server has ended it.
+    aborted: bool,
+}
+
+impl NotedCall {
+    #[cold]
+    fn tell(&self, py: Python<'_>, core: &Core) {
+        let Some(note_call) = &core.log_writer.note_call else {
+            return;
+        };
+        let arguments = (
+            self.record,
+            self.took,
+            self.status,
+            self.reason.as_str(),
+            self.aborted,
+        );
+        if let Err(error) = note_call.call1(py, arguments) {
+            error.write_unraisable(py, None);
+        }
     }
 }
 

@@ -12,7 +12,7 @@ use penstock_protocol::{Head, HeadCopy};
 use penstock_reactor::log_queue::{Ended, Entry, HostReplaced, RefusalNote, message};
 use penstock_reactor::scoreboard::{LOG_DROPPED, Scoreboard};
 use pyo3::prelude::*;
-use pyo3::types::{PyDict, PyString};
+use pyo3::types::{PyBytes, PyDict, PyString};
 use std::any::Any;
 use std::sync::Arc;
 
@@ -29,6 +29,8 @@ pub struct LogWriter {
     pub request_maker: Option<RequestMaker>,
     /// A `penstock.wsgi.environ.DroppedFields`.
     pub dropped_fields: Py<PyAny>,
+    /// What is called when a call was slow or has failed; None where that is not noted.
+    pub note_call: Option<Py<PyAny>>,
     /// A `penstock.transport.log_lines.RequestLog`.
     pub request_log: Py<PyAny>,
     pub scoreboard: Arc<Scoreboard>,
@@ -244,6 +246,8 @@ impl LogWriter {
         let host = head.and_then(|copy| given_field(copy, b"host"));
         options.set_item("host", latin1(py, &host.unwrap_or_default())?)?;
         options.set_item("disconnected", left)?;
+        let received = head.map_or(refusal.received.as_slice(), |copy| &copy.bytes);
+        options.set_item("received", PyBytes::new(py, received))?;
         let arguments = (
             address(note.peer),
             latin1(py, request_line)?,

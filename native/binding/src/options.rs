@@ -145,6 +145,8 @@ pub fn read_options(config: &Bound<'_, PyAny>) -> PyResult<Options> {
         slow_share: number("slow_share")?,
         stalled_call: time("stalled_call_seconds")?,
         stalled_calls: get("stalled_calls")?.extract()?,
+        notable_call: time("notable_call_seconds")?,
+        refused_head: size("refused_head_bytes")?,
         monitor_idle: time("monitor_idle_seconds")?,
         client_left: get("client_left_status")?.extract()?,
         trace_body: size("trace_body_bytes")?,

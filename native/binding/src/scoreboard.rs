@@ -15,6 +15,8 @@ pub fn open(slot: &Bound<'_, PyAny>) -> PyResult<Scoreboard> {
         index: slot.getattr("index")?.extract()?,
         threads: scoreboard.getattr("threads")?.extract()?,
         records: scoreboard.getattr("records")?.extract()?,
+        rings: scoreboard.getattr("rings")?.extract()?,
+        entries: scoreboard.getattr("entries")?.extract()?,
     };
     let buffer = PyBuffer::<u8>::get(&scoreboard.getattr("memory")?)?;
     let other_layout = || PyValueError::new_err("the scoreboard has another layout");
@@ -26,5 +28,5 @@ pub fn open(slot: &Bound<'_, PyAny>) -> PyResult<Scoreboard> {
     // SAFETY: the buffer stays where it is until it is released, which its end does; it is
     // writable, and nothing in this process refers to what is in it.
     let memory = unsafe { Memory::new(start, bytes, Box::new(buffer)) };
-    Scoreboard::new(memory, &shape).ok_or_else(other_layout)
+    Scoreboard::new(memory, shape).ok_or_else(other_layout)
 }

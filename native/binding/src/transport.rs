@@ -112,6 +112,7 @@ impl NativeTransport {
                 .map(|needs| RequestMaker::new(py, needs.bind(py)))
                 .transpose()?,
             dropped_fields: log("dropped_fields")?,
+            note_call: optional("note_call")?,
             request_log: log("request_log")?,
             scoreboard: Arc::clone(&shared.scoreboard),
             listeners,
@@ -121,6 +122,7 @@ impl NativeTransport {
             log_writer,
             policy,
             start_threads: log("attend")?,
+            when_idle: optional("when_idle")?,
             writing: Writing::default(),
         });
         let thread_slots = Arc::new(ThreadSlots::new());
@@ -189,10 +191,13 @@ impl NativeTransport {
                         threads.end(shared);
                         break;
                     }
-                    _ => {
+                    step => {
                         core.write_logs(py);
                         // What the thread was with last is not kept while it waits.
                         thread_slot.keep(None);
+                        if matches!(step, Some(Step::Idle)) {
+                            core.when_idle(py);
+                        }
                         match py.detach(|| threads.lead_or_park(shared)) {
                             Turn::Request(waiting) => {
                                 exchange =

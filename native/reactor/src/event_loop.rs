@@ -35,6 +35,8 @@ pub enum Step {
     Ready(Ready),
     /// What comes next would block, or take long: not with the GIL held.
     Blocked,
+    /// The same, and there is nothing to do for now.
+    Idle,
     /// The log queue has entries, and they need the GIL.
     WriteLogs,
     /// A thread has come free.
@@ -140,8 +142,13 @@ impl EventLoop {
             }
             // A signal may have ended the wait, and its handler is not run here.
             let comes_back = leader == Leader::Detached && shared.options.idle_wait.is_some();
-            if !self.poll(shared, leader) && (leader == Leader::Attached || comes_back) {
-                return Step::Blocked;
+            if !self.poll(shared, leader) {
+                if leader == Leader::Attached {
+                    return Step::Idle;
+                }
+                if comes_back {
+                    return Step::Blocked;
+                }
             }
             over = false;
         }

@@ -218,7 +218,7 @@ impl LeaderFollowers {
             Step::Ready(ready) => Turn::Request(Box::new(ready.own(&event_loop.leader))),
             Step::WriteLogs => Turn::WriteLogs,
             Step::Over => Turn::Over,
-            Step::Blocked | Step::Relieved => Turn::Again,
+            Step::Blocked | Step::Idle | Step::Relieved => Turn::Again,
         };
         drop(leading);
         if matches!(turn, Turn::Request(_)) && self.monitor_asleep.get() {

@@ -133,6 +133,7 @@ impl RefusalNote {
         size_of::<RefusalNote>()
             + heads.map(HeadCopy::size).sum::<usize>()
             + self.refusal.request_line.capacity()
+            + self.refusal.received.capacity()
             + self.refusal.logged.capacity()
             + self.request_id.capacity()
             + self.transcript.as_deref().map_or(0, Transcript::size)

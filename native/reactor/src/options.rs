@@ -147,6 +147,10 @@ pub struct Options {
     pub slow_share: f64,
     pub stalled_call: Nanos,
     pub stalled_calls: u32,
+    /// A call that lasts longer may be among the slowest.
+    pub notable_call: Nanos,
+    /// How much is kept of a head that was refused.
+    pub refused_head: usize,
     pub monitor_idle: Nanos,
     pub client_left: u16,
     pub trace_body: usize,

@@ -502,6 +502,11 @@ fn parse(
             Ok(Event::ConnectionClosed) => break Verdict::Ended,
             Err(error) => {
                 let mut refusal = Refusal::of(error, parser.request_line(&input));
+                if exchange.request.is_none() && fresh.is_empty() && state.phase == Phase::Reading {
+                    let received = input.remaining();
+                    let kept = received.get(..options.refused_head).unwrap_or(received);
+                    refusal.received = kept.to_vec();
+                }
                 if state.requests == 0 && error.status == 400 {
                     refusal.explain_proxy_header(input.remaining(), error.is_empty_line());
                 }

@@ -18,6 +18,8 @@ pub struct Refusal {
     pub head: Option<HeadCopy>,
     /// The request line, if it had arrived; unchecked.
     pub request_line: Vec<u8>,
+    /// What had come of the head, and behind it, when a fault was found there.
+    pub received: Vec<u8>,
     /// The error of the system that caused it, if there was one.
     pub cause: Option<String>,
     /// What the access log says in the place of `reason`; empty for that.
@@ -48,6 +50,7 @@ impl Refusal {
             setting: "",
             head: None,
             request_line: Vec::new(),
+            received: Vec::new(),
             cause: None,
             logged: String::new(),
             retry_after: 0,
@@ -125,6 +128,7 @@ impl Refusal {
         if let Some(reason) = proxy_protocol::explained(input, empty_line) {
             *self = Refusal {
                 head: self.head.take(),
+                received: std::mem::take(&mut self.received),
                 request_line: std::mem::take(&mut self.request_line),
                 ..Refusal::proxy_header(reason)
             };

@@ -24,7 +24,8 @@ layout! {
     SERIES = 120,
     SERIES_WORDS = 64,
     STATUSES = 512,
-    RECORD_BYTES = 512,
+    RECORD_BYTES = 64,
+    ENTRY_BYTES = 512,
     // of a slot
     STATE = 0,
     BEAT = 2,
@@ -76,14 +77,21 @@ layout! {
     TOP_CLIENT_ADDRESS = 129,
     ADDRESS_WORDS = 6,
     // of a record
-    NUMBER = 0,
-    SINCE = 1,
-    THREAD = 2,
+    THREAD = 0,
+    IO_BOUND = 1,
+    SINCE = 2,
     DEADLINE = 3,
-    IO_BOUND = 4,
-    LENGTHS = 5,
-    PROGRESS = 6,
-    AWAITING_CLIENT = 7,
+    ENTRY = 4,
+    PROGRESS = 5,
+    AWAITING_CLIENT = 6,
+    NUMBER = 7,
+    // of an entry
+    BEGUN = 0,
+    TOOK = 1,
+    STATUS = 2,
+    LENGTHS = 3,
+    // a value of STATUS
+    NO_RESPONSE = 1,
     // what IO_BOUND is the sum of
     LEFT_COUNT = 1,
     WEBSOCKET = 2,
@@ -94,16 +102,20 @@ layout! {
 /// Where the records begin in a slot, in bytes.
 pub const RECORDS_AT: usize = (SLOT_WORDS + SERIES * SERIES_WORDS + STATUSES) * WORD;
 
-/// Where method, client, id and target stand in a record, and how long they may be.
+/// Where method, client, id and target stand in an entry, and how long they may be.
 pub const TEXTS: [(usize, usize); 4] = [(64, 24), (88, 56), (144, 64), (208, 304)];
 
 /// The value of POLLED while the leader waits for events.
 const WAITS: u64 = 1;
 
-/// Where the record of a thread begins, of the scoreboard that gave it out.
+/// Where the record of a thread begins, and its entries, of the scoreboard that gave it out.
 #[derive(Clone, Copy)]
 pub struct Record {
+    /// Which record of the slot it is, from 0.
+    pub index: usize,
     begin: usize,
+    entries: usize,
+    count: usize,
 }
 
 /// Memory that other processes may share.
@@ -140,6 +152,21 @@ pub struct Shape {
     pub threads: usize,
     /// In each slot.
     pub records: usize,
+    /// How many of them have a ring of entries; the others have one.
+    pub rings: usize,
+    /// How many entries a ring has.
+    pub entries: usize,
+}
+
+impl Shape {
+    /// Where the entries of a record begin in a slot; of the one behind the last, where they end.
+    fn entries_of(&self, record: usize) -> Option<usize> {
+        let more = self.entries.checked_sub(1)?;
+        let before = record.min(self.rings).checked_mul(more)?;
+        let entries = before.checked_add(record)?.checked_mul(ENTRY_BYTES)?;
+        let records = self.records.checked_mul(RECORD_BYTES)?;
+        entries.checked_add(records)?.checked_add(RECORDS_AT)
+    }
 }
 
 /// A worker's slot, and those of its siblings.
@@ -150,12 +177,13 @@ pub struct Scoreboard {
     index: usize,
     threads: usize,
     records: usize,
+    shape: Shape,
     words: usize,
 }
 
 impl Scoreboard {
     /// None where the memory does not have this shape.
-    pub fn new(memory: Memory, shape: &Shape) -> Option<Self> {
+    pub fn new(memory: Memory, shape: Shape) -> Option<Self> {
         let this = Scoreboard {
             slots: shape.slots,
             slot_bytes: shape.slot_bytes,
@@ -164,11 +192,9 @@ impl Scoreboard {
             records: shape.records,
             words: memory.bytes / WORD,
             memory,
+            shape,
         };
-        let least = this
-            .records
-            .checked_mul(RECORD_BYTES)
-            .and_then(|bytes| bytes.checked_add(RECORDS_AT));
+        let least = this.shape.entries_of(this.records);
         let all = this.slots.checked_mul(this.slot_bytes);
         let sound = least.is_some_and(|least| least <= this.slot_bytes)
             && all.is_some_and(|all| all <= this.memory.bytes)
@@ -316,8 +342,19 @@ impl Scoreboard {
 
     /// The record of the thread with this index; None where there are no more.
     pub fn record(&self, index: usize) -> Option<Record> {
-        let begin = self.index * self.slot_bytes + RECORDS_AT + index * RECORD_BYTES;
-        (index < self.records).then_some(Record { begin })
+        if index >= self.records {
+            return None;
+        }
+        let slot = self.index * self.slot_bytes;
+        Some(Record {
+            index,
+            begin: slot + RECORDS_AT + index * RECORD_BYTES,
+            entries: slot + self.shape.entries_of(index)?,
+            count: match index < self.shape.rings {
+                true => self.shape.entries,
+                false => 1,
+            },
+        })
     }
 
     /// A word of a record.
@@ -325,36 +362,80 @@ impl Scoreboard {
         self.at(record.begin / WORD + word.min(RECORD_BYTES / WORD - 1))
     }
 
-    /// Write down a request: method, client, id and target. No process reads it before `begin`. A
-    /// deadline of 0 is none.
+    /// Where the thread's entry begins that has its request, or had its last one.
+    fn entry(&self, record: &Record) -> usize {
+        // Another process may have written anything there.
+        let index = self.record_word(record, ENTRY).load(Ordering::Relaxed) as usize;
+        record.entries + index.min(record.count - 1) * ENTRY_BYTES
+    }
+
+    fn entry_word(&self, entry: usize, word: usize) -> &AtomicU64 {
+        self.at(entry / WORD + word.min(ENTRY_BYTES / WORD - 1))
+    }
+
+    /// Write down a request in the next entry: method, client, id and target. No process takes it
+    /// for the one in progress before `begin`. A deadline of 0 is none.
     pub fn describe(&self, record: &Record, texts: [&[u8]; 4], since: Nanos, deadline: Nanos) {
         let set = |word, value| {
             self.record_word(record, word)
                 .store(value, Ordering::Relaxed)
         };
+        let last = self.record_word(record, ENTRY).load(Ordering::Relaxed) as usize;
+        let next = if last + 1 < record.count { last + 1 } else { 0 };
+        set(ENTRY, next as u64);
+        let entry = record.entries + next * ENTRY_BYTES;
+        let note = |word, value| self.entry_word(entry, word).store(value, Ordering::Relaxed);
+        note(BEGUN, 0); // others tell from it whether what they have read was whole
+        std::sync::atomic::fence(Ordering::Release);
         let [method, client, id, target] = texts;
         let [method_at, client_at, id_at, target_at] = TEXTS;
-        let lengths = self.write_text(record, method_at, method)
-            | self.write_text(record, client_at, client) << 16
-            | self.write_text(record, id_at, id) << 32
-            | self.write_text(record, target_at, target) << 48;
-        set(LENGTHS, lengths);
+        let lengths = self.write_text(entry, method_at, method)
+            | self.write_text(entry, client_at, client) << 16
+            | self.write_text(entry, id_at, id) << 32
+            | self.write_text(entry, target_at, target) << 48;
+        note(TOOK, 0);
+        note(STATUS, 0);
+        note(LENGTHS, lengths);
+        self.entry_word(entry, BEGUN)
+            .store(since, Ordering::Release);
         set(SINCE, since);
         set(DEADLINE, deadline);
         set(PROGRESS, 0);
         set(AWAITING_CLIENT, 0);
     }
 
+    /// Forget the request that was described last: the server has answered it itself.
+    #[cold]
+    pub fn forget(&self, record: &Record) {
+        self.entry_word(self.entry(record), BEGUN)
+            .store(0, Ordering::Release);
+    }
+
+    /// Note that the response of the thread's call is over.
+    pub fn note_end(&self, record: &Record, took: Nanos, status: u16) {
+        let entry = self.entry(record);
+        let note = |word, value| self.entry_word(entry, word).store(value, Ordering::Relaxed);
+        note(TOOK, took);
+        note(
+            STATUS,
+            if status == 0 {
+                NO_RESPONSE as u64
+            } else {
+                status.into()
+            },
+        );
+    }
+
     /// Write a text where it belongs, as far as it fits; return its length there.
-    fn write_text(&self, record: &Record, (begin, most): (usize, usize), text: &[u8]) -> u64 {
+    fn write_text(&self, entry: usize, (begin, most): (usize, usize), text: &[u8]) -> u64 {
         let size = text.len().min(most);
-        let size = size.min(RECORD_BYTES.saturating_sub(begin));
-        // SAFETY: the place is within the record, which is this thread's alone to write, and so
-        // within the buffer, which nothing in this process refers to; others tell from NUMBER
-        // whether what they have read was whole.
+        let size = size.min(ENTRY_BYTES.saturating_sub(begin));
+        // SAFETY: the place is within the entry, which is this thread's alone to write, and so
+        // within the buffer, which nothing in this process refers to; others tell from NUMBER and
+        // BEGUN whether what they have read was whole.
         unsafe {
             let place = self.memory.start.as_ptr();
-            let place = place.add(record.begin + begin);
+            let place = place.add(entry + begin);
             std::ptr::copy_nonoverlapping(text.as_ptr(), place, size);
         }
         size as u64

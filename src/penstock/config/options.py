@@ -34,6 +34,7 @@ _DURATION_UNITS = {"": 1.0, "ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
 _WITH_UNIT = re.compile(r"([0-9]+(?:\.[0-9]+)?)[ ]?([A-Za-z]*)", re.ASCII)
 _RATE_UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0}
 _RATE = re.compile(r"([0-9]{1,9})/([smh])(?:, ?([0-9]{1,9}))?", re.ASCII)
+_THRESHOLDS = re.compile(r"[1-9][0-9]{0,8}(?:, ?[0-9]{1,9}){0,2}", re.ASCII)
 _MAPPED_BITS = 96
 """What an address of IPv4 in the form of IPv6 begins with: ``::ffff:0:0/96``."""
 
@@ -316,6 +317,32 @@ def rate(most: int) -> Kind[Rate]:
         "RATE",
         convert,
     )
+
+
+@dataclass(frozen=True)
+class Thresholds:
+    """The thresholds of Python's garbage collector, as `gc.set_threshold` takes them."""
+
+    numbers: tuple[int, ...]
+
+    def __str__(self) -> str:
+        """Return them as a setting has them: ``700,10,10``."""
+        return ",".join(map(str, self.numbers))
+
+
+def thresholds(*words: S) -> Kind[Thresholds | S]:
+    """Return the kind of one to three thresholds of the garbage collector, or a word."""
+    word = choice(*words)
+
+    def convert(value: object) -> Thresholds | S:
+        if isinstance(value, Thresholds):
+            return value
+        text = str(value) if type(value) is int else _text(value)
+        if _THRESHOLDS.fullmatch(text.strip()) is None:
+            return word.convert(value)
+        return Thresholds(tuple(int(part) for part in text.split(",")))
+
+    return Kind(f"{', '.join(words)}, or one to three numbers such as 700,10,10", "MODE", convert)
 
 
 def networks() -> Kind[tuple[str, ...]]:

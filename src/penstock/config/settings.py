@@ -16,6 +16,7 @@ from penstock.config.options import (
     Kind,
     Option,
     Rate,
+    Thresholds,
     choice,
     duration,
     forwarded_fields,
@@ -34,6 +35,7 @@ from penstock.config.options import (
     share,
     size,
     text,
+    thresholds,
     word_or,
     zero_as,
 )
@@ -100,6 +102,8 @@ _COUNT: Kind[int | Literal["auto"]] = word_or(_AUTO, integer(1, 1000000))
 _BYTES: Kind[int | Literal["auto"]] = word_or(_AUTO, size(1 << 20, 1 << 50))
 _OPTIONAL_BYTES: Kind[int | Literal["auto"]] = word_or(_AUTO, size(0, 1 << 50))
 _RATES = optional(rate(10000), "none")
+_MODES: tuple[Literal["default", "off", "idle"], ...] = ("default", "off", "idle")
+_GC = thresholds(*_MODES)
 _NETWORKS = networks()
 _PEERS = peers()
 FORWARDED_FIELDS = (
@@ -776,6 +780,26 @@ class Settings:
         "that reads slowest is cut off. auto takes an eighth of the worker's memory, from 16MiB to "
         "512MiB.",
         reason="Clients that read slowly, or not at all, must not use up the memory.",
+    )
+    gc: Thresholds | Literal["default", "off", "idle"] = option(  # noqa: RUF009 -- a field
+        _GC,
+        "default",
+        section="Workers and threads",
+        command_only=True,
+        help="When Python's cyclic garbage collector runs: default leaves it alone; idle runs it "
+        "while a worker waits for clients, and in the middle of a request only after 50000 "
+        "allocations; off never; numbers are the thresholds of gc.set_threshold.",
+        reason="Where a pass takes no noticeable part of a request, its time does not matter.",
+    )
+    recent_requests: int = option(
+        integer(0, 100),
+        8,
+        section="Logs",
+        help="Requests that the server remembers of each thread of a worker, besides the one in "
+        "progress: for penstockctl recent, and for the log where a worker crashes. 0 remembers "
+        "none.",
+        reason="What crashes a worker is often a request that had just ended. Each takes 512 bytes "
+        "of shared memory, and no time.",
     )
     log_queue: int = option(
         integer(100, 10000000),

@@ -5,6 +5,7 @@ docs/control.md describes both.
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import sys
@@ -21,8 +22,10 @@ from penstock.control.commands import (
     HOST,
     Command,
     ControlError,
+    EndProfile,
     Handle,
     Outcome,
+    Profile,
     Question,
     Recycle,
     Reload,
@@ -30,6 +33,8 @@ from penstock.control.commands import (
     ShowFigures,
     ShowFindings,
     ShowHistory,
+    ShowNotable,
+    ShowRecent,
     ShowRequests,
     ShowSettings,
     ShowStacks,
@@ -46,6 +51,12 @@ if TYPE_CHECKING:
 
     from penstock.control.commands import Figures
     from penstock.http1 import Request
+
+MOST_PROFILE_SECONDS = 300
+"""The longest profile: what it collects is bounded as well."""
+
+MOST_PROFILE_RATE = 1000
+"""The most samples a second: a thread that samples more often would do little else."""
 
 MOST_WORKERS = 1000
 """The largest number of workers that can be asked for, as in the setting ``workers``."""
@@ -108,7 +119,11 @@ class ControlSocket:
             if isinstance(asked, Command):
                 client = f"process {peer.pid} of user {peer.uid}" if peer else "an unknown process"
                 self._logger.info("control: %s, asked for by %s", name, client)
-            if isinstance(asked, ShowFigures):
+            if isinstance(asked, Profile):
+                send.when_gone(lambda: self._handle(EndProfile(asked.worker), lambda _: None))
+            if isinstance(asked, Profile):
+                self._handle(asked, lambda answer: send(_profile(answer)))
+            elif isinstance(asked, ShowFigures):
                 self._handle(asked, lambda answer: send(_metrics(request, answer)))
             else:
                 self._handle(asked, lambda answer: send(_response(answer)))
@@ -123,6 +138,13 @@ def _metrics(request: Request, figures: Outcome | Mapping[str, Any]) -> Response
     openmetrics = metrics.accepts_openmetrics(request.fields.get("accept", ""))
     body = metrics.render(cast("Figures", figures), openmetrics=openmetrics)
     return Response(200, body, metrics.OPENMETRICS if openmetrics else metrics.PROMETHEUS)
+
+
+def _profile(answer: Outcome | Mapping[str, Any]) -> Response:
+    """Return a profile without blanks: it has a hundred thousand numbers, perhaps."""
+    if isinstance(answer, Outcome):
+        return _response(answer)
+    return Response(200, json.dumps(answer).encode("ascii") + b"\n", "application/json")
 
 
 def _response(answer: Outcome | Mapping[str, Any]) -> Response:
@@ -171,8 +193,9 @@ def parse_command(request: Request, also: tuple[str, ...] = ()) -> tuple[Questio
     if request.method not in methods:
         allow = (("Allow", ", ".join(methods)),)
         raise ControlError(f"the method is to be {methods[0]}", 405, allow)
+    waits = is_command and path != "/profile"  # which has no outcome but its answer
     names = (*known[path], *also)
-    query = _query_of(request, ("wait", *names) if is_command else names)
+    query = _query_of(request, ("wait", *names) if waits else names)
     wait = _flag(query, "wait", True)
     match path:
         case "/status":
@@ -193,6 +216,14 @@ def parse_command(request: Request, also: tuple[str, ...] = ()) -> tuple[Questio
             return ShowSettings(), wait
         case "/stacks":
             return ShowStacks(_worker_of(query) if "worker" in query else None), wait
+        case "/recent":
+            return ShowRecent(_worker_of(query), _flag(query, "query", False)), wait
+        case "/slow":
+            return ShowNotable("slow"), wait
+        case "/failed":
+            return ShowNotable("failed"), wait
+        case "/refused":
+            return ShowNotable("refused"), wait
         case "/reload":
             return Reload(), wait
         case "/upgrade":
@@ -201,6 +232,10 @@ def parse_command(request: Request, also: tuple[str, ...] = ()) -> tuple[Questio
             return Scale(_number(query, "workers", 1, MOST_WORKERS)), wait
         case "/recycle":
             return Recycle(_worker_of(query)), wait
+        case "/profile":
+            seconds = _number({"seconds": "10"} | query, "seconds", 1, MOST_PROFILE_SECONDS)
+            rate = _number({"rate": "100"} | query, "rate", 1, MOST_PROFILE_RATE)
+            return Profile(_worker_of(query), seconds, rate, _flag(query, "idle", False)), True
     return Stop(graceful=not _flag(query, "now", False)), wait
 
 
@@ -213,6 +248,10 @@ _QUESTIONS: dict[str, tuple[str, ...]] = {
     "/findings": (),
     "/settings": (),
     "/stacks": ("worker",),
+    "/recent": ("worker", "query"),
+    "/slow": (),
+    "/failed": (),
+    "/refused": (),
 }
 """The paths of questions, each with the names that its query may have."""
 
@@ -222,6 +261,7 @@ _COMMANDS = {
     "/scale": ("workers",),
     "/recycle": ("worker",),
     "/stop": ("now",),
+    "/profile": ("worker", "seconds", "rate", "idle"),
 }
 """The paths of commands, likewise. Each may have ``wait``, too."""
 

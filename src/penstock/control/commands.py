@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypedDict
+from typing import Any, Literal, TypedDict
 
 from penstock.errors import PenstockError
 
@@ -92,6 +92,23 @@ class ShowStacks:
 
 
 @dataclass(frozen=True)
+class ShowRecent:
+    """Return the last requests of a worker's threads: ``{"recent": [RecentRow, ...]}``."""
+
+    worker: int
+    """Process id or number of the worker."""
+    query: bool = False
+    """Whether targets have their query, which may hold secrets."""
+
+
+@dataclass(frozen=True)
+class ShowNotable:
+    """Return requests that are worth a look: ``{kind: [NotedRow, ...]}``."""
+
+    kind: Literal["slow", "failed", "refused"]
+
+
+@dataclass(frozen=True)
 class Reload:
     """Start a new generation. The outcome is known when it serves or was rolled back."""
 
@@ -123,6 +140,26 @@ class Stop:
     graceful: bool
 
 
+@dataclass(frozen=True)
+class Profile:
+    """Sample a worker's Python stacks. The answer is a `ProfileAnswer`, after ``seconds``."""
+
+    worker: int
+    """Process id or number of the worker."""
+    seconds: float
+    rate: int
+    """Samples a second."""
+    idle: bool
+    """Whether threads of the server that have no request are in it."""
+
+
+@dataclass(frozen=True)
+class EndProfile:
+    """End the profile of a worker: the client that has asked for it has gone."""
+
+    worker: int
+
+
 Question = (
     ShowStatus
     | ShowWorkers
@@ -132,8 +169,11 @@ Question = (
     | ShowFindings
     | ShowSettings
     | ShowStacks
+    | ShowRecent
+    | ShowNotable
+    | EndProfile
 )
-Command = Reload | Upgrade | Scale | Recycle | Stop
+Command = Reload | Upgrade | Scale | Recycle | Stop | Profile
 
 
 @dataclass(frozen=True)
@@ -297,6 +337,53 @@ class RequestRow(TypedDict):
     """It has left the count of threads by ``penstock.io_bound``."""
     websocket: bool
     """It has a WebSocket, and has left that count."""
+
+
+class RecentRow(TypedDict):
+    """One of the last requests of a worker. Times are seconds."""
+
+    worker: int
+    pid: int
+    thread: int
+    """Which of the worker's threads, counted from 0."""
+    method: str
+    target: str
+    """Without its query, unless that was asked for."""
+    age: float
+    """Since the application was called."""
+    took: float | None
+    """How long the call took until its response was over; None while it is in progress, and 0 for
+    less than a millisecond (the Python transport does not write down more)."""
+    status: int | None
+    """Of the response; None where there is none, or not yet."""
+    client: str
+    """Address and port; empty for a unix socket."""
+    id: str
+    in_progress: bool
+
+
+NotedRow = dict[str, Any]
+"""A request that is worth a look: ``worker``, ``pid``, and what `penstock.supervisor.reports.NOTED`
+lists of its kind. docs/control.md describes both."""
+
+
+class ProfileAnswer(TypedDict):
+    """A profile of a worker."""
+
+    worker: int
+    pid: int
+    rate: int
+    seconds: float
+    """How long it took."""
+    samples: int
+    late: int
+    """Samples that were left out, because the interpreter lock was not to be had in time."""
+    cost: float
+    """Seconds of processor time that sampling has taken."""
+    frames: list[str]
+    """Names of functions, and of requests as the outermost of them."""
+    stacks: list[tuple[int, list[int]]]
+    """How often each stack was seen, and its frames' indexes, the outermost first."""
 
 
 class WorkerFigures(TypedDict):

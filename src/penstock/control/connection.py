@@ -118,8 +118,27 @@ class Response:
         return cls(status, body, "application/json", fields)
 
 
-Send = Callable[[Response], None]
-"""Takes the response to one request; the first call counts, at any later time."""
+class Send:
+    """Takes the response to one request; the first call counts, at any later time."""
+
+    def __init__(self, proceed: Callable[[], None]) -> None:
+        """``proceed`` is called with the response if something waits for it by then."""
+        self.response: Response | None = None
+        self.waits = False
+        self.gone: Callable[[], None] | None = None
+        self._proceed = proceed
+
+    def __call__(self, response: Response) -> None:
+        """Take the response."""
+        if self.response is None:
+            self.response = response
+            if self.waits:
+                self._proceed()
+
+    def when_gone(self, function: Callable[[], None]) -> None:
+        """Call a function if the client leaves before there is a response."""
+        self.gone = function
+
 
 Respond = Callable[[Request, Peer | None, Send], None]
 """Is called with each complete request. It calls `Send` now or later."""
@@ -313,25 +332,35 @@ class Connection:
 
     def _answer(self, request: Request) -> Generator[_Wait, None, Response]:
         """Return the response to a request, when it is known."""
-        found: list[Response] = []
-        waits = False
-
-        def send(response: Response) -> None:
-            found.append(response)
-            if waits and len(found) == 1:
-                self.proceed()
-
+        send = Send(self.proceed)
         self._service.respond(request, self._peer, send)
-        if not found:
-            waits = True
+        if send.response is None:
+            send.waits = True
             self._enter(Activity.WAITING)
+            events = selectors.EVENT_READ if send.gone is not None else 0
+            deadline = time.monotonic() + ANSWER_SECONDS
             try:
-                yield _Wait(0, time.monotonic() + ANSWER_SECONDS)
+                while send.response is None:
+                    yield _Wait(events, deadline)
+                    if send.response is None and self._has_left():
+                        if send.gone is not None:
+                            send.gone()
+                        raise ConnectionResetError(errno.ECONNRESET, "the client has left")
+                    events = 0  # it has sent more: that it leaves is not seen behind that
             except _Late:
                 return Response(504, b"no outcome within an hour; it may still come\n")
             finally:
-                waits = False
-        return found[0]
+                send.waits = False
+        return send.response
+
+    def _has_left(self) -> bool:
+        """Return True if the client has closed its side."""
+        try:
+            return not self.socket.recv(1, socket.MSG_PEEK)
+        except _WOULD_BLOCK:
+            return False
+        except OSError:
+            return True
 
     def _receive(self, deadline: float) -> Generator[_Wait, None, bytes]:
         """Return what the client sends next; empty at the end of its stream."""

@@ -384,6 +384,24 @@ METRICS: Final = (
         "(max_spool), descriptors (ulimit -n), disk (see the error log).",
         _by("reason", WAITS),
     ),
+    Metric(
+        "penstock_gc_passes",
+        "counter",
+        "Passes of Python's cyclic garbage collector, by generation. Counted where the setting gc "
+        "is not default.",
+        _by("generation", {str(number): f"gc_passes_{number}" for number in range(3)}),
+    ),
+    Metric(
+        "penstock_gc_seconds",
+        "counter",
+        "Time that these passes took, in which no thread of the worker ran Python code. Where much "
+        "of it falls into requests, gc = idle moves it between them.",
+        lambda figures: [
+            ({"generation": str(number)}, counted / 1e9)
+            for number in range(3)
+            for counted in (figures["status"]["counts"][f"gc_nanoseconds_{number}"],)
+        ],
+    ),
     # Connections
     Metric(
         "penstock_connections",

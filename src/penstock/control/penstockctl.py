@@ -18,6 +18,7 @@ from typing import Any, NoReturn
 
 from penstock import __version__
 from penstock.config.options import nearest
+from penstock.control import profile_formats
 from penstock.control import tables as ctl_tables
 from penstock.control.address import AUTO, OFF
 from penstock.control.client import (
@@ -30,6 +31,7 @@ from penstock.control.client import (
     ask,
     find_servers,
 )
+from penstock.control.profile_formats import COLLAPSED, SPEEDSCOPE
 from penstock.errors import PenstockError
 from penstock.system.standard_streams import flush_all, print_error, print_out
 from penstock.telemetry.error_log import printable
@@ -132,6 +134,32 @@ def build_parser() -> argparse.ArgumentParser:
     add("stacks", "Show the Python stacks of one worker, or of all.").add_argument(
         "worker", nargs="?", type=_whole, metavar="WORKER"
     )
+    recent = add("recent", "Show the last requests of a worker's threads.")
+    recent.add_argument("worker", type=_whole, metavar="WORKER")
+    recent.add_argument(
+        "--query", action="store_true", help="Show queries, too: they may hold secrets."
+    )
+    add("slow", "Show the slowest requests of the last minutes.")
+    add("failed", "Show the last requests that failed: with a status from 500 on, or cut off.")
+    add("refused", "Show the last requests that the server refused, and where their fault is.")
+    profile = add("profile", "Sample the Python stacks of a worker, for flame graphs.")
+    profile.add_argument("worker", type=_whole, metavar="WORKER")
+    profile.add_argument(
+        "--seconds", type=_whole, default=10, metavar="S", help="How long, up to 300 [10]."
+    )
+    profile.add_argument(
+        "--rate", type=_whole, default=100, metavar="N", help="Samples a second, up to 1000 [100]."
+    )
+    profile.add_argument(
+        "--format",
+        choices=(COLLAPSED, SPEEDSCOPE),
+        default=COLLAPSED,
+        help=f"{COLLAPSED}: a line for each stack, as flamegraph.pl reads them; {SPEEDSCOPE}: JSON "
+        "for www.speedscope.app.",
+    )
+    profile.add_argument(
+        "--idle", action="store_true", help="With the server's threads that have no request."
+    )
     add(
         "import",
         "Print a penstock.toml that says what a configuration file of uWSGI says.",
@@ -210,10 +238,14 @@ def _run(typed: argparse.Namespace) -> int:
         from penstock.control import top
 
         return top.run(address, typed.interval, typed.timeout or QUESTION_SECONDS, typed.json)
+    if command == "profile":
+        return _profile(typed, address)
     if command in _SHOWN:
         target = f"/{command}"
-        if command == "stacks" and typed.worker is not None:
+        if getattr(typed, "worker", None) is not None:
             target += f"?worker={typed.worker}"
+        if getattr(typed, "query", False):
+            target += "&query=1"
         reply = ask(address, "GET", target, typed.timeout or QUESTION_SECONDS)
         return _show(reply, typed.json, _SHOWN[command])
     try:
@@ -253,6 +285,17 @@ def _doctor(address: str, typed: argparse.Namespace) -> int:
     return DONE
 
 
+def _profile(typed: argparse.Namespace, address: str) -> int:
+    target = f"/profile?worker={typed.worker}&seconds={typed.seconds}&rate={typed.rate}"
+    target += "&idle=1" if typed.idle else ""
+    reply = ask(address, "POST", target, typed.timeout or typed.seconds + QUESTION_SECONDS)
+    form = profile_formats.speedscope if typed.format == SPEEDSCOPE else profile_formats.collapsed
+    status = _show(reply, typed.json, lambda value, _width: form(value))
+    if status == DONE and not typed.json:
+        print_error(f"penstockctl: {profile_formats.summary(reply.value)}\n")
+    return status
+
+
 def _import(location: str) -> int:
     from penstock.compat.uwsgi.settings_file import settings_file
 
@@ -268,6 +311,10 @@ _SHOWN: dict[str, Callable[[Mapping[str, Any], int | None], str]] = {
     "workers": ctl_tables.workers,
     "requests": ctl_tables.requests,
     "stacks": ctl_tables.stacks,
+    "recent": ctl_tables.recent,
+    "slow": ctl_tables.slow,
+    "failed": ctl_tables.failed,
+    "refused": ctl_tables.refused,
 }
 
 

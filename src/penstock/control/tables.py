@@ -93,7 +93,42 @@ _REQUESTS: dict[str, Cell] = {
     "REQUEST": lambda row: f"{text(row.get('method'))} {text(row.get('target'))}",
 }
 
-_LEFT_ALIGNED = {"STATE", "CLIENT", "ID", "REQUEST"}
+
+def _took(row: Row) -> str:
+    """Return how long a call took; ``running`` while it is in progress."""
+    if row.get("in_progress"):
+        return "running"
+    took = row.get("took")
+    return _UNKNOWN if took is None else f"{took:.4f}s" if took else "<1ms"
+
+
+_RECENT: dict[str, Cell] = {
+    "THREAD": _of("thread"),
+    "BEGUN": lambda row: f"{age(row.get('age'))} ago",
+    "TOOK": _took,
+    "STATUS": _of("status"),
+    "CLIENT": lambda row: text(row.get("client") or "unix"),
+    "ID": _of("id"),
+    "REQUEST": lambda row: f"{text(row.get('method'))} {text(row.get('target'))}",
+}
+
+_NOTED: dict[str, Cell] = {
+    "AT": lambda row: _moment(row.get("at")),
+    "WORKER": _of("worker"),
+    "PID": _of("pid"),
+    "TOOK": _took,
+    "STATUS": lambda row: text(row.get("status") or None),
+    "CLIENT": lambda row: text(row.get("client") or "unix"),
+    "ID": _of("id"),
+    "REQUEST": lambda row: f"{text(row.get('method'))} {text(row.get('path'))}",
+}
+
+_FAILED: dict[str, Cell] = {**_NOTED, "REASON": lambda row: text(row.get("reason") or None)}
+
+_LEFT_ALIGNED = {"AT", "STATE", "CLIENT", "ID", "REQUEST", "REASON"}
+
+_EXCERPT_LINE = 64
+"""Bytes of a head that was refused in one line at most."""
 
 
 def workers(value: Row, width: int | None) -> str:
@@ -104,6 +139,74 @@ def workers(value: Row, width: int | None) -> str:
 def requests(value: Row, width: int | None) -> str:
     """Return the table of requests, likewise."""
     return _table(_REQUESTS, value["requests"], width) or "no requests in progress\n"
+
+
+def recent(value: Row, width: int | None) -> str:
+    """Return the table of a worker's last requests, likewise."""
+    return _table(_RECENT, value["recent"], width) or "no requests yet\n"
+
+
+def slow(value: Row, width: int | None) -> str:
+    """Return the table of the slowest requests, likewise."""
+    minutes = age(value["seconds"])
+    return _table(_NOTED, value["slow"], width) or f"no slow requests in the last {minutes}\n"
+
+
+def failed(value: Row, width: int | None) -> str:
+    """Return the table of the last requests that failed, likewise."""
+    table = _table(_FAILED, value["failed"], width)
+    return table + _left_out(value, "failed") if table else "no requests have failed\n"
+
+
+def refused(value: Row, width: int | None) -> str:
+    """Return what was refused, and why: a paragraph for each request, the newest first."""
+    parts = [_refusal(row, width) for row in value["refused"]]
+    return "\n".join(parts) + _left_out(value, "refused") if parts else "nothing was refused\n"
+
+
+def _left_out(value: Row, what: str) -> str:
+    count = value.get("left_out")
+    return f"({text(count)} more {what}, too many at once to be kept)\n" if count else ""
+
+
+def _refusal(row: Row, width: int | None) -> str:
+    where = [row.get("rule"), f"setting: {row['setting']}" if row.get("setting") else ""]
+    notes = "; ".join(text(note) for note in where if note)
+    lines = [
+        f"{_moment(row.get('at'))}  {text(row.get('status'))} {text(row.get('reason'))}"
+        + (f" ({notes})" if notes else ""),
+        f"  worker {text(row.get('worker'))}, from {text(row.get('client') or 'a unix socket')}, "
+        f'request {text(row.get("id"))}, "{text(row.get("line") or "")}"',
+    ]
+    position, excerpt = row.get("position"), str(row.get("excerpt") or "")
+    if position is not None:
+        lines.append(f"  at byte {text(position)} of {text(row.get('received'))}:")
+    lines += _excerpt(excerpt, int(row.get("begin") or 0), position)
+    return "".join(cut(line, width) for line in lines)
+
+
+def _excerpt(excerpt: str, begin: int, position: int | None) -> list[str]:
+    """Return the bytes of a head by lines, each with its place, and a caret below the fault."""
+    lines = []
+    for line in excerpt.splitlines(keepends=True) if "\n" in excerpt else [excerpt]:
+        for start in range(0, len(line), _EXCERPT_LINE):
+            part = line[start : start + _EXCERPT_LINE]
+            lead = f"  {begin:05}  "
+            lines.append(lead + _bytes(part))
+            if position is not None and begin <= position < begin + len(part):
+                lines.append(" " * (len(lead) + len(_bytes(part[: position - begin]))) + "^")
+            begin += len(part)
+    return lines
+
+
+def _bytes(part: str) -> str:
+    """Return bytes as Python writes them, without quotes."""
+    return repr(part.encode("latin-1", "replace"))[2:-1]
+
+
+def _moment(at: float | None) -> str:
+    """Return ``2026-11-28 19:31:02 UTC``."""
+    return _UNKNOWN if at is None else time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(at))
 
 
 def stacks(value: Row, _width: int | None) -> str:
@@ -164,8 +267,7 @@ def _happened(value: Mapping[str, Any] | None) -> str:
     """Return ``2026-11-28 19:31:02 UTC: ...``; ``-`` for None."""
     if value is None:
         return _UNKNOWN
-    at = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(value["at"]))
-    return f"{at}: {text(value['message'])}"
+    return f"{_moment(value['at'])}: {text(value['message'])}"
 
 
 def _yes(value: object) -> str:

@@ -17,7 +17,8 @@ class ProtocolError(Exception):
     ``request_line`` is the request line if all of it had arrived, unchecked and decoded as latin-1:
     for logs, and because the answer to HEAD has no body. ``beginning`` is what that line begins
     with, also where it is incomplete: it may be another protocol. ``fields``, for logs only, are
-    the fields of a head if every line of it is well-formed. ``retry_after`` is when the client may
+    the fields of a head if every line of it is well-formed. ``received`` is what has come of the
+    head and behind it when a fault was found in the head. ``retry_after`` is when the client may
     ask again, in seconds; None where that is unknown.
     """
 
@@ -29,6 +30,7 @@ class ProtocolError(Exception):
         self.setting = setting
         self.request_line = ""
         self.beginning = ""
+        self.received = b""
         self.fields: Mapping[str, str] = {}
         self.retry_after: int | None = None
 

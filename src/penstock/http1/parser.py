@@ -140,6 +140,8 @@ class RequestParser:
             self._error = error
             error.request_line = error.request_line or self.request_line
             error.beginning = error.request_line or self._beginning()
+            if self.state is not BODY:
+                error.received = error.received or self._received()
             self.buffer.clear()
             self._lines.clear()
             self.state = FAILED
@@ -217,6 +219,7 @@ class RequestParser:
             return parse_request(lines, self._limits.body)
         except ProtocolError as error:
             error.request_line = lines[0]
+            error.received = "\r\n".join([*lines, "", ""]).encode("latin-1")
             raise
 
     def _repeat_request(self, line: bytes | bytearray) -> Request | None:
@@ -277,6 +280,11 @@ class RequestParser:
     def _beginning(self) -> str:
         start = self.buffer.start
         return str(self.buffer.data[start : start + BEGINNING_BYTES], "latin-1")
+
+    def _received(self) -> bytes:
+        """Return the lines of an incomplete head, and what is buffered behind them."""
+        lines = "".join(f"{line}\r\n" for line in self._lines).encode("latin-1")
+        return lines + bytes(self.buffer.data[self.buffer.start :])
 
     def _check_first_byte(self) -> None:
         first = self._first_byte()

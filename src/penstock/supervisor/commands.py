@@ -6,6 +6,7 @@ import math
 import os
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
@@ -15,7 +16,9 @@ from penstock.config.worker_count import allowed_cpus
 from penstock.control.commands import (
     Command,
     ControlError,
+    EndProfile,
     Outcome,
+    Profile,
     Question,
     Recycle,
     Reload,
@@ -24,6 +27,8 @@ from penstock.control.commands import (
     ShowFigures,
     ShowFindings,
     ShowHistory,
+    ShowNotable,
+    ShowRecent,
     ShowRequests,
     ShowSettings,
     ShowStacks,
@@ -35,6 +40,8 @@ from penstock.control.commands import (
 from penstock.supervisor import events
 from penstock.supervisor.figures import cpu_seconds_of, figures_of
 from penstock.supervisor.history import History
+from penstock.supervisor.notable import Notable
+from penstock.supervisor.profiles import Profiles
 from penstock.supervisor.stack_collector import StackCollector
 from penstock.supervisor.state import (
     HandingOver,
@@ -44,7 +51,7 @@ from penstock.supervisor.state import (
     Starting,
     Upgrading,
 )
-from penstock.supervisor.status import Overview
+from penstock.supervisor.status import Overview, recent_rows
 from penstock.supervisor.worker_process import Stage, WorkerProcess
 from penstock.system.cgroups import Cgroups, resident_memory
 
@@ -64,6 +71,8 @@ class Commands:
     def __init__(self, supervisor: Supervisor, application: str) -> None:
         """``application`` is as it was named."""
         self.stacks = StackCollector(WorkerProcess.ask_for_dump)
+        self.notable = Notable()
+        self.profiles = Profiles()
         self._supervisor = supervisor
         self._application = application
         self.overview = Overview(supervisor.pool, supervisor.counters, resident_memory)
@@ -78,13 +87,14 @@ class Commands:
     @property
     def is_busy(self) -> bool:
         """Whether `tick` is to be called again soon."""
-        return bool(self._awaited) or self.stacks.is_busy
+        return bool(self._awaited) or self.stacks.is_busy or self.profiles.is_busy
 
     def tick(self, now: float) -> None:
         """Check deadlines and the outcomes that clients wait for."""
         self.stacks.tick(now)
         if not isinstance(self._supervisor.state, Starting):
             self._history.tick(now)
+        self.profiles.tick(now)
         awaited, self._awaited = self._awaited, []
         for outcome, reply in awaited:
             self._await(outcome, reply)
@@ -114,6 +124,15 @@ class Commands:
                 # A worker that has not loaded its application takes no orders: C code writes.
                 workers = [worker for worker in supervisor.pool if worker.pid]
                 self.stacks.ask([self._find(number)] if number is not None else workers, reply)
+            case ShowRecent(number, query):
+                reply({"recent": recent_rows(self._find(number), with_query=query)})
+            case ShowNotable(kind):
+                reply(getattr(self.notable, kind)())
+            case Profile(number):
+                self.profiles.ask(self._find(number), asked, reply)
+            case EndProfile(number):
+                with suppress(ControlError):  # it has ended meanwhile
+                    self.profiles.give_up(self._find(number))
             case Reload():
                 supervisor.handle(events.ReloadWanted(reply))
             case Upgrade():

@@ -6,16 +6,17 @@ import logging
 import os
 import signal
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import groupby, islice
 from typing import TYPE_CHECKING
 
 from penstock.errors import SettingsError
 from penstock.telemetry.access_log import line_maker
 from penstock.telemetry.error_log import LOGGER_NAME, daemons_of, printable
 from penstock.telemetry.request_finished import RequestFinished
-from penstock.telemetry.scoreboard import RequestInProgress
+from penstock.telemetry.scoreboard import PastRequest, RequestInProgress
 
 if TYPE_CHECKING:
     from penstock.config.settings import Settings
@@ -31,6 +32,15 @@ _VERSION = "HTTP/1.1"
 """The scoreboard does not hold the version; clients of 1.0 are few."""
 
 _MOST_LISTED = 5
+
+MOST_IN_PROGRESS = 60
+"""Requests in progress that a crash names: there may be hundreds of WebSockets."""
+
+MOST_OF_THREAD = 3
+"""Last requests of one thread that a crash names; `penstockctl recent` shows all that are kept."""
+
+MOST_LAST = 60
+"""The same of all threads."""
 
 _HINTS = {
     signal.SIGSEGV: "native code accessed memory that is not its own",
@@ -97,8 +107,24 @@ def requests_lost(requests: Sequence[RequestInProgress]) -> str:
     if not requests:
         return ""
     noun = "request was" if len(requests) == 1 else "requests were"
-    lines = "".join(f"\n{request}" for request in requests)
+    lines = "".join(f"\n{request}" for request in requests[:MOST_IN_PROGRESS])
+    more = len(requests) - MOST_IN_PROGRESS
+    lines += f"\nand {more} more" if more > 0 else ""
     return f"; {len(requests)} {noun} in progress:{lines}"
+
+
+def last_requests(requests: Iterable[PastRequest]) -> str:
+    """Return the lines that name the last requests of each thread; empty without any."""
+    shown = [
+        str(request)
+        for _, group in groupby(requests, lambda request: request.thread)
+        for request in islice(group, MOST_OF_THREAD)
+    ]
+    if not shown:
+        return ""
+    more = ["and others"] if len(shown) > MOST_LAST else []
+    lines = "".join(f"\n{printable(line)}" for line in [*shown[:MOST_LAST], *more])
+    return f"\nthe last requests of each thread before that:{lines}"
 
 
 def _signal_name(number: int) -> str:

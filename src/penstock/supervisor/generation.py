@@ -100,7 +100,10 @@ class Generation:
         self.reason = ""
         """Why this number of workers was chosen, where it is ``auto``."""
         self.scoreboard = Scoreboard(
-            2 * wanted + SPARE_SLOTS, settings.threads, settings.most_beside
+            2 * wanted + SPARE_SLOTS,
+            settings.threads,
+            settings.most_beside,
+            settings.recent_requests,
         )
         self.budgets = budgets(settings, replace(facts(settings, spool=spool), workers=wanted))
         self.rate_table = RateTable() if settings.max_requests_per_client is not None else None

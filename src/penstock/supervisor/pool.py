@@ -16,6 +16,7 @@ from penstock.supervisor.exit_report import (
     BAD_GATEWAY,
     GATEWAY_TIMEOUT,
     ExitReport,
+    last_requests,
     listed,
     log_lost_requests,
     requests_lost,
@@ -423,7 +424,9 @@ class Pool:
                 worker=worker,
                 because=worker.leaving_because,
                 how=report.describe(),
-                details=requests_lost(requests) + _failure_of(worker),
+                details=requests_lost(requests)
+                + (last_requests(worker.slot.past_requests()) if report.signal else "")
+                + _failure_of(worker),
             )
         else:
             because = worker.leaving_because or "it could not load the application"
@@ -436,7 +439,9 @@ class Pool:
             self._logger,
             worker=worker,
             how=report.describe(),
-            details=requests_lost(requests) + _failure_of(worker),
+            details=requests_lost(requests)
+            + last_requests(worker.slot.past_requests())
+            + _failure_of(worker),
         )
         if worker.dumped and not worker.is_booting:  # else they follow with the failure
             messages.WORKER_STACKS.log(self._logger, worker=worker, stacks=stacks_of(worker))

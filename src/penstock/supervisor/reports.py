@@ -4,6 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from penstock.transport.notable import (
+    MOST_OF_CLIENT,
+    MOST_OF_EXCERPT,
+    MOST_OF_ID,
+    MOST_OF_METHOD,
+    MOST_OF_PATH,
+    MOST_OF_REASON,
+)
 from penstock.worker.channel import Message
 
 _REPORTS: Mapping[str, Mapping[str, type]] = {
@@ -18,6 +26,16 @@ _REPORTS: Mapping[str, Mapping[str, type]] = {
     "stacks": {"text": str},
     "changed": {"files": dict},
     "children": {"left": list},
+    "noted": {"kind": str, "request": dict},
+    "profile": {
+        "error": str,
+        "seconds": float,
+        "samples": int,
+        "late": int,
+        "cost": float,
+        "frames": list,
+        "stacks": list,
+    },
 }
 """Events, each with its fields; ``loaded`` is the preloader's."""
 
@@ -29,6 +47,9 @@ _LARGEST = (1 << 31) - 1
 """The largest number in a report: a process id."""
 
 _LARGEST_STATUS = 255
+
+_LARGEST_TIME = 1e12
+"""Seconds: more than any clock has, and no infinity."""
 
 MOST_SHOWN_OF_COMMAND = 100
 """Characters of the command of a process that a worker leaves behind."""
@@ -48,10 +69,76 @@ def is_report(message: Message) -> bool:
         and ("status" not in fields or message["status"] <= _LARGEST_STATUS)
         and ("files" not in fields or all(map(_is_file_state, message["files"].values())))
         and ("left" not in fields or all(map(_is_process, message["left"])))
+        and (event != "noted" or is_noted(message))
+        and (event != "profile" or _is_profile(message))
+    )
+
+
+_CALL = {
+    "method": MOST_OF_METHOD,
+    "path": MOST_OF_PATH,
+    "client": MOST_OF_CLIENT,
+    "id": MOST_OF_ID,
+    "took": float,
+    "status": int,
+    "reason": MOST_OF_REASON,
+    "at": float,
+    "left_out": int,
+}
+_REFUSED = {
+    "client": MOST_OF_CLIENT,
+    "id": MOST_OF_ID,
+    "status": int,
+    "reason": MOST_OF_REASON,
+    "rule": 100,
+    "setting": 100,
+    "line": MOST_OF_REASON,
+    "excerpt": MOST_OF_EXCERPT,
+    "begin": int,
+    "position": None,
+    "received": int,
+    "at": float,
+    "left_out": int,
+}
+NOTED: Mapping[str, Mapping[str, object]] = {"slow": _CALL, "failed": _CALL, "refused": _REFUSED}
+"""The fields of requests that are worth a look, by kind: types, or the most characters of a text.
+None is a number or null."""
+
+
+def is_noted(message: Message) -> bool:
+    """Return True if a report of such a request has the fields of its kind, and no others."""
+    fields, request = NOTED.get(message["kind"]), message["request"]
+    return (
+        fields is not None
+        and request.keys() == fields.keys()
+        and all(_is_noted(request[name], kind) for name, kind in fields.items())
+    )
+
+
+def _is_noted(value: object, kind: object) -> bool:
+    if isinstance(kind, int):
+        return isinstance(value, str) and len(value) <= kind
+    if kind is float:
+        return type(value) in (int, float) and 0 <= value < _LARGEST_TIME  # type: ignore[operator]
+    return (kind is None and value is None) or _is_one(value, int)
+
+
+def _is_profile(message: Message) -> bool:
+    """Return True if a profile has names, and stacks of these with counts."""
+    most = len(message["frames"])
+    return all(isinstance(name, str) for name in message["frames"]) and all(
+        isinstance(each, list)
+        and len(each) == 2
+        and _is_one(each[0], int)
+        and isinstance(each[1], list)
+        and all(type(index) is int and 0 <= index < most for index in each[1])
+        for each in message["stacks"]
     )
 
 
 def _is_one(value: object, kind: type) -> bool:
+    if kind is float:
+        return _is_noted(value, kind)
     if kind is int:  # True is an int, too
         return type(value) is int and 0 <= value <= _LARGEST
     return isinstance(value, kind)

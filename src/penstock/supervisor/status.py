@@ -45,12 +45,21 @@ from penstock.telemetry.scoreboard import (
     STUCK,
     WAITING,
     WEBSOCKETS,
+    PastRequest,
     RequestInProgress,
+    without_query,
 )
 from penstock.transport.decisions import ready_with_queue
 
 if TYPE_CHECKING:
-    from penstock.control.commands import ClientRow, EventRow, Happened, RequestRow, WorkerRow
+    from penstock.control.commands import (
+        ClientRow,
+        EventRow,
+        Happened,
+        RecentRow,
+        RequestRow,
+        WorkerRow,
+    )
 
 _DIGITS = 3  # of seconds: milliseconds
 
@@ -406,4 +415,34 @@ def _request_row(worker: WorkerProcess, request: RequestInProgress, now: float) 
         "deadline": round(deadline - now, _DIGITS) if deadline is not None else None,
         "io_bound": request.io_bound,
         "websocket": request.websocket,
+    }
+
+
+def recent_rows(worker: WorkerProcess, *, with_query: bool) -> list[RecentRow]:
+    """Return the requests that a worker's threads are in, and their last ones, newest first."""
+    now = time.monotonic()
+    requests: list[RequestInProgress | PastRequest] = [
+        *worker.slot.requests(),
+        *worker.slot.past_requests(),
+    ]
+    rows = [_recent_row(worker, request, now, with_query) for request in requests]
+    return sorted(rows, key=lambda row: (not row["in_progress"], row["age"]))
+
+
+def _recent_row(
+    worker: WorkerProcess, request: RequestInProgress | PastRequest, now: float, with_query: bool
+) -> RecentRow:
+    past = request if isinstance(request, PastRequest) else None
+    return {
+        "worker": worker.number,
+        "pid": worker.pid,
+        "thread": request.thread,
+        "method": request.method,
+        "target": request.target if with_query else without_query(request.target),
+        "age": round(max(0.0, now - request.since), _DIGITS),
+        "took": round(past.took, 6) if past is not None else None,
+        "status": past.status or None if past is not None else None,
+        "client": request.client,
+        "id": request.request_id,
+        "in_progress": past is None,
     }

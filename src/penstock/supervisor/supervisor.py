@@ -660,6 +660,10 @@ class Supervisor:
                 worker.certificates = message["number"]
             case "stacks":
                 self.commands.stacks.on_stacks(worker, str(message["text"]))
+            case "profile":
+                self.commands.profiles.on_profile(worker, message)
+            case "noted":
+                self.commands.notable.add(worker, message)
             case "changed":
                 if worker.settings.reload and self._autoreload.take(message["files"]):
                     self._reload_changed()

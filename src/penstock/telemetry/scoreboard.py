@@ -3,7 +3,9 @@
 A scoreboard is anonymous memory that forked children share. Nothing is written to a disk, and it
 can still be read when the worker that wrote it is dead or hangs. There is a slot for each worker:
 first its words, then the histograms of its requests (`penstock.telemetry.histograms`), then a
-record for each of its threads.
+record for each of its threads. A record points into a ring of entries: one has the request that the
+thread is in, the others have the last ones before it. So remembering a request costs no more than
+moving on to the next entry.
 
 Every number is a word of eight bytes in the machine's own order. One side alone writes it, in one
 store, so no lock is needed. The native transport writes the same words. The numbers here are the
@@ -18,6 +20,8 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import cycle
+from typing import Any
 
 WORD = 8
 SLOT_WORDS = 192
@@ -28,8 +32,13 @@ SERIES_WORDS = 64
 """Words of one series."""
 STATUSES = 512
 """Words behind the series: how many requests had the status code 100, 101 and so on."""
-RECORD_BYTES = 512
-"""Bytes of a thread's record: eight words, and then text."""
+RECORD_BYTES = 64
+"""Bytes of a thread's record: eight words. Those of all threads stand one behind the other..."""
+ENTRY_BYTES = 512
+"""... and behind them their entries, of this size: eight words, and then text."""
+RINGS_BESIDE = 16
+"""How many records beyond those of `threads` have a ring of entries. The others have one entry: few
+threads ever use them, and there may be thousands."""
 
 RECORDS_AT = (SLOT_WORDS + SERIES * SERIES_WORDS + STATUSES) * WORD
 """Where the records begin in a slot, in bytes."""
@@ -164,6 +173,12 @@ TOP_CLIENT_ADDRESS = 129
 """Its address: text in `ADDRESS_WORDS` words, filled up with zeros."""
 ADDRESS_WORDS = 6
 
+GC_PASSES = 56
+"""Passes of the cyclic garbage collector over each of its three generations: three words. Where the
+setting gc is not ``default``; written by the worker, as are the next three."""
+GC_NANOSECONDS = 59
+"""How long these took, in nanoseconds: three words."""
+
 COUNTED: dict[str, int] = {
     "queue_full": QUEUE_FULL,
     "queue_timeout": QUEUE_TIMEOUT,
@@ -195,44 +210,69 @@ COUNTED: dict[str, int] = {
     "log_errors": LOG_ERRORS,
     "log_exceptions": LOG_EXCEPTIONS,
     "log_criticals": LOG_CRITICALS,
+    **{f"gc_passes_{generation}": GC_PASSES + generation for generation in range(3)},
+    **{f"gc_nanoseconds_{generation}": GC_NANOSECONDS + generation for generation in range(3)},
 }
 """The words that only grow by the names that answers of the control socket have for them."""
 
 # -- the words of a thread's record --------------------------------------------------------------
 
-NUMBER = 0
-"""The request that the thread is in, counted from 1; 0 if none. Written last when one begins."""
-SINCE = 1
-"""When the application was called, in monotonic nanoseconds."""
-THREAD = 2
-"""The thread's `threading.get_ident()`."""
-DEADLINE = 3
-"""When the call must have made progress, in monotonic nanoseconds; 0 is never."""
-IO_BOUND = 4
+THREAD = 0
+"""The thread's `threading.get_ident()`; 0 where no thread has the record."""
+IO_BOUND = 1
 """`LEFT_COUNT` while the call has left the count of threads, and `WEBSOCKET` while it has one: the
 sum of both, or 0."""
-PROGRESS = 6
+SINCE = 2
+"""When the application was called, in monotonic nanoseconds."""
+DEADLINE = 3
+"""When the call must have made progress, in monotonic nanoseconds; 0 is never."""
+ENTRY = 4
+"""Which of the thread's entries has the request."""
+PROGRESS = 5
 """When the application last handed over a block of the response, in monotonic nanoseconds, plus the
 time for which its thread has waited for the client since; 0 before the first block."""
-AWAITING_CLIENT = 7
+AWAITING_CLIENT = 6
 """Since when the thread waits for its client, in monotonic nanoseconds: such time does not count
 against the deadline. 0 while the application has the thread."""
-LENGTHS = 5
-"""Lengths of method, client, id and target in bytes: 16 bits each, in this order in memory."""
+NUMBER = 7
+"""The request that the thread is in, counted from 1; 0 if none. Written last when one begins."""
+
+# -- the words of an entry, and its text ---------------------------------------------------------
+
+BEGUN = 0
+"""When the application was called, in monotonic nanoseconds; 0 where the entry is empty, or is
+being written."""
+TOOK = 1
+"""How long the call took until its response was over, in nanoseconds; 0 before, and where the
+transport writes down only what is unusual, of a call that did not count as slow."""
+STATUS = 2
+"""The status code of the response; 0 stands for 200, and `NO_RESPONSE` for none."""
+LENGTHS = 3
+"""Lengths of method, client, id and target in bytes: 16 bits each, in this order in memory. 0 where
+each of them ends with its first 0."""
 
 TEXTS = ((64, 24), (88, 56), (144, 64), (208, 304))
-"""Where method, client, id and target are in a record, and how many bytes each may have."""
+"""Where method, client, id and target are in an entry, and how many bytes each may have."""
 
 LEFT_COUNT, WEBSOCKET = 1, 2
 """What `IO_BOUND` is the sum of."""
 
 _MOST_OF_TARGET = TEXTS[3][1]
 
-# The lengths, two words that begin with 0 (PROGRESS and AWAITING_CLIENT), and the texts, in one
-# call: a record is written for each request.
-_texts = struct.Struct(f"@4H{2 * WORD}x" + "".join(f"{most}s" for _, most in TEXTS))
-_pack_texts = _texts.pack_into
-_TEXTS_AT = LENGTHS * WORD
+# One call for each of both, as they are written for each request. `pack_into` clears what it writes
+# to first, and then writes in the order of memory: the padding sets TOOK, STATUS and LENGTHS,
+# PROGRESS and AWAITING_CLIENT to 0, and NUMBER comes last. Each value that is packed costs as much
+# as a line of Python.
+_SIZES = "".join(f"{most}s" for _, most in TEXTS)
+_pack_entry = struct.Struct(f"@Q{7 * WORD}x{_SIZES}").pack_into
+_read_entry = struct.Struct(f"@{3 * WORD}x4H{4 * WORD}x{_SIZES}").unpack_from
+_pack_begin = struct.Struct(f"@QQQ{2 * WORD}xQ").pack_into
+_BEGIN_AT = SINCE * WORD
+_pack_end = struct.Struct("@QQ").pack_into
+_END_AT = TOOK * WORD
+
+NO_RESPONSE = 1
+"""A value of `STATUS`."""
 
 FREE, BOOTING, SERVING, DRAINING, STUCK = range(5)
 
@@ -278,6 +318,43 @@ class RequestInProgress:
         )
 
 
+@dataclass(frozen=True)
+class PastRequest:
+    """A request that the application had before, as the scoreboard shows it."""
+
+    thread: int
+    """Which of the worker's records holds it, from 0."""
+    method: str
+    target: str
+    """Cut off after 304 bytes."""
+    client: str
+    """Address and port; empty for a unix socket."""
+    request_id: str
+    since: float
+    """When the application was called, on the monotonic clock, in seconds."""
+    took: float
+    """How long the call took until its response was over, in seconds; 0 where that was too short to
+    be written down."""
+    status: int
+    """The status code; 0 where there was no response."""
+
+    def __str__(self) -> str:
+        """Return the request as a log names it, without its query."""
+        age = max(0.0, time.monotonic() - self.since)
+        took = f"{self.took:.4f} s" if self.took else "less than 1 ms"
+        return (
+            f"{self.method} {without_query(self.target)} (request {self.request_id}, "
+            f"{self.status or 'no response'} after {took}, begun {age:.1f} s ago, "
+            f"thread {self.thread})"
+        )
+
+
+def without_query(target: str) -> str:
+    """Return a target with ``...`` in the place of its query, which may hold secrets."""
+    path, mark, _ = target.partition("?")
+    return f"{path}?..." if mark else path
+
+
 def most_calls(threads: int, most_beside: int) -> int:
     """Return how many calls of the application a worker may have at once.
 
@@ -289,18 +366,32 @@ def most_calls(threads: int, most_beside: int) -> int:
 class Scoreboard:
     """The shared memory of all workers that were started with the same settings."""
 
-    def __init__(self, slots: int, threads: int, most_beside: int = 0) -> None:
+    def __init__(self, slots: int, threads: int, most_beside: int = 0, past: int = 0) -> None:
         """Allocate ``slots`` slots, for workers of ``threads`` threads each.
 
-        Up to ``most_beside`` calls leave the count of threads: `Settings.most_beside`.
+        Up to ``most_beside`` calls leave the count of threads: `Settings.most_beside`. Each thread
+        has its last ``past`` requests there, besides the one that it is in.
         """
         self.threads = threads
         self.records = most_calls(threads, most_beside)
         """Records in each slot."""
-        self.slot_bytes = RECORDS_AT + self.records * RECORD_BYTES
+        self.rings = min(self.records, threads + RINGS_BESIDE) if past else 0
+        """How many of them have a ring of entries."""
+        self.entries = past + 1
+        """Entries in a ring."""
+        count = self.rings * past + self.records
+        self.entries_at = RECORDS_AT + self.records * RECORD_BYTES
+        """Where they begin in a slot."""
+        self.slot_bytes = self.entries_at + count * ENTRY_BYTES
         self.memory = mmap.mmap(-1, slots * self.slot_bytes)
         self.slots = [Slot(self, index) for index in range(slots)]
         self._taken: set[int] = set()
+
+    def entries_of(self, record: int) -> tuple[int, int]:
+        """Return where the entries of a record begin in a slot, and how many there are."""
+        rings, past = min(record, self.rings), self.entries - 1
+        begin = self.entries_at + (record + rings * past) * ENTRY_BYTES
+        return begin, self.entries if record < self.rings else 1
 
     @property
     def is_private(self) -> bool:
@@ -364,13 +455,21 @@ class Slot:
         return [Record(self, number) for number in range(self.scoreboard.records)]
 
     def clear(self) -> None:
-        """Set every byte to 0 that may be another."""
-        # What was never written to has no memory yet, and does not get it here.
+        """Set every byte to 0.
+
+        Pages that no thread has used are zero already, and stay without memory.
+        """
         for number in self.series_in_use():
             begin = SLOT_WORDS * WORD + number * SERIES_WORDS * WORD
             self.bytes[begin : begin + SERIES_WORDS * WORD] = bytes(SERIES_WORDS * WORD)
             self.bytes[RECORDS_AT - STATUSES * WORD : RECORDS_AT] = bytes(STATUSES * WORD)
-        self.bytes[RECORDS_AT:] = bytes(len(self.bytes) - RECORDS_AT)
+        board = self.scoreboard
+        records = self.bytes[RECORDS_AT : board.entries_at].cast("Q")
+        step = RECORD_BYTES // WORD
+        last = max((at for at in range(THREAD, len(records), step) if records[at]), default=-step)
+        begin, count = board.entries_of(last // step) if last >= 0 else (board.entries_at, 0)
+        end = begin + count * ENTRY_BYTES
+        self.bytes[RECORDS_AT:end] = bytes(end - RECORDS_AT)
         self.bytes[: SLOT_WORDS * WORD] = bytes(SLOT_WORDS * WORD)
 
     def series_in_use(self) -> list[int]:
@@ -446,6 +545,13 @@ class Slot:
             if request is not None:
                 yield request
 
+    def past_requests(self) -> Iterator[PastRequest]:
+        """Yield the last requests of each thread, in the order of threads, the newest first."""
+        for record in self.records:
+            if not record.words[THREAD]:
+                break  # threads take records in their order
+            yield from record.past()
+
 
 class Record:
     """The request that one thread is in. That thread alone writes it; any process reads it."""
@@ -454,7 +560,11 @@ class Record:
         self.number = number
         begin = RECORDS_AT + number * RECORD_BYTES
         self._bytes = slot.bytes[begin : begin + RECORD_BYTES]
-        self.words = self._bytes[: 8 * WORD].cast("Q")
+        self.words = self._bytes.cast("Q")
+        at, count = slot.scoreboard.entries_of(number)
+        places = range(at, at + count * ENTRY_BYTES, ENTRY_BYTES)
+        self._entries = [slot.bytes[place : place + ENTRY_BYTES] for place in places]
+        self._ring = cycle(enumerate(self._entries))
 
     def begin(
         self,
@@ -465,30 +575,26 @@ class Record:
         client: bytes,
         request_id: str,
         target: str,
-    ) -> None:
-        """Write a request; the times are monotonic nanoseconds.
+    ) -> memoryview:
+        """Write a request; the times are monotonic nanoseconds. Return its entry, for `note_end`.
 
         The target is latin-1, method and id are ASCII. A text that is too long is cut off.
         ``client`` is encoded once, for all requests of a connection.
         """
         if len(target) > _MOST_OF_TARGET:
             target = target[:_MOST_OF_TARGET]
-        _pack_texts(
-            self._bytes,
-            _TEXTS_AT,
-            len(method),
-            len(client),
-            len(request_id),
-            len(target),
+        index, entry = next(self._ring)
+        _pack_entry(
+            entry,
+            0,
+            since,
             method.encode(),
             client,
             request_id.encode(),
             target.encode("latin-1"),
         )
-        words = self.words
-        words[SINCE] = since
-        words[DEADLINE] = deadline
-        words[NUMBER] = number
+        _pack_begin(self._bytes, _BEGIN_AT, since, deadline, index, number)
+        return entry
 
     def end(self) -> None:
         """Mark the thread as not in a request: the application has returned."""
@@ -500,7 +606,8 @@ class Record:
         number = words[NUMBER]
         if number == 0:
             return None
-        *lengths, method, client, request_id, target = _texts.unpack_from(self._bytes, _TEXTS_AT)
+        entry = self._entries[words[ENTRY] % len(self._entries)]
+        method, client, request_id, target = _texts_of(_read_entry(entry))
         ident, since, deadline = words[THREAD], words[SINCE], words[DEADLINE]
         io_bound = words[IO_BOUND]
         if words[NUMBER] != number:  # it ended while it was read
@@ -509,12 +616,54 @@ class Record:
             thread=self.number,
             ident=ident,
             number=number,
-            method=method[: lengths[0]].decode("latin-1"),
-            target=target[: lengths[3]].decode("latin-1"),
-            client=client[: lengths[1]].decode("latin-1"),
-            request_id=request_id[: lengths[2]].decode("latin-1"),
+            method=method,
+            target=target,
+            client=client,
+            request_id=request_id,
             since=since / 1e9,
             deadline=deadline / 1e9 if deadline else None,
             io_bound=io_bound == LEFT_COUNT,
             websocket=bool(io_bound & WEBSOCKET),
         )
+
+    def past(self) -> list[PastRequest]:
+        """Return the last requests of the thread without the one that it is in, newest first."""
+        number, current = self.words[NUMBER], self.words[ENTRY]
+        found = []
+        for index, entry in enumerate(self._entries):
+            if number and index == current:
+                continue
+            words = entry.cast("Q")
+            begun, took, status = words[BEGUN], words[TOOK], words[STATUS]
+            method, client, request_id, target = _texts_of(_read_entry(entry))
+            if not begun or words[BEGUN] != begun:
+                continue  # another request takes its place
+            found.append(
+                PastRequest(
+                    thread=self.number,
+                    method=method,
+                    target=target,
+                    client=client,
+                    request_id=request_id,
+                    since=begun / 1e9,
+                    took=took / 1e9,
+                    status=0 if status == NO_RESPONSE else status or 200,
+                )
+            )
+        return sorted(found, key=lambda request: -request.since)
+
+
+def note_end(entry: memoryview, took: int, status: int) -> None:
+    """Note in an entry how long the call took, in nanoseconds, and the status; 0 for none."""
+    _pack_end(entry, _END_AT, took, status or NO_RESPONSE)
+
+
+def _texts_of(unpacked: tuple[Any, ...]) -> tuple[str, str, str, str]:
+    """Return method, client, id and target of an entry, whatever a worker has written there."""
+    lengths, texts = unpacked[:4], unpacked[4:]
+    if not any(lengths):
+        lengths = tuple(map(len, (text.partition(b"\0")[0] for text in texts)))
+    method, client, request_id, target = (
+        text[:length].decode("latin-1") for length, text in zip(lengths, texts, strict=True)
+    )
+    return method, client, request_id, target

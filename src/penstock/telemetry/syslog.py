@@ -112,7 +112,7 @@ def look_up(settings: Settings, *, may_wait: bool = True) -> tuple[Place, ...]:
             ) from None
         # Those of IPv4 first: many daemons take no others, and nothing reports a lost datagram.
         found.sort(key=lambda each: each[0] != socket.AF_INET)
-        _found[host] = [(int(each[0]), tuple(each[4])) for each in found]
+        _found[host] = [(int(family), tuple[Any, ...](place)) for family, *_, place in found]
     return tuple(
         Place(family, kind, (address[0], target.port, *address[2:]))
         for family, address in _found[host]

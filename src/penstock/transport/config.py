@@ -19,6 +19,7 @@ from penstock.system.temporary_files import default_directory
 from penstock.telemetry.observers import MAX_QUEUED_BYTES, MAX_QUEUED_REQUESTS
 from penstock.telemetry.scoreboard import STALE_BEAT_SECONDS
 from penstock.telemetry.trace import MAX_BODY_BYTES
+from penstock.transport.notable import LEAST_SLOW_SECONDS, MOST_OF_HEAD, NotableRequests
 
 if TYPE_CHECKING:
     from penstock.edge.client import Networks
@@ -296,6 +297,9 @@ class TransportConfig:
     """With a larger share of slow calls, the leader wakes its successor before it calls."""
     stalled_call_seconds: float = 0.02
     """With one thread, the stall monitor starts when calls have lasted for this long..."""
+    notable_call_seconds: float = LEAST_SLOW_SECONDS
+    """A call that lasts longer may be among the slowest (``penstockctl slow``). To look at it costs
+    a few microseconds."""
     stalled_calls: int = 10
     """... and these are ahead of the shorter ones by this many. Until then requests wait in the
     kernel: a fast application does not pay for the monitor's ticks."""
@@ -352,6 +356,13 @@ class TransportConfig:
     request_log_seconds: float = 10.0
     """... within a time of this length. Then one line says how many others there were: clients
     decide about their number, and must not fill a disk, or hide other lines among theirs."""
+    refused_head_bytes: int = MOST_OF_HEAD
+    """How much is kept of a head that was refused, to find the fault in it."""
+    when_idle: Callable[[], None] | None = None
+    """What a leader calls that is about to wait for clients, with nothing to do; None is nothing.
+    (setting: gc)"""
+    notable: NotableRequests | None = None
+    """Where requests are noted that took long, failed or were refused; None where none are."""
     trace_body_bytes: int = MAX_BODY_BYTES
     """How much of a body the trace shows."""
     trace_head_bytes: int = 4 * MAX_BODY_BYTES

@@ -64,6 +64,7 @@ class RequestLog:
     ) -> None:
         """Log to ``logger``, at level INFO or that of a message; ``clock`` returns seconds."""
         self._logger = logger
+        self._notable = config.notable
         self._lines = config.error_log_repeats or math.inf
         self.seconds = config.request_log_seconds
         self._clock = clock
@@ -91,13 +92,19 @@ class RequestLog:
         setting: str = "",
         host: str = "",
         disconnected: bool = False,
+        received: bytes = b"",
     ) -> None:
         """Log a request that was refused, or lost with its client.
 
         ``client`` is an address, empty for a unix socket; ``cause`` the system's word for why;
         ``rule`` a section of the standard, ``setting`` the setting that moves the limit; ``host``
-        the value of Host, empty if there is none.
+        the value of Host, empty if there is none; ``received`` what has come of the head, where it
+        is known.
         """
+        if self._notable is not None and not disconnected:
+            self._notable.refused(
+                client, request_line, request_id, status, reason, rule, setting, received
+            )
         verb = "lost" if disconnected else "refused"
         where = [rule, f"setting: {setting}" if setting else ""]
         kind = (disconnected, status, rule, setting)

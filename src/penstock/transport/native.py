@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from penstock.telemetry.scoreboard import Slot
     from penstock.transport import Exchange, TransportExchange
     from penstock.transport.config import TransportConfig
+    from penstock.transport.notable import NotableRequests
     from penstock.wsgi.headers import CheckHead
     from penstock.wsgi.response import FastResponse, Response
 
@@ -65,6 +66,8 @@ class NativeTransport:
             "open_spooled": _open_spooled,
             "offer_websocket": self._websockets.offer,
             "attend": weakref.WeakMethod(self._attend),
+            "note_call": _noting(config.notable, slot),
+            "when_idle": config.when_idle,
             **_reporting(observers),
         }
         self._listeners = [listener for listener, _ in endpoints]
@@ -196,6 +199,26 @@ def _reporting(observers: Observers | None) -> dict[str, Any]:
         "needs": observers.needs,
         "line_format": observers.line_format,
     }
+
+
+def _noting(
+    notable: NotableRequests | None, slot: Slot
+) -> Callable[[int, int, int, str, bool], None] | None:
+    """Return what native code calls when a call was slow or has failed, by the scoreboard's record.
+
+    It gives the record's index, nanoseconds, the status, the reason and whether it was aborted.
+    """
+    if notable is None:
+        return None
+    call_ended = notable.call_ended
+
+    def note(record: int, took: int, status: int, reason: str, aborted: bool) -> None:
+        request = slot.records[record].read()
+        if request is not None:
+            named = (request.method, request.target, request.client, request.request_id)
+            call_ended(*named, took, status, reason, aborted)
+
+    return note
 
 
 def _open_spooled(descriptor: int) -> BinaryIO:

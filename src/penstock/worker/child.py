@@ -5,13 +5,14 @@ from __future__ import annotations
 import faulthandler
 import logging
 import os
+import select
 import selectors
 import signal
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from penstock import messages
 from penstock.app.loading import SpecError
@@ -35,7 +36,7 @@ from penstock.system.standard_streams import flush_all
 from penstock.system.titles import title_writer
 from penstock.telemetry.error_log import SinkHandler, process_logger
 from penstock.telemetry.scoreboard import PID, RequestInProgress, Slot
-from penstock.worker.channel import Channel
+from penstock.worker.channel import Channel, Message
 from penstock.worker.filters import import_filters
 from penstock.worker.load_title import LoadTitle
 from penstock.worker.main import (
@@ -57,12 +58,16 @@ if TYPE_CHECKING:
     from penstock.edge.rate_limit import RateTable
     from penstock.edge.tls import TlsMaterial
     from penstock.listeners import Listener
+    from penstock.worker.profiler import Profiler
 
 DUMP_SIGNAL = signal.SIGURG
 """Makes C code write the stacks of a worker whose interpreter may be stuck.
 
 The kernel ignores it by default, so that it does no harm where it arrives too early.
 """
+
+SEND_SECONDS = 5.0
+"""How long the supervisor may take to read a profile: it never waits for anything itself."""
 
 FAILED_TO_BOOT = 3
 """Exit status of a worker that could not serve; it has reported the reason."""
@@ -167,6 +172,8 @@ def import_for(settings: Settings) -> None:
     import_filters(settings)
     if settings.prometheus_multiproc is not None:
         import penstock.telemetry.application_metrics
+    if settings.gc != "default":
+        import penstock.worker.garbage
     if settings.reload:
         import sysconfig
 
@@ -191,6 +198,8 @@ class _Child:
         self._within = self._settings.graceful_timeout  # what is left of the stop's deadline
         self._watch: Watch | None = None
         self._load_title: LoadTitle | None = None
+        self._profiler: Profiler | None = None
+        self._profile_wanted: Message = {}
         self._worker: Worker
         self._facade: WorkerOfServer
         self._signals: Signals
@@ -218,6 +227,7 @@ class _Child:
             budgets=assignment.budgets,
             rate_table=assignment.rate_table,
             logs=assignment.logs,
+            tell_notable=self._tell_notable,
         )
         for handler in inherited:
             handler.close_sinks()
@@ -245,6 +255,7 @@ class _Child:
         self._selector.register(self._channel, selectors.EVENT_READ)
         self._call_hook("post_worker_init", self._facade)
         keep_what_is_loaded()
+        self._worker.manage_garbage()
         # 4. Report that, and serve when ordered: a new generation starts to serve all at once.
         self._channel.send({"event": "ready"})
         order = self._await("go", "leave", "stop", "quit")
@@ -384,6 +395,40 @@ class _Child:
             self._shares = order == "share"
         elif order == "watch" and self._watch is not None:
             self._watch.begin()
+        elif order == "profile":
+            self._profile(self._profile_wanted)
+        elif order == "end profile" and self._profiler is not None:
+            self._profiler.stop()
+
+    def _profile(self, wanted: Message) -> None:
+        """Sample this process's stacks in a thread of its own, and send what was found."""
+        try:
+            from penstock.worker.profiler import Profiler  # most workers never need it
+
+            self._profiler = Profiler(
+                self._assignment.slot,
+                seconds=float(wanted["seconds"]),
+                rate=int(wanted["rate"]),
+                idle=bool(wanted["idle"]),
+                done=self._send_profile,
+            )
+            self._profiler.start()
+        except (ImportError, OSError, RuntimeError) as error:
+            # Only root may read the package, or no thread is left.
+            self._send_profile(
+                {
+                    "error": f"{type(error).__name__}: {error}"[:200],
+                    "seconds": 0, "samples": 0, "late": 0, "cost": 0, "frames": [], "stacks": [],
+                }
+            )  # fmt: skip
+
+    def _send_profile(self, profile: dict[str, Any]) -> None:
+        """Send a profile, which may be more than the socket takes at once."""
+        channel = self._channel
+        channel.send({"event": "profile", **profile})
+        end = time.monotonic() + SEND_SECONDS
+        while not channel.flush() and (left := end - time.monotonic()) > 0:
+            select.select([], [channel], [], left)
 
     def _reopen_logs(self) -> None:
         """Act on a SIGUSR1 that was sent to this worker alone."""
@@ -433,6 +478,8 @@ class _Child:
                 passed = self._channel.take_descriptors(len(names))
                 self._worker.reopen_logs(dict(zip(names, passed, strict=True)))
             elif message["do"] != "renew":
+                if message["do"] == "profile":
+                    self._profile_wanted = message
                 self._orders.append(str(message["do"]))
         self._channel.flush()
         if self._channel.ended:
@@ -451,6 +498,10 @@ class _Child:
         """Report which certificates and challenges this worker serves with."""
         if self._certificates:
             self._channel.send({"event": "certificates", "number": self._certificates})
+
+    def _tell_notable(self, kind: str, request: dict[str, Any]) -> None:
+        """Tell the supervisor of a request that is worth a look; for `NotableRequests`."""
+        self._channel.send({"event": "noted", "kind": kind, "request": request})
 
     def _tell_stuck(self, request: RequestInProgress | None, free_threads: int) -> None:
         """Tell the supervisor of a stuck call, or that no call is stuck; for `Deadlines`."""

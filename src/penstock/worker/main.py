@@ -97,6 +97,7 @@ def serve_until_stopped(
             # off may log something.
             undo.pop_all()
             keep_what_is_loaded()
+            worker.manage_garbage()
 
         def control() -> int:
             tell_serving(settings, worker.logger, listeners, name)

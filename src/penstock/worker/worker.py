@@ -43,6 +43,7 @@ from penstock.telemetry.scoreboard import (
 )
 from penstock.telemetry.trace import Trace
 from penstock.transport.config import TransportConfig
+from penstock.transport.notable import NotableRequests
 from penstock.worker.deadlines import Deadlines, worker_stacks
 from penstock.worker.filters import response_filters, static_files
 from penstock.worker.timeouts import shortest_timeout, timeouts_by_path
@@ -78,10 +79,16 @@ PAUSE_AFTER_ERROR_SECONDS = 0.1
 """How long a thread rests after an error of the server's own, so that it does not fill the log."""
 
 
-def transport_config(settings: Settings, budgets: Budgets, **given: Any) -> TransportConfig:
+def transport_config(
+    settings: Settings,
+    budgets: Budgets,
+    tell_notable: Callable[[str, dict[str, Any]], None] | None = None,
+    **given: Any,
+) -> TransportConfig:
     """Return the configuration of a transport; ``given`` are fields that are no settings.
 
-    A field that has the name of a setting has its value. ``budgets`` are those of the server.
+    A field that has the name of a setting has its value. ``budgets`` are those of the server;
+    ``tell_notable`` is that of `NotableRequests`.
     """
     named = {field.name for field in fields(TransportConfig)}
     given["networks"] = compile_networks(settings.allow, settings.deny)
@@ -100,6 +107,16 @@ def transport_config(settings: Settings, budgets: Budgets, **given: Any) -> Tran
         given["request_rate"] = RateLimit.of(rate.interval, rate.burst)
         if given.get("rate_table") is None:
             given["rate_table"] = RateTable()
+    limits = ParserLimits(
+        request_line=settings.limit_request_line,
+        fields=settings.limit_request_fields,
+        field_size=settings.limit_request_field_size,
+        head=settings.limit_request_head,
+        chunk_overhead=settings.limit_chunk_overhead,
+        body=budgets.max_body,
+    )
+    if tell_notable is not None:
+        given["notable"] = NotableRequests(limits, tell_notable)
     for name in (
         "max_descriptors",
         "max_unfinished_heads",
@@ -111,14 +128,7 @@ def transport_config(settings: Settings, budgets: Budgets, **given: Any) -> Tran
         given[name] = getattr(budgets, name)
     return TransportConfig(
         **{name: getattr(settings, name) for name in OPTIONS if name in named - given.keys()},
-        parser=ParserLimits(
-            request_line=settings.limit_request_line,
-            fields=settings.limit_request_fields,
-            field_size=settings.limit_request_field_size,
-            head=settings.limit_request_head,
-            chunk_overhead=settings.limit_chunk_overhead,
-            body=budgets.max_body,
-        ),
+        parser=limits,
         body_setting="max_spool" if budgets.max_body_lowered else "max_body",
         log_entries=settings.log_queue,
         log_bytes=budgets.log_queue_bytes,
@@ -138,7 +148,7 @@ def transport_class(settings: Settings) -> type[PythonTransport] | type[NativeTr
 
 
 def _slot_of_its_own(settings: Settings) -> Slot:
-    slot = Scoreboard(1, settings.threads, settings.most_beside).take()
+    slot = Scoreboard(1, settings.threads, settings.most_beside, settings.recent_requests).take()
     assert slot is not None  # the only one of a new scoreboard
     return slot
 
@@ -162,6 +172,7 @@ class Worker:
         rate_table: RateTable | None = None,
         logs: Mapping[str, int] | None = None,
         tls: TlsMaterial | None = None,
+        tell_notable: Callable[[str, dict[str, Any]], None] | None = None,
     ) -> None:
         """Open the logs; ``logger`` is for `ErrorLog`.
 
@@ -170,7 +181,8 @@ class Worker:
         ``on_stuck`` is `Deadlines`'s. ``budgets`` and ``rate_table`` are those of all workers;
         without them it has its own. ``logs`` has a descriptor for each setting of a log file that
         the supervisor has opened. ``tls`` is what the supervisor has read; without a supervisor the
-        worker reads it by itself, in `start`. Raises `SettingsError`, and has nothing open then.
+        worker reads it by itself, in `start`. ``tell_notable`` is that of `NotableRequests`;
+        without it there are none. Raises `SettingsError`, and has nothing open then.
         """
         self.settings = settings
         self.slot = slot if slot is not None else _slot_of_its_own(settings)
@@ -181,6 +193,8 @@ class Worker:
         self._budgets = budgets or own_budgets(settings)
         self._rate_table = rate_table
         self._timeout_for = timeouts_by_path(settings)
+        self._tell_notable = tell_notable
+        self._when_idle: Callable[[], None] | None = None
         self.tls = tls
         self._keeper: CertificateKeeper | None = None
         self._challenges: Mapping[str, str] = {}
@@ -259,12 +273,14 @@ class Worker:
         config = transport_config(
             settings,
             self._budgets,
+            self._tell_notable,
             rate_table=self._rate_table,
             server_header=settings.server_header or None,
             timeout_for=self._timeout_for,
             redirect_https_port=self._redirect_https_port(),
             challenges=lambda: self._challenges,
             ssl_context=self._ssl_context_hook(),
+            when_idle=self._when_idle,
             id_prefix=f"{os.getpid():x}-{int(time.time()) & 0xFFFFFF:x}-",
         )
         made = transport_class(settings)(
@@ -377,6 +393,20 @@ class Worker:
         self._captures_output = self.settings.capture_output
         if self._captures_output:
             self.error_log.capture_output()
+
+    def manage_garbage(self) -> None:
+        """Have Python's garbage collector run when the settings want it.
+
+        For a process of the server's own, once the application is loaded, and before `start`.
+        """
+        mode = self.settings.gc
+        if mode == "default":
+            return
+        from penstock.worker.garbage import Collections
+
+        collections = Collections(mode, self.slot)
+        if collections.collects_when_idle:
+            self._when_idle = collections.when_idle
 
     def start(self, application: WSGIApplication, *, lent: bool = False) -> None:
         """Begin to serve the application: from here on the worker accepts clients.

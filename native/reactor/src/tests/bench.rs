@@ -12,7 +12,7 @@ use crate::poller::{Event, Token};
 use crate::proxy_protocol::Versions;
 use crate::request::{Body, Waiting};
 use crate::responding;
-use crate::scoreboard::{Memory, RECORD_BYTES, RECORDS_AT, Scoreboard, Shape, WORD};
+use crate::scoreboard::{ENTRY_BYTES, Memory, RECORD_BYTES, RECORDS_AT, Scoreboard, Shape, WORD};
 use crate::shared::Shared;
 use crate::spool::Spool;
 use crate::states::{Fate, Phase};
@@ -377,6 +377,8 @@ pub fn options() -> Options {
         stalled_calls: 10,
         monitor_idle: 50 * MILLISECOND,
         client_left: 499,
+        notable_call: 20 * MILLISECOND,
+        refused_head: 16 << 10,
         trace_body: 1024,
         trace_head: 4096,
         log_entries: 10_000,
@@ -386,7 +388,7 @@ pub fn options() -> Options {
 
 /// A scoreboard with one slot and a number of threads, in memory of this process alone.
 pub fn scoreboard(threads: usize) -> Scoreboard {
-    let slot_bytes = RECORDS_AT + threads * RECORD_BYTES;
+    let slot_bytes = RECORDS_AT + threads * (RECORD_BYTES + ENTRY_BYTES);
     let mut words = vec![0_u64; slot_bytes / WORD];
     let start = NonNull::new(words.as_mut_ptr().cast()).unwrap();
     // SAFETY: the words are where the vector has them, however that is moved.
@@ -397,8 +399,10 @@ pub fn scoreboard(threads: usize) -> Scoreboard {
         index: 0,
         threads,
         records: threads,
+        rings: 0,
+        entries: 1,
     };
-    Scoreboard::new(memory, &shape).unwrap()
+    Scoreboard::new(memory, shape).unwrap()
 }
 
 impl Bench {
@@ -565,7 +569,7 @@ impl Bench {
                 }
                 Step::WriteLogs => self.logged.extend(self.shared.log_queue.take()),
                 Step::Over => return,
-                Step::Blocked | Step::Relieved => quiet += 1,
+                Step::Blocked | Step::Idle | Step::Relieved => quiet += 1,
             }
         }
     }

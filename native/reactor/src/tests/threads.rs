@@ -37,7 +37,7 @@ fn a_parked_thread_leads_where_a_call_lasts_a_tick() {
     assert!(fake_time().is_none());
     let (shared, threads) = threads();
     // This thread leads, and goes to the application.
-    assert!(matches!(lead(&shared, &threads), Some(Step::Blocked)));
+    assert!(matches!(lead(&shared, &threads), Some(Step::Idle)));
     threads.count(&shared);
     thread::scope(|scope| {
         let follower = scope.spawn(|| threads.lead_or_park(&shared));
@@ -68,7 +68,7 @@ fn a_leader_that_panics_leaves_leadership_to_others() {
             .with_leadership(|event_loop| event_loop.run(&shared, Leader::Attached, &mut 0))
             .is_some()
     );
-    assert!(matches!(lead(&shared, &threads), Some(Step::Blocked)));
+    assert!(matches!(lead(&shared, &threads), Some(Step::Idle)));
 }
 
 #[test]

@@ -49,6 +49,7 @@ from penstock.transport.python.exchange_trace import ConnectionTrace
 from penstock.transport.python.finished import (
     log_cut_off,
     log_host_replaced,
+    note_call,
     report_exchange,
     report_refusal,
 )
@@ -723,11 +724,15 @@ class Connection:
                 exchange.give_spool_back()
             elif exchange.streamed is not None:
                 loop.streaming.discard(exchange)
-            if exchange.handed_out_at:
+            entry = exchange.entry
+            if entry is not None:
                 duration = exchange.answered_after = time.monotonic_ns() - exchange.handed_out_at
                 slow_paths = loop.slow_paths
                 if duration > slow_paths.slow_ns or not slow_paths.calm:
                     slow_paths.note(exchange.request.path, duration)
+                    note_call(exchange, entry, duration, reason)
+                elif exchange.code != 200 or reason:
+                    note_call(exchange, entry, duration, reason)
                 if loop.queue.requests.size and not exchange.io_bound:
                     loop.queue.note_service(duration)
             # Otherwise it is reported when the client has it, or never will.

@@ -107,7 +107,9 @@ class PythonExchange:
         "client_name",
         "client_port",
         "client_wait",
+        "code",
         "connection",
+        "entry",
         "environ",
         "fate",
         "first_byte_at",
@@ -160,6 +162,8 @@ class PythonExchange:
         self.queued_at = 0  # the same; 0 where it did not have to wait for a thread
         self.queue_time = 0.0  # for how long it waited, in seconds
         self.call_deadline: CallDeadline | None = None  # set by the leader-followers
+        # On the scoreboard; set by the leader-followers when a thread takes it to the application.
+        self.entry: memoryview | None = None
         self.io_bound = False  # its call has left the count of threads
         self.state = WAITING  # of the response
         self.fate = KEEP
@@ -174,6 +178,7 @@ class PythonExchange:
         self.plain = False
         self.body_sent = 0  # bytes of the response's body, without framing
         self.status = ""  # such as "200 OK"; empty until there is a response
+        self.code = 0  # its number
         self.response_headers: HeaderList = []  # the application's
         self._content_length: int | None = None
         self._framing = NONE
@@ -433,6 +438,7 @@ class PythonExchange:
             self._require_open()
             raise RuntimeError("the response's head has been sent already")
         self.status = status
+        self.code = int(status[:3])
         self.response_headers = headers
         self._content_length = content_length
 
@@ -545,9 +551,7 @@ class PythonExchange:
     def _finish_whole(self, data: bytes) -> None:
         """Send head and body at once."""
         # Without a body, `data` does not tell what its length would be (RFC 9110, section 8.6).
-        if self._content_length is None and has_body(
-            self.request.method == "HEAD", int(self.status[:3])
-        ):
+        if self._content_length is None and has_body(self.request.method == "HEAD", self.code):
             self._content_length = len(data)
         head = self._make_head()
         if self.connection.loop.observers is not None:
@@ -626,6 +630,7 @@ class PythonExchange:
             self.reason = reason  # before its thread can find the response aborted
         if self._claim_end(ABORTED if aborted else ENDED) is not None:
             self.status = status
+            self.code = int(status[:3] or 0)
             self.response_headers = headers
             self.body_received, self.body_sent = counts
             if reset:
@@ -703,6 +708,7 @@ class PythonExchange:
         """Send an answer of the server's own; ``connection`` is its Connection field."""
         self._await_interim()
         self.status = f"{error.status} {REASON_PHRASES[error.status]}"
+        self.code = error.status
         self.response_headers = []
         self.describe(error)
         fields = self.connection.server_fields
@@ -755,7 +761,7 @@ class PythonExchange:
         request, loop = self.request, self.connection.loop
         status = self.status
         framing, framing_field = choose_framing(
-            request.method == "HEAD", request.version, int(status[:3]), self._content_length
+            request.method == "HEAD", request.version, self.code, self._content_length
         )
         self._framing = framing
         if self.streamed is not None and not self.streamed.over:

@@ -13,7 +13,7 @@ from penstock.telemetry.request_finished import (
     wanted_fields,
     wanted_variables,
 )
-from penstock.telemetry.scoreboard import SPOOL_FULL
+from penstock.telemetry.scoreboard import SPOOL_FULL, note_end
 
 if TYPE_CHECKING:
     from penstock.http1 import ProtocolError
@@ -26,12 +26,7 @@ def _finished_exchange(exchange: PythonExchange, reason: str, needs: Needs) -> R
     """Return the record of an exchange; ``reason`` is why it was cut short, or empty."""
     request, connection = exchange.request, exchange.connection
     lost = connection.output.lost if connection.output is not None else 0
-    ended: Ended = "complete"
-    if reason:
-        if connection.stream.client_gone.known or not exchange.status:
-            ended = "disconnected"
-        else:
-            ended = "aborted" if exchange.handed_out_at else "refused"
+    ended = _how_ended(exchange, reason)
     fields = request.fields
     # In the order of the fields: by name, this takes a tenth of what a plain request takes.
     # And without `_make`, which is Python code.
@@ -68,6 +63,35 @@ def _finished_exchange(exchange: PythonExchange, reason: str, needs: Needs) -> R
             connection.stream.remote_addr,
         ),
     )
+
+
+def _how_ended(exchange: PythonExchange, reason: str) -> Ended:
+    if not reason:
+        return "complete"
+    if exchange.connection.stream.client_gone.known or not exchange.status:
+        return "disconnected"
+    return "aborted" if exchange.handed_out_at else "refused"
+
+
+def note_call(exchange: PythonExchange, entry: memoryview, duration: int, reason: str) -> None:
+    """Write down how a call has ended that is no fast one with a 200, and report a notable one.
+
+    ``entry`` is its place on the scoreboard, ``duration`` is in nanoseconds.
+    """
+    note_end(entry, duration, exchange.code)
+    loop = exchange.connection.loop
+    notable = loop.config.notable
+    if notable is not None and (duration >= loop.notable_ns or exchange.code >= 500 or reason):
+        notable.call_ended(
+            exchange.request.method,
+            exchange.request.target,
+            exchange.client_name.decode("latin-1"),
+            exchange.request_id,
+            duration,
+            exchange.code,
+            reason or exchange.reason,
+            _how_ended(exchange, reason) == "aborted",
+        )
 
 
 def report_exchange(exchange: PythonExchange, reason: str) -> None:
@@ -182,5 +206,12 @@ def _log_refusal(
         setting=error.setting,
         host=error.fields.get("host", ""),
         disconnected=left,
+        received=error.received or _as_text(error),
     )
     return left
+
+
+def _as_text(error: ProtocolError) -> bytes:
+    """Return the head of a request that the parser has accepted."""
+    fields = [f"{name}: {value}" for name, value in error.fields.items()]
+    return "\r\n".join([error.request_line, *fields, ""]).encode("latin-1") if fields else b""

@@ -139,6 +139,7 @@ class Loop:
         "histograms",
         "logger",
         "look_again_at",
+        "notable_ns",
         "now",
         "observers",
         "own_answers",
@@ -191,6 +192,7 @@ class Loop:
         self.server_fields = ServerFields(config.server_header)
         self.tls_server_fields = ServerFields(config.server_header, config.hsts)
         self.slow_paths = SlowPaths(config)
+        self.notable_ns = int(config.notable_call_seconds * 1e9)
         self.budget = Budget(config, slot)
         self.disk = Disk(logger, config.disk_idle_seconds)
         self.senders = Disk(
@@ -226,6 +228,10 @@ class Loop:
         self.scratch = bytearray(self.config.receive_bytes)  # what lingering connections read into
 
         self.selector: selectors.BaseSelector = selectors.DefaultSelector()
+        if config.when_idle is not None:
+            from penstock.transport.python.idle_selector import IdleSelector
+
+            self.selector = IdleSelector(config.when_idle)
         self.batch: deque[tuple[Handler, int]] = deque()  # polled, and not yet handled
         # The same, of connections, once a turn has lasted for too long: `_poll` fills it.
         self.remainder = Remainder(self)

@@ -95,7 +95,7 @@ class ThreadSlots:
             del exchange.environ["penstock.deadline"]
             del exchange.environ["penstock.extend_deadline"]  # only other paths have a limit
         request = exchange.request
-        thread.record.begin(
+        exchange.entry = thread.record.begin(
             number,
             since,
             deadline,
