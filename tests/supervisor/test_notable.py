@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from penstock.supervisor.notable import MOST_KEPT, SLOW_SECONDS, Notable
+from penstock.supervisor.notable import MOST_NOTABLE, SLOW_SECONDS, Notable
 from penstock.supervisor.worker_process import WorkerProcess
 from support.workers import Workers
 
@@ -27,13 +27,13 @@ def report(kind: str, number: float, left_out: int = 0) -> dict[str, Any]:
 @pytest.mark.parametrize("kind", ["failed", "refused"])
 def test_the_last_ones_are_kept_the_newest_first(worker: WorkerProcess, kind: str) -> None:
     kept = Notable()
-    for number in range(MOST_KEPT + 3):
+    for number in range(MOST_NOTABLE + 3):
         kept.add(worker, report(kind, number, left_out=number % 2))
     answer = getattr(kept, kind)()
     assert [row["id"] for row in answer[kind]] == [
-        str(number) for number in range(MOST_KEPT + 2, 2, -1)
+        str(number) for number in range(MOST_NOTABLE + 2, 2, -1)
     ]
-    assert answer["left_out"] == (MOST_KEPT + 3) // 2
+    assert answer["left_out"] == (MOST_NOTABLE + 3) // 2
     row = answer[kind][0]
     assert (row["worker"], row["pid"]) == (worker.number, 4711)
     assert "left_out" not in row
@@ -44,7 +44,7 @@ def test_the_slowest_are_kept_in_their_order(worker: WorkerProcess) -> None:
     for number in [*range(0, 100, 2), *range(1, 100, 2)]:
         kept.add(worker, report("slow", number))
     answer = kept.slow()
-    assert [row["took"] for row in answer["slow"]] == list(range(99, 99 - MOST_KEPT, -1))
+    assert [row["took"] for row in answer["slow"]] == list(range(99, 99 - MOST_NOTABLE, -1))
     assert answer["seconds"] == SLOW_SECONDS
 
 

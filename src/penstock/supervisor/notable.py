@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from penstock.supervisor.worker_process import WorkerProcess
     from penstock.worker.channel import Message
 
-MOST_KEPT = 50
+MOST_NOTABLE = 50
 """Requests of each kind that are kept, whatever workers they are of: a row has 1 KiB at most."""
 
 SLOW_SECONDS = 600.0
@@ -27,7 +27,7 @@ class Notable:
         self._clock = clock
         self._slow: list[tuple[float, NotedRow]] = []  # with the time, on the monotonic clock
         self._last: dict[str, deque[NotedRow]] = {
-            kind: deque(maxlen=MOST_KEPT) for kind in ("failed", "refused")
+            kind: deque(maxlen=MOST_NOTABLE) for kind in ("failed", "refused")
         }
         self._left_out = {"slow": 0, "failed": 0, "refused": 0}
 
@@ -42,9 +42,9 @@ class Notable:
         }
         if kind == "slow":
             self._slow.append((self._clock(), row))
-            if len(self._slow) > MOST_KEPT:
+            if len(self._slow) > MOST_NOTABLE:
                 self._forget_old()
-                self._slow = self._slow[:MOST_KEPT]
+                self._slow = self._slow[:MOST_NOTABLE]
         else:
             self._last[kind].append(row)
 

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from penstock.transport import Exchange, TransportExchange
 
-FLUSH_SECONDS: Final = 1.0
+LAST_EXPORT_SECONDS: Final = 1.0
 """How long a stop waits at most for the collector to take the last spans."""
 
 LOST_SECONDS: Final = 60.0
@@ -77,7 +77,7 @@ class Spans:
 
     def __init__(self, trusts: Callable[[str], bool], logger: logging.Logger) -> None:
         """``trusts`` says of a peer's address whether its trace is gone on with."""
-        self.patience = FLUSH_SECONDS
+        self.patience = LAST_EXPORT_SECONDS
         """How many seconds `close` may wait for the collector."""
         self._trusts = trusts
         self._logger = logger

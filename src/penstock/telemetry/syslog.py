@@ -9,7 +9,7 @@ import os
 import re
 import socket
 import time
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from penstock import messages
 from penstock.errors import SettingsError

@@ -70,7 +70,7 @@ LOGS_SECONDS = 0.5
 """How long the transport may take to hand what it holds to the logs, and the access log to write
 that out."""
 
-LEAST_FLUSH_SECONDS = 0.1
+LEAST_EXPORT_SECONDS = 0.1
 """How long the exporter of spans may take in any case: where there are none, it takes no time."""
 
 _HTTPS_PORT = 443
@@ -606,7 +606,7 @@ class Worker:
             self._request_log.close()
         if self._spans is not None:
             left = end_by - time.monotonic() - LOGS_SECONDS
-            self._spans.patience = max(LEAST_FLUSH_SECONDS, min(self._spans.patience, left))
+            self._spans.patience = max(LEAST_EXPORT_SECONDS, min(self._spans.patience, left))
         if self._observers is not None:
             self._observers.close(LOGS_SECONDS)
         if self.access_log is not None and (lost := self.access_log.dropped):
