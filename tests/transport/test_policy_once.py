@@ -30,7 +30,7 @@ COINCIDENCES = {
     "BATCH_BYTES": "how much is encrypted at once",
     "HEAVY_BYTES": "whether an answer is worth a turn of its own",
     "MAX_BYTES": "what a field cache remembers",
-    "MOST_NOTABLE": "when a buffer is freed",
+    "MOST_KEPT": "when a buffer is freed",
     "READS_PER_CALL": "how often a TLS stream asks the kernel for more",
     "SECTIONS": "how many field sections the field cache has",
     "TICK": "how often the stall monitor looks",

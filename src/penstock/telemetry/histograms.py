@@ -44,7 +44,7 @@ _BOUNDS_NS: Final = tuple(round(bound * 1e9) for bound in BOUNDS)
 LEFT: Final = "499"
 """The status of a request whose client left before there was a response."""
 
-_MOST_FINISHED: Final = 1000
+_MOST_TOLD: Final = 1000
 """Statuses may have any reason phrase: that many are told apart."""
 
 _FIRST_BYTE, _QUEUE, _APPLICATION = (HISTOGRAM_WORDS * index for index in (1, 2, 3))
@@ -219,7 +219,7 @@ class RequestHistograms:
         if (
             method not in METHODS
             or protocol not in PROTOCOLS
-            or len(self.finished) >= _MOST_FINISHED
+            or len(self.finished) >= _MOST_TOLD
         ):
             # As metrics name them: there are some hundreds of these at most.
             status = status[:3]
