@@ -216,11 +216,7 @@ class RequestHistograms:
         known = self.finished.get((method, status, protocol))
         if known is not None:
             return known
-        if (
-            method not in METHODS
-            or protocol not in PROTOCOLS
-            or len(self.finished) >= _MOST_TOLD
-        ):
+        if method not in METHODS or protocol not in PROTOCOLS or len(self.finished) >= _MOST_TOLD:
             # As metrics name them: there are some hundreds of these at most.
             status = status[:3]
             method = method if method in METHODS else METHODS[-1]
