@@ -12,6 +12,7 @@ from typing import Any, cast
 import pytest
 
 from penstock.config.settings import Settings
+from penstock.config.worker_count import allowed_cpus
 from penstock.control import tables
 from penstock.control.commands import (
     Command,
@@ -159,6 +160,8 @@ def test_the_status_is_put_together_from_what_there_is(here: Asking) -> None:
         "transport": status["transport"],
         "threads": Settings().threads,
         "workers": 1,
+        "cpus": float(allowed_cpus()),
+        "top_client": None,
         "certificates": [],
         "counts": status["counts"],
         "crashes": {},

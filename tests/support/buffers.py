@@ -18,7 +18,7 @@ from penstock.telemetry.scoreboard import Scoreboard
 from penstock.transport.config import TransportConfig
 from penstock.transport.python import PythonTransport
 from penstock.transport.python.connection import Connection
-from penstock.transport.python.stream import ClientGone, Stream
+from penstock.transport.python.stream import ClientGone, Stream, Traffic
 from penstock.wsgi.environ import base_environ
 from penstock.wsgi.errors import ErrorStream
 from penstock.wsgi.gateway import Gateway
@@ -59,6 +59,7 @@ class BufferStream(Stream):
         self.room: int | None = None  # how much more output is taken; None is without a bound
         self.remote_addr, self.remote_port = "192.0.2.1", "1024"
         self.fileno = lambda: -1
+        self.traffic = Traffic()
         self.recv = self._recv  # type: ignore[assignment]
         self.recv_into = self._recv_into  # type: ignore[assignment]
         self.send = self._send

@@ -33,8 +33,7 @@ class Sent:
     version: str = "HTTP/1.1"
     began: float = 1000.0
     first_byte_at: float | None = None
-    handed_out_at: int = 1
-    answered_after: int = 0
+    answered_after: int = 1
     plain: bool = True
     client_wait: float = 0.0
     queue_time: float = 0.0
@@ -87,7 +86,7 @@ def test_a_time_is_counted_in_the_bucket_whose_bound_it_does_not_pass(
         "200 OK",
         began=began,
         first_byte_at=seconds,
-        answered_after=round(seconds * 1e9),
+        answered_after=round(seconds * 1e9) or 1,
         plain=False,
         queue_time=seconds,
     )
@@ -105,7 +104,7 @@ def test_a_request_without_a_time_is_not_in_its_histogram(slot: Slot) -> None:
     counted = RequestHistograms(slot)
     counted.add_refused("GET", 408, "HTTP/1.1", 0.5)
     counted.add_refused("GET", 499, "HTTP/1.1", 0.5)
-    counted.add(Sent("GET", "", handed_out_at=0, plain=True), 1000.5)
+    counted.add(Sent("GET", "", answered_after=0, plain=False), 1000.5)
     counted.publish()
     [words] = read_series(slot).values()
     counts = {name: sum(found.counts) for name, found in histograms_of(words).items()}

@@ -86,12 +86,8 @@ class FinishedExchange(Protocol):
         """When the head was sent; None where it was sent with the end."""
 
     @property
-    def handed_out_at(self) -> int:
-        """When a thread took it, in monotonic nanoseconds; 0 where none did."""
-
-    @property
     def answered_after(self) -> int:
-        """How long the thread had it, where one did, in nanoseconds."""
+        """How long a thread had it for the application, in nanoseconds; 0 where none had it."""
 
     @property
     def plain(self) -> bool:
@@ -186,7 +182,7 @@ class RequestHistograms:
         """
         request = exchange.request
         finished = self._find(request.method, exchange.status or LEFT, request.version)
-        if exchange.plain and exchange.status and exchange.handed_out_at:
+        if exchange.plain and exchange.status:
             finished.wholes.append(now - exchange.began)
             finished.applications.append(exchange.answered_after)
             return finished
@@ -197,7 +193,7 @@ class RequestHistograms:
             finished.first_bytes.append(
                 duration if first_byte is None else first_byte - exchange.began
             )
-        if exchange.handed_out_at:
+        if exchange.answered_after:
             finished.applications.append(
                 exchange.answered_after - round(exchange.client_wait * 1e9)
             )

@@ -134,8 +134,6 @@ class PythonExchange:
         "trace",
     )
 
-    # Set when its thread is done with it: nanoseconds since it was handed out.
-    answered_after: int
     # Set by the connection when it hands the exchange out.
     environ: dict[str, Any]
     request_id: str
@@ -159,6 +157,7 @@ class PythonExchange:
         self.streamed: StreamedBody | None = None
         # In monotonic nanoseconds; set by the leader-followers. 0 before a thread takes it.
         self.handed_out_at = 0
+        self.answered_after = 0  # nanoseconds for which a thread had it for the application
         self.queued_at = 0  # the same; 0 where it did not have to wait for a thread
         self.queue_time = 0.0  # for how long it waited, in seconds
         self.call_deadline: CallDeadline | None = None  # set by the leader-followers
