@@ -68,7 +68,7 @@ def check_counts(server: ServerProcess, folder: Path, by_slot: bool) -> None:
     assert 1 <= value(server, "workers_with_requests") <= WORKERS + 1
     # Counters of workers that have left count on, so their files stay, unless others take them.
     files = len(list(folder.glob("counter_*.db")))
-    assert files <= MOST_SLOTS if by_slot else files > MOST_SLOTS
+    assert files <= MOST_SLOTS if by_slot else files > WORKERS
 
 
 def load(server: ServerProcess, count: int) -> tuple[int, set[int]]:
