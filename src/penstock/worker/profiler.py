@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from penstock.telemetry.scoreboard import NUMBER, THREAD, Slot, without_query
@@ -64,11 +65,14 @@ class Profiler:
         self._interval = 1 / rate
         self._idle = idle
         self._done = done
-        self._over = threading.Event()
+        # Released to end it. An Event takes ten times as long for each wait.
+        self._over = threading.Lock()
+        self._over.acquire()
         # The thread's alone from here on.
         self._names: list[str] = []
         self._indexes: dict[str, int] = {}  # of the names
         self._codes: dict[int, int] = {}  # the index of a function's name, by its id
+        self._gateway: set[int] = set()  # the indexes of the functions of `_GATEWAY`
         self._kept: list[CodeType] = []  # so that no other function gets that id
         self._requests: dict[str, int] = {}
         self._running: dict[int, tuple[int, int]] = {}  # by thread: a request's number, its name
@@ -89,14 +93,15 @@ class Profiler:
 
     def stop(self) -> None:
         """End it before its time: what was sampled is handed over."""
-        self._over.set()
+        with suppress(RuntimeError):  # it was released before
+            self._over.release()
 
     def _run(self) -> None:
         error = ""
         begun = due = time.monotonic()
         samples = late = 0
         try:
-            while not self._over.wait(max(0.0, due - time.monotonic())):
+            while not self._over.acquire(timeout=max(0.0, due - time.monotonic())):
                 now = time.monotonic()
                 if now - begun >= self._seconds:
                     break
@@ -178,11 +183,14 @@ class Profiler:
         outer: FrameType | None = frame
         while outer is not None:
             code = outer.f_code
-            stack.append(self._index_of_code(code))
+            index = self._codes.get(id(code))
+            if index is None:
+                index = self._index_of_code(code)
+            stack.append(index)
             if len(stack) >= MOST_DEPTH:
                 stack.append(self._index_of(CUT_OFF))
                 break
-            if code.co_filename.endswith(_GATEWAY):
+            if index in self._gateway:
                 self._add_gateway(outer, stack)
                 break
             outer = outer.f_back
@@ -198,8 +206,8 @@ class Profiler:
     def _add_gateway(self, frame: FrameType, stack: list[int]) -> None:
         """Add the frames of the gateway, and none of those that are around them."""
         outer = frame.f_back
-        while outer is not None and outer.f_code.co_filename.endswith(_GATEWAY):
-            stack.append(self._index_of_code(outer.f_code))
+        while outer is not None and (index := self._index_of_code(outer.f_code)) in self._gateway:
+            stack.append(index)
             outer = outer.f_back
 
     def _index_of_code(self, code: CodeType) -> int:
@@ -207,6 +215,8 @@ class Profiler:
         if index is None:
             name = f"{code.co_qualname} ({code.co_filename}:{code.co_firstlineno})"
             index = self._index_of(name)
+            if code.co_filename.endswith(_GATEWAY) and self._names[index] != OTHER_FRAMES:
+                self._gateway.add(index)
             if len(self._kept) < MOST_FRAMES:
                 self._kept.append(code)
                 self._codes[id(code)] = index
