@@ -195,7 +195,8 @@ impl NativeTransport {
                         core.write_logs(py);
                         // What the thread was with last is not kept while it waits.
                         thread_slot.keep(None);
-                        if matches!(step, Some(Step::Idle)) {
+                        // Or another thread leads, and waits since before this one came back.
+                        if matches!(step, Some(Step::Idle) | None) {
                             core.when_idle(py);
                         }
                         match py.detach(|| threads.lead_or_park(shared)) {

@@ -359,8 +359,8 @@ class TransportConfig:
     refused_head_bytes: int = MOST_OF_HEAD
     """How much is kept of a head that was refused, to find the fault in it."""
     when_idle: Callable[[], None] | None = None
-    """What a leader calls that is about to wait for clients, with nothing to do; None is nothing.
-    (setting: gc)"""
+    """What a thread calls that is about to wait, with nothing to do; None is nothing. It finds out
+    by itself whether others have a request (setting: gc)."""
     notable: NotableRequests | None = None
     """Where requests are noted that took long, failed or were refused; None where none are."""
     trace_body_bytes: int = MAX_BODY_BYTES

@@ -108,6 +108,8 @@ class LeaderFollowers:
             exchange = self._queue.take() if self._requests.size else None
             if exchange is None:
                 if not self._leadership.acquire(blocking=False):
+                    if self._config.when_idle is not None:
+                        self._config.when_idle()  # the leader may wait already
                     self._park()
                     continue
                 try:
