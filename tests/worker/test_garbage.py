@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
@@ -156,8 +157,12 @@ def test_a_thread_that_comes_back_calls_it_also_where_another_waits_already(
 ) -> None:
     gate = Gate()
     calls: list[int] = []
-    idle = {"when_idle": lambda: calls.append(gate.inside)}
-    with serving(gate, transport, threads=2, **idle) as server, connect(server) as client:
+
+    def when_idle() -> None:
+        calls.append(gate.inside)
+
+    config: dict[str, Any] = {"when_idle": when_idle}
+    with serving(gate, transport, threads=2, **config) as server, connect(server) as client:
         client.send(get("/wait"))
         eventually(lambda: gate.inside == 1)
         eventually(lambda: server.word(POLLED) == 1)  # the other thread waits for clients
