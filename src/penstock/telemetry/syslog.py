@@ -81,7 +81,7 @@ class Target(NamedTuple):
         return self.protocol in ("tcp", "stream")
 
 
-_found: dict[str, list[tuple[int, tuple[str | int, ...]]]] = {}
+_found: dict[str, list[tuple[int, tuple[object, ...]]]] = {}
 """Families and addresses by name. Workers have those that were found before they were forked."""
 
 _LOCAL: Final = "localhost"
