@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -58,6 +59,37 @@ def test_workers_that_do_not_fit_are_counted() -> None:
     lines = screen(view(workers=40), 79, 24, 0)
     assert any(" more" in line for line in lines)
     assert any("/reports/0" in line for line in lines)
+
+
+REFUSED = {
+    "worker": 1,
+    "pid": 101,
+    "at": 1.8e9,
+    "client": "203.0.113.7",
+    "id": "4f2a-1",
+    "status": 400,
+    "reason": "The Host field is not valid.",
+    "rule": "RFC 9112, section 3.2",
+    "setting": "",
+    "line": "GET / HTTP/1.1",
+    "excerpt": "GET / HTTP/1.1\r\nHost: a b\r\n",
+    "begin": 0,
+    "position": 23,
+    "received": 27,
+}
+
+
+def test_a_refused_request_is_shown_with_an_arrow_at_the_fault() -> None:
+    shown = replace(view(), notable={"refused": {"refused": [REFUSED], "left_out": 0}})
+    lines = screen(shown, 100, 40, 0, listed="refused")
+    assert len(lines) == 40
+    assert "REFUSED" in lines
+    [arrow] = [number for number, line in enumerate(lines) if line.strip() == "^"]
+    assert "Host: a b" in lines[arrow - 1]
+    assert lines[arrow - 1][lines[arrow].index("^")] == " "
+    assert not any("/reports/0" in line for line in lines)
+    # One that was not asked for yet leaves the running requests there.
+    assert any("/reports/0" in line for line in screen(shown, 100, 40, 0, listed="slow"))
 
 
 def test_what_clients_send_cannot_act_on_the_terminal() -> None:

@@ -112,6 +112,9 @@ def held(server: ServerProcess, folder: Path, target: str) -> Iterator[None]:
 def test_the_page_shows_what_a_server_under_load_does(tmp_path: Path) -> None:
     with dashboard(tmp_path, "--workers", "2", "--env", "KEY=hunter2") as (server, port):
         target = f"{HOSTILE}?token=hunter2"
+        with Client(server.address) as client:
+            client.send(b"GET /<b>x</b> HTTP/1.1\r\nHost: shop.test\r\nX: a\x01b\r\n\r\n")
+            assert client.read_response().status == 400
         with load(server), held(server, tmp_path, target), browser(tmp_path, port) as page:
             page.open(f"http://localhost:{port}/")
             # Without a token it asks for one, and with a wrong one again.
@@ -126,6 +129,7 @@ def test_the_page_shows_what_a_server_under_load_does(tmp_path: Path) -> None:
             page.wait_for("!document.getElementById('page').hidden")
             check_rates(page)
             check_the_request(page)
+            check_the_refusal(page)
             page.click("#settings-details summary")
             settings = page.wait_for("document.getElementById('settings').innerText")
             assert "KEY=***" in settings
@@ -154,6 +158,16 @@ def check_rates(page: Page) -> None:
     page.wait_for("document.querySelector('.chart .k-p99:is(.line, .dot)') !== null")
     page.wait_for("document.querySelectorAll('#workers tbody tr').length === 2")
     assert "start" in page.text("#events")
+
+
+def check_the_refusal(page: Page) -> None:
+    """See that a refused request is there, with an arrow at the byte."""
+    shown = "document.querySelector('#notable .excerpt')"
+    page.wait_for(f"{shown} !== null")
+    line, arrow = page.evaluate(f"{shown}.textContent").split("\n")
+    assert line.startswith("X: a\\x01b")
+    assert arrow == "    ^"
+    assert page.evaluate("document.querySelectorAll('#notable b').length") == 0
 
 
 def check_the_request(page: Page) -> None:

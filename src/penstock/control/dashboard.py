@@ -41,6 +41,7 @@ _FILES: Final = {
 
 QUESTIONS: Final = (
     "/status", "/workers", "/requests", "/history", "/findings", "/settings", "/stacks",
+    "/slow", "/failed", "/refused",
 )  # fmt: skip
 """Those of the control socket that are answered here, too."""
 

@@ -12,6 +12,7 @@ from penstock.control.client import CannotReach
 DONE: Final = 0
 
 _QUIT = {ord("q"), ord("Q"), 27}  # and Escape
+_TAB: Final = ord("\t")
 
 
 def show(address: str, interval: float, timeout: float) -> int:
@@ -39,6 +40,8 @@ class _Screen:
         self._timeout = timeout
         self._view = view
         self._selected = 0
+        self._listed = ""
+        """Which of `top.NOTABLE` is shown in the place of the running requests."""
         self._asked = ""
         """What a second press of the key confirms: the id of a request whose worker is meant."""
         curses.curs_set(0)
@@ -54,11 +57,14 @@ class _Screen:
             if key in _QUIT:
                 return
             note = self._act_on(key) if key != curses.ERR else note
+            if key == _TAB:
+                due = time.monotonic()  # the list is asked for now
             if time.monotonic() < due:
                 continue
             due = time.monotonic() + self._interval
             try:
-                self._view = top.look(self._address, self._timeout, self._view)
+                lists = [self._listed] if self._listed else []
+                self._view = top.look(self._address, self._timeout, self._view, lists)
             except CannotReach as error:
                 note = f"{error}; q quits"  # perhaps it is being restarted
 
@@ -66,9 +72,10 @@ class _Screen:
         height, width = self._window.getmaxyx()
         self._selected = max(0, min(self._selected, len(self._view.requests) - 1))
         self._window.erase()
-        lines = top.screen(self._view, width - 1, height, self._selected, note)
+        lines = top.screen(self._view, width - 1, height, self._selected, note, self._listed)
         for number, line in enumerate(lines):
-            bold = curses.A_BOLD if number == 0 or line.startswith((">", "WORKER", "   AGE")) else 0
+            is_heading = line.startswith((">", "WORKER", "   AGE")) or line.lower() in top.NOTABLE
+            bold = curses.A_BOLD if number == 0 or is_heading else 0
             try:
                 self._window.addstr(number, 0, line, bold)
             except curses.error:
@@ -82,6 +89,9 @@ class _Screen:
             self._selected -= 1
         elif key in (curses.KEY_DOWN, ord("j")):
             self._selected += 1
+        elif key == _TAB:
+            names = ("", *top.NOTABLE)
+            self._listed = names[(names.index(self._listed) + 1) % len(names)]
         elif key in (ord("s"), ord("r")):
             if not self._view.requests:
                 return "no request is selected"

@@ -14,7 +14,7 @@ from typing import Any, Final
 
 from penstock.control.client import CannotReach, ask
 from penstock.control.past import Past
-from penstock.control.tables import age, cut, size, stacks, text
+from penstock.control.tables import age, cut, failed, refused, size, slow, stacks, text
 from penstock.system.standard_streams import is_terminal, print_out
 
 DONE: Final = 0
@@ -22,7 +22,13 @@ BAR: Final = 20
 """Columns of a bar."""
 
 _BARS = "█", "░"
-_KEYS = "q quit   ↑↓ select a request   s its stack   r recycle its worker"
+_KEYS = "q quit   Tab slow, failed, refused   ↑↓ select   s its stack   r recycle its worker"
+
+NOTABLE: Final = ("slow", "failed", "refused")
+"""Lists of requests that are worth a look."""
+
+FEW: Final = 12
+"""Lines of each of these lists where all are printed."""
 
 Row = Mapping[str, Any]
 
@@ -38,16 +44,19 @@ class View:
     """From the look before, or from the last row that the server has kept, to now."""
     rates: Mapping[int, float] = field(default_factory=dict)
     """Requests a second by worker number; a worker that is new has none."""
+    notable: Mapping[str, Row] = field(default_factory=dict)
+    """What the server has answered to those of `NOTABLE` that it was asked."""
 
 
-def look(address: str, timeout: float, before: View | None) -> View:
-    """Ask the server. Raises `CannotReach`."""
+def look(address: str, timeout: float, before: View | None, lists: Sequence[str] = ()) -> View:
+    """Ask the server, also for those of `NOTABLE` in ``lists``. Raises `CannotReach`."""
     now = time.time()
     since = 0 if before is None else int(now)
     answers = [
         ask(address, "GET", path, timeout).value
         for path in ("/status", "/workers", "/requests", f"/history?since={since}")
     ]
+    notable = {name: ask(address, "GET", f"/{name}", timeout).value for name in lists}
     try:
         status, workers, requests, history = answers
         past = Past(history)
@@ -62,7 +71,7 @@ def look(address: str, timeout: float, before: View | None) -> View:
             for row in workers["workers"]
             if row["worker"] in seen and seconds
         }
-        return View(status, workers["workers"], requests["requests"], past, rates)
+        return View(status, workers["workers"], requests["requests"], past, rates, notable)
     except (KeyError, TypeError, ValueError, IndexError):
         raise CannotReach("the answer is not one that this version understands") from None
 
@@ -136,8 +145,19 @@ def request_lines(view: View) -> list[str]:
     return lines
 
 
-def screen(view: View, width: int, height: int, selected: int, note: str = "") -> list[str]:
-    """Return the lines of a screen, no more than ``height``, the last of which is about keys."""
+def notable_lines(view: View, name: str) -> list[str]:
+    """Return one of the lists of `NOTABLE`."""
+    table = {"slow": slow, "failed": failed, "refused": refused}[name]
+    return [name.upper(), *table(view.notable[name], None).splitlines()]
+
+
+def screen(
+    view: View, width: int, height: int, selected: int, note: str = "", listed: str = ""
+) -> list[str]:
+    """Return the lines of a screen, no more than ``height``, the last of which is about keys.
+
+    ``listed`` is one of `NOTABLE`, in the place of the running requests.
+    """
     lines = [*summary(view), ""]
     workers = worker_lines(view)
     # The requests get what is left, and at least a third.
@@ -146,6 +166,10 @@ def screen(view: View, width: int, height: int, selected: int, note: str = "") -
         more = len(workers) - room + 1
         workers = [*workers[: room - 1], f"{'':6} and {more} more"]
     lines += [*workers, ""]
+    if listed in view.notable:
+        lines += notable_lines(view, listed)[: height - len(lines) - 1]
+        lines += [""] * (height - 1 - len(lines))
+        return [cut(line, width).rstrip("\n") for line in [*lines[: height - 1], note or _KEYS]]
     requests = request_lines(view)
     shown = max(1, height - len(lines) - 1)
     first = max(0, min(selected - shown + 2, len(requests) - shown))
@@ -176,6 +200,7 @@ def as_json(view: View) -> dict[str, Any]:
         "status": dict(view.status),
         "workers": list(view.workers),
         "requests": list(view.requests),
+        **{name: list(rows[name]) for name, rows in view.notable.items()},
     }
 
 
@@ -198,11 +223,13 @@ def run(address: str, interval: float, timeout: float, json_wanted: bool) -> int
     if json_wanted or not (is_terminal(0) and is_terminal(1)):
         first = look(address, timeout, None)
         time.sleep(interval)  # rates are of a span of time
-        view = look(address, timeout, first)
+        view = look(address, timeout, first, NOTABLE)
         if json_wanted:
             print_out(json.dumps(as_json(view), indent=2) + "\n")
         else:
             lines = [*summary(view), "", *worker_lines(view), "", *request_lines(view)]
+            for name in NOTABLE:
+                lines += ["", *notable_lines(view, name)[:FEW]]
             print_out("\n".join(lines) + "\n")
         return DONE
     from penstock.control.terminal_view import show

@@ -84,6 +84,7 @@ async function look() {
   showCertificates(status.certificates);
   if (Date.now() - state.findingsAt > FINDINGS) {
     showFindings(await ask(`findings?queries=${queries()}`));
+    showNotable((await ask("slow")).slow, (await ask("failed")).failed, (await ask("refused")).refused);
     state.findingsAt = Date.now();
   }
   if (status.generation !== state.generation) {
@@ -337,6 +338,37 @@ function showRequests({ requests, all }) {
     return [
       cell(age(each.age), "number"), cell(left, each.deadline !== null && each.deadline < 0 ? "number less late" : "number less"), cell(String(each.worker), "number"),
       cell(each.client || "unix socket", "less"), element("td", { class: "free" }, name, ...marks.map((mark) => ` [${mark}]`)), cell(each.id, "mono less"),
+    ];
+  });
+}
+
+// The line of a head in which a fault is, with an arrow at the byte; the server has masked secrets.
+function excerpt({ excerpt: bytes, begin, position }) {
+  if (!bytes || position === null) return "";
+  const place = position - begin;
+  const start = bytes.lastIndexOf("\n", place - 1) + 1;
+  const end = bytes.indexOf("\n", place);
+  const visible = (text) => text.replace(/[^ -~]/g, (byte) => `\\x${byte.charCodeAt(0).toString(16).padStart(2, "0")}`);
+  const before = visible(bytes.slice(start, place));
+  return `${before}${visible(bytes.slice(place, end < 0 ? undefined : end + 1))}\n${" ".repeat(before.length)}^`;
+}
+
+function showNotable(slow, failed, refused) {
+  const rows = Object.entries({ slow, failed, refused }).flatMap(([kind, list]) => list.map((each) => ({ ...each, kind })));
+  get("notable-count").textContent = rows.length || "";
+  get("notable").hidden = !rows.length;
+  get("notable-empty").hidden = rows.length > 0;
+  showRows("notable", rows, (each) => `${each.kind}-${each.id}-${each.at}`, (each) => {
+    const where = each.setting ? `setting ${each.setting}` : each.rule;
+    const what = each.kind === "refused" ? each.line || "(no request line)" : `${each.method} ${each.path}`;
+    const why = [each.reason, where].filter(Boolean).join(" - ");
+    const shown = excerpt(each);
+    return [
+      cell(each.kind), cell(clock(each.at)), cell(each.took === undefined ? "-" : time(each.took), "number"),
+      cell(each.status ? String(each.status) : "-", "number"), cell(each.client || "unix socket", "less"),
+      element("td", { class: "free" }, element("span", { class: "mono" }, what), ...(why ? [element("p", { class: "why" }, why)] : []),
+        ...(shown ? [element("pre", { class: "excerpt" }, shown)] : [])),
+      cell(each.id, "mono less"),
     ];
   });
 }
