@@ -29,7 +29,7 @@ def test_every_setting_is_completed_and_the_shell_can_read_it(shell: str) -> Non
     [
         (["penstock", "--access-logf"], ["--access-logfile", "--access-logformat"]),
         (["penstock", "--transport", "n"], ["native"]),
-        (["penstockctl", "re"], ["recycle", "reload", "requests"]),
+        (["penstockctl", "re"], ["recent", "recycle", "refused", "reload", "requests"]),
         (["penstockctl", "--json", "sta"], ["stacks", "status"]),
         (["penstockctl", "stop", "--n"], ["--no-wait", "--now"]),
         (["penstockctl", "--n"], []),

@@ -219,9 +219,12 @@ def test_what_happens_to_the_server_is_an_event_each(tmp_path: Path) -> None:
         assert kinds(port) == ["start"]
         server.signal(signal.SIGHUP)
         assert eventually(lambda: kinds(port) == ["start", "reload"], 30)
+        old = server.workers()
         with Client(server.address) as client:
             client.send(b"GET /die HTTP/1.1\r\nHost: shop.test\r\n\r\n")
             assert eventually(lambda: "crash" in kinds(port))
+            # Its successor would find the file that comes now, and crash, too.
+            server.wait_for_workers(1, old)
         (tmp_path / "shop.py").write_text("def app(:")
         server.signal(signal.SIGHUP)
         assert eventually(lambda: "reload failed" in kinds(port), 30)

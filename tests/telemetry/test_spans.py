@@ -491,7 +491,7 @@ def test_a_defect_in_making_spans_costs_no_request(exported: Spans, transport: s
     handle(exchange)
     made.requests_finished([request()], 0.0)
     assert answered == [exchange, exchange]
-    assert [line.split()[0] for line in log.lines] == ["PEN-5070"]
+    assert [line.split()[0] for line in log.lines] == ["PEN-5080"]
     made.close()
 
 

@@ -36,6 +36,9 @@ class FakeStream:
     def send(self, data: memoryview, _flags: int) -> int:
         return self._take(len(data))
 
+    def note_sent(self, count: int) -> None:
+        """Take note of nothing."""
+
     def send_file(self, _descriptor: int, _offset: int, count: int) -> int:
         self.asked.set()
         assert self.disk.wait(DEADLINE)

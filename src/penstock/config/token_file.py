@@ -5,7 +5,6 @@ Messages name the file, and never what it has.
 
 from __future__ import annotations
 
-import hashlib
 import re
 from typing import TYPE_CHECKING, Final
 
@@ -41,6 +40,8 @@ def read_token(path: Path) -> str:
 
 def digest_of(token: str) -> str:
     """Return the SHA-256 of a token, in hexadecimal."""
+    import hashlib  # loads OpenSSL, which a server without a dashboard does without
+
     return hashlib.sha256(token.encode("utf-8", "surrogateescape")).hexdigest()
 
 
