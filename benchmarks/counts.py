@@ -49,8 +49,13 @@ RELEASED_INSTRUCTIONS = {"native": 22_347, "python": 122_600}
 """What 0.1.0 takes with CPython 3.11, by transport."""
 MOST_INSTRUCTIONS = {"native": 24_500}
 if sys.version_info[:2] == (3, 11):
-    MOST_INSTRUCTIONS = {name: int(1.01 * taken) for name, taken in RELEASED_INSTRUCTIONS.items()}
-"""Speed is held to one percent of 0.1.0 where that was measured. CPython 3.12 and 3.13 take 6 %
+    MOST_INSTRUCTIONS = {
+        "native": int(1.01 * RELEASED_INSTRUCTIONS["native"]),
+        "python": int(1.06 * RELEASED_INSTRUCTIONS["python"]),
+    }
+"""Speed is held to one percent of 0.1.0 where that was measured. The Python transport has five more
+for the metrics of each request: 128,201 on 2026-11-30, of which a part is counted because the tools
+make each request last longer than the first bucket of a histogram. CPython 3.12 and 3.13 take 6 %
 more with the native transport. A count repeats itself to 0.1 %."""
 OTHER_PYTHONS = 1.0 if sys.version_info[:2] == (3, 11) else 1.1
 """How much more the other bounds allow with another CPython than 3.11."""
@@ -90,19 +95,19 @@ CASES = (
         "hello over TLS",
         "/hello",
         14,
-        # 30,615 on 2026-11-30. With Python between 176,000 and 305,000: its loop looks at the
+        # 31,100 on 2026-11-30. With Python between 176,000 and 305,000: its loop looks at the
         # deadlines at intervals, so that the time that passes counts, too. No bound holds that.
-        {"native": 31_200 * OTHER_PYTHONS},
+        {"native": 31_500 * OTHER_PYTHONS},
         {"native": MOST_SYSTEM_CALLS},
         tls=True,
     ),
-    # 23,937 and 46,793 on 2026-11-30: the path is compared with one prefix, and the file's status
+    # 24,458 and 46,996 on 2026-11-30: the path is compared with one prefix, and the file's status
     # with what is in memory.
     Case(
         "hello beside --static",
         "/hello",
         14,
-        {"native": 24_400 * OTHER_PYTHONS},
+        {"native": 24_900 * OTHER_PYTHONS},
         {"native": MOST_SYSTEM_CALLS},
         files=True,
     ),

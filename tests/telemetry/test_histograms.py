@@ -96,7 +96,7 @@ def test_a_time_is_counted_in_the_bucket_whose_bound_it_does_not_pass(
     for name in TIMES:
         found = histograms_of(words)[name]
         assert [index for index, n in enumerate(found.counts) if n] == [bucket]
-        assert found.seconds == pytest.approx(seconds, abs=2e-9)
+        assert found.seconds == pytest.approx(seconds, abs=2e-9)  # of whole nanoseconds
     assert len(found.counts) == len(BOUNDS) + 1
 
 
@@ -135,6 +135,53 @@ def test_what_is_published_again_is_not_counted_twice(slot: Slot) -> None:
     [(number, words)] = read_series(slot).items()
     assert series_labels(number) == ("POST", "5xx", "HTTP/1.0")
     assert sum(words[:SUM]) == 3
+
+
+def test_a_request_that_is_added_while_another_thread_publishes_is_not_lost(slot: Slot) -> None:
+    counted = RequestHistograms(slot)
+
+    class Switching(float):
+        """A number after which another thread runs, as after any call."""
+
+        def __mul__(self, other: float) -> float:
+            counted.publish()
+            return float(self) * other
+
+    waited = Switching(0.001)
+    counted.add(
+        Sent("GET", "200 OK", plain=False, answered_after=9_000_000, client_wait=waited), 1000.1
+    )
+    counted.publish()
+    [words] = read_series(slot).values()
+    assert {sum(found.counts) for found in histograms_of(words).values()} == {1}
+
+
+def test_a_wait_is_counted_once_where_another_thread_publishes_before_it(slot: Slot) -> None:
+    counted = RequestHistograms(slot)
+
+    class Switching(float):
+        """A number at which another thread runs."""
+
+        def __bool__(self) -> bool:
+            counted.publish()
+            return True
+
+    counted.add(Sent("GET", "200 OK", plain=False, queue_time=Switching(0.02)), 1000.1)
+    counted.publish()
+    [words] = read_series(slot).values()
+    assert sum(histograms_of(words)["queue"].counts) == 1
+
+
+def test_a_wait_is_counted_once_where_another_thread_publishes_behind_it(slot: Slot) -> None:
+    counted = RequestHistograms(slot)
+    counted.add(Sent("GET", "200 OK", plain=False, queue_time=0.02), 1000.1)
+    [finished] = counted.finished.values()
+    finished.applications, later = [], finished.applications
+    counted.publish()
+    finished.applications = later
+    counted.publish()
+    [words] = read_series(slot).values()
+    assert sum(histograms_of(words)["queue"].counts) == 1
 
 
 def test_methods_that_clients_make_up_take_no_memory(slot: Slot) -> None:

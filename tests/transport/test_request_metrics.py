@@ -39,6 +39,8 @@ if TYPE_CHECKING:
     from wsgiref.types import StartResponse, WSGIEnvironment
 
 SLOW_SECONDS = 0.03
+LARGE = 16 << 20
+"""Bytes of a response that no kernel takes at once."""
 
 
 def application(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
@@ -51,6 +53,8 @@ def application(environ: WSGIEnvironment, start_response: StartResponse) -> Iter
         return _blocks()
     if how == "body":
         return [environ["wsgi.input"].read()]
+    if how == "large":
+        return [bytes(LARGE)]
     return [b"hello"]
 
 
@@ -124,6 +128,22 @@ def test_each_time_is_that_of_its_part_of_the_request(transport: str) -> None:
         assert [slow(view[name]) for name in view] == [1, 1, 0, 1]
         assert [slow(stream[name]) for name in stream] == [1, 0, 0, 1]
         assert view["duration"].seconds >= view["application"].seconds >= SLOW_SECONDS
+
+
+def test_the_first_byte_of_a_response_does_not_wait_for_a_client_that_reads_slowly(
+    transport: str,
+) -> None:
+    with serving(application, transport) as server, connect(server) as client:
+        client.send(get("/200/large"))
+        eventually(lambda: server.transport.publish() or server.word(SENDING) == 1)
+        began = time.monotonic()
+        threading.Event().wait(SLOW_SECONDS)
+        waited = time.monotonic() - began
+        assert len(client.read_response().body) == LARGE
+        eventually(lambda: len(measured(server)) == 1)
+        [times] = measured(server).values()
+        assert times["duration"].seconds - times["first_byte"].seconds >= waited
+        assert count(times["first_byte"]) == 1
 
 
 def test_time_in_the_application_does_not_include_waits_for_the_client(transport: str) -> None:

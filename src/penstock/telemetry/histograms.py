@@ -164,7 +164,8 @@ class RequestHistograms:
     what has come since the last time.
 
     `add` is for any thread, `publish` for one at a time. No lock is needed: in each statement that
-    adds, nothing is called between the look at a list and the addition to it.
+    adds, nothing is called between the look at a list and the addition to it. A wait is added
+    before the time in the application, and `publish` takes them in the opposite order.
     """
 
     def __init__(self, slot: Slot) -> None:
@@ -193,12 +194,11 @@ class RequestHistograms:
             finished.first_bytes.append(
                 duration if first_byte is None else first_byte - exchange.began
             )
-        if exchange.answered_after:
-            finished.applications.append(
-                exchange.answered_after - round(exchange.client_wait * 1e9)
-            )
         if exchange.queue_time:
             finished.queues.append(exchange.queue_time)
+        if exchange.answered_after:
+            answered_after = exchange.answered_after - round(exchange.client_wait * 1e9)
+            finished.applications.append(answered_after)
         return finished
 
     def add_refused(self, method: str, status: int, protocol: str, duration: float) -> None:
@@ -249,7 +249,9 @@ def _fold(finished: Finished, words: list[int]) -> int:
     _count(first_bytes, BOUNDS, 1e9, words, (_FIRST_BYTE,))
     _count(applications, _BOUNDS_NS, 1, words, (_APPLICATION,))
     _count(queues, BOUNDS, 1e9, words, (_QUEUE,))
-    words[_QUEUE] += max(0, len(applications) - len(queues))  # they did not wait
+    # The others did not wait. Where one wait has come without its application, that follows.
+    waits = sum(words[_QUEUE : _QUEUE + SUM])
+    words[_QUEUE] += max(0, sum(words[_APPLICATION : _APPLICATION + SUM]) - waits)
     return len(wholes) + len(durations)
 
 

@@ -741,22 +741,26 @@ class Connection:
                 # in its finalizer, in the thread that has the last reference.
                 self.exchange = None
                 # As `RequestHistograms.add`, without the call: each request comes here.
-                request = exchange.request
+                request, now = exchange.request, time.monotonic()
                 if (
                     exchange.plain
                     and exchange.status is self.counted_status
                     and request.method == self.counted_method
                     and request.version == self.counted_version
                 ):
-                    self.counted_in.wholes.append(time.monotonic() - exchange.began)
+                    self.counted_in.wholes.append(now - exchange.began)
                     self.counted_in.applications.append(exchange.answered_after)
                 else:
-                    self.counted_in = loop.histograms.add(exchange, time.monotonic())
+                    self.counted_in = loop.histograms.add(exchange, now)
                     self.counted_status = exchange.status or None
                     self.counted_method = request.method
                     self.counted_version = request.version
                 if loop.observers is not None:
                     report_exchange(exchange, reason)
+            else:
+                exchange.plain = False
+                if exchange.first_byte_at is None:
+                    exchange.first_byte_at = time.monotonic()
         self.fate = exchange.fate
         self.phase = ANSWERED
         loop.post(self)
