@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import socket
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from itertools import pairwise
 from pathlib import Path
 
@@ -153,3 +153,44 @@ def test_statsd_gets_the_requests_of_all_workers_and_a_reload_changes_where(
         assert server.ask("/left").status == 200
         assert line_of(other, "status.200") == "shop.gunicorn.request.status.200:1|c"
         assert server.stop() == 0
+
+
+def test_statsd_gets_each_request_once_over_an_upgrade(tmp_path: Path, transport: str) -> None:
+    with ExitStack() as stack:
+        sock = stack.enter_context(socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
+        sock.bind(("127.0.0.1", 0))
+        sock.settimeout(DEADLINE)
+        sent: list[int] = []
+
+        def wait_for(start: str) -> None:
+            found = False
+            while not found:
+                for line in sock.recv(65536).decode().split("\n"):
+                    found = found or line.startswith(start)
+                    if line.startswith("gunicorn.requests:"):
+                        sent.append(int(line.removeprefix("gunicorn.requests:")[:-2]))
+
+        to = f"127.0.0.1:{sock.getsockname()[1]}"
+        arguments = ("--transport", transport, "--pid", "pid", "--statsd", to)
+        server = stack.enter_context(Supervised(tmp_path, "-w", "1", *arguments))
+        wait_for("gunicorn.workers:1|g")
+        for _ in range(5):
+            assert server.ask("/left").status == 200
+        wait_for("gunicorn.requests:")
+        os.mkfifo(tmp_path / "go")
+        write_app(tmp_path, "two", "open('go').close()")
+        held = stack.enter_context(server.begin("/hold?9&", "held"))
+        server.signal(signal.SIGUSR2)
+        with open(tmp_path / "go", "w"):  # once the new worker reads it
+            for _ in range(3):
+                wait_for("gunicorn.workers:")
+        assert eventually(lambda: server.has_new_supervisor(tmp_path / "pid.2"))
+        (tmp_path / "held.go").touch()
+        assert held.read_response().status == 200
+        assert server.process.wait(DEADLINE) == 0  # the old one leaves by itself
+        assert server.ask("/left").status == 200
+        assert server.stop() == 0
+        sock.setblocking(False)
+        with suppress(BlockingIOError):
+            wait_for("nothing: all that has come is read")
+        assert sum(sent) == 7

@@ -54,10 +54,13 @@ class StatsdReports:
         if settings.statsd is not None:
             wanted = (settings.statsd, settings.statsd_prefix, settings.statsd_tags)
         if wanted != self._wanted:
-            self.close()
+            self.finish(workers, listeners)
             self._wanted = wanted
             if wanted is not None:
                 self._due = self._look_up_at = now
+                # What was counted before this has been sent to another address, or by the
+                # supervisor before this one.
+                self._before = self._totals(workers, listeners)
         if now >= self._look_up_at:
             self._look_up_at = now + LOOK_UP_SECONDS
             self._look_up()
@@ -81,6 +84,8 @@ class StatsdReports:
 
     def _failed(self, error: HelperError) -> None:
         assert self._wanted is not None
+        if self._statsd is None:
+            self._before = None  # the name may be unknown for hours: what is counted is not kept
         if str(error) != self._told:  # each minute it would be the same
             self._told = str(error)
             messages.STATSD_NOT_FOUND.log(self._logger, address=self._wanted[0], error=error)
@@ -89,7 +94,6 @@ class StatsdReports:
         if self._statsd is None:
             return
         now = self._totals(workers, listeners)
-        # The first time, what was counted before may have been sent by another supervisor.
         self._statsd.send(self._before or now, now)
         self._before = now
 

@@ -332,7 +332,8 @@ class Supervisor:
         self.control.tick(now)
         self.certificates.tick(now)
         self.commands.tick(now)
-        self._statsd.tick(now, self.settings, self.current.wanted, self.listeners)
+        if self._has_control and self._handed_over is None:  # else another supervisor sends
+            self._statsd.tick(now, self.settings, self.current.wanted, self.listeners)
         self._recycling.end_hung(now)
         self._close_removed(now)
         if self._rejected is not None:
@@ -993,6 +994,7 @@ class Supervisor:
         self.counters.upgrades += 1
         self._notifier.hand_over(event.pid)
         self.control.hand_over()
+        self._statsd.finish(self.current.wanted, self.listeners)
         self._handed_over.send_totals(self.commands.totals())
         self.certificates.end()  # that of the new supervisor orders from now on
         for listener in self.listeners:
