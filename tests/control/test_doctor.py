@@ -129,7 +129,7 @@ CASES: list[tuple[str, dict[str, Any], str]] = [
         "failed-reload",
         {
             "change": grows("reloads_failed", 1 / 1800),
-            "last_reload": {"at": 1.8e9, "message": "no module named shop"},
+            "last_reload": {"at": 1.8e9, "message": "no module named shop", "done": False},
         },
         "no module named shop.*reload again",
     ),
@@ -139,6 +139,12 @@ CASES: list[tuple[str, dict[str, Any], str]] = [
         "a.test expires in 5 days",
     ),
 ]
+
+
+def test_a_failed_reload_is_no_fault_once_another_one_has_succeeded() -> None:
+    last = {"at": 1.8e9, "message": "reloaded: generation 3 serves", "done": True}
+    found = diagnose(evidence(change=grows("reloads_failed", 1 / 1800), last_reload=last))
+    assert "failed-reload" not in {finding.rule for finding in found}
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from prometheus_client.parser import text_string_to_metric_families as parsed
 
+from penstock.control.client import ask
 from support.invariant import eventually
 from support.lifecycle import Supervised, write_app
 from support.load import Load
@@ -122,6 +123,21 @@ def test_times_of_requests_are_counted_over_recycling_and_an_upgrade(
         assert server.stop() == 0
 
 
+def test_history_after_an_upgrade_begins_with_what_was_counted_before_it(tmp_path: Path) -> None:
+    control = str(tmp_path / "control")
+    with Supervised(tmp_path, "--control", control, "--pid", "pid") as server:
+        for _ in range(5):
+            assert server.ask("/left").status == 200
+        server.control("--control", control, "upgrade")
+        assert server.process.wait(DEADLINE) == 0
+        assert eventually(lambda: server.has_new_supervisor(tmp_path / "pid"))
+        history = ask(control, "GET", "/history?since=0", DEADLINE).value
+        rows = [dict(zip(history["names"], row, strict=True)) for row in history["rows"]]
+        assert [row["requests"] for row in rows] == [5] * len(rows)
+        assert rows
+        assert server.stop() == 0
+
+
 def test_statsd_gets_the_requests_of_all_workers_and_a_reload_changes_where(
     tmp_path: Path, transport: str
 ) -> None:
@@ -188,6 +204,7 @@ def test_statsd_gets_each_request_once_over_an_upgrade(tmp_path: Path, transport
         (tmp_path / "held.go").touch()
         assert held.read_response().status == 200
         assert server.process.wait(DEADLINE) == 0  # the old one leaves by itself
+        assert eventually((tmp_path / "pid").exists)
         assert server.ask("/left").status == 200
         assert server.stop() == 0
         sock.setblocking(False)

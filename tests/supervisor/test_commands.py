@@ -99,6 +99,7 @@ class FakeSupervisor:
         )
         self.told: list[Event] = []
         self.has_room = True
+        self.counts_alone = True
 
     def handle(self, event: Event) -> None:
         if isinstance(event, ScaleWanted):

@@ -208,6 +208,13 @@ class Happened(TypedDict):
     """One line."""
 
 
+class Reloaded(Happened):
+    """The outcome of a reload."""
+
+    done: bool
+    """Whether the new workers serve; otherwise the old ones go on."""
+
+
 class ClientRow(TypedDict):
     """One client."""
 
@@ -265,7 +272,7 @@ class Status(TypedDict):
     """Workers in each state, what is in progress, and totals since the start."""
     crashes: dict[str, int]
     """Workers that ended without an order, by the reason: ``SIGSEGV``, ``exit status 1`` ..."""
-    last_reload: Happened | None
+    last_reload: Reloaded | None
     """The outcome of the last reload."""
     last_error: Happened | None
     """The last error that the supervisor has logged."""

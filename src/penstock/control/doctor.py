@@ -508,9 +508,9 @@ def frequent_recycling(evidence: Evidence) -> Finding | None:
 @rule
 def failed_reload(evidence: Evidence) -> Finding | None:
     """The last reload failed."""
-    if not evidence.past.grown("reloads_failed"):
+    last = evidence.status.get("last_reload")
+    if not evidence.past.grown("reloads_failed") or last is None or last.get("done"):
         return None
-    last = evidence.status.get("last_reload") or {"message": ""}
     return Finding(
         "failed-reload",
         f"a reload failed, and the old workers go on: {last['message']}",

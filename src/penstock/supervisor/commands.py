@@ -48,7 +48,6 @@ from penstock.supervisor.state import (
     Preparing,
     Reloading,
     Serving,
-    Starting,
     Upgrading,
 )
 from penstock.supervisor.status import Overview, recent_rows
@@ -92,7 +91,7 @@ class Commands:
     def tick(self, now: float) -> None:
         """Check deadlines and the outcomes that clients wait for."""
         self.stacks.tick(now)
-        if not isinstance(self._supervisor.state, Starting):
+        if self._supervisor.counts_alone:
             self._history.tick(now)
         self.profiles.tick(now)
         awaited, self._awaited = self._awaited, []

@@ -57,6 +57,7 @@ if TYPE_CHECKING:
         EventRow,
         Happened,
         RecentRow,
+        Reloaded,
         RequestRow,
         WorkerRow,
     )
@@ -122,7 +123,7 @@ class Counters:
     """Upgrades of this server so far: those before this supervisor started, and its own."""
     cpu_seconds: float = 0.0
     """Processor time of the workers of supervisors before this one."""
-    last_reload: Happened | None = None
+    last_reload: Reloaded | None = None
     last_error: Happened | None = None
     events: deque[EventRow] = field(default_factory=lambda: deque(maxlen=MOST_EVENTS))
     """The last events of the life cycle, the oldest first."""
@@ -203,7 +204,7 @@ class Counters:
             self.reloads += 1
         else:
             self.reloads_failed += 1
-        self.last_reload = _now(message)
+        self.last_reload = {**_now(message), "done": done}
         self.note("reload" if done else "reload failed", message)
 
 

@@ -332,7 +332,7 @@ class Supervisor:
         self.control.tick(now)
         self.certificates.tick(now)
         self.commands.tick(now)
-        if self._has_control and self._handed_over is None:  # else another supervisor sends
+        if self.counts_alone:
             self._statsd.tick(now, self.settings, self.current.wanted, self.listeners)
         self._recycling.end_hung(now)
         self._close_removed(now)
@@ -414,6 +414,15 @@ class Supervisor:
         if not self._has_control and not isinstance(self.state, Starting):
             self._has_control, self._control_due = True, math.inf
             self.control.take_over()
+
+    @property
+    def counts_alone(self) -> bool:
+        """Whether its counts are those of the whole server: no other supervisor counts for itself.
+
+        Those of a predecessor come once this one serves. In a history that begins before, they
+        would seem to have happened then.
+        """
+        return self._has_control and self._handed_over is None
 
     # -- time: one method for each state --------------------------------------------------------
 
