@@ -271,6 +271,7 @@ USAGE_AND_SETTINGS = [
     (["served", "--access-logfile", "no/log"], "for access_logfile (from --access-logfile)"),
     (["served", "--log-file", "."], "for error_logfile (from --error-logfile): is a directory"),
     (["served", "--pid", "no/pid"], "for pid (from --pid): its directory does not exist"),
+    (["served", "--check", "-p", "served.py"], "is a file that holds something else: it stays"),
     (["served", "-p", "8000"], "is the name of a file: a port is --bind :8000"),
     (["served", "-w", "0"], "bad value '0' for workers (from --workers)"),
     (["served", "-w", "2", "--no-supervisor"], "workers (2 from --workers) needs a supervisor"),

@@ -265,6 +265,7 @@ def _check(spec: str, settings: Settings) -> int:
     from penstock.config.settings import OPTIONS
     from penstock.edge.certificate_files import read_material
     from penstock.listeners import addresses_of
+    from penstock.system.pid_file import PidFile
     from penstock.system.privileges import become
 
     addresses_of(settings)
@@ -275,6 +276,8 @@ def _check(spec: str, settings: Settings) -> int:
     identity = identity_of(settings)
     if identity is not None:  # root imports no application
         become(identity, setuid_programs=settings.allow_setuid_programs)
+    if settings.pid is not None:
+        PidFile(settings.pid, settings.source_of("pid")).check_kind()
     load_application(spec)
     lines = [
         f"{spec} can be served on the {transport} transport with these settings:",

@@ -178,12 +178,22 @@ class PidFile:
             self._check_free(path)
         self._write(path)
 
-    def _check_free(self, path: str) -> None:
+    def check_kind(self) -> None:
+        """Raise `SettingsError` if what is at the path is no pid file, and must stay.
+
+        It opens the file by its name, with the rights of the caller.
+        """
+        self._check_kind(self.path)
+
+    def _check_kind(self, path: str) -> None:
         if kind := _not_a_pid_file(path):
             raise SettingsError(
                 f"the pid file {path} (pid from {self._source}) is {kind}: it stays as it is; name "
                 "another file, or remove this one"
             )
+
+    def _check_free(self, path: str) -> None:
+        self._check_kind(path)
         holder = _read(path)
         if holder is None or holder == self._pid or not _is_held(path, holder):
             return
