@@ -115,10 +115,26 @@ def _application_in(path: Path, module: str) -> str | None:
     for name in DEFAULT_NAMES:
         if (uses_framework and name in assigned) or functions.get(name) == 2:
             return f"{module}:{name}"
+    if len(instances := _flask_instances(tree)) == 1:
+        return f"{module}:{instances[0]}"
     for name in _FACTORIES:
         if uses_framework and functions.get(name) == 0:
             return f"{module}:{name}()"
     return None
+
+
+def _flask_instances(tree: ast.Module) -> list[str]:
+    """Return the names to which a module assigns a call of ``Flask``, as ``flask run`` has them."""
+    if "flask" not in _imported(tree):
+        return []
+    found = []
+    for node in tree.body:
+        if isinstance(node, ast.Assign) and isinstance(node.value, ast.Call):
+            called = node.value.func
+            name = called.attr if isinstance(called, ast.Attribute) else getattr(called, "id", "")
+            if name == "Flask":
+                found += [each.id for each in node.targets if isinstance(each, ast.Name)]
+    return found
 
 
 def _imported(tree: ast.Module) -> set[str]:
