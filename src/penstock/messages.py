@@ -388,8 +388,8 @@ APPLICATION_SENT_NEEDLESS_BODY: Final = Message(
 APPLICATION_SENT_HOP_BY_HOP: Final = Message(
     "PEN-3130",
     WARNING,
-    "the application sent the field %(name)s, which was left out: it is about one connection, and"
-    " that is the server's (logged once)",
+    "the application sent the field %(name)s, which was left out: it belongs to a connection, and"
+    " the server sets such fields itself (logged once)",
     "PEP 3333 forbids such fields (RFC 9110, section 7.6.1). They often come with the response of"
     " another server, which the application passes on. The rest of the response was sent.",
     "Remove the field from the application's response.",
@@ -940,7 +940,8 @@ WAITING_FOR_CHANGE: Final = Message(
 WORKER_BOOTS_SLOWLY: Final = Message(
     "PEN-7053",
     WARNING,
-    "%(worker)s has loaded the application for %(seconds)g s, half of boot_timeout:\n%(stacks)s",
+    "%(worker)s is still loading the application after %(seconds)g s, half of boot_timeout:"
+    "\n%(stacks)s",
     "The import of the application takes long, or hangs: it waits for a database, say, or it starts"
     " a server of its own. At the end of boot_timeout the worker is killed.",
     "Look at the last call of the stack. A module that calls `app.run()` does so under"

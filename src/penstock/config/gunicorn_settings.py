@@ -42,7 +42,10 @@ class GunicornSetting:
 _SUPERVISED = "systemd or the container's runtime does that"
 _NO_HTTP2 = "this version speaks HTTP/1.1 only"
 _STRICT = "the parser is strict, and no setting makes it lenient"
-_LOGGING = "see {error_logfile}, {access_logfile}, {access_logformat} and {log_level}"
+_LOGGING = (
+    "logs go to files and standard streams: see {error_logfile}, {access_logfile}, "
+    "{access_logformat} and {log_level}"
+)
 _ONLY_WSGI = "this server serves WSGI over HTTP only"
 _NO_DIRTY = "there are no such processes: use a task queue"
 _CHECKED = "penstock --check prints every setting and its source"
@@ -52,8 +55,8 @@ GREENLET_THREADS: Final = 32
 the same time is not known, and each thread costs memory. The warning says so."""
 
 _GREENLETS = (
-    "there is one kind of worker, with threads and without greenlets: set {threads}, which is "
-    f"{GREENLET_THREADS} otherwise, to how many requests wait at the same time"
+    "there is one kind of worker, with threads and without greenlets: set {threads} to the number "
+    f"of requests that wait at the same time (without it, {GREENLET_THREADS})"
 )
 _LOCAL = "127.0.0.1,::1"
 

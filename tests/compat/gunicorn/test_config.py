@@ -354,7 +354,7 @@ def test_without_threads_their_number_is_gunicorns_where_its_settings_are_in_for
     assert settings.threads == threads
     warned = [str(warning) for warning in settings.warnings]
     assert len(warned) == (threads in (32, 5, 2))
-    assert all("set " in text and "which is 32 otherwise" in text for text in warned)
+    assert all("set " in text and "(without it, 32)" in text for text in warned)
 
 
 def test_penstocks_own_sources_give_the_threads_beside_a_file_of_gunicorns(tmp_path: Path) -> None:
@@ -394,8 +394,20 @@ def on_dirty_starting(arbiter): pass
     assert "has ssl_version, without effect here: TLS 1.2 is the oldest version that" in said
     assert "see tls_min_version" in said
     assert "dirty_workers, on_dirty_starting, without effect here" in said
-    assert "set threads, which is 32 otherwise" in said
+    assert "set threads to the number of requests that wait at the same time (without it, 32)" in said
     assert "{" not in said
+
+
+@pytest.mark.parametrize(("value", "noted"), [("120", True), ("0", False), ("None", False)])
+def test_a_timeout_of_gunicorns_is_said_to_be_for_each_request(
+    tmp_path: Path, value: str, noted: bool
+) -> None:
+    settings = load(tmp_path, f"timeout = {value}\n")
+    note = (
+        "timeout of gunicorn.conf.py is for each request here: a call that sends nothing for 120 s "
+        "gets 504 (setting: timeout)"
+    )
+    assert (note in settings.notes) is noted
 
 
 @pytest.mark.parametrize(

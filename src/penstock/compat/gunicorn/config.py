@@ -144,6 +144,7 @@ def from_gunicorn(
     ignored |= {name: (TYPED, value) for name, value in flags.items()}
     _refuse(ignored)
     _tell_of_ignored(ignored, options, found)
+    _tell_of_timeout(ignored, found)
     if "worker_class" in flags:
         in_force.append(TYPED)
     found.threads = _threads(ignored, in_force)
@@ -342,6 +343,19 @@ def _raise_head_limit(given: Given) -> None:
         value, source = given.get(name, (0, ""))
         if isinstance(value, int) and value > _USUAL_HEAD:
             given["limit_request_head"] = (_LONGEST_LINE + _USUAL_HEAD, source)
+
+
+def _tell_of_timeout(values: _Values, found: FromGunicorn) -> None:
+    """Add a note where a file or the variable sets ``timeout``, which is another limit here.
+
+    Under gunicorn's threads it is for the worker, and a request may take longer.
+    """
+    place, value = values.get("timeout", (TYPED, None))
+    if place != TYPED and _number(value):
+        found.notes.append(
+            f"timeout of {place} is for each request here: a call that sends nothing for {value} s "
+            "gets 504 (setting: timeout)"
+        )
 
 
 def _tell_of_ignored(values: _Values, options: Mapping[str, Option], found: FromGunicorn) -> None:
