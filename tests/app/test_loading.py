@@ -497,6 +497,7 @@ def test_places_of_the_module_that_is_meant_are_named(write: Write, tmp_path: Pa
     wanted = f"did you mean 'outer_{number}.wsgi'?"
     cases = {
         f"outer_{number}": wanted,
+        f"outer_{number}:app": wanted,
         f"outer_{number}.asgi": wanted,
         f"{one}.app": f"did you mean '{one}:app'?",
         f"with-hyphen-{number}:app": f"rename the file to with_hyphen_{number}.py",

@@ -176,6 +176,8 @@ def of_missing_attribute(owner: Any, name: str, module: Any) -> str:
         for usual in DEFAULT_NAMES:
             if usual in names:
                 return meant(f"{module.__name__}:{usual}")
+        if hasattr(module, "__path__") and _can_find(f"{module.__name__}.wsgi"):
+            return meant(f"{module.__name__}.wsgi")
     near = nearest(name, names)
     found = candidates(module)
     if near is None and len(found) == 1:
