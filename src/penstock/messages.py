@@ -859,7 +859,8 @@ WORKER_CRASHED: Final = Message(
     ERROR,
     "%(worker)s %(how)s%(details)s",
     "A worker has ended without an order. The lines below name the requests that ended with it;"
-    " they are in the access log with status 502 or 504. Another worker starts in its place.",
+    " they are in the access log with status 502, or 504 where the client got that. Another worker"
+    " starts in its place.",
     "Act on the signal or the exit status: native code of an extension, memory that ran out, or a"
     " call that hangs. PEN-7021 follows where the stacks are known.",
 )

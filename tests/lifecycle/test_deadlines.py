@@ -70,19 +70,24 @@ def test_a_request_that_does_not_end_costs_its_worker_and_no_other_request(
 def test_a_worker_whose_lock_native_code_keeps_is_noticed_told_and_replaced(
     tmp_path: Path, transport: str
 ) -> None:
+    access = tmp_path / "access.log"
     arguments = ("--timeout", "1s", "--timeout-grace", "0.5s", "--graceful-timeout", "1s")
-    with Supervised(tmp_path, "-w", "2", *arguments, "--transport", transport) as server:
+    more = ("--access-logfile", str(access), "--transport", transport)
+    with Supervised(tmp_path, "-w", "2", *arguments, *more) as server:
         old = server.workers()
         with server.begin("/keep-the-gil?6&", "stuck") as stuck:
             server.wait_for_line(r"GET /keep-the-gil\?6&", 25)
             server.wait_for_line("in keep_the_gil")  # its stack
             assert eventually(lambda: len(server.workers() - old) == 1)
-            stuck.read_to_end()
+            assert stuck.read_to_end() == b""
             assert eventually(lambda: len(server.workers() & old) == 1)
         with Load(server.address, keep_alive=2, closing=4) as load:
             load.wait_for(50)
         load.counts.check()
         assert server.stop() == 0
+    # Its client got nothing: 504 would say that the server has answered.
+    lines = [line for line in access.read_text().splitlines() if "/keep-the-gil?6&" in line]
+    assert [line.split('" ')[1][:3] for line in lines] == ["502"]
 
 
 def test_fault_40_a_worker_that_is_halted_is_not_shot(tmp_path: Path, transport: str) -> None:

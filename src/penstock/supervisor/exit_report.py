@@ -23,10 +23,10 @@ if TYPE_CHECKING:
     from penstock.supervisor.logs import WorkerLogs
 
 BAD_GATEWAY = 502
-"""The status, in the access log alone, of a request whose worker crashed."""
+"""The status, in the access log alone, of a request whose client got nothing: its worker died."""
 
 GATEWAY_TIMEOUT = 504
-"""The status, in the access log alone, of a request whose worker was killed because it hung."""
+"""The status of a request that the worker answered with it, before the supervisor killed it."""
 
 _VERSION = "HTTP/1.1"
 """The scoreboard does not hold the version; clients of 1.0 are few."""
@@ -134,14 +134,28 @@ def _signal_name(number: int) -> str:
         return f"signal {number}"
 
 
+def status_of_lost(request: RequestInProgress, killed: bool, silent_since: float | None) -> int:
+    """Return the status of a request that ended with its worker.
+
+    ``killed`` is True if the supervisor has killed it. ``silent_since`` is the worker's last
+    heartbeat on the monotonic clock, in seconds, if it hung: it has answered those requests alone
+    whose deadlines had passed by then. None is for a worker that did not hang.
+    """
+    if not killed:
+        return BAD_GATEWAY
+    if silent_since is None:
+        return GATEWAY_TIMEOUT
+    answered = request.deadline is not None and request.deadline <= silent_since
+    return GATEWAY_TIMEOUT if answered else BAD_GATEWAY
+
+
 def log_lost_requests(
     settings: Settings,
     logs: WorkerLogs,
-    requests: Sequence[RequestInProgress],
-    status: int,
+    requests: Sequence[tuple[RequestInProgress, int]],
     reason: str,
 ) -> None:
-    """Write a line of the access log for each request that ended with its worker.
+    """Write a line of the access log for each request that ended with its worker, with its status.
 
     The worker cannot write them any more; the scoreboard still holds them.
     """
@@ -154,7 +168,7 @@ def log_lost_requests(
     if sink is None and not daemons:
         return
     make_line = line_maker(settings)
-    for request in requests:
+    for request, status in requests:
         finished = _request_finished(request, status, reason)
         if line := make_line(finished):
             taken = [each.take_line(line.rstrip("\n"), finished, 0.0) for each in daemons]

@@ -13,13 +13,12 @@ from penstock.config.identity import identity_of, title_of
 from penstock.config.worker_count import count_workers
 from penstock.supervisor import events
 from penstock.supervisor.exit_report import (
-    BAD_GATEWAY,
-    GATEWAY_TIMEOUT,
     ExitReport,
     last_requests,
     listed,
     log_lost_requests,
     requests_lost,
+    status_of_lost,
 )
 from penstock.supervisor.generation import Generation
 from penstock.supervisor.preloader import Preloader
@@ -371,9 +370,10 @@ class Pool:
         elif not worker.is_booting or worker.failure is None:
             self._log_crash(worker, report, requests)
         if report.signal or not told:  # else the worker has written them itself
-            logged = GATEWAY_TIMEOUT if worker.killed_because else BAD_GATEWAY
+            killed = bool(worker.killed_because)
+            lost = [(each, status_of_lost(each, killed, worker.silent_since)) for each in requests]
             reason = f"the worker {report.describe()}"
-            log_lost_requests(worker.settings, generation.logs, requests, logged, reason)
+            log_lost_requests(worker.settings, generation.logs, lost, reason)
         if worker.children:
             messages.WORKER_LEFT_CHILDREN.log(
                 self._logger, worker=worker, children=listed(worker.children)

@@ -146,6 +146,7 @@ class Recycling:
             worker.dumped.clear()
         for worker in hung:
             limit = beat_limit(worker) or 0.0
+            worker.silent_since = now - (worker.slot.beat_age or 0.0)
             worker.kill(
                 f"nothing has moved in it for {limit:g} s: native code keeps the interpreter lock "
                 "(settings: timeout, timeout_grace)"

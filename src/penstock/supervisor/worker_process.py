@@ -81,6 +81,8 @@ class WorkerProcess:
     """When it is killed if it has not left."""
     killed_because: str = ""
     """Why the supervisor has killed it; empty where it has not."""
+    silent_since: float | None = None
+    """Its last heartbeat, on the monotonic clock, in seconds, where it hung and was killed."""
     failure: Message | None = None
     """Its report of why it could not boot."""
     children: list[tuple[int, str]] = field(default_factory=list)
