@@ -858,9 +858,9 @@ WORKER_CRASHED: Final = Message(
     "PEN-7020",
     ERROR,
     "%(worker)s %(how)s%(details)s",
-    "A worker has ended without an order. The lines below name the requests that ended with it;"
-    " they are in the access log with status 502, or 504 where the client got that. Another worker"
-    " starts in its place.",
+    "A worker has ended, and the supervisor did not ask it to. The lines below name the requests"
+    " that ended with it; they are in the access log with status 502, or 504 where the client got"
+    " that. Another worker starts in its place.",
     "Act on the signal or the exit status: native code of an extension, memory that ran out, or a"
     " call that hangs. PEN-7021 follows where the stacks are known.",
 )

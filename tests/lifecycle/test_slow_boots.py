@@ -31,7 +31,8 @@ def test_an_import_that_hangs_is_shown_at_half_of_the_time_and_at_the_end(
     text = done.stderr
     who = "the preloader" if preload else "worker 1"
     warning = (
-        rf"PEN-7053 {who} \(pid \d+\) is still loading the application after 1 s, half of boot_timeout:"
+        rf"PEN-7053 {who} \(pid \d+\) is still loading the application after 1 s, half of "
+        "boot_timeout:"
     )
     assert len(re.findall(warning, text)) == 1
     assert text.count('hangs.py", line 5, in serve_forever') == 2

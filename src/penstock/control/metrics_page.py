@@ -37,7 +37,7 @@ their own is a second old at most; a worker that is killed takes its last second
 What the application counts itself is on a page of its own:
 [application-metrics.md](application-metrics.md).
 
-Nothing here is by path, host or client: their number is for clients to choose. The [access
+No metric has a label for path, host or client: clients could make any number of these. The [access
 log](logging.md) has them.
 
 This page is made from the declarations in `src/penstock/control/metrics.py` by

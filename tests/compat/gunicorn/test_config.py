@@ -394,7 +394,7 @@ def on_dirty_starting(arbiter): pass
     assert "has ssl_version, without effect here: TLS 1.2 is the oldest version that" in said
     assert "see tls_min_version" in said
     assert "dirty_workers, on_dirty_starting, without effect here" in said
-    assert "set threads to the number of requests that wait at the same time (without it, 32)" in said
+    assert "at the same time (without it, 32)" in said
     assert "{" not in said
 
 
