@@ -135,7 +135,12 @@ def test_the_first_byte_of_a_response_does_not_wait_for_a_client_that_reads_slow
 ) -> None:
     with serving(application, transport) as server, connect(server) as client:
         client.send(get("/200/large"))
-        eventually(lambda: server.transport.publish() or server.word(SENDING) == 1)
+
+        def is_sending() -> bool:
+            server.transport.publish()
+            return server.word(SENDING) == 1
+
+        eventually(is_sending)
         began = time.monotonic()
         threading.Event().wait(SLOW_SECONDS)
         waited = time.monotonic() - began
