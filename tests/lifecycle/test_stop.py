@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
+import socket
+import time
 from pathlib import Path
 
 import pytest
@@ -11,7 +14,7 @@ import pytest
 from support.invariant import eventually
 from support.lifecycle import Supervised, write_app
 from support.load import Load
-from support.server_process import BUSY_SECONDS
+from support.server_process import BUSY_SECONDS, ServerProcess
 from support.wire import Client
 
 
@@ -227,3 +230,43 @@ def test_fault_29_exit_handlers_of_the_application_run_in_its_worker(
         assert eventually((tmp_path / "left").exists)
         assert eventually(lambda: (tmp_path / "left").read_text() == str(worker))
         assert eventually(lambda: worker not in server.members())
+
+
+SLOW_APP = """
+import threading
+
+def app(environ, start_response):
+    threading.Event().wait(0.5)
+    start_response("200 OK", [("Content-Length", "4")])
+    return [b"done"]
+"""
+
+
+def test_sigterm_as_soon_as_clients_can_connect_loses_no_request(
+    tmp_path: Path, transport: str
+) -> None:
+    (tmp_path / "slow_app.py").write_text(SLOW_APP)
+    address = str(tmp_path / "socket")
+    arguments = ("slow_app:app", "--bind", f"unix:{address}", "--transport", transport)
+    server = ServerProcess(*arguments, cwd=tmp_path)
+    try:
+        with socket.socket(socket.AF_UNIX) as client:
+            client.settimeout(BUSY_SECONDS)
+            # The workers have not yet reported that they serve. It connects without a pause, since
+            # that takes them a few milliseconds.
+            assert connects(client, address), server.lines_so_far()
+            client.sendall(b"GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
+            server.signal(signal.SIGTERM)
+            assert client.recv(100).startswith(b"HTTP/1.1 200 ")
+        assert server.wait() == 0
+    finally:
+        server.kill()
+
+
+def connects(client: socket.socket, address: str) -> bool:
+    end = time.monotonic() + BUSY_SECONDS
+    while time.monotonic() < end:
+        with contextlib.suppress(OSError):
+            client.connect(address)
+            return True
+    return False

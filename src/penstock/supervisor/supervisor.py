@@ -1046,8 +1046,8 @@ class Supervisor:
             self._drain(end_by)
 
     def _stop_start(self, event: events.StopWanted) -> None:
-        """Stop during the start: at once, unless workers have clients already."""
-        if self.current.serving:
+        """Stop during the start: at once, unless clients can connect already."""
+        if any(worker.let_in for worker in self.current.workers):
             self._begin_stop(event)
         else:
             self._stop_at_once(event)
