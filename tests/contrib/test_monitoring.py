@@ -24,6 +24,7 @@ import yaml  # type: ignore[import-untyped]
 from prometheus_client.parser import text_string_to_metric_families
 
 from penstock.control.metrics import METRICS, render
+from penstock.telemetry.histograms import CLASSES
 from support.acme_authority import free_port
 from support.control_loop import FakeSupervisor
 from support.lifecycle import Supervised
@@ -62,6 +63,8 @@ def values_by_label() -> dict[str, dict[str, set[str]]]:
             labels = found.setdefault(sample.name, {})
             for name, value in sample.labels.items():
                 labels.setdefault(name, set()).add(value)
+                if name == "status":
+                    labels[name].update(CLASSES)  # of which these figures have some alone
     return found
 
 

@@ -8,6 +8,8 @@ import pytest
 
 from penstock.control.commands import EVENT_KINDS
 from penstock.supervisor.history import NAMES, ROWS, History, row_of
+from penstock.telemetry.histograms import TIMES, series_number
+from penstock.telemetry.scoreboard import SERIES_WORDS
 from penstock.supervisor.status import MOST_EVENTS, MOST_OF_EVENT, Counters
 from support.control_loop import FakeSupervisor
 from support.workers import Workers
@@ -59,3 +61,13 @@ def test_the_history_gives_the_oldest_rows_and_says_how_many_are_left_out() -> N
     assert (part["rows"], part["more"]) == (rows[:2], ROWS - 2)
     assert history.since(rows[-1][0], 2)["rows"] == []
     assert len(row_of(FakeSupervisor().figures())) == len(NAMES)
+
+
+def test_the_times_of_the_history_are_those_of_requests_without_websockets() -> None:
+    figures = FakeSupervisor().figures()
+    of = {status: series_number("GET", status, "HTTP/1.1") for status in ("101", "200")}
+    figures["series"] = {of["101"]: [7] * SERIES_WORDS, of["200"]: [2] * SERIES_WORDS}
+    row = dict(zip(NAMES, row_of(figures), strict=True))
+    assert [row[f"{name}.14"] for name in TIMES] == [2, 2, 2, 2]
+    figures["series"] = {of["101"]: [7] * SERIES_WORDS}
+    assert dict(zip(NAMES, row_of(figures), strict=True))["application.14"] == 0
