@@ -112,4 +112,18 @@ def test_what_follows_the_head_is_left_out(end: bytes) -> None:
 
 def test_the_query_of_a_request_line_is_hidden() -> None:
     assert masked("GET /a?b=c HTTP/1.1") == "GET /a?*** HTTP/1.1"
+    assert masked("GET /a?b=c d=e HTTP/1.1") == "GET /a?*** *** HTTP/1.1"
+    assert masked("GET /a?b HTTP/1.1 c HTTP/x d") == "GET /a?* ******** * ****** *"
+    assert masked("GET /a?b=c") == "GET /a?***"
+
+
+def test_a_user_in_a_target_and_the_query_of_a_referer_are_hidden() -> None:
+    line = "GET http://me:secret@a.test/b HTTP/1.1"
+    assert masked(line) == line.replace("me:secret", "*********")
+    head = b"GET / HTTP/1.1\r\nReferer: http://a.test/b?key=secret\r\nHost: a\r\n"
+    hidden = head.replace(b"?key=secret", b"***********")
+    assert without_secrets(head) == hidden
+
+
+def test_empty_lines_stay_empty() -> None:
     assert masked("") == ""

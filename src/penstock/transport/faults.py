@@ -16,7 +16,8 @@ _SECRET = re.compile(
     + rb"[-\w]*[ \t]*:?)([^\r\n]*(?:(?:\r\n|\n|\r)[ \t][^\r\n]*)*)"
 )
 _END_OF_HEAD = re.compile(rb"\r?\n\r?\n|\r\r")
-_QUERY = re.compile(rb"\?[^ \r\n]*")
+_USER = re.compile(rb"(?<=://)[^/?# \r\n]+@")
+_REFERER = re.compile(rb"(?i)(?<=[\r\n])(referer[ \t]*:[^\r\n?#]*)([?#][^\r\n]*)")
 _SHOWN_CHARACTER = re.compile(rb"[!-~]")
 _FIELD_NAME = re.compile(r"[A-Z][A-Za-z]*(?:-[A-Z][A-Za-z]*)*")
 _VERSION = re.compile(rb"HTTP/[0-9]\.[0-9]")
@@ -126,14 +127,15 @@ def _fault_in_field(line: bytes) -> int | None:
 def without_secrets(head: bytes) -> bytes:
     """Return a head with ``*`` for each character that may be a secret's; no byte moves.
 
-    These are the query, and the values of Cookie, Authorization and the like; what comes behind the
-    head is left out. Bytes that may not be in a head stay as they are: such a one may be the fault.
+    These are the query, that of Referer, a user with a password in the target, and the values of
+    Cookie, Authorization and the like; what comes behind the head is left out. Bytes that may not be in a head stay as they are: such a one may be the fault.
     """
     if end := _END_OF_HEAD.search(head, 1):
         head = head[: end.end()]
     line_end = head.find(b"\n")
     line = head if line_end < 0 else head[:line_end]
-    return _masked_line(line) + _SECRET.sub(_mask_value, head[len(line) :])
+    fields = _SECRET.sub(_mask_value, head[len(line) :])
+    return _masked_line(line) + _REFERER.sub(_mask_value, fields)
 
 
 def masked(request_line: str) -> str:
@@ -142,7 +144,15 @@ def masked(request_line: str) -> str:
 
 
 def _masked_line(line: bytes) -> bytes:
-    return _QUERY.sub(lambda match: b"?" + _SHOWN_CHARACTER.sub(b"*", match[0][1:]), line)
+    line = _USER.sub(lambda match: _SHOWN_CHARACTER.sub(b"*", match[0][:-1]) + b"@", line)
+    begin = line.find(b"?") + 1
+    if not begin:
+        return line
+    # Up to the protocol: a blank in a query may be the fault.
+    end = line.rfind(b" HTTP/", begin)
+    if end < 0 or b" " in line[end + 1 :].rstrip():
+        end = len(line)
+    return line[:begin] + _SHOWN_CHARACTER.sub(b"*", line[begin:end]) + line[end:]
 
 
 def _mask_value(match: re.Match[bytes]) -> bytes:
