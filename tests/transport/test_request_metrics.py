@@ -8,6 +8,9 @@ import time
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
+import pytest
+
+from penstock.listeners import Address, open_listeners
 from penstock.telemetry.histograms import (
     Histogram,
     Labels,
@@ -34,6 +37,7 @@ from support.certificates import authority, material
 from support.serving import Gate, connect, eventually, get, post
 from support.tls import TlsClient
 from support.transports import BareServer, serving
+from support.websockets import ClientSide, ServerSide
 
 if TYPE_CHECKING:
     from wsgiref.types import StartResponse, WSGIEnvironment
@@ -200,6 +204,44 @@ def test_refused_requests_are_counted_with_their_rule_and_without_the_applicatio
         eventually(lambda: sum(refused().values()) == 3)
         assert refused()["RFC 9112, section 3.2"] == 1
         assert refused()["RFC 9112, section 6.3"] == 1
+
+
+@pytest.mark.parametrize(("target", "status"), [("*", 200), ("/200/whole", 308)])
+def test_what_the_server_answers_itself_is_counted_without_the_application(
+    transport: str, target: str, status: int
+) -> None:
+    place = Address("127.0.0.1:0", host="127.0.0.1", port=0, redirects=status == 308)
+    [listener] = open_listeners([place], 16)
+    with (
+        serving(application, transport, listener=listener) as server,
+        connect(server) as client,
+    ):
+        client.send(f"OPTIONS {target} HTTP/1.1\r\nHost: a\r\n\r\n".encode())
+        assert client.read_response().status == status
+        eventually(lambda: len(measured(server)) == 1)
+        [times] = measured(server).values()
+        assert [count(times[name]) for name in times] == [1, 1, 0, 0]
+
+
+def test_the_first_byte_of_a_websocket_is_that_of_the_answer_to_its_handshake(
+    transport: str,
+) -> None:
+    def wait_for_the_end(environ: WSGIEnvironment, _: StartResponse) -> Iterable[bytes]:
+        ServerSide(environ).read()
+        return []
+
+    with serving(wait_for_the_end, transport, max_websockets=4, threads=2) as server:
+        with connect(server) as client:
+            side = ClientSide(client)
+            assert side.open("/").status == 101
+            began = time.monotonic()
+            threading.Event().wait(SLOW_SECONDS)
+            waited = time.monotonic() - began
+        eventually(lambda: len(measured(server)) == 1)
+        [of], [times] = zip(*measured(server).items(), strict=True)
+        assert of.status == "1xx"
+        assert count(times["first_byte"]) == 1
+        assert times["duration"].seconds - times["first_byte"].seconds >= waited
 
 
 def test_a_client_that_leaves_before_there_is_a_response_is_counted_as_4xx(transport: str) -> None:

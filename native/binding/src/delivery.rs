@@ -117,6 +117,7 @@ impl Delivery {
             }
         };
         if head.path(bytes) == WHOLE_SERVER {
+            exchange.try_borrow_mut(py)?.for_application = false;
             exchange.call_method1(py, "respond", ("200 OK", PyList::empty(py), 0))?;
             if exchange.call_method0(py, "finish").is_err() {
                 exchange.call_method0(py, "abort")?;
@@ -125,6 +126,7 @@ impl Delivery {
             return Ok(None);
         }
         if self.core.shared.redirects(listener) {
+            exchange.try_borrow_mut(py)?.for_application = false;
             self.redirect(py, &exchange, head, bytes)?;
             self.forget(thread_slot);
             return Ok(None);
@@ -270,6 +272,7 @@ impl Delivery {
             path: PathHash::of(head.path(bytes)),
             handed_out_at: since,
             queue_time,
+            for_application: true,
             first_byte_at: 0,
             client_wait: ClientWait::default(),
             status: None,

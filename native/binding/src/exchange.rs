@@ -62,6 +62,8 @@ pub struct Exchange {
     pub keep_alive: bool,
     pub path: PathHash,
     pub handed_out_at: Nanos,
+    /// The application gets it: the server does not answer it itself.
+    pub for_application: bool,
     /// For how long the request had waited for a thread.
     pub queue_time: Nanos,
     /// When the head was sent; 0 also where it was sent with the end, unless a record of the request
@@ -354,8 +356,10 @@ impl Exchange {
             protocol: self.version.into(),
             began,
             first_byte: status.map(|_| sent),
-            queue: Some(self.queue_time),
-            application: Some(called.saturating_sub(self.client_wait.time())),
+            queue: self.for_application.then_some(self.queue_time),
+            application: self
+                .for_application
+                .then(|| called.saturating_sub(self.client_wait.time())),
         }
     }
 

@@ -8,6 +8,7 @@ use penstock_reactor::connection::Connection;
 use penstock_reactor::responding;
 use penstock_reactor::states::{Fate, ResponseState};
 use penstock_reactor::sync::lock;
+use penstock_reactor::sys;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyList, PyString};
 use std::io;
@@ -107,6 +108,7 @@ pub fn take_stream(slf: &Bound<'_, Exchange>) -> PyResult<ClientStream> {
         return Err(ResponseRelayed::new_err("the response has begun"));
     }
     this.response.move_to(ResponseState::Relaying);
+    this.first_byte_at = sys::monotonic(); // what answers the handshake follows at once
     let connection = Arc::clone(&this.request_body.connection);
     let mut state = connection.lock();
     responding::uncork(&connection, &mut state); // what waited is an earlier response

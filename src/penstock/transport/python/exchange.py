@@ -611,6 +611,8 @@ class PythonExchange:
         if self.state is not WAITING:
             raise ResponseRelayed("the response has begun")
         self.state = RELAYING
+        self.plain = False
+        self.first_byte_at = time.monotonic()  # what answers the handshake follows at once
         self._await_interim()
         self.close_after_response()
         return PythonClientStream(self.connection)
