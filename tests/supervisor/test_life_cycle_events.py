@@ -8,9 +8,9 @@ import pytest
 
 from penstock.control.commands import EVENT_KINDS
 from penstock.supervisor.history import NAMES, ROWS, History, row_of
+from penstock.supervisor.status import MOST_EVENTS, MOST_OF_EVENT, Counters
 from penstock.telemetry.histograms import TIMES, series_number
 from penstock.telemetry.scoreboard import SERIES_WORDS
-from penstock.supervisor.status import MOST_EVENTS, MOST_OF_EVENT, Counters
 from support.control_loop import FakeSupervisor
 from support.workers import Workers
 

@@ -128,7 +128,8 @@ def without_secrets(head: bytes) -> bytes:
     """Return a head with ``*`` for each character that may be a secret's; no byte moves.
 
     These are the query, that of Referer, a user with a password in the target, and the values of
-    Cookie, Authorization and the like; what comes behind the head is left out. Bytes that may not be in a head stay as they are: such a one may be the fault.
+    Cookie, Authorization and the like; what comes behind the head is left out. Bytes that may not
+    be in a head stay as they are: such a one may be the fault.
     """
     if end := _END_OF_HEAD.search(head, 1):
         head = head[: end.end()]
