@@ -62,7 +62,7 @@ def main() -> int:
             until = time.monotonic() + 20
             while True:
                 try:
-                    if b"penstock_ready 1" in ask(admin, "GET", "/metrics"):
+                    if b"\npenstock_ready 1\n" in ask(admin, "GET", "/metrics"):
                         break
                 except OSError:
                     pass
