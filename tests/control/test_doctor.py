@@ -196,6 +196,11 @@ def test_no_rule_says_anything_of_a_server_without_a_fault(server: dict[str, Any
     assert diagnose(evidence(**server)) == []
 
 
+def test_waits_for_a_processor_are_not_taken_for_waits_for_the_interpreter_lock() -> None:
+    found = diagnose(evidence(change=together(contended, grows("throttled_seconds", 0.2))))
+    assert [finding.rule for finding in found] == ["throttled"]
+
+
 def test_what_is_urgent_comes_first() -> None:
     found = diagnose(evidence(change=together(leaking, grows("deadlines_passed", 0.1))))
     assert [finding.urgent for finding in found] == [True, False]

@@ -160,6 +160,8 @@ def interpreter_lock(evidence: Evidence) -> Finding | None:
     """Threads wait for each other, because more than one of a worker computes."""
     if evidence.lock < LOCK_SHARE or evidence.threads == 1:
         return None
+    if throttled(evidence) is not None:
+        return None  # the look itself had to wait for a processor
     fewer, more = max(1, evidence.threads // 2), evidence.workers * 2
     return Finding(
         "interpreter-lock",

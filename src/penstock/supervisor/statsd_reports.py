@@ -11,7 +11,13 @@ from typing import TYPE_CHECKING
 
 from penstock import messages
 from penstock.system.network import accept_queue_length
-from penstock.telemetry.histograms import HISTOGRAM_WORDS, histogram, sum_of_words
+from penstock.telemetry.histograms import (
+    CLASSES,
+    HISTOGRAM_WORDS,
+    histogram,
+    series_labels,
+    sum_of_words,
+)
 from penstock.telemetry.statsd import COUNTS, Statsd, Totals, connected
 
 if TYPE_CHECKING:
@@ -98,8 +104,12 @@ class StatsdReports:
         self._before = now
 
     def _totals(self, workers: int, listeners: Iterable[Listener]) -> Totals:
-        series = self._overview.series().values()
-        durations = [words[:HISTOGRAM_WORDS] for words in series] or [[0] * HISTOGRAM_WORDS]
+        # A WebSocket lasts for as long as it is open: that is no response time.
+        durations = [
+            words[:HISTOGRAM_WORDS]
+            for number, words in self._overview.series().items()
+            if series_labels(number).status != CLASSES[0]
+        ] or [[0] * HISTOGRAM_WORDS]
         counts = self._overview.counts()
         lengths = [accept_queue_length(each.socket) for each in listeners]
         known = [length for length in lengths if length is not None]
