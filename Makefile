@@ -24,7 +24,7 @@ WHOLLY = --cov-branch --cov-fail-under=100
 
 .DEFAULT_GOAL := help
 .PHONY: help serve test test-all announce suite parallel coverage lint format docs install-check bench counts compare soak native
-.PHONY: lifecycle-soak programs
+.PHONY: lifecycle-soak story programs
 .PHONY: native-test fuzz native-fuzz asan valgrind portable requirements audit clean
 
 help:
@@ -41,6 +41,7 @@ help:
 	@echo 'make compare        compare the speed with another checkout: make compare BASE=/path'
 	@echo 'make soak           send millions of requests, and see that nothing is lost or grows'
 	@echo 'make lifecycle-soak reload, kill, recycle and upgrade under load, and count what is lost'
+	@echo 'make story          record five faults under load; ARGS=--write writes docs/story.md'
 	@echo 'make programs       run programs of others on both transports, and write docs/compatibility.md'
 	@echo 'make native         build the native transport into the checkout, or say why it cannot be'
 	@echo 'make native-test    check style and lints of the Rust in native/, and run its tests'
@@ -146,6 +147,11 @@ lifecycle-soak:
 	@$(SYNC) test $(TEST)
 	@$(NATIVE)
 	PYTHONPATH=src:tests "$(BIN)/python" benchmarks/lifecycle_soak.py $(ARGS)
+
+story:
+	@$(SYNC) test $(TEST)
+	@$(NATIVE)
+	PYTHONPATH=src:tests "$(BIN)/python" benchmarks/story.py $(ARGS)
 
 programs:
 	@PYTHON="$(PYTHON)" scripts/run-programs $(ARGS)

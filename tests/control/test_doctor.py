@@ -60,13 +60,19 @@ def leaking(seconds: float, row: Numbers) -> None:
 
 BUSY = is_always(busy=7.8)
 
+OF_ONE_CLIENT = [
+    {"method": "GET", "target": "/", "age": 0.1, "client": f"10.0.0.{host}:{port}"}
+    for port, host in enumerate([7, 7, 7, 7, 7, 7, 8, 9])
+]
+"""Requests in the application, one in each thread of both workers."""
+
 # A rule, a server that has its fault, and the figures and settings that it has to name.
 CASES: list[tuple[str, dict[str, Any], str]] = [
     ("too-few-threads", {"change": together(BUSY, slow_queue)}, "97% of the time.*--threads to 8"),
     (
         "interpreter-lock",
         {"change": together(BUSY, contended)},
-        "50% of the looks.*--workers 4 --threads 2",
+        "50% of the looks.*--workers 4 --threads 2.*release the lock",
     ),
     (
         "too-few-workers",
@@ -113,12 +119,7 @@ CASES: list[tuple[str, dict[str, Any], str]] = [
     ),
     (
         "one-client-in-the-application",
-        {
-            "requests": [
-                {"method": "GET", "target": "/", "age": 0.1, "client": f"10.0.0.{host}:{port}"}
-                for port, host in enumerate([7, 7, 7, 7, 7, 7, 8, 9])
-            ]
-        },
+        {"change": is_always(waiting=2), "requests": OF_ONE_CLIENT},
         "10.0.0.7 has 6 of the 8.*--max-requests-per-client",
     ),
     ("full-disk", {"change": grows("spool_full", 0.01)}, "18 uploads got 507.*--temp-dir"),
@@ -182,6 +183,8 @@ def test_every_rule_has_a_case() -> None:
         {"change": grows("status.5xx", 0.05)},
         # A proxy that has all of a few connections, and one that a worker each is recycled by.
         {"top_client": {"address": "10.0.0.7", "connections": 12}},
+        # One that has all threads, for which no request waits.
+        {"requests": OF_ONE_CLIENT},
         {"change": grows("recycled", 0.001)},
         {
             "certificates": [
@@ -199,6 +202,27 @@ def test_no_rule_says_anything_of_a_server_without_a_fault(server: dict[str, Any
 def test_waits_for_a_processor_are_not_taken_for_waits_for_the_interpreter_lock() -> None:
     found = diagnose(evidence(change=together(contended, grows("throttled_seconds", 0.2))))
     assert [finding.rule for finding in found] == ["throttled"]
+
+
+def test_the_idle_threads_of_the_start_are_not_in_the_share_of_busy_ones() -> None:
+    def busy_since(seconds: float, row: Numbers) -> None:
+        row["busy"] = 7.2 if seconds else 0.0
+
+    found = diagnose(evidence(minutes=1, change=together(slow_queue, busy_since)))
+    assert [finding.rule for finding in found] == ["too-few-threads"]
+    assert "90% of the time" in found[0].what
+
+
+def test_threads_are_not_the_first_advice_where_one_client_has_them() -> None:
+    busy = together(BUSY, slow_queue)
+    alone = diagnose(evidence(change=busy))
+    assert [finding.advice for finding in alone] == ["raise --threads to 8"]
+    flooded = diagnose(evidence(change=busy, requests=OF_ONE_CLIENT))
+    assert [finding.rule for finding in flooded] == [
+        "too-few-threads",
+        "one-client-in-the-application",
+    ]
+    assert "before that, see the finding about the client" in flooded[0].advice
 
 
 def test_what_is_urgent_comes_first() -> None:

@@ -73,9 +73,12 @@ class Evidence:
 
     @property
     def busy(self) -> float:
-        """The share of the threads that were busy, from 0 to 1."""
-        threads = sum(self.past.values("threads"))
-        return sum(self.past.values("busy")) / threads if threads else 0.0
+        """The share of the threads that were busy, from 0 to 1.
+
+        The first row is where the span begins: after a start no thread is busy then.
+        """
+        threads = sum(self.past.values("threads")[1:])
+        return sum(self.past.values("busy")[1:]) / threads if threads else 0.0
 
     @property
     def cpu(self) -> float:
@@ -168,7 +171,8 @@ def interpreter_lock(evidence: Evidence) -> Finding | None:
         f"threads waited for the interpreter lock in {_percent(evidence.lock)} of the looks, on "
         f"average for {_time(evidence.past.times('lock_wait').mean)}",
         f"the requests compute rather than wait: use more workers with fewer threads (--workers "
-        f"{more} --threads {fewer}), as far as there are processors ({evidence.cpus:g})",
+        f"{more} --threads {fewer}), as far as there are processors ({evidence.cpus:g}). Native "
+        "code can release the lock while it computes: penstockctl stacks WORKER shows which it is",
     )
 
 
@@ -192,7 +196,10 @@ def too_few_threads(evidence: Evidence) -> Finding | None:
             f"raise --workers to {evidence.workers * 2}: more threads would wait for the "
             "interpreter lock",
         )
-    return Finding("too-few-threads", what, f"raise --threads to {evidence.threads * 2}")
+    advice = f"raise --threads to {evidence.threads * 2}"
+    if one_client_in_the_application(evidence):
+        advice += "; before that, see the finding about the client that has most of them"
+    return Finding("too-few-threads", what, advice)
 
 
 @rule
@@ -427,7 +434,10 @@ def one_client(evidence: Evidence) -> Finding | None:
 
 @rule
 def one_client_in_the_application(evidence: Evidence) -> Finding | None:
-    """One client has most of the threads."""
+    """One client has most of the threads, and requests wait for one."""
+    queue = evidence.past.times("queue").quantile(0.95)
+    if not evidence.past.now("waiting") and queue < QUEUE_SECONDS:
+        return None  # the threads are enough, even for that client
     clients = Counter(str(row["client"]).rpartition(":")[0] for row in evidence.requests)
     if not clients or len(evidence.requests) < evidence.threads * evidence.workers:
         return None
