@@ -453,7 +453,9 @@ def _moved(before: Mapping[str, float], after: Mapping[str, float]) -> list[str]
 
 
 def _number(value: float) -> str:
-    return f"{value:,.0f}" if value >= 1000 or value == int(value) else f"{value:.4g}"
+    if value >= 1000 or value == int(value):
+        return f"{value:,.0f}"
+    return f"{value:.4g}" if value >= 0.001 else f"{value:.6f}"
 
 
 def _block(command: str, text: str = "") -> list[str]:

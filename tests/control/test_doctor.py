@@ -240,6 +240,13 @@ def test_the_report_has_the_rate_the_times_and_the_findings() -> None:
     assert "too few requests" in report(evidence(minutes=0), [])
 
 
+def test_the_rate_of_the_report_is_that_of_the_requests_it_counts() -> None:
+    def refused(seconds: float, row: Numbers) -> None:
+        row["requests"] /= 2  # the application got the half
+
+    assert "18,000 requests, 10.0/s" in report(evidence(change=refused), [])
+
+
 def test_advice_names_settings_and_messages_that_exist() -> None:
     known = {f"--{name.replace('_', '-')}" for name in OPTIONS}
     said = [

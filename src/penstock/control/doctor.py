@@ -125,9 +125,11 @@ def report(evidence: Evidence, findings: Sequence[Finding]) -> str:
     """Return what is printed for people."""
     past = evidence.past
     served = past.times("duration")
+    # With those that the server has refused itself; "requests" is of the application's alone.
+    rate = served.count / past.seconds if past.seconds else 0.0
     lines = [
         f"the last {age(past.seconds)}: {_number(served.count)} requests, "
-        f"{past.rate('requests'):.1f}/s; half took {_time(served.quantile(0.5))} or less, "
+        f"{rate:.1f}/s; half took {_time(served.quantile(0.5))} or less, "
         f"99 % {_time(served.quantile(0.99))} or less"
     ]
     for number, finding in enumerate(findings, 1):

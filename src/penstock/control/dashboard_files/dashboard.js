@@ -208,7 +208,7 @@ function number(count, digits = 3) {
 
 function time(seconds) {
   if (seconds === null) return "-";
-  if (seconds === 0) return "0";
+  if (seconds < 1e-9) return "0"; // what is left of a difference of sums
   if (seconds < 0.00095) return `${Number((seconds * 1e6).toPrecision(2))} µs`;
   if (seconds < 0.995) return `${Number((seconds * 1000).toPrecision(seconds < 0.1 ? 2 : 3))} ms`;
   return `${Number(seconds.toPrecision(3))} s`;
