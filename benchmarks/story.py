@@ -23,6 +23,7 @@ import sys
 import tempfile
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -114,10 +115,11 @@ def parts(long: bool) -> tuple[Part, ...]:
         Part(
             "interpreter-lock",
             "interpreter-lock",
-            (Clients(3, "/picture", 0.06), Clients(1, "/", 0.2)),
+            (Clients(3, "/picture", 0.04), Clients(1, "/", 0.2)),
             ("penstock_interpreter_lock_wait_seconds_(sum|count)",),
             arguments=("--threads", "4"),
             faulty_variables={"STORY_KEEP_LOCK": "1"},
+            stack_of="/picture",
         ),
         Part(
             "memory-leak",
@@ -200,6 +202,8 @@ class Load:
         self._lock = threading.Lock()
         self.times: dict[str, list[float]] = {}
         """Seconds of each request with an answer of status 200, by ``address path``."""
+        self.failed: Counter[str] = Counter()
+        """How many have had another status or no answer, likewise."""
         self._threads = [
             threading.Thread(target=self._ask, args=(group,))
             for group in groups
@@ -231,12 +235,13 @@ class Load:
             except (OSError, http.client.HTTPException):
                 good = False
                 connection.close()
-            if good:
-                with self._lock:
-                    took = time.monotonic() - began
-                    self.times.setdefault(f"{group.address} {group.path}", []).append(took)
-            else:
-                pause = REFUSED_PAUSE
+            who = f"{group.address} {group.path}"
+            with self._lock:
+                if good:
+                    self.times.setdefault(who, []).append(time.monotonic() - began)
+                else:
+                    self.failed[who] += 1
+                    pause = REFUSED_PAUSE
         connection.close()
 
     def described(self) -> list[str]:
@@ -245,7 +250,8 @@ class Load:
             return [
                 f"{len(times):,} answers, half within {statistics.median(times) * 1000:.0f} ms, "
                 f"95 % within {statistics.quantiles(times, n=20)[18] * 1000:.0f} ms"
-                f" (`GET {who.partition(' ')[2]}` of {who.partition(' ')[0]})"
+                + (f", {self.failed[who]:,} refused or lost" if self.failed[who] else "")
+                + f" (`GET {who.partition(' ')[2]}` of {who.partition(' ')[0]})"
                 for who, times in sorted(self.times.items())
                 if len(times) > 1
             ]
