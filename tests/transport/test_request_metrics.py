@@ -244,6 +244,21 @@ def test_the_first_byte_of_a_websocket_is_that_of_the_answer_to_its_handshake(
         assert times["duration"].seconds - times["first_byte"].seconds >= waited
 
 
+def test_refusals_are_counted_that_the_log_has_no_room_for(transport: str) -> None:
+    gate = Gate()
+    with serving(gate, transport, threads=2, log_entries=2, log_bytes=1000) as server:
+        for _ in range(20):
+            with connect(server) as client:
+                client.send(b"GET / HTTP/1.1\r\n\r\n")
+                assert client.read_response().status == 400
+
+        def refused() -> int:
+            server.transport.publish()
+            return sum(server.word(REFUSED + number) for number in range(len(RULES)))
+
+        eventually(lambda: refused() == 20)
+
+
 def test_a_client_that_leaves_before_there_is_a_response_is_counted_as_4xx(transport: str) -> None:
     gate = Gate()
     with serving(gate, transport) as server:

@@ -54,6 +54,8 @@ pub struct Options {
     pub body_memory: u64,
     /// The setting that limits how long a body may be.
     pub body_setting: &'static str,
+    /// What may refuse a request, in the order of the scoreboard's words: the last is all else.
+    pub refusal_rules: Vec<String>,
     pub out_buffer: u64,
     pub max_connections: usize,
     pub budgets: Budgets,

@@ -7,7 +7,7 @@ use crate::log_queue::{Entry, RefusalNote, Times};
 use crate::output::Piece;
 use crate::refusal::Refusal;
 use crate::responding;
-use crate::scoreboard::SPOOL_FULL;
+use crate::scoreboard::{REFUSED, SPOOL_FULL};
 use crate::shared::Shared;
 use crate::states::Phase;
 use crate::sys::Nanos;
@@ -105,6 +105,15 @@ pub fn note(
     }
     if refusal.is_refusal(&shared.options) {
         shared.count_refusal();
+        // Here, and not where it is logged: the log may have no room for it.
+        let rules = &shared.options.refusal_rules;
+        let by = match refusal.setting {
+            "" => refusal.rule,
+            setting => setting,
+        };
+        let place = rules.iter().position(|rule| rule == by);
+        let place = place.unwrap_or(rules.len().saturating_sub(1));
+        shared.scoreboard.count(REFUSED + place);
     }
     if refusal.status == 507 {
         shared.scoreboard.count(SPOOL_FULL);

@@ -73,6 +73,7 @@ layout! {
     SENDING = 46,
     CLOSING = 47,
     SERIES_USED = 48,
+    REFUSED = 80,
     TOP_CLIENT = 128,
     TOP_CLIENT_ADDRESS = 129,
     ADDRESS_WORDS = 6,

@@ -17,6 +17,7 @@ from penstock.edge.forwarded import TRUSTS_NOBODY, ForwardedPolicy, Peers
 from penstock.http1 import ParserLimits
 from penstock.system.temporary_files import default_directory
 from penstock.telemetry.observers import MAX_QUEUED_BYTES, MAX_QUEUED_REQUESTS
+from penstock.telemetry.refusals import RULES
 from penstock.telemetry.scoreboard import STALE_BEAT_SECONDS
 from penstock.telemetry.trace import MAX_BODY_BYTES
 from penstock.transport.notable import LEAST_SLOW_SECONDS, MOST_OF_HEAD, NotableRequests
@@ -61,6 +62,8 @@ class TransportConfig:
     body_memory: int = 64 * 1024
     body_setting: str = "max_body"
     """The setting that limits how long a body may be: ``max_spool`` where that has lowered it."""
+    refusal_rules: tuple[str, ...] = RULES
+    """What may refuse a request, in the order of the scoreboard's words: the last is all else."""
     out_buffer: int = 1024 * 1024
     max_connections: int = 10_000
     header_timeout: float = 30.0

@@ -164,7 +164,6 @@ class NativeTransport:
     def publish(self) -> None:
         """See `penstock.transport.Transport.publish`."""
         self._native.publish()
-        self.request_log.publish(self._slot.words)
 
     def close(self) -> None:
         """See `penstock.transport.Transport.close`."""

@@ -299,6 +299,7 @@ pub fn options() -> Options {
         parser: Limits::default(),
         body_memory: 64 * 1024,
         body_setting: "max_body",
+        refusal_rules: Vec::new(),
         out_buffer: 64 * 1024,
         max_connections: 100,
         budgets: Budgets::default(),
