@@ -327,6 +327,8 @@ def api(port: int, path: str, **query: str) -> Any:
         connection.request("GET", f"/api/v1/{path}?{urllib.parse.urlencode(query)}")
         answer = connection.getresponse()
         text = answer.read()
+        if answer.status == 503:
+            raise ConnectionError("Prometheus listens, and is not ready yet")
         assert answer.status == 200, (query, text)
         return json.loads(text)["data"]
     finally:
