@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Final
 
 from penstock import messages
 from penstock.telemetry.error_log import request_in
-from penstock.telemetry.log_daemons import CLOSE_SECONDS, INFO, loss_notice, severity
+from penstock.telemetry.log_daemons import INFO, LogDaemon, loss_notice, severity
 from penstock.telemetry.message_socket import MessageSocket, Place, send_now
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ def send(connected: socket.socket, data: bytes) -> int:
     return len(data)
 
 
-class Journal:
+class Journal(LogDaemon):
     """The journal: see `penstock.telemetry.log_daemons.LogDaemon`.
 
     While it cannot be reached, logs go where they go without it.
@@ -88,21 +88,6 @@ class Journal:
             send=send,
             keeps=False,
         )
-
-    @property
-    def dropped(self) -> int:
-        """See `LogDaemon.dropped`."""
-        return self._socket.dropped
-
-    @property
-    def failure(self) -> str:
-        """See `LogDaemon.failure`."""
-        return self._socket.failure
-
-    @property
-    def is_waiting(self) -> bool:
-        """See `LogDaemon.is_waiting`."""
-        return self._socket.is_waiting
 
     def take_record(self, record: logging.LogRecord, text: str) -> bool:
         """Send a record with its fields; return False where the journal cannot be reached."""
@@ -139,14 +124,6 @@ class Journal:
     def name_worker(self, number: int) -> None:
         """Have the number of the worker in each record."""
         self._always = {**self._always, "WORKER": number}
-
-    def pump(self, patience: float = 0.0) -> None:
-        """See `LogDaemon.pump`."""
-        self._socket.pump(patience)
-
-    def close(self, patience: float = CLOSE_SECONDS) -> None:
-        """See `LogDaemon.close`."""
-        self._socket.close(patience)
 
     def _notice(self, count: int) -> bytes:
         identifier = messages.LINES_NOT_WRITTEN.id

@@ -15,7 +15,7 @@ from penstock import messages
 from penstock.errors import SettingsError
 from penstock.telemetry.access_log_format import MONTHS
 from penstock.telemetry.error_log import json_of
-from penstock.telemetry.log_daemons import CLOSE_SECONDS, INFO, loss_notice, severity
+from penstock.telemetry.log_daemons import INFO, LogDaemon, loss_notice, severity
 from penstock.telemetry.message_socket import MessageSocket, Place
 
 if TYPE_CHECKING:
@@ -119,7 +119,7 @@ def look_up(settings: Settings, *, may_wait: bool = True) -> tuple[Place, ...]:
     )
 
 
-class Syslog:
+class Syslog(LogDaemon):
     """A syslog daemon: see `penstock.telemetry.log_daemons.LogDaemon`."""
 
     takes_error_log = True
@@ -164,21 +164,6 @@ class Syslog:
             json=settings.error_logformat == "json",
         )
 
-    @property
-    def dropped(self) -> int:
-        """See `LogDaemon.dropped`."""
-        return self._socket.dropped
-
-    @property
-    def failure(self) -> str:
-        """See `LogDaemon.failure`."""
-        return self._socket.failure
-
-    @property
-    def is_waiting(self) -> bool:
-        """See `LogDaemon.is_waiting`."""
-        return self._socket.is_waiting
-
     def take_record(self, record: logging.LogRecord, text: str) -> bool:
         """Send a record; return False, as the log's file gets it, too."""
         if self._json:
@@ -201,14 +186,6 @@ class Syslog:
 
     def name_worker(self, number: int) -> None:
         """Do nothing: the process id is in each message."""
-
-    def pump(self, patience: float = 0.0) -> None:
-        """See `LogDaemon.pump`."""
-        self._socket.pump(patience)
-
-    def close(self, patience: float = CLOSE_SECONDS) -> None:
-        """See `LogDaemon.close`."""
-        self._socket.close(patience)
 
     def message(self, log: str, level: int, text: str, identifier: str, created: float) -> bytes:
         """Return a message as it is sent, with what tells it from the next one on a stream."""
