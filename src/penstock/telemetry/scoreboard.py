@@ -459,9 +459,11 @@ class Slot:
 
         Pages that no thread has used are zero already, and stay without memory.
         """
-        for number in self.series_in_use():
+        used = self.series_in_use()
+        for number in used:
             begin = SLOT_WORDS * WORD + number * SERIES_WORDS * WORD
             self.bytes[begin : begin + SERIES_WORDS * WORD] = bytes(SERIES_WORDS * WORD)
+        if used:
             self.bytes[RECORDS_AT - STATUSES * WORD : RECORDS_AT] = bytes(STATUSES * WORD)
         board = self.scoreboard
         records = self.bytes[RECORDS_AT : board.entries_at].cast("Q")
