@@ -101,16 +101,16 @@ class RequestLog:
         the value of Host, empty if there is none; ``received`` what has come of the head, where it
         is known.
         """
-        if self._notable is not None and not disconnected:
-            self._notable.refused(
-                client, request_line, request_id, status, reason, rule, setting, received
-            )
+        if not disconnected:
+            if self._notable is not None:
+                self._notable.refused(
+                    client, request_line, request_id, status, reason, rule, setting, received
+                )
+            number = rule_number(rule, setting)
+            self._refusals[number] += 1  # in one step: nothing is called in it
         verb = "lost" if disconnected else "refused"
         where = [rule, f"setting: {setting}" if setting else ""]
         kind = (disconnected, status, rule, setting)
-        if not disconnected:
-            number = rule_number(rule, setting)
-            self._refusals[number] += 1  # in one step: nothing is called in it
         if self._may_log(kind, lambda: f"%(count)s more {verb} with {status}{_in_brackets(where)}"):
             shown = f'"{request_line[:_SHOWN_CHARACTERS]}"' if request_line else ""
             if reason == BAD_HOST:
