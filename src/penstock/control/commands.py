@@ -325,8 +325,8 @@ class WorkerRow(TypedDict):
     """Time since its last heartbeat; None before the first one."""
 
 
-class RequestRow(TypedDict):
-    """One request in the application. Times are seconds."""
+class CallRow(TypedDict):
+    """A call of the application with a request. Times are seconds."""
 
     worker: int
     pid: int
@@ -335,9 +335,15 @@ class RequestRow(TypedDict):
     method: str
     target: str
     age: float
+    """Since the application was called."""
     client: str
     """Address and port; empty for a unix socket."""
     id: str
+
+
+class RequestRow(CallRow):
+    """One request in the application."""
+
     deadline: float | None
     """Time left until its deadline, negative after it; None without a deadline."""
     io_bound: bool
@@ -346,26 +352,14 @@ class RequestRow(TypedDict):
     """It has a WebSocket, and has left that count."""
 
 
-class RecentRow(TypedDict):
-    """One of the last requests of a worker. Times are seconds."""
+class RecentRow(CallRow):
+    """One of the last requests of a worker; its target has no query, unless that was asked for."""
 
-    worker: int
-    pid: int
-    thread: int
-    """Which of the worker's threads, counted from 0."""
-    method: str
-    target: str
-    """Without its query, unless that was asked for."""
-    age: float
-    """Since the application was called."""
     took: float | None
     """How long the call took until its response was over; None while it is in progress, and 0 for
     less than a millisecond (the Python transport does not write down more)."""
     status: int | None
     """Of the response; None where there is none, or not yet."""
-    client: str
-    """Address and port; empty for a unix socket."""
-    id: str
     in_progress: bool
 
 
