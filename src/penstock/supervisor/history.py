@@ -17,8 +17,7 @@ from penstock.telemetry.histograms import (
     HISTOGRAM_WORDS,
     SUM,
     TIMES,
-    series_labels,
-    sum_of_words,
+    sum_without_websockets,
 )
 
 if TYPE_CHECKING:
@@ -109,9 +108,7 @@ def row_of(figures: Figures) -> list[float]:
     serving = [row for row in figures["workers"] if row["serving"]]
     memory = [row["memory"] or 0 for row in figures["workers"]]
     ages = [row["age"] for row in serving]
-    # Without WebSockets (101), which last for as long as they are open.
-    ended = [words for of, words in figures["series"].items() if series_labels(of).status != "1xx"]
-    times = sum_of_words(ended or [[0] * HISTOGRAM_WORDS * len(TIMES)])
+    times = sum_without_websockets(figures["series"])
     classes = [0] * 5
     for code, number in figures["statuses"].items():
         classes[min(max(code // 100, 1), 5) - 1] += number

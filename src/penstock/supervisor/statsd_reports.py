@@ -11,13 +11,7 @@ from typing import TYPE_CHECKING
 
 from penstock import messages
 from penstock.system.network import accept_queue_length
-from penstock.telemetry.histograms import (
-    CLASSES,
-    HISTOGRAM_WORDS,
-    histogram,
-    series_labels,
-    sum_of_words,
-)
+from penstock.telemetry.histograms import histograms_of, sum_without_websockets
 from penstock.telemetry.statsd import COUNTS, Statsd, Totals, connected
 
 if TYPE_CHECKING:
@@ -104,18 +98,13 @@ class StatsdReports:
         self._before = now
 
     def _totals(self, workers: int, listeners: Iterable[Listener]) -> Totals:
-        # A WebSocket lasts for as long as it is open: that is no response time.
-        durations = [
-            words[:HISTOGRAM_WORDS]
-            for number, words in self._overview.series().items()
-            if series_labels(number).status != CLASSES[0]
-        ] or [[0] * HISTOGRAM_WORDS]
+        times = histograms_of(sum_without_websockets(self._overview.series()))
         counts = self._overview.counts()
         lengths = [accept_queue_length(each.socket) for each in listeners]
         known = [length for length in lengths if length is not None]
         return Totals(
             statuses=self._overview.statuses(),
-            durations=histogram(sum_of_words(durations)),
+            durations=times["duration"],
             counts={name: counts[name] for name in COUNTS},
             workers=workers,
             backlog=sum(known) if known else None,

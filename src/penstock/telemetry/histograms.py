@@ -325,6 +325,15 @@ def sum_of_series(each: Iterable[Mapping[int, Sequence[int]]]) -> Series:
     return {number: sum_of_words(several) for number, several in found.items()}
 
 
+def sum_without_websockets(series: Mapping[int, Sequence[int]]) -> list[int]:
+    """Return the words of all series together but those of WebSockets (101).
+
+    A WebSocket lasts for as long as it is open: that is no response time.
+    """
+    ended = [words for number, words in series.items() if series_labels(number).status != "1xx"]
+    return sum_of_words(ended or [[0] * SERIES_WORDS])
+
+
 def histogram(words: Sequence[int]) -> Histogram:
     """Return a histogram from its sixteen words."""
     return Histogram(words[:SUM], words[SUM] / 1e9)
