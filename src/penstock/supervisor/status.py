@@ -107,7 +107,7 @@ class Counters:
     """What ended workers had refused, evicted or dropped, by `scoreboard.COUNTED`."""
     series: Series = field(default_factory=dict)
     """The histograms of the requests of ended workers."""
-    statuses: dict[int, int] = field(default_factory=dict)
+    statuses: Counter[int] = field(default_factory=Counter)
     """How many requests of ended workers had which status code."""
     ranges: dict[str, list[int]] = field(
         default_factory=lambda: {name: [0] * len(words) for name, words in RANGES.items()}
@@ -143,7 +143,7 @@ class Counters:
             elif kind == "series" or kind in self.ranges:
                 self._inherit_words(kind, detail, int(more))
             elif kind == "statuses":
-                self.statuses[int(detail)] = self.statuses.get(int(detail), 0) + int(more)
+                self.statuses[int(detail)] += int(more)
             elif kind in ("crashes", "recycled"):
                 counts = self.crashes if kind == "crashes" else self.recycled
                 counts[detail] = counts.get(detail, 0) + int(more)
@@ -170,8 +170,7 @@ class Counters:
         for name, word in COUNTED.items():
             self.counted[name] += worker.slot.words[word]
         self.series = sum_of_series((self.series, read_series(worker.slot)))
-        for code, number in read_statuses(worker.slot).items():
-            self.statuses[code] = self.statuses.get(code, 0) + number
+        self.statuses.update(read_statuses(worker.slot))
         for name, words in RANGES.items():
             self.ranges[name] = sum_of_words((self.ranges[name], worker.slot.read(words)))
         if crash:
@@ -302,10 +301,9 @@ class Overview:
 
     def statuses(self) -> dict[int, int]:
         """Return how many requests since the start had which status code."""
-        total = dict(self._counters.statuses)
+        total = Counter(self._counters.statuses)
         for worker in self._workers:
-            for code, number in read_statuses(worker.slot).items():
-                total[code] = total.get(code, 0) + number
+            total.update(read_statuses(worker.slot))
         return total
 
     def recycled(self) -> dict[str, int]:
