@@ -66,10 +66,19 @@ class Evidence:
         return float(self.status["cpus"])
 
     @property
+    def served(self) -> float:
+        """How many requests were answered."""
+        return self.past.times("duration").count
+
+    @property
     def is_enough(self) -> bool:
         """Whether rates and times of requests can be judged."""
-        served = self.past.times("duration").count
-        return self.past.seconds >= LEAST_SECONDS and served >= LEAST_REQUESTS
+        return self.past.seconds >= LEAST_SECONDS and self.served >= LEAST_REQUESTS
+
+    @property
+    def queue_wait(self) -> float:
+        """Seconds that one in twenty requests waited for a thread, or longer."""
+        return self.past.times("queue").quantile(0.95)
 
     @property
     def busy(self) -> float:
@@ -181,7 +190,7 @@ def interpreter_lock(evidence: Evidence) -> Finding | None:
 @rule
 def too_few_threads(evidence: Evidence) -> Finding | None:
     """Requests wait for a thread although the processors are not busy."""
-    queue = evidence.past.times("queue").quantile(0.95)
+    queue = evidence.queue_wait
     if not evidence.is_enough or queue < QUEUE_SECONDS or evidence.busy < BUSY_SHARE:
         return None
     what = (
@@ -221,7 +230,7 @@ def busy_processors(evidence: Evidence) -> Finding | None:
 def too_few_workers_for_processors(evidence: Evidence) -> Finding | None:
     """One worker computes on one processor, and others are idle."""
     used = evidence.past.rate("cpu_seconds")
-    queue = evidence.past.times("queue").quantile(0.95)
+    queue = evidence.queue_wait
     if not evidence.is_enough or evidence.workers >= evidence.cpus or queue < QUEUE_SECONDS:
         return None
     if used < CPU_SHARE * evidence.workers:
@@ -292,7 +301,7 @@ def expired_calls(evidence: Evidence) -> Finding | None:
 def failing_application(evidence: Evidence) -> Finding | None:
     """Many responses are errors."""
     failed = evidence.past.grown("status.5xx")
-    served = evidence.past.times("duration").count
+    served = evidence.served
     if not evidence.is_enough or failed < ERROR_SHARE * served:
         return None
     return Finding(
@@ -379,7 +388,7 @@ def shed_requests(evidence: Evidence) -> Finding | None:
 def impatient_clients(evidence: Evidence) -> Finding | None:
     """Clients leave before their requests get a thread."""
     left = evidence.past.grown("client_left")
-    if not evidence.is_enough or left < ERROR_SHARE * evidence.past.times("duration").count:
+    if not evidence.is_enough or left < ERROR_SHARE * evidence.served:
         return None
     return Finding(
         "impatient-clients",
@@ -437,7 +446,7 @@ def one_client(evidence: Evidence) -> Finding | None:
 @rule
 def one_client_in_the_application(evidence: Evidence) -> Finding | None:
     """One client has most of the threads, and requests wait for one."""
-    queue = evidence.past.times("queue").quantile(0.95)
+    queue = evidence.queue_wait
     if not evidence.past.now("waiting") and queue < QUEUE_SECONDS:
         return None  # the threads are enough, even for that client
     clients = Counter(str(row["client"]).rpartition(":")[0] for row in evidence.requests)
@@ -486,7 +495,7 @@ def slow_log(evidence: Evidence) -> Finding | None:
 def full_handshakes(evidence: Evidence) -> Finding | None:
     """Most connections over TLS are new ones, and carry one request."""
     shaken, resumed = (evidence.past.grown(name) for name in ("handshakes", "resumptions"))
-    served = evidence.past.times("duration").count
+    served = evidence.served
     if not evidence.is_enough or shaken < LEAST_REQUESTS or served > 2 * shaken:
         return None
     if resumed > 0.5 * shaken:
