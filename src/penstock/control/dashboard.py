@@ -16,6 +16,7 @@ from penstock.config.shown import masked
 from penstock.control.answers import parse_command
 from penstock.control.commands import ControlError, Handle, Outcome, ShowStacks
 from penstock.control.connection import Response, Send
+from penstock.telemetry.scoreboard import without_query
 
 if TYPE_CHECKING:
     from penstock.control.access import Access, Place
@@ -179,7 +180,7 @@ def cleaned(value: dict[str, Any], *, queries: bool) -> dict[str, Any]:
         return value
     if isinstance(value.get("requests"), list):
         rows = value["requests"]
-        value["requests"] = [{**row, "target": _without_query(row["target"])} for row in rows]
+        value["requests"] = [{**row, "target": without_query(row["target"])} for row in rows]
     if "stacks" in value:
         # A line for each thread names its request. What follows it is code.
         value["stacks"] = {
@@ -187,11 +188,6 @@ def cleaned(value: dict[str, Any], *, queries: bool) -> dict[str, Any]:
             for pid, text in value["stacks"].items()
         }
     return value
-
-
-def _without_query(target: str) -> str:
-    path, mark, _ = target.partition("?")
-    return f"{path}?..." if mark else path
 
 
 def hide_queries(text: str) -> str:

@@ -64,6 +64,14 @@ def _if(name: str) -> Cell:
     return lambda row: "yes" if row.get(name) else "-"
 
 
+def _client(row: Row) -> str:
+    return text(row.get("client") or "unix")
+
+
+def _request(row: Row) -> str:
+    return f"{text(row.get('method'))} {text(row.get('target'))}"
+
+
 _WORKERS: dict[str, Cell] = {
     "WORKER": _of("worker"),
     "PID": _of("pid"),
@@ -88,9 +96,9 @@ _REQUESTS: dict[str, Cell] = {
     "LEFT": _of("deadline", age),
     "IO-BOUND": _if("io_bound"),
     "WEBSOCKET": _if("websocket"),
-    "CLIENT": lambda row: text(row.get("client") or "unix"),
+    "CLIENT": _client,
     "ID": _of("id"),
-    "REQUEST": lambda row: f"{text(row.get('method'))} {text(row.get('target'))}",
+    "REQUEST": _request,
 }
 
 
@@ -107,9 +115,9 @@ _RECENT: dict[str, Cell] = {
     "BEGUN": lambda row: f"{age(row.get('age'))} ago",
     "TOOK": _took,
     "STATUS": _of("status"),
-    "CLIENT": lambda row: text(row.get("client") or "unix"),
+    "CLIENT": _client,
     "ID": _of("id"),
-    "REQUEST": lambda row: f"{text(row.get('method'))} {text(row.get('target'))}",
+    "REQUEST": _request,
 }
 
 _NOTED: dict[str, Cell] = {
@@ -118,7 +126,7 @@ _NOTED: dict[str, Cell] = {
     "PID": _of("pid"),
     "TOOK": _took,
     "STATUS": lambda row: text(row.get("status") or None),
-    "CLIENT": lambda row: text(row.get("client") or "unix"),
+    "CLIENT": _client,
     "ID": _of("id"),
     "REQUEST": lambda row: f"{text(row.get('method'))} {text(row.get('path'))}",
 }
