@@ -142,7 +142,7 @@ class Access:
             raise _unauthorized("the token is not the one of this server", ' error="invalid_token"')
 
     def _is_known(self, name: str, place: Place) -> bool:
-        if name == "localhost" or name in self._hosts or (name == place.host and name):
+        if name == "localhost" or name in self._hosts or name == place.host:
             return True
         from ipaddress import ip_address
 

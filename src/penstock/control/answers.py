@@ -121,7 +121,6 @@ class ControlSocket:
                 self._logger.info("control: %s, asked for by %s", name, client)
             if isinstance(asked, Profile):
                 send.when_gone(lambda: self._handle(EndProfile(asked.worker), lambda _: None))
-            if isinstance(asked, Profile):
                 self._handle(asked, lambda answer: send(_profile(answer)))
             elif isinstance(asked, ShowFigures):
                 self._handle(asked, lambda answer: send(_metrics(request, answer)))
