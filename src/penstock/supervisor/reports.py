@@ -74,7 +74,7 @@ def is_report(message: Message) -> bool:
     )
 
 
-_CALL = {
+_CALL: Mapping[str, type | int | None] = {
     "method": MOST_OF_METHOD,
     "path": MOST_OF_PATH,
     "client": MOST_OF_CLIENT,
@@ -85,7 +85,7 @@ _CALL = {
     "at": float,
     "left_out": int,
 }
-_REFUSED = {
+_REFUSED: Mapping[str, type | int | None] = {
     "client": MOST_OF_CLIENT,
     "id": MOST_OF_ID,
     "status": int,
@@ -100,7 +100,11 @@ _REFUSED = {
     "at": float,
     "left_out": int,
 }
-NOTED: Mapping[str, Mapping[str, object]] = {"slow": _CALL, "failed": _CALL, "refused": _REFUSED}
+NOTED: Mapping[str, Mapping[str, type | int | None]] = {
+    "slow": _CALL,
+    "failed": _CALL,
+    "refused": _REFUSED,
+}
 """The fields of requests that are worth a look, by kind: types, or the most characters of a text.
 None is a number or null."""
 
@@ -115,12 +119,12 @@ def is_noted(message: Message) -> bool:
     )
 
 
-def _is_noted(value: object, kind: object) -> bool:
+def _is_noted(value: object, kind: type | int | None) -> bool:
     if isinstance(kind, int):
         return isinstance(value, str) and len(value) <= kind
-    if kind is float:
-        return type(value) in (int, float) and 0 <= value < _LARGEST_TIME  # type: ignore[operator]
-    return (kind is None and value is None) or _is_one(value, int)
+    if kind is None:
+        return value is None or _is_one(value, int)
+    return _is_one(value, kind)
 
 
 def _is_profile(message: Message) -> bool:
@@ -138,7 +142,7 @@ def _is_profile(message: Message) -> bool:
 
 def _is_one(value: object, kind: type) -> bool:
     if kind is float:
-        return _is_noted(value, kind)
+        return type(value) in (int, float) and 0 <= value < _LARGEST_TIME  # type: ignore[operator]
     if kind is int:  # True is an int, too
         return type(value) is int and 0 <= value <= _LARGEST
     return isinstance(value, kind)
