@@ -43,13 +43,7 @@ from penstock.supervisor.history import History
 from penstock.supervisor.notable import Notable
 from penstock.supervisor.profiles import Profiles
 from penstock.supervisor.stack_collector import StackCollector
-from penstock.supervisor.state import (
-    HandingOver,
-    Preparing,
-    Reloading,
-    Serving,
-    Upgrading,
-)
+from penstock.supervisor.state import HandingOver, Preparing, Reloading, Serving, Upgrading
 from penstock.supervisor.status import Overview, recent_rows
 from penstock.supervisor.worker_process import Stage, WorkerProcess
 from penstock.system.cgroups import Cgroups, resident_memory

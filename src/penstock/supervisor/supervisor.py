@@ -114,8 +114,6 @@ WATCHFUL_SECONDS = 0.25
 IDLE_SECONDS = 1.0
 """How often it looks otherwise: at heartbeats, above all."""
 
-"""Why a worker is replaced, for the log."""
-
 _SUCCESSORS_SUFFIX = ".2"
 """gunicorn's: of the pid file, while the old supervisor still runs."""
 
@@ -156,8 +154,7 @@ class Supervisor:
         )
         configure(self.settings)
         self.logger = self.error_log.logger
-        self.logger.addHandler(LastError(self.counters))
-        self.logger.addHandler(LogCounts(self.counters.count))
+        self._count_messages()
         self.loop = Loop(self.logger)
         self._helpers = Helpers(self.loop)
         self._reopens_again = False
@@ -946,6 +943,10 @@ class Supervisor:
         self.error_log = fresh
         with suppress(SettingsError):  # the workers have applied it
             configure(self.settings)
+        self._count_messages()
+
+    def _count_messages(self) -> None:
+        """Have the messages of the error log counted, and its last error kept."""
         self.logger.addHandler(LastError(self.counters))
         self.logger.addHandler(LogCounts(self.counters.count))
 
