@@ -220,10 +220,11 @@ impl Exchange {
         let (core, record, noted) = {
             let mut this = slf.try_borrow_mut()?;
             let now = sys::monotonic();
-            let noted = this.note_end(slf.py(), state, reason, now);
+            let code = status_code(slf.py(), this.status.as_ref());
+            let noted = this.note_end(state, reason, code, now);
             (
                 Arc::clone(&this.core),
-                this.give_back(slf.py(), state, reason, now),
+                this.give_back(slf.py(), state, reason, code, now),
                 noted,
             )
         };
@@ -243,9 +244,9 @@ impl Exchange {
     #[inline]
     fn note_end(
         &self,
-        py: Python<'_>,
         state: ResponseState,
         reason: &str,
+        code: Option<u16>,
         now: Nanos,
     ) -> Option<Box<NotedCall>> {
         if self.response.is_over() {
@@ -254,7 +255,7 @@ impl Exchange {
         let record = self.deadline.record.as_ref()?;
         let shared = self.shared();
         let took = now.saturating_sub(self.handed_out_at);
-        let status = self.status_code(py);
+        let status = code.unwrap_or(0);
         shared.scoreboard.note_end(record, took, status);
         let notable = took >= shared.options.notable_call || status >= 500 || !reason.is_empty();
         if !notable || self.core.log_writer.note_call.is_none() {
@@ -274,21 +275,13 @@ impl Exchange {
         }))
     }
 
-    /// The status code; 0 before there is one.
-    fn status_code(&self, py: Python<'_>) -> u16 {
-        let status = self.status.as_ref().map(|status| status.bind(py));
-        let bytes = status.and_then(|status| latin1_bytes(status).ok());
-        let digits = bytes.and_then(|bytes| bytes.get(..3)).unwrap_or(b"000");
-        let add = |code: u16, digit: &u8| code * 10 + u16::from(digit.wrapping_sub(b'0') % 10);
-        digits.iter().fold(0, add)
-    }
-
     /// Give up the connection; return what is to be logged now.
     fn give_back(
         &mut self,
         py: Python<'_>,
         state: ResponseState,
         reason: &str,
+        code: Option<u16>,
         now: Nanos,
     ) -> Option<Box<Record>> {
         if self.response.is_over() {
@@ -308,7 +301,7 @@ impl Exchange {
         // already that the client is gone.
         let later = state.output.busy() && reason.is_empty() && !state.output.is_corked();
         let mut record = None;
-        let measured = self.measured(py, state.exchange.began, now);
+        let measured = self.measured(code, state.exchange.began, now);
         if later {
             state.exchange.measured = Some(measured);
         } else {
@@ -342,20 +335,18 @@ impl Exchange {
     }
 
     /// What is counted of the request, whose thread is done with it at `now`.
-    fn measured(&self, py: Python<'_>, began: Nanos, now: Nanos) -> Measured {
-        let status = self.status.as_ref().map(|status| status.bind(py));
+    fn measured(&self, code: Option<u16>, began: Nanos, now: Nanos) -> Measured {
         let sent = match self.first_byte_at {
             0 => now,
             at => at,
         };
-        let code = status.and_then(|status| code_of(latin1_bytes(status).ok()?));
         let called = now.saturating_sub(self.handed_out_at);
         Measured {
             method: self.method,
             status: code.unwrap_or(self.shared().options.client_left),
             protocol: self.version.into(),
             began,
-            first_byte: status.map(|_| sent),
+            first_byte: self.status.as_ref().map(|_| sent),
             queue: self.for_application.then_some(self.queue_time),
             application: self
                 .for_application
@@ -400,9 +391,9 @@ impl Exchange {
     }
 }
 
-/// The status code that a status begins with.
-fn code_of(status: &[u8]) -> Option<u16> {
-    let digits = status.get(..3)?.iter();
+/// The status code that a status begins with; None where there is no status.
+pub fn status_code(py: Python<'_>, status: Option<&Py<PyString>>) -> Option<u16> {
+    let digits = latin1_bytes(status?.bind(py)).ok()?.get(..3)?.iter();
     digits.copied().try_fold(0, |code, digit| {
         digit
             .is_ascii_digit()

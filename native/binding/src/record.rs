@@ -1,5 +1,6 @@
 //! One response and what it answers, for the observers.
 
+use crate::exchange::status_code;
 use penstock_protocol::HeadCopy;
 use penstock_reactor::exchange_trace::Transcript;
 use penstock_reactor::log_queue::{Ended, Times};
@@ -44,9 +45,6 @@ impl Record {
 
     /// The status code, also where there was no answer.
     pub fn code(&self, py: Python<'_>) -> u16 {
-        let status = self.status.as_ref().map(|status| status.bind(py));
-        let text = status.and_then(|status| status.to_str().ok());
-        let code = text.and_then(|text| text.get(..3)?.parse().ok());
-        code.unwrap_or(self.client_left)
+        status_code(py, self.status.as_ref()).unwrap_or(self.client_left)
     }
 }
