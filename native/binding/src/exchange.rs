@@ -6,9 +6,8 @@
 use crate::call_deadline::CallDeadline;
 use crate::client_wait::ClientWait;
 use crate::core::Core;
-use crate::ffi::latin1_bytes;
 use crate::held::Held;
-use crate::record::Record;
+use crate::record::{Record, status_code};
 use penstock_protocol::{Framing, HeadCopy, Version};
 use penstock_reactor::connection::Connection;
 use penstock_reactor::disconnect::find_gone;
@@ -389,16 +388,6 @@ impl Exchange {
             transcript,
         })
     }
-}
-
-/// The status code that a status begins with; None where there is no status.
-pub fn status_code(py: Python<'_>, status: Option<&Py<PyString>>) -> Option<u16> {
-    let digits = latin1_bytes(status?.bind(py)).ok()?.get(..3)?.iter();
-    digits.copied().try_fold(0, |code, digit| {
-        digit
-            .is_ascii_digit()
-            .then(|| code * 10 + u16::from(digit - b'0'))
-    })
 }
 
 impl Drop for Exchange {

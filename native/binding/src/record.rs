@@ -1,6 +1,6 @@
 //! One response and what it answers, for the observers.
 
-use crate::exchange::status_code;
+use crate::ffi::latin1_bytes;
 use penstock_protocol::HeadCopy;
 use penstock_reactor::exchange_trace::Transcript;
 use penstock_reactor::log_queue::{Ended, Times};
@@ -47,4 +47,14 @@ impl Record {
     pub fn code(&self, py: Python<'_>) -> u16 {
         status_code(py, self.status.as_ref()).unwrap_or(self.client_left)
     }
+}
+
+/// The status code that a status begins with; None where there is no status.
+pub fn status_code(py: Python<'_>, status: Option<&Py<PyString>>) -> Option<u16> {
+    let digits = latin1_bytes(status?.bind(py)).ok()?.get(..3)?.iter();
+    digits.copied().try_fold(0, |code, digit| {
+        digit
+            .is_ascii_digit()
+            .then(|| code * 10 + u16::from(digit - b'0'))
+    })
 }
