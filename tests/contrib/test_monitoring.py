@@ -28,6 +28,7 @@ from penstock.telemetry.histograms import CLASSES
 from support.acme_authority import free_port
 from support.control_loop import FakeSupervisor
 from support.lifecycle import Supervised
+from support.threads import running
 
 ROOT = Path(__file__).parents[2]
 CONTRIB = ROOT / "src" / "penstock" / "contrib"
@@ -401,9 +402,8 @@ def wait_for_data(port: int) -> None:
 @contextmanager
 def requesting(port: int) -> Iterator[None]:
     """Have some requests in the application all the time."""
-    ended = threading.Event()
 
-    def make() -> None:
+    def make(ended: threading.Event) -> None:
         number = 0
         while not ended.is_set():
             connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
@@ -412,12 +412,5 @@ def requesting(port: int) -> Iterator[None]:
             connection.close()
             number += 1
 
-    threads = [threading.Thread(target=make) for _ in range(4)]
-    for thread in threads:
-        thread.start()
-    try:
+    with running(make, 4):
         yield
-    finally:
-        ended.set()
-        for thread in threads:
-            thread.join()

@@ -19,6 +19,7 @@ from support.devtools import Page
 from support.invariant import eventually
 from support.lifecycle import Supervised
 from support.server_process import ServerProcess
+from support.threads import running
 from support.wire import Client
 
 TOKEN = "0123456789abcdef0123456789abcdef"
@@ -73,9 +74,8 @@ def ask(port: int, target: str) -> Any:
 @contextmanager
 def load(server: ServerProcess) -> Iterator[None]:
     """Have requests made all the time, some of which get 404."""
-    ended = threading.Event()
 
-    def run() -> None:
+    def run(ended: threading.Event) -> None:
         while not ended.is_set():
             connection = http.client.HTTPConnection(server.host, server.port, timeout=30)
             try:
@@ -88,15 +88,8 @@ def load(server: ServerProcess) -> Iterator[None]:
             finally:
                 connection.close()
 
-    threads = [threading.Thread(target=run) for _ in range(3)]
-    for thread in threads:
-        thread.start()
-    try:
+    with running(run, 3):
         yield
-    finally:
-        ended.set()
-        for thread in threads:
-            thread.join()
 
 
 @contextmanager

@@ -12,6 +12,8 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import parse_qs, urlsplit
 
+from support.threads import listening
+
 NEW_RELIC = {
     "preconnect": {"redirect_host": "localhost"},
     "connect": {
@@ -84,14 +86,8 @@ class Collector:
     @contextmanager
     def listening(self) -> Iterator[Collector]:
         """Serve within the block."""
-        thread = threading.Thread(target=self._server.serve_forever)
-        thread.start()
-        try:
+        with listening(self._server):
             yield self
-        finally:
-            self._server.shutdown()
-            thread.join()
-            self._server.server_close()
 
 
 def read_body(request: BaseHTTPRequestHandler) -> bytes:

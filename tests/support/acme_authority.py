@@ -28,6 +28,8 @@ from typing import Any
 
 import pytest
 
+from support.threads import listening
+
 START_SECONDS = 30.0
 
 
@@ -281,14 +283,8 @@ class Front:
 
     @contextmanager
     def serving(self) -> Iterator[Front]:
-        thread = threading.Thread(target=self._server.serve_forever, args=(0.05,))
-        thread.start()
-        try:
+        with listening(self._server):
             yield self
-        finally:
-            self._server.shutdown()
-            thread.join()
-            self._server.server_close()
 
     def answer(self, handler: BaseHTTPRequestHandler) -> None:
         with self._lock:

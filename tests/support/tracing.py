@@ -16,6 +16,7 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 from support.invariant import eventually
+from support.threads import listening
 
 SERVER, INTERNAL = trace.SpanKind.SERVER, trace.SpanKind.INTERNAL
 
@@ -127,14 +128,8 @@ class Collector:
     @contextmanager
     def listening(self) -> Iterator[Collector]:
         """Serve within the block."""
-        thread = threading.Thread(target=self._server.serve_forever)
-        thread.start()
-        try:
+        with listening(self._server):
             yield self
-        finally:
-            self._server.shutdown()
-            thread.join()
-            self._server.server_close()
 
 
 def _values(attributes: Any) -> dict[str, Any]:
