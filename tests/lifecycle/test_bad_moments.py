@@ -214,7 +214,8 @@ def test_an_upgrade_lets_go_of_an_address_that_is_not_wanted_any_more(tmp_path: 
         settings(tmp_path, f"bind = ['127.0.0.1:{first}']\npid = 'pid'\n")
         server.signal(signal.SIGUSR2)
         assert server.process.wait(20) == 0
-        server.supervisor = int((tmp_path / "pid").read_text())
+        # The old one has removed the file, and the new one then gives its own this name.
+        assert eventually(lambda: server.has_new_supervisor(tmp_path / "pid"))
         assert connects(("127.0.0.1", first))
         assert not connects(("127.0.0.1", second))
         server.stop()

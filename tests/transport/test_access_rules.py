@@ -28,10 +28,14 @@ def application(environ: Environ, start_response: StartResponse) -> list[bytes]:
 
 
 def logged(transport: str, path: Path, requests: list[bytes], **settings: Any) -> list[str]:
-    """Return the lines for requests, which are sent over one connection each."""
+    """Return the lines for requests, which are sent over one connection each.
+
+    With one thread, which logs a request before it takes the next: so the lines are in their order.
+    """
     with penstock.running(
         application,
         transport=transport,
+        threads=1,
         access_logfile=str(path),
         forwarded_headers="x-request-id",
         **settings,
