@@ -39,6 +39,9 @@ HISTOGRAM_WORDS: Final = 16
 SUM: Final = HISTOGRAM_WORDS - 1
 """Which word of a histogram is the sum."""
 
+SHORT_SECONDS: Final = BOUNDS[0]
+"""No time above this is in the first bucket."""
+
 _BOUNDS_NS: Final = tuple(round(bound * 1e9) for bound in BOUNDS)
 
 LEFT: Final = "499"
@@ -140,12 +143,24 @@ def series_labels(number: int) -> Labels:
 class Finished:
     """Requests with the same method, status and protocol, since the last time. Times in seconds."""
 
-    __slots__ = ("applications", "durations", "first_bytes", "queues", "wholes")
+    __slots__ = (
+        "applications",
+        "durations",
+        "first_bytes",
+        "queues",
+        "short",
+        "short_nanoseconds",
+        "short_seconds",
+    )
 
     def __init__(self) -> None:
-        self.wholes: list[float] = []
-        """The durations of those whose responses were sent at once, so that the time to the first
-        byte is the same."""
+        self.short = 0
+        """How many waited for no thread, were sent at once, and took up to `SHORT_SECONDS`: each of
+        their times is in the first bucket, and the time to the first byte is the duration."""
+        self.short_seconds = 0.0
+        """What these took together."""
+        self.short_nanoseconds = 0
+        """What these took together in the application."""
         self.durations: list[float] = []
         """Those of all others."""
         self.first_bytes: list[float] = []
@@ -159,13 +174,13 @@ class Finished:
 class RequestHistograms:
     """Counts the finished requests of one worker of the Python transport.
 
-    A request only adds its times to lists. `publish` sorts them into buckets, a second's requests
-    at once: that takes a fifth of what each would take alone. A worker that is killed takes along
-    what has come since the last time.
+    A short request only adds to three numbers, any other its times to lists. `publish` sorts these
+    into buckets, a second's requests at once: that takes a fifth of what each would take alone. A
+    worker that is killed takes along what has come since the last time.
 
     `add` is for any thread, `publish` for one at a time. No lock is needed: in each statement that
-    adds, nothing is called between the look at a list and the addition to it. A wait is added
-    before the time in the application, and `publish` takes them in the opposite order.
+    adds, nothing is called between the look at a list or number and the addition to it. A wait is
+    added before the time in the application, and `publish` takes them in the opposite order.
     """
 
     def __init__(self, slot: Slot) -> None:
@@ -179,14 +194,10 @@ class RequestHistograms:
     def add(self, exchange: FinishedExchange, now: float) -> Finished:
         """Count an exchange whose response was sent, or given up, at ``now``; return where.
 
-        The next one that is plain and has the same method, status and protocol may be added there.
+        The next one may be counted there if it has the same method, status and protocol.
         """
         request = exchange.request
         finished = self._find(request.method, exchange.status or LEFT, request.version)
-        if exchange.plain and exchange.status:
-            finished.wholes.append(now - exchange.began)
-            finished.applications.append(exchange.answered_after)
-            return finished
         duration = now - exchange.began
         finished.durations.append(duration)
         if exchange.status:
@@ -239,20 +250,26 @@ class RequestHistograms:
 
 def _fold(finished: Finished, words: list[int]) -> int:
     """Count requests in the words of their series; return how many there were."""
-    wholes, finished.wholes = finished.wholes, []
+    short, finished.short = finished.short, 0
+    seconds, finished.short_seconds = finished.short_seconds, 0.0
+    nanoseconds, finished.short_nanoseconds = finished.short_nanoseconds, 0
     durations, finished.durations = finished.durations, []
     first_bytes, finished.first_bytes = finished.first_bytes, []
     applications, finished.applications = finished.applications, []
     queues, finished.queues = finished.queues, []
-    _count(wholes, BOUNDS, 1e9, words, (0, _FIRST_BYTE))
-    _count(durations, BOUNDS, 1e9, words, (0,))
-    _count(first_bytes, BOUNDS, 1e9, words, (_FIRST_BYTE,))
-    _count(applications, _BOUNDS_NS, 1, words, (_APPLICATION,))
-    _count(queues, BOUNDS, 1e9, words, (_QUEUE,))
+    for begin in (0, _FIRST_BYTE, _APPLICATION):
+        words[begin] += short
+    words[SUM] += round(seconds * 1e9)
+    words[_FIRST_BYTE + SUM] += round(seconds * 1e9)
+    words[_APPLICATION + SUM] += nanoseconds
+    _count(durations, BOUNDS, 1e9, words, 0)
+    _count(first_bytes, BOUNDS, 1e9, words, _FIRST_BYTE)
+    _count(applications, _BOUNDS_NS, 1, words, _APPLICATION)
+    _count(queues, BOUNDS, 1e9, words, _QUEUE)
     # The others did not wait. Where one wait has come without its application, that follows.
     waits = sum(words[_QUEUE : _QUEUE + SUM])
     words[_QUEUE] += max(0, sum(words[_APPLICATION : _APPLICATION + SUM]) - waits)
-    return len(wholes) + len(durations)
+    return short + len(durations)
 
 
 def _count(
@@ -260,9 +277,9 @@ def _count(
     bounds: Sequence[float],
     nanoseconds: float,
     words: list[int],
-    begins: Iterable[int],
+    begin: int,
 ) -> None:
-    """Count times in histograms, whose words begin at ``begins``; one time is that many ns."""
+    """Count times in the histogram whose words begin at ``begin``; one time is that many ns."""
     if not times:
         return
     # Mostly all are short: to look for the longest takes a fraction of what sorting them does.
@@ -272,11 +289,9 @@ def _count(
         times.sort()
         ends = [bisect_right(times, bound) for bound in bounds[:last]] + [len(times)]
         counts = [end - begin for begin, end in zip([0, *ends], ends, strict=False)]
-    total = int(sum(times) * nanoseconds)
-    for begin in begins:
-        for index, count in enumerate(counts, begin):
-            words[index] += count
-        words[begin + SUM] += total
+    for index, count in enumerate(counts, begin):
+        words[index] += count
+    words[begin + SUM] += int(sum(times) * nanoseconds)
 
 
 class LockWaits:

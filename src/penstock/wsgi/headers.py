@@ -83,6 +83,11 @@ def check_status(status: str) -> int:
     return code
 
 
+def status_code(status: str) -> int:
+    """Return the code of a status that was checked: mostly as it was found then."""
+    return _codes.get(status) or int(status[:3])
+
+
 def check_headers(
     headers: HeaderList, *, keeps_upgrade: bool = False
 ) -> tuple[HeaderList, int | None, bool]:

@@ -27,6 +27,7 @@ from penstock.http1 import (
     State,
     error_response,
 )
+from penstock.telemetry.histograms import SHORT_SECONDS
 from penstock.transport.decisions import (
     Holding,
     accepts_scheme,
@@ -726,15 +727,15 @@ class Connection:
                 loop.streaming.discard(exchange)
             entry = exchange.entry
             if entry is not None:
-                duration = exchange.answered_after = time.monotonic_ns() - exchange.handed_out_at
+                took = exchange.answered_after = time.monotonic_ns() - exchange.handed_out_at
                 slow_paths = loop.slow_paths
-                if duration > slow_paths.slow_ns or not slow_paths.calm:
-                    slow_paths.note(exchange.request.path, duration)
-                    note_call(exchange, entry, duration, reason)
+                if took > slow_paths.slow_ns or not slow_paths.calm:
+                    slow_paths.note(exchange.request.path, took)
+                    note_call(exchange, entry, took, reason)
                 elif exchange.code != 200 or reason:
-                    note_call(exchange, entry, duration, reason)
+                    note_call(exchange, entry, took, reason)
                 if loop.queue.requests.size and not exchange.io_bound:
-                    loop.queue.note_service(duration)
+                    loop.queue.note_service(took)
             # Otherwise it is reported when the client has it, or never will.
             if not unsent or reason:
                 # Here, and not by the leader: what an application left in the environ may block
@@ -744,12 +745,15 @@ class Connection:
                 request, now = exchange.request, time.monotonic()
                 if (
                     exchange.plain
-                    and exchange.status is self.counted_status
+                    and exchange.status == self.counted_status
                     and request.method == self.counted_method
                     and request.version == self.counted_version
+                    and (duration := now - exchange.began) <= SHORT_SECONDS
                 ):
-                    self.counted_in.wholes.append(now - exchange.began)
-                    self.counted_in.applications.append(exchange.answered_after)
+                    counted = self.counted_in
+                    counted.short += 1
+                    counted.short_seconds += duration
+                    counted.short_nanoseconds += exchange.answered_after
                 else:
                     self.counted_in = loop.histograms.add(exchange, now)
                     self.counted_status = exchange.status or None

@@ -58,6 +58,7 @@ from penstock.transport.states import (
     Fate,
     ResponseState,
 )
+from penstock.wsgi.headers import status_code
 
 if TYPE_CHECKING:
     from penstock.transport.python.call_deadline import CallDeadline
@@ -437,7 +438,7 @@ class PythonExchange:
             self._require_open()
             raise RuntimeError("the response's head has been sent already")
         self.status = status
-        self.code = int(status[:3])
+        self.code = status_code(status)
         self.response_headers = headers
         self._content_length = content_length
 
@@ -631,7 +632,7 @@ class PythonExchange:
             self.reason = reason  # before its thread can find the response aborted
         if self._claim_end(ABORTED if aborted else ENDED) is not None:
             self.status = status
-            self.code = int(status[:3] or 0)
+            self.code = status_code(status) if status else 0
             self.response_headers = headers
             self.body_received, self.body_sent = counts
             if reset:
