@@ -119,6 +119,7 @@ def test_the_map_has_every_page(page: Path) -> None:
 OTHER_COMMANDS = {
     "compatibility.md": {"--pull"},
     "django.md": {"--app", "--settings"},  # of flask and of manage.py
+    "metrics.md": {"--enable-feature"},  # of prometheus
     "migrating.md": {"--processes", "--interface", "--wsgi-threads"},
     "testing.md": {"--penstock-app", "--penstock-transport", "--penstock-workers"},  # of pytest
 }

@@ -312,7 +312,8 @@ def scraping(folder: Path, admin: int) -> Iterator[int]:
     )
     process = subprocess.Popen(
         ["prometheus", f"--config.file={folder}/prometheus.yml",
-         f"--storage.tsdb.path={folder}/data", f"--web.listen-address=127.0.0.1:{port}"],
+         f"--storage.tsdb.path={folder}/data", f"--web.listen-address=127.0.0.1:{port}",
+         "--enable-feature=exemplar-storage"],
         stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
     )  # fmt: skip
     try:
@@ -373,6 +374,9 @@ def test_a_real_prometheus_has_an_answer_to_every_expression(tmp_path: Path) -> 
             left = values(port, compared["what"])
             if ABOUT_REQUESTS.search(expression) and not NOT_WITHOUT_TROUBLE.search(expression):
                 assert left, compared["what"]
+        [target] = api(port, "targets")["activeTargets"]
+        assert (target["health"], target["lastError"]) == ("up", "")
+        wait_for_exemplars(port, "penstock_request_duration_seconds_bucket")
         [group] = api(port, "rules")["groups"]
         assert len(group["rules"]) == len(ALERTS)
         assert {rule["health"] for rule in group["rules"]} == {"ok"}, group
@@ -397,6 +401,23 @@ def wait_for_data(port: int) -> None:
             pass  # it starts
         assert time.monotonic() < end, seen
         pause.wait(0.2)
+
+
+def wait_for_exemplars(port: int, name: str) -> None:
+    """Wait until Prometheus has an exemplar of a histogram: the slow requests of `requesting`."""
+    end, pause = time.monotonic() + 30, threading.Event()
+    begin = time.time() - 300
+    while True:
+        asked = {"query": name, "start": str(begin), "end": str(time.time() + 60)}
+        found = api(port, "query_exemplars", **asked)
+        if found:
+            break
+        assert time.monotonic() < end
+        pause.wait(0.2)
+    for series in found:
+        for exemplar in series["exemplars"]:
+            assert exemplar["labels"].keys() == {"request_id"}
+            assert 0.05 <= float(exemplar["value"]) <= float(series["seriesLabels"]["le"])
 
 
 @contextmanager

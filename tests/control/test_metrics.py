@@ -18,7 +18,7 @@ from penstock.control import metrics
 from penstock.control.commands import Figures
 from penstock.control.metrics import METRICS, accepts_openmetrics, render
 from penstock.control.metrics_page import metrics_page
-from penstock.telemetry.histograms import BOUNDS, series_number
+from penstock.telemetry.histograms import BOUNDS, Exemplar, series_number
 from penstock.telemetry.refusals import RULES
 from support.control_loop import ControlLoop, FakeSupervisor, connect
 from support.wire import Client
@@ -82,6 +82,48 @@ def test_a_histogram_has_the_buckets_up_to_each_bound_their_sum_and_their_number
         assert list(buckets.values()) == [1, 3, *[6] * 12, 10]
         # Nothing was counted of the other times.
         assert not any("first_byte" in sample for sample, _ in found)
+
+
+def exemplars_of(text: bytes) -> dict[tuple[tuple[tuple[str, str], ...], str], Any]:
+    """Return the exemplars that a scrape has, by labels and bucket."""
+    return {
+        (tuple(sorted(labels.items())), bucket): sample.exemplar
+        for family in openmetrics(text.decode())
+        for sample in family.samples
+        if sample.exemplar
+        for bucket in [sample.labels["le"]]
+        for labels in [{k: v for k, v in sample.labels.items() if k != "le"}]
+    }
+
+
+def test_openmetrics_alone_has_the_exemplars_of_durations(figures: Figures) -> None:
+    found = exemplars_of(render(figures, openmetrics=True))
+    labels = (("method", "GET"), ("protocol", "HTTP/1.1"), ("status", "2xx"))
+    assert found.keys() == {(labels, "0.05"), (labels, "+Inf")}
+    traced, other = found.values()
+    assert traced.labels == {"trace_id": "4bf92f3577b34da6a3ce929d0e0e4736"}
+    assert (traced.value, float(traced.timestamp)) == (0.03, 1.8e9)
+    assert other.labels == {"request_id": "4f2a-1"}
+    assert (other.value, float(other.timestamp)) == (12.5, 1.8e9 + 0.125)
+    text = render(figures, openmetrics=False)
+    assert b" # {" not in text
+    assert b"trace_id" not in text
+
+
+def test_a_bucket_that_has_counted_no_request_has_no_exemplar(figures: Figures) -> None:
+    number = series_number("GET", "2", "HTTP/1.1")
+    figures["series"] = {number: [1] * 3 + [0] * 61}
+    assert not exemplars_of(render(figures, openmetrics=True))
+
+
+@pytest.mark.parametrize("most", ["\\" * 64, '"' * 64, "x" * 64])
+def test_whatever_the_name_of_a_request_openmetrics_takes_the_exemplar(
+    figures: Figures, most: str
+) -> None:
+    number = series_number("GET", "2", "HTTP/1.1")
+    figures["exemplars"] = {number: {3: Exemplar({"request_id": most}, 0.03, 1.8e9)}}
+    [exemplar] = exemplars_of(render(figures, openmetrics=True)).values()
+    assert exemplar.labels == {"request_id": most}
 
 
 def test_refusals_are_shown_by_the_rules_that_have_refused_something(figures: Figures) -> None:

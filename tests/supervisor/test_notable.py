@@ -21,6 +21,9 @@ def worker() -> Iterator[WorkerProcess]:
 
 def report(kind: str, number: float, left_out: int = 0) -> dict[str, Any]:
     request = {"took": float(number), "id": str(number), "left_out": left_out}
+    if kind != "refused":
+        request |= {"method": "GET", "protocol": "HTTP/1.1", "status": 500, "at": 1.7e9}
+        request |= {"trace_id": "", "duration": float(number)}
     return {"event": "noted", "kind": kind, "request": request}
 
 

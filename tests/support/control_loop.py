@@ -45,7 +45,7 @@ from penstock.control.commands import (
 from penstock.control.connection import Service
 from penstock.control.server import Wanted, open_service
 from penstock.control.socket_file import Passed, adopt
-from penstock.telemetry.histograms import series_number
+from penstock.telemetry.histograms import Exemplar, series_number
 from penstock.telemetry.refusals import RULES
 from penstock.telemetry.scoreboard import COUNTED, SERIES_WORDS
 from support.past import answer, rows
@@ -189,6 +189,12 @@ class FakeSupervisor:
             "series": {
                 series_number("GET", "2", "HTTP/1.1"): list(range(SERIES_WORDS)),
                 series_number("POST", "5", "HTTP/1.0"): [1] * SERIES_WORDS,
+            },
+            "exemplars": {
+                series_number("GET", "2", "HTTP/1.1"): {
+                    3: Exemplar({"trace_id": "4bf92f3577b34da6a3ce929d0e0e4736"}, 0.03, 1.8e9),
+                    14: Exemplar({"request_id": "4f2a-1"}, 12.5, 1.8e9 + 0.125),
+                }
             },
             "statuses": {200: 5, 404: 1},
             "lock_waits": [5] * 15 + [2_500_000_000],

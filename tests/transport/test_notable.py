@@ -11,6 +11,8 @@ import pytest
 
 from penstock.http1 import ParserLimits
 from penstock.supervisor.reports import is_report
+from penstock.telemetry.histograms import histograms_of, read_series, series_number
+from penstock.telemetry.request_finished import TRACE_ID
 from penstock.transport.notable import (
     BEFORE_FAULT,
     LEAST_SLOW_SECONDS,
@@ -18,6 +20,7 @@ from penstock.transport.notable import (
     MOST_OF_EXCERPT,
     SLOW_SECONDS,
     SLOWEST,
+    EndedCall,
     NotableRequests,
 )
 from support.serving import TEXT, Environ, Gate, connect, eventually, get
@@ -26,6 +29,9 @@ from support.transports import serving
 LIMITS = ParserLimits(
     request_line=4096, fields=100, field_size=4096, head=65536, chunk_overhead=4096, body=1 << 20
 )
+
+
+TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
 
 
 class Clock:
@@ -54,11 +60,14 @@ class Sent:
         given: dict[str, Any] = {
             "method": "GET",
             "target": "/a?b=c",
+            "protocol": "HTTP/1.1",
             "client": "192.0.2.1:5",
             "request_id": "1-2",
+            "trace_id": None,
+            "duration": took,
         }
         given |= {"reason": "", "aborted": False} | known
-        self.notable.call_ended(took=int(took * 1e9), status=status, **given)
+        self.notable.call_ended(EndedCall(took=int(took * 1e9), status=status, **given))
 
     def refuse(self, received: bytes = b"", **known: str) -> None:
         given: dict[str, Any] = {
@@ -80,9 +89,12 @@ def test_a_call_that_failed_or_was_aborted_is_sent_without_its_query() -> None:
     assert first == {
         "method": "GET",
         "path": "/a?...",
+        "protocol": "HTTP/1.1",
         "client": "192.0.2.1:5",
         "id": "1-2",
+        "trace_id": "",
         "took": 0.5,
+        "duration": 0.5,
         "status": 503,
         "reason": "no database",
         "left_out": 0,
@@ -111,6 +123,14 @@ def test_a_fast_call_is_not_slow_though_it_has_failed() -> None:
     sent.call(LEAST_SLOW_SECONDS - 0.001, 500)
     sent.call(LEAST_SLOW_SECONDS, 200)
     assert [kind for kind, _ in sent.all] == ["failed", "slow"]
+
+
+@pytest.mark.parametrize("known", [None, 7, "", "4BF9", "4bf92f3577b34da6a3ce929d0e0e4736\n"])
+def test_what_the_environ_has_in_the_place_of_a_trace_id_is_none(known: object) -> None:
+    sent = Sent()
+    sent.call(0.5, 500, trace_id=TRACE)
+    sent.call(0.5, 500, trace_id=known)
+    assert [request["trace_id"] for request in sent.of("failed")] == [TRACE, ""]
 
 
 def test_a_websocket_is_no_slow_request() -> None:
@@ -164,7 +184,8 @@ def test_a_refused_request_without_a_head_has_no_place() -> None:
 def test_whatever_the_length_of_a_text_the_supervisor_accepts_it() -> None:
     sent = Sent()
     long = "x" * 5000
-    sent.call(1.0, 500, method=long, target=long, client=long, request_id=long, reason=long)
+    call = {"method": long, "target": long, "protocol": long, "client": long, "request_id": long}
+    sent.call(1.0, 500, **call, trace_id=long, reason=long)
     given = {"client": long, "request_line": long, "request_id": long, "reason": long}
     sent.refuse(long.encode(), **given)
     assert [kind for kind, _ in sent.all] == ["slow", "failed", "refused"]
@@ -194,6 +215,52 @@ def test_a_transport_reports_the_call_that_failed(transport: str) -> None:
     assert first["id"]
     assert 0 < first["took"] < 30
     assert second["status"] == 599
+
+
+def test_a_transport_reports_what_the_histograms_count_of_a_call(transport: str) -> None:
+    sent = Sent()
+
+    def application(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
+        environ[TRACE_ID] = TRACE
+        start_response("500 Status", TEXT)
+        return [b"x"]
+
+    with serving(application, transport, notable=sent.notable) as server:
+        with connect(server) as client:
+            client.send(b"GET / HTTP/1.0\r\n\r\n")
+            assert client.read_response().status == 500
+        eventually(lambda: len(sent.of("failed")) == 1)
+        number = series_number("GET", "500", "HTTP/1.0")
+
+        def counted() -> bool:
+            server.transport.publish()
+            return read_series(server.slot).keys() == {number}
+
+        eventually(counted)
+        seconds = histograms_of(read_series(server.slot)[number])["duration"].seconds
+    (failed,) = sent.of("failed")
+    assert (failed["protocol"], failed["trace_id"]) == ("HTTP/1.0", TRACE)
+    assert failed["took"] <= failed["duration"] <= seconds + 1e-6
+    assert failed["duration"] == pytest.approx(seconds, abs=0.02)
+
+
+def test_a_call_whose_response_is_not_sent_yet_is_reported_without_a_duration(
+    transport: str,
+) -> None:
+    sent, size = Sent(), 8 << 20
+
+    def application(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
+        start_response("500 Status", [*TEXT, ("Content-Length", str(size))])
+        return [b"x" * size]
+
+    config: dict[str, Any] = {"notable": sent.notable, "out_buffer": 2 * size}
+    with serving(application, transport, **config) as server:
+        with connect(server) as client:
+            client.send(get("/"))
+            eventually(lambda: sent.of("failed"))
+            assert len(client.read_response().body) == size
+    (failed,) = sent.of("failed")
+    assert failed["duration"] == 0
 
 
 def test_a_transport_reports_the_call_that_it_has_ended(transport: str) -> None:

@@ -16,7 +16,7 @@ use penstock_reactor::forwarded::Forwarded;
 use penstock_reactor::histograms::{self, Measured, MethodNumber};
 use penstock_reactor::log_queue::{Ended, Times};
 use penstock_reactor::next_request;
-use penstock_reactor::output::FILE_TRUNCATED;
+use penstock_reactor::output::{FILE_TRUNCATED, Output};
 use penstock_reactor::request_body::RequestBody;
 use penstock_reactor::responding::{self, Failure};
 use penstock_reactor::scoreboard::WAITING;
@@ -25,6 +25,7 @@ use penstock_reactor::slow_path_estimate::PathHash;
 use penstock_reactor::states::{Fate, ResponseState};
 use penstock_reactor::sys::{self, Nanos, Peer};
 use pyo3::exceptions::PyRuntimeError;
+use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyList, PyString};
 use std::any::Any;
@@ -220,7 +221,7 @@ impl Exchange {
             let mut this = slf.try_borrow_mut()?;
             let now = sys::monotonic();
             let code = status_code(slf.py(), this.status.as_ref());
-            let noted = this.note_end(state, reason, code, now);
+            let noted = this.note_end(slf.py(), state, reason, code, now);
             (
                 Arc::clone(&this.core),
                 this.give_back(slf.py(), state, reason, code, now),
@@ -243,6 +244,7 @@ impl Exchange {
     #[inline]
     fn note_end(
         &self,
+        py: Python<'_>,
         state: ResponseState,
         reason: &str,
         code: Option<u16>,
@@ -264,7 +266,10 @@ impl Exchange {
         let left = self.status.is_none() || self.request_body.connection.is_gone();
         Some(Box::new(NotedCall {
             record: record.index,
+            protocol: self.version.as_str(),
+            trace_id: self.trace_id(py),
             took,
+            duration: self.duration(reason, now),
             status,
             reason: match reason {
                 "" => self.reason.clone(),
@@ -272,6 +277,27 @@ impl Exchange {
             },
             aborted: !reason.is_empty() && (state.is_aborted() || !left),
         }))
+    }
+
+    /// What the environ has as `penstock.trace_id`, where an application may put anything.
+    #[cold]
+    fn trace_id(&self, py: Python<'_>) -> Option<Py<PyAny>> {
+        let found = self
+            .environ
+            .bind(py)
+            .get_item(intern!(py, "penstock.trace_id"));
+        found.ok().flatten().map(Bound::unbind)
+    }
+
+    /// Seconds from the first byte of the request to the last one of its response, as histograms
+    /// count them; 0.0 where the client has yet to read some of that.
+    #[cold]
+    fn duration(&self, reason: &str, now: Nanos) -> f64 {
+        let state = self.request_body.connection.lock();
+        match is_sent_later(&state.output, reason) {
+            true => 0.0,
+            false => now.saturating_sub(state.exchange.began) as f64 / 1e9,
+        }
     }
 
     /// Give up the connection; return what is to be logged now.
@@ -298,7 +324,7 @@ impl Exchange {
         let mut state = connection.lock();
         // Logged when it is known how it ended. The leader, which sends the rest, may have found
         // already that the client is gone.
-        let later = state.output.busy() && reason.is_empty() && !state.output.is_corked();
+        let later = is_sent_later(&state.output, reason);
         let mut record = None;
         let measured = self.measured(code, state.exchange.began, now);
         if later {
@@ -406,11 +432,19 @@ impl Drop for Exchange {
     }
 }
 
+/// The leader sends the rest of a response that has ended.
+fn is_sent_later(output: &Output, reason: &str) -> bool {
+    output.busy() && reason.is_empty() && !output.is_corked()
+}
+
 /// A call that took long, or has failed.
 struct NotedCall {
     /// Which record of the scoreboard has the request.
     record: usize,
+    protocol: &'static str,
+    trace_id: Option<Py<PyAny>>,
     took: Nanos,
+    duration: f64,
     status: u16,
     reason: String,
     /// The server has ended it.
@@ -425,7 +459,10 @@ impl NotedCall {
         };
         let arguments = (
             self.record,
+            self.protocol,
+            self.trace_id.as_ref(),
             self.took,
+            self.duration,
             self.status,
             self.reason.as_str(),
             self.aborted,

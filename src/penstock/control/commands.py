@@ -8,9 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, TypedDict
+from typing import TYPE_CHECKING, Any, Literal, TypedDict
 
 from penstock.errors import PenstockError
+
+if TYPE_CHECKING:
+    from penstock.telemetry.histograms import Exemplar
 
 HOST = "localhost"
 """The value of Host in a request to the control socket."""
@@ -417,6 +420,8 @@ class Figures(TypedDict):
     """Of all generations."""
     series: Mapping[int, Sequence[int]]
     """The histograms of requests: see `penstock.telemetry.histograms`."""
+    exemplars: Mapping[int, Mapping[int, Exemplar]]
+    """Requests that the histograms of durations have counted, by series and bucket."""
     statuses: Mapping[int, int]
     """Requests by status code."""
     lock_waits: Sequence[int]

@@ -23,6 +23,7 @@ from penstock.telemetry.refusals import RULES
 
 if TYPE_CHECKING:
     from penstock.control.commands import Figures, WorkerFigures
+    from penstock.telemetry.histograms import Exemplar
 
 PROMETHEUS: Final = "text/plain; version=0.0.4; charset=utf-8"
 OPENMETRICS: Final = "application/openmetrics-text; version=1.0.0; charset=utf-8"
@@ -89,7 +90,7 @@ def render(figures: Figures, *, openmetrics: bool) -> bytes:
         lines.append(f"# TYPE {name} {kind}")
         for labels, value in samples:
             if isinstance(value, Histogram):
-                lines += _histogram_lines(metric.name, labels, value)
+                lines += _histogram_lines(metric.name, labels, value, exemplars=openmetrics)
             else:
                 lines.append(f"{metric.sample_name}{_labels(labels)} {_number(value)}")
     if openmetrics:
@@ -97,15 +98,23 @@ def render(figures: Figures, *, openmetrics: bool) -> bytes:
     return "\n".join((*lines, "")).encode()
 
 
-def _histogram_lines(name: str, labels: Labels, value: Histogram) -> Iterable[str]:
+def _histogram_lines(
+    name: str, labels: Labels, value: Histogram, *, exemplars: bool
+) -> Iterable[str]:
     inner = _pairs(labels)
     lead = f'{name}_bucket{{{inner}{"," if inner else ""}le="'
     total = 0
-    for bound, count in zip(_BOUNDS, value.counts, strict=True):
+    for bucket, (bound, count) in enumerate(zip(_BOUNDS, value.counts, strict=True)):
         total += count
-        yield f'{lead}{bound}"}} {total}'
+        # A request may be reported before its bucket has counted it.
+        exemplar = value.exemplars.get(bucket) if exemplars and count else None
+        yield f'{lead}{bound}"}} {total}{_exemplar(exemplar) if exemplar else ""}'
     yield f"{name}_sum{_labels(labels)} {_number(value.seconds)}"
     yield f"{name}_count{_labels(labels)} {total}"
+
+
+def _exemplar(exemplar: Exemplar) -> str:
+    return f" # {_labels(exemplar.labels)} {_number(exemplar.seconds)} {_number(exemplar.at)}"
 
 
 def accepts_openmetrics(accept: str) -> bool:
@@ -202,6 +211,8 @@ def _request_times(name: str) -> Callable[[Figures], Samples]:
         for number, words in sorted(figures["series"].items()):
             found = histograms_of(words)[name]
             if any(found.counts):
+                if name == "duration":
+                    found = found._replace(exemplars=figures["exemplars"].get(number, {}))
                 yield series_labels(number)._asdict(), found
 
     return samples

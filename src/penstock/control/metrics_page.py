@@ -50,6 +50,33 @@ This page is made from the declarations in `src/penstock/control/metrics.py` by
 """
 
 
+_EXEMPLARS = """
+## Exemplars
+
+In OpenMetrics, a bucket of `penstock_request_duration_seconds` has an exemplar: of the requests
+that it has counted, the last slow or failed one that the server keeps for `penstockctl slow` and
+`failed`. It has the duration, the time of the end, and the label `trace_id` where the request has a
+span ([`--otel`](settings.md#otel)), else `request_id`, by which the logs name it:
+
+```
+penstock_request_duration_seconds_bucket{method="GET",status="2xx",protocol="HTTP/1.1",le="0.5"} \
+310 # {trace_id="4bf92f3577b34da6a3ce929d0e0e4736"} 0.41 1764540723.25
+```
+
+Exemplars cost a request nothing: workers report such requests in any case. There is none of a
+request that the application had for less than 20 ms without a failure, of one that the server
+answered itself, and of one whose client had yet to read some of the response when the application
+was done.
+
+Prometheus asks for OpenMetrics by itself. It keeps exemplars where it is started with
+`--enable-feature=exemplar-storage`; `storage.exemplars.max_exemplars` of its configuration is how
+many. In Grafana, the panel of response times of the package's
+[dashboard](dashboard.md#grafana-and-prometheus) shows an exemplar as a point at its time and
+duration, and its labels beside the pointer. To lead from there to the trace, add under Exemplars in
+the settings of the Prometheus data source an internal link to the data source that has the traces,
+with the label name `trace_id`.
+"""
+
 _STATSD = """
 ## statsd
 
@@ -77,7 +104,7 @@ settings.
 def metrics_page() -> str:
     """Return the page, in Markdown."""
     rows = (f"| `{each.sample_name}` | {each.kind} | {each.help} |\n" for each in METRICS)
-    return _INTRODUCTION + "".join(rows) + _STATSD
+    return _INTRODUCTION + "".join(rows) + _EXEMPLARS + _STATSD
 
 
 if __name__ == "__main__":

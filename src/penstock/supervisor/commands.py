@@ -218,6 +218,7 @@ class Commands:
             self._cgroups,
             supervisor.counters.cpu_seconds,
             resident_memory,
+            self.notable.exemplars.by_series(),
         )
 
     def totals(self) -> dict[str, float]:

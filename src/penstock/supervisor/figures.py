@@ -15,13 +15,14 @@ from penstock.system.processes import processor_seconds
 from penstock.telemetry.scoreboard import SPOOLED, STARTED
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Mapping
 
     from penstock.control.commands import Figures, Status, WorkerFigures
     from penstock.listeners import Listener
     from penstock.supervisor.status import Overview
     from penstock.supervisor.worker_process import WorkerProcess
     from penstock.system.cgroups import Cgroups
+    from penstock.telemetry.histograms import Exemplar
 
 
 def figures_of(
@@ -32,6 +33,7 @@ def figures_of(
     cgroups: Cgroups,
     cpu_before: float,
     resident_memory: Callable[[int], int | None],
+    exemplars: Mapping[int, Mapping[int, Exemplar]],
 ) -> Figures:
     """Return what metrics are made from; ``workers`` are those that have not ended.
 
@@ -44,6 +46,7 @@ def figures_of(
     return {
         "status": status,
         "series": overview.series(),
+        "exemplars": exemplars,
         "statuses": overview.statuses(),
         "lock_waits": overview.sums("lock_waits"),
         "refused": overview.sums("refused"),

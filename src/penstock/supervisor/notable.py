@@ -7,6 +7,8 @@ from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from penstock.supervisor.exemplars import Exemplars
+
 if TYPE_CHECKING:
     from penstock.control.commands import NotedRow
     from penstock.supervisor.worker_process import WorkerProcess
@@ -24,6 +26,7 @@ class Notable:
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         """Have none yet; ``clock`` returns seconds."""
+        self.exemplars = Exemplars()
         self._clock = clock
         self._slow: list[tuple[float, NotedRow]] = []  # with the time, on the monotonic clock
         self._last: dict[str, deque[NotedRow]] = {
@@ -40,6 +43,8 @@ class Notable:
             "pid": worker.pid,
             **{name: value for name, value in request.items() if name != "left_out"},
         }
+        if kind != "refused":
+            self.exemplars.add(request)
         if kind == "slow":
             self._slow.append((self._clock(), row))
             if len(self._slow) > MOST_NOTABLE:

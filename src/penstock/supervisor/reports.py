@@ -10,7 +10,9 @@ from penstock.transport.notable import (
     MOST_OF_ID,
     MOST_OF_METHOD,
     MOST_OF_PATH,
+    MOST_OF_PROTOCOL,
     MOST_OF_REASON,
+    MOST_OF_TRACE_ID,
 )
 from penstock.worker.channel import Message
 
@@ -77,9 +79,12 @@ def is_report(message: Message) -> bool:
 _CALL: Mapping[str, type | int | None] = {
     "method": MOST_OF_METHOD,
     "path": MOST_OF_PATH,
+    "protocol": MOST_OF_PROTOCOL,
     "client": MOST_OF_CLIENT,
     "id": MOST_OF_ID,
+    "trace_id": MOST_OF_TRACE_ID,
     "took": float,
+    "duration": float,
     "status": int,
     "reason": MOST_OF_REASON,
     "at": float,

@@ -113,6 +113,17 @@ class Labels(NamedTuple):
     protocol: str
 
 
+class Exemplar(NamedTuple):
+    """One of the requests that a bucket has counted."""
+
+    labels: Mapping[str, str]
+    """What names it: OpenMetrics allows 128 characters, names and values together."""
+    seconds: float
+    """How long it took."""
+    at: float
+    """When it ended, since the epoch."""
+
+
 class Histogram(NamedTuple):
     """How often something took how long."""
 
@@ -121,6 +132,8 @@ class Histogram(NamedTuple):
     last, how often it took longer than all of them."""
     seconds: float
     """The sum."""
+    exemplars: Mapping[int, Exemplar] = {}
+    """By the index of their bucket."""
 
 
 def series_number(method: str, status: str, protocol: str) -> int:

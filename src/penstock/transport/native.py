@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 from penstock import _native, messages
 from penstock.transport.io_bound import IO_BOUND_KEY, IoBound, no_thread
 from penstock.transport.log_lines import RequestLog
+from penstock.transport.notable import EndedCall
 from penstock.transport.spool import SpooledBody
 from penstock.transport.websockets import WebSockets
 from penstock.wsgi.environ import DroppedFields
@@ -202,20 +203,42 @@ def _reporting(observers: Observers | None) -> dict[str, Any]:
 
 def _noting(
     notable: NotableRequests | None, slot: Slot
-) -> Callable[[int, int, int, str, bool], None] | None:
+) -> Callable[[int, str, object, int, float, int, str, bool], None] | None:
     """Return what native code calls when a call was slow or has failed, by the scoreboard's record.
 
-    It gives the record's index, nanoseconds, the status, the reason and whether it was aborted.
+    It gives the record's index, and the other fields of an `EndedCall` in their order.
     """
     if notable is None:
         return None
     call_ended = notable.call_ended
 
-    def note(record: int, took: int, status: int, reason: str, aborted: bool) -> None:
+    def note(
+        record: int,
+        protocol: str,
+        trace_id: object,
+        took: int,
+        duration: float,
+        status: int,
+        reason: str,
+        aborted: bool,
+    ) -> None:
         request = slot.records[record].read()
         if request is not None:
-            named = (request.method, request.target, request.client, request.request_id)
-            call_ended(*named, took, status, reason, aborted)
+            call_ended(
+                EndedCall(
+                    request.method,
+                    request.target,
+                    protocol,
+                    request.client,
+                    request.request_id,
+                    trace_id,
+                    took,
+                    duration,
+                    status,
+                    reason,
+                    aborted,
+                )
+            )
 
     return note
 

@@ -8,10 +8,11 @@ of each kind a few a second are sent, and the others counted.
 from __future__ import annotations
 
 import heapq
+import re
 import threading
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from penstock.telemetry.scoreboard import TEXTS, without_query
 from penstock.transport.faults import find_fault, masked, without_secrets
@@ -33,12 +34,42 @@ MOST_OF_HEAD = 16 * 1024
 
 (_, MOST_OF_METHOD), (_, MOST_OF_CLIENT), (_, MOST_OF_ID), (_, MOST_OF_PATH) = TEXTS
 """Characters that are sent of each, as many as the scoreboard has."""
+MOST_OF_PROTOCOL = 16
+MOST_OF_TRACE_ID = 32
+"""As many hexadecimal digits as a trace id has."""
 MOST_OF_REASON = 200
 """The same of a reason, and of a request line."""
 MOST_OF_EXCERPT = 320
 """Bytes that are shown of a head that was refused..."""
 BEFORE_FAULT = 160
 """... and how many of these may precede the fault."""
+
+
+_TRACE_ID = re.compile("[0-9a-f]{32}")
+
+
+class EndedCall(NamedTuple):
+    """A call of the application that has ended, as a transport knows it."""
+
+    method: str
+    target: str
+    protocol: str
+    """Such as ``HTTP/1.1``."""
+    client: str
+    """Address and port; empty for a unix socket."""
+    request_id: str
+    trace_id: object
+    """What the environ has as `penstock.trace_id`, where an application may put anything."""
+    took: int
+    """How long the application had it, in nanoseconds."""
+    duration: float
+    """From the first byte of the request to the last one of its response, in seconds; 0.0 where the
+    client has yet to read some of that."""
+    status: int
+    """0 where there was no response."""
+    reason: str
+    aborted: bool
+    """The server has ended it."""
 
 
 class NotableRequests:
@@ -72,37 +103,26 @@ class NotableRequests:
         self._sent = dict.fromkeys(MOST_A_SECOND, 0)
         self._left_out = dict.fromkeys(MOST_A_SECOND, 0)
 
-    def call_ended(
-        self,
-        method: str,
-        target: str,
-        client: str,
-        request_id: str,
-        took: int,
-        status: int,
-        reason: str,
-        aborted: bool,
-    ) -> None:
-        """Note a call of the application that took long, or that failed.
-
-        ``took`` is in nanoseconds; ``status`` is 0 where there was no response; with ``aborted``
-        the server has ended it.
-        """
-        failed = status >= 500 or aborted
+    def call_ended(self, call: EndedCall) -> None:
+        """Note a call of the application that took long, or that failed."""
+        failed = call.status >= 500 or call.aborted
         # A WebSocket is no slow request: it lasts as long as both sides want it.
-        slow = took >= self._least_slow and status != 101 and self._is_slowest(took)
+        slow = call.took >= self._least_slow and call.status != 101 and self._is_slowest(call.took)
         for kind in ("slow",) * slow + ("failed",) * failed:
             if self._may_send(kind):
                 self._note(
                     kind,
                     {
-                        "method": method[:MOST_OF_METHOD],
-                        "path": without_query(target)[:MOST_OF_PATH],
-                        "client": client[:MOST_OF_CLIENT],
-                        "id": request_id[:MOST_OF_ID],
-                        "took": round(took / 1e9, 6),
-                        "status": status,
-                        "reason": reason[:MOST_OF_REASON],
+                        "method": call.method[:MOST_OF_METHOD],
+                        "path": without_query(call.target)[:MOST_OF_PATH],
+                        "protocol": call.protocol[:MOST_OF_PROTOCOL],
+                        "client": call.client[:MOST_OF_CLIENT],
+                        "id": call.request_id[:MOST_OF_ID],
+                        "trace_id": _trace_id(call.trace_id),
+                        "took": round(call.took / 1e9, 6),
+                        "duration": round(call.duration, 6),
+                        "status": call.status,
+                        "reason": call.reason[:MOST_OF_REASON],
                     },
                 )
 
@@ -179,3 +199,8 @@ class NotableRequests:
     def _note(self, kind: str, request: dict[str, Any]) -> None:
         left_out, self._left_out[kind] = self._left_out[kind], 0
         self._send(kind, {**request, "at": round(time.time(), 3), "left_out": left_out})
+
+
+def _trace_id(found: object) -> str:
+    """Return a trace id; empty where it is none."""
+    return found if isinstance(found, str) and _TRACE_ID.fullmatch(found) else ""

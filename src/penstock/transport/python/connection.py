@@ -731,9 +731,9 @@ class Connection:
                 slow_paths = loop.slow_paths
                 if took > slow_paths.slow_ns or not slow_paths.calm:
                     slow_paths.note(exchange.request.path, took)
-                    note_call(exchange, entry, took, reason)
+                    note_call(exchange, entry, took, reason, unsent)
                 elif exchange.code != 200 or reason:
-                    note_call(exchange, entry, took, reason)
+                    note_call(exchange, entry, took, reason, unsent)
                 if loop.queue.requests.size and not exchange.io_bound:
                     loop.queue.note_service(took)
             # Otherwise it is reported when the client has it, or never will.

@@ -8,12 +8,14 @@ from typing import TYPE_CHECKING
 
 from penstock.telemetry.request_finished import (
     NOTHING,
+    TRACE_ID,
     Needs,
     RequestFinished,
     wanted_fields,
     wanted_variables,
 )
 from penstock.telemetry.scoreboard import SPOOL_FULL, note_end
+from penstock.transport.notable import EndedCall
 
 if TYPE_CHECKING:
     from penstock.http1 import ProtocolError
@@ -73,24 +75,33 @@ def _how_ended(exchange: PythonExchange, reason: str) -> Ended:
     return "aborted" if exchange.handed_out_at else "refused"
 
 
-def note_call(exchange: PythonExchange, entry: memoryview, duration: int, reason: str) -> None:
+def note_call(
+    exchange: PythonExchange, entry: memoryview, duration: int, reason: str, unsent: bool
+) -> None:
     """Write down how a call has ended that is no fast one with a 200, and report a notable one.
 
-    ``entry`` is its place on the scoreboard, ``duration`` is in nanoseconds.
+    ``entry`` is its place on the scoreboard, ``duration`` is in nanoseconds; with ``unsent`` the
+    client has yet to read some of the response.
     """
     note_end(entry, duration, exchange.code)
     loop = exchange.connection.loop
     notable = loop.config.notable
     if notable is not None and (duration >= loop.notable_ns or exchange.code >= 500 or reason):
+        request = exchange.request
         notable.call_ended(
-            exchange.request.method,
-            exchange.request.target,
-            exchange.client_name.decode("latin-1"),
-            exchange.request_id,
-            duration,
-            exchange.code,
-            reason or exchange.reason,
-            _how_ended(exchange, reason) == "aborted",
+            EndedCall(
+                request.method,
+                request.target,
+                request.version,
+                exchange.client_name.decode("latin-1"),
+                exchange.request_id,
+                exchange.environ.get(TRACE_ID),
+                duration,
+                0.0 if unsent and not reason else time.monotonic() - exchange.began,
+                exchange.code,
+                reason or exchange.reason,
+                _how_ended(exchange, reason) == "aborted",
+            )
         )
 
 
