@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 
 from penstock.config.settings import OPTIONS
-from penstock.control.doctor import RULES, Finding, diagnose, report
+from penstock.control.doctor import RULES, Finding, diagnose, report, wants_stacks
 from penstock.messages import MESSAGES
 from support.past import Numbers, evidence
+from support.stacks import SQLALCHEMY, stack, stacks_of_worker
 
 Change = Callable[[float, Numbers], None]
 
@@ -66,6 +67,20 @@ OF_ONE_CLIENT = [
 ]
 """Requests in the application, one in each thread of both workers."""
 
+
+def stacks_of(waiting: int, others: int) -> dict[str, Any]:
+    """Return the requests and stacks of workers: how many threads wait for a connection."""
+    calls = [
+        {"method": "GET", "target": "/", "age": 0.1, "client": f"10.0.0.{host}:1"}
+        for host in range(waiting + others)
+    ]
+    found = [stack(*SQLALCHEMY)] * waiting + [stack()] * others
+    return {
+        "requests": calls,
+        "stacks": {"4711": stacks_of_worker(*found[::2]), "4712": stacks_of_worker(*found[1::2])},
+    }
+
+
 # A rule, a server that has its fault, and the figures and settings that it has to name.
 CASES: list[tuple[str, dict[str, Any], str]] = [
     ("too-few-threads", {"change": together(BUSY, slow_queue)}, "9[78]% of the.*--threads to 8"),
@@ -95,6 +110,12 @@ CASES: list[tuple[str, dict[str, Any], str]] = [
             ],
         },
         "2.4 s or longer.*now GET /report has taken 3.0s.*stacks",
+    ),
+    (
+        "connection-pool",
+        stacks_of(6, 2),
+        "6 of the 8 threads.*SQLAlchemy's QueuePool -> raise pool_size.*to 4.*2 workers have up to "
+        "8 connections",
     ),
     ("expired-calls", {"change": grows("deadlines_passed", 0.01)}, "18 calls.*PEN-6120"),
     ("failing-application", {"change": grows("status.5xx", 1.0)}, "10%.*tracebacks"),
@@ -185,6 +206,10 @@ def test_every_rule_has_a_case() -> None:
         {"top_client": {"address": "10.0.0.7", "connections": 12}},
         # One that has all threads, for which no request waits.
         {"requests": OF_ONE_CLIENT},
+        # Threads that have their connections, and one that waits for a moment.
+        stacks_of(0, 8),
+        stacks_of(1, 2),
+        stacks_of(2, 14),
         {"change": grows("recycled", 0.001)},
         {
             "certificates": [
@@ -223,6 +248,21 @@ def test_threads_are_not_the_first_advice_where_one_client_has_them() -> None:
         "one-client-in-the-application",
     ]
     assert "before that, see the finding about the client" in flooded[0].advice
+
+
+def test_threads_are_not_the_first_advice_where_they_wait_for_a_connection() -> None:
+    found = diagnose(evidence(change=together(BUSY, slow_queue), **stacks_of(6, 2)))
+    assert [finding.rule for finding in found] == ["too-few-threads", "connection-pool"]
+    assert "before that, see the finding about the pool of connections" in found[0].advice
+
+
+@pytest.mark.parametrize(
+    ("threads", "calls", "wants"), [(4, 2, True), (4, 1, False), (1, 8, False)]
+)
+def test_stacks_are_collected_where_several_threads_may_wait(
+    threads: int, calls: int, wants: bool
+) -> None:
+    assert wants_stacks({"threads": threads}, OF_ONE_CLIENT[:calls]) is wants
 
 
 def test_what_is_urgent_comes_first() -> None:

@@ -66,6 +66,7 @@ def evidence(
     minutes: float = 30,
     change: Callable[[float, Numbers], None] | None = None,
     requests: list[dict[str, Any]] | None = None,
+    stacks: dict[str, str] | None = None,
     **status: Any,
 ) -> Evidence:
     """Return what `penstockctl doctor` judges such a server by."""
@@ -78,4 +79,5 @@ def evidence(
         "last_reload": None,
         "top_client": None,
     }
-    return Evidence(Past(answer(rows(minutes, change))), known | status, requests or [])
+    past = Past(answer(rows(minutes, change)))
+    return Evidence(past, known | status, requests or [], stacks or {})

@@ -9,9 +9,10 @@ from __future__ import annotations
 import itertools
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final
 
+from penstock.control.connection_pools import waits_by_pool
 from penstock.control.past import Past
 from penstock.control.tables import age, size
 
@@ -36,6 +37,9 @@ GROWTH: Final = 1.3
 GROWTH_BYTES: Final = 64 << 20
 GROWTH_SECONDS: Final = 600.0
 """The least time in which memory that grows is a leak: caches fill before."""
+POOL_SHARE: Final = 0.25
+LEAST_WAITING: Final = 2
+"""Threads that wait for a connection at one moment: a single one is no sign of anything."""
 CLIENT_SHARE: Final = 0.5
 LEAST_CONNECTIONS: Final = 20
 CERTIFICATE_DAYS: Final = 14
@@ -49,6 +53,9 @@ class Evidence:
     status: Mapping[str, Any]
     requests: Sequence[Mapping[str, Any]]
     """Those that the application has now."""
+    stacks: Mapping[str, str] = field(default_factory=dict)
+    """Those of the workers, as ``GET /stacks`` returns them; empty where they were not collected:
+    see `wants_stacks`."""
 
     @property
     def threads(self) -> int:
@@ -122,6 +129,14 @@ def rule(function: Rule) -> Rule:
     """Have `diagnose` apply a rule; they are applied in the order of the module."""
     RULES.append(function)
     return function
+
+
+def wants_stacks(status: Mapping[str, Any], requests: Sequence[Mapping[str, Any]]) -> bool:
+    """Return True if the stacks of the workers may show something.
+
+    A worker's main thread collects them; with one thread it is in the application.
+    """
+    return int(status["threads"]) > 1 and len(requests) >= LEAST_WAITING
 
 
 def diagnose(evidence: Evidence) -> list[Finding]:
@@ -208,6 +223,8 @@ def too_few_threads(evidence: Evidence) -> Finding | None:
             "interpreter lock",
         )
     advice = f"raise --threads to {evidence.threads * 2}"
+    if connection_pool(evidence):
+        advice += "; before that, see the finding about the pool of connections"
     if one_client_in_the_application(evidence):
         advice += "; before that, see the finding about the client that has most of them"
     return Finding("too-few-threads", what, advice)
@@ -280,6 +297,26 @@ def slow_application(evidence: Evidence) -> Finding | None:
         "Until that is faster, more threads keep others from waiting; penstock.io_bound lets calls "
         "that wait leave their thread",
     )
+
+
+@rule
+def connection_pool(evidence: Evidence) -> Finding | None:
+    """Threads wait for a connection of a pool of the application."""
+    for pool, waiting in waits_by_pool(evidence.stacks.values()).most_common(1):
+        calls = max(waiting, len(evidence.requests))
+        if waiting < LEAST_WAITING or waiting < POOL_SHARE * calls:
+            return None
+        threads, workers = evidence.threads, evidence.workers
+        return Finding(
+            "connection-pool",
+            f"{waiting} of the {calls} threads that are in the application wait for a connection "
+            f"of {pool.name}",
+            f"raise {pool.setting} to {threads}, as many as a worker has threads (--threads), or "
+            f"lower --threads: each worker has a pool of its own, so that {workers} workers have "
+            f"up to {threads * workers} connections, which the database has to allow. Where the "
+            "pool is that large, connections are not given back: see penstockctl stacks",
+        )
+    return None
 
 
 @rule

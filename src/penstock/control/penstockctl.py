@@ -272,8 +272,11 @@ def _doctor(address: str, typed: argparse.Namespace) -> int:
         if reply.status >= 300:
             return _show(reply, typed.json, lambda value, _width: "")
     try:
-        past = Past(history.value)
-        evidence = doctor.Evidence(past, status.value, requests.value["requests"])
+        past, calls = Past(history.value), requests.value["requests"]
+        stacks: Mapping[str, str] = {}
+        if doctor.wants_stacks(status.value, calls):
+            stacks = ask(address, "GET", "/stacks", timeout).value.get("stacks", {})
+        evidence = doctor.Evidence(past, status.value, calls, stacks)
         findings = doctor.diagnose(evidence)
         text = doctor.report(evidence, findings)
     except (KeyError, TypeError, AttributeError, ValueError, IndexError):
