@@ -81,6 +81,21 @@ def stacks_of(waiting: int, others: int) -> dict[str, Any]:
     }
 
 
+CRASH = {
+    "at": 1.8e9 + 60,
+    "worker": 7,
+    "reason": "SIGSEGV",
+    "frames": ["tobytes (PIL/Image.py:10)", "view (shop/views.py:3)"],
+    "likely": ["PIL._imaging"],
+    "modules": ["PIL._imaging", "_foo"],
+}
+OTHER_CRASH = CRASH | {
+    "frames": ["view (shop/views.py:9)"],
+    "likely": [],
+    "modules": ["_bar", "_foo"],
+}
+BARE_CRASH = CRASH | {"frames": [], "likely": [], "modules": []}
+
 # A rule, a server that has its fault, and the figures and settings that it has to name.
 CASES: list[tuple[str, dict[str, Any], str]] = [
     ("too-few-threads", {"change": together(BUSY, slow_queue)}, "9[78]% of the.*--threads to 8"),
@@ -123,6 +138,23 @@ CASES: list[tuple[str, dict[str, Any], str]] = [
         "crashed-workers",
         {"change": grows("crashed", 3 / 1800), "crashes": {"SIGSEGV": 3}},
         "3 workers.*3 by SIGSEGV",
+    ),
+    (
+        "crashed-workers",
+        {"change": grows("crashed", 3 / 1800), "last_crashes": [OTHER_CRASH, CRASH, CRASH]},
+        r"2 of the last 3 in PIL._imaging, called by tobytes \(PIL/Image.py:10\) from view "
+        r"\(shop/views.py:3\) -> see whether there is a newer version of PIL._imaging.*PEN-7021",
+    ),
+    (
+        "crashed-workers",
+        {"change": grows("crashed", 1 / 1800), "last_crashes": [OTHER_CRASH]},
+        r"the last one in native code, called by view \(shop/views.py:9\) -> it is in a library, "
+        "or in one of these extension modules: _bar, _foo",
+    ),
+    (
+        "crashed-workers",
+        {"change": grows("crashed", 1 / 1800), "last_crashes": [BARE_CRASH]},
+        "the last one in native code -> it is in a library: no extension module",
     ),
     ("growing-memory", {"change": leaking}, "MiB in 30m00s.*--max-memory"),
     ("out-of-memory", {"change": grows("oom_kills", 2 / 1800)}, "2 processes.*memory limit"),
@@ -169,6 +201,13 @@ def test_a_failed_reload_is_no_fault_once_another_one_has_succeeded() -> None:
     assert "failed-reload" not in {finding.rule for finding in found}
 
 
+def test_a_crash_from_before_is_no_place_of_those_that_are_counted() -> None:
+    earlier = CRASH | {"at": 1.8e9 - 1}
+    found = diagnose(evidence(change=grows("crashed", 1 / 1800), last_crashes=[earlier]))
+    assert [finding.rule for finding in found] == ["crashed-workers"]
+    assert "PIL" not in str(found)
+
+
 @pytest.mark.parametrize(
     ("name", "server", "expected"), CASES, ids=[f"{n}-{case[0]}" for n, case in enumerate(CASES)]
 )
@@ -210,6 +249,7 @@ def test_every_rule_has_a_case() -> None:
         stacks_of(0, 8),
         stacks_of(1, 2),
         stacks_of(2, 14),
+        {"last_crashes": [CRASH]},  # and none is counted since the hour began
         {"change": grows("recycled", 0.001)},
         {
             "certificates": [

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
+import subprocess
+import sysconfig
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -75,6 +78,30 @@ def app(environ, start_response):
 """
 QUERIES = 4
 
+MODULE = """
+#include <Python.h>
+
+static PyObject *crash(PyObject *self, PyObject *arguments) {
+    *(volatile int *)0 = 1;
+    Py_RETURN_NONE;
+}
+
+static PyMethodDef methods[] = {{"crash", crash, METH_NOARGS, ""}, {NULL}};
+static struct PyModuleDef module = {PyModuleDef_HEAD_INIT, "_foo", "", -1, methods};
+
+PyMODINIT_FUNC PyInit__foo(void) { return PyModule_Create(&module); }
+"""
+CRASHES = """
+import _foo
+
+def app(environ, start_response):
+    if environ["PATH_INFO"] == "/crash":
+        _foo.crash()
+    start_response("200 OK", [("Content-Length", "4")])
+    return [b"done"]
+"""
+HEADERS = Path(sysconfig.get_paths()["include"])
+
 
 def found_in(server: Supervised) -> dict[str, dict[str, Any]]:
     """Return what doctor finds, by rule."""
@@ -139,3 +166,29 @@ def test_threads_that_have_their_connections_do_not_wait_for_any(
         server = busy_server(stack, tmp_path, transport, SQLALCHEMY, size=QUERIES)
         assert "connection-pool" not in found_in(server)
         assert server.ask("/go").status == 200
+
+
+@pytest.mark.skipif(
+    shutil.which("cc") is None or not (HEADERS / "Python.h").exists(),
+    reason="needs a C compiler and Python's headers",
+)
+def test_a_crash_in_an_extension_names_it_and_who_called_it(tmp_path: Path, transport: str) -> None:
+    (tmp_path / "foo.c").write_text(MODULE)
+    library = f"_foo{sysconfig.get_config_var('EXT_SUFFIX')}"
+    compile_it = ["cc", "-shared", "-fPIC", f"-I{HEADERS}", "foo.c", "-o", library]
+    subprocess.run(compile_it, cwd=tmp_path, check=True, timeout=60)
+    (tmp_path / "shop.py").write_text(CRASHES)
+    arguments = ("-w", "1", "--control", str(tmp_path / "control"), "--transport", transport)
+    with Supervised(tmp_path, *arguments) as server:
+        (worker,) = server.workers()
+        assert server.ask("/").status == 200
+        assert "crashed-workers" not in found_in(server)
+        with Client(server.address) as client:
+            client.send(b"GET /crash HTTP/1.1\r\nHost: a\r\n\r\n")
+            assert client.read_to_end() == b""
+        server.wait_for_workers(1, {worker})
+        crashed = found_in(server)["crashed-workers"]
+        assert "1 by SIGSEGV" in crashed["what"]
+        assert "in _foo, called by app (" in crashed["what"]
+        assert "shop.py:6)" in crashed["what"]
+        assert "a newer version of _foo" in crashed["advice"]

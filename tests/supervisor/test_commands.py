@@ -166,6 +166,7 @@ def test_the_status_is_put_together_from_what_there_is(here: Asking) -> None:
         "certificates": [],
         "counts": status["counts"],
         "crashes": {},
+        "last_crashes": [],
         "last_reload": None,
         "last_error": None,
         "ready": True,

@@ -161,6 +161,7 @@ class FakeSupervisor:
             "certificates": [],
             "counts": {"requests": 2468, "crashed": 3},
             "crashes": {"SIGSEGV": 2, "exit status 1": 1},
+            "last_crashes": [],
             "last_reload": {
                 "at": 1_700_000_000.0,
                 "message": "reloaded: generation 1 serves",

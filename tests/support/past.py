@@ -75,6 +75,7 @@ def evidence(
         "workers": 2,
         "cpus": 4.0,
         "crashes": {},
+        "last_crashes": [],
         "certificates": [],
         "last_reload": None,
         "top_client": None,

@@ -240,6 +240,23 @@ class CertificateRow(TypedDict):
     that comes from files."""
 
 
+class CrashRow(TypedDict):
+    """One worker that a signal of its native code has ended."""
+
+    at: float
+    """On the wall clock, since the epoch."""
+    worker: int
+    """Its number."""
+    reason: str
+    """The signal."""
+    frames: list[str]
+    """The innermost functions of the thread, such as ``thumbnail (shop/images.py:12)``."""
+    likely: list[str]
+    """The extension modules that it likely was in."""
+    modules: list[str]
+    """Those that were loaded and are not of the standard library; ten at most."""
+
+
 class Status(TypedDict):
     """The state of the server. Times are seconds."""
 
@@ -275,6 +292,8 @@ class Status(TypedDict):
     """Workers in each state, what is in progress, and totals since the start."""
     crashes: dict[str, int]
     """Workers that ended without an order, by the reason: ``SIGSEGV``, ``exit status 1`` ..."""
+    last_crashes: list[CrashRow]
+    """Where the last workers were that crashed in native code, the oldest first."""
     last_reload: Reloaded | None
     """The outcome of the last reload."""
     last_error: Happened | None

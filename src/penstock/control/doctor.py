@@ -359,12 +359,34 @@ def crashed_workers(evidence: Evidence) -> Finding | None:
     reasons = ", ".join(
         f"{number} by {reason}" for reason, number in evidence.status["crashes"].items()
     )
+    what = f"{_number(crashed)} workers ended without an order (since the start: {reasons})"
+    begin = evidence.past.begin
+    rows = [row for row in evidence.status.get("last_crashes") or () if row["at"] >= begin]
+    if not rows:
+        advice = "the error log has for each what it was in, and for SIGKILL whether memory ran out"
+        return Finding("crashed-workers", what, advice, urgent=True)
+    where, suspects = _crash_site(rows)
     return Finding(
         "crashed-workers",
-        f"{_number(crashed)} workers ended without an order (since the start: {reasons})",
-        "the error log has for each what it was in, and for SIGKILL whether memory ran out",
+        f"{what}; {where}",
+        f"{suspects}. The error log has the requests that ended with them (PEN-7020), and the "
+        "stacks of all threads (PEN-7021)",
         urgent=True,
     )
+
+
+def _crash_site(rows: Sequence[Mapping[str, Any]]) -> tuple[str, str]:
+    """Return where most workers crashed in native code, and what to look at because of it."""
+    sites = [(", ".join(row["likely"]), " from ".join(row["frames"])) for row in rows]
+    [((likely, calls), number)] = Counter(sites).most_common(1)
+    of_all = f"{number} of the last {len(rows)}" if len(rows) > 1 else "the last one"
+    where = f"{of_all} in {likely or 'native code'}" + (f", called by {calls}" if calls else "")
+    loaded = ", ".join(rows[-1]["modules"])
+    if likely:
+        return where, f"see whether there is a newer version of {likely}"
+    if loaded:
+        return where, f"it is in a library, or in one of these extension modules: {loaded}"
+    return where, "it is in a library: no extension module of others was loaded"
 
 
 @rule

@@ -72,6 +72,11 @@ class Past:
         """The span of time that the rows are of."""
         return max(0.0, self.rows[-1][0] - self.rows[0][0])
 
+    @property
+    def begin(self) -> float:
+        """When the span begins, in seconds since the epoch."""
+        return self.rows[0][0]
+
     def last(self, seconds: float) -> Past:
         """Return the rows of the last ``seconds`` alone, and the one before them."""
         begin = self.rows[-1][0] - seconds

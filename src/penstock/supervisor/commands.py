@@ -198,6 +198,7 @@ class Commands:
             ],
             "counts": self.overview.counts(),
             "crashes": dict(supervisor.counters.crashes),
+            "last_crashes": list(supervisor.counters.last_crashes),
             "last_reload": supervisor.counters.last_reload,
             "last_error": supervisor.counters.last_error,
             "ready": self._is_ready(),

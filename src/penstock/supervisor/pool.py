@@ -25,6 +25,7 @@ from penstock.supervisor.preloader import Preloader
 from penstock.supervisor.reports import MOST_SHOWN, is_report, shortened
 from penstock.supervisor.slow_boots import Booting, SlowBoots, stacks_of
 from penstock.supervisor.worker_process import Stage, WorkerProcess
+from penstock.system.crash_site import crash_site
 from penstock.system.prctl import adopt_orphans
 from penstock.system.processes import is_child
 from penstock.telemetry.scoreboard import RequestInProgress
@@ -383,6 +384,8 @@ class Pool:
         was_booting = worker.is_booting
         pause = 0.0 if told else generation.note_death(worker)
         self._counters.add_ended(worker, "" if told else report.reason)
+        if report.signal and (site := crash_site(bytes(worker.dumped))) is not None:
+            self._counters.add_crash_site(report.reason, worker, site)
         generation.discard(worker)
         self._hooks.remove(worker.number, worker.pid)
         if told:

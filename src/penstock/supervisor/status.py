@@ -54,6 +54,7 @@ from penstock.transport.decisions import ready_with_queue
 if TYPE_CHECKING:
     from penstock.control.commands import (
         ClientRow,
+        CrashRow,
         EventRow,
         Happened,
         RecentRow,
@@ -61,6 +62,7 @@ if TYPE_CHECKING:
         RequestRow,
         WorkerRow,
     )
+    from penstock.system.crash_site import CrashSite
 
 _DIGITS = 3  # of seconds: milliseconds
 
@@ -87,6 +89,9 @@ MOST_EVENTS = 200
 
 MOST_OF_EVENT = 500
 """Characters of the text of one: the message of an exception may have any length."""
+
+MOST_CRASHES = 10
+"""Crashes of which the place is kept: a row has 3 KiB at most."""
 
 RANGES = {
     "lock_waits": range(LOCK_WAITS, LOCK_WAITS + HISTOGRAM_WORDS),
@@ -117,6 +122,8 @@ class Counters:
     """Workers that were replaced in good order, by the reason."""
     crashes: dict[str, int] = field(default_factory=dict)
     """Workers that ended without an order, by the reason."""
+    last_crashes: deque[CrashRow] = field(default_factory=lambda: deque(maxlen=MOST_CRASHES))
+    """Where the last ones were that crashed in native code, the oldest first."""
     reloads: int = 0
     reloads_failed: int = 0
     upgrades: int = 0
@@ -185,6 +192,19 @@ class Counters:
         """Count a worker that ended, or became useless, without an order."""
         self.crashes[reason] = self.crashes.get(reason, 0) + 1
         self.note("crash", f"{worker}: {reason}")
+
+    def add_crash_site(self, reason: str, worker: WorkerProcess, site: CrashSite) -> None:
+        """Keep where a worker was that crashed in native code."""
+        self.last_crashes.append(
+            {
+                "at": round(time.time(), _DIGITS),
+                "worker": worker.number,
+                "reason": reason,
+                "frames": list(site.frames),
+                "likely": list(site.likely),
+                "modules": list(site.modules),
+            }
+        )
 
     def note(self, kind: str, text: str) -> None:
         """Keep an event; ``kind`` is one of `EVENT_KINDS`."""

@@ -31,7 +31,8 @@ _PACKAGES: Final = tuple(_LIBRARY + name + os.sep for name in ("site-packages", 
 _SECTION: Final = re.compile(
     r"^((?:Current thread|Thread) 0x[0-9a-f]+[^\n]*) \(most recent call first\):\n", re.MULTILINE
 )
-_DUMPED_FRAME: Final = re.compile(r'^  File "(.*)", line (\d+) in (.*)$', re.MULTILINE)
+DUMPED_FRAME: Final = re.compile(r'^  File "(.*)", line (\d+) in (.*)$', re.MULTILINE)
+"""A frame as `faulthandler` writes it: file, line and function."""
 
 THREADING: Final = threading.Thread.start.__code__.co_filename
 
@@ -116,7 +117,7 @@ def dump_text(dump: bytes) -> str:
     folded = _Folded()
     # Of each stack its heading, then its lines.
     for heading, lines in zip(sections[::2], sections[1::2], strict=True):
-        frames = _DUMPED_FRAME.findall(lines)
+        frames = DUMPED_FRAME.findall(lines)
         rest = [line for line in lines.splitlines() if line and not line.startswith("  ")]
         after += rest
         frames.reverse()
@@ -197,6 +198,11 @@ def _is_import(file: str) -> bool:
 
 def _is_known(file: str) -> bool:
     """Return True for code of the server's, and of the standard library."""
-    if _is_the_servers(file) or file.startswith("<frozen "):
+    return _is_the_servers(file) or is_of_library(file)
+
+
+def is_of_library(file: str) -> bool:
+    """Return True for code of the standard library."""
+    if file.startswith("<frozen "):
         return True
     return file.startswith(_LIBRARY) and not file.startswith(_PACKAGES)
